@@ -1,0 +1,46 @@
+"""What a backbone is: an image encoder that yields a dense feature map."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+
+class Backbone(Protocol):
+    """A dense feature encoder. Stateless between calls; weights are read once, at construction."""
+
+    @property
+    def name(self) -> str:
+        """Name of the config option that builds this encoder."""
+        ...
+
+    @property
+    def input_size(self) -> int:
+        """Side in pixels of the square images `encode` takes."""
+        ...
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels of input per cell of the feature map, along each axis."""
+        ...
+
+    @property
+    def feature_dim(self) -> int:
+        """Channels D of the feature map."""
+        ...
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """JSON-able facts that decide the output: model, digest of the weights, input size, layer, precision."""
+        ...
+
+    def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """Encode images.
+
+        Args:
+            images_B3HW: float32 RGB in [0, 1], H = W = `input_size`. Normalisation happens inside.
+
+        Returns:
+            float32 [B, D, h, w] with h = w = input_size // patch_size, on the device of the weights.
+        """
+        ...

@@ -1,0 +1,52 @@
+"""Errors addressed to the person running the program.
+
+Every message says four things: what is wrong, the value found, what is allowed, what to do. `main.py` and the
+`ntt` command print such an error without a traceback; any other exception is a defect of this program.
+"""
+
+from collections.abc import Sequence
+
+
+class NttError(Exception):
+    """Base of all errors a user can mend."""
+
+
+class ConfigError(NttError):
+    """A setting, or a combination of settings, that cannot be run."""
+
+
+class DataError(NttError):
+    """An annotation file, an image or a folder that cannot be used."""
+
+
+class WeightsError(NttError):
+    """Model weights that are missing, damaged or of the wrong model."""
+
+
+class StorageError(NttError):
+    """A disk that is full or not writable, or an artefact that cannot be read back."""
+
+
+class DistributedError(NttError):
+    """A process of a distributed job that failed, vanished or disagrees with the others."""
+
+
+def raise_all(problems: Sequence[str], kind: type[NttError], *, summary: str) -> None:
+    """Raise one error that lists every problem at once; do nothing when there is none.
+
+    Args:
+        problems: one complete sentence each.
+        kind: the error class to raise.
+        summary: the heading above the list, used only when there is more than one problem.
+
+    Raises:
+        NttError: of class `kind`, when `problems` is not empty.
+    """
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise kind(problems[0])
+    shown = [f"  - {problem}" for problem in problems[:20]]
+    if len(problems) > 20:
+        shown.append(f"  ... and {len(problems) - 20} more")
+    raise kind("\n".join([f"{summary} ({len(problems)} problems):", *shown]))

@@ -1,0 +1,38 @@
+"""What a segmenter is: a class-agnostic proposer of masks."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+from ntt.types import Proposals
+
+
+class Segmenter(Protocol):
+    """A class-agnostic mask proposer. Stateless between calls; the same input gives the same proposals."""
+
+    @property
+    def name(self) -> str:
+        """Name of the config option that builds this segmenter."""
+        ...
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """JSON-able facts that decide the output: algorithm or model, digest of the weights, settings."""
+        ...
+
+    def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns in pixels to which an image of `height` x `width` is resized before anything else."""
+        ...
+
+    def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
+        """Propose masks in one image, best first being no requirement.
+
+        Args:
+            canvas_3hw: float32 RGB in [0, 1] of size `canvas_hw`.
+            feature_map_Dhw: the backbone's features of the same image, for segmenters that use them.
+
+        Returns:
+            Proposals on a grid of the segmenter's choice that covers the whole image.
+        """
+        ...

@@ -1,0 +1,181 @@
+"""The frozen values that stages hand to each other.
+
+Shape suffixes: N candidates or detections, C classes, K references of one class, D feature channels, H and W rows
+and columns of the image in pixels, h and w rows and columns of a mask or feature grid. Boxes named `xyxy` are
+(left, top, right, bottom), boxes named `xywh` are COCO's (left, top, width, height); both in pixels of the grid the
+name says. Run-length encoded masks are COCO's compressed form: column-major, `counts` as bytes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+ImageId = int | str
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Category:
+    """One class of a data set: `id` as the annotation file has it."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image of an annotation file; `path` is resolved and known to lie inside the image folder."""
+
+    id: ImageId
+    file_name: str
+    path: Path
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One annotated object.
+
+    Attributes:
+        bbox_xywh: COCO box in image pixels, clipped to the image.
+        segmentation: polygons (list), RLE with list or string counts (dict), or None for a box-only annotation.
+        area_px: as the file has it, else the mask's area, else the box's.
+        shot_index: place in a fixed k-shot order (the k-shot set is `shot_index < k`), or None.
+    """
+
+    id: int
+    image_id: ImageId
+    category_id: int
+    bbox_xywh: tuple[float, float, float, float]
+    segmentation: list[list[float]] | Mapping[str, Any] | None
+    area_px: float
+    iscrowd: bool = False
+    isimpossible: bool = False
+    shot_index: int | None = None
+
+
+@dataclass(frozen=True)
+class ReferenceSet:
+    """The sampled references: for each category, in the order of `categories`, its k instances.
+
+    Attributes:
+        categories: sorted by category id; the place in this tuple is the class index used everywhere below.
+        instances: one tuple a category. Never empty; may hold fewer than k instances where fewer exist.
+        images: the records of every image the instances lie in.
+        digest: hex digest of everything that decides which instances these are.
+    """
+
+    categories: tuple[Category, ...]
+    instances: tuple[tuple[Instance, ...], ...]
+    images: Mapping[ImageId, ImageRecord]
+    shots: int
+    seed: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class MemoryBank:
+    """One feature vector per reference instance.
+
+    Attributes:
+        features: per class float32 [K, D], not normalised.
+        categories: as in the `ReferenceSet` the bank was filled from.
+        digest: hex digest of the references and of the backbone that encoded them.
+    """
+
+    categories: tuple[Category, ...]
+    features: tuple[torch.Tensor, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """What candidates are compared with.
+
+    Attributes:
+        vectors_PD: float32 [P, D], each L2-normalised. One a class for the published method; more for matchers that
+            keep several.
+        labels_P: int64 [P], the class index each vector stands for; -1 stands for background.
+    """
+
+    categories: tuple[Category, ...]
+    vectors_PD: torch.Tensor
+    labels_P: torch.Tensor
+    digest: str
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """What a segmenter finds in one image, already cut at the segmenter's own threshold of predicted IoU.
+
+    Attributes:
+        logits_Nhw: mask logits on the segmenter's grid, any float or signed integer dtype; foreground is > 0.
+        predicted_iou_N: float32 in [0, 1], the segmenter's own guess of each mask's quality.
+    """
+
+    logits_Nhw: torch.Tensor
+    predicted_iou_N: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Everything matching needs to know of one target image; independent of seed, shots and classes.
+
+    Attributes:
+        height, width: of the original image, pixels.
+        rles: full-size masks, COCO compressed RLE.
+        grid_boxes_xyxy: float32 [N, 4], inclusive pixel indices on the segmenter's mask grid; used by NMS only.
+        predicted_iou: float32 [N].
+        features: float32 [N, D], L2-normalised, already rounded to the precision they are stored in.
+    """
+
+    height: int
+    width: int
+    rles: tuple[bytes, ...]
+    grid_boxes_xyxy: FloatArray
+    predicted_iou: FloatArray
+    features: FloatArray
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Final detections of one image, by descending score.
+
+    Attributes:
+        labels: int64 [N], class index (not category id).
+        scores: float32 [N] in (0, 1].
+        boxes_xywh: float32 [N, 4], image pixels.
+        rles: full-size masks, COCO compressed RLE.
+    """
+
+    image_id: ImageId
+    height: int
+    width: int
+    labels: IntArray
+    scores: FloatArray
+    boxes_xywh: FloatArray
+    rles: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """COCO metrics in percent. A metric that cannot be computed (no ground truth, no masks) is absent, never 0.
+
+    Attributes:
+        overall: kind ("bbox", "segm") -> metric name ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10",
+            "AR100") -> value.
+        per_class: kind -> class name -> metric name -> value.
+    """
+
+    overall: Mapping[str, Mapping[str, float]]
+    per_class: Mapping[str, Mapping[str, Mapping[str, float]]]
+    num_images: int
+    num_detections: int

