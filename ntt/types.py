@@ -71,6 +71,7 @@ class ReferenceSet:
         instances: one tuple a category. Never empty; may hold fewer than k instances where fewer exist.
         images: the records of every image the instances lie in.
         digest: hex digest of everything that decides which instances these are.
+        sampler: name of the sampler that drew them; "given" where none did.
     """
 
     categories: tuple[Category, ...]
@@ -79,6 +80,7 @@ class ReferenceSet:
     shots: int
     seed: int
     digest: str
+    sampler: str = "given"
 
 
 @dataclass(frozen=True)
@@ -179,3 +181,20 @@ class Metrics:
     per_class: Mapping[str, Mapping[str, Mapping[str, float]]]
     num_images: int
     num_detections: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how models run.
+
+    Attributes:
+        device: "cpu", "cuda", "cuda:N" or "mps"; already resolved, never "auto".
+        precision: "float32", "tf32", "bfloat16" or "float16".
+        compile: whether models go through `torch.compile`.
+        weights_root: folder of downloaded checkpoints.
+    """
+
+    device: str
+    precision: str
+    compile: bool
+    weights_root: Path

@@ -1,13 +1,20 @@
 """What a backbone is: an image encoder that yields a dense feature map."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
+from ntt.types import Placement
+
 
 class Backbone(Protocol):
-    """A dense feature encoder. Stateless between calls; weights are read once, at construction."""
+    """A dense feature encoder. Stateless between calls.
+
+    Construction checks the settings and that the weights are there, and is cheap; the network is built at the first
+    call of `encode`, so that a run whose results are all stored never pays for it.
+    """
 
     @property
     def name(self) -> str:
@@ -44,3 +51,20 @@ class Backbone(Protocol):
             float32 [B, D, h, w] with h = w = input_size // patch_size, on the device of the weights.
         """
         ...
+
+
+@dataclass
+class BackboneConfig:
+    """Base schema of the config group `backbone`."""
+
+    name: str = "???"
+    """Name of the option; it appears in run directories and tables."""
+
+    def build(self, placement: Placement) -> Backbone:
+        """Construct the encoder.
+
+        Raises:
+            ConfigError: for settings it cannot run with.
+            WeightsError: for weights that are missing or unfit.
+        """
+        raise NotImplementedError

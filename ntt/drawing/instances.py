@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
-from pycocotools import mask as coco_mask
 
 from ntt.drawing.colours import ByteArray, Rgb, as_rgb, text_colour
 from ntt.drawing.placement import place_labels, positions_around
 from ntt.drawing.text import chip_size, draw_chip, shorten
 from ntt.errors import DataError
+from ntt.ops.masks import decode_masks, rle_areas, rle_boxes_xywh
 from ntt.types import FloatArray, IntArray
 
 MIN_DRAWN_WIDTH = 480
@@ -99,7 +99,8 @@ def draw_instances(
         class_names: any script; a character the fonts lack shows as an empty box.
         colours: uint8 [C, 3], as from `class_colours`.
         iscrowd: [N], instances to draw hatched; None when there are none.
-        mask_alpha: opacity of the masks in [0, 1].
+        mask_alpha: opacity of small masks in [0, 1]; a mask that fills the picture gets 40 % of it, so that what
+            lies on it stays visible.
 
     Returns:
         RGB, of the size `drawn_size` gives.
@@ -118,9 +119,15 @@ def draw_instances(
         colour = as_rgb(colours[labels[i]])
         mask = _drawn_mask(masks[i], picture.size, height=height, width=width)
         if mask is None:
-            _paint_box(picture, boxes_xyxy[i], colour, dashed=bool(crowd[i]))
+            paint_box(picture, boxes_xyxy[i], colour, dashed=bool(crowd[i]))
         else:
-            _paint_mask(picture, *mask, colour=colour, alpha=mask_alpha, hatched=bool(crowd[i]))
+            paint_mask(
+                picture,
+                *mask,
+                colour=colour,
+                alpha=mask_alpha * (1 - 0.6 * areas[i] / (height * width)),
+                hatched=bool(crowd[i]),
+            )
             mask_points[i] = _label_points(*mask)
     texts = [
         _label_text(class_names[int(labels[i])], None if scores is None else float(scores[i]), bool(crowd[i]))
@@ -138,16 +145,16 @@ def decode_mask(rle: bytes, *, height: int, width: int) -> ByteArray:
         uint8 [H, W], 0 or 1.
 
     Raises:
-        DataError: when the run lengths do not fit an image of this size.
+        DataError: when the run lengths exceed an image of this size.
     """
     try:
-        decoded: ByteArray = coco_mask.decode({"size": [height, width], "counts": rle})
+        decoded: npt.NDArray[np.bool_] = decode_masks([rle], height, width)[0]
     except ValueError as error:
         raise DataError(
             f"a mask does not fit its image of {width} x {height} px (width x height). Masks are compressed run "
             "lengths of the whole image; draw them with the image they were made for."
         ) from error
-    return decoded
+    return decoded.astype(np.uint8)
 
 
 _Label = tuple[str, Rgb, npt.NDArray[np.float64], tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None]
@@ -155,7 +162,7 @@ _PlacedMask = tuple[Image.Image, tuple[int, int]]
 
 
 def _draw_labels(picture: Image.Image, labels: Sequence[_Label]) -> None:
-    size_px = label_size_px(picture.size)
+    size_px = _crowded_label_size_px(picture.size, [text for text, _, _, _ in labels])
     padding = chip_size("", size_px)[0]
     texts = [shorten(text, picture.width - padding, size_px) for text, _, _, _ in labels]
     sizes = [chip_size(text, size_px) for text in texts]
@@ -171,6 +178,13 @@ def _draw_labels(picture: Image.Image, labels: Sequence[_Label]) -> None:
             draw_chip(draw, place, text, size_px, fill=colour, ink=text_colour(colour))
 
 
+def _crowded_label_size_px(size: tuple[int, int], texts: Sequence[str]) -> int:
+    """Labels that would hide more than an eighth of the picture are written smaller, down to 11 px."""
+    size_px = label_size_px(size)
+    needed = float(sum(np.prod(chip_size(text, size_px)) for text in texts)) / (size[0] * size[1])
+    return max(min(11, size_px), round(size_px * min(1.0, (0.125 / needed) ** 0.5))) if needed else size_px
+
+
 def _label_text(name: str, score: float | None, crowd: bool) -> str:
     parts = [name, "(crowd)" if crowd else "", "" if score is None else f"{score:.2f}"]
     return " ".join(part for part in parts if part)
@@ -179,11 +193,7 @@ def _label_text(name: str, score: float | None, crowd: bool) -> str:
 def _area_px(rle: bytes | None, box_xywh: npt.NDArray[np.float64], *, height: int, width: int) -> float:
     if rle is None:
         return float(box_xywh[2] * box_xywh[3])
-    return float(coco_mask.area(_coco_rle(rle, height, width)))
-
-
-def _coco_rle(rle: bytes, height: int, width: int) -> dict[str, Any]:
-    return {"size": [height, width], "counts": rle}
+    return float(rle_areas([rle], height, width)[0])
 
 
 def _drawn_mask(rle: bytes | None, size: tuple[int, int], *, height: int, width: int) -> _PlacedMask | None:
@@ -191,7 +201,7 @@ def _drawn_mask(rle: bytes | None, size: tuple[int, int], *, height: int, width:
     if rle is None:
         return None
     mask = decode_mask(rle, height=height, width=width)
-    left, top, box_width, box_height = coco_mask.toBbox(_coco_rle(rle, height, width)).tolist()
+    left, top, box_width, box_height = rle_boxes_xywh([rle], height, width)[0].tolist()
     if box_width < 1 or box_height < 1:
         return None
     scale_x, scale_y = size[0] / width, size[1] / height
@@ -207,26 +217,37 @@ def _drawn_mask(rle: bytes | None, size: tuple[int, int], *, height: int, width:
 
 
 def _line_px(size: tuple[int, int]) -> float:
-    return 0.9 + 0.0013 * float(np.sqrt(size[0] * size[1]))
+    return max(1.5, 0.9 + 0.0013 * float(np.sqrt(size[0] * size[1])))
 
 
-def _paint_mask(
+def paint_mask(
     picture: Image.Image,
     mask: Image.Image,
     left_top: tuple[int, int],
     *,
     colour: Rgb,
     alpha: float,
-    hatched: bool,
+    hatched: bool = False,
 ) -> None:
+    """Fill and outline one mask.
+
+    Args:
+        picture: RGB, changed in place.
+        mask: mode L, 0 to 255.
+        left_top: where its left-top corner lies in the picture.
+        colour: of the filling and the outline.
+        alpha: opacity of the filling in [0, 1].
+        hatched: fill with stripes, as for crowd regions.
+    """
     filling = ImageChops.multiply(mask, _stripes(mask.size)) if hatched else mask
-    picture.paste(colour, left_top, filling.point([round(value * alpha) for value in range(256)]))
+    picture.paste(colour, left_top, filling.point(np.rint(np.arange(256) * alpha).astype(int).tolist()))
     # Across the rim of a blurred mask the values run from 0 to 255; the rim itself is where they pass the middle.
     blurred = mask.filter(ImageFilter.GaussianBlur(_line_px(picture.size) / 1.35))
     picture.paste((0, 0, 0), left_top, blurred.point(_rim_table(0.04, 0.35, opacity=0.5)))
-    picture.paste(colour, left_top, blurred.point(_rim_table(0.30, 0.70, opacity=1.0)))
+    picture.paste(colour, left_top, blurred.point(_rim_table(0.25, 0.60, opacity=1.0)))
 
 
+@lru_cache(maxsize=4)
 def _rim_table(low: float, high: float, *, opacity: float) -> list[int]:
     """For each value of a blurred mask the opacity of its outline; 1 - |2v - 1| is 1 on the rim, 0 far from it."""
     nearness = 1 - np.abs(2 * np.arange(256) / 255 - 1)
@@ -239,7 +260,8 @@ def _stripes(size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(np.where((rows + columns) % 12 < 5, 255, 40).astype(np.uint8))
 
 
-def _paint_box(picture: Image.Image, box_xyxy: npt.NDArray[np.float64], colour: Rgb, *, dashed: bool) -> None:
+def paint_box(picture: Image.Image, box_xyxy: npt.NDArray[np.float64], colour: Rgb, *, dashed: bool = False) -> None:
+    """Outline one box, in place; `box_xyxy` in pixels of the picture."""
     limits = np.array([picture.width - 1, picture.height - 1] * 2)
     left, top, right, bottom = np.clip(np.rint(box_xyxy), 0, limits).astype(int).tolist()
     line = max(1, round(_line_px(picture.size)))
@@ -263,14 +285,15 @@ def _label_points(
     """The middle of the mask's upper rim and its innermost point, (x, y) in the picture; found on a small copy."""
     small = np.asarray(mask.resize((min(48, mask.width), min(48, mask.height)), Image.Resampling.BOX), dtype=np.float64)
     step = np.array([mask.width / small.shape[1], mask.height / small.shape[0]])
-    inside = np.argwhere(small >= min(128.0, float(small.max())))
+    solid = small >= min(128.0, float(small.max()))
+    inside = np.argwhere(solid)
     first_row = int(inside[:, 0].min())
     upper = inside[inside[:, 0] <= first_row + max(1, small.shape[0] // 12)]
     rim = np.array([float(np.median(upper[:, 1])) + 0.5, float(first_row)])
     from scipy import ndimage
 
     # The frame counts as outside, or the innermost point of a mask that fills the picture would be its corner.
-    depth = ndimage.distance_transform_edt(np.pad(small >= min(128.0, float(small.max())), 1), sampling=step[::-1])
+    depth = ndimage.distance_transform_edt(np.pad(solid, 1), sampling=step[::-1])
     row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
     deep = np.array([float(column) - 0.5, float(row) - 0.5])
     return np.array(left_top) + rim * step, np.array(left_top) + deep * step

@@ -86,7 +86,7 @@ def place_labels(
             chosen.append(None)
             continue
         left_top = np.rint(np.clip(corners, 0, (room_x, room_y)))
-        areas = np.concatenate([left_top, left_top + (width, height)], axis=1)
+        areas = np.concatenate([left_top, left_top + np.array([width, height])], axis=1)
         hidden = _worst_overlap(areas, placed)
         cost = (
             _COVERS_LABEL * hidden
@@ -137,4 +137,5 @@ def _small_objects_covered(areas: Array, object_boxes: Array) -> Array:
     if not small.any():
         return np.zeros(len(areas))
     hidden = intersection_areas(areas, object_boxes[small]) / sizes[small]
-    return np.minimum(hidden.sum(axis=1), 2.0)
+    covered: Array = np.minimum(hidden.sum(axis=1), 2.0)
+    return covered

@@ -23,6 +23,8 @@ _WIDE_COVERAGE_FONTS = (
 )
 """Looked for among the installed fonts, for text that DejaVu Sans has no glyphs for (Chinese, Japanese, Korean)."""
 
+_NOT_WRITTEN = ("Cc", "Cs", "Zl", "Zp")
+
 
 def font_for(text: str, size_px: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     """A font that can show `text`: DejaVu Sans, which matplotlib brings along, or an installed one of wide coverage.
@@ -33,22 +35,23 @@ def font_for(text: str, size_px: int, *, bold: bool = False) -> ImageFont.FreeTy
         wide = _wide_coverage_font(size_px)
         if wide is not None:
             return wide
-    return _dejavu(size_px, bold)
+    return _dejavu(size_px, bold=bold)
 
 
 def clean(text: str) -> str:
-    """The text on one line: line breaks, tabs and control characters become spaces."""
-    return "".join(" " if unicodedata.category(character)[0] == "C" else character for character in text)
+    """The text on one line: line breaks, control characters and undecodable bytes become spaces."""
+    return "".join(" " if unicodedata.category(character) in _NOT_WRITTEN else character for character in text)
 
 
 def text_width_px(text: str, size_px: int, *, bold: bool = False) -> int:
-    """Width of one line of text, rounded up."""
+    """Width of the text on one line, rounded up."""
+    text = clean(text)
     return int(font_for(text, size_px, bold=bold).getlength(text) + 0.999)
 
 
 def line_height_px(size_px: int) -> int:
     """Height of one line, the same for every text of this size."""
-    ascent, descent = _dejavu(size_px, False).getmetrics()
+    ascent, descent = _dejavu(size_px, bold=False).getmetrics()
     return ascent + descent
 
 
@@ -56,6 +59,10 @@ def shorten(text: str, max_width_px: int, size_px: int, *, bold: bool = False, m
     """The text cut to a width, with an ellipsis where something is missing.
 
     Args:
+        text: any text; it is put on one line.
+        max_width_px: the width it must fit in.
+        size_px: text size.
+        bold: measure it in bold.
         middle: cut out of the middle, as suits file names, whose end tells them apart.
 
     Returns:
@@ -88,6 +95,7 @@ def write(
     anchor: str = "lm",
 ) -> None:
     """Write one line; `anchor` as in Pillow, left-middle unless told."""
+    text = clean(text)
     draw.text(position, text, fill=fill, font=font_for(text, size_px, bold=bold), anchor=anchor)
 
 
@@ -108,10 +116,10 @@ def draw_chip(
 
 
 def draw_notice(picture: Image.Image, text: str, size_px: int) -> None:
-    """A dark label in the middle of the picture, changed in place."""
+    """A dark label near the top of the picture, where it hides least; the picture is changed in place."""
     shown = shorten(text, picture.width - 2 * size_px, size_px)
     width, height = text_width_px(shown, size_px) + 2 * size_px, 2 * line_height_px(size_px)
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    left, top = (picture.width - width) // 2, min(size_px, max(0, (picture.height - height) // 2))
     draw = ImageDraw.Draw(picture, "RGBA")
     draw.rounded_rectangle((left, top, left + width, top + height), radius=size_px // 2, fill=(20, 22, 26, 200))
     write(draw, (picture.width / 2, top + height / 2), shown, size_px, fill=(255, 255, 255), anchor="mm")
@@ -122,11 +130,11 @@ def _chip_padding(size_px: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _dejavu(size_px: int, bold: bool) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(_dejavu_path(bold)), size_px)
+def _dejavu(size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(_dejavu_path(bold=bold)), size_px)
 
 
-def _dejavu_path(bold: bool) -> Path:
+def _dejavu_path(*, bold: bool) -> Path:
     import matplotlib
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
@@ -136,7 +144,7 @@ def _dejavu_path(bold: bool) -> Path:
 def _dejavu_characters() -> frozenset[int]:
     from matplotlib.ft2font import FT2Font
 
-    return frozenset(FT2Font(str(_dejavu_path(False))).get_charmap())
+    return frozenset(FT2Font(str(_dejavu_path(bold=False))).get_charmap())
 
 
 @lru_cache(maxsize=16)

@@ -1,15 +1,20 @@
 """What a segmenter is: a class-agnostic proposer of masks."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
-from ntt.types import Proposals
+from ntt.types import Placement, Proposals
 
 
 class Segmenter(Protocol):
-    """A class-agnostic mask proposer. Stateless between calls; the same input gives the same proposals."""
+    """A class-agnostic mask proposer. Stateless between calls; the same input gives the same proposals.
+
+    Construction checks the settings and that the weights are there, and is cheap; a model is built at the first
+    call of `propose`.
+    """
 
     @property
     def name(self) -> str:
@@ -36,3 +41,20 @@ class Segmenter(Protocol):
             Proposals on a grid of the segmenter's choice that covers the whole image.
         """
         ...
+
+
+@dataclass
+class SegmenterConfig:
+    """Base schema of the config group `segmenter`."""
+
+    name: str = "???"
+    """Name of the option; it appears in run directories and tables."""
+
+    def build(self, placement: Placement) -> Segmenter:
+        """Construct the segmenter.
+
+        Raises:
+            ConfigError: for settings it cannot run with.
+            WeightsError: for weights that are missing or unfit.
+        """
+        raise NotImplementedError

@@ -1,0 +1,37 @@
+# `make demo` and `make test` set up the environment they need; a second call finds it and starts at once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check slow lock clean
+
+demo: $(READY)  ## run the main job on the generated demo data set
+	$(BIN)/python main.py
+
+test: $(READY) check  ## style, types, then all quick tests with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+check: $(READY)  ## style and types only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+slow: $(READY)  ## the tests that take long
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# sam2 builds against the installed torch, so it comes after it and without a build environment of its own.
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps "sam2==1.1.0"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $(READY)
+
+lock:  ## pin every dependency again (needs uv)
+	SAM2_BUILD_CUDA=0 VIRTUAL_ENV=$(VENV) uv pip compile --universal --python-version 3.10 --extra dev --extra sam2 \
+		--no-build-isolation --no-emit-package sam2 --no-header --annotation-style line --upgrade \
+		pyproject.toml --output-file requirements.lock
+
+clean:  ## remove the environment and all results
+	rm -rf $(VENV) outputs

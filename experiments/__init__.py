@@ -1,0 +1,1 @@
+"""Overlays for whole experiments: `python main.py +experiment=NAME`."""

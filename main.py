@@ -1,0 +1,21 @@
+"""One experiment from images to metrics: `python main.py dataset=demo shots=5shot seed=0`."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from ntt import config, console, runner
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def experiment(cfg: DictConfig) -> float | None:
+    """Run one point; returns box AP in percent."""
+    with console.plain_errors():
+        return runner.run(config.from_hydra(cfg))
+
+
+if __name__ == "__main__":
+    config.register_schemas()
+    console.check_overrides(sys.argv[1:])
+    experiment()

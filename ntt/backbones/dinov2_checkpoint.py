@@ -1,0 +1,178 @@
+"""The layout of Meta's DINOv2 checkpoints: which model one is of, and how timm names its tensors."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from ntt.errors import ConfigError, WeightsError
+
+PATCH_SIZE = 14
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One published DINOv2 model.
+
+    Attributes:
+        timm_name: of the same architecture in timm.
+        hub_name: of the entry in Meta's `hubconf.py`.
+        depth: transformer blocks.
+        registers: register tokens.
+    """
+
+    name: str
+    timm_name: str
+    hub_name: str
+    feature_dim: int
+    depth: int
+    registers: int
+
+    @property
+    def resize_offset(self) -> float:
+        """What Meta's code adds to the grid size before it computes the scale of a resized position embedding.
+
+        `dinov2/hub/backbones.py` sets `interpolate_offset` to 0.1 for the models without registers (kept there for
+        compatibility with DINO) and to 0.0 for those with registers.
+        """
+        return 0.0 if self.registers else 0.1
+
+    @property
+    def resize_antialias(self) -> bool:
+        """Whether a resized position embedding is antialiased: `interpolate_antialias` in the same file."""
+        return self.registers > 0
+
+
+def _variants() -> dict[str, Variant]:
+    table = {}
+    for letter, size, dim, depth in (
+        ("s", "small", 384, 12),
+        ("b", "base", 768, 12),
+        ("l", "large", 1024, 24),
+        ("g", "giant", 1536, 40),
+    ):
+        base = f"dinov2_vit{letter}14"
+        for registers, suffix, hub_suffix in ((0, "", ""), (4, "_reg4", "_reg")):
+            name = base + suffix
+            timm_name = f"vit_{size}_patch14{suffix}_dinov2"
+            table[name] = Variant(name, timm_name, base + hub_suffix, dim, depth, registers)
+    return table
+
+
+VARIANTS: Mapping[str, Variant] = _variants()
+
+
+def variant(name: str) -> Variant:
+    """Look a model up.
+
+    Raises:
+        ConfigError: if there is none of this name; the message lists all names.
+    """
+    if name not in VARIANTS:
+        raise ConfigError(f"backbone.model={name!r} is no DINOv2 model. Use one of: {', '.join(VARIANTS)}.")
+    return VARIANTS[name]
+
+
+def identify(state: Mapping[str, torch.Tensor]) -> Variant | None:
+    """Tell the model a checkpoint in Meta's layout is of, by its shapes; None if it is of none of them."""
+    token, patches = state.get("cls_token"), state.get("patch_embed.proj.weight")
+    if token is None or patches is None or tuple(patches.shape[1:]) != (3, PATCH_SIZE, PATCH_SIZE):
+        return None
+    blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
+    registers = state["register_tokens"].shape[1] if "register_tokens" in state else 0
+    for found in VARIANTS.values():
+        if (found.feature_dim, found.depth, found.registers) == (token.shape[-1], len(blocks), registers):
+            return found
+    return None
+
+
+def require_model(state: Mapping[str, torch.Tensor], expected: Variant, path: Path) -> None:
+    """Refuse a checkpoint of another model.
+
+    Raises:
+        WeightsError: naming the model the checkpoint looks like.
+    """
+    found = identify(state)
+    if found is expected:
+        return
+    if found is None:
+        names = ", ".join(list(state)[:3])
+        raise WeightsError(
+            f"The weights file {path} is no DINOv2 checkpoint in Meta's layout (its tensors: {names}, ...). Give the "
+            f"file of {expected.name}, which `ntt weights get {expected.name}` fetches."
+        )
+    raise WeightsError(
+        f"The weights file {path} looks like {found.name}, but backbone.model={expected.name}. Set "
+        f"backbone.model={found.name}, or give the file of {expected.name}, which `ntt weights get {expected.name}` "
+        "fetches."
+    )
+
+
+def resize_position_embedding(
+    embedding_1ND: torch.Tensor, rows: int, *, offset: float, antialias: bool
+) -> torch.Tensor:
+    """Resample a position embedding to another square grid, with the arithmetic of Meta's code.
+
+    Where `offset` is not 0, Meta's `interpolate_pos_encoding` passes the scale (rows + offset) / rows_before and not
+    the output size, and the sampling points follow from that scale: they are not those of a plain resize. An
+    embedding that has the right grid is returned as it is.
+
+    Args:
+        embedding_1ND: float [1, 1 + rows_before**2, D], the class token's embedding first.
+        rows: rows and columns of the new grid.
+        offset: added to `rows`, see `Variant.resize_offset`.
+        antialias: see `Variant.resize_antialias`.
+
+    Returns:
+        [1, 1 + rows**2, D], of the input's dtype.
+    """
+    count, channels = embedding_1ND.shape[1] - 1, embedding_1ND.shape[2]
+    before = math.isqrt(count)
+    if before * before != count:
+        raise ValueError(f"a position embedding of {count} patches is not square")
+    if rows == before:
+        return embedding_1ND
+    grid = embedding_1ND[:, 1:].float().reshape(1, before, before, channels).permute(0, 3, 1, 2)
+    scale = (rows + offset) / before
+    if offset:
+        grid = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic", antialias=antialias)
+    else:
+        grid = F.interpolate(grid, size=(rows, rows), mode="bicubic", antialias=antialias)
+    patches = grid.permute(0, 2, 3, 1).reshape(1, -1, channels)
+    if patches.shape[1] != rows * rows:
+        raise AssertionError(f"resized {before} x {before} to {patches.shape[1]} patches instead of {rows} x {rows}")
+    return torch.cat((embedding_1ND[:, :1], patches.to(embedding_1ND.dtype)), dim=1)
+
+
+def to_timm_layout(state: Mapping[str, torch.Tensor], model: Variant, rows: int) -> dict[str, torch.Tensor]:
+    """Rename and reshape a checkpoint of Meta's layout for timm's network of the same model.
+
+    - The mask token serves training only and is dropped.
+    - The SwiGLU layers `w12` and `w3` of the giant model are timm's `fc1` and `fc2`.
+    - timm's networks with registers add position embeddings to patches alone: the class token takes its own in.
+
+    Args:
+        state: name -> tensor, as `require_model` accepts it.
+        model: the model it is of.
+        rows: rows and columns of the patch grid at the input size in use.
+
+    Returns:
+        Name -> float32 tensor for timm's network built with that input size.
+    """
+    state = {name: tensor.float() for name, tensor in state.items()}
+    positions = resize_position_embedding(
+        state["pos_embed"], rows, offset=model.resize_offset, antialias=model.resize_antialias
+    )
+    renamed = {"pos_embed": positions}
+    for name, tensor in state.items():
+        if name in ("pos_embed", "mask_token"):
+            continue
+        renamed[name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")] = tensor
+    if model.registers:
+        renamed["reg_token"] = renamed.pop("register_tokens")
+        renamed["cls_token"] = renamed["cls_token"] + positions[:, :1]
+        renamed["pos_embed"] = positions[:, 1:]
+    return renamed

@@ -1,0 +1,295 @@
+"""The typed configuration: schemas, their registration with Hydra, and the checks that span several groups.
+
+This module and `main.py` are the only ones that know Hydra and OmegaConf. Everything below `ntt/runner.py` receives
+the plain dataclasses declared here and in the groups' `base.py`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ntt.backbones.base import BackboneConfig
+from ntt.datasets.base import DatasetConfig
+from ntt.errors import ConfigError, raise_all
+from ntt.matchers.base import MatcherConfig
+from ntt.registry import option_schemas
+from ntt.segmenters.base import SegmenterConfig
+from ntt.trackers.base import TrackerConfig
+
+STAGES = ("references", "memory", "prototypes", "candidates", "matching", "visualisation", "evaluation")
+STAGE_ALIASES = {"fill_memory": "memory", "postprocess_memory": "prototypes", "test": "evaluation"}
+SAMPLERS = ("native", "reference", "fixed", "shot_index")
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+
+_GROUPS: dict[str, tuple[str, type]] = {
+    "dataset": ("ntt.datasets", DatasetConfig),
+    "backbone": ("ntt.backbones", BackboneConfig),
+    "segmenter": ("ntt.segmenters", SegmenterConfig),
+    "matcher": ("ntt.matchers", MatcherConfig),
+    "tracker": ("ntt.trackers", TrackerConfig),
+}
+
+
+@dataclass
+class ShotsConfig:
+    """Schema of the config group `shots`: how the references are drawn."""
+
+    name: str = "???"
+    """Name of the option, such as 5shot."""
+
+    count: int = 5
+    """Reference instances per class, k."""
+
+    sampler: str = "native"
+    """native: seeded per class; reference: the published code's stream; fixed: every annotation of the references
+    file; shot_index: the file's own order (its annotations carry `shot_index`)."""
+
+    strict: bool = False
+    """true: refuse a class with fewer than k valid instances; false: use what exists, with a warning."""
+
+    min_box_side_px: float = 32.0
+    """Smallest box width and height of a valid reference, pixels."""
+
+    border_px: float = 10.0
+    """Smallest distance of a valid reference's box from the image border, pixels."""
+
+
+@dataclass
+class SplitConfig:
+    """Schema of the config group `split`: which classes are searched."""
+
+    name: str = "all"
+    """A named split, or `all` for every class of the references file."""
+
+    classes: list[str] | None = None
+    """Class names; they take the place of a named split. null: as `name` says."""
+
+
+@dataclass
+class MemoryConfig:
+    """How reference instances are cut out and described."""
+
+    context_ratio: float = 0.2
+    """Context around a reference's box, as a fraction of its longer side."""
+
+
+@dataclass
+class CandidatesConfig:
+    """How candidates are kept."""
+
+    feature_dtype: str = "float16"
+    """Precision candidate features are rounded to before matching and kept in: float16 or float32."""
+
+
+@dataclass
+class VisualisationConfig:
+    """Which pictures are drawn."""
+
+    enabled: bool = True
+    """false: draw nothing."""
+
+    score_threshold: float = 0.4
+    """Predictions below this score are not drawn, in [0, 1]."""
+
+    max_images: int | None = 24
+    """Target images to draw a comparison of, in file order; null: all of them."""
+
+    image_ids: list[Any] | None = None
+    """Draw these target images, by id as the targets file has it, instead of the first `max_images`."""
+
+    during_matching: bool = False
+    """Draw each image as soon as it is matched, while the run goes on."""
+
+    contact_sheet_size: int = 6
+    """Images on the sheets of the best and of the worst images; 0: no sheets."""
+
+
+@dataclass
+class RuntimeConfig:
+    """Schema of the config group `runtime`: where and how the run executes, and where it writes."""
+
+    name: str = "???"
+    """Name of the option."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    precision: str = "float32"
+    """float32, tf32, bfloat16 or float16."""
+
+    compile: bool = False
+    """Send models through torch.compile."""
+
+    deterministic: bool = True
+    """Refuse operations whose result may differ from call to call."""
+
+    threads: int = 2
+    """CPU threads a process. Rounding may depend on it, so it is a setting and not a property of the machine."""
+
+    output_root: str = "outputs"
+    """Folder of run directories."""
+
+    store_root: str = "outputs/store"
+    """Folder of stored candidates and reference features, shared by all runs."""
+
+    cache_root: str = "outputs/cache"
+    """Folder of generated data sets."""
+
+    weights_root: str = "checkpoints"
+    """Folder of downloaded model weights."""
+
+    dist_timeout_s: int = 1800
+    """Seconds a process of a distributed run waits for the others to reach the same point."""
+
+
+@dataclass
+class ExperimentConfig:
+    """A whole experiment."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    shots: ShotsConfig = field(default_factory=ShotsConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    matcher: MatcherConfig = field(default_factory=MatcherConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
+    visualisation: VisualisationConfig = field(default_factory=VisualisationConfig)
+
+    seed: int = 0
+    """Seed of the reference sampler."""
+
+    stage: str = "all"
+    """all, or one stage, which is run together with whatever it needs that is not there yet."""
+
+
+def register_schemas() -> None:
+    """Hand every schema to Hydra's config store. Calling it again changes nothing."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=ExperimentConfig)
+    for group, node in (("shots", ShotsConfig), ("split", SplitConfig), ("runtime", RuntimeConfig)):
+        store.store(group=f"schema/{group}", name="base", node=node)
+    for group, (package, base) in _GROUPS.items():
+        schemas: dict[str, type] = option_schemas(package, base)
+        for name, schema in schemas.items():
+            store.store(group=f"schema/{group}", name=name, node=schema)
+
+
+def from_hydra(cfg: DictConfig) -> ExperimentConfig:
+    """Turn a composed configuration into checked dataclasses.
+
+    Args:
+        cfg: what Hydra composed from `conf/config.yaml`.
+
+    Raises:
+        ConfigError: naming every missing or unusable value at once.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    raise_all(
+        [f"{key} is not set and has no default. Set it on the command line: {key}=VALUE." for key in missing],
+        ConfigError,
+        summary="The configuration is incomplete",
+    )
+    try:
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"The configuration cannot be resolved: {error}") from error
+    if not isinstance(config, ExperimentConfig):
+        raise ConfigError("The configuration does not start from `schema`: keep `- schema` first in conf/config.yaml.")
+    config.stage = STAGE_ALIASES.get(config.stage, config.stage)
+    raise_all(_problems(config), ConfigError, summary="The configuration cannot be run")
+    return config
+
+
+def _problems(config: ExperimentConfig) -> list[str]:
+    """Collect every value out of range and every impossible combination."""
+    found: list[str] = []
+
+    def check(holds: bool, key: str, value: object, allowed: str, remedy: str) -> None:
+        if not holds:
+            found.append(f"{key}={value} is not possible: allowed is {allowed}. {remedy}")
+
+    def one_of(key: str, value: str, options: tuple[str, ...]) -> None:
+        check(value in options, key, value, "one of " + ", ".join(options), f"Set {key}={options[0]}, for example.")
+
+    one_of("stage", config.stage, ("all", *STAGES))
+    shots, runtime, pictures = config.shots, config.runtime, config.visualisation
+    one_of("shots.sampler", shots.sampler, SAMPLERS)
+    check(shots.count >= 1, "shots.count", shots.count, "1 or more", "Choose shots=1shot, for example.")
+    check(shots.min_box_side_px >= 0, "shots.min_box_side_px", shots.min_box_side_px, "0 or more", "32 is usual.")
+    check(shots.border_px >= 0, "shots.border_px", shots.border_px, "0 or more", "10 is usual.")
+    check(config.seed >= 0, "seed", config.seed, "0 or more", "Choose another seed.")
+    ratio = config.memory.context_ratio
+    check(0 <= ratio <= 10, "memory.context_ratio", ratio, "0 to 10", "0.2 is the published value.")
+    one_of("candidates.feature_dtype", config.candidates.feature_dtype, ("float16", "float32"))
+    one_of("runtime.precision", runtime.precision, PRECISIONS)
+    check(runtime.threads >= 1, "runtime.threads", runtime.threads, "1 or more", "2 is the default.")
+    check(runtime.dist_timeout_s >= 1, "runtime.dist_timeout_s", runtime.dist_timeout_s, "1 or more", "Try 1800.")
+    threshold = pictures.score_threshold
+    check(0 <= threshold <= 1, "visualisation.score_threshold", threshold, "0 to 1", "0.4 is the default.")
+    limit = pictures.max_images
+    check(limit is None or limit >= 0, "visualisation.max_images", limit, "null or 0 and more", "null draws all.")
+    size = pictures.contact_sheet_size
+    check(size >= 0, "visualisation.contact_sheet_size", size, "0 or more", "0 draws no sheets.")
+    if config.split.classes is not None:
+        check(
+            config.split.name == "all",
+            "split.classes with split",
+            config.split.name,
+            "a list of class names or a named split, not both",
+            "Leave out one of the two.",
+        )
+        check(len(config.split.classes) > 0, "split.classes", "[]", "at least one class name", "Use split=all.")
+        check(
+            len(set(config.split.classes)) == len(config.split.classes),
+            "split.classes",
+            config.split.classes,
+            "each class once",
+            "Remove the repeated names.",
+        )
+    found += config.dataset.problems() + config.matcher.problems()
+    return found
+
+
+def plain(config: ExperimentConfig) -> dict[str, Any]:
+    """Return the configuration as nested plain values, ready for JSON or YAML."""
+    return asdict(config)
+
+
+def result_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """Return the part of the configuration that decides the results, as nested plain values.
+
+    Left out is what only says where files lie, what is drawn and who is told.
+    """
+    settings = plain(config)
+    for key in ("tracker", "visualisation", "stage"):
+        del settings[key]
+    for key in ("name", "output_root", "store_root", "cache_root", "weights_root", "dist_timeout_s"):
+        del settings["runtime"][key]
+    root = settings["dataset"].get("root")
+    if root is not None:
+        settings["dataset"]["root"] = str(Path(root).expanduser().absolute())
+    return settings
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Return the sha256 hex digest of plain settings, independent of key order."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_directory(config: ExperimentConfig) -> Path:
+    """Derive the run's folder from the configuration: readable parts, then a digest of all that decides results."""
+    split = config.split.name if config.split.classes is None else f"{len(config.split.classes)}classes"
+    point = f"{split}_{config.shots.name}_seed{config.seed}"
+    parts = (config.backbone.name, config.segmenter.name, config.matcher.name, digest(result_settings(config))[:10])
+    return Path(config.runtime.output_root).expanduser() / config.dataset.label() / point / "_".join(parts)

@@ -1,0 +1,242 @@
+"""Reads COCO annotation files, checks them, and writes ground truth for pycocotools."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ntt.data.coco_annotations import parse_annotations
+from ntt.data.coco_entries import Findings, parse_categories, parse_images
+from ntt.errors import DataError, raise_all
+from ntt.types import Category, ImageId, ImageRecord, Instance
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """A checked annotation file.
+
+    Attributes:
+        categories: sorted by id.
+        images: by id, in file order.
+        instances: usable annotations, in file order, boxes clipped to their images.
+        has_masks: whether there are non-crowd instances and all of them have a segmentation.
+        has_annotations: whether the file has an `annotations` list, which may be empty.
+        annotation_file: where it was read from.
+        digest: SHA-256 of the file's bytes, hexadecimal.
+        dropped: annotations left out because their box or mask is unusable, each after the number of instances that
+            stand before it in the file; the box is as written and may have no area. They are never sampled, but the
+            published sampler counts them.
+        boxes_as_written: instance id -> box before clipping, where clipping changed it; evaluation uses it.
+    """
+
+    categories: tuple[Category, ...]
+    images: Mapping[ImageId, ImageRecord]
+    instances: tuple[Instance, ...]
+    has_masks: bool
+    has_annotations: bool
+    annotation_file: Path
+    digest: str
+    dropped: tuple[tuple[int, Instance], ...] = ()
+    boxes_as_written: Mapping[int, tuple[float, float, float, float]] = field(default_factory=dict)
+
+    def instances_of_image(self, image_id: ImageId) -> tuple[Instance, ...]:
+        """Return the instances in one image, in file order; empty for an image without any."""
+        return self._by_image.get(image_id, ())
+
+    def instances_of_category(self, category_id: int) -> tuple[Instance, ...]:
+        """Return the instances of one category, in file order; empty for a category without any."""
+        return self._by_category.get(category_id, ())
+
+    def instance(self, annotation_id: int) -> Instance | None:
+        """Return the instance with this annotation id, if there is one."""
+        return self._by_id.get(annotation_id)
+
+    @cached_property
+    def _by_id(self) -> dict[int, Instance]:
+        return {instance.id: instance for instance in self.instances}
+
+    @cached_property
+    def _by_image(self) -> dict[ImageId, tuple[Instance, ...]]:
+        groups: dict[ImageId, list[Instance]] = {}
+        for instance in self.instances:
+            groups.setdefault(instance.image_id, []).append(instance)
+        return {image_id: tuple(group) for image_id, group in groups.items()}
+
+    @cached_property
+    def _by_category(self) -> dict[int, tuple[Instance, ...]]:
+        groups: dict[int, list[Instance]] = {}
+        for instance in self.instances:
+            groups.setdefault(instance.category_id, []).append(instance)
+        return {category_id: tuple(group) for category_id, group in groups.items()}
+
+
+def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: bool = True) -> CocoDataset:
+    """Read an annotation file in COCO format and check it.
+
+    `info`, `licenses` and the annotations' `id`, `iscrowd` and `area` may be absent. A missing box is taken from the
+    mask, a missing image size from the image file. Annotations whose box has no area or lies outside the image, or
+    whose mask is empty, are left out with a warning; boxes that stick out are clipped.
+
+    Args:
+        annotation_file: a JSON file.
+        image_dir: the folder the file names of its images start from. Images are opened only for missing sizes.
+        annotations_required: whether a file without `annotations` is refused; target images need none.
+
+    Raises:
+        DataError: naming every problem of the file at once.
+    """
+    content = _read_bytes(annotation_file)
+    document = _parse_json(content, annotation_file)
+    findings = Findings()
+    sections = _sections(document, annotations_required, findings)
+    if not image_dir.is_dir():
+        findings.problems.append(f"The image folder {image_dir} does not exist. Create it or name another one.")
+    if findings.problems:
+        _raise(findings, annotation_file)
+    categories = parse_categories(sections["categories"], findings)
+    images = parse_images(sections["images"], image_dir, findings)
+    parsed = parse_annotations(sections.get("annotations", []), images, categories, findings)
+    _raise(findings, annotation_file)
+    _warn(findings, annotation_file)
+    objects = [instance for instance in parsed.instances if not instance.iscrowd]
+    return CocoDataset(
+        categories=categories,
+        images=images,
+        instances=parsed.instances,
+        has_masks=bool(objects) and all(instance.segmentation is not None for instance in objects),
+        has_annotations="annotations" in sections,
+        annotation_file=annotation_file,
+        digest=hashlib.sha256(content).hexdigest(),
+        dropped=parsed.dropped,
+        boxes_as_written=parsed.boxes_as_written,
+    )
+
+
+def to_coco_json(
+    dataset: CocoDataset, categories: Sequence[Category], *, image_ids: Collection[ImageId] | None = None
+) -> dict[str, Any]:
+    """Write ground truth for pycocotools, restricted to some categories.
+
+    All images are kept, those without an object of these categories too: detections in them are false. Crowd regions
+    are kept and marked to be ignored. Boxes are the ones of the file, before clipping, so that the metrics equal
+    those computed from the file itself. An annotation with id 0 gets another one: pycocotools takes a match with
+    number 0 for no match.
+
+    Args:
+        dataset: the targets.
+        categories: the categories to evaluate.
+        image_ids: the images to evaluate; None for all.
+
+    Returns:
+        `images`, `categories` and `annotations` in COCO's form, fit for JSON.
+
+    Raises:
+        DataError: if an image id does not occur in the data set.
+    """
+    chosen = set(dataset.images if image_ids is None else image_ids)
+    unknown = sorted(map(repr, chosen - set(dataset.images)))
+    if unknown:
+        raise DataError(
+            f"{dataset.annotation_file} has no image with id {', '.join(unknown[:10])}. Choose from its "
+            f"{len(dataset.images)} image ids."
+        )
+    category_ids = {category.id for category in categories}
+    spare_id = max((instance.id for instance in dataset.instances), default=0) + 1
+    return {
+        "info": {},
+        "licenses": [],
+        "categories": [{"id": category.id, "name": category.name} for category in categories],
+        "images": [
+            {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
+            for image in dataset.images.values()
+            if image.id in chosen
+        ],
+        "annotations": [
+            _to_entry(instance, dataset, spare_id)
+            for instance in dataset.instances
+            if instance.category_id in category_ids and instance.image_id in chosen
+        ],
+    }
+
+
+def _to_entry(instance: Instance, dataset: CocoDataset, spare_id: int) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "id": instance.id or spare_id,
+        "image_id": instance.image_id,
+        "category_id": instance.category_id,
+        "bbox": list(dataset.boxes_as_written.get(instance.id, instance.bbox_xywh)),
+        "area": instance.area_px,
+        "iscrowd": int(instance.iscrowd),
+        "ignore": int(instance.iscrowd),
+    }
+    if isinstance(instance.segmentation, Mapping):
+        counts = instance.segmentation["counts"]
+        text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+        entry["segmentation"] = {"size": list(instance.segmentation["size"]), "counts": text}
+    elif instance.segmentation is not None:
+        entry["segmentation"] = instance.segmentation
+    elif dataset.has_masks:  # a crowd region without a mask, among objects that have one
+        left, top, width, height = instance.bbox_xywh
+        right, bottom = left + width, top + height
+        entry["segmentation"] = [[left, top, right, top, right, bottom, left, bottom]]
+    return entry
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if path.exists():
+            raise DataError(f"{path} cannot be read: {error}. An annotation file in COCO format is needed.") from error
+        beside = sorted(other.name for other in path.parent.glob("*.json")) if path.parent.is_dir() else []
+        hint = f" The folder holds {', '.join(beside[:10])}." if beside else ""
+        raise DataError(f"There is no annotation file {path}.{hint} Correct the path or put the file there.") from error
+
+
+def _parse_json(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}. Correct it there, or "
+            "export the annotations again; a file that breaks off was not copied completely."
+        ) from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON: {error}. Export the annotations again, as UTF-8.") from error
+    if not isinstance(document, dict):
+        raise DataError(
+            f"{path} holds a JSON {type(document).__name__}, not an object. COCO format is an object with `images`, "
+            "`categories` and `annotations`; a bare list is a file of detections, which is something else."
+        )
+    return document
+
+
+def _sections(document: dict[str, Any], annotations_required: bool, findings: Findings) -> dict[str, list[Any]]:
+    sections: dict[str, list[Any]] = {}
+    for key in ("images", "categories", "annotations"):
+        value = document.get(key)
+        if isinstance(value, list):
+            sections[key] = value
+        elif value is not None:
+            findings.problems.append(f"`{key}` is of type {type(value).__name__}, a list is needed. Correct it.")
+        elif key != "annotations" or annotations_required:
+            findings.problems.append(f"`{key}` is missing: COCO format has a list of that name. Add it.")
+    return sections
+
+
+def _raise(findings: Findings, path: Path) -> None:
+    if len(findings.problems) == 1:
+        raise DataError(f"{path}: {findings.problems[0]}")
+    raise_all(findings.problems, DataError, summary=f"{path} cannot be used")
+
+
+def _warn(findings: Findings, path: Path) -> None:
+    for what, ids in findings.notes.items():
+        shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+        _LOG.warning("%s: %d annotation(s) %s (id %s)", path, len(ids), what, shown)

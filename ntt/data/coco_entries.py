@@ -1,0 +1,163 @@
+"""Turns the categories and images of a COCO annotation file into checked values.
+
+Nothing here stops at the first mistake: what is wrong goes into `Findings`, and the caller raises it all at once.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeGuard
+
+from ntt.data.images import upright_size
+from ntt.errors import DataError
+from ntt.types import Category, ImageId, ImageRecord
+
+_LARGEST_NUMBER = 1e9
+
+
+@dataclass
+class Findings:
+    """What is wrong with a file.
+
+    Attributes:
+        problems: what makes the file unusable, one sentence each.
+        notes: what was mended or left out -> the annotations concerned, by id.
+        broken_images: ids of images that are reported already; what refers to them is not reported again.
+        broken_categories: likewise.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    notes: dict[str, list[int]] = field(default_factory=dict)
+    broken_images: set[ImageId] = field(default_factory=set)
+    broken_categories: set[int] = field(default_factory=set)
+
+    def note(self, what: str, annotation_id: int) -> None:
+        """Count one annotation that was mended or left out."""
+        self.notes.setdefault(what, []).append(annotation_id)
+
+
+def parse_categories(entries: Sequence[Any], findings: Findings) -> tuple[Category, ...]:
+    """Read the file's `categories`, sorted by id."""
+    found: dict[int, Category] = {}
+    names: set[str] = set()
+    for place, entry in enumerate(entries):
+        number = entry.get("id") if isinstance(entry, dict) else None
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if type(number) is not int or not isinstance(name, str) or not name.strip():
+            findings.problems.append(
+                f"categories[{place}] is {shortened(entry)}: a category needs an `id` that is a whole number and a "
+                "`name` that is not empty. Add or correct them."
+            )
+            if type(number) is int:
+                findings.broken_categories.add(number)
+            continue
+        if number in found:
+            findings.problems.append(f"Category id {number} occurs more than once. Give every category its own id.")
+        if name in names:
+            findings.problems.append(
+                f"Category name {name!r} occurs more than once. Rename one of them, or merge the two categories."
+            )
+        found.setdefault(number, Category(number, name))
+        names.add(name)
+    if not entries:
+        findings.problems.append("`categories` is empty: at least one class is needed. Add the classes.")
+    return tuple(found[number] for number in sorted(found))
+
+
+def parse_images(entries: Sequence[Any], image_dir: Path, findings: Findings) -> dict[ImageId, ImageRecord]:
+    """Read the file's `images`, in file order."""
+    records: dict[ImageId, ImageRecord] = {}
+    image_dir = image_dir.absolute()
+    for place, entry in enumerate(entries):
+        record = _parse_image(entry, place, image_dir, findings)
+        if record is None:
+            if isinstance(entry, dict) and is_image_id(entry.get("id")):
+                findings.broken_images.add(entry["id"])
+            continue
+        if record.id in records:
+            findings.problems.append(f"Image id {record.id!r} occurs more than once. Give every image its own id.")
+        records.setdefault(record.id, record)
+    if not entries:
+        findings.problems.append("`images` is empty: at least one image is needed. Add the images.")
+    if len({type(image_id) for image_id in records}) > 1:
+        findings.problems.append(
+            "Some image ids are numbers and some are text. Use one kind throughout the file, in `annotations` too."
+        )
+    return records
+
+
+def _parse_image(entry: Any, place: int, image_dir: Path, findings: Findings) -> ImageRecord | None:
+    image_id = entry.get("id") if isinstance(entry, dict) else None
+    if not is_image_id(image_id):
+        findings.problems.append(
+            f"images[{place}] is {shortened(entry)}: an image needs an `id` that is a whole number or text. Add it."
+        )
+        return None
+    path = _image_path(entry, image_dir)
+    if isinstance(path, str):
+        findings.problems.append(f"Image {image_id!r}: {path}")
+        return None
+    height, width = whole(entry.get("height")), whole(entry.get("width"))
+    if entry.get("height") is None or entry.get("width") is None:
+        try:
+            height, width = upright_size(path)
+        except DataError as error:
+            findings.problems.append(f"Image {image_id!r} gives no height and width, and they cannot be read: {error}")
+            return None
+    if height is None or width is None or height < 1 or width < 1:
+        findings.problems.append(
+            f"Image {image_id!r} has height {entry['height']!r} and width {entry['width']!r}: both must be whole "
+            "numbers of at least 1. Correct them, or leave both out and they are read from the image file."
+        )
+        return None
+    return ImageRecord(image_id, path.relative_to(image_dir).as_posix(), path, height, width)
+
+
+def _image_path(entry: dict[str, Any], image_dir: Path) -> Path | str:
+    """Return where an image lies, or a sentence that says why its name is refused.
+
+    Only the name is judged: links inside the folder may lead anywhere, because data sets are often folders of links.
+    LVIS names its images by `coco_url` alone, whose last two parts are folder and file.
+    """
+    name = entry.get("file_name")
+    if name is None and isinstance(entry.get("coco_url"), str):
+        name = "/".join(entry["coco_url"].split("/")[-2:])
+    if not isinstance(name, str) or not name:
+        return f"`file_name` is {name!r}, a file name is needed. Give the image's path inside the image folder."
+    if "\0" in name:
+        return f"`file_name` is {name!r}, which holds a NUL character. Correct the name."
+    normal = os.path.normpath(name)
+    climbs = PurePosixPath(normal).parts[:1] == ("..",)
+    if climbs or normal == "." or PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
+        return (
+            f"`file_name` is {name!r}, which does not lie inside the image folder {image_dir}. Names must be relative "
+            "to that folder and must not climb out of it; correct the name or the image folder."
+        )
+    return image_dir / normal
+
+
+def is_image_id(value: Any) -> TypeGuard[ImageId]:
+    """Tell whether a value may serve as an image id."""
+    return type(value) is int or isinstance(value, str)
+
+
+def whole(value: Any) -> int | None:
+    """Return a number that is whole, however it is written, as an int."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def all_numbers(values: list[Any]) -> bool:
+    """Tell whether all values are finite numbers of a sensible size. Large files call this a million times."""
+    if not values or not set(map(type, values)) <= {int, float}:
+        return not values
+    total = sum(values)
+    return bool(total == total and min(values) > -_LARGEST_NUMBER and max(values) < _LARGEST_NUMBER)
+
+
+def shortened(value: Any) -> str:
+    """Show a value in a message without flooding it."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,253 @@
+"""Reading images as RGB, whatever they are stored as, and checking them before long work.
+
+How pixels become 8-bit RGB:
+
+- Grey, 1-bit and palette images are expanded; CMYK and other colour spaces are converted by Pillow without profiles.
+- Transparency is laid over white, as image viewers and annotation tools on a white page show it.
+- Grey images of more than 8 bits are scaled by the smallest range of 8, 10, 12, 14 or 16 bits that holds the largest
+  value: cameras and microscopes store 12 bits in files of 16, which would come out black otherwise. Larger values are
+  scaled by the maximum. Floating-point images: [0, 1] becomes [0, 255], [0, 255] is kept, anything larger is scaled by
+  the maximum; negative values and NaN become 0.
+- Of animations and multi-page files the first picture is read.
+
+Orientation: an image with an EXIF orientation is turned upright, because that is what annotation tools show. It is
+left as stored if the annotation file gives the stored size and the upright size is a different one. Where the size
+does not tell (square images, images stored upside down or mirrored), upright holds. TIFF files are always upright.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from ntt.errors import DataError, raise_all
+from ntt.types import ImageRecord
+
+MAX_PIXELS = 89_478_485
+"""Largest image that is read, in pixels (about 9,459 x 9,459): a small file can claim to be much larger and fill the
+memory. It is also where Pillow itself starts to warn."""
+
+_READING_THREADS = 8
+_INTEGER_BITS = (8, 10, 12, 14, 16)
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError, TypeError)
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that exchange rows and columns."""
+
+
+def read_image(record: ImageRecord) -> npt.NDArray[np.uint8]:
+    """Read an image.
+
+    Returns:
+        uint8 [height, width, 3], RGB, of the size the record says.
+
+    Raises:
+        DataError: if the file is missing, damaged, larger than `MAX_PIXELS`, or not of the record's size.
+    """
+    with _opened(record.path) as image:
+        turn = _must_turn(image, record)
+        try:
+            image.load()
+            pixels = _to_rgb(ImageOps.exif_transpose(image) if turn else image)
+        except _DECODING_ERRORS as error:
+            raise _undecodable(record.path, error) from error
+    return pixels
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Read the height and width of an image, turned as its EXIF orientation says, from the file's header.
+
+    Raises:
+        DataError: if the file is missing, not an image, or larger than `MAX_PIXELS`.
+    """
+    with _opened(path) as image:
+        return _upright(image)
+
+
+def check_images(
+    records: Sequence[ImageRecord],
+    *,
+    full: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Make sure before long work that all images can be read.
+
+    The end of every file is looked at, so that an interrupted copy is found; files whose end tells nothing are
+    decoded. Damage in the middle of a file is found with `full` only.
+
+    Args:
+        records: the images.
+        full: decode every image completely; takes about as long as reading the data set once.
+        progress: called with (images done, images in all) after each image.
+
+    Raises:
+        DataError: listing every image that is missing, unreadable, truncated, too large, or not of the size the
+            annotation file says.
+    """
+    missing = [record for record in records if not record.path.is_file()]
+    if missing and len(missing) == len(records) > 1:
+        raise DataError(
+            f"None of the {len(records)} images is there; the first would be {missing[0].path}. Set the image folder "
+            "to the one the annotation file's names start from."
+        )
+    problems: list[str] = []
+    with ThreadPoolExecutor(_READING_THREADS) as pool:
+        for done, problem in enumerate(pool.map(_decoded_problem if full else _cheap_problem, records), start=1):
+            if problem is not None:
+                problems.append(problem)
+            if progress is not None:
+                progress(done, len(records))
+    raise_all(problems, DataError, summary="Some images cannot be used")
+
+
+def image_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(_missing(path, error)) from error
+    return digest.hexdigest()
+
+
+def _opened(path: Path) -> Image.Image:
+    """Open an image without decoding it, or say why that is not possible."""
+    try:
+        image = Image.open(path)
+    except _BOMBS as error:
+        raise DataError(f"{path} is too large ({error}). {_SIZE_REMEDY}") from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{path} is not an image in a format that can be read. Save it as JPEG or PNG, or remove it from the "
+            "annotation file."
+        ) from error
+    except _DECODING_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's complaint, not a decoder's
+            raise DataError(_missing(path, error)) from error
+        raise _undecodable(path, error) from error
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise DataError(f"{path} is too large ({image.width} x {image.height} pixels). {_SIZE_REMEDY}")
+    return image
+
+
+_SIZE_REMEDY = (
+    f"Images of up to {MAX_PIXELS} pixels are read. Scale it down or cut it into tiles, with its annotations."
+)
+
+
+def _missing(path: Path, error: OSError) -> str:
+    if not path.exists():
+        return (
+            f"There is no image {path}. Put it there, set the image folder to the one the annotation file's names "
+            "start from, or remove it from the annotation file."
+        )
+    return f"{path} cannot be read: {error}. It must be a readable file; replace it or mend its permissions."
+
+
+def _undecodable(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path} is damaged and cannot be decoded ({error}). Copy it again from its source, or remove it from the "
+        "annotation file."
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) where there is none or it cannot be read.
+
+    TIFF files count as upright: Pillow turns them itself, size included.
+    """
+    if image.format == "TIFF":
+        return 1
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _DECODING_ERRORS:
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    """Return height and width after turning."""
+    sideways = _orientation(image) in _SIDEWAYS
+    return (image.width, image.height) if sideways else (image.height, image.width)
+
+
+def _must_turn(image: Image.Image, record: ImageRecord) -> bool:
+    """Decide whether to turn an open image; raise DataError if its size is not the record's either way."""
+    wanted = (record.height, record.width)
+    if _upright(image) == wanted:
+        return _orientation(image) != 1
+    if (image.height, image.width) == wanted:
+        return False
+    turned = " once turned upright" if _orientation(image) in _SIDEWAYS else ""
+    height, width = _upright(image)
+    raise DataError(
+        f"{record.path} has {width} x {height} pixels{turned}, the annotation file says {record.width} x "
+        f"{record.height}. Use the image the annotations were drawn on, or correct width and height."
+    )
+
+
+def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = _to_8_bit(np.asarray(image))
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.array(image.convert("RGB"))
+
+
+def _to_8_bit(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Scale grey values [H, W] of any depth to [0, 255]; the module's docstring states the rule."""
+    is_float = bool(np.issubdtype(values.dtype, np.floating))
+    finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0.0)
+    largest = float(finite.max(initial=0.0))
+    ranges = (1.0, 255.0) if is_float else tuple(float(2**bits - 1) for bits in _INTEGER_BITS)
+    top = next((limit for limit in ranges if largest <= limit), largest)
+    return np.rint(finite * (255.0 / top)).astype(np.uint8)
+
+
+def _cheap_problem(record: ImageRecord) -> str | None:
+    """Look at header, size and end of a file; decode it only if its end is not the usual one."""
+    try:
+        with _opened(record.path) as image:
+            _must_turn(image, record)
+            kind = image.format
+    except DataError as error:
+        return str(error)
+    if _ends_well(record.path, kind):
+        return None
+    return _decoded_problem(record)
+
+
+def _decoded_problem(record: ImageRecord) -> str | None:
+    """Decode a file completely, checksums included where its format has them (PNG)."""
+    try:
+        read_image(record)
+        with _opened(record.path) as image:
+            image.verify()
+    except DataError as error:
+        return str(error)
+    except _DECODING_ERRORS as error:
+        return str(_undecodable(record.path, error))
+    return None
+
+
+def _ends_well(path: Path, kind: str | None) -> bool:
+    """Tell whether a file ends with its format's end mark. False proves nothing: bytes may follow the mark."""
+    endings = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
+    if kind not in endings:
+        return False
+    with path.open("rb") as stream:
+        stream.seek(-len(endings[kind]), 2)
+        return stream.read() == endings[kind]

@@ -1,0 +1,301 @@
+"""Samplers: which annotated instances serve as references (METHOD section 1).
+
+All of them are pure functions of the data set, the categories, the number of shots and the seed. Crowd regions and
+instances marked impossible are never drawn. "Valid" means that box width and height reach a least size and that the
+box keeps a distance from all four image borders.
+
+Lenient sampling (strict=False) warns, once, of every category with too few valid instances. A category without any
+usable instance is an error in either mode.
+"""
+
+import hashlib
+import json
+import logging
+import random
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from ntt.data.coco import CocoDataset
+from ntt.errors import DataError, raise_all
+from ntt.types import Category, ImageId, Instance
+
+Sample = tuple[tuple[Instance, ...], ...]
+"""For each category, in the order given, its instances."""
+
+_LOG = logging.getLogger(__name__)
+_MIN_BOX_SIDE_PX = 32.0
+_BORDER_PX = 10.0
+_NAMED_CLASSES = 10
+
+
+def sample_native(
+    dataset: CocoDataset,
+    categories: Sequence[Category],
+    *,
+    shots: int,
+    seed: int,
+    strict: bool,
+    min_box_side_px: float = _MIN_BOX_SIDE_PX,
+    border_px: float = _BORDER_PX,
+) -> Sample:
+    """Draw references, each category on its own.
+
+    Every instance has a place in its category's order that follows from a hash of (seed, category id, image id,
+    annotation id). A draw therefore does not change with other categories, other annotations, the order of the file,
+    the platform or library versions, and the k-shot set is a prefix of the (k+1)-shot set. Valid instances come before
+    invalid ones, and among either of them every image once before any image twice.
+
+    Args:
+        dataset: annotations to draw from.
+        categories: categories to draw for.
+        shots: instances per category, at least 1.
+        seed: any whole number.
+        strict: refuse a category with fewer than `shots` valid instances; otherwise go on with invalid ones, then
+            take what exists.
+        min_box_side_px: least width and height of a valid box.
+        border_px: least distance of a valid box from each image border.
+
+    Raises:
+        DataError: listing every category without a usable instance or, if `strict`, with too few valid ones.
+    """
+    pools = _usable_pools(dataset, categories)
+    valid = [[_is_valid(i, dataset, min_box_side_px, border_px) for i in pool] for pool in pools]
+    counts = [sum(flags) for flags in valid]
+    if strict:
+        _require(categories, counts, shots, f"valid instances ({_validity(min_box_side_px, border_px)})")
+    else:
+        _warn_short(categories, counts, [len(pool) for pool in pools], shots)
+    return tuple(_ranked(pool, flags, seed)[:shots] for pool, flags in zip(pools, valid, strict=True))
+
+
+def sample_reference(
+    dataset: CocoDataset,
+    categories: Sequence[Category],
+    *,
+    shots: int,
+    seed: int,
+    strict: bool,
+    min_box_side_px: float = _MIN_BOX_SIDE_PX,
+    border_px: float = _BORDER_PX,
+) -> Sample:
+    """Draw references as the published code does, to reproduce its seeds.
+
+    One random stream serves all categories in the order in which they first occur in the file, so a draw depends on
+    the categories chosen. Per category the annotations of the file, crowd regions included, are shuffled; valid ones
+    of images not used yet are taken until there are k. Lenient: if none is valid, the first k usable ones are taken;
+    then those taken are repeated from the start until there are k, so an instance may occur several times.
+
+    One deviation: the published code may fall back on a crowd region or a box without area where a category has no
+    valid instance; these are skipped here.
+
+    Args:
+        dataset: annotations to draw from.
+        categories: categories to draw for.
+        shots: instances per category, at least 1.
+        seed: seed of Python's `random`.
+        strict: refuse a category with valid instances in fewer than `shots` images.
+        min_box_side_px: least width and height of a valid box.
+        border_px: least distance of a valid box from each image border.
+
+    Raises:
+        DataError: listing every category without a usable instance or, if `strict`, with too few valid ones.
+    """
+    pools = _usable_pools(dataset, categories)
+    usable = {instance.id for pool in pools for instance in pool}
+    stream = random.Random(seed)
+    chosen: dict[int, list[Instance]] = {}
+    counts: dict[int, int] = {}
+    for category_id, group in _groups_by_appearance(dataset, categories).items():
+        stream.shuffle(group)
+        drawn = [instance for instance in group if instance.id in usable]
+        valid = [i for i in drawn if _is_valid(i, dataset, min_box_side_px, border_px)]
+        taken = _one_per_image(valid)[:shots]
+        counts[category_id] = len(taken)
+        chosen[category_id] = taken or drawn[:shots]
+    in_order = [counts[category.id] for category in categories]
+    if strict:
+        _require(categories, in_order, shots, f"images with a valid instance ({_validity(min_box_side_px, border_px)})")
+    elif min(in_order, default=shots) < shots:
+        _LOG.warning(
+            "%d shots asked for, fewer images have a valid instance; instances are repeated or invalid ones taken: %s",
+            shots,
+            _listed([f"{c.name} {n}" for c, n in zip(categories, in_order, strict=True) if n < shots]),
+        )
+    return tuple(_repeated(chosen[category.id], shots) for category in categories)
+
+
+def sample_fixed(dataset: CocoDataset, categories: Sequence[Category], *, shots: int, strict: bool) -> Sample:
+    """Take every usable annotation of the file, as k-shot files such as those of CD-FSOD and Pascal VOC mean it.
+
+    Args:
+        dataset: a k-shot file.
+        categories: categories to take.
+        shots: the k the file is meant to have; only compared with what it holds.
+        strict: refuse a category with fewer than `shots` instances.
+
+    Raises:
+        DataError: listing every category without a usable instance or, if `strict`, with fewer than `shots`.
+    """
+    pools = _usable_pools(dataset, categories)
+    counts = [len(pool) for pool in pools]
+    if strict:
+        _require(categories, counts, shots, "usable annotations")
+    other = [f"{c.name} {n}" for c, n in zip(categories, counts, strict=True) if n != shots]
+    if other:
+        _LOG.warning(
+            "sampler=fixed takes every annotation of %s; these classes do not have shots=%d: %s",
+            dataset.annotation_file,
+            shots,
+            _listed(other),
+        )
+    return tuple(pools)
+
+
+def sample_shot_index(dataset: CocoDataset, categories: Sequence[Category], *, shots: int, strict: bool) -> Sample:
+    """Take the annotations whose `shot_index` is below `shots`, in that order.
+
+    Args:
+        dataset: a file whose annotations carry `shot_index`.
+        categories: categories to take.
+        shots: instances per category, at least 1.
+        strict: refuse a category with fewer than `shots` such instances.
+
+    Raises:
+        DataError: if no annotation carries `shot_index`; and listing every category without a usable instance or, if
+            `strict`, with too few.
+    """
+    if all(instance.shot_index is None for instance in dataset.instances):
+        raise DataError(
+            f"No annotation of {dataset.annotation_file} has a `shot_index`, which sampler=shot_index goes by. Add it, "
+            "or use shots.sampler=native."
+        )
+    ordered: list[tuple[Instance, ...]] = []
+    for category in categories:
+        places = [
+            (i.shot_index, place, i)
+            for place, i in enumerate(dataset.instances_of_category(category.id))
+            if _is_usable(i) and i.shot_index is not None and i.shot_index < shots
+        ]
+        ordered.append(tuple(instance for _, _, instance in sorted(places, key=lambda entry: entry[:2])))
+    counts = [len(pool) for pool in ordered]
+    _require_any(dataset, categories, counts, f"annotation with shot_index < {shots}")
+    if strict:
+        _require(categories, counts, shots, f"annotations with shot_index < {shots}")
+    else:
+        _warn_short(categories, counts, counts, shots)
+    return tuple(ordered)
+
+
+def _is_usable(instance: Instance) -> bool:
+    return not instance.iscrowd and not instance.isimpossible
+
+
+def _is_valid(instance: Instance, dataset: CocoDataset, min_box_side_px: float, border_px: float) -> bool:
+    left, top, width, height = instance.bbox_xywh
+    image = dataset.images[instance.image_id]
+    if width < min_box_side_px or height < min_box_side_px or left < border_px or top < border_px:
+        return False
+    return left + width <= image.width - border_px and top + height <= image.height - border_px
+
+
+def _usable_pools(dataset: CocoDataset, categories: Sequence[Category]) -> list[tuple[Instance, ...]]:
+    pools = [tuple(filter(_is_usable, dataset.instances_of_category(category.id))) for category in categories]
+    _require_any(dataset, categories, [len(pool) for pool in pools])
+    return pools
+
+
+def _ranked(pool: Sequence[Instance], valid: Sequence[bool], seed: int) -> tuple[Instance, ...]:
+    """Order the instances of a category: valid before invalid, then images once before twice, then as drawn."""
+    drawn = sorted(zip(pool, valid, strict=True), key=lambda entry: (not entry[1], _draw_key(entry[0], seed)))
+    seen: Counter[ImageId] = Counter()
+    ranks: list[tuple[bool, int, int]] = []
+    for place, (instance, is_valid) in enumerate(drawn):
+        ranks.append((not is_valid, seen[instance.image_id], place))
+        seen[instance.image_id] += 1
+    return tuple(drawn[place][0] for _, _, place in sorted(ranks))
+
+
+def _draw_key(instance: Instance, seed: int) -> bytes:
+    identity = json.dumps([seed, instance.category_id, instance.image_id, instance.id])
+    return hashlib.blake2b(identity.encode("utf-8"), digest_size=16).digest()
+
+
+def _groups_by_appearance(dataset: CocoDataset, categories: Sequence[Category]) -> dict[int, list[Instance]]:
+    """Group all annotations of the categories as they stand in the file, those that cannot be used included."""
+    wanted = {category.id for category in categories}
+    everything: list[Instance] = []
+    dropped = deque(dataset.dropped)
+    for place, instance in enumerate(dataset.instances):
+        while dropped and dropped[0][0] <= place:
+            everything.append(dropped.popleft()[1])
+        everything.append(instance)
+    everything += [instance for _, instance in dropped]
+    groups: dict[int, list[Instance]] = {}
+    for instance in everything:
+        if instance.category_id in wanted and not instance.isimpossible:
+            groups.setdefault(instance.category_id, []).append(instance)
+    return groups
+
+
+def _one_per_image(instances: Sequence[Instance]) -> list[Instance]:
+    """Keep the first instance of every image."""
+    first: dict[ImageId, Instance] = {}
+    for instance in instances:
+        first.setdefault(instance.image_id, instance)
+    return list(first.values())
+
+
+def _repeated(instances: Sequence[Instance], shots: int) -> tuple[Instance, ...]:
+    return tuple(instances[place % len(instances)] for place in range(shots))
+
+
+def _require_any(
+    dataset: CocoDataset, categories: Sequence[Category], counts: Sequence[int], what: str = "usable instance"
+) -> None:
+    empty = [category.name for category, count in zip(categories, counts, strict=True) if count == 0]
+    if empty:
+        raise DataError(
+            f"{dataset.annotation_file} has no {what} of {len(empty)} of the {len(categories)} classes: "
+            f"{', '.join(empty)}. Crowd regions, instances marked impossible and boxes without area do not count. "
+            "Choose a class split without them, or a references file that has them."
+        )
+
+
+def _require(categories: Sequence[Category], counts: Sequence[int], shots: int, what: str) -> None:
+    raise_all(
+        [
+            f"Class {category.name!r}, {what}: {count} found, {shots} needed. Lower shots.count, set "
+            "shots.strict=false to take what exists, or use a references file with more."
+            for category, count in zip(categories, counts, strict=True)
+            if count < shots
+        ],
+        DataError,
+        summary="Too few references for strict sampling",
+    )
+
+
+def _warn_short(categories: Sequence[Category], valid: Sequence[int], usable: Sequence[int], shots: int) -> None:
+    """Warn, once, of the categories with fewer than `shots` valid instances."""
+    short = [
+        f"{category.name} ({of_valid} valid, {of_usable} in all)"
+        if of_usable > of_valid
+        else f"{category.name} ({of_usable} in all)"
+        for category, of_valid, of_usable in zip(categories, valid, usable, strict=True)
+        if of_valid < shots
+    ]
+    if short:
+        _LOG.warning(
+            "%d shots asked for, fewer valid instances exist; small or border instances fill up, then what exists is "
+            "taken: %s",
+            shots,
+            _listed(short),
+        )
+
+
+def _validity(min_box_side_px: float, border_px: float) -> str:
+    return f"box sides of {min_box_side_px:g} px or more, {border_px:g} px or more from the image border"
+
+
+def _listed(entries: Sequence[str]) -> str:
+    more = f" and {len(entries) - _NAMED_CLASSES} more classes" if len(entries) > _NAMED_CLASSES else ""
+    return ", ".join(entries[:_NAMED_CLASSES]) + more

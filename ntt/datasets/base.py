@@ -1,0 +1,44 @@
+"""What a data set option is: the place of a references file, a targets file and their images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DatasetFiles:
+    """Where a data set lies: two COCO-format annotation files and the folders their file names refer to."""
+
+    references_file: Path
+    reference_images: Path
+    targets_file: Path
+    target_images: Path
+
+
+@dataclass
+class DatasetConfig:
+    """Base schema of the config group `dataset`."""
+
+    name: str = "???"
+    """Name of the data set; it appears in run directories and tables."""
+
+    decode_images: bool = False
+    """Decode every image completely before the run starts, not only its header and its end."""
+
+    def label(self) -> str:
+        """Name of the data set in run directories and tables."""
+        return self.name
+
+    def problems(self) -> list[str]:
+        """Settings that cannot work, one sentence each, found without touching any file."""
+        return []
+
+    def locate(self, cache_root: Path) -> DatasetFiles:
+        """Say where the files are, generating them first where the data set is a generated one.
+
+        Args:
+            cache_root: folder for generated data.
+
+        Raises:
+            DataError: if the data set is not where the settings say.
+        """
+        raise NotImplementedError

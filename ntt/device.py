@@ -1,0 +1,119 @@
+"""Where a model runs and in which arithmetic: devices, precisions, and their valid combinations."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ntt.errors import ConfigError
+
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+_DEVICES = "auto, cpu, cuda, cuda:N, mps"
+_AUTOCAST_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_AMPERE = (8, 0)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn the setting `device` into a device that is there.
+
+    Args:
+        name: "auto" (a CUDA device if there is one, else the CPU), "cpu", "cuda" (the process's current CUDA
+            device), "cuda:N" or "mps".
+
+    Returns:
+        The device. "auto" and "cuda" give a device without index, so that a process launched for one GPU of several
+        uses the one it was given.
+
+    Raises:
+        ConfigError: if the name is not one of these, or there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, colon, index = name.partition(":")
+    plain = kind in ("cpu", "cuda", "mps") and not colon
+    if not plain and not (kind == "cuda" and index.isascii() and index.isdigit()):
+        raise ConfigError(f"device={name!r} is not known. Use one of: {_DEVICES}.")
+    if kind == "cuda":
+        _require_cuda(name, index)
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"device={name!r}: this computer has no usable Metal device. Use device=cpu or device=auto.")
+    return torch.device(name)
+
+
+def _require_cuda(name: str, index: str) -> None:
+    if not torch.cuda.is_available():
+        built = "" if torch.version.cuda else " (the installed torch is built without CUDA)"
+        raise ConfigError(f"device={name!r}: no CUDA device is available{built}. Use device=cpu or device=auto.")
+    count = torch.cuda.device_count()
+    if index and int(index) >= count:
+        raise ConfigError(
+            f"device={name!r}: this computer has {count} CUDA device(s), numbered 0 to {count - 1}. "
+            "Use one of these numbers, or device=auto."
+        )
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse a precision the device cannot compute in.
+
+    Args:
+        precision: "float32", "tf32" (float32 with TensorFloat-32 matrix products), "bfloat16" or "float16".
+        device: where the model runs.
+
+    Raises:
+        ConfigError: if the precision is not one of these or does not go with the device.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision={precision!r} is not known. Use one of: {', '.join(PRECISIONS)}.")
+    if precision == "float16" and device.type == "cpu":
+        raise ConfigError(
+            "precision='float16' is not available on the CPU. Use precision=float32 or precision=bfloat16, or "
+            "device=cuda."
+        )
+    if precision == "tf32" and device.type != "cuda":
+        raise ConfigError(
+            f"precision='tf32' exists on CUDA devices only, and device={str(device)!r}. Use precision=float32."
+        )
+    if precision in ("tf32", "bfloat16") and device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if capability < _AMPERE:
+            raise ConfigError(
+                f"precision={precision!r} needs a CUDA device of compute capability 8.0 or more; "
+                f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}. "
+                "Use precision=float32 or precision=float16."
+            )
+
+
+@contextmanager
+def autocast(precision: str, device: torch.device) -> Iterator[None]:
+    """Compute in a precision inside a `with` block, and restore torch's settings after it.
+
+    Torch rounds the inputs of convolutions to TensorFloat-32 by default; inside the block "float32" means float32
+    throughout. "bfloat16" and "float16" leave weights as they are and cast in the operations that gain from it, so
+    sums, softmax and normalisations stay in float32. Torch's TensorFloat-32 settings belong to the process: do not
+    run two precisions in two threads.
+
+    Args:
+        precision: as for `check_precision`, which is called first.
+        device: where the model runs.
+
+    Raises:
+        ConfigError: as for `check_precision`.
+    """
+    check_precision(precision, device)
+    cast = _AUTOCAST_TYPES.get(precision)
+    with (
+        _tensor_float(allowed=precision == "tf32"),
+        torch.autocast(device.type, dtype=cast or torch.bfloat16, enabled=cast is not None),
+    ):
+        yield
+
+
+@contextmanager
+def _tensor_float(*, allowed: bool) -> Iterator[None]:
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (matmul.allow_tf32, convolution.allow_tf32)
+    matmul.allow_tf32 = convolution.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, convolution.allow_tf32 = before

@@ -1,0 +1,54 @@
+"""What a run reads before anything else: both annotation files and the classes to search."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ntt.config import ExperimentConfig
+from ntt.data.coco import CocoDataset, read_coco
+from ntt.data.splits import resolve_split
+from ntt.errors import DataError, raise_all
+from ntt.types import Category
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Checked inputs; `categories` is sorted by id, its order is the class index."""
+
+    reference_data: CocoDataset
+    target_data: CocoDataset
+    categories: tuple[Category, ...]
+
+
+def read_inputs(config: ExperimentConfig) -> Inputs:
+    """Find the data set, read its annotation files and resolve the split.
+
+    Raises:
+        DataError: if a file cannot be used, or references and targets disagree about a class.
+        ConfigError: if the split names classes the data set does not have.
+    """
+    files = config.dataset.locate(Path(config.runtime.cache_root).expanduser().absolute())
+    reference_data = read_coco(files.references_file, files.reference_images)
+    target_data = read_coco(files.targets_file, files.target_images, annotations_required=False)
+    categories = resolve_split(config.split.name, config.split.classes, reference_data.categories)
+    _check_agreement(categories, target_data)
+    return Inputs(reference_data=reference_data, target_data=target_data, categories=categories)
+
+
+def _check_agreement(categories: tuple[Category, ...], targets: CocoDataset) -> None:
+    """Refuse a targets file in which a searched class is missing or has another id."""
+    if not targets.has_annotations:
+        return
+    ids = {category.name: category.id for category in targets.categories}
+    problems = []
+    for category in categories:
+        if category.name not in ids:
+            problems.append(
+                f"Class {category.name!r} of the references is not a category of {targets.annotation_file}. Add it "
+                "there, or leave it out with split.classes."
+            )
+        elif ids[category.name] != category.id:
+            problems.append(
+                f"Class {category.name!r} has id {category.id} in the references and {ids[category.name]} in "
+                f"{targets.annotation_file}. Give it the same id in both files."
+            )
+    raise_all(problems, DataError, summary="References and targets disagree about classes")

@@ -1,0 +1,107 @@
+"""Crops around reference instances, and the feature of an instance (METHOD 2).
+
+Suffixes: H and W the image, S side of the encoder's input, g side of its feature grid, D channels.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from ntt.ops.resize import resize_bicubic, resize_images
+
+
+def crop_corners(
+    bbox_xywh: tuple[float, float, float, float], *, height: int, width: int, context_ratio: float
+) -> tuple[int, int, int, int]:
+    """Place a square around a box and clip it to the image.
+
+    Args:
+        bbox_xywh: COCO box, image pixels.
+        height: H, pixels.
+        width: W, pixels.
+        context_ratio: how much larger than the box's longer side the square is; 0.2 means 1.2 times.
+
+    Returns:
+        (left, top, right, bottom), right and bottom exclusive; at least one pixel each way, not square at borders.
+    """
+    x, y, box_width, box_height = bbox_xywh
+    left, top, right, bottom = int(x), int(y), int(x + box_width), int(y + box_height)
+    half_side = max(right - left, bottom - top) * (1.0 + context_ratio) / 2
+    centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
+    # A box thinner than a pixel can be cut to nothing: it keeps the pixel it starts in.
+    crop_left = min(max(int(centre_x - half_side), 0), width - 1)
+    crop_top = min(max(int(centre_y - half_side), 0), height - 1)
+    crop_right = max(min(int(centre_x + half_side), width), crop_left + 1)
+    crop_bottom = max(min(int(centre_y + half_side), height), crop_top + 1)
+    return crop_left, crop_top, crop_right, crop_bottom
+
+
+def crop_reference(
+    image_HW3: npt.NDArray[np.uint8],
+    mask_HW: npt.NDArray[np.bool_],
+    bbox_xywh: tuple[float, float, float, float],
+    *,
+    output_size: int,
+    grid_size: int,
+    context_ratio: float = 0.2,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut out a reference instance for the encoder, with the weight of each patch.
+
+    The image is resized bicubically and the mask bilinearly, both without antialiasing; the mask is then sampled at
+    the patches' nearest pixels.
+
+    Args:
+        image_HW3: RGB uint8.
+        mask_HW: bool, the instance.
+        bbox_xywh: COCO box of the instance, image pixels.
+        output_size: S, the encoder's input side, pixels.
+        grid_size: g, cells along a side of the encoder's feature map.
+        context_ratio: see `crop_corners`.
+
+    Returns:
+        The crop, float32 [3, S, S], RGB in [0, 1] up to the slight overshoot of bicubic resizing; and the weights,
+        float32 [g, g] in [0, 1], never all zero: a mask too small to be sampled gives the patch under its centre.
+    """
+    height, width = mask_HW.shape
+    left, top, right, bottom = crop_corners(bbox_xywh, height=height, width=width, context_ratio=context_ratio)
+    pixels = np.ascontiguousarray(image_HW3[top:bottom, left:right].transpose(2, 0, 1))
+    mask_crop = np.ascontiguousarray(mask_HW[top:bottom, left:right])
+    size = (output_size, output_size)
+    crop = resize_bicubic(torch.from_numpy(pixels).float() / 255.0, size)
+    soft_mask = resize_images(torch.from_numpy(mask_crop).float()[None, None], size, mode="bilinear", antialias=False)
+    weights_gg = F.interpolate(soft_mask, size=(grid_size, grid_size), mode="nearest")[0, 0]
+    if not bool(weights_gg.any()):
+        weights_gg = _patch_under_centre(mask_crop, grid_size)
+    return crop, weights_gg
+
+
+def _patch_under_centre(mask_crop: npt.NDArray[np.bool_], grid_size: int) -> torch.Tensor:
+    """Give all weight to the patch under the mask's centre of mass, or the crop's centre if the mask is empty."""
+    height, width = mask_crop.shape
+    rows, columns = np.nonzero(mask_crop)
+    centre_y = rows.mean() + 0.5 if len(rows) else height / 2
+    centre_x = columns.mean() + 0.5 if len(columns) else width / 2
+    weights_gg = torch.zeros(grid_size, grid_size)
+    weights_gg[int(centre_y / height * grid_size), int(centre_x / width * grid_size)] = 1.0
+    return weights_gg
+
+
+def instance_feature(feature_map_Dgg: torch.Tensor, weights_gg: torch.Tensor) -> torch.Tensor:
+    """Average a feature map with one weight per cell.
+
+    Args:
+        feature_map_Dgg: float32 [D, g, g].
+        weights_gg: float32 [g, g], not negative; not all zero, as `crop_reference` guarantees.
+
+    Returns:
+        float32 [D], not normalised.
+
+    Raises:
+        ValueError: all weights are zero.
+    """
+    weights = weights_gg.to(feature_map_Dgg.device)
+    total = weights.sum()
+    if float(total) <= 0:
+        raise ValueError("the weights of an instance are all zero: take them from crop_reference")
+    return feature_map_Dgg.flatten(1) @ weights.flatten() / total

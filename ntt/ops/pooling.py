@@ -1,0 +1,101 @@
+"""Average features over masks without upsampling the features.
+
+The method averages a bilinearly upsampled feature map over each mask's foreground. Upsampling is linear, so the
+average equals a weighted sum of the small map's own cells, with weights `A_h.T @ mask @ A_w` (A being the upsampling
+matrix). Nothing of size D x H x W is ever made.
+
+Shape suffixes: N masks, n masks of one chunk, D channels, H and W mask grid, h and w feature map, P = h * w.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from ntt.ops.resize import resize_bands, upsampling_matrix
+
+# Floats of one chunk of masks: small enough for a CPU's cache, large enough to keep a GPU busy.
+CHUNK_FLOATS_CPU = 1 << 20
+CHUNK_FLOATS_GPU = 1 << 26
+ROWS_PER_PRODUCT = 128
+BANDS = 3
+
+
+def l2_normalise(vectors_ND: torch.Tensor) -> torch.Tensor:
+    """Scale vectors to unit length along the last axis; a zero vector stays zero."""
+    return F.normalize(vectors_ND, dim=-1)
+
+
+@torch.no_grad()
+def pool_masks(feature_map_Dhw: torch.Tensor, foreground_NHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Average the bilinearly upsampled feature map over each mask's foreground (METHOD 4), in adjoint form.
+
+    A mask's result does not depend on which other masks are pooled with it: all products run on blocks of a fixed
+    shape, padded with empty masks.
+
+    Args:
+        feature_map_Dhw: float32 [D, h, w].
+        foreground_NHW: bool [N, H, W], any grid that covers the same image.
+
+    Returns:
+        float32 [N, D] on the map's device, not normalised and zero for an empty mask; and bool [N], which masks have
+        any foreground.
+
+    Raises:
+        TypeError: the masks are not bool.
+    """
+    weights_NP = mask_weights(foreground_NHW, feature_map_Dhw.shape[-2:], device=feature_map_Dhw.device)
+    totals_N = weights_NP.sum(dim=1)
+    cells_PD = feature_map_Dhw.float().flatten(1).T.contiguous()
+    sums_ND = _product_in_blocks(weights_NP, cells_PD)
+    valid_N = totals_N > 0
+    return sums_ND / torch.where(valid_N, totals_N, 1.0)[:, None], valid_N
+
+
+def mask_weights(
+    foreground_NHW: torch.Tensor, map_hw: tuple[int, int] | torch.Size, *, device: torch.device
+) -> torch.Tensor:
+    """Compute how much each cell of a feature map counts in each mask's sum of upsampled features.
+
+    Args:
+        foreground_NHW: bool [N, H, W].
+        map_hw: rows and columns of the feature map.
+        device: where to compute.
+
+    Returns:
+        float32 [N, h * w], row-major, each row summing to the mask's area in pixels of its grid. For grids whose
+        side is a power of two, such as 256, all values are exact.
+
+    Raises:
+        TypeError: the masks are not bool.
+    """
+    if foreground_NHW.dtype != torch.bool:
+        raise TypeError(f"masks must be bool, found {foreground_NHW.dtype}: threshold them first")
+    count, height, width = foreground_NHW.shape
+    rows_h, columns_w = map_hw
+    weights_Nhw = torch.empty(count, rows_h, columns_w, device=device)
+    limit = CHUNK_FLOATS_CPU if device.type == "cpu" else CHUNK_FLOATS_GPU
+    chunk = max(1, limit // (height * width))
+    bands = [
+        (band.inputs, band.weights_oi.to(device))
+        for band in resize_bands(rows_h, height, antialias=False, adjoint=True, count=BANDS)
+    ]
+    right_Ww = upsampling_matrix(columns_w, width).to(device)
+    # Reading the bools as bytes makes the conversion to float several times faster.
+    bytes_NHW = foreground_NHW.view(torch.uint8)
+    buffer_nHW = torch.empty(chunk, height, width, device=device)
+    for start in range(0, count, chunk):
+        part = bytes_NHW[start : start + chunk]
+        buffer_nHW[: len(part)] = part
+        buffer_nHW[len(part) :] = 0
+        left_nhW = torch.cat([weights @ buffer_nHW[:, inputs] for inputs, weights in bands], dim=1)
+        weights_Nhw[start : start + chunk] = (left_nhW @ right_Ww)[: len(part)]
+    return weights_Nhw.flatten(1)
+
+
+def _product_in_blocks(weights_NP: torch.Tensor, cells_PD: torch.Tensor) -> torch.Tensor:
+    """Multiply in blocks of a fixed number of rows, so that a row's rounding does not depend on N."""
+    sums_ND = torch.empty(weights_NP.shape[0], cells_PD.shape[1], device=cells_PD.device)
+    for start in range(0, weights_NP.shape[0], ROWS_PER_PRODUCT):
+        block = weights_NP[start : start + ROWS_PER_PRODUCT]
+        padded = F.pad(block, (0, 0, 0, ROWS_PER_PRODUCT - len(block)))
+        sums_ND[start : start + ROWS_PER_PRODUCT] = (padded @ cells_PD)[: len(block)]
+    return sums_ND

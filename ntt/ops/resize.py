@@ -1,0 +1,119 @@
+"""Resizing as the method runs it, and the matrices behind it.
+
+Every function works with pixel areas (`align_corners=False`) and says whether it antialiases. Shape suffixes: B batch,
+C channels, H and W rows and columns, o outputs and i inputs along one axis.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+
+def resize_images(
+    images_BCHW: torch.Tensor, size_hw: tuple[int, int], *, mode: Literal["bilinear", "bicubic"], antialias: bool
+) -> torch.Tensor:
+    """Resize a batch of images or maps.
+
+    Args:
+        images_BCHW: float [B, C, H, W], any range.
+        size_hw: rows and columns of the result, pixels.
+        mode: the interpolation. Bicubic results can leave the range of the input slightly; nothing is clamped.
+        antialias: widen the filter when an axis shrinks, as PIL does. Without effect on an axis that grows, up to
+            rounding for bilinear; bicubic uses another kernel (a = -0.5 in place of -0.75).
+
+    Returns:
+        [B, C, *size_hw], same dtype and device.
+    """
+    return F.interpolate(images_BCHW, size=size_hw, mode=mode, align_corners=False, antialias=antialias)
+
+
+def resize_bicubic(image_CHW: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
+    """Resize one image as the encoders' inputs are (METHOD 2 and 4): bicubic, without antialiasing.
+
+    Args:
+        image_CHW: float [C, H, W], any range.
+        size_hw: rows and columns of the result, pixels.
+
+    Returns:
+        [C, *size_hw]; overshoot beyond the range of the input is kept, as in the reference.
+    """
+    return resize_images(image_CHW[None], size_hw, mode="bicubic", antialias=False)[0]
+
+
+@lru_cache(maxsize=256)
+def resize_matrix(inputs: int, outputs: int, *, antialias: bool) -> torch.Tensor:
+    """Return bilinear resizing along one axis as a matrix, by resizing the unit vectors.
+
+    Args:
+        inputs: samples before.
+        outputs: samples after.
+        antialias: as in `resize_images`.
+
+    Returns:
+        float32 [outputs, inputs], entries in [0, 1], rows summing to 1; shared between callers, do not write to it.
+    """
+    unit_vectors = torch.eye(inputs, dtype=torch.float32)[None, None]
+    return resize_images(unit_vectors, (outputs, inputs), mode="bilinear", antialias=antialias)[0, 0]
+
+
+def upsampling_matrix(inputs: int, outputs: int) -> torch.Tensor:
+    """Return the matrix A of bilinear upsampling along one axis; `A_h @ map @ A_w.T` upsamples a map.
+
+    Args:
+        inputs: cells of the feature map along the axis.
+        outputs: pixels of the mask grid along the axis.
+
+    Returns:
+        float32 [outputs, inputs], as `resize_matrix` without antialiasing.
+    """
+    return resize_matrix(inputs, outputs, antialias=False)
+
+
+@dataclass(frozen=True)
+class Band:
+    """A run of outputs of a banded matrix and the only inputs they depend on.
+
+    Attributes:
+        outputs: rows of the matrix.
+        inputs: the columns in which these rows have entries.
+        weights_oi: float32 [rows, columns], the block between the two.
+    """
+
+    outputs: slice
+    inputs: slice
+    weights_oi: torch.Tensor
+
+
+@lru_cache(maxsize=256)
+def resize_bands(inputs: int, outputs: int, *, antialias: bool, adjoint: bool, count: int) -> tuple[Band, ...]:
+    """Cut a resize matrix into bands of rows, leaving out the columns that are zero throughout a band.
+
+    An output depends on few neighbouring inputs, so the bands together hold a fraction of the matrix.
+
+    Args:
+        inputs: samples before resizing.
+        outputs: samples after resizing.
+        antialias: as in `resize_images`.
+        adjoint: cut the transposed matrix: its rows are the inputs of the resizing.
+        count: number of bands wanted; fewer when the matrix has fewer rows.
+
+    Returns:
+        Bands that cover all rows of the matrix in order.
+    """
+    matrix = resize_matrix(inputs, outputs, antialias=antialias)
+    matrix_oi = matrix.T if adjoint else matrix
+    rows = matrix_oi.shape[0]
+    pieces = min(count, rows)
+    edges = [rows * piece // pieces for piece in range(pieces + 1)]
+    return tuple(_cut_band(matrix_oi, slice(edges[k], edges[k + 1])) for k in range(pieces))
+
+
+def _cut_band(matrix_oi: torch.Tensor, outputs: slice) -> Band:
+    """Take some rows of a matrix, and of these the columns between the first and the last entry."""
+    columns = matrix_oi[outputs].ne(0).any(dim=0).nonzero()[:, 0].tolist()
+    # Shrinking without antialiasing skips inputs, so a row of the adjoint can be empty: keep one column of zeros.
+    inputs = slice(columns[0], columns[-1] + 1) if columns else slice(0, 1)
+    return Band(outputs, inputs, matrix_oi[outputs, inputs].contiguous())

@@ -1,0 +1,131 @@
+"""One run's folder: its files, the records of its finished stages, its log."""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ntt.dist import World
+from ntt.errors import StorageError
+from ntt.files import read_json, write_json, write_text
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Names of the files of one run."""
+
+    root: Path
+
+    @property
+    def references(self) -> Path:
+        """The sampled references."""
+        return self.root / "references.json"
+
+    @property
+    def memory(self) -> Path:
+        """Feature vectors of the references."""
+        return self.root / "memory.safetensors"
+
+    @property
+    def prototypes(self) -> Path:
+        """What candidates are compared with."""
+        return self.root / "prototypes.safetensors"
+
+    @property
+    def predictions(self) -> Path:
+        """COCO results."""
+        return self.root / "predictions.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics; written last."""
+        return self.root / "metrics.json"
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of pictures."""
+        return self.root / "pictures"
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Keep the resolved configuration."""
+        write_text(self.root / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+    def write_facts(self, facts: Mapping[str, Any], stages: Mapping[str, Any]) -> None:
+        """Keep what is known of the machine, the software and the stages."""
+        write_json(self.root / "facts.json", {**facts, "stages": stages})
+
+    def record(self, stage: str) -> dict[str, Any] | None:
+        """Return the record of a finished stage, or None; a damaged record counts as none."""
+        path = self._record_path(stage)
+        if not path.exists():
+            return None
+        try:
+            record: dict[str, Any] = read_json(path)
+        except StorageError as error:
+            _LOG.warning("%s The stage is repeated.", error)
+            return None
+        return record
+
+    def is_done(self, stage: str, key: str) -> bool:
+        """Say whether a stage has finished with exactly this key and its files are still there."""
+        record = self.record(stage)
+        if record is None or record.get("key") != key:
+            return False
+        return all((self.root / name).is_file() for name in record["files"])
+
+    def write_record(self, stage: str, key: str, files: list[Path], facts: Mapping[str, Any]) -> None:
+        """Note that a stage has finished; written after its files."""
+        names = [str(path.relative_to(self.root)) for path in files]
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        write_json(self._record_path(stage), {"key": key, "files": names, "finished_utc": now, **facts})
+
+    def _record_path(self, stage: str) -> Path:
+        return self.root / "stages" / f"{stage}.json"
+
+
+@contextmanager
+def run_logging(root: Path, me: World) -> Iterator[None]:
+    """Send the library's log to the console and to the run's `run.log` while the block runs.
+
+    The main process shows everything from INFO on; the others only warnings and errors, with their rank.
+    """
+    logger = logging.getLogger("ntt")
+    console: logging.Handler = logging.StreamHandler(sys.stdout)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    handlers = [console]
+    if me.is_main:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            to_file = logging.FileHandler(root / "run.log", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(
+                f"Cannot write into the run directory {root}: {error}. Set runtime.output_root to a writable folder."
+            ) from error
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        handlers.append(to_file)
+    else:
+        console.setFormatter(logging.Formatter(f"[process {me.rank}] %(levelname)s %(message)s"))
+        console.setLevel(logging.WARNING)
+    before = (logger.level, logger.propagate)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.flush()
+        for handler in handlers[1:]:
+            handler.close()

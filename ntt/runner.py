@@ -1,0 +1,98 @@
+"""Runs an experiment: joins the processes, opens the run directory, and makes the stages that are asked for."""
+
+import logging
+import time
+
+from ntt import dist
+from ntt.config import STAGES, ExperimentConfig, digest, plain, result_settings, run_directory
+from ntt.environment import apply_runtime, collect_facts
+from ntt.pipeline import Pipeline
+from ntt.reporting import metrics_table
+from ntt.results import flat_metrics
+from ntt.rundir import RunDirectory, run_logging
+from ntt.trackers.base import RunIdentity, Tracker
+from ntt.types import Metrics
+
+_LOG = logging.getLogger(__name__)
+
+
+def run(config: ExperimentConfig) -> float | None:
+    """Run the stage or stages that `config.stage` asks for, in one process or several.
+
+    A stage that has already finished with the same settings is read back, not repeated.
+
+    Args:
+        config: a checked configuration.
+
+    Returns:
+        Box AP in percent, so that an optimiser can maximise it; None where nothing was evaluated.
+
+    Raises:
+        NttError: for anything the user can mend; whatever was finished stays.
+    """
+    directory = RunDirectory(run_directory(config).absolute())
+    with dist.world(timeout_s=config.runtime.dist_timeout_s) as me, run_logging(directory.root, me):
+        placement = apply_runtime(config.runtime, local_rank=me.local_rank)
+        pipeline = Pipeline(config=config, directory=directory, placement=placement, me=me)
+        facts = collect_facts(placement, num_processes=me.size)
+        pipeline.check_inputs()
+        if config.stage == "all" and pipeline.is_finished():
+            _LOG.info("This run is already finished; nothing to do. To repeat it, delete %s", directory.root)
+            return _report(pipeline.evaluation(), directory)
+        if me.is_main:
+            directory.write_config(plain(config))
+        tracker = _open_tracker(config, directory) if me.is_main else None
+        try:
+            return _make_stages(pipeline, facts, tracker)
+        except BaseException:
+            if tracker is not None:
+                tracker.finish(failed=True)
+            raise
+
+
+def _make_stages(pipeline: Pipeline, facts: dict[str, object], tracker: Tracker | None) -> float | None:
+    config, directory = pipeline.config, pipeline.directory
+    wanted: tuple[str, ...] = STAGES if config.stage == "all" else (config.stage,)
+    if config.stage == "all" and not config.visualisation.enabled:
+        wanted = tuple(stage for stage in STAGES if stage != "visualisation")
+    started = time.monotonic()
+    _LOG.info("Run directory: %s", directory.root)
+    for stage in wanted:
+        pipeline.make(stage)
+        if pipeline.me.is_main:
+            directory.write_facts(facts, pipeline.stage_facts())
+            if tracker is not None:
+                tracker.log_stage(stage, pipeline.stage_facts()[stage])
+    _LOG.info("Finished in %.1f s.", time.monotonic() - started)
+    metrics = pipeline.evaluation() if "evaluation" in wanted else None
+    if tracker is not None:
+        if metrics is not None:
+            tracker.log_metrics(flat_metrics(metrics))
+        tracker.log_pictures({path.stem: path for path in pipeline.pictures()})
+        tracker.finish(failed=False)
+    return _report(metrics, directory)
+
+
+def _open_tracker(config: ExperimentConfig, directory: RunDirectory) -> Tracker:
+    run_id = digest(result_settings(config))[:16]
+    point = f"{config.shots.name}_seed{config.seed}"
+    identity = RunIdentity(
+        run_id=run_id,
+        name=f"{config.dataset.label()}_{point}",
+        group=config.dataset.label(),
+        run_dir=directory.root,
+        config=plain(config),
+    )
+    return config.tracker.build(identity)
+
+
+def _report(metrics: Metrics | None, directory: RunDirectory) -> float | None:
+    """Show the table and where everything is."""
+    if metrics is None:
+        return None
+    _LOG.info("\n%s\n", metrics_table(metrics))
+    _LOG.info("metrics        %s", directory.metrics)
+    _LOG.info("predictions    %s", directory.predictions)
+    if directory.pictures.is_dir():
+        _LOG.info("pictures       %s", directory.pictures)
+    return metrics.overall.get("bbox", {}).get("AP")

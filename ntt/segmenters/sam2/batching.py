@@ -1,0 +1,103 @@
+"""Running many prompts in batches: over several threads on a CPU, in smaller batches when memory runs out."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that the device's or the machine's memory is used up."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+
+
+class BatchRunner:
+    """Cuts prompts into batches and remembers a batch size that turned out too large.
+
+    Attributes:
+        batch_size: prompts at a time; halved whenever memory runs out.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        """Start with `batch_size` prompts at a time."""
+        self.batch_size = batch_size
+        self._lock = threading.Lock()
+        self._warned = False
+
+    def run(self, function: Callable[[int, int], Result], count: int, *, workers: int = 1) -> list[Result]:
+        """Call `function(start, stop)` until 0..count is covered.
+
+        Args:
+            function: works on prompts start..stop-1. Must give the same results however prompts are grouped.
+            count: number of prompts.
+            workers: threads to spread batches over; each computes with one thread of its own, which spares the
+                waiting for one another that threads inside every small operation cost.
+
+        Returns:
+            The results in the order of the prompts, one per batch.
+
+        Raises:
+            RuntimeError: where memory does not even suffice for one prompt.
+        """
+        starts = range(0, count, self.batch_size)
+        spans = [(start, min(start + self.batch_size, count)) for start in starts]
+        if workers == 1 or len(spans) < 2:
+            parts = [list(self._span(function, *span)) for span in spans]
+        else:
+            with _single_threaded_pool(min(workers, len(spans))) as pool:
+                parts = list(pool.map(lambda span: list(self._span(function, *span)), spans))
+        return [result for part in parts for result in part]
+
+    def _span(self, function: Callable[[int, int], Result], start: int, stop: int) -> Iterator[Result]:
+        """Work on one span, in as many pieces as memory demands."""
+        while start < stop:
+            end = min(start + self.batch_size, stop)
+            try:
+                result = function(start, end)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or end - start == 1:
+                    raise
+                failed = True
+            else:
+                failed = False
+            # Outside the handler: while the error is being handled, its traceback keeps the batch's tensors alive.
+            if failed:
+                self._shrink(end - start)
+            else:
+                yield result
+                start = end
+
+    def _shrink(self, failed_size: int) -> None:
+        with self._lock:
+            self.batch_size = min(self.batch_size, failed_size // 2)
+            if not self._warned:
+                logger.warning(
+                    "Memory ran out with %d prompts at a time; going on with %d. "
+                    "Set segmenter.prompt_batch_size to that to avoid the detour.",
+                    failed_size,
+                    self.batch_size,
+                )
+                self._warned = True
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def _single_threaded_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads compute with one thread each; the caller's own setting is the same afterwards."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)

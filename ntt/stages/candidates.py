@@ -1,0 +1,97 @@
+"""Stage `candidates`: everything matching needs to know of a target image, whatever is searched in it."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ntt.backbones.base import Backbone
+from ntt.data.images import image_digest, read_image
+from ntt.dist import World, gather, share
+from ntt.ops.candidates import FeatureDtype, describe
+from ntt.ops.resize import resize_bicubic
+from ntt.progress import track
+from ntt.segmenters.base import Segmenter
+from ntt.store import Store, content_key
+from ntt.types import Candidates, ImageRecord
+
+_LOG = logging.getLogger(__name__)
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CandidateSource:
+    """Gives the candidates of an image: from the store, or computed and stored.
+
+    Attributes:
+        feature_dtype: precision features are rounded to, in memory as in the store.
+        precision: arithmetic of the models; part of the key because results differ.
+    """
+
+    segmenter: Segmenter
+    backbone: Backbone
+    feature_dtype: FeatureDtype
+    precision: str
+    store: Store
+
+    def key(self, record: ImageRecord) -> str:
+        """Return the digest of everything that decides this image's candidates."""
+        return content_key(
+            {
+                "version": _VERSION,
+                "image": image_digest(record.path),
+                "height": record.height,
+                "width": record.width,
+                "segmenter": dict(self.segmenter.fingerprint),
+                "backbone": dict(self.backbone.fingerprint),
+                "feature_dtype": self.feature_dtype,
+                "precision": self.precision,
+            }
+        )
+
+    def get(self, record: ImageRecord) -> Candidates:
+        """Return the image's candidates, computing and storing them where the store has none."""
+        key = self.key(record)
+        known = self.store.read_candidates(key)
+        if known is not None:
+            return known
+        candidates = self._compute(record)
+        self.store.write_candidates(key, candidates, feature_dtype=self.feature_dtype)
+        return candidates
+
+    def _compute(self, record: ImageRecord) -> Candidates:
+        image = Image.fromarray(read_image(record))
+        rows, columns = self.segmenter.canvas_hw(record.height, record.width)
+        canvas = image.resize((columns, rows), Image.Resampling.BICUBIC)
+        canvas_3hw = torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 255.0
+        size = self.backbone.input_size
+        feature_map_Dhw = self.backbone.encode(resize_bicubic(canvas_3hw, (size, size))[None])[0].float()
+        return describe(
+            self.segmenter.propose(canvas_3hw, feature_map_Dhw),
+            feature_map_Dhw,
+            height=record.height,
+            width=record.width,
+            feature_dtype=self.feature_dtype,
+        )
+
+
+def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, me: World) -> tuple[int, ...]:
+    """Make sure that every image's candidates are in the store (METHOD 4).
+
+    Args:
+        images: the target images.
+        source: models and store.
+        me: this process's place; images are dealt out over all processes.
+
+    Returns:
+        The number of candidates of each image.
+    """
+    mine = share(images, me)
+    counts = [
+        (position, len(source.get(record).rles))
+        for position, record in track(mine, "candidates", unit="image", visible=me.is_main)
+    ]
+    return tuple(gather(counts, len(images), me))

@@ -1,0 +1,189 @@
+"""The first stage: draw the reference instances, and write down which they are."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from ntt.data.coco import CocoDataset
+from ntt.data.sampling import Sample, sample_fixed, sample_native, sample_reference, sample_shot_index
+from ntt.errors import ConfigError, DataError
+from ntt.types import Category, ImageId, ImageRecord, Instance, ReferenceSet
+
+SamplerName = Literal["native", "reference", "fixed", "shot_index"]
+
+_LOG = logging.getLogger(__name__)
+
+
+def sample_references(
+    *,
+    dataset: CocoDataset,
+    categories: tuple[Category, ...],
+    shots: int,
+    seed: int,
+    sampler: SamplerName,
+    strict: bool,
+    min_box_side_px: float,
+    border_px: float,
+) -> ReferenceSet:
+    """Draw `shots` reference instances per category.
+
+    Args:
+        dataset: the references file.
+        categories: the categories to draw for, in any order.
+        shots: instances per category, at least 1.
+        seed: decides the draw of the samplers `native` and `reference`; the others take what the file prescribes.
+        sampler: see `ntt.data.sampling`.
+        strict: refuse a category with too few valid instances instead of warning.
+        min_box_side_px: least width and height of a valid box (`native`, `reference`).
+        border_px: least distance of a valid box from each image border (`native`, `reference`).
+
+    Returns:
+        The references, by category id.
+
+    Raises:
+        ConfigError: for `shots` below 1, an unknown sampler or no category.
+        DataError: if a category has no usable instance or, if `strict`, too few.
+    """
+    if shots < 1:
+        raise ConfigError(
+            f"shots.count={shots} is not possible: 1 or more is allowed. Choose shots=1shot, for example."
+        )
+    if not categories:
+        raise ConfigError("No class is chosen, at least one is needed. Name some in split.classes, or use split=all.")
+    ordered = tuple(sorted(categories, key=lambda category: category.id))
+    if sampler == "native" or sampler == "reference":
+        draw = sample_native if sampler == "native" else sample_reference
+        sample = draw(
+            dataset,
+            ordered,
+            shots=shots,
+            seed=seed,
+            strict=strict,
+            min_box_side_px=min_box_side_px,
+            border_px=border_px,
+        )
+    elif sampler == "fixed":
+        sample = sample_fixed(dataset, ordered, shots=shots, strict=strict)
+    elif sampler == "shot_index":
+        sample = sample_shot_index(dataset, ordered, shots=shots, strict=strict)
+    else:
+        raise ConfigError(f"shots.sampler={sampler} is not a sampler. Choose native, reference, fixed or shot_index.")
+    references = _assemble(dataset, ordered, sample, shots=shots, seed=seed, sampler=sampler)
+    _warn_of_boxes(dataset, sample)
+    return references
+
+
+def references_to_json(refs: ReferenceSet) -> dict[str, Any]:
+    """Write down which instances were drawn, by their ids; `references_from_json` reads it."""
+    return {
+        "digest": refs.digest,
+        "sampler": refs.sampler,
+        "shots": refs.shots,
+        "seed": refs.seed,
+        "names": {str(category.id): category.name for category in refs.categories},
+        "references": {
+            str(category.id): [{"image_id": i.image_id, "annotation_id": i.id} for i in instances]
+            for category, instances in zip(refs.categories, refs.instances, strict=True)
+        },
+    }
+
+
+def references_from_json(document: Mapping[str, Any], dataset: CocoDataset) -> ReferenceSet:
+    """Look the instances of a `references_to_json` document up again.
+
+    Args:
+        document: the JSON object.
+        dataset: the references file they were drawn from.
+
+    Raises:
+        DataError: if the document is malformed, names instances the data set does not have, or was written for other
+            annotations than the data set now has.
+    """
+    by_id = {category.id: category for category in dataset.categories}
+    try:
+        numbers = sorted(map(int, document["references"]))
+        categories = tuple(by_id[number] for number in numbers)
+        sample = tuple(
+            tuple(_look_up(dataset, number, entry) for entry in document["references"][str(number)])
+            for number in numbers
+        )
+        references = _assemble(
+            dataset,
+            categories,
+            sample,
+            shots=int(document["shots"]),
+            seed=int(document["seed"]),
+            sampler=str(document["sampler"]),
+        )
+        digest = document["digest"]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"The list of references does not fit {dataset.annotation_file}: {type(error).__name__} {error}. Delete "
+            "the list, and the references are drawn anew."
+        ) from error
+    if references.digest != digest:
+        raise DataError(
+            f"The list of references has digest {digest}, the same instances of {dataset.annotation_file} now have "
+            f"{references.digest}: classes, boxes, masks or file names have changed since. Delete the list, and the "
+            "references are drawn anew."
+        )
+    return references
+
+
+def _look_up(dataset: CocoDataset, category_id: int, entry: Mapping[str, Any]) -> Instance:
+    instance = dataset.instance(entry["annotation_id"])
+    if instance is None or instance.image_id != entry["image_id"] or instance.category_id != category_id:
+        raise ValueError(f"annotation {entry['annotation_id']!r} of image {entry['image_id']!r} is not there")
+    return instance
+
+
+def _assemble(
+    dataset: CocoDataset, categories: tuple[Category, ...], sample: Sample, *, shots: int, seed: int, sampler: str
+) -> ReferenceSet:
+    images = {i.image_id: dataset.images[i.image_id] for instances in sample for i in instances}
+    return ReferenceSet(
+        categories=categories,
+        instances=sample,
+        images=images,
+        shots=shots,
+        seed=seed,
+        digest=_digest(categories, sample, images),
+        sampler=sampler,
+    )
+
+
+def _digest(categories: Sequence[Category], sample: Sample, images: Mapping[ImageId, ImageRecord]) -> str:
+    """Return the SHA-256 of all that the memory will depend on, the images' pixels excepted."""
+    content = [
+        {
+            "category": [category.id, category.name],
+            "instances": [[i.id, images[i.image_id].file_name, i.bbox_xywh, _plain(i.segmentation)] for i in instances],
+        }
+        for category, instances in zip(categories, sample, strict=True)
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode("utf-8")).hexdigest()
+
+
+def _plain(segmentation: list[list[float]] | Mapping[str, Any] | None) -> Any:
+    """Turn a segmentation into what JSON can hold; RLE counts may be bytes."""
+    if not isinstance(segmentation, Mapping):
+        return segmentation
+    counts = segmentation["counts"]
+    return {
+        "size": list(segmentation["size"]),
+        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+    }
+
+
+def _warn_of_boxes(dataset: CocoDataset, sample: Sample) -> None:
+    chosen = [instance for instances in sample for instance in instances]
+    box_only = sum(instance.segmentation is None for instance in chosen)
+    if box_only:
+        _LOG.warning(
+            "%d of %d references from %s have no segmentation: their box serves as mask, background included.",
+            box_only,
+            len(chosen),
+            dataset.annotation_file,
+        )

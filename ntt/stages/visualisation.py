@@ -1,0 +1,157 @@
+"""Stage `visualisation`: pictures of references, predictions, and a run's best and worst images."""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ntt.data.coco import CocoDataset
+from ntt.data.images import read_image
+from ntt.data.masks import instance_rle
+from ntt.dist import World, gather, share
+from ntt.drawing import (
+    DrawnInstances,
+    cut_reference_tile,
+    draw_comparison,
+    draw_contact_sheet,
+    draw_reference_sheet,
+    image_quality,
+)
+from ntt.files import atomic_path
+from ntt.progress import track
+from ntt.types import Category, Detections, ImageId, ImageRecord, ReferenceSet
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TargetPainter:
+    """Draws target images, ground truth beside predictions.
+
+    Attributes:
+        categories: in class-index order.
+        ground_truth: the targets file, or None where it has no annotations at all.
+        folder: where pictures are written.
+        score_threshold: predictions from this score on are drawn.
+        chosen: ids of the images to draw.
+    """
+
+    categories: tuple[Category, ...]
+    ground_truth: CocoDataset | None
+    folder: Path
+    score_threshold: float
+    chosen: frozenset[ImageId]
+
+    def picture(self, record: ImageRecord, detections: Detections) -> Image.Image:
+        """Draw one image."""
+        quality = self.quality(record, detections)
+        return draw_comparison(
+            read_image(record),
+            ground_truth=self._truth(record),
+            detections=detections,
+            class_names=[category.name for category in self.categories],
+            score_threshold=self.score_threshold,
+            file_name=Path(record.file_name).name,
+            note="" if quality is None else f"quality {quality:.2f}",
+        )
+
+    def draw(self, record: ImageRecord, detections: Detections) -> Path:
+        """Draw one image into `folder` and return the picture's path."""
+        path = self.folder / f"{_file_stem(record)}.png"
+        save_picture(self.picture(record, detections), path)
+        return path
+
+    def draw_if_chosen(self, record: ImageRecord, detections: Detections) -> None:
+        """Draw one image if it is among the chosen."""
+        if record.id in self.chosen:
+            self.draw(record, detections)
+
+    def quality(self, record: ImageRecord, detections: Detections) -> float | None:
+        """Return the image's panoptic quality in [0, 1], or None where there is nothing to compare."""
+        return image_quality(self._truth(record), detections, score_threshold=self.score_threshold)
+
+    def _truth(self, record: ImageRecord) -> DrawnInstances | None:
+        if self.ground_truth is None:
+            return None
+        index = {category.id: place for place, category in enumerate(self.categories)}
+        found = [one for one in self.ground_truth.instances_of_image(record.id) if one.category_id in index]
+        return DrawnInstances(
+            labels=np.array([index[one.category_id] for one in found], dtype=np.int64),
+            boxes_xywh=np.array([one.bbox_xywh for one in found], dtype=np.float32).reshape(-1, 4),
+            rles=tuple(
+                None if one.segmentation is None else instance_rle(one, record.height, record.width) for one in found
+            ),
+            iscrowd=np.array([one.iscrowd for one in found], dtype=bool),
+        )
+
+
+def draw_references(*, references: ReferenceSet, folder: Path) -> list[Path]:
+    """Draw a sheet of the sampled references with their masks; several pages where there are many."""
+    tiles = []
+    for label, group in enumerate(references.instances):
+        for one in group:
+            record = references.images[one.image_id]
+            box_only = one.segmentation is None
+            tiles.append(
+                cut_reference_tile(
+                    read_image(record),
+                    label=label,
+                    box_xywh=one.bbox_xywh,
+                    rle=None if box_only else instance_rle(one, record.height, record.width),
+                    file_name=Path(record.file_name).name,
+                    annotation_id=one.id,
+                )
+            )
+    names = [category.name for category in references.categories]
+    title = f"References: {references.shots} shots, seed {references.seed}"
+    pages = draw_reference_sheet(tiles, class_names=names, title=title)
+    paths = [folder / ("references.png" if len(pages) == 1 else f"references_{n + 1}.png") for n in range(len(pages))]
+    for page, path in zip(pages, paths, strict=True):
+        save_picture(page, path)
+    return paths
+
+
+def draw_targets(
+    *, images: Sequence[ImageRecord], detections: Sequence[Detections], painter: TargetPainter, me: World
+) -> list[Path]:
+    """Draw one comparison for each chosen image; images are dealt out over all processes."""
+    pairs = [pair for pair in zip(images, detections, strict=True) if pair[0].id in painter.chosen]
+    mine = track(share(pairs, me), "visualisation", unit="picture", visible=me.is_main)
+    return gather([(place, painter.draw(record, found)) for place, (record, found) in mine], len(pairs), me)
+
+
+def draw_extremes(
+    *, images: Sequence[ImageRecord], detections: Sequence[Detections], painter: TargetPainter, size: int, folder: Path
+) -> list[Path]:
+    """Draw the sheets of the `size` best and the `size` worst images by quality; none without ground truth."""
+    rated = [
+        (quality, place)
+        for place, (record, found) in enumerate(zip(images, detections, strict=True))
+        if (quality := painter.quality(record, found)) is not None
+    ]
+    paths: list[Path] = []
+    for name, ranked in (("best", sorted(rated, key=lambda r: (-r[0], r[1]))), ("worst", sorted(rated))):
+        chosen = ranked[:size]
+        if not chosen:
+            continue
+        tiles = [(painter.picture(images[i], detections[i]), f"{images[i].file_name}") for _, i in chosen]
+        sheet = draw_contact_sheet(tiles, title=f"{name.capitalize()} {len(chosen)} of {len(images)} images", columns=2)
+        paths.append(folder / f"{name}.png")
+        save_picture(sheet, paths[-1])
+    return paths
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG atomically."""
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def _file_stem(record: ImageRecord) -> str:
+    """Return a file name for the image's picture: unique by image id, safe on every file system."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(record.file_name).stem)
+    return f"{stem}_{re.sub(r'[^0-9A-Za-z_.-]+', '_', str(record.id))}"[-120:]

@@ -1,0 +1,100 @@
+"""A small web server for tests of downloads, with the failures that real ones have."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Site:
+    """What the server holds and how it behaves; tests change it between or during requests.
+
+    Attributes:
+        files: path without the leading slash -> content.
+        etag: version mark sent with every file; None: none.
+        honours_range: False: always the whole file, with status 200.
+        cut_after: bytes of body after which the connection is closed, once per entry, first request first.
+        statuses: answered with instead of the file, once per entry; with `retry_after` where it is set.
+        sends_length: False: no Content-Length, the end of the connection is the end of the file.
+        before_body: called before each body is sent.
+        requests: (path, Range header) of every request so far.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    etag: str | None = '"v1"'
+    honours_range: bool = True
+    cut_after: list[int] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    retry_after: str | None = None
+    sends_length: bool = True
+    before_body: Callable[[], None] = lambda: None
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    url: str = ""
+
+    @property
+    def ranges(self) -> list[str | None]:
+        return [asked for _, asked in self.requests]
+
+
+@contextmanager
+def serve(site: Site) -> Iterator[Site]:
+    """Run a server for `site` on a free local port; `site.url` says where."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            site.requests.append((self.path.lstrip("/"), self.headers.get("Range")))
+            content = site.files.get(self.path.lstrip("/"))
+            if site.statuses:
+                self._refuse(site.statuses.pop(0))
+            elif content is None:
+                self._refuse(404)
+            else:
+                self._send(content)
+
+        def _refuse(self, status: int, content_range: str | None = None) -> None:
+            self.send_response(status)
+            if content_range is not None:
+                self.send_header("Content-Range", content_range)
+            if site.retry_after is not None:
+                self.send_header("Retry-After", site.retry_after)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def _send(self, content: bytes) -> None:
+            asked = self.headers.get("Range")
+            known_version = self.headers.get("If-Range") in (None, site.etag)
+            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+            if asked and site.honours_range and known_version:
+                if start >= len(content):
+                    self._refuse(416, f"bytes */{len(content)}")
+                    return
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            else:
+                start = 0
+                self.send_response(200)
+            if site.etag is not None:
+                self.send_header("ETag", site.etag)
+            if site.sends_length:
+                self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            site.before_body()
+            body = content[start:]
+            self.wfile.write(body[: site.cut_after.pop(0)] if site.cut_after else body)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    site.url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,553 @@
+"""Reading annotation files: what is accepted, what is mended, and the text of every refusal."""
+
+import contextlib
+import io
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from coco_samples import annotation, document, gradient, read, save_image
+from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ntt.data.coco import CocoDataset, read_coco, to_coco_json
+from ntt.errors import DataError
+from ntt.types import Category, ImageRecord
+
+SQUARE = [[20.0, 20.0, 60.0, 20.0, 60.0, 50.0, 20.0, 50.0]]
+IMAGE = {"id": 5, "file_name": "a.png", "height": 100, "width": 200}
+
+
+def refusal(folder: Path, content: Any, **options: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        read(folder, content, **options)
+    return str(caught.value)
+
+
+def refused_annotation(folder: Path, **changes: Any) -> str:
+    return refusal(folder, document(annotations=[{**annotation(3, 5, 1, [20, 20, 50, 40]), **changes}]))
+
+
+def test_a_plain_file(tmp_path: Path) -> None:
+    dataset = read(tmp_path, document())
+    assert dataset.categories == (Category(1, "cat"), Category(7, "dog"))
+    path = tmp_path / "images" / "a.png"
+    assert dict(dataset.images) == {5: ImageRecord(5, "a.png", path, height=100, width=200)}
+    (instance,) = dataset.instances
+    assert instance.bbox_xywh == (20.0, 20.0, 50.0, 40.0)
+    assert instance.area_px == 2000.0
+    assert (instance.iscrowd, instance.isimpossible, instance.shot_index) == (False, False, None)
+    assert dataset.has_annotations
+    assert not dataset.has_masks
+    assert dataset.annotation_file == tmp_path / "annotations.json"
+    assert len(dataset.digest) == 64
+
+
+def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
+    first = read(tmp_path, document())
+    assert read(tmp_path, document()).digest == first.digest
+    assert read(tmp_path, document(info={"year": 2020})).digest != first.digest
+
+
+def test_look_ups(tmp_path: Path) -> None:
+    entries = [annotation(9, 5, 7, [0, 0, 9, 9]), annotation(2, 5, 1, [0, 0, 9, 9]), annotation(4, 5, 7, [0, 0, 9, 9])]
+    dataset = read(tmp_path, document(annotations=entries))
+    assert [i.id for i in dataset.instances_of_image(5)] == [9, 2, 4]
+    assert [i.id for i in dataset.instances_of_category(7)] == [9, 4]
+    assert dataset.instances_of_category(8) == ()
+    assert dataset.instances_of_image("5") == ()
+    assert dataset.instance(4) is dataset.instances[2]
+    assert dataset.instance(5) is None
+
+
+# Files
+
+
+def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("{}")
+    with pytest.raises(DataError, match=r"no annotation file .*val\.json\. The folder holds train\.json\."):
+        read_coco(tmp_path / "val.json", tmp_path)
+
+
+def test_a_folder_is_no_annotation_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_coco(tmp_path, tmp_path)
+
+
+def test_broken_json_is_located(tmp_path: Path) -> None:
+    message = refusal(tmp_path, '{"images": [],\n  "categories": [,]}')
+    assert "is not valid JSON: Expecting value at line 2, column 18" in message
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\xfa\x00{", b'{"a": "\xe9"}'])
+def test_bytes_that_are_no_text(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError, match="is not valid JSON"):
+        read_coco(tmp_path / "a.json", tmp_path)
+
+
+def test_a_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
+    assert len(read(tmp_path, "\ufeff" + json.dumps(document())).instances) == 1
+
+
+def test_a_list_is_not_coco_format(tmp_path: Path) -> None:
+    assert "holds a JSON list, not an object" in refusal(tmp_path, "[]")
+
+
+def test_missing_lists_are_reported_together(tmp_path: Path) -> None:
+    message = refusal(tmp_path, {"annotations": {}})
+    assert "(3 problems)" in message
+    assert "`images` is missing" in message
+    assert "`categories` is missing" in message
+    assert "`annotations` is of type dict, a list is needed" in message
+
+
+def test_annotations_may_be_absent_for_targets_only(tmp_path: Path) -> None:
+    content = document(annotations=None)
+    assert "`annotations` is missing" in refusal(tmp_path, content)
+    dataset = read(tmp_path, content, annotations_required=False)
+    assert not dataset.has_annotations
+    assert not dataset.has_masks
+    assert dataset.instances == ()
+
+
+def test_an_empty_list_of_annotations_is_a_list(tmp_path: Path) -> None:
+    dataset = read(tmp_path, document(annotations=[]))
+    assert dataset.has_annotations
+    assert not dataset.has_masks
+
+
+def test_a_missing_image_folder(tmp_path: Path) -> None:
+    read(tmp_path, document())
+    with pytest.raises(DataError, match=r"image folder .*nowhere does not exist"):
+        read_coco(tmp_path / "annotations.json", tmp_path / "nowhere")
+
+
+def test_empty_lists(tmp_path: Path) -> None:
+    message = refusal(tmp_path, document(images=[], categories=[], annotations=[]))
+    assert "`images` is empty" in message
+    assert "`categories` is empty" in message
+
+
+# Categories and images
+
+
+def test_duplicate_categories(tmp_path: Path) -> None:
+    twice = [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    message = refusal(tmp_path, document(categories=twice))
+    assert "Category id 1 occurs more than once" in message
+    assert "Category name 'cat' occurs more than once" in message
+
+
+@pytest.mark.parametrize("entry", [{"id": 1}, {"name": "x"}, {"id": "1", "name": "x"}, {"id": True, "name": "x"}, 3])
+def test_incomplete_categories(tmp_path: Path, entry: Any) -> None:
+    assert "categories[1] is" in refusal(tmp_path, document(categories=[{"id": 4, "name": "y"}, entry], annotations=[]))
+
+
+def test_a_broken_category_is_reported_once(tmp_path: Path) -> None:
+    message = refusal(tmp_path, document(categories=[{"id": 1, "name": ""}]))
+    assert message.count("problem") == 0  # a single one, without a list
+    assert "categories[0]" in message
+
+
+def test_duplicate_images(tmp_path: Path) -> None:
+    assert "Image id 5 occurs more than once" in refusal(tmp_path, document(images=[IMAGE, IMAGE]))
+
+
+def test_image_ids_of_two_kinds(tmp_path: Path) -> None:
+    message = refusal(tmp_path, document(images=[IMAGE, {**IMAGE, "id": "x"}]))
+    assert "Some image ids are numbers and some are text" in message
+
+
+def test_text_image_ids(tmp_path: Path) -> None:
+    content = document(images=[{**IMAGE, "id": "x/1"}], annotations=[annotation(1, "x/1", 1, [0, 0, 9, 9])])
+    assert read(tmp_path, content).instances[0].image_id == "x/1"
+
+
+@pytest.mark.parametrize("entry", [{"file_name": "b.png"}, {"id": 1.5}, {"id": None}, "b.png"])
+def test_images_without_a_usable_id(tmp_path: Path, entry: Any) -> None:
+    assert "images[1] is" in refusal(tmp_path, document(images=[IMAGE, entry]))
+
+
+@pytest.mark.parametrize("name", ["../b.png", "x/../../b.png", "/b.png", "..", ".", "C:/b.png", "//host/b.png"])
+def test_names_that_leave_the_image_folder(tmp_path: Path, name: str) -> None:
+    message = refusal(tmp_path, document(images=[{**IMAGE, "file_name": name}]))
+    assert f"Image 5: `file_name` is {name!r}, which does not lie inside the image folder" in message
+    assert "not in `images`" not in message
+
+
+def test_a_name_with_a_nul_character(tmp_path: Path) -> None:
+    assert "holds a NUL character" in refusal(tmp_path, document(images=[{**IMAGE, "file_name": "a\0.png"}]))
+
+
+@pytest.mark.parametrize("name", [None, "", 4])
+def test_images_without_a_name(tmp_path: Path, name: Any) -> None:
+    assert "a file name is needed" in refusal(tmp_path, document(images=[{**IMAGE, "file_name": name}]))
+
+
+def test_names_that_stay_inside_are_tidied(tmp_path: Path) -> None:
+    record = read(tmp_path, document(images=[{**IMAGE, "file_name": "x/.././y//..b.png"}])).images[5]
+    assert record.file_name == "y/..b.png"
+    assert record.path == tmp_path / "images" / "y" / "..b.png"
+
+
+def test_links_may_lead_out_of_the_folder(tmp_path: Path) -> None:
+    save_image(tmp_path / "elsewhere" / "b.png", gradient(10, 20))
+    (tmp_path / "images").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "a.png").symlink_to(tmp_path / "elsewhere" / "b.png")
+    record = read(tmp_path, document(images=[{"id": 5, "file_name": "a.png"}])).images[5]
+    assert record.path == tmp_path / "images" / "a.png"
+    assert (record.height, record.width) == (10, 20)
+
+
+def test_lvis_names_images_by_url(tmp_path: Path) -> None:
+    image = {"id": 5, "coco_url": "http://images.example/train2017/07.jpg", "height": 100, "width": 200}
+    assert read(tmp_path, document(images=[image])).images[5].file_name == "train2017/07.jpg"
+
+
+def test_sizes_are_read_from_the_file_where_they_are_missing(tmp_path: Path) -> None:
+    save_image(tmp_path / "images" / "a.png", gradient(100, 200))
+    record = read(tmp_path, document(images=[{"id": 5, "file_name": "a.png", "height": None}])).images[5]
+    assert (record.height, record.width) == (100, 200)
+
+
+def test_sizes_that_cannot_be_read(tmp_path: Path) -> None:
+    message = refusal(tmp_path, document(images=[{"id": 5, "file_name": "a.png"}]))
+    assert "Image 5 gives no height and width, and they cannot be read: There is no image" in message
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "100", True])
+def test_sizes_out_of_range(tmp_path: Path, size: Any) -> None:
+    message = refusal(tmp_path, document(images=[{**IMAGE, "height": size}]))
+    assert f"Image 5 has height {size!r} and width 200: both must be whole numbers of at least 1" in message
+
+
+def test_whole_sizes_written_as_floats(tmp_path: Path) -> None:
+    record = read(tmp_path, document(images=[{**IMAGE, "height": 100.0}])).images[5]
+    assert record.height == 100
+    assert isinstance(record.height, int)
+
+
+# Annotations
+
+
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    content = document(
+        images=[IMAGE, {**IMAGE, "id": 6, "file_name": "../b.png"}],
+        categories=[{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}],
+        annotations=[
+            annotation(1, 8, 1, [0, 0, 9, 9]),
+            annotation(2, 5, 3, [0, 0, 9]),
+            annotation(3, 6, 1, [0, 0, 9, 9]),
+        ],
+    )
+    message = refusal(tmp_path, content)
+    assert "annotations.json cannot be used (5 problems):" in message
+    for part in ("../b.png", "Category id 1", "image_id 8", "category_id 3", "bbox [0, 0, 9]"):
+        assert part in message
+
+
+def test_duplicate_annotation_ids(tmp_path: Path) -> None:
+    twice = [annotation(1, 5, 1, [0, 0, 9, 9])] * 2
+    assert "Annotation id 1 occurs more than once" in refusal(tmp_path, document(annotations=twice))
+
+
+def test_annotation_ids_of_text(tmp_path: Path) -> None:
+    assert "Annotation id 'x' is not a whole number" in refused_annotation(tmp_path, id="x")
+
+
+def test_missing_annotation_ids_are_numbered_on(tmp_path: Path) -> None:
+    entry = {key: value for key, value in annotation(0, 5, 1, [0, 0, 9, 9]).items() if key != "id"}
+    assert [i.id for i in read(tmp_path, document(annotations=[entry, entry])).instances] == [1, 2]
+    mixed = [entry, annotation(4, 5, 1, [0, 0, 9, 9]), entry]
+    assert [i.id for i in read(tmp_path, document(annotations=mixed)).instances] == [5, 4, 6]
+
+
+def test_unknown_images(tmp_path: Path) -> None:
+    assert "Annotation 3 has image_id 6, which is not in `images`. Correct" in refused_annotation(tmp_path, image_id=6)
+    assert "There is an image 5: numbers and text are told apart" in refused_annotation(tmp_path, image_id="5")
+    assert "image_id [5]" in refused_annotation(tmp_path, image_id=[5])
+
+
+@pytest.mark.parametrize("category_id", [2, "1", None, True, [1]])
+def test_unknown_categories(tmp_path: Path, category_id: Any) -> None:
+    message = refused_annotation(tmp_path, category_id=category_id)
+    assert f"Annotation 3 has category_id {category_id!r}, which is not in `categories`" in message
+
+
+@pytest.mark.parametrize(
+    "box",
+    [[0, 0, 9], [0, 0, 9, float("nan")], [0, float("inf"), 9, 9], [0, 0, "9", 9], [0, 0, True, 9], 7, [0, 0, 1e300, 1]],
+)
+def test_boxes_that_are_no_boxes(tmp_path: Path, box: Any) -> None:
+    assert "four finite numbers [left, top, width, height] are needed" in refused_annotation(tmp_path, bbox=box)
+
+
+def test_an_annotation_needs_a_box_or_a_mask(tmp_path: Path) -> None:
+    assert "Annotation 3 has neither bbox nor segmentation" in refused_annotation(tmp_path, bbox=None)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "box"),
+    [
+        (SQUARE, (20, 20, 40, 30)),
+        ({"size": [100, 200], "counts": [210, 3, 97, 3, 19687]}, (2, 10, 2, 3)),
+    ],
+)
+def test_a_missing_box_is_taken_from_the_mask(tmp_path: Path, segmentation: Any, box: Any) -> None:
+    entry = {"id": 1, "image_id": 5, "category_id": 1, "segmentation": segmentation}
+    (instance,) = read(tmp_path, document(annotations=[entry])).instances
+    assert instance.bbox_xywh == box
+
+
+def test_a_missing_area_is_measured(tmp_path: Path) -> None:
+    rle = {"size": [100, 200], "counts": [210, 3, 97, 3, 19687]}
+    entries = [
+        annotation(1, 5, 1, [20, 20, 40, 30], segmentation=SQUARE),
+        annotation(2, 5, 1, [2, 10, 2, 3], segmentation=rle),
+        annotation(3, 5, 1, [2, 10, 2.5, 3]),
+        annotation(4, 5, 1, [2, 10, 2.5, 3], area=99),
+    ]
+    assert [i.area_px for i in read(tmp_path, document(annotations=entries)).instances] == [1200, 6, 7.5, 99]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"area": -1}, "has area -1: a finite number of at least 0"),
+        ({"area": "5"}, "has area '5'"),
+        ({"area": float("nan")}, "has area nan"),
+        ({"iscrowd": 2}, "has iscrowd 2, 0 and 1 are allowed"),
+        ({"isimpossible": "1"}, "has isimpossible '1', 0 and 1 are allowed"),
+        ({"shot_index": -1}, "has shot_index -1, whole numbers from 0 on are allowed"),
+        ({"shot_index": 0.5}, "has shot_index 0.5"),
+        ({"segmentation": "x"}, "has a segmentation of type str"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "has a polygon [1, 2, 3, 4]: a polygon is a list of at least 6"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "has a polygon [1, 2, 3, 4, 5, 6, 7]"),
+        ({"segmentation": [1, 2, 3, 4, 5, 6]}, "has a polygon 1: "),
+        ({"segmentation": [[1, 2, 3, 4, 5, float("nan")]]}, "has a polygon [1, 2, 3, 4, 5, nan]"),
+        ({"segmentation": [[float("nan"), 2, 3, 4, 5, 6]]}, "has a polygon [nan, 2, 3, 4, 5, 6]"),
+        ({"segmentation": [[1, 2, 3, "4", 5, 6]]}, "has a polygon [1, 2, 3, '4', 5, 6]"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 1e8]]}, "has a polygon that reaches to 1 ... 100000000.0 px"),
+        ({"segmentation": {"size": [200, 100], "counts": [20000]}}, "has an RLE of size [200, 100], image 5 is"),
+        ({"segmentation": {"counts": [20000]}}, "has an RLE of size None"),
+        ({"segmentation": {"size": [100, 200], "counts": [19999]}}, "its runs cover 19999 pixels, the image has 20000"),
+        ({"segmentation": {"size": [100, 200], "counts": [20001, -1]}}, "a run has a negative length"),
+        ({"segmentation": {"size": [100, 200], "counts": 7}}, "counts must be text or a list of whole numbers"),
+        ({"segmentation": {"size": [100, 200], "counts": "o"}}, "it ends in the middle of a number"),
+        ({"segmentation": {"size": [100, 200], "counts": "a b"}}, "the character ' ' does not occur"),
+    ],
+)
+def test_refused_values(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
+    message = refused_annotation(tmp_path, **changes)
+    assert "Annotation 3 " in message
+    assert text in message
+
+
+def test_an_annotation_that_is_no_object(tmp_path: Path) -> None:
+    assert "Annotation 1 is 7, not an object" in refusal(tmp_path, document(annotations=[7]))
+
+
+@pytest.mark.parametrize("nothing", [None, [], [[]], {}])
+def test_empty_segmentations_mean_box_only(tmp_path: Path, nothing: Any) -> None:
+    entry = annotation(1, 5, 1, [2, 10, 20, 30], segmentation=nothing)
+    assert read(tmp_path, document(annotations=[entry])).instances[0].segmentation is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (annotation(2, 5, 1, [20, 20, 0, 40]), "left out: the box has no area"),
+        (annotation(2, 5, 1, [20, 20, 50, -1]), "left out: the box has no area"),
+        (annotation(2, 5, 1, [200, 20, 50, 40]), "left out: the box lies outside the image"),
+        (annotation(2, 5, 1, [-50, 20, 50, 40]), "left out: the box lies outside the image"),
+        (annotation(2, 5, 1, [0, 100, 50, 40]), "left out: the box lies outside the image"),
+        (
+            annotation(2, 5, 1, [20, 20, 9, 9], segmentation={"size": [100, 200], "counts": [20000]}),
+            "left out: the mask covers no pixel",
+        ),
+        (
+            annotation(2, 5, 1, [20, 20, 9, 9], segmentation=[[20, 20, 20.1, 20, 20.1, 20.1]]),
+            "left out: the mask covers no pixel",
+        ),
+    ],
+)
+def test_unusable_annotations_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, entry: dict[str, Any], reason: str
+) -> None:
+    entries = [annotation(1, 5, 1, [0, 0, 9, 9]), entry, {**entry, "id": 3}, annotation(4, 5, 7, [0, 0, 9, 9])]
+    with caplog.at_level(logging.WARNING):
+        dataset = read(tmp_path, document(annotations=entries))
+    assert [i.id for i in dataset.instances] == [1, 4]
+    assert [(place, i.id) for place, i in dataset.dropped] == [(1, 2), (1, 3)]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'annotations.json'}: 2 annotation(s) {reason} (id 2, 3)"
+    ]
+
+
+def test_boxes_that_stick_out_are_clipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    entries = [annotation(1, 5, 1, [-10, 90, 30, 30]), annotation(2, 5, 1, [150, -2, 60, 12])]
+    dataset = read(tmp_path, document(annotations=entries))
+    assert [i.bbox_xywh for i in dataset.instances] == [(0, 90, 20, 10), (150, 0, 50, 10)]
+    assert dataset.boxes_as_written == {1: (-10, 90, 30, 30), 2: (150, -2, 60, 12)}
+    assert "2 annotation(s) clipped: the box sticks out of the image (id 1, 2)" in caplog.text
+
+
+@pytest.mark.parametrize(("width", "warned"), [(51.0, False), (51.01, True)])
+def test_a_pixel_of_excess_is_clipped_silently(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, width: float, warned: bool
+) -> None:
+    dataset = read(tmp_path, document(annotations=[annotation(1, 5, 1, [150, 0, width, 10])]))
+    assert dataset.instances[0].bbox_xywh == (150, 0, 50, 10)
+    assert ("clipped" in caplog.text) is warned
+
+
+def test_masks_are_complete_when_every_object_has_one(tmp_path: Path) -> None:
+    with_mask = annotation(1, 5, 1, [20, 20, 40, 30], segmentation=SQUARE)
+    crowd = annotation(2, 5, 1, [20, 20, 40, 30], iscrowd=1)
+    assert read(tmp_path, document(annotations=[with_mask, crowd])).has_masks
+    assert not read(tmp_path, document(annotations=[crowd])).has_masks
+    assert not read(tmp_path, document(annotations=[with_mask, {**crowd, "iscrowd": 0}])).has_masks
+
+
+def test_all_kinds_of_segmentation_are_kept(tmp_path: Path) -> None:
+    uncompressed = {"size": [100, 200], "counts": [210, 3, 97, 3, 19687]}
+    text = mask_api.frPyObjects(uncompressed, 100, 200)["counts"].decode()
+    kinds = [SQUARE, uncompressed, {"size": [100, 200], "counts": text}]
+    entries = [annotation(n, 5, 1, [2, 10, 20, 30], segmentation=kind) for n, kind in enumerate(kinds, start=1)]
+    dataset = read(tmp_path, document(annotations=entries))
+    assert [i.segmentation for i in dataset.instances] == kinds
+    assert [i.area_px for i in dataset.instances] == [1200, 6, 6]
+
+
+# Ground truth for pycocotools
+
+
+def evaluate(truth: dict[str, Any], results: list[dict[str, Any]], categories: list[int], kind: str) -> np.ndarray:
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(results), kind)
+        evaluation.params.catIds = categories
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    stats: np.ndarray = evaluation.stats
+    return stats
+
+
+def fake_results(dataset: CocoDataset, shift: Callable[[int], float]) -> list[dict[str, Any]]:
+    """Detections that miss their object by a few pixels, mistake some classes, and find some crowd regions."""
+    results = []
+    for number, instance in enumerate(dataset.instances):
+        left, top, width, height = instance.bbox_xywh
+        left, top = left + shift(number), top + shift(number + 1)
+        right, bottom = left + width, top + height
+        results.append(
+            {
+                "image_id": instance.image_id,
+                "category_id": instance.category_id if number % 5 else dataset.categories[number % 3].id,
+                "bbox": [left, top, width, height],
+                "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
+                "score": (number * 37 % 101) / 101,
+            }
+        )
+    return results
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_metrics_equal_those_of_the_original_file(shared_dir: Path, kind: str) -> None:
+    file = shared_dir / "data" / "coco_dev" / "annotations" / "targets.json"
+    dataset = read_coco(file, file.parent.parent / "images")
+    categories = [category for category in dataset.categories if category.id <= 50]
+    ids = [category.id for category in categories]
+    results = fake_results(dataset, lambda number: number % 7 - 3.0)
+    if kind == "bbox":
+        results = [{key: value for key, value in result.items() if key != "segmentation"} for result in results]
+    expected = evaluate(json.loads(file.read_text()), results, ids, kind)
+    assert 0.1 < expected[0] < 0.9
+    np.testing.assert_array_equal(evaluate(to_coco_json(dataset, categories), results, ids, kind), expected)
+
+
+def test_ground_truth_keeps_images_crowds_and_boxes_as_written(tmp_path: Path) -> None:
+    images = [IMAGE, {**IMAGE, "id": 6, "file_name": "b.png"}]
+    entries = [
+        annotation(0, 5, 1, [-10, 90, 30, 30], segmentation=SQUARE, area=3),
+        annotation(1, 5, 1, [0, 0, 9, 8], iscrowd=1),
+        annotation(2, 5, 7, [0, 0, 9, 9], segmentation=SQUARE),
+    ]
+    truth = to_coco_json(read(tmp_path, document(images=images, annotations=entries)), [Category(1, "cat")])
+    assert [image["id"] for image in truth["images"]] == [5, 6]
+    assert truth["categories"] == [{"id": 1, "name": "cat"}]
+    first, crowd = truth["annotations"]
+    assert first == {
+        "id": 3,
+        "image_id": 5,
+        "category_id": 1,
+        "bbox": [-10, 90, 30, 30],
+        "area": 3,
+        "iscrowd": 0,
+        "ignore": 0,
+        "segmentation": SQUARE,
+    }
+    assert (crowd["id"], crowd["iscrowd"], crowd["ignore"]) == (1, 1, 1)
+    assert crowd["segmentation"] == [[0, 0, 9, 0, 9, 8, 0, 8]]
+
+
+def test_an_annotation_with_id_0_counts_as_found(tmp_path: Path) -> None:
+    dataset = read(tmp_path, document(annotations=[annotation(0, 5, 1, [20, 20, 50, 40])]))
+    results = [{"image_id": 5, "category_id": 1, "bbox": [20, 20, 50, 40], "score": 0.9}]
+    stats = evaluate(to_coco_json(dataset, dataset.categories), results, [1], "bbox")
+    assert stats[0] == pytest.approx(1.0)
+
+
+def test_ground_truth_of_some_images(tmp_path: Path) -> None:
+    images = [IMAGE, {**IMAGE, "id": 6, "file_name": "b.png"}]
+    entries = [annotation(1, 5, 1, [0, 0, 9, 9]), annotation(2, 6, 1, [0, 0, 9, 9])]
+    dataset = read(tmp_path, document(images=images, annotations=entries))
+    truth = to_coco_json(dataset, dataset.categories, image_ids=[6])
+    assert [image["id"] for image in truth["images"]] == [6]
+    assert [entry["id"] for entry in truth["annotations"]] == [2]
+    assert "segmentation" not in truth["annotations"][0]
+    assert to_coco_json(dataset, dataset.categories, image_ids=[])["images"] == []
+    with pytest.raises(DataError, match=r"has no image with id 7\. Choose from its 2 image ids"):
+        to_coco_json(dataset, dataset.categories, image_ids=[6, 7])
+
+
+def test_rle_counts_as_bytes_become_text(tmp_path: Path) -> None:
+    rle = {"size": [100, 200], "counts": [210, 3, 97, 3, 19687]}
+    dataset = read(tmp_path, document(annotations=[annotation(1, 5, 1, [2, 10, 2, 3], segmentation=rle)]))
+    as_bytes = replace(dataset.instances[0], segmentation={"size": (100, 200), "counts": b"abc"})
+    truth = to_coco_json(replace(dataset, instances=(as_bytes,)), dataset.categories)
+    assert truth["annotations"][0]["segmentation"] == {"size": [100, 200], "counts": "abc"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "images", "instances", "has_masks"),
+    [
+        ("balloon_dev", (10, 62), (10, 262), True),
+        ("bccd_dev", (29, 72), (30, 945), False),
+        ("coco_dev", (79, 80), (284, 815), True),
+        ("fruits_nuts_dev", (5, 13), (30, 116), True),
+        ("neu_det_dev", (60, 120), (60, 287), False),
+        ("neu_seg_dev", (30, 75), (30, 153), True),
+        ("uodd_dev", (30, 128), (30, 796), False),
+    ],
+)
+def test_real_files(
+    shared_dir: Path, folder: str, images: tuple[int, int], instances: tuple[int, int], has_masks: bool
+) -> None:
+    root = shared_dir / "data" / folder
+    for place, name in enumerate(("references", "targets")):
+        dataset = read_coco(root / "annotations" / f"{name}.json", root / "images")
+        assert len(dataset.images) == images[place]
+        assert len(dataset.instances) == instances[place]
+        assert dataset.dropped == ()
+        assert dataset.has_masks is has_masks

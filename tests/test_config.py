@@ -1,0 +1,153 @@
+"""Every option composes; wrong values are refused with a message that helps."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT_DIR
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from ntt import config
+from ntt.console import CONF_DIR, check_overrides
+from ntt.errors import ConfigError
+
+GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))]
+EXPERIMENTS = sorted(path.stem for path in (PROJECT_DIR / "experiments" / "experiment").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _hydra() -> Iterator[None]:
+    config.register_schemas()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> config.ExperimentConfig:
+    return config.from_hydra(compose("config", overrides=list(overrides)))
+
+
+def test_all_groups_are_there():
+    assert {"dataset", "backbone", "segmenter", "shots", "split", "matcher", "runtime", "tracker"} <= set(GROUPS)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_into_its_schema(group: str, option: str, tmp_path: Path):
+    needed = [f"dataset.root={tmp_path}"] if option == "coco_json" else []
+    made = getattr(composed(f"{group}={option}", *needed), group)
+    assert type(made) is not dict
+    assert made.name == option
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes(experiment: str):
+    cfg = compose("config", overrides=[f"+experiment={experiment}", "dataset=demo"])
+    config.from_hydra(cfg)
+
+
+def test_every_shot_option_means_its_number():
+    for path in (CONF_DIR / "shots").glob("*.yaml"):
+        assert path.stem == f"{composed(f'shots={path.stem}').shots.count}shot"
+
+
+def test_seed_zero_is_a_seed():
+    assert composed("seed=0").seed == 0
+    assert config.run_directory(composed("seed=0")) != config.run_directory(composed("seed=1"))
+
+
+def test_several_mistakes_are_reported_at_once():
+    with pytest.raises(ConfigError) as caught:
+        composed("seed=-1", "shots.count=0", "stage=walk", "visualisation.score_threshold=2", "shots.sampler=dice")
+    message = str(caught.value)
+    for part in ("seed=-1", "shots.count=0", "stage=walk", "visualisation.score_threshold=2", "shots.sampler=dice"):
+        assert part in message
+    assert "one of native, reference, fixed, shot_index" in message
+
+
+def test_split_and_classes_together_are_refused():
+    with pytest.raises(ConfigError, match="a list of class names or a named split, not both"):
+        composed("split=coco_novel20", "split.classes=[cat]")
+
+
+def test_missing_root_names_the_key():
+    with pytest.raises(ConfigError, match=r"dataset\.root is not set .* dataset\.root=VALUE"):
+        composed("dataset=coco_json")
+
+
+def test_aliases_of_the_published_stage_names():
+    names = {alias: composed(f"stage={alias}").stage for alias in ("fill_memory", "postprocess_memory", "test")}
+    assert names == {"fill_memory": "memory", "postprocess_memory": "prototypes", "test": "evaluation"}
+
+
+def test_run_directory_follows_from_what_decides_results():
+    base = config.run_directory(composed())
+    assert base == config.run_directory(composed("tracker=csv", "visualisation.enabled=false", "stage=memory"))
+    assert base == config.run_directory(composed("runtime.store_root=/elsewhere"))
+    for change in ("seed=7", "shots=1shot", "matcher.merging=soft", "memory.context_ratio=0.3", "split.classes=[cat]"):
+        assert base != config.run_directory(composed(change)), change
+
+
+def test_plain_configuration_has_no_hydra_types():
+    text = OmegaConf.to_yaml(OmegaConf.create(config.plain(composed())))
+    assert "seed: 0" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("shots.cuont=3", ["shots.cuont=3", "no setting 'shots.cuont'", "Did you mean shots.count"]),
+        ("shots=7shot", ["shots=7shot", "Allowed is one of 10shot, 1shot, 2shot, 30shot, 3shot, 5shot"]),
+        ("seed=many", ["seed=many", "could not be converted to Integer", "seed=0"]),
+        ("split=[cat,dog]", ["split=", "split.classes=[NAME,NAME]"]),
+        ("runtime.deterministic=perhaps", ["runtime.deterministic=perhaps", "not a valid bool"]),
+        ("nonsense", ["nonsense", "Write KEY=VALUE"]),
+    ],
+)
+def test_wrong_overrides_are_explained(override: str, expected: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        check_overrides([override])
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    for part in expected:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--multirun", "seed=0,1,2", "shots=1shot,5shot"],
+        ["-m", "shots=glob(*)"],
+        ["--cfg", "job"],
+        ["hydra/launcher=basic", "seed=3"],
+        ["seed=range(0,3)", "-m"],
+    ],
+)
+def test_right_command_lines_pass(words: list[str]):
+    check_overrides(words)
+
+
+def test_cfg_job_prints_the_configuration():
+    done = subprocess.run(
+        [sys.executable, "main.py", "--cfg", "job", "shots=3shot"], cwd=PROJECT_DIR, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "count: 3" in done.stdout
+
+
+def test_only_config_and_main_know_hydra():
+    allowed = {"config.py", "console.py"}
+    for path in (PROJECT_DIR / "ntt").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if path.name not in allowed:
+            assert "import hydra" not in text, path
+            assert "from hydra" not in text, path
+            assert "omegaconf import" not in text, path
+
+
+def test_importing_the_package_does_nothing():
+    code = "import logging, sys, ntt.runner; assert not logging.getLogger('ntt').handlers; assert 'timm' not in sys.modules"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=PROJECT_DIR, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

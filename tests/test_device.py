@@ -1,0 +1,154 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ntt.device import PRECISIONS, autocast, check_precision, resolve_device
+from ntt.errors import ConfigError
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda", 1)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch say that there are two CUDA devices of compute capability 7.5."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card T")
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends, "mps", SimpleNamespace(is_available=lambda: False))
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_auto_and_cpu_without_a_gpu() -> None:
+    assert resolve_device("auto") == CPU
+    assert resolve_device("cpu") == CPU
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_auto_and_cuda_leave_the_index_to_the_process() -> None:
+    assert resolve_device("auto") == torch.device("cuda")
+    assert resolve_device("auto").index is None
+    assert resolve_device("cuda").index is None
+    assert resolve_device("cuda:0") == torch.device("cuda", 0)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_number_beyond_the_last_device_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_device("cuda:2")
+    assert str(caught.value) == (
+        "device='cuda:2': this computer has 2 CUDA device(s), numbered 0 to 1. Use one of these numbers, or "
+        "device=auto."
+    )
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_cuda_where_there_is_none_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"device='{name}': no CUDA device is available.*Use device=cpu or device="):
+        resolve_device(name)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_mps_where_there_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="device='mps': this computer has no usable Metal device"):
+        resolve_device("mps")
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "mps:0", "CUDA"])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_device(name)
+    assert str(caught.value) == f"device={name!r} is not known. Use one of: auto, cpu, cuda, cuda:N, mps."
+
+
+def test_precisions_of_the_cpu() -> None:
+    check_precision("float32", CPU)
+    check_precision("bfloat16", CPU)
+    with pytest.raises(
+        ConfigError, match=r"precision='float16' is not available on the CPU\. Use precision=float32 or"
+    ):
+        check_precision("float16", CPU)
+    with pytest.raises(ConfigError, match=r"precision='tf32' exists on CUDA devices only, and device='cpu'\. Use"):
+        check_precision("tf32", CPU)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_old_gpus_know_neither_tf32_nor_bfloat16() -> None:
+    check_precision("float32", CUDA)
+    check_precision("float16", CUDA)
+    for precision in ("tf32", "bfloat16"):
+        with pytest.raises(ConfigError, match=f"precision='{precision}' needs .* 8.0 or more; Card T has 7.5. Use"):
+            check_precision(precision, CUDA)
+
+
+def test_compute_capability_8_0_knows_all(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    for precision in PRECISIONS:
+        check_precision(precision, CUDA)
+
+
+def test_unknown_precision_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_precision("fp16", CPU)
+    assert str(caught.value) == "precision='fp16' is not known. Use one of: float32, tf32, bfloat16, float16."
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_matrix_products_have_the_precision_asked_for(precision: str, dtype: torch.dtype) -> None:
+    with autocast(precision, CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_float32_means_float32_even_inside_another_block() -> None:
+    with autocast("bfloat16", CPU), autocast("float32", CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def _tensor_float_settings() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+def _settings_then_failure(inside: list[tuple[bool, bool]]) -> None:
+    with autocast("float32", CPU):
+        inside.append(_tensor_float_settings())
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("before", [(False, True), (True, False)])
+def test_tensor_float_settings_are_off_inside_and_restored(before: tuple[bool, bool]) -> None:
+    own, inside = _tensor_float_settings(), []
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+    try:
+        with pytest.raises(ZeroDivisionError):
+            _settings_then_failure(inside)
+        assert inside == [(False, False)]
+        assert _tensor_float_settings() == before
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = own
+
+
+def test_autocast_refuses_what_check_precision_refuses() -> None:
+    with pytest.raises(ConfigError, match="precision='float16' is not available on the CPU"), autocast("float16", CPU):
+        pass
+
+
+@pytest.mark.gpu
+def test_tf32_differs_from_float32_on_a_gpu() -> None:
+    device = resolve_device("cuda")
+    a = torch.randn(256, 256, device=device)
+    with autocast("float32", device):
+        exact = a @ a
+    with autocast("tf32", device):
+        rough = a @ a
+    assert rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)

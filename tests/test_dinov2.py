@@ -1,0 +1,405 @@
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from ntt.backbones import dinov2 as dinov2_module
+from ntt.backbones.dinov2 import Dinov2, Dinov2Config, compare_implementations
+from ntt.backbones.dinov2_checkpoint import (
+    VARIANTS,
+    identify,
+    resize_position_embedding,
+    to_timm_layout,
+    variant,
+)
+from ntt.errors import ConfigError, WeightsError
+from ntt.ops.crops import crop_reference, instance_feature
+from ntt.types import Placement
+from tests.dinov2_layout import meta_forward, meta_shapes
+from tests.filled_weights import filled_tensors
+
+SMALL_GRID = 3
+
+
+@pytest.fixture(scope="module")
+def vits14(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "dinov2_vits14_pretrain.pth"
+    torch.save(filled_tensors(meta_shapes()), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def vits14_reg4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "dinov2_vits14_reg4_pretrain.pth"
+    torch.save(filled_tensors(meta_shapes(registers=4)), path)
+    return path
+
+
+def _images(count: int, side: int) -> torch.Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(3))
+
+
+def _standardised(images: torch.Tensor) -> torch.Tensor:
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    return (images - mean) / std
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("classes", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_tokens_and_instance_features_are_those_of_the_reference(shared_dir: Path, vits14: Path, classes: int) -> None:
+    golden = np.load(shared_dir / "golden" / "memory.npz")
+    references = json.loads((shared_dir / "golden" / "references.json").read_text())
+    annotations = json.loads((shared_dir / "data/coco_dev/annotations/references.json").read_text())
+    files = {image["id"]: image for image in annotations["images"]}
+    instances = {instance["id"]: instance for instance in annotations["annotations"]}
+    encoder = Dinov2(model="dinov2_vits14", weights=vits14)
+    features, tokens = [], []
+    for category_id in golden["category_ids"][:classes]:
+        for entry in references[str(category_id)]:
+            instance, image = instances[entry["ann_ids"][0]], files[entry["img_id"]]
+            pixels = np.asarray(Image.open(shared_dir / "data/coco_dev/images" / image["file_name"]).convert("RGB"))
+            rles = coco_mask.frPyObjects(instance["segmentation"], image["height"], image["width"])
+            mask = coco_mask.decode(coco_mask.merge(rles)).astype(bool)
+            crop, weights = crop_reference(pixels, mask, tuple(instance["bbox"]), output_size=518, grid_size=37)
+            feature_map = encoder.encode(crop[None])[0]
+            features.append(instance_feature(feature_map, weights))
+            tokens.append(feature_map.flatten(1).T)
+    by_class = torch.stack(features).view(classes, 3, -1)
+    np.testing.assert_allclose(torch.stack(tokens[:3])[:, ::37], golden["encoder_tokens_every_37"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(by_class, golden["instance_feats"][:classes], rtol=0, atol=1e-4)
+    prototypes = torch.nn.functional.normalize(by_class.mean(dim=1), dim=-1)
+    recorded = torch.nn.functional.normalize(torch.from_numpy(golden["class_feats_instance_avg"][:classes]), dim=-1)
+    np.testing.assert_allclose(prototypes, recorded, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [70, 224])
+def test_plain_model_equals_the_plain_equations_at_any_size(vits14: Path, side: int) -> None:
+    state = torch.load(vits14, weights_only=True)
+    images = _images(1, side)
+    rows = side // 14
+    state["pos_embed"] = _positions_as_published(state["pos_embed"], rows)
+    expected = meta_forward(state, _standardised(images), heads=6)
+    features = Dinov2(model="dinov2_vits14", weights=vits14, input_size=side).encode(images)
+    assert features.shape == (1, 384, rows, rows)
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
+
+
+def test_registers_enter_between_class_token_and_patches(vits14_reg4: Path) -> None:
+    state = torch.load(vits14_reg4, weights_only=True)
+    images = _images(2, 70)
+    state["pos_embed"] = resize_position_embedding(state["pos_embed"], 5, offset=0.0, antialias=True)
+    expected = meta_forward(state, _standardised(images), heads=6)
+    features = Dinov2(model="dinov2_vits14_reg4", weights=vits14_reg4, input_size=70).encode(images)
+    torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
+
+
+def test_swiglu_layers_of_the_giant_model_keep_their_meaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The giant's architecture, cut to two narrow blocks.
+    import timm
+    from timm.layers import SwiGLUPacked
+
+    name = "dinov2_vitg14"
+    small = replace(VARIANTS[name], feature_dim=48, depth=2)
+    monkeypatch.setattr(dinov2_module, "variant", lambda _: small)
+    monkeypatch.setattr(dinov2_module, "require_model", lambda *_: None)
+    create = timm.create_model
+
+    def create_small(timm_name: str, **settings: object) -> torch.nn.Module:
+        assert timm_name == "vit_giant_patch14_dinov2"
+        giant = create(timm_name, **settings)
+        assert type(giant.blocks[0].mlp).__name__ == "GluMlp"
+        return create(
+            "vit_small_patch14_dinov2", embed_dim=48, depth=2, num_heads=4, mlp_ratio=2.66667 * 2,
+            mlp_layer=SwiGLUPacked, act_layer=torch.nn.SiLU, **settings,
+        )  # fmt: skip
+
+    monkeypatch.setattr(timm, "create_model", create_small)
+    state = filled_tensors(meta_shapes(dim=48, depth=2, swiglu_hidden=128, rows=SMALL_GRID))
+    path = tmp_path / "giant.pth"
+    torch.save(state, path)
+    images = _images(1, 14 * SMALL_GRID)
+    features = Dinov2(model=name, weights=path, input_size=14 * SMALL_GRID).encode(images)
+    expected = meta_forward(state, _standardised(images), heads=4)
+    torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_published_layout_fits_timms_network(name: str) -> None:
+    import timm
+
+    model = variant(name)
+    with torch.device("meta"):
+        network = timm.create_model(model.timm_name, pretrained=False, num_classes=0, img_size=42)
+        hidden = 4096 if "vitg" in name else None
+        shapes = meta_shapes(
+            dim=model.feature_dim, depth=model.depth, registers=model.registers, swiglu_hidden=hidden, rows=SMALL_GRID
+        )
+        state = {key: torch.empty(shape) for key, shape in shapes.items()}
+    assert identify(state) is model
+    converted = to_timm_layout(state, model, SMALL_GRID)
+    assert {key: value.shape for key, value in converted.items()} == {
+        key: value.shape for key, value in network.state_dict().items()
+    }
+
+
+def test_names_of_the_published_models() -> None:
+    sizes = ["s", "b", "l", "g"]
+    assert list(VARIANTS) == [f"dinov2_vit{size}14{suffix}" for size in sizes for suffix in ("", "_reg4")]
+    assert VARIANTS["dinov2_vitl14_reg4"].hub_name == "dinov2_vitl14_reg"
+    assert VARIANTS["dinov2_vitl14"].hub_name == "dinov2_vitl14"
+
+
+def _positions_as_published(embedding: torch.Tensor, rows: int) -> torch.Tensor:
+    """Cubic convolution (a = -0.75) at the places the scale (rows + 0.1) / 37 gives, borders repeated."""
+    before = round((embedding.shape[1] - 1) ** 0.5)
+    if rows == before:
+        return embedding
+    matrix = torch.zeros(rows, before, dtype=torch.float64)
+    for row in range(rows):
+        place = (row + 0.5) * before / (rows + 0.1) - 0.5
+        start = int(np.floor(place))
+        for neighbour in range(start - 1, start + 3):
+            matrix[row, min(max(neighbour, 0), before - 1)] += _cubic(abs(place - neighbour))
+    grid = embedding[0, 1:].double().view(before, before, -1)
+    resized = torch.einsum("ai,bj,ijd->abd", matrix, matrix, grid).float()
+    return torch.cat((embedding[:, :1], resized.reshape(1, rows * rows, -1)), dim=1)
+
+
+def _cubic(distance: float, a: float = -0.75) -> float:
+    if distance <= 1:
+        return (a + 2) * distance**3 - (a + 3) * distance**2 + 1
+    return a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a if distance < 2 else 0.0
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16, 36, 38, 60, 73])
+def test_position_embedding_of_plain_models_is_sampled_at_the_offset_scale(rows: int) -> None:
+    embedding = torch.randn(1, 1 + 37 * 37, 5, generator=torch.Generator().manual_seed(0))
+    resized = resize_position_embedding(embedding, rows, offset=0.1, antialias=False)
+    assert resized.shape == (1, 1 + rows * rows, 5)
+    torch.testing.assert_close(resized, _positions_as_published(embedding, rows), rtol=0, atol=1e-4)
+    plain = resize_position_embedding(embedding, rows, offset=0.0, antialias=False)
+    assert (plain - resized).abs().max() > 1e-3
+
+
+def test_position_embedding_of_the_right_grid_is_left_alone() -> None:
+    embedding = torch.randn(1, 1 + 9, 5)
+    assert resize_position_embedding(embedding, 3, offset=0.1, antialias=False) is embedding
+
+
+def test_position_embedding_of_register_models_is_antialiased() -> None:
+    assert (VARIANTS["dinov2_vits14_reg4"].resize_offset, VARIANTS["dinov2_vits14_reg4"].resize_antialias) == (0, True)
+    assert (VARIANTS["dinov2_vits14"].resize_offset, VARIANTS["dinov2_vits14"].resize_antialias) == (0.1, False)
+    # A checkerboard halved with antialiasing is flat in the middle; without, its two values survive.
+    board = (torch.arange(8)[:, None] + torch.arange(8)[None]) % 2
+    embedding = torch.cat((torch.zeros(1, 1, 1), board.float().reshape(1, 64, 1)), dim=1)
+    smooth = resize_position_embedding(embedding, 4, offset=0.0, antialias=True)[0, 1:, 0].view(4, 4)
+    torch.testing.assert_close(smooth[1:3, 1:3], torch.full((2, 2), 0.5), rtol=0, atol=0.01)
+
+
+def test_position_embedding_that_is_not_square_is_refused() -> None:
+    with pytest.raises(ValueError, match="a position embedding of 10 patches is not square"):
+        resize_position_embedding(torch.zeros(1, 11, 4), 3, offset=0.0, antialias=True)
+
+
+def test_facts_of_an_encoder(vits14: Path) -> None:
+    encoder = Dinov2(model="dinov2_vits14", weights=vits14, input_size=42)
+    assert (encoder.name, encoder.input_size, encoder.patch_size, encoder.feature_dim) == ("dinov2_vits14", 42, 14, 384)
+    fingerprint = dict(encoder.fingerprint)
+    assert len(fingerprint.pop("weights_sha256")) == 64
+    assert fingerprint == {
+        "name": "dinov2_vits14",
+        "input_size": 42,
+        "layer": "patch tokens after the final norm",
+        "precision": "float32",
+        "compile": False,
+        "implementation": "timm",
+    }
+    json.dumps(fingerprint)
+
+
+def test_encoding_leaves_the_random_stream_alone_and_is_repeatable(vits14: Path) -> None:
+    encoder = Dinov2(model="dinov2_vits14", weights=vits14, input_size=42)
+    images = _images(1, 42)
+    torch.manual_seed(5)
+    first = encoder.encode(images)
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(3))
+    assert torch.equal(first, encoder.encode(images))
+    assert not first.requires_grad
+
+
+def test_an_image_is_encoded_alike_alone_and_in_a_batch(vits14: Path) -> None:
+    encoder = Dinov2(model="dinov2_vits14", weights=vits14, input_size=42)
+    images = _images(3, 42)
+    torch.testing.assert_close(encoder.encode(images)[1:2], encoder.encode(images[1:2]), rtol=0, atol=1e-5)
+    assert encoder.encode(images[:0]).shape == (0, 384, 3, 3)
+
+
+def test_bfloat16_is_near_float32_and_returns_float32(vits14: Path) -> None:
+    images = _images(1, 70)
+    exact = Dinov2(model="dinov2_vits14", weights=vits14, input_size=70).encode(images)
+    rough = Dinov2(model="dinov2_vits14", weights=vits14, input_size=70, precision="bfloat16").encode(images)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    assert torch.nn.functional.cosine_similarity(exact, rough, dim=1).min() > 0.99
+
+
+def test_compile_sends_the_network_through_torch_compile(vits14: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+    monkeypatch.setattr(torch, "compile", lambda function: sent.append(function) or function)
+    images = _images(1, 42)
+    encoder = Dinov2(model="dinov2_vits14", weights=vits14, input_size=42, compile=True)
+    encoder.encode(images)
+    encoder.encode(images)
+    assert len(sent) == 1
+    assert encoder.fingerprint["compile"] is True
+
+
+@pytest.mark.parametrize(("size", "near"), [(500, "490 or 504"), (0, "14 or 28"), (-14, "14 or 28"), (13, "14 or 28")])
+def test_input_size_must_be_a_multiple_of_14(vits14: Path, size: int, near: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Dinov2(model="dinov2_vits14", weights=vits14, input_size=size)
+    assert str(caught.value) == (
+        f"backbone.input_size={size} cannot be used with dinov2_vits14: it must be a positive multiple of its patch "
+        f"size 14. Choose for example {near}."
+    )
+
+
+def test_images_of_another_size_are_a_defect(vits14: Path) -> None:
+    encoder = Dinov2(model="dinov2_vits14", weights=vits14, input_size=42)
+    with pytest.raises(ValueError, match=r"images of shape \(1, 3, 42, 56\); expected \[B, 3, 42, 42\]"):
+        encoder.encode(torch.zeros(1, 3, 42, 56))
+
+
+def test_unknown_model_lists_the_known_ones(vits14: Path) -> None:
+    with pytest.raises(ConfigError, match=r"backbone.model='dinov3' is no DINOv2 model. Use one of: dinov2_vits14, "):
+        Dinov2(model="dinov3", weights=vits14)
+
+
+def test_precision_and_device_are_checked_at_once(vits14: Path) -> None:
+    with pytest.raises(ConfigError, match="precision='float16' is not available on the CPU"):
+        Dinov2(model="dinov2_vits14", weights=vits14, precision="float16")
+
+
+def test_missing_weights_name_the_command(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="`ntt weights get dinov2_vits14`"):
+        Dinov2(model="dinov2_vits14", weights=tmp_path / "none.pth")
+
+
+def test_checkpoint_of_another_model_is_named(vits14: Path, vits14_reg4: Path) -> None:
+    encoder = Dinov2(model="dinov2_vitb14", weights=vits14, input_size=42)
+    with pytest.raises(WeightsError, match=r"looks like dinov2_vits14, but backbone.model=dinov2_vitb14. Set"):
+        encoder.encode(_images(1, 42))
+    encoder = Dinov2(model="dinov2_vits14", weights=vits14_reg4, input_size=42)
+    with pytest.raises(WeightsError, match=r"looks like dinov2_vits14_reg4, but backbone.model=dinov2_vits14"):
+        encoder.encode(_images(1, 42))
+
+
+def test_foreign_and_incomplete_checkpoints_are_refused(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.pth"
+    torch.save({"conv.weight": torch.zeros(2)}, foreign)
+    with pytest.raises(WeightsError, match=r"is no DINOv2 checkpoint in Meta's layout \(its tensors: conv.weight"):
+        Dinov2(model="dinov2_vits14", weights=foreign, input_size=42).encode(_images(1, 42))
+    incomplete = tmp_path / "incomplete.pth"
+    state = filled_tensors(meta_shapes(rows=SMALL_GRID))
+    del state["blocks.3.attn.qkv.bias"]
+    torch.save(state, incomplete)
+    with pytest.raises(WeightsError, match=r"does not fit the network: (.|\n)*blocks.3.attn.qkv.bias"):
+        Dinov2(model="dinov2_vits14", weights=incomplete, input_size=42).encode(_images(1, 42))
+
+
+def _placement(root: Path) -> Placement:
+    return Placement(device="cpu", precision="float32", compile=False, weights_root=root)
+
+
+def test_config_finds_the_official_file_and_checks_its_digest(tmp_path: Path, vits14: Path) -> None:
+    config = Dinov2Config(name="dinov2_vits14", model="dinov2_vits14", input_size=42)
+    with pytest.raises(WeightsError, match="The weights dinov2_vits14 are missing"):
+        config.build(_placement(tmp_path))
+    place = tmp_path / "dinov2" / "dinov2_vits14_pretrain.pth"
+    place.parent.mkdir()
+    place.write_bytes(vits14.read_bytes())
+    with pytest.raises(WeightsError, match="expected b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9"):
+        config.build(_placement(tmp_path)).encode(_images(1, 42))
+
+
+def test_config_takes_a_file_of_the_users(vits14: Path, tmp_path: Path) -> None:
+    config = Dinov2Config(name="mine", model="dinov2_vits14", weights=str(vits14), input_size=42)
+    encoder = config.build(_placement(tmp_path))
+    assert encoder.name == "mine"
+    assert encoder.encode(_images(1, 42)).shape == (1, 384, 3, 3)
+
+
+HUBCONF = """
+import torch
+from tests.dinov2_layout import meta_forward, meta_shapes
+
+
+class Stand(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        for name, shape in meta_shapes(rows=3).items():
+            owner = self
+            *path, leaf = name.split(".")
+            for part in path:
+                if not hasattr(owner, part):
+                    owner.add_module(part, torch.nn.Module())
+                owner = getattr(owner, part)
+            owner.register_parameter(leaf, torch.nn.Parameter(torch.randn(shape)))
+
+    def forward_features(self, images):
+        state = dict(self.state_dict())
+        tokens = meta_forward(state, images, heads=6)
+        return {"x_norm_patchtokens": tokens, "x_norm_clstoken": None}
+
+
+def dinov2_vits14(*, pretrained=True):
+    assert not pretrained
+    return Stand()
+"""
+
+
+@pytest.fixture
+def stand_in_repo(tmp_path: Path) -> Path:
+    """A folder like a clone of Meta's repository; its network reads Meta's layout on a 3 x 3 grid only."""
+    (tmp_path / "hubconf.py").write_text(HUBCONF)
+    return tmp_path
+
+
+def test_official_code_gives_the_same_features(tmp_path: Path, stand_in_repo: Path) -> None:
+    weights = tmp_path / "small_grid.pth"
+    torch.save(filled_tensors(meta_shapes(rows=SMALL_GRID)), weights)
+    found = compare_implementations(
+        model="dinov2_vits14", weights=weights, repo_dir=stand_in_repo, images_B3HW=_images(2, 14 * SMALL_GRID)
+    )
+    assert 0 < found.max_abs_difference < 1e-4
+    assert found.min_cosine > 0.999999
+    assert 0.5 < found.mean_abs_feature < 1.5
+
+
+def test_official_code_is_checked_before_use(vits14: Path, tmp_path: Path, stand_in_repo: Path) -> None:
+    with pytest.raises(ConfigError, match=r"needs Meta's code, and backbone.repo_dir is not set. Run `git clone "):
+        Dinov2(model="dinov2_vits14", weights=vits14, implementation="official")
+    with pytest.raises(ConfigError, match=r"there is no .*empty/hubconf.py"):
+        Dinov2(model="dinov2_vits14", weights=vits14, implementation="official", repo_dir=tmp_path / "empty")
+    with pytest.raises(ConfigError, match=r"is not used by backbone.implementation=timm"):
+        Dinov2(model="dinov2_vits14", weights=vits14, repo_dir=stand_in_repo)
+    with pytest.raises(ConfigError, match=r"backbone.implementation='jax' is not known. Use one of: timm, official."):
+        Dinov2(model="dinov2_vits14", weights=vits14, implementation="jax")
+
+
+def test_building_says_so_once_in_the_log(vits14: Path, caplog: pytest.LogCaptureFixture) -> None:
+    encoder = Dinov2(model="dinov2_vits14", weights=vits14, input_size=42)
+    with caplog.at_level(logging.INFO, logger="ntt.backbones.dinov2"):
+        encoder.encode(_images(1, 42))
+        encoder.encode(_images(1, 42))
+    assert [record.message for record in caplog.records] == [f"Built dinov2_vits14 from {vits14} on cpu"]

@@ -1,0 +1,153 @@
+"""Several processes give one result, and a lost process stops the others."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT_DIR
+
+from ntt.dist import EXIT_LOST_PEER, World, barrier, from_main, gather, share, world
+from ntt.errors import DistributedError
+
+ALONE = World()
+
+
+def test_one_process_deals_everything_to_itself():
+    assert share("abc", ALONE) == [(0, "a"), (1, "b"), (2, "c")]
+    assert gather([(1, "b"), (0, "a")], 2, ALONE) == ["a", "b"]
+    assert from_main(5, ALONE) == 5
+    barrier(ALONE)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_every_item_is_dealt_out_once(size: int, count: int):
+    dealt = [pair for rank in range(size) for pair in share(range(count), World(rank=rank, size=size))]
+    assert sorted(dealt) == [(item, item) for item in range(count)]
+
+
+def test_missing_and_repeated_results_are_refused():
+    with pytest.raises(DistributedError, match="1 of 3 results are missing, the first at position 1"):
+        gather([(0, "a"), (2, "c")], 3, ALONE)
+    with pytest.raises(DistributedError, match="position 0 was computed twice"):
+        gather([(0, "a"), (0, "a")], 1, ALONE)
+
+
+def test_without_environment_there_is_one_process(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with world(timeout_s=5) as me:
+        assert me == ALONE
+        assert me.is_main
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(script: Path, *, rank: int, size: int, port: int) -> subprocess.Popen[str]:
+    env = {
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PYTHONPATH": str(PROJECT_DIR),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, str(script)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run_all(script: Path, size: int) -> list[tuple[int, str, str]]:
+    port = free_port()
+    started = [start(script, rank=rank, size=size, port=port) for rank in range(size)]
+    return [(process.wait(120), *process.communicate()) for process in started]
+
+
+COLLECT = """
+from ntt.dist import barrier, from_main, gather, share, world
+with world(timeout_s=60) as me:
+    mine = [(place, item * item) for place, item in share(list(range(5)), me)]
+    squares = gather(mine, 5, me)
+    barrier(me)
+    nothing = gather([], 0, me)
+    print(me.rank, squares, nothing, from_main(f"said by {me.rank}", me), flush=True)
+"""
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_processes_agree(tmp_path: Path, size: int):
+    script = tmp_path / "collect.py"
+    script.write_text(COLLECT)
+    for rank, (code, out, err) in enumerate(run_all(script, size)):
+        assert code == 0, err
+        assert out.strip() == f"{rank} [0, 1, 4, 9, 16] [] said by 0"
+
+
+STUCK = """
+import logging, os, signal, sys, time
+logging.basicConfig(level=logging.INFO)
+from ntt import dist
+dist._SILENCE_LIMIT_S = 6.0
+dist._HEARTBEAT_S = 0.5
+with dist.world(timeout_s=600) as me:
+    dist.barrier(me)
+    if me.rank == {victim}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)  # long work without any collective operation
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_stops_the_one_at_work(tmp_path: Path, victim: int):
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK.replace("{victim}", str(victim)))
+    began = time.monotonic()
+    codes = run_all(script, 2)
+    assert time.monotonic() - began < 60
+    assert codes[victim][0] == -signal.SIGKILL
+    code, _, err = codes[1 - victim]
+    assert code == EXIT_LOST_PEER
+    assert "Start the same command again to go on where it stopped" in err
+
+
+WAITING = """
+import os, signal
+from ntt import dist
+from ntt.errors import DistributedError
+with dist.world(timeout_s=600) as me:
+    dist.barrier(me)
+    if me.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        dist.gather([(0, "x")], 2, me)
+    except DistributedError as error:
+        print(error, flush=True)
+        os._exit(3)
+"""
+
+
+def test_a_killed_process_stops_the_one_that_waits_for_it(tmp_path: Path):
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING)
+    began = time.monotonic()
+    code, out, err = run_all(script, 2)[0]
+    assert time.monotonic() - began < 60
+    assert (code, "Another process of this run has stopped" in out) == (3, True), (code, out, err)
+
+
+def test_processes_that_do_not_meet_are_a_clear_error(monkeypatch: pytest.MonkeyPatch):
+    for key, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    with pytest.raises(DistributedError, match="Process 1 of 2 could not join the others"), world(timeout_s=2):
+        pass

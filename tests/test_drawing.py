@@ -1,0 +1,679 @@
+"""Pictures: what is drawn where, in every degenerate case, and the quality that ranks them."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from ntt.drawing import (
+    DrawnInstances,
+    ReferenceTile,
+    class_colours,
+    cut_reference_tile,
+    draw_comparison,
+    draw_contact_sheet,
+    draw_feature_pca,
+    draw_instances,
+    draw_reference_sheet,
+    draw_similarity_map,
+    image_quality,
+    text_colour,
+)
+from ntt.drawing import comparison as comparison_module
+from ntt.drawing import instances as instances_module
+from ntt.drawing.colours import srgb_to_oklab
+from ntt.drawing.comparison import format_threshold
+from ntt.drawing.placement import place_labels, positions_around
+from ntt.drawing.text import chip_size, shorten, text_width_px
+from ntt.errors import DataError
+from ntt.types import Detections
+
+pytestmark = pytest.mark.filterwarnings(
+    # pycocotools' own code under NumPy 2, beyond our reach.
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+GREY = 128
+
+
+def grey_image(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), GREY, dtype=np.uint8)
+
+
+def rle(height: int, width: int, box: tuple[int, int, int, int]) -> bytes:
+    """Mask of a rectangle (left, top, width, height)."""
+    mask = np.zeros((height, width), dtype=np.uint8, order="F")
+    left, top, box_width, box_height = box
+    mask[top : top + box_height, left : left + box_width] = 1
+    return coco_mask.encode(mask)["counts"]
+
+
+def truth(height, width, boxes, labels, *, masks=True, crowd=None) -> DrawnInstances:
+    return DrawnInstances(
+        labels=np.array(labels, dtype=np.int64),
+        boxes_xywh=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        rles=tuple(rle(height, width, box) if masks else None for box in boxes),
+        iscrowd=np.zeros(len(labels), dtype=bool) if crowd is None else np.array(crowd, dtype=bool),
+    )
+
+
+def found(height, width, boxes, labels, scores) -> Detections:
+    return Detections(
+        image_id=1,
+        height=height,
+        width=width,
+        labels=np.array(labels, dtype=np.int64),
+        scores=np.array(scores, dtype=np.float32),
+        boxes_xywh=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        rles=tuple(rle(height, width, box) for box in boxes),
+    )
+
+
+def drawn(image, instances: DrawnInstances, names, *, scores=None, mask_alpha=0.42) -> Image.Image:
+    return draw_instances(
+        image,
+        rles=instances.rles,
+        boxes_xywh=instances.boxes_xywh,
+        labels=instances.labels,
+        scores=None if scores is None else np.array(scores, dtype=np.float32),
+        class_names=names,
+        colours=class_colours(len(names)),
+        iscrowd=instances.iscrowd,
+        mask_alpha=mask_alpha,
+    )
+
+
+@pytest.fixture
+def chips(monkeypatch) -> list[tuple[tuple[int, int], tuple[int, int], str]]:
+    """Every label drawn: left-top corner, size, text."""
+    seen: list[tuple[tuple[int, int], tuple[int, int], str]] = []
+    real = instances_module.draw_chip
+
+    def record(draw, left_top, text, size_px, *, fill, ink):
+        seen.append((left_top, chip_size(text, size_px), text))
+        real(draw, left_top, text, size_px, fill=fill, ink=ink)
+
+    monkeypatch.setattr(instances_module, "draw_chip", record)
+    return seen
+
+
+@pytest.fixture
+def notices(monkeypatch) -> list[str]:
+    seen: list[str] = []
+    monkeypatch.setattr(comparison_module, "draw_notice", lambda picture, text, size_px: seen.append(text))
+    return seen
+
+
+# Colours
+
+
+def test_colours_keep_their_index():
+    np.testing.assert_array_equal(class_colours(3), class_colours(100)[:3])
+    np.testing.assert_array_equal(class_colours(101)[100], class_colours(1)[0])
+    assert class_colours(0).shape == (0, 3)
+    assert class_colours(5).dtype == np.uint8
+
+
+@pytest.mark.parametrize(("count", "least"), [(3, 0.3), (10, 0.17), (20, 0.12), (80, 0.055), (100, 0.05)])
+def test_colours_are_far_apart(count, least):
+    lab = srgb_to_oklab(class_colours(count))
+    distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+    np.fill_diagonal(distance, np.inf)
+    assert distance.min() >= least
+
+
+def test_oklab_of_black_white_and_red():
+    lab = srgb_to_oklab([[0, 0, 0], [255, 255, 255], [255, 0, 0]])
+    np.testing.assert_allclose(lab[0], [0, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(lab[1], [1, 0, 0], atol=1e-4)
+    np.testing.assert_allclose(lab[2], [0.6280, 0.2249, 0.1258], atol=1e-3)
+
+
+def test_text_colour_takes_the_higher_contrast():
+    assert text_colour([255, 255, 255]) == (0, 0, 0)
+    assert text_colour([0, 0, 0]) == (255, 255, 255)
+    assert text_colour([255, 255, 0]) == (0, 0, 0)
+    assert text_colour([0, 0, 200]) == (255, 255, 255)
+    # The two contrasts are equal at luminance 0.179, between grey 117 and 118.
+    assert text_colour([117, 117, 117]) == (255, 255, 255)
+    assert text_colour([118, 118, 118]) == (0, 0, 0)
+
+
+def test_colours_refuse_a_negative_count():
+    with pytest.raises(ValueError, match="num_classes is -1; it must be 0 or more"):
+        class_colours(-1)
+
+
+# Text and placement
+
+
+def test_shorten_keeps_what_fits_and_both_ends_of_file_names():
+    name = "a_very_long_file_name_of_a_photograph_0042.jpg"
+    cut = shorten(name, 120, 13, middle=True)
+    assert text_width_px(cut, 13) <= 120
+    assert cut.startswith("a_v")
+    assert cut.endswith("jpg")
+    assert shorten("dog", 120, 13) == "dog"
+    assert shorten("dog", 0, 13) == ""
+    assert shorten("two\nlines\tand tab", 400, 13) == "two lines and tab"
+
+
+def test_labels_take_the_first_free_place_and_give_up_when_all_are_taken():
+    spots = np.array([[10.0, 10.0], [10.0, 40.0]])
+    places = place_labels([spots] * 3, [(50, 20)] * 3, picture_size=(200, 100), object_boxes=np.zeros((0, 4)))
+    assert places == [(10, 10), (10, 40), None]
+
+
+def test_labels_are_moved_inside_and_too_large_ones_left_out():
+    spots = np.array([[-30.0, 500.0]])
+    places = place_labels([spots, spots], [(50, 20), (201, 20)], picture_size=(200, 100), object_boxes=np.zeros((0, 4)))
+    assert places == [(0, 80), None]
+
+
+def test_labels_avoid_covering_a_small_object():
+    small = np.array([[10.0, 10.0, 30.0, 30.0]])
+    spots = np.array([[10.0, 10.0], [40.0, 10.0]])
+    assert place_labels([spots], [(40, 20)], picture_size=(200, 100), object_boxes=small) == [(40, 10)]
+    large = np.array([[0.0, 0.0, 190.0, 90.0]])
+    assert place_labels([spots], [(40, 20)], picture_size=(200, 100), object_boxes=large) == [(10, 10)]
+
+
+def test_first_place_is_above_the_box_and_above_the_rim_of_a_mask():
+    assert positions_around([20, 50, 80, 90], (30, 10))[0].tolist() == [20, 40]
+    points = (np.array([60.0, 50.0]), np.array([50.0, 70.0]))
+    assert positions_around([20, 50, 80, 90], (30, 10), mask_points=points)[0].tolist() == [45, 40]
+
+
+# Instances
+
+
+def test_mask_is_tinted_and_the_rest_untouched():
+    instances = truth(400, 500, [(100, 100, 200, 200)], [0])
+    picture = np.asarray(drawn(grey_image(400, 500), instances, ["thing"], mask_alpha=0.5))
+    colour = class_colours(1)[0].astype(float)
+    # The mask covers 40000 of 200000 pixels, so its opacity is 0.5 * (1 - 0.6 * 0.2) = 0.44.
+    np.testing.assert_allclose(picture[270, 250], GREY + 0.44 * (colour - GREY), atol=1.5)
+    assert (picture[350, 400] == GREY).all()
+    assert (picture[5, 5] == GREY).all()
+
+
+def test_outline_lies_on_the_rim_in_the_class_colour():
+    instances = truth(400, 500, [(100, 100, 200, 200)], [0])
+    picture = np.asarray(drawn(grey_image(400, 500), instances, ["thing"])).astype(int)
+    rim = picture[250, 98:103]
+    assert np.abs(rim - class_colours(1)[0]).sum(axis=1).min() <= 6
+
+
+def test_small_instance_is_painted_over_a_large_one():
+    instances = truth(400, 500, [(200, 200, 60, 60), (50, 50, 400, 300)], [1, 0])
+    picture = np.asarray(drawn(grey_image(400, 500), instances, ["a", "b"], mask_alpha=1.0)).astype(int)
+    colours = class_colours(2).astype(int)
+    assert np.abs(picture[245, 230] - colours[1]).sum() < np.abs(picture[245, 230] - colours[0]).sum()
+
+
+def test_box_without_mask_is_outlined_thinly():
+    instances = truth(400, 500, [(100, 100, 200, 200)], [0], masks=False)
+    picture = np.asarray(drawn(grey_image(400, 500), instances, ["thing"]))
+    assert picture[250, 100].tolist() == class_colours(1)[0].tolist()
+    assert np.abs(picture[250, 200].astype(int) - GREY).max() < 20
+
+
+def test_crowd_is_hatched_and_named_so(chips):
+    instances = truth(400, 500, [(100, 100, 200, 200)], [0], crowd=[True])
+    picture = np.asarray(drawn(grey_image(400, 500), instances, ["thing"])).astype(int)
+    assert len(np.unique(picture[280, 150:250, 0])) > 1
+    assert [text for _, _, text in chips] == ["thing (crowd)"]
+    boxes = truth(400, 500, [(100, 100, 200, 200)], [0], masks=False, crowd=[True])
+    dashed = np.asarray(drawn(grey_image(400, 500), boxes, ["thing"]))[250 - 40 : 250 + 40, 100]
+    assert len(np.unique(dashed[:, 0])) > 1
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((200, 200), (480, 480)),
+        ((480, 640), (640, 480)),
+        ((1080, 1920), (1600, 900)),
+        ((1, 1), (480, 480)),
+        ((4000, 100), (40, 1600)),
+    ],
+)
+def test_drawn_size(size, expected):
+    picture = drawn(grey_image(*size), truth(*size, [], []), ["a"])
+    assert picture.size == expected
+
+
+@pytest.mark.parametrize("size", [(200, 200), (3, 5), (1, 1), (4000, 30), (30, 4000)])
+def test_labels_stay_inside_on_every_size(size, chips):
+    height, width = size
+    boxes = [(0, 0, width, height), (width - 1, height - 1, 1, 1), (0, height - 1, 1, 1), (width - 1, 0, 1, 1)]
+    for masks in (True, False):
+        instances = truth(height, width, boxes, [0, 1, 0, 1], masks=masks)
+        names = ["a rather long class name that goes on and on and on and on and on and on and on", "b"]
+        picture = drawn(grey_image(height, width), instances, names, scores=[0.9, 0.8, 0.7, 1.0])
+        for (left, top), (chip_width, chip_height), _ in chips:
+            assert left >= 0
+            assert top >= 0
+            assert left + chip_width <= picture.width
+            assert top + chip_height <= picture.height
+        chips.clear()
+
+
+def test_labels_of_eighty_classes_hardly_overlap(chips):
+    generator = np.random.default_rng(0)
+    boxes = [(int(x), int(y), 40, 40) for x, y in generator.integers(0, [600, 440], size=(80, 2))]
+    names = [f"class {i}" for i in range(80)]
+    drawn(grey_image(480, 640), truth(480, 640, boxes, list(range(80))), names, scores=np.linspace(1, 0.4, 80))
+    areas = np.array([(x, y, x + w, y + h) for (x, y), (w, h), _ in chips], dtype=float)
+    assert len(areas) > 60
+    for i, area in enumerate(areas):
+        others = np.delete(areas, i, axis=0)
+        sides = np.minimum(others[:, 2:], area[2:]) - np.maximum(others[:, :2], area[:2])
+        shared = np.clip(sides, 0, None).prod(axis=1)
+        smaller = np.minimum((others[:, 2:] - others[:, :2]).prod(axis=1), (area[2:] - area[:2]).prod())
+        assert (shared / smaller).max() <= 0.4
+
+
+def test_empty_mask_falls_back_to_its_box():
+    instances = truth(400, 500, [(100, 100, 0, 0)], [0])
+    picture = np.asarray(
+        draw_instances(
+            grey_image(400, 500),
+            rles=instances.rles,
+            boxes_xywh=np.array([[100, 100, 200, 200]], dtype=np.float32),
+            labels=instances.labels,
+            scores=None,
+            class_names=["a"],
+            colours=class_colours(1),
+        )
+    )
+    assert picture[250, 100].tolist() == class_colours(1)[0].tolist()
+
+
+def test_names_of_any_script_are_drawn(chips):
+    names = ["Äpfel", "коты", "σκύλος", "猫", "a\nb", "", "\udcff"]
+    boxes = [(20 + 80 * i, 60, 40, 40) for i in range(7)]
+    drawn(grey_image(200, 640), truth(200, 640, boxes, list(range(7))), names)
+    assert sorted(text for _, _, text in chips) == sorted(["Äpfel", "коты", "σκύλος", "猫", "a b", " "])
+
+
+def test_wrong_inputs_are_named():
+    with pytest.raises(DataError, match=r"a mask does not fit its image of 500 x 400 px"):
+        drawn(grey_image(400, 500), truth(800, 500, [(10, 10, 5, 5)], [0]), ["a"])
+    with pytest.raises(ValueError, match=r"must be uint8 \[H, W, 3\], found float64 \[4, 4, 3\]"):
+        drawn(np.zeros((4, 4, 3)), truth(4, 4, [], []), ["a"])
+    with pytest.raises(ValueError, match=r"differ in length: \[1, 2\]"):
+        DrawnInstances(np.zeros(1, np.int64), np.zeros((2, 4), np.float32), (None,), np.zeros(1, bool))
+
+
+# Comparison
+
+
+def test_threshold_keeps_a_score_equal_to_it(chips):
+    boxes = [(10, 10, 80, 80), (200, 10, 80, 80), (400, 10, 80, 80)]
+    detections = found(300, 500, boxes, [0, 0, 0], [0.9, 0.4, 0.39])
+    draw_comparison(
+        grey_image(300, 500), ground_truth=None, detections=detections, class_names=["a"], score_threshold=0.4
+    )
+    assert sorted(text for _, _, text in chips) == ["a 0.40", "a 0.90"]
+
+
+@pytest.mark.parametrize("scores", [[], [0.39]])
+def test_no_detection_says_so(notices, scores):
+    boxes = [(10, 10, 80, 80)] * len(scores)
+    detections = found(300, 500, boxes, [0] * len(scores), scores)
+    draw_comparison(
+        grey_image(300, 500), ground_truth=None, detections=detections, class_names=["a"], score_threshold=0.4
+    )
+    assert notices == ["no detection above 0.40"]
+
+
+def test_image_without_objects_says_so(notices):
+    detections = found(300, 500, [(10, 10, 80, 80)], [0], [0.9])
+    empty = truth(300, 500, [], [])
+    draw_comparison(
+        grey_image(300, 500), ground_truth=empty, detections=detections, class_names=["a"], score_threshold=0.4
+    )
+    assert notices == ["no object annotated"]
+
+
+def test_comparison_width_follows_the_panels():
+    detections = found(300, 500, [(10, 10, 80, 80)], [0], [0.9])
+    known = truth(300, 500, [(10, 10, 80, 80)], [0])
+    arguments = {"detections": detections, "class_names": ["a"], "score_threshold": 0.4}
+    alone = draw_comparison(grey_image(300, 500), ground_truth=None, **arguments)
+    both = draw_comparison(grey_image(300, 500), ground_truth=known, **arguments)
+    assert both.width - alone.width == 500 + 14
+    assert both.height == alone.height
+    tall = draw_comparison(
+        grey_image(4000, 100), ground_truth=None, **(arguments | {"detections": found(4000, 100, [], [], [])})
+    )
+    assert tall.width == 480
+
+
+def test_comparison_tells_counts_file_and_note(monkeypatch):
+    written: list[str] = []
+    real = comparison_module.write
+
+    def record(draw, position, text, size_px, **rest):
+        written.append(text)
+        real(draw, position, text, size_px, **rest)
+
+    monkeypatch.setattr(comparison_module, "write", record)
+    known = truth(300, 500, [(10, 10, 80, 80), (200, 10, 80, 80)], [0, 1], masks=False, crowd=[False, True])
+    detections = found(300, 500, [(10, 10, 80, 80), (200, 10, 80, 80)], [2, 2], [0.9, 0.1])
+    draw_comparison(
+        grey_image(300, 500),
+        ground_truth=known,
+        detections=detections,
+        class_names=["apple", "bear", "cat", "dog"],
+        score_threshold=0.4,
+        file_name="photo.jpg",
+        note="quality 0.83",
+    )
+    assert {"photo.jpg", "quality 0.83", "Ground truth", "Predictions"} <= set(written)
+    assert "1 object, 1 crowd region, boxes only" in written
+    assert "1 of 2 with score ≥ 0.40" in written
+    assert written[written.index("annotated / predicted") :] == [
+        "annotated / predicted", "apple", "1 / 0", "bear", "0 / 0", "cat", "0 / 1",
+    ]  # fmt: skip
+
+
+def test_legend_ends_with_the_number_of_classes_left_out():
+    legend = [("", "predicted", None)] + [(f"a class with a long name {i}", "1", (0, 0, 0)) for i in range(100)]
+    rows = comparison_module._legend_rows(legend, 480, 13)
+    assert len(rows) == 9
+    drawn_classes = sum(colour is not None for row in rows for _, (_, _, colour) in row)
+    assert rows[-1][0][1][1] == f"… and {100 - drawn_classes} more classes"
+
+
+def test_comparison_refuses_another_image_size():
+    with pytest.raises(DataError, match=r"made for 500 x 300 px, but the image is 300 x 500 px"):
+        draw_comparison(
+            grey_image(500, 300),
+            ground_truth=None,
+            detections=found(300, 500, [], [], []),
+            class_names=["a"],
+            score_threshold=0.4,
+        )
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.4, "0.40"), (0.0, "0.00"), (1.0, "1.00"), (0.001, "0.001"), (0.125, "0.125")]
+)
+def test_format_threshold(value, shown):
+    assert format_threshold(value) == shown
+
+
+def test_the_same_input_gives_the_same_picture_and_keeps_the_image():
+    generator = np.random.default_rng(3)
+    image = generator.integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    before = image.copy()
+    boxes = [(int(x), int(y), 30, 20) for x, y in generator.integers(0, 170, size=(12, 2))]
+    detections = found(200, 200, boxes, list(range(12)), np.full(12, 0.5))
+    arguments = {"detections": detections, "class_names": [f"c{i}" for i in range(12)], "score_threshold": 0.5}
+    known = truth(200, 200, boxes, list(range(12)))
+    first = draw_comparison(image, ground_truth=known, **arguments)
+    second = draw_comparison(image, ground_truth=known, **arguments)
+    assert first.tobytes() == second.tobytes()
+    np.testing.assert_array_equal(image, before)
+
+
+def test_a_hundred_detections_are_drawn_quickly():
+    generator = np.random.default_rng(1)
+    boxes = [
+        (int(x), int(y), int(w), int(h))
+        for x, y, w, h in generator.integers([0, 0, 20, 20], [440, 300, 200, 180], size=(100, 4))
+    ]
+    detections = found(480, 640, boxes, generator.integers(0, 80, 100), np.linspace(1, 0.4, 100))
+    arguments = {"class_names": [f"class {i}" for i in range(80)], "score_threshold": 0.1}
+    taken = []
+    for _ in range(3):
+        start = time.process_time()
+        draw_comparison(grey_image(480, 640), ground_truth=None, detections=detections, **arguments)
+        taken.append(time.process_time() - start)
+    # About 0.2 s; the room is for slow and busy machines.
+    assert min(taken) < 1.5
+
+
+# Quality
+
+BOX = (10, 10, 20, 20)
+HALF = (10, 10, 10, 20)
+
+
+def quality(known, detections, threshold=0.5, **more):
+    return image_quality(known, detections, score_threshold=threshold, **more)
+
+
+def test_quality_of_nothing_to_rank_is_none():
+    assert quality(None, found(50, 50, [BOX], [0], [0.9])) is None
+    assert quality(truth(50, 50, [], []), found(50, 50, [], [], [])) is None
+    assert quality(truth(50, 50, [], []), found(50, 50, [BOX], [0], [0.49])) is None
+
+
+def test_quality_of_only_misses_or_only_false_alarms_is_zero():
+    assert quality(truth(50, 50, [BOX], [0]), found(50, 50, [], [], [])) == 0.0
+    assert quality(truth(50, 50, [], []), found(50, 50, [BOX], [0], [0.9])) == 0.0
+    assert quality(truth(50, 50, [BOX], [0]), found(50, 50, [BOX], [1], [0.9])) == 0.0
+
+
+def test_quality_by_hand():
+    # One exact hit, one with IoU 0.5, one miss, one false alarm: 1.5 / (2 + 1/2 + 1/2) = 0.5.
+    known = truth(100, 100, [BOX, (50, 10, 20, 20), (10, 60, 5, 5)], [0, 0, 1])
+    detections = found(100, 100, [BOX, (50, 10, 10, 20), (80, 80, 10, 10)], [0, 0, 2], [0.9, 0.8, 0.7])
+    assert quality(known, detections) == pytest.approx(0.5)
+
+
+def test_quality_at_both_thresholds():
+    known = truth(50, 50, [BOX], [0])
+    half = found(50, 50, [HALF], [0], [0.7])
+    assert quality(known, half, iou_threshold=0.5) == pytest.approx(0.5)
+    assert quality(known, half, iou_threshold=0.51) == 0.0
+    # A float32 score of 0.7 counts at the threshold 0.7, which float64 would call larger.
+    assert quality(known, half, threshold=0.7) == pytest.approx(0.5)
+    assert quality(known, half, threshold=0.71) == 0.0
+
+
+def test_quality_matches_each_object_once_by_score():
+    known = truth(50, 50, [BOX], [0])
+    # The higher score takes the object although the other overlaps more: 0.5 / (1 + 1/2).
+    detections = found(50, 50, [BOX, HALF], [0, 0], [0.6, 0.9])
+    assert quality(known, detections) == pytest.approx(1 / 3)
+
+
+def test_quality_uses_masks_where_both_have_one_else_boxes():
+    # Two triangles-to-be: masks share nothing of the box the file gives.
+    known = truth(50, 50, [HALF], [0])
+    wide = DrawnInstances(known.labels, np.array([BOX], np.float32), known.rles, known.iscrowd)
+    detections = found(50, 50, [BOX], [0], [0.9])
+    assert quality(wide, detections) == pytest.approx(0.5)
+    box_only = DrawnInstances(known.labels, np.array([BOX], np.float32), (None,), known.iscrowd)
+    assert quality(box_only, detections) == pytest.approx(1.0)
+    mixed = DrawnInstances(
+        np.array([0, 1]), np.array([BOX, BOX], np.float32), (known.rles[0], None), np.zeros(2, dtype=bool)
+    )
+    both = found(50, 50, [BOX, BOX], [0, 1], [0.9, 0.8])
+    assert quality(mixed, both) == pytest.approx(0.75)
+
+
+def test_quality_forgives_detections_in_a_crowd_of_their_class():
+    crowd = truth(50, 50, [(0, 0, 40, 40)], [0], crowd=[True])
+    assert quality(crowd, found(50, 50, [BOX], [0], [0.9])) is None
+    assert quality(crowd, found(50, 50, [BOX], [1], [0.9])) == 0.0
+    # Half of this one lies in the crowd region: forgiven at 0.5, false at 0.51.
+    straddling = found(50, 50, [(30, 0, 20, 10)], [0], [0.9])
+    assert quality(crowd, straddling) is None
+    assert quality(crowd, straddling, iou_threshold=0.51) == 0.0
+
+
+# Sheets
+
+
+def tile(label: int, number: int, *, box_only=False) -> ReferenceTile:
+    return ReferenceTile(label, Image.new("RGB", (100, 100)), f"folder/{number}.jpg", number, box_only)
+
+
+def test_reference_tile_shows_the_object_bright_and_its_surroundings_dark():
+    image = np.full((100, 100, 3), 200, dtype=np.uint8)
+    for counts in (rle(100, 100, (30, 30, 40, 40)), None):
+        cut = cut_reference_tile(
+            image, label=0, box_xywh=(30, 30, 40, 40), rle=counts, file_name="a.jpg", annotation_id=7, side_px=120
+        )
+        pixels = np.asarray(cut.picture).astype(int)
+        assert cut.box_only == (counts is None)
+        assert cut.picture.size == (120, 120)
+        # The crop is 60 px wide and drawn twice as large: the object spans 20 to 100. A box is tinted faintly.
+        assert np.abs(pixels[60, 60] - 200).max() <= (0 if counts else 20)
+        assert (pixels[8, 8] < 130).all()
+
+
+@pytest.mark.parametrize("box", [(0, 0, 100, 50), (99, 49, 1, 1), (0, 0, 0, 0), (100, 50, 5, 5)])
+def test_reference_tile_at_the_border_is_still_a_full_tile(box):
+    cut = cut_reference_tile(
+        grey_image(50, 100), label=3, box_xywh=box, rle=None, file_name="a.jpg", annotation_id=1, side_px=64
+    )
+    assert cut.picture.size == (64, 64)
+
+
+def test_reference_sheet_breaks_into_bounded_pages():
+    entries = [tile(label, 10 * label + i) for label in range(40) for i in range(3)]
+    names = [f"class {i}" for i in range(40)]
+    pages = draw_reference_sheet(entries, class_names=names, max_page_size=(600, 800))
+    assert len(pages) > 1
+    assert all(page.width <= 600 and page.height <= 800 for page in pages)
+
+
+def test_one_shot_classes_share_a_row_and_many_shots_wrap():
+    one_shot = draw_reference_sheet([tile(i, i) for i in range(5)], class_names=list("abcde"))
+    five_shots = draw_reference_sheet([tile(0, i) for i in range(5)], class_names=["a"])
+    assert one_shot[0].size == five_shots[0].size
+    wrapped = draw_reference_sheet([tile(0, i) for i in range(5)], class_names=["a"], max_page_size=(490, 2000))
+    assert len(wrapped) == 1
+    assert wrapped[0].height > five_shots[0].height
+    assert wrapped[0].width <= 490
+
+
+def test_reference_captions(monkeypatch):
+    from ntt.drawing import sheets
+
+    written: list[str] = []
+    monkeypatch.setattr(sheets, "write", lambda draw, position, text, size_px, **rest: written.append(text))
+    draw_reference_sheet([tile(1, 42, box_only=True), tile(0, 5), tile(0, 6)], class_names=["crow", "Kätzchen"])
+    assert written == [
+        "References",
+        "crow", "2 references", "5.jpg", "annotation 5", "6.jpg", "annotation 6",
+        "Kätzchen", "", "42.jpg", "annotation 42 · …",
+    ]  # fmt: skip
+
+
+def test_sheets_without_anything_say_so():
+    assert len(draw_reference_sheet([], class_names=[])) == 1
+    assert draw_contact_sheet([], title="Best images", columns=3).width == 480
+
+
+def test_contact_sheet_rows_fill_the_width():
+    tiles = [(Image.new("RGB", (400, 200), (9, 9, 9)), "quality 0.83"), (Image.new("RGB", (200, 200), (9, 9, 9)), "x")]
+    sheet = np.asarray(draw_contact_sheet(tiles * 2, title="Best", columns=2, tile_width=300))
+    dark = (sheet == 9).all(axis=2)
+    # Each row is 610 wide less a gap of 10, so pictures of aspect 2 and 1 become 200 high, 400 and 200 wide.
+    assert sheet.shape[1] == 2 * 16 + 610
+    assert sorted(set(dark.sum(axis=1).tolist())) == [0, 600]
+    assert dark.any(axis=1).sum() == 2 * 200
+    with pytest.raises(ValueError, match="columns is 0; it must be 1 or more"):
+        draw_contact_sheet(tiles, title="Best", columns=0)
+
+
+# Feature pictures
+
+
+def test_feature_pca_separates_two_kinds_of_patches():
+    features = np.zeros((5, 4, 4), dtype=np.float32)
+    features[2, :, :2] = 1.0
+    picture = np.asarray(draw_feature_pca(features, None, grey_image(480, 480)))
+    right = picture[-14 - 480 : -14, -14 - 480 : -14]
+    # Channel 2 is the only direction: red is full where it is large and absent elsewhere, green and blue stay middling.
+    assert right[240, 100].tolist() == [255, 128, 128]
+    assert right[240, 400].tolist() == [0, 128, 128]
+
+
+def test_feature_pca_with_weights_looks_at_the_weighted_patches():
+    features = np.zeros((2, 4, 4), dtype=np.float32)
+    features[0, :, :2] = 100.0
+    features[1, 2:, :2] = 1.0
+    weights = np.zeros((4, 4), dtype=np.float32)
+    weights[:, :2] = 1.0
+    picture = np.asarray(draw_feature_pca(features, weights, grey_image(480, 480)))
+    right = picture[-14 - 480 : -14, -14 - 480 : -14]
+    assert right[100, 100, 0] == 0
+    assert right[400, 100, 0] == 255
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (1, 2, 2), (8, 37, 37)])
+def test_feature_pca_of_flat_features_is_grey(shape):
+    for weights in (None, np.zeros(shape[1:], dtype=np.float32)):
+        picture = draw_feature_pca(np.full(shape, 0.7, dtype=np.float32), weights, grey_image(480, 480))
+        assert abs(np.asarray(picture)[300, -100].astype(int) - 128).max() <= 1
+
+
+def test_feature_pca_refuses_weights_of_another_grid():
+    with pytest.raises(ValueError, match=r"weights_gg is \[3, 3\]; it must have the features' grid \[4, 4\]"):
+        draw_feature_pca(np.zeros((2, 4, 4), np.float32), np.zeros((3, 3), np.float32), grey_image(48, 48))
+
+
+def test_similarity_map_is_brightest_where_it_is_highest():
+    similarity = np.zeros((4, 4), dtype=np.float32)
+    similarity[:, 2:] = 1.0
+    picture = np.asarray(draw_similarity_map(grey_image(480, 480), similarity, "dog")).astype(int)
+    row = picture[250]
+    assert row[14 + 400].sum() > row[14 + 50].sum() + 100
+
+
+@pytest.mark.parametrize("fill", [0.3, np.nan])
+def test_similarity_map_of_a_constant_or_of_nothing(fill):
+    picture = np.asarray(draw_similarity_map(grey_image(480, 480), np.full((3, 3), fill, np.float32), "flat"))
+    inside = picture[60:400, 20:480].reshape(-1, 3)
+    assert len(np.unique(inside, axis=0)) == 1
+    assert (inside[0] == GREY).all() == np.isnan(fill)
+
+
+def test_similarity_map_with_a_fixed_range_clips():
+    arguments = {"value_range": (0.0, 1.0)}
+    at_top = draw_similarity_map(grey_image(48, 48), np.full((2, 2), 1.0, np.float32), "t", **arguments)
+    beyond = draw_similarity_map(grey_image(48, 48), np.full((2, 2), 7.0, np.float32), "t", **arguments)
+    assert at_top.tobytes() == beyond.tobytes()
+
+
+# Real images
+
+
+def test_real_box_only_image(shared_dir: Path):
+    folder = shared_dir / "data" / "uodd_dev"
+    annotations = json.loads((folder / "annotations" / "targets.json").read_text())
+    record = annotations["images"][0]
+    image = np.asarray(Image.open(folder / "images" / record["file_name"]).convert("RGB"))
+    objects = [entry for entry in annotations["annotations"] if entry["image_id"] == record["id"]]
+    index = {entry["id"]: i for i, entry in enumerate(sorted(annotations["categories"], key=lambda c: c["id"]))}
+    known = DrawnInstances(
+        labels=np.array([index[entry["category_id"]] for entry in objects]),
+        boxes_xywh=np.array([entry["bbox"] for entry in objects], dtype=np.float32),
+        rles=(None,) * len(objects),
+        iscrowd=np.zeros(len(objects), dtype=bool),
+    )
+    detections = Detections(
+        record["id"], *image.shape[:2], known.labels, np.full(len(objects), 0.5, np.float32), known.boxes_xywh, ()
+    )
+    assert quality(known, detections) == pytest.approx(1.0)
+    picture = draw_comparison(
+        image,
+        ground_truth=known,
+        detections=detections,
+        class_names=[entry["name"] for entry in annotations["categories"]],
+        score_threshold=0.5,
+        file_name=record["file_name"],
+    )
+    assert picture.width == 2 * instances_module.drawn_size(*image.shape[:2])[0] + 3 * 14

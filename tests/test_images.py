@@ -1,0 +1,278 @@
+"""Reading images of every kind, and finding the unreadable ones before long work."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from coco_samples import gradient, save_image
+from PIL import ExifTags, Image
+
+from ntt.data.coco import read_coco
+from ntt.data.images import MAX_PIXELS, check_images, image_digest, read_image, upright_size
+from ntt.errors import DataError
+from ntt.types import ImageRecord
+
+PIXELS = gradient(20, 30)
+
+
+def record(path: Path, height: int = 20, width: int = 30) -> ImageRecord:
+    return ImageRecord(1, path.name, path, height=height, width=width)
+
+
+def stored(path: Path, image: Image.Image | np.ndarray, orientation: int | None = None) -> Path:
+    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    if orientation is None:
+        picture.save(path)
+    else:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        picture.save(path, exif=exif)
+    return path
+
+
+def test_rgb_is_read_as_it_is(tmp_path: Path) -> None:
+    pixels = read_image(record(stored(tmp_path / "a.png", PIXELS)))
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, PIXELS)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
+    grey = PIXELS[..., 0]
+    pixels = read_image(record(stored(tmp_path / "a.png", grey)))
+    np.testing.assert_array_equal(pixels, np.stack([grey] * 3, axis=2))
+
+
+def test_one_bit_becomes_black_and_white(tmp_path: Path) -> None:
+    bits = PIXELS[..., 0] > 60
+    pixels = read_image(record(stored(tmp_path / "a.png", Image.fromarray(bits))))
+    np.testing.assert_array_equal(pixels, np.repeat(np.where(bits, 255, 0)[..., None], 3, axis=2))
+
+
+def test_palettes_are_looked_up(tmp_path: Path) -> None:
+    image = Image.new("P", (30, 20), 1)
+    image.putpalette([9, 9, 9, 10, 20, 30])
+    np.testing.assert_array_equal(read_image(record(stored(tmp_path / "a.png", image)))[0, 0], [10, 20, 30])
+
+
+def test_transparent_palette_entries_are_white(tmp_path: Path) -> None:
+    image = Image.new("P", (30, 20), 1)
+    image.putpalette([9, 9, 9, 10, 20, 30])
+    image.putpixel((0, 0), 0)
+    image.save(tmp_path / "a.png", transparency=1)
+    pixels = read_image(record(tmp_path / "a.png"))
+    np.testing.assert_array_equal(pixels[0, :2], [[9, 9, 9], [255, 255, 255]])
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("RGBA", (0, 0, 0, 51), (204, 204, 204)),
+        ("LA", (10, 255), (10, 10, 10)),
+        ("LA", (10, 0), (255, 255, 255)),
+    ],
+)
+def test_transparency_lies_on_white(
+    tmp_path: Path, mode: str, colour: tuple[int, ...], expected: tuple[int, int, int]
+) -> None:
+    path = stored(tmp_path / "a.png", Image.new(mode, (30, 20), colour))
+    np.testing.assert_array_equal(read_image(record(path))[3, 4], expected)
+
+
+def test_cmyk_is_converted(tmp_path: Path) -> None:
+    path = stored(tmp_path / "a.tiff", Image.new("CMYK", (30, 20), (255, 0, 0, 0)))
+    np.testing.assert_array_equal(read_image(record(path))[0, 0], [0, 255, 255])
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 100, 255], [0, 100, 255]),  # 8 bits
+        ([0, 512, 1023], [0, 128, 255]),  # 10 bits
+        ([0, 256, 1024], [0, 16, 64]),  # 12 bits: 1024 * 255 / 4095 = 63.8
+        ([0, 2048, 4095], [0, 128, 255]),
+        ([0, 4096, 16383], [0, 64, 255]),  # 14 bits
+        ([0, 16384, 65535], [0, 64, 255]),  # 16 bits
+        ([0, 0, 0], [0, 0, 0]),
+    ],
+)
+def test_16_bit_grey_is_scaled_by_its_range(tmp_path: Path, values: list[int], expected: list[int]) -> None:
+    path = stored(tmp_path / "a.png", np.array([values], dtype=np.uint16))
+    np.testing.assert_array_equal(read_image(record(path, 1, 3))[0, :, 1], expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 200_000, -7]], dtype=np.int32), [0, 255, 0]),
+        (np.array([[0.0, 0.5, 1.0]], dtype=np.float32), [0, 128, 255]),
+        (np.array([[0.0, 2.0, 255.0]], dtype=np.float32), [0, 2, 255]),
+        (np.array([[-1.0, 510.0, 1020.0]], dtype=np.float32), [0, 128, 255]),
+        (np.array([[np.nan, 0.0, 1.0]], dtype=np.float32), [0, 0, 255]),
+    ],
+)
+def test_32_bit_grey(tmp_path: Path, values: np.ndarray, expected: list[int]) -> None:
+    path = stored(tmp_path / "a.tiff", values)
+    np.testing.assert_array_equal(read_image(record(path, 1, 3))[0, :, 2], expected)
+
+
+def test_the_first_picture_of_an_animation_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(read_image(record(tmp_path / "a.gif"))[0, 0], [255, 0, 0])
+
+
+def test_an_image_is_turned_upright_if_the_annotations_mean_the_upright_one(tmp_path: Path) -> None:
+    path = stored(tmp_path / "a.png", PIXELS, orientation=6)
+    turned = read_image(record(path, 30, 20))
+    np.testing.assert_array_equal(turned, np.rot90(PIXELS, k=-1))
+    np.testing.assert_array_equal(read_image(record(path, 20, 30)), PIXELS)
+    assert upright_size(path) == (30, 20)
+
+
+def test_upright_holds_where_the_size_does_not_tell(tmp_path: Path) -> None:
+    square = gradient(20, 20)
+    path = stored(tmp_path / "a.png", square, orientation=6)
+    np.testing.assert_array_equal(read_image(record(path, 20, 20)), np.rot90(square, k=-1))
+    path = stored(tmp_path / "b.png", PIXELS, orientation=3)
+    np.testing.assert_array_equal(read_image(record(path)), PIXELS[::-1, ::-1])
+
+
+def test_tiff_files_are_always_upright(tmp_path: Path) -> None:
+    path = stored(tmp_path / "a.tiff", PIXELS, orientation=6)
+    np.testing.assert_array_equal(read_image(record(path, 30, 20)), np.rot90(PIXELS, k=-1))
+    with pytest.raises(DataError, match="has 20 x 30 pixels, the annotation file says 30 x 20"):
+        read_image(record(path, 20, 30))
+
+
+def test_another_size_than_annotated(tmp_path: Path) -> None:
+    path = stored(tmp_path / "a.png", PIXELS)
+    with pytest.raises(DataError, match=r"a\.png has 30 x 20 pixels, the annotation file says 20 x 30\. Use the image"):
+        read_image(record(path, 30, 20))
+    turned = stored(tmp_path / "b.png", PIXELS, orientation=6)
+    with pytest.raises(DataError, match="has 20 x 30 pixels once turned upright, the annotation file says 5 x 7"):
+        read_image(record(turned, 7, 5))
+
+
+def test_a_missing_image(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"There is no image .*a\.png\. Put it there"):
+        read_image(record(tmp_path / "a.png"))
+    with pytest.raises(DataError, match="There is no image"):
+        image_digest(tmp_path / "a.png")
+
+
+def test_a_folder_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(DataError, match=r"a\.png cannot be read: .* It must be a readable file"):
+        read_image(record(tmp_path / "a.png"))
+
+
+def test_a_file_that_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("not an image")
+    with pytest.raises(DataError, match=r"a\.png is not an image in a format that can be read"):
+        read_image(record(tmp_path / "a.png"))
+
+
+def truncated(path: Path, keep: float) -> Path:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    save_image(path, noise)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "tiff", "webp"])
+def test_truncated_images_are_found_by_the_cheap_check(tmp_path: Path, suffix: str) -> None:
+    path = truncated(tmp_path / f"a.{suffix}", 0.7)
+    for full in (False, True):
+        with pytest.raises(DataError, match=rf"a\.{suffix} is (damaged and cannot be decoded|not an image)"):
+            check_images([record(path, 200, 300)], full=full)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "tiff", "webp"])
+def test_whole_images_pass(tmp_path: Path, suffix: str) -> None:
+    path = save_image(tmp_path / f"a.{suffix}", PIXELS)
+    check_images([record(path)])
+    check_images([record(path)], full=True)
+
+
+def test_bytes_behind_the_end_mark_are_tolerated(tmp_path: Path) -> None:
+    path = save_image(tmp_path / "a.jpg", PIXELS)
+    path.write_bytes(path.read_bytes() + b"\0" * 9)
+    check_images([record(path)])
+
+
+def test_damage_in_the_middle_is_found_by_decoding(tmp_path: Path) -> None:
+    path = truncated(tmp_path / "a.png", 1.0)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    path.write_bytes(content)
+    check_images([record(path, 200, 300)])
+    with pytest.raises(DataError, match="is damaged and cannot be decoded"):
+        check_images([record(path, 200, 300)], full=True)
+
+
+def test_images_beyond_the_limit_are_not_decoded(tmp_path: Path) -> None:
+    path = stored(tmp_path / "a.png", Image.new("1", (9460, 9460)))
+    for call in (lambda: read_image(record(path, 9460, 9460)), lambda: check_images([record(path, 9460, 9460)])):
+        with pytest.raises(DataError, match=rf"a\.png is too large .*Images of up to {MAX_PIXELS} pixels are read"):
+            call()
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_limit_does_not_hang_on_warnings_being_errors(tmp_path: Path) -> None:
+    path = stored(tmp_path / "a.png", Image.new("1", (9460, 9460)))
+    with pytest.raises(DataError, match=r"a\.png is too large \(9460 x 9460 pixels\)"):
+        upright_size(path)
+
+
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    good = save_image(tmp_path / "good.png", PIXELS)
+    (tmp_path / "text.png").write_text("x")
+    records = [
+        record(good),
+        record(tmp_path / "missing.png"),
+        record(tmp_path / "text.png"),
+        record(good, 4, 4),
+        record(truncated(tmp_path / "cut.jpg", 0.5), 200, 300),
+    ]
+    calls: list[tuple[int, int]] = []
+    with pytest.raises(DataError) as caught:
+        check_images(records, progress=lambda done, total: calls.append((done, total)))
+    message = str(caught.value)
+    assert "Some images cannot be used (4 problems):" in message
+    assert [name in message for name in ("missing.png", "text.png", "says 4 x 4", "cut.jpg")] == [True] * 4
+    assert calls == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+
+
+def test_a_wrong_image_folder_is_one_problem(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^None of the 2 images is there; the first would be .*a\.png\. Set the image"):
+        check_images([record(tmp_path / "a.png"), record(tmp_path / "b.png")])
+
+
+def test_no_images_are_no_problem() -> None:
+    check_images([])
+
+
+def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
+    path = save_image(tmp_path / "a.png", PIXELS)
+    assert image_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    copy = tmp_path / "b.png"
+    shutil.copy(path, copy)
+    assert image_digest(copy) == image_digest(path)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["balloon_dev", "bccd_dev", "coco_dev", "fruits_nuts_dev", "neu_det_dev", "neu_seg_dev", "uodd_dev"],
+)
+def test_real_images(shared_dir: Path, folder: str) -> None:
+    root = shared_dir / "data" / folder
+    for name in ("references", "targets"):
+        dataset = read_coco(root / "annotations" / f"{name}.json", root / "images")
+        records = list(dataset.images.values())
+        check_images(records)
+        assert read_image(records[0]).shape == (records[0].height, records[0].width, 3)

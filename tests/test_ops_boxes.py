@@ -1,0 +1,103 @@
+"""Boxes of masks and class-wise suppression."""
+
+import numpy as np
+import pytest
+import torch
+
+from ntt.ops.boxes import boxes_from_masks, classwise_nms, pairwise_iou
+
+
+@pytest.mark.parametrize("width", [8, 11])
+def test_boxes_are_inclusive(width: int):
+    masks = torch.zeros(4, 6, width, dtype=torch.bool)
+    masks[0, 2, 3] = True
+    masks[1] = True
+    masks[2, 1, 7] = masks[2, 4, 0] = True
+    expected = [[3, 2, 3, 2], [0, 0, width - 1, 5], [0, 1, 7, 4], [0, 0, -1, -1]]
+    boxes = boxes_from_masks(masks)
+    assert boxes.dtype == np.float32
+    assert boxes.tolist() == expected
+
+
+def test_boxes_of_transposed_masks_and_of_none():
+    masks = torch.zeros(1, 8, 16, dtype=torch.bool)
+    masks[0, 1, 2:13] = True
+    assert boxes_from_masks(masks.mT).tolist() == [[1, 2, 1, 12]]
+    assert boxes_from_masks(masks[:0]).shape == (0, 4)
+
+
+def test_iou_by_hand():
+    boxes = np.array([[0, 0, 4, 4], [2, 0, 6, 4], [3, 3, 3, 3], [3, 3, 3, 3]], dtype=np.float64)
+    iou = pairwise_iou(boxes)
+    assert iou[0].tolist() == [1.0, 8 / 24, 0.0, 0.0]
+    assert iou[2, 3] == 0.0, "boxes without area do not meet, themselves included"
+
+
+def nms(boxes: list[list[float]], ranking: list[float], labels: list[int], threshold: float, limit: int = 100):
+    return classwise_nms(
+        np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        np.array(ranking, dtype=np.float32),
+        np.array(labels, dtype=np.int64),
+        iou_threshold=threshold,
+        limit=limit,
+    ).tolist()
+
+
+HALF = [[0, 0, 4, 4], [0, 0, 4, 2]]  # IoU is exactly 0.5
+
+
+def test_threshold_is_strict():
+    assert nms(HALF, [0.9, 0.8], [0, 0], 0.5) == [0, 1]
+    assert nms(HALF, [0.9, 0.8], [0, 0], 0.4999) == [0]
+
+
+def test_threshold_ends():
+    same = [[0, 0, 4, 4], [0, 0, 4, 4]]
+    assert nms(same, [0.1, 0.2], [0, 0], 1.0) == [1, 0]
+    touching = [[0, 0, 4, 4], [4, 0, 8, 4], [3, 0, 8, 4]]
+    assert nms(touching, [0.9, 0.8, 0.7], [0, 0, 0], 0.0) == [0, 1]
+
+
+def test_threshold_that_is_no_binary_fraction():
+    # Areas 10 and 6, one inside the other: IoU 0.6 is not above 0.6, though it is in float32.
+    boxes = [[0, 0, 10, 1], [0, 0, 6, 1]]
+    assert nms(boxes, [0.9, 0.8], [0, 0], 0.6) == [0, 1]
+
+
+def test_classes_do_not_suppress_each_other():
+    same = [[0, 0, 4, 4]] * 3
+    assert nms(same, [0.5, 0.9, 0.7], [3, 1, 3], 0.5) == [1, 2]
+
+
+def test_ties_keep_the_lower_index():
+    assert nms([[0, 0, 4, 4]] * 3, [0.5, 0.5, 0.5], [0, 0, 0], 0.5) == [0]
+    apart = [[0, 0, 1, 1], [5, 5, 6, 6], [9, 9, 10, 10]]
+    assert nms(apart, [0.5, 0.5, 0.5], [0, 0, 0], 0.5) == [0, 1, 2]
+
+
+def test_a_suppressed_box_suppresses_nothing():
+    row = [[0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]]
+    assert nms(row, [0.9, 0.8, 0.7], [0, 0, 0], 0.3) == [0, 2]
+
+
+def test_limit_counts_over_all_classes():
+    apart = [[0, 0, 1, 1], [5, 5, 6, 6], [9, 9, 10, 10]]
+    assert nms(apart, [0.1, 0.3, 0.2], [0, 1, 0], 0.5, limit=2) == [1, 2]
+
+
+def test_no_boxes():
+    assert nms([], [], [], 0.5) == []
+
+
+def test_agrees_with_torchvision():
+    from torchvision.ops import batched_nms
+
+    random = np.random.default_rng(0)
+    corners = random.integers(0, 200, (400, 2))
+    boxes = np.concatenate([corners, corners + random.integers(1, 60, (400, 2))], axis=1).astype(np.float32)
+    ranking = random.permutation(400).astype(np.float32)
+    labels = random.integers(0, 3, 400)
+    kept = classwise_nms(boxes, ranking, labels, iou_threshold=0.5, limit=400)
+    expected = batched_nms(torch.tensor(boxes), torch.tensor(ranking), torch.tensor(labels), 0.5)
+    assert kept.tolist() == expected.tolist()
+    assert len(kept) < 390

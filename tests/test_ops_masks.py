@@ -1,0 +1,86 @@
+"""Full-size run-length encodings."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ntt.ops import masks as masks_module
+from ntt.ops.masks import decode_masks, encode_full_size, encode_masks, overlap_fractions, rle_areas, rle_boxes_xywh
+
+
+def blobs(count: int, height: int, width: int) -> torch.Tensor:
+    """Smooth random logits, most of them negative."""
+    noise = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.8
+    return F.interpolate(noise, (height, width), mode="bicubic", align_corners=False)[:, 0]
+
+
+@pytest.mark.parametrize("image_hw", [(480, 640), (100, 60), (64, 64), (64, 300), (1, 37)])
+def test_equals_antialiased_interpolation(image_hw: tuple[int, int]):
+    logits = blobs(12, 64, 64)
+    found = decode_masks(encode_full_size(logits, *image_hw), *image_hw)
+    values = F.interpolate(logits[None], image_hw, mode="bilinear", align_corners=False, antialias=True)[0]
+    clear = (values.abs() > 1e-5).numpy()
+    assert np.array_equal(found[clear], (values > 0).numpy()[clear])
+    assert clear.mean() > 0.999
+
+
+def test_one_pixel_wide_is_one_pixel_high_transposed():
+    # torch's own antialiased interpolation gets this one wrong, so it is no standard here.
+    logits = blobs(12, 64, 64)
+    upright = decode_masks(encode_full_size(logits, 37, 1), 37, 1)
+    lying = decode_masks(encode_full_size(logits.mT.contiguous(), 1, 37), 1, 37)
+    assert np.array_equal(upright, lying.transpose(0, 2, 1))
+    assert upright.any()
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
+    logits = blobs(7, 32, 32)
+    whole = encode_full_size(logits, 90, 70)
+    monkeypatch.setattr(masks_module, "CHUNK_BYTES_CPU", 1)
+    assert encode_full_size(logits, 90, 70) == whole
+
+
+def test_integer_logits_and_the_threshold():
+    logits = torch.tensor([[[0, 1], [-1, 0]]], dtype=torch.int8)
+    assert decode_masks(encode_full_size(logits, 2, 2), 2, 2).tolist() == [[[False, True], [False, False]]]
+    assert encode_full_size(logits, 7, 5) == encode_full_size(logits.float(), 7, 5)
+
+
+def test_mask_at_the_far_corner():
+    logits = torch.full((1, 16, 16), -1.0)
+    logits[0, 15, 15] = 9.0
+    rles = encode_full_size(logits, 32, 64)
+    # Along the last row, from -1 to 9 the zero lies at a tenth: column 58 is at 14.125, column 57 at 13.875.
+    assert rle_boxes_xywh(rles, 32, 64).tolist() == [[58.0, 29.0, 6.0, 3.0]]
+
+
+def test_nothing_and_empty():
+    assert encode_full_size(torch.zeros(0, 4, 4), 8, 8) == ()
+    empty = encode_full_size(torch.zeros(1, 4, 4), 8, 8)
+    assert rle_areas(empty, 8, 8).tolist() == [0]
+    assert rle_boxes_xywh(empty, 8, 8).tolist() == [[0, 0, 0, 0]]
+    assert rle_areas((), 8, 8).shape == (0,)
+    assert rle_boxes_xywh((), 8, 8).shape == (0, 4)
+    assert decode_masks((), 8, 9).shape == (0, 8, 9)
+    assert overlap_fractions((), empty, 8, 8).shape == (0, 1)
+
+
+def test_areas_boxes_and_round_trip():
+    masks = torch.zeros(2, 5, 7, dtype=torch.bool)
+    masks[0, 1:3, 2:6] = True
+    masks[1, 4, 6] = True
+    rles = encode_masks(masks)
+    assert all(isinstance(rle, bytes) for rle in rles)
+    assert np.array_equal(decode_masks(rles, 5, 7), masks.numpy())
+    assert rle_areas(rles, 5, 7).tolist() == [8, 1]
+    assert rle_boxes_xywh(rles, 5, 7).tolist() == [[2, 1, 4, 2], [6, 4, 1, 1]]
+
+
+def test_overlap_is_divided_by_the_first_area():
+    masks = torch.zeros(3, 4, 8, dtype=torch.bool)
+    masks[0, :, :4] = True
+    masks[1, :2, 2:4] = True
+    masks[2, :, 6:] = True
+    rles = encode_masks(masks)
+    assert overlap_fractions(rles, rles, 4, 8).tolist() == [[1.0, 0.25, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]

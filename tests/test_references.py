@@ -1,0 +1,203 @@
+"""The stage that draws references, and the file it writes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coco_samples import annotation, document, many, read
+
+from ntt.data.coco import CocoDataset, read_coco
+from ntt.errors import ConfigError, DataError
+from ntt.stages.references import references_from_json, references_to_json, sample_references
+from ntt.types import Category, ReferenceSet
+
+A, B = Category(1, "a"), Category(2, "b")
+GOOD = [50, 50, 60, 60]
+POLYGON = [[50, 50, 110, 50, 110, 110, 50, 110]]
+
+
+def small(folder: Path, **more: Any) -> CocoDataset:
+    boxes = [(category, image, GOOD) for image in range(4) for category in (2, 1)]
+    return many(folder, boxes, num_images=5, segmentation=POLYGON, **more)
+
+
+def drawn(dataset: CocoDataset, **changes: Any) -> ReferenceSet:
+    arguments: dict[str, Any] = {
+        "dataset": dataset,
+        "categories": (A, B),
+        "shots": 2,
+        "seed": 0,
+        "sampler": "native",
+        "strict": True,
+        "min_box_side_px": 32.0,
+        "border_px": 10.0,
+    }
+    return sample_references(**{**arguments, **changes})
+
+
+def test_a_reference_set_is_complete(tmp_path: Path) -> None:
+    references = drawn(small(tmp_path), categories=(B, A))
+    assert references.categories == (A, B)
+    assert [[i.category_id for i in instances] for instances in references.instances] == [[1, 1], [2, 2]]
+    assert set(references.images) == {i.image_id for instances in references.instances for i in instances}
+    assert (references.shots, references.seed, references.sampler) == (2, 0, "native")
+
+
+@pytest.mark.parametrize(("sampler", "count"), [("native", 2), ("reference", 2), ("fixed", 4), ("shot_index", 4)])
+def test_every_sampler_can_be_chosen(tmp_path: Path, sampler: Any, count: int) -> None:
+    references = drawn(small(tmp_path, shot_index=0), sampler=sampler)
+    assert [len(instances) for instances in references.instances] == [count, count]
+    assert references.sampler == sampler
+
+
+@pytest.mark.parametrize("sampler", ["native", "reference"])
+def test_validity_is_handed_on(tmp_path: Path, sampler: Any) -> None:
+    dataset = small(tmp_path)
+    with pytest.raises(DataError, match="box sides of 61 px or more, 10 px"):
+        drawn(dataset, sampler=sampler, min_box_side_px=61.0)
+    with pytest.raises(DataError, match="32 px or more, 51 px or more from the image border"):
+        drawn(dataset, sampler=sampler, border_px=51.0)
+    assert drawn(dataset, sampler=sampler, border_px=51.0, strict=False).instances
+
+
+def test_impossible_arguments(tmp_path: Path) -> None:
+    dataset = small(tmp_path)
+    with pytest.raises(ConfigError, match=r"shots\.count=0 is not possible: 1 or more is allowed"):
+        drawn(dataset, shots=0)
+    with pytest.raises(ConfigError, match="No class is chosen"):
+        drawn(dataset, categories=())
+    with pytest.raises(ConfigError, match=r"shots\.sampler=random is not a sampler\. Choose native"):
+        drawn(dataset, sampler="random")
+
+
+def test_boxes_as_masks_are_announced_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = many(tmp_path, [(1, 0, GOOD), (1, 1, GOOD)], num_images=2)
+    drawn(dataset, categories=(A,))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"2 of 2 references from {dataset.annotation_file} have no segmentation: their box serves as mask, background "
+        "included."
+    )
+
+
+def test_masks_are_not_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    drawn(small(tmp_path))
+    assert not caplog.records
+
+
+def test_the_digest_follows_from_what_was_drawn_alone(tmp_path: Path) -> None:
+    dataset = small(tmp_path, shot_index=0)
+    references = drawn(dataset)
+    assert len(references.digest) == 64
+    assert drawn(dataset).digest == references.digest
+    assert drawn(dataset, strict=False, border_px=0.0).digest == references.digest
+    assert drawn(dataset, sampler="fixed").digest == drawn(dataset, sampler="shot_index", seed=4).digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["categories"][0].update(name="z"),
+        lambda content: content["annotations"][0].update(bbox=[50, 50, 60, 59]),
+        lambda content: content["annotations"][0].update(segmentation=[[50, 50, 110, 50, 110, 110]]),
+        lambda content: content["annotations"][0].update(id=77),
+        lambda content: content["images"][0].update(file_name="other.png"),
+    ],
+)
+def test_the_digest_changes_with_every_part(tmp_path: Path, change: Any) -> None:
+    dataset = small(tmp_path)
+    content = json.loads(dataset.annotation_file.read_text())
+    change(content)
+    changed = read(tmp_path, content)
+    before = drawn(dataset, categories=dataset.categories[:2], sampler="fixed", shots=4)
+    after = drawn(changed, categories=changed.categories[:2], sampler="fixed", shots=4)
+    assert before.digest != after.digest
+
+
+def test_the_digest_does_not_change_with_what_was_not_drawn(tmp_path: Path) -> None:
+    dataset = small(tmp_path)
+    content = json.loads(dataset.annotation_file.read_text())
+    content["images"][4]["file_name"] = "other.png"
+    content["info"] = {"year": 2020}
+    assert drawn(read(tmp_path, content)).digest == drawn(dataset).digest
+
+
+def test_rle_counts_as_bytes_and_text_are_one(tmp_path: Path) -> None:
+    rle = {"size": [100, 200], "counts": [210, 3, 97, 3, 19687]}
+    dataset = read(tmp_path, document(annotations=[annotation(1, 5, 1, [20, 20, 50, 40], segmentation=rle)]))
+    digests = []
+    for counts in ("abc", b"abc"):
+        coded = replace(dataset.instances[0], segmentation={"size": [100, 200], "counts": counts})
+        digests.append(drawn(replace(dataset, instances=(coded,)), categories=(Category(1, "cat"),), shots=1).digest)
+    assert digests[0] == digests[1]
+
+
+def test_references_go_through_json_and_back(tmp_path: Path) -> None:
+    dataset = small(tmp_path)
+    references = drawn(dataset)
+    text = json.dumps(references_to_json(references))
+    assert references_from_json(json.loads(text), dataset) == references
+
+
+def test_repeated_references_go_through_json_and_back(tmp_path: Path) -> None:
+    dataset = many(tmp_path, [(1, 0, GOOD)], num_images=1)
+    references = drawn(dataset, categories=(A,), sampler="reference", strict=False, shots=3)
+    assert [i.id for i in references.instances[0]] == [1, 1, 1]
+    assert references_from_json(references_to_json(references), dataset) == references
+
+
+def test_the_json_names_everything(tmp_path: Path) -> None:
+    references = drawn(small(tmp_path), sampler="fixed", shots=4, seed=3)
+    assert references_to_json(references) == {
+        "digest": references.digest,
+        "sampler": "fixed",
+        "shots": 4,
+        "seed": 3,
+        "names": {"1": "a", "2": "b"},
+        "references": {
+            "1": [{"image_id": n, "annotation_id": 2 * n + 2} for n in range(4)],
+            "2": [{"image_id": n, "annotation_id": 2 * n + 1} for n in range(4)],
+        },
+    }
+
+
+def test_a_list_for_changed_annotations_is_refused(tmp_path: Path) -> None:
+    dataset = small(tmp_path)
+    document_of_before = references_to_json(drawn(dataset))
+    content = json.loads(dataset.annotation_file.read_text())
+    for entry in content["annotations"]:
+        entry["bbox"] = [50, 50, 60, 59]
+    with pytest.raises(DataError, match=r"has digest .* now have .* have changed since\. Delete the list"):
+        references_from_json(document_of_before, read(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda d: d.pop("digest"), "KeyError 'digest'"),
+        (lambda d: d.pop("references"), "KeyError 'references'"),
+        (lambda d: d.update(references=[1]), "TypeError"),
+        (lambda d: d.update(references=None), "TypeError"),
+        (lambda d: d["references"].update({"8": []}), "KeyError 8"),
+        (lambda d: d["references"].update({"x": []}), "ValueError"),
+        (lambda d: d["references"]["1"][0].update(annotation_id=99), "annotation 99 of image"),
+        (lambda d: d["references"]["1"][0].update(image_id="0"), "of image '0' is not there"),
+        (lambda d: d["references"]["1"][0].update(annotation_id=1, image_id=0), "annotation 1 of image 0 is not there"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(tmp_path: Path, change: Any, text: str) -> None:
+    dataset = small(tmp_path)
+    written = json.loads(json.dumps(references_to_json(drawn(dataset))))
+    change(written)
+    with pytest.raises(DataError, match=r"does not fit .*annotations\.json") as caught:
+        references_from_json(written, dataset)
+    assert text in str(caught.value)
+
+
+def test_a_real_file(shared_dir: Path) -> None:
+    root = shared_dir / "data" / "coco_dev"
+    dataset = read_coco(root / "annotations" / "targets.json", root / "images")
+    references = drawn(dataset, categories=dataset.categories[:3], shots=3, strict=False)
+    assert references_from_json(json.loads(json.dumps(references_to_json(references))), dataset) == references

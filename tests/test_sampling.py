@@ -1,0 +1,366 @@
+"""Samplers: the order of the draw, its independence of everything that should not matter, and refusals."""
+
+import json
+import logging
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coco_samples import annotation, many, read
+
+from ntt.data.coco import CocoDataset, read_coco
+from ntt.data.sampling import Sample, sample_fixed, sample_native, sample_reference, sample_shot_index
+from ntt.data.splits import resolve_split
+from ntt.errors import DataError
+from ntt.types import Category
+
+A, B, C = Category(1, "a"), Category(2, "b"), Category(3, "c")
+GOOD = [50, 50, 60, 60]
+SMALL = [50, 50, 31, 60]
+BORDER = [9, 50, 60, 60]
+
+
+def ids(sample: Sample) -> list[list[int]]:
+    return [[instance.id for instance in instances] for instances in sample]
+
+
+def native(
+    dataset: CocoDataset, *categories: Category, shots: int, seed: int = 0, strict: bool = False
+) -> list[list[int]]:
+    return ids(sample_native(dataset, categories, shots=shots, seed=seed, strict=strict))
+
+
+def reference(
+    dataset: CocoDataset, *categories: Category, shots: int, seed: int = 0, strict: bool = False
+) -> list[list[int]]:
+    return ids(sample_reference(dataset, categories, shots=shots, seed=seed, strict=strict))
+
+
+def plenty(folder: Path) -> CocoDataset:
+    """Ten images, each with two valid instances of a and of b and one of c."""
+    boxes = [(category, image, GOOD) for image in range(10) for category in (1, 1, 2, 2, 3)]
+    return many(folder, boxes, num_images=10)
+
+
+# The native sampler
+
+
+def test_native_fewer_shots_are_a_prefix(tmp_path: Path) -> None:
+    dataset = plenty(tmp_path)
+    (longest,) = native(dataset, A, shots=20)
+    assert sorted(longest) == [i.id for i in dataset.instances_of_category(1)]
+    for shots in range(1, 20):
+        assert native(dataset, A, shots=shots) == [longest[:shots]]
+
+
+def test_native_draws_do_not_depend_on_other_categories(tmp_path: Path) -> None:
+    dataset = plenty(tmp_path)
+    together = native(dataset, A, B, C, shots=4)
+    assert together == [native(dataset, category, shots=4)[0] for category in (A, B, C)]
+    assert native(dataset, C, A, shots=4) == [together[2], together[0]]
+
+
+def test_native_draws_do_not_depend_on_the_order_of_the_file(tmp_path: Path) -> None:
+    dataset = plenty(tmp_path)
+    content = json.loads(dataset.annotation_file.read_text())
+    content["annotations"].reverse()
+    content["images"].reverse()
+    assert native(read(tmp_path, content), A, B, shots=5) == native(dataset, A, B, shots=5)
+
+
+def test_native_removing_an_undrawn_instance_changes_nothing(tmp_path: Path) -> None:
+    dataset = plenty(tmp_path)
+    (drawn,) = native(dataset, A, shots=3)
+    content = json.loads(dataset.annotation_file.read_text())
+    (last,) = [order[-1] for order in native(dataset, A, shots=20)]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["id"] != last]
+    assert native(read(tmp_path, content), A, shots=3) == [drawn]
+
+
+def test_native_draws_are_the_same_everywhere(tmp_path: Path) -> None:
+    """The first three of a for two seeds, written down once: no library or platform may change them."""
+    dataset = plenty(tmp_path)
+    assert native(dataset, A, shots=3, seed=0) == [[6, 1, 47]]
+    assert native(dataset, A, shots=3, seed=33) == [[7, 42, 27]]
+
+
+def test_native_seeds_draw_differently_and_evenly(tmp_path: Path) -> None:
+    dataset = plenty(tmp_path)
+    firsts = Counter(native(dataset, A, shots=1, seed=seed)[0][0] for seed in range(1000))
+    assert len(firsts) == 20
+    assert min(firsts.values()) >= 25  # 50 expected each, standard deviation 7
+    assert max(firsts.values()) <= 75
+
+
+def test_native_takes_every_image_once_before_any_twice(tmp_path: Path) -> None:
+    dataset = plenty(tmp_path)
+    image_of = {i.id: i.image_id for i in dataset.instances}
+    for seed in range(5):
+        (order,) = native(dataset, A, shots=20, seed=seed)
+        assert len({image_of[number] for number in order[:10]}) == 10
+        assert len({image_of[number] for number in order[10:]}) == 10
+
+
+def test_native_takes_valid_instances_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    boxes = [(1, 0, SMALL), (1, 1, GOOD), (1, 2, BORDER), (1, 1, GOOD), (1, 3, SMALL), (1, 1, BORDER)]
+    dataset = many(tmp_path, boxes, num_images=4)
+    for seed in range(10):
+        (order,) = native(dataset, A, shots=9, seed=seed)
+        assert set(order[:2]) == {2, 4}
+        assert set(order[2:5]) == {1, 3, 5}  # images without a reference yet
+        assert order[5] == 6
+    assert caplog.records[0].getMessage() == (
+        "9 shots asked for, fewer valid instances exist; small or border instances fill up, then what exists is "
+        "taken: a (2 valid, 6 in all)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("box", "valid"),
+    [
+        ([10, 10, 32, 32], True),
+        ([9.99, 10, 32, 32], False),
+        ([10, 9.99, 32, 32], False),
+        ([10, 10, 31.99, 32], False),
+        ([10, 10, 32, 31.99], False),
+        ([358, 358, 32, 32], True),
+        ([358.01, 358, 32, 32], False),
+        ([358, 358.01, 32, 32], False),
+    ],
+)
+def test_both_ends_of_validity(tmp_path: Path, box: list[float], valid: bool) -> None:
+    dataset = many(tmp_path, [(1, 0, box)], num_images=1)
+    for draw in (native, reference):
+        if valid:
+            assert draw(dataset, A, shots=1, strict=True) == [[1]]
+        else:
+            with pytest.raises(DataError, match=r"Class 'a', .*: 0 found, 1 needed"):
+                draw(dataset, A, shots=1, strict=True)
+
+
+def test_validity_can_be_set(tmp_path: Path) -> None:
+    dataset = many(tmp_path, [(1, 0, [0, 0, 5, 5])], num_images=1)
+    for draw in (sample_native, sample_reference):
+        sample = draw(dataset, [A], shots=1, seed=0, strict=True, min_box_side_px=5, border_px=0)
+        assert ids(sample) == [[1]]
+
+
+def test_native_warns_once_of_all_short_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = many(tmp_path, [(1, 0, GOOD), (2, 0, SMALL), (2, 1, GOOD), (3, 0, GOOD), (3, 1, GOOD)], num_images=2)
+    assert [len(drawn) for drawn in native(dataset, A, B, C, shots=2)] == [1, 2, 2]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().endswith("taken: a (1 in all), b (1 valid, 2 in all)")
+
+
+def test_long_warnings_are_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    numbers = range(1, 13)
+    content = {
+        "images": [{"id": 0, "file_name": "0.png", "height": 400, "width": 400}],
+        "categories": [{"id": n, "name": f"k{n}"} for n in numbers],
+        "annotations": [annotation(n, 0, n, GOOD) for n in numbers],
+    }
+    dataset = read(tmp_path, content)
+    sample_native(dataset, dataset.categories, shots=2, seed=0, strict=False)
+    assert caplog.records[0].getMessage().endswith("k10 (1 in all) and 2 more classes")
+
+
+def test_native_strict_lists_every_short_class(tmp_path: Path) -> None:
+    dataset = many(tmp_path, [(1, 0, GOOD), (2, 0, SMALL), (3, 0, GOOD), (3, 1, GOOD)], num_images=2)
+    with pytest.raises(DataError) as caught:
+        native(dataset, A, B, C, shots=2, strict=True)
+    message = str(caught.value)
+    assert "Too few references for strict sampling (2 problems):" in message
+    assert (
+        "Class 'a', valid instances (box sides of 32 px or more, 10 px or more from the image border): 1 found, 2 "
+        "needed. Lower shots.count, set shots.strict=false to take what exists, or use a references file with more."
+    ) in message
+    assert "Class 'b', valid" in message
+    assert "Class 'c'" not in message
+    assert native(dataset, C, shots=2, strict=True) == native(dataset, C, shots=2)
+
+
+# What every sampler refuses
+
+
+DRAWS: dict[str, Any] = {
+    "native": lambda dataset, *categories: sample_native(dataset, categories, shots=1, seed=0, strict=False),
+    "reference": lambda dataset, *categories: sample_reference(dataset, categories, shots=1, seed=0, strict=False),
+    "fixed": lambda dataset, *categories: sample_fixed(dataset, categories, shots=1, strict=False),
+    "shot_index": lambda dataset, *categories: sample_shot_index(dataset, categories, shots=1, strict=False),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_classes_without_a_usable_instance(tmp_path: Path, name: str) -> None:
+    dataset = many(tmp_path, [(1, 0, GOOD)], num_images=1, shot_index=0)
+    with pytest.raises(DataError, match=r"annotations\.json has no .* of 2 of the 3 classes: b, c\. .* Choose a class"):
+        DRAWS[name](dataset, A, B, C)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("mark", [{"iscrowd": 1}, {"isimpossible": 1}])
+def test_crowds_and_impossible_instances_are_never_drawn(tmp_path: Path, name: str, mark: dict[str, int]) -> None:
+    content = {
+        "images": [{"id": n, "file_name": f"{n}.png", "height": 400, "width": 400} for n in range(20)],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+        "annotations": [annotation(n, n, 1, GOOD, shot_index=0, **mark) for n in range(1, 20)],
+    }
+    dataset = read(tmp_path, content)
+    with pytest.raises(DataError, match="of 1 of the 1 classes: a"):
+        DRAWS[name](dataset, A)
+    content["annotations"].append(annotation(99, 0, 1, SMALL, shot_index=0))
+    assert ids(DRAWS[name](read(tmp_path, content), A)) == [[99]]
+
+
+def test_annotations_left_out_on_reading_are_never_drawn(tmp_path: Path) -> None:
+    dataset = many(tmp_path, [(1, 0, [50, 50, 0, 60]), (1, 0, SMALL)], num_images=1)
+    for name in ("native", "reference", "fixed"):
+        assert ids(DRAWS[name](dataset, A)) == [[2]]
+
+
+# The reference sampler
+
+
+def test_reference_consumes_one_stream_in_order_of_appearance(tmp_path: Path) -> None:
+    """The draws worked out with Python's own shuffle: b comes first in the file, so it is shuffled first."""
+    dataset = many(tmp_path, [(2, 0, GOOD), (1, 0, GOOD), (2, 1, GOOD), (1, 1, GOOD), (2, 2, GOOD)], num_images=3)
+    for seed in range(5):
+        stream = random.Random(seed)
+        of_b, of_a = [1, 3, 5], [2, 4]
+        stream.shuffle(of_b)
+        stream.shuffle(of_a)
+        assert reference(dataset, A, B, shots=2, seed=seed) == [of_a, of_b[:2]]
+
+
+def test_reference_shuffles_what_cannot_be_drawn_too(tmp_path: Path) -> None:
+    content = {
+        "images": [{"id": n, "file_name": f"{n}.png", "height": 400, "width": 400} for n in range(6)],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            annotation(1, 0, 1, GOOD),
+            annotation(2, 1, 1, [50, 50, 0, 0]),
+            annotation(3, 2, 1, GOOD, iscrowd=1),
+            annotation(4, 3, 1, GOOD),
+            annotation(5, 4, 1, GOOD, isimpossible=1),
+            annotation(6, 5, 1, [50, 50, 60, 0]),
+        ],
+    }
+    dataset = read(tmp_path, content)
+    for seed in range(5):
+        order = [1, 2, 3, 4, 6]
+        random.Random(seed).shuffle(order)
+        assert reference(dataset, A, shots=2, seed=seed) == [[n for n in order if n in (1, 4)]]
+
+
+def test_reference_takes_one_instance_an_image_then_repeats(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = many(tmp_path, [(1, 0, GOOD), (1, 0, GOOD), (1, 0, GOOD), (1, 1, GOOD)], num_images=2)
+    for seed in range(5):
+        order = [1, 2, 3, 4]
+        random.Random(seed).shuffle(order)
+        first = order[0]
+        second = 4 if first != 4 else order[1]
+        assert reference(dataset, A, shots=5, seed=seed) == [[first, second, first, second, first]]
+    assert "5 shots asked for, fewer images have a valid instance" in caplog.text
+    assert caplog.records[0].getMessage().endswith(": a 2")
+
+
+def test_reference_takes_invalid_instances_where_none_is_valid(tmp_path: Path) -> None:
+    dataset = many(tmp_path, [(1, 0, SMALL), (1, 0, BORDER), (1, 0, SMALL)], num_images=1)
+    order = [1, 2, 3]
+    random.Random(7).shuffle(order)
+    assert reference(dataset, A, shots=2, seed=7) == [order[:2]]
+    assert reference(dataset, A, shots=4, seed=7) == [[*order, order[0]]]
+
+
+def test_reference_strict_lists_every_short_class(tmp_path: Path) -> None:
+    dataset = many(tmp_path, [(1, 0, GOOD), (1, 0, GOOD), (2, 0, SMALL), (3, 0, GOOD), (3, 1, GOOD)], num_images=2)
+    with pytest.raises(DataError) as caught:
+        reference(dataset, A, B, C, shots=2, strict=True)
+    assert "Class 'a', images with a valid instance (" in str(caught.value)
+    assert "Class 'b', images" in str(caught.value)
+    assert "1 found, 2 needed" in str(caught.value)
+    assert "0 found, 2 needed" in str(caught.value)
+    assert "Class 'c'" not in str(caught.value)
+
+
+@pytest.mark.parity
+def test_reference_draws_equal_the_recorded_ones(golden_dir: Path, shared_dir: Path) -> None:
+    recorded = json.loads((golden_dir / "sampler.json").read_text())
+    file = shared_dir / recorded["annotation_file"]
+    dataset = read_coco(file, file.parent.parent / "images")
+    splits = {"few_shot_classes": "coco_novel20", "default_classes": "coco_all80"}
+    assert len(recorded["runs"]) == 22
+    for run in recorded["runs"]:
+        split = run["class_split"]
+        named = isinstance(split, str)
+        categories = resolve_split(splits[split] if named else "all", None if named else split, dataset.categories)
+        sample = sample_reference(
+            dataset, categories, shots=run["shots"], seed=run["seed"], strict=run.get("strict", False)
+        )
+        drawn = {
+            str(category.id): [{"img_id": i.image_id, "ann_ids": [i.id]} for i in instances]
+            for category, instances in zip(categories, sample, strict=True)
+        }
+        assert drawn == run["references"]
+
+
+# Fixed lists
+
+
+def test_fixed_takes_everything_in_file_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = many(tmp_path, [(2, 0, GOOD), (1, 0, SMALL), (2, 1, BORDER), (1, 0, GOOD)], num_images=2)
+    assert ids(sample_fixed(dataset, [A, B], shots=2, strict=True)) == [[2, 4], [1, 3]]
+    assert not caplog.records
+    assert ids(sample_fixed(dataset, [A, B], shots=1, strict=True)) == [[2, 4], [1, 3]]
+    assert "these classes do not have shots=1: a 2, b 2" in caplog.text
+
+
+def test_fixed_strict_wants_enough(tmp_path: Path) -> None:
+    dataset = many(tmp_path, [(2, 0, GOOD), (1, 0, SMALL), (1, 0, GOOD)], num_images=1)
+    with pytest.raises(DataError, match="Class 'b', usable annotations: 1 found, 2 needed"):
+        sample_fixed(dataset, [A, B], shots=2, strict=True)
+    assert ids(sample_fixed(dataset, [A, B], shots=2, strict=False)) == [[2, 3], [1]]
+
+
+def shot_indices(folder: Path, *indices: int | None) -> CocoDataset:
+    dataset = many(folder, [(1, 0, GOOD)] * len(indices), num_images=1)
+    content = json.loads(dataset.annotation_file.read_text())
+    for entry, index in zip(content["annotations"], indices, strict=True):
+        entry["shot_index"] = index
+    return read(folder, content)
+
+
+def test_shot_index_goes_by_its_order(tmp_path: Path) -> None:
+    dataset = shot_indices(tmp_path, 2, 0, None, 1, 1)
+    assert ids(sample_shot_index(dataset, [A], shots=1, strict=True)) == [[2]]
+    assert ids(sample_shot_index(dataset, [A], shots=2, strict=True)) == [[2, 4, 5]]
+    assert ids(sample_shot_index(dataset, [A], shots=3, strict=True)) == [[2, 4, 5, 1]]
+
+
+def test_shot_index_with_too_few(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = shot_indices(tmp_path, 1, 0)
+    with pytest.raises(DataError, match="Class 'a', annotations with shot_index < 3: 2 found, 3 needed"):
+        sample_shot_index(dataset, [A], shots=3, strict=True)
+    assert ids(sample_shot_index(dataset, [A], shots=3, strict=False)) == [[2, 1]]
+    assert caplog.records[0].getMessage().endswith(": a (2 in all)")
+
+
+def test_shot_index_is_needed(tmp_path: Path) -> None:
+    dataset = shot_indices(tmp_path, None, None)
+    with pytest.raises(DataError, match=r"No annotation of .* has a `shot_index`.* use shots\.sampler=native"):
+        sample_shot_index(dataset, [A], shots=1, strict=False)
+
+
+@pytest.mark.parametrize(
+    "folder", ["balloon_dev", "bccd_dev", "coco_dev", "fruits_nuts_dev", "neu_det_dev", "neu_seg_dev", "uodd_dev"]
+)
+def test_real_references_can_be_drawn(shared_dir: Path, folder: str) -> None:
+    root = shared_dir / "data" / folder
+    dataset = read_coco(root / "annotations" / "references.json", root / "images")
+    for name, draw in DRAWS.items():
+        sample = draw(dataset, *dataset.categories)
+        assert len(sample) == len(dataset.categories), name
+        assert all(i.category_id == c.id for c, drawn in zip(dataset.categories, sample, strict=True) for i in drawn)

@@ -1,0 +1,127 @@
+"""The content-addressed store: what goes in comes out, and nothing damaged does."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ntt.errors import StorageError
+from ntt.store import Store, content_key
+from ntt.types import Candidates
+
+KEY = content_key({"image": "abc"})
+
+
+def some_candidates(count: int = 3) -> Candidates:
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(count, 5)).astype(np.float16).astype(np.float32)
+    return Candidates(
+        height=20,
+        width=30,
+        rles=tuple(b"0" * (n + 1) for n in range(count)),
+        grid_boxes_xyxy=generator.uniform(size=(count, 4)).astype(np.float32),
+        predicted_iou=generator.uniform(size=count).astype(np.float32),
+        features=features,
+    )
+
+
+def assert_equal(left: Candidates, right: Candidates) -> None:
+    assert (left.height, left.width, left.rles) == (right.height, right.width, right.rles)
+    for name in ("grid_boxes_xyxy", "predicted_iou", "features"):
+        first, second = getattr(left, name), getattr(right, name)
+        assert first.dtype == second.dtype
+        assert first.shape == second.shape
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_candidates_come_back_bit_for_bit(tmp_path: Path, dtype: str, count: int):
+    store = Store(tmp_path)
+    store.write_candidates(KEY, some_candidates(count), feature_dtype=dtype)
+    found = store.read_candidates(KEY)
+    assert found is not None
+    assert_equal(found, some_candidates(count))
+
+
+def test_features_come_back(tmp_path: Path):
+    store = Store(tmp_path)
+    store.write_feature(KEY, np.arange(4, dtype=np.float32))
+    np.testing.assert_array_equal(store.read_feature(KEY), np.arange(4, dtype=np.float32))
+
+
+def test_absent_entry_is_none(tmp_path: Path):
+    assert Store(tmp_path).read_candidates(KEY) is None
+
+
+def test_key_ignores_order_but_not_values():
+    assert content_key({"a": 1, "b": [2, 3]}) == content_key({"b": [2, 3], "a": 1})
+    assert content_key({"a": 1}) != content_key({"a": 2})
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped bit", "empty", "foreign", "not safetensors"])
+def test_damaged_entry_is_reported_and_absent(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture):
+    store = Store(tmp_path)
+    store.write_candidates(KEY, some_candidates(), feature_dtype="float16")
+    path = store.path("candidates", KEY)
+    data = bytearray(path.read_bytes())
+    if damage == "truncated":
+        data = data[:-7]
+    elif damage == "flipped bit":
+        data[-1] ^= 1
+    elif damage == "empty":
+        data = bytearray()
+    elif damage == "not safetensors":
+        data = bytearray(b"PK\x03\x04 something else entirely")
+    if damage == "foreign":
+        other = content_key({"image": "other"})
+        store.write_candidates(other, some_candidates(), feature_dtype="float16")
+        data = bytearray(store.path("candidates", other).read_bytes())
+    path.write_bytes(bytes(data))
+    with caplog.at_level(logging.WARNING):
+        assert store.read_candidates(KEY) is None
+    assert str(path) in caplog.text
+    assert "computed again" in caplog.text
+
+
+def test_changed_note_is_noticed(tmp_path: Path):
+    store = Store(tmp_path)
+    store.write_candidates(KEY, some_candidates(), feature_dtype="float16")
+    path = store.path("candidates", KEY)
+    data = path.read_bytes()
+    assert data.count(b'height\\": \\"20') == 1
+    path.write_bytes(data.replace(b'height\\": \\"20', b'height\\": \\"21'))
+    assert store.read_candidates(KEY) is None
+
+
+def test_same_content_gives_the_same_bytes(tmp_path: Path):
+    first, second = Store(tmp_path / "a"), Store(tmp_path / "b")
+    for store in (first, second):
+        store.write_candidates(KEY, some_candidates(), feature_dtype="float16")
+    assert first.path("candidates", KEY).read_bytes() == second.path("candidates", KEY).read_bytes()
+
+
+def test_no_temporary_files_stay(tmp_path: Path):
+    store = Store(tmp_path)
+    store.write_candidates(KEY, some_candidates(), feature_dtype="float16")
+    store.write_candidates(KEY, replace(some_candidates(), height=21), feature_dtype="float16")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [f"{KEY}.safetensors"]
+
+
+def test_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def no_space(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(StorageError, match=r"the disk is full\. Make space and start the same command again"):
+        Store(tmp_path).write_feature(KEY, np.zeros(3, dtype=np.float32))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_keys_are_json_of_plain_values():
+    with pytest.raises(TypeError):
+        content_key({"path": Path("x")})
+    assert content_key(json.loads('{"a": [1, 2.5, null, "ü"]}')) == content_key({"a": [1, 2.5, None, "ü"]})

@@ -1,0 +1,179 @@
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from ntt.backbones.timm_vit import TimmVit, TimmVitConfig
+from ntt.errors import ConfigError, WeightsError
+from ntt.types import Placement
+from tests.filled_weights import fill_state_dict
+
+TINY = "vit_tiny_patch16_224"
+AVERAGING = "vit_base_patch16_224.mae"
+
+
+def _save(model: str, path: Path, **settings: object) -> torch.nn.Module:
+    network = timm.create_model(model, pretrained=False, **settings)
+    fill_state_dict(network)
+    torch.save(network.state_dict(), path)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("timm") / "tiny.pth"
+    _save(TINY, path)
+    return path
+
+
+def _images(side: int) -> torch.Tensor:
+    return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_features_are_timms_patch_tokens_at_the_models_own_size(tiny: Path) -> None:
+    encoder = TimmVit(model=TINY, weights=tiny)
+    assert (encoder.name, encoder.input_size, encoder.patch_size, encoder.feature_dim) == ("timm", 224, 16, 192)
+    images = _images(224)
+    network = timm.create_model(TINY, pretrained=False)
+    fill_state_dict(network)
+    # This model was trained on pixels in [-1, 1].
+    expected = network.eval().forward_features(images * 2 - 1)[:, 1:]
+    features = encoder.encode(images)
+    assert features.shape == (2, 192, 14, 14)
+    torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
+
+
+def test_other_input_sizes_and_bfloat16(tiny: Path) -> None:
+    images = _images(96)
+    exact = TimmVit(model=TINY, weights=tiny, input_size=96).encode(images)
+    rough = TimmVit(model=TINY, weights=tiny, input_size=96, precision="bfloat16").encode(images)
+    assert exact.shape == rough.shape == (2, 192, 6, 6)
+    assert rough.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(exact, rough, dim=1).min() > 0.98
+
+
+@torch.no_grad()
+def test_patches_of_averaging_models_are_normalised_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+
+    def shallow(name: str, **settings: object) -> torch.nn.Module:
+        return create(name, depth=1, global_pool="avg", **settings)
+
+    monkeypatch.setattr(timm, "create_model", shallow)
+    path = tmp_path / "mae.pth"
+    network = _save(AVERAGING, path, num_classes=0)
+    assert isinstance(network.norm, torch.nn.Identity)
+    images = _images(224)
+    features = TimmVit(model=AVERAGING, weights=path).encode(images)
+    mean, std = (torch.tensor(network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    expected = network.fc_norm(network.forward_features((images - mean) / std))[:, 1:]
+    torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
+
+
+def test_fingerprint_follows_the_weights(tiny: Path, tmp_path: Path) -> None:
+    encoder = TimmVit(model=TINY, weights=tiny)
+    fingerprint = dict(encoder.fingerprint)
+    json.dumps(fingerprint)
+    assert fingerprint["model"] == TINY
+    other = tmp_path / "other.pth"
+    state = torch.load(tiny, weights_only=True)
+    state["norm.bias"] += 1
+    torch.save(state, other)
+    changed = dict(TimmVit(model=TINY, weights=other).fingerprint)
+    assert {key for key in fingerprint if fingerprint[key] != changed[key]} == {"weights_sha256"}
+
+
+def test_weights_of_timms_own_download_are_digested(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+    asked = []
+
+    def filled(name: str, *, pretrained: bool, **settings: object) -> torch.nn.Module:
+        asked.append(pretrained)
+        network = create(name, pretrained=False, **settings)
+        if pretrained:
+            fill_state_dict(network)
+        return network
+
+    monkeypatch.setattr(timm, "create_model", filled)
+    monkeypatch.delenv("NTT_OFFLINE", raising=False)
+    first, second = (TimmVit(model=TINY, pretrained=True, input_size=32) for _ in range(2))
+    assert asked == [False, False]
+    assert first.fingerprint == second.fingerprint
+    assert len(first.fingerprint["weights_sha256"]) == 64
+    assert first.encode(_images(32)).shape == (2, 192, 2, 2)
+    assert asked == [False, False, True, True]
+
+
+def test_a_failed_download_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+
+    def unreachable(name: str, *, pretrained: bool, **settings: object) -> torch.nn.Module:
+        if pretrained:
+            raise OSError("no route")
+        return create(name, pretrained=False, **settings)
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    monkeypatch.delenv("NTT_OFFLINE", raising=False)
+    with pytest.raises(WeightsError, match=f"timm could not supply the weights of {TINY}: no route. Check the name"):
+        TimmVit(model=TINY, pretrained=True).encode(_images(224))
+
+
+def test_offline_forbids_timms_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NTT_OFFLINE", "1")
+    with pytest.raises(WeightsError, match=r"backbone.pretrained=true downloads .* but NTT_OFFLINE switches network"):
+        TimmVit(model=TINY, pretrained=True)
+
+
+def test_weights_must_come_from_somewhere_and_only_once(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"backbone.model={TINY} has no weights: set backbone.weights to a local"):
+        TimmVit(model=TINY)
+    with pytest.raises(ConfigError, match=r"and backbone.pretrained=true exclude each other\. Set only one of them"):
+        TimmVit(model=TINY, weights=tiny, pretrained=True)
+    with pytest.raises(WeightsError, match=r"The weights file .*none.pth of vit_tiny_patch16_224 does not exist"):
+        TimmVit(model=TINY, weights=tmp_path / "none.pth")
+
+
+def test_unknown_names_get_similar_ones(tiny: Path) -> None:
+    with pytest.raises(ConfigError, match=r"vit_tiny_patch16_225' is not known to timm .* vit_tiny_patch16_224"):
+        TimmVit(model="vit_tiny_patch16_225", weights=tiny)
+
+
+@pytest.mark.parametrize("model", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_other_architectures_are_refused(tiny: Path, model: str) -> None:
+    with pytest.raises(ConfigError, match=f"backbone.model='{model}' is no plain vision transformer"):
+        TimmVit(model=model, weights=tiny)
+
+
+def test_input_size_must_be_a_multiple_of_the_patch_size(tiny: Path) -> None:
+    with pytest.raises(ConfigError, match=r"backbone.input_size=100 cannot be used .* patch size 16\. Choose .* 96 or"):
+        TimmVit(model=TINY, weights=tiny, input_size=100)
+
+
+def test_weights_of_another_model_are_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"does not fit vit_small_patch16_224: (.|\n)* Give the file of that model"):
+        TimmVit(model="vit_small_patch16_224", weights=tiny).encode(_images(224))
+    incomplete, strange = torch.load(tiny, weights_only=True), torch.load(tiny, weights_only=True)
+    del incomplete["norm.bias"]
+    strange["extra.weight"] = torch.zeros(1)
+    for state, problem in ((incomplete, "norm.bias is missing"), (strange, "extra.weight has no place")):
+        path = tmp_path / f"{len(problem)}.pth"
+        torch.save(state, path)
+        with pytest.raises(WeightsError, match=f"does not fit {TINY}: {problem}"):
+            TimmVit(model=TINY, weights=path).encode(_images(224))
+
+
+def test_building_leaves_the_random_stream_alone(tiny: Path) -> None:
+    torch.manual_seed(5)
+    TimmVit(model=TINY, weights=tiny, input_size=32).encode(_images(32))
+    drawn = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(3))
+
+
+def test_config_builds_the_encoder(tiny: Path, tmp_path: Path) -> None:
+    placement = Placement(device="cpu", precision="float32", compile=False, weights_root=tmp_path)
+    encoder = TimmVitConfig(name="timm", model=TINY, weights=str(tiny), input_size=32).build(placement)
+    assert encoder.encode(_images(32)).shape == (2, 192, 2, 2)

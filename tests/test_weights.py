@@ -1,0 +1,386 @@
+import argparse
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ntt import weights
+from ntt.commands.weights import add_weights_commands, run_weights
+from ntt.errors import ConfigError, WeightsError
+from ntt.weights import (
+    Checkpoint,
+    checkpoint,
+    checkpoints,
+    fetch,
+    fetch_command,
+    file_digest,
+    is_offline,
+    load_state_dict,
+    locate,
+    verify,
+)
+from tests.http_server import Site, serve
+
+CONTENT = b"weights" * 1000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NTT_OFFLINE", raising=False)
+    monkeypatch.delenv("NTT_WEIGHTS_MIRROR", raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serve(Site(files={"official/tiny.pt": CONTENT})) as running:
+        yield running
+
+
+@pytest.fixture
+def registry(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two small checkpoints on a local server in place of the official ones."""
+    entries = {
+        "tiny": Checkpoint("tiny", f"{site.url}/official/tiny.pt", SHA256, "sub/tiny.pt"),
+        "other": Checkpoint("other", f"{site.url}/official/other.pt", "0" * 64, "other.pt"),
+    }
+    monkeypatch.setattr(weights, "checkpoints", lambda: entries)
+    monkeypatch.setattr("ntt.commands.weights.checkpoints", lambda: entries)
+
+
+def test_registry_is_complete_and_well_formed() -> None:
+    dino = [f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg4")]
+    sam = [f"sam2{minor}_hiera_{size}" for minor in ("", ".1") for size in ("tiny", "small", "base_plus", "large")]
+    assert list(checkpoints()) == sam + dino
+    for name, entry in checkpoints().items():
+        assert entry.name == name
+        assert entry.url.startswith("https://")
+        assert entry.url.rsplit("/", 1)[1] == Path(entry.path).name
+        assert len(entry.sha256) == 64
+        assert set(entry.sha256) <= set("0123456789abcdef")
+    assert len({entry.sha256 for entry in checkpoints().values()}) == 16
+    assert len({entry.path for entry in checkpoints().values()}) == 16
+
+
+def test_registry_has_the_published_layout() -> None:
+    assert checkpoint("sam2_hiera_large").path == "sam2_hiera_large.pt"
+    assert checkpoint("sam2.1_hiera_large").path == "sam2.1_hiera_large.pt"
+    assert checkpoint("dinov2_vitl14").path == "dinov2/dinov2_vitl14_pretrain.pth"
+    assert checkpoint("dinov2_vitl14_reg4").path == "dinov2/dinov2_vitl14_reg4_pretrain.pth"
+
+
+def test_registry_agrees_with_the_given_list(shared_dir: Path) -> None:
+    given = json.loads((shared_dir / "checkpoints.json").read_text())
+    given.pop("note")
+    assert {name: {"url": e.url, "sha256": e.sha256} for name, e in checkpoints().items()} == given
+
+
+def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"No checkpoint is called 'sam3'\. Known names: sam2_hiera_tiny, "):
+        locate("sam3", tmp_path)
+
+
+def test_locate_finds_a_file_or_names_the_command(tmp_path: Path) -> None:
+    path = tmp_path / "dinov2" / "dinov2_vits14_pretrain.pth"
+    with pytest.raises(WeightsError) as caught:
+        locate("dinov2_vits14", tmp_path)
+    assert str(caught.value) == (
+        f"The weights dinov2_vits14 are missing: {path} does not exist. Fetch them with "
+        f"`ntt weights get dinov2_vits14 --root {tmp_path}`."
+    )
+    path.parent.mkdir()
+    path.touch()
+    assert locate("dinov2_vits14", tmp_path) == path
+
+
+def test_fetch_command_can_be_pasted_into_a_shell() -> None:
+    assert fetch_command("a", Path("checkpoints")) == "ntt weights get a"
+    assert fetch_command("a", Path("my weights")) == "ntt weights get a --root 'my weights'"
+
+
+@pytest.mark.usefixtures("registry")
+def test_fetch_downloads_once(site: Site, tmp_path: Path) -> None:
+    seen = []
+    path = fetch("tiny", tmp_path, progress=lambda done, total: seen.append((done, total)))
+    assert path == tmp_path / "sub" / "tiny.pt"
+    assert path.read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert fetch("tiny", tmp_path) == path
+    assert len(site.requests) == 1
+
+
+@pytest.mark.usefixtures("registry")
+def test_fetch_does_not_overwrite_another_file(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "tiny.pt"
+    path.parent.mkdir()
+    path.write_bytes(b"mine")
+    with pytest.raises(WeightsError) as caught:
+        fetch("tiny", tmp_path)
+    assert str(caught.value) == (
+        f"The weights file {path} is damaged or another file: its sha256 is {hashlib.sha256(b'mine').hexdigest()}, "
+        f"expected {SHA256}. Move it away, then run `ntt weights get tiny --root {tmp_path}`."
+    )
+    assert path.read_bytes() == b"mine"
+    assert site.requests == []
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_fetch_uses_a_mirror(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_environment: bool) -> None:
+    site.files = {"copy/sub/tiny.pt": CONTENT}
+    if by_environment:
+        monkeypatch.setenv("NTT_WEIGHTS_MIRROR", f"{site.url}/copy")
+    path = fetch("tiny", tmp_path, mirror=None if by_environment else f"{site.url}/copy/")
+    assert path.read_bytes() == CONTENT
+    assert [asked for asked, _ in site.requests] == ["copy/official/tiny.pt", "copy/sub/tiny.pt"]
+
+
+@pytest.mark.usefixtures("registry")
+def test_the_mirror_setting_takes_precedence(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NTT_WEIGHTS_MIRROR", "http://127.0.0.1:1/nothing")
+    fetch("tiny", tmp_path, mirror=site.url)
+    assert [asked for asked, _ in site.requests] == ["official/tiny.pt"]
+
+
+@pytest.mark.usefixtures("registry")
+def test_offline_fetch_takes_what_is_there_and_asks_for_nothing(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NTT_OFFLINE", "1")
+    with pytest.raises(WeightsError) as caught:
+        fetch("tiny", tmp_path)
+    message = str(caught.value)
+    assert f"{tmp_path / 'sub/tiny.pt'} does not exist, and network access is switched off" in message
+    assert f"Put the file {site.url}/official/tiny.pt there by hand, or run `ntt weights get tiny --root" in message
+    monkeypatch.delenv("NTT_OFFLINE")
+    with pytest.raises(WeightsError, match="network access is switched off"):
+        fetch("tiny", tmp_path, offline=True)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "tiny.pt").write_bytes(CONTENT)
+    assert fetch("tiny", tmp_path, offline=True) == tmp_path / "sub" / "tiny.pt"
+    assert site.requests == []
+
+
+@pytest.mark.parametrize(("value", "offline"), [("1", True), ("true", True), ("YES", True), ("0", False), ("", False)])
+def test_offline_switch(monkeypatch: pytest.MonkeyPatch, value: str, offline: bool) -> None:
+    monkeypatch.setenv("NTT_OFFLINE", value)
+    assert is_offline() is offline
+
+
+def test_offline_switch_with_another_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NTT_OFFLINE", "maybe")
+    with pytest.raises(ConfigError, match=r"NTT_OFFLINE='maybe' is not understood\. Set it to 1"):
+        is_offline()
+
+
+@pytest.mark.usefixtures("registry")
+def test_verify_tells_whole_damaged_and_missing_files_apart(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "tiny.pt").write_bytes(CONTENT)
+    assert [(found.name, found.state, found.sha256) for found in verify(tmp_path)] == [
+        ("tiny", "ok", SHA256),
+        ("other", "missing", None),
+    ]
+    (tmp_path / "sub" / "tiny.pt").write_bytes(CONTENT[1:])
+    (found,) = verify(tmp_path, ["tiny"])
+    assert (found.state, found.path) == ("damaged", tmp_path / "sub" / "tiny.pt")
+    assert found.sha256 == hashlib.sha256(CONTENT[1:]).hexdigest()
+    assert verify(tmp_path, []) == []
+
+
+def test_file_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    assert file_digest(path) == hashlib.sha256(b"").hexdigest()
+    path.write_bytes(b"one")
+    os.utime(path, ns=(1, 1))
+    assert file_digest(path) == hashlib.sha256(b"one").hexdigest()
+    # Same size, time and inode: the file is not read again.
+    with path.open("r+b") as file:
+        file.write(b"two")
+    os.utime(path, ns=(1, 1))
+    assert file_digest(path) == hashlib.sha256(b"one").hexdigest()
+    os.utime(path, ns=(2, 2))
+    assert file_digest(path) == hashlib.sha256(b"two").hexdigest()
+
+
+def test_file_digest_of_nothing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"none cannot be read: No such file or directory\."):
+        file_digest(tmp_path / "none")
+
+
+STATE = {"b.weight": torch.arange(6.0).view(2, 3), "a": torch.tensor(7)}
+
+
+def _assert_is_state(found: dict[str, torch.Tensor]) -> None:
+    assert list(found) == ["b.weight", "a"]
+    assert torch.equal(found["b.weight"], STATE["b.weight"])
+    assert torch.equal(found["a"], STATE["a"])
+
+
+@pytest.mark.parametrize("wrap", [None, "model", "state_dict"])
+def test_state_dicts_are_read_wrapped_or_not(tmp_path: Path, wrap: str | None) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(STATE if wrap is None else {wrap: STATE, "epoch": 3}, path)
+    _assert_is_state(load_state_dict(path))
+    torch.save(STATE if wrap is None else {wrap: STATE}, path, _use_new_zipfile_serialization=False)
+    _assert_is_state(load_state_dict(path))
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file(STATE, path)
+    found = load_state_dict(path)
+    assert set(found) == set(STATE)
+    assert torch.equal(found["b.weight"], STATE["b.weight"])
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(WeightsError, match="is truncated or damaged"):
+        load_state_dict(path)
+
+
+def test_expected_digest_is_checked_before_reading(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(STATE, path)
+    _assert_is_state(load_state_dict(path, expected_sha256=file_digest(path).upper()))
+    with pytest.raises(WeightsError, match=f"its sha256 is {file_digest(path)}, expected {'1' * 64}"):
+        load_state_dict(path, expected_sha256="1" * 64)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_truncated_files_are_told(tmp_path: Path, new_format: bool) -> None:
+    path = tmp_path / "dinov2" / "dinov2_vits14_pretrain.pth"
+    path.parent.mkdir()
+    torch.save({"a": torch.zeros(10_000)}, path, _use_new_zipfile_serialization=new_format)
+    path.write_bytes(path.read_bytes()[:20_000])
+    with pytest.raises(WeightsError) as caught:
+        load_state_dict(path)
+    assert str(caught.value) == (
+        f"The weights file {path} (20000 bytes) is truncated or damaged. Move it away, then fetch it with "
+        f"`ntt weights get dinov2_vits14 --root {tmp_path}`."
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", bytes(range(256)), b"PK\x03\x04nothing"])
+def test_files_that_are_no_checkpoints_are_told(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"damaged. Give the path of a checkpoint saved by torch.save"):
+        load_state_dict(path)
+
+
+def test_missing_files_name_the_command_where_the_place_is_known(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="Fetch it with `ntt weights get sam2_hiera_tiny --root"):
+        load_state_dict(tmp_path / "sam2_hiera_tiny.pt")
+    with pytest.raises(WeightsError, match=r"mine.pt does not exist\. Give the path of a checkpoint"):
+        load_state_dict(tmp_path / "mine.pt")
+
+
+class _Attack:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_code_in_a_file_is_never_run(tmp_path: Path, raw: bool) -> None:
+    path, mark = tmp_path / "a.pth", tmp_path / "was_run"
+    if raw:
+        path.write_bytes(pickle.dumps({"a": _Attack(mark)}, protocol=2))
+    else:
+        torch.save({"a": _Attack(mark)}, path)
+    with pytest.raises(WeightsError) as caught:
+        load_state_dict(path)
+    if not raw:
+        assert "is refused: it contains Python objects that would run code when loaded. Save its" in str(caught.value)
+    assert not mark.exists()
+
+
+def test_whole_models_are_refused(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="is refused: it contains Python objects"):
+        load_state_dict(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ([1, 2], "holds a list, not a state dict"),
+        (torch.zeros(2), "holds a Tensor, not a state dict"),
+        ({}, "is not a state dict: it is empty"),
+        ({"a": 1}, "it has entries that are no named tensors, such as 'a'"),
+        ({3: torch.zeros(1)}, "it has entries that are no named tensors, such as '3'"),
+    ],
+)
+def test_other_contents_are_refused(tmp_path: Path, content: object, problem: str) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=problem):
+        load_state_dict(tmp_path / "a.pth")
+
+
+def _run(*arguments: str) -> int:
+    parser = argparse.ArgumentParser(prog="ntt")
+    add_weights_commands(parser.add_subparsers(dest="command"))
+    return run_weights(parser.parse_args(["weights", *arguments]))
+
+
+@pytest.mark.usefixtures("registry")
+def test_command_get(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("get", "tiny", "--root", str(tmp_path), "--mirror", site.url) == 0
+    assert capsys.readouterr().out == f"tiny: {tmp_path / 'sub/tiny.pt'} (sha256 verified)\n"
+    with pytest.raises(ConfigError, match="No checkpoint is called 'typo'"):
+        _run("get", "other", "typo", "--root", str(tmp_path))
+    with pytest.raises(WeightsError, match="The weights other are missing"):
+        _run("get", "other", "--root", str(tmp_path), "--offline")
+    assert len(site.requests) == 1
+
+
+@pytest.mark.usefixtures("registry")
+def test_command_get_draws_progress_on_a_terminal(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    _run("get", "tiny", "--root", str(tmp_path))
+    assert "\rtiny: 0.0 MB of 0.0 MB (100 %)\x1b[K\ntiny: " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("registry")
+def test_command_list(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "tiny.pt").write_bytes(bytes(3_000_000))
+    assert _run("list", "--root", str(tmp_path)) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"tiny         3 MB  {tmp_path / 'sub/tiny.pt'}",
+        f"other   not there  {tmp_path / 'other.pt'}",
+    ]
+    _run("list", "--urls", "--root", str(tmp_path))
+    assert f"{site.url}/official/tiny.pt  sha256 {SHA256}" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("registry")
+def test_command_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"There are no checkpoints in .* Fetch one, for example with `ntt weights get"
+    ):
+        _run("verify", "--root", str(tmp_path))
+    path = tmp_path / "sub" / "tiny.pt"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    assert _run("verify", "--root", str(tmp_path)) == 0
+    assert capsys.readouterr().out == f"tiny: ok  {path}\n"
+    assert _run("verify", "tiny", "other", "--root", str(tmp_path)) == 1
+    assert f"other: missing  {tmp_path / 'other.pt'}" in capsys.readouterr().out
+    path.write_bytes(b"bad")
+    assert _run("verify", "--root", str(tmp_path)) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"tiny: damaged  {path}",
+        f"  its sha256 is {hashlib.sha256(b'bad').hexdigest()}, expected {SHA256}",
+    ]
