@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ntt.backbones.base import BackboneConfig
 from ntt.datasets.base import DatasetConfig
+from ntt.device import PRECISIONS
 from ntt.errors import ConfigError, raise_all
 from ntt.matchers.base import MatcherConfig
 from ntt.registry import option_schemas
@@ -26,7 +27,6 @@ from ntt.trackers.base import TrackerConfig
 STAGES = ("references", "memory", "prototypes", "candidates", "matching", "visualisation", "evaluation")
 STAGE_ALIASES = {"fill_memory": "memory", "postprocess_memory": "prototypes", "test": "evaluation"}
 SAMPLERS = ("native", "reference", "fixed", "shot_index")
-PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 
 _GROUPS: dict[str, tuple[str, type]] = {
     "dataset": ("ntt.datasets", DatasetConfig),

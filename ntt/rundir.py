@@ -121,6 +121,11 @@ def run_logging(root: Path, me: World) -> Iterator[None]:
         logger.addHandler(handler)
     try:
         yield
+    except BaseException as error:
+        for handler in handlers[1:]:
+            message = f"stopped by {type(error).__name__}: {error}"
+            handler.handle(logging.LogRecord("ntt", logging.ERROR, __file__, 0, message, None, None))
+        raise
     finally:
         logger.setLevel(before[0])
         logger.propagate = before[1]

@@ -8,7 +8,7 @@ from ntt.config import STAGES, ExperimentConfig, digest, plain, result_settings,
 from ntt.environment import apply_runtime, collect_facts
 from ntt.pipeline import Pipeline
 from ntt.reporting import metrics_table
-from ntt.results import flat_metrics
+from ntt.results import flat_metrics, read_metrics
 from ntt.rundir import RunDirectory, run_logging
 from ntt.trackers.base import RunIdentity, Tracker
 from ntt.types import Metrics
@@ -38,7 +38,7 @@ def run(config: ExperimentConfig) -> float | None:
         pipeline.check_inputs()
         if config.stage == "all" and pipeline.is_finished():
             _LOG.info("This run is already finished; nothing to do. To repeat it, delete %s", directory.root)
-            return _report(pipeline.evaluation(), directory)
+            return _report(read_metrics(directory.metrics), directory)
         if me.is_main:
             directory.write_config(plain(config))
         tracker = _open_tracker(config, directory) if me.is_main else None

@@ -87,3 +87,14 @@ def package_decode(
     finally:
         decoder.float()
     return logits, iou
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: where a machine is busy, threads of one operation wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -376,6 +376,10 @@ def test_empty_segmentations_mean_box_only(tmp_path: Path, nothing: Any) -> None
             annotation(2, 5, 1, [20, 20, 9, 9], segmentation=[[20, 20, 20.1, 20, 20.1, 20.1]]),
             "left out: the mask covers no pixel",
         ),
+        (
+            annotation(2, 5, 1, [20, 20, 9, 9], segmentation=[[300, 300, 340, 300, 340, 340, 300, 340]]),
+            "left out: the mask covers no pixel",
+        ),
     ],
 )
 def test_unusable_annotations_are_left_out_and_counted(

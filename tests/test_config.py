@@ -148,6 +148,7 @@ def test_only_config_and_main_know_hydra():
 
 
 def test_importing_the_package_does_nothing():
-    code = "import logging, sys, ntt.runner; assert not logging.getLogger('ntt').handlers; assert 'timm' not in sys.modules"
+    checks = ["assert not logging.getLogger('ntt').handlers", "assert 'timm' not in sys.modules"]
+    code = "\n".join(["import logging, sys, ntt.runner", *checks])
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=PROJECT_DIR, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -18,6 +18,7 @@ from ntt.backbones.dinov2_checkpoint import (
     to_timm_layout,
     variant,
 )
+from ntt.backbones.vit import without_values
 from ntt.errors import ConfigError, WeightsError
 from ntt.ops.crops import crop_reference, instance_feature
 from ntt.types import Placement
@@ -74,9 +75,7 @@ def test_tokens_and_instance_features_are_those_of_the_reference(shared_dir: Pat
     by_class = torch.stack(features).view(classes, 3, -1)
     np.testing.assert_allclose(torch.stack(tokens[:3])[:, ::37], golden["encoder_tokens_every_37"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(by_class, golden["instance_feats"][:classes], rtol=0, atol=1e-4)
-    prototypes = torch.nn.functional.normalize(by_class.mean(dim=1), dim=-1)
-    recorded = torch.nn.functional.normalize(torch.from_numpy(golden["class_feats_instance_avg"][:classes]), dim=-1)
-    np.testing.assert_allclose(prototypes, recorded, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(by_class.mean(dim=1), golden["class_feats_instance_avg"][:classes], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("side", [70, 224])
@@ -136,13 +135,17 @@ def test_every_published_layout_fits_timms_network(name: str) -> None:
     import timm
 
     model = variant(name)
-    with torch.device("meta"):
-        network = timm.create_model(model.timm_name, pretrained=False, num_classes=0, img_size=42)
-        hidden = 4096 if "vitg" in name else None
-        shapes = meta_shapes(
-            dim=model.feature_dim, depth=model.depth, registers=model.registers, swiglu_hidden=hidden, rows=SMALL_GRID
-        )
-        state = {key: torch.empty(shape) for key, shape in shapes.items()}
+    network = without_values(
+        lambda: timm.create_model(model.timm_name, pretrained=False, num_classes=0, img_size=14 * SMALL_GRID)
+    )
+    shapes = meta_shapes(
+        dim=model.feature_dim,
+        depth=model.depth,
+        registers=model.registers,
+        swiglu_hidden=4096 if "vitg" in name else None,
+        rows=SMALL_GRID,
+    )
+    state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     assert identify(state) is model
     converted = to_timm_layout(state, model, SMALL_GRID)
     assert {key: value.shape for key, value in converted.items()} == {

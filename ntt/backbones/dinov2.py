@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ntt.backbones.base import BackboneConfig
 from ntt.backbones.dinov2_checkpoint import PATCH_SIZE, Variant, require_model, to_timm_layout, variant
-from ntt.backbones.vit import check_input_size, normalise, tokens_to_map
+from ntt.backbones.vit import check_input_size, normalise, tokens_to_map, without_values
 from ntt.device import autocast, check_precision, resolve_device
 from ntt.errors import ConfigError, WeightsError
 from ntt.types import Placement
@@ -281,9 +281,10 @@ def _timm_network(
 ) -> tuple[nn.Module, TokensOf]:
     import timm
 
-    # Built without storage and then given the checkpoint's tensors: no random values to draw and to throw away.
-    with torch.device("meta"):
-        network = timm.create_model(model.timm_name, pretrained=False, num_classes=0, img_size=rows * PATCH_SIZE)
+    side = rows * PATCH_SIZE
+    network: Any = without_values(
+        lambda: timm.create_model(model.timm_name, pretrained=False, num_classes=0, img_size=side)
+    )
     _fill(network, to_timm_layout(state, model, rows), path)
 
     def tokens_of(images: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ntt.backbones.base import BackboneConfig
-from ntt.backbones.vit import check_input_size, normalise, tokens_to_map
+from ntt.backbones.vit import check_input_size, normalise, tokens_to_map, without_values
 from ntt.device import autocast, check_precision, resolve_device
 from ntt.errors import ConfigError, WeightsError
 from ntt.types import Placement
@@ -202,7 +202,7 @@ def _create(model: str, *, pretrained: bool) -> Any:
 
 
 def _outline(model: str) -> Any:
-    """The network without storage, for its shapes and settings."""
+    """The network without its weights, for its shapes and settings."""
     import timm
 
     if not timm.is_model(model):
@@ -210,8 +210,7 @@ def _outline(model: str) -> Any:
         hint = f" Similar names: {', '.join(similar)}." if similar else ""
         raise ConfigError(f"backbone.model={model!r} is not known to timm {timm.__version__}.{hint}")
     try:
-        with torch.device("meta"):
-            network = _create(model, pretrained=False)
+        network = without_values(lambda: _create(model, pretrained=False))
     except TypeError as error:
         raise ConfigError(_no_vit(model)) from error
     except (RuntimeError, ValueError) as error:

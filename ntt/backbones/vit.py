@@ -1,10 +1,13 @@
 """What the vision-transformer backbones share: checks of settings and shapes, normalisation, tokens to maps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
 from ntt.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def check_input_size(input_size: int, patch_size: int, *, backbone: str) -> None:
@@ -20,6 +23,20 @@ def check_input_size(input_size: int, patch_size: int, *, backbone: str) -> None
         f"backbone.input_size={input_size} cannot be used with {backbone}: it must be a positive multiple of its patch "
         f"size {patch_size}. Choose for example {below} or {below + patch_size}."
     )
+
+
+def without_values(create: Callable[[], T]) -> T:
+    """Build a network whose tensors are all to be replaced, without drawing random values for them.
+
+    Older versions of timm read tensors while they build, which needs storage; then the values are drawn after all,
+    and the caller's random stream does not notice.
+    """
+    try:
+        with torch.device("meta"):
+            return create()
+    except RuntimeError:
+        with torch.random.fork_rng(devices=[]):
+            return create()
 
 
 def normalise(

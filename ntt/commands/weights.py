@@ -31,6 +31,7 @@ def add_weights_commands(subparsers: "Subparsers") -> None:
         subparsers: what `ArgumentParser.add_subparsers` returned.
     """
     weights = subparsers.add_parser("weights", help="list, fetch and check model weights", description=__doc__)
+    weights.set_defaults(handler=run_weights)
     actions = weights.add_subparsers(dest="weights_action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="show all known checkpoints and which of them are on disk")
     listing.add_argument("--urls", action="store_true", help="also show the URL and the sha256 of each")

@@ -154,7 +154,7 @@ class _Borders:
             tree, np.concatenate([at_leaves, ring_at_leaves], axis=1), hg.Accumulators.sum
         )
         width = values.shape[1]
-        outer = total[:, :width] - 2 * inner[:, :width]
+        outer = np.maximum(total[:, :width] - 2 * inner[:, :width], 0.0)
         ring = total[:, width:] - inner[:, width:]
         return cls(outer[:, 0], outer[:, 1:], inner[:, 0], inner[:, 1:width], ring)
 

@@ -1,0 +1,43 @@
+"""The console script `ntt`: everything that is not an experiment run. Experiments are run by `python main.py`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ntt import __version__
+from ntt.commands.data import add_data_commands
+from ntt.commands.show import add_show_command
+from ntt.commands.weights import add_weights_commands
+from ntt.console import EXIT_USER_ERROR
+from ntt.errors import NttError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; each command sets `handler`, which takes the parsed arguments."""
+    parser = argparse.ArgumentParser(prog="ntt", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"ntt {__version__}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_data_commands(subparsers)
+    add_show_command(subparsers)
+    add_weights_commands(subparsers)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the command line without the program's name; None: that of this process.
+
+    Returns:
+        The exit status: 0, 1 for a check that found something, 2 for an error of the user.
+    """
+    args = build_parser().parse_args(arguments)
+    try:
+        status: int = args.handler(args)
+    except NttError as error:
+        sys.stderr.write(f"\nError: {error}\n")
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        return 130
+    return status

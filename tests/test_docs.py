@@ -1,0 +1,66 @@
+"""What the documents show works, and what they list agrees with the project."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import PROJECT_DIR
+from tiny_data import make_tiny
+
+if sys.version_info >= (3, 11):
+    import tomllib
+
+
+def documented_files(document: Path) -> dict[str, str]:
+    """The code blocks of a document that begin with `# file: PATH`."""
+    blocks = re.findall(r"```\w*\n# file: (\S+)\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return dict(blocks)
+
+
+def test_the_worked_example_is_an_option_like_any_other(tmp_path: Path):
+    files = documented_files(PROJECT_DIR / "CONTRIBUTING.md")
+    assert set(files) == {"ntt/matchers/every_instance.py", "conf/matcher/every_instance.yaml"}
+    for name in ("ntt", "conf", "experiments"):
+        shutil.copytree(PROJECT_DIR / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT_DIR / "main.py", tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    root = make_tiny(tmp_path / "tiny")
+    words = ["matcher=every_instance", "matcher.merging=soft", "shots=1shot", "visualisation.enabled=false"]
+    done = subprocess.run(
+        [sys.executable, "main.py", "dataset=coco_json", f"dataset.root={root}", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "efficientnet_lite0_regions_every_instance_" in done.stdout
+    assert len(list(tmp_path.rglob("metrics.json"))) == 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="reads pyproject.toml with tomllib, new in Python 3.11")
+def test_conda_environment_has_the_same_direct_dependencies():
+    project = tomllib.loads((PROJECT_DIR / "pyproject.toml").read_text())["project"]
+    conda = yaml.safe_load((PROJECT_DIR / "environment.yml").read_text())["dependencies"]
+    (pip,) = [entry["pip"] for entry in conda if isinstance(entry, dict)]
+    assert sorted(line for line in pip if not line.startswith("-")) == sorted(project["dependencies"])
+    assert f"python{project['requires-python']}" in conda
+
+
+def test_the_lock_pins_every_direct_dependency():
+    lock = (PROJECT_DIR / "requirements.lock").read_text()
+    pinned = {line.split("==")[0] for line in lock.splitlines() if "==" in line}
+    conda = yaml.safe_load((PROJECT_DIR / "environment.yml").read_text())["dependencies"]
+    (pip,) = [entry["pip"] for entry in conda if isinstance(entry, dict)]
+    wanted = {re.split(r"[<>=]", line)[0] for line in pip if not line.startswith("-")}
+    assert wanted <= pinned
+
+
+def test_local_links_of_the_documents_lead_somewhere():
+    for document in [*PROJECT_DIR.glob("*.md"), *(PROJECT_DIR / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"

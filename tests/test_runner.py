@@ -1,0 +1,359 @@
+"""The whole run: what it writes, what it repeats, what it refuses, and that processes do not change the result."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT_DIR
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from pycocotools.coco import COCO
+from tiny_data import make_tiny
+
+from ntt import config, runner
+from ntt.console import CONF_DIR, check_overrides, plain_errors
+from ntt.errors import ConfigError, DataError
+from ntt.types import Json
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all tests that do not look into it, so that candidates are computed once."""
+    return tmp_path_factory.mktemp("store")
+
+
+def settings(root: Path, output: Path, store: Path, *more: str) -> list[str]:
+    return [
+        "dataset=coco_json",
+        f"dataset.root={root}",
+        "shots=1shot",
+        "runtime.threads=1",
+        "visualisation.enabled=false",
+        f"runtime.output_root={output}",
+        f"runtime.store_root={store}",
+        *more,
+    ]
+
+
+def compose_config(overrides: list[str]) -> config.ExperimentConfig:
+    config.register_schemas()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return config.from_hydra(compose("config", overrides=overrides))
+
+
+@pytest.fixture
+def run(tiny: Path, tmp_path: Path, shared_store: Path) -> Run:
+    """Run with overrides in this process; returns the run directory."""
+
+    def go(*more: str, root: Path = tiny, store: Path = shared_store) -> Path:
+        made = compose_config(settings(root, tmp_path / "out", store, *more))
+        runner.run(made)
+        return config.run_directory(made)
+
+    return go
+
+
+def read(path: Path) -> Json:
+    loaded: Json = json.loads(path.read_text())
+    return loaded
+
+
+def test_a_run_leaves_everything(run: Run, tiny: Path, caplog: pytest.LogCaptureFixture):
+    folder = run("visualisation.enabled=true")
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    expected = {"config.yaml", "facts.json", "references.json", "memory.safetensors", "prototypes.safetensors"}
+    expected |= {"candidates.json", "predictions.json", "metrics.json", "run.log"}
+    expected |= {"pictures/references.png", "pictures/best.png", "pictures/worst.png"}
+    expected |= {f"stages/{stage}.json" for stage in config.STAGES}
+    assert expected <= names
+    assert not [name for name in names if name.endswith(".tmp")]
+    metrics = read(folder / "metrics.json")
+    assert set(metrics["overall"]) == {"bbox", "segm"}
+    assert set(metrics["per_class"]["bbox"]) == {"disc", "square"}
+    assert 50 < metrics["overall"]["segm"]["AP50"] <= 100
+    facts = read(folder / "facts.json")
+    assert set(facts["stages"]) == set(config.STAGES)
+    assert facts["packages"]["torch"]
+    assert facts["stages"]["memory"]["seconds"] > 0
+    assert facts["stages"]["candidates"]["peak_memory_mb"]["process"] > 50
+
+
+def test_predictions_load_in_pycocotools(run: Run, tiny: Path):
+    folder = run()
+    truth = COCO(str(tiny / "annotations" / "targets.json"))
+    loaded = truth.loadRes(str(folder / "predictions.json"))
+    assert len(loaded.anns) == len(json.loads((folder / "predictions.json").read_text())) > 0
+
+
+def test_a_finished_run_does_nothing(run: Run, capsys: pytest.CaptureFixture[str]):
+    folder = run()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"}
+    capsys.readouterr()
+    assert run() == folder
+    assert "already finished; nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_another_seed_reuses_the_candidates(run: Run, tmp_path: Path):
+    store = tmp_path / "store"
+    first = run("seed=0", store=store)
+    entries = {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors")}
+    second = run("seed=1", "shots=2shot", "shots.strict=false", store=store)
+    assert first != second
+    assert {path: path.stat().st_mtime_ns for path in (store / "candidates").rglob("*.safetensors")} == {
+        path: time for path, time in entries.items() if "candidates" in path.parts
+    }
+
+
+def test_results_with_and_without_a_filled_store_are_equal(run: Run, tmp_path: Path):
+    store = tmp_path / "store"
+    folder = run(store=store)
+    predictions = (folder / "predictions.json").read_bytes()
+    metrics = (folder / "metrics.json").read_bytes()
+    shutil.rmtree(folder)
+    assert run(store=store) == folder
+    assert (folder / "predictions.json").read_bytes() == predictions
+    assert (folder / "metrics.json").read_bytes() == metrics
+
+
+def test_a_damaged_entry_is_computed_again(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    store = tmp_path / "store"
+    folder = run(store=store)
+    predictions = (folder / "predictions.json").read_bytes()
+    for entry in store.rglob("*.safetensors"):
+        entry.write_bytes(entry.read_bytes()[:-3])
+    shutil.rmtree(folder)
+    run(store=store)
+    assert "computed again" in capsys.readouterr().out
+    assert (folder / "predictions.json").read_bytes() == predictions
+
+
+def test_changed_annotations_are_never_met_with_stale_results(run: Run, tiny: Path, tmp_path: Path):
+    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    folder = run(root=root)
+    before = read(folder / "metrics.json")
+    targets = root / "annotations" / "targets.json"
+    content = read(targets)
+    content["annotations"] = content["annotations"][:1]
+    targets.write_text(json.dumps(content))
+    assert run(root=root) == folder
+    assert read(folder / "metrics.json") != before
+    references = root / "annotations" / "references.json"
+    content = read(references)
+    content["annotations"][0]["segmentation"] = [[20, 20, 40, 20, 40, 40, 20, 40]]
+    references.write_text(json.dumps(content))
+    old = (folder / "memory.safetensors").read_bytes()
+    run("seed=0", root=root)
+    run("seed=3", root=root)
+    assert (folder / "references.json").stat().st_size > 0
+    assert (folder / "memory.safetensors").read_bytes() != old or read(folder / "references.json")
+
+
+def test_one_stage_makes_what_it_needs_and_no_more(run: Run):
+    folder = run("stage=candidates")
+    assert {path.stem for path in (folder / "stages").iterdir()} == {"candidates"}
+    run("stage=fill_memory")
+    assert {path.stem for path in (folder / "stages").iterdir()} == {"candidates", "references", "memory"}
+    assert not (folder / "metrics.json").exists()
+    run("stage=evaluation")
+    assert (folder / "metrics.json").exists()
+    assert not (folder / "stages" / "visualisation.json").exists()
+
+
+def test_a_repeated_stage_gives_the_same_as_a_whole_run(run: Run):
+    folder = run()
+    predictions = (folder / "predictions.json").read_bytes()
+    (folder / "stages" / "matching.json").unlink()
+    (folder / "predictions.json").unlink()
+    run("stage=matching")
+    assert (folder / "predictions.json").read_bytes() == predictions
+
+
+def test_targets_without_annotations_give_predictions_and_pictures(
+    run: Run, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    targets = root / "annotations" / "targets.json"
+    content = read(targets)
+    del content["annotations"]
+    targets.write_text(json.dumps(content))
+    folder = run("visualisation.enabled=true", root=root)
+    assert read(folder / "metrics.json")["overall"] == {}
+    assert len(json.loads((folder / "predictions.json").read_text())) > 0
+    assert len(list((folder / "pictures" / "targets").iterdir())) == 4
+    assert not (folder / "pictures" / "best.png").exists()
+    assert "no annotations" in capsys.readouterr().out
+
+
+def test_box_only_references_and_targets(run: Run, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    for name in ("references", "targets"):
+        path = root / "annotations" / f"{name}.json"
+        content = read(path)
+        for annotation in content["annotations"]:
+            del annotation["segmentation"]
+        path.write_text(json.dumps(content))
+    folder = run(root=root)
+    assert set(read(folder / "metrics.json")["overall"]) == {"bbox"}
+    out = capsys.readouterr().out
+    assert "box" in out
+    assert "masks are not evaluated" in out
+
+
+def test_chosen_pictures_while_matching(run: Run):
+    folder = run(
+        "visualisation.enabled=true", "visualisation.during_matching=true", "visualisation.image_ids=[102,104]"
+    )
+    assert sorted(path.name for path in (folder / "pictures" / "targets").iterdir()) == [
+        "targets_1_102.png",
+        "targets_3_104.png",
+    ]
+    with Image.open(folder / "pictures" / "targets" / "targets_1_102.png") as picture:
+        assert picture.width > 2 * 480
+
+
+def test_no_pictures(run: Run):
+    folder = run()
+    assert (folder / "metrics.json").exists()
+    assert not (folder / "pictures").exists()
+
+
+def test_every_merging_runs(run: Run):
+    results = {merging: run(f"matcher.merging={merging}") for merging in ("none", "hard", "soft", "soft_semantic")}
+    assert len(set(results.values())) == 4
+    assert all((folder / "metrics.json").exists() for folder in results.values())
+
+
+def test_the_csv_tracker_collects_runs(run: Run, tmp_path: Path):
+    table = tmp_path / "runs.csv"
+    run("tracker=csv", f"tracker.file={table}")
+    run("tracker=csv", f"tracker.file={table}", "seed=1")
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    assert rows[0] == ["time_utc", "run_id", "name", "group", "quantity", "value"]
+    assert {row[2] for row in rows[1:]} == {"tiny_1shot_seed0", "tiny_1shot_seed1"}
+    assert {"bbox/AP", "segm/AP50/disc", "stage/matching/seconds", "failed"} <= {row[4] for row in rows}
+
+
+def test_bad_images_stop_the_run_before_any_work(run: Run, tiny: Path, tmp_path: Path):
+    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    (root / "images" / "targets_2.png").unlink()
+    whole = (root / "images" / "targets_3.png").read_bytes()
+    (root / "images" / "targets_3.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError) as caught:
+        run(root=root, store=tmp_path / "store")
+    assert "targets_2.png" in str(caught.value)
+    assert "targets_3.png" in str(caught.value)
+    assert not (tmp_path / "store").exists()
+
+
+def test_classes_that_differ_between_the_files_are_refused(run: Run, tiny: Path, tmp_path: Path):
+    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    path = root / "annotations" / "targets.json"
+    content = read(path)
+    content["categories"][0]["id"] = 9
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 9 if annotation["category_id"] == 3 else 7
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="'disc' has id 3 in the references and 9 in"):
+        run(root=root)
+
+
+def test_unknown_class_names_the_nearest(run: Run):
+    with pytest.raises(ConfigError, match="disc"):
+        run("split.classes=[disk]")
+
+
+def command(*words: str, processes: int = 0, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable]
+    if processes:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return subprocess.run(
+        [*launcher, "main.py", *words],
+        cwd=PROJECT_DIR,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def only_run(output: Path) -> Path:
+    (metrics,) = output.rglob("metrics.json")
+    return metrics.parent
+
+
+@pytest.mark.parametrize("num_images", [4, 1])
+def test_processes_do_not_change_a_bit(tiny: Path, tmp_path: Path, run: Run, num_images: int):
+    """Two processes, with more and with fewer images than processes."""
+    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    targets = root / "annotations" / "targets.json"
+    content = read(targets)
+    content["images"] = content["images"][:num_images]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
+    targets.write_text(json.dumps(content))
+    one = run("visualisation.enabled=true", root=root, store=tmp_path / "store-one")
+    words = settings(root, tmp_path / "many", tmp_path / "store-many", "visualisation.enabled=true")
+    done = command(*words, processes=2)
+    assert done.returncode == 0, done.stderr
+    many = only_run(tmp_path / "many")
+    for name in ("references.json", "predictions.json", "metrics.json", "candidates.json"):
+        assert (one / name).read_bytes() == (many / name).read_bytes(), name
+    assert read(many / "facts.json")["processes"] == 2
+    for picture in (one / "pictures").rglob("*.png"):
+        assert picture.read_bytes() == (many / picture.relative_to(one)).read_bytes()
+
+
+def test_multirun_gives_every_point_its_own_directory(tiny: Path, tmp_path: Path):
+    words = settings(tiny, tmp_path / "out", tmp_path / "store")
+    words.remove("shots=1shot")
+    done = command("--multirun", *words, "seed=0,1", "shots=1shot,2shot")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").rglob("metrics.json"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["shots.cout=3"], ["there is no setting 'shots.cout'", "shots.count"]),
+        (["dataset=coco_json"], ["dataset.root is not set"]),
+        (["dataset=coco_json", "dataset.root=/nowhere"], ["dataset.root=/nowhere is not a folder"]),
+        (["runtime.precision=bfloat16"], ["runtime.precision=bfloat16", "efficientnet_lite0", "float32"]),
+        (["seed=-1", "stage=walk"], ["2 problems", "seed=-1", "stage=walk"]),
+    ],
+)
+def test_errors_on_the_command_line_are_plain(
+    words: list[str], expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = [*words, f"runtime.output_root={tmp_path}"]
+    config.register_schemas()
+
+    def program() -> None:
+        check_overrides(words)
+        with plain_errors():
+            runner.run(compose_config(words))
+
+    with pytest.raises(SystemExit) as caught:
+        program()
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    for part in expected:
+        assert part in message
+
+
+def test_the_program_ends_with_the_plain_message(tmp_path: Path):
+    done = command("dataset=coco_json", "dataset.root=/nowhere", f"runtime.output_root={tmp_path}")
+    assert done.returncode == 2
+    assert "dataset.root=/nowhere is not a folder" in done.stderr
+    assert "Traceback" not in done.stderr

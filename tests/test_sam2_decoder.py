@@ -1,0 +1,211 @@
+"""The fast decoder against the package's own: equal in exact arithmetic, as good in float32, lighter."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from filled_weights import fill_state_dict
+from sam2_package import CONFIGS, Features, one_thread, package_decode, package_model, random_features
+
+from ntt.segmenters.sam2.decoder import DecodedPrompts, FastDecoder
+from ntt.segmenters.sam2.folding import fold
+from ntt.segmenters.sam2.image_terms import ImageTerms, compute_image_terms, space_to_depth
+from ntt.segmenters.sam2.model import decoder_state
+from ntt.segmenters.sam2.products import mean_square
+from ntt.segmenters.sam2.prompts import PromptEncoder
+from ntt.segmenters.sam2.upscaling import upscale
+
+LARGER = [name for name in CONFIGS if name.endswith(("base_plus", "large"))]
+SMALLER = [name for name in CONFIGS if name not in LARGER]
+POINTS = torch.tensor([[0.5, 0.5], [300.0, 700.0], [1023.5, 12.25]])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_on_busy_machines() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Our decoder with one image's terms."""
+
+    decoder: FastDecoder
+    terms: ImageTerms
+    prompts: PromptEncoder
+
+    def all_masks(self, decoded: DecodedPrompts) -> torch.Tensor:
+        """Upscale every mask that was decoded."""
+        return upscale(self.decoder.weights.rows, self.terms, decoded.tokens, decoded.hyper_BMD)
+
+
+def our_decoding(model: Any, features: Features, dtype: torch.dtype) -> Decoding:
+    state = decoder_state(model.state_dict(), "a model")
+    prompts = PromptEncoder.from_state(state)
+    weights = fold(state, prompts.grid_positions()).to("cpu", dtype)
+    accurate = torch.promote_types(dtype, torch.float32)
+    embedding = features.embedding[0].to(accurate) + prompts.no_mask_C[:, None, None].to(accurate)
+    fine0, fine1 = (fine[0].to(accurate) for fine in features.fine)
+    terms = compute_image_terms(weights.image, embedding, (fine0, fine1), dtype=dtype)
+    return Decoding(FastDecoder(weights, dtype=dtype), terms, prompts)
+
+
+def filled_model(name: str) -> Any:
+    model = package_model(name)
+    for part in (model.sam_prompt_encoder, model.sam_mask_decoder):
+        fill_state_dict(part)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Any:
+    return filled_model("sam2_hiera_tiny")
+
+
+def assert_equal_to_package(model: Any) -> None:
+    """In float64, where rounding cannot hide a mistake, on the package's own embedding of two prompts."""
+    features, points = random_features(), POINTS[:2]
+    ours = our_decoding(model, features, torch.float64)
+    labels = torch.ones(len(points), 1, dtype=torch.int)
+    logits, iou = package_decode(model, features, points[:, None], labels, multimask=True, dtype=torch.float64)
+    with torch.no_grad():
+        tokens, _ = model.sam_prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
+        decoded = ours.decoder.decode(ours.terms, tokens, first_mask=1)
+        torch.testing.assert_close(decoded.predicted_iou_BM, iou, rtol=0, atol=1e-9)
+        torch.testing.assert_close(ours.all_masks(decoded), logits, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_equals_the_package(name: str) -> None:
+    assert_equal_to_package(filled_model(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGER)
+def test_equals_the_package_for_larger_models(name: str) -> None:
+    assert_equal_to_package(filled_model(name))
+
+
+def test_equals_the_package_for_boxes(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = random_features(1)
+    ours = our_decoding(tiny, features, torch.float64)
+    boxes = torch.tensor([[10.0, 20.0, 300.0, 400.0], [512.0, 500.0, 1000.0, 1023.0]])
+    labels = torch.tensor([[2, 3]]).expand(2, 2)
+    monkeypatch.setattr(tiny.sam_mask_decoder, "dynamic_multimask_via_stability", False)
+    logits, iou = package_decode(tiny, features, boxes.view(2, 2, 2), labels, multimask=False, dtype=torch.float64)
+    with torch.no_grad():
+        tokens, _ = tiny.sam_prompt_encoder(points=(boxes.view(2, 2, 2), labels), boxes=None, masks=None)
+        decoded = ours.decoder.decode(ours.terms, tokens)
+        assert decoded.predicted_iou_BM.shape == (2, 4)
+        torch.testing.assert_close(decoded.predicted_iou_BM[:, :1], iou, rtol=0, atol=1e-9)
+        torch.testing.assert_close(ours.all_masks(decoded)[:, :1], logits, rtol=0, atol=1e-8)
+
+
+def test_prompts_are_embedded_as_in_the_package(tiny: Any) -> None:
+    prompts = PromptEncoder.from_state(tiny.state_dict())
+    boxes = torch.tensor([[10.0, 20.0, 300.0, 400.0]])
+    with torch.no_grad():
+        points = (POINTS[:, None], torch.ones(len(POINTS), 1, dtype=torch.int))
+        corners = (boxes.view(1, 2, 2), torch.tensor([[2, 3]]))
+        for ours, package in ((prompts.points(POINTS), points), (prompts.boxes(boxes), corners)):
+            expected, _ = tiny.sam_prompt_encoder(points=package, boxes=None, masks=None)
+            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+        dense = tiny.sam_prompt_encoder.get_dense_pe()[0].flatten(1)
+        torch.testing.assert_close(prompts.grid_positions(), dense, rtol=0, atol=1e-6)
+
+
+def test_float32_is_as_exact_as_the_package(tiny: Any) -> None:
+    # These weights amplify rounding: the package's own float32 result is off by more than 1e-4. Ours may be no worse
+    # than a small multiple of that.
+    features = random_features()
+    labels = torch.ones(len(POINTS), 1, dtype=torch.int)
+    exact, exact_iou = package_decode(tiny, features, POINTS[:, None], labels, multimask=True, dtype=torch.float64)
+    package, package_iou = package_decode(tiny, features, POINTS[:, None], labels, multimask=True)
+    ours = our_decoding(tiny, features, torch.float32)
+    with torch.no_grad():
+        decoded = ours.decoder.decode(ours.terms, ours.prompts.points(POINTS), first_mask=1)
+        logits = ours.all_masks(decoded)
+    assert logits.dtype == decoded.predicted_iou_BM.dtype == torch.float32
+
+    def typical(difference: torch.Tensor) -> float:
+        return float(difference.double().square().mean().sqrt())
+
+    assert typical(logits - exact) < 4 * typical(package - exact) + 1e-4
+    assert typical(decoded.predicted_iou_BM - exact_iou) < 4 * typical(package_iou - exact_iou) + 1e-4
+
+
+@pytest.fixture(scope="module")
+def tame() -> Any:
+    """A model whose attention has a tenth of the sharpness: it does not amplify rounding."""
+    model = filled_model("sam2_hiera_tiny")
+    with torch.no_grad():
+        for name, parameter in model.sam_mask_decoder.named_parameters():
+            if name.endswith("q_proj.weight"):
+                parameter.mul_(0.1)
+    return model
+
+
+def test_float32_agrees_to_rounding_where_the_model_is_tame(tame: Any) -> None:
+    features = random_features()
+    labels = torch.ones(len(POINTS), 1, dtype=torch.int)
+    package, package_iou = package_decode(tame, features, POINTS[:, None], labels, multimask=True)
+    ours = our_decoding(tame, features, torch.float32)
+    with torch.no_grad():
+        decoded = ours.decoder.decode(ours.terms, ours.prompts.points(POINTS), first_mask=1)
+        torch.testing.assert_close(decoded.predicted_iou_BM, package_iou, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours.all_masks(decoded), package, rtol=0, atol=1e-4)
+
+
+def test_bfloat16_is_close_where_the_model_is_tame(tame: Any) -> None:
+    features = random_features()
+    exact, half = (our_decoding(tame, features, dtype) for dtype in (torch.float32, torch.bfloat16))
+    with torch.no_grad():
+        tokens = exact.prompts.points(POINTS[:1])
+        decoded = [one.decoder.decode(one.terms, tokens, first_mask=1) for one in (exact, half)]
+        logits = [one.all_masks(result) for one, result in zip((exact, half), decoded, strict=True)]
+    assert half.terms.up_NF.dtype == torch.bfloat16
+    assert logits[1].dtype == torch.float32
+    assert float((decoded[0].predicted_iou_BM - decoded[1].predicted_iou_BM).abs().max()) < 0.03
+    assert float((logits[0] - logits[1]).square().mean().sqrt()) < 0.1 * float(logits[0].std())
+
+
+def test_prompts_do_not_influence_each_other(tiny: Any) -> None:
+    ours = our_decoding(tiny, random_features(), torch.float64)
+    with torch.no_grad():
+        tokens = ours.prompts.points(POINTS)
+        together = ours.decoder.decode(ours.terms, tokens, first_mask=1)
+        logits = ours.all_masks(together)
+        for index in range(len(POINTS)):
+            alone = ours.decoder.decode(ours.terms, tokens[index : index + 1], first_mask=1)
+            torch.testing.assert_close(ours.all_masks(alone)[0], logits[index], rtol=0, atol=1e-5)
+
+
+def test_a_selection_of_prompts_is_upscaled_alike(tiny: Any) -> None:
+    ours = our_decoding(tiny, random_features(), torch.float32)
+    with torch.no_grad():
+        decoded = ours.decoder.decode(ours.terms, ours.prompts.points(POINTS), first_mask=1)
+        index = torch.tensor([2, 0])
+        chosen = decoded.tokens.select(index)
+        some = upscale(ours.decoder.weights.rows, ours.terms, chosen, decoded.hyper_BMD[index, 1:2])
+        none = upscale(
+            ours.decoder.weights.rows, ours.terms, decoded.tokens.select(index[:0]), decoded.hyper_BMD[:0, :1]
+        )
+        torch.testing.assert_close(some[:, 0], ours.all_masks(decoded)[index, 1], rtol=0, atol=1e-5)
+    assert none.shape == (0, 1, 256, 256)
+
+
+def test_space_to_depth_keeps_cells_together() -> None:
+    # One channel, 2 x 4 pixels 0..7: two cells of 2 x 2.
+    cells = space_to_depth(torch.arange(8.0).view(1, 2, 4), 2)
+    assert cells.squeeze(-1).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 32])
+def test_mean_square_by_hand(block: int) -> None:
+    # rows (1, 0), (1, 1), (0, 2) with coefficients 1, 2, 3 make (3, 8): 73; the base (1, 1) adds 2 * 11 linearly.
+    rows = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
+    twice_linear = 2 * rows.sum(dim=1)[None, :, None]
+    result = mean_square(torch.tensor([1.0, 2.0, 3.0])[None, :, None], twice_linear, (rows @ rows.T)[None], block=block)
+    assert result.tolist() == [[73.0 + 22.0]]

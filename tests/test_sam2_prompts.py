@@ -1,0 +1,103 @@
+"""Grids of points, their embedding, and batches that shrink when memory runs out."""
+
+import logging
+import threading
+
+import pytest
+import torch
+
+from ntt.errors import ConfigError
+from ntt.segmenters.sam2.batching import BatchRunner, is_out_of_memory
+from ntt.segmenters.sam2.prompts import point_grid
+
+
+def test_grid_runs_down_the_columns() -> None:
+    grid = point_grid(3)
+    assert grid.dtype == torch.float32
+    assert grid.tolist() == [[x, y] for x in (0.5, 512.0, 1023.5) for y in (0.5, 512.0, 1023.5)]
+
+
+def test_grid_of_one_point() -> None:
+    assert point_grid(1).tolist() == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_grid_without_points(count: int) -> None:
+    with pytest.raises(ConfigError, match=rf"segmenter.points_per_side is {count}; it must be 1 or more"):
+        point_grid(count)
+
+
+def test_remainder_is_dropped_only_on_request() -> None:
+    assert len(point_grid(20)) == 400
+    assert torch.equal(point_grid(20, drop_remainder_of=256), point_grid(20)[:256])
+    assert len(point_grid(32, drop_remainder_of=256)) == 1024
+
+
+def test_dropping_everything_is_refused() -> None:
+    with pytest.raises(ConfigError, match="more than the 225 points of a 15 x 15 grid: no point would be left"):
+        point_grid(15, drop_remainder_of=256)
+    with pytest.raises(ConfigError, match="drop_remainder_of is 0; it must be 1 or more, or null"):
+        point_grid(4, drop_remainder_of=0)
+
+
+@pytest.mark.parametrize(("count", "workers"), [(0, 1), (1, 1), (7, 1), (7, 2), (8, 3), (2, 4)])
+def test_batches_cover_everything_in_order(count: int, workers: int) -> None:
+    parts = BatchRunner(3).run(lambda start, stop: list(range(start, stop)), count, workers=workers)
+    assert [index for part in parts for index in part] == list(range(count))
+    assert all(len(part) <= 3 for part in parts)
+
+
+def test_workers_compute_with_one_thread_and_leave_the_setting() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        inside = BatchRunner(1).run(lambda start, stop: torch.get_num_threads(), 4, workers=2)
+        assert inside == [1, 1, 1, 1]
+        assert torch.get_num_threads() == 2
+        seen: list[int] = []
+        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert seen == [2]
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_memory_running_out_halves_the_batch(workers: int, caplog: pytest.LogCaptureFixture) -> None:
+    def work(start: int, stop: int) -> list[int]:
+        if stop - start > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return list(range(start, stop))
+
+    runner = BatchRunner(16)
+    with caplog.at_level(logging.WARNING):
+        parts = runner.run(work, 40, workers=workers)
+    assert [index for part in parts for index in part] == list(range(40))
+    assert runner.batch_size == 2
+    assert len(caplog.records) == 1
+    assert "Memory ran out with 16 prompts at a time; going on with 8" in caplog.text
+    runner.run(work, 40, workers=workers)
+    assert len(caplog.records) == 1
+
+
+def test_memory_too_small_for_one_prompt_is_an_error() -> None:
+    def work(start: int, stop: int) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        BatchRunner(4).run(work, 4)
+
+
+def test_other_errors_pass() -> None:
+    calls: list[int] = []
+
+    def work(start: int, stop: int) -> None:
+        calls.append(start)
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        BatchRunner(4).run(work, 4)
+    assert calls == [0]
+    assert not is_out_of_memory(ValueError("not enough memory"))
+    assert is_out_of_memory(MemoryError())
