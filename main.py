@@ -16,6 +16,5 @@ def experiment(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    config.register_schemas()
     console.check_overrides(sys.argv[1:])
     experiment()

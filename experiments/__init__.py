@@ -1,1 +1,1 @@
-"""Overlays for whole experiments: `python main.py +experiment=NAME`."""
+"""Overlays for whole experiments: `python main.py experiment=NAME`."""

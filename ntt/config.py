@@ -79,6 +79,11 @@ class MemoryConfig:
     context_ratio: float = 0.2
     """Context around a reference's box, as a fraction of its longer side."""
 
+    box_masks: str = "auto"
+    """Mask of a reference that has only a box. auto: made by the segmenter if it takes boxes as prompts, as SAM2 does,
+    else the box; segmenter: made by the segmenter in any case, chosen among its proposals if it takes no boxes; box:
+    the box."""
+
 
 @dataclass
 class CandidatesConfig:
@@ -109,6 +114,13 @@ class VisualisationConfig:
 
     contact_sheet_size: int = 6
     """Images on the sheets of the best and of the worst images; 0: no sheets."""
+
+    features: bool = False
+    """Draw what the backbone sees of each reference, and how similar each place of a target image is to each class.
+    References and these targets are encoded again."""
+
+    max_feature_images: int = 4
+    """Target images to draw similarities of: the first ones of those chosen above."""
 
 
 @dataclass
@@ -230,6 +242,7 @@ def _problems(config: ExperimentConfig) -> list[str]:
     check(config.seed >= 0, "seed", config.seed, "0 or more", "Choose another seed.")
     ratio = config.memory.context_ratio
     check(0 <= ratio <= 10, "memory.context_ratio", ratio, "0 to 10", "0.2 is the published value.")
+    one_of("memory.box_masks", config.memory.box_masks, ("auto", "segmenter", "box"))
     one_of("candidates.feature_dtype", config.candidates.feature_dtype, ("float16", "float32"))
     one_of("runtime.precision", runtime.precision, PRECISIONS)
     check(runtime.threads >= 1, "runtime.threads", runtime.threads, "1 or more", "2 is the default.")
@@ -240,6 +253,8 @@ def _problems(config: ExperimentConfig) -> list[str]:
     check(limit is None or limit >= 0, "visualisation.max_images", limit, "null or 0 and more", "null draws all.")
     size = pictures.contact_sheet_size
     check(size >= 0, "visualisation.contact_sheet_size", size, "0 or more", "0 draws no sheets.")
+    count = pictures.max_feature_images
+    check(count >= 0, "visualisation.max_feature_images", count, "0 or more", "4 is the default.")
     if config.split.classes is not None:
         check(
             config.split.name == "all",

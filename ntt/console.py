@@ -15,11 +15,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ntt.config import ExperimentConfig, from_hydra, register_schemas
 from ntt.errors import NttError
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 EXIT_USER_ERROR = 2
 _OTHER_CONFIG = ("--config-dir", "--config-path", "--config-name", "-cd", "-cp", "-cn")
+_FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")
 _COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
 
 
@@ -35,6 +37,17 @@ def plain_errors() -> Iterator[None]:
         raise SystemExit(EXIT_USER_ERROR) from None
 
 
+def compose_config(overrides: Sequence[str]) -> ExperimentConfig:
+    """Compose `conf/config.yaml` with overrides outside a Hydra program: for commands and tests.
+
+    Raises:
+        ConfigError: naming every missing or unusable value at once.
+    """
+    register_schemas()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return from_hydra(compose("config", overrides=list(overrides)))
+
+
 def check_overrides(arguments: Sequence[str]) -> None:
     """End the program with a plain message if the command line's overrides cannot be composed.
 
@@ -44,13 +57,16 @@ def check_overrides(arguments: Sequence[str]) -> None:
     Args:
         arguments: the command line without the program's name.
     """
-    overrides = [word for word in arguments if not word.startswith("-")]
     if any(word.split("=")[0] in _OTHER_CONFIG for word in arguments):
         return
+    before = ["", *arguments]
+    pairs = zip(before, arguments, strict=False)
+    overrides = [word for flag, word in pairs if not word.startswith("-") and flag not in _FLAGS_WITH_VALUE]
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except OverrideParseException as error:
         _refuse(f"{error.override}: this override cannot be read. Write KEY=VALUE, and quote values with spaces.")
+    register_schemas()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         _check(parsed)
 

@@ -32,23 +32,25 @@ def resolve_device(name: str) -> torch.device:
     kind, colon, index = name.partition(":")
     plain = kind in ("cpu", "cuda", "mps") and not colon
     if not plain and not (kind == "cuda" and index.isascii() and index.isdigit()):
-        raise ConfigError(f"device={name!r} is not known. Use one of: {_DEVICES}.")
+        raise ConfigError(f"runtime.device={name} is not known. Use one of: {_DEVICES}.")
     if kind == "cuda":
         _require_cuda(name, index)
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"device={name!r}: this computer has no usable Metal device. Use device=cpu or device=auto.")
+        raise ConfigError(
+            f"runtime.device={name}: this computer has no usable Metal device. Use runtime.device=cpu or auto."
+        )
     return torch.device(name)
 
 
 def _require_cuda(name: str, index: str) -> None:
     if not torch.cuda.is_available():
         built = "" if torch.version.cuda else " (the installed torch is built without CUDA)"
-        raise ConfigError(f"device={name!r}: no CUDA device is available{built}. Use device=cpu or device=auto.")
+        raise ConfigError(f"runtime.device={name}: no CUDA device is available{built}. Use runtime.device=cpu or auto.")
     count = torch.cuda.device_count()
     if index and int(index) >= count:
         raise ConfigError(
-            f"device={name!r}: this computer has {count} CUDA device(s), numbered 0 to {count - 1}. "
-            "Use one of these numbers, or device=auto."
+            f"runtime.device={name}: this computer has {count} CUDA device(s), numbered 0 to {count - 1}. "
+            "Use one of these numbers, or runtime.device=auto."
         )
 
 
@@ -63,23 +65,24 @@ def check_precision(precision: str, device: torch.device) -> None:
         ConfigError: if the precision is not one of these or does not go with the device.
     """
     if precision not in PRECISIONS:
-        raise ConfigError(f"precision={precision!r} is not known. Use one of: {', '.join(PRECISIONS)}.")
+        raise ConfigError(f"runtime.precision={precision} is not known. Use one of: {', '.join(PRECISIONS)}.")
     if precision == "float16" and device.type == "cpu":
         raise ConfigError(
-            "precision='float16' is not available on the CPU. Use precision=float32 or precision=bfloat16, or "
-            "device=cuda."
+            "runtime.precision=float16 is not available on the CPU. Use runtime.precision=float32 or bfloat16, or "
+            "runtime.device=cuda."
         )
     if precision == "tf32" and device.type != "cuda":
         raise ConfigError(
-            f"precision='tf32' exists on CUDA devices only, and device={str(device)!r}. Use precision=float32."
+            f"runtime.precision=tf32 exists on CUDA devices only, and runtime.device={device}. "
+            "Use runtime.precision=float32."
         )
     if precision in ("tf32", "bfloat16") and device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         if capability < _AMPERE:
             raise ConfigError(
-                f"precision={precision!r} needs a CUDA device of compute capability 8.0 or more; "
+                f"runtime.precision={precision} needs a CUDA device of compute capability 8.0 or more; "
                 f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}. "
-                "Use precision=float32 or precision=float16."
+                "Use runtime.precision=float32 or float16."
             )
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from ntt import dist, results
 from ntt.backbones.base import Backbone
+from ntt.boxes_to_masks import BoxMasks, ReferenceMasks, choose_box_segmenter
 from ntt.config import STAGES, ExperimentConfig
 from ntt.data.images import check_images
 from ntt.environment import peak_memory_mb
@@ -26,8 +27,9 @@ from ntt.rundir import RunDirectory
 from ntt.segmenters.base import Segmenter
 from ntt.stages.candidates import CandidateSource, find_candidates
 from ntt.stages.evaluation import evaluate
+from ntt.stages.feature_pictures import draw_reference_features, draw_similarities
 from ntt.stages.matching import match_images
-from ntt.stages.memory import fill_memory
+from ntt.stages.memory import ReferenceEncoder, fill_memory
 from ntt.stages.prototypes import build_prototypes
 from ntt.stages.references import references_from_json, references_to_json, sample_references
 from ntt.stages.visualisation import TargetPainter, draw_extremes, draw_references, draw_targets
@@ -85,6 +87,12 @@ class Pipeline:
         )
 
     @cached_property
+    def reference_masks(self) -> ReferenceMasks:
+        """The masks of references, also of those that have only a box."""
+        maker = choose_box_segmenter(self.config.memory.box_masks, self.segmenter, self.backbone)
+        return ReferenceMasks(None if maker is None else BoxMasks(maker, self._store))
+
+    @cached_property
     def keys(self) -> Mapping[str, str]:
         """For each stage the digest of everything that decides its result."""
         config, inputs = self.config, self.inputs
@@ -97,7 +105,8 @@ class Pipeline:
                 "seed": config.seed,
             }
         )
-        memory = content_key({"references": references, "memory": asdict(config.memory), **models})
+        box_masks = self.reference_masks.facts(inputs.reference_data.instances)
+        memory = content_key({"references": references, "memory": asdict(config.memory), **box_masks, **models})
         prototypes = content_key({"memory": memory, "matcher": dict(self.matcher.fingerprint)})
         candidates = content_key(
             {
@@ -175,6 +184,7 @@ class Pipeline:
             "memory",
             compute=lambda: fill_memory(
                 references=references,
+                masks=self.reference_masks,
                 backbone=self.backbone,
                 context_ratio=self.config.memory.context_ratio,
                 store=self._store,
@@ -293,14 +303,28 @@ class Pipeline:
     def _draw(self, references: ReferenceSet, detections: list[Detections]) -> list[Path]:
         folder = self.directory.pictures
         drawn = draw_targets(images=self._targets, detections=detections, painter=self._painter, me=self.me)
+        drawn += self._draw_features(references) if self.config.visualisation.features else []
         if not self.me.is_main:
             return []
         size = self.config.visualisation.contact_sheet_size
-        sheets = draw_references(references=references, folder=folder)
+        sheets = draw_references(references=references, masks=self.reference_masks, folder=folder)
         sheets += draw_extremes(
             images=self._targets, detections=detections, painter=self._painter, size=size, folder=folder
         )
         return [*sheets, *drawn]
+
+    def _draw_features(self, references: ReferenceSet) -> list[Path]:
+        folder = self.directory.pictures / "features"
+        encoder = ReferenceEncoder(self.backbone, self.reference_masks, self.config.memory.context_ratio, self._store)
+        drawn = draw_reference_features(references=references, encoder=encoder, folder=folder, me=self.me)
+        chosen = [record for record in self._targets if record.id in self._painter.chosen]
+        return drawn + draw_similarities(
+            images=chosen[: self.config.visualisation.max_feature_images],
+            source=self.source,
+            prototypes=self.prototypes(),
+            folder=folder,
+            me=self.me,
+        )
 
     def _images_in_use(self) -> list[list[ImageRecord]]:
         """Return the images that the stages still to be done will read."""

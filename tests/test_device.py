@@ -45,21 +45,23 @@ def test_a_number_beyond_the_last_device_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve_device("cuda:2")
     assert str(caught.value) == (
-        "device='cuda:2': this computer has 2 CUDA device(s), numbered 0 to 1. Use one of these numbers, or "
-        "device=auto."
+        "runtime.device=cuda:2: this computer has 2 CUDA device(s), numbered 0 to 1. Use one of these numbers, or "
+        "runtime.device=auto."
     )
 
 
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0"])
 def test_cuda_where_there_is_none_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"device='{name}': no CUDA device is available.*Use device=cpu or device="):
+    with pytest.raises(
+        ConfigError, match=f"runtime.device={name}: no CUDA device is available.*Use runtime.device=cpu or auto"
+    ):
         resolve_device(name)
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_mps_where_there_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match="device='mps': this computer has no usable Metal device"):
+    with pytest.raises(ConfigError, match="runtime.device=mps: this computer has no usable Metal device"):
         resolve_device("mps")
 
 
@@ -67,17 +69,19 @@ def test_mps_where_there_is_none_is_refused() -> None:
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve_device(name)
-    assert str(caught.value) == f"device={name!r} is not known. Use one of: auto, cpu, cuda, cuda:N, mps."
+    assert str(caught.value) == f"runtime.device={name} is not known. Use one of: auto, cpu, cuda, cuda:N, mps."
 
 
 def test_precisions_of_the_cpu() -> None:
     check_precision("float32", CPU)
     check_precision("bfloat16", CPU)
     with pytest.raises(
-        ConfigError, match=r"precision='float16' is not available on the CPU\. Use precision=float32 or"
+        ConfigError, match=r"runtime.precision=float16 is not available on the CPU\. Use runtime.precision=float32 or"
     ):
         check_precision("float16", CPU)
-    with pytest.raises(ConfigError, match=r"precision='tf32' exists on CUDA devices only, and device='cpu'\. Use"):
+    with pytest.raises(
+        ConfigError, match=r"runtime.precision=tf32 exists on CUDA devices only, and runtime.device=cpu\. Use"
+    ):
         check_precision("tf32", CPU)
 
 
@@ -86,7 +90,9 @@ def test_old_gpus_know_neither_tf32_nor_bfloat16() -> None:
     check_precision("float32", CUDA)
     check_precision("float16", CUDA)
     for precision in ("tf32", "bfloat16"):
-        with pytest.raises(ConfigError, match=f"precision='{precision}' needs .* 8.0 or more; Card T has 7.5. Use"):
+        with pytest.raises(
+            ConfigError, match=f"runtime.precision={precision} needs .* 8.0 or more; Card T has 7.5. Use"
+        ):
             check_precision(precision, CUDA)
 
 
@@ -99,7 +105,7 @@ def test_compute_capability_8_0_knows_all(two_gpus: None, monkeypatch: pytest.Mo
 def test_unknown_precision_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError) as caught:
         check_precision("fp16", CPU)
-    assert str(caught.value) == "precision='fp16' is not known. Use one of: float32, tf32, bfloat16, float16."
+    assert str(caught.value) == "runtime.precision=fp16 is not known. Use one of: float32, tf32, bfloat16, float16."
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
@@ -138,7 +144,10 @@ def test_tensor_float_settings_are_off_inside_and_restored(before: tuple[bool, b
 
 
 def test_autocast_refuses_what_check_precision_refuses() -> None:
-    with pytest.raises(ConfigError, match="precision='float16' is not available on the CPU"), autocast("float16", CPU):
+    with (
+        pytest.raises(ConfigError, match="runtime.precision=float16 is not available on the CPU"),
+        autocast("float16", CPU),
+    ):
         pass
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT_DIR
-from hydra import compose, initialize_config_dir
 from PIL import Image
 from pycocotools.coco import COCO
 from tiny_data import make_tiny
 
 from ntt import config, runner
-from ntt.console import CONF_DIR, check_overrides, plain_errors
+from ntt.console import check_overrides, compose_config, plain_errors
 from ntt.errors import ConfigError, DataError
 from ntt.types import Json
 
@@ -45,12 +44,6 @@ def settings(root: Path, output: Path, store: Path, *more: str) -> list[str]:
         f"runtime.store_root={store}",
         *more,
     ]
-
-
-def compose_config(overrides: list[str]) -> config.ExperimentConfig:
-    config.register_schemas()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return config.from_hydra(compose("config", overrides=overrides))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,22 @@ from sam2_package import CONFIGS, Features, one_thread, package_decode, package_
 
 from ntt.errors import ConfigError, WeightsError
 from ntt.segmenters.sam2 import Sam2, Sam2Config
+from ntt.segmenters.sam2.image_terms import ImageTerms
 from ntt.segmenters.sam2.model import ARCHITECTURES, build_image_encoder
 from ntt.segmenters.sam2.segmenter import effective_precision
 from ntt.types import Placement
 
 TINY = "sam2_hiera_tiny"
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A loaded model and one encoded picture."""
+
+    checkpoint: Path
+    model: Any
+    terms: ImageTerms
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,14 +64,30 @@ def canvas() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def everything(checkpoint: Path, canvas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def encoded(checkpoint: Path, canvas: torch.Tensor) -> Encoded:
+    """The loaded model and the encoded picture, for tests that change neither."""
+    ours = segmenter(checkpoint)
+    with torch.no_grad():
+        return Encoded(checkpoint, ours._model, ours._image_terms(canvas))
+
+
+@pytest.fixture(scope="module")
+def everything(encoded: Encoded, canvas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and IoUs of a 3 x 3 grid without a threshold."""
-    proposals = segmenter(checkpoint, min_predicted_iou=0.0).propose(canvas)
+    proposals = quick(encoded, min_predicted_iou=0.0).propose(canvas)
     return proposals.logits_Nhw, proposals.predicted_iou_N
 
 
 def segmenter(path: Path, **settings: Any) -> Sam2:
     return Sam2(**{"checkpoint": path, "model": TINY, "points_per_side": 3, **settings})
+
+
+def quick(encoded: Encoded, **settings: Any) -> Sam2:
+    """A segmenter that finds its model loaded and its picture encoded."""
+    ours = segmenter(encoded.checkpoint, **settings)
+    ours.__dict__["_model"] = encoded.model
+    ours.__dict__["_image_terms"] = lambda canvas: encoded.terms
+    return ours
 
 
 def test_proposals_have_the_promised_form(everything: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -74,37 +101,37 @@ def test_proposals_have_the_promised_form(everything: tuple[torch.Tensor, torch.
 
 
 def test_threshold_keeps_what_is_above_it(
-    checkpoint: Path, canvas: torch.Tensor, everything: tuple[torch.Tensor, torch.Tensor]
+    encoded: Encoded, canvas: torch.Tensor, everything: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     logits, iou = everything
     middle = float(iou.sort().values[3:5].mean())
-    proposals = segmenter(checkpoint, min_predicted_iou=middle).propose(canvas)
+    proposals = quick(encoded, min_predicted_iou=middle).propose(canvas)
     kept = iou > middle
     assert int(kept.sum()) == 5
     torch.testing.assert_close(proposals.predicted_iou_N, iou[kept], rtol=0, atol=1e-3)
     assert float(((proposals.logits_Nhw > 0) == (logits[kept] > 0)).float().mean()) > 0.999
-    nothing = segmenter(checkpoint, min_predicted_iou=0.9999).propose(canvas)
+    nothing = quick(encoded, min_predicted_iou=0.9999).propose(canvas)
     assert nothing.logits_Nhw.shape == (0, 256, 256)
     assert nothing.predicted_iou_N.shape == (0,)
 
 
 @pytest.mark.parametrize("batch", [1, 5, 100])
 def test_batch_size_does_not_matter(
-    batch: int, checkpoint: Path, canvas: torch.Tensor, everything: tuple[torch.Tensor, torch.Tensor]
+    batch: int, encoded: Encoded, canvas: torch.Tensor, everything: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     logits, iou = everything
-    proposals = segmenter(checkpoint, min_predicted_iou=0.0, prompt_batch_size=batch).propose(canvas)
+    proposals = quick(encoded, min_predicted_iou=0.0, prompt_batch_size=batch).propose(canvas)
     # These weights amplify rounding, see test_recorded_values.
     torch.testing.assert_close(proposals.predicted_iou_N, iou, rtol=0, atol=1e-3)
     assert float(((proposals.logits_Nhw > 0) == (logits > 0)).float().mean()) > 0.999
 
 
 def test_threads_do_not_matter(
-    checkpoint: Path, canvas: torch.Tensor, everything: tuple[torch.Tensor, torch.Tensor]
+    encoded: Encoded, canvas: torch.Tensor, everything: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     torch.set_num_threads(2)
     try:
-        proposals = segmenter(checkpoint, min_predicted_iou=0.0).propose(canvas)
+        proposals = quick(encoded, min_predicted_iou=0.0).propose(canvas)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -112,9 +139,9 @@ def test_threads_do_not_matter(
 
 
 def test_remainder_is_dropped_on_request(
-    checkpoint: Path, canvas: torch.Tensor, everything: tuple[torch.Tensor, torch.Tensor]
+    encoded: Encoded, canvas: torch.Tensor, everything: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    proposals = segmenter(checkpoint, min_predicted_iou=0.0, drop_remainder_of=4).propose(canvas)
+    proposals = quick(encoded, min_predicted_iou=0.0, drop_remainder_of=4).propose(canvas)
     torch.testing.assert_close(proposals.predicted_iou_N, everything[1][:8], rtol=0, atol=1e-3)
 
 
@@ -141,8 +168,8 @@ def test_boxes_as_the_package_predicts_them(package: Any, checkpoint: Path, canv
     assert float((ours - expected[:, 0]).abs().median()) < 0.01
 
 
-def test_no_boxes_no_masks(checkpoint: Path, canvas: torch.Tensor) -> None:
-    assert segmenter(checkpoint).segment_boxes(canvas, torch.empty(0, 4)).shape == (0, 256, 256)
+def test_no_boxes_no_masks(encoded: Encoded, canvas: torch.Tensor) -> None:
+    assert quick(encoded).segment_boxes(canvas, torch.empty(0, 4)).shape == (0, 256, 256)
 
 
 @pytest.mark.parametrize(
@@ -189,8 +216,8 @@ def test_fingerprint_names_what_decides_the_result(checkpoint: Path) -> None:
         ({"min_predicted_iou": 1.0}, "min_predicted_iou=1.0 .* at least 0 and less than 1"),
         ({"min_predicted_iou": float("nan")}, "min_predicted_iou=nan"),
         ({"prompt_batch_size": 0}, "prompt_batch_size=0; it must be 1 or more, or null"),
-        ({"precision": "float16"}, "'float16' is not available on the CPU"),
-        ({"precision": "int8"}, "'int8' is not known"),
+        ({"precision": "float16"}, "float16.* is not available on the CPU"),
+        ({"precision": "int8"}, "int8"),
     ],
 )
 def test_bad_settings(checkpoint: Path, settings: dict[str, Any], message: str) -> None:
@@ -200,13 +227,13 @@ def test_bad_settings(checkpoint: Path, settings: dict[str, Any], message: str) 
 
 def test_missing_weights_name_the_command(tmp_path: Path) -> None:
     with pytest.raises(
-        WeightsError, match="none.pt of sam2_hiera_tiny does not exist.*`ntt weights get sam2_hiera_tin"
+        WeightsError, match=r"none\.pt of sam2_hiera_tiny does not exist.*`ntt weights get sam2_hiera_tiny`"
     ):
         segmenter(tmp_path / "none.pt")
     placement = Placement(device="cpu", precision="float32", compile=False, weights_root=tmp_path)
-    with pytest.raises(WeightsError, match="ntt weights get sam2.1_hiera_small"):
+    with pytest.raises(WeightsError, match=r"ntt weights get sam2\.1_hiera_small"):
         Sam2Config(name="sam2", model="sam2.1_hiera_small").build(placement)
-    with pytest.raises(ConfigError, match="segmenter.model is 'sam'"):
+    with pytest.raises(ConfigError, match=r"segmenter\.model is 'sam'"):
         Sam2Config(name="sam2", model="sam").build(placement)
 
 
@@ -245,7 +272,7 @@ def test_incomplete_weights(missing: str, package: Any, tmp_path: Path, canvas: 
 def test_truncated_weights(checkpoint: Path, tmp_path: Path, canvas: torch.Tensor) -> None:
     path = tmp_path / "cut.pt"
     path.write_bytes(checkpoint.read_bytes()[:100_000])
-    with pytest.raises(WeightsError, match="cut.pt .*truncated or damaged"):
+    with pytest.raises(WeightsError, match=r"cut\.pt .*truncated or damaged"):
         segmenter(path).propose(canvas)
 
 
@@ -261,7 +288,7 @@ class _Bomb:
 def test_code_in_weights_is_not_run(save: Any, tmp_path: Path, canvas: torch.Tensor) -> None:
     path, target = tmp_path / "bomb.pt", tmp_path / "exploded"
     save({"model": _Bomb(target)}, path)
-    with pytest.raises(WeightsError, match="bomb.pt"):
+    with pytest.raises(WeightsError, match=r"bomb\.pt"):
         segmenter(path).propose(canvas)
     assert not target.exists()
 

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ntt.commands.boxes_to_masks import add_boxes_to_masks_command
 from ntt.commands.output import echo
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.demo import make_demo
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_data_commands(subparsers: "Subparsers") -> None:
-    """Add `data demo|check` to the commands of a parser."""
+    """Add `data demo|check|boxes-to-masks` to the commands of a parser."""
     data = subparsers.add_parser("data", help="make and check data sets", description=__doc__)
     actions = data.add_subparsers(required=True, metavar="ACTION")
     demo = actions.add_parser("demo", help="generate the demo data set into a folder")
@@ -33,6 +34,7 @@ def add_data_commands(subparsers: "Subparsers") -> None:
     check.add_argument("--target-images", default=layout.target_images, help="default: %(default)s")
     check.add_argument("--decode", action="store_true", help="decode every image completely")
     check.set_defaults(handler=_check)
+    add_boxes_to_masks_command(actions)
 
 
 def _demo(args: argparse.Namespace) -> int:

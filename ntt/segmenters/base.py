@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 
@@ -41,6 +41,45 @@ class Segmenter(Protocol):
             Proposals on a grid of the segmenter's choice that covers the whole image.
         """
         ...
+
+
+class BoxSegmenter(Protocol):
+    """What makes a mask of a box. A segmenter that takes boxes as prompts has this method beside `propose`.
+
+    `ntt.segmenters.box_fallback` makes one of any other segmenter.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the config option."""
+        ...
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """JSON-able facts that decide the masks."""
+        ...
+
+    def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns in pixels to which an image of `height` x `width` is resized before anything else."""
+        ...
+
+    def segment_boxes(self, canvas_3hw: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
+        """Segment the object in each box of one image.
+
+        Args:
+            canvas_3hw: float32 RGB in [0, 1] of size `canvas_hw`.
+            boxes_xyxy: float32 [B, 4] in canvas pixels.
+
+        Returns:
+            Mask logits [B, h, w], any float or signed integer dtype, on a grid that covers the whole image;
+            foreground is > 0. A mask without foreground says that nothing was found.
+        """
+        ...
+
+
+def takes_boxes(segmenter: object) -> TypeGuard[BoxSegmenter]:
+    """Say whether a segmenter takes boxes as prompts."""
+    return callable(getattr(segmenter, "segment_boxes", None))
 
 
 @dataclass

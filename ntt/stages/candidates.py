@@ -4,15 +4,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ntt.backbones.base import Backbone
 from ntt.data.images import image_digest, read_image
 from ntt.dist import World, gather, share
 from ntt.ops.candidates import FeatureDtype, describe
-from ntt.ops.resize import resize_bicubic
+from ntt.ops.canvas import canvas_of, encoder_input
 from ntt.progress import track
 from ntt.segmenters.base import Segmenter
 from ntt.store import Store, content_key
@@ -62,13 +60,17 @@ class CandidateSource:
         self.store.write_candidates(key, candidates, feature_dtype=self.feature_dtype)
         return candidates
 
+    def look(self, record: ImageRecord) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the models see of an image: the segmenter's canvas, and the backbone's feature map of it.
+
+        Returns:
+            float32 [3, h, w], RGB in [0, 1]; and float32 [D, g, g].
+        """
+        canvas_3hw = canvas_of(read_image(record), self.segmenter.canvas_hw(record.height, record.width))
+        return canvas_3hw, self.backbone.encode(encoder_input(canvas_3hw, self.backbone.input_size))[0].float()
+
     def _compute(self, record: ImageRecord) -> Candidates:
-        image = Image.fromarray(read_image(record))
-        rows, columns = self.segmenter.canvas_hw(record.height, record.width)
-        canvas = image.resize((columns, rows), Image.Resampling.BICUBIC)
-        canvas_3hw = torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 255.0
-        size = self.backbone.input_size
-        feature_map_Dhw = self.backbone.encode(resize_bicubic(canvas_3hw, (size, size))[None])[0].float()
+        canvas_3hw, feature_map_Dhw = self.look(record)
         return describe(
             self.segmenter.propose(canvas_3hw, feature_map_Dhw),
             feature_map_Dhw,

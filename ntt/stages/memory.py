@@ -1,5 +1,7 @@
 """Stage `memory`: one feature vector per reference instance."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,19 +9,26 @@ import numpy.typing as npt
 import torch
 
 from ntt.backbones.base import Backbone
+from ntt.boxes_to_masks import ReferenceMasks
 from ntt.data.images import image_digest, read_image
-from ntt.data.masks import instance_mask
 from ntt.dist import World, gather, share
 from ntt.ops.crops import crop_reference, instance_feature
 from ntt.progress import track
 from ntt.store import Store, content_key
 from ntt.types import ImageRecord, Instance, MemoryBank, ReferenceSet
 
+_LOG = logging.getLogger(__name__)
 _VERSION = 1
 
 
 def fill_memory(
-    *, references: ReferenceSet, backbone: Backbone, context_ratio: float, store: Store, me: World
+    *,
+    references: ReferenceSet,
+    masks: ReferenceMasks,
+    backbone: Backbone,
+    context_ratio: float,
+    store: Store,
+    me: World,
 ) -> MemoryBank:
     """Describe every reference instance by the mean backbone feature inside its mask (METHOD 2; paper, section 3.2).
 
@@ -27,13 +36,16 @@ def fill_memory(
 
     Args:
         references: the sampled instances.
+        masks: gives their masks.
         backbone: encoder of the crops.
         context_ratio: context around the box, as a fraction of its longer side.
         store: where vectors are looked up and kept.
         me: this process's place; instances are dealt out over all processes.
     """
     flat = [instance for group in references.instances for instance in group]
-    encoder = _InstanceEncoder(backbone, context_ratio, store)
+    encoder = ReferenceEncoder(backbone, masks, context_ratio, store)
+    if me.is_main:
+        _tell_of_boxes(flat, masks)
     mine = share(flat, me)
     vectors = [
         (position, encoder.encode(instance, references.images[instance.image_id]))
@@ -44,15 +56,16 @@ def fill_memory(
     for group in references.instances:
         features.append(torch.from_numpy(np.stack(ordered[: len(group)])))
         ordered = ordered[len(group) :]
-    digest = content_key({"references": references.digest, "encoder": encoder.facts})
+    digest = content_key({"references": references.digest, "encoder": {**encoder.facts, **masks.facts(flat)}})
     return MemoryBank(categories=references.categories, features=tuple(features), digest=digest)
 
 
 @dataclass(frozen=True)
-class _InstanceEncoder:
+class ReferenceEncoder:
     """Turns one reference instance into its vector, or finds it in the store."""
 
     backbone: Backbone
+    masks: ReferenceMasks
     context_ratio: float
     store: Store
 
@@ -68,19 +81,47 @@ class _InstanceEncoder:
     def encode(self, instance: Instance, record: ImageRecord) -> npt.NDArray[np.float32]:
         """Return float32 [D], not normalised."""
         shape = {"bbox": instance.bbox_xywh, "segmentation": instance.segmentation}
-        key = content_key({"image": image_digest(record.path), **shape, **self.facts})
+        facts = {**self.facts, **self.masks.facts([instance])}
+        key = content_key({"image": image_digest(record.path), **shape, **facts})
         known = self.store.read_feature(key)
         if known is not None:
             return known
+        _, weights_gg, feature_map_Dgg = self.look(instance, record)
+        feature: npt.NDArray[np.float32] = instance_feature(feature_map_Dgg, weights_gg).numpy()
+        self.store.write_feature(key, feature)
+        return feature
+
+    def look(self, instance: Instance, record: ImageRecord) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return what the backbone is shown and what it makes of it, whatever the store holds.
+
+        Returns:
+            The crop, float32 [3, S, S]; the weight of each patch, float32 [g, g] in [0, 1]; and the feature map,
+            float32 [D, g, g]; all on the CPU.
+        """
         crop_3SS, weights_gg = crop_reference(
             read_image(record),
-            instance_mask(instance, record.height, record.width),
+            self.masks.mask(instance, record),
             instance.bbox_xywh,
             output_size=self.backbone.input_size,
             grid_size=self.backbone.input_size // self.backbone.patch_size,
             context_ratio=self.context_ratio,
         )
-        feature_map_Dgg = self.backbone.encode(crop_3SS[None])[0].float().cpu()
-        feature: npt.NDArray[np.float32] = instance_feature(feature_map_Dgg, weights_gg).numpy()
-        self.store.write_feature(key, feature)
-        return feature
+        return crop_3SS, weights_gg, self.backbone.encode(crop_3SS[None])[0].float().cpu()
+
+
+def _tell_of_boxes(instances: Sequence[Instance], masks: ReferenceMasks) -> None:
+    """Say what stands in for the masks of references that have only a box."""
+    count = sum(instance.segmentation is None for instance in instances)
+    if count and masks.maker is None:
+        _LOG.warning(
+            "%d of %d references have no segmentation: their box serves as mask, background included.",
+            count,
+            len(instances),
+        )
+    elif count and masks.maker is not None:
+        _LOG.info(
+            "%d of %d references have no segmentation: %s makes their masks from their boxes.",
+            count,
+            len(instances),
+            masks.maker.segmenter.name,
+        )

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,8 +11,6 @@ from ntt.errors import ConfigError, DataError
 from ntt.types import Category, ImageId, ImageRecord, Instance, ReferenceSet
 
 SamplerName = Literal["native", "reference", "fixed", "shot_index"]
-
-_LOG = logging.getLogger(__name__)
 
 
 def sample_references(
@@ -70,9 +67,7 @@ def sample_references(
         sample = sample_shot_index(dataset, ordered, shots=shots, strict=strict)
     else:
         raise ConfigError(f"shots.sampler={sampler} is not a sampler. Choose native, reference, fixed or shot_index.")
-    references = _assemble(dataset, ordered, sample, shots=shots, seed=seed, sampler=sampler)
-    _warn_of_boxes(dataset, sample)
-    return references
+    return _assemble(dataset, ordered, sample, shots=shots, seed=seed, sampler=sampler)
 
 
 def references_to_json(refs: ReferenceSet) -> dict[str, Any]:
@@ -175,15 +170,3 @@ def _plain(segmentation: list[list[float]] | Mapping[str, Any] | None) -> Any:
         "size": list(segmentation["size"]),
         "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
     }
-
-
-def _warn_of_boxes(dataset: CocoDataset, sample: Sample) -> None:
-    chosen = [instance for instances in sample for instance in instances]
-    box_only = sum(instance.segmentation is None for instance in chosen)
-    if box_only:
-        _LOG.warning(
-            "%d of %d references from %s have no segmentation: their box serves as mask, background included.",
-            box_only,
-            len(chosen),
-            dataset.annotation_file,
-        )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ntt.boxes_to_masks import ReferenceMasks
 from ntt.data.coco import CocoDataset
 from ntt.data.images import read_image
 from ntt.data.masks import instance_rle
@@ -61,7 +62,7 @@ class TargetPainter:
 
     def draw(self, record: ImageRecord, detections: Detections) -> Path:
         """Draw one image into `folder` and return the picture's path."""
-        path = self.folder / f"{_file_stem(record)}.png"
+        path = self.folder / f"{picture_stem(record)}.png"
         save_picture(self.picture(record, detections), path)
         return path
 
@@ -89,19 +90,18 @@ class TargetPainter:
         )
 
 
-def draw_references(*, references: ReferenceSet, folder: Path) -> list[Path]:
-    """Draw a sheet of the sampled references with their masks; several pages where there are many."""
+def draw_references(*, references: ReferenceSet, masks: ReferenceMasks, folder: Path) -> list[Path]:
+    """Draw a sheet of the sampled references with the masks that are used; several pages where there are many."""
     tiles = []
     for label, group in enumerate(references.instances):
         for one in group:
             record = references.images[one.image_id]
-            box_only = one.segmentation is None
             tiles.append(
                 cut_reference_tile(
                     read_image(record),
                     label=label,
                     box_xywh=one.bbox_xywh,
-                    rle=None if box_only else instance_rle(one, record.height, record.width),
+                    rle=masks.rle(one, record),
                     file_name=Path(record.file_name).name,
                     annotation_id=one.id,
                 )
@@ -151,7 +151,11 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         picture.save(temporary, format="PNG")
 
 
-def _file_stem(record: ImageRecord) -> str:
+def picture_stem(record: ImageRecord) -> str:
     """Return a file name for the image's picture: unique by image id, safe on every file system."""
-    stem = re.sub(r"[^\w.-]+", "_", Path(record.file_name).stem)
-    return f"{stem}_{re.sub(r'[^0-9A-Za-z_.-]+', '_', str(record.id))}"[-120:]
+    return f"{safe_name(Path(record.file_name).stem)}_{re.sub(r'[^0-9A-Za-z_.-]+', '_', str(record.id))}"[-120:]
+
+
+def safe_name(text: str) -> str:
+    """Return text as part of a file name: letters, digits, dots, dashes and underscores."""
+    return re.sub(r"[^\w.-]+", "_", text)

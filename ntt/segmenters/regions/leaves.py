@@ -170,13 +170,10 @@ def _moments(labels_hw: IntArray) -> Array:
 
 
 def _boxes(labels_hw: IntArray, count: int) -> Array:
-    height, width = labels_hw.shape
-    y, x = np.mgrid[:height, :width]
-    boxes = np.empty((count, 4))
-    for column, values, fold in ((0, x, np.minimum), (1, y, np.minimum), (2, x, np.maximum), (3, y, np.maximum)):
-        boxes[:, column] = np.inf if fold is np.minimum else -np.inf
-        fold.at(boxes[:, column], labels_hw.ravel(), values.ravel().astype(np.float64))
-    return boxes
+    from scipy.ndimage import find_objects
+
+    slices = find_objects(labels_hw + 1, max_label=count)
+    return np.array([[x.start, y.start, x.stop - 1, y.stop - 1] for y, x in slices], dtype=np.float64)
 
 
 def _frame(labels_hw: IntArray, count: int) -> Array:

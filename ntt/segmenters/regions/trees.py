@@ -31,11 +31,11 @@ class Linkage:
 
 
 LINKAGES: tuple[Linkage, ...] = (
-    Linkage("ward", colour=1.0, feature=3.0, place=2.0),
+    Linkage("ward", colour=2.0, feature=6.0, place=8.0),
+    Linkage("ward", colour=1.0, place=15.0),
+    Linkage("ward", colour=1.0, feature=6.0, place=8.0, area_power=0.8),
     Linkage("ward", feature=1.0),
     Linkage("border", colour=1.0, feature=2.0, gradient=1.0),
-    Linkage("ward", colour=1.0, place=4.0),
-    Linkage("ward", colour=1.0, feature=1.0, place=2.0),
 )
 
 

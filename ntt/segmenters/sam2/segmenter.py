@@ -76,7 +76,7 @@ class Sam2:
             drop_remainder_of: drop the grid's last incomplete batch of this many points; None: drop nothing.
             precision: float32, tf32, bfloat16 or float16.
             device: auto, cpu, cuda, cuda:N or mps.
-            compile: send the image encoder and the decoder through `torch.compile`.
+            compile: send the image encoder through `torch.compile`; the decoder is not compiled.
             name: of the config option; None: `model`.
 
         Raises:
@@ -268,7 +268,7 @@ class Sam2:
 def effective_precision(precision: str, device: torch.device) -> str:
     """What a precision comes to on a device.
 
-    A CPU without instructions for bfloat16 emulates them, some thirty times slower than float32. There bfloat16
+    A CPU without instructions for bfloat16 emulates them, an order of magnitude slower than float32. There bfloat16
     becomes float32, with a warning: faster and more exact.
     """
     if precision != "bfloat16" or device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512"):

@@ -1,0 +1,240 @@
+"""Masks for annotations that have only boxes: for whole annotation files, and for references while a run needs them.
+
+Masks are kept in a store, so an interrupted conversion goes on where it stopped and a run computes each mask once.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ntt.backbones.base import Backbone
+from ntt.data.coco import CocoDataset
+from ntt.data.images import image_digest, read_image
+from ntt.data.masks import box_mask, instance_rle
+from ntt.data.polygons import mask_polygons
+from ntt.files import write_json
+from ntt.ops.canvas import canvas_of
+from ntt.ops.masks import decode_masks, encode_full_size, encode_masks, rle_areas
+from ntt.progress import track
+from ntt.segmenters.base import BoxSegmenter, Segmenter, takes_boxes
+from ntt.segmenters.box_fallback import ProposalBoxes
+from ntt.store import Store, content_key
+from ntt.types import ImageId, ImageRecord, Instance, Json
+
+Box: TypeAlias = tuple[float, float, float, float]
+BoxMaskMode: TypeAlias = Literal["auto", "segmenter", "box"]
+MaskFormat: TypeAlias = Literal["rle", "polygon"]
+
+_LOG = logging.getLogger(__name__)
+_VERSION = 1
+_KIND = "box_masks"
+
+
+def choose_box_segmenter(mode: str, segmenter: Segmenter, backbone: Backbone) -> BoxSegmenter | None:
+    """Say what makes masks of boxes.
+
+    Args:
+        mode: "auto": the segmenter if it takes boxes as prompts, else nothing; "segmenter": the segmenter in any
+            case, by its proposals if it takes no boxes; "box": nothing.
+        segmenter: of the run.
+        backbone: of the run; used where masks are chosen among proposals.
+
+    Returns:
+        None where the box itself serves as the mask.
+    """
+    if mode == "box":
+        return None
+    if takes_boxes(segmenter):
+        return segmenter
+    return ProposalBoxes(segmenter, backbone) if mode == "segmenter" else None
+
+
+@dataclass(frozen=True)
+class BoxMasks:
+    """Gives the masks of boxes: from the store, or computed and stored."""
+
+    segmenter: BoxSegmenter
+    store: Store
+
+    def get(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> tuple[bytes | None, ...]:
+        """Return the mask of each box of one image.
+
+        Args:
+            record: the image.
+            boxes_xywh: COCO boxes in image pixels.
+
+        Returns:
+            Full-size masks, COCO compressed RLE; None for a box in which the segmenter found nothing.
+        """
+        key = self._key(record, boxes_xywh)
+        entry = self.store.read(_KIND, key)
+        if entry is not None:
+            arrays, _ = entry
+            return _unpacked(arrays["rle_bytes"].tobytes(), arrays["rle_lengths"].tolist())
+        rles = self._compute(record, boxes_xywh)
+        arrays = {
+            "rle_bytes": np.frombuffer(b"".join(rle or b"" for rle in rles), dtype=np.uint8),
+            "rle_lengths": np.array([len(rle or b"") for rle in rles], dtype=np.int64),
+        }
+        self.store.write(_KIND, key, arrays, notes={})
+        return rles
+
+    def _key(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> str:
+        return content_key(
+            {
+                "version": _VERSION,
+                "image": image_digest(record.path),
+                "height": record.height,
+                "width": record.width,
+                "boxes": [list(box) for box in boxes_xywh],
+                "segmenter": dict(self.segmenter.fingerprint),
+            }
+        )
+
+    def _compute(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> tuple[bytes | None, ...]:
+        height, width = record.height, record.width
+        rows, columns = self.segmenter.canvas_hw(height, width)
+        canvas_3hw = canvas_of(read_image(record), (rows, columns))
+        boxes = torch.tensor(boxes_xywh, dtype=torch.float64).reshape(-1, 4)
+        boxes_xyxy = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
+        boxes_xyxy *= torch.tensor([columns / width, rows / height] * 2, dtype=torch.float64)
+        logits_Bhw = self.segmenter.segment_boxes(canvas_3hw, boxes_xyxy.float())
+        rles = encode_full_size(logits_Bhw, height, width)
+        areas = rle_areas(rles, height, width).tolist()
+        return tuple(rle if area else None for rle, area in zip(rles, areas, strict=True))
+
+
+@dataclass(frozen=True)
+class ReferenceMasks:
+    """The masks of references: annotated, or made of their box, or the box itself.
+
+    Attributes:
+        maker: makes masks of boxes; None where the box serves as the mask.
+    """
+
+    maker: BoxMasks | None
+
+    def facts(self, instances: Sequence[Instance]) -> Mapping[str, Any]:
+        """Return what decides the masks of instances beside the annotations; nothing where those say it all."""
+        if self.maker is None or all(instance.segmentation is not None for instance in instances):
+            return {}
+        return {"box_masks": {"version": _VERSION, **self.maker.segmenter.fingerprint}}
+
+    def rle(self, instance: Instance, record: ImageRecord) -> bytes | None:
+        """Return the instance's mask, COCO compressed RLE; None where its box serves as the mask."""
+        if instance.segmentation is not None:
+            return instance_rle(instance, record.height, record.width)
+        return None if self.maker is None else self.maker.get(record, [instance.bbox_xywh])[0]
+
+    def mask(self, instance: Instance, record: ImageRecord) -> npt.NDArray[np.bool_]:
+        """Return the instance's mask, bool [height, width]."""
+        rle = self.rle(instance, record)
+        if rle is None:
+            return box_mask(instance.bbox_xywh, record.height, record.width)
+        mask: npt.NDArray[np.bool_] = decode_masks([rle], record.height, record.width)[0]
+        return mask
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of an annotation file.
+
+    Attributes:
+        made: masks made by the segmenter.
+        kept: annotations left as they were: those that had a mask, crowd regions, unusable ones.
+        fallen_back: ids of annotations whose box serves as the mask, because the segmenter found nothing in it.
+    """
+
+    made: int
+    kept: int
+    fallen_back: tuple[int, ...]
+
+
+def convert(
+    *,
+    dataset: CocoDataset,
+    output: Path,
+    box_masks: BoxMasks,
+    mask_format: MaskFormat,
+    overwrite_masks: bool = False,
+    on_image: Callable[[ImageRecord, Sequence[Instance], Mapping[int, bytes]], None] | None = None,
+) -> Conversion:
+    """Write a copy of an annotation file in which box-only annotations have masks.
+
+    Everything else is copied as it stands, boxes and areas included, so that box metrics do not change. Each new
+    mask comes with `mask_source`, the name of the segmenter, or "box" where the box serves as the mask. Crowd regions
+    and annotations that cannot be used are left as they are.
+
+    Args:
+        dataset: the annotations; their file is read again, and not written.
+        output: the file to write, once all masks are there.
+        box_masks: makes the masks of one image at a time and keeps them, so that a second call goes on where an
+            interrupted one stopped.
+        mask_format: "rle", or "polygon": outlines along the edges of the pixels, holes filled.
+        overwrite_masks: make masks for annotations that have one, too.
+        on_image: called with each image that has new masks, its instances, and the new masks by annotation id.
+
+    Raises:
+        NttError: for an image that cannot be read, weights that do not fit, or a disk that is full.
+    """
+    wanted = _boxes_to_do(dataset, overwrite_masks=overwrite_masks)
+    segmentations: dict[int, tuple[Any, str]] = {}
+    for image_id in track(list(wanted), "boxes to masks", unit="image", visible=True):
+        record, instances = dataset.images[image_id], wanted[image_id]
+        found = box_masks.get(record, [one.bbox_xywh for one in instances])
+        rles: dict[int, bytes] = {}
+        for instance, rle in zip(instances, found, strict=True):
+            source = "box" if rle is None else box_masks.segmenter.name
+            rles[instance.id] = _box_rle(instance, record) if rle is None else rle
+            segmentations[instance.id] = (_segmentation(rles[instance.id], record, mask_format), source)
+        if on_image is not None:
+            on_image(record, dataset.instances_of_image(image_id), rles)
+    written = _write_copy(dataset, output, segmentations)
+    fallen_back = tuple(number for number, (_, source) in segmentations.items() if source == "box")
+    return Conversion(len(segmentations) - len(fallen_back), written - len(segmentations), fallen_back)
+
+
+def _boxes_to_do(dataset: CocoDataset, *, overwrite_masks: bool) -> dict[ImageId, list[Instance]]:
+    """Return the annotations that get masks, by image, in file order."""
+    wanted: dict[ImageId, list[Instance]] = {}
+    for instance in dataset.instances:
+        if not instance.iscrowd and (overwrite_masks or instance.segmentation is None):
+            wanted.setdefault(instance.image_id, []).append(instance)
+    return wanted
+
+
+def _write_copy(dataset: CocoDataset, output: Path, segmentations: Mapping[int, tuple[Any, str]]) -> int:
+    """Write the annotation file again with new segmentations and return how many annotations it has."""
+    document: Json = json.loads(dataset.annotation_file.read_bytes())
+    slots: list[Instance | None] = list(dataset.instances)
+    for place, _ in reversed(dataset.dropped):
+        slots.insert(place, None)
+    for entry, instance in zip(document["annotations"], slots, strict=True):
+        if instance is not None and instance.id in segmentations:
+            entry["segmentation"], entry["mask_source"] = segmentations[instance.id]
+    write_json(output, document, indent=None)
+    return len(slots)
+
+
+def _segmentation(rle: bytes, record: ImageRecord, mask_format: MaskFormat) -> Any:
+    if mask_format == "rle":
+        return {"size": [record.height, record.width], "counts": rle.decode("ascii")}
+    return mask_polygons(decode_masks([rle], record.height, record.width)[0])
+
+
+def _box_rle(instance: Instance, record: ImageRecord) -> bytes:
+    mask = torch.from_numpy(box_mask(instance.bbox_xywh, record.height, record.width))
+    return encode_masks(mask[None])[0]
+
+
+def _unpacked(data: bytes, lengths: Sequence[int]) -> tuple[bytes | None, ...]:
+    """Cut stored masks apart; a length of 0 stands for a box in which nothing was found."""
+    ends = np.cumsum(lengths).tolist()
+    return tuple(data[end - length : end] if length else None for end, length in zip(ends, lengths, strict=True))

@@ -1,0 +1,39 @@
+"""From an image to what the models see of it (METHOD 4).
+
+Suffixes: H and W the image, h and w the segmenter's canvas, S the encoder's input side; all in pixels.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from ntt.ops.resize import resize_bicubic
+
+
+def canvas_of(image_HW3: npt.NDArray[np.uint8], canvas_hw: tuple[int, int]) -> torch.Tensor:
+    """Resize an image to the segmenter's canvas, bicubically, antialiased.
+
+    Args:
+        image_HW3: uint8 RGB.
+        canvas_hw: rows and columns of the canvas; the aspect ratio need not be the image's.
+
+    Returns:
+        float32 [3, h, w], RGB in [0, 1].
+    """
+    rows, columns = canvas_hw
+    canvas = Image.fromarray(image_HW3).resize((columns, rows), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 255.0
+
+
+def encoder_input(canvas_3hw: torch.Tensor, input_size: int) -> torch.Tensor:
+    """Resize a canvas to the encoder's square input, bicubically, without antialiasing.
+
+    Args:
+        canvas_3hw: float32 RGB in [0, 1].
+        input_size: S.
+
+    Returns:
+        float32 [1, 3, S, S].
+    """
+    return resize_bicubic(canvas_3hw, (input_size, input_size))[None]

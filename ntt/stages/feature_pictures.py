@@ -1,0 +1,108 @@
+"""Pictures of what the backbone sees: features of the references, similarities in target images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from ntt.data.images import read_image
+from ntt.dist import World, gather, share
+from ntt.drawing import draw_contact_sheet, draw_feature_pca, draw_similarity_map
+from ntt.ops.pooling import l2_normalise
+from ntt.ops.similarity import best_per_class, cosine_similarity
+from ntt.progress import track
+from ntt.stages.candidates import CandidateSource
+from ntt.stages.memory import ReferenceEncoder
+from ntt.stages.visualisation import picture_stem, safe_name, save_picture
+from ntt.types import Category, FloatArray, ImageRecord, Instance, Prototypes, ReferenceSet
+
+_COLUMNS = 3
+
+
+def draw_reference_features(
+    *, references: ReferenceSet, encoder: ReferenceEncoder, folder: Path, me: World
+) -> list[Path]:
+    """Draw each reference's crop beside its feature map, the main components of the foreground as colours.
+
+    Args:
+        references: the sampled instances.
+        encoder: as the memory was filled with.
+        folder: where pictures are written.
+        me: this process's place; references are dealt out over all processes.
+    """
+    flat = [
+        (category, instance)
+        for category, group in zip(references.categories, references.instances, strict=True)
+        for instance in group
+    ]
+    mine = track(share(flat, me), "features", unit="reference", visible=me.is_main)
+    paths = []
+    for place, (category, instance) in mine:
+        path = folder / f"reference_{safe_name(category.name)}_{instance.id}.png"
+        save_picture(_reference_picture(instance, references.images[instance.image_id], encoder), path)
+        paths.append((place, path))
+    return gather(paths, len(flat), me)
+
+
+def draw_similarities(
+    *, images: Sequence[ImageRecord], source: CandidateSource, prototypes: Prototypes, folder: Path, me: World
+) -> list[Path]:
+    """Draw for each image a sheet of its similarity with each class, all on one scale.
+
+    Args:
+        images: the target images to draw.
+        source: gives their feature maps.
+        prototypes: what candidates are compared with.
+        folder: where pictures are written.
+        me: this process's place; images are dealt out over all processes.
+    """
+    paths = []
+    for place, record in track(share(images, me), "similarity", unit="image", visible=me.is_main):
+        _, feature_map_Dhw = source.look(record)
+        similarity_Chw = class_similarity(feature_map_Dhw, prototypes)
+        path = folder / f"similarity_{picture_stem(record)}.png"
+        save_picture(_similarity_sheet(record, similarity_Chw, prototypes.categories), path)
+        paths.append((place, path))
+    return gather(paths, len(images), me)
+
+
+def class_similarity(feature_map_Dhw: torch.Tensor, prototypes: Prototypes) -> FloatArray:
+    """Compare every cell of a feature map with every class, as candidates are compared (METHOD 5).
+
+    Args:
+        feature_map_Dhw: float32 [D, h, w].
+        prototypes: of C classes.
+
+    Returns:
+        float32 [C, h, w] in [0, 1], max(0, cosine) with the class's most similar prototype.
+    """
+    cells_PD = l2_normalise(feature_map_Dhw.cpu().float().flatten(1).T).numpy()
+    similarity = cosine_similarity(cells_PD, prototypes.vectors_PD.numpy())
+    count = len(prototypes.categories)
+    per_class_PC = best_per_class(similarity, prototypes.labels_P.numpy(), num_classes=count)
+    similarity_Chw: FloatArray = per_class_PC.T.reshape(count, *feature_map_Dhw.shape[1:])
+    return similarity_Chw
+
+
+def _reference_picture(instance: Instance, record: ImageRecord, encoder: ReferenceEncoder) -> Image.Image:
+    crop_3SS, weights_gg, feature_map_Dgg = encoder.look(instance, record)
+    return draw_feature_pca(feature_map_Dgg.numpy(), weights_gg.numpy(), _as_pixels(crop_3SS))
+
+
+def _as_pixels(crop_3SS: torch.Tensor) -> npt.NDArray[np.uint8]:
+    pixels: npt.NDArray[np.uint8] = (crop_3SS.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    return pixels
+
+
+def _similarity_sheet(record: ImageRecord, similarity_Chw: FloatArray, categories: Sequence[Category]) -> Image.Image:
+    image = read_image(record)
+    ends = (float(similarity_Chw.min()), float(similarity_Chw.max()))
+    tiles = [
+        (draw_similarity_map(image, map_hw, category.name, value_range=ends), f"highest {float(map_hw.max()):.2f}")
+        for map_hw, category in zip(similarity_Chw, categories, strict=True)
+    ]
+    title = f"Similarity of {Path(record.file_name).name} with each class"
+    return draw_contact_sheet(tiles, title=title, columns=_COLUMNS)

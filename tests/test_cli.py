@@ -1,0 +1,93 @@
+"""The console script `ntt`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_data import make_tiny
+
+from ntt import __version__
+from ntt.cli import main
+from ntt.files import read_json, write_json
+from ntt.reporting import metrics_table
+from ntt.types import Metrics
+
+METRICS = Metrics(
+    overall={"bbox": {"AP": 12.34, "AP50": 50.0, "AP75": 0.0, "AR100": 20.0}},
+    per_class={"bbox": {"cat": {"AP": 12.34, "AP50": 50.0, "AP75": 0.0, "AR100": 20.0}, "boat": {}}},
+    num_images=2,
+    num_detections=3,
+)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"ntt {__version__}\n"
+
+
+def test_check_of_a_good_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "check", str(make_tiny(tmp_path / "tiny")), "--decode"]) == 0
+    out = capsys.readouterr().out
+    assert "3 images, 4 annotations, masks" in out
+    assert "4 images, 5 annotations, masks" in out
+    assert "disc             2        3" in out
+
+
+def test_check_of_a_bad_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = make_tiny(tmp_path / "tiny")
+    (root / "images" / "targets_1.png").unlink()
+    assert main(["data", "check", str(root)]) == 2
+    assert "targets_1.png" in capsys.readouterr().err
+
+
+def test_check_of_targets_without_annotations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = make_tiny(tmp_path / "tiny")
+    path = root / "annotations" / "targets.json"
+    content = json.loads(path.read_text())
+    del content["annotations"]
+    path.write_text(json.dumps(content))
+    assert main(["data", "check", str(root)]) == 0
+    assert "no annotations: predictions and pictures, no metrics" in capsys.readouterr().out
+
+
+def test_demo_data_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "demo", str(tmp_path / "demo"), "--targets", "2", "--seed", "1"]) == 0
+    assert str(tmp_path / "demo") in capsys.readouterr().out
+    assert len(read_json(tmp_path / "demo" / "annotations" / "targets.json")["images"]) == 2
+
+
+def test_show_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_json(tmp_path / "metrics.json", vars(METRICS))
+    assert main(["show", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == metrics_table(METRICS) + "\n"
+
+
+def test_show_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["show", str(tmp_path)]) == 2
+    assert "holds no metrics.json" in capsys.readouterr().err
+
+
+def test_table():
+    assert metrics_table(METRICS).splitlines() == [
+        "class        box AP  box AP50  box AP75  box AR",
+        "-----------------------------------------------",
+        "cat            12.3      50.0       0.0    20.0",
+        "boat              -         -         -       -",
+        "-----------------------------------------------",
+        "all classes    12.3      50.0       0.0    20.0",
+        "The ground truth has boxes only, so masks are not evaluated.",
+    ]
+
+
+def test_table_without_ground_truth():
+    empty = Metrics(overall={}, per_class={}, num_images=2, num_detections=3)
+    assert "nothing to compare" in metrics_table(empty)
+
+
+def test_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        main(["dance"])
+    assert caught.value.code == 2
+    assert "invalid choice: 'dance'" in capsys.readouterr().err

@@ -1,0 +1,136 @@
+"""Metrics are those of pycocotools; what cannot be computed is absent."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tiny_data import HEIGHT, WIDTH, make_tiny, shape_mask
+
+from ntt.data.coco import read_coco
+from ntt.results import flat_metrics, read_metrics, read_predictions, write_metrics, write_predictions
+from ntt.stages.evaluation import evaluate
+from ntt.types import Category, Detections, Metrics
+
+DISC, SQUARE = Category(3, "disc"), Category(7, "square")
+
+
+def encode(mask: np.ndarray) -> bytes:
+    counts: bytes = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+    return counts
+
+
+def found(image_id: int, *shapes: tuple[int, int, int, int, float]) -> Detections:
+    """Detections of (class index, x, y, size, score)."""
+    masks = [shape_mask((3, 7)[label], x, y, size) for label, x, y, size, _ in shapes]
+    return Detections(
+        image_id=image_id,
+        height=HEIGHT,
+        width=WIDTH,
+        labels=np.array([shape[0] for shape in shapes], dtype=np.int64),
+        scores=np.array([shape[4] for shape in shapes], dtype=np.float32),
+        boxes_xywh=np.array([[x, y, size, size] for _, x, y, size, _ in shapes], dtype=np.float32).reshape(-1, 4),
+        rles=tuple(encode(mask) for mask in masks),
+    )
+
+
+PERFECT = [found(101, (0, 10, 10, 40, 0.9), (1, 70, 40, 36, 0.8)), found(102, (1, 40, 20, 50, 0.9)), found(103)]
+PERFECT += [found(104, (0, 70, 30, 44, 0.9), (0, 15, 30, 36, 0.7))]
+MIXED = [found(101, (0, 14, 10, 40, 0.9), (0, 70, 40, 36, 0.8), (1, 71, 42, 36, 0.3)), found(102)]
+MIXED += [found(103, (1, 5, 5, 30, 0.5)), found(104, (0, 70, 32, 44, 0.6), (0, 15, 34, 36, 0.9))]
+NOTHING = [found(101), found(102), found(103), found(104)]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return make_tiny(tmp_path / "tiny")
+
+
+def evaluate_tiny(tiny: Path, detections: list[Detections], *categories: Category) -> Metrics:
+    truth = read_coco(tiny / "annotations" / "targets.json", tiny / "images")
+    return evaluate(detections=detections, ground_truth=truth, categories=categories or (DISC, SQUARE))
+
+
+def test_perfect_boxes_score_100(tiny: Path):
+    metrics = evaluate_tiny(tiny, PERFECT)
+    assert metrics.overall["bbox"]["AP"] == pytest.approx(100)
+    assert metrics.overall["segm"]["AP50"] == pytest.approx(100)
+    assert metrics.per_class["bbox"]["square"]["AR100"] == pytest.approx(100)
+    assert metrics.num_images == 4
+    assert metrics.num_detections == 5
+
+
+def test_no_detections_score_0(tiny: Path):
+    metrics = evaluate_tiny(tiny, NOTHING)
+    assert metrics.overall["bbox"]["AP"] == 0
+    assert metrics.overall["segm"]["AR100"] == 0
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_numbers_are_those_of_cocoeval(tiny: Path, tmp_path: Path, kind: str):
+    metrics = evaluate_tiny(tiny, MIXED)
+    write_predictions(tmp_path / "predictions.json", MIXED, (DISC, SQUARE))
+    rows = json.loads((tmp_path / "predictions.json").read_text())
+    for row in rows:
+        del row["bbox" if kind == "segm" else "segmentation"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(tiny / "annotations" / "targets.json"))
+        judge = COCOeval(truth, truth.loadRes(rows), kind)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    names = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
+    for name, value in zip(names, judge.stats[:9], strict=True):
+        if value < 0:
+            assert name not in metrics.overall[kind]
+        else:
+            assert metrics.overall[kind][name] == pytest.approx(100 * value, abs=1e-12), name
+    assert 0 < metrics.overall[kind]["AP"] < 100
+
+
+def test_size_ranges_without_objects_are_absent(tiny: Path):
+    overall = evaluate_tiny(tiny, PERFECT).overall["bbox"]
+    assert "APl" not in overall
+    assert "APs" not in overall
+    assert overall["APm"] == pytest.approx(100)
+
+
+def test_only_the_searched_classes_count(tiny: Path):
+    metrics = evaluate_tiny(tiny, [found(101, (0, 10, 10, 40, 0.9)), *NOTHING[1:3], PERFECT[3]], DISC)
+    assert metrics.overall["bbox"]["AP"] == pytest.approx(100)
+    assert set(metrics.per_class["bbox"]) == {"disc"}
+
+
+def test_a_class_without_ground_truth_has_no_metrics(tiny: Path):
+    path = tiny / "annotations" / "targets.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [one for one in content["annotations"] if one["category_id"] == 3]
+    path.write_text(json.dumps(content))
+    metrics = evaluate_tiny(tiny, NOTHING)
+    assert metrics.per_class["bbox"] == {"disc": dict.fromkeys(metrics.overall["bbox"], 0.0), "square": {}}
+
+
+def test_files_come_back_as_they_were(tiny: Path, tmp_path: Path):
+    metrics = evaluate_tiny(tiny, MIXED)
+    write_metrics(tmp_path / "metrics.json", metrics)
+    assert read_metrics(tmp_path / "metrics.json") == metrics
+    truth = read_coco(tiny / "annotations" / "targets.json", tiny / "images")
+    write_predictions(tmp_path / "predictions.json", MIXED, (DISC, SQUARE))
+    back = read_predictions(tmp_path / "predictions.json", list(truth.images.values()), (DISC, SQUARE))
+    for before, after in zip(MIXED, back, strict=True):
+        assert (before.image_id, before.height, before.width) == (after.image_id, after.height, after.width)
+        assert before.rles == after.rles
+        for name in ("labels", "scores", "boxes_xywh"):
+            np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+            assert getattr(before, name).dtype == getattr(after, name).dtype
+
+
+def test_flat_names(tiny: Path):
+    flat = flat_metrics(evaluate_tiny(tiny, PERFECT))
+    assert flat["bbox/AP"] == pytest.approx(100)
+    assert flat["segm/AP50/square"] == pytest.approx(100)

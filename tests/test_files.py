@@ -1,0 +1,134 @@
+"""Files appear whole or not at all; run directories keep their records."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from ntt import results
+from ntt.config import RuntimeConfig
+from ntt.dist import World
+from ntt.environment import apply_runtime, collect_facts, peak_memory_mb
+from ntt.errors import StorageError
+from ntt.files import atomic_path, read_json, write_json, write_text
+from ntt.progress import track
+from ntt.rundir import RunDirectory, run_logging
+from ntt.types import Category, MemoryBank, Prototypes
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path):
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+
+    def interrupted() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("new, but")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_json_refuses_what_others_cannot_read(tmp_path: Path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_json_says_what_to_do(tmp_path: Path):
+    path = tmp_path / "a.json"
+    path.write_text('{"x": ')
+    with pytest.raises(StorageError, match="cannot be read back.*Delete it and start the same command again"):
+        read_json(path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="Cannot write .*start the same command again"):
+        write_text(tmp_path / "file" / "a.txt", "x")
+
+
+def test_records(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    directory = RunDirectory(tmp_path)
+    assert directory.record("memory") is None
+    assert not directory.is_done("memory", "key")
+    write_text(directory.memory, "x")
+    directory.write_record("memory", "key", [directory.memory], {"seconds": 1.5})
+    assert directory.is_done("memory", "key")
+    assert not directory.is_done("memory", "another key")
+    directory.memory.unlink()
+    assert not directory.is_done("memory", "key")
+    (tmp_path / "stages" / "memory.json").write_text("{")
+    with caplog.at_level(logging.WARNING, logger="ntt"):
+        assert not directory.is_done("memory", "key")
+    assert "The stage is repeated" in caplog.text
+
+
+def test_the_log_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    logger = logging.getLogger("ntt.somewhere")
+    with run_logging(tmp_path / "run", World()):
+        logger.info("said")
+    with pytest.raises(ValueError, match="oops"), run_logging(tmp_path / "run", World()):
+        raise ValueError("oops")
+    logger.info("not said")
+    text = (tmp_path / "run" / "run.log").read_text()
+    assert "INFO    said" in text
+    assert "ERROR   stopped by ValueError: oops" in text
+    assert "not said" not in text
+    assert capsys.readouterr().out == "said\n"
+
+
+def test_other_processes_only_warn(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    logger = logging.getLogger("ntt.somewhere")
+    with run_logging(tmp_path / "run", World(rank=1, size=2)):
+        logger.info("quiet")
+        logger.warning("careful")
+    assert capsys.readouterr().out == "[process 1] WARNING careful\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_directory_that_cannot_be_made(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="Set runtime.output_root"), run_logging(tmp_path / "file" / "run", World()):
+        pass
+
+
+def test_tensors_come_back(tmp_path: Path):
+    categories = (Category(1, "cat"), Category(4, "ü"))
+    memory = MemoryBank(categories, (torch.rand(2, 3), torch.rand(1, 3)), "digest")
+    results.write_memory(tmp_path / "memory.safetensors", memory)
+    back = results.read_memory(tmp_path / "memory.safetensors")
+    assert back.categories == categories
+    assert back.digest == "digest"
+    assert all(torch.equal(a, b) for a, b in zip(memory.features, back.features, strict=True))
+    prototypes = Prototypes(categories, torch.rand(2, 3), torch.arange(2), "other")
+    results.write_prototypes(tmp_path / "prototypes.safetensors", prototypes)
+    read = results.read_prototypes(tmp_path / "prototypes.safetensors")
+    assert torch.equal(read.vectors_PD, prototypes.vectors_PD)
+    assert torch.equal(read.labels_P, prototypes.labels_P)
+    (tmp_path / "memory.safetensors").write_bytes(b"short")
+    with pytest.raises(StorageError, match="cannot be read back"):
+        results.read_memory(tmp_path / "memory.safetensors")
+
+
+def test_progress_is_logged_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    monkeypatch.setattr("ntt.progress._LOG_EVERY_S", 0.0)
+    with caplog.at_level(logging.INFO, logger="ntt"):
+        assert list(track([1, 2, 3], "candidates", unit="image", visible=True)) == [1, 2, 3]
+    assert "candidates     2 of 3 images, about" in caplog.text
+    caplog.clear()
+    assert list(track([1, 2], "candidates", unit="image", visible=False)) == [1, 2]
+    assert not caplog.text
+
+
+def test_facts_of_the_machine():
+    placement = apply_runtime(RuntimeConfig(name="local", device="cpu", threads=1), local_rank=0)
+    assert placement.device == "cpu"
+    facts = collect_facts(placement, num_processes=3)
+    assert facts["processes"] == 3
+    assert facts["threads"] == 1
+    assert {"torch", "numpy", "pycocotools"} <= set(facts["packages"])
+    assert 10 < peak_memory_mb(placement)["process"] < 1e6
