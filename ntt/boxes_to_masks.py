@@ -108,6 +108,14 @@ class BoxMasks:
         logits_Bhw = self.segmenter.segment_boxes(canvas_3hw, boxes_xyxy.float())
         rles = encode_full_size(logits_Bhw, height, width)
         areas = rle_areas(rles, height, width).tolist()
+        if not all(areas):
+            _LOG.warning(
+                "%s: %s found nothing in %d of %d boxes; the box serves as the mask.",
+                record.path,
+                self.segmenter.name,
+                areas.count(0),
+                len(areas),
+            )
         return tuple(rle if area else None for rle, area in zip(rles, areas, strict=True))
 
 

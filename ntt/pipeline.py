@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ntt import dist, results
 from ntt.backbones.base import Backbone
@@ -31,7 +31,7 @@ from ntt.stages.feature_pictures import draw_reference_features, draw_similariti
 from ntt.stages.matching import match_images
 from ntt.stages.memory import ReferenceEncoder, fill_memory
 from ntt.stages.prototypes import build_prototypes
-from ntt.stages.references import references_from_json, references_to_json, sample_references
+from ntt.stages.references import SamplerName, references_from_json, references_to_json, sample_references
 from ntt.stages.visualisation import TargetPainter, draw_extremes, draw_references, draw_targets
 from ntt.store import Store, content_key
 from ntt.types import Detections, ImageRecord, MemoryBank, Metrics, Placement, Prototypes, ReferenceSet
@@ -166,7 +166,7 @@ class Pipeline:
                 categories=inputs.categories,
                 shots=shots.count,
                 seed=config.seed,
-                sampler=shots.sampler,
+                sampler=cast("SamplerName", shots.sampler),
                 strict=shots.strict,
                 min_box_side_px=shots.min_box_side_px,
                 border_px=shots.border_px,

@@ -72,17 +72,7 @@ def test_impossible_arguments(tmp_path: Path) -> None:
         drawn(dataset, sampler="random")
 
 
-def test_boxes_as_masks_are_announced_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    dataset = many(tmp_path, [(1, 0, GOOD), (1, 1, GOOD)], num_images=2)
-    drawn(dataset, categories=(A,))
-    (record,) = caplog.records
-    assert record.getMessage() == (
-        f"2 of 2 references from {dataset.annotation_file} have no segmentation: their box serves as mask, background "
-        "included."
-    )
-
-
-def test_masks_are_not_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     drawn(small(tmp_path))
     assert not caplog.records
 

@@ -296,8 +296,9 @@ def test_processes_do_not_change_a_bit(tiny: Path, tmp_path: Path, run: Run, num
     kept = {image["id"] for image in content["images"]}
     content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
     targets.write_text(json.dumps(content))
-    one = run("visualisation.enabled=true", root=root, store=tmp_path / "store-one")
-    words = settings(root, tmp_path / "many", tmp_path / "store-many", "visualisation.enabled=true")
+    pictures = ("visualisation.enabled=true", "visualisation.features=true")
+    one = run(*pictures, root=root, store=tmp_path / "store-one")
+    words = settings(root, tmp_path / "many", tmp_path / "store-many", *pictures)
     done = command(*words, processes=2)
     assert done.returncode == 0, done.stderr
     many = only_run(tmp_path / "many")

@@ -37,8 +37,8 @@ def draw_feature_pca(feature_map_Dhw: FloatMap, weights_gg: FloatMap | None, ima
         opacity = Image.fromarray(np.rint(20 + 235 * np.clip(weights_N, 0, 1)).astype(np.uint8).reshape(rows, columns))
         faded = Image.blend(left.convert("L").convert("RGB"), Image.new("RGB", left.size, PAPER), 0.6)
         right = Image.composite(right, faded, opacity.resize(left.size, Image.Resampling.NEAREST))
-    what = "all patches" if weights_gg is None else "patches under the mask"
-    heading = f"Features, first 3 principal components of {what} ({columns} × {rows}, {channels} channels)"
+    what = "of all patches" if weights_gg is None else "under the mask"
+    heading = f"Features: principal components {what} ({columns} × {rows})"
     return _side_by_side(left, right, "Image", heading)
 
 

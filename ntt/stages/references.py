@@ -31,7 +31,7 @@ def sample_references(
         categories: the categories to draw for, in any order.
         shots: instances per category, at least 1.
         seed: decides the draw of the samplers `native` and `reference`; the others take what the file prescribes.
-        sampler: see `ntt.data.sampling`.
+        sampler: native, reference, fixed or shot_index; see `ntt.data.sampling`.
         strict: refuse a category with too few valid instances instead of warning.
         min_box_side_px: least width and height of a valid box (`native`, `reference`).
         border_px: least distance of a valid box from each image border (`native`, `reference`).

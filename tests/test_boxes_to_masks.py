@@ -1,0 +1,466 @@
+"""Masks made of boxes: choice among proposals, whole annotation files, references of a run."""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filled_weights import fill_state_dict
+from pycocotools.coco import COCO
+from scipy import ndimage
+from test_runner import read, settings
+from tiny_data import make_tiny
+
+from ntt import cli, runner
+from ntt.boxes_to_masks import BoxMasks, Conversion, ReferenceMasks, choose_box_segmenter, convert
+from ntt.config import run_directory
+from ntt.console import compose_config
+from ntt.data.coco import CocoDataset, read_coco
+from ntt.data.masks import segmentation_rle
+from ntt.data.polygons import mask_polygons
+from ntt.errors import ConfigError
+from ntt.ops.masks import decode_masks
+from ntt.pipeline import Pipeline
+from ntt.results import read_memory
+from ntt.segmenters.box_fallback import ProposalBoxes, best_proposals
+from ntt.store import Store
+from ntt.types import FloatArray, Proposals
+
+
+class Prompted:
+    """A stand-in for a segmenter with box prompts: the left half of each box, nothing in boxes without a middle."""
+
+    name = "prompted"
+
+    def __init__(self, *, fails_at: int | None = None, seed: int = 0) -> None:
+        self.fingerprint: Mapping[str, Any] = {"stub": "left half", "seed": seed}
+        self.calls: list[list[list[float]]] = []
+        self._fails_at = fails_at
+
+    def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
+        return 2 * height, 2 * width
+
+    def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
+        raise AssertionError("boxes are prompts here")
+
+    def segment_boxes(self, canvas_3hw: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
+        if len(self.calls) == self._fails_at:
+            raise KeyboardInterrupt
+        self.calls.append(boxes_xyxy.tolist())
+        _, rows, columns = canvas_3hw.shape
+        logits = torch.full((len(boxes_xyxy), rows, columns), -1.0)
+        for mask, (left, top, right, bottom) in zip(logits, boxes_xyxy.int().tolist(), strict=True):
+            if right - left > 8:
+                mask[top:bottom, left : (left + right) // 2] = 1.0
+        return logits
+
+
+class Proposer:
+    """A stand-in for a segmenter without box prompts; its grid is half its canvas."""
+
+    name = "proposer"
+    fingerprint: Mapping[str, Any] = {"stub": "one square"}
+
+    def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
+        return height, width
+
+    def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
+        assert feature_map_Dhw.shape == (3, 2, 2)
+        logits = torch.full((1, canvas_3hw.shape[1] // 2, canvas_3hw.shape[2] // 2), -1.0)
+        logits[0, 5:15, 10:20] = 1.0
+        return Proposals(logits, torch.tensor([0.9]))
+
+
+class Halves:
+    """A stand-in for a backbone: the means of the four quarters of an image."""
+
+    name = "quarters"
+    input_size, patch_size, feature_dim = 8, 4, 3
+    fingerprint: Mapping[str, Any] = {"stub": "quarters"}
+
+    def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(images_B3HW, 4)
+
+
+def boxes(*rows: tuple[float, float, float, float]) -> FloatArray:
+    return np.array(rows, dtype=np.float32).reshape(-1, 4)
+
+
+def rectangles(*boxes_xyxy: tuple[int, int, int, int], iou: list[float] | None = None) -> Proposals:
+    logits = torch.full((len(boxes_xyxy), 10, 12), -1.0)
+    for mask, (left, top, right, bottom) in zip(logits, boxes_xyxy, strict=True):
+        mask[top:bottom, left:right] = 1.0
+    return Proposals(logits, torch.tensor(iou or [0.5] * len(boxes_xyxy)))
+
+
+def cells(mask_hw: torch.Tensor) -> tuple[int, int, int, int]:
+    """Tight box of the foreground, which must be a full rectangle."""
+    rows, columns = (mask_hw > 0).nonzero().T
+    found = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+    assert len(rows) == (found[2] - found[0]) * (found[3] - found[1])
+    return found
+
+
+# Polygons
+
+
+def test_polygons_of_masks_by_hand():
+    mask = np.zeros((4, 6), dtype=bool)
+    mask[1, 2] = True
+    assert mask_polygons(mask) == [[3, 1, 3, 2, 2, 2, 2, 1]]
+    mask[2, 3] = True  # touches at a corner only: a part of its own
+    assert mask_polygons(mask) == [[3, 1, 3, 2, 2, 2, 2, 1], [4, 2, 4, 3, 3, 3, 3, 2]]
+    assert mask_polygons(np.zeros((3, 3), dtype=bool)) == []
+    assert mask_polygons(np.ones((2, 3), dtype=bool)) == [[3, 0, 3, 2, 0, 2, 0, 0]]
+
+
+def test_polygons_draw_the_mask_again_with_holes_filled():
+    generator = np.random.default_rng(0)
+    for trial in range(60):
+        height, width = generator.integers(2, 30, 2).tolist()
+        noise = generator.random((height, width))
+        mask = noise < 0.6 if trial % 2 else ndimage.gaussian_filter(noise, 2) > 0.5
+        if not mask.any():
+            continue
+        drawn = decode_masks([segmentation_rle(mask_polygons(mask), height, width)], height, width)[0]
+        parts, count = ndimage.label(mask)
+        filled = [ndimage.binary_fill_holes(parts == n + 1, structure=np.ones((3, 3))) for n in range(count)]
+        assert np.array_equal(drawn, np.any(filled, axis=0))
+
+
+# Choosing among proposals
+
+
+def test_the_proposal_with_the_closest_box_is_cut_to_the_box():
+    proposals = rectangles((0, 0, 12, 10), (2, 2, 9, 7), (2, 2, 4, 4))
+    chosen = best_proposals(proposals, boxes((3, 2, 9, 8), (0, 0, 12, 9)))
+    assert [cells(mask) for mask in chosen] == [(3, 2, 9, 7), (0, 0, 12, 9)]
+    assert set(chosen.unique().tolist()) == {-1.0, 1.0}
+
+
+def test_a_cell_belongs_to_the_box_if_its_centre_does():
+    (mask,) = best_proposals(rectangles((2, 2, 8, 8)), boxes((2.5, 2.6, 7.5, 7.4)))
+    assert cells(mask) == (2, 3, 7, 7)
+
+
+def test_of_equal_proposals_the_better_predicted_is_taken():
+    proposals = rectangles((2, 2, 6, 6), (2, 2, 6, 6), (2, 2, 6, 6), iou=[0.3, 0.8, 0.8])
+    proposals.logits_Nhw[0, 3, 3] = proposals.logits_Nhw[1, 4, 4] = proposals.logits_Nhw[2, 3, 4] = -1
+    (mask,) = best_proposals(proposals, boxes((2, 2, 6, 6)))
+    assert torch.equal(mask > 0, proposals.logits_Nhw[1] > 0)
+
+
+def test_no_proposal_fits_below_the_least_iou():
+    proposals = rectangles((0, 0, 4, 4))
+    assert (best_proposals(proposals, boxes((0, 0, 4, 8))) > 0).sum() == 16  # IoU 1/2
+    assert (best_proposals(proposals, boxes((0, 0, 4, 8.01))) > 0).sum() == 0
+    assert (best_proposals(proposals, boxes((0, 0, 4, 8)), min_box_iou=0.51) > 0).sum() == 0
+
+
+def test_no_proposals_and_no_boxes():
+    assert best_proposals(rectangles((0, 0, 4, 4)), boxes()).shape == (0, 10, 12)
+    nothing = Proposals(torch.zeros(0, 10, 12), torch.zeros(0))
+    assert (best_proposals(nothing, boxes((0, 0, 4, 4))) > 0).sum() == 0
+    empty = Proposals(torch.full((1, 10, 12), -1.0), torch.ones(1))
+    assert (best_proposals(empty, boxes((0, 0, 4, 4))) > 0).sum() == 0
+
+
+def test_boxes_are_scaled_from_the_canvas_to_the_grid():
+    masks = ProposalBoxes(Proposer(), Halves()).segment_boxes(
+        torch.rand(3, 40, 60), torch.tensor([[20.0, 10.0, 40.0, 26.0]])
+    )
+    assert cells(masks[0]) == (10, 5, 20, 13)
+
+
+def test_what_makes_masks_of_boxes():
+    prompted, proposer, backbone = Prompted(), Proposer(), Halves()
+    assert choose_box_segmenter("box", prompted, backbone) is None
+    assert choose_box_segmenter("auto", prompted, backbone) is prompted
+    assert choose_box_segmenter("segmenter", prompted, backbone) is prompted
+    assert choose_box_segmenter("auto", proposer, backbone) is None
+    fallback = choose_box_segmenter("segmenter", proposer, backbone)
+    assert isinstance(fallback, ProposalBoxes)
+    assert fallback.fingerprint["segmenter"] == proposer.fingerprint
+    assert fallback.fingerprint["backbone"] == backbone.fingerprint
+
+
+# Whole annotation files
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Boxes only, but for one annotation; a crowd region, a box too small, and one outside its image."""
+    folder = make_tiny(tmp_path / "tiny")
+    path = folder / "annotations" / "targets.json"
+    content = read(path)
+    for annotation in content["annotations"][:-1]:
+        del annotation["segmentation"]
+    extra = {"image_id": 103, "category_id": 3, "area": 16}
+    content["annotations"].insert(1, {"id": 50, **extra, "bbox": [200, 200, 4, 4], "note": "outside"})
+    content["annotations"].append({"id": 51, **extra, "bbox": [10, 20, 30, 30], "iscrowd": 1})
+    content["annotations"].append({"id": 52, **extra, "bbox": [60, 60, 4, 4], "note": "tiny"})
+    content["info"] = {"description": "kept"}
+    path.write_text(json.dumps(content))
+    return folder
+
+
+def dataset_of(root: Path) -> CocoDataset:
+    return read_coco(root / "annotations" / "targets.json", root / "images")
+
+
+def converted(root: Path, segmenter: Prompted, **changes: Any) -> tuple[Conversion, dict[int, dict[str, Any]]]:
+    output = root / "out.json"
+    result = convert(
+        **{
+            "dataset": dataset_of(root),
+            "output": output,
+            "box_masks": BoxMasks(segmenter, Store(root / "parts")),
+            "mask_format": "rle",
+            **changes,
+        }
+    )
+    return result, {entry["id"]: entry for entry in read(output)["annotations"]}
+
+
+def area(entry: dict[str, Any]) -> int:
+    return int(decode_masks([segmentation_rle(entry["segmentation"], 96, 128)], 96, 128).sum())
+
+
+@pytest.mark.parametrize("mask_format", ["rle", "polygon"])
+def test_box_only_annotations_get_masks_and_nothing_else_changes(root: Path, mask_format: str):
+    before = (root / "annotations" / "targets.json").read_bytes()
+    segmenter = Prompted()
+    result, entries = converted(root, segmenter, mask_format=mask_format)
+    assert (root / "annotations" / "targets.json").read_bytes() == before
+    original = json.loads(before)
+    assert list(entries) == [entry["id"] for entry in original["annotations"]]
+    assert read(root / "out.json")["info"] == {"description": "kept"}
+    assert result == Conversion(made=4, kept=3, fallen_back=(52,))
+    # [10, 10, 40, 40], of which the left half is foreground
+    assert area(entries[1]) == 20 * 40
+    assert entries[1]["mask_source"] == "prompted"
+    assert isinstance(entries[1]["segmentation"], dict if mask_format == "rle" else list)
+    assert area(entries[52]) == 16
+    assert entries[52]["mask_source"] == "box"
+    for entry in original["annotations"]:
+        new = dict(entries[entry["id"]])
+        if entry["id"] in (5, 50, 51):
+            assert new == entry
+        else:
+            del new["segmentation"], new["mask_source"]
+            assert new == entry
+    # All boxes of an image at once, in canvas pixels.
+    assert segmenter.calls[0] == [[20, 20, 100, 100], [140, 80, 212, 152]]
+    assert len(segmenter.calls) == 4
+
+
+def test_the_output_is_a_coco_file_with_masks(root: Path):
+    converted(root, Prompted())
+    assert read_coco(root / "out.json", root / "images").has_masks
+    truth = COCO(str(root / "out.json"))
+    assert truth.annToMask(truth.anns[1]).sum() == 800
+
+
+def test_masks_are_overwritten_on_request_only(root: Path):
+    _, kept = converted(root, Prompted())
+    assert "mask_source" not in kept[5]
+    result, entries = converted(root, Prompted(), overwrite_masks=True)
+    assert result.made == 5
+    assert area(entries[5]) == 18 * 36
+
+
+def test_an_interrupted_conversion_goes_on_where_it_stopped(root: Path):
+    with pytest.raises(KeyboardInterrupt):
+        converted(root, Prompted(fails_at=2))
+    assert not (root / "out.json").exists()
+    second = Prompted()
+    result, entries = converted(root, second)
+    assert len(second.calls) == 2
+    assert result.made == 4
+    whole = Prompted()
+    assert converted(root, whole, box_masks=BoxMasks(whole, Store(root / "elsewhere")))[1] == entries
+    other = Prompted(seed=1)
+    converted(root, other)
+    assert len(other.calls) == 4  # what another segmenter left is not used
+
+
+def test_a_file_without_ids_keeps_its_order(root: Path):
+    path = root / "annotations" / "targets.json"
+    content = read(path)
+    for entry in content["annotations"]:
+        del entry["id"]
+    path.write_text(json.dumps(content))
+    output = root / "out.json"
+    convert(
+        dataset=dataset_of(root), output=output, box_masks=BoxMasks(Prompted(), Store(root / "p")), mask_format="rle"
+    )
+    entries = read(output)["annotations"]
+    assert [entry.get("mask_source", "") for entry in entries] == ["prompted", "", *["prompted"] * 3, "", "", "box"]
+    assert area(entries[2]) == 18 * 36
+
+
+# The command
+
+
+@pytest.fixture
+def with_stub(monkeypatch: pytest.MonkeyPatch) -> Prompted:
+    stub = Prompted()
+    monkeypatch.setattr("ntt.commands.boxes_to_masks.choose_box_segmenter", lambda *_: stub)
+    return stub
+
+
+def words(root: Path, *more: str) -> list[str]:
+    return [
+        *("data", "boxes-to-masks", "--annotations", str(root / "annotations" / "targets.json")),
+        *("--images", str(root / "images"), "--output", str(root / "masks.json")),
+        *more,
+        "runtime.threads=1",
+        f"runtime.weights_root={root}",
+    ]
+
+
+def test_the_command(root: Path, with_stub: Prompted, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(words(root, "--pictures", str(root / "pictures"), "--format", "polygon")) == 0
+    out = capsys.readouterr().out
+    assert "4 masks made by prompted, 3 annotations left as they were" in out
+    assert "found nothing in 1 boxes" in out
+    assert "(annotations 52)" in out
+    assert isinstance(read(root / "masks.json")["annotations"][0]["segmentation"], list)
+    assert not (root / "masks.json.parts").exists()
+    assert sorted(path.name for path in (root / "pictures").iterdir()) == [
+        f"targets_{place}_{101 + place}.png" for place in range(4)
+    ]
+
+
+def test_the_command_goes_on_after_an_interruption(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for stub, status in ((Prompted(fails_at=3), 130), (second := Prompted(), 0)):
+        monkeypatch.setattr("ntt.commands.boxes_to_masks.choose_box_segmenter", lambda *_, stub=stub: stub)
+        assert cli.main(words(root)) == status
+    assert len(second.calls) == 1
+    assert "Going on with what is in" in capsys.readouterr().out
+
+
+def test_the_command_takes_any_segmenter(root: Path):
+    assert cli.main(words(root, "--segmenter", "regions")) == 0
+    entries = read(root / "masks.json")["annotations"]
+    assert {entry["mask_source"] for entry in entries if "mask_source" in entry} <= {"regions", "box"}
+    assert read_coco(root / "masks.json", root / "images").has_masks
+
+
+def test_errors_of_the_command(root: Path, with_stub: Prompted, capsys: pytest.CaptureFixture[str]):
+    annotations = root / "annotations" / "targets.json"
+    assert cli.main([*words(root), "--output", str(annotations)]) == 2
+    assert "is the annotation file itself, which is never changed" in capsys.readouterr().err
+    (root / "masks.json").write_text("{}")
+    assert cli.main(words(root)) == 2
+    assert "exists already and would be overwritten" in capsys.readouterr().err
+    (root / "masks.json").unlink()
+    with pytest.raises(SystemExit):
+        cli.main(words(root, "--segmenter", "sam3"))
+    assert "segmenter=sam3: there is no such option" in capsys.readouterr().err
+    assert cli.main([*words(root), "--images", str(root / "nowhere")]) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
+
+
+# References of a run
+
+
+@pytest.fixture
+def box_only(tmp_path: Path) -> Path:
+    folder = make_tiny(tmp_path / "tiny")
+    path = folder / "annotations" / "references.json"
+    content = read(path)
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    path.write_text(json.dumps(content))
+    return folder
+
+
+def memory_of(
+    root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, stub: object, *more: str
+) -> tuple[Path, list[list[float]]]:
+    monkeypatch.setattr(Pipeline, "segmenter", stub)
+    config = compose_config(settings(root, folder / "out", folder / "store", "stage=memory", *more))
+    runner.run(config)
+    memory = read_memory(run_directory(config) / "memory.safetensors")
+    return run_directory(config), [feature.flatten().tolist() for feature in memory.features]
+
+
+def test_references_get_their_masks_from_box_prompts(
+    box_only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    stub = Prompted()
+    folder, by_box = memory_of(box_only, tmp_path, monkeypatch, stub, "memory.box_masks=box")
+    assert not stub.calls
+    assert "2 of 2 references have no segmentation: their box serves as mask" in capsys.readouterr().out
+    other, by_prompt = memory_of(box_only, tmp_path, monkeypatch, stub)
+    assert len(stub.calls) == 2
+    assert "prompted makes their masks from their boxes" in capsys.readouterr().out
+    assert folder != other
+    assert by_box != by_prompt
+    shutil.rmtree(other)
+    assert memory_of(box_only, tmp_path, monkeypatch, stub) == (other, by_prompt)
+    assert len(stub.calls) == 2  # found in the store
+
+
+def test_another_segmenter_makes_other_masks(box_only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first, second = Prompted(), Prompted(seed=1)
+    memory_of(box_only, tmp_path, monkeypatch, first)
+    memory_of(box_only, tmp_path, monkeypatch, second)
+    assert len(first.calls) == len(second.calls) == 2
+
+
+def test_masks_of_the_file_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root, stub = make_tiny(tmp_path / "tiny"), Prompted()
+    memory_of(root, tmp_path, monkeypatch, stub)
+    assert not stub.calls
+
+
+def test_a_box_in_which_nothing_is_found_serves_as_mask(box_only: Path, tmp_path: Path, caplog: Any):
+    dataset = read_coco(box_only / "annotations" / "references.json", box_only / "images")
+    (one, *_) = dataset.instances
+    record = dataset.images[one.image_id]
+    segmenter = Prompted()
+    masks = ReferenceMasks(BoxMasks(segmenter, Store(tmp_path / "store")))
+    assert int(masks.mask(one, record).sum()) == 20 * 40
+    segmenter.fingerprint = {"stub": "nothing"}
+    segmenter.segment_boxes = lambda canvas, boxes: torch.full((1, 4, 4), -1.0)  # type: ignore[method-assign]
+    with caplog.at_level(logging.WARNING):
+        assert masks.rle(one, record) is None
+        assert int(masks.mask(one, record).sum()) == 40 * 40
+    assert "found nothing in 1 of 1 boxes" in caplog.text
+    assert ReferenceMasks(None).rle(one, record) is None
+
+
+def test_unknown_way_of_making_masks_is_refused():
+    with pytest.raises(ConfigError, match=r"memory\.box_masks=sam is not possible: allowed is one of auto, segmenter"):
+        compose_config(["memory.box_masks=sam"])
+
+
+def test_sam2_makes_masks_of_boxes(box_only: Path, tmp_path: Path):
+    """With stand-in weights the masks mean nothing; their form does, and that they depend on the box."""
+    pytest.importorskip("sam2")
+    from sam2_package import one_thread, package_model, save_checkpoint
+
+    from ntt.segmenters.sam2 import Sam2
+
+    with one_thread():
+        model = package_model("sam2_hiera_tiny")
+        fill_state_dict(model)
+        checkpoint = save_checkpoint(model, tmp_path / "tiny.pt")
+        sam2 = Sam2(checkpoint=checkpoint, model="sam2_hiera_tiny", points_per_side=1)
+        assert choose_box_segmenter("auto", sam2, Halves()) is sam2
+        dataset = read_coco(box_only / "annotations" / "references.json", box_only / "images")
+        record = dataset.images[3]
+        instances = dataset.instances_of_image(3)
+        rles = BoxMasks(sam2, Store(tmp_path / "store")).get(record, [one.bbox_xywh for one in instances])
+    assert len(rles) == 2
+    assert rles[0] != rles[1]
+    assert all(rle is None or decode_masks([rle], 96, 128).any() for rle in rles)

@@ -1,0 +1,99 @@
+"""Pictures of features and similarities."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from test_runner import settings
+from tiny_data import make_tiny
+
+from ntt import runner
+from ntt.backbones.efficientnet_lite0 import EfficientNetLite0
+from ntt.config import run_directory
+from ntt.console import compose_config
+from ntt.errors import ConfigError
+from ntt.stages.feature_pictures import class_similarity
+from ntt.types import Category, Prototypes
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+def drawn(root: Path, output: Path, store: Path, *more: str) -> tuple[Path, set[str]]:
+    words = settings(root, output, store, "stage=visualisation", "visualisation.enabled=true", *more)
+    config = compose_config(words)
+    runner.run(config)
+    folder = run_directory(config) / "pictures"
+    return folder, {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+
+
+def test_similarity_of_cells_by_hand():
+    vectors = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.0, -1.0]])
+    prototypes = Prototypes(
+        categories=(Category(3, "a"), Category(5, "b")),
+        vectors_PD=vectors,
+        labels_P=torch.tensor([0, 0, 1, -1]),  # two prototypes of a, one of b, one of background
+        digest="",
+    )
+    cells = torch.tensor([[[2.0, 3.0], [0.0, 0.0]], [[0.0, 4.0], [-5.0, 0.0]]])  # D = 2, a grid of 2 x 2
+    found = class_similarity(cells, prototypes)
+    # (2, 0) is a's first; (3, 4) / 5 is a's second; (0, -5) is like nothing but background; (0, 0) like nothing.
+    expected = [[[1.0, 1.0], [0.0, 0.0]], [[0.0, 0.8], [0.0, 0.0]]]
+    torch.testing.assert_close(torch.from_numpy(found.copy()), torch.tensor(expected))
+
+
+def test_pictures_of_features_are_drawn_on_request(root: Path, tmp_path: Path, store: Path):
+    more = (
+        "visualisation.features=true",
+        "visualisation.max_feature_images=2",
+        "visualisation.image_ids=[102,103,104]",
+    )
+    folder, names = drawn(root, tmp_path, store, *more)
+    features = {name for name in names if name.startswith("features/")}
+    assert {name for name in features if "similarity" in name} == {
+        "features/similarity_targets_1_102.png",
+        "features/similarity_targets_2_103.png",
+    }
+    references = features - {name for name in features if "similarity" in name}
+    assert len(references) == 2
+    assert sorted(name.split("_")[1] for name in references) == ["disc", "square"]
+    for name in features:
+        with Image.open(folder / name) as picture:
+            assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 100
+
+
+def test_asked_for_later_they_are_added(root: Path, tmp_path: Path, store: Path):
+    _, before = drawn(root, tmp_path, store)
+    assert not [name for name in before if name.startswith("features/")]
+    _, after = drawn(root, tmp_path, store, "visualisation.features=true")
+    added = after - before
+    assert len([name for name in added if "similarity" in name]) == 4
+    assert len([name for name in added if "reference" in name]) == 2
+    assert before <= after
+
+
+def test_the_backbone_is_not_used_unless_asked(
+    root: Path, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    drawn(root, tmp_path / "first", store)
+
+    def refuse(*_: object) -> torch.Tensor:
+        raise AssertionError("encoded")
+
+    monkeypatch.setattr(EfficientNetLite0, "encode", refuse)
+    drawn(root, tmp_path / "second", store)
+    with pytest.raises(AssertionError, match="encoded"):
+        drawn(root, tmp_path / "second", store, "visualisation.features=true")
+
+
+def test_settings_are_checked():
+    with pytest.raises(ConfigError, match=r"visualisation\.max_feature_images=-1 is not possible"):
+        compose_config(["visualisation.max_feature_images=-1"])
