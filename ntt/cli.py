@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from ntt import __version__
+from ntt.commands.backbone import add_backbone_commands
 from ntt.commands.data import add_data_commands
 from ntt.commands.show import add_show_command
 from ntt.commands.weights import add_weights_commands
@@ -17,6 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ntt", description=__doc__)
     parser.add_argument("--version", action="version", version=f"ntt {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_backbone_commands(subparsers)
     add_data_commands(subparsers)
     add_show_command(subparsers)
     add_weights_commands(subparsers)

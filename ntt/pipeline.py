@@ -329,7 +329,7 @@ class Pipeline:
     def _images_in_use(self) -> list[list[ImageRecord]]:
         """Return the images that the stages still to be done will read."""
         groups = []
-        if not self._is_done("memory"):
+        if self.config.stage not in ("references", "candidates") and not self._is_done("memory"):
             groups.append(list(self.references().images.values()))
         if not self._is_done("candidates") and self.config.stage not in ("references", "memory", "prototypes"):
             groups.append(self._targets)
@@ -369,7 +369,10 @@ class Pipeline:
 
 def _stat(record: ImageRecord) -> tuple[str, int, int, int, int]:
     """Return what tells that an image file has changed, without reading it."""
-    stat = record.path.stat()
+    try:
+        stat = record.path.stat()
+    except OSError:
+        return (record.file_name, -1, -1, record.height, record.width)
     return (record.file_name, stat.st_size, stat.st_mtime_ns, record.height, record.width)
 
 

@@ -106,18 +106,20 @@ def flat_metrics(metrics: Metrics) -> dict[str, float]:
 def _write_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], categories: Sequence[Category], digest: str
 ) -> None:
-    notes = {"categories": json.dumps([[c.id, c.name] for c in categories]), "digest": digest}
-    write_bytes(path, safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata=notes))
+    # One note that holds all: safetensors writes several in an order that changes from process to process.
+    notes = json.dumps({"categories": [[c.id, c.name] for c in categories], "digest": digest})
+    data = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata={"notes": notes})
+    write_bytes(path, data)
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], tuple[Category, ...], str]:
     try:
         with safetensors.safe_open(path, framework="pt") as stream:
-            notes: dict[str, Any] = stream.metadata()
+            notes: dict[str, Any] = json.loads(stream.metadata()["notes"])
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise StorageError(
             f"{path} cannot be read back: {error}. Delete it and start the same command again."
         ) from error
-    categories = tuple(Category(id=number, name=name) for number, name in json.loads(notes["categories"]))
+    categories = tuple(Category(id=number, name=name) for number, name in notes["categories"])
     return tensors, categories, notes["digest"]

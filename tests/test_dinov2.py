@@ -289,7 +289,7 @@ def test_unknown_model_lists_the_known_ones(vits14: Path) -> None:
 
 
 def test_precision_and_device_are_checked_at_once(vits14: Path) -> None:
-    with pytest.raises(ConfigError, match="precision='float16' is not available on the CPU"):
+    with pytest.raises(ConfigError, match="runtime.precision=float16 is not available on the CPU"):
         Dinov2(model="dinov2_vits14", weights=vits14, precision="float16")
 
 

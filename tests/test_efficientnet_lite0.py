@@ -53,7 +53,7 @@ def test_same_input_same_output_and_images_do_not_mix(backbone: EfficientNetLite
     batch = _picture(64, batch=2)
     first = backbone.encode(batch)
     assert torch.equal(first, backbone.encode(batch))
-    assert torch.allclose(first[1:], backbone.encode(batch[1:]), atol=1e-5)
+    assert torch.allclose(first[1:], backbone.encode(batch[1:]), atol=1e-4)
 
 
 def test_weights_are_those_of_the_file(backbone: EfficientNetLite0) -> None:
@@ -109,7 +109,7 @@ def test_missing_file_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path
 def _load_changed(monkeypatch: pytest.MonkeyPatch, path: Path, content: object) -> None:
     torch.save(content, path)
     monkeypatch.setattr(module, "_weight_file", lambda: path)
-    EfficientNetLite0(input_size=32)
+    EfficientNetLite0(input_size=32).encode(torch.zeros(1, 3, 32, 32))
 
 
 def test_damaged_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -129,4 +129,4 @@ def test_damaged_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         _load_changed(monkeypatch, path, [torch.zeros(1)])
     path.write_bytes(b"not a weight file")
     with pytest.raises(WeightsError, match="reading it failed"):
-        EfficientNetLite0(input_size=32)
+        EfficientNetLite0(input_size=32).encode(torch.zeros(1, 3, 32, 32))

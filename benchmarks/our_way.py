@@ -1,0 +1,73 @@
+"""Our way of computing one image, by the steps of `ntt.stages.candidates` and `ntt.stages.matching`, timed by part."""
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from benchmarks.parts import Clock, Shown
+from ntt.backbones.dinov2 import Dinov2
+from ntt.matchers.prototype import PrototypeMatcher
+from ntt.ops import candidates
+from ntt.ops.canvas import canvas_of, encoder_input
+from ntt.segmenters.sam2 import Sam2, segmenter
+from ntt.types import Category, Detections, Proposals, Prototypes
+
+
+@dataclass(frozen=True)
+class OurModels:
+    """What is loaded before the clock starts."""
+
+    segmenter: Sam2
+    backbone: Dinov2
+
+
+def load_models(shown: Shown) -> OurModels:
+    """Read the weights of both models, and encode one image each so that no first call is timed."""
+    if shown.emulate:
+        _believe_in_bfloat16(segmenter)
+    sam2 = Sam2(
+        checkpoint=shown.sam2_weights,
+        model=shown.sam2_model,
+        points_per_side=shown.points_per_side,
+        min_predicted_iou=shown.min_predicted_iou,
+        precision=shown.precision,
+    )
+    backbone = Dinov2(model=shown.dinov2_model, weights=shown.dinov2_weights, precision=shown.precision)
+    backbone.encode(torch.zeros(1, 3, backbone.input_size, backbone.input_size))
+    sam2._image_terms(torch.zeros(3, *sam2.canvas_hw(1, 1)))
+    return OurModels(sam2, backbone)
+
+
+def _believe_in_bfloat16(module: ModuleType) -> None:
+    """Leave the precision as asked for, whatever the CPU can do."""
+    module.effective_precision = lambda precision, device: precision
+
+
+def detect(shown: Shown, models: OurModels, clock: Clock) -> Detections:
+    """Find objects in one image."""
+    height, width = shown.image_HW3.shape[:2]
+    with clock.part("image to canvas"):
+        canvas = canvas_of(shown.image_HW3, models.segmenter.canvas_hw(height, width))
+    with clock.part("DINOv2"):
+        feature_map = models.backbone.encode(encoder_input(canvas, models.backbone.input_size))[0]
+    encoder = models.segmenter._model.image_encoder
+    encoder.register_forward_pre_hook(lambda *_: clock.start("SAM2 image encoder"))
+    encoder.register_forward_hook(lambda *_: clock.stop())
+    with clock.part("SAM2 decoder"):
+        proposals = models.segmenter.propose(canvas, feature_map)
+    proposals = Proposals(shown.masks_of(proposals.logits_Nhw), proposals.predicted_iou_N)
+    candidates.pool_masks = clock.timed("pooling", candidates.pool_masks)
+    with clock.part("masks, matching, merging"):
+        found = candidates.describe(proposals, feature_map, height=height, width=width, feature_dtype="float16")
+        detections = PrototypeMatcher().match(0, found, _prototypes(shown))
+    clock.notes["candidates"] = len(found.rles)
+    clock.notes["distinct labels"] = len(np.unique(detections.labels))
+    return detections
+
+
+def _prototypes(shown: Shown) -> Prototypes:
+    count = len(shown.prototypes_PD)
+    categories = tuple(Category(index, str(index)) for index in range(count))
+    return Prototypes(categories, shown.prototypes_PD, torch.arange(count), "random")

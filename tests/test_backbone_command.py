@@ -1,0 +1,116 @@
+"""`ntt backbone compare`, with a stand-in for a clone of Meta's repository."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ntt.cli import main
+from tests.dinov2_layout import meta_shapes
+from tests.filled_weights import filled_tensors
+from tests.test_dinov2 import HUBCONF
+
+SIDE = 42  # a grid of 3 x 3, the only one the stand-in reads
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    folder = tmp_path / "dinov2"
+    folder.mkdir()
+    (folder / "hubconf.py").write_text(HUBCONF)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "small_grid.pth"
+    torch.save(filled_tensors(meta_shapes(rows=3)), path)
+    return path
+
+
+def command(repo: Path, weights: Path, *more: str) -> list[str]:
+    options = {"--model": "dinov2_vits14", "--repo-dir": repo, "--weights": weights, "--input-size": SIDE}
+    return ["backbone", "compare", *(str(word) for option in options.items() for word in option), *more]
+
+
+def figures(out: str) -> list[float]:
+    """The numbers at the end of the three lines of figures."""
+    return [float(line.split()[-1]) for line in out.splitlines()[1:4]]
+
+
+def test_agreement(repo: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(repo, weights)) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"dinov2_vits14 at {SIDE} pixels, one image of random colours: timm's network against")
+    difference, size, cosine = figures(out)
+    assert 0 < difference < 1e-4
+    assert 0.5 < size < 1.5
+    assert cosine > 0.999999
+    assert out.endswith("the implementations agree within 0.0001\n")
+
+
+def test_tolerance_decides_the_exit_status(repo: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(repo, weights, "--tolerance", "0")) == 1
+    out = capsys.readouterr().out
+    assert figures(out)[0] > 0
+    assert out.endswith("the implementations differ by more than 0\n")
+
+
+def test_another_computation_is_found(repo: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed = HUBCONF.replace('"x_norm_patchtokens": tokens', '"x_norm_patchtokens": tokens + 0.01')
+    assert changed != HUBCONF
+    (repo / "hubconf.py").write_text(changed)
+    assert main(command(repo, weights)) == 1
+    assert figures(capsys.readouterr().out)[0] == pytest.approx(0.01, rel=0.02)
+
+
+def test_what_is_not_a_number_differs(repo: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (repo / "hubconf.py").write_text(
+        HUBCONF.replace('"x_norm_patchtokens": tokens', '"x_norm_patchtokens": tokens / 0')
+    )
+    assert main(command(repo, weights, "--tolerance", "1e30")) == 1
+    capsys.readouterr()
+    (repo / "hubconf.py").write_text(
+        HUBCONF.replace('"x_norm_patchtokens": tokens', '"x_norm_patchtokens": tokens * float("nan")')
+    )
+    assert main(command(repo, weights, "--tolerance", "1e30")) == 1
+    assert np.isnan(figures(capsys.readouterr().out)[0])
+
+
+def test_images_of_any_size(repo: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = []
+    for index, size in enumerate([(50, 30), (20, 70)]):
+        paths.append(str(tmp_path / f"{index}.png"))
+        Image.new("RGB", size, (200, 100 * index, 30)).save(paths[-1])
+    assert main(command(repo, weights, *paths)) == 0
+    assert f"at {SIDE} pixels, 2 image(s): timm's" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--input-size", "40"], "input_size=40 cannot be used with dinov2_vits14.* 28 or 42"),
+        (["--input-size", "0"], "input_size=0 cannot be used"),
+        (["--tolerance", "-1"], "--tolerance=-1.0 is not possible: 0 or more is allowed"),
+        (["--tolerance", "nan"], "--tolerance=nan is not possible"),
+        (["--model", "dinov3"], "'dinov3' is no DINOv2 model. Use one of"),
+        (["--model", "dinov2_vitb14"], "looks like dinov2_vits14"),
+        (["--weights", "none.pth"], "none.pth of dinov2_vits14 does not exist"),
+        (["--repo-dir", "nowhere"], "there is no nowhere/hubconf.py"),
+        (["missing.png"], "missing.png"),
+    ],
+)
+def test_mistakes(repo: Path, weights: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(repo, weights, *more)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("\nError: ")
+    assert re.search(message, err), err
+
+
+def test_official_weights_are_looked_for(repo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["backbone", "compare", "--model", "dinov2_vits14", "--repo-dir", str(repo), "--root", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "weights dinov2_vits14 are missing" in capsys.readouterr().err
