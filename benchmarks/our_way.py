@@ -1,7 +1,6 @@
 """Our way of computing one image, by the steps of `ntt.stages.candidates` and `ntt.stages.matching`, timed by part."""
 
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from ntt.backbones.dinov2 import Dinov2
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.ops import candidates
 from ntt.ops.canvas import canvas_of, encoder_input
+from ntt.ops.pooling import pool_masks
 from ntt.segmenters.sam2 import Sam2, segmenter
 from ntt.types import Category, Detections, Proposals, Prototypes
 
@@ -26,7 +26,8 @@ class OurModels:
 def load_models(shown: Shown) -> OurModels:
     """Read the weights of both models, and encode one image each so that no first call is timed."""
     if shown.emulate:
-        _believe_in_bfloat16(segmenter)
+        # Leave the precision as asked for, whatever the CPU can do.
+        vars(segmenter)["effective_precision"] = lambda precision, device: precision
     sam2 = Sam2(
         checkpoint=shown.sam2_weights,
         model=shown.sam2_model,
@@ -38,11 +39,6 @@ def load_models(shown: Shown) -> OurModels:
     backbone.encode(torch.zeros(1, 3, backbone.input_size, backbone.input_size))
     sam2._image_terms(torch.zeros(3, *sam2.canvas_hw(1, 1)))
     return OurModels(sam2, backbone)
-
-
-def _believe_in_bfloat16(module: ModuleType) -> None:
-    """Leave the precision as asked for, whatever the CPU can do."""
-    module.effective_precision = lambda precision, device: precision
 
 
 def detect(shown: Shown, models: OurModels, clock: Clock) -> Detections:
@@ -58,7 +54,7 @@ def detect(shown: Shown, models: OurModels, clock: Clock) -> Detections:
     with clock.part("SAM2 decoder"):
         proposals = models.segmenter.propose(canvas, feature_map)
     proposals = Proposals(shown.masks_of(proposals.logits_Nhw), proposals.predicted_iou_N)
-    candidates.pool_masks = clock.timed("pooling", candidates.pool_masks)
+    vars(candidates)["pool_masks"] = clock.timed("pooling", pool_masks)
     with clock.part("masks, matching, merging"):
         found = candidates.describe(proposals, feature_map, height=height, width=width, feature_dtype="float16")
         detections = PrototypeMatcher().match(0, found, _prototypes(shown))

@@ -16,6 +16,7 @@ suppression leaves many.
 """
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -126,7 +127,8 @@ def fill_dinov2(model: str, path: str) -> None:
 def run_in_process(way: str, options: list[str]) -> dict[str, Any]:
     """Run one way in a process of its own, with this call's arguments."""
     command = [sys.executable, "-m", "benchmarks.whole_image", *sys.argv[1:], *options, "--way", way]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    printed: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return printed
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -137,10 +139,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(arguments.threads)
     clock = Clock()
-    if arguments.way == "reference":
-        from benchmarks import reference_way as way
-    else:
-        from benchmarks import our_way as way
+    name = "benchmarks.reference_way" if arguments.way == "reference" else "benchmarks.our_way"
+    way: Any = importlib.import_module(name)
     shown = shown_to(arguments)
     models = way.load_models(shown)
     loaded = peak_bytes()
@@ -154,7 +154,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "labels": found.labels.tolist(),
         "scores": found.scores.tolist(),
         "rles": [rle.decode("ascii") for rle in found.rles],
-        "notes": {**clock.notes, "precision": shown.precision},
+        "notes": clock.notes,
     }
 
 
@@ -231,7 +231,8 @@ def describe_setting(arguments: argparse.Namespace, results: dict[str, list[dict
 
 def median_time(runs: list[dict[str, Any]], quantity: str, part: str) -> float:
     """The median over rounds of one part's seconds, or of all parts together."""
-    return statistics.median(sum(run[quantity].values()) if part == "total" else run[quantity][part] for run in runs)
+    times = [sum(run[quantity].values()) if part == "total" else run[quantity][part] for run in runs]
+    return float(statistics.median(times))
 
 
 def ratio(values: dict[str, float]) -> str:

@@ -103,9 +103,8 @@ def _watershed(lab: Array, count: int) -> IntArray:
     from scipy.ndimage import gaussian_filter
 
     height, width = lab.shape[:2]
-    if height * width <= count:
-        return np.arange(height * width, dtype=np.int64).reshape(height, width)
-    smooth = np.ascontiguousarray(gaussian_filter(lab, (0.7, 0.7, 0)).reshape(-1, 3))
+    # Rounding keeps the last digits of the arithmetic before from drawing borders in a plain area.
+    smooth = np.ascontiguousarray(gaussian_filter(lab, (0.7, 0.7, 0)).round(3).reshape(-1, 3))
     graph = hg.get_4_adjacency_graph((height, width))
     weights = hg.weight_graph(graph, smooth, hg.WeightFunction.L2)
     tree, altitudes = hg.watershed_hierarchy_by_volume(graph, weights)

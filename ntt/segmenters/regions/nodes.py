@@ -150,9 +150,7 @@ class _Borders:
         ancestor = np.asarray(tree.lowest_common_ancestor(one, two), dtype=np.int64)
         start = np.zeros((count, inside.shape[1]))
         inner = hg.accumulate_and_add_sequential(tree, _scatter(ancestor, inside, nodes), start, hg.Accumulators.sum)
-        total = hg.accumulate_sequential(
-            tree, np.concatenate([at_leaves, ring_at_leaves], axis=1), hg.Accumulators.sum
-        )
+        total = hg.accumulate_sequential(tree, np.concatenate([at_leaves, ring_at_leaves], axis=1), hg.Accumulators.sum)
         width = values.shape[1]
         outer = np.maximum(total[:, :width] - 2 * inner[:, :width], 0.0)
         ring = total[:, width:] - inner[:, width:]

@@ -3,8 +3,6 @@
 Shape suffixes: L leaves, N nodes, S chosen nodes.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,18 +12,19 @@ from ntt.segmenters.regions.leaves import Array, IntArray
 # Upper ends of the size classes (share of the image's area), and each class's part of the budget. Small objects are
 # many and hard to tell from texture: without a part of their own, the large ones would push them out.
 SIZE_ENDS: tuple[float, ...] = (0.001, 0.005, 0.02, 1.0)
-SIZE_PARTS: tuple[float, ...] = (0.25, 0.30, 0.25, 0.20)
-_POOL_FACTOR = 4
+SIZE_PARTS: tuple[float, ...] = (0.35, 0.30, 0.20, 0.15)
+# Overlap with a better region of the same size class above which a region is left out.
+MAX_IOU: tuple[float, ...] = (0.6, 0.6, 0.7, 0.8)
+_POOL_FACTOR = 3
 
 
 def choose(
     members_NL: npt.NDArray[np.bool_],
     area_L: Array,
-    score_N: Array,
+    score_N: npt.NDArray[np.float32],
     *,
     canvas_px: int,
     max_masks: int,
-    max_iou: float,
 ) -> IntArray:
     """Choose regions by descending score within each size class.
 
@@ -35,30 +34,28 @@ def choose(
         score_N: higher is better.
         canvas_px: pixels of the whole image.
         max_masks: most regions to choose.
-        max_iou: a region that overlaps a better one of its size class by more than this IoU is left out.
 
     Returns:
         int64 [S], S <= max_masks, by descending score.
     """
     share = members_NL @ area_L / canvas_px
     size_class = np.searchsorted(np.asarray(SIZE_ENDS[:-1]), share, side="left")
+    ends = np.round(max_masks * np.cumsum([0.0, *reversed(SIZE_PARTS)])).astype(int)
     chosen: list[IntArray] = []
-    spare = 0
+    free = 0
     # Large regions first: the places they leave free go to the smaller ones.
-    for index in reversed(range(len(SIZE_PARTS))):
-        budget = int(max_masks * SIZE_PARTS[index]) + spare
+    for part, index in enumerate(reversed(range(len(SIZE_PARTS)))):
+        budget = int(ends[part + 1] - ends[part]) + free
         ranked = np.flatnonzero(size_class == index)
         ranked = ranked[np.argsort(-score_N[ranked], kind="stable")][: _POOL_FACTOR * budget]
-        kept = ranked[distinct(members_NL[ranked], area_L, max_iou=max_iou, limit=budget)]
-        spare = budget - len(kept)
+        kept = ranked[distinct(members_NL[ranked], area_L, max_iou=MAX_IOU[index], limit=budget)]
+        free = budget - len(kept)
         chosen.append(kept)
     together = np.concatenate(chosen)
     return together[np.argsort(-score_N[together], kind="stable")]
 
 
-def distinct(
-    members_NL: npt.NDArray[np.bool_], area_L: Array, *, max_iou: float, limit: int
-) -> Sequence[int] | IntArray:
+def distinct(members_NL: npt.NDArray[np.bool_], area_L: Array, *, max_iou: float, limit: int) -> IntArray:
     """Walk the regions in order and keep those that overlap no kept one by more than `max_iou`."""
     overlap = overlaps(members_NL, area_L)
     alive = np.ones(len(members_NL), dtype=bool)

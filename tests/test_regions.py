@@ -1,0 +1,311 @@
+"""The region proposer: its parts on images worked by hand, its contract, and real images."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ntt.data.masks import instance_mask
+from ntt.errors import ConfigError
+from ntt.segmenters.base import Segmenter
+from ntt.segmenters.regions import Regions, RegionsConfig
+from ntt.segmenters.regions import leaves as leaves_module
+from ntt.segmenters.regions.leaves import Leaves, find_leaves
+from ntt.segmenters.regions.nodes import DESCRIPTORS, measure_nodes
+from ntt.segmenters.regions.objectness import COEFFICIENTS, INTERCEPT, objectness
+from ntt.segmenters.regions.segmenter import all_nodes
+from ntt.segmenters.regions.selection import MAX_IOU, SIZE_ENDS, SIZE_PARTS, choose, distinct, overlaps
+from ntt.segmenters.regions.trees import LINKAGES, Linkage, build_tree
+from ntt.types import Placement
+
+
+def _features(*, channels: int = 6, side: int = 7, seed: int = 0) -> torch.Tensor:
+    return torch.randn(channels, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def _square_on_grey(height: int = 64, width: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """A red square on grey, and the mask of the square."""
+    canvas = torch.full((3, height, width), 0.5)
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[height // 4 : height // 2, width // 4 : width // 2] = True
+    canvas[:, mask] = torch.tensor([0.9, 0.1, 0.1])[:, None]
+    return canvas, mask
+
+
+@pytest.fixture
+def quarters(monkeypatch: pytest.MonkeyPatch) -> Leaves:
+    """Four leaves of 2x2 pixels: black and dark above, grey and white below."""
+    canvas = torch.zeros(3, 4, 4)
+    canvas[:, :2, 2:], canvas[:, 2:, :2], canvas[:, 2:, 2:] = 0.1, 0.6, 1.0
+    labels = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]])
+    monkeypatch.setattr(leaves_module, "_watershed", lambda lab, count: labels)
+    return find_leaves(canvas, _features(), count=4, components=3)
+
+
+def test_leaves_of_four_quarters(quarters: Leaves) -> None:
+    leaves = quarters
+    assert leaves.area_L.tolist() == [4.0] * 4
+    assert leaves.box_L4.tolist() == [[0, 0, 1, 1], [2, 0, 3, 1], [0, 2, 1, 3], [2, 2, 3, 3]]
+    assert leaves.frame_L.tolist() == [4.0] * 4
+    assert leaves.edges_E2.tolist() == [[0, 1], [0, 2], [1, 3], [2, 3]]
+    assert leaves.length_E.tolist() == [2.0] * 4
+    # x is 2 and 3, y is 0 and 1 in the second leaf.
+    assert leaves.moments_L5[1].tolist() == [10.0, 2.0, 26.0, 2.0, 5.0]
+
+
+def test_leaf_means_are_those_of_their_pixels(quarters: Leaves) -> None:
+    leaves = quarters
+    # White has lightness 100, black 0; colours are divided by 20.
+    assert leaves.colour_L3[3] == pytest.approx([5.0, 0.0, 0.0], abs=1e-3)
+    assert leaves.colour_L3[0] == pytest.approx([0.0, 0.0, 0.0], abs=1e-3)
+    assert leaves.colour_square_L[3] == pytest.approx(25.0, abs=1e-2)
+
+
+def test_a_plain_image_is_one_leaf() -> None:
+    leaves = find_leaves(torch.full((3, 8, 9), 0.3), _features(), count=6, components=2)
+    assert leaves.labels_hw.tolist() == [[0] * 9] * 8
+    assert leaves.edges_E2.shape == (0, 2)
+
+
+def test_leaf_count_is_an_upper_bound() -> None:
+    canvas = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(5))
+    assert [len(find_leaves(canvas, _features(), count=n, components=2).area_L) for n in (2, 50)] == [2, 50]
+
+
+def test_features_keep_their_distances_when_all_directions_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaves_module, "_watershed", lambda lab, count: np.array([[0, 1], [2, 3]]))
+    features = torch.arange(8.0).view(2, 2, 2) ** 2
+    leaves = find_leaves(torch.zeros(3, 2, 2), features, count=4, components=2)
+    centred = features.view(2, 4).double() - features.view(2, 4).double().mean(dim=1, keepdim=True)
+    scaled = (centred / centred.square().sum(dim=0).mean().sqrt()).T
+    assert np.allclose(torch.cdist(scaled, scaled).numpy(), _distances(leaves.feature_LK), atol=1e-9)
+
+
+def _distances(values_LK: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(values_LK[:, None] - values_LK[None], axis=-1)
+
+
+def test_tree_merges_the_likest_first(quarters: Leaves) -> None:
+    leaves = quarters
+    tree, altitudes = build_tree(leaves, Linkage("ward", colour=1.0))
+    parents = tree.parents()
+    assert parents[0] == parents[1] == 4
+    assert parents[2] == parents[3] == 5
+    assert (np.diff(altitudes[4:]) >= 0).all()
+
+
+@pytest.mark.parametrize("linkage", LINKAGES)
+def test_every_linkage_builds_a_whole_tree(linkage: Linkage, quarters: Leaves) -> None:
+    leaves = quarters
+    tree, _ = build_tree(leaves, linkage)
+    assert tree.num_vertices() == 7
+    nodes = measure_nodes(leaves, tree, np.arange(7.0))
+    # The root, which is the whole image, is no candidate.
+    assert nodes.members_NL.shape == (6, 4)
+    assert nodes.area_N.tolist() == [4.0] * 4 + [float(4 * row.sum()) for row in nodes.members_NL[4:]]
+
+
+def test_measurements_of_the_upper_half(quarters: Leaves) -> None:
+    leaves = quarters
+    nodes = measure_nodes(leaves, *build_tree(leaves, Linkage("ward", colour=1.0)))
+    assert nodes.members_NL[4].tolist() == [True, True, False, False]
+    upper = dict(zip(DESCRIPTORS, nodes.descriptors_NF[4], strict=True))
+    assert upper["log_area"] == pytest.approx(np.log(0.5))
+    assert upper["extent"] == 1.0
+    assert upper["log_aspect"] == pytest.approx(np.log(2.0))
+    # Four sides face the lower half, eight the frame.
+    assert upper["frame_share"] == pytest.approx(8 / 12)
+    assert upper["compactness"] == pytest.approx(4 * np.pi * 8 / 144)
+    assert upper["log_parent_area"] == pytest.approx(np.log(2.0))
+    lightness = leaves.colour_L3[:, 0]
+    assert upper["colour_contrast"] == pytest.approx(lightness[2:].mean() - lightness[:2].mean(), abs=1e-3)
+    assert upper["colour_step"] == pytest.approx(
+        np.mean([lightness[2] - lightness[0], lightness[3] - lightness[1]]), abs=1e-3
+    )
+    assert upper["colour_spread"] == pytest.approx((lightness[1] - lightness[0]) / 2, abs=1e-3)
+
+
+def test_objectness_of_average_measurements_is_the_intercept() -> None:
+    mean = np.array([[row[1] for row in COEFFICIENTS]])
+    assert objectness(mean)[0] == pytest.approx(1 / (1 + np.exp(-INTERCEPT)), rel=1e-5)
+
+
+def test_objectness_clips_at_three_deviations_on_both_sides() -> None:
+    mean = np.array([row[1] for row in COEFFICIENTS])
+    deviation = np.array([row[2] for row in COEFFICIENTS])
+    at, beyond = mean + np.outer([3, -3], deviation), mean + np.outer([50, -50], deviation)
+    assert np.array_equal(objectness(at), objectness(beyond))
+    assert not np.array_equal(objectness(at), objectness(mean + np.outer([2, -2], deviation)))
+
+
+def test_overlaps_weighs_leaves_by_area() -> None:
+    members = np.array([[True, True, False], [False, True, True], [False, False, True]])
+    iou = overlaps(members, np.array([1.0, 2.0, 3.0]))
+    assert iou == pytest.approx(np.array([[1, 2 / 6, 0], [2 / 6, 1, 3 / 5], [0, 3 / 5, 1]]))
+
+
+def test_distinct_keeps_at_the_threshold_and_drops_above() -> None:
+    members = np.array([[True, True, False, False], [True, False, False, False], [False, False, True, True]])
+    area = np.ones(4)
+    assert distinct(members, area, max_iou=0.5, limit=9).tolist() == [0, 1, 2]
+    assert distinct(members, area, max_iou=0.49, limit=9).tolist() == [0, 2]
+    assert distinct(members, area, max_iou=0.5, limit=1).tolist() == [0]
+    assert distinct(members[:0], area, max_iou=0.5, limit=9).tolist() == []
+
+
+def test_choose_orders_by_score_and_hands_on_free_places() -> None:
+    assert sum(SIZE_PARTS) == pytest.approx(1.0)
+    assert len(SIZE_ENDS) == len(SIZE_PARTS) == len(MAX_IOU)
+    members = np.eye(5, dtype=bool)
+    # Two leaves of more than 2 % of the image, three below 0.1 %: the large ones leave places to the small ones.
+    area = np.array([500.0, 490.0, 0.5, 0.5, 0.5])
+    score = np.array([0.2, 0.9, 0.5, 0.5, 0.1], dtype=np.float32)
+    assert choose(members, area, score, canvas_px=10000, max_masks=100).tolist() == [1, 2, 3, 0, 4]
+
+
+def test_choose_respects_the_budget_and_breaks_ties_by_order() -> None:
+    members = np.eye(40, dtype=bool)
+    chosen = choose(members, np.full(40, 1.0), np.full(40, 0.5, np.float32), canvas_px=2000, max_masks=10)
+    assert chosen.tolist() == list(range(10))
+
+
+def test_contract_and_fingerprint() -> None:
+    regions: Segmenter = Regions()
+    assert regions.name == "regions"
+    fingerprint = json.loads(json.dumps(regions.fingerprint))
+    assert fingerprint["name"] == "regions"
+    assert fingerprint["max_masks"] == 1000
+    assert dict(Regions(leaves=900).fingerprint) != dict(regions.fingerprint)
+
+
+def test_canvas_keeps_the_aspect_ratio() -> None:
+    regions = Regions()
+    assert regions.canvas_hw(480, 640) == (384, 512)
+    assert regions.canvas_hw(8, 8) == (512, 512)
+    assert regions.canvas_hw(5000, 10) == (512, 8)
+
+
+def test_finds_a_square() -> None:
+    canvas, mask = _square_on_grey(128, 128)
+    proposals = Regions(canvas_side=128, mask_side=128).propose(canvas, _features())
+    inside = proposals.logits_Nhw > 0
+    iou = (inside & mask).sum(dim=(1, 2)) / (inside | mask).sum(dim=(1, 2))
+    assert float(iou.max()) > 0.9
+    assert proposals.logits_Nhw.dtype == torch.int8
+    assert set(proposals.logits_Nhw.unique().tolist()) == {-1, 1}
+    scores = proposals.predicted_iou_N
+    assert scores.dtype == torch.float32
+    assert bool(((scores > 0) & (scores < 1)).all())
+    assert bool((scores.diff() <= 0).all())
+
+
+def test_every_proposal_is_connected_and_distinct() -> None:
+    from scipy.ndimage import label
+
+    canvas = torch.rand(3, 40, 56, generator=torch.Generator().manual_seed(1))
+    proposals = Regions(canvas_side=64, mask_side=56, leaves=60).propose(canvas, _features())
+    masks = (proposals.logits_Nhw > 0).numpy()
+    assert masks.shape[1:] == (40, 56)
+    assert all(label(mask)[1] == 1 for mask in masks)
+    assert len({mask.tobytes() for mask in masks}) == len(masks)
+    assert not masks.all(axis=(1, 2)).any()
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 64), (64, 8), (9, 33)])
+def test_odd_shapes_work(height: int, width: int) -> None:
+    canvas = torch.rand(3, height, width, generator=torch.Generator().manual_seed(2))
+    proposals = Regions(canvas_side=64, mask_side=64).propose(canvas, _features(side=1 if height == 8 else 3))
+    assert len(proposals.logits_Nhw) == len(proposals.predicted_iou_N) > 0
+    assert bool(torch.isfinite(proposals.predicted_iou_N).all())
+
+
+def test_an_image_of_one_colour_gives_the_whole_image() -> None:
+    proposals = Regions(canvas_side=64, mask_side=32).propose(torch.full((3, 48, 64), 0.3), _features())
+    assert proposals.logits_Nhw.shape == (1, 24, 32)
+    assert bool((proposals.logits_Nhw > 0).all())
+    assert proposals.predicted_iou_N.tolist() == [0.5]
+
+
+def test_same_output_whatever_the_number_of_threads() -> None:
+    canvas = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(3))
+    regions = Regions(canvas_side=64, mask_side=64, leaves=200)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 2):
+            torch.set_num_threads(count)
+            results.append(regions.propose(canvas, _features(channels=48, side=14)))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert torch.equal(results[0].logits_Nhw, other.logits_Nhw)
+        assert torch.equal(results[0].predicted_iou_N, other.predicted_iou_N)
+
+
+def test_limits_of_number_and_objectness() -> None:
+    canvas = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(4))
+    everything = Regions(canvas_side=64, mask_side=64, leaves=100).propose(canvas, _features()).predicted_iou_N
+    few = Regions(canvas_side=64, mask_side=64, leaves=100, max_masks=7).propose(canvas, _features())
+    assert 0 < len(few.predicted_iou_N) <= 7 < len(everything)
+    threshold = float(everything.median())
+    above = Regions(canvas_side=64, mask_side=64, leaves=100, min_objectness=threshold).propose(canvas, _features())
+    assert 0 < len(above.predicted_iou_N) < len(everything)
+    assert float(above.predicted_iou_N.min()) > threshold
+    none = Regions(canvas_side=64, mask_side=64, leaves=100, min_objectness=0.999).propose(canvas, _features())
+    assert none.logits_Nhw.shape == (0, 64, 64)
+    assert none.predicted_iou_N.shape == (0,)
+
+
+def test_all_problems_with_settings_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Regions(canvas_side=100, mask_side=200, leaves=1, max_masks=0, min_objectness=1.0)
+    message = str(caught.value)
+    assert "4 problems" in message
+    assert "segmenter.leaves=1: it must be at least 2" in message
+    assert "segmenter.max_masks=0: it must be at least 1" in message
+    assert "segmenter.mask_side=200 is larger than segmenter.canvas_side=100" in message
+    assert "segmenter.min_objectness=1.0: it must be in [0, 1)" in message
+
+
+def test_config_builds_with_its_defaults() -> None:
+    placement = Placement(device="cpu", precision="float32", compile=False, weights_root=Path("weights"))
+    assert dict(RegionsConfig(name="regions").build(placement).fingerprint) == dict(Regions().fingerprint)
+
+
+def test_nodes_of_all_hierarchies_share_their_leaves(quarters: Leaves) -> None:
+    nodes = all_nodes(quarters)
+    assert nodes.members_NL.shape[0] == 6 + 2 * (len(LINKAGES) - 1)
+    assert (nodes.members_NL.sum(axis=1) == 1).sum() == 4
+    assert np.isfinite(nodes.descriptors_NF).all()
+
+
+def test_proposals_on_a_real_image(shared_dir: Path) -> None:
+    """Fruits on a table: nearly all are found, and the objectness puts good masks before bad ones."""
+    from scipy.stats import spearmanr
+
+    from ntt.backbones.efficientnet_lite0 import EfficientNetLite0
+    from ntt.data.coco import read_coco
+    from ntt.ops.canvas import canvas_of, encoder_input
+
+    root = shared_dir / "data" / "fruits_nuts_dev"
+    dataset = read_coco(root / "annotations" / "targets.json", root / "images")
+    record = next(iter(dataset.images.values()))
+    regions, backbone = Regions(), EfficientNetLite0()
+    image = np.asarray(Image.open(record.path).convert("RGB"))
+    canvas = canvas_of(image, regions.canvas_hw(record.height, record.width))
+    proposals = regions.propose(canvas, backbone.encode(encoder_input(canvas, backbone.input_size))[0])
+    masks = (proposals.logits_Nhw > 0).flatten(1).float()
+    size = (proposals.logits_Nhw.shape[2], proposals.logits_Nhw.shape[1])
+    wanted = [
+        np.asarray(Image.fromarray(instance_mask(one, record.height, record.width)).resize(size)).astype(bool)
+        for one in dataset.instances_of_image(record.id)
+    ]
+    objects = torch.from_numpy(np.stack(wanted)).flatten(1).float()
+    shared = masks @ objects.T
+    iou = shared / (masks.sum(dim=1)[:, None] + objects.sum(dim=1)[None] - shared)
+    assert len(masks) <= 1000
+    assert float((iou.max(dim=0).values > 0.5).float().mean()) >= 0.9
+    assert spearmanr(proposals.predicted_iou_N.numpy(), iou.max(dim=1).values.numpy())[0] > 0.3
