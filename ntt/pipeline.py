@@ -302,6 +302,10 @@ class Pipeline:
 
     def _draw(self, references: ReferenceSet, detections: list[Detections]) -> list[Path]:
         folder = self.directory.pictures
+        if self.me.is_main:
+            for outdated in self.pictures():
+                outdated.unlink(missing_ok=True)
+        dist.barrier(self.me)
         drawn = draw_targets(images=self._targets, detections=detections, painter=self._painter, me=self.me)
         drawn += self._draw_features(references) if self.config.visualisation.features else []
         if not self.me.is_main:
