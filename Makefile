@@ -20,6 +20,9 @@ check: $(READY)  ## style and types only
 slow: $(READY)  ## the tests that take long
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
+# One thread a process: several test processes run side by side, and threads that wait for each other are slow.
+test slow: export OMP_NUM_THREADS = 1
+
 # sam2 builds against the installed torch, so it comes after it and without a build environment of its own.
 $(READY): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -7,7 +7,7 @@ the plain dataclasses declared here and in the groups' `base.py`.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,14 @@ def from_hydra(cfg: DictConfig) -> ExperimentConfig:
     Raises:
         ConfigError: naming every missing or unusable value at once.
     """
+    raise_all(
+        [
+            f"There is no setting {key}. Leave it out; python main.py --cfg job shows all settings."
+            for key in _added(cfg)
+        ],
+        ConfigError,
+        summary="The configuration has settings nobody reads",
+    )
     missing = sorted(OmegaConf.missing_keys(cfg))
     raise_all(
         [f"{key} is not set and has no default. Set it on the command line: {key}=VALUE." for key in missing],
@@ -220,6 +228,17 @@ def from_hydra(cfg: DictConfig) -> ExperimentConfig:
     config.stage = STAGE_ALIASES.get(config.stage, config.stage)
     raise_all(_problems(config), ConfigError, summary="The configuration cannot be run")
     return config
+
+
+def _added(cfg: DictConfig, prefix: str = "") -> list[str]:
+    """Return the keys that were put in with `+` although no schema has them."""
+    schema = OmegaConf.get_type(cfg)
+    known = {one.name for one in fields(schema)} if is_dataclass(schema) else {str(key) for key in cfg}
+    added = [f"{prefix}{key}" for key in map(str, cfg) if key not in known]
+    for key in known:
+        if not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
+            added += _added(cfg[key], f"{prefix}{key}.")
+    return sorted(added)
 
 
 def _problems(config: ExperimentConfig) -> list[str]:

@@ -22,7 +22,8 @@ CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 EXIT_USER_ERROR = 2
 _OTHER_CONFIG = ("--config-dir", "--config-path", "--config-name", "-cd", "-cp", "-cn")
 _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")
-_COMPOSE_ERRORS = (HydraException, OmegaConfBaseException)
+# Hydra raises a bare ValueError for a group option that is not a word, such as shots=5.
+_COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 
 @contextmanager
@@ -66,6 +67,10 @@ def check_overrides(arguments: Sequence[str]) -> None:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except OverrideParseException as error:
         _refuse(f"{error.override}: this override cannot be read. Write KEY=VALUE, and quote values with spaces.")
+    if not {"-m", "--multirun"} & set(arguments):
+        for override in parsed:
+            if override.is_sweep_override() and not override.is_hydra_override():
+                _refuse(f"{override.input_line}: these are several values. Give one, or add --multirun.")
     register_schemas()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         _check(parsed)
@@ -110,7 +115,7 @@ def _explain(line: str, error: Exception, others: Sequence[str]) -> str:
     options = _group_options(key)
     if options:
         text = f"{key}={value}: there is no such option. Allowed is one of {', '.join(options)}."
-        close = difflib.get_close_matches(value, options, n=1)
+        close = difflib.get_close_matches(value, options, n=1) or [one for one in options if one.startswith(value)]
         if close:
             return f"{text} Did you mean {key}={close[0]}?"
         if key == "split":
@@ -118,11 +123,14 @@ def _explain(line: str, error: Exception, others: Sequence[str]) -> str:
         return f"{text} Choose one of them."
     known = _all_keys(compose("config", overrides=list(others)))
     if key not in known:
-        close = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-        guess = f"Did you mean {' or '.join(close)}?" if close else "See all settings with: python main.py --cfg job"
+        settings = [name for name, node in known.items() if not isinstance(node, DictConfig)]
+        close = difflib.get_close_matches(key, settings, n=1)
+        guess = f"Did you mean {close[0]}?" if close else "See all settings with: python main.py --cfg job"
         return f"{line}: there is no setting {key!r}. {guess}"
     cause = error.__cause__ if error.__cause__ is not None else error
-    reason = str(cause).splitlines()[0]
+    reason = str(cause).splitlines()[0].rstrip(".")
+    if "ListConfig" in reason:
+        return f"{key}={value}: this setting takes a list. Write {key}=[{value}]."
     return f"{key}={value}: {reason}. Give a value of the same kind as the default, {key}={known[key]}."
 
 

@@ -30,11 +30,11 @@ def read_inputs(config: ExperimentConfig) -> Inputs:
     reference_data = read_coco(files.references_file, files.reference_images)
     target_data = read_coco(files.targets_file, files.target_images, annotations_required=False)
     categories = resolve_split(config.split.name, config.split.classes, reference_data.categories)
-    _check_agreement(categories, target_data)
+    check_agreement(categories, target_data)
     return Inputs(reference_data=reference_data, target_data=target_data, categories=categories)
 
 
-def _check_agreement(categories: tuple[Category, ...], targets: CocoDataset) -> None:
+def check_agreement(categories: tuple[Category, ...], targets: CocoDataset) -> None:
     """Refuse a targets file in which a searched class is missing or has another id."""
     if not targets.has_annotations:
         return

@@ -19,7 +19,7 @@ from ntt.boxes_to_masks import BoxMasks, ReferenceMasks, choose_box_segmenter
 from ntt.config import STAGES, ExperimentConfig
 from ntt.data.images import check_images
 from ntt.environment import peak_memory_mb
-from ntt.errors import DataError
+from ntt.errors import ConfigError, DataError
 from ntt.files import read_json, write_json
 from ntt.inputs import Inputs, read_inputs
 from ntt.matchers.base import Matcher
@@ -144,6 +144,13 @@ class Pipeline:
             NttError: naming all problems of the first kind met.
         """
         _ = self.keys
+        self._store.check_writable()
+        unknown = set(self.config.visualisation.image_ids or ()) - set(self.inputs.target_data.images)
+        if unknown:
+            raise ConfigError(
+                f"visualisation.image_ids={sorted(unknown, key=str)}: no target image has such an id. Ids are those "
+                f"of {self.inputs.target_data.annotation_file}; null draws the first visualisation.max_images."
+            )
         for records in self._images_in_use():
             problem = None
             mine = [record for _, record in dist.share(records, self.me)]

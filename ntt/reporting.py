@@ -21,7 +21,7 @@ def metrics_table(metrics: Metrics) -> str:
     rule = "-" * max(len(line) for line in lines)
     table = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
     if "segm" not in kinds:
-        table.append("The ground truth has boxes only, so masks are not evaluated.")
+        table.append("Masks are not evaluated: not every object of the ground truth has one.")
     return "\n".join(table)
 
 

@@ -92,45 +92,56 @@ class RunDirectory:
 
 
 @contextmanager
-def run_logging(root: Path, me: World) -> Iterator[None]:
-    """Send the library's log to the console and to the run's `run.log` while the block runs.
+def console_logging(me: World) -> Iterator[None]:
+    """Send the library's log to the console while the block runs.
 
-    The main process shows everything from INFO on; the others only warnings and errors, with their rank.
+    The main process shows everything from INFO on; the others only errors, with their rank.
     """
     logger = logging.getLogger("ntt")
     console: logging.Handler = logging.StreamHandler(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
-    handlers = [console]
-    if me.is_main:
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            to_file = logging.FileHandler(root / "run.log", encoding="utf-8")
-        except OSError as error:
-            raise StorageError(
-                f"Cannot write into the run directory {root}: {error}. Set runtime.output_root to a writable folder."
-            ) from error
-        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-        handlers.append(to_file)
-    else:
+    if not me.is_main:
         console.setFormatter(logging.Formatter(f"[process {me.rank}] %(levelname)s %(message)s"))
-        console.setLevel(logging.WARNING)
+        console.setLevel(logging.ERROR)
     before = (logger.level, logger.propagate)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    for handler in handlers:
-        logger.addHandler(handler)
+    logger.addHandler(console)
     try:
         yield
-    except BaseException as error:
-        for handler in handlers[1:]:
-            message = f"stopped by {type(error).__name__}: {error}"
-            handler.handle(logging.LogRecord("ntt", logging.ERROR, __file__, 0, message, None, None))
-        raise
     finally:
         logger.setLevel(before[0])
         logger.propagate = before[1]
-        for handler in handlers:
-            logger.removeHandler(handler)
-            handler.flush()
-        for handler in handlers[1:]:
-            handler.close()
+        logger.removeHandler(console)
+        console.flush()
+
+
+@contextmanager
+def file_logging(root: Path, me: World) -> Iterator[None]:
+    """Send the main process's log, and the error that ends the block, to the run's `run.log`.
+
+    Raises:
+        StorageError: if the run directory cannot be written.
+    """
+    if not me.is_main:
+        yield
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(root / "run.log", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write into the run directory {root}: {error}. Set runtime.output_root to a writable folder."
+        ) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logger = logging.getLogger("ntt")
+    logger.addHandler(handler)
+    try:
+        yield
+    except BaseException as error:
+        message = f"stopped by {type(error).__name__}: {error}"
+        handler.handle(logging.LogRecord("ntt", logging.ERROR, __file__, 0, message, None, None))
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

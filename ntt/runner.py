@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from ntt import dist
 from ntt.config import STAGES, ExperimentConfig, digest, plain, result_settings, run_directory
@@ -9,8 +11,9 @@ from ntt.environment import apply_runtime, collect_facts
 from ntt.pipeline import Pipeline
 from ntt.reporting import metrics_table
 from ntt.results import flat_metrics, read_metrics
-from ntt.rundir import RunDirectory, run_logging
+from ntt.rundir import RunDirectory, console_logging, file_logging
 from ntt.trackers.base import RunIdentity, Tracker
+from ntt.trackers.none import NullTracker
 from ntt.types import Metrics
 
 _LOG = logging.getLogger(__name__)
@@ -31,26 +34,34 @@ def run(config: ExperimentConfig) -> float | None:
         NttError: for anything the user can mend; whatever was finished stays.
     """
     directory = RunDirectory(run_directory(config).absolute())
-    with dist.world(timeout_s=config.runtime.dist_timeout_s) as me, run_logging(directory.root, me):
+    with dist.world(timeout_s=config.runtime.dist_timeout_s) as me, console_logging(me):
         placement = apply_runtime(config.runtime, local_rank=me.local_rank)
         pipeline = Pipeline(config=config, directory=directory, placement=placement, me=me)
-        facts = collect_facts(placement, num_processes=me.size)
         pipeline.check_inputs()
-        if config.stage == "all" and pipeline.is_finished():
-            _LOG.info("This run is already finished; nothing to do. To repeat it, delete %s", directory.root)
-            return _report(read_metrics(directory.metrics), directory)
-        if me.is_main:
-            directory.write_config(plain(config))
-        tracker = _open_tracker(config, directory) if me.is_main else None
-        try:
-            return _make_stages(pipeline, facts, tracker)
-        except BaseException:
-            if tracker is not None:
-                tracker.finish(failed=True)
-            raise
+        with file_logging(directory.root, me):
+            if config.stage == "all" and pipeline.is_finished():
+                _LOG.info("This run is already finished; nothing to do. To repeat it, delete %s", directory.root)
+                return _report(read_metrics(directory.metrics), directory)
+            return _make_stages(pipeline, collect_facts(placement, num_processes=me.size))
 
 
-def _make_stages(pipeline: Pipeline, facts: dict[str, object], tracker: Tracker | None) -> float | None:
+def _make_stages(pipeline: Pipeline, facts: dict[str, object]) -> float | None:
+    """Open the tracker, make the stages, close the tracker whatever happens."""
+    config, directory = pipeline.config, pipeline.directory
+    tracker: Tracker = NullTracker()
+    if pipeline.me.is_main:
+        directory.write_config(plain(config))
+        tracker = _open_tracker(config, directory)
+    try:
+        metrics = _make_wanted(pipeline, facts, tracker)
+    except BaseException:
+        tracker.finish(failed=True)
+        raise
+    tracker.finish(failed=False)
+    return _report(metrics, directory)
+
+
+def _make_wanted(pipeline: Pipeline, facts: dict[str, object], tracker: Tracker) -> Metrics | None:
     config, directory = pipeline.config, pipeline.directory
     wanted: tuple[str, ...] = STAGES if config.stage == "all" else (config.stage,)
     if config.stage == "all" and not config.visualisation.enabled:
@@ -61,16 +72,24 @@ def _make_stages(pipeline: Pipeline, facts: dict[str, object], tracker: Tracker 
         pipeline.make(stage)
         if pipeline.me.is_main:
             directory.write_facts(facts, pipeline.stage_facts())
-            if tracker is not None:
-                tracker.log_stage(stage, pipeline.stage_facts()[stage])
+            tracker.log_stage(stage, numbers(pipeline.stage_facts()[stage]))
     _LOG.info("Finished in %.1f s.", time.monotonic() - started)
     metrics = pipeline.evaluation() if "evaluation" in wanted else None
-    if tracker is not None:
-        if metrics is not None:
-            tracker.log_metrics(flat_metrics(metrics))
-        tracker.log_pictures({path.stem: path for path in pipeline.pictures()})
-        tracker.finish(failed=False)
-    return _report(metrics, directory)
+    if metrics is not None:
+        tracker.log_metrics(flat_metrics(metrics))
+    tracker.log_pictures({path.stem: path for path in pipeline.pictures()})
+    return metrics
+
+
+def numbers(facts: Mapping[str, Any]) -> dict[str, float]:
+    """Flatten a stage's facts to the numbers in them: "seconds", "peak_memory_mb/process"."""
+    flat: dict[str, float] = {}
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}/{name}": number for name, number in numbers(value).items()})
+        elif isinstance(value, int | float):
+            flat[key] = float(value)
+    return flat
 
 
 def _open_tracker(config: ExperimentConfig, directory: RunDirectory) -> Tracker:

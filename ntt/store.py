@@ -22,7 +22,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from ntt.files import write_bytes
+from ntt.files import atomic_path, write_bytes
 from ntt.types import Candidates
 
 _LOG = logging.getLogger(__name__)
@@ -49,6 +49,16 @@ class Store:
     """A folder of entries; see the module's description."""
 
     root: Path
+
+    def check_writable(self) -> None:
+        """Find out before any long work whether entries can be written.
+
+        Raises:
+            StorageError: if they cannot.
+        """
+        with atomic_path(self.root / ".writable") as temporary:
+            temporary.touch()
+        (self.root / ".writable").unlink(missing_ok=True)
 
     def path(self, kind: str, key: str) -> Path:
         """Return where an entry lies or would lie."""

@@ -52,6 +52,23 @@ def test_check_of_targets_without_annotations(tmp_path: Path, capsys: pytest.Cap
     assert "no annotations: predictions and pictures, no metrics" in capsys.readouterr().out
 
 
+def test_check_finds_classes_without_examples_and_classes_that_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = make_tiny(tmp_path / "tiny")
+    for name in ("references", "targets"):
+        path = root / "annotations" / f"{name}.json"
+        content = json.loads(path.read_text())
+        content["categories"].append({"id": 9, "name": "zebra"})
+        path.write_text(json.dumps(content))
+    assert main(["data", "check", str(root)]) == 1
+    assert "No example in the references: zebra" in capsys.readouterr().out
+    content["categories"][0]["name"] = "other"
+    path.write_text(json.dumps(content))
+    assert main(["data", "check", str(root)]) == 2
+    assert "'disc' of the references is not a category" in capsys.readouterr().err
+
+
 def test_demo_data_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["data", "demo", str(tmp_path / "demo"), "--targets", "2", "--seed", "1"]) == 0
     assert str(tmp_path / "demo") in capsys.readouterr().out
@@ -77,7 +94,7 @@ def test_table():
         "boat              -         -         -       -",
         "-----------------------------------------------",
         "all classes    12.3      50.0       0.0    20.0",
-        "The ground truth has boxes only, so masks are not evaluated.",
+        "Masks are not evaluated: not every object of the ground truth has one.",
     ]
 
 

@@ -68,6 +68,12 @@ def test_missing_root_names_the_key():
         composed("dataset=coco_json")
 
 
+@pytest.mark.parametrize("key", ["foo.bar", "foo", "shots.foo"])
+def test_added_keys_are_refused(key: str):
+    with pytest.raises(ConfigError, match=f"There is no setting {key.split('.')[0]}"):
+        composed(f"+{key}=1")
+
+
 def test_aliases_of_the_published_stage_names():
     names = {alias: composed(f"stage={alias}").stage for alias in ("fill_memory", "postprocess_memory", "test")}
     assert names == {"fill_memory": "memory", "postprocess_memory": "prototypes", "test": "evaluation"}
@@ -95,6 +101,10 @@ def test_plain_configuration_has_no_hydra_types():
         ("split=[cat,dog]", ["split=", "split.classes=[NAME,NAME]"]),
         ("runtime.deterministic=perhaps", ["runtime.deterministic=perhaps", "not a valid bool"]),
         ("nonsense", ["nonsense", "Write KEY=VALUE"]),
+        ("shots=5", ["shots=5", "Allowed is one of 10shot", "Did you mean shots=5shot?"]),
+        ("backbone=null", ["backbone=null", "Allowed is one of", "efficientnet_lite0"]),
+        ("seed=1,2", ["seed=1,2", "several values", "--multirun"]),
+        ("split.classes=person", ["split.classes=person", "Write split.classes=[person]"]),
     ],
 )
 def test_wrong_overrides_are_explained(override: str, expected: list[str], capsys: pytest.CaptureFixture[str]):

@@ -13,7 +13,7 @@ from ntt.environment import apply_runtime, collect_facts, peak_memory_mb
 from ntt.errors import StorageError
 from ntt.files import atomic_path, read_json, write_json, write_text
 from ntt.progress import track
-from ntt.rundir import RunDirectory, run_logging
+from ntt.rundir import RunDirectory, console_logging, file_logging
 from ntt.types import Category, MemoryBank, Prototypes
 
 
@@ -69,9 +69,9 @@ def test_records(tmp_path: Path, caplog: pytest.LogCaptureFixture):
 
 def test_the_log_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     logger = logging.getLogger("ntt.somewhere")
-    with run_logging(tmp_path / "run", World()):
+    with console_logging(World()), file_logging(tmp_path / "run", World()):
         logger.info("said")
-    with pytest.raises(ValueError, match="oops"), run_logging(tmp_path / "run", World()):
+    with pytest.raises(ValueError, match="oops"), file_logging(tmp_path / "run", World()):
         raise ValueError("oops")
     logger.info("not said")
     text = (tmp_path / "run" / "run.log").read_text()
@@ -81,18 +81,19 @@ def test_the_log_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().out == "said\n"
 
 
-def test_other_processes_only_warn(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_other_processes_only_tell_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     logger = logging.getLogger("ntt.somewhere")
-    with run_logging(tmp_path / "run", World(rank=1, size=2)):
-        logger.info("quiet")
-        logger.warning("careful")
-    assert capsys.readouterr().out == "[process 1] WARNING careful\n"
+    other = World(rank=1, size=2)
+    with console_logging(other), file_logging(tmp_path / "run", other):
+        logger.warning("quiet")
+        logger.error("bad")
+    assert capsys.readouterr().out == "[process 1] ERROR bad\n"
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_directory_that_cannot_be_made(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="Set runtime.output_root"), run_logging(tmp_path / "file" / "run", World()):
+    with pytest.raises(StorageError, match="Set runtime.output_root"), file_logging(tmp_path / "file" / "run", World()):
         pass
 
 

@@ -16,7 +16,7 @@ from tiny_data import make_tiny
 
 from ntt import config, runner
 from ntt.console import check_overrides, compose_config, plain_errors
-from ntt.errors import ConfigError, DataError
+from ntt.errors import ConfigError, DataError, StorageError
 from ntt.types import Json
 
 Run = Callable[..., Path]
@@ -202,7 +202,7 @@ def test_box_only_references_and_targets(run: Run, tiny: Path, tmp_path: Path, c
     assert set(read(folder / "metrics.json")["overall"]) == {"bbox"}
     out = capsys.readouterr().out
     assert "box" in out
-    assert "masks are not evaluated" in out
+    assert "Masks are not evaluated" in out
 
 
 def test_chosen_pictures_while_matching(run: Run):
@@ -249,6 +249,24 @@ def test_bad_images_stop_the_run_before_any_work(run: Run, tiny: Path, tmp_path:
     assert "targets_2.png" in str(caught.value)
     assert "targets_3.png" in str(caught.value)
     assert not (tmp_path / "store").exists()
+
+
+def test_unknown_image_ids_are_refused(run: Run):
+    with pytest.raises(ConfigError, match=r"visualisation.image_ids=\[1\]: no target image has such an id"):
+        run("visualisation.image_ids=[1,101]")
+
+
+def test_a_store_that_cannot_be_written_is_found_first(run: Run, tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="Cannot write"):
+        run(store=tmp_path / "file" / "store")
+    assert not list((tmp_path / "out").rglob("memory.safetensors"))
+
+
+def test_a_refused_run_leaves_no_directory(run: Run, tmp_path: Path):
+    with pytest.raises(DataError):
+        run(root=tmp_path / "nowhere")
+    assert not (tmp_path / "out").exists()
 
 
 def test_classes_that_differ_between_the_files_are_refused(run: Run, tiny: Path, tmp_path: Path):

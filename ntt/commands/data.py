@@ -11,6 +11,7 @@ from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.demo import make_demo
 from ntt.data.images import check_images
 from ntt.datasets.coco_json import CocoJsonConfig
+from ntt.inputs import check_agreement
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -59,13 +60,27 @@ def _check(args: argparse.Namespace) -> int:
         echo(f"{role}: {dataset.annotation_file}")
         echo(f"  {len(dataset.images)} images, {len(dataset.instances)} annotations, {_kind(dataset)}")
     echo(_class_table(references, targets))
-    return 0
+    check_agreement(references.categories, targets)
+    usable = {one.category_id for one in references.instances if not one.iscrowd}
+    lacking = [category.name for category in references.categories if category.id not in usable]
+    if lacking:
+        echo(
+            f"No example in the references: {', '.join(lacking)}. A run with split=all refuses these classes: annotate "
+            "one each, or name the others in split.classes."
+        )
+    return 1 if lacking else 0
 
 
 def _kind(dataset: CocoDataset) -> str:
-    if not dataset.has_annotations:
+    objects = [one for one in dataset.instances if not one.iscrowd]
+    if not objects:
         return "no annotations: predictions and pictures, no metrics"
-    return "masks" if dataset.has_masks else "boxes only: masks are not evaluated"
+    with_mask = sum(one.segmentation is not None for one in objects)
+    if with_mask == len(objects):
+        return "masks"
+    return (
+        "boxes only" if with_mask == 0 else f"{with_mask} of {len(objects)} objects with a mask, the others boxes only"
+    )
 
 
 def _class_table(references: CocoDataset, targets: CocoDataset) -> str:
