@@ -248,7 +248,7 @@ def test_bad_images_stop_the_run_before_any_work(run: Run, tiny: Path, tmp_path:
         run(root=root, store=tmp_path / "store")
     assert "targets_2.png" in str(caught.value)
     assert "targets_3.png" in str(caught.value)
-    assert not (tmp_path / "store").exists()
+    assert not list((tmp_path / "store").rglob("*.safetensors"))
 
 
 def test_unknown_image_ids_are_refused(run: Run):
