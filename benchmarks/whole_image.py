@@ -4,7 +4,7 @@
 
 SAM2 and DINOv2 find and describe the masks of a 32 x 32 grid of points, 20 random unit vectors serve as prototypes, so
 that no references are needed. The reference's way is written out in `benchmarks.reference_way`; at a full grid it needs
-about 10 GB. Every way runs in a process of its own, one after another, so that the peak memory (the process's largest
+about 9 GB. Every way runs in a process of its own, one after another, so that the peak memory (the process's largest
 resident size, libraries and weights included) is its own; loading the weights is not timed. The image encoders are the
 same work in both.
 
