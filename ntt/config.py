@@ -142,8 +142,9 @@ class RuntimeConfig:
     deterministic: bool = True
     """Refuse operations whose result may differ from call to call."""
 
-    threads: int = 2
-    """CPU threads a process. Rounding may depend on it, so it is a setting and not a property of the machine."""
+    threads: int = 1
+    """CPU threads a process. Rounding may depend on it, so it is a setting and not a property of the machine. More
+    than one pays only on cores nothing else uses: threads that wait for each other are slow."""
 
     output_root: str = "outputs"
     """Folder of run directories."""
@@ -264,7 +265,7 @@ def _problems(config: ExperimentConfig) -> list[str]:
     one_of("memory.box_masks", config.memory.box_masks, ("auto", "segmenter", "box"))
     one_of("candidates.feature_dtype", config.candidates.feature_dtype, ("float16", "float32"))
     one_of("runtime.precision", runtime.precision, PRECISIONS)
-    check(runtime.threads >= 1, "runtime.threads", runtime.threads, "1 or more", "2 is the default.")
+    check(runtime.threads >= 1, "runtime.threads", runtime.threads, "1 or more", "1 is the default.")
     check(runtime.dist_timeout_s >= 1, "runtime.dist_timeout_s", runtime.dist_timeout_s, "1 or more", "Try 1800.")
     threshold = pictures.score_threshold
     check(0 <= threshold <= 1, "visualisation.score_threshold", threshold, "0 to 1", "0.4 is the default.")
