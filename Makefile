@@ -9,8 +9,8 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## run the main job on the generated demo data set
 	$(BIN)/python main.py
 
-test: $(READY) check  ## style, types, then all quick tests with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+test: $(READY) check  ## style, types, then all quick tests with coverage, one process a core
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 check: $(READY)  ## style and types only
 	$(BIN)/ruff check .
@@ -25,6 +25,7 @@ test slow: export OMP_NUM_THREADS = 1
 
 # sam2 builds against the installed torch, so it comes after it and without a build environment of its own.
 $(READY): requirements.lock pyproject.toml
+	@echo "Setting up $(VENV): about 6 GB of packages, some minutes in which pip says little."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps "sam2==1.1.0"

@@ -1,5 +1,6 @@
 """Where a model runs and in which arithmetic: devices, precisions, and their valid combinations."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,6 +8,7 @@ import torch
 
 from ntt.errors import ConfigError
 
+_LOG = logging.getLogger(__name__)
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 _DEVICES = "auto, cpu, cuda, cuda:N, mps"
 _AUTOCAST_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -84,6 +86,28 @@ def check_precision(precision: str, device: torch.device) -> None:
                 f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}. "
                 "Use runtime.precision=float32 or float16."
             )
+
+
+def effective_precision(precision: str, device: torch.device) -> str:
+    """Say what a precision comes to on a device.
+
+    A CPU without instructions for bfloat16 emulates them, an order of magnitude slower than float32. There bfloat16
+    becomes float32, with a warning: faster and more exact.
+
+    Args:
+        precision: as for `check_precision`, which is called first.
+        device: where the model runs.
+
+    Raises:
+        ConfigError: as for `check_precision`.
+    """
+    check_precision(precision, device)
+    if precision != "bfloat16" or device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return precision
+    _LOG.warning(
+        "precision=bfloat16: this CPU has no instructions for it and would emulate them slowly; computing in float32."
+    )
+    return "float32"
 
 
 @contextmanager

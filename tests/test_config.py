@@ -97,6 +97,7 @@ def test_plain_configuration_has_no_hydra_types():
     [
         ("shots.cuont=3", ["shots.cuont=3", "no setting 'shots.cuont'", "Did you mean shots.count"]),
         ("shots=7shot", ["shots=7shot", "Allowed is one of 10shot, 1shot, 2shot, 30shot, 3shot, 5shot"]),
+        ("shots=4shot", ["shots=4shot", "Allowed is one of 10shot", "write shots.count=4"]),
         ("seed=many", ["seed=many", "could not be converted to Integer", "seed=0"]),
         ("split=[cat,dog]", ["split=", "split.classes=[NAME,NAME]"]),
         ("runtime.deterministic=perhaps", ["runtime.deterministic=perhaps", "not a valid bool"]),

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ntt.device import PRECISIONS, autocast, check_precision, resolve_device
+from ntt.device import PRECISIONS, autocast, check_precision, effective_precision, resolve_device
 from ntt.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -161,3 +161,15 @@ def test_tf32_differs_from_float32_on_a_gpu() -> None:
         rough = a @ a
     assert rough.dtype == torch.float32
     assert not torch.equal(exact, rough)
+
+
+def test_bfloat16_where_the_cpu_has_none(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert effective_precision("bfloat16", CPU) == "bfloat16"
+    assert not caplog.records
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert effective_precision("bfloat16", CPU) == "float32"
+    assert "computing in float32" in caplog.text
+    assert effective_precision("float32", CPU) == "float32"
+    with pytest.raises(ConfigError, match="float16 is not available on the CPU"):
+        effective_precision("float16", CPU)

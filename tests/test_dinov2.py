@@ -247,13 +247,24 @@ def test_an_image_is_encoded_alike_alone_and_in_a_batch(vits14: Path) -> None:
     assert encoder.encode(images[:0]).shape == (0, 384, 3, 3)
 
 
-def test_bfloat16_is_near_float32_and_returns_float32(vits14: Path) -> None:
+def test_bfloat16_is_near_float32_and_returns_float32(vits14: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     images = _images(1, 70)
     exact = Dinov2(model="dinov2_vits14", weights=vits14, input_size=70).encode(images)
     rough = Dinov2(model="dinov2_vits14", weights=vits14, input_size=70, precision="bfloat16").encode(images)
     assert rough.dtype == torch.float32
     assert not torch.equal(exact, rough)
     assert torch.nn.functional.cosine_similarity(exact, rough, dim=1).min() > 0.99
+
+
+def test_bfloat16_becomes_float32_on_a_cpu_that_would_emulate_it(
+    vits14: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    exact = Dinov2(model="dinov2_vits14", weights=vits14, input_size=70)
+    asked = Dinov2(model="dinov2_vits14", weights=vits14, input_size=70, precision="bfloat16")
+    assert "computing in float32" in caplog.text
+    assert asked.fingerprint == exact.fingerprint
 
 
 def test_compile_sends_the_network_through_torch_compile(vits14: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """SAM2 as a segmenter: settings, weights, thresholds, batches, boxes, and the recorded values."""
 
 import json
-import logging
 import pickle
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from ntt.errors import ConfigError, WeightsError
 from ntt.segmenters.sam2 import Sam2, Sam2Config
 from ntt.segmenters.sam2.image_terms import ImageTerms
 from ntt.segmenters.sam2.model import ARCHITECTURES, build_image_encoder
-from ntt.segmenters.sam2.segmenter import effective_precision
 from ntt.types import Placement
 
 TINY = "sam2_hiera_tiny"
@@ -313,18 +311,6 @@ def test_building_leaves_the_random_stream_alone() -> None:
     torch.manual_seed(5)
     build_image_encoder(TINY)
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_bfloat16_where_the_cpu_has_none(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    assert effective_precision("bfloat16", cpu) == "bfloat16"
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    with caplog.at_level(logging.WARNING):
-        assert effective_precision("bfloat16", cpu) == "float32"
-    assert "computing in float32" in caplog.text
-    assert effective_precision("bfloat16", torch.device("cuda")) == "bfloat16"
-    assert effective_precision("float32", cpu) == "float32"
 
 
 HYDRA_SETUPS = {

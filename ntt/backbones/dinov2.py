@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ntt.backbones.base import BackboneConfig
 from ntt.backbones.dinov2_checkpoint import PATCH_SIZE, Variant, require_model, to_timm_layout, variant
 from ntt.backbones.vit import check_input_size, normalise, tokens_to_map, without_values
-from ntt.device import autocast, check_precision, resolve_device
+from ntt.device import autocast, effective_precision, resolve_device
 from ntt.errors import ConfigError, WeightsError
 from ntt.types import Placement
 from ntt.weights import checkpoint, fetch_command, file_digest, load_state_dict, locate
@@ -114,7 +114,7 @@ class Dinov2:
         check_input_size(input_size, PATCH_SIZE, backbone=model)
         _check_implementation(implementation, repo_dir)
         self._device = resolve_device(device)
-        check_precision(precision, self._device)
+        self._precision = effective_precision(precision, self._device)
         if not weights.is_file():
             raise WeightsError(
                 f"The weights file {weights} of {model} does not exist. Fetch the official one with "
@@ -123,7 +123,6 @@ class Dinov2:
         self._weights = weights
         self._expected_sha256 = expected_sha256
         self._input_size = input_size
-        self._precision = precision
         self._compile = compile
         self._repo_dir = repo_dir
         self._name = name or model

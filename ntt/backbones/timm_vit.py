@@ -15,7 +15,7 @@ from torch import nn
 
 from ntt.backbones.base import BackboneConfig
 from ntt.backbones.vit import check_input_size, normalise, tokens_to_map, without_values
-from ntt.device import autocast, check_precision, resolve_device
+from ntt.device import autocast, effective_precision, resolve_device
 from ntt.errors import ConfigError, WeightsError
 from ntt.types import Placement
 from ntt.weights import OFFLINE_VARIABLE, file_digest, is_offline, load_state_dict
@@ -88,7 +88,7 @@ class TimmVit:
             WeightsError: if the weights file does not exist, or a download is wanted where the network is off.
         """
         self._device = resolve_device(device)
-        check_precision(precision, self._device)
+        self._precision = effective_precision(precision, self._device)
         _check_weights(model, weights, pretrained=pretrained)
         outline = _outline(model)
         config = outline.pretrained_cfg
@@ -99,7 +99,6 @@ class TimmVit:
         self._mean, self._std = tuple(config["mean"]), tuple(config["std"])
         self._model = model
         self._weights = weights
-        self._precision = precision
         self._compile = compile
 
     @property

@@ -57,7 +57,7 @@ class TargetPainter:
             class_names=[category.name for category in self.categories],
             score_threshold=self.score_threshold,
             file_name=Path(record.file_name).name,
-            note="" if quality is None else f"quality {quality:.2f}",
+            note="" if quality is None else f"panoptic quality {quality:.2f}",
         )
 
     def draw(self, record: ImageRecord, detections: Detections) -> Path:
@@ -107,7 +107,8 @@ def draw_references(*, references: ReferenceSet, masks: ReferenceMasks, folder: 
                 )
             )
     names = [category.name for category in references.categories]
-    title = f"References: {references.shots} shots, seed {references.seed}"
+    shots = "1 shot" if references.shots == 1 else f"{references.shots} shots"
+    title = f"References: {shots}, seed {references.seed}"
     pages = draw_reference_sheet(tiles, class_names=names, title=title)
     paths = [folder / ("references.png" if len(pages) == 1 else f"references_{n + 1}.png") for n in range(len(pages))]
     for page, path in zip(pages, paths, strict=True):
@@ -127,18 +128,24 @@ def draw_targets(
 def draw_extremes(
     *, images: Sequence[ImageRecord], detections: Sequence[Detections], painter: TargetPainter, size: int, folder: Path
 ) -> list[Path]:
-    """Draw the sheets of the `size` best and the `size` worst images by quality; none without ground truth."""
+    """Draw the sheets of the best and of the worst images by panoptic quality; none without ground truth.
+
+    Each shows at most `size` images and at most half of those that can be ranked, so that no image is on both; a
+    single one is shown as the best.
+    """
     rated = [
         (quality, place)
         for place, (record, found) in enumerate(zip(images, detections, strict=True))
         if (quality := painter.quality(record, found)) is not None
     ]
+    best = sorted(rated, key=lambda pair: (-pair[0], pair[1]))[: min(size, (len(rated) + 1) // 2)]
+    worst = sorted(rated)[: min(size, len(rated) // 2)]
     paths: list[Path] = []
-    for name, ranked in (("best", sorted(rated, key=lambda r: (-r[0], r[1]))), ("worst", sorted(rated))):
-        chosen = ranked[:size]
+    for name, chosen in (("best", best), ("worst", worst)):
         if not chosen:
             continue
-        tiles = [(painter.picture(images[i], detections[i]), f"{images[i].file_name}") for _, i in chosen]
+        # Each picture carries its file name and its quality; the caption tells which run's image id it is.
+        tiles = [(painter.picture(images[i], detections[i]), f"image {images[i].id}") for _, i in chosen]
         sheet = draw_contact_sheet(tiles, title=f"{name.capitalize()} {len(chosen)} of {len(images)} images", columns=2)
         paths.append(folder / f"{name}.png")
         save_picture(sheet, paths[-1])

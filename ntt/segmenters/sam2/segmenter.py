@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ntt.device import autocast, check_precision, resolve_device
+from ntt.device import autocast, effective_precision, resolve_device
 from ntt.errors import ConfigError, WeightsError
 from ntt.segmenters.sam2.batching import BatchRunner
 from ntt.segmenters.sam2.decoder import DecodedPrompts, FastDecoder
@@ -85,7 +85,7 @@ class Sam2:
         """
         architecture(model)
         self._device = resolve_device(device)
-        check_precision(precision, self._device)
+        self._precision = effective_precision(precision, self._device)
         if not 0 <= min_predicted_iou < 1:
             raise ConfigError(
                 f"segmenter.min_predicted_iou={min_predicted_iou} would keep everything or nothing; it must be at "
@@ -103,7 +103,6 @@ class Sam2:
         self._points_per_side, self._drop_remainder_of = points_per_side, drop_remainder_of
         self._min_predicted_iou = min_predicted_iou
         self._use_no_mem_embed = use_no_mem_embed
-        self._precision = effective_precision(precision, self._device)
         self._compile = compile
         self._name = name or model
         default = _CPU_PROMPTS if self._device.type == "cpu" else _GPU_PROMPTS
@@ -263,20 +262,6 @@ class Sam2:
             decoder=decoder,
             no_mem_C=decoder_part["no_mem_embed"].flatten().to(self._device),
         )
-
-
-def effective_precision(precision: str, device: torch.device) -> str:
-    """What a precision comes to on a device.
-
-    A CPU without instructions for bfloat16 emulates them, an order of magnitude slower than float32. There bfloat16
-    becomes float32, with a warning: faster and more exact.
-    """
-    if precision != "bfloat16" or device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-        return precision
-    _LOG.warning(
-        "precision=bfloat16: this CPU has no instructions for it and would emulate them slowly; computing in float32."
-    )
-    return "float32"
 
 
 def _check_boxes(boxes_xyxy: torch.Tensor) -> None:
