@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from ntt import __version__
 from ntt.commands.backbone import add_backbone_commands
 from ntt.commands.data import add_data_commands
+from ntt.commands.report import add_report_command
 from ntt.commands.show import add_show_command
+from ntt.commands.store import add_store_commands
+from ntt.commands.sweep import add_sweep_commands
 from ntt.commands.weights import add_weights_commands
 from ntt.console import EXIT_USER_ERROR
 from ntt.errors import NttError
@@ -20,7 +23,10 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     add_backbone_commands(subparsers)
     add_data_commands(subparsers)
+    add_report_command(subparsers)
     add_show_command(subparsers)
+    add_store_commands(subparsers)
+    add_sweep_commands(subparsers)
     add_weights_commands(subparsers)
     return parser
 

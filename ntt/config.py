@@ -6,6 +6,7 @@ the plain dataclasses declared here and in the groups' `base.py`.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ntt.backbones.base import BackboneConfig
-from ntt.datasets.base import DatasetConfig
+from ntt.datasets.base import DATA_VARIABLE, DatasetConfig
 from ntt.device import PRECISIONS
 from ntt.errors import ConfigError, raise_all
+from ntt.evaluation.options import JUDGES, PAINTINGS
 from ntt.matchers.base import MatcherConfig
 from ntt.registry import option_schemas
 from ntt.segmenters.base import SegmenterConfig
@@ -44,12 +46,13 @@ class ShotsConfig:
     name: str = "???"
     """Name of the option, such as 5shot."""
 
-    count: int = 5
-    """Reference instances per class, k."""
+    count: int | None = 5
+    """Reference instances per class, k. null: every usable instance of the references file (sampler=fixed only)."""
 
     sampler: str = "native"
     """native: seeded per class; reference: the published code's stream; fixed: every annotation of the references
-    file; shot_index: the file's own order (its annotations carry `shot_index`)."""
+    file; shot_index: the file's own order (its annotations carry `shot_index`). The options take it from the data
+    set: dataset.sampler."""
 
     strict: bool = False
     """true: refuse a class with fewer than k valid instances; false: use what exists, with a warning."""
@@ -91,6 +94,22 @@ class CandidatesConfig:
 
     feature_dtype: str = "float16"
     """Precision candidate features are rounded to before matching and kept in: float16 or float32."""
+
+
+@dataclass
+class EvaluationConfig:
+    """What is measured of the detections."""
+
+    judge: str = "pycocotools"
+    """Who computes AP and AR. pycocotools: COCO's own code; fast: ours, several times faster and equal to the last
+    digit."""
+
+    semantic: str = "none"
+    """mIoU over the searched classes, of detections painted into one label a pixel. correct: the highest score owns a
+    pixel; reference: as the published code paints; none: no mIoU."""
+
+    semantic_threshold: float = 0.5
+    """Detections below this score are not painted, in [0, 1]."""
 
 
 @dataclass
@@ -155,6 +174,10 @@ class RuntimeConfig:
     cache_root: str = "outputs/cache"
     """Folder of generated data sets."""
 
+    data_root: str = field(default_factory=lambda: os.environ.get(DATA_VARIABLE) or "data")
+    """Folder of the published data sets, each in a folder of its own. Default: the environment variable NTT_DATA,
+    else `data`."""
+
     weights_root: str = "checkpoints"
     """Folder of downloaded model weights."""
 
@@ -176,6 +199,7 @@ class ExperimentConfig:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     visualisation: VisualisationConfig = field(default_factory=VisualisationConfig)
 
     seed: int = 0
@@ -183,6 +207,9 @@ class ExperimentConfig:
 
     stage: str = "all"
     """all, or one stage, which is run together with whatever it needs that is not there yet."""
+
+    experiment: str | None = None
+    """Name of the overlay `experiment=NAME` the settings started from; set by the overlay itself. null: none."""
 
 
 def register_schemas() -> None:
@@ -256,7 +283,9 @@ def _problems(config: ExperimentConfig) -> list[str]:
     one_of("stage", config.stage, ("all", *STAGES))
     shots, runtime, pictures = config.shots, config.runtime, config.visualisation
     one_of("shots.sampler", shots.sampler, SAMPLERS)
-    check(shots.count >= 1, "shots.count", shots.count, "1 or more", "Choose shots=1shot, for example.")
+    check(shots.count is None or shots.count >= 1, "shots.count", shots.count, "1 or more", "Choose shots=1shot, say.")
+    taken = shots.count is not None or shots.sampler == "fixed"
+    check(taken, "shots.count", "null", "a number, unless shots.sampler=fixed", "Choose shots=all or shots=1shot, say.")
     check(shots.min_box_side_px >= 0, "shots.min_box_side_px", shots.min_box_side_px, "0 or more", "32 is usual.")
     check(shots.border_px >= 0, "shots.border_px", shots.border_px, "0 or more", "10 is usual.")
     check(config.seed >= 0, "seed", config.seed, "0 or more", "Choose another seed.")
@@ -264,6 +293,10 @@ def _problems(config: ExperimentConfig) -> list[str]:
     check(0 <= ratio <= 10, "memory.context_ratio", ratio, "0 to 10", "0.2 is the published value.")
     one_of("memory.box_masks", config.memory.box_masks, ("auto", "segmenter", "box"))
     one_of("candidates.feature_dtype", config.candidates.feature_dtype, ("float16", "float32"))
+    one_of("evaluation.judge", config.evaluation.judge, JUDGES)
+    one_of("evaluation.semantic", config.evaluation.semantic, PAINTINGS)
+    painted = config.evaluation.semantic_threshold
+    check(0 <= painted <= 1, "evaluation.semantic_threshold", painted, "0 to 1", "0.5 is the published value.")
     one_of("runtime.precision", runtime.precision, PRECISIONS)
     check(runtime.threads >= 1, "runtime.threads", runtime.threads, "1 or more", "1 is the default.")
     check(runtime.dist_timeout_s >= 1, "runtime.dist_timeout_s", runtime.dist_timeout_s, "1 or more", "Try 1800.")
@@ -305,15 +338,28 @@ def result_settings(config: ExperimentConfig) -> dict[str, Any]:
 
     Left out is what only says where files lie, what is drawn and who is told.
     """
-    settings = plain(config)
-    for key in ("tracker", "visualisation", "stage"):
-        del settings[key]
-    for key in ("name", "output_root", "store_root", "cache_root", "weights_root", "dist_timeout_s"):
-        del settings["runtime"][key]
-    root = settings["dataset"].get("root")
+    return deciding_settings(plain(config))
+
+
+def deciding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Do the same for a whole configuration as nested plain values, also one kept by an older version."""
+    kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
+    for key in ("tracker", "visualisation", "stage", "experiment"):
+        kept.pop(key, None)
+    for key in ("name", "output_root", "store_root", "cache_root", "data_root", "weights_root", "dist_timeout_s"):
+        kept.get("runtime", {}).pop(key, None)
+    kept.get("dataset", {}).pop("sampler", None)  # what counts is shots.sampler, which may be taken from it
+    measured = kept.get("evaluation", {})
+    measured.pop("judge", None)  # both judges say the same
+    if measured.get("semantic", "none") == "none":
+        kept.pop("evaluation", None)
+    root = kept.get("dataset", {}).get("root")
     if root is not None:
-        settings["dataset"]["root"] = str(Path(root).expanduser().absolute())
-    return settings
+        kept["dataset"]["root"] = str(Path(root).expanduser().absolute())
+    roots = kept.get("dataset", {}).get("roots")
+    if roots is not None:
+        kept["dataset"]["roots"] = [str(Path(one).expanduser().absolute()) for one in roots]
+    return kept
 
 
 def digest(settings: Mapping[str, Any]) -> str:

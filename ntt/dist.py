@@ -1,6 +1,6 @@
 """Several processes, one result: the only module that knows torch.distributed.
 
-Ranks come from the environment (torchrun, or SLURM through submitit). Without it there is one process, and every
+Ranks come from the environment (torchrun, or SLURM's srun). Without it there is one process, and every
 function here does the obvious thing. Results never depend on the number of processes: items are dealt out by
 position, each result carries its item's position, and `gather` puts them back in order.
 """
@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
 from ntt.errors import DistributedError
+from ntt.slurm_ranks import adopt_slurm_ranks
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def world(*, timeout_s: int) -> Iterator[World]:
     Raises:
         DistributedError: if the processes do not find each other, or one is lost while others wait for it.
     """
+    adopt_slurm_ranks(os.environ)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World()

@@ -1,7 +1,7 @@
 """Downloads of large files: continued where they stopped, verified before they get their name.
 
 A file arrives as `NAME.part` beside its target, with the server's version mark in `NAME.part.json`. It is renamed
-once its sha256 is right, so that a file under its final name is always whole. A lock file keeps a second process
+once its digest is right, so that a file under its final name is always whole. A lock file keeps a second process
 waiting until the first one is done.
 """
 
@@ -65,12 +65,12 @@ class _GoneError(Exception):
 
 
 def mirrored_urls(base: str, url: str, relative_path: str) -> list[str]:
-    """Where a mirror may hold a file: under the path of its official URL, or as in a copy of the weights folder.
+    """Where a mirror may hold a file: under the path of its official URL, or as in a copy of the local folder.
 
     Args:
         base: the mirror's base URL.
         url: the official URL.
-        relative_path: the file's place in the weights folder.
+        relative_path: the file's place in the local folder.
 
     Returns:
         The URLs to try, in this order.
@@ -82,7 +82,7 @@ def mirrored_urls(base: str, url: str, relative_path: str) -> list[str]:
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ConfigError(
             f"The mirror {base!r} is not a URL this program can fetch from. Give one that starts with http:// or "
-            "https://; for files in a local folder, set the weights folder instead."
+            "https://; for files in a local folder, name that folder instead."
         )
     official = urllib.parse.urlsplit(url).path.lstrip("/")
     places = dict.fromkeys((official, urllib.parse.quote(relative_path)))
@@ -93,8 +93,9 @@ def download(
     urls: Sequence[str],
     target: Path,
     *,
-    sha256: str,
     label: str,
+    sha256: str | None = None,
+    md5: str | None = None,
     progress: Progress | None = None,
     patience: Patience | None = None,
 ) -> None:
@@ -103,8 +104,10 @@ def download(
     Args:
         urls: where to look; the next one is tried only if the one before does not have the file.
         target: the file to write; its folder is created.
-        sha256: hex digest the file must have.
         label: what the file is, for messages.
+        sha256: hex digest the file must have; None: see `md5`.
+        md5: likewise, for files of which only this is published; None for both: a file of any content is taken that
+            is not a web page, and the caller has to look at it.
         progress: called with (bytes on disk, bytes in all or None if the server does not say).
         patience: limits of retrying; None: the defaults.
 
@@ -119,26 +122,50 @@ def download(
             if target.is_file():
                 return  # another process fetched it while this one waited for the lock
             with transfer.writing_to(lock):
-                _fetch_verified(transfer, urls, sha256)
+                _fetch_verified(transfer, urls, _Digest.of(sha256=sha256, md5=md5))
 
 
-def _fetch_verified(transfer: "_Transfer", urls: Sequence[str], sha256: str) -> None:
+@dataclass(frozen=True)
+class _Digest:
+    """What a file's bytes must amount to; `value` is None where nothing is known."""
+
+    algorithm: str
+    value: str | None
+
+    @classmethod
+    def of(cls, *, sha256: str | None, md5: str | None) -> "_Digest":
+        if sha256 is None and md5 is not None:
+            return cls("md5", md5.lower())
+        return cls("sha256", None if sha256 is None else sha256.lower())
+
+    def measure(self, path: Path) -> str:
+        digest = hashlib.new(self.algorithm, usedforsecurity=False)
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+def _fetch_verified(transfer: "_Transfer", urls: Sequence[str], expected: _Digest) -> None:
     """Fetch until the digest is right; one that is wrong after a continuation gets a second, fresh try."""
     for is_last in (False, True):
         transfer.fetch_from_any(urls)
-        found = _digest(transfer.part)
-        if found == sha256.lower():
+        found = expected.measure(transfer.part)
+        if found == expected.value or (expected.value is None and not transfer.is_page()):
             transfer.part.replace(transfer.target)
             transfer.discard()
             return
         page = " What arrived is a web page: is there a login page or a proxy in between?" if transfer.is_page() else ""
         transfer.discard()
         if is_last or not transfer.is_continuation:
+            wanted = "any but that of a web page" if expected.value is None else expected.value
             raise WeightsError(
-                f"The {transfer.label} from {transfer.url} is not the expected file: its sha256 is {found}, expected "
-                f"{sha256}. It was deleted.{page} Try again later or from another mirror."
+                f"The {transfer.label} from {transfer.url} is not the expected file: its {expected.algorithm} is "
+                f"{found}, expected {wanted}. It was deleted.{page} Try again later or from another mirror."
             )
-        _LOG.warning("The continued download of %s has a wrong sha256; starting afresh.", transfer.label)
+        _LOG.warning(
+            "The continued download of %s has a wrong %s; starting afresh.", transfer.label, expected.algorithm
+        )
 
 
 class _Transfer:
@@ -190,7 +217,7 @@ class _Transfer:
         tried = " and ".join(urls)
         raise WeightsError(
             f"The {self.label} cannot be fetched: the server answered that there is no such file at {tried}. "
-            "Check the mirror (its files lie as on the official host or as in the weights folder), or do without it."
+            "Check the mirror (its files lie as on the official host or as in the local folder), or do without it."
         )
 
     def _fetch_with_retries(self) -> None:
@@ -320,7 +347,7 @@ class _Transfer:
         if free < needed:
             raise StorageError(
                 f"Not enough disk space for the {self.label}: {needed / 1e6:.0f} MB are needed in {self.part.parent}, "
-                f"{free / 1e6:.0f} MB are free. Free some space or choose another weights folder."
+                f"{free / 1e6:.0f} MB are free. Free some space or choose another folder."
             )
 
 
@@ -350,7 +377,7 @@ def _disk_errors(label: str, target: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(
             f"The {label} cannot be written to {target.parent}: {error.strerror or error}. Free some space there or "
-            "choose another weights folder; what has arrived is kept and the download continues there."
+            "choose another folder; what has arrived is kept and the download continues there."
         ) from error
 
 
@@ -359,11 +386,3 @@ def _range_start(content_range: str) -> int | None:
     unit, _, rest = content_range.partition(" ")
     first = rest.partition("-")[0]
     return int(first) if unit == "bytes" and first.isdigit() else None
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

@@ -4,6 +4,7 @@ import platform
 import resource
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,10 @@ def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
     device = resolve_device(runtime.device)
     check_precision(runtime.precision, device)
     torch.set_num_threads(runtime.threads)
-    torch.use_deterministic_algorithms(runtime.deterministic, warn_only=True)
+    if runtime.compile:
+        torch.use_deterministic_algorithms(runtime.deterministic, warn_only=True)
+    else:  # the same without loading the compiler, which takes seconds
+        torch.set_deterministic_debug_mode("warn" if runtime.deterministic else "default")
     torch.backends.cudnn.benchmark = not runtime.deterministic
     if device.type == "cuda":
         index = local_rank % torch.cuda.device_count() if device.index is None else device.index
@@ -82,6 +86,7 @@ def peak_memory_mb(placement: Placement) -> dict[str, float]:
     return {name: round(value, 1) for name, value in peak.items()}
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {}
     for package in _PACKAGES:
@@ -92,6 +97,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
+@cache
 def _git_revision() -> dict[str, Any] | None:
     """Return the checkout's revision and whether it has uncommitted changes, or None outside a checkout."""
     folder = Path(__file__).resolve().parent.parent

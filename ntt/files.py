@@ -3,13 +3,13 @@
 import errno
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ntt.errors import StorageError
+from ntt.temporaries import make_temporary
 
 
 @contextmanager
@@ -21,9 +21,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-    temporary = Path(name)
+        temporary = make_temporary(path)
     try:
         with _storage_errors(path):
             yield temporary
@@ -71,7 +69,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         cause = "the disk is full" if full else str(error)
         remedy = "Make space" if full else "Make the folder writable"
         raise StorageError(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ntt.config import ExperimentConfig
 from ntt.data.coco import CocoDataset, read_coco
@@ -19,19 +20,39 @@ class Inputs:
     categories: tuple[Category, ...]
 
 
-def read_inputs(config: ExperimentConfig) -> Inputs:
+class CocoReader(Protocol):
+    """What reads an annotation file: `ntt.data.coco.read_coco`, or something that remembers what it has read."""
+
+    def __call__(self, annotation_file: Path, image_dir: Path, *, annotations_required: bool = True) -> CocoDataset:
+        """Read and check an annotation file."""
+        ...
+
+
+def read_inputs(config: ExperimentConfig, *, read: CocoReader = read_coco) -> Inputs:
     """Find the data set, read its annotation files and resolve the split.
+
+    Args:
+        config: of the run.
+        read: reads an annotation file.
 
     Raises:
         DataError: if a file cannot be used, or references and targets disagree about a class.
         ConfigError: if the split names classes the data set does not have.
     """
     files = config.dataset.locate(Path(config.runtime.cache_root).expanduser().absolute())
-    reference_data = read_coco(files.references_file, files.reference_images)
-    target_data = read_coco(files.targets_file, files.target_images, annotations_required=False)
-    categories = resolve_split(config.split.name, config.split.classes, reference_data.categories)
+    reference_data = read(files.references_file, files.reference_images)
+    target_data = read(files.targets_file, files.target_images, annotations_required=False)
+    categories = resolve_split(
+        config.split.name, config.split.classes, reference_data.categories, reference_data.frequencies
+    )
     check_agreement(categories, target_data)
     return Inputs(reference_data=reference_data, target_data=target_data, categories=categories)
+
+
+def input_facts(inputs: Inputs) -> dict[str, dict[str, str]]:
+    """Return the annotation files a run reads, with the SHA-256 of each: what it was computed from."""
+    files = {"references": inputs.reference_data, "targets": inputs.target_data}
+    return {role: {"file": str(data.annotation_file), "sha256": data.digest} for role, data in files.items()}
 
 
 def check_agreement(categories: tuple[Category, ...], targets: CocoDataset) -> None:

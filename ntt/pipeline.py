@@ -7,8 +7,8 @@ needs from earlier ones is made on demand, so any stage can be asked for alone.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,24 +17,27 @@ from ntt import dist, results
 from ntt.backbones.base import Backbone
 from ntt.boxes_to_masks import BoxMasks, ReferenceMasks, choose_box_segmenter
 from ntt.config import STAGES, ExperimentConfig
-from ntt.data.images import check_images
 from ntt.environment import peak_memory_mb
-from ntt.errors import ConfigError, DataError
+from ntt.errors import ConfigError
+from ntt.evaluation.options import Judge, Painting
 from ntt.files import read_json, write_json
+from ntt.image_files import check_together, digests_of
 from ntt.inputs import Inputs, read_inputs
 from ntt.matchers.base import Matcher
 from ntt.rundir import RunDirectory
 from ntt.segmenters.base import Segmenter
+from ntt.stage_keys import StageKeys
 from ntt.stages.candidates import CandidateSource, find_candidates
 from ntt.stages.evaluation import evaluate
-from ntt.stages.feature_pictures import draw_reference_features, draw_similarities
 from ntt.stages.matching import match_images
 from ntt.stages.memory import ReferenceEncoder, fill_memory
+from ntt.stages.pictures import PictureMaker
 from ntt.stages.prototypes import build_prototypes
 from ntt.stages.references import SamplerName, references_from_json, references_to_json, sample_references
-from ntt.stages.visualisation import TargetPainter, draw_extremes, draw_references, draw_targets
-from ntt.store import Store, content_key
+from ntt.store import Store
+from ntt.temporaries import remove_stale_temporaries
 from ntt.types import Detections, ImageRecord, MemoryBank, Metrics, Placement, Prototypes, ReferenceSet
+from ntt.workspace import Workspace
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -48,14 +51,16 @@ class Pipeline:
     directory: RunDirectory
     placement: Placement
     me: dist.World
+    workspace: Workspace = field(default_factory=Workspace)
     _made: dict[str, Any] = field(default_factory=dict)
+    _found_done: set[str] = field(default_factory=set)
 
     @cached_property
     def inputs(self) -> Inputs:
         """The annotation files and the classes to search; read once, the main process first."""
         if not self.me.is_main:
             dist.barrier(self.me)
-        inputs = read_inputs(self.config)
+        inputs = read_inputs(self.config, read=self.workspace.read_coco)
         if self.me.is_main:
             dist.barrier(self.me)
         return inputs
@@ -68,12 +73,12 @@ class Pipeline:
     @cached_property
     def backbone(self) -> Backbone:
         """The backbone; its network is built when it is first used."""
-        return self.config.backbone.build(self.placement)
+        return self.workspace.backbone(self.config.backbone, self.placement)
 
     @cached_property
     def segmenter(self) -> Segmenter:
         """The segmenter; its model, if it has one, is built when it is first used."""
-        return self.config.segmenter.build(self.placement)
+        return self.workspace.segmenter(self.config.segmenter, self.placement)
 
     @cached_property
     def source(self) -> CandidateSource:
@@ -93,40 +98,23 @@ class Pipeline:
         return ReferenceMasks(None if maker is None else BoxMasks(maker, self._store))
 
     @cached_property
-    def keys(self) -> Mapping[str, str]:
+    def encoder(self) -> ReferenceEncoder:
+        """What describes references."""
+        return ReferenceEncoder(self.backbone, self.reference_masks, self.config.memory.context_ratio, self._store)
+
+    @cached_property
+    def keys(self) -> StageKeys:
         """For each stage the digest of everything that decides its result."""
-        config, inputs = self.config, self.inputs
-        models = {"backbone": dict(self.backbone.fingerprint), "precision": config.runtime.precision}
-        references = content_key(
-            {
-                "file": inputs.reference_data.digest,
-                "categories": [asdict(category) for category in inputs.categories],
-                "shots": {k: v for k, v in asdict(config.shots).items() if k != "name"},
-                "seed": config.seed,
-            }
+        return StageKeys(
+            config=self.config,
+            inputs=self.inputs,
+            backbone=self.backbone,
+            segmenter=self.segmenter,
+            matcher=self.matcher,
+            reference_masks=self.reference_masks,
+            digests_of=lambda records: digests_of(records, self.me),
+            draw=self.references,
         )
-        box_masks = self.reference_masks.facts(inputs.reference_data.instances)
-        memory = content_key({"references": references, "memory": asdict(config.memory), **box_masks, **models})
-        prototypes = content_key({"memory": memory, "matcher": dict(self.matcher.fingerprint)})
-        candidates = content_key(
-            {
-                "images": [_stat(record) for record in inputs.target_data.images.values()],
-                "segmenter": dict(self.segmenter.fingerprint),
-                "candidates": asdict(config.candidates),
-                **models,
-            }
-        )
-        matching = content_key({"prototypes": prototypes, "candidates": candidates})
-        pictures = {"matching": matching, "settings": asdict(config.visualisation)}
-        return {
-            "references": references,
-            "memory": memory,
-            "prototypes": prototypes,
-            "candidates": candidates,
-            "matching": matching,
-            "visualisation": content_key({**pictures, "truth": inputs.target_data.digest}),
-            "evaluation": content_key({"matching": matching, "truth": inputs.target_data.digest}),
-        }
 
     def make(self, stage: str) -> Any:
         """Make one stage, and whatever it needs that is not there yet."""
@@ -143,7 +131,7 @@ class Pipeline:
         Raises:
             NttError: naming all problems of the first kind met.
         """
-        _ = self.keys
+        _ = self.keys["references"], self.keys["candidates"]
         self._store.check_writable()
         unknown = set(self.config.visualisation.image_ids or ()) - set(self.inputs.target_data.images)
         if unknown:
@@ -152,35 +140,39 @@ class Pipeline:
                 f"of {self.inputs.target_data.annotation_file}; null draws the first visualisation.max_images."
             )
         for records in self._images_in_use():
-            problem = None
-            mine = [record for _, record in dist.share(records, self.me)]
-            try:
-                check_images(mine, full=self.config.dataset.decode_images)
-            except DataError as error:
-                problem = str(error)
-            problems = dist.gather([(self.me.rank, problem)], self.me.size, self.me)
-            if any(problems):
-                raise DataError("\n".join(text for text in problems if text))
+            check_together(records, full=self.config.dataset.decode_images, me=self.me, workspace=self.workspace)
+
+    def tidy(self) -> None:
+        """Remove temporary files that killed processes left behind, where this run or one like it writes."""
+        if not self.me.is_main:
+            return
+        remove_stale_temporaries(self.directory.root)
+        if self._store.written or self._store.root not in self.workspace.tidied:
+            remove_stale_temporaries(self._store.root)
+            self.workspace.tidied.add(self._store.root)
 
     def references(self) -> ReferenceSet:
         """Sample the references."""
-        config, inputs = self.config, self.inputs
-        shots = config.shots
         return self._stage(
             "references",
-            compute=lambda: sample_references(
-                dataset=inputs.reference_data,
-                categories=inputs.categories,
-                shots=shots.count,
-                seed=config.seed,
-                sampler=cast("SamplerName", shots.sampler),
-                strict=shots.strict,
-                min_box_side_px=shots.min_box_side_px,
-                border_px=shots.border_px,
-            ),
-            save=lambda made: [_saved(self.directory.references, references_to_json(made))],
-            load=lambda: references_from_json(read_json(self.directory.references), inputs.reference_data),
+            compute=self.draw_references,
+            save=lambda made: [_saved(self.directory.references, references_to_json(made, self.inputs.reference_data))],
+            load=lambda: references_from_json(read_json(self.directory.references), self.inputs.reference_data),
             describe=lambda made: f"{sum(map(len, made.instances))} instances of {len(made.categories)} classes",
+        )
+
+    def draw_references(self) -> ReferenceSet:
+        """Draw the references without writing them down."""
+        shots = self.config.shots
+        return sample_references(
+            dataset=self.inputs.reference_data,
+            categories=self.inputs.categories,
+            shots=shots.count,
+            seed=self.config.seed,
+            sampler=cast("SamplerName", shots.sampler),
+            strict=shots.strict,
+            min_box_side_px=shots.min_box_side_px,
+            border_px=shots.border_px,
         )
 
     def memory(self) -> MemoryBank:
@@ -230,7 +222,7 @@ class Pipeline:
         path = self.directory.predictions
         prototypes = self.prototypes()
         self.candidates()
-        early = self._painter.draw_if_chosen if self.config.visualisation.during_matching else None
+        early = self._pictures.painter.draw_if_chosen if self.config.visualisation.during_matching else None
         return self._stage(
             "matching",
             compute=lambda: match_images(
@@ -251,7 +243,9 @@ class Pipeline:
         references, detections = self.references(), self.matching()
         return self._stage(
             "visualisation",
-            compute=lambda: self._draw(references, detections),
+            compute=lambda: self._pictures.draw(
+                references, detections, prototypes=self.prototypes, outdated=self.pictures()
+            ),
             save=lambda made: made,
             load=lambda: self.pictures(),
             describe=lambda made: f"{len(made)} pictures",
@@ -263,13 +257,26 @@ class Pipeline:
         detections = self.matching()
         return self._stage(
             "evaluation",
-            compute=lambda: evaluate(
-                detections=detections, ground_truth=self.inputs.target_data, categories=self.inputs.categories
-            ),
+            compute=lambda: self._evaluate(detections),
             save=lambda made: [_written(path, lambda: results.write_metrics(path, made))],
             load=lambda: results.read_metrics(path),
             describe=lambda made: f"{made.num_detections} detections in {made.num_images} images",
         )
+
+    def _evaluate(self, detections: list[Detections]) -> Metrics:
+        """Compute the metrics in the main process; the others wait for them."""
+        settings = self.config.evaluation
+        metrics: Metrics | None = None
+        if self.me.is_main:
+            metrics = evaluate(
+                detections=detections,
+                ground_truth=self.inputs.target_data,
+                categories=self.inputs.categories,
+                judge=cast("Judge", settings.judge),
+                semantic=cast("Painting", settings.semantic),
+                semantic_threshold=settings.semantic_threshold,
+            )
+        return cast("Metrics", dist.from_main(metrics, self.me))
 
     def pictures(self) -> list[Path]:
         """The pictures that have been drawn, by the record of the stage."""
@@ -287,53 +294,22 @@ class Pipeline:
 
     @cached_property
     def _store(self) -> Store:
-        return Store(Path(self.config.runtime.store_root).expanduser().absolute())
+        root = Path(self.config.runtime.store_root).expanduser().absolute()
+        return Store(root, memory=self.workspace.candidates)
 
     @cached_property
     def _targets(self) -> list[ImageRecord]:
         return list(self.inputs.target_data.images.values())
 
     @cached_property
-    def _painter(self) -> TargetPainter:
-        settings, truth = self.config.visualisation, self.inputs.target_data
-        chosen = self._targets[: settings.max_images]
-        if settings.image_ids is not None:
-            chosen = [record for record in self._targets if record.id in settings.image_ids]
-        return TargetPainter(
+    def _pictures(self) -> PictureMaker:
+        return PictureMaker(
+            settings=self.config.visualisation,
             categories=self.inputs.categories,
-            ground_truth=truth if truth.has_annotations else None,
-            folder=self.directory.pictures / "targets",
-            score_threshold=settings.score_threshold,
-            chosen=frozenset(record.id for record in chosen),
-        )
-
-    def _draw(self, references: ReferenceSet, detections: list[Detections]) -> list[Path]:
-        folder = self.directory.pictures
-        if self.me.is_main:
-            for outdated in self.pictures():
-                outdated.unlink(missing_ok=True)
-        dist.barrier(self.me)
-        drawn = draw_targets(images=self._targets, detections=detections, painter=self._painter, me=self.me)
-        drawn += self._draw_features(references) if self.config.visualisation.features else []
-        if not self.me.is_main:
-            return []
-        size = self.config.visualisation.contact_sheet_size
-        sheets = draw_references(references=references, masks=self.reference_masks, folder=folder)
-        sheets += draw_extremes(
-            images=self._targets, detections=detections, painter=self._painter, size=size, folder=folder
-        )
-        return [*sheets, *drawn]
-
-    def _draw_features(self, references: ReferenceSet) -> list[Path]:
-        folder = self.directory.pictures / "features"
-        encoder = ReferenceEncoder(self.backbone, self.reference_masks, self.config.memory.context_ratio, self._store)
-        drawn = draw_reference_features(references=references, encoder=encoder, folder=folder, me=self.me)
-        chosen = [record for record in self._targets if record.id in self._painter.chosen]
-        return drawn + draw_similarities(
-            images=chosen[: self.config.visualisation.max_feature_images],
+            targets=self.inputs.target_data,
+            folder=self.directory.pictures,
+            encoder=self.encoder,
             source=self.source,
-            prototypes=self.prototypes(),
-            folder=folder,
             me=self.me,
         )
 
@@ -343,11 +319,17 @@ class Pipeline:
         if self.config.stage not in ("references", "candidates") and not self._is_done("memory"):
             groups.append(list(self.references().images.values()))
         if not self._is_done("candidates") and self.config.stage not in ("references", "memory", "prototypes"):
-            groups.append(self._targets)
+            stored = dist.from_main([self.source.is_stored(record) for record in self._targets], self.me)
+            groups.append([record for record, known in zip(self._targets, stored, strict=True) if not known])
         return groups
 
     def _is_done(self, stage: str) -> bool:
-        return dist.from_main(self.directory.is_done(stage, self.keys[stage]), self.me)
+        """Say whether a stage's files are there and as they were written; looked at once a run."""
+        if stage not in self._found_done:
+            key = self.keys[stage]  # made by all processes together
+            if dist.from_main(self.me.is_main and self.directory.is_done(stage, key), self.me):
+                self._found_done.add(stage)
+        return stage in self._found_done
 
     def _stage(
         self,
@@ -366,25 +348,18 @@ class Pipeline:
             value = load()
             _LOG.info("%-14s already done: %s", name, describe(value))
         else:
-            started = time.monotonic()
+            started, before = time.monotonic(), set(self._store.used)
             value = compute()
             seconds = time.monotonic() - started
+            used = dist.gather([(self.me.rank, sorted(self._store.used - before))], self.me.size, self.me)
             if self.me.is_main:
+                self.directory.write_store_keys(name, {entry for part in used for entry in part})
                 facts = {"seconds": round(seconds, 3), "peak_memory_mb": peak_memory_mb(self.placement)}
                 self.directory.write_record(name, self.keys[name], save(value), facts)
             dist.barrier(self.me)
             _LOG.info("%-14s %s in %.1f s", name, describe(value), seconds)
         self._made[name] = value
         return value
-
-
-def _stat(record: ImageRecord) -> tuple[str, int, int, int, int]:
-    """Return what tells that an image file has changed, without reading it."""
-    try:
-        stat = record.path.stat()
-    except OSError:
-        return (record.file_name, -1, -1, record.height, record.width)
-    return (record.file_name, stat.st_size, stat.st_mtime_ns, record.height, record.width)
 
 
 def _saved(path: Path, value: Any) -> Path:

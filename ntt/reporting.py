@@ -1,19 +1,26 @@
 """Tables for people: metrics as plain text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ntt.types import Metrics
 
-_COLUMNS = ("AP", "AP50", "AP75", "AR100")
-_KIND_NAMES = {"bbox": "box", "segm": "mask"}
+_COLUMNS = {
+    "bbox": {"box AP": "AP", "box AP50": "AP50", "box AP75": "AP75", "box AR": "AR100"},
+    "segm": {"mask AP": "AP", "mask AP50": "AP50", "mask AP75": "AP75", "mask AR": "AR100"},
+    "semantic": {"IoU": "IoU"},
+}
+_NAME_OVERALL = {"IoU": "mIoU"}
 
 
 def metrics_table(metrics: Metrics) -> str:
-    """Return AP, AP50, AP75 and AR in percent, over all classes and per class, for boxes and for masks."""
-    kinds = [kind for kind in _KIND_NAMES if kind in metrics.overall]
+    """Return AP, AP50, AP75 and AR in percent, over all classes and per class, for boxes and for masks.
+
+    Semantic IoU (its mean in the last row) and false positives on negative images are added where they were measured.
+    """
+    kinds = [kind for kind in _COLUMNS if kind in metrics.overall]
     if not kinds:
         return "The target images have no annotations, so there is nothing to compare the predictions with."
-    heading = ["class", *(_heading(kind, column) for kind in kinds for column in _COLUMNS)]
+    heading = ["class", *(title for kind in kinds for title in _COLUMNS[kind])]
     classes = list(metrics.per_class[kinds[0]])
     rows = [[name, *_cells(metrics, kinds, name)] for name in classes]
     rows.append(["all classes", *_cells(metrics, kinds, None)])
@@ -21,20 +28,47 @@ def metrics_table(metrics: Metrics) -> str:
     rule = "-" * max(len(line) for line in lines)
     table = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
     if "segm" not in kinds:
-        table.append("Masks are not evaluated: not every object of the ground truth has one.")
+        table.append(_why_no_masks(metrics))
+    if "rejection" in metrics.overall:
+        table += _rejection(metrics.overall["rejection"], len(classes))
     return "\n".join(table)
 
 
-def _heading(kind: str, column: str) -> str:
-    return f"{_KIND_NAMES[kind]} {'AR' if column == 'AR100' else column}"
+def _why_no_masks(metrics: Metrics) -> str:
+    if metrics.num_objects is None or metrics.num_masks is None:
+        return "Masks are not evaluated: not every object of the ground truth has one."
+    total, without = metrics.num_objects, metrics.num_objects - metrics.num_masks
+    if without == total:
+        return f"Masks are not evaluated: the ground truth has none, its {total} objects have boxes only."
+    return (
+        f"Masks are not evaluated: {without} of the {total} objects of the ground truth have none, and mask AP needs "
+        "all of them."
+    )
 
 
 def _cells(metrics: Metrics, kinds: Sequence[str], label: str | None) -> list[str]:
     cells = []
     for kind in kinds:
-        values = metrics.overall[kind] if label is None else metrics.per_class[kind][label]
-        cells += [f"{values[column]:.1f}" if column in values else "-" for column in _COLUMNS]
+        values = metrics.overall[kind] if label is None else metrics.per_class[kind].get(label, {})
+        names = [_NAME_OVERALL.get(name, name) if label is None else name for name in _COLUMNS[kind].values()]
+        cells += [f"{values[name]:.1f}" if name in values else "-" for name in names]
     return cells
+
+
+def _rejection(values: Mapping[str, float], num_classes: int) -> list[str]:
+    """Say what is let through on images without the classes, and on images without a class."""
+    lines = []
+    if "FPPI@R50" in values:
+        lines.append(
+            f"False positives an image at 50 % recall: {values['FPPI@R50']:.2f} on the "
+            f"{values['negative_images']:.0f} images without any of the classes (score {values['score@R50']:.3f})."
+        )
+    if "mFPPI@R50" in values:
+        lines.append(
+            f"False positives an image at 50 % recall, class by class on the images without the class: "
+            f"{values['mFPPI@R50']:.2f} on average ({values['classes@R50']:.0f} of {num_classes} classes reach 50 %)."
+        )
+    return lines
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -62,6 +62,7 @@ def _detections_from(record: ImageRecord, rows: Sequence[Json], index: Mapping[i
 def write_memory(path: Path, memory: MemoryBank) -> None:
     """Write a memory bank as safetensors; the categories and the digest are in its metadata."""
     tensors = {f"class_{place}": features for place, features in enumerate(memory.features)}
+    tensors.update({f"background_{place}": features for place, features in enumerate(memory.backgrounds)})
     _write_tensors(path, tensors, memory.categories, memory.digest)
 
 
@@ -69,7 +70,8 @@ def read_memory(path: Path) -> MemoryBank:
     """Read a memory bank back."""
     tensors, categories, digest = _read_tensors(path)
     features = tuple(tensors[f"class_{place}"] for place in range(len(categories)))
-    return MemoryBank(categories=categories, features=features, digest=digest)
+    backgrounds = tuple(tensors[name] for place in range(len(categories)) if (name := f"background_{place}") in tensors)
+    return MemoryBank(categories=categories, features=features, digest=digest, backgrounds=backgrounds)
 
 
 def write_prototypes(path: Path, prototypes: Prototypes) -> None:

@@ -1,8 +1,9 @@
 """One run's folder: its files, the records of its finished stages, its log."""
 
+import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -11,11 +12,16 @@ from typing import Any
 
 import yaml
 
+from ntt.digests import sha256_of
 from ntt.dist import World
 from ntt.errors import StorageError
 from ntt.files import read_json, write_json, write_text
 
 _LOG = logging.getLogger(__name__)
+
+STORE_KEYS = "store_keys.json"
+KEY_DIGITS = 16
+"""Hexadecimal digits of a store key that are written down: enough to tell 2^32 entries apart."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +81,67 @@ class RunDirectory:
         return record
 
     def is_done(self, stage: str, key: str) -> bool:
-        """Say whether a stage has finished with exactly this key and its files are still there."""
+        """Say whether a stage has finished with exactly this key and its files are as they were written.
+
+        Pictures are compared by size only: nothing reads them back.
+        """
         record = self.record(stage)
-        if record is None or record.get("key") != key:
+        if record is None or record.get("key") != key or not isinstance(record.get("files"), dict):
             return False
-        return all((self.root / name).is_file() for name in record["files"])
+        for name, facts in record["files"].items():
+            path = self.root / name
+            if not path.is_file():
+                return False
+            if _file_facts(path) != facts:
+                _LOG.warning("%s is not as stage %s wrote it; the stage is repeated.", path, stage)
+                return False
+        return True
 
     def write_record(self, stage: str, key: str, files: list[Path], facts: Mapping[str, Any]) -> None:
-        """Note that a stage has finished; written after its files."""
-        names = [str(path.relative_to(self.root)) for path in files]
+        """Note that a stage has finished; written after its files, with their sizes and digests."""
+        written = {str(path.relative_to(self.root)): _file_facts(path) for path in files}
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        write_json(self._record_path(stage), {"key": key, "files": names, "finished_utc": now, **facts})
+        write_json(self._record_path(stage), {"key": key, "files": written, "finished_utc": now, **facts})
+
+    def write_store_keys(self, stage: str, used: Collection[tuple[str, str]]) -> None:
+        """Note which entries of the store a stage has used, for whoever clears the store up.
+
+        Args:
+            stage: its name.
+            used: kind and key of each entry. The beginnings of keys are enough to know them by.
+        """
+        known = used_store_keys(self.root)
+        known[stage] = {}
+        others = {(kind, key) for kinds in known.values() for kind, keys in kinds.items() for key in keys}
+        for kind, key in sorted(used):
+            if (kind, key[:KEY_DIGITS]) not in others:
+                known[stage].setdefault(kind, []).append(key[:KEY_DIGITS])
+        kept = {name: kinds for name, kinds in known.items() if kinds}
+        write_json(self.root / STORE_KEYS, kept, indent=None)
 
     def _record_path(self, stage: str) -> Path:
         return self.root / "stages" / f"{stage}.json"
+
+
+def used_store_keys(root: Path) -> dict[str, dict[str, list[str]]]:
+    """Return stage -> kind -> beginnings of keys of the store's entries that a run has used.
+
+    Args:
+        root: the run directory. One without such a list, or with a damaged one, has used nothing.
+    """
+    if not (root / STORE_KEYS).is_file():
+        return {}
+    try:
+        kept: dict[str, dict[str, list[str]]] = read_json(root / STORE_KEYS)
+    except StorageError as error:
+        _LOG.warning("%s", error)
+        return {}
+    return kept
+
+
+def _file_facts(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    return {"bytes": size} if path.suffix == ".png" else {"bytes": size, "sha256": sha256_of(path)}
 
 
 @contextmanager
@@ -128,7 +181,7 @@ def file_logging(root: Path, me: World) -> Iterator[None]:
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(root / "run.log", encoding="utf-8")
+        handler = _RunLog(root / "run.log", encoding="utf-8")
     except OSError as error:
         raise StorageError(
             f"Cannot write into the run directory {root}: {error}. Set runtime.output_root to a writable folder."
@@ -144,4 +197,14 @@ def file_logging(root: Path, me: World) -> Iterator[None]:
         raise
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # a full disk; the error that ended the block is the one to show
+            handler.close()
+
+
+class _RunLog(logging.FileHandler):
+    """A log file that is given up where it cannot be written: the disk is full, and the run itself will say so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Pass over an error of the disk; anything else is a defect and is shown."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)

@@ -8,6 +8,7 @@ from typing import Any
 from ntt import dist
 from ntt.config import STAGES, ExperimentConfig, digest, plain, result_settings, run_directory
 from ntt.environment import apply_runtime, collect_facts
+from ntt.inputs import input_facts
 from ntt.pipeline import Pipeline
 from ntt.reporting import metrics_table
 from ntt.results import flat_metrics, read_metrics
@@ -15,17 +16,19 @@ from ntt.rundir import RunDirectory, console_logging, file_logging
 from ntt.trackers.base import RunIdentity, Tracker
 from ntt.trackers.none import NullTracker
 from ntt.types import Metrics
+from ntt.workspace import Workspace
 
 _LOG = logging.getLogger(__name__)
 
 
-def run(config: ExperimentConfig) -> float | None:
+def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> float | None:
     """Run the stage or stages that `config.stage` asks for, in one process or several.
 
     A stage that has already finished with the same settings is read back, not repeated.
 
     Args:
         config: a checked configuration.
+        workspace: what this process has prepared for earlier runs and prepares for later ones; None: nothing.
 
     Returns:
         Box AP in percent, so that an optimiser can maximise it; None where nothing was evaluated.
@@ -36,13 +39,16 @@ def run(config: ExperimentConfig) -> float | None:
     directory = RunDirectory(run_directory(config).absolute())
     with dist.world(timeout_s=config.runtime.dist_timeout_s) as me, console_logging(me):
         placement = apply_runtime(config.runtime, local_rank=me.local_rank)
-        pipeline = Pipeline(config=config, directory=directory, placement=placement, me=me)
+        workspace = Workspace() if workspace is None else workspace
+        workspace.candidates.begin_run()
+        pipeline = Pipeline(config=config, directory=directory, placement=placement, me=me, workspace=workspace)
         pipeline.check_inputs()
         with file_logging(directory.root, me):
             if config.stage == "all" and pipeline.is_finished():
                 _LOG.info("This run is already finished; nothing to do. To repeat it, delete %s", directory.root)
                 return _report(read_metrics(directory.metrics), directory)
-            return _make_stages(pipeline, collect_facts(placement, num_processes=me.size))
+            facts = collect_facts(placement, num_processes=me.size)
+            return _make_stages(pipeline, {**facts, "data": input_facts(pipeline.inputs)})
 
 
 def _make_stages(pipeline: Pipeline, facts: dict[str, object]) -> float | None:
@@ -73,6 +79,7 @@ def _make_wanted(pipeline: Pipeline, facts: dict[str, object], tracker: Tracker)
         if pipeline.me.is_main:
             directory.write_facts(facts, pipeline.stage_facts())
             tracker.log_stage(stage, numbers(pipeline.stage_facts()[stage]))
+    pipeline.tidy()
     _LOG.info("Finished in %.1f s.", time.monotonic() - started)
     metrics = pipeline.evaluation() if "evaluation" in wanted else None
     if metrics is not None:
@@ -110,7 +117,8 @@ def _report(metrics: Metrics | None, directory: RunDirectory) -> float | None:
     if metrics is None:
         return None
     _LOG.info("\n%s\n", metrics_table(metrics))
-    _LOG.info("metrics        %s", directory.metrics)
+    if metrics.overall:
+        _LOG.info("metrics        %s", directory.metrics)
     _LOG.info("predictions    %s", directory.predictions)
     if directory.pictures.is_dir():
         _LOG.info("pictures       %s", directory.pictures)

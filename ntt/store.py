@@ -9,11 +9,14 @@ name and renamed. There are no locks: two processes that compute the same entry 
 its own key and a checksum; an entry that does not agree with them is reported and treated as absent.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,18 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
+from ntt.candidate_memory import CandidateMemory
 from ntt.files import atomic_path, write_bytes
-from ntt.types import Candidates
+from ntt.types import Candidates, ReferenceFeature
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = 1
+_DAMAGE = (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError)
+
+SUFFIX = ".safetensors"
+USE_RESOLUTION_S = 24 * 3600.0
+"""The time of an entry's file is the time of its last use, to within this many seconds."""
+
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -35,20 +45,20 @@ def content_key(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """Return the sha256 hex digest of a file's bytes."""
-    state = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()
-
-
 @dataclass(frozen=True)
 class Store:
-    """A folder of entries; see the module's description."""
+    """A folder of entries; see the module's description.
+
+    Attributes:
+        memory: where loaded candidates are kept for the next run; None: nowhere.
+        used: kind and key of every entry that was read or written through this object.
+        written: those of them that were written.
+    """
 
     root: Path
+    memory: CandidateMemory | None = None
+    used: set[tuple[str, str]] = field(default_factory=set, compare=False)
+    written: set[tuple[str, str]] = field(default_factory=set, compare=False)
 
     def check_writable(self) -> None:
         """Find out before any long work whether entries can be written.
@@ -62,25 +72,24 @@ class Store:
 
     def path(self, kind: str, key: str) -> Path:
         """Return where an entry lies or would lie."""
-        return self.root / kind / key[:2] / f"{key}.safetensors"
+        return self.root / kind / key[:2] / f"{key}{SUFFIX}"
 
     def read(self, kind: str, key: str) -> tuple[Arrays, dict[str, str]] | None:
         """Return an entry's arrays and notes, or None if there is no such entry or it is damaged."""
         path = self.path(kind, key)
         try:
-            data = path.read_bytes()
+            entry = load_entry(path, key)
         except FileNotFoundError:
             return None
-        try:
-            arrays, notes = _unpack(data)
-            found = (notes.pop("format"), notes.pop("key"), notes.pop("checksum"))
-        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        except _DAMAGE as error:
             _LOG.warning("Stored entry %s is damaged (%s); it will be computed again.", path, error)
             return None
-        if found != (str(_FORMAT), key, _checksum(arrays, notes)):
-            _LOG.warning("Stored entry %s does not hold what its name says; it will be computed again.", path)
-            return None
-        return arrays, notes
+        self._note_use(kind, key, path)
+        return entry
+
+    def holds(self, kind: str, key: str) -> bool:
+        """Say whether there is an entry, without looking into it."""
+        return self.path(kind, key).is_file()
 
     def write(self, kind: str, key: str, arrays: Arrays, *, notes: Mapping[str, str]) -> None:
         """Write an entry; one that exists is replaced.
@@ -92,11 +101,41 @@ class Store:
         # One note that holds all: safetensors writes several in an order that changes from process to process.
         packed = {"entry": json.dumps(header, sort_keys=True)}
         write_bytes(self.path(kind, key), safetensors.numpy.save(arrays, metadata=packed))
+        self.used.add((kind, key))
+        self.written.add((kind, key))
 
     def read_candidates(self, key: str) -> Candidates | None:
         """Return the candidates of one image, or None."""
+        known = None if self.memory is None else self.memory.get(key)
+        if known is not None:
+            self.used.add(("candidates", key))
+            return known
         entry = self.read("candidates", key)
-        return None if entry is None else _candidates_from(*entry)
+        if entry is None:
+            return None
+        candidates = _candidates_from(*entry)
+        if self.memory is not None:
+            self.memory.put(key, candidates)
+        return candidates
+
+    def count_candidates(self, key: str) -> int | None:
+        """Return how many candidates an entry holds, by its header and size alone; None where they are not as written.
+
+        Damage of the values is found by `read_candidates`.
+        """
+        path = self.path("candidates", key)
+        try:
+            # The format's reader compares the header with the file's size, so a truncated file is found.
+            with safetensors.safe_open(path, framework="np") as entry:
+                _check_name(json.loads(entry.metadata()["entry"]), key)
+                count = int(entry.get_slice("predicted_iou").get_shape()[0])
+        except FileNotFoundError:
+            return None
+        except _DAMAGE as error:
+            _LOG.warning("Stored entry %s is damaged (%s); it will be computed again.", path, error)
+            return None
+        self._note_use("candidates", key, path)
+        return count
 
     def write_candidates(self, key: str, candidates: Candidates, *, feature_dtype: str) -> None:
         """Write the candidates of one image, features in `feature_dtype` (they are already rounded to it)."""
@@ -110,15 +149,27 @@ class Store:
         }
         notes = {"height": str(candidates.height), "width": str(candidates.width)}
         self.write("candidates", key, arrays, notes=notes)
+        if self.memory is not None:
+            self.memory.put(key, candidates)
 
-    def read_feature(self, key: str) -> npt.NDArray[np.float32] | None:
-        """Return the float32 [D] feature vector of one reference instance, or None."""
+    def read_reference(self, key: str) -> ReferenceFeature | None:
+        """Return the features of one reference instance, or None."""
         entry = self.read("references", key)
-        return None if entry is None else entry[0]["feature"]
+        return None if entry is None else ReferenceFeature(entry[0]["feature"], entry[0].get("background"))
 
-    def write_feature(self, key: str, feature: npt.NDArray[np.float32]) -> None:
-        """Write the float32 [D] feature vector of one reference instance."""
-        self.write("references", key, {"feature": feature}, notes={})
+    def write_reference(self, key: str, found: ReferenceFeature) -> None:
+        """Write the features of one reference instance."""
+        arrays: Arrays = {"feature": found.instance}
+        if found.background is not None:
+            arrays["background"] = found.background
+        self.write("references", key, arrays, notes={})
+
+    def _note_use(self, kind: str, key: str, path: Path) -> None:
+        """Remember that an entry was used; its file's time says on which day it last was."""
+        self.used.add((kind, key))
+        with contextlib.suppress(OSError):  # a store of somebody else's may be read, too
+            if time.time() - path.stat().st_mtime > USE_RESOLUTION_S:
+                os.utime(path)
 
 
 def _candidates_from(arrays: Arrays, notes: Mapping[str, str]) -> Candidates:
@@ -135,12 +186,46 @@ def _candidates_from(arrays: Arrays, notes: Mapping[str, str]) -> Candidates:
     )
 
 
-def _unpack(data: bytes) -> tuple[Arrays, dict[str, str]]:
-    """Read a safetensors file held in memory: its arrays and its notes."""
-    arrays = safetensors.numpy.load(data)
+def load_entry(path: Path, key: str) -> tuple[Arrays, dict[str, str]]:
+    """Read an entry and compare it with its checksum.
+
+    Args:
+        path: of the entry.
+        key: what its name says it holds.
+
+    Returns:
+        Its arrays and notes.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError: if it is damaged or another's.
+    """
+    data = path.read_bytes()
+    arrays: Arrays = safetensors.numpy.load(data)
     header_length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + header_length])
-    return arrays, dict(json.loads(header["__metadata__"]["entry"]))
+    notes: dict[str, str] = json.loads(header["__metadata__"]["entry"])
+    _check_name(notes, key)
+    del notes["format"], notes["key"]
+    if notes.pop("checksum") != _checksum(arrays, notes):
+        raise ValueError("its content does not fit its checksum")
+    return arrays, notes
+
+
+def damage(path: Path) -> str | None:
+    """Say what is wrong with an entry; None for nothing."""
+    try:
+        load_entry(path, path.name.removesuffix(SUFFIX))
+    except _DAMAGE as error:
+        return str(error)
+    return None
+
+
+def _check_name(notes: Mapping[str, str], key: str) -> None:
+    if notes.get("key") != key:
+        raise ValueError("it does not hold what its name says")
+    if notes.get("format") != str(_FORMAT):
+        raise ValueError(f"it is of format {notes.get('format')}, this program writes {_FORMAT}")
 
 
 def _checksum(arrays: Arrays, notes: Mapping[str, str]) -> str:

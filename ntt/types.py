@@ -84,18 +84,35 @@ class ReferenceSet:
 
 
 @dataclass(frozen=True)
+class ReferenceFeature:
+    """What the backbone makes of one reference instance.
+
+    Attributes:
+        instance: float32 [D], mean feature inside the mask, not normalised.
+        background: float32 [D], mean feature of the rest of the crop, not normalised; None where nothing is left.
+    """
+
+    instance: FloatArray
+    background: FloatArray | None
+
+
+@dataclass(frozen=True)
 class MemoryBank:
-    """One feature vector per reference instance.
+    """One feature vector per reference instance, and one of what surrounds it.
 
     Attributes:
         features: per class float32 [K, D], not normalised.
         categories: as in the `ReferenceSet` the bank was filled from.
         digest: hex digest of the references and of the backbone that encoded them.
+        backgrounds: per class float32 [B, D], not normalised, B <= K: the mean feature outside the mask of each
+            instance that leaves anything of its crop uncovered, in the order of `features`. An empty tuple where
+            backgrounds were not looked at.
     """
 
     categories: tuple[Category, ...]
     features: tuple[torch.Tensor, ...]
     digest: str
+    backgrounds: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +122,8 @@ class Prototypes:
     Attributes:
         vectors_PD: float32 [P, D], each L2-normalised. One a class for the published method; more for matchers that
             keep several.
-        labels_P: int64 [P], the class index each vector stands for; -1 stands for background.
+        labels_P: int64 [P], the class index each vector stands for; -1 stands for background, and what is below -1 for
+            a matcher's own counter-examples. Negative labels never raise a class's score.
     """
 
     categories: tuple[Category, ...]
@@ -128,6 +146,23 @@ class Proposals:
 
 
 @dataclass(frozen=True)
+class Overlaps:
+    """Pairs of an image's masks that have pixels in common; P pairs, a mask being named by its place.
+
+    Attributes:
+        count: number of masks.
+        later_P: int32, the one of the two that is ranked lower.
+        earlier_P: int32, the other one.
+        fractions_P: float64 in (0, 1], the part of the later mask that the earlier one covers.
+    """
+
+    count: int
+    later_P: npt.NDArray[np.int32]
+    earlier_P: npt.NDArray[np.int32]
+    fractions_P: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class Candidates:
     """Everything matching needs to know of one target image; independent of seed, shots and classes.
 
@@ -137,6 +172,8 @@ class Candidates:
         grid_boxes_xyxy: float32 [N, 4], inclusive pixel indices on the segmenter's mask grid; used by NMS only.
         predicted_iou: float32 [N].
         features: float32 [N, D], L2-normalised, already rounded to the precision they are stored in.
+        overlaps: of all masks, where they have been computed beforehand; None: matching computes those it needs, and
+            gets the same numbers.
     """
 
     height: int
@@ -145,6 +182,7 @@ class Candidates:
     grid_boxes_xyxy: FloatArray
     predicted_iou: FloatArray
     features: FloatArray
+    overlaps: Overlaps | None = None
 
 
 @dataclass(frozen=True)
@@ -169,18 +207,26 @@ class Detections:
 
 @dataclass(frozen=True)
 class Metrics:
-    """COCO metrics in percent. A metric that cannot be computed (no ground truth, no masks) is absent, never 0.
+    """What was measured. A metric that cannot be computed (no ground truth, no masks) is absent, never 0.
+
+    Kinds "bbox" and "segm": "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", percent.
+    Kind "semantic": "mIoU" overall, "IoU" of a class, percent.
+    Kind "rejection": "FPPI@R50", false positives per negative image; "score@R50"; "max_recall", percent;
+    "negative_images", their number; overall also "mFPPI@R50", mean over "classes@R50" classes.
 
     Attributes:
-        overall: kind ("bbox", "segm") -> metric name ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10",
-            "AR100") -> value.
+        overall: kind -> metric name -> value.
         per_class: kind -> class name -> metric name -> value.
+        num_objects: objects of the ground truth, of all classes, crowd regions not counted; None: not recorded.
+        num_masks: how many of them have a mask. Masks are evaluated only where all have one.
     """
 
     overall: Mapping[str, Mapping[str, float]]
     per_class: Mapping[str, Mapping[str, Mapping[str, float]]]
     num_images: int
     num_detections: int
+    num_objects: int | None = None
+    num_masks: int | None = None
 
 
 @dataclass(frozen=True)

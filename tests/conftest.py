@@ -1,8 +1,10 @@
 """Fixtures shared by all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slurm.cluster import Cluster, why_not
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 SHARED_DIR = PROJECT_DIR.parent / "shared"
@@ -20,3 +22,21 @@ def shared_dir() -> Path:
 def golden_dir(shared_dir: Path) -> Path:
     """Inputs and outputs recorded from the reference implementation."""
     return shared_dir / "golden"
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A SLURM cluster of this machine alone, in a folder of its own; started once for all tests that use it."""
+    obstacle = why_not()
+    if obstacle:
+        pytest.skip(f"needs a SLURM cluster of its own: {obstacle}")
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    cluster.start()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all tests that do not look into it, so that candidates are computed once."""
+    return tmp_path_factory.mktemp("store")

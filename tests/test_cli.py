@@ -1,6 +1,7 @@
 """The console script `ntt`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,20 @@ def test_table():
         "all classes    12.3      50.0       0.0    20.0",
         "Masks are not evaluated: not every object of the ground truth has one.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("masks", "expected"),
+    [
+        (0, "Masks are not evaluated: the ground truth has none, its 9 objects have boxes only."),
+        (
+            8,
+            "Masks are not evaluated: 1 of the 9 objects of the ground truth have none, and mask AP needs all of them.",
+        ),
+    ],
+)
+def test_table_says_how_many_masks_are_missing(masks: int, expected: str):
+    assert metrics_table(replace(METRICS, num_objects=9, num_masks=masks)).splitlines()[-1] == expected
 
 
 def test_table_without_ground_truth():

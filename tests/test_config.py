@@ -15,7 +15,6 @@ from ntt.errors import ConfigError
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))]
-EXPERIMENTS = sorted(path.stem for path in (PROJECT_DIR / "experiments" / "experiment").glob("*.yaml"))
 
 
 def composed(*overrides: str) -> config.ExperimentConfig:
@@ -28,20 +27,35 @@ def test_all_groups_are_there():
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_into_its_schema(group: str, option: str, tmp_path: Path):
-    needed = [f"dataset.root={tmp_path}"] if option == "coco_json" else []
+    needed = [f"dataset.root={tmp_path}"] if option in ("coco_json", "folder") else []
+    needed += [f"dataset.roots=[{tmp_path}/a,{tmp_path}/b]"] if option == "pooled" else []
     made = getattr(composed(f"{group}={option}", *needed), group)
     assert type(made) is not dict
     assert made.name == option
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_every_experiment_composes(experiment: str):
-    composed(f"experiment={experiment}", "dataset=demo")
+def test_an_experiment_goes_with_another_data_set():
+    # tests/test_experiments.py composes them all; a third of a second each is too long for here
+    made = composed("experiment=ntt_reference", "dataset=demo")
+    assert (made.experiment, made.dataset.name, made.shots.sampler) == ("ntt_reference", "demo", "reference")
+
+
+def test_a_misspelt_experiment_is_refused(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        check_overrides(["experiment=cdfsod_dior_5shots"])
+    assert "Did you mean experiment=cdfsod_dior_5shot?" in capsys.readouterr().err
 
 
 def test_every_shot_option_means_its_number():
     for path in (CONF_DIR / "shots").glob("*.yaml"):
-        assert path.stem == f"{composed(f'shots={path.stem}').shots.count}shot"
+        count = composed(f"shots={path.stem}").shots.count
+        assert path.stem == ("all" if count is None else f"{count}shot")
+
+
+def test_all_shots_are_for_one_sampler_only():
+    assert composed("shots=all").shots.sampler == "fixed"
+    with pytest.raises(ConfigError, match=r"shots\.count=null is not possible: allowed is a number, unless"):
+        composed("shots=all", "shots.sampler=native")
 
 
 def test_seed_zero_is_a_seed():

@@ -3,7 +3,10 @@
 import contextlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +15,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tiny_data import HEIGHT, WIDTH, make_tiny, shape_mask
 
+from ntt.config import EvaluationConfig, ExperimentConfig, run_directory
+from ntt.console import compose_config
 from ntt.data.coco import read_coco
+from ntt.errors import ConfigError
+from ntt.reporting import metrics_table
 from ntt.results import flat_metrics, read_metrics, read_predictions, write_metrics, write_predictions
+from ntt.stage_keys import StageKeys
 from ntt.stages.evaluation import evaluate
 from ntt.types import Category, Detections, Metrics
 
@@ -134,3 +142,57 @@ def test_flat_names(tiny: Path):
     flat = flat_metrics(evaluate_tiny(tiny, PERFECT))
     assert flat["bbox/AP"] == pytest.approx(100)
     assert flat["segm/AP50/square"] == pytest.approx(100)
+
+
+def test_semantic_columns_of_the_table(tiny: Path):
+    truth = read_coco(tiny / "annotations" / "targets.json", tiny / "images")
+    metrics = evaluate(
+        detections=PERFECT, ground_truth=truth, categories=(DISC, SQUARE), semantic="correct", semantic_threshold=0.75
+    )
+    lines = metrics_table(metrics).splitlines()
+    assert lines[0].split()[-3:] == ["mask", "AR", "IoU"]
+    discs = metrics.per_class["semantic"]["disc"]["IoU"]
+    areas = [np.count_nonzero(shape_mask(3, x, y, size)) for x, y, size in ((10, 10, 40), (70, 30, 44), (15, 30, 36))]
+    assert discs == pytest.approx(100 * sum(areas[:2]) / sum(areas), abs=2)  # the third scores 0.7; outlines round
+    assert lines[2].split()[-1] == f"{discs:.1f}"
+    assert lines[5].split()[-1] == f"{metrics.overall['semantic']['mIoU']:.1f}"
+    assert flat_metrics(metrics)["semantic/IoU/disc"] == discs
+
+
+def test_run_directories_tell_paintings_apart_but_not_judges():
+    config = compose_config(["evaluation.judge=fast"])
+    assert config.evaluation == EvaluationConfig(judge="fast", semantic="none", semantic_threshold=0.5)
+
+    def directory(**settings: Any) -> Path:
+        return run_directory(replace(config, evaluation=EvaluationConfig(**settings)))
+
+    plain = directory()
+    assert directory(judge="fast") == plain
+    assert directory(semantic_threshold=0.7) == plain
+    painted = directory(semantic="correct")
+    assert painted != plain
+    assert directory(semantic="correct", judge="fast") == painted
+    assert directory(semantic="correct", semantic_threshold=0.7) != painted
+    assert directory(semantic="reference") not in (plain, painted)
+
+
+def test_a_changed_painting_is_measured_again_a_changed_judge_is_not():
+    def key(**settings: Any) -> str:
+        keys = StageKeys(
+            config=ExperimentConfig(evaluation=EvaluationConfig(**settings)),
+            inputs=SimpleNamespace(target_data=SimpleNamespace(digest="truth")),
+            **dict.fromkeys(("backbone", "segmenter", "matcher", "reference_masks", "digests_of", "draw")),
+        )
+        keys.__dict__["matching"] = "detections"
+        return keys["evaluation"]
+
+    assert key(judge="fast") == key() == key(semantic_threshold=0.7)
+    paintings = [key(), key(semantic="correct"), key(semantic="reference")]
+    assert len({*paintings, key(semantic="correct", semantic_threshold=0.7)}) == 4
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(ConfigError) as caught:
+        compose_config(["evaluation.judge=dice", "evaluation.semantic=yes", "evaluation.semantic_threshold=2"])
+    for part in ("one of pycocotools, fast", "one of none, correct, reference", "evaluation.semantic_threshold=2"):
+        assert part in str(caught.value)

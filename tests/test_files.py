@@ -99,12 +99,16 @@ def test_a_run_directory_that_cannot_be_made(tmp_path: Path):
 
 def test_tensors_come_back(tmp_path: Path):
     categories = (Category(1, "cat"), Category(4, "ü"))
-    memory = MemoryBank(categories, (torch.rand(2, 3), torch.rand(1, 3)), "digest")
+    backgrounds = (torch.rand(1, 3), torch.rand(0, 3))
+    memory = MemoryBank(categories, (torch.rand(2, 3), torch.rand(1, 3)), "digest", backgrounds)
     results.write_memory(tmp_path / "memory.safetensors", memory)
     back = results.read_memory(tmp_path / "memory.safetensors")
     assert back.categories == categories
     assert back.digest == "digest"
     assert all(torch.equal(a, b) for a, b in zip(memory.features, back.features, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(backgrounds, back.backgrounds, strict=True))
+    results.write_memory(tmp_path / "plain.safetensors", MemoryBank(categories, memory.features, "digest"))
+    assert results.read_memory(tmp_path / "plain.safetensors").backgrounds == ()
     prototypes = Prototypes(categories, torch.rand(2, 3), torch.arange(2), "other")
     results.write_prototypes(tmp_path / "prototypes.safetensors", prototypes)
     read = results.read_prototypes(tmp_path / "prototypes.safetensors")

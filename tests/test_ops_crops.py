@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ntt.ops.crops import crop_corners, crop_reference, instance_feature
+from ntt.ops.crops import background_feature, crop_corners, crop_reference, instance_feature
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,21 @@ def test_instance_feature_is_the_weighted_mean():
 def test_instance_feature_refuses_zero_weights():
     with pytest.raises(ValueError, match="weights of an instance are all zero: take them from crop_reference"):
         instance_feature(torch.ones(2, 2, 2), torch.zeros(2, 2))
+
+
+def test_background_is_the_mean_of_what_the_weights_leave():
+    feature_map = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 0.0], [0.0, 8.0]]])
+    weights = torch.tensor([[0.5, 1.0], [0.0, 1.0]])
+    found = background_feature(feature_map, weights)
+    assert found is not None
+    torch.testing.assert_close(found, torch.tensor([3.5 / 1.5, 0.0]))
+
+
+@pytest.mark.parametrize(("left_over", "known"), [(0.0, False), (0.96875, False), (1.0, True)])
+def test_background_needs_one_cell(left_over: float, known: bool):
+    weights = torch.ones(2, 2)
+    weights[0, 1] -= left_over
+    assert (background_feature(torch.ones(3, 2, 2), weights) is not None) == known
 
 
 def read_crop(data_dir: Path, annotation: dict, file_name: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntt.ops import merging
+from ntt.ops import overlaps
 from ntt.ops.masks import encode_masks
 from ntt.ops.merging import decay, hard_survivors, soft_penalties
 
@@ -79,7 +79,7 @@ def test_a_dropped_mask_drops_nothing():
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch):
     many = [RLES[index % 4] for index in (0, 3, 1, 2, 3, 1, 0)]
     whole = soft_penalties(many, labels(*[0] * 7), None, **SIZE)
-    monkeypatch.setattr(merging, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(overlaps, "BLOCK_ROWS", 2)
     assert np.array_equal(soft_penalties(many, labels(*[0] * 7), None, **SIZE), whole)
 
 

@@ -1,5 +1,6 @@
 """The stage that draws references, and the file it writes."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_rle_counts_as_bytes_and_text_are_one(tmp_path: Path) -> None:
 def test_references_go_through_json_and_back(tmp_path: Path) -> None:
     dataset = small(tmp_path)
     references = drawn(dataset)
-    text = json.dumps(references_to_json(references))
+    text = json.dumps(references_to_json(references, dataset))
     assert references_from_json(json.loads(text), dataset) == references
 
 
@@ -135,16 +136,19 @@ def test_repeated_references_go_through_json_and_back(tmp_path: Path) -> None:
     dataset = many(tmp_path, [(1, 0, GOOD)], num_images=1)
     references = drawn(dataset, categories=(A,), sampler="reference", strict=False, shots=3)
     assert [i.id for i in references.instances[0]] == [1, 1, 1]
-    assert references_from_json(references_to_json(references), dataset) == references
+    assert references_from_json(references_to_json(references, dataset), dataset) == references
 
 
 def test_the_json_names_everything(tmp_path: Path) -> None:
-    references = drawn(small(tmp_path), sampler="fixed", shots=4, seed=3)
-    assert references_to_json(references) == {
+    dataset = small(tmp_path)
+    references = drawn(dataset, sampler="fixed", shots=4, seed=3)
+    assert references_to_json(references, dataset) == {
         "digest": references.digest,
         "sampler": "fixed",
         "shots": 4,
         "seed": 3,
+        "file": "annotations.json",
+        "file_sha256": hashlib.sha256(dataset.annotation_file.read_bytes()).hexdigest(),
         "names": {"1": "a", "2": "b"},
         "references": {
             "1": [{"image_id": n, "annotation_id": 2 * n + 2} for n in range(4)],
@@ -153,9 +157,19 @@ def test_the_json_names_everything(tmp_path: Path) -> None:
     }
 
 
+def test_every_instance_of_a_file_without_a_number_of_shots(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = many(tmp_path, [(1, 0, GOOD), (1, 1, GOOD), (2, 0, GOOD)], num_images=2)
+    references = drawn(dataset, categories=(A, B), sampler="fixed", shots=None)
+    assert [[i.id for i in group] for group in references.instances] == [[1, 2], [3]]
+    assert references.shots == 2
+    assert caplog.text == ""
+    with pytest.raises(ConfigError, match=r"shots\.count=None is not possible"):
+        drawn(dataset, categories=(A, B), sampler="native", shots=None)
+
+
 def test_a_list_for_changed_annotations_is_refused(tmp_path: Path) -> None:
     dataset = small(tmp_path)
-    document_of_before = references_to_json(drawn(dataset))
+    document_of_before = references_to_json(drawn(dataset), dataset)
     content = json.loads(dataset.annotation_file.read_text())
     for entry in content["annotations"]:
         entry["bbox"] = [50, 50, 60, 59]
@@ -179,7 +193,7 @@ def test_a_list_for_changed_annotations_is_refused(tmp_path: Path) -> None:
 )
 def test_lists_that_do_not_fit_are_refused(tmp_path: Path, change: Any, text: str) -> None:
     dataset = small(tmp_path)
-    written = json.loads(json.dumps(references_to_json(drawn(dataset))))
+    written = json.loads(json.dumps(references_to_json(drawn(dataset), dataset)))
     change(written)
     with pytest.raises(DataError, match=r"does not fit .*annotations\.json") as caught:
         references_from_json(written, dataset)
@@ -190,4 +204,4 @@ def test_a_real_file(shared_dir: Path) -> None:
     root = shared_dir / "data" / "coco_dev"
     dataset = read_coco(root / "annotations" / "targets.json", root / "images")
     references = drawn(dataset, categories=dataset.categories[:3], shots=3, strict=False)
-    assert references_from_json(json.loads(json.dumps(references_to_json(references))), dataset) == references
+    assert references_from_json(json.loads(json.dumps(references_to_json(references, dataset))), dataset) == references

@@ -27,12 +27,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("data") / "tiny")
 
 
-@pytest.fixture(scope="session")
-def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One store for all tests that do not look into it, so that candidates are computed once."""
-    return tmp_path_factory.mktemp("store")
-
-
 def settings(root: Path, output: Path, store: Path, *more: str) -> list[str]:
     return [
         "dataset=coco_json",

@@ -99,7 +99,7 @@ def test_the_lists_are_the_published_ones(shared_dir: Path) -> None:
     published = json.loads((shared_dir / "splits.json").read_text())
     lists = {name: classes for name, classes in published.items() if isinstance(classes, list)}
     lists |= {f"cdfsod_{name.lower().replace('-', '_')}": classes for name, classes in published["cdfsod"].items()}
-    assert split_names() == ("all", *lists)
+    assert split_names() == ("all", *lists, "lvis_rare", "lvis_common", "lvis_frequent")
     for name, classes in lists.items():
         available = [Category(n, class_name) for n, class_name in enumerate(classes)]
         assert [category.name for category in resolve_split(name, None, available)] == classes

@@ -10,7 +10,7 @@ import pytest
 
 from ntt.errors import StorageError
 from ntt.store import Store, content_key
-from ntt.types import Candidates
+from ntt.types import Candidates, ReferenceFeature
 
 KEY = content_key({"image": "abc"})
 
@@ -49,8 +49,14 @@ def test_candidates_come_back_bit_for_bit(tmp_path: Path, dtype: str, count: int
 
 def test_features_come_back(tmp_path: Path):
     store = Store(tmp_path)
-    store.write_feature(KEY, np.arange(4, dtype=np.float32))
-    np.testing.assert_array_equal(store.read_feature(KEY), np.arange(4, dtype=np.float32))
+    instance = np.arange(4, dtype=np.float32)
+    for background in (None, instance + 1):
+        store.write_reference(KEY, ReferenceFeature(instance, background))
+        found = store.read_reference(KEY)
+        assert found is not None
+        np.testing.assert_array_equal(found.instance, instance)
+        np.testing.assert_array_equal(found.background, background)
+    assert store.read_reference("1" * len(KEY)) is None
 
 
 def test_absent_entry_is_none(tmp_path: Path):
@@ -117,7 +123,7 @@ def test_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("os.fsync", no_space)
     with pytest.raises(StorageError, match=r"the disk is full\. Make space and start the same command again"):
-        Store(tmp_path).write_feature(KEY, np.zeros(3, dtype=np.float32))
+        Store(tmp_path).write_reference(KEY, ReferenceFeature(np.zeros(3, dtype=np.float32), None))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ntt.boxes_to_masks import BoxMasks, Conversion, choose_box_segmenter, convert
-from ntt.commands.output import echo
+from ntt.commands.output import check_output, echo
 from ntt.config import ExperimentConfig
 from ntt.console import check_overrides, compose_config
 from ntt.data.coco import CocoDataset, read_coco
@@ -19,7 +19,6 @@ from ntt.data.images import check_images, read_image
 from ntt.data.masks import instance_rle
 from ntt.drawing import class_colours, draw_instances
 from ntt.environment import apply_runtime
-from ntt.errors import ConfigError
 from ntt.segmenters.base import BoxSegmenter
 from ntt.stages.visualisation import picture_stem, save_picture
 from ntt.store import Store
@@ -52,7 +51,7 @@ def add_boxes_to_masks_command(actions: "Subparsers") -> None:
 
 def _run(args: argparse.Namespace) -> int:
     annotations, output = args.annotations.expanduser(), args.output.expanduser()
-    _check_output(annotations, output)
+    check_output(output, sources=[annotations])
     chosen = [] if args.segmenter is None else [f"segmenter={args.segmenter}"]
     overrides = [*chosen, *args.overrides]
     check_overrides(overrides)
@@ -73,17 +72,6 @@ def _run(args: argparse.Namespace) -> int:
     shutil.rmtree(parts, ignore_errors=True)
     _tell(result, segmenter.name, output)
     return 0
-
-
-def _check_output(annotations: Path, output: Path) -> None:
-    if output.exists() and annotations.exists() and output.samefile(annotations):
-        raise ConfigError(
-            f"--output={output} is the annotation file itself, which is never changed. Name another file."
-        )
-    if output.exists():
-        raise ConfigError(
-            f"--output={output} exists already and would be overwritten. Name another file, or delete it first."
-        )
 
 
 def _build(config: ExperimentConfig) -> BoxSegmenter:

@@ -2,10 +2,10 @@
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ntt.commands.bar import Bar
 from ntt.errors import ConfigError
 from ntt.weights import (
     DEFAULT_ROOT,
@@ -20,8 +20,6 @@ from ntt.weights import (
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-_REDRAW_S = 0.2
 
 
 def add_weights_commands(subparsers: "Subparsers") -> None:
@@ -90,7 +88,7 @@ def _get(names: list[str], root: Path, *, mirror: str | None, offline: bool) -> 
     for name in names:
         checkpoint(name)  # a typing error is told before the first download
     for name in names:
-        bar = _Bar(name)
+        bar = Bar(name)
         try:
             path = fetch(name, root, mirror=mirror, offline=offline, progress=bar.show)
         finally:
@@ -111,27 +109,3 @@ def _verify(names: list[str], root: Path) -> int:
         if state.state == "damaged":
             _echo(f"  its sha256 is {state.sha256}, expected {checkpoint(state.name).sha256}")
     return int(any(state.state != "ok" for state in states))
-
-
-class _Bar:
-    """A line that is rewritten on a terminal, and nothing where the output goes to a file."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._drawn_at = 0.0
-        self._is_open = False
-
-    def show(self, done: int, total: int | None) -> None:
-        """Draw the state of a download, not more often than a person can read."""
-        now = time.monotonic()
-        if not sys.stdout.isatty() or (now - self._drawn_at < _REDRAW_S and done != total):
-            return
-        share = "" if not total else f" of {total / 1e6:.1f} MB ({100 * done // total} %)"
-        sys.stdout.write(f"\r{self._name}: {done / 1e6:.1f} MB{share}\x1b[K")
-        sys.stdout.flush()
-        self._drawn_at, self._is_open = now, True
-
-    def close(self) -> None:
-        """Leave the line."""
-        if self._is_open:
-            sys.stdout.write("\n")

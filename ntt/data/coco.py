@@ -15,6 +15,7 @@ from ntt.errors import DataError, raise_all
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
 _LOG = logging.getLogger(__name__)
+_FREQUENCIES = ("r", "c", "f")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class CocoDataset:
             stand before it in the file; the box is as written and may have no area. They are never sampled, but the
             published sampler counts them.
         boxes_as_written: instance id -> box before clipping, where clipping changed it; evaluation uses it.
+        frequencies: category id -> "r", "c" or "f" where the file's categories say so, as those of LVIS do.
     """
 
     categories: tuple[Category, ...]
@@ -44,6 +46,7 @@ class CocoDataset:
     digest: str
     dropped: tuple[tuple[int, Instance], ...] = ()
     boxes_as_written: Mapping[int, tuple[float, float, float, float]] = field(default_factory=dict)
+    frequencies: Mapping[int, str] = field(default_factory=dict)
 
     def instances_of_image(self, image_id: ImageId) -> tuple[Instance, ...]:
         """Return the instances in one image, in file order; empty for an image without any."""
@@ -115,7 +118,28 @@ def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: b
         digest=hashlib.sha256(content).hexdigest(),
         dropped=parsed.dropped,
         boxes_as_written=parsed.boxes_as_written,
+        frequencies={
+            one["id"]: one["frequency"] for one in sections["categories"] if one.get("frequency") in _FREQUENCIES
+        },
     )
+
+
+def read_document(annotation_file: Path) -> dict[str, Any]:
+    """Read an annotation file as it stands; its entries are not looked at.
+
+    Raises:
+        DataError: if it is missing or no JSON object.
+    """
+    return _parse_json(_read_bytes(annotation_file), annotation_file)
+
+
+def raw_annotations(dataset: CocoDataset) -> dict[int, dict[str, Any]]:
+    """Read the file of a data set again and return its annotations as they stand there, by the ids of the instances."""
+    slots: list[Instance] = list(dataset.instances)
+    for place, dropped in reversed(dataset.dropped):
+        slots.insert(place, dropped)
+    entries = read_document(dataset.annotation_file).get("annotations") or []
+    return {instance.id: entry for entry, instance in zip(entries, slots, strict=True)}
 
 
 def to_coco_json(

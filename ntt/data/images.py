@@ -15,7 +15,6 @@ left as stored if the annotation file gives the stored size and the upright size
 does not tell (square images, images stored upside down or mirrored), upright holds. TIFF files are always upright.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from ntt.digests import sha256_of
 from ntt.errors import DataError, raise_all
 from ntt.types import ImageRecord
 
@@ -105,19 +105,15 @@ def check_images(
 
 
 def image_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits.
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits; read once a process while it does not change.
 
     Raises:
         DataError: if the file cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        return sha256_of(path)
     except OSError as error:
         raise DataError(_missing(path, error)) from error
-    return digest.hexdigest()
 
 
 def _opened(path: Path) -> Image.Image:

@@ -124,13 +124,13 @@ def sample_reference(
     return tuple(_repeated(chosen[category.id], shots) for category in categories)
 
 
-def sample_fixed(dataset: CocoDataset, categories: Sequence[Category], *, shots: int, strict: bool) -> Sample:
+def sample_fixed(dataset: CocoDataset, categories: Sequence[Category], *, shots: int | None, strict: bool) -> Sample:
     """Take every usable annotation of the file, as k-shot files such as those of CD-FSOD and Pascal VOC mean it.
 
     Args:
         dataset: a k-shot file.
         categories: categories to take.
-        shots: the k the file is meant to have; only compared with what it holds.
+        shots: the k the file is meant to have; only compared with what it holds. None: nothing is compared.
         strict: refuse a category with fewer than `shots` instances.
 
     Raises:
@@ -138,6 +138,8 @@ def sample_fixed(dataset: CocoDataset, categories: Sequence[Category], *, shots:
     """
     pools = _usable_pools(dataset, categories)
     counts = [len(pool) for pool in pools]
+    if shots is None:
+        return tuple(pools)
     if strict:
         _require(categories, counts, shots, "usable annotations")
     other = [f"{c.name} {n}" for c, n in zip(categories, counts, strict=True) if n != shots]
@@ -285,9 +287,9 @@ def _warn_short(categories: Sequence[Category], valid: Sequence[int], usable: Se
     ]
     if short:
         _LOG.warning(
-            "%d shots asked for, fewer valid instances exist; small or border instances fill up, then what exists is "
-            "taken: %s",
-            shots,
+            "Some classes have fewer valid instances than the %s asked for; the run goes on, with small ones and ones "
+            "at the border in their place, else with what exists: %s",
+            f"{shots} shots" if shots != 1 else "1 shot",
             _listed(short),
         )
 

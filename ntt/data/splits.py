@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +12,9 @@ from ntt.types import Category
 ALL = "all"
 
 _LISTED_NAMES = 30
+_FREQUENCY_SPLITS = {"lvis_rare": "r", "lvis_common": "c", "lvis_frequent": "f"}
+"""Splits by how often a class occurs in LVIS; the annotation file itself says so, in its categories' `frequency`."""
+
 _OTHER_NAMES = {
     "aeroplane": "airplane",
     "diningtable": "dining table",
@@ -24,17 +27,38 @@ _OTHER_NAMES = {
 
 
 def split_names() -> tuple[str, ...]:
-    """Return the names `resolve_split` knows: `all` and the named lists."""
-    return (ALL, *_named_splits())
+    """Return the names `resolve_split` knows: `all`, the named lists, and the splits by frequency."""
+    return (ALL, *_named_splits(), *_FREQUENCY_SPLITS)
 
 
-def resolve_split(name: str, classes: Sequence[str] | None, available: Sequence[Category]) -> tuple[Category, ...]:
+def split_classes(name: str) -> tuple[str, ...]:
+    """Return the class names of a named list, in its order.
+
+    Raises:
+        ConfigError: if there is no list of this name.
+    """
+    splits = _named_splits()
+    if name not in splits:
+        raise ConfigError(
+            f"There is no class split named {name!r}.{_nearest(name, split_names())} Choose one of "
+            f"{', '.join(split_names())}, or list class names in split.classes."
+        )
+    return tuple(splits[name])
+
+
+def resolve_split(
+    name: str,
+    classes: Sequence[str] | None,
+    available: Sequence[Category],
+    frequencies: Mapping[int, str] | None = None,
+) -> tuple[Category, ...]:
     """Choose the categories of an experiment.
 
     Args:
         name: `all` or a name of `split_names()`.
         classes: class names that take the place of a named split; None to go by `name`.
         available: the categories of the data set.
+        frequencies: category id -> "r", "c" or "f", where the data set's file says so; for the splits of LVIS.
 
     Returns:
         The chosen categories, sorted by id.
@@ -49,7 +73,9 @@ def resolve_split(name: str, classes: Sequence[str] | None, available: Sequence[
         )
     if classes is None and name == ALL:
         return _sorted(available)
-    wanted = _split_classes(name) if classes is None else tuple(classes)
+    if classes is None and name in _FREQUENCY_SPLITS:
+        return _of_frequency(name, available, frequencies or {})
+    wanted = split_classes(name) if classes is None else tuple(classes)
     _check_list(wanted)
     by_name = {category.name: category for category in available}
     _check_available(wanted, by_name, origin="split.classes" if classes is not None else f"split {name}")
@@ -63,14 +89,15 @@ def _named_splits() -> dict[str, list[str]]:
     return splits
 
 
-def _split_classes(name: str) -> tuple[str, ...]:
-    splits = _named_splits()
-    if name not in splits:
+def _of_frequency(name: str, available: Sequence[Category], frequencies: Mapping[int, str]) -> tuple[Category, ...]:
+    letter = _FREQUENCY_SPLITS[name]
+    chosen = _sorted(category for category in available if frequencies.get(category.id) == letter)
+    if not chosen:
         raise ConfigError(
-            f"There is no class split named {name!r}.{_nearest(name, split_names())} Choose one of "
-            f"{', '.join(split_names())}, or list class names in split.classes."
+            f"split={name} takes the classes whose `frequency` is {letter!r} in the references file, and there is "
+            "none. Files of LVIS have r, c and f there; for another data set use split=all or split.classes."
         )
-    return tuple(splits[name])
+    return chosen
 
 
 def _check_list(wanted: Sequence[str]) -> None:

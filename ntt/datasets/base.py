@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+DATA_VARIABLE = "NTT_DATA"
+"""Environment variable that names the folder of the published data sets."""
+
 
 @dataclass(frozen=True)
 class DatasetFiles:
@@ -20,6 +23,10 @@ class DatasetConfig:
 
     name: str = "???"
     """Name of the data set; it appears in run directories and tables."""
+
+    sampler: str = "native"
+    """How references are drawn unless `shots.sampler` says otherwise: fixed where the references file of each number
+    of shots is part of the data set."""
 
     decode_images: bool = False
     """Decode every image completely before the run starts, not only its header and its end."""

@@ -1,5 +1,6 @@
 """Any folder in COCO format: images, a references file and a targets file."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,14 +43,23 @@ class CocoJsonConfig(DatasetConfig):
                 f"dataset.root={self.root} is not a folder. Give the folder that holds {self.targets} and "
                 f"{self.target_images}/, for example dataset.root=/data/my_set."
             )
-        files = DatasetFiles(
-            references_file=root / self.references,
-            reference_images=root / self.reference_images,
-            targets_file=root / self.targets,
-            target_images=root / self.target_images,
-        )
+        files = self.files_below(root)
         _check_places(files)
         return files
+
+    def files_below(self, root: Path) -> DatasetFiles:
+        """Resolve the four places against a folder, without looking whether they exist."""
+
+        def place(relative: str) -> Path:
+            # Normalised as text: `..` after a symbolic link would lead beside the link's target.
+            return Path(os.path.normpath(root / relative))
+
+        return DatasetFiles(
+            references_file=place(self.references),
+            reference_images=place(self.reference_images),
+            targets_file=place(self.targets),
+            target_images=place(self.target_images),
+        )
 
 
 def _check_places(files: DatasetFiles) -> None:

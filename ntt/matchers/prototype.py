@@ -28,13 +28,11 @@ class PrototypeMatcher(ScoringMatcher):
         Returns:
             float32 [C, D] and int64 [C].
         """
-        means_CD = torch.stack([features_KD.float().mean(dim=0) for features_KD in memory.features])
-        return l2_normalise(means_CD).cpu(), torch.arange(len(memory.features))
+        return class_means(memory), torch.arange(len(memory.features))
 
     def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:
         """Take max(0, cosine) with each class's closest prototype: float32 [N, C]."""
-        similarity_NP = cosine_similarity(candidates.features, prototypes.vectors_PD.numpy())
-        return best_per_class(similarity_NP, prototypes.labels_P.numpy(), num_classes=len(prototypes.categories))
+        return closest_prototype(candidates, prototypes)
 
 
 @dataclass
@@ -53,3 +51,15 @@ class PrototypeConfig(ScoringMatcherConfig):
             ConfigError: for settings it cannot run with.
         """
         return PrototypeMatcher(**self.settings_for(PrototypeMatcher))
+
+
+def class_means(memory: MemoryBank) -> torch.Tensor:
+    """Average each class's instance features, then normalise: float32 [C, D] on the CPU (METHOD 3)."""
+    means_CD = torch.stack([features_KD.float().mean(dim=0) for features_KD in memory.features])
+    return l2_normalise(means_CD).cpu()
+
+
+def closest_prototype(candidates: Candidates, prototypes: Prototypes) -> FloatArray:
+    """Take max(0, cosine) of each candidate with each class's closest prototype: float32 [N, C] (METHOD 5)."""
+    similarity_NP = cosine_similarity(candidates.features, prototypes.vectors_PD.numpy())
+    return best_per_class(similarity_NP, prototypes.labels_P.numpy(), num_classes=len(prototypes.categories))

@@ -53,13 +53,18 @@ def pairwise_iou(boxes_xyxy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
     """
     left, top, right, bottom = boxes_xyxy.T
     area = (right - left) * (bottom - top)
-    width = np.minimum(right[:, None], right) - np.maximum(left[:, None], left)
-    height = np.minimum(bottom[:, None], bottom) - np.maximum(top[:, None], top)
-    intersection = np.maximum(width, 0.0) * np.maximum(height, 0.0)
-    union: npt.NDArray[np.float64] = area[:, None] + area - intersection
-    iou: npt.NDArray[np.float64] = np.zeros_like(union)
-    np.divide(intersection, union, out=iou, where=union > 0)
-    return iou
+    intersection = _shared_length(left, right)
+    intersection *= _shared_length(top, bottom)
+    union: npt.NDArray[np.float64] = area[:, None] + area
+    union -= intersection
+    return np.divide(intersection, union, out=intersection, where=union > 0)
+
+
+def _shared_length(low_N: npt.NDArray[np.float64], high_N: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return how much of an axis each pair of intervals has in common; 0 where they do not meet."""
+    length = np.minimum(high_N[:, None], high_N)
+    length -= np.maximum(low_N[:, None], low_N)
+    return np.maximum(length, 0.0, out=length)
 
 
 def classwise_nms(
@@ -94,8 +99,9 @@ def classwise_nms(
 def _survivors(overlapping: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Walk down the ranking; a survivor suppresses everything behind it that overlaps it."""
     alive = np.ones(len(overlapping), dtype=np.bool_)
-    # Most boxes overlap nothing behind them; only the others need a step of the walk.
-    for index in np.flatnonzero(np.triu(overlapping, k=1).any(axis=1)).tolist():
+    # Many boxes overlap nothing but themselves; only the others need a step of the walk.
+    others_N = np.count_nonzero(overlapping, axis=1) > overlapping.diagonal()
+    for index in np.flatnonzero(others_N).tolist():
         if alive[index]:
             alive[index + 1 :] &= ~overlapping[index, index + 1 :]
     return alive

@@ -1,4 +1,4 @@
-"""Crops around reference instances, and the feature of an instance (METHOD 2).
+"""Crops around reference instances, and the features of an instance and of its surroundings (METHOD 2).
 
 Suffixes: H and W the image, S side of the encoder's input, g side of its feature grid, D channels.
 """
@@ -105,3 +105,22 @@ def instance_feature(feature_map_Dgg: torch.Tensor, weights_gg: torch.Tensor) ->
     if float(total) <= 0:
         raise ValueError("the weights of an instance are all zero: take them from crop_reference")
     return feature_map_Dgg.flatten(1) @ weights.flatten() / total
+
+
+def background_feature(feature_map_Dgg: torch.Tensor, weights_gg: torch.Tensor) -> torch.Tensor | None:
+    """Average a feature map over what an instance leaves uncovered: each cell counts with 1 - its weight.
+
+    The masked average of PANet (Wang et al., ICCV 2019, equation 2), with soft masks.
+
+    Args:
+        feature_map_Dgg: float32 [D, g, g].
+        weights_gg: float32 [g, g] in [0, 1], of the instance.
+
+    Returns:
+        float32 [D], not normalised; None where less than one cell is left, too little to tell anything.
+    """
+    outside = 1.0 - weights_gg.to(feature_map_Dgg.device)
+    total = outside.sum()
+    if float(total) < 1.0:
+        return None
+    return feature_map_Dgg.flatten(1) @ outside.flatten() / total

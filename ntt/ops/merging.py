@@ -9,16 +9,19 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ntt.ops.masks import overlap_fractions
+from ntt.ops.overlaps import overlaps_of, overlaps_with_earlier
 from ntt.ops.similarity import cosine_similarity
-from ntt.types import FloatArray, IntArray
-
-# Rows of the overlap table computed at once: the table is needed below its diagonal only.
-BLOCK_ROWS = 32
+from ntt.types import FloatArray, IntArray, Overlaps
 
 
 def soft_penalties(
-    rles: Sequence[bytes], labels: IntArray, features_ND: FloatArray | None, *, height: int, width: int
+    rles: Sequence[bytes],
+    labels: IntArray,
+    features_ND: FloatArray | None,
+    *,
+    height: int,
+    width: int,
+    known: Overlaps | None = None,
 ) -> FloatArray:
     """Compute how much of each mask is already explained by an earlier mask of its class.
 
@@ -29,6 +32,7 @@ def soft_penalties(
             leaves that factor out.
         height: H, pixels.
         width: W, pixels.
+        known: overlaps of these masks, if they have been computed before.
 
     Returns:
         float32 [N] in [0, 1]: max over earlier masks of |mask & earlier| / |mask| [* cosine]; 0 for the first of a
@@ -37,7 +41,7 @@ def soft_penalties(
     penalties = np.zeros(len(rles), dtype=np.float32)
     for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)
-        overlaps = _overlaps_with_earlier([rles[index] for index in members.tolist()], height, width)
+        overlaps = _of_class(rles, members, height, width, known)
         if features_ND is not None:
             overlaps *= cosine_similarity(features_ND[members], features_ND[members])
         penalties[members] = overlaps.max(axis=1)
@@ -51,7 +55,13 @@ def decay(scores: FloatArray, penalties: FloatArray) -> FloatArray:
 
 
 def hard_survivors(
-    rles: Sequence[bytes], labels: IntArray, *, threshold: float, height: int, width: int
+    rles: Sequence[bytes],
+    labels: IntArray,
+    *,
+    threshold: float,
+    height: int,
+    width: int,
+    known: Overlaps | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Drop a mask when an earlier surviving mask of its class covers too much of it.
 
@@ -61,6 +71,7 @@ def hard_survivors(
         threshold: drop when |mask & earlier| / |mask| is above, strictly.
         height: H, pixels.
         width: W, pixels.
+        known: overlaps of these masks, if they have been computed before.
 
     Returns:
         bool [N], which masks stay.
@@ -68,17 +79,15 @@ def hard_survivors(
     alive = np.ones(len(rles), dtype=np.bool_)
     for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)
-        covered = _overlaps_with_earlier([rles[index] for index in members.tolist()], height, width) > threshold
+        covered = _of_class(rles, members, height, width, known) > threshold
         for row in np.flatnonzero(covered.any(axis=1)).tolist():
             alive[members[row]] = not bool((covered[row] & alive[members]).any())
     return alive
 
 
-def _overlaps_with_earlier(rles: Sequence[bytes], height: int, width: int) -> npt.NDArray[np.float64]:
-    """Return float64 [N, N], the part of mask i that mask j < i covers; 0 on and above the diagonal."""
-    count = len(rles)
-    overlaps = np.zeros((count, count), dtype=np.float64)
-    for start in range(0, count, BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, count)
-        overlaps[start:stop, :stop] = overlap_fractions(rles[start:stop], rles[:stop], height, width)
-    return np.tril(overlaps, k=-1)
+def _of_class(
+    rles: Sequence[bytes], members: IntArray, height: int, width: int, known: Overlaps | None
+) -> npt.NDArray[np.float64]:
+    """Return the overlaps of one class's masks with earlier ones of the class."""
+    chosen = [rles[index] for index in members.tolist()]
+    return overlaps_with_earlier(chosen, height, width, None if known is None else overlaps_of(known, members))

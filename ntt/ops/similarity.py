@@ -36,3 +36,57 @@ def best_per_class(similarity_NP: FloatArray, labels_P: IntArray, *, num_classes
     for label in np.unique(labels_P[labels_P >= 0]).tolist():
         scores_NC[:, label] = similarity_NP[:, labels_P == label].max(axis=1)
     return scores_NC
+
+
+def mean_of_best(similarity_NP: FloatArray, labels_P: IntArray, *, num_classes: int, count: int) -> FloatArray:
+    """Average each class's highest similarities over its prototypes.
+
+    Args:
+        similarity_NP: float32 [N, P], not negative.
+        labels_P: int64 [P], class index of each prototype; negative ones are left out.
+        num_classes: C.
+        count: k, how many are averaged, 1 or more; all of a class that has fewer.
+
+    Returns:
+        float32 [N, C]; 0 for a class without prototypes.
+    """
+    scores_NC = np.zeros((len(similarity_NP), num_classes), dtype=np.float32)
+    for label in np.unique(labels_P[labels_P >= 0]).tolist():
+        of_class = similarity_NP[:, labels_P == label]
+        best = of_class if of_class.shape[1] <= count else np.partition(of_class, -count, axis=1)[:, -count:]
+        scores_NC[:, label] = best.mean(axis=1)
+    return scores_NC
+
+
+def best_of_others(scores_NC: FloatArray) -> FloatArray:
+    """Take for each class the highest score among all other classes.
+
+    Args:
+        scores_NC: float32 [N, C], not negative.
+
+    Returns:
+        float32 [N, C]; 0 where there is no other class.
+    """
+    if scores_NC.shape[1] < 2:
+        return np.zeros_like(scores_NC)
+    winners_N = scores_NC.argmax(axis=1)
+    second_N, first_N = np.partition(scores_NC, -2, axis=1)[:, -2:].T
+    others_NC: FloatArray = np.repeat(first_N[:, None], scores_NC.shape[1], axis=1)
+    others_NC[np.arange(len(scores_NC)), winners_N] = second_N
+    return others_NC
+
+
+def damp(scores_NC: FloatArray, against_NC: FloatArray, *, sigma: float) -> FloatArray:
+    """Lower scores for which the evidence against is stronger: score * exp(-max(0, against - score) / sigma).
+
+    Args:
+        scores_NC: float32 [N, C] in [0, 1].
+        against_NC: float32 of the same shape, or [N, 1], in [0, 1].
+        sigma: softness, above 0: a lead of the other side by sigma leaves 37 % of the score.
+
+    Returns:
+        float32 [N, C] in [0, 1]; where the evidence against is weaker or equal, the score as it was.
+    """
+    lead_NC = (against_NC - scores_NC).clip(min=0.0)
+    damped: FloatArray = (scores_NC * np.exp(-lead_NC / sigma)).astype(np.float32)
+    return damped

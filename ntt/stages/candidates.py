@@ -9,6 +9,7 @@ import torch
 from ntt.backbones.base import Backbone
 from ntt.data.images import image_digest, read_image
 from ntt.dist import World, gather, share
+from ntt.errors import DataError
 from ntt.ops.candidates import FeatureDtype, describe
 from ntt.ops.canvas import canvas_of, encoder_input
 from ntt.progress import track
@@ -54,11 +55,20 @@ class CandidateSource:
         """Return the image's candidates, computing and storing them where the store has none."""
         key = self.key(record)
         known = self.store.read_candidates(key)
-        if known is not None:
-            return known
-        candidates = self._compute(record)
-        self.store.write_candidates(key, candidates, feature_dtype=self.feature_dtype)
-        return candidates
+        return self._fill(key, record) if known is None else known
+
+    def count(self, record: ImageRecord) -> int:
+        """Return how many candidates the image has, computing and storing them where the store has none."""
+        key = self.key(record)
+        known = self.store.count_candidates(key)
+        return len(self._fill(key, record).rles) if known is None else known
+
+    def is_stored(self, record: ImageRecord) -> bool:
+        """Say whether the store has an entry for the image, so that it has been read and decoded before."""
+        try:
+            return self.store.holds("candidates", self.key(record))
+        except DataError:
+            return False
 
     def look(self, record: ImageRecord) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what the models see of an image: the segmenter's canvas, and the backbone's feature map of it.
@@ -68,6 +78,11 @@ class CandidateSource:
         """
         canvas_3hw = canvas_of(read_image(record), self.segmenter.canvas_hw(record.height, record.width))
         return canvas_3hw, self.backbone.encode(encoder_input(canvas_3hw, self.backbone.input_size))[0].float()
+
+    def _fill(self, key: str, record: ImageRecord) -> Candidates:
+        candidates = self._compute(record)
+        self.store.write_candidates(key, candidates, feature_dtype=self.feature_dtype)
+        return candidates
 
     def _compute(self, record: ImageRecord) -> Candidates:
         canvas_3hw, feature_map_Dhw = self.look(record)
@@ -93,7 +108,7 @@ def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, m
     """
     mine = share(images, me)
     counts = [
-        (position, len(source.get(record).rles))
+        (position, source.count(record))
         for position, record in track(mine, "candidates", unit="image", visible=me.is_main)
     ]
     return tuple(gather(counts, len(images), me))

@@ -1,102 +1,108 @@
-"""Stage `evaluation`: COCO metrics by pycocotools."""
+"""Stage `evaluation`: COCO metrics, semantic mIoU, and false positives where nothing is."""
 
-import contextlib
-import copy
-import io
+import logging
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-
-from ntt.data.coco import CocoDataset, to_coco_json
-from ntt.results import detections_to_coco
-from ntt.types import Category, Detections, Json, Metrics
+from ntt.data.coco import CocoDataset
+from ntt.evaluation.coco_judge import judged_by_pycocotools
+from ntt.evaluation.curves import averages
+from ntt.evaluation.fast_judge import curves_of
+from ntt.evaluation.matching import match
+from ntt.evaluation.options import Judge, Painting
+from ntt.evaluation.rejection import rejection
+from ntt.evaluation.semantic import semantic_scores
+from ntt.evaluation.table import DetectionTable, tabulate
+from ntt.evaluation.truth import TruthIndex, index_truth
+from ntt.types import Category, Detections, Metrics
 
 KINDS = ("bbox", "segm")
-# name -> (precision or recall, IoU threshold or None for the mean over all, area range, detections an image)
-_SUMMARY: dict[str, tuple[str, float | None, str, int]] = {
-    "AP": ("precision", None, "all", 100),
-    "AP50": ("precision", 0.5, "all", 100),
-    "AP75": ("precision", 0.75, "all", 100),
-    "APs": ("precision", None, "small", 100),
-    "APm": ("precision", None, "medium", 100),
-    "APl": ("precision", None, "large", 100),
-    "AR1": ("recall", None, "all", 1),
-    "AR10": ("recall", None, "all", 10),
-    "AR100": ("recall", None, "all", 100),
-}
-_MAX_DETECTIONS = (1, 10, 100)
+VERSION = 2
+"""Raised when the same detections give other metrics than before."""
+
+_LOG = logging.getLogger(__name__)
+_Overall = dict[str, dict[str, float]]
+_PerClass = dict[str, dict[str, dict[str, float]]]
 
 
-def evaluate(*, detections: Sequence[Detections], ground_truth: CocoDataset, categories: Sequence[Category]) -> Metrics:
-    """Compute box and mask AP and AR (METHOD 7).
+def evaluate(
+    *,
+    detections: Sequence[Detections],
+    ground_truth: CocoDataset,
+    categories: Sequence[Category],
+    judge: Judge = "pycocotools",
+    semantic: Painting = "none",
+    semantic_threshold: float = 0.5,
+) -> Metrics:
+    """Compute everything that is measured of a run's detections (METHOD 7; docs/evaluation.md).
 
-    Masks are evaluated only where the ground truth has them.
+    Masks are evaluated only where every object of the ground truth has one, whatever its class.
 
     Args:
         detections: one entry an image.
         ground_truth: the targets file; every one of its images counts.
         categories: the classes that were searched, in class-index order.
+        judge: who computes AP and AR: pycocotools, or our own code, which is faster and equal to the last digit.
+        semantic: how detections are painted for mIoU; "none" leaves it out.
+        semantic_threshold: detections below this score are not painted, in [0, 1].
 
     Returns:
-        Percentages. A metric without any ground truth to compute it from is absent.
+        AP and AR of boxes and masks in percent, for all classes and each; likewise IoU if asked for; false positives
+        per image without any of the classes, if there are such images. What cannot be computed is absent.
     """
-    truth = to_coco_json(ground_truth, categories)
-    predictions = detections_to_coco(detections, categories)
-    kinds = KINDS if ground_truth.has_masks else KINDS[:1]
-    overall: dict[str, dict[str, float]] = {}
-    per_class: dict[str, dict[str, dict[str, float]]] = {}
-    for kind in kinds if truth["annotations"] else ():
-        result = _run_cocoeval(truth, predictions, kind)
-        overall[kind] = _summarise(result, slice(None))
-        per_class[kind] = {
-            category.name: _summarise(result, slice(place, place + 1)) for place, category in enumerate(categories)
-        }
+    truth = index_truth(ground_truth, categories)
+    table = tabulate(detections, categories, truth)
+    overall: _Overall = {}
+    per_class: _PerClass = {}
+    if truth.objects:
+        _add_coco(overall, per_class, table, truth, judge)
+        _add_semantic(overall, per_class, table, truth, semantic, semantic_threshold)
+    objects = [instance for instance in ground_truth.instances if not instance.iscrowd]
     return Metrics(
         overall=overall,
         per_class=per_class,
         num_images=len(detections),
-        num_detections=len(predictions),
+        num_detections=len(table.rles),
+        num_objects=len(objects),
+        num_masks=sum(instance.segmentation is not None for instance in objects),
     )
 
 
-def _run_cocoeval(truth: Json, predictions: list[Json], kind: str) -> COCOeval:
-    """Run pycocotools on copies (it writes into what it is given) and keep its prints off the screen."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = copy.deepcopy(truth)
-        coco.createIndex()
-        judge = COCOeval(coco, _load_predictions(coco, predictions, kind), kind)
-        judge.params.catIds = [category["id"] for category in truth["categories"]]
-        judge.params.maxDets = list(_MAX_DETECTIONS)
-        judge.evaluate()
-        judge.accumulate()
-    return judge
+def _add_coco(overall: _Overall, per_class: _PerClass, table: DetectionTable, truth: TruthIndex, judge: Judge) -> None:
+    box_matches = match(table, truth, "bbox")
+    for kind in KINDS if truth.has_masks else KINDS[:1]:
+        if judge == "pycocotools":
+            curves = judged_by_pycocotools(table, truth, kind)
+        else:
+            curves = curves_of(box_matches if kind == "bbox" else match(table, truth, kind), table, truth)
+        overall[kind] = averages(curves)
+        per_class[kind] = {
+            category.name: averages(curves, slice(place, place + 1)) for place, category in enumerate(truth.categories)
+        }
+    found = rejection(table, truth, box_matches)
+    if found.overall:
+        overall["rejection"] = found.overall
+        per_class["rejection"] = {
+            category.name: found.per_class.get(place, {}) for place, category in enumerate(truth.categories)
+        }
 
 
-def _load_predictions(coco: COCO, predictions: list[Json], kind: str) -> COCO:
-    unused = "bbox" if kind == "segm" else "segmentation"
-    if predictions:
-        return coco.loadRes([{key: value for key, value in row.items() if key != unused} for row in predictions])
-    empty = COCO()
-    empty.dataset = {"images": coco.dataset["images"], "categories": coco.dataset["categories"], "annotations": []}
-    empty.createIndex()
-    return empty
-
-
-def _summarise(judge: COCOeval, classes: slice) -> dict[str, float]:
-    """Average over thresholds, recall steps and a range of classes, as COCOeval.summarize does."""
-    params: Any = judge.params
-    found: dict[str, float] = {}
-    for name, (quantity, threshold, area, limit) in _SUMMARY.items():
-        steps = slice(None) if threshold is None else np.isclose(params.iouThrs, threshold)
-        values: npt.NDArray[np.float64] = judge.eval[quantity][steps][
-            ..., classes, params.areaRngLbl.index(area), params.maxDets.index(limit)
-        ]
-        known = values[values > -1]
-        if known.size:
-            found[name] = 100.0 * float(np.mean(known))
-    return found
+def _add_semantic(
+    overall: _Overall,
+    per_class: _PerClass,
+    table: DetectionTable,
+    truth: TruthIndex,
+    painting: Painting,
+    threshold: float,
+) -> None:
+    if painting == "none":
+        return
+    if not truth.has_masks:
+        _LOG.warning("No mIoU: not every object of the ground truth has a mask.")
+        return
+    found = semantic_scores(table, truth, painting, score_threshold=threshold)
+    if found.mean_iou is not None:
+        overall["semantic"] = {"mIoU": found.mean_iou}
+        per_class["semantic"] = {
+            category.name: {"IoU": found.iou[place]} if place in found.iou else {}
+            for place, category in enumerate(truth.categories)
+        }

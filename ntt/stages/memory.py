@@ -1,24 +1,27 @@
-"""Stage `memory`: one feature vector per reference instance."""
+"""Stage `memory`: one feature vector per reference instance, and one of its surroundings."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ntt.backbones.base import Backbone
 from ntt.boxes_to_masks import ReferenceMasks
 from ntt.data.images import image_digest, read_image
 from ntt.dist import World, gather, share
-from ntt.ops.crops import crop_reference, instance_feature
+from ntt.errors import DataError
+from ntt.ops.crops import background_feature, crop_reference, instance_feature
 from ntt.progress import track
 from ntt.store import Store, content_key
-from ntt.types import ImageRecord, Instance, MemoryBank, ReferenceSet
+from ntt.types import FloatArray, ImageRecord, Instance, MemoryBank, ReferenceFeature, ReferenceSet
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 1
+
+VERSION = 2
+"""Counts changes of what the stage computes; part of the keys of the store and of the stage."""
 
 
 def fill_memory(
@@ -32,7 +35,8 @@ def fill_memory(
 ) -> MemoryBank:
     """Describe every reference instance by the mean backbone feature inside its mask (METHOD 2; paper, section 3.2).
 
-    Vectors are kept in the store, one an instance, so that other seeds and shots find them.
+    The mean feature of the crop outside the mask is kept beside it, for matchers that want to know what an object is
+    not. Vectors are kept in the store, one entry an instance, so that other seeds and shots find them.
 
     Args:
         references: the sampled instances.
@@ -51,18 +55,23 @@ def fill_memory(
         (position, encoder.encode(instance, references.images[instance.image_id]))
         for position, instance in track(mine, "memory", unit="reference", visible=me.is_main)
     ]
-    ordered = gather(vectors, len(flat), me)
-    features: list[torch.Tensor] = []
-    for group in references.instances:
-        features.append(torch.from_numpy(np.stack(ordered[: len(group)])))
-        ordered = ordered[len(group) :]
+    ordered = iter(gather(vectors, len(flat), me))
+    groups = [list(islice(ordered, len(group))) for group in references.instances]
     digest = content_key({"references": references.digest, "encoder": {**encoder.facts, **masks.facts(flat)}})
-    return MemoryBank(categories=references.categories, features=tuple(features), digest=digest)
+    return MemoryBank(
+        categories=references.categories,
+        features=tuple(_stacked([found.instance for found in group]) for group in groups),
+        digest=digest,
+        backgrounds=tuple(
+            _stacked([found.background for found in group if found.background is not None], like=group[0].instance)
+            for group in groups
+        ),
+    )
 
 
 @dataclass(frozen=True)
 class ReferenceEncoder:
-    """Turns one reference instance into its vector, or finds it in the store."""
+    """Turns one reference instance into its vectors, or finds them in the store."""
 
     backbone: Backbone
     masks: ReferenceMasks
@@ -73,23 +82,38 @@ class ReferenceEncoder:
     def facts(self) -> dict[str, object]:
         """What decides the vectors beside the instance itself."""
         return {
-            "version": _VERSION,
+            "version": VERSION,
             "backbone": dict(self.backbone.fingerprint),
             "context_ratio": self.context_ratio,
         }
 
-    def encode(self, instance: Instance, record: ImageRecord) -> npt.NDArray[np.float32]:
-        """Return float32 [D], not normalised."""
+    def key(self, instance: Instance, record: ImageRecord) -> str:
+        """Return the digest of everything that decides this instance's vectors."""
         shape = {"bbox": instance.bbox_xywh, "segmentation": instance.segmentation}
         facts = {**self.facts, **self.masks.facts([instance])}
-        key = content_key({"image": image_digest(record.path), **shape, **facts})
-        known = self.store.read_feature(key)
+        return content_key({"image": image_digest(record.path), **shape, **facts})
+
+    def is_stored(self, instance: Instance, record: ImageRecord) -> bool:
+        """Say whether the store has an entry for the instance."""
+        try:
+            return self.store.holds("references", self.key(instance, record))
+        except DataError:
+            return False
+
+    def encode(self, instance: Instance, record: ImageRecord) -> ReferenceFeature:
+        """Return the feature of the instance and that of its surroundings."""
+        key = self.key(instance, record)
+        known = self.store.read_reference(key)
         if known is not None:
             return known
         _, weights_gg, feature_map_Dgg = self.look(instance, record)
-        feature: npt.NDArray[np.float32] = instance_feature(feature_map_Dgg, weights_gg).numpy()
-        self.store.write_feature(key, feature)
-        return feature
+        around = background_feature(feature_map_Dgg, weights_gg)
+        found = ReferenceFeature(
+            instance=instance_feature(feature_map_Dgg, weights_gg).numpy(),
+            background=None if around is None else around.numpy(),
+        )
+        self.store.write_reference(key, found)
+        return found
 
     def look(self, instance: Instance, record: ImageRecord) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return what the backbone is shown and what it makes of it, whatever the store holds.
@@ -107,6 +131,13 @@ class ReferenceEncoder:
             context_ratio=self.context_ratio,
         )
         return crop_3SS, weights_gg, self.backbone.encode(crop_3SS[None])[0].float().cpu()
+
+
+def _stacked(vectors: Sequence[FloatArray], *, like: FloatArray | None = None) -> torch.Tensor:
+    """Stack vectors to [B, D]; `like` gives D where there may be none."""
+    if len(vectors) == 0 and like is not None:
+        return torch.zeros((0, len(like)))
+    return torch.from_numpy(np.stack(vectors))
 
 
 def _tell_of_boxes(instances: Sequence[Instance], masks: ReferenceMasks) -> None:

@@ -17,7 +17,7 @@ def sample_references(
     *,
     dataset: CocoDataset,
     categories: tuple[Category, ...],
-    shots: int,
+    shots: int | None,
     seed: int,
     sampler: SamplerName,
     strict: bool,
@@ -29,7 +29,7 @@ def sample_references(
     Args:
         dataset: the references file.
         categories: the categories to draw for, in any order.
-        shots: instances per category, at least 1.
+        shots: instances per category, at least 1; None: all of them (`fixed` only).
         seed: decides the draw of the samplers `native` and `reference`; the others take what the file prescribes.
         sampler: native, reference, fixed or shot_index; see `ntt.data.sampling`.
         strict: refuse a category with too few valid instances instead of warning.
@@ -40,16 +40,18 @@ def sample_references(
         The references, by category id.
 
     Raises:
-        ConfigError: for `shots` below 1, an unknown sampler or no category.
+        ConfigError: for `shots` below 1, None with another sampler, an unknown sampler or no category.
         DataError: if a category has no usable instance or, if `strict`, too few.
     """
-    if shots < 1:
+    if sampler == "fixed" and shots is None:
+        sample = sample_fixed(dataset, _by_id(categories), shots=None, strict=strict)
+        count = max(map(len, sample), default=0)
+        return assemble_references(dataset, _by_id(categories), sample, shots=count, seed=seed, sampler=sampler)
+    if shots is None or shots < 1:
         raise ConfigError(
             f"shots.count={shots} is not possible: 1 or more is allowed. Choose shots=1shot, for example."
         )
-    if not categories:
-        raise ConfigError("No class is chosen, at least one is needed. Name some in split.classes, or use split=all.")
-    ordered = tuple(sorted(categories, key=lambda category: category.id))
+    ordered = _by_id(categories)
     if sampler == "native" or sampler == "reference":
         draw = sample_native if sampler == "native" else sample_reference
         sample = draw(
@@ -67,16 +69,31 @@ def sample_references(
         sample = sample_shot_index(dataset, ordered, shots=shots, strict=strict)
     else:
         raise ConfigError(f"shots.sampler={sampler} is not a sampler. Choose native, reference, fixed or shot_index.")
-    return _assemble(dataset, ordered, sample, shots=shots, seed=seed, sampler=sampler)
+    return assemble_references(dataset, ordered, sample, shots=shots, seed=seed, sampler=sampler)
 
 
-def references_to_json(refs: ReferenceSet) -> dict[str, Any]:
-    """Write down which instances were drawn, by their ids; `references_from_json` reads it."""
+def _by_id(categories: Sequence[Category]) -> tuple[Category, ...]:
+    if not categories:
+        raise ConfigError("No class is chosen, at least one is needed. Name some in split.classes, or use split=all.")
+    return tuple(sorted(categories, key=lambda category: category.id))
+
+
+def reference_facts(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any]:
+    """Return what tells how references were drawn, and from which file."""
     return {
         "digest": refs.digest,
         "sampler": refs.sampler,
         "shots": refs.shots,
         "seed": refs.seed,
+        "file": dataset.annotation_file.name,
+        "file_sha256": dataset.digest,
+    }
+
+
+def references_to_json(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any]:
+    """Write down which instances of a data set were drawn, by their ids; `references_from_json` reads it."""
+    return {
+        **reference_facts(refs, dataset),
         "names": {str(category.id): category.name for category in refs.categories},
         "references": {
             str(category.id): [{"image_id": i.image_id, "annotation_id": i.id} for i in instances]
@@ -104,7 +121,7 @@ def references_from_json(document: Mapping[str, Any], dataset: CocoDataset) -> R
             tuple(_look_up(dataset, number, entry) for entry in document["references"][str(number)])
             for number in numbers
         )
-        references = _assemble(
+        references = assemble_references(
             dataset,
             categories,
             sample,
@@ -134,9 +151,19 @@ def _look_up(dataset: CocoDataset, category_id: int, entry: Mapping[str, Any]) -
     return instance
 
 
-def _assemble(
+def assemble_references(
     dataset: CocoDataset, categories: tuple[Category, ...], sample: Sample, *, shots: int, seed: int, sampler: str
 ) -> ReferenceSet:
+    """Make a set of chosen instances.
+
+    Args:
+        dataset: the file they come from.
+        categories: sorted by id.
+        sample: the instances of each category.
+        shots: instances asked for per category.
+        seed: of the sampler.
+        sampler: its name.
+    """
     images = {i.image_id: dataset.images[i.image_id] for instances in sample for i in instances}
     return ReferenceSet(
         categories=categories,

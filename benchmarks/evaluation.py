@@ -1,0 +1,148 @@
+"""Seconds of one evaluation, judge beside judge, and whether they agree to the last digit.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.evaluation FOLDER [--predictions FILE] [--split NAME] [--repeats 5]
+
+FOLDER is a data set in COCO format. Without `--predictions` (a run's predictions.json for the same split), detections
+are made up: for every object one to three that nearly fit, then ellipses anywhere, up to `--detections` an image.
+
+Three ways are timed in turn, in one process: COCO's own loading and evaluation as its examples write it; the stage
+with evaluation.judge=pycocotools; the stage with evaluation.judge=fast. The first round of the stage prepares the
+ground truth, later ones find it prepared, as the points of a sweep do. Wall-clock and processor seconds are the
+smallest of all later rounds.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ntt.data.coco import CocoDataset, read_coco, to_coco_json
+from ntt.data.masks import instance_mask
+from ntt.data.splits import resolve_split
+from ntt.evaluation.truth import index_truth
+from ntt.ops.masks import encode_masks, rle_boxes_xywh
+from ntt.results import detections_to_coco, read_predictions
+from ntt.stages.evaluation import evaluate
+from ntt.types import Category, Detections, ImageRecord, Metrics
+
+
+def make_detections(truth: CocoDataset, image: ImageRecord, categories: tuple[Category, ...], count: int) -> Detections:
+    """Make up detections of one image: some that nearly fit its objects, the rest ellipses anywhere."""
+    random = np.random.default_rng(sum(map(ord, str(image.id))))
+    places = {category.id: place for place, category in enumerate(categories)}
+    labels: list[int] = []
+    masks: list[np.ndarray] = []
+    for one in truth.instances_of_image(image.id):
+        if one.category_id in places:
+            mask = instance_mask(one, image.height, image.width)
+            for _ in range(int(random.integers(1, 4))):
+                labels.append(places[one.category_id])
+                masks.append(np.roll(mask, random.integers(-6, 7, 2).tolist(), axis=(0, 1)))
+    rows, columns = np.mgrid[: image.height, : image.width]
+    while len(masks) < count:
+        middle = random.random(2) * (image.height, image.width)
+        radii = 4 + random.random(2) ** 2 * (image.height, image.width) / 2
+        masks.append(((rows - middle[0]) / radii[0]) ** 2 + ((columns - middle[1]) / radii[1]) ** 2 < 1)
+        labels.append(int(random.integers(len(categories))))
+    rles = encode_masks(torch.from_numpy(np.stack(masks[:count])))
+    scores = np.sort(random.random(count).astype(np.float32))[::-1]
+    boxes = rle_boxes_xywh(rles, image.height, image.width)
+    kept = np.array(labels[:count], dtype=np.int64)
+    return Detections(image.id, image.height, image.width, kept, scores, boxes, rles)
+
+
+def plain_pycocotools(
+    truth: CocoDataset, detections: list[Detections], categories: tuple[Category, ...]
+) -> dict[str, COCOeval]:
+    """Evaluate as pycocotools' examples do."""
+    judges = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = json.loads(json.dumps(to_coco_json(truth, categories)))
+        coco.createIndex()
+        for kind, unused in (("bbox", "segmentation"), ("segm", "bbox")):
+            rows = [
+                {key: value for key, value in row.items() if key != unused}
+                for row in detections_to_coco(detections, categories)
+            ]
+            judge = COCOeval(coco, coco.loadRes(rows), kind)
+            judge.evaluate()
+            judge.accumulate()
+            judge.summarize()
+            judges[kind] = judge
+    return judges
+
+
+def seconds(function: Callable[[], object]) -> tuple[float, float]:
+    """Return wall-clock and processor seconds of a call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def check(plain: dict[str, COCOeval], metrics: Metrics) -> None:
+    """Stop if a metric is not the one pycocotools prints."""
+    for kind, judge in plain.items():
+        for name, value in zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), judge.stats, strict=False):
+            ours = metrics.overall[kind].get(name)
+            if (ours is None) != (value < 0) or (ours is not None and ours != 100.0 * float(value)):
+                raise SystemExit(f"{kind} {name}: pycocotools says {100 * value}, the stage {ours}.")
+
+
+def main() -> None:
+    """Time everything and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--predictions", type=Path, default=None)
+    parser.add_argument("--split", default="all")
+    parser.add_argument("--detections", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    truth = read_coco(args.folder / "annotations" / "targets.json", args.folder / "images")
+    categories = resolve_split(args.split, None, truth.categories)
+    images = list(truth.images.values())
+    if args.predictions is None:
+        detections = [make_detections(truth, image, categories, args.detections) for image in images]
+    else:
+        detections = read_predictions(args.predictions, images, categories)
+    ways: dict[str, Callable[[], object]] = {
+        "pycocotools, plain": lambda: plain_pycocotools(truth, detections, categories),
+        "judge=pycocotools": lambda: evaluate(
+            detections=detections, ground_truth=truth, categories=categories, judge="pycocotools"
+        ),
+        "judge=fast": lambda: evaluate(detections=detections, ground_truth=truth, categories=categories, judge="fast"),
+    }
+    check(plain_pycocotools(truth, detections, categories), evaluate_both(truth, detections, categories))
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(args.repeats):
+        for name, way in ways.items():
+            times[name].append(seconds(way))
+    num_detections = sum(len(found.labels) for found in detections)
+    print(f"{len(images)} images, {len(categories)} classes, {num_detections} detections, boxes and masks")
+    print(f"{'':20}  wall s  processor s")
+    for name, measured in times.items():
+        wall, cpu = (min(column) for column in zip(*measured, strict=True))
+        print(f"{name:20}  {wall:6.3f}  {cpu:11.3f}")
+
+
+def evaluate_both(truth: CocoDataset, detections: list[Detections], categories: tuple[Category, ...]) -> Metrics:
+    """Evaluate with either judge for the first time; stop if they differ in any digit."""
+    first = seconds(lambda: index_truth(truth, categories).rles)
+    print(f"ground truth prepared in {first[0]:.3f} s")
+    judged = evaluate(detections=detections, ground_truth=truth, categories=categories, judge="pycocotools")
+    fast = evaluate(detections=detections, ground_truth=truth, categories=categories, judge="fast")
+    if fast != judged:
+        raise SystemExit("The judges differ.")
+    return fast
+
+
+if __name__ == "__main__":
+    main()

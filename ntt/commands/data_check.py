@@ -1,0 +1,163 @@
+"""`ntt data check`: look for everything in a data set that would stop a run or make its result wrong."""
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ntt.commands.output import echo
+from ntt.console import compose_config, compose_many, group_options
+from ntt.data.coco import CocoDataset, read_coco
+from ntt.data.images import check_images
+from ntt.data.layout.check import check_published, describe_masks
+from ntt.data.layout.facts import DatasetFacts, known_datasets
+from ntt.data.layout.leakage import identical_images, leakage_sentence
+from ntt.datasets.base import DATA_VARIABLE, DatasetConfig, DatasetFiles
+from ntt.datasets.coco_json import CocoJsonConfig
+from ntt.datasets.folder import FolderConfig
+from ntt.datasets.published import PublishedConfig
+from ntt.errors import ConfigError
+from ntt.inputs import check_agreement
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_PLACES = ("references", "targets", "reference_images", "target_images")
+
+
+def add_check_command(actions: "Subparsers") -> None:
+    """Add `check` to the actions of `ntt data`."""
+    layout = CocoJsonConfig()
+    check = actions.add_parser(
+        "check",
+        help="look for everything in a data set that would stop a run",
+        description="Checks a published data set by the name of its option, such as coco or cdfsod_dior, or a folder "
+        "in COCO format. Exit status: 0 all is right, 1 something is missing or different.",
+    )
+    check.add_argument("place", metavar="NAME|FOLDER", help="an option of the group `dataset`, or a folder")
+    check.add_argument(
+        "--root",
+        type=Path,
+        help=f"folder of the data set NAME (default: its own folder below ${DATA_VARIABLE}, else below data/)",
+    )
+    for place in _PLACES:
+        help_text = f"of a FOLDER; default: {getattr(layout, place)}"
+        check.add_argument(f"--{place.replace('_', '-')}", help=help_text)
+    check.add_argument("--decode", action="store_true", help="decode every image completely")
+    check.set_defaults(handler=_check)
+
+
+def _check(args: argparse.Namespace) -> int:
+    is_option = args.place in group_options("dataset")
+    if is_option and args.place in known_datasets():
+        return _check_known(known_datasets()[args.place], args.root, decode=args.decode)
+    if not is_option:
+        return _check_any(_folder(args).locate(Path()), decode=args.decode)
+    # A path is set afterwards: it may hold anything, and an override has a grammar.
+    config = compose_config([f"dataset={args.place}", *([] if args.root is None else ["dataset.root=."])])
+    if args.root is not None:
+        vars(config.dataset)["root"] = str(args.root)
+    cache_root = Path(config.runtime.cache_root).expanduser().absolute()
+    return _check_any(config.dataset.locate(cache_root), decode=args.decode)
+
+
+def _folder(args: argparse.Namespace) -> DatasetConfig:
+    if not Path(args.place).is_dir():
+        raise ConfigError(
+            f"{args.place} is neither a folder nor a data set this program knows. Known are "
+            f"{', '.join(group_options('dataset'))}."
+        )
+    given = {place: getattr(args, place) for place in _PLACES if getattr(args, place) is not None}
+    if not given and FolderConfig.fits(Path(args.place)):
+        return FolderConfig(name="folder", root=args.place)
+    return CocoJsonConfig(name="coco_json", root=args.place, **given)
+
+
+def places_by_shots(
+    facts: DatasetFacts, root: Path | None, *, data_root: Path | None = None
+) -> Mapping[int | None, DatasetFiles]:
+    """Say where a published data set would lie, by number of shots where it has a references file for each.
+
+    Args:
+        facts: of the data set.
+        root: its own folder; None: below the data root.
+        data_root: folder of all published data sets; None: as the configuration says.
+    """
+    numbers: tuple[int | None, ...] = facts.shots or (None,)
+    chosen = [[f"dataset={facts.name}", *([] if k is None else [f"shots.count={k}"])] for k in numbers]
+    places: dict[int | None, DatasetFiles] = {}
+    for shots, config in zip(numbers, compose_many(chosen), strict=True):
+        dataset = config.dataset
+        assert isinstance(dataset, PublishedConfig), facts.name
+        if data_root is not None:
+            dataset.root = str(data_root / Path(dataset.root).name)
+        places[shots] = replace(dataset, root=str(root or dataset.root)).places()
+    return places
+
+
+def describe_layout(places: Mapping[int | None, DatasetFiles]) -> list[str]:
+    """Name every file and folder of a data set, each once."""
+    files = [path for place in places.values() for path in (place.references_file, place.targets_file)]
+    folders = [path for place in places.values() for path in (place.reference_images, place.target_images)]
+    return [*dict.fromkeys(map(str, files)), *dict.fromkeys(f"{folder}/" for folder in folders)]
+
+
+def how_to_get(facts: DatasetFacts) -> str:
+    """Say in a sentence or two where a data set is to be had."""
+    source = f"{facts.title} is published at {facts.official} ({facts.terms})."
+    if facts.get is None:
+        return f"{source} Download it there and put it into the folder named above."
+    return f"Run `ntt data get {facts.get}`, or take it from {facts.official} yourself ({facts.terms})."
+
+
+def _check_known(facts: DatasetFacts, root: Path | None, *, decode: bool) -> int:
+    places = places_by_shots(facts, root)
+    report = check_published(facts, places, decode=decode)
+    echo(f"{facts.name}: {facts.title}")
+    for line in report.lines:
+        echo(f"  {line}")
+    if not report.problems:
+        echo("All is there, nothing is different.")
+        return 0
+    echo(f"{len(report.problems)} problem(s):")
+    for problem in report.problems:
+        echo(f"  - {problem}")
+    echo("The layout:")
+    for line in describe_layout(places):
+        echo(f"  {line}")
+    echo(how_to_get(facts))
+    return 1
+
+
+def _check_any(files: DatasetFiles, *, decode: bool) -> int:
+    """Check a folder of which nothing is known beforehand."""
+    references = read_coco(files.references_file, files.reference_images)
+    targets = read_coco(files.targets_file, files.target_images, annotations_required=False)
+    check_images([*references.images.values(), *targets.images.values()], full=decode)
+    for role, dataset in (("references", references), ("targets", targets)):
+        echo(f"{role}: {dataset.annotation_file}")
+        echo(f"  {len(dataset.images)} images, {len(dataset.instances)} annotations, {describe_masks(dataset)}")
+    echo(_class_table(references, targets))
+    check_agreement(references.categories, targets)
+    usable = {one.category_id for one in references.instances if not one.iscrowd}
+    lacking = [category.name for category in references.categories if category.id not in usable]
+    if lacking:
+        echo(
+            f"No example in the references: {', '.join(lacking)}. A run with split=all refuses these classes: annotate "
+            "one each, or name the others in split.classes."
+        )
+    shared = identical_images(list(references.images.values()), list(targets.images.values()))
+    if shared:
+        echo(leakage_sentence(shared, len(targets.images)))
+    return 1 if lacking or (shared and targets.has_annotations) else 0
+
+
+def _class_table(references: CocoDataset, targets: CocoDataset) -> str:
+    counts = [Counter(one.category_id for one in data.instances if not one.iscrowd) for data in (references, targets)]
+    width = max(len("class"), *(len(category.name) for category in references.categories))
+    lines = [f"{'class':<{width}}  references  targets"]
+    for category in references.categories:
+        lines.append(f"{category.name:<{width}}  {counts[0][category.id]:>10}  {counts[1][category.id]:>7}")
+    return "\n".join(lines)

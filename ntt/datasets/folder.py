@@ -1,0 +1,80 @@
+"""A plain folder of example images and images to search, without any annotation format."""
+
+import hashlib
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ntt.converters.base import Converted
+from ntt.converters.plain_folder import coco_categories, convert_references, convert_targets
+from ntt.datasets.base import DatasetConfig, DatasetFiles
+from ntt.errors import DataError
+from ntt.files import write_text
+from ntt.types import Category
+
+_LOG = logging.getLogger(__name__)
+TARGETS_FILE = "targets.json"
+
+
+@dataclass
+class FolderConfig(DatasetConfig):
+    """Schema of `dataset=folder`; `ntt/converters/plain_folder.py` says how the folder must look."""
+
+    SCHEMA: ClassVar[str] = "folder"
+
+    root: str = "???"
+    """Folder of the data set."""
+
+    references: str = "references"
+    """Folder of the example images below `root`, one folder a class."""
+
+    targets: str = "targets"
+    """Folder of the images to search, below `root`."""
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """Say whether a folder looks like one of these, rather than one in COCO format."""
+        return (root / cls.references).is_dir() and not (root / "annotations").is_dir()
+
+    def label(self) -> str:
+        """Name of the root folder, so that runs on different folders are told apart at a glance."""
+        return re.sub(r"[^\w.-]+", "-", Path(self.root).expanduser().absolute().name) or self.name
+
+    def locate(self, cache_root: Path) -> DatasetFiles:
+        """Write annotation files for what the folder holds now, below the cache; nothing is written into `root`."""
+        root = Path(self.root).expanduser().absolute()
+        if not root.is_dir():
+            raise DataError(
+                f"dataset.root={self.root} is not a folder. Give the folder that holds {self.references}/ and "
+                f"{self.targets}/, for example dataset.root=my_set."
+            )
+        references, targets = root / self.references, root / self.targets
+        given = root / TARGETS_FILE
+        examples = convert_references(references, coco_categories(given) if given.is_file() else None)
+        place = hashlib.sha256(json.dumps([str(references), str(targets)]).encode()).hexdigest()[:10]
+        cache = cache_root / f"folder-{self.label()}-{place}"
+        _write(examples, cache / "references.json")
+        if not given.is_file():
+            _write(convert_targets(targets, _categories(examples)), cache / TARGETS_FILE)
+        return DatasetFiles(
+            references_file=cache / "references.json",
+            reference_images=references,
+            targets_file=given if given.is_file() else cache / TARGETS_FILE,
+            target_images=targets,
+        )
+
+
+def _categories(converted: Converted) -> list[Category]:
+    return [Category(entry["id"], entry["name"]) for entry in converted.document["categories"]]
+
+
+def _write(converted: Converted, path: Path) -> None:
+    """Write a file unless it is there already with the same content: several processes may come here at once."""
+    for note in converted.notes:
+        _LOG.info("%s: %s", converted.image_root, note)
+    text = json.dumps(converted.document, ensure_ascii=False) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)

@@ -1,0 +1,9 @@
+"""What can be chosen about the evaluation; docs/evaluation.md explains the choices."""
+
+from typing import Literal, get_args
+
+Judge = Literal["pycocotools", "fast"]
+JUDGES: tuple[str, ...] = get_args(Judge)
+
+Painting = Literal["none", "correct", "reference"]
+PAINTINGS: tuple[str, ...] = get_args(Painting)

@@ -1,0 +1,72 @@
+"""The nearest reference instances: a class scores the mean of its best cosines.
+
+Averaging the highest similarities of single examples, instead of comparing with their mean, is how CNOS names
+candidates (Nguyen et al., ICCV Workshops 2023, arXiv 2307.11067: the five best of a template set); with one neighbour
+it is the nearest-neighbour rule (Cover and Hart, IEEE Transactions on Information Theory 13, 1967).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ntt.matchers.rules import Rule, at_least_one
+from ntt.matchers.scoring import SCORING_RULES, ScoringMatcher, ScoringMatcherConfig
+from ntt.ops.pooling import l2_normalise
+from ntt.ops.similarity import cosine_similarity, mean_of_best
+from ntt.types import Candidates, FloatArray, MemoryBank, Prototypes
+
+_RULES = (*SCORING_RULES, at_least_one("neighbours", 3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestMatcher(ScoringMatcher):
+    """Scores a candidate for a class by the mean of its highest cosines with the class's instances.
+
+    Attributes:
+        neighbours: how many are averaged; all instances of a class that has fewer.
+    """
+
+    KIND: ClassVar[str] = "nearest"
+    RULES: ClassVar[tuple[Rule, ...]] = _RULES
+
+    name: str = "nearest"
+    neighbours: int = 3
+
+    def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return every instance's unit vector, float32 [P, D], and its class, int64 [P]."""
+        counts = torch.tensor([len(features_KD) for features_KD in memory.features])
+        labels_P = torch.arange(len(memory.features)).repeat_interleave(counts)
+        return l2_normalise(torch.cat(memory.features).float()).cpu(), labels_P
+
+    def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:
+        """Average the highest max(0, cosine) of each class: float32 [N, C]."""
+        similarity_NP = cosine_similarity(candidates.features, prototypes.vectors_PD.numpy())
+        return mean_of_best(
+            similarity_NP,
+            prototypes.labels_P.numpy(),
+            num_classes=len(prototypes.categories),
+            count=self.neighbours,
+        )
+
+
+@dataclass
+class NearestConfig(ScoringMatcherConfig):
+    """Schema of `matcher=nearest`."""
+
+    SCHEMA: ClassVar[str] = "nearest"
+    RULES: ClassVar[tuple[Rule, ...]] = _RULES
+
+    name: str = "nearest"
+    """Name of the option; it appears in run directories and tables."""
+
+    neighbours: int = 3
+    """Reference instances of a class, the most similar ones, whose cosines are averaged; all if the class has fewer."""
+
+    def build(self) -> NearestMatcher:
+        """Construct the matcher.
+
+        Raises:
+            ConfigError: for settings it cannot run with.
+        """
+        return NearestMatcher(**self.settings_for(NearestMatcher))

@@ -1,0 +1,79 @@
+"""Clustering of a few feature vectors by direction. Suffixes: N vectors, D channels, K clusters."""
+
+import numpy as np
+import numpy.typing as npt
+
+from ntt.types import FloatArray, IntArray
+
+RESTARTS = 8
+MAX_STEPS = 100
+# Squared distance of unit vectors, below which two count as one.
+_SAME = 1e-12
+
+_Doubles = npt.NDArray[np.float64]
+
+
+def spherical_kmeans(features_ND: FloatArray, count: int, *, generator: np.random.Generator) -> IntArray:
+    """Group vectors by cosine (spherical k-means: Dhillon and Modha, Machine Learning 42, 2001).
+
+    Starts are drawn as in k-means++ (Arthur and Vassilvitskii, SODA 2007); the best of `RESTARTS` runs counts. All
+    sums run in float64.
+
+    Args:
+        features_ND: float32 [N, D], N >= 1, of any length.
+        count: K, 1 or more. There are never more clusters than different directions.
+        generator: draws the starts; the same state gives the same clusters.
+
+    Returns:
+        int64 [N], the cluster of each vector, numbered from 0 in the order of their first members.
+    """
+    if count == 1 or len(features_ND) == 1:
+        return np.zeros(len(features_ND), dtype=np.int64)
+    units_ND = _normalised(features_ND.astype(np.float64))
+    best, best_total = np.zeros(len(units_ND), dtype=np.int64), -np.inf
+    for _ in range(RESTARTS):
+        assigned, total = _run(units_ND, _starts(units_ND, count, generator))
+        # Runs that differ by rounding only are one: the first counts.
+        if total > best_total + _SAME * len(units_ND):
+            best, best_total = assigned, total
+    return _numbered_by_first_member(best)
+
+
+def _starts(units_ND: _Doubles, count: int, generator: np.random.Generator) -> _Doubles:
+    """Draw up to `count` different vectors, each with a probability that grows with its squared distance."""
+    chosen = [int(generator.integers(len(units_ND)))]
+    while len(chosen) < count:
+        squared_N = (2.0 - 2.0 * (units_ND @ units_ND[chosen].T)).min(axis=1).clip(min=0.0)
+        squared_N[squared_N < _SAME] = 0.0
+        if not squared_N.any():
+            break
+        chosen.append(int(generator.choice(len(units_ND), p=squared_N / squared_N.sum())))
+    return units_ND[chosen]
+
+
+def _run(units_ND: _Doubles, centres_KD: _Doubles) -> tuple[IntArray, float]:
+    """Alternate assignment and averaging; return the assignment and its sum of cosines."""
+    assigned = np.full(len(units_ND), -1, dtype=np.int64)
+    for _ in range(MAX_STEPS):
+        nearest = (units_ND @ centres_KD.T).argmax(axis=1)
+        if np.array_equal(nearest, assigned):
+            break
+        assigned = nearest
+        for cluster in np.unique(assigned).tolist():
+            centres_KD[cluster] = _normalised(units_ND[assigned == cluster].sum(axis=0))
+    return assigned, float((units_ND * centres_KD[assigned]).sum())
+
+
+def _normalised(vectors: _Doubles) -> _Doubles:
+    """Scale to unit length along the last axis; a zero vector stays zero."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scaled: _Doubles = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return scaled
+
+
+def _numbered_by_first_member(assigned: IntArray) -> IntArray:
+    """Renumber clusters so that equal groupings have equal numbers, without gaps."""
+    _, first, inverse = np.unique(assigned, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]

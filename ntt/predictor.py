@@ -1,0 +1,309 @@
+"""The method as a Python object: examples in, detections out; no configuration files, no run directory.
+
+It is made of the same parts as a run, so detections are those of a run with the same settings.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ntt.boxes_to_masks import BoxMasks, ReferenceMasks, choose_box_segmenter
+from ntt.console import compose_many
+from ntt.converters.labelme import mask_object
+from ntt.converters.plain_folder import convert_references, foreground, read_mask
+from ntt.data.images import upright_size
+from ntt.data.masks import segmentation_rle
+from ntt.dist import World
+from ntt.environment import apply_runtime
+from ntt.errors import ConfigError, DataError, raise_all
+from ntt.ops.masks import decode_masks
+from ntt.stages.candidates import CandidateSource
+from ntt.stages.memory import fill_memory
+from ntt.stages.prototypes import build_prototypes
+from ntt.store import Arrays, Store, content_key
+from ntt.types import Category, Detections, FloatArray, ImageRecord, Instance, IntArray, ReferenceSet
+
+ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
+"""A file; a picture; or pixels: uint8 [H, W, 3] RGB, or [H, W] grey. Files are turned as their EXIF data say, pictures
+and pixels are taken as they are."""
+
+MaskLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
+"""A PNG file or a picture, white on black; or an array [H, W], bool, or numbers of which those count that are larger
+than half of the largest."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One example of a class.
+
+    Attributes:
+        image: the image it is in.
+        name: of its class.
+        mask: its pixels; None where only a box is known, or nothing.
+        box_xyxy: left, top, right, bottom in pixels; None: the box around the mask, else the whole image.
+    """
+
+    image: ImageLike
+    name: str
+    mask: MaskLike | None = None
+    box_xyxy: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found in one image: N detections by descending score.
+
+    Attributes:
+        labels: int64 [N], places in the predictor's `classes`.
+        names: N class names.
+        scores: float32 [N] in (0, 1].
+        boxes_xyxy: float32 [N, 4], left, top, right, bottom in image pixels, right and bottom exclusive.
+        rles: N masks as COCO compressed run lengths, small where `masks` may be large.
+        height, width: of the image, pixels.
+    """
+
+    labels: IntArray
+    names: tuple[str, ...]
+    scores: FloatArray
+    boxes_xyxy: FloatArray
+    rles: tuple[bytes, ...]
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.names)
+
+    @cached_property
+    def masks(self) -> npt.NDArray[np.bool_]:
+        """The masks, bool [N, H, W]; decoded when first asked for."""
+        return decode_masks(self.rles, self.height, self.width)
+
+    def above(self, score: float) -> "Found":
+        """Return the detections with at least this score."""
+        count = int((self.scores >= score).sum())
+        return Found(
+            labels=self.labels[:count],
+            names=self.names[:count],
+            scores=self.scores[:count],
+            boxes_xyxy=self.boxes_xyxy[:count],
+            rles=self.rles[:count],
+            height=self.height,
+            width=self.width,
+        )
+
+
+class Predictor:
+    """Finds objects of the classes it was shown examples of."""
+
+    def __init__(
+        self,
+        references: Sequence[Reference],
+        *,
+        backbone: str = "efficientnet_lite0",
+        segmenter: str = "regions",
+        matcher: str = "ntt",
+        overrides: Sequence[str] = (),
+        store: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Look at the examples. Sets PyTorch's number of threads and its determinism as `runtime` says.
+
+        Args:
+            references: the examples; classes are numbered in the order in which they first occur.
+            backbone: an option of the config group, such as "dinov2_vitl14".
+            segmenter: likewise, such as "sam2".
+            matcher: likewise.
+            overrides: any further settings, as on the command line: "runtime=gpu", "matcher.merging=hard".
+            store: a folder in which what was computed is kept, that of a run for example; None: nothing is kept.
+
+        Raises:
+            NttError: for an example that cannot be used, a wrong setting, or missing weights.
+        """
+        chosen = (f"backbone={backbone}", f"segmenter={segmenter}", f"matcher={matcher}")
+        config = compose_many([[*chosen, *overrides]])[0]
+        placement = apply_runtime(config.runtime, local_rank=0)
+        kept = _Forgetful(Path()) if store is None else Store(Path(store).expanduser().absolute())
+        built, segments = config.backbone.build(placement), config.segmenter.build(placement)
+        maker = choose_box_segmenter(config.memory.box_masks, segments, built)
+        self._matcher = config.matcher.build()
+        self._source = CandidateSource(
+            segmenter=segments,
+            backbone=built,
+            feature_dtype="float32" if config.candidates.feature_dtype == "float32" else "float16",
+            precision=config.runtime.precision,
+            store=kept,
+        )
+        with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
+            memory = fill_memory(
+                references=_reference_set(references, Path(folder)),
+                masks=ReferenceMasks(None if maker is None else BoxMasks(maker, kept)),
+                backbone=built,
+                context_ratio=config.memory.context_ratio,
+                store=kept,
+                me=World(),
+            )
+        self._prototypes = build_prototypes(memory=memory, matcher=self._matcher)
+        self.classes = tuple(category.name for category in memory.categories)
+
+    def __call__(self, image: ImageLike) -> Found:
+        """Search one image.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+        with _as_file(image) as record:
+            found = self._matcher.match(record.id, self._source.get(record), self._prototypes)
+        return _found(found, self.classes)
+
+
+def references_from_folder(folder: str | os.PathLike[str]) -> list[Reference]:
+    """Read examples that lie in one folder a class, with masks, boxes or neither; see docs/own_images.md.
+
+    Raises:
+        DataError: listing everything that cannot be used.
+    """
+    document = convert_references(Path(folder).expanduser()).document
+    names = {entry["id"]: entry["name"] for entry in document["categories"]}
+    images = {entry["id"]: entry for entry in document["images"]}
+    found = []
+    for entry in document["annotations"]:
+        image = images[entry["image_id"]]
+        left, top, width, height = entry["bbox"]
+        mask = None
+        if "segmentation" in entry:
+            size = (image["height"], image["width"])
+            mask = decode_masks([segmentation_rle(entry["segmentation"], *size)], *size)[0]
+        path = Path(folder).expanduser() / image["file_name"]
+        found.append(Reference(path, names[entry["category_id"]], mask, (left, top, left + width, top + height)))
+    return found
+
+
+class _Forgetful(Store):
+    """A store that keeps nothing."""
+
+    def read(self, kind: str, key: str) -> None:
+        """Find nothing."""
+
+    def write(self, kind: str, key: str, arrays: Arrays, *, notes: Any) -> None:
+        """Keep nothing."""
+
+
+def _reference_set(references: Sequence[Reference], folder: Path) -> ReferenceSet:
+    """Turn examples into what the memory is filled from; images without a file are written into `folder`."""
+    if not references:
+        raise ConfigError("There is no example. Give at least one Reference.")
+    classes = list(dict.fromkeys(reference.name for reference in references))
+    categories = tuple(Category(number, name) for number, name in enumerate(classes, start=1))
+    records: dict[int | str, ImageRecord] = {}
+    groups: list[list[Instance]] = [[] for _ in classes]
+    problems: list[str] = []
+    for number, reference in enumerate(references, start=1):
+        try:
+            records[number] = _record(reference.image, folder / f"{number}.png", number)
+            label = classes.index(reference.name)
+            groups[label].append(_instance(reference, number, label + 1, records[number]))
+        except DataError as error:
+            problems.append(f"Example {number} ({reference.name}): {error}")
+    raise_all(problems, DataError, summary="Some examples cannot be used")
+    return ReferenceSet(
+        categories=categories,
+        instances=tuple(map(tuple, groups)),
+        images=records,
+        shots=max(map(len, groups)),
+        seed=0,
+        digest=content_key(
+            {"classes": classes, "instances": [[[i.bbox_xywh, i.segmentation] for i in group] for group in groups]}
+        ),
+    )
+
+
+def _record(image: ImageLike, spare_path: Path, number: int) -> ImageRecord:
+    """Return the image as a file; one that is none is written, without loss, to `spare_path`."""
+    if isinstance(image, str | os.PathLike):
+        path = Path(image).expanduser().absolute()
+        height, width = upright_size(path)
+        return ImageRecord(number, path.name, path, height, width)
+    picture = image if isinstance(image, Image.Image) else _picture(image)
+    picture.convert("RGB").save(spare_path, format="PNG", compress_level=1)
+    return ImageRecord(number, spare_path.name, spare_path, picture.height, picture.width)
+
+
+def _picture(pixels: Any) -> Image.Image:
+    is_picture = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.size > 0
+    if not is_picture or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+        facts = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise DataError(
+            f"The image is {facts}: a path, a PIL image, or uint8 [H, W, 3] RGB or [H, W] grey is needed. Convert it."
+        )
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _instance(reference: Reference, number: int, category_id: int, record: ImageRecord) -> Instance:
+    mask = None if reference.mask is None else _mask(reference.mask, (record.height, record.width))
+    coded = None if mask is None else mask_object(reference.name, mask)
+    box = (0.0, 0.0, float(record.width), float(record.height)) if coded is None else coded.bbox_xywh
+    if reference.box_xyxy is not None:
+        box = _box(reference.box_xyxy, record)
+    return Instance(
+        id=number,
+        image_id=record.id,
+        category_id=category_id,
+        bbox_xywh=box,
+        segmentation=None if coded is None else coded.segmentation,
+        area_px=box[2] * box[3] if mask is None else float(mask.sum()),
+    )
+
+
+def _box(corners: Sequence[float], record: ImageRecord) -> tuple[float, float, float, float]:
+    values = [float(value) for value in corners]
+    if len(values) == 4:
+        left, top, right, bottom = values
+        if 0 <= left < right <= record.width and 0 <= top < bottom <= record.height:
+            return (left, top, right - left, bottom - top)
+    raise DataError(
+        f"The box {values} does not lie in the image of {record.width} x {record.height} pixels: left, top, right, "
+        "bottom are needed, left smaller than right, top smaller than bottom. Correct it."
+    )
+
+
+def _mask(mask: MaskLike, size_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Return a mask, bool [H, W]."""
+    if isinstance(mask, str | os.PathLike):
+        return read_mask(Path(mask).expanduser(), size_hw)
+    pixels = foreground(mask) if isinstance(mask, Image.Image) else np.asarray(mask)
+    if pixels.shape != size_hw:
+        raise DataError(f"The mask has the shape {list(pixels.shape)}, the image {list(size_hw)}. Make them agree.")
+    if pixels.dtype != np.bool_:
+        pixels = pixels > pixels.max() / 2
+    if not pixels.any():
+        raise DataError("The mask is empty. Mark the object in it, or leave the mask out.")
+    return pixels
+
+
+@contextmanager
+def _as_file(image: ImageLike) -> Iterator[ImageRecord]:
+    with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
+        yield _record(image, Path(folder) / "image.png", 0)
+
+
+def _found(detections: Detections, classes: Sequence[str]) -> Found:
+    corners = detections.boxes_xywh.copy()
+    corners[:, 2:] += corners[:, :2]
+    return Found(
+        labels=detections.labels,
+        names=tuple(classes[label] for label in detections.labels.tolist()),
+        scores=detections.scores,
+        boxes_xyxy=corners,
+        rles=detections.rles,
+        height=detections.height,
+        width=detections.width,
+    )

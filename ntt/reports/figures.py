@@ -1,0 +1,184 @@
+"""What all plots share: panels, colours, legends, heat maps, files.
+
+Colours are those of Okabe and Ito ("Color universal design", 2008), which people with any kind of colour vision tell
+apart; markers, line styles and hatches say the same again. matplotlib is imported when a figure is made; its global
+state is never touched.
+"""
+
+import io
+import math
+import textwrap
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FigureFormat: TypeAlias = Literal["png", "pdf"]
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A2E")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_LINES = ("-", "--", "-.", ":")
+_HATCHES = ("", "//", "..", "\\\\", "xx", "++", "oo", "--")
+_DPI = 150
+_PANEL_INCHES = (4.6, 3.4)
+_LABEL_CHARACTERS = 70
+_CHARACTERS_PER_INCH = 13
+
+
+def colour(place: int) -> str:
+    """Return the colour of the n-th series; after the eighth they start again."""
+    return _COLOURS[place % len(_COLOURS)]
+
+
+def marker(place: int) -> str:
+    """Return the marker of the n-th series; it changes at another pace than the colour after the eighth."""
+    return _MARKERS[(place + place // len(_COLOURS)) % len(_MARKERS)]
+
+
+def line(place: int) -> str:
+    """Return the line style of the n-th series."""
+    return _LINES[place % len(_LINES)]
+
+
+def hatch(place: int) -> str:
+    """Return the hatch of the n-th series."""
+    return _HATCHES[(place + place // len(_COLOURS)) % len(_HATCHES)]
+
+
+def panels(count: int, *, longest_name: int = 0) -> "tuple[Figure, list[Axes]]":
+    """Return a figure with `count` panels, at most three a row.
+
+    Args:
+        count: how many.
+        longest_name: characters of the longest name that will be turned below a panel.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(count, 3)
+    rows = math.ceil(count / columns)
+    inches = (_PANEL_INCHES[0] * columns, (_PANEL_INCHES[1] + 0.04 * longest_name) * rows)
+    figure = Figure(figsize=inches, layout="constrained")
+    FigureCanvasAgg(figure)
+    places = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for unused in places[count:]:
+        unused.remove()
+    return figure, places[:count]
+
+
+def finish_axes(axes: "Axes", *, title: str, x: str, y: str) -> None:
+    """Set title and axis labels, and keep to the lines that carry information."""
+    axes.set_title(plain_text(title), fontsize=11)
+    axes.set_xlabel(x, fontsize=10)
+    axes.set_ylabel(y, fontsize=10)
+    axes.tick_params(labelsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.88", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def name_ticks(axes: "Axes", names: Sequence[str]) -> None:
+    """Name the places 0, 1, ... of the x axis; several long names are turned."""
+    texts = [shorten(name, 34) for name in names]
+    axes.set_xticks(range(len(texts)), texts)
+    if sum(map(len, texts)) > 34:
+        axes.set_xticks(range(len(texts)), texts, rotation=30, ha="right", rotation_mode="anchor")
+
+
+def log_axis(axes: "Axes", values: Sequence[float]) -> None:
+    """Make the x axis logarithmic, with plain numbers at 1, 2 and 5, around positive values."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.set_xlim(min(values) / 2, max(values) * 2)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) / min(values) < 100 else (1,)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
+def legend(figure: "Figure", places: "Sequence[Axes]", *, common: str) -> None:
+    """Put one legend below all panels, each series once; the figure grows by its height.
+
+    Args:
+        figure: the figure.
+        places: its panels.
+        common: what all series have in common; becomes the legend's title.
+    """
+    entries: dict[str, Artist] = {}
+    for axes in places:
+        handles, labels = axes.get_legend_handles_labels()
+        for handle, label in zip(handles, labels, strict=True):
+            entries.setdefault(str(label), handle)
+    if len(entries) < 2:
+        return
+    texts = ["\n".join(textwrap.wrap(plain_text(label), _LABEL_CHARACTERS)) for label in entries]
+    width, height = figure.get_size_inches()
+    fitting = int(width * _CHARACTERS_PER_INCH) // (max(max(map(len, text.split("\n"))) for text in texts) + 8)
+    columns = min(max(fitting, 1), len(texts))
+    lines = sum(text.count("\n") + 1.3 for text in texts) / columns + bool(common)
+    figure.set_size_inches(width, height + 0.17 * lines + 0.1)
+    figure.legend(
+        list(entries.values()),
+        texts,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=9,
+        frameon=False,
+        title=plain_text(common) or None,
+        title_fontsize=9,
+    )
+
+
+def heat_map(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], *, title: str) -> "Figure":
+    """Return a figure with one coloured cell a value in [0, 100], its number in it; NaN is left white."""
+    named = [shorten(name, 40) for name in columns]
+    height = 1.3 + 0.24 * len(rows) + 0.05 * max(map(len, named)) + 0.2 * title.count("\n")
+    figure, (axes,) = panels(1)
+    figure.set_size_inches(min(max(3.4 + 0.62 * len(columns), 0.085 * max(map(len, title.split("\n")))), 14), height)
+    top = max((value for row in values for value in row if not math.isnan(value)), default=0.0)
+    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=max(top, 1.0), aspect="auto")
+    axes.set_yticks(range(len(rows)), [shorten(name, 28) for name in rows], fontsize=9)
+    axes.set_xticks(range(len(columns)), named, fontsize=9, rotation=35, ha="right", rotation_mode="anchor")
+    for row, numbers in enumerate(values):
+        for column, number in enumerate(numbers):
+            if not math.isnan(number):
+                ink = "black" if number > 0.55 * max(top, 1.0) else "white"
+                axes.text(column, row, f"{number:.0f}", ha="center", va="center", fontsize=8, color=ink)
+    figure.suptitle(plain_text(title), fontsize=11)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 4 / height), label="%")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def to_bytes(figure: "Figure", form: FigureFormat) -> bytes:
+    """Return a figure as the content of a file, without a date: equal plots are equal files.
+
+    Letters that the font lacks come out as empty boxes.
+    """
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(stream, format=form, dpi=_DPI, metadata={"CreationDate": None} if form == "pdf" else {})
+    return stream.getvalue()
+
+
+def shots_text(shots: int) -> str:
+    """Return a number of shots as words."""
+    return "1 shot" if shots == 1 else f"{shots} shots"
+
+
+def shorten(text: str, length: int) -> str:
+    """Cut a name to `length` characters, with an ellipsis."""
+    flat = plain_text(text)
+    return flat if len(flat) <= length else f"{flat[: length - 1]}…"
+
+
+def plain_text(text: str) -> str:
+    """Keep matplotlib from reading a name with dollar signs as a formula."""
+    return text.replace("$", r"\$")

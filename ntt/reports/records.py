@@ -1,0 +1,179 @@
+"""What is known of runs: their directories read into records.
+
+A run is finished when its metrics are there. Anything else is kept as a record too, with the reason, so that a table
+can say what is missing instead of averaging over what happens to be there.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import yaml
+
+from ntt.config import deciding_settings, digest
+from ntt.errors import DataError, StorageError
+from ntt.files import read_json
+from ntt.results import flat_metrics
+from ntt.rundir import RunDirectory
+from ntt.types import Metrics
+
+State: TypeAlias = Literal["finished", "unfinished", "failed", "damaged", "missing"]
+PLAN = "plan.json"
+"""The file that makes a folder the folder of a sweep."""
+
+_SECTIONS = ("dataset", "backbone", "segmenter", "matcher", "shots", "split")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run, or one point of a sweep that has no run yet.
+
+    Attributes:
+        path: the run directory, absolute.
+        state: "finished" has metrics; "unfinished" has a configuration and no metrics; "damaged" has files that
+            cannot be read; "missing" is a point of a sweep that has not begun; "failed" one that ended in an error.
+        problem: what is wrong, one sentence; empty for a finished run.
+        config: the resolved configuration as nested plain values; empty where it could not be read.
+        metrics: the metrics of a finished run.
+        facts: what the run kept of the machine, the software and the stages.
+        dataset: the data set's label.
+    """
+
+    path: Path
+    state: State
+    problem: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Metrics | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    dataset: str = "?"
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that decides the result, by dotted key; lists as text."""
+        return flatten(deciding_settings(self.config))
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells runs with different deciding settings apart."""
+        return digest(deciding_settings(self.config))
+
+    @property
+    def seed(self) -> int:
+        """Seed of the reference sampler."""
+        return int(self.config["seed"])
+
+    @property
+    def shots(self) -> int:
+        """Reference instances per class."""
+        return int(self.config["shots"]["count"])
+
+    @property
+    def split(self) -> str:
+        """Name of the split, or the number of classes chosen by name."""
+        split = self.config["split"]
+        return str(split["name"]) if split.get("classes") is None else f"{len(split['classes'])} classes"
+
+    @property
+    def method(self) -> str:
+        """Backbone, segmenter and matcher."""
+        return " + ".join(str(self.config[group]["name"]) for group in ("backbone", "segmenter", "matcher"))
+
+    @cached_property
+    def values(self) -> Mapping[str, float]:
+        """Metrics by flat name, such as "bbox/AP" or "segm/AP50/cat"; empty without metrics."""
+        return {} if self.metrics is None else flat_metrics(self.metrics)
+
+    @property
+    def stage_seconds(self) -> Mapping[str, float]:
+        """Seconds of each stage, as far as the run kept them."""
+        stages = self.facts.get("stages", {})
+        return {stage: float(facts["seconds"]) for stage, facts in stages.items() if "seconds" in facts}
+
+    @property
+    def finished_utc(self) -> str:
+        """When the run was evaluated, ISO 8601; empty where it is not known."""
+        return str(self.facts.get("stages", {}).get("evaluation", {}).get("finished_utc", ""))
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings under dotted keys: {"matcher": {"merging": "soft"}} -> {"matcher.merging": "soft"}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = str(value) if isinstance(value, list) else value
+    return flat
+
+
+def find_run_directories(folder: Path) -> Iterator[Path]:
+    """Yield every run directory at or below a folder, in the order of their names.
+
+    A run directory holds metrics, or a configuration beside the traces of a run. Nothing below it is looked at, and
+    nothing below a sweep's own folder, which holds no runs but a copy of the program.
+    """
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        traces = "run.log" in files or "stages" in folders
+        if "metrics.json" in files or ("config.yaml" in files and traces):
+            folders.clear()
+            yield Path(place).absolute()
+        elif PLAN in files:
+            folders.clear()
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read one run directory; whatever is wrong with it is said in the record, not raised."""
+    directory = RunDirectory(path)
+    try:
+        config = _read_config(path / "config.yaml")
+    except DataError as error:
+        return RunRecord(path, "damaged", str(error))
+    known = RunRecord(path, "unfinished", "it has no metrics yet", config, dataset=_label(path, config))
+    if not directory.metrics.is_file():
+        return known
+    try:
+        metrics = _read_metrics(directory.metrics)
+        facts = read_json(path / "facts.json") if (path / "facts.json").is_file() else {}
+    except (StorageError, DataError) as error:
+        return RunRecord(path, "damaged", str(error), config, dataset=known.dataset)
+    return RunRecord(path, "finished", "", config, metrics, facts if isinstance(facts, dict) else {}, known.dataset)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict) or "seed" not in config:
+        raise DataError(f"{path} is not the configuration of a run.")
+    lacking = [name for name in _SECTIONS if not isinstance(config.get(name), dict) or "name" not in config[name]]
+    if lacking or not isinstance(config["shots"].get("count"), int) or not isinstance(config["seed"], int):
+        raise DataError(
+            f"{path} is not the configuration of a run: {', '.join(lacking) or 'shots or seed'} is unusable."
+        )
+    return config
+
+
+def _read_metrics(path: Path) -> Metrics:
+    content = read_json(path)
+    try:
+        metrics = Metrics(**content)
+        unusable = [name for name, value in flat_metrics(metrics).items() if not math.isfinite(value)]
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{path} does not hold the metrics of a run: {error}.") from error
+    if unusable:
+        raise DataError(f"{path} does not hold the metrics of a run: {', '.join(unusable[:5])} is not a finite number.")
+    return metrics
+
+
+def _label(path: Path, config: Mapping[str, Any]) -> str:
+    """Return the data set's label: the run directory's grandparent, where the folders are still laid out as made."""
+    if path.parent.name.endswith(f"_seed{config['seed']}") and path.parent.parent.name:
+        return path.parent.parent.name
+    root = config["dataset"].get("root")
+    return Path(root).name if root and config["dataset"]["name"] == "coco_json" else str(config["dataset"]["name"])

@@ -1,0 +1,111 @@
+"""From what a person names (a sweep file, a sweep, a folder) to a sweep's folder and plan, and back onto the disk."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ntt.config import RuntimeConfig
+from ntt.errors import ConfigError
+from ntt.sweeps import slurm
+from ntt.sweeps.plan import Plan, make_plan, read_plan, replan, sweep_folder, write_plan
+from ntt.sweeps.points import expand
+from ntt.sweeps.spec import check_name, read_spec
+from ntt.sweeps.state import SweepFolder
+from ntt.sweeps.status import Observer, by_heartbeat
+
+DEFAULT_ROOT = Path(RuntimeConfig().output_root)
+
+
+def is_sweep_file(name: str) -> bool:
+    """Say whether what a person named is meant as a sweep file."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def plan_file(path: Path, overrides: Sequence[str] = (), *, name: str | None = None) -> tuple[SweepFolder, Plan]:
+    """Read a sweep file and plan it; nothing is written.
+
+    Args:
+        path: the sweep file.
+        overrides: of the command line.
+        name: of the sweep, instead of the file's.
+
+    Raises:
+        NttError: for anything a point could not run with.
+    """
+    spec = read_spec(path)
+    if name is not None:
+        spec = replace(spec, name=check_name(name))
+    points = expand(spec, overrides)
+    return sweep_folder(points, spec.name), make_plan(spec, points)
+
+
+def open_sweep(name: str, output_root: Path) -> SweepFolder:
+    """Return the folder of a sweep that was planned before.
+
+    Args:
+        name: of the sweep, or its folder, or its file.
+        output_root: where run directories are; sweeps are in `sweeps` below it.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    if (Path(name) / "plan.json").is_file():
+        return SweepFolder(Path(name).absolute())
+    known = read_spec(Path(name)).name if is_sweep_file(name) else name
+    folder = SweepFolder(output_root.expanduser().absolute() / "sweeps" / known)
+    if not folder.plan.is_file():
+        others = ", ".join(sorted(one.root.name for one in all_sweeps(output_root))) or "none so far"
+        raise ConfigError(
+            f"There is no sweep {known!r} below {output_root}. Sweeps there: {others}. Plan one with ntt sweep plan "
+            "FILE, or name its output root with --output-root."
+        )
+    return folder
+
+
+def all_sweeps(output_root: Path) -> list[SweepFolder]:
+    """Return the folders of all sweeps of an output root, by name."""
+    root = output_root.expanduser().absolute() / "sweeps"
+    return [SweepFolder(path.parent) for path in sorted(root.glob("*/plan.json"))]
+
+
+def look_again(folder: SweepFolder) -> Plan:
+    """Read a sweep's plan, look what of it is done by now, and keep what was found."""
+    plan = replan(read_plan(folder))
+    write_plan(folder, plan)
+    return plan
+
+
+def observer_of(folder: SweepFolder) -> Observer:
+    """Return what knows best how a sweep's tasks are: the cluster it was submitted to, else the state files."""
+    return slurm.observe if folder.jobs.is_file() else by_heartbeat
+
+
+def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
+    """Write a plan into its sweep's folder, taking the place of an earlier plan of the same sweep.
+
+    Returns:
+        What has changed against the earlier plan, in a sentence; None where nothing has, or there was none.
+
+    Raises:
+        ConfigError: if the folder belongs to another sweep (one that has no point in common with this one), or points
+            would be dropped that are being worked on.
+    """
+    before = {point.id for point in read_plan(folder).points} if folder.plan.is_file() else set()
+    now = {point.id for point in plan.points}
+    if before and not before & now:
+        raise ConfigError(
+            f"{folder.root} holds another sweep named {plan.name!r}: none of its {len(before)} points is one of these "
+            f"{len(now)}. Give this one a name of its own with --name, or delete that folder; results lie elsewhere "
+            "and stay."
+        )
+    dropped = observer_of(folder)(folder, sorted(before - now))
+    busy = [task for task, state in dropped.items() if state.status == "running" or (state.job and not state.is_over)]
+    if busy:
+        raise ConfigError(
+            f"{plan.name}: the new plan drops {len(busy)} point(s) that run or are queued. Wait, or end them with ntt "
+            f"sweep cancel {plan.name}, or give the new plan a name of its own with --name."
+        )
+    write_plan(folder, plan)
+    if not before or before == now:
+        return None
+    return f"The plan has changed: {len(now - before)} points are new, {len(before - now)} no longer belong to it."

@@ -1,0 +1,312 @@
+"""A sweep on a SLURM cluster: submits its jobs and returns, sees how they are, submits again what is missing.
+
+Shared candidates are one array of jobs and shared reference features another; points wait for the shared work they
+build on (`afterany`), and a point whose shared work has failed is recorded as failed at once instead of computing it
+by itself. Jobs run a copy of the program made at submission. Without accounting nobody can ask SLURM for the fate of
+a job that has ended, so what counts is the state files of the sweep; the queue only says who is still coming.
+"""
+
+import logging
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ntt.errors import ConfigError
+from ntt.locking import exclusive
+from ntt.sweeps.clusters import SHORTEST_COUNTED_MIN, ClusterProfile, JobRequest, load_profile, profile_names
+from ntt.sweeps.plan import Plan
+from ntt.sweeps.slurm_jobs import ArrayRecord, QueueEntry, live_jobs, owners, read_jobs, slurm_command, write_jobs
+from ntt.sweeps.slurm_layout import ArrayPlan, plan_arrays
+from ntt.sweeps.slurm_task import ClusterTask
+from ntt.sweeps.snapshot import Snapshot, code_digest, take_snapshot
+from ntt.sweeps.state import SweepFolder, TaskState
+
+_LOG = logging.getLogger(__name__)
+_CANCEL_WAIT_S = 40.0
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What `submit` did.
+
+    Attributes:
+        arrays: the submitted arrays.
+        left_alone: tasks that were in the queue already.
+    """
+
+    arrays: tuple[ArrayRecord, ...]
+    left_alone: tuple[str, ...]
+
+
+def submit(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overrides: Sequence[str] = ()) -> Submission:
+    """Submit whatever of a sweep is neither done nor in the queue, and return at once.
+
+    The first submission, a second one after an interruption, and the repetition of what failed, was cancelled or got
+    lost are one and the same.
+
+    Args:
+        folder: the sweep's folder, with its plan written.
+        plan: its plan, best looked at again with `replan`.
+        cluster: name of a profile; None: that of the submission before, else the one the sweep file names.
+        overrides: of the profile; see `load_profile`. Without a profile and without overrides those of the submission
+            before hold.
+
+    Raises:
+        ConfigError: if the profile cannot be used or SLURM refuses a job. What was submitted before stays.
+    """
+    slurm_command("sbatch", "--version")
+    with _alone(folder):
+        known = read_jobs(folder)
+        if known and cluster is None:
+            cluster, overrides = known[-1].cluster, overrides or known[-1].overrides
+        profile = _profile(plan, cluster, overrides)
+        live = live_jobs(known)
+        waiting = {task: job for task, (job, _) in owners(known).items() if job in live}
+        arrays = plan_arrays(folder, plan, profile, waiting=waiting)
+        code = take_snapshot(folder.root / "code")
+        _warn(arrays, known, code.digest)
+        made = _submit_all(arrays, folder, plan, profile, code, known)
+    return Submission(tuple(made), tuple(waiting))
+
+
+def dry_run(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overrides: Sequence[str] = ()) -> list[str]:
+    """Return the sbatch scripts of a first submission, word for word but for the ids of jobs that are waited for.
+
+    Nothing is written, and SLURM need not be there.
+    """
+    profile = _profile(plan, cluster, overrides)
+    arrays = plan_arrays(folder, plan, profile, waiting={})
+    code = Snapshot(folder.root / "code" / code_digest()[:12], "")
+    names = [f"ARRAY{place}" for place in range(1, len(arrays) + 1)]
+    scripts = []
+    for array in arrays:
+        executor = _executor(folder, plan, array, code, _dependency(array, arrays, names), dry=True)
+        if len(array.works) > 1:
+            executor.parameters["map_count"] = len(array.works)
+        scripts.append(executor._make_submission_file_text(executor._submitit_command_str, ""))
+    return scripts
+
+
+def cancel(folder: SweepFolder) -> list[str]:
+    """End every job of the sweep that waits or runs, and note its unfinished tasks as cancelled.
+
+    Returns:
+        The ids of the jobs that were ended.
+    """
+    with _alone(folder):
+        arrays = read_jobs(folder)
+        live = live_jobs(arrays)
+        if not live:
+            return []
+        slurm_command("scancel", *sorted({job.partition("_")[0] for job in live}))
+        ended = [array.job_id in {job.partition("_")[0] for job in live} for array in arrays]
+        now = time.time()
+        arrays = [replace(one, cancelled_s=now) if gone else one for one, gone in zip(arrays, ended, strict=True)]
+        write_jobs(folder, arrays)
+        _wait_until_gone(arrays)
+        for task, (job, _) in owners(arrays).items():
+            state = folder.state(task)
+            if job in live and state.status not in ("done", "failed"):
+                folder.write_state(task, replace(state, status="cancelled", job=job))
+    return sorted(live)
+
+
+def observe(folder: SweepFolder, tasks: Sequence[str]) -> dict[str, TaskState]:
+    """Return the states of tasks as files and queue together tell them.
+
+    "running" is a task whose job runs; one whose job has left the queue without a word is "lost". A task that waits
+    has its job's id, if it has one, and why it waits as `error`.
+    """
+    arrays = read_jobs(folder)
+    states = {task: folder.observed(task) for task in tasks}
+    if not arrays:
+        return states
+    live = live_jobs(arrays)
+    jobs = owners(arrays)
+    return {task: _seen(state, *jobs[task], live) if task in jobs else state for task, state in states.items()}
+
+
+def _profile(plan: Plan, cluster: str | None, overrides: Sequence[str]) -> ClusterProfile:
+    name = cluster or plan.cluster
+    if name is None:
+        raise ConfigError(
+            f"{plan.source} names no cluster profile. Give one on the command line or as the file's key cluster: one "
+            f"of {', '.join(profile_names())}, or the path of a YAML file of your own."
+        )
+    return load_profile(name, overrides)
+
+
+@contextmanager
+def _alone(folder: SweepFolder) -> Iterator[None]:
+    """Keep a second submission of the same sweep waiting, so that nothing is submitted twice."""
+    folder.root.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder.jobs):
+        yield
+
+
+def _warn(arrays: Sequence[ArrayPlan], known: Sequence[ArrayRecord], digest: str) -> None:
+    short = {array.request.timeout_min for array in arrays if array.request.timeout_min <= SHORTEST_COUNTED_MIN}
+    if short:
+        _LOG.warning(
+            "timeout_min=%d: submitit takes every interruption of a job of %d minutes or less for a time-out, so a "
+            "pre-emption counts against max_timeouts too. Ask for more than %d minutes, or set max_timeouts higher.",
+            min(short),
+            SHORTEST_COUNTED_MIN,
+            SHORTEST_COUNTED_MIN,
+        )
+    if known and known[-1].code != digest:
+        _LOG.warning(
+            "The program has changed since the last submission. What is submitted now runs the program as it is; what "
+            "was submitted before, and what is done, is of the program as it was."
+        )
+
+
+def _submit_all(
+    arrays: Sequence[ArrayPlan],
+    folder: SweepFolder,
+    plan: Plan,
+    profile: ClusterProfile,
+    code: Snapshot,
+    known: Sequence[ArrayRecord],
+) -> list[ArrayRecord]:
+    """Submit one array after the other; each is on record before the next one is sent."""
+    made: list[ArrayRecord] = []
+    for array in arrays:
+        for task in (task for work in array.works for task in work.tasks()):
+            if folder.state(task).status != "waiting":
+                folder.reset(task)
+        dependency = _dependency(array, arrays, [one.job_id for one in made])
+        executor = _executor(folder, plan, array, code, dependency)
+        record = ArrayRecord(
+            job_id=_sbatch(executor, array, folder, code),
+            stage=array.stage,
+            jobs=tuple(work.tasks() for work in array.works),
+            cluster=profile.source,
+            overrides=profile.lines,
+            code=code.digest,
+            submitted_s=time.time(),
+        )
+        made.append(record)
+        write_jobs(folder, [*known, *made])
+    return made
+
+
+def _sbatch(executor: Any, array: ArrayPlan, folder: SweepFolder, code: Snapshot) -> str:
+    """Send one array and return its id."""
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    tasks = [ClusterTask(sweep_dir=folder.root, work_dir=Path.cwd(), code=code, work=one) for one in array.works]
+    try:
+        with _outside_of_jobs(), executor.batch():
+            jobs = [executor.submit(task) for task in tasks]
+    except (FailedJobError, FailedSubmissionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"SLURM refuses the jobs of {array.stage}: {reason}. Change the profile's setting that it names, and "
+            "submit again; what was submitted before is not repeated."
+        ) from error
+    job_id: str = jobs[0].job_id
+    return job_id.partition("_")[0]
+
+
+@contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hide the variables of the job this may run in, which sbatch would take for options of the new one."""
+    ranks = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "NTT_SLURM_WORLDS")
+    of_job = [key for key in os.environ if key.startswith(("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")) or key in ranks]
+    hidden = {key: os.environ.pop(key) for key in of_job if key != "SLURM_CONF"}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _dependency(array: ArrayPlan, arrays: Sequence[ArrayPlan], ids: Sequence[str]) -> str | None:
+    """Return what an array waits for in sbatch's words: whole arrays, or some of their jobs."""
+    waits_for = list(array.after_jobs)
+    for place, jobs in array.after.items():
+        count = len(arrays[place].works)
+        whole = len(jobs) == count
+        waits_for += [ids[place]] if whole else [f"{ids[place]}_{one}" for one in jobs]
+    return f"afterany:{':'.join(waits_for)}" if waits_for else None
+
+
+def _executor(
+    folder: SweepFolder, plan: Plan, array: ArrayPlan, code: Snapshot, dependency: str | None, *, dry: bool = False
+) -> Any:
+    """Return submitit's executor for one array."""
+    from submitit import SlurmExecutor
+
+    class DryExecutor(SlurmExecutor):  # type: ignore[misc]
+        """Writes scripts without a cluster."""
+
+        @classmethod
+        def affinity(cls) -> int:
+            return 2
+
+    request = array.request
+    kind = DryExecutor if dry else SlurmExecutor
+    timeouts = request.max_timeouts if request.requeue else 0
+    executor = kind(folder.logs, max_num_timeout=timeouts, python=request.python)
+    executor.update_parameters(**sbatch_parameters(request, name=f"ntt-{plan.name}-{array.stage}", code=code.root))
+    if dependency is not None:
+        executor.update_parameters(dependency=dependency)
+    return executor
+
+
+def sbatch_parameters(request: JobRequest, *, name: str, code: Path) -> dict[str, Any]:
+    """Return a request in submitit's words.
+
+    Args:
+        request: what the job gets.
+        name: shown by squeue.
+        code: folder of the program's copy; the job starts there, so that Python finds this copy first.
+    """
+    gpus: dict[str, Any] = {} if request.gpus == 0 else {"gpus_per_node": request.gpus}
+    if request.gpus and request.gpu_type:
+        gpus = {"gres": f"gpu:{request.gpu_type}:{request.gpus}"}
+    words = {key: getattr(request, key) for key in ("partition", "account", "qos", "constraint", "exclude")}
+    memory = {} if request.mem_gb is None else {"mem": f"{round(request.mem_gb * 1024)}M"}
+    requeue = "requeue" if request.requeue else "no-requeue"
+    return {
+        "job_name": name,
+        "time": request.timeout_min,
+        "nodes": 1,
+        "ntasks_per_node": request.tasks,
+        "cpus_per_task": request.cpus,
+        "signal_delay_s": request.signal_delay_s,
+        "array_parallelism": request.max_parallel,
+        "setup": [*request.setup, f"cd {shlex.quote(str(code))}"],
+        "srun_args": list(request.srun_args),
+        "additional_parameters": {requeue: True, **request.extra},
+        **{key: value for key, value in words.items() if value is not None},
+        **gpus,
+        **memory,
+    }
+
+
+def _seen(state: TaskState, job: str, array: ArrayRecord, live: Mapping[str, QueueEntry]) -> TaskState:
+    """Bring a task's state file and the queue together."""
+    if state.status in ("done", "failed"):
+        return state
+    entry = live.get(job)
+    if entry is None:
+        withdrawn = array.cancelled_s is not None or state.status == "cancelled"
+        return replace(state, status="cancelled" if withdrawn else "lost", job=job)
+    if entry.state == "RUNNING" and state.status == "running":
+        return state
+    # A job that was queued again has a state file that still speaks of its last start.
+    reason = entry.reason if entry.state == "PENDING" else f"its job is {entry.state}"
+    return replace(state, status="waiting", job=job, error=reason)
+
+
+def _wait_until_gone(arrays: Sequence[ArrayRecord]) -> None:
+    """Give jobs that were told to end the time to do so; SLURM kills them after its KillWait."""
+    end = time.monotonic() + _CANCEL_WAIT_S
+    while live_jobs(arrays) and time.monotonic() < end:
+        time.sleep(0.5)

@@ -1,0 +1,71 @@
+"""The work of one SLURM job, once the program is loaded."""
+
+import logging
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from ntt.errors import NttError
+from ntt.slurm_ranks import adopt_slurm_ranks
+from ntt.sweeps import work
+from ntt.sweeps.plan import read_plan
+from ntt.sweeps.slurm_task import JobWork
+from ntt.sweeps.state import SweepFolder
+
+_LOG = logging.getLogger(__name__)
+_FILL = {"candidates": work.fill_candidates, "references": work.fill_references}
+
+
+def do(sweep_dir: Path, mine: JobWork, *, rank: int, job: str | None) -> None:
+    """Do the work of a job.
+
+    Args:
+        sweep_dir: folder of the sweep.
+        mine: what to do.
+        rank: this process's number among those of the job. Each has a shard of its own; points are run by all.
+        job: id of the job; kept with the states.
+
+    Raises:
+        NttError: if a shard or a point failed.
+    """
+    if mine.stage in _FILL:
+        _FILL[mine.stage](sweep_dir, mine.unit, mine.shards[rank], mine.num_shards, job=job)
+        return
+    adopt_slurm_ranks(os.environ)
+    blocked = _blocked(SweepFolder(sweep_dir), mine, write=rank == 0, job=job)
+    ready = [one for one in mine.points if one not in blocked]
+    failed = [*blocked, *(work.run_points(sweep_dir, ready, job=job) if ready else [])]
+    if failed:
+        raise NttError(
+            f"{len(failed)} of {len(mine.points)} points of this job failed; their states hold the reasons. See "
+            "ntt sweep status, and repeat them with ntt sweep retry."
+        )
+
+
+def _blocked(folder: SweepFolder, mine: JobWork, *, write: bool, job: str | None) -> list[str]:
+    """Record the points whose shared work is not done as failed, and return them.
+
+    They could compute what is missing themselves, but dozens of them would compute the same, each for itself and
+    with the resources of a point. Repeating the missing shards first costs less.
+    """
+    plan, blocked = read_plan(folder), []
+    undone = {task: state for task in mine.needs if (state := folder.observed(task)).status != "done"}
+    for point_id in mine.points:
+        units = plan.point(point_id).units
+        task = next((one for one in undone if one.rpartition(".")[0] in units), None)
+        if task is None:
+            continue
+        blocked.append(point_id)
+        if write:
+            reason = f": {undone[task].error}" if undone[task].error else ""
+            error = (
+                f"The shared work {task} of this point is {undone[task].status}{reason}. ntt sweep retry {plan.name} "
+                "repeats it and this point."
+            )
+            now = time.time()
+            before = folder.state(point_id)
+            ended = replace(before, status="failed", error=error, traceback=None, job=job, attempts=before.attempts + 1)
+            folder.write_state(point_id, replace(ended, started_s=now, heartbeat_s=now, finished_s=now))
+            _LOG.warning("%s", error)
+    return blocked

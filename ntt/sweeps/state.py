@@ -1,0 +1,207 @@
+"""What is known of a sweep's points and shards while they run: one small file each, written atomically.
+
+There is no lock and no server. A process that works on something says so every few seconds; one that has been silent
+for long, or whose process is gone from this machine, counts as lost, and its work as not done.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ntt.errors import StorageError
+from ntt.files import read_json, write_json
+
+_LOG = logging.getLogger(__name__)
+STATUSES = ("waiting", "running", "done", "failed", "cancelled", "lost")
+HEARTBEAT_S = 15.0
+SILENCE_LIMIT_S = 180.0
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """What is known of one point, or of one shard of shared work. Times are seconds since 1970, by the worker's clock.
+
+    Attributes:
+        status: one of `STATUSES`; "lost" is never written, only concluded (see `observed`).
+        attempts: how often work on it has begun.
+        job: the SLURM job that works or worked on it, or None.
+        items: how many items of a shard are there so far, computed or found.
+        computed: how many of them were computed.
+        error: what went wrong, in a sentence.
+        traceback: where it went wrong.
+    """
+
+    status: str = "waiting"
+    started_s: float | None = None
+    heartbeat_s: float | None = None
+    finished_s: float | None = None
+    host: str | None = None
+    pid: int | None = None
+    job: str | None = None
+    attempts: int = 0
+    items: int = 0
+    computed: int = 0
+    error: str | None = None
+    traceback: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody works or will work on it."""
+        return self.status in ("done", "failed", "cancelled", "lost")
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the work took, or has been going on."""
+        end = self.heartbeat_s if self.finished_s is None else self.finished_s
+        return None if self.started_s is None or end is None else max(0.0, end - self.started_s)
+
+
+@dataclass
+class Count:
+    """How far the work on a shard is."""
+
+    items: int = 0
+    computed: int = 0
+
+    def add(self, *, computed: bool) -> None:
+        """Count one more item."""
+        self.items += 1
+        self.computed += computed
+
+    def put_into(self, state: TaskState) -> TaskState:
+        """Return the state with these numbers."""
+        return replace(state, items=self.items, computed=self.computed)
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """The folder of one sweep: `plan.json`, `state/` (one file a point or shard), `logs/`, and what schedulers add."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        """The plan; written last, so that its presence means that the sweep can be worked on."""
+        return self.root / "plan.json"
+
+    @property
+    def jobs(self) -> Path:
+        """What was submitted to a cluster; kept by `ntt.sweeps.slurm`."""
+        return self.root / "jobs.json"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of what workers wrote."""
+        return self.root / "logs"
+
+    def state(self, task: str) -> TaskState:
+        """Return what is written of a point (its id) or shard (`shard_task`); a damaged file counts as none."""
+        path = self._state_path(task)
+        if not path.exists():
+            return TaskState()
+        try:
+            return TaskState(**read_json(path))
+        except (StorageError, TypeError) as error:
+            _LOG.warning("%s is not readable (%s); its task counts as waiting.", path, error)
+            return TaskState()
+
+    def write_state(self, task: str, state: TaskState) -> None:
+        """Write what is known of a task."""
+        write_json(self._state_path(task), asdict(state))
+
+    def observed(self, task: str, *, now_s: float | None = None) -> TaskState:
+        """Return a task's state with "lost" in place of "running" where whoever worked on it is gone."""
+        state = self.state(task)
+        if state.status == "running" and _is_silent(state, time.time() if now_s is None else now_s):
+            return replace(state, status="lost")
+        return state
+
+    def reset(self, task: str) -> None:
+        """Make a task wait again, whatever it was; its number of attempts stays."""
+        self.write_state(task, TaskState(attempts=self.state(task).attempts))
+
+    def shards(self, unit: str) -> list[str]:
+        """Return the tasks of a unit's shards that were begun, in order."""
+        return sorted(path.stem for path in self._state_path("_").parent.glob(f"{unit}.*.json"))
+
+    @contextmanager
+    def working_on(self, task: str, *, job: str | None = None) -> Iterator[Count]:
+        """Note that this process works on a task, with a heartbeat, until the block ends.
+
+        The task is done if the block ends well, failed with its traceback after an exception (which goes on), and
+        waiting again if the process is told to stop (KeyboardInterrupt, SystemExit).
+
+        Yields:
+            A count for the block to keep; each sign of life takes it along.
+        """
+        count = Count()
+        now = time.time()
+        begun = TaskState(
+            status="running",
+            started_s=now,
+            heartbeat_s=now,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            job=job,
+            attempts=self.state(task).attempts + 1,
+        )
+        self.write_state(task, begun)
+        status, error, trace = "waiting", None, None
+        stop = threading.Event()
+        pulse = threading.Thread(
+            target=_beat, args=(self, task, begun, count, stop), daemon=True, name="sweep-heartbeat"
+        )
+        pulse.start()
+        try:
+            yield count
+            status = "done"
+        except Exception as caught:
+            status, error, trace = "failed", f"{type(caught).__name__}: {caught}", traceback.format_exc()
+            raise
+        finally:
+            stop.set()
+            pulse.join()
+            now = time.time()
+            finished = None if status == "waiting" else now
+            ended = replace(begun, status=status, error=error, traceback=trace, heartbeat_s=now, finished_s=finished)
+            self.write_state(task, count.put_into(ended))
+
+    def _state_path(self, task: str) -> Path:
+        return self.root / "state" / f"{task}.json"
+
+
+def shard_task(unit: str, shard: int, num_shards: int) -> str:
+    """Return the name under which the state of one shard of a work unit is kept."""
+    return f"{unit}.{shard}of{num_shards}"
+
+
+def _beat(folder: SweepFolder, task: str, begun: TaskState, count: Count, stop: threading.Event) -> None:
+    """Renew the sign of life until told to stop. A disk that is full for a while must not end the work."""
+    while not stop.wait(HEARTBEAT_S):
+        try:
+            folder.write_state(task, count.put_into(replace(begun, heartbeat_s=time.time())))
+        except StorageError as error:
+            _LOG.warning("%s", error)
+
+
+def _is_silent(state: TaskState, now_s: float) -> bool:
+    if state.host == socket.gethostname() and state.pid is not None and not _is_alive(state.pid):
+        return True
+    return state.heartbeat_s is None or now_s - state.heartbeat_s > SILENCE_LIMIT_S
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

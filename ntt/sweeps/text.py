@@ -1,0 +1,144 @@
+"""Plans and states of sweeps as text for people."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ntt.sweeps.plan import Plan, WorkUnit
+from ntt.sweeps.state import STATUSES, SweepFolder
+from ntt.sweeps.status import PointStatus, SweepStatus
+
+_SHOWN_POINTS = 100
+
+
+def plan_text(folder: SweepFolder, plan: Plan) -> str:
+    """Describe a plan: points, shared work, what is there already, jobs and time."""
+    todo = [point for point in plan.points if not point.finished]
+    lines = [f"Sweep {plan.name}: {len(plan.points)} points, {len(plan.points) - len(todo)} of them done", ""]
+    lines += [f"  {'done' if one.finished else 'to do':<7}{one.label}" for one in plan.points[:_SHOWN_POINTS]]
+    if len(plan.points) > _SHOWN_POINTS:
+        lines.append(f"  ... and {len(plan.points) - _SHOWN_POINTS} more")
+    lines += ["", *_aligned([("shared work", "of", "there", "to do", "each", "in all"), *map(_unit_row, plan.units)])]
+    needed = {unit for point in todo for unit in point.units}
+    units = [unit for unit in plan.units if unit.id in needed and unit.num_missing]
+    lines += ["", *_aligned([("jobs", "number", "each", "in all"), *_job_rows(plan, units)])]
+    lines += _sources(plan, units)
+    lines += ["", f"Folder of the sweep: {folder.root}"]
+    return "\n".join(lines)
+
+
+def status_text(folder: SweepFolder, plan: Plan, status: SweepStatus, *, verbose: bool = False) -> str:
+    """Describe where a sweep stands: points by state, shared work, time gone and left, what went wrong."""
+    counts = ", ".join(f"{status.counts[one]} {one}" for one in STATUSES if status.counts[one])
+    lines = [f"Sweep {plan.name}: {len(plan.points)} points: {counts}", ""]
+    for unit in status.units:
+        if unit.is_needed or unit.shards:
+            states = [state.status for state in unit.shards.values()]
+            parts = ", ".join(f"{states.count(one)} {one}" for one in STATUSES if one in states)
+            there = f"{unit.num_there} of {unit.unit.num_items}"
+            lines.append(f"  {unit.unit.kind}, {unit.unit.label}: {there}" + (f" ({parts})" if parts else ""))
+            lines += [f"    {state.error}" for state in unit.shards.values() if state.status == "failed"]
+    for name in STATUSES:
+        some = [one for one in status.points if one.state.status == name]
+        if some and (name != "done" or verbose):
+            lines += ["", f"{name}:", *(line for one in some for line in _point_lines(one, verbose=verbose))]
+    elapsed = "nothing has begun" if status.elapsed_s is None else f"{duration(status.elapsed_s)} since the start"
+    is_over = status.counts["done"] == len(plan.points)
+    left = "" if is_over else f", left: {'unknown' if status.left_s is None else 'about ' + duration(status.left_s)}"
+    return "\n".join([*lines, "", f"Time: {elapsed}{left}", f"Folder of the sweep: {folder.root}"])
+
+
+def list_text(sweeps: Sequence[tuple[SweepFolder, Plan, SweepStatus]], output_root: Path) -> str:
+    """Name all sweeps and how far they are."""
+    if not sweeps:
+        return f"No sweep below {output_root}. Plan one: ntt sweep plan sweeps/demo_small.yaml"
+    rows: list[tuple[str, ...]] = [("sweep", "points", "done", "running", "failed or lost", "file")]
+    for folder, plan, status in sweeps:
+        counts = status.counts
+        numbers = (len(plan.points), counts["done"], counts["running"], counts["failed"] + counts["lost"])
+        rows.append((folder.root.name, *map(str, numbers), str(plan.source)))
+    return "\n".join(_aligned(rows))
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words a person takes in at a glance: "8 s", "12 min", "3 h 5 min", "2 d 4 h"."""
+    if seconds < 9.95:
+        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def _unit_row(unit: WorkUnit) -> tuple[str, ...]:
+    there = "?" if unit.num_cached is None else str(unit.num_cached)
+    each, total = _cost(unit.item_s, unit.num_missing)
+    return f"{unit.kind}, {unit.label}", str(unit.num_items), there, str(unit.num_missing), each, total
+
+
+def _job_rows(plan: Plan, units: Sequence[WorkUnit]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    totals: list[float | None] = []
+    for unit in units:
+        resources = plan.resources.candidates if unit.kind == "candidates" else plan.resources.references
+        number = min(resources.shards * resources.tasks, unit.num_missing)
+        total = None if unit.item_s is None else unit.item_s * unit.num_missing
+        rows.append((unit.kind, str(math.ceil(number / resources.tasks)), _time(total, number), _time(total)))
+        totals.append(total)
+    todo = [point.seconds for point in plan.points if not point.finished]
+    if todo:
+        number = math.ceil(len(todo) / plan.resources.points.points_per_job)
+        known = [one for one in todo if one is not None]
+        total = sum(known) if len(known) == len(todo) else None
+        rows.append(("points", str(number), _time(total, number), _time(total)))
+        totals.append(total)
+    known = [one for one in totals if one is not None]
+    rest = "" if len(known) == len(totals) else ", the unknown not counted"
+    rows.append(("all together", "", "", _time(sum(known)) + rest if known or not totals else "unknown"))
+    return rows
+
+
+def _sources(plan: Plan, units: Sequence[WorkUnit]) -> list[str]:
+    """Say where the times come from."""
+    sources = {unit.kind: unit.item_s_source for unit in units}
+    todo = [point for point in plan.points if not point.finished]
+    if todo:
+        sources["points"] = todo[0].seconds_source
+    return ["", *(f"  time of {kind}: {source}" for kind, source in sources.items())] if sources else []
+
+
+def _point_lines(one: PointStatus, *, verbose: bool) -> list[str]:
+    state, facts = one.state, []
+    if state.seconds is not None:
+        facts.append(duration(state.seconds))
+    if state.status == "running" and state.heartbeat_s is not None:
+        facts.append(f"last sign of life {duration(max(0.0, time.time() - state.heartbeat_s))} ago")
+    if state.job is not None:
+        facts.append(f"job {state.job}")
+    if state.attempts > 1:
+        facts.append(f"attempt {state.attempts}")
+    lines = [f"  {one.point.label}" + (f" ({', '.join(facts)})" if facts else "")]
+    if state.error:
+        lines += [f"    {line}" for line in state.error.splitlines()]
+    if verbose and state.traceback:
+        lines += [f"    {line}" for line in state.traceback.splitlines()]
+    return lines
+
+
+def _cost(each: float | None, count: int) -> tuple[str, str]:
+    return _time(each), _time(None if each is None else each * count)
+
+
+def _time(seconds: float | None, parts: int = 1) -> str:
+    return "unknown" if seconds is None else duration(seconds / max(1, parts))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]

@@ -1,0 +1,171 @@
+"""Work that the points of a sweep share: the candidates of a data set's images, the features of its references.
+
+Two points share a unit when the pipeline itself would find the same entries in the store: units are keyed by what
+decides those entries, not by the settings that happen to be varied.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ntt.config import ExperimentConfig, plain, run_directory
+from ntt.device import check_precision, resolve_device
+from ntt.dist import World
+from ntt.environment import apply_runtime
+from ntt.errors import ConfigError
+from ntt.pipeline import Pipeline
+from ntt.rundir import RunDirectory
+from ntt.store import content_key
+from ntt.sweeps.points import Point
+from ntt.types import ImageRecord, Instance, Placement
+from ntt.workspace import Workspace
+
+_LOG = logging.getLogger(__name__)
+_ID_LENGTH = 12
+_NOWHERE = Placement(device="cpu", precision="float32", compile=False, weights_root=Path())
+
+
+@dataclass(frozen=True)
+class FoundUnit:
+    """A unit of shared work.
+
+    Attributes:
+        id: kind and a digest, usable as a file name.
+        kind: "candidates" or "references".
+        label: what it is, for people.
+        point: the first point that builds on it; the unit is done by its settings.
+        num_items: images, or reference instances.
+        num_cached: those of them that the store has; None where this machine cannot tell.
+    """
+
+    id: str
+    kind: str
+    label: str
+    point: Point
+    num_items: int
+    num_cached: int | None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What points need, and what is there.
+
+    Attributes:
+        units_of: point id -> ids of its units.
+        finished: ids of points whose run directory holds a valid result.
+    """
+
+    units: tuple[FoundUnit, ...]
+    units_of: dict[str, tuple[str, ...]]
+    finished: frozenset[str]
+
+
+def survey(points: Sequence[Point]) -> Survey:
+    """Read the annotation files, name the shared work, and look what the store and the run directories have.
+
+    On a machine without the points' device (a login node) the store cannot be asked, because models are part of its
+    keys; units are then told apart by their settings.
+
+    Raises:
+        NttError: for data, weights or settings that a point could not run with.
+    """
+    workspace = Workspace()
+    members: dict[str, list[_Member]] = {}
+    units_of: dict[str, tuple[str, ...]] = {}
+    finished = set()
+    for point in points:
+        member = _member(point, workspace)
+        keys = {"candidates": _candidates_key(member), "references": _references_key(member)}
+        units_of[point.id] = tuple(f"{kind}-{key[:_ID_LENGTH]}" for kind, key in keys.items())
+        for unit in units_of[point.id]:
+            members.setdefault(unit, []).append(member)
+        if member.is_finished():
+            finished.add(point.id)
+    units = tuple(_found(unit, some) for unit, some in members.items())
+    return Survey(units=units, units_of=units_of, finished=frozenset(finished))
+
+
+def drawn_instances(pipelines: Iterable[Pipeline]) -> list[tuple[Instance, ImageRecord]]:
+    """Return every reference instance that any of some runs draws, once, in an order all processes agree on."""
+    found: dict[int, tuple[Instance, ImageRecord]] = {}
+    for pipeline in pipelines:
+        drawn = pipeline.draw_references()
+        for group in drawn.instances:
+            found.update({one.id: (one, drawn.images[one.image_id]) for one in group})
+    return [found[number] for number in sorted(found)]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A point with its pipeline; without a device the pipeline has no models."""
+
+    point: Point
+    pipeline: Pipeline
+    has_device: bool
+
+    def is_finished(self) -> bool:
+        if self.has_device:
+            return self.pipeline.is_finished()
+        return self.pipeline.directory.metrics.is_file()
+
+
+def make_pipeline(config: ExperimentConfig, workspace: Workspace, placement: Placement | None = None) -> Pipeline:
+    """Return the pipeline of a point for this process alone; nothing is read or built yet.
+
+    Raises:
+        ConfigError: for a device or a precision that is not to be had here; not if a placement is given.
+    """
+    return Pipeline(
+        config=config,
+        directory=RunDirectory(run_directory(config).absolute()),
+        placement=placement or apply_runtime(config.runtime, local_rank=0),
+        me=World(),
+        workspace=workspace,
+    )
+
+
+def _member(point: Point, workspace: Workspace) -> _Member:
+    try:
+        check_precision(point.config.runtime.precision, resolve_device(point.config.runtime.device))
+    except ConfigError as error:
+        _LOG.info("This machine cannot look into the store for these points: %s", error)
+        return _Member(point, make_pipeline(point.config, workspace, _NOWHERE), has_device=False)
+    return _Member(point, make_pipeline(point.config, workspace), has_device=True)
+
+
+def _candidates_key(member: _Member) -> str:
+    if member.has_device:
+        return member.pipeline.keys["candidates"]
+    images = member.pipeline.inputs.target_data
+    return content_key({"file": str(images.annotation_file), "digest": images.digest, **_model_settings(member)})
+
+
+def _references_key(member: _Member) -> str:
+    pipeline = member.pipeline
+    references = pipeline.inputs.reference_data
+    facts = {"file": references.digest, "memory": asdict(pipeline.config.memory)}
+    if not member.has_device:
+        return content_key({**facts, **_model_settings(member)})
+    return content_key({**facts, **pipeline.encoder.facts, **pipeline.reference_masks.facts(references.instances)})
+
+
+def _model_settings(member: _Member) -> dict[str, object]:
+    settings = plain(member.point.config)
+    runtime = {key: settings["runtime"][key] for key in ("precision", "compile", "device")}
+    return {**{key: settings[key] for key in ("backbone", "segmenter", "candidates")}, **runtime}
+
+
+def _found(unit: str, members: Sequence[_Member]) -> FoundUnit:
+    kind = unit.partition("-")[0]
+    first, config = members[0].pipeline, members[0].point.config
+    if kind == "candidates":
+        images = list(first.inputs.target_data.images.values())
+        count, is_stored = len(images), (first.source.is_stored(one) for one in images)
+        models = f"{config.backbone.name} + {config.segmenter.name}"
+    else:
+        drawn = drawn_instances(member.pipeline for member in members)
+        count, is_stored = len(drawn), (first.encoder.is_stored(one, record) for one, record in drawn)
+        models = config.backbone.name
+    cached = sum(is_stored) if members[0].has_device else None
+    return FoundUnit(unit, kind, f"{config.dataset.label()}, {models}", members[0].point, count, cached)

@@ -1,0 +1,202 @@
+"""Runs that are killed, doubled or starved of disk space; a program of its own, because it forks.
+
+    python tests/interrupted.py MODE DATA WORK [KILLS]
+
+It prints one JSON object. The libraries are loaded once; every attempt is a child process that runs the whole job and
+notes each image it begins to work on.
+"""
+
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ntt import runner
+from ntt.config import run_directory
+from ntt.console import compose_config
+from ntt.errors import StorageError
+from ntt.stages.candidates import CandidateSource
+
+SMALL = ("segmenter.leaves=60", "segmenter.canvas_side=128", "segmenter.mask_side=64", "backbone.input_size=128")
+
+
+def job(data: Path, work: Path) -> list[str]:
+    """The command line of the job."""
+    return [
+        "dataset=coco_json",
+        f"dataset.root={data}",
+        "shots=1shot",
+        f"runtime.output_root={work / 'runs'}",
+        f"runtime.store_root={work / 'store'}",
+        *SMALL,
+    ]
+
+
+def child(data: Path, work: Path, journal: Path, *, largest_file: int | None = None, pause_s: float = 0.0) -> int:
+    """Start the job in a child process and return its number.
+
+    Args:
+        data: the data set.
+        work: where runs and store lie.
+        journal: file to which the id of each image is added when the work on it begins.
+        largest_file: most bytes a file may have; None: any.
+        pause_s: seconds each image takes longer.
+    """
+    journal.touch()
+    number = os.fork()
+    if number:
+        return number
+    status = 1
+    try:
+        with Path(f"{work}.out").open("a") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+        if largest_file is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+        compute = CandidateSource._compute
+
+        def noted(source: CandidateSource, record: Any) -> Any:
+            if largest_file is None:
+                with journal.open("a") as lines:
+                    lines.write(f"{record.id}\n")
+            time.sleep(pause_s)
+            return compute(source, record)
+
+        CandidateSource._compute = noted
+        runner.run(compose_config(job(data, work)))
+        status = 0
+    except StorageError as error:
+        os.write(2, f"StorageError: {error}\n".encode())
+        status = 2
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(status)
+
+
+def wait(number: int) -> int:
+    """Wait for a child and return its exit status; minus the signal that ended it."""
+    _, status = os.waitpid(number, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def snapshot(work: Path) -> dict[str, str]:
+    """The content of everything that must not differ: results and store entries, by name."""
+    names = ("references.json", "memory.safetensors", "candidates.json", "predictions.json", "metrics.json")
+    places = [run_directory(compose_config(job(Path("/data"), work))).parents[2]]
+    found = {}
+    for path in sorted(p for place in places for p in place.rglob("*") if p.name in names):
+        found[path.name] = path.read_bytes().hex()
+    for path in sorted((work / "store").rglob("*.safetensors")):
+        found[path.name] = path.read_bytes().hex()
+    return found
+
+
+def temporaries(work: Path) -> list[str]:
+    """Temporary files that are left."""
+    return [str(path) for path in work.rglob("*.tmp")]
+
+
+def begun(journal: Path) -> int:
+    """Images the work on which has begun, counted each time."""
+    return len(journal.read_text().splitlines())
+
+
+def kill_somewhere(number: int, journal: Path, chance: random.Random, longest_s: float) -> bool:
+    """Kill a child some time after it has begun to work on images; False if it was over before."""
+    before = begun(journal)
+    while begun(journal) == before:
+        if os.waitpid(number, os.WNOHANG)[0]:
+            return False
+        time.sleep(0.002)
+    time.sleep(chance.uniform(0, longest_s))
+    if os.waitpid(number, os.WNOHANG)[0]:
+        return False
+    os.kill(number, signal.SIGKILL)
+    return wait(number) == -signal.SIGKILL
+
+
+def killed(data: Path, work: Path, expected: dict[str, str], kills: int, seconds_an_image: float) -> dict[str, Any]:
+    """Kill the job again and again while it works on images; whenever it gets through, begin anew elsewhere."""
+    chance = random.Random(0)
+    done, rounds = 0, []
+    while done < kills:
+        place, journal = work / f"killed/{len(rounds)}", work / f"killed/{len(rounds)}.journal"
+        here, entries, lost = 0, 0, 0
+        while done < kills and kill_somewhere(child(data, place, journal), journal, chance, 2 * seconds_an_image):
+            done, here = done + 1, here + 1
+            now = len(list((place / "store" / "candidates").rglob("*.safetensors")))
+            lost += now < entries
+            entries = now
+        last = wait(child(data, place, journal))
+        rounds.append(
+            {
+                "kills": here,
+                "status": last,
+                "begun": begun(journal),
+                "vanished": lost,
+                "same": snapshot(place) == expected,
+                "temporaries": temporaries(place),
+            }
+        )
+    return {"rounds": rounds}
+
+
+def twins(data: Path, work: Path, expected: dict[str, str]) -> dict[str, Any]:
+    """Start the same job twice at the same moment."""
+    place = work / "twins"
+    numbers = [child(data, place, work / f"twin{which}.journal") for which in range(2)]
+    statuses = [wait(number) for number in numbers]
+    return {"statuses": statuses, "same": snapshot(place) == expected, "temporaries": temporaries(place)}
+
+
+def starved(data: Path, work: Path, expected: dict[str, str]) -> dict[str, Any]:
+    """Forbid files as large as the largest entry, then allow them again."""
+    place = work / "starved"
+    largest = max(path.stat().st_size for path in (work / "whole" / "store").rglob("*.safetensors"))
+    first = wait(child(data, place, work / "starved.journal", largest_file=largest - 1))
+    kept = {path.name for path in (place / "store").rglob("*.safetensors")}
+    between, said = temporaries(place), Path(f"{place}.out").read_text()
+    second = wait(child(data, place, work / "starved.journal"))
+    return {
+        "statuses": [first, second],
+        "kept": len(kept),
+        "said": said,
+        "same": snapshot(place) == expected,
+        "temporaries": between + temporaries(place),
+        "begun": begun(work / "starved.journal"),
+    }
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    data, work, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    torch.set_num_threads(1)
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "killed").mkdir()
+    started = time.monotonic()
+    whole = wait(child(data, work / "whole", work / "whole.journal"))
+    images = begun(work / "whole.journal")
+    seconds = (time.monotonic() - started) / (images + 1)
+    expected = snapshot(work / "whole")
+    report = {
+        "whole": whole,
+        "images": images,
+        "killed": killed(data, work, expected, kills, seconds),
+        "twins": twins(data, work, expected),
+        "starved": starved(data, work, expected),
+    }
+    sys.stdout.write(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

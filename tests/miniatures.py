@@ -1,0 +1,224 @@
+"""Miniatures of the published data sets in their official layouts: a few small drawn images, real names and numbers.
+
+An image is a grid of coloured shapes; a class is told by its colour and shape. Every class has references that all
+samplers accept: at least 32 px wide and high, at least 10 px from the border.
+"""
+
+import colorsys
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ntt.data.layout.facts import Counts, DatasetFacts, known_datasets
+from ntt.data.layout.voc import list_name
+from ntt.data.splits import split_classes
+
+HEIGHT, WIDTH = 180, 240
+_CELL, _SIZE, _OFFSET = 60, 40, 10
+PER_IMAGE = (HEIGHT // _CELL) * (WIDTH // _CELL)
+_COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+LVIS_CLASSES = {"r": ("aerosol", "beetle"), "c": ("anchor", "brooch"), "f": ("apple", "bench")}
+COCO_LIKE = ("coco", "lvis", "lvis_minival", "voc", "voc_kshot")
+CDFSOD = tuple(name for name in known_datasets() if name.startswith("cdfsod_"))
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One drawn object: class index, COCO box, polygon."""
+
+    label: int
+    bbox: list[int]
+    polygon: list[float]
+
+
+def draw(path: Path, labels: Sequence[int], *, num_classes: int, seed: int) -> list[Thing]:
+    """Write an image with one object per grid cell, at most `PER_IMAGE`; returns them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(100, 125, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    things = []
+    for place, label in enumerate(labels):
+        x = place % (WIDTH // _CELL) * _CELL + _OFFSET
+        y = place // (WIDTH // _CELL) * _CELL + _OFFSET
+        centre = ((columns - x - 19.5) ** 2 + (rows - y - 19.5) ** 2) ** 0.5
+        if label % 2:
+            inside = centre <= _SIZE / 2
+            angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+            outline = np.stack([x + 20 + 20 * np.cos(angles), y + 20 + 20 * np.sin(angles)], axis=1).round(2)
+        else:
+            inside = (columns >= x) & (columns < x + _SIZE) & (rows >= y) & (rows < y + _SIZE)
+            outline = np.array([[x, y], [x + _SIZE, y], [x + _SIZE, y + _SIZE], [x, y + _SIZE]])
+        colour = colorsys.hsv_to_rgb(label / num_classes, 0.9, 0.5 + 0.5 * (label % 3) / 2)
+        pixels[inside] = [round(255 * part) for part in colour]
+        things.append(Thing(label, [x, y, _SIZE, _SIZE], outline.ravel().tolist()))
+    Image.fromarray(pixels).save(path, quality=95)
+    return things
+
+
+class CocoFile:
+    """An annotation file under construction."""
+
+    def __init__(self, categories: Sequence[Mapping[str, Any]], *, masks: bool) -> None:
+        self.content: dict[str, Any] = {"images": [], "annotations": [], "categories": list(categories)}
+        self._masks = masks
+
+    def add(self, image_id: int, things: Sequence[Thing], **names: str) -> None:
+        """Enter an image; `names` says how it is called (file_name or coco_url)."""
+        self.content["images"].append({"id": image_id, "height": HEIGHT, "width": WIDTH, **names})
+        for thing in things:
+            entry = {
+                "id": len(self.content["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": self.content["categories"][thing.label]["id"],
+                "bbox": thing.bbox,
+                "area": _SIZE * _SIZE,
+                "iscrowd": 0,
+            }
+            self.content["annotations"].append({**entry, "segmentation": [thing.polygon]} if self._masks else entry)
+
+    def write(self, path: Path) -> Counts:
+        """Write the file and return what it holds."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.content))
+        return Counts(images=len(self.content["images"]), annotations=len(self.content["annotations"]))
+
+
+def make_miniature(option: str, data_root: Path) -> DatasetFacts:
+    """Generate the data set of an option below `data_root`; returns its facts, with the counts of the miniature."""
+    facts = known_datasets()[option]
+    if option in CDFSOD:
+        return _make_cdfsod(facts, data_root)
+    if option == "coco":
+        return _make_coco(facts, data_root / "coco")
+    if option in ("lvis", "lvis_minival"):
+        return _make_lvis(facts, data_root)
+    return make_voc(facts, data_root / "voc")
+
+
+def _chunks(labels: Sequence[int]) -> list[Sequence[int]]:
+    return [labels[start : start + PER_IMAGE] for start in range(0, len(labels), PER_IMAGE)]
+
+
+def _spread(num_classes: int, count: int) -> list[int]:
+    """Return `count` labels, evenly spread over the classes."""
+    return [place * num_classes // count for place in range(count)]
+
+
+def coco_categories() -> list[dict[str, Any]]:
+    ids = [number for number in range(1, 91) if number not in _COCO_GAPS]
+    return [{"id": number, "name": name} for number, name in zip(ids, split_classes("coco_all80"), strict=True)]
+
+
+def _make_coco(facts: DatasetFacts, root: Path) -> DatasetFacts:
+    categories = coco_categories()
+    halves = {"train2017": list(range(80)), "val2017": _spread(80, 2 * PER_IMAGE)}
+    counts = {}
+    for half, labels in halves.items():
+        file = CocoFile(categories, masks=True)
+        for place, chunk in enumerate(_chunks(labels), start=1):
+            number = place * 100 + (half == "val2017")
+            things = draw(root / half / f"{number:012}.jpg", chunk, num_classes=80, seed=number)
+            file.add(number, things, file_name=f"{number:012}.jpg")
+        counts[half] = file.write(root / "annotations" / f"instances_{half}.json")
+    return replace(facts, references=counts["train2017"], targets=counts["val2017"])
+
+
+def _make_lvis(facts: DatasetFacts, data_root: Path) -> DatasetFacts:
+    """Write train (images of train2017) and val (one image of val2017, one of train2017), and minival."""
+    names = [(name, letter) for letter, group in LVIS_CLASSES.items() for name in group]
+    categories = [{"id": n, "name": name, "frequency": letter} for n, (name, letter) in enumerate(names, start=1)]
+    parts = {
+        "lvis_v1_train": [("train2017", 11), ("train2017", 12)],
+        "lvis_v1_val": [("val2017", 13), ("train2017", 14)],
+    }
+    parts["lvis_v1_minival"] = parts["lvis_v1_val"][:1]
+    counts = {}
+    for part, images in parts.items():
+        file = CocoFile(categories, masks=True)
+        for folder, number in images:
+            name = f"{folder}/{number:012}.jpg"
+            things = draw(data_root / "coco" / name, list(range(len(names))), num_classes=len(names), seed=number)
+            file.add(number, things, coco_url=f"http://images.cocodataset.org/{name}")
+        counts[part] = file.write(data_root / "lvis" / f"{part}.json")
+    targets = counts["lvis_v1_val" if facts.name == "lvis" else "lvis_v1_minival"]
+    return replace(facts, num_classes=len(names), references=counts["lvis_v1_train"], targets=targets)
+
+
+def _make_cdfsod(facts: DatasetFacts, data_root: Path) -> DatasetFacts:
+    folders = {"artaxor": "ArTaxOr", "dior": "DIOR", "fish": "FISH", "neu_det": "NEU-DET", "uodd": "UODD"}
+    root = data_root / folders.get(facts.name.removeprefix("cdfsod_"), "clipart1k")
+    num_classes = len(facts.class_names)
+    categories = [{"id": number, "name": name} for number, name in enumerate(facts.class_names)]
+    shot_images = {}
+    for shots in facts.shots:
+        file = CocoFile(categories, masks=False)
+        for place, chunk in enumerate(_chunks(sorted(list(range(num_classes)) * shots))):
+            name = f"ref_{shots}_{place}.jpg"
+            file.add(
+                place, draw(root / "train" / name, chunk, num_classes=num_classes, seed=place + shots), file_name=name
+            )
+        shot_images[shots] = file.write(root / "annotations" / f"{shots}_shot.json").images or 0
+    file = CocoFile(categories, masks=False)
+    for place in range(2):
+        labels = _spread(num_classes, 4 + place)
+        things = draw(root / "test" / f"{place}.jpg", labels, num_classes=num_classes, seed=500 + place)
+        file.add(place, things, file_name=f"{place}.jpg")
+    counts = file.write(root / "annotations" / "test.json")
+    names = [file.content["categories"][one["category_id"]]["name"] for one in file.content["annotations"]]
+    per_class = {name: names.count(name) for name in facts.class_names}
+    return replace(facts, shot_images=shot_images, targets=replace(counts, per_class=per_class))
+
+
+def make_voc(facts: DatasetFacts, root: Path) -> DatasetFacts:
+    """Write VOCdevkit and the few-shot lists as published; the COCO files are made from them by the program."""
+    names = known_datasets()["voc"].class_names
+    parts = {
+        ("VOC2007", "trainval"): {"000005": range(0, 12), "000007": range(8, 20)},
+        ("VOC2012", "trainval"): {"2008_000008": range(0, 12), "2008_000015": range(8, 20)},
+        ("VOC2007", "test"): {"000001": range(0, 20, 2), "000002": range(1, 20, 2)},
+    }
+    for (year, image_set), images in parts.items():
+        folder = root / "VOCdevkit" / year
+        for stem, labels in images.items():
+            things = draw(folder / "JPEGImages" / f"{stem}.jpg", list(labels), num_classes=20, seed=int(stem[-4:]))
+            _write(
+                folder / "Annotations" / f"{stem}.xml",
+                voc_xml(f"{stem}.jpg", things, names, difficult=(year, image_set) != ("VOC2007", "trainval")),
+            )
+        _write(folder / "ImageSets" / "Main" / f"{image_set}.txt", "\n".join(images) + "\n")
+    for shots in known_datasets()["voc_kshot"].shots:
+        for label, name in enumerate(names):
+            holders = [
+                f"{y}/JPEGImages/{stem}.jpg"
+                for (y, s), i in parts.items()
+                if s != "test"
+                for stem in i
+                if label in i[stem]
+            ]
+            _write(root / "vocsplit" / list_name(name, shots), "\n".join(holders[:shots]) + "\n")
+    return replace(
+        facts, references=Counts(images=4, annotations=48), targets=Counts(images=2, annotations=20, crowd=2)
+    )
+
+
+def voc_xml(file_name: str, things: Sequence[Thing], names: Sequence[str], *, difficult: bool) -> str:
+    """Return a VOC annotation: corners count from 1, inclusively; with `difficult` the last object is marked so."""
+    objects = "".join(
+        f"<object><name>{names[thing.label]}</name><truncated>0</truncated>"
+        f"<difficult>{int(difficult and thing is things[-1])}</difficult>"
+        f"<bndbox><xmin>{thing.bbox[0] + 1}</xmin><ymin>{thing.bbox[1] + 1}</ymin>"
+        f"<xmax>{thing.bbox[0] + thing.bbox[2]}</xmax><ymax>{thing.bbox[1] + thing.bbox[3]}</ymax></bndbox></object>"
+        for thing in things
+    )
+    size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>"
+    return f"<annotation><filename>{file_name}</filename>{size}{objects}</annotation>"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

@@ -1,0 +1,60 @@
+"""Run directories as a finished run leaves them, made in a moment by the functions that real runs write with."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ntt.config import ExperimentConfig, plain, run_directory
+from ntt.console import compose_many
+from ntt.datasets.coco_json import CocoJsonConfig
+from ntt.results import write_metrics
+from ntt.rundir import RunDirectory
+from ntt.types import Metrics
+
+CLASSES = ("disc", "square")
+
+
+def box_metrics(ap: float, *, classes: Sequence[str] = CLASSES, segm: float | None = None) -> Metrics:
+    """Metrics with box AP `ap`, AP50 ten points more; the first class two points better, the last two worse."""
+    values = {"bbox": ap} if segm is None else {"bbox": ap, "segm": segm}
+    overall = {kind: {"AP": value, "AP50": value + 10} for kind, value in values.items()}
+    per_class = {
+        kind: {name: {"AP": value + 2 - 4 * (place > 0)} for place, name in enumerate(classes)}
+        for kind, value in values.items()
+    }
+    return Metrics(overall=overall, per_class=per_class, num_images=4, num_detections=9)
+
+
+def make_runs(root: Path, runs: Mapping[str, Metrics | None], *, data: Path | None = None) -> dict[str, Path]:
+    """Write a run directory for each command line of `main.py`; None stands for a run without metrics.
+
+    Args:
+        root: the output root.
+        runs: overrides, separated by blanks -> metrics.
+        data: folder in COCO format; takes the place of the data set `demo`.
+    """
+    made = {}
+    for (line, metrics), config in zip(runs.items(), _compose(runs), strict=True):
+        config.runtime.output_root = str(root)
+        if data is not None:
+            config.dataset = CocoJsonConfig(name="coco_json", root=str(data))
+        directory = RunDirectory(run_directory(config))
+        directory.write_config(plain(config))
+        for number, stage in enumerate(("candidates", "evaluation") if metrics is not None else ("candidates",)):
+            directory.write_record(stage, "key", [], {"seconds": 10.0 / (1 + 9 * number)})
+        if metrics is not None:
+            records = {stage: directory.record(stage) for stage in ("candidates", "evaluation")}
+            directory.write_facts({"git": {"revision": "abc"}, "packages": {"ntt": "0.1.0"}}, records)
+            write_metrics(directory.metrics, metrics)
+        made[line] = directory.root
+    return made
+
+
+_COMPOSED: dict[str, ExperimentConfig] = {}
+
+
+def _compose(lines: Iterable[str]) -> list[ExperimentConfig]:
+    """Compose each command line once a session: Hydra takes half a second for the first of each kind."""
+    new = [line for line in lines if line not in _COMPOSED]
+    _COMPOSED.update(zip(new, compose_many([line.split() for line in new]), strict=True))
+    return [copy.deepcopy(_COMPOSED[line]) for line in lines]

@@ -1,0 +1,277 @@
+"""Sweeps through the real sbatch, on a cluster of this machine: what arrives, and what survives."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT_DIR
+from slurm.cluster import NODE, Cluster
+from slurm.sweeps import Sweep, make_data, planned, wait_for, write_sweep
+
+from ntt import runner
+from ntt.config import run_directory
+from ntt.console import compose_config
+from ntt.sweeps import slurm
+from ntt.sweeps.clusters import CLUSTERS_DIR
+from ntt.sweeps.slurm_jobs import live_jobs, read_jobs
+from ntt.sweeps.snapshot import take_snapshot
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+
+NUM_TARGETS = 24
+Results = dict[str, tuple[bytes, bytes]]
+
+
+@pytest.fixture
+def cluster(slurm_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster, reached by SLURM's commands of this process; left idle."""
+    for key, value in slurm_cluster.env.items():
+        monkeypatch.setenv(key, value)
+    yield slurm_cluster
+    slurm_cluster.run("scontrol", "update", f"nodename={NODE}", "state=resume", check=False)
+    slurm_cluster.run("scancel", f"--user={os.getuid()}", check=False)
+    wait_for(lambda: not slurm_cluster.run("squeue", "--noheader").strip(), "an idle cluster", cluster=slurm_cluster)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data") / "many", num_targets=NUM_TARGETS)
+
+
+@pytest.fixture
+def long_sweep(data: Path, tmp_path: Path) -> Sweep:
+    """One point whose candidates are one job of some length."""
+    return planned(write_sweep(tmp_path, data, axes={"shots": ["1shot"]}))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What the point of `long_sweep` gives without a cluster."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    return local_results(planned(write_sweep(place, data, axes={"shots": ["1shot"]})), place / "local")
+
+
+def local_results(sweep: Sweep, place: Path) -> Results:
+    """Run a sweep's points here, one after the other, with a store of their own."""
+    found = {}
+    for point in sweep.plan.points:
+        config = compose_config(
+            [*point.overrides, f"runtime.output_root={place / 'out'}", f"runtime.store_root={place / 'store'}"]
+        )
+        runner.run(config)
+        folder = run_directory(config)
+        found[point.id] = ((folder / "predictions.json").read_bytes(), (folder / "metrics.json").read_bytes())
+    return found
+
+
+def is_over(sweep: Sweep) -> bool:
+    return not live_jobs(read_jobs(sweep.folder))
+
+
+def states(sweep: Sweep, tasks: list[str]) -> list[str]:
+    return [state.status for state in slurm.observe(sweep.folder, tasks).values()]
+
+
+SUBMIT = """
+import sys
+from pathlib import Path
+from slurm.sweeps import planned
+from ntt.sweeps import slurm
+sweep = planned(Path(sys.argv[1]))
+for script in slurm.dry_run(sweep.folder, sweep.plan):
+    print(script, end="\\0")
+slurm.submit(sweep.folder, sweep.plan)
+"""
+
+
+def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tmp_path: Path):
+    data = make_data(tmp_path / "few", num_targets=4)
+    resources = {"candidates": {"shards": 2}, "points": {"tasks": 2, "points_per_job": 2}}
+    path = write_sweep(tmp_path, data, axes={"shots": ["1shot", "2shot"], "seed": [0, 1]}, resources=resources)
+    project = take_snapshot(tmp_path / "project").root
+    shutil.copytree(CLUSTERS_DIR, project / "sweeps" / "clusters")
+    submitted = subprocess.run(
+        [sys.executable, "-c", SUBMIT, str(path)],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(project), str(PROJECT_DIR / "tests")])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # Whoever submitted goes on working; the jobs must not see it.
+    (project / "ntt" / "types.py").write_text("raise RuntimeError('the working tree was used')")
+    sweep = planned(path)
+    arrays = read_jobs(sweep.folder)
+    assert [(one.stage, len(one.jobs)) for one in arrays] == [("candidates", 2), ("references", 1), ("points", 2)]
+    assert len(live_jobs(arrays)) == 5, "submit has waited for its jobs"
+    assert states(sweep, sweep.points) == ["waiting"] * 4
+    waits = cluster.run("squeue", "--noheader", f"--jobs={arrays[2].job_id}", "--format=%E")
+    assert {line.split("(")[0] for line in waits.replace(",", "\n").split()} == {
+        f"afterany:{arrays[0].job_id}_*",
+        f"afterany:{arrays[1].job_id}",
+    }
+
+    dry = submitted.stdout.split("\0")[:-1]
+    for number, array in enumerate(arrays, start=1):
+        dry = [script.replace(f"ARRAY{number}", array.job_id) for script in dry]
+    assert dry == [(sweep.folder.logs / f"{one.job_id}_submission.sh").read_text() for one in arrays]
+
+    assert slurm.submit(sweep.folder, sweep.plan).arrays == (), "a second submission sends nothing twice"
+    wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
+    assert states(sweep, sweep.points) == ["done"] * 4, [sweep.folder.state(one).error for one in sweep.points]
+    begun = min(sweep.folder.state(one).started_s or 0.0 for one in sweep.points)
+    assert all((sweep.folder.state(one).finished_s or 1e99) <= begun for one in sweep.shards)
+    assert len(sweep.stored()) == 4
+    facts = json.loads((sweep.plan.points[0].run_dir / "facts.json").read_text())
+    assert facts["processes"] == 2
+    assert sweep.results() == local_results(sweep, tmp_path / "local")
+    assert slurm.submit(sweep.folder, sweep.replanned()).arrays == ()
+
+
+def stored_some(sweep: Sweep, cluster: Cluster, *, more_than: int) -> dict[str, tuple[int, int]]:
+    """Wait until the candidate stage has got on, and return what is stored then."""
+    wait_for(lambda: len(sweep.stored()) > more_than, f"more than {more_than} stored images", cluster=cluster)
+    stored = sweep.stored()
+    assert len(stored) < NUM_TARGETS, "the stage was over before it could be interrupted; give it more images"
+    return stored
+
+
+def assert_kept(sweep: Sweep, earlier: dict[str, tuple[int, int]]) -> None:
+    """No image that was stored then was computed again since."""
+    now = sweep.stored()
+    assert {name: now[name] for name in earlier} == earlier
+
+
+def test_interruptions_cost_no_finished_image(cluster: Cluster, long_sweep: Sweep, undisturbed: Results):
+    sweep = long_sweep
+    made = slurm.submit(sweep.folder, sweep.plan, overrides=["max_timeouts=0"])
+    before = stored_some(sweep, cluster, more_than=0)
+    shard = sweep.shards[0]
+
+    # A more important job takes the node; the same job comes back.
+    cluster.run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
+    wait_for(lambda: states(sweep, [shard]) == ["waiting"], "the job back in the queue", cluster=cluster)
+    wait_for(lambda: states(sweep, [shard]) == ["running"], "its second start", cluster=cluster)
+    log = "".join(path.read_text() for path in sweep.folder.logs.glob(f"{made.arrays[0].job_id}_0_log.*"))
+    assert "this job is preempted" in log
+    assert sweep.folder.state(shard).attempts == 2
+    assert sweep.folder.state(shard).job == made.arrays[0].job_id
+    assert_kept(sweep, before)
+
+    # The process is killed, as for lack of memory; the point that waits for it says so.
+    before = stored_some(sweep, cluster, more_than=len(sweep.stored()))
+    os.kill(sweep.folder.state(shard).pid or 0, signal.SIGKILL)
+    wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
+    assert states(sweep, [shard, *sweep.points]) == ["lost", "failed"]
+    error = sweep.folder.state(sweep.points[0]).error or ""
+    assert f"The shared work {shard} of this point is lost" in error
+    assert "ntt sweep retry test repeats it and this point" in error
+
+    # What is missing is submitted again, and withdrawn in the middle.
+    again = slurm.submit(sweep.folder, sweep.replanned())
+    assert [one.stage for one in again.arrays] == ["candidates", "points"], "references are done and not repeated"
+    before = {**before, **stored_some(sweep, cluster, more_than=len(before))}
+    assert slurm.cancel(sweep.folder) == sorted(one.job_id for one in again.arrays)
+    assert states(sweep, [shard, *sweep.points]) == ["cancelled", "cancelled"]
+    assert_kept(sweep, before)
+
+    slurm.submit(sweep.folder, sweep.replanned())
+    wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
+    assert states(sweep, sweep.points) == ["done"]
+    assert_kept(sweep, before)
+    assert sweep.results() == undisturbed
+
+
+@pytest.mark.slow
+def test_a_job_out_of_time_is_queued_again(
+    cluster: Cluster, data: Path, tmp_path: Path, undisturbed: Results, caplog: pytest.LogCaptureFixture
+):
+    # A minute is the shortest limit SLURM knows; the process is held until it is told that its time is up.
+    sweep = planned(write_sweep(tmp_path, data, axes={"shots": ["1shot"]}))
+    limits = ["candidates.timeout_min=1", "candidates.signal_delay_s=10", "max_timeouts=9"]
+    with caplog.at_level(logging.WARNING):
+        made = slurm.submit(sweep.folder, sweep.plan, overrides=limits)
+    assert "timeout_min=1: submitit takes every interruption" in caplog.text
+    before = stored_some(sweep, cluster, more_than=0)
+    shard = sweep.shards[0]
+    pid = sweep.folder.state(shard).pid or 0
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: is_pending(pid, signal.SIGUSR2), "the signal that time is up", cluster=cluster)
+    os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: sweep.folder.state(shard).attempts == 2, "the second start", cluster=cluster)
+    wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
+    log = "".join(path.read_text() for path in sweep.folder.logs.glob(f"{made.arrays[0].job_id}_0_log.*"))
+    assert "this job is timed-out" in log
+    assert states(sweep, sweep.points) == ["done"]
+    assert_kept(sweep, before)
+    assert sweep.results() == undisturbed
+
+
+def is_pending(pid: int, signum: signal.Signals) -> bool:
+    """Whether a stopped process has a signal before it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(mask >> (signum - 1) & 1 for mask in masks)
+
+
+@pytest.mark.slow
+def test_a_drained_node_holds_jobs_until_it_is_resumed(cluster: Cluster, long_sweep: Sweep, undisturbed: Results):
+    sweep = long_sweep
+    made = slurm.submit(sweep.folder, sweep.plan)
+    before = stored_some(sweep, cluster, more_than=0)
+    shard = sweep.shards[0]
+    cluster.run("scontrol", "update", f"nodename={NODE}", "state=drain", "reason=maintenance")
+    cluster.run("scontrol", "requeue", made.arrays[0].job_id)
+    wait_for(lambda: states(sweep, [shard]) == ["waiting"], "the job back in the queue", cluster=cluster)
+    wait_for(
+        lambda: "Nodes required for job are DOWN, DRAINED" in (waiting_for(sweep, shard) or ""),
+        "the reason why it waits",
+        cluster=cluster,
+    )
+    assert_kept(sweep, before)
+    cluster.run("scontrol", "update", f"nodename={NODE}", "state=resume")
+    wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
+    assert states(sweep, sweep.points) == ["done"]
+    assert sweep.folder.state(shard).attempts == 2
+    assert_kept(sweep, before)
+    assert sweep.results() == undisturbed
+
+
+def waiting_for(sweep: Sweep, task: str) -> str | None:
+    return slurm.observe(sweep.folder, [task])[task].error
+
+
+@pytest.mark.slow
+def test_hydras_launcher_shares_store_and_run_directories(cluster: Cluster, tmp_path: Path):
+    data = make_data(tmp_path / "few", num_targets=4)
+    settings = ["dataset=coco_json", f"dataset.root={data}", "shots=1shot", "segmenter.leaves=300"]
+    settings += ["visualisation.enabled=false", f"runtime.output_root={tmp_path / 'out'}"]
+    settings += [f"runtime.store_root={tmp_path / 'store'}"]
+    launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=20", "hydra.launcher.tasks_per_node=2"]
+    done = subprocess.run(
+        [sys.executable, "main.py", "--multirun", *launcher, "seed=0,1", *settings],
+        cwd=PROJECT_DIR,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for seed in (0, 1):
+        config = compose_config([*settings, f"seed={seed}"])
+        folder = run_directory(config)
+        facts = json.loads((folder / "facts.json").read_text())
+        assert facts["processes"] == 2
+        found = ((folder / "predictions.json").read_bytes(), (folder / "metrics.json").read_bytes())
+        assert len(list((tmp_path / "store" / "candidates").rglob("*.safetensors"))) == 4
+        here = compose_config([*settings, f"seed={seed}", f"runtime.output_root={tmp_path / 'here'}"])
+        runner.run(here)
+        folder = run_directory(here)
+        assert found == ((folder / "predictions.json").read_bytes(), (folder / "metrics.json").read_bytes())

@@ -1,0 +1,702 @@
+"""Annotations of other formats become COCO files that say the same."""
+
+import base64
+import io
+import json
+import os
+import pickle
+import textwrap
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from coco_samples import annotation, document, read
+from PIL import Image
+
+from ntt.converters.base import Converted, ImageFolder, write_converted
+from ntt.converters.labelme import convert_labelme
+from ntt.converters.lvis import convert_lvis
+from ntt.converters.plain_pickle import load_plain
+from ntt.converters.reference_pickle import convert_reference_pickle, pickle_references
+from ntt.converters.voc import convert_voc
+from ntt.converters.yolo import convert_yolo, find_places, read_names
+from ntt.data.coco import CocoDataset, read_coco
+from ntt.data.masks import instance_mask
+from ntt.errors import DataError
+from ntt.types import Category
+
+
+def picture(path: Path, width: int = 100, height: int = 80) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), (90, 120, 90)).save(path)
+    return path
+
+
+def reread(converted: Converted, folder: Path) -> CocoDataset:
+    write_converted(converted, folder / "converted.json")
+    return read_coco(folder / "converted.json", converted.image_root)
+
+
+# Pascal VOC
+
+
+def voc_object(name: str, corners: tuple[Any, ...], **flags: int) -> str:
+    tags = "".join(f"<{key}>{value}</{key}>" for key, value in flags.items())
+    box = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))
+    return f"<object><name>{name}</name>{tags}<bndbox>{box}</bndbox></object>"
+
+
+def voc_file(path: Path, *objects: str, filename: str | None = None, size: tuple[int, int] = (100, 80)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    named = "" if filename is None else f"<filename>{filename}</filename>"
+    width, height = size
+    text = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+    path.write_text(f"<annotation><folder>VOC2007</folder>{named}{text}{''.join(objects)}</annotation>")
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    root = tmp_path / "voc"
+    for name in ("000001", "000002", "000003"):
+        picture(root / "JPEGImages" / f"{name}.jpg")
+    dog = voc_object("dog", (1, 1, 100, 80), truncated=1, difficult=0)
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>"
+    voc_file(root / "Annotations/000001.xml", dog.replace("</object>", f"{part}</object>"), filename="000001.jpg")
+    cat = voc_object("cat", (11, 21, 30, 60), truncated=0, difficult=1)
+    voc_file(root / "Annotations/000002.xml", cat, voc_object("dog", (5, 5, 5, 9)), filename="000002.jpg")
+    voc_file(root / "Annotations/000003.xml", filename="000003.jpg", size=(0, 0))
+    return root
+
+
+def from_voc(root: Path, **more: Any) -> Converted:
+    return convert_voc(annotations=root / "Annotations", images=root / "JPEGImages", **more)
+
+
+def test_voc_boxes_count_from_one_and_include_the_last_pixel(voc: Path, tmp_path: Path):
+    data = reread(from_voc(voc), tmp_path)
+    assert [(c.id, c.name) for c in data.categories] == [(1, "cat"), (2, "dog")]
+    assert [one.bbox_xywh for one in data.instances] == [(0, 0, 100, 80), (10, 20, 20, 40), (4, 4, 1, 5)]
+    assert [(image.file_name, image.height, image.width) for image in data.images.values()] == [
+        (f"00000{n}.jpg", 80, 100) for n in (1, 2, 3)
+    ]
+
+
+def test_voc_difficult_objects_become_crowd_regions_unless_told_otherwise(voc: Path, tmp_path: Path):
+    crowd = from_voc(voc)
+    assert [(e["iscrowd"], e["difficult"], e["truncated"]) for e in crowd.document["annotations"]] == [
+        (0, 0, 1),
+        (1, 1, 0),
+        (0, 0, 0),
+    ]
+    assert [one.iscrowd for one in reread(crowd, tmp_path).instances] == [False, True, False]
+    assert [e["iscrowd"] for e in from_voc(voc, difficult="keep").document["annotations"]] == [0, 0, 0]
+    dropped = from_voc(voc, difficult="drop")
+    assert len(dropped.document["annotations"]) == 2
+    assert dropped.notes == ("1 difficult object(s) left out",)
+
+
+def test_voc_lists_and_classes_choose(voc: Path):
+    (voc / "test.txt").write_text("000003\n000001  1\n\n")
+    chosen = from_voc(voc, list_file=voc / "test.txt", categories=[Category(7, "dog"), Category(9, "cow")]).document
+    assert [image["file_name"] for image in chosen["images"]] == ["000003.jpg", "000001.jpg"]
+    assert chosen["categories"] == [{"id": 7, "name": "dog"}, {"id": 9, "name": "cow"}]
+    assert [entry["category_id"] for entry in chosen["annotations"]] == [7]
+    assert from_voc(voc, categories=[Category(7, "dog")]).notes == (
+        "1 object(s) of class 'cat' left out, which is not among the chosen classes",
+    )
+    (voc / "test.txt").write_text("../../etc/passwd\n")
+    with pytest.raises(DataError, match="names 1 image.s. without an XML file"):
+        from_voc(voc, list_file=voc / "test.txt")
+
+
+def test_voc_corners_from_zero(voc: Path):
+    voc_file(voc / "Annotations/000001.xml", voc_object("dog", (0, 10, 20, 30)), filename="000001.jpg")
+    assert "convert with --zero-based" in from_voc(voc).notes[0]
+    made = from_voc(voc, zero_based=True)
+    assert made.document["annotations"][0]["bbox"] == [0, 10, 20, 20]
+    assert made.notes == ("1 object(s) of class 'dog' left out, whose box has no area",)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("<annotation>", "is not valid XML"),
+        ("<image/>", "begins with <image>"),
+        ('<!DOCTYPE a [<!ENTITY b "cc">]><annotation>&b;</annotation>', "document type declaration"),
+        ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotation/>', "document type declaration"),
+        ("<annotation>" + "<a>" * 60 + "</a>" * 60 + "</annotation>", "nested more than 50 deep"),
+        ("<annotation><object/></annotation>", "has no <name>"),
+        (f"<annotation>{voc_object('dog', (1, 2, 'x', 4))}</annotation>", "has the corners"),
+        (f"<annotation>{voc_object('dog', (9, 2, 3, 4))}</annotation>", "must not be smaller"),
+        (f"<annotation>{voc_object('dog', ('nan', 2, 'inf', 4))}</annotation>", "not in pixels of an image"),
+        ('<?xml version="1.0" encoding="klingon"?><annotation/>', "is not valid XML"),
+    ],
+)
+def test_unusable_voc_files_are_refused(voc: Path, content: str, text: str):
+    (voc / "Annotations/000002.xml").write_text(content)
+    with pytest.raises(DataError) as caught:
+        from_voc(voc)
+    assert text in str(caught.value)
+    assert "00000" in str(caught.value)
+
+
+def test_names_in_foreign_files_never_leave_the_image_folder(voc: Path, tmp_path: Path):
+    secret = picture(tmp_path / "secret.jpg")
+    for name in (str(secret), "../../secret.jpg", "..\\..\\secret.jpg", "/etc/passwd"):
+        voc_file(voc / "Annotations/000009.xml", filename=name)
+        with pytest.raises(DataError, match=r"there is no image"):
+            from_voc(voc)
+    # The last part of a name counts, where such an image is in the folder: tools write the path they found it at.
+    voc_file(voc / "Annotations/000009.xml", filename="C:\\data\\000002.jpg")
+    assert from_voc(voc).document["images"][-1]["file_name"] == "000002.jpg"
+
+
+def test_images_are_found_by_name_then_by_stem(tmp_path: Path):
+    for name in ("a.jpg", "sub/a.jpg", "sub/b.PNG", "c.png"):
+        picture(tmp_path / name)
+    (tmp_path / ".hidden").mkdir()
+    picture(tmp_path / ".hidden/d.png")
+    folder = ImageFolder(tmp_path)
+
+    def found(named: str | None, beside: str, stem: str) -> str | None:
+        path = folder.find(named, beside=beside, stem=stem)
+        return None if path is None else path.relative_to(tmp_path).as_posix()
+
+    assert found("a.jpg", "", "x") == "a.jpg"
+    assert found("a.jpg", "sub", "x") == "sub/a.jpg"
+    assert found("sub/../c.png", "", "x") == "c.png"
+    assert found("B.png", "", "x") == "sub/b.PNG"
+    assert found(None, "sub", "b") == "sub/b.PNG"
+    assert found(None, "other", "a") is None
+    assert found("d.png", "", "d") is None
+
+
+def test_real_boxes_survive_voc_and_back(shared_dir: Path, tmp_path: Path):
+    """NEU-DET and UODD were published as VOC files: write their boxes as such and convert them."""
+    source = shared_dir / "data/uodd_dev"
+    truth = read_coco(source / "annotations/references.json", source / "images")
+    names = {category.id: category.name for category in truth.categories}
+    for record in truth.images.values():
+        objects = []
+        for one in truth.instances_of_image(record.id):
+            x, y, w, h = one.bbox_xywh
+            objects.append(voc_object(names[one.category_id], (x + 1, y + 1, x + w, y + h), difficult=0))
+        stem = Path(record.file_name).stem
+        voc_file(tmp_path / f"xml/{stem}.xml", *objects, filename=record.file_name, size=(record.width, record.height))
+    made = convert_voc(annotations=tmp_path / "xml", images=source / "images", categories=truth.categories)
+    data = reread(made, tmp_path)
+    by_name = {image.file_name: image.id for image in data.images.values()}
+    assert data.categories == truth.categories
+    for record in truth.images.values():
+        ours = [(one.category_id, one.bbox_xywh) for one in data.instances_of_image(by_name[record.file_name])]
+        theirs = [(one.category_id, one.bbox_xywh) for one in truth.instances_of_image(record.id)]
+        assert [label for label, _ in ours] == [label for label, _ in theirs]
+        np.testing.assert_allclose([box for _, box in ours], [box for _, box in theirs], atol=2e-3)
+
+
+# YOLO
+
+
+@pytest.fixture
+def yolo(tmp_path: Path) -> Path:
+    root = tmp_path / "yolo"
+    for name in ("a", "b", "c"):
+        picture(root / f"images/train/{name}.png")
+    (root / "labels/train").mkdir(parents=True)
+    (root / "labels/train/a.txt").write_text("1 0.5 0.5 0.2 0.5\n0 0 0 0.5 0 0.5 0.25\n")
+    (root / "labels/train/b.txt").write_text("\n")
+    (root / "data.yaml").write_text("path: ../elsewhere\ntrain: images/train\nnames:\n  0: boat\n  1: bird\n")
+    return root
+
+
+def from_yolo(root: Path) -> Converted:
+    places = find_places(root, "train")
+    return convert_yolo(images=places.images, labels=places.labels, names=read_names(places.names_file))
+
+
+def test_yolo_boxes_and_outlines(yolo: Path, tmp_path: Path):
+    data = reread(from_yolo(yolo), tmp_path)
+    assert [(c.id, c.name) for c in data.categories] == [(1, "boat"), (2, "bird")]
+    bird, boat = data.instances
+    assert (bird.category_id, bird.bbox_xywh, bird.segmentation) == (2, (40, 20, 20, 40), None)
+    assert (boat.category_id, boat.bbox_xywh) == (1, (0, 0, 50, 20))
+    assert boat.segmentation == [[0, 0, 50, 0, 50, 20]]
+    assert len(data.images) == 3
+
+
+def test_yolo_sizes_are_those_of_the_upright_image(yolo: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (100, 80)).save(yolo / "images/train/a.png", exif=exif)
+    made = from_yolo(yolo).document
+    assert (made["images"][0]["height"], made["images"][0]["width"]) == (100, 80)
+    assert made["annotations"][0]["bbox"] == [32, 25, 16, 50]
+
+
+def test_yolo_layouts_and_names(yolo: Path):
+    (yolo / "data.yaml").write_text("names: [boat, bird]")
+    assert from_yolo(yolo).document["categories"][1] == {"id": 2, "name": "bird"}
+    (yolo / "data.yaml").unlink()
+    (yolo / "classes.txt").write_text("boat\nbird\n")
+    assert read_names(find_places(yolo, "train").names_file) == {0: "boat", 1: "bird"}
+    (yolo / "val").mkdir()
+    (yolo / "images/train").rename(yolo / "val/images")
+    (yolo / "labels/train").rename(yolo / "val/labels")
+    assert find_places(yolo, "val").images == yolo / "val/images"
+    with pytest.raises(DataError, match="images/train/ with labels/train/ or train/images/ with train/labels/"):
+        find_places(yolo, "train")
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("0 0.1 0.2 0.3", "has 3 values after the class"),
+        ("0 0.1 0.2 0.3 0.4 0.9", "score of a prediction"),
+        ("0 a b c d", "are not all numbers"),
+        ("5 0.1 0.2 0.3 0.4", "class 5 has no name; there are [0, 1]"),
+        ("0 50 40 20 10", "not pixels"),
+        ("0 nan 0.2 0.3 0.4", "not pixels"),
+    ],
+)
+def test_unusable_yolo_lines_are_refused(yolo: Path, line: str, text: str):
+    (yolo / "labels/train/b.txt").write_text(f"1 0.5 0.5 0.2 0.5\n{line}\n")
+    with pytest.raises(DataError) as caught:
+        from_yolo(yolo)
+    assert text in str(caught.value)
+    assert "b.txt, line 2" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["names: 3", "- boat", "names: {a: boat}", "names: [1, 2]", "names: [a, a]", "[", ""]
+)
+def test_unusable_yolo_names_are_refused(yolo: Path, content: str):
+    (yolo / "data.yaml").write_text(content)
+    with pytest.raises(DataError, match=r"data\.yaml"):
+        from_yolo(yolo)
+
+
+def test_labels_without_an_image_are_told(yolo: Path):
+    (yolo / "labels/train/z.txt").write_text("0 0.5 0.5 0.1 0.1")
+    assert "1 label file(s) without an image" in from_yolo(yolo).notes[0]
+
+
+def test_real_masks_survive_yolo_and_back(shared_dir: Path, tmp_path: Path):
+    source = shared_dir / "data/balloon_dev"
+    truth = read_coco(source / "annotations/references.json", source / "images")
+    for record in truth.images.values():
+        lines = []
+        for one in truth.instances_of_image(record.id):
+            assert isinstance(one.segmentation, list)
+            (outline,) = one.segmentation
+            sides = (record.width, record.height)
+            lines.append(" ".join(["0", *(f"{value / sides[place % 2]:.9f}" for place, value in enumerate(outline))]))
+        (tmp_path / Path(record.file_name).with_suffix(".txt")).write_text("\n".join(lines))
+        (tmp_path / "images").mkdir(exist_ok=True)
+        os.link(record.path, tmp_path / "images" / record.file_name)
+    data = reread(convert_yolo(images=tmp_path / "images", labels=tmp_path, names={0: "balloon"}), tmp_path)
+    by_name = {image.file_name: image.id for image in data.images.values()}
+    assert len(data.instances) == len(truth.instances)
+    for record in truth.images.values():
+        pairs = zip(
+            truth.instances_of_image(record.id), data.instances_of_image(by_name[record.file_name]), strict=True
+        )
+        for theirs, ours in pairs:
+            masks = [instance_mask(one, record.height, record.width) for one in (theirs, ours)]
+            assert (masks[0] ^ masks[1]).sum() <= 0.001 * masks[0].sum()
+
+
+# LabelMe
+
+
+def labelme_file(path: Path, *shapes: dict[str, Any], **more: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"version": "5.4.1", "flags": {}, "shapes": list(shapes), "imagePath": f"{path.stem}.png"}
+    path.write_text(json.dumps({**content, "imageData": "!!! never looked at", **more}))
+    return path
+
+
+def shape(label: str, kind: str, points: Any, **more: Any) -> dict[str, Any]:
+    return {"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}, **more}
+
+
+TRIANGLE = [[10, 10], [30, 10], [30, 30]]
+
+
+def from_labelme(folder: Path, *shapes: dict[str, Any], **more: Any) -> Converted:
+    picture(folder / "a.png")
+    labelme_file(folder / "a.json", *shapes, **more)
+    return convert_labelme(annotations=folder)
+
+
+def test_labelme_polygons_rectangles_and_circles(tmp_path: Path):
+    made = from_labelme(
+        tmp_path / "in",
+        shape("boat", "polygon", TRIANGLE),
+        shape("bird", "rectangle", [[50, 40], [20, 60]]),
+        shape("moon", "circle", [[50, 40], [60, 40]]),
+        imageHeight=80,
+        imageWidth=100,
+    )
+    data = reread(made, tmp_path)
+    boat, bird, moon = data.instances
+    assert (boat.bbox_xywh, boat.segmentation) == ((10, 10, 20, 20), [[10, 10, 30, 10, 30, 30]])
+    assert (bird.bbox_xywh, bird.segmentation) == ((20, 40, 30, 20), None)
+    np.testing.assert_allclose(moon.bbox_xywh, (40, 30, 20, 20), atol=0.21)
+    assert moon.area_px == pytest.approx(np.pi * 100, rel=0.04)
+
+
+def test_labelme_groups_are_one_object(tmp_path: Path):
+    far = [[70, 50], [90, 50], [90, 70]]
+    made = from_labelme(
+        tmp_path / "in",
+        shape("boat", "polygon", TRIANGLE, group_id=1),
+        shape("boat", "polygon", far, group_id=1),
+        shape("bird", "polygon", far, group_id=1),
+        shape("boat", "rectangle", [[1, 2], [3, 4]], group_id=2),
+        shape("boat", "rectangle", [[5, 6], [7, 8]], group_id=2),
+        shape("boat", "rectangle", [[50, 6], [70, 8]]),
+    )
+    entries = made.document["annotations"]
+    assert [entry["bbox"] for entry in entries] == [[10, 10, 80, 60], [70, 50, 20, 20], [1, 2, 6, 6], [50, 6, 20, 2]]
+    assert [len(entry.get("segmentation", [])) for entry in entries] == [2, 1, 0, 0]
+
+
+def painted(mask: np.ndarray) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(mask).save(stream, format="PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def test_labelme_painted_masks(tmp_path: Path):
+    mask = np.array([[True, False, True], [False, True, True]])
+    made = from_labelme(
+        tmp_path / "in",
+        shape("boat", "mask", [[10, 20], [12, 21]], mask=painted(mask), group_id=4),
+        shape("boat", "rectangle", [[0, 0], [4, 5]], group_id=4),
+    )
+    (one,) = reread(made, tmp_path).instances
+    expected = np.zeros((80, 100), bool)
+    expected[20:22, 10:13] = mask
+    expected[0:5, 0:4] = True
+    np.testing.assert_array_equal(instance_mask(one, 80, 100), expected)
+
+
+def test_labelme_shapes_without_area_are_left_out_and_told(tmp_path: Path):
+    made = from_labelme(
+        tmp_path,
+        shape("boat", "polygon", TRIANGLE),
+        shape("boat", "point", [[1, 1]]),
+        shape("boat", "linestrip", [[1, 1], [3, 3]]),
+        shape("__ignore__", "polygon", TRIANGLE),
+    )
+    assert len(made.document["annotations"]) == 1
+    assert made.notes == (
+        "1 shape(s) of type 'point' left out, which have no area",
+        "1 shape(s) of type 'linestrip' left out, which have no area",
+        "1 shape(s) labelled '__ignore__' left out",
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "text"),
+    [
+        (shape("", "polygon", TRIANGLE), "shape 2 has the label ''"),
+        (shape("boat", "polygon", [[1, 2], [3, 4]]), "is a 'polygon' of 2 points"),
+        (shape("boat", "polygon", [[1, 2], [3, "x"], [4, 5]]), "unusable points"),
+        (shape("boat", "polygon", None), "unusable points"),
+        (shape("boat", "star", TRIANGLE), "is a 'star'"),
+        (shape("boat", "mask", [[1, 1], [2, 2]], mask="%%%"), "the painted mask cannot be read"),
+        (shape("boat", "mask", [[1, 1], [9, 9]], mask=painted(np.ones((2, 2), bool))), "its corners"),
+        (shape("boat", "mask", [[99, 1], [100, 2]], mask=painted(np.ones((2, 2), bool))), "sticks out"),
+        ("boat", "shape 2 has the label None"),
+    ],
+)
+def test_unusable_labelme_shapes_are_refused(tmp_path: Path, bad: Any, text: str):
+    with pytest.raises(DataError) as caught:
+        from_labelme(tmp_path, shape("boat", "polygon", TRIANGLE), bad)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', '{"shapes": 3}', "[" * 100_000])
+def test_files_that_are_not_of_labelme_are_refused(tmp_path: Path, content: str):
+    picture(tmp_path / "a.png")
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(DataError, match=r"a\.json"):
+        convert_labelme(annotations=tmp_path)
+
+
+def test_labelme_images_in_a_folder_of_their_own(tmp_path: Path):
+    picture(tmp_path / "images/sub/a.png")
+    labelme_file(
+        tmp_path / "json/sub/a.json", shape("boat", "polygon", TRIANGLE), imagePath="..\\..\\images\\sub\\a.png"
+    )
+    made = convert_labelme(annotations=tmp_path / "json", images=tmp_path / "images", categories=[Category(4, "boat")])
+    assert made.document["images"][0]["file_name"] == "sub/a.png"
+    assert made.document["annotations"][0]["category_id"] == 4
+
+
+# LVIS
+
+
+def lvis_files(folder: Path) -> tuple[Path, Path]:
+    """An LVIS file without names, one object without mask; and the file that has it."""
+    full = document(
+        images=[
+            {"id": 5, "coco_url": "http://images.cocodataset.org/val2017/000000000005.jpg", "height": 80, "width": 100}
+        ],
+        categories=[{"id": 1, "name": "cat", "frequency": "r"}],
+        annotations=[
+            annotation(1, 5, 1, [10, 10, 20, 20], segmentation=[[10, 10, 30, 10, 30, 30]]),
+            annotation(2, 5, 1, [40, 40, 20, 20], segmentation=[[40, 40, 60, 40, 60, 60]]),
+        ],
+    )
+    (folder / "full.json").write_text(json.dumps(full))
+    for entry in full["annotations"]:
+        del entry["segmentation"]
+    full["annotations"] = full["annotations"][1:]
+    (folder / "mini.json").write_text(json.dumps(full))
+    return folder / "full.json", folder / "mini.json"
+
+
+def test_lvis_gets_names_and_masks(tmp_path: Path):
+    full, mini = lvis_files(tmp_path)
+    before = mini.read_bytes()
+    made = convert_lvis(annotations=mini, images=tmp_path, masks_from=full)
+    assert made.document["images"][0]["file_name"] == "val2017/000000000005.jpg"
+    assert made.document["categories"][0]["frequency"] == "r"
+    assert made.document["annotations"][0]["segmentation"] == [[40, 40, 60, 40, 60, 60]]
+    assert made.notes == ("1 image(s) named after their coco_url", "1 mask(s) added from full.json")
+    assert mini.read_bytes() == before
+    plain = convert_lvis(annotations=mini, images=tmp_path)
+    assert plain.notes[-1] == "1 annotation(s) have no mask, only a box"
+    (one,) = reread(made, tmp_path).instances
+    assert instance_mask(one, 80, 100).sum() > 150
+
+
+def test_lvis_files_that_do_not_belong_together_are_refused(tmp_path: Path):
+    full, mini = lvis_files(tmp_path)
+    content = json.loads(full.read_text())
+    content["annotations"][1]["bbox"] = [41.5, 40, 20, 20]
+    full.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="Annotation 2 is another object in"):
+        convert_lvis(annotations=mini, images=tmp_path, masks_from=full)
+
+
+@pytest.mark.parametrize("url", [None, "", "a.jpg", "http://x/../a.jpg", "http://x/val/.."])
+def test_lvis_urls_without_folder_and_file_are_refused(tmp_path: Path, url: Any):
+    _, mini = lvis_files(tmp_path)
+    content = json.loads(mini.read_text())
+    content["images"][0]["coco_url"] = url
+    mini.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="does not end in a folder and a file name"):
+        convert_lvis(annotations=mini, images=tmp_path)
+
+
+# Pickled lists of references
+
+
+class Malicious:
+    """Runs a command when unpickled by an ordinary reader."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
+def unpickled(data: bytes) -> Any:
+    """Read a pickle made by the test itself as anybody else would."""
+    return pickle.loads(data)  # noqa: S301
+
+
+def dumped(path: Path, content: Any, protocol: int = 4) -> Path:
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    return path
+
+
+def small_dataset(folder: Path) -> CocoDataset:
+    boxes = [(1, 5, 1), (2, 5, 7), (3, 6, 1), (4, 6, 1)]
+    entries = [annotation(n, image, label, [20, 20, 50, 40], source="x") for n, image, label in boxes]
+    entries[3]["iscrowd"] = 1
+    images = [{"id": n, "file_name": f"{n}.png", "height": 100, "width": 200, "license": 3} for n in (5, 6)]
+    return read(folder, document(images=images, annotations=entries))
+
+
+def listed(*picks: tuple[Any, Any]) -> list[dict[str, Any]]:
+    return [{"img_id": image, "ann_ids": [number]} for image, number in picks]
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_plain_pickles_of_every_protocol_are_read(tmp_path: Path, protocol: int):
+    content = OrderedDict([(7, [{"img_id": 3, "ann_ids": [1, 2**40, -5]}]), ("cat", ((1.5, None), True, "ä"))])
+    loaded = load_plain(dumped(tmp_path / "a.pkl", content, protocol))
+    assert loaded == dict(content)
+    assert type(loaded) is dict
+
+
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path):
+    mark = tmp_path / "ran"
+    for protocol in range(6):
+        path = dumped(tmp_path / "bad.pkl", {1: Malicious(f"touch {mark}")}, protocol)
+        with pytest.raises(DataError, match=r"is refused: it contains .*system.*Nothing was carried out"):
+            load_plain(path)
+    assert not mark.exists()
+    unpickled(path.read_bytes())
+    assert mark.exists(), "the pickle of this test is harmless"
+
+
+GLOBALS = [
+    ("builtins", "eval"),
+    ("collections", "OrderedDict.fromkeys"),
+    ("collections", "defaultdict"),
+    ("ntt.files", "write_text"),
+    ("numpy._core.multiarray", "_reconstruct"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), GLOBALS)
+def test_no_name_but_one_can_be_reached(tmp_path: Path, module: str, name: str):
+    old = b"c" + f"{module}\n{name}\n".encode() + b")R."
+    parts = [b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, name)]
+    new = b"\x80\x04" + b"".join(parts) + b"\x93)R."
+    for data in (old, new):
+        (tmp_path / "bad.pkl").write_bytes(data)
+        with pytest.raises(DataError, match="is refused"):
+            load_plain(tmp_path / "bad.pkl")
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"]q\x00r\xff\xff\xff\x7f.", "the memo place 2147483647"),
+        (b"Pname\n.", "the instruction PERSID"),
+        (b"]Q.", "the instruction BINPERSID"),
+        (b"ccollections\nOrderedDict\n)R}(U\x01ad.", "not a whole pickle"),
+        (b"ccollections\nOrderedDict\n)R}U\x05itemsK\x01sb.", "the instruction BUILD"),
+        (b"\x82\x01.", "the instruction EXT1"),
+        (b"\x8f.", "the instruction EMPTY_SET"),
+        (b"icollections\nOrderedDict\n.", "the instruction INST"),
+        (b"\x80\x05\x96\x01\x00\x00\x00\x00\x00\x00\x00a.", "the instruction BYTEARRAY8"),
+        (b"", "not a whole pickle"),
+        (b"]", "not a whole pickle"),
+        (b"zip", "not a whole pickle"),
+    ],
+)
+def test_other_tricks_and_broken_files_are_refused(tmp_path: Path, data: bytes, text: str):
+    (tmp_path / "bad.pkl").write_bytes(data)
+    with pytest.raises(DataError) as caught:
+        load_plain(tmp_path / "bad.pkl")
+    assert text in str(caught.value)
+
+
+def test_a_list_that_unfolds_without_bounds_is_refused_at_once(tmp_path: Path):
+    bomb: list[Any] = [1]
+    for _ in range(60):
+        bomb = [bomb, bomb]
+    path = dumped(tmp_path / "bomb.pkl", {1: [{"img_id": 5, "ann_ids": bomb}]})
+    with pytest.raises(DataError, match="entry 0 of category 1 is malformed"):
+        convert_reference_pickle(pickle_file=path, dataset=small_dataset(tmp_path))
+
+
+def test_a_pickled_list_becomes_a_references_file(tmp_path: Path):
+    dataset = small_dataset(tmp_path)
+    path = dumped(tmp_path / "list.pkl", OrderedDict([(7, listed((5, 2), (5, 2))), (1, listed((6, 3), (5, 1)))]))
+    made = convert_reference_pickle(pickle_file=path, dataset=dataset)
+    entries = made.document["annotations"]
+    assert [(e["category_id"], e["id"], e["shot_index"], e.get("repeat_of")) for e in entries] == [
+        (1, 3, 0, None),
+        (1, 1, 1, None),
+        (7, 2, 0, None),
+        (7, 5, 1, 2),
+    ]
+    assert all(entry["source"] == "x" for entry in entries)
+    assert made.document["images"][0]["license"] == 3
+    facts = made.document["info"]["references"]
+    assert (facts["file"], facts["file_sha256"], facts["list"]) == ("annotations.json", dataset.digest, "list.pkl")
+    write_converted(made, tmp_path / "refs.json")
+    back = unpickled(pickle_references(tmp_path / "refs.json"))
+    assert type(back) is OrderedDict
+    assert back == {1: listed((6, 3), (5, 1)), 7: listed((5, 2), (5, 2))}
+
+
+def test_further_annotations_of_an_entry_and_crowds_are_left_out_and_told(tmp_path: Path):
+    content = {1: [{"img_id": 5, "ann_ids": [1, 2]}, *listed((6, 4))]}
+    made = convert_reference_pickle(pickle_file=dumped(tmp_path / "list.pkl", content), dataset=small_dataset(tmp_path))
+    assert [entry["id"] for entry in made.document["annotations"]] == [1]
+    assert made.notes[0].startswith("1 further annotation(s) of an entry left out")
+    assert made.notes[1].startswith("annotation 4 of 'cat' left out: a crowd region")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([], "holds a list"),
+        ({}, "holds a dict"),
+        ({1: 3}, "of the wrong kind"),
+        ({1.5: []}, "of the wrong kind"),
+        ({1: [{"img_id": 5}]}, "entry 0 of category 1 is malformed"),
+        ({1: [{"img_id": 5, "ann_ids": []}]}, "is malformed"),
+        ({1: [{"img_id": 5, "ann_ids": ["1"]}]}, "is malformed"),
+        ({1: [3]}, "is malformed"),
+        ({99: listed((5, 1))}, "Category 99 of the list is not in"),
+        ({7: listed((5, 1))}, "Annotation 1 of image 5 and class 'dog' is not in"),
+        ({1: listed((6, 1))}, "Annotation 1 of image 6 and class 'cat' is not in"),
+        ({1: listed((6, 4))}, "Category 1 (cat) has no usable reference"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(tmp_path: Path, content: Any, text: str):
+    path = dumped(tmp_path / "list.pkl", content)
+    with pytest.raises(DataError) as caught:
+        convert_reference_pickle(pickle_file=path, dataset=small_dataset(tmp_path))
+    assert text in str(caught.value)
+
+
+def test_runs_and_uneven_classes_to_a_pickle(tmp_path: Path):
+    run = {
+        "references": {
+            "1": [{"image_id": 5, "annotation_id": 1}, {"image_id": 6, "annotation_id": 3}],
+            "7": [{"image_id": 5, "annotation_id": 2}],
+        }
+    }
+    path = tmp_path / "references.json"
+    path.write_text(json.dumps(run))
+    with pytest.raises(DataError, match="Class 7 has 1 of 2 references"):
+        pickle_references(path)
+    assert unpickled(pickle_references(path, shots=1)) == {1: listed((5, 1)), 7: listed((5, 2))}
+    assert unpickled(pickle_references(path, fill_up=True))[7] == listed((5, 2), (5, 2))
+    path.write_text(json.dumps(document()))
+    with pytest.raises(DataError, match="has a `shot_index`. Name a file written by"):
+        pickle_references(path)
+    path.write_text(json.dumps({"references": {"1": [{"image_id": 5}]}}))
+    with pytest.raises(DataError, match="is no references file"):
+        pickle_references(path)
+
+
+def test_the_pickle_is_what_the_reference_implementation_reads(tmp_path: Path):
+    """Its data set class walks over the list so: categories in turn, one dictionary a reference, ids into the file."""
+    dataset = small_dataset(tmp_path)
+    run = {"references": {"1": [{"image_id": 6, "annotation_id": 3}], "7": [{"image_id": 5, "annotation_id": 2}]}}
+    (tmp_path / "references.json").write_text(json.dumps(run))
+    sampled = unpickled(pickle_references(tmp_path / "references.json"))
+    for category_id, entries in sampled.items():
+        assert len(entries) == 1
+        for entry in entries:
+            assert type(category_id) is int
+            entry["category_id"] = category_id
+            instance = dataset.instance(entry["ann_ids"][0])
+            assert instance is not None
+            assert (instance.category_id, instance.image_id) == (category_id, entry["img_id"])
+
+
+def test_text_of_a_folder_without_files(tmp_path: Path):
+    with pytest.raises(DataError, match=r"holds no \.xml file"):
+        convert_voc(annotations=tmp_path, images=tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        convert_labelme(annotations=tmp_path / "nowhere")
+    (tmp_path / "a.json").write_text(textwrap.dedent('{"shapes": []}'))
+    picture(tmp_path / "a.png")
+    with pytest.raises(DataError, match="no object with a class was found"):
+        convert_labelme(annotations=tmp_path)

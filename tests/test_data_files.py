@@ -1,0 +1,320 @@
+"""Annotation files cut down, cut apart, put together; references to keep and share; the commands for all that."""
+
+import json
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coco_samples import annotation, document
+from PIL import Image
+from tiny_data import make_tiny
+
+from ntt import config, runner
+from ntt.cli import main
+from ntt.console import compose_config
+from ntt.converters.coco_files import merge, read_whole, split, subset
+from ntt.data.coco import read_coco
+from ntt.errors import ConfigError, DataError
+from ntt.types import Json
+
+
+def whole(num_images: int = 10) -> Json:
+    """Images 0 to 9 with a cat each; every second one has a dog as well."""
+    images = [{"id": i, "file_name": f"{i}.png", "height": 100, "width": 200, "license": i} for i in range(num_images)]
+    cats = [annotation(i, i, 1, [20, 20, 50, 40]) for i in range(num_images)]
+    dogs = [annotation(100 + i, i, 7, [20, 20, 50, 40], note="x") for i in range(0, num_images, 2)]
+    return document(images=images, annotations=[*cats, *dogs])
+
+
+def ids(made: Json, key: str = "images") -> list[int]:
+    return [entry["id"] for entry in made[key]]
+
+
+def test_a_subset_of_classes_keeps_images_unless_told_otherwise():
+    made = subset(whole(), classes=["dog"])
+    assert made["categories"] == [{"id": 7, "name": "dog"}]
+    assert len(made["images"]) == 10
+    assert [(entry["id"], entry["note"]) for entry in made["annotations"]] == [(100 + i, "x") for i in range(0, 10, 2)]
+    assert ids(subset(whole(), classes=["dog"], drop_empty=True)) == [0, 2, 4, 6, 8]
+
+
+def test_a_subset_of_images_is_drawn_by_seed_and_grows():
+    three, four = (ids(subset(whole(), num_images=n, seed=3)) for n in (3, 4))
+    assert set(three) < set(four)
+    assert len(three) == 3
+    shuffled = whole()
+    shuffled["images"].reverse()
+    assert sorted(ids(subset(shuffled, num_images=3, seed=3))) == sorted(three)
+    assert ids(subset(whole(), num_images=3, seed=4)) != three
+    assert subset(whole(), num_images=10) == whole()
+
+
+def test_a_subset_by_list():
+    content = whole()
+    content["images"][3]["file_name"] = "deep/x.png"
+    assert ids(subset(content, names=["0.png", "x.png", "5"])) == [0, 3, 5]
+    with pytest.raises(DataError, match="'y' of the list is no image of the file"):
+        subset(content, names=["y"])
+    content["images"][4]["file_name"] = "other/x.png"
+    with pytest.raises(DataError, match="'x.png' of the list means 2 images"):
+        subset(content, names=["x.png"])
+
+
+def test_impossible_subsets_are_refused():
+    with pytest.raises(ConfigError, match="no class 'cow'. It has dog, cat"):
+        subset(whole(), classes=["cow"])
+    with pytest.raises(ConfigError, match="--images=11 is not possible: there are 1 to 10"):
+        subset(whole(), num_images=11)
+    with pytest.raises(ConfigError, match="--images=0"):
+        subset(whole(), num_images=0)
+    alone = document(annotations=[])
+    with pytest.raises(DataError, match="No image is left"):
+        subset(alone, drop_empty=True)
+
+
+def test_a_subset_of_images_without_annotations_stays_without():
+    bare = document(annotations=None)
+    assert "annotations" not in subset(bare, num_images=1)
+
+
+def test_parts_are_disjoint_and_complete():
+    made = split(whole(), {"train": 0.6, "val": 0.2, "test": 0.2}, seed=1)
+    assert [len(part["images"]) for part in made.values()] == [6, 2, 2]
+    assert sorted(number for part in made.values() for number in ids(part)) == list(range(10))
+    assert sum(len(part["annotations"]) for part in made.values()) == 15
+    for part in made.values():
+        assert {entry["image_id"] for entry in part["annotations"]} == set(ids(part))
+    assert made == split(whole(), {"train": 0.6, "val": 0.2, "test": 0.2}, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ({"a": 0.5, "b": 0.4}, "add up to 1"),
+        ({"a": 1.2, "b": -0.2}, "above 0"),
+        ({"a": 0.99, "b": 0.01}, "no image of 10"),
+    ],
+)
+def test_impossible_parts_are_refused(parts: dict[str, float], text: str):
+    with pytest.raises(ConfigError, match=text):
+        split(whole(), parts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"images": [{"file_name": "a"}]}, "`images` must be a list of objects with an `id`"),
+        ({"categories": None}, "`categories` must be a list"),
+        ({"annotations": [annotation(1, 6, 1, [1, 1, 5, 5])]}, "annotations.0. has a image_id that is not in `images`"),
+        ({"images": [{"id": 5}, {"id": 5}]}, "an id of `images` occurs more than once"),
+    ],
+)
+def test_files_whose_parts_do_not_fit_are_refused(tmp_path: Path, changes: Any, text: str):
+    (tmp_path / "a.json").write_text(json.dumps(document(**changes)))
+    with pytest.raises(DataError, match=text):
+        read_whole(tmp_path / "a.json")
+
+
+def written(folder: Path, name: str, content: Json) -> tuple[Path, Path]:
+    (folder / name).mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(content))
+    return path, folder / name
+
+
+def test_merging_matches_classes_by_name(tmp_path: Path):
+    first = written(tmp_path, "first", document())
+    other = document(
+        categories=[{"id": 1, "name": "dog", "frequency": "r"}, {"id": 2, "name": "cow"}],
+        images=[{"id": 9, "file_name": "a.png", "height": 50, "width": 60, "license": 4}],
+        annotations=[annotation(8, 9, 1, [1, 1, 5, 5]), annotation(9, 9, 2, [1, 1, 5, 5], note="x")],
+    )
+    made = merge([first, written(tmp_path, "second", other)])
+    assert made.document["categories"] == [
+        {"id": 1, "name": "cat"},
+        {"id": 2, "name": "cow"},
+        {"id": 7, "name": "dog"},
+    ]
+    assert [(i["id"], i["file_name"]) for i in made.document["images"]] == [(5, "first/a.png"), (9, "second/a.png")]
+    assert made.document["images"][1]["license"] == 4
+    assert [(e["id"], e["category_id"]) for e in made.document["annotations"]] == [(1, 1), (8, 7), (9, 2)]
+    assert made.document["annotations"][2]["note"] == "x"
+    assert made.image_root == tmp_path
+    assert made.notes == ("class 'dog' of second.json has id 7 now, had 1",)
+
+
+def test_merging_renumbers_where_ids_clash_and_joins_the_same_image(tmp_path: Path):
+    cats = document(annotations=[annotation(1, 5, 1, [20, 20, 50, 40])])
+    dogs = document(annotations=[annotation(1, 5, 7, [20, 20, 50, 40])])
+    first = written(tmp_path, "same", cats)
+    (tmp_path / "dogs.json").write_text(json.dumps(dogs))
+    made = merge([first, (tmp_path / "dogs.json", tmp_path / "x" / ".." / "same")]).document
+    assert [(i["id"], i["file_name"]) for i in made["images"]] == [(5, "a.png")]
+    assert [(e["id"], e["image_id"], e["category_id"]) for e in made["annotations"]] == [(1, 5, 1), (2, 5, 7)]
+    clashing = merge([first, written(tmp_path, "other", dogs)]).document
+    assert [(i["id"], i["file_name"]) for i in clashing["images"]] == [(1, "same/a.png"), (2, "other/a.png")]
+    assert [(e["id"], e["image_id"]) for e in clashing["annotations"]] == [(1, 1), (2, 2)]
+
+
+def test_files_that_cannot_be_merged_are_refused(tmp_path: Path):
+    first = written(tmp_path, "same", document())
+    with pytest.raises(DataError, match="has no annotations and another file has"):
+        merge([first, written(tmp_path, "bare", document(annotations=None))])
+    smaller = document(images=[{"id": 5, "file_name": "a.png", "height": 99, "width": 200}])
+    (tmp_path / "smaller.json").write_text(json.dumps(smaller))
+    with pytest.raises(DataError, match="has different sizes in the files"):
+        merge([first, (tmp_path / "smaller.json", tmp_path / "same")])
+
+
+def test_real_files_split_and_merged_are_whole_again(shared_dir: Path, tmp_path: Path):
+    source = shared_dir / "data/fruits_nuts_dev"
+    truth = read_coco(source / "annotations/targets.json", source / "images")
+    for name, part in split(read_whole(truth.annotation_file), {"a": 0.5, "b": 0.5}).items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(part))
+    made = merge([(tmp_path / f"{name}.json", source / "images") for name in "ab"])
+    (tmp_path / "merged.json").write_text(json.dumps(made.document))
+    again = read_coco(tmp_path / "merged.json", made.image_root)
+    assert again.categories == truth.categories
+    assert dict(again.images) == dict(truth.images)
+    assert sorted(again.instances, key=lambda one: one.id) == sorted(truth.instances, key=lambda one: one.id)
+
+
+# Commands
+
+
+def test_commands_cut_and_merge(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = make_tiny(tmp_path / "tiny")
+    source = root / "annotations/targets.json"
+    before = source.read_bytes()
+    out = tmp_path / "out"
+    assert main(["data", "subset", str(source), "--classes", "disc", "--output", str(out / "disc.json")]) == 0
+    assert "4 images, 3 annotations, 1 classes written to" in capsys.readouterr().out
+    assert main(["data", "split", str(source), "train=0.75", "val=0.25", "--output", str(out)]) == 0
+    assert [len(json.loads((out / f"{name}.json").read_text())["images"]) for name in ("train", "val")] == [3, 1]
+    pairs = [word for name in ("train", "val") for word in ("--input", str(out / f"{name}.json"), str(root / "images"))]
+    assert main(["data", "merge", *pairs, "--output", str(out / "all.json")]) == 0
+    assert "4 images, 5 objects (5 with a mask, 0 crowd regions)" in capsys.readouterr().out
+    assert main(["data", "merge", *pairs, "--output", str(out / "all.json")]) == 2
+    assert "exists already and would be overwritten" in capsys.readouterr().err
+    assert main(["data", "split", str(source), "../x=1", "--output", str(out)]) == 2
+    assert "cannot be part of a file name" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+def test_commands_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    Image.new("RGB", (100, 80)).save(tmp_path / "images/a.png")
+    (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 0.2 0.5\n")
+    (tmp_path / "classes.txt").write_text("boat\n")
+    output = tmp_path / "boats.json"
+    assert main(["data", "convert", "yolo", str(tmp_path), "--subset", "all", "--output", str(output)]) == 0
+    out = capsys.readouterr().out
+    assert "1 images, 1 objects (0 with a mask, 0 crowd regions)" in out
+    assert f"its file names start from {tmp_path / 'images'}" in out
+    assert main(["data", "convert", "yolo", "--output", str(tmp_path / "b.json")]) == 2
+    assert "The place of the images, labels or names is missing" in capsys.readouterr().err
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_what_a_run_could_not_use_is_not_left_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "lvis.json").write_text(json.dumps(document(annotations=[annotation(1, 5, 3, [1, 1, 5, 5])])))
+    words = ["--annotations", str(tmp_path / "lvis.json"), "--images", str(tmp_path)]
+    assert main(["data", "convert", "lvis", *words, "--output", str(tmp_path / "out.json")]) == 2
+    assert "category_id 3, which is not in `categories`" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+
+
+def sample(root: Path, output: Path, *more: str) -> int:
+    words = ["--annotations", str(root / "annotations/references.json"), "--images", str(root / "images")]
+    return main(["data", "sample-references", *words, "--output", str(output), *more])
+
+
+@pytest.mark.parametrize("sampler", ["native", "reference", "fixed"])
+def test_a_run_with_sampled_references_uses_the_same_ones(
+    tmp_path: Path, sampler: str, capsys: pytest.CaptureFixture[str]
+):
+    root = make_tiny(tmp_path / "tiny")
+    chosen = [f"shots.sampler={sampler}", "shots=2shot", "seed=3"]
+    assert sample(root, root / "annotations/shared.json", "--pictures", str(tmp_path / "sheet"), *chosen) == 0
+    out = capsys.readouterr().out
+    assert "3 images, 4 objects" in out
+    with Image.open(tmp_path / "sheet/references.png") as sheet:
+        assert sheet.width > 400
+    content = json.loads((root / "annotations/shared.json").read_text())
+    facts = content["info"]["references"]
+    assert f"digest {facts['digest']}" in out
+    assert (facts["sampler"], facts["shots"], facts["seed"], facts["file"]) == (sampler, 2, 3, "references.json")
+    assert sorted((e["category_id"], e["shot_index"]) for e in content["annotations"]) == [
+        (3, 0),
+        (3, 1),
+        (7, 0),
+        (7, 1),
+    ]
+    common = ["dataset=coco_json", f"dataset.root={root}", "shots=2shot", "seed=3", f"runtime.output_root={tmp_path}"]
+    runs = []
+    for words in (chosen[:1], ["shots.sampler=shot_index", "dataset.references=annotations/shared.json"]):
+        made = compose_config([*common, *words, "stage=references"])
+        runner.run(made)
+        runs.append(config.run_directory(made))
+    original, shared = (json.loads((run / "references.json").read_text()) for run in runs)
+    assert original["references"] == shared["references"]
+    assert original["digest"] == shared["digest"] == facts["digest"]
+    file = read_coco(root / "annotations/shared.json", root / "images")
+    assert (shared["file"], shared["file_sha256"]) == ("shared.json", file.digest)
+    recorded = json.loads((runs[1] / "facts.json").read_text())["data"]
+    assert recorded["references"] == {"file": str(file.annotation_file), "sha256": file.digest}
+    assert recorded["targets"]["file"].endswith("targets.json")
+
+
+def test_references_are_drawn_from_a_data_set_and_a_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = make_tiny(tmp_path / "tiny")
+    words = ["dataset=coco_json", f"dataset.root={root}", "split.classes=[square]", "shots=1shot"]
+    assert main(["data", "sample-references", "--output", str(tmp_path / "refs.json"), *words]) == 0
+    content = json.loads((tmp_path / "refs.json").read_text())
+    assert content["categories"] == [{"id": 7, "name": "square"}]
+    assert len(content["annotations"]) == len(content["images"]) == 1
+    pickled = str(tmp_path / "refs.pkl")
+    assert main(["data", "references-to-pickle", str(tmp_path / "refs.json"), "--output", pickled]) == 0
+    words = ["--annotations", str(root / "annotations/references.json"), "--images", str(root / "images")]
+    back = str(tmp_path / "back.json")
+    assert main(["data", "convert", "references-pickle", pickled, *words, "--output", back]) == 0
+    assert json.loads(Path(back).read_text())["annotations"] == content["annotations"]
+    capsys.readouterr()
+
+
+def test_wrong_wishes_for_references_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = make_tiny(tmp_path / "tiny")
+    source = root / "annotations/references.json"
+    assert sample(root, source) == 2
+    assert "is the annotation file itself, which is never changed" in capsys.readouterr().err
+    assert sample(root, tmp_path / "refs.json", "split.classes=[dics]") == 2
+    assert "The nearest is 'disc'" in capsys.readouterr().err
+    assert sample(root, tmp_path / "refs.json", "shots=30shot", "shots.strict=true") == 2
+    assert "30 needed" in capsys.readouterr().err
+    assert main(["data", "sample-references", "--annotations", str(source), "--output", str(tmp_path / "a.json")]) == 2
+    assert "--annotations is given without --images" in capsys.readouterr().err
+    assert not (tmp_path / "refs.json").exists()
+
+
+def test_the_published_draw_through_our_commands_and_back(shared_dir: Path, golden_dir: Path, tmp_path: Path):
+    """The recorded draw of the published sampler: drawn by ours it is the same file as converted from its pickle."""
+    root = shared_dir / "data/coco_dev"
+    words = ["--annotations", str(root / "annotations/targets.json"), "--images", str(root / "images")]
+    recorded = json.loads((golden_dir / "sampler.json").read_text())["runs"][0]
+    assert (recorded["class_split"], recorded["shots"], recorded["seed"]) == ("few_shot_classes", 1, 33)
+    lists = OrderedDict((int(number), entries) for number, entries in recorded["references"].items())
+    (tmp_path / "published.pkl").write_bytes(pickle.dumps(lists))
+    drawn, converted, back = (str(tmp_path / name) for name in ("drawn.json", "converted.json", "back.pkl"))
+    chosen = ["split=coco_novel20", "shots=1shot", "shots.sampler=reference", "seed=33"]
+    assert main(["data", "sample-references", *words, "--output", drawn, *chosen]) == 0
+    published = str(tmp_path / "published.pkl")
+    assert main(["data", "convert", "references-pickle", published, *words, "--output", converted]) == 0
+    ours, theirs = (json.loads(Path(name).read_text()) for name in (drawn, converted))
+    for key in ("images", "categories", "annotations"):
+        assert ours[key] == theirs[key]
+    assert len(ours["annotations"]) == len(lists) > 15
+    assert main(["data", "references-to-pickle", drawn, "--output", back]) == 0
+    assert dict(pickle.loads(Path(back).read_bytes())) == dict(lists)  # noqa: S301

@@ -1,0 +1,346 @@
+"""Downloading and unpacking published data sets, against a server of our own and miniature archives."""
+
+import hashlib
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from http_server import Site, serve
+from miniatures import make_miniature
+
+from ntt.cli import main
+from ntt.commands.data_check import places_by_shots
+from ntt.data.layout import fetch
+from ntt.data.layout.archives import unpack
+from ntt.data.layout.check import check_published
+from ntt.data.layout.facts import Archive, archives, known_datasets
+from ntt.data.layout.lvis import write_minival
+from ntt.data.layout.voc import convert_devkit, list_name, write_kshot_files
+from ntt.download import download
+from ntt.errors import DataError, StorageError, WeightsError
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def tarred(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        for name, target in (links or {}).items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
+    return stream.getvalue()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_unpacking(pack, tmp_path: Path):
+    files = {"a/1.txt": b"one", "a/b/2.txt": b"", "3.txt": b"three" * 100}
+    (tmp_path / "x.bin").write_bytes(pack(files))
+    seen: list[tuple[int, int]] = []
+    assert unpack(tmp_path / "x.bin", tmp_path / "out", lambda *state: seen.append(state)) == 3
+    assert tree(tmp_path / "out") == files
+    assert seen[-1] == (503, 503)
+
+
+def test_unpacking_goes_on_where_it_stopped(tmp_path: Path):
+    (tmp_path / "x.zip").write_bytes(zipped({"1.txt": b"one", "2.txt": b"two"}))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "1.txt").write_bytes(b"ONE")  # same size: taken for whole
+    (out / "2.txt").write_bytes(b"tw")
+    unpack(tmp_path / "x.zip", out)
+    assert tree(out) == {"1.txt": b"ONE", "2.txt": b"two"}
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+@pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/etc/out.txt", "C:/out.txt", "a\\..\\out.txt"])
+def test_names_that_lead_out_are_refused_before_anything_is_written(pack, name: str, tmp_path: Path):
+    (tmp_path / "x.bin").write_bytes(pack({"good.txt": b"good", name: b"bad"}))
+    with pytest.raises(DataError, match=r"would not lie inside the folder\. Nothing was unpacked"):
+        unpack(tmp_path / "x.bin", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "x.tar").write_bytes(tarred({"a.txt": b"a"}, links={"b.txt": "/etc/passwd"}))
+    assert unpack(tmp_path / "x.tar", tmp_path / "out") == 1
+    assert tree(tmp_path / "out") == {"a.txt": b"a"}
+    assert "1 link(s) or other special file(s) are left out" in caplog.text
+    link = zipfile.ZipInfo("b.txt")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "y.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    assert unpack(tmp_path / "y.zip", tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", tarred({"a.txt": b"a" * 2000})[:1500]])
+def test_damaged_archives(content: bytes, tmp_path: Path):
+    (tmp_path / "x.bin").write_bytes(content)
+    with pytest.raises(DataError, match="is damaged"):
+        unpack(tmp_path / "x.bin", tmp_path / "out")
+
+
+def test_a_flipped_bit_in_a_zip_is_found(tmp_path: Path):
+    data = bytearray(zipped({"a.txt": bytes(range(256)) * 8}))
+    data[60] ^= 1
+    (tmp_path / "x.zip").write_bytes(data)
+    with pytest.raises(DataError, match="is damaged"):
+        unpack(tmp_path / "x.zip", tmp_path / "out")
+    assert tree(tmp_path / "out") == {}
+
+
+def test_a_full_disk_is_noticed_before_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "x.zip").write_bytes(zipped({"a.txt": b"a"}))
+    free = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: free)
+    with pytest.raises(StorageError, match=r"Not enough disk space to unpack x\.zip: 67 MB are needed|0 MB are needed"):
+        unpack(tmp_path / "x.zip", tmp_path / "out")
+
+
+def test_a_download_checked_by_md5(tmp_path: Path):
+    with serve(Site(files={"a": b"content", "page": b"<html>login</html>"})) as site:
+        md5 = hashlib.md5(b"content").hexdigest()
+        download([f"{site.url}/a"], tmp_path / "a", md5=md5.upper(), label="a")
+        assert (tmp_path / "a").read_bytes() == b"content"
+        with pytest.raises(WeightsError, match=f"its md5 is {md5}, expected 0000"):
+            download([f"{site.url}/a"], tmp_path / "b", md5="0" * 32, label="a")
+        download([f"{site.url}/a"], tmp_path / "c", label="a")
+        with pytest.raises(WeightsError, match="expected any but that of a web page"):
+            download([f"{site.url}/page"], tmp_path / "d", label="a")
+        assert sorted(tree(tmp_path)) == ["a", "c"]
+
+
+class World:
+    """Archives of a miniature on a server, and an empty data root."""
+
+    def __init__(self, site: Site, made: Path, root: Path) -> None:
+        self.site, self.made, self.root = site, made, root
+        self.archives: list[Archive] = []
+
+    def offer(self, name: str, into: str, files: dict[str, bytes], provides: dict[str, int]) -> None:
+        content = (zipped if name.endswith(".zip") else tarred)(files)
+        self.site.files[f"pub/{name}"] = content
+        digest = hashlib.md5(content).hexdigest()
+        self.archives.append(Archive(f"{self.site.url}/pub/{name}", digest, 1, into, provides))
+
+    def below(self, folder: str, *prefixes: str) -> dict[str, bytes]:
+        return {name: data for name, data in tree(self.made / folder).items() if name.startswith(prefixes)}
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    with serve(Site()) as site:
+        made = World(site, tmp_path / "made", tmp_path / "data")
+        monkeypatch.setattr(fetch, "archives", lambda _: tuple(made.archives))
+        monkeypatch.setattr("ntt.commands.data_get.archives", lambda _: tuple(made.archives))
+        monkeypatch.setattr(fetch, "few_shot_lists_url", lambda: f"{site.url}/vocsplit/")
+        monkeypatch.delenv("NTT_OFFLINE", raising=False)
+        monkeypatch.delenv("NTT_DATA_MIRROR", raising=False)
+        monkeypatch.setenv("NTT_DATA", str(made.root))
+        yield made
+
+
+def offer_coco(world: World):
+    facts = make_miniature("coco", world.made)
+    world.offer("val2017.zip", "coco", world.below("coco", "val2017/"), {"val2017": 2})
+    world.offer("train2017.zip", "coco", world.below("coco", "train2017/"), {"train2017": 7})
+    names = {f"annotations/instances_{half}2017.json": 1 for half in ("val", "train")}
+    world.offer("annotations_trainval2017.zip", "coco", world.below("coco", "annotations/"), names)
+    return facts
+
+
+def test_get_coco(world: World, capsys: pytest.CaptureFixture[str]):
+    facts = offer_coco(world)
+    assert main(["data", "get", "coco"]) == 0
+    assert tree(world.root / "coco") == tree(world.made / "coco")
+    assert check_published(facts, places_by_shots(facts, None)).problems == []
+    assert "val2017.zip: 2 files unpacked" in capsys.readouterr().out
+    asked = len(world.site.requests)
+    assert main(["data", "get", "coco"]) == 0
+    assert "val2017.zip: already there (val2017)" in capsys.readouterr().out
+    assert len(world.site.requests) == asked == 3
+    assert not (world.root / "coco" / ".downloads").exists()
+
+
+def test_a_broken_connection_is_continued(world: World, monkeypatch: pytest.MonkeyPatch):
+    offer_coco(world)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    world.site.cut_after = [100]
+    assert main(["data", "get", "coco", "--keep-archives"]) == 0
+    assert [asked for path, asked in world.site.requests if "val2017.zip" in path] == [None, "bytes=100-", None]
+    kept = sorted(path.name for path in (world.root / "coco" / ".downloads").iterdir())
+    assert kept == ["annotations_trainval2017.zip", "train2017.zip", "val2017.zip"]
+
+
+def test_an_interrupted_unpacking_is_finished(world: World):
+    offer_coco(world)
+    assert main(["data", "get", "coco", "--keep-archives"]) == 0
+    victim = world.root / "coco" / "train2017" / "000000000100.jpg"
+    victim.write_bytes(b"half")
+    (world.root / "coco" / ".downloads" / "train2017.zip.unfinished").write_text("")
+    assert main(["data", "get", "coco"]) == 0
+    assert victim.read_bytes() == (world.made / "coco" / "train2017" / "000000000100.jpg").read_bytes()
+
+
+def test_a_wrong_archive_is_refused(world: World, capsys: pytest.CaptureFixture[str]):
+    offer_coco(world)
+    world.site.files["pub/val2017.zip"] += b"x"
+    assert main(["data", "get", "coco"]) == 2
+    assert "is not the expected file: its md5 is" in capsys.readouterr().err
+    assert not (world.root / "coco" / "val2017").exists()
+
+
+def test_an_archive_without_what_it_should_hold(world: World, capsys: pytest.CaptureFixture[str]):
+    world.offer("val2017.zip", "coco", {"val2017/1.jpg": b"1"}, {"val2017": 5})
+    assert main(["data", "get", "coco"]) == 2
+    assert "val2017.zip does not hold what it should: val2017 are not complete" in capsys.readouterr().err
+
+
+def test_offline_and_mirror(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    offer_coco(world)
+    assert main(["data", "get", "coco", "--offline"]) == 2
+    assert "val2017.zip is not there, and downloads are switched off. It is published at" in capsys.readouterr().err
+    assert world.site.requests == []
+    with serve(Site(files={f"copy/coco/{k.removeprefix('pub/')}": v for k, v in world.site.files.items()})) as mirror:
+        monkeypatch.setenv("NTT_DATA_MIRROR", f"{mirror.url}/copy")
+        assert main(["data", "get", "coco"]) == 0
+        assert {path for path, _ in mirror.requests} >= {"copy/coco/val2017.zip"}
+    assert world.site.requests == []
+
+
+def test_get_lvis_makes_minival(world: World):
+    facts = make_miniature("lvis_minival", world.made)
+    expected = json.loads((world.made / "lvis" / "lvis_v1_minival.json").read_text())
+    world.offer("val2017.zip", "coco", world.below("coco", "val2017/"), {"val2017": 1})
+    world.offer("train2017.zip", "coco", world.below("coco", "train2017/"), {"train2017": 3})
+    for half in ("train", "val"):
+        name = f"lvis_v1_{half}.json"
+        world.offer(f"{name}.zip", "lvis", world.below("lvis", name), {name: 1})
+    assert main(["data", "get", "lvis_minival"]) == 0
+    assert json.loads((world.root / "lvis" / "lvis_v1_minival.json").read_text()) == expected
+    assert check_published(facts, places_by_shots(facts, None)).problems == []
+    assert write_minival(world.root / "lvis") is None
+
+
+def test_minival_needs_val(tmp_path: Path):
+    with pytest.raises(DataError, match=r"There is no .*lvis_v1_val\.json, from which lvis_v1_minival\.json is made"):
+        write_minival(tmp_path)
+    (tmp_path / "lvis_v1_val.json").write_text(json.dumps({"images": [{"id": 1, "coco_url": "x/train2017/1.jpg"}]}))
+    with pytest.raises(DataError, match="names no image of val2017"):
+        write_minival(tmp_path)
+
+
+def offer_voc(world: World):
+    facts = make_miniature("voc", world.made)
+    files = tree(world.made / "voc")
+    devkit = {name: data for name, data in files.items() if name.startswith("VOCdevkit")}
+    main_folder = "VOCdevkit/VOC2007/ImageSets/Main"
+    world.offer(
+        "VOCtrainval_2007.tar",
+        "voc",
+        {
+            n: d
+            for n, d in devkit.items()
+            if "00000" in n and n.split("/")[1] == "VOC2007" and "00001" not in n and "00002" not in n
+        }
+        | {f"{main_folder}/trainval.txt": devkit[f"{main_folder}/trainval.txt"]},
+        {f"{main_folder}/trainval.txt": 1, "VOCdevkit/VOC2007/JPEGImages": 2},
+    )
+    world.offer(
+        "VOCtest_2007.tar",
+        "voc",
+        {n: d for n, d in devkit.items() if "000001" in n or "000002" in n}
+        | {f"{main_folder}/test.txt": devkit[f"{main_folder}/test.txt"]},
+        {f"{main_folder}/test.txt": 1, "VOCdevkit/VOC2007/JPEGImages": 2},
+    )
+    of_2012 = {n: d for n, d in devkit.items() if "VOC2012" in n}
+    world.offer("VOCtrainval_2012.tar", "voc", of_2012, {"VOCdevkit/VOC2012/JPEGImages": 2})
+    lists = {name: data for name, data in files.items() if name.startswith("vocsplit/")}
+    world.site.files.update(lists)
+    return facts, lists
+
+
+def test_get_voc_converts_and_makes_the_few_shot_files(world: World, capsys: pytest.CaptureFixture[str]):
+    facts, lists = offer_voc(world)
+    assert len(lists) == 5 * 20
+    assert main(["data", "get", "voc"]) == 0
+    assert "5_shot.json: written" in capsys.readouterr().out
+    assert check_published(facts, places_by_shots(facts, None)).problems == []
+    trainval = json.loads((world.root / "voc" / "annotations" / "trainval0712.json").read_text())
+    assert [image["file_name"] for image in trainval["images"]] == [
+        "VOC2007/JPEGImages/000005.jpg",
+        "VOC2007/JPEGImages/000007.jpg",
+        "VOC2012/JPEGImages/2008_000008.jpg",
+        "VOC2012/JPEGImages/2008_000015.jpg",
+    ]
+    assert len({one["id"] for one in trainval["annotations"]}) == 48
+    assert trainval["annotations"][0]["bbox"] == [10, 10, 40, 40]
+    asked = len(world.site.requests)
+    assert main(["data", "get", "voc"]) == 0
+    assert len(world.site.requests) == asked
+
+
+def test_few_shot_lists_keep_their_order(tmp_path: Path):
+    make_miniature("voc", tmp_path)
+    root = tmp_path / "voc"
+    convert_devkit(root)
+    listed = root / "vocsplit" / list_name("bird", 1)
+    listed.write_text("/any/where/VOC2012/JPEGImages/2008_000008.jpg\nVOC2007/JPEGImages/000005.jpg\n")
+    write_kshot_files(root, (1,))
+    made = json.loads((root / "annotations" / "1_shot.json").read_text())
+    names = {image["id"]: image["file_name"] for image in made["images"]}
+    (bird,) = [one for one in made["annotations"] if one["category_id"] == 3]
+    assert names[bird["image_id"]] == "VOC2012/JPEGImages/2008_000008.jpg"
+    assert write_kshot_files(root, (1,)) == ()
+
+
+def test_a_list_with_an_unknown_image_is_refused(tmp_path: Path):
+    make_miniature("voc", tmp_path)
+    convert_devkit(tmp_path / "voc")
+    (tmp_path / "voc" / "vocsplit" / list_name("bird", 1)).write_text("VOC2007/JPEGImages/999999.jpg\n")
+    with pytest.raises(DataError, match="names '999999', which is no image of VOC 2007 or 2012 trainval"):
+        write_kshot_files(tmp_path / "voc", (1,))
+
+
+def test_the_others_are_told_where_to_find_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "get", "cdfsod_dior", "--data-root", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "published at https://github.com/lovelyqian/CDFSOD-benchmark" in out
+    for name in ("annotations/1_shot.json", "annotations/10_shot.json", "annotations/test.json", "train/", "test/"):
+        assert f"  {tmp_path / 'DIOR'}/{name}\n" in out
+    make_miniature("cdfsod_dior", tmp_path)
+    assert main(["data", "get", "cdfsod_dior", "--data-root", str(tmp_path)]) == 0
+    assert "CD-FSOD, DIOR is there" in capsys.readouterr().out
+
+
+def test_get_of_something_unknown(capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "get", "imagenet"]) == 2
+    assert "There is no published data set named 'imagenet'. Known are coco, lvis," in capsys.readouterr().err
+
+
+def test_the_registry_of_archives_is_well_formed():
+    for name in ("coco", "lvis", "voc"):
+        for archive in archives(name):
+            assert archive.url.startswith(("http://", "https://"))
+            assert len(archive.md5) == 32
+            assert set(archive.md5) <= set("0123456789abcdef")
+            assert archive.provides
+    assert {facts.get for facts in known_datasets().values()} == {"coco", "lvis", "voc", None}

@@ -1,0 +1,244 @@
+"""The fast judge equals pycocotools to the last digit, whatever it is given."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation_samples import HEIGHT, WIDTH, Box, dataset, found, thing
+from pycocotools import mask as coco_mask
+
+from ntt.data.coco import CocoDataset, read_coco
+from ntt.data.masks import segmentation_rle
+from ntt.evaluation.coco_judge import judged_by_pycocotools
+from ntt.evaluation.curves import averages
+from ntt.evaluation.fast_judge import curves_of
+from ntt.evaluation.matching import match
+from ntt.evaluation.table import tabulate
+from ntt.evaluation.truth import index_truth
+from ntt.stages.evaluation import evaluate
+from ntt.types import Category, Detections, ImageId, Json
+
+CLASSES = {9: "late", 2: "early", 5: "absent"}
+
+
+def assert_same(truth_data: CocoDataset, detections: list[Detections], categories: tuple[Category, ...]) -> float:
+    """Compare both judges bit for bit; return the largest box AP50 of a class, to be sure that something matched."""
+    truth = index_truth(truth_data, categories)
+    table = tabulate(detections, categories, truth)
+    for kind in ("bbox", "segm") if truth_data.has_masks else ("bbox",):
+        judged = judged_by_pycocotools(table, truth, kind)
+        ours = curves_of(match(table, truth, kind), table, truth)
+        np.testing.assert_array_equal(ours.precision, judged.precision, err_msg=kind)
+        np.testing.assert_array_equal(ours.recall, judged.recall, err_msg=kind)
+    fast = evaluate(detections=detections, ground_truth=truth_data, categories=categories, judge="fast")
+    return max((values.get("AP50", 0.0) for values in fast.per_class["bbox"].values()), default=0.0)
+
+
+def random_box(random: np.random.Generator) -> Box:
+    """Sides of 2 to 38 px, so that areas fall on both sides of 32**2."""
+    width, height = random.integers(2, 39, 2).tolist()
+    return int(random.integers(0, WIDTH - width + 1)), int(random.integers(0, HEIGHT - height + 1)), width, height
+
+
+def nearby(box: Box, random: np.random.Generator) -> Box:
+    left, top, width, height = (value + int(random.integers(-2, 3)) for value in box)
+    left, top = min(max(left, 0), WIDTH - 2), min(max(top, 0), HEIGHT - 2)
+    return left, top, min(max(width, 1), WIDTH - left), min(max(height, 1), HEIGHT - top)
+
+
+def random_case(
+    folder: Path, seed: int, image_ids: list[ImageId], *, masked: bool
+) -> tuple[CocoDataset, list[Detections]]:
+    """Objects, crowds, areas that contradict boxes; near hits, repeats, wild guesses; few distinct scores."""
+    random = np.random.default_rng(seed)
+    things: list[Json] = []
+    detections: list[Detections] = []
+    for image_id in image_ids:
+        ones: list[tuple[int, Box, float]] = []
+        for _ in range(int(random.integers(0, 7))):
+            box, label = random_box(random), int(random.integers(0, 2))
+            more = {"iscrowd": int(random.random() < 0.2)}
+            if random.random() < 0.3:
+                more["area"] = int(random.choice([0, 1024, 1025, 9216, 9217]))
+            things.append(thing(image_id, (2, 9)[label], box, masked=masked, **more))
+            for _ in range(int(random.integers(0, 5))):
+                near = box if random.random() < 0.3 else nearby(box, random)
+                ones.append((0 if label == 0 else 2, near, float(random.integers(1, 6)) / 5))
+        ones += [(int(random.integers(0, 3)), random_box(random), 0.2) for _ in range(int(random.integers(0, 9)))]
+        random.shuffle(ones)
+        detections.append(found(image_id, *(ones if random.random() < 0.85 else [])))
+    return dataset(folder, things, image_ids=image_ids, classes=CLASSES), detections
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("masked", [True, False], ids=["masks", "boxes"])
+def test_random_images(tmp_path: Path, seed: int, masked: bool):
+    ids: list[ImageId] = [30, 4, 100, 7, 22, 1, 55, 8] if seed % 2 else ["b", "a", "10", "9", "é", "z", "A", "bb"]
+    truth, detections = random_case(tmp_path, seed, ids, masked=masked)
+    assert truth.has_masks == masked
+    assert assert_same(truth, detections, truth.categories) > 0
+
+
+def test_more_than_a_hundred_of_one_class(tmp_path: Path):
+    boxes: list[Box] = [(column, row, 2, 2) for column in range(0, 48, 3) for row in range(0, 36, 4)]
+    truth = dataset(tmp_path, [thing(1, 2, box) for box in boxes[:120]], image_ids=[1], classes=CLASSES)
+    scores = np.linspace(1, 0.1, len(boxes)).tolist()
+    detections = [found(1, *((0, box, score) for box, score in zip(boxes, scores, strict=True)))]
+    assert assert_same(truth, detections, truth.categories) > 0
+    recall = evaluate(detections=detections, ground_truth=truth, categories=truth.categories, judge="fast")
+    assert recall.overall["bbox"]["AR100"] == pytest.approx(100 * 100 / 120)
+
+
+@pytest.mark.parametrize("case", ["no detections", "no objects of the class", "crowd only", "nothing at all"])
+def test_degenerate(tmp_path: Path, case: str):
+    things = {
+        "no detections": [thing(1, 2, (5, 5, 10, 10))],
+        "no objects of the class": [thing(1, 9, (5, 5, 10, 10))],
+        "crowd only": [thing(1, 2, (5, 5, 30, 30), iscrowd=1)],
+        "nothing at all": [],
+    }[case]
+    truth = dataset(tmp_path, things, image_ids=[1, 2], classes=CLASSES)
+    ones = [(0, (5, 5, 10, 10), 0.9), (0, (6, 5, 10, 10), 0.9)] if case != "no detections" else []
+    detections = [found(1, *ones), found(2)]
+    if case == "nothing at all":
+        assert (
+            evaluate(detections=detections, ground_truth=truth, categories=truth.categories, judge="fast").overall == {}
+        )
+        return
+    assert_same(truth, detections, truth.categories)
+
+
+def test_equal_overlap_takes_the_last_object(tmp_path: Path):
+    """Of two equal objects the last is taken first; the second detection gets the other, a third nothing."""
+    box: Box = (5, 5, 10, 10)
+    truth_data = dataset(tmp_path, [thing(1, 2, box), thing(1, 2, box)], image_ids=[1], classes={2: "a"})
+    detections = [found(1, (0, box, 0.9), (0, box, 0.9), (0, box, 0.9))]
+    truth = index_truth(truth_data, truth_data.categories)
+    matches = match(tabulate(detections, truth_data.categories, truth), truth, "bbox")
+    assert matches.is_match[0, 0].tolist() == [True, True, False]
+    assert_same(truth_data, detections, truth_data.categories)
+
+
+def test_a_crowd_region_swallows_what_lies_in_it(tmp_path: Path):
+    things = [thing(1, 2, (0, 0, 10, 10)), thing(1, 2, (20, 0, 20, 20), iscrowd=1)]
+    truth_data = dataset(tmp_path, things, image_ids=[1], classes={2: "a"})
+    inside = [(0, (20, 0, 5, 5), 0.9), (0, (30, 5, 5, 5), 0.8)]
+    detections = [found(1, *inside, (0, (0, 0, 10, 10), 0.5))]
+    truth = index_truth(truth_data, truth_data.categories)
+    matches = match(tabulate(detections, truth_data.categories, truth), truth, "segm")
+    assert matches.is_match[0, 0].tolist() == [True, True, True]
+    assert matches.is_ignored[0, 0].tolist() == [True, True, False]
+    assert assert_same(truth_data, detections, truth_data.categories) == pytest.approx(100)
+
+
+def test_metrics_do_not_depend_on_the_judge(tmp_path: Path):
+    truth, detections = random_case(tmp_path, 11, [3, 2, 1], masked=True)
+    options = {"detections": detections, "ground_truth": truth, "categories": truth.categories}
+    metrics = evaluate(**options, judge="fast", semantic="correct")
+    assert metrics == evaluate(**options, judge="pycocotools", semantic="correct")
+    assert set(metrics.overall) == {"bbox", "segm", "semantic", "rejection"}
+
+
+def test_order_of_the_searched_classes_is_free(tmp_path: Path):
+    truth, _ = random_case(tmp_path, 3, [1, 2, 3], masked=True)
+    early, absent, late = truth.categories
+    detections = [found(1, (0, (3, 3, 9, 9), 0.8), (1, (1, 1, 30, 30), 0.7))]
+    straight = evaluate(detections=detections, ground_truth=truth, categories=(early, late))
+    turned = [found(1, (1, (3, 3, 9, 9), 0.8), (0, (1, 1, 30, 30), 0.7))]
+    assert evaluate(detections=turned, ground_truth=truth, categories=(late, early)) == straight
+    assert absent.name not in straight.per_class["bbox"]
+
+
+def test_ground_truth_is_prepared_once(tmp_path: Path):
+    truth, _ = random_case(tmp_path, 1, [1, 2, 3], masked=True)
+    again = read_coco(truth.annotation_file, tmp_path)
+    assert index_truth(truth, truth.categories) is index_truth(again, truth.categories)
+    assert index_truth(truth, truth.categories[:1]) is not index_truth(truth, truth.categories)
+    for number in range(5):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        other, _ = random_case(folder, number, [1, 2, 3], masked=True)
+        last = index_truth(other, other.categories)
+    assert index_truth(other, other.categories) is last
+    assert index_truth(truth, truth.categories).document == index_truth(again, again.categories).document
+
+
+def shaken(truth: CocoDataset, categories: tuple[Category, ...], *, seed: int) -> list[Detections]:
+    """The ground truth, moved, partly renamed, scored from a small set, with repeats: realistic masks of all sizes."""
+    random = np.random.default_rng(seed)
+    places = {category.id: place for place, category in enumerate(categories)}
+    made = []
+    for image in truth.images.values():
+        labels, scores, boxes, rles = [], [], [], []
+        for one in truth.instances_of_image(image.id):
+            if one.category_id not in places or one.segmentation is None:
+                continue
+            counts = segmentation_rle(one.segmentation, image.height, image.width)
+            mask = coco_mask.decode({"size": [image.height, image.width], "counts": counts})
+            for _ in range(int(random.integers(1, 4))):
+                moved = np.roll(mask, random.integers(-4, 5, 2).tolist(), axis=(0, 1))
+                encoded = coco_mask.encode(np.asfortranarray(moved))
+                renamed = int(random.integers(len(categories))) if random.random() < 0.2 else places[one.category_id]
+                labels.append(renamed)
+                scores.append(float(random.integers(1, 21)) / 20)
+                boxes.append(coco_mask.toBbox(encoded))
+                rles.append(encoded["counts"])
+        made.append(
+            Detections(
+                image_id=image.id,
+                height=image.height,
+                width=image.width,
+                labels=np.array(labels, dtype=np.int64),
+                scores=np.array(scores, dtype=np.float32),
+                boxes_xywh=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+                rles=tuple(rles),
+            )
+        )
+    return made
+
+
+def test_real_ground_truth(shared_dir: Path):
+    root = shared_dir / "data" / "coco_dev"
+    truth = read_coco(root / "annotations" / "targets.json", root / "images")
+    categories = tuple(one for one in truth.categories if one.id % 4 == 1)
+    assert any(one.iscrowd and one.category_id % 4 == 1 for one in truth.instances)
+    assert assert_same(truth, shaken(truth, categories, seed=0), categories) > 50
+
+
+def corners_to_box(left: float, top: float, right: float, bottom: float) -> tuple[float, ...]:
+    return left, top, right - left + 1, bottom - top + 1
+
+
+@pytest.mark.parity
+def test_recorded_detections(shared_dir: Path, golden_dir: Path):
+    root = shared_dir / "data" / "coco_dev"
+    truth = read_coco(root / "annotations" / "targets.json", root / "images")
+    rows = json.loads((golden_dir / "matching_detections.json").read_text())
+    categories = tuple(one for one in truth.categories if one.id in {row["category_id"] for row in rows})
+    places = {category.id: place for place, category in enumerate(categories)}
+    detections = []
+    for image in truth.images.values():
+        mine = [row for row in rows if row["image_id"] == image.id]
+        detections.append(
+            Detections(
+                image_id=image.id,
+                height=image.height,
+                width=image.width,
+                labels=np.array([places[row["category_id"]] for row in mine], dtype=np.int64),
+                scores=np.array([row["score"] for row in mine], dtype=np.float32),
+                boxes_xywh=np.array([corners_to_box(*row["bbox_xyxy"]) for row in mine], dtype=np.float32).reshape(
+                    -1, 4
+                ),
+                rles=tuple(row["segmentation"]["counts"].encode("ascii") for row in mine),
+            )
+        )
+    assert sum(len(one.labels) for one in detections) == len(rows)
+    assert_same(truth, detections, categories)
+
+
+def test_averages_of_nothing_are_absent(tmp_path: Path):
+    truth_data = dataset(tmp_path, [thing(1, 2, (0, 0, 10, 10), iscrowd=1)], image_ids=[1], classes={2: "a"})
+    truth = index_truth(truth_data, truth_data.categories)
+    table = tabulate([found(1)], truth_data.categories, truth)
+    assert averages(curves_of(match(table, truth, "bbox"), table, truth)) == {}

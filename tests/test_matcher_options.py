@@ -1,0 +1,313 @@
+"""The matchers beside the published one, on features and masks small enough to follow by hand."""
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ntt.console import compose_config
+from ntt.errors import ConfigError
+from ntt.matchers.background import BackgroundConfig, BackgroundMatcher
+from ntt.matchers.graph_diffusion import GraphDiffusionConfig, GraphDiffusionMatcher
+from ntt.matchers.kmeans import KMeansConfig, KMeansMatcher
+from ntt.matchers.nearest import NearestConfig, NearestMatcher
+from ntt.matchers.negative import NegativeConfig, NegativeMatcher
+from ntt.matchers.prototype import PrototypeMatcher
+from ntt.matchers.scoring import DetectingMatcher
+from ntt.ops.masks import encode_masks
+from ntt.types import Candidates, Category, Detections, MemoryBank, Prototypes
+
+MATCHERS = [BackgroundMatcher, GraphDiffusionMatcher, KMeansMatcher, NearestMatcher, NegativeMatcher]
+CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
+# Directions in a space of four channels: cats are (0.8, 0.6, 0, 0) or the first axis, dogs the third axis. Around
+# the cats there is (0, 0.8, 0, 0.6); the one dog fills its crop.
+FEATURES = (torch.tensor([[2.0, 0, 0, 0], [1.6, 1.2, 0, 0]]), torch.tensor([[0, 0, 5.0, 0]]))
+BACKGROUNDS = (torch.tensor([[0, 8.0, 0, 6.0]]), torch.zeros(0, 4))
+MEMORY = MemoryBank(CATEGORIES, FEATURES, "memory", BACKGROUNDS)
+CAT_MEAN = np.array([3.6, 1.2, 0, 0]) / np.hypot(3.6, 1.2)
+
+
+def prototypes(matcher: DetectingMatcher, memory: MemoryBank = MEMORY) -> Prototypes:
+    vectors, labels = matcher.build_prototypes(memory)
+    assert vectors.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(labels)))
+    return Prototypes(memory.categories, vectors, labels, "prototypes")
+
+
+def candidates(features: Sequence[Sequence[float]], boxes: Sequence[tuple[int, int, int, int]] = ()) -> Candidates:
+    """Rectangles (left, top, right, bottom), inclusive, of 20 x 30 pixels; without boxes, masks that lie apart."""
+    boxes = boxes or [(3 * place, 0, 3 * place + 1, 1) for place in range(len(features))]
+    masks = torch.zeros(len(features), 20, 30, dtype=torch.bool)
+    for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
+        mask[top : bottom + 1, left : right + 1] = True
+    return Candidates(
+        height=20,
+        width=30,
+        rles=encode_masks(masks),
+        grid_boxes_xyxy=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        predicted_iou=np.linspace(0.9, 0.5, len(features), dtype=np.float32),
+        features=np.array(features, dtype=np.float32).reshape(-1, 4),
+    )
+
+
+def scores(matcher: DetectingMatcher, features: Sequence[Sequence[float]], memory: MemoryBank = MEMORY) -> np.ndarray:
+    found = matcher.class_scores(candidates(features), prototypes(matcher, memory))
+    assert found.dtype == np.float32
+    assert found.shape == (len(features), len(memory.categories))
+    return found
+
+
+def match(matcher: DetectingMatcher, found: Candidates, memory: MemoryBank = MEMORY) -> Detections:
+    return matcher.match(7, found, prototypes(matcher, memory))
+
+
+AXES = [[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0]]
+
+
+def test_nearest_averages_the_best_instances():
+    # Cosines with the two cats: 1 and 0.8, then 0 and 0.6; there is one dog, however many are asked for.
+    np.testing.assert_allclose(scores(NearestMatcher(neighbours=1), AXES), [[1, 0], [0.6, 0], [0, 1]], atol=1e-7)
+    np.testing.assert_allclose(scores(NearestMatcher(neighbours=2), AXES), [[0.9, 0], [0.3, 0], [0, 1]], atol=1e-7)
+    np.testing.assert_array_equal(
+        scores(NearestMatcher(neighbours=5), AXES), scores(NearestMatcher(neighbours=2), AXES)
+    )
+
+
+FOUR_CATS = MemoryBank(
+    CATEGORIES,
+    (torch.tensor([[1.0, 0, 0, 0], [0, 2.0, 0, 0], [4.0, 3.0, 0, 0], [0, 0.6, 0, 0.8]]), FEATURES[1]),
+    "memory",
+)
+
+
+def test_kmeans_groups_instances_and_averages_them():
+    made = prototypes(KMeansMatcher(prototypes_per_class=2), FOUR_CATS)
+    assert made.labels_P.tolist() == [0, 0, 1]
+    # The first and third cat, cosine 0.8, and the second and fourth, cosine 0.6.
+    expected = np.array([[5.0, 3.0, 0, 0], [0, 2.6, 0, 0.8]])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(made.vectors_PD[:2], expected, rtol=1e-6)
+    found = scores(KMeansMatcher(prototypes_per_class=2), AXES, FOUR_CATS)
+    np.testing.assert_allclose(found[1], [2.6 / np.hypot(2.6, 0.8), 0], rtol=1e-6)
+
+
+def test_kmeans_with_fewer_instances_than_groups_keeps_them_all():
+    made = prototypes(KMeansMatcher(prototypes_per_class=3))
+    assert made.labels_P.tolist() == [0, 0, 1]
+    np.testing.assert_allclose(made.vectors_PD, [[1, 0, 0, 0], [0.8, 0.6, 0, 0], [0, 0, 1, 0]], rtol=1e-6)
+
+
+def test_kmeans_with_one_group_is_the_published_matcher():
+    one, published = (
+        prototypes(KMeansMatcher(prototypes_per_class=1), FOUR_CATS),
+        prototypes(PrototypeMatcher(), FOUR_CATS),
+    )
+    assert torch.equal(one.vectors_PD, published.vectors_PD)
+    assert torch.equal(one.labels_P, published.labels_P)
+
+
+def test_kmeans_of_a_class_does_not_depend_on_the_others():
+    many = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32))
+    alone = prototypes(KMeansMatcher(), MemoryBank(CATEGORIES[1:], (many,), "alone"))
+    among = prototypes(KMeansMatcher(), MemoryBank(CATEGORIES, (many[:10], many), "among"))
+    assert torch.equal(alone.vectors_PD, among.vectors_PD[among.labels_P == 1])
+
+
+def test_a_background_prototype_competes_with_the_classes():
+    matcher = BackgroundMatcher()
+    made = prototypes(matcher)
+    assert made.labels_P.tolist() == [0, 1, -1]
+    np.testing.assert_allclose(made.vectors_PD[2], [0, 0.8, 0, 0.6], rtol=1e-6)
+    # The second axis: cosine 0.32 with the cats' mean, 0.8 with the background; both ties stay.
+    found = scores(matcher, [*AXES, [0, 0, 0.6, -0.8], [0, 0, 0.6, 1.0]])
+    np.testing.assert_allclose(found[0], [CAT_MEAN[0], 0], rtol=1e-6)
+    assert found[1].tolist() == [-1, -1]
+    np.testing.assert_allclose(found[2:], [[0, 1], [0, 0.6], [0, 0.6]], rtol=1e-6)
+
+
+def test_a_dropped_candidate_suppresses_none():
+    # Twice the same box; the better ranked one is background.
+    twice = candidates([AXES[1], AXES[0]], [(0, 0, 9, 9)] * 2)
+    assert match(BackgroundMatcher(), twice).scores.tolist() == pytest.approx([CAT_MEAN[0]])
+    assert match(PrototypeMatcher(), twice).scores.tolist() == pytest.approx([CAT_MEAN[1]])
+
+
+def test_nothing_but_background_is_an_empty_result():
+    found = match(BackgroundMatcher(), candidates([AXES[1]]))
+    assert (found.labels.shape, found.scores.shape, found.boxes_xywh.shape, found.rles) == ((0,), (0,), (0, 4), ())
+
+
+def test_damping_by_background():
+    found = scores(BackgroundMatcher(on_background="damp", sigma=0.5), AXES)
+    np.testing.assert_allclose(found[1, 0], CAT_MEAN[1] * np.exp(-(0.8 - CAT_MEAN[1]) / 0.5), rtol=1e-5)
+    np.testing.assert_allclose(found[2], [0, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("mode", "cosine"), [("mean", 0.5**0.5), ("each", 1.0)])
+def test_one_background_prototype_or_one_a_reference(mode: Any, cosine: float):
+    memory = MemoryBank(
+        CATEGORIES, FEATURES, "memory", (torch.tensor([[0, 3.0, 0, 0]]), torch.tensor([[0, 0, 0, 3.0]]))
+    )
+    matcher = BackgroundMatcher(background_prototypes=mode, on_background="damp", sigma=1.0)
+    assert prototypes(matcher, memory).labels_P.tolist() == [0, 1, *[-1] * (2 if mode == "each" else 1)]
+    expected = CAT_MEAN[1] * np.exp(-(cosine - CAT_MEAN[1]))
+    np.testing.assert_allclose(scores(matcher, AXES, memory)[1, 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backgrounds", [(), (torch.zeros(0, 4), torch.zeros(0, 4))])
+@pytest.mark.parametrize(
+    ("matcher", "warning"),
+    [
+        (BackgroundMatcher(), "No reference shows any background: there is no background prototype."),
+        (
+            NegativeMatcher(negatives="background"),
+            "No reference shows any background: there are no negatives from the surroundings.",
+        ),
+    ],
+)
+def test_references_without_background_give_the_published_scores(
+    matcher: DetectingMatcher, warning: str, backgrounds: tuple[torch.Tensor, ...], caplog: pytest.LogCaptureFixture
+):
+    memory = MemoryBank(CATEGORIES, FEATURES, "memory", backgrounds)
+    with caplog.at_level(logging.WARNING, logger="ntt"):
+        found = scores(matcher, AXES, memory)
+    assert caplog.messages == [warning]
+    np.testing.assert_array_equal(found, scores(PrototypeMatcher(), AXES, memory))
+
+
+def test_negatives_of_a_class_are_its_surroundings_and_the_other_classes():
+    made = prototypes(NegativeMatcher())
+    # Two means; the cats' surroundings; two cats, negatives of dogs, and a dog, negative of cats.
+    assert made.labels_P.tolist() == [0, 1, -2, -4, -4, -5]
+    # Between cat and dog: 0.8 with the mean of the dogs, 0.6 with the nearest cat, so only cats are damped.
+    between = [0.6, 0, 0.8, 0]
+    cat = 0.6 * CAT_MEAN[0]
+    np.testing.assert_allclose(
+        scores(NegativeMatcher(), [between]), [[cat * np.exp(-(0.8 - cat) / 0.8), 0.8]], rtol=1e-5
+    )
+    np.testing.assert_allclose(scores(NegativeMatcher(negatives="background"), [between]), [[cat, 0.8]], rtol=1e-5)
+
+
+def test_surroundings_are_negatives_of_their_own_class_only():
+    # Cosines: background 0.8 * 0.6 = 0.48 and cats 0.19; dogs 0.8.
+    found = scores(NegativeMatcher(negatives="background"), [[0, 0.6, 0.8, 0]])
+    cat = 0.6 * CAT_MEAN[1]
+    np.testing.assert_allclose(found, [[cat * np.exp(-(0.48 - cat) / 0.8), 0.8]], rtol=1e-5)
+    without = scores(NegativeMatcher(negatives="other_classes"), [[0, 0.6, 0, 0.8]])
+    np.testing.assert_allclose(without, [[cat, 0]], rtol=1e-5)
+
+
+def test_with_one_class_only_surroundings_are_negatives():
+    memory = MemoryBank(CATEGORIES[:1], FEATURES[:1], "one", BACKGROUNDS[:1])
+    np.testing.assert_array_equal(
+        scores(NegativeMatcher(negatives="other_classes"), AXES, memory), scores(PrototypeMatcher(), AXES, memory)
+    )
+
+
+# A large mask, a smaller one of the same class inside it (box IoU 90 / 209), and one inside both.
+NESTED = candidates([[1.0, 0, 0, 0], [0.8, 0, 0, 0.6], [0.6, 0, 0, 0.8]], [(0, 0, 19, 11), (0, 0, 9, 10), (0, 0, 4, 5)])
+
+
+def test_graph_diffusion_weakens_fragments():
+    # Penalties 0, 0.7 and 0.7 + 0.3 * 0.7 / 2 (see test_ops_diffusion.py).
+    expected = CAT_MEAN[0] * np.array([1.0, 0.8 * 0.3**0.5, 0.6 * 0.195**0.5])
+    np.testing.assert_allclose(match(GraphDiffusionMatcher(), NESTED).scores, expected, rtol=1e-5)
+    plain = CAT_MEAN[0] * np.array([1.0, 0.8 * 0.3**2, 0.6 * 0.09**2])
+    found = match(GraphDiffusionMatcher(transition="plain", decay_power=2.0), NESTED)
+    np.testing.assert_allclose(found.scores, plain, rtol=1e-4)
+
+
+@pytest.mark.parametrize("matcher", MATCHERS)
+def test_an_image_without_candidates_or_without_anything_similar(matcher: type[DetectingMatcher]):
+    assert match(matcher(), candidates([])).rles == ()
+    assert match(matcher(), candidates([[0, 0, 0, 1.0]])).rles == ()
+
+
+@pytest.mark.parametrize("matcher", MATCHERS)
+def test_the_same_call_gives_the_same_result(matcher: type[DetectingMatcher]):
+    one, two = (match(matcher(), NESTED) for _ in range(2))
+    np.testing.assert_array_equal(one.scores, two.scores)
+    assert one.rles == two.rles
+
+
+OWN_SETTINGS: dict[type[DetectingMatcher], dict[str, Any]] = {
+    BackgroundMatcher: {"background_prototypes": "mean", "on_background": "drop", "sigma": 0.8},
+    GraphDiffusionMatcher: {"alpha": 0.3, "decay_power": 0.5, "steps": 30, "transition": "normalised"},
+    KMeansMatcher: {"prototypes_per_class": 3, "clustering_seed": 0},
+    NearestMatcher: {"neighbours": 3},
+    NegativeMatcher: {"negatives": "both", "sigma": 0.8},
+}
+
+
+@pytest.mark.parametrize("matcher", MATCHERS)
+def test_fingerprints_name_every_setting(matcher: type[DetectingMatcher]):
+    shared = dict(PrototypeMatcher().fingerprint)
+    if matcher is GraphDiffusionMatcher:
+        del shared["merging"], shared["hard_merge_threshold"]
+    own = OWN_SETTINGS[matcher]
+    made = json.loads(json.dumps(matcher(name="whatever").fingerprint))
+    assert made == {**shared, **own, "kind": matcher.KIND}
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong", "allowed"),
+    [
+        (NearestConfig, {"neighbours": 0}, "1 or more"),
+        (KMeansConfig, {"prototypes_per_class": 0}, "1 or more"),
+        (KMeansConfig, {"clustering_seed": -1}, "0 or more"),
+        (BackgroundConfig, {"background_prototypes": "all"}, "one of mean, each"),
+        (BackgroundConfig, {"on_background": "keep"}, "one of drop, damp"),
+        (BackgroundConfig, {"sigma": 0.0}, "a finite number above 0"),
+        (NegativeConfig, {"negatives": "none"}, "one of both, background, other_classes"),
+        (NegativeConfig, {"sigma": float("nan")}, "a finite number above 0"),
+        (GraphDiffusionConfig, {"alpha": 1.01}, "0 to 1"),
+        (GraphDiffusionConfig, {"alpha": -0.01}, "0 to 1"),
+        (GraphDiffusionConfig, {"decay_power": float("inf")}, "a finite number above 0"),
+        (GraphDiffusionConfig, {"steps": 0}, "1 or more"),
+        (GraphDiffusionConfig, {"transition": "sparse"}, "one of normalised, plain"),
+        (GraphDiffusionConfig, {"nms_iou_threshold": 1.5}, "0 to 1"),
+    ],
+)
+def test_each_setting_has_a_range(config: Any, wrong: dict[str, Any], allowed: str):
+    (key, value) = next(iter(wrong.items()))
+    (problem,) = config(**wrong).problems()
+    assert problem.startswith(f"matcher.{key}={value} is not possible: allowed is {allowed}. Set matcher.{key}=")
+    with pytest.raises(ConfigError, match=rf"^matcher\.{key}={value} is not possible: allowed is {allowed}\."):
+        config(**wrong).build()
+
+
+@pytest.mark.parametrize("edge", [{"alpha": 0.0}, {"alpha": 1.0}, {"steps": 1}])
+def test_ends_of_ranges_are_allowed(edge: dict[str, float]):
+    assert GraphDiffusionConfig(**edge).build().fingerprint.items() >= edge.items()
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("ntt_hard", PrototypeMatcher(name="ntt_hard", merging="hard")),
+        ("ntt_soft", PrototypeMatcher(name="ntt_soft", merging="soft")),
+        ("ntt_none", PrototypeMatcher(name="ntt_none", merging="none")),
+        ("ntt_best100", PrototypeMatcher(name="ntt_best100", nms_iou_threshold=1.0, max_candidates_after_nms=100)),
+        ("nearest", NearestMatcher()),
+        ("kmeans", KMeansMatcher()),
+        ("background", BackgroundMatcher()),
+        ("negative", NegativeMatcher()),
+        ("graph_diffusion", GraphDiffusionMatcher()),
+        (
+            "graph_diffusion_published",
+            GraphDiffusionMatcher(
+                name="graph_diffusion_published",
+                nms_iou_threshold=1.0,
+                max_candidates_after_nms=100,
+                transition="plain",
+            ),
+        ),
+    ],
+)
+def test_options_build_their_matcher(option: str, expected: DetectingMatcher):
+    assert compose_config([f"matcher={option}"]).matcher.build() == expected

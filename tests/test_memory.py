@@ -1,0 +1,94 @@
+"""Stage `memory` with an encoder whose features are the mean colours of patches."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ntt.boxes_to_masks import ReferenceMasks
+from ntt.dist import World
+from ntt.stages.memory import fill_memory
+from ntt.store import Store
+from ntt.types import Category, ImageRecord, Instance, MemoryBank, ReferenceSet
+
+RED, BLUE = [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]
+
+
+@dataclass(frozen=True)
+class Colours:
+    """8 x 8 cells of 4 pixels; the feature of a cell is its mean colour."""
+
+    name: str = "colours"
+    input_size: int = 32
+    patch_size: int = 4
+    feature_dim: int = 3
+    broken: bool = False
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        return {"kind": "colours"}
+
+    def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        assert not self.broken, "everything is stored"
+        return F.avg_pool2d(images_B3HW, self.patch_size)
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> list[list[float]]:
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def instance(number: int, category_id: int, right: float) -> Instance:
+    """An object in the left part of the box (16, 16, 32, 32)."""
+    outline = rectangle(16, 16, right, 48)
+    return Instance(number, 1, category_id, (16.0, 16.0, 32.0, 32.0), outline, area_px=32 * (right - 16))
+
+
+@pytest.fixture
+def references(tmp_path: Path) -> ReferenceSet:
+    """A picture, red up to column 32 and blue from there on; objects that cover half of their box or all of it."""
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    pixels[:, :32, 0] = 255
+    pixels[:, 32:, 2] = 255
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    return ReferenceSet(
+        categories=(Category(2, "half"), Category(5, "full")),
+        instances=((instance(1, 2, 32.0), instance(2, 2, 48.0)), (instance(3, 5, 48.0),)),
+        images={1: ImageRecord(1, "picture.png", tmp_path / "picture.png", 64, 64)},
+        shots=2,
+        seed=0,
+        digest="references",
+    )
+
+
+def fill(references: ReferenceSet, folder: Path, backbone: Colours) -> MemoryBank:
+    return fill_memory(
+        references=references,
+        masks=ReferenceMasks(maker=None),
+        backbone=backbone,
+        context_ratio=0.0,
+        store=Store(folder),
+        me=World(),
+    )
+
+
+def test_features_of_instances_and_of_what_surrounds_them(references: ReferenceSet, tmp_path: Path):
+    memory = fill(references, tmp_path / "store", Colours())
+    torch.testing.assert_close(memory.features[0], torch.tensor([RED, [0.5, 0.0, 0.5]]))
+    torch.testing.assert_close(memory.features[1], torch.tensor([[0.5, 0.0, 0.5]]))
+    # A mask that fills its crop has no surroundings.
+    torch.testing.assert_close(memory.backgrounds[0], torch.tensor([BLUE]))
+    assert memory.backgrounds[1].shape == (0, 3)
+
+
+def test_the_store_keeps_both(references: ReferenceSet, tmp_path: Path):
+    first = fill(references, tmp_path / "store", Colours())
+    again = fill(references, tmp_path / "store", Colours(broken=True))
+    assert first.digest == again.digest
+    for found, known in zip(first.features + first.backgrounds, again.features + again.backgrounds, strict=True):
+        assert torch.equal(found, known)

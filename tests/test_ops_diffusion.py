@@ -1,0 +1,88 @@
+"""Diffusion of penalties over overlapping masks, numbers worked by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from ntt.ops.diffusion import Transition, diffused_penalties, pagerank
+from ntt.ops.masks import encode_masks
+
+# Of 4 x 8 pixels: the whole, its left half, its left quarter, its last column.
+MASKS = torch.zeros(4, 4, 8, dtype=torch.bool)
+MASKS[0] = True
+MASKS[1, :, :4] = True
+MASKS[2, :, :2] = True
+MASKS[3, :, 7:] = True
+WHOLE, HALF, QUARTER, LAST = encode_masks(MASKS)
+
+
+def penalties(rles: list[bytes], labels: list[int], *, transition: Transition = "normalised", **changed: float) -> list:
+    settings = {"alpha": 0.3, "steps": 30, **changed}
+    found = diffused_penalties(
+        rles,
+        np.array(labels, dtype=np.int64),
+        alpha=settings["alpha"],
+        steps=int(settings["steps"]),
+        transition=transition,
+        height=4,
+        width=8,
+    )
+    assert found.dtype == np.float32
+    return found.tolist()
+
+
+def test_a_covered_mask_is_penalised_by_the_restart_alone():
+    # The first touches nothing earlier: 0. The second lies in it: 0.7 * 1 + 0.3 * 0.
+    assert penalties([WHOLE, HALF], [0, 0]) == pytest.approx([0.0, 0.7])
+
+
+def test_penalties_of_covering_masks_travel_on():
+    # The third lies in both others; its edges weigh a half each: 0.7 + 0.3 * (0 + 0.7) / 2.
+    assert penalties([WHOLE, HALF, QUARTER], [0, 0, 0]) == pytest.approx([0.0, 0.7, 0.805])
+    # Unscaled, both edges weigh 1: 0.7 + 0.3 * (0 + 0.7).
+    assert penalties([WHOLE, HALF, QUARTER], [0, 0, 0], transition="plain") == pytest.approx([0.0, 0.7, 0.91])
+
+
+def test_partly_covered():
+    # Half of the second lies in the first: 0.7 * 0.5. Of the third, a quarter lies in the first and a half in the
+    # second, so its edges weigh 1/3 and 2/3: 0.7 * 0.5 + 0.3 * 2/3 * 0.35.
+    assert penalties([QUARTER, HALF, WHOLE], [0, 0, 0]) == pytest.approx([0.0, 0.35, 0.42])
+
+
+def test_unscaled_penalties_stop_at_one():
+    several = [WHOLE, HALF, QUARTER, QUARTER, QUARTER, QUARTER]
+    found = penalties(several, [0] * 6, transition="plain", alpha=0.6)
+    assert max(found) == 1.0
+    assert max(penalties(several, [0] * 6, alpha=0.6)) < 1.0
+
+
+def test_other_classes_and_masks_apart_do_not_count():
+    assert penalties([WHOLE, HALF], [0, 1]) == [0.0, 0.0]
+    assert penalties([HALF, LAST], [0, 0]) == pytest.approx([0.0, 0.0], abs=1e-12)
+    assert penalties([WHOLE, HALF, QUARTER], [0, 1, 0]) == pytest.approx([0.0, 0.0, 0.7])
+
+
+def test_alpha_at_its_ends():
+    assert penalties([WHOLE, HALF, QUARTER], [0, 0, 0], alpha=0.0) == pytest.approx([0.0, 1.0, 1.0])
+    # Without restart nothing is left once the walks have ended in the first mask.
+    assert penalties([WHOLE, HALF, QUARTER], [0, 0, 0], alpha=1.0) == [0.0, 0.0, 0.0]
+
+
+def test_no_masks_and_one_mask():
+    assert penalties([], []) == []
+    assert penalties([WHOLE], [0]) == pytest.approx([0.0], abs=1e-12)
+
+
+def test_pagerank_step_by_step():
+    weights, restart = np.array([[0.0, 0.0], [1.0, 0.0]]), np.array([0.0, 1.0])
+    assert pagerank(weights, restart, alpha=0.3, steps=0).tolist() == [0.5, 0.5]
+    # One step from 1/2 each: 0, and 0.3 * 0.5 + 0.7.
+    np.testing.assert_allclose(pagerank(weights, restart, alpha=0.3, steps=1), [0.0, 0.85])
+    np.testing.assert_allclose(pagerank(weights, restart, alpha=0.3, steps=2), [0.0, 0.7])
+
+
+def test_pagerank_agrees_with_the_solution_of_its_equation():
+    weights = np.array([[0.0, 0.6, 0.4], [0.5, 0.0, 0.5], [1.0, 0.0, 0.0]])
+    restart = np.array([0.2, 0.5, 0.9])
+    expected = np.linalg.solve(np.eye(3) - 0.3 * weights, 0.7 * restart)
+    np.testing.assert_allclose(pagerank(weights, restart, alpha=0.3, steps=30), expected, atol=1e-12)

@@ -1,0 +1,291 @@
+"""Own images in a plain folder: how it is read, and that one command makes pictures of it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from own_images import make_folder
+from PIL import Image
+from tiny_data import HEIGHT, WIDTH, polygon, shape_mask
+
+from ntt import config, runner
+from ntt.cli import main
+from ntt.console import compose_config
+from ntt.converters.plain_folder import convert_references, convert_targets, foreground
+from ntt.data.coco import read_coco
+from ntt.data.masks import segmentation_rle
+from ntt.errors import DataError
+from ntt.ops.masks import decode_masks
+from ntt.types import Category, Json
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "my_set")
+
+
+Go = Callable[..., Path]
+
+
+@pytest.fixture
+def go(tmp_path: Path, shared_store: Path) -> Go:
+    """Run with a plain folder; returns the run directory."""
+
+    def run(root: Path, *more: str) -> Path:
+        places = [f"runtime.{name}_root={tmp_path}/{name}" for name in ("cache", "output")]
+        words = ["dataset=folder", f"dataset.root={root}", "shots=all", f"runtime.store_root={shared_store}"]
+        made = compose_config([*words, *places, *more])
+        runner.run(made)
+        return config.run_directory(made)
+
+    return run
+
+
+def references_of(root: Path) -> Json:
+    return convert_references(root / "references").document
+
+
+def mask_of(entry: Json) -> np.ndarray:
+    return decode_masks([segmentation_rle(entry["segmentation"], HEIGHT, WIDTH)], HEIGHT, WIDTH)[0]
+
+
+def shape(label: str, kind: str, points: Any) -> Json:
+    return {"label": label, "points": points, "shape_type": kind, "group_id": None}
+
+
+def labelme(path: Path, *shapes: Json) -> None:
+    path.write_text(json.dumps({"shapes": list(shapes), "imagePath": "x", "imageHeight": HEIGHT, "imageWidth": WIDTH}))
+
+
+def test_masks_beside_the_images(own: Path):
+    made = references_of(own)
+    assert made["categories"] == [{"id": 1, "name": "disc"}, {"id": 2, "name": "square"}]
+    assert [image["file_name"] for image in made["images"]] == ["disc/references_0.png", "square/references_1.png"]
+    np.testing.assert_array_equal(mask_of(made["annotations"][0]), shape_mask(3, 20, 20, 40))
+    assert [entry["shot_index"] for entry in made["annotations"]] == [0, 0]
+    assert made["annotations"][1]["bbox"] == [70, 30, 40, 40]
+
+
+def test_several_masks_of_one_image_and_several_images(own: Path):
+    second = shape_mask(7, 5, 5, 20)
+    Image.fromarray(second).save(own / "references/square/references_1_mask_2.png")
+    Image.new("RGB", (50, 40)).save(own / "references/square/also.jpg")
+    converted = convert_references(own / "references")
+    made = converted.document
+    assert [(e["category_id"], e["shot_index"]) for e in made["annotations"]] == [(1, 0), (2, 0), (2, 1), (2, 2)]
+    assert made["annotations"][1]["bbox"] == [0, 0, 50, 40]
+    assert "segmentation" not in made["annotations"][1]
+    np.testing.assert_array_equal(mask_of(made["annotations"][3]), second)
+    assert converted.notes == ("1 example image(s) without mask or box: the whole image is the example",)
+
+
+def test_boxes_beside_the_images(tmp_path: Path):
+    root = make_folder(tmp_path, masks=False)
+    (root / "references/disc/references_0_box.txt").write_text("20 20 60 60\n\n1, 2, 3, 4\n")
+    made = references_of(root)
+    assert [e["bbox"] for e in made["annotations"]] == [[20, 20, 40, 40], [1, 2, 2, 2], [0, 0, WIDTH, HEIGHT]]
+
+
+def test_labelme_files_beside_the_images(tmp_path: Path):
+    root = make_folder(tmp_path, masks=False)
+    square = np.reshape(polygon(7, 70, 30, 40)[0], (-1, 2)).tolist()
+    labelme(
+        root / "references/square/references_1.json", shape("Square", "polygon", square), shape("x", "point", [[1, 1]])
+    )
+    both = [shape("disc", "rectangle", [[20, 20], [60, 60]]), shape("square", "rectangle", [[0, 0], [9, 9]])]
+    labelme(root / "references/disc/references_0.json", *both)
+    made = references_of(root)
+    assert [(e["category_id"], e["bbox"]) for e in made["annotations"]] == [
+        (1, [20, 20, 40, 40]),
+        (2, [70, 30, 40, 40]),
+    ]
+    np.testing.assert_array_equal(mask_of(made["annotations"][1]), shape_mask(7, 70, 30, 40))
+    # Without class folders the labels are the classes.
+    for name in ("disc", "square"):
+        for path in (root / "references" / name).iterdir():
+            path.rename(root / "references" / path.name)
+        (root / "references" / name).rmdir()
+    made = references_of(root)
+    assert [entry["name"] for entry in made["categories"]] == ["Square", "disc", "square"]
+    assert len(made["annotations"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "values"),
+    [("L", [[0, 255]]), ("L", [[0, 1]]), ("L", [[10, 240]]), ("1", [[0, 255]]), ("I;16", [[0, 4000]])],
+)
+def test_masks_of_any_depth(mode: str, values: list[list[int]]):
+    dtype = np.uint16 if mode == "I;16" else np.uint8
+    picture = Image.fromarray(np.array(values, dtype=dtype))
+    picture = picture if mode == "I;16" else picture.convert(mode)
+    np.testing.assert_array_equal(foreground(picture), [[False, True]])
+
+
+def test_masks_with_a_palette_or_transparency():
+    indexed = Image.fromarray(np.array([[0, 1, 255]], dtype=np.uint8), mode="L").convert("P")
+    indexed.putpalette([0, 0, 0, 128, 0, 0, *([0] * 252 * 3), 255, 255, 255, 224, 224, 192])
+    np.testing.assert_array_equal(foreground(indexed), [[False, True, True]])
+    cut_out = Image.fromarray(np.array([[[9, 9, 9, 0], [9, 9, 9, 255]]], dtype=np.uint8), mode="RGBA")
+    np.testing.assert_array_equal(foreground(cut_out), [[False, True]])
+    opaque = Image.fromarray(np.array([[[0, 0, 0, 255], [255, 255, 255, 255]]], dtype=np.uint8), mode="RGBA")
+    np.testing.assert_array_equal(foreground(opaque), [[False, True]])
+
+
+def test_unusable_examples_are_all_told_at_once(own: Path):
+    square = own / "references/square"
+    Image.new("L", (5, 5), 255).save(square / "references_1_mask.png")
+    Image.new("L", (WIDTH, HEIGHT)).save(own / "references/disc/references_0_mask.png")
+    Image.new("RGB", (50, 40)).save(own / "references/loose.png")
+    Image.new("RGB", (50, 40)).save(square / "b.png")
+    (square / "b_box.txt").write_text("30 20 10 50")
+    Image.new("RGB", (50, 40)).save(square / "c.png")
+    (square / "c_box.txt").write_text("one two")
+    Image.new("RGB", (50, 40)).save(square / "d.png")
+    (square / "d_box.txt").write_text("\n")
+    labelme(square / "d.json", shape("square", "rectangle", [[1, 1], [9, 9]]))
+    Image.new("RGB", (50, 40)).save(square / "e.png")
+    labelme(square / "e.json", shape("disc", "rectangle", [[1, 1], [9, 9]]))
+    with pytest.raises(DataError) as caught:
+        references_of(own)
+    message = str(caught.value)
+    for text in (
+        "has 5 x 5 pixels, its image has 128 x 96",
+        "is black all over",
+        "loose.png lies in no class folder and has no LabelMe file",
+        "no box in an image of 50 x 40 pixels",
+        "'one two' is no box",
+        "it is not clear which holds",
+        "has no shape labelled 'square'",
+    ):
+        assert text in message
+    assert "7 problems" in message
+
+
+def test_missing_folders_and_empty_classes(own: Path):
+    (own / "references/cow").mkdir()
+    with pytest.raises(DataError, match="cow holds no example image"):
+        references_of(own)
+    with pytest.raises(DataError, match="There is no folder .*nowhere"):
+        convert_references(own / "nowhere")
+    with pytest.raises(DataError, match="There is no folder .*nowhere"):
+        convert_targets(own / "nowhere", [])
+    (own / "empty").mkdir()
+    with pytest.raises(DataError, match="no image was found"):
+        convert_targets(own / "empty", [Category(1, "disc")])
+
+
+def test_targets_with_some_annotations(own: Path):
+    classes = [Category(1, "disc"), Category(2, "square")]
+    assert "annotations" not in convert_targets(own / "targets", classes).document
+    labelme(
+        own / "targets/targets_1.json",
+        shape("square", "rectangle", [[40, 20], [90, 70]]),
+        shape("x", "circle", [[9, 9], [9, 5]]),
+    )
+    made = convert_targets(own / "targets", classes)
+    assert [(e["image_id"], e["category_id"], e["bbox"]) for e in made.document["annotations"]] == [
+        (2, 2, [40, 20, 50, 50])
+    ]
+    assert made.notes == (
+        "1 object(s) of class 'x' left out, which is not among the chosen classes",
+        "1 target image(s) without a LabelMe file count as images that show no object",
+    )
+
+
+def test_one_command_from_a_plain_folder_to_pictures(own: Path, go: Go, capsys: pytest.CaptureFixture[str]):
+    before = sorted(path.relative_to(own) for path in own.rglob("*"))
+    run = go(own)
+    out = capsys.readouterr().out
+    assert "The target images have no annotations" in out
+    assert "metrics.json" not in out
+    assert f"pictures       {run / 'pictures'}" in out
+    assert sorted(path.name for path in (run / "pictures/targets").iterdir()) == [
+        f"targets_{n}_{n + 1}.png" for n in range(2)
+    ]
+    assert (run / "pictures/references.png").is_file()
+    found = json.loads((run / "predictions.json").read_text())
+    best = max((one for one in found if one["image_id"] == 2), key=lambda one: one["score"])
+    square = shape_mask(7, 40, 20, 50)
+    assert best["category_id"] == 2
+    assert (mask_of(best) & square).sum() > 0.5 * (mask_of(best) | square).sum()
+    assert sorted(path.relative_to(own) for path in own.rglob("*")) == before
+    assert run.parent.parent.name == "my_set"
+
+
+def test_metrics_where_targets_are_annotated(own: Path, go: Go, capsys: pytest.CaptureFixture[str]):
+    labelme(
+        own / "targets/targets_1.json",
+        shape("square", "polygon", np.reshape(polygon(7, 40, 20, 50)[0], (-1, 2)).tolist()),
+    )
+    coco = convert_targets(own / "targets", [Category(1, "disc"), Category(2, "square")]).document
+    run = go(own, "visualisation.enabled=false")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["per_class"]["segm"]["square"]["AP50"] == pytest.approx(100)
+    assert "metrics.json" in capsys.readouterr().out
+    # The same as a COCO file, whose class ids count.
+    (own / "targets/targets_1.json").unlink()
+    for entry in coco["categories"]:
+        entry["id"] += 40
+    coco["annotations"][0]["category_id"] = 42
+    (own / "targets.json").write_text(json.dumps(coco))
+    run = go(own, "visualisation.enabled=false")
+    again = json.loads((run / "metrics.json").read_text())
+    assert again["per_class"]["segm"]["square"] == metrics["per_class"]["segm"]["square"]
+    assert set(json.loads((run / "references.json").read_text())["references"]) == {"41", "42"}
+    (own / "references/disc").rename(own / "references/ball")
+    with pytest.raises(
+        DataError, match="The class 'ball' .* is not among those of the annotated targets: disc, square"
+    ):
+        go(own)
+
+
+def test_a_changed_folder_is_never_met_with_stale_results(own: Path, go: Go):
+    run = go(own, "visualisation.enabled=false")
+    first = json.loads((run / "references.json").read_text())["digest"]
+    (own / "references/disc/references_0_mask.png").unlink()
+    assert go(own, "visualisation.enabled=false") == run
+    assert json.loads((run / "references.json").read_text())["digest"] != first
+
+
+def test_whole_images_and_boxes_run(tmp_path: Path, go: Go):
+    root = make_folder(tmp_path / "my_set", masks=False)
+    (root / "references/disc/references_0_box.txt").write_text("20 20 60 60")
+    go(root, "visualisation.enabled=false")
+    references = read_coco(next((tmp_path / "cache").rglob("references.json")), root / "references")
+    assert [one.bbox_xywh for one in references.instances] == [(20, 20, 40, 40), (0, 0, WIDTH, HEIGHT)]
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path, go: Go):
+    with pytest.raises(DataError, match="dataset.root=.*nowhere is not a folder"):
+        go(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="Example images lie in one folder a class, such as references/boat/a.jpg"):
+        go(tmp_path / "empty")
+
+
+def test_a_plain_folder_is_checked_like_any_other(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(own.parent)
+    assert main(["data", "check", "my_set"]) == 0
+    out = capsys.readouterr().out
+    assert "no annotations: predictions and pictures, no metrics" in out
+    assert "square           1        0" in out
+    (own / "references/disc/references_0_mask.png").write_text("no picture")
+    assert main(["data", "check", "my_set"]) == 2
+    assert "The mask" in capsys.readouterr().err
+
+
+def test_a_plain_folder_to_coco_files(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "convert", "folder", str(own), "--output", str(tmp_path / "coco")]) == 0
+    out = capsys.readouterr().out
+    assert "2 images, 2 objects (2 with a mask, 0 crowd regions)" in out
+    assert "2 images, 0 objects" in out
+    assert (
+        read_coco(tmp_path / "coco/targets.json", own / "targets", annotations_required=False).has_annotations is False
+    )
+    assert main(["data", "convert", "folder", str(own), "--output", str(tmp_path / "coco")]) == 2
+    assert "exists already" in capsys.readouterr().err

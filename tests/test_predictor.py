@@ -1,0 +1,194 @@
+"""The Python API: the same detections as a run, from files, pictures or arrays."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import PROJECT_DIR
+from own_images import EXAMPLES, make_folder
+from PIL import Image
+from tiny_data import HEIGHT, WIDTH, make_tiny, shape_mask
+
+import ntt
+from ntt import config, results, runner
+from ntt.console import compose_config
+from ntt.data.coco import read_coco
+from ntt.data.masks import instance_mask
+from ntt.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("predictor") / "tiny")
+
+
+def pixels(path: Path) -> Any:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def examples(tiny: Path) -> list[ntt.Reference]:
+    """The tiny data set's references with their annotated masks and boxes."""
+    data = read_coco(tiny / "annotations/references.json", tiny / "images")
+    names = {category.id: category.name for category in data.categories}
+    made = []
+    for one in data.instances:
+        record = data.images[one.image_id]
+        left, top, width, height = one.bbox_xywh
+        mask = instance_mask(one, record.height, record.width)
+        box = (left, top, left + width, top + height)
+        made.append(ntt.Reference(record.path, names[one.category_id], mask=mask, box_xyxy=box))
+    return made
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny: Path, shared_store: Path) -> ntt.Predictor:
+    return ntt.Predictor(examples(tiny), store=shared_store)
+
+
+def test_detections_are_those_of_a_run(tiny: Path, shared_store: Path, predictor: ntt.Predictor, tmp_path: Path):
+    words = ["dataset=coco_json", f"dataset.root={tiny}", "shots=all", "visualisation.enabled=false"]
+    made = compose_config([*words, f"runtime.output_root={tmp_path}", f"runtime.store_root={shared_store}"])
+    runner.run(made)
+    data = read_coco(tiny / "annotations/targets.json", tiny / "images")
+    records = list(data.images.values())
+    run = results.read_predictions(config.run_directory(made) / "predictions.json", records, data.categories)
+    assert predictor.classes == ("disc", "square")
+    for record, theirs in zip(records, run, strict=True):
+        ours = predictor(record.path)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        np.testing.assert_array_equal(ours.scores, theirs.scores)
+        np.testing.assert_array_equal(ours.boxes_xyxy[:, 2:] - ours.boxes_xyxy[:, :2], theirs.boxes_xywh[:, 2:])
+        assert ours.rles == theirs.rles
+
+
+def test_what_is_found(tiny: Path, predictor: ntt.Predictor):
+    found = predictor(tiny / "images/targets_1.png")
+    assert len(found) == len(found.scores) == len(found.boxes_xyxy) > 0
+    assert found.masks.shape == (len(found), HEIGHT, WIDTH)
+    assert found.masks.dtype == np.bool_
+    assert found.names == tuple(predictor.classes[label] for label in found.labels)
+    assert (np.diff(found.scores) <= 0).all()
+    for mask, (left, top, right, bottom) in zip(found.masks, found.boxes_xyxy, strict=True):
+        rows, columns = np.nonzero(mask)
+        assert (left, top, right, bottom) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    square = shape_mask(7, 40, 20, 50)
+    overlaps = (found.masks & square).sum((1, 2)) / (found.masks | square).sum((1, 2))
+    assert found.names[int(overlaps.argmax())] == "square"
+    assert overlaps.max() > 0.8
+    some = found.above(float(found.scores[3]))
+    assert 4 <= len(some) < len(found)
+    np.testing.assert_array_equal(some.masks, found.masks[: len(some)])
+    assert len(found.above(1.1)) == 0
+    assert found.above(1.1).masks.shape == (0, HEIGHT, WIDTH)
+
+
+def test_files_pictures_and_arrays_are_the_same(tiny: Path, shared_store: Path, predictor: ntt.Predictor):
+    path = tiny / "images/targets_1.png"
+    from_file = predictor(path)
+    with Image.open(path) as picture:
+        forms = [predictor(str(path)), predictor(picture), predictor(pixels(path))]
+    for found in forms:
+        np.testing.assert_array_equal(found.scores, from_file.scores)
+        assert found.rles == from_file.rles
+    arrays = [
+        ntt.Reference(pixels(Path(str(one.image))), one.name, Image.fromarray(np.uint8(one.mask) * 255), one.box_xyxy)
+        for one in examples(tiny)
+    ]
+    np.testing.assert_array_equal(ntt.Predictor(arrays, store=shared_store)(path).scores, from_file.scores)
+
+
+def test_examples_from_a_plain_folder(shared_store: Path, tmp_path: Path):
+    root = make_folder(tmp_path / "my_set")
+    read = ntt.references_from_folder(root / "references")
+    assert [one.name for one in read] == ["disc", "square"]
+    assert read[0].box_xyxy == (20, 20, 60, 60)
+    made = []
+    for name, (stem, scene) in EXAMPLES.items():
+        folder = root / "references" / name
+        made.append(ntt.Reference(folder / f"{stem}.png", name, mask=folder / f"{stem}_mask.png"))
+        np.testing.assert_array_equal(read[len(made) - 1].mask, shape_mask(*scene))
+    target = root / "targets/targets_1.png"
+    scores = [ntt.Predictor(given, store=shared_store)(target).scores for given in (read, made)]
+    np.testing.assert_array_equal(scores[0], scores[1])
+
+
+def test_boxes_and_whole_images_serve_as_examples(tiny: Path, shared_store: Path):
+    image = tiny / "images/references_0.png"
+    boxed = [ntt.Reference(image, "disc", box_xyxy=(20, 20, 60, 60)), ntt.Reference(image, "all of it")]
+    found = ntt.Predictor(boxed, store=shared_store)(tiny / "images/targets_0.png")
+    assert set(found.names) == {"disc", "all of it"}
+
+
+def test_nothing_is_kept_unless_asked_for(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    mask = Image.fromarray(shape_mask(3, 20, 20, 40))
+    plain = ntt.Predictor([ntt.Reference(tiny / "images/references_0.png", "disc", mask)])
+    assert len(plain(Image.new("RGB", (64, 48), "white"))) >= 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_reach_the_parts(tiny: Path, shared_store: Path):
+    few = ntt.Predictor(examples(tiny), overrides=["matcher.max_detections=3"], store=shared_store)
+    assert len(few(tiny / "images/targets_0.png")) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"image": np.zeros((4, 5, 4), np.uint8)}, r"The image is uint8 \[4, 5, 4\]"),
+        ({"image": np.zeros((4, 5), np.float32)}, r"The image is float32 \[4, 5\]"),
+        ({"image": 3}, "The image is int"),
+        ({"image": "nowhere.png"}, "There is no image .*nowhere.png"),
+        ({"mask": np.zeros((HEIGHT, WIDTH), bool)}, "The mask is empty"),
+        ({"mask": np.ones((WIDTH, HEIGHT), bool)}, r"The mask has the shape \[128, 96\], the image \[96, 128\]"),
+        ({"mask": "nowhere.png"}, "The mask nowhere.png cannot be read"),
+        ({"box_xyxy": (10, 10, 5, 20)}, "does not lie in the image of 128 x 96 pixels"),
+        ({"box_xyxy": (10, 10, 500, 20)}, "does not lie in the image"),
+        ({"box_xyxy": (1, 2, 3)}, "left, top, right, bottom are needed"),
+    ],
+)
+def test_unusable_examples_are_refused(change: dict[str, Any], text: str):
+    given = {"image": np.zeros((HEIGHT, WIDTH, 3), np.uint8), "name": "disc", **change}
+    with pytest.raises(DataError, match=text):
+        ntt.Predictor([ntt.Reference(**given)])
+
+
+def test_wrong_settings_are_refused_in_plain_words():
+    reference = ntt.Reference(np.zeros((HEIGHT, WIDTH), np.uint8), "disc")
+    with pytest.raises(ConfigError, match="There is no example"):
+        ntt.Predictor([])
+    with pytest.raises(ConfigError, match="backbone=dinov5: there is no such option. Allowed is one of dinov2"):
+        ntt.Predictor([reference], backbone="dinov5")
+    with pytest.raises(ConfigError, match="there is no setting 'matcher.mergin'. Did you mean matcher.merging"):
+        ntt.Predictor([reference], overrides=["matcher.mergin=hard"])
+
+
+def test_the_documented_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    root = make_folder(tmp_path / "my_set")
+    with Image.open(root / "targets/targets_1.png") as picture:
+        picture.save(root / "targets/monday.jpg", quality=95)
+    text = (PROJECT_DIR / "docs/own_images.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n# file: predict\.py\n(.*?)```", text, flags=re.DOTALL)
+    assert len(code.strip().splitlines()) < 10
+    (tmp_path / "predict.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("predict.py")
+    assert re.search(r"^square 0\.\d\d at \[.*\], \d+ pixels$", capsys.readouterr().out, flags=re.MULTILINE)
+
+
+def test_importing_the_package_stays_cheap():
+    words = (
+        "import sys, ntt; ntt.__version__; print([m for m in ('torch', 'hydra', 'numpy', 'PIL') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    with pytest.raises(AttributeError, match="module 'ntt' has no attribute 'Predicter'"):
+        _ = ntt.Predicter

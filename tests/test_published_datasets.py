@@ -1,0 +1,336 @@
+"""The published data sets: their options, their layouts, and what `ntt data check` says of them."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import pytest
+from coco_samples import annotation, document, read
+from miniatures import CDFSOD, COCO_LIKE, make_miniature
+from PIL import Image
+from tiny_data import make_tiny
+
+from ntt import config, runner
+from ntt.cli import main
+from ntt.commands.data_check import places_by_shots
+from ntt.console import compose_config, compose_many
+from ntt.data.layout.check import CheckReport, check_published
+from ntt.data.layout.facts import DatasetFacts, known_datasets
+from ntt.data.layout.leakage import identical_images, leakage_sentence
+from ntt.data.layout.voc import convert_devkit, write_kshot_files
+from ntt.datasets.base import DatasetFiles
+from ntt.datasets.published import PublishedConfig
+from ntt.errors import ConfigError, DataError
+from ntt.inputs import read_inputs
+
+OPTIONS = (*COCO_LIKE, *CDFSOD)
+CHEAP = (
+    "backbone.input_size=224",
+    "segmenter.canvas_side=192",
+    "segmenter.mask_side=96",
+    "segmenter.leaves=200",
+    "segmenter.max_masks=50",
+)
+
+
+@pytest.fixture(scope="session")
+def miniatures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, DatasetFacts]]:
+    """All data sets below one data root, and their facts."""
+    root = tmp_path_factory.mktemp("published")
+    facts = {option: make_miniature(option, root) for option in OPTIONS}
+    convert_devkit(root / "voc")
+    write_kshot_files(root / "voc", known_datasets()["voc_kshot"].shots)
+    return root, facts
+
+
+def settings(option: str, data_root: Path, *more: str) -> config.ExperimentConfig:
+    return compose_config([f"dataset={option}", f"runtime.data_root={data_root}", *more])
+
+
+@cache
+def places_below_root(option: str) -> Mapping[int | None, DatasetFiles]:
+    """Composing takes a third of a second: once an option is enough."""
+    return places_by_shots(known_datasets()[option], None, data_root=Path("/ROOT"))
+
+
+def check(option: str, root: Path, facts: DatasetFacts) -> CheckReport:
+    moved = {
+        shots: DatasetFiles(**{key: root / path.relative_to("/ROOT") for key, path in vars(place).items()})
+        for shots, place in places_below_root(option).items()
+    }
+    return check_published(facts, moved)
+
+
+def test_every_published_option_is_known_and_has_a_miniature():
+    folder = Path(config.__file__).parents[1] / "conf" / "dataset"
+    published = {path.stem for path in folder.glob("*.yaml") if "schema/dataset/published" in path.read_text()}
+    assert published == set(known_datasets()) == set(OPTIONS)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_miniature_passes_its_check(option: str, miniatures: tuple[Path, Mapping[str, DatasetFacts]]):
+    root, facts = miniatures
+    assert check(option, root, facts[option]).problems == []
+
+
+@pytest.mark.parametrize("option", ["coco", "lvis", "voc"])
+def test_the_option_finds_its_files_and_classes(option: str, miniatures: tuple[Path, Mapping[str, DatasetFacts]]):
+    root, facts = miniatures
+    made = settings(option, root, "shots=1shot")
+    inputs = read_inputs(made)
+    names = facts[option].class_names or ("aerosol", "beetle", "anchor", "brooch", "apple", "bench")
+    assert tuple(category.name for category in inputs.categories) == names
+    assert made.dataset.label() == option
+    assert len(inputs.target_data.images) == facts[option].targets.images
+
+
+@pytest.mark.parametrize(
+    ("option", "shots", "file", "sampler"),
+    [
+        ("cdfsod_dior", "5shot", "DIOR/annotations/5_shot.json", "fixed"),
+        ("cdfsod_neu_det", "10shot", "NEU-DET/annotations/10_shot.json", "fixed"),
+        ("voc_kshot", "3shot", "voc/annotations/3_shot.json", "fixed"),
+        ("coco", "5shot", "coco/annotations/instances_train2017.json", "native"),
+    ],
+)
+def test_references_follow_the_shots(option: str, shots: str, file: str, sampler: str, tmp_path: Path):
+    words = [f"dataset={option}", f"runtime.data_root={tmp_path}", f"shots={shots}"]
+    made, otherwise = compose_many([words, [*words, "shots.sampler=native"]])
+    assert isinstance(made.dataset, PublishedConfig)
+    assert made.dataset.places().references_file == tmp_path / file
+    assert made.shots.sampler == sampler
+    assert otherwise.shots.sampler == "native"
+
+
+def test_lvis_images_are_those_of_coco_beside_it(tmp_path: Path):
+    dataset = settings("lvis", tmp_path).dataset
+    assert isinstance(dataset, PublishedConfig)
+    assert dataset.places().target_images == tmp_path / "coco"
+    elsewhere = settings("lvis", tmp_path, "dataset.target_images=/big/coco").dataset
+    assert isinstance(elsewhere, PublishedConfig)
+    assert elsewhere.places().target_images == Path("/big/coco")
+
+
+def test_the_environment_variable_is_the_default_of_the_data_root(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NTT_DATA", "/sets")
+    assert compose_config(["dataset=coco"]).runtime.data_root == "/sets"
+    monkeypatch.delenv("NTT_DATA")
+    assert compose_config(["dataset=coco"]).runtime.data_root == "data"
+
+
+def test_the_data_root_decides_no_result(tmp_path: Path):
+    one, two = compose_many([[f"runtime.data_root={tmp_path / name}"] for name in "ab"])
+    assert config.run_directory(one) == config.run_directory(two)
+
+
+def test_a_missing_root_names_both_settings(tmp_path: Path):
+    dataset = settings("cdfsod_uodd", tmp_path).dataset
+    with pytest.raises(DataError) as caught:
+        dataset.locate(tmp_path)
+    message = str(caught.value)
+    assert f"{tmp_path / 'UODD'} is not a folder" in message
+    for part in ("runtime.data_root", "NTT_DATA", "dataset.root", "`ntt data get cdfsod_uodd`"):
+        assert part in message
+
+
+def test_a_missing_file_leads_to_the_check(tmp_path: Path):
+    make_miniature("cdfsod_fish", tmp_path)
+    dataset = settings("cdfsod_fish", tmp_path, "shots=3shot").dataset
+    with pytest.raises(DataError, match=r"3_shot\.json.*\n`ntt data check cdfsod_fish` lists what is missing"):
+        dataset.locate(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("split", "names"),
+    [
+        ("lvis_rare", ["aerosol", "beetle"]),
+        ("lvis_common", ["anchor", "brooch"]),
+        ("lvis_frequent", ["apple", "bench"]),
+    ],
+)
+def test_lvis_splits_go_by_the_file(split: str, names: list[str], miniatures: tuple[Path, Mapping[str, DatasetFacts]]):
+    inputs = read_inputs(settings("lvis", miniatures[0], f"split={split}"))
+    assert [category.name for category in inputs.categories] == names
+
+
+def test_a_frequency_split_needs_frequencies(miniatures: tuple[Path, Mapping[str, DatasetFacts]]):
+    with pytest.raises(ConfigError, match=r"split=lvis_rare takes the classes whose `frequency` is 'r'.*there is none"):
+        read_inputs(settings("coco", miniatures[0], "split=lvis_rare"))
+
+
+def test_frequencies_other_than_those_of_lvis_are_passed_over(tmp_path: Path):
+    categories = [{"id": 1, "name": "cat", "frequency": "r"}, {"id": 7, "name": "dog", "frequency": "often"}]
+    assert read(tmp_path, document(categories=categories)).frequencies == {1: "r"}
+
+
+def spoil(path: Path, change: str) -> None:
+    """Damage one thing of the miniature of cdfsod_uodd."""
+    file = path / "annotations" / "test.json"
+    content = json.loads(file.read_text())
+    if change == "image":
+        (path / "test" / "0.jpg").unlink()
+    elif change == "truncated":
+        data = (path / "test" / "0.jpg").read_bytes()
+        (path / "test" / "0.jpg").write_bytes(data[: len(data) // 2])
+    elif change == "annotation":
+        content["annotations"].pop()
+    elif change == "class":
+        content["categories"][0]["name"] = "cucumber"
+    elif change == "leak":
+        # a target under another name
+        shutil.copy(path / "train" / "ref_5_0.jpg", path / "test" / "1.jpg")
+    elif change == "shots":
+        (path / "annotations" / "5_shot.json").unlink()
+    elif change == "json":
+        file.write_text("{")
+    elif change == "example":
+        shot_file = path / "annotations" / "1_shot.json"
+        shots = json.loads(shot_file.read_text())
+        shots["annotations"] = shots["annotations"][1:]
+        shot_file.write_text(json.dumps(shots))
+    elif change == "folder":
+        shutil.rmtree(path / "train")
+    if change in ("annotation", "class"):
+        file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("image", ["1 of 2 target images are missing, the first is ", "test/0.jpg"]),
+        ("truncated", ["test/0.jpg", "damaged"]),
+        ("annotation", ["test.json has 8 annotations, the published file has 9", "scallop 1 (2)"]),
+        ("class", ["lacks the class(es) seacucumber", "has the class(es) cucumber, which are not known"]),
+        ("leak", ["1 of 2 target images are also images of the references file", "1.jpg (as reference: ref_5_0.jpg)"]),
+        ("shots", ["There is no annotation file ", "5_shot.json"]),
+        ("json", ["test.json is not valid JSON"]),
+        ("example", ["1_shot.json has no example of seacucumber"]),
+        ("folder", ["There is no image folder ", "UODD/train"]),
+    ],
+)
+def test_the_check_finds_what_is_wrong(change: str, expected: list[str], tmp_path: Path):
+    facts = make_miniature("cdfsod_uodd", tmp_path)
+    spoil(tmp_path / "UODD", change)
+    found = "\n".join(check("cdfsod_uodd", tmp_path, facts).problems)
+    for part in expected:
+        assert part in found
+
+
+def test_classes_with_other_than_k_examples_are_mentioned(tmp_path: Path):
+    facts = make_miniature("voc_kshot", tmp_path)
+    convert_devkit(tmp_path / "voc")
+    write_kshot_files(tmp_path / "voc", (1, 2, 3, 5, 10))
+    report = check("voc_kshot", tmp_path, facts)
+    assert report.problems == []
+    assert "         classes with other than 2 examples: tvmonitor 1" in report.lines
+
+
+def test_identical_images_are_found_whatever_they_are_called(tmp_path: Path):
+    boxes = [annotation(1, 5, 1, [20, 20, 50, 40]), annotation(2, 6, 1, [20, 20, 50, 40])]
+    images = [{"id": number, "file_name": f"{number}.png", "height": 100, "width": 200} for number in (5, 6)]
+    sides = {}
+    for side in ("one", "two"):
+        folder = tmp_path / side
+        folder.mkdir()
+        sides[side] = read(folder, document(images=images, annotations=boxes))
+    colours = {"one/5": "red", "one/6": "green", "two/5": "green"}  # two/6 does not exist
+    for name, colour in colours.items():
+        Image.new("RGB", (200, 100), colour).save(tmp_path / f"{name.replace('/', '/images/')}.png")
+    one, two = (list(sides[side].images.values()) for side in ("one", "two"))
+    assert [(a.id, b.id) for a, b in identical_images(one, two)] == [(6, 5)]
+    assert identical_images(one, []) == []
+    assert leakage_sentence([(one[1], two[0])] * 7, 9).startswith("7 of 9 target images are also")
+    assert "and 2 more." in leakage_sentence([(one[1], two[0])] * 7, 9)
+
+
+def test_check_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NTT_DATA", str(tmp_path))
+    facts = make_miniature("cdfsod_fish", tmp_path)
+    assert main(["data", "check", "cdfsod_fish"]) == 1
+    out = capsys.readouterr().out
+    assert "test.json: 2 images, 9 annotations, boxes only" in out
+    assert "test.json has 2 images, the published file has 909." in out
+    assert "fish 9 (3029)" in out
+    assert "published at https://github.com/lovelyqian/CDFSOD-benchmark" in out
+    monkeypatch.setattr("ntt.commands.data_check.known_datasets", lambda: {"cdfsod_fish": facts})
+    assert main(["data", "check", "cdfsod_fish"]) == 0
+    assert capsys.readouterr().out.endswith("All is there, nothing is different.\n")
+    moved = (tmp_path / "FISH").rename(tmp_path / "with = and, comma")
+    assert main(["data", "check", "cdfsod_fish", "--root", str(moved), "--decode"]) == 0
+
+
+def test_check_command_names_everything_that_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("NTT_DATA", str(tmp_path))
+    assert main(["data", "check", "coco"]) == 1
+    out = capsys.readouterr().out
+    for name in ("annotations/instances_val2017.json", "annotations/instances_train2017.json"):
+        assert f"There is no annotation file {tmp_path / 'coco' / name}" in out
+    for name in ("val2017", "train2017"):
+        assert f"There is no image folder {tmp_path / 'coco' / name}" in out
+    assert "Run `ntt data get coco`" in out
+
+
+def test_check_of_other_options_and_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "check", "coco_json", "--root", str(make_tiny(tmp_path / "tiny"))]) == 0
+    assert "4 images, 5 annotations, masks" in capsys.readouterr().out
+    assert main(["data", "check", "cocoa"]) == 2
+    assert "cocoa is neither a folder nor a data set this program knows" in capsys.readouterr().err
+
+
+def test_check_of_a_folder_finds_targets_that_are_references(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = make_tiny(tmp_path / "tiny")
+    shutil.copy(root / "images" / "references_0.png", root / "images" / "targets_1.png")
+    assert main(["data", "check", str(root)]) == 1
+    out = capsys.readouterr().out
+    assert "1 of 4 target images are also images of the references file" in out
+    assert "targets_1.png (as reference: references_0.png)" in out
+
+
+def test_facts_agree_with_the_benchmark(shared_dir: Path):
+    published = json.loads((shared_dir / "cdfsod_test_statistics.json").read_text())
+    for key, entry in published.items():
+        if key in ("source", "shot_file_images"):
+            continue
+        option = f"cdfsod_{key.lower().replace('neudet', 'neu_det')}"
+        facts = known_datasets()[option]
+        assert facts.targets.images == entry["test_images"]
+        assert facts.targets.annotations == entry.get("total")
+        assert dict(facts.targets.per_class) == entry.get("instances", {})
+        assert {str(k): n for k, n in facts.shot_images.items()} == published["shot_file_images"][key]
+
+
+def small(option: str, root: Path, output: Path, *more: str) -> config.ExperimentConfig:
+    return settings(
+        option,
+        root,
+        f"runtime.output_root={output}",
+        f"runtime.store_root={output}/store",
+        "visualisation.enabled=false",
+        *more,
+    )
+
+
+def test_a_box_only_set_runs_from_end_to_end(
+    miniatures: tuple[Path, Mapping[str, DatasetFacts]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    made = small("cdfsod_fish", miniatures[0], tmp_path, "shots=1shot", "split=cdfsod_fish", *CHEAP)
+    runner.run(made)
+    folder = config.run_directory(made)
+    assert json.loads((folder / "references.json").read_text())["sampler"] == "fixed"
+    assert set(json.loads((folder / "metrics.json").read_text())["overall"]) == {"bbox"}
+    assert "the ground truth has none, its 9 objects have boxes only." in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_runs_from_end_to_end(
+    option: str, miniatures: tuple[Path, Mapping[str, DatasetFacts]], tmp_path: Path
+):
+    made = small(option, miniatures[0], tmp_path, "shots=1shot")
+    runner.run(made)
+    metrics = json.loads((config.run_directory(made) / "metrics.json").read_text())
+    assert set(metrics["overall"]) == ({"bbox", "segm"} if option in ("coco", "lvis", "lvis_minival") else {"bbox"})

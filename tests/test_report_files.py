@@ -1,0 +1,342 @@
+"""Plots, the HTML page and the command `ntt report`."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import open_browser, why_not
+from PIL import Image
+from pycocotools import mask as mask_api
+from report_samples import box_metrics, make_runs
+from tiny_data import make_tiny
+
+from ntt.cli import main
+from ntt.reports import figures
+from ntt.reports.gallery import Gallery, GalleryLimits, make_gallery
+from ntt.reports.html import Page, render_page
+from ntt.reports.plots import make_plots, plot_classes, save_plots
+from ntt.reports.sources import read_runs
+from ntt.reports.summary import Summary, summarise
+from ntt.reports.tables import Table
+from ntt.results import write_predictions
+from ntt.rundir import RunDirectory
+from ntt.types import Category, Detections
+
+EVIL = '</script><img src=x onerror="window.hacked=1">"\'&'
+
+
+def rle_of(mask: np.ndarray) -> bytes:
+    return bytes(mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"])
+
+
+def detections(image_id: int, found: list[tuple[int, float, tuple[int, int, int, int]]]) -> Detections:
+    """Detections of the tiny data set's images (96 x 128) whose masks fill their boxes."""
+    masks = np.zeros((len(found), 96, 128), dtype=bool)
+    for mask, (_, _, (x, y, w, h)) in zip(masks, found, strict=True):
+        mask[y : y + h, x : x + w] = True
+    return Detections(
+        image_id=image_id,
+        height=96,
+        width=128,
+        labels=np.array([label for label, _, _ in found], dtype=np.int64),
+        scores=np.array([score for _, score, _ in found], dtype=np.float32),
+        boxes_xywh=np.array([box for _, _, box in found], dtype=np.float32).reshape(-1, 4),
+        rles=tuple(map(rle_of, masks)),
+    )
+
+
+FOUND = [
+    detections(101, [(0, 0.9, (10, 10, 40, 40)), (1, 0.5, (70, 40, 36, 36)), (1, 0.2, (0, 0, 20, 20))]),
+    detections(102, [(1, 0.8, (40, 20, 50, 50))]),
+    detections(103, []),
+    detections(104, [(0, 0.3, (70, 30, 44, 44))]),
+]
+
+
+def rename_classes(root: Path, name: str) -> None:
+    """Give the first class another name."""
+    for file in (root / "annotations").glob("*.json"):
+        content = json.loads(file.read_text())
+        content["categories"][0]["name"] = name
+        file.write_text(json.dumps(content))
+
+
+def tiny_runs(folder: Path, *, first_class: str = "disc") -> tuple[list[Summary], dict[str, Path]]:
+    """Two finished runs on the tiny data set, with predictions, and one without metrics."""
+    root = make_tiny(folder / "tiny")
+    rename_classes(root, first_class)
+    metrics = box_metrics(50.0, classes=(first_class, "square"), segm=40.0)
+    wanted = {"seed=0 shots=1shot": metrics, "seed=0 shots=2shot": metrics, "seed=1 shots=2shot": None}
+    made = make_runs(folder / "outputs", wanted, data=root)
+    categories = [Category(3, first_class), Category(7, "square")]
+    for directory in made.values():
+        write_predictions(RunDirectory(directory).predictions, FOUND, categories)
+    return summarise(read_runs([folder / "outputs"])), made
+
+
+def runs_with_shots(root: Path) -> list[Summary]:
+    runs = {
+        f"shots={shots}shot seed={seed} matcher.merging={merging}": box_metrics(10.0 + shots + seed - bonus)
+        for shots in (1, 2, 5)
+        for seed in (0, 1)
+        for merging, bonus in (("soft", 0), ("hard", 4))
+    }
+    make_runs(root, runs)
+    return summarise(read_runs([root]))
+
+
+def test_every_plot_is_written_as_png_and_pdf(tmp_path: Path):
+    plots = make_plots(runs_with_shots(tmp_path / "runs"), "bbox/AP")
+    assert [plot.name for plot in plots] == ["shots", "datasets", "time", "classes_demo"]
+    png, pdf = save_plots(plots[:1], tmp_path / "plots")
+    assert (png.name, pdf.name) == ("shots.png", "shots.pdf")
+    with Image.open(png) as image:
+        assert min(image.size) > 400
+        assert np.asarray(image.convert("L")).std() > 5
+    assert pdf.read_bytes().startswith(b"%PDF")
+
+
+def test_a_plot_shows_the_numbers_of_its_summaries(tmp_path: Path):
+    plots = {plot.name: plot for plot in make_plots(runs_with_shots(tmp_path), "bbox/AP")}
+    (axes,) = plots["shots"].figure.axes
+    lines = {str(line.get_label()): line.get_xydata().tolist() for line in axes.get_lines()}
+    assert lines == {
+        "matcher.merging=hard": [[1, 7.5], [2, 8.5], [5, 11.5]],
+        "matcher.merging=soft": [[1, 11.5], [2, 12.5], [5, 15.5]],
+    }
+    (band, _) = axes.collections
+    spread = np.sqrt(0.5)  # of two values that differ by 1
+    assert band.get_datalim(axes.transData).ymin == pytest.approx(7.5 - spread)
+    assert axes.get_xlabel() == "References per class (shots)"
+    assert axes.get_ylabel() == "box AP (%)"
+    heights = sorted(bar.get_height() for axes in plots["datasets"].figure.axes for bar in axes.patches)
+    assert heights == [7.5, 8.5, 11.5, 11.5, 12.5, 15.5]
+    heat = plots["classes_demo"].figure.axes[0]
+    assert [text.get_text() for text in heat.get_yticklabels()] == ["disc", "square"]
+    assert heat.get_xticklabels()[0].get_text() == "matcher.merging=hard, 1 shot"
+    assert heat.texts[0].get_text() == "10"  # 7.5 + 2, rounded to even
+    (time,) = plots["time"].figure.axes
+    assert {tuple(line.get_xdata()) for line in time.get_lines()} == {(11.0, 11.0)}
+
+
+def test_plots_of_one_run_and_of_none(tmp_path: Path):
+    make_runs(tmp_path / "one", {"seed=0": box_metrics(10)})
+    make_runs(tmp_path / "none", {"seed=0": None})
+    assert [plot.name for plot in make_plots(summarise(read_runs([tmp_path / "one"])), "bbox/AP")] == [
+        "datasets",
+        "time",
+        "classes_demo",
+    ]
+    assert make_plots(summarise(read_runs([tmp_path / "none"])), "bbox/AP") == []
+    assert make_plots(summarise(read_runs([tmp_path / "one"])), "segm/AP") == []
+
+
+def test_of_many_classes_the_best_and_the_worst_are_drawn(tmp_path: Path):
+    metrics = box_metrics(10, classes=[f"class {n}" for n in range(70)])
+    metrics.per_class["bbox"]["class 60"]["AP"] = 90.0
+    make_runs(tmp_path, {"seed=0": metrics})
+    plot = plot_classes(summarise(read_runs([tmp_path])), "bbox/AP")
+    assert plot is not None
+    rows = [text.get_text() for text in plot.figure.axes[0].get_yticklabels()]
+    assert len(rows) == 60
+    assert rows[0] == "class 60"
+    assert "30 best and the 30 worst of 70 classes" in plot.figure.get_suptitle()
+
+
+def test_names_with_dollar_signs_and_foreign_letters_are_drawn(tmp_path: Path):
+    make_runs(tmp_path, {"seed=0": box_metrics(10, classes=["price $a$_b", "猫"])})
+    plot = plot_classes(summarise(read_runs([tmp_path])), "bbox/AP")
+    assert plot is not None
+    assert figures.to_bytes(plot.figure, "png").startswith(b"\x89PNG")
+
+
+def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path):
+    summaries, _ = tiny_runs(tmp_path)
+    gallery = make_gallery(summaries, GalleryLimits(images=3, detections=2))
+    (shown,) = gallery.sets
+    assert gallery.notes == ("tiny: 3 of 4 target images are shown.",)
+    assert [image["name"] for image in shown["images"]] == ["targets_0.png", "targets_2.png", "targets_3.png"]
+    assert [one["class"] for one in shown["images"][0]["truth"]] == [0, 1]
+    assert shown["images"][0]["truth"][1]["box"] == [70, 40, 36, 36]
+    assert [run["label"] for run in shown["runs"]] == [
+        "efficientnet_lite0 + regions + ntt, 1 shot, seed 0",
+        "efficientnet_lite0 + regions + ntt, 2 shots, seed 0",
+    ]
+    found = shown["runs"][0]["found"]
+    assert [[one["score"] for one in row] for row in found] == [[0.9, 0.5], [], [0.3]]
+    assert found[0][0]["rle"] == FOUND[0].rles[0].decode()
+    assert [one["name"] for one in shown["classes"]] == ["disc", "square"]
+
+
+def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ntt.reports.gallery.MAX_SIDE_PX", 64)
+    summaries, _ = tiny_runs(tmp_path)
+    (shown,) = make_gallery(summaries, GalleryLimits()).sets
+    image, found = shown["images"][0], shown["runs"][0]["found"][0][0]
+    assert (image["width"], image["height"]) == (64, 48)
+    assert found["box"] == [5, 5, 20, 20]
+    mask = mask_api.decode({"size": [48, 64], "counts": found["rle"]})
+    assert mask.sum() == 400
+    assert mask[5:25, 5:25].all()
+
+
+def test_a_gallery_is_bounded_and_says_so(tmp_path: Path):
+    summaries, _ = tiny_runs(tmp_path)
+    (shown,) = make_gallery(summaries, GalleryLimits(megabytes=0.012)).sets
+    assert 0 < len(shown["images"]) < 4
+    gallery = make_gallery(summaries, GalleryLimits(runs=1))
+    assert gallery.notes == ("tiny: 1 of 2 settings are shown.",)
+    assert make_gallery(summaries, GalleryLimits(images=0)) == Gallery((), ())
+
+
+def test_a_data_set_that_is_gone_costs_a_note(tmp_path: Path):
+    summaries, _ = tiny_runs(tmp_path)
+    (tmp_path / "tiny").rename(tmp_path / "moved")
+    gallery = make_gallery(summaries, GalleryLimits())
+    assert gallery.sets == ()
+    (note,) = gallery.notes
+    assert note.startswith("tiny is not shown: dataset.root=")
+
+
+def test_predictions_of_another_data_set_cost_a_note(tmp_path: Path):
+    summaries, made = tiny_runs(tmp_path)
+    path = RunDirectory(next(iter(made.values()))).predictions
+    path.write_text(path.read_text().replace('"image_id": 101', '"image_id": 7'))
+    (note,) = make_gallery(summaries, GalleryLimits()).notes
+    assert "does not fit the data set" in note
+
+
+def test_a_page_needs_nothing_else_and_escapes_every_name(tmp_path: Path):
+    summaries, _ = tiny_runs(tmp_path, first_class=EVIL)
+    tables = [Table("results", EVIL, (EVIL, "n"), ((EVIL, 1.0),), (EVIL,))]
+    gallery = make_gallery(summaries, GalleryLimits())
+    text = render_page(Page(EVIL, EVIL, tables, make_plots(summaries, "bbox/AP")[:1], gallery))
+    assert EVIL not in text
+    assert "<img src=x" not in text
+    assert text.count("</script>") == 2
+    data = re.search(r'id="gallery-data">(.*?)</script>', text, flags=re.DOTALL)
+    assert data is not None
+    assert json.loads(data[1])[0]["classes"][0]["name"] == EVIL
+    assert not re.search(r'(src|href)="(?!data:|#)', text)
+    assert "url(" not in text
+    assert "default-src 'none'" in text
+
+
+def test_the_command_prints_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    make_runs(tmp_path, {"seed=0": box_metrics(10), "seed=1": box_metrics(14), "seed=2": None})
+    assert main(["report", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "| demo     | all   |     5 | efficientnet_lite0 + regions + ntt | 2 of 3 | 12.0 ± 2.8 (2) |" in out
+    assert "### Without a result: 1 of 3 runs" in out
+    assert main(["report", str(tmp_path), "--format", "latex"]) == 0
+    assert (
+        r"demo & all & 5 & efficientnet\_lite0 + regions + ntt & 2 of 3 & 12.0 $\pm$ 2.8 (2)" in capsys.readouterr().out
+    )
+
+
+def test_the_command_writes_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    make_runs(tmp_path / "runs", {f"seed={seed} shots={seed + 1}shot": box_metrics(10) for seed in (0, 1)})
+    words = ["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--plots", "--format", "csv"]
+    assert main([*words, "--compare", "shots=1shot", "shots=1shot"]) == 0
+    assert capsys.readouterr().out.count("plot           ") == 8
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert [name for name in written if name.endswith(".csv")] == [
+        "classes.csv",
+        "comparison.csv",
+        "results.csv",
+        "runs.csv",
+    ]
+    assert (tmp_path / "out" / "results.csv").read_text().startswith("data set,split,shots,method,runs,box AP mean,")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--plots"], "--plots draws into a folder: add --out DIR"),
+        (["--metric", "bbox/APP"], "--metric bbox/APP: no run has it. Allowed is one of bbox/AP, bbox/AP50."),
+        (["--gallery-images", "-1"], "--gallery-images -1 is not possible: allowed is 0 or more"),
+        (["--html", "."], "--html . is a folder. Name a file, for example report.html"),
+        (["--compare", "a=b", "c=d"], "no finished run with bbox/AP has it. There is no setting a."),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    make_runs(tmp_path, {"seed=0": box_metrics(10)})
+    assert main(["report", str(tmp_path), *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_page_in_a_browser(tmp_path: Path):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    tiny_runs(tmp_path, first_class=EVIL)
+    page = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "outputs"), "--html", str(page)]) == 0
+    with open_browser(tmp_path / "profile") as browser:
+
+        def cards() -> list[str]:
+            """The captions of each card, once all its canvases are drawn."""
+            done = "return [...document.querySelectorAll('#cards canvas')].every((c) => c.dataset.drawn)"
+            WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(done))
+            found = browser.find_elements(By.CSS_SELECTOR, ".card")
+            return [" | ".join(one.text for one in card.find_elements(By.TAG_NAME, "figcaption")) for card in found]
+
+        def score_from(value: str) -> None:
+            script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
+            browser.execute_script(script, browser.find_element(By.ID, "choose-score"), value)
+
+        def pixel(card: int, canvas: int, x: int, y: int) -> list[int]:
+            script = (
+                "const c = document.querySelectorAll('.card')[arguments[0]].querySelectorAll('canvas')[arguments[1]];"
+            )
+            script += "return [...c.getContext('2d').getImageData(arguments[2], arguments[3], 1, 1).data].slice(0, 3)"
+            return list(browser.execute_script(script, card, canvas, x, y))
+
+        browser.get(page.as_uri())
+        assert cards() == [
+            "Ground truth: 2 | Predictions: 2",
+            "Ground truth: 1 | Predictions: 1",
+            "Ground truth: 0 | Predictions: 0",
+            "Ground truth: 2 | Predictions: 0",
+        ]
+        # Left the disc of the ground truth, right the square that the prediction fills: half photograph, half colour.
+        photograph, colour = np.array([220, 40, 30]), np.array([240, 88, 60])
+        assert np.abs(pixel(0, 0, 30, 30) - (photograph + colour) / 2).max() < 14
+        assert pixel(2, 0, 30, 30) == pixel(2, 1, 30, 30)
+        browser.find_element(By.ID, "show-masks").click()
+        cards()
+        assert np.abs(pixel(0, 0, 30, 30) - photograph).max() < 14
+        score_from("0.1")
+        assert cards()[0] == "Ground truth: 2 | Predictions: 3"
+        score_from("0.85")
+        assert cards()[:2] == ["Ground truth: 2 | Predictions: 1", "Ground truth: 1 | Predictions: 0"]
+        chosen = Select(browser.find_element(By.ID, "choose-class"))
+        assert [option.text for option in chosen.options] == [
+            "all classes",
+            f"{EVIL} (3 true, 2 found)",
+            "square (2 true, 3 found)",
+        ]
+        chosen.select_by_index(2)
+        assert cards() == ["Ground truth: 1 | Predictions: 0", "Ground truth: 1 | Predictions: 0"]
+        assert browser.find_element(By.ID, "position").text == "images 1 to 2 of 2"
+        assert len(Select(browser.find_element(By.ID, "choose-run")).options) == 2
+        heading = browser.find_elements(By.CSS_SELECTOR, "#table-runs th button")[2]
+        for _ in range(2):
+            heading.click()
+        shots = [row.text for row in browser.find_elements(By.CSS_SELECTOR, "#table-runs tbody td:nth-child(3)")]
+        assert shots == ["2", "2", "1"]
+        browser.find_element(By.CSS_SELECTOR, ".card canvas").click()
+        assert browser.find_element(By.ID, "large").is_displayed()
+        browser.save_screenshot(str(tmp_path / "large.png"))
+        assert browser.execute_script("return window.hacked") is None
+        assert browser.get_log("browser") == []
+        requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        urls = [one["params"]["request"]["url"] for one in requests if one["method"] == "Network.requestWillBeSent"]
+        assert [url for url in urls if not url.startswith(("data:", "file:", "chrome"))] == []

@@ -1,0 +1,176 @@
+"""Reports on sweeps, whose missing points are known, and beside published values."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from report_samples import box_metrics, make_runs
+
+from ntt.config import plain, run_directory
+from ntt.console import compose_many
+from ntt.expected import ExpectedResult
+from ntt.reports import expected
+from ntt.reports.content import missing_table
+from ntt.reports.expected import expected_table
+from ntt.reports.records import RunRecord
+from ntt.reports.sources import read_runs
+from ntt.reports.summary import Statistic, summarise
+from ntt.results import write_metrics
+from ntt.rundir import RunDirectory
+from ntt.sweeps.plan import Plan, PlannedPoint, write_plan
+from ntt.sweeps.spec import Resources
+from ntt.sweeps.state import SweepFolder, TaskState
+
+
+def make_sweep(root: Path, lines: list[str]) -> SweepFolder:
+    """A sweep's folder with one planned point a command line."""
+    overrides = [(*line.split(), f"runtime.output_root={root}") for line in lines]
+    points = tuple(
+        PlannedPoint(
+            id=f"point{place}",
+            settings={"seed": place},
+            overrides=words,
+            run_dir=run_directory(config).absolute(),
+            units=(),
+            finished=False,
+            seconds=None,
+            seconds_source="",
+        )
+        for place, (words, config) in enumerate(zip(overrides, compose_many(overrides), strict=True))
+    )
+    folder = SweepFolder(root / "sweeps" / "small")
+    plan = Plan(
+        name="small",
+        source=root / "small.yaml",
+        created_s=time.time(),
+        resources=Resources(),
+        max_parallel=None,
+        cluster=None,
+        points=points,
+        units=(),
+    )
+    write_plan(folder, plan)
+    return folder
+
+
+def test_every_point_of_a_sweep_has_a_record(tmp_path: Path):
+    lines = [f"seed={seed}" for seed in range(5)]
+    folder = make_sweep(tmp_path, lines)
+    made = make_runs(tmp_path, {"seed=0": box_metrics(10), "seed=1": None, "seed=2": None, "seed=9": box_metrics(99)})
+    assert len(made) == 4
+    folder.write_state("point2", TaskState(status="failed", error="DataError: no image\nmore"))
+    folder.write_state("point3", TaskState(status="failed", error="StorageError: disk full"))
+    folder.write_state("point1", TaskState(status="cancelled"))
+    records = read_runs([folder.root])
+    assert [(record.seed, record.state, record.problem) for record in records] == [
+        (0, "finished", ""),
+        (1, "unfinished", "it has no metrics yet; the sweep says: cancelled"),
+        (2, "failed", "DataError: no image"),
+        (3, "failed", "StorageError: disk full"),
+        (4, "missing", "it has not begun"),
+    ]
+    (summary,) = summarise(records)
+    assert summary.statistic("bbox/AP") == Statistic({0: 10.0})
+    assert [record.seed for record in summary.lacking] == [1, 2, 3, 4]
+    table = missing_table(records)
+    assert table is not None
+    assert [row[4:6] for row in table.rows] == [(1, "unfinished"), (2, "failed"), (3, "failed"), (4, "missing")]
+
+
+def test_a_point_that_no_longer_composes_is_listed(tmp_path: Path):
+    folder = make_sweep(tmp_path, ["seed=0"])
+    text = folder.plan.read_text()
+    folder.plan.write_text(text.replace('"seed=0"', '"matcher=gone"'))
+    (record,) = read_runs([folder.root])
+    assert record.state == "missing"
+    assert "it has not begun, and cannot" in record.problem
+    table = missing_table([record])
+    assert table is not None
+    assert table.rows[0][:5] == (None,) * 5
+
+
+PUBLISHED = {
+    "row:bbox/AP": ExpectedResult(
+        experiment="row",
+        table="t",
+        dataset="demo",
+        metric="bbox/AP",
+        value=20.0,
+        tolerance=0.5,
+        std=None,
+        seeds=(0, 1),
+        source="s",
+        overrides=("experiment=row",),
+    )
+}
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One published number, whose experiment is the default one at one shot."""
+    (config,) = compose_many([["shots=1shot"]])
+    monkeypatch.setattr(expected, "load_expected", lambda: PUBLISHED)
+    monkeypatch.setattr(expected, "_compose", lambda names: dict.fromkeys(names, config))
+
+
+def verdict(root: Path) -> tuple[object, ...]:
+    (row,) = expected_table(read_runs([root])).rows
+    return row[4:]
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize(
+    ("ap", "difference", "word"),
+    [
+        (20.5, "+0.5", "within tolerance"),
+        (19.5, "−0.5", "within tolerance"),
+        (19.4, "−0.6", "below"),
+        (20.6, "+0.6", "above"),
+    ],
+)
+def test_verdicts(tmp_path: Path, ap: float, difference: str, word: str):
+    runs = {f"seed={seed} shots=1shot": box_metrics(ap) for seed in (0, 1)}
+    make_runs(tmp_path, {**runs, "seed=2 shots=1shot": box_metrics(90), "seed=0 shots=5shot": box_metrics(90)})
+    assert verdict(tmp_path) == (Statistic({0: ap, 1: ap}), 20.0, 0.5, difference, word)
+
+
+@pytest.mark.usefixtures("published")
+def test_a_row_without_all_of_its_seeds_has_no_verdict(tmp_path: Path):
+    make_runs(tmp_path, {"seed=1 shots=1shot": box_metrics(20)})
+    assert verdict(tmp_path)[-1] == "incomplete: 1 of 2 seeds"
+    assert expected_table([]).rows[0][-1] == "not run"
+
+
+@pytest.mark.usefixtures("published")
+def test_where_it_ran_and_where_the_data_lay_makes_no_difference(tmp_path: Path):
+    make_runs(
+        tmp_path,
+        {f"seed={seed} shots=1shot runtime.threads=2 dataset.root={tmp_path}": box_metrics(20) for seed in (0, 1)},
+    )
+    assert verdict(tmp_path)[-1] == "within tolerance"
+
+
+@pytest.mark.usefixtures("published")
+def test_a_run_of_the_experiment_with_other_settings_is_named(tmp_path: Path):
+    config = plain(compose_many([["shots=1shot", "matcher.merging=hard"]])[0])
+    directory = RunDirectory(tmp_path / "run")
+    directory.write_config({**config, "experiment": "row"})
+    write_metrics(directory.metrics, box_metrics(20))
+    assert verdict(tmp_path) == (None, 20.0, 0.5, None, "not run: run with another matcher.merging")
+
+
+def test_what_was_not_published_gets_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (config,) = compose_many([["shots=1shot"]])
+    unpublished = {"row:bbox/AP": replace(PUBLISHED["row:bbox/AP"], value=None, tolerance=None)}
+    monkeypatch.setattr(expected, "load_expected", lambda: unpublished)
+    monkeypatch.setattr(expected, "_compose", lambda names: dict.fromkeys(names, config))
+    make_runs(tmp_path, {f"seed={seed} shots=1shot": box_metrics(20) for seed in (0, 1)})
+    assert verdict(tmp_path)[1:] == (None, None, None, "nothing published")
+
+
+def test_every_published_number_has_a_row():
+    table = expected_table(list[RunRecord]())
+    assert len(table.rows) > 70
+    assert {row[-1] for row in table.rows} == {"not run"}
+    assert f"not run: {len(table.rows)}." in table.notes[1]

@@ -1,0 +1,174 @@
+"""A job that is killed, doubled or starved of disk space goes on and ends with the same result."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT_DIR
+from test_runner import settings
+from tiny_data import make_split
+
+from ntt import config, runner, temporaries
+from ntt.console import compose_config
+from ntt.errors import StorageError
+from ntt.files import atomic_path, write_text
+from ntt.temporaries import STALE_AFTER_S, make_temporary, remove_stale_temporaries
+from ntt.types import Json
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked and killed")
+
+
+def make_data(folder: Path, num_images: int) -> Path:
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    make_split(folder, "references", [[(3, 20, 20, 40)], [(7, 70, 30, 40)]], first_id=1)
+    scenes = [[(3, 10 + place, 10, 40), (7, 70, 40 - place, 36)] for place in range(num_images)]
+    make_split(folder, "targets", scenes, first_id=101)
+    return folder
+
+
+def interrupted(folder: Path, *, num_images: int, kills: int) -> Json:
+    data = make_data(folder / "data", num_images)
+    done = subprocess.run(
+        [sys.executable, "tests/interrupted.py", str(data), str(folder / "work"), str(kills)],
+        cwd=PROJECT_DIR,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT_DIR), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    report: Json = json.loads(done.stdout)
+    assert report["whole"] == 0
+    assert report["images"] == num_images
+    return report
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Json:
+    """What happened to a small job that was killed three times, started twice at once, and starved."""
+    return interrupted(tmp_path_factory.mktemp("interrupted"), num_images=5, kills=3)
+
+
+def check_killed(report: Json, *, kills: int) -> None:
+    rounds = report["killed"]["rounds"]
+    assert sum(one["kills"] for one in rounds) == kills
+    for one in rounds:
+        assert one["status"] == 0
+        assert one["same"], "the result differs from that of an undisturbed run"
+        assert one["vanished"] == 0
+        assert one["begun"] <= report["images"] + one["kills"], "more than one image a kill was lost"
+        assert one["temporaries"] == []
+
+
+def test_a_killed_job_goes_on(report: Json):
+    check_killed(report, kills=3)
+
+
+def test_two_identical_jobs_at_once(report: Json):
+    assert report["twins"] == {"statuses": [0, 0], "same": True, "temporaries": []}
+
+
+def test_a_limit_of_file_sizes(report: Json):
+    starved = report["starved"]
+    assert starved["statuses"] == [2, 0]
+    assert "the disk is full. Make space and start the same command again" in starved["said"]
+    assert "Traceback" not in starved["said"]
+    assert starved["kept"] > 0
+    assert starved["same"]
+    assert starved["temporaries"] == []
+    assert starved["begun"] < report["images"], "what was stored before was computed again"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_job_killed_fifty_times(tmp_path: Path):
+    check_killed(interrupted(tmp_path, num_images=12, kills=50), kills=50)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip("only an administrator can mount a small file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk(tmp_path: Path, small_disk: Path, capfd: pytest.CaptureFixture[str]):
+    data = make_data(tmp_path / "data", 3)
+    filler = small_disk / "filler"
+    words = settings(data, small_disk / "runs", small_disk / "store", "segmenter.leaves=60", "backbone.input_size=128")
+    job = compose_config([*words, "segmenter.canvas_side=128", "segmenter.mask_side=64"])
+    runner.run(job)
+    directory = config.run_directory(job)
+    expected = {path: path.read_bytes() for path in (small_disk / "store").rglob("*.safetensors")}
+    predictions = (directory / "predictions.json").read_bytes()
+    entries = sorted(path for path in expected if "candidates" in path.parts)
+    subprocess.run(["rm", "-r", str(directory), *map(str, entries[1:])], check=True)
+    free = os.statvfs(small_disk)
+    filler.write_bytes(bytes(max(0, free.f_bavail * free.f_bsize - entries[1].stat().st_size // 2)))
+    with pytest.raises(StorageError, match=r"the disk is full\. Make space and start the same command again"):
+        runner.run(job)
+    assert "Traceback" not in capfd.readouterr().err
+    assert entries[0].read_bytes() == expected[entries[0]]
+    assert not list(small_disk.rglob("*.tmp"))
+    filler.unlink()
+    runner.run(job)
+    assert {path: path.read_bytes() for path in (small_disk / "store").rglob("*.safetensors")} == expected
+    assert (directory / "predictions.json").read_bytes() == predictions
+
+
+def test_temporary_files_of_a_dead_process_go(tmp_path: Path):
+    code = "import sys, pathlib, ntt.temporaries as t; print(t.make_temporary(pathlib.Path(sys.argv[1])))"
+    words = [sys.executable, "-c", code, str(tmp_path / "sub" / "entry.bin")]
+    (tmp_path / "sub").mkdir()
+    done = subprocess.run(words, cwd=PROJECT_DIR, capture_output=True, text=True, check=True)
+    left, mine = Path(done.stdout.strip()), make_temporary(tmp_path / "mine.bin")
+    assert left.is_file()
+    assert remove_stale_temporaries(tmp_path) == 1
+    assert not left.exists()
+    assert mine.is_file(), "the file of a running process was removed"
+
+
+def test_a_process_that_got_an_old_number_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    left = make_temporary(tmp_path / "entry.bin")
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("needs /proc")
+    monkeypatch.setattr(temporaries, "_began", lambda number: 1)
+    assert remove_stale_temporaries(tmp_path) == 1
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("name", [".entry.bin.0123abcd-77-5.k3j2.tmp", ".entry.bin.k3j2.tmp"])
+def test_of_other_computers_age_decides(tmp_path: Path, name: str):
+    left = tmp_path / name
+    left.touch()
+    assert remove_stale_temporaries(tmp_path) == 0
+    long_ago = time.time() - STALE_AFTER_S - 60
+    os.utime(left, (long_ago, long_ago))
+    assert remove_stale_temporaries(tmp_path) == 1
+    assert not left.exists()
+
+
+def test_other_files_are_never_touched(tmp_path: Path):
+    write_text(tmp_path / "entry.bin", "x")
+    (tmp_path / "tmp").write_text("x")
+    assert remove_stale_temporaries(tmp_path) == 0
+    assert remove_stale_temporaries(tmp_path / "nowhere") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["entry.bin", "tmp"]
+
+
+def test_long_names_can_be_written(tmp_path: Path):
+    path = tmp_path / ("n" * 250)
+    with atomic_path(path) as temporary:
+        temporary.write_text("x")
+    assert path.read_text() == "x"

@@ -1,0 +1,481 @@
+"""What can be said of sweeps on SLURM without a cluster: profiles, scripts, arrays, records, copies of the program."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT_DIR
+
+from ntt.errors import ConfigError, DistributedError, NttError, StorageError
+from ntt.slurm_ranks import adopt_slurm_ranks
+from ntt.sweeps import slurm, slurm_work
+from ntt.sweeps.clusters import CLUSTERS_DIR, JobRequest, load_profile, profile_names
+from ntt.sweeps.plan import Plan, PlannedPoint, WorkUnit, write_plan
+from ntt.sweeps.slurm_jobs import ArrayRecord, live_jobs, owners, read_jobs, write_jobs
+from ntt.sweeps.slurm_layout import plan_arrays
+from ntt.sweeps.slurm_task import ClusterTask, JobWork, job_id
+from ntt.sweeps.snapshot import Snapshot, check_snapshot, code_digest, take_snapshot
+from ntt.sweeps.spec import Resources, StageResources
+from ntt.sweeps.state import SweepFolder, TaskState
+
+# --- profiles
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_can_be_used(name: str):
+    profile = load_profile(name)
+    for stage in ("candidates", "references", "points"):
+        request = profile.request(stage, StageResources(), max_parallel=None)
+        assert slurm.sbatch_parameters(request, name="x", code=Path("/code"))["nodes"] == 1
+
+
+def write_profile(folder: Path, text: str) -> str:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_later_words_win(tmp_path: Path):
+    text = "partition: short\nmem_gb: 20\nextra: {nice: 5}\nstages: {points: {partition: cpu, extra: {begin: now}}}"
+    profile = load_profile(
+        write_profile(tmp_path, text), ["timeout_min=60", "points.timeout_min=7", "candidates.extra.nice=9"]
+    )
+    resources = StageResources(gpus=2, cpus=4, mem_gb=3.0, timeout_min=99, tasks=2)
+    candidates = profile.request("candidates", resources, max_parallel=None)
+    points = profile.request("points", resources, max_parallel=3)
+    assert (candidates.partition, candidates.mem_gb, candidates.timeout_min) == ("short", 20, 60)
+    assert (candidates.gpus, candidates.cpus, candidates.tasks, candidates.max_parallel) == (2, 4, 2, 256)
+    assert (points.partition, points.timeout_min, points.max_parallel) == ("cpu", 7, 3)
+    assert (candidates.extra, points.extra) == ({"nice": 9}, {"nice": 5, "begin": "now"})
+
+
+def test_all_mistakes_of_a_profile_are_named(tmp_path: Path):
+    text = "partitions: a\ncpus: 0\nextra: {dependency: x}\nsetup: module load\nstages: {points: {requeue: 1}}"
+    with pytest.raises(ConfigError) as caught:
+        load_profile(write_profile(tmp_path, text), ["tasks=3", "matching.cpus=1", "gpus=-1"])
+    message = str(caught.value)
+    for part in (
+        "there is no setting 'partitions'. Did you mean partition?",
+        "cpus=0 is not possible: allowed is a whole number from 1 on. The default is 2.",
+        "allowed is any parameter but array, dependency,",
+        "setup=module load is not possible: allowed is a list of strings.",
+        "stages.points: requeue=1 is not possible: allowed is true or false.",
+        "tasks=3: there is no setting 'tasks'",
+        "matching.cpus=1: there is no setting 'matching.cpus'",
+        "gpus=-1 is not possible: allowed is a whole number from 0 on.",
+    ):
+        assert part in message, part
+
+
+def test_an_unknown_profile_is_refused():
+    with pytest.raises(ConfigError, match="no cluster profile 'moon'. Allowed is one of cpu, gpu_a100, local_test"):
+        load_profile("moon")
+
+
+@pytest.mark.parametrize("text", ["- a list", "{"])
+def test_a_profile_that_is_no_mapping_is_refused(tmp_path: Path, text: str):
+    with pytest.raises(ConfigError, match=r"mine\.yaml"):
+        load_profile(write_profile(tmp_path, text))
+
+
+def test_a_request_in_submitits_words():
+    request = JobRequest(
+        partition="gpu", qos="long", gpus=2, gpu_type="a100", cpus=4, mem_gb=1.5, tasks=2, requeue=False,
+        setup=("module load x",), srun_args=("--cpu-bind=cores",), extra={"reservation": "eccv"},
+    )  # fmt: skip
+    made = slurm.sbatch_parameters(request, name="n", code=Path("/a b"))
+    assert made["gres"] == "gpu:a100:2"
+    assert "gpus_per_node" not in made
+    assert (made["mem"], made["ntasks_per_node"], made["cpus_per_task"]) == ("1536M", 2, 4)
+    assert made["setup"] == ["module load x", "cd '/a b'"]
+    assert made["additional_parameters"] == {"no-requeue": True, "reservation": "eccv"}
+    assert (made["partition"], made["qos"], "account" in made) == ("gpu", "long", False)
+    assert slurm.sbatch_parameters(replace(request, gpu_type=None), name="n", code=Path("/"))["gpus_per_node"] == 2
+    assert "mem" not in slurm.sbatch_parameters(replace(request, mem_gb=None), name="n", code=Path("/"))
+
+
+# --- arrays
+
+
+def unit(name: str, *, cached: int | None = 0) -> WorkUnit:
+    kind = name.partition("-")[0]
+    return WorkUnit(
+        id=name, kind=kind, label=name, point="p1", num_items=10, num_cached=cached, item_s=1.0, item_s_source=""
+    )
+
+
+def point(name: str, *units: str, folder: Path) -> PlannedPoint:
+    return PlannedPoint(
+        id=name, settings={"seed": 0}, overrides=(), run_dir=folder / name, units=units, finished=False,
+        seconds=None, seconds_source="",
+    )  # fmt: skip
+
+
+def two_data_sets(folder: Path, *, max_parallel: int | None = None) -> Plan:
+    """Points p1 and p2 on one data set, p3 on another; references of the second are stored already."""
+    first, second = ("candidates-a", "references-a"), ("candidates-b", "references-b")
+    return Plan(
+        name="two",
+        source=Path("two.yaml"),
+        created_s=0.0,
+        resources=Resources(candidates=StageResources(shards=2, tasks=2), points=StageResources(points_per_job=2)),
+        max_parallel=max_parallel,
+        cluster="cpu",
+        points=(
+            point("p1", *first, folder=folder),
+            point("p2", *first, folder=folder),
+            point("p3", *second, folder=folder),
+        ),
+        units=(unit("candidates-a"), unit("candidates-b"), unit("references-a"), unit("references-b", cached=10)),
+    )
+
+
+def test_points_wait_for_just_the_shared_work_they_build_on(tmp_path: Path):
+    arrays = plan_arrays(SweepFolder(tmp_path), two_data_sets(tmp_path), load_profile("cpu"), waiting={})
+    assert [one.stage for one in arrays] == ["candidates", "references", "points", "points"]
+    assert [(one.unit, one.shards) for one in arrays[0].works] == [
+        ("candidates-a", (0, 2)),
+        ("candidates-a", (1, 3)),
+        ("candidates-b", (0, 2)),
+        ("candidates-b", (1, 3)),
+    ]
+    assert {one.num_shards for one in arrays[0].works} == {4}
+    assert [one.points for one in arrays[2].works] == [("p1", "p2")]
+    assert arrays[2].after == {0: (0, 1), 1: (0,)}
+    assert [one.points for one in arrays[3].works] == [("p3",)]
+    assert arrays[3].after == {0: (2, 3)}
+    assert set(arrays[3].works[0].needs) == {f"candidates-b.{shard}of4" for shard in range(4)}
+
+
+def test_a_limit_of_the_sweep_puts_arrays_one_after_the_other(tmp_path: Path):
+    plan = two_data_sets(tmp_path, max_parallel=2)
+    arrays = plan_arrays(SweepFolder(tmp_path), plan, load_profile("cpu"), waiting={})
+    assert [(one.stage, dict(one.after)) for one in arrays] == [
+        ("candidates", {}),
+        ("references", {0: (0, 1, 2, 3)}),
+        ("points", {1: (0,)}),
+    ]
+    assert {one.request.max_parallel for one in arrays} == {2}
+    assert [one.points for one in arrays[2].works] == [("p1", "p2"), ("p3",)]
+
+
+def test_what_is_done_or_waiting_is_not_submitted_again(tmp_path: Path):
+    folder, plan = SweepFolder(tmp_path), two_data_sets(tmp_path)
+    for task in ("candidates-a.0of4", "candidates-a.2of4", "p1", "references-a.0of1"):
+        folder.write_state(task, TaskState(status="done"))
+    (tmp_path / "p1").mkdir()
+    (tmp_path / "p1" / "metrics.json").touch()
+    waiting = {"candidates-a.1of4": "77_0", "candidates-a.3of4": "77_0", "p3": "79"}
+    arrays = plan_arrays(folder, plan, load_profile("cpu"), waiting=waiting)
+    assert [(one.stage, [work.tasks() for work in one.works]) for one in arrays] == [
+        ("candidates", [("candidates-b.0of4", "candidates-b.2of4"), ("candidates-b.1of4", "candidates-b.3of4")]),
+        ("points", [("p2",)]),
+    ]
+    assert (arrays[1].after, arrays[1].after_jobs) == ({}, ("77_0",))
+
+
+def test_arrays_are_no_larger_than_the_site_allows(tmp_path: Path):
+    profile = load_profile("cpu", ["max_array_size=3"])
+    arrays = plan_arrays(SweepFolder(tmp_path), two_data_sets(tmp_path), profile, waiting={})
+    assert [(one.stage, len(one.works)) for one in arrays[:2]] == [("candidates", 3), ("candidates", 1)]
+    assert arrays[-1].after == {0: (2,), 1: (0,)}
+
+
+def test_a_dry_run_shows_every_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", "")
+    overrides = ["account=vision", "points.partition=quick", "extra.mail-type=FAIL"]
+    scripts = slurm.dry_run(SweepFolder(tmp_path), two_data_sets(tmp_path), overrides=overrides)
+    assert len(scripts) == 4
+    assert "#SBATCH --array=0-3%4" in scripts[0]
+    assert all("#SBATCH --account=vision" in one and "#SBATCH --mail-type=FAIL" in one for one in scripts)
+    assert ["--partition=quick" in one for one in scripts] == [False, False, True, True]
+    assert "#SBATCH --dependency=afterany:ARRAY1_0:ARRAY1_1:ARRAY2" in scripts[2]
+    assert "#SBATCH --signal=USR2@180" in scripts[0]
+    assert f"\ncd {tmp_path / 'code' / code_digest()[:12]}\n" in scripts[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_without_a_profile_says_how_to_name_one(tmp_path: Path):
+    plan = replace(two_data_sets(tmp_path), cluster=None)
+    with pytest.raises(ConfigError, match=r"two\.yaml names no cluster profile.*one of cpu, gpu_a100, local_test"):
+        slurm.dry_run(SweepFolder(tmp_path), plan)
+
+
+# --- records and queue
+
+
+def record(job: str, *jobs: tuple[str, ...], cancelled_s: float | None = None) -> ArrayRecord:
+    return ArrayRecord(
+        job_id=job, stage="points", jobs=jobs, cluster="cpu", overrides=("cpus=1",), code="c", submitted_s=1.0,
+        cancelled_s=cancelled_s,
+    )  # fmt: skip
+
+
+def test_records_are_read_back_as_written(tmp_path: Path):
+    folder = SweepFolder(tmp_path)
+    assert read_jobs(folder) == []
+    arrays = [record("5", ("a",), ("b", "c")), record("6", ("b",), cancelled_s=2.0)]
+    write_jobs(folder, arrays)
+    assert read_jobs(folder) == arrays
+    assert {task: job for task, (job, _) in owners(arrays).items()} == {"a": "5_0", "b": "6", "c": "5_1"}
+
+
+def test_a_foreign_record_is_refused(tmp_path: Path):
+    folder = SweepFolder(tmp_path)
+    folder.jobs.write_text('{"format": 99}')
+    with pytest.raises(StorageError, match="format 99, allowed is 1.. Wait for its jobs or end them"):
+        read_jobs(folder)
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is the whole PATH; programs of SLURM are put into it."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_the_queue_tells_who_is_still_coming(fake_slurm: Path):
+    lines = ["5_0|RUNNING|None", "5_1|PENDING|Dependency", "6|COMPLETED|None", "7|PENDING|Resources", "9|FAILED|x"]
+    program(fake_slurm, "squeue", "\n".join(f"echo '{line}'" for line in lines))
+    live = live_jobs([record("5", ("a",), ("b",)), record("6", ("c",)), record("9", ("d",))])
+    assert {job: (one.state, one.reason) for job, one in live.items()} == {
+        "5_0": ("RUNNING", "None"),
+        "5_1": ("PENDING", "Dependency"),
+    }
+
+
+def test_states_and_queue_are_brought_together(tmp_path: Path, fake_slurm: Path):
+    folder = SweepFolder(tmp_path / "sweep")
+    write_jobs(folder, [record("5", *[(task,) for task in "abcdefg"]), record("6", ("h",), cancelled_s=1.0)])
+    alive = TaskState(status="running", heartbeat_s=time.time(), host="elsewhere", pid=1, attempts=1)
+    for task, state in {
+        "a": TaskState(status="done"),
+        "b": TaskState(status="failed", error="why"),
+        "c": alive,
+        "d": alive,
+        "e": alive,
+        "f": TaskState(),
+    }.items():
+        folder.write_state(task, state)
+    program(fake_slurm, "squeue", "echo '5_2|RUNNING|None'; echo '5_3|PENDING|BeginTime'; echo '5_5|RUNNING|None'")
+    seen = slurm.observe(folder, [*"abcdefgh", "not submitted"])
+    assert {task: (state.status, state.error) for task, state in seen.items()} == {
+        "a": ("done", None),
+        "b": ("failed", "why"),
+        "c": ("running", None),
+        "d": ("waiting", "BeginTime"),  # it ran, and was queued again
+        "e": ("lost", None),  # it ran, and has left the queue without a word
+        "f": ("waiting", "its job is RUNNING"),
+        "g": ("lost", None),
+        "h": ("cancelled", None),
+        "not submitted": ("waiting", None),
+    }
+
+
+def test_without_slurm_the_message_says_so(tmp_path: Path, fake_slurm: Path):
+    with pytest.raises(ConfigError, match="sbatch is not found: this machine belongs to no SLURM cluster"):
+        slurm.submit(SweepFolder(tmp_path / "sweep"), two_data_sets(tmp_path))
+    program(fake_slurm, "sbatch", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(ConfigError, match="sbatch failed with status 1: Unable to contact slurm controller"):
+        slurm.submit(SweepFolder(tmp_path / "sweep"), two_data_sets(tmp_path))
+
+
+def test_a_refused_job_is_reported_and_nothing_of_it_kept(tmp_path: Path, fake_slurm: Path):
+    program(fake_slurm, "sbatch", '[ "$1" = --version ] || { echo "invalid partition specified" >&2; exit 1; }')
+    program(fake_slurm, "srun", "")
+    folder = SweepFolder(tmp_path / "sweep")
+    with pytest.raises(ConfigError, match=r"SLURM refuses the jobs of candidates: .*invalid partition specified"):
+        slurm.submit(folder, two_data_sets(tmp_path))
+    assert read_jobs(folder) == []
+
+
+def test_a_submission_remembers_its_profile(tmp_path: Path, fake_slurm: Path):
+    program(fake_slurm, "sbatch", '[ "$1" = --version ] || echo "Submitted batch job $(( $$ ))"')
+    program(fake_slurm, "srun", "")
+    program(fake_slurm, "squeue", "")
+    folder, plan = SweepFolder(tmp_path / "sweep"), two_data_sets(tmp_path)
+    first = slurm.submit(folder, plan, cluster="local_test", overrides=["cpus=3"])
+    second = slurm.submit(folder, plan)
+    assert len(first.arrays) == len(second.arrays) == 4
+    assert {(one.cluster, one.overrides) for one in read_jobs(folder)} == {("local_test", ("cpus=3",))}
+    script = (folder.logs / f"{second.arrays[0].job_id}_submission.sh").read_text()
+    assert "--cpus-per-task=3" in script
+
+
+# --- the copy of the program
+
+
+def make_project(folder: Path) -> Path:
+    for name in ("ntt/a.py", "conf/b.yaml", "experiments/c.yaml", "main.py", "ntt/__pycache__/a.pyc", "outputs/x.py"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return folder
+
+
+def test_the_program_is_copied_once(tmp_path: Path):
+    project = make_project(tmp_path / "project")
+    copy = take_snapshot(tmp_path / "code", project=project)
+    files = sorted(path.relative_to(copy.root).as_posix() for path in copy.root.rglob("*") if path.is_file())
+    assert files == ["conf/b.yaml", "experiments/c.yaml", "main.py", "ntt/a.py"]
+    assert take_snapshot(tmp_path / "code", project=project) == copy
+    (project / "ntt" / "a.py").write_text("changed")
+    other = take_snapshot(tmp_path / "code", project=project)
+    assert other.root != copy.root
+    assert {path.name for path in (tmp_path / "code").iterdir()} == {copy.root.name, other.root.name}
+
+
+def test_every_file_the_program_needs_is_in_the_copy(tmp_path: Path):
+    copy = take_snapshot(tmp_path).root
+    for part in ("ntt", "conf", "experiments"):
+        listed = subprocess.run(["git", "ls-files", part], cwd=PROJECT_DIR, capture_output=True, text=True, check=False)
+        if listed.returncode:
+            pytest.skip("needs the project's git repository")
+        assert [name for name in listed.stdout.split() if not (copy / name).is_file()] == []
+
+
+@pytest.mark.parametrize("change", ["edit", "add", "remove"])
+def test_a_copy_that_was_changed_is_refused(tmp_path: Path, change: str):
+    copy = take_snapshot(tmp_path / "code", project=make_project(tmp_path / "project"))
+    path = copy.root / "ntt" / ("new.py" if change == "add" else "a.py")
+    path.unlink() if change == "remove" else path.write_text("other")
+    with pytest.raises(ConfigError, match=r"is not what was submitted.*ntt sweep retry"):
+        check_snapshot(copy)
+    task = ClusterTask(sweep_dir=tmp_path, work_dir=tmp_path, code=copy, work=JobWork(stage="points", points=("p",)))
+    with pytest.raises(ConfigError, match="is not what was submitted"):
+        task()
+
+
+def test_a_job_that_would_run_other_code_refuses(tmp_path: Path):
+    copy = take_snapshot(tmp_path / "code", project=make_project(tmp_path / "project"))
+    task = ClusterTask(sweep_dir=tmp_path, work_dir=tmp_path, code=copy, work=JobWork(stage="points", points=("p",)))
+    with pytest.raises(ConfigError, match=r"This job runs the program in .* allowed is the copy made at submission"):
+        task()
+
+
+def test_a_checkpoint_is_the_same_task(tmp_path: Path):
+    work = JobWork(stage="candidates", unit="candidates-a", shards=(0, 2), num_shards=4)
+    task = ClusterTask(sweep_dir=tmp_path, work_dir=tmp_path, code=Snapshot(tmp_path, "d"), work=work)
+    assert task.checkpoint().function == task
+    assert work.tasks() == ("candidates-a.0of4", "candidates-a.2of4")
+
+
+def test_the_job_knows_its_id(monkeypatch: pytest.MonkeyPatch):
+    for key in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(key, raising=False)
+    assert job_id() is None
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    assert job_id() == "12"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    assert job_id() == "10_2"
+
+
+def test_the_module_a_job_imports_first_is_light():
+    """submitit can take signals only after it; one that comes earlier ends the process."""
+    heavy = "import sys, ntt.sweeps.slurm_task; sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
+    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", heavy]) == 0
+
+
+# --- ranks
+
+
+STEP = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "7"}
+
+
+def test_ranks_of_a_step_are_adopted():
+    environment = dict(STEP)
+    adopt_slurm_ranks(environment)
+    assert {key: environment[key] for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")} == {
+        "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "20350",
+    }  # fmt: skip
+    adopt_slurm_ranks(environment)
+    assert environment["MASTER_PORT"] == "20351", "a second meeting has a port of its own"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {**STEP, "SLURM_STEP_NUM_TASKS": "1"},
+        {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7"},  # the batch script itself
+        {**STEP, "WORLD_SIZE": "4", "RANK": "3"},  # torchrun below srun
+    ],
+)
+def test_other_environments_are_left_alone(environment: dict[str, str]):
+    before = dict(environment)
+    adopt_slurm_ranks(environment)
+    assert environment == before
+
+
+def test_the_first_of_several_nodes_is_asked_for(fake_slurm: Path):
+    environment = {**STEP, "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "n[3-4]", "PATH": str(fake_slurm)}
+    program(fake_slurm, "scontrol", '[ "$*" = "show hostnames n[3-4]" ] && echo n3 && echo n4')
+    adopt_slurm_ranks(environment)
+    assert environment["MASTER_ADDR"] == "n3"
+
+
+def test_an_unknown_first_node_is_a_clear_error(fake_slurm: Path):
+    environment = {**STEP, "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "n[3-4]", "PATH": str(fake_slurm)}
+    with pytest.raises(DistributedError, match=r"first of the nodes 'n\[3-4\]' cannot be found out"):
+        adopt_slurm_ranks(environment)
+
+
+def test_profiles_are_where_the_documents_say():
+    assert CLUSTERS_DIR == PROJECT_DIR / "sweeps" / "clusters"
+
+
+# --- inside a job
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> SweepFolder:
+    """The folder of `two_data_sets`, with its plan."""
+    folder = SweepFolder(tmp_path / "sweep")
+    write_plan(folder, two_data_sets(tmp_path))
+    return folder
+
+
+def test_each_process_of_a_job_has_a_shard_of_its_own(planned: SweepFolder, monkeypatch: pytest.MonkeyPatch):
+    called = []
+    monkeypatch.setitem(slurm_work._FILL, "candidates", lambda *words, job: called.append((*words, job)))
+    mine = JobWork(stage="candidates", unit="candidates-a", shards=(1, 3), num_shards=4)
+    slurm_work.do(planned.root, mine, rank=1, job="5_0")
+    assert called == [(planned.root, "candidates-a", 3, 4, "5_0")]
+
+
+def test_points_whose_shared_work_is_missing_fail_at_once(planned: SweepFolder, monkeypatch: pytest.MonkeyPatch):
+    ran = []
+    monkeypatch.setattr(slurm_work.work, "run_points", lambda _, points, *, job: ran.extend(points) or [])
+    planned.write_state("candidates-a.0of2", TaskState(status="done"))
+    planned.write_state("candidates-a.1of2", TaskState(status="failed", error="DataError: no such image"))
+    planned.write_state("candidates-b.0of1", TaskState(status="done"))
+    needs = ("candidates-a.0of2", "candidates-a.1of2", "candidates-b.0of1")
+    mine = JobWork(stage="points", points=("p1", "p2", "p3"), needs=needs)
+    with pytest.raises(NttError, match="2 of 3 points of this job failed; their states hold the reasons"):
+        slurm_work.do(planned.root, mine, rank=0, job="6_0")
+    assert ran == ["p3"], "the point of another data set is run"
+    states = [planned.state(one) for one in ("p1", "p2")]
+    assert {(one.status, one.job, one.attempts) for one in states} == {("failed", "6_0", 1)}
+    assert states[0].error == (
+        "The shared work candidates-a.1of2 of this point is failed: DataError: no such image. ntt sweep retry two "
+        "repeats it and this point."
+    )
+
+
+def test_a_failed_point_fails_its_job(planned: SweepFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(slurm_work.work, "run_points", lambda _, points, *, job: [points[0]])
+    with pytest.raises(NttError, match="1 of 2 points of this job failed"):
+        slurm_work.do(planned.root, JobWork(stage="points", points=("p1", "p2")), rank=0, job=None)

@@ -1,0 +1,234 @@
+"""Sweep files: what they say, and what is refused with which words."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT_DIR
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+
+from ntt import console
+from ntt.config import plain
+from ntt.console import compose_config, compose_many
+from ntt.errors import ConfigError
+from ntt.sweeps.points import expand, point_id
+from ntt.sweeps.spec import SweepSpec, Value, override_text, read_spec
+
+SWEEPS = [path for path in sorted((PROJECT_DIR / "sweeps").glob("*.yaml")) if not path.stem.startswith("wandb_")]
+
+
+COMPOSER = console._Composer()
+
+
+@pytest.fixture(autouse=True)
+def _compose_once(monkeypatch: pytest.MonkeyPatch):
+    """Let all tests of this file share what Hydra has composed: it is the same every time, and slow."""
+    monkeypatch.setattr(console, "_Composer", lambda: COMPOSER)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+def labels(path: Path, *overrides: str) -> list[str]:
+    return [point.label for point in expand(read_spec(path), overrides)]
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        expand(read_spec(path), overrides)
+    return str(caught.value)
+
+
+def with_place(spec: SweepSpec, folder: Path) -> list[str]:
+    """What has to be said on the command line: a folder of one's own, where the sweep does not name any."""
+    varies = {key for settings in (spec.axes, *spec.variants) for key in settings}
+    return [f"dataset.root={folder}"] if "dataset=coco_json" in spec.base and "dataset.root" not in varies else []
+
+
+def thinned(spec: SweepSpec) -> SweepSpec:
+    """The same sweep with each value of each axis in some point, but not in every combination."""
+    longest = max(map(len, spec.axes.values()), default=1)
+    some = [{key: values[i % len(values)] for key, values in spec.axes.items()} for i in range(longest)]
+    variants = tuple({**variant, **one} for variant in (spec.variants or ({},)) for one in some)
+    return replace(spec, axes={}, variants=variants, exclude=())
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SWEEPS if not path.stem.startswith("table_")], ids=lambda path: path.stem
+)
+def test_every_value_of_every_sweep_composes(path: Path, tmp_path: Path):
+    spec = read_spec(path)
+    points = expand(thinned(spec), with_place(spec, tmp_path))
+    assert len({point.run_dir for point in points}) == len(points) > 1
+    assert spec.description
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_expands(path: Path, tmp_path: Path):
+    spec = read_spec(path)
+    points = expand(spec, with_place(spec, tmp_path))
+    assert len({point.run_dir for point in points}) == len(points) > 1
+
+
+def test_the_last_axis_varies_fastest(tmp_path: Path):
+    path = write(tmp_path, "axes: {shots: [1shot, 2shot], seed: [1, 0]}")
+    assert labels(path) == ["shots=1shot seed=1", "shots=1shot seed=0", "shots=2shot seed=1", "shots=2shot seed=0"]
+
+
+def test_points_are_crossed_with_the_axes(tmp_path: Path):
+    path = write(
+        tmp_path,
+        """
+        points:
+          - {matcher: ntt, shots.sampler: native}
+          - {matcher: ntt_reference, shots.sampler: reference}
+        axes: {seed: [0, 1]}
+        """,
+    )
+    assert labels(path) == [
+        "matcher=ntt shots.sampler=native seed=0",
+        "matcher=ntt shots.sampler=native seed=1",
+        "matcher=ntt_reference shots.sampler=reference seed=0",
+        "matcher=ntt_reference shots.sampler=reference seed=1",
+    ]
+
+
+def test_exclusions_take_out_what_agrees_with_all_of_them(tmp_path: Path):
+    path = write(
+        tmp_path,
+        """
+        axes: {shots: [1shot, 2shot, 3shot], seed: [0, 1]}
+        exclude:
+          - {shots: [1shot, 3shot], seed: 1}
+          - {shots: 2shot, seed: 0}
+        """,
+    )
+    assert labels(path) == ["shots=1shot seed=0", "shots=2shot seed=1", "shots=3shot seed=0"]
+
+
+def test_a_point_is_what_main_would_run(tmp_path: Path):
+    path = write(tmp_path, "base: [dataset=demo, seed=3]\naxes: {shots: [1shot, 5shot]}")
+    (first, _) = expand(read_spec(path), ["matcher.merging=hard"])
+    single = compose_config(
+        ["dataset=demo", "seed=3", "shots=1shot", "matcher.merging=hard", "visualisation.enabled=false"]
+    )
+    assert plain(first.config) == plain(single)
+    assert first.id == point_id(single)
+    assert first.run_dir.name.endswith(first.id[:10])
+
+
+def test_pictures_are_off_unless_asked_for(tmp_path: Path):
+    off = write(tmp_path, "axes: {seed: [0, 1]}")
+    assert [point.config.visualisation.enabled for point in expand(read_spec(off))] == [False, False]
+    assert expand(read_spec(off), ["visualisation.enabled=true"])[0].config.visualisation.enabled
+    on = write(tmp_path, "pictures: true\naxes: {seed: [0]}")
+    assert expand(read_spec(on))[0].config.visualisation.enabled
+
+
+def test_the_command_line_fixes_an_axis_and_replaces_a_part_of_the_base(tmp_path: Path):
+    path = write(tmp_path, "base: {dataset: demo, shots: 1shot}\naxes: {seed: [0, 1], matcher.merging: [soft, hard]}")
+    assert labels(path, "seed=7", "shots=2shot") == ["seed=7 matcher.merging=soft", "seed=7 matcher.merging=hard"]
+    assert expand(read_spec(path), ["shots=2shot"])[0].config.shots.count == 2
+    assert "these points" not in refusal(path, "seed=1,2")
+    assert "seed=1,2: this is not one value for one setting" in refusal(path, "seed=1,2")
+
+
+def test_an_experiment_may_be_the_base(tmp_path: Path):
+    path = write(tmp_path, "base: ntt_reference\naxes: {seed: [0]}")
+    assert expand(read_spec(path))[0].config.matcher.name == "ntt_reference"
+
+
+def test_points_that_would_share_a_directory_are_refused(tmp_path: Path):
+    message = refusal(write(tmp_path, "axes: {visualisation.score_threshold: [0.3, 0.5]}"))
+    assert "(visualisation.score_threshold=0.3) and (visualisation.score_threshold=0.5) are the same run" in message
+    assert "visualisation.score_threshold does not change results" in message
+
+
+def test_half_a_run_is_no_point(tmp_path: Path):
+    assert "stage=candidates is not possible: sweeps do all stages" in refusal(
+        write(tmp_path, "base: [stage=candidates]\naxes: {seed: [0, 1]}")
+    )
+
+
+def test_everything_excluded_is_refused(tmp_path: Path):
+    assert "every point is excluded" in refusal(write(tmp_path, "axes: {seed: [0]}\nexclude: [{seed: 0}]"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("axis: {seed: [0]}", "there is no key axis. Did you mean axes?"),
+        ("name: a/b\naxes: {seed: [0]}", "name=a/b is not possible: allowed is letters, digits"),
+        ("axes: {seed: 3}", "axes.seed=3 is not possible: allowed is a list of at least one value"),
+        ("axes: {seed: []}", "axes.seed=[] is not possible"),
+        ("axes: {seed: [0, 0]}", "axes.seed=0 is not possible: allowed is each value once"),
+        ("axes: {seed: [{a: 1}]}", "axes.seed={'a': 1} is not possible: allowed is a number, a word"),
+        ("axes: [seed]", "axes=['seed'] is not possible: allowed is a mapping"),
+        ("base: 3\naxes: {seed: [0]}", "base=3 is not possible: allowed is a list of KEY=VALUE"),
+        ("base: [dataset]\naxes: {seed: [0]}", "base=['dataset'] is not possible"),
+        ("axes: {hydra.job.num: [0]}", "allowed is a setting such as seed"),
+        ("points: [{seed: 1}]\naxes: {seed: [0]}", "points.seed=given is not possible: allowed is a setting that is"),
+        ("points: [{seed: 1}, {seed: 1}]", "allowed is each combination once"),
+        ("axes: {seed: [0]}\nexclude: [{sed: 0}]", "there is no key exclude.sed. Did you mean exclude.seed?"),
+        ("axes: {seed: [0, 1]}\nexclude: [{seed: 2}]", "exclude.seed=2 is not possible: allowed is one of 0, 1"),
+        (
+            "axes: {seed: [0]}\nresources: {points: {gpu: 1}}",
+            "no key resources.points.gpu. Did you mean resources.points.",
+        ),
+        ("axes: {seed: [0]}\nresources: {points: {gpus: -1}}", "resources.points.gpus=-1 is not possible"),
+        ("axes: {seed: [0]}\nresources: {points: {cpus: true}}", "resources.points.cpus=true is not possible"),
+        ("axes: {seed: [0]}\nmax_parallel: 0", "max_parallel=0 is not possible: allowed is a whole number from 1 on"),
+        ("axes: {seed: [0]}\npictures: 1", "pictures=1 is not possible: allowed is true or false"),
+        ("name: x", "axes=nothing is not possible: allowed is at least one axis or one point"),
+        ("axes: {seed: [0]}\naxes: {seed: [1]}", "axes (line 2) is given twice"),
+        ("axes: {seed: [0", "is not readable as YAML"),
+        ("- seed", "holds a list, not settings"),
+        ("", "holds nothing, not settings"),
+        ("axes: {sed: [0, 1]}", "sed=0: there is no setting 'sed'. Did you mean seed?"),
+        ("axes: {shots: [1, 5]}", "shots=1: there is no such option. Allowed is one of"),
+        ("axes: {seed: [-1]}", "seed=-1 is not possible: allowed is 0 or more"),
+    ],
+)
+def test_mistakes_are_named_with_their_remedy(text: str, expected: str, tmp_path: Path):
+    assert expected in refusal(write(tmp_path, text))
+
+
+def test_several_mistakes_are_told_at_once(tmp_path: Path):
+    message = refusal(write(tmp_path, "axes: {seed: 3}\nmax_parallel: 0\nnmae: x"))
+    assert "(4 problems)" in message
+    for part in ("axes.seed=3", "max_parallel=0", "no key nmae. Did you mean name?", "axes=nothing"):
+        assert part in message
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path):
+    with pytest.raises(ConfigError, match="There is no sweep file"):
+        read_spec(tmp_path / "none.yaml")
+
+
+VALUES: list[Value] = [
+    0, -1, 0.25, 1e-07, True, False, None, (), (1, "a b", None), "1shot", "a b", "it's", "x=y", "", "null", "1", "5e3",
+    "true", "a,b", "[x]", "\\", "a\\'b", "\\\\'", "a\\", "é", "~/x", "/a/b-c", "  x ", "a#b", "nan", "line\nbreak",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_values_survive_hydras_grammar(value: Value):
+    read = OverridesParser.create().parse_override(override_text("key", value)).value()
+    items = [one.text if isinstance(one, QuotedString) else one for one in (read if isinstance(read, list) else [read])]
+    expected = list(value) if isinstance(value, tuple) else [value]
+    assert items == expected
+    assert list(map(type, items)) == list(map(type, expected))
+
+
+def test_composing_many_equals_composing_each():
+    lines = [
+        ["seed=3", "shots=1shot", "matcher.merging=hard"],
+        ["seed=4", "shots=1shot", "split.classes=[cat,'b c']", "visualisation.max_images=null"],
+        ["experiment=ntt_reference", "seed=5"],
+    ]
+    assert [plain(one) for one in compose_many(lines)] == [plain(compose_config(one)) for one in lines]

@@ -1,0 +1,184 @@
+"""What is kept of tasks while they run, and what is concluded when nothing is said any more."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ntt.errors import DataError, StorageError
+from ntt.sweeps import state
+from ntt.sweeps.crew import Crew, Task
+from ntt.sweeps.state import SweepFolder, TaskState, shard_task
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    return SweepFolder(tmp_path / "sweep")
+
+
+def test_a_task_nobody_began_waits(folder: SweepFolder):
+    assert folder.state("a") == TaskState()
+    assert folder.observed("a").status == "waiting"
+
+
+def test_work_is_done_with_its_times_and_counts(folder: SweepFolder):
+    with folder.working_on("a", job="17_3") as count:
+        begun = folder.state("a")
+        count.add(computed=True)
+        count.add(computed=False)
+    ended = folder.state("a")
+    assert (begun.status, begun.job, begun.attempts, begun.pid) == ("running", "17_3", 1, os.getpid())
+    assert (ended.status, ended.items, ended.computed) == ("done", 2, 1)
+    assert ended.started_s == begun.started_s
+    assert ended.finished_s is not None
+    assert 0 <= ended.finished_s - (ended.started_s or 0) < 60
+
+
+def test_a_failure_is_kept_with_its_traceback_and_goes_on(folder: SweepFolder):
+    with pytest.raises(DataError), folder.working_on("a"):
+        raise DataError("image 7 is broken.")
+    ended = folder.state("a")
+    assert (ended.status, ended.error) == ("failed", "DataError: image 7 is broken.")
+    assert "test_sweep_state.py" in (ended.traceback or "")
+
+
+def test_a_process_told_to_stop_leaves_its_task_waiting(folder: SweepFolder):
+    for told in (KeyboardInterrupt, SystemExit):
+        with pytest.raises(told), folder.working_on("a"):
+            raise told
+        assert folder.state("a").status == "waiting"
+    assert folder.state("a").attempts == 2
+
+
+def test_signs_of_life_come_while_the_work_goes_on(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(state, "HEARTBEAT_S", 0.01)
+    with folder.working_on("a") as count:
+        first = folder.state("a").heartbeat_s
+        count.add(computed=True)
+        end = time.monotonic() + 20
+        while folder.state("a").items == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        later = folder.state("a")
+    assert later.items == 1
+    assert (later.heartbeat_s or 0) > (first or 0)
+
+
+def test_a_full_disk_does_not_end_the_work(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(state, "HEARTBEAT_S", 0.01)
+    written = state.write_json
+    failures: list[object] = []
+
+    def full(path: Path, value: object) -> None:
+        failures.append(value)
+        raise StorageError("the disk is full")
+
+    with folder.working_on("a"):
+        monkeypatch.setattr(state, "write_json", full)
+        end = time.monotonic() + 20
+        while len(failures) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        monkeypatch.setattr(state, "write_json", written)
+    assert len(failures) >= 2
+    assert folder.state("a").status == "done"
+
+
+def running(**changes: object) -> TaskState:
+    now = time.time()
+    facts = {"started_s": now - 500, "heartbeat_s": now, "host": "elsewhere", "pid": 1, **changes}
+    return TaskState(status="running", **facts)  # type: ignore[arg-type]
+
+
+def test_silence_means_lost(folder: SweepFolder):
+    now = time.time()
+    folder.write_state("quiet", running(heartbeat_s=now - 181))
+    folder.write_state("alive", running(heartbeat_s=now - 179))
+    assert folder.observed("quiet", now_s=now).status == "lost"
+    assert folder.observed("alive", now_s=now).status == "running"
+    assert folder.state("quiet").status == "running"
+
+
+def test_a_process_that_is_gone_from_this_machine_is_lost_at_once(folder: SweepFolder):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    folder.write_state("gone", running(host=socket.gethostname(), pid=child.pid))
+    folder.write_state("here", running(host=socket.gethostname(), pid=os.getpid()))
+    assert folder.observed("gone").status == "lost"
+    assert folder.observed("here").status == "running"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "done", "colour": 3}'])
+def test_a_damaged_file_counts_as_none(folder: SweepFolder, content: str, caplog: pytest.LogCaptureFixture):
+    path = folder.root / "state" / "a.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    assert folder.state("a") == TaskState()
+    assert "counts as waiting" in caplog.text
+
+
+def test_shards_are_found_by_their_unit(folder: SweepFolder):
+    for shard in (1, 0):
+        folder.write_state(shard_task("candidates-ab", shard, 2), TaskState())
+    folder.write_state("candidates-abc.0of1", TaskState())
+    assert folder.shards("candidates-ab") == ["candidates-ab.0of2", "candidates-ab.1of2"]
+
+
+def work(sweep_dir: str, name: str, what: str) -> None:
+    """A task for the workers below."""
+    folder = SweepFolder(Path(sweep_dir))
+    with folder.working_on(name):
+        if what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "fail":
+            raise ValueError("no such luck")
+        if what == "wait":
+            (folder.root / "waiting").touch()
+            time.sleep(60)
+        (folder.root / f"{name}.txt").write_text(str(os.getpid()))
+
+
+def tasks(**what: str) -> list[Task]:
+    return [Task(name, name, work, (name, one)) for name, one in what.items()]
+
+
+def test_a_killed_worker_costs_its_task_only(folder: SweepFolder):
+    with Crew(folder, 1, lambda: None) as crew:
+        crew.do(tasks(first="go", second="die", third="fail", fourth="go"))
+    states = {name: folder.observed(name) for name in ("first", "second", "third", "fourth")}
+    assert {name: one.status for name, one in states.items()} == {
+        "first": "done",
+        "second": "failed",
+        "third": "failed",
+        "fourth": "done",
+    }
+    assert "Its process ended without a word (signal SIGKILL)" in (states["second"].error or "")
+    assert "memory runs out" in (states["second"].error or "")
+    assert states["third"].error == "ValueError: no such luck"
+    logs = "".join(path.read_text() for path in folder.logs.iterdir())
+    assert "no such luck" in logs
+    with Crew(folder, 1, lambda: None) as crew:
+        crew.do(tasks(second="go"))
+    assert (folder.state("second").status, folder.state("second").attempts) == ("done", 2)
+
+
+def test_an_interruption_ends_the_workers_and_leaves_their_tasks_waiting(folder: SweepFolder):
+    class Interrupted(KeyboardInterrupt):
+        pass
+
+    def interrupt() -> None:
+        if (folder.root / "waiting").exists():
+            raise Interrupted
+
+    begun = time.monotonic()
+    with pytest.raises(Interrupted), Crew(folder, 1, interrupt) as crew:
+        crew.do(tasks(first="wait", second="go"))
+    assert time.monotonic() - begun < 50
+    assert folder.state("first").status == "waiting"
+    assert folder.state("second").status == "waiting"
+    assert not list(folder.root.rglob("*.tmp"))
+    assert json.loads((folder.root / "state" / "first.json").read_text())["attempts"] == 1
