@@ -241,16 +241,16 @@ def from_hydra(cfg: DictConfig) -> ExperimentConfig:
         ConfigError,
         summary="The configuration has settings nobody reads",
     )
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        config = OmegaConf.to_object(cfg) if not missing else None
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"The configuration cannot be resolved: {error}") from error
     raise_all(
         [f"{key} is not set and has no default. Set it on the command line: {key}=VALUE." for key in missing],
         ConfigError,
         summary="The configuration is incomplete",
     )
-    try:
-        config = OmegaConf.to_object(cfg)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"The configuration cannot be resolved: {error}") from error
     if not isinstance(config, ExperimentConfig):
         raise ConfigError("The configuration does not start from `schema`: keep `- schema` first in conf/config.yaml.")
     config.stage = STAGE_ALIASES.get(config.stage, config.stage)
@@ -264,7 +264,9 @@ def _added(cfg: DictConfig, prefix: str = "") -> list[str]:
     known = {one.name for one in fields(schema)} if is_dataclass(schema) else {str(key) for key in cfg}
     added = [f"{prefix}{key}" for key in map(str, cfg) if key not in known]
     for key in known:
-        if not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
+        # An interpolation has no keys of its own, and resolving it is not for here: it may fail.
+        plain_value = not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key)
+        if plain_value and isinstance(cfg[key], DictConfig):
             added += _added(cfg[key], f"{prefix}{key}.")
     return sorted(added)
 
@@ -324,7 +326,7 @@ def _problems(config: ExperimentConfig) -> list[str]:
             "each class once",
             "Remove the repeated names.",
         )
-    found += config.dataset.problems() + config.matcher.problems()
+    found += config.dataset.problems() + config.matcher.problems() + config.tracker.problems()
     return found
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -64,13 +65,14 @@ def compose_config(overrides: Sequence[str]) -> ExperimentConfig:
 def compose_many(points: Sequence[Sequence[str]]) -> list[ExperimentConfig]:
     """Compose many configurations, each from its overrides, in a fraction of the time of as many `compose_config`.
 
+    What has been composed once is kept as long as the process lives, so later changes in `conf/` are not seen.
+
     Raises:
         ConfigError: if an override cannot be composed, or a value is missing or unusable.
     """
     register_schemas()
-    composer = _Composer()
     with _hydra():
-        return [from_hydra(composer.compose(list(overrides))) for overrides in points]
+        return [from_hydra(_composer().compose(list(overrides))) for overrides in points]
 
 
 def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
@@ -163,6 +165,11 @@ class _Composer:
         if lines not in self._parts:
             self._parts[lines] = compose("config", overrides=list(lines))
         return self._parts[lines]
+
+
+@lru_cache(maxsize=1)
+def _composer() -> _Composer:
+    return _Composer()
 
 
 def _differs_only_in(group: str, part: DictConfig, base: DictConfig) -> bool:

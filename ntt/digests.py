@@ -10,7 +10,7 @@ import os
 import time
 from collections import OrderedDict
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 _BLOCK_BYTES = 1 << 20
 _SETTLED_NS = 5_000_000_000
@@ -51,12 +51,16 @@ def sha256_of(path: Path) -> str:
         if known is not None:
             return known
         trusted = identity.is_settled
-        state = hashlib.sha256()
-        while block := stream.read(_BLOCK_BYTES):
-            state.update(block)
-        digest = state.hexdigest()
+        digest = _hash(stream)
         if trusted and file_identity(stream.fileno()) == identity:
             _KNOWN[identity] = digest
             if len(_KNOWN) > _LIMIT:
                 _KNOWN.popitem(last=False)
         return digest
+
+
+def _hash(stream: BinaryIO) -> str:
+    state = hashlib.sha256()
+    while block := stream.read(_BLOCK_BYTES):
+        state.update(block)
+    return state.hexdigest()

@@ -40,10 +40,7 @@ def _why_no_masks(metrics: Metrics) -> str:
     total, without = metrics.num_objects, metrics.num_objects - metrics.num_masks
     if without == total:
         return f"Masks are not evaluated: the ground truth has none, its {total} objects have boxes only."
-    return (
-        f"Masks are not evaluated: {without} of the {total} objects of the ground truth have none, and mask AP needs "
-        "all of them."
-    )
+    return f"Masks are not evaluated: {without} of the {total} objects of the ground truth have none; AP needs all."
 
 
 def _cells(metrics: Metrics, kinds: Sequence[str], label: str | None) -> list[str]:
@@ -60,13 +57,13 @@ def _rejection(values: Mapping[str, float], num_classes: int) -> list[str]:
     lines = []
     if "FPPI@R50" in values:
         lines.append(
-            f"False positives an image at 50 % recall: {values['FPPI@R50']:.2f} on the "
-            f"{values['negative_images']:.0f} images without any of the classes (score {values['score@R50']:.3f})."
+            f"At 50 % recall, false positives an image without any of the classes: {values['FPPI@R50']:.2f} "
+            f"({values['negative_images']:.0f} images, score {values['score@R50']:.3f})."
         )
     if "mFPPI@R50" in values:
         lines.append(
-            f"False positives an image at 50 % recall, class by class on the images without the class: "
-            f"{values['mFPPI@R50']:.2f} on average ({values['classes@R50']:.0f} of {num_classes} classes reach 50 %)."
+            f"At 50 % recall, false positives an image without the class: {values['mFPPI@R50']:.2f} "
+            f"(mean of {values['classes@R50']:.0f} of {num_classes} classes)."
         )
     return lines
 

@@ -46,7 +46,10 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
         with file_logging(directory.root, me):
             if config.stage == "all" and pipeline.is_finished():
                 _LOG.info("This run is already finished; nothing to do. To repeat it, delete %s", directory.root)
-                return _report(read_metrics(directory.metrics), directory)
+                metrics = read_metrics(directory.metrics)
+                if me.is_main and config.tracker.mirrors_finished_runs():
+                    _mirror(pipeline, metrics)
+                return _report(metrics, directory)
             facts = collect_facts(placement, num_processes=me.size)
             return _make_stages(pipeline, {**facts, "data": input_facts(pipeline.inputs)})
 
@@ -78,7 +81,7 @@ def _make_wanted(pipeline: Pipeline, facts: dict[str, object], tracker: Tracker)
         pipeline.make(stage)
         if pipeline.me.is_main:
             directory.write_facts(facts, pipeline.stage_facts())
-            tracker.log_stage(stage, numbers(pipeline.stage_facts()[stage]))
+            tracker.log_stage(stage, _stage_numbers(pipeline, stage))
     pipeline.tidy()
     _LOG.info("Finished in %.1f s.", time.monotonic() - started)
     metrics = pipeline.evaluation() if "evaluation" in wanted else None
@@ -86,6 +89,24 @@ def _make_wanted(pipeline: Pipeline, facts: dict[str, object], tracker: Tracker)
         tracker.log_metrics(flat_metrics(metrics))
     tracker.log_pictures({path.stem: path for path in pipeline.pictures()})
     return metrics
+
+
+def _mirror(pipeline: Pipeline, metrics: Metrics) -> None:
+    """Tell a tracker of a run that was finished before."""
+    tracker = _open_tracker(pipeline.config, pipeline.directory)
+    for stage in pipeline.stage_facts():
+        tracker.log_stage(stage, _stage_numbers(pipeline, stage))
+    tracker.log_metrics(flat_metrics(metrics))
+    tracker.log_pictures({path.stem: path for path in pipeline.pictures()})
+    tracker.finish(failed=False)
+
+
+def _stage_numbers(pipeline: Pipeline, stage: str) -> dict[str, float]:
+    """Return a stage's facts as numbers, with its throughput where it goes through the target images."""
+    found = numbers(pipeline.stage_facts()[stage])
+    if stage in ("candidates", "matching", "evaluation") and found.get("seconds"):
+        found["images_per_second"] = len(pipeline.inputs.target_data.images) / found["seconds"]
+    return found
 
 
 def numbers(facts: Mapping[str, Any]) -> dict[str, float]:
@@ -102,12 +123,15 @@ def numbers(facts: Mapping[str, Any]) -> dict[str, float]:
 def _open_tracker(config: ExperimentConfig, directory: RunDirectory) -> Tracker:
     run_id = digest(result_settings(config))[:16]
     point = f"{config.shots.name}_seed{config.seed}"
+    parts = (config.split, config.shots, config.backbone, config.segmenter, config.matcher)
     identity = RunIdentity(
         run_id=run_id,
         name=f"{config.dataset.label()}_{point}",
-        group=config.dataset.label(),
+        group=config.tracker.group or config.dataset.label(),
         run_dir=directory.root,
         config=plain(config),
+        job_type="run" if config.stage == "all" else config.stage,
+        tags=(config.dataset.label(), *(part.name for part in parts)),
     )
     return config.tracker.build(identity)
 

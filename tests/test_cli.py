@@ -105,7 +105,7 @@ def test_table():
         (0, "Masks are not evaluated: the ground truth has none, its 9 objects have boxes only."),
         (
             8,
-            "Masks are not evaluated: 1 of the 9 objects of the ground truth have none, and mask AP needs all of them.",
+            "Masks are not evaluated: 1 of the 9 objects of the ground truth have none; AP needs all.",
         ),
     ],
 )

@@ -169,3 +169,8 @@ def test_importing_the_package_does_nothing():
     code = "\n".join(["import logging, sys, ntt.runner", *checks])
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=PROJECT_DIR, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_an_environment_variable_that_is_not_set_is_named():
+    with pytest.raises(ConfigError, match=r"(?s)cannot be resolved.*NTT_NOT_SET"):
+        composed("runtime.output_root=${oc.env:NTT_NOT_SET}")

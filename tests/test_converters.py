@@ -437,6 +437,35 @@ def test_labelme_images_in_a_folder_of_their_own(tmp_path: Path):
     assert made.document["annotations"][0]["category_id"] == 4
 
 
+def test_real_masks_survive_labelme_and_back(shared_dir: Path, tmp_path: Path):
+    """Objects of several parts become groups, and one object again."""
+    source = shared_dir / "data/coco_dev"
+    truth = read_coco(source / "annotations/references.json", source / "images")
+    names = {category.id: category.name for category in truth.categories}
+    for record in list(truth.images.values())[:15]:
+        shapes = [
+            shape(names[one.category_id], "polygon", np.reshape(part, (-1, 2)).tolist(), group_id=one.id)
+            for one in truth.instances_of_image(record.id)
+            for part in (one.segmentation if isinstance(one.segmentation, list) else [])
+        ]
+        size = {"imageHeight": record.height, "imageWidth": record.width}
+        labelme_file(tmp_path / f"json/{Path(record.file_name).stem}.json", *shapes, imagePath=record.file_name, **size)
+    made = convert_labelme(annotations=tmp_path / "json", images=source / "images", categories=truth.categories)
+    data = reread(made, tmp_path)
+    ids = {image.file_name: image.id for image in data.images.values()}
+    compared = several = 0
+    for record in list(truth.images.values())[:15]:
+        theirs = [one for one in truth.instances_of_image(record.id) if isinstance(one.segmentation, list)]
+        for before, after in zip(theirs, data.instances_of_image(ids[record.file_name]), strict=True):
+            assert before.category_id == after.category_id
+            masks = [instance_mask(one, record.height, record.width) for one in (before, after)]
+            np.testing.assert_array_equal(*masks)
+            compared += 1
+            several += len(before.segmentation or []) > 1
+    assert compared > 10
+    assert several > 0
+
+
 # LVIS
 
 

@@ -13,6 +13,7 @@ from conftest import PROJECT_DIR
 from miniatures import CDFSOD, COCO_LIKE, make_miniature
 
 from ntt import config, runner
+from ntt.cli import main
 from ntt.console import compose_many, group_options
 from ntt.data.layout.facts import known_datasets
 from ntt.data.layout.voc import convert_devkit, write_kshot_files
@@ -203,3 +204,16 @@ def test_the_command_of_the_docs_runs_on_a_miniature(data_root: Path, output: Pa
     done = subprocess.run([sys.executable, "main.py", *words], cwd=PROJECT_DIR, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Masks are not evaluated" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_sweep_of_a_table_runs_on_a_miniature(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = [*EMBEDDED, *CHEAP, *places(data_root, tmp_path)]
+    file = str(PROJECT_DIR / "sweeps" / "table_merging.yaml")
+    assert main(["sweep", "run", file, *words, "--output-root", str(tmp_path)]) == 0
+    assert len(list(tmp_path.rglob("metrics.json"))) == 3
+    capsys.readouterr()
+    assert main(["report", str(tmp_path), "--expected"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "merging_hard" in line]
+    assert "31.2" in line
+    assert "not run: run with another backbone" in line

@@ -12,6 +12,7 @@ import pytest
 from conftest import PROJECT_DIR
 from own_images import EXAMPLES, make_folder
 from PIL import Image
+from skimage import data
 from tiny_data import HEIGHT, WIDTH, make_tiny, shape_mask
 
 import ntt
@@ -167,6 +168,21 @@ def test_wrong_settings_are_refused_in_plain_words():
         ntt.Predictor([reference], backbone="dinov5")
     with pytest.raises(ConfigError, match="there is no setting 'matcher.mergin'. Did you mean matcher.merging"):
         ntt.Predictor([reference], overrides=["matcher.mergin=hard"])
+
+
+@pytest.mark.slow
+def test_photographs_that_a_package_ships():
+    """A cat and a cup, each found in its own photograph seen in a mirror, and not the other."""
+    cat, cup = (Image.fromarray(picture).resize((225, 150)) for picture in (data.chelsea(), data.coffee()))
+    examples = [
+        ntt.Reference(cat, "cat", box_xyxy=(55, 10, 190, 150)),
+        ntt.Reference(cup, "cup", box_xyxy=(75, 25, 155, 120)),
+    ]
+    predictor = ntt.Predictor(examples)
+    for picture, name in ((cat, "cat"), (cup, "cup")):
+        found = predictor(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        assert (found.names[0], found.height, found.width) == (name, 150, 225)
+        assert found.scores[0] > 0.5
 
 
 def test_the_documented_example_runs(

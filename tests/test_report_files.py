@@ -270,6 +270,7 @@ def test_mistakes_on_the_command_line(
 
 
 def test_the_page_in_a_browser(tmp_path: Path):
+    pytest.importorskip("selenium")
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import Select, WebDriverWait
 

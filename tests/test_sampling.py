@@ -152,7 +152,7 @@ def test_native_warns_once_of_all_short_classes(tmp_path: Path, caplog: pytest.L
     assert [len(drawn) for drawn in native(dataset, A, B, C, shots=2)] == [1, 2, 2]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage().endswith("taken: a (1 in all), b (1 valid, 2 in all)")
+    assert record.getMessage().endswith("else with what exists: a (1 in all), b (1 valid, 2 in all)")
 
 
 def test_long_warnings_are_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

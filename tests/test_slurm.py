@@ -92,6 +92,7 @@ def test_a_request_in_submitits_words():
     assert "gpus_per_node" not in made
     assert (made["mem"], made["ntasks_per_node"], made["cpus_per_task"]) == ("1536M", 2, 4)
     assert made["setup"] == ["module load x", "cd '/a b'"]
+    assert made["srun_args"] == ["--cpus-per-task=4", "--cpu-bind=cores"]
     assert made["additional_parameters"] == {"no-requeue": True, "reservation": "eccv"}
     assert (made["partition"], made["qos"], "account" in made) == ("gpu", "long", False)
     assert slurm.sbatch_parameters(replace(request, gpu_type=None), name="n", code=Path("/"))["gpus_per_node"] == 2
@@ -299,6 +300,7 @@ def test_a_refused_job_is_reported_and_nothing_of_it_kept(tmp_path: Path, fake_s
     with pytest.raises(ConfigError, match=r"SLURM refuses the jobs of candidates: .*invalid partition specified"):
         slurm.submit(folder, two_data_sets(tmp_path))
     assert read_jobs(folder) == []
+    assert list(folder.logs.iterdir()) == []
 
 
 def test_a_submission_remembers_its_profile(tmp_path: Path, fake_slurm: Path):

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,11 @@ from ntt.sweeps.local import run_local
 from ntt.sweeps.plan import Plan, read_plan
 from ntt.sweeps.state import SweepFolder
 from ntt.sweeps.status import SweepStatus, sweep_status
-from ntt.sweeps.text import list_text, plan_text, status_text
+from ntt.sweeps.text import counted, list_text, plan_text, status_text
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+    Actions = argparse._SubParsersAction["_Parser"]
 
 _EPILOG = """
 examples:
@@ -40,6 +42,21 @@ examples:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes settings before and after options; argparse by itself wants all positional words in one place."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Add settings that argparse has left over to those it has found."""
+        found, rest = super().parse_known_args(args, namespace)
+        if not hasattr(found, "overrides"):
+            return found, rest
+        late = [word for word in rest if "=" in word and not word.startswith("-")]
+        found.overrides += late
+        return found, [word for word in rest if word not in late]
+
+
 def add_sweep_commands(subparsers: "Subparsers") -> None:
     """Add `sweep plan|run|submit|status|collect|retry|cancel|list` to the commands of a parser."""
     sweep = subparsers.add_parser(
@@ -49,7 +66,7 @@ def add_sweep_commands(subparsers: "Subparsers") -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = sweep.add_subparsers(required=True, metavar="ACTION")
+    actions = sweep.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser)
     _add_plan(actions)
     _add_run(actions)
     _add_submit(actions)
@@ -57,20 +74,20 @@ def add_sweep_commands(subparsers: "Subparsers") -> None:
     _add_others(actions)
 
 
-def _add_plan(actions: "Subparsers") -> None:
+def _add_plan(actions: "Actions") -> None:
     plan = actions.add_parser("plan", help="print points, shared work, what is there already, jobs and hours")
     _add_file(plan, "sweep file")
     plan.set_defaults(handler=_plan)
 
 
-def _add_run(actions: "Subparsers") -> None:
+def _add_run(actions: "Actions") -> None:
     run = actions.add_parser("run", help="do a sweep on this machine; interrupted, it goes on when called again")
     _add_file(run, "sweep file, or the name of a sweep that was planned before")
     run.add_argument("--processes", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
     run.set_defaults(handler=_run)
 
 
-def _add_submit(actions: "Subparsers") -> None:
+def _add_submit(actions: "Actions") -> None:
     submit = actions.add_parser("submit", help="send a sweep to a SLURM cluster and return")
     _add_file(submit, "sweep file, or the name of a sweep that was planned before")
     _add_cluster(submit)
@@ -78,14 +95,14 @@ def _add_submit(actions: "Subparsers") -> None:
     submit.set_defaults(handler=_submit)
 
 
-def _add_status(actions: "Subparsers") -> None:
+def _add_status(actions: "Actions") -> None:
     status = actions.add_parser("status", help="print points by state, time gone and left")
     _add_name(status)
     status.add_argument("--verbose", action="store_true", help="tracebacks and finished points, too")
     status.set_defaults(handler=_status)
 
 
-def _add_others(actions: "Subparsers") -> None:
+def _add_others(actions: "Actions") -> None:
     collect = actions.add_parser("collect", help="print the tables of a sweep, and what is missing from them")
     _add_name(collect)
     collect.add_argument("--metric", default="bbox/AP", help="of the table of single points (default: %(default)s)")
@@ -192,7 +209,7 @@ def _cancel(args: argparse.Namespace) -> int:
             "was started."
         )
     ended = slurm.cancel(folder)
-    echo(f"Ended {len(ended)} jobs." if ended else "No job of this sweep waits or runs.")
+    echo(f"Ended {counted(len(ended), 'job')}." if ended else "No job of this sweep waits or runs.")
     return 0
 
 
@@ -222,11 +239,11 @@ def _open(args: argparse.Namespace) -> tuple[SweepFolder, Plan]:
 def _send(folder: SweepFolder, plan: Plan, args: argparse.Namespace) -> int:
     made = slurm.submit(folder, plan, cluster=args.cluster, overrides=args.set)
     for array in made.arrays:
-        echo(f"submitted {array.stage:<11} job {array.job_id}, {len(array.jobs)} task(s)")
+        echo(f"submitted {array.stage:<11} job {array.job_id}, {counted(len(array.jobs), 'task')}")
     if not made.arrays:
         echo("Nothing to submit: everything is done or in the queue.")
     elif made.left_alone:
-        echo(f"{len(made.left_alone)} task(s) were in the queue already and were left alone.")
+        echo(f"In the queue already and left alone: {counted(len(made.left_alone), 'task')}.")
     echo(f"See how it is with: ntt sweep status {folder.root.name}")
     return 0
 
@@ -240,7 +257,8 @@ def _do_here(folder: SweepFolder, plan: Plan, processes: int) -> int:
     echo(status_text(folder, plan, status))
     unfinished = len(plan.points) - status.counts["done"]
     if unfinished:
-        echo(f"{unfinished} of {len(plan.points)} points have no result. Again: ntt sweep retry {folder.root.name}")
+        echo(f"{unfinished} of {counted(len(plan.points), 'point')} without a result.")
+        echo(f"Again: ntt sweep retry {folder.root.name}")
     else:
         echo(f"The tables: ntt sweep collect {folder.root.name}")
     return 1 if unfinished else 0

@@ -115,12 +115,20 @@ def _assign(
     objects = np.flatnonzero(is_contested_g)
     if len(objects):
         rows = np.flatnonzero(in_reach_dg[:, objects].any(axis=1))
-        _assign_contested(ious_dg[:, objects], rows, is_crowd[objects], is_ignored[:, objects], found, passed_over)
+        _assign_contested(
+            ious_dg[:, objects],
+            rows,
+            is_crowd=is_crowd[objects],
+            is_ignored=is_ignored[:, objects],
+            found=found,
+            passed_over=passed_over,
+        )
 
 
 def _assign_contested(
     ious_dg: FloatArray,
     rows: IntArray,
+    *,
     is_crowd: BoolArray,
     is_ignored: BoolArray,
     found: BoolArray,

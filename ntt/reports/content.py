@@ -15,7 +15,6 @@ METRICS = (
     "segm/AP50",
     "segm/AP75",
     "semantic/mIoU",
-    "rejection/FPPI@R50",
 )
 _OVER_SEEDS = "Percent; mean ± sample standard deviation over seeds (number of runs averaged)."
 _KINDS = {"bbox": "box", "segm": "mask"}
@@ -43,8 +42,8 @@ def results_table(summaries: Sequence[Summary], metric: str) -> Table:
         for summary in summaries
     ]
     notes = [_OVER_SEEDS]
-    if any(name.startswith("rejection/FPPI") for name in metrics):
-        notes.append("rejection FPPI@R50: false positives an image, not percent.")
+    if metric.startswith("rejection/FPPI"):
+        notes.append(f"{metric_label(metric)}: false positives an image, not percent.")
     if any(summary.lacking for summary in summaries):
         notes.append('Under "runs": finished of all. Runs without metrics are listed below and are in no average.')
     repeated = [run for summary in summaries for run in summary.repeated]

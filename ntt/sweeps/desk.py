@@ -102,10 +102,10 @@ def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
     busy = [task for task, state in dropped.items() if state.status == "running" or (state.job and not state.is_over)]
     if busy:
         raise ConfigError(
-            f"{plan.name}: the new plan drops {len(busy)} point(s) that run or are queued. Wait, or end them with ntt "
+            f"{plan.name}: the new plan drops points that run or are queued ({len(busy)}). Wait, or end them with ntt "
             f"sweep cancel {plan.name}, or give the new plan a name of its own with --name."
         )
     write_plan(folder, plan)
     if not before or before == now:
         return None
-    return f"The plan has changed: {len(now - before)} points are new, {len(before - now)} no longer belong to it."
+    return f"The plan has changed: {len(now - before)} of its points are new, {len(before - now)} have gone."

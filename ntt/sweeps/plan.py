@@ -27,6 +27,7 @@ class PlannedPoint:
         finished: whether its run directory held a valid result when the plan was made.
         seconds: what it takes beside the shared work, or None where nobody knows.
         seconds_source: where that figure comes from.
+        problem: why it cannot be run, found when the plan was made; "" if nothing is known against it.
     """
 
     id: str
@@ -37,6 +38,7 @@ class PlannedPoint:
     finished: bool
     seconds: float | None
     seconds_source: str
+    problem: str = ""
 
     @property
     def label(self) -> str:
@@ -117,7 +119,7 @@ def make_plan(spec: SweepSpec, points: Sequence[Point]) -> Plan:
     Reads the annotation files and looks into the store; builds no network.
 
     Raises:
-        NttError: for data, weights or settings that no point could run with.
+        NttError: if none of the points can be run.
     """
     found = survey(points)
     return Plan(
@@ -175,10 +177,11 @@ def _planned(point: Point, found: Survey) -> PlannedPoint:
         settings=point.settings,
         overrides=point.overrides,
         run_dir=point.run_dir,
-        units=found.units_of[point.id],
+        units=found.units_of.get(point.id, ()),
         finished=point.id in found.finished,
         seconds=cost.seconds,
         seconds_source=cost.source,
+        problem=found.problems.get(point.id, ""),
     )
 
 
@@ -249,4 +252,5 @@ def _point_from(one: Mapping[str, Any]) -> PlannedPoint:
         finished=one["finished"],
         seconds=one["seconds"],
         seconds_source=one["seconds_source"],
+        problem=one["problem"],
     )

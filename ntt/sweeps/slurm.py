@@ -8,6 +8,7 @@ a job that has ended, so what counts is the state files of the sweep; the queue 
 
 import logging
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,6 +69,8 @@ def submit(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overr
         live = live_jobs(known)
         waiting = {task: job for task, (job, _) in owners(known).items() if job in live}
         arrays = plan_arrays(folder, plan, profile, waiting=waiting)
+        if not arrays:
+            return Submission((), tuple(waiting))
         code = take_snapshot(folder.root / "code")
         _warn(arrays, known, code.digest)
         made = _submit_all(arrays, folder, plan, profile, code, known)
@@ -205,6 +208,9 @@ def _sbatch(executor: Any, array: ArrayPlan, folder: SweepFolder, code: Snapshot
         with _outside_of_jobs(), executor.batch():
             jobs = [executor.submit(task) for task in tasks]
     except (FailedJobError, FailedSubmissionError) as error:
+        for path in folder.logs.iterdir():
+            if re.fullmatch(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh", path.name):
+                path.unlink(missing_ok=True)
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"SLURM refuses the jobs of {array.stage}: {reason}. Change the profile's setting that it names, and "
@@ -282,7 +288,8 @@ def sbatch_parameters(request: JobRequest, *, name: str, code: Path) -> dict[str
         "signal_delay_s": request.signal_delay_s,
         "array_parallelism": request.max_parallel,
         "setup": [*request.setup, f"cd {shlex.quote(str(code))}"],
-        "srun_args": list(request.srun_args),
+        # Since SLURM 22.05 srun no longer takes this over from sbatch, and would bind each task to one core.
+        "srun_args": [f"--cpus-per-task={request.cpus}", *request.srun_args],
         "additional_parameters": {requeue: True, **request.extra},
         **{key: value for key, value in words.items() if value is not None},
         **gpus,

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from ntt.slurm_ranks import adopt_slurm_ranks
 from ntt.sweeps import work
 from ntt.sweeps.plan import read_plan
 from ntt.sweeps.slurm_task import JobWork
-from ntt.sweeps.state import SweepFolder
+from ntt.sweeps.state import SweepFolder, TaskState
 
 _LOG = logging.getLogger(__name__)
+_SETTLE_S = 10.0
+"""How long the states of other nodes may take to become visible here: network file systems keep what they have read."""
 _FILL = {"candidates": work.fill_candidates, "references": work.fill_references}
 
 
@@ -50,7 +53,7 @@ def _blocked(folder: SweepFolder, mine: JobWork, *, write: bool, job: str | None
     with the resources of a point. Repeating the missing shards first costs less.
     """
     plan, blocked = read_plan(folder), []
-    undone = {task: state for task in mine.needs if (state := folder.observed(task)).status != "done"}
+    undone = _undone(folder, mine.needs)
     for point_id in mine.points:
         units = plan.point(point_id).units
         task = next((one for one in undone if one.rpartition(".")[0] in units), None)
@@ -69,3 +72,13 @@ def _blocked(folder: SweepFolder, mine: JobWork, *, write: bool, job: str | None
             folder.write_state(point_id, replace(ended, started_s=now, heartbeat_s=now, finished_s=now))
             _LOG.warning("%s", error)
     return blocked
+
+
+def _undone(folder: SweepFolder, tasks: Sequence[str]) -> dict[str, TaskState]:
+    """Return the tasks that are not done. Their jobs have ended, so any state but "failed" may be an old one."""
+    end = time.monotonic() + _SETTLE_S
+    while True:
+        undone = {task: state for task in tasks if (state := folder.observed(task)).status != "done"}
+        if not undone or any(one.status == "failed" for one in undone.values()) or time.monotonic() > end:
+            return undone
+        time.sleep(0.5)

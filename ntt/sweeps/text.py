@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ntt.sweeps.plan import Plan, WorkUnit
+from ntt.sweeps.plan import Plan, PlannedPoint, WorkUnit
 from ntt.sweeps.state import STATUSES, SweepFolder
 from ntt.sweeps.status import PointStatus, SweepStatus
 
@@ -15,8 +15,8 @@ _SHOWN_POINTS = 100
 def plan_text(folder: SweepFolder, plan: Plan) -> str:
     """Describe a plan: points, shared work, what is there already, jobs and time."""
     todo = [point for point in plan.points if not point.finished]
-    lines = [f"Sweep {plan.name}: {len(plan.points)} points, {len(plan.points) - len(todo)} of them done", ""]
-    lines += [f"  {'done' if one.finished else 'to do':<7}{one.label}" for one in plan.points[:_SHOWN_POINTS]]
+    lines = [f"Sweep {plan.name}: {counted(len(plan.points), 'point')}, {len(plan.points) - len(todo)} done", ""]
+    lines += [f"  {_prospect(one):<7}{one.label}" for one in plan.points[:_SHOWN_POINTS]]
     if len(plan.points) > _SHOWN_POINTS:
         lines.append(f"  ... and {len(plan.points) - _SHOWN_POINTS} more")
     lines += ["", *_aligned([("shared work", "of", "there", "to do", "each", "in all"), *map(_unit_row, plan.units)])]
@@ -24,6 +24,9 @@ def plan_text(folder: SweepFolder, plan: Plan) -> str:
     units = [unit for unit in plan.units if unit.id in needed and unit.num_missing]
     lines += ["", *_aligned([("jobs", "number", "each", "in all"), *_job_rows(plan, units)])]
     lines += _sources(plan, units)
+    refused = [one for one in plan.points if one.problem]
+    lines += ["", f"Will fail as it is: {counted(len(refused), 'point')}"] if refused else []
+    lines += [f"  {one.label}\n    " + one.problem.replace("\n", "\n    ") for one in refused]
     lines += ["", f"Folder of the sweep: {folder.root}"]
     return "\n".join(lines)
 
@@ -31,7 +34,7 @@ def plan_text(folder: SweepFolder, plan: Plan) -> str:
 def status_text(folder: SweepFolder, plan: Plan, status: SweepStatus, *, verbose: bool = False) -> str:
     """Describe where a sweep stands: points by state, shared work, time gone and left, what went wrong."""
     counts = ", ".join(f"{status.counts[one]} {one}" for one in STATUSES if status.counts[one])
-    lines = [f"Sweep {plan.name}: {len(plan.points)} points: {counts}", ""]
+    lines = [f"Sweep {plan.name}: {counted(len(plan.points), 'point')}: {counts}", ""]
     for unit in status.units:
         if unit.is_needed or unit.shards:
             states = [state.status for state in unit.shards.values()]
@@ -61,6 +64,11 @@ def list_text(sweeps: Sequence[tuple[SweepFolder, Plan, SweepStatus]], output_ro
     return "\n".join(_aligned(rows))
 
 
+def counted(number: int, what: str) -> str:
+    """Return "1 point", "2 points"."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def duration(seconds: float) -> str:
     """Return a time in words a person takes in at a glance: "8 s", "12 min", "3 h 5 min", "2 d 4 h"."""
     if seconds < 9.95:
@@ -74,6 +82,12 @@ def duration(seconds: float) -> str:
     if hours < 48:
         return f"{hours} h {minutes} min"
     return f"{hours // 24} d {hours % 24} h"
+
+
+def _prospect(point: PlannedPoint) -> str:
+    if point.problem:
+        return "fails"
+    return "done" if point.finished else "to do"
 
 
 def _unit_row(unit: WorkUnit) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ decides those entries, not by the settings that happen to be varied.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ntt.config import ExperimentConfig, plain, run_directory
 from ntt.device import check_precision, resolve_device
 from ntt.dist import World
 from ntt.environment import apply_runtime
-from ntt.errors import ConfigError
+from ntt.errors import ConfigError, NttError
 from ntt.pipeline import Pipeline
 from ntt.rundir import RunDirectory
 from ntt.store import content_key
@@ -54,11 +54,13 @@ class Survey:
     Attributes:
         units_of: point id -> ids of its units.
         finished: ids of points whose run directory holds a valid result.
+        problems: point id -> why it cannot be run; such points take part in nothing else.
     """
 
     units: tuple[FoundUnit, ...]
-    units_of: dict[str, tuple[str, ...]]
+    units_of: Mapping[str, tuple[str, ...]]
     finished: frozenset[str]
+    problems: Mapping[str, str]
 
 
 def survey(points: Sequence[Point]) -> Survey:
@@ -68,22 +70,27 @@ def survey(points: Sequence[Point]) -> Survey:
     keys; units are then told apart by their settings.
 
     Raises:
-        NttError: for data, weights or settings that a point could not run with.
+        NttError: if none of the points can be run.
     """
     workspace = Workspace()
     members: dict[str, list[_Member]] = {}
     units_of: dict[str, tuple[str, ...]] = {}
-    finished = set()
+    finished, problems = set(), dict[str, str]()
     for point in points:
-        member = _member(point, workspace)
-        keys = {"candidates": _candidates_key(member), "references": _references_key(member)}
-        units_of[point.id] = tuple(f"{kind}-{key[:_ID_LENGTH]}" for kind, key in keys.items())
+        try:
+            member = _member(point, workspace)
+            units_of[point.id] = _unit_ids(member)
+        except NttError as error:
+            problems[point.id] = str(error)
+            if len(problems) == len(points):
+                raise
+            continue
         for unit in units_of[point.id]:
             members.setdefault(unit, []).append(member)
         if member.is_finished():
             finished.add(point.id)
     units = tuple(_found(unit, some) for unit, some in members.items())
-    return Survey(units=units, units_of=units_of, finished=frozenset(finished))
+    return Survey(units, units_of, frozenset(finished), problems)
 
 
 def drawn_instances(pipelines: Iterable[Pipeline]) -> list[tuple[Instance, ImageRecord]]:
@@ -132,6 +139,13 @@ def _member(point: Point, workspace: Workspace) -> _Member:
         _LOG.info("This machine cannot look into the store for these points: %s", error)
         return _Member(point, make_pipeline(point.config, workspace, _NOWHERE), has_device=False)
     return _Member(point, make_pipeline(point.config, workspace), has_device=True)
+
+
+def _unit_ids(member: _Member) -> tuple[str, ...]:
+    """Return the ids of the shared work a point builds on, after making sure that its references can be drawn."""
+    member.pipeline.draw_references()
+    keys = {"candidates": _candidates_key(member), "references": _references_key(member)}
+    return tuple(f"{kind}-{key[:_ID_LENGTH]}" for kind, key in keys.items())
 
 
 def _candidates_key(member: _Member) -> str:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ntt import runner
+from ntt.config import ExperimentConfig
 from ntt.data.images import check_images
 from ntt.dist import World
 from ntt.pipeline import Pipeline
@@ -94,14 +95,21 @@ def _run_point(folder: SweepFolder, plan: Plan, point: str, job: str | None) -> 
         return True
     try:
         if int(os.environ.get("RANK", "0")) > 0:
-            runner.run(compose_points(plan, {point})[0].config, workspace=_workspace())
+            runner.run(_point_config(plan, point), workspace=_workspace())
         else:
             with folder.working_on(point, job=job):
-                runner.run(compose_points(plan, {point})[0].config, workspace=_workspace())
+                runner.run(_point_config(plan, point), workspace=_workspace())
     except Exception:
         _LOG.exception("The point (%s) failed; the others go on.", known.label)
         return False
     return True
+
+
+def _point_config(plan: Plan, point: str) -> ExperimentConfig:
+    """Compose one point; trackers show the points of a sweep together."""
+    config = compose_points(plan, {point})[0].config
+    config.tracker.group = config.tracker.group or plan.name
+    return config
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from ntt.sweeps.points import expand
 from ntt.sweeps.spec import read_spec
 from ntt.sweeps.state import SweepFolder
 
+QUICK_MODELS = ("segmenter.canvas_side=256", "segmenter.mask_side=160", "segmenter.leaves=200")
+
 
 def make_data(folder: Path, *, num_targets: int) -> Path:
     """A tiny data set with as many target images as asked for, no two of them alike."""
@@ -70,7 +72,7 @@ def write_sweep(place: Path, root: Path, **content: object) -> Path:
     """Write a sweep file that works on `root` and keeps everything below `place`."""
     place.mkdir(parents=True, exist_ok=True)
     base = ["dataset=coco_json", f"dataset.root={root}", f"runtime.output_root={place / 'out'}"]
-    base += [f"runtime.store_root={place / 'store'}", "runtime.dist_timeout_s=120", "segmenter.leaves=300"]
+    base += [f"runtime.store_root={place / 'store'}", "runtime.dist_timeout_s=120", *QUICK_MODELS]
     path = place / "sweep.yaml"
     path.write_text(yaml.safe_dump({"name": "test", "cluster": "local_test", "base": base, **content}))
     return path

@@ -1,5 +1,6 @@
 """Sweeps through the real sbatch, on a cluster of this machine: what arrives, and what survives."""
 
+import contextlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT_DIR
 from slurm.cluster import NODE, Cluster
-from slurm.sweeps import Sweep, make_data, planned, wait_for, write_sweep
+from slurm.sweeps import QUICK_MODELS, Sweep, make_data, planned, wait_for, write_sweep
 
 from ntt import runner
 from ntt.config import run_directory
@@ -25,7 +26,7 @@ from ntt.sweeps.snapshot import take_snapshot
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
-NUM_TARGETS = 24
+NUM_TARGETS = 20
 Results = dict[str, tuple[bytes, bytes]]
 
 
@@ -93,7 +94,7 @@ slurm.submit(sweep.folder, sweep.plan)
 
 def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tmp_path: Path):
     data = make_data(tmp_path / "few", num_targets=4)
-    resources = {"candidates": {"shards": 2}, "points": {"tasks": 2, "points_per_job": 2}}
+    resources = {"candidates": {"shards": 2}, "points": {"tasks": 2, "points_per_job": 4}}
     path = write_sweep(tmp_path, data, axes={"shots": ["1shot", "2shot"], "seed": [0, 1]}, resources=resources)
     project = take_snapshot(tmp_path / "project").root
     shutil.copytree(CLUSTERS_DIR, project / "sweeps" / "clusters")
@@ -109,8 +110,8 @@ def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tmp_path
     (project / "ntt" / "types.py").write_text("raise RuntimeError('the working tree was used')")
     sweep = planned(path)
     arrays = read_jobs(sweep.folder)
-    assert [(one.stage, len(one.jobs)) for one in arrays] == [("candidates", 2), ("references", 1), ("points", 2)]
-    assert len(live_jobs(arrays)) == 5, "submit has waited for its jobs"
+    assert [(one.stage, len(one.jobs)) for one in arrays] == [("candidates", 2), ("references", 1), ("points", 1)]
+    assert len(live_jobs(arrays)) == 4, "submit has waited for its jobs"
     assert states(sweep, sweep.points) == ["waiting"] * 4
     waits = cluster.run("squeue", "--noheader", f"--jobs={arrays[2].job_id}", "--format=%E")
     assert {line.split("(")[0] for line in waits.replace(",", "\n").split()} == {
@@ -131,7 +132,9 @@ def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tmp_path
     assert len(sweep.stored()) == 4
     facts = json.loads((sweep.plan.points[0].run_dir / "facts.json").read_text())
     assert facts["processes"] == 2
-    assert sweep.results() == local_results(sweep, tmp_path / "local")
+    results = sweep.results()
+    assert results == local_results(sweep, tmp_path / "local")
+    assert all(b'"score"' in predictions for predictions, _ in results.values())
     assert slurm.submit(sweep.folder, sweep.replanned()).arrays == ()
 
 
@@ -203,8 +206,10 @@ def test_a_job_out_of_time_is_queued_again(
     shard = sweep.shards[0]
     pid = sweep.folder.state(shard).pid or 0
     os.kill(pid, signal.SIGSTOP)
-    wait_for(lambda: is_pending(pid, signal.SIGUSR2), "the signal that time is up", cluster=cluster)
-    os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: "State:\tT" in Path(f"/proc/{pid}/status").read_text(), "a held process", cluster=cluster)
+    wait_for(lambda: is_told(pid, signal.SIGUSR2), "the signal that time is up", cluster=cluster)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
     wait_for(lambda: sweep.folder.state(shard).attempts == 2, "the second start", cluster=cluster)
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
     log = "".join(path.read_text() for path in sweep.folder.logs.glob(f"{made.arrays[0].job_id}_0_log.*"))
@@ -214,11 +219,14 @@ def test_a_job_out_of_time_is_queued_again(
     assert sweep.results() == undisturbed
 
 
-def is_pending(pid: int, signum: signal.Signals) -> bool:
-    """Whether a stopped process has a signal before it."""
-    status = Path(f"/proc/{pid}/status").read_text()
+def is_told(pid: int, signum: signal.Signals) -> bool:
+    """Whether a stopped process has a signal before it, or has been woken by SLURM to take it."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
     masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))]
-    return any(mask >> (signum - 1) & 1 for mask in masks)
+    return "State:\tT" not in status or any(mask >> (signum - 1) & 1 for mask in masks)
 
 
 @pytest.mark.slow
@@ -249,12 +257,15 @@ def waiting_for(sweep: Sweep, task: str) -> str | None:
 
 
 @pytest.mark.slow
-def test_hydras_launcher_shares_store_and_run_directories(cluster: Cluster, tmp_path: Path):
+@pytest.mark.parametrize(("option", "processes"), [("submitit_slurm", 2), ("submitit_local", 1)])
+@pytest.mark.usefixtures("cluster")
+def test_hydras_launchers_share_store_and_run_directories(tmp_path: Path, option: str, processes: int):
     data = make_data(tmp_path / "few", num_targets=4)
-    settings = ["dataset=coco_json", f"dataset.root={data}", "shots=1shot", "segmenter.leaves=300"]
+    settings = ["dataset=coco_json", f"dataset.root={data}", "shots=1shot", *QUICK_MODELS]
     settings += ["visualisation.enabled=false", f"runtime.output_root={tmp_path / 'out'}"]
     settings += [f"runtime.store_root={tmp_path / 'store'}"]
-    launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=20", "hydra.launcher.tasks_per_node=2"]
+    launcher = [f"hydra/launcher={option}", "hydra.launcher.timeout_min=20"]
+    launcher += [f"hydra.launcher.tasks_per_node={processes}"]
     done = subprocess.run(
         [sys.executable, "main.py", "--multirun", *launcher, "seed=0,1", *settings],
         cwd=PROJECT_DIR,
@@ -268,7 +279,7 @@ def test_hydras_launcher_shares_store_and_run_directories(cluster: Cluster, tmp_
         config = compose_config([*settings, f"seed={seed}"])
         folder = run_directory(config)
         facts = json.loads((folder / "facts.json").read_text())
-        assert facts["processes"] == 2
+        assert facts["processes"] == processes
         found = ((folder / "predictions.json").read_bytes(), (folder / "metrics.json").read_bytes())
         assert len(list((tmp_path / "store" / "candidates").rglob("*.safetensors"))) == 4
         here = compose_config([*settings, f"seed={seed}", f"runtime.output_root={tmp_path / 'here'}"])

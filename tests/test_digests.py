@@ -1,0 +1,76 @@
+"""Digests of files: right, remembered, and never stale."""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from ntt import digests
+from ntt.digests import sha256_of
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let files count as settled at once, and note each file that is read."""
+    names: list[str] = []
+    real = digests._hash
+
+    def noted(stream):
+        names.append(Path(stream.name).name)
+        return real(stream)
+
+    monkeypatch.setattr(digests, "_hash", noted)
+    monkeypatch.setattr(digests, "_SETTLED_NS", -1)
+    return names
+
+
+def test_a_file_is_read_once(tmp_path: Path, hashed: list[str]):
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    assert sha256_of(path) == sha256_of(path) == hashlib.sha256(b"one").hexdigest()
+    (tmp_path / "b").symlink_to(path)
+    assert sha256_of(tmp_path / "b") == sha256_of(path)
+    assert hashed == ["a"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_the_same_size_and_date_do_not_deceive(tmp_path: Path, hashed: list[str], replace: bool):
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    before = path.stat()
+    sha256_of(path)
+    time.sleep(0.05)  # file systems take their time from a clock that ticks a few hundred times a second
+    if replace:
+        (tmp_path / "new").write_bytes(b"two")
+        (tmp_path / "new").replace(path)
+    else:
+        path.write_bytes(b"two")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert sha256_of(path) == hashlib.sha256(b"two").hexdigest()
+
+
+def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(digests, "_SETTLED_NS", 60 * 10**9)
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    sha256_of(path)
+    sha256_of(path)
+    assert hashed == ["a", "a"]
+
+
+def test_the_memory_is_bounded(tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(digests, "_LIMIT", 2)
+    monkeypatch.setattr(digests, "_KNOWN", type(digests._KNOWN)())
+    for name in ("a", "b", "c", "a"):
+        if not (tmp_path / name).exists():
+            (tmp_path / name).write_text(name)
+        sha256_of(tmp_path / name)
+    assert hashed == ["a", "b", "c", "a"]
+
+
+def test_nothing_there(tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        sha256_of(tmp_path / "none")

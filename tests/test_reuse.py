@@ -1,0 +1,242 @@
+"""What runs share and what they notice: subsets, damaged entries, changed images, altered files, a workspace."""
+
+import json
+import logging
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from interrupted import SMALL
+from PIL import Image
+from test_runner import read, settings
+from tiny_data import make_tiny
+
+from ntt import config, digests, runner, workspace
+from ntt.candidate_memory import CandidateMemory
+from ntt.console import compose_config
+from ntt.dist import World
+from ntt.rundir import KEY_DIGITS, file_logging, used_store_keys
+from ntt.stages.candidates import CandidateSource
+from ntt.store import Store
+from ntt.types import ImageRecord
+from ntt.workspace import Workspace
+
+Go = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def models() -> Workspace:
+    """Keeps the network of one test for the next, and nothing else."""
+    return Workspace(candidates=CandidateMemory(limit_bytes=0))
+
+
+@pytest.fixture
+def go(data: Path, tmp_path: Path, models: Workspace) -> Go:
+    """Run with overrides in this process; returns the run directory."""
+
+    def run(*more: str, root: Path = data, out: str = "out", space: Workspace = models) -> Path:
+        made = compose_config(settings(root, tmp_path / out, tmp_path / "store", *SMALL, *more))
+        runner.run(made, workspace=space)
+        return config.run_directory(made)
+
+    return run
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note each image whose candidates are computed."""
+    names: list[str] = []
+    compute = CandidateSource._compute
+
+    def noted(source: CandidateSource, record: ImageRecord):
+        names.append(record.file_name)
+        return compute(source, record)
+
+    monkeypatch.setattr(CandidateSource, "_compute", noted)
+    return names
+
+
+def with_targets(data: Path, folder: Path, places: list[int]) -> Path:
+    """Copy the data set with some target images only, in another order and under other names and ids."""
+    root = Path(shutil.copytree(data, folder))
+    path = root / "annotations" / "targets.json"
+    content = read(path)
+    kept = [content["images"][place] for place in places]
+    numbers = {image["id"]: 500 + number for number, image in enumerate(kept)}
+    for image in kept:
+        (root / "images" / image["file_name"]).rename(root / "images" / f"x{image['id']}.png")
+        image.update(file_name=f"x{image['id']}.png", id=numbers[image["id"]])
+    annotations = [one for one in content["annotations"] if one["image_id"] in numbers]
+    for one in annotations:
+        one["image_id"] = numbers[one["image_id"]]
+    path.write_text(json.dumps({**content, "images": kept, "annotations": annotations}))
+    return root
+
+
+def test_any_subset_hits(go: Go, data: Path, tmp_path: Path, computed: list[str]):
+    whole = read_detections(go())
+    assert len(computed) == 4
+    part = read_detections(go(root=with_targets(data, tmp_path / "part", [3, 0])))
+    assert len(computed) == 4, "an image under another name was computed again"
+    assert part == {500: whole[104], 501: whole[101]}
+    go("seed=1", "split.classes=[disc]", "matcher.merging=hard")
+    assert len(computed) == 4
+
+
+def read_detections(folder: Path) -> dict[int, list[object]]:
+    found: dict[int, list[object]] = {}
+    for row in json.loads((folder / "predictions.json").read_text()):
+        found.setdefault(row.pop("image_id"), []).append(row)
+    return found
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "foreign"])
+def test_a_damaged_entry_is_reported_and_computed_again(
+    go: Go, tmp_path: Path, computed: list[str], damage: str, capsys: pytest.CaptureFixture[str]
+):
+    expected = (go() / "predictions.json").read_bytes()
+    entries = sorted((tmp_path / "store" / "candidates").rglob("*.safetensors"))
+    bytes_before = {path: path.read_bytes() for path in entries}
+    data = bytearray(bytes_before[entries[0]])
+    if damage == "flipped":
+        data[-1] ^= 1
+    entries[0].write_bytes(
+        bytes_before[entries[1]] if damage == "foreign" else data[: len(data) - 9 * (damage == "truncated")]
+    )
+    del computed[:]
+    again = go(out="again")
+    assert (again / "predictions.json").read_bytes() == expected
+    assert len(computed) == 1
+    assert f"{entries[0]} is damaged" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in entries} == bytes_before
+
+
+def test_altered_files_are_noticed(go: Go, capsys: pytest.CaptureFixture[str]):
+    folder = go()
+    stages = {
+        "references.json": "references",
+        "memory.safetensors": "memory",
+        "prototypes.safetensors": "prototypes",
+        "candidates.json": "candidates",
+        "predictions.json": "matching",
+        "metrics.json": "evaluation",
+    }
+    capsys.readouterr()
+    for name, stage in stages.items():
+        path = folder / name
+        whole = path.read_bytes()
+        for altered in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[: len(whole) // 2]):
+            path.write_bytes(altered)
+            assert go() == folder
+            said = capsys.readouterr().out
+            assert f"{path} is not as stage {stage} wrote it; the stage is repeated." in said
+            assert path.read_bytes() == whole
+    go()
+    assert "already finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("role", ["targets_0", "references_0"])
+def test_a_changed_image_is_never_met_with_stale_results(go: Go, data: Path, tmp_path: Path, role: str):
+    root = Path(shutil.copytree(data, tmp_path / "copy"))
+    for path in (root / "images").iterdir():
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".bmp"))
+    for path in (root / "annotations").iterdir():
+        path.write_text(path.read_text().replace(".png", ".bmp"))
+    first = go(root=root)
+    before = (first / "predictions.json").read_bytes()
+    image = root / "images" / f"{role}.bmp"
+    stat = image.stat()
+    content = bytearray(image.read_bytes())
+    content[54:] = bytes(255 - value for value in content[54:])
+    image.write_bytes(content)
+    os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert image.stat().st_size == stat.st_size
+    assert go(root=root) == first
+    assert (first / "predictions.json").read_bytes() != before
+
+
+def test_a_run_lists_the_entries_it_has_used(go: Go, tmp_path: Path):
+    folder = go()
+    store = Store(tmp_path / "store")
+    listed = {(kind, key) for kinds in used_store_keys(folder).values() for kind, keys in kinds.items() for key in keys}
+    there = {(path.parent.parent.name, path.stem[:KEY_DIGITS]) for path in store.root.rglob("*.safetensors")}
+    assert listed == there
+    assert {kind for kind, _ in listed} == {"candidates", "references"}
+    assert set(used_store_keys(folder)) == {"memory", "candidates"}, "matching uses what the candidates listed"
+    second = go("seed=1", "shots=2shot")
+    assert used_store_keys(second)["candidates"] == used_store_keys(folder)["candidates"]
+
+
+def test_a_workspace_changes_no_bit_and_reads_once(
+    go: Go, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    points = [(f"seed={seed}", f"shots={shots}shot") for seed in (0, 1) for shots in (1, 2)]
+    alone = [go(*point, out="alone", space=Workspace()) for point in points]
+    monkeypatch.setattr(digests, "_SETTLED_NS", -1)
+    monkeypatch.setattr(digests, "_KNOWN", OrderedDict())
+    hashed, annotations, entries = [], [], []
+    digest, coco, load = digests._hash, workspace.read_coco, Store.read
+    monkeypatch.setattr(digests, "_hash", lambda stream: hashed.append(stream.name) or digest(stream))
+    monkeypatch.setattr(workspace, "read_coco", lambda *a, **k: annotations.append(a) or coco(*a, **k))
+    monkeypatch.setattr(Store, "read", lambda store, kind, key: entries.append(kind) or load(store, kind, key))
+    shared = Workspace(candidates=CandidateMemory(overlaps_from_run=3))
+    together = [go(*point, out="together", space=shared) for point in points]
+    for one, other in zip(alone, together, strict=True):
+        for name in ("predictions.json", "metrics.json", "candidates.json", "store_keys.json"):
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    images = [name for name in hashed if str(name).endswith(".png")]
+    assert len(images) == len(set(images)) == 7
+    assert len(annotations) == 2
+    assert entries.count("candidates") == 4, "candidates were loaded again"
+
+
+def test_a_workspace_notices_what_changes_between_two_points(go: Go, data: Path, tmp_path: Path):
+    root, shared = Path(shutil.copytree(data, tmp_path / "copy")), Workspace()
+    folder = go(root=root, space=shared)
+    before = read(folder / "metrics.json")
+    targets = root / "annotations" / "targets.json"
+    content = read(targets)
+    content["annotations"] = content["annotations"][:1]
+    targets.write_text(json.dumps(content))
+    assert go(root=root, space=shared) == folder
+    assert read(folder / "metrics.json") != before
+    (root / "images" / "targets_1.png").write_bytes(b"no image any more")
+    with pytest.raises(Exception, match=r"targets_1\.png is not an image"):
+        go("seed=1", root=root, space=shared)
+
+
+def test_other_models_are_built_anew(models: Workspace):
+    first = compose_config(list(SMALL))
+    placement = runner.apply_runtime(first.runtime, local_rank=0)
+    space = Workspace()
+    backbone = space.backbone(first.backbone, placement)
+    assert space.backbone(compose_config(list(SMALL)).backbone, placement) is backbone
+    other = compose_config(["backbone.input_size=64"])
+    assert space.backbone(other.backbone, placement).input_size == 64
+    segmenter = space.segmenter(first.segmenter, placement)
+    assert space.segmenter(first.segmenter, placement) is segmenter
+    assert space.segmenter(other.segmenter, placement) is not segmenter
+
+
+def test_a_full_log_does_not_hide_the_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    (tmp_path / "run.log").symlink_to("/dev/full")
+
+    def fail() -> None:
+        with file_logging(tmp_path, World()):
+            logging.getLogger("ntt").warning("cannot be written")
+            raise ValueError("the real one")
+
+    with pytest.raises(ValueError, match="the real one"):
+        fail()
+    assert "Traceback" not in capfd.readouterr().err

@@ -1,0 +1,213 @@
+"""`ntt store`: what it says, what it removes, and what it never touches."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ntt import temporaries
+from ntt.cli import main
+from ntt.commands.store import parse_size, size_text
+from ntt.errors import ConfigError
+from ntt.rundir import KEY_DIGITS, RunDirectory
+from ntt.store import USE_RESOLUTION_S, Store, content_key
+from ntt.store_upkeep import Selection, choose, stored_files
+from ntt.temporaries import make_temporary
+
+DAY_S = 24 * 3600.0
+
+
+def key(number: int) -> str:
+    return content_key({"number": number})
+
+
+def entry(store: Store, number: int, *, kind: str = "candidates", days: float = 2.0, size: int = 1000) -> Path:
+    """Write an entry that was last used some days ago."""
+    store.write(kind, key(number), {"values": np.zeros(size, dtype=np.uint8)}, notes={})
+    path, then = store.path(kind, key(number)), time.time() - days * DAY_S
+    os.utime(path, (then, then))
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def command(store: Store, *words: str) -> int:
+    return main(["store", words[0], "--store", str(store.root), *words[1:]])
+
+
+def test_info(store: Store, capsys: pytest.CaptureFixture[str]):
+    for number in range(3):
+        entry(store, number, days=2 + number)
+    entry(store, 9, kind="references", days=0, size=10)
+    assert command(store, "info") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[:4] == ["candidates", "3", *size_text(sum_of(store, "candidates")).split()][:4]
+    assert lines[2].endswith("4 days to 2 days ago")
+    assert lines[3].split()[:2] == ["references", "1"]
+    assert lines[3].endswith("less than a day to less than a day ago")
+    assert lines[4].split()[:2] == ["all", "4"]
+
+
+def sum_of(store: Store, kind: str) -> int:
+    return sum(path.stat().st_size for path in (store.root / kind).rglob("*.safetensors"))
+
+
+def test_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert command(Store(tmp_path / "none"), "info") == 2
+    assert f"There is no store {tmp_path / 'none'}. Name its folder with --store" in capsys.readouterr().err
+
+
+def test_verify_finds_and_removes_damage(store: Store, capsys: pytest.CaptureFixture[str]):
+    good, flipped, foreign, short = (entry(store, number) for number in range(4))
+    assert command(store, "verify") == 0
+    assert "4 entries read, 0 damaged." in capsys.readouterr().out
+    data = bytearray(flipped.read_bytes())
+    data[-1] ^= 1
+    flipped.write_bytes(data)
+    foreign.write_bytes(good.read_bytes())
+    short.write_bytes(good.read_bytes()[:50])
+    assert command(store, "verify") == 1
+    said = capsys.readouterr().out
+    assert f"{flipped}: its content does not fit its checksum" in said
+    assert f"{foreign}: it does not hold what its name says" in said
+    assert str(short) in said
+    assert "4 entries read, 3 damaged." in said
+    assert command(store, "verify", "--remove") == 0
+    assert "3 removed" in capsys.readouterr().out
+    assert list(store.root.rglob("*.safetensors")) == [good]
+
+
+def test_prune_by_age(store: Store, capsys: pytest.CaptureFixture[str]):
+    old, young = entry(store, 0, days=40), entry(store, 1, days=20)
+    assert command(store, "prune", "--older-than", "30", "--dry-run") == 0
+    assert "1 of 2 entries" in capsys.readouterr().out
+    assert old.exists()
+    assert command(store, "prune", "--older-than", "30") == 0
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_prune_by_size_takes_the_least_recently_used(store: Store, capsys: pytest.CaptureFixture[str]):
+    paths = [entry(store, number, days=10 - number) for number in range(4)]
+    each = paths[0].stat().st_size
+    assert command(store, "prune", "--max-size", str(2 * each)) == 0
+    assert [path.exists() for path in paths] == [False, False, True, True]
+    assert command(store, "prune", "--max-size", str(2 * each - 1)) == 0
+    assert [path.exists() for path in paths] == [False, False, False, True]
+    assert "1 of 2 entries" in capsys.readouterr().out
+
+
+def test_what_was_just_used_stays(store: Store, capsys: pytest.CaptureFixture[str]):
+    path = entry(store, 0, days=0)
+    assert command(store, "prune", "--max-size", "0") == 0
+    assert path.exists()
+    assert "used within the last 24 hours; --keep-hours 0 removes that, too" in capsys.readouterr().out
+    assert command(store, "prune", "--max-size", "0", "--keep-hours", "0") == 0
+    assert not path.exists()
+
+
+def test_prune_what_no_run_uses(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    used, unused, other_kind = entry(store, 0), entry(store, 1), entry(store, 0, kind="references")
+    assert command(store, "prune", "--unused", "--runs", str(tmp_path / "runs")) == 2
+    assert "every entry would count as unused" in capsys.readouterr().err
+    RunDirectory(tmp_path / "runs" / "a" / "b").write_store_keys("candidates", {("candidates", key(0))})
+    assert command(store, "prune", "--unused", "--runs", str(tmp_path / "runs")) == 0
+    assert "1 run directories have used 1 entries." in capsys.readouterr().out
+    assert (used.exists(), unused.exists(), other_kind.exists()) == (True, False, False)
+
+
+def test_prune_leaves_what_is_being_written(store: Store, monkeypatch: pytest.MonkeyPatch):
+    entry(store, 0)
+    writing = make_temporary(store.path("candidates", key(0)))
+    assert command(store, "prune") == 0
+    assert writing.exists()
+    monkeypatch.setattr(temporaries, "_runs", lambda number, began: False)
+    assert command(store, "prune", "--dry-run") == 0
+    assert writing.exists()
+    assert command(store, "prune") == 0
+    assert not writing.exists()
+    assert store.path("candidates", key(0)).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--max-size", "much"], "--max-size much is not a size. Write a number and K, M, G or T"),
+        (["--max-size", "-3G"], "--max-size -3G is not a size"),
+        (["--older-than", "-1"], "--older-than -1 is not possible: 0 or more is allowed"),
+        (["--keep-hours", "-1"], "--keep-hours -1 is not possible"),
+    ],
+)
+def test_bad_arguments(store: Store, words: list[str], expected: str, capsys: pytest.CaptureFixture[str]):
+    path = entry(store, 0)
+    name, value = words
+    assert command(store, "prune", f"{name}={value}") == 2
+    assert expected in capsys.readouterr().err
+    assert path.exists()
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("1500", 1500), ("1.5k", 1500), ("2G", 2 * 10**9)])
+def test_sizes(text: str, value: int):
+    assert parse_size(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "G", "nan", "inf"])
+def test_no_sizes(text: str):
+    with pytest.raises(ConfigError, match="is not a size"):
+        parse_size(text)
+
+
+def test_sizes_are_shown_with_units():
+    assert [size_text(value) for value in (999, 1500, 2.5e6, 3.25e9, 2e12)] == [
+        "999 B",
+        "1.5 kB",
+        "2.5 MB",
+        "3.25 GB",
+        "2000.00 GB",
+    ]
+
+
+def test_use_is_noted_at_most_once_a_day(store: Store):
+    path = entry(store, 0, days=0.5)
+    before = path.stat().st_mtime
+    assert store.read("candidates", key(0)) is not None
+    assert path.stat().st_mtime == before
+    path = entry(store, 0, days=1.5)
+    store.read("candidates", key(0))
+    assert time.time() - path.stat().st_mtime < USE_RESOLUTION_S / 2
+
+
+def test_a_store_of_somebody_else_can_be_read(store: Store, monkeypatch: pytest.MonkeyPatch):
+    entry(store, 0)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("ntt.store.os.utime", refused)
+    assert store.read("candidates", key(0)) is not None
+
+
+def test_used_keys_are_listed_once(tmp_path: Path):
+    directory = RunDirectory(tmp_path)
+    directory.write_store_keys("candidates", {("candidates", key(0)), ("candidates", key(1))})
+    directory.write_store_keys("matching", {("candidates", key(1)), ("box_masks", key(2))})
+    kept = json.loads((tmp_path / "store_keys.json").read_text())
+    assert kept["matching"] == {"box_masks": [key(2)[:KEY_DIGITS]]}
+    directory.write_store_keys("candidates", {("candidates", key(3))})
+    kept = json.loads((tmp_path / "store_keys.json").read_text())
+    assert kept["candidates"] == {"candidates": [key(3)[:KEY_DIGITS]]}, "an earlier result's entries stay listed"
+
+
+def test_choosing_counts_what_goes_anyway(store: Store):
+    for number in range(4):
+        entry(store, number, days=10 * (4 - number))
+    entries = stored_files(store.root)
+    each = entries[0].num_bytes
+    chosen = choose(entries, Selection(unused_days=35, max_bytes=3 * each))
+    assert chosen == entries[:1], "the one that is too old makes enough room"

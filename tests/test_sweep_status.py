@@ -1,0 +1,165 @@
+"""Numbers a person plans by: time left, time of earlier runs; worked by hand."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from ntt.console import compose_config
+from ntt.sweeps.costs import Cost, item_cost, point_cost
+from ntt.sweeps.plan import Plan, PlannedPoint, WorkUnit
+from ntt.sweeps.spec import Resources, StageResources
+from ntt.sweeps.state import SweepFolder, TaskState
+from ntt.sweeps.status import sweep_status
+from ntt.sweeps.text import plan_text, status_text
+
+NOW = time.time()
+
+
+def point(folder: SweepFolder, name: str, *, seconds: float | None = None) -> PlannedPoint:
+    return PlannedPoint(
+        id=name,
+        settings={"seed": name},
+        overrides=(),
+        run_dir=folder.root.parent / name,
+        units=("candidates-1",),
+        finished=False,
+        seconds=seconds,
+        seconds_source="a guess",
+    )
+
+
+def plan_of(folder: SweepFolder, *, item_s: float | None = None, point_s: float | None = None) -> Plan:
+    unit = WorkUnit(
+        "candidates-1", "candidates", "set", "a", num_items=10, num_cached=2, item_s=item_s, item_s_source="x"
+    )
+    return Plan(
+        name="study",
+        source=Path("study.yaml"),
+        created_s=NOW - 1000,
+        resources=Resources(candidates=StageResources(shards=4), points=StageResources(points_per_job=2)),
+        max_parallel=None,
+        cluster=None,
+        points=tuple(point(folder, name, seconds=point_s) for name in "abc"),
+        units=(unit,),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    return SweepFolder(tmp_path / "sweep")
+
+
+def finish(folder: SweepFolder, plan: Plan, name: str) -> None:
+    run_dir = plan.point(name).run_dir
+    run_dir.mkdir()
+    (run_dir / "metrics.json").write_text("{}")
+    folder.write_state(
+        name, TaskState("done", started_s=NOW - 60, heartbeat_s=NOW - 50, finished_s=NOW - 50, attempts=1)
+    )
+
+
+def test_time_left_by_the_plans_figures_while_nothing_is_measured(folder: SweepFolder):
+    # 8 images of 3 s and three points of 20 s, in one process.
+    status = sweep_status(folder, plan_of(folder, item_s=3.0, point_s=20.0))
+    assert status.left_s == pytest.approx(84.0)
+    assert status.elapsed_s is None
+    assert sweep_status(folder, plan_of(folder, item_s=None, point_s=20.0)).left_s is None
+    assert sweep_status(folder, plan_of(folder, item_s=3.0, point_s=None)).left_s is None
+
+
+def test_time_left_by_what_the_sweep_has_measured(folder: SweepFolder):
+    plan = plan_of(folder, item_s=3.0, point_s=20.0)
+    shard = TaskState("done", started_s=NOW - 100, heartbeat_s=NOW - 80, finished_s=NOW - 80, items=5, computed=4)
+    before = TaskState("done", started_s=NOW - 2000, heartbeat_s=NOW - 1990, finished_s=NOW - 1990, items=2, computed=0)
+    folder.write_state("candidates-1.0of2", shard)
+    folder.write_state("candidates-1.1of2", before)
+    finish(folder, plan, "a")
+    # 4 images took 20 s; 10 - 2 - 4 are missing: 4 x 5 s. Point a took 10 s: two more are 20 s.
+    status = sweep_status(folder, plan)
+    assert status.left_s == pytest.approx(40.0)
+    assert status.counts == {"done": 1, "waiting": 2}
+    # From the first start, 2,000 s ago, to the last sign of life, 50 s ago.
+    assert status.elapsed_s == pytest.approx(1950.0)
+
+
+def test_processes_that_work_share_what_is_left(folder: SweepFolder):
+    plan = plan_of(folder, item_s=0.0, point_s=30.0)
+    for name in "ab":
+        running = TaskState("running", started_s=NOW - 10, heartbeat_s=NOW, host="elsewhere", pid=1, attempts=1)
+        folder.write_state(name, running)
+    # 20 + 20 + 30 s over two processes.
+    assert sweep_status(folder, plan).left_s == pytest.approx(35.0)
+
+
+def test_a_done_point_needs_its_metrics(folder: SweepFolder):
+    plan = plan_of(folder)
+    finish(folder, plan, "a")
+    (plan.point("a").run_dir / "metrics.json").unlink()
+    assert sweep_status(folder, plan).counts == {"waiting": 3}
+
+
+def test_states_are_told_with_what_matters(folder: SweepFolder):
+    plan = plan_of(folder)
+    finish(folder, plan, "a")
+    lost = TaskState(
+        "running", started_s=NOW - 900, heartbeat_s=NOW - 600, host="elsewhere", pid=1, job="7_1", attempts=2
+    )
+    folder.write_state("b", lost)
+    folder.write_state(
+        "c",
+        TaskState(
+            "failed",
+            started_s=NOW - 9,
+            heartbeat_s=NOW - 5,
+            finished_s=NOW - 5,
+            error="DataError: no.",
+            traceback="T1\nT2",
+        ),
+    )
+    text = status_text(folder, plan, sweep_status(folder, plan))
+    assert "Sweep study: 3 points: 1 done, 1 failed, 1 lost" in text
+    assert "lost:\n  seed=b (5 min, job 7_1, attempt 2)" in text
+    assert "failed:\n  seed=c (4.0 s)\n    DataError: no." in text
+    assert "left: unknown" in text
+    assert "T2" not in text
+    assert "seed=a" not in text
+    verbose = status_text(folder, plan, sweep_status(folder, plan), verbose=True)
+    assert "    T2" in verbose
+    assert "done:\n  seed=a (10 s)" in verbose
+
+
+def test_jobs_and_hours_of_a_plan(folder: SweepFolder):
+    text = plan_text(folder, plan_of(folder, item_s=1800.0, point_s=600.0))
+    # 8 images of half an hour in four jobs; three points of ten minutes in two jobs.
+    rows = {line.split("  ")[0]: line.split() for line in text.splitlines()}
+    assert " ".join(rows["candidates"][1:]) == "4 1 h 0 min 4 h 0 min"
+    assert " ".join(rows["points"][1:]) == "2 15 min 30 min"
+    assert rows["all together"][-4:] == ["4", "h", "30", "min"]
+
+
+def make_run(root: Path, dataset: str, digest: str, *, images: int, references: int, seconds: dict[str, float]) -> None:
+    folder = root / dataset / "all_1shot_seed0" / f"efficientnet_lite0_regions_ntt_{digest}"
+    (folder / "stages").mkdir(parents=True)
+    for stage, value in seconds.items():
+        (folder / "stages" / f"{stage}.json").write_text(json.dumps({"key": "k", "files": {}, "seconds": value}))
+    (folder / "candidates.json").write_text(json.dumps({"candidates_per_image": [1] * images}))
+    (folder / "references.json").write_text(json.dumps({"references": {"1": [{}] * references}}))
+
+
+def test_costs_come_from_earlier_runs(tmp_path: Path):
+    config = compose_config([f"runtime.output_root={tmp_path}"])
+    assert item_cost("candidates", config) == Cost(1.0, "docs/regions.md, an idle CPU core")
+    assert item_cost("references", config) == Cost(None, "nothing is measured yet")
+    rest = {"references": 0.5, "prototypes": 0.5, "matching": 4.0, "evaluation": 3.0}
+    make_run(tmp_path, "other", "a", images=4, references=2, seconds={"candidates": 40.0, "memory": 1.0})
+    assert item_cost("candidates", config) == Cost(10.0, "measured in 1 earlier run(s) on other data sets")
+    assert point_cost(config) == Cost(None, "nothing is measured yet")
+    make_run(tmp_path, "demo", "b", images=10, references=5, seconds={"candidates": 20.0, "memory": 10.0, **rest})
+    make_run(tmp_path, "demo", "c", images=10, references=5, seconds={"candidates": 40.0, "memory": 0.1, **rest})
+    # The third run found everything in the store: 0.01 s an image.
+    make_run(tmp_path, "demo", "d", images=10, references=5, seconds={"candidates": 0.1, "memory": 0.1})
+    assert item_cost("candidates", config) == Cost(3.0, "measured in 2 earlier run(s) on demo")
+    assert item_cost("references", config) == Cost(2.0, "measured in 1 earlier run(s) on demo")
+    assert point_cost(config) == Cost(8.0, "measured in 2 earlier run(s) on demo")

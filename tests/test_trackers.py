@@ -1,0 +1,425 @@
+"""Trackers: Weights & Biases with the real package, offline and with servers that fail; TensorBoard."""
+
+import http.server
+import json
+import logging
+import os
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import PROJECT_DIR
+from PIL import Image
+from tiny_data import make_tiny
+
+from ntt import runner
+from ntt.config import run_directory
+from ntt.console import compose_config, compose_many
+from ntt.errors import ConfigError
+from ntt.trackers import wandb as ours
+from ntt.trackers.base import Guard, RunIdentity, choose_pictures, class_rows
+from ntt.trackers.none import NullTracker
+from ntt.trackers.tensorboard import TensorboardTrackerConfig
+from ntt.trackers.wandb import WandbTrackerConfig
+
+METRICS = {"bbox/AP": 12.5, "bbox/AP50": 30.0, "bbox/AP/cat": 5.0, "bbox/AP/tug/boat": 20.0, "bbox/AP50/cat": 11.0}
+KEY = "f00d" * 10
+
+
+@pytest.fixture(autouse=True)
+def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No key, no settings and no home of whoever runs the tests; W&B's background process ends with the test."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name in ("HOME", "WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setattr(ours, "_UNREACHABLE", set())
+    yield
+    if sys.modules.get("wandb") is not None:
+        sys.modules["wandb"].teardown()
+
+
+def identity(folder: Path, **other: Any) -> RunIdentity:
+    return RunIdentity(
+        run_id="0123456789abcdef",
+        name="demo_5shot_seed0",
+        group="my sweep",
+        run_dir=folder,
+        config={"seed": 0, "shots": {"name": "5shot", "count": 5}, "split": {"classes": ["a", "b"]}},
+        tags=("demo", "x" * 80),
+        **other,
+    )
+
+
+def records(folder: Path) -> list[list[Any]]:
+    """Every record of every run W&B has written below a folder, by its own protocol: a log in blocks of 32 KiB."""
+    import wandb
+    from wandb.proto import wandb_internal_pb2
+
+    wandb.teardown()  # only now is everything in the files
+    runs = []
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        data, position, part, found = path.read_bytes(), 7, b"", []
+        assert data[:4] == b":W&B"
+        while position < len(data):
+            room = 32768 - position % 32768
+            if room < 7:
+                position += room
+                continue
+            _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+            part += data[position + 7 : position + 7 + length]
+            position += 7 + length
+            if kind in (1, 4):
+                found.append(wandb_internal_pb2.Record.FromString(part))
+                part = b""
+        runs.append(found)
+    return runs
+
+
+def summary(run: list[Any]) -> dict[str, Any]:
+    items = [item for record in run if record.WhichOneof("record_type") == "summary" for item in record.summary.update]
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def one_of(run: list[Any], kind: str) -> Any:
+    return next(getattr(record, kind) for record in run if record.WhichOneof("record_type") == kind)
+
+
+def pictures(folder: Path, count: int) -> dict[str, Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {f"p{place}": folder / f"p{place}.png" for place in range(count)}
+    for path in made.values():
+        Image.new("RGB", (8, 6), "red").save(path)
+    return made
+
+
+def test_a_run_is_written_offline_without_a_key_and_can_be_read_back(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "ntt")
+    tracker = WandbTrackerConfig(name="wandb", folder=str(tmp_path), tags=["mine"], max_pictures=2).build(
+        identity(tmp_path)
+    )
+    tracker.log_stage("candidates", {"seconds": 4.0, "images_per_second": 6.0, "peak_memory_mb/process": 900.0})
+    tracker.log_metrics(METRICS)
+    tracker.log_pictures(pictures(tmp_path / "drawn", 5))
+    tracker.finish(failed=False)
+    (found,) = records(tmp_path)
+    run = one_of(found, "run")
+    assert (run.run_id, run.project, run.run_group, run.job_type) == ("0123456789abcdef", "ntt", "my sweep", "run")
+    assert list(run.tags) == ["demo", "x" * 64, "mine"]
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config["shots.count"] == 5
+    assert config["split.classes"] == ["a", "b"]
+    assert config["point"] == "0123456789abcdef"
+    kept = summary(found)
+    assert kept["stage/candidates/images_per_second"] == 6.0
+    assert kept["bbox/AP"] == 12.5
+    assert kept["bbox/AP/tug/boat"] == 20.0
+    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/results*.table.json")
+    assert json.loads(table.read_text()) == {
+        "columns": ["class", "bbox/AP", "bbox/AP50"],
+        "data": [["cat", 5.0, 11.0], ["tug/boat", 20.0, None], ["all classes", 12.5, 30.0]],
+    }
+    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/pictures/*.png"))) == 2
+    assert one_of(found, "exit").exit_code == 0
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    assert "no key is set" in caplog.text
+    assert f"Send it with: wandb sync {folder}" in caplog.text
+
+
+def test_a_failed_run_is_marked_and_a_retry_has_the_same_id(tmp_path: Path):
+    for failed in (True, False):
+        tracker = WandbTrackerConfig(name="wandb", folder=str(tmp_path), mode="offline").build(identity(tmp_path))
+        tracker.finish(failed=failed)
+        time.sleep(1.1)  # W&B names folders by the second
+    first, second = records(tmp_path)
+    assert [one_of(run, "exit").exit_code for run in (first, second)] == [1, 0]
+    assert {one_of(run, "run").run_id for run in (first, second)} == {"0123456789abcdef"}
+
+
+def test_a_whole_run_tells_its_tracker_everything(tmp_path: Path, shared_store: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    root = make_tiny(tmp_path / "tiny")
+    words = ["dataset=coco_json", f"dataset.root={root}", f"runtime.output_root={tmp_path}", "shots=1shot"]
+    words += [f"runtime.store_root={shared_store}", "tracker=wandb", "tracker.mode=offline", "tracker.group=s"]
+    words += ["visualisation.max_images=1", "visualisation.contact_sheet_size=0"]
+    words += ["segmenter.canvas_side=128", "segmenter.mask_side=128", "segmenter.leaves=200", "segmenter.max_masks=50"]
+    box_ap = runner.run(compose_config(words))
+    assert runner.run(compose_config(words)) == box_ap  # finished before: mirrored again, under the same id
+    first, second = records(tmp_path)
+    run = one_of(first, "run")
+    assert run.run_group == "s"
+    assert list(run.tags) == ["tiny", "all", "1shot", "efficientnet_lite0", "regions", "ntt"]
+    assert run.run_id == one_of(second, "run").run_id
+    for found in (first, second):
+        kept = summary(found)
+        assert kept["bbox/AP"] == box_ap
+        assert kept["stage/matching/seconds"] >= 0
+        assert "segm/AP/disc" in kept
+    assert all(KEY.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_the_agent_of_a_wandb_sweep_gets_the_run_it_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "agentrun")
+    WandbTrackerConfig(name="wandb", folder=str(tmp_path), mode="offline").build(identity(tmp_path)).finish(
+        failed=False
+    )
+    (found,) = records(tmp_path)
+    assert one_of(found, "run").run_id == "agentrun"
+
+
+@pytest.mark.parametrize("agent", [True, False])
+def test_only_trackers_that_say_so_are_told_of_finished_runs(agent: bool):
+    config = WandbTrackerConfig(name="wandb") if agent else TensorboardTrackerConfig(name="tensorboard")
+    assert config.mirrors_finished_runs() is agent
+
+
+@contextmanager
+def server(status: int | None) -> Iterator[str]:
+    """A server that answers everything with one HTTP status, or, with None, never."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            if status is None:
+                time.sleep(60)
+            self.send_response(status or 500)
+            self.end_headers()
+
+        do_GET = do_PUT = do_POST
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.daemon_threads, httpd.block_on_close = True, False
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{httpd.server_port}"
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
+
+
+SCRIPT = """
+import logging, sys, time
+from pathlib import Path
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+from ntt.trackers.base import RunIdentity
+from ntt.trackers.wandb import WandbTrackerConfig
+folder = Path(sys.argv[1])
+identity = RunIdentity(run_id="abc", name="n", group="g", run_dir=folder, config={})
+for seed in range(2):
+    config = WandbTrackerConfig(name="wandb", folder=str(folder), init_timeout_s=4, finish_timeout_s=4)
+    started = time.monotonic()
+    tracker = config.build(identity)
+    print("opened after", round(time.monotonic() - started), "s")
+    tracker.log_metrics({"bbox/AP": 12.5})
+    tracker.finish(failed=False)
+    time.sleep(1.1)
+print("the result is safe")
+"""
+
+
+def track_with(url: str, folder: Path) -> tuple[str, float]:
+    """What two runs of one process say when the server is at `url`, and how long they take together."""
+    env = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
+    started = time.monotonic()
+    words = [sys.executable, "-c", SCRIPT, str(folder)]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=200, check=False, cwd=PROJECT_DIR)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr, time.monotonic() - started
+
+
+def check_kept_offline(folder: Path, said: str) -> None:
+    assert "the result is safe" in said
+    assert "tracker=wandb cannot be opened" in said
+    assert "The record is kept offline" in said
+    assert KEY not in said
+    assert [summary(run)["bbox/AP"] for run in records(folder)] == [12.5, 12.5]
+
+
+def test_a_wrong_key_costs_a_warning(tmp_path: Path):
+    with server(401) as url:
+        said, _ = track_with(url, tmp_path)
+    check_kept_offline(tmp_path, said)
+    assert said.count("cannot be opened") == 1  # the second run of the process does not try again
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["silent", "gone"])
+def test_no_network_costs_a_warning_and_little_time(tmp_path: Path, kind: str):
+    with server(None) as url:
+        said, seconds = track_with(url if kind == "silent" else "http://127.0.0.1:9", tmp_path)
+    check_kept_offline(tmp_path, said)
+    assert seconds < 90
+
+
+def test_a_package_that_is_missing_and_a_full_disk_cost_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    config = WandbTrackerConfig(name="wandb", folder=str(tmp_path / "file" / "below"), mode="offline")
+    (tmp_path / "file").write_text("not a folder")
+    assert isinstance(config.build(identity(tmp_path)), NullTracker)
+    assert "tracker=wandb cannot be opened (NotADirectoryError" in caplog.text
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = WandbTrackerConfig(name="wandb", folder=str(tmp_path), mode="offline")
+    assert isinstance(config.build(identity(tmp_path)), NullTracker)
+    assert "The run goes on without it" in caplog.text
+
+
+def test_a_tracker_that_fails_later_warns_once(caplog: pytest.LogCaptureFixture):
+    guard = Guard("wandb")
+
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    guard(full)
+    guard(full)
+    assert guard.broken
+    assert (
+        caplog.text.count("tracker=wandb stopped (OSError: [Errno 28] No space left on device). The run goes on.") == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "variables", "netrc", "online"),
+    [
+        ("auto", {}, "", False),
+        ("auto", {"WANDB_API_KEY": KEY}, "", True),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "", False),
+        ("auto", {}, f"machine api.wandb.ai login user password {KEY}", True),
+        ("auto", {"WANDB_BASE_URL": "https://wandb.lab"}, f"machine api.wandb.ai login user password {KEY}", False),
+        ("auto", {}, "machine", False),
+        ("online", {}, "", False),
+        ("offline", {"WANDB_API_KEY": KEY}, "", False),
+    ],
+)
+def test_online_only_with_a_key(
+    mode: str, variables: dict[str, str], netrc: str, online: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "netrc").write_text(netrc)
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert WandbTrackerConfig(name="wandb", mode=mode)._is_online() is online
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["tracker=wandb", "tracker.mode=on"],
+            "tracker.mode=on is not possible: allowed is one of auto, online, offline",
+        ),
+        (["tracker=wandb", "tracker.max_pictures=-1"], "tracker.max_pictures=-1 is not possible: allowed is 0 or more"),
+        (["tracker=wandb", "tracker.finish_timeout_s=0"], "tracker.finish_timeout_s=0 is not possible: allowed is 1"),
+        (["tracker=tensorboard", "tracker.max_pictures=-1"], "tracker.max_pictures=-1 is not possible"),
+    ],
+)
+def test_impossible_settings(words: list[str], message: str):
+    with pytest.raises(ConfigError) as caught:
+        compose_config(words)
+    assert message in str(caught.value)
+
+
+def test_trackers_do_not_change_what_a_run_is():
+    configs = compose_many([[f"tracker={name}"] for name in ("none", "csv", "wandb", "tensorboard")])
+    assert [config.tracker.name for config in configs] == ["none", "csv", "wandb", "tensorboard"]
+    assert len(set(map(run_directory, configs))) == 1
+
+
+def test_class_rows_and_choice_of_pictures(tmp_path: Path):
+    columns, rows = class_rows(METRICS)
+    assert columns == ("class", "bbox/AP", "bbox/AP50")
+    assert rows == [("cat", 5.0, 11.0), ("tug/boat", 20.0, None), ("all classes", 12.5, 30.0)]
+    assert class_rows({}) == (("class",), [("all classes",)])
+    made = pictures(tmp_path, 10)
+    assert list(choose_pictures(made, 3)) == ["p0", "p3", "p6"]
+    assert list(choose_pictures({**made, "gone": tmp_path / "gone.png"}, 20)) == list(made)
+    assert choose_pictures(made, 0) == {}
+
+
+def test_tensorboard_events_can_be_read_back(tmp_path: Path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for _ in range(2):  # a retry begins its record again
+        tracker = TensorboardTrackerConfig(name="tensorboard", max_pictures=1).build(identity(tmp_path))
+        tracker.log_stage("candidates", {"seconds": 4.0})
+        tracker.log_metrics(METRICS)
+        tracker.log_pictures(pictures(tmp_path / "drawn", 3))
+        tracker.finish(failed=False)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    values = {tag: [one.value for one in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert values["bbox/AP"] == [12.5]
+    assert values["bbox/AP/cat"] == [5.0]
+    assert values["stage/candidates/seconds"] == [4.0]
+    assert values["failed"] == [0.0]
+    assert events.Tags()["images"] == ["pictures/p0"]
+    text = events.Tensors("results/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| cat | 5.0 | 11.0 |" in text
+    assert "| tug/boat | 20.0 | – |" in text
+
+
+def test_tensorboard_that_is_missing_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert isinstance(TensorboardTrackerConfig(name="tensorboard").build(identity(tmp_path)), NullTracker)
+    assert "Install it with: pip install tensorboard" in caplog.text
+
+
+WANDB_SWEEPS = sorted((PROJECT_DIR / "sweeps").glob("wandb_*.yaml"))
+
+
+def some_values(parameter: dict[str, Any]) -> list[Any]:
+    """Values that the server may propose."""
+    if "values" in parameter:
+        return list(parameter["values"])
+    return [parameter["value"]] if "value" in parameter else [parameter["min"], parameter["max"]]
+
+
+@pytest.mark.parametrize("path", WANDB_SWEEPS, ids=lambda path: path.stem)
+def test_the_command_line_of_an_agent_composes(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from wandb import wandb_agent
+
+    sweep = yaml.safe_load(path.read_text())
+    assert (PROJECT_DIR / sweep["program"]).is_file()
+    commands: list[list[str]] = []
+
+    class Process:
+        last_sigterm_time = None
+
+        def __init__(self, *, command: list[str], **_: Any) -> None:
+            commands.append(command)
+
+    monkeypatch.setattr(wandb_agent, "AgentProcess", Process)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("NTT_SET", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    agent = wandb_agent.Agent(api=None, queue=None, sweep_id="sweep1")
+    agent._sweep_command = sweep["command"]
+    proposals = {name: some_values(parameter) for name, parameter in sweep["parameters"].items()}
+    for place in range(max(map(len, proposals.values()))):  # every value at least once
+        args = {name: {"value": values[place % len(values)]} for name, values in proposals.items()}
+        agent._command_run({"run_id": f"run{place}", "program": sweep["program"], "args": args})
+    assert {tuple(command[:3]) for command in commands} == {("/usr/bin/env", "python", "main.py")}
+    assert not any("$" in word for command in commands for word in command)
+    configs = compose_many([command[3:] for command in commands])
+    assert {config.tracker.name for config in configs} == {"wandb"}
+    assert len({run_directory(config) for config in configs}) == len(commands)
+    assert sweep["metric"]["name"] in ("bbox/AP", "segm/AP")
+
+
+def test_there_are_sweeps_for_agents():
+    assert len(WANDB_SWEEPS) >= 2
