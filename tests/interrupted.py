@@ -45,15 +45,14 @@ def job(data: Path, work: Path) -> list[str]:
     ]
 
 
-def child(data: Path, work: Path, journal: Path, *, largest_file: int | None = None, pause_s: float = 0.0) -> int:
+def child(data: Path, work: Path, journal: Path, *, starve_at: int | None = None) -> int:
     """Start the job in a child process and return its number.
 
     Args:
         data: the data set.
         work: where runs and store lie.
         journal: file to which the id of each image is added when the work on it begins.
-        largest_file: most bytes a file may have; None: any.
-        pause_s: seconds each image takes longer.
+        starve_at: from the image of this number on, counted from 1, no file may have more than a kilobyte; None: never.
     """
     journal.touch()
     number = os.fork()
@@ -64,16 +63,14 @@ def child(data: Path, work: Path, journal: Path, *, largest_file: int | None = N
         with Path(f"{work}.out").open("a") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
-        if largest_file is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
         compute = CandidateSource._compute
 
         def noted(source: CandidateSource, record: Any) -> Any:
-            if largest_file is None:
-                with journal.open("a") as lines:
-                    lines.write(f"{record.id}\n")
-            time.sleep(pause_s)
+            with journal.open("a") as lines:
+                lines.write(f"{record.id}\n")
+            if begun(journal) == starve_at:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
             return compute(source, record)
 
         CandidateSource._compute = noted
@@ -162,20 +159,19 @@ def twins(data: Path, work: Path, expected: dict[str, str]) -> dict[str, Any]:
 
 
 def starved(data: Path, work: Path, expected: dict[str, str]) -> dict[str, Any]:
-    """Forbid files as large as the largest entry, then allow them again."""
-    place = work / "starved"
-    largest = max(path.stat().st_size for path in (work / "whole" / "store").rglob("*.safetensors"))
-    first = wait(child(data, place, work / "starved.journal", largest_file=largest - 1))
-    kept = {path.name for path in (place / "store").rglob("*.safetensors")}
+    """Forbid files of any size from the third image on, then allow them again."""
+    place, journal = work / "starved", work / "starved.journal"
+    first = wait(child(data, place, journal, starve_at=3))
+    kept = len(list((place / "store" / "candidates").rglob("*.safetensors")))
     between, said = temporaries(place), Path(f"{place}.out").read_text()
-    second = wait(child(data, place, work / "starved.journal"))
+    second = wait(child(data, place, journal))
     return {
         "statuses": [first, second],
-        "kept": len(kept),
+        "kept": kept,
         "said": said,
         "same": snapshot(place) == expected,
         "temporaries": between + temporaries(place),
-        "begun": begun(work / "starved.journal"),
+        "begun": begun(journal),
     }
 
 

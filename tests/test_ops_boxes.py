@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntt.ops.boxes import boxes_from_masks, classwise_nms, pairwise_iou
+from ntt.ops.boxes import boxes_from_masks, classwise_nms, pair_iou
 
 
 @pytest.mark.parametrize("width", [8, 11])
@@ -27,10 +27,9 @@ def test_boxes_of_transposed_masks_and_of_none():
 
 
 def test_iou_by_hand():
-    boxes = np.array([[0, 0, 4, 4], [2, 0, 6, 4], [3, 3, 3, 3], [3, 3, 3, 3]], dtype=np.float64)
-    iou = pairwise_iou(boxes)
-    assert iou[0].tolist() == [1.0, 8 / 24, 0.0, 0.0]
-    assert iou[2, 3] == 0.0, "boxes without area do not meet, themselves included"
+    boxes = np.array([[0, 0, 4, 4], [2, 0, 6, 4], [3, 3, 3, 3], [3, 3, 3, 3]], dtype=np.float32)
+    assert pair_iou(boxes[[0, 0, 0, 0]], boxes).tolist() == [1.0, 8 / 24, 0.0, 0.0]
+    assert pair_iou(boxes[2:3], boxes[3:]).tolist() == [0.0], "boxes without area do not meet, themselves included"
 
 
 def nms(boxes: list[list[float]], ranking: list[float], labels: list[int], threshold: float, limit: int = 100):
@@ -101,3 +100,18 @@ def test_agrees_with_torchvision():
     expected = batched_nms(torch.tensor(boxes), torch.tensor(ranking), torch.tensor(labels), 0.5)
     assert kept.tolist() == expected.tolist()
     assert len(kept) < 390
+
+
+def test_suppression_equals_a_plain_walk_over_all_pairs():
+    generator = np.random.default_rng(0)
+    corners = generator.integers(0, 30, size=(120, 2))
+    boxes = np.concatenate([corners, corners + generator.integers(-1, 15, size=(120, 2))], axis=1).astype(np.float32)
+    ranking = generator.integers(0, 10, size=120).astype(np.float32)
+    labels = generator.integers(0, 3, size=120)
+    kept: list[int] = []
+    for index in np.argsort(-ranking, kind="stable").tolist():
+        rivals = [one for one in kept if labels[one] == labels[index]]
+        if not (pair_iou(boxes[rivals], np.repeat(boxes[[index]], len(rivals), axis=0)) > 0.3).any():
+            kept.append(index)
+    assert 20 < len(kept) < 110
+    assert nms(boxes.tolist(), ranking.tolist(), labels.tolist(), 0.3, limit=1000) == kept

@@ -22,7 +22,7 @@ from ntt.reports.summary import Summary, summarise
 from ntt.reports.tables import Table
 from ntt.results import write_predictions
 from ntt.rundir import RunDirectory
-from ntt.types import Category, Detections
+from ntt.types import Category, Detections, Metrics
 
 EVIL = '</script><img src=x onerror="window.hacked=1">"\'&'
 
@@ -249,6 +249,15 @@ def test_the_command_writes_files(tmp_path: Path, capsys: pytest.CaptureFixture[
         "runs.csv",
     ]
     assert (tmp_path / "out" / "results.csv").read_text().startswith("data set,split,shots,method,runs,box AP mean,")
+
+
+def test_runs_on_images_without_annotations_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    make_runs(tmp_path, {"seed=0": Metrics(overall={}, per_class={}, num_images=4, num_detections=9)})
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "out"), "--plots"]) == 0
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert "| 1 of 1 |" in text
+    assert "target images without annotations" in text
+    assert "plot " not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from report_samples import box_metrics, make_runs
 
+from ntt.cli import main
 from ntt.config import plain, run_directory
 from ntt.console import compose_many
 from ntt.expected import ExpectedResult
@@ -18,17 +19,19 @@ from ntt.reports.sources import read_runs
 from ntt.reports.summary import Statistic, summarise
 from ntt.results import write_metrics
 from ntt.rundir import RunDirectory
-from ntt.sweeps.plan import Plan, PlannedPoint, write_plan
+from ntt.sweeps import work
+from ntt.sweeps.plan import Plan, PlannedPoint, read_plan, write_plan
+from ntt.sweeps.points import point_id
 from ntt.sweeps.spec import Resources
 from ntt.sweeps.state import SweepFolder, TaskState
 
 
-def make_sweep(root: Path, lines: list[str]) -> SweepFolder:
-    """A sweep's folder with one planned point a command line."""
+def make_sweep(root: Path, lines: list[str]) -> tuple[SweepFolder, list[str]]:
+    """A sweep's folder with one planned point a command line, and the points' ids."""
     overrides = [(*line.split(), f"runtime.output_root={root}") for line in lines]
     points = tuple(
         PlannedPoint(
-            id=f"point{place}",
+            id=point_id(config),
             settings={"seed": place},
             overrides=words,
             run_dir=run_directory(config).absolute(),
@@ -51,17 +54,17 @@ def make_sweep(root: Path, lines: list[str]) -> SweepFolder:
         units=(),
     )
     write_plan(folder, plan)
-    return folder
+    return folder, [point.id for point in points]
 
 
 def test_every_point_of_a_sweep_has_a_record(tmp_path: Path):
     lines = [f"seed={seed}" for seed in range(5)]
-    folder = make_sweep(tmp_path, lines)
+    folder, ids = make_sweep(tmp_path, lines)
     made = make_runs(tmp_path, {"seed=0": box_metrics(10), "seed=1": None, "seed=2": None, "seed=9": box_metrics(99)})
     assert len(made) == 4
-    folder.write_state("point2", TaskState(status="failed", error="DataError: no image\nmore"))
-    folder.write_state("point3", TaskState(status="failed", error="StorageError: disk full"))
-    folder.write_state("point1", TaskState(status="cancelled"))
+    folder.write_state(ids[2], TaskState(status="failed", error="DataError: no image\nmore"))
+    folder.write_state(ids[3], TaskState(status="failed", error="StorageError: disk full"))
+    folder.write_state(ids[1], TaskState(status="cancelled"))
     records = read_runs([folder.root])
     assert [(record.seed, record.state, record.problem) for record in records] == [
         (0, "finished", ""),
@@ -78,8 +81,26 @@ def test_every_point_of_a_sweep_has_a_record(tmp_path: Path):
     assert [row[4:6] for row in table.rows] == [(1, "unfinished"), (2, "failed"), (3, "failed"), (4, "missing")]
 
 
+def test_a_report_on_a_sweep_that_has_not_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder, _ = make_sweep(tmp_path, ["seed=0", "seed=1"])
+    assert main(["report", str(folder.root), "--html", str(tmp_path / "page.html")]) == 0
+    out = capsys.readouterr().out
+    assert "| 0 of 2 |" in out
+    assert "Without a result: 2 of 2 runs" in out
+    text = (tmp_path / "page.html").read_text()
+    assert "0 of 2 runs finished" in text
+    assert 'id="gallery"' not in text
+    assert 'id="plots"' not in text
+
+
+def test_points_of_a_sweep_are_tracked_under_its_name(tmp_path: Path):
+    folder, ids = make_sweep(tmp_path, ["seed=0", "seed=1 tracker.group=mine"])
+    groups = [work._point_config(read_plan(folder), one).tracker.group for one in ids]
+    assert groups == ["small", "mine"]
+
+
 def test_a_point_that_no_longer_composes_is_listed(tmp_path: Path):
-    folder = make_sweep(tmp_path, ["seed=0"])
+    folder, _ = make_sweep(tmp_path, ["seed=0"])
     text = folder.plan.read_text()
     folder.plan.write_text(text.replace('"seed=0"', '"matcher=gone"'))
     (record,) = read_runs([folder.root])

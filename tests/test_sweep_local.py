@@ -148,7 +148,7 @@ def test_the_commands_tell_where_a_sweep_stands(done: Place, capfd: pytest.Captu
     status = capfd.readouterr().out
     assert "Sweep four: 4 points: 4 done" in status
     assert "candidates, tiny, efficientnet_lite0 + regions: 4 of 4 (2 done)" in status
-    assert "left:" not in status
+    assert "still to do" not in status
     assert main(done.command("status", "four", "--verbose")) == 0
     assert "  shots=2shot seed=0 (" in capfd.readouterr().out
     assert main(done.command("list")) == 0
@@ -209,6 +209,19 @@ def test_a_run_outside_the_sweep_counts(place: Place):
     again = look_again(folder)
     assert again.points[0].finished
     assert is_done(folder, again.points[0])
+
+
+def test_changed_annotations_make_a_point_wait_again(place: Place):
+    folder, plan = place.plan("shots=1shot", "seed=0")
+    assert work.run_points(folder.root, [plan.points[0].id]) == []
+    assert look_again(folder).points[0].finished
+    path = place.data / "annotations" / "targets.json"
+    content = read(path)
+    content["annotations"] = content["annotations"][:2]
+    path.write_text(json.dumps(content))
+    assert is_done(folder, plan.points[0])
+    changed = look_again(folder)
+    assert sweep_status(folder, changed).counts == {"waiting": 1}
 
 
 def test_points_that_another_process_works_on_are_left_to_it(place: Place):
@@ -306,7 +319,8 @@ def test_a_sweep_is_found_by_name_file_and_folder(done: Place):
     ("seconds", "expected"),
     [
         (0.0, "0 s"),
-        (0.25, "0.25 s"),
+        (0.0035, "4 ms"),
+        (0.25, "0.2 s"),
         (3.14, "3.1 s"),
         (9.96, "10 s"),
         (89.4, "89 s"),

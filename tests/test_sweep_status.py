@@ -122,7 +122,7 @@ def test_states_are_told_with_what_matters(folder: SweepFolder):
     assert "Sweep study: 3 points: 1 done, 1 failed, 1 lost" in text
     assert "lost:\n  seed=b (5 min, job 7_1, attempt 2)" in text
     assert "failed:\n  seed=c (4.0 s)\n    DataError: no." in text
-    assert "left: unknown" in text
+    assert "still to do: unknown" in text
     assert "T2" not in text
     assert "seed=a" not in text
     verbose = status_text(folder, plan, sweep_status(folder, plan), verbose=True)
@@ -154,12 +154,30 @@ def test_costs_come_from_earlier_runs(tmp_path: Path):
     assert item_cost("references", config) == Cost(None, "nothing is measured yet")
     rest = {"references": 0.5, "prototypes": 0.5, "matching": 4.0, "evaluation": 3.0}
     make_run(tmp_path, "other", "a", images=4, references=2, seconds={"candidates": 40.0, "memory": 1.0})
-    assert item_cost("candidates", config) == Cost(10.0, "measured in 1 earlier run(s) on other data sets")
+    assert item_cost("candidates", config) == Cost(10.0, "measured once on other data sets")
     assert point_cost(config) == Cost(None, "nothing is measured yet")
     make_run(tmp_path, "demo", "b", images=10, references=5, seconds={"candidates": 20.0, "memory": 10.0, **rest})
     make_run(tmp_path, "demo", "c", images=10, references=5, seconds={"candidates": 40.0, "memory": 0.1, **rest})
     # The third run found everything in the store: 0.01 s an image.
     make_run(tmp_path, "demo", "d", images=10, references=5, seconds={"candidates": 0.1, "memory": 0.1})
-    assert item_cost("candidates", config) == Cost(3.0, "measured in 2 earlier run(s) on demo")
-    assert item_cost("references", config) == Cost(2.0, "measured in 1 earlier run(s) on demo")
-    assert point_cost(config) == Cost(8.0, "measured in 2 earlier run(s) on demo")
+    assert item_cost("candidates", config) == Cost(3.0, "measured 2 times on demo")
+    assert item_cost("references", config) == Cost(2.0, "measured once on demo")
+    assert point_cost(config) == Cost(8.0, "measured 2 times on demo")
+
+
+def test_shards_of_sweeps_are_measurements_too(tmp_path: Path):
+    config = compose_config([f"runtime.output_root={tmp_path}"])
+    folder = SweepFolder(tmp_path / "sweeps" / "earlier")
+    make_run(tmp_path, "demo", "a", images=10, references=5, seconds={"candidates": 0.01, "memory": 0.01})
+    label = "demo, efficientnet_lite0 + regions"
+    units = [{"id": "candidates-1", "kind": "candidates", "label": label}]
+    units.append({"id": "candidates-2", "kind": "candidates", "label": "demo, dinov2_vitl14 + sam2"})
+    folder.root.mkdir(parents=True)
+    folder.plan.write_text(json.dumps({"units": units}))
+    for unit, seconds in (("candidates-1", 12.0), ("candidates-2", 99.0)):
+        shard = TaskState("done", started_s=NOW - seconds, heartbeat_s=NOW, finished_s=NOW, items=5, computed=3)
+        folder.write_state(f"{unit}.0of1", shard)
+    # 12 s for three computed images; the run found all of its images in the store.
+    assert item_cost("candidates", config).seconds == pytest.approx(4.0)
+    folder.plan.write_text("{")
+    assert item_cost("candidates", config).seconds == 1.0

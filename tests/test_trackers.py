@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -183,16 +184,61 @@ def test_only_trackers_that_say_so_are_told_of_finished_runs(agent: bool):
     assert config.mirrors_finished_runs() is agent
 
 
+@dataclass
+class Server:
+    """A stand-in for W&B's server: as much of its protocol as opening and closing a run takes.
+
+    Attributes:
+        status: of every answer; None: no answer at all.
+        questions: name and variables of each GraphQL question asked.
+    """
+
+    status: int | None
+    url: str = ""
+    questions: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def answer(self, body: bytes) -> bytes:
+        """What the server says to one request."""
+        if not body.startswith(b"{") or b'"query"' not in body:
+            return b"{}"
+        question = json.loads(body)
+        name = question.get("operationName") or question["query"].split("(")[0].split()[-1]
+        self.questions.append((name, question.get("variables") or {}))
+        project = {"id": "p", "name": "ntt", "entity": {"id": "e", "name": "me"}}
+        bucket = {
+            "id": "b",
+            "name": "abc",
+            "displayName": "n",
+            "config": "{}",
+            "project": project,
+            "historyLineCount": 0,
+        }
+        data = {
+            "RunResumeStatus": {"model": {**project, "bucket": None}},
+            "UpsertBucket": {"upsertBucket": {"bucket": bucket, "inserted": True}},
+            "Viewer": {"viewer": {"id": "1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}},
+        }.get(name)
+        said = {"data": data} if data else {"data": None, "errors": [{"message": "not here"}]}
+        return json.dumps(said).encode()
+
+
 @contextmanager
-def server(status: int | None) -> Iterator[str]:
-    """A server that answers everything with one HTTP status, or, with None, never."""
+def server(status: int | None) -> Iterator[Server]:
+    """Start a server on a port of this machine."""
+    made = Server(status)
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_POST(self) -> None:
-            if status is None:
+            body = made.answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+            if made.status is None:
                 time.sleep(60)
-            self.send_response(status or 500)
+            self.send_response(made.status or 500)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            self.wfile.write(body)
 
         do_GET = do_PUT = do_POST
 
@@ -201,10 +247,10 @@ def server(status: int | None) -> Iterator[str]:
 
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.daemon_threads, httpd.block_on_close = True, False
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
-    thread.start()
+    made.url = f"http://127.0.0.1:{httpd.server_port}"
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{httpd.server_port}"
+        yield made
     finally:
         httpd.shutdown()
         httpd.server_close()
@@ -217,12 +263,12 @@ logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 from ntt.trackers.base import RunIdentity
 from ntt.trackers.wandb import WandbTrackerConfig
 folder = Path(sys.argv[1])
-identity = RunIdentity(run_id="abc", name="n", group="g", run_dir=folder, config={})
+identity = RunIdentity(run_id="abc", name="n", group="g", run_dir=folder, config={"seed": 0}, tags=("demo",))
 for seed in range(2):
     config = WandbTrackerConfig(name="wandb", folder=str(folder), init_timeout_s=4, finish_timeout_s=4)
-    started = time.monotonic()
     tracker = config.build(identity)
-    print("opened after", round(time.monotonic() - started), "s")
+    print("opened", flush=True)
+    time.sleep(float(sys.argv[2]))
     tracker.log_metrics({"bbox/AP": 12.5})
     tracker.finish(failed=False)
     time.sleep(1.1)
@@ -230,14 +276,52 @@ print("the result is safe")
 """
 
 
-def track_with(url: str, folder: Path) -> tuple[str, float]:
-    """What two runs of one process say when the server is at `url`, and how long they take together."""
+def start_tracking(url: str, folder: Path, *, pause_s: float = 0) -> "subprocess.Popen[str]":
+    """Begin two runs, one after the other in one process, with the server at `url`."""
     env = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
+    words = [sys.executable, "-c", SCRIPT, str(folder), str(pause_s)]
+    return subprocess.Popen(
+        words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT_DIR
+    )
+
+
+def track_with(url: str, folder: Path) -> tuple[str, float]:
+    """What two runs say when the server is at `url`, and how long they take together."""
     started = time.monotonic()
-    words = [sys.executable, "-c", SCRIPT, str(folder)]
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=200, check=False, cwd=PROJECT_DIR)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr, time.monotonic() - started
+    with start_tracking(url, folder) as process:
+        said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    return said, time.monotonic() - started
+
+
+def test_online_a_run_continues_under_its_id(tmp_path: Path):
+    with server(200) as running:
+        said, _ = track_with(running.url, tmp_path)
+    assert "the result is safe" in said
+    assert said.count(f"W&B: {running.url}/me/ntt/runs/abc") == 2
+    assert KEY not in said
+    asked = [variables["name"] for name, variables in running.questions if name == "RunResumeStatus"]
+    assert asked == ["abc", "abc"]  # W&B's way of continuing a run instead of making a new one
+    first = next(variables for name, variables in running.questions if name == "UpsertBucket")
+    assert (first["name"], first["project"], first["groupName"], first["jobType"]) == ("abc", "ntt", "g", "run")
+    assert first["tags"] == ["demo"]
+    assert KEY not in json.dumps(running.questions)
+
+
+@pytest.mark.slow
+def test_a_server_that_falls_silent_costs_a_warning_and_little_time(tmp_path: Path):
+    with server(200) as running, start_tracking(running.url, tmp_path, pause_s=2) as process:
+        assert process.stdout is not None
+        while process.stdout.readline().strip() != "opened":
+            pass
+        running.status = None
+        started = time.monotonic()
+        said, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert "the result is safe" in said
+    assert "The run goes on" in said
+    assert "Send it with: wandb sync" in said
+    assert time.monotonic() - started < 150
 
 
 def check_kept_offline(folder: Path, said: str) -> None:
@@ -249,8 +333,8 @@ def check_kept_offline(folder: Path, said: str) -> None:
 
 
 def test_a_wrong_key_costs_a_warning(tmp_path: Path):
-    with server(401) as url:
-        said, _ = track_with(url, tmp_path)
+    with server(401) as refusing:
+        said, _ = track_with(refusing.url, tmp_path)
     check_kept_offline(tmp_path, said)
     assert said.count("cannot be opened") == 1  # the second run of the process does not try again
 
@@ -258,8 +342,8 @@ def test_a_wrong_key_costs_a_warning(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["silent", "gone"])
 def test_no_network_costs_a_warning_and_little_time(tmp_path: Path, kind: str):
-    with server(None) as url:
-        said, seconds = track_with(url if kind == "silent" else "http://127.0.0.1:9", tmp_path)
+    with server(None) as silent:
+        said, seconds = track_with(silent.url if kind == "silent" else "http://127.0.0.1:9", tmp_path)
     check_kept_offline(tmp_path, said)
     assert seconds < 90
 

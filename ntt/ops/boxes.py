@@ -42,29 +42,25 @@ def _first_and_last(occupied_Nk: npt.NDArray[np.bool_]) -> tuple[IntArray, IntAr
     return first_N, np.where(occupied_Nk.any(axis=1), last_N, -1)
 
 
-def pairwise_iou(boxes_xyxy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Compute intersection over union of all pairs of boxes.
+def pair_iou(first_xyxy: FloatArray, second_xyxy: FloatArray) -> npt.NDArray[np.float64]:
+    """Compute intersection over union, box by box.
 
     Args:
-        boxes_xyxy: float64 [N, 4], taken as continuous coordinates: (3, 3, 3, 3) has area 0.
+        first_xyxy: float32 [P, 4], taken as continuous coordinates: (3, 3, 3, 3) has area 0.
+        second_xyxy: float32 [P, 4], the box each is compared with.
 
     Returns:
-        float64 [N, N] in [0, 1]; 0 where both boxes have no area.
+        float64 [P] in [0, 1]; 0 where both boxes have no area.
     """
-    left, top, right, bottom = boxes_xyxy.T
-    area = (right - left) * (bottom - top)
-    intersection = _shared_length(left, right)
-    intersection *= _shared_length(top, bottom)
-    union: npt.NDArray[np.float64] = area[:, None] + area
-    union -= intersection
-    return np.divide(intersection, union, out=intersection, where=union > 0)
-
-
-def _shared_length(low_N: npt.NDArray[np.float64], high_N: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return how much of an axis each pair of intervals has in common; 0 where they do not meet."""
-    length = np.minimum(high_N[:, None], high_N)
-    length -= np.maximum(low_N[:, None], low_N)
-    return np.maximum(length, 0.0, out=length)
+    one, other = first_xyxy.astype(np.float64).T, second_xyxy.astype(np.float64).T
+    width = np.minimum(one[2], other[2]) - np.maximum(one[0], other[0])
+    height = np.minimum(one[3], other[3]) - np.maximum(one[1], other[1])
+    intersection = np.maximum(width, 0.0) * np.maximum(height, 0.0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    union: npt.NDArray[np.float64] = areas[0] + areas[1] - intersection
+    iou: npt.NDArray[np.float64] = np.zeros_like(union)
+    np.divide(intersection, union, out=iou, where=union > 0)
+    return iou
 
 
 def classwise_nms(
@@ -87,21 +83,29 @@ def classwise_nms(
         int64 indices of the kept boxes, best ranked first.
     """
     order = np.argsort(-ranking, kind="stable")
-    boxes = boxes_xyxy[order].astype(np.float64)
     labels_ordered = labels[order]
     alive = np.ones(len(order), dtype=np.bool_)
     for label in np.unique(labels_ordered).tolist():
         members = np.flatnonzero(labels_ordered == label)
-        alive[members] = _survivors(pairwise_iou(boxes[members]) > iou_threshold)
+        alive[members] = _survivors(boxes_xyxy[order[members]], iou_threshold)
     return order[alive][:limit]
 
 
-def _survivors(overlapping: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Walk down the ranking; a survivor suppresses everything behind it that overlaps it."""
-    alive = np.ones(len(overlapping), dtype=np.bool_)
-    # Many boxes overlap nothing but themselves; only the others need a step of the walk.
-    others_N = np.count_nonzero(overlapping, axis=1) > overlapping.diagonal()
-    for index in np.flatnonzero(others_N).tolist():
-        if alive[index]:
-            alive[index + 1 :] &= ~overlapping[index, index + 1 :]
-    return alive
+def _survivors(boxes_xyxy: FloatArray, iou_threshold: float) -> npt.NDArray[np.bool_]:
+    """Walk down the ranking; a survivor suppresses everything behind it that overlaps it too much."""
+    earlier_P, later_P = _meeting_pairs(boxes_xyxy)
+    too_much = pair_iou(boxes_xyxy[earlier_P], boxes_xyxy[later_P]) > iou_threshold
+    alive = [True] * len(boxes_xyxy)
+    for earlier, later in zip(earlier_P[too_much].tolist(), later_P[too_much].tolist(), strict=True):
+        if alive[earlier]:
+            alive[later] = False
+    return np.array(alive, dtype=np.bool_)
+
+
+def _meeting_pairs(boxes_xyxy: FloatArray) -> tuple[IntArray, IntArray]:
+    """Return the pairs of boxes that may have an area in common, the lower index first, in ascending order."""
+    left, top, right, bottom = (np.ascontiguousarray(side) for side in boxes_xyxy.T)
+    meet = (left[:, None] < right) & (left < right[:, None]) & (top[:, None] < bottom) & (top < bottom[:, None])
+    first_P, second_P = np.divmod(np.flatnonzero(meet), len(boxes_xyxy))
+    ahead = first_P < second_P
+    return first_P[ahead], second_P[ahead]

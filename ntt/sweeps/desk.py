@@ -71,7 +71,7 @@ def all_sweeps(output_root: Path) -> list[SweepFolder]:
 def look_again(folder: SweepFolder) -> Plan:
     """Read a sweep's plan, look what of it is done by now, and keep what was found."""
     plan = replan(read_plan(folder))
-    write_plan(folder, plan)
+    _write(folder, plan)
     return plan
 
 
@@ -105,7 +105,15 @@ def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
             f"{plan.name}: the new plan drops points that run or are queued ({len(busy)}). Wait, or end them with ntt "
             f"sweep cancel {plan.name}, or give the new plan a name of its own with --name."
         )
-    write_plan(folder, plan)
+    _write(folder, plan)
     if not before or before == now:
         return None
     return f"The plan has changed: {len(now - before)} of its points are new, {len(before - now)} have gone."
+
+
+def _write(folder: SweepFolder, plan: Plan) -> None:
+    """Write a plan; points that were done and are no longer, because their data have changed, wait again."""
+    write_plan(folder, plan)
+    for point in plan.points:
+        if not point.finished and folder.state(point.id).status == "done":
+            folder.reset(point.id)

@@ -48,7 +48,7 @@ def status_text(folder: SweepFolder, plan: Plan, status: SweepStatus, *, verbose
             lines += ["", f"{name}:", *(line for one in some for line in _point_lines(one, verbose=verbose))]
     elapsed = "nothing has begun" if status.elapsed_s is None else f"{duration(status.elapsed_s)} since the start"
     is_over = status.counts["done"] == len(plan.points)
-    left = "" if is_over else f", left: {'unknown' if status.left_s is None else 'about ' + duration(status.left_s)}"
+    left = "" if is_over else f", still to do: {'unknown' if status.left_s is None else 'about ' + duration(status.left_s)}"
     return "\n".join([*lines, "", f"Time: {elapsed}{left}", f"Folder of the sweep: {folder.root}"])
 
 
@@ -72,7 +72,7 @@ def counted(number: int, what: str) -> str:
 def duration(seconds: float) -> str:
     """Return a time in words a person takes in at a glance: "8 s", "12 min", "3 h 5 min", "2 d 4 h"."""
     if seconds < 9.95:
-        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
+        return f"{seconds:.1f} s" if seconds >= 0.05 else f"{1000 * seconds:.0f} ms" if seconds else "0 s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -129,7 +129,9 @@ def _sources(plan: Plan, units: Sequence[WorkUnit]) -> list[str]:
 
 def _point_lines(one: PointStatus, *, verbose: bool) -> list[str]:
     state, facts = one.state, []
-    if state.seconds is not None:
+    if state.status == "running" and state.started_s is not None:
+        facts.append(duration(max(0.0, time.time() - state.started_s)))
+    elif state.seconds is not None:
         facts.append(duration(state.seconds))
     if state.status == "running" and state.heartbeat_s is not None:
         facts.append(f"last sign of life {duration(max(0.0, time.time() - state.heartbeat_s))} ago")

@@ -17,6 +17,7 @@ from ntt.errors import ConfigError, NttError
 from ntt.pipeline import Pipeline
 from ntt.rundir import RunDirectory
 from ntt.store import content_key
+from ntt.sweeps.costs import models_label
 from ntt.sweeps.points import Point
 from ntt.types import ImageRecord, Instance, Placement
 from ntt.workspace import Workspace
@@ -176,10 +177,10 @@ def _found(unit: str, members: Sequence[_Member]) -> FoundUnit:
     if kind == "candidates":
         images = list(first.inputs.target_data.images.values())
         count, is_stored = len(images), (first.source.is_stored(one) for one in images)
-        models = f"{config.backbone.name} + {config.segmenter.name}"
     else:
         drawn = drawn_instances(member.pipeline for member in members)
         count, is_stored = len(drawn), (first.encoder.is_stored(one, record) for one, record in drawn)
-        models = config.backbone.name
     cached = sum(is_stored) if members[0].has_device else None
-    return FoundUnit(unit, kind, f"{config.dataset.label()}, {models}", members[0].point, count, cached)
+    return FoundUnit(
+        unit, kind, f"{config.dataset.label()}, {models_label(kind, config)}", members[0].point, count, cached
+    )

@@ -66,8 +66,10 @@ class WandbTracker:
     def finish(self, *, failed: bool) -> None:
         """Close the run; say how to send it if it was only written to disk."""
         folder = Path(self.run.settings.sync_dir)
-        self._guard(lambda: self.run.finish(exit_code=int(failed)))
-        if not self.online or self._guard.broken:
+        # Also after a failure: an open run would be taken for a running one, and the next run of this process waits.
+        closing = Guard("wandb")
+        closing(lambda: self.run.finish(exit_code=int(failed)))
+        if not self.online or self._guard.broken or closing.broken:
             _LOG.info("W&B: kept in %s. Send it with: wandb sync %s", folder, folder)
 
     def _log_metrics(self, metrics: Mapping[str, float]) -> None:
@@ -165,6 +167,7 @@ class WandbTrackerConfig(TrackerConfig):
             init_timeout=self.init_timeout_s,
             login_timeout=self.init_timeout_s,
             finish_timeout=self.finish_timeout_s,
+            finish_timeout_raises=True,
             x_graphql_retry_max=3,
             x_file_stream_retry_max=3,
             x_file_transfer_retry_max=3,
