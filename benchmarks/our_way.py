@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from benchmarks.parts import Clock, Shown
+from ntt.backbones import dinov2
 from ntt.backbones.dinov2 import Dinov2
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.ops import candidates
@@ -27,15 +28,19 @@ def load_models(shown: Shown) -> OurModels:
     """Read the weights of both models, and encode one image each so that no first call is timed."""
     if shown.emulate:
         # Leave the precision as asked for, whatever the CPU can do.
-        vars(segmenter)["effective_precision"] = lambda precision, device: precision
+        for module in (segmenter, dinov2):
+            vars(module)["effective_precision"] = lambda precision, device: precision
     sam2 = Sam2(
         checkpoint=shown.sam2_weights,
         model=shown.sam2_model,
         points_per_side=shown.points_per_side,
         min_predicted_iou=shown.min_predicted_iou,
         precision=shown.precision,
+        device=shown.device,
     )
-    backbone = Dinov2(model=shown.dinov2_model, weights=shown.dinov2_weights, precision=shown.precision)
+    backbone = Dinov2(
+        model=shown.dinov2_model, weights=shown.dinov2_weights, precision=shown.precision, device=shown.device
+    )
     backbone.encode(torch.zeros(1, 3, backbone.input_size, backbone.input_size))
     sam2._image_terms(torch.zeros(3, *sam2.canvas_hw(1, 1)))
     return OurModels(sam2, backbone)
@@ -49,10 +54,14 @@ def detect(shown: Shown, models: OurModels, clock: Clock) -> Detections:
     with clock.part("DINOv2"):
         feature_map = models.backbone.encode(encoder_input(canvas, models.backbone.input_size))[0]
     encoder = models.segmenter._model.image_encoder
-    encoder.register_forward_pre_hook(lambda *_: clock.start("SAM2 image encoder"))
-    encoder.register_forward_hook(lambda *_: clock.stop())
+    hooks = (
+        encoder.register_forward_pre_hook(lambda *_: clock.start("SAM2 image encoder")),
+        encoder.register_forward_hook(lambda *_: clock.stop()),
+    )
     with clock.part("SAM2 decoder"):
         proposals = models.segmenter.propose(canvas, feature_map)
+    for hook in hooks:
+        hook.remove()
     proposals = Proposals(shown.masks_of(proposals.logits_Nhw), proposals.predicted_iou_N)
     vars(candidates)["pool_masks"] = clock.timed("pooling", pool_masks)
     with clock.part("masks, matching, merging"):

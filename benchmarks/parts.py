@@ -24,6 +24,7 @@ class Shown:
         prototypes_PD: float32, unit vectors; row p stands for class p.
         emulate: compute bfloat16 also where the CPU has no instructions for it.
         discs: replace the decoder's masks, once they are computed, by discs of random place and size.
+        device: where the models run.
     """
 
     image_HW3: npt.NDArray[np.uint8]
@@ -37,6 +38,7 @@ class Shown:
     precision: str
     emulate: bool
     discs: bool
+    device: str = "cpu"
 
     def masks_of(self, logits_Nhw: torch.Tensor) -> torch.Tensor:
         """The logits that pooling and matching get: the decoder's own, or discs in their place."""

@@ -15,6 +15,7 @@ from torchvision.ops import batched_nms, masks_to_boxes
 from benchmarks.parts import Clock, Shown
 from benchmarks.sam2_decoder import PackageHeads, package_decoder
 from ntt.backbones.dinov2 import Dinov2
+from ntt.device import autocast
 from ntt.ops.canvas import canvas_of, encoder_input
 from ntt.ops.masks import encode_masks
 from ntt.segmenters.sam2.model import CANVAS_PX, CHANNELS, TOKEN_GRID, load_image_encoder, read_state
@@ -40,12 +41,14 @@ def load_models(shown: Shown) -> ReferenceModels:
     state = read_state(shown.sam2_weights, shown.sam2_model)
     heads = PackageHeads()
     heads.load_state_dict({name: state[name] for name in heads.state_dict()})
-    backbone = Dinov2(model=shown.dinov2_model, weights=shown.dinov2_weights)
+    backbone = Dinov2(
+        model=shown.dinov2_model, weights=shown.dinov2_weights, precision=shown.precision, device=shown.device
+    )
     backbone.encode(torch.zeros(1, 3, backbone.input_size, backbone.input_size))
-    encoder = load_image_encoder(state, shown.sam2_model)
-    with torch.no_grad():
-        encoder(torch.zeros(1, 3, CANVAS_PX, CANVAS_PX))
-    return ReferenceModels(encoder, heads, backbone)
+    encoder = load_image_encoder(state, shown.sam2_model).to(shown.device)
+    with torch.no_grad(), autocast(shown.precision, torch.device(shown.device)):
+        encoder(torch.zeros(1, 3, CANVAS_PX, CANVAS_PX, device=shown.device))
+    return ReferenceModels(encoder, heads.to(shown.device), backbone)
 
 
 @torch.no_grad()
@@ -54,7 +57,8 @@ def detect(shown: Shown, models: ReferenceModels, clock: Clock) -> Detections:
     height, width = shown.image_HW3.shape[:2]
     with clock.part("image to canvas"):
         canvas = canvas_of(shown.image_HW3, (CANVAS_PX, CANVAS_PX))
-    logits, predicted_iou = _propose(canvas, shown, models, clock)
+    with autocast(shown.precision, torch.device(shown.device)):
+        logits, predicted_iou = _propose(canvas.to(shown.device), shown, models, clock)
     with clock.part("DINOv2"):
         feature_map = models.backbone.encode(encoder_input(canvas, models.backbone.input_size))[0]
     logits = shown.masks_of(logits)
@@ -62,7 +66,7 @@ def detect(shown: Shown, models: ReferenceModels, clock: Clock) -> Detections:
         features, valid = _pool(feature_map, logits)
         logits, predicted_iou, features = logits[valid], predicted_iou[valid], features[valid]
     with clock.part("masks, matching, merging"):
-        found = _match(logits, predicted_iou, features, shown.prototypes_PD)
+        found = _match(logits, predicted_iou, features, shown.prototypes_PD.to(shown.device))
         clock.notes |= {"candidates": len(logits), "after suppression": len(found.scores)}
         return _merge(found, height, width)
 
@@ -71,16 +75,16 @@ def _propose(
     canvas: torch.Tensor, shown: Shown, models: ReferenceModels, clock: Clock
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """All prompts decoded and upscaled, three masks each; the best of each above the threshold."""
-    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
-    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    mean = torch.tensor([0.485, 0.456, 0.406], device=canvas.device)[:, None, None]
+    std = torch.tensor([0.229, 0.224, 0.225], device=canvas.device)[:, None, None]
     with clock.part("SAM2 image encoder"):
         maps = models.image_encoder(((canvas - mean) / std)[None])["backbone_fpn"]
     with clock.part("SAM2 decoder"):
         assert maps[2].shape[1:] == (CHANNELS, TOKEN_GRID, TOKEN_GRID)
         decode = package_decoder(models.heads, [feature_map[0] for feature_map in maps], BATCH)
-        logits, predicted_iou = decode(point_grid(shown.points_per_side))
+        logits, predicted_iou = decode(point_grid(shown.points_per_side).to(canvas.device))
         keep = predicted_iou > shown.min_predicted_iou
-        return logits[keep], predicted_iou[keep]
+        return logits[keep].float(), predicted_iou[keep].float()
 
 
 def _pool(feature_map: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,13 +132,13 @@ def _merge(found: _Found, height: int, width: int) -> Detections:
     scores = found.scores * (1 - penalty).sqrt()
     best = scores.argsort(descending=True, stable=True)[:MAX_DETECTIONS]
     best = best[foreground[best].any(dim=2).any(dim=1)]
-    boxes = masks_to_boxes(foreground[best]).numpy()
+    boxes = masks_to_boxes(foreground[best]).cpu().numpy()
     return Detections(
         image_id=0,
         height=height,
         width=width,
-        labels=found.labels[best].numpy(),
-        scores=scores[best].numpy(),
+        labels=found.labels[best].cpu().numpy(),
+        scores=scores[best].cpu().numpy(),
         boxes_xywh=np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2] + 1], axis=1),
         rles=encode_masks(foreground[best]),
     )

@@ -65,7 +65,7 @@ def package_decoder(heads: PackageHeads, maps: list[torch.Tensor], batch: int) -
     high = [decoder.conv_s0(maps[0][None]), decoder.conv_s1(maps[1][None])]
 
     def one_batch(points_B2: torch.Tensor) -> Result:
-        labels = torch.ones(len(points_B2), 1, dtype=torch.int)
+        labels = torch.ones(len(points_B2), 1, dtype=torch.int, device=points_B2.device)
         sparse, dense = encoder(points=(points_B2[:, None], labels), boxes=None, masks=None)
         masks, iou, _, _ = decoder(
             image_embeddings=maps[2][None],
@@ -77,7 +77,7 @@ def package_decoder(heads: PackageHeads, maps: list[torch.Tensor], batch: int) -
             high_res_features=high,
         )
         best = iou.argmax(dim=1)
-        index = torch.arange(len(best))
+        index = torch.arange(len(best), device=best.device)
         return masks[index, best], iou[index, best]
 
     def decode(points_P2: torch.Tensor) -> Result:

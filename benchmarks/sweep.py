@@ -42,13 +42,15 @@ class Cost:
         return Cost(self.wall_s + other.wall_s, self.processor_s + other.processor_s)
 
 
-def measure(work: Callable[[], object], *, who: int = resource.RUSAGE_SELF) -> Cost:
-    """Do something and return what it cost this process, or its children."""
+def measure(name: str, work: Callable[[], object], *, who: int = resource.RUSAGE_SELF) -> Cost:
+    """Do something, and say and return what it cost this process, or its children."""
     before, started = resource.getrusage(who), time.monotonic()
     work()
     after = resource.getrusage(who)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(time.monotonic() - started, processor)
+    cost = Cost(time.monotonic() - started, processor)
+    print(f"{name}: {cost.wall_s:.1f} s, processor {cost.processor_s:.1f} s", file=sys.stderr, flush=True)
+    return cost
 
 
 def subset(root: Path, count: int, folder: Path) -> Path:
@@ -92,26 +94,30 @@ class Bench:
     def cold(self, number: int) -> Cost:
         """Run one point with an empty store."""
         config = self.config(f"cold{number}", shots=5, seed=number)
-        return measure(lambda: runner.run(config, workspace=Workspace()))
+        return measure(f"cold {number + 1}", lambda: runner.run(config, workspace=Workspace()))
 
     def sweep(self, shots: Sequence[int], seeds: int) -> list[Cost]:
         """Run all points in this process, composing included."""
         workspace = Workspace(candidates=CandidateMemory(overlaps_from_run=2))
 
-        def point(count: int, seed: int) -> None:
-            runner.run(self.config("sweep", shots=count, seed=seed), workspace=workspace)
+        def point(count: int, seed: int) -> Cost:
+            def work() -> None:
+                runner.run(self.config("sweep", shots=count, seed=seed), workspace=workspace)
 
-        return [measure(lambda c=count, s=seed: point(c, s)) for seed in range(seeds) for count in shots]
+            return measure(f"{count} shots, seed {seed}", work)
+
+        return [point(count, seed) for seed in range(seeds) for count in shots]
 
     def warm(self, seed: int) -> Cost:
         """Run one more point into the sweep's store, with nothing prepared."""
         config = self.config("sweep", shots=5, seed=seed)
-        return measure(lambda: runner.run(config, workspace=Workspace()))
+        return measure("warm", lambda: runner.run(config, workspace=Workspace()))
 
     def warm_process(self, seed: int) -> Cost:
         """Do the same as a process of its own, start and imports included."""
         words = [sys.executable, "main.py", *self.overrides("sweep", shots=5, seed=seed)]
         return measure(
+            "warm process",
             lambda: subprocess.run(words, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL),
             who=resource.RUSAGE_CHILDREN,
         )

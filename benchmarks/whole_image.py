@@ -58,9 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sam2-model", default="sam2_hiera_tiny")
     parser.add_argument("--sam2-weights", type=Path, help="official checkpoint (default: filled by rule)")
     parser.add_argument("--dinov2-model", default="dinov2_vits14")
-    parser.add_argument(
-        "--dinov2-weights", type=Path, help="official checkpoint (default: filled by rule; vits14 only)"
-    )
+    parser.add_argument("--dinov2-weights", type=Path, help="official checkpoint (default: filled by rule)")
     parser.add_argument("--points-per-side", type=int, default=32)
     parser.add_argument("--min-predicted-iou", type=float, help="default: 0.4, or 0 with filled weights")
     parser.add_argument("--masks", choices=("decoder", "discs"), default="decoder", help="what is pooled and matched")
@@ -116,12 +114,14 @@ def fill_dinov2(model: str, path: str) -> None:
     """Write a DINOv2 checkpoint filled by the rule of the tests."""
     import torch
 
+    from ntt.backbones.dinov2_checkpoint import variant
     from tests.dinov2_layout import meta_shapes
     from tests.filled_weights import filled_tensors
 
-    if model != "dinov2_vits14":
-        raise SystemExit(f"--dinov2-model {model}: the rule fills dinov2_vits14 only; give --dinov2-weights")
-    torch.save(filled_tensors(meta_shapes()), path)
+    size = variant(model)
+    hidden = 4096 if "vitg" in model else None
+    shapes = meta_shapes(dim=size.feature_dim, depth=size.depth, registers=size.registers, swiglu_hidden=hidden)
+    torch.save(filled_tensors(shapes), path)
 
 
 def run_in_process(way: str, options: list[str]) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def ratio(values: dict[str, float]) -> str:
     return f"{values['reference'] / values['ntt']:15.2f}" if "reference" in values else ""
 
 
-def agreement(ours: dict[str, Any], other: dict[str, Any], name: str) -> str:
+def agreement(ours: dict[str, Any], other: dict[str, Any], name: str, ours_name: str = "ntt in float32") -> str:
     """How well another run's detections agree with ours in float32: each is paired with the best mask of its label."""
     import numpy as np
     from pycocotools import mask as coco_mask
@@ -260,7 +260,7 @@ def agreement(ours: dict[str, Any], other: dict[str, Any], name: str) -> str:
     if not overlaps:
         return f"{name}: nothing to compare"
     return (
-        f"{name} against ntt in float32: matched mask IoU median {np.median(overlaps):.5f}, least {min(overlaps):.5f}, "
+        f"{name} against {ours_name}: matched mask IoU median {np.median(overlaps):.5f}, least {min(overlaps):.5f}, "
         f"above 0.9 {np.mean(np.array(overlaps) > 0.9):.1%}; score difference median {np.median(differences):.1e}, "
         f"largest {max(differences, default=float('nan')):.1e}"
     )

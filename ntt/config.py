@@ -159,7 +159,7 @@ class RuntimeConfig:
     """Send models through torch.compile."""
 
     deterministic: bool = True
-    """Refuse operations whose result may differ from call to call."""
+    """Choose operations whose result is the same at every call, where torch has them, and warn of others."""
 
     threads: int = 1
     """CPU threads a process. Rounding may depend on it, so it is a setting and not a property of the machine. More

@@ -1,8 +1,12 @@
 """Where a model runs and in which arithmetic: devices, precisions, and their valid combinations."""
 
 import logging
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import torch
 
@@ -86,6 +90,29 @@ def check_precision(precision: str, device: torch.device) -> None:
                 f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}. "
                 "Use runtime.precision=float32 or float16."
             )
+
+
+def check_compiler(device: torch.device) -> None:
+    """Refuse `torch.compile` where it would fail at the first image for want of a compiler.
+
+    Args:
+        device: where the models run. On the CPU torch needs a C++ compiler, on CUDA the package `triton`.
+
+    Raises:
+        ConfigError: if it is not there.
+    """
+    if device.type == "cpu":
+        compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+        if shutil.which(compiler) is None:
+            raise ConfigError(
+                f"runtime.compile=true needs a C++ compiler on the CPU, and {compiler} is not found. Install one, name "
+                "yours in the environment variable CXX, or set runtime.compile=false."
+            )
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise ConfigError(
+            "runtime.compile=true needs the package triton on CUDA, which is not installed. Install it with "
+            "`pip install triton`, or set runtime.compile=false."
+        )
 
 
 def effective_precision(precision: str, device: torch.device) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ntt.errors import ConfigError, StorageError, WeightsError
+from ntt.files import no_empty_folders
 from ntt.locking import Lock, exclusive
 
 Progress = Callable[[int, int | None], None]
@@ -116,7 +117,7 @@ def download(
         StorageError: if the disk is full or not writable. What has arrived is kept and continued next time.
     """
     transfer = _Transfer(target, label=label, progress=progress, patience=patience or Patience())
-    with _disk_errors(label, target):
+    with _disk_errors(label, target), no_empty_folders(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(target) as lock:
             if target.is_file():

@@ -1,5 +1,6 @@
 """What a run executes on: device, threads, determinism; and the facts about it that are kept with the results."""
 
+import os
 import platform
 import resource
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from ntt.config import RuntimeConfig
-from ntt.device import check_precision, resolve_device
+from ntt.device import check_compiler, check_precision, resolve_device
 from ntt.types import Placement
 
 _PACKAGES = (
@@ -40,12 +41,18 @@ def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
         local_rank: this process's number on its node; `cuda` and `auto` give each process its own GPU.
 
     Raises:
-        ConfigError: for a device or a precision that is not to be had here.
+        ConfigError: for a device, a precision or a compiler that is not to be had here.
     """
     device = resolve_device(runtime.device)
     check_precision(runtime.precision, device)
     torch.set_num_threads(runtime.threads)
+    if runtime.deterministic:
+        # Read by cuBLAS when it starts: without it, its matrix products may differ from call to call.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Deterministic torch fills new tensors with NaN, which costs time and finds nothing here: all are written.
+        torch.utils.deterministic.fill_uninitialized_memory = False
     if runtime.compile:
+        check_compiler(device)
         torch.use_deterministic_algorithms(runtime.deterministic, warn_only=True)
     else:  # the same without loading the compiler, which takes seconds
         torch.set_deterministic_debug_mode("warn" if runtime.deterministic else "default")

@@ -7,6 +7,7 @@ from typing import Protocol
 from ntt.config import ExperimentConfig
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.splits import resolve_split
+from ntt.datasets.base import DatasetFiles
 from ntt.errors import DataError, raise_all
 from ntt.types import Category
 
@@ -40,13 +41,28 @@ def read_inputs(config: ExperimentConfig, *, read: CocoReader = read_coco) -> In
         ConfigError: if the split names classes the data set does not have.
     """
     files = config.dataset.locate(Path(config.runtime.cache_root).expanduser().absolute())
-    reference_data = read(files.references_file, files.reference_images)
-    target_data = read(files.targets_file, files.target_images, annotations_required=False)
+    reference_data, target_data = _read_both(files, read)
     categories = resolve_split(
         config.split.name, config.split.classes, reference_data.categories, reference_data.frequencies
     )
     check_agreement(categories, target_data)
     return Inputs(reference_data=reference_data, target_data=target_data, categories=categories)
+
+
+def _read_both(files: DatasetFiles, read: CocoReader) -> tuple[CocoDataset, CocoDataset]:
+    """Read references and targets; what is wrong with either is reported together."""
+    found, problems = [], []
+    for file, folder, required in (
+        (files.references_file, files.reference_images, True),
+        (files.targets_file, files.target_images, False),
+    ):
+        try:
+            found.append(read(file, folder, annotations_required=required))
+        except DataError as error:
+            problems.append(str(error))
+    if problems:  # a file may serve as both
+        raise DataError("\n".join(dict.fromkeys(problems)))
+    return found[0], found[1]
 
 
 def input_facts(inputs: Inputs) -> dict[str, dict[str, str]]:

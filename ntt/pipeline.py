@@ -18,7 +18,7 @@ from ntt.backbones.base import Backbone
 from ntt.boxes_to_masks import BoxMasks, ReferenceMasks, choose_box_segmenter
 from ntt.config import STAGES, ExperimentConfig
 from ntt.environment import peak_memory_mb
-from ntt.errors import ConfigError
+from ntt.errors import ConfigError, DataError
 from ntt.evaluation.options import Judge, Painting
 from ntt.files import read_json, write_json
 from ntt.image_files import check_together, digests_of
@@ -139,8 +139,14 @@ class Pipeline:
                 f"visualisation.image_ids={sorted(unknown, key=str)}: no target image has such an id. Ids are those "
                 f"of {self.inputs.target_data.annotation_file}; null draws the first visualisation.max_images."
             )
+        problems = []
         for records in self._images_in_use():
-            check_together(records, full=self.config.dataset.decode_images, me=self.me, workspace=self.workspace)
+            try:
+                check_together(records, full=self.config.dataset.decode_images, me=self.me, workspace=self.workspace)
+            except DataError as error:  # in every process; targets are looked at all the same
+                problems.append(str(error))
+        if problems:
+            raise DataError("\n".join(problems))
 
     def tidy(self) -> None:
         """Remove temporary files that killed processes left behind, where this run or one like it writes."""

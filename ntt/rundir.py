@@ -160,12 +160,15 @@ def console_logging(me: World) -> Iterator[None]:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(console)
+    early = _EarlyRecords()
+    logger.addHandler(early)
     try:
         yield
     finally:
         logger.setLevel(before[0])
         logger.propagate = before[1]
         logger.removeHandler(console)
+        logger.removeHandler(early)
         console.flush()
 
 
@@ -188,6 +191,10 @@ def file_logging(root: Path, me: World) -> Iterator[None]:
         ) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     logger = logging.getLogger("ntt")
+    for early in [one for one in logger.handlers if isinstance(one, _EarlyRecords)]:
+        logger.removeHandler(early)
+        for record in early.records:
+            handler.handle(record)
     logger.addHandler(handler)
     try:
         yield
@@ -199,6 +206,18 @@ def file_logging(root: Path, me: World) -> Iterator[None]:
         logger.removeHandler(handler)
         with contextlib.suppress(OSError):  # a full disk; the error that ended the block is the one to show
             handler.close()
+
+
+class _EarlyRecords(logging.Handler):
+    """Keeps what is said of the inputs before the run directory, and with it the log file, may be made."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self.records.append(record)
 
 
 class _RunLog(logging.FileHandler):

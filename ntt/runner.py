@@ -3,11 +3,13 @@
 import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ntt import dist
 from ntt.config import STAGES, ExperimentConfig, digest, plain, result_settings, run_directory
 from ntt.environment import apply_runtime, collect_facts
+from ntt.errors import ConfigError, NttError, WeightsError, raise_all
 from ntt.inputs import input_facts
 from ntt.pipeline import Pipeline
 from ntt.reporting import metrics_table
@@ -15,7 +17,7 @@ from ntt.results import flat_metrics, read_metrics
 from ntt.rundir import RunDirectory, console_logging, file_logging
 from ntt.trackers.base import RunIdentity, Tracker
 from ntt.trackers.none import NullTracker
-from ntt.types import Metrics
+from ntt.types import Metrics, Placement
 from ntt.workspace import Workspace
 
 _LOG = logging.getLogger(__name__)
@@ -38,8 +40,8 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
     """
     directory = RunDirectory(run_directory(config).absolute())
     with dist.world(timeout_s=config.runtime.dist_timeout_s) as me, console_logging(me):
-        placement = apply_runtime(config.runtime, local_rank=me.local_rank)
         workspace = Workspace() if workspace is None else workspace
+        placement = _place_models(config, me, workspace)
         workspace.candidates.begin_run()
         pipeline = Pipeline(config=config, directory=directory, placement=placement, me=me, workspace=workspace)
         pipeline.check_inputs()
@@ -49,9 +51,31 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
                 metrics = read_metrics(directory.metrics)
                 if me.is_main and config.tracker.mirrors_finished_runs():
                     _mirror(pipeline, metrics)
-                return _report(metrics, directory)
+                return _report(metrics, directory, config)
             facts = collect_facts(placement, num_processes=me.size)
             return _make_stages(pipeline, {**facts, "data": input_facts(pipeline.inputs)})
+
+
+def _place_models(config: ExperimentConfig, me: dist.World, workspace: Workspace) -> Placement:
+    """Decide where models run; a device that is not there and weights that are missing are reported together."""
+    problems: list[NttError] = []
+    try:
+        placement = apply_runtime(config.runtime, local_rank=me.local_rank)
+    except ConfigError as error:
+        problems.append(error)
+        root = Path(config.runtime.weights_root).expanduser()
+        placement = Placement(device="cpu", precision="float32", compile=False, weights_root=root)
+    for prepare in (
+        lambda: workspace.backbone(config.backbone, placement),
+        lambda: workspace.segmenter(config.segmenter, placement),
+    ):
+        try:
+            prepare()
+        except WeightsError as error:
+            problems.append(error)
+    if problems:
+        raise_all([str(error) for error in problems], type(problems[0]), summary="The models cannot be used here")
+    return placement
 
 
 def _make_stages(pipeline: Pipeline, facts: dict[str, object]) -> float | None:
@@ -67,7 +91,7 @@ def _make_stages(pipeline: Pipeline, facts: dict[str, object]) -> float | None:
         tracker.finish(failed=True)
         raise
     tracker.finish(failed=False)
-    return _report(metrics, directory)
+    return _report(metrics, directory, config)
 
 
 def _make_wanted(pipeline: Pipeline, facts: dict[str, object], tracker: Tracker) -> Metrics | None:
@@ -136,7 +160,7 @@ def _open_tracker(config: ExperimentConfig, directory: RunDirectory) -> Tracker:
     return config.tracker.build(identity)
 
 
-def _report(metrics: Metrics | None, directory: RunDirectory) -> float | None:
+def _report(metrics: Metrics | None, directory: RunDirectory, config: ExperimentConfig) -> float | None:
     """Show the table and where everything is."""
     if metrics is None:
         return None
@@ -144,6 +168,6 @@ def _report(metrics: Metrics | None, directory: RunDirectory) -> float | None:
     if metrics.overall:
         _LOG.info("metrics        %s", directory.metrics)
     _LOG.info("predictions    %s", directory.predictions)
-    if directory.pictures.is_dir():
+    if config.visualisation.enabled and directory.pictures.is_dir():
         _LOG.info("pictures       %s", directory.pictures)
     return metrics.overall.get("bbox", {}).get("AP")

@@ -166,7 +166,10 @@ def fetch(
         )
     base = mirror if mirror is not None else os.environ.get(MIRROR_VARIABLE) or None
     urls = [entry.url] if base is None else mirrored_urls(base, entry.url, entry.path)
-    download(urls, path, sha256=entry.sha256, label=f"weights {name}", progress=progress)
+    try:
+        download(urls, path, sha256=entry.sha256, label=f"weights {name}", progress=progress)
+    except WeightsError as error:
+        raise WeightsError(f"{error} A mirror is named with --mirror URL or {MIRROR_VARIABLE}=URL.") from error
     return path
 
 

@@ -7,6 +7,7 @@ disk, candidates by their key in the store, models by their settings and the pla
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from ntt.backbones.base import Backbone, BackboneConfig
@@ -76,6 +77,12 @@ class Workspace:
             state = _state(record, full)
             if state is not None and state[0].is_settled:
                 self._checked.add(state)
+
+
+@cache
+def process_workspace() -> Workspace:
+    """Return this process's workspace, for programs that run points one after the other, such as a multirun."""
+    return Workspace()
 
 
 def _state(record: ImageRecord, full: bool) -> _Checked | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from slurm.cluster import Cluster, why_not
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -22,6 +23,14 @@ def shared_dir() -> Path:
 def golden_dir(shared_dir: Path) -> Path:
     """Inputs and outputs recorded from the reference implementation."""
     return shared_dir / "golden"
+
+
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where models run. `-m "gpu and parity"` repeats on a CUDA device what the parity tests do on the CPU."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

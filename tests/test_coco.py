@@ -160,6 +160,16 @@ def test_duplicate_images(tmp_path: Path) -> None:
     assert "Image id 5 occurs more than once" in refusal(tmp_path, document(images=[IMAGE, IMAGE]))
 
 
+def test_one_file_under_two_ids_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    again = {**IMAGE, "id": 6, "file_name": "./a.png"}
+    dataset = read(tmp_path, document(images=[IMAGE, again, {**IMAGE, "id": 7, "file_name": "b.png"}]))
+    assert len(dataset.images) == 3
+    assert "1 file(s) are named by several entries of `images` (a.png by ids 5, 6)" in caplog.text
+    caplog.clear()
+    read(tmp_path, document())
+    assert caplog.text == ""
+
+
 def test_image_ids_of_two_kinds(tmp_path: Path) -> None:
     message = refusal(tmp_path, document(images=[IMAGE, {**IMAGE, "id": "x"}]))
     assert "Some image ids are numbers and some are text" in message

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ntt.device import PRECISIONS, autocast, check_precision, effective_precision, resolve_device
+from ntt.device import PRECISIONS, autocast, check_compiler, check_precision, effective_precision, resolve_device
 from ntt.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -152,6 +152,7 @@ def test_autocast_refuses_what_check_precision_refuses() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_tf32_differs_from_float32_on_a_gpu() -> None:
     device = resolve_device("cuda")
     a = torch.randn(256, 256, device=device)
@@ -173,3 +174,18 @@ def test_bfloat16_where_the_cpu_has_none(monkeypatch: pytest.MonkeyPatch, caplog
     assert effective_precision("float32", CPU) == "float32"
     with pytest.raises(ConfigError, match="float16 is not available on the CPU"):
         effective_precision("float16", CPU)
+
+
+def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError) as caught:
+        check_compiler(CPU)
+    assert str(caught.value) == (
+        "runtime.compile=true needs a C++ compiler on the CPU, and no-such-compiler is not found. Install one, name "
+        "yours in the environment variable CXX, or set runtime.compile=false."
+    )
+    monkeypatch.setenv("CXX", "python3")
+    check_compiler(CPU)
+    monkeypatch.setattr("ntt.device.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs the package triton on CUDA, which is not installed"):
+        check_compiler(CUDA)

@@ -54,13 +54,15 @@ def _standardised(images: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parity
 @pytest.mark.parametrize("classes", [1, pytest.param(4, marks=pytest.mark.slow)])
-def test_tokens_and_instance_features_are_those_of_the_reference(shared_dir: Path, vits14: Path, classes: int) -> None:
+def test_tokens_and_instance_features_are_those_of_the_reference(
+    shared_dir: Path, vits14: Path, classes: int, device: str
+) -> None:
     golden = np.load(shared_dir / "golden" / "memory.npz")
     references = json.loads((shared_dir / "golden" / "references.json").read_text())
     annotations = json.loads((shared_dir / "data/coco_dev/annotations/references.json").read_text())
     files = {image["id"]: image for image in annotations["images"]}
     instances = {instance["id"]: instance for instance in annotations["annotations"]}
-    encoder = Dinov2(model="dinov2_vits14", weights=vits14)
+    encoder = Dinov2(model="dinov2_vits14", weights=vits14, device=device)
     features, tokens = [], []
     for category_id in golden["category_ids"][:classes]:
         for entry in references[str(category_id)]:
@@ -69,7 +71,7 @@ def test_tokens_and_instance_features_are_those_of_the_reference(shared_dir: Pat
             rles = coco_mask.frPyObjects(instance["segmentation"], image["height"], image["width"])
             mask = coco_mask.decode(coco_mask.merge(rles)).astype(bool)
             crop, weights = crop_reference(pixels, mask, tuple(instance["bbox"]), output_size=518, grid_size=37)
-            feature_map = encoder.encode(crop[None])[0]
+            feature_map = encoder.encode(crop[None])[0].cpu()
             features.append(instance_feature(feature_map, weights))
             tokens.append(feature_map.flatten(1).T)
     by_class = torch.stack(features).view(classes, 3, -1)

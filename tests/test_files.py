@@ -1,6 +1,7 @@
 """Files appear whole or not at all; run directories keep their records."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from ntt import results
 from ntt.config import RuntimeConfig
 from ntt.dist import World
 from ntt.environment import apply_runtime, collect_facts, peak_memory_mb
-from ntt.errors import StorageError
+from ntt.errors import ConfigError, StorageError
 from ntt.files import atomic_path, read_json, write_json, write_text
 from ntt.progress import track
 from ntt.rundir import RunDirectory, console_logging, file_logging
@@ -137,3 +138,19 @@ def test_facts_of_the_machine():
     assert facts["threads"] == 1
     assert {"torch", "numpy", "pycocotools"} <= set(facts["packages"])
     assert 10 < peak_memory_mb(placement)["process"] < 1e6
+
+
+def test_a_missing_compiler_is_found_before_any_work(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match="runtime.compile=true needs a C"):
+        apply_runtime(RuntimeConfig(name="local", device="cpu", compile=True), local_rank=0)
+
+
+def test_determinism_is_asked_of_cublas_but_a_users_own_setting_stays(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    apply_runtime(RuntimeConfig(name="local", device="cpu"), local_rank=0)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    apply_runtime(RuntimeConfig(name="local", device="cpu"), local_rank=0)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

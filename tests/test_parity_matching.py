@@ -29,15 +29,15 @@ def memory(golden_dir: Path) -> MemoryBank:
 
 
 @pytest.fixture(scope="module", params=IMAGES)
-def image(request: pytest.FixtureRequest, golden_dir: Path) -> tuple[int, Candidates, dict[str, Any]]:
+def image(request: pytest.FixtureRequest, golden_dir: Path, device: str) -> tuple[int, Candidates, dict[str, Any]]:
     """An image's id, its candidates made by us, and the recorded values."""
     recorded = dict(np.load(golden_dir / f"matching_{request.param}.npz"))
     keep = recorded["pred_iou"] > 0.4
     proposals = Proposals(
-        torch.from_numpy(recorded["mask_logits_x16_int8"][keep]).float() / 16,
-        torch.from_numpy(recorded["pred_iou"][keep]),
+        torch.from_numpy(recorded["mask_logits_x16_int8"][keep]).to(device).float() / 16,
+        torch.from_numpy(recorded["pred_iou"][keep]).to(device),
     )
-    feature_map = torch.from_numpy(recorded["target_feats"]).float().T.reshape(-1, 37, 37)
+    feature_map = torch.from_numpy(recorded["target_feats"]).to(device).float().T.reshape(-1, 37, 37)
     height, width = recorded["image_hw"].tolist()
     found = describe(proposals, feature_map, height=height, width=width, feature_dtype="float32")
     return request.param, found, recorded

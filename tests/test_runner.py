@@ -16,7 +16,7 @@ from tiny_data import make_tiny
 
 from ntt import config, runner
 from ntt.console import check_overrides, compose_config, plain_errors
-from ntt.errors import ConfigError, DataError, StorageError
+from ntt.errors import ConfigError, DataError, StorageError, WeightsError
 from ntt.types import Json
 
 Run = Callable[..., Path]
@@ -67,7 +67,7 @@ def test_a_run_leaves_everything(run: Run, tiny: Path, caplog: pytest.LogCapture
     assert expected <= names
     assert not [name for name in names if name.endswith(".tmp")]
     metrics = read(folder / "metrics.json")
-    assert set(metrics["overall"]) == {"bbox", "segm"}
+    assert set(metrics["overall"]) == {"bbox", "segm", "rejection"}
     assert set(metrics["per_class"]["bbox"]) == {"disc", "square"}
     assert 50 < metrics["overall"]["segm"]["AP50"] <= 100
     facts = read(folder / "facts.json")
@@ -82,6 +82,13 @@ def test_predictions_load_in_pycocotools(run: Run, tiny: Path):
     truth = COCO(str(tiny / "annotations" / "targets.json"))
     loaded = truth.loadRes(str(folder / "predictions.json"))
     assert len(loaded.anns) == len(json.loads((folder / "predictions.json").read_text())) > 0
+
+
+def test_the_log_file_has_what_was_said_of_the_inputs(run: Run, capsys: pytest.CaptureFixture[str]):
+    log = (run("shots=30shot", "stage=memory") / "run.log").read_text()
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if "30" in line and "disc" in line]
+    assert log.count(warning) == 1
+    assert log.index(warning) < log.index("Run directory: ")
 
 
 def test_a_finished_run_does_nothing(run: Run, capsys: pytest.CaptureFixture[str]):
@@ -193,7 +200,7 @@ def test_box_only_references_and_targets(run: Run, tiny: Path, tmp_path: Path, c
             del annotation["segmentation"]
         path.write_text(json.dumps(content))
     folder = run(root=root)
-    assert set(read(folder / "metrics.json")["overall"]) == {"bbox"}
+    assert set(read(folder / "metrics.json")["overall"]) == {"bbox", "rejection"}
     out = capsys.readouterr().out
     assert "box" in out
     assert "Masks are not evaluated" in out
@@ -215,6 +222,16 @@ def test_no_pictures(run: Run):
     folder = run()
     assert (folder / "metrics.json").exists()
     assert not (folder / "pictures").exists()
+
+
+def test_pictures_of_an_earlier_run_are_not_announced_where_none_are_wanted(
+    run: Run, capsys: pytest.CaptureFixture[str]
+):
+    run("visualisation.enabled=true", "visualisation.max_images=1", "visualisation.contact_sheet_size=0")
+    assert "\npictures " in capsys.readouterr().out
+    folder = run()
+    assert (folder / "pictures").is_dir()
+    assert "pictures " not in capsys.readouterr().out
 
 
 def test_every_merging_runs(run: Run):
@@ -243,6 +260,37 @@ def test_bad_images_stop_the_run_before_any_work(run: Run, tiny: Path, tmp_path:
     assert "targets_2.png" in str(caught.value)
     assert "targets_3.png" in str(caught.value)
     assert not list((tmp_path / "store").rglob("*.safetensors"))
+
+
+def test_what_is_wrong_with_both_files_is_reported_at_once(run: Run, tiny: Path, tmp_path: Path):
+    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    (root / "images" / "targets_2.png").unlink()
+    (root / "images" / "references_0.png").write_bytes(b"no image")
+    with pytest.raises(DataError) as caught:
+        run(root=root, store=tmp_path / "store")
+    assert "targets_2.png" in str(caught.value)
+    assert "references_0.png is not an image" in str(caught.value)
+    for name in ("references", "targets"):
+        (root / "annotations" / f"{name}.json").write_text("{}" if name == "targets" else "{")
+    with pytest.raises(DataError) as caught:
+        run(root=root)
+    assert "references.json is not valid JSON" in str(caught.value)
+    assert "targets.json cannot be used" in str(caught.value)
+    with pytest.raises(DataError) as caught:
+        run("dataset.targets=annotations/references.json", root=root)
+    assert str(caught.value).count("is not valid JSON") == 1
+
+
+def test_missing_weights_and_a_missing_device_are_reported_at_once(run: Run, tmp_path: Path):
+    models = ("backbone=dinov2_vits14", "segmenter=sam2_tiny", f"runtime.weights_root={tmp_path}")
+    with pytest.raises(ConfigError) as caught:
+        run(*models, "runtime.device=cuda:99")
+    message = str(caught.value)
+    assert "runtime.device=cuda:99: " in message
+    assert f"ntt weights get dinov2_vits14 --root {tmp_path}" in message
+    assert f"ntt weights get sam2_hiera_tiny --root {tmp_path}" in message
+    with pytest.raises(WeightsError, match=r"\(2 problems\)"):
+        run(*models)
 
 
 def test_unknown_image_ids_are_refused(run: Run):

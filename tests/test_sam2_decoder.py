@@ -9,6 +9,7 @@ import torch
 from filled_weights import fill_state_dict
 from sam2_package import CONFIGS, Features, one_thread, package_decode, package_model, random_features
 
+from ntt.device import autocast
 from ntt.segmenters.sam2.decoder import DecodedPrompts, FastDecoder
 from ntt.segmenters.sam2.folding import fold
 from ntt.segmenters.sam2.image_terms import ImageTerms, compute_image_terms, space_to_depth
@@ -41,14 +42,15 @@ class Decoding:
         return upscale(self.decoder.weights.rows, self.terms, decoded.tokens, decoded.hyper_BMD)
 
 
-def our_decoding(model: Any, features: Features, dtype: torch.dtype) -> Decoding:
+def our_decoding(model: Any, features: Features, dtype: torch.dtype, device: str = "cpu") -> Decoding:
     state = decoder_state(model.state_dict(), "a model")
     prompts = PromptEncoder.from_state(state)
-    weights = fold(state, prompts.grid_positions()).to("cpu", dtype)
+    weights = fold(state, prompts.grid_positions()).to(device, dtype)
     accurate = torch.promote_types(dtype, torch.float32)
-    embedding = features.embedding[0].to(accurate) + prompts.no_mask_C[:, None, None].to(accurate)
-    fine0, fine1 = (fine[0].to(accurate) for fine in features.fine)
-    terms = compute_image_terms(weights.image, embedding, (fine0, fine1), dtype=dtype)
+    embedding = (features.embedding[0].to(accurate) + prompts.no_mask_C[:, None, None].to(accurate)).to(device)
+    fine0, fine1 = (fine[0].to(device, accurate) for fine in features.fine)
+    with autocast("float32", torch.device(device)):
+        terms = compute_image_terms(weights.image, embedding, (fine0, fine1), dtype=dtype)
     return Decoding(FastDecoder(weights, dtype=dtype), terms, prompts)
 
 
@@ -64,28 +66,30 @@ def tiny() -> Any:
     return filled_model("sam2_hiera_tiny")
 
 
-def assert_equal_to_package(model: Any) -> None:
+def assert_equal_to_package(model: Any, device: str) -> None:
     """In float64, where rounding cannot hide a mistake, on the package's own embedding of two prompts."""
     features, points = random_features(), POINTS[:2]
-    ours = our_decoding(model, features, torch.float64)
+    ours = our_decoding(model, features, torch.float64, device)
     labels = torch.ones(len(points), 1, dtype=torch.int)
     logits, iou = package_decode(model, features, points[:, None], labels, multimask=True, dtype=torch.float64)
     with torch.no_grad():
         tokens, _ = model.sam_prompt_encoder(points=(points[:, None], labels), boxes=None, masks=None)
-        decoded = ours.decoder.decode(ours.terms, tokens, first_mask=1)
-        torch.testing.assert_close(decoded.predicted_iou_BM, iou, rtol=0, atol=1e-9)
-        torch.testing.assert_close(ours.all_masks(decoded), logits, rtol=0, atol=1e-8)
+        decoded = ours.decoder.decode(ours.terms, tokens.to(device), first_mask=1)
+        torch.testing.assert_close(decoded.predicted_iou_BM.cpu(), iou, rtol=0, atol=1e-9)
+        torch.testing.assert_close(ours.all_masks(decoded).cpu(), logits, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize("name", SMALLER)
-def test_equals_the_package(name: str) -> None:
-    assert_equal_to_package(filled_model(name))
+def test_equals_the_package(name: str, device: str) -> None:
+    assert_equal_to_package(filled_model(name), device)
 
 
 @pytest.mark.slow
+@pytest.mark.parity
 @pytest.mark.parametrize("name", LARGER)
-def test_equals_the_package_for_larger_models(name: str) -> None:
-    assert_equal_to_package(filled_model(name))
+def test_equals_the_package_for_larger_models(name: str, device: str) -> None:
+    assert_equal_to_package(filled_model(name), device)
 
 
 def test_equals_the_package_for_boxes(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,15 +151,16 @@ def tame() -> Any:
     return model
 
 
-def test_float32_agrees_to_rounding_where_the_model_is_tame(tame: Any) -> None:
+@pytest.mark.parity
+def test_float32_agrees_to_rounding_where_the_model_is_tame(tame: Any, device: str) -> None:
     features = random_features()
     labels = torch.ones(len(POINTS), 1, dtype=torch.int)
     package, package_iou = package_decode(tame, features, POINTS[:, None], labels, multimask=True)
-    ours = our_decoding(tame, features, torch.float32)
+    ours = our_decoding(tame, features, torch.float32, device)
     with torch.no_grad():
-        decoded = ours.decoder.decode(ours.terms, ours.prompts.points(POINTS), first_mask=1)
-        torch.testing.assert_close(decoded.predicted_iou_BM, package_iou, rtol=0, atol=1e-5)
-        torch.testing.assert_close(ours.all_masks(decoded), package, rtol=0, atol=1e-4)
+        decoded = ours.decoder.decode(ours.terms, ours.prompts.points(POINTS).to(device), first_mask=1)
+        torch.testing.assert_close(decoded.predicted_iou_BM.cpu(), package_iou, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours.all_masks(decoded).cpu(), package, rtol=0, atol=1e-4)
 
 
 def test_bfloat16_is_close_where_the_model_is_tame(tame: Any) -> None:

@@ -101,3 +101,6 @@ def test_other_errors_pass() -> None:
     assert calls == [0]
     assert not is_out_of_memory(ValueError("not enough memory"))
     assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))

@@ -132,6 +132,14 @@ def test_fetch_does_not_overwrite_another_file(site: Site, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("registry")
+def test_a_failed_fetch_leaves_no_folder_and_names_the_mirror(site: Site, tmp_path: Path) -> None:
+    root = tmp_path / "new" / "weights"
+    with pytest.raises(WeightsError, match=r"--mirror URL or NTT_WEIGHTS_MIRROR=URL"):
+        fetch("tiny", root, mirror=f"{site.url}/nowhere")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("registry")
 @pytest.mark.parametrize("by_environment", [False, True])
 def test_fetch_uses_a_mirror(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_environment: bool) -> None:
     site.files = {"copy/sub/tiny.pt": CONTENT}

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ntt.backbones.base import BackboneConfig
+from ntt.device import autocast
 from ntt.errors import ConfigError, WeightsError
 from ntt.types import Placement
 
@@ -113,7 +114,8 @@ class EfficientNetLite0:
         if images_B3HW.ndim != 4 or tuple(images_B3HW.shape[1:]) != (3, side, side):
             raise ValueError(f"images of shape {tuple(images_B3HW.shape)}; expected [B, 3, {side}, {side}]")
         images = images_B3HW.to(self._device, torch.float32)
-        features: torch.Tensor = self._trunk((images - _MEAN) / _STD)
+        with autocast("float32", self._device):
+            features: torch.Tensor = self._trunk((images - _MEAN) / _STD)
         return features
 
 

@@ -35,7 +35,7 @@ _EPILOG = """
 examples:
   ntt sweep plan sweeps/demo_small.yaml                 what it would do
   ntt sweep run sweeps/demo_small.yaml --processes 4    do it here; the same again goes on where it stopped
-  ntt sweep submit sweeps/seeds_shots.yaml dataset.root=/data/my_set --cluster gpu
+  ntt sweep submit sweeps/seeds_shots.yaml dataset.root=/data/my_set --cluster gpu_a100
   ntt sweep status demo_small                           points by state, time gone and left
   ntt sweep retry demo_small                            again what failed or got lost
   ntt sweep collect demo_small                          the tables

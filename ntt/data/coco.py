@@ -261,6 +261,8 @@ def _raise(findings: Findings, path: Path) -> None:
 
 
 def _warn(findings: Findings, path: Path) -> None:
+    for sentence in findings.warnings:
+        _LOG.warning("%s: %s", path, sentence)
     for what, ids in findings.notes.items():
         shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
         _LOG.warning("%s: %d annotation(s) %s (id %s)", path, len(ids), what, shown)

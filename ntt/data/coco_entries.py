@@ -4,7 +4,7 @@ Nothing here stops at the first mistake: what is wrong goes into `Findings`, and
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeGuard
@@ -23,12 +23,14 @@ class Findings:
     Attributes:
         problems: what makes the file unusable, one sentence each.
         notes: what was mended or left out -> the annotations concerned, by id.
+        warnings: what is strange and accepted, one sentence each.
         broken_images: ids of images that are reported already; what refers to them is not reported again.
         broken_categories: likewise.
     """
 
     problems: list[str] = field(default_factory=list)
     notes: dict[str, list[int]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     broken_images: set[ImageId] = field(default_factory=set)
     broken_categories: set[int] = field(default_factory=set)
 
@@ -84,7 +86,21 @@ def parse_images(entries: Sequence[Any], image_dir: Path, findings: Findings) ->
         findings.problems.append(
             "Some image ids are numbers and some are text. Use one kind throughout the file, in `annotations` too."
         )
+    _warn_of_repeated_files(records.values(), findings)
     return records
+
+
+def _warn_of_repeated_files(records: Iterable[ImageRecord], findings: Findings) -> None:
+    by_name: dict[str, list[ImageId]] = {}
+    for record in records:
+        by_name.setdefault(record.file_name, []).append(record.id)
+    repeated = [f"{name} by ids {', '.join(map(repr, ids))}" for name, ids in by_name.items() if len(ids) > 1]
+    if repeated:
+        shown = "; ".join(repeated[:5]) + ("; ..." if len(repeated) > 5 else "")
+        findings.warnings.append(
+            f"{len(repeated)} file(s) are named by several entries of `images` ({shown}). Each entry counts as an "
+            "image of its own, with its own annotations only; if they are one image, join the entries."
+        )
 
 
 def _parse_image(entry: Any, place: int, image_dir: Path, findings: Findings) -> ImageRecord | None:

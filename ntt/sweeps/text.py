@@ -47,8 +47,8 @@ def status_text(folder: SweepFolder, plan: Plan, status: SweepStatus, *, verbose
         if some and (name != "done" or verbose):
             lines += ["", f"{name}:", *(line for one in some for line in _point_lines(one, verbose=verbose))]
     elapsed = "nothing has begun" if status.elapsed_s is None else f"{duration(status.elapsed_s)} since the start"
-    is_over = status.counts["done"] == len(plan.points)
-    left = "" if is_over else f", still to do: {'unknown' if status.left_s is None else 'about ' + duration(status.left_s)}"
+    estimate = "unknown" if status.left_s is None else f"about {duration(status.left_s)}"
+    left = "" if status.counts["done"] == len(plan.points) else f", still to do: {estimate}"
     return "\n".join([*lines, "", f"Time: {elapsed}{left}", f"Folder of the sweep: {folder.root}"])
 
 

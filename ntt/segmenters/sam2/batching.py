@@ -11,14 +11,15 @@ import torch
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
+_OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error means that the device's or the machine's memory is used up."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+    # torch.OutOfMemoryError is CUDA's; on a CPU and on MPS, and from cuBLAS, only the text tells.
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)
 
 
 class BatchRunner:
