@@ -3,6 +3,7 @@
 import copy
 import difflib
 import importlib.util
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -208,7 +209,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
     if not {"-m", "--multirun"} & set(arguments):
         for override in parsed:
             if override.is_sweep_override() and not override.is_hydra_override():
-                _refuse(f"{override.input_line}: these are several values. Give one, or add --multirun.")
+                line = str(override.input_line)
+                _refuse(f"{line}: these are several values. Give one, or add --multirun.{_quoted(line)}")
     register_schemas()
     with _hydra():
         _check(parsed)
@@ -221,7 +223,17 @@ def _check(overrides: Sequence[Override]) -> None:
 
 
 def _unreadable(override: str) -> str:
-    return f"{override}: this override cannot be read. Write KEY=VALUE, and quote values with spaces."
+    return f"{override}: this override cannot be read. Write KEY=VALUE.{_quoted(override)}"
+
+
+def _quoted(override: str) -> str:
+    """Say how a value with special characters, such as a path, is written: quotes for Hydra in quotes for the shell."""
+    key, _, value = override.partition("=")
+    if not value or value[0] in "\"'[{":
+        return ""
+    text = value.replace("\\", "\\\\").replace('"', '\\"')
+    command = shlex.quote(f'{key}="{text}"')
+    return f" If the value is one text, such as a path, quote it twice: {command}"
 
 
 def _first_problem(lines: Sequence[str]) -> str | None:
@@ -267,7 +279,9 @@ def _explain(line: str, error: Exception, others: Sequence[str]) -> str:
         number = value.removesuffix("s").removesuffix("shot")
         if key == "shots" and number.isdigit() and f"{number}shot" not in options:
             return f"{text} For another number of references write shots.count={number}."
-        close = difflib.get_close_matches(value, options, n=1) or [one for one in options if one.startswith(value)]
+        close = [f"{number}shot"] if key == "shots" and number.isdigit() else []
+        close = close or difflib.get_close_matches(value, options, n=1)
+        close = close or [one for one in options if one.startswith(value)]
         if close:
             return f"{text} Did you mean {key}={close[0]}?"
         if key == "split":

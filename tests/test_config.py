@@ -118,7 +118,11 @@ def test_plain_configuration_has_no_hydra_types():
         ("nonsense", ["nonsense", "Write KEY=VALUE"]),
         ("shots=5", ["shots=5", "Allowed is one of 10shot", "Did you mean shots=5shot?"]),
         ("backbone=null", ["backbone=null", "Allowed is one of", "efficientnet_lite0"]),
+        ("shots=3", ["shots=3", "Did you mean shots=3shot?"]),
         ("seed=1,2", ["seed=1,2", "several values", "--multirun"]),
+        ("dataset.root=/a,b", ["several values", "quote it twice: 'dataset.root=\"/a,b\"'"]),
+        ("dataset.root=Bäume (1)", ["cannot be read", "quote it twice: 'dataset.root=\"Bäume (1)\"'"]),
+        ("dataset.root='a", ["dataset.root='a: this override cannot be read. Write KEY=VALUE.\n"]),
         ("split.classes=person", ["split.classes=person", "Write split.classes=[person]"]),
     ],
 )
@@ -138,6 +142,7 @@ def test_wrong_overrides_are_explained(override: str, expected: list[str], capsy
         ["-m", "shots=glob(*)"],
         ["--cfg", "job"],
         ["hydra/launcher=basic", "seed=3"],
+        ["dataset=coco_json", 'dataset.root="Bäume (1), it\'s ;= all"'],
         ["seed=range(0,3)", "-m"],
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from ntt.converters.base import Converted
 from ntt.data.coco import CocoDataset, raw_annotations, read_coco, read_document
+from ntt.data.coco_entries import is_image_id
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.types import ImageId, Json
 
@@ -26,14 +27,23 @@ def read_whole(path: Path) -> Json:
     ids: dict[str, set[Any]] = {}
     for key in ("images", "categories"):
         entries = document.get(key)
-        if not isinstance(entries, list) or not all(isinstance(one, dict) and "id" in one for one in entries):
-            raise DataError(f"{path}: `{key}` must be a list of objects with an `id`. Correct the file.")
+        if not isinstance(entries, list) or not all(
+            isinstance(one, dict) and is_image_id(one.get("id")) for one in entries
+        ):
+            raise DataError(
+                f"{path}: `{key}` must be a list of objects with an `id` that is a whole number or text. Correct the "
+                "file."
+            )
         ids[key] = {one["id"] for one in entries}
         if len(ids[key]) < len(entries):
             problems.append(f"{path}: an id of `{key}` occurs more than once. Give each its own.")
-    for place, entry in enumerate(document.get("annotations") or []):
+    annotations = document.get("annotations") or []
+    if not isinstance(annotations, list):
+        raise DataError(f"{path}: `annotations` must be a list. Correct the file.")
+    for place, entry in enumerate(annotations):
         for key, owner in (("image_id", "images"), ("category_id", "categories")):
-            if not isinstance(entry, dict) or entry.get(key) not in ids[owner]:
+            number = entry.get(key) if isinstance(entry, dict) else None
+            if not is_image_id(number) or number not in ids[owner]:
                 problems.append(f"{path}: annotations[{place}] has a {key} that is not in `{owner}`. Correct it.")
     raise_all(problems, DataError, summary=f"{path} cannot be used")
     return document

@@ -162,16 +162,17 @@ def _painted(data: Any, corners: Sequence[float], where: str, size_hw: tuple[int
     left, top, right, bottom = (round(value) for value in corners)
     try:
         with Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=("PNG",)) as picture:
+            if left < 0 or top < 0 or right >= size_hw[1] or bottom >= size_hw[0]:
+                raise ValueError("it sticks out of the image")
             if picture.size != (right - left + 1, bottom - top + 1):
                 raise ValueError(f"it has {picture.size} pixels, its corners {corners} say otherwise")
             small = np.asarray(picture.convert("L")) > 0
         whole_mask = np.zeros(size_hw, dtype=bool)
-        place = whole_mask[max(top, 0) : bottom + 1, max(left, 0) : right + 1]
-        if left < 0 or top < 0 or place.shape != small.shape:
-            raise ValueError("it sticks out of the image")
-    except (TypeError, ValueError, binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (
+        TypeError, ValueError, binascii.Error, OSError, SyntaxError, MemoryError, Image.DecompressionBombError
+    ) as error:
         raise DataError(f"{where}: the painted mask cannot be read: {error}. Paint it again.") from error
-    place[:] = small
+    whole_mask[top : bottom + 1, left : right + 1] = small
     return whole_mask
 
 

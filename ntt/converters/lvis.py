@@ -10,7 +10,7 @@ from typing import Any
 
 from ntt.converters.base import Converted
 from ntt.data.coco import read_document
-from ntt.data.coco_entries import all_numbers
+from ntt.data.coco_entries import all_numbers, is_image_id
 from ntt.errors import DataError, raise_all
 from ntt.types import Json
 
@@ -59,13 +59,13 @@ def _name_images(document: Json, path: Path) -> str:
 
 def _add_masks(document: Json, source: Json, source_path: Path) -> str:
     """Copy missing masks from `source` by annotation id."""
-    known = {entry.get("id"): entry for entry in _entries(source, "annotations")}
+    known = {entry.get("id"): entry for entry in _entries(source, "annotations") if is_image_id(entry.get("id"))}
     problems: list[str] = []
     added = 0
     for entry in _entries(document, "annotations"):
         if entry.get("segmentation"):
             continue
-        other = known.get(entry.get("id"))
+        other = known.get(entry["id"]) if is_image_id(entry.get("id")) else None
         if other is None or not other.get("segmentation"):
             continue
         if not _same_object(entry, other):
@@ -90,4 +90,5 @@ def _same_object(entry: Json, other: Json) -> bool:
 
 
 def _entries(document: Json, key: str) -> list[dict[str, Any]]:
-    return [entry for entry in document.get(key) or [] if isinstance(entry, dict)]
+    entries = document.get(key)
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []

@@ -2,12 +2,13 @@
 
 A pickle is a program: loading one may run anything. Here it is read twice. First its instructions are gone through
 without being carried out, and any that is not needed for plain data is refused; then it is loaded with a reader that
-knows one name, `collections.OrderedDict`, and makes a plain dictionary of it.
+knows one name, `collections.OrderedDict`, and makes a plain dictionary of it. Tuples become lists.
 """
 
 import io
 import pickle
 import pickletools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,14 @@ _PLAIN = frozenset(
 )
 # fmt: on
 _ALLOWED_NAME = ("collections", "OrderedDict")
-_BROKEN = (pickle.UnpicklingError, ValueError, TypeError, EOFError, IndexError, KeyError, AttributeError, MemoryError)
+_BROKEN = (
+    pickle.UnpicklingError, ValueError, TypeError, EOFError, IndexError, KeyError, AttributeError, MemoryError,
+    OverflowError, RecursionError, AssertionError,
+)
 
 
 def load_plain(path: Path) -> Any:
-    """Load a pickle of dictionaries, lists, tuples, numbers, text and None; ordered dictionaries become plain.
+    """Load a pickle of dictionaries, lists, tuples, numbers, text and None; ordered dictionaries become plain, tuples lists.
 
     Raises:
         DataError: if it cannot be read, or holds anything else; nothing of it has been carried out then.
@@ -61,7 +65,26 @@ def _check_instructions(data: bytes, path: Path) -> None:
             raise _refusal(path, f"the memo place {argument} after {count} instructions")
 
 
-class _PlainReader(pickle.Unpickler):
+def _as_list(load_tuple: Callable[[Any], None]) -> Callable[[Any], None]:
+    def load(reader: Any) -> None:
+        load_tuple(reader)
+        reader.stack[-1] = list(reader.stack[-1])
+
+    return load
+
+
+_TUPLES = (pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
+
+
+class _PlainReader(pickle._Unpickler):
+    """The reader that is written in Python, because its instructions can be replaced: no tuple is ever made.
+
+    A tuple may be the key of a dictionary, and to hash it is to walk through it without any bound: one nested a million
+    deep overflows the stack of the process, one whose parts are shared takes for ever.
+    """
+
+    dispatch = {**pickle._Unpickler.dispatch, **{op[0]: _as_list(pickle._Unpickler.dispatch[op[0]]) for op in _TUPLES}}
+
     def __init__(self, path: Path, data: bytes) -> None:
         super().__init__(io.BytesIO(data))
         self._path = path

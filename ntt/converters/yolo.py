@@ -119,7 +119,7 @@ def _names_file(root: Path) -> Path:
 def _names_in_yaml(text: str, path: Path) -> dict[int, str]:
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{path} is not valid YAML: {str(error).splitlines()[0]}. Correct it.") from error
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, list):

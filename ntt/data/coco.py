@@ -231,7 +231,7 @@ def _parse_json(content: bytes, path: Path) -> dict[str, Any]:
             f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}. Correct it there, or "
             "export the annotations again; a file that breaks off was not copied completely."
         ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, nested too deep
         raise DataError(f"{path} is not valid JSON: {error}. Export the annotations again, as UTF-8.") from error
     if not isinstance(document, dict):
         raise DataError(

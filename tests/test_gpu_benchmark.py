@@ -1,0 +1,73 @@
+"""The benchmark for GPUs, as far as it can be tried without one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import gpu
+from benchmarks.whole_image import PARTS
+from ntt.types import Detections
+
+NOTHING = Detections(
+    image_id=0,
+    height=4,
+    width=4,
+    labels=np.zeros(0, dtype=np.int64),
+    scores=np.zeros(0, dtype=np.float32),
+    boxes_xywh=np.zeros((0, 4), dtype=np.float32),
+    rles=(),
+)
+
+
+def figures(seconds: float, peak: int | None) -> gpu.Figures:
+    """Two images, the second twice as slow; the decoder takes half of the time."""
+    others = {part: seconds / 10 for part in PARTS if part != "SAM2 decoder"}
+    one = {**others, "SAM2 decoder": seconds / 2}
+    return gpu.Figures([one, {part: 2 * value for part, value in one.items()}], peak, peak, NOTHING)
+
+
+def test_without_cuda_it_refuses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu", "image.jpg"])
+    with pytest.raises(SystemExit) as caught:
+        gpu.main()
+    assert caught.value.code == 2
+    assert "--device cuda: there is no CUDA device here" in capsys.readouterr().err
+
+
+def test_a_precision_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu", "image.jpg", "--device", "cpu", "--precisions", "float16"])
+    with pytest.raises(SystemExit, match="float16 is not available on the CPU.*--precisions"):
+        gpu.main()
+
+
+def test_table_by_hand() -> None:
+    # 10 parts of 0.1 s, of which the decoder has 5, and twice that: the median is 1.5 s, 0.667 images a second.
+    lines = gpu.table({"package tf32": figures(4.0, 6 * gpu.GIB), "ntt tf32": figures(1.0, 2 * gpu.GIB)}).splitlines()
+    rows = {line[:26].strip(): line[26:].split() for line in lines}
+    assert rows["SAM2 decoder"] == ["3000.0", "750.0"]
+    assert rows["total"] == ["6000.0", "1500.0"]
+    assert rows["images a second"] == ["0.17", "0.67"]
+    assert rows["peak memory, GiB"] == ["6.00", "2.00"]
+    assert lines[-1] == "package / ntt in tf32: decoder 4.00, total 4.00, peak memory 3.00"
+
+
+def test_memory_that_is_not_known_is_not_zero() -> None:
+    lines = gpu.table({"package float32": figures(1.0, None), "ntt float32": figures(1.0, None)}).splitlines()
+    assert next(line for line in lines if line.startswith("peak memory")).split()[-2:] == ["-", "-"]
+    assert lines[-1] == "package / ntt in float32: decoder 1.00, total 1.00"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_it_runs(device: str, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48), (90, 120, 30)).save(tmp_path / "image.png")
+    command = [sys.executable, "-m", "benchmarks.gpu", str(tmp_path / "image.png"), "--device", device, "--rounds", "1"]
+    command += ["--points-per-side", "2", "--sam2-model", "sam2_hiera_tiny", "--dinov2-model", "dinov2_vits14"]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+    assert "package / ntt in float32: decoder" in done.stdout
