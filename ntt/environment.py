@@ -49,8 +49,6 @@ def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
     if runtime.deterministic:
         # Read by cuBLAS when it starts: without it, its matrix products may differ from call to call.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # Deterministic torch fills new tensors with NaN, which costs time and finds nothing here: all are written.
-        torch.utils.deterministic.fill_uninitialized_memory = False
     if runtime.compile:
         check_compiler(device)
         torch.use_deterministic_algorithms(runtime.deterministic, warn_only=True)

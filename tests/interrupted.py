@@ -131,7 +131,7 @@ def killed(data: Path, work: Path, expected: dict[str, str], kills: int, seconds
     while done < kills:
         place, journal = work / f"killed/{len(rounds)}", work / f"killed/{len(rounds)}.journal"
         here, entries, lost = 0, 0, 0
-        while done < kills and kill_somewhere(child(data, place, journal), journal, chance, 2 * seconds_an_image):
+        while done < kills and kill_somewhere(child(data, place, journal), journal, chance, seconds_an_image):
             done, here = done + 1, here + 1
             now = len(list((place / "store" / "candidates").rglob("*.safetensors")))
             lost += now < entries

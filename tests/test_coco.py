@@ -85,8 +85,8 @@ def test_broken_json_is_located(tmp_path: Path) -> None:
     assert "is not valid JSON: Expecting value at line 2, column 18" in message
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\xfa\x00{", b'{"a": "\xe9"}'])
-def test_bytes_that_are_no_text(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"\xff\xfe\xfa\x00{", b'{"a": "\xe9"}', b'{"a": 1' + b"0" * 5000 + b"}"])
+def test_bytes_that_are_no_text_or_no_usable_number(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(DataError, match="is not valid JSON"):
         read_coco(tmp_path / "a.json", tmp_path)

@@ -107,6 +107,9 @@ def test_impossible_parts_are_refused(parts: dict[str, float], text: str):
     [
         ({"images": [{"file_name": "a"}]}, "`images` must be a list of objects with an `id`"),
         ({"categories": None}, "`categories` must be a list"),
+        ({"images": [{"id": [5]}]}, "`images` must be a list of objects with an `id` that is a whole number or text"),
+        ({"annotations": 3}, "`annotations` must be a list"),
+        ({"annotations": [{"image_id": [5], "category_id": 1}]}, "annotations.0. has a image_id that is not in"),
         ({"annotations": [annotation(1, 6, 1, [1, 1, 5, 5])]}, "annotations.0. has a image_id that is not in `images`"),
         ({"images": [{"id": 5}, {"id": 5}]}, "an id of `images` occurs more than once"),
     ],

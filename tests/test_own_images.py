@@ -69,6 +69,12 @@ def test_masks_beside_the_images(own: Path):
     assert made["annotations"][1]["bbox"] == [70, 30, 40, 40]
 
 
+def test_a_mask_that_is_no_png_does_not_pass_for_an_example(own: Path):
+    (own / "references/disc/references_0_mask.png").rename(own / "references/disc/references_0_mask.jpg")
+    with pytest.raises(DataError, match=r"references_0_mask.jpg is named like a mask, and masks must be PNG files"):
+        convert_references(own / "references")
+
+
 def test_several_masks_of_one_image_and_several_images(own: Path):
     second = shape_mask(7, 5, 5, 20)
     Image.fromarray(second).save(own / "references/square/references_1_mask_2.png")

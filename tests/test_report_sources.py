@@ -179,6 +179,7 @@ def test_a_run_of_the_experiment_with_other_settings_is_named(tmp_path: Path):
     directory.write_config({**config, "experiment": "row"})
     write_metrics(directory.metrics, box_metrics(20))
     assert verdict(tmp_path) == (None, 20.0, 0.5, None, "not run: run with another matcher.merging")
+    assert "not run: 1." in expected_table(read_runs([tmp_path])).notes[1]
 
 
 def test_what_was_not_published_gets_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -169,7 +169,13 @@ def _painted(data: Any, corners: Sequence[float], where: str, size_hw: tuple[int
             small = np.asarray(picture.convert("L")) > 0
         whole_mask = np.zeros(size_hw, dtype=bool)
     except (
-        TypeError, ValueError, binascii.Error, OSError, SyntaxError, MemoryError, Image.DecompressionBombError
+        TypeError,
+        ValueError,
+        binascii.Error,
+        OSError,
+        SyntaxError,
+        MemoryError,
+        Image.DecompressionBombError,
     ) as error:
         raise DataError(f"{where}: the painted mask cannot be read: {error}. Paint it again.") from error
     whole_mask[top : bottom + 1, left : right + 1] = small

@@ -60,6 +60,9 @@ def convert_references(root: Path, categories: Sequence[Category] | None = None)
     for path in files:
         if path in taken:
             continue
+        if _is_mask_of_another_kind(path, files):
+            builder.problems.append(f"{path} is named like a mask, and masks must be PNG files. Save it as PNG.")
+            continue
         try:
             for one in _add_example(builder, path, root, masks.get(path, [])):
                 counts[one.name] += 1
@@ -133,6 +136,13 @@ def _masks_of(files: Sequence[Path]) -> dict[Path, list[Path]]:
         for owner in owners:
             found.setdefault(owner, []).append(path)
     return found
+
+
+def _is_mask_of_another_kind(path: Path, files: Sequence[Path]) -> bool:
+    """Tell whether a name that belongs to a mask stands beside its image, but with another ending than .png."""
+    match = _MASK_NAME.fullmatch(path.stem) if path.suffix.lower() != ".png" else None
+    beside = {other.stem.lower() for other in files if other.parent == path.parent}
+    return match is not None and match["stem"].lower() in beside
 
 
 def _add_example(builder: CocoBuilder, path: Path, root: Path, masks: Sequence[Path]) -> list[FoundObject]:

@@ -10,7 +10,7 @@ import pickle
 import pickletools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ntt.errors import DataError
 
@@ -29,13 +29,22 @@ _PLAIN = frozenset(
 # fmt: on
 _ALLOWED_NAME = ("collections", "OrderedDict")
 _BROKEN = (
-    pickle.UnpicklingError, ValueError, TypeError, EOFError, IndexError, KeyError, AttributeError, MemoryError,
-    OverflowError, RecursionError, AssertionError,
+    pickle.UnpicklingError,
+    ValueError,
+    TypeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    AssertionError,
 )
 
 
 def load_plain(path: Path) -> Any:
-    """Load a pickle of dictionaries, lists, tuples, numbers, text and None; ordered dictionaries become plain, tuples lists.
+    """Load a pickle of dictionaries, lists, numbers, text and None; tuples become lists, ordered dictionaries plain.
 
     Raises:
         DataError: if it cannot be read, or holds anything else; nothing of it has been carried out then.
@@ -83,7 +92,10 @@ class _PlainReader(pickle._Unpickler):
     deep overflows the stack of the process, one whose parts are shared takes for ever.
     """
 
-    dispatch = {**pickle._Unpickler.dispatch, **{op[0]: _as_list(pickle._Unpickler.dispatch[op[0]]) for op in _TUPLES}}
+    dispatch: ClassVar[Any] = {
+        **pickle._Unpickler.dispatch,
+        **{op[0]: _as_list(pickle._Unpickler.dispatch[op[0]]) for op in _TUPLES},
+    }
 
     def __init__(self, path: Path, data: bytes) -> None:
         super().__init__(io.BytesIO(data))

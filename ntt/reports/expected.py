@@ -29,7 +29,7 @@ def expected_table(records: Sequence[RunRecord]) -> Table:
     configs = _compose(list(dict.fromkeys(one.experiment for one in expected.values() if one.dataset in present)))
     keys = [_comparable(record.config) for record in finished]
     rows = [_row(result, configs.get(result.experiment), finished, keys) for result in expected.values()]
-    verdicts = [str(row[-1]) for row in rows]
+    verdicts = [str(row[-1]).partition(":")[0] for row in rows]
     counts = [f"{name}: {verdicts.count(name)}" for name in dict.fromkeys(verdicts) if name in _VERDICTS]
     notes = (
         "Percent; ours is mean ± sample standard deviation over seeds (number of runs). Within tolerance means that "
@@ -40,7 +40,7 @@ def expected_table(records: Sequence[RunRecord]) -> Table:
     return Table("expected", "Ours and the published values", columns, tuple(rows), notes)
 
 
-_VERDICTS = ("within tolerance", "below", "above", "not run", "nothing published")
+_VERDICTS = ("within tolerance", "below", "above", "incomplete", "not run", "nothing published")
 
 
 def _row(
