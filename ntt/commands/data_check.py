@@ -108,7 +108,7 @@ def how_to_get(facts: DatasetFacts) -> str:
     """Say in a sentence or two where a data set is to be had."""
     source = f"{facts.title} is published at {facts.official} ({facts.terms})."
     if facts.get is None:
-        return f"{source} Download it there and put it into the folder named above."
+        return f"{source} Download it there and put it into the folder that `ntt data check` names."
     return f"Run `ntt data get {facts.get}`, or take it from {facts.official} yourself ({facts.terms})."
 
 
