@@ -3,6 +3,7 @@
 import copy
 import difflib
 import importlib.util
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ntt.config import ExperimentConfig, from_hydra, register_schemas
+from ntt.datasets.base import DATA_VARIABLE
 from ntt.errors import ConfigError, NttError
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
@@ -72,8 +74,9 @@ def compose_many(points: Sequence[Sequence[str]]) -> list[ExperimentConfig]:
         ConfigError: if an override cannot be composed, or a value is missing or unusable.
     """
     register_schemas()
+    composer = _composer(os.environ.get(DATA_VARIABLE))
     with _hydra():
-        return [from_hydra(_composer().compose(list(overrides))) for overrides in points]
+        return [from_hydra(composer.compose(list(overrides))) for overrides in points]
 
 
 def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
@@ -168,8 +171,9 @@ class _Composer:
         return self._parts[lines]
 
 
-@lru_cache(maxsize=1)
-def _composer() -> _Composer:
+@lru_cache(maxsize=2)
+def _composer(data_root: str | None) -> _Composer:
+    """Return the composer for one value of NTT_DATA, which a default of the schema is taken from."""
     return _Composer()
 
 

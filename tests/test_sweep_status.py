@@ -17,6 +17,12 @@ from ntt.sweeps.text import plan_text, status_text
 NOW = time.time()
 
 
+@pytest.fixture(autouse=True)
+def _stopped_clock(monkeypatch: pytest.MonkeyPatch):
+    """Let all of these tests take place at NOW: signs of life grow old while other tests run."""
+    monkeypatch.setattr(time, "time", lambda: NOW)
+
+
 def point(folder: SweepFolder, name: str, *, seconds: float | None = None) -> PlannedPoint:
     return PlannedPoint(
         id=name,
