@@ -10,7 +10,7 @@ demo: $(READY)  ## run the main job on the generated demo data set
 	$(BIN)/python main.py
 
 test: $(READY) check  ## style, types, then all quick tests with coverage, one process a core
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 check: $(READY)  ## style and types only
 	$(BIN)/ruff check .
