@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ USE_RESOLUTION_S = 24 * 3600.0
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def content_key(facts: Mapping[str, Any]) -> str:
+def content_key(facts: Mapping[str, Any] | Sequence[Any]) -> str:
     """Return the sha256 hex digest of JSON-able facts, independent of their order."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawn_candidates import rectangles
 
 from ntt.errors import ConfigError, DataError
 from ntt.matchers.prototype import PrototypeConfig, PrototypeMatcher
-from ntt.ops.masks import encode_masks
 from ntt.types import Candidates, Category, Detections, MemoryBank, Prototypes
 
 CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
@@ -28,18 +28,7 @@ def prototypes(matcher: PrototypeMatcher) -> Prototypes:
 def candidates(
     boxes: list[tuple[int, int, int, int]], predicted_iou: list[float], features: list[list[float]]
 ) -> Candidates:
-    """Rectangles (left, top, right, bottom), inclusive, on a grid as large as the image, 20 x 30."""
-    masks = torch.zeros(len(boxes), 20, 30, dtype=torch.bool)
-    for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
-        mask[top : bottom + 1, left : right + 1] = True
-    return Candidates(
-        height=20,
-        width=30,
-        rles=encode_masks(masks),
-        grid_boxes_xyxy=np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        predicted_iou=np.array(predicted_iou, dtype=np.float32),
-        features=np.array(features, dtype=np.float32).reshape(-1, 3),
-    )
+    return rectangles(boxes, predicted_iou, features, channels=3)
 
 
 # A large mask, and a smaller one of the same class inside it (box IoU 90 / 209, below the threshold).

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawn_candidates import rectangles
 
 from ntt.console import compose_config
 from ntt.errors import ConfigError
@@ -18,7 +19,6 @@ from ntt.matchers.nearest import NearestConfig, NearestMatcher
 from ntt.matchers.negative import NegativeConfig, NegativeMatcher
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.matchers.scoring import DetectingMatcher
-from ntt.ops.masks import encode_masks
 from ntt.types import Candidates, Category, Detections, MemoryBank, Prototypes
 
 MATCHERS = [BackgroundMatcher, GraphDiffusionMatcher, KMeansMatcher, NearestMatcher, NegativeMatcher]
@@ -40,19 +40,9 @@ def prototypes(matcher: DetectingMatcher, memory: MemoryBank = MEMORY) -> Protot
 
 
 def candidates(features: Sequence[Sequence[float]], boxes: Sequence[tuple[int, int, int, int]] = ()) -> Candidates:
-    """Rectangles (left, top, right, bottom), inclusive, of 20 x 30 pixels; without boxes, masks that lie apart."""
+    """Rectangles, best predicted IoU first; without boxes, masks that lie apart."""
     boxes = boxes or [(3 * place, 0, 3 * place + 1, 1) for place in range(len(features))]
-    masks = torch.zeros(len(features), 20, 30, dtype=torch.bool)
-    for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
-        mask[top : bottom + 1, left : right + 1] = True
-    return Candidates(
-        height=20,
-        width=30,
-        rles=encode_masks(masks),
-        grid_boxes_xyxy=np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        predicted_iou=np.linspace(0.9, 0.5, len(features), dtype=np.float32),
-        features=np.array(features, dtype=np.float32).reshape(-1, 4),
-    )
+    return rectangles(boxes, np.linspace(0.9, 0.5, len(features)), features, channels=4)
 
 
 def scores(matcher: DetectingMatcher, features: Sequence[Sequence[float]], memory: MemoryBank = MEMORY) -> np.ndarray:

