@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ntt.segmenters.sam2.batching import BatchRunner
+from ntt.batching import BatchRunner
 from ntt.segmenters.sam2.decoder import FastDecoder
 from ntt.segmenters.sam2.folding import fold
 from ntt.segmenters.sam2.hydra_guard import hydra_left_alone

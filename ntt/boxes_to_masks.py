@@ -5,8 +5,9 @@ Masks are kept in a store, so an interrupted conversion goes on where it stopped
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from ntt.backbones.base import Backbone
+from ntt.batching import BatchRunner
 from ntt.data.coco import CocoDataset
 from ntt.data.images import image_digest, read_image
 from ntt.data.masks import box_mask, instance_rle
@@ -23,7 +25,7 @@ from ntt.files import write_json
 from ntt.ops.canvas import canvas_of
 from ntt.ops.masks import decode_masks, encode_full_size, encode_masks, rle_areas
 from ntt.progress import track
-from ntt.segmenters.base import BoxSegmenter, Segmenter, takes_boxes
+from ntt.segmenters.base import BatchedBoxSegmenter, BoxSegmenter, Segmenter, takes_boxes, takes_images
 from ntt.segmenters.box_fallback import ProposalBoxes
 from ntt.store import Store, content_key
 from ntt.types import ImageId, ImageRecord, Instance, Json
@@ -31,6 +33,8 @@ from ntt.types import ImageId, ImageRecord, Instance, Json
 Box: TypeAlias = tuple[float, float, float, float]
 BoxMaskMode: TypeAlias = Literal["auto", "segmenter", "box"]
 MaskFormat: TypeAlias = Literal["rle", "polygon"]
+Rles: TypeAlias = tuple[bytes | None, ...]
+BoxesOfImage: TypeAlias = tuple[ImageRecord, Sequence[Box]]
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
@@ -63,7 +67,7 @@ class BoxMasks:
     segmenter: BoxSegmenter
     store: Store
 
-    def get(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> tuple[bytes | None, ...]:
+    def get(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> Rles:
         """Return the mask of each box of one image.
 
         Args:
@@ -73,18 +77,50 @@ class BoxMasks:
         Returns:
             Full-size masks, COCO compressed RLE; None for a box in which the segmenter found nothing.
         """
-        key = self._key(record, boxes_xywh)
-        entry = self.store.read(_KIND, key)
-        if entry is not None:
-            arrays, _ = entry
-            return _unpacked(arrays["rle_bytes"].tobytes(), arrays["rle_lengths"].tolist())
-        rles = self._compute(record, boxes_xywh)
-        arrays = {
-            "rle_bytes": np.frombuffer(b"".join(rle or b"" for rle in rles), dtype=np.uint8),
-            "rle_lengths": np.array([len(rle or b"") for rle in rles], dtype=np.int64),
-        }
-        self.store.write(_KIND, key, arrays, notes={})
-        return rles
+        known = self._known(record, boxes_xywh)
+        if known is not None:
+            return known
+        return self._keep(record, boxes_xywh, self.segmenter.segment_boxes(*self._prompts(record, boxes_xywh)))
+
+    def get_all(self, wanted: Sequence[BoxesOfImage], *, image_batch: int | None = None) -> Iterator[Rles]:
+        """Yield what `get` returns for many images; several go to the segmenter together where it can do that.
+
+        Args:
+            wanted: images and their boxes.
+            image_batch: images at a time, 1 or more; None: as many as pay on the segmenter's device. Halved when
+                memory runs out.
+        """
+        segmenter = self.segmenter
+        if not takes_images(segmenter):
+            yield from (self.get(record, boxes_xywh) for record, boxes_xywh in wanted)
+            return
+        size = segmenter.images_at_once if image_batch is None else image_batch
+        batches = BatchRunner(size, unit="images", setting="--image-batch")
+        for start in range(0, len(wanted), size):
+            yield from self._get_together(segmenter, wanted[start : start + size], batches)
+
+    def _get_together(
+        self, segmenter: BatchedBoxSegmenter, wanted: Sequence[BoxesOfImage], batches: BatchRunner
+    ) -> list[Rles]:
+        found = [self._known(*one) for one in wanted]
+        missing = [one for one, known in zip(wanted, found, strict=True) if known is None]
+
+        def compute(start: int, stop: int) -> list[Rles]:
+            chosen = missing[start:stop]
+            canvases, boxes = zip(*(self._prompts(*one) for one in chosen), strict=True)
+            logits = segmenter.segment_boxes_of_images(canvases, boxes)
+            return [self._keep(*one, logits_Bhw) for one, logits_Bhw in zip(chosen, logits, strict=True)]
+
+        made = chain.from_iterable(batches.run(compute, len(missing)))
+        return [next(made) if known is None else known for known in found]
+
+    def _known(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> Rles | None:
+        """Look masks up in the store."""
+        entry = self.store.read(_KIND, self._key(record, boxes_xywh))
+        if entry is None:
+            return None
+        arrays, _ = entry
+        return _unpacked(arrays["rle_bytes"].tobytes(), arrays["rle_lengths"].tolist())
 
     def _key(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> str:
         return content_key(
@@ -98,16 +134,18 @@ class BoxMasks:
             }
         )
 
-    def _compute(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> tuple[bytes | None, ...]:
-        height, width = record.height, record.width
-        rows, columns = self.segmenter.canvas_hw(height, width)
-        canvas_3hw = canvas_of(read_image(record), (rows, columns))
+    def _prompts(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the canvas, float32 [3, h, w], and the boxes in its pixels, float32 [B, 4]."""
+        rows, columns = self.segmenter.canvas_hw(record.height, record.width)
         boxes = torch.tensor(boxes_xywh, dtype=torch.float64).reshape(-1, 4)
         boxes_xyxy = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
-        boxes_xyxy *= torch.tensor([columns / width, rows / height] * 2, dtype=torch.float64)
-        logits_Bhw = self.segmenter.segment_boxes(canvas_3hw, boxes_xyxy.float())
-        rles = encode_full_size(logits_Bhw, height, width)
-        areas = rle_areas(rles, height, width).tolist()
+        boxes_xyxy *= torch.tensor([columns / record.width, rows / record.height] * 2, dtype=torch.float64)
+        return canvas_of(read_image(record), (rows, columns)), boxes_xyxy.float()
+
+    def _keep(self, record: ImageRecord, boxes_xywh: Sequence[Box], logits_Bhw: torch.Tensor) -> Rles:
+        """Turn a segmenter's logits into masks of the image's size, and put them into the store."""
+        rles = encode_full_size(logits_Bhw, record.height, record.width)
+        areas = rle_areas(rles, record.height, record.width).tolist()
         if not all(areas):
             _LOG.warning(
                 "%s: %s found nothing in %d of %d boxes; the box serves as the mask.",
@@ -116,7 +154,13 @@ class BoxMasks:
                 areas.count(0),
                 len(areas),
             )
-        return tuple(rle if area else None for rle, area in zip(rles, areas, strict=True))
+        masks = tuple(rle if area else None for rle, area in zip(rles, areas, strict=True))
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "rle_bytes": np.frombuffer(b"".join(rle or b"" for rle in masks), dtype=np.uint8),
+            "rle_lengths": np.array([len(rle or b"") for rle in masks], dtype=np.int64),
+        }
+        self.store.write(_KIND, self._key(record, boxes_xywh), arrays, notes={})
+        return masks
 
 
 @dataclass(frozen=True)
@@ -172,6 +216,7 @@ def convert(
     box_masks: BoxMasks,
     mask_format: MaskFormat,
     overwrite_masks: bool = False,
+    image_batch: int | None = None,
     on_image: Callable[[ImageRecord, Sequence[Instance], Mapping[int, bytes]], None] | None = None,
 ) -> Conversion:
     """Write a copy of an annotation file in which box-only annotations have masks.
@@ -183,10 +228,10 @@ def convert(
     Args:
         dataset: the annotations; their file is read again, and not written.
         output: the file to write, once all masks are there.
-        box_masks: makes the masks of one image at a time and keeps them, so that a second call goes on where an
-            interrupted one stopped.
+        box_masks: makes the masks and keeps them, so that a second call goes on where an interrupted one stopped.
         mask_format: "rle", or "polygon": outlines along the edges of the pixels, holes filled.
         overwrite_masks: make masks for annotations that have one, too.
+        image_batch: images the segmenter is given at a time, if it takes several; see `BoxMasks.get_all`.
         on_image: called with each image that has new masks, its instances, and the new masks by annotation id.
 
     Raises:
@@ -194,9 +239,13 @@ def convert(
     """
     wanted = _boxes_to_do(dataset, overwrite_masks=overwrite_masks)
     segmentations: dict[int, tuple[Any, str]] = {}
-    for image_id in track(list(wanted), "boxes to masks", unit="image", visible=True):
+    masks = box_masks.get_all(
+        [(dataset.images[image_id], [one.bbox_xywh for one in instances]) for image_id, instances in wanted.items()],
+        image_batch=image_batch,
+    )
+    shown = track(list(wanted), "boxes to masks", unit="image", visible=True)
+    for image_id, found in zip(shown, masks, strict=True):
         record, instances = dataset.images[image_id], wanted[image_id]
-        found = box_masks.get(record, [one.bbox_xywh for one in instances])
         rles: dict[int, bytes] = {}
         for instance, rle in zip(instances, found, strict=True):
             source = "box" if rle is None else box_masks.segmenter.name
@@ -242,7 +291,7 @@ def _box_rle(instance: Instance, record: ImageRecord) -> bytes:
     return encode_masks(mask[None])[0]
 
 
-def _unpacked(data: bytes, lengths: Sequence[int]) -> tuple[bytes | None, ...]:
+def _unpacked(data: bytes, lengths: Sequence[int]) -> Rles:
     """Cut stored masks apart; a length of 0 stands for a box in which nothing was found."""
     ends = np.cumsum(lengths).tolist()
     return tuple(data[end - length : end] if length else None for end, length in zip(ends, lengths, strict=True))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ntt import __version__
 from ntt.commands.backbone import add_backbone_commands
 from ntt.commands.data import add_data_commands
+from ntt.commands.parser import CommandParser
 from ntt.commands.report import add_report_command
 from ntt.commands.show import add_show_command
 from ntt.commands.store import add_store_commands
@@ -18,7 +19,7 @@ from ntt.errors import NttError
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; each command sets `handler`, which takes the parsed arguments."""
-    parser = argparse.ArgumentParser(prog="ntt", description=__doc__)
+    parser: argparse.ArgumentParser = CommandParser(prog="ntt", description=__doc__)
     parser.add_argument("--version", action="version", version=f"ntt {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     add_backbone_commands(subparsers)

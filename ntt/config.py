@@ -20,7 +20,7 @@ from ntt.backbones.base import BackboneConfig
 from ntt.datasets.base import DATA_VARIABLE, DatasetConfig
 from ntt.device import PRECISIONS
 from ntt.errors import ConfigError, raise_all
-from ntt.evaluation.options import JUDGES, PAINTINGS
+from ntt.evaluation.options import JUDGES, PAINTINGS, PROTOCOLS
 from ntt.matchers.base import MatcherConfig
 from ntt.registry import option_schemas
 from ntt.segmenters.base import SegmenterConfig
@@ -100,9 +100,13 @@ class CandidatesConfig:
 class EvaluationConfig:
     """What is measured of the detections."""
 
+    protocol: str = "coco"
+    """Whose rules AP and AR follow. coco: COCO's; lvis: LVIS' own, for annotation files that say of each image which
+    classes were looked for. conf/config.yaml takes it from the data set: dataset.protocol."""
+
     judge: str = "pycocotools"
-    """Who computes AP and AR. pycocotools: COCO's own code; fast: ours, several times faster and equal to the last
-    digit."""
+    """Who computes AP and AR by COCO's rules. pycocotools: COCO's own code; fast: ours, several times faster and equal
+    to the last digit. LVIS' rules are always computed by our code."""
 
     semantic: str = "none"
     """mIoU over the searched classes, of detections painted into one label a pixel. correct: the highest score owns a
@@ -247,7 +251,7 @@ def from_hydra(cfg: DictConfig) -> ExperimentConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(f"The configuration cannot be resolved: {error}") from error
     raise_all(
-        [f"{key} is not set and has no default. Set it on the command line: {key}=VALUE." for key in missing],
+        [_unset(key) for key in missing],
         ConfigError,
         summary="The configuration is incomplete",
     )
@@ -256,6 +260,13 @@ def from_hydra(cfg: DictConfig) -> ExperimentConfig:
     config.stage = STAGE_ALIASES.get(config.stage, config.stage)
     raise_all(_problems(config), ConfigError, summary="The configuration cannot be run")
     return config
+
+
+def _unset(key: str) -> str:
+    group, _, setting = key.partition(".")
+    if setting == "name":  # the name comes with the option, so none is chosen
+        return f"{group}: no option is chosen, and there is no default. Choose one on the command line: {group}=NAME."
+    return f"{key} is not set and has no default. Set it on the command line: {key}=VALUE."
 
 
 def _added(cfg: DictConfig, prefix: str = "") -> list[str]:
@@ -295,6 +306,7 @@ def _problems(config: ExperimentConfig) -> list[str]:
     check(0 <= ratio <= 10, "memory.context_ratio", ratio, "0 to 10", "0.2 is the published value.")
     one_of("memory.box_masks", config.memory.box_masks, ("auto", "segmenter", "box"))
     one_of("candidates.feature_dtype", config.candidates.feature_dtype, ("float16", "float32"))
+    one_of("evaluation.protocol", config.evaluation.protocol, PROTOCOLS)
     one_of("evaluation.judge", config.evaluation.judge, JUDGES)
     one_of("evaluation.semantic", config.evaluation.semantic, PAINTINGS)
     painted = config.evaluation.semantic_threshold
@@ -350,11 +362,17 @@ def deciding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         kept.pop(key, None)
     for key in ("name", "output_root", "store_root", "cache_root", "data_root", "weights_root", "dist_timeout_s"):
         kept.get("runtime", {}).pop(key, None)
-    kept.get("dataset", {}).pop("sampler", None)  # what counts is shots.sampler, which may be taken from it
-    measured = kept.get("evaluation", {})
+    for key in ("sampler", "protocol"):  # what counts is shots.sampler and evaluation.protocol, taken from these
+        kept.get("dataset", {}).pop(key, None)
+    measured = kept.pop("evaluation", {})
     measured.pop("judge", None)  # both judges say the same
     if measured.get("semantic", "none") == "none":
-        kept.pop("evaluation", None)
+        for key in ("semantic", "semantic_threshold"):
+            measured.pop(key, None)
+    if measured.get("protocol", "coco") == "coco":  # as before there was a choice
+        measured.pop("protocol", None)
+    if measured:
+        kept["evaluation"] = measured
     root = kept.get("dataset", {}).get("root")
     if root is not None:
         kept["dataset"]["root"] = str(Path(root).expanduser().absolute())

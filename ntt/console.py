@@ -139,6 +139,8 @@ class _Composer:
         """
         try:
             parsed = OverridesParser.create().parse_overrides(list(overrides))
+            if (deletion := _deletion(parsed)) is not None:
+                raise ConfigError(deletion)
             options = tuple(one.input_line or "" for one in parsed if not _sets_a_value(one))
             if options not in self._wholes:
                 self._wholes[options] = self._whole(options)
@@ -221,9 +223,26 @@ def check_overrides(arguments: Sequence[str]) -> None:
 
 
 def _check(overrides: Sequence[Override]) -> None:
-    problem = _first_problem([line for override in overrides if (line := _first_value(override)) is not None])
+    lines = [line for override in overrides if (line := _first_value(override)) is not None]
+    problem = _deletion(overrides) or _first_problem(lines)
     if problem is not None:
         _refuse(problem)
+
+
+def _deletion(overrides: Sequence[Override]) -> str | None:
+    """Explain why the first `~KEY` is refused; None where there is none. Hydra would take away what a run needs."""
+    for override in overrides:
+        if override.type == OverrideType.DEL and not override.is_hydra_override():
+            line, key = str(override.input_line), override.key_or_group
+            known = _all_keys(compose("config"))
+            options = group_options(key)
+            if key not in known and not options:
+                return _unknown(line, key, known)
+            value = known.get(f"{key}.name" if options else key)
+            default = f" to keep {key}={value}" if isinstance(value, str | int | float) else ""
+            other = f", or choose one: {key}={'|'.join(options)}" if options else ""
+            return f"{line}: nothing can be taken out, a run needs every setting. Leave {line} out{default}{other}."
+    return None
 
 
 def _unreadable(override: str) -> str:
@@ -293,15 +312,19 @@ def _explain(line: str, error: Exception, others: Sequence[str]) -> str:
         return f"{text} Choose one of them."
     known = _all_keys(compose("config", overrides=list(others)))
     if key not in known:
-        settings = [name for name, node in known.items() if not isinstance(node, DictConfig)]
-        close = difflib.get_close_matches(key, settings, n=1)
-        guess = f"Did you mean {close[0]}?" if close else "See all settings with: python main.py --cfg job"
-        return f"{line}: there is no setting {key!r}. {guess}"
+        return _unknown(line, key, known)
     cause = error.__cause__ if error.__cause__ is not None else error
     reason = str(cause).splitlines()[0].rstrip(".")
     if "ListConfig" in reason:
         return f"{key}={value}: this setting takes a list. Write {key}=[{value}]."
     return f"{key}={value}: {reason}. Give a value of the same kind as the default, {key}={known[key]}."
+
+
+def _unknown(line: str, key: str, known: Mapping[str, object]) -> str:
+    settings = [name for name, node in known.items() if not isinstance(node, DictConfig)]
+    close = difflib.get_close_matches(key, settings, n=1)
+    guess = f"Did you mean {close[0]}?" if close else "See all settings with: python main.py --cfg job"
+    return f"{line}: there is no setting {key!r}. {guess}"
 
 
 def group_options(key: str) -> list[str]:

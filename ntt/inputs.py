@@ -1,5 +1,6 @@
 """What a run reads before anything else: both annotation files and the classes to search."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,7 +10,11 @@ from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.splits import resolve_split
 from ntt.datasets.base import DatasetFiles
 from ntt.errors import DataError, raise_all
+from ntt.evaluation.curves import MAX_DETECTIONS
+from ntt.evaluation.federated import check_checked_classes
 from ntt.types import Category
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ def read_inputs(config: ExperimentConfig, *, read: CocoReader = read_coco) -> In
         read: reads an annotation file.
 
     Raises:
-        DataError: if a file cannot be used, or references and targets disagree about a class.
+        DataError: if a file cannot be used, references and targets disagree about a class, or the targets lack what the
+            protocol of evaluation needs.
         ConfigError: if the split names classes the data set does not have.
     """
     files = config.dataset.locate(Path(config.runtime.cache_root).expanduser().absolute())
@@ -46,6 +52,8 @@ def read_inputs(config: ExperimentConfig, *, read: CocoReader = read_coco) -> In
         config.split.name, config.split.classes, reference_data.categories, reference_data.frequencies
     )
     check_agreement(categories, target_data)
+    if config.evaluation.protocol == "lvis" and target_data.has_annotations:
+        check_checked_classes(target_data)
     return Inputs(reference_data=reference_data, target_data=target_data, categories=categories)
 
 
@@ -69,6 +77,17 @@ def input_facts(inputs: Inputs) -> dict[str, dict[str, str]]:
     """Return the annotation files a run reads, with the SHA-256 of each: what it was computed from."""
     files = {"references": inputs.reference_data, "targets": inputs.target_data}
     return {role: {"file": str(data.annotation_file), "sha256": data.digest} for role, data in files.items()}
+
+
+def warn_of_few_detections(config: ExperimentConfig) -> None:
+    """Say so where the matcher keeps fewer detections an image than LVIS' protocol counts."""
+    kept, counted = vars(config.matcher).get("max_detections"), MAX_DETECTIONS["lvis"][-1]
+    if config.evaluation.protocol == "lvis" and kept is not None and kept < counted:
+        _LOG.warning(
+            "evaluation.protocol=lvis counts %d detections an image, matcher.max_detections=%d keeps fewer. Set "
+            "matcher.max_detections=%d for figures to compare with others.",
+            *(counted, kept, counted),
+        )
 
 
 def check_agreement(categories: tuple[Category, ...], targets: CocoDataset) -> None:

@@ -19,10 +19,10 @@ from ntt.boxes_to_masks import BoxMasks, ReferenceMasks, choose_box_segmenter
 from ntt.config import STAGES, ExperimentConfig
 from ntt.environment import peak_memory_mb
 from ntt.errors import ConfigError, DataError
-from ntt.evaluation.options import Judge, Painting
+from ntt.evaluation.options import Judge, Painting, Protocol
 from ntt.files import read_json, write_json
 from ntt.image_files import check_together, digests_of
-from ntt.inputs import Inputs, read_inputs
+from ntt.inputs import Inputs, read_inputs, warn_of_few_detections
 from ntt.matchers.base import Matcher
 from ntt.rundir import RunDirectory
 from ntt.segmenters.base import Segmenter
@@ -139,6 +139,7 @@ class Pipeline:
                 f"visualisation.image_ids={sorted(unknown, key=str)}: no target image has such an id. Ids are those "
                 f"of {self.inputs.target_data.annotation_file}; null draws the first visualisation.max_images."
             )
+        warn_of_few_detections(self.config)
         problems = []
         for records in self._images_in_use():
             try:
@@ -278,6 +279,7 @@ class Pipeline:
                 detections=detections,
                 ground_truth=self.inputs.target_data,
                 categories=self.inputs.categories,
+                protocol=cast("Protocol", settings.protocol),
                 judge=cast("Judge", settings.judge),
                 semantic=cast("Painting", settings.semantic),
                 semantic_threshold=settings.semantic_threshold,

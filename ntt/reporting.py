@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from ntt.evaluation.federated import FREQUENCIES
 from ntt.types import Metrics
 
 _COLUMNS = {
@@ -10,12 +11,15 @@ _COLUMNS = {
     "semantic": {"IoU": "IoU"},
 }
 _NAME_OVERALL = {"IoU": "mIoU"}
+_NAME_BY_LVIS = {"AR100": "AR300"}
+_KINDS = {"bbox": "boxes", "segm": "masks"}
 
 
 def metrics_table(metrics: Metrics) -> str:
     """Return AP, AP50, AP75 and AR in percent, over all classes and per class, for boxes and for masks.
 
-    Semantic IoU (its mean in the last row) and false positives on negative images are added where they were measured.
+    Semantic IoU (its mean in the last row), AP of rare, common and frequent classes, and false positives on negative
+    images are added where they were measured.
     """
     kinds = [kind for kind in _COLUMNS if kind in metrics.overall]
     if not kinds:
@@ -29,6 +33,8 @@ def metrics_table(metrics: Metrics) -> str:
     table = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
     if "segm" not in kinds:
         table.append(_why_no_masks(metrics))
+    if _is_by_lvis(metrics):
+        table += _frequency_groups(metrics)
     if "rejection" in metrics.overall:
         table += _rejection(metrics.overall["rejection"], len(classes))
     return "\n".join(table)
@@ -45,11 +51,27 @@ def _why_no_masks(metrics: Metrics) -> str:
 
 def _cells(metrics: Metrics, kinds: Sequence[str], label: str | None) -> list[str]:
     cells = []
+    other_names = (_NAME_BY_LVIS if _is_by_lvis(metrics) else {}) | (_NAME_OVERALL if label is None else {})
     for kind in kinds:
         values = metrics.overall[kind] if label is None else metrics.per_class[kind].get(label, {})
-        names = [_NAME_OVERALL.get(name, name) if label is None else name for name in _COLUMNS[kind].values()]
+        names = [other_names.get(name, name) for name in _COLUMNS[kind].values()]
         cells += [f"{values[name]:.1f}" if name in values else "-" for name in names]
     return cells
+
+
+def _is_by_lvis(metrics: Metrics) -> bool:
+    return any("AR300" in metrics.overall.get(kind, {}) for kind in _KINDS)
+
+
+def _frequency_groups(metrics: Metrics) -> list[str]:
+    """Say what LVIS' protocol adds."""
+    lines = ["By LVIS' own protocol: 300 detections an image, classes nobody looked for in an image left out."]
+    for kind, what in _KINDS.items():
+        found = [f"AP{letter}" for letter in FREQUENCIES if f"AP{letter}" in metrics.overall.get(kind, {})]
+        if found:
+            values = ", ".join(f"{name} {metrics.overall[kind][name]:.1f}" for name in found)
+            lines.append(f"Rare, common and frequent classes, {what}: {values}.")
+    return lines
 
 
 def _rejection(values: Mapping[str, float], num_classes: int) -> list[str]:

@@ -104,6 +104,8 @@ class StageKeys:
             "truth": self.inputs.target_data.digest,
             "semantic": None if settings.semantic == "none" else [settings.semantic, settings.semantic_threshold],
         }
+        if settings.protocol != "coco":  # metrics from before there was a choice stay valid
+            facts["protocol"] = settings.protocol
         return content_key(facts)
 
     @cached_property

@@ -88,8 +88,12 @@ class Store:
         return entry
 
     def holds(self, kind: str, key: str) -> bool:
-        """Say whether there is an entry, without looking into it."""
-        return self.path(kind, key).is_file()
+        """Say whether there is an entry, without looking into it; who asks will need it, so this counts as use."""
+        path = self.path(kind, key)
+        if not path.is_file():
+            return False
+        _renew_time(path)
+        return True
 
     def write(self, kind: str, key: str, arrays: Arrays, *, notes: Mapping[str, str]) -> None:
         """Write an entry; one that exists is replaced.
@@ -167,9 +171,14 @@ class Store:
     def _note_use(self, kind: str, key: str, path: Path) -> None:
         """Remember that an entry was used; its file's time says on which day it last was."""
         self.used.add((kind, key))
-        with contextlib.suppress(OSError):  # a store of somebody else's may be read, too
-            if time.time() - path.stat().st_mtime > USE_RESOLUTION_S:
-                os.utime(path)
+        _renew_time(path)
+
+
+def _renew_time(path: Path) -> None:
+    """Set the time of an entry's file to now, at most once in `USE_RESOLUTION_S`."""
+    with contextlib.suppress(OSError):  # a store of somebody else's may be read, too
+        if time.time() - path.stat().st_mtime > USE_RESOLUTION_S:
+            os.utime(path)
 
 
 def _candidates_from(arrays: Arrays, notes: Mapping[str, str]) -> Candidates:

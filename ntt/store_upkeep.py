@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ntt.rundir import KEY_DIGITS, STORE_KEYS, used_store_keys
-from ntt.store import SUFFIX
+from ntt.store import SUFFIX, USE_RESOLUTION_S
 from ntt.temporaries import stale_temporaries
 
 
@@ -51,7 +51,7 @@ class Selection:
         unused_days: those not used for so long; None: age does not count.
         max_bytes: the least recently used ones, until the rest fits; None: size does not count.
         known_keys: those whose key does not begin with one of these; None: use by runs does not count.
-        keep_hours: entries used within so many hours never go.
+        keep_hours: entries used within so many hours never go; 0: none is spared.
     """
 
     unused_days: float | None = None
@@ -91,10 +91,10 @@ def summarise(entries: Iterable[StoredFile]) -> list[KindSummary]:
 
 
 def keys_of_runs(folders: Sequence[Path]) -> tuple[set[tuple[str, str]], int]:
-    """Collect what the run directories below some folders have used.
+    """Collect what the runs, and the shards of sweeps, below some folders have used.
 
     Returns:
-        Kind and beginning of the key of each entry; and the number of run directories that list what they used.
+        Kind and beginning of the key of each entry; and the number of runs and shards that list what they used.
     """
     known: set[tuple[str, str]] = set()
     count = 0
@@ -117,7 +117,9 @@ def choose(entries: Sequence[StoredFile], selection: Selection, *, now: float | 
         now: seconds since 1970; None: the present.
     """
     now = time.time() if now is None else now
-    free = [entry for entry in entries if now - entry.used_at > selection.keep_hours * 3600]
+    # An entry's time may lag behind its last use by the resolution.
+    spared_s = selection.keep_hours * 3600 + USE_RESOLUTION_S if selection.keep_hours else 0.0
+    free = [entry for entry in entries if now - entry.used_at > spared_s]
     chosen = [entry for entry in free if _is_wanted_gone(entry, selection, now)]
     if selection.max_bytes is not None:
         gone = set(chosen)

@@ -209,7 +209,8 @@ class Detections:
 class Metrics:
     """What was measured. A metric that cannot be computed (no ground truth, no masks) is absent, never 0.
 
-    Kinds "bbox" and "segm": "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", percent.
+    Kinds "bbox" and "segm": "AP", "AP50", "AP75", "APs", "APm", "APl", percent, and "AR1", "AR10", "AR100" by COCO's
+    protocol; by LVIS' "AR300", "ARs300", "ARm300", "ARl300" and, overall, "APr", "APc", "APf".
     Kind "semantic": "mIoU" overall, "IoU" of a class, percent.
     Kind "rejection": "FPPI@R50", false positives per negative image; "score@R50"; "max_recall", percent;
     "negative_images", their number; overall also "mFPPI@R50", mean over "classes@R50" classes.

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import shlex
+import urllib.parse
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def checkpoint(name: str) -> Checkpoint:
     """
     known = checkpoints()
     if name not in known:
-        raise ConfigError(f"No checkpoint is called {name!r}. Known names: {', '.join(known)}.")
+        raise ConfigError(f"No checkpoint is called {name!r}. Known names: {', '.join(known)}. Use one of them.")
     return known[name]
 
 
@@ -99,15 +100,31 @@ def locate(name: str, root: Path) -> Path:
         The path of the file.
 
     Raises:
-        ConfigError: if the name is not known.
-        WeightsError: if the file is not there; the message has the command that fetches it.
+        ConfigError: if the name is not known, or NTT_OFFLINE is not understood.
+        WeightsError: if the file is not there; the message has the command that fetches it, and says where from if
+            the environment has a say in it.
     """
     path = root / checkpoint(name).path
     if not path.is_file():
         raise WeightsError(
-            f"The weights {name} are missing: {path} does not exist. Fetch them with `{fetch_command(name, root)}`."
+            f"The weights {name} are missing: {path} does not exist. Fetch them with `{fetch_command(name, root)}`"
+            f"{_source_in_environment()}."
         )
     return path
+
+
+def _source_in_environment() -> str:
+    """Complete the advice to fetch a file by what the environment says about where from."""
+    if is_offline():
+        return f"; {OFFLINE_VARIABLE} forbids the network here, so unset it first or put the file there by hand"
+    try:
+        mirror = urllib.parse.urlsplit(os.environ.get(MIRROR_VARIABLE, ""))
+    except ValueError:
+        return ""  # `ntt weights get` will say what is wrong with it
+    if not mirror.netloc:
+        return ""
+    shown = mirror._replace(netloc=mirror.netloc.rpartition("@")[2], query="", fragment="")  # no password in a log
+    return f", which asks the mirror {shown.geturl()} ({MIRROR_VARIABLE})"
 
 
 def is_offline() -> bool:

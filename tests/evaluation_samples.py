@@ -1,7 +1,7 @@
 """Small ground truths and detections for the tests of evaluation: rectangles on images of 40 rows and 50 columns."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,25 @@ def thing(image_id: ImageId, category_id: int, box: Box, *, masked: bool = True,
 
 
 def dataset(
-    folder: Path, things: Sequence[Json], *, image_ids: Sequence[ImageId], classes: dict[int, str]
+    folder: Path,
+    things: Sequence[Json],
+    *,
+    image_ids: Sequence[ImageId],
+    classes: dict[int, str],
+    image_facts: Mapping[ImageId, Json] | None = None,
+    frequencies: Mapping[int, str] | None = None,
 ) -> CocoDataset:
-    """Write an annotation file and read it."""
+    """Write an annotation file and read it. `image_facts` and `frequencies` are what LVIS' files have on top."""
+    facts, letters = image_facts or {}, frequencies or {}
     document = {
-        "images": [{"id": one, "file_name": f"{one}.png", "height": HEIGHT, "width": WIDTH} for one in image_ids],
-        "categories": [{"id": number, "name": name} for number, name in classes.items()],
+        "images": [
+            {"id": one, "file_name": f"{one}.png", "height": HEIGHT, "width": WIDTH, **facts.get(one, {})}
+            for one in image_ids
+        ],
+        "categories": [
+            {"id": number, "name": name} | ({"frequency": letters[number]} if number in letters else {})
+            for number, name in classes.items()
+        ],
         "annotations": list(things),
     }
     path = folder / "targets.json"

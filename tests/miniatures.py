@@ -67,8 +67,8 @@ class CocoFile:
         self.content: dict[str, Any] = {"images": [], "annotations": [], "categories": list(categories)}
         self._masks = masks
 
-    def add(self, image_id: int, things: Sequence[Thing], **names: str) -> None:
-        """Enter an image; `names` says how it is called (file_name or coco_url)."""
+    def add(self, image_id: int, things: Sequence[Thing], **names: str | list[int]) -> None:
+        """Enter an image; `names` says how it is called (file_name or coco_url) and what else is known of it."""
         self.content["images"].append({"id": image_id, "height": HEIGHT, "width": WIDTH, **names})
         for thing in things:
             entry = {
@@ -143,7 +143,8 @@ def _make_lvis(facts: DatasetFacts, data_root: Path) -> DatasetFacts:
         for folder, number in images:
             name = f"{folder}/{number:012}.jpg"
             things = draw(data_root / "coco" / name, list(range(len(names))), num_classes=len(names), seed=number)
-            file.add(number, things, coco_url=f"http://images.cocodataset.org/{name}")
+            checked: dict[str, list[int]] = {"neg_category_ids": [], "not_exhaustive_category_ids": [number % 6 + 1]}
+            file.add(number, things, coco_url=f"http://images.cocodataset.org/{name}", **checked)
         counts[part] = file.write(data_root / "lvis" / f"{part}.json")
     targets = counts["lvis_v1_val" if facts.name == "lvis" else "lvis_v1_minival"]
     return replace(facts, num_classes=len(names), references=counts["lvis_v1_train"], targets=targets)

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,25 @@ class Prompted:
             if right - left > 8:
                 mask[top:bottom, left : (left + right) // 2] = 1.0
         return logits
+
+
+class Together(Prompted):
+    """The same, of several images at once; memory runs out where there are more than `most`."""
+
+    images_at_once = 3
+
+    def __init__(self, *, most: int = 99, **more: int) -> None:
+        super().__init__(**more)
+        self.groups: list[int] = []
+        self._most = most
+
+    def segment_boxes_of_images(
+        self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        self.groups.append(len(canvases))
+        if len(canvases) > self._most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [self.segment_boxes(canvas, some) for canvas, some in zip(canvases, boxes, strict=True)]
 
 
 class Proposer:
@@ -289,6 +308,38 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(root: Path):
     assert len(other.calls) == 4  # what another segmenter left is not used
 
 
+@pytest.mark.parametrize(
+    ("image_batch", "groups"), [(None, [3, 1]), (1, [1, 1, 1, 1]), (2, [2, 2]), (4, [4]), (100, [4])]
+)
+def test_images_go_together_to_a_segmenter_that_takes_several(root: Path, image_batch: int | None, groups: list[int]):
+    one_by_one = converted(root, Prompted(), box_masks=BoxMasks(Prompted(), Store(root / "one")))
+    segmenter = Together()
+    assert converted(root, segmenter, image_batch=image_batch) == one_by_one
+    assert segmenter.groups == groups
+
+
+def test_only_what_is_missing_goes_to_the_segmenter(root: Path):
+    data = dataset_of(root)
+    wanted = [(record, [(10.0, 10.0, 40.0, 40.0)]) for record in data.images.values()]
+    first, again = Together(), Together()
+    BoxMasks(first, Store(root / "parts")).get(*wanted[1])
+    found = list(BoxMasks(again, Store(root / "parts")).get_all(wanted, image_batch=4))
+    assert again.groups == [3]
+    assert found == [BoxMasks(Together(), Store(root / "other")).get(*one) for one in wanted]
+
+
+def test_memory_running_out_halves_the_number_of_images(root: Path, caplog: pytest.LogCaptureFixture):
+    one_by_one = converted(root, Prompted(), box_masks=BoxMasks(Prompted(), Store(root / "one")))
+    segmenter = Together(most=1)
+    with caplog.at_level(logging.WARNING, logger="ntt.batching"):
+        assert converted(root, segmenter, image_batch=3) == one_by_one
+    assert segmenter.groups == [3, 1, 1, 1, 1]
+    (warning,) = [one.getMessage() for one in caplog.records if one.name == "ntt.batching"]
+    assert warning == (
+        "Memory ran out with 3 images at a time; going on with 1. Set --image-batch to that to avoid the detour."
+    )
+
+
 def test_a_file_without_ids_keeps_its_order(root: Path):
     path = root / "annotations" / "targets.json"
     content = read(path)
@@ -365,6 +416,8 @@ def test_errors_of_the_command(root: Path, with_stub: Prompted, capsys: pytest.C
     with pytest.raises(SystemExit):
         cli.main(words(root, "--segmenter", "sam3"))
     assert "segmenter=sam3: there is no such option" in capsys.readouterr().err
+    assert cli.main([*words(root), "--image-batch", "0"]) == 2
+    assert "--image-batch 0 is not possible: 1 or more is allowed" in capsys.readouterr().err
     assert cli.main([*words(root), "--images", str(root / "nowhere")]) == 2
     assert "nowhere does not exist" in capsys.readouterr().err
 

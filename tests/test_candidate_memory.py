@@ -1,9 +1,14 @@
 """Candidates kept at hand: bounded, and with the same overlaps as computed anew."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 
 from ntt.candidate_memory import CandidateMemory, _bytes_of
+from ntt.matchers.graph_diffusion import GraphDiffusionMatcher
+from ntt.ops.diffusion import Transition
 from ntt.ops.masks import encode_masks
 from ntt.ops.merging import hard_survivors, soft_penalties
 from ntt.ops.overlaps import all_overlaps, overlaps_of
@@ -47,6 +52,18 @@ def test_known_overlaps_change_no_bit():
     expected = hard_survivors(rles, labels[kept], threshold=0.3, **size)
     assert 0 < expected.sum() < 45
     assert np.array_equal(hard_survivors(rles, labels[kept], threshold=0.3, **size, known=known), expected)
+
+
+@pytest.mark.parametrize("transition", ["normalised", "plain"])
+def test_diffusion_over_known_overlaps_changes_no_bit(transition: Transition):
+    candidates = make(40)
+    matcher = GraphDiffusionMatcher(transition=transition)
+    kept = np.argsort(-candidates.predicted_iou, kind="stable")
+    labels, scores = np.arange(40) % 3, np.linspace(0.2, 0.9, 40, dtype=np.float32)
+    _, expected = matcher.merge(candidates, kept, labels, scores)
+    assert (expected < scores).sum() > 20
+    known = replace(candidates, overlaps=all_overlaps(candidates), rles=(b"not looked at",) * 40)
+    assert np.array_equal(matcher.merge(known, kept, labels, scores)[1], expected)
 
 
 def test_overlaps_by_hand():

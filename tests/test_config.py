@@ -10,7 +10,7 @@ from conftest import PROJECT_DIR
 from omegaconf import OmegaConf
 
 from ntt import config
-from ntt.console import CONF_DIR, check_overrides, compose_config
+from ntt.console import CONF_DIR, check_overrides, compose_config, compose_many
 from ntt.errors import ConfigError
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
@@ -123,6 +123,12 @@ def test_plain_configuration_has_no_hydra_types():
         ("dataset.root=/a,b", ["several values", "quote it twice: 'dataset.root=\"/a,b\"'"]),
         ("dataset.root=Bäume (1)", ["cannot be read", "quote it twice: 'dataset.root=\"Bäume (1)\"'"]),
         ("dataset.root='a", ["dataset.root='a: this override cannot be read. Write KEY=VALUE.\n"]),
+        ("~shots", ["~shots: nothing can be taken out", "to keep shots=5shot, or choose one: shots=10shot|1shot|"]),
+        ("~dataset=demo", ["~dataset=demo: nothing can", "Leave ~dataset=demo out to keep dataset=demo", "|folder|"]),
+        ("~seed", ["Leave ~seed out to keep seed=0."]),
+        ("~matcher.merging", ["Leave ~matcher.merging out to keep matcher.merging=soft_semantic."]),
+        ("~visualisation", ["Leave ~visualisation out."]),
+        ("~sede", ["~sede: there is no setting 'sede'. Did you mean seed?"]),
         ("split.classes=person", ["split.classes=person", "Write split.classes=[person]"]),
     ],
 )
@@ -174,6 +180,13 @@ def test_importing_the_package_does_nothing():
     code = "\n".join(["import logging, sys, ntt.runner", *checks])
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=PROJECT_DIR, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_taking_a_group_out_of_a_sweep_or_a_composed_configuration_is_refused():
+    with pytest.raises(ConfigError, match="~shots: nothing can be taken out.*to keep shots=5shot"):
+        compose_many([["seed=1", "~shots"]])
+    with pytest.raises(ConfigError, match="shots: no option is chosen.*Choose one on the command line: shots=NAME"):
+        compose_config(["~shots"])
 
 
 def test_an_environment_variable_that_is_not_set_is_named():

@@ -119,6 +119,27 @@ def test_voc_corners_from_zero(voc: Path):
     assert made.notes == ("1 object(s) of class 'dog' left out, whose box has no area",)
 
 
+def test_voc_sizes_are_compared_with_the_picture(voc: Path):
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    Image.new("RGB", (100, 80)).save(voc / "JPEGImages/000001.jpg", exif=sideways)
+    assert from_voc(voc).document["images"][0]["height"] == 80  # as stored
+    voc_file(voc / "Annotations/000001.xml", voc_object("dog", (1, 1, 9, 9)), size=(80, 100))  # as turned upright
+    assert from_voc(voc).document["images"][0]["height"] == 100
+    for name in ("000001", "000002"):
+        voc_file(voc / f"Annotations/{name}.xml", voc_object("dog", (1, 1, 9, 9)), size=(50, 40))
+    with pytest.raises(DataError) as caught:
+        from_voc(voc)
+    text = str(caught.value)
+    assert "000001.xml says that its image has 50 x 40 pixels" in text
+    assert "000001.jpg has 80 x 100 pixels once turned upright" in text
+    assert "000002.jpg has 100 x 80 pixels. Put the image the annotations were drawn on there" in text
+    assert "correct the size in 000002.xml" in text
+    (voc / "JPEGImages/000002.jpg").write_text("no picture")
+    with pytest.raises(DataError, match=r"000002\.jpg is not an image"):
+        from_voc(voc)
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [
@@ -242,7 +263,7 @@ def test_class_names_nested_without_end_are_refused(yolo: Path):
 
 
 def test_yolo_layouts_and_names(yolo: Path):
-    (yolo / "data.yaml").write_text("names: [boat, bird]")
+    (yolo / "data.yaml").write_text("names: ['boat ', ' bird']")
     assert from_yolo(yolo).document["categories"][1] == {"id": 2, "name": "bird"}
     (yolo / "data.yaml").unlink()
     (yolo / "classes.txt").write_text("boat\nbird\n")
@@ -275,7 +296,18 @@ def test_unusable_yolo_lines_are_refused(yolo: Path, line: str, text: str):
 
 
 @pytest.mark.parametrize(
-    "content", ["names: 3", "- boat", "names: {a: boat}", "names: [1, 2]", "names: [a, a]", "[", ""]
+    "content",
+    [
+        "names: 3",
+        "- boat",
+        "names: {a: boat}",
+        "names: [1, 2]",
+        "names: [a, a]",
+        "names: [a, ' a ']",
+        "names: [a, ' ']",
+        "[",
+        "",
+    ],
 )
 def test_unusable_yolo_names_are_refused(yolo: Path, content: str):
     (yolo / "data.yaml").write_text(content)
@@ -426,10 +458,25 @@ def test_unusable_labelme_shapes_are_refused(tmp_path: Path, bad: Any, text: str
     assert text in str(caught.value)
 
 
-def test_a_painted_mask_in_an_impossibly_large_image_is_refused(tmp_path: Path):
-    mask = shape("boat", "mask", [[1, 1], [2, 2]], mask=painted(np.ones((2, 2), bool)))
-    with pytest.raises(DataError, match="the painted mask cannot be read: Unable to allocate"):
-        from_labelme(tmp_path, mask, imageHeight=10**8, imageWidth=10**8)
+def test_labelme_sizes_are_compared_with_the_picture(tmp_path: Path):
+    boat = shape("boat", "polygon", TRIANGLE)
+    with pytest.raises(DataError) as caught:
+        from_labelme(tmp_path, boat, imageHeight=10**8, imageWidth=120)
+    assert f"{tmp_path / 'a.json'} says that its image has 120 x 100000000 pixels" in str(caught.value)
+    assert f"{tmp_path / 'a.png'} has 100 x 80 pixels. Put the image" in str(caught.value)
+    assert from_labelme(tmp_path, boat, imageHeight=0, imageWidth=None).document["images"][0]["width"] == 100
+
+
+def test_labelme_labels_are_stripped(tmp_path: Path):
+    made = from_labelme(
+        tmp_path,
+        shape(" boat", "polygon", TRIANGLE),
+        shape("boat\t", "polygon", TRIANGLE),
+        shape(" __ignore__ ", "polygon", TRIANGLE),
+    )
+    assert made.document["categories"] == [{"id": 1, "name": "boat"}]
+    assert len(made.document["annotations"]) == 2
+    assert made.notes == ("1 shape(s) labelled '__ignore__' left out",)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', '{"shapes": 3}', "[" * 100_000])

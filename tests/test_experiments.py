@@ -63,6 +63,10 @@ def check_row(experiment: str, made: config.ExperimentConfig) -> None:
     assert made.shots.sampler == ("reference" if row.dataset in ("coco", "lvis", "lvis_minival") else "fixed")
     split = re.search(r"(split\d|fold\d|rare|common|frequent)", experiment)
     assert split is None or split[1] in made.split.name
+    on_lvis = row.dataset.startswith("lvis")
+    assert (made.evaluation.protocol, vars(made.matcher)["max_detections"]) == (
+        ("lvis", 300) if on_lvis else ("coco", 100)
+    )
     assert made.evaluation.semantic == ("reference" if row.table == "coco20i" else "none")
 
 

@@ -119,6 +119,24 @@ def test_labelme_files_beside_the_images(tmp_path: Path):
     assert len(made["annotations"]) == 3
 
 
+def test_the_size_in_a_labelme_file_is_the_picture_s_own_as_stored_or_upright(own: Path):
+    target, exif = own / "targets/targets_1.png", Image.Exif()
+    exif[0x0112] = 6
+    classes = [Category(1, "disc")]
+    Image.new("RGB", (WIDTH, HEIGHT)).save(target, exif=exif)
+    assert convert_targets(own / "targets", classes).document["images"][1]["height"] == WIDTH
+    labelme(target.with_suffix(".json"), shape(" disc ", "rectangle", [[0, 0], [WIDTH, 9]]))
+    made = convert_targets(own / "targets", classes).document
+    assert (made["images"][1]["height"], made["images"][1]["width"]) == (HEIGHT, WIDTH)
+    assert made["annotations"][0]["bbox"] == [0, 0, WIDTH, 9]
+    Image.new("RGB", (WIDTH, 50)).save(target)
+    text = (
+        rf"targets_1\.json says that its image has {WIDTH} x {HEIGHT} pixels, .*targets_1\.png has {WIDTH} x 50 pixels"
+    )
+    with pytest.raises(DataError, match=text):
+        convert_targets(own / "targets", classes)
+
+
 @pytest.mark.parametrize(
     ("mode", "values"),
     [("L", [[0, 255]]), ("L", [[0, 1]]), ("L", [[10, 240]]), ("1", [[0, 255]]), ("I;16", [[0, 4000]])],
@@ -152,7 +170,7 @@ def test_unusable_examples_are_all_told_at_once(own: Path):
     Image.new("RGB", (50, 40)).save(square / "d.png")
     (square / "d_box.txt").write_text("\n")
     labelme(square / "d.json", shape("square", "rectangle", [[1, 1], [9, 9]]))
-    Image.new("RGB", (50, 40)).save(square / "e.png")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(square / "e.png")
     labelme(square / "e.json", shape("disc", "rectangle", [[1, 1], [9, 9]]))
     with pytest.raises(DataError) as caught:
         references_of(own)
@@ -280,6 +298,7 @@ def test_a_plain_folder_is_checked_like_any_other(
     out = capsys.readouterr().out
     assert "no annotations: predictions and pictures, no metrics" in out
     assert "square           1        0" in out
+    assert {path.name for path in own.parent.iterdir()} <= {"my_set", "outputs"}
     (own / "references/disc/references_0_mask.png").write_text("no picture")
     assert main(["data", "check", "my_set"]) == 2
     assert "The mask" in capsys.readouterr().err

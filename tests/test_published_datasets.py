@@ -281,6 +281,33 @@ def test_check_of_other_options_and_of_nothing(tmp_path: Path, capsys: pytest.Ca
     assert "cocoa is neither a folder nor a data set this program knows" in capsys.readouterr().err
 
 
+def test_check_only_reads_the_folder_it_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "check", "demo", "--root", "absent"]) == 2
+    assert "--root absent is not a folder. `ntt data demo absent` generates" in capsys.readouterr().err
+    root = make_tiny(tmp_path / "tiny")
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    assert main(["data", "check", "demo", "--root", str(root)]) == 0
+    assert "4 images, 5 annotations, masks" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pooled", "--root", "x"], "--root x: pooled has several folders. Check each one"),
+        (["demo", "--targets", "t.json"], "--targets cannot be given with the data set demo"),
+        (["tests", "--root", "x"], "--root x goes with the name of a data set, and tests is a folder or unknown"),
+    ],
+)
+def test_check_refuses_what_it_would_not_read(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "check", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_check_of_a_folder_finds_targets_that_are_references(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     root = make_tiny(tmp_path / "tiny")
     shutil.copy(root / "images" / "references_0.png", root / "images" / "targets_1.png")

@@ -164,6 +164,21 @@ def test_a_row_without_all_of_its_seeds_has_no_verdict(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("published")
+def test_rows_without_a_published_number_are_not_counted_as_one(monkeypatch: pytest.MonkeyPatch):
+    row = PUBLISHED["row:bbox/AP"]
+    assert expected_table([]).notes[-1] == "1 published number. not run: 1."
+    silent = replace(row, metric="segm/AP", value=None, tolerance=None)
+    monkeypatch.setattr(expected, "load_expected", lambda: {**PUBLISHED, silent.key: silent})
+    table = expected_table([])
+    assert len(table.rows) == 2
+    assert table.notes[-1] == ("1 published number. not run: 1. 1 further row has no published number to compare with.")
+    monkeypatch.setattr(expected, "load_expected", lambda: {"a": silent, "b": silent})
+    assert expected_table([]).notes[-1] == (
+        "No published numbers. 2 further rows have no published number to compare with."
+    )
+
+
+@pytest.mark.usefixtures("published")
 def test_where_it_ran_and_where_the_data_lay_makes_no_difference(tmp_path: Path):
     make_runs(
         tmp_path,
@@ -195,4 +210,9 @@ def test_every_published_number_has_a_row():
     table = expected_table(list[RunRecord]())
     assert len(table.rows) > 70
     assert {row[-1] for row in table.rows} == {"not run"}
-    assert f"not run: {len(table.rows)}." in table.notes[1]
+    published = sum(row[5] is not None for row in table.rows)
+    assert 0 < published < len(table.rows)
+    assert table.notes[1] == (
+        f"{published} published numbers. not run: {published}. {len(table.rows) - published} further rows have no "
+        "published number to compare with."
+    )

@@ -6,8 +6,8 @@ import threading
 import pytest
 import torch
 
+from ntt.batching import BatchRunner, is_out_of_memory
 from ntt.errors import ConfigError
-from ntt.segmenters.sam2.batching import BatchRunner, is_out_of_memory
 from ntt.segmenters.sam2.prompts import point_grid
 
 
@@ -23,7 +23,7 @@ def test_grid_of_one_point() -> None:
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_no_grid_without_points(count: int) -> None:
-    with pytest.raises(ConfigError, match=rf"segmenter.points_per_side is {count}; it must be 1 or more"):
+    with pytest.raises(ConfigError, match=rf"segmenter.points_per_side is {count}; it must be 1 or more. 32 is"):
         point_grid(count)
 
 
@@ -36,7 +36,7 @@ def test_remainder_is_dropped_only_on_request() -> None:
 def test_dropping_everything_is_refused() -> None:
     with pytest.raises(ConfigError, match="more than the 225 points of a 15 x 15 grid: no point would be left"):
         point_grid(15, drop_remainder_of=256)
-    with pytest.raises(ConfigError, match="drop_remainder_of is 0; it must be 1 or more, or null"):
+    with pytest.raises(ConfigError, match="drop_remainder_of is 0; it must be 1 or more, or null. Set it to null"):
         point_grid(4, drop_remainder_of=0)
 
 

@@ -5,7 +5,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,43 @@ def test_boxes_as_the_package_predicts_them(package: Any, checkpoint: Path, canv
     assert float((ours - expected[:, 0]).abs().median()) < 0.01
 
 
+class QuickEncoder(torch.nn.Module):
+    """A stand-in for the image encoder: maps of the right shapes that differ from image to image."""
+
+    def forward(self, images_I3hw: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+        weights = torch.linspace(-1, 1, 3 * 256).reshape(256, 3, 1, 1)
+        coloured = [torch.nn.functional.avg_pool2d(images_I3hw, stride) for stride in (4, 8, 16)]
+        return {"backbone_fpn": [torch.nn.functional.conv2d(one, weights) for one in coloured]}
+
+
+@pytest.mark.parametrize("encoder", ["quick", pytest.param("real", marks=pytest.mark.slow)])
+def test_images_together_are_segmented_as_one_by_one(encoder: str, encoded: Encoded, canvas: torch.Tensor) -> None:
+    ours = segmenter(encoded.checkpoint)
+    ours.__dict__["_model"] = (
+        encoded.model if encoder == "real" else replace(encoded.model, image_encoder=QuickEncoder())
+    )
+    canvases = [canvas, canvas.flip(2) * 0.8]
+    first, second = torch.tensor([[100.0, 100.0, 500.0, 400.0]]), torch.tensor([[600.0, 300.0, 900.0, 800.0]])
+    boxes = [torch.cat([first, second]), first]
+    together = ours.segment_boxes_of_images(canvases, boxes)
+    assert [len(logits) for logits in together] == [2, 1]
+    for both, one_canvas, some in zip(together, canvases, boxes, strict=True):
+        alone = ours.segment_boxes(one_canvas, some)
+        assert float((both - alone).abs().max()) < 1e-4
+        assert torch.equal(both > 0, alone > 0)
+    assert float((together[0][0] - together[1][0]).abs().max()) > 1e-2
+    assert ours.segment_boxes_of_images([], []) == []
+    assert ours.images_at_once == 1
+
+
+def test_several_images_are_checked_like_one(encoded: Encoded, canvas: torch.Tensor) -> None:
+    box = torch.tensor([[0.0, 0, 5, 5]])
+    with pytest.raises(ValueError, match=r"canvas of shape \(3, 480, 640\)"):
+        quick(encoded).segment_boxes_of_images([canvas, torch.zeros(3, 480, 640)], [box, box])
+    with pytest.raises(ValueError, match=r"boxes of shape \(4,\)"):
+        quick(encoded).segment_boxes_of_images([canvas, canvas], [box, box[0]])
+
+
 def test_no_boxes_no_masks(encoded: Encoded, canvas: torch.Tensor) -> None:
     assert quick(encoded).segment_boxes(canvas, torch.empty(0, 4)).shape == (0, 256, 256)
 
@@ -213,7 +250,7 @@ def test_fingerprint_names_what_decides_the_result(checkpoint: Path) -> None:
         ({"points_per_side": 0}, "points_per_side is 0"),
         ({"min_predicted_iou": 1.0}, "min_predicted_iou=1.0 .* at least 0 and less than 1"),
         ({"min_predicted_iou": float("nan")}, "min_predicted_iou=nan"),
-        ({"prompt_batch_size": 0}, "prompt_batch_size=0; it must be 1 or more, or null"),
+        ({"prompt_batch_size": 0}, "prompt_batch_size=0; it must be 1 or more, or null. Set it to null"),
         ({"precision": "float16"}, "float16.* is not available on the CPU"),
         ({"precision": "int8"}, "int8"),
     ],

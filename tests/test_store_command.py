@@ -15,6 +15,7 @@ from ntt.errors import ConfigError
 from ntt.rundir import KEY_DIGITS, RunDirectory
 from ntt.store import USE_RESOLUTION_S, Store, content_key
 from ntt.store_upkeep import Selection, choose, stored_files
+from ntt.sweeps.state import SweepFolder
 from ntt.temporaries import make_temporary
 
 DAY_S = 24 * 3600.0
@@ -117,9 +118,27 @@ def test_prune_what_no_run_uses(store: Store, tmp_path: Path, capsys: pytest.Cap
     assert command(store, "prune", "--unused", "--runs", str(tmp_path / "runs")) == 2
     assert "every entry would count as unused" in capsys.readouterr().err
     RunDirectory(tmp_path / "runs" / "a" / "b").write_store_keys("candidates", {("candidates", key(0))})
+    shard = SweepFolder(tmp_path / "runs" / "sweeps" / "c").shard_folder("candidates-1.0of1")
+    RunDirectory(shard).write_store_keys("candidates-1.0of1", {("candidates", key(2))})
+    of_a_shard = entry(store, 2)
     assert command(store, "prune", "--unused", "--runs", str(tmp_path / "runs")) == 0
-    assert "1 run directories have used 1 entries." in capsys.readouterr().out
-    assert (used.exists(), unused.exists(), other_kind.exists()) == (True, False, False)
+    said = capsys.readouterr().out
+    assert "2 run directories and shards of sweeps have used 2 entries." in said
+    assert "2 unused ones stay for a time: --keep-hours 336." in said
+    assert unused.exists(), "a run to come may need it"
+    assert command(store, "prune", "--unused", "--runs", str(tmp_path / "runs"), "--keep-hours", "20") == 0
+    assert [one.exists() for one in (used, of_a_shard, unused, other_kind)] == [True, True, False, False]
+
+
+def test_entries_without_a_run_are_unused_after_two_weeks(store: Store, tmp_path: Path):
+    young, old = entry(store, 0, days=14.5), entry(store, 1, days=15.5)
+    RunDirectory(tmp_path / "run").write_store_keys("candidates", {("candidates", key(2))})
+    assert command(store, "prune", "--unused", "--runs", str(tmp_path)) == 0
+    assert (young.exists(), old.exists()) == (True, False)
+    young_by_age, old_by_age = entry(store, 3, days=1.5), entry(store, 4, days=2.5)
+    assert command(store, "prune", "--older-than", "0") == 0
+    assert young_by_age.exists(), "the file's time may lag a day behind its last use"
+    assert not old_by_age.exists()
 
 
 def test_prune_leaves_what_is_being_written(store: Store, monkeypatch: pytest.MonkeyPatch):
@@ -181,6 +200,9 @@ def test_use_is_noted_at_most_once_a_day(store: Store):
     path = entry(store, 0, days=1.5)
     store.read("candidates", key(0))
     assert time.time() - path.stat().st_mtime < USE_RESOLUTION_S / 2
+    path = entry(store, 1, days=1.5)
+    assert store.holds("candidates", key(1))
+    assert time.time() - path.stat().st_mtime < USE_RESOLUTION_S / 2, "who looks for an entry will need it"
 
 
 def test_a_store_of_somebody_else_can_be_read(store: Store, monkeypatch: pytest.MonkeyPatch):

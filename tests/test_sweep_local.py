@@ -9,10 +9,12 @@ import pytest
 from tiny_data import make_tiny
 
 from ntt import runner
-from ntt.cli import main
+from ntt.cli import build_parser, main
 from ntt.config import run_directory
 from ntt.console import compose_config
 from ntt.errors import ConfigError, DataError
+from ntt.rundir import KEY_DIGITS
+from ntt.store_upkeep import keys_of_runs
 from ntt.sweeps import work
 from ntt.sweeps.desk import keep_plan, look_again, open_sweep, plan_file
 from ntt.sweeps.local import run_local, shared_tasks
@@ -307,6 +309,35 @@ def test_settings_may_follow_options(place: Place, capfd: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         main([*place.command("status", "four"), "seed=0"])
     assert "unrecognized arguments: seed=0" in capfd.readouterr().err
+
+
+def test_settings_stand_anywhere_in_every_command():
+    parser = build_parser()
+    for words in (
+        ["sweep", "submit", "a.yaml", "--cluster", "cpu", "seed=0", "--dry-run", "shots=1shot"],
+        ["sweep", "run", "--processes", "2", "a.yaml", "seed=0", "--name", "b", "shots=1shot"],
+        ["data", "sample-references", "seed=0", "--output", "a.json", "shots=1shot"],
+        ["data", "boxes-to-masks", "--annotations", "a", "seed=0", "--images", "b", "--output", "c", "shots=1shot"],
+    ):
+        assert parser.parse_args(words).overrides == ["seed=0", "shots=1shot"]
+    assert parser.parse_args(["sweep", "run", "a.yaml"]).overrides == []
+
+
+def test_a_plan_says_each_warning_once(place: Place, caplog: pytest.LogCaptureFixture):
+    place.vary("{seed: [0, 1, 2], shots: [2shot, 3shot]}")
+    for _ in range(2):
+        caplog.clear()
+        plan_file(place.file)
+        said = [message for message in caplog.messages if "fewer valid instances" in message]
+        assert len(said) == 1
+        assert "than the 3 shots asked for" in said[0]
+
+
+def test_shards_list_the_entries_of_the_store_they_have_made_or_found(done: Place):
+    known, lists = keys_of_runs([done.output / "sweeps" / "four" / "shards"])
+    there = {(path.parent.parent.name, path.stem[:KEY_DIGITS]) for path in done.store.rglob("*.safetensors")}
+    assert known == there
+    assert lists == 4, "two processes, two kinds of work"
 
 
 def test_a_sweep_is_found_by_name_file_and_folder(done: Place):

@@ -87,7 +87,9 @@ def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
         locate("sam3", tmp_path)
 
 
-def test_locate_finds_a_file_or_names_the_command(tmp_path: Path) -> None:
+def test_locate_finds_a_file_or_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NTT_WEIGHTS_MIRROR", "NTT_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
     path = tmp_path / "dinov2" / "dinov2_vits14_pretrain.pth"
     with pytest.raises(WeightsError) as caught:
         locate("dinov2_vits14", tmp_path)
@@ -98,6 +100,33 @@ def test_locate_finds_a_file_or_names_the_command(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.touch()
     assert locate("dinov2_vits14", tmp_path) == path
+
+
+@pytest.mark.parametrize(
+    ("variables", "end"),
+    [
+        ({"NTT_WEIGHTS_MIRROR": ""}, "dinov2_vits14`."),
+        ({"NTT_WEIGHTS_MIRROR": "no url"}, "dinov2_vits14`."),
+        ({"NTT_WEIGHTS_MIRROR": "http://["}, "dinov2_vits14`."),
+        (
+            {"NTT_WEIGHTS_MIRROR": "https://me:secret@mirror.example:8080/w?token=secret"},
+            "dinov2_vits14`, which asks the mirror https://mirror.example:8080/w (NTT_WEIGHTS_MIRROR).",
+        ),
+        (
+            {"NTT_WEIGHTS_MIRROR": "https://mirror.example", "NTT_OFFLINE": "1"},
+            "dinov2_vits14`; NTT_OFFLINE forbids the network here, so unset it first or put the file there by hand.",
+        ),
+    ],
+)
+def test_missing_weights_say_where_the_command_will_ask(
+    variables: dict[str, str], end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NTT_WEIGHTS_MIRROR", "NTT_OFFLINE"):
+        monkeypatch.setenv(name, variables.get(name, ""))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError) as caught:
+        locate("dinov2_vits14", Path("checkpoints"))
+    assert str(caught.value).endswith(f"Fetch them with `ntt weights get {end}")
 
 
 def test_fetch_command_can_be_pasted_into_a_shell() -> None:
@@ -344,7 +373,7 @@ def _run(*arguments: str) -> int:
 def test_command_get(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("get", "tiny", "--root", str(tmp_path), "--mirror", site.url) == 0
     assert capsys.readouterr().out == f"tiny: {tmp_path / 'sub/tiny.pt'} (sha256 verified)\n"
-    with pytest.raises(ConfigError, match="No checkpoint is called 'typo'"):
+    with pytest.raises(ConfigError, match="No checkpoint is called 'typo'.* Use one of them"):
         _run("get", "other", "typo", "--root", str(tmp_path))
     with pytest.raises(WeightsError, match="The weights other are missing"):
         _run("get", "other", "--root", str(tmp_path), "--offline")

@@ -206,14 +206,17 @@ def _outline(model: str) -> Any:
 
     if not timm.is_model(model):
         similar = difflib.get_close_matches(model, timm.list_models(), n=3)
-        hint = f" Similar names: {', '.join(similar)}." if similar else ""
-        raise ConfigError(f"backbone.model={model!r} is not known to timm {timm.__version__}.{hint}")
+        hint = f"Similar names: {', '.join(similar)}." if similar else "timm.list_models() lists all names."
+        raise ConfigError(f"backbone.model={model!r} is not known to timm {timm.__version__}. {hint}")
     try:
         network = without_values(lambda: _create(model, pretrained=False))
     except TypeError as error:
         raise ConfigError(_no_vit(model)) from error
     except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"backbone.model={model!r} cannot be built by timm: {error}") from error
+        reason = str(error).rstrip(".")
+        raise ConfigError(
+            f"backbone.model={model!r} cannot be built by timm: {reason}. Choose another, such as vit_base_patch16_224."
+        ) from error
     parts = ("patch_embed", "num_prefix_tokens", "norm", "fc_norm")
     if not all(hasattr(network, part) for part in parts) or len(set(network.patch_embed.patch_size)) != 1:
         raise ConfigError(_no_vit(model))

@@ -19,6 +19,7 @@ from ntt.data.images import check_images, read_image
 from ntt.data.masks import instance_rle
 from ntt.drawing import class_colours, draw_instances
 from ntt.environment import apply_runtime
+from ntt.errors import ConfigError
 from ntt.segmenters.base import BoxSegmenter
 from ntt.stages.visualisation import picture_stem, save_picture
 from ntt.store import Store
@@ -42,6 +43,13 @@ def add_boxes_to_masks_command(actions: "Subparsers") -> None:
     parser.add_argument("--segmenter", metavar="OPTION", help="as in conf/segmenter, such as sam2 (default: regions)")
     parser.add_argument("--format", choices=("rle", "polygon"), default="rle", help="of masks (default: %(default)s)")
     parser.add_argument("--overwrite-masks", action="store_true", help="also for annotations that have a mask")
+    parser.add_argument(
+        "--image-batch",
+        type=int,
+        metavar="N",
+        help="images that go through a SAM2 segmenter together (default: 1 on a CPU, 4 on a GPU); other segmenters "
+        "take one image at a time",
+    )
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw every image with its new masks")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="settings of the run, such as runtime.device=cpu"
@@ -52,6 +60,8 @@ def add_boxes_to_masks_command(actions: "Subparsers") -> None:
 def _run(args: argparse.Namespace) -> int:
     annotations, output = args.annotations.expanduser(), args.output.expanduser()
     check_output(output, sources=[annotations])
+    if args.image_batch is not None and args.image_batch < 1:
+        raise ConfigError(f"--image-batch {args.image_batch} is not possible: 1 or more is allowed. Leave it out.")
     chosen = [] if args.segmenter is None else [f"segmenter={args.segmenter}"]
     overrides = [*chosen, *args.overrides]
     check_overrides(overrides)
@@ -67,6 +77,7 @@ def _run(args: argparse.Namespace) -> int:
         box_masks=BoxMasks(segmenter, Store(parts)),
         mask_format=args.format,
         overwrite_masks=args.overwrite_masks,
+        image_batch=args.image_batch,
         on_image=None if args.pictures is None else partial(_draw, _Painter(dataset, args.pictures.expanduser())),
     )
     shutil.rmtree(parts, ignore_errors=True)

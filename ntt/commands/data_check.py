@@ -16,7 +16,9 @@ from ntt.data.layout.facts import DatasetFacts, known_datasets
 from ntt.data.layout.leakage import identical_images, leakage_sentence
 from ntt.datasets.base import DATA_VARIABLE, DatasetConfig, DatasetFiles
 from ntt.datasets.coco_json import CocoJsonConfig
+from ntt.datasets.demo import DemoConfig
 from ntt.datasets.folder import FolderConfig
+from ntt.datasets.pooled import PooledConfig
 from ntt.datasets.published import PublishedConfig
 from ntt.errors import ConfigError
 from ntt.inputs import check_agreement
@@ -40,7 +42,8 @@ def add_check_command(actions: "Subparsers") -> None:
     check.add_argument(
         "--root",
         type=Path,
-        help=f"folder of the data set NAME (default: its own folder below ${DATA_VARIABLE}, else below data/)",
+        help=f"folder of the data set NAME, which is only read (default: its own folder below ${DATA_VARIABLE}, else "
+        "below data/)",
     )
     for place in _PLACES:
         help_text = f"of a FOLDER; default: {getattr(layout, place)}"
@@ -51,16 +54,43 @@ def add_check_command(actions: "Subparsers") -> None:
 
 def _check(args: argparse.Namespace) -> int:
     is_option = args.place in group_options("dataset")
+    _refuse_surplus(args, is_option=is_option)
     if is_option and args.place in known_datasets():
         return _check_known(known_datasets()[args.place], args.root, decode=args.decode)
-    if not is_option:
-        return _check_any(_folder(args).locate(Path()), decode=args.decode)
+    dataset = _option(args.place, args.root) if is_option else _folder(args)
+    # What a check has to write (lists of a plain folder, the demo set) goes where a run would write it.
+    cache_root = Path(compose_config([]).runtime.cache_root).expanduser().absolute()
+    return _check_any(dataset.locate(cache_root), decode=args.decode)
+
+
+def _refuse_surplus(args: argparse.Namespace, *, is_option: bool) -> None:
+    given = [f"--{place.replace('_', '-')}" for place in _PLACES if getattr(args, place) is not None]
+    if is_option and given:
+        raise ConfigError(
+            f"{', '.join(given)} cannot be given with the data set {args.place}, which has its own places. Leave it "
+            f"out, or name a folder instead: ntt data check FOLDER {given[0]} PLACE."
+        )
+    if not is_option and args.root is not None:
+        raise ConfigError(
+            f"--root {args.root} goes with the name of a data set, and {args.place} is a folder or unknown. Leave one "
+            f"of the two out. Known are {', '.join(group_options('dataset'))}."
+        )
+
+
+def _option(name: str, root: Path | None) -> DatasetConfig:
+    """Compose an option of the group `dataset`, at the place the user names if any."""
+    if root is None:
+        return compose_config([f"dataset={name}"]).dataset
+    if name == DemoConfig.SCHEMA:  # its option would generate into the folder, and a check must not
+        if not root.is_dir():
+            raise ConfigError(f"--root {root} is not a folder. `ntt data demo {root}` generates the demo set there.")
+        return CocoJsonConfig(name=name, root=str(root))
+    if name == PooledConfig.SCHEMA:
+        raise ConfigError(f"--root {root}: {name} has several folders. Check each one: ntt data check FOLDER.")
     # A path is set afterwards: it may hold anything, and an override has a grammar.
-    config = compose_config([f"dataset={args.place}", *([] if args.root is None else ["dataset.root=."])])
-    if args.root is not None:
-        vars(config.dataset)["root"] = str(args.root)
-    cache_root = Path(config.runtime.cache_root).expanduser().absolute()
-    return _check_any(config.dataset.locate(cache_root), decode=args.decode)
+    dataset = compose_config([f"dataset={name}", "dataset.root=."]).dataset
+    vars(dataset)["root"] = str(root)
+    return dataset
 
 
 def _folder(args: argparse.Namespace) -> DatasetConfig:

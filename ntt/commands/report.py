@@ -107,7 +107,7 @@ def _check(args: argparse.Namespace) -> None:
 def _check_metric(metric: str, records: Sequence[RunRecord]) -> None:
     known = known_metrics(records)
     if known and metric not in known:
-        raise ConfigError(f"--metric {metric}: no run has it. Allowed is one of {', '.join(known)}.")
+        raise ConfigError(f"--metric {metric}: no run has it. Allowed is one of {', '.join(known)}. Choose one.")
 
 
 def _tables(args: argparse.Namespace, records: Sequence[RunRecord], summaries: Sequence[Summary]) -> list[Table]:

@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 10
 _DAY_S = 24 * 3600.0
+_KEEP_HOURS = 24.0
+_KEEP_HOURS_UNUSED = 14 * 24.0
 
 
 def add_store_commands(subparsers: "Subparsers") -> None:
@@ -62,10 +65,9 @@ def _add_prune_options(prune: argparse.ArgumentParser) -> None:
     prune.add_argument(
         "--keep-hours",
         type=float,
-        default=24.0,
         metavar="HOURS",
-        help="never remove what was used within so many hours (default: %(default)g; unfinished runs are not known to "
-        "--unused)",
+        help=f"never remove what was used within so many hours (default: {_KEEP_HOURS:g}; with --unused, which does "
+        f"not know what runs to come or under way need, {_KEEP_HOURS_UNUSED:g}, two weeks)",
     )
     prune.add_argument("--dry-run", action="store_true", help="only say what would go")
 
@@ -119,6 +121,10 @@ def _prune(args: argparse.Namespace) -> int:
     echo(f"{len(chosen)} of {len(entries)} entries ({size_text(_bytes(chosen))}) {verb}; {size_text(kept)} stay.")
     if abandoned:
         echo(f"{len(abandoned)} temporary files of processes that are gone {verb}.")
+    if selection.known_keys is not None:
+        spared = len(choose(entries, replace(selection, keep_hours=0.0, max_bytes=None))) - len(chosen)
+        if spared > 0:
+            echo(f"{spared} unused ones stay for a time: --keep-hours {selection.keep_hours:g}.")
     if selection.max_bytes is not None and kept > selection.max_bytes:
         echo(f"The rest was used within the last {selection.keep_hours:g} hours; --keep-hours 0 removes that, too.")
     return 0
@@ -137,13 +143,19 @@ def _selection(args: argparse.Namespace) -> Selection:
                 f"No run directory below {places} says what it has used, so every entry would count as unused. Name "
                 "the folders of your runs with --runs, or remove entries with --older-than or --max-size."
             )
-        echo(f"{count} run directories have used {len(known)} entries.")
+        echo(f"{count} run directories and shards of sweeps have used {len(known)} entries.")
     return Selection(
         unused_days=args.older_than,
         max_bytes=None if args.max_size is None else parse_size(args.max_size),
         known_keys=known,
-        keep_hours=args.keep_hours,
+        keep_hours=_keep_hours(args),
     )
+
+
+def _keep_hours(args: argparse.Namespace) -> float:
+    if args.keep_hours is None:
+        return _KEEP_HOURS_UNUSED if args.unused else _KEEP_HOURS
+    return float(args.keep_hours)
 
 
 def parse_size(text: str) -> int:

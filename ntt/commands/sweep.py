@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,6 @@ from ntt.sweeps.text import counted, list_text, plan_text, status_text
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-    Actions = argparse._SubParsersAction["_Parser"]
 
 _EPILOG = """
 examples:
@@ -42,21 +40,6 @@ examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Takes settings before and after options; argparse by itself wants all positional words in one place."""
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Add settings that argparse has left over to those it has found."""
-        found, rest = super().parse_known_args(args, namespace)
-        if not hasattr(found, "overrides"):
-            return found, rest
-        late = [word for word in rest if "=" in word and not word.startswith("-")]
-        found.overrides += late
-        return found, [word for word in rest if word not in late]
-
-
 def add_sweep_commands(subparsers: "Subparsers") -> None:
     """Add `sweep plan|run|submit|status|collect|retry|cancel|list` to the commands of a parser."""
     sweep = subparsers.add_parser(
@@ -66,7 +49,7 @@ def add_sweep_commands(subparsers: "Subparsers") -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = sweep.add_subparsers(required=True, metavar="ACTION", parser_class=_Parser)
+    actions = sweep.add_subparsers(required=True, metavar="ACTION")
     _add_plan(actions)
     _add_run(actions)
     _add_submit(actions)
@@ -74,20 +57,20 @@ def add_sweep_commands(subparsers: "Subparsers") -> None:
     _add_others(actions)
 
 
-def _add_plan(actions: "Actions") -> None:
+def _add_plan(actions: "Subparsers") -> None:
     plan = actions.add_parser("plan", help="print points, shared work, what is there already, jobs and hours")
     _add_file(plan, "sweep file")
     plan.set_defaults(handler=_plan)
 
 
-def _add_run(actions: "Actions") -> None:
+def _add_run(actions: "Subparsers") -> None:
     run = actions.add_parser("run", help="do a sweep on this machine; interrupted, it goes on when called again")
     _add_file(run, "sweep file, or the name of a sweep that was planned before")
     run.add_argument("--processes", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
     run.set_defaults(handler=_run)
 
 
-def _add_submit(actions: "Actions") -> None:
+def _add_submit(actions: "Subparsers") -> None:
     submit = actions.add_parser("submit", help="send a sweep to a SLURM cluster and return")
     _add_file(submit, "sweep file, or the name of a sweep that was planned before")
     _add_cluster(submit)
@@ -95,14 +78,14 @@ def _add_submit(actions: "Actions") -> None:
     submit.set_defaults(handler=_submit)
 
 
-def _add_status(actions: "Actions") -> None:
+def _add_status(actions: "Subparsers") -> None:
     status = actions.add_parser("status", help="print points by state, time gone and left")
     _add_name(status)
     status.add_argument("--verbose", action="store_true", help="tracebacks and finished points, too")
     status.set_defaults(handler=_status)
 
 
-def _add_others(actions: "Actions") -> None:
+def _add_others(actions: "Subparsers") -> None:
     collect = actions.add_parser("collect", help="print the tables of a sweep, and what is missing from them")
     _add_name(collect)
     collect.add_argument("--metric", default="bbox/AP", help="of the table of single points (default: %(default)s)")

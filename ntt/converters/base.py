@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ntt.data.images import upright_size
+from ntt.data.images import check_size, upright_size
 from ntt.data.masks import rle_area, segmentation_rle
 from ntt.errors import DataError, raise_all
 from ntt.files import write_json
@@ -77,22 +77,22 @@ class CocoBuilder:
         """Count something that was left out or mended; `what` completes the sentence "N: ..."."""
         self._notes[what] += count
 
-    def add_image(self, path: Path, size_hw: tuple[int, int] | None = None) -> Json | None:
+    def add_image(self, path: Path, size_hw: tuple[int, int] | None = None, *, said_by: Path | None = None) -> Json:
         """Enter an image and return its entry.
 
         Args:
             path: below the image folder.
-            size_hw: height and width in pixels; None: read from the file.
+            size_hw: height and width in pixels as the annotations have them: of the image as it is stored, or turned
+                upright; None: read from the file.
+            said_by: the file `size_hw` is taken from, for messages; needed with it.
 
-        Returns:
-            None where the size cannot be read; the problem is noted.
+        Raises:
+            DataError: if the image cannot be read or has another size.
         """
         if size_hw is None:
-            try:
-                size_hw = upright_size(path)
-            except DataError as error:
-                self.problems.append(str(error))
-                return None
+            size_hw = upright_size(path)
+        else:
+            check_size(path, size_hw, said_by=said_by or path)
         name = path.absolute().relative_to(self._root).as_posix()
         entry = {"id": len(self._images) + 1, "file_name": name, "height": size_hw[0], "width": size_hw[1]}
         self._images.append(entry)

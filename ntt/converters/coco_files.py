@@ -9,7 +9,7 @@ from typing import Any
 
 from ntt.converters.base import Converted
 from ntt.data.coco import CocoDataset, raw_annotations, read_coco, read_document
-from ntt.data.coco_entries import is_image_id
+from ntt.data.coco_entries import CLASS_LISTS, is_image_id
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.types import ImageId, Json
 
@@ -77,12 +77,15 @@ def subset(
     wanted = _class_ids(document, classes)
     if drop_empty:
         kept &= {entry["image_id"] for entry in _annotations(document) if entry["category_id"] in wanted}
-    if num_images is not None:
-        kept = set(_drawn(kept, seed)[:num_images])
-        if len(kept) < num_images or num_images < 1:
-            raise ConfigError(f"--images={num_images} is not possible: there are 1 to {len(kept)} to choose from.")
     if not kept:
         raise DataError("No image is left. Choose other classes, or keep images without objects.")
+    if num_images is not None:
+        if not 1 <= num_images <= len(kept):
+            raise ConfigError(
+                f"--images={num_images} is not possible: there are 1 to {len(kept)} to choose from. Give a number in "
+                "that range, or leave it out to keep all."
+            )
+        kept = set(_drawn(kept, seed)[:num_images])
     return _restricted(document, kept, wanted)
 
 
@@ -137,7 +140,7 @@ def merge(inputs: Sequence[tuple[Path, Path]]) -> Converted:
         )
     root = Path(os.path.commonpath([images for _, images in places]))
     categories, class_maps, notes = _merged_classes(datasets)
-    images, image_maps = _merged_images(datasets, root)
+    images, image_maps = _merged_images(datasets, class_maps, root)
     document: Json = {"info": {"description": "merged"}, "categories": categories, "images": images}
     if datasets[0].has_annotations:
         document["annotations"] = _merged_annotations(datasets, class_maps, image_maps)
@@ -164,14 +167,17 @@ def _merged_classes(datasets: Sequence[CocoDataset]) -> tuple[list[Json], list[d
     return sorted(by_name.values(), key=lambda entry: entry["id"]), maps, notes
 
 
-def _merged_images(datasets: Sequence[CocoDataset], root: Path) -> tuple[list[Json], list[dict[ImageId, ImageId]]]:
+def _merged_images(
+    datasets: Sequence[CocoDataset], class_maps: Sequence[Mapping[int, int]], root: Path
+) -> tuple[list[Json], list[dict[ImageId, ImageId]]]:
     by_path: dict[Path, Json] = {}
     maps: list[dict[ImageId, ImageId]] = []
     problems: list[str] = []
     owners: dict[ImageId, Path] = {}
     keep_ids = True
-    for dataset in datasets:
-        raw = {entry["id"]: entry for entry in read_document(dataset.annotation_file)["images"]}
+    for dataset, classes in zip(datasets, class_maps, strict=True):
+        entries = read_document(dataset.annotation_file)["images"]
+        raw = {one["id"]: {key: value for key, value in one.items() if key not in CLASS_LISTS} for one in entries}
         for record in dataset.images.values():
             keep_ids = keep_ids and owners.setdefault(record.id, record.path) == record.path
             name = record.path.relative_to(root).as_posix()
@@ -179,6 +185,9 @@ def _merged_images(datasets: Sequence[CocoDataset], root: Path) -> tuple[list[Js
             entry = by_path.setdefault(record.path, {**raw[record.id], "file_name": name, **size})
             if any(entry[key] != value for key, value in size.items()):
                 problems.append(f"{record.path} has different sizes in the files. Correct the wrong one.")
+            for key, ids in zip(CLASS_LISTS, dataset.checked_classes.get(record.id, ()), strict=False):
+                known = {classes[number] for number in ids if number in classes}
+                entry[key] = sorted(known.union(entry.get(key, ())))
     raise_all(problems, DataError, summary="The files disagree about images")
     keep_ids = keep_ids and len(owners) == len(by_path) and len({type(number) for number in owners}) == 1
     for number, entry in enumerate(by_path.values(), start=1):

@@ -59,12 +59,32 @@ def convert_labelme(
                     f"{file}: there is no image {named!r} or {file.stem}.* in {folder.root}. Put it there, or name "
                     "another image folder."
                 )
-            image = builder.add_image(path, labelme_size(document))
-            if image is not None:
-                builder.add_objects(image, labelme_objects(document, file, (image["height"], image["width"]), builder))
+            builder.add_objects(*labelled_image(builder, path, file, document))
         except DataError as error:
             builder.problems.append(str(error))
     return builder.finish(annotations)
+
+
+def labelled_image(
+    builder: CocoBuilder, path: Path, file: Path, document: Json | None = None
+) -> tuple[Json, list[FoundObject]]:
+    """Enter an image in the size its LabelMe file says, and turn the file's shapes into objects.
+
+    Args:
+        builder: gets the image and notes, but not the objects.
+        path: the image.
+        file: the LabelMe file.
+        document: its content where it is read already.
+
+    Returns:
+        The image's entry, and the objects.
+
+    Raises:
+        DataError: if the image has another size, or the file cannot be used.
+    """
+    document = read_labelme(file) if document is None else document
+    image = builder.add_image(path, labelme_size(document), said_by=file)
+    return image, labelme_objects(document, file, (image["height"], image["width"]), builder)
 
 
 def read_labelme(file: Path) -> Json:
@@ -105,9 +125,10 @@ def labelme_objects(document: Json, file: Path, size_hw: tuple[int, int], notes:
     groups: dict[tuple[str, Any], list[_Piece]] = {}
     for number, shape in enumerate(document["shapes"], start=1):
         where = f"{file}: shape {number}"
-        label = shape.get("label") if isinstance(shape, dict) else None
-        if not isinstance(label, str) or not label.strip():
-            raise DataError(f"{where} has the label {label!r}, the name of a class is needed. Give it one in LabelMe.")
+        given = shape.get("label") if isinstance(shape, dict) else None
+        label = given.strip() if isinstance(given, str) else ""
+        if not label:
+            raise DataError(f"{where} has the label {given!r}, the name of a class is needed. Give it one in LabelMe.")
         kind = shape.get("shape_type") or "polygon"
         if label in IGNORED_LABELS:
             notes.note(f"shape(s) labelled {label!r} left out")
@@ -116,7 +137,7 @@ def labelme_objects(document: Json, file: Path, size_hw: tuple[int, int], notes:
         else:
             group_id = shape.get("group_id")
             alone = not isinstance(group_id, int | str)
-            key = (label.strip(), ("shape", number) if alone else ("group", group_id))
+            key = (label, ("shape", number) if alone else ("group", group_id))
             groups.setdefault(key, []).append(_piece(shape, kind, f"{where} ({label})", size_hw))
     return [_joined(label, pieces, size_hw) for (label, _), pieces in groups.items()]
 

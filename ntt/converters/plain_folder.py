@@ -27,7 +27,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ntt.converters.base import CocoBuilder, Converted, FoundObject, image_files
-from ntt.converters.labelme import labelme_objects, mask_object, read_labelme
+from ntt.converters.labelme import labelled_image, mask_object
 from ntt.data.coco import read_document
 from ntt.data.coco_entries import Findings, parse_categories
 from ntt.errors import DataError, raise_all
@@ -92,15 +92,14 @@ def convert_targets(root: Path, categories: Sequence[Category]) -> Converted:
     builder = CocoBuilder(root, categories)
     without = annotated = 0
     for path in image_files(root):
-        image = builder.add_image(path)
         file = path.with_suffix(".json")
-        if image is None or not file.is_file():
-            without += 1
-            continue
-        annotated += 1
         try:
-            size = (image["height"], image["width"])
-            builder.add_objects(image, labelme_objects(read_labelme(file), file, size, builder))
+            if file.is_file():
+                annotated += 1
+                builder.add_objects(*labelled_image(builder, path, file))
+            else:
+                without += 1
+                builder.add_image(path)
         except DataError as error:
             builder.problems.append(str(error))
     if annotated and without:
@@ -147,21 +146,22 @@ def _is_mask_of_another_kind(path: Path, files: Sequence[Path]) -> bool:
 
 def _add_example(builder: CocoBuilder, path: Path, root: Path, masks: Sequence[Path]) -> list[FoundObject]:
     """Enter one example image with its objects and return them."""
-    image = builder.add_image(path)
-    if image is None:
-        return []
     parts = path.relative_to(root).parts
-    name = parts[0] if len(parts) > 1 else None
+    name = parts[0].strip() if len(parts) > 1 else None
     labelme, boxes = path.with_suffix(".json"), path.with_name(f"{path.stem}_box.txt")
     kinds = [*(["a mask"] if masks else []), *(str(one.name) for one in (labelme, boxes) if one.is_file())]
     if len(kinds) > 1:
         raise DataError(f"{path} has {' and '.join(kinds)}: it is not clear which holds. Remove all but one.")
-    size = (image["height"], image["width"])
     if labelme.is_file():
-        objects = _labelled(builder, labelme, size, name)
-    elif name is None:
+        image, objects = labelled_image(builder, path, labelme)
+        objects = _of_class(objects, labelme, name)
+        builder.add_objects(image, objects)
+        return objects
+    image = builder.add_image(path)
+    size = (image["height"], image["width"])
+    if name is None:
         raise DataError(f"{path} lies in no class folder and has no LabelMe file {labelme.name}. {_HINT}")
-    elif masks:
+    if masks:
         objects = [mask_object(name, read_mask(mask, size)) for mask in masks]
     elif boxes.is_file():
         objects = _boxes(boxes, size, name)
@@ -172,9 +172,8 @@ def _add_example(builder: CocoBuilder, path: Path, root: Path, masks: Sequence[P
     return objects
 
 
-def _labelled(builder: CocoBuilder, file: Path, size_hw: tuple[int, int], name: str | None) -> list[FoundObject]:
-    """Read a LabelMe file; in a class folder only that class counts, however it is capitalised."""
-    objects = labelme_objects(read_labelme(file), file, size_hw, builder)
+def _of_class(objects: list[FoundObject], file: Path, name: str | None) -> list[FoundObject]:
+    """Choose among a LabelMe file's objects; in a class folder only that class counts, however it is capitalised."""
     if name is not None:
         others = {one.name for one in objects}
         objects = [replace(one, name=name) for one in objects if one.name.casefold() == name.casefold()]
@@ -261,7 +260,7 @@ def _check_classes(
     builder: CocoBuilder, root: Path, counts: Counter[str], categories: Sequence[Category] | None
 ) -> None:
     """Note folders without examples, and classes that the annotated targets do not have."""
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(path.name.strip() for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     for name in folders:
         if name not in counts and not builder.problems:
             builder.problems.append(f"{root / name} holds no example image. Add one, or remove the folder. {_HINT}")

@@ -104,9 +104,7 @@ def _add(
     objects = [
         _object(element, f"{file}: object {n}", zero_based) for n, element in enumerate(tree.findall("object"), 1)
     ]
-    image = builder.add_image(path, _size(tree))
-    if image is None:
-        return
+    image = builder.add_image(path, _size(tree), said_by=file)
     if any(min(one.bbox_xywh[:2]) < 0 for one in objects):
         builder.note(
             "image(s) with a box that begins before the first pixel: if the corners are counted from 0, convert with "

@@ -93,13 +93,12 @@ def convert_yolo(*, images: Path, labels: Path, names: dict[int, str]) -> Conver
     builder = CocoBuilder(images, [Category(number + 1, name) for number, name in names.items()])
     used: set[Path] = set()
     for path in image_files(images):
-        image = builder.add_image(path)
         file = labels / path.relative_to(images).with_suffix(".txt")
-        if image is None or not file.is_file():
-            continue
         used.add(file)
         try:
-            builder.add_objects(image, _objects(file, names, image["height"], image["width"]))
+            image = builder.add_image(path)
+            if file.is_file():
+                builder.add_objects(image, _objects(file, names, image["height"], image["width"]))
         except DataError as error:
             builder.problems.append(str(error))
     unused = [path for path in labels.rglob("*.txt") if path not in used and path.name not in ("classes.txt",)]
@@ -125,12 +124,13 @@ def _names_in_yaml(text: str, path: Path) -> dict[int, str]:
     if isinstance(names, list):
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not all(
-        type(number) is int and number >= 0 and type(name) is str for number, name in names.items()
+        type(number) is int and number >= 0 and type(name) is str and name.strip() for number, name in names.items()
     ):
         raise DataError(
-            f"{path} has no usable `names`: a list of class names, or a mapping of class numbers to names, is needed."
+            f"{path} has no usable `names`: a list of class names, or a mapping of class numbers to names, is needed. "
+            "Correct it."
         )
-    return dict(sorted(names.items()))
+    return {number: name.strip() for number, name in sorted(names.items())}
 
 
 def _objects(file: Path, names: dict[int, str], height: int, width: int) -> list[FoundObject]:

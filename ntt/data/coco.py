@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ntt.data.coco_annotations import parse_annotations
-from ntt.data.coco_entries import Findings, parse_categories, parse_images
+from ntt.data.coco_entries import CheckedClasses, Findings, parse_categories, parse_checked_classes, parse_images
 from ntt.errors import DataError, raise_all
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
@@ -35,6 +35,8 @@ class CocoDataset:
             published sampler counts them.
         boxes_as_written: instance id -> box before clipping, where clipping changed it; evaluation uses it.
         frequencies: category id -> "r", "c" or "f" where the file's categories say so, as those of LVIS do.
+        checked_classes: image id -> the classes that were looked for, where the file says so, as LVIS' files do.
+        ignored: ids of instances marked `ignore`. LVIS' protocol passes over them; COCO's goes by `iscrowd` alone.
     """
 
     categories: tuple[Category, ...]
@@ -47,6 +49,8 @@ class CocoDataset:
     dropped: tuple[tuple[int, Instance], ...] = ()
     boxes_as_written: Mapping[int, tuple[float, float, float, float]] = field(default_factory=dict)
     frequencies: Mapping[int, str] = field(default_factory=dict)
+    checked_classes: Mapping[ImageId, CheckedClasses] = field(default_factory=dict)
+    ignored: frozenset[int] = frozenset()
 
     def instances_of_image(self, image_id: ImageId) -> tuple[Instance, ...]:
         """Return the instances in one image, in file order; empty for an image without any."""
@@ -121,6 +125,8 @@ def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: b
         frequencies={
             one["id"]: one["frequency"] for one in sections["categories"] if one.get("frequency") in _FREQUENCIES
         },
+        checked_classes=parse_checked_classes(sections["images"]),
+        ignored=parsed.ignored,
     )
 
 

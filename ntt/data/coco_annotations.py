@@ -43,6 +43,7 @@ class ParsedAnnotations(NamedTuple):
     instances: tuple[Instance, ...]
     dropped: tuple[tuple[int, Instance], ...]
     boxes_as_written: dict[int, Box]
+    ignored: frozenset[int]
 
 
 def parse_annotations(
@@ -53,6 +54,7 @@ def parse_annotations(
     instances: list[Instance] = []
     dropped: list[tuple[int, Instance]] = []
     boxes_as_written: dict[int, Box] = {}
+    ignored: set[int] = set()
     for entry, annotation_id in zip(entries, _annotation_ids(entries, findings), strict=True):
         instance, shape = _parse_annotation(entry, annotation_id, images, category_ids, findings)
         if instance is None:
@@ -67,7 +69,9 @@ def parse_annotations(
         if fitted is not instance:
             boxes_as_written[annotation_id] = instance.bbox_xywh
         instances.append(fitted)
-    return ParsedAnnotations(tuple(instances), tuple(dropped), boxes_as_written)
+        if entry.get("ignore"):
+            ignored.add(annotation_id)
+    return ParsedAnnotations(tuple(instances), tuple(dropped), boxes_as_written, frozenset(ignored))
 
 
 def _annotation_ids(entries: Sequence[Any], findings: Findings) -> list[int]:

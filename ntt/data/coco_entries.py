@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from ntt.data.images import upright_size
 from ntt.errors import DataError
@@ -37,6 +37,32 @@ class Findings:
     def note(self, what: str, annotation_id: int) -> None:
         """Count one annotation that was mended or left out."""
         self.notes.setdefault(what, []).append(annotation_id)
+
+
+CLASS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
+"""What LVIS' files add to each of `images`: lists of category ids."""
+
+
+class CheckedClasses(NamedTuple):
+    """What LVIS says of the classes of one image, as category ids.
+
+    Attributes:
+        absent: `neg_category_ids`, classes that were looked for and are not there.
+        not_exhaustive: `not_exhaustive_category_ids`, classes of which there are more objects than annotations.
+    """
+
+    absent: tuple[int, ...]
+    not_exhaustive: tuple[int, ...]
+
+
+def parse_checked_classes(entries: Sequence[Any]) -> dict[ImageId, CheckedClasses]:
+    """Read what LVIS' files add to `images`; an image without both lists of whole numbers has no entry."""
+    found: dict[ImageId, CheckedClasses] = {}
+    for entry in entries:
+        lists = [entry.get(key) for key in CLASS_LISTS]
+        if all(isinstance(one, list) and all(type(number) is int for number in one) for one in lists):
+            found[entry["id"]] = CheckedClasses(*map(tuple, lists))
+    return found
 
 
 def parse_categories(entries: Sequence[Any], findings: Findings) -> tuple[Category, ...]:

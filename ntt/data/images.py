@@ -68,6 +68,27 @@ def upright_size(path: Path) -> tuple[int, int]:
         return _upright(image)
 
 
+def check_size(path: Path, size_hw: tuple[int, int], *, said_by: Path) -> None:
+    """Compare the size another file gives with the image's own: as it is stored, or turned upright.
+
+    Args:
+        path: the image.
+        size_hw: height and width in pixels, as `said_by` has them.
+        said_by: the file that says so, for the message.
+
+    Raises:
+        DataError: if the image has neither of these sizes, or cannot be read.
+    """
+    with _opened(path) as image:
+        if size_hw in (_upright(image), (image.height, image.width)):
+            return
+        found = _described_size(image)
+    raise DataError(
+        f"{said_by} says that its image has {size_hw[1]} x {size_hw[0]} pixels, {path} has {found}. Put the image the "
+        f"annotations were drawn on there; if their coordinates fit this one, correct the size in {said_by.name}."
+    )
+
+
 def check_images(
     records: Sequence[ImageRecord],
     *,
@@ -185,12 +206,16 @@ def _must_turn(image: Image.Image, record: ImageRecord) -> bool:
         return _orientation(image) != 1
     if (image.height, image.width) == wanted:
         return False
+    raise DataError(
+        f"{record.path} has {_described_size(image)}, the annotation file says {record.width} x {record.height}. Use "
+        "the image the annotations were drawn on, or correct width and height."
+    )
+
+
+def _described_size(image: Image.Image) -> str:
     turned = " once turned upright" if _orientation(image) in _SIDEWAYS else ""
     height, width = _upright(image)
-    raise DataError(
-        f"{record.path} has {width} x {height} pixels{turned}, the annotation file says {record.width} x "
-        f"{record.height}. Use the image the annotations were drawn on, or correct width and height."
-    )
+    return f"{width} x {height} pixels{turned}"
 
 
 def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 # Steps right, down, left, up as (row, column). For a walk that keeps the object on its right: where the two pixels
 # before the next corner lie, seen from that corner, for each direction.
@@ -23,6 +22,8 @@ def mask_polygons(mask_HW: npt.NDArray[np.bool_]) -> list[list[float]]:
         [[x0, y0, x1, y1, ...], ...] in pixels, pixel (row i, column j) covering [j, j+1] x [i, i+1]: one polygon for
         each part whose pixels hang together by their sides. Empty for an empty mask.
     """
+    from scipy import ndimage
+
     parts_HW, _ = ndimage.label(mask_HW)
     polygons = []
     for label, (rows, columns) in enumerate(ndimage.find_objects(parts_HW), start=1):

@@ -29,6 +29,9 @@ class DatasetConfig:
     """How references are drawn unless `shots.sampler` says otherwise: fixed where the references file of each number
     of shots is part of the data set."""
 
+    protocol: str = "coco"
+    """By whose rules detections are judged unless `evaluation.protocol` says otherwise: coco or lvis."""
+
     decode_images: bool = False
     """Decode every image completely before the run starts, not only its header and its end."""
 

@@ -27,7 +27,10 @@ class DemoConfig(DatasetConfig):
         """Refuse a data set without targets."""
         if self.num_targets >= 1:
             return []
-        return [f"dataset.num_targets={self.num_targets} is not possible: at least 1 target image is needed."]
+        return [
+            f"dataset.num_targets={self.num_targets} is not possible: at least 1 target image is needed. "
+            "Leave it out for 24."
+        ]
 
     def locate(self, cache_root: Path) -> DatasetFiles:
         """Generate the data set unless it is there, and say where."""

@@ -24,7 +24,7 @@ def judged_by_pycocotools(table: DetectionTable, truth: TruthIndex, kind: str) -
     """
     with contextlib.redirect_stdout(io.StringIO()):  # it prints
         judge = COCOeval(_indexed(truth, _truth_rows(truth, kind)), _indexed(truth, _rows(table, truth, kind)), kind)
-        judge.params.maxDets = list(MAX_DETECTIONS)
+        judge.params.maxDets = list(MAX_DETECTIONS["coco"])
         judge.evaluate()
         judge.accumulate()
     return Curves(precision=judge.eval["precision"], recall=judge.eval["recall"])
@@ -54,7 +54,7 @@ def _rows(table: DetectionTable, truth: TruthIndex, kind: str) -> list[Json]:
             "iscrowd": 0,
         }
         for number, ((image, label, score, box), rle, area) in enumerate(
-            zip(columns, table.rles, areas.tolist(), strict=True), start=1
+            zip(columns, map(table.rle, range(len(table))), areas.tolist(), strict=True), start=1
         )
     ]
 

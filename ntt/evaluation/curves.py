@@ -1,19 +1,22 @@
-"""What COCO's protocol measures: precision and recall at fixed thresholds, and the averages people quote.
+"""What the protocols measure: precision and recall at fixed thresholds, and the averages people quote.
 
 Suffixes: T IoU thresholds, R recall steps, K classes, A area ranges, M limits of detections an image.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ntt.evaluation.options import Protocol
+
 FloatArray = npt.NDArray[np.float64]
 
 IOU_THRESHOLDS_T: FloatArray = np.linspace(0.5, 0.95, 10)
 RECALL_STEPS_R: FloatArray = np.linspace(0.0, 1.0, 101)
-MAX_DETECTIONS = (1, 10, 100)
-"""Detections counted, per image and class."""
+MAX_DETECTIONS: Mapping[Protocol, tuple[int, ...]] = {"coco": (1, 10, 100), "lvis": (300,)}
+"""Detections counted: COCO's protocol counts them per image and class, LVIS' per image over all classes."""
 
 AREA_RANGES_PX = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
 """Name -> smallest and largest area, both inclusive. Objects and detections outside a range are ignored."""
@@ -21,17 +24,24 @@ AREA_RANGES_PX = {"all": (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2
 _ALL = slice(None)
 _IOU_50, _IOU_75 = slice(0, 1), slice(5, 6)
 
-# name -> (precision or recall, IoU thresholds, area range, detections an image)
-_AVERAGES: dict[str, tuple[str, slice, str, int]] = {
-    "AP": ("precision", _ALL, "all", 100),
-    "AP50": ("precision", _IOU_50, "all", 100),
-    "AP75": ("precision", _IOU_75, "all", 100),
-    "APs": ("precision", _ALL, "small", 100),
-    "APm": ("precision", _ALL, "medium", 100),
-    "APl": ("precision", _ALL, "large", 100),
-    "AR1": ("recall", _ALL, "all", 1),
-    "AR10": ("recall", _ALL, "all", 10),
-    "AR100": ("recall", _ALL, "all", 100),
+# name -> (IoU thresholds, area range), with the protocol's largest number of detections
+_PRECISIONS = {
+    "AP": (_ALL, "all"),
+    "AP50": (_IOU_50, "all"),
+    "AP75": (_IOU_75, "all"),
+    "APs": (_ALL, "small"),
+    "APm": (_ALL, "medium"),
+    "APl": (_ALL, "large"),
+}
+# name -> (area range, detections)
+_RECALLS: Mapping[Protocol, Mapping[str, tuple[str, int]]] = {
+    "coco": {"AR1": ("all", 1), "AR10": ("all", 10), "AR100": ("all", 100)},
+    "lvis": {
+        "AR300": ("all", 300),
+        "ARs300": ("small", 300),
+        "ARm300": ("medium", 300),
+        "ARl300": ("large", 300),
+    },
 }
 
 
@@ -40,16 +50,18 @@ class Curves:
     """One kind's precision and recall, as `COCOeval.accumulate` lays them out; -1 where a class has no object.
 
     Attributes:
+        protocol: whose limits of detections M counts.
         precision: float64 [T, R, K, A, M], the largest precision at this recall or a higher one.
         recall: float64 [T, K, A, M], the largest recall.
     """
 
     precision: FloatArray
     recall: FloatArray
+    protocol: Protocol = "coco"
 
 
-def averages(curves: Curves, classes: slice = slice(None)) -> dict[str, float]:
-    """Average over thresholds, recall steps and a range of classes, as `COCOeval.summarize` does.
+def averages(curves: Curves, classes: slice | Sequence[int] = slice(None)) -> dict[str, float]:
+    """Average over thresholds, recall steps and some classes, as the protocol's own program does.
 
     Args:
         curves: of all classes.
@@ -59,10 +71,16 @@ def averages(curves: Curves, classes: slice = slice(None)) -> dict[str, float]:
         Metric name -> percent. A metric without any object to compute it from is absent.
     """
     found: dict[str, float] = {}
-    for name, (quantity, steps, area, limit) in _AVERAGES.items():
-        of_all: FloatArray = curves.precision if quantity == "precision" else curves.recall
-        values = of_all[steps, ..., classes, list(AREA_RANGES_PX).index(area), MAX_DETECTIONS.index(limit)]
-        known = values[values > -1]
-        if known.size:
-            found[name] = 100.0 * float(np.mean(known))
+    limits = MAX_DETECTIONS[curves.protocol]
+    places = {name: place for place, name in enumerate(AREA_RANGES_PX)}
+    for name, (steps, area) in _PRECISIONS.items():
+        _add_mean(found, name, curves.precision[steps, ..., places[area], -1][:, :, classes])
+    for name, (area, limit) in _RECALLS[curves.protocol].items():
+        _add_mean(found, name, curves.recall[..., places[area], limits.index(limit)][:, classes])
     return found
+
+
+def _add_mean(found: dict[str, float], name: str, values: FloatArray) -> None:
+    known = values[values > -1]
+    if known.size:
+        found[name] = 100.0 * float(np.mean(known))

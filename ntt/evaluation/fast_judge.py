@@ -1,7 +1,8 @@
-"""COCO's precision and recall without COCOeval's inner loops; equal to it to the last digit.
+"""COCO's precision and recall without COCOeval's inner loops; equal to it to the last digit. LVIS' likewise.
 
 The arithmetic is COCOeval's, operation by operation; what is saved is Python: detections that reach no object are
-never looped over, and all area ranges and thresholds go through one array operation together.
+never looped over, and all area ranges and thresholds go through one array operation together. LVIS' own program does
+the same with the detections it counts, of which there is one number instead of three.
 
 Suffixes as in `ntt.evaluation.curves` and `ntt.evaluation.matching`; n detections of one class.
 """
@@ -25,7 +26,7 @@ from ntt.types import IntArray
 
 
 def curves_of(matches: Matches, table: DetectionTable, truth: TruthIndex) -> Curves:
-    """Compute what `judged_by_pycocotools` computes.
+    """Compute precision and recall by the protocol of the ground truth; for COCO's, as `judged_by_pycocotools`.
 
     Args:
         matches: of the detections, for the kind to be judged.
@@ -34,7 +35,8 @@ def curves_of(matches: Matches, table: DetectionTable, truth: TruthIndex) -> Cur
     """
     labels = table.labels[matches.rows]
     scores = table.scores[matches.rows]
-    sizes = (len(truth.categories), len(AREA_RANGES_PX), len(MAX_DETECTIONS))
+    limits = MAX_DETECTIONS[truth.protocol]
+    sizes = (len(truth.categories), len(AREA_RANGES_PX), len(limits))
     precision = -np.ones((len(IOU_THRESHOLDS_T), len(RECALL_STEPS_R), *sizes))
     recall = -np.ones((len(IOU_THRESHOLDS_T), *sizes))
     bounds = np.searchsorted(labels, np.arange(len(truth.categories) + 1))
@@ -47,14 +49,14 @@ def curves_of(matches: Matches, table: DetectionTable, truth: TruthIndex) -> Cur
         members = members[np.argsort(-scores[members], kind="stable")]
         needed_AR = np.stack([_true_detections_needed(count) for count in counted_A[ranges].tolist()])
         chosen = None
-        for place, limit in enumerate(MAX_DETECTIONS):
+        for place, limit in enumerate(limits):
             within = members[matches.ranks[members] < limit]
             if chosen is None or len(within) != len(chosen):  # else the higher limit adds nothing
                 chosen = within
                 curve_ATR, top_AT = _curve(matches, chosen, ranges, counted_A[ranges], needed_AR)
             precision[:, :, label, ranges, place] = curve_ATR.transpose(1, 2, 0)
             recall[:, label, ranges, place] = top_AT.T
-    return Curves(precision=precision, recall=recall)
+    return Curves(precision=precision, recall=recall, protocol=truth.protocol)
 
 
 @cache

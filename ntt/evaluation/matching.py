@@ -1,4 +1,4 @@
-"""Which detection finds which object, by COCO's rules, for many thresholds and area ranges at once.
+"""Which detection finds which object, by COCO's or LVIS' rules, for many thresholds and area ranges at once.
 
 Suffixes: A area ranges, T IoU thresholds, D detections, d detections and g objects of one image and class.
 """
@@ -20,14 +20,15 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Matches:
-    """The outcome for all detections of a table that are within the limit of detections an image and class.
+    """The outcome for all detections of a table that the protocol counts.
 
     Attributes:
         rows: int64 [D], their rows in the table, sorted by class, then image (in sorted order), then rank.
         ranks: int64 [D], place by score within image and class, from 0.
         is_match: bool [A, T, D], whether the detection found an object.
         is_ignored: bool [A, T, D], whether it counts neither as right nor as wrong: it found an ignored object, or
-            found nothing and is itself outside the area range.
+            found nothing and is itself outside the area range, or of a class that LVIS does not hold to have been
+            annotated exhaustively in its image.
     """
 
     rows: IntArray
@@ -41,18 +42,23 @@ def match(table: DetectionTable, truth: TruthIndex, kind: str) -> Matches:
 
     By descending score, each detection takes the free object with the largest IoU that reaches the threshold; among
     equals the last. Objects that count go before ignored ones; a crowd region may be taken any number of times, and
-    the IoU with it is measured against the detection alone.
+    the IoU with it is measured against the detection alone. By LVIS' rules there are no crowd regions, and detections
+    without area are left out.
 
     Args:
-        table: the detections.
+        table: the detections; for LVIS' protocol those of `ntt.evaluation.table.counted_rows`.
         truth: the ground truth; with masks for kind "segm".
         kind: "bbox" or "segm".
     """
     rank_of_row = ranks(table)
     rows = np.lexsort((rank_of_row, table.images, table.labels))
-    rows = rows[rank_of_row[rows] < MAX_DETECTIONS[-1]]
-    areas = (table.box_areas if kind == "bbox" else table.mask_areas)[rows]
+    areas = table.box_areas if kind == "bbox" else table.mask_areas
+    counts = rank_of_row < MAX_DETECTIONS["coco"][-1] if truth.federation is None else areas > 0
+    rows = rows[counts[rows]]
+    areas = areas[rows]
     outside = np.stack([(areas < least) | (areas > most) for least, most in AREA_RANGES_PX.values()])
+    if truth.federation is not None:
+        outside |= truth.federation.is_forgiven(table.images[rows], table.labels[rows])
     shape = (len(AREA_RANGES_PX), len(IOU_THRESHOLDS_T), len(rows))
     is_match = np.zeros(shape, dtype=np.bool_)
     is_ignored = np.repeat(outside[:, None], shape[1], axis=1)
@@ -84,7 +90,7 @@ def _ious(table: DetectionTable, rows: IntArray, truth: TruthIndex, objects: Int
     crowd: Sequence[int] = truth.is_crowd[objects].astype(int).tolist()
     if kind == "bbox":
         return np.asarray(coco_mask.iou(table.boxes_xywh[rows], truth.boxes_xywh[objects], crowd))
-    masks = [table.rles[row] for row in rows.tolist()]
+    masks = [table.rle(row) for row in rows.tolist()]
     return np.asarray(coco_mask.iou(masks, [truth.rles[place] for place in objects.tolist()], crowd))
 
 

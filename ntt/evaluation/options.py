@@ -5,5 +5,8 @@ from typing import Literal, get_args
 Judge = Literal["pycocotools", "fast"]
 JUDGES: tuple[str, ...] = get_args(Judge)
 
+Protocol = Literal["coco", "lvis"]
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+
 Painting = Literal["none", "correct", "reference"]
 PAINTINGS: tuple[str, ...] = get_args(Painting)

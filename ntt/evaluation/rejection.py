@@ -36,10 +36,10 @@ def rejection(table: DetectionTable, truth: TruthIndex, matches: Matches) -> Rej
     Over all classes: negative is an image without any of the searched classes; one score holds for all classes, and
     recall is that of all objects together. For one class: negative is an image without this class, and objects,
     detections and score are this class's alone; where several data sets are pooled, the images of the others are
-    negative for it.
+    negative for it. By LVIS' protocol an image is without a class only where that was verified.
 
-    An object is found at a score by a detection with that score or a higher one that COCO's matching gives it at IoU
-    0.5; crowd regions are not counted.
+    An object is found at a score by a detection with that score or a higher one that the protocol's matching gives it
+    at IoU 0.5; crowd regions are not counted.
 
     Args:
         table: the detections.
@@ -52,26 +52,27 @@ def rejection(table: DetectionTable, truth: TruthIndex, matches: Matches) -> Rej
     labels, images, scores = table.labels[matches.rows], table.images[matches.rows], table.scores[matches.rows]
     is_true = matches.is_match[_ALL_AREAS, _IOU_50] & ~matches.is_ignored[_ALL_AREAS, _IOU_50]
     counted = truth.counted[_ALL_AREAS]
+    bounds = np.searchsorted(labels, np.arange(len(truth.categories) + 1))
     per_class: dict[int, dict[str, float]] = {}
     for label in range(len(truth.categories)):
-        positive = [place for place, present in truth.occupied if present == label]
-        mine = labels == label
+        is_negative = truth.is_negative[label]
+        mine = slice(bounds[label], bounds[label + 1])
         found = _at_half_recall(
             scores=scores[mine],
             is_true=is_true[mine],
-            on_negative=~np.isin(images[mine], positive),
+            on_negative=is_negative[images[mine]],
             num_objects=int(counted[label]),
-            num_negative=len(truth.image_ids) - len(positive),
+            num_negative=int(np.count_nonzero(is_negative)),
         )
         if found:
             per_class[label] = found
-    anything = list({place for place, _ in truth.occupied})
+    is_empty: BoolArray = np.all(truth.is_negative, axis=0)
     overall = _at_half_recall(
         scores=scores,
         is_true=is_true,
-        on_negative=~np.isin(images, anything),
+        on_negative=is_empty[images],
         num_objects=int(counted.sum()),
-        num_negative=len(truth.image_ids) - len(anything),
+        num_negative=int(np.count_nonzero(is_empty)),
     )
     reached = [values["FPPI@R50"] for values in per_class.values() if "FPPI@R50" in values]
     if reached:

@@ -139,7 +139,7 @@ def _painted(rows: IntArray, table: DetectionTable, size: tuple[int, int], *, ba
     """Paint detections one over the other, the last on top: int64 [height, width] of class indices."""
     labels = np.full(size, background, dtype=np.int64, order="F")
     for row in rows.tolist():
-        np.copyto(labels, table.labels[row], where=_decoded(table.rles[row]))
+        np.copyto(labels, table.labels[row], where=_decoded(table.rle(row)))
     return labels
 
 

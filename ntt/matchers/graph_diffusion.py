@@ -15,6 +15,7 @@ from ntt.matchers.prototype import class_means, closest_prototype
 from ntt.matchers.rules import Rule, at_least_one, fraction, one_of, positive
 from ntt.matchers.scoring import DETECTING_RULES, DetectingMatcher, DetectingMatcherConfig
 from ntt.ops.diffusion import Transition, diffused_penalties
+from ntt.ops.overlaps import overlaps_of
 from ntt.types import Candidates, FloatArray, IntArray, MemoryBank, Prototypes
 
 _RULES = (
@@ -70,6 +71,7 @@ class GraphDiffusionMatcher(DetectingMatcher):
             transition=self.transition,
             height=candidates.height,
             width=candidates.width,
+            known=None if candidates.overlaps is None else overlaps_of(candidates.overlaps, kept),
         )
         decayed: FloatArray = scores_M * (1.0 - penalties_M) ** np.float32(self.decay_power)
         return kept, decayed

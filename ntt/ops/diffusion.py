@@ -6,8 +6,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ntt.ops.overlaps import overlaps_with_earlier
-from ntt.types import FloatArray, IntArray
+from ntt.ops.overlaps import overlaps_in_class
+from ntt.types import FloatArray, IntArray, Overlaps
 
 Transition: TypeAlias = Literal["normalised", "plain"]
 
@@ -21,6 +21,7 @@ def diffused_penalties(
     transition: Transition,
     height: int,
     width: int,
+    known: Overlaps | None = None,
 ) -> FloatArray:
     """Compute how much of each mask is explained by earlier masks of its class, directly or through others.
 
@@ -35,6 +36,7 @@ def diffused_penalties(
         transition: "normalised" scales the weights that leave a mask to a sum of 1; "plain" takes them as they are.
         height: of the image, pixels.
         width: of the image, pixels.
+        known: overlaps of these masks, if they have been computed before.
 
     Returns:
         float32 [N] in [0, 1]; 0 for a mask that no earlier one of its class touches.
@@ -42,7 +44,7 @@ def diffused_penalties(
     penalties = np.zeros(len(rles), dtype=np.float32)
     for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)
-        weights_NN = overlaps_with_earlier([rles[index] for index in members.tolist()], height, width)
+        weights_NN = overlaps_in_class(rles, members, height, width, known)
         restart_N = weights_NN.max(axis=1)
         if transition == "normalised":
             weights_NN = _row_stochastic(weights_NN)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ntt.ops.overlaps import overlaps_of, overlaps_with_earlier
+from ntt.ops.overlaps import overlaps_in_class
 from ntt.ops.similarity import cosine_similarity
 from ntt.types import FloatArray, IntArray, Overlaps
 
@@ -41,7 +41,7 @@ def soft_penalties(
     penalties = np.zeros(len(rles), dtype=np.float32)
     for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)
-        overlaps = _of_class(rles, members, height, width, known)
+        overlaps = overlaps_in_class(rles, members, height, width, known)
         if features_ND is not None:
             overlaps *= cosine_similarity(features_ND[members], features_ND[members])
         penalties[members] = overlaps.max(axis=1)
@@ -79,15 +79,7 @@ def hard_survivors(
     alive = np.ones(len(rles), dtype=np.bool_)
     for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)
-        covered = _of_class(rles, members, height, width, known) > threshold
+        covered = overlaps_in_class(rles, members, height, width, known) > threshold
         for row in np.flatnonzero(covered.any(axis=1)).tolist():
             alive[members[row]] = not bool((covered[row] & alive[members]).any())
     return alive
-
-
-def _of_class(
-    rles: Sequence[bytes], members: IntArray, height: int, width: int, known: Overlaps | None
-) -> npt.NDArray[np.float64]:
-    """Return the overlaps of one class's masks with earlier ones of the class."""
-    chosen = [rles[index] for index in members.tolist()]
-    return overlaps_with_earlier(chosen, height, width, None if known is None else overlaps_of(known, members))

@@ -52,6 +52,22 @@ def all_overlaps(candidates: Candidates) -> Overlaps:
     )
 
 
+def overlaps_in_class(
+    rles: Sequence[bytes], members: IntArray, height: int, width: int, known: Overlaps | None = None
+) -> npt.NDArray[np.float64]:
+    """Return the overlaps of one class's masks with earlier ones of the class; see `overlaps_with_earlier`.
+
+    Args:
+        rles: N full-size masks, best ranked first.
+        members: int64 [n], the masks of the class.
+        height: H, pixels.
+        width: W, pixels.
+        known: overlaps of all N masks, if they have been computed before.
+    """
+    chosen = [rles[index] for index in members.tolist()]
+    return overlaps_with_earlier(chosen, height, width, None if known is None else overlaps_of(known, members))
+
+
 def overlaps_of(known: Overlaps, members: IntArray) -> Overlaps:
     """Return the overlaps of some of the masks; in the result a mask is named by its place in `members`.
 

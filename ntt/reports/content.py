@@ -11,9 +11,15 @@ METRICS = (
     "bbox/AP",
     "bbox/AP50",
     "bbox/AP75",
+    "bbox/APr",
+    "bbox/APc",
+    "bbox/APf",
     "segm/AP",
     "segm/AP50",
     "segm/AP75",
+    "segm/APr",
+    "segm/APc",
+    "segm/APf",
     "semantic/mIoU",
 )
 _OVER_SEEDS = "Percent; mean ± sample standard deviation over seeds (number of runs averaged)."

@@ -29,18 +29,24 @@ def expected_table(records: Sequence[RunRecord]) -> Table:
     configs = _compose(list(dict.fromkeys(one.experiment for one in expected.values() if one.dataset in present)))
     keys = [_comparable(record.config) for record in finished]
     rows = [_row(result, configs.get(result.experiment), finished, keys) for result in expected.values()]
-    verdicts = [str(row[-1]).partition(":")[0] for row in rows]
-    counts = [f"{name}: {verdicts.count(name)}" for name in dict.fromkeys(verdicts) if name in _VERDICTS]
     notes = (
         "Percent; ours is mean ± sample standard deviation over seeds (number of runs). Within tolerance means that "
         "the difference is no larger than the tolerance; where each tolerance comes from: ntt/data/expected.json.",
-        f"{len(rows)} published numbers. {', '.join(counts)}." if counts else f"{len(rows)} published numbers.",
+        _summary([result.value is not None for result in expected.values()], [str(row[-1]) for row in rows]),
     )
     columns = ("table", "experiment", "metric", "images", "ours", "theirs", "tolerance", "difference", "verdict")
     return Table("expected", "Ours and the published values", columns, tuple(rows), notes)
 
 
-_VERDICTS = ("within tolerance", "below", "above", "incomplete", "not run", "nothing published")
+def _summary(has_value: Sequence[bool], verdicts: Sequence[str]) -> str:
+    """Count the verdicts on the rows with a published number, and say how many rows have none."""
+    kinds = [verdict.partition(":")[0] for verdict, counts in zip(verdicts, has_value, strict=True) if counts]
+    counted = ", ".join(f"{kind}: {kinds.count(kind)}" for kind in dict.fromkeys(kinds))
+    numbers = "number" if len(kinds) == 1 else "numbers"
+    text = f"{len(kinds)} published {numbers}. {counted}." if kinds else "No published numbers."
+    without = len(verdicts) - len(kinds)
+    rows = "row has" if without == 1 else "rows have"
+    return f"{text} {without} further {rows} no published number to compare with." if without else text
 
 
 def _row(

@@ -1,6 +1,6 @@
 """What a segmenter is: a class-agnostic proposer of masks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
@@ -75,6 +75,34 @@ class BoxSegmenter(Protocol):
             foreground is > 0. A mask without foreground says that nothing was found.
         """
         ...
+
+
+class BatchedBoxSegmenter(BoxSegmenter, Protocol):
+    """A box segmenter that looks at several images at once. `propose` and `segment_boxes` take one."""
+
+    @property
+    def images_at_once(self) -> int:
+        """Images worth giving together on its device, 1 or more."""
+        ...
+
+    def segment_boxes_of_images(
+        self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Segment the object in each box of several images: as `segment_boxes` for each, rounding aside.
+
+        Args:
+            canvases: one an image, each as `segment_boxes` takes it.
+            boxes: those of each image, float32 [B, 4] in canvas pixels; B may differ.
+
+        Returns:
+            What `segment_boxes` returns, for each image.
+        """
+        ...
+
+
+def takes_images(segmenter: BoxSegmenter) -> TypeGuard[BatchedBoxSegmenter]:
+    """Say whether a box segmenter takes several images at once."""
+    return callable(getattr(segmenter, "segment_boxes_of_images", None))
 
 
 def takes_boxes(segmenter: object) -> TypeGuard[BoxSegmenter]:

@@ -1,17 +1,17 @@
-"""Stage `evaluation`: COCO metrics, semantic mIoU, and false positives where nothing is."""
+"""Stage `evaluation`: COCO's or LVIS' metrics, semantic mIoU, and false positives where nothing is."""
 
 import logging
 from collections.abc import Sequence
 
 from ntt.data.coco import CocoDataset
 from ntt.evaluation.coco_judge import judged_by_pycocotools
-from ntt.evaluation.curves import averages
+from ntt.evaluation.curves import Curves, averages
 from ntt.evaluation.fast_judge import curves_of
 from ntt.evaluation.matching import match
-from ntt.evaluation.options import Judge, Painting
+from ntt.evaluation.options import Judge, Painting, Protocol
 from ntt.evaluation.rejection import rejection
 from ntt.evaluation.semantic import semantic_scores
-from ntt.evaluation.table import DetectionTable, tabulate
+from ntt.evaluation.table import DetectionTable, counted_rows, tabulate
 from ntt.evaluation.truth import TruthIndex, index_truth
 from ntt.types import Category, Detections, Metrics
 
@@ -29,6 +29,7 @@ def evaluate(
     detections: Sequence[Detections],
     ground_truth: CocoDataset,
     categories: Sequence[Category],
+    protocol: Protocol = "coco",
     judge: Judge = "pycocotools",
     semantic: Painting = "none",
     semantic_threshold: float = 0.5,
@@ -41,40 +42,49 @@ def evaluate(
         detections: one entry an image.
         ground_truth: the targets file; every one of its images counts.
         categories: the classes that were searched, in class-index order.
-        judge: who computes AP and AR: pycocotools, or our own code, which is faster and equal to the last digit.
+        protocol: by whose rules AP and AR are computed.
+        judge: who computes them by COCO's rules: pycocotools, or our own code, which is faster and equal to the last
+            digit. LVIS' rules are always computed by our own code.
         semantic: how detections are painted for mIoU; "none" leaves it out.
         semantic_threshold: detections below this score are not painted, in [0, 1].
 
     Returns:
         AP and AR of boxes and masks in percent, for all classes and each; likewise IoU if asked for; false positives
         per image without any of the classes, if there are such images. What cannot be computed is absent.
+
+    Raises:
+        DataError: if the ground truth lacks what LVIS' protocol needs.
     """
-    truth = index_truth(ground_truth, categories)
+    truth = index_truth(ground_truth, categories, protocol=protocol)
     table = tabulate(detections, categories, truth)
     overall: _Overall = {}
     per_class: _PerClass = {}
     if truth.objects:
-        _add_coco(overall, per_class, table, truth, judge)
+        _add_precision(overall, per_class, table, truth, judge)
         _add_semantic(overall, per_class, table, truth, semantic, semantic_threshold)
     objects = [instance for instance in ground_truth.instances if not instance.iscrowd]
     return Metrics(
         overall=overall,
         per_class=per_class,
         num_images=len(detections),
-        num_detections=len(table.rles),
+        num_detections=len(table),
         num_objects=len(objects),
         num_masks=sum(instance.segmentation is not None for instance in objects),
     )
 
 
-def _add_coco(overall: _Overall, per_class: _PerClass, table: DetectionTable, truth: TruthIndex, judge: Judge) -> None:
+def _add_precision(
+    overall: _Overall, per_class: _PerClass, table: DetectionTable, truth: TruthIndex, judge: Judge
+) -> None:
+    if truth.federation is not None:
+        table = table.take(counted_rows(table, truth.federation))
     box_matches = match(table, truth, "bbox")
     for kind in KINDS if truth.has_masks else KINDS[:1]:
-        if judge == "pycocotools":
+        if judge == "pycocotools" and truth.protocol == "coco":
             curves = judged_by_pycocotools(table, truth, kind)
         else:
             curves = curves_of(box_matches if kind == "bbox" else match(table, truth, kind), table, truth)
-        overall[kind] = averages(curves)
+        overall[kind] = {**averages(curves), **_group_averages(curves, truth)}
         per_class[kind] = {
             category.name: averages(curves, slice(place, place + 1)) for place, category in enumerate(truth.categories)
         }
@@ -84,6 +94,13 @@ def _add_coco(overall: _Overall, per_class: _PerClass, table: DetectionTable, tr
         per_class["rejection"] = {
             category.name: found.per_class.get(place, {}) for place, category in enumerate(truth.categories)
         }
+
+
+def _group_averages(curves: Curves, truth: TruthIndex) -> dict[str, float]:
+    """Return APr, APc and APf, as far as there are such classes with objects."""
+    groups = {} if truth.federation is None else truth.federation.groups
+    of_groups = {f"AP{letter}": averages(curves, members) for letter, members in groups.items()}
+    return {name: values["AP"] for name, values in of_groups.items() if "AP" in values}
 
 
 def _add_semantic(

@@ -25,7 +25,7 @@ def collect_tables(folder: SweepFolder, *, metric: str) -> list[Table]:
     records = read_sweep(folder.root)
     known = known_metrics(records)
     if known and metric not in known:
-        raise ConfigError(f"--metric {metric}: no point has it. Allowed is one of {', '.join(known)}.")
+        raise ConfigError(f"--metric {metric}: no point has it. Allowed is one of {', '.join(known)}. Choose one.")
     tables = [results_table(summarise(records), metric), runs_table(records, metric)]
     missing = missing_table(records)
     return tables if missing is None else [*tables, missing]

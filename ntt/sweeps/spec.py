@@ -331,7 +331,9 @@ def check_name(name: str) -> str:
         ConfigError: if it cannot.
     """
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"--name {name} is not possible: allowed are letters, digits, '_', '-' and '.'.")
+        raise ConfigError(
+            f"--name {name} is not possible: allowed are letters, digits, '_', '-' and '.'. Choose a name of these."
+        )
     return name
 
 

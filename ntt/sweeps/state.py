@@ -131,6 +131,10 @@ class SweepFolder:
         """Return the tasks of a unit's shards that were begun, in order."""
         return sorted(path.stem for path in self._state_path("_").parent.glob(f"{unit}.*.json"))
 
+    def shard_folder(self, task: str) -> Path:
+        """Folder in which a shard lists what it has made or found in the store."""
+        return self.root / "shards" / task
+
     @contextmanager
     def working_on(self, task: str, *, job: str | None = None) -> Iterator[Count]:
         """Note that this process works on a task, with a heartbeat, until the block ends.

@@ -45,7 +45,7 @@ def status_text(folder: SweepFolder, plan: Plan, status: SweepStatus, *, verbose
     for name in STATUSES:
         some = [one for one in status.points if one.state.status == name]
         if some and (name != "done" or verbose):
-            lines += ["", f"{name}:", *(line for one in some for line in _point_lines(one, verbose=verbose))]
+            lines += ["", f"{name}:", *(line for one in some for line in _point_lines(one, folder, verbose=verbose))]
     elapsed = "nothing has begun" if status.elapsed_s is None else f"{duration(status.elapsed_s)} since the start"
     estimate = "unknown" if status.left_s is None else f"about {duration(status.left_s)}"
     left = "" if status.counts["done"] == len(plan.points) else f", still to do: {estimate}"
@@ -127,7 +127,7 @@ def _sources(plan: Plan, units: Sequence[WorkUnit]) -> list[str]:
     return ["", *(f"  time of {kind}: {source}" for kind, source in sources.items())] if sources else []
 
 
-def _point_lines(one: PointStatus, *, verbose: bool) -> list[str]:
+def _point_lines(one: PointStatus, folder: SweepFolder, *, verbose: bool) -> list[str]:
     state, facts = one.state, []
     if state.status == "running" and state.started_s is not None:
         facts.append(duration(max(0.0, time.time() - state.started_s)))
@@ -142,6 +142,8 @@ def _point_lines(one: PointStatus, *, verbose: bool) -> list[str]:
     lines = [f"  {one.point.label}" + (f" ({', '.join(facts)})" if facts else "")]
     if state.error:
         lines += [f"    {line}" for line in state.error.splitlines()]
+    elif state.status == "lost" and state.job is not None:
+        lines.append(f"    Its job left the queue without a word of it. What it wrote: {folder.logs}/{state.job}_*")
     if verbose and state.traceback:
         lines += [f"    {line}" for line in state.traceback.splitlines()]
     return lines

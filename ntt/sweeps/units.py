@@ -20,6 +20,7 @@ from ntt.store import content_key
 from ntt.sweeps.costs import models_label
 from ntt.sweeps.points import Point
 from ntt.types import ImageRecord, Instance, Placement
+from ntt.warn_once import each_warning_once
 from ntt.workspace import Workspace
 
 _LOG = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Survey:
     problems: Mapping[str, str]
 
 
+@each_warning_once()
 def survey(points: Sequence[Point]) -> Survey:
     """Read the annotation files, name the shared work, and look what the store and the run directories have.
 
@@ -94,6 +96,7 @@ def survey(points: Sequence[Point]) -> Survey:
     return Survey(units, units_of, frozenset(finished), problems)
 
 
+@each_warning_once()
 def drawn_instances(pipelines: Iterable[Pipeline]) -> list[tuple[Instance, ImageRecord]]:
     """Return every reference instance that any of some runs draws, once, in an order all processes agree on."""
     found: dict[int, tuple[Instance, ImageRecord]] = {}

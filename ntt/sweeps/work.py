@@ -17,7 +17,7 @@ from ntt.data.images import check_images
 from ntt.dist import World
 from ntt.pipeline import Pipeline
 from ntt.progress import track
-from ntt.rundir import console_logging
+from ntt.rundir import RunDirectory, console_logging
 from ntt.sweeps.plan import Plan, compose_points, read_plan
 from ntt.sweeps.state import Count, SweepFolder, shard_task
 from ntt.sweeps.status import is_done
@@ -123,4 +123,7 @@ def _shard(
     task = shard_task(unit, shard, num_shards)
     with console_logging(World()), folder.working_on(task, job=job) as count:
         points = compose_points(plan, {first} if unit.startswith("candidates") else members)
-        yield [make_pipeline(point.config, process_workspace()) for point in points], count
+        pipelines = [make_pipeline(point.config, process_workspace()) for point in points]
+        yield pipelines, count
+        # So that the entries count as used before any point has used them; see `ntt.store_upkeep.keys_of_runs`.
+        RunDirectory(folder.shard_folder(task)).write_store_keys(task, pipelines[0].source.store.used)

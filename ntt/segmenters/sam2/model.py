@@ -73,7 +73,10 @@ def architecture(model: str) -> Architecture:
         ConfigError: for a name that is not in it.
     """
     if model not in ARCHITECTURES:
-        raise ConfigError(f"segmenter.model is {model!r}; it must be one of {', '.join(ARCHITECTURES)}.")
+        raise ConfigError(
+            f"segmenter.model is {model!r}; it must be one of {', '.join(ARCHITECTURES)}. "
+            "Leave it out, and choose segmenter=sam2_tiny, say, for a model with its weights."
+        )
     return ARCHITECTURES[model]
 
 

@@ -1,19 +1,19 @@
 """SAM2 (Ravi et al., arXiv 2408.00714) prompted with a grid of points, as the published method uses it."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
 
+from ntt.batching import BatchRunner
 from ntt.device import autocast, effective_precision, resolve_device
 from ntt.errors import ConfigError, WeightsError
-from ntt.segmenters.sam2.batching import BatchRunner
 from ntt.segmenters.sam2.decoder import DecodedPrompts, FastDecoder
 from ntt.segmenters.sam2.folding import fold
 from ntt.segmenters.sam2.image_terms import ImageTerms, compute_image_terms
@@ -30,8 +30,14 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 _DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A few prompts stay in the cache of a CPU core; a GPU wants many at once, at about 60 MiB each in float32.
 _CPU_PROMPTS, _GPU_PROMPTS = 4, 64
+# One image keeps a CPU busy; a GPU is not filled by the smaller encoders with one.
+_CPU_IMAGES, _GPU_IMAGES = 1, 4
 # As in the package: a box's single mask is kept while it hardly changes between these two thresholds.
 _STABILITY_OFFSET, _STABILITY_THRESHOLD = 0.05, 0.98
+
+
+_Maps: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""An encoded image, float32: features of stride 4 [C, 256, 256], of stride 8, and the embedding [C, 64, 64]."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,13 @@ class Sam2:
         if not 0 <= min_predicted_iou < 1:
             raise ConfigError(
                 f"segmenter.min_predicted_iou={min_predicted_iou} would keep everything or nothing; it must be at "
-                "least 0 and less than 1."
+                "least 0 and less than 1. 0.4 is the published value."
             )
         if prompt_batch_size is not None and prompt_batch_size < 1:
-            raise ConfigError(f"segmenter.prompt_batch_size={prompt_batch_size}; it must be 1 or more, or null.")
+            raise ConfigError(
+                f"segmenter.prompt_batch_size={prompt_batch_size}; it must be 1 or more, or null. "
+                "Set it to null to have it chosen for the device."
+            )
         self._points_P2 = point_grid(points_per_side, drop_remainder_of=drop_remainder_of)
         if not checkpoint.is_file():
             raise WeightsError(
@@ -179,9 +188,40 @@ class Sam2:
             ValueError: for a canvas or boxes of another shape, and for boxes that are not finite or turned over.
             WeightsError: at the first call, if the weights are damaged or of another model.
         """
+        _check_boxes(boxes_xyxy)
+        return self._segment(self._image_terms(canvas_3hw), boxes_xyxy)
+
+    @property
+    def images_at_once(self) -> int:
+        """Images worth giving together to `segment_boxes_of_images` on this device."""
+        return _CPU_IMAGES if self._device.type == "cpu" else _GPU_IMAGES
+
+    @torch.no_grad()
+    def segment_boxes_of_images(
+        self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Segment the boxes of several images, which go through the image encoder together; see `segment_boxes`.
+
+        Args:
+            canvases: one an image, float32 RGB in [0, 1], 1024 x 1024.
+            boxes: those of each image, [B, 4] in canvas pixels.
+
+        Returns:
+            What `segment_boxes` returns, for each image.
+
+        Raises:
+            ValueError: for a canvas or boxes that `segment_boxes` refuses.
+            WeightsError: at the first call, if the weights are damaged or of another model.
+        """
+        for boxes_xyxy in boxes:
+            _check_boxes(boxes_xyxy)
+        # Terms of one image at a time: they take more memory than the maps they are made of.
+        maps = self._encode(canvases) if canvases else []
+        return [self._segment(self._terms(one), some) for one, some in zip(maps, boxes, strict=True)]
+
+    def _segment(self, terms: ImageTerms, boxes_xyxy: torch.Tensor) -> torch.Tensor:
+        """Segment the boxes [B, 4] of an image; [B, 256, 256]."""
         boxes = boxes_xyxy.to(self._device, torch.float32)
-        _check_boxes(boxes)
-        terms = self._image_terms(canvas_3hw)
         if len(boxes) == 0:
             return torch.empty(0, 4 * terms.grid_yx[0], 4 * terms.grid_yx[1], device=self._device)
 
@@ -196,16 +236,25 @@ class Sam2:
 
     def _image_terms(self, canvas_3hw: torch.Tensor) -> ImageTerms:
         """Encode an image and project what all its prompts share."""
-        if tuple(canvas_3hw.shape) != (3, CANVAS_PX, CANVAS_PX):
-            raise ValueError(f"canvas of shape {tuple(canvas_3hw.shape)}; expected (3, {CANVAS_PX}, {CANVAS_PX})")
-        model = self._model
+        return self._terms(self._encode([canvas_3hw])[0])
+
+    def _encode(self, canvases: Sequence[torch.Tensor]) -> list[_Maps]:
+        """Run the image encoder on several images at once."""
+        for canvas_3hw in canvases:
+            if tuple(canvas_3hw.shape) != (3, CANVAS_PX, CANVAS_PX):
+                raise ValueError(f"canvas of shape {tuple(canvas_3hw.shape)}; expected (3, {CANVAS_PX}, {CANVAS_PX})")
         mean, std = (
             torch.tensor(value, device=self._device)[:, None, None] for value in (_IMAGENET_MEAN, _IMAGENET_STD)
         )
-        image = (canvas_3hw.to(self._device, torch.float32) - mean) / std
+        images_I3hw = (torch.stack(list(canvases)).to(self._device, torch.float32) - mean) / std
         with autocast(self._precision, self._device):
-            maps = model.image_encoder(image[None])["backbone_fpn"]
-        fine0, fine1, embedding = (feature_map[0].float() for feature_map in maps)
+            fine0, fine1, embedding = self._model.image_encoder(images_I3hw)["backbone_fpn"]
+        return list(zip(fine0.float(), fine1.float(), embedding.float(), strict=True))
+
+    def _terms(self, maps: _Maps) -> ImageTerms:
+        """Project what all prompts of an encoded image share."""
+        model = self._model
+        fine0, fine1, embedding = maps
         embedding = embedding + model.prompt_encoder.no_mask_C[:, None, None]
         if self._use_no_mem_embed:
             embedding = embedding + model.no_mem_C[:, None, None]

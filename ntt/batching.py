@@ -1,4 +1,4 @@
-"""Running many prompts in batches: over several threads on a CPU, in smaller batches when memory runs out."""
+"""Prompts, or images, in batches: over several threads on a CPU, in smaller batches when memory runs out."""
 
 import logging
 import threading
@@ -23,15 +23,22 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class BatchRunner:
-    """Cuts prompts into batches and remembers a batch size that turned out too large.
+    """Cuts many things into batches and remembers a batch size that turned out too large.
 
     Attributes:
-        batch_size: prompts at a time; halved whenever memory runs out.
+        batch_size: things at a time; halved whenever memory runs out.
     """
 
-    def __init__(self, batch_size: int) -> None:
-        """Start with `batch_size` prompts at a time."""
+    def __init__(self, batch_size: int, *, unit: str = "prompts", setting: str = "segmenter.prompt_batch_size") -> None:
+        """Start with `batch_size` things at a time.
+
+        Args:
+            batch_size: 1 or more.
+            unit: what the things are, for the warning.
+            setting: what the user sets to another batch size, for the warning.
+        """
         self.batch_size = batch_size
+        self._unit, self._setting = unit, setting
         self._lock = threading.Lock()
         self._warned = False
 
@@ -39,16 +46,16 @@ class BatchRunner:
         """Call `function(start, stop)` until 0..count is covered.
 
         Args:
-            function: works on prompts start..stop-1. Must give the same results however prompts are grouped.
-            count: number of prompts.
+            function: works on things start..stop-1. Must give the same results however they are grouped.
+            count: number of things.
             workers: threads to spread batches over; each computes with one thread of its own, which spares the
                 waiting for one another that threads inside every small operation cost.
 
         Returns:
-            The results in the order of the prompts, one per batch.
+            The results in the order of the things, one per batch.
 
         Raises:
-            RuntimeError: where memory does not even suffice for one prompt.
+            RuntimeError: where memory does not even suffice for one.
         """
         starts = range(0, count, self.batch_size)
         spans = [(start, min(start + self.batch_size, count)) for start in starts]
@@ -83,10 +90,11 @@ class BatchRunner:
             self.batch_size = min(self.batch_size, failed_size // 2)
             if not self._warned:
                 logger.warning(
-                    "Memory ran out with %d prompts at a time; going on with %d. "
-                    "Set segmenter.prompt_batch_size to that to avoid the detour.",
+                    "Memory ran out with %d %s at a time; going on with %d. Set %s to that to avoid the detour.",
                     failed_size,
+                    self._unit,
                     self.batch_size,
+                    self._setting,
                 )
                 self._warned = True
         if torch.cuda.is_available():

@@ -1,0 +1,428 @@
+"""LVIS' own protocol: each of its rules worked by hand, and figures of the official program for a random case."""
+
+import copy
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PROJECT_DIR
+from evaluation_samples import HEIGHT, WIDTH, Box, dataset, found, thing
+
+from ntt import config
+from ntt.console import compose_config, compose_many
+from ntt.converters.coco_files import merge
+from ntt.data.coco import CocoDataset
+from ntt.errors import ConfigError, DataError
+from ntt.inputs import read_inputs, warn_of_few_detections
+from ntt.reporting import metrics_table
+from ntt.results import flat_metrics
+from ntt.stages.evaluation import evaluate
+from ntt.types import Detections, ImageId, Json, Metrics
+
+CLASSES = {1: "cat", 2: "dog", 3: "bird"}
+LETTERS = {1: "r", 2: "c", 3: "f"}
+HERE: Box = (0, 0, 20, 20)
+THERE: Box = (25, 15, 20, 20)
+NAMES = {"AP", "AP50", "AP75", "APs", "AR300", "ARs300"}
+
+
+def facts(absent: Sequence[int] = (), not_exhaustive: Sequence[int] = ()) -> Json:
+    return {"neg_category_ids": list(absent), "not_exhaustive_category_ids": list(not_exhaustive)}
+
+
+def lvis(
+    folder: Path,
+    things: Sequence[Json],
+    images: Mapping[ImageId, Json],
+    *,
+    classes: dict[int, str] = CLASSES,
+    frequencies: Mapping[int, str] = LETTERS,
+) -> CocoDataset:
+    return dataset(folder, things, image_ids=list(images), classes=classes, image_facts=images, frequencies=frequencies)
+
+
+def measure(truth: CocoDataset, *detections: Detections) -> Metrics:
+    return evaluate(detections=detections, ground_truth=truth, categories=truth.categories, protocol="lvis")
+
+
+def average(metrics: Metrics, name: str = "AP") -> float:
+    """Return a box metric, without rounding errors; it must be the one of masks too: here masks are boxes."""
+    assert metrics.overall["bbox"][name] == metrics.overall["segm"][name]
+    return round(metrics.overall["bbox"][name], 9)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (facts(), facts(), 100.0),  # nobody looked for cats in image 2: the miss there is left out
+        (facts(), facts(absent=[1]), 50.0),  # there is verified to be none: the miss is wrong
+        (facts(absent=[1]), facts(), 100.0),  # image 1 has one, whatever the list says
+        (facts(), facts(absent=[2, 3]), 100.0),  # other classes say nothing of cats
+        (facts(), facts(not_exhaustive=[1]), 100.0),  # still nobody looked for them
+        (facts(), facts(absent=[1], not_exhaustive=[1]), 100.0),
+    ],
+)
+def test_a_miss_where_there_is_no_object(tmp_path: Path, first: Json, second: Json, expected: float):
+    """The miss scores higher than the hit, so precision is 1/2 at every recall where it counts."""
+    truth = lvis(tmp_path, [thing(1, 1, HERE)], {1: first, 2: second})
+    metrics = measure(truth, found(1, (0, HERE, 0.8)), found(2, (0, THERE, 0.9)))
+    assert average(metrics) == pytest.approx(expected)
+    assert average(metrics, "AR300") == 100
+    assert metrics.num_detections == 2
+
+
+@pytest.mark.parametrize(("not_exhaustive", "expected"), [([], 50.0), ([2], 50.0), ([1], 100.0), ([3, 1], 100.0)])
+def test_a_miss_where_there_are_more_objects_than_annotations(
+    tmp_path: Path, not_exhaustive: list[int], expected: float
+):
+    """What finds an object is right all the same; a second detection of it is passed over like a miss."""
+    truth = lvis(tmp_path, [thing(1, 1, HERE)], {1: facts(not_exhaustive=not_exhaustive)})
+    assert average(measure(truth, found(1, (0, THERE, 0.9), (0, HERE, 0.8)))) == pytest.approx(expected)
+    twice = measure(truth, found(1, (0, HERE, 0.9), (0, HERE, 0.8)))
+    assert average(twice) == 100
+    assert average(twice, "AR300") == 100
+    nothing = measure(truth, found(1, (0, THERE, 0.9)))
+    assert average(nothing) == 0
+
+
+def test_three_hundred_detections_an_image_over_all_classes(tmp_path: Path):
+    """Detections of classes that nobody looked for take places too."""
+    truth = lvis(tmp_path, [thing(1, 1, HERE)], {1: facts(), 2: facts()})
+    dogs: list[tuple[int, Box, float]] = [(1, THERE, 0.9)] * 300
+    assert average(measure(truth, found(1, *dogs[:299], (0, HERE, 0.8)), found(2))) == 100
+    assert average(measure(truth, found(1, *dogs, (0, HERE, 0.8)), found(2))) == 0
+    assert average(measure(truth, found(1, (0, HERE, 0.95), *dogs), found(2))) == 100
+    # Of equal scores the one listed first has the place. Another image's detections take none.
+    assert average(measure(truth, found(1, (0, HERE, 0.9), *dogs), found(2))) == 100
+    assert average(measure(truth, found(1, *dogs, (0, HERE, 0.9)), found(2))) == 0
+    assert average(measure(truth, found(1, *dogs[:299], (0, HERE, 0.8)), found(2, *dogs))) == 100
+    # Only searched classes are counted.
+    cats = truth.categories[:1]
+    alone = evaluate(
+        detections=[found(1, (0, HERE, 0.8)), found(2)], ground_truth=truth, categories=cats, protocol="lvis"
+    )
+    assert average(alone) == 100
+
+
+def test_more_than_a_hundred_of_one_class_count(tmp_path: Path):
+    boxes: list[Box] = [(column, row, 2, 2) for column in range(0, 48, 3) for row in range(0, 36, 4)]
+    truth = lvis(tmp_path, [thing(1, 1, box) for box in boxes[:120]], {1: facts()})
+    detections = found(1, *((0, box, 0.5) for box in boxes[:120]))
+    assert average(measure(truth, detections), "AR300") == 100
+    coco = evaluate(detections=[detections], ground_truth=truth, categories=truth.categories)
+    assert coco.overall["bbox"]["AR100"] == pytest.approx(100 * 100 / 120)
+
+
+def test_groups_of_frequency(tmp_path: Path):
+    """Cats are rare and found, dogs common and found behind a miss; of the frequent birds there is none."""
+    things = [thing(1, 1, HERE), thing(1, 2, HERE)]
+    detections = found(1, (0, HERE, 0.9), (1, THERE, 0.9), (1, HERE, 0.8), (2, HERE, 0.9))
+    metrics = measure(lvis(tmp_path, things, {1: facts()}), detections)
+    assert average(metrics) == pytest.approx(75)
+    assert average(metrics, "APr") == 100
+    assert average(metrics, "APc") == pytest.approx(50)
+    assert set(metrics.overall["bbox"]) == NAMES | {"APr", "APc"}
+    assert set(metrics.per_class["bbox"]["dog"]) == NAMES
+    assert metrics.per_class["bbox"]["bird"] == {}
+    assert flat_metrics(metrics)["segm/APr"] == pytest.approx(100)
+    # Without their frequency classes count in AP alone; two classes of one group are averaged.
+    plain = measure(lvis(tmp_path, things, {1: facts()}, frequencies={}), detections)
+    assert set(plain.overall["bbox"]) == NAMES
+    together = measure(lvis(tmp_path, things, {1: facts()}, frequencies=dict.fromkeys(CLASSES, "f")), detections)
+    assert average(together, "APf") == pytest.approx(75)
+
+
+def test_a_crowd_region_is_an_object_like_any_other(tmp_path: Path):
+    """One of two objects is found: precision 1 at 51 of the 101 recalls. COCO's protocol does not miss the crowd."""
+    truth = lvis(tmp_path, [thing(1, 1, HERE), thing(1, 1, THERE, iscrowd=1)], {1: facts()})
+    detections = found(1, (0, HERE, 0.9))
+    assert average(measure(truth, detections)) == pytest.approx(100 * 51 / 101)
+    assert average(evaluate(detections=[detections], ground_truth=truth, categories=truth.categories)) == 100
+    both = found(1, (0, HERE, 0.9), (0, THERE, 0.8))
+    assert average(measure(truth, both), "AR300") == 100
+
+
+def test_an_object_marked_ignore_is_neither_wanted_nor_wrong(tmp_path: Path):
+    things = [thing(1, 1, HERE), thing(1, 1, THERE, ignore=1)]
+    truth = lvis(tmp_path, things, {1: facts()})
+    assert average(measure(truth, found(1, (0, HERE, 0.9)))) == 100
+    assert average(measure(truth, found(1, (0, THERE, 0.9), (0, HERE, 0.8)))) == 100
+    assert average(measure(truth, found(1, (0, THERE, 0.9), (0, THERE, 0.85), (0, HERE, 0.8)))) == pytest.approx(50)
+    # An annotation that is its image's only one makes the class present there.
+    only = lvis(tmp_path, [thing(1, 1, HERE), thing(2, 1, THERE, ignore=1)], {1: facts(), 2: facts()})
+    assert average(measure(only, found(1, (0, HERE, 0.8)), found(2, (0, HERE, 0.9)))) == pytest.approx(50)
+
+
+def test_what_has_no_area_is_not_there(tmp_path: Path):
+    """An annotation of area 0 is no object, nor does it make the class present; detections of area 0 are left out."""
+    things = [thing(1, 1, HERE), thing(2, 1, HERE, area=0)]
+    truth = lvis(tmp_path, things, {1: facts(), 2: facts()})
+    assert average(measure(truth, found(1, (0, HERE, 0.8)), found(2, (0, THERE, 0.9)))) == 100
+    thin = found(1, (0, THERE, 0.9), (0, HERE, 0.8))
+    flat = Detections(
+        image_id=1,
+        height=HEIGHT,
+        width=WIDTH,
+        labels=thin.labels,
+        scores=thin.scores,
+        boxes_xywh=np.array([[25, 15, 0, 19], HERE], dtype=np.float32),
+        rles=thin.rles,
+    )
+    metrics = measure(truth, flat, found(2))
+    assert metrics.overall["bbox"]["AP"] == pytest.approx(100)
+    assert metrics.overall["segm"]["AP"] == pytest.approx(50)  # its mask has an area
+
+
+def test_an_annotation_that_cannot_be_used_still_says_that_the_class_is_there(tmp_path: Path):
+    things = [thing(1, 1, HERE), thing(2, 1, (5, 5, 0, 9), area=3, masked=False)]
+    truth = lvis(tmp_path, things, {1: facts(), 2: facts()})
+    assert len(truth.dropped) == 1
+    assert average(measure(truth, found(1, (0, HERE, 0.8)), found(2, (0, THERE, 0.9)))) == pytest.approx(50)
+
+
+def test_sizes(tmp_path: Path):
+    """32**2 is small and medium; a detection that finds nothing counts where its own area lies."""
+    things = [thing(1, 1, HERE, area=1024), thing(1, 1, THERE, area=9217), thing(1, 2, HERE)]
+    metrics = measure(lvis(tmp_path, things, {1: facts()}), found(1, (0, HERE, 0.9), (0, (0, 25, 5, 5), 0.95)))
+    cat = metrics.per_class["bbox"]["cat"]
+    assert cat["APs"] == pytest.approx(50)
+    assert (cat["APm"], cat["APl"]) == (pytest.approx(100), 0)
+    assert (cat["AR300"], cat["ARs300"], cat["ARm300"], cat["ARl300"]) == (50, 100, 100, 0)
+    assert metrics.per_class["bbox"]["dog"].keys() == NAMES
+    assert metrics.overall["bbox"]["ARs300"] == 50
+
+
+def test_nothing_found_and_nothing_there(tmp_path: Path):
+    truth = lvis(tmp_path, [thing(2, 1, HERE)], {1: facts([2]), 2: facts()})
+    metrics = measure(truth, found(1), found(2))
+    assert (average(metrics), average(metrics, "AR300")) == (0, 0)
+    empty = lvis(tmp_path, [], {1: facts([1]), 2: facts()})
+    assert measure(empty, found(1, (0, HERE, 0.9)), found(2)).overall == {}
+
+
+def test_the_judge_does_not_matter(tmp_path: Path):
+    truth, detections = random_case(tmp_path, 5)
+    options = {"ground_truth": truth, "categories": truth.categories, "protocol": "lvis"}
+    ours = evaluate(detections=detections, **options, judge="fast")
+    assert ours == evaluate(detections=detections, **options, judge="pycocotools")
+    assert ours == evaluate(detections=detections[::-1], **options)
+
+
+def test_rejection_goes_by_verified_absence(tmp_path: Path):
+    """Cats: of images 2 to 4 only 2 and 3 are known to have none, and image 2 has the one false positive."""
+    things = [thing(1, 1, HERE)]
+    images = {1: facts(), 2: facts([1, 2, 3]), 3: facts([1]), 4: facts()}
+    detections = [found(1, (0, HERE, 0.8)), found(2, (0, HERE, 0.9)), found(3, (0, HERE, 0.7)), found(4, (0, HERE, 1))]
+    rejection = measure(lvis(tmp_path, things, images), *detections)
+    cat = rejection.per_class["rejection"]["cat"]
+    assert (cat["FPPI@R50"], cat["negative_images"], cat["max_recall"]) == (0.5, 2, 100)
+    assert (rejection.overall["rejection"]["FPPI@R50"], rejection.overall["rejection"]["negative_images"]) == (1, 1)
+    unknown = measure(lvis(tmp_path, things, dict.fromkeys(images, facts())), *detections)
+    assert "rejection" not in unknown.overall
+
+
+def test_the_table_says_whose_protocol_it_is(tmp_path: Path):
+    truth = lvis(tmp_path, [thing(1, 1, HERE), thing(1, 3, THERE)], {1: facts()})
+    lines = metrics_table(measure(truth, found(1, (0, HERE, 0.9)))).splitlines()
+    assert lines[2].split() == ["cat", *["100.0"] * 8]
+    assert lines[-3:] == [
+        "By LVIS' own protocol: 300 detections an image, classes nobody looked for in an image left out.",
+        "Rare, common and frequent classes, boxes: APr 100.0, APf 0.0.",
+        "Rare, common and frequent classes, masks: APr 100.0, APf 0.0.",
+    ]
+
+
+# Figures of the official program
+
+
+def random_case(folder: Path, seed: int) -> tuple[CocoDataset, list[Detections]]:
+    """Near hits, repeats and guesses with few distinct scores; all lists; an image with more than 300 detections.
+
+    Boxes are a pixel short, so that they differ from masks and some have no area.
+    """
+    random = np.random.default_rng(seed)
+    things: list[Json] = []
+    images: dict[ImageId, Json] = {}
+    detections = []
+    classes = {4: "late", 1: "early", 2: "middle", 9: "last"}
+    labels = {number: place for place, number in enumerate(sorted(classes))}
+
+    def box() -> Box:
+        width, height = random.integers(2, 39, 2).tolist()
+        return int(random.integers(0, WIDTH - width + 1)), int(random.integers(0, HEIGHT - height + 1)), width, height
+
+    for image_id in (30, 4, 100, 7, 22, 1):
+        absent, partly = ([one for one in classes if random.random() < share] for share in (0.4, 0.3))
+        images[image_id] = facts(absent, partly)
+        ones: list[tuple[int, Box, float]] = []
+        for _ in range(int(random.integers(0, 7))):
+            place, number = box(), int(random.choice(list(classes)))
+            area = float(random.choice([place[2] * place[3], 0, 1024, 9217]))
+            things.append(thing(image_id, number, place, id=len(things) + 1, area=area))
+            for _ in range(int(random.integers(0, 4))):
+                moved = (place[0], place[1], *(max(1, side - int(random.integers(0, 4))) for side in place[2:]))
+                ones.append((labels[number], moved, float(random.integers(1, 6)) / 5))
+        guesses = 320 if image_id == 7 else 8
+        ones += [(int(random.integers(4)), box(), float(random.integers(1, 5)) / 5) for _ in range(guesses)]
+        random.shuffle(ones)
+        exact = found(image_id, *ones)
+        detections.append(replace(exact, boxes_xywh=exact.boxes_xywh - np.array([0, 0, 1, 1], dtype=np.float32)))
+    letters = {1: "f", 2: "r", 4: "c", 9: "f"}
+    return lvis(folder, things, images, classes=classes, frequencies=letters), detections
+
+
+OFFICIAL: dict[str, dict[str, float]] = {
+    "bbox": {
+        "AP": 0.14163954146157104,
+        "AP50": 0.2350272998507066,
+        "AP75": 0.15294140970161088,
+        "APs": 0.26256592309084364,
+        "APm": 0.533993399339934,
+        "APl": 0.21848184818481844,
+        "APr": 0.03660767079677927,
+        "APc": 0.0,
+        "APf": 0.2649752475247525,
+        "AR300": 0.29375,
+        "ARs300": 0.425,
+        "ARm300": 0.55,
+        "ARl300": 0.21666666666666667,
+    },
+    "segm": {
+        "AP": 0.20450864734391014,
+        "AP50": 0.3102607398282497,
+        "AP75": 0.19765056811745246,
+        "APs": 0.33900208532065823,
+        "APm": 0.5535891089108911,
+        "APl": 0.31947194719471944,
+        "APr": 0.043107849881341406,
+        "APc": 0.06086878958166086,
+        "APf": 0.35702897495631913,
+        "AR300": 0.4979166666666666,
+        "ARs300": 0.6416666666666666,
+        "ARm300": 0.775,
+        "ARl300": 0.31666666666666665,
+    },
+}
+
+
+def test_figures_of_the_official_program(tmp_path: Path):
+    """Recorded from `LVISEval` of the PyPI package lvis 0.5.3, numpy's removed name `float` put back.
+
+    It was given the file of `random_case(folder, 1)` and the detections as `detections_to_coco` writes them, without
+    `segmentation` for boxes and without `bbox` for masks, so that areas are those of masks.
+    """
+    truth, detections = random_case(tmp_path, 1)
+    assert any(len(one.labels) > 300 for one in detections)
+    metrics = measure(truth, *detections)
+    for kind, expected in OFFICIAL.items():
+        assert {name: value / 100 for name, value in metrics.overall[kind].items()} == pytest.approx(
+            expected, rel=0, abs=1e-14
+        )
+
+
+# Settings and files
+
+
+def test_the_data_set_chooses_the_protocol():
+    words = ["dataset=demo"], ["dataset=coco"], ["dataset=lvis"], ["dataset=lvis_minival"]
+    assert [made.evaluation.protocol for made in compose_many(words)] == ["coco", "coco", "lvis", "lvis"]
+    with pytest.raises(ConfigError, match=r"evaluation\.protocol=voc is not possible: allowed is one of coco, lvis"):
+        compose_config(["evaluation.protocol=voc"])
+
+
+def test_the_protocol_decides_where_a_run_lies_unless_it_is_cocos():
+    coco, own = compose_many([["dataset=lvis", "evaluation.protocol=coco"], ["dataset=lvis"]])
+    assert coco.evaluation.protocol == "coco"
+    assert config.run_directory(coco) != config.run_directory(own)
+    assert config.result_settings(own)["evaluation"] == {"protocol": "lvis"}
+    assert "evaluation" not in config.result_settings(coco)
+    assert "protocol" not in config.result_settings(own)["dataset"]
+
+
+def test_a_matcher_that_keeps_too_few_is_named(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.WARNING)
+    few, coco = compose_many([["dataset=lvis"], ["dataset=coco"]])
+    enough = copy.deepcopy(few)
+    vars(enough.matcher)["max_detections"] = 300
+    warn_of_few_detections(coco)
+    warn_of_few_detections(enough)
+    assert caplog.text == ""
+    warn_of_few_detections(few)
+    assert "matcher.max_detections=100 keeps fewer. Set matcher.max_detections=300" in caplog.text
+
+
+@cache
+def composed() -> config.ExperimentConfig:
+    return compose_config(["dataset=coco_json", "dataset.root=/nowhere", "evaluation.protocol=lvis"])
+
+
+def coco_folder(folder: Path, images: Mapping[ImageId, Json], *, annotated: bool = True) -> config.ExperimentConfig:
+    """Write a data set for `dataset=coco_json`; returns the settings of a run on it, judged by LVIS' protocol."""
+    (folder / "annotations").mkdir(exist_ok=True)
+    (folder / "images").mkdir(exist_ok=True)
+    made = lvis(folder, [thing(1, 1, HERE)], images)
+    document = json.loads(made.annotation_file.read_text())
+    (folder / "annotations" / "references.json").write_text(json.dumps(document))
+    if not annotated:
+        del document["annotations"]
+    (folder / "annotations" / "targets.json").write_text(json.dumps(document))
+    made_config = copy.deepcopy(composed())
+    vars(made_config.dataset)["root"] = str(folder)
+    return made_config
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"neg_category_ids": [1]},
+        {"neg_category_ids": [1], "not_exhaustive_category_ids": None},
+        {"neg_category_ids": ["cat"], "not_exhaustive_category_ids": []},
+        {"neg_category_ids": 1, "not_exhaustive_category_ids": []},
+    ],
+)
+def test_files_that_do_not_say_what_was_looked_for_are_refused(tmp_path: Path, broken: Json):
+    settings = coco_folder(tmp_path, {1: facts(), 2: broken, 3: broken})
+    with pytest.raises(DataError) as caught:
+        read_inputs(settings)
+    for part in (
+        "evaluation.protocol=lvis needs the lists `neg_category_ids` and `not_exhaustive_category_ids`",
+        "2 of 3 images of",
+        "(image 2, 3)",
+        "set evaluation.protocol=coco.",
+    ):
+        assert part in str(caught.value)
+    settings.evaluation.protocol = "coco"
+    assert read_inputs(settings).target_data.has_annotations
+    with pytest.raises(DataError, match="2 of 3 images"):
+        measure(lvis(tmp_path, [thing(1, 1, HERE)], {1: facts(), 2: broken, 3: broken}))
+
+
+def test_targets_without_annotations_need_no_lists(tmp_path: Path):
+    inputs = read_inputs(coco_folder(tmp_path, {1: {}}, annotated=False))
+    assert not inputs.target_data.has_annotations
+
+
+def test_merged_files_keep_the_lists_under_the_new_ids(tmp_path: Path):
+    """Dogs have id 2 in the first file and cats in the second, where cats become 3."""
+    images = {1: facts([2], [1])}
+    files = []
+    for name, classes, own in (("a", {1: "cat", 2: "dog"}, images), ("b", {2: "bird", 1: "cat"}, {5: facts([2], [1])})):
+        (tmp_path / name).mkdir()
+        made = lvis(tmp_path / name, [thing(next(iter(own)), 1, HERE)], own, classes=classes, frequencies={})
+        files.append((made.annotation_file, tmp_path / name))
+    document = merge(files).document
+    assert {one["name"]: one["id"] for one in document["categories"]} == {"cat": 1, "dog": 2, "bird": 3}
+    lists = {one["id"]: (one["neg_category_ids"], one["not_exhaustive_category_ids"]) for one in document["images"]}
+    assert lists == {1: ([2], [1]), 5: ([3], [1])}
+
+
+def test_the_docs_name_the_figures():
+    text = (PROJECT_DIR / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for name in ("AR300", "ARs300", "APr", "evaluation.protocol=lvis", "matcher.max_detections=300"):
+        assert name in text
