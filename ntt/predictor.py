@@ -20,7 +20,7 @@ from ntt.boxes_to_masks import BoxMasks, ReferenceMasks, choose_box_segmenter
 from ntt.console import compose_many
 from ntt.converters.labelme import mask_object
 from ntt.converters.plain_folder import convert_references, foreground, read_mask
-from ntt.data.images import upright_size
+from ntt.data.images import to_rgb, upright_size
 from ntt.data.masks import segmentation_rle
 from ntt.dist import World
 from ntt.environment import apply_runtime
@@ -199,8 +199,7 @@ class _Forgetful(Store):
 
 def _reference_set(references: Sequence[Reference], folder: Path) -> ReferenceSet:
     """Turn examples into what the memory is filled from; images without a file are written into `folder`."""
-    if not references:
-        raise ConfigError("There is no example. Give at least one Reference.")
+    _check_kinds(references)
     classes = list(dict.fromkeys(reference.name for reference in references))
     categories = tuple(Category(number, name) for number, name in enumerate(classes, start=1))
     records: dict[int | str, ImageRecord] = {}
@@ -226,6 +225,20 @@ def _reference_set(references: Sequence[Reference], folder: Path) -> ReferenceSe
     )
 
 
+def _check_kinds(references: Sequence[Any]) -> None:
+    """Refuse anything but examples with a class name each."""
+    if not references:
+        raise ConfigError("There is no example. Give at least one Reference.")
+    for number, one in enumerate(references, start=1):
+        if not isinstance(one, Reference):
+            raise ConfigError(
+                f"Example {number} is of type {type(one).__name__}, a Reference is needed. Make it with "
+                "ntt.Reference(image, name), or read a folder with ntt.references_from_folder(folder)."
+            )
+        if not isinstance(one.name, str) or not one.name.strip():
+            raise ConfigError(f"Example {number} has the class name {one.name!r}: a text is needed. Name its class.")
+
+
 def _record(image: ImageLike, spare_path: Path, number: int) -> ImageRecord:
     """Return the image as a file; one that is none is written, without loss, to `spare_path`."""
     if isinstance(image, str | os.PathLike):
@@ -233,7 +246,7 @@ def _record(image: ImageLike, spare_path: Path, number: int) -> ImageRecord:
         height, width = upright_size(path)
         return ImageRecord(number, path.name, path, height, width)
     picture = image if isinstance(image, Image.Image) else _picture(image)
-    picture.convert("RGB").save(spare_path, format="PNG", compress_level=1)
+    Image.fromarray(to_rgb(picture)).save(spare_path, format="PNG", compress_level=1)
     return ImageRecord(number, spare_path.name, spare_path, picture.height, picture.width)
 
 

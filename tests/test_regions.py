@@ -265,7 +265,7 @@ def test_all_problems_with_settings_are_reported_at_once() -> None:
     message = str(caught.value)
     assert "4 problems" in message
     assert "segmenter.leaves=1: it must be at least 2" in message
-    assert "segmenter.max_masks=0: it must be at least 1" in message
+    assert "segmenter.max_masks=0: it must be at least 1. Raise it, or leave it out: 1000 is the default." in message
     assert "segmenter.mask_side=200 is larger than segmenter.canvas_side=100" in message
     assert "segmenter.min_objectness=1.0: it must be in [0, 1)" in message
 

@@ -52,7 +52,7 @@ def read_image(record: ImageRecord) -> npt.NDArray[np.uint8]:
         turn = _must_turn(image, record)
         try:
             image.load()
-            pixels = _to_rgb(ImageOps.exif_transpose(image) if turn else image)
+            pixels = to_rgb(ImageOps.exif_transpose(image) if turn else image)
         except _DECODING_ERRORS as error:
             raise _undecodable(record.path, error) from error
     return pixels
@@ -66,6 +66,17 @@ def upright_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path) as image:
         return _upright(image)
+
+
+def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Turn a decoded picture into 8-bit RGB, as the module's docstring says: uint8 [height, width, 3]."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = _to_8_bit(np.asarray(image))
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.array(image.convert("RGB"))
 
 
 def check_size(path: Path, size_hw: tuple[int, int], *, said_by: Path) -> None:
@@ -216,16 +227,6 @@ def _described_size(image: Image.Image) -> str:
     turned = " once turned upright" if _orientation(image) in _SIDEWAYS else ""
     height, width = _upright(image)
     return f"{width} x {height} pixels{turned}"
-
-
-def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey = _to_8_bit(np.asarray(image))
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.array(image.convert("RGB"))
 
 
 def _to_8_bit(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:

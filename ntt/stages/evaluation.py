@@ -55,7 +55,8 @@ def evaluate(
     Raises:
         DataError: if the ground truth lacks what LVIS' protocol needs.
     """
-    truth = index_truth(ground_truth, categories, protocol=protocol)
+    # Targets without annotations are not judged, so they need no lists of the classes that were looked for.
+    truth = index_truth(ground_truth, categories, protocol=protocol if ground_truth.has_annotations else "coco")
     table = tabulate(detections, categories, truth)
     overall: _Overall = {}
     per_class: _PerClass = {}

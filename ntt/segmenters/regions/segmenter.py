@@ -177,7 +177,8 @@ class Regions:
 def _problems(settings: Mapping[str, float]) -> list[str]:
     lowest = {"canvas_side": 32, "mask_side": 32, "leaves": 2, "components": 1, "max_masks": 1}
     problems = [
-        f"segmenter.{name}={settings[name]}: it must be at least {least}."
+        f"segmenter.{name}={settings[name]}: it must be at least {least}. Raise it, or leave it out: "
+        f"{getattr(RegionsConfig, name)} is the default."
         for name, least in lowest.items()
         if settings[name] < least
     ]
@@ -187,7 +188,7 @@ def _problems(settings: Mapping[str, float]) -> list[str]:
             f"{settings['canvas_side']}: masks cannot be finer than the picture. Lower the one or raise the other."
         )
     if not 0.0 <= settings["min_objectness"] < 1.0:
-        problems.append(f"segmenter.min_objectness={settings['min_objectness']}: it must be in [0, 1).")
+        problems.append(f"segmenter.min_objectness={settings['min_objectness']}: it must be in [0, 1). 0 keeps every region.")
     return problems
 
 

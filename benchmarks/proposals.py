@@ -1,0 +1,112 @@
+"""How good the candidates of a segmenter are, whatever they are named: recall and rank, as a Markdown table.
+
+    python -m benchmarks.proposals FOLDER [--sets coco_dev balloon_dev] [--timed 10] [--set KEY=VALUE]
+
+Every target image counts, and every object of any class that is not a crowd and, where a set has masks, has one.
+Recall is the share of objects that some candidate reaches with an IoU above 0.5 or 0.7: of masks at full size, of boxes
+where a set has boxes only. Rank correlation is Spearman's between predicted IoU and best true IoU over the candidates
+of an image, mean over the images with objects. Seconds are processor time of `propose` alone, median
+over the first images, computed anew.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from statistics import mean, median
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco_mask
+from scipy.stats import spearmanr
+
+from ntt.console import compose_config
+from ntt.data.masks import instance_rle
+from ntt.pipeline import Pipeline
+from ntt.progress import track
+from ntt.sweeps.units import make_pipeline
+from ntt.types import Candidates, ImageRecord, Instance
+from ntt.workspace import Workspace
+
+
+def best_overlaps(
+    found: Candidates, objects: list[Instance], record: ImageRecord, *, boxes: bool
+) -> npt.NDArray[np.float64]:
+    """IoU of every candidate with every object, [candidates, objects]."""
+    crowd = [0] * len(objects)
+    masks = [{"size": [record.height, record.width], "counts": counts} for counts in found.rles]
+    if boxes:
+        drawn, real = coco_mask.toBbox(masks), np.array([one.bbox_xywh for one in objects], dtype=np.float64)
+    else:
+        size = [record.height, record.width]
+        drawn, real = masks, [{"size": size, "counts": instance_rle(one, *size)} for one in objects]
+    return np.asarray(coco_mask.iou(drawn, real, crowd), dtype=np.float64).reshape(len(found.rles), len(objects))
+
+
+def row(name: str, pipeline: Pipeline, timed: int) -> str:
+    """One line of the table."""
+    data = pipeline.inputs.target_data
+    boxes = not any(one.segmentation is not None for one in data.instances)
+    objects = {
+        record.id: [
+            one
+            for one in data.instances_of_image(record.id)
+            if not one.iscrowd and (boxes or one.segmentation is not None)
+        ]
+        for record in data.images.values()
+    }
+    reached, ranks, counts = [], [], []
+    for record in track(list(data.images.values()), name, unit="image", visible=True):
+        found = pipeline.source.get(record)
+        counts.append(len(found.rles))
+        wanted = objects[record.id]
+        if not wanted or len(found.rles) < 2:
+            reached += [0.0] * len(wanted)
+            continue
+        overlap = best_overlaps(found, wanted, record, boxes=boxes)
+        reached += overlap.max(axis=0).tolist()
+        ranks.append(float(spearmanr(found.predicted_iou, overlap.max(axis=1)).statistic))
+    seconds = [propose_s(pipeline, record) for record in list(data.images.values())[:timed]]
+    best = np.array(reached)
+    cells = [
+        name + (" (boxes)" if boxes else ""),
+        str(len(counts)),
+        str(len(best)),
+        f"{np.mean(best > 0.5):.3f}",
+        f"{np.mean(best > 0.7):.3f}",
+        f"{mean(counts):.0f}",
+        f"{np.nanmean(ranks):.3f}",
+        f"{median(seconds):.2f}" if seconds else "-",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def propose_s(pipeline: Pipeline, record: ImageRecord) -> float:
+    """Processor seconds of the segmenter for one image, the backbone's map given."""
+    canvas, features = pipeline.source.look(record)
+    start = time.process_time()
+    pipeline.segmenter.propose(canvas, features)
+    return time.process_time() - start
+
+
+def main() -> None:
+    """Measure every data set of a folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--sets", nargs="+", default=None)
+    parser.add_argument("--timed", type=int, default=10)
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    args = parser.parse_args()
+    roots = [path for path in sorted(args.folder.iterdir()) if (path / "annotations" / "targets.json").is_file()]
+    lines = [
+        "| set | images | objects | recall 0.5 | recall 0.7 | masks an image | rank correlation | `propose`, s |",
+        "|" + "---|" * 8,
+    ]
+    for root in roots:
+        if args.sets is None or root.name in args.sets:
+            config = compose_config(["dataset=coco_json", f"dataset.root={root}", "shots=1shot", *args.overrides])
+            lines.append(row(root.name, make_pipeline(config, Workspace()), args.timed))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
