@@ -17,6 +17,7 @@ from ntt.console import compose_config
 from ntt.results import read_metrics
 from ntt.rundir import RunDirectory
 from ntt.types import Metrics
+from ntt.workspace import process_workspace
 
 SPLITS = {"coco_dev": "coco_novel20"}
 COLUMNS = (("bbox", "AP"), ("bbox", "AP50"), ("bbox", "AR100"), ("segm", "AP"), ("segm", "AP50"), ("segm", "AR100"))
@@ -33,7 +34,7 @@ def run_point(root: Path, overrides: list[str]) -> Metrics:
             *overrides,
         ]
     )
-    runner.run(config)
+    runner.run(config, workspace=process_workspace())
     return read_metrics(RunDirectory(run_directory(config)).metrics)
 
 

@@ -5,7 +5,7 @@ It is made of the same parts as a run, so detections are those of a run with the
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -128,6 +128,7 @@ class Predictor:
         Raises:
             NttError: for an example that cannot be used, a wrong setting, or missing weights.
         """
+        examples = _examples(references)
         chosen = (f"backbone={backbone}", f"segmenter={segmenter}", f"matcher={matcher}")
         config = compose_many([[*chosen, *overrides]])[0]
         placement = apply_runtime(config.runtime, local_rank=0)
@@ -144,7 +145,7 @@ class Predictor:
         )
         with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
             memory = fill_memory(
-                references=_reference_set(references, Path(folder)),
+                references=_reference_set(examples, Path(folder)),
                 masks=ReferenceMasks(None if maker is None else BoxMasks(maker, kept)),
                 backbone=built,
                 context_ratio=config.memory.context_ratio,
@@ -199,7 +200,6 @@ class _Forgetful(Store):
 
 def _reference_set(references: Sequence[Reference], folder: Path) -> ReferenceSet:
     """Turn examples into what the memory is filled from; images without a file are written into `folder`."""
-    _check_kinds(references)
     classes = list(dict.fromkeys(reference.name for reference in references))
     categories = tuple(Category(number, name) for number, name in enumerate(classes, start=1))
     records: dict[int | str, ImageRecord] = {}
@@ -225,18 +225,20 @@ def _reference_set(references: Sequence[Reference], folder: Path) -> ReferenceSe
     )
 
 
-def _check_kinds(references: Sequence[Any]) -> None:
+def _examples(references: Any) -> tuple[Reference, ...]:
     """Refuse anything but examples with a class name each."""
-    if not references:
+    given = tuple(references) if isinstance(references, Iterable) and not isinstance(references, str) else (references,)
+    if not given:
         raise ConfigError("There is no example. Give at least one Reference.")
-    for number, one in enumerate(references, start=1):
+    for number, one in enumerate(given, start=1):
         if not isinstance(one, Reference):
             raise ConfigError(
                 f"Example {number} is of type {type(one).__name__}, a Reference is needed. Make it with "
                 "ntt.Reference(image, name), or read a folder with ntt.references_from_folder(folder)."
             )
         if not isinstance(one.name, str) or not one.name.strip():
-            raise ConfigError(f"Example {number} has the class name {one.name!r}: a text is needed. Name its class.")
+            raise ConfigError(f"Example {number} has the class name {one.name!r}, a text is needed. Name its class.")
+    return given
 
 
 def _record(image: ImageLike, spare_path: Path, number: int) -> ImageRecord:
@@ -277,7 +279,10 @@ def _instance(reference: Reference, number: int, category_id: int, record: Image
 
 
 def _box(corners: Sequence[float], record: ImageRecord) -> tuple[float, float, float, float]:
-    values = [float(value) for value in corners]
+    try:
+        values = [float(value) for value in corners]
+    except (TypeError, ValueError):
+        raise DataError(f"The box {corners!r} is not four numbers: left, top, right, bottom in pixels.") from None
     if len(values) == 4:
         left, top, right, bottom = values
         if 0 <= left < right <= record.width and 0 <= top < bottom <= record.height:
@@ -293,6 +298,8 @@ def _mask(mask: MaskLike, size_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
     if isinstance(mask, str | os.PathLike):
         return read_mask(Path(mask).expanduser(), size_hw)
     pixels = foreground(mask) if isinstance(mask, Image.Image) else np.asarray(mask)
+    if pixels.dtype.kind not in "biuf":
+        raise DataError(f"The mask is an array of {pixels.dtype}: bool or numbers are needed. Convert it.")
     if pixels.shape != size_hw:
         raise DataError(f"The mask has the shape {list(pixels.shape)}, the image {list(size_hw)}. Make them agree.")
     if pixels.dtype != np.bool_:

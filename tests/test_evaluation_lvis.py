@@ -406,6 +406,8 @@ def test_files_that_do_not_say_what_was_looked_for_are_refused(tmp_path: Path, b
 def test_targets_without_annotations_need_no_lists(tmp_path: Path):
     inputs = read_inputs(coco_folder(tmp_path, {1: {}}, annotated=False))
     assert not inputs.target_data.has_annotations
+    metrics = measure(inputs.target_data)
+    assert (metrics.overall, metrics.num_objects) == ({}, 0)
 
 
 def test_merged_files_keep_the_lists_under_the_new_ids(tmp_path: Path):

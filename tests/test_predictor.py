@@ -19,8 +19,10 @@ import ntt
 from ntt import config, results, runner
 from ntt.console import compose_config
 from ntt.data.coco import read_coco
+from ntt.data.images import read_image
 from ntt.data.masks import instance_mask
 from ntt.errors import ConfigError, DataError
+from ntt.predictor import _as_file
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +154,9 @@ def test_settings_reach_the_parts(tiny: Path, shared_store: Path):
         ({"box_xyxy": (10, 10, 5, 20)}, "does not lie in the image of 128 x 96 pixels"),
         ({"box_xyxy": (10, 10, 500, 20)}, "does not lie in the image"),
         ({"box_xyxy": (1, 2, 3)}, "left, top, right, bottom are needed"),
+        ({"box_xyxy": (1, 2, 3, None)}, r"The box \(1, 2, 3, None\) is not four numbers"),
+        ({"box_xyxy": 5}, "The box 5 is not four numbers"),
+        ({"mask": [["a"]]}, "The mask is an array of <U1: bool or numbers are needed"),
     ],
 )
 def test_unusable_examples_are_refused(change: dict[str, Any], text: str):
@@ -168,6 +173,39 @@ def test_wrong_settings_are_refused_in_plain_words():
         ntt.Predictor([reference], backbone="dinov5")
     with pytest.raises(ConfigError, match="there is no setting 'matcher.mergin'. Did you mean matcher.merging"):
         ntt.Predictor([reference], overrides=["matcher.mergin=hard"])
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("my_set/references", r"Example 1 is of type str, a Reference is needed. Make it .* references_from_folder"),
+        ([("a.jpg", "cat")], "Example 1 is of type tuple, a Reference is needed"),
+        ([ntt.Reference("a.jpg", " ")], "Example 1 has the class name ' ', a text is needed"),
+        ([ntt.Reference("a.jpg", 3)], "Example 1 has the class name 3, a text is needed"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_example_is_refused(given: Any, text: str):
+    with pytest.raises(ConfigError, match=text):
+        ntt.Predictor(given)
+
+
+def test_examples_may_come_one_by_one(tiny: Path, shared_store: Path, predictor: ntt.Predictor):
+    path = tiny / "images/targets_1.png"
+    found = ntt.Predictor((one for one in examples(tiny)), store=shared_store)(path)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.scores, predictor(path).scores)
+
+
+@pytest.mark.parametrize("kind", ["transparent", "16 bit"])
+def test_pictures_become_rgb_as_files_do(kind: str, tmp_path: Path):
+    """Transparency over white, 16 bits scaled: converting with Pillow alone gives black and white respectively."""
+    if kind == "16 bit":
+        picture = Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000)
+    else:
+        picture = Image.new("RGBA", (4, 3), (0, 0, 0, 0))
+    picture.save(tmp_path / "a.png")
+    with _as_file(picture) as given, _as_file(tmp_path / "a.png") as file:
+        np.testing.assert_array_equal(read_image(given), read_image(file))
+        assert read_image(given).max() == (255 if kind == "transparent" else round(55000 * 255 / 65535))
 
 
 @pytest.mark.slow
