@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT_DIR
 
+from ntt.cli import main
 from ntt.errors import ConfigError, DistributedError, NttError, StorageError
 from ntt.slurm_ranks import adopt_slurm_ranks
 from ntt.sweeps import slurm, slurm_work
@@ -291,6 +292,20 @@ def test_without_slurm_the_message_says_so(tmp_path: Path, fake_slurm: Path):
     program(fake_slurm, "sbatch", "echo 'Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(ConfigError, match="sbatch failed with status 1: Unable to contact slurm controller"):
         slurm.submit(SweepFolder(tmp_path / "sweep"), two_data_sets(tmp_path))
+
+
+def test_status_does_without_a_queue_that_does_not_answer(
+    tmp_path: Path, fake_slurm: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder, plan = SweepFolder(tmp_path / "sweeps" / "two"), two_data_sets(tmp_path)
+    write_plan(folder, plan)
+    write_jobs(folder, [record("5", *[(point.id,) for point in plan.points])])
+    program(fake_slurm, "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
+    assert main(["sweep", "status", "two", "--output-root", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "The queue cannot be asked" in said
+    assert "Unable to contact slurm controller" in said
+    assert f"{len(plan.points)} waiting" in said
 
 
 def test_a_refused_job_is_reported_and_nothing_of_it_kept(tmp_path: Path, fake_slurm: Path):

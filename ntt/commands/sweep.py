@@ -161,7 +161,12 @@ def _submit(args: argparse.Namespace) -> int:
 
 def _status(args: argparse.Namespace) -> int:
     folder = open_sweep(args.sweep, args.output_root)
-    plan, status = read_plan(folder), _status_of(folder)
+    plan = read_plan(folder)
+    try:
+        status = _status_of(folder)
+    except ConfigError as error:  # whoever submits must know the queue; who only looks can do without
+        echo(f"The queue cannot be asked, so this is what the jobs themselves have written: {error}\n")
+        status = sweep_status(folder, plan)
     echo(status_text(folder, plan, status, verbose=args.verbose))
     return 0
 
