@@ -107,6 +107,8 @@ def fill_sam2(model: str, path: str) -> None:
 
     encoder = {f"image_encoder.{name}": value for name, value in build_image_encoder(model).state_dict().items()}
     shapes = {name: value.shape for name, value in {**encoder, **PackageHeads().state_dict()}.items()}
+    if model.startswith("sam2.1"):
+        shapes["no_obj_embed_spatial"] = torch.Size((1, 64))  # by which checkpoints of 2.1 are known
     torch.save({"model": filled_tensors(shapes)}, path)
 
 

@@ -1,6 +1,8 @@
 """The console script `ntt`: everything that is not an experiment run. Experiments are run by `python main.py`."""
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +17,9 @@ from ntt.commands.sweep import add_sweep_commands
 from ntt.commands.weights import add_weights_commands
 from ntt.console import EXIT_USER_ERROR
 from ntt.errors import NttError
+
+EXIT_READER_GONE = 141
+"""What a shell reports of a program that SIGPIPE ended."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,14 +44,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; None: that of this process.
 
     Returns:
-        The exit status: 0, 1 for a check that found something, 2 for an error of the user.
+        The exit status: 0, 1 for a check that found something, 2 for an error of the user, 130 and 141 where the user
+        or the reader of the output went away.
     """
     args = build_parser().parse_args(arguments)
     try:
         status: int = args.handler(args)
+        sys.stdout.flush()
     except NttError as error:
         sys.stderr.write(f"\nError: {error}\n")
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise
+        return EXIT_READER_GONE
     return status
+
+
+def _reader_has_gone() -> bool:
+    """Say whether nobody reads standard output any more, as in `ntt weights list | head`; it then leads nowhere."""
+    output = sys.stdout.fileno()
+    watcher = select.poll()
+    watcher.register(output, 0)
+    if not watcher.poll(0):
+        return False
+    # Python flushes once more when it ends, and would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True

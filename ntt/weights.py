@@ -234,6 +234,21 @@ def file_digest(path: Path) -> str:
     return _DIGESTS[key]
 
 
+def checked_digest(path: Path, expected_sha256: str | None) -> str:
+    """The sha256 of a weights file, which must be the one expected.
+
+    Args:
+        path: the file.
+        expected_sha256: hex digest the file must have; None: any.
+
+    Raises:
+        WeightsError: if the file cannot be read or has another digest; the message has the command that fetches it.
+    """
+    if expected_sha256 is not None:
+        _require_digest(path, expected_sha256, remedy=_remedy(path))
+    return file_digest(path)
+
+
 def load_state_dict(path: Path, *, expected_sha256: str | None = None) -> dict[str, torch.Tensor]:
     """Read named tensors from a checkpoint onto the CPU, without ever running code from it.
 
@@ -251,7 +266,7 @@ def load_state_dict(path: Path, *, expected_sha256: str | None = None) -> dict[s
     if not path.is_file():
         raise WeightsError(f"The weights file {path} does not exist. {_remedy(path)}")
     if expected_sha256 is not None:
-        _require_digest(path, expected_sha256, remedy=_remedy(path))
+        checked_digest(path, expected_sha256)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return _state_dict_of(_read_torch(path), path)

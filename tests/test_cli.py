@@ -1,6 +1,9 @@
 """The console script `ntt`."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,3 +126,28 @@ def test_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]):
         main(["dance"])
     assert caught.value.code == 2
     assert "invalid choice: 'dance'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_away_is_no_error(unbuffered: str) -> None:
+    # As `ntt weights list | head -1`, but certain to write after the reader has gone.
+    code = "import sys; from ntt.cli import main; sys.stdin.read(); sys.exit(main(['weights', 'list']))"
+    pipe = subprocess.PIPE
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+        for stream in (process.stdout, process.stdin):
+            assert stream is not None
+            stream.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_a_broken_pipe_within_a_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("ntt.commands.weights._list", fail)
+    with pytest.raises(BrokenPipeError):
+        main(["weights", "list"])

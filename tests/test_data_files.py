@@ -93,6 +93,7 @@ def test_parts_are_disjoint_and_complete():
     ("parts", "text"),
     [
         ({"a": 0.5, "b": 0.4}, "add up to 1"),
+        ({"a": float("nan"), "b": 0.4}, "must be above 0 and add up to 1"),
         ({"a": 1.2, "b": -0.2}, "above 0"),
         ({"a": 0.99, "b": 0.01}, "no image of 10"),
     ],
@@ -159,6 +160,17 @@ def test_merging_renumbers_where_ids_clash_and_joins_the_same_image(tmp_path: Pa
     clashing = merge([first, written(tmp_path, "other", dogs)]).document
     assert [(i["id"], i["file_name"]) for i in clashing["images"]] == [(1, "same/a.png"), (2, "other/a.png")]
     assert [(e["id"], e["image_id"]) for e in clashing["annotations"]] == [(1, 1), (2, 2)]
+
+
+def test_an_object_that_two_files_have_is_written_once(tmp_path: Path):
+    """Files that overlap would double their objects; within a file, equal annotations are left as they are."""
+    here, there = [20, 20, 50, 40], [30, 20, 50, 40]
+    first = written(tmp_path, "same", document(annotations=[annotation(1, 5, 1, here), annotation(2, 5, 1, here)]))
+    other = document(annotations=[annotation(8, 5, 1, here), annotation(9, 5, 1, there)])
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    made = merge([first, (tmp_path / "other.json", tmp_path / "same")])
+    assert [(e["id"], e["bbox"]) for e in made.document["annotations"]] == [(1, here), (2, here), (9, there)]
+    assert made.notes == ("1 annotation(s) left out, which an earlier file has for the same image",)
 
 
 def test_files_that_cannot_be_merged_are_refused(tmp_path: Path):

@@ -306,6 +306,13 @@ def test_precision_and_device_are_checked_at_once(vits14: Path) -> None:
         Dinov2(model="dinov2_vits14", weights=vits14, precision="float16")
 
 
+def test_another_file_in_the_place_of_the_official_one_is_refused_with_the_key(vits14: Path) -> None:
+    # The key is computed at the start of a run; the network is built when the first image is encoded.
+    encoder = Dinov2(model="dinov2_vits14", weights=vits14, expected_sha256="0" * 64)
+    with pytest.raises(WeightsError, match=r"its sha256 is [0-9a-f]{64}, expected 0{64}\. "):
+        _ = encoder.fingerprint
+
+
 def test_missing_weights_name_the_command(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="`ntt weights get dinov2_vits14`"):
         Dinov2(model="dinov2_vits14", weights=tmp_path / "none.pth")

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from benchmarks import gpu
-from benchmarks.whole_image import PARTS
+from benchmarks.whole_image import PARTS, fill_sam2
+from ntt.segmenters.sam2.model import decoder_state, load_image_encoder, read_state
 from ntt.types import Detections
 
 NOTHING = Detections(
@@ -61,6 +62,14 @@ def test_memory_that_is_not_known_is_not_zero() -> None:
     lines = gpu.table({"package float32": figures(1.0, None), "ntt float32": figures(1.0, None)}).splitlines()
     assert next(line for line in lines if line.startswith("peak memory")).split()[-2:] == ["-", "-"]
     assert lines[-1] == "package / ntt in float32: decoder 1.00, total 1.00"
+
+
+@pytest.mark.parametrize("model", ["sam2_hiera_tiny", "sam2.1_hiera_tiny"])
+def test_filled_weights_are_of_the_model_asked_for(model: str, tmp_path: Path) -> None:
+    fill_sam2(model, str(tmp_path / "filled.pt"))
+    state = read_state(tmp_path / "filled.pt", model)
+    decoder_state(state, model)
+    load_image_encoder(state, model)
 
 
 @pytest.mark.slow

@@ -75,6 +75,24 @@ def test_a_mask_that_is_no_png_does_not_pass_for_an_example(own: Path):
         convert_references(own / "references")
 
 
+def test_a_mask_or_box_that_belongs_to_no_image_is_refused(own: Path):
+    """A slip in its name would make the mask an example, and the whole image another one."""
+    folder = own / "references/disc"
+    (folder / "references_0_mask.png").rename(folder / "reference_0_mask.png")
+    (folder / "c.d_box.txt").write_text("1 2 3 4\n")
+    with pytest.raises(DataError) as caught:
+        convert_references(own / "references")
+    for part in (
+        "reference_0_mask.png is named like a mask, but there is no image reference_0.* beside it. Give both the same",
+        "c.d_box.txt is named like a file of boxes, but there is no image c.d.* beside it.",
+    ):
+        assert part in str(caught.value)
+    Image.new("RGB", (50, 40)).save(folder / "c.d.png")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "Reference_0.png")
+    (folder / "._gone_box.txt").write_text("what a file system keeps for itself")
+    assert len(references_of(own)["annotations"]) == 4
+
+
 def test_several_masks_of_one_image_and_several_images(own: Path):
     second = shape_mask(7, 5, 5, 20)
     Image.fromarray(second).save(own / "references/square/references_1_mask_2.png")

@@ -133,6 +133,14 @@ def test_plots_of_one_run_and_of_none(tmp_path: Path):
     assert make_plots(summarise(read_runs([tmp_path / "one"])), "segm/AP") == []
 
 
+def test_runs_with_every_reference_have_no_place_among_numbers_of_shots(tmp_path: Path):
+    make_runs(tmp_path, {"shots=all": box_metrics(20), "shots=1shot": box_metrics(10)})
+    plots = {plot.name: plot for plot in make_plots(summarise(read_runs([tmp_path])), "bbox/AP")}
+    assert sorted(plots) == ["classes_demo", "datasets", "time"]
+    titles = {axes.get_title(loc=place) for axes in plots["datasets"].figure.axes for place in ("left", "center")}
+    assert titles - {""} == {"all shots", "1 shot"}
+
+
 def test_of_many_classes_the_best_and_the_worst_are_drawn(tmp_path: Path):
     metrics = box_metrics(10, classes=[f"class {n}" for n in range(70)])
     metrics.per_class["bbox"]["class 60"]["AP"] = 90.0

@@ -11,7 +11,7 @@ from report_samples import box_metrics, make_runs
 
 from ntt.errors import ConfigError, DataError
 from ntt.reports.content import classes_table, comparison_table, missing_table, results_table, runs_table
-from ntt.reports.records import read_run
+from ntt.reports.records import ALL_SHOTS, read_run
 from ntt.reports.significance import compare, paired_test
 from ntt.reports.sources import read_runs
 from ntt.reports.summary import Statistic, name_series, summarise
@@ -30,6 +30,18 @@ def test_a_finished_run_is_read_whole(tmp_path: Path):
     assert record.finished_utc.endswith("+00:00")
     assert "runtime.output_root" not in record.settings
     assert record.settings["matcher.merging"] == "soft_semantic"
+
+
+def test_a_run_with_every_reference_has_no_number_of_shots(tmp_path: Path):
+    runs = {"shots=all": box_metrics(20.0), "shots=1shot": box_metrics(10.0), "shots=all seed=1": None}
+    assert [read_run(path).shots for path in make_runs(tmp_path, runs).values()] == [ALL_SHOTS, 1, ALL_SHOTS]
+    records = read_runs([tmp_path])
+    missing = missing_table(records)
+    assert missing is not None
+    assert [row[2:6] for row in missing.rows] == [("all", "efficientnet_lite0 + regions + ntt", 1, "unfinished")]
+    assert [row[2] for row in results_table(summarise(records), "bbox/AP").rows] == ["all", 1]
+    assert {row[2] for row in runs_table(records, "bbox/AP").rows} == {"all", 1}
+    assert comparison_table(records, "shots=1shot", "shots=all", "bbox/AP").rows[0][1] == "1 / all"
 
 
 def test_runs_without_metrics_are_kept_and_damaged_ones_explained(tmp_path: Path):

@@ -21,7 +21,7 @@ from ntt.backbones.vit import check_input_size, normalise, tokens_to_map, withou
 from ntt.device import autocast, effective_precision, resolve_device
 from ntt.errors import ConfigError, WeightsError
 from ntt.types import Placement
-from ntt.weights import checkpoint, fetch_command, file_digest, load_state_dict, locate
+from ntt.weights import checked_digest, checkpoint, fetch_command, load_state_dict, locate
 
 IMPLEMENTATIONS = ("timm", "official")
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -149,10 +149,10 @@ class Dinov2:
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON-able facts that decide the output."""
+        """JSON-able facts that decide the output. Reads the weights file, and refuses one of another sha256."""
         return {
             "name": self._variant.name,
-            "weights_sha256": file_digest(self._weights),
+            "weights_sha256": checked_digest(self._weights, self._expected_sha256),
             "input_size": self._input_size,
             "layer": "patch tokens after the final norm",
             "precision": self._precision,

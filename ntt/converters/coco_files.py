@@ -100,7 +100,7 @@ def split(document: Json, parts: Mapping[str, float], *, seed: int = 0) -> dict[
     Raises:
         ConfigError: if the shares do not add up to 1, or a part would be empty.
     """
-    if any(share <= 0 for share in parts.values()) or abs(sum(parts.values()) - 1) > _SUM_TOLERANCE:
+    if not all(share > 0 for share in parts.values()) or not abs(sum(parts.values()) - 1) <= _SUM_TOLERANCE:  # or nan
         raise ConfigError(
             f"The shares {list(parts.values())} must be above 0 and add up to 1. Write train=0.8 val=0.2, say."
         )
@@ -121,8 +121,8 @@ def split(document: Json, parts: Mapping[str, float], *, seed: int = 0) -> dict[
 def merge(inputs: Sequence[tuple[Path, Path]]) -> Converted:
     """Put files together. Classes with one name are one class, images at one place are one image.
 
-    Ids are kept where those of all files differ, else numbered anew. File names start from the folder that all image
-    folders have in common.
+    Ids are kept where those of all files differ, else numbered anew; an object that several files have is written
+    once. File names start from the folder that all image folders have in common.
 
     Args:
         inputs: (annotation file, its image folder), at least two.
@@ -143,7 +143,9 @@ def merge(inputs: Sequence[tuple[Path, Path]]) -> Converted:
     images, image_maps = _merged_images(datasets, class_maps, root)
     document: Json = {"info": {"description": "merged"}, "categories": categories, "images": images}
     if datasets[0].has_annotations:
-        document["annotations"] = _merged_annotations(datasets, class_maps, image_maps)
+        document["annotations"], left_out = _merged_annotations(datasets, class_maps, image_maps)
+        if left_out:
+            notes.append(f"{left_out} annotation(s) left out, which an earlier file has for the same image")
     return Converted(document, root, tuple(notes))
 
 
@@ -199,16 +201,32 @@ def _merged_images(
 
 def _merged_annotations(
     datasets: Sequence[CocoDataset], class_maps: Sequence[Mapping[int, int]], image_maps: Sequence[Mapping[Any, Any]]
-) -> list[Json]:
+) -> tuple[list[Json], int]:
+    """Return the annotations, and how many were left out because an earlier file has the very same one."""
     merged: list[Json] = []
+    left_out = 0
+    known: set[str] = set()
     for dataset, classes, images in zip(datasets, class_maps, image_maps, strict=True):
+        found: set[str] = set()
         for number, entry in raw_annotations(dataset).items():
             ids = {"image_id": images[entry["image_id"]], "category_id": classes[entry["category_id"]]}
+            object_key = _object_key({**entry, **ids})
+            if object_key in known:
+                left_out += 1
+                continue
+            found.add(object_key)
             merged.append({**entry, "id": number, **ids})
+        known |= found
     if len({entry["id"] for entry in merged}) < len(merged):
         for number, entry in enumerate(merged, start=1):
             entry["id"] = number
-    return merged
+    return merged, left_out
+
+
+def _object_key(entry: Json) -> str:
+    """Return what makes two annotations the same object: image, class, box and mask."""
+    facts = [entry.get(key) for key in ("image_id", "category_id", "bbox", "segmentation", "iscrowd")]
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _restricted(document: Json, image_ids: Collection[ImageId], category_ids: Collection[int]) -> Json:

@@ -34,6 +34,7 @@ from ntt.errors import DataError, raise_all
 from ntt.types import Category, Json
 
 _MASK_NAME = re.compile(r"(?P<stem>.+)_mask(?:_?\d+)?", re.IGNORECASE)
+_BOX_ENDING = "_box.txt"
 _HINT = "Example images lie in one folder a class, such as references/boat/a.jpg."
 
 
@@ -63,11 +64,20 @@ def convert_references(root: Path, categories: Sequence[Category] | None = None)
         if _is_mask_of_another_kind(path, files):
             builder.problems.append(f"{path} is named like a mask, and masks must be PNG files. Save it as PNG.")
             continue
+        if path.suffix.lower() == ".png" and (match := _MASK_NAME.fullmatch(path.stem)):
+            builder.problems.append(_belongs_to_nothing(path, "mask", match["stem"]))
+            continue
         try:
             for one in _add_example(builder, path, root, masks.get(path, [])):
                 counts[one.name] += 1
         except DataError as error:
             builder.problems.append(str(error))
+    stems = {path.with_suffix("") for path in files}
+    for path in sorted(root.rglob(f"*{_BOX_ENDING}")):
+        stem = path.name.removesuffix(_BOX_ENDING)
+        is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if path.with_name(stem) not in stems and not is_hidden:
+            builder.problems.append(_belongs_to_nothing(path, "file of boxes", stem))
     _check_classes(builder, root, counts, categories)
     converted = builder.finish(root)
     _number_shots(converted.document)
@@ -144,11 +154,16 @@ def _is_mask_of_another_kind(path: Path, files: Sequence[Path]) -> bool:
     return match is not None and match["stem"].lower() in beside
 
 
+def _belongs_to_nothing(path: Path, kind: str, stem: str) -> str:
+    """Say that a file describes no image: were it passed over, an image meant to have it would count as a whole."""
+    return f"{path} is named like a {kind}, but there is no image {stem}.* beside it. Give both the same name."
+
+
 def _add_example(builder: CocoBuilder, path: Path, root: Path, masks: Sequence[Path]) -> list[FoundObject]:
     """Enter one example image with its objects and return them."""
     parts = path.relative_to(root).parts
     name = parts[0].strip() if len(parts) > 1 else None
-    labelme, boxes = path.with_suffix(".json"), path.with_name(f"{path.stem}_box.txt")
+    labelme, boxes = path.with_suffix(".json"), path.with_name(path.stem + _BOX_ENDING)
     kinds = [*(["a mask"] if masks else []), *(str(one.name) for one in (labelme, boxes) if one.is_file())]
     if len(kinds) > 1:
         raise DataError(f"{path} has {' and '.join(kinds)}: it is not clear which holds. Remove all but one.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ntt.reports.records import RunRecord
+from ntt.reports.records import RunRecord, shots_cell
 from ntt.reports.significance import MIN_PAIRS, Comparison, compare
 from ntt.reports.summary import Summary
 from ntt.reports.tables import Cell, Table
@@ -87,10 +87,9 @@ def runs_table(records: Sequence[RunRecord], metric: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for record in sorted(records, key=_order):
         seconds = [record.stage_seconds.get(stage) for stage in shown]
-        identity: tuple[Cell, ...] = (record.dataset, None, None, None, None)
-        if record.config:
-            identity = (record.dataset, record.split, record.shots, record.method, record.seed)
-        rows.append((*identity, record.state, record.values.get(metric), *seconds, str(record.path)))
+        rows.append(
+            (record.dataset, *_which(record), record.state, record.values.get(metric), *seconds, str(record.path))
+        )
     columns = ("data set", "split", "shots", "method", "seed", "state", metric_label(metric))
     notes = ("Seconds of each stage; what was found in the store or done before is not counted again.",)
     return Table("runs", "Runs", (*columns, *(f"{s} s" for s in shown), "directory"), tuple(rows), notes)
@@ -101,9 +100,8 @@ def missing_table(records: Sequence[RunRecord]) -> Table | None:
     rows = []
     for record in sorted(records, key=_order):
         if record.state != "finished":
-            where = (record.dataset, record.split, record.shots, record.method, record.seed) if record.config else ()
-            identity = where or (None, None, None, None, None)
-            rows.append((*identity, record.state, record.problem, str(record.path)))
+            dataset = record.dataset if record.config else None
+            rows.append((dataset, *_which(record), record.state, record.problem, str(record.path)))
     if not rows:
         return None
     columns = ("data set", "split", "shots", "method", "seed", "state", "reason", "directory")
@@ -140,7 +138,7 @@ _IDENTITY = ("data set", "split", "shots", "method")
 
 def _identity(summary: Summary) -> tuple[Cell, ...]:
     setting = summary.setting
-    return (setting.dataset, setting.split, setting.shots, setting.label)
+    return (setting.dataset, setting.split, shots_cell(setting.shots), setting.label)
 
 
 def _runs_cell(summary: Summary) -> Cell:
@@ -150,7 +148,7 @@ def _runs_cell(summary: Summary) -> Cell:
 
 def _comparison_row(one: Comparison) -> tuple[Cell, ...]:
     a, b = one.shots
-    shots = str(a) if a == b else f"{a} / {b}"
+    shots = f"{shots_cell(a)}" if a == b else f"{shots_cell(a)} / {shots_cell(b)}"
     test = one.test
     return (
         one.data_label,
@@ -180,8 +178,8 @@ def _mixed_versions(summaries: Sequence[Summary]) -> list[str]:
         if len(versions) > 1:
             setting = summary.setting
             found.append(
-                f"{setting.data_label}, {setting.shots} shots, {setting.label}: averaged over runs of {len(versions)} "
-                f"versions of the program."
+                f"{setting.data_label}, {shots_cell(setting.shots)} shots, {setting.label}: averaged over runs of "
+                f"{len(versions)} versions of the program."
             )
     return found
 
@@ -191,6 +189,13 @@ def _version(facts: Mapping[str, object]) -> str:
     packages = facts.get("packages")
     revision = git.get("revision") if isinstance(git, Mapping) else None
     return f"{revision} {packages.get('ntt') if isinstance(packages, Mapping) else None}"
+
+
+def _which(record: RunRecord) -> tuple[Cell, ...]:
+    """Return split, shots, method and seed as a table shows them; empty cells where they are not known."""
+    if not record.config:
+        return (None, None, None, None)
+    return (record.split, shots_cell(record.shots), record.method, record.seed)
 
 
 def _order(record: RunRecord) -> tuple[str, str, int, str, int, str]:

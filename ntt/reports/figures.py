@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from ntt.reports.records import shots_cell
+
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -170,7 +172,7 @@ def to_bytes(figure: "Figure", form: FigureFormat) -> bytes:
 
 def shots_text(shots: int) -> str:
     """Return a number of shots as words."""
-    return "1 shot" if shots == 1 else f"{shots} shots"
+    return "1 shot" if shots == 1 else f"{shots_cell(shots)} shots"
 
 
 def shorten(text: str, length: int) -> str:

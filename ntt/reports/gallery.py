@@ -21,6 +21,7 @@ from ntt.data.masks import instance_rle
 from ntt.drawing.colours import class_colours
 from ntt.errors import DataError, NttError
 from ntt.inputs import read_inputs
+from ntt.reports.figures import shots_text
 from ntt.reports.records import RunRecord
 from ntt.reports.summary import Summary, name_series
 from ntt.results import read_predictions
@@ -116,8 +117,7 @@ def _make_set(label: str, summaries: Sequence[Summary], limits: GalleryLimits, b
 
 
 def _run_label(summary: Summary, name: str) -> str:
-    shots = "1 shot" if summary.setting.shots == 1 else f"{summary.setting.shots} shots"
-    return f"{name}, {shots}, seed {summary.runs[0].seed}"
+    return f"{name}, {shots_text(summary.setting.shots)}, seed {summary.runs[0].seed}"
 
 
 def _read_predictions(

@@ -11,7 +11,7 @@ from ntt.files import write_bytes
 from ntt.reports import figures
 from ntt.reports.content import metric_label
 from ntt.reports.figures import FigureFormat
-from ntt.reports.records import RunRecord
+from ntt.reports.records import ALL_SHOTS, RunRecord
 from ntt.reports.summary import SeriesNames, Statistic, Summary, name_series
 
 if TYPE_CHECKING:
@@ -64,9 +64,8 @@ def plot_shots(summaries: Sequence[Summary], metric: str, names: SeriesNames) ->
 
     None where no method was run with more than one number of shots.
     """
-    groups = {
-        data: group for data, group in _by_data(summaries).items() if len({one.setting.shots for one in group}) > 1
-    }
+    counted = [one for one in summaries if one.setting.shots != ALL_SHOTS]  # the others have no place on the axis
+    groups = {data: group for data, group in _by_data(counted).items() if len({one.setting.shots for one in group}) > 1}
     if not groups:
         return None
     figure, panels = figures.panels(len(groups))

@@ -25,6 +25,9 @@ State: TypeAlias = Literal["finished", "unfinished", "failed", "damaged", "missi
 PLAN = "plan.json"
 """The file that makes a folder the folder of a sweep."""
 
+ALL_SHOTS = 0
+"""Number of shots of a run that takes every reference there is (shots=all), however many these are."""
+
 _SECTIONS = ("dataset", "backbone", "segmenter", "matcher", "shots", "split")
 
 
@@ -68,8 +71,9 @@ class RunRecord:
 
     @property
     def shots(self) -> int:
-        """Reference instances per class."""
-        return int(self.config["shots"]["count"])
+        """Reference instances per class; `ALL_SHOTS` for all there are."""
+        count = self.config["shots"]["count"]
+        return ALL_SHOTS if count is None else int(count)
 
     @property
     def split(self) -> str:
@@ -97,6 +101,11 @@ class RunRecord:
     def finished_utc(self) -> str:
         """When the run was evaluated, ISO 8601; empty where it is not known."""
         return str(self.facts.get("stages", {}).get("evaluation", {}).get("finished_utc", ""))
+
+
+def shots_cell(shots: int) -> int | str:
+    """Return a number of shots as a table shows it."""
+    return "all" if shots == ALL_SHOTS else shots
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -152,7 +161,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "seed" not in config:
         raise DataError(f"{path} is not the configuration of a run.")
     lacking = [name for name in _SECTIONS if not isinstance(config.get(name), dict) or "name" not in config[name]]
-    if lacking or not isinstance(config["shots"].get("count"), int) or not isinstance(config["seed"], int):
+    numbers = {"shots": config["shots"].get("count", ""), "seed": config["seed"]} if not lacking else {}
+    if lacking or not isinstance(numbers["shots"], int | None) or not isinstance(numbers["seed"], int):
         raise DataError(
             f"{path} is not the configuration of a run: {', '.join(lacking) or 'shots or seed'} is unusable."
         )

@@ -188,7 +188,9 @@ def _problems(settings: Mapping[str, float]) -> list[str]:
             f"{settings['canvas_side']}: masks cannot be finer than the picture. Lower the one or raise the other."
         )
     if not 0.0 <= settings["min_objectness"] < 1.0:
-        problems.append(f"segmenter.min_objectness={settings['min_objectness']}: it must be in [0, 1). 0 keeps every region.")
+        problems.append(
+            f"segmenter.min_objectness={settings['min_objectness']}: it must be in [0, 1). 0 keeps every region."
+        )
     return problems
 
 

@@ -21,7 +21,7 @@ from ntt.segmenters.sam2.model import CANVAS_PX, architecture, decoder_state, lo
 from ntt.segmenters.sam2.prompts import PromptEncoder, point_grid
 from ntt.segmenters.sam2.upscaling import upscale
 from ntt.types import Proposals
-from ntt.weights import DEFAULT_ROOT, fetch_command, file_digest
+from ntt.weights import DEFAULT_ROOT, checked_digest, fetch_command
 
 Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)
@@ -124,11 +124,11 @@ class Sam2:
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON-able facts that decide the output."""
+        """JSON-able facts that decide the output. Reads the weights file, and refuses one of another sha256."""
         return {
             "segmenter": "sam2",
             "model": self._model_name,
-            "weights_sha256": file_digest(self._checkpoint),
+            "weights_sha256": checked_digest(self._checkpoint, self._expected_sha256),
             "points_per_side": self._points_per_side,
             "drop_remainder_of": self._drop_remainder_of,
             "min_predicted_iou": self._min_predicted_iou,
