@@ -245,6 +245,8 @@ def _record(image: ImageLike, spare_path: Path, number: int) -> ImageRecord:
     """Return the image as a file; one that is none is written, without loss, to `spare_path`."""
     if isinstance(image, str | os.PathLike):
         path = Path(image).expanduser().absolute()
+        if not path.exists():
+            raise DataError(f"There is no image {path}. Give the path of an image, or its pixels.")
         height, width = upright_size(path)
         return ImageRecord(number, path.name, path, height, width)
     picture = image if isinstance(image, Image.Image) else _picture(image)

@@ -147,7 +147,7 @@ def test_settings_reach_the_parts(tiny: Path, shared_store: Path):
         ({"image": np.zeros((4, 5, 4), np.uint8)}, r"The image is uint8 \[4, 5, 4\]"),
         ({"image": np.zeros((4, 5), np.float32)}, r"The image is float32 \[4, 5\]"),
         ({"image": 3}, "The image is int"),
-        ({"image": "nowhere.png"}, "There is no image .*nowhere.png"),
+        ({"image": "nowhere.png"}, "There is no image .*nowhere.png. Give the path of an image"),
         ({"mask": np.zeros((HEIGHT, WIDTH), bool)}, "The mask is empty"),
         ({"mask": np.ones((WIDTH, HEIGHT), bool)}, r"The mask has the shape \[128, 96\], the image \[96, 128\]"),
         ({"mask": "nowhere.png"}, "The mask nowhere.png cannot be read"),
