@@ -322,6 +322,13 @@ def test_a_plain_folder_is_checked_like_any_other(
     assert "The mask" in capsys.readouterr().err
 
 
+def test_a_folder_of_neither_kind_is_told_of_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "check", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "has neither references/<class>/ and targets/ (a plain folder of images) nor annotations/" in said
+    assert "--references and --targets" in said
+
+
 def test_a_plain_folder_to_coco_files(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["data", "convert", "folder", str(own), "--output", str(tmp_path / "coco")]) == 0
     out = capsys.readouterr().out

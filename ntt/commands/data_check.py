@@ -102,6 +102,12 @@ def _folder(args: argparse.Namespace) -> DatasetConfig:
     given = {place: getattr(args, place) for place in _PLACES if getattr(args, place) is not None}
     if not given and FolderConfig.fits(Path(args.place)):
         return FolderConfig(name="folder", root=args.place)
+    if not given and not (Path(args.place) / "annotations").is_dir():
+        raise ConfigError(
+            f"{args.place} has neither references/<class>/ and targets/ (a plain folder of images) nor annotations/ "
+            "and images/ (COCO format), so it is no data set yet. Arrange it in one of these ways, or name its files "
+            "with --references and --targets."
+        )
     return CocoJsonConfig(name="coco_json", root=args.place, **given)
 
 
