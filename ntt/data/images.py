@@ -156,8 +156,8 @@ def _opened(path: Path) -> Image.Image:
         raise DataError(f"{path} is too large ({error}). {_SIZE_REMEDY}") from error
     except UnidentifiedImageError as error:
         raise DataError(
-            f"{path} is not an image in a format that can be read. Save it as JPEG or PNG, or remove it from the "
-            "annotation file."
+            f"{path} is not an image in a format that can be read. Save it as JPEG or PNG, or take it out of the "
+            "data set: out of the annotation file or, where there is none, out of the folder."
         ) from error
     except _DECODING_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's complaint, not a decoder's
@@ -185,8 +185,8 @@ def _missing(path: Path, error: OSError) -> str:
 
 def _undecodable(path: Path, error: Exception) -> DataError:
     return DataError(
-        f"{path} is damaged and cannot be decoded ({error}). Copy it again from its source, or remove it from the "
-        "annotation file."
+        f"{path} is damaged and cannot be decoded ({error}). Copy it again from its source, or take it out of "
+        "the data set: out of the annotation file or, where there is none, out of the folder."
     )
 
 

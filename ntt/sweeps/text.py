@@ -34,21 +34,24 @@ def plan_text(folder: SweepFolder, plan: Plan) -> str:
 def status_text(folder: SweepFolder, plan: Plan, status: SweepStatus, *, verbose: bool = False) -> str:
     """Describe where a sweep stands: points by state, shared work, time gone and left, what went wrong."""
     counts = ", ".join(f"{status.counts[one]} {one}" for one in STATUSES if status.counts[one])
-    lines = [f"Sweep {plan.name}: {counted(len(plan.points), 'point')}: {counts}", ""]
-    for unit in status.units:
-        if unit.is_needed or unit.shards:
-            states = [state.status for state in unit.shards.values()]
-            parts = ", ".join(f"{states.count(one)} {one}" for one in STATUSES if one in states)
-            there = f"{unit.num_there} of {unit.unit.num_items}"
-            lines.append(f"  {unit.unit.kind}, {unit.unit.label}: {there}" + (f" ({parts})" if parts else ""))
-            lines += [f"    {state.error}" for state in unit.shards.values() if state.status == "failed"]
+    lines = [f"Sweep {plan.name}: {counted(len(plan.points), 'point')}: {counts}"]
+    shown = [unit for unit in status.units if unit.is_needed or unit.shards]
+    lines += [""] if shown else []
+    for unit in shown:
+        states = [state.status for state in unit.shards.values()]
+        parts = ", ".join(f"{states.count(one)} {one}" for one in STATUSES if one in states)
+        there = f"{unit.num_there} of {unit.unit.num_items}"
+        lines.append(f"  {unit.unit.kind}, {unit.unit.label}: {there}" + (f" ({parts})" if parts else ""))
+        lines += [f"    {state.error}" for state in unit.shards.values() if state.status == "failed"]
     for name in STATUSES:
         some = [one for one in status.points if one.state.status == name]
         if some and (name != "done" or verbose):
             lines += ["", f"{name}:", *(line for one in some for line in _point_lines(one, folder, verbose=verbose))]
-    elapsed = "nothing has begun" if status.elapsed_s is None else f"{duration(status.elapsed_s)} since the start"
+    is_over = status.counts["done"] == len(plan.points)
+    untouched = "none, every result was there before" if is_over else "nothing has begun"
+    elapsed = untouched if status.elapsed_s is None else f"{duration(status.elapsed_s)} since the start"
     estimate = "unknown" if status.left_s is None else f"about {duration(status.left_s)}"
-    left = "" if status.counts["done"] == len(plan.points) else f", still to do: {estimate}"
+    left = "" if is_over else f", still to do: {estimate}"
     return "\n".join([*lines, "", f"Time: {elapsed}{left}", f"Folder of the sweep: {folder.root}"])
 
 
