@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from ntt import config, console, runner
+from ntt.standard_streams import outlive_readers
 from ntt.workspace import process_workspace
 
 
@@ -17,5 +18,6 @@ def experiment(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    outlive_readers()
     console.check_overrides(sys.argv[1:])
     experiment()

@@ -1,8 +1,6 @@
 """The console script `ntt`: everything that is not an experiment run. Experiments are run by `python main.py`."""
 
 import argparse
-import os
-import select
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +15,7 @@ from ntt.commands.sweep import add_sweep_commands
 from ntt.commands.weights import add_weights_commands
 from ntt.console import EXIT_USER_ERROR
 from ntt.errors import NttError
+from ntt.standard_streams import reader_has_gone
 
 EXIT_READER_GONE = 141
 """What a shell reports of a program that SIGPIPE ended."""
@@ -57,19 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        if not _reader_has_gone():
+        if not reader_has_gone(sys.stdout.fileno()):
             raise
         return EXIT_READER_GONE
     return status
-
-
-def _reader_has_gone() -> bool:
-    """Say whether nobody reads standard output any more, as in `ntt weights list | head`; it then leads nowhere."""
-    output = sys.stdout.fileno()
-    watcher = select.poll()
-    watcher.register(output, 0)
-    if not watcher.poll(0):
-        return False
-    # Python flushes once more when it ends, and would complain.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
-    return True

@@ -6,20 +6,22 @@ import importlib.util
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from ntt.config import ExperimentConfig, from_hydra, register_schemas
 from ntt.datasets.base import DATA_VARIABLE
@@ -28,7 +30,9 @@ from ntt.errors import ConfigError, NttError
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 EXIT_USER_ERROR = 2
 _OTHER_CONFIG = ("--config-dir", "--config-path", "--config-name", "-cd", "-cp", "-cn")
+_FLAGS_THAT_SHOW = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--version")
 _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")
+_MAX_VALUES_CHECKED = 1000
 # Hydra raises a bare ValueError for a group option that is not a word, such as shots=5.
 _COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
@@ -191,42 +195,75 @@ def _sets_a_value(override: Override) -> bool:
     key = override.key_or_group
     if override.type != OverrideType.CHANGE or override.is_sweep_override() or "/" in key or override.package:
         return False
-    return "." in key or key in ("seed", "stage")
+    # hydra.searchpath, for one, decides what options there are.
+    return not override.is_hydra_override() and ("." in key or key in ("seed", "stage"))
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
     """End the program with a plain message if the command line's overrides cannot be composed.
 
-    Hydra would refuse them too, but with a hint to append the unknown key, which is never the remedy here. Of a sweep
-    (`seed=0,1,2`) the first value is tried.
+    Hydra would refuse them too, but with a hint to append the unknown key, which is never the remedy here. Of a
+    multirun (`seed=0,1,2`) every value is tried and has to make a configuration that can be run.
 
     Args:
         arguments: the command line without the program's name.
     """
-    if any(word.split("=")[0] in _OTHER_CONFIG for word in arguments):
+    flags = {word.split("=")[0] for word in arguments if word.startswith("-")}
+    if flags & set(_OTHER_CONFIG):
         return
     before = ["", *arguments]
     pairs = zip(before, arguments, strict=False)
     overrides = [word for flag, word in pairs if not word.startswith("-") and flag not in _FLAGS_WITH_VALUE]
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except OverrideParseException as error:
-        _refuse(_unreadable(error.override))
-    if not {"-m", "--multirun"} & set(arguments):
-        for override in parsed:
-            if override.is_sweep_override() and not override.is_hydra_override():
-                line = str(override.input_line)
-                _refuse(f"{line}: these are several values. Give one, or add --multirun.{_quoted(line)}")
+    multirun = bool(flags & {"-m", "--multirun"})
     register_schemas()
     with _hydra():
+        try:  # a glob asks the loader which options there are
+            parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(overrides)
+        except OverrideParseException as error:
+            _refuse(_unreadable(error.override))
+        if not multirun:
+            _check_single(parsed)
         _check(parsed)
+        if multirun and not flags & set(_FLAGS_THAT_SHOW):
+            _check_points(parsed)
+
+
+def _check_single(overrides: Sequence[Override]) -> None:
+    for override in overrides:
+        if override.is_sweep_override() and not override.is_hydra_override():
+            line = str(override.input_line)
+            _refuse(f"{line}: these are several values. Give one, or add --multirun.{_quoted(line)}")
 
 
 def _check(overrides: Sequence[Override]) -> None:
-    lines = [line for override in overrides if (line := _first_value(override)) is not None]
+    """Try the first value of every override."""
+    lines = [line for override in overrides for line in (_values(override) or ())[:1]]
     problem = _deletion(overrides) or _first_problem(lines)
     if problem is not None:
         _refuse(problem)
+
+
+def _check_points(overrides: Sequence[Override]) -> None:
+    """Try every value of every axis of a multirun, with the first values of the others: points, but not all points."""
+    axes = {one.get_key_element(): _values(one) for one in overrides}  # of a repeated key the last counts, as in Hydra
+    known = {key: values for key, values in axes.items() if values is not None}
+    first = {key: values[0] for key, values in known.items()}
+    points = [first, *({**first, key: value} for key, values in known.items() for value in values[1:])]
+    complete = len(known) == len(axes)  # else the sweeper chooses values, and required ones may be missing here
+    composer = _composer(os.environ.get(DATA_VARIABLE))
+    for point in points:
+        try:
+            config = composer.compose(list(point.values()))
+            if complete:
+                from_hydra(config)
+        except ConfigError as error:
+            if not (isinstance(error.__cause__, InterpolationResolutionError) and _resolved_there(point.values())):
+                _refuse(str(error))
+
+
+def _resolved_there(lines: Collection[str]) -> bool:
+    """Say whether a value may be known only where a point runs: another machine, or a job that Hydra has numbered."""
+    return any("${hydra:" in line or line.startswith("hydra/launcher=") for line in lines)
 
 
 def _deletion(overrides: Sequence[Override]) -> str | None:
@@ -272,17 +309,21 @@ def _first_problem(lines: Sequence[str]) -> str | None:
     return None
 
 
-def _first_value(override: Override) -> str | None:
-    """Return an override as text, with the first value where it is a sweep; None where only a sweeper can tell."""
+def _values(override: Override) -> list[str] | None:
+    """Return an override as text, once for each value where it is a sweep; None where only a sweeper can tell."""
+    line = str(override.input_line)
     if not override.is_sweep_override():
-        return override.input_line
-    if override.is_discrete_sweep() and not override.is_hydra_override():
-        try:
-            value = next(iter(override.sweep_string_iterator()))
-        except HydraException:
-            return None
-        return f"{override.get_key_element()}={value}"
-    return None
+        return [line]
+    if not override.is_discrete_sweep() or override.is_hydra_override():
+        return None
+    key = override.get_key_element()
+    try:
+        values = list(islice(override.sweep_string_iterator(), _MAX_VALUES_CHECKED))
+    except HydraException:
+        return None
+    if not values:
+        _refuse(f"{line}: this stands for no value at all. Write the values out, with commas between them.")
+    return [f"{key}={value}" for value in values]
 
 
 def _compose_error(lines: Sequence[str]) -> Exception | None:
@@ -321,8 +362,9 @@ def _explain(line: str, error: Exception, others: Sequence[str]) -> str:
 
 
 def _unknown(line: str, key: str, known: Mapping[str, object]) -> str:
+    groups = [name for name in known if "." not in key and group_options(name)]
     settings = [name for name, node in known.items() if not isinstance(node, DictConfig)]
-    close = difflib.get_close_matches(key, settings, n=1)
+    close = difflib.get_close_matches(key, [*groups, *settings], n=1)
     guess = f"Did you mean {close[0]}?" if close else "See all settings with: python main.py --cfg job"
     return f"{line}: there is no setting {key!r}. {guess}"
 

@@ -52,6 +52,8 @@ def read_inputs(config: ExperimentConfig, *, read: CocoReader = read_coco) -> In
         config.split.name, config.split.classes, reference_data.categories, reference_data.frequencies
     )
     check_agreement(categories, target_data)
+    if config.split.name == "all" and config.split.classes is None:
+        warn_of_unknown_classes(categories, target_data)
     if config.evaluation.protocol == "lvis" and target_data.has_annotations:
         check_checked_classes(target_data)
     return Inputs(reference_data=reference_data, target_data=target_data, categories=categories)
@@ -87,6 +89,19 @@ def warn_of_few_detections(config: ExperimentConfig) -> None:
             "evaluation.protocol=lvis counts %d detections an image, matcher.max_detections=%d keeps fewer. Set "
             "matcher.max_detections=%d for figures to compare with others.",
             *(counted, kept, counted),
+        )
+
+
+def warn_of_unknown_classes(categories: tuple[Category, ...], targets: CocoDataset) -> None:
+    """Name the classes of annotated targets that the references do not know: nobody searches them."""
+    known = {category.id for category in categories}
+    annotated = {instance.category_id for instance in targets.instances}
+    names = [category.name for category in targets.categories if category.id in annotated - known]
+    if names:
+        _LOG.warning(
+            "%d class(es) of the targets are no categories of the references and are neither searched nor evaluated: "
+            "%s%s. Add examples of them to the references if they are to be found.",
+            *(len(names), ", ".join(names[:5]), ", ..." if len(names) > 5 else ""),
         )
 
 

@@ -14,6 +14,7 @@ from ntt import __version__
 from ntt.cli import main
 from ntt.files import read_json, write_json
 from ntt.reporting import metrics_table
+from ntt.standard_streams import outlive_readers
 from ntt.types import Metrics
 
 METRICS = Metrics(
@@ -142,6 +143,79 @@ def test_a_reader_that_goes_away_is_no_error(unbuffered: str) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_a_run_outlives_the_readers_of_both_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As `python main.py 2>&1 | head -1`
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w", encoding="utf-8") as one, os.fdopen(os.dup(writer), "w", encoding="utf-8") as other:
+        monkeypatch.setattr(sys, "stdout", one)
+        monkeypatch.setattr(sys, "stderr", other)
+        outlive_readers()
+        for stream in (sys.stdout, sys.stderr):
+            print("a line: Ä", file=stream)
+        assert os.read(reader, 100).decode() == "a line: Ä\na line: Ä\n"
+        os.close(reader)
+        for stream in (sys.stdout, sys.stderr):
+            for number in range(3):
+                print("line", number, file=stream, flush=True)
+            assert os.fstat(stream.fileno()).st_rdev == Path(os.devnull).stat().st_rdev
+
+
+def test_a_run_without_output_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As `python main.py >&-`
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    outlive_readers()
+    assert sys.stdout is None
+
+
+def test_a_run_whose_log_nobody_reads_complains_of_nothing() -> None:
+    code = """
+import logging, sys
+from ntt.standard_streams import outlive_readers
+outlive_readers()
+sys.stdin.read()
+logging.basicConfig(stream=sys.stdout, level=logging.INFO)
+logging.info("lost")
+print("kept: Ä", file=sys.stderr)
+"""
+    pipe = subprocess.PIPE
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-W", "error", "-c", code]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+        for stream in (process.stdout, process.stdin):
+            assert stream is not None
+            stream.close()
+        assert process.stderr is not None
+        assert process.stderr.read().decode() == "kept: Ä\n"
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ("status", "a"),
+            "ntt sweep status: error: unrecognized arguments: {}. This command takes no settings: write ",
+        ),
+        (("collect", "a"), "ntt sweep collect: error: unrecognized arguments: {}. This command takes no settings: wr"),
+        (("retry", "a", "--processes", "2"), "ntt sweep retry: error: unrecognized arguments: {}. This command tak"),
+    ],
+)
+def test_a_setting_that_is_an_option_here(words: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        main(["sweep", *words, "runtime.output_root=/my runs"])
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert expected.format("runtime.output_root=/my runs") in message
+    assert message.endswith("write --output-root '/my runs'.\n")
+
+
+def test_a_setting_of_a_command_without_settings(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["sweep", "list", "seed=0"])
+    assert capsys.readouterr().err.endswith("seed=0. This command takes no settings: leave out seed=0.\n")
 
 
 def test_a_broken_pipe_within_a_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

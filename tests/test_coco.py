@@ -150,8 +150,9 @@ def test_incomplete_categories(tmp_path: Path, entry: Any) -> None:
     assert "categories[1] is" in refusal(tmp_path, document(categories=[{"id": 4, "name": "y"}, entry], annotations=[]))
 
 
-def test_a_broken_category_is_reported_once(tmp_path: Path) -> None:
-    message = refusal(tmp_path, document(categories=[{"id": 1, "name": ""}]))
+@pytest.mark.parametrize("entry", [{"id": 1, "name": ""}, {"id": "1", "name": "cat"}])
+def test_a_broken_category_is_reported_once(tmp_path: Path, entry: Any) -> None:
+    message = refusal(tmp_path, document(categories=[entry]))
     assert message.count("problem") == 0  # a single one, without a list
     assert "categories[0]" in message
 

@@ -128,6 +128,7 @@ def test_plain_configuration_has_no_hydra_types():
         ("~seed", ["Leave ~seed out to keep seed=0."]),
         ("~matcher.merging", ["Leave ~matcher.merging out to keep matcher.merging=soft_semantic."]),
         ("~visualisation", ["Leave ~visualisation out."]),
+        ("shotts=1shot", ["shotts=1shot: there is no setting 'shotts'. Did you mean shots?\n"]),
         ("~sede", ["~sede: there is no setting 'sede'. Did you mean seed?"]),
         ("split.classes=person", ["split.classes=person", "Write split.classes=[person]"]),
     ],
@@ -150,10 +151,53 @@ def test_wrong_overrides_are_explained(override: str, expected: list[str], capsy
         ["hydra/launcher=basic", "seed=3"],
         ["dataset=coco_json", 'dataset.root="Bäume (1), it\'s ;= all"'],
         ["seed=range(0,3)", "-m"],
+        ["-m", "seed=interval(0,3)", "dataset=coco_json"],
+        ["-m", "--cfg", "job", "seed=-1"],
+        ["-m", "seed=-1", "seed=1"],
+        ["-m", "hydra/launcher=submitit_local", "runtime.store_root=${oc.env:NTT_NOT_SET}"],
+        ["-m", "runtime.store_root='${hydra:runtime.cwd}'"],
     ],
 )
 def test_right_command_lines_pass(words: list[str]):
     check_overrides(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["seed=12", "matcher.merging=soft,sfot"], "matcher.merging=sfot is not possible: allowed is one of soft_sem"),
+        (["seed=1,2", "shots=1shot,6shot"], "shots=6shot: there is no such option. Allowed is one of 10shot,"),
+        (["seed=1,many"], "seed=many: Value 'many' of type 'str' could not be converted to Integer. Give a value of"),
+        (["seed=range(1,-2,-1)"], "seed=-1 is not possible: allowed is 0 or more. Choose another seed."),
+        (["shots=glob(*)", "shots.sampler=native"], "shots.count=null is not possible: allowed is a number, unless"),
+        (["split.classes=[cat]", "split=all,coco_novel20"], "split.classes with split=coco_novel20 is not possible"),
+        (["dataset=demo,coco_json"], "dataset.root is not set and has no default."),
+        (["runtime.store_root=${oc.env:NTT_NOT_SET}"], "Environment variable 'NTT_NOT_SET' not found"),
+        (["shots=glob(x*)"], "shots=glob(x*): this stands for no value at all. Write the values out, with commas"),
+    ],
+)
+def test_every_value_of_a_multirun_is_tried_before_it_begins(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as caught:
+        check_overrides(["--multirun", *words])
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("\nError: ")
+    assert expected in message
+
+
+def test_axes_of_a_multirun_are_tried_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    tried = []
+    monkeypatch.setattr("ntt.console.from_hydra", lambda cfg: tried.append((cfg.seed, cfg.shots.name, cfg.stage)))
+    check_overrides(["-m", "seed=range(0,3)", "shots=1shot,5shot,10shot", "stage=all"])
+    assert tried == [(seed, "1shot", "all") for seed in (0, 1, 2)] + [
+        (0, shots, "all") for shots in ("5shot", "10shot")
+    ]
+    tried.clear()
+    monkeypatch.setattr("ntt.console._MAX_VALUES_CHECKED", 4)
+    check_overrides(["-m", "seed=range(0,1000000000)"])
+    assert [seed for seed, _, _ in tried] == [0, 1, 2, 3]
 
 
 def test_cfg_job_prints_the_configuration():

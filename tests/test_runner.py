@@ -323,6 +323,23 @@ def test_classes_that_differ_between_the_files_are_refused(run: Run, tiny: Path,
         run(root=root)
 
 
+def test_annotated_classes_without_references_are_named(
+    run: Run, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    path = root / "annotations" / "references.json"
+    content = read(path)
+    content["categories"] = [category for category in content["categories"] if category["id"] == 3]
+    content["annotations"] = [annotation for annotation in content["annotations"] if annotation["category_id"] == 3]
+    path.write_text(json.dumps(content))
+    run("stage=references", root=root)
+    said = capsys.readouterr().out
+    assert "1 class(es) of the targets are no categories of the references" in said
+    assert "neither searched nor evaluated: square." in said
+    run("stage=references", "split.classes=[disc]", root=root)
+    assert "neither searched" not in capsys.readouterr().out
+
+
 def test_unknown_class_names_the_nearest(run: Run):
     with pytest.raises(ConfigError, match="disc"):
         run("split.classes=[disk]")

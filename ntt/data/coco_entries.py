@@ -79,6 +79,8 @@ def parse_categories(entries: Sequence[Any], findings: Findings) -> tuple[Catego
             )
             if type(number) is int:
                 findings.broken_categories.add(number)
+            elif isinstance(number, str) and number.isdecimal():  # the annotations may have it as a number
+                findings.broken_categories.add(int(number))
             continue
         if number in found:
             findings.problems.append(f"Category id {number} occurs more than once. Give every category its own id.")
