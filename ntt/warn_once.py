@@ -27,10 +27,12 @@ class _Distinct(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Say whether a record is to be shown."""
+        if record.levelno < logging.WARNING:
+            return True
         sentence = (record.name, record.getMessage())
         is_new = sentence not in self._said
         self._said.add(sentence)
-        return is_new or record.levelno < logging.WARNING
+        return is_new
 
 
 def _handlers(logger: logging.Logger) -> list[logging.Handler]:

@@ -266,7 +266,7 @@ def load_state_dict(path: Path, *, expected_sha256: str | None = None) -> dict[s
     if not path.is_file():
         raise WeightsError(f"The weights file {path} does not exist. {_remedy(path)}")
     if expected_sha256 is not None:
-        checked_digest(path, expected_sha256)
+        _require_digest(path, expected_sha256, remedy=_remedy(path))
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return _state_dict_of(_read_torch(path), path)

@@ -163,7 +163,7 @@ def _status(args: argparse.Namespace) -> int:
     folder = open_sweep(args.sweep, args.output_root)
     plan = read_plan(folder)
     try:
-        status = _status_of(folder)
+        status = sweep_status(folder, plan, observe=observer_of(folder))
     except ConfigError as error:  # whoever submits must know the queue; who only looks can do without
         echo(f"The queue cannot be asked, so this is what the jobs themselves have written: {error}\n")
         status = sweep_status(folder, plan)

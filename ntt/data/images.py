@@ -156,8 +156,7 @@ def _opened(path: Path) -> Image.Image:
         raise DataError(f"{path} is too large ({error}). {_SIZE_REMEDY}") from error
     except UnidentifiedImageError as error:
         raise DataError(
-            f"{path} is not an image in a format that can be read. Save it as JPEG or PNG, or take it out of the "
-            "data set: out of the annotation file or, where there is none, out of the folder."
+            f"{path} is not an image in a format that can be read. Save it as JPEG or PNG, or {_TAKE_OUT}"
         ) from error
     except _DECODING_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's complaint, not a decoder's
@@ -169,6 +168,7 @@ def _opened(path: Path) -> Image.Image:
     return image
 
 
+_TAKE_OUT = "take it out of the data set: out of the annotation file or, where there is none, out of the folder."
 _SIZE_REMEDY = (
     f"Images of up to {MAX_PIXELS} pixels are read. Scale it down or cut it into tiles, with its annotations."
 )
@@ -185,8 +185,7 @@ def _missing(path: Path, error: OSError) -> str:
 
 def _undecodable(path: Path, error: Exception) -> DataError:
     return DataError(
-        f"{path} is damaged and cannot be decoded ({error}). Copy it again from its source, or take it out of "
-        "the data set: out of the annotation file or, where there is none, out of the folder."
+        f"{path} is damaged and cannot be decoded ({error}). Copy it again from its source, or {_TAKE_OUT}"
     )
 
 
