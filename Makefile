@@ -12,10 +12,11 @@ demo: $(READY)  ## run the main job on the generated demo data set
 test: $(READY) check  ## style, types, then all quick tests with coverage, one process a core
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-check: $(READY)  ## style and types only
+check: $(READY)  ## style, types and the layers of the packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 slow: $(READY)  ## the tests that take long
 	$(BIN)/python -m pytest -m "slow and not gpu"

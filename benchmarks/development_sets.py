@@ -11,13 +11,13 @@ import logging
 from pathlib import Path
 from statistics import mean, stdev
 
-from ntt import runner
-from ntt.config import run_directory
-from ntt.console import compose_config
-from ntt.results import read_metrics
-from ntt.rundir import RunDirectory
+from ntt.config.compose import compose_config
+from ntt.config.schema import run_directory
+from ntt.run import runner
+from ntt.run.artefacts import read_metrics
+from ntt.run.rundir import RunDirectory
+from ntt.run.shared import process_workspace
 from ntt.types import Metrics
-from ntt.workspace import process_workspace
 
 SPLITS = {"coco_dev": "coco_novel20"}
 COLUMNS = (("bbox", "AP"), ("bbox", "AP50"), ("bbox", "AR100"), ("segm", "AP"), ("segm", "AP50"), ("segm", "AR100"))

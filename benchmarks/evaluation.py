@@ -29,7 +29,7 @@ from ntt.data.masks import instance_mask
 from ntt.data.splits import resolve_split
 from ntt.evaluation.truth import index_truth
 from ntt.ops.masks import encode_masks, rle_boxes_xywh
-from ntt.results import detections_to_coco, read_predictions
+from ntt.run.artefacts import detections_to_coco, read_predictions
 from ntt.stages.evaluation import evaluate
 from ntt.types import Category, Detections, ImageRecord, Metrics
 

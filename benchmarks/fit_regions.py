@@ -6,7 +6,7 @@ For every region of every hierarchy of the references' images, the best IoU with
 the region's measurements by a logistic model with plain and squared terms. Reference objects are larger than most
 objects of target images, so the sets named under --mosaics are used a second time as mosaics of 2 x 2 and of 3 x 3
 of their images. Target images are never looked at. The table is printed as it stands in
-`ntt/segmenters/regions/objectness.py`.
+`ntt/models/segmenters/regions/objectness.py`.
 """
 
 import argparse
@@ -19,14 +19,14 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from ntt.backbones.efficientnet_lite0 import EfficientNetLite0
 from ntt.data.coco import read_coco
 from ntt.data.images import read_image
 from ntt.data.masks import instance_mask
+from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0
+from ntt.models.segmenters.regions.nodes import DESCRIPTORS
+from ntt.models.segmenters.regions.objectness import CLIP
+from ntt.models.segmenters.regions.segmenter import Regions, all_nodes
 from ntt.ops.canvas import canvas_of, encoder_input
-from ntt.segmenters.regions.nodes import DESCRIPTORS
-from ntt.segmenters.regions.objectness import CLIP
-from ntt.segmenters.regions.segmenter import Regions, all_nodes
 
 MOSAIC_HW = (384, 512)
 # Log of the share of the image: single pixels, and the image itself, tell nothing about objects.

@@ -30,8 +30,8 @@ import torch
 from benchmarks import our_way, reference_way
 from benchmarks.parts import Clock, Shown
 from benchmarks.whole_image import GIB, PARTS, agreement, fill_dinov2, fill_sam2, shown_to, threshold
-from ntt.device import PRECISIONS, check_precision
 from ntt.errors import ConfigError
+from ntt.models.device import PRECISIONS, check_precision
 from ntt.types import Detections
 
 WAYS = {"package": reference_way, "ntt": our_way}

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 
 from benchmarks.parts import Clock, Shown
-from ntt.backbones import dinov2
-from ntt.backbones.dinov2 import Dinov2
 from ntt.matchers.prototype import PrototypeMatcher
+from ntt.models.backbones import dinov2
+from ntt.models.backbones.dinov2 import Dinov2
+from ntt.models.segmenters.sam2 import Sam2, segmenter
 from ntt.ops import candidates
 from ntt.ops.canvas import canvas_of, encoder_input
 from ntt.ops.pooling import pool_masks
-from ntt.segmenters.sam2 import Sam2, segmenter
 from ntt.types import Category, Detections, Proposals, Prototypes
 
 

@@ -19,13 +19,13 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 from scipy.stats import spearmanr
 
-from ntt.console import compose_config
+from ntt.base.progress import track
+from ntt.config.compose import compose_config
 from ntt.data.masks import instance_rle
-from ntt.pipeline import Pipeline
-from ntt.progress import track
+from ntt.run.pipeline import Pipeline
+from ntt.run.shared import Workspace
 from ntt.sweeps.units import make_pipeline
 from ntt.types import Candidates, ImageRecord, Instance
-from ntt.workspace import Workspace
 
 
 def best_overlaps(

@@ -14,12 +14,12 @@ from torchvision.ops import batched_nms, masks_to_boxes
 
 from benchmarks.parts import Clock, Shown
 from benchmarks.sam2_decoder import PackageHeads, package_decoder
-from ntt.backbones.dinov2 import Dinov2
-from ntt.device import autocast
+from ntt.models.backbones.dinov2 import Dinov2
+from ntt.models.device import autocast
+from ntt.models.segmenters.sam2.model import CANVAS_PX, CHANNELS, TOKEN_GRID, load_image_encoder, read_state
+from ntt.models.segmenters.sam2.prompts import point_grid
 from ntt.ops.canvas import canvas_of, encoder_input
 from ntt.ops.masks import encode_masks
-from ntt.segmenters.sam2.model import CANVAS_PX, CHANNELS, TOKEN_GRID, load_image_encoder, read_state
-from ntt.segmenters.sam2.prompts import point_grid
 from ntt.types import Detections
 
 BATCH = 256

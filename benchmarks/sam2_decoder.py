@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from ntt.batching import BatchRunner
-from ntt.segmenters.sam2.decoder import FastDecoder
-from ntt.segmenters.sam2.folding import fold
-from ntt.segmenters.sam2.hydra_guard import hydra_left_alone
-from ntt.segmenters.sam2.image_terms import ImageTerms, compute_image_terms
-from ntt.segmenters.sam2.model import CANVAS_PX, CHANNELS, TOKEN_GRID, architecture, decoder_state
-from ntt.segmenters.sam2.prompts import PromptEncoder, point_grid
-from ntt.segmenters.sam2.upscaling import upscale
+from ntt.models.batching import BatchRunner
+from ntt.models.segmenters.sam2.decoder import FastDecoder
+from ntt.models.segmenters.sam2.folding import fold
+from ntt.models.segmenters.sam2.hydra_guard import hydra_left_alone
+from ntt.models.segmenters.sam2.image_terms import ImageTerms, compute_image_terms
+from ntt.models.segmenters.sam2.model import CANVAS_PX, CHANNELS, TOKEN_GRID, architecture, decoder_state
+from ntt.models.segmenters.sam2.prompts import PromptEncoder, point_grid
+from ntt.models.segmenters.sam2.upscaling import upscale
 
 Result = tuple[torch.Tensor, torch.Tensor]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
 
-from ntt import runner
-from ntt.candidate_memory import CandidateMemory
-from ntt.config import ExperimentConfig
-from ntt.console import compose_config
-from ntt.workspace import Workspace
+from ntt.config.compose import compose_config
+from ntt.config.schema import ExperimentConfig
+from ntt.run import runner
+from ntt.run.shared import Workspace
+from ntt.store.cache import CandidateMemory
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -102,7 +102,7 @@ def fill_sam2(model: str, path: str) -> None:
     import torch
 
     from benchmarks.sam2_decoder import PackageHeads
-    from ntt.segmenters.sam2.model import build_image_encoder
+    from ntt.models.segmenters.sam2.model import build_image_encoder
     from tests.filled_weights import filled_tensors
 
     encoder = {f"image_encoder.{name}": value for name, value in build_image_encoder(model).state_dict().items()}
@@ -116,7 +116,7 @@ def fill_dinov2(model: str, path: str) -> None:
     """Write a DINOv2 checkpoint filled by the rule of the tests."""
     import torch
 
-    from ntt.backbones.dinov2_checkpoint import variant
+    from ntt.models.backbones.dinov2_checkpoint import variant
     from tests.dinov2_layout import meta_shapes
     from tests.filled_weights import filled_tensors
 
@@ -173,7 +173,7 @@ def shown_to(arguments: argparse.Namespace) -> Any:
     from PIL import Image
 
     from benchmarks.parts import Shown
-    from ntt.backbones.dinov2_checkpoint import variant
+    from ntt.models.backbones.dinov2_checkpoint import variant
 
     with Image.open(arguments.image) as image:
         pixels = np.array(image.convert("RGB"))

@@ -16,20 +16,21 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ntt.boxes_to_masks import BoxMasks, ReferenceMasks, choose_box_segmenter
-from ntt.console import compose_many
-from ntt.converters.labelme import mask_object
-from ntt.converters.plain_folder import convert_references, foreground, read_mask
+from ntt.base.digests import content_key
+from ntt.base.distributed import World
+from ntt.config.compose import compose_many
+from ntt.convert.labelme import mask_object
+from ntt.convert.plain_folder import convert_references, foreground, read_mask
 from ntt.data.images import to_rgb, upright_size
 from ntt.data.masks import segmentation_rle
-from ntt.dist import World
-from ntt.environment import apply_runtime
 from ntt.errors import ConfigError, DataError, raise_all
+from ntt.models.box_masks import BoxMasks, ReferenceMasks, choose_box_segmenter
 from ntt.ops.masks import decode_masks
+from ntt.run.environment import apply_runtime
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.memory import fill_memory
 from ntt.stages.prototypes import build_prototypes
-from ntt.store import Arrays, Store, content_key
+from ntt.store.store import Arrays, Store
 from ntt.types import Category, Detections, FloatArray, ImageRecord, Instance, IntArray, ReferenceSet
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]

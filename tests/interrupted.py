@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from ntt import runner
-from ntt.candidate_memory import CandidateMemory
-from ntt.console import compose_config
+from ntt.config.compose import compose_config
 from ntt.errors import StorageError
+from ntt.run import runner
+from ntt.run.shared import Workspace
 from ntt.stages.candidates import CandidateSource
-from ntt.workspace import Workspace
+from ntt.store.cache import CandidateMemory
 
 SMALL = ("segmenter.leaves=60", "segmenter.canvas_side=128", "segmenter.mask_side=64", "backbone.input_size=128")
 

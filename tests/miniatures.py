@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ntt.data.layout.facts import Counts, DatasetFacts, known_datasets
-from ntt.data.layout.voc import list_name
 from ntt.data.splits import split_classes
+from ntt.datasets.published.details import Counts, DatasetFacts, known_datasets
+from ntt.datasets.published.voc import list_name
 
 HEIGHT, WIDTH = 180, 240
 _CELL, _SIZE, _OFFSET = 60, 40, 10

@@ -4,11 +4,11 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ntt.config import ExperimentConfig, plain, run_directory
-from ntt.console import compose_many
+from ntt.config.compose import compose_many
+from ntt.config.schema import ExperimentConfig, plain, run_directory
 from ntt.datasets.coco_json import CocoJsonConfig
-from ntt.results import write_metrics
-from ntt.rundir import RunDirectory
+from ntt.run.artefacts import write_metrics
+from ntt.run.rundir import RunDirectory
 from ntt.types import Metrics
 
 CLASSES = ("disc", "square")

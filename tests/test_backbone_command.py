@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ntt.cli import main
+from ntt.cli.main import main
 from tests.dinov2_layout import meta_shapes
 from tests.filled_weights import filled_tensors
 from tests.test_dinov2 import HUBCONF

@@ -16,19 +16,20 @@ from scipy import ndimage
 from test_runner import read, settings
 from tiny_data import make_tiny
 
-from ntt import cli, runner
-from ntt.boxes_to_masks import BoxMasks, Conversion, ReferenceMasks, choose_box_segmenter, convert
-from ntt.config import run_directory
-from ntt.console import compose_config
+from ntt.cli import main as cli
+from ntt.config.compose import compose_config
+from ntt.config.schema import run_directory
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import segmentation_rle
 from ntt.data.polygons import mask_polygons
 from ntt.errors import ConfigError
+from ntt.models.box_masks import BoxMasks, Conversion, ReferenceMasks, choose_box_segmenter, convert
+from ntt.models.segmenters.box_fallback import ProposalBoxes, best_proposals
 from ntt.ops.masks import decode_masks
-from ntt.pipeline import Pipeline
-from ntt.results import read_memory
-from ntt.segmenters.box_fallback import ProposalBoxes, best_proposals
-from ntt.store import Store
+from ntt.run import runner
+from ntt.run.artefacts import read_memory
+from ntt.run.pipeline import Pipeline
+from ntt.store.store import Store
 from ntt.types import FloatArray, Proposals
 
 
@@ -331,10 +332,10 @@ def test_only_what_is_missing_goes_to_the_segmenter(root: Path):
 def test_memory_running_out_halves_the_number_of_images(root: Path, caplog: pytest.LogCaptureFixture):
     one_by_one = converted(root, Prompted(), box_masks=BoxMasks(Prompted(), Store(root / "one")))
     segmenter = Together(most=1)
-    with caplog.at_level(logging.WARNING, logger="ntt.batching"):
+    with caplog.at_level(logging.WARNING, logger="ntt.models.batching"):
         assert converted(root, segmenter, image_batch=3) == one_by_one
     assert segmenter.groups == [3, 1, 1, 1, 1]
-    (warning,) = [one.getMessage() for one in caplog.records if one.name == "ntt.batching"]
+    (warning,) = [one.getMessage() for one in caplog.records if one.name == "ntt.models.batching"]
     assert warning == (
         "Memory ran out with 3 images at a time; going on with 1. Set --image-batch to that to avoid the detour."
     )
@@ -361,7 +362,7 @@ def test_a_file_without_ids_keeps_its_order(root: Path):
 @pytest.fixture
 def with_stub(monkeypatch: pytest.MonkeyPatch) -> Prompted:
     stub = Prompted()
-    monkeypatch.setattr("ntt.commands.boxes_to_masks.choose_box_segmenter", lambda *_: stub)
+    monkeypatch.setattr("ntt.cli.boxes_to_masks.choose_box_segmenter", lambda *_: stub)
     return stub
 
 
@@ -392,7 +393,7 @@ def test_the_command_goes_on_after_an_interruption(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     for stub, status in ((Prompted(fails_at=3), 130), (second := Prompted(), 0)):
-        monkeypatch.setattr("ntt.commands.boxes_to_masks.choose_box_segmenter", lambda *_, stub=stub: stub)
+        monkeypatch.setattr("ntt.cli.boxes_to_masks.choose_box_segmenter", lambda *_, stub=stub: stub)
         assert cli.main(words(root)) == status
     assert len(second.calls) == 1
     assert "Going on with what is in" in capsys.readouterr().out
@@ -502,7 +503,7 @@ def test_sam2_makes_masks_of_boxes(box_only: Path, tmp_path: Path):
     pytest.importorskip("sam2")
     from sam2_package import one_thread, package_model, save_checkpoint
 
-    from ntt.segmenters.sam2 import Sam2
+    from ntt.models.segmenters.sam2 import Sam2
 
     with one_thread():
         model = package_model("sam2_hiera_tiny")

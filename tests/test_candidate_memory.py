@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ntt.candidate_memory import CandidateMemory, _bytes_of
 from ntt.matchers.graph_diffusion import GraphDiffusionMatcher
 from ntt.ops.diffusion import Transition
 from ntt.ops.masks import encode_masks
 from ntt.ops.merging import hard_survivors, soft_penalties
 from ntt.ops.overlaps import all_overlaps, overlaps_of
+from ntt.store.cache import CandidateMemory, _bytes_of
 from ntt.types import Candidates
 
 HEIGHT, WIDTH = 40, 60

@@ -11,10 +11,10 @@ import pytest
 from tiny_data import make_tiny
 
 from ntt import __version__
-from ntt.cli import main
-from ntt.files import read_json, write_json
-from ntt.reporting import metrics_table
-from ntt.standard_streams import outlive_readers
+from ntt.base.files import read_json, write_json
+from ntt.base.standard_streams import outlive_readers
+from ntt.cli.main import main
+from ntt.run.table import metrics_table
 from ntt.types import Metrics
 
 METRICS = Metrics(
@@ -132,7 +132,7 @@ def test_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_goes_away_is_no_error(unbuffered: str) -> None:
     # As `ntt weights list | head -1`, but certain to write after the reader has gone.
-    code = "import sys; from ntt.cli import main; sys.stdin.read(); sys.exit(main(['weights', 'list']))"
+    code = "import sys; from ntt.cli.main import main; sys.stdin.read(); sys.exit(main(['weights', 'list']))"
     pipe = subprocess.PIPE
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     command = [sys.executable, "-c", code]
@@ -173,7 +173,7 @@ def test_a_run_without_output_goes_on_without(monkeypatch: pytest.MonkeyPatch) -
 def test_a_run_whose_log_nobody_reads_complains_of_nothing() -> None:
     code = """
 import logging, sys
-from ntt.standard_streams import outlive_readers
+from ntt.base.standard_streams import outlive_readers
 outlive_readers()
 sys.stdin.read()
 logging.basicConfig(stream=sys.stdout, level=logging.INFO)
@@ -222,6 +222,6 @@ def test_a_broken_pipe_within_a_command_is_told(monkeypatch: pytest.MonkeyPatch)
     def fail(*arguments: object, **options: object) -> int:
         raise BrokenPipeError
 
-    monkeypatch.setattr("ntt.commands.weights._list", fail)
+    monkeypatch.setattr("ntt.cli.weights._list", fail)
     with pytest.raises(BrokenPipeError):
         main(["weights", "list"])

@@ -9,8 +9,8 @@ import pytest
 from conftest import PROJECT_DIR
 from omegaconf import OmegaConf
 
-from ntt import config
-from ntt.console import CONF_DIR, check_overrides, compose_config, compose_many
+from ntt.config import schema as config
+from ntt.config.compose import CONF_DIR, check_overrides, compose_config, compose_many
 from ntt.errors import ConfigError
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
@@ -189,13 +189,15 @@ def test_every_value_of_a_multirun_is_tried_before_it_begins(
 
 def test_axes_of_a_multirun_are_tried_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
     tried = []
-    monkeypatch.setattr("ntt.console.from_hydra", lambda cfg: tried.append((cfg.seed, cfg.shots.name, cfg.stage)))
+    monkeypatch.setattr(
+        "ntt.config.compose.from_hydra", lambda cfg: tried.append((cfg.seed, cfg.shots.name, cfg.stage))
+    )
     check_overrides(["-m", "seed=range(0,3)", "shots=1shot,5shot,10shot", "stage=all"])
     assert tried == [(seed, "1shot", "all") for seed in (0, 1, 2)] + [
         (0, shots, "all") for shots in ("5shot", "10shot")
     ]
     tried.clear()
-    monkeypatch.setattr("ntt.console._MAX_VALUES_CHECKED", 4)
+    monkeypatch.setattr("ntt.config.compose._MAX_VALUES_CHECKED", 4)
     check_overrides(["-m", "seed=range(0,1000000000)"])
     assert [seed for seed, _, _ in tried] == [0, 1, 2, 3]
 
@@ -221,7 +223,7 @@ def test_only_config_and_main_know_hydra():
 
 def test_importing_the_package_does_nothing():
     checks = ["assert not logging.getLogger('ntt').handlers", "assert 'timm' not in sys.modules"]
-    code = "\n".join(["import logging, sys, ntt.runner", *checks])
+    code = "\n".join(["import logging, sys, ntt.run.runner", *checks])
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=PROJECT_DIR, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -15,13 +15,13 @@ import pytest
 from coco_samples import annotation, document, read
 from PIL import Image
 
-from ntt.converters.base import Converted, ImageFolder, write_converted
-from ntt.converters.labelme import convert_labelme
-from ntt.converters.lvis import convert_lvis
-from ntt.converters.plain_pickle import load_plain
-from ntt.converters.reference_pickle import convert_reference_pickle, pickle_references
-from ntt.converters.voc import convert_voc
-from ntt.converters.yolo import convert_yolo, find_places, read_names
+from ntt.convert.base import Converted, ImageFolder, write_converted
+from ntt.convert.labelme import convert_labelme
+from ntt.convert.lvis import convert_lvis
+from ntt.convert.plain_pickle import load_plain
+from ntt.convert.reference_pickle import convert_reference_pickle, pickle_references
+from ntt.convert.voc import convert_voc
+from ntt.convert.yolo import convert_yolo, find_places, read_names
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import instance_mask
 from ntt.errors import DataError
@@ -651,7 +651,7 @@ GLOBALS = [
     ("builtins", "eval"),
     ("collections", "OrderedDict.fromkeys"),
     ("collections", "defaultdict"),
-    ("ntt.files", "write_text"),
+    ("ntt.base.files", "write_text"),
     ("numpy._core.multiarray", "_reconstruct"),
 ]
 

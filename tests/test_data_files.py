@@ -11,12 +11,13 @@ from coco_samples import annotation, document
 from PIL import Image
 from tiny_data import make_tiny
 
-from ntt import config, runner
-from ntt.cli import main
-from ntt.console import compose_config
-from ntt.converters.coco_files import merge, read_whole, split, subset
+from ntt.cli.main import main
+from ntt.config import schema as config
+from ntt.config.compose import compose_config
+from ntt.convert.coco_files import merge, read_whole, split, subset
 from ntt.data.coco import read_coco
 from ntt.errors import ConfigError, DataError
+from ntt.run import runner
 from ntt.types import Json
 
 

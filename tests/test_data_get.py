@@ -12,15 +12,15 @@ import pytest
 from http_server import Site, serve
 from miniatures import make_miniature
 
-from ntt.cli import main
-from ntt.commands.data_check import places_by_shots
-from ntt.data.layout import fetch
-from ntt.data.layout.archives import unpack
-from ntt.data.layout.check import check_published
-from ntt.data.layout.facts import Archive, archives, known_datasets
-from ntt.data.layout.lvis import write_minival
-from ntt.data.layout.voc import convert_devkit, list_name, write_kshot_files
-from ntt.download import download
+from ntt.base.download import download
+from ntt.cli.data_check import places_by_shots
+from ntt.cli.main import main
+from ntt.datasets.published import fetch
+from ntt.datasets.published.archives import unpack
+from ntt.datasets.published.check import check_published
+from ntt.datasets.published.details import Archive, archives, known_datasets
+from ntt.datasets.published.lvis import write_minival
+from ntt.datasets.published.voc import convert_devkit, list_name, write_kshot_files
 from ntt.errors import DataError, StorageError, WeightsError
 
 
@@ -150,7 +150,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     with serve(Site()) as site:
         made = World(site, tmp_path / "made", tmp_path / "data")
         monkeypatch.setattr(fetch, "archives", lambda _: tuple(made.archives))
-        monkeypatch.setattr("ntt.commands.data_get.archives", lambda _: tuple(made.archives))
+        monkeypatch.setattr("ntt.cli.data_get.archives", lambda _: tuple(made.archives))
         monkeypatch.setattr(fetch, "few_shot_lists_url", lambda: f"{site.url}/vocsplit/")
         monkeypatch.delenv("NTT_OFFLINE", raising=False)
         monkeypatch.delenv("NTT_DATA_MIRROR", raising=False)

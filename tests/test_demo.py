@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ntt.data import demo, demo_scenes
-from ntt.data.demo import make_demo
-from ntt.data.demo_scenes import Cutout, Photograph, Pose, load_catalogue, place, polygon_area, visible_masks
+from ntt.datasets import demo_pictures as demo
+from ntt.datasets import demo_scenes
+from ntt.datasets.demo_pictures import make_demo
+from ntt.datasets.demo_scenes import Cutout, Photograph, Pose, load_catalogue, place, polygon_area, visible_masks
 from ntt.errors import ConfigError, DataError, StorageError
 
 

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ntt.device import PRECISIONS, autocast, check_compiler, check_precision, effective_precision, resolve_device
 from ntt.errors import ConfigError
+from ntt.models.device import PRECISIONS, autocast, check_compiler, check_precision, effective_precision, resolve_device
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 1)
@@ -186,6 +186,6 @@ def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setenv("CXX", "python3")
     check_compiler(CPU)
-    monkeypatch.setattr("ntt.device.find_spec", lambda name: None)
+    monkeypatch.setattr("ntt.models.device.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs the package triton on CUDA, which is not installed"):
         check_compiler(CUDA)

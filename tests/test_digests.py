@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ntt import digests
-from ntt.digests import sha256_of
+from ntt.base import digests
+from ntt.base.digests import sha256_of
 
 
 @pytest.fixture

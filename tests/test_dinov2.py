@@ -9,17 +9,17 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ntt.backbones import dinov2 as dinov2_module
-from ntt.backbones.dinov2 import Dinov2, Dinov2Config, compare_implementations
-from ntt.backbones.dinov2_checkpoint import (
+from ntt.errors import ConfigError, WeightsError
+from ntt.models.backbones import dinov2 as dinov2_module
+from ntt.models.backbones.dinov2 import Dinov2, Dinov2Config, compare_implementations
+from ntt.models.backbones.dinov2_checkpoint import (
     VARIANTS,
     identify,
     resize_position_embedding,
     to_timm_layout,
     variant,
 )
-from ntt.backbones.vit import without_values
-from ntt.errors import ConfigError, WeightsError
+from ntt.models.backbones.vit import without_values
 from ntt.ops.crops import crop_reference, instance_feature
 from ntt.types import Placement
 from tests.dinov2_layout import meta_forward, meta_shapes
@@ -422,7 +422,7 @@ def test_official_code_is_checked_before_use(vits14: Path, tmp_path: Path, stand
 
 def test_building_says_so_once_in_the_log(vits14: Path, caplog: pytest.LogCaptureFixture) -> None:
     encoder = Dinov2(model="dinov2_vits14", weights=vits14, input_size=42)
-    with caplog.at_level(logging.INFO, logger="ntt.backbones.dinov2"):
+    with caplog.at_level(logging.INFO, logger="ntt.models.backbones.dinov2"):
         encoder.encode(_images(1, 42))
         encoder.encode(_images(1, 42))
     assert [record.message for record in caplog.records] == [f"Built dinov2_vits14 from {vits14} on cpu"]

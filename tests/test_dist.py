@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT_DIR
 
-from ntt.dist import EXIT_LOST_PEER, World, barrier, from_main, gather, share, world
+from ntt.base.distributed import EXIT_LOST_PEER, World, barrier, from_main, gather, share, world
 from ntt.errors import DistributedError
 
 ALONE = World()
@@ -74,7 +74,7 @@ def run_all(script: Path, size: int) -> list[tuple[int, str, str]]:
 
 
 COLLECT = """
-from ntt.dist import barrier, from_main, gather, share, world
+from ntt.base.distributed import barrier, from_main, gather, share, world
 with world(timeout_s=60) as me:
     mine = [(place, item * item) for place, item in share(list(range(5)), me)]
     squares = gather(mine, 5, me)
@@ -96,7 +96,7 @@ def test_processes_agree(tmp_path: Path, size: int):
 STUCK = """
 import logging, os, signal, sys, time
 logging.basicConfig(level=logging.INFO)
-from ntt import dist
+from ntt.base import distributed as dist
 dist._SILENCE_LIMIT_S = 6.0
 dist._HEARTBEAT_S = 0.5
 with dist.world(timeout_s=600) as me:
@@ -122,7 +122,7 @@ def test_a_killed_process_stops_the_one_at_work(tmp_path: Path, victim: int):
 
 WAITING = """
 import os, signal
-from ntt import dist
+from ntt.base import distributed as dist
 from ntt.errors import DistributedError
 with dist.world(timeout_s=600) as me:
     dist.barrier(me)

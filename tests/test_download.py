@@ -14,9 +14,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ntt import download as download_module
-from ntt import locking
-from ntt.download import Patience, download, mirrored_urls
+from ntt.base import download as download_module
+from ntt.base import locking
+from ntt.base.download import Patience, download, mirrored_urls
 from ntt.errors import ConfigError, StorageError, WeightsError
 from tests.http_server import Site, serve
 

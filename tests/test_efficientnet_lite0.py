@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ntt.backbones import efficientnet_lite0 as module
-from ntt.backbones.base import Backbone
-from ntt.backbones.efficientnet_lite0 import EfficientNetLite0
 from ntt.errors import ConfigError, WeightsError
+from ntt.models.backbones import efficientnet_lite0 as module
+from ntt.models.backbones.base import Backbone
+from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0
 
 
 @pytest.fixture(scope="module")

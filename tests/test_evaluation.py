@@ -15,13 +15,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tiny_data import HEIGHT, WIDTH, make_tiny, shape_mask
 
-from ntt.config import EvaluationConfig, ExperimentConfig, run_directory
-from ntt.console import compose_config
+from ntt.config.compose import compose_config
+from ntt.config.schema import EvaluationConfig, ExperimentConfig, run_directory
 from ntt.data.coco import read_coco
 from ntt.errors import ConfigError
-from ntt.reporting import metrics_table
-from ntt.results import flat_metrics, read_metrics, read_predictions, write_metrics, write_predictions
-from ntt.stage_keys import StageKeys
+from ntt.run.artefacts import flat_metrics, read_metrics, read_predictions, write_metrics, write_predictions
+from ntt.run.stage_keys import StageKeys
+from ntt.run.table import metrics_table
 from ntt.stages.evaluation import evaluate
 from ntt.types import Category, Detections, Metrics
 

@@ -13,14 +13,14 @@ import pytest
 from conftest import PROJECT_DIR
 from evaluation_samples import HEIGHT, WIDTH, Box, dataset, found, thing
 
-from ntt import config
-from ntt.console import compose_config, compose_many
-from ntt.converters.coco_files import merge
+from ntt.config import schema as config
+from ntt.config.compose import compose_config, compose_many
+from ntt.convert.coco_files import merge
 from ntt.data.coco import CocoDataset
 from ntt.errors import ConfigError, DataError
-from ntt.inputs import read_inputs, warn_of_few_detections
-from ntt.reporting import metrics_table
-from ntt.results import flat_metrics
+from ntt.run.artefacts import flat_metrics
+from ntt.run.inputs import read_inputs, warn_of_few_detections
+from ntt.run.table import metrics_table
 from ntt.stages.evaluation import evaluate
 from ntt.types import Detections, ImageId, Json, Metrics
 

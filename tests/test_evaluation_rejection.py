@@ -6,8 +6,8 @@ import pytest
 from evaluation_samples import Box, dataset, found, thing
 
 from ntt.data.coco import CocoDataset
-from ntt.reporting import metrics_table
-from ntt.results import flat_metrics
+from ntt.run.artefacts import flat_metrics
+from ntt.run.table import metrics_table
 from ntt.stages.evaluation import evaluate
 from ntt.types import Detections, Metrics
 

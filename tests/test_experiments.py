@@ -12,12 +12,13 @@ import yaml
 from conftest import PROJECT_DIR
 from miniatures import CDFSOD, COCO_LIKE, make_miniature
 
-from ntt import config, runner
-from ntt.cli import main
-from ntt.console import compose_many, group_options
-from ntt.data.layout.facts import known_datasets
-from ntt.data.layout.voc import convert_devkit, write_kshot_files
-from ntt.expected import expected_tables, load_expected, published_seconds_per_image
+from ntt.cli.main import main
+from ntt.config import schema as config
+from ntt.config.compose import compose_many, group_options
+from ntt.datasets.published.details import known_datasets
+from ntt.datasets.published.voc import convert_devkit, write_kshot_files
+from ntt.reports.published import expected_tables, load_expected, published_seconds_per_image
+from ntt.run import runner
 from ntt.sweeps.spec import read_spec
 
 EXPECTED = load_expected()

@@ -8,11 +8,11 @@ from PIL import Image
 from test_runner import settings
 from tiny_data import make_tiny
 
-from ntt import runner
-from ntt.backbones.efficientnet_lite0 import EfficientNetLite0
-from ntt.config import run_directory
-from ntt.console import compose_config
+from ntt.config.compose import compose_config
+from ntt.config.schema import run_directory
 from ntt.errors import ConfigError
+from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0
+from ntt.run import runner
 from ntt.stages.feature_pictures import class_similarity
 from ntt.types import Category, Prototypes
 

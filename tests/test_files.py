@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ntt import results
-from ntt.config import RuntimeConfig
-from ntt.dist import World
-from ntt.environment import apply_runtime, collect_facts, peak_memory_mb
+from ntt.base.distributed import World
+from ntt.base.files import atomic_path, read_json, write_json, write_text
+from ntt.base.progress import track
+from ntt.config.schema import RuntimeConfig
 from ntt.errors import ConfigError, StorageError
-from ntt.files import atomic_path, read_json, write_json, write_text
-from ntt.progress import track
-from ntt.rundir import RunDirectory, console_logging, file_logging
+from ntt.run import artefacts as results
+from ntt.run.environment import apply_runtime, collect_facts, peak_memory_mb
+from ntt.run.rundir import RunDirectory, console_logging, file_logging
 from ntt.types import Category, MemoryBank, Prototypes
 
 
@@ -121,7 +121,7 @@ def test_tensors_come_back(tmp_path: Path):
 
 
 def test_progress_is_logged_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
-    monkeypatch.setattr("ntt.progress._LOG_EVERY_S", 0.0)
+    monkeypatch.setattr("ntt.base.progress._LOG_EVERY_S", 0.0)
     with caplog.at_level(logging.INFO, logger="ntt"):
         assert list(track([1, 2, 3], "candidates", unit="image", visible=True)) == [1, 2, 3]
     assert "candidates     2 of 3 images, about" in caplog.text

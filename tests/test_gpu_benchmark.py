@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks import gpu
 from benchmarks.whole_image import PARTS, fill_sam2
-from ntt.segmenters.sam2.model import decoder_state, load_image_encoder, read_state
+from ntt.models.segmenters.sam2.model import decoder_state, load_image_encoder, read_state
 from ntt.types import Detections
 
 NOTHING = Detections(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from drawn_candidates import rectangles
 
-from ntt.console import compose_config
+from ntt.config.compose import compose_config
 from ntt.errors import ConfigError
 from ntt.matchers.background import BackgroundConfig, BackgroundMatcher
 from ntt.matchers.graph_diffusion import GraphDiffusionConfig, GraphDiffusionMatcher

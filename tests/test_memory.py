@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ntt.boxes_to_masks import ReferenceMasks
-from ntt.dist import World
+from ntt.base.distributed import World
+from ntt.models.box_masks import ReferenceMasks
 from ntt.stages.memory import fill_memory
-from ntt.store import Store
+from ntt.store.store import Store
 from ntt.types import Category, ImageRecord, Instance, MemoryBank, ReferenceSet
 
 RED, BLUE = [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]

@@ -11,14 +11,15 @@ from own_images import make_folder
 from PIL import Image
 from tiny_data import HEIGHT, WIDTH, polygon, shape_mask
 
-from ntt import config, runner
-from ntt.cli import main
-from ntt.console import compose_config
-from ntt.converters.plain_folder import convert_references, convert_targets, foreground
+from ntt.cli.main import main
+from ntt.config import schema as config
+from ntt.config.compose import compose_config
+from ntt.convert.plain_folder import convert_references, convert_targets, foreground
 from ntt.data.coco import read_coco
 from ntt.data.masks import segmentation_rle
 from ntt.errors import DataError
 from ntt.ops.masks import decode_masks
+from ntt.run import runner
 from ntt.types import Category, Json
 
 

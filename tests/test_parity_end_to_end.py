@@ -33,20 +33,20 @@ from filled_weights import fill_state_dict, filled_tensors
 from pycocotools import mask as coco_mask
 from sam2_package import Features, one_thread, package_decode, package_model, save_checkpoint
 
-from ntt.backbones.dinov2 import Dinov2
-from ntt.boxes_to_masks import ReferenceMasks
+from ntt.base.distributed import World
 from ntt.data.coco import CocoDataset, read_coco
-from ntt.dist import World
 from ntt.matchers.prototype import PrototypeMatcher
+from ntt.models.backbones.dinov2 import Dinov2
+from ntt.models.box_masks import ReferenceMasks
+from ntt.models.segmenters.base import Segmenter
+from ntt.models.segmenters.sam2 import Sam2
+from ntt.models.segmenters.sam2.prompts import point_grid
 from ntt.ops.pooling import l2_normalise, pool_masks
-from ntt.segmenters.base import Segmenter
-from ntt.segmenters.sam2 import Sam2
-from ntt.segmenters.sam2.prompts import point_grid
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.matching import match_images
 from ntt.stages.memory import fill_memory
 from ntt.stages.prototypes import build_prototypes
-from ntt.store import Store
+from ntt.store.store import Store
 from ntt.types import Detections, ImageRecord, Proposals, Prototypes, ReferenceSet
 
 pytestmark = pytest.mark.parity

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from tiny_data import make_tiny
 
-from ntt import config
-from ntt.console import compose_config
+from ntt.config import schema as config
+from ntt.config.compose import compose_config
 from ntt.data.coco import read_coco
 from ntt.data.images import check_images
 from ntt.datasets.pooled import PooledConfig
 from ntt.errors import ConfigError, DataError, StorageError
 from ntt.evaluation.truth import index_truth
-from ntt.inputs import Inputs, read_inputs
+from ntt.run.inputs import Inputs, read_inputs
 from ntt.stages.references import sample_references
 
 

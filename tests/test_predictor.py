@@ -16,13 +16,15 @@ from skimage import data
 from tiny_data import HEIGHT, WIDTH, make_tiny, shape_mask
 
 import ntt
-from ntt import config, results, runner
-from ntt.console import compose_config
+from ntt.config import schema as config
+from ntt.config.compose import compose_config
 from ntt.data.coco import read_coco
 from ntt.data.images import read_image
 from ntt.data.masks import instance_mask
 from ntt.errors import ConfigError, DataError
 from ntt.predictor import _as_file
+from ntt.run import artefacts as results
+from ntt.run import runner
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,19 @@ from miniatures import CDFSOD, COCO_LIKE, make_miniature
 from PIL import Image
 from tiny_data import make_tiny
 
-from ntt import config, runner
-from ntt.cli import main
-from ntt.commands.data_check import places_by_shots
-from ntt.console import compose_config, compose_many
-from ntt.data.layout.check import CheckReport, check_published
-from ntt.data.layout.facts import DatasetFacts, known_datasets
-from ntt.data.layout.leakage import identical_images, leakage_sentence
-from ntt.data.layout.voc import convert_devkit, write_kshot_files
+from ntt.cli.data_check import places_by_shots
+from ntt.cli.main import main
+from ntt.config import schema as config
+from ntt.config.compose import compose_config, compose_many
 from ntt.datasets.base import DatasetFiles
-from ntt.datasets.published import PublishedConfig
+from ntt.datasets.published.check import CheckReport, check_published
+from ntt.datasets.published.dataset import PublishedConfig
+from ntt.datasets.published.details import DatasetFacts, known_datasets
+from ntt.datasets.published.leakage import identical_images, leakage_sentence
+from ntt.datasets.published.voc import convert_devkit, write_kshot_files
 from ntt.errors import ConfigError, DataError
-from ntt.inputs import read_inputs
+from ntt.run import runner
+from ntt.run.inputs import read_inputs
 
 OPTIONS = (*COCO_LIKE, *CDFSOD)
 CHEAP = (
@@ -254,7 +255,7 @@ def test_check_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     assert "test.json has 2 images, the published file has 909." in out
     assert "fish 9 (3029)" in out
     assert "published at https://github.com/lovelyqian/CDFSOD-benchmark" in out
-    monkeypatch.setattr("ntt.commands.data_check.known_datasets", lambda: {"cdfsod_fish": facts})
+    monkeypatch.setattr("ntt.cli.data_check.known_datasets", lambda: {"cdfsod_fish": facts})
     assert main(["data", "check", "cdfsod_fish"]) == 0
     assert capsys.readouterr().out.endswith("All is there, nothing is different.\n")
     moved = (tmp_path / "FISH").rename(tmp_path / "with = and, comma")

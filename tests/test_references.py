@@ -10,8 +10,9 @@ import pytest
 from coco_samples import annotation, document, many, read
 
 from ntt.data.coco import CocoDataset, read_coco
+from ntt.data.references import references_from_json, references_to_json
 from ntt.errors import ConfigError, DataError
-from ntt.stages.references import references_from_json, references_to_json, sample_references
+from ntt.stages.references import sample_references
 from ntt.types import Category, ReferenceSet
 
 A, B = Category(1, "a"), Category(2, "b")

@@ -10,15 +10,15 @@ from PIL import Image
 
 from ntt.data.masks import instance_mask
 from ntt.errors import ConfigError
-from ntt.segmenters.base import Segmenter
-from ntt.segmenters.regions import Regions, RegionsConfig
-from ntt.segmenters.regions import leaves as leaves_module
-from ntt.segmenters.regions.leaves import Leaves, find_leaves
-from ntt.segmenters.regions.nodes import DESCRIPTORS, measure_nodes
-from ntt.segmenters.regions.objectness import COEFFICIENTS, INTERCEPT, objectness
-from ntt.segmenters.regions.segmenter import all_nodes
-from ntt.segmenters.regions.selection import MAX_IOU, SIZE_ENDS, SIZE_PARTS, choose, distinct, overlaps
-from ntt.segmenters.regions.trees import LINKAGES, Linkage, build_tree
+from ntt.models.segmenters.base import Segmenter
+from ntt.models.segmenters.regions import Regions, RegionsConfig
+from ntt.models.segmenters.regions import leaves as leaves_module
+from ntt.models.segmenters.regions.leaves import Leaves, find_leaves
+from ntt.models.segmenters.regions.nodes import DESCRIPTORS, measure_nodes
+from ntt.models.segmenters.regions.objectness import COEFFICIENTS, INTERCEPT, objectness
+from ntt.models.segmenters.regions.segmenter import all_nodes
+from ntt.models.segmenters.regions.selection import MAX_IOU, SIZE_ENDS, SIZE_PARTS, choose, distinct, overlaps
+from ntt.models.segmenters.regions.trees import LINKAGES, Linkage, build_tree
 from ntt.types import Placement
 
 
@@ -286,8 +286,8 @@ def test_proposals_on_a_real_image(shared_dir: Path) -> None:
     """Fruits on a table: nearly all are found, and the objectness puts good masks before bad ones."""
     from scipy.stats import spearmanr
 
-    from ntt.backbones.efficientnet_lite0 import EfficientNetLite0
     from ntt.data.coco import read_coco
+    from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0
     from ntt.ops.canvas import canvas_of, encoder_input
 
     root = shared_dir / "data" / "fruits_nuts_dev"

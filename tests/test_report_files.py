@@ -12,16 +12,16 @@ from pycocotools import mask as mask_api
 from report_samples import box_metrics, make_runs
 from tiny_data import make_tiny
 
-from ntt.cli import main
+from ntt.cli.main import main
 from ntt.reports import figures
 from ntt.reports.gallery import Gallery, GalleryLimits, make_gallery
 from ntt.reports.html import Page, render_page
 from ntt.reports.plots import make_plots, plot_classes, save_plots
-from ntt.reports.sources import read_runs
 from ntt.reports.summary import Summary, summarise
 from ntt.reports.tables import Table
-from ntt.results import write_predictions
-from ntt.rundir import RunDirectory
+from ntt.run.artefacts import write_predictions
+from ntt.run.rundir import RunDirectory
+from ntt.sweeps.records import read_runs
 from ntt.types import Category, Detections, Metrics
 
 EVIL = '</script><img src=x onerror="window.hacked=1">"\'&'

@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 from report_samples import box_metrics, make_runs
 
-from ntt.cli import main
-from ntt.config import plain, run_directory
-from ntt.console import compose_many
-from ntt.expected import ExpectedResult
+from ntt.cli.main import main
+from ntt.config.compose import compose_many
+from ntt.config.schema import plain, run_directory
 from ntt.reports import expected
 from ntt.reports.content import missing_table
 from ntt.reports.expected import expected_table
+from ntt.reports.published import ExpectedResult
 from ntt.reports.records import RunRecord
-from ntt.reports.sources import read_runs
 from ntt.reports.summary import Statistic, summarise
-from ntt.results import write_metrics
-from ntt.rundir import RunDirectory
+from ntt.run.artefacts import write_metrics
+from ntt.run.rundir import RunDirectory
 from ntt.sweeps import work
 from ntt.sweeps.plan import Plan, PlannedPoint, read_plan, write_plan
 from ntt.sweeps.points import point_id
+from ntt.sweeps.records import read_runs
 from ntt.sweeps.spec import Resources
 from ntt.sweeps.state import SweepFolder, TaskState
 

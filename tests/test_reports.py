@@ -13,9 +13,9 @@ from ntt.errors import ConfigError, DataError
 from ntt.reports.content import classes_table, comparison_table, missing_table, results_table, runs_table
 from ntt.reports.records import ALL_SHOTS, read_run
 from ntt.reports.significance import compare, paired_test
-from ntt.reports.sources import read_runs
 from ntt.reports.summary import Statistic, name_series, summarise
 from ntt.reports.tables import Table, escape_latex, render
+from ntt.sweeps.records import read_runs
 
 
 def test_a_finished_run_is_read_whole(tmp_path: Path):

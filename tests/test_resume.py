@@ -12,11 +12,13 @@ from conftest import PROJECT_DIR
 from test_runner import settings
 from tiny_data import make_split
 
-from ntt import config, runner, temporaries
-from ntt.console import compose_config
+from ntt.base import temporaries
+from ntt.base.files import atomic_path, write_text
+from ntt.base.temporaries import STALE_AFTER_S, make_temporary, remove_stale_temporaries
+from ntt.config import schema as config
+from ntt.config.compose import compose_config
 from ntt.errors import StorageError
-from ntt.files import atomic_path, write_text
-from ntt.temporaries import STALE_AFTER_S, make_temporary, remove_stale_temporaries
+from ntt.run import runner
 from ntt.types import Json
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked and killed")
@@ -128,7 +130,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path, capfd: pytest.CaptureFixt
 
 
 def test_temporary_files_of_a_dead_process_go(tmp_path: Path):
-    code = "import sys, pathlib, ntt.temporaries as t; print(t.make_temporary(pathlib.Path(sys.argv[1])))"
+    code = "import sys, pathlib, ntt.base.temporaries as t; print(t.make_temporary(pathlib.Path(sys.argv[1])))"
     words = [sys.executable, "-c", code, str(tmp_path / "sub" / "entry.bin")]
     (tmp_path / "sub").mkdir()
     done = subprocess.run(words, cwd=PROJECT_DIR, capture_output=True, text=True, check=True)

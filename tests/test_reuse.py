@@ -14,15 +14,19 @@ from PIL import Image
 from test_runner import read, settings
 from tiny_data import make_tiny
 
-from ntt import config, digests, runner, workspace
-from ntt.candidate_memory import CandidateMemory
-from ntt.console import compose_config
-from ntt.dist import World
-from ntt.rundir import KEY_DIGITS, file_logging, used_store_keys
+from ntt.base import digests
+from ntt.base.distributed import World
+from ntt.config import schema as config
+from ntt.config.compose import compose_config
+from ntt.run import runner
+from ntt.run import shared as workspace
+from ntt.run.rundir import file_logging
+from ntt.run.shared import Workspace
 from ntt.stages.candidates import CandidateSource
-from ntt.store import Store
+from ntt.store.cache import CandidateMemory
+from ntt.store.store import Store
+from ntt.store.usage import KEY_DIGITS, used_store_keys
 from ntt.types import ImageRecord
-from ntt.workspace import Workspace
 
 Go = Callable[..., Path]
 

@@ -14,9 +14,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 from tiny_data import make_tiny
 
-from ntt import config, runner
-from ntt.console import check_overrides, compose_config, plain_errors
+from ntt.config import schema as config
+from ntt.config.compose import check_overrides, compose_config, plain_errors
 from ntt.errors import ConfigError, DataError, StorageError, WeightsError
+from ntt.run import runner
 from ntt.types import Json
 
 Run = Callable[..., Path]

@@ -9,14 +9,14 @@ import torch
 from filled_weights import fill_state_dict
 from sam2_package import CONFIGS, Features, one_thread, package_decode, package_model, random_features
 
-from ntt.device import autocast
-from ntt.segmenters.sam2.decoder import DecodedPrompts, FastDecoder
-from ntt.segmenters.sam2.folding import fold
-from ntt.segmenters.sam2.image_terms import ImageTerms, compute_image_terms, space_to_depth
-from ntt.segmenters.sam2.model import decoder_state
-from ntt.segmenters.sam2.products import mean_square
-from ntt.segmenters.sam2.prompts import PromptEncoder
-from ntt.segmenters.sam2.upscaling import upscale
+from ntt.models.device import autocast
+from ntt.models.segmenters.sam2.decoder import DecodedPrompts, FastDecoder
+from ntt.models.segmenters.sam2.folding import fold
+from ntt.models.segmenters.sam2.image_terms import ImageTerms, compute_image_terms, space_to_depth
+from ntt.models.segmenters.sam2.model import decoder_state
+from ntt.models.segmenters.sam2.products import mean_square
+from ntt.models.segmenters.sam2.prompts import PromptEncoder
+from ntt.models.segmenters.sam2.upscaling import upscale
 
 LARGER = [name for name in CONFIGS if name.endswith(("base_plus", "large"))]
 SMALLER = [name for name in CONFIGS if name not in LARGER]

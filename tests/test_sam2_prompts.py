@@ -6,9 +6,9 @@ import threading
 import pytest
 import torch
 
-from ntt.batching import BatchRunner, is_out_of_memory
 from ntt.errors import ConfigError
-from ntt.segmenters.sam2.prompts import point_grid
+from ntt.models.batching import BatchRunner, is_out_of_memory
+from ntt.models.segmenters.sam2.prompts import point_grid
 
 
 def test_grid_runs_down_the_columns() -> None:

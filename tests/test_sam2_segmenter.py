@@ -17,9 +17,9 @@ from PIL import Image
 from sam2_package import CONFIGS, Features, one_thread, package_decode, package_model, save_checkpoint
 
 from ntt.errors import ConfigError, WeightsError
-from ntt.segmenters.sam2 import Sam2, Sam2Config
-from ntt.segmenters.sam2.image_terms import ImageTerms
-from ntt.segmenters.sam2.model import ARCHITECTURES, build_image_encoder
+from ntt.models.segmenters.sam2 import Sam2, Sam2Config
+from ntt.models.segmenters.sam2.image_terms import ImageTerms
+from ntt.models.segmenters.sam2.model import ARCHITECTURES, build_image_encoder
 from ntt.types import Placement
 
 TINY = "sam2_hiera_tiny"
@@ -398,7 +398,7 @@ def test_hydra_is_left_alone(setup: str, tmp_path: Path) -> None:
         "import sys, hydra\n"
         "from hydra import compose, initialize_config_dir\n"
         "from hydra.core.global_hydra import GlobalHydra\n"
-        "from ntt.segmenters.sam2.model import build_image_encoder\n"
+        "from ntt.models.segmenters.sam2.model import build_image_encoder\n"
         "assert 'sam2' not in sys.modules\n"
         f"folder = {str(tmp_path)!r}\n"
         f"def build():\n    build_image_encoder({TINY!r})\n"

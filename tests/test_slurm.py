@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT_DIR
 
-from ntt.cli import main
+from ntt.base.slurm_ranks import adopt_slurm_ranks
+from ntt.cli.main import main
 from ntt.errors import ConfigError, DistributedError, NttError, StorageError
-from ntt.slurm_ranks import adopt_slurm_ranks
 from ntt.sweeps import slurm, slurm_work
 from ntt.sweeps.clusters import CLUSTERS_DIR, JobRequest, load_profile, profile_names
 from ntt.sweeps.plan import Plan, PlannedPoint, WorkUnit, write_plan

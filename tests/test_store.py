@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ntt.base.digests import content_key
 from ntt.errors import StorageError
-from ntt.store import Store, content_key
+from ntt.store.store import Store
 from ntt.types import Candidates, ReferenceFeature
 
 KEY = content_key({"image": "abc"})

@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntt import temporaries
-from ntt.cli import main
-from ntt.commands.store import parse_size, size_text
+from ntt.base import temporaries
+from ntt.base.digests import content_key
+from ntt.base.temporaries import make_temporary
+from ntt.cli.main import main
+from ntt.cli.store import parse_size, size_text
 from ntt.errors import ConfigError
-from ntt.rundir import KEY_DIGITS, RunDirectory
-from ntt.store import USE_RESOLUTION_S, Store, content_key
-from ntt.store_upkeep import Selection, choose, stored_files
+from ntt.run.rundir import RunDirectory
+from ntt.store.maintenance import Selection, choose, stored_files
+from ntt.store.store import USE_RESOLUTION_S, Store
+from ntt.store.usage import KEY_DIGITS
 from ntt.sweeps.state import SweepFolder
-from ntt.temporaries import make_temporary
 
 DAY_S = 24 * 3600.0
 
@@ -211,7 +213,7 @@ def test_a_store_of_somebody_else_can_be_read(store: Store, monkeypatch: pytest.
     def refused(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("ntt.store.os.utime", refused)
+    monkeypatch.setattr("ntt.store.store.os.utime", refused)
     assert store.read("candidates", key(0)) is not None
 
 

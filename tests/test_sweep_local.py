@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from tiny_data import make_tiny
 
-from ntt import runner
-from ntt.cli import build_parser, main
-from ntt.config import run_directory
-from ntt.console import compose_config
+from ntt.cli.main import build_parser, main
+from ntt.config.compose import compose_config
+from ntt.config.schema import run_directory
 from ntt.errors import ConfigError, DataError
-from ntt.rundir import KEY_DIGITS
-from ntt.store_upkeep import keys_of_runs
+from ntt.run import runner
+from ntt.store.maintenance import keys_of_runs
+from ntt.store.usage import KEY_DIGITS
 from ntt.sweeps import work
 from ntt.sweeps.desk import keep_plan, look_again, open_sweep, plan_file
 from ntt.sweeps.local import run_local, shared_tasks

@@ -9,8 +9,8 @@ import pytest
 from conftest import PROJECT_DIR
 from tiny_data import make_tiny
 
-from ntt.config import run_directory
-from ntt.console import compose_config
+from ntt.config.compose import compose_config
+from ntt.config.schema import run_directory
 from ntt.sweeps.desk import plan_file
 
 pytestmark = pytest.mark.slow

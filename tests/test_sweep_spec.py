@@ -8,8 +8,8 @@ from conftest import PROJECT_DIR
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 
-from ntt.config import plain
-from ntt.console import compose_config, compose_many
+from ntt.config.compose import compose_config, compose_many
+from ntt.config.schema import plain
 from ntt.errors import ConfigError
 from ntt.sweeps.points import expand, point_id
 from ntt.sweeps.spec import SweepSpec, Value, override_text, read_spec

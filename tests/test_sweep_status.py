@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ntt.console import compose_config
+from ntt.config.compose import compose_config
 from ntt.sweeps.costs import Cost, item_cost, point_cost
 from ntt.sweeps.plan import Plan, PlannedPoint, WorkUnit
 from ntt.sweeps.spec import Resources, StageResources

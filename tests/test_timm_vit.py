@@ -5,9 +5,9 @@ import pytest
 import timm
 import torch
 
-from ntt.backbones.timm_vit import TimmVit, TimmVitConfig
-from ntt.backbones.vit import without_values
 from ntt.errors import ConfigError, WeightsError
+from ntt.models.backbones.timm_vit import TimmVit, TimmVitConfig
+from ntt.models.backbones.vit import without_values
 from ntt.types import Placement
 from tests.filled_weights import fill_state_dict
 

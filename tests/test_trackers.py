@@ -21,10 +21,10 @@ from conftest import PROJECT_DIR
 from PIL import Image
 from tiny_data import make_tiny
 
-from ntt import runner
-from ntt.config import run_directory
-from ntt.console import compose_config, compose_many
+from ntt.config.compose import compose_config, compose_many
+from ntt.config.schema import run_directory
 from ntt.errors import ConfigError
+from ntt.run import runner
 from ntt.trackers import wandb as ours
 from ntt.trackers.base import Guard, RunIdentity, choose_pictures, class_rows
 from ntt.trackers.none import NullTracker

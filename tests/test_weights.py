@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ntt import weights
-from ntt.commands.weights import add_weights_commands, run_weights
+from ntt.cli.weights import add_weights_commands, run_weights
 from ntt.errors import ConfigError, WeightsError
-from ntt.weights import (
+from ntt.models import weights
+from ntt.models.weights import (
     Checkpoint,
     checkpoint,
     checkpoints,
@@ -52,7 +52,7 @@ def registry(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         "other": Checkpoint("other", f"{site.url}/official/other.pt", "0" * 64, "other.pt"),
     }
     monkeypatch.setattr(weights, "checkpoints", lambda: entries)
-    monkeypatch.setattr("ntt.commands.weights.checkpoints", lambda: entries)
+    monkeypatch.setattr("ntt.cli.weights.checkpoints", lambda: entries)
 
 
 def test_registry_is_complete_and_well_formed() -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from ntt.digests import sha256_of
+from ntt.base.digests import sha256_of
 from ntt.errors import DataError, raise_all
 from ntt.types import ImageRecord
 

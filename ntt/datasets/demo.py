@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ntt.data.demo import make_demo
 from ntt.datasets.base import DatasetConfig, DatasetFiles
+from ntt.datasets.demo_pictures import make_demo
 
 
 @dataclass

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ntt.converters.base import Converted
-from ntt.converters.plain_folder import coco_categories, convert_references, convert_targets
+from ntt.base.files import write_text
+from ntt.convert.base import Converted
+from ntt.convert.plain_folder import coco_categories, convert_references, convert_targets
 from ntt.datasets.base import DatasetConfig, DatasetFiles, folder_label
 from ntt.errors import DataError
-from ntt.files import write_text
 from ntt.types import Category
 
 _LOG = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ TARGETS_FILE = "targets.json"
 
 @dataclass
 class FolderConfig(DatasetConfig):
-    """Schema of `dataset=folder`; `ntt/converters/plain_folder.py` says how the folder must look."""
+    """Schema of `dataset=folder`; `ntt/convert/plain_folder.py` says how the folder must look."""
 
     SCHEMA: ClassVar[str] = "folder"
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from ntt.data.pooling import Member, pool
 from ntt.datasets.base import DatasetConfig, DatasetFiles
 from ntt.datasets.coco_json import CocoJsonConfig
+from ntt.datasets.pooling import Member, pool
 
 _LONGEST_LABEL = 80
 

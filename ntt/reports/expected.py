@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ntt.config import ExperimentConfig, deciding_settings, plain
-from ntt.console import compose_many
+from ntt.config.compose import compose_many
+from ntt.config.schema import ExperimentConfig, deciding_settings, plain
 from ntt.errors import ConfigError
-from ntt.expected import ExpectedResult, load_expected
 from ntt.reports.content import metric_label
+from ntt.reports.published import ExpectedResult, load_expected
 from ntt.reports.records import RunRecord, flatten
 from ntt.reports.summary import Statistic, differing_settings
 from ntt.reports.tables import Cell, Table
@@ -31,7 +31,7 @@ def expected_table(records: Sequence[RunRecord]) -> Table:
     rows = [_row(result, configs.get(result.experiment), finished, keys) for result in expected.values()]
     notes = (
         "Percent; ours is mean ± sample standard deviation over seeds (number of runs). Within tolerance means that "
-        "the difference is no larger than the tolerance; where each tolerance comes from: ntt/data/expected.json.",
+        "the difference is no larger than the tolerance; where each tolerance comes from: ntt/reports/expected.json.",
         _summary([result.value is not None for result in expected.values()], [str(row[-1]) for row in rows]),
     )
     columns = ("table", "experiment", "metric", "images", "ours", "theirs", "tolerance", "difference", "verdict")

@@ -14,18 +14,18 @@ import numpy.typing as npt
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from ntt.console import restore_data
+from ntt.config.compose import restore_data
 from ntt.data.coco import CocoDataset
 from ntt.data.images import read_image
 from ntt.data.masks import instance_rle
 from ntt.drawing.colours import class_colours
 from ntt.errors import DataError, NttError
-from ntt.inputs import read_inputs
 from ntt.reports.figures import shots_text
 from ntt.reports.records import RunRecord
 from ntt.reports.summary import Summary, name_series
-from ntt.results import read_predictions
-from ntt.rundir import RunDirectory
+from ntt.run.artefacts import read_predictions
+from ntt.run.inputs import read_inputs
+from ntt.run.rundir import RunDirectory
 from ntt.types import Category, Detections, ImageId, ImageRecord, Json
 
 MAX_SIDE_PX = 640

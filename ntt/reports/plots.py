@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ntt.files import write_bytes
+from ntt.base.files import write_bytes
 from ntt.reports import figures
 from ntt.reports.content import metric_label
 from ntt.reports.figures import FigureFormat

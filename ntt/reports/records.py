@@ -14,11 +14,11 @@ from typing import Any, Literal, TypeAlias
 
 import yaml
 
-from ntt.config import deciding_settings, digest
+from ntt.base.files import read_json
+from ntt.config.schema import deciding_settings, digest
 from ntt.errors import DataError, StorageError
-from ntt.files import read_json
-from ntt.results import flat_metrics
-from ntt.rundir import RunDirectory
+from ntt.run.artefacts import flat_metrics
+from ntt.run.rundir import RunDirectory
 from ntt.types import Metrics
 
 State: TypeAlias = Literal["finished", "unfinished", "failed", "damaged", "missing"]

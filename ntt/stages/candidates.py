@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 import torch
 
-from ntt.backbones.base import Backbone
+from ntt.base.digests import content_key
+from ntt.base.distributed import World, gather, share
+from ntt.base.progress import track
 from ntt.data.images import image_digest, read_image
-from ntt.dist import World, gather, share
 from ntt.errors import DataError
+from ntt.models.backbones.base import Backbone
+from ntt.models.segmenters.base import Segmenter
 from ntt.ops.candidates import FeatureDtype, describe
 from ntt.ops.canvas import canvas_of, encoder_input
-from ntt.progress import track
-from ntt.segmenters.base import Segmenter
-from ntt.store import Store, content_key
+from ntt.store.store import Store
 from ntt.types import Candidates, ImageRecord
 
 _LOG = logging.getLogger(__name__)

@@ -8,12 +8,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from ntt.base.distributed import World, gather, share
+from ntt.base.progress import track
 from ntt.data.images import read_image
-from ntt.dist import World, gather, share
 from ntt.drawing import draw_contact_sheet, draw_feature_pca, draw_similarity_map
 from ntt.ops.pooling import l2_normalise
 from ntt.ops.similarity import best_per_class, cosine_similarity
-from ntt.progress import track
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.memory import ReferenceEncoder
 from ntt.stages.visualisation import picture_stem, safe_name, save_picture

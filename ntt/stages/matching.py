@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from ntt.dist import World, gather, share
+from ntt.base.distributed import World, gather, share
+from ntt.base.progress import track
 from ntt.matchers.base import Matcher
-from ntt.progress import track
 from ntt.stages.candidates import CandidateSource
 from ntt.types import Detections, ImageRecord, Prototypes
 

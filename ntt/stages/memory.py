@@ -8,14 +8,15 @@ from itertools import islice
 import numpy as np
 import torch
 
-from ntt.backbones.base import Backbone
-from ntt.boxes_to_masks import ReferenceMasks
+from ntt.base.digests import content_key
+from ntt.base.distributed import World, gather, share
+from ntt.base.progress import track
 from ntt.data.images import image_digest, read_image
-from ntt.dist import World, gather, share
 from ntt.errors import DataError
+from ntt.models.backbones.base import Backbone
+from ntt.models.box_masks import ReferenceMasks
 from ntt.ops.crops import background_feature, crop_reference, instance_feature
-from ntt.progress import track
-from ntt.store import Store, content_key
+from ntt.store.store import Store
 from ntt.types import FloatArray, ImageRecord, Instance, MemoryBank, ReferenceFeature, ReferenceSet
 
 _LOG = logging.getLogger(__name__)

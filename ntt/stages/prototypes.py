@@ -1,7 +1,7 @@
 """Stage `prototypes`: what candidates are compared with."""
 
+from ntt.base.digests import content_key
 from ntt.matchers.base import Matcher
-from ntt.store import content_key
 from ntt.types import MemoryBank, Prototypes
 
 

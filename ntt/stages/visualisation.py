@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ntt.boxes_to_masks import ReferenceMasks
+from ntt.base.distributed import World, gather, share
+from ntt.base.files import atomic_path
+from ntt.base.progress import track
 from ntt.data.coco import CocoDataset
 from ntt.data.images import read_image
 from ntt.data.masks import instance_rle
-from ntt.dist import World, gather, share
 from ntt.drawing import (
     DrawnInstances,
     cut_reference_tile,
@@ -22,8 +23,7 @@ from ntt.drawing import (
     draw_reference_sheet,
     image_quality,
 )
-from ntt.files import atomic_path
-from ntt.progress import track
+from ntt.models.box_masks import ReferenceMasks
 from ntt.types import Category, Detections, ImageId, ImageRecord, ReferenceSet
 
 _LOG = logging.getLogger(__name__)

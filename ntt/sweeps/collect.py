@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ntt.base.files import write_text
 from ntt.errors import ConfigError
-from ntt.files import write_text
 from ntt.reports.content import known_metrics, missing_table, results_table, runs_table
-from ntt.reports.sources import read_sweep
 from ntt.reports.summary import summarise
 from ntt.reports.tables import SUFFIXES, Table, render
+from ntt.sweeps.records import read_sweep
 from ntt.sweeps.state import SweepFolder
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ntt.config import STAGES, ExperimentConfig
+from ntt.base.files import read_json
+from ntt.config.schema import STAGES, ExperimentConfig
 from ntt.errors import StorageError
-from ntt.files import read_json
-from ntt.rundir import RunDirectory
+from ntt.run.rundir import RunDirectory
 from ntt.sweeps.state import SweepFolder
 
 _COMPUTED_SHARE = 0.1

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ntt.config import RuntimeConfig
+from ntt.config.schema import RuntimeConfig
 from ntt.errors import ConfigError
 from ntt.sweeps import slurm
 from ntt.sweeps.plan import Plan, make_plan, read_plan, replan, sweep_folder, write_plan

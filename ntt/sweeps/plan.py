@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ntt.console import compose_many
+from ntt.base.files import read_json, write_json
+from ntt.config.compose import compose_many
 from ntt.errors import ConfigError, StorageError, raise_all
-from ntt.files import read_json, write_json
 from ntt.sweeps.costs import item_cost, point_cost
 from ntt.sweeps.points import Point, point_id, settings_label
 from ntt.sweeps.spec import Resources, Settings, StageResources, SweepSpec

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntt.config import ExperimentConfig, digest, result_settings, run_directory
-from ntt.console import compose_many, read_override
+from ntt.config.compose import compose_many, read_override
+from ntt.config.schema import ExperimentConfig, digest, result_settings, run_directory
 from ntt.errors import ConfigError, raise_all
 from ntt.sweeps.spec import Settings, SweepSpec, Value, matches, override_text
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ntt.base.locking import exclusive
 from ntt.errors import ConfigError
-from ntt.locking import exclusive
 from ntt.sweeps.clusters import SHORTEST_COUNTED_MIN, ClusterProfile, JobRequest, load_profile, profile_names
 from ntt.sweeps.plan import Plan
 from ntt.sweeps.slurm_jobs import ArrayRecord, QueueEntry, live_jobs, owners, read_jobs, slurm_command, write_jobs

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ntt.base.files import read_json, write_json
 from ntt.errors import ConfigError, StorageError
-from ntt.files import read_json, write_json
 from ntt.sweeps.state import SweepFolder
 
 _FORMAT = 1

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ntt.base.project import PROJECT_DIR
 from ntt.errors import ConfigError
-from ntt.sweeps.snapshot import PROJECT_DIR, Snapshot, check_snapshot
+from ntt.sweeps.snapshot import Snapshot, check_snapshot
 from ntt.sweeps.state import shard_task
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ntt.base.slurm_ranks import adopt_slurm_ranks
 from ntt.errors import NttError
-from ntt.slurm_ranks import adopt_slurm_ranks
 from ntt.sweeps import work
 from ntt.sweeps.plan import read_plan
 from ntt.sweeps.slurm_task import JobWork

@@ -11,9 +11,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ntt.base.project import PROJECT_DIR
 from ntt.errors import ConfigError, StorageError
 
-PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
 _PARTS = ("ntt", "conf", "experiments", "main.py")
 
 

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ntt.base.files import read_json, write_json
 from ntt.errors import StorageError
-from ntt.files import read_json, write_json
 
 _LOG = logging.getLogger(__name__)
 STATUSES = ("waiting", "running", "done", "failed", "cancelled", "lost")

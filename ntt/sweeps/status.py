@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from ntt.rundir import RunDirectory
+from ntt.run.rundir import RunDirectory
 from ntt.sweeps.plan import Plan, PlannedPoint, WorkUnit
 from ntt.sweeps.state import SweepFolder, TaskState
 

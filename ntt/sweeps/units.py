@@ -9,19 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ntt.config import ExperimentConfig, plain, run_directory
-from ntt.device import check_precision, resolve_device
-from ntt.dist import World
-from ntt.environment import apply_runtime
+from ntt.base.digests import content_key
+from ntt.base.distributed import World
+from ntt.base.warn_once import each_warning_once
+from ntt.config.schema import ExperimentConfig, plain, run_directory
 from ntt.errors import ConfigError, NttError
-from ntt.pipeline import Pipeline
-from ntt.rundir import RunDirectory
-from ntt.store import content_key
+from ntt.models.device import check_precision, resolve_device
+from ntt.run.environment import apply_runtime
+from ntt.run.pipeline import Pipeline
+from ntt.run.rundir import RunDirectory
+from ntt.run.shared import Workspace
 from ntt.sweeps.costs import models_label
 from ntt.sweeps.points import Point
 from ntt.types import ImageRecord, Instance, Placement
-from ntt.warn_once import each_warning_once
-from ntt.workspace import Workspace
 
 _LOG = logging.getLogger(__name__)
 _ID_LENGTH = 12

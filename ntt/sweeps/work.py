@@ -11,18 +11,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ntt import runner
-from ntt.config import ExperimentConfig
+from ntt.base.distributed import World
+from ntt.base.progress import track
+from ntt.config.schema import ExperimentConfig
 from ntt.data.images import check_images
-from ntt.dist import World
-from ntt.pipeline import Pipeline
-from ntt.progress import track
-from ntt.rundir import RunDirectory, console_logging
+from ntt.run import runner
+from ntt.run.pipeline import Pipeline
+from ntt.run.rundir import RunDirectory, console_logging
+from ntt.run.shared import process_workspace
 from ntt.sweeps.plan import Plan, compose_points, read_plan
 from ntt.sweeps.state import Count, SweepFolder, shard_task
 from ntt.sweeps.status import is_done
 from ntt.sweeps.units import drawn_instances, make_pipeline
-from ntt.workspace import process_workspace
 
 _LOG = logging.getLogger(__name__)
 
@@ -125,5 +125,5 @@ def _shard(
         points = compose_points(plan, {first} if unit.startswith("candidates") else members)
         pipelines = [make_pipeline(point.config, process_workspace()) for point in points]
         yield pipelines, count
-        # So that the entries count as used before any point has used them; see `ntt.store_upkeep.keys_of_runs`.
+        # So that the entries count as used before any point has used them; see `ntt.store.maintenance.keys_of_runs`.
         RunDirectory(folder.shard_folder(task)).write_store_keys(task, pipelines[0].source.store.used)

@@ -16,9 +16,9 @@ from conftest import PROJECT_DIR
 from slurm.cluster import NODE, Cluster
 from slurm.sweeps import QUICK_MODELS, Sweep, make_data, planned, wait_for, write_sweep
 
-from ntt import runner
-from ntt.config import run_directory
-from ntt.console import compose_config
+from ntt.config.compose import compose_config
+from ntt.config.schema import run_directory
+from ntt.run import runner
 from ntt.sweeps import slurm
 from ntt.sweeps.clusters import CLUSTERS_DIR
 from ntt.sweeps.slurm_jobs import live_jobs, read_jobs

@@ -9,7 +9,7 @@ from miniatures import make_miniature
 from slurm.cluster import Cluster
 from slurm.sweeps import wait_for
 
-from ntt.cli import main
+from ntt.cli.main import main
 
 WORDS = (
     "backbone=efficientnet_lite0",

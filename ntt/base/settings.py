@@ -1,0 +1,101 @@
+"""Settings: dataclass fields that carry their range or choices, and whether they decide a result.
+
+Every option's dataclass is written once with `setting(...)`; checks and digests read the fields' metadata.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields, is_dataclass
+from typing import Any
+
+
+def setting(
+    default: Any = MISSING,
+    *,
+    default_factory: Callable[[], Any] | Any = MISSING,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    one_of: Sequence[Any] = (),
+    decides: bool = True,
+) -> Any:
+    """Declare a field of a settings dataclass.
+
+    Args:
+        default: its default value.
+        default_factory: makes the default value, in place of `default`.
+        ge: least allowed value.
+        gt: the value must be greater than this.
+        le: greatest allowed value.
+        lt: the value must be less than this.
+        one_of: the allowed values.
+        decides: whether the setting can change a result. Digests leave out settings that cannot.
+    """
+    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
+    metadata: dict[str, Any] = {name: bound for name, bound in bounds.items() if bound is not None}
+    metadata |= {"one_of": tuple(one_of)} if one_of else {}
+    metadata |= {} if decides else {"decides": False}
+    return field(default=default, default_factory=default_factory, metadata=metadata)
+
+
+def setting_problems(settings: Any, prefix: str = "") -> list[str]:
+    """Check every field of a settings dataclass, nested ones included, against its metadata.
+
+    Args:
+        settings: an instance. A value of None passes: its field's type says whether there may be one.
+        prefix: the key of `settings` itself, such as "matcher"; "" at the root.
+
+    Returns:
+        One sentence per value out of range.
+    """
+    problems: list[str] = []
+    for declared in fields(settings):
+        key = f"{prefix}.{declared.name}" if prefix else declared.name
+        value = getattr(settings, declared.name)
+        if is_dataclass(value):
+            problems += setting_problems(value, key)
+        elif value is not None and not _allows(declared, value):
+            problems.append(f"{key}={value} is not possible: allowed is {allowed_values(declared)}.")
+    return problems
+
+
+def allowed_values(declared: "Field[Any]") -> str:
+    """Describe the range or choices of a field: "0 to 1", "1 or more", "one of a, b"; "" where all is allowed."""
+    limits = declared.metadata
+    if "one_of" in limits:
+        return "one of " + ", ".join(map(str, limits["one_of"]))
+    low = f"{limits['ge']:g}" if "ge" in limits else f"more than {limits['gt']:g}" if "gt" in limits else ""
+    high = f"{limits['le']:g}" if "le" in limits else f"less than {limits['lt']:g}" if "lt" in limits else ""
+    if low and high:
+        return f"{low} to {high}"
+    return f"{low} or more" if "ge" in limits else low or (f"at most {high}" if "le" in limits else high)
+
+
+def deciding_settings(settings: Any) -> dict[str, Any]:
+    """Return the settings that decide a result as nested plain values, ready for a digest."""
+    return {
+        declared.name: _plain(getattr(settings, declared.name))
+        for declared in fields(settings)
+        if declared.metadata.get("decides", True)
+    }
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return deciding_settings(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(member) for member in value]
+    return value
+
+
+def _allows(declared: "Field[Any]", value: Any) -> bool:
+    limits = declared.metadata
+    return (
+        ("one_of" not in limits or value in limits["one_of"])
+        and ("ge" not in limits or value >= limits["ge"])
+        and ("gt" not in limits or value > limits["gt"])
+        and ("le" not in limits or value <= limits["le"])
+        and ("lt" not in limits or value < limits["lt"])
+    )

@@ -1,0 +1,396 @@
+"""The typed configuration: schemas, their registration with Hydra, and the checks that span several groups.
+
+This module and `main.py` are the only ones that know Hydra and OmegaConf. Everything below `ntt/run/runner.py` receives
+the plain dataclasses declared here and in the groups' `base.py`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ntt.config.registry import option_schemas
+from ntt.datasets.base import DATA_VARIABLE, DatasetConfig
+from ntt.errors import ConfigError, raise_all
+from ntt.evaluation.options import JUDGES, PAINTINGS, PROTOCOLS
+from ntt.matchers.base import MatcherConfig
+from ntt.models.backbones.base import BackboneConfig
+from ntt.models.device import PRECISIONS
+from ntt.models.segmenters.base import SegmenterConfig
+from ntt.trackers.base import TrackerConfig
+
+STAGES = ("references", "memory", "prototypes", "candidates", "matching", "visualisation", "evaluation")
+STAGE_ALIASES = {"fill_memory": "memory", "postprocess_memory": "prototypes", "test": "evaluation"}
+SAMPLERS = ("native", "reference", "fixed", "shot_index")
+
+_GROUPS: dict[str, tuple[str, type]] = {
+    "dataset": ("ntt.datasets", DatasetConfig),
+    "backbone": ("ntt.models.backbones", BackboneConfig),
+    "segmenter": ("ntt.models.segmenters", SegmenterConfig),
+    "matcher": ("ntt.matchers", MatcherConfig),
+    "tracker": ("ntt.trackers", TrackerConfig),
+}
+
+
+@dataclass
+class ShotsConfig:
+    """Schema of the config group `shots`: how the references are drawn."""
+
+    name: str = "???"
+    """Name of the option, such as 5shot."""
+
+    count: int | None = 5
+    """Reference instances per class, k. null: every usable instance of the references file (sampler=fixed only)."""
+
+    sampler: str = "native"
+    """native: seeded per class; reference: the published code's stream; fixed: every annotation of the references
+    file; shot_index: the file's own order (its annotations carry `shot_index`). The options take it from the data
+    set: dataset.sampler."""
+
+    strict: bool = False
+    """true: refuse a class with fewer than k valid instances; false: use what exists, with a warning."""
+
+    min_box_side_px: float = 32.0
+    """Smallest box width and height of a valid reference, pixels."""
+
+    border_px: float = 10.0
+    """Smallest distance of a valid reference's box from the image border, pixels."""
+
+
+@dataclass
+class SplitConfig:
+    """Schema of the config group `split`: which classes are searched."""
+
+    name: str = "all"
+    """A named split, or `all` for every class of the references file."""
+
+    classes: list[str] | None = None
+    """Class names; they take the place of a named split. null: as `name` says."""
+
+
+@dataclass
+class MemoryConfig:
+    """How reference instances are cut out and described."""
+
+    context_ratio: float = 0.2
+    """Context around a reference's box, as a fraction of its longer side."""
+
+    box_masks: str = "auto"
+    """Mask of a reference that has only a box. auto: made by the segmenter if it takes boxes as prompts, as SAM2 does,
+    else the box; segmenter: made by the segmenter in any case, chosen among its proposals if it takes no boxes; box:
+    the box."""
+
+
+@dataclass
+class CandidatesConfig:
+    """How candidates are kept."""
+
+    feature_dtype: str = "float16"
+    """Precision candidate features are rounded to before matching and kept in: float16 or float32."""
+
+
+@dataclass
+class EvaluationConfig:
+    """What is measured of the detections."""
+
+    protocol: str = "coco"
+    """Whose rules AP and AR follow. coco: COCO's; lvis: LVIS' own, for annotation files that say of each image which
+    classes were looked for. conf/config.yaml takes it from the data set: dataset.protocol."""
+
+    judge: str = "pycocotools"
+    """Who computes AP and AR by COCO's rules. pycocotools: COCO's own code; fast: ours, several times faster and equal
+    to the last digit. LVIS' rules are always computed by our code."""
+
+    semantic: str = "none"
+    """mIoU over the searched classes, of detections painted into one label a pixel. correct: the highest score owns a
+    pixel; reference: as the published code paints; none: no mIoU."""
+
+    semantic_threshold: float = 0.5
+    """Detections below this score are not painted, in [0, 1]."""
+
+
+@dataclass
+class VisualisationConfig:
+    """Which pictures are drawn."""
+
+    enabled: bool = True
+    """false: draw nothing."""
+
+    score_threshold: float = 0.4
+    """Predictions below this score are not drawn, in [0, 1]."""
+
+    max_images: int | None = 24
+    """Target images to draw a comparison of, in file order; null: all of them."""
+
+    image_ids: list[Any] | None = None
+    """Draw these target images, by id as the targets file has it, instead of the first `max_images`."""
+
+    during_matching: bool = False
+    """Draw each image as soon as it is matched, while the run goes on."""
+
+    contact_sheet_size: int = 6
+    """Images on the sheets of the best and of the worst images; 0: no sheets."""
+
+    features: bool = False
+    """Draw what the backbone sees of each reference, and how similar each place of a target image is to each class.
+    References and these targets are encoded again."""
+
+    max_feature_images: int = 4
+    """Target images to draw similarities of: the first ones of those chosen above."""
+
+
+@dataclass
+class RuntimeConfig:
+    """Schema of the config group `runtime`: where and how the run executes, and where it writes."""
+
+    name: str = "???"
+    """Name of the option."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    precision: str = "float32"
+    """float32, tf32, bfloat16 or float16."""
+
+    compile: bool = False
+    """Send models through torch.compile."""
+
+    deterministic: bool = True
+    """Choose operations whose result is the same at every call, where torch has them, and warn of others."""
+
+    threads: int = 1
+    """CPU threads a process. Rounding may depend on it, so it is a setting and not a property of the machine. More
+    than one pays only on cores nothing else uses: threads that wait for each other are slow."""
+
+    output_root: str = "outputs"
+    """Folder of run directories."""
+
+    store_root: str = "outputs/store"
+    """Folder of stored candidates and reference features, shared by all runs."""
+
+    cache_root: str = "outputs/cache"
+    """Folder of generated data sets."""
+
+    data_root: str = field(default_factory=lambda: os.environ.get(DATA_VARIABLE) or "data")
+    """Folder of the published data sets, each in a folder of its own. Default: the environment variable NTT_DATA,
+    else `data`."""
+
+    weights_root: str = "checkpoints"
+    """Folder of downloaded model weights."""
+
+    dist_timeout_s: int = 1800
+    """Seconds a process of a distributed run waits for the others to reach the same point."""
+
+
+@dataclass
+class ExperimentConfig:
+    """A whole experiment."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    shots: ShotsConfig = field(default_factory=ShotsConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    matcher: MatcherConfig = field(default_factory=MatcherConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    visualisation: VisualisationConfig = field(default_factory=VisualisationConfig)
+
+    seed: int = 0
+    """Seed of the reference sampler."""
+
+    stage: str = "all"
+    """all, or one stage, which is run together with whatever it needs that is not there yet."""
+
+    experiment: str | None = None
+    """Name of the overlay `experiment=NAME` the settings started from; set by the overlay itself. null: none."""
+
+
+def register_schemas() -> None:
+    """Hand every schema to Hydra's config store. Calling it again changes nothing."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=ExperimentConfig)
+    for group, node in (("shots", ShotsConfig), ("split", SplitConfig), ("runtime", RuntimeConfig)):
+        store.store(group=f"schema/{group}", name="base", node=node)
+    for group, (package, base) in _GROUPS.items():
+        schemas: dict[str, type] = option_schemas(package, base)
+        for name, schema in schemas.items():
+            store.store(group=f"schema/{group}", name=name, node=schema)
+
+
+def from_hydra(cfg: DictConfig) -> ExperimentConfig:
+    """Turn a composed configuration into checked dataclasses.
+
+    Args:
+        cfg: what Hydra composed from `conf/config.yaml`.
+
+    Raises:
+        ConfigError: naming every missing or unusable value at once.
+    """
+    raise_all(
+        [
+            f"There is no setting {key}. Leave it out; python main.py --cfg job shows all settings."
+            for key in _added(cfg)
+        ],
+        ConfigError,
+        summary="The configuration has settings nobody reads",
+    )
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        config = OmegaConf.to_object(cfg) if not missing else None
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"The configuration cannot be resolved: {error}") from error
+    raise_all(
+        [_unset(key) for key in missing],
+        ConfigError,
+        summary="The configuration is incomplete",
+    )
+    if not isinstance(config, ExperimentConfig):
+        raise ConfigError("The configuration does not start from `schema`: keep `- schema` first in conf/config.yaml.")
+    config.stage = STAGE_ALIASES.get(config.stage, config.stage)
+    raise_all(_problems(config), ConfigError, summary="The configuration cannot be run")
+    return config
+
+
+def _unset(key: str) -> str:
+    group, _, setting = key.partition(".")
+    if setting == "name":  # the name comes with the option, so none is chosen
+        return f"{group}: no option is chosen, and there is no default. Choose one on the command line: {group}=NAME."
+    return f"{key} is not set and has no default. Set it on the command line: {key}=VALUE."
+
+
+def _added(cfg: DictConfig, prefix: str = "") -> list[str]:
+    """Return the keys that were put in with `+` although no schema has them."""
+    schema = OmegaConf.get_type(cfg)
+    known = {one.name for one in fields(schema)} if is_dataclass(schema) else {str(key) for key in cfg}
+    added = [f"{prefix}{key}" for key in map(str, cfg) if key not in known]
+    for key in known:
+        # An interpolation has no keys of its own, and resolving it is not for here: it may fail.
+        plain_value = not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key)
+        if plain_value and isinstance(cfg[key], DictConfig):
+            added += _added(cfg[key], f"{prefix}{key}.")
+    return sorted(added)
+
+
+def _problems(config: ExperimentConfig) -> list[str]:
+    """Collect every value out of range and every impossible combination."""
+    found: list[str] = []
+
+    def check(holds: bool, key: str, value: object, allowed: str, remedy: str) -> None:
+        if not holds:
+            found.append(f"{key}={value} is not possible: allowed is {allowed}. {remedy}")
+
+    def one_of(key: str, value: str, options: tuple[str, ...]) -> None:
+        check(value in options, key, value, "one of " + ", ".join(options), f"Set {key}={options[0]}, for example.")
+
+    one_of("stage", config.stage, ("all", *STAGES))
+    shots, runtime, pictures = config.shots, config.runtime, config.visualisation
+    one_of("shots.sampler", shots.sampler, SAMPLERS)
+    check(shots.count is None or shots.count >= 1, "shots.count", shots.count, "1 or more", "Choose shots=1shot, say.")
+    taken = shots.count is not None or shots.sampler == "fixed"
+    check(taken, "shots.count", "null", "a number, unless shots.sampler=fixed", "Choose shots=all or shots=1shot, say.")
+    check(shots.min_box_side_px >= 0, "shots.min_box_side_px", shots.min_box_side_px, "0 or more", "32 is usual.")
+    check(shots.border_px >= 0, "shots.border_px", shots.border_px, "0 or more", "10 is usual.")
+    check(config.seed >= 0, "seed", config.seed, "0 or more", "Choose another seed.")
+    ratio = config.memory.context_ratio
+    check(0 <= ratio <= 10, "memory.context_ratio", ratio, "0 to 10", "0.2 is the published value.")
+    one_of("memory.box_masks", config.memory.box_masks, ("auto", "segmenter", "box"))
+    one_of("candidates.feature_dtype", config.candidates.feature_dtype, ("float16", "float32"))
+    one_of("evaluation.protocol", config.evaluation.protocol, PROTOCOLS)
+    one_of("evaluation.judge", config.evaluation.judge, JUDGES)
+    one_of("evaluation.semantic", config.evaluation.semantic, PAINTINGS)
+    painted = config.evaluation.semantic_threshold
+    check(0 <= painted <= 1, "evaluation.semantic_threshold", painted, "0 to 1", "0.5 is the published value.")
+    one_of("runtime.precision", runtime.precision, PRECISIONS)
+    check(runtime.threads >= 1, "runtime.threads", runtime.threads, "1 or more", "1 is the default.")
+    check(runtime.dist_timeout_s >= 1, "runtime.dist_timeout_s", runtime.dist_timeout_s, "1 or more", "Try 1800.")
+    threshold = pictures.score_threshold
+    check(0 <= threshold <= 1, "visualisation.score_threshold", threshold, "0 to 1", "0.4 is the default.")
+    limit = pictures.max_images
+    check(limit is None or limit >= 0, "visualisation.max_images", limit, "null or 0 and more", "null draws all.")
+    size = pictures.contact_sheet_size
+    check(size >= 0, "visualisation.contact_sheet_size", size, "0 or more", "0 draws no sheets.")
+    count = pictures.max_feature_images
+    check(count >= 0, "visualisation.max_feature_images", count, "0 or more", "4 is the default.")
+    if config.split.classes is not None:
+        check(
+            config.split.name == "all",
+            "split.classes with split",
+            config.split.name,
+            "a list of class names or a named split, not both",
+            "Leave out one of the two.",
+        )
+        check(len(config.split.classes) > 0, "split.classes", "[]", "at least one class name", "Use split=all.")
+        check(
+            len(set(config.split.classes)) == len(config.split.classes),
+            "split.classes",
+            config.split.classes,
+            "each class once",
+            "Remove the repeated names.",
+        )
+    found += config.dataset.problems() + config.matcher.problems() + config.tracker.problems()
+    return found
+
+
+def plain(config: ExperimentConfig) -> dict[str, Any]:
+    """Return the configuration as nested plain values, ready for JSON or YAML."""
+    return asdict(config)
+
+
+def result_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """Return the part of the configuration that decides the results, as nested plain values.
+
+    Left out is what only says where files lie, what is drawn and who is told.
+    """
+    return deciding_settings(plain(config))
+
+
+def deciding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Do the same for a whole configuration as nested plain values, also one kept by an older version."""
+    kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
+    for key in ("tracker", "visualisation", "stage", "experiment"):
+        kept.pop(key, None)
+    for key in ("name", "output_root", "store_root", "cache_root", "data_root", "weights_root", "dist_timeout_s"):
+        kept.get("runtime", {}).pop(key, None)
+    for key in ("sampler", "protocol"):  # what counts is shots.sampler and evaluation.protocol, taken from these
+        kept.get("dataset", {}).pop(key, None)
+    measured = kept.pop("evaluation", {})
+    measured.pop("judge", None)  # both judges say the same
+    if measured.get("semantic", "none") == "none":
+        for key in ("semantic", "semantic_threshold"):
+            measured.pop(key, None)
+    if measured.get("protocol", "coco") == "coco":  # as before there was a choice
+        measured.pop("protocol", None)
+    if measured:
+        kept["evaluation"] = measured
+    root = kept.get("dataset", {}).get("root")
+    if root is not None:
+        kept["dataset"]["root"] = str(Path(root).expanduser().absolute())
+    roots = kept.get("dataset", {}).get("roots")
+    if roots is not None:
+        kept["dataset"]["roots"] = [str(Path(one).expanduser().absolute()) for one in roots]
+    return kept
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Return the sha256 hex digest of plain settings, independent of key order."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_directory(config: ExperimentConfig) -> Path:
+    """Derive the run's folder from the configuration: readable parts, then a digest of all that decides results."""
+    split = config.split.name if config.split.classes is None else f"{len(config.split.classes)}classes"
+    point = f"{split}_{config.shots.name}_seed{config.seed}"
+    parts = (config.backbone.name, config.segmenter.name, config.matcher.name, digest(result_settings(config))[:10])
+    return Path(config.runtime.output_root).expanduser() / config.dataset.label() / point / "_".join(parts)

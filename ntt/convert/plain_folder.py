@@ -1,0 +1,295 @@
+"""A plain folder of images, without any annotation format, to COCO.
+
+    my_set/
+      references/<class>/<image>      examples; the folder's name is the class
+      targets/<image>                 images to search
+
+What of an example image is the object, in a file beside the image `a.jpg`:
+
+- `a_mask.png`: a mask of the image's size, white (or any colour) on black; `a_mask_2.png`, `a_mask_3.png` and so on
+  for further objects;
+- `a_box.txt`: one box a line, `left top right bottom` in pixels;
+- `a.json`: a LabelMe file; only shapes labelled with the class count;
+- nothing: the whole image.
+
+Images that lie in `references` itself need a LabelMe file, whose labels are the classes. Targets may have annotations,
+for metrics: `targets.json` beside the folder, in COCO format, or LabelMe files beside the images.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ntt.convert.base import CocoBuilder, Converted, FoundObject, image_files
+from ntt.convert.labelme import labelled_image, mask_object
+from ntt.data.coco import read_document
+from ntt.data.coco_entries import Findings, parse_categories
+from ntt.errors import DataError, raise_all
+from ntt.types import Category, Json
+
+_MASK_NAME = re.compile(r"(?P<stem>.+)_mask(?:_?\d+)?", re.IGNORECASE)
+_BOX_ENDING = "_box.txt"
+_HINT = "Example images lie in one folder a class, such as references/boat/a.jpg."
+
+
+def convert_references(root: Path, categories: Sequence[Category] | None = None) -> Converted:
+    """Read the examples.
+
+    Args:
+        root: the folder of the classes' folders.
+        categories: classes whose ids are given already; None: numbered by name.
+
+    Returns:
+        File names start from `root`; annotations carry `shot_index`, the place of the example in its class by name.
+
+    Raises:
+        DataError: listing everything that cannot be used.
+    """
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}. {_HINT}")
+    files = image_files(root)
+    masks = _masks_of(files)
+    builder = CocoBuilder(root, categories)
+    counts: Counter[str] = Counter()
+    taken = {mask for group in masks.values() for mask in group}
+    for path in files:
+        if path in taken:
+            continue
+        if _is_mask_of_another_kind(path, files):
+            builder.problems.append(f"{path} is named like a mask, and masks must be PNG files. Save it as PNG.")
+            continue
+        if path.suffix.lower() == ".png" and (match := _MASK_NAME.fullmatch(path.stem)):
+            builder.problems.append(_belongs_to_nothing(path, "mask", match["stem"]))
+            continue
+        try:
+            for one in _add_example(builder, path, root, masks.get(path, [])):
+                counts[one.name] += 1
+        except DataError as error:
+            builder.problems.append(str(error))
+    stems = {path.with_suffix("") for path in files}
+    for path in sorted(root.rglob(f"*{_BOX_ENDING}")):
+        stem = path.name.removesuffix(_BOX_ENDING)
+        is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if path.with_name(stem) not in stems and not is_hidden:
+            builder.problems.append(_belongs_to_nothing(path, "file of boxes", stem))
+    _check_classes(builder, root, counts, categories)
+    converted = builder.finish(root)
+    _number_shots(converted.document)
+    return converted
+
+
+def convert_targets(root: Path, categories: Sequence[Category]) -> Converted:
+    """Read the images to search, and their LabelMe files where there are any.
+
+    Args:
+        root: the folder of the images.
+        categories: the classes of the references; objects of other classes are left out.
+
+    Returns:
+        Without `annotations` where no image has a LabelMe file.
+
+    Raises:
+        DataError: listing everything that cannot be used.
+    """
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}. Put the images to search there.")
+    builder = CocoBuilder(root, categories)
+    without = annotated = 0
+    for path in image_files(root):
+        file = path.with_suffix(".json")
+        try:
+            if file.is_file():
+                annotated += 1
+                builder.add_objects(*labelled_image(builder, path, file))
+            else:
+                without += 1
+                builder.add_image(path)
+        except DataError as error:
+            builder.problems.append(str(error))
+    if annotated and without:
+        builder.note("target image(s) without a LabelMe file count as images that show no object", without)
+    converted = builder.finish(root)
+    if not annotated:
+        del converted.document["annotations"]
+    return converted
+
+
+def coco_categories(annotation_file: Path) -> tuple[Category, ...]:
+    """Return the classes of a COCO file, sorted by id.
+
+    Raises:
+        DataError: if it has none that can be used.
+    """
+    entries = read_document(annotation_file).get("categories")
+    findings = Findings()
+    found = parse_categories(entries if isinstance(entries, list) else [], findings)
+    raise_all([f"{annotation_file}: {one}" for one in findings.problems], DataError, summary="Unusable classes")
+    return found
+
+
+def _masks_of(files: Sequence[Path]) -> dict[Path, list[Path]]:
+    """Return each image's mask files. A file is a mask if its name says so and the image it belongs to is there."""
+    by_stem: dict[tuple[Path, str], list[Path]] = {}
+    for path in files:
+        by_stem.setdefault((path.parent, path.stem.lower()), []).append(path)
+    found: dict[Path, list[Path]] = {}
+    for path in files:
+        match = _MASK_NAME.fullmatch(path.stem) if path.suffix.lower() == ".png" else None
+        owners = by_stem.get((path.parent, match["stem"].lower()), []) if match else []
+        for owner in owners:
+            found.setdefault(owner, []).append(path)
+    return found
+
+
+def _is_mask_of_another_kind(path: Path, files: Sequence[Path]) -> bool:
+    """Tell whether a name that belongs to a mask stands beside its image, but with another ending than .png."""
+    match = _MASK_NAME.fullmatch(path.stem) if path.suffix.lower() != ".png" else None
+    beside = {other.stem.lower() for other in files if other.parent == path.parent}
+    return match is not None and match["stem"].lower() in beside
+
+
+def _belongs_to_nothing(path: Path, kind: str, stem: str) -> str:
+    """Say that a file describes no image: were it passed over, an image meant to have it would count as a whole."""
+    return f"{path} is named like a {kind}, but there is no image {stem}.* beside it. Give both the same name."
+
+
+def _add_example(builder: CocoBuilder, path: Path, root: Path, masks: Sequence[Path]) -> list[FoundObject]:
+    """Enter one example image with its objects and return them."""
+    parts = path.relative_to(root).parts
+    name = parts[0].strip() if len(parts) > 1 else None
+    labelme, boxes = path.with_suffix(".json"), path.with_name(path.stem + _BOX_ENDING)
+    kinds = [*(["a mask"] if masks else []), *(str(one.name) for one in (labelme, boxes) if one.is_file())]
+    if len(kinds) > 1:
+        raise DataError(f"{path} has {' and '.join(kinds)}: it is not clear which holds. Remove all but one.")
+    if labelme.is_file():
+        image, objects = labelled_image(builder, path, labelme)
+        objects = _of_class(objects, labelme, name)
+        builder.add_objects(image, objects)
+        return objects
+    image = builder.add_image(path)
+    size = (image["height"], image["width"])
+    if name is None:
+        raise DataError(f"{path} lies in no class folder and has no LabelMe file {labelme.name}. {_HINT}")
+    if masks:
+        objects = [mask_object(name, read_mask(mask, size)) for mask in masks]
+    elif boxes.is_file():
+        objects = _boxes(boxes, size, name)
+    else:
+        builder.note("example image(s) without mask or box: the whole image is the example")
+        objects = [FoundObject(name, (0.0, 0.0, float(size[1]), float(size[0])))]
+    builder.add_objects(image, objects)
+    return objects
+
+
+def _of_class(objects: list[FoundObject], file: Path, name: str | None) -> list[FoundObject]:
+    """Choose among a LabelMe file's objects; in a class folder only that class counts, however it is capitalised."""
+    if name is not None:
+        others = {one.name for one in objects}
+        objects = [replace(one, name=name) for one in objects if one.name.casefold() == name.casefold()]
+        if not objects:
+            raise DataError(
+                f"{file} has no shape labelled {name!r}, the class of its folder; its labels are {sorted(others)}. "
+                "Rename the label or the folder."
+            )
+    if not objects:
+        raise DataError(f"{file} has no shape with an area. Draw an outline, a rectangle or a circle.")
+    return objects
+
+
+def read_mask(path: Path, size_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Read a mask file.
+
+    Args:
+        path: a PNG; see `foreground`.
+        size_hw: height and width of the image.
+
+    Returns:
+        bool [H, W].
+
+    Raises:
+        DataError: if it cannot be read, has another size, or has no foreground.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            mask = foreground(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"The mask {path} cannot be read: {error}. Save it again as PNG.") from error
+    if mask.shape != size_hw:
+        raise DataError(
+            f"The mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, its image has {size_hw[1]} x {size_hw[0]}. "
+            "Draw it on the image itself, and do not scale it."
+        )
+    if not mask.any():
+        raise DataError(f"The mask {path} is black all over. Paint the object white.")
+    return mask
+
+
+def foreground(picture: Image.Image) -> npt.NDArray[np.bool_]:
+    """Return what of a mask picture is the object, bool [H, W].
+
+    That is what is not transparent, where the picture has transparent parts; any colour but black, in a picture with a
+    palette; else what is brighter than half of the brightest pixel, which takes 0/1 masks as well as 0/255.
+    """
+    if picture.has_transparency_data:
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+        if alpha.min() < alpha.max():
+            return np.asarray(alpha > 127)
+    if picture.mode == "P":
+        return np.asarray(np.asarray(picture.convert("RGB")).any(axis=2))
+    grey = np.asarray(picture if picture.mode.startswith(("I", "F", "1")) else picture.convert("L")).astype(np.float64)
+    bright: npt.NDArray[np.bool_] = grey > grey.max() / 2
+    return bright
+
+
+def _boxes(file: Path, size_hw: tuple[int, int], name: str) -> list[FoundObject]:
+    """Read `left top right bottom`, one box a line."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}. A text file is needed.") from error
+    found = []
+    for line in filter(str.strip, lines):
+        try:
+            left, top, right, bottom = map(float, line.replace(",", " ").split())
+        except ValueError:
+            raise DataError(f"{file}: {line[:60]!r} is no box: write `left top right bottom` in pixels.") from None
+        if not (0 <= left < right <= size_hw[1] and 0 <= top < bottom <= size_hw[0]):
+            raise DataError(
+                f"{file}: {line[:60]!r} is no box in an image of {size_hw[1]} x {size_hw[0]} pixels: left must be "
+                "smaller than right, top smaller than bottom, and all inside the image. Correct it."
+            )
+        found.append(FoundObject(name, (left, top, right - left, bottom - top)))
+    if not found:
+        raise DataError(f"{file} is empty: `left top right bottom` in pixels is needed. Add a box, or remove the file.")
+    return found
+
+
+def _check_classes(
+    builder: CocoBuilder, root: Path, counts: Counter[str], categories: Sequence[Category] | None
+) -> None:
+    """Note folders without examples, and classes that the annotated targets do not have."""
+    folders = sorted(path.name.strip() for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    for name in folders:
+        if name not in counts and not builder.problems:
+            builder.problems.append(f"{root / name} holds no example image. Add one, or remove the folder. {_HINT}")
+    if categories is not None:
+        known = {category.name for category in categories}
+        builder.problems += [
+            f"The class {name!r} of {root} is not among those of the annotated targets: {', '.join(sorted(known))}. "
+            "Rename the folder, or add the class there."
+            for name in sorted(set(counts) - known)
+        ]
+
+
+def _number_shots(document: Json) -> None:
+    seen: Counter[int] = Counter()
+    for entry in document["annotations"]:
+        entry["shot_index"] = seen[entry["category_id"]]
+        seen[entry["category_id"]] += 1

@@ -1,0 +1,174 @@
+"""YOLO text files, one an image, to COCO.
+
+A line is `class cx cy w h` (a box: centre and size) or `class x1 y1 x2 y2 x3 y3 ...` (an outline), all as fractions of
+the image's width and height. Sizes are those of the image turned upright, as the tools that write these files see it.
+An image without a text file shows no object.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ntt.convert.base import CocoBuilder, Converted, FoundObject, image_files, polygon_box
+from ntt.errors import DataError
+from ntt.types import Category
+
+_TOLERANCE = 0.01
+"""How far a fraction may lie outside [0, 1] and still be a rounding, or a box clipped a little late."""
+
+_MAX_NAMES_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class YoloPlaces:
+    """Where a set in one of the usual layouts lies."""
+
+    images: Path
+    labels: Path
+    names_file: Path
+
+
+def find_places(root: Path, subset: str) -> YoloPlaces:
+    """Find images, labels and class names of one subset below a folder.
+
+    Known layouts are images/SUBSET with labels/SUBSET, SUBSET/images with SUBSET/labels, and images with labels where
+    `subset` is "all". Class names lie in data.yaml, another .yaml file, classes.txt or obj.names.
+
+    Raises:
+        DataError: if they are not there.
+    """
+    options = [("images", "labels")] if subset == "all" else []
+    options += [(f"images/{subset}", f"labels/{subset}"), (f"{subset}/images", f"{subset}/labels")]
+    for images, labels in options:
+        if (root / images).is_dir() and (root / labels).is_dir():
+            return YoloPlaces(root / images, root / labels, _names_file(root))
+    tried = " or ".join(f"{images}/ with {labels}/" for images, labels in options)
+    raise DataError(
+        f"{root} has no {tried}. Choose another --subset, or name the places with --images, --labels and --names."
+    )
+
+
+def read_names(names_file: Path) -> dict[int, str]:
+    """Read class names: the `names` of a data.yaml, or one name a line.
+
+    Returns:
+        YOLO's class number -> name.
+
+    Raises:
+        DataError: if there are none, or a name occurs twice.
+    """
+    try:
+        data = names_file.read_bytes()[: _MAX_NAMES_BYTES + 1]
+        text = data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The file of class names {names_file} cannot be read: {error}. Name another one.") from error
+    if len(data) > _MAX_NAMES_BYTES:
+        raise DataError(f"The file of class names {names_file} has more than {_MAX_NAMES_BYTES} bytes. Name another.")
+    if names_file.suffix.lower() in (".yaml", ".yml"):
+        names = _names_in_yaml(text, names_file)
+    else:
+        names = dict(enumerate(line.strip() for line in text.splitlines() if line.strip()))
+    if not names or len(set(names.values())) < len(names):
+        raise DataError(
+            f"{names_file} lists the class names {list(names.values())}: at least one is needed, each once. Correct it."
+        )
+    return names
+
+
+def convert_yolo(*, images: Path, labels: Path, names: dict[int, str]) -> Converted:
+    """Read a folder of images and the folder of their text files.
+
+    Args:
+        images: folder of the images; the label of images/a/b.jpg is labels/a/b.txt.
+        labels: folder of the text files.
+        names: class number -> name. Category ids are these numbers plus 1.
+
+    Raises:
+        DataError: listing every file that cannot be used.
+    """
+    if not labels.is_dir():
+        raise DataError(f"The folder of labels {labels} does not exist. Name the folder that holds the .txt files.")
+    builder = CocoBuilder(images, [Category(number + 1, name) for number, name in names.items()])
+    used: set[Path] = set()
+    for path in image_files(images):
+        file = labels / path.relative_to(images).with_suffix(".txt")
+        used.add(file)
+        try:
+            image = builder.add_image(path)
+            if file.is_file():
+                builder.add_objects(image, _objects(file, names, image["height"], image["width"]))
+        except DataError as error:
+            builder.problems.append(str(error))
+    unused = [path for path in labels.rglob("*.txt") if path not in used and path.name not in ("classes.txt",)]
+    if unused:
+        builder.note(f"label file(s) without an image, the first being {min(unused)}", len(unused))
+    return builder.finish(labels)
+
+
+def _names_file(root: Path) -> Path:
+    named = [root / name for name in ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")]
+    found = [path for path in (*named, *sorted(root.glob("*.yaml")), root / "labels/classes.txt") if path.is_file()]
+    if not found:
+        raise DataError(f"{root} has no data.yaml and no classes.txt. Name the file of class names with --names.")
+    return found[0]
+
+
+def _names_in_yaml(text: str, path: Path) -> dict[int, str]:
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{path} is not valid YAML: {str(error).splitlines()[0]}. Correct it.") from error
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not all(
+        type(number) is int and number >= 0 and type(name) is str and name.strip() for number, name in names.items()
+    ):
+        raise DataError(
+            f"{path} has no usable `names`: a list of class names, or a mapping of class numbers to names, is needed. "
+            "Correct it."
+        )
+    return {number: name.strip() for number, name in sorted(names.items())}
+
+
+def _objects(file: Path, names: dict[int, str], height: int, width: int) -> list[FoundObject]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}. A text file is needed.") from error
+    return [
+        _object(line.split(), f"{file}, line {number}", names, height, width)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+
+
+def _object(words: Sequence[str], where: str, names: dict[int, str], height: int, width: int) -> FoundObject:
+    try:
+        number, values = int(words[0]), [float(word) for word in words[1:]]
+    except ValueError:
+        raise DataError(f"{where}: {' '.join(words)[:60]!r} are not all numbers. Correct the line.") from None
+    if number not in names:
+        raise DataError(f"{where}: class {number} has no name; there are {sorted(names)}. Add it to the class names.")
+    if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+        raise DataError(
+            f"{where} has {len(values)} values after the class: 4 make a box, 6 or more, an even number, an outline. "
+            "A fifth value is a score of a prediction, which is no annotation. Correct the line."
+        )
+    if not all(-_TOLERANCE <= value <= 1 + _TOLERANCE for value in values):
+        raise DataError(
+            f"{where} has the values {words[1:5]} ...: fractions of the image's sides, 0 to 1, are needed, not pixels. "
+            "Divide x by the width and y by the height."
+        )
+    if len(values) == 4:
+        return FoundObject(names[number], _box(values, height, width))
+    polygon = [round(value * (height if place % 2 else width), 3) for place, value in enumerate(values)]
+    return FoundObject(names[number], polygon_box([polygon]), [polygon])
+
+
+def _box(values: Sequence[float], height: int, width: int) -> tuple[float, float, float, float]:
+    centre_x, centre_y, box_width, box_height = values
+    left, top = (centre_x - box_width / 2) * width, (centre_y - box_height / 2) * height
+    return (left, top, box_width * width, box_height * height)

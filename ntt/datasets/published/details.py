@@ -1,0 +1,130 @@
+"""The published data sets: counts, classes and where to get them (`datasets.json`)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from ntt.data.splits import split_classes
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What an annotation file holds; None where it is not known.
+
+    Attributes:
+        images: entries of `images`.
+        annotations: entries of `annotations`, crowd regions included.
+        crowd: crowd regions; for VOC the difficult objects.
+        per_class: class name -> entries, crowd regions included.
+    """
+
+    images: int | None = None
+    annotations: int | None = None
+    crowd: int | None = None
+    per_class: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file to download and unpack.
+
+    Attributes:
+        url: where its authors publish it.
+        md5: hex digest of the whole file.
+        megabytes: its size, for people.
+        into: folder below the data root that its members' names start from.
+        provides: what it leaves behind: path below `into` -> 1 for a file, for a folder the least number of entries.
+    """
+
+    url: str
+    md5: str
+    megabytes: int
+    into: str
+    provides: Mapping[str, int]
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the URL."""
+        return self.url.rsplit("/", maxsplit=1)[-1]
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What is known of one data set option.
+
+    Attributes:
+        name: of the option.
+        title: for people.
+        official: page of its authors.
+        terms: of use, in a few words.
+        get: name of the downloads (`archives`) it is made of; None where nobody may pass it on or it has no fixed
+            address.
+        class_names: the classes; empty where only their number is known.
+        num_classes: how many there are.
+        shots: numbers of shots it has a references file for; empty where references are drawn.
+        references: of the file references are drawn from.
+        shot_images: shots -> images of that references file.
+        targets: of the targets file.
+    """
+
+    name: str
+    title: str
+    official: str
+    terms: str
+    get: str | None
+    class_names: tuple[str, ...]
+    num_classes: int
+    shots: tuple[int, ...]
+    references: Counts
+    shot_images: Mapping[int, int]
+    targets: Counts
+
+    def of_shots(self, shots: int | None) -> Counts:
+        """The references file's counts, for one number of shots where there is a file for each."""
+        return self.references if shots is None else Counts(images=self.shot_images.get(shots))
+
+
+def known_datasets() -> Mapping[str, DatasetFacts]:
+    """Every published data set, by the name of its option."""
+    return {name: _facts(name, entry) for name, entry in _document()["datasets"].items()}
+
+
+def archives(name: str) -> tuple[Archive, ...]:
+    """The downloads a data set is made of.
+
+    Args:
+        name: as in `DatasetFacts.get`.
+    """
+    return tuple(Archive(**entry) for entry in _document()["downloads"][name])
+
+
+def few_shot_lists_url() -> str:
+    """Where the fixed few-shot lists of Pascal VOC are published; one text file a class and number of shots."""
+    return str(_document()["vocsplit"])
+
+
+def _facts(name: str, entry: Mapping[str, Any]) -> DatasetFacts:
+    classes = split_classes(entry["classes"]) if "classes" in entry else tuple(entry.get("class_names", ()))
+    return DatasetFacts(
+        name=name,
+        title=entry["title"],
+        official=entry["official"],
+        terms=entry["terms"],
+        get=entry.get("get"),
+        class_names=classes,
+        num_classes=entry.get("num_classes", len(classes)),
+        shots=tuple(entry.get("shots", ())),
+        references=Counts(**entry.get("references", {})),
+        shot_images={int(shots): images for shots, images in entry.get("shot_images", {}).items()},
+        targets=Counts(**entry["targets"]),
+    )
+
+
+@cache
+def _document() -> dict[str, Any]:
+    text = resources.files("ntt.datasets.published").joinpath("datasets.json").read_text(encoding="utf-8")
+    document: dict[str, Any] = json.loads(text)
+    return document

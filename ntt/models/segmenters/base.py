@@ -1,0 +1,127 @@
+"""What a segmenter is: a class-agnostic proposer of masks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeGuard
+
+import torch
+
+from ntt.types import Placement, Proposals
+
+
+class Segmenter(Protocol):
+    """A class-agnostic mask proposer. Stateless between calls; the same input gives the same proposals.
+
+    Construction checks the settings and that the weights are there, and is cheap; a model is built at the first
+    call of `propose`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the config option that builds this segmenter."""
+        ...
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """JSON-able facts that decide the output: algorithm or model, digest of the weights, settings."""
+        ...
+
+    def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns in pixels to which an image of `height` x `width` is resized before anything else."""
+        ...
+
+    def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
+        """Propose masks in one image, best first being no requirement.
+
+        Args:
+            canvas_3hw: float32 RGB in [0, 1] of size `canvas_hw`.
+            feature_map_Dhw: the backbone's features of the same image, for segmenters that use them.
+
+        Returns:
+            Proposals on a grid of the segmenter's choice that covers the whole image.
+        """
+        ...
+
+
+class BoxSegmenter(Protocol):
+    """What makes a mask of a box. A segmenter that takes boxes as prompts has this method beside `propose`.
+
+    `ntt.models.segmenters.box_fallback` makes one of any other segmenter.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the config option."""
+        ...
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """JSON-able facts that decide the masks."""
+        ...
+
+    def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns in pixels to which an image of `height` x `width` is resized before anything else."""
+        ...
+
+    def segment_boxes(self, canvas_3hw: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
+        """Segment the object in each box of one image.
+
+        Args:
+            canvas_3hw: float32 RGB in [0, 1] of size `canvas_hw`.
+            boxes_xyxy: float32 [B, 4] in canvas pixels.
+
+        Returns:
+            Mask logits [B, h, w], any float or signed integer dtype, on a grid that covers the whole image;
+            foreground is > 0. A mask without foreground says that nothing was found.
+        """
+        ...
+
+
+class BatchedBoxSegmenter(BoxSegmenter, Protocol):
+    """A box segmenter that looks at several images at once. `propose` and `segment_boxes` take one."""
+
+    @property
+    def images_at_once(self) -> int:
+        """Images worth giving together on its device, 1 or more."""
+        ...
+
+    def segment_boxes_of_images(
+        self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Segment the object in each box of several images: as `segment_boxes` for each, rounding aside.
+
+        Args:
+            canvases: one an image, each as `segment_boxes` takes it.
+            boxes: those of each image, float32 [B, 4] in canvas pixels; B may differ.
+
+        Returns:
+            What `segment_boxes` returns, for each image.
+        """
+        ...
+
+
+def takes_images(segmenter: BoxSegmenter) -> TypeGuard[BatchedBoxSegmenter]:
+    """Say whether a box segmenter takes several images at once."""
+    return callable(getattr(segmenter, "segment_boxes_of_images", None))
+
+
+def takes_boxes(segmenter: object) -> TypeGuard[BoxSegmenter]:
+    """Say whether a segmenter takes boxes as prompts."""
+    return callable(getattr(segmenter, "segment_boxes", None))
+
+
+@dataclass
+class SegmenterConfig:
+    """Base schema of the config group `segmenter`."""
+
+    name: str = "???"
+    """Name of the option; it appears in run directories and tables."""
+
+    def build(self, placement: Placement) -> Segmenter:
+        """Construct the segmenter.
+
+        Raises:
+            ConfigError: for settings it cannot run with.
+            WeightsError: for weights that are missing or unfit.
+        """
+        raise NotImplementedError

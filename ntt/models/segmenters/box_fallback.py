@@ -1,0 +1,112 @@
+"""Masks of boxes by a segmenter that takes no boxes: the proposal that fits each box best.
+
+Suffixes: N proposals, B boxes, h and w the grid of the proposals.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pycocotools import mask as coco_mask
+
+from ntt.models.backbones.base import Backbone
+from ntt.models.segmenters.base import Segmenter
+from ntt.ops.boxes import boxes_from_masks
+from ntt.ops.canvas import encoder_input
+from ntt.types import FloatArray, Proposals
+
+_VERSION = 1
+MIN_BOX_IOU = 0.5
+"""A proposal whose own box overlaps the given box less than this is taken for another object."""
+
+
+@dataclass(frozen=True)
+class ProposalBoxes:
+    """A `BoxSegmenter` made of any segmenter: it chooses among the segmenter's proposals (see `best_proposals`).
+
+    Attributes:
+        segmenter: proposes masks.
+        backbone: gives the features that `Segmenter.propose` takes.
+    """
+
+    segmenter: Segmenter
+    backbone: Backbone
+
+    @property
+    def name(self) -> str:
+        """Name of the segmenter."""
+        return self.segmenter.name
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """JSON-able facts that decide the masks."""
+        return {
+            "boxes": "best_proposal",
+            "version": _VERSION,
+            "min_box_iou": MIN_BOX_IOU,
+            "segmenter": dict(self.segmenter.fingerprint),
+            "backbone": dict(self.backbone.fingerprint),
+        }
+
+    def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the segmenter's canvas."""
+        return self.segmenter.canvas_hw(height, width)
+
+    @torch.no_grad()
+    def segment_boxes(self, canvas_3hw: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
+        """Segment the object in each box; see `ntt.models.segmenters.base.BoxSegmenter`."""
+        feature_map_Dhw = self.backbone.encode(encoder_input(canvas_3hw, self.backbone.input_size))[0].float()
+        proposals = self.segmenter.propose(canvas_3hw, feature_map_Dhw)
+        rows, columns = proposals.logits_Nhw.shape[1:]
+        height, width = canvas_3hw.shape[1:]
+        scale = np.array([columns / width, rows / height] * 2, dtype=np.float32)
+        return best_proposals(proposals, boxes_xyxy.cpu().numpy() * scale)
+
+
+def best_proposals(proposals: Proposals, boxes_xyxy: FloatArray, *, min_box_iou: float = MIN_BOX_IOU) -> torch.Tensor:
+    """Choose a proposal for each box and cut it to the box.
+
+    Chosen is the proposal whose own tight box has the highest IoU with the given box: annotated boxes are tight too.
+    Of equals the one with the higher predicted IoU is taken, then the earlier one. Cells of the grid whose centre
+    lies outside the box are cut off.
+
+    Args:
+        proposals: N masks of one image.
+        boxes_xyxy: float32 [B, 4], in cells of the proposals' grid, right and bottom exclusive.
+        min_box_iou: below this best IoU, in [0, 1], no proposal fits the box.
+
+    Returns:
+        float32 [B, h, w], 1 for foreground and -1 elsewhere; without foreground where no proposal fits.
+    """
+    foreground_Nhw = proposals.logits_Nhw > 0
+    count, rows, columns = foreground_Nhw.shape
+    masks_Bhw = torch.full((len(boxes_xyxy), rows, columns), -1.0, device=foreground_Nhw.device)
+    if count == 0 or len(boxes_xyxy) == 0:
+        return masks_Bhw
+    order = np.argsort(-proposals.predicted_iou_N.float().cpu().numpy(), kind="stable")
+    tight_xywh = boxes_from_masks(foreground_Nhw)[order]
+    tight_xywh[:, 2:] -= tight_xywh[:, :2] - 1
+    iou_NB = coco_mask.iou(_doubles(tight_xywh), _doubles(_as_xywh(boxes_xyxy)), [0] * len(boxes_xyxy))
+    best_B = iou_NB.argmax(axis=0)
+    for place, (best, box) in enumerate(zip(best_B.tolist(), boxes_xyxy, strict=True)):
+        if iou_NB[best, place] >= min_box_iou:
+            part = _cells_inside(box, rows, columns)
+            masks_Bhw[place][part] = foreground_Nhw[order[best]][part].float() * 2 - 1
+    return masks_Bhw
+
+
+def _as_xywh(boxes_xyxy: FloatArray) -> FloatArray:
+    return np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], axis=1)
+
+
+def _doubles(boxes: FloatArray) -> npt.NDArray[np.float64]:
+    return np.ascontiguousarray(boxes, dtype=np.float64)
+
+
+def _cells_inside(box_xyxy: FloatArray, rows: int, columns: int) -> tuple[slice, slice]:
+    """Return the cells whose centres lie in a box."""
+    left, top, right, bottom = np.ceil(box_xyxy - 0.5).astype(int).tolist()
+    return slice(max(top, 0), min(max(bottom, 0), rows)), slice(max(left, 0), min(max(right, 0), columns))

@@ -1,0 +1,235 @@
+"""Measurements of every node of a hierarchy, by sums that run up the tree.
+
+Shape suffixes: L leaves, E adjacent pairs of leaves, N nodes, K channels, F descriptors.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ntt.models.segmenters.regions.leaves import Array, Leaves
+
+DESCRIPTORS: tuple[str, ...] = (
+    "log_area",
+    "compactness",
+    "extent",
+    "ellipse_fit",
+    "log_aspect",
+    "frame_share",
+    "gradient_fine",
+    "gradient_coarse",
+    "colour_step",
+    "feature_step",
+    "colour_contrast",
+    "feature_contrast",
+    "colour_spread",
+    "feature_spread",
+    "inner_gradient",
+    "gradient_ratio",
+    "feature_from_frame",
+    "colour_from_frame",
+    "feature_norm",
+    "log_parent_area",
+    "log_parent_cost",
+    "centre_distance",
+    "texture",
+    "gradient_relative",
+)
+_TINY = 1e-9
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Candidate regions.
+
+    Attributes:
+        members_NL: bool, which leaves a region is made of.
+        area_N: pixels.
+        descriptors_NF: float64, columns as `DESCRIPTORS`.
+    """
+
+    members_NL: npt.NDArray[np.bool_]
+    area_N: Array
+    descriptors_NF: Array
+
+
+def measure_nodes(leaves: Leaves, tree: Any, altitudes_N: Array) -> Nodes:
+    """Measure all nodes of one tree but the root, leaves first."""
+    sums = _Sums.of(leaves, tree)
+    parents = np.asarray(tree.parents(), dtype=np.int64)
+    descriptors = _describe(leaves, sums, parents, altitudes_N)
+    keep = slice(0, max(1, len(parents) - 1))
+    return Nodes(_members(parents, len(leaves.area_L))[keep], sums.area[keep], descriptors[keep])
+
+
+def _members(parents_N: npt.NDArray[np.int64], leaf_count: int) -> npt.NDArray[np.bool_]:
+    members = np.zeros((len(parents_N), leaf_count), dtype=bool)
+    members[:leaf_count] = np.eye(leaf_count, dtype=bool)
+    for node, parent in enumerate(parents_N[:-1]):
+        members[parent] |= members[node]
+    return members
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over the pixels of each node, over its outer border, and over the leaf borders inside it."""
+
+    area: Array
+    box: Array
+    frame: Array
+    moments: Array
+    colour: Array
+    colour_square: Array
+    feature: Array
+    feature_square: Array
+    texture: Array
+    border: Array
+    border_values: Array
+    inner: Array
+    inner_values: Array
+    ring_colour: Array
+    ring_feature: Array
+
+    @classmethod
+    def of(cls, leaves: Leaves, tree: Any) -> "_Sums":
+        import higra as hg
+
+        def up(values: Array) -> Array:
+            return np.asarray(hg.accumulate_sequential(tree, np.ascontiguousarray(values), hg.Accumulators.sum))
+
+        area = leaves.area_L[:, None]
+        low = hg.accumulate_sequential(tree, np.ascontiguousarray(leaves.box_L4[:, :2]), hg.Accumulators.min)
+        high = hg.accumulate_sequential(tree, np.ascontiguousarray(leaves.box_L4[:, 2:]), hg.Accumulators.max)
+        borders = _Borders.of(leaves, tree)
+        return cls(
+            area=up(leaves.area_L),
+            box=np.concatenate([low, high], axis=1),
+            frame=up(leaves.frame_L),
+            moments=up(leaves.moments_L5),
+            colour=up(leaves.colour_L3 * area),
+            colour_square=up(leaves.colour_square_L * leaves.area_L),
+            feature=up(leaves.feature_LK * area),
+            feature_square=up(leaves.feature_square_L * leaves.area_L),
+            texture=up(leaves.texture_L1[:, 0] * leaves.area_L),
+            border=borders.length,
+            border_values=borders.values,
+            inner=borders.inner_length,
+            inner_values=borders.inner_values,
+            ring_colour=borders.ring[:, :3],
+            ring_feature=borders.ring[:, 3:],
+        )
+
+
+@dataclass(frozen=True)
+class _Borders:
+    length: Array
+    values: Array
+    inner_length: Array
+    inner_values: Array
+    ring: Array
+
+    @classmethod
+    def of(cls, leaves: Leaves, tree: Any) -> "_Borders":
+        """Split every node's sums over leaf borders into those inside it and those around it.
+
+        A leaf border lies inside a node when both its leaves do, that is from their lowest common ancestor upwards.
+        """
+        import higra as hg
+
+        count, nodes = len(leaves.area_L), tree.num_vertices()
+        one, two = leaves.edges_E2[:, 0], leaves.edges_E2[:, 1]
+        traits = np.concatenate([leaves.colour_L3, leaves.feature_LK], axis=1)
+        length = leaves.length_E[:, None]
+        steps = [np.sqrt(np.sum((x[one] - x[two]) ** 2, axis=1)) for x in (leaves.colour_L3, leaves.feature_LK)]
+        values = np.concatenate([length, length * leaves.gradient_E2, length * np.stack(steps, axis=1)], axis=1)
+        at_leaves = _scatter(one, values, count) + _scatter(two, values, count)
+        ring_at_leaves = _scatter(one, length * traits[two], count) + _scatter(two, length * traits[one], count)
+        inside = np.concatenate([values, length * (traits[one] + traits[two])], axis=1)
+        ancestor = np.asarray(tree.lowest_common_ancestor(one, two), dtype=np.int64)
+        start = np.zeros((count, inside.shape[1]))
+        inner = hg.accumulate_and_add_sequential(tree, _scatter(ancestor, inside, nodes), start, hg.Accumulators.sum)
+        total = hg.accumulate_sequential(tree, np.concatenate([at_leaves, ring_at_leaves], axis=1), hg.Accumulators.sum)
+        width = values.shape[1]
+        outer = np.maximum(total[:, :width] - 2 * inner[:, :width], 0.0)
+        ring = total[:, width:] - inner[:, width:]
+        return cls(outer[:, 0], outer[:, 1:], inner[:, 0], inner[:, 1:width], ring)
+
+
+def _scatter(index: npt.NDArray[np.int64], values_EK: Array, count: int) -> Array:
+    return np.stack([np.bincount(index, column, minlength=count) for column in values_EK.T], axis=1)
+
+
+def _describe(leaves: Leaves, sums: _Sums, parents: npt.NDArray[np.int64], altitudes: Array) -> Array:
+    columns = {
+        **_shape(leaves, sums),
+        **_border(leaves, sums),
+        **_content(leaves, sums),
+        **_scale(sums, parents, altitudes),
+    }
+    return np.stack([columns[name] for name in DESCRIPTORS], axis=1)
+
+
+def _shape(leaves: Leaves, sums: _Sums) -> dict[str, Array]:
+    height, width = leaves.labels_hw.shape
+    sides = sums.box[:, 2:] - sums.box[:, :2] + 1
+    x, y, xx, yy, xy = (sums.moments / sums.area[:, None]).T
+    # A pixel is a square, not a point: 1/12 is the variance along its side.
+    determinant = (xx - x * x + 1 / 12) * (yy - y * y + 1 / 12) - (xy - x * y) ** 2
+    return {
+        "log_area": np.log(sums.area / (height * width)),
+        "compactness": 4 * np.pi * sums.area / (sums.border + sums.frame + _TINY) ** 2,
+        "extent": sums.area / sides.prod(axis=1),
+        "ellipse_fit": np.minimum(1.0, sums.area / (4 * np.pi * np.sqrt(np.maximum(determinant, 1 / 144)))),
+        "log_aspect": np.abs(np.log(sides[:, 0] / sides[:, 1])),
+        "frame_share": sums.frame / (sums.border + sums.frame + _TINY),
+        "centre_distance": np.hypot((x + 0.5) / width - 0.5, (y + 0.5) / height - 0.5),
+    }
+
+
+def _border(leaves: Leaves, sums: _Sums) -> dict[str, Array]:
+    along = sums.border_values / (sums.border + _TINY)[:, None]
+    inside = sums.inner_values[:, 1] / (sums.inner + _TINY)
+    typical = np.sum(leaves.gradient_E2[:, 1] * leaves.length_E) / (np.sum(leaves.length_E) + _TINY)
+    return {
+        "gradient_fine": along[:, 0],
+        "gradient_coarse": along[:, 1],
+        "colour_step": along[:, 2],
+        "feature_step": along[:, 3],
+        "inner_gradient": inside,
+        "gradient_ratio": np.log((along[:, 1] + 0.01) / (inside + 0.01)),
+        "gradient_relative": np.log((along[:, 1] + 0.01) / (typical + 0.01)),
+    }
+
+
+def _content(leaves: Leaves, sums: _Sums) -> dict[str, Array]:
+    area, border = sums.area[:, None], (sums.border + _TINY)[:, None]
+    colour, feature = sums.colour / area, sums.feature / area
+    frame = leaves.frame_L[:, None] / leaves.frame_L.sum()
+    frame_colour = np.sum(leaves.colour_L3 * frame, axis=0)
+    frame_feature = np.sum(leaves.feature_LK * frame, axis=0)
+    return {
+        "colour_contrast": _norm(colour - sums.ring_colour / border),
+        "feature_contrast": _norm(feature - sums.ring_feature / border),
+        "colour_spread": np.sqrt(np.maximum(sums.colour_square / sums.area - np.sum(colour**2, axis=1), 0)),
+        "feature_spread": np.sqrt(np.maximum(sums.feature_square / sums.area - np.sum(feature**2, axis=1), 0)),
+        "feature_from_frame": _norm(feature - frame_feature),
+        "colour_from_frame": _norm(colour - frame_colour),
+        "feature_norm": _norm(feature),
+        "texture": sums.texture / sums.area,
+    }
+
+
+def _scale(sums: _Sums, parents: npt.NDArray[np.int64], altitudes: Array) -> dict[str, Array]:
+    floor = max(float(altitudes.max()), _TINY) * 1e-6
+    cost = np.log(np.maximum(altitudes, floor))
+    return {
+        "log_parent_area": np.log(sums.area[parents] / sums.area),
+        "log_parent_cost": np.minimum(cost[parents] - cost, 3.0),
+    }
+
+
+def _norm(values_NK: Array) -> Array:
+    norm: Array = np.sqrt(np.sum(values_NK**2, axis=1))
+    return norm

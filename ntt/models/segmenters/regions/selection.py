@@ -1,0 +1,82 @@
+"""Choice of the regions to propose: no near-duplicates, and a share for every size.
+
+Shape suffixes: L leaves, N nodes, S chosen nodes.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ntt.models.segmenters.regions.leaves import Array, IntArray
+
+# Upper ends of the size classes (share of the image's area), and each class's part of the budget. Small objects are
+# many and hard to tell from texture: without a part of their own, the large ones would push them out.
+SIZE_ENDS: tuple[float, ...] = (0.001, 0.005, 0.02, 1.0)
+SIZE_PARTS: tuple[float, ...] = (0.35, 0.30, 0.20, 0.15)
+# Overlap with a better region of the same size class above which a region is left out.
+MAX_IOU: tuple[float, ...] = (0.6, 0.6, 0.7, 0.8)
+_POOL_FACTOR = 3
+
+
+def choose(
+    members_NL: npt.NDArray[np.bool_],
+    area_L: Array,
+    score_N: npt.NDArray[np.float32],
+    *,
+    canvas_px: int,
+    max_masks: int,
+) -> IntArray:
+    """Choose regions by descending score within each size class.
+
+    Args:
+        members_NL: which leaves a region is made of.
+        area_L: pixels of each leaf.
+        score_N: higher is better.
+        canvas_px: pixels of the whole image.
+        max_masks: most regions to choose.
+
+    Returns:
+        int64 [S], S <= max_masks, by descending score.
+    """
+    share = members_NL @ area_L / canvas_px
+    size_class = np.searchsorted(np.asarray(SIZE_ENDS[:-1]), share, side="left")
+    ends = np.round(max_masks * np.cumsum([0.0, *reversed(SIZE_PARTS)])).astype(int)
+    chosen: list[IntArray] = []
+    free = 0
+    # Large regions first: the places they leave free go to the smaller ones.
+    for part, index in enumerate(reversed(range(len(SIZE_PARTS)))):
+        budget = int(ends[part + 1] - ends[part]) + free
+        ranked = np.flatnonzero(size_class == index)
+        ranked = ranked[np.argsort(-score_N[ranked], kind="stable")][: _POOL_FACTOR * budget]
+        kept = ranked[distinct(members_NL[ranked], area_L, max_iou=MAX_IOU[index], limit=budget)]
+        free = budget - len(kept)
+        chosen.append(kept)
+    together = np.concatenate(chosen)
+    return together[np.argsort(-score_N[together], kind="stable")]
+
+
+def distinct(members_NL: npt.NDArray[np.bool_], area_L: Array, *, max_iou: float, limit: int) -> IntArray:
+    """Walk the regions in order and keep those that overlap no kept one by more than `max_iou`."""
+    overlap = overlaps(members_NL, area_L)
+    alive = np.ones(len(members_NL), dtype=bool)
+    kept: list[int] = []
+    for index in range(len(members_NL)):
+        if len(kept) == limit:
+            break
+        if alive[index]:
+            kept.append(index)
+            alive &= overlap[index] <= max_iou
+    return np.asarray(kept, dtype=np.int64)
+
+
+def overlaps(members_NL: npt.NDArray[np.bool_], area_L: Array) -> npt.NDArray[np.float32]:
+    """IoU of all pairs of regions.
+
+    The products are sums of whole numbers below 2**24, so float32 holds them exactly in any order of summation.
+    """
+    members = torch.from_numpy(members_NL.astype(np.float32))
+    weighted = members * torch.from_numpy(area_L.astype(np.float32))
+    area = weighted.sum(dim=1)
+    shared = weighted @ members.T
+    iou: npt.NDArray[np.float32] = (shared / (area[:, None] + area[None, :] - shared)).numpy()
+    return iou

@@ -1,0 +1,335 @@
+"""Official checkpoints: where they lie, whether they are intact, and how to read them.
+
+The registry is `ntt/models/checkpoints.json`. Files lie below the weights folder in the layout of the published
+instructions, such as `checkpoints/sam2_hiera_large.pt` and `checkpoints/dinov2/dinov2_vitl14_pretrain.pth`.
+`ntt.base.download` does the transfer.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import shlex
+import urllib.parse
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ntt.base.download import Progress, download, mirrored_urls
+from ntt.errors import ConfigError, WeightsError
+
+MIRROR_VARIABLE = "NTT_WEIGHTS_MIRROR"
+OFFLINE_VARIABLE = "NTT_OFFLINE"
+DEFAULT_ROOT = Path("checkpoints")
+_BLOCK_BYTES = 1 << 20
+_WRAPPERS = ("model", "state_dict")
+_DIGESTS: dict[tuple[str, int, int, int], str] = {}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One official file.
+
+    Attributes:
+        name: as used in commands and messages.
+        url: where its authors publish it.
+        sha256: hex digest of the whole file.
+        path: place relative to the weights folder.
+    """
+
+    name: str
+    url: str
+    sha256: str
+    path: str
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """What `verify` found.
+
+    Attributes:
+        state: "ok", "missing" or "damaged" (there, with another sha256).
+        sha256: hex digest of the file found, or None where there is none.
+    """
+
+    name: str
+    path: Path
+    state: str
+    sha256: str | None
+
+
+@cache
+def checkpoints() -> Mapping[str, Checkpoint]:
+    """All known checkpoints, by name, in the order of the registry."""
+    table = json.loads(resources.files("ntt.models").joinpath("checkpoints.json").read_text(encoding="utf-8"))
+    return {name: Checkpoint(name=name, **entry) for name, entry in table["checkpoints"].items()}
+
+
+def checkpoint(name: str) -> Checkpoint:
+    """Look a checkpoint up.
+
+    Raises:
+        ConfigError: if there is none of this name; the message lists all names.
+    """
+    known = checkpoints()
+    if name not in known:
+        raise ConfigError(f"No checkpoint is called {name!r}. Known names: {', '.join(known)}. Use one of them.")
+    return known[name]
+
+
+def fetch_command(name: str, root: Path) -> str:
+    """The shell command that fetches checkpoint `name` into the weights folder `root`."""
+    place = "" if root == DEFAULT_ROOT else f" --root {shlex.quote(str(root))}"
+    return f"ntt weights get {name}{place}"
+
+
+def locate(name: str, root: Path) -> Path:
+    """Find a checkpoint on disk. Its content is not read.
+
+    Args:
+        name: a name of the registry.
+        root: the weights folder.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ConfigError: if the name is not known, or NTT_OFFLINE is not understood.
+        WeightsError: if the file is not there; the message has the command that fetches it, and says where from if
+            the environment has a say in it.
+    """
+    path = root / checkpoint(name).path
+    if not path.is_file():
+        raise WeightsError(
+            f"The weights {name} are missing: {path} does not exist. Fetch them with `{fetch_command(name, root)}`"
+            f"{_source_in_environment()}."
+        )
+    return path
+
+
+def _source_in_environment() -> str:
+    """Complete the advice to fetch a file by what the environment says about where from."""
+    if is_offline():
+        return f"; {OFFLINE_VARIABLE} forbids the network here, so unset it first or put the file there by hand"
+    try:
+        mirror = urllib.parse.urlsplit(os.environ.get(MIRROR_VARIABLE, ""))
+    except ValueError:
+        return ""  # `ntt weights get` will say what is wrong with it
+    if not mirror.netloc:
+        return ""
+    shown = mirror._replace(netloc=mirror.netloc.rpartition("@")[2], query="", fragment="")  # no password in a log
+    return f", which asks the mirror {shown.geturl()} ({MIRROR_VARIABLE})"
+
+
+def is_offline() -> bool:
+    """True if the environment variable NTT_OFFLINE forbids network access.
+
+    Raises:
+        ConfigError: if the variable is neither 1/true/yes nor 0/false/no nor empty.
+    """
+    value = os.environ.get(OFFLINE_VARIABLE, "").strip().lower()
+    if value in ("1", "true", "yes"):
+        return True
+    if value in ("", "0", "false", "no"):
+        return False
+    raise ConfigError(f"{OFFLINE_VARIABLE}={value!r} is not understood. Set it to 1 (no network access) or 0.")
+
+
+def fetch(
+    name: str,
+    root: Path,
+    *,
+    mirror: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Make sure a checkpoint is on disk and intact; download it if it is not there.
+
+    An interrupted download is continued where it stopped. Two processes may ask for the same file at once: one
+    downloads, the other waits.
+
+    Args:
+        name: a name of the registry.
+        root: the weights folder; created if need be.
+        mirror: base URL that takes the place of the official host (the rest of the path is kept), or that of a copy
+            of a weights folder. None: the environment variable NTT_WEIGHTS_MIRROR, else the official host.
+        offline: never touch the network; so does NTT_OFFLINE=1 in the environment.
+        progress: called with (bytes on disk, bytes in all or None if the server does not say).
+
+    Returns:
+        The path of the file, whose sha256 is as registered.
+
+    Raises:
+        ConfigError: if the name is not known or the mirror is no http(s) URL.
+        WeightsError: if the file cannot be had, or has another sha256 than registered.
+        StorageError: if the disk is full or not writable.
+    """
+    entry = checkpoint(name)
+    path = root / entry.path
+    if path.is_file():
+        _require_digest(path, entry.sha256, remedy=f"Move it away, then run `{fetch_command(name, root)}`.")
+        return path
+    if offline or is_offline():
+        raise WeightsError(
+            f"The weights {name} are missing: {path} does not exist, and network access is switched off (offline "
+            f"setting or {OFFLINE_VARIABLE}). Put the file {entry.url} there by hand, or run "
+            f"`{fetch_command(name, root)}` where the network may be used."
+        )
+    base = mirror if mirror is not None else os.environ.get(MIRROR_VARIABLE) or None
+    urls = [entry.url] if base is None else mirrored_urls(base, entry.url, entry.path)
+    try:
+        download(urls, path, sha256=entry.sha256, label=f"weights {name}", progress=progress)
+    except WeightsError as error:
+        raise WeightsError(f"{error} A mirror is named with --mirror URL or {MIRROR_VARIABLE}=URL.") from error
+    return path
+
+
+def verify(root: Path, names: Sequence[str] | None = None) -> list[CheckpointState]:
+    """Compare files on disk with the registry.
+
+    Args:
+        root: the weights folder.
+        names: which checkpoints; None: all of the registry.
+
+    Returns:
+        One state a name, in the order given.
+
+    Raises:
+        ConfigError: if a name is not known.
+    """
+    states = []
+    for entry in [checkpoint(name) for name in (checkpoints() if names is None else names)]:
+        path = root / entry.path
+        digest = file_digest(path) if path.is_file() else None
+        state = "missing" if digest is None else "ok" if digest == entry.sha256 else "damaged"
+        states.append(CheckpointState(name=entry.name, path=path, state=state, sha256=digest))
+    return states
+
+
+def file_digest(path: Path) -> str:
+    """The sha256 of a file as hex digits.
+
+    Remembered within the process for as long as the file's size, time of change and inode stay the same.
+
+    Raises:
+        WeightsError: if the file cannot be read.
+    """
+    try:
+        status = path.stat()
+        key = (str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino)
+        if key not in _DIGESTS:
+            digest = hashlib.sha256()
+            with path.open("rb") as file:
+                while block := file.read(_BLOCK_BYTES):
+                    digest.update(block)
+            _DIGESTS[key] = digest.hexdigest()
+    except OSError as error:
+        raise WeightsError(f"The file {path} cannot be read: {error.strerror or error}.") from error
+    return _DIGESTS[key]
+
+
+def checked_digest(path: Path, expected_sha256: str | None) -> str:
+    """The sha256 of a weights file, which must be the one expected.
+
+    Args:
+        path: the file.
+        expected_sha256: hex digest the file must have; None: any.
+
+    Raises:
+        WeightsError: if the file cannot be read or has another digest; the message has the command that fetches it.
+    """
+    if expected_sha256 is not None:
+        _require_digest(path, expected_sha256, remedy=_remedy(path))
+    return file_digest(path)
+
+
+def load_state_dict(path: Path, *, expected_sha256: str | None = None) -> dict[str, torch.Tensor]:
+    """Read named tensors from a checkpoint onto the CPU, without ever running code from it.
+
+    Args:
+        path: a file written by `torch.save`, holding a state dict, or one under the key "model" or "state_dict"; or a
+            `.safetensors` file.
+        expected_sha256: hex digest the file must have; None: any.
+
+    Returns:
+        Name -> tensor, in the file's order.
+
+    Raises:
+        WeightsError: if the file is missing, damaged, has another digest, contains code, or is no state dict.
+    """
+    if not path.is_file():
+        raise WeightsError(f"The weights file {path} does not exist. {_remedy(path)}")
+    if expected_sha256 is not None:
+        _require_digest(path, expected_sha256, remedy=_remedy(path))
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _state_dict_of(_read_torch(path), path)
+
+
+def _require_digest(path: Path, expected: str, *, remedy: str) -> None:
+    found = file_digest(path)
+    if found != expected.lower():
+        raise WeightsError(
+            f"The weights file {path} is damaged or another file: its sha256 is {found}, expected {expected}. {remedy}"
+        )
+
+
+def _remedy(path: Path) -> str:
+    """What to do about a bad file: the fetch command where the path ends like that of a known checkpoint."""
+    for entry in checkpoints().values():
+        depth = len(Path(entry.path).parts)
+        if path.parts[-depth:] == Path(entry.path).parts:
+            command = fetch_command(entry.name, Path(*path.parts[:-depth]))
+            before = "Move it away, then fetch it" if path.exists() else "Fetch it"
+            return f"{before} with `{command}`."
+    return "Give the path of a checkpoint saved by torch.save (a state dict) or of a .safetensors file."
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # torch remarks on foreign pickle protocols; the outcome, an error or tensors, says it all.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise WeightsError(f"The weights file {path} cannot be read: {error.strerror}.") from error
+    except pickle.UnpicklingError as error:
+        if "global" in str(error).lower() or "unsupported class" in str(error).lower():
+            raise WeightsError(
+                f"The weights file {path} is refused: it contains Python objects that would run code when loaded. "
+                "Save its state dict alone (`torch.save(model.state_dict(), path)`) on a machine that trusts it."
+            ) from error
+        raise WeightsError(f"The file {path} is not a checkpoint, or is damaged. {_remedy(path)}") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise WeightsError(
+            f"The weights file {path} ({path.stat().st_size} bytes) is truncated or damaged. {_remedy(path)}"
+        ) from error
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"The weights file {path} is truncated or damaged: {error}. {_remedy(path)}") from error
+
+
+def _state_dict_of(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
+    for key in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(f"The file {path} holds a {type(loaded).__name__}, not a state dict. {_remedy(path)}")
+    foreign = [str(key) for key, value in loaded.items() if not (isinstance(key, str) and torch.is_tensor(value))]
+    if foreign or not loaded:
+        problem = f"has entries that are no named tensors, such as {foreign[0]!r}" if foreign else "is empty"
+        raise WeightsError(f"The file {path} is not a state dict: it {problem}. {_remedy(path)}")
+    return dict(loaded)

@@ -1,0 +1,127 @@
+"""The run directory's files: how each artefact is written and read back."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from ntt.base.files import read_json, write_bytes, write_json
+from ntt.errors import StorageError
+from ntt.types import Category, Detections, ImageRecord, Json, MemoryBank, Metrics, Prototypes
+
+
+def detections_to_coco(detections: Sequence[Detections], categories: Sequence[Category]) -> list[Json]:
+    """Return COCO results: one object a detection with image_id, category_id, score, bbox and segmentation."""
+    return [
+        {
+            "image_id": found.image_id,
+            "category_id": categories[label].id,
+            "score": score,
+            "bbox": box,
+            "segmentation": {"size": [found.height, found.width], "counts": rle.decode("ascii")},
+        }
+        for found in detections
+        for label, score, box, rle in zip(
+            found.labels.tolist(), found.scores.tolist(), found.boxes_xywh.tolist(), found.rles, strict=True
+        )
+    ]
+
+
+def write_predictions(path: Path, detections: Sequence[Detections], categories: Sequence[Category]) -> None:
+    """Write a COCO results file that pycocotools and other viewers load."""
+    write_json(path, detections_to_coco(detections, categories), indent=None)
+
+
+def read_predictions(path: Path, images: Sequence[ImageRecord], categories: Sequence[Category]) -> list[Detections]:
+    """Read a results file back: one entry an image, in the order of `images`, equal to what was written."""
+    index = {category.id: place for place, category in enumerate(categories)}
+    rows: dict[int | str, list[Json]] = {record.id: [] for record in images}
+    for row in read_json(path):
+        rows[row["image_id"]].append(row)
+    return [_detections_from(record, rows[record.id], index) for record in images]
+
+
+def _detections_from(record: ImageRecord, rows: Sequence[Json], index: Mapping[int, int]) -> Detections:
+    return Detections(
+        image_id=record.id,
+        height=record.height,
+        width=record.width,
+        labels=np.array([index[row["category_id"]] for row in rows], dtype=np.int64),
+        scores=np.array([row["score"] for row in rows], dtype=np.float32),
+        boxes_xywh=np.array([row["bbox"] for row in rows], dtype=np.float32).reshape(-1, 4),
+        rles=tuple(row["segmentation"]["counts"].encode("ascii") for row in rows),
+    )
+
+
+def write_memory(path: Path, memory: MemoryBank) -> None:
+    """Write a memory bank as safetensors; the categories and the digest are in its metadata."""
+    tensors = {f"class_{place}": features for place, features in enumerate(memory.features)}
+    tensors.update({f"background_{place}": features for place, features in enumerate(memory.backgrounds)})
+    _write_tensors(path, tensors, memory.categories, memory.digest)
+
+
+def read_memory(path: Path) -> MemoryBank:
+    """Read a memory bank back."""
+    tensors, categories, digest = _read_tensors(path)
+    features = tuple(tensors[f"class_{place}"] for place in range(len(categories)))
+    backgrounds = tuple(tensors[name] for place in range(len(categories)) if (name := f"background_{place}") in tensors)
+    return MemoryBank(categories=categories, features=features, digest=digest, backgrounds=backgrounds)
+
+
+def write_prototypes(path: Path, prototypes: Prototypes) -> None:
+    """Write prototypes as safetensors."""
+    tensors = {"vectors": prototypes.vectors_PD, "labels": prototypes.labels_P}
+    _write_tensors(path, tensors, prototypes.categories, prototypes.digest)
+
+
+def read_prototypes(path: Path) -> Prototypes:
+    """Read prototypes back."""
+    tensors, categories, digest = _read_tensors(path)
+    return Prototypes(categories, tensors["vectors"], tensors["labels"], digest)
+
+
+def write_metrics(path: Path, metrics: Metrics) -> None:
+    """Write metrics as JSON."""
+    write_json(path, asdict(metrics))
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read metrics back."""
+    return Metrics(**read_json(path))
+
+
+def flat_metrics(metrics: Metrics) -> dict[str, float]:
+    """Return metrics under flat names: "bbox/AP", and "bbox/AP/cat" for one class."""
+    flat = {f"{kind}/{name}": value for kind, values in metrics.overall.items() for name, value in values.items()}
+    for kind, classes in metrics.per_class.items():
+        for label, values in classes.items():
+            flat.update({f"{kind}/{name}/{label}": value for name, value in values.items()})
+    return flat
+
+
+def _write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], categories: Sequence[Category], digest: str
+) -> None:
+    # One note that holds all: safetensors writes several in an order that changes from process to process.
+    notes = json.dumps({"categories": [[c.id, c.name] for c in categories], "digest": digest})
+    data = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata={"notes": notes})
+    write_bytes(path, data)
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], tuple[Category, ...], str]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as stream:
+            notes: dict[str, Any] = json.loads(stream.metadata()["notes"])
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise StorageError(
+            f"{path} cannot be read back: {error}. Delete it and start the same command again."
+        ) from error
+    categories = tuple(Category(id=number, name=name) for number, name in notes["categories"])
+    return tensors, categories, notes["digest"]

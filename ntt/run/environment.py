@@ -1,0 +1,126 @@
+"""What a run executes on: device, threads, determinism; and the facts about it that are kept with the results."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ntt.base.project import PROJECT_DIR
+from ntt.config.schema import RuntimeConfig
+from ntt.models.device import check_compiler, check_precision, resolve_device
+from ntt.types import Placement
+
+_PACKAGES = (
+    "ntt",
+    "torch",
+    "torchvision",
+    "timm",
+    "sam2",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "higra",
+    "pillow",
+    "pycocotools",
+    "hydra-core",
+    "omegaconf",
+)
+
+
+def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
+    """Set threads and determinism for this process and decide where models run.
+
+    Args:
+        runtime: the settings.
+        local_rank: this process's number on its node; `cuda` and `auto` give each process its own GPU.
+
+    Raises:
+        ConfigError: for a device, a precision or a compiler that is not to be had here.
+    """
+    device = resolve_device(runtime.device)
+    check_precision(runtime.precision, device)
+    torch.set_num_threads(runtime.threads)
+    if runtime.deterministic:
+        # Read by cuBLAS when it starts: without it, its matrix products may differ from call to call.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if runtime.compile:
+        check_compiler(device)
+        torch.use_deterministic_algorithms(runtime.deterministic, warn_only=True)
+    else:  # the same without loading the compiler, which takes seconds
+        torch.set_deterministic_debug_mode("warn" if runtime.deterministic else "default")
+    torch.backends.cudnn.benchmark = not runtime.deterministic
+    if device.type == "cuda":
+        index = local_rank % torch.cuda.device_count() if device.index is None else device.index
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    return Placement(
+        device=str(device),
+        precision=runtime.precision,
+        compile=runtime.compile,
+        weights_root=Path(runtime.weights_root).expanduser(),
+    )
+
+
+def collect_facts(placement: Placement, *, num_processes: int) -> dict[str, Any]:
+    """Return what a reader of the results may want to know of the machine and the software."""
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": _versions(),
+        "git": _git_revision(),
+        "device": placement.device,
+        "device_name": _device_name(placement.device),
+        "threads": torch.get_num_threads(),
+        "processes": num_processes,
+    }
+    return facts
+
+
+def peak_memory_mb(placement: Placement) -> dict[str, float]:
+    """Return the largest memory use since the process began, in MiB: of the process and, on CUDA, of its tensors."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
+    if placement.device.startswith("cuda"):
+        peak["cuda"] = torch.cuda.max_memory_allocated(placement.device) / 2**20
+    return {name: round(value, 1) for name, value in peak.items()}
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def _git_revision() -> dict[str, Any] | None:
+    """Return the checkout's revision and whether it has uncommitted changes, or None outside a checkout."""
+    folder = PROJECT_DIR
+    if not (folder / ".git").exists():
+        return None
+    try:
+        revision = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"revision": revision, "changed": bool(changed)}
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"

@@ -1,0 +1,125 @@
+"""What a run reads before anything else: both annotation files and the classes to search."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ntt.config.schema import ExperimentConfig
+from ntt.data.coco import CocoDataset, read_coco
+from ntt.data.splits import resolve_split
+from ntt.datasets.base import DatasetFiles
+from ntt.errors import DataError, raise_all
+from ntt.evaluation.curves import MAX_DETECTIONS
+from ntt.evaluation.federated import check_checked_classes
+from ntt.types import Category
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Checked inputs; `categories` is sorted by id, its order is the class index."""
+
+    reference_data: CocoDataset
+    target_data: CocoDataset
+    categories: tuple[Category, ...]
+
+
+class CocoReader(Protocol):
+    """What reads an annotation file: `ntt.data.coco.read_coco`, or something that remembers what it has read."""
+
+    def __call__(self, annotation_file: Path, image_dir: Path, *, annotations_required: bool = True) -> CocoDataset:
+        """Read and check an annotation file."""
+        ...
+
+
+def read_inputs(config: ExperimentConfig, *, read: CocoReader = read_coco) -> Inputs:
+    """Find the data set, read its annotation files and resolve the split.
+
+    Args:
+        config: of the run.
+        read: reads an annotation file.
+
+    Raises:
+        DataError: if a file cannot be used, references and targets disagree about a class, or the targets lack what the
+            protocol of evaluation needs.
+        ConfigError: if the split names classes the data set does not have.
+    """
+    files = config.dataset.locate(Path(config.runtime.cache_root).expanduser().absolute())
+    reference_data, target_data = _read_both(files, read)
+    categories = resolve_split(
+        config.split.name, config.split.classes, reference_data.categories, reference_data.frequencies
+    )
+    check_agreement(categories, target_data)
+    if config.split.name == "all" and config.split.classes is None:
+        warn_of_unknown_classes(categories, target_data)
+    if config.evaluation.protocol == "lvis" and target_data.has_annotations:
+        check_checked_classes(target_data)
+    return Inputs(reference_data=reference_data, target_data=target_data, categories=categories)
+
+
+def _read_both(files: DatasetFiles, read: CocoReader) -> tuple[CocoDataset, CocoDataset]:
+    """Read references and targets; what is wrong with either is reported together."""
+    found, problems = [], []
+    for file, folder, required in (
+        (files.references_file, files.reference_images, True),
+        (files.targets_file, files.target_images, False),
+    ):
+        try:
+            found.append(read(file, folder, annotations_required=required))
+        except DataError as error:
+            problems.append(str(error))
+    if problems:  # a file may serve as both
+        raise DataError("\n".join(dict.fromkeys(problems)))
+    return found[0], found[1]
+
+
+def input_facts(inputs: Inputs) -> dict[str, dict[str, str]]:
+    """Return the annotation files a run reads, with the SHA-256 of each: what it was computed from."""
+    files = {"references": inputs.reference_data, "targets": inputs.target_data}
+    return {role: {"file": str(data.annotation_file), "sha256": data.digest} for role, data in files.items()}
+
+
+def warn_of_few_detections(config: ExperimentConfig) -> None:
+    """Say so where the matcher keeps fewer detections an image than LVIS' protocol counts."""
+    kept, counted = vars(config.matcher).get("max_detections"), MAX_DETECTIONS["lvis"][-1]
+    if config.evaluation.protocol == "lvis" and kept is not None and kept < counted:
+        _LOG.warning(
+            "evaluation.protocol=lvis counts %d detections an image, matcher.max_detections=%d keeps fewer. Set "
+            "matcher.max_detections=%d for figures to compare with others.",
+            *(counted, kept, counted),
+        )
+
+
+def warn_of_unknown_classes(categories: tuple[Category, ...], targets: CocoDataset) -> None:
+    """Name the classes of annotated targets that the references do not know: nobody searches them."""
+    known = {category.id for category in categories}
+    annotated = {instance.category_id for instance in targets.instances}
+    names = [category.name for category in targets.categories if category.id in annotated - known]
+    if names:
+        _LOG.warning(
+            "%d class(es) of the targets are no categories of the references and are neither searched nor evaluated: "
+            "%s%s. Add examples of them to the references if they are to be found.",
+            *(len(names), ", ".join(names[:5]), ", ..." if len(names) > 5 else ""),
+        )
+
+
+def check_agreement(categories: tuple[Category, ...], targets: CocoDataset) -> None:
+    """Refuse a targets file in which a searched class is missing or has another id."""
+    if not targets.has_annotations:
+        return
+    ids = {category.name: category.id for category in targets.categories}
+    problems = []
+    for category in categories:
+        if category.name not in ids:
+            problems.append(
+                f"Class {category.name!r} of the references is not a category of {targets.annotation_file}. Add it "
+                "there, or leave it out with split.classes."
+            )
+        elif ids[category.name] != category.id:
+            problems.append(
+                f"Class {category.name!r} has id {category.id} in the references and {ids[category.name]} in "
+                f"{targets.annotation_file}. Give it the same id in both files."
+            )
+    raise_all(problems, DataError, summary="References and targets disagree about classes")

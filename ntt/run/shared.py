@@ -1,0 +1,93 @@
+"""What the points of a sweep have in common, kept by a process that runs them one after the other.
+
+Nothing here changes a result: annotation files are known by the digest of their bytes, images by their identity on
+disk, candidates by their key in the store, models by their settings and the place they run at.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from ntt.base.digests import FileIdentity, file_identity, sha256_of
+from ntt.data.coco import CocoDataset, read_coco
+from ntt.models.backbones.base import Backbone, BackboneConfig
+from ntt.models.segmenters.base import Segmenter, SegmenterConfig
+from ntt.store.cache import CandidateMemory
+from ntt.types import ImageRecord, Placement
+
+_DATASETS_KEPT = 4
+_Checked = tuple[FileIdentity, int, int, bool]
+
+
+@dataclass
+class Workspace:
+    """Hand one to every `ntt.run.runner.run` of a process; each run takes from it what an earlier one has prepared.
+
+    Attributes:
+        candidates: loaded candidates, bounded by memory.
+        tidied: stores that were searched for abandoned temporary files.
+    """
+
+    candidates: CandidateMemory = field(default_factory=CandidateMemory)
+    tidied: set[Path] = field(default_factory=set)
+    _datasets: "OrderedDict[tuple[Path, Path, bool, str], CocoDataset]" = field(default_factory=OrderedDict)
+    _checked: set[_Checked] = field(default_factory=set)
+    _backbone: tuple[BackboneConfig, Placement, Backbone] | None = None
+    _segmenter: tuple[SegmenterConfig, Placement, Segmenter] | None = None
+
+    def read_coco(self, annotation_file: Path, image_dir: Path, *, annotations_required: bool = True) -> CocoDataset:
+        """Read an annotation file, once while its bytes do not change; see `ntt.data.coco.read_coco`."""
+        try:
+            key = (annotation_file, image_dir, annotations_required, sha256_of(annotation_file))
+        except OSError:  # the reader says it better
+            return read_coco(annotation_file, image_dir, annotations_required=annotations_required)
+        known = self._datasets.pop(key, None)
+        if known is None:
+            known = read_coco(annotation_file, image_dir, annotations_required=annotations_required)
+        if known.digest != key[-1]:  # the file changed meanwhile
+            return known
+        self._datasets[key] = known
+        if len(self._datasets) > _DATASETS_KEPT:
+            self._datasets.popitem(last=False)
+        return known
+
+    def backbone(self, config: BackboneConfig, placement: Placement) -> Backbone:
+        """Return the backbone of these settings; the last one is kept, so a change of models frees the memory."""
+        if self._backbone is None or self._backbone[:2] != (config, placement):
+            self._backbone = None
+            self._backbone = (config, placement, config.build(placement))
+        return self._backbone[2]
+
+    def segmenter(self, config: SegmenterConfig, placement: Placement) -> Segmenter:
+        """Return the segmenter of these settings; the last one is kept."""
+        if self._segmenter is None or self._segmenter[:2] != (config, placement):
+            self._segmenter = None
+            self._segmenter = (config, placement, config.build(placement))
+        return self._segmenter[2]
+
+    def unchecked(self, records: Sequence[ImageRecord], *, full: bool) -> list[ImageRecord]:
+        """Return the images that have not been found good in this state."""
+        return [record for record in records if _state(record, full) not in self._checked]
+
+    def note_checked(self, records: Sequence[ImageRecord], *, full: bool) -> None:
+        """Remember that images were found good."""
+        for record in records:
+            state = _state(record, full)
+            if state is not None and state[0].is_settled:
+                self._checked.add(state)
+
+
+@cache
+def process_workspace() -> Workspace:
+    """Return this process's workspace, for programs that run points one after the other, such as a multirun."""
+    return Workspace()
+
+
+def _state(record: ImageRecord, full: bool) -> _Checked | None:
+    try:
+        with record.path.open("rb") as stream:
+            return (file_identity(stream.fileno()), record.height, record.width, full)
+    except OSError:
+        return None

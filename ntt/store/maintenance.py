@@ -1,0 +1,162 @@
+"""Looking after a store: what is in it, whether it is intact, and what may go.
+
+All of it is safe while runs read and write: an entry that vanishes is computed again, and files that a running
+process is writing are never touched.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ntt.base.temporaries import stale_temporaries
+from ntt.store.store import SUFFIX, USE_RESOLUTION_S
+from ntt.store.usage import KEY_DIGITS, STORE_KEYS, used_store_keys
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One entry.
+
+    Attributes:
+        kind: what it is, such as "candidates".
+        used_at: time of its last use, to within a day, seconds since 1970.
+    """
+
+    path: Path
+    kind: str
+    key: str
+    num_bytes: int
+    used_at: float
+
+
+@dataclass(frozen=True)
+class KindSummary:
+    """What a store holds of one kind; times in seconds since 1970."""
+
+    kind: str
+    count: int
+    num_bytes: int
+    least_recent_use: float
+    most_recent_use: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What decides which entries go.
+
+    Attributes:
+        unused_days: those not used for so long; None: age does not count.
+        max_bytes: the least recently used ones, until the rest fits; None: size does not count.
+        known_keys: those whose key does not begin with one of these; None: use by runs does not count.
+        keep_hours: entries used within so many hours never go; 0: none is spared.
+    """
+
+    unused_days: float | None = None
+    max_bytes: int | None = None
+    known_keys: Collection[tuple[str, str]] | None = None
+    keep_hours: float = 24.0
+
+
+def stored_files(root: Path) -> list[StoredFile]:
+    """List all entries of a store, the least recently used first."""
+    found = []
+    for kind in _folders(root):
+        for part in _folders(kind):
+            with os.scandir(part) as places:
+                for place in places:
+                    with contextlib.suppress(OSError):  # gone meanwhile
+                        if place.name.endswith(SUFFIX) and not place.name.startswith("."):
+                            found.append(_stored_file(Path(place.path), kind.name, place.stat()))
+    return sorted(found, key=lambda entry: (entry.used_at, entry.path))
+
+
+def summarise(entries: Iterable[StoredFile]) -> list[KindSummary]:
+    """Count entries and bytes of each kind."""
+    groups: dict[str, list[StoredFile]] = {}
+    for entry in entries:
+        groups.setdefault(entry.kind, []).append(entry)
+    return [
+        KindSummary(
+            kind=kind,
+            count=len(group),
+            num_bytes=sum(entry.num_bytes for entry in group),
+            least_recent_use=min(entry.used_at for entry in group),
+            most_recent_use=max(entry.used_at for entry in group),
+        )
+        for kind, group in sorted(groups.items())
+    ]
+
+
+def keys_of_runs(folders: Sequence[Path]) -> tuple[set[tuple[str, str]], int]:
+    """Collect what the runs, and the shards of sweeps, below some folders have used.
+
+    Returns:
+        Kind and beginning of the key of each entry; and the number of runs and shards that list what they used.
+    """
+    known: set[tuple[str, str]] = set()
+    count = 0
+    for folder in folders:
+        for place, _, files in os.walk(folder):
+            if STORE_KEYS not in files:
+                continue
+            count += 1
+            for kinds in used_store_keys(Path(place)).values():
+                known.update((kind, key) for kind, keys in kinds.items() for key in keys)
+    return known, count
+
+
+def choose(entries: Sequence[StoredFile], selection: Selection, *, now: float | None = None) -> list[StoredFile]:
+    """Say which entries go.
+
+    Args:
+        entries: of the store, the least recently used first.
+        selection: what decides.
+        now: seconds since 1970; None: the present.
+    """
+    now = time.time() if now is None else now
+    # An entry's time may lag behind its last use by the resolution.
+    spared_s = selection.keep_hours * 3600 + USE_RESOLUTION_S if selection.keep_hours else 0.0
+    free = [entry for entry in entries if now - entry.used_at > spared_s]
+    chosen = [entry for entry in free if _is_wanted_gone(entry, selection, now)]
+    if selection.max_bytes is not None:
+        gone = set(chosen)
+        surplus = sum(entry.num_bytes for entry in entries if entry not in gone) - selection.max_bytes
+        for entry in free:
+            if surplus > 0 and entry not in gone:
+                chosen.append(entry)
+                surplus -= entry.num_bytes
+    return chosen
+
+
+def abandoned_files(root: Path) -> list[Path]:
+    """List temporary files of a store whose processes are gone."""
+    return [path for place, _, _ in os.walk(root) for path in stale_temporaries(Path(place))]
+
+
+def remove(paths: Iterable[Path]) -> int:
+    """Remove files and return how many there were; one that is gone already is no error."""
+    count = 0
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+            count += 1
+    return count
+
+
+def _is_wanted_gone(entry: StoredFile, selection: Selection, now: float) -> bool:
+    if selection.unused_days is not None and now - entry.used_at > selection.unused_days * 24 * 3600:
+        return True
+    known = selection.known_keys
+    return known is not None and (entry.kind, entry.key[:KEY_DIGITS]) not in known
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    if root.is_dir():
+        yield from (path for path in sorted(root.iterdir()) if path.is_dir())
+
+
+def _stored_file(path: Path, kind: str, stat: os.stat_result) -> StoredFile:
+    return StoredFile(path, kind, path.name.removesuffix(SUFFIX), stat.st_size, stat.st_mtime)

@@ -1,0 +1,75 @@
+"""Where records come from: any folders with run directories, and sweeps, whose missing points are known."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ntt.config.compose import compose_many
+from ntt.config.schema import plain
+from ntt.errors import ConfigError, DataError, raise_all
+from ntt.reports.records import PLAN, RunRecord, find_run_directories, read_run
+from ntt.sweeps.plan import PlannedPoint, read_plan
+from ntt.sweeps.state import SweepFolder
+
+
+def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
+    """Read every run of some folders, each once.
+
+    Args:
+        folders: run directories, folders that hold some at any depth, or folders of sweeps; of a sweep every point is
+            returned, whether it has run or not.
+
+    Raises:
+        DataError: if a folder does not exist or holds no run.
+    """
+    found: dict[Path, RunRecord] = {}
+    problems = []
+    for folder in folders:
+        records = list(_records(folder))
+        if not folder.is_dir():
+            problems.append(f"{folder} is not a folder. Give a run directory, a folder of runs, or a sweep's folder.")
+        elif not records:
+            problems.append(
+                f"{folder} holds no run directory (a folder with config.yaml and metrics.json). Give the output folder "
+                "of `python main.py`, outputs by default, or the folder of a sweep, outputs/sweeps/NAME."
+            )
+        for record in records:
+            found.setdefault(record.path.resolve(), record)
+    raise_all(problems, DataError, summary="Some folders cannot be reported on")
+    return list(found.values())
+
+
+def read_sweep(folder: Path) -> list[RunRecord]:
+    """Return a record of every point of a sweep, in the plan's order.
+
+    Raises:
+        NttError: if the plan cannot be read.
+    """
+    sweep = SweepFolder(folder.absolute())
+    return [_point(sweep, point) for point in read_plan(sweep).points]
+
+
+def _records(folder: Path) -> Iterable[RunRecord]:
+    if (folder / PLAN).is_file():
+        return read_sweep(folder)
+    return (read_run(path) for path in find_run_directories(folder))
+
+
+def _point(sweep: SweepFolder, point: PlannedPoint) -> RunRecord:
+    state = sweep.observed(point.id)
+    begun = (point.run_dir / "config.yaml").is_file() or (point.run_dir / "metrics.json").is_file()
+    record = read_run(point.run_dir) if begun else _not_begun(point)
+    if record.state in ("unfinished", "missing") and state.status == "failed":
+        return replace(record, state="failed", problem=f"{(state.error or 'unknown error').splitlines()[0]}")
+    if record.state in ("unfinished", "missing") and state.status != "waiting":
+        return replace(record, problem=f"{record.problem}; the sweep says: {state.status}")
+    return record
+
+
+def _not_begun(point: PlannedPoint) -> RunRecord:
+    try:
+        (config,) = compose_many([point.overrides])
+    except ConfigError as error:
+        reason = str(error).splitlines()[0]
+        return RunRecord(point.run_dir, "missing", f"it has not begun, and cannot: {point.label}: {reason}")
+    return RunRecord(point.run_dir, "missing", "it has not begun", plain(config), dataset=config.dataset.label())

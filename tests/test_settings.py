@@ -1,0 +1,46 @@
+"""Settings carry their range, their choices and whether they decide a result."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from ntt.base.settings import deciding_settings, setting, setting_problems
+
+
+@dataclass(frozen=True)
+class Inner:
+    share: float = setting(0.5, ge=0, le=1)
+    label: str = setting("a", decides=False)
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = field(default_factory=Inner)
+    way: str = setting("fast", one_of=("fast", "slow"))
+    count: int | None = setting(1, ge=1)
+    weight: float = setting(0.5, gt=0, lt=1)
+
+
+def test_defaults_and_none_pass():
+    assert setting_problems(Outer()) == []
+    assert setting_problems(Outer(count=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (Outer(inner=Inner(share=1.5)), "inner.share=1.5 is not possible: allowed is 0 to 1."),
+        (Outer(inner=Inner(share=float("nan"))), "inner.share=nan is not possible: allowed is 0 to 1."),
+        (Outer(way="swift"), "way=swift is not possible: allowed is one of fast, slow."),
+        (Outer(count=0), "count=0 is not possible: allowed is 1 or more."),
+        (Outer(weight=0.0), "weight=0.0 is not possible: allowed is more than 0 to less than 1."),
+        (Outer(weight=1.0), "weight=1.0 is not possible: allowed is more than 0 to less than 1."),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_is_allowed(settings: Outer, problem: str):
+    assert setting_problems(settings) == [problem]
+    assert setting_problems(settings, "group") == [f"group.{problem}"]
+
+
+def test_settings_that_decide_nothing_are_left_out_of_digests():
+    assert deciding_settings(Outer()) == {"inner": {"share": 0.5}, "way": "fast", "count": 1, "weight": 0.5}
