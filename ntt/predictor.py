@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ntt.base.digests import content_key
-from ntt.base.distributed import World
+from ntt.base.distributed import ProcessGroup
 from ntt.config.compose import compose_many
 from ntt.convert.labelme import mask_object
 from ntt.convert.plain_folder import convert_references, foreground, read_mask
@@ -151,7 +151,7 @@ class Predictor:
                 backbone=built,
                 context_ratio=config.memory.context_ratio,
                 store=kept,
-                me=World(),
+                group=ProcessGroup(),
             )
         self._prototypes = build_prototypes(memory=memory, matcher=self._matcher)
         self.classes = tuple(category.name for category in memory.categories)

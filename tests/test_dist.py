@@ -11,23 +11,31 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT_DIR
 
-from ntt.base.distributed import EXIT_LOST_PEER, World, barrier, from_main, gather, share, world
+from ntt.base.distributed import (
+    EXIT_LOST_PEER,
+    ProcessGroup,
+    barrier,
+    broadcast_from_main,
+    gather,
+    join_process_group,
+    share,
+)
 from ntt.errors import DistributedError
 
-ALONE = World()
+ALONE = ProcessGroup()
 
 
 def test_one_process_deals_everything_to_itself():
     assert share("abc", ALONE) == [(0, "a"), (1, "b"), (2, "c")]
     assert gather([(1, "b"), (0, "a")], 2, ALONE) == ["a", "b"]
-    assert from_main(5, ALONE) == 5
+    assert broadcast_from_main(5, ALONE) == 5
     barrier(ALONE)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
 def test_every_item_is_dealt_out_once(size: int, count: int):
-    dealt = [pair for rank in range(size) for pair in share(range(count), World(rank=rank, size=size))]
+    dealt = [pair for rank in range(size) for pair in share(range(count), ProcessGroup(rank=rank, size=size))]
     assert sorted(dealt) == [(item, item) for item in range(count)]
 
 
@@ -40,9 +48,9 @@ def test_missing_and_repeated_results_are_refused():
 
 def test_without_environment_there_is_one_process(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with world(timeout_s=5) as me:
-        assert me == ALONE
-        assert me.is_main
+    with join_process_group(timeout_s=5) as group:
+        assert group == ALONE
+        assert group.is_main
 
 
 def free_port() -> int:
@@ -74,13 +82,13 @@ def run_all(script: Path, size: int) -> list[tuple[int, str, str]]:
 
 
 COLLECT = """
-from ntt.base.distributed import barrier, from_main, gather, share, world
-with world(timeout_s=60) as me:
-    mine = [(place, item * item) for place, item in share(list(range(5)), me)]
-    squares = gather(mine, 5, me)
-    barrier(me)
-    nothing = gather([], 0, me)
-    print(me.rank, squares, nothing, from_main(f"said by {me.rank}", me), flush=True)
+from ntt.base.distributed import barrier, broadcast_from_main, gather, share, join_process_group
+with join_process_group(timeout_s=60) as group:
+    mine = [(place, item * item) for place, item in share(list(range(5)), group)]
+    squares = gather(mine, 5, group)
+    barrier(group)
+    nothing = gather([], 0, group)
+    print(group.rank, squares, nothing, broadcast_from_main(f"said by {group.rank}", group), flush=True)
 """
 
 
@@ -99,9 +107,9 @@ logging.basicConfig(level=logging.INFO)
 from ntt.base import distributed as dist
 dist._SILENCE_LIMIT_S = 6.0
 dist._HEARTBEAT_S = 0.5
-with dist.world(timeout_s=600) as me:
-    dist.barrier(me)
-    if me.rank == {victim}:
+with dist.join_process_group(timeout_s=600) as group:
+    dist.barrier(group)
+    if group.rank == {victim}:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(600)  # long work without any collective operation
 """
@@ -124,12 +132,12 @@ WAITING = """
 import os, signal
 from ntt.base import distributed as dist
 from ntt.errors import DistributedError
-with dist.world(timeout_s=600) as me:
-    dist.barrier(me)
-    if me.rank == 1:
+with dist.join_process_group(timeout_s=600) as group:
+    dist.barrier(group)
+    if group.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     try:
-        dist.gather([(0, "x")], 2, me)
+        dist.gather([(0, "x")], 2, group)
     except DistributedError as error:
         print(error, flush=True)
         os._exit(3)
@@ -149,5 +157,8 @@ def test_processes_that_do_not_meet_are_a_clear_error(monkeypatch: pytest.Monkey
     for key, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
-    with pytest.raises(DistributedError, match="Process 1 of 2 could not join the others"), world(timeout_s=2):
+    with (
+        pytest.raises(DistributedError, match="Process 1 of 2 could not join the others"),
+        join_process_group(timeout_s=2),
+    ):
         pass

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ntt.base.distributed import World
 from ntt.base.files import atomic_path, read_json, write_json, write_text
+from ntt.base.log import console_logging, file_logging
 from ntt.base.progress import track
 from ntt.config.schema import RuntimeConfig
 from ntt.errors import ConfigError, StorageError
 from ntt.run import artefacts as results
 from ntt.run.environment import apply_runtime, collect_facts, peak_memory_mb
-from ntt.run.rundir import RunDirectory, console_logging, file_logging
+from ntt.run.rundir import RunDirectory
 from ntt.types import Category, MemoryBank, Prototypes
 
 
@@ -70,9 +70,9 @@ def test_records(tmp_path: Path, caplog: pytest.LogCaptureFixture):
 
 def test_the_log_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     logger = logging.getLogger("ntt.somewhere")
-    with console_logging(World()), file_logging(tmp_path / "run", World()):
+    with console_logging(), file_logging(tmp_path / "run"):
         logger.info("said")
-    with pytest.raises(ValueError, match="oops"), file_logging(tmp_path / "run", World()):
+    with pytest.raises(ValueError, match="oops"), file_logging(tmp_path / "run"):
         raise ValueError("oops")
     logger.info("not said")
     text = (tmp_path / "run" / "run.log").read_text()
@@ -84,8 +84,7 @@ def test_the_log_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_other_processes_only_tell_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     logger = logging.getLogger("ntt.somewhere")
-    other = World(rank=1, size=2)
-    with console_logging(other), file_logging(tmp_path / "run", other):
+    with console_logging(rank=1), file_logging(tmp_path / "run", rank=1):
         logger.warning("quiet")
         logger.error("bad")
     assert capsys.readouterr().out == "[process 1] ERROR bad\n"
@@ -94,7 +93,7 @@ def test_other_processes_only_tell_errors(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_run_directory_that_cannot_be_made(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="Set runtime.output_root"), file_logging(tmp_path / "file" / "run", World()):
+    with pytest.raises(StorageError, match="Set runtime.output_root"), file_logging(tmp_path / "file" / "run"):
         pass
 
 

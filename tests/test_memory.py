@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ntt.base.distributed import World
+from ntt.base.distributed import ProcessGroup
 from ntt.models.box_masks import ReferenceMasks
 from ntt.stages.memory import fill_memory
 from ntt.store.store import Store
@@ -73,7 +73,7 @@ def fill(references: ReferenceSet, folder: Path, backbone: Colours) -> MemoryBan
         backbone=backbone,
         context_ratio=0.0,
         store=Store(folder),
-        me=World(),
+        group=ProcessGroup(),
     )
 
 

@@ -33,7 +33,7 @@ from filled_weights import fill_state_dict, filled_tensors
 from pycocotools import mask as coco_mask
 from sam2_package import Features, one_thread, package_decode, package_model, save_checkpoint
 
-from ntt.base.distributed import World
+from ntt.base.distributed import ProcessGroup
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.models.backbones.dinov2 import Dinov2
@@ -83,7 +83,9 @@ class Scene:
         """Run the stages `candidates` and `matching` on one image."""
         images = [self.targets.images[image_id]]
         source = self.source(segmenter)
-        return match_images(images=images, source=source, prototypes=self.prototypes, matcher=REFERENCE, me=World())[0]
+        return match_images(
+            images=images, source=source, prototypes=self.prototypes, matcher=REFERENCE, group=ProcessGroup()
+        )[0]
 
     def similarities(self, segmenter: Segmenter, image_id: int) -> npt.NDArray[np.float32]:
         """Cosines of all candidates of an image with all prototypes, [N, C]."""
@@ -110,7 +112,7 @@ def scene(shared_dir: Path, golden_dir: Path, tmp_path_factory: pytest.TempPathF
         backbone=backbone,
         context_ratio=0.2,
         store=store,
-        me=World(),
+        group=ProcessGroup(),
     )
     recorded = np.load(golden_dir / "memory.npz")
     np.testing.assert_allclose(torch.stack(memory.features), recorded["instance_feats"], rtol=0, atol=1e-4)

@@ -15,12 +15,11 @@ from test_runner import read, settings
 from tiny_data import make_tiny
 
 from ntt.base import digests
-from ntt.base.distributed import World
+from ntt.base.log import file_logging
 from ntt.config import schema as config
 from ntt.config.compose import compose_config
 from ntt.run import runner
 from ntt.run import shared as workspace
-from ntt.run.rundir import file_logging
 from ntt.run.shared import Workspace
 from ntt.stages.candidates import CandidateSource
 from ntt.store.cache import CandidateMemory
@@ -237,7 +236,7 @@ def test_a_full_log_does_not_hide_the_error(tmp_path: Path, capfd: pytest.Captur
     (tmp_path / "run.log").symlink_to("/dev/full")
 
     def fail() -> None:
-        with file_logging(tmp_path, World()):
+        with file_logging(tmp_path):
             logging.getLogger("ntt").warning("cannot be written")
             raise ValueError("the real one")
 

@@ -29,7 +29,7 @@ EXIT_LOST_PEER = 70
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """This process's place among all processes of the run."""
 
     rank: int = 0
@@ -43,7 +43,7 @@ class World:
 
 
 @contextmanager
-def world(*, timeout_s: int) -> Iterator[World]:
+def join_process_group(*, timeout_s: int) -> Iterator[ProcessGroup]:
     """Join the other processes, if there are any, and leave them at the end.
 
     Args:
@@ -55,9 +55,9 @@ def world(*, timeout_s: int) -> Iterator[World]:
     adopt_slurm_ranks(os.environ)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield World()
+        yield ProcessGroup()
         return
-    me = World(rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+    group = ProcessGroup(rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     try:
         store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=timeout_s))))
         dist.init_process_group(
@@ -69,14 +69,14 @@ def world(*, timeout_s: int) -> Iterator[World]:
         )
     except (RuntimeError, ValueError, KeyError) as error:
         raise DistributedError(
-            f"Process {me.rank} of {size} could not join the others: {error}. Start all processes with torchrun, or "
+            f"Process {group.rank} of {size} could not join the others: {error}. Start all processes with torchrun, or "
             "set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT for each of them."
         ) from error
     stop = threading.Event()
-    watch = threading.Thread(target=_watch_peers, args=(store.clone(), me, stop), daemon=True, name="peer-watch")
+    watch = threading.Thread(target=_watch_peers, args=(store.clone(), group, stop), daemon=True, name="peer-watch")
     watch.start()
     try:
-        yield me
+        yield group
         _guarded(dist.barrier)
     finally:
         stop.set()
@@ -84,25 +84,25 @@ def world(*, timeout_s: int) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def share(items: Sequence[T], me: World) -> list[tuple[int, T]]:
+def share(items: Sequence[T], group: ProcessGroup) -> list[tuple[int, T]]:
     """Return this process's items with their positions: every `size`-th, beginning at `rank`."""
-    return list(enumerate(items))[me.rank :: me.size]
+    return list(enumerate(items))[group.rank :: group.size]
 
 
-def gather(results: Sequence[tuple[int, T]], count: int, me: World) -> list[T]:
+def gather(results: Sequence[tuple[int, T]], count: int, group: ProcessGroup) -> list[T]:
     """Bring every process's results together in item order; all processes receive all of them.
 
     Args:
         results: (position, result) of the items this process dealt with.
         count: number of items over all processes.
-        me: this process's place.
+        group: the processes of the run.
 
     Raises:
         DistributedError: if a position is missing or came twice, or a process was lost.
     """
     parts: list[Sequence[tuple[int, T]]] = [results]
-    if me.size > 1:
-        slots: list[Any] = [None] * me.size
+    if group.size > 1:
+        slots: list[Any] = [None] * group.size
         _guarded(lambda: dist.all_gather_object(slots, list(results)))
         parts = slots
     ordered: dict[int, T] = {}
@@ -117,19 +117,19 @@ def gather(results: Sequence[tuple[int, T]], count: int, me: World) -> list[T]:
     return [ordered[position] for position in range(count)]
 
 
-def from_main(value: T, me: World) -> T:
+def broadcast_from_main(value: T, group: ProcessGroup) -> T:
     """Return rank 0's `value` in every process."""
-    if me.size == 1:
+    if group.size == 1:
         return value
-    slot: list[Any] = [value if me.is_main else None]
+    slot: list[Any] = [value if group.is_main else None]
     _guarded(lambda: dist.broadcast_object_list(slot, src=0))
     result: T = slot[0]
     return result
 
 
-def barrier(me: World) -> None:
+def barrier(group: ProcessGroup) -> None:
     """Wait until every process is here."""
-    if me.size > 1:
+    if group.size > 1:
         _guarded(dist.barrier)
 
 
@@ -145,28 +145,28 @@ def _guarded(operation: Callable[[], Any]) -> None:
         ) from error
 
 
-def _watch_peers(store: Any, me: World, stop: threading.Event) -> None:
+def _watch_peers(store: Any, group: ProcessGroup, stop: threading.Event) -> None:
     """Give a sign of life and look for the others'; end this process when one of them is silent for long.
 
     A process that is killed cannot say so, and the others would notice only at the next collective operation, which
     may be an hour away.
     """
     last_value: dict[int, int] = {}
-    last_change = dict.fromkeys(range(me.size), time.monotonic())
+    last_change = dict.fromkeys(range(group.size), time.monotonic())
     while not stop.wait(_HEARTBEAT_S):
         try:
-            store.add(f"alive/{me.rank}", 1)
+            store.add(f"alive/{group.rank}", 1)
             # `add(key, 0)` reads a counter without waiting for it to be set.
-            values = {peer: int(store.add(f"alive/{peer}", 0)) for peer in range(me.size)}
+            values = {peer: int(store.add(f"alive/{peer}", 0)) for peer in range(group.size)}
         except RuntimeError:
-            _end(f"The process that holds the run together is gone, so process {me.rank} stops.", stop)
+            _end(f"The process that holds the run together is gone, so process {group.rank} stops.", stop)
             return
         now = time.monotonic()
         last_change.update({peer: now for peer, value in values.items() if value != last_value.get(peer)})
         last_value = values
         silent = [peer for peer, seen in last_change.items() if now - seen > _SILENCE_LIMIT_S]
         if silent:
-            _end(f"Process {silent[0]} of {me.size} has been silent for {_SILENCE_LIMIT_S:.0f} s and is lost.", stop)
+            _end(f"Process {silent[0]} of {group.size} has been silent for {_SILENCE_LIMIT_S:.0f} s and is lost.", stop)
             return
 
 

@@ -32,7 +32,7 @@ class PictureMaker:
     folder: Path
     encoder: ReferenceEncoder
     source: CandidateSource
-    me: dist.World
+    group: dist.ProcessGroup
 
     @cached_property
     def painter(self) -> TargetPainter:
@@ -67,13 +67,13 @@ class PictureMaker:
         Returns:
             The pictures; in processes other than the main one, nothing.
         """
-        if self.me.is_main:
+        if self.group.is_main:
             for path in outdated:
                 path.unlink(missing_ok=True)
-        dist.barrier(self.me)
-        drawn = draw_targets(images=self._images, detections=detections, painter=self.painter, me=self.me)
+        dist.barrier(self.group)
+        drawn = draw_targets(images=self._images, detections=detections, painter=self.painter, group=self.group)
         drawn += self._features(references, prototypes()) if self.settings.features else []
-        if not self.me.is_main:
+        if not self.group.is_main:
             return []
         sheets = draw_references(references=references, masks=self.encoder.masks, folder=self.folder)
         sheets += draw_extremes(
@@ -91,12 +91,12 @@ class PictureMaker:
 
     def _features(self, references: ReferenceSet, prototypes: Prototypes) -> list[Path]:
         folder = self.folder / "features"
-        drawn = draw_reference_features(references=references, encoder=self.encoder, folder=folder, me=self.me)
+        drawn = draw_reference_features(references=references, encoder=self.encoder, folder=folder, group=self.group)
         chosen = [record for record in self._images if record.id in self.painter.chosen]
         return drawn + draw_similarities(
             images=chosen[: self.settings.max_feature_images],
             source=self.source,
             prototypes=prototypes,
             folder=folder,
-            me=self.me,
+            group=self.group,
         )

@@ -52,7 +52,7 @@ class Pipeline:
     config: ExperimentConfig
     directory: RunDirectory
     placement: Placement
-    me: dist.World
+    group: dist.ProcessGroup
     workspace: Workspace = field(default_factory=Workspace)
     _made: dict[str, Any] = field(default_factory=dict)
     _found_done: set[str] = field(default_factory=set)
@@ -60,11 +60,11 @@ class Pipeline:
     @cached_property
     def inputs(self) -> Inputs:
         """The annotation files and the classes to search; read once, the main process first."""
-        if not self.me.is_main:
-            dist.barrier(self.me)
+        if not self.group.is_main:
+            dist.barrier(self.group)
         inputs = read_inputs(self.config, read=self.workspace.read_coco)
-        if self.me.is_main:
-            dist.barrier(self.me)
+        if self.group.is_main:
+            dist.barrier(self.group)
         return inputs
 
     @cached_property
@@ -114,7 +114,7 @@ class Pipeline:
             segmenter=self.segmenter,
             matcher=self.matcher,
             reference_masks=self.reference_masks,
-            digests_of=lambda records: digests_of(records, self.me),
+            digests_of=lambda records: digests_of(records, self.group),
             draw=self.references,
         )
 
@@ -145,7 +145,9 @@ class Pipeline:
         problems = []
         for records in self._images_in_use():
             try:
-                check_together(records, full=self.config.dataset.decode_images, me=self.me, workspace=self.workspace)
+                check_together(
+                    records, full=self.config.dataset.decode_images, group=self.group, workspace=self.workspace
+                )
             except DataError as error:  # in every process; targets are looked at all the same
                 problems.append(str(error))
         if problems:
@@ -153,7 +155,7 @@ class Pipeline:
 
     def tidy(self) -> None:
         """Remove temporary files that killed processes left behind, where this run or one like it writes."""
-        if not self.me.is_main:
+        if not self.group.is_main:
             return
         remove_stale_temporaries(self.directory.root)
         if self._store.written or self._store.root not in self.workspace.tidied:
@@ -196,7 +198,7 @@ class Pipeline:
                 backbone=self.backbone,
                 context_ratio=self.config.memory.context_ratio,
                 store=self._store,
-                me=self.me,
+                group=self.group,
             ),
             save=lambda made: [_written(path, lambda: results.write_memory(path, made))],
             load=lambda: results.read_memory(path),
@@ -220,7 +222,7 @@ class Pipeline:
         path = self.directory.root / "candidates.json"
         return self._stage(
             "candidates",
-            compute=lambda: find_candidates(images=self._targets, source=self.source, me=self.me),
+            compute=lambda: find_candidates(images=self._targets, source=self.source, group=self.group),
             save=lambda made: [_saved(path, {"candidates_per_image": made})],
             load=lambda: tuple(read_json(path)["candidates_per_image"]),
             describe=lambda made: f"{sum(made)} candidates in {len(made)} images",
@@ -239,7 +241,7 @@ class Pipeline:
                 source=self.source,
                 prototypes=prototypes,
                 matcher=self.matcher,
-                me=self.me,
+                group=self.group,
                 on_detections=early,
             ),
             save=lambda made: [_written(path, lambda: results.write_predictions(path, made, self.inputs.categories))],
@@ -276,7 +278,7 @@ class Pipeline:
         """Compute the metrics in the main process; the others wait for them."""
         settings = self.config.evaluation
         metrics: Metrics | None = None
-        if self.me.is_main:
+        if self.group.is_main:
             metrics = evaluate(
                 detections=detections,
                 ground_truth=self.inputs.target_data,
@@ -286,7 +288,7 @@ class Pipeline:
                 semantic=cast("Painting", settings.semantic),
                 semantic_threshold=settings.semantic_threshold,
             )
-        return cast("Metrics", dist.from_main(metrics, self.me))
+        return cast("Metrics", dist.broadcast_from_main(metrics, self.group))
 
     def pictures(self) -> list[Path]:
         """The pictures that have been drawn, by the record of the stage."""
@@ -320,7 +322,7 @@ class Pipeline:
             folder=self.directory.pictures,
             encoder=self.encoder,
             source=self.source,
-            me=self.me,
+            group=self.group,
         )
 
     def _images_in_use(self) -> list[list[ImageRecord]]:
@@ -329,7 +331,7 @@ class Pipeline:
         if self.config.stage not in ("references", "candidates") and not self._is_done("memory"):
             groups.append(list(self.references().images.values()))
         if not self._is_done("candidates") and self.config.stage not in ("references", "memory", "prototypes"):
-            stored = dist.from_main([self.source.is_stored(record) for record in self._targets], self.me)
+            stored = dist.broadcast_from_main([self.source.is_stored(record) for record in self._targets], self.group)
             groups.append([record for record, known in zip(self._targets, stored, strict=True) if not known])
         return groups
 
@@ -337,7 +339,7 @@ class Pipeline:
         """Say whether a stage's files are there and as they were written; looked at once a run."""
         if stage not in self._found_done:
             key = self.keys[stage]  # made by all processes together
-            if dist.from_main(self.me.is_main and self.directory.is_done(stage, key), self.me):
+            if dist.broadcast_from_main(self.group.is_main and self.directory.is_done(stage, key), self.group):
                 self._found_done.add(stage)
         return stage in self._found_done
 
@@ -361,12 +363,12 @@ class Pipeline:
             started, before = time.monotonic(), set(self._store.used)
             value = compute()
             seconds = time.monotonic() - started
-            used = dist.gather([(self.me.rank, sorted(self._store.used - before))], self.me.size, self.me)
-            if self.me.is_main:
+            used = dist.gather([(self.group.rank, sorted(self._store.used - before))], self.group.size, self.group)
+            if self.group.is_main:
                 self.directory.write_store_keys(name, {entry for part in used for entry in part})
                 facts = {"seconds": round(seconds, 3), "peak_memory_mb": peak_memory_mb(self.placement)}
                 self.directory.write_record(name, self.keys[name], save(value), facts)
-            dist.barrier(self.me)
+            dist.barrier(self.group)
             _LOG.info("%-14s %s in %.1f s", name, describe(value), seconds)
         self._made[name] = value
         return value

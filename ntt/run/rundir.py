@@ -1,10 +1,7 @@
 """One run's folder: its files, the records of its finished stages, its log."""
 
-import contextlib
 import logging
-import sys
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,7 +10,6 @@ from typing import Any
 import yaml
 
 from ntt.base.digests import sha256_of
-from ntt.base.distributed import World
 from ntt.base.files import read_json, write_json, write_text
 from ntt.errors import StorageError
 from ntt.store.usage import KEY_DIGITS, STORE_KEYS, used_store_keys
@@ -123,88 +119,3 @@ class RunDirectory:
 def _file_facts(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     return {"bytes": size} if path.suffix == ".png" else {"bytes": size, "sha256": sha256_of(path)}
-
-
-@contextmanager
-def console_logging(me: World) -> Iterator[None]:
-    """Send the library's log to the console while the block runs.
-
-    The main process shows everything from INFO on; the others only errors, with their rank.
-    """
-    logger = logging.getLogger("ntt")
-    console: logging.Handler = logging.StreamHandler(sys.stdout)
-    console.setFormatter(logging.Formatter("%(message)s"))
-    if not me.is_main:
-        console.setFormatter(logging.Formatter(f"[process {me.rank}] %(levelname)s %(message)s"))
-        console.setLevel(logging.ERROR)
-    before = (logger.level, logger.propagate)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(console)
-    early = _EarlyRecords()
-    logger.addHandler(early)
-    try:
-        yield
-    finally:
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
-        logger.removeHandler(console)
-        logger.removeHandler(early)
-        console.flush()
-
-
-@contextmanager
-def file_logging(root: Path, me: World) -> Iterator[None]:
-    """Send the main process's log, and the error that ends the block, to the run's `run.log`.
-
-    Raises:
-        StorageError: if the run directory cannot be written.
-    """
-    if not me.is_main:
-        yield
-        return
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        handler = _RunLog(root / "run.log", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write into the run directory {root}: {error}. Set runtime.output_root to a writable folder."
-        ) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    logger = logging.getLogger("ntt")
-    for early in [one for one in logger.handlers if isinstance(one, _EarlyRecords)]:
-        logger.removeHandler(early)
-        for record in early.records:
-            handler.handle(record)
-    logger.addHandler(handler)
-    try:
-        yield
-    except BaseException as error:
-        message = f"stopped by {type(error).__name__}: {error}"
-        handler.handle(logging.LogRecord("ntt", logging.ERROR, __file__, 0, message, None, None))
-        raise
-    finally:
-        logger.removeHandler(handler)
-        with contextlib.suppress(OSError):  # a full disk; the error that ended the block is the one to show
-            handler.close()
-
-
-class _EarlyRecords(logging.Handler):
-    """Keeps what is said of the inputs before the run directory, and with it the log file, may be made."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record."""
-        self.records.append(record)
-
-
-class _RunLog(logging.FileHandler):
-    """A log file that is given up where it cannot be written: the disk is full, and the run itself will say so."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Pass over an error of the disk; anything else is a defect and is shown."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handleError(record)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ntt.base import distributed as dist
+from ntt.base.log import console_logging, file_logging
 from ntt.config.schema import STAGES, ExperimentConfig, digest, plain, result_settings, run_directory
 from ntt.errors import ConfigError, NttError, WeightsError, raise_all
 from ntt.run.artefacts import flat_metrics, read_metrics
 from ntt.run.environment import apply_runtime, collect_facts
 from ntt.run.inputs import input_facts
 from ntt.run.pipeline import Pipeline
-from ntt.run.rundir import RunDirectory, console_logging, file_logging
+from ntt.run.rundir import RunDirectory
 from ntt.run.shared import Workspace
 from ntt.run.table import metrics_table
 from ntt.trackers.base import RunIdentity, Tracker
@@ -39,28 +40,28 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
         NttError: for anything the user can mend; whatever was finished stays.
     """
     directory = RunDirectory(run_directory(config).absolute())
-    with dist.world(timeout_s=config.runtime.dist_timeout_s) as me, console_logging(me):
+    with dist.join_process_group(timeout_s=config.runtime.dist_timeout_s) as group, console_logging(group.rank):
         workspace = Workspace() if workspace is None else workspace
-        placement = _place_models(config, me, workspace)
+        placement = _place_models(config, group, workspace)
         workspace.candidates.begin_run()
-        pipeline = Pipeline(config=config, directory=directory, placement=placement, me=me, workspace=workspace)
+        pipeline = Pipeline(config=config, directory=directory, placement=placement, group=group, workspace=workspace)
         pipeline.check_inputs()
-        with file_logging(directory.root, me):
+        with file_logging(directory.root, group.rank):
             if config.stage == "all" and pipeline.is_finished():
                 _LOG.info("This run is already finished; nothing to do. To repeat it, delete %s", directory.root)
                 metrics = read_metrics(directory.metrics)
-                if me.is_main and config.tracker.mirrors_finished_runs():
+                if group.is_main and config.tracker.mirrors_finished_runs():
                     _mirror(pipeline, metrics)
                 return _report(metrics, directory, config)
-            facts = collect_facts(placement, num_processes=me.size)
+            facts = collect_facts(placement, num_processes=group.size)
             return _make_stages(pipeline, {**facts, "data": input_facts(pipeline.inputs)})
 
 
-def _place_models(config: ExperimentConfig, me: dist.World, workspace: Workspace) -> Placement:
+def _place_models(config: ExperimentConfig, group: dist.ProcessGroup, workspace: Workspace) -> Placement:
     """Decide where models run; a device that is not there and weights that are missing are reported together."""
     problems: list[NttError] = []
     try:
-        placement = apply_runtime(config.runtime, local_rank=me.local_rank)
+        placement = apply_runtime(config.runtime, local_rank=group.local_rank)
     except ConfigError as error:
         problems.append(error)
         root = Path(config.runtime.weights_root).expanduser()
@@ -82,7 +83,7 @@ def _make_stages(pipeline: Pipeline, facts: dict[str, object]) -> float | None:
     """Open the tracker, make the stages, close the tracker whatever happens."""
     config, directory = pipeline.config, pipeline.directory
     tracker: Tracker = NullTracker()
-    if pipeline.me.is_main:
+    if pipeline.group.is_main:
         directory.write_config(plain(config))
         tracker = _open_tracker(config, directory)
     try:
@@ -103,7 +104,7 @@ def _make_wanted(pipeline: Pipeline, facts: dict[str, object], tracker: Tracker)
     _LOG.info("Run directory: %s", directory.root)
     for stage in wanted:
         pipeline.make(stage)
-        if pipeline.me.is_main:
+        if pipeline.group.is_main:
             directory.write_facts(facts, pipeline.stage_facts())
             tracker.log_stage(stage, _stage_numbers(pipeline, stage))
     pipeline.tidy()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ntt.base.digests import content_key
-from ntt.base.distributed import World, gather, share
+from ntt.base.distributed import ProcessGroup, gather, share
 from ntt.base.progress import track
 from ntt.data.images import image_digest, read_image
 from ntt.errors import DataError
@@ -96,20 +96,20 @@ class CandidateSource:
         )
 
 
-def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, me: World) -> tuple[int, ...]:
+def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, group: ProcessGroup) -> tuple[int, ...]:
     """Make sure that every image's candidates are in the store (METHOD 4).
 
     Args:
         images: the target images.
         source: models and store.
-        me: this process's place; images are dealt out over all processes.
+        group: the processes of the run; images are dealt out over them.
 
     Returns:
         The number of candidates of each image.
     """
-    mine = share(images, me)
+    mine = share(images, group)
     counts = [
         (position, source.count(record))
-        for position, record in track(mine, "candidates", unit="image", visible=me.is_main)
+        for position, record in track(mine, "candidates", unit="image", visible=group.is_main)
     ]
-    return tuple(gather(counts, len(images), me))
+    return tuple(gather(counts, len(images), group))

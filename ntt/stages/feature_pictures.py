@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from ntt.base.distributed import World, gather, share
+from ntt.base.distributed import ProcessGroup, gather, share
 from ntt.base.progress import track
 from ntt.data.images import read_image
 from ntt.drawing import draw_contact_sheet, draw_feature_pca, draw_similarity_map
@@ -23,7 +23,7 @@ _COLUMNS = 3
 
 
 def draw_reference_features(
-    *, references: ReferenceSet, encoder: ReferenceEncoder, folder: Path, me: World
+    *, references: ReferenceSet, encoder: ReferenceEncoder, folder: Path, group: ProcessGroup
 ) -> list[Path]:
     """Draw each reference's crop beside its feature map, the main components of the foreground as colours.
 
@@ -31,24 +31,24 @@ def draw_reference_features(
         references: the sampled instances.
         encoder: as the memory was filled with.
         folder: where pictures are written.
-        me: this process's place; references are dealt out over all processes.
+        group: the processes of the run; references are dealt out over them.
     """
     flat = [
         (category, instance)
-        for category, group in zip(references.categories, references.instances, strict=True)
-        for instance in group
+        for category, members in zip(references.categories, references.instances, strict=True)
+        for instance in members
     ]
-    mine = track(share(flat, me), "features", unit="reference", visible=me.is_main)
+    mine = track(share(flat, group), "features", unit="reference", visible=group.is_main)
     paths = []
     for place, (category, instance) in mine:
         path = folder / f"reference_{safe_name(category.name)}_{instance.id}.png"
         save_picture(_reference_picture(instance, references.images[instance.image_id], encoder), path)
         paths.append((place, path))
-    return gather(paths, len(flat), me)
+    return gather(paths, len(flat), group)
 
 
 def draw_similarities(
-    *, images: Sequence[ImageRecord], source: CandidateSource, prototypes: Prototypes, folder: Path, me: World
+    *, images: Sequence[ImageRecord], source: CandidateSource, prototypes: Prototypes, folder: Path, group: ProcessGroup
 ) -> list[Path]:
     """Draw for each image a sheet of its similarity with each class, all on one scale.
 
@@ -57,16 +57,16 @@ def draw_similarities(
         source: gives their feature maps.
         prototypes: what candidates are compared with.
         folder: where pictures are written.
-        me: this process's place; images are dealt out over all processes.
+        group: the processes of the run; images are dealt out over them.
     """
     paths = []
-    for place, record in track(share(images, me), "similarity", unit="image", visible=me.is_main):
+    for place, record in track(share(images, group), "similarity", unit="image", visible=group.is_main):
         _, feature_map_Dhw = source.look(record)
         similarity_Chw = class_similarity(feature_map_Dhw, prototypes)
         path = folder / f"similarity_{picture_stem(record)}.png"
         save_picture(_similarity_sheet(record, similarity_Chw, prototypes.categories), path)
         paths.append((place, path))
-    return gather(paths, len(images), me)
+    return gather(paths, len(images), group)
 
 
 def class_similarity(feature_map_Dhw: torch.Tensor, prototypes: Prototypes) -> FloatArray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from ntt.base.distributed import World, gather, share
+from ntt.base.distributed import ProcessGroup, gather, share
 from ntt.base.progress import track
 from ntt.matchers.base import Matcher
 from ntt.stages.candidates import CandidateSource
@@ -15,7 +15,7 @@ def match_images(
     source: CandidateSource,
     prototypes: Prototypes,
     matcher: Matcher,
-    me: World,
+    group: ProcessGroup,
     on_detections: Callable[[ImageRecord, Detections], None] | None = None,
 ) -> list[Detections]:
     """Label, thin out and score every image's candidates (METHOD 5 and 6; paper, sections 3.3 and 3.4).
@@ -25,16 +25,16 @@ def match_images(
         source: gives their candidates.
         prototypes: what the candidates are compared with.
         matcher: how they are compared and merged.
-        me: this process's place; images are dealt out over all processes.
+        group: the processes of the run; images are dealt out over them.
         on_detections: called with every image as soon as it is done, in the process that did it.
 
     Returns:
         One entry an image, in the order of `images`, in every process.
     """
     mine: list[tuple[int, Detections]] = []
-    for position, record in track(share(images, me), "matching", unit="image", visible=me.is_main):
+    for position, record in track(share(images, group), "matching", unit="image", visible=group.is_main):
         detections = matcher.match(record.id, source.get(record), prototypes)
         mine.append((position, detections))
         if on_detections is not None:
             on_detections(record, detections)
-    return gather(mine, len(images), me)
+    return gather(mine, len(images), group)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ntt.base.digests import content_key
-from ntt.base.distributed import World, gather, share
+from ntt.base.distributed import ProcessGroup, gather, share
 from ntt.base.progress import track
 from ntt.data.images import image_digest, read_image
 from ntt.errors import DataError
@@ -32,7 +32,7 @@ def fill_memory(
     backbone: Backbone,
     context_ratio: float,
     store: Store,
-    me: World,
+    group: ProcessGroup,
 ) -> MemoryBank:
     """Describe every reference instance by the mean backbone feature inside its mask (METHOD 2; paper, section 3.2).
 
@@ -45,27 +45,27 @@ def fill_memory(
         backbone: encoder of the crops.
         context_ratio: context around the box, as a fraction of its longer side.
         store: where vectors are looked up and kept.
-        me: this process's place; instances are dealt out over all processes.
+        group: the processes of the run; instances are dealt out over them.
     """
-    flat = [instance for group in references.instances for instance in group]
+    flat = [instance for members in references.instances for instance in members]
     encoder = ReferenceEncoder(backbone, masks, context_ratio, store)
-    if me.is_main:
+    if group.is_main:
         _tell_of_boxes(flat, masks)
-    mine = share(flat, me)
+    mine = share(flat, group)
     vectors = [
         (position, encoder.encode(instance, references.images[instance.image_id]))
-        for position, instance in track(mine, "memory", unit="reference", visible=me.is_main)
+        for position, instance in track(mine, "memory", unit="reference", visible=group.is_main)
     ]
-    ordered = iter(gather(vectors, len(flat), me))
-    groups = [list(islice(ordered, len(group))) for group in references.instances]
+    ordered = iter(gather(vectors, len(flat), group))
+    groups = [list(islice(ordered, len(members))) for members in references.instances]
     digest = content_key({"references": references.digest, "encoder": {**encoder.facts, **masks.facts(flat)}})
     return MemoryBank(
         categories=references.categories,
-        features=tuple(_stacked([found.instance for found in group]) for group in groups),
+        features=tuple(_stacked([found.instance for found in members]) for members in groups),
         digest=digest,
         backgrounds=tuple(
-            _stacked([found.background for found in group if found.background is not None], like=group[0].instance)
-            for group in groups
+            _stacked([found.background for found in members if found.background is not None], like=members[0].instance)
+            for members in groups
         ),
     )
 

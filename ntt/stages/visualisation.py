@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ntt.base.distributed import World, gather, share
+from ntt.base.distributed import ProcessGroup, gather, share
 from ntt.base.files import atomic_path
 from ntt.base.progress import track
 from ntt.data.coco import CocoDataset
@@ -93,8 +93,8 @@ class TargetPainter:
 def draw_references(*, references: ReferenceSet, masks: ReferenceMasks, folder: Path) -> list[Path]:
     """Draw a sheet of the sampled references with the masks that are used; several pages where there are many."""
     tiles = []
-    for label, group in enumerate(references.instances):
-        for one in group:
+    for label, members in enumerate(references.instances):
+        for one in members:
             record = references.images[one.image_id]
             tiles.append(
                 cut_reference_tile(
@@ -117,12 +117,12 @@ def draw_references(*, references: ReferenceSet, masks: ReferenceMasks, folder: 
 
 
 def draw_targets(
-    *, images: Sequence[ImageRecord], detections: Sequence[Detections], painter: TargetPainter, me: World
+    *, images: Sequence[ImageRecord], detections: Sequence[Detections], painter: TargetPainter, group: ProcessGroup
 ) -> list[Path]:
     """Draw one comparison for each chosen image; images are dealt out over all processes."""
     pairs = [pair for pair in zip(images, detections, strict=True) if pair[0].id in painter.chosen]
-    mine = track(share(pairs, me), "visualisation", unit="picture", visible=me.is_main)
-    return gather([(place, painter.draw(record, found)) for place, (record, found) in mine], len(pairs), me)
+    mine = track(share(pairs, group), "visualisation", unit="picture", visible=group.is_main)
+    return gather([(place, painter.draw(record, found)) for place, (record, found) in mine], len(pairs), group)
 
 
 def draw_extremes(

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ntt.base.digests import content_key
-from ntt.base.distributed import World
-from ntt.base.warn_once import each_warning_once
+from ntt.base.distributed import ProcessGroup
+from ntt.base.log import each_warning_once
 from ntt.config.schema import ExperimentConfig, plain, run_directory
 from ntt.errors import ConfigError, NttError
 from ntt.models.device import check_precision, resolve_device
@@ -102,8 +102,8 @@ def drawn_instances(pipelines: Iterable[Pipeline]) -> list[tuple[Instance, Image
     found: dict[int, tuple[Instance, ImageRecord]] = {}
     for pipeline in pipelines:
         drawn = pipeline.draw_references()
-        for group in drawn.instances:
-            found.update({one.id: (one, drawn.images[one.image_id]) for one in group})
+        for members in drawn.instances:
+            found.update({one.id: (one, drawn.images[one.image_id]) for one in members})
     return [found[number] for number in sorted(found)]
 
 
@@ -131,7 +131,7 @@ def make_pipeline(config: ExperimentConfig, workspace: Workspace, placement: Pla
         config=config,
         directory=RunDirectory(run_directory(config).absolute()),
         placement=placement or apply_runtime(config.runtime, local_rank=0),
-        me=World(),
+        group=ProcessGroup(),
         workspace=workspace,
     )
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ntt.base.distributed import World
+from ntt.base.log import console_logging
 from ntt.base.progress import track
 from ntt.config.schema import ExperimentConfig
 from ntt.data.images import check_images
 from ntt.run import runner
 from ntt.run.pipeline import Pipeline
-from ntt.run.rundir import RunDirectory, console_logging
+from ntt.run.rundir import RunDirectory
 from ntt.run.shared import process_workspace
 from ntt.sweeps.plan import Plan, compose_points, read_plan
 from ntt.sweeps.state import Count, SweepFolder, shard_task
@@ -121,7 +121,7 @@ def _shard(
     first = plan.unit(unit).point
     members = {point.id for point in plan.points if unit in point.units}
     task = shard_task(unit, shard, num_shards)
-    with console_logging(World()), folder.working_on(task, job=job) as count:
+    with console_logging(), folder.working_on(task, job=job) as count:
         points = compose_points(plan, {first} if unit.startswith("candidates") else members)
         pipelines = [make_pipeline(point.config, process_workspace()) for point in points]
         yield pipelines, count
