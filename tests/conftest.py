@@ -20,8 +20,14 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def recorded_dir() -> Path:
+    """Values recorded from the reference implementation that need no photographs; part of the project."""
+    return PROJECT_DIR / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
 def golden_dir(shared_dir: Path) -> Path:
-    """Inputs and outputs recorded from the reference implementation."""
+    """Inputs and outputs recorded from the reference implementation on photographs."""
     return shared_dir / "golden"
 
 

@@ -22,16 +22,16 @@ REFERENCE = PrototypeMatcher(box_convention="reference", on_empty="raise")
 
 
 @pytest.fixture(scope="module")
-def memory(golden_dir: Path) -> MemoryBank:
-    recorded = np.load(golden_dir / "matching_memory.npz")
+def memory(recorded_dir: Path) -> MemoryBank:
+    recorded = np.load(recorded_dir / "matching_memory.npz")
     categories = tuple(Category(category_id, str(category_id)) for category_id in recorded["category_ids"].tolist())
     return MemoryBank(categories, tuple(torch.from_numpy(recorded["instance_feats"])), "memory")
 
 
 @pytest.fixture(scope="module", params=IMAGES)
-def image(request: pytest.FixtureRequest, golden_dir: Path, device: str) -> tuple[int, Candidates, dict[str, Any]]:
+def image(request: pytest.FixtureRequest, recorded_dir: Path, device: str) -> tuple[int, Candidates, dict[str, Any]]:
     """An image's id, its candidates made by us, and the recorded values."""
-    recorded = dict(np.load(golden_dir / f"matching_{request.param}.npz"))
+    recorded = dict(np.load(recorded_dir / f"matching_{request.param}.npz"))
     keep = recorded["pred_iou"] > 0.4
     proposals = Proposals(
         torch.from_numpy(recorded["mask_logits_x16_int8"][keep]).to(device).float() / 16,
@@ -48,8 +48,8 @@ def prototypes(matcher: PrototypeMatcher, memory: MemoryBank) -> Prototypes:
     return Prototypes(memory.categories, vectors, labels, "prototypes")
 
 
-def expected_detections(golden_dir: Path, image_id: int) -> list[dict[str, Any]]:
-    entries = json.loads((golden_dir / "matching_detections.json").read_text())
+def expected_detections(folder: Path, image_id: int) -> list[dict[str, Any]]:
+    entries = json.loads((folder / "matching_detections.json").read_text())
     return [entry for entry in entries if entry["image_id"] == image_id]
 
 
@@ -80,10 +80,10 @@ def mask_iou(found: Detections, expected: list[dict[str, Any]]) -> list[float]:
     ]
 
 
-def test_detections(image: tuple[int, Candidates, dict[str, Any]], memory: MemoryBank, golden_dir: Path):
+def test_detections(image: tuple[int, Candidates, dict[str, Any]], memory: MemoryBank, recorded_dir: Path):
     image_id, candidates, _ = image
     found = REFERENCE.match(image_id, candidates, prototypes(REFERENCE, memory))
-    expected = expected_detections(golden_dir, image_id)
+    expected = expected_detections(recorded_dir, image_id)
     assert len(found.scores) == len(expected) == 100
     np.testing.assert_allclose(found.scores, [entry["score"] for entry in expected], atol=1e-5)
     ids = [memory.categories[label].id for label in found.labels.tolist()]
@@ -95,7 +95,7 @@ def test_detections(image: tuple[int, Candidates, dict[str, Any]], memory: Memor
 
 
 def test_default_settings_change_the_boxes_only(
-    image: tuple[int, Candidates, dict[str, Any]], memory: MemoryBank, golden_dir: Path
+    image: tuple[int, Candidates, dict[str, Any]], memory: MemoryBank, recorded_dir: Path
 ):
     image_id, candidates, _ = image
     ours = PrototypeMatcher()
@@ -103,7 +103,7 @@ def test_default_settings_change_the_boxes_only(
     reference = REFERENCE.match(image_id, candidates, prototypes(REFERENCE, memory))
     assert np.array_equal(found.scores, reference.scores)
     assert found.rles == reference.rles
-    expected = expected_detections(golden_dir, image_id)
+    expected = expected_detections(recorded_dir, image_id)
     coco_boxes = [coco_mask.toBbox(entry["segmentation"]) for entry in expected]
     np.testing.assert_array_equal(found.boxes_xywh, np.array(coco_boxes, dtype=np.float32))
     assert np.array_equal(found.boxes_xywh - reference.boxes_xywh, np.tile(np.float32([0, 0, 1, 1]), (100, 1)))

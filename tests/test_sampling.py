@@ -287,10 +287,9 @@ def test_reference_strict_lists_every_short_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parity
-def test_reference_draws_equal_the_recorded_ones(golden_dir: Path, shared_dir: Path) -> None:
-    recorded = json.loads((golden_dir / "sampler.json").read_text())
-    file = shared_dir / recorded["annotation_file"]
-    dataset = read_coco(file, file.parent.parent / "images")
+def test_reference_draws_equal_the_recorded_ones(recorded_dir: Path) -> None:
+    recorded = json.loads((recorded_dir / "sampler.json").read_text())
+    dataset = read_coco(recorded_dir / "sampler_annotations.json", recorded_dir)
     splits = {"few_shot_classes": "coco_novel20", "default_classes": "coco_all80"}
     assert len(recorded["runs"]) == 22
     for run in recorded["runs"]:
