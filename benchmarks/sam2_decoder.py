@@ -18,9 +18,15 @@ import torch
 from ntt.models.batching import BatchRunner
 from ntt.models.segmenters.sam2.decoder import FastDecoder
 from ntt.models.segmenters.sam2.folding import fold
-from ntt.models.segmenters.sam2.hydra_guard import hydra_left_alone
 from ntt.models.segmenters.sam2.image_terms import ImageTerms, compute_image_terms
-from ntt.models.segmenters.sam2.model import CANVAS_PX, CHANNELS, TOKEN_GRID, architecture, decoder_state
+from ntt.models.segmenters.sam2.model import (
+    CANVAS_PX,
+    CHANNELS,
+    TOKEN_GRID,
+    architecture,
+    decoder_state,
+    skip_package_set_up,
+)
 from ntt.models.segmenters.sam2.prompts import PromptEncoder, point_grid
 from ntt.models.segmenters.sam2.upscaling import upscale
 
@@ -34,10 +40,11 @@ class PackageHeads(torch.nn.Module):
     def __init__(self) -> None:
         """Build with random weights."""
         super().__init__()
-        with hydra_left_alone():
-            from sam2.modeling.sam.mask_decoder import MaskDecoder
-            from sam2.modeling.sam.prompt_encoder import PromptEncoder as PackagePromptEncoder
-            from sam2.modeling.sam.transformer import TwoWayTransformer
+        skip_package_set_up()
+        from sam2.modeling.sam.mask_decoder import MaskDecoder
+        from sam2.modeling.sam.prompt_encoder import PromptEncoder as PackagePromptEncoder
+        from sam2.modeling.sam.transformer import TwoWayTransformer
+
         self.sam_prompt_encoder = PackagePromptEncoder(
             embed_dim=CHANNELS,
             image_embedding_size=(TOKEN_GRID, TOKEN_GRID),

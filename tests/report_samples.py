@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ntt.config.compose import compose_many
@@ -35,9 +36,9 @@ def make_runs(root: Path, runs: Mapping[str, Metrics | None], *, data: Path | No
     """
     made = {}
     for (line, metrics), config in zip(runs.items(), _compose(runs), strict=True):
-        config.runtime.output_root = str(root)
+        config = replace(config, runtime=replace(config.runtime, output_root=str(root)))
         if data is not None:
-            config.dataset = CocoJsonConfig(name="coco_json", root=str(data))
+            config = replace(config, dataset=CocoJsonConfig(name="coco_json", root=str(data)))
         directory = RunDirectory(run_directory(config))
         directory.write_config(plain(config))
         for number, stage in enumerate(("candidates", "evaluation") if metrics is not None else ("candidates",)):

@@ -397,8 +397,8 @@ def test_files_that_do_not_say_what_was_looked_for_are_refused(tmp_path: Path, b
         "set evaluation.protocol=coco.",
     ):
         assert part in str(caught.value)
-    settings.evaluation.protocol = "coco"
-    assert read_inputs(settings).target_data.has_annotations
+    by_coco = replace(settings, evaluation=replace(settings.evaluation, protocol="coco"))
+    assert read_inputs(by_coco).target_data.has_annotations
     with pytest.raises(DataError, match="2 of 3 images"):
         measure(lvis(tmp_path, [thing(1, 1, HERE)], {1: facts(), 2: broken, 3: broken}))
 

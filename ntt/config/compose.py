@@ -54,8 +54,13 @@ def _hydra() -> Iterator[None]:
     """Let Hydra read `conf/` and `experiments/` while the block runs, wherever the program was started from."""
     if importlib.util.find_spec("experiments") is None:  # the console script's path does not have the project's folder
         sys.path.append(str(CONF_DIR.parent))
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        yield
+    state = GlobalHydra.instance()
+    before, state.hydra = state.hydra, None  # an application's own, or that of another package
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before
 
 
 def compose_config(overrides: Sequence[str]) -> ExperimentConfig:

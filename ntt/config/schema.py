@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ntt.base.settings import setting
+from ntt.config.checks import problems
 from ntt.config.registry import option_schemas
 from ntt.datasets.base import DATA_VARIABLE, DatasetConfig
 from ntt.errors import ConfigError, raise_all
@@ -39,17 +41,17 @@ _GROUPS: dict[str, tuple[str, type]] = {
 }
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class ShotsConfig:
     """Schema of the config group `shots`: how the references are drawn."""
 
     name: str = "???"
     """Name of the option, such as 5shot."""
 
-    count: int | None = 5
+    count: int | None = setting(5, ge=1)
     """Reference instances per class, k. null: every usable instance of the references file (sampler=fixed only)."""
 
-    sampler: str = "native"
+    sampler: str = setting("native", one_of=SAMPLERS)
     """native: seeded per class; reference: the published code's stream; fixed: every annotation of the references
     file; shot_index: the file's own order (its annotations carry `shot_index`). The options take it from the data
     set: dataset.sampler."""
@@ -57,14 +59,14 @@ class ShotsConfig:
     strict: bool = False
     """true: refuse a class with fewer than k valid instances; false: use what exists, with a warning."""
 
-    min_box_side_px: float = 32.0
+    min_box_side_px: float = setting(32.0, ge=0)
     """Smallest box width and height of a valid reference, pixels."""
 
-    border_px: float = 10.0
+    border_px: float = setting(10.0, ge=0)
     """Smallest distance of a valid reference's box from the image border, pixels."""
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class SplitConfig:
     """Schema of the config group `split`: which classes are searched."""
 
@@ -75,58 +77,58 @@ class SplitConfig:
     """Class names; they take the place of a named split. null: as `name` says."""
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class MemoryConfig:
     """How reference instances are cut out and described."""
 
-    context_ratio: float = 0.2
+    context_ratio: float = setting(0.2, ge=0, le=10)
     """Context around a reference's box, as a fraction of its longer side."""
 
-    box_masks: str = "auto"
+    box_masks: str = setting("auto", one_of=("auto", "segmenter", "box"))
     """Mask of a reference that has only a box. auto: made by the segmenter if it takes boxes as prompts, as SAM2 does,
     else the box; segmenter: made by the segmenter in any case, chosen among its proposals if it takes no boxes; box:
     the box."""
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class CandidatesConfig:
     """How candidates are kept."""
 
-    feature_dtype: str = "float16"
+    feature_dtype: str = setting("float16", one_of=("float16", "float32"))
     """Precision candidate features are rounded to before matching and kept in: float16 or float32."""
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """What is measured of the detections."""
 
-    protocol: str = "coco"
+    protocol: str = setting("coco", one_of=PROTOCOLS)
     """Whose rules AP and AR follow. coco: COCO's; lvis: LVIS' own, for annotation files that say of each image which
     classes were looked for. conf/config.yaml takes it from the data set: dataset.protocol."""
 
-    judge: str = "pycocotools"
+    judge: str = setting("pycocotools", one_of=JUDGES, decides=False)
     """Who computes AP and AR by COCO's rules. pycocotools: COCO's own code; fast: ours, several times faster and equal
     to the last digit. LVIS' rules are always computed by our code."""
 
-    semantic: str = "none"
+    semantic: str = setting("none", one_of=PAINTINGS)
     """mIoU over the searched classes, of detections painted into one label a pixel. correct: the highest score owns a
     pixel; reference: as the published code paints; none: no mIoU."""
 
-    semantic_threshold: float = 0.5
+    semantic_threshold: float = setting(0.5, ge=0, le=1)
     """Detections below this score are not painted, in [0, 1]."""
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class VisualisationConfig:
     """Which pictures are drawn."""
 
     enabled: bool = True
     """false: draw nothing."""
 
-    score_threshold: float = 0.4
+    score_threshold: float = setting(0.4, ge=0, le=1)
     """Predictions below this score are not drawn, in [0, 1]."""
 
-    max_images: int | None = 24
+    max_images: int | None = setting(24, ge=0)
     """Target images to draw a comparison of, in file order; null: all of them."""
 
     image_ids: list[Any] | None = None
@@ -135,28 +137,28 @@ class VisualisationConfig:
     during_matching: bool = False
     """Draw each image as soon as it is matched, while the run goes on."""
 
-    contact_sheet_size: int = 6
+    contact_sheet_size: int = setting(6, ge=0)
     """Images on the sheets of the best and of the worst images; 0: no sheets."""
 
     features: bool = False
     """Draw what the backbone sees of each reference, and how similar each place of a target image is to each class.
     References and these targets are encoded again."""
 
-    max_feature_images: int = 4
+    max_feature_images: int = setting(4, ge=0)
     """Target images to draw similarities of: the first ones of those chosen above."""
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """Schema of the config group `runtime`: where and how the run executes, and where it writes."""
 
-    name: str = "???"
+    name: str = setting("???", decides=False)
     """Name of the option."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
-    precision: str = "float32"
+    precision: str = setting("float32", one_of=PRECISIONS)
     """float32, tf32, bfloat16 or float16."""
 
     compile: bool = False
@@ -165,31 +167,31 @@ class RuntimeConfig:
     deterministic: bool = True
     """Choose operations whose result is the same at every call, where torch has them, and warn of others."""
 
-    threads: int = 1
+    threads: int = setting(1, ge=1)
     """CPU threads a process. Rounding may depend on it, so it is a setting and not a property of the machine. More
     than one pays only on cores nothing else uses: threads that wait for each other are slow."""
 
-    output_root: str = "outputs"
+    output_root: str = setting("outputs", decides=False)
     """Folder of run directories."""
 
-    store_root: str = "outputs/store"
+    store_root: str = setting("outputs/store", decides=False)
     """Folder of stored candidates and reference features, shared by all runs."""
 
-    cache_root: str = "outputs/cache"
+    cache_root: str = setting("outputs/cache", decides=False)
     """Folder of generated data sets."""
 
-    data_root: str = field(default_factory=lambda: os.environ.get(DATA_VARIABLE) or "data")
+    data_root: str = setting(default_factory=lambda: os.environ.get(DATA_VARIABLE) or "data", decides=False)
     """Folder of the published data sets, each in a folder of its own. Default: the environment variable NTT_DATA,
     else `data`."""
 
-    weights_root: str = "checkpoints"
+    weights_root: str = setting("checkpoints", decides=False)
     """Folder of downloaded model weights."""
 
-    dist_timeout_s: int = 1800
+    dist_timeout_s: int = setting(1800, ge=1, decides=False)
     """Seconds a process of a distributed run waits for the others to reach the same point."""
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
     """A whole experiment."""
 
@@ -200,32 +202,46 @@ class ExperimentConfig:
     split: SplitConfig = field(default_factory=SplitConfig)
     matcher: MatcherConfig = field(default_factory=MatcherConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
-    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    tracker: TrackerConfig = setting(default_factory=TrackerConfig, decides=False)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    visualisation: VisualisationConfig = field(default_factory=VisualisationConfig)
+    visualisation: VisualisationConfig = setting(default_factory=VisualisationConfig, decides=False)
 
-    seed: int = 0
+    seed: int = setting(0, ge=0)
     """Seed of the reference sampler."""
 
-    stage: str = "all"
+    stage: str = setting("all", one_of=("all", *STAGES), decides=False)
     """all, or one stage, which is run together with whatever it needs that is not there yet."""
 
-    experiment: str | None = None
+    experiment: str | None = setting(None, decides=False)
     """Name of the overlay `experiment=NAME` the settings started from; set by the overlay itself. null: none."""
 
 
 def register_schemas() -> None:
     """Hand every schema to Hydra's config store. Calling it again changes nothing."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=ExperimentConfig)
+    store.store(name="schema", node=_writable(ExperimentConfig))
     for group, node in (("shots", ShotsConfig), ("split", SplitConfig), ("runtime", RuntimeConfig)):
-        store.store(group=f"schema/{group}", name="base", node=node)
+        store.store(group=f"schema/{group}", name="base", node=_writable(node))
     for group, (package, base) in _GROUPS.items():
         schemas: dict[str, type] = option_schemas(package, base)
         for name, schema in schemas.items():
-            store.store(group=f"schema/{group}", name=name, node=schema)
+            store.store(group=f"schema/{group}", name=name, node=_writable(schema))
+
+
+def _writable(schema: type) -> DictConfig:
+    """Return a schema as a configuration that can be composed: OmegaConf makes frozen dataclasses read-only."""
+    config: DictConfig = OmegaConf.structured(schema)
+    _clear_read_only(config)
+    return config
+
+
+def _clear_read_only(config: DictConfig) -> None:
+    OmegaConf.set_readonly(config, None)
+    for key in config:
+        if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
+            _clear_read_only(config[key])
 
 
 def from_hydra(cfg: DictConfig) -> ExperimentConfig:
@@ -257,8 +273,8 @@ def from_hydra(cfg: DictConfig) -> ExperimentConfig:
     )
     if not isinstance(config, ExperimentConfig):
         raise ConfigError("The configuration does not start from `schema`: keep `- schema` first in conf/config.yaml.")
-    config.stage = STAGE_ALIASES.get(config.stage, config.stage)
-    raise_all(_problems(config), ConfigError, summary="The configuration cannot be run")
+    config = replace(config, stage=STAGE_ALIASES.get(config.stage, config.stage))
+    raise_all(problems(config), ConfigError, summary="The configuration cannot be run")
     return config
 
 
@@ -280,66 +296,6 @@ def _added(cfg: DictConfig, prefix: str = "") -> list[str]:
         if plain_value and isinstance(cfg[key], DictConfig):
             added += _added(cfg[key], f"{prefix}{key}.")
     return sorted(added)
-
-
-def _problems(config: ExperimentConfig) -> list[str]:
-    """Collect every value out of range and every impossible combination."""
-    found: list[str] = []
-
-    def check(holds: bool, key: str, value: object, allowed: str, remedy: str) -> None:
-        if not holds:
-            found.append(f"{key}={value} is not possible: allowed is {allowed}. {remedy}")
-
-    def one_of(key: str, value: str, options: tuple[str, ...]) -> None:
-        check(value in options, key, value, "one of " + ", ".join(options), f"Set {key}={options[0]}, for example.")
-
-    one_of("stage", config.stage, ("all", *STAGES))
-    shots, runtime, pictures = config.shots, config.runtime, config.visualisation
-    one_of("shots.sampler", shots.sampler, SAMPLERS)
-    check(shots.count is None or shots.count >= 1, "shots.count", shots.count, "1 or more", "Choose shots=1shot, say.")
-    taken = shots.count is not None or shots.sampler == "fixed"
-    check(taken, "shots.count", "null", "a number, unless shots.sampler=fixed", "Choose shots=all or shots=1shot, say.")
-    check(shots.min_box_side_px >= 0, "shots.min_box_side_px", shots.min_box_side_px, "0 or more", "32 is usual.")
-    check(shots.border_px >= 0, "shots.border_px", shots.border_px, "0 or more", "10 is usual.")
-    check(config.seed >= 0, "seed", config.seed, "0 or more", "Choose another seed.")
-    ratio = config.memory.context_ratio
-    check(0 <= ratio <= 10, "memory.context_ratio", ratio, "0 to 10", "0.2 is the published value.")
-    one_of("memory.box_masks", config.memory.box_masks, ("auto", "segmenter", "box"))
-    one_of("candidates.feature_dtype", config.candidates.feature_dtype, ("float16", "float32"))
-    one_of("evaluation.protocol", config.evaluation.protocol, PROTOCOLS)
-    one_of("evaluation.judge", config.evaluation.judge, JUDGES)
-    one_of("evaluation.semantic", config.evaluation.semantic, PAINTINGS)
-    painted = config.evaluation.semantic_threshold
-    check(0 <= painted <= 1, "evaluation.semantic_threshold", painted, "0 to 1", "0.5 is the published value.")
-    one_of("runtime.precision", runtime.precision, PRECISIONS)
-    check(runtime.threads >= 1, "runtime.threads", runtime.threads, "1 or more", "1 is the default.")
-    check(runtime.dist_timeout_s >= 1, "runtime.dist_timeout_s", runtime.dist_timeout_s, "1 or more", "Try 1800.")
-    threshold = pictures.score_threshold
-    check(0 <= threshold <= 1, "visualisation.score_threshold", threshold, "0 to 1", "0.4 is the default.")
-    limit = pictures.max_images
-    check(limit is None or limit >= 0, "visualisation.max_images", limit, "null or 0 and more", "null draws all.")
-    size = pictures.contact_sheet_size
-    check(size >= 0, "visualisation.contact_sheet_size", size, "0 or more", "0 draws no sheets.")
-    count = pictures.max_feature_images
-    check(count >= 0, "visualisation.max_feature_images", count, "0 or more", "4 is the default.")
-    if config.split.classes is not None:
-        check(
-            config.split.name == "all",
-            "split.classes with split",
-            config.split.name,
-            "a list of class names or a named split, not both",
-            "Leave out one of the two.",
-        )
-        check(len(config.split.classes) > 0, "split.classes", "[]", "at least one class name", "Use split=all.")
-        check(
-            len(set(config.split.classes)) == len(config.split.classes),
-            "split.classes",
-            config.split.classes,
-            "each class once",
-            "Remove the repeated names.",
-        )
-    found += config.dataset.problems() + config.matcher.problems() + config.tracker.problems()
-    return found
 
 
 def plain(config: ExperimentConfig) -> dict[str, Any]:

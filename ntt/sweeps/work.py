@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from ntt.base.log import console_logging
@@ -107,8 +108,7 @@ def _run_point(folder: SweepFolder, plan: Plan, point: str, job: str | None) -> 
 def _point_config(plan: Plan, point: str) -> ExperimentConfig:
     """Compose one point; trackers show the points of a sweep together."""
     config = compose_points(plan, {point})[0].config
-    config.tracker.group = config.tracker.group or plan.name
-    return config
+    return replace(config, tracker=replace(config.tracker, group=config.tracker.group or plan.name))
 
 
 @contextmanager

@@ -5,6 +5,8 @@ decoder are this package's own and take their weights straight from the checkpoi
 in the file.
 """
 
+import importlib.util
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,6 @@ import torch
 from torch import nn
 
 from ntt.errors import ConfigError, WeightsError
-from ntt.models.segmenters.sam2.hydra_guard import hydra_left_alone
 from ntt.models.weights import DEFAULT_ROOT, fetch_command, load_state_dict
 
 CANVAS_PX = 1024
@@ -80,6 +81,13 @@ def architecture(model: str) -> Architecture:
     return ARCHITECTURES[model]
 
 
+def skip_package_set_up() -> None:
+    """Let modules of `sam2` be imported without running its `__init__`, which does nothing but start Hydra globally."""
+    spec = importlib.util.find_spec("sam2")
+    if spec is not None and "sam2" not in sys.modules:
+        sys.modules["sam2"] = importlib.util.module_from_spec(spec)
+
+
 def build_image_encoder(model: str) -> nn.Module:
     """Build a model's image encoder with arbitrary weights, on the CPU, in evaluation mode.
 
@@ -96,9 +104,9 @@ def build_image_encoder(model: str) -> nn.Module:
     """
     size = architecture(model)
     try:
-        with hydra_left_alone():
-            from sam2.modeling.backbones.hieradet import Hiera
-            from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
+        skip_package_set_up()
+        from sam2.modeling.backbones.hieradet import Hiera
+        from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"segmenter=sam2 needs the package {error.name!r}, which is not installed. "
