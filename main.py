@@ -6,8 +6,8 @@ import hydra
 from omegaconf import DictConfig
 
 from ntt.base.standard_streams import outlive_readers
-from ntt.config.compose import check_overrides, plain_errors
-from ntt.config.schema import from_hydra
+from ntt.config.command_line import check_overrides, plain_errors
+from ntt.config.compose import from_hydra
 from ntt.run.runner import run
 from ntt.run.shared import process_workspace
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from ntt.config.compose import compose_config
-from ntt.config.schema import run_directory
+from ntt.config.identity import run_directory
 from ntt.run import runner
 from ntt.run.artefacts import read_metrics
 from ntt.run.rundir import RunDirectory

@@ -6,6 +6,9 @@ Every message says four things: what is wrong, the value found, what is allowed,
 
 from collections.abc import Sequence
 
+EXIT_USER_ERROR = 2
+"""Exit status of a program that ends with such an error."""
+
 
 class NttError(Exception):
     """Base of all errors a user can mend."""

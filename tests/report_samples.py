@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ntt.config.compose import compose_many
-from ntt.config.schema import ExperimentConfig, plain, run_directory
+from ntt.config.identity import run_directory
+from ntt.config.schema import ExperimentConfig, plain
 from ntt.datasets.coco_json import CocoJsonConfig
 from ntt.run.artefacts import write_metrics
 from ntt.run.rundir import RunDirectory

@@ -18,7 +18,7 @@ from tiny_data import make_tiny
 
 from ntt.cli import main as cli
 from ntt.config.compose import compose_config
-from ntt.config.schema import run_directory
+from ntt.config.identity import run_directory
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import segmentation_rle
 from ntt.data.polygons import mask_polygons

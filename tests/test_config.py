@@ -11,8 +11,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from ntt.base.project import CONF_DIR
 from ntt.config import schema as config
-from ntt.config.compose import CONF_DIR, check_overrides, compose_config, compose_many
+from ntt.config.command_line import check_overrides
+from ntt.config.compose import compose_config, compose_many
+from ntt.config.identity import run_directory
 from ntt.errors import ConfigError
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
@@ -62,7 +65,7 @@ def test_all_shots_are_for_one_sampler_only():
 
 def test_seed_zero_is_a_seed():
     assert composed("seed=0").seed == 0
-    assert config.run_directory(composed("seed=0")) != config.run_directory(composed("seed=1"))
+    assert run_directory(composed("seed=0")) != run_directory(composed("seed=1"))
 
 
 def test_several_mistakes_are_reported_at_once():
@@ -96,11 +99,11 @@ def test_aliases_of_the_published_stage_names():
 
 
 def test_run_directory_follows_from_what_decides_results():
-    base = config.run_directory(composed())
-    assert base == config.run_directory(composed("tracker=csv", "visualisation.enabled=false", "stage=memory"))
-    assert base == config.run_directory(composed("runtime.store_root=/elsewhere"))
+    base = run_directory(composed())
+    assert base == run_directory(composed("tracker=csv", "visualisation.enabled=false", "stage=memory"))
+    assert base == run_directory(composed("runtime.store_root=/elsewhere"))
     for change in ("seed=7", "shots=1shot", "matcher.merging=soft", "memory.context_ratio=0.3", "split.classes=[cat]"):
-        assert base != config.run_directory(composed(change)), change
+        assert base != run_directory(composed(change)), change
 
 
 def test_plain_configuration_has_no_hydra_types():
@@ -192,14 +195,14 @@ def test_every_value_of_a_multirun_is_tried_before_it_begins(
 def test_axes_of_a_multirun_are_tried_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
     tried = []
     monkeypatch.setattr(
-        "ntt.config.compose.from_hydra", lambda cfg: tried.append((cfg.seed, cfg.shots.name, cfg.stage))
+        "ntt.config.command_line.from_hydra", lambda cfg: tried.append((cfg.seed, cfg.shots.name, cfg.stage))
     )
     check_overrides(["-m", "seed=range(0,3)", "shots=1shot,5shot,10shot", "stage=all"])
     assert tried == [(seed, "1shot", "all") for seed in (0, 1, 2)] + [
         (0, shots, "all") for shots in ("5shot", "10shot")
     ]
     tried.clear()
-    monkeypatch.setattr("ntt.config.compose._MAX_VALUES_CHECKED", 4)
+    monkeypatch.setattr("ntt.config.command_line._MAX_VALUES_CHECKED", 4)
     check_overrides(["-m", "seed=range(0,1000000000)"])
     assert [seed for seed, _, _ in tried] == [0, 1, 2, 3]
 

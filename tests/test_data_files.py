@@ -12,8 +12,8 @@ from PIL import Image
 from tiny_data import make_tiny
 
 from ntt.cli.main import main
-from ntt.config import schema as config
 from ntt.config.compose import compose_config
+from ntt.config.identity import run_directory
 from ntt.convert.coco_files import merge, read_whole, split, subset
 from ntt.data.coco import read_coco
 from ntt.errors import ConfigError, DataError
@@ -274,7 +274,7 @@ def test_a_run_with_sampled_references_uses_the_same_ones(
     for words in (chosen[:1], ["shots.sampler=shot_index", "dataset.references=annotations/shared.json"]):
         made = compose_config([*common, *words, "stage=references"])
         runner.run(made)
-        runs.append(config.run_directory(made))
+        runs.append(run_directory(made))
     original, shared = (json.loads((run / "references.json").read_text()) for run in runs)
     assert original["references"] == shared["references"]
     assert original["digest"] == shared["digest"] == facts["digest"]

@@ -16,7 +16,8 @@ from pycocotools.cocoeval import COCOeval
 from tiny_data import HEIGHT, WIDTH, make_tiny, shape_mask
 
 from ntt.config.compose import compose_config
-from ntt.config.schema import EvaluationConfig, ExperimentConfig, run_directory
+from ntt.config.identity import run_directory
+from ntt.config.schema import EvaluationConfig, ExperimentConfig
 from ntt.data.coco import read_coco
 from ntt.errors import ConfigError
 from ntt.run.artefacts import flat_metrics, read_metrics, read_predictions, write_metrics, write_predictions

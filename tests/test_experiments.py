@@ -14,7 +14,9 @@ from miniatures import CDFSOD, COCO_LIKE, make_miniature
 
 from ntt.cli.main import main
 from ntt.config import schema as config
-from ntt.config.compose import compose_many, group_options
+from ntt.config.compose import compose_many
+from ntt.config.explain import group_options
+from ntt.config.identity import run_directory
 from ntt.datasets.published.details import known_datasets
 from ntt.datasets.published.voc import convert_devkit, write_kshot_files
 from ntt.reports.published import expected_tables, load_expected, published_seconds_per_image
@@ -105,7 +107,7 @@ def test_an_overlay_decides_what_it_varies():
 def test_the_name_of_an_experiment_does_not_decide_where_a_run_lies():
     words = ["experiment=merging_soft_semantic"], ["experiment=coco_novel20_10shot"]
     one, two = compose_many(words)
-    assert config.run_directory(one) == config.run_directory(two)
+    assert run_directory(one) == run_directory(two)
 
 
 @pytest.mark.parametrize("table", expected_tables())
@@ -183,7 +185,7 @@ def places(data_root: Path, output: Path) -> list[str]:
 
 
 def read_metrics(made: config.ExperimentConfig) -> Mapping[str, Mapping[str, float]]:
-    overall: Mapping[str, Mapping[str, float]] = json.loads((config.run_directory(made) / "metrics.json").read_text())[
+    overall: Mapping[str, Mapping[str, float]] = json.loads((run_directory(made) / "metrics.json").read_text())[
         "overall"
     ]
     return overall
@@ -199,7 +201,7 @@ def test_a_row_runs_on_its_miniature(experiment: str, data_root: Path, output: P
         if result.experiment == experiment:
             kind, metric = result.metric.split("/")
             assert metric in overall[kind]
-    kept = yaml.safe_load((config.run_directory(made) / "config.yaml").read_text())
+    kept = yaml.safe_load((run_directory(made) / "config.yaml").read_text())
     assert kept["experiment"] in expected_tables()[ROWS[experiment].table] or kept["experiment"] in ROWS
 
 

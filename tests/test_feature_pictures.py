@@ -9,7 +9,7 @@ from test_runner import settings
 from tiny_data import make_tiny
 
 from ntt.config.compose import compose_config
-from ntt.config.schema import run_directory
+from ntt.config.identity import run_directory
 from ntt.errors import ConfigError
 from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0
 from ntt.run import runner

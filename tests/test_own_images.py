@@ -12,8 +12,8 @@ from PIL import Image
 from tiny_data import HEIGHT, WIDTH, polygon, shape_mask
 
 from ntt.cli.main import main
-from ntt.config import schema as config
 from ntt.config.compose import compose_config
+from ntt.config.identity import run_directory
 from ntt.convert.plain_folder import convert_references, convert_targets, foreground
 from ntt.data.coco import read_coco
 from ntt.data.masks import segmentation_rle
@@ -40,7 +40,7 @@ def go(tmp_path: Path, shared_store: Path) -> Go:
         words = ["dataset=folder", f"dataset.root={root}", "shots=all", f"runtime.store_root={shared_store}"]
         made = compose_config([*words, *places, *more])
         runner.run(made)
-        return config.run_directory(made)
+        return run_directory(made)
 
     return run
 

@@ -10,6 +10,7 @@ from tiny_data import make_tiny
 
 from ntt.config import schema as config
 from ntt.config.compose import compose_config
+from ntt.config.identity import run_directory
 from ntt.data.coco import read_coco
 from ntt.data.images import check_images
 from ntt.datasets.pooled import PooledConfig
@@ -206,7 +207,7 @@ def test_run_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     relative = compose_config(["dataset=pooled", "dataset.roots=[a,b]"])
     pool = PooledConfig(name="pooled", roots=[str(tmp_path / "a"), str(tmp_path / "b")])
-    assert config.run_directory(replace(relative, dataset=pool)) == config.run_directory(relative)
+    assert run_directory(replace(relative, dataset=pool)) == run_directory(relative)
     assert pool.label() == "a+b"
     many = PooledConfig(name="pooled", roots=[f"{'x' * 30}{number}" for number in range(4)])
     assert many.label() == "pooled-4sets"

@@ -16,8 +16,8 @@ from skimage import data
 from tiny_data import HEIGHT, WIDTH, make_tiny, shape_mask
 
 import ntt
-from ntt.config import schema as config
 from ntt.config.compose import compose_config
+from ntt.config.identity import run_directory
 from ntt.data.coco import read_coco
 from ntt.data.images import read_image
 from ntt.data.masks import instance_mask
@@ -62,7 +62,7 @@ def test_detections_are_those_of_a_run(tiny: Path, shared_store: Path, predictor
     runner.run(made)
     data = read_coco(tiny / "annotations/targets.json", tiny / "images")
     records = list(data.images.values())
-    run = results.read_predictions(config.run_directory(made) / "predictions.json", records, data.categories)
+    run = results.read_predictions(run_directory(made) / "predictions.json", records, data.categories)
     assert predictor.classes == ("disc", "square")
     for record, theirs in zip(records, run, strict=True):
         ours = predictor(record.path)

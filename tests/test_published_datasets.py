@@ -16,6 +16,7 @@ from ntt.cli.data_check import places_by_shots
 from ntt.cli.main import main
 from ntt.config import schema as config
 from ntt.config.compose import compose_config, compose_many
+from ntt.config.identity import run_directory
 from ntt.datasets.base import DatasetFiles
 from ntt.datasets.published.check import CheckReport, check_published
 from ntt.datasets.published.dataset import PublishedConfig
@@ -123,7 +124,7 @@ def test_the_environment_variable_is_the_default_of_the_data_root(monkeypatch: p
 
 def test_the_data_root_decides_no_result(tmp_path: Path):
     one, two = compose_many([[f"runtime.data_root={tmp_path / name}"] for name in "ab"])
-    assert config.run_directory(one) == config.run_directory(two)
+    assert run_directory(one) == run_directory(two)
 
 
 def test_a_missing_root_names_both_settings(tmp_path: Path):
@@ -347,7 +348,7 @@ def test_a_box_only_set_runs_from_end_to_end(
 ):
     made = small("cdfsod_fish", miniatures[0], tmp_path, "shots=1shot", "split=cdfsod_fish", *CHEAP)
     runner.run(made)
-    folder = config.run_directory(made)
+    folder = run_directory(made)
     assert json.loads((folder / "references.json").read_text())["sampler"] == "fixed"
     assert set(json.loads((folder / "metrics.json").read_text())["overall"]) == {"bbox"}
     assert "the ground truth has none, its 9 objects have boxes only." in capsys.readouterr().out
@@ -360,7 +361,7 @@ def test_every_option_runs_from_end_to_end(
 ):
     made = small(option, miniatures[0], tmp_path, "shots=1shot", *CHEAP)
     runner.run(made)
-    metrics = json.loads((config.run_directory(made) / "metrics.json").read_text())
+    metrics = json.loads((run_directory(made) / "metrics.json").read_text())
     assert set(metrics["overall"]) - {"rejection"} == (
         {"bbox", "segm"} if option in ("coco", "lvis", "lvis_minival") else {"bbox"}
     )

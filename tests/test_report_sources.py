@@ -9,7 +9,8 @@ from report_samples import box_metrics, make_runs
 
 from ntt.cli.main import main
 from ntt.config.compose import compose_many
-from ntt.config.schema import plain, run_directory
+from ntt.config.identity import run_directory
+from ntt.config.schema import plain
 from ntt.reports import expected
 from ntt.reports.content import missing_table
 from ntt.reports.expected import expected_table

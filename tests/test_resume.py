@@ -15,8 +15,8 @@ from tiny_data import make_split
 from ntt.base import temporaries
 from ntt.base.files import atomic_path, write_text
 from ntt.base.temporaries import STALE_AFTER_S, make_temporary, remove_stale_temporaries
-from ntt.config import schema as config
 from ntt.config.compose import compose_config
+from ntt.config.identity import run_directory
 from ntt.errors import StorageError
 from ntt.run import runner
 from ntt.types import Json
@@ -111,7 +111,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path, capfd: pytest.CaptureFixt
     words = settings(data, small_disk / "runs", small_disk / "store", "segmenter.leaves=60", "backbone.input_size=128")
     job = compose_config([*words, "segmenter.canvas_side=128", "segmenter.mask_side=64"])
     runner.run(job)
-    directory = config.run_directory(job)
+    directory = run_directory(job)
     expected = {path: path.read_bytes() for path in (small_disk / "store").rglob("*.safetensors")}
     predictions = (directory / "predictions.json").read_bytes()
     entries = sorted(path for path in expected if "candidates" in path.parts)

@@ -16,8 +16,8 @@ from tiny_data import make_tiny
 
 from ntt.base import digests
 from ntt.base.log import file_logging
-from ntt.config import schema as config
 from ntt.config.compose import compose_config
+from ntt.config.identity import run_directory
 from ntt.run import runner
 from ntt.run import shared as workspace
 from ntt.run.shared import Workspace
@@ -48,7 +48,7 @@ def go(data: Path, tmp_path: Path, models: Workspace) -> Go:
     def run(*more: str, root: Path = data, out: str = "out", space: Workspace = models) -> Path:
         made = compose_config(settings(root, tmp_path / out, tmp_path / "store", *SMALL, *more))
         runner.run(made, workspace=space)
-        return config.run_directory(made)
+        return run_directory(made)
 
     return run
 

@@ -15,7 +15,10 @@ from pycocotools.coco import COCO
 from tiny_data import make_tiny
 
 from ntt.config import schema as config
-from ntt.config.compose import check_overrides, compose_config, plain_errors
+from ntt.config.command_line import check_overrides, plain_errors
+from ntt.config.compose import compose_config
+from ntt.config.identity import run_directory
+from ntt.config.registry import register_schemas
 from ntt.errors import ConfigError, DataError, StorageError, WeightsError
 from ntt.run import runner
 from ntt.types import Json
@@ -48,7 +51,7 @@ def run(tiny: Path, tmp_path: Path, shared_store: Path) -> Run:
     def go(*more: str, root: Path = tiny, store: Path = shared_store) -> Path:
         made = compose_config(settings(root, tmp_path / "out", store, *more))
         runner.run(made)
-        return config.run_directory(made)
+        return run_directory(made)
 
     return go
 
@@ -409,7 +412,7 @@ def test_errors_on_the_command_line_are_plain(
     words: list[str], expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     words = [*words, f"runtime.output_root={tmp_path}"]
-    config.register_schemas()
+    register_schemas()
 
     def program() -> None:
         check_overrides(words)

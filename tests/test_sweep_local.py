@@ -10,7 +10,7 @@ from tiny_data import make_tiny
 
 from ntt.cli.main import build_parser, main
 from ntt.config.compose import compose_config
-from ntt.config.schema import run_directory
+from ntt.config.identity import run_directory
 from ntt.errors import ConfigError, DataError
 from ntt.run import runner
 from ntt.store.maintenance import keys_of_runs

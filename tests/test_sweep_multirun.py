@@ -10,7 +10,7 @@ from conftest import PROJECT_DIR
 from tiny_data import make_tiny
 
 from ntt.config.compose import compose_config
-from ntt.config.schema import run_directory
+from ntt.config.identity import run_directory
 from ntt.sweeps.desk import plan_file
 
 pytestmark = pytest.mark.slow

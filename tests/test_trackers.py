@@ -22,7 +22,7 @@ from PIL import Image
 from tiny_data import make_tiny
 
 from ntt.config.compose import compose_config, compose_many
-from ntt.config.schema import run_directory
+from ntt.config.identity import run_directory
 from ntt.errors import ConfigError
 from ntt.run import runner
 from ntt.trackers import wandb as ours

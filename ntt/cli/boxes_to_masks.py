@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ntt.cli.output import check_output, echo
-from ntt.config.compose import check_overrides, compose_config
+from ntt.config.command_line import check_overrides
+from ntt.config.compose import compose_config
 from ntt.config.schema import ExperimentConfig
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images, read_image

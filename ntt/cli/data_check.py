@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ntt.cli.output import echo
-from ntt.config.compose import compose_config, compose_many, group_options
+from ntt.config.compose import compose_config, compose_many
+from ntt.config.explain import group_options
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images
 from ntt.datasets.base import DATA_VARIABLE, DatasetConfig, DatasetFiles

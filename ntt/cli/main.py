@@ -14,8 +14,7 @@ from ntt.cli.show import add_show_command
 from ntt.cli.store import add_store_commands
 from ntt.cli.sweep import add_sweep_commands
 from ntt.cli.weights import add_weights_commands
-from ntt.config.compose import EXIT_USER_ERROR
-from ntt.errors import NttError
+from ntt.errors import EXIT_USER_ERROR, NttError
 
 EXIT_READER_GONE = 141
 """What a shell reports of a program that SIGPIPE ended."""

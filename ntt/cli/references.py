@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, cast
 from ntt.base.files import write_bytes
 from ntt.cli.convert import write_and_check
 from ntt.cli.output import check_output, echo
-from ntt.config.compose import check_overrides, compose_config
+from ntt.config.command_line import check_overrides
+from ntt.config.compose import compose_config
 from ntt.config.schema import ExperimentConfig
 from ntt.convert.reference_pickle import pickle_references
 from ntt.convert.references_file import references_document

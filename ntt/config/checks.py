@@ -1,15 +1,12 @@
 """What is wrong with a whole configuration: values out of range, and settings that contradict each other."""
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from ntt.base.settings import setting_problems
-
-if TYPE_CHECKING:
-    from ntt.config.schema import ExperimentConfig, ShotsConfig, SplitConfig
+from ntt.config.schema import ExperimentConfig, ShotsConfig, SplitConfig
 
 
-def problems(config: "ExperimentConfig") -> list[str]:
+def problems(config: ExperimentConfig) -> list[str]:
     """Return every problem, one sentence each."""
     return [
         *setting_problems(config),
@@ -21,13 +18,13 @@ def problems(config: "ExperimentConfig") -> list[str]:
     ]
 
 
-def _shots_problems(shots: "ShotsConfig") -> list[str]:
+def _shots_problems(shots: ShotsConfig) -> list[str]:
     if shots.count is not None or shots.sampler == "fixed":
         return []
     return ["shots.count=null is possible with shots.sampler=fixed only. Choose shots=all or shots=1shot, for example."]
 
 
-def _split_problems(split: "SplitConfig") -> list[str]:
+def _split_problems(split: SplitConfig) -> list[str]:
     if split.classes is None:
         return []
     if not split.classes:

@@ -1,4 +1,4 @@
-"""Finds the options of a config group: one module an option, one schema a module.
+"""Finds the options of a config group and hands every schema to Hydra.
 
 A backbone, segmenter, matcher, data set or tracker is added by putting one module into the group's package and one
 YAML file into `conf/<group>/`. The module declares a dataclass derived from the group's base schema, with a class
@@ -11,7 +11,39 @@ import pkgutil
 from dataclasses import is_dataclass
 from typing import TypeVar
 
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from ntt.config.schema import ExperimentConfig, RuntimeConfig, ShotsConfig, SplitConfig
+from ntt.datasets.base import DatasetConfig
+from ntt.matchers.base import MatcherConfig
+from ntt.models.backbones.base import BackboneConfig
+from ntt.models.segmenters.base import SegmenterConfig
+from ntt.trackers.base import TrackerConfig
+
 T = TypeVar("T")
+
+# Groups with one schema for all options, and groups whose options bring their own.
+_PLAIN_GROUPS: dict[str, type] = {"shots": ShotsConfig, "split": SplitConfig, "runtime": RuntimeConfig}
+_OPTION_GROUPS: dict[str, tuple[str, type]] = {
+    "dataset": ("ntt.datasets", DatasetConfig),
+    "backbone": ("ntt.models.backbones", BackboneConfig),
+    "segmenter": ("ntt.models.segmenters", SegmenterConfig),
+    "matcher": ("ntt.matchers", MatcherConfig),
+    "tracker": ("ntt.trackers", TrackerConfig),
+}
+
+
+def register_schemas() -> None:
+    """Hand every schema to Hydra's config store. Calling it again changes nothing."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=_writable(ExperimentConfig))
+    for group, schema in _PLAIN_GROUPS.items():
+        store.store(group=f"schema/{group}", name="base", node=_writable(schema))
+    for group, (package, base) in _OPTION_GROUPS.items():
+        schemas: dict[str, type] = option_schemas(package, base)
+        for name, schema in schemas.items():
+            store.store(group=f"schema/{group}", name=name, node=_writable(schema))
 
 
 def option_schemas(package_name: str, base: type[T]) -> dict[str, type[T]]:
@@ -35,3 +67,17 @@ def option_schemas(package_name: str, base: type[T]) -> dict[str, type[T]]:
                 if schemas.setdefault(name, member) is not member:
                     raise AssertionError(f"two schemas named {name!r} in {package_name}")
     return dict(sorted(schemas.items()))
+
+
+def _writable(schema: type) -> DictConfig:
+    """Return a schema as a configuration that can be overridden: OmegaConf makes frozen dataclasses read-only."""
+    config: DictConfig = OmegaConf.structured(schema)
+    _clear_read_only(config)
+    return config
+
+
+def _clear_read_only(config: DictConfig) -> None:
+    OmegaConf.set_readonly(config, None)
+    for key in config:
+        if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
+            _clear_read_only(config[key])

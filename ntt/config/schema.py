@@ -1,26 +1,11 @@
-"""The typed configuration: schemas, their registration with Hydra, and the checks that span several groups.
+"""The typed configuration: one frozen dataclass per config group; those of options are in the groups' packages."""
 
-This module and `main.py` are the only ones that know Hydra and OmegaConf. Everything below `ntt/run/runner.py` receives
-the plain dataclasses declared here and in the groups' `base.py`.
-"""
-
-import hashlib
-import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from ntt.base.settings import setting
-from ntt.config.checks import problems
-from ntt.config.registry import option_schemas
 from ntt.datasets.base import DATA_VARIABLE, DatasetConfig
-from ntt.errors import ConfigError, raise_all
 from ntt.evaluation.options import JUDGES, PAINTINGS, PROTOCOLS
 from ntt.matchers.base import MatcherConfig
 from ntt.models.backbones.base import BackboneConfig
@@ -31,14 +16,6 @@ from ntt.trackers.base import TrackerConfig
 STAGES = ("references", "memory", "prototypes", "candidates", "matching", "visualisation", "evaluation")
 STAGE_ALIASES = {"fill_memory": "memory", "postprocess_memory": "prototypes", "test": "evaluation"}
 SAMPLERS = ("native", "reference", "fixed", "shot_index")
-
-_GROUPS: dict[str, tuple[str, type]] = {
-    "dataset": ("ntt.datasets", DatasetConfig),
-    "backbone": ("ntt.models.backbones", BackboneConfig),
-    "segmenter": ("ntt.models.segmenters", SegmenterConfig),
-    "matcher": ("ntt.matchers", MatcherConfig),
-    "tracker": ("ntt.trackers", TrackerConfig),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,135 +195,6 @@ class ExperimentConfig:
     """Name of the overlay `experiment=NAME` the settings started from; set by the overlay itself. null: none."""
 
 
-def register_schemas() -> None:
-    """Hand every schema to Hydra's config store. Calling it again changes nothing."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=_writable(ExperimentConfig))
-    for group, node in (("shots", ShotsConfig), ("split", SplitConfig), ("runtime", RuntimeConfig)):
-        store.store(group=f"schema/{group}", name="base", node=_writable(node))
-    for group, (package, base) in _GROUPS.items():
-        schemas: dict[str, type] = option_schemas(package, base)
-        for name, schema in schemas.items():
-            store.store(group=f"schema/{group}", name=name, node=_writable(schema))
-
-
-def _writable(schema: type) -> DictConfig:
-    """Return a schema as a configuration that can be composed: OmegaConf makes frozen dataclasses read-only."""
-    config: DictConfig = OmegaConf.structured(schema)
-    _clear_read_only(config)
-    return config
-
-
-def _clear_read_only(config: DictConfig) -> None:
-    OmegaConf.set_readonly(config, None)
-    for key in config:
-        if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
-            _clear_read_only(config[key])
-
-
-def from_hydra(cfg: DictConfig) -> ExperimentConfig:
-    """Turn a composed configuration into checked dataclasses.
-
-    Args:
-        cfg: what Hydra composed from `conf/config.yaml`.
-
-    Raises:
-        ConfigError: naming every missing or unusable value at once.
-    """
-    raise_all(
-        [
-            f"There is no setting {key}. Leave it out; python main.py --cfg job shows all settings."
-            for key in _added(cfg)
-        ],
-        ConfigError,
-        summary="The configuration has settings nobody reads",
-    )
-    try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
-        config = OmegaConf.to_object(cfg) if not missing else None
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"The configuration cannot be resolved: {error}") from error
-    raise_all(
-        [_unset(key) for key in missing],
-        ConfigError,
-        summary="The configuration is incomplete",
-    )
-    if not isinstance(config, ExperimentConfig):
-        raise ConfigError("The configuration does not start from `schema`: keep `- schema` first in conf/config.yaml.")
-    config = replace(config, stage=STAGE_ALIASES.get(config.stage, config.stage))
-    raise_all(problems(config), ConfigError, summary="The configuration cannot be run")
-    return config
-
-
-def _unset(key: str) -> str:
-    group, _, setting = key.partition(".")
-    if setting == "name":  # the name comes with the option, so none is chosen
-        return f"{group}: no option is chosen, and there is no default. Choose one on the command line: {group}=NAME."
-    return f"{key} is not set and has no default. Set it on the command line: {key}=VALUE."
-
-
-def _added(cfg: DictConfig, prefix: str = "") -> list[str]:
-    """Return the keys that were put in with `+` although no schema has them."""
-    schema = OmegaConf.get_type(cfg)
-    known = {one.name for one in fields(schema)} if is_dataclass(schema) else {str(key) for key in cfg}
-    added = [f"{prefix}{key}" for key in map(str, cfg) if key not in known]
-    for key in known:
-        # An interpolation has no keys of its own, and resolving it is not for here: it may fail.
-        plain_value = not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key)
-        if plain_value and isinstance(cfg[key], DictConfig):
-            added += _added(cfg[key], f"{prefix}{key}.")
-    return sorted(added)
-
-
 def plain(config: ExperimentConfig) -> dict[str, Any]:
     """Return the configuration as nested plain values, ready for JSON or YAML."""
     return asdict(config)
-
-
-def result_settings(config: ExperimentConfig) -> dict[str, Any]:
-    """Return the part of the configuration that decides the results, as nested plain values.
-
-    Left out is what only says where files lie, what is drawn and who is told.
-    """
-    return deciding_settings(plain(config))
-
-
-def deciding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Do the same for a whole configuration as nested plain values, also one kept by an older version."""
-    kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
-    for key in ("tracker", "visualisation", "stage", "experiment"):
-        kept.pop(key, None)
-    for key in ("name", "output_root", "store_root", "cache_root", "data_root", "weights_root", "dist_timeout_s"):
-        kept.get("runtime", {}).pop(key, None)
-    for key in ("sampler", "protocol"):  # what counts is shots.sampler and evaluation.protocol, taken from these
-        kept.get("dataset", {}).pop(key, None)
-    measured = kept.pop("evaluation", {})
-    measured.pop("judge", None)  # both judges say the same
-    if measured.get("semantic", "none") == "none":
-        for key in ("semantic", "semantic_threshold"):
-            measured.pop(key, None)
-    if measured.get("protocol", "coco") == "coco":  # as before there was a choice
-        measured.pop("protocol", None)
-    if measured:
-        kept["evaluation"] = measured
-    root = kept.get("dataset", {}).get("root")
-    if root is not None:
-        kept["dataset"]["root"] = str(Path(root).expanduser().absolute())
-    roots = kept.get("dataset", {}).get("roots")
-    if roots is not None:
-        kept["dataset"]["roots"] = [str(Path(one).expanduser().absolute()) for one in roots]
-    return kept
-
-
-def digest(settings: Mapping[str, Any]) -> str:
-    """Return the sha256 hex digest of plain settings, independent of key order."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def run_directory(config: ExperimentConfig) -> Path:
-    """Derive the run's folder from the configuration: readable parts, then a digest of all that decides results."""
-    split = config.split.name if config.split.classes is None else f"{len(config.split.classes)}classes"
-    point = f"{split}_{config.shots.name}_seed{config.seed}"
-    parts = (config.backbone.name, config.segmenter.name, config.matcher.name, digest(result_settings(config))[:10])
-    return Path(config.runtime.output_root).expanduser() / config.dataset.label() / point / "_".join(parts)

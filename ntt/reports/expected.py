@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ntt.config.compose import compose_many
-from ntt.config.schema import ExperimentConfig, deciding_settings, plain
+from ntt.config.identity import deciding_settings
+from ntt.config.schema import ExperimentConfig, plain
 from ntt.errors import ConfigError
 from ntt.reports.content import metric_label
 from ntt.reports.published import ExpectedResult, load_expected

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import yaml
 
 from ntt.base.files import read_json
-from ntt.config.schema import deciding_settings, digest
+from ntt.config.identity import deciding_settings, digest
 from ntt.errors import DataError, StorageError
 from ntt.run.artefacts import flat_metrics
 from ntt.run.rundir import RunDirectory

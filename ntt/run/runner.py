@@ -8,7 +8,8 @@ from typing import Any
 
 from ntt.base import distributed as dist
 from ntt.base.log import console_logging, file_logging
-from ntt.config.schema import STAGES, ExperimentConfig, digest, plain, result_settings, run_directory
+from ntt.config.identity import digest, result_settings, run_directory
+from ntt.config.schema import STAGES, ExperimentConfig, plain
 from ntt.errors import ConfigError, NttError, WeightsError, raise_all
 from ntt.run.artefacts import flat_metrics, read_metrics
 from ntt.run.environment import apply_runtime, collect_facts

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ntt.config.compose import CONF_DIR
+from ntt.base.project import CONF_DIR
 from ntt.errors import ConfigError, raise_all
 from ntt.sweeps.spec import StageResources
 

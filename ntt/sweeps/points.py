@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntt.config.compose import compose_many, read_override
-from ntt.config.schema import ExperimentConfig, digest, result_settings, run_directory
+from ntt.config.command_line import read_override
+from ntt.config.compose import compose_many
+from ntt.config.identity import digest, result_settings, run_directory
+from ntt.config.schema import ExperimentConfig
 from ntt.errors import ConfigError, raise_all
 from ntt.sweeps.spec import Settings, SweepSpec, Value, matches, override_text
 

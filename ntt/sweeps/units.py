@@ -12,7 +12,8 @@ from pathlib import Path
 from ntt.base.digests import content_key
 from ntt.base.distributed import ProcessGroup
 from ntt.base.log import each_warning_once
-from ntt.config.schema import ExperimentConfig, plain, run_directory
+from ntt.config.identity import run_directory
+from ntt.config.schema import ExperimentConfig, plain
 from ntt.errors import ConfigError, NttError
 from ntt.models.device import check_precision, resolve_device
 from ntt.run.environment import apply_runtime

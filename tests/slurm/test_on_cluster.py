@@ -17,7 +17,7 @@ from slurm.cluster import NODE, Cluster
 from slurm.sweeps import QUICK_MODELS, Sweep, make_data, planned, wait_for, write_sweep
 
 from ntt.config.compose import compose_config
-from ntt.config.schema import run_directory
+from ntt.config.identity import run_directory
 from ntt.run import runner
 from ntt.sweeps import slurm
 from ntt.sweeps.clusters import CLUSTERS_DIR

@@ -1,0 +1,144 @@
+"""The overrides of a command line, checked before anything starts, and errors without a traceback."""
+
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, NoReturn
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, QuotedString
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf.errors import InterpolationResolutionError
+
+from ntt.config.compose import cached_composer, from_hydra, hydra_session
+from ntt.config.explain import first_problem, quoting_hint, removal_problem, unreadable
+from ntt.errors import EXIT_USER_ERROR, ConfigError, NttError
+
+_OTHER_CONFIG = ("--config-dir", "--config-path", "--config-name", "-cd", "-cp", "-cn")
+_FLAGS_THAT_SHOW = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--version")
+_FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")
+_MAX_VALUES_CHECKED = 1000
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """End the program with the bare message of a user's error; in a multirun, let Hydra go on with the other jobs."""
+    try:
+        yield
+    except NttError as error:
+        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        sys.stderr.write(f"\nError: {error}\n")
+        raise SystemExit(EXIT_USER_ERROR) from None
+
+
+def read_override(line: str) -> tuple[str, Any]:
+    """Split `KEY=VALUE` into its key and its value as YAML has it; lists become tuples.
+
+    Raises:
+        ConfigError: if it is not such a line, or has several values.
+    """
+    try:
+        override = OverridesParser.create().parse_override(line)
+    except OverrideParseException as error:
+        raise ConfigError(unreadable(error.override)) from error
+    if override.type != OverrideType.CHANGE or override.is_sweep_override():
+        raise ConfigError(f"{line}: this is not one value for one setting. Write KEY=VALUE.")
+    return override.get_key_element(), _plain_value(override.value())
+
+
+def check_overrides(arguments: Sequence[str]) -> None:
+    """End the program with a plain message if the command line's overrides cannot be composed.
+
+    Hydra would refuse them too, but with a hint to append the unknown key, which is never the remedy here. Of a
+    multirun (`seed=0,1,2`) every value is tried and has to make a configuration that can be run.
+
+    Args:
+        arguments: the command line without the program's name.
+    """
+    flags = {word.split("=")[0] for word in arguments if word.startswith("-")}
+    if flags & set(_OTHER_CONFIG):
+        return
+    preceding = ["", *arguments]
+    pairs = zip(preceding, arguments, strict=False)
+    lines = [word for flag, word in pairs if not word.startswith("-") and flag not in _FLAGS_WITH_VALUE]
+    multirun = bool(flags & {"-m", "--multirun"})
+    with hydra_session():
+        try:  # a glob asks the loader which options there are
+            overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(lines)
+        except OverrideParseException as error:
+            _refuse(unreadable(error.override))
+        if not multirun:
+            _check_single(overrides)
+        _check_first_values(overrides)
+        if multirun and not flags & set(_FLAGS_THAT_SHOW):
+            _check_points(overrides)
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_plain_value(member) for member in value)
+    return value.text if isinstance(value, QuotedString) else value
+
+
+def _check_single(overrides: Sequence[Override]) -> None:
+    for override in overrides:
+        if override.is_sweep_override() and not override.is_hydra_override():
+            line = str(override.input_line)
+            _refuse(f"{line}: these are several values. Give one, or add --multirun.{quoting_hint(line)}")
+
+
+def _check_first_values(overrides: Sequence[Override]) -> None:
+    lines = [line for override in overrides for line in (_values(override) or ())[:1]]
+    problem = removal_problem(overrides) or first_problem(lines)
+    if problem is not None:
+        _refuse(problem)
+
+
+def _check_points(overrides: Sequence[Override]) -> None:
+    """Try every value of every axis of a multirun, with the first values of the others: points, but not all points."""
+    axes = {override.get_key_element(): _values(override) for override in overrides}  # the last of a key counts
+    listed = {key: values for key, values in axes.items() if values is not None}
+    first = {key: values[0] for key, values in listed.items()}
+    points = [first, *({**first, key: value} for key, values in listed.items() for value in values[1:])]
+    complete = len(listed) == len(axes)  # else the sweeper chooses values, and required ones may be missing here
+    composer = cached_composer()
+    for point in points:
+        try:
+            config = composer.compose(list(point.values()))
+            if complete:
+                from_hydra(config)
+        except ConfigError as error:
+            if not (isinstance(error.__cause__, InterpolationResolutionError) and _resolved_later(point.values())):
+                _refuse(str(error))
+
+
+def _resolved_later(lines: Collection[str]) -> bool:
+    """Return whether a value may be known only where a point runs: another machine, or a job that Hydra numbers."""
+    return any("${hydra:" in line or line.startswith("hydra/launcher=") for line in lines)
+
+
+def _values(override: Override) -> list[str] | None:
+    """Return an override as text, once for each value where it is a sweep; None where only a sweeper can tell."""
+    line = str(override.input_line)
+    if not override.is_sweep_override():
+        return [line]
+    if not override.is_discrete_sweep() or override.is_hydra_override():
+        return None
+    key = override.get_key_element()
+    try:
+        values = list(islice(override.sweep_string_iterator(), _MAX_VALUES_CHECKED))
+    except HydraException:
+        return None
+    if not values:
+        _refuse(f"{line}: this stands for no value at all. Write the values out, with commas between them.")
+    return [f"{key}={value}" for value in values]
+
+
+def _refuse(message: str) -> NoReturn:
+    sys.stderr.write(f"\nError: {message}\n")
+    raise SystemExit(EXIT_USER_ERROR)

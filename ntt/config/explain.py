@@ -1,0 +1,130 @@
+"""Explains in one sentence why Hydra refuses an override, with a guess at what was meant.
+
+Everything here needs a `hydra_session`.
+"""
+
+import difflib
+import shlex
+from collections.abc import Mapping, Sequence
+
+from hydra import compose
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ntt.base.project import CONF_DIR
+
+# Hydra raises a bare ValueError for a group option that is not a word, such as shots=5.
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+
+
+def group_options(group: str) -> list[str]:
+    """Return the names of a config group's options, sorted; empty if there is no such group."""
+    if not group:
+        return []
+    folders = (CONF_DIR / group, CONF_DIR.parent / "experiments" / group)
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
+def unreadable(override: str) -> str:
+    """Explain an override that cannot be parsed."""
+    return f"{override}: this override cannot be read. Write KEY=VALUE.{quoting_hint(override)}"
+
+
+def quoting_hint(override: str) -> str:
+    """Show how a value with special characters, such as a path, is quoted: for Hydra, and again for the shell."""
+    key, _, value = override.partition("=")
+    if not value or value[0] in "\"'[{":
+        return ""
+    text = value.replace("\\", "\\\\").replace('"', '\\"')
+    command = shlex.quote(f'{key}="{text}"')
+    return f" If the value is one text, such as a path, quote it twice: {command}"
+
+
+def removal_problem(overrides: Sequence[Override]) -> str | None:
+    """Explain why the first `~KEY` is refused; None where there is none. Hydra would take away what a run needs."""
+    for override in overrides:
+        if override.type == OverrideType.DEL and not override.is_hydra_override():
+            line, key = str(override.input_line), override.key_or_group
+            settings = _all_settings(compose("config"))
+            options = group_options(key)
+            if key not in settings and not options:
+                return _no_such_setting(line, key, settings)
+            value = settings.get(f"{key}.name" if options else key)
+            default = f" to keep {key}={value}" if isinstance(value, str | int | float) else ""
+            other = f", or choose one: {key}={'|'.join(options)}" if options else ""
+            return f"{line}: nothing can be taken out, a run needs every setting. Leave {line} out{default}{other}."
+    return None
+
+
+def first_problem(lines: Sequence[str]) -> str | None:
+    """Explain why the first override that cannot be composed cannot; None where all can."""
+    if _compose_error(lines) is None:
+        return None
+    accepted: list[str] = []
+    # Options first: settings below a group exist only once its option is chosen.
+    for line in sorted(lines, key=lambda line: "." in line.split("=")[0]):
+        error = _compose_error([*accepted, line])
+        if error is not None:
+            return _explain(line, error, accepted)
+        accepted.append(line)
+    return None
+
+
+def _compose_error(lines: Sequence[str]) -> Exception | None:
+    try:
+        compose("config", overrides=list(lines))
+    except COMPOSE_ERRORS as error:
+        return error
+    return None
+
+
+def _explain(line: str, error: Exception, others: Sequence[str]) -> str:
+    key, _, value = line.partition("=")
+    key = key.lstrip("+~")
+    if options := group_options(key):
+        return _no_such_option(key, value, options)
+    settings = _all_settings(compose("config", overrides=list(others)))
+    if key not in settings:
+        return _no_such_setting(line, key, settings)
+    cause = error.__cause__ if error.__cause__ is not None else error
+    reason = str(cause).splitlines()[0].rstrip(".")
+    if "ListConfig" in reason:
+        return f"{key}={value}: this setting takes a list. Write {key}=[{value}]."
+    return f"{key}={value}: {reason}. Give a value of the same kind as the default, {key}={settings[key]}."
+
+
+def _no_such_option(group: str, value: str, options: Sequence[str]) -> str:
+    text = f"{group}={value}: there is no such option. Allowed is one of {', '.join(options)}."
+    close = difflib.get_close_matches(value, options, n=1) or [name for name in options if name.startswith(value)]
+    # "5", "5shots" and "5shot" all mean a number of references.
+    number = value.removesuffix("s").removesuffix("shot")
+    if group == "shots" and number.isdigit():
+        close = [f"{number}shot"]
+        if close[0] not in options:
+            return f"{text} For another number of references write shots.count={number}."
+    if close:
+        return f"{text} Did you mean {group}={close[0]}?"
+    if group == "split":
+        return f"{text} For a choice of your own use split.classes=[NAME,NAME]."
+    return text
+
+
+def _no_such_setting(line: str, key: str, settings: Mapping[str, object]) -> str:
+    groups = [name for name in settings if "." not in key and group_options(name)]
+    values = [name for name, node in settings.items() if not isinstance(node, DictConfig)]
+    close = difflib.get_close_matches(key, [*groups, *values], n=1)
+    guess = f"Did you mean {close[0]}?" if close else "See all settings with: python main.py --cfg job"
+    return f"{line}: there is no setting {key!r}. {guess}"
+
+
+def _all_settings(config: DictConfig, prefix: str = "") -> dict[str, object]:
+    """Return every dotted key with its value; sections are listed too."""
+    settings: dict[str, object] = {}
+    for name in map(str, config):
+        key = f"{prefix}{name}"
+        settings[key] = "???" if OmegaConf.is_missing(config, name) else config[name]
+        if isinstance(settings[key], DictConfig):
+            settings.update(_all_settings(config[name], f"{key}."))
+    return settings
