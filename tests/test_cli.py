@@ -11,7 +11,7 @@ import pytest
 from tiny_data import make_tiny
 
 from ntt import __version__
-from ntt.base.files import read_json, write_json
+from ntt.base.files import write_json
 from ntt.base.standard_streams import outlive_readers
 from ntt.cli.main import main
 from ntt.run.table import metrics_table
@@ -75,9 +75,12 @@ def test_check_finds_classes_without_examples_and_classes_that_differ(
 
 
 def test_demo_data_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["data", "demo", str(tmp_path / "demo"), "--targets", "2", "--seed", "1"]) == 0
-    assert str(tmp_path / "demo") in capsys.readouterr().out
-    assert len(read_json(tmp_path / "demo" / "annotations" / "targets.json")["images"]) == 2
+    folder = tmp_path / "demo"
+    assert main(["data", "demo", str(folder)]) == 0
+    assert str(folder) in capsys.readouterr().out
+    assert main(["data", "check", str(folder)]) == 0
+    assert main(["data", "demo", str(folder)]) == 2
+    assert f"{folder} exists already. Name a new folder." in capsys.readouterr().err
 
 
 def test_show_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

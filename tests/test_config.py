@@ -33,7 +33,6 @@ def test_all_groups_are_there():
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_into_its_schema(group: str, option: str, tmp_path: Path):
     needed = [f"dataset.root={tmp_path}"] if option in ("coco_json", "folder") else []
-    needed += [f"dataset.roots=[{tmp_path}/a,{tmp_path}/b]"] if option == "pooled" else []
     made = getattr(composed(f"{group}={option}", *needed), group)
     assert type(made) is not dict
     assert made.name == option

@@ -17,9 +17,7 @@ from PIL import Image
 
 from ntt.convert.base import Converted, ImageFolder, write_converted
 from ntt.convert.labelme import convert_labelme
-from ntt.convert.lvis import convert_lvis
-from ntt.convert.plain_pickle import load_plain
-from ntt.convert.reference_pickle import convert_reference_pickle, pickle_references
+from ntt.convert.reference_pickle import convert_reference_pickle, load_plain
 from ntt.convert.voc import convert_voc
 from ntt.convert.yolo import convert_yolo, find_places, read_names
 from ntt.data.coco import CocoDataset, read_coco
@@ -143,16 +141,15 @@ def test_voc_sizes_are_compared_with_the_picture(voc: Path):
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("<annotation>", "is not valid XML"),
+        ("<annotation>", "is not usable XML"),
         ("<image/>", "begins with <image>"),
         ('<!DOCTYPE a [<!ENTITY b "cc">]><annotation>&b;</annotation>', "document type declaration"),
         ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotation/>', "document type declaration"),
-        ("<annotation>" + "<a>" * 60 + "</a>" * 60 + "</annotation>", "nested more than 50 deep"),
         ("<annotation><object/></annotation>", "has no <name>"),
         (f"<annotation>{voc_object('dog', (1, 2, 'x', 4))}</annotation>", "has the corners"),
         (f"<annotation>{voc_object('dog', (9, 2, 3, 4))}</annotation>", "must not be smaller"),
         (f"<annotation>{voc_object('dog', ('nan', 2, 'inf', 4))}</annotation>", "not in pixels of an image"),
-        ('<?xml version="1.0" encoding="klingon"?><annotation/>', "is not valid XML"),
+        ('<?xml version="1.0" encoding="klingon"?><annotation/>', "is not usable XML"),
     ],
 )
 def test_unusable_voc_files_are_refused(voc: Path, content: str, text: str):
@@ -526,71 +523,6 @@ def test_real_masks_survive_labelme_and_back(shared_dir: Path, tmp_path: Path):
     assert several > 0
 
 
-# LVIS
-
-
-def lvis_files(folder: Path) -> tuple[Path, Path]:
-    """An LVIS file without names, one object without mask; and the file that has it."""
-    full = document(
-        images=[
-            {"id": 5, "coco_url": "http://images.cocodataset.org/val2017/000000000005.jpg", "height": 80, "width": 100}
-        ],
-        categories=[{"id": 1, "name": "cat", "frequency": "r"}],
-        annotations=[
-            annotation(1, 5, 1, [10, 10, 20, 20], segmentation=[[10, 10, 30, 10, 30, 30]]),
-            annotation(2, 5, 1, [40, 40, 20, 20], segmentation=[[40, 40, 60, 40, 60, 60]]),
-        ],
-    )
-    (folder / "full.json").write_text(json.dumps(full))
-    for entry in full["annotations"]:
-        del entry["segmentation"]
-    full["annotations"] = full["annotations"][1:]
-    (folder / "mini.json").write_text(json.dumps(full))
-    return folder / "full.json", folder / "mini.json"
-
-
-def test_lvis_gets_names_and_masks(tmp_path: Path):
-    full, mini = lvis_files(tmp_path)
-    before = mini.read_bytes()
-    made = convert_lvis(annotations=mini, images=tmp_path, masks_from=full)
-    assert made.document["images"][0]["file_name"] == "val2017/000000000005.jpg"
-    assert made.document["categories"][0]["frequency"] == "r"
-    assert made.document["annotations"][0]["segmentation"] == [[40, 40, 60, 40, 60, 60]]
-    assert made.notes == ("1 image(s) named after their coco_url", "1 mask(s) added from full.json")
-    assert mini.read_bytes() == before
-    plain = convert_lvis(annotations=mini, images=tmp_path)
-    assert plain.notes[-1] == "1 annotation(s) have no mask, only a box"
-    (one,) = reread(made, tmp_path).instances
-    assert instance_mask(one, 80, 100).sum() > 150
-
-
-def test_lvis_files_that_do_not_belong_together_are_refused(tmp_path: Path):
-    full, mini = lvis_files(tmp_path)
-    content = json.loads(full.read_text())
-    content["annotations"][1]["bbox"] = [41.5, 40, 20, 20]
-    full.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="Annotation 2 is another object in"):
-        convert_lvis(annotations=mini, images=tmp_path, masks_from=full)
-
-
-@pytest.mark.parametrize("url", [None, "", "a.jpg", "http://x/../a.jpg", "http://x/val/.."])
-def test_lvis_urls_without_folder_and_file_are_refused(tmp_path: Path, url: Any):
-    _, mini = lvis_files(tmp_path)
-    content = json.loads(mini.read_text())
-    content["images"][0]["coco_url"] = url
-    mini.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="does not end in a folder and a file name"):
-        convert_lvis(annotations=mini, images=tmp_path)
-
-
-@pytest.mark.parametrize("entries", [3, "abc", [4], [{"id": [1], "segmentation": [[1]]}]])
-def test_odd_entries_of_lvis_files_are_left_to_the_reader(tmp_path: Path, entries: Any):
-    full, mini = lvis_files(tmp_path)
-    full.write_text(json.dumps({"annotations": entries}))
-    made = convert_lvis(annotations=mini, images=tmp_path, masks_from=full)
-    assert made.notes[-1] == "1 annotation(s) have no mask, only a box"
-
-
 # Pickled lists of references
 
 
@@ -602,11 +534,6 @@ class Malicious:
 
     def __reduce__(self) -> Any:
         return os.system, (self.command,)
-
-
-def unpickled(data: bytes) -> Any:
-    """Read a pickle made by the test itself as anybody else would."""
-    return pickle.loads(data)  # noqa: S301
 
 
 def dumped(path: Path, content: Any, protocol: int = 4) -> Path:
@@ -632,7 +559,7 @@ def test_plain_pickles_of_every_protocol_are_read(tmp_path: Path, protocol: int)
         [(7, [{"img_id": 3, "ann_ids": [1, 2**40, -5]}]), ("cat", ((1.5, None), True, "ä", (), (2,)))]
     )
     loaded = load_plain(dumped(tmp_path / "a.pkl", content, protocol))
-    assert loaded == {7: content[7], "cat": [[1.5, None], True, "ä", [], [2]]}
+    assert loaded == content
     assert type(loaded) is dict
 
 
@@ -640,10 +567,10 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path):
     mark = tmp_path / "ran"
     for protocol in range(6):
         path = dumped(tmp_path / "bad.pkl", {1: Malicious(f"touch {mark}")}, protocol)
-        with pytest.raises(DataError, match=r"is refused: it contains .*system.*Nothing was carried out"):
+        with pytest.raises(DataError, match=r"is refused \(it contains the name .*system\)"):
             load_plain(path)
     assert not mark.exists()
-    unpickled(path.read_bytes())
+    pickle.loads(path.read_bytes())  # noqa: S301
     assert mark.exists(), "the pickle of this test is harmless"
 
 
@@ -667,37 +594,11 @@ def test_no_name_but_one_can_be_reached(tmp_path: Path, module: str, name: str):
             load_plain(tmp_path / "bad.pkl")
 
 
-@pytest.mark.parametrize(
-    ("data", "text"),
-    [
-        (b"]q\x00r\xff\xff\xff\x7f.", "the memo place 2147483647"),
-        (b"Pname\n.", "the instruction PERSID"),
-        (b"]Q.", "the instruction BINPERSID"),
-        (b"ccollections\nOrderedDict\n)R}(U\x01ad.", "not a whole pickle"),
-        (b"ccollections\nOrderedDict\n)R}U\x05itemsK\x01sb.", "the instruction BUILD"),
-        (b"\x82\x01.", "the instruction EXT1"),
-        (b"\x8f.", "the instruction EMPTY_SET"),
-        (b"icollections\nOrderedDict\n.", "the instruction INST"),
-        (b"\x80\x05\x96\x01\x00\x00\x00\x00\x00\x00\x00a.", "the instruction BYTEARRAY8"),
-        (b"", "not a whole pickle"),
-        (b"]", "not a whole pickle"),
-        (b"zip", "not a whole pickle"),
-    ],
-)
-def test_other_tricks_and_broken_files_are_refused(tmp_path: Path, data: bytes, text: str):
+@pytest.mark.parametrize("data", [b"Pname\n.", b"]Q.", b"\x82\x01.", b"", b"]", b"zip"])
+def test_other_tricks_and_broken_files_are_refused(tmp_path: Path, data: bytes):
     (tmp_path / "bad.pkl").write_bytes(data)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match="is refused"):
         load_plain(tmp_path / "bad.pkl")
-    assert text in str(caught.value)
-
-
-def test_a_tuple_as_a_key_is_never_hashed(tmp_path: Path):
-    deep = b"\x80\x04}N" + b"\x85" * 1_000_000 + b"Ns."
-    shared = b"\x80\x04}K\x01" + b"".join(b"q%ch%c\x86" % (place, place) for place in range(100)) + b"Ns."
-    for data in (deep, shared):
-        (tmp_path / "bad.pkl").write_bytes(data)
-        with pytest.raises(DataError, match="is not a whole pickle file .*unhashable type: 'list'"):
-            load_plain(tmp_path / "bad.pkl")
 
 
 def test_a_list_that_unfolds_without_bounds_is_refused_at_once(tmp_path: Path):
@@ -725,9 +626,6 @@ def test_a_pickled_list_becomes_a_references_file(tmp_path: Path):
     facts = made.document["info"]["references"]
     assert (facts["file"], facts["file_sha256"], facts["list"]) == ("annotations.json", dataset.digest, "list.pkl")
     write_converted(made, tmp_path / "refs.json")
-    back = unpickled(pickle_references(tmp_path / "refs.json"))
-    assert type(back) is OrderedDict
-    assert back == {1: listed((6, 3), (5, 1)), 7: listed((5, 2), (5, 2))}
 
 
 def test_further_annotations_of_an_entry_and_crowds_are_left_out_and_told(tmp_path: Path):
@@ -760,43 +658,6 @@ def test_lists_that_do_not_fit_are_refused(tmp_path: Path, content: Any, text: s
     with pytest.raises(DataError) as caught:
         convert_reference_pickle(pickle_file=path, dataset=small_dataset(tmp_path))
     assert text in str(caught.value)
-
-
-def test_runs_and_uneven_classes_to_a_pickle(tmp_path: Path):
-    run = {
-        "references": {
-            "1": [{"image_id": 5, "annotation_id": 1}, {"image_id": 6, "annotation_id": 3}],
-            "7": [{"image_id": 5, "annotation_id": 2}],
-        }
-    }
-    path = tmp_path / "references.json"
-    path.write_text(json.dumps(run))
-    with pytest.raises(DataError, match="Class 7 has 1 of 2 references"):
-        pickle_references(path)
-    assert unpickled(pickle_references(path, shots=1)) == {1: listed((5, 1)), 7: listed((5, 2))}
-    assert unpickled(pickle_references(path, fill_up=True))[7] == listed((5, 2), (5, 2))
-    path.write_text(json.dumps(document()))
-    with pytest.raises(DataError, match="has a `shot_index`. Name a file written by"):
-        pickle_references(path)
-    path.write_text(json.dumps({"references": {"1": [{"image_id": 5}]}}))
-    with pytest.raises(DataError, match="is no references file"):
-        pickle_references(path)
-
-
-def test_the_pickle_is_what_the_reference_implementation_reads(tmp_path: Path):
-    """Its data set class walks over the list so: categories in turn, one dictionary a reference, ids into the file."""
-    dataset = small_dataset(tmp_path)
-    run = {"references": {"1": [{"image_id": 6, "annotation_id": 3}], "7": [{"image_id": 5, "annotation_id": 2}]}}
-    (tmp_path / "references.json").write_text(json.dumps(run))
-    sampled = unpickled(pickle_references(tmp_path / "references.json"))
-    for category_id, entries in sampled.items():
-        assert len(entries) == 1
-        for entry in entries:
-            assert type(category_id) is int
-            entry["category_id"] = category_id
-            instance = dataset.instance(entry["ann_ids"][0])
-            assert instance is not None
-            assert (instance.category_id, instance.image_id) == (category_id, entry["img_id"])
 
 
 def test_text_of_a_folder_without_files(tmp_path: Path):

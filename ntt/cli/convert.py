@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from ntt.cli.output import check_output, echo
 from ntt.convert.base import Converted, write_converted
 from ntt.convert.labelme import convert_labelme
-from ntt.convert.lvis import convert_lvis
 from ntt.convert.plain_folder import coco_categories, convert_references, convert_targets
 from ntt.convert.reference_pickle import convert_reference_pickle
 from ntt.convert.voc import convert_voc
@@ -28,7 +27,6 @@ def add_convert_command(actions: "Subparsers") -> None:
     _add_voc(formats)
     _add_yolo(formats)
     _add_labelme(formats)
-    _add_lvis(formats)
     _add_reference_pickle(formats)
     _add_folder(formats)
 
@@ -153,21 +151,6 @@ def _add_labelme(formats: "Subparsers") -> None:
             annotations=args.annotations.expanduser(),
             images=None if args.images is None else args.images.expanduser(),
             categories=_classes(args),
-        ),
-    )
-
-
-def _add_lvis(formats: "Subparsers") -> None:
-    parser = _new_format(formats, "lvis", "an LVIS file: file names for its images, missing masks")
-    parser.add_argument("--annotations", type=Path, required=True, metavar="FILE")
-    parser.add_argument(
-        "--images", type=Path, required=True, metavar="FOLDER", help="the folder that holds train2017 and val2017"
-    )
-    parser.add_argument("--masks-from", type=Path, metavar="FILE", help="take missing masks from this file, by id")
-    _handled(
-        parser,
-        lambda args: convert_lvis(
-            annotations=args.annotations.expanduser(), images=args.images.expanduser(), masks_from=args.masks_from
         ),
     )
 

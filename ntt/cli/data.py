@@ -11,7 +11,7 @@ from ntt.cli.data_check import add_check_command
 from ntt.cli.data_get import add_get_command
 from ntt.cli.output import echo
 from ntt.cli.references import add_reference_commands
-from ntt.datasets.demo_pictures import make_demo
+from ntt.datasets.demo import copy_demo
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -21,10 +21,8 @@ def add_data_commands(subparsers: "Subparsers") -> None:
     """Add the `data` actions to the commands of a parser."""
     data = subparsers.add_parser("data", help="fetch, make and check data sets", description=__doc__)
     actions = data.add_subparsers(required=True, metavar="ACTION")
-    demo = actions.add_parser("demo", help="generate the demo data set into a folder")
+    demo = actions.add_parser("demo", help="copy the demo data set into a new folder")
     demo.add_argument("folder", type=Path, metavar="FOLDER")
-    demo.add_argument("--seed", type=int, default=0, help="decides which objects stand where (default: 0)")
-    demo.add_argument("--targets", type=int, default=24, metavar="N", help="target images to compose (default: 24)")
     demo.set_defaults(handler=_demo)
     add_check_command(actions)
     add_get_command(actions)
@@ -35,6 +33,6 @@ def add_data_commands(subparsers: "Subparsers") -> None:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    root = make_demo(args.folder.absolute(), seed=args.seed, num_targets=args.targets)
-    echo(f"The demo data set is in {root}")
+    copy_demo(args.folder)
+    echo(f"The demo data set is in {args.folder.absolute()}")
     return 0

@@ -16,7 +16,6 @@ from ntt.datasets.base import DATA_VARIABLE, DatasetConfig, DatasetFiles
 from ntt.datasets.coco_json import CocoJsonConfig
 from ntt.datasets.demo import DemoConfig
 from ntt.datasets.folder import FolderConfig
-from ntt.datasets.pooled import PooledConfig
 from ntt.datasets.published.check import check_published, describe_masks
 from ntt.datasets.published.dataset import PublishedConfig
 from ntt.datasets.published.details import DatasetFacts, known_datasets
@@ -59,7 +58,7 @@ def _check(args: argparse.Namespace) -> int:
     if is_option and args.place in known_datasets():
         return _check_known(known_datasets()[args.place], args.root, decode=args.decode)
     dataset = _option(args.place, args.root) if is_option else _folder(args)
-    # What a check has to write (lists of a plain folder, the demo set) goes where a run would write it.
+    # What a check has to write (lists of a plain folder) goes where a run would write it.
     cache_root = Path(compose_config([]).runtime.cache_root).expanduser().absolute()
     return _check_any(dataset.locate(cache_root), decode=args.decode)
 
@@ -82,12 +81,8 @@ def _option(name: str, root: Path | None) -> DatasetConfig:
     """Compose an option of the group `dataset`, at the place the user names if any."""
     if root is None:
         return compose_config([f"dataset={name}"]).dataset
-    if name == DemoConfig.SCHEMA:  # its option would generate into the folder, and a check must not
-        if not root.is_dir():
-            raise ConfigError(f"--root {root} is not a folder. `ntt data demo {root}` generates the demo set there.")
-        return CocoJsonConfig(name=name, root=str(root))
-    if name == PooledConfig.SCHEMA:
-        raise ConfigError(f"--root {root}: {name} has several folders. Check each one: ntt data check FOLDER.")
+    if name == DemoConfig.SCHEMA:
+        raise ConfigError(f"--root {root}: the demo data set is part of the program. Name a folder without {name}.")
     # A path is set afterwards: it may hold anything, and an override has a grammar.
     dataset = compose_config([f"dataset={name}", "dataset.root=."]).dataset
     vars(dataset)["root"] = str(root)

@@ -1,16 +1,14 @@
-"""`ntt data sample-references|references-to-pickle`: references to keep and share."""
+"""`ntt data sample-references`: references to keep and share."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ntt.base.files import write_bytes
 from ntt.cli.convert import write_and_check
 from ntt.cli.output import check_output, echo
 from ntt.config.command_line import check_overrides
 from ntt.config.compose import compose_config
 from ntt.config.schema import ExperimentConfig
-from ntt.convert.reference_pickle import pickle_references
 from ntt.convert.references_file import references_document
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def add_reference_commands(actions: "Subparsers") -> None:
-    """Add `sample-references` and `references-to-pickle` to the actions of `ntt data`."""
+    """Add `sample-references` to the actions of `ntt data`."""
     parser = actions.add_parser(
         "sample-references",
         help="draw references and write them to a file to keep and share",
@@ -47,7 +45,6 @@ def add_reference_commands(actions: "Subparsers") -> None:
         help="settings of the run, such as shots=5shot shots.sampler=reference seed=42 split=coco_novel20",
     )
     parser.set_defaults(handler=_sample)
-    _add_to_pickle(actions)
 
 
 def _sample(args: argparse.Namespace) -> int:
@@ -90,23 +87,3 @@ def _source(args: argparse.Namespace, config: ExperimentConfig) -> tuple[CocoDat
 def _draw(references: ReferenceSet, folder: Path) -> None:
     for path in draw_references(references=references, masks=ReferenceMasks(None), folder=folder.expanduser()):
         echo(f"drawn in {path}")
-
-
-def _add_to_pickle(actions: "Subparsers") -> None:
-    parser = actions.add_parser(
-        "references-to-pickle", help="write references as a pickled list for the reference implementation"
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="a references file, or references.json of a run")
-    parser.add_argument("--output", type=Path, required=True, metavar="PICKLE")
-    parser.add_argument("--shots", type=int, metavar="K", help="references a class (default: all)")
-    parser.add_argument("--fill-up", action="store_true", help="repeat references where a class has too few")
-    parser.set_defaults(handler=_to_pickle)
-
-
-def _to_pickle(args: argparse.Namespace) -> int:
-    check_output(args.output, sources=[args.file])
-    if args.shots is not None and args.shots < 1:
-        raise ConfigError(f"--shots={args.shots} is not possible: 1 or more is allowed. Leave it out to take all.")
-    write_bytes(args.output, pickle_references(args.file, shots=args.shots, fill_up=args.fill_up))
-    echo(f"written to {args.output}")
-    return 0

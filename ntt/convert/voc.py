@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
 from ntt.convert.base import Box, CocoBuilder, Converted, FoundObject, ImageFolder, files_below
-from ntt.convert.xml_tree import read_xml
 from ntt.errors import DataError
 from ntt.types import Category
 
 DifficultMode: TypeAlias = Literal["crowd", "keep", "drop"]
+
+_MAX_XML_BYTES = 16 << 20
 
 
 def convert_voc(
@@ -73,6 +74,34 @@ def read_list(list_file: Path) -> list[str]:
     if not names:
         raise DataError(f"The list {list_file} is empty: one image name a line is needed. Add the names.")
     return names
+
+
+class _NoDoctype(TreeBuilder):
+    """Refuses document type declarations, which may define entities that grow without bounds or name other files."""
+
+    def doctype(self, name: str, public_id: str | None, system_id: str | None) -> None:
+        raise ValueError("it has a document type declaration (<!DOCTYPE ...>), which annotation files do not need")
+
+
+def read_xml(path: Path) -> Element:
+    """Parse an XML file of unknown origin.
+
+    Raises:
+        DataError: if it cannot be read, is not XML, has a document type declaration, or is larger than 16 MiB.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}. A readable XML file is needed.") from error
+    if len(data) > _MAX_XML_BYTES:
+        raise DataError(f"{path} has {len(data)} bytes; annotation files of up to {_MAX_XML_BYTES} are read.")
+    try:
+        parser = XMLParser(target=_NoDoctype())
+        parser.feed(data)
+        root: Element = parser.close()
+    except (ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
+        raise DataError(f"{path} is not usable XML: {error}. Export the annotation again.") from error
+    return root
 
 
 def _chosen(files: Sequence[Path], list_file: Path) -> list[Path]:

@@ -1,11 +1,19 @@
-"""The generated demo data set: photographic objects on photographic backgrounds, made in seconds, cached."""
+"""The demo data set, part of the package: photographic objects on photographic backgrounds, with exact masks.
 
+Real objects (a cat, coins, a cup, a dahlia, a pagoda, three people, a model of a space shuttle) were cut out of
+photographs and put on photographed backgrounds. References and targets share these photographs, so the set shows that
+a pipeline works; it does not measure how well a method generalises. `demo_data/CREDITS.md` names authors and licences.
+"""
+
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from ntt.datasets.base import DatasetConfig, DatasetFiles
-from ntt.datasets.demo_pictures import make_demo
+from ntt.errors import ConfigError, StorageError
+
+DEMO_FOLDER = Path(__file__).with_name("demo_data")
 
 
 @dataclass
@@ -14,31 +22,29 @@ class DemoConfig(DatasetConfig):
 
     SCHEMA: ClassVar[str] = "demo"
 
-    seed: int = 0
-    """Decides which objects stand where; not the seed of the run."""
-
-    num_targets: int = 24
-    """Target images to compose."""
-
-    root: str | None = None
-    """Folder to generate into; null: a folder below `runtime.cache_root`."""
-
-    def problems(self) -> list[str]:
-        """Refuse a data set without targets."""
-        if self.num_targets >= 1:
-            return []
-        return [
-            f"dataset.num_targets={self.num_targets} is not possible: at least 1 target image is needed. "
-            "Leave it out for 24."
-        ]
-
     def locate(self, cache_root: Path) -> DatasetFiles:
-        """Generate the data set unless it is there, and say where."""
-        folder = Path(self.root) if self.root else cache_root / f"demo-seed{self.seed}-{self.num_targets}"
-        root = make_demo(folder.expanduser().absolute(), seed=self.seed, num_targets=self.num_targets)
+        """Return the places of the files within the package."""
         return DatasetFiles(
-            references_file=root / "annotations" / "references.json",
-            reference_images=root / "images",
-            targets_file=root / "annotations" / "targets.json",
-            target_images=root / "images",
+            references_file=DEMO_FOLDER / "annotations" / "references.json",
+            reference_images=DEMO_FOLDER / "images",
+            targets_file=DEMO_FOLDER / "annotations" / "targets.json",
+            target_images=DEMO_FOLDER / "images",
         )
+
+
+def copy_demo(folder: Path) -> None:
+    """Copy the demo data set, as an example of a folder in COCO format.
+
+    Args:
+        folder: a new folder.
+
+    Raises:
+        ConfigError: if the folder exists already.
+        StorageError: if it cannot be written.
+    """
+    if folder.exists():
+        raise ConfigError(f"{folder} exists already. Name a new folder.")
+    try:
+        shutil.copytree(DEMO_FOLDER, folder)
+    except OSError as error:
+        raise StorageError(f"The demo data set cannot be copied to {folder}: {error}.") from error
