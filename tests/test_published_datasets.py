@@ -66,7 +66,7 @@ def check(option: str, root: Path, facts: DatasetFacts) -> CheckReport:
 
 
 def test_every_published_option_is_known_and_has_a_miniature():
-    folder = Path(config.__file__).parents[1] / "conf" / "dataset"
+    folder = Path(config.__file__).parents[2] / "conf" / "dataset"
     published = {path.stem for path in folder.glob("*.yaml") if "schema/dataset/published" in path.read_text()}
     assert published == set(known_datasets()) == set(OPTIONS)
 
