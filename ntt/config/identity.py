@@ -38,9 +38,6 @@ def deciding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     root = kept.get("dataset", {}).get("root")
     if root is not None:
         kept["dataset"]["root"] = str(Path(root).expanduser().absolute())
-    roots = kept.get("dataset", {}).get("roots")
-    if roots is not None:
-        kept["dataset"]["roots"] = [str(Path(one).expanduser().absolute()) for one in roots]
     return kept
 
 
