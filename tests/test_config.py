@@ -99,7 +99,7 @@ def test_aliases_of_the_published_stage_names():
 
 def test_run_directory_follows_from_what_decides_results():
     base = run_directory(composed())
-    assert base == run_directory(composed("tracker=csv", "visualisation.enabled=false", "stage=memory"))
+    assert base == run_directory(composed("tracker=tensorboard", "visualisation.enabled=false", "stage=memory"))
     assert base == run_directory(composed("runtime.store_root=/elsewhere"))
     for change in ("seed=7", "shots=1shot", "matcher.merging=soft", "memory.context_ratio=0.3", "split.classes=[cat]"):
         assert base != run_directory(composed(change)), change

@@ -129,7 +129,9 @@ def test_rows_are_settings_and_differ_by_what_their_names_say(tmp_path: Path):
             "shots=1shot seed=1": box_metrics(14),
             "shots=1shot seed=0 matcher.merging=hard": box_metrics(8),
             "shots=5shot seed=0": box_metrics(20),
-            "shots=5shot seed=0 visualisation.enabled=false tracker=csv runtime.cache_root=elsewhere": box_metrics(20),
+            "shots=5shot seed=0 visualisation.enabled=false tracker=wandb runtime.cache_root=elsewhere": box_metrics(
+                20
+            ),
         },
     )
     summaries = summarise(read_runs([tmp_path]))

@@ -244,16 +244,6 @@ def test_every_merging_runs(run: Run):
     assert all((folder / "metrics.json").exists() for folder in results.values())
 
 
-def test_the_csv_tracker_collects_runs(run: Run, tmp_path: Path):
-    table = tmp_path / "runs.csv"
-    run("tracker=csv", f"tracker.file={table}")
-    run("tracker=csv", f"tracker.file={table}", "seed=1")
-    rows = [line.split(",") for line in table.read_text().splitlines()]
-    assert rows[0] == ["time_utc", "run_id", "name", "group", "quantity", "value"]
-    assert {row[2] for row in rows[1:]} == {"tiny_1shot_seed0", "tiny_1shot_seed1"}
-    assert {"bbox/AP", "segm/AP50/disc", "stage/matching/seconds", "failed"} <= {row[4] for row in rows}
-
-
 def test_bad_images_stop_the_run_before_any_work(run: Run, tiny: Path, tmp_path: Path):
     root = Path(shutil.copytree(tiny, tmp_path / "copy"))
     (root / "images" / "targets_2.png").unlink()

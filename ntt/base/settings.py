@@ -80,6 +80,14 @@ def deciding_settings(settings: Any) -> dict[str, Any]:
     }
 
 
+def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings under dotted keys: {"matcher": {"merging": "soft"}} -> {"matcher.merging": "soft"}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return deciding_settings(value)

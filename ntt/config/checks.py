@@ -14,7 +14,6 @@ def problems(config: ExperimentConfig) -> list[str]:
         *_split_problems(config.split),
         *config.dataset.problems(),
         *config.matcher.problems(),
-        *config.tracker.problems(),
     ]
 
 

@@ -19,7 +19,6 @@ from ntt.run.rundir import RunDirectory
 from ntt.run.shared import Workspace
 from ntt.run.table import metrics_table
 from ntt.trackers.base import RunIdentity, Tracker
-from ntt.trackers.none import NullTracker
 from ntt.types import Metrics, Placement
 
 _LOG = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
             if config.stage == "all" and pipeline.is_finished():
                 _LOG.info("This run is already finished; nothing to do. To repeat it, delete %s", directory.root)
                 metrics = read_metrics(directory.metrics)
-                if group.is_main and config.tracker.mirrors_finished_runs():
+                if group.is_main and config.tracker.MIRRORS_FINISHED_RUNS:
                     _mirror(pipeline, metrics)
                 return _report(metrics, directory, config)
             facts = collect_facts(placement, num_processes=group.size)
@@ -83,7 +82,7 @@ def _place_models(config: ExperimentConfig, group: dist.ProcessGroup, workspace:
 def _make_stages(pipeline: Pipeline, facts: dict[str, object]) -> float | None:
     """Open the tracker, make the stages, close the tracker whatever happens."""
     config, directory = pipeline.config, pipeline.directory
-    tracker: Tracker = NullTracker()
+    tracker: Tracker = Tracker()
     if pipeline.group.is_main:
         directory.write_config(plain(config))
         tracker = _open_tracker(config, directory)

@@ -1,32 +1,74 @@
-"""What a tracker is: a mirror of a run's facts and metrics. The disk stays the record."""
+"""What a tracker is: a mirror of a run's progress and metrics."""
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 _LOG = logging.getLogger(__name__)
+_MAX_CLASS_VALUES = 2000
 
 
-class Tracker(Protocol):
-    """Receives what a run measured. It never raises: a tracker that fails costs a warning, not a result."""
+@dataclass(kw_only=True)
+class Tracker:
+    """Receives what a run measured; this one keeps nothing.
 
-    def log_stage(self, name: str, facts: Mapping[str, float]) -> None:
-        """Note a finished stage: seconds, items and peak memory."""
-        ...
+    A tracker never raises: after its first failure it warns and records nothing any more. Subclasses override the
+    methods that begin with `write` and `close`.
+
+    Attributes:
+        name: of the option, for the warning.
+        max_pictures: pictures to record, spread over all that were drawn.
+        broken: whether it has failed.
+    """
+
+    name: str = "none"
+    max_pictures: int = 0
+    broken: bool = field(default=False, init=False)
+
+    def log_stage(self, name: str, details: Mapping[str, float]) -> None:
+        """Record a finished stage (seconds, items, peak memory) as "stage/<name>/<detail>"."""
+        self._attempt(lambda: self.write_numbers({f"stage/{name}/{key}": value for key, value in details.items()}))
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Note metrics by flat names such as "bbox/AP" or "segm/AP50/cat"."""
-        ...
+        """Record metrics by flat names such as "bbox/AP" or "segm/AP50/cat", and as a table."""
+        overall = {name: value for name, value in metrics.items() if name.count("/") == 1}
+        # Thousands of numbers (LVIS) make a project unusable; the table has all classes in any case.
+        few = len(metrics) - len(overall) <= _MAX_CLASS_VALUES
+        self._attempt(lambda: self.write_numbers(metrics if few else overall))
+        self._attempt(lambda: self.write_results(metrics))
 
     def log_pictures(self, paths: Mapping[str, Path]) -> None:
-        """Note pictures by name."""
-        ...
+        """Record a bounded number of pictures by name."""
+        pictures = choose_pictures(paths, self.max_pictures)
+        if pictures:
+            self._attempt(lambda: self.write_pictures(pictures))
 
     def finish(self, *, failed: bool) -> None:
         """Close the record."""
-        ...
+        self._attempt(lambda: self.close(failed=failed))
+
+    def write_numbers(self, values: Mapping[str, float]) -> None:
+        """Write numbers by name."""
+
+    def write_results(self, metrics: Mapping[str, float]) -> None:
+        """Write metrics as a table, one row per class."""
+
+    def write_pictures(self, paths: Mapping[str, Path]) -> None:
+        """Write pictures by name."""
+
+    def close(self, *, failed: bool) -> None:
+        """Write the outcome and close."""
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        if self.broken:
+            return
+        try:
+            action()
+        except Exception as error:
+            self.broken = True
+            _LOG.warning("tracker=%s stopped (%s). The run goes on.", self.name, reason(error))
 
 
 @dataclass(frozen=True)
@@ -50,33 +92,18 @@ class RunIdentity:
     tags: tuple[str, ...] = ()
 
 
-@dataclass
-class Guard:
-    """Keeps a tracker's failures away from the run: after the first one it warns and does nothing any more."""
-
-    tracker: str
-    broken: bool = False
-
-    def __call__(self, action: Callable[[], object]) -> None:
-        """Do something unless an earlier attempt failed."""
-        if self.broken:
-            return
-        try:
-            action()
-        except Exception as error:
-            self.broken = True
-            _LOG.warning("tracker=%s stopped (%s). The run goes on.", self.tracker, reason(error))
-
-
 def reason(error: BaseException) -> str:
     """Return an error's class and first line."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class TrackerConfig:
-    """Base schema of the config group `tracker`."""
+    """Base schema of the config group `tracker`. No setting of it decides a result."""
+
+    MIRRORS_FINISHED_RUNS: ClassVar[bool] = False
+    """Whether a run that was finished before is shown to the tracker again."""
 
     name: str = "???"
     """Name of the option."""
@@ -84,43 +111,24 @@ class TrackerConfig:
     group: str | None = None
     """Name under which runs are shown together; null: the sweep a run belongs to, else its data set."""
 
-    def problems(self) -> list[str]:
-        """Settings that cannot work, one sentence each."""
-        return []
-
-    def mirrors_finished_runs(self) -> bool:
-        """Say whether a run that was finished before is shown to the tracker again."""
-        return False
-
     def build(self, identity: RunIdentity) -> Tracker:
         """Open the record; called on rank 0 only."""
         raise NotImplementedError
 
 
-def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings under dotted keys, as command lines have them."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat.update(flat_config(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def class_rows(metrics: Mapping[str, float]) -> tuple[tuple[str, ...], list[tuple[str | float | None, ...]]]:
-    """Arrange flat metrics as a table: one row a class, the last row for all of them.
+def class_rows(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str | float | None]]]:
+    """Arrange flat metrics as a table: one row per class, the last row for all of them.
 
     Returns:
         The headings ("class", "bbox/AP", ...) and the rows; None stands for a metric that a class does not have.
     """
     columns = list(dict.fromkeys("/".join(name.split("/", 2)[:2]) for name in metrics))
     classes = list(dict.fromkeys(name.split("/", 2)[2] for name in metrics if name.count("/") > 1))
-    rows: list[tuple[str | float | None, ...]] = [
-        (label, *(metrics.get(f"{column}/{label}") for column in columns)) for label in classes
+    rows: list[list[str | float | None]] = [
+        [label, *(metrics.get(f"{column}/{label}") for column in columns)] for label in classes
     ]
-    rows.append(("all classes", *(metrics.get(column) for column in columns)))
-    return ("class", *columns), rows
+    rows.append(["all classes", *(metrics.get(column) for column in columns)])
+    return ["class", *columns], rows
 
 
 def choose_pictures(paths: Mapping[str, Path], limit: int) -> dict[str, Path]:
@@ -128,6 +136,4 @@ def choose_pictures(paths: Mapping[str, Path], limit: int) -> dict[str, Path]:
     present = [(name, path) for name, path in paths.items() if path.is_file()]
     if len(present) <= limit:
         return dict(present)
-    return {
-        present[place * len(present) // limit][0]: present[place * len(present) // limit][1] for place in range(limit)
-    }
+    return dict(present[index * len(present) // limit] for index in range(limit))

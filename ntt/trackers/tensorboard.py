@@ -4,72 +4,55 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
-from ntt.trackers.base import Guard, RunIdentity, Tracker, TrackerConfig, choose_pictures, class_rows, reason
-from ntt.trackers.none import NullTracker
+from ntt.base.settings import setting
+from ntt.trackers.base import RunIdentity, Tracker, TrackerConfig, class_rows, reason
 
 _LOG = logging.getLogger(__name__)
-_MAX_CLASS_VALUES = 2000
 
 
-@dataclass
-class TensorboardTracker:
+@dataclass(kw_only=True)
+class TensorboardTracker(Tracker):
     """Writes one step: a run has no course over time, only results."""
 
+    name: str = "tensorboard"
     writer: Any
-    max_pictures: int
-    _guard: Guard = field(default_factory=lambda: Guard("tensorboard"), init=False)
 
-    def log_stage(self, name: str, facts: Mapping[str, float]) -> None:
-        """Write the stage's facts as "stage/<name>/<fact>"."""
-        self._guard(lambda: self._scalars({f"stage/{name}/{key}": value for key, value in facts.items()}))
-
-    def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Write metrics as scalars, and as a table in markdown."""
-        of_classes = sum(name.count("/") > 1 for name in metrics)
-        shown = {k: v for k, v in metrics.items() if k.count("/") == 1 or of_classes <= _MAX_CLASS_VALUES}
-        self._guard(lambda: self._scalars(shown))
-        self._guard(lambda: self.writer.add_text("results", _markdown(metrics), 0))
-
-    def log_pictures(self, paths: Mapping[str, Path]) -> None:
-        """Write a bounded number of pictures."""
-        self._guard(lambda: self._pictures(choose_pictures(paths, self.max_pictures)))
-
-    def finish(self, *, failed: bool) -> None:
-        """Write the outcome and close the file."""
-        self._guard(lambda: self.writer.add_scalar("failed", float(failed), 0))
-        self._guard(self.writer.close)
-
-    def _scalars(self, values: Mapping[str, float]) -> None:
+    def write_numbers(self, values: Mapping[str, float]) -> None:
+        """Write numbers as scalars."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, 0)
 
-    def _pictures(self, paths: Mapping[str, Path]) -> None:
+    def write_results(self, metrics: Mapping[str, float]) -> None:
+        """Write metrics as a table in markdown."""
+        self.writer.add_text("results", _markdown(metrics), 0)
+
+    def write_pictures(self, paths: Mapping[str, Path]) -> None:
+        """Write pictures as images."""
         for name, path in paths.items():
             with Image.open(path) as picture:
                 self.writer.add_image(f"pictures/{name}", np.asarray(picture.convert("RGB")), 0, dataformats="HWC")
 
+    def close(self, *, failed: bool) -> None:
+        """Write the outcome and close the file."""
+        self.writer.add_scalar("failed", float(failed), 0)
+        self.writer.close()
 
-@dataclass
+
+@dataclass(frozen=True, kw_only=True)
 class TensorboardTrackerConfig(TrackerConfig):
     """Schema of `tracker=tensorboard`; needs the package tensorboard: pip install tensorboard."""
 
     SCHEMA: ClassVar[str] = "tensorboard"
 
-    max_pictures: int = 16
+    max_pictures: int = setting(16, ge=0)
     """Pictures to write, spread over all that were drawn; 0: none."""
-
-    def problems(self) -> list[str]:
-        """Refuse a negative number of pictures."""
-        if self.max_pictures >= 0:
-            return []
-        return [f"tracker.max_pictures={self.max_pictures} is not possible: allowed is 0 or more. 0 writes none."]
 
     def build(self, identity: RunIdentity) -> Tracker:
         """Begin a new event file in place of an earlier one of the same run."""
@@ -77,7 +60,7 @@ class TensorboardTrackerConfig(TrackerConfig):
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            # A run that is queued again starts its record again: its finished stages are told once more anyway.
+            # A run that is queued again reports its finished stages once more, so its record starts again.
             shutil.rmtree(folder, ignore_errors=True)
             writer = SummaryWriter(log_dir=str(folder))
             writer.add_text("config", f"```\n{json.dumps(identity.config, indent=1, default=str)}\n```", 0)
@@ -86,15 +69,14 @@ class TensorboardTrackerConfig(TrackerConfig):
             _LOG.warning(
                 "tracker=tensorboard cannot be opened (%s).%s The run goes on without it.", reason(error), hint
             )
-            return NullTracker()
-        return TensorboardTracker(writer, self.max_pictures)
+            return Tracker()
+        return TensorboardTracker(writer=writer, max_pictures=self.max_pictures)
 
 
 def _markdown(metrics: Mapping[str, float]) -> str:
     columns, rows = class_rows(metrics)
-    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
-    lines += [" | ".join(_text(cell) for cell in row) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines)
+    lines = [columns, ["---"] * len(columns), *([_text(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _text(cell: str | float | None) -> str:
