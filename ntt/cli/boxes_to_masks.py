@@ -17,7 +17,7 @@ from ntt.config.schema import ExperimentConfig
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images, read_image
 from ntt.data.masks import instance_rle
-from ntt.drawing import class_colours, draw_instances
+from ntt.drawing import DrawnInstances, draw_instances
 from ntt.errors import ConfigError
 from ntt.models.box_masks import BoxMasks, Conversion, choose_box_segmenter, convert
 from ntt.models.segmenters.base import BoxSegmenter
@@ -117,14 +117,11 @@ def _draw(painter: _Painter, record: ImageRecord, instances: Sequence[Instance],
     index = {category.id: place for place, category in enumerate(categories)}
     own = {one.id: instance_rle(one, record.height, record.width) for one in instances if one.segmentation is not None}
     masks = {**own, **rles}
-    picture = draw_instances(
-        read_image(record),
-        rles=[masks.get(one.id) for one in instances],
-        boxes_xywh=np.array([one.bbox_xywh for one in instances], dtype=np.float32).reshape(-1, 4),
+    drawn = DrawnInstances(
         labels=np.array([index[one.category_id] for one in instances], dtype=np.int64),
-        scores=None,
-        class_names=[category.name for category in categories],
-        colours=class_colours(len(categories)),
+        boxes_xywh=np.array([one.bbox_xywh for one in instances], dtype=np.float32).reshape(-1, 4),
+        rles=[masks.get(one.id) for one in instances],
         iscrowd=np.array([one.iscrowd for one in instances], dtype=bool),
     )
+    picture = draw_instances(read_image(record), drawn, [category.name for category in categories])
     save_picture(picture, painter.folder / f"{picture_stem(record)}.png")

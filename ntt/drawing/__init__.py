@@ -1,4 +1,15 @@
-"""Pictures of what a run finds: arrays in, PIL images out. Nothing here reads or writes a file, fonts aside."""
+"""Pictures of what a run finds: arrays in, PIL images out. Nothing here reads or writes a file, fonts aside.
+
+colours       one colour per class
+text          fonts, measured text, labels
+annotators    masks, boxes and labels painted into a picture
+instances     an image with its instances
+comparison    ground truth beside predictions
+feature_maps  features and similarities
+sheets        pages of references, of best and of worst images
+layout        pictures side by side with their captions
+quality       the number that ranks images
+"""
 
 from ntt.drawing.colours import class_colours, text_colour
 from ntt.drawing.comparison import draw_comparison

@@ -22,7 +22,7 @@ _CHROMA = (0.06, 0.21)
 
 
 def class_colours(num_classes: int) -> ByteArray:
-    """One colour a class, the same for class i however many classes there are.
+    """Return one colour per class, the same for class i however many classes there are.
 
     Args:
         num_classes: how many colours; from the hundred-and-first on they repeat.
@@ -36,7 +36,7 @@ def class_colours(num_classes: int) -> ByteArray:
 
 
 def text_colour(background: npt.ArrayLike) -> Rgb:
-    """Black or white, whichever has the higher WCAG contrast on `background`.
+    """Return black or white, whichever has the higher WCAG contrast on `background`.
 
     Args:
         background: three sRGB values in [0, 255].
@@ -49,13 +49,13 @@ def text_colour(background: npt.ArrayLike) -> Rgb:
 
 
 def as_rgb(colour: npt.ArrayLike) -> Rgb:
-    """A row of a colour table as the tuple of ints that Pillow wants."""
+    """Return a row of a colour table as the tuple of ints that Pillow wants."""
     red, green, blue = np.asarray(colour).tolist()
     return int(red), int(green), int(blue)
 
 
 def srgb_to_oklab(srgb: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """OKLab coordinates of sRGB colours.
+    """Return the OKLab coordinates of sRGB colours.
 
     Args:
         srgb: [..., 3], values in [0, 255].
@@ -88,20 +88,20 @@ def _linear_rgb(srgb: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
 
 @lru_cache(maxsize=1)
 def _palette() -> ByteArray:
-    """Farthest-point order: each colour is the one farthest from all before it, so every prefix is well separated."""
+    """Take colours in farthest-point order: each is the one farthest from all before it."""
     levels = np.arange(0, 256, 12)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     lab = srgb_to_oklab(grid)
     chroma = np.hypot(lab[:, 1], lab[:, 2])
-    keep = (lab[:, 0] >= _LIGHTNESS[0]) & (lab[:, 0] <= _LIGHTNESS[1])
-    keep &= (chroma >= _CHROMA[0]) & (chroma <= _CHROMA[1])
-    grid, lab = grid[keep], lab[keep]
-    chosen = [np.array(_FIRST_COLOUR)]
-    distance = np.linalg.norm(lab - srgb_to_oklab(chosen[0]), axis=1)
-    while len(chosen) < DISTINCT_COLOURS:
+    usable = (lab[:, 0] >= _LIGHTNESS[0]) & (lab[:, 0] <= _LIGHTNESS[1])
+    usable &= (chroma >= _CHROMA[0]) & (chroma <= _CHROMA[1])
+    grid, lab = grid[usable], lab[usable]
+    colours = [np.array(_FIRST_COLOUR)]
+    distance = np.linalg.norm(lab - srgb_to_oklab(colours[0]), axis=1)
+    while len(colours) < DISTINCT_COLOURS:
         farthest = int(np.argmax(distance))
-        chosen.append(grid[farthest])
+        colours.append(grid[farthest])
         distance = np.minimum(distance, np.linalg.norm(lab - lab[farthest], axis=1))
-    palette = np.stack(chosen).astype(np.uint8)
+    palette = np.stack(colours).astype(np.uint8)
     palette.setflags(write=False)
     return palette

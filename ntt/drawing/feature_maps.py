@@ -5,24 +5,24 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from ntt.drawing.colours import ByteArray
-from ntt.drawing.instances import label_size_px, scaled_picture
-from ntt.drawing.text import FAINT_INK, PAPER, line_height_px, shorten, text_width_px, write
+from ntt.drawing.instances import scaled_picture
+from ntt.drawing.layout import Panel, caption_size_px, side_by_side
+from ntt.drawing.text import FAINT_INK, PAPER, line_height_px, text_width_px, write
 
 FloatMap = npt.NDArray[np.floating]
 Array = npt.NDArray[np.float64]
 
-_MARGIN = 14
 _BAR_PX = 16
 
 
 def draw_feature_pca(feature_map_Dhw: FloatMap, weights_gg: FloatMap | None, image: ByteArray) -> Image.Image:
-    """The image beside its patch features, whose first three principal components are shown as red, green and blue.
+    """Draw an image beside its patch features, their first three principal components as red, green and blue.
 
     Similar colours are similar features. With weights, the components describe what varies within the weighted
     patches, and the others fade out.
 
     Args:
-        feature_map_Dhw: [D, h, w], one feature a patch.
+        feature_map_Dhw: [D, h, w], one feature per patch.
         weights_gg: [h, w] in [0, 1], such as a reference's mask on the patch grid.
         image: uint8 [H, W, 3], the image or crop the features were taken from.
     """
@@ -39,7 +39,7 @@ def draw_feature_pca(feature_map_Dhw: FloatMap, weights_gg: FloatMap | None, ima
         right = Image.composite(right, faded, opacity.resize(left.size, Image.Resampling.NEAREST))
     what = "of all patches" if weights_gg is None else "under the mask"
     heading = f"Features: principal components {what} ({columns} × {rows})"
-    return _side_by_side(left, right, "Image", heading)
+    return side_by_side([Panel(left, "Image"), Panel(right, heading)])
 
 
 def draw_similarity_map(
@@ -50,7 +50,7 @@ def draw_similarity_map(
     value_range: tuple[float, float] | None = None,
     opacity: float = 0.6,
 ) -> Image.Image:
-    """A heat map over the image, with a colour bar.
+    """Draw a heat map over an image, with a colour bar.
 
     Args:
         image: uint8 [H, W, 3].
@@ -71,7 +71,8 @@ def draw_similarity_map(
     grey = picture.convert("L").convert("RGB")
     strength = Image.fromarray(np.where(finite, round(opacity * 255), 0).astype(np.uint8))
     painted = Image.composite(heat, grey, strength.resize(picture.size, Image.Resampling.NEAREST))
-    return _with_colour_bar(painted, title, (float(low), float(high)))
+    bar = _colour_bar(painted, float(low), float(high))
+    return side_by_side([Panel(painted, ""), Panel(bar, "")], heading=title)
 
 
 def _checked_weights(weights_gg: FloatMap, grid: tuple[int, int]) -> Array:
@@ -118,35 +119,15 @@ def _heat_colours(unit: npt.NDArray[np.floating]) -> ByteArray:
     return colours
 
 
-def _side_by_side(left: Image.Image, right: Image.Image, left_title: str, right_title: str) -> Image.Image:
-    text_px = max(13, label_size_px(left.size))
-    top = _MARGIN + line_height_px(text_px) + 6
-    canvas = Image.new("RGB", (3 * _MARGIN + left.width + right.width, top + left.height + _MARGIN), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    x = _MARGIN
-    for picture, title in ((left, left_title), (right, right_title)):
-        canvas.paste(picture, (x, top))
-        write(draw, (x, (_MARGIN + top) // 2), shorten(title, picture.width, text_px), text_px)
-        x += picture.width + _MARGIN
-    return canvas
-
-
-def _with_colour_bar(picture: Image.Image, title: str, ends: tuple[float, float]) -> Image.Image:
-    text_px = max(13, label_size_px(picture.size))
-    marks = [f"{value:.2f}" for value in (ends[1], (ends[0] + ends[1]) / 2, ends[0])]
-    bar_left = _MARGIN + picture.width + _MARGIN
-    text_left = bar_left + _BAR_PX + 6
-    width = text_left + max(text_width_px(mark, text_px) for mark in marks) + _MARGIN
-    top = _MARGIN + line_height_px(text_px) + 6
-    canvas = Image.new("RGB", (width, top + picture.height + _MARGIN), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    shown = shorten(title, width - 2 * _MARGIN, text_px, bold=True)
-    write(draw, (_MARGIN, (_MARGIN + top) // 2), shown, text_px, bold=True)
-    canvas.paste(picture, (_MARGIN, top))
+def _colour_bar(picture: Image.Image, low: float, high: float) -> Image.Image:
+    """Draw a bar as high as the picture, its values at both ends and in the middle beside it."""
+    text_px = caption_size_px(picture)
+    marks = [f"{value:.2f}" for value in (high, (low + high) / 2, low)]
+    width = _BAR_PX + 6 + max(text_width_px(mark, text_px) for mark in marks)
+    canvas = Image.new("RGB", (width, picture.height), PAPER)
     ramp = np.linspace(1, 0, picture.height)[:, None].repeat(_BAR_PX, axis=1)
-    canvas.paste(Image.fromarray(_heat_colours(ramp)), (bar_left, top))
+    canvas.paste(Image.fromarray(_heat_colours(ramp)), (0, 0))
     half = line_height_px(text_px) // 2
-    bottom = top + picture.height - 1
-    for mark, y in zip(marks, (top + half, (top + bottom) // 2, bottom - half), strict=True):
-        write(draw, (text_left, y), mark, text_px, fill=FAINT_INK)
+    for mark, y in zip(marks, (half, picture.height // 2, picture.height - 1 - half), strict=True):
+        write(ImageDraw.Draw(canvas), (_BAR_PX + 6, y), mark, text_px, fill=FAINT_INK)
     return canvas

@@ -17,7 +17,7 @@ def image_quality(
     score_threshold: float,
     iou_threshold: float = 0.5,
 ) -> float | None:
-    """Panoptic quality of one image (Kirillov et al., "Panoptic Segmentation", 2019, eq. 1), over all classes at once.
+    """Compute the panoptic quality of one image (Kirillov et al., 2019, eq. 1), over all classes at once.
 
     Sum of the matched pairs' IoU / (TP + FP / 2 + FN / 2). Each detection, by descending score, takes the object of
     its class that it overlaps most among those still free. IoU is that of the masks where both have one, else of the
@@ -36,10 +36,11 @@ def image_quality(
     """
     if ground_truth is None:
         return None
-    kept = np.flatnonzero(np.asarray(detections.scores) >= score_threshold)
-    kept = kept[np.argsort(-np.asarray(detections.scores)[kept], kind="stable")]
-    iou = _pairwise_iou(detections, kept, ground_truth)
-    same_class = np.asarray(detections.labels)[kept][:, None] == np.asarray(ground_truth.labels)[None, :]
+    scores = np.asarray(detections.scores)
+    counted = np.flatnonzero(scores >= score_threshold)
+    counted = counted[np.argsort(-scores[counted], kind="stable")]
+    iou = _pairwise_iou(detections, counted, ground_truth)
+    same_class = np.asarray(detections.labels)[counted][:, None] == np.asarray(ground_truth.labels)[None, :]
     crowd = np.asarray(ground_truth.iscrowd, dtype=bool)
     free = ~crowd
     num_objects = int(free.sum())
@@ -53,24 +54,23 @@ def image_quality(
             matched_iou.append(float(overlap[best]))
         elif not (row[allowed & crowd] >= iou_threshold).any():
             false_positives += 1
-    missed = num_objects - len(matched_iou)
-    weight = len(matched_iou) + false_positives / 2 + missed / 2
+    weight = len(matched_iou) + false_positives / 2 + (num_objects - len(matched_iou)) / 2
     return sum(matched_iou) / weight if weight else None
 
 
-def _pairwise_iou(detections: Detections, kept: npt.NDArray[np.intp], ground_truth: DrawnInstances) -> Array:
-    """IoU of detections and objects; for a crowd region the share of the detection that lies in it; [M, N]."""
+def _pairwise_iou(detections: Detections, counted: npt.NDArray[np.intp], ground_truth: DrawnInstances) -> Array:
+    """Compute the IoU of detections and objects; for a crowd region the detection's share that lies in it; [M, N]."""
     num_objects = len(ground_truth.labels)
-    if not len(kept) or not num_objects:
-        return np.zeros((len(kept), num_objects))
+    if not len(counted) or not num_objects:
+        return np.zeros((len(counted), num_objects))
     crowd = [int(flag) for flag in ground_truth.iscrowd]
-    found_boxes = np.asarray(detections.boxes_xywh, dtype=np.float64)[kept]
+    boxes = np.asarray(detections.boxes_xywh, dtype=np.float64)[counted]
     object_boxes = np.asarray(ground_truth.boxes_xywh, dtype=np.float64).reshape(num_objects, 4)
-    iou: Array = np.array(coco_mask.iou(found_boxes, object_boxes, crowd), dtype=np.float64)
+    iou: Array = np.array(coco_mask.iou(boxes, object_boxes, crowd), dtype=np.float64)
     with_mask = [i for i, rle in enumerate(ground_truth.rles) if rle is not None]
     if with_mask and len(detections.rles) == len(detections.labels):
         size = [detections.height, detections.width]
-        found = [{"size": size, "counts": detections.rles[i]} for i in kept.tolist()]
-        objects = [{"size": size, "counts": ground_truth.rles[i]} for i in with_mask]
-        iou[:, with_mask] = coco_mask.iou(found, objects, [crowd[i] for i in with_mask])
+        masks = [{"size": size, "counts": detections.rles[i]} for i in counted.tolist()]
+        object_masks = [{"size": size, "counts": ground_truth.rles[i]} for i in with_mask]
+        iou[:, with_mask] = coco_mask.iou(masks, object_masks, [crowd[i] for i in with_mask])
     return iou
