@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ntt.drawing.placement import place_labels, positions_around
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -27,7 +28,6 @@ from ntt.drawing import comparison as comparison_module
 from ntt.drawing import instances as instances_module
 from ntt.drawing.colours import srgb_to_oklab
 from ntt.drawing.comparison import format_threshold
-from ntt.drawing.placement import place_labels, positions_around
 from ntt.drawing.text import chip_size, shorten, text_width_px
 from ntt.errors import DataError
 from ntt.types import Detections
