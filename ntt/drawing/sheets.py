@@ -146,13 +146,14 @@ def draw_contact_sheet(
         tiles: pictures of any size, each with its caption.
         title: heading of the sheet.
         columns: pictures per row, at least 1.
-        tile_width: width of a column, px. Pictures are reduced to it, never enlarged.
+        tile_width: greatest width of a column, px. Larger pictures are reduced to it.
     """
     if columns < 1:
         raise ValueError(f"columns is {columns}; it must be 1 or more.")
     if not tiles:
         return _empty_page(title, "no images")
     columns = min(columns, len(tiles))
+    tile_width = min(tile_width, max(picture.width for picture, _ in tiles))
     pictures = [_fitted(picture.convert("RGB"), tile_width) for picture, _ in tiles]
     rows = range(0, len(tiles), columns)
     caption_px = line_height_px(_CAPTION_PX + 2) + 8
