@@ -11,7 +11,7 @@ EXIT_USER_ERROR = 2
 
 
 class NttError(Exception):
-    """Base of all errors a user can mend."""
+    """Base of all errors a user can fix."""
 
 
 class ConfigError(NttError):
@@ -24,6 +24,10 @@ class DataError(NttError):
 
 class WeightsError(NttError):
     """Model weights that are missing, damaged or of the wrong model."""
+
+
+class DownloadError(NttError):
+    """A file that a server does not have, refuses, or sends wrongly."""
 
 
 class StorageError(NttError):

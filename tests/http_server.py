@@ -1,5 +1,6 @@
 """A small web server for tests of downloads, with the failures that real ones have."""
 
+import base64
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ class Site:
         sends_length: False: no Content-Length, the end of the connection is the end of the file.
         before_body: called before each body is sent.
         requests: (path, Range header) of every request so far.
+        logins: "user:password" of the requests that had one.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -31,6 +33,7 @@ class Site:
     sends_length: bool = True
     before_body: Callable[[], None] = lambda: None
     requests: list[tuple[str, str | None]] = field(default_factory=list)
+    logins: set[str] = field(default_factory=set)
     url: str = ""
 
     @property
@@ -48,6 +51,8 @@ def serve(site: Site) -> Iterator[Site]:
 
         def do_GET(self) -> None:
             site.requests.append((self.path.lstrip("/"), self.headers.get("Range")))
+            if login := self.headers.get("Authorization"):
+                site.logins.add(base64.b64decode(login.removeprefix("Basic ")).decode())
             content = site.files.get(self.path.lstrip("/"))
             if site.statuses:
                 self._refuse(site.statuses.pop(0))

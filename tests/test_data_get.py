@@ -12,7 +12,6 @@ import pytest
 from http_server import Site, serve
 from miniatures import make_miniature
 
-from ntt.base.download import download
 from ntt.cli.data_check import places_by_shots
 from ntt.cli.main import main
 from ntt.datasets.published import fetch
@@ -21,7 +20,7 @@ from ntt.datasets.published.check import check_published
 from ntt.datasets.published.details import Archive, archives, known_datasets
 from ntt.datasets.published.lvis import write_minival
 from ntt.datasets.published.voc import convert_devkit, list_name, write_kshot_files
-from ntt.errors import DataError, StorageError, WeightsError
+from ntt.errors import DataError, StorageError
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
@@ -113,19 +112,6 @@ def test_a_full_disk_is_noticed_before_unpacking(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("shutil.disk_usage", lambda _: free)
     with pytest.raises(StorageError, match=r"Not enough disk space to unpack x\.zip: 67 MB are needed|0 MB are needed"):
         unpack(tmp_path / "x.zip", tmp_path / "out")
-
-
-def test_a_download_checked_by_md5(tmp_path: Path):
-    with serve(Site(files={"a": b"content", "page": b"<html>login</html>"})) as site:
-        md5 = hashlib.md5(b"content").hexdigest()
-        download([f"{site.url}/a"], tmp_path / "a", md5=md5.upper(), label="a")
-        assert (tmp_path / "a").read_bytes() == b"content"
-        with pytest.raises(WeightsError, match=f"its md5 is {md5}, expected 0000"):
-            download([f"{site.url}/a"], tmp_path / "b", md5="0" * 32, label="a")
-        download([f"{site.url}/a"], tmp_path / "c", label="a")
-        with pytest.raises(WeightsError, match="expected any but that of a web page"):
-            download([f"{site.url}/page"], tmp_path / "d", label="a")
-        assert sorted(tree(tmp_path)) == ["a", "c"]
 
 
 class World:

@@ -17,9 +17,9 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = digests._hash
 
-    def noted(stream):
+    def noted(stream, algorithm="sha256"):
         names.append(Path(stream.name).name)
-        return real(stream)
+        return real(stream, algorithm)
 
     monkeypatch.setattr(digests, "_hash", noted)
     monkeypatch.setattr(digests, "_SETTLED_NS", -1)
@@ -63,7 +63,7 @@ def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path, hashed: list
 
 def test_the_memory_is_bounded(tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(digests, "_LIMIT", 2)
-    monkeypatch.setattr(digests, "_KNOWN", type(digests._KNOWN)())
+    monkeypatch.setattr(digests, "_CACHE", type(digests._CACHE)())
     for name in ("a", "b", "c", "a"):
         if not (tmp_path / name).exists():
             (tmp_path / name).write_text(name)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ntt.base.files import atomic_path, read_json, write_json, write_text
+from ntt.base.files import atomic_path, read_json, remove_stale_temporaries, write_json, write_text
 from ntt.base.log import console_logging, file_logging
 from ntt.base.progress import track
 from ntt.config.schema import RuntimeConfig
@@ -31,6 +31,26 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path):
         interrupted()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_abandoned_temporary_files_of_ours_go_after_a_day(tmp_path: Path):
+    """What others call `.tmp`, or link to, is never touched; nor is what a running process may be writing."""
+    names = [".ntt-old.tmp", ".ntt-new.tmp", "foreign.tmp", ".ntt-notes", "x.ntt-old.tmp"]
+    for path in (tmp_path / "below" / name for name in names):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        os.utime(path, (0, 0) if "new" not in path.name else None)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "link").symlink_to(tmp_path / "below")
+    assert remove_stale_temporaries(tmp_path / "store") == remove_stale_temporaries(tmp_path / "nowhere") == 0
+    assert remove_stale_temporaries(tmp_path) == 1
+    assert {path.name for path in (tmp_path / "below").iterdir()} == set(names[1:])
+
+
+def test_long_names_can_be_written(tmp_path: Path):
+    path = tmp_path / ("ü" * 125)
+    write_text(path, "x")
+    assert path.read_text() == "x"
 
 
 def test_json_refuses_what_others_cannot_read(tmp_path: Path):

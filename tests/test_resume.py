@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,11 @@ from conftest import PROJECT_DIR
 from test_runner import settings
 from tiny_data import make_split
 
-from ntt.base import temporaries
-from ntt.base.files import atomic_path, write_text
-from ntt.base.temporaries import STALE_AFTER_S, make_temporary, remove_stale_temporaries
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
 from ntt.errors import StorageError
 from ntt.run import runner
 from ntt.types import Json
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked and killed")
 
 
 def make_data(folder: Path, num_images: int) -> Path:
@@ -127,50 +121,3 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path, capfd: pytest.CaptureFixt
     runner.run(job)
     assert {path: path.read_bytes() for path in (small_disk / "store").rglob("*.safetensors")} == expected
     assert (directory / "predictions.json").read_bytes() == predictions
-
-
-def test_temporary_files_of_a_dead_process_go(tmp_path: Path):
-    code = "import sys, pathlib, ntt.base.temporaries as t; print(t.make_temporary(pathlib.Path(sys.argv[1])))"
-    words = [sys.executable, "-c", code, str(tmp_path / "sub" / "entry.bin")]
-    (tmp_path / "sub").mkdir()
-    done = subprocess.run(words, cwd=PROJECT_DIR, capture_output=True, text=True, check=True)
-    left, mine = Path(done.stdout.strip()), make_temporary(tmp_path / "mine.bin")
-    assert left.is_file()
-    assert remove_stale_temporaries(tmp_path) == 1
-    assert not left.exists()
-    assert mine.is_file(), "the file of a running process was removed"
-
-
-def test_a_process_that_got_an_old_number_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    left = make_temporary(tmp_path / "entry.bin")
-    if not Path("/proc/self/stat").exists():
-        pytest.skip("needs /proc")
-    monkeypatch.setattr(temporaries, "_began", lambda number: 1)
-    assert remove_stale_temporaries(tmp_path) == 1
-    assert not left.exists()
-
-
-@pytest.mark.parametrize("name", [".entry.bin.0123abcd-77-5.k3j2.tmp", ".entry.bin.k3j2.tmp"])
-def test_of_other_computers_age_decides(tmp_path: Path, name: str):
-    left = tmp_path / name
-    left.touch()
-    assert remove_stale_temporaries(tmp_path) == 0
-    long_ago = time.time() - STALE_AFTER_S - 60
-    os.utime(left, (long_ago, long_ago))
-    assert remove_stale_temporaries(tmp_path) == 1
-    assert not left.exists()
-
-
-def test_other_files_are_never_touched(tmp_path: Path):
-    write_text(tmp_path / "entry.bin", "x")
-    (tmp_path / "tmp").write_text("x")
-    assert remove_stale_temporaries(tmp_path) == 0
-    assert remove_stale_temporaries(tmp_path / "nowhere") == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["entry.bin", "tmp"]
-
-
-def test_long_names_can_be_written(tmp_path: Path):
-    path = tmp_path / ("n" * 250)
-    with atomic_path(path) as temporary:
-        temporary.write_text("x")
-    assert path.read_text() == "x"

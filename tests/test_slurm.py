@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT_DIR
 
-from ntt.base.slurm_ranks import adopt_slurm_ranks
+from ntt.base.distributed import adopt_slurm_ranks
 from ntt.cli.main import main
 from ntt.errors import ConfigError, DistributedError, NttError, StorageError
 from ntt.sweeps import slurm, slurm_work
@@ -93,7 +93,7 @@ def test_a_request_in_submitits_words():
     assert "gpus_per_node" not in made
     assert (made["mem"], made["ntasks_per_node"], made["cpus_per_task"]) == ("1536M", 2, 4)
     assert made["setup"] == ["module load x", "cd '/a b'"]
-    assert made["srun_args"] == ["--cpus-per-task=4", "--cpu-bind=cores"]
+    assert made["srun_args"] == ["--cpus-per-task=4", "--kill-on-bad-exit=1", "--cpu-bind=cores"]
     assert made["additional_parameters"] == {"no-requeue": True, "reservation": "eccv"}
     assert (made["partition"], made["qos"], "account" in made) == ("gpu", "long", False)
     assert slurm.sbatch_parameters(replace(request, gpu_type=None), name="n", code=Path("/"))["gpus_per_node"] == 2

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntt.base import temporaries
 from ntt.base.digests import content_key
-from ntt.base.temporaries import make_temporary
 from ntt.cli.main import main
 from ntt.cli.store import parse_size, size_text
 from ntt.errors import ConfigError
@@ -143,16 +141,19 @@ def test_entries_without_a_run_are_unused_after_two_weeks(store: Store, tmp_path
     assert not old_by_age.exists()
 
 
-def test_prune_leaves_what_is_being_written(store: Store, monkeypatch: pytest.MonkeyPatch):
+def test_prune_removes_abandoned_temporary_files(store: Store):
     entry(store, 0)
-    writing = make_temporary(store.path("candidates", key(0)))
-    assert command(store, "prune") == 0
-    assert writing.exists()
-    monkeypatch.setattr(temporaries, "_runs", lambda number, began: False)
+    folder = store.path("candidates", key(0)).parent
+    names = ["young", "old", "foreign"]
+    young, old, foreign = (folder / f"{'' if name == 'foreign' else '.ntt-'}{name}.tmp" for name in names)
+    for path in (young, old, foreign):
+        path.touch()
+    for path in (old, foreign):
+        os.utime(path, (0, 0))
     assert command(store, "prune", "--dry-run") == 0
-    assert writing.exists()
+    assert old.exists()
     assert command(store, "prune") == 0
-    assert not writing.exists()
+    assert [path.exists() for path in (young, old, foreign)] == [True, False, True]
     assert store.path("candidates", key(0)).exists()
 
 

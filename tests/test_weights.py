@@ -195,7 +195,7 @@ def test_offline_fetch_takes_what_is_there_and_asks_for_nothing(
         fetch("tiny", tmp_path)
     message = str(caught.value)
     assert f"{tmp_path / 'sub/tiny.pt'} does not exist, and network access is switched off" in message
-    assert f"Put the file {site.url}/official/tiny.pt there by hand, or run `ntt weights get tiny --root" in message
+    assert f"Put the file {site.url}/official/tiny.pt there by hand." in message
     monkeypatch.delenv("NTT_OFFLINE")
     with pytest.raises(WeightsError, match="network access is switched off"):
         fetch("tiny", tmp_path, offline=True)
@@ -230,22 +230,6 @@ def test_verify_tells_whole_damaged_and_missing_files_apart(tmp_path: Path) -> N
     assert (found.state, found.path) == ("damaged", tmp_path / "sub" / "tiny.pt")
     assert found.sha256 == hashlib.sha256(CONTENT[1:]).hexdigest()
     assert verify(tmp_path, []) == []
-
-
-def test_file_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"")
-    assert file_digest(path) == hashlib.sha256(b"").hexdigest()
-    path.write_bytes(b"one")
-    os.utime(path, ns=(1, 1))
-    assert file_digest(path) == hashlib.sha256(b"one").hexdigest()
-    # Same size, time and inode: the file is not read again.
-    with path.open("r+b") as file:
-        file.write(b"two")
-    os.utime(path, ns=(1, 1))
-    assert file_digest(path) == hashlib.sha256(b"one").hexdigest()
-    os.utime(path, ns=(2, 2))
-    assert file_digest(path) == hashlib.sha256(b"two").hexdigest()
 
 
 def test_file_digest_of_nothing_is_told(tmp_path: Path) -> None:
@@ -373,7 +357,7 @@ def _run(*arguments: str) -> int:
 def test_command_get(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("get", "tiny", "--root", str(tmp_path), "--mirror", site.url) == 0
     assert capsys.readouterr().out == f"tiny: {tmp_path / 'sub/tiny.pt'} (sha256 verified)\n"
-    with pytest.raises(ConfigError, match="No checkpoint is called 'typo'.* Use one of them"):
+    with pytest.raises(ConfigError, match="No checkpoint is called 'typo'"):
         _run("get", "other", "typo", "--root", str(tmp_path))
     with pytest.raises(WeightsError, match="The weights other are missing"):
         _run("get", "other", "--root", str(tmp_path), "--offline")

@@ -1,0 +1,11 @@
+"""What everything else builds on; it knows nothing of images or models.
+
+settings      fields with ranges, checked and digested by one loop
+digests       of files and of settings
+files         atomic writes, locks, abandoned temporary files
+download      resumed, verified transfers
+distributed   several processes, one result
+log           where the library's log goes
+progress      a bar on a terminal, log lines elsewhere
+project       where `conf/` and `experiments/` lie
+"""

@@ -1,8 +1,8 @@
-"""Digests of files, computed once a process for as long as a file does not change.
+"""Digests of files and of settings. A file is hashed once per process for as long as it does not change.
 
-A file is known by its inode, size and times of change. The operating system sets the time of the last change of an
-inode itself, so replacing a file by another of the same size and date does not go unnoticed. A file that changed a
-moment ago is hashed again: within the clock's resolution it could change once more without leaving a trace.
+A file's state is identified by inode, size and times of change. The operating system itself sets the time of an
+inode's last change, so a replacement of the same size and date is noticed. A file that changed a moment ago is hashed
+again: within the clock's resolution it could change once more without leaving a trace.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from typing import Any, BinaryIO, NamedTuple
 _BLOCK_BYTES = 1 << 20
 _SETTLED_NS = 5_000_000_000
 _LIMIT = 500_000
-_KNOWN: "OrderedDict[FileIdentity, str]" = OrderedDict()
+_CACHE: "OrderedDict[FileIdentity, str]" = OrderedDict()
 
 
 class FileIdentity(NamedTuple):
-    """What tells one state of a file from every other."""
+    """Identifies one state of a file."""
 
     device: int
     inode: int
@@ -36,7 +36,7 @@ class FileIdentity(NamedTuple):
 
 
 def file_identity(descriptor: int) -> FileIdentity:
-    """Return the identity of an open file; opening makes network file systems ask their server for the truth."""
+    """Return the identity of an open file; opening makes network file systems ask their server."""
     stat = os.fstat(descriptor)
     return FileIdentity(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
@@ -49,25 +49,31 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as stream:
         identity = file_identity(stream.fileno())
-        known = _KNOWN.get(identity)
-        if known is not None:
-            return known
+        cached = _CACHE.get(identity)
+        if cached is not None:
+            return cached
         trusted = identity.is_settled
         digest = _hash(stream)
         if trusted and file_identity(stream.fileno()) == identity:
-            _KNOWN[identity] = digest
-            if len(_KNOWN) > _LIMIT:
-                _KNOWN.popitem(last=False)
+            _CACHE[identity] = digest
+            if len(_CACHE) > _LIMIT:
+                _CACHE.popitem(last=False)
         return digest
 
 
-def _hash(stream: BinaryIO) -> str:
-    state = hashlib.sha256()
+def digest_of(path: Path, algorithm: str) -> str:
+    """Return another digest of a file, such as "md5", in hexadecimal digits; nothing is cached."""
+    with path.open("rb") as stream:
+        return _hash(stream, algorithm)
+
+
+def _hash(stream: BinaryIO, algorithm: str = "sha256") -> str:
+    state = hashlib.new(algorithm, usedforsecurity=False)
     while block := stream.read(_BLOCK_BYTES):
         state.update(block)
     return state.hexdigest()
 
 
-def content_key(facts: Mapping[str, Any] | Sequence[Any]) -> str:
-    """Return the sha256 hex digest of JSON-able facts, independent of their order."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def content_key(values: Mapping[str, Any] | Sequence[Any]) -> str:
+    """Return the sha256 hex digest of JSON-able values, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,36 +1,34 @@
 """Several processes, one result: the only module that knows torch.distributed.
 
-Ranks come from the environment (torchrun, or SLURM's srun). Without it there is one process, and every
-function here does the obvious thing. Results never depend on the number of processes: items are dealt out by
-position, each result carries its item's position, and `gather` puts them back in order.
+Ranks come from the environment (torchrun, or SLURM's srun). Without it there is one process, and every function here
+does the obvious thing. Results never depend on the number of processes: items are dealt out by position, each result
+carries its item's position, and `gather` puts them back in order.
+
+A killed process ends the others' next collective operation with an error. To end them at once is the launcher's task:
+torchrun does it, and so does `srun --kill-on-bad-exit=1`.
 """
 
-import logging
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
-from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
-from ntt.base.slurm_ranks import adopt_slurm_ranks
 from ntt.errors import DistributedError
 
 T = TypeVar("T")
-_LOG = logging.getLogger(__name__)
-_HEARTBEAT_S = 2.0
-_SILENCE_LIMIT_S = 30.0
-EXIT_LOST_PEER = 70
+# Ports below those that systems give away on their own.
+_FIRST_PORT, _PORTS, _PORTS_PER_JOB = 20_000, 12_000, 50
+_MEETINGS = "NTT_SLURM_WORLDS"
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process's place among all processes of the run."""
+    """The processes of the run, and which of them this is."""
 
     rank: int = 0
     size: int = 1
@@ -59,28 +57,16 @@ def join_process_group(*, timeout_s: int) -> Iterator[ProcessGroup]:
         return
     group = ProcessGroup(rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     try:
-        store, rank, size = next(iter(rendezvous("env://", timeout=timedelta(seconds=timeout_s))))
-        dist.init_process_group(
-            "gloo",
-            store=PrefixStore("collectives", store),
-            rank=rank,
-            world_size=size,
-            timeout=timedelta(seconds=timeout_s),
-        )
+        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout_s))
     except (RuntimeError, ValueError, KeyError) as error:
         raise DistributedError(
             f"Process {group.rank} of {size} could not join the others: {error}. Start all processes with torchrun, or "
             "set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT for each of them."
         ) from error
-    stop = threading.Event()
-    watch = threading.Thread(target=_watch_peers, args=(store.clone(), group, stop), daemon=True, name="peer-watch")
-    watch.start()
     try:
         yield group
         _guarded(dist.barrier)
     finally:
-        stop.set()
-        watch.join(timeout=2 * _HEARTBEAT_S)
         dist.destroy_process_group()
 
 
@@ -100,20 +86,19 @@ def gather(results: Sequence[tuple[int, T]], count: int, group: ProcessGroup) ->
     Raises:
         DistributedError: if a position is missing or came twice, or a process was lost.
     """
-    parts: list[Sequence[tuple[int, T]]] = [results]
+    parts: list[Any] = [results]
     if group.size > 1:
-        slots: list[Any] = [None] * group.size
-        _guarded(lambda: dist.all_gather_object(slots, list(results)))
-        parts = slots
+        parts = [None] * group.size
+        _guarded(lambda: dist.all_gather_object(parts, list(results)))
     ordered: dict[int, T] = {}
     for part in parts:
         for position, result in part:
             if position in ordered:
                 raise DistributedError(f"The result at position {position} was computed twice.")
             ordered[position] = result
-    lost = sorted(set(range(count)) - set(ordered))
-    if lost:
-        raise DistributedError(f"{len(lost)} of {count} results are missing, the first at position {lost[0]}.")
+    missing = sorted(set(range(count)) - set(ordered))
+    if missing:
+        raise DistributedError(f"{len(missing)} of {count} results are missing, the first at position {missing[0]}.")
     return [ordered[position] for position in range(count)]
 
 
@@ -139,42 +124,55 @@ def _guarded(operation: Callable[[], Any]) -> None:
         operation()
     except RuntimeError as error:
         raise DistributedError(
-            "Another process of this run has stopped, so this one stops too. Look for the first error in the logs "
-            "of all processes; start the same command again to go on where it stopped. "
-            f"(torch.distributed says: {str(error).splitlines()[0]})"
+            "Another process of this run has stopped, so this one stops too. Look for the first error in the logs of "
+            f"all processes. (torch.distributed says: {str(error).splitlines()[0]})"
         ) from error
 
 
-def _watch_peers(store: Any, group: ProcessGroup, stop: threading.Event) -> None:
-    """Give a sign of life and look for the others'; end this process when one of them is silent for long.
+def adopt_slurm_ranks(environment: MutableMapping[str, str]) -> None:
+    """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT where srun started several processes.
 
-    A process that is killed cannot say so, and the others would notice only at the next collective operation, which
-    may be an hour away.
+    Nothing is changed where somebody else has set them, as torchrun does, or where srun started a single process.
+    Processes that meet several times, one run after the other, call this the same number of times and get another
+    port each time, so that one that is early for the second meeting does not join the first.
+
+    Args:
+        environment: usually `os.environ`.
+
+    Raises:
+        DistributedError: if the first node's name cannot be found out.
     """
-    last_value: dict[int, int] = {}
-    last_change = dict.fromkeys(range(group.size), time.monotonic())
-    while not stop.wait(_HEARTBEAT_S):
-        try:
-            store.add(f"alive/{group.rank}", 1)
-            # `add(key, 0)` reads a counter without waiting for it to be set.
-            values = {peer: int(store.add(f"alive/{peer}", 0)) for peer in range(group.size)}
-        except RuntimeError:
-            _end(f"The process that holds the run together is gone, so process {group.rank} stops.", stop)
-            return
-        now = time.monotonic()
-        last_change.update({peer: now for peer, value in values.items() if value != last_value.get(peer)})
-        last_value = values
-        silent = [peer for peer, seen in last_change.items() if now - seen > _SILENCE_LIMIT_S]
-        if silent:
-            _end(f"Process {silent[0]} of {group.size} has been silent for {_SILENCE_LIMIT_S:.0f} s and is lost.", stop)
-            return
-
-
-def _end(message: str, stop: threading.Event) -> None:
-    """Stop the whole process: the main thread may sit in a call that cannot be interrupted."""
-    # At the regular end the others may be gone a moment before this process is told to stop watching.
-    if stop.wait(_HEARTBEAT_S):
+    size = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    is_ours = _MEETINGS in environment or "WORLD_SIZE" not in environment
+    # A batch script has a SLURM_PROCID too, but only srun's processes belong to a step with tasks.
+    if not is_ours or size == "1" or "SLURM_PROCID" not in environment:
         return
-    _LOG.error("%s Start the same command again to go on where it stopped.", message)
-    logging.shutdown()
-    os._exit(EXIT_LOST_PEER)
+    meetings = int(environment.get(_MEETINGS, "0"))
+    # Neighbouring jobs may share a node, so each has ports of its own.
+    port = int(environment["SLURM_JOB_ID"]) * _PORTS_PER_JOB + meetings % _PORTS_PER_JOB
+    environment.update(
+        {
+            _MEETINGS: str(meetings + 1),
+            "RANK": environment["SLURM_PROCID"],
+            "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
+            "WORLD_SIZE": size,
+            "MASTER_ADDR": _first_host(environment),
+            "MASTER_PORT": str(_FIRST_PORT + port % _PORTS),
+        }
+    )
+
+
+def _first_host(environment: MutableMapping[str, str]) -> str:
+    """Return the address of the node that process 0 runs on."""
+    if environment.get("SLURM_STEP_NUM_NODES", "1") == "1":
+        return "127.0.0.1"
+    nodes = environment.get("SLURM_STEP_NODELIST", "")
+    command = ["scontrol", "show", "hostnames", nodes]
+    try:
+        hosts = subprocess.run(command, env=dict(environment), capture_output=True, text=True, timeout=60, check=True)
+        return hosts.stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError) as error:
+        raise DistributedError(
+            f"The first of the nodes {nodes!r} cannot be found out ({error}). Set RANK, LOCAL_RANK, WORLD_SIZE, "
+            "MASTER_ADDR and MASTER_PORT in the job's setup, or use one node."
+        ) from error

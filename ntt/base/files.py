@@ -1,15 +1,23 @@
-"""Writing files so that a reader sees a whole file or none."""
+"""Files that a reader sees whole or not at all, and locks beside them."""
 
 import errno
 import json
+import logging
 import os
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ntt.base.temporaries import make_temporary
 from ntt.errors import StorageError
+
+STALE_AFTER_S = 24 * 3600.0
+"""Age from which a temporary file counts as abandoned by its process. Writing takes seconds."""
+
+_TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".ntt-", ".tmp"
+_LOG = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -21,7 +29,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = make_temporary(path)
+        descriptor, name = tempfile.mkstemp(_TEMPORARY_SUFFIX, _TEMPORARY_PREFIX, path.parent)
+        os.close(descriptor)
+    temporary = Path(name)
     try:
         with _storage_errors(path):
             yield temporary
@@ -29,6 +39,32 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def stale_temporaries(root: Path) -> list[Path]:
+    """Find temporary files of `atomic_path` in a folder and below it that are older than a day.
+
+    Only names of our own making are looked at; links are not followed.
+    """
+    oldest = time.time() - STALE_AFTER_S
+    stale = []
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if name.startswith(_TEMPORARY_PREFIX) and name.endswith(_TEMPORARY_SUFFIX):
+                path = Path(folder, name)
+                with suppress(OSError):  # gone meanwhile
+                    stale += [path] if path.lstat().st_mtime < oldest else []
+    return stale
+
+
+def remove_stale_temporaries(root: Path) -> int:
+    """Remove what `stale_temporaries` finds, and return how many files there were."""
+    count = 0
+    for path in stale_temporaries(root):
+        with suppress(OSError):
+            path.unlink()
+            count += 1
+    return count
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -50,7 +86,7 @@ def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of our own making.
+    """Read a JSON file that this program has written.
 
     Raises:
         StorageError: if it is missing or damaged.
@@ -65,13 +101,53 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
+def exclusive(target: Path) -> Iterator[None]:
+    """Hold the lock of `target`, the file `NAME.lock` beside it, while the block runs.
+
+    Waits for as long as another process holds it. The lock goes when its process ends, however it ends.
+
+    Args:
+        target: the file to protect; its folder must exist.
+
+    Raises:
+        OSError: if the lock file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    path = target.with_name(f"{target.name}.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        _LOG.info("Another process works on %s; waiting for it.", target)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def no_empty_folders(folder: Path) -> Iterator[None]:
+    """Remove a folder made in a `with` block, and those above it made there, if the block fails and they are empty."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        yield
+    except BaseException:
+        for parent in missing:
+            with suppress(OSError):  # it holds something, or was never made
+                parent.rmdir()
+        raise
+
+
+@contextmanager
 def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        cause = "the disk is full" if full else str(error)
-        remedy = "Make space" if full else "Make the folder writable"
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        cause, remedy = ("the disk is full", "Make space") if is_full else (error, "Make the folder writable")
         raise StorageError(
             f"Cannot write {path}: {cause}. {remedy} and start the same command again; it goes on where it stopped."
         ) from error
@@ -82,16 +158,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-@contextmanager
-def no_empty_folders(folder: Path) -> Iterator[None]:
-    """Remove a folder made in a `with` block, and those above it made there, if the block fails and they are empty."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    try:
-        yield
-    except BaseException:
-        for one in missing:
-            with suppress(OSError):  # something is kept there, or it was never made
-                one.rmdir()
-        raise

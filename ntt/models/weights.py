@@ -2,10 +2,8 @@
 
 The registry is `ntt/models/checkpoints.json`. Files lie below the weights folder in the layout of the published
 instructions, such as `checkpoints/sam2_hiera_large.pt` and `checkpoints/dinov2/dinov2_vitl14_pretrain.pth`.
-`ntt.base.download` does the transfer.
 """
 
-import hashlib
 import json
 import os
 import pickle
@@ -21,15 +19,14 @@ from typing import Any
 
 import torch
 
-from ntt.base.download import Progress, download, mirrored_urls
-from ntt.errors import ConfigError, WeightsError
+from ntt.base.digests import sha256_of
+from ntt.base.download import Progress, display_url, download, mirrored_urls
+from ntt.errors import ConfigError, DownloadError, WeightsError
 
 MIRROR_VARIABLE = "NTT_WEIGHTS_MIRROR"
 OFFLINE_VARIABLE = "NTT_OFFLINE"
 DEFAULT_ROOT = Path("checkpoints")
-_BLOCK_BYTES = 1 << 20
 _WRAPPERS = ("model", "state_dict")
-_DIGESTS: dict[tuple[str, int, int, int], str] = {}
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Checkpoint:
         name: as used in commands and messages.
         url: where its authors publish it.
         sha256: hex digest of the whole file.
-        path: place relative to the weights folder.
+        path: relative to the weights folder.
     """
 
     name: str
@@ -51,11 +48,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointState:
-    """What `verify` found.
+    """The outcome of `verify`.
 
     Attributes:
         state: "ok", "missing" or "damaged" (there, with another sha256).
-        sha256: hex digest of the file found, or None where there is none.
+        sha256: hex digest of the file on disk, or None where there is none.
     """
 
     name: str
@@ -77,32 +74,23 @@ def checkpoint(name: str) -> Checkpoint:
     Raises:
         ConfigError: if there is none of this name; the message lists all names.
     """
-    known = checkpoints()
-    if name not in known:
-        raise ConfigError(f"No checkpoint is called {name!r}. Known names: {', '.join(known)}. Use one of them.")
-    return known[name]
+    if name not in checkpoints():
+        raise ConfigError(f"No checkpoint is called {name!r}. Known names: {', '.join(checkpoints())}.")
+    return checkpoints()[name]
 
 
 def fetch_command(name: str, root: Path) -> str:
     """The shell command that fetches checkpoint `name` into the weights folder `root`."""
-    place = "" if root == DEFAULT_ROOT else f" --root {shlex.quote(str(root))}"
-    return f"ntt weights get {name}{place}"
+    option = "" if root == DEFAULT_ROOT else f" --root {shlex.quote(str(root))}"
+    return f"ntt weights get {name}{option}"
 
 
 def locate(name: str, root: Path) -> Path:
-    """Find a checkpoint on disk. Its content is not read.
-
-    Args:
-        name: a name of the registry.
-        root: the weights folder.
-
-    Returns:
-        The path of the file.
+    """Return the path of a checkpoint below the weights folder `root`. Its content is not read.
 
     Raises:
         ConfigError: if the name is not known, or NTT_OFFLINE is not understood.
-        WeightsError: if the file is not there; the message has the command that fetches it, and says where from if
-            the environment has a say in it.
+        WeightsError: if the file is not there; the message has the command that fetches it.
     """
     path = root / checkpoint(name).path
     if not path.is_file():
@@ -118,13 +106,10 @@ def _source_in_environment() -> str:
     if is_offline():
         return f"; {OFFLINE_VARIABLE} forbids the network here, so unset it first or put the file there by hand"
     try:
-        mirror = urllib.parse.urlsplit(os.environ.get(MIRROR_VARIABLE, ""))
+        mirror = display_url(os.environ.get(MIRROR_VARIABLE, ""))
     except ValueError:
         return ""  # `ntt weights get` will say what is wrong with it
-    if not mirror.netloc:
-        return ""
-    shown = mirror._replace(netloc=mirror.netloc.rpartition("@")[2], query="", fragment="")  # no password in a log
-    return f", which asks the mirror {shown.geturl()} ({MIRROR_VARIABLE})"
+    return f", which asks the mirror {mirror} ({MIRROR_VARIABLE})" if urllib.parse.urlsplit(mirror).netloc else ""
 
 
 def is_offline() -> bool:
@@ -134,11 +119,9 @@ def is_offline() -> bool:
         ConfigError: if the variable is neither 1/true/yes nor 0/false/no nor empty.
     """
     value = os.environ.get(OFFLINE_VARIABLE, "").strip().lower()
-    if value in ("1", "true", "yes"):
-        return True
-    if value in ("", "0", "false", "no"):
-        return False
-    raise ConfigError(f"{OFFLINE_VARIABLE}={value!r} is not understood. Set it to 1 (no network access) or 0.")
+    if value not in ("1", "true", "yes", "", "0", "false", "no"):
+        raise ConfigError(f"{OFFLINE_VARIABLE}={value!r} is not understood. Set it to 1 (no network access) or 0.")
+    return value in ("1", "true", "yes")
 
 
 def fetch(
@@ -150,9 +133,6 @@ def fetch(
     progress: Progress | None = None,
 ) -> Path:
     """Make sure a checkpoint is on disk and intact; download it if it is not there.
-
-    An interrupted download is continued where it stopped. Two processes may ask for the same file at once: one
-    downloads, the other waits.
 
     Args:
         name: a name of the registry.
@@ -167,7 +147,7 @@ def fetch(
 
     Raises:
         ConfigError: if the name is not known or the mirror is no http(s) URL.
-        WeightsError: if the file cannot be had, or has another sha256 than registered.
+        WeightsError: if the file is not available, or has another sha256 than registered.
         StorageError: if the disk is full or not writable.
     """
     entry = checkpoint(name)
@@ -178,14 +158,13 @@ def fetch(
     if offline or is_offline():
         raise WeightsError(
             f"The weights {name} are missing: {path} does not exist, and network access is switched off (offline "
-            f"setting or {OFFLINE_VARIABLE}). Put the file {entry.url} there by hand, or run "
-            f"`{fetch_command(name, root)}` where the network may be used."
+            f"setting or {OFFLINE_VARIABLE}). Put the file {entry.url} there by hand."
         )
-    base = mirror if mirror is not None else os.environ.get(MIRROR_VARIABLE) or None
-    urls = [entry.url] if base is None else mirrored_urls(base, entry.url, entry.path)
+    mirror = mirror if mirror is not None else os.environ.get(MIRROR_VARIABLE) or None
+    urls = [entry.url] if mirror is None else mirrored_urls(mirror, entry.url, entry.path)
     try:
         download(urls, path, sha256=entry.sha256, label=f"weights {name}", progress=progress)
-    except WeightsError as error:
+    except DownloadError as error:
         raise WeightsError(f"{error} A mirror is named with --mirror URL or {MIRROR_VARIABLE}=URL.") from error
     return path
 
@@ -198,7 +177,7 @@ def verify(root: Path, names: Sequence[str] | None = None) -> list[CheckpointSta
         names: which checkpoints; None: all of the registry.
 
     Returns:
-        One state a name, in the order given.
+        One state per name, in the order given.
 
     Raises:
         ConfigError: if a name is not known.
@@ -213,33 +192,19 @@ def verify(root: Path, names: Sequence[str] | None = None) -> list[CheckpointSta
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of a file as hex digits.
-
-    Remembered within the process for as long as the file's size, time of change and inode stay the same.
+    """The sha256 of a weights file as hex digits.
 
     Raises:
         WeightsError: if the file cannot be read.
     """
     try:
-        status = path.stat()
-        key = (str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino)
-        if key not in _DIGESTS:
-            digest = hashlib.sha256()
-            with path.open("rb") as file:
-                while block := file.read(_BLOCK_BYTES):
-                    digest.update(block)
-            _DIGESTS[key] = digest.hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise WeightsError(f"The file {path} cannot be read: {error.strerror or error}.") from error
-    return _DIGESTS[key]
 
 
 def checked_digest(path: Path, expected_sha256: str | None) -> str:
-    """The sha256 of a weights file, which must be the one expected.
-
-    Args:
-        path: the file.
-        expected_sha256: hex digest the file must have; None: any.
+    """The sha256 of a weights file, which must be the one expected; None: any.
 
     Raises:
         WeightsError: if the file cannot be read or has another digest; the message has the command that fetches it.
@@ -273,21 +238,20 @@ def load_state_dict(path: Path, *, expected_sha256: str | None = None) -> dict[s
 
 
 def _require_digest(path: Path, expected: str, *, remedy: str) -> None:
-    found = file_digest(path)
-    if found != expected.lower():
+    digest = file_digest(path)
+    if digest != expected.lower():
         raise WeightsError(
-            f"The weights file {path} is damaged or another file: its sha256 is {found}, expected {expected}. {remedy}"
+            f"The weights file {path} is damaged or another file: its sha256 is {digest}, expected {expected}. {remedy}"
         )
 
 
 def _remedy(path: Path) -> str:
     """What to do about a bad file: the fetch command where the path ends like that of a known checkpoint."""
     for entry in checkpoints().values():
-        depth = len(Path(entry.path).parts)
-        if path.parts[-depth:] == Path(entry.path).parts:
-            command = fetch_command(entry.name, Path(*path.parts[:-depth]))
-            before = "Move it away, then fetch it" if path.exists() else "Fetch it"
-            return f"{before} with `{command}`."
+        relative = Path(entry.path).parts
+        if path.parts[-len(relative) :] == relative:
+            command = fetch_command(entry.name, Path(*path.parts[: -len(relative)]))
+            return f"{'Move it away, then fetch it' if path.exists() else 'Fetch it'} with `{command}`."
     return "Give the path of a checkpoint saved by torch.save (a state dict) or of a .safetensors file."
 
 

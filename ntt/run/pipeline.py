@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from ntt.base import distributed as dist
-from ntt.base.files import read_json, write_json
-from ntt.base.temporaries import remove_stale_temporaries
+from ntt.base.files import read_json, remove_stale_temporaries, write_json
 from ntt.config.schema import STAGES, ExperimentConfig
 from ntt.data.references import references_from_json, references_to_json
 from ntt.errors import ConfigError, DataError

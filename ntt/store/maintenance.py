@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntt.base.temporaries import stale_temporaries
+from ntt.base.files import stale_temporaries
 from ntt.store.store import SUFFIX, USE_RESOLUTION_S
 from ntt.store.usage import KEY_DIGITS, STORE_KEYS, used_store_keys
 
@@ -132,8 +132,8 @@ def choose(entries: Sequence[StoredFile], selection: Selection, *, now: float | 
 
 
 def abandoned_files(root: Path) -> list[Path]:
-    """List temporary files of a store whose processes are gone."""
-    return [path for place, _, _ in os.walk(root) for path in stale_temporaries(Path(place))]
+    """List temporary files of a store that their processes have abandoned."""
+    return stale_temporaries(root)
 
 
 def remove(paths: Iterable[Path]) -> int:

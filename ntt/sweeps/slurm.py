@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ntt.base.locking import exclusive
+from ntt.base.files import exclusive
 from ntt.errors import ConfigError
 from ntt.sweeps.clusters import SHORTEST_COUNTED_MIN, ClusterProfile, JobRequest, load_profile, profile_names
 from ntt.sweeps.plan import Plan
@@ -289,7 +289,7 @@ def sbatch_parameters(request: JobRequest, *, name: str, code: Path) -> dict[str
         "array_parallelism": request.max_parallel,
         "setup": [*request.setup, f"cd {shlex.quote(str(code))}"],
         # Since SLURM 22.05 srun no longer takes this over from sbatch, and would bind each task to one core.
-        "srun_args": [f"--cpus-per-task={request.cpus}", *request.srun_args],
+        "srun_args": [f"--cpus-per-task={request.cpus}", "--kill-on-bad-exit=1", *request.srun_args],
         "additional_parameters": {requeue: True, **request.extra},
         **{key: value for key, value in words.items() if value is not None},
         **gpus,

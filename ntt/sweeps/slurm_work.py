@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ntt.base.slurm_ranks import adopt_slurm_ranks
+from ntt.base.distributed import adopt_slurm_ranks
 from ntt.errors import NttError
 from ntt.sweeps import work
 from ntt.sweeps.plan import read_plan

@@ -11,7 +11,7 @@ from ntt.datasets.published.archives import unpack
 from ntt.datasets.published.details import Archive, archives, few_shot_lists_url, known_datasets
 from ntt.datasets.published.lvis import write_minival
 from ntt.datasets.published.voc import convert_devkit, list_name, write_kshot_files
-from ntt.errors import DataError, WeightsError
+from ntt.errors import DataError
 
 _LOG = logging.getLogger(__name__)
 _DOWNLOADS = ".downloads"
@@ -48,7 +48,8 @@ def fetch_dataset(name: str, data_root: Path, source: Source) -> list[str]:
         What was done or found, a sentence each.
 
     Raises:
-        DataError: if an archive cannot be had, or is not the expected one, or is damaged.
+        DataError: if an archive is damaged, or a download is needed where the network is off.
+        DownloadError: if an archive is not available, or is not the expected one.
         StorageError: if the disk is full or not writable.
     """
     told = [_fetch_archive(archive, data_root, source) for archive in archives(name)]
@@ -99,10 +100,7 @@ def _download(url: str, target: Path, relative_path: str, source: Source, *, md5
     if source.offline:
         raise DataError(f"{target} is not there, and downloads are switched off. It is published at {url}.")
     urls = [url] if source.mirror is None else mirrored_urls(source.mirror, url, relative_path)
-    try:
-        download(urls, target, md5=md5, label=f"file {target.name}", progress=source.progress(target.name))
-    except WeightsError as error:
-        raise DataError(str(error)) from error
+    download(urls, target, md5=md5, label=f"file {target.name}", progress=source.progress(target.name))
 
 
 def _few_shot_files(root: Path, source: Source) -> list[str]:
