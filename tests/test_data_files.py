@@ -66,9 +66,9 @@ def test_a_subset_by_list():
 def test_impossible_subsets_are_refused():
     with pytest.raises(ConfigError, match="no class 'cow'. It has dog, cat"):
         subset(whole(), classes=["cow"])
-    with pytest.raises(ConfigError, match="--images=11 is not possible: there are 1 to 10 .* in that range"):
+    with pytest.raises(ConfigError, match="11 images cannot be chosen: there are 10"):
         subset(whole(), num_images=11)
-    with pytest.raises(ConfigError, match="--images=0"):
+    with pytest.raises(ConfigError, match="0 images cannot be chosen"):
         subset(whole(), num_images=0)
     alone = document(annotations=[])
     with pytest.raises(DataError, match="No image is left"):

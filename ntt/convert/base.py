@@ -1,13 +1,13 @@
-"""What all converters share: an annotation file under construction, and the search for the images it speaks of.
+"""What all converters share: an annotation file under construction, and the search for the images it refers to.
 
-A converter reads a foreign format and returns a `Converted`; nothing is written but by `write_converted`. Names in
-foreign files are never used as paths: they are looked up among the files that a folder really holds.
+A converter reads a foreign format and returns a `Converted`; only `write_converted` writes. Names in foreign files are
+never used as paths: they are looked up among the files of the image folder.
 """
 
 import math
 import posixpath
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Converted:
     Attributes:
         document: `images`, `annotations` and `categories`, fit for JSON.
         image_root: the folder its file names start from.
-        notes: what was left out or mended, one sentence each, for the person who converts.
+        notes: what was left out or corrected, one sentence each, for the user.
     """
 
     document: Json
@@ -40,7 +40,7 @@ class Converted:
 
 
 @dataclass(frozen=True)
-class FoundObject:
+class LabelledObject:
     """One object of a foreign annotation file.
 
     Attributes:
@@ -57,7 +57,7 @@ class FoundObject:
 
 
 class CocoBuilder:
-    """Collects images and objects, what is wrong with them, and what was left out."""
+    """Collects images and objects, the problems found in them, and notes on what was left out."""
 
     def __init__(self, image_root: Path, categories: Sequence[Category] | None = None) -> None:
         """Start an empty file.
@@ -68,23 +68,23 @@ class CocoBuilder:
         """
         self.problems: list[str] = []
         self._root = image_root.absolute()
-        self._given = None if categories is None else {category.name: category.id for category in categories}
+        self._given_ids = None if categories is None else {category.name: category.id for category in categories}
         self._images: list[Json] = []
-        self._objects: list[tuple[int, FoundObject]] = []
+        self._objects: list[tuple[Json, LabelledObject]] = []
         self._notes: Counter[str] = Counter()
 
     def note(self, what: str, count: int = 1) -> None:
-        """Count something that was left out or mended; `what` completes the sentence "N: ..."."""
+        """Count something that was left out or corrected; `what` completes the sentence "N ..."."""
         self._notes[what] += count
 
-    def add_image(self, path: Path, size_hw: tuple[int, int] | None = None, *, said_by: Path | None = None) -> Json:
+    def add_image(self, path: Path, size_hw: tuple[int, int] | None = None, *, stated_by: Path | None = None) -> Json:
         """Enter an image and return its entry.
 
         Args:
             path: below the image folder.
             size_hw: height and width in pixels as the annotations have them: of the image as it is stored, or turned
                 upright; None: read from the file.
-            said_by: the file `size_hw` is taken from, for messages; needed with it.
+            stated_by: the file `size_hw` is taken from, for messages; needed with it.
 
         Raises:
             DataError: if the image cannot be read or has another size.
@@ -92,26 +92,27 @@ class CocoBuilder:
         if size_hw is None:
             size_hw = upright_size(path)
         else:
-            check_size(path, size_hw, said_by=said_by or path)
+            check_size(path, size_hw, stated_by=stated_by or path)
         name = path.absolute().relative_to(self._root).as_posix()
         entry = {"id": len(self._images) + 1, "file_name": name, "height": size_hw[0], "width": size_hw[1]}
         self._images.append(entry)
         return entry
 
-    def add_objects(self, image: Json, objects: Sequence[FoundObject]) -> None:
-        """Enter the objects of an image; classes that are not wanted and boxes without area are left out."""
-        for one in objects:
-            if self._given is not None and one.name not in self._given:
-                self.note(f"object(s) of class {one.name!r} left out, which is not among the chosen classes")
-            elif not all(map(math.isfinite, one.bbox_xywh)) or max(map(abs, one.bbox_xywh)) > _LARGEST_PX:
+    def add_objects(self, image: Json, objects: Iterable[LabelledObject]) -> None:
+        """Enter the objects of an image; classes not among the given ones and boxes without area are left out."""
+        for labelled in objects:
+            name, box = labelled.name, labelled.bbox_xywh
+            if self._given_ids is not None and name not in self._given_ids:
+                self.note(f"object(s) of class {name!r} left out, which is not among the chosen classes")
+            elif not all(map(math.isfinite, box)) or max(map(abs, box)) > _LARGEST_PX:
                 self.problems.append(
-                    f"{image['file_name']}: an object of class {one.name!r} has the box {list(one.bbox_xywh)}, which "
-                    "is not in pixels of an image. Correct its coordinates."
+                    f"{image['file_name']}: an object of class {name!r} has the box {list(box)}, which is not in "
+                    "pixels of an image. Correct its coordinates."
                 )
-            elif min(one.bbox_xywh[2:]) <= 0:
-                self.note(f"object(s) of class {one.name!r} left out, whose box has no area")
+            elif min(box[2:]) <= 0:
+                self.note(f"object(s) of class {name!r} left out, whose box has no area")
             else:
-                self._objects.append((image["id"], one))
+                self._objects.append((image, labelled))
 
     def finish(self, source: Path) -> Converted:
         """Assemble the file.
@@ -124,34 +125,44 @@ class CocoBuilder:
         """
         raise_all(self.problems, DataError, summary=f"{source} cannot be converted")
         if not self._images:
-            raise DataError(
-                f"{source}: no image was found, at least one is needed. Images end in {', '.join(IMAGE_SUFFIXES)}."
-            )
-        ids = self._category_ids()
+            raise DataError(f"{source}: there is no image. Images end in {', '.join(IMAGE_SUFFIXES)}.")
+        names = sorted({labelled.name for _, labelled in self._objects})
+        ids = {name: number for number, name in enumerate(names, start=1)}
+        ids = ids if self._given_ids is None else self._given_ids
         if not ids:
-            raise DataError(f"{source}: no object with a class was found, at least one is needed. Annotate one.")
-        sizes = {image["id"]: (image["height"], image["width"]) for image in self._images}
-        annotations = [
-            _entry(number, image_id, ids[one.name], one, sizes[image_id])
-            for number, (image_id, one) in enumerate(self._objects, start=1)
-        ]
+            raise DataError(f"{source}: there is no object with a class. Annotate one.")
         document = {
             "info": {"description": f"converted from {source.name}"},
             "categories": [{"id": number, "name": name} for name, number in ids.items()],
             "images": self._images,
-            "annotations": annotations,
+            "annotations": [
+                _entry(number, image, ids[labelled.name], labelled)
+                for number, (image, labelled) in enumerate(self._objects, start=1)
+            ],
         }
         return Converted(document, self._root, tuple(f"{count} {what}" for what, count in self._notes.items()))
 
-    def _category_ids(self) -> dict[str, int]:
-        if self._given is not None:
-            return self._given
-        names = sorted({one.name for _, one in self._objects})
-        return {name: number for number, name in enumerate(names, start=1)}
+
+def _entry(number: int, image: Json, category_id: int, labelled: LabelledObject) -> Json:
+    box = labelled.bbox_xywh
+    entry: Json = {
+        "id": number,
+        "image_id": image["id"],
+        "category_id": category_id,
+        "bbox": [round(value, 3) for value in box],
+        "area": round(box[2] * box[3], 3),
+        "iscrowd": 0,
+        **labelled.extras,
+    }
+    if labelled.segmentation is not None:
+        size = (image["height"], image["width"])
+        entry["segmentation"] = labelled.segmentation
+        entry["area"] = rle_area(segmentation_rle(labelled.segmentation, *size), *size)
+    return entry
 
 
 class ImageFolder:
-    """The images that lie in a folder and below it; the only place where names from annotation files are looked up."""
+    """The images in a folder and below it; the only place where names from annotation files are looked up."""
 
     def __init__(self, root: Path) -> None:
         """List the folder.
@@ -162,37 +173,42 @@ class ImageFolder:
         if not root.is_dir():
             raise DataError(f"The image folder {root} does not exist. Create it or name another one.")
         self.root = root
-        self.files = image_files(root)
-        self._by_path = {path.relative_to(root).as_posix(): path for path in self.files}
+        self._by_path: dict[str, Path] = {}
         self._by_name: dict[str, list[Path]] = {}
         self._by_stem: dict[str, list[Path]] = {}
-        for path in self.files:
+        for path in image_files(root):
+            self._by_path[path.relative_to(root).as_posix()] = path
             self._by_name.setdefault(path.name.lower(), []).append(path)
             self._by_stem.setdefault(path.stem.lower(), []).append(path)
 
-    def find(self, named: str | None, *, beside: str, stem: str) -> Path | None:
-        """Return the image that an annotation file means, or None.
+    def find(self, name: str | None, *, annotation_file: Path, annotation_root: Path) -> Path:
+        """Return the image that an annotation file describes.
 
         Args:
-            named: the name the file gives; a path that leads out of the folder counts by its last part only.
-            beside: the annotation file's own folder relative to the root of its kind, in POSIX form; "" for the root.
-            stem: the annotation file's name without its ending; tried where `named` leads nowhere.
+            name: the name the file gives; a path that leads out of the folder counts by its last part only.
+            annotation_file: its own name without ending is tried where `name` leads nowhere.
+            annotation_root: the folder of all annotation files, whose subfolders correspond to the images'.
+
+        Raises:
+            DataError: if there is no such image.
         """
-        wanted = (named or "").replace("\\", "/")
+        subfolder = annotation_file.parent.relative_to(annotation_root).as_posix()
+        wanted = (name or "").replace("\\", "/")
         base = posixpath.basename(wanted)
-        for candidate in (posixpath.join(beside, wanted), wanted, posixpath.join(beside, base)):
-            found = self._by_path.get(posixpath.normpath(candidate)) if candidate else None
-            if found is not None:
-                return found
-        named_so = self._by_name.get(base.lower(), [])
-        if len(named_so) == 1:
-            return named_so[0]
-        called_so = self._by_stem.get(stem.lower(), [])
-        near = [path for path in called_so if path.parent.relative_to(self.root) == Path(beside)]
-        for group in (near, called_so):
-            if len(group) == 1:
-                return group[0]
-        return None
+        for candidate in (posixpath.join(subfolder, wanted), wanted, posixpath.join(subfolder, base)):
+            path = self._by_path.get(posixpath.normpath(candidate))
+            if path is not None:
+                return path
+        same_stem = self._by_stem.get(annotation_file.stem.lower(), [])
+        near = [path for path in same_stem if path.parent == self.root / subfolder]
+        # A name that several images share says nothing.
+        for matches in (self._by_name.get(base.lower(), []), near, same_stem):
+            if len(matches) == 1:
+                return matches[0]
+        raise DataError(
+            f"{annotation_file}: there is no image {name!r} or {annotation_file.stem}.* in {self.root}. Put it there, "
+            "or name another image folder."
+        )
 
 
 def image_files(root: Path) -> list[Path]:
@@ -208,10 +224,22 @@ def files_below(root: Path, suffix: str) -> list[Path]:
     """
     if not root.is_dir():
         raise DataError(f"The folder {root} does not exist. Name the folder that holds the {suffix} files.")
-    found = sorted(path for path in _visible(root) if path.suffix.lower() == suffix)
-    if not found:
-        raise DataError(f"{root} holds no {suffix} file, at least one is needed. Name the folder that holds them.")
-    return found
+    files = sorted(path for path in _visible(root) if path.suffix.lower() == suffix)
+    if not files:
+        raise DataError(f"{root} holds no {suffix} file. Name the folder that holds them.")
+    return files
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a UTF-8 text file.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}. A text file is needed.") from error
 
 
 def polygon_box(polygons: Sequence[Sequence[float]]) -> Box:
@@ -226,24 +254,7 @@ def write_converted(converted: Converted, output: Path) -> None:
     write_json(output, converted.document, indent=None)
 
 
-def _visible(root: Path) -> list[Path]:
-    def hidden(path: Path) -> bool:
-        return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-    return [path for path in root.rglob("*") if path.is_file() and not hidden(path)]
-
-
-def _entry(number: int, image_id: int, category_id: int, one: FoundObject, size_hw: tuple[int, int]) -> Json:
-    entry: Json = {
-        "id": number,
-        "image_id": image_id,
-        "category_id": category_id,
-        "bbox": [round(value, 3) for value in one.bbox_xywh],
-        "area": round(one.bbox_xywh[2] * one.bbox_xywh[3], 3),
-        "iscrowd": 0,
-        **one.extras,
-    }
-    if one.segmentation is not None:
-        entry["segmentation"] = one.segmentation
-        entry["area"] = rle_area(segmentation_rle(one.segmentation, *size_hw), *size_hw)
-    return entry
+def _visible(root: Path) -> Iterable[Path]:
+    for path in root.rglob("*"):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts):
+            yield path

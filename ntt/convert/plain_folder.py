@@ -4,13 +4,13 @@
       references/<class>/<image>      examples; the folder's name is the class
       targets/<image>                 images to search
 
-What of an example image is the object, in a file beside the image `a.jpg`:
+A file beside an example image `a.jpg` says which part of it is the object:
 
 - `a_mask.png`: a mask of the image's size, white (or any colour) on black; `a_mask_2.png`, `a_mask_3.png` and so on
   for further objects;
-- `a_box.txt`: one box a line, `left top right bottom` in pixels;
+- `a_box.txt`: one box per line, `left top right bottom` in pixels;
 - `a.json`: a LabelMe file; only shapes labelled with the class count;
-- nothing: the whole image.
+- no such file: the whole image.
 
 Images that lie in `references` itself need a LabelMe file, whose labels are the classes. Targets may have annotations,
 for metrics: `targets.json` beside the folder, in COCO format, or LabelMe files beside the images.
@@ -23,19 +23,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from ntt.convert.base import CocoBuilder, Converted, FoundObject, image_files
+from ntt.convert.base import CocoBuilder, Converted, LabelledObject, image_files, read_lines
 from ntt.convert.labelme import labelled_image, mask_object
 from ntt.data.coco import read_document
 from ntt.data.coco_entries import Findings, parse_categories
+from ntt.data.masks import BoolArray
 from ntt.errors import DataError, raise_all
-from ntt.types import Category, Json
+from ntt.types import Category
 
 _MASK_NAME = re.compile(r"(?P<stem>.+)_mask(?:_?\d+)?", re.IGNORECASE)
 _BOX_ENDING = "_box.txt"
-_HINT = "Example images lie in one folder a class, such as references/boat/a.jpg."
+_HINT = "Example images lie in one folder per class, such as references/boat/a.jpg."
 
 
 def convert_references(root: Path, categories: Sequence[Category] | None = None) -> Converted:
@@ -46,41 +46,27 @@ def convert_references(root: Path, categories: Sequence[Category] | None = None)
         categories: classes whose ids are given already; None: numbered by name.
 
     Returns:
-        File names start from `root`; annotations carry `shot_index`, the place of the example in its class by name.
+        File names start from `root`; annotations carry `shot_index`, the example's index within its class by name.
 
     Raises:
         DataError: listing everything that cannot be used.
     """
     if not root.is_dir():
         raise DataError(f"There is no folder {root}. {_HINT}")
-    files = image_files(root)
-    masks = _masks_of(files)
     builder = CocoBuilder(root, categories)
+    examples = _sort_files(root, builder)
     counts: Counter[str] = Counter()
-    taken = {mask for group in masks.values() for mask in group}
-    for path in files:
-        if path in taken:
-            continue
-        if _is_mask_of_another_kind(path, files):
-            builder.problems.append(f"{path} is named like a mask, and masks must be PNG files. Save it as PNG.")
-            continue
-        if path.suffix.lower() == ".png" and (match := _MASK_NAME.fullmatch(path.stem)):
-            builder.problems.append(_belongs_to_nothing(path, "mask", match["stem"]))
-            continue
+    for path, masks in examples.items():
         try:
-            for one in _add_example(builder, path, root, masks.get(path, [])):
-                counts[one.name] += 1
+            counts.update(labelled.name for labelled in _add_example(builder, path, root, masks))
         except DataError as error:
             builder.problems.append(str(error))
-    stems = {path.with_suffix("") for path in files}
-    for path in sorted(root.rglob(f"*{_BOX_ENDING}")):
-        stem = path.name.removesuffix(_BOX_ENDING)
-        is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if path.with_name(stem) not in stems and not is_hidden:
-            builder.problems.append(_belongs_to_nothing(path, "file of boxes", stem))
     _check_classes(builder, root, counts, categories)
     converted = builder.finish(root)
-    _number_shots(converted.document)
+    seen: Counter[int] = Counter()
+    for entry in converted.document["annotations"]:
+        entry["shot_index"] = seen[entry["category_id"]]
+        seen[entry["category_id"]] += 1
     return converted
 
 
@@ -100,20 +86,19 @@ def convert_targets(root: Path, categories: Sequence[Category]) -> Converted:
     if not root.is_dir():
         raise DataError(f"There is no folder {root}. Put the images to search there.")
     builder = CocoBuilder(root, categories)
-    without = annotated = 0
-    for path in image_files(root):
-        file = path.with_suffix(".json")
+    files = image_files(root)
+    annotated = {path for path in files if path.with_suffix(".json").is_file()}
+    for path in files:
         try:
-            if file.is_file():
-                annotated += 1
-                builder.add_objects(*labelled_image(builder, path, file))
+            if path in annotated:
+                builder.add_objects(*labelled_image(builder, path, path.with_suffix(".json")))
             else:
-                without += 1
                 builder.add_image(path)
         except DataError as error:
             builder.problems.append(str(error))
-    if annotated and without:
-        builder.note("target image(s) without a LabelMe file count as images that show no object", without)
+    if annotated and len(annotated) < len(files):
+        unlabelled = len(files) - len(annotated)
+        builder.note("target image(s) without a LabelMe file count as images that show no object", unlabelled)
     converted = builder.finish(root)
     if not annotated:
         del converted.document["annotations"]
@@ -128,43 +113,56 @@ def coco_categories(annotation_file: Path) -> tuple[Category, ...]:
     """
     entries = read_document(annotation_file).get("categories")
     findings = Findings()
-    found = parse_categories(entries if isinstance(entries, list) else [], findings)
-    raise_all([f"{annotation_file}: {one}" for one in findings.problems], DataError, summary="Unusable classes")
-    return found
+    categories = parse_categories(entries if isinstance(entries, list) else [], findings)
+    raise_all([f"{annotation_file}: {problem}" for problem in findings.problems], DataError, summary="Unusable classes")
+    return categories
 
 
-def _masks_of(files: Sequence[Path]) -> dict[Path, list[Path]]:
-    """Return each image's mask files. A file is a mask if its name says so and the image it belongs to is there."""
+def _sort_files(root: Path, builder: CocoBuilder) -> dict[Path, list[Path]]:
+    """Return each example image with its mask files, in order.
+
+    A file that is named like a mask or a file of boxes but belongs to no image is a problem: were it passed over, the
+    image it was meant for would count as a whole.
+    """
+    files = image_files(root)
     by_stem: dict[tuple[Path, str], list[Path]] = {}
     for path in files:
         by_stem.setdefault((path.parent, path.stem.lower()), []).append(path)
-    found: dict[Path, list[Path]] = {}
+    masks: dict[Path, list[Path]] = {path: [] for path in files}
     for path in files:
-        match = _MASK_NAME.fullmatch(path.stem) if path.suffix.lower() == ".png" else None
+        match = _MASK_NAME.fullmatch(path.stem)
         owners = by_stem.get((path.parent, match["stem"].lower()), []) if match else []
+        is_png = path.suffix.lower() == ".png"
+        if owners and not is_png:
+            builder.problems.append(f"{path} is named like a mask, and masks must be PNG files. Save it as PNG.")
+        elif match and is_png and not owners:
+            builder.problems.append(_belongs_to_nothing(path, "mask", match["stem"]))
+        elif not owners:
+            continue
+        # What is named like a mask is no example.
+        masks.pop(path, None)
         for owner in owners:
-            found.setdefault(owner, []).append(path)
-    return found
-
-
-def _is_mask_of_another_kind(path: Path, files: Sequence[Path]) -> bool:
-    """Tell whether a name that belongs to a mask stands beside its image, but with another ending than .png."""
-    match = _MASK_NAME.fullmatch(path.stem) if path.suffix.lower() != ".png" else None
-    beside = {other.stem.lower() for other in files if other.parent == path.parent}
-    return match is not None and match["stem"].lower() in beside
+            if owner in masks and is_png:
+                masks[owner].append(path)
+    stems = {path.with_suffix("") for path in files}
+    for path in sorted(root.rglob(f"*{_BOX_ENDING}")):
+        stem = path.name.removesuffix(_BOX_ENDING)
+        is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if not is_hidden and path.with_name(stem) not in stems:
+            builder.problems.append(_belongs_to_nothing(path, "file of boxes", stem))
+    return masks
 
 
 def _belongs_to_nothing(path: Path, kind: str, stem: str) -> str:
-    """Say that a file describes no image: were it passed over, an image meant to have it would count as a whole."""
     return f"{path} is named like a {kind}, but there is no image {stem}.* beside it. Give both the same name."
 
 
-def _add_example(builder: CocoBuilder, path: Path, root: Path, masks: Sequence[Path]) -> list[FoundObject]:
+def _add_example(builder: CocoBuilder, path: Path, root: Path, masks: Sequence[Path]) -> list[LabelledObject]:
     """Enter one example image with its objects and return them."""
     parts = path.relative_to(root).parts
     name = parts[0].strip() if len(parts) > 1 else None
     labelme, boxes = path.with_suffix(".json"), path.with_name(path.stem + _BOX_ENDING)
-    kinds = [*(["a mask"] if masks else []), *(str(one.name) for one in (labelme, boxes) if one.is_file())]
+    kinds = [*(["a mask"] if masks else []), *(file.name for file in (labelme, boxes) if file.is_file())]
     if len(kinds) > 1:
         raise DataError(f"{path} has {' and '.join(kinds)}: it is not clear which holds. Remove all but one.")
     if labelme.is_file():
@@ -182,19 +180,19 @@ def _add_example(builder: CocoBuilder, path: Path, root: Path, masks: Sequence[P
         objects = _boxes(boxes, size, name)
     else:
         builder.note("example image(s) without mask or box: the whole image is the example")
-        objects = [FoundObject(name, (0.0, 0.0, float(size[1]), float(size[0])))]
+        objects = [LabelledObject(name, (0.0, 0.0, float(size[1]), float(size[0])))]
     builder.add_objects(image, objects)
     return objects
 
 
-def _of_class(objects: list[FoundObject], file: Path, name: str | None) -> list[FoundObject]:
+def _of_class(objects: list[LabelledObject], file: Path, name: str | None) -> list[LabelledObject]:
     """Choose among a LabelMe file's objects; in a class folder only that class counts, however it is capitalised."""
     if name is not None:
-        others = {one.name for one in objects}
-        objects = [replace(one, name=name) for one in objects if one.name.casefold() == name.casefold()]
+        labels = {labelled.name for labelled in objects}
+        objects = [replace(labelled, name=name) for labelled in objects if labelled.name.casefold() == name.casefold()]
         if not objects:
             raise DataError(
-                f"{file} has no shape labelled {name!r}, the class of its folder; its labels are {sorted(others)}. "
+                f"{file} has no shape labelled {name!r}, the class of its folder; its labels are {sorted(labels)}. "
                 "Rename the label or the folder."
             )
     if not objects:
@@ -202,7 +200,7 @@ def _of_class(objects: list[FoundObject], file: Path, name: str | None) -> list[
     return objects
 
 
-def read_mask(path: Path, size_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
+def read_mask(path: Path, size_hw: tuple[int, int]) -> BoolArray:
     """Read a mask file.
 
     Args:
@@ -231,10 +229,10 @@ def read_mask(path: Path, size_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def foreground(picture: Image.Image) -> npt.NDArray[np.bool_]:
-    """Return what of a mask picture is the object, bool [H, W].
+def foreground(picture: Image.Image) -> BoolArray:
+    """Return which pixels of a mask picture are the object, bool [H, W].
 
-    That is what is not transparent, where the picture has transparent parts; any colour but black, in a picture with a
+    These are the opaque ones, where the picture has transparent parts; any colour but black, in a picture with a
     palette; else what is brighter than half of the brightest pixel, which takes 0/1 masks as well as 0/255.
     """
     if picture.has_transparency_data:
@@ -244,18 +242,14 @@ def foreground(picture: Image.Image) -> npt.NDArray[np.bool_]:
     if picture.mode == "P":
         return np.asarray(np.asarray(picture.convert("RGB")).any(axis=2))
     grey = np.asarray(picture if picture.mode.startswith(("I", "F", "1")) else picture.convert("L")).astype(np.float64)
-    bright: npt.NDArray[np.bool_] = grey > grey.max() / 2
+    bright: BoolArray = grey > grey.max() / 2
     return bright
 
 
-def _boxes(file: Path, size_hw: tuple[int, int], name: str) -> list[FoundObject]:
-    """Read `left top right bottom`, one box a line."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}. A text file is needed.") from error
-    found = []
-    for line in filter(str.strip, lines):
+def _boxes(file: Path, size_hw: tuple[int, int], name: str) -> list[LabelledObject]:
+    """Read `left top right bottom`, one box per line."""
+    objects = []
+    for line in filter(str.strip, read_lines(file)):
         try:
             left, top, right, bottom = map(float, line.replace(",", " ").split())
         except ValueError:
@@ -265,31 +259,24 @@ def _boxes(file: Path, size_hw: tuple[int, int], name: str) -> list[FoundObject]
                 f"{file}: {line[:60]!r} is no box in an image of {size_hw[1]} x {size_hw[0]} pixels: left must be "
                 "smaller than right, top smaller than bottom, and all inside the image. Correct it."
             )
-        found.append(FoundObject(name, (left, top, right - left, bottom - top)))
-    if not found:
+        objects.append(LabelledObject(name, (left, top, right - left, bottom - top)))
+    if not objects:
         raise DataError(f"{file} is empty: `left top right bottom` in pixels is needed. Add a box, or remove the file.")
-    return found
+    return objects
 
 
 def _check_classes(
     builder: CocoBuilder, root: Path, counts: Counter[str], categories: Sequence[Category] | None
 ) -> None:
-    """Note folders without examples, and classes that the annotated targets do not have."""
+    """Report folders without examples, and classes that the annotated targets do not have."""
     folders = sorted(path.name.strip() for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     for name in folders:
         if name not in counts and not builder.problems:
             builder.problems.append(f"{root / name} holds no example image. Add one, or remove the folder. {_HINT}")
     if categories is not None:
-        known = {category.name for category in categories}
+        names = {category.name for category in categories}
         builder.problems += [
-            f"The class {name!r} of {root} is not among those of the annotated targets: {', '.join(sorted(known))}. "
+            f"The class {name!r} of {root} is not among those of the annotated targets: {', '.join(sorted(names))}. "
             "Rename the folder, or add the class there."
-            for name in sorted(set(counts) - known)
+            for name in sorted(set(counts) - names)
         ]
-
-
-def _number_shots(document: Json) -> None:
-    seen: Counter[int] = Counter()
-    for entry in document["annotations"]:
-        entry["shot_index"] = seen[entry["category_id"]]
-        seen[entry["category_id"]] += 1

@@ -22,7 +22,6 @@ Pick = tuple[ImageId, int]
 """(image id, annotation id)."""
 
 _MAX_BYTES = 64 << 20
-_LAYOUT = 'a dictionary {category id: [{"img_id": ..., "ann_ids": [...]}, ...]} is needed'
 
 
 def convert_reference_pickle(*, pickle_file: Path, dataset: CocoDataset) -> Converted:
@@ -99,29 +98,26 @@ def load_plain(path: Path) -> Any:
 
 def _read_lists(content: Any, path: Path) -> tuple[dict[int | str, list[Pick]], list[str]]:
     """Check the layout and return the picks per category key, and notes. Values are never printed: they may be huge."""
-    if not isinstance(content, dict) or not content:
-        raise DataError(f"{path} holds a {type(content).__name__}: {_LAYOUT}. Name a few-shot list.")
     lists: dict[int | str, list[Pick]] = {}
     surplus = 0
-    for key, entries in content.items():
-        if type(key) not in (int, str) or not isinstance(entries, list | tuple):
-            raise DataError(f"{path} has a key or a value of the wrong kind: {_LAYOUT}. Name a few-shot list.")
-        lists[key] = []
-        for index, entry in enumerate(entries):
-            image_id, annotation_ids = _fields(entry)
-            if not is_image_id(image_id) or not annotation_ids or type(annotation_ids[0]) is not int:
-                raise DataError(f"{path}: entry {index} of category {key!r} is malformed: {_LAYOUT}.")
-            lists[key].append((image_id, annotation_ids[0]))
-            surplus += len(annotation_ids) - 1
+    try:
+        for key, entries in content.items():
+            lists[key] = [(entry["img_id"], entry["ann_ids"][0]) for entry in entries]
+            surplus += sum(len(entry["ann_ids"]) - 1 for entry in entries)
+    except (AttributeError, TypeError, KeyError, IndexError):
+        lists = {}
+    is_valid = all(
+        type(key) in (int, str) and is_image_id(image_id) and type(annotation_id) is int
+        for key, picks in lists.items()
+        for image_id, annotation_id in picks
+    )
+    if not lists or not is_valid:
+        raise DataError(
+            f'{path} is no few-shot list: a dictionary {{category id: [{{"img_id": ..., "ann_ids": [...]}}, ...]}} is '
+            "needed."
+        )
     note = f"{surplus} further annotation(s) of an entry left out: only the first of an entry is used there as well"
     return lists, [note] if surplus else []
-
-
-def _fields(entry: Any) -> tuple[Any, Sequence[Any]]:
-    """Return an entry's image id and annotation ids; no ids where it is malformed."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("ann_ids"), list | tuple):
-        return None, ()
-    return entry.get("img_id"), entry["ann_ids"]
 
 
 def _instances(

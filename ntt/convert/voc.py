@@ -1,11 +1,11 @@
-"""Pascal VOC XML files, one an image, to COCO.
+"""Pascal VOC XML files, one per image, to COCO.
 
 Boxes: VOC counts pixels from 1 and includes the last one, so xmin..xmax covers xmax - xmin + 1 pixels and begins at
 xmin - 1. Some tools write the same XML with corners counted from 0, the far one exclusive; `zero_based` reads those.
 
 Difficult objects: VOC's evaluation neither wants them found nor counts a detection on them as wrong, however many
-there are. In COCO's evaluation only `iscrowd` does that (`ignore` is overwritten by it), so they become crowd regions;
-they are then no references either. `difficult` and `truncated` are kept as further keys.
+there are. In COCO's evaluation only `iscrowd` does that (it overwrites `ignore`), so they become crowd regions, and are
+no references either. `difficult` and `truncated` are kept as further keys.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
-from ntt.convert.base import Box, CocoBuilder, Converted, FoundObject, ImageFolder, files_below
+from ntt.convert.base import Box, CocoBuilder, Converted, ImageFolder, LabelledObject, files_below, read_lines
 from ntt.errors import DataError
 from ntt.types import Category
 
@@ -37,8 +37,8 @@ def convert_voc(
     Args:
         annotations: folder of the XML files.
         images: folder of the images.
-        list_file: a list of image names without ending, one a line, such as ImageSets/Main/test.txt; a second word of
-            a line is passed over. None: every XML file.
+        list_file: a list of image names without ending, one per line, such as ImageSets/Main/test.txt; a second word
+            of a line is passed over. None: every XML file.
         categories: classes to keep, with their ids; None: all that occur, numbered by name.
         difficult: what becomes of difficult objects. "crowd": crowd regions, as VOC's evaluation treats them;
             "keep": ordinary objects; "drop": left out.
@@ -49,12 +49,19 @@ def convert_voc(
     """
     files = files_below(annotations, ".xml")
     if list_file is not None:
-        files = _chosen(files, list_file)
+        files = _listed(files, list_file)
     folder = ImageFolder(images)
     builder = CocoBuilder(images, categories)
     for file in files:
         try:
-            _add(builder, folder, file, annotations, difficult, zero_based)
+            tree = read_xml(file)
+            path = folder.find(tree.findtext("filename"), annotation_file=file, annotation_root=annotations)
+            objects = [
+                _object(element, f"{file}: object {number}", zero_based)
+                for number, element in enumerate(tree.findall("object"), start=1)
+            ]
+            image = builder.add_image(path, _size(tree), stated_by=file)
+            builder.add_objects(image, _treated(objects, difficult, builder))
         except DataError as error:
             builder.problems.append(str(error))
     return builder.finish(annotations)
@@ -66,13 +73,9 @@ def read_list(list_file: Path) -> list[str]:
     Raises:
         DataError: if it cannot be read or is empty.
     """
-    try:
-        lines = list_file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The list {list_file} cannot be read: {error}. A text file is needed.") from error
-    names = [line.split()[0] for line in lines if line.strip()]
+    names = [line.split()[0] for line in read_lines(list_file) if line.strip()]
     if not names:
-        raise DataError(f"The list {list_file} is empty: one image name a line is needed. Add the names.")
+        raise DataError(f"The list {list_file} is empty: one image name per line is needed. Add the names.")
     return names
 
 
@@ -84,10 +87,11 @@ class _NoDoctype(TreeBuilder):
 
 
 def read_xml(path: Path) -> Element:
-    """Parse an XML file of unknown origin.
+    """Parse a VOC file of unknown origin.
 
     Raises:
-        DataError: if it cannot be read, is not XML, has a document type declaration, or is larger than 16 MiB.
+        DataError: if it cannot be read, is not XML with the root <annotation>, has a document type declaration, or is
+            larger than 16 MiB.
     """
     try:
         data = path.read_bytes()
@@ -101,10 +105,12 @@ def read_xml(path: Path) -> Element:
         root: Element = parser.close()
     except (ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise DataError(f"{path} is not usable XML: {error}. Export the annotation again.") from error
+    if root.tag != "annotation":
+        raise DataError(f"{path} begins with <{root.tag}>, a VOC file begins with <annotation>. Remove or replace it.")
     return root
 
 
-def _chosen(files: Sequence[Path], list_file: Path) -> list[Path]:
+def _listed(files: Sequence[Path], list_file: Path) -> list[Path]:
     by_stem = {path.stem: path for path in files}
     names = list(dict.fromkeys(read_list(list_file)))
     missing = [name for name in names if name not in by_stem]
@@ -116,54 +122,36 @@ def _chosen(files: Sequence[Path], list_file: Path) -> list[Path]:
     return [by_stem[name] for name in names]
 
 
-def _add(
-    builder: CocoBuilder, folder: ImageFolder, file: Path, root: Path, difficult: DifficultMode, zero_based: bool
-) -> None:
-    """Enter one XML file."""
-    tree = read_xml(file)
-    if tree.tag != "annotation":
-        raise DataError(f"{file} begins with <{tree.tag}>, a VOC file begins with <annotation>. Remove or replace it.")
-    beside = file.parent.relative_to(root).as_posix()
-    path = folder.find(tree.findtext("filename"), beside="" if beside == "." else beside, stem=file.stem)
-    if path is None:
-        raise DataError(
-            f"{file}: there is no image {tree.findtext('filename')!r} or {file.stem}.* in {folder.root}. Put it there, "
-            "or name another image folder."
-        )
-    objects = [
-        _object(element, f"{file}: object {n}", zero_based) for n, element in enumerate(tree.findall("object"), 1)
-    ]
-    image = builder.add_image(path, _size(tree), said_by=file)
-    if any(min(one.bbox_xywh[:2]) < 0 for one in objects):
+def _treated(objects: Sequence[LabelledObject], difficult: DifficultMode, builder: CocoBuilder) -> list[LabelledObject]:
+    """Mark difficult objects or leave them out, as `difficult` says."""
+    if any(min(labelled.bbox_xywh[:2]) < 0 for labelled in objects):
         builder.note(
             "image(s) with a box that begins before the first pixel: if the corners are counted from 0, convert with "
             "--zero-based"
         )
-    kept = [_treated(one, difficult) for one in objects]
-    if None in kept:
-        builder.note("difficult object(s) left out", kept.count(None))
-    builder.add_objects(image, [one for one in kept if one is not None])
-
-
-def _treated(one: FoundObject, difficult: DifficultMode) -> FoundObject | None:
-    """Mark a difficult object as `difficult` says; None leaves it out."""
-    if not one.extras["difficult"] or difficult == "keep":
-        return one
-    return None if difficult == "drop" else replace(one, extras={**one.extras, "iscrowd": 1, "ignore": 1})
+    treated = []
+    for labelled in objects:
+        if not labelled.extras["difficult"] or difficult == "keep":
+            treated.append(labelled)
+        elif difficult == "crowd":
+            treated.append(replace(labelled, extras={**labelled.extras, "iscrowd": 1, "ignore": 1}))
+        else:
+            builder.note("difficult object(s) left out")
+    return treated
 
 
 def _size(tree: Element) -> tuple[int, int] | None:
     """Return height and width; None where the file has none, as some tools write 0."""
-    size = tuple(_whole(tree.findtext(f"size/{key}")) for key in ("height", "width"))
-    return (size[0], size[1]) if min(size) > 0 else None
+    height, width = (_whole(tree.findtext(f"size/{key}")) for key in ("height", "width"))
+    return (height, width) if min(height, width) > 0 else None
 
 
-def _object(element: Element, where: str, zero_based: bool) -> FoundObject:
+def _object(element: Element, where: str, zero_based: bool) -> LabelledObject:
     name = (element.findtext("name") or "").strip()
     if not name:
         raise DataError(f"{where} has no <name>, the class is needed. Add it.")
     extras = {key: int(_whole(element.findtext(key)) > 0) for key in ("difficult", "truncated")}
-    return FoundObject(name, _box(element, f"{where} ({name})", zero_based), extras=extras)
+    return LabelledObject(name, _box(element, f"{where} ({name})", zero_based), extras=extras)
 
 
 def _box(element: Element, where: str, zero_based: bool) -> Box:

@@ -1,4 +1,4 @@
-"""YOLO text files, one an image, to COCO.
+"""YOLO text files, one per image, to COCO.
 
 A line is `class cx cy w h` (a box: centre and size) or `class x1 y1 x2 y2 x3 y3 ...` (an outline), all as fractions of
 the image's width and height. Sizes are those of the image turned upright, as the tools that write these files see it.
@@ -11,19 +11,19 @@ from pathlib import Path
 
 import yaml
 
-from ntt.convert.base import CocoBuilder, Converted, FoundObject, image_files, polygon_box
+from ntt.convert.base import Box, CocoBuilder, Converted, LabelledObject, image_files, polygon_box, read_lines
 from ntt.errors import DataError
 from ntt.types import Category
 
 _TOLERANCE = 0.01
-"""How far a fraction may lie outside [0, 1] and still be a rounding, or a box clipped a little late."""
+"""How far a fraction may lie outside [0, 1] and still be rounding, or a box clipped a little late."""
 
 _MAX_NAMES_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class YoloPlaces:
-    """Where a set in one of the usual layouts lies."""
+    """Where images, labels and class names of a set lie."""
 
     images: Path
     labels: Path
@@ -33,8 +33,8 @@ class YoloPlaces:
 def find_places(root: Path, subset: str) -> YoloPlaces:
     """Find images, labels and class names of one subset below a folder.
 
-    Known layouts are images/SUBSET with labels/SUBSET, SUBSET/images with SUBSET/labels, and images with labels where
-    `subset` is "all". Class names lie in data.yaml, another .yaml file, classes.txt or obj.names.
+    Layouts looked for are images/SUBSET with labels/SUBSET, SUBSET/images with SUBSET/labels, and images with labels
+    where `subset` is "all". Class names lie in data.yaml, another .yaml file, classes.txt or obj.names.
 
     Raises:
         DataError: if they are not there.
@@ -46,12 +46,12 @@ def find_places(root: Path, subset: str) -> YoloPlaces:
             return YoloPlaces(root / images, root / labels, _names_file(root))
     tried = " or ".join(f"{images}/ with {labels}/" for images, labels in options)
     raise DataError(
-        f"{root} has no {tried}. Choose another --subset, or name the places with --images, --labels and --names."
+        f"{root} has no {tried}. Choose another --subset, or name the folders with --images, --labels and --names."
     )
 
 
 def read_names(names_file: Path) -> dict[int, str]:
-    """Read class names: the `names` of a data.yaml, or one name a line.
+    """Read class names: the `names` of a data.yaml, or one name per line.
 
     Returns:
         YOLO's class number -> name.
@@ -59,17 +59,13 @@ def read_names(names_file: Path) -> dict[int, str]:
     Raises:
         DataError: if there are none, or a name occurs twice.
     """
-    try:
-        data = names_file.read_bytes()[: _MAX_NAMES_BYTES + 1]
-        text = data.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The file of class names {names_file} cannot be read: {error}. Name another one.") from error
-    if len(data) > _MAX_NAMES_BYTES:
+    lines = read_lines(names_file)
+    if names_file.stat().st_size > _MAX_NAMES_BYTES:
         raise DataError(f"The file of class names {names_file} has more than {_MAX_NAMES_BYTES} bytes. Name another.")
     if names_file.suffix.lower() in (".yaml", ".yml"):
-        names = _names_in_yaml(text, names_file)
+        names = _names_in_yaml("\n".join(lines), names_file)
     else:
-        names = dict(enumerate(line.strip() for line in text.splitlines() if line.strip()))
+        names = dict(enumerate(line.strip() for line in lines if line.strip()))
     if not names or len(set(names.values())) < len(names):
         raise DataError(
             f"{names_file} lists the class names {list(names.values())}: at least one is needed, each once. Correct it."
@@ -101,18 +97,18 @@ def convert_yolo(*, images: Path, labels: Path, names: dict[int, str]) -> Conver
                 builder.add_objects(image, _objects(file, names, image["height"], image["width"]))
         except DataError as error:
             builder.problems.append(str(error))
-    unused = [path for path in labels.rglob("*.txt") if path not in used and path.name not in ("classes.txt",)]
+    unused = [path for path in labels.rglob("*.txt") if path not in used and path.name != "classes.txt"]
     if unused:
         builder.note(f"label file(s) without an image, the first being {min(unused)}", len(unused))
     return builder.finish(labels)
 
 
 def _names_file(root: Path) -> Path:
-    named = [root / name for name in ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")]
-    found = [path for path in (*named, *sorted(root.glob("*.yaml")), root / "labels/classes.txt") if path.is_file()]
-    if not found:
-        raise DataError(f"{root} has no data.yaml and no classes.txt. Name the file of class names with --names.")
-    return found[0]
+    usual = [root / name for name in ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")]
+    for path in (*usual, *sorted(root.glob("*.yaml")), root / "labels/classes.txt"):
+        if path.is_file():
+            return path
+    raise DataError(f"{root} has no data.yaml and no classes.txt. Name the file of class names with --names.")
 
 
 def _names_in_yaml(text: str, path: Path) -> dict[int, str]:
@@ -133,19 +129,15 @@ def _names_in_yaml(text: str, path: Path) -> dict[int, str]:
     return {number: name.strip() for number, name in sorted(names.items())}
 
 
-def _objects(file: Path, names: dict[int, str], height: int, width: int) -> list[FoundObject]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read: {error}. A text file is needed.") from error
+def _objects(file: Path, names: dict[int, str], height: int, width: int) -> list[LabelledObject]:
     return [
         _object(line.split(), f"{file}, line {number}", names, height, width)
-        for number, line in enumerate(lines, start=1)
+        for number, line in enumerate(read_lines(file), start=1)
         if line.strip()
     ]
 
 
-def _object(words: Sequence[str], where: str, names: dict[int, str], height: int, width: int) -> FoundObject:
+def _object(words: Sequence[str], where: str, names: dict[int, str], height: int, width: int) -> LabelledObject:
     try:
         number, values = int(words[0]), [float(word) for word in words[1:]]
     except ValueError:
@@ -163,12 +155,12 @@ def _object(words: Sequence[str], where: str, names: dict[int, str], height: int
             "Divide x by the width and y by the height."
         )
     if len(values) == 4:
-        return FoundObject(names[number], _box(values, height, width))
-    polygon = [round(value * (height if place % 2 else width), 3) for place, value in enumerate(values)]
-    return FoundObject(names[number], polygon_box([polygon]), [polygon])
+        return LabelledObject(names[number], _box(values, height, width))
+    polygon = [round(value * (height if index % 2 else width), 3) for index, value in enumerate(values)]
+    return LabelledObject(names[number], polygon_box([polygon]), [polygon])
 
 
-def _box(values: Sequence[float], height: int, width: int) -> tuple[float, float, float, float]:
+def _box(values: Sequence[float], height: int, width: int) -> Box:
     centre_x, centre_y, box_width, box_height = values
     left, top = (centre_x - box_width / 2) * width, (centre_y - box_height / 2) * height
     return (left, top, box_width * width, box_height * height)

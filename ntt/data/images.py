@@ -79,13 +79,13 @@ def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.array(image.convert("RGB"))
 
 
-def check_size(path: Path, size_hw: tuple[int, int], *, said_by: Path) -> None:
+def check_size(path: Path, size_hw: tuple[int, int], *, stated_by: Path) -> None:
     """Compare the size another file gives with the image's own: as it is stored, or turned upright.
 
     Args:
         path: the image.
-        size_hw: height and width in pixels, as `said_by` has them.
-        said_by: the file that says so, for the message.
+        size_hw: height and width in pixels, as `stated_by` has them.
+        stated_by: the file that says so, for the message.
 
     Raises:
         DataError: if the image has neither of these sizes, or cannot be read.
@@ -95,8 +95,8 @@ def check_size(path: Path, size_hw: tuple[int, int], *, said_by: Path) -> None:
             return
         found = _described_size(image)
     raise DataError(
-        f"{said_by} says that its image has {size_hw[1]} x {size_hw[0]} pixels, {path} has {found}. Put the image the "
-        f"annotations were drawn on there; if their coordinates fit this one, correct the size in {said_by.name}."
+        f"{stated_by} says that its image has {size_hw[1]} x {size_hw[0]} pixels, {path} has {found}. Put the image "
+        f"the annotations were drawn on there; if their coordinates fit this one, correct the size in {stated_by.name}."
     )
 
 
