@@ -216,7 +216,7 @@ def test_missing_folders_and_empty_classes(own: Path):
     with pytest.raises(DataError, match="There is no folder .*nowhere"):
         convert_targets(own / "nowhere", [])
     (own / "empty").mkdir()
-    with pytest.raises(DataError, match="no image was found"):
+    with pytest.raises(DataError, match="there is no image"):
         convert_targets(own / "empty", [Category(1, "disc")])
 
 
