@@ -305,7 +305,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path, go: Go):
     with pytest.raises(DataError, match="dataset.root=.*nowhere is not a folder"):
         go(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="Example images lie in one folder a class, such as references/boat/a.jpg"):
+    with pytest.raises(DataError, match="Example images lie in one folder per class, such as references/boat/a.jpg"):
         go(tmp_path / "empty")
 
 
