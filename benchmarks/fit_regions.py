@@ -22,11 +22,12 @@ from PIL import Image
 from ntt.data.coco import read_coco
 from ntt.data.images import read_image
 from ntt.data.masks import instance_mask
-from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0
+from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0, EfficientNetLite0Config
 from ntt.models.segmenters.regions.nodes import DESCRIPTORS
 from ntt.models.segmenters.regions.objectness import CLIP
-from ntt.models.segmenters.regions.segmenter import Regions, all_nodes
+from ntt.models.segmenters.regions.segmenter import Regions, RegionsConfig, all_nodes
 from ntt.ops.canvas import canvas_of, encoder_input
+from ntt.types import Placement
 
 MOSAIC_HW = (384, 512)
 # Log of the share of the image: single pixels, and the image itself, tell nothing about objects.
@@ -123,7 +124,7 @@ def main() -> None:
     for name in args.mosaics:
         tiles = pictures(args.folder / name)
         used += [mosaic for side in (2, 3) for mosaic in mosaics(tiles, side)]
-    regions, backbone = Regions(), EfficientNetLite0()
+    regions, backbone = RegionsConfig().build(Placement()), EfficientNetLite0Config().build(Placement())
     measured = [measure(picture, regions, backbone) for picture in used]
     values, iou = (np.concatenate(parts) for parts in zip(*measured, strict=True))
     mean, deviation = values.mean(axis=0), values.std(axis=0)

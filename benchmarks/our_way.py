@@ -7,13 +7,13 @@ import torch
 
 from benchmarks.parts import Clock, Shown
 from ntt.matchers.prototype import PrototypeMatcher
-from ntt.models.backbones import dinov2
-from ntt.models.backbones.dinov2 import Dinov2
+from ntt.models.backbones import vit
+from ntt.models.backbones.dinov2 import Dinov2, Dinov2Config
 from ntt.models.segmenters.sam2 import Sam2, segmenter
 from ntt.ops import candidates
 from ntt.ops.canvas import canvas_of, encoder_input
 from ntt.ops.pooling import pool_masks
-from ntt.types import Category, Detections, Proposals, Prototypes
+from ntt.types import Category, Detections, Placement, Proposals, Prototypes
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def load_models(shown: Shown) -> OurModels:
     """Read the weights of both models, and encode one image each so that no first call is timed."""
     if shown.emulate:
         # Leave the precision as asked for, whatever the CPU can do.
-        for module in (segmenter, dinov2):
+        for module in (segmenter, vit):
             vars(module)["effective_precision"] = lambda precision, device: precision
     sam2 = Sam2(
         checkpoint=shown.sam2_weights,
@@ -39,7 +39,8 @@ def load_models(shown: Shown) -> OurModels:
         device=shown.device,
     )
     backbone = Dinov2(
-        model=shown.dinov2_model, weights=shown.dinov2_weights, precision=shown.precision, device=shown.device
+        Dinov2Config(model=shown.dinov2_model, weights=str(shown.dinov2_weights)),
+        Placement(precision=shown.precision, device=shown.device),
     )
     backbone.encode(torch.zeros(1, 3, backbone.input_size, backbone.input_size))
     sam2._image_terms(torch.zeros(3, *sam2.canvas_hw(1, 1)))

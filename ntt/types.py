@@ -241,7 +241,7 @@ class Placement:
         weights_root: folder of downloaded checkpoints.
     """
 
-    device: str
-    precision: str
-    compile: bool
-    weights_root: Path
+    device: str = "cpu"
+    precision: str = "float32"
+    compile: bool = False
+    weights_root: Path = Path("checkpoints")

@@ -92,8 +92,8 @@ def test_images_of_any_size(repo: Path, weights: Path, tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--input-size", "40"], "input_size=40 cannot be used with dinov2_vits14.* 28 or 42"),
-        (["--input-size", "0"], "input_size=0 cannot be used"),
+        (["--input-size", "40"], "input_size=40 is not a positive multiple of the patch size 14.* 28 or 42"),
+        (["--input-size", "0"], "input_size=0 is not a positive multiple"),
         (["--tolerance", "-1"], "--tolerance=-1.0 is not possible: 0 or more is allowed"),
         (["--tolerance", "nan"], "--tolerance=nan is not possible"),
         (["--model", "dinov3"], "'dinov3' is no DINOv2 model. Use one of"),

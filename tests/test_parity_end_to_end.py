@@ -36,7 +36,7 @@ from sam2_package import Features, one_thread, package_decode, package_model, sa
 from ntt.base.distributed import ProcessGroup
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.matchers.prototype import PrototypeMatcher
-from ntt.models.backbones.dinov2 import Dinov2
+from ntt.models.backbones.dinov2 import Dinov2, Dinov2Config
 from ntt.models.box_masks import ReferenceMasks
 from ntt.models.segmenters.base import Segmenter
 from ntt.models.segmenters.sam2 import Sam2
@@ -47,7 +47,7 @@ from ntt.stages.matching import match_images
 from ntt.stages.memory import fill_memory
 from ntt.stages.prototypes import build_prototypes
 from ntt.store.store import Store
-from ntt.types import Detections, ImageRecord, Proposals, Prototypes, ReferenceSet
+from ntt.types import Detections, ImageRecord, Placement, Proposals, Prototypes, ReferenceSet
 
 pytestmark = pytest.mark.parity
 
@@ -103,7 +103,7 @@ def scene(shared_dir: Path, golden_dir: Path, tmp_path_factory: pytest.TempPathF
     folder, data = tmp_path_factory.mktemp("end_to_end"), shared_dir / "data" / "coco_dev"
     weights, store = folder / "dinov2_vits14_pretrain.pth", Store(folder / "store")
     torch.save(filled_tensors(meta_shapes()), weights)
-    backbone = Dinov2(model="dinov2_vits14", weights=weights, device=device)
+    backbone = Dinov2Config(model="dinov2_vits14", weights=str(weights)).build(Placement(device=device))
     memory = fill_memory(
         references=recorded_references(
             read_coco(data / "annotations" / "references.json", data / "images"), golden_dir

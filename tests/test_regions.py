@@ -17,9 +17,13 @@ from ntt.models.segmenters.regions.leaves import Leaves, find_leaves
 from ntt.models.segmenters.regions.nodes import DESCRIPTORS, measure_nodes
 from ntt.models.segmenters.regions.objectness import COEFFICIENTS, INTERCEPT, objectness
 from ntt.models.segmenters.regions.segmenter import all_nodes
-from ntt.models.segmenters.regions.selection import MAX_IOU, SIZE_ENDS, SIZE_PARTS, choose, distinct, overlaps
+from ntt.models.segmenters.regions.selection import MAX_IOU, SIZE_ENDS, SIZE_PARTS, distinct, overlaps, select
 from ntt.models.segmenters.regions.trees import LINKAGES, Linkage, build_tree
 from ntt.types import Placement
+
+
+def _regions(**settings) -> Regions:
+    return RegionsConfig(name="regions", **settings).build(Placement())
 
 
 def _features(*, channels: int = 6, side: int = 7, seed: int = 0) -> torch.Tensor:
@@ -156,33 +160,33 @@ def test_distinct_keeps_at_the_threshold_and_drops_above() -> None:
     assert distinct(members[:0], area, max_iou=0.5, limit=9).tolist() == []
 
 
-def test_choose_orders_by_score_and_hands_on_free_places() -> None:
+def test_select_orders_by_score_and_hands_on_free_places() -> None:
     assert sum(SIZE_PARTS) == pytest.approx(1.0)
     assert len(SIZE_ENDS) == len(SIZE_PARTS) == len(MAX_IOU)
     members = np.eye(5, dtype=bool)
     # Two leaves of more than 2 % of the image, three below 0.1 %: the large ones leave places to the small ones.
     area = np.array([500.0, 490.0, 0.5, 0.5, 0.5])
     score = np.array([0.2, 0.9, 0.5, 0.5, 0.1], dtype=np.float32)
-    assert choose(members, area, score, canvas_px=10000, max_masks=100).tolist() == [1, 2, 3, 0, 4]
+    assert select(members, area, score, canvas_px=10000, max_masks=100).tolist() == [1, 2, 3, 0, 4]
 
 
-def test_choose_respects_the_budget_and_breaks_ties_by_order() -> None:
+def test_select_respects_the_budget_and_breaks_ties_by_order() -> None:
     members = np.eye(40, dtype=bool)
-    chosen = choose(members, np.full(40, 1.0), np.full(40, 0.5, np.float32), canvas_px=2000, max_masks=10)
-    assert chosen.tolist() == list(range(10))
+    selected = select(members, np.full(40, 1.0), np.full(40, 0.5, np.float32), canvas_px=2000, max_masks=10)
+    assert selected.tolist() == list(range(10))
 
 
 def test_contract_and_fingerprint() -> None:
-    regions: Segmenter = Regions()
+    regions: Segmenter = _regions()
     assert regions.name == "regions"
     fingerprint = json.loads(json.dumps(regions.fingerprint))
-    assert fingerprint["name"] == "regions"
+    assert fingerprint["kind"] == "regions"
     assert fingerprint["max_masks"] == 1000
-    assert dict(Regions(leaves=900).fingerprint) != dict(regions.fingerprint)
+    assert dict(_regions(leaves=900).fingerprint) != dict(regions.fingerprint)
 
 
 def test_canvas_keeps_the_aspect_ratio() -> None:
-    regions = Regions()
+    regions = _regions()
     assert regions.canvas_hw(480, 640) == (384, 512)
     assert regions.canvas_hw(8, 8) == (512, 512)
     assert regions.canvas_hw(5000, 10) == (512, 8)
@@ -190,7 +194,7 @@ def test_canvas_keeps_the_aspect_ratio() -> None:
 
 def test_finds_a_square() -> None:
     canvas, mask = _square_on_grey(128, 128)
-    proposals = Regions(canvas_side=128, mask_side=128).propose(canvas, _features())
+    proposals = _regions(canvas_side=128, mask_side=128).propose(canvas, _features())
     inside = proposals.logits_Nhw > 0
     iou = (inside & mask).sum(dim=(1, 2)) / (inside | mask).sum(dim=(1, 2))
     assert float(iou.max()) > 0.9
@@ -206,7 +210,7 @@ def test_every_proposal_is_connected_and_distinct() -> None:
     from scipy.ndimage import label
 
     canvas = torch.rand(3, 40, 56, generator=torch.Generator().manual_seed(1))
-    proposals = Regions(canvas_side=64, mask_side=56, leaves=60).propose(canvas, _features())
+    proposals = _regions(canvas_side=64, mask_side=56, leaves=60).propose(canvas, _features())
     masks = (proposals.logits_Nhw > 0).numpy()
     assert masks.shape[1:] == (40, 56)
     assert all(label(mask)[1] == 1 for mask in masks)
@@ -217,13 +221,13 @@ def test_every_proposal_is_connected_and_distinct() -> None:
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 64), (64, 8), (9, 33)])
 def test_odd_shapes_work(height: int, width: int) -> None:
     canvas = torch.rand(3, height, width, generator=torch.Generator().manual_seed(2))
-    proposals = Regions(canvas_side=64, mask_side=64).propose(canvas, _features(side=1 if height == 8 else 3))
+    proposals = _regions(canvas_side=64, mask_side=64).propose(canvas, _features(side=1 if height == 8 else 3))
     assert len(proposals.logits_Nhw) == len(proposals.predicted_iou_N) > 0
     assert bool(torch.isfinite(proposals.predicted_iou_N).all())
 
 
 def test_an_image_of_one_colour_gives_the_whole_image() -> None:
-    proposals = Regions(canvas_side=64, mask_side=32).propose(torch.full((3, 48, 64), 0.3), _features())
+    proposals = _regions(canvas_side=64, mask_side=32).propose(torch.full((3, 48, 64), 0.3), _features())
     assert proposals.logits_Nhw.shape == (1, 24, 32)
     assert bool((proposals.logits_Nhw > 0).all())
     assert proposals.predicted_iou_N.tolist() == [0.5]
@@ -231,7 +235,7 @@ def test_an_image_of_one_colour_gives_the_whole_image() -> None:
 
 def test_same_output_whatever_the_number_of_threads() -> None:
     canvas = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(3))
-    regions = Regions(canvas_side=64, mask_side=64, leaves=200)
+    regions = _regions(canvas_side=64, mask_side=64, leaves=200)
     threads = torch.get_num_threads()
     results = []
     try:
@@ -247,32 +251,21 @@ def test_same_output_whatever_the_number_of_threads() -> None:
 
 def test_limits_of_number_and_objectness() -> None:
     canvas = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(4))
-    everything = Regions(canvas_side=64, mask_side=64, leaves=100).propose(canvas, _features()).predicted_iou_N
-    few = Regions(canvas_side=64, mask_side=64, leaves=100, max_masks=7).propose(canvas, _features())
+    everything = _regions(canvas_side=64, mask_side=64, leaves=100).propose(canvas, _features()).predicted_iou_N
+    few = _regions(canvas_side=64, mask_side=64, leaves=100, max_masks=7).propose(canvas, _features())
     assert 0 < len(few.predicted_iou_N) <= 7 < len(everything)
     threshold = float(everything.median())
-    above = Regions(canvas_side=64, mask_side=64, leaves=100, min_objectness=threshold).propose(canvas, _features())
+    above = _regions(canvas_side=64, mask_side=64, leaves=100, min_objectness=threshold).propose(canvas, _features())
     assert 0 < len(above.predicted_iou_N) < len(everything)
     assert float(above.predicted_iou_N.min()) > threshold
-    none = Regions(canvas_side=64, mask_side=64, leaves=100, min_objectness=0.999).propose(canvas, _features())
+    none = _regions(canvas_side=64, mask_side=64, leaves=100, min_objectness=0.999).propose(canvas, _features())
     assert none.logits_Nhw.shape == (0, 64, 64)
     assert none.predicted_iou_N.shape == (0,)
 
 
-def test_all_problems_with_settings_are_reported_at_once() -> None:
-    with pytest.raises(ConfigError) as caught:
-        Regions(canvas_side=100, mask_side=200, leaves=1, max_masks=0, min_objectness=1.0)
-    message = str(caught.value)
-    assert "4 problems" in message
-    assert "segmenter.leaves=1: it must be at least 2" in message
-    assert "segmenter.max_masks=0: it must be at least 1. Raise it, or leave it out: 1000 is the default." in message
-    assert "segmenter.mask_side=200 is larger than segmenter.canvas_side=100" in message
-    assert "segmenter.min_objectness=1.0: it must be in [0, 1)" in message
-
-
-def test_config_builds_with_its_defaults() -> None:
-    placement = Placement(device="cpu", precision="float32", compile=False, weights_root=Path("weights"))
-    assert dict(RegionsConfig(name="regions").build(placement).fingerprint) == dict(Regions().fingerprint)
+def test_masks_finer_than_the_canvas_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"segmenter\.mask_side=200 is larger than segmenter\.canvas_side=100"):
+        _regions(canvas_side=100, mask_side=200)
 
 
 def test_nodes_of_all_hierarchies_share_their_leaves(quarters: Leaves) -> None:
@@ -287,13 +280,13 @@ def test_proposals_on_a_real_image(shared_dir: Path) -> None:
     from scipy.stats import spearmanr
 
     from ntt.data.coco import read_coco
-    from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0
+    from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0Config
     from ntt.ops.canvas import canvas_of, encoder_input
 
     root = shared_dir / "data" / "fruits_nuts_dev"
     dataset = read_coco(root / "annotations" / "targets.json", root / "images")
     record = next(iter(dataset.images.values()))
-    regions, backbone = Regions(), EfficientNetLite0()
+    regions, backbone = _regions(), EfficientNetLite0Config().build(Placement())
     image = np.asarray(Image.open(record.path).convert("RGB"))
     canvas = canvas_of(image, regions.canvas_hw(record.height, record.width))
     proposals = regions.propose(canvas, backbone.encode(encoder_input(canvas, backbone.input_size))[0])

@@ -29,13 +29,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def _encoder(*, placement: Placement | None = None, weights: Path | None = None, **settings) -> TimmVit:
+    settings = {"name": "timm", "model": TINY, "weights": None if weights is None else str(weights), **settings}
+    return TimmVitConfig(**settings).build(placement or Placement())
+
+
 def _images(side: int) -> torch.Tensor:
     return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
 @torch.no_grad()
 def test_features_are_timms_patch_tokens_at_the_models_own_size(tiny: Path) -> None:
-    encoder = TimmVit(model=TINY, weights=tiny)
+    encoder = _encoder(weights=tiny)
     assert (encoder.name, encoder.input_size, encoder.patch_size, encoder.feature_dim) == ("timm", 224, 16, 192)
     images = _images(224)
     network = timm.create_model(TINY, pretrained=False)
@@ -50,8 +55,8 @@ def test_features_are_timms_patch_tokens_at_the_models_own_size(tiny: Path) -> N
 def test_other_input_sizes_and_bfloat16(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     images = _images(48)
-    exact = TimmVit(model=TINY, weights=tiny, input_size=48).encode(images)
-    rough = TimmVit(model=TINY, weights=tiny, input_size=48, precision="bfloat16").encode(images)
+    exact = _encoder(weights=tiny, input_size=48).encode(images)
+    rough = _encoder(weights=tiny, input_size=48, placement=Placement(precision="bfloat16")).encode(images)
     assert exact.shape == rough.shape == (2, 192, 3, 3)
     assert rough.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(exact, rough, dim=1).min() > 0.98
@@ -69,14 +74,14 @@ def test_patches_of_averaging_models_are_normalised_too(tmp_path: Path, monkeypa
     network = _save(AVERAGING, path, num_classes=0)
     assert isinstance(network.norm, torch.nn.Identity)
     images = _images(224)
-    features = TimmVit(model=AVERAGING, weights=path).encode(images)
+    features = _encoder(model=AVERAGING, weights=path).encode(images)
     mean, std = (torch.tensor(network.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
     expected = network.fc_norm(network.forward_features((images - mean) / std))[:, 1:]
     torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
 
 
 def test_fingerprint_follows_the_weights(tiny: Path, tmp_path: Path) -> None:
-    encoder = TimmVit(model=TINY, weights=tiny)
+    encoder = _encoder(weights=tiny)
     fingerprint = dict(encoder.fingerprint)
     json.dumps(fingerprint)
     assert fingerprint["model"] == TINY
@@ -84,8 +89,8 @@ def test_fingerprint_follows_the_weights(tiny: Path, tmp_path: Path) -> None:
     state = torch.load(tiny, weights_only=True)
     state["norm.bias"] += 1
     torch.save(state, other)
-    changed = dict(TimmVit(model=TINY, weights=other).fingerprint)
-    assert {key for key in fingerprint if fingerprint[key] != changed[key]} == {"weights_sha256"}
+    changed = dict(_encoder(weights=other).fingerprint)
+    assert {key for key in fingerprint if fingerprint[key] != changed[key]} == {"weights"}
 
 
 def test_weights_of_timms_own_download_are_digested(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,10 +106,10 @@ def test_weights_of_timms_own_download_are_digested(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(timm, "create_model", filled)
     monkeypatch.delenv("NTT_OFFLINE", raising=False)
-    first, second = (TimmVit(model=TINY, pretrained=True, input_size=32) for _ in range(2))
+    first, second = (_encoder(pretrained=True, input_size=32) for _ in range(2))
     assert True not in asked
     assert first.fingerprint == second.fingerprint
-    assert len(first.fingerprint["weights_sha256"]) == 64
+    assert len(first.fingerprint["weights"]) == 64
     assert first.encode(_images(32)).shape == (2, 192, 2, 2)
     assert asked.count(True) == 2
 
@@ -120,43 +125,43 @@ def test_a_failed_download_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", unreachable)
     monkeypatch.delenv("NTT_OFFLINE", raising=False)
     with pytest.raises(WeightsError, match=f"timm could not supply the weights of {TINY}: no route. Check the name"):
-        TimmVit(model=TINY, pretrained=True).encode(_images(224))
+        _encoder(pretrained=True).encode(_images(224))
 
 
 def test_offline_forbids_timms_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NTT_OFFLINE", "1")
     with pytest.raises(WeightsError, match=r"backbone.pretrained=true downloads .* but NTT_OFFLINE switches network"):
-        TimmVit(model=TINY, pretrained=True)
+        _encoder(pretrained=True)
 
 
 def test_weights_must_come_from_somewhere_and_only_once(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"backbone.model={TINY} has no weights: set backbone.weights to a local"):
-        TimmVit(model=TINY)
+        _encoder()
     with pytest.raises(ConfigError, match=r"and backbone.pretrained=true exclude each other\. Set only one of them"):
-        TimmVit(model=TINY, weights=tiny, pretrained=True)
+        _encoder(weights=tiny, pretrained=True)
     with pytest.raises(WeightsError, match=r"The weights file .*none.pth of vit_tiny_patch16_224 does not exist"):
-        TimmVit(model=TINY, weights=tmp_path / "none.pth")
+        _encoder(weights=tmp_path / "none.pth")
 
 
 def test_unknown_names_get_similar_ones(tiny: Path) -> None:
     with pytest.raises(ConfigError, match=r"vit_tiny_patch16_225' is not known to timm .* vit_tiny_patch16_224"):
-        TimmVit(model="vit_tiny_patch16_225", weights=tiny)
+        _encoder(model="vit_tiny_patch16_225", weights=tiny)
 
 
 @pytest.mark.parametrize("model", ["resnet18", "swin_tiny_patch4_window7_224"])
 def test_other_architectures_are_refused(tiny: Path, model: str) -> None:
     with pytest.raises(ConfigError, match=f"backbone.model='{model}' is no plain vision transformer"):
-        TimmVit(model=model, weights=tiny)
+        _encoder(model=model, weights=tiny)
 
 
 def test_input_size_must_be_a_multiple_of_the_patch_size(tiny: Path) -> None:
-    with pytest.raises(ConfigError, match=r"backbone.input_size=100 cannot be used .* patch size 16\. Choose .* 96 or"):
-        TimmVit(model=TINY, weights=tiny, input_size=100)
+    with pytest.raises(ConfigError, match=r"backbone.input_size=100 is not a .* patch size 16\. Choose .* 96 or"):
+        _encoder(weights=tiny, input_size=100)
 
 
 def test_weights_of_another_model_are_refused(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"does not fit vit_small_patch16_224: (.|\n)* Give the file of that model"):
-        TimmVit(model="vit_small_patch16_224", weights=tiny).encode(_images(224))
+        _encoder(model="vit_small_patch16_224", weights=tiny).encode(_images(224))
     incomplete, strange = torch.load(tiny, weights_only=True), torch.load(tiny, weights_only=True)
     del incomplete["norm.bias"]
     strange["extra.weight"] = torch.zeros(1)
@@ -164,7 +169,7 @@ def test_weights_of_another_model_are_refused(tiny: Path, tmp_path: Path) -> Non
         path = tmp_path / f"{len(problem)}.pth"
         torch.save(state, path)
         with pytest.raises(WeightsError, match=f"does not fit {TINY}: {problem}"):
-            TimmVit(model=TINY, weights=path).encode(_images(224))
+            _encoder(weights=path).encode(_images(224))
 
 
 @pytest.mark.parametrize("reads_values", [False, True])
@@ -184,13 +189,7 @@ def test_networks_to_be_filled_draw_no_values_the_caller_would_miss(reads_values
 
 def test_building_leaves_the_random_stream_alone(tiny: Path) -> None:
     torch.manual_seed(5)
-    TimmVit(model=TINY, weights=tiny, input_size=32).encode(_images(32))
+    _encoder(weights=tiny, input_size=32).encode(_images(32))
     drawn = torch.rand(3)
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(3))
-
-
-def test_config_builds_the_encoder(tiny: Path, tmp_path: Path) -> None:
-    placement = Placement(device="cpu", precision="float32", compile=False, weights_root=tmp_path)
-    encoder = TimmVitConfig(name="timm", model=TINY, weights=str(tiny), input_size=32).build(placement)
-    assert encoder.encode(_images(32)).shape == (2, 192, 2, 2)

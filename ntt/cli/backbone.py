@@ -9,12 +9,12 @@ import torch
 from ntt.cli.output import echo
 from ntt.data.images import read_image, upright_size
 from ntt.errors import ConfigError
-from ntt.models.backbones.dinov2 import ImplementationComparison, compare_implementations
+from ntt.models.backbones.dinov2 import Dinov2Config, ImplementationComparison, compare_implementations
 from ntt.models.backbones.dinov2_checkpoint import PATCH_SIZE, VARIANTS, variant
 from ntt.models.backbones.vit import check_input_size
 from ntt.models.weights import DEFAULT_ROOT, locate
 from ntt.ops.canvas import canvas_of
-from ntt.types import ImageRecord
+from ntt.types import ImageRecord, Placement
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -49,12 +49,13 @@ def add_backbone_commands(subparsers: "Subparsers") -> None:
 
 def _compare(args: argparse.Namespace) -> int:
     variant(args.model)
-    check_input_size(args.input_size, PATCH_SIZE, backbone=args.model)
+    check_input_size(args.input_size, PATCH_SIZE)
     if not args.tolerance >= 0:
         raise ConfigError(f"--tolerance={args.tolerance} is not possible: 0 or more is allowed. Leave it out for 1e-4.")
+    weights = locate(args.model, args.root) if args.weights is None else args.weights
     found = compare_implementations(
-        model=args.model,
-        weights=locate(args.model, args.root) if args.weights is None else args.weights.expanduser(),
+        Dinov2Config(name=args.model, model=args.model, weights=str(weights), input_size=args.input_size),
+        Placement(),
         repo_dir=args.repo_dir.expanduser(),
         images_B3HW=_read(args.images, args.input_size),
     )

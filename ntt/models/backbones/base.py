@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ntt.base.settings import setting
 from ntt.types import Placement
 
 
@@ -38,7 +39,7 @@ class Backbone(Protocol):
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON-able facts that decide the output: model, digest of the weights, input size, layer, precision."""
+        """What decides the output, JSON-able: settings, digest of the weights, precision."""
         ...
 
     def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
@@ -49,15 +50,19 @@ class Backbone(Protocol):
 
         Returns:
             float32 [B, D, h, w] with h = w = input_size // patch_size, on the device of the weights.
+
+        Raises:
+            ValueError: if the input has another shape.
+            WeightsError: at the first call, if the weights are damaged or of another model.
         """
         ...
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
     """Base schema of the config group `backbone`."""
 
-    name: str = "???"
+    name: str = setting("???", decides=False)
     """Name of the option; it appears in run directories and tables."""
 
     def build(self, placement: Placement) -> Backbone:

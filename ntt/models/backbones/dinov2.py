@@ -4,10 +4,8 @@ Two implementations give the same features: timm's networks, filled from Meta's 
 install), and Meta's own code from a clone the user points at.
 """
 
-import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,29 +13,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ntt.base.settings import setting
 from ntt.errors import ConfigError, WeightsError
 from ntt.models.backbones.base import BackboneConfig
-from ntt.models.backbones.dinov2_checkpoint import PATCH_SIZE, Variant, require_model, to_timm_layout, variant
-from ntt.models.backbones.vit import check_input_size, normalise, tokens_to_map, without_values
-from ntt.models.device import autocast, effective_precision, resolve_device
-from ntt.models.weights import checked_digest, checkpoint, fetch_command, load_state_dict, locate
+from ntt.models.backbones.dinov2_checkpoint import PATCH_SIZE, VARIANTS, Variant, require_model, to_timm_layout, variant
+from ntt.models.backbones.vit import TokensOf, VisionTransformer, without_values
+from ntt.models.weights import DEFAULT_ROOT, checked_digest, checkpoint, fetch_command, load_state_dict, locate
 from ntt.types import Placement
 
-IMPLEMENTATIONS = ("timm", "official")
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-_LOG = logging.getLogger(__name__)
 
-TokensOf = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Dinov2Config(BackboneConfig):
     """Schema of the DINOv2 options."""
 
     SCHEMA: ClassVar[str] = "dinov2"
 
-    model: str = "dinov2_vitl14"
+    model: str = setting("dinov2_vitl14", one_of=tuple(VARIANTS))
     """dinov2_vits14, dinov2_vitb14, dinov2_vitl14 or dinov2_vitg14, each also with registers (suffix _reg4)."""
 
     weights: str | None = None
@@ -46,7 +37,7 @@ class Dinov2Config(BackboneConfig):
     input_size: int = 518
     """Side of the encoder's square input, pixels; a multiple of 14. 518 is what the models were trained for."""
 
-    implementation: str = "timm"
+    implementation: str = setting("timm", one_of=("timm", "official"))
     """timm, or official: Meta's own code from `repo_dir`."""
 
     repo_dir: str | None = None
@@ -54,146 +45,57 @@ class Dinov2Config(BackboneConfig):
 
     def build(self, placement: Placement) -> "Dinov2":
         """Construct the encoder."""
-        expected = None
-        if self.weights is None:
-            variant(self.model)
-            path = locate(self.model, placement.weights_root)
-            expected = checkpoint(self.model).sha256
-        else:
-            path = Path(self.weights).expanduser()
-        return Dinov2(
-            model=self.model,
-            weights=path,
-            expected_sha256=expected,
-            input_size=self.input_size,
-            device=placement.device,
-            precision=placement.precision,
-            compile=placement.compile,
-            implementation=self.implementation,
-            repo_dir=None if self.repo_dir is None else Path(self.repo_dir).expanduser(),
-            name=self.name,
-        )
+        return Dinov2(self, placement)
 
 
-class Dinov2:
+class Dinov2(VisionTransformer):
     """Patch tokens of a DINOv2 model after its final normalisation, as a feature map."""
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        weights: Path,
-        expected_sha256: str | None = None,
-        input_size: int = 518,
-        device: str = "cpu",
-        precision: str = "float32",
-        compile: bool = False,
-        implementation: str = "timm",
-        repo_dir: Path | None = None,
-        name: str | None = None,
-    ) -> None:
-        """Check the settings; the weights are read at the first call of `encode`.
+    kind = Dinov2Config.SCHEMA
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
 
-        Args:
-            model: one of the names in `ntt.models.backbones.dinov2_checkpoint.VARIANTS`.
-            weights: checkpoint file in Meta's layout.
-            expected_sha256: hex digest the file must have; None: any.
-            input_size: side of the square input in pixels, a positive multiple of 14.
-            device: auto, cpu, cuda, cuda:N or mps.
-            precision: float32, tf32, bfloat16 or float16.
-            compile: send the network through `torch.compile`.
-            implementation: "timm", or "official" for Meta's own code.
-            repo_dir: folder of a clone of Meta's repository, for "official" only.
-            name: of the config option; None: `model`.
+    def __init__(self, config: Dinov2Config, placement: Placement) -> None:
+        """Check the settings; the weights are read at the first call of `encode`.
 
         Raises:
             ConfigError: for a setting, or a combination of settings, that cannot be run.
             WeightsError: if the weights file does not exist.
         """
-        self._variant = variant(model)
-        check_input_size(input_size, PATCH_SIZE, backbone=model)
-        _check_implementation(implementation, repo_dir)
-        self._device = resolve_device(device)
-        self._precision = effective_precision(precision, self._device)
-        if not weights.is_file():
+        super().__init__(config, placement, input_size=config.input_size, patch_size=PATCH_SIZE)
+        self._variant = variant(config.model)
+        self.feature_dim = self._variant.feature_dim
+        self._repo_dir = None if config.repo_dir is None else Path(config.repo_dir).expanduser()
+        _check_implementation(config.implementation, self._repo_dir)
+        self._expected_sha256 = None
+        if config.weights is None:
+            self._weights = locate(config.model, placement.weights_root)
+            self._expected_sha256 = checkpoint(config.model).sha256
+        else:
+            self._weights = Path(config.weights).expanduser()
+        if not self._weights.is_file():
             raise WeightsError(
-                f"The weights file {weights} of {model} does not exist. Fetch the official one with "
-                f"`{fetch_command(model, Path('checkpoints'))}`, or set backbone.weights to your file."
+                f"The weights file {self._weights} of {config.model} does not exist. Fetch the official one with "
+                f"`{fetch_command(config.model, DEFAULT_ROOT)}`, or set backbone.weights to your file."
             )
-        self._weights = weights
-        self._expected_sha256 = expected_sha256
-        self._input_size = input_size
-        self._compile = compile
-        self._repo_dir = repo_dir
-        self._name = name or model
 
     @property
-    def name(self) -> str:
-        """Name of the config option that builds this encoder."""
-        return self._name
-
-    @property
-    def input_size(self) -> int:
-        """Side in pixels of the square images `encode` takes."""
-        return self._input_size
-
-    @property
-    def patch_size(self) -> int:
-        """Pixels of input per cell of the feature map, along each axis."""
-        return PATCH_SIZE
-
-    @property
-    def feature_dim(self) -> int:
-        """Channels of the feature map."""
-        return self._variant.feature_dim
+    def weights_digest(self) -> str:
+        """The sha256 of the file, which must be the official one where that is asked for."""
+        return checked_digest(self._weights, self._expected_sha256)
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON-able facts that decide the output. Reads the weights file, and refuses one of another sha256."""
-        return {
-            "name": self._variant.name,
-            "weights_sha256": checked_digest(self._weights, self._expected_sha256),
-            "input_size": self._input_size,
-            "layer": "patch tokens after the final norm",
-            "precision": self._precision,
-            "compile": self._compile,
-            "implementation": "timm" if self._repo_dir is None else "official",
-        }
+        """What decides the output; where Meta's code lies does not."""
+        return {**super().fingerprint, "repo_dir": None}
 
-    @torch.no_grad()
-    def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
-        """Encode images.
-
-        Args:
-            images_B3HW: float32 RGB in [0, 1], H = W = `input_size`.
-
-        Returns:
-            float32 [B, D, h, w] with h = w = input_size // 14, on the device of the weights.
-
-        Raises:
-            ValueError: if the input has another shape.
-            WeightsError: at the first call, if the weights are damaged or of another model.
-        """
-        images = normalise(
-            images_B3HW, side=self._input_size, mean=_IMAGENET_MEAN, std=_IMAGENET_STD, device=self._device
-        )
-        with autocast(self._precision, self._device):
-            tokens_BND = self._tokens_of(images)
-        return tokens_to_map(tokens_BND, self._input_size // PATCH_SIZE)
-
-    @cached_property
-    def _tokens_of(self) -> TokensOf:
+    def build(self) -> tuple[nn.Module, TokensOf]:
+        """Build the network from the checkpoint."""
         state = load_state_dict(self._weights, expected_sha256=self._expected_sha256)
         require_model(state, self._variant, self._weights)
-        rows = self._input_size // PATCH_SIZE
         if self._repo_dir is None:
-            network, tokens_of = _timm_network(self._variant, state, rows, self._weights)
-        else:
-            network, tokens_of = _official_network(self._variant, state, self._repo_dir, self._weights)
-        network.eval().requires_grad_(requires_grad=False).to(self._device)
-        _LOG.info("Built %s from %s on %s", self._variant.name, self._weights, self._device)
-        compiled: TokensOf = torch.compile(tokens_of) if self._compile else tokens_of
-        return compiled
+            return _timm_network(self._variant, state, self.input_size // PATCH_SIZE, self._weights)
+        return _official_network(self._variant, state, self._repo_dir, self._weights)
 
 
 @dataclass(frozen=True)
@@ -202,8 +104,8 @@ class ImplementationComparison:
 
     Attributes:
         max_abs_difference: largest absolute difference of any feature.
-        mean_abs_feature: mean absolute value of the features, to judge the difference by.
-        min_cosine: smallest cosine similarity of two tokens at the same place.
+        mean_abs_feature: mean absolute value of the features, to compare the difference with.
+        min_cosine: smallest cosine similarity of two tokens at the same position.
     """
 
     max_abs_difference: float
@@ -212,44 +114,22 @@ class ImplementationComparison:
 
 
 def compare_implementations(
-    *,
-    model: str,
-    weights: Path,
-    repo_dir: Path,
-    images_B3HW: torch.Tensor,
-    device: str = "cpu",
-    precision: str = "float32",
+    config: Dinov2Config, placement: Placement, *, repo_dir: Path, images_B3HW: torch.Tensor
 ) -> ImplementationComparison:
     """Encode images with timm's network and with Meta's own code, and compare the features.
 
     Args:
-        model: one of the names in `ntt.models.backbones.dinov2_checkpoint.VARIANTS`.
-        weights: checkpoint file in Meta's layout.
+        config: model, weights and input size.
+        placement: where both run.
         repo_dir: folder of a clone of Meta's repository.
-        images_B3HW: float32 RGB in [0, 1]; square, with a side that is a multiple of 14.
-        device: auto, cpu, cuda, cuda:N or mps.
-        precision: float32, tf32, bfloat16 or float16.
-
-    Returns:
-        The figures, over all images.
+        images_B3HW: float32 RGB in [0, 1] of the input size.
 
     Raises:
         ConfigError: for a setting that cannot be run.
         WeightsError: for weights that are missing, damaged or of another model.
     """
-    features = []
-    for folder in (None, repo_dir):
-        encoder = Dinov2(
-            model=model,
-            weights=weights,
-            input_size=images_B3HW.shape[-1],
-            device=device,
-            precision=precision,
-            implementation="timm" if folder is None else "official",
-            repo_dir=folder,
-        )
-        features.append(encoder.encode(images_B3HW).cpu().double())
-    ours, theirs = features
+    official = replace(config, implementation="official", repo_dir=str(repo_dir))
+    ours, theirs = (Dinov2(each, placement).encode(images_B3HW).cpu().double() for each in (config, official))
     return ImplementationComparison(
         max_abs_difference=float((ours - theirs).abs().max()),
         mean_abs_feature=float(theirs.abs().mean()),
@@ -258,19 +138,15 @@ def compare_implementations(
 
 
 def _check_implementation(implementation: str, repo_dir: Path | None) -> None:
-    if implementation not in IMPLEMENTATIONS:
-        raise ConfigError(
-            f"backbone.implementation={implementation!r} is not known. Use one of: {', '.join(IMPLEMENTATIONS)}."
-        )
     if implementation == "timm" and repo_dir is not None:
         raise ConfigError(
             f"backbone.repo_dir={repo_dir} is not used by backbone.implementation=timm. Leave it null, or set "
             "backbone.implementation=official."
         )
     if implementation == "official" and (repo_dir is None or not (repo_dir / "hubconf.py").is_file()):
-        place = "backbone.repo_dir is not set" if repo_dir is None else f"there is no {repo_dir / 'hubconf.py'}"
+        problem = "backbone.repo_dir is not set" if repo_dir is None else f"there is no {repo_dir / 'hubconf.py'}"
         raise ConfigError(
-            f"backbone.implementation=official needs Meta's code, and {place}. Run "
+            f"backbone.implementation=official needs Meta's code, and {problem}. Run "
             "`git clone https://github.com/facebookresearch/dinov2` and set backbone.repo_dir to that folder."
         )
 

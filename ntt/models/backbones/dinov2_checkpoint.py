@@ -83,10 +83,8 @@ def identify(state: Mapping[str, torch.Tensor]) -> Variant | None:
         return None
     blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
     registers = state["register_tokens"].shape[1] if "register_tokens" in state else 0
-    for found in VARIANTS.values():
-        if (found.feature_dim, found.depth, found.registers) == (token.shape[-1], len(blocks), registers):
-            return found
-    return None
+    shape = (token.shape[-1], len(blocks), registers)
+    return next((each for each in VARIANTS.values() if (each.feature_dim, each.depth, each.registers) == shape), None)
 
 
 def require_model(state: Mapping[str, torch.Tensor], expected: Variant, path: Path) -> None:
@@ -95,18 +93,18 @@ def require_model(state: Mapping[str, torch.Tensor], expected: Variant, path: Pa
     Raises:
         WeightsError: naming the model the checkpoint looks like.
     """
-    found = identify(state)
-    if found is expected:
+    model = identify(state)
+    if model is expected:
         return
-    if found is None:
+    if model is None:
         names = ", ".join(list(state)[:3])
         raise WeightsError(
             f"The weights file {path} is no DINOv2 checkpoint in Meta's layout (its tensors: {names}, ...). Give the "
             f"file of {expected.name}, which `ntt weights get {expected.name}` fetches."
         )
     raise WeightsError(
-        f"The weights file {path} looks like {found.name}, but backbone.model={expected.name}. Set "
-        f"backbone.model={found.name}, or give the file of {expected.name}, which `ntt weights get {expected.name}` "
+        f"The weights file {path} looks like {model.name}, but backbone.model={expected.name}. Set "
+        f"backbone.model={model.name}, or give the file of {expected.name}, which `ntt weights get {expected.name}` "
         "fetches."
     )
 

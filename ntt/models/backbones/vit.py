@@ -1,16 +1,88 @@
-"""What the vision-transformer backbones share: checks of settings and shapes, normalisation, tokens to maps."""
+"""What the vision-transformer backbones share: patch tokens after the final normalisation, as a feature map."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
+from ntt.base.settings import deciding_settings
 from ntt.errors import ConfigError
+from ntt.models.backbones.base import BackboneConfig
+from ntt.models.device import autocast, effective_precision, resolve_device
+from ntt.types import Placement
 
 T = TypeVar("T")
+TokensOf = Callable[[torch.Tensor], torch.Tensor]
+_LOG = logging.getLogger(__name__)
 
 
-def check_input_size(input_size: int, patch_size: int, *, backbone: str) -> None:
+class VisionTransformer(ABC):
+    """A vision transformer as a backbone; see `ntt.models.backbones.base.Backbone`."""
+
+    def __init__(self, config: BackboneConfig, placement: Placement, *, input_size: int, patch_size: int) -> None:
+        """Check where it runs and the size of its input."""
+        check_input_size(input_size, patch_size)
+        self.config = config
+        self.name = config.name
+        self.input_size = input_size
+        self.patch_size = patch_size
+        self.device = resolve_device(placement.device)
+        self.precision = effective_precision(placement.precision, self.device)
+        self.compile = placement.compile
+
+    kind: str
+    """Name of the schema."""
+    mean: Sequence[float]
+    """Per channel, subtracted from images in [0, 1]."""
+    std: Sequence[float]
+    """Per channel, divided by."""
+    feature_dim: int
+    """Channels of the feature map."""
+
+    @property
+    @abstractmethod
+    def weights_digest(self) -> str:
+        """The sha256 of the weights."""
+
+    @abstractmethod
+    def build(self) -> tuple[nn.Module, TokensOf]:
+        """Build the network with its weights, and say how patch tokens [B, N, D] are had from standardised images."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What decides the output. Reads the weights, and refuses a file of another sha256 than expected."""
+        return {
+            "kind": self.kind,
+            **deciding_settings(self.config),
+            "weights": self.weights_digest,
+            "input_size": self.input_size,
+            "layer": "patch tokens after the final norm",
+            "precision": self.precision,
+            "compile": self.compile,
+        }
+
+    @torch.no_grad()
+    def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """Encode images; see `ntt.models.backbones.base.Backbone`."""
+        images = normalise(images_B3HW, side=self.input_size, mean=self.mean, std=self.std, device=self.device)
+        with autocast(self.precision, self.device):
+            tokens_BND = self._tokens_of(images)
+        return tokens_to_map(tokens_BND, self.input_size // self.patch_size)
+
+    @cached_property
+    def _tokens_of(self) -> TokensOf:
+        network, tokens_of = self.build()
+        network.eval().requires_grad_(requires_grad=False).to(self.device)
+        _LOG.info("Built %s on %s", self.name, self.device)
+        compiled: TokensOf = torch.compile(tokens_of) if self.compile else tokens_of
+        return compiled
+
+
+def check_input_size(input_size: int, patch_size: int) -> None:
     """Refuse an input size that is no positive multiple of the patch size.
 
     Raises:
@@ -20,8 +92,8 @@ def check_input_size(input_size: int, patch_size: int, *, backbone: str) -> None
         return
     below = max(input_size // patch_size, 1) * patch_size
     raise ConfigError(
-        f"backbone.input_size={input_size} cannot be used with {backbone}: it must be a positive multiple of its patch "
-        f"size {patch_size}. Choose for example {below} or {below + patch_size}."
+        f"backbone.input_size={input_size} is not a positive multiple of the patch size {patch_size}. Choose for "
+        f"example {below} or {below + patch_size}."
     )
 
 
@@ -29,7 +101,7 @@ def without_values(create: Callable[[], T]) -> T:
     """Build a network whose tensors are all to be replaced, without drawing random values for them.
 
     Older versions of timm read tensors while they build, which needs storage; then the values are drawn after all,
-    and the caller's random stream does not notice.
+    and the caller's random stream is left as it was.
     """
     try:
         with torch.device("meta"):
@@ -49,7 +121,7 @@ def normalise(
         side: of the square images, pixels.
         mean: per channel, in the unit of the images.
         std: per channel, in the unit of the images.
-        device: where the result shall be.
+        device: of the result.
 
     Returns:
         float32 [B, 3, H, W].
@@ -57,11 +129,16 @@ def normalise(
     Raises:
         ValueError: if the input has another shape.
     """
-    if images_B3HW.ndim != 4 or tuple(images_B3HW.shape[1:]) != (3, side, side):
-        raise ValueError(f"images of shape {tuple(images_B3HW.shape)}; expected [B, 3, {side}, {side}]")
+    check_shape(images_B3HW, side)
     images = images_B3HW.to(device, torch.float32)
     mean_311, std_311 = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
     return (images - mean_311) / std_311
+
+
+def check_shape(images_B3HW: torch.Tensor, side: int) -> None:
+    """Refuse images that are not [B, 3, side, side] with a ValueError."""
+    if images_B3HW.ndim != 4 or tuple(images_B3HW.shape[1:]) != (3, side, side):
+        raise ValueError(f"images of shape {tuple(images_B3HW.shape)}; expected [B, 3, {side}, {side}]")
 
 
 def tokens_to_map(tokens_BND: torch.Tensor, rows: int) -> torch.Tensor:

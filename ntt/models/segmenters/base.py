@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeGuard
 
 import torch
 
+from ntt.base.settings import setting
 from ntt.types import Placement, Proposals
 
 
@@ -23,7 +24,7 @@ class Segmenter(Protocol):
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON-able facts that decide the output: algorithm or model, digest of the weights, settings."""
+        """What decides the output, JSON-able: algorithm or model, digest of the weights, settings."""
         ...
 
     def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
@@ -31,7 +32,7 @@ class Segmenter(Protocol):
         ...
 
     def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
-        """Propose masks in one image, best first being no requirement.
+        """Propose masks in one image, in any order.
 
         Args:
             canvas_3hw: float32 RGB in [0, 1] of size `canvas_hw`.
@@ -44,9 +45,9 @@ class Segmenter(Protocol):
 
 
 class BoxSegmenter(Protocol):
-    """What makes a mask of a box. A segmenter that takes boxes as prompts has this method beside `propose`.
+    """Makes masks from boxes. A segmenter that takes boxes as prompts has `segment_boxes` beside `propose`.
 
-    `ntt.models.segmenters.box_fallback` makes one of any other segmenter.
+    `ntt.models.segmenters.box_fallback` turns any other segmenter into one.
     """
 
     @property
@@ -56,7 +57,7 @@ class BoxSegmenter(Protocol):
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON-able facts that decide the masks."""
+        """What decides the masks, JSON-able."""
         ...
 
     def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
@@ -72,49 +73,49 @@ class BoxSegmenter(Protocol):
 
         Returns:
             Mask logits [B, h, w], any float or signed integer dtype, on a grid that covers the whole image;
-            foreground is > 0. A mask without foreground says that nothing was found.
+            foreground is > 0. A mask without foreground means that nothing was found.
         """
         ...
 
 
 class BatchedBoxSegmenter(BoxSegmenter, Protocol):
-    """A box segmenter that looks at several images at once. `propose` and `segment_boxes` take one."""
+    """A box segmenter that takes several images at once."""
 
     @property
     def images_at_once(self) -> int:
-        """Images worth giving together on its device, 1 or more."""
+        """Images worth passing together on its device, 1 or more."""
         ...
 
     def segment_boxes_of_images(
         self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
-        """Segment the object in each box of several images: as `segment_boxes` for each, rounding aside.
+        """Segment the object in each box of several images, as `segment_boxes` does up to rounding.
 
         Args:
-            canvases: one an image, each as `segment_boxes` takes it.
-            boxes: those of each image, float32 [B, 4] in canvas pixels; B may differ.
+            canvases: one per image, each as `segment_boxes` takes it.
+            boxes: per image, float32 [B, 4] in canvas pixels; B may differ.
 
         Returns:
-            What `segment_boxes` returns, for each image.
+            Per image, what `segment_boxes` returns.
         """
         ...
 
 
 def takes_images(segmenter: BoxSegmenter) -> TypeGuard[BatchedBoxSegmenter]:
-    """Say whether a box segmenter takes several images at once."""
+    """Return whether a box segmenter takes several images at once."""
     return callable(getattr(segmenter, "segment_boxes_of_images", None))
 
 
 def takes_boxes(segmenter: object) -> TypeGuard[BoxSegmenter]:
-    """Say whether a segmenter takes boxes as prompts."""
+    """Return whether a segmenter takes boxes as prompts."""
     return callable(getattr(segmenter, "segment_boxes", None))
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class SegmenterConfig:
     """Base schema of the config group `segmenter`."""
 
-    name: str = "???"
+    name: str = setting("???", decides=False)
     """Name of the option; it appears in run directories and tables."""
 
     def build(self, placement: Placement) -> Segmenter:

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ntt.errors import ConfigError, raise_all
+from ntt.base.settings import deciding_settings, setting
+from ntt.errors import ConfigError
 from ntt.models.segmenters.base import SegmenterConfig
 from ntt.models.segmenters.regions.leaves import IntArray, Leaves, find_leaves
 from ntt.models.segmenters.regions.nodes import Nodes, measure_nodes
 from ntt.models.segmenters.regions.objectness import objectness
-from ntt.models.segmenters.regions.selection import choose
+from ntt.models.segmenters.regions.selection import select
 from ntt.models.segmenters.regions.trees import LINKAGES, build_tree
 from ntt.types import Placement, Proposals
 
@@ -26,40 +27,33 @@ _SMALLEST_SIDE_PX = 8
 _SMALLEST_REGION_PX = 8
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class RegionsConfig(SegmenterConfig):
     """Schema of the option `regions`."""
 
     SCHEMA: ClassVar[str] = "regions"
 
-    canvas_side: int = 512
+    canvas_side: int = setting(512, ge=32)
     """Longer side in pixels of the canvas the backbone sees; the aspect ratio is kept."""
 
-    mask_side: int = 320
+    mask_side: int = setting(320, ge=32)
     """Longer side in pixels of the grid regions are found and masks are given on; at most `canvas_side`."""
 
-    leaves: int = 1200
+    leaves: int = setting(1200, ge=2)
     """Regions of the finest partition; more find smaller objects and take longer."""
 
-    components: int = 32
+    components: int = setting(32, ge=1)
     """Principal directions of the backbone's features that are compared."""
 
-    max_masks: int = 1000
+    max_masks: int = setting(1000, ge=1)
     """Most masks proposed for an image."""
 
-    min_objectness: float = 0.0
+    min_objectness: float = setting(0.0, ge=0, lt=1)
     """Masks are proposed whose objectness is above this; in [0, 1)."""
 
     def build(self, placement: Placement) -> "Regions":
         """Construct the segmenter. It always runs on the CPU."""
-        return Regions(
-            canvas_side=self.canvas_side,
-            mask_side=self.mask_side,
-            leaves=self.leaves,
-            components=self.components,
-            max_masks=self.max_masks,
-            min_objectness=self.min_objectness,
-        )
+        return Regions(self)
 
 
 class Regions:
@@ -70,59 +64,28 @@ class Regions:
     them, and the best distinct ones of every size are proposed.
     """
 
-    def __init__(
-        self,
-        *,
-        canvas_side: int = 512,
-        mask_side: int = 320,
-        leaves: int = 1200,
-        components: int = 32,
-        max_masks: int = 1000,
-        min_objectness: float = 0.0,
-    ) -> None:
-        """Check the settings.
-
-        Args:
-            canvas_side: longer side in pixels of the canvas the backbone sees; the aspect ratio is kept.
-            mask_side: longer side in pixels of the grid regions are found and masks are given on.
-            leaves: regions of the finest partition.
-            components: principal directions of the backbone's features that are compared.
-            max_masks: most masks proposed for an image.
-            min_objectness: masks are proposed whose objectness is above this, in [0, 1).
+    def __init__(self, config: RegionsConfig) -> None:
+        """Check that masks are no finer than the canvas.
 
         Raises:
-            ConfigError: for settings that cannot be run, all problems at once.
+            ConfigError: if they are.
         """
-        settings = {
-            "canvas_side": canvas_side,
-            "mask_side": mask_side,
-            "leaves": leaves,
-            "components": components,
-            "max_masks": max_masks,
-            "min_objectness": min_objectness,
-        }
-        raise_all(_problems(settings), ConfigError, summary="segmenter=regions cannot be run with these settings")
-        self._settings = settings
-        self._canvas_side = canvas_side
-        self._mask_side = mask_side
-        self._leaves = leaves
-        self._components = components
-        self._max_masks = max_masks
-        self._min_objectness = min_objectness
-
-    @property
-    def name(self) -> str:
-        """Name of the config option that builds this segmenter."""
-        return "regions"
+        if config.mask_side > config.canvas_side:
+            raise ConfigError(
+                f"segmenter.mask_side={config.mask_side} is larger than segmenter.canvas_side={config.canvas_side}. "
+                "Masks cannot be finer than the canvas."
+            )
+        self.config = config
+        self.name = config.name
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON-able facts that decide the output."""
-        return {"name": self.name, "version": _VERSION, **self._settings}
+        """What decides the output."""
+        return {"kind": self.config.SCHEMA, "version": _VERSION, **deciding_settings(self.config)}
 
     def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the canvas: the longer side is `canvas_side`, the shorter one at least 8 pixels."""
-        return _fit(height, width, self._canvas_side)
+        return _fit(height, width, self.config.canvas_side)
 
     @torch.no_grad()
     def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
@@ -145,53 +108,23 @@ class Regions:
                 return _whole_image(leaves)
             nodes = all_nodes(leaves)
         score_N = objectness(nodes.descriptors_NF)
-        eligible = np.flatnonzero((nodes.area_N >= _SMALLEST_REGION_PX) & (score_N > self._min_objectness))
-        chosen = eligible[self._choose(leaves, nodes.members_NL[eligible], score_N[eligible])]
-        _LOG.debug("%d leaves, %d nodes, %d proposals", len(leaves.area_L), len(score_N), len(chosen))
-        return Proposals(_paint(leaves.labels_hw, nodes.members_NL[chosen]), torch.from_numpy(score_N[chosen]))
+        eligible = np.flatnonzero((nodes.area_N >= _SMALLEST_REGION_PX) & (score_N > self.config.min_objectness))
+        canvas_px, limit = leaves.labels_hw.size, self.config.max_masks
+        selected = eligible[
+            select(nodes.members_NL[eligible], leaves.area_L, score_N[eligible], canvas_px=canvas_px, max_masks=limit)
+        ]
+        _LOG.debug("%d leaves, %d nodes, %d proposals", len(leaves.area_L), len(score_N), len(selected))
+        return Proposals(_paint(leaves.labels_hw, nodes.members_NL[selected]), torch.from_numpy(score_N[selected]))
 
     def leaves(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Leaves:
         """Cut one image into the regions every mask is made of; arguments as for `propose`."""
-        small = self._shrink(canvas_3hw)
-        return find_leaves(small, feature_map_Dhw, count=self._leaves, components=self._components)
-
-    def _shrink(self, canvas_3hw: torch.Tensor) -> torch.Tensor:
         from torch.nn.functional import interpolate
 
         height, width = canvas_3hw.shape[-2:]
-        size = _fit(height, width, self._mask_side)
+        size = _fit(height, width, self.config.mask_side)
         canvas = canvas_3hw.detach().cpu().to(torch.float32)[None]
-        shrunk = interpolate(canvas, size, mode="bicubic", align_corners=False, antialias=True)
-        return shrunk[0].clamp(0.0, 1.0)
-
-    def _choose(self, leaves: Leaves, members_NL: npt.NDArray[np.bool_], score_N: npt.NDArray[np.float32]) -> IntArray:
-        return choose(
-            members_NL,
-            leaves.area_L,
-            score_N,
-            canvas_px=leaves.labels_hw.size,
-            max_masks=self._max_masks,
-        )
-
-
-def _problems(settings: Mapping[str, float]) -> list[str]:
-    lowest = {"canvas_side": 32, "mask_side": 32, "leaves": 2, "components": 1, "max_masks": 1}
-    problems = [
-        f"segmenter.{name}={settings[name]}: it must be at least {least}. Raise it, or leave it out: "
-        f"{getattr(RegionsConfig, name)} is the default."
-        for name, least in lowest.items()
-        if settings[name] < least
-    ]
-    if settings["mask_side"] > settings["canvas_side"]:
-        problems.append(
-            f"segmenter.mask_side={settings['mask_side']} is larger than segmenter.canvas_side="
-            f"{settings['canvas_side']}: masks cannot be finer than the picture. Lower the one or raise the other."
-        )
-    if not 0.0 <= settings["min_objectness"] < 1.0:
-        problems.append(
-            f"segmenter.min_objectness={settings['min_objectness']}: it must be in [0, 1). 0 keeps every region."
-        )
-    return problems
+        shrunk = interpolate(canvas, size, mode="bicubic", align_corners=False, antialias=True)[0].clamp(0.0, 1.0)
+        return find_leaves(shrunk, feature_map_Dhw, count=self.config.leaves, components=self.config.components)
 
 
 def _fit(height: int, width: int, side: int) -> tuple[int, int]:
@@ -201,17 +134,12 @@ def _fit(height: int, width: int, side: int) -> tuple[int, int]:
 
 def all_nodes(leaves: Leaves) -> Nodes:
     """Collect the nodes of all hierarchies; the leaves, which all have in common, once."""
-    count = len(leaves.area_L)
-    parts = []
-    for index, linkage in enumerate(LINKAGES):
+    columns: list[tuple[npt.NDArray[Any], ...]] = []
+    for linkage in LINKAGES:
         nodes = measure_nodes(leaves, *build_tree(leaves, linkage))
-        skip = 0 if index == 0 else count
-        parts.append(Nodes(nodes.members_NL[skip:], nodes.area_N[skip:], nodes.descriptors_NF[skip:]))
-    return Nodes(
-        np.concatenate([part.members_NL for part in parts]),
-        np.concatenate([part.area_N for part in parts]),
-        np.concatenate([part.descriptors_NF for part in parts]),
-    )
+        new = slice(len(leaves.area_L) if columns else 0, None)
+        columns.append((nodes.members_NL[new], nodes.area_N[new], nodes.descriptors_NF[new]))
+    return Nodes(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
 
 def _paint(labels_hw: IntArray, members_SL: npt.NDArray[np.bool_]) -> torch.Tensor:

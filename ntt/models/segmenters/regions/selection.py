@@ -1,6 +1,6 @@
-"""Choice of the regions to propose: no near-duplicates, and a share for every size.
+"""Selection of the regions to propose: no near-duplicates, and a share for every size.
 
-Shape suffixes: L leaves, N nodes, S chosen nodes.
+Shape suffixes: L leaves, N nodes, S selected nodes.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ MAX_IOU: tuple[float, ...] = (0.6, 0.6, 0.7, 0.8)
 _POOL_FACTOR = 3
 
 
-def choose(
+def select(
     members_NL: npt.NDArray[np.bool_],
     area_L: Array,
     score_N: npt.NDArray[np.float32],
@@ -26,14 +26,14 @@ def choose(
     canvas_px: int,
     max_masks: int,
 ) -> IntArray:
-    """Choose regions by descending score within each size class.
+    """Select regions by descending score within each size class.
 
     Args:
         members_NL: which leaves a region is made of.
         area_L: pixels of each leaf.
         score_N: higher is better.
         canvas_px: pixels of the whole image.
-        max_masks: most regions to choose.
+        max_masks: most regions to select.
 
     Returns:
         int64 [S], S <= max_masks, by descending score.
@@ -41,17 +41,17 @@ def choose(
     share = members_NL @ area_L / canvas_px
     size_class = np.searchsorted(np.asarray(SIZE_ENDS[:-1]), share, side="left")
     ends = np.round(max_masks * np.cumsum([0.0, *reversed(SIZE_PARTS)])).astype(int)
-    chosen: list[IntArray] = []
+    selected: list[IntArray] = []
     free = 0
-    # Large regions first: the places they leave free go to the smaller ones.
+    # Large regions first: what they leave of their budget goes to the smaller ones.
     for part, index in enumerate(reversed(range(len(SIZE_PARTS)))):
         budget = int(ends[part + 1] - ends[part]) + free
         ranked = np.flatnonzero(size_class == index)
         ranked = ranked[np.argsort(-score_N[ranked], kind="stable")][: _POOL_FACTOR * budget]
-        kept = ranked[distinct(members_NL[ranked], area_L, max_iou=MAX_IOU[index], limit=budget)]
-        free = budget - len(kept)
-        chosen.append(kept)
-    together = np.concatenate(chosen)
+        best = ranked[distinct(members_NL[ranked], area_L, max_iou=MAX_IOU[index], limit=budget)]
+        free = budget - len(best)
+        selected.append(best)
+    together = np.concatenate(selected)
     return together[np.argsort(-score_N[together], kind="stable")]
 
 
@@ -59,14 +59,14 @@ def distinct(members_NL: npt.NDArray[np.bool_], area_L: Array, *, max_iou: float
     """Walk the regions in order and keep those that overlap no kept one by more than `max_iou`."""
     overlap = overlaps(members_NL, area_L)
     alive = np.ones(len(members_NL), dtype=bool)
-    kept: list[int] = []
+    indices: list[int] = []
     for index in range(len(members_NL)):
-        if len(kept) == limit:
+        if len(indices) == limit:
             break
         if alive[index]:
-            kept.append(index)
+            indices.append(index)
             alive &= overlap[index] <= max_iou
-    return np.asarray(kept, dtype=np.int64)
+    return np.asarray(indices, dtype=np.int64)
 
 
 def overlaps(members_NL: npt.NDArray[np.bool_], area_L: Array) -> npt.NDArray[np.float32]:

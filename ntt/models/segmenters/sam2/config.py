@@ -11,7 +11,7 @@ from ntt.models.weights import checkpoint, locate
 from ntt.types import Placement
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Sam2Config(SegmenterConfig):
     """Schema of the SAM2 options."""
 
