@@ -59,6 +59,7 @@ def detect(shown: Shown, models: ReferenceModels, clock: Clock) -> Detections:
     with clock.part("image to canvas"):
         canvas = canvas_of(shown.image_HW3, (CANVAS_PX, CANVAS_PX))
     with autocast(shown.precision, torch.device(shown.device)):
+        torch.set_flush_denormal(False)  # the reference implementation does not flush them
         logits, predicted_iou = _propose(canvas.to(shown.device), shown, models, clock)
     with clock.part("DINOv2"):
         feature_map = models.backbone.encode(encoder_input(canvas, models.backbone.input_size))[0]

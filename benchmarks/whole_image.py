@@ -213,6 +213,11 @@ def report(arguments: argparse.Namespace, results: dict[str, list[dict[str, Any]
     print()
     for other in (way for way in results if way != "ntt"):
         print(agreement(results["ntt"][0], results[other][0], names[other]))
+    if "reference" in results:
+        cost = {way: median_time(results[way], "cpu", "total") for way in WAYS}
+        peak = {way: statistics.median(run["peak"] for run in results[way]) for way in WAYS}
+        ratios = {"ratio_processor": cost["reference"] / cost["ntt"], "ratio_memory": peak["reference"] / peak["ntt"]}
+        print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
 
 
 def describe_setting(arguments: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) -> str:

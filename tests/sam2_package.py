@@ -3,10 +3,20 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from filled_weights import fill_state_dict
+from PIL import Image
+
+from ntt.models.segmenters.sam2.prompts import point_grid
+from ntt.ops.canvas import canvas_of
+
+TINY = "sam2_hiera_tiny"
 
 CONFIGS = {
     f"{family}_hiera_{size}": f"configs/{family}/{family}_hiera_{letter}.yaml"
@@ -87,6 +97,78 @@ def package_decode(
     finally:
         decoder.float()
     return logits, iou
+
+
+@cache
+def filled_tiny() -> Any:
+    """The smallest model with stand-in weights; shared, so leave it as it is."""
+    model = package_model(TINY)
+    fill_state_dict(model)
+    return model
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What rounding does to the package's own masks of one image: how far its float32 is from its float64.
+
+    The stand-in weights amplify rounding, by how much depends on image and processor. So tests ask of our masks that
+    they are no further from the truth than a small multiple of this.
+
+    Attributes:
+        prompts: which points of the grid it was measured with.
+        exact_logits_BHW: float64, the best mask of each prompt.
+        exact_iou_B: float64, its predicted IoU.
+        logits_BHW, iou_B: the same computed in float32.
+    """
+
+    prompts: slice
+    exact_logits_BHW: npt.NDArray[np.float64]
+    exact_iou_B: npt.NDArray[np.float64]
+    logits_BHW: npt.NDArray[np.float32]
+    iou_B: npt.NDArray[np.float32]
+
+    def check(self, errors_B: npt.NDArray[Any], package_errors_B: npt.NDArray[Any], *, floor: float) -> None:
+        """Compare a typical and a large error of ours with the package's; the allowance is for the sample's scatter."""
+        for share in (0.5, 0.9):
+            assert np.quantile(errors_B, share) < 4 * np.quantile(package_errors_B, share) + floor, share
+
+
+@lru_cache(maxsize=4)
+@torch.no_grad()
+def package_rounding(image_path: Path, device: str) -> Rounding:
+    """Run the package in float32 and in float64 on every fourth point of an 8 x 8 grid."""
+    model, prompts = filled_tiny().to(device), slice(0, 64, 4)
+    with Image.open(image_path) as image:
+        canvas = canvas_of(np.asarray(image.convert("RGB")), (1024, 1024)).to(device)
+    points = point_grid(8)[prompts].to(device)
+    exact = decode_best(model, encode(model, canvas, torch.float64), points, torch.float64)
+    rounded = decode_best(model, encode(model, canvas), points)
+    model.cpu()
+    return Rounding(prompts, *(part.cpu().numpy() for part in (*exact, *rounded)))
+
+
+@torch.no_grad()
+def encode(model: Any, canvas_3hw: torch.Tensor, dtype: torch.dtype = torch.float32) -> Features:
+    """Run the package's image encoder on a canvas in [0, 1]."""
+    mean, std = canvas_3hw.new_tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+    encoder = model.image_encoder.to(dtype)
+    fine0, fine1, embedding = encoder(((canvas_3hw - mean) / std)[None].to(dtype))["backbone_fpn"]
+    encoder.float()
+    return Features(embedding, (fine0, fine1))
+
+
+def decode_best(
+    model: Any, features: Features, points_B2: torch.Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode points as the package does; logits [B, 256, 256] and predicted IoU [B] of the best mask of each."""
+    parts = []
+    for points in points_B2.split(16):
+        labels = torch.ones(len(points), 1, dtype=torch.int, device=points.device)
+        logits, iou = package_decode(model, features, points[:, None], labels, multimask=True, dtype=dtype)
+        best = iou.argmax(dim=1)
+        every = torch.arange(len(best), device=best.device)
+        parts.append((logits[every, best], iou[every, best]))
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
 @contextmanager

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from ntt.errors import ConfigError
-from ntt.models.device import PRECISIONS, autocast, check_compiler, check_precision, effective_precision, resolve_device
+from ntt.models.batching import BatchRunner
+from ntt.models.device import (
+    PRECISIONS,
+    autocast,
+    check_compiler,
+    check_precision,
+    denormals_are_flushed,
+    effective_precision,
+    resolve_device,
+)
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 1)
@@ -149,6 +158,21 @@ def test_autocast_refuses_what_check_precision_refuses() -> None:
         autocast("float16", CPU),
     ):
         pass
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_denormals_are_flushed_inside_and_the_callers_setting_is_restored(before: bool) -> None:
+    denormals = torch.full((4,), 1e-40)
+    torch.set_flush_denormal(before)
+    try:
+        with autocast("float32", CPU):
+            assert float((denormals * 1).view(torch.int32).sum()) == 0
+            assert all(BatchRunner(1).run(lambda start, stop: denormals_are_flushed(), 4, workers=2))
+        assert denormals_are_flushed() == before
+    finally:
+        torch.set_flush_denormal(False)
+    assert BatchRunner(1).run(lambda start, stop: denormals_are_flushed(), 2, workers=2) == [True, True]
+    assert not denormals_are_flushed()
 
 
 @pytest.mark.gpu

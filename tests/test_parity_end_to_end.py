@@ -1,26 +1,15 @@
 """The pipeline's stages, from images to detections, against what the reference implementation recorded.
 
-Every stage is ours and every weight is filled by rule, as when `golden/detections.json` was recorded. Predicted labels,
-boxes, masks (IoU > 0.999) and scores (1e-4) agree, except two of the six scores, which come out 0.9e-4 and 1.1e-4 away
-from the record on the machine these tests were written on.
-
-That is rounding in the mask decoder: with such weights its masks are noise, a rounding error turns single pixels, and
-the features are averages over those pixels. Two tests show that nothing else is behind it. With the recorded masks in
-place of the decoder's, all six scores agree to 1e-5. And over all 192 candidates of the three images, similarities
-computed with our decoder are no further from those of the recorded masks than similarities computed with the package's
-own decoder, run here:
-
-    largest of a candidate's four differences    mean      median    90th percentile   largest
-    our decoder                                  1.0e-4    1.1e-5    2.7e-4            3.3e-3
-    the package's decoder                        1.1e-4    1.1e-5    2.2e-4            4.3e-3
-    the package's decoder in float64             1.0e-4    1.4e-5    2.1e-4            4.4e-3
-
-Detections made with the package's decoder are up to 0.6e-4 from the record.
+Every stage is ours and every weight is filled by rule, as when `golden/detections.json` was recorded. With such weights
+SAM2's masks are noise: a rounding error turns single pixels, and the features are averages over those pixels. So the
+record, made on another machine, can be met only as closely as the package's own decoder, run here in float32, meets
+itself in float64. With the recorded masks in place of the decoder's, labels, order, boxes and scores are the recorded
+ones to 1e-5.
 """
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +18,9 @@ import numpy.typing as npt
 import pytest
 import torch
 from dinov2_layout import meta_shapes
-from filled_weights import fill_state_dict, filled_tensors
+from filled_weights import filled_tensors
 from pycocotools import mask as coco_mask
-from sam2_package import Features, one_thread, package_decode, package_model, save_checkpoint
+from sam2_package import TINY, decode_best, encode, filled_tiny, one_thread, package_rounding, save_checkpoint
 
 from ntt.base.distributed import ProcessGroup
 from ntt.data.coco import CocoDataset, read_coco
@@ -51,10 +40,8 @@ from ntt.types import Detections, ImageRecord, Placement, Proposals, Prototypes,
 
 pytestmark = pytest.mark.parity
 
-TINY = "sam2_hiera_tiny"
 GRID = 8
 IMAGES = (5001, 10764, 20992)
-ROUNDED_BY_THE_DECODER = ((5001, 47), (20992, 1))
 REFERENCE = PrototypeMatcher(box_convention="reference", on_empty="raise")
 
 
@@ -87,14 +74,13 @@ class Scene:
             images=images, source=source, prototypes=self.prototypes, matcher=REFERENCE, group=ProcessGroup()
         )[0]
 
-    def similarities(self, segmenter: Segmenter, image_id: int) -> npt.NDArray[np.float32]:
-        """Cosines of all candidates of an image with all prototypes, [N, C]."""
-        candidates = self.source(segmenter).get(self.targets.images[image_id])
-        cosines: npt.NDArray[np.float32] = candidates.features @ self.prototypes.vectors_PD.numpy().T
-        return cosines
-
     def feature_map(self, segmenter: Segmenter, record: ImageRecord) -> torch.Tensor:
-        return self.source(segmenter).look(record)[1].cpu()
+        return self.source(segmenter).look(record)[1]
+
+    def cosines(self, feature_map: torch.Tensor, foreground: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Cosines of masks [N, 256, 256] of an image with all prototypes, [N, C]."""
+        features, _ = pool_masks(feature_map.cpu(), foreground.cpu())
+        return (l2_normalise(features) @ self.prototypes.vectors_PD.T).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -133,56 +119,46 @@ def recorded_references(dataset: CocoDataset, golden: Path) -> ReferenceSet:
     )
 
 
-@pytest.fixture(scope="module")
-def package() -> Any:
-    model = package_model(TINY)
-    fill_state_dict(model)
-    return model
-
-
-@pytest.fixture(scope="module")
-def ours(package: Any, tmp_path_factory: pytest.TempPathFactory, device: str) -> Sam2:
-    checkpoint = save_checkpoint(package, tmp_path_factory.mktemp("weights") / f"{TINY}.pt")
-    return Sam2(checkpoint=checkpoint, model=TINY, points_per_side=GRID, min_predicted_iou=0.0, device=device)
-
-
 @dataclass(frozen=True)
-class PackageDecoder:
-    """Our segmenter with the package's prompt encoder and mask decoder in the place of ours."""
+class Remembering:
+    """A segmenter that is asked only once about the same image."""
 
-    ours: Sam2
-    package: Any
-    name: str = "package"
+    segmenter: Sam2
+    answers: dict[float, Proposals] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.segmenter.name
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        return {"segmenter": "the package's decoder"}
+        return self.segmenter.fingerprint
 
     def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
-        return self.ours.canvas_hw(height, width)
+        return self.segmenter.canvas_hw(height, width)
 
-    @torch.no_grad()
     def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
-        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
-        fine0, fine1, embedding = self.package.image_encoder(((canvas_3hw - mean) / std)[None])["backbone_fpn"]
-        features = Features(embedding, (fine0, fine1))
-        parts = [self._best(features, points) for points in point_grid(GRID).split(16)]
-        return Proposals(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+        image = float(canvas_3hw.double().sum())
+        if image not in self.answers:
+            self.answers[image] = self.segmenter.propose(canvas_3hw, feature_map_Dhw)
+        return self.answers[image]
 
-    def _best(self, features: Features, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        labels = torch.ones(len(points), 1, dtype=torch.int)
-        logits, iou = package_decode(self.package, features, points[:, None], labels, multimask=True)
-        best = iou.argmax(dim=1)
-        every = torch.arange(len(best))
-        return logits[every, best], iou[every, best]
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory, device: str) -> Remembering:
+    checkpoint = save_checkpoint(filled_tiny(), tmp_path_factory.mktemp("weights") / f"{TINY}.pt")
+    return Remembering(
+        Sam2(checkpoint=checkpoint, model=TINY, points_per_side=GRID, min_predicted_iou=0.0, device=device)
+    )
 
 
 @dataclass(frozen=True)
 class RecordedMasks:
-    """The recorded masks and predicted IoUs of one image, as a segmenter."""
+    """The recorded masks and predicted IoUs of one image; how far a logit is from 0 is taken from our decoder."""
 
     golden: Path
     image_id: int
+    ours: Remembering
     name: str = "recorded"
 
     @property
@@ -194,12 +170,15 @@ class RecordedMasks:
 
     def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
         recorded = np.load(self.golden / f"sam2_{self.image_id}.npz")
-        return Proposals(self.foreground().float() - 0.5, torch.from_numpy(recorded["pred_iou"]).float())
+        sizes = self.ours.propose(canvas_3hw, feature_map_Dhw).logits_Nhw.cpu().abs().clamp(min=1e-6)
+        logits = torch.where(recorded_foreground(self.golden, self.image_id), sizes, -sizes)
+        return Proposals(logits, torch.from_numpy(recorded["pred_iou"]).float())
 
-    def foreground(self) -> torch.Tensor:
-        """bool [64, 256, 256]."""
-        bits = np.unpackbits(np.load(self.golden / f"sam2_{self.image_id}.npz")["lr_mask_bits"], axis=1)
-        return torch.from_numpy(bits.reshape(-1, 256, 256).astype(bool))
+
+def recorded_foreground(golden: Path, image_id: int) -> torch.Tensor:
+    """The recorded masks, bool [64, 256, 256]."""
+    bits = np.unpackbits(np.load(golden / f"sam2_{image_id}.npz")["lr_mask_bits"], axis=1)
+    return torch.from_numpy(bits.reshape(-1, 256, 256).astype(bool))
 
 
 def recorded_detections(golden: Path, image_id: int) -> list[dict[str, Any]]:
@@ -223,46 +202,58 @@ def mask_ious(found: Detections, expected: list[dict[str, Any]]) -> list[float]:
     return [coco_mask.iou([{"size": size, "counts": r}], [entry["segmentation"]], [0])[0, 0] for r, entry in pairs]
 
 
-@pytest.mark.parametrize("image_id", IMAGES)
-def test_recorded_masks_give_the_recorded_detections(image_id: int, scene: Scene) -> None:
-    expected = recorded_detections(scene.golden, image_id)
-    found = scene.detect(RecordedMasks(scene.golden, image_id), image_id)
-    assert category_ids(scene, found) == [entry["category_id"] for entry in expected]
-    np.testing.assert_allclose(found.scores, [entry["score"] for entry in expected], rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(corners(found), [entry["bbox_xyxy"] for entry in expected])
-
-
-@pytest.mark.parametrize(
+EACH_IMAGE = pytest.mark.parametrize(
     "image_id", [20992, *(pytest.param(image_id, marks=pytest.mark.slow) for image_id in (5001, 10764))]
 )
-def test_images_give_the_recorded_detections(image_id: int, scene: Scene, ours: Sam2, device: str) -> None:
+
+
+@EACH_IMAGE
+def test_recorded_masks_give_the_recorded_detections(image_id: int, scene: Scene, ours: Remembering) -> None:
+    expected = recorded_detections(scene.golden, image_id)
+    found = scene.detect(RecordedMasks(scene.golden, image_id, ours), image_id)
+    assert category_ids(scene, found) == [entry["category_id"] for entry in expected]
+    np.testing.assert_allclose(found.scores, [entry["score"] for entry in expected], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(corners(found), [entry["bbox_xyxy"] for entry in expected], rtol=0, atol=1)
+    assert min(mask_ious(found, expected)) > 0.999
+
+
+@EACH_IMAGE
+@pytest.mark.timeout(900)
+def test_images_give_the_recorded_detections(image_id: int, scene: Scene, ours: Remembering, device: str) -> None:
     expected = recorded_detections(scene.golden, image_id)
     found = scene.detect(ours, image_id)
     assert category_ids(scene, found) == [entry["category_id"] for entry in expected]
-    np.testing.assert_array_equal(corners(found), [entry["bbox_xyxy"] for entry in expected])
-    assert min(mask_ious(found, expected)) > 0.999
-    for score, entry in zip(found.scores.tolist(), expected, strict=True):
-        # See the module's description.
-        # Another device rounds other pixels than the CPU did.
-        rounded = device != "cpu" or (image_id, entry["category_id"]) in ROUNDED_BY_THE_DECODER
-        assert score == pytest.approx(entry["score"], rel=0, abs=3e-4 if rounded else 1e-4)
+    # What rounding does to masks and cosines of the package's own candidates, ours may suffer as well. A detection is
+    # the best of its class among 64 candidates and few of them suffer much, so the sample's largest is no bound.
+    record = scene.targets.images[image_id]
+    rounding = package_rounding(record.path, device)
+    exact, rounded = (torch.from_numpy(logits > 0) for logits in (rounding.exact_logits_BHW, rounding.logits_BHW))
+    feature_map = scene.feature_map(ours, record)
+    moved = np.abs(scene.cosines(feature_map, exact) - scene.cosines(feature_map, rounded)).max()
+    np.testing.assert_allclose(found.scores, [entry["score"] for entry in expected], rtol=0, atol=1e-5 + 10 * moved)
+    overlaps = (exact & rounded).sum(dim=(1, 2)) / (exact | rounded).sum(dim=(1, 2))
+    assert 1 - min(mask_ious(found, expected)) < 1e-3 + 2 * (1 - float(overlaps.min()))
+    # A pixel of the masks' grid may turn at the edge of a mask.
+    pixel = np.ceil(max(found.height, found.width) / 256)
+    np.testing.assert_allclose(corners(found), [entry["bbox_xyxy"] for entry in expected], rtol=0, atol=pixel)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_deviation_is_no_larger_than_that_of_the_packages_own_decoder(scene: Scene, ours: Sam2, package: Any) -> None:
+def test_deviation_is_no_larger_than_that_of_the_packages_own_decoder(scene: Scene, ours: Remembering) -> None:
     deviations: dict[str, list[npt.NDArray[np.float32]]] = {"ours": [], "package": []}
     for image_id in IMAGES:
-        recorded = RecordedMasks(scene.golden, image_id)
-        feature_map = scene.feature_map(recorded, scene.targets.images[image_id])
-        features, _ = pool_masks(feature_map, recorded.foreground())
-        exact = (l2_normalise(features) @ scene.prototypes.vectors_PD.T).numpy()
-        for name, segmenter in (("ours", ours), ("package", PackageDecoder(ours, package))):
-            found = scene.similarities(segmenter, image_id)
-            assert found.shape == exact.shape == (GRID * GRID, 4)
-            deviations[name].append(np.abs(found - exact).max(axis=1))
-    mine, theirs = (np.concatenate(deviations[name]) for name in ("ours", "package"))
+        canvas, feature_map = scene.source(ours).look(scene.targets.images[image_id])
+        recorded = scene.cosines(feature_map, recorded_foreground(scene.golden, image_id))
+        logits = {
+            "ours": ours.propose(canvas, feature_map).logits_Nhw,
+            "package": decode_best(filled_tiny(), encode(filled_tiny(), canvas), point_grid(GRID))[0],
+        }
+        for name, logits_NHW in logits.items():
+            found = scene.cosines(feature_map, logits_NHW > 0)
+            deviations[name].append(np.abs(found - recorded).max(axis=1))
+    of_ours, of_package = (np.concatenate(deviations[name]) for name in ("ours", "package"))
     # Two samples of the same rounding errors: the allowance is for the samples' own scatter.
-    assert np.mean(mine) < 1.5 * np.mean(theirs)
+    assert np.mean(of_ours) < 1.5 * np.mean(of_package)
     for share in (0.5, 0.75, 0.9):
-        assert np.quantile(mine, share) < 1.5 * np.quantile(theirs, share), share
+        assert np.quantile(of_ours, share) < 1.5 * np.quantile(of_package, share), share

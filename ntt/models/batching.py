@@ -49,7 +49,7 @@ class BatchRunner:
             function: works on things start..stop-1. Must give the same results however they are grouped.
             count: number of things.
             workers: threads to spread batches over; each computes with one thread of its own, which spares the
-                waiting for one another that threads inside every small operation cost.
+                waiting for one another that threads inside every small operation cost, and flushes denormals.
 
         Returns:
             The results in the order of the things, one per batch.
@@ -106,7 +106,12 @@ def _single_threaded_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
     """A pool whose threads compute with one thread each; the caller's own setting is the same afterwards."""
     threads = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(workers, initializer=_start_worker) as pool:
             yield pool
     finally:
         torch.set_num_threads(threads)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
