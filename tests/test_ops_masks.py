@@ -5,7 +5,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ntt.ops import masks as masks_module
 from ntt.ops.masks import decode_masks, encode_full_size, encode_masks, overlap_fractions, rle_areas, rle_boxes_xywh
 
 
@@ -32,13 +31,6 @@ def test_one_pixel_wide_is_one_pixel_high_transposed():
     lying = decode_masks(encode_full_size(logits.mT.contiguous(), 1, 37), 1, 37)
     assert np.array_equal(upright, lying.transpose(0, 2, 1))
     assert upright.any()
-
-
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
-    logits = blobs(7, 32, 32)
-    whole = encode_full_size(logits, 90, 70)
-    monkeypatch.setattr(masks_module, "CHUNK_BYTES_CPU", 1)
-    assert encode_full_size(logits, 90, 70) == whole
 
 
 def test_integer_logits_and_the_threshold():

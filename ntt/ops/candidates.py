@@ -1,54 +1,83 @@
 """From a segmenter's proposals to the candidates that matching reads (METHOD 4)."""
 
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ntt.ops.boxes import boxes_from_masks
-from ntt.ops.masks import encode_full_size, rle_areas
 from ntt.ops.pooling import l2_normalise, pool_masks
-from ntt.types import Candidates, Proposals
+from ntt.ops.run_lengths import Changes, full_size_changes
+from ntt.types import Candidates, FloatArray, Proposals
 
 FeatureDtype: TypeAlias = Literal["float16", "float32"]
 
 
-@torch.no_grad()
-def describe(
-    proposals: Proposals,
-    feature_map_Dhw: torch.Tensor,
-    *,
-    height: int,
-    width: int,
-    feature_dtype: FeatureDtype,
-) -> Candidates:
-    """Turn proposals of one image into candidates, in the same order.
+@dataclass(frozen=True)
+class Measurements:
+    """What the device finds out about the N proposals of one image; arrays lie in the host's memory.
 
-    Proposals without foreground, on their own grid or at full size, are dropped: the reference gives them the feature
-    0/0.
+    Attributes:
+        height, width: of the original image, pixels.
+        changes: of the full-size masks.
+        on_grid_N: whether the mask has foreground on its own grid.
+        grid_boxes_xyxy: as in `Candidates`, and likewise `predicted_iou`.
+        features: float32 [N, D], L2-normalised.
+    """
+
+    height: int
+    width: int
+    changes: Changes
+    on_grid_N: npt.NDArray[np.bool_]
+    grid_boxes_xyxy: FloatArray
+    predicted_iou: FloatArray
+    features: FloatArray
+
+    def candidates(self, feature_dtype: FeatureDtype) -> Candidates:
+        """Encode the masks, and round features to a precision in which they can be stored without loss.
+
+        Proposals without foreground, on their own grid or at full size, are dropped: the reference gives them the
+        feature 0/0.
+        """
+        keep = np.flatnonzero(self.on_grid_N & (self.changes.per_mask_N > 0))
+        rles = self.changes.encode()
+        return Candidates(
+            height=self.height,
+            width=self.width,
+            rles=tuple(rles[index] for index in keep.tolist()),
+            grid_boxes_xyxy=self.grid_boxes_xyxy[keep],
+            predicted_iou=self.predicted_iou[keep],
+            features=self.features[keep].astype(feature_dtype).astype(np.float32),
+        )
+
+
+@torch.no_grad()
+def measure(proposals: Proposals, feature_map_Dhw: torch.Tensor, *, height: int, width: int) -> Measurements:
+    """Do on the device what needs whole masks.
 
     Args:
         proposals: N masks on the segmenter's grid.
         feature_map_Dhw: float32 [D, h, w], the encoder's features of the same image.
         height: of the original image, pixels.
         width: of the original image, pixels.
-        feature_dtype: precision the features are rounded to, and can be stored in without loss.
-
-    Returns:
-        At most N candidates, features L2-normalised.
     """
     foreground = proposals.logits_Nhw > 0
-    features_ND, on_grid = pool_masks(feature_map_Dhw, foreground)
-    rounded_ND = l2_normalise(features_ND).cpu().numpy().astype(feature_dtype).astype(np.float32)
-    boxes = boxes_from_masks(foreground)
-    predicted_iou = proposals.predicted_iou_N.float().cpu().numpy()
-    rles = encode_full_size(proposals.logits_Nhw, height, width)
-    keep = np.flatnonzero(on_grid.cpu().numpy() & (rle_areas(rles, height, width) > 0))
-    return Candidates(
+    features_ND, on_grid_N = pool_masks(feature_map_Dhw, foreground)
+    return Measurements(
         height=height,
         width=width,
-        rles=tuple(rles[index] for index in keep.tolist()),
-        grid_boxes_xyxy=boxes[keep],
-        predicted_iou=predicted_iou[keep],
-        features=rounded_ND[keep],
+        changes=full_size_changes(proposals.logits_Nhw, foreground, height, width),
+        on_grid_N=on_grid_N.cpu().numpy(),
+        grid_boxes_xyxy=boxes_from_masks(foreground),
+        predicted_iou=proposals.predicted_iou_N.float().cpu().numpy(),
+        features=l2_normalise(features_ND).cpu().numpy(),
     )
+
+
+def describe(
+    proposals: Proposals, feature_map_Dhw: torch.Tensor, *, height: int, width: int, feature_dtype: FeatureDtype
+) -> Candidates:
+    """Turn the proposals of one image into at most as many candidates, in the same order; see `measure`."""
+    return measure(proposals, feature_map_Dhw, height=height, width=width).candidates(feature_dtype)

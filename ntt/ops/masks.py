@@ -1,6 +1,6 @@
 """Full-size masks as COCO run-length encodings, and sums over them that need no decoding.
 
-Suffixes: N masks, n masks of one chunk, h and w the segmenter's grid, H and W the image.
+Suffixes: N masks, h and w the segmenter's grid, H and W the image.
 """
 
 from collections.abc import Sequence
@@ -11,87 +11,31 @@ import numpy.typing as npt
 import torch
 from pycocotools import mask as coco_mask
 
-from ntt.ops.boxes import boxes_from_masks
-from ntt.ops.resize import Band, resize_bands
+from ntt.ops.run_lengths import full_size_changes, mask_changes
 from ntt.types import FloatArray
 
-CHUNK_BYTES_CPU = 32 << 20
-CHUNK_BYTES_GPU = 512 << 20
-BANDS = 8
 
-
-@torch.no_grad()
 def encode_full_size(logits_Nhw: torch.Tensor, height: int, width: int) -> tuple[bytes, ...]:
-    """Upsample mask logits to the image and encode the foreground (METHOD 6).
-
-    Bilinear, antialiased where an axis shrinks; foreground is > 0. A pixel is a weighted mean of grid values, so it
-    can be foreground only near foreground of the grid: tiles of the image without any are not computed.
+    """Resize mask logits to the image and encode the foreground (METHOD 6).
 
     Args:
-        logits_Nhw: [N, h, w], any float or signed integer dtype, any device.
+        logits_Nhw: [N, h, w], any float or signed integer dtype, any device; foreground is > 0.
         height: H, pixels.
         width: W, pixels.
 
     Returns:
         One COCO compressed RLE of [H, W] per mask.
     """
-    boxes_xyxy = torch.from_numpy(boxes_from_masks(logits_Nhw > 0)).long()
-    on_cpu = logits_Nhw.device.type == "cpu"
-    chunk = max(1, (CHUNK_BYTES_CPU if on_cpu else CHUNK_BYTES_GPU) // (height * width))
-    rles: list[bytes] = []
-    for start in range(0, logits_Nhw.shape[0], chunk):
-        part = slice(start, start + chunk)
-        rles.extend(encode_masks(_full_size_foreground(logits_Nhw[part], boxes_xyxy[part], height, width)))
-    return tuple(rles)
+    return full_size_changes(logits_Nhw, logits_Nhw > 0, height, width).encode()
+
+
+def encode_masks(foreground_NHW: torch.Tensor) -> tuple[bytes, ...]:
+    """Encode masks, bool [N, H, W] on any device, as one COCO compressed RLE per mask."""
+    return mask_changes(foreground_NHW).encode()
 
 
 # pycocotools' `area` keeps the number of masks in an 8-bit integer, and NumPy 2 refuses more.
 _AREA_LIMIT = 255
-
-
-def _full_size_foreground(logits_nhw: torch.Tensor, boxes_xyxy: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Return the foreground, bool [n, height, width], of resized logits; each mask is stored column by column."""
-    count, rows_in, columns_in = logits_nhw.shape
-    if (rows_in, columns_in) == (height, width):
-        return logits_nhw > 0
-    row_bands = resize_bands(rows_in, height, antialias=True, adjoint=False, count=BANDS)
-    column_bands = resize_bands(columns_in, width, antialias=True, adjoint=False, count=BANDS)
-    # COCO counts run down the columns: computing the transposed image saves a transposition of every mask.
-    foreground_nWH = torch.zeros(count, width, height, dtype=torch.bool, device=logits_nhw.device)
-    left, top, right, bottom = boxes_xyxy.T
-    for rows in row_bands:
-        in_rows = (top < rows.inputs.stop) & (bottom >= rows.inputs.start)
-        for columns in column_bands:
-            reached = in_rows & (left < columns.inputs.stop) & (right >= columns.inputs.start)
-            chosen = reached.nonzero()[:, 0].to(logits_nhw.device)
-            if len(chosen):
-                _fill_tile(foreground_nWH, logits_nhw, chosen, rows, columns)
-    return foreground_nWH.mT
-
-
-def _fill_tile(
-    foreground_nWH: torch.Tensor, logits_nhw: torch.Tensor, chosen: torch.Tensor, rows: Band, columns: Band
-) -> None:
-    """Compute one tile of the full-size foreground of the chosen masks."""
-    tile_nij = logits_nhw[:, rows.inputs, columns.inputs].index_select(0, chosen).float()
-    values_nWH = columns.weights_oi.to(tile_nij.device) @ (rows.weights_oi.to(tile_nij.device) @ tile_nij).mT
-    foreground_nWH[chosen, columns.outputs, rows.outputs] = values_nWH > 0
-
-
-def encode_masks(foreground_NHW: torch.Tensor) -> tuple[bytes, ...]:
-    """Encode masks.
-
-    Args:
-        foreground_NHW: bool [N, H, W], any device; fastest when each mask is stored column by column.
-
-    Returns:
-        One COCO compressed RLE per mask.
-    """
-    if foreground_NHW.shape[0] == 0:
-        return ()
-    columns_first = foreground_NHW.mT.contiguous().cpu().view(torch.uint8).numpy()
-    encoded = coco_mask.encode(columns_first.T)  # [H, W, N] in Fortran order
-    return tuple(cast("bytes", rle["counts"]) for rle in encoded)
 
 
 def decode_masks(rles: Sequence[bytes], height: int, width: int) -> npt.NDArray[np.bool_]:
