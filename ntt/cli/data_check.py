@@ -123,9 +123,8 @@ def places_by_shots(
     for shots, config in zip(numbers, compose_many(chosen), strict=True):
         dataset = config.dataset
         assert isinstance(dataset, PublishedConfig), facts.name
-        if data_root is not None:
-            dataset.root = str(data_root / Path(dataset.root).name)
-        places[shots] = replace(dataset, root=str(root or dataset.root)).places()
+        usual = Path(dataset.root) if data_root is None else data_root / Path(dataset.root).name
+        places[shots] = replace(dataset, root=str(root or usual)).places()
     return places
 
 

@@ -1,0 +1,8 @@
+"""Options of the config group `dataset`: where annotation files and images lie.
+
+- `base`: what an option declares
+- `coco_json`: any folder in COCO format
+- `folder`: a plain folder of images
+- `demo`: the pictures that come with the package, in `demo_data`
+- `published`: COCO, LVIS, Pascal VOC and CD-FSOD in their official layouts; fetching and checking them
+"""

@@ -1,8 +1,10 @@
-"""What a data set option is: the place of a references file, a targets file and their images."""
+"""What a data set option declares: where a references file, a targets file and their images lie."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from ntt.base.settings import setting
 
 DATA_VARIABLE = "NTT_DATA"
 """Environment variable that names the folder of the published data sets."""
@@ -18,36 +20,32 @@ class DatasetFiles:
     target_images: Path
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
     """Base schema of the config group `dataset`."""
 
     name: str = "???"
     """Name of the data set; it appears in run directories and tables."""
 
-    sampler: str = "native"
+    sampler: str = setting("native", decides=False)
     """How references are drawn unless `shots.sampler` says otherwise: fixed where the references file of each number
     of shots is part of the data set."""
 
-    protocol: str = "coco"
-    """By whose rules detections are judged unless `evaluation.protocol` says otherwise: coco or lvis."""
+    protocol: str = setting("coco", decides=False)
+    """Whose rules of evaluation apply unless `evaluation.protocol` says otherwise: coco or lvis."""
 
-    decode_images: bool = False
+    decode_images: bool = setting(default=False, decides=False)
     """Decode every image completely before the run starts, not only its header and its end."""
 
     def label(self) -> str:
-        """Name of the data set in run directories and tables."""
+        """Return the name of the data set in run directories and tables."""
         return self.name
 
-    def problems(self) -> list[str]:
-        """Settings that cannot work, one sentence each, found without touching any file."""
-        return []
-
     def locate(self, cache_root: Path) -> DatasetFiles:
-        """Say where the files are, generating them first where the data set is a generated one.
+        """Return where the files are; annotation files that have to be made are written first.
 
         Args:
-            cache_root: folder for generated data.
+            cache_root: folder for such files.
 
         Raises:
             DataError: if the data set is not where the settings say.

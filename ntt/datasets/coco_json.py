@@ -9,7 +9,7 @@ from ntt.datasets.base import DatasetConfig, DatasetFiles, folder_label
 from ntt.errors import DataError, raise_all
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class CocoJsonConfig(DatasetConfig):
     """Schema of `dataset=coco_json`; the relative paths below start at `root`."""
 
@@ -31,47 +31,41 @@ class CocoJsonConfig(DatasetConfig):
     """Folder of the target images."""
 
     def label(self) -> str:
-        """Name of the root folder, so that runs on different folders are told apart at a glance."""
+        """Return the name of the root folder, so that runs on different folders are told apart at a glance."""
         return folder_label(self.root) or self.name
 
-    def locate(self, cache_root: Path) -> DatasetFiles:
-        """Resolve the four places against `root` and check that they exist."""
+    def places(self) -> DatasetFiles:
+        """Return where everything would be, without looking whether it is there."""
         root = Path(self.root).expanduser().absolute()
-        if not root.is_dir():
-            raise DataError(
-                f"dataset.root={self.root} is not a folder. Give the folder that holds {self.targets} and "
-                f"{self.target_images}/, for example dataset.root=/data/my_set."
-            )
-        files = self.files_below(root)
-        _check_places(files)
-        return files
 
-    def files_below(self, root: Path) -> DatasetFiles:
-        """Resolve the four places against a folder, without looking whether they exist."""
-
-        def place(relative: str) -> Path:
+        def below_root(relative: str) -> Path:
             # Normalised as text: `..` after a symbolic link would lead beside the link's target.
             return Path(os.path.normpath(root / relative))
 
         return DatasetFiles(
-            references_file=place(self.references),
-            reference_images=place(self.reference_images),
-            targets_file=place(self.targets),
-            target_images=place(self.target_images),
+            references_file=below_root(self.references),
+            reference_images=below_root(self.reference_images),
+            targets_file=below_root(self.targets),
+            target_images=below_root(self.target_images),
         )
 
-
-def _check_places(files: DatasetFiles) -> None:
-    problems = [
-        f"dataset.{key}: there is no file {path}. Put the annotation file there, or set dataset.{key} to its place "
-        "below dataset.root."
-        for key, path in (("references", files.references_file), ("targets", files.targets_file))
-        if not path.is_file()
-    ]
-    problems += [
-        f"dataset.{key}: there is no folder {path}. Put the images there, or set dataset.{key} to their place below "
-        "dataset.root."
-        for key, path in (("reference_images", files.reference_images), ("target_images", files.target_images))
-        if not path.is_dir()
-    ]
-    raise_all(problems, DataError, summary="The data set is incomplete")
+    def locate(self, cache_root: Path) -> DatasetFiles:
+        """Resolve the four paths against `root` and check that they exist."""
+        if not Path(self.root).expanduser().is_dir():
+            raise DataError(
+                f"dataset.root={self.root} is not a folder. Give the folder that holds {self.targets} and "
+                f"{self.target_images}/, for example dataset.root=/data/my_set."
+            )
+        files = self.places()
+        problems = [
+            f"dataset.{key}: there is no file {path}. Put the annotation file there, or correct dataset.{key}."
+            for key, path in (("references", files.references_file), ("targets", files.targets_file))
+            if not path.is_file()
+        ]
+        problems += [
+            f"dataset.{key}: there is no folder {path}. Put the images there, or correct dataset.{key}."
+            for key, path in (("reference_images", files.reference_images), ("target_images", files.target_images))
+            if not path.is_dir()
+        ]
+        raise_all(problems, DataError, summary="The data set is incomplete")
+        return files

@@ -16,7 +16,7 @@ from ntt.errors import ConfigError, StorageError
 DEMO_FOLDER = Path(__file__).with_name("demo_data")
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class DemoConfig(DatasetConfig):
     """Schema of `dataset=demo`."""
 

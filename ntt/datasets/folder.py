@@ -1,12 +1,12 @@
 """A plain folder of example images and images to search, without any annotation format."""
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from ntt.base.digests import content_key
 from ntt.base.files import write_text
 from ntt.convert.base import Converted
 from ntt.convert.plain_folder import coco_categories, convert_references, convert_targets
@@ -18,9 +18,9 @@ _LOG = logging.getLogger(__name__)
 TARGETS_FILE = "targets.json"
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class FolderConfig(DatasetConfig):
-    """Schema of `dataset=folder`; `ntt/convert/plain_folder.py` says how the folder must look."""
+    """Schema of `dataset=folder`; `ntt/convert/plain_folder.py` describes its layout."""
 
     SCHEMA: ClassVar[str] = "folder"
 
@@ -28,18 +28,18 @@ class FolderConfig(DatasetConfig):
     """Folder of the data set."""
 
     references: str = "references"
-    """Folder of the example images below `root`, one folder a class."""
+    """Folder of the example images below `root`, one folder per class."""
 
     targets: str = "targets"
     """Folder of the images to search, below `root`."""
 
     @classmethod
     def fits(cls, root: Path) -> bool:
-        """Say whether a folder looks like one of these, rather than one in COCO format."""
+        """Return whether a folder looks like one of these, rather than one in COCO format."""
         return (root / cls.references).is_dir() and not (root / "annotations").is_dir()
 
     def label(self) -> str:
-        """Name of the root folder, so that runs on different folders are told apart at a glance."""
+        """Return the name of the root folder, so that runs on different folders are told apart at a glance."""
         return folder_label(self.root) or self.name
 
     def locate(self, cache_root: Path) -> DatasetFiles:
@@ -53,21 +53,18 @@ class FolderConfig(DatasetConfig):
         references, targets = root / self.references, root / self.targets
         given = root / TARGETS_FILE
         examples = convert_references(references, coco_categories(given) if given.is_file() else None)
-        place = hashlib.sha256(json.dumps([str(references), str(targets)]).encode()).hexdigest()[:10]
-        cache = cache_root / f"folder-{self.label()}-{place}"
+        # Two folders of the same name have different caches.
+        cache = cache_root / f"folder-{self.label()}-{content_key([str(references), str(targets)])[:10]}"
         _write(examples, cache / "references.json")
         if not given.is_file():
-            _write(convert_targets(targets, _categories(examples)), cache / TARGETS_FILE)
+            categories = [Category(entry["id"], entry["name"]) for entry in examples.document["categories"]]
+            _write(convert_targets(targets, categories), cache / TARGETS_FILE)
         return DatasetFiles(
             references_file=cache / "references.json",
             reference_images=references,
             targets_file=given if given.is_file() else cache / TARGETS_FILE,
             target_images=targets,
         )
-
-
-def _categories(converted: Converted) -> list[Category]:
-    return [Category(entry["id"], entry["name"]) for entry in converted.document["categories"]]
 
 
 def _write(converted: Converted, path: Path) -> None:

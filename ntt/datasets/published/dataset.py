@@ -2,7 +2,7 @@
 
 They differ from any other folder in COCO format in three ways: they lie below a common folder (`runtime.data_root`, or
 the environment variable NTT_DATA), they are called by their own name wherever they lie, and what they must contain is
-known (`ntt/datasets/published/datasets.json`), so that `ntt data check NAME` can say what is missing or different.
+recorded (`datasets.json`), so that `ntt data check NAME` can say what is missing or different.
 """
 
 from dataclasses import dataclass
@@ -14,28 +14,24 @@ from ntt.datasets.coco_json import CocoJsonConfig
 from ntt.errors import DataError
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class PublishedConfig(CocoJsonConfig):
     """Schema of the data sets with an official layout; the relative paths start at `root`."""
 
     SCHEMA: ClassVar[str] = "published"
 
     def label(self) -> str:
-        """Name of the data set: its folder may be called anything."""
+        """Return the name of the data set: its folder may be called anything."""
         return self.name
 
-    def places(self) -> DatasetFiles:
-        """Say where everything would be, whether it is there or not."""
-        return self.files_below(Path(self.root).expanduser().absolute())
-
     def locate(self, cache_root: Path) -> DatasetFiles:
-        """Resolve the four places and check that they exist."""
+        """Resolve the four paths and check that they exist."""
         root = Path(self.root).expanduser().absolute()
         if not root.is_dir():
             raise DataError(
                 f"The data set {self.name} is not there: {root} is not a folder. Set runtime.data_root or the "
                 f"environment variable {DATA_VARIABLE} to the folder that holds {root.name}/, or dataset.root to the "
-                f"data set's own folder; `ntt data get {self.name}` says where to have it from."
+                f"data set's own folder; `ntt data get {self.name}` says how to get it."
             )
         try:
             return super().locate(cache_root)

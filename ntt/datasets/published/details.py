@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from ntt.data.splits import split_classes
@@ -12,7 +12,7 @@ from ntt.data.splits import split_classes
 
 @dataclass(frozen=True)
 class Counts:
-    """What an annotation file holds; None where it is not known.
+    """Expected content of an annotation file; None where it is not known.
 
     Attributes:
         images: entries of `images`.
@@ -47,21 +47,21 @@ class Archive:
 
     @property
     def file_name(self) -> str:
-        """The last part of the URL."""
+        """Return the last part of the URL."""
         return self.url.rsplit("/", maxsplit=1)[-1]
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What is known of one data set option.
+    """Details of one data set option.
 
     Attributes:
         name: of the option.
         title: for people.
         official: page of its authors.
         terms: of use, in a few words.
-        get: name of the downloads (`archives`) it is made of; None where nobody may pass it on or it has no fixed
-            address.
+        get: name of the downloads (`archives`) it is made of; None where it has no fixed address or must not be
+            passed on.
         class_names: the classes; empty where only their number is known.
         num_classes: how many there are.
         shots: numbers of shots it has a references file for; empty where references are drawn.
@@ -83,17 +83,17 @@ class DatasetFacts:
     targets: Counts
 
     def of_shots(self, shots: int | None) -> Counts:
-        """The references file's counts, for one number of shots where there is a file for each."""
+        """Return the references file's counts, for one number of shots where there is a file for each."""
         return self.references if shots is None else Counts(images=self.shot_images.get(shots))
 
 
 def known_datasets() -> Mapping[str, DatasetFacts]:
-    """Every published data set, by the name of its option."""
-    return {name: _facts(name, entry) for name, entry in _document()["datasets"].items()}
+    """Return every published data set, by the name of its option."""
+    return {name: _details(name, entry) for name, entry in _document()["datasets"].items()}
 
 
 def archives(name: str) -> tuple[Archive, ...]:
-    """The downloads a data set is made of.
+    """Return the downloads a data set is made of.
 
     Args:
         name: as in `DatasetFacts.get`.
@@ -102,11 +102,11 @@ def archives(name: str) -> tuple[Archive, ...]:
 
 
 def few_shot_lists_url() -> str:
-    """Where the fixed few-shot lists of Pascal VOC are published; one text file a class and number of shots."""
+    """Return where the few-shot lists of Pascal VOC are published; one text file per class and number of shots."""
     return str(_document()["vocsplit"])
 
 
-def _facts(name: str, entry: Mapping[str, Any]) -> DatasetFacts:
+def _details(name: str, entry: Mapping[str, Any]) -> DatasetFacts:
     classes = split_classes(entry["classes"]) if "classes" in entry else tuple(entry.get("class_names", ()))
     return DatasetFacts(
         name=name,
@@ -125,6 +125,5 @@ def _facts(name: str, entry: Mapping[str, Any]) -> DatasetFacts:
 
 @cache
 def _document() -> dict[str, Any]:
-    text = resources.files("ntt.datasets.published").joinpath("datasets.json").read_text(encoding="utf-8")
-    document: dict[str, Any] = json.loads(text)
+    document: dict[str, Any] = json.loads(Path(__file__).with_name("datasets.json").read_text(encoding="utf-8"))
     return document

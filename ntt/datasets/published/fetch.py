@@ -1,7 +1,7 @@
 """Downloads published data sets, unpacks them, and makes the annotation files the options read."""
 
-import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,19 +13,18 @@ from ntt.datasets.published.lvis import write_minival
 from ntt.datasets.published.voc import convert_devkit, list_name, write_kshot_files
 from ntt.errors import DataError
 
-_LOG = logging.getLogger(__name__)
 _DOWNLOADS = ".downloads"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where from, and how it is told.
+    """Where to download from, and who hears of progress.
 
     Attributes:
         mirror: base URL that takes the place of the official hosts; None: the official ones.
         offline: download nothing; use what is there.
         keep_archives: leave archives where they were downloaded to, instead of deleting them once unpacked.
-        progress: called with (what is going on) and returns what is called with (bytes done, bytes in all).
+        progress: called with what is going on; returns what is called with (bytes done, bytes in all).
     """
 
     mirror: str | None = None
@@ -45,21 +44,21 @@ def fetch_dataset(name: str, data_root: Path, source: Source) -> list[str]:
         source: where to download from.
 
     Returns:
-        What was done or found, a sentence each.
+        What was done or was there already, one sentence each.
 
     Raises:
         DataError: if an archive is damaged, or a download is needed where the network is off.
         DownloadError: if an archive is not available, or is not the expected one.
         StorageError: if the disk is full or not writable.
     """
-    told = [_fetch_archive(archive, data_root, source) for archive in archives(name)]
+    report = [_fetch_archive(archive, data_root, source) for archive in archives(name)]
     if name == "lvis":
-        made = write_minival(data_root / "lvis")
-        told += [f"{made}: the images of lvis_v1_val.json that belong to val2017"] if made else []
+        minival = write_minival(data_root / "lvis")
+        report += [f"{minival}: the images of lvis_v1_val.json that belong to val2017"] if minival else []
     if name == "voc":
-        told += [f"{path}: written" for path in convert_devkit(data_root / "voc")]
-        told += _few_shot_files(data_root / "voc", source)
-    return told
+        written = convert_devkit(data_root / "voc") + _few_shot_files(data_root / "voc", source)
+        report += [f"{path}: written" for path in written]
+    return report
 
 
 def _fetch_archive(archive: Archive, data_root: Path, source: Source) -> str:
@@ -79,19 +78,18 @@ def _fetch_archive(archive: Archive, data_root: Path, source: Source) -> str:
     unfinished.unlink()
     if not source.keep_archives:
         file.unlink()
-        _remove_if_empty(file.parent)
+        with suppress(OSError):  # other archives lie there
+            file.parent.rmdir()
     return f"{archive.file_name}: {count} files unpacked into {folder}"
 
 
 def is_provided(archive: Archive, folder: Path) -> bool:
-    """Say whether a folder holds what an archive leaves behind, going by names and numbers of files."""
-    return all(_count(folder / name) >= number for name, number in archive.provides.items())
+    """Return whether a folder holds what an archive leaves behind, going by names and numbers of files."""
 
+    def count(path: Path) -> int:
+        return sum(1 for _ in path.iterdir()) if path.is_dir() else int(path.is_file())
 
-def _count(path: Path) -> int:
-    if path.is_dir():
-        return sum(1 for _ in path.iterdir())
-    return int(path.is_file())
+    return all(count(folder / name) >= number for name, number in archive.provides.items())
 
 
 def _download(url: str, target: Path, relative_path: str, source: Source, *, md5: str | None) -> None:
@@ -103,18 +101,13 @@ def _download(url: str, target: Path, relative_path: str, source: Source, *, md5
     download(urls, target, md5=md5, label=f"file {target.name}", progress=source.progress(target.name))
 
 
-def _few_shot_files(root: Path, source: Source) -> list[str]:
-    """Fetch the few-shot lists of VOC that are missing and make the files of `dataset=voc_kshot`."""
-    facts = known_datasets()["voc_kshot"]
-    if all((root / "annotations" / f"{k}_shot.json").is_file() for k in facts.shots):
+def _few_shot_files(root: Path, source: Source) -> list[Path]:
+    """Fetch the few-shot lists of VOC that are missing and write the files of `dataset=voc_kshot`."""
+    details = known_datasets()["voc_kshot"]
+    if all((root / "annotations" / f"{count}_shot.json").is_file() for count in details.shots):
         return []
-    for shots in facts.shots:
-        for class_name in facts.class_names:
+    for shots in details.shots:
+        for class_name in details.class_names:
             name = list_name(class_name, shots)
             _download(few_shot_lists_url() + name, root / "vocsplit" / name, f"voc/vocsplit/{name}", source, md5=None)
-    return [f"{path}: written" for path in write_kshot_files(root, facts.shots)]
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if not any(folder.iterdir()):
-        folder.rmdir()
+    return write_kshot_files(root, details.shots)
