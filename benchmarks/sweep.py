@@ -25,7 +25,6 @@ from ntt.config.compose import compose_config
 from ntt.config.schema import ExperimentConfig
 from ntt.run import runner
 from ntt.run.shared import Workspace
-from ntt.store.cache import CandidateMemory
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -98,7 +97,7 @@ class Bench:
 
     def sweep(self, shots: Sequence[int], seeds: int) -> list[Cost]:
         """Run all points in this process, composing included."""
-        workspace = Workspace(candidates=CandidateMemory(overlaps_from_run=2))
+        workspace = Workspace()
 
         def point(count: int, seed: int) -> Cost:
             def work() -> None:

@@ -30,7 +30,8 @@ from ntt.run.environment import apply_runtime
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.memory import fill_memory
 from ntt.stages.prototypes import build_prototypes
-from ntt.store.store import Arrays, Store
+from ntt.store.entries import Arrays
+from ntt.store.store import Store
 from ntt.types import Category, Detections, FloatArray, ImageRecord, Instance, IntArray, ReferenceSet
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
@@ -136,7 +137,7 @@ class Predictor:
         kept = _Forgetful(Path()) if store is None else Store(Path(store).expanduser().absolute())
         built, segments = config.backbone.build(placement), config.segmenter.build(placement)
         maker = choose_box_segmenter(config.memory.box_masks, segments, built)
-        self._matcher = config.matcher.build()
+        self._matcher = config.matcher
         self._source = CandidateSource(
             segmenter=segments,
             backbone=built,

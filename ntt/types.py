@@ -146,23 +146,6 @@ class Proposals:
 
 
 @dataclass(frozen=True)
-class Overlaps:
-    """Pairs of an image's masks that have pixels in common; P pairs, a mask being named by its place.
-
-    Attributes:
-        count: number of masks.
-        later_P: int32, the one of the two that is ranked lower.
-        earlier_P: int32, the other one.
-        fractions_P: float64 in (0, 1], the part of the later mask that the earlier one covers.
-    """
-
-    count: int
-    later_P: npt.NDArray[np.int32]
-    earlier_P: npt.NDArray[np.int32]
-    fractions_P: npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
 class Candidates:
     """Everything matching needs to know of one target image; independent of seed, shots and classes.
 
@@ -172,8 +155,6 @@ class Candidates:
         grid_boxes_xyxy: float32 [N, 4], inclusive pixel indices on the segmenter's mask grid; used by NMS only.
         predicted_iou: float32 [N].
         features: float32 [N, D], L2-normalised, already rounded to the precision they are stored in.
-        overlaps: of all masks, where they have been computed beforehand; None: matching computes those it needs, and
-            gets the same numbers.
     """
 
     height: int
@@ -182,7 +163,6 @@ class Candidates:
     grid_boxes_xyxy: FloatArray
     predicted_iou: FloatArray
     features: FloatArray
-    overlaps: Overlaps | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ntt.ops.boxes import boxes_from_masks
 from ntt.ops.masks import encode_masks
 from ntt.types import Candidates
 
@@ -29,4 +30,26 @@ def rectangles(
         grid_boxes_xyxy=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         predicted_iou=np.array(predicted_iou, dtype=np.float32),
         features=np.array(features, dtype=np.float32).reshape(-1, channels),
+    )
+
+
+def random_candidates(seed: int, count: int, *, directions_CD: np.ndarray) -> Candidates:
+    """Unions of rectangles whose features scatter around some directions; several share their predicted IoU."""
+    height, width = 60, 80
+    generator = np.random.default_rng(seed)
+    masks = torch.zeros(count, height, width, dtype=torch.bool)
+    for mask in masks:
+        for _ in range(generator.integers(1, 3)):
+            top, left = generator.integers(0, height - 5), generator.integers(0, width - 5)
+            mask[top : top + generator.integers(2, 30), left : left + generator.integers(2, 40)] = True
+    features = directions_CD[generator.integers(0, len(directions_CD), count)]
+    features = features + generator.normal(size=features.shape) * 1.1
+    features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16)
+    return Candidates(
+        height=height,
+        width=width,
+        rles=encode_masks(masks),
+        grid_boxes_xyxy=boxes_from_masks(masks),
+        predicted_iou=(generator.integers(0, 12, count) / 12).astype(np.float32),
+        features=features.astype(np.float32),
     )

@@ -24,12 +24,11 @@ from ntt.errors import StorageError
 from ntt.run import runner
 from ntt.run.shared import Workspace
 from ntt.stages.candidates import CandidateSource
-from ntt.store.cache import CandidateMemory
 
 SMALL = ("segmenter.leaves=60", "segmenter.canvas_side=128", "segmenter.mask_side=64", "backbone.input_size=128")
 
 # Models are built before the first fork; candidates are not kept, so that every attempt goes to the store.
-PREPARED = Workspace(candidates=CandidateMemory(limit_bytes=0))
+PREPARED = Workspace()
 
 
 def job(data: Path, work: Path) -> list[str]:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from drawn_candidates import rectangles
 
-from ntt.errors import ConfigError, DataError
-from ntt.matchers.prototype import PrototypeConfig, PrototypeMatcher
+from ntt.base.settings import setting_problems
+from ntt.errors import DataError
+from ntt.matchers.prototype import PrototypeMatcher
 from ntt.types import Candidates, Category, Detections, MemoryBank, Prototypes
 
 CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
@@ -151,20 +152,6 @@ def test_fingerprint_names_every_setting_but_not_the_option():
     }
 
 
-def test_settings_are_checked_all_at_once():
-    with pytest.raises(ConfigError) as caught:
-        PrototypeMatcher(merging="gentle", nms_iou_threshold=1.5, max_detections=0)  # type: ignore[arg-type]
-    assert str(caught.value) == (
-        "The matcher's settings cannot be used (3 problems):\n"
-        "  - matcher.merging=gentle is not possible: allowed is one of soft_semantic, soft, hard, none. "
-        "Set matcher.merging=soft_semantic, for example.\n"
-        "  - matcher.nms_iou_threshold=1.5 is not possible: allowed is 0 to 1. "
-        "Set matcher.nms_iou_threshold=0.5, for example.\n"
-        "  - matcher.max_detections=0 is not possible: allowed is 1 or more. "
-        "Set matcher.max_detections=100, for example."
-    )
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -176,25 +163,15 @@ def test_settings_are_checked_all_at_once():
         {"max_candidates_after_nms": 0},
         {"box_convention": "voc"},
         {"on_empty": "skip"},
+        {"merging": "gentle"},
     ],
 )
 def test_each_setting_has_a_range(wrong: dict[str, Any]):
-    key, value = next(iter(wrong.items()))
-    with pytest.raises(ConfigError, match=rf"^matcher\.{key}={value} is not possible: allowed is "):
-        PrototypeMatcher(**wrong)
-    assert len(PrototypeConfig(**wrong).problems()) == 1
+    ((key, value),) = wrong.items()
+    (problem,) = setting_problems(PrototypeMatcher(**wrong), "matcher")
+    assert problem.startswith(f"matcher.{key}={value} is not possible: allowed is ")
 
 
 @pytest.mark.parametrize("edge", [{"nms_iou_threshold": 0.0}, {"nms_iou_threshold": 1.0}, {"min_score": 0.0}])
 def test_ends_of_ranges_are_allowed(edge: dict[str, float]):
-    assert PrototypeConfig(**edge).problems() == []
-    assert PrototypeMatcher(**edge).fingerprint.items() >= edge.items()
-
-
-def test_config_builds_the_matcher():
-    config = PrototypeConfig(name="ntt_reference", merging="hard", max_detections=5, box_convention="reference")
-    matcher = config.build()
-    assert matcher == PrototypeMatcher(
-        name="ntt_reference", merging="hard", max_detections=5, box_convention="reference"
-    )
-    assert matcher.name == "ntt_reference"
+    assert setting_problems(PrototypeMatcher(**edge)) == []

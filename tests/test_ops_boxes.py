@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntt.ops.boxes import boxes_from_masks, classwise_nms, pair_iou
+from ntt.ops.boxes import best_first, boxes_from_masks, classwise_nms, overlapping_pairs, pair_iou
 
 
 @pytest.mark.parametrize("width", [8, 11])
@@ -32,13 +32,12 @@ def test_iou_by_hand():
     assert pair_iou(boxes[2:3], boxes[3:]).tolist() == [0.0], "boxes without area do not meet, themselves included"
 
 
-def nms(boxes: list[list[float]], ranking: list[float], labels: list[int], threshold: float, limit: int = 100):
+def nms(boxes: list[list[float]], ranking: list[float], labels: list[int], threshold: float) -> list[int]:
     return classwise_nms(
         np.array(boxes, dtype=np.float32).reshape(-1, 4),
         np.array(ranking, dtype=np.float32),
         np.array(labels, dtype=np.int64),
         iou_threshold=threshold,
-        limit=limit,
     ).tolist()
 
 
@@ -79,11 +78,6 @@ def test_a_suppressed_box_suppresses_nothing():
     assert nms(row, [0.9, 0.8, 0.7], [0, 0, 0], 0.3) == [0, 2]
 
 
-def test_limit_counts_over_all_classes():
-    apart = [[0, 0, 1, 1], [5, 5, 6, 6], [9, 9, 10, 10]]
-    assert nms(apart, [0.1, 0.3, 0.2], [0, 1, 0], 0.5, limit=2) == [1, 2]
-
-
 def test_no_boxes():
     assert nms([], [], [], 0.5) == []
 
@@ -96,22 +90,32 @@ def test_agrees_with_torchvision():
     boxes = np.concatenate([corners, corners + random.integers(1, 60, (400, 2))], axis=1).astype(np.float32)
     ranking = random.permutation(400).astype(np.float32)
     labels = random.integers(0, 3, 400)
-    kept = classwise_nms(boxes, ranking, labels, iou_threshold=0.5, limit=400)
+    kept = classwise_nms(boxes, ranking, labels, iou_threshold=0.5)
     expected = batched_nms(torch.tensor(boxes), torch.tensor(ranking), torch.tensor(labels), 0.5)
     assert kept.tolist() == expected.tolist()
     assert len(kept) < 390
 
 
-def test_suppression_equals_a_plain_walk_over_all_pairs():
-    generator = np.random.default_rng(0)
-    corners = generator.integers(0, 30, size=(120, 2))
-    boxes = np.concatenate([corners, corners + generator.integers(-1, 15, size=(120, 2))], axis=1).astype(np.float32)
-    ranking = generator.integers(0, 10, size=120).astype(np.float32)
-    labels = generator.integers(0, 3, size=120)
+@pytest.mark.parametrize(("count", "threshold"), [(120, 0.3), (300, 0.0), (300, 0.5), (300, 1.0)])
+def test_suppression_equals_a_plain_walk_over_all_pairs(count: int, threshold: float):
+    generator = np.random.default_rng(count)
+    corners = generator.integers(0, 30, size=(count, 2))
+    boxes = np.concatenate([corners, corners + generator.integers(-1, 15, size=(count, 2))], axis=1)
+    boxes = boxes.astype(np.float32)
+    ranking = generator.integers(0, 10, size=count).astype(np.float32)
+    labels = generator.integers(0, 3, size=count)
     kept: list[int] = []
     for index in np.argsort(-ranking, kind="stable").tolist():
-        rivals = [one for one in kept if labels[one] == labels[index]]
-        if not (pair_iou(boxes[rivals], np.repeat(boxes[[index]], len(rivals), axis=0)) > 0.3).any():
+        rivals = [rival for rival in kept if labels[rival] == labels[index]]
+        if not (pair_iou(boxes[rivals], np.repeat(boxes[[index]], len(rivals), axis=0)) > threshold).any():
             kept.append(index)
-    assert 20 < len(kept) < 110
-    assert nms(boxes.tolist(), ranking.tolist(), labels.tolist(), 0.3, limit=1000) == kept
+    pairs = overlapping_pairs(boxes[best_first(ranking)], iou_threshold=threshold)
+    for known in (None, pairs):
+        found = classwise_nms(boxes, ranking, labels, iou_threshold=threshold, pairs=known)
+        assert found.tolist() == kept
+
+
+def test_a_long_chain_is_walked_to_its_end():
+    # Each overlaps the next one only: every second one is left.
+    chain = [[3 * index, 0, 3 * index + 5, 1] for index in range(101)]
+    assert nms(chain, list(range(101, 0, -1)), [0] * 101, 0.2) == list(range(0, 101, 2))

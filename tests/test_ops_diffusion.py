@@ -1,11 +1,14 @@
 """Diffusion of penalties over overlapping masks, numbers worked by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from ntt.ops.diffusion import Transition, diffused_penalties, pagerank
+from ntt.ops.diffusion import diffused_penalties, pagerank
 from ntt.ops.masks import encode_masks
+from ntt.ops.overlaps import overlaps_with_earlier
 
 # Of 4 x 8 pixels: the whole, its left half, its left quarter, its last column.
 MASKS = torch.zeros(4, 4, 8, dtype=torch.bool)
@@ -16,61 +19,51 @@ MASKS[3, :, 7:] = True
 WHOLE, HALF, QUARTER, LAST = encode_masks(MASKS)
 
 
-def penalties(rles: list[bytes], labels: list[int], *, transition: Transition = "normalised", **changed: float) -> list:
-    settings = {"alpha": 0.3, "steps": 30, **changed}
-    found = diffused_penalties(
-        rles,
-        np.array(labels, dtype=np.int64),
-        alpha=settings["alpha"],
-        steps=int(settings["steps"]),
-        transition=transition,
-        height=4,
-        width=8,
-    )
-    assert found.dtype == np.float32
-    return found.tolist()
+def penalties(*rles: bytes, **changed: Any) -> list[float]:
+    settings = {"alpha": 0.3, "steps": 30, "transition": "normalised", **changed}
+    penalties_N = diffused_penalties(overlaps_with_earlier(rles, 4, 8), **settings)
+    assert penalties_N.dtype == np.float32
+    return penalties_N.tolist()
 
 
 def test_a_covered_mask_is_penalised_by_the_restart_alone():
     # The first touches nothing earlier: 0. The second lies in it: 0.7 * 1 + 0.3 * 0.
-    assert penalties([WHOLE, HALF], [0, 0]) == pytest.approx([0.0, 0.7])
+    assert penalties(WHOLE, HALF) == pytest.approx([0.0, 0.7])
 
 
 def test_penalties_of_covering_masks_travel_on():
     # The third lies in both others; its edges weigh a half each: 0.7 + 0.3 * (0 + 0.7) / 2.
-    assert penalties([WHOLE, HALF, QUARTER], [0, 0, 0]) == pytest.approx([0.0, 0.7, 0.805])
+    assert penalties(WHOLE, HALF, QUARTER) == pytest.approx([0.0, 0.7, 0.805])
     # Unscaled, both edges weigh 1: 0.7 + 0.3 * (0 + 0.7).
-    assert penalties([WHOLE, HALF, QUARTER], [0, 0, 0], transition="plain") == pytest.approx([0.0, 0.7, 0.91])
+    assert penalties(WHOLE, HALF, QUARTER, transition="plain") == pytest.approx([0.0, 0.7, 0.91])
 
 
 def test_partly_covered():
     # Half of the second lies in the first: 0.7 * 0.5. Of the third, a quarter lies in the first and a half in the
     # second, so its edges weigh 1/3 and 2/3: 0.7 * 0.5 + 0.3 * 2/3 * 0.35.
-    assert penalties([QUARTER, HALF, WHOLE], [0, 0, 0]) == pytest.approx([0.0, 0.35, 0.42])
+    assert penalties(QUARTER, HALF, WHOLE) == pytest.approx([0.0, 0.35, 0.42])
 
 
 def test_unscaled_penalties_stop_at_one():
     several = [WHOLE, HALF, QUARTER, QUARTER, QUARTER, QUARTER]
-    found = penalties(several, [0] * 6, transition="plain", alpha=0.6)
+    found = penalties(*several, transition="plain", alpha=0.6)
     assert max(found) == 1.0
-    assert max(penalties(several, [0] * 6, alpha=0.6)) < 1.0
+    assert max(penalties(*several, alpha=0.6)) < 1.0
 
 
-def test_other_classes_and_masks_apart_do_not_count():
-    assert penalties([WHOLE, HALF], [0, 1]) == [0.0, 0.0]
-    assert penalties([HALF, LAST], [0, 0]) == pytest.approx([0.0, 0.0], abs=1e-12)
-    assert penalties([WHOLE, HALF, QUARTER], [0, 1, 0]) == pytest.approx([0.0, 0.0, 0.7])
+def test_masks_apart_do_not_count():
+    assert penalties(HALF, LAST) == pytest.approx([0.0, 0.0], abs=1e-12)
 
 
 def test_alpha_at_its_ends():
-    assert penalties([WHOLE, HALF, QUARTER], [0, 0, 0], alpha=0.0) == pytest.approx([0.0, 1.0, 1.0])
+    assert penalties(WHOLE, HALF, QUARTER, alpha=0.0) == pytest.approx([0.0, 1.0, 1.0])
     # Without restart nothing is left once the walks have ended in the first mask.
-    assert penalties([WHOLE, HALF, QUARTER], [0, 0, 0], alpha=1.0) == [0.0, 0.0, 0.0]
+    assert penalties(WHOLE, HALF, QUARTER, alpha=1.0) == [0.0, 0.0, 0.0]
 
 
 def test_no_masks_and_one_mask():
-    assert penalties([], []) == []
-    assert penalties([WHOLE], [0]) == pytest.approx([0.0], abs=1e-12)
+    assert penalties() == []
+    assert penalties(WHOLE) == pytest.approx([0.0], abs=1e-12)
 
 
 def test_pagerank_step_by_step():

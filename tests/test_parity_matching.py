@@ -9,6 +9,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
+from ntt.matchers.image_terms import ImageTerms
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.ops.boxes import classwise_nms
 from ntt.ops.candidates import describe
@@ -63,11 +64,13 @@ def test_labels_and_penalties_after_suppression(image: tuple[int, Candidates, di
     _, candidates, recorded = image
     scores = REFERENCE.class_scores(candidates, prototypes(REFERENCE, memory))
     labels = scores.argmax(axis=1)
-    kept = classwise_nms(candidates.grid_boxes_xyxy, candidates.predicted_iou, labels, iou_threshold=0.5, limit=800)
+    kept = classwise_nms(candidates.grid_boxes_xyxy, candidates.predicted_iou, labels, iou_threshold=0.5)[:800]
     assert labels[kept].tolist() == recorded["labels_after_nms"].tolist()
-    rles = [candidates.rles[index] for index in kept.tolist()]
-    size = {"height": candidates.height, "width": candidates.width}
-    penalties = soft_penalties(rles, labels[kept], candidates.features[kept], **size)
+    terms = ImageTerms(candidates)
+    terms.compare([kept])
+    penalties = terms.per_class(
+        "soft", kept, labels[kept], lambda m: soft_penalties(terms.overlaps(m), candidates.features[m])
+    )
     np.testing.assert_allclose(penalties, recorded["ios_after_nms"], atol=1e-5)
 
 

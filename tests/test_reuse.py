@@ -22,7 +22,6 @@ from ntt.run import runner
 from ntt.run import shared as workspace
 from ntt.run.shared import Workspace
 from ntt.stages.candidates import CandidateSource
-from ntt.store.cache import CandidateMemory
 from ntt.store.store import Store
 from ntt.store.usage import KEY_DIGITS, used_store_keys
 from ntt.types import ImageRecord
@@ -38,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def models() -> Workspace:
     """Keeps the network of one test for the next, and nothing else."""
-    return Workspace(candidates=CandidateMemory(limit_bytes=0))
+    return Workspace()
 
 
 @pytest.fixture
@@ -186,12 +185,11 @@ def test_a_workspace_changes_no_bit_and_reads_once(
     alone = [go(*point, out="alone", space=Workspace()) for point in points]
     monkeypatch.setattr(digests, "_SETTLED_NS", -1)
     monkeypatch.setattr(digests, "_KNOWN", OrderedDict())
-    hashed, annotations, entries = [], [], []
-    digest, coco, load = digests._hash, workspace.read_coco, Store.read
+    hashed, annotations = [], []
+    digest, coco = digests._hash, workspace.read_coco
     monkeypatch.setattr(digests, "_hash", lambda stream: hashed.append(stream.name) or digest(stream))
     monkeypatch.setattr(workspace, "read_coco", lambda *a, **k: annotations.append(a) or coco(*a, **k))
-    monkeypatch.setattr(Store, "read", lambda store, kind, key: entries.append(kind) or load(store, kind, key))
-    shared = Workspace(candidates=CandidateMemory(overlaps_from_run=3))
+    shared = Workspace()
     together = [go(*point, out="together", space=shared) for point in points]
     for one, other in zip(alone, together, strict=True):
         for name in ("predictions.json", "metrics.json", "candidates.json", "store_keys.json"):
@@ -199,7 +197,6 @@ def test_a_workspace_changes_no_bit_and_reads_once(
     images = [name for name in hashed if str(name).endswith(".png")]
     assert len(images) == len(set(images)) == 7
     assert len(annotations) == 2
-    assert entries.count("candidates") == 4, "candidates were loaded again"
 
 
 def test_a_workspace_notices_what_changes_between_two_points(go: Go, data: Path, tmp_path: Path):

@@ -10,7 +10,8 @@ import pytest
 
 from ntt.base.digests import content_key
 from ntt.errors import StorageError
-from ntt.store.store import Store
+from ntt.store.entries import candidates_to_arrays
+from ntt.store.store import MARK, Store
 from ntt.types import Candidates, ReferenceFeature
 
 KEY = content_key({"image": "abc"})
@@ -18,12 +19,12 @@ KEY = content_key({"image": "abc"})
 
 def some_candidates(count: int = 3) -> Candidates:
     generator = np.random.default_rng(0)
-    features = generator.normal(size=(count, 5)).astype(np.float16).astype(np.float32)
+    features = generator.uniform(-1, 1, size=(count, 5)).astype(np.float16).astype(np.float32)
     return Candidates(
         height=20,
         width=30,
-        rles=tuple(b"0" * (n + 1) for n in range(count)),
-        grid_boxes_xyxy=generator.uniform(size=(count, 4)).astype(np.float32),
+        rles=(b"hb0", b"0hb0", b"6:Xb0")[:count],
+        grid_boxes_xyxy=np.array([[0, 0, 5, 5]] * count, dtype=np.float32).reshape(-1, 4),
         predicted_iou=generator.uniform(size=count).astype(np.float32),
         features=features,
     )
@@ -94,6 +95,38 @@ def test_damaged_entry_is_reported_and_absent(tmp_path: Path, damage: str, caplo
     assert "computed again" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("features", np.full((3, 5), np.nan, dtype=np.float16), "features has values that are not numbers from -1.01"),
+        ("features", np.full((3, 5), 2, dtype=np.float16), "features has values that are not numbers from -1.01"),
+        ("features", np.zeros((2, 5), dtype=np.float16), "features is float16 (2, 5), expected is (3, 5)"),
+        ("predicted_iou", np.array([0, 1, np.inf], dtype=np.float32), "predicted_iou has values that are not numbers"),
+        ("predicted_iou", np.zeros(3, dtype=np.float64), "predicted_iou is float64 (3,), expected is (3,)"),
+        ("grid_boxes_xyxy", np.full((3, 4), 1e9, dtype=np.float32), "grid_boxes_xyxy has values that are not numbers"),
+        ("grid_boxes_xyxy", np.array([[5, 5, 4, 6]] * 3, dtype=np.float32), "grid_boxes_xyxy end before they begin"),
+        ("rle_bytes", np.frombuffer(b"hb00hb06:Yb0", dtype=np.uint8), "its run lengths do not fit its size"),
+        ("rle_bytes", np.frombuffer(b"hb0", dtype=np.uint8), "rle_bytes is uint8 (3,), expected is"),
+        ("rle_lengths", np.array([-1, 4, 9]), "its run lengths are no numbers"),
+    ],
+)
+def test_impossible_content_with_a_right_checksum_is_absent(
+    tmp_path: Path, name: str, value: np.ndarray, problem: str, caplog: pytest.LogCaptureFixture
+):
+    store = Store(tmp_path)
+    arrays, notes = candidates_to_arrays(some_candidates(), "float16")
+    store.write("candidates", KEY, {**arrays, name: value}, notes=notes)
+    assert store.read_candidates(KEY) is None
+    assert problem in caplog.text
+
+
+def test_impossible_candidates_are_not_written(tmp_path: Path):
+    broken = replace(some_candidates(), predicted_iou=np.array([0, np.nan, 1], dtype=np.float32))
+    with pytest.raises(StorageError, match=r"^The models gave impossible candidates: predicted_iou has values"):
+        Store(tmp_path).write_candidates(KEY, broken, feature_dtype="float16")
+    assert Store(tmp_path).read_candidates(KEY) is None
+
+
 def test_changed_note_is_noticed(tmp_path: Path):
     store = Store(tmp_path)
     store.write_candidates(KEY, some_candidates(), feature_dtype="float16")
@@ -114,8 +147,10 @@ def test_same_content_gives_the_same_bytes(tmp_path: Path):
 def test_no_temporary_files_stay(tmp_path: Path):
     store = Store(tmp_path)
     store.write_candidates(KEY, some_candidates(), feature_dtype="float16")
-    store.write_candidates(KEY, replace(some_candidates(), height=21), feature_dtype="float16")
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [f"{KEY}.safetensors"]
+    store.write_candidates(
+        KEY, replace(some_candidates(), predicted_iou=np.ones(3, dtype=np.float32)), feature_dtype="float16"
+    )
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {f"{KEY}.safetensors", MARK}
 
 
 def test_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -14,7 +14,7 @@ from ntt.cli.store import parse_size, size_text
 from ntt.errors import ConfigError
 from ntt.run.rundir import RunDirectory
 from ntt.store.maintenance import Selection, choose, stored_files
-from ntt.store.store import USE_RESOLUTION_S, Store
+from ntt.store.store import MARK, USE_RESOLUTION_S, Store
 from ntt.store.usage import KEY_DIGITS
 from ntt.sweeps.state import SweepFolder
 
@@ -25,7 +25,7 @@ def key(number: int) -> str:
     return content_key({"number": number})
 
 
-def entry(store: Store, number: int, *, kind: str = "candidates", days: float = 2.0, size: int = 1000) -> Path:
+def entry(store: Store, number: int, *, kind: str = "box_masks", days: float = 2.0, size: int = 1000) -> Path:
     """Write an entry that was last used some days ago."""
     store.write(kind, key(number), {"values": np.zeros(size, dtype=np.uint8)}, notes={})
     path, then = store.path(kind, key(number)), time.time() - days * DAY_S
@@ -48,7 +48,7 @@ def test_info(store: Store, capsys: pytest.CaptureFixture[str]):
     entry(store, 9, kind="references", days=0, size=10)
     assert command(store, "info") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].split()[:4] == ["candidates", "3", *size_text(sum_of(store, "candidates")).split()][:4]
+    assert lines[2].split()[:4] == ["box_masks", "3", *size_text(sum_of(store, "box_masks")).split()][:4]
     assert lines[2].endswith("4 days to 2 days ago")
     assert lines[3].split()[:2] == ["references", "1"]
     assert lines[3].endswith("less than a day to less than a day ago")
@@ -84,6 +84,34 @@ def test_verify_finds_and_removes_damage(store: Store, capsys: pytest.CaptureFix
     assert list(store.root.rglob("*.safetensors")) == [good]
 
 
+def test_a_folder_without_the_mark_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    weights = tmp_path / "weights" / "ab" / f"ab{'0' * 62}.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    for action in (["info"], ["verify", "--remove"], ["prune", "--max-size", "0", "--keep-hours", "0"]):
+        assert command(Store(tmp_path), *action) != 0
+        assert f"{tmp_path} is not a store: it has no {MARK}." in capsys.readouterr().err
+    assert weights.exists()
+
+
+def test_foreign_files_in_a_store_are_never_removed(store: Store, tmp_path: Path):
+    mine = entry(store, 0)
+    elsewhere = tmp_path / "weights" / f"ab{'0' * 62}.safetensors"
+    elsewhere.parent.mkdir()
+    elsewhere.touch()
+    (store.root / "linked").mkdir()
+    (store.root / "linked" / "ab").symlink_to(elsewhere.parent)
+    (store.root / "box_masks" / "ab").mkdir()
+    (store.root / "box_masks" / "ab" / elsewhere.name).symlink_to(elsewhere)
+    foreign = [mine.parent / name for name in ("model.safetensors", f"{'0' * 64}.safetensors", "notes.txt")]
+    for path in foreign:
+        path.touch()
+    assert command(store, "verify", "--remove") == 0
+    assert command(store, "prune", "--max-size", "0", "--keep-hours", "0") == 0
+    assert not mine.exists()
+    assert all(path.exists() for path in (*foreign, elsewhere, store.root / MARK))
+
+
 def test_prune_by_age(store: Store, capsys: pytest.CaptureFixture[str]):
     old, young = entry(store, 0, days=40), entry(store, 1, days=20)
     assert command(store, "prune", "--older-than", "30", "--dry-run") == 0
@@ -117,9 +145,9 @@ def test_prune_what_no_run_uses(store: Store, tmp_path: Path, capsys: pytest.Cap
     used, unused, other_kind = entry(store, 0), entry(store, 1), entry(store, 0, kind="references")
     assert command(store, "prune", "--unused", "--runs", str(tmp_path / "runs")) == 2
     assert "every entry would count as unused" in capsys.readouterr().err
-    RunDirectory(tmp_path / "runs" / "a" / "b").write_store_keys("candidates", {("candidates", key(0))})
+    RunDirectory(tmp_path / "runs" / "a" / "b").write_store_keys("candidates", {("box_masks", key(0))})
     shard = SweepFolder(tmp_path / "runs" / "sweeps" / "c").shard_folder("candidates-1.0of1")
-    RunDirectory(shard).write_store_keys("candidates-1.0of1", {("candidates", key(2))})
+    RunDirectory(shard).write_store_keys("candidates-1.0of1", {("box_masks", key(2))})
     of_a_shard = entry(store, 2)
     assert command(store, "prune", "--unused", "--runs", str(tmp_path / "runs")) == 0
     said = capsys.readouterr().out
@@ -132,7 +160,7 @@ def test_prune_what_no_run_uses(store: Store, tmp_path: Path, capsys: pytest.Cap
 
 def test_entries_without_a_run_are_unused_after_two_weeks(store: Store, tmp_path: Path):
     young, old = entry(store, 0, days=14.5), entry(store, 1, days=15.5)
-    RunDirectory(tmp_path / "run").write_store_keys("candidates", {("candidates", key(2))})
+    RunDirectory(tmp_path / "run").write_store_keys("candidates", {("box_masks", key(2))})
     assert command(store, "prune", "--unused", "--runs", str(tmp_path)) == 0
     assert (young.exists(), old.exists()) == (True, False)
     young_by_age, old_by_age = entry(store, 3, days=1.5), entry(store, 4, days=2.5)
@@ -143,7 +171,7 @@ def test_entries_without_a_run_are_unused_after_two_weeks(store: Store, tmp_path
 
 def test_prune_removes_abandoned_temporary_files(store: Store):
     entry(store, 0)
-    folder = store.path("candidates", key(0)).parent
+    folder = store.path("box_masks", key(0)).parent
     names = ["young", "old", "foreign"]
     young, old, foreign = (folder / f"{'' if name == 'foreign' else '.ntt-'}{name}.tmp" for name in names)
     for path in (young, old, foreign):
@@ -154,7 +182,7 @@ def test_prune_removes_abandoned_temporary_files(store: Store):
     assert old.exists()
     assert command(store, "prune") == 0
     assert [path.exists() for path in (young, old, foreign)] == [True, False, True]
-    assert store.path("candidates", key(0)).exists()
+    assert store.path("box_masks", key(0)).exists()
 
 
 @pytest.mark.parametrize(
@@ -198,13 +226,13 @@ def test_sizes_are_shown_with_units():
 def test_use_is_noted_at_most_once_a_day(store: Store):
     path = entry(store, 0, days=0.5)
     before = path.stat().st_mtime
-    assert store.read("candidates", key(0)) is not None
+    assert store.read("box_masks", key(0)) is not None
     assert path.stat().st_mtime == before
     path = entry(store, 0, days=1.5)
-    store.read("candidates", key(0))
+    store.read("box_masks", key(0))
     assert time.time() - path.stat().st_mtime < USE_RESOLUTION_S / 2
     path = entry(store, 1, days=1.5)
-    assert store.holds("candidates", key(1))
+    assert store.holds("box_masks", key(1))
     assert time.time() - path.stat().st_mtime < USE_RESOLUTION_S / 2, "who looks for an entry will need it"
 
 
@@ -215,7 +243,7 @@ def test_a_store_of_somebody_else_can_be_read(store: Store, monkeypatch: pytest.
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr("ntt.store.store.os.utime", refused)
-    assert store.read("candidates", key(0)) is not None
+    assert store.read("box_masks", key(0)) is not None
 
 
 def test_used_keys_are_listed_once(tmp_path: Path):

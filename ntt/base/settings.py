@@ -3,6 +3,7 @@
 Every option's dataclass is written once with `setting(...)`; checks and digests read the fields' metadata.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass
 from typing import Any
@@ -101,7 +102,8 @@ def _plain(value: Any) -> Any:
 def _allows(declared: "Field[Any]", value: Any) -> bool:
     limits = declared.metadata
     return (
-        ("one_of" not in limits or value in limits["one_of"])
+        not (isinstance(value, float) and math.isinf(value))
+        and ("one_of" not in limits or value in limits["one_of"])
         and ("ge" not in limits or value >= limits["ge"])
         and ("gt" not in limits or value > limits["gt"])
         and ("le" not in limits or value <= limits["le"])

@@ -16,12 +16,12 @@ from ntt.store.maintenance import (
     StoredFile,
     abandoned_files,
     choose,
+    damage,
     keys_of_runs,
     remove,
     stored_files,
     summarise,
 )
-from ntt.store.store import damage
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -94,7 +94,7 @@ def _verify(args: argparse.Namespace) -> int:
     entries = stored_files(args.store)
     damaged: list[Path] = []
     for entry in track(entries, "verify", unit="entry", visible=True):
-        problem = damage(entry.path)
+        problem = damage(entry)
         if problem is not None and entry.path.exists():
             damaged.append(entry.path)
             echo(f"{entry.path}: {problem}")

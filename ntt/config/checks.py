@@ -12,7 +12,6 @@ def problems(config: ExperimentConfig) -> list[str]:
         *setting_problems(config),
         *_shots_problems(config.shots),
         *_split_problems(config.split),
-        *config.matcher.problems(),
     ]
 
 

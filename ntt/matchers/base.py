@@ -2,25 +2,30 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 
+from ntt.base.settings import deciding_settings, setting
 from ntt.types import Candidates, Detections, ImageId, MemoryBank, Prototypes
 
 
-class Matcher(Protocol):
-    """Condenses a memory into prototypes and turns candidates into detections. Stateless between calls."""
+@dataclass(frozen=True, kw_only=True)
+class MatcherConfig:
+    """Base of the config group `matcher`: an option's settings are the fields of the matcher itself.
 
-    @property
-    def name(self) -> str:
-        """Name of the config option that builds this matcher."""
-        ...
+    Matchers condense a memory into prototypes and turn candidates into detections. They hold no state.
+    """
+
+    SCHEMA: ClassVar[str]
+
+    name: str = setting("???", decides=False)
+    """Name of the option; it appears in run directories and tables."""
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON-able facts that decide the output: kind of matcher and settings."""
-        ...
+        """Kind of matcher and every setting that decides the output, as JSON has them."""
+        return {"kind": self.SCHEMA, **deciding_settings(self)}
 
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
         """Condense the memory.
@@ -28,32 +33,12 @@ class Matcher(Protocol):
         Returns:
             `vectors_PD` and `labels_P` of a `Prototypes`, on the CPU.
         """
-        ...
+        raise NotImplementedError
 
     def match(self, image_id: ImageId, candidates: Candidates, prototypes: Prototypes) -> Detections:
         """Label, thin out, merge and score the candidates of one image.
 
         Raises:
             DataError: nothing is left, and the settings ask for an error in that case.
-        """
-        ...
-
-
-@dataclass
-class MatcherConfig:
-    """Base schema of the config group `matcher`."""
-
-    name: str = "???"
-    """Name of the option; it appears in run directories and tables."""
-
-    def problems(self) -> list[str]:
-        """Settings that cannot work, one sentence each."""
-        return []
-
-    def build(self) -> Matcher:
-        """Construct the matcher.
-
-        Raises:
-            ConfigError: for settings it cannot run with.
         """
         raise NotImplementedError

@@ -10,28 +10,21 @@ from typing import ClassVar
 
 import torch
 
-from ntt.matchers.rules import Rule, at_least_one
-from ntt.matchers.scoring import SCORING_RULES, ScoringMatcher, ScoringMatcherConfig
+from ntt.base.settings import setting
+from ntt.matchers.scoring import ScoringMatcher
 from ntt.ops.pooling import l2_normalise
 from ntt.ops.similarity import cosine_similarity, mean_of_best
 from ntt.types import Candidates, FloatArray, MemoryBank, Prototypes
 
-_RULES = (*SCORING_RULES, at_least_one("neighbours", 3))
-
 
 @dataclass(frozen=True, kw_only=True)
 class NearestMatcher(ScoringMatcher):
-    """Scores a candidate for a class by the mean of its highest cosines with the class's instances.
+    """Scores a candidate for a class by the mean of its highest cosines with the class's instances."""
 
-    Attributes:
-        neighbours: how many are averaged; all instances of a class that has fewer.
-    """
+    SCHEMA: ClassVar[str] = "nearest"
 
-    KIND: ClassVar[str] = "nearest"
-    RULES: ClassVar[tuple[Rule, ...]] = _RULES
-
-    name: str = "nearest"
-    neighbours: int = 3
+    neighbours: int = setting(3, ge=1)
+    """Reference instances of a class, the most similar ones, whose cosines are averaged; all if the class has fewer."""
 
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
         """Return every instance's unit vector, float32 [P, D], and its class, int64 [P]."""
@@ -48,25 +41,3 @@ class NearestMatcher(ScoringMatcher):
             num_classes=len(prototypes.categories),
             count=self.neighbours,
         )
-
-
-@dataclass
-class NearestConfig(ScoringMatcherConfig):
-    """Schema of `matcher=nearest`."""
-
-    SCHEMA: ClassVar[str] = "nearest"
-    RULES: ClassVar[tuple[Rule, ...]] = _RULES
-
-    name: str = "nearest"
-    """Name of the option; it appears in run directories and tables."""
-
-    neighbours: int = 3
-    """Reference instances of a class, the most similar ones, whose cosines are averaged; all if the class has fewer."""
-
-    def build(self) -> NearestMatcher:
-        """Construct the matcher.
-
-        Raises:
-            ConfigError: for settings it cannot run with.
-        """
-        return NearestMatcher(**self.settings_for(NearestMatcher))

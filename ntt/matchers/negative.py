@@ -9,63 +9,52 @@ instances of the other classes.
 
 import logging
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar
 
 import numpy as np
 import torch
 
+from ntt.base.settings import setting
 from ntt.matchers.prototype import class_means
-from ntt.matchers.rules import Rule, one_of, positive
-from ntt.matchers.scoring import SCORING_RULES, ScoringMatcher, ScoringMatcherConfig
+from ntt.matchers.scoring import ScoringMatcher
 from ntt.ops.pooling import l2_normalise
 from ntt.ops.similarity import best_of_others, best_per_class, cosine_similarity, damp
 from ntt.types import Candidates, FloatArray, MemoryBank, Prototypes
 
-Negatives: TypeAlias = Literal["both", "background", "other_classes"]
-
 _LOG = logging.getLogger(__name__)
-_RULES = (*SCORING_RULES, one_of("negatives", get_args(Negatives)), positive("sigma", 0.8))
 
 
 @dataclass(frozen=True, kw_only=True)
 class NegativeMatcher(ScoringMatcher):
-    """The published matcher with scores damped by the nearest negative reference.
+    """The published matcher with scores damped by the nearest negative reference."""
 
-    Attributes:
-        negatives: counter-examples of a class: "background": what surrounds its reference instances; "other_classes":
-            the reference instances of all other classes; "both".
-        sigma: softness: a negative that leads by sigma leaves 37 % of the score.
-    """
+    SCHEMA: ClassVar[str] = "negative"
 
-    KIND: ClassVar[str] = "negative"
-    RULES: ClassVar[tuple[Rule, ...]] = _RULES
+    negatives: str = setting("both", one_of=("both", "background", "other_classes"))
+    """Counter-examples of a class: background (what surrounds its reference instances), other_classes (the reference
+    instances of all other classes), or both."""
 
-    name: str = "negative"
-    negatives: Negatives = "both"
-    sigma: float = 0.8
+    sigma: float = setting(0.8, gt=0)
+    """Softness, a difference of cosines: a negative that leads by sigma leaves 37 % of the score."""
 
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the class means, and after them the counter-examples.
+        """Return the class means, and after them the counter-examples: float32 [P, D], int64 [P].
 
-        Args:
-            memory: with backgrounds, if `negatives` wants them.
-
-        Returns:
-            float32 [P, D] and int64 [P]. Label -2 - c: surroundings of class c, counter-example of c. Label
-            -2 - C - c: instance of class c, counter-example of every other class.
+        Label -2 - c: surroundings of class c, counter-example of c. Label -2 - C - c: instance of class c,
+        counter-example of every other class.
         """
         vectors, count = [class_means(memory)], len(memory.features)
         labels = [torch.arange(count)]
         groups: list[tuple[torch.Tensor, int]] = []
         if self.negatives != "other_classes":
-            groups += [(found, -2 - place) for place, found in enumerate(memory.backgrounds)]
-            if sum(len(found) for found, _ in groups) == 0:
+            groups += [(features, -2 - label) for label, features in enumerate(memory.backgrounds)]
+            if sum(len(features) for features, _ in groups) == 0:
                 _LOG.warning("No reference shows any background: there are no negatives from the surroundings.")
         if self.negatives != "background":
-            groups += [(found, -2 - count - place) for place, found in enumerate(memory.features)]
-        for found, label in groups:
-            vectors.append(l2_normalise(found.float()).cpu())
-            labels.append(torch.full((len(found),), label))
+            groups += [(features, -2 - count - label) for label, features in enumerate(memory.features)]
+        for features, label in groups:
+            vectors.append(l2_normalise(features.float()).cpu())
+            labels.append(torch.full((len(features),), label))
         return torch.cat(vectors), torch.cat(labels)
 
     def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:
@@ -78,29 +67,3 @@ class NegativeMatcher(ScoringMatcher):
         negatives_NK = best_per_class(similarity_NP, -2 - labels_P, num_classes=2 * count)
         against_NC = np.maximum(negatives_NK[:, :count], best_of_others(negatives_NK[:, count:]))
         return damp(scores_NC, against_NC, sigma=self.sigma)
-
-
-@dataclass
-class NegativeConfig(ScoringMatcherConfig):
-    """Schema of `matcher=negative`."""
-
-    SCHEMA: ClassVar[str] = "negative"
-    RULES: ClassVar[tuple[Rule, ...]] = _RULES
-
-    name: str = "negative"
-    """Name of the option; it appears in run directories and tables."""
-
-    negatives: str = "both"
-    """Counter-examples of a class: background (surroundings of its references), other_classes (their reference
-    instances), or both."""
-
-    sigma: float = 0.8
-    """Softness, a difference of cosines above 0: a negative that leads by sigma leaves 37 % of the score."""
-
-    def build(self) -> NegativeMatcher:
-        """Construct the matcher.
-
-        Raises:
-            ConfigError: for settings it cannot run with.
-        """
-        return NegativeMatcher(**self.settings_for(NegativeMatcher))

@@ -1,65 +1,38 @@
-"""The published matcher: one prototype a class, the mean of the class's reference features (METHOD 3 and 5)."""
+"""The published matcher: one prototype per class, the mean of the class's reference features (METHOD 3 and 5)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from ntt.matchers.scoring import ScoringMatcher, ScoringMatcherConfig
+from ntt.matchers.scoring import DetectingMatcher, ScoringMatcher
 from ntt.ops.pooling import l2_normalise
 from ntt.ops.similarity import best_per_class, cosine_similarity
 from ntt.types import Candidates, FloatArray, MemoryBank, Prototypes
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrototypeMatcher(ScoringMatcher):
+class ClassMeanMatcher(DetectingMatcher):
     """Scores a candidate for a class by its cosine with the class's prototype, or the closest if it has several."""
 
-    KIND: ClassVar[str] = "prototype"
-
-    name: str = "prototype"
-
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
-        """Average each class's instance features, then normalise.
-
-        Args:
-            memory: one or more instance features a class.
-
-        Returns:
-            float32 [C, D] and int64 [C].
-        """
+        """Average each class's instance features, then normalise: float32 [C, D] and int64 [C]."""
         return class_means(memory), torch.arange(len(memory.features))
 
     def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:
-        """Take max(0, cosine) with each class's closest prototype: float32 [N, C]."""
-        return closest_prototype(candidates, prototypes)
+        """Take max(0, cosine) with each class's closest prototype: float32 [N, C] (METHOD 5)."""
+        similarity_NP = cosine_similarity(candidates.features, prototypes.vectors_PD.numpy())
+        return best_per_class(similarity_NP, prototypes.labels_P.numpy(), num_classes=len(prototypes.categories))
 
 
-@dataclass
-class PrototypeConfig(ScoringMatcherConfig):
-    """Schema of `matcher=prototype`."""
+@dataclass(frozen=True, kw_only=True)
+class PrototypeMatcher(ClassMeanMatcher, ScoringMatcher):
+    """The published matcher."""
 
     SCHEMA: ClassVar[str] = "prototype"
-
-    name: str = "prototype"
-    """Name of the option; it appears in run directories and tables."""
-
-    def build(self) -> PrototypeMatcher:
-        """Construct the matcher.
-
-        Raises:
-            ConfigError: for settings it cannot run with.
-        """
-        return PrototypeMatcher(**self.settings_for(PrototypeMatcher))
 
 
 def class_means(memory: MemoryBank) -> torch.Tensor:
     """Average each class's instance features, then normalise: float32 [C, D] on the CPU (METHOD 3)."""
     means_CD = torch.stack([features_KD.float().mean(dim=0) for features_KD in memory.features])
     return l2_normalise(means_CD).cpu()
-
-
-def closest_prototype(candidates: Candidates, prototypes: Prototypes) -> FloatArray:
-    """Take max(0, cosine) of each candidate with each class's closest prototype: float32 [N, C] (METHOD 5)."""
-    similarity_NP = cosine_similarity(candidates.features, prototypes.vectors_PD.numpy())
-    return best_per_class(similarity_NP, prototypes.labels_P.numpy(), num_classes=len(prototypes.categories))

@@ -6,6 +6,10 @@ import torch
 
 from ntt.types import FloatArray, IntArray
 
+# Rows of the table of pairs computed at once: it is needed above its diagonal only.
+_BLOCK_ROWS = 64
+_MARGIN = 1e-3
+
 
 def boxes_from_masks(foreground_Nhw: torch.Tensor) -> FloatArray:
     """Find the tight box of each mask.
@@ -52,60 +56,123 @@ def pair_iou(first_xyxy: FloatArray, second_xyxy: FloatArray) -> npt.NDArray[np.
     Returns:
         float64 [P] in [0, 1]; 0 where both boxes have no area.
     """
-    one, other = first_xyxy.astype(np.float64).T, second_xyxy.astype(np.float64).T
-    width = np.minimum(one[2], other[2]) - np.maximum(one[0], other[0])
-    height = np.minimum(one[3], other[3]) - np.maximum(one[1], other[1])
+    first, second = first_xyxy.astype(np.float64).T, second_xyxy.astype(np.float64).T
+    width = np.minimum(first[2], second[2]) - np.maximum(first[0], second[0])
+    height = np.minimum(first[3], second[3]) - np.maximum(first[1], second[1])
     intersection = np.maximum(width, 0.0) * np.maximum(height, 0.0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
     union: npt.NDArray[np.float64] = areas[0] + areas[1] - intersection
     iou: npt.NDArray[np.float64] = np.zeros_like(union)
     np.divide(intersection, union, out=iou, where=union > 0)
     return iou
 
 
-def classwise_nms(
-    boxes_xyxy: FloatArray, ranking: FloatArray, labels: IntArray, *, iou_threshold: float, limit: int
-) -> IntArray:
-    """Suppress, within each class, boxes that overlap a better ranked box (METHOD 5).
+def overlapping_pairs(boxes_xyxy: FloatArray, *, iou_threshold: float) -> tuple[IntArray, IntArray]:
+    """Find the pairs of boxes whose IoU is above a threshold, strictly.
 
-    As in the reference, the inclusive corners count as continuous coordinates, so a box one pixel wide has no area,
-    overlaps nothing and is always kept. IoU is computed in float64, so that an overlap of exactly the threshold is
-    not suppressed by rounding.
+    As in the reference, the inclusive corners count as continuous coordinates, so a box one pixel wide has no area and
+    overlaps nothing. IoU is computed in float64, so that an overlap of exactly the threshold is not counted because of
+    rounding.
 
     Args:
         boxes_xyxy: float32 [N, 4].
-        ranking: float32 [N], higher is better; of equals the lower index comes first.
-        labels: int64 [N].
-        iou_threshold: suppress above, strictly.
-        limit: keep at most this many, over all classes.
+        iou_threshold: in [0, 1].
 
     Returns:
-        int64 indices of the kept boxes, best ranked first.
+        int64 [P] and int64 [P], the lower and the higher index of each pair.
     """
-    order = np.argsort(-ranking, kind="stable")
-    labels_ordered = labels[order]
-    alive = np.ones(len(order), dtype=np.bool_)
-    for label in np.unique(labels_ordered).tolist():
-        members = np.flatnonzero(labels_ordered == label)
-        alive[members] = _survivors(boxes_xyxy[order[members]], iou_threshold)
-    return order[alive][:limit]
+    left, top, right, bottom = np.ascontiguousarray(boxes_xyxy.T)
+    areas = (right - left) * (bottom - top)
+    firsts, seconds = [], []
+    for start in range(0, len(boxes_xyxy), _BLOCK_ROWS):
+        rows, others = slice(start, start + _BLOCK_ROWS), slice(start, None)
+        intersection = _shared_length(left, right, rows, others) * _shared_length(top, bottom, rows, others)
+        # float32 is off by far less than the margin, so no pair above the threshold is missed.
+        least_share = np.float32(max(iou_threshold - _MARGIN, 0.0))
+        candidates = intersection > least_share * (areas[rows, None] + areas[others] - intersection)
+        first_P, second_P = np.divmod(np.flatnonzero(candidates), candidates.shape[1])
+        is_pair = first_P < second_P
+        firsts.append(first_P[is_pair] + start)
+        seconds.append(second_P[is_pair] + start)
+    first_P, second_P = (np.concatenate([np.zeros(0, dtype=np.int64), *parts]) for parts in (firsts, seconds))
+    above = pair_iou(boxes_xyxy[first_P], boxes_xyxy[second_P]) > iou_threshold
+    return first_P[above], second_P[above]
 
 
-def _survivors(boxes_xyxy: FloatArray, iou_threshold: float) -> npt.NDArray[np.bool_]:
-    """Walk down the ranking; a survivor suppresses everything behind it that overlaps it too much."""
-    earlier_P, later_P = _meeting_pairs(boxes_xyxy)
-    too_much = pair_iou(boxes_xyxy[earlier_P], boxes_xyxy[later_P]) > iou_threshold
-    alive = [True] * len(boxes_xyxy)
-    for earlier, later in zip(earlier_P[too_much].tolist(), later_P[too_much].tolist(), strict=True):
-        if alive[earlier]:
-            alive[later] = False
-    return np.array(alive, dtype=np.bool_)
+def _shared_length(low: FloatArray, high: FloatArray, rows: slice, others: slice) -> FloatArray:
+    """Return how far intervals overlap, float32 [rows, others]; 0 where they do not."""
+    length = np.minimum(high[rows, None], high[others])
+    length -= np.maximum(low[rows, None], low[others])
+    return np.maximum(length, 0.0, out=length)
 
 
-def _meeting_pairs(boxes_xyxy: FloatArray) -> tuple[IntArray, IntArray]:
-    """Return the pairs of boxes that may have an area in common, the lower index first, in ascending order."""
-    left, top, right, bottom = (np.ascontiguousarray(side) for side in boxes_xyxy.T)
-    meet = (left[:, None] < right) & (left < right[:, None]) & (top[:, None] < bottom) & (top < bottom[:, None])
-    first_P, second_P = np.divmod(np.flatnonzero(meet), len(boxes_xyxy))
-    ahead = first_P < second_P
-    return first_P[ahead], second_P[ahead]
+def best_first(ranking: FloatArray) -> IntArray:
+    """Return the order of descending rank, int64 [N]; of equals the lower index comes first."""
+    return np.argsort(-ranking, kind="stable")
+
+
+def classwise_nms(
+    boxes_xyxy: FloatArray,
+    ranking: FloatArray,
+    labels: IntArray,
+    *,
+    iou_threshold: float,
+    pairs: tuple[IntArray, IntArray] | None = None,
+) -> IntArray:
+    """Suppress, within each class, boxes that overlap a better ranked box (METHOD 5).
+
+    Args:
+        boxes_xyxy: float32 [N, 4].
+        ranking: float32 [N], higher is better.
+        labels: int64 [N].
+        iou_threshold: suppress above, strictly; see `overlapping_pairs`.
+        pairs: the overlapping pairs of all boxes in the order of `best_first`, if they are known.
+
+    Returns:
+        int64 indices of the boxes that are left, best ranked first.
+    """
+    order = best_first(ranking)
+    ranked_boxes, ranked_labels = boxes_xyxy[order], labels[order]
+    if pairs is None:
+        pairs = _pairs_within_classes(ranked_boxes, ranked_labels, iou_threshold)
+    better_P, worse_P = pairs
+    in_class = ranked_labels[better_P] == ranked_labels[worse_P]
+    return order[unsuppressed(len(order), better_P[in_class], worse_P[in_class])]
+
+
+def _pairs_within_classes(boxes_xyxy: FloatArray, labels: IntArray, iou_threshold: float) -> tuple[IntArray, IntArray]:
+    none = np.zeros(0, dtype=np.int64)
+    firsts, seconds = [none], [none]
+    for members in members_of_classes(labels):
+        first_P, second_P = overlapping_pairs(boxes_xyxy[members], iou_threshold=iou_threshold)
+        firsts.append(members[first_P])
+        seconds.append(members[second_P])
+    return np.concatenate(firsts), np.concatenate(seconds)
+
+
+def members_of_classes(labels: IntArray) -> list[IntArray]:
+    """Return for each class that occurs the indices of its members, in ascending order."""
+    order = np.argsort(labels, kind="stable")
+    edges = np.flatnonzero(np.diff(labels[order])) + 1
+    return np.split(order, edges) if len(labels) else []
+
+
+def unsuppressed(count: int, better_P: IntArray, worse_P: IntArray) -> npt.NDArray[np.bool_]:
+    """Walk down a ranking: a member that nothing better suppresses suppresses what it is paired with.
+
+    Args:
+        count: N, members of the ranking; index 0 is the best.
+        better_P: int64 [P], the better member of each pair.
+        worse_P: int64 [P], the other one.
+
+    Returns:
+        bool [N], whether a member is left.
+    """
+    alive = np.ones(count, dtype=np.bool_)
+    # Whoever is decided by members that are decided already never changes again, so this ends, and only one way.
+    while True:
+        left_over = np.ones(count, dtype=np.bool_)
+        left_over[worse_P[alive[better_P]]] = False
+        if np.array_equal(left_over, alive):
+            return alive
+        alive = left_over

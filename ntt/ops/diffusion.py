@@ -1,27 +1,15 @@
-"""Diffusion of penalties over the graph of overlapping masks (FSOD-VFM). Suffix: N masks."""
-
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+"""Diffusion of penalties over the graph of overlapping masks (FSOD-VFM). Suffix: N masks of one class, best first."""
 
 import numpy as np
 import numpy.typing as npt
 
-from ntt.ops.overlaps import overlaps_in_class
-from ntt.types import FloatArray, IntArray, Overlaps
+from ntt.types import FloatArray
 
-Transition: TypeAlias = Literal["normalised", "plain"]
+TRANSITIONS = ("normalised", "plain")
 
 
 def diffused_penalties(
-    rles: Sequence[bytes],
-    labels: IntArray,
-    *,
-    alpha: float,
-    steps: int,
-    transition: Transition,
-    height: int,
-    width: int,
-    known: Overlaps | None = None,
+    overlaps_NN: npt.NDArray[np.float64], *, alpha: float, steps: int, transition: str
 ) -> FloatArray:
     """Compute how much of each mask is explained by earlier masks of its class, directly or through others.
 
@@ -29,27 +17,17 @@ def diffused_penalties(
     that part.
 
     Args:
-        rles: N full-size masks, none empty, best first.
-        labels: int64 [N].
+        overlaps_NN: float64 [N, N], the part of mask i that mask j < i covers, else 0.
         alpha: see `pagerank`.
         steps: see `pagerank`.
         transition: "normalised" scales the weights that leave a mask to a sum of 1; "plain" takes them as they are.
-        height: of the image, pixels.
-        width: of the image, pixels.
-        known: overlaps of these masks, if they have been computed before.
 
     Returns:
-        float32 [N] in [0, 1]; 0 for a mask that no earlier one of its class touches.
+        float32 [N] in [0, 1]; 0 for a mask that no earlier one touches.
     """
-    penalties = np.zeros(len(rles), dtype=np.float32)
-    for label in np.unique(labels).tolist():
-        members = np.flatnonzero(labels == label)
-        weights_NN = overlaps_in_class(rles, members, height, width, known)
-        restart_N = weights_NN.max(axis=1)
-        if transition == "normalised":
-            weights_NN = _row_stochastic(weights_NN)
-        penalties[members] = pagerank(weights_NN, restart_N, alpha=alpha, steps=steps).clip(0.0, 1.0)
-    return penalties
+    restart_N = overlaps_NN.max(axis=1, initial=0.0)
+    weights_NN = _row_stochastic(overlaps_NN) if transition == "normalised" else overlaps_NN
+    return pagerank(weights_NN, restart_N, alpha=alpha, steps=steps).clip(0.0, 1.0).astype(np.float32)
 
 
 def pagerank(

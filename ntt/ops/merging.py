@@ -1,51 +1,29 @@
-"""Merging of overlapping detections of one class (METHOD 6).
-
-All arrays are in the order of non-maximum suppression, and a mask is only ever compared with earlier masks of its own
-class. Suffixes: N detections, D channels.
-"""
-
-from collections.abc import Sequence
+"""Merging of overlapping detections of one class (METHOD 6). Suffixes: N masks of one class, best first; D channels."""
 
 import numpy as np
 import numpy.typing as npt
 
-from ntt.ops.overlaps import overlaps_in_class
+from ntt.ops.boxes import unsuppressed
 from ntt.ops.similarity import cosine_similarity
-from ntt.types import FloatArray, IntArray, Overlaps
+from ntt.types import FloatArray
 
 
-def soft_penalties(
-    rles: Sequence[bytes],
-    labels: IntArray,
-    features_ND: FloatArray | None,
-    *,
-    height: int,
-    width: int,
-    known: Overlaps | None = None,
-) -> FloatArray:
+def soft_penalties(overlaps_NN: npt.NDArray[np.float64], features_ND: FloatArray | None) -> FloatArray:
     """Compute how much of each mask is already explained by an earlier mask of its class.
 
     Args:
-        rles: N full-size masks, none empty.
-        labels: int64 [N].
+        overlaps_NN: float64 [N, N], the part of mask i that mask j < i covers, else 0.
         features_ND: float32 [N, D], L2-normalised: weigh each overlap with max(0, cosine) of the two features; None
             leaves that factor out.
-        height: H, pixels.
-        width: W, pixels.
-        known: overlaps of these masks, if they have been computed before.
 
     Returns:
-        float32 [N] in [0, 1]: max over earlier masks of |mask & earlier| / |mask| [* cosine]; 0 for the first of a
-        class.
+        float32 [N] in [0, 1]: max over earlier masks of |mask & earlier| / |mask| [* cosine]; 0 for the first.
     """
-    penalties = np.zeros(len(rles), dtype=np.float32)
-    for label in np.unique(labels).tolist():
-        members = np.flatnonzero(labels == label)
-        overlaps = overlaps_in_class(rles, members, height, width, known)
-        if features_ND is not None:
-            overlaps *= cosine_similarity(features_ND[members], features_ND[members])
-        penalties[members] = overlaps.max(axis=1)
-    return penalties
+    if features_ND is not None and overlaps_NN.any():
+        # A copy, because NumPy computes the product of an array with itself by another routine, which rounds otherwise.
+        overlaps_NN = overlaps_NN * cosine_similarity(features_ND, features_ND.copy())
+    penalties_N: FloatArray = overlaps_NN.max(axis=1, initial=0.0).astype(np.float32)
+    return penalties_N
 
 
 def decay(scores: FloatArray, penalties: FloatArray) -> FloatArray:
@@ -54,32 +32,15 @@ def decay(scores: FloatArray, penalties: FloatArray) -> FloatArray:
     return decayed
 
 
-def hard_survivors(
-    rles: Sequence[bytes],
-    labels: IntArray,
-    *,
-    threshold: float,
-    height: int,
-    width: int,
-    known: Overlaps | None = None,
-) -> npt.NDArray[np.bool_]:
+def hard_survivors(overlaps_NN: npt.NDArray[np.float64], *, threshold: float) -> npt.NDArray[np.bool_]:
     """Drop a mask when an earlier surviving mask of its class covers too much of it.
 
     Args:
-        rles: N full-size masks, none empty.
-        labels: int64 [N].
-        threshold: drop when |mask & earlier| / |mask| is above, strictly.
-        height: H, pixels.
-        width: W, pixels.
-        known: overlaps of these masks, if they have been computed before.
+        overlaps_NN: float64 [N, N], the part of mask i that mask j < i covers, else 0.
+        threshold: drop when the overlap is above, strictly.
 
     Returns:
         bool [N], which masks stay.
     """
-    alive = np.ones(len(rles), dtype=np.bool_)
-    for label in np.unique(labels).tolist():
-        members = np.flatnonzero(labels == label)
-        covered = overlaps_in_class(rles, members, height, width, known) > threshold
-        for row in np.flatnonzero(covered.any(axis=1)).tolist():
-            alive[members[row]] = not bool((covered[row] & alive[members]).any())
-    return alive
+    worse_P, better_P = np.nonzero(overlaps_NN > threshold)
+    return unsuppressed(len(overlaps_NN), better_P, worse_P)

@@ -19,7 +19,7 @@ from ntt.config.schema import STAGES, ExperimentConfig
 from ntt.data.references import references_from_json, references_to_json
 from ntt.errors import ConfigError, DataError
 from ntt.evaluation.options import Judge, Painting, Protocol
-from ntt.matchers.base import Matcher
+from ntt.matchers.base import MatcherConfig
 from ntt.models.backbones.base import Backbone
 from ntt.models.box_masks import BoxMasks, ReferenceMasks, choose_box_segmenter
 from ntt.models.segmenters.base import Segmenter
@@ -66,10 +66,10 @@ class Pipeline:
             dist.barrier(self.group)
         return inputs
 
-    @cached_property
-    def matcher(self) -> Matcher:
+    @property
+    def matcher(self) -> MatcherConfig:
         """The matcher."""
-        return self.config.matcher.build()
+        return self.config.matcher
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -306,7 +306,7 @@ class Pipeline:
     @cached_property
     def _store(self) -> Store:
         root = Path(self.config.runtime.store_root).expanduser().absolute()
-        return Store(root, memory=self.workspace.candidates)
+        return Store(root)
 
     @cached_property
     def _targets(self) -> list[ImageRecord]:

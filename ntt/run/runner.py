@@ -43,7 +43,6 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
     with dist.join_process_group(timeout_s=config.runtime.dist_timeout_s) as group, console_logging(group.rank):
         workspace = Workspace() if workspace is None else workspace
         placement = _place_models(config, group, workspace)
-        workspace.candidates.begin_run()
         pipeline = Pipeline(config=config, directory=directory, placement=placement, group=group, workspace=workspace)
         pipeline.check_inputs()
         with file_logging(directory.root, group.rank):

@@ -14,7 +14,6 @@ from ntt.base.digests import FileIdentity, file_identity, sha256_of
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.models.backbones.base import Backbone, BackboneConfig
 from ntt.models.segmenters.base import Segmenter, SegmenterConfig
-from ntt.store.cache import CandidateMemory
 from ntt.types import ImageRecord, Placement
 
 _DATASETS_KEPT = 4
@@ -26,11 +25,9 @@ class Workspace:
     """Hand one to every `ntt.run.runner.run` of a process; each run takes from it what an earlier one has prepared.
 
     Attributes:
-        candidates: loaded candidates, bounded by memory.
         tidied: stores that were searched for abandoned temporary files.
     """
 
-    candidates: CandidateMemory = field(default_factory=CandidateMemory)
     tidied: set[Path] = field(default_factory=set)
     _datasets: "OrderedDict[tuple[Path, Path, bool, str], CocoDataset]" = field(default_factory=OrderedDict)
     _checked: set[_Checked] = field(default_factory=set)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ntt.base.digests import content_key
 from ntt.config.schema import ExperimentConfig
-from ntt.matchers.base import Matcher
+from ntt.matchers.base import MatcherConfig
 from ntt.models.backbones.base import Backbone
 from ntt.models.box_masks import ReferenceMasks
 from ntt.models.segmenters.base import Segmenter
@@ -32,7 +32,7 @@ class StageKeys:
     inputs: Inputs
     backbone: Backbone
     segmenter: Segmenter
-    matcher: Matcher
+    matcher: MatcherConfig
     reference_masks: ReferenceMasks
     digests_of: Callable[[Sequence[ImageRecord]], Sequence[str | None]]
     draw: Callable[[], ReferenceSet]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from ntt.base.distributed import ProcessGroup, gather, share
 from ntt.base.progress import track
-from ntt.matchers.base import Matcher
+from ntt.matchers.base import MatcherConfig
 from ntt.stages.candidates import CandidateSource
 from ntt.types import Detections, ImageRecord, Prototypes
 
@@ -14,7 +14,7 @@ def match_images(
     images: Sequence[ImageRecord],
     source: CandidateSource,
     prototypes: Prototypes,
-    matcher: Matcher,
+    matcher: MatcherConfig,
     group: ProcessGroup,
     on_detections: Callable[[ImageRecord, Detections], None] | None = None,
 ) -> list[Detections]:

@@ -1,0 +1,7 @@
+"""What costs the most, computed once: candidates of target images, features and masks of references.
+
+store          entries by the digest of everything that decides them
+entries        their files: reading, writing, and what is believed of them
+maintenance    inventory, verification and pruning, for `ntt store`
+usage          which entries a run has used
+"""

@@ -1,19 +1,25 @@
-"""Looking after a store: what is in it, whether it is intact, and what may go.
+"""Inventory, verification and pruning of a store.
 
 All of it is safe while runs read and write: an entry that vanishes is computed again, and files that a running
-process is writing are never touched.
+process is writing are never touched. Only entries of a folder that carries the store's mark are looked at: whatever
+else lies there, or behind a link, is nobody's to remove.
 """
 
 import contextlib
 import os
+import re
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ntt.base.files import stale_temporaries
-from ntt.store.store import SUFFIX, USE_RESOLUTION_S
+from ntt.errors import StorageError
+from ntt.store.entries import DAMAGE, candidates_from_arrays, load_entry
+from ntt.store.store import MARK, SUFFIX, USE_RESOLUTION_S
 from ntt.store.usage import KEY_DIGITS, STORE_KEYS, used_store_keys
+
+_KEY = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -60,17 +66,45 @@ class Selection:
     keep_hours: float = 24.0
 
 
+def check_mark(root: Path) -> None:
+    """Refuse a folder that is not a store.
+
+    Raises:
+        StorageError: if it lacks the store's mark.
+    """
+    if not (root / MARK).is_file():
+        raise StorageError(f"{root} is not a store: it has no {MARK}. A run writes it with the first entry.")
+
+
 def stored_files(root: Path) -> list[StoredFile]:
-    """List all entries of a store, the least recently used first."""
-    found = []
+    """List all entries of a store, the least recently used first; files with other names and links are left out.
+
+    Raises:
+        StorageError: if the folder is not a store.
+    """
+    check_mark(root)
+    entries = []
     for kind in _folders(root):
         for part in _folders(kind):
-            with os.scandir(part) as places:
-                for place in places:
-                    with contextlib.suppress(OSError):  # gone meanwhile
-                        if place.name.endswith(SUFFIX) and not place.name.startswith("."):
-                            found.append(_stored_file(Path(place.path), kind.name, place.stat()))
-    return sorted(found, key=lambda entry: (entry.used_at, entry.path))
+            with os.scandir(part) as files:
+                for file in files:
+                    key = file.name.removesuffix(SUFFIX)
+                    if file.name != key and _is_key(key, part.name) and file.is_file(follow_symlinks=False):
+                        with contextlib.suppress(OSError):  # gone meanwhile
+                            stat = file.stat()
+                            entries.append(StoredFile(Path(file.path), kind.name, key, stat.st_size, stat.st_mtime))
+    return sorted(entries, key=lambda entry: (entry.used_at, entry.path))
+
+
+def damage(entry: StoredFile) -> str | None:
+    """Return what is wrong with an entry; None for nothing."""
+    try:
+        arrays, notes = load_entry(entry.path, entry.key)
+        if entry.kind == "candidates":
+            candidates_from_arrays(arrays, notes)
+    except DAMAGE as error:
+        return str(error)
+    return None
 
 
 def summarise(entries: Iterable[StoredFile]) -> list[KindSummary]:
@@ -99,17 +133,17 @@ def keys_of_runs(folders: Sequence[Path]) -> tuple[set[tuple[str, str]], int]:
     known: set[tuple[str, str]] = set()
     count = 0
     for folder in folders:
-        for place, _, files in os.walk(folder):
+        for subfolder, _, files in os.walk(folder):
             if STORE_KEYS not in files:
                 continue
             count += 1
-            for kinds in used_store_keys(Path(place)).values():
+            for kinds in used_store_keys(Path(subfolder)).values():
                 known.update((kind, key) for kind, keys in kinds.items() for key in keys)
     return known, count
 
 
 def choose(entries: Sequence[StoredFile], selection: Selection, *, now: float | None = None) -> list[StoredFile]:
-    """Say which entries go.
+    """Return the entries that go.
 
     Args:
         entries: of the store, the least recently used first.
@@ -120,15 +154,15 @@ def choose(entries: Sequence[StoredFile], selection: Selection, *, now: float | 
     # An entry's time may lag behind its last use by the resolution.
     spared_s = selection.keep_hours * 3600 + USE_RESOLUTION_S if selection.keep_hours else 0.0
     free = [entry for entry in entries if now - entry.used_at > spared_s]
-    chosen = [entry for entry in free if _is_wanted_gone(entry, selection, now)]
+    outdated = [entry for entry in free if _is_outdated(entry, selection, now)]
     if selection.max_bytes is not None:
-        gone = set(chosen)
+        gone = set(outdated)
         surplus = sum(entry.num_bytes for entry in entries if entry not in gone) - selection.max_bytes
         for entry in free:
             if surplus > 0 and entry not in gone:
-                chosen.append(entry)
+                outdated.append(entry)
                 surplus -= entry.num_bytes
-    return chosen
+    return outdated
 
 
 def abandoned_files(root: Path) -> list[Path]:
@@ -146,17 +180,17 @@ def remove(paths: Iterable[Path]) -> int:
     return count
 
 
-def _is_wanted_gone(entry: StoredFile, selection: Selection, now: float) -> bool:
+def _is_outdated(entry: StoredFile, selection: Selection, now: float) -> bool:
     if selection.unused_days is not None and now - entry.used_at > selection.unused_days * 24 * 3600:
         return True
     known = selection.known_keys
     return known is not None and (entry.kind, entry.key[:KEY_DIGITS]) not in known
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    if root.is_dir():
-        yield from (path for path in sorted(root.iterdir()) if path.is_dir())
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
 
 
-def _stored_file(path: Path, kind: str, stat: os.stat_result) -> StoredFile:
-    return StoredFile(path, kind, path.name.removesuffix(SUFFIX), stat.st_size, stat.st_mtime)
+def _is_key(name: str, first_digits: str) -> bool:
+    """Return whether a file's name is the key of an entry in its folder."""
+    return name.startswith(first_digits) and _KEY.fullmatch(name) is not None

@@ -1,0 +1,97 @@
+"""One image's candidates and what matchings of them have in common, whatever the prototypes."""
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ntt.ops.boxes import best_first, classwise_nms, members_of_classes, overlapping_pairs
+from ntt.ops.masks import rle_boxes_xywh
+from ntt.ops.overlaps import overlaps_with_earlier
+from ntt.types import Candidates, FloatArray, IntArray
+
+
+class ImageTerms:
+    """Hand one to every matching of the image: what an earlier one has computed is not computed again.
+
+    Results do not depend on it: each value is computed by the same operations on the same operands as without.
+    """
+
+    def __init__(self, candidates: Candidates, *, shared: bool = False) -> None:
+        """Compute nothing yet.
+
+        Args:
+            candidates: of the image.
+            shared: several matchings will follow, so that terms of no use to the first one pay.
+        """
+        self.candidates = candidates
+        self._shared = shared
+        self._remembered: dict[Hashable, Any] = {}
+        self._row_N: IntArray = np.full(len(candidates.rles), -1)
+        self._boxes_xywh: FloatArray
+        self._overlaps_MM: npt.NDArray[np.float64]
+
+    def suppress(self, labels_N: IntArray, *, iou_threshold: float) -> IntArray:
+        """Return the candidates that no better one of their class suppresses, best predicted IoU first."""
+        candidates = self.candidates
+        pairs = None
+        if self._shared:
+            pairs = self._once(("pairs", iou_threshold), lambda: self._overlapping_pairs(iou_threshold))
+        return classwise_nms(
+            candidates.grid_boxes_xyxy, candidates.predicted_iou, labels_N, iou_threshold=iou_threshold, pairs=pairs
+        )
+
+    def compare(self, survivors: Sequence[IntArray]) -> None:
+        """Find boxes and overlaps of all masks that are left after suppression in any matching."""
+        candidates = self.candidates
+        is_left_N = np.zeros(len(candidates.rles), dtype=np.bool_)
+        is_left_N[np.concatenate([np.zeros(0, dtype=np.int64), *survivors])] = True
+        order = best_first(candidates.predicted_iou)
+        left_M = order[is_left_N[order]]
+        rles = [candidates.rles[index] for index in left_M.tolist()]
+        self._row_N[left_M] = np.arange(len(left_M))
+        self._boxes_xywh = rle_boxes_xywh(rles, candidates.height, candidates.width)
+        self._overlaps_MM = overlaps_with_earlier(rles, candidates.height, candidates.width)
+
+    def boxes_xywh(self, members: IntArray) -> FloatArray:
+        """Return the tight boxes of survivors' masks, float32 [n, 4]."""
+        return self._boxes_xywh[self._row_N[members]]
+
+    def overlaps(self, members: IntArray) -> npt.NDArray[np.float64]:
+        """Return float64 [n, n], the part of survivor i that survivor j < i covers, best first; else 0."""
+        rows = self._row_N[members]
+        return self._overlaps_MM[np.ix_(rows, rows)]
+
+    def per_class(
+        self, name: Hashable, kept: IntArray, labels_M: IntArray, compute: Callable[[IntArray], npt.NDArray[Any]]
+    ) -> npt.NDArray[Any]:
+        """Compute something of each class's survivors, once for each set of them.
+
+        Args:
+            name: says what, and with which settings.
+            kept: int64 [M], survivors, best first; at least one.
+            labels_M: int64 [M], their classes.
+            compute: gives one value for each of some members of `kept`.
+
+        Returns:
+            One value for each survivor, [M].
+        """
+        groups = members_of_classes(labels_M)
+        parts = []
+        for group in groups:
+            members = kept[group]
+            parts.append(self._once((name, members.tobytes()), partial(compute, members)))
+        values = np.concatenate(parts)
+        values[np.concatenate(groups)] = values.copy()
+        return values
+
+    def _overlapping_pairs(self, iou_threshold: float) -> tuple[IntArray, IntArray]:
+        order = best_first(self.candidates.predicted_iou)
+        return overlapping_pairs(self.candidates.grid_boxes_xyxy[order], iou_threshold=iou_threshold)
+
+    def _once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        if key not in self._remembered:
+            self._remembered[key] = compute()
+        return self._remembered[key]

@@ -1,0 +1,64 @@
+"""COCO's compressed run lengths read without pycocotools, which believes whatever it is given.
+
+The text holds each count as digits of five bits, lowest first: character code 48 + digit, + 32 where more follow. From
+the fourth count of a mask on it is the difference to the count before the last. Suffixes: B characters, R counts.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from ntt.types import IntArray
+
+_MOST_DIGITS = 6
+
+
+def run_lengths_problem(text_B: npt.NDArray[np.uint8], lengths_N: IntArray, num_pixels: int) -> str | None:
+    """Return what is wrong with the compressed run lengths of masks of one image; None for nothing.
+
+    Args:
+        text_B: the text of all masks, one after the other.
+        lengths_N: number of characters of each mask; their sum is the length of `text_B`.
+        num_pixels: of the image; the counts of each mask must sum to it.
+    """
+    if not len(lengths_N):
+        return None
+    codes_B = text_B - np.uint8(48)
+    ends_B = codes_B < 32
+    last_of_mask_N = np.cumsum(lengths_N) - 1
+    if (codes_B > 63).any() or lengths_N.min() < 1 or not ends_B[last_of_mask_N].all():
+        return "its run lengths are no numbers"
+    ends_R = np.flatnonzero(ends_B)
+    digits_R = np.diff(ends_R, prepend=-1)
+    if digits_R.max() > _MOST_DIGITS:
+        return "its run lengths are too large"
+    counts_R = _differences(codes_B, ends_R, digits_R)
+    stops_N = np.searchsorted(ends_R, last_of_mask_N) + 1
+    counts_R = _summed(counts_R, np.r_[0, stops_N[:-1]])
+    if counts_R.min() < 0 or (np.add.reduceat(counts_R, np.r_[0, stops_N[:-1]]) != num_pixels).any():
+        return "its run lengths do not fit its size"
+    return None
+
+
+def _differences(codes_B: npt.NDArray[np.uint8], ends_R: IntArray, digits_R: IntArray) -> npt.NDArray[np.int64]:
+    """Put digits together: int64 [R]. The highest digit's highest bit is the sign."""
+    values_R: npt.NDArray[np.int64] = (codes_B[ends_R].astype(np.int64) ^ 16) - 16
+    for back in range(1, int(digits_R.max())):
+        longer = np.flatnonzero(digits_R > back)
+        values_R[longer] = (values_R[longer] << 5) | (codes_B[ends_R[longer] - back] & 31)
+    return values_R
+
+
+def _summed(differences_R: npt.NDArray[np.int64], starts_N: IntArray) -> npt.NDArray[np.int64]:
+    """Turn differences into counts: those of even and those of odd index within a mask add up separately."""
+    values_R: npt.NDArray[np.int64] = differences_R.copy()
+    values_R[starts_N] = 0  # the first count is not added to the third
+    for parity in (0, 1):
+        values_R[parity::2] = np.cumsum(values_R[parity::2])
+    # Take away what earlier masks have added up to.
+    seconds_N = np.minimum(starts_N + 1, len(values_R) - 1)
+    before_N2 = np.stack([values_R[starts_N], values_R[seconds_N] - differences_R[seconds_N]], axis=1)
+    lengths_N = np.diff(starts_N, append=len(values_R))
+    index_R = np.arange(len(values_R)) - np.repeat(starts_N, lengths_N)
+    values_R -= np.repeat(before_N2, lengths_N, axis=0).reshape(-1)[2 * np.arange(len(values_R)) + index_R % 2]
+    values_R[starts_N] = differences_R[starts_N]
+    return values_R

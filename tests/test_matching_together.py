@@ -1,0 +1,145 @@
+"""Matching without loops over pairs, alone and with other points, against a plain walk: equal to the last bit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drawn_candidates import random_candidates
+from pycocotools import mask as coco_mask
+
+from ntt.config.compose import compose_many
+from ntt.errors import DataError
+from ntt.matchers.base import MatcherConfig
+from ntt.matchers.prototype import PrototypeMatcher
+from ntt.matchers.scoring import match_together
+from ntt.ops.boxes import pair_iou
+from ntt.ops.similarity import cosine_similarity
+from ntt.types import Candidates, Category, Detections, FloatArray, IntArray, MemoryBank, Prototypes
+
+OPTIONS = sorted(path.stem for path in (Path(__file__).parent.parent / "conf" / "matcher").glob("*.yaml"))
+VARIANTS = (
+    (),
+    ("matcher.nms_iou_threshold=0", "matcher.box_convention=reference"),
+    ("matcher.nms_iou_threshold=0.33", "matcher.max_candidates_after_nms=40", "matcher.max_detections=17"),
+    ("matcher.min_score=0.3",),
+)
+# Candidates, classes, channels: nothing, one, few, and products small and large enough for different routines of BLAS.
+SIZES = [(0, 3, 16), (1, 1, 16), (2, 3, 16), (150, 5, 384), (400, 20, 96), (300, 2, 1024)]
+
+
+@pytest.fixture(scope="module")
+def matchers() -> list[MatcherConfig]:
+    """Every option with several settings."""
+    lines = [[f"matcher={option}", *more] for option in OPTIONS for more in VARIANTS]
+    return [config.matcher for config in compose_many(lines)]
+
+
+def drawn(number: int) -> tuple[Candidates, MemoryBank]:
+    """Candidates and a memory with backgrounds."""
+    count, classes, channels = SIZES[number]
+    generator = np.random.default_rng(number)
+    directions = generator.normal(size=(classes, channels))
+
+    def scattered(label: int, shots: int, spread: float) -> torch.Tensor:
+        noise = generator.normal(size=(shots, channels)) * spread
+        return torch.from_numpy((directions[label] + noise).astype(np.float32))
+
+    memory = MemoryBank(
+        tuple(Category(label + 1, str(label)) for label in range(classes)),
+        tuple(scattered(label, 5, 0.7) for label in range(classes)),
+        "memory",
+        tuple(scattered(label, 3, 3.0) for label in range(classes)),
+    )
+    return random_candidates(number, count, directions_CD=directions), memory
+
+
+def prototypes(matcher: MatcherConfig, memory: MemoryBank) -> Prototypes:
+    vectors, labels = matcher.build_prototypes(memory)
+    return Prototypes(memory.categories, vectors, labels, "prototypes")
+
+
+def content(result: Detections | DataError) -> tuple[object, ...]:
+    if isinstance(result, DataError):
+        return (str(result),)
+    return (result.labels.tolist(), result.scores.tobytes(), result.boxes_xywh.tobytes(), result.rles)
+
+
+@pytest.mark.parametrize("number", range(len(SIZES)))
+def test_points_together_are_equal_to_points_alone(number: int, matchers: list[MatcherConfig]):
+    candidates, memory = drawn(number)
+    points = [(matcher, prototypes(matcher, memory)) for matcher in matchers]
+    together = list(match_together(7, candidates, points))
+    assert len(together) == len(points)
+    for (matcher, vectors), result in zip(points, together, strict=True):
+        try:
+            alone: Detections | DataError = matcher.match(7, candidates, vectors)
+        except DataError as error:
+            alone = error
+        assert content(result) == content(alone), matcher
+    assert any(isinstance(result, DataError) for result in together) == (number == 0), "ntt_reference: none is left"
+
+
+def test_a_matcher_of_another_kind_is_asked_by_itself():
+    class Whole(MatcherConfig):
+        def match(self, image_id, candidates, prototypes):
+            return f"{image_id} by itself"
+
+    candidates, memory = drawn(3)
+    plain = PrototypeMatcher()
+    vectors = prototypes(plain, memory)
+    first, second, third = match_together(7, candidates, [(plain, vectors), (Whole(), vectors), (plain, vectors)])
+    assert second == "7 by itself"
+    assert content(first) == content(third) == content(plain.match(7, candidates, vectors))
+
+
+@pytest.mark.parametrize("merging", ["soft_semantic", "soft", "hard", "none"])
+@pytest.mark.parametrize("number", range(1, len(SIZES)))
+def test_matching_equals_a_plain_walk(number: int, merging: str):
+    candidates, memory = drawn(number)
+    matcher = PrototypeMatcher(merging=merging, max_detections=30)
+    result = matcher.match(7, candidates, prototypes(matcher, memory))
+    scores_NC = matcher.class_scores(candidates, prototypes(matcher, memory))
+    order, scores = walked(matcher, candidates, scores_NC)
+    assert result.rles == tuple(candidates.rles[index] for index in order)
+    assert result.labels.tolist() == scores_NC.argmax(axis=1)[order].tolist()
+    assert np.array_equal(result.scores, scores)
+
+
+def walked(matcher: PrototypeMatcher, candidates: Candidates, scores_NC: FloatArray) -> tuple[list[int], FloatArray]:
+    """METHOD 5 and 6, candidate by candidate: the detections' indices and scores."""
+    labels, scores, boxes = scores_NC.argmax(axis=1), scores_NC.max(axis=1), candidates.grid_boxes_xyxy
+    left: list[int] = []
+    for index in np.argsort(-candidates.predicted_iou, kind="stable").tolist():
+        rivals = [rival for rival in left if labels[rival] == labels[index]]
+        if not (pair_iou(boxes[rivals], np.repeat(boxes[[index]], len(rivals), axis=0)) > 0.5).any():
+            left.append(index)
+    left = [index for index in left if scores[index] > 0]
+    merged = dict(zip(left, scores[left], strict=True))
+    for label in set(labels[left].tolist()):
+        members = np.array([index for index in left if labels[index] == label])
+        merged |= merged_scores(matcher.merging, candidates, members, merged)
+    order = [index for index in sorted(left, key=lambda index: -merged[index]) if merged[index] > 0]
+    order = order[: matcher.max_detections]
+    return order, np.array([merged[index] for index in order], dtype=np.float32)
+
+
+def merged_scores(
+    merging: str, candidates: Candidates, members: IntArray, scores: dict[int, np.float32]
+) -> dict[int, np.float32]:
+    cosine = cosine_similarity(candidates.features[members], candidates.features[members])
+    size = [candidates.height, candidates.width]
+    rles = [{"size": size, "counts": candidates.rles[index]} for index in members.tolist()]
+    merged: dict[int, np.float32] = {}
+    for row, index in enumerate(members.tolist()):
+        earlier = [column for column in range(row) if merging != "hard" or merged[members[column]] > 0]
+        covered = [float(coco_mask.iou([rles[row]], [rles[column]], [1])[0, 0]) for column in earlier]
+        if merging == "soft_semantic":
+            covered = [share * cosine[row, column] for share, column in zip(covered, earlier, strict=True)]
+        most = max(covered, default=0.0)
+        if merging == "hard":
+            merged[index] = np.float32(0) if most > 0.5 else scores[index]
+        else:
+            penalty = np.float32(0 if merging == "none" else most)
+            merged[index] = scores[index] * np.sqrt(np.float32(1) - penalty)
+    return merged
