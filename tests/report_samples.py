@@ -5,10 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_directory
 from ntt.config.schema import ExperimentConfig, plain
 from ntt.datasets.coco_json import CocoJsonConfig
+from ntt.reports.summary import settings_with
 from ntt.run.artefacts import write_metrics
 from ntt.run.rundir import RunDirectory
 from ntt.types import Metrics
@@ -21,7 +24,7 @@ def box_metrics(ap: float, *, classes: Sequence[str] = CLASSES, segm: float | No
     values = {"bbox": ap} if segm is None else {"bbox": ap, "segm": segm}
     overall = {kind: {"AP": value, "AP50": value + 10} for kind, value in values.items()}
     per_class = {
-        kind: {name: {"AP": value + 2 - 4 * (place > 0)} for place, name in enumerate(classes)}
+        kind: {name: {"AP": value + 2 - 4 * (index > 0)} for index, name in enumerate(classes)}
         for kind, value in values.items()
     }
     return Metrics(overall=overall, per_class=per_class, num_images=4, num_detections=9)
@@ -60,3 +63,9 @@ def _compose(lines: Iterable[str]) -> list[ExperimentConfig]:
     new = [line for line in lines if line not in _COMPOSED]
     _COMPOSED.update(zip(new, compose_many([line.split() for line in new]), strict=True))
     return [copy.deepcopy(_COMPOSED[line]) for line in lines]
+
+
+def mean_of(runs: pd.DataFrame, metric: str) -> tuple[float, float | None, int]:
+    """Mean, standard deviation and number of runs of the only setting there is."""
+    (setting,) = settings_with(runs, metric).itertuples()
+    return setting.mean, None if pd.isna(setting.std) else setting.std, setting.count

@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import yaml
 from browser import open_browser, why_not
 from PIL import Image
 from pycocotools import mask as mask_api
@@ -15,9 +17,8 @@ from tiny_data import make_tiny
 from ntt.cli.main import main
 from ntt.reports import figures
 from ntt.reports.gallery import Gallery, GalleryLimits, make_gallery
-from ntt.reports.html import Page, render_page
-from ntt.reports.plots import make_plots, plot_classes, save_plots
-from ntt.reports.summary import Summary, summarise
+from ntt.reports.page import Page, render_page
+from ntt.reports.plots import Plot, make_plots, save_plots
 from ntt.reports.tables import Table
 from ntt.run.artefacts import write_predictions
 from ntt.run.rundir import RunDirectory
@@ -31,23 +32,23 @@ def rle_of(mask: np.ndarray) -> bytes:
     return bytes(mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"])
 
 
-def detections(image_id: int, found: list[tuple[int, float, tuple[int, int, int, int]]]) -> Detections:
+def detections(image_id: int, objects: list[tuple[int, float, tuple[int, int, int, int]]]) -> Detections:
     """Detections of the tiny data set's images (96 x 128) whose masks fill their boxes."""
-    masks = np.zeros((len(found), 96, 128), dtype=bool)
-    for mask, (_, _, (x, y, w, h)) in zip(masks, found, strict=True):
+    masks = np.zeros((len(objects), 96, 128), dtype=bool)
+    for mask, (_, _, (x, y, w, h)) in zip(masks, objects, strict=True):
         mask[y : y + h, x : x + w] = True
     return Detections(
         image_id=image_id,
         height=96,
         width=128,
-        labels=np.array([label for label, _, _ in found], dtype=np.int64),
-        scores=np.array([score for _, score, _ in found], dtype=np.float32),
-        boxes_xywh=np.array([box for _, _, box in found], dtype=np.float32).reshape(-1, 4),
+        labels=np.array([label for label, _, _ in objects], dtype=np.int64),
+        scores=np.array([score for _, score, _ in objects], dtype=np.float32),
+        boxes_xywh=np.array([box for _, _, box in objects], dtype=np.float32).reshape(-1, 4),
         rles=tuple(map(rle_of, masks)),
     )
 
 
-FOUND = [
+DETECTIONS = [
     detections(101, [(0, 0.9, (10, 10, 40, 40)), (1, 0.5, (70, 40, 36, 36)), (1, 0.2, (0, 0, 20, 20))]),
     detections(102, [(1, 0.8, (40, 20, 50, 50))]),
     detections(103, []),
@@ -63,7 +64,7 @@ def rename_classes(root: Path, name: str) -> None:
         file.write_text(json.dumps(content))
 
 
-def tiny_runs(folder: Path, *, first_class: str = "disc") -> tuple[list[Summary], dict[str, Path]]:
+def tiny_runs(folder: Path, *, first_class: str = "disc") -> tuple[pd.DataFrame, dict[str, Path]]:
     """Two finished runs on the tiny data set, with predictions, and one without metrics."""
     root = make_tiny(folder / "tiny")
     rename_classes(root, first_class)
@@ -72,25 +73,28 @@ def tiny_runs(folder: Path, *, first_class: str = "disc") -> tuple[list[Summary]
     made = make_runs(folder / "outputs", wanted, data=root)
     categories = [Category(3, first_class), Category(7, "square")]
     for directory in made.values():
-        write_predictions(RunDirectory(directory).predictions, FOUND, categories)
-    return summarise(read_runs([folder / "outputs"])), made
+        write_predictions(RunDirectory(directory).predictions, DETECTIONS, categories)
+    return read_runs([folder / "outputs"]), made
 
 
-def runs_with_shots(root: Path) -> list[Summary]:
-    runs = {
-        f"shots={shots}shot seed={seed} matcher.merging={merging}": box_metrics(10.0 + shots + seed - bonus)
-        for shots in (1, 2, 5)
-        for seed in (0, 1)
-        for merging, bonus in (("soft", 0), ("hard", 4))
-    }
+def plots_of(root: Path, runs: dict[str, Metrics | None], metric: str = "bbox/AP") -> dict[str, Plot]:
+    """The plots of some runs by name."""
     make_runs(root, runs)
-    return summarise(read_runs([root]))
+    return {plot.name: plot for plot in make_plots(read_runs([root]), metric)}
+
+
+RUNS_WITH_SHOTS: dict[str, Metrics | None] = {
+    f"shots={shots}shot seed={seed} matcher.merging={merging}": box_metrics(10.0 + shots + seed - bonus)
+    for shots in (1, 2, 5)
+    for seed in (0, 1)
+    for merging, bonus in (("soft", 0), ("hard", 4))
+}
 
 
 def test_every_plot_is_written_as_png_and_pdf(tmp_path: Path):
-    plots = make_plots(runs_with_shots(tmp_path / "runs"), "bbox/AP")
-    assert [plot.name for plot in plots] == ["shots", "datasets", "time", "classes_demo"]
-    png, pdf = save_plots(plots[:1], tmp_path / "plots")
+    plots = plots_of(tmp_path / "runs", RUNS_WITH_SHOTS)
+    assert list(plots) == ["shots", "datasets", "time", "classes_demo"]
+    png, pdf = save_plots([plots["shots"]], tmp_path / "plots")
     assert (png.name, pdf.name) == ("shots.png", "shots.pdf")
     with Image.open(png) as image:
         assert min(image.size) > 400
@@ -99,7 +103,7 @@ def test_every_plot_is_written_as_png_and_pdf(tmp_path: Path):
 
 
 def test_a_plot_shows_the_numbers_of_its_summaries(tmp_path: Path):
-    plots = {plot.name: plot for plot in make_plots(runs_with_shots(tmp_path), "bbox/AP")}
+    plots = plots_of(tmp_path, RUNS_WITH_SHOTS)
     (axes,) = plots["shots"].figure.axes
     lines = {str(line.get_label()): line.get_xydata().tolist() for line in axes.get_lines()}
     assert lines == {
@@ -122,47 +126,36 @@ def test_a_plot_shows_the_numbers_of_its_summaries(tmp_path: Path):
 
 
 def test_plots_of_one_run_and_of_none(tmp_path: Path):
-    make_runs(tmp_path / "one", {"seed=0": box_metrics(10)})
-    make_runs(tmp_path / "none", {"seed=0": None})
-    assert [plot.name for plot in make_plots(summarise(read_runs([tmp_path / "one"])), "bbox/AP")] == [
-        "datasets",
-        "time",
-        "classes_demo",
-    ]
-    assert make_plots(summarise(read_runs([tmp_path / "none"])), "bbox/AP") == []
-    assert make_plots(summarise(read_runs([tmp_path / "one"])), "segm/AP") == []
+    assert list(plots_of(tmp_path / "one", {"seed=0": box_metrics(10)})) == ["datasets", "time", "classes_demo"]
+    assert plots_of(tmp_path / "none", {"seed=0": None}) == {}
+    assert plots_of(tmp_path / "other", {"seed=0": box_metrics(10)}, "segm/AP") == {}
 
 
 def test_runs_with_every_reference_have_no_place_among_numbers_of_shots(tmp_path: Path):
-    make_runs(tmp_path, {"shots=all": box_metrics(20), "shots=1shot": box_metrics(10)})
-    plots = {plot.name: plot for plot in make_plots(summarise(read_runs([tmp_path])), "bbox/AP")}
+    plots = plots_of(tmp_path, {"shots=all": box_metrics(20), "shots=1shot": box_metrics(10)})
     assert sorted(plots) == ["classes_demo", "datasets", "time"]
-    titles = {axes.get_title(loc=place) for axes in plots["datasets"].figure.axes for place in ("left", "center")}
+    titles = {axes.get_title(loc=side) for axes in plots["datasets"].figure.axes for side in ("left", "center")}
     assert titles - {""} == {"all shots", "1 shot"}
 
 
 def test_of_many_classes_the_best_and_the_worst_are_drawn(tmp_path: Path):
     metrics = box_metrics(10, classes=[f"class {n}" for n in range(70)])
     metrics.per_class["bbox"]["class 60"]["AP"] = 90.0
-    make_runs(tmp_path, {"seed=0": metrics})
-    plot = plot_classes(summarise(read_runs([tmp_path])), "bbox/AP")
-    assert plot is not None
-    rows = [text.get_text() for text in plot.figure.axes[0].get_yticklabels()]
+    figure = plots_of(tmp_path, {"seed=0": metrics})["classes_demo"].figure
+    rows = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert len(rows) == 60
     assert rows[0] == "class 60"
-    assert "30 best and the 30 worst of 70 classes" in plot.figure.get_suptitle()
+    assert "30 best and the 30 worst of 70 classes" in figure.get_suptitle()
 
 
 def test_names_with_dollar_signs_and_foreign_letters_are_drawn(tmp_path: Path):
-    make_runs(tmp_path, {"seed=0": box_metrics(10, classes=["price $a$_b", "猫"])})
-    plot = plot_classes(summarise(read_runs([tmp_path])), "bbox/AP")
-    assert plot is not None
-    assert figures.to_bytes(plot.figure, "png").startswith(b"\x89PNG")
+    plots = plots_of(tmp_path, {"seed=0": box_metrics(10, classes=["price $a$_b", "猫"])})
+    assert figures.to_bytes(plots["classes_demo"].figure, "png").startswith(b"\x89PNG")
 
 
 def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path):
-    summaries, _ = tiny_runs(tmp_path)
-    gallery = make_gallery(summaries, GalleryLimits(images=3, detections=2))
+    runs, _ = tiny_runs(tmp_path)
+    gallery = make_gallery(runs, GalleryLimits(images=3, detections=2))
     (shown,) = gallery.sets
     assert gallery.notes == ("tiny: 3 of 4 target images are shown.",)
     assert [image["name"] for image in shown["images"]] == ["targets_0.png", "targets_2.png", "targets_3.png"]
@@ -174,14 +167,14 @@ def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path):
     ]
     found = shown["runs"][0]["found"]
     assert [[one["score"] for one in row] for row in found] == [[0.9, 0.5], [], [0.3]]
-    assert found[0][0]["rle"] == FOUND[0].rles[0].decode()
+    assert found[0][0]["rle"] == DETECTIONS[0].rles[0].decode()
     assert [one["name"] for one in shown["classes"]] == ["disc", "square"]
 
 
 def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ntt.reports.gallery.MAX_SIDE_PX", 64)
-    summaries, _ = tiny_runs(tmp_path)
-    (shown,) = make_gallery(summaries, GalleryLimits()).sets
+    runs, _ = tiny_runs(tmp_path)
+    (shown,) = make_gallery(runs, GalleryLimits()).sets
     image, found = shown["images"][0], shown["runs"][0]["found"][0][0]
     assert (image["width"], image["height"]) == (64, 48)
     assert found["box"] == [5, 5, 20, 20]
@@ -191,36 +184,51 @@ def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkey
 
 
 def test_a_gallery_is_bounded_and_says_so(tmp_path: Path):
-    summaries, _ = tiny_runs(tmp_path)
-    (shown,) = make_gallery(summaries, GalleryLimits(megabytes=0.012)).sets
+    runs, _ = tiny_runs(tmp_path)
+    (shown,) = make_gallery(runs, GalleryLimits(megabytes=0.012)).sets
     assert 0 < len(shown["images"]) < 4
-    gallery = make_gallery(summaries, GalleryLimits(runs=1))
+    gallery = make_gallery(runs, GalleryLimits(runs=1))
     assert gallery.notes == ("tiny: 1 of 2 settings are shown.",)
-    assert make_gallery(summaries, GalleryLimits(images=0)) == Gallery((), ())
+    assert make_gallery(runs, GalleryLimits(images=0)) == Gallery((), ())
 
 
 def test_a_data_set_that_is_gone_costs_a_note(tmp_path: Path):
-    summaries, _ = tiny_runs(tmp_path)
+    runs, _ = tiny_runs(tmp_path)
     (tmp_path / "tiny").rename(tmp_path / "moved")
-    gallery = make_gallery(summaries, GalleryLimits())
+    gallery = make_gallery(runs, GalleryLimits())
     assert gallery.sets == ()
     (note,) = gallery.notes
     assert note.startswith("tiny is not shown: dataset.root=")
 
 
+@pytest.mark.parametrize("key", ["root", "targets"])
+def test_nothing_in_the_configuration_of_a_run_is_resolved(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SECRET_TOKEN", "s3cret")
+    _, made = tiny_runs(tmp_path)
+    for directory in made.values():
+        config = yaml.safe_load((directory / "config.yaml").read_text())
+        config["dataset"][key] = "${oc.env:SECRET_TOKEN}"
+        (directory / "config.yaml").write_text(yaml.safe_dump(config))
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "outputs"), "--html", str(page), "--out", str(tmp_path / "out")]) == 0
+    assert "holds ${...}, which is not resolved" in page.read_text()
+    written = [path.read_text() for path in (page, *(tmp_path / "out").iterdir())]
+    assert not any("s3cret" in text for text in written)
+
+
 def test_predictions_of_another_data_set_cost_a_note(tmp_path: Path):
-    summaries, made = tiny_runs(tmp_path)
+    runs, made = tiny_runs(tmp_path)
     path = RunDirectory(next(iter(made.values()))).predictions
     path.write_text(path.read_text().replace('"image_id": 101', '"image_id": 7'))
-    (note,) = make_gallery(summaries, GalleryLimits()).notes
+    (note,) = make_gallery(runs, GalleryLimits()).notes
     assert "does not fit the data set" in note
 
 
 def test_a_page_needs_nothing_else_and_escapes_every_name(tmp_path: Path):
-    summaries, _ = tiny_runs(tmp_path, first_class=EVIL)
-    tables = [Table("results", EVIL, (EVIL, "n"), ((EVIL, 1.0),), (EVIL,))]
-    gallery = make_gallery(summaries, GalleryLimits())
-    text = render_page(Page(EVIL, EVIL, tables, make_plots(summaries, "bbox/AP")[:1], gallery))
+    runs, _ = tiny_runs(tmp_path, first_class=EVIL)
+    tables = [Table("results", EVIL, pd.DataFrame({EVIL: [EVIL], "n": [1.0]}), (EVIL,))]
+    gallery = make_gallery(runs, GalleryLimits())
+    text = render_page(Page(EVIL, EVIL, tables, make_plots(runs, "bbox/AP")[:1], gallery))
     assert EVIL not in text
     assert "<img src=x" not in text
     assert text.count("</script>") == 2

@@ -5,18 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_samples import box_metrics, make_runs
+from report_samples import box_metrics, make_runs, mean_of
 
 from ntt.cli.main import main
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_directory
 from ntt.config.schema import plain
 from ntt.reports import expected
-from ntt.reports.content import missing_table
+from ntt.reports.content import missing_table, results_table
 from ntt.reports.expected import expected_table
 from ntt.reports.published import ExpectedResult
-from ntt.reports.records import RunRecord
-from ntt.reports.summary import Statistic, summarise
+from ntt.reports.summary import runs_frame
+from ntt.reports.tables import Table
 from ntt.run.artefacts import write_metrics
 from ntt.run.rundir import RunDirectory
 from ntt.sweeps import work
@@ -33,7 +33,7 @@ def make_sweep(root: Path, lines: list[str]) -> tuple[SweepFolder, list[str]]:
     points = tuple(
         PlannedPoint(
             id=point_id(config),
-            settings={"seed": place},
+            settings={"seed": index},
             overrides=words,
             run_dir=run_directory(config).absolute(),
             units=(),
@@ -41,7 +41,7 @@ def make_sweep(root: Path, lines: list[str]) -> tuple[SweepFolder, list[str]]:
             seconds=None,
             seconds_source="",
         )
-        for place, (words, config) in enumerate(zip(overrides, compose_many(overrides), strict=True))
+        for index, (words, config) in enumerate(zip(overrides, compose_many(overrides), strict=True))
     )
     folder = SweepFolder(root / "sweeps" / "small")
     plan = Plan(
@@ -66,20 +66,19 @@ def test_every_point_of_a_sweep_has_a_record(tmp_path: Path):
     folder.write_state(ids[2], TaskState(status="failed", error="DataError: no image\nmore"))
     folder.write_state(ids[3], TaskState(status="failed", error="StorageError: disk full"))
     folder.write_state(ids[1], TaskState(status="cancelled"))
-    records = read_runs([folder.root])
-    assert [(record.seed, record.state, record.problem) for record in records] == [
-        (0, "finished", ""),
-        (1, "unfinished", "it has no metrics yet; the sweep says: cancelled"),
-        (2, "failed", "DataError: no image"),
-        (3, "failed", "StorageError: disk full"),
-        (4, "missing", "it has not begun"),
+    runs = read_runs([folder.root])
+    assert runs[["seed", "state", "problem"]].values.tolist() == [
+        [0, "finished", ""],
+        [1, "unfinished", "it has no metrics yet; the sweep says: cancelled"],
+        [2, "failed", "DataError: no image"],
+        [3, "failed", "StorageError: disk full"],
+        [4, "missing", "it has not begun"],
     ]
-    (summary,) = summarise(records)
-    assert summary.statistic("bbox/AP") == Statistic({0: 10.0})
-    assert [record.seed for record in summary.lacking] == [1, 2, 3, 4]
-    table = missing_table(records)
+    assert mean_of(runs, "bbox/AP") == (10.0, None, 1)
+    assert results_table(runs, "bbox/AP").frame.runs.tolist() == ["1 of 5"]
+    table = missing_table(runs)
     assert table is not None
-    assert [row[4:6] for row in table.rows] == [(1, "unfinished"), (2, "failed"), (3, "failed"), (4, "missing")]
+    assert table.frame.seed.tolist() == [1, 2, 3, 4]
 
 
 def test_a_report_on_a_sweep_that_has_not_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -104,12 +103,12 @@ def test_a_point_that_no_longer_composes_is_listed(tmp_path: Path):
     folder, _ = make_sweep(tmp_path, ["seed=0"])
     text = folder.plan.read_text()
     folder.plan.write_text(text.replace('"seed=0"', '"matcher=gone"'))
-    (record,) = read_runs([folder.root])
-    assert record.state == "missing"
-    assert "it has not begun, and cannot" in record.problem
-    table = missing_table([record])
+    runs = read_runs([folder.root])
+    assert runs.state[0] == "missing"
+    assert "it has not begun, and cannot" in runs.problem[0]
+    table = missing_table(runs)
     assert table is not None
-    assert table.rows[0][:5] == (None,) * 5
+    assert table.frame.iloc[0, :5].isna().all()
 
 
 PUBLISHED = {
@@ -136,9 +135,13 @@ def published(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expected, "_compose", lambda names: dict.fromkeys(names, config))
 
 
-def verdict(root: Path) -> tuple[object, ...]:
-    (row,) = expected_table(read_runs([root])).rows
-    return row[4:]
+def verdict(root: Path) -> list[object]:
+    """What the only row says: ours, theirs, tolerance, difference, verdict."""
+    return [column.texts[0] for column in expected_table(read_runs([root])).columns()[4:]]
+
+
+def expected_of_nothing() -> Table:
+    return expected_table(runs_frame([]))
 
 
 @pytest.mark.usefixtures("published")
@@ -154,27 +157,27 @@ def verdict(root: Path) -> tuple[object, ...]:
 def test_verdicts(tmp_path: Path, ap: float, difference: str, word: str):
     runs = {f"seed={seed} shots=1shot": box_metrics(ap) for seed in (0, 1)}
     make_runs(tmp_path, {**runs, "seed=2 shots=1shot": box_metrics(90), "seed=0 shots=5shot": box_metrics(90)})
-    assert verdict(tmp_path) == (Statistic({0: ap, 1: ap}), 20.0, 0.5, difference, word)
+    assert verdict(tmp_path) == [f"{ap} ± 0.0 (2)", "20.0", "0.5", difference, word]
 
 
 @pytest.mark.usefixtures("published")
 def test_a_row_without_all_of_its_seeds_has_no_verdict(tmp_path: Path):
     make_runs(tmp_path, {"seed=1 shots=1shot": box_metrics(20)})
     assert verdict(tmp_path)[-1] == "incomplete: 1 of 2 seeds"
-    assert expected_table([]).rows[0][-1] == "not run"
+    assert expected_of_nothing().frame.verdict.tolist() == ["not run"]
 
 
 @pytest.mark.usefixtures("published")
 def test_rows_without_a_published_number_are_not_counted_as_one(monkeypatch: pytest.MonkeyPatch):
     row = PUBLISHED["row:bbox/AP"]
-    assert expected_table([]).notes[-1] == "1 published number. not run: 1."
+    assert expected_of_nothing().notes[-1] == "1 published number. not run: 1."
     silent = replace(row, metric="segm/AP", value=None, tolerance=None)
     monkeypatch.setattr(expected, "load_expected", lambda: {**PUBLISHED, silent.key: silent})
-    table = expected_table([])
-    assert len(table.rows) == 2
+    table = expected_of_nothing()
+    assert len(table.frame) == 2
     assert table.notes[-1] == ("1 published number. not run: 1. 1 further row has no published number to compare with.")
     monkeypatch.setattr(expected, "load_expected", lambda: {"a": silent, "b": silent})
-    assert expected_table([]).notes[-1] == (
+    assert expected_of_nothing().notes[-1] == (
         "No published numbers. 2 further rows have no published number to compare with."
     )
 
@@ -183,9 +186,10 @@ def test_rows_without_a_published_number_are_not_counted_as_one(monkeypatch: pyt
 def test_where_it_ran_and_where_the_data_lay_makes_no_difference(tmp_path: Path):
     make_runs(
         tmp_path,
-        {f"seed={seed} shots=1shot runtime.threads=2 dataset.root={tmp_path}": box_metrics(20) for seed in (0, 1)},
+        {f"seed={seed} shots=1shot runtime.threads=2": box_metrics(20) for seed in (0, 1)},
     )
     assert verdict(tmp_path)[-1] == "within tolerance"
+    assert expected._comparable({"dataset.root": "/data", "seed": 3, "split.name": "all"}) == {"split.name": "all"}
 
 
 @pytest.mark.usefixtures("published")
@@ -194,7 +198,7 @@ def test_a_run_of_the_experiment_with_other_settings_is_named(tmp_path: Path):
     directory = RunDirectory(tmp_path / "run")
     directory.write_config({**config, "experiment": "row"})
     write_metrics(directory.metrics, box_metrics(20))
-    assert verdict(tmp_path) == (None, 20.0, 0.5, None, "not run: run with another matcher.merging")
+    assert verdict(tmp_path) == ["–", "20.0", "0.5", "–", "not run: run with another matcher.merging"]
     assert "not run: 1." in expected_table(read_runs([tmp_path])).notes[1]
 
 
@@ -204,16 +208,16 @@ def test_what_was_not_published_gets_no_verdict(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(expected, "load_expected", lambda: unpublished)
     monkeypatch.setattr(expected, "_compose", lambda names: dict.fromkeys(names, config))
     make_runs(tmp_path, {f"seed={seed} shots=1shot": box_metrics(20) for seed in (0, 1)})
-    assert verdict(tmp_path)[1:] == (None, None, None, "nothing published")
+    assert verdict(tmp_path)[1:] == ["–", "–", "–", "nothing published"]
 
 
 def test_every_published_number_has_a_row():
-    table = expected_table(list[RunRecord]())
-    assert len(table.rows) > 70
-    assert {row[-1] for row in table.rows} == {"not run"}
-    published = sum(row[5] is not None for row in table.rows)
-    assert 0 < published < len(table.rows)
+    table = expected_of_nothing()
+    assert len(table.frame) > 70
+    assert set(table.frame.verdict) == {"not run"}
+    published = table.frame.theirs.notna().sum()
+    assert 0 < published < len(table.frame)
     assert table.notes[1] == (
-        f"{published} published numbers. not run: {published}. {len(table.rows) - published} further rows have no "
+        f"{published} published numbers. not run: {published}. {len(table.frame) - published} further rows have no "
         "published number to compare with."
     )

@@ -6,13 +6,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from ntt.base.files import write_text
 from ntt.cli.output import echo
 from ntt.errors import ConfigError
 from ntt.reports.content import (
     classes_table,
     comparison_table,
-    known_metrics,
     metric_label,
     missing_table,
     results_table,
@@ -20,10 +21,9 @@ from ntt.reports.content import (
 )
 from ntt.reports.expected import expected_table
 from ntt.reports.gallery import GalleryLimits, make_gallery
-from ntt.reports.html import Page, render_page
+from ntt.reports.page import Page, render_page
 from ntt.reports.plots import make_plots, save_plots
-from ntt.reports.records import RunRecord
-from ntt.reports.summary import Summary, summarise
+from ntt.reports.summary import metric_names
 from ntt.reports.tables import SUFFIXES, Table, render
 from ntt.sweeps.records import read_runs
 
@@ -79,17 +79,16 @@ def add_report_command(subparsers: "Subparsers") -> None:
 
 def _report(args: argparse.Namespace) -> int:
     _check(args)
-    records = read_runs(args.folders)
-    _check_metric(args.metric, records)
-    summaries = summarise(records)
-    tables = _tables(args, records, summaries)
+    runs = read_runs(args.folders)
+    _check_metric(args.metric, runs)
+    tables = _tables(args, runs)
     if args.out is None:
         echo("\n".join(render(table, args.format) for table in tables).rstrip())
     else:
-        details = [classes_table(summaries, args.metric), runs_table(records, args.metric)]
-        _write_files(args, [*tables, *details], summaries)
+        details = [classes_table(runs, args.metric), runs_table(runs, args.metric)]
+        _write_files(args, [*tables, *details], runs)
     if args.html is not None:
-        _write_page(args, tables, records, summaries)
+        _write_page(args, tables, runs)
     return 0
 
 
@@ -104,22 +103,22 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--html {args.html} is a folder. Name a file, for example {args.html / 'report.html'}.")
 
 
-def _check_metric(metric: str, records: Sequence[RunRecord]) -> None:
-    known = known_metrics(records)
+def _check_metric(metric: str, runs: pd.DataFrame) -> None:
+    known = metric_names(runs)
     if known and metric not in known:
         raise ConfigError(f"--metric {metric}: no run has it. Allowed is one of {', '.join(known)}. Choose one.")
 
 
-def _tables(args: argparse.Namespace, records: Sequence[RunRecord], summaries: Sequence[Summary]) -> list[Table]:
-    tables = [results_table(summaries, args.metric)]
-    tables += [comparison_table(records, first, second, args.metric) for first, second in args.compare]
+def _tables(args: argparse.Namespace, runs: pd.DataFrame) -> list[Table]:
+    tables = [results_table(runs, args.metric)]
+    tables += [comparison_table(runs, first, second, args.metric) for first, second in args.compare]
     if args.expected:
-        tables.append(expected_table(records))
-    missing = missing_table(records)
+        tables.append(expected_table(runs))
+    missing = missing_table(runs)
     return tables if missing is None else [*tables, missing]
 
 
-def _write_files(args: argparse.Namespace, tables: Sequence[Table], summaries: Sequence[Summary]) -> None:
+def _write_files(args: argparse.Namespace, tables: Sequence[Table], runs: pd.DataFrame) -> None:
     names: dict[str, int] = {}
     for table in tables:
         number = names[table.name] = names.get(table.name, 0) + 1
@@ -127,22 +126,20 @@ def _write_files(args: argparse.Namespace, tables: Sequence[Table], summaries: S
         path = args.out / f"{stem}{SUFFIXES[args.format]}"
         write_text(path, render(table, args.format))
         echo(f"table          {path}")
-    for path in save_plots(make_plots(summaries, args.metric), args.out) if args.plots else ():
+    for path in save_plots(make_plots(runs, args.metric), args.out) if args.plots else ():
         echo(f"plot           {path}")
 
 
-def _write_page(
-    args: argparse.Namespace, tables: Sequence[Table], records: Sequence[RunRecord], summaries: Sequence[Summary]
-) -> None:
-    finished = sum(record.state == "finished" for record in records)
+def _write_page(args: argparse.Namespace, tables: Sequence[Table], runs: pd.DataFrame) -> None:
+    finished = (runs.state == "finished").sum()
     made = datetime.now(timezone.utc).isoformat(sep=" ", timespec="minutes").removesuffix("+00:00")
-    details = [classes_table(summaries, args.metric), runs_table(records, args.metric)]
+    details = [classes_table(runs, args.metric), runs_table(runs, args.metric)]
     page = Page(
         title=f"Report: {', '.join(folder.name or str(folder) for folder in args.folders)}",
-        subtitle=f"{finished} of {len(records)} runs finished; plots show {metric_label(args.metric)}; made {made} UTC",
-        tables=[*tables, *(table for table in details if table.rows)],
-        plots=make_plots(summaries, args.metric),
-        gallery=make_gallery(summaries, GalleryLimits(images=args.gallery_images)),
+        subtitle=f"{finished} of {len(runs)} runs finished; plots show {metric_label(args.metric)}; made {made} UTC",
+        tables=[*tables, *(table for table in details if len(table.frame))],
+        plots=make_plots(runs, args.metric),
+        gallery=make_gallery(runs, GalleryLimits(images=args.gallery_images)),
     )
     write_text(args.html, render_page(page))
     echo(f"page           {args.html}")

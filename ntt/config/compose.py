@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,11 +74,17 @@ def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
         settings: the run's configuration as nested plain values, as its directory keeps it.
 
     Raises:
-        ConfigError: if the data set's option or one of its settings does not exist any more.
+        ConfigError: if the data set's option or one of its settings does not exist any more, or holds an interpolation.
     """
-    options = [f"{group}={settings[group]['name']}" for group in ("dataset", "split")]
-    roots = {key: value for key, value in settings["runtime"].items() if key in ("cache_root", "data_root")}
+    runtime = settings.get("runtime")
+    roots = {
+        key: runtime[key] for key in ("cache_root", "data_root") if isinstance(runtime, Mapping) and key in runtime
+    }
     restored = {"dataset": dict(settings["dataset"]), "split": dict(settings["split"]), "runtime": roots}
+    if "${" in json.dumps(restored, default=str):
+        # A run keeps its configuration resolved; resolving here would put this machine's environment into a report.
+        raise ConfigError("The configuration of this run holds ${...}, which is not resolved for somebody else's run.")
+    options = [f"{group}={settings[group]['name']}" for group in ("dataset", "split")]
     try:
         with hydra_session():
             return from_hydra(cast("DictConfig", OmegaConf.merge(compose("config", overrides=options), restored)))

@@ -1,0 +1,14 @@
+"""Reports on finished runs: `ntt report` and `ntt.load_runs`. Knows run directories, not sweeps.
+
+records       run directories read as plain data
+summary       runs as a pandas table; means over seeds
+significance  paired tests between two settings
+tables        a table as markdown, CSV and LaTeX
+content       the tables of a report
+expected      ours beside the published values
+published     the published values
+figures       what all plots share
+plots         the plots of a report
+gallery       images, ground truth and predictions for the page
+page          the HTML page; its templates, style and script lie in assets/
+"""

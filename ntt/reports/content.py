@@ -1,29 +1,19 @@
-"""What a report says: its tables, made from records."""
+"""What a report says: its tables, made from runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from ntt.reports.records import RunRecord, shots_cell
+import pandas as pd
+
 from ntt.reports.significance import MIN_PAIRS, Comparison, compare
-from ntt.reports.summary import Summary
-from ntt.reports.tables import Cell, Table
+from ntt.reports.summary import SETTING, shots_cell, shots_text, statistics
+from ntt.reports.tables import Table
 
-METRICS = (
-    "bbox/AP",
-    "bbox/AP50",
-    "bbox/AP75",
-    "bbox/APr",
-    "bbox/APc",
-    "bbox/APf",
-    "segm/AP",
-    "segm/AP50",
-    "segm/AP75",
-    "segm/APr",
-    "segm/APc",
-    "segm/APf",
-    "semantic/mIoU",
-)
+METRICS = tuple(f"{kind}/{name}" for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75", "APr", "APc", "APf"))
+METRICS += ("semantic/mIoU",)
 _OVER_SEEDS = "Percent; mean ± sample standard deviation over seeds (number of runs averaged)."
 _KINDS = {"bbox": "box", "segm": "mask"}
+_IDENTITY = {"dataset": "data set", "split": "split", "shots": "shots", "label": "method"}
+_RUN = {"dataset": "data set", "split": "split", "shots": "shots", "method": "method", "seed": "seed", "state": "state"}
 _STAGE_LIMIT_S = 0.05
 
 
@@ -33,172 +23,132 @@ def metric_label(metric: str) -> str:
     return f"{_KINDS.get(kind, kind)} {name}"
 
 
-def known_metrics(records: Iterable[RunRecord]) -> list[str]:
-    """Return the flat names of all metrics over all classes that some run has."""
-    names = {name for record in records for name in record.values if name.count("/") == 1}
-    return sorted(names)
-
-
-def results_table(summaries: Sequence[Summary], metric: str) -> Table:
-    """One row a setting: means and spreads over its seeds."""
-    known = {name for summary in summaries for run in summary.runs for name in run.values}
-    metrics = [name for name in dict.fromkeys((*METRICS, metric)) if name in known]
-    rows = [
-        (*_identity(summary), _runs_cell(summary), *(summary.statistic(name) for name in metrics))
-        for summary in summaries
-    ]
+def results_table(runs: pd.DataFrame, metric: str) -> Table:
+    """One row per setting: means and spreads over its seeds."""
+    metrics = [name for name in dict.fromkeys((*METRICS, metric)) if name in runs]
+    groups = runs.groupby(SETTING)
+    counts = groups.agg(counted=("counted", "sum"), seeds=("seed", "nunique"))
+    frame = _identity(counts)
+    frame["runs"] = [f"{counted} of {seeds}" for counted, seeds in counts.itertuples(index=False)]
+    if metrics:
+        averaged = statistics(runs, metrics)
+        for name in metrics:
+            _add_mean(frame, metric_label(name), averaged[name])
     notes = [_OVER_SEEDS]
     if metric.startswith("rejection/FPPI"):
-        notes.append(f"{metric_label(metric)}: false positives an image, not percent.")
-    if any(summary.lacking for summary in summaries):
+        notes.append(f"{metric_label(metric)}: false positives per image, not percent.")
+    if (counts.counted < counts.seeds).any():
         notes.append('Under "runs": finished of all. Runs without metrics are listed below and are in no average.')
-    repeated = [run for summary in summaries for run in summary.repeated]
-    if repeated:
-        notes.append(
-            f"Left out, because a later run has the same settings: {', '.join(str(r.path) for r in repeated)}."
-        )
-    without = [summary for summary in summaries if summary.runs and not any(run.values for run in summary.runs)]
-    if without:
+    repeated = runs.path[(runs.state == "finished") & ~runs.counted]
+    if len(repeated):
+        notes.append(f"Left out, because a later run has the same settings: {', '.join(repeated)}.")
+    has_values = runs.filter(like="/").drop(columns=_seconds_columns(runs)).notna().any(axis=1)
+    if (groups.counted.any() & ~has_values.groupby([runs[name] for name in SETTING]).any()).any():
         notes.append("Settings without any number were run on target images without annotations.")
-    notes += _mixed_versions(summaries)
-    return Table("results", "Results", (*_IDENTITY, "runs", *map(metric_label, metrics)), tuple(rows), tuple(notes))
-
-
-def classes_table(summaries: Sequence[Summary], metric: str) -> Table:
-    """One row a setting and class."""
-    rows = [
-        (*_identity(summary), name, summary.statistic(f"{metric}/{name}"))
-        for summary in summaries
-        for name in summary.class_names
-    ]
-    return Table(
-        "classes",
-        f"{metric_label(metric)} per class",
-        (*_IDENTITY, "class", metric_label(metric)),
-        tuple(rows),
-        (_OVER_SEEDS,),
-    )
-
-
-def runs_table(records: Sequence[RunRecord], metric: str) -> Table:
-    """One row a run: its metric, how long its stages took, where it is."""
-    stages = list(dict.fromkeys(stage for record in records for stage in record.stage_seconds))
-    shown = [s for s in stages if any(record.stage_seconds.get(s, 0) > _STAGE_LIMIT_S for record in records)]
-    rows: list[tuple[Cell, ...]] = []
-    for record in sorted(records, key=_order):
-        seconds = [record.stage_seconds.get(stage) for stage in shown]
-        rows.append(
-            (record.dataset, *_which(record), record.state, record.values.get(metric), *seconds, str(record.path))
+    versions = runs[runs.counted].groupby(SETTING).version.nunique()
+    for setting, count in versions[versions > 1].reset_index().set_index("data").iterrows():
+        notes.append(
+            f"{setting}, {shots_text(count.shots)}, {count.label}: averaged over runs of {count.version} versions of "
+            "the program."
         )
-    columns = ("data set", "split", "shots", "method", "seed", "state", metric_label(metric))
+    return Table("results", "Results", frame, tuple(notes))
+
+
+def classes_table(runs: pd.DataFrame, metric: str) -> Table:
+    """One row per setting and class."""
+    columns = [name for name in runs if name.startswith(f"{metric}/")]
+    values = runs[runs.counted].melt(SETTING, columns, var_name="class").dropna(subset="value")
+    order = pd.CategoricalDtype([name.removeprefix(f"{metric}/") for name in columns], ordered=True)
+    values["class"] = values["class"].str.removeprefix(f"{metric}/").astype(order)
+    averaged = values.groupby([*SETTING, "class"], observed=True).value.agg(["mean", "std", "count"])
+    frame = _identity(averaged)
+    frame["class"] = averaged.index.get_level_values("class").astype(object)
+    _add_mean(frame, metric_label(metric), averaged)
+    return Table("classes", f"{metric_label(metric)} per class", frame, (_OVER_SEEDS,))
+
+
+def runs_table(runs: pd.DataFrame, metric: str) -> Table:
+    """One row per run: its metric, how long its stages took, where it is."""
+    stages = [name for name in _seconds_columns(runs) if (runs[name] > _STAGE_LIMIT_S).any()]
+    names = _RUN | {metric: metric_label(metric)}
+    names |= {name: f"{name.removeprefix('seconds/')} s" for name in stages} | {"path": "directory"}
     notes = ("Seconds of each stage; what was found in the store or done before is not counted again.",)
-    return Table("runs", "Runs", (*columns, *(f"{s} s" for s in shown), "directory"), tuple(rows), notes)
+    return Table("runs", "Runs", _listed(runs, names), notes)
 
 
-def missing_table(records: Sequence[RunRecord]) -> Table | None:
-    """One row a run without metrics, with the reason; None where there is none."""
-    rows = []
-    for record in sorted(records, key=_order):
-        if record.state != "finished":
-            dataset = record.dataset if record.config else None
-            rows.append((dataset, *_which(record), record.state, record.problem, str(record.path)))
-    if not rows:
+def missing_table(runs: pd.DataFrame) -> Table | None:
+    """One row per run without metrics, with the reason; None where there is none."""
+    missing = runs[runs.state != "finished"]
+    if missing.empty:
         return None
-    columns = ("data set", "split", "shots", "method", "seed", "state", "reason", "directory")
-    return Table("missing", f"Without a result: {len(rows)} of {len(records)} runs", columns, tuple(rows))
+    frame = _listed(missing, _RUN | {"problem": "reason", "path": "directory"})
+    return Table("missing", f"Without a result: {len(missing)} of {len(runs)} runs", frame)
 
 
-def comparison_table(records: Sequence[RunRecord], first: str, second: str, metric: str) -> Table:
+def comparison_table(runs: pd.DataFrame, first: str, second: str, metric: str) -> Table:
     """One row for every two settings that differ in just what is asked for.
 
     Raises:
         NttError: as `ntt.reports.significance.compare`.
     """
-    found = compare(records, first, second, metric=metric)
+    comparisons = compare(runs, first, second, metric=metric)
     notes = [
         "Paired over seeds: each seed draws the same references for both. p-values are two-sided and not corrected for "
         "the number of rows; with n pairs the sign-flip test cannot fall below 2 / 2^n.",
     ]
-    if any(one.test.n < MIN_PAIRS for one in found):
+    if any(comparison.test.n < MIN_PAIRS for comparison in comparisons):
         notes.append(f"With fewer than {MIN_PAIRS} pairs there is no test.")
-    unpaired = sorted({seed for one in found for seed in one.unpaired})
+    unpaired = sorted({seed for comparison in comparisons for seed in comparison.unpaired})
     if unpaired:
         notes.append(f"Seeds that only one side has, left out of its row: {', '.join(map(str, unpaired))}.")
-    return Table(
-        "comparison",
-        f"{metric_label(metric)}: A is {first}, B is {second}",
-        ("data set", "shots", "common", "pairs n", "A", "B", "B − A", "std", "p (t-test)", "p (sign flips)"),
-        tuple(_comparison_row(one) for one in found),
-        tuple(notes),
-    )
+    frame = pd.DataFrame([_comparison_row(comparison) for comparison in comparisons], dtype=object)
+    return Table("comparison", f"{metric_label(metric)}: A is {first}, B is {second}", frame, tuple(notes))
 
 
-_IDENTITY = ("data set", "split", "shots", "method")
+def _identity(grouped: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns that name a setting, one row per group."""
+    frame = grouped.index.to_frame(index=False)[list(_IDENTITY)]
+    frame["shots"] = pd.Series([shots_cell(shots) for shots in frame.shots], dtype=object)
+    return frame.rename(columns=_IDENTITY)
 
 
-def _identity(summary: Summary) -> tuple[Cell, ...]:
-    setting = summary.setting
-    return (setting.dataset, setting.split, shots_cell(setting.shots), setting.label)
+def _add_mean(frame: pd.DataFrame, name: str, averaged: pd.DataFrame) -> None:
+    frame[f"{name} mean"] = averaged["mean"].to_numpy()
+    frame[f"{name} std"] = averaged["std"].to_numpy()
+    count = pd.Series(averaged["count"].to_numpy(), dtype="Int64")
+    frame[f"{name} n"] = count.mask(count == 0)
 
 
-def _runs_cell(summary: Summary) -> Cell:
-    total = len(summary.runs) + len(summary.lacking)
-    return f"{len(summary.runs)} of {total}"
+def _listed(runs: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+    """Return one row per run, in a fixed order, with the columns that are named."""
+    order = ["dataset", "split", "shots", "method", "seed", "path"]
+    frame = runs.sort_values(order, na_position="first").reindex(columns=list(names))
+    frame["shots"] = [shots if pd.isna(shots) else shots_cell(shots) for shots in frame.shots]
+    return frame.rename(columns=names)
 
 
-def _comparison_row(one: Comparison) -> tuple[Cell, ...]:
-    a, b = one.shots
-    shots = f"{shots_cell(a)}" if a == b else f"{shots_cell(a)} / {shots_cell(b)}"
-    test = one.test
-    return (
-        one.data_label,
-        shots,
-        one.rest,
-        test.n,
-        round(one.mean_a, 3),
-        round(one.mean_b, 3),
-        f"{test.mean:+.2f}".replace("-", "−"),
-        None if test.std is None else f"{test.std:.2f}",
-        _p_text(test.p_t),
-        _p_text(test.p_permutation),
-    )
+def _seconds_columns(runs: pd.DataFrame) -> list[str]:
+    return [name for name in runs if name.startswith("seconds/")]
+
+
+def _comparison_row(comparison: Comparison) -> dict[str, Any]:
+    a, b = map(shots_cell, comparison.shots)
+    test = comparison.test
+    return {
+        "data set": comparison.data,
+        "shots": f"{a}" if a == b else f"{a} / {b}",
+        "common": comparison.rest,
+        "pairs n": test.n,
+        "A": round(comparison.mean_a, 3),
+        "B": round(comparison.mean_b, 3),
+        "B − A": f"{test.mean:+.2f}".replace("-", "−"),
+        "std": None if test.std is None else f"{test.std:.2f}",
+        "p (t-test)": _p_text(test.p_t),
+        "p (sign flips)": _p_text(test.p_permutation),
+    }
 
 
 def _p_text(value: float | None) -> str | None:
     if value is None:
         return None
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
-
-
-def _mixed_versions(summaries: Sequence[Summary]) -> list[str]:
-    """Say which settings average runs of different versions of the program."""
-    found = []
-    for summary in summaries:
-        versions = {_version(run.facts) for run in summary.runs}
-        if len(versions) > 1:
-            setting = summary.setting
-            found.append(
-                f"{setting.data_label}, {shots_cell(setting.shots)} shots, {setting.label}: averaged over runs of "
-                f"{len(versions)} versions of the program."
-            )
-    return found
-
-
-def _version(facts: Mapping[str, object]) -> str:
-    git = facts.get("git")
-    packages = facts.get("packages")
-    revision = git.get("revision") if isinstance(git, Mapping) else None
-    return f"{revision} {packages.get('ntt') if isinstance(packages, Mapping) else None}"
-
-
-def _which(record: RunRecord) -> tuple[Cell, ...]:
-    """Return split, shots, method and seed as a table shows them; empty cells where they are not known."""
-    if not record.config:
-        return (None, None, None, None)
-    return (record.split, shots_cell(record.shots), record.method, record.seed)
-
-
-def _order(record: RunRecord) -> tuple[str, str, int, str, int, str]:
-    if not record.config:
-        return (record.dataset, "", 0, "", 0, str(record.path))
-    return (record.dataset, record.split, record.shots, record.method, record.seed, str(record.path))

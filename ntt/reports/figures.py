@@ -10,9 +10,11 @@ import math
 import textwrap
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from ntt.reports.records import shots_cell
+import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -31,28 +33,29 @@ _LABEL_CHARACTERS = 70
 _CHARACTERS_PER_INCH = 13
 
 
-def colour(place: int) -> str:
-    """Return the colour of the n-th series; after the eighth they start again."""
-    return _COLOURS[place % len(_COLOURS)]
+@dataclass(frozen=True)
+class Style:
+    """How one series is drawn."""
+
+    colour: str
+    marker: str
+    line: str
+    hatch: str
 
 
-def marker(place: int) -> str:
-    """Return the marker of the n-th series; it changes at another pace than the colour after the eighth."""
-    return _MARKERS[(place + place // len(_COLOURS)) % len(_MARKERS)]
-
-
-def line(place: int) -> str:
-    """Return the line style of the n-th series."""
-    return _LINES[place % len(_LINES)]
-
-
-def hatch(place: int) -> str:
-    """Return the hatch of the n-th series."""
-    return _HATCHES[(place + place // len(_COLOURS)) % len(_HATCHES)]
+def style(index: int) -> Style:
+    """Return the style of a series. After the eighth, colours repeat; markers and hatches change at another pace."""
+    shifted = index + index // len(_COLOURS)
+    return Style(
+        colour=_COLOURS[index % len(_COLOURS)],
+        marker=_MARKERS[shifted % len(_MARKERS)],
+        line=_LINES[index % len(_LINES)],
+        hatch=_HATCHES[shifted % len(_HATCHES)],
+    )
 
 
 def panels(count: int, *, longest_name: int = 0) -> "tuple[Figure, list[Axes]]":
-    """Return a figure with `count` panels, at most three a row.
+    """Return a figure with `count` panels, at most three per row.
 
     Args:
         count: how many.
@@ -66,10 +69,10 @@ def panels(count: int, *, longest_name: int = 0) -> "tuple[Figure, list[Axes]]":
     inches = (_PANEL_INCHES[0] * columns, (_PANEL_INCHES[1] + 0.04 * longest_name) * rows)
     figure = Figure(figsize=inches, layout="constrained")
     FigureCanvasAgg(figure)
-    places = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for unused in places[count:]:
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for unused in axes[count:]:
         unused.remove()
-    return figure, places[:count]
+    return figure, axes[:count]
 
 
 def finish_axes(axes: "Axes", *, title: str, x: str, y: str) -> None:
@@ -84,7 +87,7 @@ def finish_axes(axes: "Axes", *, title: str, x: str, y: str) -> None:
 
 
 def name_ticks(axes: "Axes", names: Sequence[str]) -> None:
-    """Name the places 0, 1, ... of the x axis; several long names are turned."""
+    """Name the values 0, 1, ... of the x axis; several long names are turned."""
     texts = [shorten(name, 34) for name in names]
     axes.set_xticks(range(len(texts)), texts)
     if sum(map(len, texts)) > 34:
@@ -102,16 +105,16 @@ def log_axis(axes: "Axes", values: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
-def legend(figure: "Figure", places: "Sequence[Axes]", *, common: str) -> None:
+def legend(figure: "Figure", all_axes: "Sequence[Axes]", *, common: str) -> None:
     """Put one legend below all panels, each series once; the figure grows by its height.
 
     Args:
         figure: the figure.
-        places: its panels.
+        all_axes: its panels.
         common: what all series have in common; becomes the legend's title.
     """
     entries: dict[str, Artist] = {}
-    for axes in places:
+    for axes in all_axes:
         handles, labels = axes.get_legend_handles_labels()
         for handle, label in zip(handles, labels, strict=True):
             entries.setdefault(str(label), handle)
@@ -135,21 +138,20 @@ def legend(figure: "Figure", places: "Sequence[Axes]", *, common: str) -> None:
     )
 
 
-def heat_map(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], *, title: str) -> "Figure":
-    """Return a figure with one coloured cell a value in [0, 100], its number in it; NaN is left white."""
-    named = [shorten(name, 40) for name in columns]
-    height = 1.3 + 0.24 * len(rows) + 0.05 * max(map(len, named)) + 0.2 * title.count("\n")
+def heat_map(values: npt.NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], *, title: str) -> "Figure":
+    """Return a figure with one coloured cell per value in [0, 100], its number in it; NaN is left white."""
+    headings = [shorten(name, 40) for name in columns]
+    height = 1.3 + 0.24 * len(rows) + 0.05 * max(map(len, headings)) + 0.2 * title.count("\n")
     figure, (axes,) = panels(1)
     figure.set_size_inches(min(max(3.4 + 0.62 * len(columns), 0.085 * max(map(len, title.split("\n")))), 14), height)
-    top = max((value for row in values for value in row if not math.isnan(value)), default=0.0)
-    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=max(top, 1.0), aspect="auto")
+    top = max(float(np.nanmax(values)), 1.0)
+    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=top, aspect="auto")
     axes.set_yticks(range(len(rows)), [shorten(name, 28) for name in rows], fontsize=9)
-    axes.set_xticks(range(len(columns)), named, fontsize=9, rotation=35, ha="right", rotation_mode="anchor")
-    for row, numbers in enumerate(values):
-        for column, number in enumerate(numbers):
-            if not math.isnan(number):
-                ink = "black" if number > 0.55 * max(top, 1.0) else "white"
-                axes.text(column, row, f"{number:.0f}", ha="center", va="center", fontsize=8, color=ink)
+    axes.set_xticks(range(len(columns)), headings, fontsize=9, rotation=35, ha="right", rotation_mode="anchor")
+    for (row, column), value in np.ndenumerate(values):
+        if not math.isnan(value):
+            ink = "black" if value > 0.55 * top else "white"
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=ink)
     figure.suptitle(plain_text(title), fontsize=11)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -168,11 +170,6 @@ def to_bytes(figure: "Figure", form: FigureFormat) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(stream, format=form, dpi=_DPI, metadata={"CreationDate": None} if form == "pdf" else {})
     return stream.getvalue()
-
-
-def shots_text(shots: int) -> str:
-    """Return a number of shots as words."""
-    return "1 shot" if shots == 1 else f"{shots_cell(shots)} shots"
 
 
 def shorten(text: str, length: int) -> str:

@@ -1,16 +1,18 @@
 """The pictures of an HTML report as data: images as JPEG, ground truth and predictions as boxes and run-length codes.
 
 The page draws them itself, so that one copy of an image serves every run and the reader can filter. Everything is
-bounded: images a data set, predictions an image, runs, and the size of it all.
+bounded: images per data set, predictions per image, runs, and the size of it all.
 """
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from PIL import Image
 from pycocotools import mask as mask_api
 
@@ -20,9 +22,7 @@ from ntt.data.images import read_image
 from ntt.data.masks import instance_rle
 from ntt.drawing.colours import class_colours
 from ntt.errors import DataError, NttError
-from ntt.reports.figures import shots_text
-from ntt.reports.records import RunRecord
-from ntt.reports.summary import Summary, name_series
+from ntt.reports.summary import SETTING, name_series, shots_text
 from ntt.run.artefacts import read_predictions
 from ntt.run.inputs import read_inputs
 from ntt.run.rundir import RunDirectory
@@ -38,9 +38,9 @@ class GalleryLimits:
     """How much goes into one page.
 
     Attributes:
-        images: of a data set, spread evenly over the target images; 0 makes no gallery.
-        runs: of a data set; of each setting the run with the lowest seed is taken.
-        detections: of an image, by descending score.
+        images: per data set, spread evenly over the target images; 0 makes no gallery.
+        runs: per data set; of each setting the run with the lowest seed is taken.
+        detections: per image, by descending score.
         megabytes: of all images and masks together; what comes after is left out, and the page says so.
     """
 
@@ -52,56 +52,54 @@ class GalleryLimits:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the page draws, fit for JSON: one entry a data set; and sentences about what is not in it."""
+    """What the page draws, fit for JSON: one entry per data set; and sentences about what is not in it."""
 
     sets: tuple[Json, ...]
     notes: tuple[str, ...]
 
 
-def make_gallery(summaries: Sequence[Summary], limits: GalleryLimits) -> Gallery:
-    """Collect images, ground truth and predictions of every data set that can still be found.
+def make_gallery(runs: pd.DataFrame, limits: GalleryLimits) -> Gallery:
+    """Collect images, ground truth and predictions of every data set that can still be read.
 
     A data set that cannot be read any more costs a note, not the report.
     """
-    groups: dict[str, list[Summary]] = {}
-    for summary in summaries:
-        if summary.runs and limits.images > 0:
-            groups.setdefault(summary.setting.data_label, []).append(summary)
     sets: list[Json] = []
     notes: list[str] = []
     budget = limits.megabytes * 1e6
-    for label, group in groups.items():
+    lowest_seeds = runs[runs.counted].sort_values([*SETTING, "seed"]).drop_duplicates("setting")
+    for label, group in lowest_seeds.groupby("data", sort=False) if limits.images > 0 else ():
         try:
-            made = _make_set(label, group[: limits.runs], limits, budget)
+            entry = _make_set(label, group.head(limits.runs), limits, budget)
         except NttError as error:
             notes.append(f"{label} is not shown: {str(error).splitlines()[0]}")
             continue
-        budget -= sum(map(_size, made["images"])) + sum(_size(run) for run in made["runs"])
-        sets.append(made)
+        budget -= sum(map(_size, entry["images"])) + sum(_size(run) for run in entry["runs"])
+        sets.append(entry)
         if len(group) > limits.runs:
             notes.append(f"{label}: {limits.runs} of {len(group)} settings are shown.")
-        if len(made["images"]) < made["total"]:
-            notes.append(f"{label}: {len(made['images'])} of {made['total']} target images are shown.")
+        if len(entry["images"]) < entry["total"]:
+            notes.append(f"{label}: {len(entry['images'])} of {entry['total']} target images are shown.")
     return Gallery(tuple(sets), tuple(notes))
 
 
-def _make_set(label: str, summaries: Sequence[Summary], limits: GalleryLimits, budget: float) -> Json:
-    inputs = read_inputs(restore_data(summaries[0].runs[0].config))
+def _make_set(label: str, runs: pd.DataFrame, limits: GalleryLimits, budget: float) -> Json:
+    inputs = read_inputs(restore_data(runs.config.iloc[0]))
     targets = inputs.target_data
     records = list(targets.images.values())
-    predictions = [_read_predictions(one.runs[0], records, inputs.categories) for one in summaries]
-    names = name_series(one.setting for one in summaries)
+    predictions = [_read_predictions(Path(path), records, inputs.categories) for path in runs.path]
     images: list[Json] = []
-    found: list[list[list[Json]]] = [[] for _ in summaries]
+    detections: list[list[list[Json]]] = [[] for _ in predictions]
     for record in _spread(records, limits.images):
         image = _image(record, targets, inputs.categories)
-        rows = [_found(one.get(record.id), image["scale"], limits.detections) for one in predictions]
+        rows = [_detections(of_run.get(record.id), image["scale"], limits.detections) for of_run in predictions]
         budget -= _size(image) + sum(map(_size, rows))
         if budget < 0:
             break
         images.append(image)
-        for run, row in zip(found, rows, strict=True):
-            run.append(row)
+        for of_run, row in zip(detections, rows, strict=True):
+            of_run.append(row)
+    names = name_series(runs)
+    labels = [f"{names.short[run.label]}, {shots_text(run.shots)}, seed {run.seed}" for run in runs.itertuples()]
     colours = class_colours(len(inputs.categories)).tolist()
     return {
         "label": label,
@@ -109,23 +107,16 @@ def _make_set(label: str, summaries: Sequence[Summary], limits: GalleryLimits, b
         "total": len(records),
         "classes": [{"name": c.name, "colour": rgb} for c, rgb in zip(inputs.categories, colours, strict=True)],
         "images": images,
-        "runs": [
-            {"label": _run_label(one, names.short[one.setting.label]), "found": rows}
-            for one, rows in zip(summaries, found, strict=True)
-        ],
+        "runs": [{"label": name, "found": rows} for name, rows in zip(labels, detections, strict=True)],
     }
 
 
-def _run_label(summary: Summary, name: str) -> str:
-    return f"{name}, {shots_text(summary.setting.shots)}, seed {summary.runs[0].seed}"
-
-
 def _read_predictions(
-    run: RunRecord, records: Sequence[ImageRecord], categories: Sequence[Category]
+    folder: Path, records: Sequence[ImageRecord], categories: Sequence[Category]
 ) -> Mapping[ImageId, Detections]:
-    path = RunDirectory(run.path).predictions
+    path = RunDirectory(folder).predictions
     try:
-        return {one.image_id: one for one in read_predictions(path, records, categories)}
+        return {detections.image_id: detections for detections in read_predictions(path, records, categories)}
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{path} does not fit the data set: {error!r}. The data set has changed since the run."
@@ -136,7 +127,7 @@ def _spread(records: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
     """Take `count` records at even distances, in order."""
     if len(records) <= count:
         return list(records)
-    return [records[round(place)] for place in np.linspace(0, len(records) - 1, count)]
+    return [records[round(index)] for index in np.linspace(0, len(records) - 1, count)]
 
 
 def _image(record: ImageRecord, targets: CocoDataset, categories: Sequence[Category]) -> Json:
@@ -148,13 +139,14 @@ def _image(record: ImageRecord, targets: CocoDataset, categories: Sequence[Categ
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     picture.save(stream, format="JPEG", quality=_JPEG_QUALITY)
-    index = {category.id: place for place, category in enumerate(categories)}
+    labels = {category.id: label for label, category in enumerate(categories)}
+    size = (record.height, record.width)
     truth = []
-    for one in targets.instances_of_image(record.id):
-        if one.category_id in index:
-            rle = None if one.segmentation is None else instance_rle(one, record.height, record.width)
-            entry = _object(index[one.category_id], one.bbox_xywh, rle, (record.height, record.width), scale)
-            truth.append({**entry, "crowd": one.iscrowd})
+    for instance in targets.instances_of_image(record.id):
+        if instance.category_id in labels:
+            rle = None if instance.segmentation is None else instance_rle(instance, *size)
+            entry = _object(labels[instance.category_id], instance.bbox_xywh, rle, size, scale)
+            truth.append({**entry, "crowd": instance.iscrowd})
     return {
         "name": record.file_name,
         "width": width,
@@ -165,7 +157,7 @@ def _image(record: ImageRecord, targets: CocoDataset, categories: Sequence[Categ
     }
 
 
-def _found(detections: Detections | None, scale: float, limit: int) -> list[Json]:
+def _detections(detections: Detections | None, scale: float, limit: int) -> list[Json]:
     if detections is None:
         return []
     rows = zip(

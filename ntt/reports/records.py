@@ -1,6 +1,6 @@
-"""What is known of runs: their directories read into records.
+"""Run directories read into records, as plain data: nothing in them is resolved or executed.
 
-A run is finished when its metrics are there. Anything else is kept as a record too, with the reason, so that a table
+A run is finished if its metrics are there. Anything else is kept as a record too, with the reason, so that a table
 can say what is missing instead of averaging over what happens to be there.
 """
 
@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeAlias
 import yaml
 
 from ntt.base.files import read_json
-from ntt.config.identity import deciding_settings, digest
+from ntt.base.settings import flatten_settings
+from ntt.config.identity import deciding_settings
 from ntt.errors import DataError, StorageError
 from ntt.run.artefacts import flat_metrics
 from ntt.run.rundir import RunDirectory
@@ -28,7 +29,8 @@ PLAN = "plan.json"
 ALL_SHOTS = 0
 """Number of shots of a run that takes every reference there is (shots=all), however many these are."""
 
-_SECTIONS = ("dataset", "backbone", "segmenter", "matcher", "shots", "split")
+METHOD_GROUPS = ("backbone", "segmenter", "matcher")
+_SECTIONS = ("dataset", *METHOD_GROUPS, "shots", "split")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class RunRecord:
         problem: what is wrong, one sentence; empty for a finished run.
         config: the resolved configuration as nested plain values; empty where it could not be read.
         metrics: the metrics of a finished run.
-        facts: what the run kept of the machine, the software and the stages.
+        details: what the run recorded of the machine, the software and the stages.
         dataset: the data set's label.
     """
 
@@ -51,23 +53,14 @@ class RunRecord:
     problem: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     metrics: Metrics | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
     dataset: str = "?"
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
         """Everything that decides the result, by dotted key; lists as text."""
-        return flatten(deciding_settings(self.config))
-
-    @cached_property
-    def digest(self) -> str:
-        """Tells runs with different deciding settings apart."""
-        return digest(deciding_settings(self.config))
-
-    @property
-    def seed(self) -> int:
-        """Seed of the reference sampler."""
-        return int(self.config["seed"])
+        flat = flatten_settings(deciding_settings(self.config))
+        return {key: str(value) if isinstance(value, list) else value for key, value in flat.items()}
 
     @property
     def shots(self) -> int:
@@ -82,41 +75,33 @@ class RunRecord:
         return str(split["name"]) if split.get("classes") is None else f"{len(split['classes'])} classes"
 
     @property
-    def method(self) -> str:
+    def method(self) -> tuple[str, ...]:
         """Backbone, segmenter and matcher."""
-        return " + ".join(str(self.config[group]["name"]) for group in ("backbone", "segmenter", "matcher"))
+        return tuple(str(self.config[group]["name"]) for group in METHOD_GROUPS)
 
-    @cached_property
-    def values(self) -> Mapping[str, float]:
-        """Metrics by flat name, such as "bbox/AP" or "segm/AP50/cat"; empty without metrics."""
-        return {} if self.metrics is None else flat_metrics(self.metrics)
+    @property
+    def stages(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the run recorded of each stage."""
+        stages = self.details.get("stages")
+        return {k: v for k, v in stages.items() if isinstance(v, Mapping)} if isinstance(stages, Mapping) else {}
 
     @property
     def stage_seconds(self) -> Mapping[str, float]:
-        """Seconds of each stage, as far as the run kept them."""
-        stages = self.facts.get("stages", {})
-        return {stage: float(facts["seconds"]) for stage, facts in stages.items() if "seconds" in facts}
+        """Seconds of each stage, as far as the run recorded them."""
+        seconds = {stage: details.get("seconds") for stage, details in self.stages.items()}
+        return {stage: float(value) for stage, value in seconds.items() if isinstance(value, int | float)}
 
     @property
     def finished_utc(self) -> str:
-        """When the run was evaluated, ISO 8601; empty where it is not known."""
-        return str(self.facts.get("stages", {}).get("evaluation", {}).get("finished_utc", ""))
+        """When the run was evaluated, ISO 8601; empty if unknown."""
+        return str(self.stages.get("evaluation", {}).get("finished_utc", ""))
 
-
-def shots_cell(shots: int) -> int | str:
-    """Return a number of shots as a table shows it."""
-    return "all" if shots == ALL_SHOTS else shots
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings under dotted keys: {"matcher": {"merging": "soft"}} -> {"matcher.merging": "soft"}."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = str(value) if isinstance(value, list) else value
-    return flat
+    @property
+    def version(self) -> str:
+        """Revision and version of the program."""
+        git, packages = self.details.get("git"), self.details.get("packages")
+        revision = git.get("revision") if isinstance(git, Mapping) else None
+        return f"{revision} {packages.get('ntt') if isinstance(packages, Mapping) else None}"
 
 
 def find_run_directories(folder: Path) -> Iterator[Path]:
@@ -125,32 +110,32 @@ def find_run_directories(folder: Path) -> Iterator[Path]:
     A run directory holds metrics, or a configuration beside the traces of a run. Nothing below it is looked at, and
     nothing below a sweep's own folder, which holds no runs but a copy of the program.
     """
-    for place, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(folder):
         folders.sort()
         traces = "run.log" in files or "stages" in folders
         if "metrics.json" in files or ("config.yaml" in files and traces):
             folders.clear()
-            yield Path(place).absolute()
+            yield Path(root).absolute()
         elif PLAN in files:
             folders.clear()
 
 
 def read_run(path: Path) -> RunRecord:
     """Read one run directory; whatever is wrong with it is said in the record, not raised."""
-    directory = RunDirectory(path)
     try:
         config = _read_config(path / "config.yaml")
     except DataError as error:
         return RunRecord(path, "damaged", str(error))
-    known = RunRecord(path, "unfinished", "it has no metrics yet", config, dataset=_label(path, config))
-    if not directory.metrics.is_file():
-        return known
+    dataset = _dataset_label(path, config)
+    metrics_file = RunDirectory(path).metrics
+    if not metrics_file.is_file():
+        return RunRecord(path, "unfinished", "it has no metrics yet", config, dataset=dataset)
     try:
-        metrics = _read_metrics(directory.metrics)
-        facts = read_json(path / "facts.json") if (path / "facts.json").is_file() else {}
+        metrics = _read_metrics(metrics_file)
+        details = read_json(path / "facts.json") if (path / "facts.json").is_file() else {}
     except (StorageError, DataError) as error:
-        return RunRecord(path, "damaged", str(error), config, dataset=known.dataset)
-    return RunRecord(path, "finished", "", config, metrics, facts if isinstance(facts, dict) else {}, known.dataset)
+        return RunRecord(path, "damaged", str(error), config, dataset=dataset)
+    return RunRecord(path, "finished", "", config, metrics, details if isinstance(details, dict) else {}, dataset)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -160,12 +145,13 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict) or "seed" not in config:
         raise DataError(f"{path} is not the configuration of a run.")
-    lacking = [name for name in _SECTIONS if not isinstance(config.get(name), dict) or "name" not in config[name]]
-    numbers = {"shots": config["shots"].get("count", ""), "seed": config["seed"]} if not lacking else {}
-    if lacking or not isinstance(numbers["shots"], int | None) or not isinstance(numbers["seed"], int):
-        raise DataError(
-            f"{path} is not the configuration of a run: {', '.join(lacking) or 'shots or seed'} is unusable."
-        )
+    unusable = [name for name in _SECTIONS if not isinstance(config.get(name), dict) or "name" not in config[name]]
+    if not unusable and not isinstance(config["shots"].get("count", ""), int | None):
+        unusable.append("shots")
+    if not isinstance(config["seed"], int):
+        unusable.append("seed")
+    if unusable:
+        raise DataError(f"{path} is not the configuration of a run: {', '.join(unusable)} is unusable.")
     return config
 
 
@@ -181,8 +167,8 @@ def _read_metrics(path: Path) -> Metrics:
     return metrics
 
 
-def _label(path: Path, config: Mapping[str, Any]) -> str:
-    """Return the data set's label: the run directory's grandparent, where the folders are still laid out as made."""
+def _dataset_label(path: Path, config: Mapping[str, Any]) -> str:
+    """Return the data set's label: the run directory's grandparent, where the folders are still laid out as written."""
     if path.parent.name.endswith(f"_seed{config['seed']}") and path.parent.parent.name:
         return path.parent.parent.name
     root = config["dataset"].get("root")

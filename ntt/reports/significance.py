@@ -11,16 +11,18 @@ Two tests look at the differences within the pairs, both two-sided:
 The p-values are not corrected for the number of comparisons in a table.
 """
 
-import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 
+from ntt.config.identity import digest
 from ntt.errors import ConfigError, DataError
-from ntt.reports.records import RunRecord
-from ntt.reports.summary import METHOD_GROUPS, Summary, differing_settings, setting_key, summarise
+from ntt.reports.records import METHOD_GROUPS
+from ntt.reports.summary import differing_settings, value_text
 
 MIN_PAIRS = 3
 """With fewer pairs there is no test."""
@@ -51,7 +53,7 @@ class Comparison:
     """Two settings that differ in nothing but what was asked for.
 
     Attributes:
-        data_label: data set and split.
+        data: data set and split.
         shots: of A and of B; they differ if shots are what is compared.
         rest: method, and what else distinguishes this pair of settings from other pairs.
         mean_a: mean of A over the paired seeds.
@@ -59,7 +61,7 @@ class Comparison:
         unpaired: seeds that only one of the two has; they are left out.
     """
 
-    data_label: str
+    data: str
     shots: tuple[int, int]
     rest: str
     mean_a: float
@@ -70,67 +72,74 @@ class Comparison:
 
 def paired_test(differences: Sequence[float]) -> PairedTest:
     """Test whether differences B - A are centred on 0."""
+    from scipy import stats
+
     values = np.asarray(differences, dtype=np.float64)
-    n = len(values)
-    if n == 0:
-        raise ValueError("no pairs")
+    n, mean = len(values), float(values.mean())
     std = float(values.std(ddof=1)) if n > 1 else None
-    enough = n >= MIN_PAIRS
-    p_t = _t_test(values) if enough else None
-    p_permutation = _sign_flips(values) if enough and n <= MAX_EXACT_PAIRS else None
-    return PairedTest(n, float(values.mean()), std, p_t, p_permutation)
+    p_t = p_permutation = None
+    if n >= MIN_PAIRS and std:
+        with warnings.catch_warnings():
+            # SciPy warns of differences that are nearly equal; the p-value is then 0 in all digits shown.
+            warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
+            p_t = float(stats.ttest_1samp(values, 0.0).pvalue)
+    if MIN_PAIRS <= n <= MAX_EXACT_PAIRS:
+        flips = stats.permutation_test(
+            (values,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True
+        )
+        p_permutation = float(flips.pvalue)
+    return PairedTest(n, mean, std, p_t, p_permutation)
 
 
-def compare(records: Sequence[RunRecord], first: str, second: str, *, metric: str) -> list[Comparison]:
-    """Compare two settings wherever they occur with everything else equal.
+def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> list[Comparison]:
+    """Compare every two settings that differ in exactly what two texts say.
 
     Args:
-        records: runs; those without metrics are left out.
-        first: setting A as "KEY=VALUE", or several with commas: "matcher.merging=hard", "backbone=dinov2_vitl14". A
-            config group stands for its `name`; then nothing else of that group needs to be equal.
-        second: setting B likewise.
+        runs: as `ntt.reports.summary.runs_frame` arranges them.
+        first: A, such as "matcher.merging=hard", or several terms with commas between. A config group alone
+            ("matcher=ntt") stands for its option and for every setting below it.
+        second: B.
         metric: flat name, such as "bbox/AP".
 
     Raises:
-        ConfigError: if a setting is not written so, or no run has it.
-        DataError: if no two runs with the same seed differ in just this.
+        ConfigError: if a text is no setting, or stands for more than one setting.
+        DataError: if no run has one of the settings, or no pair of runs differs in just this.
     """
-    chosen = [_parse(text) for text in (first, second)]
-    keys = sorted({key.removesuffix(".name") for terms in chosen for key in terms})
-    finished = [record for record in records if record.state == "finished" and metric in record.values]
-    sides = [[record for record in finished if _matches(record, terms)] for terms in chosen]
-    for text, terms, side in zip((first, second), chosen, sides, strict=True):
-        if not side:
-            raise ConfigError(f"--compare {text}: no finished run with {metric} has it. {_values_of(finished, terms)}")
-    groups_a, groups_b = (_by_rest(text, side, keys) for text, side in zip((first, second), sides, strict=True))
-    shared = [rest for rest in groups_a if rest in groups_b]
-    names = _rest_names({rest: groups_a[rest].runs[0] for rest in shared}, keys)
-    found = [_comparison(groups_a[rest], groups_b[rest], names[rest], metric) for rest in shared]
-    pairs = [one for one in found if one is not None]
-    if not pairs:
+    terms = [_parse(first), _parse(second)]
+    keys = sorted({*terms[0], *terms[1]})
+    usable = runs[runs.counted & runs.reindex(columns=[metric])[metric].notna()]
+    sides = []
+    for text, side_terms in zip((first, second), terms, strict=True):
+        side = usable[[_fits(settings, side_terms) for settings in usable.settings]]
+        if side.empty:
+            raise ConfigError(
+                f"--compare {text}: no finished run with {metric} has it. {_values_of(usable, side_terms)}"
+            )
+        sides.append(_with_rest(text, side, keys))
+    pairs = sides[0].merge(sides[1], how="outer", on=["rest", "seed"], suffixes=("_a", "_b"), indicator="side")
+    names = _rest_names(sides[0][sides[0].rest.isin(sides[1].rest)], keys)
+    comparisons = []
+    for rest, group in pairs.groupby("rest"):
+        both = group[group.side == "both"]
+        if not both.empty:
+            a, b = both[f"{metric}_a"].astype(float), both[f"{metric}_b"].astype(float)
+            comparisons.append(
+                Comparison(
+                    data=both.data_a.iloc[0],
+                    shots=(int(both.shots_a.iloc[0]), int(both.shots_b.iloc[0])),
+                    rest=names[rest],
+                    mean_a=float(a.mean()),
+                    mean_b=float(b.mean()),
+                    test=paired_test((b - a).tolist()),
+                    unpaired=tuple(sorted(map(int, group.seed[group.side != "both"]))),
+                )
+            )
+    if not comparisons:
         raise DataError(
             f"--compare {first} {second}: no two runs with the same seed differ in just this. Run both settings with "
             "the same data set, shots and seeds."
         )
-    return sorted(pairs, key=lambda one: (one.data_label, one.shots, one.rest))
-
-
-def _comparison(side_a: Summary, side_b: Summary, rest: str, metric: str) -> Comparison | None:
-    a, b = side_a.statistic(metric), side_b.statistic(metric)
-    assert a is not None
-    assert b is not None
-    seeds = sorted(set(a.by_seed) & set(b.by_seed))
-    if not seeds:
-        return None
-    return Comparison(
-        data_label=side_a.setting.data_label,
-        shots=(side_a.setting.shots, side_b.setting.shots),
-        rest=rest,
-        mean_a=float(np.mean([a.by_seed[seed] for seed in seeds])),
-        mean_b=float(np.mean([b.by_seed[seed] for seed in seeds])),
-        test=paired_test([b.by_seed[seed] - a.by_seed[seed] for seed in seeds]),
-        unpaired=tuple(sorted(set(a.by_seed) ^ set(b.by_seed))),
-    )
+    return sorted(comparisons, key=lambda comparison: (comparison.data, comparison.shots, comparison.rest))
 
 
 def _parse(text: str) -> dict[str, str]:
@@ -143,74 +152,56 @@ def _parse(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in terms.items()}
 
 
-def _value(record: RunRecord, key: str) -> str | None:
+def _value(settings: Mapping[str, Any], key: str) -> str | None:
     """Return a setting as text; a config group stands for its name."""
     for name in (key, f"{key}.name"):
-        if name in record.settings:
-            value = record.settings[name]
-            return "null" if value is None else str(value)
+        if name in settings:
+            return value_text(settings[name])
     return None
 
 
-def _matches(record: RunRecord, terms: Mapping[str, str]) -> bool:
+def _fits(settings: Mapping[str, Any], terms: Mapping[str, str]) -> bool:
     # Command lines write true, YAML reads True.
-    return all((_value(record, key) or "").lower() == value.lower() for key, value in terms.items())
+    return all((_value(settings, key) or "").lower() == value.lower() for key, value in terms.items())
 
 
-def _values_of(records: Sequence[RunRecord], keys: Iterable[str]) -> str:
+def _values_of(runs: pd.DataFrame, keys: Iterable[str]) -> str:
     parts = []
     for key in keys:
-        values = sorted({value for record in records if (value := _value(record, key)) is not None})
+        values = sorted({value for settings in runs.settings if (value := _value(settings, key)) is not None})
         parts.append(f"{key} is {' or '.join(values)} there." if values else f"There is no setting {key}.")
     return " ".join(parts)
 
 
-def _by_rest(text: str, side: Sequence[RunRecord], keys: Sequence[str]) -> dict[str, Summary]:
-    """Group the runs of one side by everything but the compared keys; each group must be a single setting."""
-    groups: dict[str, list[RunRecord]] = {}
-    for record in side:
-        groups.setdefault(setting_key(record, without=keys), []).append(record)
-    found = {}
-    for rest, group in groups.items():
-        summaries = summarise(group)
-        if len(summaries) > 1:
-            differing = differing_settings([summary.runs[0].settings for summary in summaries])
+def _with_rest(text: str, side: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Add the column `rest`, equal for runs that agree in all but seed and keys; each must be a single setting."""
+    rests = [
+        digest({"data set": dataset, **{key: value for key, value in settings.items() if not _covers(keys, key)}})
+        for dataset, settings in zip(side.dataset, side.settings, strict=True)
+    ]
+    side = side.assign(rest=rests)
+    for _, group in side.groupby("rest"):
+        if group.setting.nunique() > 1:
+            differing = differing_settings(list(group.settings))
             raise ConfigError(
                 f"--compare {text}: this stands for several settings, which differ in {', '.join(differing)}. Add the "
                 f"value that is meant, for example {text},{differing[0]}=VALUE."
             )
-        found[rest] = summaries[0]
-    return found
+    return side
 
 
-def _rest_names(runs: Mapping[str, RunRecord], keys: Sequence[str]) -> dict[str, str]:
+def _covers(keys: Sequence[str], name: str) -> bool:
+    """Return whether a setting is the seed, one of some keys, or below one of them."""
+    return name == "seed" or any(name == key or name.startswith(f"{key}.") for key in keys)
+
+
+def _rest_names(runs: pd.DataFrame, keys: Sequence[str]) -> dict[str, str]:
     """Name what both sides of each comparison have in common: the method's other parts, and what tells rests apart."""
+    firsts = runs.drop_duplicates("rest")
     named = (*keys, "dataset", "split", "shots", *(f"{group}.name" for group in METHOD_GROUPS))
-    differing = [
-        key
-        for key in differing_settings([run.settings for run in runs.values()])
-        if not any(key == one or key.startswith(f"{one}.") for one in named)
-    ]
+    differing = [key for key in differing_settings(list(firsts.settings)) if not _covers(named, key)]
     names = {}
-    for rest, run in runs.items():
-        parts = [str(run.config[group]["name"]) for group in METHOD_GROUPS if group not in keys]
-        names[rest] = ", ".join([" + ".join(parts), *(f"{key}={_value(run, key)}" for key in differing)])
+    for rest, settings in zip(firsts.rest, firsts.settings, strict=True):
+        method = " + ".join(str(settings[f"{group}.name"]) for group in METHOD_GROUPS if group not in keys)
+        names[rest] = ", ".join([method, *(f"{key}={_value(settings, key)}" for key in differing)])
     return names
-
-
-def _t_test(values: npt.NDArray[np.float64]) -> float | None:
-    from scipy.special import stdtr
-
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    if error == 0:
-        return None
-    return float(2 * stdtr(len(values) - 1, -abs(float(values.mean())) / error))
-
-
-def _sign_flips(values: npt.NDArray[np.float64]) -> float:
-    """Return the share of sign patterns whose mean is at least as far from 0 as the one observed."""
-    n = len(values)
-    patterns = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
-    sums = np.abs(patterns @ values)
-    # The observed pattern is among them; rounding must not exclude it or its mirror image.
-    return float(np.mean(sums >= abs(values.sum()) - 1e-9 * np.abs(values).sum()))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ntt.base.files import write_text
 from ntt.errors import ConfigError
-from ntt.reports.content import known_metrics, missing_table, results_table, runs_table
-from ntt.reports.summary import summarise
+from ntt.reports.content import missing_table, results_table, runs_table
+from ntt.reports.summary import metric_names, runs_frame
 from ntt.reports.tables import SUFFIXES, Table, render
 from ntt.sweeps.records import read_sweep
 from ntt.sweeps.state import SweepFolder
@@ -22,12 +22,12 @@ def collect_tables(folder: SweepFolder, *, metric: str) -> list[Table]:
     Raises:
         ConfigError: if no point has that metric.
     """
-    records = read_sweep(folder.root)
-    known = known_metrics(records)
+    runs = runs_frame(read_sweep(folder.root))
+    known = metric_names(runs)
     if known and metric not in known:
         raise ConfigError(f"--metric {metric}: no point has it. Allowed is one of {', '.join(known)}. Choose one.")
-    tables = [results_table(summarise(records), metric), runs_table(records, metric)]
-    missing = missing_table(records)
+    tables = [results_table(runs, metric), runs_table(runs, metric)]
+    missing = missing_table(runs)
     return tables if missing is None else [*tables, missing]
 
 

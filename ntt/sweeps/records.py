@@ -1,23 +1,29 @@
 """Where records come from: any folders with run directories, and sweeps, whose missing points are known."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import pandas as pd
 
 from ntt.config.compose import compose_many
 from ntt.config.schema import plain
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.reports.records import PLAN, RunRecord, find_run_directories, read_run
+from ntt.reports.summary import runs_frame
 from ntt.sweeps.plan import PlannedPoint, read_plan
 from ntt.sweeps.state import SweepFolder
 
 
-def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
+def read_runs(folders: Sequence[Path]) -> pd.DataFrame:
     """Read every run of some folders, each once.
 
     Args:
         folders: run directories, folders that hold some at any depth, or folders of sweeps; of a sweep every point is
             returned, whether it has run or not.
+
+    Returns:
+        One row per run, as `ntt.reports.summary.runs_frame` arranges them.
 
     Raises:
         DataError: if a folder does not exist or holds no run.
@@ -36,7 +42,27 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
         for record in records:
             found.setdefault(record.path.resolve(), record)
     raise_all(problems, DataError, summary="Some folders cannot be reported on")
-    return list(found.values())
+    return runs_frame(list(found.values()))
+
+
+def load_runs(*folders: "str | Path") -> pd.DataFrame:
+    """Return runs as a pandas DataFrame, one row per run: metrics such as "bbox/AP", seconds, and all settings.
+
+    Args:
+        folders: output folders, run directories, or folders of sweeps.
+
+    Returns:
+        The columns of `ntt.reports.summary.runs_frame`, and every setting that decides a result by its dotted key, such
+        as "matcher.merging". Rows where `counted` is false have no metrics or were repeated later.
+
+    Raises:
+        DataError: if a folder does not exist or holds no run.
+    """
+    runs = read_runs([Path(folder) for folder in folders])
+    settings = pd.DataFrame([own if isinstance(own, Mapping) else {} for own in runs.settings]).drop(
+        columns="seed", errors="ignore"
+    )
+    return runs.drop(columns=["parts", "settings", "config"]).join(settings)
 
 
 def read_sweep(folder: Path) -> list[RunRecord]:

@@ -1,0 +1,72 @@
+"""A report as one HTML page that needs nothing else: no network, no further file.
+
+Names of classes, files and folders come from annotation files and command lines. They enter the page as escaped text
+or as JSON that a script reads as data, and a content security policy keeps the page from running or loading anything
+it does not itself hold.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jinja2
+
+from ntt.reports import figures
+from ntt.reports.gallery import Gallery
+from ntt.reports.plots import Plot
+from ntt.reports.tables import Table
+
+_OPEN_ROWS = 40
+_LONG_TEXT = 60
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page consists of, in its order."""
+
+    title: str
+    subtitle: str
+    tables: Sequence[Table]
+    plots: Sequence[Plot]
+    gallery: Gallery
+
+
+def render_page(page: Page) -> str:
+    """Return the page as text."""
+    loader = jinja2.PackageLoader("ntt.reports", "assets")
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, script = (loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
+    return environment.get_template("page.html").render(
+        page=page,
+        images=[_data_url(figures.to_bytes(plot.figure, "png")) for plot in page.plots],
+        policy=_policy(style, script),
+        style=style,
+        script=script,
+        data=_json_for_script(page.gallery.sets),
+        open_rows=_OPEN_ROWS,
+        long_text=_LONG_TEXT,
+    )
+
+
+def _policy(style: str, script: str) -> str:
+    """Allow this style, this script and pictures within the page; nothing else."""
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'"
+
+
+def _json_for_script(value: object) -> str:
+    """Return JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
+
+
+def _data_url(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
