@@ -94,8 +94,7 @@ def test_images_of_any_size(repo: Path, weights: Path, tmp_path: Path, capsys: p
     [
         (["--input-size", "40"], "input_size=40 is not a positive multiple of the patch size 14.* 28 or 42"),
         (["--input-size", "0"], "input_size=0 is not a positive multiple"),
-        (["--tolerance", "-1"], "--tolerance=-1.0 is not possible: 0 or more is allowed"),
-        (["--tolerance", "nan"], "--tolerance=nan is not possible"),
+        (["--tolerance", "-1"], "-1.0 is not in the range x>=0"),
         (["--model", "dinov3"], "'dinov3' is no DINOv2 model. Use one of"),
         (["--model", "dinov2_vitb14"], "looks like dinov2_vits14"),
         (["--weights", "none.pth"], "none.pth of dinov2_vits14 does not exist"),
@@ -106,7 +105,7 @@ def test_images_of_any_size(repo: Path, weights: Path, tmp_path: Path, capsys: p
 def test_mistakes(repo: Path, weights: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(repo, weights, *more)) == 2
     err = capsys.readouterr().err
-    assert err.startswith("\nError: ")
+    assert "Error: " in err
     assert re.search(message, err), err
 
 

@@ -4,18 +4,27 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
+from conftest import PROJECT_DIR
 from tiny_data import make_tiny
 
 from ntt import __version__
 from ntt.base.files import write_json
-from ntt.base.standard_streams import outlive_readers
-from ntt.cli.main import main
+from ntt.base.project import OUTPUT_ROOT, STORE_ROOT, WEIGHTS_ROOT
+from ntt.cli.main import main, ntt
+from ntt.cli.options import FORMAT
+from ntt.config.schema import RuntimeConfig
+from ntt.errors import NttError
+from ntt.reports.tables import SUFFIXES
 from ntt.run.table import metrics_table
 from ntt.types import Metrics
+
+HELP_TEXTS = Path(__file__).with_name("help_texts.txt")
 
 METRICS = Metrics(
     overall={"bbox": {"AP": 12.34, "AP50": 50.0, "AP75": 0.0, "AR100": 20.0}},
@@ -23,13 +32,6 @@ METRICS = Metrics(
     num_images=2,
     num_detections=3,
 )
-
-
-def test_version(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as caught:
-        main(["--version"])
-    assert caught.value.code == 0
-    assert capsys.readouterr().out == f"ntt {__version__}\n"
 
 
 def test_check_of_a_good_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -125,106 +127,116 @@ def test_table_without_ground_truth():
     assert "nothing to compare" in metrics_table(empty)
 
 
+def help_texts(command: click.Command, parent: click.Context | None = None, name: str = "ntt") -> Iterator[str]:
+    """The help of a command and of all commands below it."""
+    context = click.Context(command, parent, name, terminal_width=100, help_option_names=["-h", "--help"])
+    yield f"$ {context.command_path} --help\n{command.get_help(context)}\n\n"
+    for below, subcommand in sorted(getattr(command, "commands", {}).items()):
+        yield from help_texts(subcommand, context, below)
+
+
+def test_help_texts():
+    """NTT_WRITE=1 pytest tests/test_cli.py -k help_texts writes them anew."""
+    text = "".join(help_texts(ntt))
+    if os.environ.get("NTT_WRITE"):
+        HELP_TEXTS.write_text(text)
+    assert text.split() == HELP_TEXTS.read_text().split()
+    assert "None" not in text
+
+
+def test_every_option_says_what_it_does():
+    def parameters(command: click.Command) -> Iterator[click.Option]:
+        yield from (parameter for parameter in command.params if isinstance(parameter, click.Option))
+        for below in getattr(command, "commands", {}).values():
+            yield from parameters(below)
+
+    assert [option.opts for option in parameters(ntt) if not option.help] == []
+
+
+def test_defaults_are_those_of_the_configuration():
+    assert (RuntimeConfig.output_root, RuntimeConfig.store_root) == (OUTPUT_ROOT, STORE_ROOT)
+    assert RuntimeConfig.weights_root == WEIGHTS_ROOT
+    assert tuple(FORMAT.choices) == tuple(SUFFIXES)
+
+
+def run_python(*words: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(PROJECT_DIR)}
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=env, cwd=PROJECT_DIR)
+
+
+@pytest.mark.parametrize("module", ["ntt", "ntt.cli", "ntt.cli.main"])
+def test_modules_are_the_command(module: str):
+    done = run_python("-m", module, "--version")
+    assert (done.returncode, done.stdout) == (0, f"ntt {__version__}\n")
+
+
+def test_help_is_there_at_once():
+    code = """
+import sys, time
+from ntt.cli.main import main
+status = main(["--help"]) or main(["--version"]) or main(["sweep", "run", "--help"])
+heavy = {"torch", "numpy", "hydra", "pandas", "tqdm"} & set(sys.modules)
+sys.exit(f"{status} {heavy} {time.process_time()}" if status or heavy or time.process_time() > 0.3 else 0)
+"""
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "Training-free" in done.stdout
+
+
+def test_completion_of_the_shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    for name, value in {"_NTT_COMPLETE": "bash_complete", "COMP_WORDS": "ntt sweep ", "COMP_CWORD": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        main([])
+    assert "plain,collect" in capsys.readouterr().out
+
+
 def test_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as caught:
-        main(["dance"])
-    assert caught.value.code == 2
-    assert "invalid choice: 'dance'" in capsys.readouterr().err
+    assert main(["dance"]) == 2
+    assert "No such command 'dance'" in capsys.readouterr().err
+    assert main(["sweep", "list", "seed=0"]) == 2
+    assert "Got unexpected extra argument (seed=0)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_goes_away_is_no_error(unbuffered: str) -> None:
-    # As `ntt weights list | head -1`, but certain to write after the reader has gone.
-    code = "import sys; from ntt.cli.main import main; sys.stdin.read(); sys.exit(main(['weights', 'list']))"
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (NttError("It does not fit. Cut it."), 2, "Error: It does not fit. Cut it.\n"),
+        (KeyboardInterrupt(), 130, "\nInterrupted. The same command again goes on where this one stopped.\n"),
+    ],
+)
+def test_what_ends_a_command(
+    error: BaseException, status: int, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("ntt.models.weights.checkpoints", fail)
+    assert main(["weights", "list"]) == status
+    assert capsys.readouterr().err == text
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    # As `ntt sweep --help | head -1`, but certain to write after the reader has gone.
+    code = "import sys; from ntt.cli.main import main; sys.stdin.read(); sys.exit(main(['sweep', '--help']))"
     pipe = subprocess.PIPE
-    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe) as process:
         for stream in (process.stdout, process.stdin):
             assert stream is not None
             stream.close()
         assert process.stderr is not None
         assert process.stderr.read() == b""
-    assert process.returncode == 141
+    assert process.returncode == 1
 
 
-def test_a_run_outlives_the_readers_of_both_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As `python main.py 2>&1 | head -1`
-    reader, writer = os.pipe()
-    with os.fdopen(writer, "w", encoding="utf-8") as one, os.fdopen(os.dup(writer), "w", encoding="utf-8") as other:
-        monkeypatch.setattr(sys, "stdout", one)
-        monkeypatch.setattr(sys, "stderr", other)
-        outlive_readers()
-        for stream in (sys.stdout, sys.stderr):
-            print("a line: Ä", file=stream)
-        assert os.read(reader, 100).decode() == "a line: Ä\na line: Ä\n"
-        os.close(reader)
-        for stream in (sys.stdout, sys.stderr):
-            for number in range(3):
-                print("line", number, file=stream, flush=True)
-            assert os.fstat(stream.fileno()).st_rdev == Path(os.devnull).stat().st_rdev
+def test_ntt_run_takes_what_main_py_takes():
+    done = run_python("-m", "ntt", "run", "--cfg", "job", "seed=3", "--package", "seed")
+    assert done.stdout.split()[-1] == "3", done.stderr
 
 
-def test_a_run_without_output_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    # As `python main.py >&-`
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, None)
-    outlive_readers()
-    assert sys.stdout is None
-
-
-def test_a_run_whose_log_nobody_reads_complains_of_nothing() -> None:
-    code = """
-import logging, sys
-from ntt.base.standard_streams import outlive_readers
-outlive_readers()
-sys.stdin.read()
-logging.basicConfig(stream=sys.stdout, level=logging.INFO)
-logging.info("lost")
-print("kept: Ä", file=sys.stderr)
-"""
-    pipe = subprocess.PIPE
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, "-W", "error", "-c", code]
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
-        for stream in (process.stdout, process.stdin):
-            assert stream is not None
-            stream.close()
-        assert process.stderr is not None
-        assert process.stderr.read().decode() == "kept: Ä\n"
-    assert process.returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (
-            ("status", "a"),
-            "ntt sweep status: error: unrecognized arguments: {}. This command takes no settings: write ",
-        ),
-        (("collect", "a"), "ntt sweep collect: error: unrecognized arguments: {}. This command takes no settings: wr"),
-        (("retry", "a", "--processes", "2"), "ntt sweep retry: error: unrecognized arguments: {}. This command tak"),
-    ],
-)
-def test_a_setting_that_is_an_option_here(words: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]):
+def test_mistakes_of_ntt_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr("sys.argv", ["ntt"])
     with pytest.raises(SystemExit) as caught:
-        main(["sweep", *words, "runtime.output_root=/my runs"])
+        main(["run", "sede=1"])
     assert caught.value.code == 2
-    message = capsys.readouterr().err
-    assert expected.format("runtime.output_root=/my runs") in message
-    assert message.endswith("write --output-root '/my runs'.\n")
-
-
-def test_a_setting_of_a_command_without_settings(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit):
-        main(["sweep", "list", "seed=0"])
-    assert capsys.readouterr().err.endswith("seed=0. This command takes no settings: leave out seed=0.\n")
-
-
-def test_a_broken_pipe_within_a_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: object, **options: object) -> int:
-        raise BrokenPipeError
-
-    monkeypatch.setattr("ntt.cli.weights._list", fail)
-    with pytest.raises(BrokenPipeError):
-        main(["weights", "list"])
+    assert "there is no setting 'sede'. Did you mean seed?" in capsys.readouterr().err

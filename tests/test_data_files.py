@@ -205,7 +205,7 @@ def test_commands_cut_and_merge(tmp_path: Path, capsys: pytest.CaptureFixture[st
     source = root / "annotations/targets.json"
     before = source.read_bytes()
     out = tmp_path / "out"
-    assert main(["data", "subset", str(source), "--classes", "disc", "--output", str(out / "disc.json")]) == 0
+    assert main(["data", "subset", str(source), "--class", "disc", "--output", str(out / "disc.json")]) == 0
     assert "4 images, 3 annotations, 1 classes written to" in capsys.readouterr().out
     assert main(["data", "split", str(source), "train=0.75", "val=0.25", "--output", str(out)]) == 0
     assert [len(json.loads((out / f"{name}.json").read_text())["images"]) for name in ("train", "val")] == [3, 1]
@@ -213,7 +213,7 @@ def test_commands_cut_and_merge(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["data", "merge", *pairs, "--output", str(out / "all.json")]) == 0
     assert "4 images, 5 objects (5 with a mask, 0 crowd regions)" in capsys.readouterr().out
     assert main(["data", "merge", *pairs, "--output", str(out / "all.json")]) == 2
-    assert "exists already and would be overwritten" in capsys.readouterr().err
+    assert "exists already. Name another file" in capsys.readouterr().err
     assert main(["data", "split", str(source), "../x=1", "--output", str(out)]) == 2
     assert "cannot be part of a file name" in capsys.readouterr().err
     assert source.read_bytes() == before
@@ -231,7 +231,7 @@ def test_commands_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "1 images, 1 objects (0 with a mask, 0 crowd regions)" in out
     assert f"its file names start from {tmp_path / 'images'}" in out
     assert main(["data", "convert", "yolo", "--output", str(tmp_path / "b.json")]) == 2
-    assert "The place of the images, labels or names is missing" in capsys.readouterr().err
+    assert "Name a folder in one of the usual layouts" in capsys.readouterr().err
     assert not (tmp_path / "b.json").exists()
 
 

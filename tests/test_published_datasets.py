@@ -12,6 +12,7 @@ from miniatures import CDFSOD, COCO_LIKE, make_miniature
 from PIL import Image
 from tiny_data import make_tiny
 
+from ntt.base.project import CONF_DIR
 from ntt.cli.data_check import places_by_shots
 from ntt.cli.main import main
 from ntt.config import schema as config
@@ -66,7 +67,7 @@ def check(option: str, root: Path, facts: DatasetFacts) -> CheckReport:
 
 
 def test_every_published_option_is_known_and_has_a_miniature():
-    folder = Path(config.__file__).parents[2] / "conf" / "dataset"
+    folder = CONF_DIR / "dataset"
     published = {path.stem for path in folder.glob("*.yaml") if "schema/dataset/published" in path.read_text()}
     assert published == set(known_datasets()) == set(OPTIONS)
 
@@ -280,7 +281,7 @@ def test_check_of_other_options_and_of_nothing(tmp_path: Path, capsys: pytest.Ca
     assert main(["data", "check", "coco_json", "--root", str(make_tiny(tmp_path / "tiny"))]) == 0
     assert "4 images, 5 annotations, masks" in capsys.readouterr().out
     assert main(["data", "check", "cocoa"]) == 2
-    assert "cocoa is neither a folder nor a data set this program knows" in capsys.readouterr().err
+    assert "cocoa is neither a folder nor a known data set" in capsys.readouterr().err
 
 
 def test_check_only_reads_the_folder_it_is_given(

@@ -279,9 +279,9 @@ def test_runs_on_images_without_annotations_are_reported(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--plots"], "--plots draws into a folder: add --out DIR"),
-        (["--metric", "bbox/APP"], "bbox/APP: no run has it. Allowed is one of bbox/AP, bbox/AP50. Choose one."),
-        (["--gallery-images", "-1"], "--gallery-images -1 is not possible: allowed is 0 or more"),
+        (["--plots"], "--plots draws into a folder: add --out FOLDER"),
+        (["--metric", "bbox/APP"], "bbox/APP: no run has it. Choose one of bbox/AP, bbox/AP50."),
+        (["--gallery-images", "-1"], "-1 is not in the range x>=0"),
         (["--html", "."], "--html . is a folder. Name a file, for example report.html"),
         (["--compare", "a=b", "c=d"], "no finished run with bbox/AP has it. There is no setting a."),
     ],

@@ -190,8 +190,8 @@ def test_prune_removes_abandoned_temporary_files(store: Store):
     [
         (["--max-size", "much"], "--max-size much is not a size. Write a number and K, M, G or T"),
         (["--max-size", "-3G"], "--max-size -3G is not a size"),
-        (["--older-than", "-1"], "--older-than -1 is not possible: 0 or more is allowed"),
-        (["--keep-hours", "-1"], "--keep-hours -1 is not possible"),
+        (["--older-than", "-1"], "-1.0 is not in the range x>=0"),
+        (["--keep-hours", "-1"], "-1.0 is not in the range x>=0"),
     ],
 )
 def test_bad_arguments(store: Store, words: list[str], expected: str, capsys: pytest.CaptureFixture[str]):

@@ -1,9 +1,10 @@
-"""Progress of long work: a bar on a terminal, a log line now and then elsewhere."""
+"""Progress of long work: bars on a terminal; elsewhere a log line now and then, or nothing for downloads."""
 
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -36,3 +37,24 @@ def track(items: Sequence[T], stage: str, *, unit: str, visible: bool) -> Iterat
             left_s = (now - started) / done * (len(items) - done)
             _LOG.info("%-14s %d of %d %ss, about %.0f s left", stage, done, len(items), unit, left_s)
         yield item
+
+
+@contextmanager
+def download_bars() -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
+    """Yield a function that begins the bar of a download, by name, and returns what takes (bytes done, bytes in all).
+
+    A bar ends where the next one begins.
+    """
+    with ExitStack() as bars:
+
+        def begin(name: str) -> Callable[[int, int | None], None]:
+            bars.close()
+            bar = bars.enter_context(tqdm(desc=name, unit="B", unit_scale=True, dynamic_ncols=True, disable=None))
+
+            def show(done: int, total: int | None) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            return show
+
+        yield begin

@@ -1,0 +1,8 @@
+"""The console script `ntt`.
+
+main                                        the command and its errors
+run data convert weights store sweep        one module per command: parameters and help texts. Whatever loads torch is
+report show backbone                        imported when a command runs
+data_check data_get boxes_to_masks          the work of the longer commands
+options                                     what commands share
+"""

@@ -1,38 +1,239 @@
-"""`ntt data`: fetch, make and check data sets."""
+"""`ntt data`: fetch, check, convert, cut and merge data sets; references to keep and share."""
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ntt.cli.boxes_to_masks import add_boxes_to_masks_command
-from ntt.cli.coco_files import add_coco_file_commands
-from ntt.cli.convert import add_convert_command
-from ntt.cli.data_check import add_check_command
-from ntt.cli.data_get import add_get_command
-from ntt.cli.output import echo
-from ntt.cli.references import add_reference_commands
-from ntt.datasets.demo import copy_demo
+import click
 
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+from ntt.cli.convert import convert
+from ntt.cli.options import PATH, check_output, output_option, overrides_argument
+from ntt.errors import ConfigError
+
+_seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the draw.")
 
 
-def add_data_commands(subparsers: "Subparsers") -> None:
-    """Add the `data` actions to the commands of a parser."""
-    data = subparsers.add_parser("data", help="fetch, make and check data sets", description=__doc__)
-    actions = data.add_subparsers(required=True, metavar="ACTION")
-    demo = actions.add_parser("demo", help="copy the demo data set into a new folder")
-    demo.add_argument("folder", type=Path, metavar="FOLDER")
-    demo.set_defaults(handler=_demo)
-    add_check_command(actions)
-    add_get_command(actions)
-    add_boxes_to_masks_command(actions)
-    add_convert_command(actions)
-    add_coco_file_commands(actions)
-    add_reference_commands(actions)
+@click.group()
+def data() -> None:
+    """Fetch, convert and check data sets."""
 
 
-def _demo(args: argparse.Namespace) -> int:
-    copy_demo(args.folder)
-    echo(f"The demo data set is in {args.folder.absolute()}")
-    return 0
+data.add_command(convert)
+
+
+@data.command()
+@click.argument("folder", type=PATH, metavar="FOLDER")
+def demo(folder: Path) -> None:
+    """Copy the demo data set into a new folder."""
+    from ntt.datasets.demo import copy_demo
+
+    copy_demo(folder)
+    click.echo(f"The demo data set is in {folder.absolute()}")
+
+
+@data.command()
+@click.argument("place", metavar="NAME|FOLDER")
+@click.option(
+    "--root", type=PATH, metavar="FOLDER", help="Of the data set NAME. Default: its folder below $NTT_DATA, or data/."
+)
+@click.option("--references", metavar="FILE", help="Of a FOLDER. Default: annotations/references.json.")
+@click.option("--targets", metavar="FILE", help="Of a FOLDER. Default: annotations/targets.json.")
+@click.option("--reference-images", metavar="FOLDER", help="Of a FOLDER. Default: images.")
+@click.option("--target-images", metavar="FOLDER", help="Of a FOLDER. Default: images.")
+@click.option("--decode", is_flag=True, help="Decode every image completely.")
+def check(place: str, root: Path | None, decode: bool, **files: str | None) -> int:
+    """Look for what would stop a run or make its result wrong.
+
+    NAME is an option of the group `dataset`, such as coco or cdfsod_dior; FOLDER holds a set in COCO format or a plain
+    folder of images. The exit status is 1 where something is missing or different.
+    """
+    from ntt.cli.data_check import check_data
+
+    return check_data(place, root, {key: file for key, file in files.items() if file is not None}, decode=decode)
+
+
+@data.command()
+@click.argument("name", metavar="NAME")
+@click.option(
+    "--data-root", type=PATH, metavar="FOLDER", help="Of all published data sets. Default: $NTT_DATA, else data/."
+)
+@click.option("--mirror", envvar="NTT_DATA_MIRROR", show_envvar=True, help="Base URL instead of the official hosts.")
+@click.option("--offline", is_flag=True, help="Download nothing, use what is there; also with NTT_OFFLINE=1.")
+@click.option("--keep-archives", is_flag=True, help="Do not delete archives once they are unpacked.")
+def get(name: str, data_root: Path | None, mirror: str | None, offline: bool, keep_archives: bool) -> int:
+    """Download a published data set; interrupted, it goes on.
+
+    Downloads, verifies and unpacks coco, lvis or voc. For other data sets, says where they are published and how they
+    must lie; the exit status is 1 then, unless they are there.
+    """
+    from ntt.cli.data_get import get_data
+
+    return get_data(name, data_root, mirror=mirror, offline=offline, keep_archives=keep_archives)
+
+
+@data.command("boxes-to-masks")
+@click.option("--annotations", type=PATH, required=True, metavar="FILE", help="COCO file; not changed.")
+@click.option("--images", type=PATH, required=True, metavar="FOLDER", help="Its file names start from here.")
+@output_option
+@click.option("--segmenter", metavar="OPTION", help="As in conf/segmenter, such as sam2. Default: regions.")
+@click.option(
+    "--format",
+    "mask_format",
+    type=click.Choice(("rle", "polygon")),
+    default="rle",
+    show_default=True,
+    help="Of the masks.",
+)
+@click.option("--overwrite-masks", is_flag=True, help="Also for annotations that have a mask.")
+@click.option(
+    "--image-batch",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Images that go through a SAM2 segmenter together. Default: 1 on a CPU, 4 on a GPU.",
+)
+@click.option("--pictures", type=PATH, metavar="FOLDER", help="Draw every image with its new masks.")
+@overrides_argument
+def boxes_to_masks(
+    annotations: Path,
+    images: Path,
+    output: Path,
+    segmenter: str | None,
+    mask_format: str,
+    overwrite_masks: bool,
+    image_batch: int | None,
+    pictures: Path | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Make masks of the boxes of a COCO annotation file.
+
+    Writes a copy in which every box-only annotation has a mask. What is done is kept beside the output while the
+    command runs, so an interrupted one goes on where it stopped. KEY=VALUE are settings of the run, such as
+    runtime.device=cpu.
+    """
+    from ntt.cli.boxes_to_masks import make_masks
+
+    check_output(output, sources=[annotations])
+    make_masks(
+        annotations,
+        images,
+        output,
+        overrides=[*([] if segmenter is None else [f"segmenter={segmenter}"]), *overrides],
+        mask_format=mask_format,
+        overwrite_masks=overwrite_masks,
+        image_batch=image_batch,
+        pictures=pictures,
+    )
+
+
+@data.command()
+@click.option(
+    "--input",
+    "inputs",
+    type=(PATH, PATH),
+    multiple=True,
+    required=True,
+    metavar="FILE IMAGES",
+    help="An annotation file and its image folder; give it once for each file.",
+)
+@output_option
+def merge(inputs: tuple[tuple[Path, Path], ...], output: Path) -> None:
+    """Put COCO files together; classes are matched by name."""
+    from ntt.cli.annotation_files import write_and_check
+    from ntt.convert.coco_files import merge as merged
+
+    check_output(output)
+    if len(inputs) < 2:
+        raise ConfigError("--input is given once, there is nothing to merge it with. Give it once for each file.")
+    write_and_check(merged(inputs), output)
+
+
+@data.command()
+@click.argument("file", type=PATH, metavar="FILE")
+@output_option
+@click.option("--class", "classes", multiple=True, metavar="NAME", help="Keep this class only; may be repeated.")
+@click.option("--images", type=int, metavar="N", help="Keep N images, drawn by --seed.")
+@_seed_option
+@click.option("--list", "list_file", type=PATH, metavar="FILE", help="Keep the images named there, one per line.")
+@click.option("--drop-empty", is_flag=True, help="Leave out images without an object of the classes.")
+def subset(
+    file: Path,
+    output: Path,
+    classes: tuple[str, ...],
+    images: int | None,
+    seed: int,
+    list_file: Path | None,
+    drop_empty: bool,
+) -> None:
+    """Keep some classes or images of a COCO file."""
+    from ntt.cli.annotation_files import write_document
+    from ntt.convert.coco_files import read_whole
+    from ntt.convert.coco_files import subset as cut
+    from ntt.convert.voc import read_list
+
+    check_output(output)
+    document = cut(
+        read_whole(file),
+        classes=classes or None,
+        num_images=images,
+        seed=seed,
+        names=None if list_file is None else read_list(list_file),
+        drop_empty=drop_empty,
+    )
+    write_document(document, output)
+
+
+@data.command()
+@click.argument("file", type=PATH, metavar="FILE")
+@click.argument("parts", nargs=-1, required=True, metavar="NAME=SHARE...")
+@click.option("--output", type=PATH, required=True, metavar="FOLDER", help="Gets NAME.json of each part.")
+@_seed_option
+def split(file: Path, parts: tuple[str, ...], output: Path, seed: int) -> None:
+    """Deal the images of a COCO file out to several files.
+
+    Such as train=0.8 val=0.2; the shares add up to 1.
+    """
+    from ntt.cli.annotation_files import write_document
+    from ntt.convert.coco_files import read_whole
+    from ntt.convert.coco_files import split as cut
+
+    shares = _shares(parts)
+    outputs = {name: output / f"{name}.json" for name in shares}
+    for path in outputs.values():
+        check_output(path)
+    for name, document in cut(read_whole(file), shares, seed=seed).items():
+        write_document(document, outputs[name])
+
+
+def _shares(parts: tuple[str, ...]) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for part in parts:
+        name, _, share = part.partition("=")
+        try:
+            shares[name] = float(share)
+        except ValueError:
+            raise ConfigError(f"{part!r} is not a part: write NAME=SHARE, such as train=0.8.") from None
+        if not name or name != Path(name).name:
+            raise ConfigError(f"{part!r}: {name!r} cannot be part of a file name. Use a plain word.")
+    if len(shares) < len(parts):
+        raise ConfigError(f"A part of {' '.join(parts)} occurs twice. Name each part once.")
+    return shares
+
+
+@data.command("sample-references")
+@click.option("--annotations", type=PATH, metavar="FILE", help="COCO file to draw from. Default: dataset=...")
+@click.option("--images", type=PATH, metavar="FOLDER", help="Its file names start from here.")
+@output_option
+@click.option("--pictures", type=PATH, metavar="FOLDER", help="Draw sheets of the references.")
+@overrides_argument
+def sample(
+    annotations: Path | None, images: Path | None, output: Path, pictures: Path | None, overrides: tuple[str, ...]
+) -> None:
+    """Draw references into a file to keep and share.
+
+    References are drawn as by a run with the same settings KEY=VALUE, such as shots=5shot shots.sampler=reference
+    seed=42 split=coco_novel20. A run uses the file with dataset.references=FILE shots.sampler=shot_index.
+    """
+    from ntt.cli.sample_references import write_sample
+
+    check_output(output, sources=[] if annotations is None else [annotations])
+    if annotations is not None and images is None:
+        raise ConfigError("--annotations is given without --images. Name the folder its file names start from.")
+    write_sample(annotations, images, output, pictures=pictures, overrides=overrides)

@@ -1,111 +1,80 @@
-"""`ntt weights`: list, fetch and check the official checkpoints."""
+"""`ntt weights`: the official checkpoints."""
 
-import argparse
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ntt.cli.bar import Bar
+import click
+
+from ntt.base.project import WEIGHTS_ROOT
+from ntt.cli.options import PATH
 from ntt.errors import ConfigError
-from ntt.models.weights import (
-    DEFAULT_ROOT,
-    MIRROR_VARIABLE,
-    OFFLINE_VARIABLE,
-    checkpoint,
-    checkpoints,
-    fetch,
-    fetch_command,
-    verify,
+
+_root_option = click.option(
+    "--root", type=PATH, default=WEIGHTS_ROOT, show_default=True, metavar="FOLDER", help="Folder of the weights."
 )
 
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+@click.group()
+def weights() -> None:
+    """List, fetch and check model weights."""
 
 
-def add_weights_commands(subparsers: "Subparsers") -> None:
-    """Add `weights list|get|verify` to the commands of a parser.
+@weights.command("list")
+@_root_option
+@click.option("--urls", is_flag=True, help="Also show the URL and the sha256 of each.")
+def list_weights(root: Path, urls: bool) -> None:
+    """Show all known checkpoints and which of them are on disk."""
+    from ntt.models.weights import checkpoints
 
-    Args:
-        subparsers: what `ArgumentParser.add_subparsers` returned.
-    """
-    weights = subparsers.add_parser("weights", help="list, fetch and check model weights", description=__doc__)
-    weights.set_defaults(handler=run_weights)
-    actions = weights.add_subparsers(dest="weights_action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="show all known checkpoints and which of them are on disk")
-    listing.add_argument("--urls", action="store_true", help="also show the URL and the sha256 of each")
-    getting = actions.add_parser("get", help="download checkpoints, continuing what was interrupted")
-    getting.add_argument("names", nargs="+", metavar="NAME", help="as `ntt weights list` shows it")
-    getting.add_argument(
-        "--mirror", help=f"base URL that takes the place of the official host (default: ${MIRROR_VARIABLE}, if set)"
-    )
-    getting.add_argument(
-        "--offline", action="store_true", help=f"check what is there, download nothing (also with {OFFLINE_VARIABLE}=1)"
-    )
-    checking = actions.add_parser("verify", help="compare the sha256 of checkpoints on disk with the official one")
-    checking.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all that are on disk)")
-    for action in (listing, getting, checking):
-        action.add_argument(
-            "--root", type=Path, default=DEFAULT_ROOT, help="folder of the weights (default: %(default)s)"
-        )
-
-
-def run_weights(args: argparse.Namespace) -> int:
-    """Carry out a parsed `ntt weights` command.
-
-    Args:
-        args: as parsed by a parser with `add_weights_commands`.
-
-    Returns:
-        The exit status: 0, or 1 if `verify` found a file damaged, or one asked for by name missing.
-
-    Raises:
-        NttError: for a name that is not known, or a checkpoint that cannot be fetched.
-    """
-    if args.weights_action == "list":
-        return _list(args.root, with_urls=args.urls)
-    if args.weights_action == "get":
-        return _get(args.names, args.root, mirror=args.mirror, offline=args.offline)
-    return _verify(args.names, args.root)
-
-
-def _echo(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def _list(root: Path, *, with_urls: bool) -> int:
     width = max(map(len, checkpoints()))
     for name, entry in checkpoints().items():
         path = root / entry.path
         state = f"{path.stat().st_size / 1e6:.0f} MB" if path.is_file() else "not there"
-        _echo(f"{name:{width}}  {state:>10}  {path}")
-        if with_urls:
-            _echo(f"{'':{width}}  {'':10}  {entry.url}  sha256 {entry.sha256}")
-    return 0
+        click.echo(f"{name:{width}}  {state:>10}  {path}")
+        if urls:
+            click.echo(f"{'':{width}}  {'':10}  {entry.url}  sha256 {entry.sha256}")
 
 
-def _get(names: list[str], root: Path, *, mirror: str | None, offline: bool) -> int:
+@weights.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@_root_option
+@click.option("--mirror", metavar="URL", help="Base URL instead of the official host. Default: $NTT_WEIGHTS_MIRROR.")
+@click.option("--offline", is_flag=True, help="Check what is there, download nothing; also with NTT_OFFLINE=1.")
+def get(names: tuple[str, ...], root: Path, mirror: str | None, offline: bool) -> None:
+    """Download checkpoints, continuing what was interrupted.
+
+    NAME is as `ntt weights list` shows it.
+    """
+    from ntt.base.progress import download_bars
+    from ntt.models.weights import checkpoint, fetch
+
     for name in names:
-        checkpoint(name)  # a typing error is told before the first download
-    for name in names:
-        bar = Bar(name)
-        try:
-            path = fetch(name, root, mirror=mirror, offline=offline, progress=bar.show)
-        finally:
-            bar.close()
-        _echo(f"{name}: {path} (sha256 verified)")
-    return 0
+        checkpoint(name)  # a typing error is reported before the first download
+    with download_bars() as progress:
+        for name in names:
+            path = fetch(name, root, mirror=mirror, offline=offline, progress=progress(name))
+            click.echo(f"{name}: {path} (sha256 verified)")
 
 
-def _verify(names: list[str], root: Path) -> int:
-    states = verify(root, names or [name for name, entry in checkpoints().items() if (root / entry.path).is_file()])
+@weights.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@_root_option
+def verify(names: tuple[str, ...], root: Path) -> int:
+    """Compare the sha256 of checkpoints on disk with the official one.
+
+    Without NAME, all that are on disk. The exit status is 1 if a file is damaged, or missing though it was named.
+    """
+    from ntt.models import weights as official
+
+    checkpoints = official.checkpoints()
+    on_disk = [name for name, entry in checkpoints.items() if (root / entry.path).is_file()]
+    states = official.verify(root, list(names) or on_disk)
     if not states:
         raise ConfigError(
             f"There are no checkpoints in {root}. Fetch one, for example with "
-            f"`{fetch_command('dinov2_vitl14', root)}`, or name another folder with --root."
+            f"`{official.fetch_command('dinov2_vitl14', root)}`, or name another folder with --root."
         )
     for state in states:
-        _echo(f"{state.name}: {state.state}  {state.path}")
+        click.echo(f"{state.name}: {state.state}  {state.path}")
         if state.state == "damaged":
-            _echo(f"  its sha256 is {state.sha256}, expected {checkpoint(state.name).sha256}")
+            click.echo(f"  its sha256 is {state.sha256}, expected {checkpoints[state.name].sha256}")
     return int(any(state.state != "ok" for state in states))

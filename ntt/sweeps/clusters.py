@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
-from ntt.base.project import CONF_DIR
+from ntt.base.project import CONFIG_ROOT
 from ntt.errors import ConfigError, raise_all
 from ntt.sweeps.spec import StageResources
 
-CLUSTERS_DIR = CONF_DIR.parent / "sweeps" / "clusters"
+CLUSTERS_DIR = CONFIG_ROOT / "sweeps" / "clusters"
 STAGES = ("candidates", "references", "points")
 SHORTEST_COUNTED_MIN = 10
 ExtraValue = str | int | float | bool

@@ -1,0 +1,82 @@
+"""The work of `ntt report`."""
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+import pandas as pd
+
+from ntt.base.files import write_text
+from ntt.errors import ConfigError
+from ntt.reports.content import (
+    classes_table,
+    comparison_table,
+    metric_label,
+    missing_table,
+    results_table,
+    runs_table,
+)
+from ntt.reports.expected import expected_table
+from ntt.reports.gallery import GalleryLimits, make_gallery
+from ntt.reports.page import Page, render_page
+from ntt.reports.plots import make_plots, save_plots
+from ntt.reports.summary import metric_names
+from ntt.reports.tables import SUFFIXES, Format, Table, render
+
+
+def report_tables(
+    runs: pd.DataFrame, metric: str, *, compare: Sequence[tuple[str, str]], expected: bool
+) -> list[Table]:
+    """Return the tables a report prints.
+
+    Args:
+        runs: as `ntt.load_runs` returns them.
+        metric: what comparisons show.
+        compare: pairs of settings KEY=VALUE to compare.
+        expected: compare with the published values.
+
+    Raises:
+        ConfigError: if no run has the metric, or the values to compare.
+    """
+    metrics = metric_names(runs)
+    if metrics and metric not in metrics:
+        raise ConfigError(f"--metric {metric}: no run has it. Choose one of {', '.join(metrics)}.")
+    tables = [results_table(runs, metric)]
+    tables += [comparison_table(runs, first, second, metric) for first, second in compare]
+    tables += [expected_table(runs)] if expected else []
+    missing = missing_table(runs)
+    return tables if missing is None else [*tables, missing]
+
+
+def write_files(
+    folder: Path, tables: Sequence[Table], runs: pd.DataFrame, metric: str, table_format: Format, *, plots: bool
+) -> None:
+    """Write each table, those of single classes and runs too, and the plots into files of a folder."""
+    names: dict[str, int] = {}
+    for table in [*tables, classes_table(runs, metric), runs_table(runs, metric)]:
+        number = names[table.name] = names.get(table.name, 0) + 1
+        stem = table.name if number == 1 else f"{table.name}_{number}"
+        path = folder / f"{stem}{SUFFIXES[table_format]}"
+        write_text(path, render(table, table_format))
+        click.echo(f"table          {path}")
+    for path in save_plots(make_plots(runs, metric), folder) if plots else ():
+        click.echo(f"plot           {path}")
+
+
+def write_page(
+    path: Path, title: str, tables: Sequence[Table], runs: pd.DataFrame, metric: str, *, gallery_images: int
+) -> None:
+    """Write one self-contained page."""
+    finished = (runs.state == "finished").sum()
+    now = datetime.now(timezone.utc).isoformat(sep=" ", timespec="minutes").removesuffix("+00:00")
+    details = [classes_table(runs, metric), runs_table(runs, metric)]
+    page = Page(
+        title=title,
+        subtitle=f"{finished} of {len(runs)} runs finished; plots show {metric_label(metric)}; made {now} UTC",
+        tables=[*tables, *(table for table in details if len(table.frame))],
+        plots=make_plots(runs, metric),
+        gallery=make_gallery(runs, GalleryLimits(images=gallery_images)),
+    )
+    write_text(path, render_page(page))
+    click.echo(f"page           {path}")
