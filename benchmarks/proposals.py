@@ -23,8 +23,6 @@ from ntt.base.progress import track
 from ntt.config.compose import compose_config
 from ntt.data.masks import instance_rle
 from ntt.run.pipeline import Pipeline
-from ntt.run.shared import Workspace
-from ntt.sweeps.units import make_pipeline
 from ntt.types import Candidates, ImageRecord, Instance
 
 
@@ -56,7 +54,7 @@ def row(name: str, pipeline: Pipeline, timed: int) -> str:
     }
     reached, ranks, counts = [], [], []
     for record in track(list(data.images.values()), name, unit="image", visible=True):
-        found = pipeline.source.get(record)
+        found = pipeline.models.source.get(record)
         counts.append(len(found.rles))
         wanted = objects[record.id]
         if not wanted or len(found.rles) < 2:
@@ -82,9 +80,9 @@ def row(name: str, pipeline: Pipeline, timed: int) -> str:
 
 def propose_s(pipeline: Pipeline, record: ImageRecord) -> float:
     """Processor seconds of the segmenter for one image, the backbone's map given."""
-    canvas, features = pipeline.source.look(record)
+    canvas, features = pipeline.models.source.look(record)
     start = time.process_time()
-    pipeline.segmenter.propose(canvas, features)
+    pipeline.models.segmenter.propose(canvas, features)
     return time.process_time() - start
 
 
@@ -104,7 +102,7 @@ def main() -> None:
     for root in roots:
         if args.sets is None or root.name in args.sets:
             config = compose_config(["dataset=coco_json", f"dataset.root={root}", "shots=1shot", *args.overrides])
-            lines.append(row(root.name, make_pipeline(config, Workspace()), args.timed))
+            lines.append(row(root.name, Pipeline(config), args.timed))
     print("\n".join(lines))
 
 

@@ -24,10 +24,8 @@ from ntt.convert.plain_folder import convert_references, foreground, read_mask
 from ntt.data.images import to_rgb, upright_size
 from ntt.data.masks import segmentation_rle
 from ntt.errors import ConfigError, DataError, raise_all
-from ntt.models.box_masks import BoxMasks, ReferenceMasks, choose_box_segmenter
 from ntt.ops.masks import decode_masks
-from ntt.run.environment import apply_runtime
-from ntt.stages.candidates import CandidateSource
+from ntt.run.models import build_models
 from ntt.stages.memory import fill_memory
 from ntt.stages.prototypes import build_prototypes
 from ntt.store.entries import Arrays
@@ -133,27 +131,11 @@ class Predictor:
         examples = _examples(references)
         chosen = (f"backbone={backbone}", f"segmenter={segmenter}", f"matcher={matcher}")
         config = compose_many([[*chosen, *overrides]])[0]
-        placement = apply_runtime(config.runtime, local_rank=0)
-        kept = _Forgetful(Path()) if store is None else Store(Path(store).expanduser().absolute())
-        built, segments = config.backbone.build(placement), config.segmenter.build(placement)
-        maker = choose_box_segmenter(config.memory.box_masks, segments, built)
-        self._matcher = config.matcher
-        self._source = CandidateSource(
-            segmenter=segments,
-            backbone=built,
-            feature_dtype="float32" if config.candidates.feature_dtype == "float32" else "float16",
-            precision=config.runtime.precision,
-            store=kept,
-        )
+        entries = _NoStore(Path()) if store is None else Store(Path(store).expanduser().absolute())
+        self._models, self._matcher = build_models(config, store=entries), config.matcher
         with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
-            memory = fill_memory(
-                references=_reference_set(examples, Path(folder)),
-                masks=ReferenceMasks(None if maker is None else BoxMasks(maker, kept)),
-                backbone=built,
-                context_ratio=config.memory.context_ratio,
-                store=kept,
-                group=ProcessGroup(),
-            )
+            reference_set = _reference_set(examples, Path(folder))
+            memory = fill_memory(references=reference_set, encoder=self._models.encoder, group=ProcessGroup())
         self._prototypes = build_prototypes(memory=memory, matcher=self._matcher)
         self.classes = tuple(category.name for category in memory.categories)
 
@@ -164,8 +146,9 @@ class Predictor:
             DataError: if it cannot be read.
         """
         with _as_file(image) as record:
-            found = self._matcher.match(record.id, self._source.get(record), self._prototypes)
-        return _found(found, self.classes)
+            candidates = self._models.source.get(record)
+            detections = self._matcher.match(record.id, candidates, self._prototypes)
+        return _found(detections, self.classes)
 
 
 def references_from_folder(folder: str | os.PathLike[str]) -> list[Reference]:
@@ -190,7 +173,7 @@ def references_from_folder(folder: str | os.PathLike[str]) -> list[Reference]:
     return found
 
 
-class _Forgetful(Store):
+class _NoStore(Store):
     """A store that keeps nothing."""
 
     def read(self, kind: str, key: str) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_directory
-from ntt.config.schema import ExperimentConfig, plain
+from ntt.config.schema import ExperimentConfig
 from ntt.datasets.coco_json import CocoJsonConfig
 from ntt.reports.summary import settings_with
 from ntt.run.artefacts import write_metrics
@@ -44,12 +44,11 @@ def make_runs(root: Path, runs: Mapping[str, Metrics | None], *, data: Path | No
         if data is not None:
             config = replace(config, dataset=CocoJsonConfig(name="coco_json", root=str(data)))
         directory = RunDirectory(run_directory(config))
-        directory.write_config(plain(config))
+        directory.write_config(config)
         for number, stage in enumerate(("candidates", "evaluation") if metrics is not None else ("candidates",)):
             directory.write_record(stage, "key", [], {"seconds": 10.0 / (1 + 9 * number)})
         if metrics is not None:
-            records = {stage: directory.record(stage) for stage in ("candidates", "evaluation")}
-            directory.write_facts({"git": {"revision": "abc"}, "packages": {"ntt": "0.1.0"}}, records)
+            directory.write_facts({"git": {"revision": "abc"}, "packages": {"ntt": "0.1.0"}})
             write_metrics(directory.metrics, metrics)
         made[line] = directory.root
     return made

@@ -28,7 +28,7 @@ from ntt.models.segmenters.box_fallback import ProposalBoxes, best_proposals
 from ntt.ops.masks import decode_masks
 from ntt.run import runner
 from ntt.run.artefacts import read_memory
-from ntt.run.pipeline import Pipeline
+from ntt.run.shared import Workspace
 from ntt.store.store import Store
 from ntt.types import FloatArray, Proposals
 
@@ -440,7 +440,7 @@ def box_only(tmp_path: Path) -> Path:
 def memory_of(
     root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, stub: object, *more: str
 ) -> tuple[Path, list[list[float]]]:
-    monkeypatch.setattr(Pipeline, "segmenter", stub)
+    monkeypatch.setattr(Workspace, "segmenter", lambda self, config, placement: stub)
     config = compose_config(settings(root, folder / "out", folder / "store", "stage=memory", *more))
     runner.run(config)
     memory = read_memory(run_directory(config) / "memory.safetensors")

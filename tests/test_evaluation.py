@@ -5,7 +5,6 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,10 @@ from pycocotools.cocoeval import COCOeval
 from tiny_data import HEIGHT, WIDTH, make_tiny, shape_mask
 
 from ntt.config.compose import compose_config
-from ntt.config.identity import run_directory
-from ntt.config.schema import EvaluationConfig, ExperimentConfig
+from ntt.config.identity import run_directory, stage_key
 from ntt.data.coco import read_coco
 from ntt.errors import ConfigError
 from ntt.run.artefacts import flat_metrics, read_metrics, read_predictions, write_metrics, write_predictions
-from ntt.run.stage_keys import StageKeys
 from ntt.run.table import metrics_table
 from ntt.stages.evaluation import evaluate
 from ntt.types import Category, Detections, Metrics
@@ -160,36 +157,18 @@ def test_semantic_columns_of_the_table(tiny: Path):
     assert flat_metrics(metrics)["semantic/IoU/disc"] == discs
 
 
-def test_run_directories_tell_paintings_apart_but_not_judges():
-    config = compose_config(["evaluation.judge=fast"])
-    assert config.evaluation == EvaluationConfig(judge="fast", semantic="none", semantic_threshold=0.5)
+def test_a_changed_painting_is_another_run_and_measured_again_a_changed_judge_is_not():
+    config = compose_config([])
 
-    def directory(**settings: Any) -> Path:
-        return run_directory(replace(config, evaluation=EvaluationConfig(**settings)))
+    def identity(**settings: Any) -> tuple[Path, str]:
+        changed = replace(config, evaluation=replace(config.evaluation, **settings))
+        return run_directory(changed), stage_key(changed, "evaluation", {})
 
-    plain = directory()
-    assert directory(judge="fast") == plain
-    assert directory(semantic_threshold=0.7) == plain
-    painted = directory(semantic="correct")
-    assert painted != plain
-    assert directory(semantic="correct", judge="fast") == painted
-    assert directory(semantic="correct", semantic_threshold=0.7) != painted
-    assert directory(semantic="reference") not in (plain, painted)
-
-
-def test_a_changed_painting_is_measured_again_a_changed_judge_is_not():
-    def key(**settings: Any) -> str:
-        keys = StageKeys(
-            config=ExperimentConfig(evaluation=EvaluationConfig(**settings)),
-            inputs=SimpleNamespace(target_data=SimpleNamespace(digest="truth")),
-            **dict.fromkeys(("backbone", "segmenter", "matcher", "reference_masks", "digests_of", "draw")),
-        )
-        keys.__dict__["matching"] = "detections"
-        return keys["evaluation"]
-
-    assert key(judge="fast") == key() == key(semantic_threshold=0.7)
-    paintings = [key(), key(semantic="correct"), key(semantic="reference")]
-    assert len({*paintings, key(semantic="correct", semantic_threshold=0.7)}) == 4
+    assert identity(judge="fast") == identity()
+    paintings = ("none", "correct", "reference")
+    identities = [identity(semantic_threshold=0.7), *(identity(semantic=painting) for painting in paintings)]
+    for directories_or_keys in zip(*identities, strict=True):
+        assert len(set(directories_or_keys)) == 4
 
 
 def test_wrong_settings_are_refused():

@@ -20,7 +20,8 @@ from ntt.convert.coco_files import merge
 from ntt.data.coco import CocoDataset
 from ntt.errors import ConfigError, DataError
 from ntt.run.artefacts import flat_metrics
-from ntt.run.inputs import read_inputs, warn_of_few_detections
+from ntt.run.checks import warn_of_few_detections
+from ntt.run.inputs import read_inputs
 from ntt.run.table import metrics_table
 from ntt.stages.evaluation import evaluate
 from ntt.types import Detections, ImageId, Json, Metrics

@@ -13,7 +13,7 @@ from ntt.base.progress import track
 from ntt.config.schema import RuntimeConfig
 from ntt.errors import ConfigError, StorageError
 from ntt.run import artefacts as results
-from ntt.run.environment import apply_runtime, collect_facts, peak_memory_mb
+from ntt.run.environment import apply_runtime, environment_details, peak_memory_mb
 from ntt.run.rundir import RunDirectory
 from ntt.types import Category, MemoryBank, Prototypes
 
@@ -152,7 +152,7 @@ def test_progress_is_logged_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog
 def test_facts_of_the_machine():
     placement = apply_runtime(RuntimeConfig(name="local", device="cpu", threads=1), local_rank=0)
     assert placement.device == "cpu"
-    facts = collect_facts(placement, num_processes=3)
+    facts = environment_details(placement, num_processes=3)
     assert facts["processes"] == 3
     assert facts["threads"] == 1
     assert {"torch", "numpy", "pycocotools"} <= set(facts["packages"])

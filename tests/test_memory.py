@@ -13,7 +13,7 @@ from PIL import Image
 
 from ntt.base.distributed import ProcessGroup
 from ntt.models.box_masks import ReferenceMasks
-from ntt.stages.memory import fill_memory
+from ntt.stages.memory import ReferenceEncoder, fill_memory
 from ntt.store.store import Store
 from ntt.types import Category, ImageRecord, Instance, MemoryBank, ReferenceSet
 
@@ -69,10 +69,7 @@ def references(tmp_path: Path) -> ReferenceSet:
 def fill(references: ReferenceSet, folder: Path, backbone: Colours) -> MemoryBank:
     return fill_memory(
         references=references,
-        masks=ReferenceMasks(maker=None),
-        backbone=backbone,
-        context_ratio=0.0,
-        store=Store(folder),
+        encoder=ReferenceEncoder(backbone, ReferenceMasks(maker=None), context_ratio=0.0, store=Store(folder)),
         group=ProcessGroup(),
     )
 

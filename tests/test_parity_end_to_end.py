@@ -33,7 +33,7 @@ from ntt.models.segmenters.sam2.prompts import point_grid
 from ntt.ops.pooling import l2_normalise, pool_masks
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.matching import match_images
-from ntt.stages.memory import fill_memory
+from ntt.stages.memory import ReferenceEncoder, fill_memory
 from ntt.stages.prototypes import build_prototypes
 from ntt.store.store import Store
 from ntt.types import Detections, ImageRecord, Placement, Proposals, Prototypes, ReferenceSet
@@ -62,9 +62,7 @@ class Scene:
     store: Store
 
     def source(self, segmenter: Segmenter) -> CandidateSource:
-        return CandidateSource(
-            segmenter=segmenter, backbone=self.backbone, feature_dtype="float32", precision="float32", store=self.store
-        )
+        return CandidateSource(segmenter=segmenter, backbone=self.backbone, feature_dtype="float32", store=self.store)
 
     def detect(self, segmenter: Segmenter, image_id: int) -> Detections:
         """Run the stages `candidates` and `matching` on one image."""
@@ -94,10 +92,7 @@ def scene(shared_dir: Path, golden_dir: Path, tmp_path_factory: pytest.TempPathF
         references=recorded_references(
             read_coco(data / "annotations" / "references.json", data / "images"), golden_dir
         ),
-        masks=ReferenceMasks(maker=None),
-        backbone=backbone,
-        context_ratio=0.2,
-        store=store,
+        encoder=ReferenceEncoder(backbone, ReferenceMasks(maker=None), context_ratio=0.2, store=store),
         group=ProcessGroup(),
     )
     recorded = np.load(golden_dir / "memory.npz")

@@ -9,8 +9,7 @@ from report_samples import box_metrics, make_runs, mean_of
 
 from ntt.cli.main import main
 from ntt.config.compose import compose_many
-from ntt.config.identity import run_directory
-from ntt.config.schema import plain
+from ntt.config.identity import experiment_settings, run_directory, run_id
 from ntt.reports import expected
 from ntt.reports.content import missing_table, results_table
 from ntt.reports.expected import expected_table
@@ -21,7 +20,6 @@ from ntt.run.artefacts import write_metrics
 from ntt.run.rundir import RunDirectory
 from ntt.sweeps import work
 from ntt.sweeps.plan import Plan, PlannedPoint, read_plan, write_plan
-from ntt.sweeps.points import point_id
 from ntt.sweeps.records import read_runs
 from ntt.sweeps.spec import Resources
 from ntt.sweeps.state import SweepFolder, TaskState
@@ -32,7 +30,7 @@ def make_sweep(root: Path, lines: list[str]) -> tuple[SweepFolder, list[str]]:
     overrides = [(*line.split(), f"runtime.output_root={root}") for line in lines]
     points = tuple(
         PlannedPoint(
-            id=point_id(config),
+            id=run_id(config),
             settings={"seed": index},
             overrides=words,
             run_dir=run_directory(config).absolute(),
@@ -189,14 +187,14 @@ def test_where_it_ran_and_where_the_data_lay_makes_no_difference(tmp_path: Path)
         {f"seed={seed} shots=1shot runtime.threads=2": box_metrics(20) for seed in (0, 1)},
     )
     assert verdict(tmp_path)[-1] == "within tolerance"
-    assert expected._comparable({"dataset.root": "/data", "seed": 3, "split.name": "all"}) == {"split.name": "all"}
+    assert experiment_settings({"dataset.root": "/data", "seed": 3, "split.name": "all"}) == {"split.name": "all"}
 
 
 @pytest.mark.usefixtures("published")
 def test_a_run_of_the_experiment_with_other_settings_is_named(tmp_path: Path):
-    config = plain(compose_many([["shots=1shot", "matcher.merging=hard"]])[0])
+    (config,) = compose_many([["shots=1shot", "matcher.merging=hard"]])
     directory = RunDirectory(tmp_path / "run")
-    directory.write_config({**config, "experiment": "row"})
+    directory.write_config(replace(config, experiment="row"))
     write_metrics(directory.metrics, box_metrics(20))
     assert verdict(tmp_path) == ["–", "20.0", "0.5", "–", "not run: run with another matcher.merging"]
     assert "not run: 1." in expected_table(read_runs([tmp_path])).notes[1]

@@ -20,6 +20,7 @@ from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
 from ntt.run import runner
 from ntt.run import shared as workspace
+from ntt.run.environment import apply_runtime
 from ntt.run.shared import Workspace
 from ntt.stages.candidates import CandidateSource
 from ntt.store.store import Store
@@ -184,7 +185,7 @@ def test_a_workspace_changes_no_bit_and_reads_once(
     points = [(f"seed={seed}", f"shots={shots}shot") for seed in (0, 1) for shots in (1, 2)]
     alone = [go(*point, out="alone", space=Workspace()) for point in points]
     monkeypatch.setattr(digests, "_SETTLED_NS", -1)
-    monkeypatch.setattr(digests, "_KNOWN", OrderedDict())
+    monkeypatch.setattr(digests, "_CACHE", OrderedDict())
     hashed, annotations = [], []
     digest, coco = digests._hash, workspace.read_coco
     monkeypatch.setattr(digests, "_hash", lambda stream: hashed.append(stream.name) or digest(stream))
@@ -216,7 +217,7 @@ def test_a_workspace_notices_what_changes_between_two_points(go: Go, data: Path,
 
 def test_other_models_are_built_anew(models: Workspace):
     first = compose_config(list(SMALL))
-    placement = runner.apply_runtime(first.runtime, local_rank=0)
+    placement = apply_runtime(first.runtime, local_rank=0)
     space = Workspace()
     backbone = space.backbone(first.backbone, placement)
     assert space.backbone(compose_config(list(SMALL)).backbone, placement) is backbone

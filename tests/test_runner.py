@@ -64,7 +64,14 @@ def read(path: Path) -> Json:
 def test_a_run_leaves_everything(run: Run, tiny: Path, caplog: pytest.LogCaptureFixture):
     folder = run("visualisation.enabled=true")
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    expected = {"config.yaml", "facts.json", "references.json", "memory.safetensors", "prototypes.safetensors"}
+    expected = {
+        "config.yaml",
+        "identity.json",
+        "facts.json",
+        "references.json",
+        "memory.safetensors",
+        "prototypes.safetensors",
+    }
     expected |= {"candidates.json", "predictions.json", "metrics.json", "run.log"}
     expected |= {"pictures/references.png", "pictures/best.png", "pictures/worst.png"}
     expected |= {f"stages/{stage}.json" for stage in config.STAGES}
@@ -148,15 +155,17 @@ def test_changed_annotations_are_never_met_with_stale_results(run: Run, tiny: Pa
     targets.write_text(json.dumps(content))
     assert run(root=root) == folder
     assert read(folder / "metrics.json") != before
+    drawn = read(folder / "references.json")["references"]["3"][0]["annotation_id"]
+    memory, predictions = ((folder / name).read_bytes() for name in ("memory.safetensors", "predictions.json"))
     references = root / "annotations" / "references.json"
     content = read(references)
-    content["annotations"][0]["segmentation"] = [[20, 20, 40, 20, 40, 40, 20, 40]]
+    (annotation,) = [entry for entry in content["annotations"] if entry["id"] == drawn]
+    x, y, width, height = annotation["bbox"]
+    annotation["segmentation"] = [[x, y, x + width / 2, y, x + width / 2, y + height / 2, x, y + height / 2]]
     references.write_text(json.dumps(content))
-    old = (folder / "memory.safetensors").read_bytes()
-    run("seed=0", root=root)
-    run("seed=3", root=root)
-    assert (folder / "references.json").stat().st_size > 0
-    assert (folder / "memory.safetensors").read_bytes() != old or read(folder / "references.json")
+    run(root=root)
+    assert (folder / "memory.safetensors").read_bytes() != memory
+    assert (folder / "predictions.json").read_bytes() != predictions
 
 
 def test_one_stage_makes_what_it_needs_and_no_more(run: Run):
@@ -299,9 +308,14 @@ def test_a_store_that_cannot_be_written_is_found_first(run: Run, tmp_path: Path)
     assert not list((tmp_path / "out").rglob("memory.safetensors"))
 
 
-def test_a_refused_run_leaves_no_directory(run: Run, tmp_path: Path):
+@pytest.mark.parametrize("trouble", ["no data", "no image"])
+def test_a_refused_run_leaves_no_directory(run: Run, tiny: Path, tmp_path: Path, trouble: str):
+    root = tmp_path / "copy"
+    if trouble == "no image":  # found when all keys have been made already
+        shutil.copytree(tiny, root)
+        (root / "images" / "targets_2.png").unlink()
     with pytest.raises(DataError):
-        run(root=tmp_path / "nowhere")
+        run(root=root)
     assert not (tmp_path / "out").exists()
 
 

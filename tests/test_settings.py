@@ -1,6 +1,7 @@
 """Settings carry their range, their choices and whether they decide a result."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,15 @@ def test_defaults_and_none_pass():
 def test_a_value_out_of_range_is_named_with_what_is_allowed(settings: Outer, problem: str):
     assert setting_problems(settings) == [problem]
     assert setting_problems(settings, "group") == [f"group.{problem}"]
+
+
+def test_paths_are_absolute_in_digests():
+    @dataclass(frozen=True)
+    class Files:
+        root: str | None = setting("data", path=True)
+
+    assert deciding_settings(Files()) == {"root": str(Path("data").absolute())}
+    assert deciding_settings(Files(root=None)) == {"root": None}
 
 
 def test_settings_that_decide_nothing_are_left_out_of_digests():

@@ -6,6 +6,7 @@ Every option's dataclass is written once with `setting(...)`; checks and digests
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -19,6 +20,7 @@ def setting(
     lt: float | None = None,
     one_of: Sequence[Any] = (),
     decides: bool = True,
+    path: bool = False,
 ) -> Any:
     """Declare a field of a settings dataclass.
 
@@ -31,11 +33,13 @@ def setting(
         lt: the value must be less than this.
         one_of: the allowed values.
         decides: whether the setting can change a result. Digests leave out settings that cannot.
+        path: whether the value is a path. Digests take it as an absolute one.
     """
     bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
     metadata: dict[str, Any] = {name: bound for name, bound in bounds.items() if bound is not None}
     metadata |= {"one_of": tuple(one_of)} if one_of else {}
     metadata |= {} if decides else {"decides": False}
+    metadata |= {"path": True} if path else {}
     return field(default=default, default_factory=default_factory, metadata=metadata)
 
 
@@ -75,7 +79,7 @@ def allowed_values(declared: "Field[Any]") -> str:
 def deciding_settings(settings: Any) -> dict[str, Any]:
     """Return the settings that decide a result as nested plain values, ready for a digest."""
     return {
-        declared.name: _plain(getattr(settings, declared.name))
+        declared.name: _plain(getattr(settings, declared.name), is_path=declared.metadata.get("path", False))
         for declared in fields(settings)
         if declared.metadata.get("decides", True)
     }
@@ -89,7 +93,9 @@ def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str,
     return flat
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, *, is_path: bool = False) -> Any:
+    if is_path and value is not None:
+        return str(Path(value).expanduser().absolute())
     if is_dataclass(value):
         return deciding_settings(value)
     if isinstance(value, Mapping):

@@ -1,55 +1,95 @@
-"""What decides a result: the one definition of "the same run"."""
+"""What decides a result: the one definition of "the same run".
 
-import hashlib
-import json
+Which settings decide is declared with each field (`ntt.base.settings.setting`). From these come the run's directory
+and id, which trackers, sweeps and reports use, and the keys of its stages and of what they keep in the store.
+"""
+
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from ntt.config.schema import ExperimentConfig, plain
+from ntt.base.digests import content_key
+from ntt.base.settings import deciding_settings, flatten_settings
+from ntt.config.schema import ExperimentConfig
+
+_ID_DIGITS = 16
+# The settings each stage reads. Those of the models and the matcher come with their fingerprints.
+_STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
+    "references": ("shots", "seed"),
+    "memory": ("memory",),
+    "prototypes": (),
+    "candidates": ("candidates",),
+    "matching": (),
+    "visualisation": ("visualisation",),
+    "evaluation": ("evaluation",),
+}
+_NAMED_GROUPS = ("dataset", "backbone", "segmenter", "matcher", "shots", "split")
+_STAGES_WITH_MODELS = ("memory", "candidates")
 
 
-def result_settings(config: ExperimentConfig) -> dict[str, Any]:
-    """Return the part of the configuration that decides the results, as nested plain values.
+def run_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """Return all settings that decide a run's result, as nested plain values."""
+    return deciding_settings(config)
 
-    Left out is what only says where files lie, what is drawn and who is told.
+
+def run_id(config: ExperimentConfig) -> str:
+    """Return the run's id: hexadecimal digits of the digest of all settings that decide its result."""
+    return content_key(run_settings(config))[:_ID_DIGITS]
+
+
+def run_identity(config: ExperimentConfig) -> dict[str, Any]:
+    """Return what a run directory keeps to be told from others.
+
+    Returns:
+        "id", and "settings": all that decide the result and the names of the options, by dotted key; lists as text.
     """
-    return deciding_settings(plain(config))
-
-
-def deciding_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Do the same for a whole configuration as nested plain values, also one kept by an older version."""
-    kept = {key: dict(value) if isinstance(value, Mapping) else value for key, value in settings.items()}
-    for key in ("tracker", "visualisation", "stage", "experiment"):
-        kept.pop(key, None)
-    for key in ("name", "output_root", "store_root", "cache_root", "data_root", "weights_root", "dist_timeout_s"):
-        kept.get("runtime", {}).pop(key, None)
-    for key in ("sampler", "protocol"):  # what counts is shots.sampler and evaluation.protocol, taken from these
-        kept.get("dataset", {}).pop(key, None)
-    measured = kept.pop("evaluation", {})
-    measured.pop("judge", None)  # both judges say the same
-    if measured.get("semantic", "none") == "none":
-        for key in ("semantic", "semantic_threshold"):
-            measured.pop(key, None)
-    if measured.get("protocol", "coco") == "coco":  # as before there was a choice
-        measured.pop("protocol", None)
-    if measured:
-        kept["evaluation"] = measured
-    root = kept.get("dataset", {}).get("root")
-    if root is not None:
-        kept["dataset"]["root"] = str(Path(root).expanduser().absolute())
-    return kept
-
-
-def digest(settings: Mapping[str, Any]) -> str:
-    """Return the sha256 hex digest of plain settings, independent of key order."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    names = {f"{group}.name": getattr(config, group).name for group in _NAMED_GROUPS}
+    settings = flatten_settings(run_settings(config)) | names
+    plain = {key: str(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return {"id": run_id(config), "settings": plain}
 
 
 def run_directory(config: ExperimentConfig) -> Path:
-    """Derive the run's folder from the configuration: readable parts, then a digest of all that decides results."""
+    """Derive the run's folder from its configuration: readable parts, then the beginning of its id."""
     split = config.split.name if config.split.classes is None else f"{len(config.split.classes)}classes"
     point = f"{split}_{config.shots.name}_seed{config.seed}"
-    parts = (config.backbone.name, config.segmenter.name, config.matcher.name, digest(result_settings(config))[:10])
+    parts = (config.backbone.name, config.segmenter.name, config.matcher.name, run_id(config)[:10])
     return Path(config.runtime.output_root).expanduser() / config.dataset.label() / point / "_".join(parts)
+
+
+def stage_settings(config: ExperimentConfig, stage: str) -> dict[str, Any]:
+    """Return the settings that decide a stage's result, beside the models and the results it builds on."""
+    groups = {name: getattr(config, name) for name in _STAGE_SETTINGS[stage]}
+    settings = {name: deciding_settings(group) if is_dataclass(group) else group for name, group in groups.items()}
+    if stage in _STAGES_WITH_MODELS:
+        # Device and threads change no more than rounding: what the store holds may be shared between machines.
+        settings["precision"] = config.runtime.precision
+    return settings
+
+
+def stage_key(config: ExperimentConfig, stage: str, inputs: Mapping[str, Any]) -> str:
+    """Return the digest of everything that decides a stage's result.
+
+    Args:
+        config: of the run.
+        stage: its name.
+        inputs: what it reads: digests of files, fingerprints of models, keys of other stages.
+    """
+    return content_key({"stage": stage, "settings": stage_settings(config, stage), "inputs": inputs})
+
+
+def model_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """Return what tells models apart where they cannot be built, as on a login node without their device."""
+    settings = run_settings(config)
+    return {group: settings[group] for group in ("backbone", "segmenter", "runtime")}
+
+
+def experiment_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes runs the same experiment, wherever they run, with any seed.
+
+    Args:
+        settings: those of a `run_identity`.
+    """
+    ignored = ("seed", "dataset.root")
+    return {key: value for key, value in settings.items() if key not in ignored and not key.startswith("runtime.")}

@@ -1,7 +1,7 @@
 """The typed configuration: one frozen dataclass per config group; those of options are in the groups' packages."""
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from ntt.base.settings import setting
@@ -22,7 +22,7 @@ SAMPLERS = ("native", "reference", "fixed", "shot_index")
 class ShotsConfig:
     """Schema of the config group `shots`: how the references are drawn."""
 
-    name: str = "???"
+    name: str = setting("???", decides=False)
     """Name of the option, such as 5shot."""
 
     count: int | None = setting(5, ge=1)
@@ -99,7 +99,7 @@ class EvaluationConfig:
 class VisualisationConfig:
     """Which pictures are drawn."""
 
-    enabled: bool = True
+    enabled: bool = setting(default=True, decides=False)
     """false: draw nothing."""
 
     score_threshold: float = setting(0.4, ge=0, le=1)
@@ -111,7 +111,7 @@ class VisualisationConfig:
     image_ids: list[Any] | None = None
     """Draw these target images, by id as the targets file has it, instead of the first `max_images`."""
 
-    during_matching: bool = False
+    during_matching: bool = setting(default=False, decides=False)
     """Draw each image as soon as it is matched, while the run goes on."""
 
     contact_sheet_size: int = setting(6, ge=0)
@@ -193,8 +193,3 @@ class ExperimentConfig:
 
     experiment: str | None = setting(None, decides=False)
     """Name of the overlay `experiment=NAME` the settings started from; set by the overlay itself. null: none."""
-
-
-def plain(config: ExperimentConfig) -> dict[str, Any]:
-    """Return the configuration as nested plain values, ready for JSON or YAML."""
-    return asdict(config)

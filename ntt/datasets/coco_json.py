@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from ntt.base.settings import setting
 from ntt.datasets.base import DatasetConfig, DatasetFiles, folder_label
 from ntt.errors import DataError, raise_all
 
@@ -15,7 +16,7 @@ class CocoJsonConfig(DatasetConfig):
 
     SCHEMA: ClassVar[str] = "coco_json"
 
-    root: str = "???"
+    root: str = setting("???", path=True)
     """Folder of the data set."""
 
     references: str = "annotations/references.json"

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from ntt.base.digests import content_key
 from ntt.base.files import write_text
+from ntt.base.settings import setting
 from ntt.convert.base import Converted
 from ntt.convert.plain_folder import coco_categories, convert_references, convert_targets
 from ntt.datasets.base import DatasetConfig, DatasetFiles, folder_label
@@ -24,7 +25,7 @@ class FolderConfig(DatasetConfig):
 
     SCHEMA: ClassVar[str] = "folder"
 
-    root: str = "???"
+    root: str = setting("???", path=True)
     """Folder of the data set."""
 
     references: str = "references"

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ntt.base.settings import flatten_settings
 from ntt.config.compose import compose_many
-from ntt.config.identity import result_settings
+from ntt.config.identity import experiment_settings, run_identity
 from ntt.config.schema import ExperimentConfig
 from ntt.errors import ConfigError
 from ntt.reports.content import metric_label
@@ -32,7 +31,7 @@ def expected_table(runs: pd.DataFrame) -> Table:
     """
     expected = load_expected()
     finished = runs[runs.state == "finished"]
-    finished = finished.assign(comparable=[_comparable(settings) for settings in finished.settings])
+    finished = finished.assign(comparable=[experiment_settings(settings) for settings in finished.settings])
     # Composing is what takes long here, and an experiment on a data set that nobody ran cannot fit any run.
     present = {settings["dataset.name"] for settings in finished.settings}
     configs = _compose(list(dict.fromkeys(row.experiment for row in expected.values() if row.dataset in present)))
@@ -59,7 +58,7 @@ def _count_verdicts(verdicts: Sequence[str], rows: int) -> str:
 
 
 def _row(result: ExpectedResult, config: ExperimentConfig | None, runs: pd.DataFrame) -> dict[str, Any]:
-    experiment = None if config is None else _comparable(flatten_settings(result_settings(config)))
+    experiment = None if config is None else experiment_settings(run_identity(config)["settings"])
     fits = np.array([comparable == experiment for comparable in runs.comparable], dtype=bool)
     fitting = runs[fits & runs.seed.isin(result.seeds)]
     # Of runs with the same seed the last one read counts.
@@ -112,13 +111,3 @@ def _compose(names: Sequence[str]) -> dict[str, ExperimentConfig | None]:
         return dict(zip(names, compose_many([[f"experiment={name}"] for name in names]), strict=True))
     except ConfigError:
         return {names[0]: None} if len(names) == 1 else {k: v for name in names for k, v in _compose([name]).items()}
-
-
-def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what makes an experiment the same one, by dotted key: not the seed, the machine or where data lie."""
-    ignored = ("seed", "dataset.root", "dataset.decode_images")
-    return {
-        key: str(value) if isinstance(value, list) else value
-        for key, value in settings.items()
-        if key not in ignored and not key.startswith("runtime.")
-    }

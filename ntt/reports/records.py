@@ -7,7 +7,7 @@ can say what is missing instead of averaging over what happens to be there.
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -15,8 +15,6 @@ from typing import Any, Literal, TypeAlias
 import yaml
 
 from ntt.base.files import read_json
-from ntt.base.settings import flatten_settings
-from ntt.config.identity import deciding_settings
 from ntt.errors import DataError, StorageError
 from ntt.run.artefacts import flat_metrics
 from ntt.run.rundir import RunDirectory
@@ -46,6 +44,7 @@ class RunRecord:
         metrics: the metrics of a finished run.
         details: what the run recorded of the machine, the software and the stages.
         dataset: the data set's label.
+        identity: the run's id, and the settings that decide its result; see `ntt.config.identity.run_identity`.
     """
 
     path: Path
@@ -55,12 +54,12 @@ class RunRecord:
     metrics: Metrics | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     dataset: str = "?"
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
-        """Everything that decides the result, by dotted key; lists as text."""
-        flat = flatten_settings(deciding_settings(self.config))
-        return {key: str(value) if isinstance(value, list) else value for key, value in flat.items()}
+        """Everything that decides the result, and the names of the options, by dotted key; lists as text."""
+        return dict(self.identity["settings"])
 
     @property
     def shots(self) -> int:
@@ -122,20 +121,30 @@ def find_run_directories(folder: Path) -> Iterator[Path]:
 
 def read_run(path: Path) -> RunRecord:
     """Read one run directory; whatever is wrong with it is said in the record, not raised."""
+    directory = RunDirectory(path)
     try:
-        config = _read_config(path / "config.yaml")
-    except DataError as error:
+        config = _read_config(directory.config)
+        identity = _read_identity(directory.identity)
+    except (StorageError, DataError) as error:
         return RunRecord(path, "damaged", str(error))
     dataset = _dataset_label(path, config)
-    metrics_file = RunDirectory(path).metrics
-    if not metrics_file.is_file():
-        return RunRecord(path, "unfinished", "it has no metrics yet", config, dataset=dataset)
+    record = RunRecord(path, "unfinished", "it has no metrics yet", config, dataset=dataset, identity=identity)
+    if not directory.metrics.is_file():
+        return record
     try:
-        metrics = _read_metrics(metrics_file)
-        details = read_json(path / "facts.json") if (path / "facts.json").is_file() else {}
+        metrics = _read_metrics(directory.metrics)
+        details = read_json(directory.facts) if directory.facts.is_file() else {}
     except (StorageError, DataError) as error:
-        return RunRecord(path, "damaged", str(error), config, dataset=dataset)
-    return RunRecord(path, "finished", "", config, metrics, details if isinstance(details, dict) else {}, dataset)
+        return replace(record, state="damaged", problem=str(error))
+    details = details if isinstance(details, dict) else {}
+    return replace(record, state="finished", problem="", metrics=metrics, details=details)
+
+
+def _read_identity(path: Path) -> dict[str, Any]:
+    identity = read_json(path)
+    if not isinstance(identity, dict) or not isinstance(identity.get("settings"), dict):
+        raise DataError(f"{path} does not hold the settings of a run.")
+    return identity
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ntt.config.identity import digest
+from ntt.base.digests import content_key
 from ntt.errors import ConfigError, DataError
 from ntt.reports.records import METHOD_GROUPS
 from ntt.reports.summary import differing_settings, value_text
@@ -176,7 +176,7 @@ def _values_of(runs: pd.DataFrame, keys: Iterable[str]) -> str:
 def _with_rest(text: str, side: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Add the column `rest`, equal for runs that agree in all but seed and keys; each must be a single setting."""
     rests = [
-        digest({"data set": dataset, **{key: value for key, value in settings.items() if not _covers(keys, key)}})
+        content_key({"data set": dataset, **{key: value for key, value in settings.items() if not _covers(keys, key)}})
         for dataset, settings in zip(side.dataset, side.settings, strict=True)
     ]
     side = side.assign(rest=rests)

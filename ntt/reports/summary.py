@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ntt.config.identity import digest
+from ntt.base.digests import content_key
 from ntt.reports.records import ALL_SHOTS, RunRecord
 from ntt.run.artefacts import flat_metrics
 
@@ -57,7 +57,7 @@ def _row(record: RunRecord, parts: tuple[str, ...]) -> dict[str, Any]:
         "seed": record.config["seed"],
         "method": method,
         "label": ", ".join([method, *parts[len(record.method) :]]),
-        "setting": digest({"data set": record.dataset, **record.settings, "seed": None}),
+        "setting": content_key({"data set": record.dataset, **record.settings, "seed": None}),
         "data": record.dataset if record.split == "all" else f"{record.dataset} {record.split}",
         "finished_utc": record.finished_utc,
         "version": record.version,

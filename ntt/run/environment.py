@@ -1,4 +1,4 @@
-"""What a run executes on: device, threads, determinism; and the facts about it that are kept with the results."""
+"""What a run executes on: device, threads, determinism; and the details of it that are kept with the results."""
 
 import os
 import platform
@@ -42,7 +42,7 @@ def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
         local_rank: this process's number on its node; `cuda` and `auto` give each process its own GPU.
 
     Raises:
-        ConfigError: for a device, a precision or a compiler that is not to be had here.
+        ConfigError: for a device, a precision or a compiler that is not available here.
     """
     device = resolve_device(runtime.device)
     check_precision(runtime.precision, device)
@@ -68,9 +68,9 @@ def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
     )
 
 
-def collect_facts(placement: Placement, *, num_processes: int) -> dict[str, Any]:
-    """Return what a reader of the results may want to know of the machine and the software."""
-    facts: dict[str, Any] = {
+def environment_details(placement: Placement, *, num_processes: int) -> dict[str, Any]:
+    """Return what a reader of the results may want to know of machine and software."""
+    return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": _versions(),
@@ -80,7 +80,6 @@ def collect_facts(placement: Placement, *, num_processes: int) -> dict[str, Any]
         "threads": torch.get_num_threads(),
         "processes": num_processes,
     }
-    return facts
 
 
 def peak_memory_mb(placement: Placement) -> dict[str, float]:
@@ -94,13 +93,13 @@ def peak_memory_mb(placement: Placement) -> dict[str, float]:
 
 @cache
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @cache
@@ -118,8 +117,10 @@ def _git_revision() -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()
+    completed = subprocess.run(
+        ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+    )
+    return completed.stdout.strip()
 
 
 def _device_name(device: str) -> str:

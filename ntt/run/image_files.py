@@ -12,39 +12,37 @@ from ntt.types import ImageRecord
 _READING_THREADS = 8
 
 
-def digests_of(records: Sequence[ImageRecord], group: dist.ProcessGroup) -> list[str | None]:
+def image_digests(records: Sequence[ImageRecord], group: dist.ProcessGroup) -> list[str | None]:
     """Return the SHA-256 of each image file, in every process; None for one that cannot be read."""
-    mine = dist.share(records, group)
+    positions = range(len(records))[group.rank :: group.size]
     with ThreadPoolExecutor(_READING_THREADS) as pool:
-        digests = pool.map(lambda item: _digest(item[1]), mine)
-        found = [(place, digest) for (place, _), digest in zip(mine, digests, strict=True)]
-    return dist.gather(found, len(records), group)
+        digests = list(pool.map(lambda position: _digest(records[position]), positions))
+    return dist.gather(list(zip(positions, digests, strict=True)), len(records), group)
 
 
-def check_together(
+def check_readable(
     records: Sequence[ImageRecord], *, full: bool, group: dist.ProcessGroup, workspace: Workspace
-) -> None:
-    """Make sure that images can be read; those that this process has found good before are not looked at again.
+) -> list[str]:
+    """Look whether images can be read; those this process has checked before are left out.
 
     Args:
         records: the images.
         full: decode every image completely.
         group: the processes of the run.
-        workspace: remembers which images are good.
+        workspace: remembers which images were checked.
 
-    Raises:
-        DataError: in every process, naming every bad image.
+    Returns:
+        What is wrong, in every process; nothing where all images can be read.
     """
-    mine = workspace.unchecked([record for _, record in dist.share(records, group)], full=full)
+    unchecked = workspace.unchecked([record for _, record in dist.share(records, group)], full=full)
     problem = None
     try:
-        check_images(mine, full=full)
+        check_images(unchecked, full=full)
+        workspace.note_checked(unchecked, full=full)
     except DataError as error:
         problem = str(error)
     problems = dist.gather([(group.rank, problem)], group.size, group)
-    if any(problems):
-        raise DataError("\n".join(text for text in problems if text))
-    workspace.note_checked(mine, full=full)
+    return [text for text in problems if text]
 
 
 def _digest(record: ImageRecord) -> str | None:

@@ -10,7 +10,6 @@ from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.splits import resolve_split
 from ntt.datasets.base import DatasetFiles
 from ntt.errors import DataError, raise_all
-from ntt.evaluation.curves import MAX_DETECTIONS
 from ntt.evaluation.federated import check_checked_classes
 from ntt.types import Category
 
@@ -61,42 +60,32 @@ def read_inputs(config: ExperimentConfig, *, read: CocoReader = read_coco) -> In
 
 def _read_both(files: DatasetFiles, read: CocoReader) -> tuple[CocoDataset, CocoDataset]:
     """Read references and targets; what is wrong with either is reported together."""
-    found, problems = [], []
+    datasets: list[CocoDataset] = []
+    problems: list[str] = []
     for file, folder, required in (
         (files.references_file, files.reference_images, True),
         (files.targets_file, files.target_images, False),
     ):
         try:
-            found.append(read(file, folder, annotations_required=required))
+            datasets.append(read(file, folder, annotations_required=required))
         except DataError as error:
             problems.append(str(error))
     if problems:  # a file may serve as both
         raise DataError("\n".join(dict.fromkeys(problems)))
-    return found[0], found[1]
+    return datasets[0], datasets[1]
 
 
-def input_facts(inputs: Inputs) -> dict[str, dict[str, str]]:
+def input_files(inputs: Inputs) -> dict[str, dict[str, str]]:
     """Return the annotation files a run reads, with the SHA-256 of each: what it was computed from."""
     files = {"references": inputs.reference_data, "targets": inputs.target_data}
     return {role: {"file": str(data.annotation_file), "sha256": data.digest} for role, data in files.items()}
 
 
-def warn_of_few_detections(config: ExperimentConfig) -> None:
-    """Say so where the matcher keeps fewer detections an image than LVIS' protocol counts."""
-    kept, counted = vars(config.matcher).get("max_detections"), MAX_DETECTIONS["lvis"][-1]
-    if config.evaluation.protocol == "lvis" and kept is not None and kept < counted:
-        _LOG.warning(
-            "evaluation.protocol=lvis counts %d detections an image, matcher.max_detections=%d keeps fewer. Set "
-            "matcher.max_detections=%d for figures to compare with others.",
-            *(counted, kept, counted),
-        )
-
-
 def warn_of_unknown_classes(categories: tuple[Category, ...], targets: CocoDataset) -> None:
-    """Name the classes of annotated targets that the references do not know: nobody searches them."""
-    known = {category.id for category in categories}
+    """Name the classes of annotated targets that the references lack: nobody searches them."""
+    searched = {category.id for category in categories}
     annotated = {instance.category_id for instance in targets.instances}
-    names = [category.name for category in targets.categories if category.id in annotated - known]
+    names = [category.name for category in targets.categories if category.id in annotated - searched]
     if names:
         _LOG.warning(
             "%d class(es) of the targets are no categories of the references and are neither searched nor evaluated: "

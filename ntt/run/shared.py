@@ -1,7 +1,7 @@
-"""What the points of a sweep have in common, kept by a process that runs them one after the other.
+"""What the runs of one process share, one after the other: annotation files, models, candidates, checked images.
 
-Nothing here changes a result: annotation files are known by the digest of their bytes, images by their identity on
-disk, candidates by their key in the store, models by their settings and the place they run at.
+Nothing here changes a result: annotation files are told apart by the digest of their bytes, images by their identity
+on disk, candidates by their key in the store, models by their settings and the place they run at.
 """
 
 from collections import OrderedDict
@@ -16,8 +16,8 @@ from ntt.models.backbones.base import Backbone, BackboneConfig
 from ntt.models.segmenters.base import Segmenter, SegmenterConfig
 from ntt.types import ImageRecord, Placement
 
-_DATASETS_KEPT = 4
-_Checked = tuple[FileIdentity, int, int, bool]
+_MAX_DATASETS = 4
+_ImageState = tuple[FileIdentity, int, int, bool]
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Workspace:
 
     tidied: set[Path] = field(default_factory=set)
     _datasets: "OrderedDict[tuple[Path, Path, bool, str], CocoDataset]" = field(default_factory=OrderedDict)
-    _checked: set[_Checked] = field(default_factory=set)
+    _checked: set[_ImageState] = field(default_factory=set)
     _backbone: tuple[BackboneConfig, Placement, Backbone] | None = None
     _segmenter: tuple[SegmenterConfig, Placement, Segmenter] | None = None
 
@@ -38,17 +38,17 @@ class Workspace:
         """Read an annotation file, once while its bytes do not change; see `ntt.data.coco.read_coco`."""
         try:
             key = (annotation_file, image_dir, annotations_required, sha256_of(annotation_file))
-        except OSError:  # the reader says it better
+        except OSError:  # the reader explains it
             return read_coco(annotation_file, image_dir, annotations_required=annotations_required)
-        known = self._datasets.pop(key, None)
-        if known is None:
-            known = read_coco(annotation_file, image_dir, annotations_required=annotations_required)
-        if known.digest != key[-1]:  # the file changed meanwhile
-            return known
-        self._datasets[key] = known
-        if len(self._datasets) > _DATASETS_KEPT:
+        dataset = self._datasets.pop(key, None)
+        if dataset is None:
+            dataset = read_coco(annotation_file, image_dir, annotations_required=annotations_required)
+        if dataset.digest != key[-1]:  # the file changed meanwhile
+            return dataset
+        self._datasets[key] = dataset
+        if len(self._datasets) > _MAX_DATASETS:
             self._datasets.popitem(last=False)
-        return known
+        return dataset
 
     def backbone(self, config: BackboneConfig, placement: Placement) -> Backbone:
         """Return the backbone of these settings; the last one is kept, so a change of models frees the memory."""
@@ -65,11 +65,11 @@ class Workspace:
         return self._segmenter[2]
 
     def unchecked(self, records: Sequence[ImageRecord], *, full: bool) -> list[ImageRecord]:
-        """Return the images that have not been found good in this state."""
+        """Return the images that have not been checked in their present state."""
         return [record for record in records if _state(record, full) not in self._checked]
 
     def note_checked(self, records: Sequence[ImageRecord], *, full: bool) -> None:
-        """Remember that images were found good."""
+        """Remember that images can be read."""
         for record in records:
             state = _state(record, full)
             if state is not None and state[0].is_settled:
@@ -82,7 +82,7 @@ def process_workspace() -> Workspace:
     return Workspace()
 
 
-def _state(record: ImageRecord, full: bool) -> _Checked | None:
+def _state(record: ImageRecord, full: bool) -> _ImageState | None:
     try:
         with record.path.open("rb") as stream:
             return (file_identity(stream.fileno()), record.height, record.width, full)

@@ -1,8 +1,9 @@
 """Stage `candidates`: everything matching needs to know of a target image, whatever is searched in it."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -28,14 +29,14 @@ class CandidateSource:
 
     Attributes:
         feature_dtype: precision features are rounded to, in memory as in the store.
-        precision: arithmetic of the models; part of the key because results differ.
+        settings: what else decides the result, such as the models' precision; part of the key.
     """
 
     segmenter: Segmenter
     backbone: Backbone
     feature_dtype: FeatureDtype
-    precision: str
     store: Store
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def key(self, record: ImageRecord) -> str:
         """Return the digest of everything that decides this image's candidates."""
@@ -48,7 +49,7 @@ class CandidateSource:
                 "segmenter": dict(self.segmenter.fingerprint),
                 "backbone": dict(self.backbone.fingerprint),
                 "feature_dtype": self.feature_dtype,
-                "precision": self.precision,
+                "settings": self.settings,
             }
         )
 
@@ -65,7 +66,7 @@ class CandidateSource:
         return len(self._fill(key, record).rles) if known is None else known
 
     def is_stored(self, record: ImageRecord) -> bool:
-        """Say whether the store has an entry for the image, so that it has been read and decoded before."""
+        """Return whether the store has an entry for the image, so that it has been read and decoded before."""
         try:
             return self.store.holds("candidates", self.key(record))
         except DataError:

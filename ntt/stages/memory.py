@@ -1,9 +1,10 @@
 """Stage `memory`: one feature vector per reference instance, and one of its surroundings."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,15 +26,7 @@ VERSION = 2
 """Counts changes of what the stage computes; part of the keys of the store and of the stage."""
 
 
-def fill_memory(
-    *,
-    references: ReferenceSet,
-    masks: ReferenceMasks,
-    backbone: Backbone,
-    context_ratio: float,
-    store: Store,
-    group: ProcessGroup,
-) -> MemoryBank:
+def fill_memory(*, references: ReferenceSet, encoder: "ReferenceEncoder", group: ProcessGroup) -> MemoryBank:
     """Describe every reference instance by the mean backbone feature inside its mask (METHOD 2; paper, section 3.2).
 
     The mean feature of the crop outside the mask is kept beside it, for matchers that want to know what an object is
@@ -41,30 +34,27 @@ def fill_memory(
 
     Args:
         references: the sampled instances.
-        masks: gives their masks.
-        backbone: encoder of the crops.
-        context_ratio: context around the box, as a fraction of its longer side.
-        store: where vectors are looked up and kept.
+        encoder: describes an instance.
         group: the processes of the run; instances are dealt out over them.
     """
     flat = [instance for members in references.instances for instance in members]
-    encoder = ReferenceEncoder(backbone, masks, context_ratio, store)
     if group.is_main:
-        _tell_of_boxes(flat, masks)
-    mine = share(flat, group)
+        _log_box_masks(flat, encoder.masks)
     vectors = [
         (position, encoder.encode(instance, references.images[instance.image_id]))
-        for position, instance in track(mine, "memory", unit="reference", visible=group.is_main)
+        for position, instance in track(share(flat, group), "memory", unit="reference", visible=group.is_main)
     ]
     ordered = iter(gather(vectors, len(flat), group))
     groups = [list(islice(ordered, len(members))) for members in references.instances]
-    digest = content_key({"references": references.digest, "encoder": {**encoder.facts, **masks.facts(flat)}})
+    digest = content_key({"references": references.digest, "encoder": {**encoder.facts, **encoder.masks.facts(flat)}})
     return MemoryBank(
         categories=references.categories,
-        features=tuple(_stacked([found.instance for found in members]) for members in groups),
+        features=tuple(_stack([feature.instance for feature in members]) for members in groups),
         digest=digest,
         backgrounds=tuple(
-            _stacked([found.background for found in members if found.background is not None], like=members[0].instance)
+            _stack(
+                [feature.background for feature in members if feature.background is not None], like=members[0].instance
+            )
             for members in groups
         ),
     )
@@ -72,20 +62,29 @@ def fill_memory(
 
 @dataclass(frozen=True)
 class ReferenceEncoder:
-    """Turns one reference instance into its vectors, or finds them in the store."""
+    """Turns one reference instance into its vectors, or finds them in the store.
+
+    Attributes:
+        backbone: encodes the crops.
+        masks: gives the masks of instances.
+        context_ratio: context around the box, as a fraction of its longer side.
+        settings: what else decides the result; part of the key.
+    """
 
     backbone: Backbone
     masks: ReferenceMasks
     context_ratio: float
     store: Store
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, Any]:
         """What decides the vectors beside the instance itself."""
         return {
             "version": VERSION,
             "backbone": dict(self.backbone.fingerprint),
             "context_ratio": self.context_ratio,
+            "settings": self.settings,
         }
 
     def key(self, instance: Instance, record: ImageRecord) -> str:
@@ -95,7 +94,7 @@ class ReferenceEncoder:
         return content_key({"image": image_digest(record.path), **shape, **facts})
 
     def is_stored(self, instance: Instance, record: ImageRecord) -> bool:
-        """Say whether the store has an entry for the instance."""
+        """Return whether the store has an entry for the instance."""
         try:
             return self.store.holds("references", self.key(instance, record))
         except DataError:
@@ -104,17 +103,17 @@ class ReferenceEncoder:
     def encode(self, instance: Instance, record: ImageRecord) -> ReferenceFeature:
         """Return the feature of the instance and that of its surroundings."""
         key = self.key(instance, record)
-        known = self.store.read_reference(key)
-        if known is not None:
-            return known
+        stored = self.store.read_reference(key)
+        if stored is not None:
+            return stored
         _, weights_gg, feature_map_Dgg = self.look(instance, record)
-        around = background_feature(feature_map_Dgg, weights_gg)
-        found = ReferenceFeature(
+        background = background_feature(feature_map_Dgg, weights_gg)
+        feature = ReferenceFeature(
             instance=instance_feature(feature_map_Dgg, weights_gg).numpy(),
-            background=None if around is None else around.numpy(),
+            background=None if background is None else background.numpy(),
         )
-        self.store.write_reference(key, found)
-        return found
+        self.store.write_reference(key, feature)
+        return feature
 
     def look(self, instance: Instance, record: ImageRecord) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return what the backbone is shown and what it makes of it, whatever the store holds.
@@ -134,14 +133,14 @@ class ReferenceEncoder:
         return crop_3SS, weights_gg, self.backbone.encode(crop_3SS[None])[0].float().cpu()
 
 
-def _stacked(vectors: Sequence[FloatArray], *, like: FloatArray | None = None) -> torch.Tensor:
+def _stack(vectors: Sequence[FloatArray], *, like: FloatArray | None = None) -> torch.Tensor:
     """Stack vectors to [B, D]; `like` gives D where there may be none."""
     if len(vectors) == 0 and like is not None:
         return torch.zeros((0, len(like)))
     return torch.from_numpy(np.stack(vectors))
 
 
-def _tell_of_boxes(instances: Sequence[Instance], masks: ReferenceMasks) -> None:
+def _log_box_masks(instances: Sequence[Instance], masks: ReferenceMasks) -> None:
     """Say what stands in for the masks of references that have only a box."""
     count = sum(instance.segmentation is None for instance in instances)
     if count and masks.maker is None:

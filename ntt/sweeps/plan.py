@@ -8,9 +8,10 @@ from typing import Any
 
 from ntt.base.files import read_json, write_json
 from ntt.config.compose import compose_many
+from ntt.config.identity import run_id
 from ntt.errors import ConfigError, StorageError, raise_all
 from ntt.sweeps.costs import item_cost, point_cost
-from ntt.sweeps.points import Point, point_id, settings_label
+from ntt.sweeps.points import Point, settings_label
 from ntt.sweeps.spec import Resources, Settings, StageResources, SweepSpec
 from ntt.sweeps.state import SweepFolder
 from ntt.sweeps.units import FoundUnit, Survey, survey
@@ -159,7 +160,7 @@ def compose_points(plan: Plan, ids: Collection[str] | None = None) -> tuple[Poin
     wanted = [point for point in plan.points if ids is None or point.id in ids]
     points, problems = [], []
     for known, config in zip(wanted, compose_many([one.overrides for one in wanted]), strict=True):
-        found = Point(point_id(config), known.settings, known.overrides, config, known.run_dir)
+        found = Point(run_id(config), known.settings, known.overrides, config, known.run_dir)
         if found.id != known.id:
             problems.append(
                 f"The point ({known.label}) was planned as {known.id} and is {found.id} now: options or defaults of "

@@ -7,12 +7,10 @@ from pathlib import Path
 
 from ntt.config.command_line import read_override
 from ntt.config.compose import compose_many
-from ntt.config.identity import digest, result_settings, run_directory
+from ntt.config.identity import run_directory, run_id
 from ntt.config.schema import ExperimentConfig
 from ntt.errors import ConfigError, raise_all
 from ntt.sweeps.spec import Settings, SweepSpec, Value, matches, override_text
-
-_ID_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Point:
     """One run of a sweep.
 
     Attributes:
-        id: hex digits of the digest of all settings that decide the results; the trackers' `run_id`.
+        id: hex digits that tell runs apart (`ntt.config.identity.run_id`).
         settings: what tells this point from the others, in the file's order.
         overrides: everything that `main.py` would be given to run this point.
         run_dir: absolute.
@@ -60,16 +58,11 @@ def expand(spec: SweepSpec, overrides: Sequence[str] = ()) -> tuple[Point, ...]:
     lines = [_merged(fixed, [override_text(k, v) for k, v in settings.items()]) for settings in combinations]
     configs = compose_many(lines)
     points = tuple(
-        Point(point_id(config), settings, tuple(line), config, run_directory(config).absolute())
+        Point(run_id(config), settings, tuple(line), config, run_directory(config).absolute())
         for settings, line, config in zip(combinations, lines, configs, strict=True)
     )
     _check(spec, points)
     return points
-
-
-def point_id(config: ExperimentConfig) -> str:
-    """Return the id of the run that a configuration describes."""
-    return digest(result_settings(config))[:_ID_LENGTH]
 
 
 def _combinations(spec: SweepSpec, overrides: Sequence[str]) -> tuple[list[str], list[dict[str, Value]]]:

@@ -1,13 +1,13 @@
 """Where records come from: any folders with run directories, and sweeps, whose missing points are known."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 
 from ntt.config.compose import compose_many
-from ntt.config.schema import plain
+from ntt.config.identity import run_identity
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.reports.records import PLAN, RunRecord, find_run_directories, read_run
 from ntt.reports.summary import runs_frame
@@ -98,4 +98,5 @@ def _not_begun(point: PlannedPoint) -> RunRecord:
     except ConfigError as error:
         reason = str(error).splitlines()[0]
         return RunRecord(point.run_dir, "missing", f"it has not begun, and cannot: {point.label}: {reason}")
-    return RunRecord(point.run_dir, "missing", "it has not begun", plain(config), dataset=config.dataset.label())
+    problem, label, identity = "it has not begun", config.dataset.label(), run_identity(config)
+    return RunRecord(point.run_dir, "missing", problem, asdict(config), dataset=label, identity=identity)

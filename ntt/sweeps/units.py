@@ -6,27 +6,22 @@ decides those entries, not by the settings that happen to be varied.
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from ntt.base.digests import content_key
-from ntt.base.distributed import ProcessGroup
 from ntt.base.log import each_warning_once
-from ntt.config.identity import run_directory
-from ntt.config.schema import ExperimentConfig, plain
+from ntt.config.identity import model_settings, stage_settings
 from ntt.errors import ConfigError, NttError
 from ntt.models.device import check_precision, resolve_device
-from ntt.run.environment import apply_runtime
 from ntt.run.pipeline import Pipeline
-from ntt.run.rundir import RunDirectory
 from ntt.run.shared import Workspace
+from ntt.run.stages import CANDIDATES, is_finished
 from ntt.sweeps.costs import models_label
 from ntt.sweeps.points import Point
-from ntt.types import ImageRecord, Instance, Placement
+from ntt.types import ImageRecord, Instance
 
 _LOG = logging.getLogger(__name__)
 _ID_LENGTH = 12
-_NOWHERE = Placement(device="cpu", precision="float32", compile=False, weights_root=Path())
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,7 @@ def drawn_instances(pipelines: Iterable[Pipeline]) -> list[tuple[Instance, Image
     """Return every reference instance that any of some runs draws, once, in an order all processes agree on."""
     found: dict[int, tuple[Instance, ImageRecord]] = {}
     for pipeline in pipelines:
-        drawn = pipeline.draw_references()
+        drawn = pipeline.references
         for members in drawn.instances:
             found.update({one.id: (one, drawn.images[one.image_id]) for one in members})
     return [found[number] for number in sorted(found)]
@@ -118,23 +113,8 @@ class _Member:
 
     def is_finished(self) -> bool:
         if self.has_device:
-            return self.pipeline.is_finished()
+            return is_finished(self.pipeline)
         return self.pipeline.directory.metrics.is_file()
-
-
-def make_pipeline(config: ExperimentConfig, workspace: Workspace, placement: Placement | None = None) -> Pipeline:
-    """Return the pipeline of a point for this process alone; nothing is read or built yet.
-
-    Raises:
-        ConfigError: for a device or a precision that is not to be had here; not if a placement is given.
-    """
-    return Pipeline(
-        config=config,
-        directory=RunDirectory(run_directory(config).absolute()),
-        placement=placement or apply_runtime(config.runtime, local_rank=0),
-        group=ProcessGroup(),
-        workspace=workspace,
-    )
 
 
 def _member(point: Point, workspace: Workspace) -> _Member:
@@ -142,37 +122,34 @@ def _member(point: Point, workspace: Workspace) -> _Member:
         check_precision(point.config.runtime.precision, resolve_device(point.config.runtime.device))
     except ConfigError as error:
         _LOG.info("This machine cannot look into the store for these points: %s", error)
-        return _Member(point, make_pipeline(point.config, workspace, _NOWHERE), has_device=False)
-    return _Member(point, make_pipeline(point.config, workspace), has_device=True)
+        return _Member(point, Pipeline(point.config, workspace=workspace), has_device=False)
+    return _Member(point, Pipeline(point.config, workspace=workspace), has_device=True)
 
 
 def _unit_ids(member: _Member) -> tuple[str, ...]:
     """Return the ids of the shared work a point builds on, after making sure that its references can be drawn."""
-    member.pipeline.draw_references()
+    _ = member.pipeline.references
     keys = {"candidates": _candidates_key(member), "references": _references_key(member)}
     return tuple(f"{kind}-{key[:_ID_LENGTH]}" for kind, key in keys.items())
 
 
 def _candidates_key(member: _Member) -> str:
     if member.has_device:
-        return member.pipeline.keys["candidates"]
+        return member.pipeline.key(CANDIDATES)
     images = member.pipeline.inputs.target_data
-    return content_key({"file": str(images.annotation_file), "digest": images.digest, **_model_settings(member)})
+    config = member.pipeline.config
+    settings = {"settings": stage_settings(config, "candidates"), **model_settings(config)}
+    return content_key({"file": str(images.annotation_file), "digest": images.digest, **settings})
 
 
 def _references_key(member: _Member) -> str:
     pipeline = member.pipeline
     references = pipeline.inputs.reference_data
-    facts = {"file": references.digest, "memory": asdict(pipeline.config.memory)}
+    details = {"file": references.digest, "settings": stage_settings(pipeline.config, "memory")}
     if not member.has_device:
-        return content_key({**facts, **_model_settings(member)})
-    return content_key({**facts, **pipeline.encoder.facts, **pipeline.reference_masks.facts(references.instances)})
-
-
-def _model_settings(member: _Member) -> dict[str, object]:
-    settings = plain(member.point.config)
-    runtime = {key: settings["runtime"][key] for key in ("precision", "compile", "device")}
-    return {**{key: settings[key] for key in ("backbone", "segmenter", "candidates")}, **runtime}
+        return content_key({**details, **model_settings(pipeline.config)})
+    models = pipeline.models
+    return content_key({**details, **models.encoder.facts, **models.reference_masks.facts(references.instances)})
 
 
 def _found(unit: str, members: Sequence[_Member]) -> FoundUnit:
@@ -180,10 +157,10 @@ def _found(unit: str, members: Sequence[_Member]) -> FoundUnit:
     first, config = members[0].pipeline, members[0].point.config
     if kind == "candidates":
         images = list(first.inputs.target_data.images.values())
-        count, is_stored = len(images), (first.source.is_stored(one) for one in images)
+        count, is_stored = len(images), (first.models.source.is_stored(one) for one in images)
     else:
         drawn = drawn_instances(member.pipeline for member in members)
-        count, is_stored = len(drawn), (first.encoder.is_stored(one, record) for one, record in drawn)
+        count, is_stored = len(drawn), (first.models.encoder.is_stored(one, record) for one, record in drawn)
     cached = sum(is_stored) if members[0].has_device else None
     return FoundUnit(
         unit, kind, f"{config.dataset.label()}, {models_label(kind, config)}", members[0].point, count, cached

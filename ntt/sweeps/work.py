@@ -23,7 +23,7 @@ from ntt.run.shared import process_workspace
 from ntt.sweeps.plan import Plan, compose_points, read_plan
 from ntt.sweeps.state import Count, SweepFolder, shard_task
 from ntt.sweeps.status import is_done
-from ntt.sweeps.units import drawn_instances, make_pipeline
+from ntt.sweeps.units import drawn_instances
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def fill_candidates(sweep_dir: Path | str, unit: str, shard: int, num_shards: in
         NttError: as a run would; it is recorded in the shard's state first.
     """
     with _shard(Path(sweep_dir), unit, shard, num_shards, job) as (pipelines, count):
-        source = pipelines[0].source
+        source = pipelines[0].models.source
         images = list(pipelines[0].inputs.target_data.images.values())[shard::num_shards]
         check_images(images, full=pipelines[0].config.dataset.decode_images)
         for record in track(images, "candidates", unit="image", visible=True):
@@ -59,7 +59,7 @@ def fill_references(sweep_dir: Path | str, unit: str, shard: int, num_shards: in
     The instances are those that any point of the unit draws.
     """
     with _shard(Path(sweep_dir), unit, shard, num_shards, job) as (pipelines, count):
-        encoder = pipelines[0].encoder
+        encoder = pipelines[0].models.encoder
         drawn = drawn_instances(pipelines)[shard::num_shards]
         check_images([record for _, record in drawn], full=pipelines[0].config.dataset.decode_images)
         for one, record in track(drawn, "references", unit="reference", visible=True):
@@ -123,7 +123,7 @@ def _shard(
     task = shard_task(unit, shard, num_shards)
     with console_logging(), folder.working_on(task, job=job) as count:
         points = compose_points(plan, {first} if unit.startswith("candidates") else members)
-        pipelines = [make_pipeline(point.config, process_workspace()) for point in points]
+        pipelines = [Pipeline(point.config, workspace=process_workspace()) for point in points]
         yield pipelines, count
         # So that the entries count as used before any point has used them; see `ntt.store.maintenance.keys_of_runs`.
-        RunDirectory(folder.shard_folder(task)).write_store_keys(task, pipelines[0].source.store.used)
+        RunDirectory(folder.shard_folder(task)).write_store_keys(task, pipelines[0].models.store.used)

@@ -1,0 +1,62 @@
+"""Everything that would stop a run later is looked for before it starts. Nothing is written."""
+
+import logging
+from collections.abc import Iterator
+
+from ntt.base import distributed as dist
+from ntt.config.schema import ExperimentConfig
+from ntt.errors import ConfigError, DataError
+from ntt.evaluation.curves import MAX_DETECTIONS
+from ntt.run.image_files import check_readable
+from ntt.run.pipeline import Pipeline
+from ntt.run.stages import CANDIDATES, MEMORY, REFERENCES
+from ntt.types import ImageRecord
+
+_LOG = logging.getLogger(__name__)
+
+
+def check_run(run: Pipeline) -> None:
+    """Check device, weights, annotations, images and folders of a run.
+
+    Raises:
+        NttError: naming all problems of the first kind met.
+    """
+    _ = run.models, run.key(REFERENCES), run.key(CANDIDATES)
+    run.models.store.check_writable()
+    unknown = set(run.config.visualisation.image_ids or ()) - set(run.inputs.target_data.images)
+    if unknown:
+        raise ConfigError(
+            f"visualisation.image_ids={sorted(unknown, key=str)}: no target image has such an id. Ids are those of "
+            f"{run.inputs.target_data.annotation_file}."
+        )
+    warn_of_few_detections(run.config)
+    full = run.config.dataset.decode_images
+    problems = [
+        problem
+        for records in _images_to_read(run)
+        for problem in check_readable(records, full=full, group=run.group, workspace=run.workspace)
+    ]
+    if problems:
+        raise DataError("\n".join(problems))
+
+
+def warn_of_few_detections(config: ExperimentConfig) -> None:
+    """Warn where the matcher keeps fewer detections per image than LVIS' protocol counts."""
+    limit, counted = getattr(config.matcher, "max_detections", None), MAX_DETECTIONS["lvis"][-1]
+    if config.evaluation.protocol == "lvis" and limit is not None and limit < counted:
+        _LOG.warning(
+            "evaluation.protocol=lvis counts %d detections per image, matcher.max_detections=%d keeps fewer. Set "
+            "matcher.max_detections=%d for figures to compare with others.",
+            *(counted, limit, counted),
+        )
+
+
+def _images_to_read(run: Pipeline) -> Iterator[list[ImageRecord]]:
+    """Yield the references' images and the targets, as far as the stages still to be done will read them."""
+    stage = run.config.stage
+    if stage not in ("references", "candidates") and not run.is_done(MEMORY):
+        yield list(run.references.images.values())
+    if stage not in ("references", "memory", "prototypes") and not run.is_done(CANDIDATES):
+        source = run.models.source
+        stored = dist.broadcast_from_main([source.is_stored(record) for record in run.targets], run.group)
+        yield [record for record, is_stored in zip(run.targets, stored, strict=True) if not is_stored]

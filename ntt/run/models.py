@@ -1,0 +1,100 @@
+"""What a run computes with, built the same way for a run, a sweep's worker and `Predictor`: models and store."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from ntt.config.identity import stage_settings
+from ntt.config.schema import ExperimentConfig
+from ntt.errors import ConfigError, NttError, WeightsError, raise_all
+from ntt.models.backbones.base import Backbone
+from ntt.models.box_masks import BoxMasks, ReferenceMasks, choose_box_segmenter
+from ntt.models.segmenters.base import Segmenter
+from ntt.run.environment import apply_runtime
+from ntt.run.shared import Workspace
+from ntt.stages.candidates import CandidateSource
+from ntt.stages.memory import ReferenceEncoder
+from ntt.store.store import Store
+from ntt.types import Placement
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a configuration and what is made of them; networks are built when they are first used."""
+
+    config: ExperimentConfig
+    placement: Placement
+    backbone: Backbone
+    segmenter: Segmenter
+    store: Store
+
+    @cached_property
+    def source(self) -> CandidateSource:
+        """Gives the candidates of an image."""
+        return CandidateSource(
+            segmenter=self.segmenter,
+            backbone=self.backbone,
+            feature_dtype="float32" if self.config.candidates.feature_dtype == "float32" else "float16",
+            store=self.store,
+            settings=stage_settings(self.config, "candidates"),
+        )
+
+    @cached_property
+    def reference_masks(self) -> ReferenceMasks:
+        """The masks of references, also of those that have only a box."""
+        segmenter = choose_box_segmenter(self.config.memory.box_masks, self.segmenter, self.backbone)
+        return ReferenceMasks(None if segmenter is None else BoxMasks(segmenter, self.store))
+
+    @cached_property
+    def encoder(self) -> ReferenceEncoder:
+        """Describes references."""
+        return ReferenceEncoder(
+            backbone=self.backbone,
+            masks=self.reference_masks,
+            context_ratio=self.config.memory.context_ratio,
+            store=self.store,
+            settings=stage_settings(self.config, "memory"),
+        )
+
+
+def build_models(
+    config: ExperimentConfig, *, workspace: Workspace | None = None, local_rank: int = 0, store: Store | None = None
+) -> Models:
+    """Set this process up as `config.runtime` says, and build the models.
+
+    Args:
+        config: of the run.
+        workspace: keeps models for later configurations; None: they are built anew.
+        local_rank: this process's number on its node.
+        store: where results are kept; None: below `runtime.store_root`.
+
+    Raises:
+        NttError: naming everything that is missing here: the device, the precision, weights of either model.
+    """
+    problems: list[NttError] = []
+    workspace = Workspace() if workspace is None else workspace
+
+    def attempt(build: Callable[[], T]) -> T | None:
+        try:
+            return build()
+        except (ConfigError, WeightsError) as error:
+            problems.append(error)
+            return None
+
+    placement = attempt(lambda: apply_runtime(config.runtime, local_rank=local_rank))
+    # Without its device the models are still asked for their weights.
+    weights_root = Path(config.runtime.weights_root).expanduser()
+    trial = placement or Placement("cpu", "float32", compile=False, weights_root=weights_root)
+    backbone = attempt(lambda: workspace.backbone(config.backbone, trial))
+    segmenter = attempt(lambda: workspace.segmenter(config.segmenter, trial))
+    if placement is None or backbone is None or segmenter is None:
+        raise_all([str(error) for error in problems], type(problems[0]), summary="The models cannot be used here")
+        raise AssertionError("unreachable")
+    if store is None:
+        root = Path(config.runtime.store_root).expanduser().absolute()
+        store = Store(root)
+    return Models(config, placement, backbone, segmenter, store)
