@@ -1,9 +1,10 @@
-"""Reading annotation files: what is accepted, what is mended, and the text of every refusal."""
+"""Reading annotation files: what is accepted, what is corrected, and the text of every refusal."""
 
 import contextlib
 import io
 import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -73,16 +74,11 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text("{}")
     with pytest.raises(DataError, match=r"no annotation file .*val\.json\. The folder holds train\.json\."):
         read_coco(tmp_path / "val.json", tmp_path)
-
-
-def test_a_folder_is_no_annotation_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_coco(tmp_path, tmp_path)
-
-
-def test_broken_json_is_located(tmp_path: Path) -> None:
-    message = refusal(tmp_path, '{"images": [],\n  "categories": [,]}')
-    assert "is not valid JSON: Expecting value at line 2, column 18" in message
+    read(tmp_path, document())
+    with pytest.raises(DataError, match=r"image folder .*nowhere does not exist"):
+        read_coco(tmp_path / "annotations.json", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\xfa\x00{", b'{"a": "\xe9"}', b'{"a": 1' + b"0" * 5000 + b"}"])
@@ -96,69 +92,76 @@ def test_a_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
     assert len(read(tmp_path, "\ufeff" + json.dumps(document())).instances) == 1
 
 
-def test_a_list_is_not_coco_format(tmp_path: Path) -> None:
-    assert "holds a JSON list, not an object" in refusal(tmp_path, "[]")
-
-
-def test_missing_lists_are_reported_together(tmp_path: Path) -> None:
-    message = refusal(tmp_path, {"annotations": {}})
-    assert "(3 problems)" in message
-    assert "`images` is missing" in message
-    assert "`categories` is missing" in message
-    assert "`annotations` is of type dict, a list is needed" in message
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ('{"images": [],\n  "categories": [,]}', ["is not valid JSON: Expecting value at line 2, column 18"]),
+        ("[]", ["holds a JSON list, not an object"]),
+        (
+            {"annotations": {}},
+            ["(3 problems)", "`images` is missing", "`categories` is missing", "`annotations` is of type dict"],
+        ),
+        (document(images=[], categories=[], annotations=[]), ["`images` is empty", "`categories` is empty"]),
+        (document(annotations=None), ["`annotations` is missing"]),
+    ],
+)
+def test_refused_files(tmp_path: Path, content: Any, parts: list[str]) -> None:
+    message = refusal(tmp_path, content)
+    assert [part for part in parts if part not in message] == []
 
 
 def test_annotations_may_be_absent_for_targets_only(tmp_path: Path) -> None:
-    content = document(annotations=None)
-    assert "`annotations` is missing" in refusal(tmp_path, content)
-    dataset = read(tmp_path, content, annotations_required=False)
-    assert not dataset.has_annotations
-    assert not dataset.has_masks
-    assert dataset.instances == ()
-
-
-def test_an_empty_list_of_annotations_is_a_list(tmp_path: Path) -> None:
-    dataset = read(tmp_path, document(annotations=[]))
-    assert dataset.has_annotations
-    assert not dataset.has_masks
-
-
-def test_a_missing_image_folder(tmp_path: Path) -> None:
-    read(tmp_path, document())
-    with pytest.raises(DataError, match=r"image folder .*nowhere does not exist"):
-        read_coco(tmp_path / "annotations.json", tmp_path / "nowhere")
-
-
-def test_empty_lists(tmp_path: Path) -> None:
-    message = refusal(tmp_path, document(images=[], categories=[], annotations=[]))
-    assert "`images` is empty" in message
-    assert "`categories` is empty" in message
+    dataset = read(tmp_path, document(annotations=None), annotations_required=False)
+    assert (dataset.has_annotations, dataset.has_masks, dataset.instances) == (False, False, ())
+    assert read(tmp_path, document(annotations=[])).has_annotations
 
 
 # Categories and images
 
-
-def test_duplicate_categories(tmp_path: Path) -> None:
-    twice = [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
-    message = refusal(tmp_path, document(categories=twice))
-    assert "Category id 1 occurs more than once" in message
-    assert "Category name 'cat' occurs more than once" in message
+OUTSIDE = "which does not lie inside the image folder"
+NO_NAME = "a file name is needed"
+SIZES = "both must be whole numbers of at least 1"
 
 
-@pytest.mark.parametrize("entry", [{"id": 1}, {"name": "x"}, {"id": "1", "name": "x"}, {"id": True, "name": "x"}, 3])
-def test_incomplete_categories(tmp_path: Path, entry: Any) -> None:
-    assert "categories[1] is" in refusal(tmp_path, document(categories=[{"id": 4, "name": "y"}, entry], annotations=[]))
-
-
-@pytest.mark.parametrize("entry", [{"id": 1, "name": ""}, {"id": "1", "name": "cat"}])
-def test_a_broken_category_is_reported_once(tmp_path: Path, entry: Any) -> None:
-    message = refusal(tmp_path, document(categories=[entry]))
-    assert message.count("problem") == 0  # a single one, without a list
-    assert "categories[0]" in message
-
-
-def test_duplicate_images(tmp_path: Path) -> None:
-    assert "Image id 5 occurs more than once" in refusal(tmp_path, document(images=[IMAGE, IMAGE]))
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"categories": [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}]}, "Category id 1 occurs more than once"),
+        ({"categories": [{"id": 1, "name": "x"}, {"id": 2, "name": "x"}]}, "Category name 'x' occurs more than once"),
+        *(
+            ({"categories": [{"id": 1, "name": "y"}, entry]}, "categories[1] is")
+            for entry in ({"id": 2}, {"name": "x"}, {"id": "1", "name": "x"}, {"id": True, "name": "x"}, 3)
+        ),
+        # Annotations that refer to a broken category are no further problem.
+        *(({"categories": [entry]}, "categories[0] is") for entry in ({"id": 1, "name": ""}, {"id": "1", "name": "c"})),
+        ({"images": [IMAGE, IMAGE]}, "Image id 5 occurs more than once"),
+        ({"images": [IMAGE, {**IMAGE, "id": "x"}]}, "Some image ids are numbers and some are text"),
+        *(
+            ({"images": [IMAGE, entry]}, "images[1] is")
+            for entry in ({"file_name": "b.png"}, {"id": 1.5}, {"id": None}, "b.png")
+        ),
+        *(
+            ({"images": [{**IMAGE, "file_name": name}]}, f"Image 5: `file_name` is {name!r}, {OUTSIDE}")
+            for name in ("../b.png", "x/../../b.png", "/b.png", "..", ".", "//host/b.png", "a\0.png")
+        ),
+        *(
+            ({"images": [{**IMAGE, "file_name": name}]}, f"`file_name` is {name!r}, {NO_NAME}")
+            for name in (None, "", 4)
+        ),
+        *(
+            ({"images": [{**IMAGE, "height": size}]}, f"Image 5 has height {size!r} and width 200: {SIZES}")
+            for size in (0, -1, 1.5, "100", True)
+        ),
+        (
+            {"images": [{"id": 5, "file_name": "a.png"}]},
+            "Image 5 gives no height and width, and they cannot be read: There is no image",
+        ),
+    ],
+)
+def test_refused_categories_and_images(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
+    message = refusal(tmp_path, document(**changes))
+    assert text in message
+    assert "problems" not in message  # one alone, without a list
 
 
 def test_one_file_under_two_ids_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -171,35 +174,9 @@ def test_one_file_under_two_ids_is_told(tmp_path: Path, caplog: pytest.LogCaptur
     assert caplog.text == ""
 
 
-def test_image_ids_of_two_kinds(tmp_path: Path) -> None:
-    message = refusal(tmp_path, document(images=[IMAGE, {**IMAGE, "id": "x"}]))
-    assert "Some image ids are numbers and some are text" in message
-
-
 def test_text_image_ids(tmp_path: Path) -> None:
     content = document(images=[{**IMAGE, "id": "x/1"}], annotations=[annotation(1, "x/1", 1, [0, 0, 9, 9])])
     assert read(tmp_path, content).instances[0].image_id == "x/1"
-
-
-@pytest.mark.parametrize("entry", [{"file_name": "b.png"}, {"id": 1.5}, {"id": None}, "b.png"])
-def test_images_without_a_usable_id(tmp_path: Path, entry: Any) -> None:
-    assert "images[1] is" in refusal(tmp_path, document(images=[IMAGE, entry]))
-
-
-@pytest.mark.parametrize("name", ["../b.png", "x/../../b.png", "/b.png", "..", ".", "C:/b.png", "//host/b.png"])
-def test_names_that_leave_the_image_folder(tmp_path: Path, name: str) -> None:
-    message = refusal(tmp_path, document(images=[{**IMAGE, "file_name": name}]))
-    assert f"Image 5: `file_name` is {name!r}, which does not lie inside the image folder" in message
-    assert "not in `images`" not in message
-
-
-def test_a_name_with_a_nul_character(tmp_path: Path) -> None:
-    assert "holds a NUL character" in refusal(tmp_path, document(images=[{**IMAGE, "file_name": "a\0.png"}]))
-
-
-@pytest.mark.parametrize("name", [None, "", 4])
-def test_images_without_a_name(tmp_path: Path, name: Any) -> None:
-    assert "a file name is needed" in refusal(tmp_path, document(images=[{**IMAGE, "file_name": name}]))
 
 
 def test_names_that_stay_inside_are_tidied(tmp_path: Path) -> None:
@@ -208,11 +185,11 @@ def test_names_that_stay_inside_are_tidied(tmp_path: Path) -> None:
     assert record.path == tmp_path / "images" / "y" / "..b.png"
 
 
-def test_links_may_lead_out_of_the_folder(tmp_path: Path) -> None:
+def test_links_may_lead_out_of_the_folder_and_missing_sizes_are_read(tmp_path: Path) -> None:
     save_image(tmp_path / "elsewhere" / "b.png", gradient(10, 20))
     (tmp_path / "images").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "a.png").symlink_to(tmp_path / "elsewhere" / "b.png")
-    record = read(tmp_path, document(images=[{"id": 5, "file_name": "a.png"}])).images[5]
+    record = read(tmp_path, document(images=[{"id": 5, "file_name": "a.png", "height": None}])).images[5]
     assert record.path == tmp_path / "images" / "a.png"
     assert (record.height, record.width) == (10, 20)
 
@@ -220,23 +197,6 @@ def test_links_may_lead_out_of_the_folder(tmp_path: Path) -> None:
 def test_lvis_names_images_by_url(tmp_path: Path) -> None:
     image = {"id": 5, "coco_url": "http://images.example/train2017/07.jpg", "height": 100, "width": 200}
     assert read(tmp_path, document(images=[image])).images[5].file_name == "train2017/07.jpg"
-
-
-def test_sizes_are_read_from_the_file_where_they_are_missing(tmp_path: Path) -> None:
-    save_image(tmp_path / "images" / "a.png", gradient(100, 200))
-    record = read(tmp_path, document(images=[{"id": 5, "file_name": "a.png", "height": None}])).images[5]
-    assert (record.height, record.width) == (100, 200)
-
-
-def test_sizes_that_cannot_be_read(tmp_path: Path) -> None:
-    message = refusal(tmp_path, document(images=[{"id": 5, "file_name": "a.png"}]))
-    assert "Image 5 gives no height and width, and they cannot be read: There is no image" in message
-
-
-@pytest.mark.parametrize("size", [0, -1, 1.5, "100", True])
-def test_sizes_out_of_range(tmp_path: Path, size: Any) -> None:
-    message = refusal(tmp_path, document(images=[{**IMAGE, "height": size}]))
-    assert f"Image 5 has height {size!r} and width 200: both must be whole numbers of at least 1" in message
 
 
 def test_whole_sizes_written_as_floats(tmp_path: Path) -> None:
@@ -254,8 +214,9 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         categories=[{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}],
         annotations=[
             annotation(1, 8, 1, [0, 0, 9, 9]),
-            annotation(2, 5, 3, [0, 0, 9]),
+            annotation(2, 5, 3, [0, 0, 9, 9]),
             annotation(3, 6, 1, [0, 0, 9, 9]),
+            annotation(4, 5, 1, [0, 0, 9]),
         ],
     )
     message = refusal(tmp_path, content)
@@ -264,44 +225,11 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         assert part in message
 
 
-def test_duplicate_annotation_ids(tmp_path: Path) -> None:
-    twice = [annotation(1, 5, 1, [0, 0, 9, 9])] * 2
-    assert "Annotation id 1 occurs more than once" in refusal(tmp_path, document(annotations=twice))
-
-
-def test_annotation_ids_of_text(tmp_path: Path) -> None:
-    assert "Annotation id 'x' is not a whole number" in refused_annotation(tmp_path, id="x")
-
-
 def test_missing_annotation_ids_are_numbered_on(tmp_path: Path) -> None:
     entry = {key: value for key, value in annotation(0, 5, 1, [0, 0, 9, 9]).items() if key != "id"}
     assert [i.id for i in read(tmp_path, document(annotations=[entry, entry])).instances] == [1, 2]
     mixed = [entry, annotation(4, 5, 1, [0, 0, 9, 9]), entry]
     assert [i.id for i in read(tmp_path, document(annotations=mixed)).instances] == [5, 4, 6]
-
-
-def test_unknown_images(tmp_path: Path) -> None:
-    assert "Annotation 3 has image_id 6, which is not in `images`. Correct" in refused_annotation(tmp_path, image_id=6)
-    assert "There is an image 5: numbers and text are told apart" in refused_annotation(tmp_path, image_id="5")
-    assert "image_id [5]" in refused_annotation(tmp_path, image_id=[5])
-
-
-@pytest.mark.parametrize("category_id", [2, "1", None, True, [1]])
-def test_unknown_categories(tmp_path: Path, category_id: Any) -> None:
-    message = refused_annotation(tmp_path, category_id=category_id)
-    assert f"Annotation 3 has category_id {category_id!r}, which is not in `categories`" in message
-
-
-@pytest.mark.parametrize(
-    "box",
-    [[0, 0, 9], [0, 0, 9, float("nan")], [0, float("inf"), 9, 9], [0, 0, "9", 9], [0, 0, True, 9], 7, [0, 0, 1e300, 1]],
-)
-def test_boxes_that_are_no_boxes(tmp_path: Path, box: Any) -> None:
-    assert "four finite numbers [left, top, width, height] are needed" in refused_annotation(tmp_path, bbox=box)
-
-
-def test_an_annotation_needs_a_box_or_a_mask(tmp_path: Path) -> None:
-    assert "Annotation 3 has neither bbox nor segmentation" in refused_annotation(tmp_path, bbox=None)
 
 
 @pytest.mark.parametrize(
@@ -331,9 +259,22 @@ def test_a_missing_area_is_measured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
+        ({"image_id": 6}, "has image_id 6, which is not in `images`. Correct"),
+        ({"image_id": "5"}, "There is an image 5: numbers and text are told apart"),
+        ({"image_id": [5]}, "has image_id [5]"),
+        *(
+            ({"category_id": number}, f"has category_id {number!r}, which is not in `categories`")
+            for number in (2, "1", None, True, [1])
+        ),
+        *(
+            ({"bbox": box}, "four finite numbers [left, top, width, height] are needed")
+            for box in ([0, 0, 9], [0, 0, 9, math.nan], [0, math.inf, 9, 9], [0, 0, "9", 9], [0, 0, True, 9], 7)
+        ),
+        ({"bbox": [0, 0, 1e300, 1]}, "four finite numbers"),
+        ({"bbox": None}, "has neither bbox nor segmentation"),
         ({"area": -1}, "has area -1: a finite number of at least 0"),
         ({"area": "5"}, "has area '5'"),
-        ({"area": float("nan")}, "has area nan"),
+        ({"area": math.nan}, "has area nan"),
         ({"iscrowd": 2}, "has iscrowd 2, 0 and 1 are allowed"),
         ({"isimpossible": "1"}, "has isimpossible '1', 0 and 1 are allowed"),
         ({"shot_index": -1}, "has shot_index -1, whole numbers from 0 on are allowed"),
@@ -342,8 +283,8 @@ def test_a_missing_area_is_measured(tmp_path: Path) -> None:
         ({"segmentation": [[1, 2, 3, 4]]}, "has a polygon [1, 2, 3, 4]: a polygon is a list of at least 6"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "has a polygon [1, 2, 3, 4, 5, 6, 7]"),
         ({"segmentation": [1, 2, 3, 4, 5, 6]}, "has a polygon 1: "),
-        ({"segmentation": [[1, 2, 3, 4, 5, float("nan")]]}, "has a polygon [1, 2, 3, 4, 5, nan]"),
-        ({"segmentation": [[float("nan"), 2, 3, 4, 5, 6]]}, "has a polygon [nan, 2, 3, 4, 5, 6]"),
+        ({"segmentation": [[1, 2, 3, 4, 5, math.nan]]}, "has a polygon [1, 2, 3, 4, 5, nan]"),
+        ({"segmentation": [[math.nan, 2, 3, 4, 5, 6]]}, "has a polygon [nan, 2, 3, 4, 5, 6]"),
         ({"segmentation": [[1, 2, 3, "4", 5, 6]]}, "has a polygon [1, 2, 3, '4', 5, 6]"),
         ({"segmentation": [[1, 2, 3, 4, 5, 1e8]]}, "has a polygon that reaches to 1 ... 100000000.0 px"),
         ({"segmentation": {"size": [200, 100], "counts": [20000]}}, "has an RLE of size [200, 100], image 5 is"),
@@ -361,8 +302,11 @@ def test_refused_values(tmp_path: Path, changes: dict[str, Any], text: str) -> N
     assert text in message
 
 
-def test_an_annotation_that_is_no_object(tmp_path: Path) -> None:
+def test_annotations_without_a_usable_id(tmp_path: Path) -> None:
     assert "Annotation 1 is 7, not an object" in refusal(tmp_path, document(annotations=[7]))
+    twice = [annotation(1, 5, 1, [0, 0, 9, 9])] * 2
+    assert "Annotation id 1 occurs more than once" in refusal(tmp_path, document(annotations=twice))
+    assert "Annotation id 'x' is not a whole number" in refused_annotation(tmp_path, id="x")
 
 
 @pytest.mark.parametrize("nothing", [None, [], [[]], {}])
@@ -532,7 +476,7 @@ def test_ground_truth_of_some_images(tmp_path: Path) -> None:
     assert [entry["id"] for entry in truth["annotations"]] == [2]
     assert "segmentation" not in truth["annotations"][0]
     assert to_coco_json(dataset, dataset.categories, image_ids=[])["images"] == []
-    with pytest.raises(DataError, match=r"has no image with id 7\. Choose from its 2 image ids"):
+    with pytest.raises(DataError, match=r"has no image with id 7\."):
         to_coco_json(dataset, dataset.categories, image_ids=[6, 7])
 
 

@@ -3,17 +3,18 @@
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ntt.data.coco_annotations import parse_annotations
 from ntt.data.coco_entries import CheckedClasses, Findings, parse_categories, parse_checked_classes, parse_images
 from ntt.errors import DataError, raise_all
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
+K = TypeVar("K")
 _LOG = logging.getLogger(__name__)
 _FREQUENCIES = ("r", "c", "f")
 
@@ -30,9 +31,8 @@ class CocoDataset:
         has_annotations: whether the file has an `annotations` list, which may be empty.
         annotation_file: where it was read from.
         digest: SHA-256 of the file's bytes, hexadecimal.
-        dropped: annotations left out because their box or mask is unusable, each after the number of instances that
-            stand before it in the file; the box is as written and may have no area. They are never sampled, but the
-            published sampler counts them.
+        dropped: (number of instances before it in the file, annotation) of those left out because their box or mask
+            is unusable; the box is as written. They are never sampled, but the published sampler counts them.
         boxes_as_written: instance id -> box before clipping, where clipping changed it; evaluation uses it.
         frequencies: category id -> "r", "c" or "f" where the file's categories say so, as those of LVIS do.
         checked_classes: image id -> the classes that were looked for, where the file says so, as LVIS' files do.
@@ -70,17 +70,18 @@ class CocoDataset:
 
     @cached_property
     def _by_image(self) -> dict[ImageId, tuple[Instance, ...]]:
-        groups: dict[ImageId, list[Instance]] = {}
-        for instance in self.instances:
-            groups.setdefault(instance.image_id, []).append(instance)
-        return {image_id: tuple(group) for image_id, group in groups.items()}
+        return _grouped(self.instances, lambda instance: instance.image_id)
 
     @cached_property
     def _by_category(self) -> dict[int, tuple[Instance, ...]]:
-        groups: dict[int, list[Instance]] = {}
-        for instance in self.instances:
-            groups.setdefault(instance.category_id, []).append(instance)
-        return {category_id: tuple(group) for category_id, group in groups.items()}
+        return _grouped(self.instances, lambda instance: instance.category_id)
+
+
+def _grouped(instances: Sequence[Instance], key: Callable[[Instance], K]) -> dict[K, tuple[Instance, ...]]:
+    groups: dict[K, list[Instance]] = {}
+    for instance in instances:
+        groups.setdefault(key(instance), []).append(instance)
+    return {value: tuple(group) for value, group in groups.items()}
 
 
 def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: bool = True) -> CocoDataset:
@@ -123,7 +124,9 @@ def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: b
         dropped=parsed.dropped,
         boxes_as_written=parsed.boxes_as_written,
         frequencies={
-            one["id"]: one["frequency"] for one in sections["categories"] if one.get("frequency") in _FREQUENCIES
+            entry["id"]: entry["frequency"]
+            for entry in sections["categories"]
+            if entry.get("frequency") in _FREQUENCIES
         },
         checked_classes=parse_checked_classes(sections["images"]),
         ignored=parsed.ignored,
@@ -141,11 +144,11 @@ def read_document(annotation_file: Path) -> dict[str, Any]:
 
 def raw_annotations(dataset: CocoDataset) -> dict[int, dict[str, Any]]:
     """Read the file of a data set again and return its annotations as they stand there, by the ids of the instances."""
-    slots: list[Instance] = list(dataset.instances)
-    for place, dropped in reversed(dataset.dropped):
-        slots.insert(place, dropped)
+    in_file_order = list(dataset.instances)
+    for index, instance in reversed(dataset.dropped):
+        in_file_order.insert(index, instance)
     entries = read_document(dataset.annotation_file).get("annotations") or []
-    return {instance.id: entry for entry, instance in zip(entries, slots, strict=True)}
+    return {instance.id: entry for entry, instance in zip(entries, in_file_order, strict=True)}
 
 
 def to_coco_json(
@@ -169,13 +172,10 @@ def to_coco_json(
     Raises:
         DataError: if an image id does not occur in the data set.
     """
-    chosen = set(dataset.images if image_ids is None else image_ids)
-    unknown = sorted(map(repr, chosen - set(dataset.images)))
+    selected = set(dataset.images if image_ids is None else image_ids)
+    unknown = sorted(map(repr, selected - set(dataset.images)))
     if unknown:
-        raise DataError(
-            f"{dataset.annotation_file} has no image with id {', '.join(unknown[:10])}. Choose from its "
-            f"{len(dataset.images)} image ids."
-        )
+        raise DataError(f"{dataset.annotation_file} has no image with id {', '.join(unknown[:10])}.")
     category_ids = {category.id for category in categories}
     spare_id = max((instance.id for instance in dataset.instances), default=0) + 1
     return {
@@ -185,12 +185,12 @@ def to_coco_json(
         "images": [
             {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
             for image in dataset.images.values()
-            if image.id in chosen
+            if image.id in selected
         ],
         "annotations": [
             _to_entry(instance, dataset, spare_id)
             for instance in dataset.instances
-            if instance.category_id in category_ids and instance.image_id in chosen
+            if instance.category_id in category_ids and instance.image_id in selected
         ],
     }
 
@@ -224,8 +224,8 @@ def _read_bytes(path: Path) -> bytes:
     except OSError as error:
         if path.exists():
             raise DataError(f"{path} cannot be read: {error}. An annotation file in COCO format is needed.") from error
-        beside = sorted(other.name for other in path.parent.glob("*.json")) if path.parent.is_dir() else []
-        hint = f" The folder holds {', '.join(beside[:10])}." if beside else ""
+        siblings = sorted(sibling.name for sibling in path.parent.glob("*.json"))
+        hint = f" The folder holds {', '.join(siblings[:10])}." if siblings else ""
         raise DataError(f"There is no annotation file {path}.{hint} Correct the path or put the file there.") from error
 
 
@@ -234,15 +234,15 @@ def _parse_json(content: bytes, path: Path) -> dict[str, Any]:
         document = json.loads(content)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}. Correct it there, or "
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}. Correct it, or "
             "export the annotations again; a file that breaks off was not copied completely."
         ) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, nested too deep
         raise DataError(f"{path} is not valid JSON: {error}. Export the annotations again, as UTF-8.") from error
     if not isinstance(document, dict):
         raise DataError(
-            f"{path} holds a JSON {type(document).__name__}, not an object. COCO format is an object with `images`, "
-            "`categories` and `annotations`; a bare list is a file of detections, which is something else."
+            f"{path} holds a JSON {type(document).__name__}, not an object with `images`, `categories` and "
+            "`annotations`. A bare list is a file of detections."
         )
     return document
 
@@ -270,5 +270,5 @@ def _warn(findings: Findings, path: Path) -> None:
     for sentence in findings.warnings:
         _LOG.warning("%s: %s", path, sentence)
     for what, ids in findings.notes.items():
-        shown = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
-        _LOG.warning("%s: %d annotation(s) %s (id %s)", path, len(ids), what, shown)
+        first_ids = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+        _LOG.warning("%s: %d annotation(s) %s (id %s)", path, len(ids), what, first_ids)

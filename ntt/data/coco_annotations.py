@@ -56,9 +56,14 @@ def parse_annotations(
     boxes_as_written: dict[int, Box] = {}
     ignored: set[int] = set()
     for entry, annotation_id in zip(entries, _annotation_ids(entries, findings), strict=True):
-        instance, shape = _parse_annotation(entry, annotation_id, images, category_ids, findings)
-        if instance is None:
+        try:
+            parsed = _parse_annotation(entry, annotation_id, images, category_ids, findings)
+        except ValueError as error:
+            findings.problems.append(f"Annotation {annotation_id} {error}")
             continue
+        if parsed is None:
+            continue
+        instance, shape = parsed
         image = images[instance.image_id]
         defect = _defect(instance, shape, image)
         if defect:
@@ -106,128 +111,106 @@ def _parse_annotation(
     images: dict[ImageId, ImageRecord],
     category_ids: set[int],
     findings: Findings,
-) -> tuple[Instance | None, Shape]:
-    """Read one annotation with its box as written; None where something is wrong with it."""
-    problems = _Problems(f"Annotation {annotation_id}", findings)
+) -> tuple[Instance, Shape] | None:
+    """Read one annotation with its box as written; None where its image has been reported already.
+
+    Raises:
+        ValueError: the end of a sentence that begins "Annotation N".
+    """
     if not isinstance(entry, dict):
-        problems.add(f"is {shortened(entry)}, not an object. Remove it.")
-        return None, Shape()
-    image = _image_of(entry, images, problems)
-    category_id = entry.get("category_id")
+        raise ValueError(f"is {shortened(entry)}, not an object. Remove it.")
+    image_id, category_id, shot_index = (entry.get(key) for key in ("image_id", "category_id", "shot_index"))
     if type(category_id) is not int or category_id not in category_ids:
-        problems.add(f"has category_id {category_id!r}, which is not in `categories`. Correct it, or add the category.")
-    flags = [_flag(entry, key, problems) for key in ("iscrowd", "isimpossible")]
-    shot_index = entry.get("shot_index")
-    if shot_index is not None and (type(shot_index) is not int or shot_index < 0):
-        problems.add(f"has shot_index {shot_index!r}, whole numbers from 0 on are allowed. Correct it or leave it out.")
+        raise ValueError(
+            f"has category_id {category_id!r}, which is not in `categories`. Correct it, or add the category."
+        )
+    image = images.get(image_id) if is_image_id(image_id) else None
     if image is None:
-        return None, Shape()
-    shape = _shape(entry.get("segmentation"), image, problems)
-    box = _written_box(entry, shape, problems)
-    area = _area(entry, problems)
-    if problems.found or box is None or type(category_id) is not int:
-        return None, Shape()
-    if area is None:
-        area = _measured_area(shape, box, image)
+        if is_image_id(image_id) and image_id in findings.broken_images:
+            return None
+        raise ValueError(_unknown_image(image_id, images))
+    if shot_index is not None and (type(shot_index) is not int or shot_index < 0):
+        raise ValueError(
+            f"has shot_index {shot_index!r}, whole numbers from 0 on are allowed. Correct it or leave it out."
+        )
+    shape = _shape(entry.get("segmentation"), image)
+    box = _written_box(entry, shape)
     instance = Instance(
         id=annotation_id,
         image_id=image.id,
         category_id=category_id,
         bbox_xywh=box,
         segmentation=shape.segmentation,
-        area_px=area,
-        iscrowd=flags[0],
-        isimpossible=flags[1],
+        area_px=_area(entry, shape, box, image),
+        iscrowd=_flag(entry, "iscrowd"),
+        isimpossible=_flag(entry, "isimpossible"),
         shot_index=shot_index,
     )
     return instance, shape
 
 
-class _Problems:
-    """Collects the problems of one entry and remembers whether there were any."""
-
-    def __init__(self, subject: str, findings: Findings) -> None:
-        self.subject = subject
-        self.findings = findings
-        self.found = False
-
-    def add(self, sentence: str) -> None:
-        self.findings.problems.append(f"{self.subject} {sentence}")
-        self.found = True
+def _unknown_image(image_id: Any, images: dict[ImageId, ImageRecord]) -> str:
+    other: Any = str(image_id)
+    if isinstance(image_id, str):
+        other = int(image_id) if image_id.isdecimal() else None
+    hint = f" There is an image {other!r}: numbers and text are told apart." if other in images else ""
+    return f"has image_id {image_id!r}, which is not in `images`.{hint} Correct it, or add the image."
 
 
-def _image_of(entry: dict[str, Any], images: dict[ImageId, ImageRecord], problems: _Problems) -> ImageRecord | None:
-    image_id = entry.get("image_id")
-    record = images.get(image_id) if is_image_id(image_id) else None
-    reported = is_image_id(image_id) and image_id in problems.findings.broken_images
-    if record is None and not reported:
-        other: Any = str(image_id) if isinstance(image_id, int) else _whole_text(image_id)
-        hint = f" There is an image {other!r}: numbers and text are told apart." if other in images else ""
-        problems.add(f"has image_id {image_id!r}, which is not in `images`.{hint} Correct it, or add the image.")
-    return record
-
-
-def _flag(entry: dict[str, Any], key: str, problems: _Problems) -> bool:
+def _flag(entry: dict[str, Any], key: str) -> bool:
     value = entry.get(key)
-    if value is None:
-        return False
-    if not isinstance(value, int) or value not in (0, 1):
-        problems.add(f"has {key} {value!r}, 0 and 1 are allowed. Correct it or leave it out.")
+    if value is not None and (not isinstance(value, int) or value not in (0, 1)):
+        raise ValueError(f"has {key} {value!r}, 0 and 1 are allowed. Correct it or leave it out.")
     return bool(value)
 
 
-def _shape(segmentation: Any, image: ImageRecord, problems: _Problems) -> Shape:
+def _shape(segmentation: Any, image: ImageRecord) -> Shape:
     if not segmentation or segmentation == [[]]:
         return Shape()
     if isinstance(segmentation, dict):
-        return _rle_shape(segmentation, image, problems)
+        return _rle_shape(segmentation, image)
     if isinstance(segmentation, list):
-        return _polygon_shape(segmentation, image, problems)
-    problems.add(
+        return _polygon_shape(segmentation, image)
+    raise ValueError(
         f"has a segmentation of type {type(segmentation).__name__}: a list of polygons or an RLE object is needed. "
         "Correct it, or leave it out and the box is used."
     )
-    return Shape()
 
 
-def _rle_shape(segmentation: dict[str, Any], image: ImageRecord, problems: _Problems) -> Shape:
+def _rle_shape(segmentation: dict[str, Any], image: ImageRecord) -> Shape:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [image.height, image.width]:
-        problems.add(
+        raise ValueError(
             f"has an RLE of size {size!r}, image {image.id!r} is [height, width] = [{image.height}, {image.width}]. "
             "Correct the mask, or the image's height and width."
         )
-        return Shape()
     try:
         runs = checked_runs(counts, image.height, image.width)
     except ValueError as error:
-        problems.add(f"has an RLE that cannot be read: {error}. Write the mask anew.")
-        return Shape()
-    kept = {"size": size, "counts": counts}
+        raise ValueError(f"has an RLE that cannot be read: {error}. Write the mask anew.") from error
+    rle = {"size": size, "counts": counts}
     area = float(sum(runs[1::2]))
-    box = rle_box(segmentation_rle(kept, image.height, image.width), image.height, image.width)
-    return Shape(kept, box, area_px=area, is_large=area > 0)
+    box = rle_box(segmentation_rle(rle, image.height, image.width), image.height, image.width)
+    return Shape(rle, box, area_px=area, is_large=area > 0)
 
 
-def _polygon_shape(polygons: list[Any], image: ImageRecord, problems: _Problems) -> Shape:
+def _polygon_shape(polygons: list[Any], image: ImageRecord) -> Shape:
     is_large = False
     extents: list[Box] = []
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all_numbers(polygon):
-            problems.add(
+            raise ValueError(
                 f"has a polygon {shortened(polygon)}: a polygon is a list of at least 6 finite numbers, x and y in "
                 "turn, and a segmentation is a list of polygons. Correct it, or leave the segmentation out."
             )
-            return Shape()
         xs, ys = polygon[0::2], polygon[1::2]
         extent = (min(xs), min(ys), max(xs), max(ys))
         side = max(image.height, image.width) + _POLYGON_MARGIN_PX
         if min(extent) < -_POLYGON_MARGIN_PX or max(extent) > side:
-            problems.add(
+            raise ValueError(
                 f"has a polygon that reaches to {min(extent)} ... {max(extent)} px, image {image.id!r} has "
                 f"{image.width} x {image.height} px. Correct its coordinates."
             )
-            return Shape()
         extents.append(extent)
         is_large = is_large or _is_large(xs, ys, extent, image)
     left, top = min(e[0] for e in extents), min(e[1] for e in extents)
@@ -236,7 +219,7 @@ def _polygon_shape(polygons: list[Any], image: ImageRecord, problems: _Problems)
 
 
 def _is_large(xs: list[float], ys: list[float], extent: Box, image: ImageRecord) -> bool:
-    """Tell whether a polygon certainly covers a pixel, so that it need not be drawn to find out.
+    """Return whether a polygon certainly covers a pixel, so that it need not be drawn to find out.
 
     Drawing moves the outline by less than a pixel, so a polygon inside the image whose area exceeds its outline's
     length by far cannot vanish; the length is taken to be at most twice that of the box around it.
@@ -248,32 +231,28 @@ def _is_large(xs: list[float], ys: list[float], extent: Box, image: ImageRecord)
     return abs(doubled) / 2 > 4 * (right - left + bottom - top)
 
 
-def _written_box(entry: dict[str, Any], shape: Shape, problems: _Problems) -> Box | None:
+def _written_box(entry: dict[str, Any], shape: Shape) -> Box:
     """Return the box as the file has it, or the one around the mask."""
     written = entry.get("bbox")
     if written is None and shape.bbox_xywh is not None:
         return shape.bbox_xywh
-    if written is None and not problems.found:
-        problems.add("has neither bbox nor segmentation. Add one of them, or remove the annotation.")
     if written is None:
-        return None
+        raise ValueError("has neither bbox nor segmentation. Add one of them, or remove the annotation.")
     if not isinstance(written, list) or len(written) != 4 or not all_numbers(written):
-        problems.add(
+        raise ValueError(
             f"has bbox {shortened(written)}: four finite numbers [left, top, width, height] are needed. Correct it, or "
             "leave it out where there is a segmentation."
         )
-        return None
     left, top, width, height = map(float, written)
     return (left, top, width, height)
 
 
-def _area(entry: dict[str, Any], problems: _Problems) -> float | None:
+def _area(entry: dict[str, Any], shape: Shape, box: Box, image: ImageRecord) -> float:
     area = entry.get("area")
     if area is None:
-        return None
+        return _measured_area(shape, box, image)
     if not all_numbers([area]) or area < 0:
-        problems.add(f"has area {area!r}: a finite number of at least 0 is needed. Correct it or leave it out.")
-        return None
+        raise ValueError(f"has area {area!r}: a finite number of at least 0 is needed. Correct it or leave it out.")
     return float(area)
 
 
@@ -309,7 +288,3 @@ def _fitted(instance: Instance, image: ImageRecord, findings: Findings) -> Insta
     left, top = max(left, 0.0), max(top, 0.0)
     clipped = (left, top, min(right, image.width) - left, min(bottom, image.height) - top)
     return replace(instance, bbox_xywh=clipped)
-
-
-def _whole_text(value: Any) -> int | None:
-    return int(value) if isinstance(value, str) and value.isdecimal() else None

@@ -1,12 +1,12 @@
 """Turns the categories and images of a COCO annotation file into checked values.
 
-Nothing here stops at the first mistake: what is wrong goes into `Findings`, and the caller raises it all at once.
+Nothing here stops at the first mistake: problems go into `Findings`, and the caller raises them all at once.
 """
 
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from ntt.data.images import upright_size
@@ -18,11 +18,11 @@ _LARGEST_NUMBER = 1e9
 
 @dataclass
 class Findings:
-    """What is wrong with a file.
+    """Problems of a file, and remarks about it.
 
     Attributes:
         problems: what makes the file unusable, one sentence each.
-        notes: what was mended or left out -> the annotations concerned, by id.
+        notes: what was corrected or left out -> ids of the annotations concerned.
         warnings: what is strange and accepted, one sentence each.
         broken_images: ids of images that are reported already; what refers to them is not reported again.
         broken_categories: likewise.
@@ -35,16 +35,16 @@ class Findings:
     broken_categories: set[int] = field(default_factory=set)
 
     def note(self, what: str, annotation_id: int) -> None:
-        """Count one annotation that was mended or left out."""
+        """Record an annotation that was corrected or left out."""
         self.notes.setdefault(what, []).append(annotation_id)
 
 
 CLASS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
-"""What LVIS' files add to each of `images`: lists of category ids."""
+"""Lists of category ids that LVIS' files add to each of `images`."""
 
 
 class CheckedClasses(NamedTuple):
-    """What LVIS says of the classes of one image, as category ids.
+    """LVIS' statements on the classes of one image, as category ids.
 
     Attributes:
         absent: `neg_category_ids`, classes that were looked for and are not there.
@@ -57,24 +57,24 @@ class CheckedClasses(NamedTuple):
 
 def parse_checked_classes(entries: Sequence[Any]) -> dict[ImageId, CheckedClasses]:
     """Read what LVIS' files add to `images`; an image without both lists of whole numbers has no entry."""
-    found: dict[ImageId, CheckedClasses] = {}
+    checked: dict[ImageId, CheckedClasses] = {}
     for entry in entries:
         lists = [entry.get(key) for key in CLASS_LISTS]
-        if all(isinstance(one, list) and all(type(number) is int for number in one) for one in lists):
-            found[entry["id"]] = CheckedClasses(*map(tuple, lists))
-    return found
+        if all(isinstance(ids, list) and all(type(number) is int for number in ids) for ids in lists):
+            checked[entry["id"]] = CheckedClasses(*map(tuple, lists))
+    return checked
 
 
 def parse_categories(entries: Sequence[Any], findings: Findings) -> tuple[Category, ...]:
     """Read the file's `categories`, sorted by id."""
-    found: dict[int, Category] = {}
+    categories: dict[int, Category] = {}
     names: set[str] = set()
-    for place, entry in enumerate(entries):
+    for index, entry in enumerate(entries):
         number = entry.get("id") if isinstance(entry, dict) else None
         name = entry.get("name") if isinstance(entry, dict) else None
         if type(number) is not int or not isinstance(name, str) or not name.strip():
             findings.problems.append(
-                f"categories[{place}] is {shortened(entry)}: a category needs an `id` that is a whole number and a "
+                f"categories[{index}] is {shortened(entry)}: a category needs an `id` that is a whole number and a "
                 "`name` that is not empty. Add or correct them."
             )
             if type(number) is int:
@@ -82,25 +82,25 @@ def parse_categories(entries: Sequence[Any], findings: Findings) -> tuple[Catego
             elif isinstance(number, str) and number.isdecimal():  # the annotations may have it as a number
                 findings.broken_categories.add(int(number))
             continue
-        if number in found:
+        if number in categories:
             findings.problems.append(f"Category id {number} occurs more than once. Give every category its own id.")
         if name in names:
             findings.problems.append(
                 f"Category name {name!r} occurs more than once. Rename one of them, or merge the two categories."
             )
-        found.setdefault(number, Category(number, name))
+        categories.setdefault(number, Category(number, name))
         names.add(name)
     if not entries:
         findings.problems.append("`categories` is empty: at least one class is needed. Add the classes.")
-    return tuple(found[number] for number in sorted(found))
+    return tuple(categories[number] for number in sorted(categories))
 
 
 def parse_images(entries: Sequence[Any], image_dir: Path, findings: Findings) -> dict[ImageId, ImageRecord]:
     """Read the file's `images`, in file order."""
     records: dict[ImageId, ImageRecord] = {}
     image_dir = image_dir.absolute()
-    for place, entry in enumerate(entries):
-        record = _parse_image(entry, place, image_dir, findings)
+    for index, entry in enumerate(entries):
+        record = _parse_image(entry, index, image_dir, findings)
         if record is None:
             if isinstance(entry, dict) and is_image_id(entry.get("id")):
                 findings.broken_images.add(entry["id"])
@@ -124,18 +124,18 @@ def _warn_of_repeated_files(records: Iterable[ImageRecord], findings: Findings) 
         by_name.setdefault(record.file_name, []).append(record.id)
     repeated = [f"{name} by ids {', '.join(map(repr, ids))}" for name, ids in by_name.items() if len(ids) > 1]
     if repeated:
-        shown = "; ".join(repeated[:5]) + ("; ..." if len(repeated) > 5 else "")
+        examples = "; ".join(repeated[:5]) + ("; ..." if len(repeated) > 5 else "")
         findings.warnings.append(
-            f"{len(repeated)} file(s) are named by several entries of `images` ({shown}). Each entry counts as an "
+            f"{len(repeated)} file(s) are named by several entries of `images` ({examples}). Each entry counts as an "
             "image of its own, with its own annotations only; if they are one image, join the entries."
         )
 
 
-def _parse_image(entry: Any, place: int, image_dir: Path, findings: Findings) -> ImageRecord | None:
+def _parse_image(entry: Any, index: int, image_dir: Path, findings: Findings) -> ImageRecord | None:
     image_id = entry.get("id") if isinstance(entry, dict) else None
     if not is_image_id(image_id):
         findings.problems.append(
-            f"images[{place}] is {shortened(entry)}: an image needs an `id` that is a whole number or text. Add it."
+            f"images[{index}] is {shortened(entry)}: an image needs an `id` that is a whole number or text. Add it."
         )
         return None
     path = _image_path(entry, image_dir)
@@ -159,9 +159,9 @@ def _parse_image(entry: Any, place: int, image_dir: Path, findings: Findings) ->
 
 
 def _image_path(entry: dict[str, Any], image_dir: Path) -> Path | str:
-    """Return where an image lies, or a sentence that says why its name is refused.
+    """Return an image's path, or a sentence that says why its name is refused.
 
-    Only the name is judged: links inside the folder may lead anywhere, because data sets are often folders of links.
+    Only the name counts: links inside the folder may lead anywhere, because data sets are often folders of links.
     LVIS names its images by `coco_url` alone, whose last two parts are folder and file.
     """
     name = entry.get("file_name")
@@ -169,20 +169,17 @@ def _image_path(entry: dict[str, Any], image_dir: Path) -> Path | str:
         name = "/".join(entry["coco_url"].split("/")[-2:])
     if not isinstance(name, str) or not name:
         return f"`file_name` is {name!r}, a file name is needed. Give the image's path inside the image folder."
-    if "\0" in name:
-        return f"`file_name` is {name!r}, which holds a NUL character. Correct the name."
     normal = os.path.normpath(name)
-    climbs = PurePosixPath(normal).parts[:1] == ("..",)
-    if climbs or normal == "." or PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive:
+    if normal in (".", "..") or normal.startswith(("/", "../")) or "\0" in name:
         return (
-            f"`file_name` is {name!r}, which does not lie inside the image folder {image_dir}. Names must be relative "
-            "to that folder and must not climb out of it; correct the name or the image folder."
+            f"`file_name` is {name!r}, which does not lie inside the image folder {image_dir}. Correct the name or the "
+            "image folder."
         )
     return image_dir / normal
 
 
 def is_image_id(value: Any) -> TypeGuard[ImageId]:
-    """Tell whether a value may serve as an image id."""
+    """Return whether a value may serve as an image id."""
     return type(value) is int or isinstance(value, str)
 
 
@@ -194,7 +191,7 @@ def whole(value: Any) -> int | None:
 
 
 def all_numbers(values: list[Any]) -> bool:
-    """Tell whether all values are finite numbers of a sensible size. Large files call this a million times."""
+    """Return whether all values are finite numbers of a sensible size. Large files call this a million times."""
     if not values or not set(map(type, values)) <= {int, float}:
         return not values
     total = sum(values)
