@@ -11,7 +11,7 @@ from ntt.types import Category, ImageId, ImageRecord, Instance, ReferenceSet
 
 
 def reference_facts(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any]:
-    """Return what tells how references were drawn, and from which file."""
+    """Return how references were drawn, and from which file."""
     return {
         "digest": refs.digest,
         "sampler": refs.sampler,

@@ -12,8 +12,9 @@ import hashlib
 import json
 import logging
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
+from itertools import cycle, islice
 
 from ntt.data.coco import CocoDataset
 from ntt.errors import DataError, raise_all
@@ -40,8 +41,7 @@ def sample_native(
 ) -> Sample:
     """Draw references, each category on its own.
 
-    Every instance has a place in its category's order that follows from a hash of (seed, category id, image id,
-    annotation id). A draw therefore does not change with other categories, other annotations, the order of the file,
+    An instance's rank within its category follows from a hash of (seed, category id, image id, annotation id). A draw therefore does not change with other categories, other annotations, the order of the file,
     the platform or library versions, and the k-shot set is a prefix of the (k+1)-shot set. Valid instances come before
     invalid ones, and among either of them every image once before any image twice.
 
@@ -81,9 +81,9 @@ def sample_reference(
     """Draw references as the published code does, to reproduce its seeds.
 
     One random stream serves all categories in the order in which they first occur in the file, so a draw depends on
-    the categories chosen. Per category the annotations of the file, crowd regions included, are shuffled; valid ones
-    of images not used yet are taken until there are k. Lenient: if none is valid, the first k usable ones are taken;
-    then those taken are repeated from the start until there are k, so an instance may occur several times.
+    which categories are drawn. Per category the annotations of the file, crowd regions included, are shuffled; valid
+    ones of images not used yet are taken until there are k. Lenient: if none is valid, the first k usable ones are
+    taken; then those taken are repeated from the start until there are k, so an instance may occur several times.
 
     One deviation: the published code may fall back on a crowd region or a box without area where a category has no
     valid instance; these are skipped here.
@@ -103,15 +103,18 @@ def sample_reference(
     pools = _usable_pools(dataset, categories)
     usable = {instance.id for pool in pools for instance in pool}
     stream = random.Random(seed)
-    chosen: dict[int, list[Instance]] = {}
+    drawn: dict[int, list[Instance]] = {}
     counts: dict[int, int] = {}
     for category_id, group in _groups_by_appearance(dataset, categories).items():
         stream.shuffle(group)
-        drawn = [instance for instance in group if instance.id in usable]
-        valid = [i for i in drawn if _is_valid(i, dataset, min_box_side_px, border_px)]
-        taken = _one_per_image(valid)[:shots]
-        counts[category_id] = len(taken)
-        chosen[category_id] = taken or drawn[:shots]
+        candidates = [instance for instance in group if instance.id in usable]
+        first_of_image: dict[ImageId, Instance] = {}
+        for instance in candidates:
+            if _is_valid(instance, dataset, min_box_side_px, border_px):
+                first_of_image.setdefault(instance.image_id, instance)
+        valid = list(first_of_image.values())[:shots]
+        counts[category_id] = len(valid)
+        drawn[category_id] = valid or candidates[:shots]
     in_order = [counts[category.id] for category in categories]
     if strict:
         _require(categories, in_order, shots, f"images with a valid instance ({_validity(min_box_side_px, border_px)})")
@@ -121,7 +124,23 @@ def sample_reference(
             shots,
             _listed([f"{c.name} {n}" for c, n in zip(categories, in_order, strict=True) if n < shots]),
         )
-    return tuple(_repeated(chosen[category.id], shots) for category in categories)
+    # Where there are too few, those drawn are repeated from the first on.
+    return tuple(tuple(islice(cycle(drawn[category.id]), shots)) for category in categories)
+
+
+def annotated_categories(dataset: CocoDataset, categories: Sequence[Category]) -> tuple[Category, ...]:
+    """Leave out, with a warning, the categories without any annotation, as the published sampler does."""
+    annotated = _groups_by_appearance(dataset, categories)
+    empty = [category.name for category in categories if category.id not in annotated]
+    if empty:
+        _LOG.warning(
+            "sampler=reference leaves out %d class(es) without an annotation in %s; they are neither searched nor "
+            "evaluated: %s",
+            len(empty),
+            dataset.annotation_file,
+            _listed(empty),
+        )
+    return tuple(category for category in categories if category.id in annotated)
 
 
 def sample_fixed(dataset: CocoDataset, categories: Sequence[Category], *, shots: int | None, strict: bool) -> Sample:
@@ -171,21 +190,22 @@ def sample_shot_index(dataset: CocoDataset, categories: Sequence[Category], *, s
             f"No annotation of {dataset.annotation_file} has a `shot_index`, which sampler=shot_index goes by. Add it, "
             "or use shots.sampler=native."
         )
-    ordered: list[tuple[Instance, ...]] = []
+    sample: list[tuple[Instance, ...]] = []
     for category in categories:
-        places = [
-            (i.shot_index, place, i)
-            for place, i in enumerate(dataset.instances_of_category(category.id))
-            if _is_usable(i) and i.shot_index is not None and i.shot_index < shots
+        indexed = [
+            (instance.shot_index, instance)
+            for instance in filter(_is_usable, dataset.instances_of_category(category.id))
+            if instance.shot_index is not None and instance.shot_index < shots
         ]
-        ordered.append(tuple(instance for _, _, instance in sorted(places, key=lambda entry: entry[:2])))
-    counts = [len(pool) for pool in ordered]
+        # Sorting is stable: instances of one index stay in the order of the file.
+        sample.append(tuple(instance for _, instance in sorted(indexed, key=lambda pair: pair[0])))
+    counts = [len(instances) for instances in sample]
     _require_any(dataset, categories, counts, f"annotation with shot_index < {shots}")
     if strict:
         _require(categories, counts, shots, f"annotations with shot_index < {shots}")
     else:
         _warn_short(categories, counts, counts, shots)
-    return tuple(ordered)
+    return tuple(sample)
 
 
 def _is_usable(instance: Instance) -> bool:
@@ -211,10 +231,10 @@ def _ranked(pool: Sequence[Instance], valid: Sequence[bool], seed: int) -> tuple
     drawn = sorted(zip(pool, valid, strict=True), key=lambda entry: (not entry[1], _draw_key(entry[0], seed)))
     seen: Counter[ImageId] = Counter()
     ranks: list[tuple[bool, int, int]] = []
-    for place, (instance, is_valid) in enumerate(drawn):
-        ranks.append((not is_valid, seen[instance.image_id], place))
+    for index, (instance, is_valid) in enumerate(drawn):
+        ranks.append((not is_valid, seen[instance.image_id], index))
         seen[instance.image_id] += 1
-    return tuple(drawn[place][0] for _, _, place in sorted(ranks))
+    return tuple(drawn[index][0] for _, _, index in sorted(ranks))
 
 
 def _draw_key(instance: Instance, seed: int) -> bytes:
@@ -224,31 +244,15 @@ def _draw_key(instance: Instance, seed: int) -> bytes:
 
 def _groups_by_appearance(dataset: CocoDataset, categories: Sequence[Category]) -> dict[int, list[Instance]]:
     """Group all annotations of the categories as they stand in the file, those that cannot be used included."""
-    wanted = {category.id for category in categories}
-    everything: list[Instance] = []
-    dropped = deque(dataset.dropped)
-    for place, instance in enumerate(dataset.instances):
-        while dropped and dropped[0][0] <= place:
-            everything.append(dropped.popleft()[1])
-        everything.append(instance)
-    everything += [instance for _, instance in dropped]
+    in_file_order = list(dataset.instances)
+    for index, instance in reversed(dataset.dropped):
+        in_file_order.insert(index, instance)
+    category_ids = {category.id for category in categories}
     groups: dict[int, list[Instance]] = {}
-    for instance in everything:
-        if instance.category_id in wanted and not instance.isimpossible:
+    for instance in in_file_order:
+        if instance.category_id in category_ids and not instance.isimpossible:
             groups.setdefault(instance.category_id, []).append(instance)
     return groups
-
-
-def _one_per_image(instances: Sequence[Instance]) -> list[Instance]:
-    """Keep the first instance of every image."""
-    first: dict[ImageId, Instance] = {}
-    for instance in instances:
-        first.setdefault(instance.image_id, instance)
-    return list(first.values())
-
-
-def _repeated(instances: Sequence[Instance], shots: int) -> tuple[Instance, ...]:
-    return tuple(instances[place % len(instances)] for place in range(shots))
 
 
 def _require_any(
