@@ -297,6 +297,23 @@ def test_references_are_drawn_from_a_data_set_and_a_split(tmp_path: Path, capsys
     capsys.readouterr()
 
 
+def test_a_class_without_an_example_is_left_out_by_the_reference_sampler_only(tmp_path: Path):
+    root = make_tiny(tmp_path / "tiny")
+    for name in ("references", "targets"):
+        file = root / f"annotations/{name}.json"
+        content = json.loads(file.read_text())
+        content["categories"].append({"id": 9, "name": "star"})
+        file.write_text(json.dumps(content))
+    words = ["dataset=coco_json", f"dataset.root={root}", "shots=1shot", f"runtime.output_root={tmp_path}"]
+    words += [f"runtime.store_root={tmp_path}/store", "stage=references"]
+    with pytest.raises(DataError, match="of 1 of the 3 classes: star"):
+        runner.run(compose_config(words))
+    chosen = compose_config([*words, "shots.sampler=reference"])
+    runner.run(chosen)
+    drawn = json.loads((run_directory(chosen) / "references.json").read_text())
+    assert list(drawn["names"].values()) == ["disc", "square"]
+
+
 def test_wrong_wishes_for_references_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     root = make_tiny(tmp_path / "tiny")
     source = root / "annotations/references.json"

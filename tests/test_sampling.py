@@ -11,7 +11,14 @@ import pytest
 from coco_samples import annotation, many, read
 
 from ntt.data.coco import CocoDataset, read_coco
-from ntt.data.sampling import Sample, sample_fixed, sample_native, sample_reference, sample_shot_index
+from ntt.data.sampling import (
+    Sample,
+    annotated_categories,
+    sample_fixed,
+    sample_native,
+    sample_reference,
+    sample_shot_index,
+)
 from ntt.data.splits import resolve_split
 from ntt.errors import DataError
 from ntt.types import Category
@@ -273,6 +280,17 @@ def test_reference_takes_invalid_instances_where_none_is_valid(tmp_path: Path) -
     random.Random(7).shuffle(order)
     assert reference(dataset, A, shots=2, seed=7) == [order[:2]]
     assert reference(dataset, A, shots=4, seed=7) == [[*order, order[0]]]
+
+
+def test_reference_leaves_out_classes_without_an_annotation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = many(tmp_path, [(1, 0, GOOD), (2, 0, [50, 50, 0, 60])], num_images=1)
+    assert annotated_categories(dataset, [A, B, C]) == (A, B)  # b has one that cannot be used, and is refused
+    record = caplog.records[-1]
+    assert "sampler=reference leaves out 1 class(es) without an annotation" in record.getMessage()
+    assert record.getMessage().endswith("neither searched nor evaluated: c")
+    caplog.clear()
+    assert annotated_categories(dataset, [A]) == (A,)
+    assert not caplog.records
 
 
 def test_reference_strict_lists_every_short_class(tmp_path: Path) -> None:

@@ -13,9 +13,8 @@ from ntt.config.schema import ExperimentConfig
 from ntt.convert.references_file import references_document
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images
-from ntt.data.splits import resolve_split
 from ntt.models.box_masks import ReferenceMasks
-from ntt.run.inputs import read_inputs
+from ntt.run.inputs import read_inputs, searched_categories
 from ntt.stages.references import SamplerName, sample_references
 from ntt.stages.visualisation import draw_references
 from ntt.types import Category
@@ -67,5 +66,4 @@ def _source(
         inputs = read_inputs(config)
         return inputs.reference_data, inputs.categories
     dataset = read_coco(annotations, images)
-    split = config.split
-    return dataset, resolve_split(split.name, split.classes, dataset.categories, dataset.frequencies)
+    return dataset, searched_categories(config, dataset)

@@ -64,6 +64,13 @@ class CocoDataset:
         """Return the instance with this annotation id, if there is one."""
         return self._by_id.get(annotation_id)
 
+    def in_file_order(self) -> list[Instance]:
+        """Return all annotations as they stand in the file, those that were left out included."""
+        instances = list(self.instances)
+        for index, instance in reversed(self.dropped):
+            instances.insert(index, instance)
+        return instances
+
     @cached_property
     def _by_id(self) -> dict[int, Instance]:
         return {instance.id: instance for instance in self.instances}
@@ -144,11 +151,8 @@ def read_document(annotation_file: Path) -> dict[str, Any]:
 
 def raw_annotations(dataset: CocoDataset) -> dict[int, dict[str, Any]]:
     """Read the file of a data set again and return its annotations as they stand there, by the ids of the instances."""
-    in_file_order = list(dataset.instances)
-    for index, instance in reversed(dataset.dropped):
-        in_file_order.insert(index, instance)
     entries = read_document(dataset.annotation_file).get("annotations") or []
-    return {instance.id: entry for entry, instance in zip(entries, in_file_order, strict=True)}
+    return {instance.id: entry for entry, instance in zip(entries, dataset.in_file_order(), strict=True)}
 
 
 def to_coco_json(

@@ -41,9 +41,10 @@ def sample_native(
 ) -> Sample:
     """Draw references, each category on its own.
 
-    An instance's rank within its category follows from a hash of (seed, category id, image id, annotation id). A draw therefore does not change with other categories, other annotations, the order of the file,
-    the platform or library versions, and the k-shot set is a prefix of the (k+1)-shot set. Valid instances come before
-    invalid ones, and among either of them every image once before any image twice.
+    An instance's rank within its category follows from a hash of (seed, category id, image id, annotation id). A draw
+    therefore does not change with other categories, other annotations, the order of the file, the platform or library
+    versions, and the k-shot set is a prefix of the (k+1)-shot set. Valid instances come before invalid ones, and among
+    either of them every image once before any image twice.
 
     Args:
         dataset: annotations to draw from.
@@ -244,12 +245,9 @@ def _draw_key(instance: Instance, seed: int) -> bytes:
 
 def _groups_by_appearance(dataset: CocoDataset, categories: Sequence[Category]) -> dict[int, list[Instance]]:
     """Group all annotations of the categories as they stand in the file, those that cannot be used included."""
-    in_file_order = list(dataset.instances)
-    for index, instance in reversed(dataset.dropped):
-        in_file_order.insert(index, instance)
     category_ids = {category.id for category in categories}
     groups: dict[int, list[Instance]] = {}
-    for instance in in_file_order:
+    for instance in dataset.in_file_order():
         if instance.category_id in category_ids and not instance.isimpossible:
             groups.setdefault(instance.category_id, []).append(instance)
     return groups

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ntt.config.schema import ExperimentConfig
 from ntt.data.coco import CocoDataset, read_coco
+from ntt.data.sampling import annotated_categories
 from ntt.data.splits import resolve_split
 from ntt.datasets.base import DatasetFiles
 from ntt.errors import DataError, raise_all
@@ -47,15 +48,20 @@ def read_inputs(config: ExperimentConfig, *, read: CocoReader = read_coco) -> In
     """
     files = config.dataset.locate(Path(config.runtime.cache_root).expanduser().absolute())
     reference_data, target_data = _read_both(files, read)
-    categories = resolve_split(
-        config.split.name, config.split.classes, reference_data.categories, reference_data.frequencies
-    )
+    categories = searched_categories(config, reference_data)
     check_agreement(categories, target_data)
     if config.split.name == "all" and config.split.classes is None:
         warn_of_unknown_classes(categories, target_data)
     if config.evaluation.protocol == "lvis" and target_data.has_annotations:
         check_checked_classes(target_data)
     return Inputs(reference_data=reference_data, target_data=target_data, categories=categories)
+
+
+def searched_categories(config: ExperimentConfig, reference_data: CocoDataset) -> tuple[Category, ...]:
+    """Resolve the split; the sampler `reference` leaves out classes without any annotation."""
+    split = config.split
+    categories = resolve_split(split.name, split.classes, reference_data.categories, reference_data.frequencies)
+    return annotated_categories(reference_data, categories) if config.shots.sampler == "reference" else categories
 
 
 def _read_both(files: DatasetFiles, read: CocoReader) -> tuple[CocoDataset, CocoDataset]:
