@@ -1,14 +1,13 @@
-"""Seconds of one evaluation, judge beside judge, and whether they agree to the last digit.
+"""Seconds of one evaluation, pycocotools beside ours, and whether they agree in every digit.
 
     OMP_NUM_THREADS=1 python -m benchmarks.evaluation FOLDER [--predictions FILE] [--split NAME] [--repeats 5]
 
 FOLDER is a data set in COCO format. Without `--predictions` (a run's predictions.json for the same split), detections
 are made up: for every object one to three that nearly fit, then ellipses anywhere, up to `--detections` an image.
 
-Three ways are timed in turn, in one process: COCO's own loading and evaluation as its examples write it; the stage
-with evaluation.judge=pycocotools; the stage with evaluation.judge=fast. The first round of the stage prepares the
-ground truth, later ones find it prepared, as the points of a sweep do. Wall-clock and processor seconds are the
-smallest of all later rounds.
+COCO's own loading and evaluation, as its examples write it, and the stage are timed in turn, in one process. The first
+round of the stage prepares the ground truth, later ones find it prepared, as the points of a sweep do. Wall-clock and
+processor seconds are the smallest of all later rounds.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from pycocotools.cocoeval import COCOeval
 from ntt.data.coco import CocoDataset, read_coco, to_coco_json
 from ntt.data.masks import instance_mask
 from ntt.data.splits import resolve_split
-from ntt.evaluation.truth import index_truth
+from ntt.evaluation.ground_truth import prepare_ground_truth
 from ntt.ops.masks import encode_masks, rle_boxes_xywh
 from ntt.run.artefacts import detections_to_coco, read_predictions
 from ntt.stages.evaluation import evaluate
@@ -63,7 +62,7 @@ def plain_pycocotools(
     truth: CocoDataset, detections: list[Detections], categories: tuple[Category, ...]
 ) -> dict[str, COCOeval]:
     """Evaluate as pycocotools' examples do."""
-    judges = {}
+    evaluations = {}
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = json.loads(json.dumps(to_coco_json(truth, categories)))
@@ -73,12 +72,12 @@ def plain_pycocotools(
                 {key: value for key, value in row.items() if key != unused}
                 for row in detections_to_coco(detections, categories)
             ]
-            judge = COCOeval(coco, coco.loadRes(rows), kind)
-            judge.evaluate()
-            judge.accumulate()
-            judge.summarize()
-            judges[kind] = judge
-    return judges
+            evaluation = COCOeval(coco, coco.loadRes(rows), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            evaluations[kind] = evaluation
+    return evaluations
 
 
 def seconds(function: Callable[[], object]) -> tuple[float, float]:
@@ -90,8 +89,8 @@ def seconds(function: Callable[[], object]) -> tuple[float, float]:
 
 def check(plain: dict[str, COCOeval], metrics: Metrics) -> None:
     """Stop if a metric is not the one pycocotools prints."""
-    for kind, judge in plain.items():
-        for name, value in zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), judge.stats, strict=False):
+    for kind, evaluation in plain.items():
+        for name, value in zip(("AP", "AP50", "AP75", "APs", "APm", "APl"), evaluation.stats, strict=False):
             ours = metrics.overall[kind].get(name)
             if (ours is None) != (value < 0) or (ours is not None and ours != 100.0 * float(value)):
                 raise SystemExit(f"{kind} {name}: pycocotools says {100 * value}, the stage {ours}.")
@@ -115,12 +114,11 @@ def main() -> None:
         detections = read_predictions(args.predictions, images, categories)
     ways: dict[str, Callable[[], object]] = {
         "pycocotools, plain": lambda: plain_pycocotools(truth, detections, categories),
-        "judge=pycocotools": lambda: evaluate(
-            detections=detections, ground_truth=truth, categories=categories, judge="pycocotools"
-        ),
-        "judge=fast": lambda: evaluate(detections=detections, ground_truth=truth, categories=categories, judge="fast"),
+        "ours": lambda: evaluate(detections=detections, ground_truth=truth, categories=categories),
     }
-    check(plain_pycocotools(truth, detections, categories), evaluate_both(truth, detections, categories))
+    print(f"ground truth prepared in {seconds(lambda: prepare_ground_truth(truth, categories).rles)[0]:.3f} s")
+    metrics = evaluate(detections=detections, ground_truth=truth, categories=categories)
+    check(plain_pycocotools(truth, detections, categories), metrics)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(args.repeats):
         for name, way in ways.items():
@@ -131,17 +129,6 @@ def main() -> None:
     for name, measured in times.items():
         wall, cpu = (min(column) for column in zip(*measured, strict=True))
         print(f"{name:20}  {wall:6.3f}  {cpu:11.3f}")
-
-
-def evaluate_both(truth: CocoDataset, detections: list[Detections], categories: tuple[Category, ...]) -> Metrics:
-    """Evaluate with either judge for the first time; stop if they differ in any digit."""
-    first = seconds(lambda: index_truth(truth, categories).rles)
-    print(f"ground truth prepared in {first[0]:.3f} s")
-    judged = evaluate(detections=detections, ground_truth=truth, categories=categories, judge="pycocotools")
-    fast = evaluate(detections=detections, ground_truth=truth, categories=categories, judge="fast")
-    if fast != judged:
-        raise SystemExit("The judges differ.")
-    return fast
 
 
 if __name__ == "__main__":

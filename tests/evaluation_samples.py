@@ -1,5 +1,10 @@
-"""Small ground truths and detections for the tests of evaluation: rectangles on images of 40 rows and 50 columns."""
+"""Small ground truths and detections for the tests of evaluation: rectangles on images of 40 rows and 50 columns.
 
+And pycocotools as their oracle.
+"""
+
+import contextlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,9 +12,12 @@ from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from ntt.data.coco import CocoDataset, read_coco
-from ntt.types import Detections, ImageId, Json
+from ntt.data.masks import segmentation_rle
+from ntt.types import Category, Detections, ImageId, ImageRecord, Json
 
 HEIGHT, WIDTH = 40, 50
 Box = tuple[int, int, int, int]
@@ -74,3 +82,65 @@ def found(image_id: ImageId, *ones: tuple[int, Box, float]) -> Detections:
         boxes_xywh=np.array([box for _, box, _ in ones], dtype=np.float32).reshape(-1, 4),
         rles=tuple(encode(rectangle(box)) for _, box, _ in ones),
     )
+
+
+def cocoeval(
+    dataset: CocoDataset, detections: Sequence[Detections], categories: Sequence[Category], kind: str
+) -> COCOeval:
+    """Evaluate with pycocotools; images are numbered in the order of their ids, which it takes as numbers only."""
+    numbers = {image_id: number for number, image_id in enumerate(sorted(dataset.images, key=_by_type), start=1)}
+    ids = {category.id for category in categories}
+    objects = [
+        {
+            "image_id": numbers[instance.image_id],
+            "category_id": instance.category_id,
+            "bbox": list(dataset.boxes_as_written.get(instance.id, instance.bbox_xywh)),
+            "area": instance.area_px,
+            "iscrowd": int(instance.iscrowd),
+            **_mask(instance.segmentation, dataset.images[instance.image_id]),
+        }
+        for instance in dataset.instances
+        if instance.category_id in ids
+    ]
+    rows = [
+        {
+            "image_id": numbers[each.image_id],
+            "category_id": categories[label].id,
+            "score": float(score),
+            "bbox": [float(value) for value in box],
+            "area": float(box[2]) * float(box[3]) if kind == "bbox" else float(coco_mask.area(mask)),
+            "segmentation": mask,
+            "iscrowd": 0,
+        }
+        for each in detections
+        for label, score, box, counts in zip(each.labels, each.scores, each.boxes_xywh, each.rles, strict=True)
+        for mask in [{"size": [each.height, each.width], "counts": counts}]
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        images = [{"id": numbers[one.id], "height": one.height, "width": one.width} for one in dataset.images.values()]
+        evaluation = COCOeval(_coco(objects, images, categories), _coco(rows, images, categories), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def _by_type(image_id: ImageId) -> tuple[bool, ImageId]:
+    return isinstance(image_id, str), image_id
+
+
+def _mask(segmentation: Any, image: ImageRecord) -> Json:
+    if segmentation is None:
+        return {}
+    size = [image.height, image.width]
+    return {"segmentation": {"size": size, "counts": segmentation_rle(segmentation, *size)}}
+
+
+def _coco(rows: Sequence[Json], images: Sequence[Json], categories: Sequence[Category]) -> COCO:
+    coco = COCO()
+    coco.dataset = {
+        "images": images,
+        "categories": [{"id": category.id} for category in categories],
+        "annotations": [{**row, "id": number} for number, row in enumerate(rows, start=1)],
+    }
+    coco.createIndex()
+    return coco

@@ -20,7 +20,6 @@ def measure(truth: CocoDataset, painting: str, *detections: Detections, threshol
         detections=list(detections),
         ground_truth=truth,
         categories=truth.categories,
-        judge="fast",
         semantic=painting,
         semantic_threshold=threshold,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from ntt.base.settings import setting
 from ntt.datasets.base import DATA_VARIABLE, DatasetConfig
-from ntt.evaluation.options import JUDGES, PAINTINGS, PROTOCOLS
+from ntt.evaluation.options import PAINTINGS, PROTOCOLS
 from ntt.matchers.base import MatcherConfig
 from ntt.models.backbones.base import BackboneConfig
 from ntt.models.device import PRECISIONS
@@ -82,10 +82,6 @@ class EvaluationConfig:
     protocol: str = setting("coco", one_of=PROTOCOLS)
     """Whose rules AP and AR follow. coco: COCO's; lvis: LVIS' own, for annotation files that say of each image which
     classes were looked for. conf/config.yaml takes it from the data set: dataset.protocol."""
-
-    judge: str = setting("pycocotools", one_of=JUDGES, decides=False)
-    """Who computes AP and AR by COCO's rules. pycocotools: COCO's own code; fast: ours, several times faster and equal
-    to the last digit. LVIS' rules are always computed by our code."""
 
     semantic: str = setting("none", one_of=PAINTINGS)
     """mIoU over the searched classes, of detections painted into one label a pixel. correct: the highest score owns a

@@ -1,6 +1,6 @@
 """What the protocols measure: precision and recall at fixed thresholds, and the averages people quote.
 
-Suffixes: T IoU thresholds, R recall steps, K classes, A area ranges, M limits of detections an image.
+Suffixes: T IoU thresholds, R recall steps, K classes, A area ranges, M limits of detections per image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,12 +47,12 @@ _RECALLS: Mapping[Protocol, Mapping[str, tuple[str, int]]] = {
 
 @dataclass(frozen=True)
 class Curves:
-    """One kind's precision and recall, as `COCOeval.accumulate` lays them out; -1 where a class has no object.
+    """Precision and recall of boxes or masks, as `COCOeval.accumulate` lays them out; -1 for a class without object.
 
     Attributes:
-        protocol: whose limits of detections M counts.
         precision: float64 [T, R, K, A, M], the largest precision at this recall or a higher one.
         recall: float64 [T, K, A, M], the largest recall.
+        protocol: whose limits of detections M counts.
     """
 
     precision: FloatArray
@@ -70,17 +70,12 @@ def averages(curves: Curves, classes: slice | Sequence[int] = slice(None)) -> di
     Returns:
         Metric name -> percent. A metric without any object to compute it from is absent.
     """
-    found: dict[str, float] = {}
     limits = MAX_DETECTIONS[curves.protocol]
-    places = {name: place for place, name in enumerate(AREA_RANGES_PX)}
-    for name, (steps, area) in _PRECISIONS.items():
-        _add_mean(found, name, curves.precision[steps, ..., places[area], -1][:, :, classes])
+    areas = {name: index for index, name in enumerate(AREA_RANGES_PX)}
+    values = {
+        name: curves.precision[steps, ..., areas[area], -1][:, :, classes]
+        for name, (steps, area) in _PRECISIONS.items()
+    }
     for name, (area, limit) in _RECALLS[curves.protocol].items():
-        _add_mean(found, name, curves.recall[..., places[area], limits.index(limit)][:, classes])
-    return found
-
-
-def _add_mean(found: dict[str, float], name: str, values: FloatArray) -> None:
-    known = values[values > -1]
-    if known.size:
-        found[name] = 100.0 * float(np.mean(known))
+        values[name] = curves.recall[..., areas[area], limits.index(limit)][:, classes]
+    return {name: 100.0 * float(np.mean(cells[cells > -1])) for name, cells in values.items() if np.any(cells > -1)}

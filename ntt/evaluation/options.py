@@ -2,9 +2,6 @@
 
 from typing import Literal, get_args
 
-Judge = Literal["pycocotools", "fast"]
-JUDGES: tuple[str, ...] = get_args(Judge)
-
 Protocol = Literal["coco", "lvis"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 

@@ -1,7 +1,7 @@
-"""How often something is found where nothing is: false positives on negative images, at half recall.
+"""False positives on negative images, at half recall.
 
-Training-free methods score whatever they are shown; this says what a threshold that still finds half of all objects
-lets through on images that hold none.
+Training-free methods score whatever they are given; this measures what a threshold that still finds half of all
+objects lets through on images that hold none.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntt.evaluation.curves import FloatArray
-from ntt.evaluation.matching import BoolArray, Matches
+from ntt.evaluation.ground_truth import BoolArray, GroundTruth
+from ntt.evaluation.matching import Matches
 from ntt.evaluation.table import DetectionTable
-from ntt.evaluation.truth import TruthIndex
 
 _ALL_AREAS, _IOU_50 = 0, 0
 
@@ -30,7 +30,7 @@ class RejectionScores:
     per_class: dict[int, dict[str, float]]
 
 
-def rejection(table: DetectionTable, truth: TruthIndex, matches: Matches) -> RejectionScores:
+def rejection(table: DetectionTable, ground_truth: GroundTruth, matches: Matches) -> RejectionScores:
     """Measure false positives per negative image at 50 % recall.
 
     Over all classes: negative is an image without any of the searched classes; one score holds for all classes, and
@@ -43,7 +43,7 @@ def rejection(table: DetectionTable, truth: TruthIndex, matches: Matches) -> Rej
 
     Args:
         table: the detections.
-        truth: the ground truth.
+        ground_truth: the objects.
         matches: of these detections' boxes, so that sets with and without masks can be compared.
 
     Returns:
@@ -51,29 +51,25 @@ def rejection(table: DetectionTable, truth: TruthIndex, matches: Matches) -> Rej
     """
     labels, images, scores = table.labels[matches.rows], table.images[matches.rows], table.scores[matches.rows]
     is_true = matches.is_match[_ALL_AREAS, _IOU_50] & ~matches.is_ignored[_ALL_AREAS, _IOU_50]
-    counted = truth.counted[_ALL_AREAS]
-    bounds = np.searchsorted(labels, np.arange(len(truth.categories) + 1))
-    per_class: dict[int, dict[str, float]] = {}
-    for label in range(len(truth.categories)):
-        is_negative = truth.is_negative[label]
-        mine = slice(bounds[label], bounds[label + 1])
-        found = _at_half_recall(
-            scores=scores[mine],
-            is_true=is_true[mine],
-            on_negative=is_negative[images[mine]],
-            num_objects=int(counted[label]),
+    num_objects = ground_truth.num_counted[_ALL_AREAS]
+
+    def at_half_recall(rows: slice, is_negative: BoolArray, count: int) -> dict[str, float]:
+        return _at_half_recall(
+            scores=scores[rows],
+            is_true=is_true[rows],
+            on_negative=is_negative[images[rows]],
+            num_objects=count,
             num_negative=int(np.count_nonzero(is_negative)),
         )
-        if found:
-            per_class[label] = found
-    is_empty: BoolArray = np.all(truth.is_negative, axis=0)
-    overall = _at_half_recall(
-        scores=scores,
-        is_true=is_true,
-        on_negative=is_empty[images],
-        num_objects=int(counted.sum()),
-        num_negative=int(np.count_nonzero(is_empty)),
-    )
+
+    bounds = np.searchsorted(labels, np.arange(len(ground_truth.categories) + 1))
+    per_class = {
+        label: at_half_recall(slice(bounds[label], bounds[label + 1]), is_negative, int(num_objects[label]))
+        for label, is_negative in enumerate(ground_truth.is_negative.T)
+    }
+    per_class = {label: values for label, values in per_class.items() if values}
+    is_empty: BoolArray = np.all(ground_truth.is_negative, axis=1)
+    overall = at_half_recall(slice(None), is_empty, int(num_objects.sum()))
     reached = [values["FPPI@R50"] for values in per_class.values() if "FPPI@R50" in values]
     if reached:
         overall["mFPPI@R50"] = sum(reached) / len(reached)
@@ -88,10 +84,10 @@ def _at_half_recall(
     if not num_objects or not num_negative:
         return {}
     true_scores = np.sort(scores[is_true])[::-1]
-    found = {"max_recall": 100.0 * len(true_scores) / num_objects, "negative_images": float(num_negative)}
+    values = {"max_recall": 100.0 * len(true_scores) / num_objects, "negative_images": float(num_negative)}
     needed = (num_objects + 1) // 2
     if len(true_scores) < needed:
-        return found
+        return values
     score = float(true_scores[needed - 1])
     false_positives = int(np.count_nonzero(on_negative & (scores >= score)))
-    return {"FPPI@R50": false_positives / num_negative, "score@R50": score, **found}
+    return {"FPPI@R50": false_positives / num_negative, "score@R50": score, **values}

@@ -5,19 +5,16 @@ over the whole data set and divided once, at the end. mIoU is the mean over the 
 and Todorovic, ICCV 2019) those of the fold, background not among them.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
+from ntt.evaluation.ground_truth import BoolArray, GroundTruth
 from ntt.evaluation.options import Painting
 from ntt.evaluation.table import DetectionTable
-from ntt.evaluation.truth import TruthIndex
 from ntt.types import IntArray, Json
 
-BoolArray = npt.NDArray[np.bool_]
 _UNPAINTED = -1
 
 
@@ -34,17 +31,8 @@ class SemanticScores:
     iou: dict[int, float]
 
 
-@dataclass(frozen=True)
-class _Pixels:
-    """Pixels counted so far, int64 a class."""
-
-    both: IntArray
-    painted: IntArray
-    real: IntArray
-
-
 def semantic_scores(
-    table: DetectionTable, truth: TruthIndex, painting: Painting, *, score_threshold: float
+    table: DetectionTable, ground_truth: GroundTruth, painting: Painting, *, score_threshold: float
 ) -> SemanticScores:
     """Paint and compare all images.
 
@@ -58,25 +46,24 @@ def semantic_scores(
 
     Args:
         table: the detections.
-        truth: the ground truth, with masks.
+        ground_truth: the objects, with masks.
         painting: "correct" or "reference".
         score_threshold: detections below it are not painted.
     """
     rows = np.flatnonzero(table.scores >= score_threshold)
-    best_first = rows[np.argsort(-table.scores[rows], kind="stable")]
-    by_image = _by_image(best_first, table.images)
-    count = len(truth.categories)
-    pixels = _Pixels(*(np.zeros(count, dtype=np.int64) for _ in range(3)))
-    for place, size, objects in _images(truth):
-        chosen = by_image.get(place, np.zeros(0, dtype=np.int64))
-        if painting == "reference":
-            _add_reference(pixels, table, truth, best_first=chosen, objects=objects, size=size)
-        elif len(chosen) or objects:
-            _add_correct(pixels, table, truth, best_first=chosen, objects=objects, size=size)
+    best_first = _by_image(rows[np.argsort(-table.scores[rows], kind="stable")], table.images)
+    objects = _objects_by_image(ground_truth)
+    add_image = _add_reference if painting == "reference" else _add_correct
+    # Pixels painted and in truth of each class, painted at all, and in truth at all: int64 [3, classes].
+    pixels = np.zeros((3, len(ground_truth.categories)), dtype=np.int64)
+    for image, size in enumerate(ground_truth.sizes):
+        detected = best_first.get(image, np.zeros(0, dtype=np.int64))
+        if painting == "reference" or len(detected) or image in objects:
+            add_image(pixels, table, ground_truth, detected, objects.get(image, {}), size)
+    both, painted, real = pixels
     iou = {
-        label: 100.0 * int(pixels.both[label]) / int((pixels.painted + pixels.real - pixels.both)[label])
-        for label in range(count)
-        if pixels.real[label]
+        label: 100.0 * int(both[label]) / int(painted[label] + real[label] - both[label])
+        for label in np.flatnonzero(real).tolist()
     }
     return SemanticScores(mean_iou=sum(iou.values()) / len(iou) if iou else None, iou=iou)
 
@@ -84,55 +71,50 @@ def semantic_scores(
 def _by_image(rows: IntArray, images: IntArray) -> dict[int, IntArray]:
     """Group rows by their image; within an image they keep their order."""
     ordered = rows[np.argsort(images[rows], kind="stable")]
-    places, starts = np.unique(images[ordered], return_index=True)
-    return dict(zip(places.tolist(), np.split(ordered, starts[1:]), strict=False))
+    indices, starts = np.unique(images[ordered], return_index=True)
+    return dict(zip(indices.tolist(), np.split(ordered, starts[1:]), strict=False))
 
 
-def _images(truth: TruthIndex) -> Iterator[tuple[int, tuple[int, int], dict[int, IntArray]]]:
-    """Yield place, (height, width) and class index -> objects of every image, in file order."""
+def _objects_by_image(ground_truth: GroundTruth) -> dict[int, dict[int, IntArray]]:
+    """Return image index -> class index -> objects."""
     objects: dict[int, dict[int, IntArray]] = {}
-    for (place, label), members in truth.groups.items():
-        objects.setdefault(place, {})[label] = members
-    for image in truth.document["images"]:
-        place = truth.image_places[image["id"]]
-        yield place, (image["height"], image["width"]), objects.get(place, {})
+    for pair, members in ground_truth.groups.items():
+        image, label = divmod(pair, len(ground_truth.categories))
+        objects.setdefault(image, {})[label] = members
+    return objects
 
 
 def _add_correct(
-    pixels: _Pixels,
+    pixels: IntArray,
     table: DetectionTable,
-    truth: TruthIndex,
-    *,
+    ground_truth: GroundTruth,
     best_first: IntArray,
     objects: dict[int, IntArray],
     size: tuple[int, int],
 ) -> None:
+    both, painted, real = pixels
     labels = _painted(best_first[::-1], table, size, background=_UNPAINTED)
-    pixels.painted[:] += _histogram(labels[labels != _UNPAINTED], len(pixels.painted))
+    painted += _histogram(labels[labels != _UNPAINTED], len(painted))
     for label, members in objects.items():
-        region = _decoded(coco_mask.merge([truth.rles[place] for place in members.tolist()]))
-        pixels.real[label] += np.count_nonzero(region)
-        pixels.both[label] += np.count_nonzero(labels[region] == label)
+        region = _decoded(coco_mask.merge([ground_truth.rles[index] for index in members.tolist()]))
+        real[label] += np.count_nonzero(region)
+        both[label] += np.count_nonzero(labels[region] == label)
 
 
 def _add_reference(
-    pixels: _Pixels,
+    pixels: IntArray,
     table: DetectionTable,
-    truth: TruthIndex,
-    *,
+    ground_truth: GroundTruth,
     best_first: IntArray,
     objects: dict[int, IntArray],
     size: tuple[int, int],
 ) -> None:
     labels = _painted(best_first, table, size, background=0)
-    real = np.zeros(size, dtype=np.int64, order="F")
-    in_file_order = sorted((place, label) for label, members in objects.items() for place in members.tolist())
-    for place, label in in_file_order:
-        np.copyto(real, label, where=_decoded(truth.rles[place]))
-    count = len(pixels.painted)
-    pixels.painted[:] += _histogram(labels, count)
-    pixels.real[:] += _histogram(real, count)
-    pixels.both[:] += _histogram(labels[labels == real], count)
+    truth = np.zeros(size, dtype=np.int64, order="F")
+    in_file_order = sorted((index, label) for label, members in objects.items() for index in members.tolist())
+    for index, label in in_file_order:
+        np.copyto(truth, label, where=_decoded(ground_truth.rles[index]))
+    pixels += np.stack([_histogram(values, pixels.shape[1]) for values in (labels[labels == truth], labels, truth)])
 
 
 def _painted(rows: IntArray, table: DetectionTable, size: tuple[int, int], *, background: int) -> IntArray:

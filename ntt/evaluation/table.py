@@ -8,8 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from ntt.evaluation.curves import MAX_DETECTIONS, FloatArray
-from ntt.evaluation.federated import Federation
-from ntt.evaluation.truth import TruthIndex
+from ntt.evaluation.ground_truth import GroundTruth
 from ntt.ops.masks import rle_areas
 from ntt.types import Category, Detections, IntArray, Json
 
@@ -21,12 +20,12 @@ class DetectionTable:
     Numbers are 64-bit and equal to those a COCO results file has, so that comparisons fall out the same.
 
     Attributes:
-        images: int64 [D], place of the image in `TruthIndex.image_ids`.
-        labels: int64 [D], class index of the `TruthIndex`.
+        images: int64 [D], image index of the `GroundTruth`.
+        labels: int64 [D], class index of the `GroundTruth`.
         scores: float64 [D].
         boxes_xywh: float64 [D, 4], image pixels.
         counts: D masks as compressed RLEs of their image's size.
-        sizes: int64 [images, 2], height and width by place of the image; 0 for images without an entry.
+        sizes: (height, width) by image index.
     """
 
     images: IntArray
@@ -34,15 +33,15 @@ class DetectionTable:
     scores: FloatArray
     boxes_xywh: FloatArray
     counts: list[bytes]
-    sizes: IntArray
+    sizes: tuple[tuple[int, int], ...]
 
     def __len__(self) -> int:
         """Return the number of detections, D."""
         return len(self.counts)
 
     def rle(self, row: int) -> Json:
-        """Return one detection's mask as pycocotools takes it. Made when it is used: a table may have millions."""
-        return {"size": self.sizes[self.images[row]].tolist(), "counts": self.counts[row]}
+        """Return one detection's mask as pycocotools takes it."""
+        return {"size": list(self.sizes[self.images[row]]), "counts": self.counts[row]}
 
     def take(self, rows: IntArray) -> "DetectionTable":
         """Return the table of these rows alone."""
@@ -66,33 +65,31 @@ class DetectionTable:
         """Foreground pixels: float64 [D]."""
         areas = np.zeros(len(self), dtype=np.float64)
         for start, stop in _spans(self.images):
-            areas[start:stop] = rle_areas(self.counts[start:stop], *self.sizes[self.images[start]].tolist())
+            areas[start:stop] = rle_areas(self.counts[start:stop], *self.sizes[self.images[start]])
         return areas
 
 
-def tabulate(detections: Sequence[Detections], categories: Sequence[Category], truth: TruthIndex) -> DetectionTable:
+def tabulate(
+    detections: Sequence[Detections], categories: Sequence[Category], ground_truth: GroundTruth
+) -> DetectionTable:
     """Put the detections of all images into one table.
 
     Args:
-        detections: one entry an image.
+        detections: one entry per image.
         categories: the classes in the order of the detections' class indices.
-        truth: the ground truth of these images and classes.
+        ground_truth: of these images and classes.
     """
-    class_index = {category.id: place for place, category in enumerate(truth.categories)}
-    renumbered = np.array([class_index[category.id] for category in categories], dtype=np.int64)
-    counts = [len(found.labels) for found in detections]
-    places = np.array([truth.image_places[found.image_id] for found in detections], dtype=np.int64)
-    labels = [found.labels for found in detections]
-    no_numbers = np.zeros(0, dtype=np.float64)
-    sizes = np.zeros((len(truth.image_ids), 2), dtype=np.int64)
-    sizes[places] = np.array([(found.height, found.width) for found in detections]).reshape(-1, 2)
+    renumbered = np.array([ground_truth.class_indices[category.id] for category in categories], dtype=np.int64)
+    images = np.array([ground_truth.image_indices[each.image_id] for each in detections], dtype=np.int64)
+    labels = np.concatenate([np.zeros(0, dtype=np.int64), *(each.labels for each in detections)])
+    empty = np.zeros(0, dtype=np.float64)
     return DetectionTable(
-        images=np.repeat(places, counts),
-        labels=renumbered[np.concatenate([np.zeros(0, dtype=np.int64), *labels])],
-        scores=np.concatenate([no_numbers, *(found.scores for found in detections)]),
-        boxes_xywh=np.concatenate([no_numbers, *(found.boxes_xywh.reshape(-1) for found in detections)]).reshape(-1, 4),
-        counts=[rle for found in detections for rle in found.rles],
-        sizes=sizes,
+        images=np.repeat(images, [len(each.labels) for each in detections]),
+        labels=renumbered[labels],
+        scores=np.concatenate([empty, *(each.scores for each in detections)]),
+        boxes_xywh=np.concatenate([empty, *(each.boxes_xywh.reshape(-1) for each in detections)]).reshape(-1, 4),
+        counts=[rle for each in detections for rle in each.rles],
+        sizes=ground_truth.sizes,
     )
 
 
@@ -107,19 +104,21 @@ def ranks(table: DetectionTable, *, by_class: bool = True) -> IntArray:
     order = np.lexsort((-table.scores, labels, table.images))
     images, labels = table.images[order], labels[order]
     starts = np.flatnonzero(np.r_[True, (images[1:] != images[:-1]) | (labels[1:] != labels[:-1])][: len(order)])
-    found = np.empty(len(order), dtype=np.int64)
-    found[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    return found
+    numbers = np.empty(len(order), dtype=np.int64)
+    numbers[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    return numbers
 
 
-def counted_rows(table: DetectionTable, federation: Federation) -> IntArray:
-    """Return the rows of the detections that LVIS' protocol counts, in order.
+def counted_detections(table: DetectionTable, ground_truth: GroundTruth) -> DetectionTable:
+    """Return the detections that the protocol counts.
 
-    Each image's best are chosen first, whatever their classes; then those of classes that are not judged in it go.
+    LVIS: each image's best are taken first, whatever their classes; then those of classes not evaluated in it go.
     """
-    is_kept = federation.is_judged(table.images, table.labels)
-    is_kept &= ranks(table, by_class=False) < MAX_DETECTIONS["lvis"][-1]
-    return np.flatnonzero(is_kept)
+    if ground_truth.federation is None:
+        return table
+    is_counted = ground_truth.federation.is_evaluated(table.images * len(ground_truth.categories) + table.labels)
+    is_counted &= ranks(table, by_class=False) < MAX_DETECTIONS["lvis"][-1]
+    return table.take(np.flatnonzero(is_counted))
 
 
 def _spans(images: IntArray) -> list[tuple[int, int]]:

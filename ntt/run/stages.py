@@ -8,7 +8,7 @@ from ntt.base import distributed as dist
 from ntt.base.files import read_json, write_json
 from ntt.config.schema import ExperimentConfig
 from ntt.data.references import references_to_json
-from ntt.evaluation.options import Judge, Painting, Protocol
+from ntt.evaluation.options import Painting, Protocol
 from ntt.run import artefacts
 from ntt.run.pipeline import Pipeline, Stage
 from ntt.stages.candidates import find_candidates
@@ -204,7 +204,6 @@ class _Evaluation(Stage[Metrics]):
             ground_truth=run.inputs.target_data,
             categories=run.inputs.categories,
             protocol=cast("Protocol", settings.protocol),
-            judge=cast("Judge", settings.judge),
             semantic=cast("Painting", settings.semantic),
             semantic_threshold=settings.semantic_threshold,
         )

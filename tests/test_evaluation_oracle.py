@@ -1,38 +1,38 @@
-"""The fast judge equals pycocotools to the last digit, whatever it is given."""
+"""Our evaluator equals pycocotools in every digit, whatever it is given; ids make no difference."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_samples import HEIGHT, WIDTH, Box, dataset, found, thing
+from evaluation_samples import HEIGHT, WIDTH, Box, cocoeval, dataset, found, thing
 from pycocotools import mask as coco_mask
 
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import segmentation_rle
-from ntt.evaluation.coco_judge import judged_by_pycocotools
 from ntt.evaluation.curves import averages
-from ntt.evaluation.fast_judge import curves_of
+from ntt.evaluation.ground_truth import prepare_ground_truth
 from ntt.evaluation.matching import match
+from ntt.evaluation.precision_recall import precision_recall
 from ntt.evaluation.table import tabulate
-from ntt.evaluation.truth import index_truth
 from ntt.stages.evaluation import evaluate
 from ntt.types import Category, Detections, ImageId, Json
 
 CLASSES = {9: "late", 2: "early", 5: "absent"}
 
 
-def assert_same(truth_data: CocoDataset, detections: list[Detections], categories: tuple[Category, ...]) -> float:
-    """Compare both judges bit for bit; return the largest box AP50 of a class, to be sure that something matched."""
-    truth = index_truth(truth_data, categories)
-    table = tabulate(detections, categories, truth)
-    for kind in ("bbox", "segm") if truth_data.has_masks else ("bbox",):
-        judged = judged_by_pycocotools(table, truth, kind)
-        ours = curves_of(match(table, truth, kind), table, truth)
-        np.testing.assert_array_equal(ours.precision, judged.precision, err_msg=kind)
-        np.testing.assert_array_equal(ours.recall, judged.recall, err_msg=kind)
-    fast = evaluate(detections=detections, ground_truth=truth_data, categories=categories, judge="fast")
-    return max((values.get("AP50", 0.0) for values in fast.per_class["bbox"].values()), default=0.0)
+def assert_same(data: CocoDataset, detections: list[Detections], categories: tuple[Category, ...]) -> float:
+    """Compare with pycocotools bit for bit; return the largest box AP50 of a class: is there a match at all?"""
+    ground_truth = prepare_ground_truth(data, categories)
+    table = tabulate(detections, categories, ground_truth)
+    for kind in ("bbox", "segm") if data.has_masks else ("bbox",):
+        expected = cocoeval(data, detections, categories, kind).eval
+        ours = precision_recall(match(table, ground_truth, kind), table, ground_truth)
+        np.testing.assert_array_equal(ours.precision, expected["precision"], err_msg=kind)
+        np.testing.assert_array_equal(ours.recall, expected["recall"], err_msg=kind)
+    metrics = evaluate(detections=detections, ground_truth=data, categories=categories)
+    return max((values.get("AP50", 0.0) for values in metrics.per_class["bbox"].values()), default=0.0)
 
 
 def random_box(random: np.random.Generator) -> Box:
@@ -86,7 +86,7 @@ def test_more_than_a_hundred_of_one_class(tmp_path: Path):
     scores = np.linspace(1, 0.1, len(boxes)).tolist()
     detections = [found(1, *((0, box, score) for box, score in zip(boxes, scores, strict=True)))]
     assert assert_same(truth, detections, truth.categories) > 0
-    recall = evaluate(detections=detections, ground_truth=truth, categories=truth.categories, judge="fast")
+    recall = evaluate(detections=detections, ground_truth=truth, categories=truth.categories)
     assert recall.overall["bbox"]["AR100"] == pytest.approx(100 * 100 / 120)
 
 
@@ -102,9 +102,7 @@ def test_degenerate(tmp_path: Path, case: str):
     ones = [(0, (5, 5, 10, 10), 0.9), (0, (6, 5, 10, 10), 0.9)] if case != "no detections" else []
     detections = [found(1, *ones), found(2)]
     if case == "nothing at all":
-        assert (
-            evaluate(detections=detections, ground_truth=truth, categories=truth.categories, judge="fast").overall == {}
-        )
+        assert evaluate(detections=detections, ground_truth=truth, categories=truth.categories).overall == {}
         return
     assert_same(truth, detections, truth.categories)
 
@@ -114,7 +112,7 @@ def test_equal_overlap_takes_the_last_object(tmp_path: Path):
     box: Box = (5, 5, 10, 10)
     truth_data = dataset(tmp_path, [thing(1, 2, box), thing(1, 2, box)], image_ids=[1], classes={2: "a"})
     detections = [found(1, (0, box, 0.9), (0, box, 0.9), (0, box, 0.9))]
-    truth = index_truth(truth_data, truth_data.categories)
+    truth = prepare_ground_truth(truth_data, truth_data.categories)
     matches = match(tabulate(detections, truth_data.categories, truth), truth, "bbox")
     assert matches.is_match[0, 0].tolist() == [True, True, False]
     assert_same(truth_data, detections, truth_data.categories)
@@ -125,19 +123,40 @@ def test_a_crowd_region_swallows_what_lies_in_it(tmp_path: Path):
     truth_data = dataset(tmp_path, things, image_ids=[1], classes={2: "a"})
     inside = [(0, (20, 0, 5, 5), 0.9), (0, (30, 5, 5, 5), 0.8)]
     detections = [found(1, *inside, (0, (0, 0, 10, 10), 0.5))]
-    truth = index_truth(truth_data, truth_data.categories)
+    truth = prepare_ground_truth(truth_data, truth_data.categories)
     matches = match(tabulate(detections, truth_data.categories, truth), truth, "segm")
     assert matches.is_match[0, 0].tolist() == [True, True, True]
     assert matches.is_ignored[0, 0].tolist() == [True, True, False]
     assert assert_same(truth_data, detections, truth_data.categories) == pytest.approx(100)
 
 
-def test_metrics_do_not_depend_on_the_judge(tmp_path: Path):
-    truth, detections = random_case(tmp_path, 11, [3, 2, 1], masked=True)
-    options = {"detections": detections, "ground_truth": truth, "categories": truth.categories}
-    metrics = evaluate(**options, judge="fast", semantic="correct")
-    assert metrics == evaluate(**options, judge="pycocotools", semantic="correct")
-    assert set(metrics.overall) == {"bbox", "segm", "semantic", "rejection"}
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [2**63 - 2, 2**63 - 1, 2**63, 2**64 + 5],
+        [5, 2**53, 2**53 + 1, 2**128],
+        ["a", "b", "c", "d"],
+        [7, 2**63, "7", "x"],
+    ],
+)
+def test_ids_of_any_kind_give_the_same_numbers(tmp_path: Path, ids: list[ImageId]):
+    """Images and categories are numbered anew: from 2^53 on float64 cannot tell ids apart, from 2^63 on int64."""
+    data, detections = random_case(tmp_path, 11, [1, 2, 3, 4], masked=True)
+    plain = evaluate(detections=detections, ground_truth=data, categories=data.categories, semantic="correct")
+    assert set(plain.overall) == {"bbox", "segm", "semantic", "rejection"}
+    moved = replace(
+        data,
+        digest=str(ids),
+        images={ids[number - 1]: replace(image, id=ids[number - 1]) for number, image in data.images.items()},
+        categories=tuple(replace(each, id=each.id + 2**63 - 5) for each in data.categories),
+        instances=tuple(
+            replace(each, image_id=ids[each.image_id - 1], category_id=each.category_id + 2**63 - 5)
+            for each in data.instances
+        ),
+    )
+    detections = [replace(each, image_id=ids[each.image_id - 1]) for each in detections]
+    metrics = evaluate(detections=detections, ground_truth=moved, categories=moved.categories, semantic="correct")
+    assert metrics == plain
 
 
 def test_order_of_the_searched_classes_is_free(tmp_path: Path):
@@ -153,15 +172,14 @@ def test_order_of_the_searched_classes_is_free(tmp_path: Path):
 def test_ground_truth_is_prepared_once(tmp_path: Path):
     truth, _ = random_case(tmp_path, 1, [1, 2, 3], masked=True)
     again = read_coco(truth.annotation_file, tmp_path)
-    assert index_truth(truth, truth.categories) is index_truth(again, truth.categories)
-    assert index_truth(truth, truth.categories[:1]) is not index_truth(truth, truth.categories)
+    assert prepare_ground_truth(truth, truth.categories) is prepare_ground_truth(again, truth.categories)
+    assert prepare_ground_truth(truth, truth.categories[:1]) is not prepare_ground_truth(truth, truth.categories)
     for number in range(5):
         folder = tmp_path / str(number)
         folder.mkdir()
         other, _ = random_case(folder, number, [1, 2, 3], masked=True)
-        last = index_truth(other, other.categories)
-    assert index_truth(other, other.categories) is last
-    assert index_truth(truth, truth.categories).document == index_truth(again, again.categories).document
+        last = prepare_ground_truth(other, other.categories)
+    assert prepare_ground_truth(other, other.categories) is last
 
 
 def shaken(truth: CocoDataset, categories: tuple[Category, ...], *, seed: int) -> list[Detections]:
@@ -239,6 +257,6 @@ def test_recorded_detections(shared_dir: Path, golden_dir: Path):
 
 def test_averages_of_nothing_are_absent(tmp_path: Path):
     truth_data = dataset(tmp_path, [thing(1, 2, (0, 0, 10, 10), iscrowd=1)], image_ids=[1], classes={2: "a"})
-    truth = index_truth(truth_data, truth_data.categories)
+    truth = prepare_ground_truth(truth_data, truth_data.categories)
     table = tabulate([found(1)], truth_data.categories, truth)
-    assert averages(curves_of(match(table, truth, "bbox"), table, truth)) == {}
+    assert averages(precision_recall(match(table, truth, "bbox"), table, truth)) == {}

@@ -1,0 +1,180 @@
+"""The ground truth of a targets file, prepared once per process for all runs on it.
+
+Images and classes are numbered anew, so ids of any size, text ids and mixtures make no difference.
+Suffixes: G objects, A area ranges.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ntt.data.coco import CocoDataset
+from ntt.data.masks import segmentation_rle
+from ntt.evaluation.curves import AREA_RANGES_PX, FloatArray
+from ntt.evaluation.federated import Federation, federation_of
+from ntt.evaluation.options import Protocol
+from ntt.types import Category, ImageId, Instance, IntArray, Json
+
+BoolArray = npt.NDArray[np.bool_]
+_CACHE_SIZE = 4
+_CACHE: "OrderedDict[tuple[Any, ...], GroundTruth]" = OrderedDict()
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The objects of the searched classes, ready for matching. A class index is a position in `categories`.
+
+    A pair of image and class is one number: image index * number of classes + class index.
+
+    Attributes:
+        protocol: whose rules hold.
+        categories: the searched classes, sorted by id.
+        image_indices: id of every image -> its index, by ascending id: the order in which COCOeval takes them.
+        sizes: (height, width) of every image, by image index.
+        instances: the objects, in file order.
+        boxes_xywh: float64 [G, 4], COCO boxes as the file has them, before clipping.
+        is_crowd: bool [G], crowd regions; none by LVIS' rules.
+        is_ignored: bool [A, G], objects neither to be found nor wrong to find: crowd regions (COCO's protocol), those
+            marked `ignore` (LVIS'), and those outside an area range.
+        has_masks: whether every object has a mask.
+        occupied: int64, pairs of which the image holds anything of the class: an object, a crowd region, or an
+            annotation that was left out because its box or mask is unusable. Sorted.
+        federation: which classes were looked for in which images; None under COCO's protocol.
+    """
+
+    protocol: Protocol
+    categories: tuple[Category, ...]
+    image_indices: Mapping[ImageId, int]
+    sizes: tuple[tuple[int, int], ...]
+    instances: tuple[Instance, ...]
+    boxes_xywh: FloatArray
+    is_crowd: BoolArray
+    is_ignored: BoolArray
+    has_masks: bool
+    occupied: IntArray
+    federation: Federation | None = None
+
+    @cached_property
+    def class_indices(self) -> Mapping[int, int]:
+        """Category id -> class index."""
+        return {category.id: index for index, category in enumerate(self.categories)}
+
+    @cached_property
+    def groups(self) -> dict[int, IntArray]:
+        """Pair -> indices of its objects, in file order; without the pairs that have none."""
+        pairs = _pairs(self.instances, self.image_indices, self.class_indices)
+        order = np.argsort(pairs, kind="stable")
+        present, starts = np.unique(pairs[order], return_index=True)
+        return dict(zip(present.tolist(), np.split(order, starts[1:]), strict=False))
+
+    @cached_property
+    def num_counted(self) -> IntArray:
+        """Objects of each class that are not ignored: int64 [A, classes]."""
+        labels = np.array([self.class_indices[instance.category_id] for instance in self.instances], dtype=np.int64)
+        return np.stack([np.bincount(labels[~ignored], minlength=len(self.categories)) for ignored in self.is_ignored])
+
+    @cached_property
+    def is_negative(self) -> BoolArray:
+        """Whether an image holds nothing of a class, going by the file: bool [images, classes].
+
+        COCO's protocol: where it has no annotation of it. LVIS': where its absence was verified.
+        """
+        shape = (len(self.sizes), len(self.categories))
+        if self.federation is not None:
+            negative = np.zeros(shape, dtype=np.bool_)
+            negative.flat[self.federation.absent] = True
+            return negative
+        negative = np.ones(shape, dtype=np.bool_)
+        negative.flat[self.occupied] = False
+        return negative
+
+    @cached_property
+    def rles(self) -> list[Json]:
+        """Every object's mask as a compressed RLE with `size` and `counts`; only where `has_masks`."""
+        rles = []
+        for instance in self.instances:
+            size = self.sizes[self.image_indices[instance.image_id]]
+            segmentation = _box_polygon(instance) if instance.segmentation is None else instance.segmentation
+            rles.append({"size": list(size), "counts": segmentation_rle(segmentation, *size)})
+        return rles
+
+
+def prepare_ground_truth(
+    dataset: CocoDataset, categories: Sequence[Category], *, protocol: Protocol = "coco"
+) -> GroundTruth:
+    """Prepare the ground truth, or return what was prepared before from the same file and classes.
+
+    The latest few are cached. Files are told apart by their digest and by the image sizes, which an annotation file
+    may leave to the images.
+
+    Args:
+        dataset: the targets.
+        categories: the searched classes, in any order.
+        protocol: whose rules hold.
+
+    Raises:
+        DataError: if the file lacks what LVIS' protocol needs.
+    """
+    ordered = tuple(sorted(categories, key=lambda category: category.id))
+    sizes = tuple((image.id, image.height, image.width) for image in dataset.images.values())
+    key = (dataset.digest, ordered, sizes, protocol)
+    if key not in _CACHE:
+        _CACHE[key] = _prepare(dataset, ordered, protocol)
+    _CACHE.move_to_end(key)
+    while len(_CACHE) > _CACHE_SIZE:
+        _CACHE.popitem(last=False)
+    return _CACHE[key]
+
+
+def _prepare(dataset: CocoDataset, categories: tuple[Category, ...], protocol: Protocol) -> GroundTruth:
+    image_ids = sorted(dataset.images, key=lambda image_id: (isinstance(image_id, str), image_id))
+    image_indices = {image_id: index for index, image_id in enumerate(image_ids)}
+    class_indices = {category.id: index for index, category in enumerate(categories)}
+    dropped = [instance for _, instance in dataset.dropped if instance.category_id in class_indices]
+    instances = [instance for instance in dataset.instances if instance.category_id in class_indices]
+    is_crowd = np.array([instance.iscrowd for instance in instances], dtype=np.bool_)
+    is_marked = is_crowd
+    if protocol == "lvis":  # crowd regions are objects like any other; what has no area is no object
+        dropped = [instance for instance in dropped if instance.area_px > 0]
+        instances = [instance for instance in instances if instance.area_px > 0]
+        is_crowd = np.zeros(len(instances), dtype=np.bool_)
+        is_marked = np.array([instance.id in dataset.ignored for instance in instances], dtype=np.bool_)
+    areas = np.array([instance.area_px for instance in instances], dtype=np.float64)
+    boxes = [dataset.boxes_as_written.get(instance.id, instance.bbox_xywh) for instance in instances]
+    occupied = np.unique(_pairs([*instances, *dropped], image_indices, class_indices))
+    return GroundTruth(
+        protocol=protocol,
+        categories=categories,
+        image_indices=image_indices,
+        sizes=tuple((dataset.images[image_id].height, dataset.images[image_id].width) for image_id in image_ids),
+        instances=tuple(instances),
+        boxes_xywh=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        is_crowd=is_crowd,
+        is_ignored=np.stack([is_marked | (areas < low) | (areas > high) for low, high in AREA_RANGES_PX.values()]),
+        has_masks=dataset.has_masks,
+        occupied=occupied,
+        federation=None if protocol == "coco" else federation_of(dataset, categories, image_ids, occupied),
+    )
+
+
+def _pairs(
+    instances: Sequence[Instance], image_indices: Mapping[ImageId, int], class_indices: Mapping[int, int]
+) -> IntArray:
+    """Return the pair of image and class of each instance: int64."""
+    pairs = [
+        image_indices[instance.image_id] * len(class_indices) + class_indices[instance.category_id]
+        for instance in instances
+    ]
+    return np.array(pairs, dtype=np.int64)
+
+
+def _box_polygon(instance: Instance) -> list[list[float]]:
+    """Return the box of a crowd region without a mask, among objects that have one."""
+    left, top, width, height = instance.bbox_xywh
+    right, bottom = left + width, top + height
+    return [[left, top, right, top, right, bottom, left, bottom]]
