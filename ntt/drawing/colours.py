@@ -1,10 +1,5 @@
-"""Class colours that can be told apart, on photographs and from each other.
+"""Class colours that can be told apart, on photographs and from each other."""
 
-Distances are Euclidean in OKLab (B. Ottosson, "A perceptual color space for image processing", 2020), where equal
-distances look about equally different.
-"""
-
-from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -13,12 +8,18 @@ import numpy.typing as npt
 ByteArray: TypeAlias = npt.NDArray[np.uint8]
 Rgb: TypeAlias = tuple[int, int, int]
 
-DISTINCT_COLOURS = 100
-"""Classes beyond this many take the colours from the start again."""
-
-_FIRST_COLOUR = (240, 88, 60)
-_LIGHTNESS = (0.54, 0.90)
-_CHROMA = (0.06, 0.21)
+# A hundred colours in farthest-point order: each is the one farthest from all before it, so that every prefix is well
+# separated. Distances are Euclidean in OKLab (B. Ottosson, 2020); lightness 0.54 to 0.90, chroma 0.06 to 0.21.
+_PALETTE_HEX = (
+    "f0583c00fcfc006ce4009c00fca8fcfccc00b43cb46ca8b4846c3c54d8609c84fcb49c00fc60b4f0a890a8ccf0786c9c"
+    "cc1854008478c0849cb4f09c0c9cfc8454e4a8c09030b47800d8c0e478fcc04800fc8400fccce43cc0fca8606cc07830"
+    "6c9048fcd89cb4a8fcb4e40c0cfc9c2484b4c0c024d85484c06ccc78b400fc7884c09c786c78d8e490cc9090cc90e4cc"
+    "e4a83c24843cd8b4d8189c9c90a86c9c60b4c0248454d8f000c0cc9cd878d8cc7890b4d878a8fc9c84006c7800309ccc"
+    "d8786ccc5454009c6c9c789c78c06cb4549090fc6c6cfccca860e4fc9cb4c09cc0e4e46c84ccc0849c00486cc000b43c"
+    "2484e4fc548448e49c6c84a890f0fc7860c0d848a86c6cfc6c9c849c9060a86000cc90f0e478a8d89000fcc0a8b4786c"
+    "00cc90fcb46c9048c0e49084"
+)
+_PALETTE: ByteArray = np.frombuffer(bytes.fromhex(_PALETTE_HEX), dtype=np.uint8).reshape(-1, 3)
 
 
 def class_colours(num_classes: int) -> ByteArray:
@@ -32,17 +33,14 @@ def class_colours(num_classes: int) -> ByteArray:
     """
     if num_classes < 0:
         raise ValueError(f"num_classes is {num_classes}; it must be 0 or more.")
-    return _palette()[np.arange(num_classes) % DISTINCT_COLOURS]
+    return _PALETTE[np.arange(num_classes) % len(_PALETTE)]
 
 
 def text_colour(background: npt.ArrayLike) -> Rgb:
-    """Return black or white, whichever has the higher WCAG contrast on `background`.
-
-    Args:
-        background: three sRGB values in [0, 255].
-    """
-    red, green, blue = _linear_rgb(np.asarray(background))
-    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    """Return black or white, whichever has the higher WCAG contrast on `background`, sRGB in [0, 255]."""
+    unit = np.asarray(background, dtype=np.float64) / 255.0
+    linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
     contrast_with_white = 1.05 / (luminance + 0.05)
     contrast_with_black = (luminance + 0.05) / 0.05
     return (255, 255, 255) if contrast_with_white > contrast_with_black else (0, 0, 0)
@@ -52,56 +50,3 @@ def as_rgb(colour: npt.ArrayLike) -> Rgb:
     """Return a row of a colour table as the tuple of ints that Pillow wants."""
     red, green, blue = np.asarray(colour).tolist()
     return int(red), int(green), int(blue)
-
-
-def srgb_to_oklab(srgb: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Return the OKLab coordinates of sRGB colours.
-
-    Args:
-        srgb: [..., 3], values in [0, 255].
-
-    Returns:
-        float64 [..., 3]: lightness in [0, 1], then the green-red and the blue-yellow axis.
-    """
-    rgb_to_cone = np.array(
-        [
-            [0.4122214708, 0.5363325363, 0.0514459929],
-            [0.2119034982, 0.6806995451, 0.1073969566],
-            [0.0883024619, 0.2817188376, 0.6299787005],
-        ]
-    )
-    cone_to_lab = np.array(
-        [
-            [0.2104542553, 0.7936177850, -0.0040720468],
-            [1.9779984951, -2.4285922050, 0.4505937099],
-            [0.0259040371, 0.7827717662, -0.8086757660],
-        ]
-    )
-    lab: npt.NDArray[np.float64] = np.cbrt(_linear_rgb(np.asarray(srgb)) @ rgb_to_cone.T) @ cone_to_lab.T
-    return lab
-
-
-def _linear_rgb(srgb: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    unit = np.asarray(srgb, dtype=np.float64) / 255.0
-    return np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
-
-
-@lru_cache(maxsize=1)
-def _palette() -> ByteArray:
-    """Take colours in farthest-point order: each is the one farthest from all before it."""
-    levels = np.arange(0, 256, 12)
-    grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    lab = srgb_to_oklab(grid)
-    chroma = np.hypot(lab[:, 1], lab[:, 2])
-    usable = (lab[:, 0] >= _LIGHTNESS[0]) & (lab[:, 0] <= _LIGHTNESS[1])
-    usable &= (chroma >= _CHROMA[0]) & (chroma <= _CHROMA[1])
-    grid, lab = grid[usable], lab[usable]
-    colours = [np.array(_FIRST_COLOUR)]
-    distance = np.linalg.norm(lab - srgb_to_oklab(colours[0]), axis=1)
-    while len(colours) < DISTINCT_COLOURS:
-        farthest = int(np.argmax(distance))
-        colours.append(grid[farthest])
-        distance = np.minimum(distance, np.linalg.norm(lab - lab[farthest], axis=1))
-    palette = np.stack(colours).astype(np.uint8)
-    palette.setflags(write=False)
-    return palette
