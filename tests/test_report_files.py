@@ -56,21 +56,16 @@ DETECTIONS = [
 ]
 
 
-def rename_classes(root: Path, name: str) -> None:
-    """Give the first class another name."""
-    for file in (root / "annotations").glob("*.json"):
-        content = json.loads(file.read_text())
-        content["categories"][0]["name"] = name
-        file.write_text(json.dumps(content))
-
-
 def tiny_runs(folder: Path, *, first_class: str = "disc") -> tuple[pd.DataFrame, dict[str, Path]]:
     """Two finished runs on the tiny data set, with predictions, and one without metrics."""
     root = make_tiny(folder / "tiny")
-    rename_classes(root, first_class)
+    for file in (root / "annotations").glob("*.json"):
+        content = json.loads(file.read_text())
+        content["categories"][0]["name"] = first_class
+        file.write_text(json.dumps(content))
     metrics = box_metrics(50.0, classes=(first_class, "square"), segm=40.0)
-    wanted = {"seed=0 shots=1shot": metrics, "seed=0 shots=2shot": metrics, "seed=1 shots=2shot": None}
-    made = make_runs(folder / "outputs", wanted, data=root)
+    lines = {"seed=0 shots=1shot": metrics, "seed=0 shots=2shot": metrics, "seed=1 shots=2shot": None}
+    made = make_runs(folder / "outputs", lines, data=root)
     categories = [Category(3, first_class), Category(7, "square")]
     for directory in made.values():
         write_predictions(RunDirectory(directory).predictions, DETECTIONS, categories)
@@ -159,16 +154,14 @@ def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path):
     (shown,) = gallery.sets
     assert gallery.notes == ("tiny: 3 of 4 target images are shown.",)
     assert [image["name"] for image in shown["images"]] == ["targets_0.png", "targets_2.png", "targets_3.png"]
-    assert [one["class"] for one in shown["images"][0]["truth"]] == [0, 1]
-    assert shown["images"][0]["truth"][1]["box"] == [70, 40, 36, 36]
-    assert [run["label"] for run in shown["runs"]] == [
-        "efficientnet_lite0 + regions + ntt, 1 shot, seed 0",
-        "efficientnet_lite0 + regions + ntt, 2 shots, seed 0",
-    ]
+    truth = shown["images"][0]["truth"]
+    assert ([entry["class"] for entry in truth], truth[1]["box"]) == ([0, 1], [70, 40, 36, 36])
+    method = "efficientnet_lite0 + regions + ntt"
+    assert [run["label"] for run in shown["runs"]] == [f"{method}, 1 shot, seed 0", f"{method}, 2 shots, seed 0"]
     found = shown["runs"][0]["found"]
-    assert [[one["score"] for one in row] for row in found] == [[0.9, 0.5], [], [0.3]]
+    assert [[entry["score"] for entry in row] for row in found] == [[0.9, 0.5], [], [0.3]]
     assert found[0][0]["rle"] == DETECTIONS[0].rles[0].decode()
-    assert [one["name"] for one in shown["classes"]] == ["disc", "square"]
+    assert [entry["name"] for entry in shown["classes"]] == ["disc", "square"]
 
 
 def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -176,29 +169,29 @@ def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkey
     runs, _ = tiny_runs(tmp_path)
     (shown,) = make_gallery(runs, GalleryLimits()).sets
     image, found = shown["images"][0], shown["runs"][0]["found"][0][0]
-    assert (image["width"], image["height"]) == (64, 48)
-    assert found["box"] == [5, 5, 20, 20]
+    assert (image["width"], image["height"], found["box"]) == (64, 48, [5, 5, 20, 20])
     mask = mask_api.decode({"size": [48, 64], "counts": found["rle"]})
-    assert mask.sum() == 400
-    assert mask[5:25, 5:25].all()
+    assert (mask.sum(), mask[5:25, 5:25].all()) == (400, True)
 
 
 def test_a_gallery_is_bounded_and_says_so(tmp_path: Path):
     runs, _ = tiny_runs(tmp_path)
     (shown,) = make_gallery(runs, GalleryLimits(megabytes=0.012)).sets
     assert 0 < len(shown["images"]) < 4
-    gallery = make_gallery(runs, GalleryLimits(runs=1))
-    assert gallery.notes == ("tiny: 1 of 2 settings are shown.",)
+    assert make_gallery(runs, GalleryLimits(runs=1)).notes == ("tiny: 1 of 2 settings are shown.",)
     assert make_gallery(runs, GalleryLimits(images=0)) == Gallery((), ())
 
 
-def test_a_data_set_that_is_gone_costs_a_note(tmp_path: Path):
-    runs, _ = tiny_runs(tmp_path)
+def test_a_data_set_that_is_gone_or_has_changed_costs_a_note(tmp_path: Path):
+    runs, made = tiny_runs(tmp_path)
+    path = RunDirectory(next(iter(made.values()))).predictions
+    path.write_text(path.read_text().replace('"image_id": 101', '"image_id": 7'))
+    (note,) = make_gallery(runs, GalleryLimits()).notes
+    assert "does not fit the data set" in note
     (tmp_path / "tiny").rename(tmp_path / "moved")
     gallery = make_gallery(runs, GalleryLimits())
     assert gallery.sets == ()
-    (note,) = gallery.notes
-    assert note.startswith("tiny is not shown: dataset.root=")
+    assert gallery.notes[0].startswith("tiny is not shown: dataset.root=")
 
 
 @pytest.mark.parametrize("key", ["root", "targets"])
@@ -212,16 +205,7 @@ def test_nothing_in_the_configuration_of_a_run_is_resolved(tmp_path: Path, key: 
     page = tmp_path / "page.html"
     assert main(["report", str(tmp_path / "outputs"), "--html", str(page), "--out", str(tmp_path / "out")]) == 0
     assert "holds ${...}, which is not resolved" in page.read_text()
-    written = [path.read_text() for path in (page, *(tmp_path / "out").iterdir())]
-    assert not any("s3cret" in text for text in written)
-
-
-def test_predictions_of_another_data_set_cost_a_note(tmp_path: Path):
-    runs, made = tiny_runs(tmp_path)
-    path = RunDirectory(next(iter(made.values()))).predictions
-    path.write_text(path.read_text().replace('"image_id": 101', '"image_id": 7'))
-    (note,) = make_gallery(runs, GalleryLimits()).notes
-    assert "does not fit the data set" in note
+    assert not any("s3cret" in path.read_text() for path in (page, *(tmp_path / "out").iterdir()))
 
 
 def test_a_page_needs_nothing_else_and_escapes_every_name(tmp_path: Path):
@@ -230,7 +214,6 @@ def test_a_page_needs_nothing_else_and_escapes_every_name(tmp_path: Path):
     gallery = make_gallery(runs, GalleryLimits())
     text = render_page(Page(EVIL, EVIL, tables, make_plots(runs, "bbox/AP")[:1], gallery))
     assert EVIL not in text
-    assert "<img src=x" not in text
     assert text.count("</script>") == 2
     data = re.search(r'id="gallery-data">(.*?)</script>', text, flags=re.DOTALL)
     assert data is not None
@@ -258,12 +241,8 @@ def test_the_command_writes_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main([*words, "--compare", "shots=1shot", "shots=1shot"]) == 0
     assert capsys.readouterr().out.count("plot           ") == 8
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert [name for name in written if name.endswith(".csv")] == [
-        "classes.csv",
-        "comparison.csv",
-        "results.csv",
-        "runs.csv",
-    ]
+    tables = [name.removesuffix(".csv") for name in written if name.endswith(".csv")]
+    assert tables == ["classes", "comparison", "results", "runs"]
     assert (tmp_path / "out" / "results.csv").read_text().startswith("data set,split,shots,method,runs,box AP mean,")
 
 

@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from report_samples import box_metrics, make_runs, mean_of
 
@@ -93,20 +94,18 @@ def test_a_report_on_a_sweep_that_has_not_begun(tmp_path: Path, capsys: pytest.C
 
 def test_points_of_a_sweep_are_tracked_under_its_name(tmp_path: Path):
     folder, ids = make_sweep(tmp_path, ["seed=0", "seed=1 tracker.group=mine"])
-    groups = [work._point_config(read_plan(folder), one).tracker.group for one in ids]
-    assert groups == ["small", "mine"]
+    assert [work._point_config(read_plan(folder), point).tracker.group for point in ids] == ["small", "mine"]
 
 
 def test_a_point_that_no_longer_composes_is_listed(tmp_path: Path):
     folder, _ = make_sweep(tmp_path, ["seed=0"])
     text = folder.plan.read_text()
     folder.plan.write_text(text.replace('"seed=0"', '"matcher=gone"'))
-    runs = read_runs([folder.root])
-    assert runs.state[0] == "missing"
-    assert "it has not begun, and cannot" in runs.problem[0]
-    table = missing_table(runs)
+    table = missing_table(read_runs([folder.root]))
     assert table is not None
-    assert table.frame.iloc[0, :5].isna().all()
+    (row,) = table.frame.itertuples()
+    assert (row.state, row.seed is pd.NA) == ("missing", True)
+    assert "it has not begun, and cannot" in row.reason
 
 
 PUBLISHED = {
@@ -126,14 +125,16 @@ PUBLISHED = {
 
 
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One published number, whose experiment is the default one at one shot."""
+def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, ExpectedResult]:
+    """Published numbers, of an experiment that is the default one at one shot; tests may change them."""
     (config,) = compose_many([["shots=1shot"]])
-    monkeypatch.setattr(expected, "load_expected", lambda: PUBLISHED)
+    results = dict(PUBLISHED)
+    monkeypatch.setattr(expected, "load_expected", lambda: results)
     monkeypatch.setattr(expected, "_compose", lambda names: dict.fromkeys(names, config))
+    return results
 
 
-def verdict(root: Path) -> list[object]:
+def verdict(root: Path) -> list[str]:
     """What the only row says: ours, theirs, tolerance, difference, verdict."""
     return [column.texts[0] for column in expected_table(read_runs([root])).columns()[4:]]
 
@@ -142,7 +143,6 @@ def expected_of_nothing() -> Table:
     return expected_table(runs_frame([]))
 
 
-@pytest.mark.usefixtures("published")
 @pytest.mark.parametrize(
     ("ap", "difference", "word"),
     [
@@ -152,42 +152,29 @@ def expected_of_nothing() -> Table:
         (20.6, "+0.6", "above"),
     ],
 )
+@pytest.mark.usefixtures("published")
 def test_verdicts(tmp_path: Path, ap: float, difference: str, word: str):
-    runs = {f"seed={seed} shots=1shot": box_metrics(ap) for seed in (0, 1)}
+    runs = {f"seed={seed} shots=1shot runtime.threads=2": box_metrics(ap) for seed in (0, 1)}
     make_runs(tmp_path, {**runs, "seed=2 shots=1shot": box_metrics(90), "seed=0 shots=5shot": box_metrics(90)})
     assert verdict(tmp_path) == [f"{ap} ± 0.0 (2)", "20.0", "0.5", difference, word]
 
 
-@pytest.mark.usefixtures("published")
-def test_a_row_without_all_of_its_seeds_has_no_verdict(tmp_path: Path):
+def test_rows_without_a_verdict(tmp_path: Path, published: dict[str, ExpectedResult]):
+    assert expected_of_nothing().frame.verdict.tolist() == ["not run"]
     make_runs(tmp_path, {"seed=1 shots=1shot": box_metrics(20)})
     assert verdict(tmp_path)[-1] == "incomplete: 1 of 2 seeds"
-    assert expected_of_nothing().frame.verdict.tolist() == ["not run"]
+    make_runs(tmp_path, {"seed=0 shots=1shot": box_metrics(20)})
+    published["row:bbox/AP"] = replace(PUBLISHED["row:bbox/AP"], value=None, tolerance=None)
+    assert verdict(tmp_path)[1:] == ["–", "–", "–", "nothing published"]
 
 
-@pytest.mark.usefixtures("published")
-def test_rows_without_a_published_number_are_not_counted_as_one(monkeypatch: pytest.MonkeyPatch):
-    row = PUBLISHED["row:bbox/AP"]
+def test_rows_without_a_published_number_are_not_counted_as_one(published: dict[str, ExpectedResult]):
     assert expected_of_nothing().notes[-1] == "1 published number. not run: 1."
-    silent = replace(row, metric="segm/AP", value=None, tolerance=None)
-    monkeypatch.setattr(expected, "load_expected", lambda: {**PUBLISHED, silent.key: silent})
-    table = expected_of_nothing()
-    assert len(table.frame) == 2
-    assert table.notes[-1] == ("1 published number. not run: 1. 1 further row has no published number to compare with.")
-    monkeypatch.setattr(expected, "load_expected", lambda: {"a": silent, "b": silent})
-    assert expected_of_nothing().notes[-1] == (
-        "No published numbers. 2 further rows have no published number to compare with."
-    )
-
-
-@pytest.mark.usefixtures("published")
-def test_where_it_ran_and_where_the_data_lay_makes_no_difference(tmp_path: Path):
-    make_runs(
-        tmp_path,
-        {f"seed={seed} shots=1shot runtime.threads=2": box_metrics(20) for seed in (0, 1)},
-    )
-    assert verdict(tmp_path)[-1] == "within tolerance"
-    assert experiment_settings({"dataset.root": "/data", "seed": 3, "split.name": "all"}) == {"split.name": "all"}
+    published["silent"] = replace(PUBLISHED["row:bbox/AP"], metric="segm/AP", value=None, tolerance=None)
+    rest = "1 further row has no published number to compare with."
+    assert expected_of_nothing().notes[-1] == f"1 published number. not run: 1. {rest}"
+    del published["row:bbox/AP"]
+    assert expected_of_nothing().notes[-1] == f"No published numbers. {rest}"
 
 
 @pytest.mark.usefixtures("published")
@@ -200,22 +187,14 @@ def test_a_run_of_the_experiment_with_other_settings_is_named(tmp_path: Path):
     assert "not run: 1." in expected_table(read_runs([tmp_path])).notes[1]
 
 
-def test_what_was_not_published_gets_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (config,) = compose_many([["shots=1shot"]])
-    unpublished = {"row:bbox/AP": replace(PUBLISHED["row:bbox/AP"], value=None, tolerance=None)}
-    monkeypatch.setattr(expected, "load_expected", lambda: unpublished)
-    monkeypatch.setattr(expected, "_compose", lambda names: dict.fromkeys(names, config))
-    make_runs(tmp_path, {f"seed={seed} shots=1shot": box_metrics(20) for seed in (0, 1)})
-    assert verdict(tmp_path)[1:] == ["–", "–", "–", "nothing published"]
+def test_where_the_data_lie_makes_no_difference():
+    assert experiment_settings({"dataset.root": "/data", "seed": 3, "split.name": "all"}) == {"split.name": "all"}
 
 
 def test_every_published_number_has_a_row():
     table = expected_of_nothing()
-    assert len(table.frame) > 70
-    assert set(table.frame.verdict) == {"not run"}
     published = table.frame.theirs.notna().sum()
+    assert len(table.frame) > 70
     assert 0 < published < len(table.frame)
-    assert table.notes[1] == (
-        f"{published} published numbers. not run: {published}. {len(table.frame) - published} further rows have no "
-        "published number to compare with."
-    )
+    assert set(table.frame.verdict) == {"not run"}
+    assert f"{published} published numbers. not run: {published}." in table.notes[1]

@@ -90,7 +90,7 @@ def summary(run: list[Any]) -> dict[str, Any]:
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
-def one_of(run: list[Any], kind: str) -> Any:
+def first_record(run: list[Any], kind: str) -> Any:
     return next(getattr(record, kind) for record in run if record.WhichOneof("record_type") == kind)
 
 
@@ -111,7 +111,7 @@ def test_a_run_is_written_offline_without_a_key_and_can_be_read_back(tmp_path: P
     tracker.log_pictures(pictures(tmp_path / "drawn", 5))
     tracker.finish(failed=False)
     (found,) = records(tmp_path)
-    run = one_of(found, "run")
+    run = first_record(found, "run")
     assert (run.run_id, run.project, run.run_group, run.job_type) == ("0123456789abcdef", "ntt", "my sweep", "run")
     assert list(run.tags) == ["demo", "x" * 64, "mine"]
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
@@ -128,7 +128,7 @@ def test_a_run_is_written_offline_without_a_key_and_can_be_read_back(tmp_path: P
         "data": [["cat", 5.0, 11.0], ["tug/boat", 20.0, None], ["all classes", 12.5, 30.0]],
     }
     assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/pictures/*.png"))) == 2
-    assert one_of(found, "exit").exit_code == 0
+    assert first_record(found, "exit").exit_code == 0
     (folder,) = tmp_path.glob("wandb/offline-run-*")
     assert "no key is set" in caplog.text
     assert f"Send it with: wandb sync {folder}" in caplog.text
@@ -140,7 +140,7 @@ def test_a_failed_run_is_marked_and_a_retry_has_the_same_id(tmp_path: Path):
         tracker.finish(failed=failed)
         time.sleep(1.1)  # W&B names folders by the second
     runs = records(tmp_path)
-    assert [(one_of(run, "exit").exit_code, one_of(run, "run").run_id) for run in runs] == [
+    assert [(first_record(run, "exit").exit_code, first_record(run, "run").run_id) for run in runs] == [
         (1, "0123456789abcdef"),
         (0, "0123456789abcdef"),
     ]
@@ -156,10 +156,10 @@ def test_a_whole_run_tells_its_tracker_everything(tmp_path: Path, shared_store: 
     box_ap = runner.run(compose_config(words))
     assert runner.run(compose_config(words)) == box_ap  # finished before: mirrored again, under the same id
     first, second = records(tmp_path)
-    run = one_of(first, "run")
+    run = first_record(first, "run")
     assert run.run_group == "s"
     assert list(run.tags) == ["tiny", "all", "1shot", "efficientnet_lite0", "regions", "ntt"]
-    assert run.run_id == one_of(second, "run").run_id
+    assert run.run_id == first_record(second, "run").run_id
     for found in (first, second):
         kept = summary(found)
         assert kept["bbox/AP"] == box_ap
@@ -174,7 +174,7 @@ def test_the_agent_of_a_wandb_sweep_gets_the_run_it_asked_for(tmp_path: Path, mo
     config = WandbTrackerConfig(name="wandb", folder=str(tmp_path), mode="offline")
     config.build(identity(tmp_path)).finish(failed=False)
     (found,) = records(tmp_path)
-    assert one_of(found, "run").run_id == "agentrun"
+    assert first_record(found, "run").run_id == "agentrun"
 
 
 @dataclass
@@ -199,14 +199,12 @@ class Server:
         self.questions.append((name, question.get("variables") or {}))
         project = {"id": "p", "name": "ntt", "entity": {"id": "e", "name": "me"}}
         bucket = {"id": "b", "name": "abc", "displayName": "n", "config": "{}", "project": project}
-        bucket["historyLineCount"] = 0
         data = {
             "RunResumeStatus": {"model": {**project, "bucket": None}},
-            "UpsertBucket": {"upsertBucket": {"bucket": bucket, "inserted": True}},
+            "UpsertBucket": {"upsertBucket": {"bucket": {**bucket, "historyLineCount": 0}, "inserted": True}},
             "Viewer": {"viewer": {"id": "1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}},
         }.get(name)
-        said = {"data": data} if data else {"data": None, "errors": [{"message": "not here"}]}
-        return json.dumps(said).encode()
+        return json.dumps({"data": data} if data else {"data": None, "errors": [{"message": "not here"}]}).encode()
 
 
 @contextmanager
@@ -366,8 +364,7 @@ def test_of_thousands_of_classes_only_the_table_has_numbers():
         ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "", False),
         ("auto", {}, f"machine api.wandb.ai login user password {KEY}", True),
         ("auto", {"WANDB_BASE_URL": "https://wandb.lab"}, f"machine api.wandb.ai login user password {KEY}", False),
-        ("auto", {}, "machine", False),
-        ("online", {}, "", False),
+        ("online", {}, "machine", False),
         ("offline", {"WANDB_API_KEY": KEY}, "", False),
     ],
 )
@@ -382,24 +379,10 @@ def test_online_only_with_a_key(
     assert WandbTrackerConfig(name="wandb", mode=mode)._is_online() is online
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["tracker=wandb", "tracker.mode=on"], "tracker.mode=on is not possible: allowed is one of auto, online, off"),
-        (["tracker=wandb", "tracker.finish_timeout_s=0"], "tracker.finish_timeout_s=0 is not possible: allowed is 1"),
-        (["tracker=tensorboard", "tracker.max_pictures=-1"], "tracker.max_pictures=-1 is not possible"),
-    ],
-)
-def test_impossible_settings(words: list[str], message: str):
-    with pytest.raises(ConfigError) as caught:
-        compose_config(words)
-    assert message in str(caught.value)
-
-
-def test_trackers_do_not_change_what_a_run_is():
-    configs = compose_many([[f"tracker={name}"] for name in ("none", "wandb", "tensorboard")])
-    assert [config.tracker.name for config in configs] == ["none", "wandb", "tensorboard"]
-    assert len(set(map(run_directory, configs))) == 1
+@pytest.mark.parametrize("setting", ["mode=on", "max_pictures=-1", "finish_timeout_s=0"])
+def test_impossible_settings(setting: str):
+    with pytest.raises(ConfigError, match=f"tracker.{setting} is not possible"):
+        compose_config(["tracker=wandb", f"tracker.{setting}"])
 
 
 def test_class_rows_and_choice_of_pictures(tmp_path: Path):
@@ -445,7 +428,7 @@ def test_tensorboard_that_is_missing_costs_a_warning(
 WANDB_SWEEPS = sorted((PROJECT_DIR / "sweeps").glob("wandb_*.yaml"))
 
 
-def some_values(parameter: dict[str, Any]) -> list[Any]:
+def proposed_values(parameter: dict[str, Any]) -> list[Any]:
     """Values that the server may propose."""
     if "values" in parameter:
         return list(parameter["values"])
@@ -472,10 +455,10 @@ def test_the_command_line_of_an_agent_composes(path: Path, tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     agent = wandb_agent.Agent(api=None, queue=None, sweep_id="sweep1")
     agent._sweep_command = sweep["command"]
-    proposals = {name: some_values(parameter) for name, parameter in sweep["parameters"].items()}
-    for place in range(max(map(len, proposals.values()))):  # every value at least once
-        args = {name: {"value": values[place % len(values)]} for name, values in proposals.items()}
-        agent._command_run({"run_id": f"run{place}", "program": sweep["program"], "args": args})
+    proposals = {name: proposed_values(parameter) for name, parameter in sweep["parameters"].items()}
+    for number in range(max(map(len, proposals.values()))):  # every value at least once
+        args = {name: {"value": values[number % len(values)]} for name, values in proposals.items()}
+        agent._command_run({"run_id": f"run{number}", "program": sweep["program"], "args": args})
     assert {tuple(command[:3]) for command in commands} == {("/usr/bin/env", "python", "main.py")}
     assert not any("$" in word for command in commands for word in command)
     configs = compose_many([command[3:] for command in commands])
