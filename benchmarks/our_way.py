@@ -76,4 +76,4 @@ def detect(shown: Shown, models: OurModels, clock: Clock) -> Detections:
 def _prototypes(shown: Shown) -> Prototypes:
     count = len(shown.prototypes_PD)
     categories = tuple(Category(index, str(index)) for index in range(count))
-    return Prototypes(categories, shown.prototypes_PD, torch.arange(count), "random")
+    return Prototypes(categories, shown.prototypes_PD, torch.arange(count))

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ntt.base.digests import content_key
 from ntt.base.distributed import ProcessGroup
 from ntt.config.compose import compose_many
 from ntt.convert.labelme import mask_object
@@ -204,9 +203,6 @@ def _reference_set(references: Sequence[Reference], folder: Path) -> ReferenceSe
         images=records,
         shots=max(map(len, groups)),
         seed=0,
-        digest=content_key(
-            {"classes": classes, "instances": [[[i.bbox_xywh, i.segmentation] for i in group] for group in groups]}
-        ),
     )
 
 

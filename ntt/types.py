@@ -70,7 +70,7 @@ class ReferenceSet:
         categories: sorted by category id; the place in this tuple is the class index used everywhere below.
         instances: one tuple a category. Never empty; may hold fewer than k instances where fewer exist.
         images: the records of every image the instances lie in.
-        digest: hex digest of everything that decides which instances these are.
+        digest: hex digest of everything that decides which instances these are; "" where they were not drawn.
         sampler: name of the sampler that drew them; "given" where none did.
     """
 
@@ -79,7 +79,7 @@ class ReferenceSet:
     images: Mapping[ImageId, ImageRecord]
     shots: int
     seed: int
-    digest: str
+    digest: str = ""
     sampler: str = "given"
 
 
@@ -103,7 +103,6 @@ class MemoryBank:
     Attributes:
         features: per class float32 [K, D], not normalised.
         categories: as in the `ReferenceSet` the bank was filled from.
-        digest: hex digest of the references and of the backbone that encoded them.
         backgrounds: per class float32 [B, D], not normalised, B <= K: the mean feature outside the mask of each
             instance that leaves anything of its crop uncovered, in the order of `features`. An empty tuple where
             backgrounds were not looked at.
@@ -111,7 +110,6 @@ class MemoryBank:
 
     categories: tuple[Category, ...]
     features: tuple[torch.Tensor, ...]
-    digest: str
     backgrounds: tuple[torch.Tensor, ...] = ()
 
 
@@ -129,7 +127,6 @@ class Prototypes:
     categories: tuple[Category, ...]
     vectors_PD: torch.Tensor
     labels_P: torch.Tensor
-    digest: str
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,6 @@ def test_similarity_of_cells_by_hand():
         categories=(Category(3, "a"), Category(5, "b")),
         vectors_PD=vectors,
         labels_P=torch.tensor([0, 0, 1, -1]),  # two prototypes of a, one of b, one of background
-        digest="",
     )
     cells = torch.tensor([[[2.0, 3.0], [0.0, 0.0]], [[0.0, 4.0], [-5.0, 0.0]]])  # D = 2, a grid of 2 x 2
     found = class_similarity(cells, prototypes)

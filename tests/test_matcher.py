@@ -17,13 +17,12 @@ CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
 MEMORY = MemoryBank(
     categories=CATEGORIES,
     features=(torch.tensor([[2.0, 0.0, 0.0], [4.0, 0.0, 0.0]]), torch.tensor([[0.0, 3.0, 0.0]])),
-    digest="memory",
 )
 
 
 def prototypes(matcher: PrototypeMatcher) -> Prototypes:
     vectors, labels = matcher.build_prototypes(MEMORY)
-    return Prototypes(CATEGORIES, vectors, labels, "prototypes")
+    return Prototypes(CATEGORIES, vectors, labels)
 
 
 def candidates(
@@ -43,7 +42,7 @@ def run(found: Candidates, **settings: Any) -> Detections:
 
 def test_prototypes_are_normalised_means():
     vectors, labels = PrototypeMatcher().build_prototypes(
-        MemoryBank(CATEGORIES, (torch.tensor([[1.0, 0.0], [2.0, 4.0]]), torch.tensor([[0.0, 5.0]])), "memory")
+        MemoryBank(CATEGORIES, (torch.tensor([[1.0, 0.0], [2.0, 4.0]]), torch.tensor([[0.0, 5.0]])))
     )
     torch.testing.assert_close(vectors, torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
     assert labels.tolist() == [0, 1]
@@ -105,7 +104,7 @@ def test_limits():
 def test_several_prototypes_a_class_and_background():
     matcher = PrototypeMatcher()
     vectors = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [0.6, 0.8, 0]])
-    several = Prototypes(CATEGORIES, vectors, torch.tensor([0, 1, 0, -1]), "several")
+    several = Prototypes(CATEGORIES, vectors, torch.tensor([0, 1, 0, -1]))
     found = matcher.match(1, candidates([(0, 0, 5, 5)], [0.9], [[0.0, 0.6, 0.8]]), several)
     assert found.labels.tolist() == [0]
     assert found.scores.tolist() == pytest.approx([0.8])

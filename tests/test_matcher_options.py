@@ -27,7 +27,7 @@ CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
 # the cats there is (0, 0.8, 0, 0.6); the one dog fills its crop.
 FEATURES = (torch.tensor([[2.0, 0, 0, 0], [1.6, 1.2, 0, 0]]), torch.tensor([[0, 0, 5.0, 0]]))
 BACKGROUNDS = (torch.tensor([[0, 8.0, 0, 6.0]]), torch.zeros(0, 4))
-MEMORY = MemoryBank(CATEGORIES, FEATURES, "memory", BACKGROUNDS)
+MEMORY = MemoryBank(CATEGORIES, FEATURES, BACKGROUNDS)
 CAT_MEAN = np.array([3.6, 1.2, 0, 0]) / np.hypot(3.6, 1.2)
 
 
@@ -36,7 +36,7 @@ def prototypes(matcher: DetectingMatcher, memory: MemoryBank = MEMORY) -> Protot
     assert vectors.dtype == torch.float32
     assert labels.dtype == torch.int64
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(labels)))
-    return Prototypes(memory.categories, vectors, labels, "prototypes")
+    return Prototypes(memory.categories, vectors, labels)
 
 
 def candidates(features: Sequence[Sequence[float]], boxes: Sequence[tuple[int, int, int, int]] = ()) -> Candidates:
@@ -71,7 +71,6 @@ def test_nearest_averages_the_best_instances():
 FOUR_CATS = MemoryBank(
     CATEGORIES,
     (torch.tensor([[1.0, 0, 0, 0], [0, 2.0, 0, 0], [4.0, 3.0, 0, 0], [0, 0.6, 0, 0.8]]), FEATURES[1]),
-    "memory",
 )
 
 
@@ -103,8 +102,8 @@ def test_kmeans_with_one_group_is_the_published_matcher():
 
 def test_kmeans_of_a_class_does_not_depend_on_the_others():
     many = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32))
-    alone = prototypes(KMeansMatcher(), MemoryBank(CATEGORIES[1:], (many,), "alone"))
-    among = prototypes(KMeansMatcher(), MemoryBank(CATEGORIES, (many[:10], many), "among"))
+    alone = prototypes(KMeansMatcher(), MemoryBank(CATEGORIES[1:], (many,)))
+    among = prototypes(KMeansMatcher(), MemoryBank(CATEGORIES, (many[:10], many)))
     assert torch.equal(alone.vectors_PD, among.vectors_PD[among.labels_P == 1])
 
 
@@ -140,9 +139,7 @@ def test_damping_by_background():
 
 @pytest.mark.parametrize(("mode", "cosine"), [("mean", 0.5**0.5), ("each", 1.0)])
 def test_one_background_prototype_or_one_a_reference(mode: Any, cosine: float):
-    memory = MemoryBank(
-        CATEGORIES, FEATURES, "memory", (torch.tensor([[0, 3.0, 0, 0]]), torch.tensor([[0, 0, 0, 3.0]]))
-    )
+    memory = MemoryBank(CATEGORIES, FEATURES, (torch.tensor([[0, 3.0, 0, 0]]), torch.tensor([[0, 0, 0, 3.0]])))
     matcher = BackgroundMatcher(background_prototypes=mode, on_background="damp", sigma=1.0)
     assert prototypes(matcher, memory).labels_P.tolist() == [0, 1, *[-1] * (2 if mode == "each" else 1)]
     expected = CAT_MEAN[1] * np.exp(-(cosine - CAT_MEAN[1]))
@@ -163,7 +160,7 @@ def test_one_background_prototype_or_one_a_reference(mode: Any, cosine: float):
 def test_references_without_background_give_the_published_scores(
     matcher: DetectingMatcher, warning: str, backgrounds: tuple[torch.Tensor, ...], caplog: pytest.LogCaptureFixture
 ):
-    memory = MemoryBank(CATEGORIES, FEATURES, "memory", backgrounds)
+    memory = MemoryBank(CATEGORIES, FEATURES, backgrounds)
     with caplog.at_level(logging.WARNING, logger="ntt"):
         found = scores(matcher, AXES, memory)
     assert caplog.messages == [warning]
@@ -193,7 +190,7 @@ def test_surroundings_are_negatives_of_their_own_class_only():
 
 
 def test_with_one_class_only_surroundings_are_negatives():
-    memory = MemoryBank(CATEGORIES[:1], FEATURES[:1], "one", BACKGROUNDS[:1])
+    memory = MemoryBank(CATEGORIES[:1], FEATURES[:1], BACKGROUNDS[:1])
     np.testing.assert_array_equal(
         scores(NegativeMatcher(negatives="other_classes"), AXES, memory), scores(PrototypeMatcher(), AXES, memory)
     )

@@ -48,7 +48,6 @@ def drawn(number: int) -> tuple[Candidates, MemoryBank]:
     memory = MemoryBank(
         tuple(Category(label + 1, str(label)) for label in range(classes)),
         tuple(scattered(label, 5, 0.7) for label in range(classes)),
-        "memory",
         tuple(scattered(label, 3, 3.0) for label in range(classes)),
     )
     return random_candidates(number, count, directions_CD=directions), memory
@@ -56,7 +55,7 @@ def drawn(number: int) -> tuple[Candidates, MemoryBank]:
 
 def prototypes(matcher: MatcherConfig, memory: MemoryBank) -> Prototypes:
     vectors, labels = matcher.build_prototypes(memory)
-    return Prototypes(memory.categories, vectors, labels, "prototypes")
+    return Prototypes(memory.categories, vectors, labels)
 
 
 def content(result: Detections | DataError) -> tuple[object, ...]:

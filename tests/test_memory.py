@@ -86,6 +86,5 @@ def test_features_of_instances_and_of_what_surrounds_them(references: ReferenceS
 def test_the_store_keeps_both(references: ReferenceSet, tmp_path: Path):
     first = fill(references, tmp_path / "store", Colours())
     again = fill(references, tmp_path / "store", Colours(broken=True))
-    assert first.digest == again.digest
     for found, known in zip(first.features + first.backgrounds, again.features + again.backgrounds, strict=True):
         assert torch.equal(found, known)

@@ -26,7 +26,7 @@ REFERENCE = PrototypeMatcher(box_convention="reference", on_empty="raise")
 def memory(recorded_dir: Path) -> MemoryBank:
     recorded = np.load(recorded_dir / "matching_memory.npz")
     categories = tuple(Category(category_id, str(category_id)) for category_id in recorded["category_ids"].tolist())
-    return MemoryBank(categories, tuple(torch.from_numpy(recorded["instance_feats"])), "memory")
+    return MemoryBank(categories, tuple(torch.from_numpy(recorded["instance_feats"])))
 
 
 @pytest.fixture(scope="module", params=IMAGES)
@@ -46,7 +46,7 @@ def image(request: pytest.FixtureRequest, recorded_dir: Path, device: str) -> tu
 
 def prototypes(matcher: PrototypeMatcher, memory: MemoryBank) -> Prototypes:
     vectors, labels = matcher.build_prototypes(memory)
-    return Prototypes(memory.categories, vectors, labels, "prototypes")
+    return Prototypes(memory.categories, vectors, labels)
 
 
 def expected_detections(folder: Path, image_id: int) -> list[dict[str, Any]]:

@@ -76,7 +76,7 @@ def test_a_run_with_every_reference_has_no_number_of_shots(tmp_path: Path):
 
 def test_runs_without_metrics_are_kept_and_damaged_ones_explained(tmp_path: Path):
     damage = {
-        2: ('{"overall": ', "metrics.json cannot be read back"),
+        2: ('{"overall": ', "metrics.json cannot be read"),
         3: ('{"overall": {"bbox": {"AP": "high"}}}', "does not hold the metrics of a run"),
         4: (
             '{"overall": {"bbox": {"AP": NaN}}, "per_class": {}, "num_images": 1, "num_detections": 1}',

@@ -94,10 +94,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StorageError(
-            f"{path} cannot be read back: {error}. Delete it and start the same command again; only the stage that "
-            "wrote it is repeated."
-        ) from error
+        raise StorageError(f"{path} cannot be read: {error}.") from error
 
 
 @contextmanager

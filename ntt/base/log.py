@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from ntt.errors import StorageError
@@ -26,7 +27,8 @@ def console_logging(rank: int = 0) -> Iterator[None]:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(console)
-    early = _EarlyRecords()
+    # What is said before the run directory may be created is written to its log later.
+    early = MemoryHandler(sys.maxsize, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     logger.addHandler(early)
     try:
         yield
@@ -57,10 +59,10 @@ def file_logging(root: Path, rank: int = 0) -> Iterator[None]:
         ) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     logger = logging.getLogger("ntt")
-    for early in [one for one in logger.handlers if isinstance(one, _EarlyRecords)]:
+    for early in [early for early in logger.handlers if isinstance(early, MemoryHandler)]:
+        early.setTarget(handler)
+        early.flush()
         logger.removeHandler(early)
-        for record in early.records:
-            handler.handle(record)
     logger.addHandler(handler)
     try:
         yield
@@ -72,18 +74,6 @@ def file_logging(root: Path, rank: int = 0) -> Iterator[None]:
         logger.removeHandler(handler)
         with contextlib.suppress(OSError):  # a full disk; the error that ended the block is the one to show
             handler.close()
-
-
-class _EarlyRecords(logging.Handler):
-    """Keeps what is said of the inputs before the run directory, and with it the log file, may be made."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record."""
-        self.records.append(record)
 
 
 class _RunLog(logging.FileHandler):

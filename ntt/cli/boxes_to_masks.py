@@ -17,7 +17,7 @@ from ntt.data.masks import instance_rle
 from ntt.drawing import DrawnInstances, draw_instances
 from ntt.models.box_masks import BoxMasks, Conversion, choose_box_segmenter, convert
 from ntt.models.segmenters.base import BoxSegmenter
-from ntt.run.environment import apply_runtime
+from ntt.run.models import build_models
 from ntt.stages.visualisation import picture_stem, save_picture
 from ntt.store.store import Store
 from ntt.types import ImageRecord, Instance
@@ -69,9 +69,8 @@ def make_masks(
 
 
 def _build(config: ExperimentConfig) -> BoxSegmenter:
-    placement = apply_runtime(config.runtime, local_rank=0)
-    segmenter, backbone = config.segmenter.build(placement), config.backbone.build(placement)
-    box_segmenter = choose_box_segmenter("segmenter", segmenter, backbone)
+    models = build_models(config)
+    box_segmenter = choose_box_segmenter("segmenter", models.segmenter, models.backbone)
     assert box_segmenter is not None
     return box_segmenter
 

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 # Groups with one schema for all options, and groups whose options bring their own.
 _PLAIN_GROUPS: dict[str, type] = {"shots": ShotsConfig, "split": SplitConfig, "runtime": RuntimeConfig}
-_OPTION_GROUPS: dict[str, tuple[str, type]] = {
+OPTION_GROUPS: dict[str, tuple[str, type]] = {
     "dataset": ("ntt.datasets", DatasetConfig),
     "backbone": ("ntt.models.backbones", BackboneConfig),
     "segmenter": ("ntt.models.segmenters", SegmenterConfig),
@@ -40,7 +40,7 @@ def register_schemas() -> None:
     store.store(name="schema", node=_writable(ExperimentConfig))
     for group, schema in _PLAIN_GROUPS.items():
         store.store(group=f"schema/{group}", name="base", node=_writable(schema))
-    for group, (package, base) in _OPTION_GROUPS.items():
+    for group, (package, base) in OPTION_GROUPS.items():
         schemas: dict[str, type] = option_schemas(package, base)
         for name, schema in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=_writable(schema))

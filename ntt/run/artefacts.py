@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -60,30 +59,30 @@ def _detections_from(record: ImageRecord, rows: Sequence[Json], index: Mapping[i
 
 
 def write_memory(path: Path, memory: MemoryBank) -> None:
-    """Write a memory bank as safetensors; the categories and the digest are in its metadata."""
+    """Write a memory bank as safetensors; the categories are in its metadata."""
     tensors = {f"class_{place}": features for place, features in enumerate(memory.features)}
     tensors.update({f"background_{place}": features for place, features in enumerate(memory.backgrounds)})
-    _write_tensors(path, tensors, memory.categories, memory.digest)
+    _write_tensors(path, tensors, memory.categories)
 
 
 def read_memory(path: Path) -> MemoryBank:
     """Read a memory bank back."""
-    tensors, categories, digest = _read_tensors(path)
+    tensors, categories = _read_tensors(path)
     features = tuple(tensors[f"class_{place}"] for place in range(len(categories)))
     backgrounds = tuple(tensors[name] for place in range(len(categories)) if (name := f"background_{place}") in tensors)
-    return MemoryBank(categories=categories, features=features, digest=digest, backgrounds=backgrounds)
+    return MemoryBank(categories=categories, features=features, backgrounds=backgrounds)
 
 
 def write_prototypes(path: Path, prototypes: Prototypes) -> None:
     """Write prototypes as safetensors."""
     tensors = {"vectors": prototypes.vectors_PD, "labels": prototypes.labels_P}
-    _write_tensors(path, tensors, prototypes.categories, prototypes.digest)
+    _write_tensors(path, tensors, prototypes.categories)
 
 
 def read_prototypes(path: Path) -> Prototypes:
     """Read prototypes back."""
-    tensors, categories, digest = _read_tensors(path)
-    return Prototypes(categories, tensors["vectors"], tensors["labels"], digest)
+    tensors, categories = _read_tensors(path)
+    return Prototypes(categories, tensors["vectors"], tensors["labels"])
 
 
 def write_metrics(path: Path, metrics: Metrics) -> None:
@@ -105,23 +104,17 @@ def flat_metrics(metrics: Metrics) -> dict[str, float]:
     return flat
 
 
-def _write_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], categories: Sequence[Category], digest: str
-) -> None:
-    # One note that holds all: safetensors writes several in an order that changes from process to process.
-    notes = json.dumps({"categories": [[c.id, c.name] for c in categories], "digest": digest})
-    data = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata={"notes": notes})
+def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], categories: Sequence[Category]) -> None:
+    metadata = {"categories": json.dumps([[category.id, category.name] for category in categories])}
+    data = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata=metadata)
     write_bytes(path, data)
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], tuple[Category, ...], str]:
+def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], tuple[Category, ...]]:
     try:
         with safetensors.safe_open(path, framework="pt") as stream:
-            notes: dict[str, Any] = json.loads(stream.metadata()["notes"])
+            pairs: list[tuple[int, str]] = json.loads(stream.metadata()["categories"])
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        raise StorageError(
-            f"{path} cannot be read back: {error}. Delete it and start the same command again."
-        ) from error
-    categories = tuple(Category(id=number, name=name) for number, name in notes["categories"])
-    return tensors, categories, notes["digest"]
+        raise StorageError(f"{path} cannot be read: {error}.") from error
+    return tensors, tuple(Category(id=number, name=name) for number, name in pairs)

@@ -46,11 +46,9 @@ def fill_memory(*, references: ReferenceSet, encoder: "ReferenceEncoder", group:
     ]
     ordered = iter(gather(vectors, len(flat), group))
     groups = [list(islice(ordered, len(members))) for members in references.instances]
-    digest = content_key({"references": references.digest, "encoder": {**encoder.facts, **encoder.masks.facts(flat)}})
     return MemoryBank(
         categories=references.categories,
         features=tuple(_stack([feature.instance for feature in members]) for members in groups),
-        digest=digest,
         backgrounds=tuple(
             _stack(
                 [feature.background for feature in members if feature.background is not None], like=members[0].instance
