@@ -21,7 +21,7 @@ from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import segmentation_rle
-from ntt.data.polygons import mask_polygons
+from ntt.data.polygons import mask_to_polygons
 from ntt.errors import ConfigError
 from ntt.models.box_masks import BoxMasks, Conversion, ReferenceMasks, choose_box_segmenter, convert
 from ntt.models.segmenters.box_fallback import ProposalBoxes, best_proposals
@@ -132,11 +132,11 @@ def cells(mask_hw: torch.Tensor) -> tuple[int, int, int, int]:
 def test_polygons_of_masks_by_hand():
     mask = np.zeros((4, 6), dtype=bool)
     mask[1, 2] = True
-    assert mask_polygons(mask) == [[3, 1, 3, 2, 2, 2, 2, 1]]
+    assert mask_to_polygons(mask) == [[3, 1, 3, 2, 2, 2, 2, 1]]
     mask[2, 3] = True  # touches at a corner only: a part of its own
-    assert mask_polygons(mask) == [[3, 1, 3, 2, 2, 2, 2, 1], [4, 2, 4, 3, 3, 3, 3, 2]]
-    assert mask_polygons(np.zeros((3, 3), dtype=bool)) == []
-    assert mask_polygons(np.ones((2, 3), dtype=bool)) == [[3, 0, 3, 2, 0, 2, 0, 0]]
+    assert mask_to_polygons(mask) == [[3, 1, 3, 2, 2, 2, 2, 1], [4, 2, 4, 3, 3, 3, 3, 2]]
+    assert mask_to_polygons(np.zeros((3, 3), dtype=bool)) == []
+    assert mask_to_polygons(np.ones((2, 3), dtype=bool)) == [[3, 0, 3, 2, 0, 2, 0, 0]]
 
 
 def test_polygons_draw_the_mask_again_with_holes_filled():
@@ -147,7 +147,7 @@ def test_polygons_draw_the_mask_again_with_holes_filled():
         mask = noise < 0.6 if trial % 2 else ndimage.gaussian_filter(noise, 2) > 0.5
         if not mask.any():
             continue
-        drawn = decode_masks([segmentation_rle(mask_polygons(mask), height, width)], height, width)[0]
+        drawn = decode_masks([segmentation_rle(mask_to_polygons(mask), height, width)], height, width)[0]
         parts, count = ndimage.label(mask)
         filled = [ndimage.binary_fill_holes(parts == n + 1, structure=np.ones((3, 3))) for n in range(count)]
         assert np.array_equal(drawn, np.any(filled, axis=0))

@@ -176,6 +176,13 @@ def test_a_file_that_is_no_image(tmp_path: Path) -> None:
         read_image(record(tmp_path / "a.png"))
 
 
+def test_postscript_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.eps")
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("started a program"))
+    with pytest.raises(DataError, match=r"a\.eps is not an image in a format that can be read"):
+        read_image(record(tmp_path / "a.eps"))
+
+
 def truncated(path: Path, keep: float) -> Path:
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     save_image(path, noise)

@@ -214,7 +214,7 @@ def read_mask(path: Path, size_hw: tuple[int, int]) -> BoolArray:
         DataError: if it cannot be read, has another size, or has no foreground.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=("PNG",)) as picture:
             picture.load()
             mask = foreground(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -17,6 +17,7 @@ does not tell (square images, images stored upside down or mirrored), upright ho
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,21 @@ MAX_PIXELS = 89_478_485
 """Largest image that is read, in pixels (about 9,459 x 9,459): a small file can claim to be much larger and fill the
 memory. It is also where Pillow itself starts to warn."""
 
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""Formats that are read. Pillow knows others, of which some start programs: Ghostscript for EPS."""
+
 _READING_THREADS = 8
 _INTEGER_BITS = (8, 10, 12, 14, 16)
+_END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError, TypeError)
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange rows and columns."""
+
+_TAKE_OUT = "take it out of the data set: out of the annotation file or, where there is none, out of the folder."
+_SIZE_REMEDY = (
+    f"Images of up to {MAX_PIXELS} pixels are read. Scale it down or cut it into tiles, with its annotations."
+)
 
 
 def read_image(record: ImageRecord) -> npt.NDArray[np.uint8]:
@@ -69,7 +79,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 
 def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Turn a decoded picture into 8-bit RGB, as the module's docstring says: uint8 [height, width, 3]."""
+    """Convert a decoded picture into 8-bit RGB, as the module's docstring says: uint8 [height, width, 3]."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         grey = _to_8_bit(np.asarray(image))
         return np.repeat(grey[..., None], 3, axis=2)
@@ -80,12 +90,12 @@ def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def check_size(path: Path, size_hw: tuple[int, int], *, stated_by: Path) -> None:
-    """Compare the size another file gives with the image's own: as it is stored, or turned upright.
+    """Compare the size another file states with the image's own: as it is stored, or turned upright.
 
     Args:
         path: the image.
         size_hw: height and width in pixels, as `stated_by` has them.
-        stated_by: the file that says so, for the message.
+        stated_by: the file that states it, for the message.
 
     Raises:
         DataError: if the image has neither of these sizes, or cannot be read.
@@ -93,9 +103,9 @@ def check_size(path: Path, size_hw: tuple[int, int], *, stated_by: Path) -> None
     with _opened(path) as image:
         if size_hw in (_upright(image), (image.height, image.width)):
             return
-        found = _described_size(image)
+        actual = _described_size(image)
     raise DataError(
-        f"{stated_by} says that its image has {size_hw[1]} x {size_hw[0]} pixels, {path} has {found}. Put the image "
+        f"{stated_by} says that its image has {size_hw[1]} x {size_hw[0]} pixels, {path} has {actual}. Put the image "
         f"the annotations were drawn on there; if their coordinates fit this one, correct the size in {stated_by.name}."
     )
 
@@ -151,7 +161,7 @@ def image_digest(path: Path) -> str:
 def _opened(path: Path) -> Image.Image:
     """Open an image without decoding it, or say why that is not possible."""
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=_available_formats())
     except _BOMBS as error:
         raise DataError(f"{path} is too large ({error}). {_SIZE_REMEDY}") from error
     except UnidentifiedImageError as error:
@@ -168,10 +178,11 @@ def _opened(path: Path) -> Image.Image:
     return image
 
 
-_TAKE_OUT = "take it out of the data set: out of the annotation file or, where there is none, out of the folder."
-_SIZE_REMEDY = (
-    f"Images of up to {MAX_PIXELS} pixels are read. Scale it down or cut it into tiles, with its annotations."
-)
+@cache
+def _available_formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that this build of Pillow can read."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _missing(path: Path, error: OSError) -> str:
@@ -180,7 +191,7 @@ def _missing(path: Path, error: OSError) -> str:
             f"There is no image {path}. Put it there, set the image folder to the one the annotation file's names "
             "start from, or remove it from the annotation file."
         )
-    return f"{path} cannot be read: {error}. It must be a readable file; replace it or mend its permissions."
+    return f"{path} cannot be read: {error}. It must be a readable file."
 
 
 def _undecodable(path: Path, error: Exception) -> DataError:
@@ -211,10 +222,10 @@ def _upright(image: Image.Image) -> tuple[int, int]:
 
 def _must_turn(image: Image.Image, record: ImageRecord) -> bool:
     """Decide whether to turn an open image; raise DataError if its size is not the record's either way."""
-    wanted = (record.height, record.width)
-    if _upright(image) == wanted:
+    stated = (record.height, record.width)
+    if _upright(image) == stated:
         return _orientation(image) != 1
-    if (image.height, image.width) == wanted:
+    if (image.height, image.width) == stated:
         return False
     raise DataError(
         f"{record.path} has {_described_size(image)}, the annotation file says {record.width} x {record.height}. Use "
@@ -265,10 +276,10 @@ def _decoded_problem(record: ImageRecord) -> str | None:
 
 
 def _ends_well(path: Path, kind: str | None) -> bool:
-    """Tell whether a file ends with its format's end mark. False proves nothing: bytes may follow the mark."""
-    endings = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
-    if kind not in endings:
+    """Return whether a file ends with its format's end mark. False proves nothing: bytes may follow the mark."""
+    mark = _END_MARKS.get(kind or "")
+    if mark is None:
         return False
     with path.open("rb") as stream:
-        stream.seek(-len(endings[kind]), 2)
-        return stream.read() == endings[kind]
+        stream.seek(-len(mark), 2)
+        return stream.read() == mark

@@ -5,7 +5,7 @@ starting with background. COCO writes the list as it is ("uncompressed") or pack
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -61,12 +61,20 @@ def segmentation_rle(segmentation: list[list[float]] | Mapping[str, Any], height
     Raises:
         DataError: if there is no polygon, or the RLE's size is not the image's.
     """
-    if isinstance(segmentation, Mapping):
-        return _compressed_counts(segmentation, height, width)
-    if not segmentation:
-        raise DataError("A segmentation without polygons has no mask: leave it out to use the box instead.")
-    codes = mask_api.frPyObjects([list(map(float, polygon)) for polygon in segmentation], height, width)
-    return bytes(mask_api.merge(codes)["counts"])
+    if not isinstance(segmentation, Mapping):
+        if not segmentation:
+            raise DataError("A segmentation without polygons has no mask: leave it out to use the box instead.")
+        codes = mask_api.frPyObjects([list(map(float, polygon)) for polygon in segmentation], height, width)
+        return bytes(mask_api.merge(codes)["counts"])
+    size, counts = list(segmentation["size"]), segmentation["counts"]
+    if size != [height, width]:
+        raise DataError(
+            f"A mask of {size[0]} rows and {size[1]} columns does not fit an image of {height} rows and {width} "
+            "columns. Correct `size` in the annotation file, or the image's height and width."
+        )
+    if isinstance(counts, str | bytes):
+        return counts if isinstance(counts, bytes) else counts.encode("ascii")
+    return bytes(mask_api.frPyObjects({"size": size, "counts": list(counts)}, height, width)["counts"])
 
 
 def rle_area(counts: bytes, height: int, width: int) -> int:
@@ -161,21 +169,6 @@ def checked_runs(counts: Any, height: int, width: int) -> list[int]:
     if sum(runs) != height * width:
         raise ValueError(f"its runs cover {sum(runs)} pixels, the image has {height * width}")
     return runs
-
-
-def _compressed_counts(segmentation: Mapping[str, Any], height: int, width: int) -> bytes:
-    size: Sequence[int] = segmentation["size"]
-    if list(size) != [height, width]:
-        raise DataError(
-            f"A mask of {size[0]} rows and {size[1]} columns does not fit an image of {height} rows and {width} "
-            "columns. Correct `size` in the annotation file, or the image's height and width."
-        )
-    counts = segmentation["counts"]
-    if isinstance(counts, bytes):
-        return counts
-    if isinstance(counts, str):
-        return counts.encode("ascii")
-    return bytes(mask_api.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)["counts"])
 
 
 def _encode(mask: BoolArray) -> bytes:

@@ -10,7 +10,7 @@ _AHEAD_RIGHT = ((0, 0), (0, -1), (-1, -1), (-1, 0))
 _AHEAD_LEFT = ((-1, 0), (0, 0), (0, -1), (-1, -1))
 
 
-def mask_polygons(mask_HW: npt.NDArray[np.bool_]) -> list[list[float]]:
+def mask_to_polygons(mask_HW: npt.NDArray[np.bool_]) -> list[list[float]]:
     """Trace the outline of each part of a mask.
 
     COCO polygons cannot leave out a hole, so holes are filled; everything else is exact.

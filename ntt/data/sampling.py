@@ -95,11 +95,8 @@ def sample_reference(
         shots: instances per category, at least 1.
         seed: seed of Python's `random`.
         strict: refuse a category with valid instances in fewer than `shots` images.
-        min_box_side_px: least width and height of a valid box.
-        border_px: least distance of a valid box from each image border.
-
-    Raises:
-        DataError: listing every category without a usable instance or, if `strict`, with too few valid ones.
+        min_box_side_px: as for `sample_native`, errors too.
+        border_px: likewise.
     """
     pools = _usable_pools(dataset, categories)
     usable = {instance.id for pool in pools for instance in pool}

@@ -21,7 +21,7 @@ from ntt.base.progress import track
 from ntt.data.coco import CocoDataset
 from ntt.data.images import image_digest, read_image
 from ntt.data.masks import box_mask, instance_rle
-from ntt.data.polygons import mask_polygons
+from ntt.data.polygons import mask_to_polygons
 from ntt.models.backbones.base import Backbone
 from ntt.models.batching import BatchRunner
 from ntt.models.segmenters.base import BatchedBoxSegmenter, BoxSegmenter, Segmenter, takes_boxes, takes_images
@@ -284,7 +284,7 @@ def _write_copy(dataset: CocoDataset, output: Path, segmentations: Mapping[int, 
 def _segmentation(rle: bytes, record: ImageRecord, mask_format: MaskFormat) -> Any:
     if mask_format == "rle":
         return {"size": [record.height, record.width], "counts": rle.decode("ascii")}
-    return mask_polygons(decode_masks([rle], record.height, record.width)[0])
+    return mask_to_polygons(decode_masks([rle], record.height, record.width)[0])
 
 
 def _box_rle(instance: Instance, record: ImageRecord) -> bytes:
