@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from coco_samples import annotation, document, many, read
 
-from ntt.data.coco import CocoDataset, read_coco
-from ntt.data.references import references_from_json, references_to_json
+from ntt.data.coco import CocoDataset
+from ntt.data.references import references_to_json
 from ntt.errors import ConfigError, DataError
 from ntt.stages.references import sample_references
 from ntt.types import Category, ReferenceSet
@@ -126,20 +126,6 @@ def test_rle_counts_as_bytes_and_text_are_one(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
 
 
-def test_references_go_through_json_and_back(tmp_path: Path) -> None:
-    dataset = small(tmp_path)
-    references = drawn(dataset)
-    text = json.dumps(references_to_json(references, dataset))
-    assert references_from_json(json.loads(text), dataset) == references
-
-
-def test_repeated_references_go_through_json_and_back(tmp_path: Path) -> None:
-    dataset = many(tmp_path, [(1, 0, GOOD)], num_images=1)
-    references = drawn(dataset, categories=(A,), sampler="reference", strict=False, shots=3)
-    assert [i.id for i in references.instances[0]] == [1, 1, 1]
-    assert references_from_json(references_to_json(references, dataset), dataset) == references
-
-
 def test_the_json_names_everything(tmp_path: Path) -> None:
     dataset = small(tmp_path)
     references = drawn(dataset, sampler="fixed", shots=4, seed=3)
@@ -166,43 +152,3 @@ def test_every_instance_of_a_file_without_a_number_of_shots(tmp_path: Path, capl
     assert caplog.text == ""
     with pytest.raises(ConfigError, match=r"shots\.count=None is not possible"):
         drawn(dataset, categories=(A, B), sampler="native", shots=None)
-
-
-def test_a_list_for_changed_annotations_is_refused(tmp_path: Path) -> None:
-    dataset = small(tmp_path)
-    document_of_before = references_to_json(drawn(dataset), dataset)
-    content = json.loads(dataset.annotation_file.read_text())
-    for entry in content["annotations"]:
-        entry["bbox"] = [50, 50, 60, 59]
-    with pytest.raises(DataError, match=r"has digest .* now have .* have changed since\. Delete the list"):
-        references_from_json(document_of_before, read(tmp_path, content))
-
-
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        (lambda d: d.pop("digest"), "KeyError 'digest'"),
-        (lambda d: d.pop("references"), "KeyError 'references'"),
-        (lambda d: d.update(references=[1]), "TypeError"),
-        (lambda d: d.update(references=None), "TypeError"),
-        (lambda d: d["references"].update({"8": []}), "KeyError 8"),
-        (lambda d: d["references"].update({"x": []}), "ValueError"),
-        (lambda d: d["references"]["1"][0].update(annotation_id=99), "annotation 99 of image"),
-        (lambda d: d["references"]["1"][0].update(image_id="0"), "of image '0' is not there"),
-        (lambda d: d["references"]["1"][0].update(annotation_id=1, image_id=0), "annotation 1 of image 0 is not there"),
-    ],
-)
-def test_lists_that_do_not_fit_are_refused(tmp_path: Path, change: Any, text: str) -> None:
-    dataset = small(tmp_path)
-    written = json.loads(json.dumps(references_to_json(drawn(dataset), dataset)))
-    change(written)
-    with pytest.raises(DataError, match=r"does not fit .*annotations\.json") as caught:
-        references_from_json(written, dataset)
-    assert text in str(caught.value)
-
-
-def test_a_real_file(shared_dir: Path) -> None:
-    root = shared_dir / "data" / "coco_dev"
-    dataset = read_coco(root / "annotations" / "targets.json", root / "images")
-    references = drawn(dataset, categories=dataset.categories[:3], shots=3, strict=False)
-    assert references_from_json(json.loads(json.dumps(references_to_json(references, dataset))), dataset) == references

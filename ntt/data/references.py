@@ -6,8 +6,7 @@ from typing import Any
 from ntt.base.digests import content_key
 from ntt.data.coco import CocoDataset
 from ntt.data.sampling import Sample
-from ntt.errors import DataError
-from ntt.types import Category, ImageId, ImageRecord, Instance, ReferenceSet
+from ntt.types import Category, ImageId, ImageRecord, ReferenceSet
 
 
 def reference_facts(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any]:
@@ -23,7 +22,7 @@ def reference_facts(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any]:
 
 
 def references_to_json(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any]:
-    """Write down which instances of a data set were drawn, by their ids; `references_from_json` reads it."""
+    """Write down which instances of a data set were drawn, by their ids"""
     return {
         **reference_facts(refs, dataset),
         "names": {str(category.id): category.name for category in refs.categories},
@@ -34,59 +33,10 @@ def references_to_json(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, An
     }
 
 
-def references_from_json(document: Mapping[str, Any], dataset: CocoDataset) -> ReferenceSet:
-    """Look the instances of a `references_to_json` document up again.
-
-    Args:
-        document: the JSON object.
-        dataset: the references file they were drawn from.
-
-    Raises:
-        DataError: if the document is malformed, names instances the data set does not have, or was written for other
-            annotations than the data set now has.
-    """
-    by_id = {category.id: category for category in dataset.categories}
-    try:
-        numbers = sorted(map(int, document["references"]))
-        categories = tuple(by_id[number] for number in numbers)
-        sample = tuple(
-            tuple(_look_up(dataset, number, entry) for entry in document["references"][str(number)])
-            for number in numbers
-        )
-        references = assemble_references(
-            dataset,
-            categories,
-            sample,
-            shots=int(document["shots"]),
-            seed=int(document["seed"]),
-            sampler=str(document["sampler"]),
-        )
-        digest = document["digest"]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"The list of references does not fit {dataset.annotation_file}: {type(error).__name__} {error}. Delete "
-            "the list, and the references are drawn anew."
-        ) from error
-    if references.digest != digest:
-        raise DataError(
-            f"The list of references has digest {digest}, the same instances of {dataset.annotation_file} now have "
-            f"{references.digest}: classes, boxes, masks or file names have changed since. Delete the list, and the "
-            "references are drawn anew."
-        )
-    return references
-
-
-def _look_up(dataset: CocoDataset, category_id: int, entry: Mapping[str, Any]) -> Instance:
-    instance = dataset.instance(entry["annotation_id"])
-    if instance is None or instance.image_id != entry["image_id"] or instance.category_id != category_id:
-        raise ValueError(f"annotation {entry['annotation_id']!r} of image {entry['image_id']!r} is not there")
-    return instance
-
-
 def assemble_references(
     dataset: CocoDataset, categories: tuple[Category, ...], sample: Sample, *, shots: int, seed: int, sampler: str
 ) -> ReferenceSet:
-    """Make a set of chosen instances.
+    """Assemble a reference set.
 
     Args:
         dataset: the file they come from.
@@ -109,7 +59,7 @@ def assemble_references(
 
 
 def _digest(categories: Sequence[Category], sample: Sample, images: Mapping[ImageId, ImageRecord]) -> str:
-    """Return the SHA-256 of all that the memory will depend on, the images' pixels excepted."""
+    """Return the SHA-256 of everything the memory depends on, the images' pixels excepted."""
     content = [
         {
             "category": [category.id, category.name],
@@ -121,7 +71,7 @@ def _digest(categories: Sequence[Category], sample: Sample, images: Mapping[Imag
 
 
 def _plain(segmentation: list[list[float]] | Mapping[str, Any] | None) -> Any:
-    """Turn a segmentation into what JSON can hold; RLE counts may be bytes."""
+    """Return a segmentation fit for JSON; RLE counts may be bytes."""
     if not isinstance(segmentation, Mapping):
         return segmentation
     counts = segmentation["counts"]
