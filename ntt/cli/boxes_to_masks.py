@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from ntt.config.command_line import check_overrides
 from ntt.config.compose import compose_config
@@ -14,11 +13,11 @@ from ntt.config.schema import ExperimentConfig
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images, read_image
 from ntt.data.masks import instance_rle
-from ntt.drawing import DrawnInstances, draw_instances
+from ntt.drawing import draw_instances
 from ntt.models.box_masks import BoxMasks, Conversion, choose_box_segmenter, convert
 from ntt.models.segmenters.base import BoxSegmenter
 from ntt.run.models import build_models
-from ntt.stages.visualisation import picture_stem, save_picture
+from ntt.stages.visualisation import drawn_instances, picture_stem, save_picture
 from ntt.store.store import Store
 from ntt.types import ImageRecord, Instance
 
@@ -99,10 +98,5 @@ def _draw(
         if instance.segmentation is not None
     }
     masks |= rles
-    drawn = DrawnInstances(
-        labels=np.array([index_by_id[instance.category_id] for instance in instances], dtype=np.int64),
-        boxes_xywh=np.array([instance.bbox_xywh for instance in instances], dtype=np.float32).reshape(-1, 4),
-        rles=[masks.get(instance.id) for instance in instances],
-        iscrowd=np.array([instance.iscrowd for instance in instances], dtype=bool),
-    )
+    drawn = drawn_instances(instances, index_by_id, masks)
     save_picture(draw_instances(read_image(record), drawn, [category.name for category in dataset.categories]), path)

@@ -16,9 +16,9 @@ from ntt.stages.evaluation import VERSION as EVALUATION_VERSION
 from ntt.stages.evaluation import evaluate
 from ntt.stages.matching import match_images
 from ntt.stages.memory import fill_memory
-from ntt.stages.pictures import draw_pictures, target_painter
+from ntt.stages.pictures import draw_pictures, target_renderer
 from ntt.stages.prototypes import build_prototypes
-from ntt.stages.visualisation import TargetPainter
+from ntt.stages.visualisation import TargetRenderer
 from ntt.types import Detections, MemoryBank, Metrics, Prototypes, ReferenceSet
 
 
@@ -136,7 +136,7 @@ class _Matching(Stage[list[Detections]]):
             prototypes=run.result(PROTOTYPES),
             matcher=run.config.matcher,
             group=run.group,
-            on_detections=_painter(run).draw_if_chosen if run.config.visualisation.during_matching else None,
+            on_detections=_renderer(run).draw_if_chosen if run.config.visualisation.during_matching else None,
         )
 
     def write(self, run: Pipeline, result: list[Detections]) -> list[Path]:
@@ -164,7 +164,7 @@ class _Visualisation(Stage[list[Path]]):
             references=run.references,
             images=run.targets,
             detections=detections,
-            painter=_painter(run),
+            renderer=_renderer(run),
             encoder=run.models.encoder,
             source=run.models.source,
             prototypes=run.result(PROTOTYPES) if settings.features else None,
@@ -219,9 +219,9 @@ class _Evaluation(Stage[Metrics]):
         return f"{result.num_detections} detections in {result.num_images} images"
 
 
-def _painter(run: Pipeline) -> TargetPainter:
+def _renderer(run: Pipeline) -> TargetRenderer:
     settings = run.config.visualisation
-    return target_painter(
+    return target_renderer(
         targets=run.inputs.target_data,
         categories=run.inputs.categories,
         folder=run.directory.pictures,

@@ -38,12 +38,12 @@ def draw_reference_features(
         for category, members in zip(references.categories, references.instances, strict=True)
         for instance in members
     ]
-    mine = track(share(flat, group), "features", unit="reference", visible=group.is_main)
+    own = track(share(flat, group), "features", unit="reference", visible=group.is_main)
     paths = []
-    for place, (category, instance) in mine:
+    for index, (category, instance) in own:
         path = folder / f"reference_{safe_name(category.name)}_{instance.id}.png"
         save_picture(_reference_picture(instance, references.images[instance.image_id], encoder), path)
-        paths.append((place, path))
+        paths.append((index, path))
     return gather(paths, len(flat), group)
 
 
@@ -60,12 +60,12 @@ def draw_similarities(
         group: the processes of the run; images are dealt out over them.
     """
     paths = []
-    for place, record in track(share(images, group), "similarity", unit="image", visible=group.is_main):
+    for index, record in track(share(images, group), "similarity", unit="image", visible=group.is_main):
         _, feature_map_Dhw = source.look(record)
         similarity_Chw = class_similarity(feature_map_Dhw, prototypes)
         path = folder / f"similarity_{picture_stem(record)}.png"
         save_picture(_similarity_sheet(record, similarity_Chw, prototypes.categories), path)
-        paths.append((place, path))
+        paths.append((index, path))
     return gather(paths, len(images), group)
 
 

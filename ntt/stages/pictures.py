@@ -8,11 +8,11 @@ from ntt.data.coco import CocoDataset
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.feature_pictures import draw_reference_features, draw_similarities
 from ntt.stages.memory import ReferenceEncoder
-from ntt.stages.visualisation import TargetPainter, draw_extremes, draw_references, draw_targets
+from ntt.stages.visualisation import TargetRenderer, draw_extremes, draw_references, draw_targets
 from ntt.types import Category, Detections, ImageId, ImageRecord, Prototypes, ReferenceSet
 
 
-def target_painter(
+def target_renderer(
     *,
     targets: CocoDataset,
     categories: tuple[Category, ...],
@@ -20,16 +20,16 @@ def target_painter(
     score_threshold: float,
     max_images: int | None,
     image_ids: Sequence[ImageId] | None,
-) -> TargetPainter:
+) -> TargetRenderer:
     """Return what draws target images: those with the given ids, else the first `max_images`, all if that is None."""
     images = list(targets.images.values())
-    chosen = [record.id for record in images[:max_images]] if image_ids is None else image_ids
-    return TargetPainter(
+    drawn = [record.id for record in images[:max_images]] if image_ids is None else image_ids
+    return TargetRenderer(
         categories=categories,
         ground_truth=targets if targets.has_annotations else None,
         folder=folder / "targets",
         score_threshold=score_threshold,
-        chosen=frozenset(chosen),
+        image_ids=frozenset(drawn),
     )
 
 
@@ -38,7 +38,7 @@ def draw_pictures(
     references: ReferenceSet,
     images: Sequence[ImageRecord],
     detections: Sequence[Detections],
-    painter: TargetPainter,
+    renderer: TargetRenderer,
     encoder: ReferenceEncoder,
     source: CandidateSource,
     prototypes: Prototypes | None,
@@ -54,7 +54,7 @@ def draw_pictures(
         references: the sampled instances.
         images: the target images.
         detections: one entry per image, in the order of `images`.
-        painter: draws the chosen target images.
+        renderer: draws the chosen target images.
         encoder: shows references as the backbone sees them, and gives their masks.
         source: shows target images as the models see them.
         prototypes: similarities with them are drawn, and features of the references; None: neither.
@@ -71,14 +71,14 @@ def draw_pictures(
         for path in outdated:
             path.unlink(missing_ok=True)
     dist.barrier(group)
-    paths = draw_targets(images=images, detections=detections, painter=painter, group=group)
+    paths = draw_targets(images=images, detections=detections, renderer=renderer, group=group)
     if prototypes is not None:
-        chosen = [record for record in images if record.id in painter.chosen][:num_feature_images]
+        drawn = [record for record in images if record.id in renderer.image_ids][:num_feature_images]
         features = folder / "features"
         paths += draw_reference_features(references=references, encoder=encoder, folder=features, group=group)
-        paths += draw_similarities(images=chosen, source=source, prototypes=prototypes, folder=features, group=group)
+        paths += draw_similarities(images=drawn, source=source, prototypes=prototypes, folder=features, group=group)
     if not group.is_main:
         return []
     sheets = draw_references(references=references, masks=encoder.masks, folder=folder)
-    sheets += draw_extremes(images=images, detections=detections, painter=painter, size=sheet_size, folder=folder)
+    sheets += draw_extremes(images=images, detections=detections, renderer=renderer, size=sheet_size, folder=folder)
     return [*sheets, *paths]

@@ -1,8 +1,7 @@
-"""Stage `visualisation`: pictures of references, predictions, and a run's best and worst images."""
+"""Pictures of references, predictions, and a run's best and worst images."""
 
-import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +23,11 @@ from ntt.drawing import (
     image_quality,
 )
 from ntt.models.box_masks import ReferenceMasks
-from ntt.types import Category, Detections, ImageId, ImageRecord, ReferenceSet
-
-_LOG = logging.getLogger(__name__)
+from ntt.types import Category, Detections, ImageId, ImageRecord, Instance, ReferenceSet
 
 
 @dataclass(frozen=True)
-class TargetPainter:
+class TargetRenderer:
     """Draws target images, ground truth beside predictions.
 
     Attributes:
@@ -38,21 +35,21 @@ class TargetPainter:
         ground_truth: the targets file, or None where it has no annotations at all.
         folder: where pictures are written.
         score_threshold: predictions from this score on are drawn.
-        chosen: ids of the images to draw.
+        image_ids: the images to draw.
     """
 
     categories: tuple[Category, ...]
     ground_truth: CocoDataset | None
     folder: Path
     score_threshold: float
-    chosen: frozenset[ImageId]
+    image_ids: frozenset[ImageId]
 
     def picture(self, record: ImageRecord, detections: Detections) -> Image.Image:
         """Draw one image."""
         quality = self.quality(record, detections)
         return draw_comparison(
             read_image(record),
-            ground_truth=self._truth(record),
+            ground_truth=self._objects(record),
             detections=detections,
             class_names=[category.name for category in self.categories],
             score_threshold=self.score_threshold,
@@ -67,43 +64,57 @@ class TargetPainter:
         return path
 
     def draw_if_chosen(self, record: ImageRecord, detections: Detections) -> None:
-        """Draw one image if it is among the chosen."""
-        if record.id in self.chosen:
+        """Draw one image if it is among those to draw."""
+        if record.id in self.image_ids:
             self.draw(record, detections)
 
     def quality(self, record: ImageRecord, detections: Detections) -> float | None:
         """Return the image's panoptic quality in [0, 1], or None where there is nothing to compare."""
-        return image_quality(self._truth(record), detections, score_threshold=self.score_threshold)
+        return image_quality(self._objects(record), detections, score_threshold=self.score_threshold)
 
-    def _truth(self, record: ImageRecord) -> DrawnInstances | None:
+    def _objects(self, record: ImageRecord) -> DrawnInstances | None:
         if self.ground_truth is None:
             return None
-        index = {category.id: place for place, category in enumerate(self.categories)}
-        found = [one for one in self.ground_truth.instances_of_image(record.id) if one.category_id in index]
-        return DrawnInstances(
-            labels=np.array([index[one.category_id] for one in found], dtype=np.int64),
-            boxes_xywh=np.array([one.bbox_xywh for one in found], dtype=np.float32).reshape(-1, 4),
-            rles=tuple(
-                None if one.segmentation is None else instance_rle(one, record.height, record.width) for one in found
-            ),
-            iscrowd=np.array([one.iscrowd for one in found], dtype=bool),
-        )
+        labels = {category.id: label for label, category in enumerate(self.categories)}
+        instances = [
+            instance for instance in self.ground_truth.instances_of_image(record.id) if instance.category_id in labels
+        ]
+        masks = {i.id: instance_rle(i, record.height, record.width) for i in instances if i.segmentation is not None}
+        return drawn_instances(instances, labels, masks)
+
+
+def drawn_instances(
+    instances: Sequence[Instance], labels: Mapping[int, int], masks: Mapping[int, bytes]
+) -> DrawnInstances:
+    """Return annotated objects ready for drawing.
+
+    Args:
+        instances: of one image.
+        labels: category id -> class index.
+        masks: annotation id -> full-size mask; objects without one are drawn as boxes.
+    """
+    return DrawnInstances(
+        labels=np.array([labels[instance.category_id] for instance in instances], dtype=np.int64),
+        boxes_xywh=np.array([instance.bbox_xywh for instance in instances], dtype=np.float32).reshape(-1, 4),
+        rles=[masks.get(instance.id) for instance in instances],
+        iscrowd=np.array([instance.iscrowd for instance in instances], dtype=bool),
+    )
 
 
 def draw_references(*, references: ReferenceSet, masks: ReferenceMasks, folder: Path) -> list[Path]:
     """Draw a sheet of the sampled references with the masks that are used; several pages where there are many."""
     tiles = []
-    for label, members in enumerate(references.instances):
-        for one in members:
-            record = references.images[one.image_id]
+    for label, instances in enumerate(references.instances):
+        for instance in instances:
+            record = references.images[instance.image_id]
             tiles.append(
                 cut_reference_tile(
                     read_image(record),
                     label=label,
-                    box_xywh=one.bbox_xywh,
-                    rle=masks.rle(one, record),
+                    box_xywh=instance.bbox_xywh,
+                    rle=masks.rle(instance, record),
                     file_name=Path(record.file_name).name,
-                    annotation_id=one.id,
+                    annotation_id=instance.id,
                 )
             )
     names = [category.name for category in references.categories]
@@ -117,16 +128,21 @@ def draw_references(*, references: ReferenceSet, masks: ReferenceMasks, folder: 
 
 
 def draw_targets(
-    *, images: Sequence[ImageRecord], detections: Sequence[Detections], painter: TargetPainter, group: ProcessGroup
+    *, images: Sequence[ImageRecord], detections: Sequence[Detections], renderer: TargetRenderer, group: ProcessGroup
 ) -> list[Path]:
     """Draw one comparison for each chosen image; images are dealt out over all processes."""
-    pairs = [pair for pair in zip(images, detections, strict=True) if pair[0].id in painter.chosen]
-    mine = track(share(pairs, group), "visualisation", unit="picture", visible=group.is_main)
-    return gather([(place, painter.draw(record, found)) for place, (record, found) in mine], len(pairs), group)
+    pairs = [pair for pair in zip(images, detections, strict=True) if pair[0].id in renderer.image_ids]
+    own = track(share(pairs, group), "visualisation", unit="picture", visible=group.is_main)
+    return gather([(index, renderer.draw(*pair)) for index, pair in own], len(pairs), group)
 
 
 def draw_extremes(
-    *, images: Sequence[ImageRecord], detections: Sequence[Detections], painter: TargetPainter, size: int, folder: Path
+    *,
+    images: Sequence[ImageRecord],
+    detections: Sequence[Detections],
+    renderer: TargetRenderer,
+    size: int,
+    folder: Path,
 ) -> list[Path]:
     """Draw the sheets of the best and of the worst images by panoptic quality; none without ground truth.
 
@@ -134,21 +150,20 @@ def draw_extremes(
     single one is shown as the best.
     """
     rated = [
-        (quality, place)
-        for place, (record, found) in enumerate(zip(images, detections, strict=True))
-        if (quality := painter.quality(record, found)) is not None
+        (quality, index)
+        for index, pair in enumerate(zip(images, detections, strict=True))
+        if (quality := renderer.quality(*pair)) is not None
     ]
     best = sorted(rated, key=lambda pair: (-pair[0], pair[1]))[: min(size, (len(rated) + 1) // 2)]
     worst = sorted(rated)[: min(size, len(rated) // 2)]
     paths: list[Path] = []
-    for name, chosen in (("best", best), ("worst", worst)):
-        if not chosen:
-            continue
+    for name, extremes in (("best", best), ("worst", worst)):
         # Each picture carries its file name and its quality; the caption tells which run's image id it is.
-        tiles = [(painter.picture(images[i], detections[i]), f"image {images[i].id}") for _, i in chosen]
-        sheet = draw_contact_sheet(tiles, title=f"{name.capitalize()} {len(chosen)} of {len(images)} images", columns=2)
-        paths.append(folder / f"{name}.png")
-        save_picture(sheet, paths[-1])
+        tiles = [(renderer.picture(images[i], detections[i]), f"image {images[i].id}") for _, i in extremes]
+        if tiles:
+            title = f"{name.capitalize()} {len(tiles)} of {len(images)} images"
+            paths.append(folder / f"{name}.png")
+            save_picture(draw_contact_sheet(tiles, title=title, columns=2), paths[-1])
     return paths
 
 
