@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import yaml
 
 from ntt.base.files import read_json
+from ntt.base.settings import flatten_settings
 from ntt.errors import DataError, StorageError
 from ntt.run.artefacts import flat_metrics
 from ntt.run.rundir import RunDirectory
@@ -29,6 +30,7 @@ ALL_SHOTS = 0
 
 METHOD_GROUPS = ("backbone", "segmenter", "matcher")
 _SECTIONS = ("dataset", *METHOD_GROUPS, "shots", "split")
+_DECIDING = ("memory", "candidates", "evaluation", "seed")
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def read_run(path: Path) -> RunRecord:
     directory = RunDirectory(path)
     try:
         config = _read_config(directory.config)
-        identity = _read_identity(directory.identity)
+        identity = _read_identity(directory.identity, config)
     except (StorageError, DataError) as error:
         return RunRecord(path, "damaged", str(error))
     dataset = _dataset_label(path, config)
@@ -140,7 +142,10 @@ def read_run(path: Path) -> RunRecord:
     return replace(record, state="finished", problem="", metrics=metrics, details=details)
 
 
-def _read_identity(path: Path) -> dict[str, Any]:
+def _read_identity(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    if not path.is_file():  # a folder that was not copied whole: all settings that may decide a result
+        settings = flatten_settings({name: config[name] for name in (*_SECTIONS, *_DECIDING) if name in config})
+        return {"settings": {key: str(value) if isinstance(value, list) else value for key, value in settings.items()}}
     identity = read_json(path)
     if not isinstance(identity, dict) or not isinstance(identity.get("settings"), dict):
         raise DataError(f"{path} does not hold the settings of a run.")
