@@ -1,6 +1,7 @@
 """Plots, the HTML page and the command `ntt report`."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -247,6 +248,18 @@ def test_the_command_writes_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     tables = [name.removesuffix(".csv") for name in written if name.endswith(".csv")]
     assert tables == ["classes", "comparison", "results", "runs"]
     assert (tmp_path / "out" / "results.csv").read_text().startswith("data set,split,shots,method,runs,box AP mean,")
+
+
+def test_what_a_killed_report_left_is_removed(tmp_path: Path):
+    make_runs(tmp_path / "runs", {"seed=0": box_metrics(10)})
+    left = [tmp_path / "out" / ".ntt-a.tmp", tmp_path / ".ntt-b.tmp", tmp_path / "runs" / ".ntt-c.tmp"]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        os.utime(path, (0, 0))
+    page = str(tmp_path / "page.html")
+    assert main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--html", page]) == 0
+    assert [path.exists() for path in left] == [False, False, True]
 
 
 def test_runs_on_images_without_annotations_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -41,14 +41,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def stale_temporaries(root: Path) -> list[Path]:
-    """Find temporary files of `atomic_path` in a folder and below it that are older than a day.
+def stale_temporaries(root: Path, *, recursive: bool = True) -> list[Path]:
+    """Find temporary files of `atomic_path` in a folder, and below it, that are older than a day.
 
     Only names of our own making are looked at; links are not followed.
     """
     oldest = time.time() - STALE_AFTER_S
     stale = []
-    for folder, _, names in os.walk(root):
+    for folder, folders, names in os.walk(root):
+        if not recursive:
+            folders.clear()
         for name in names:
             if name.startswith(_TEMPORARY_PREFIX) and name.endswith(_TEMPORARY_SUFFIX):
                 path = Path(folder, name)
@@ -57,10 +59,10 @@ def stale_temporaries(root: Path) -> list[Path]:
     return stale
 
 
-def remove_stale_temporaries(root: Path) -> int:
+def remove_stale_temporaries(root: Path, *, recursive: bool = True) -> int:
     """Remove what `stale_temporaries` finds, and return how many files there were."""
     count = 0
-    for path in stale_temporaries(root):
+    for path in stale_temporaries(root, recursive=recursive):
         with suppress(OSError):
             path.unlink()
             count += 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pandas as pd
 
-from ntt.base.files import write_text
+from ntt.base.files import remove_stale_temporaries, write_text
 from ntt.errors import ConfigError
 from ntt.reports.content import (
     classes_table,
@@ -53,6 +53,7 @@ def write_files(
     folder: Path, tables: Sequence[Table], runs: pd.DataFrame, metric: str, table_format: Format, *, plots: bool
 ) -> None:
     """Write each table, those of single classes and runs too, and the plots into files of a folder."""
+    remove_stale_temporaries(folder, recursive=False)  # of a report that was killed
     names: dict[str, int] = {}
     for table in [*tables, classes_table(runs, metric), runs_table(runs, metric)]:
         number = names[table.name] = names.get(table.name, 0) + 1
@@ -78,5 +79,6 @@ def write_page(
         plots=make_plots(runs, metric),
         gallery=make_gallery(runs, GalleryLimits(images=gallery_images)),
     )
+    remove_stale_temporaries(path.parent, recursive=False)
     write_text(path, render_page(page))
     click.echo(f"page           {path}")
