@@ -13,7 +13,6 @@ processor seconds are the smallest of all later rounds.
 import argparse
 import contextlib
 import io
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ntt.data.coco import CocoDataset, read_coco, to_coco_json
+from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import instance_mask
 from ntt.data.splits import resolve_split
 from ntt.evaluation.ground_truth import prepare_ground_truth
@@ -64,15 +63,14 @@ def plain_pycocotools(
     """Evaluate as pycocotools' examples do."""
     evaluations = {}
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = json.loads(json.dumps(to_coco_json(truth, categories)))
-        coco.createIndex()
+        coco = COCO(str(truth.annotation_file))
         for kind, unused in (("bbox", "segmentation"), ("segm", "bbox")):
             rows = [
                 {key: value for key, value in row.items() if key != unused}
                 for row in detections_to_coco(detections, categories)
             ]
             evaluation = COCOeval(coco, coco.loadRes(rows), kind)
+            evaluation.params.catIds = [category.id for category in categories]
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import segmentation_rle
-from ntt.types import Category, Detections, ImageId, ImageRecord, Json
+from ntt.types import Category, Detections, ImageId, ImageRecord, Instance, Json
 
 HEIGHT, WIDTH = 40, 50
 Box = tuple[int, int, int, int]
@@ -97,7 +97,7 @@ def cocoeval(
             "bbox": list(dataset.boxes_as_written.get(instance.id, instance.bbox_xywh)),
             "area": instance.area_px,
             "iscrowd": int(instance.iscrowd),
-            **_mask(instance.segmentation, dataset.images[instance.image_id]),
+            **({"segmentation": _mask(instance, dataset.images[instance.image_id])} if kind == "segm" else {}),
         }
         for instance in dataset.instances
         if instance.category_id in ids
@@ -128,11 +128,11 @@ def _by_type(image_id: ImageId) -> tuple[bool, ImageId]:
     return isinstance(image_id, str), image_id
 
 
-def _mask(segmentation: Any, image: ImageRecord) -> Json:
-    if segmentation is None:
-        return {}
+def _mask(instance: Instance, image: ImageRecord) -> Json:
+    left, top, width, height = instance.bbox_xywh
+    box = [[left, top, left + width, top, left + width, top + height, left, top + height]]
     size = [image.height, image.width]
-    return {"segmentation": {"size": size, "counts": segmentation_rle(segmentation, *size)}}
+    return {"size": size, "counts": segmentation_rle(instance.segmentation or box, *size)}
 
 
 def _coco(rows: Sequence[Json], images: Sequence[Json], categories: Sequence[Category]) -> COCO:

@@ -1,23 +1,16 @@
 """Reading annotation files: what is accepted, what is corrected, and the text of every refusal."""
 
-import contextlib
-import io
 import json
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from coco_samples import annotation, document, gradient, read, save_image
 from pycocotools import mask as mask_api
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from ntt.data.coco import CocoDataset, read_coco, to_coco_json
+from ntt.data.coco import read_coco
 from ntt.errors import DataError
 from ntt.types import Category, ImageRecord
 
@@ -383,109 +376,6 @@ def test_all_kinds_of_segmentation_are_kept(tmp_path: Path) -> None:
     dataset = read(tmp_path, document(annotations=entries))
     assert [i.segmentation for i in dataset.instances] == kinds
     assert [i.area_px for i in dataset.instances] == [1200, 6, 6]
-
-
-# Ground truth for pycocotools
-
-
-def evaluate(truth: dict[str, Any], results: list[dict[str, Any]], categories: list[int], kind: str) -> np.ndarray:
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = truth
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(results), kind)
-        evaluation.params.catIds = categories
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    stats: np.ndarray = evaluation.stats
-    return stats
-
-
-def fake_results(dataset: CocoDataset, shift: Callable[[int], float]) -> list[dict[str, Any]]:
-    """Detections that miss their object by a few pixels, mistake some classes, and find some crowd regions."""
-    results = []
-    for number, instance in enumerate(dataset.instances):
-        left, top, width, height = instance.bbox_xywh
-        left, top = left + shift(number), top + shift(number + 1)
-        right, bottom = left + width, top + height
-        results.append(
-            {
-                "image_id": instance.image_id,
-                "category_id": instance.category_id if number % 5 else dataset.categories[number % 3].id,
-                "bbox": [left, top, width, height],
-                "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
-                "score": (number * 37 % 101) / 101,
-            }
-        )
-    return results
-
-
-@pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_metrics_equal_those_of_the_original_file(shared_dir: Path, kind: str) -> None:
-    file = shared_dir / "data" / "coco_dev" / "annotations" / "targets.json"
-    dataset = read_coco(file, file.parent.parent / "images")
-    categories = [category for category in dataset.categories if category.id <= 50]
-    ids = [category.id for category in categories]
-    results = fake_results(dataset, lambda number: number % 7 - 3.0)
-    if kind == "bbox":
-        results = [{key: value for key, value in result.items() if key != "segmentation"} for result in results]
-    expected = evaluate(json.loads(file.read_text()), results, ids, kind)
-    assert 0.1 < expected[0] < 0.9
-    np.testing.assert_array_equal(evaluate(to_coco_json(dataset, categories), results, ids, kind), expected)
-
-
-def test_ground_truth_keeps_images_crowds_and_boxes_as_written(tmp_path: Path) -> None:
-    images = [IMAGE, {**IMAGE, "id": 6, "file_name": "b.png"}]
-    entries = [
-        annotation(0, 5, 1, [-10, 90, 30, 30], segmentation=SQUARE, area=3),
-        annotation(1, 5, 1, [0, 0, 9, 8], iscrowd=1),
-        annotation(2, 5, 7, [0, 0, 9, 9], segmentation=SQUARE),
-    ]
-    truth = to_coco_json(read(tmp_path, document(images=images, annotations=entries)), [Category(1, "cat")])
-    assert [image["id"] for image in truth["images"]] == [5, 6]
-    assert truth["categories"] == [{"id": 1, "name": "cat"}]
-    first, crowd = truth["annotations"]
-    assert first == {
-        "id": 3,
-        "image_id": 5,
-        "category_id": 1,
-        "bbox": [-10, 90, 30, 30],
-        "area": 3,
-        "iscrowd": 0,
-        "ignore": 0,
-        "segmentation": SQUARE,
-    }
-    assert (crowd["id"], crowd["iscrowd"], crowd["ignore"]) == (1, 1, 1)
-    assert crowd["segmentation"] == [[0, 0, 9, 0, 9, 8, 0, 8]]
-
-
-def test_an_annotation_with_id_0_counts_as_found(tmp_path: Path) -> None:
-    dataset = read(tmp_path, document(annotations=[annotation(0, 5, 1, [20, 20, 50, 40])]))
-    results = [{"image_id": 5, "category_id": 1, "bbox": [20, 20, 50, 40], "score": 0.9}]
-    stats = evaluate(to_coco_json(dataset, dataset.categories), results, [1], "bbox")
-    assert stats[0] == pytest.approx(1.0)
-
-
-def test_ground_truth_of_some_images(tmp_path: Path) -> None:
-    images = [IMAGE, {**IMAGE, "id": 6, "file_name": "b.png"}]
-    entries = [annotation(1, 5, 1, [0, 0, 9, 9]), annotation(2, 6, 1, [0, 0, 9, 9])]
-    dataset = read(tmp_path, document(images=images, annotations=entries))
-    truth = to_coco_json(dataset, dataset.categories, image_ids=[6])
-    assert [image["id"] for image in truth["images"]] == [6]
-    assert [entry["id"] for entry in truth["annotations"]] == [2]
-    assert "segmentation" not in truth["annotations"][0]
-    assert to_coco_json(dataset, dataset.categories, image_ids=[])["images"] == []
-    with pytest.raises(DataError, match=r"has no image with id 7\."):
-        to_coco_json(dataset, dataset.categories, image_ids=[6, 7])
-
-
-def test_rle_counts_as_bytes_become_text(tmp_path: Path) -> None:
-    rle = {"size": [100, 200], "counts": [210, 3, 97, 3, 19687]}
-    dataset = read(tmp_path, document(annotations=[annotation(1, 5, 1, [2, 10, 2, 3], segmentation=rle)]))
-    as_bytes = replace(dataset.instances[0], segmentation={"size": (100, 200), "counts": b"abc"})
-    truth = to_coco_json(replace(dataset, instances=(as_bytes,)), dataset.categories)
-    assert truth["annotations"][0]["segmentation"] == {"size": [100, 200], "counts": "abc"}
 
 
 @pytest.mark.parametrize(

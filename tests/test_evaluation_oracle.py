@@ -1,5 +1,7 @@
 """Our evaluator equals pycocotools in every digit, whatever it is given; ids make no difference."""
 
+import contextlib
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +10,8 @@ import numpy as np
 import pytest
 from evaluation_samples import HEIGHT, WIDTH, Box, cocoeval, dataset, found, thing
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import segmentation_rle
@@ -16,6 +20,7 @@ from ntt.evaluation.ground_truth import prepare_ground_truth
 from ntt.evaluation.matching import match
 from ntt.evaluation.precision_recall import precision_recall
 from ntt.evaluation.table import tabulate
+from ntt.run.artefacts import detections_to_coco
 from ntt.stages.evaluation import evaluate
 from ntt.types import Category, Detections, ImageId, Json
 
@@ -78,6 +83,18 @@ def test_random_images(tmp_path: Path, seed: int, masked: bool):
     truth, detections = random_case(tmp_path, seed, ids, masked=masked)
     assert truth.has_masks == masked
     assert assert_same(truth, detections, truth.categories) > 0
+
+
+def test_boxes_count_as_written_and_crowds_without_a_mask_as_their_box(tmp_path: Path):
+    things = [
+        {**thing(1, 2, (0, 10, 15, 10)), "bbox": [-5, 10, 20, 10], "id": 0},
+        thing(1, 2, (20, 0, 20, 30), masked=False, iscrowd=1),
+    ]
+    truth = dataset(tmp_path, things, image_ids=[1], classes=CLASSES)
+    assert truth.has_masks
+    boxes = [(0, (0, 10, 15, 10), 0.9), (0, (22, 2, 9, 9), 0.8)]
+    detections = [replace(found(1, *boxes), boxes_xywh=np.array([[-5, 10, 20, 10], [22, 2, 9, 9]], dtype=np.float32))]
+    assert assert_same(truth, detections, truth.categories) == pytest.approx(100)
 
 
 def test_more_than_a_hundred_of_one_class(tmp_path: Path):
@@ -221,7 +238,18 @@ def test_real_ground_truth(shared_dir: Path):
     truth = read_coco(root / "annotations" / "targets.json", root / "images")
     categories = tuple(one for one in truth.categories if one.id % 4 == 1)
     assert any(one.iscrowd and one.category_id % 4 == 1 for one in truth.instances)
-    assert assert_same(truth, shaken(truth, categories, seed=0), categories) > 50
+    detections = shaken(truth, categories, seed=0)
+    assert assert_same(truth, detections, categories) > 50
+    # And as people use pycocotools: on the files.
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(truth.annotation_file))
+        evaluation = COCOeval(coco, coco.loadRes(detections_to_coco(detections, categories)), "bbox")
+        evaluation.params.catIds = [category.id for category in categories]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    metrics = evaluate(detections=detections, ground_truth=truth, categories=categories)
+    assert list(metrics.overall["bbox"].values()) == [100 * value for value in evaluation.stats[:9]]
 
 
 def corners_to_box(left: float, top: float, right: float, bottom: float) -> tuple[float, ...]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -153,73 +153,6 @@ def raw_annotations(dataset: CocoDataset) -> dict[int, dict[str, Any]]:
     """Read the file of a data set again and return its annotations as they stand there, by the ids of the instances."""
     entries = read_document(dataset.annotation_file).get("annotations") or []
     return {instance.id: entry for entry, instance in zip(entries, dataset.in_file_order(), strict=True)}
-
-
-def to_coco_json(
-    dataset: CocoDataset, categories: Sequence[Category], *, image_ids: Collection[ImageId] | None = None
-) -> dict[str, Any]:
-    """Write ground truth for pycocotools, restricted to some categories.
-
-    All images are kept, those without an object of these categories too: detections in them are false. Crowd regions
-    are kept and marked to be ignored. Boxes are the ones of the file, before clipping, so that the metrics equal
-    those computed from the file itself. An annotation with id 0 gets another one: pycocotools takes a match with
-    number 0 for no match.
-
-    Args:
-        dataset: the targets.
-        categories: the categories to evaluate.
-        image_ids: the images to evaluate; None for all.
-
-    Returns:
-        `images`, `categories` and `annotations` in COCO's form, fit for JSON.
-
-    Raises:
-        DataError: if an image id does not occur in the data set.
-    """
-    selected = set(dataset.images if image_ids is None else image_ids)
-    unknown = sorted(map(repr, selected - set(dataset.images)))
-    if unknown:
-        raise DataError(f"{dataset.annotation_file} has no image with id {', '.join(unknown[:10])}.")
-    category_ids = {category.id for category in categories}
-    spare_id = max((instance.id for instance in dataset.instances), default=0) + 1
-    return {
-        "info": {},
-        "licenses": [],
-        "categories": [{"id": category.id, "name": category.name} for category in categories],
-        "images": [
-            {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
-            for image in dataset.images.values()
-            if image.id in selected
-        ],
-        "annotations": [
-            _to_entry(instance, dataset, spare_id)
-            for instance in dataset.instances
-            if instance.category_id in category_ids and instance.image_id in selected
-        ],
-    }
-
-
-def _to_entry(instance: Instance, dataset: CocoDataset, spare_id: int) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "id": instance.id or spare_id,
-        "image_id": instance.image_id,
-        "category_id": instance.category_id,
-        "bbox": list(dataset.boxes_as_written.get(instance.id, instance.bbox_xywh)),
-        "area": instance.area_px,
-        "iscrowd": int(instance.iscrowd),
-        "ignore": int(instance.iscrowd),
-    }
-    if isinstance(instance.segmentation, Mapping):
-        counts = instance.segmentation["counts"]
-        text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-        entry["segmentation"] = {"size": list(instance.segmentation["size"]), "counts": text}
-    elif instance.segmentation is not None:
-        entry["segmentation"] = instance.segmentation
-    elif dataset.has_masks:  # a crowd region without a mask, among objects that have one
-        left, top, width, height = instance.bbox_xywh
-        right, bottom = left + width, top + height
-        entry["segmentation"] = [[left, top, right, top, right, bottom, left, bottom]]
-    return entry
 
 
 def _read_bytes(path: Path) -> bytes:
