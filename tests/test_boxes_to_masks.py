@@ -260,7 +260,7 @@ def test_box_only_annotations_get_masks_and_nothing_else_changes(root: Path, mas
     original = json.loads(before)
     assert list(entries) == [entry["id"] for entry in original["annotations"]]
     assert read(root / "out.json")["info"] == {"description": "kept"}
-    assert result == Conversion(made=4, kept=3, fallen_back=(52,))
+    assert result == Conversion(num_new=4, num_unchanged=3, boxes_as_masks=(52,))
     # [10, 10, 40, 40], of which the left half is foreground
     assert area(entries[1]) == 20 * 40
     assert entries[1]["mask_source"] == "prompted"
@@ -290,7 +290,7 @@ def test_masks_are_overwritten_on_request_only(root: Path):
     _, kept = converted(root, Prompted())
     assert "mask_source" not in kept[5]
     result, entries = converted(root, Prompted(), overwrite_masks=True)
-    assert result.made == 5
+    assert result.num_new == 5
     assert area(entries[5]) == 18 * 36
 
 
@@ -301,7 +301,7 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(root: Path):
     second = Prompted()
     result, entries = converted(root, second)
     assert len(second.calls) == 2
-    assert result.made == 4
+    assert result.num_new == 4
     whole = Prompted()
     assert converted(root, whole, box_masks=BoxMasks(whole, Store(root / "elsewhere")))[1] == entries
     other = Prompted(seed=1)

@@ -75,10 +75,10 @@ def _build(config: ExperimentConfig) -> BoxSegmenter:
 
 
 def _report(result: Conversion, name: str, output: Path) -> None:
-    click.echo(f"{result.made} masks made by {name}, {result.kept} annotations left as they were")
-    count = len(result.fallen_back)
+    click.echo(f"{result.num_new} masks made by {name}, {result.num_unchanged} annotations left as they were")
+    count = len(result.boxes_as_masks)
     if count:
-        ids = ", ".join(map(str, result.fallen_back[:10])) + (", ..." if count > 10 else "")
+        ids = ", ".join(map(str, result.boxes_as_masks[:10])) + (", ..." if count > 10 else "")
         click.echo(f"Warning: {name} found nothing in {count} boxes, which serve as masks (annotations {ids})")
     click.echo(f"written to {output}")
 

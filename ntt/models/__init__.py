@@ -1,0 +1,9 @@
+"""Networks, and what they run on.
+
+device       devices and precisions
+weights      official checkpoints: registry, download, reading
+batching     batches that shrink when memory runs out
+box_masks    masks for annotations that have only boxes
+backbones    image encoders
+segmenters   mask proposers
+"""

@@ -15,7 +15,7 @@ _OUT_OF_MEMORY_TEXTS = ("can't allocate memory", "not enough memory", "out of me
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that the device's or the machine's memory is used up."""
+    """Return whether an error means that the device's or the machine's memory is used up."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     # torch.OutOfMemoryError is CUDA's; on a CPU and on MPS, and from cuBLAS, only the text tells.
@@ -23,18 +23,18 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class BatchRunner:
-    """Cuts many things into batches and remembers a batch size that turned out too large.
+    """Cuts many items into batches and remembers a batch size that turned out too large.
 
     Attributes:
-        batch_size: things at a time; halved whenever memory runs out.
+        batch_size: items at a time; halved whenever memory runs out.
     """
 
     def __init__(self, batch_size: int, *, unit: str = "prompts", setting: str = "segmenter.prompt_batch_size") -> None:
-        """Start with `batch_size` things at a time.
+        """Start with `batch_size` items at a time.
 
         Args:
             batch_size: 1 or more.
-            unit: what the things are, for the warning.
+            unit: what the items are, for the warning.
             setting: what the user sets to another batch size, for the warning.
         """
         self.batch_size = batch_size
@@ -46,13 +46,13 @@ class BatchRunner:
         """Call `function(start, stop)` until 0..count is covered.
 
         Args:
-            function: works on things start..stop-1. Must give the same results however they are grouped.
-            count: number of things.
+            function: works on items start..stop-1. Must give the same results however they are grouped.
+            count: number of items.
             workers: threads to spread batches over; each computes with one thread of its own, which spares the
                 waiting for one another that threads inside every small operation cost, and flushes denormals.
 
         Returns:
-            The results in the order of the things, one per batch.
+            The results in the order of the items, one per batch.
 
         Raises:
             RuntimeError: where memory does not even suffice for one.

@@ -3,7 +3,6 @@
 Masks are kept in a store, so an interrupted conversion goes on where it stopped and a run computes each mask once.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 from ntt.base.digests import content_key
 from ntt.base.files import write_json
 from ntt.base.progress import track
-from ntt.data.coco import CocoDataset
+from ntt.data.coco import CocoDataset, read_document
 from ntt.data.images import image_digest, read_image
 from ntt.data.masks import box_mask, instance_rle
 from ntt.data.polygons import mask_to_polygons
@@ -29,10 +28,9 @@ from ntt.models.segmenters.box_fallback import ProposalBoxes
 from ntt.ops.canvas import canvas_of
 from ntt.ops.masks import decode_masks, encode_full_size, encode_masks, rle_areas
 from ntt.store.store import Store
-from ntt.types import ImageId, ImageRecord, Instance, Json
+from ntt.types import ImageRecord, Instance
 
 Box: TypeAlias = tuple[float, float, float, float]
-BoxMaskMode: TypeAlias = Literal["auto", "segmenter", "box"]
 MaskFormat: TypeAlias = Literal["rle", "polygon"]
 Rles: TypeAlias = tuple[bytes | None, ...]
 BoxesOfImage: TypeAlias = tuple[ImageRecord, Sequence[Box]]
@@ -43,7 +41,7 @@ _KIND = "box_masks"
 
 
 def choose_box_segmenter(mode: str, segmenter: Segmenter, backbone: Backbone) -> BoxSegmenter | None:
-    """Say what makes masks of boxes.
+    """Return what makes masks of boxes.
 
     Args:
         mode: "auto": the segmenter if it takes boxes as prompts, else nothing; "segmenter": the segmenter in any
@@ -78,50 +76,51 @@ class BoxMasks:
         Returns:
             Full-size masks, COCO compressed RLE; None for a box in which the segmenter found nothing.
         """
-        known = self._known(record, boxes_xywh)
-        if known is not None:
-            return known
-        return self._keep(record, boxes_xywh, self.segmenter.segment_boxes(*self._prompts(record, boxes_xywh)))
+        stored = self._read(record, boxes_xywh)
+        if stored is not None:
+            return stored
+        return self._write(record, boxes_xywh, self.segmenter.segment_boxes(*self._prompts(record, boxes_xywh)))
 
-    def get_all(self, wanted: Sequence[BoxesOfImage], *, image_batch: int | None = None) -> Iterator[Rles]:
+    def get_all(self, images: Sequence[BoxesOfImage], *, image_batch: int | None = None) -> Iterator[Rles]:
         """Yield what `get` returns for many images; several go to the segmenter together where it can do that.
 
         Args:
-            wanted: images and their boxes.
+            images: images and their boxes.
             image_batch: images at a time, 1 or more; None: as many as pay on the segmenter's device. Halved when
                 memory runs out.
         """
         segmenter = self.segmenter
         if not takes_images(segmenter):
-            yield from (self.get(record, boxes_xywh) for record, boxes_xywh in wanted)
+            yield from (self.get(record, boxes_xywh) for record, boxes_xywh in images)
             return
         size = segmenter.images_at_once if image_batch is None else image_batch
         batches = BatchRunner(size, unit="images", setting="--image-batch")
-        for start in range(0, len(wanted), size):
-            yield from self._get_together(segmenter, wanted[start : start + size], batches)
+        for start in range(0, len(images), size):
+            yield from self._get_together(segmenter, images[start : start + size], batches)
 
     def _get_together(
-        self, segmenter: BatchedBoxSegmenter, wanted: Sequence[BoxesOfImage], batches: BatchRunner
+        self, segmenter: BatchedBoxSegmenter, images: Sequence[BoxesOfImage], batches: BatchRunner
     ) -> list[Rles]:
-        found = [self._known(*one) for one in wanted]
-        missing = [one for one, known in zip(wanted, found, strict=True) if known is None]
+        stored = [self._read(*image) for image in images]
+        missing = [image for image, rles in zip(images, stored, strict=True) if rles is None]
 
         def compute(start: int, stop: int) -> list[Rles]:
-            chosen = missing[start:stop]
-            canvases, boxes = zip(*(self._prompts(*one) for one in chosen), strict=True)
+            batch = missing[start:stop]
+            canvases, boxes = zip(*(self._prompts(*image) for image in batch), strict=True)
             logits = segmenter.segment_boxes_of_images(canvases, boxes)
-            return [self._keep(*one, logits_Bhw) for one, logits_Bhw in zip(chosen, logits, strict=True)]
+            return [self._write(*image, logits_Bhw) for image, logits_Bhw in zip(batch, logits, strict=True)]
 
-        made = chain.from_iterable(batches.run(compute, len(missing)))
-        return [next(made) if known is None else known for known in found]
+        computed = chain.from_iterable(batches.run(compute, len(missing)))
+        return [next(computed) if rles is None else rles for rles in stored]
 
-    def _known(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> Rles | None:
-        """Look masks up in the store."""
+    def _read(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> Rles | None:
+        """Look masks up in the store; a length of 0 stands for a box in which nothing was found."""
         entry = self.store.read(_KIND, self._key(record, boxes_xywh))
         if entry is None:
             return None
-        arrays, _ = entry
-        return _unpacked(arrays["rle_bytes"].tobytes(), arrays["rle_lengths"].tolist())
+        data, lengths = entry[0]["rle_bytes"].tobytes(), entry[0]["rle_lengths"].tolist()
+        ends = np.cumsum(lengths).tolist()
+        return tuple(data[end - length : end] if length else None for end, length in zip(ends, lengths, strict=True))
 
     def _key(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> str:
         return content_key(
@@ -143,7 +142,7 @@ class BoxMasks:
         boxes_xyxy *= torch.tensor([columns / record.width, rows / record.height] * 2, dtype=torch.float64)
         return canvas_of(read_image(record), (rows, columns)), boxes_xyxy.float()
 
-    def _keep(self, record: ImageRecord, boxes_xywh: Sequence[Box], logits_Bhw: torch.Tensor) -> Rles:
+    def _write(self, record: ImageRecord, boxes_xywh: Sequence[Box], logits_Bhw: torch.Tensor) -> Rles:
         """Turn a segmenter's logits into masks of the image's size, and put them into the store."""
         rles = encode_full_size(logits_Bhw, record.height, record.width)
         areas = rle_areas(rles, record.height, record.width).tolist()
@@ -175,7 +174,7 @@ class ReferenceMasks:
     maker: BoxMasks | None
 
     def facts(self, instances: Sequence[Instance]) -> Mapping[str, Any]:
-        """Return what decides the masks of instances beside the annotations; nothing where those say it all."""
+        """Return what decides the masks of instances beside the annotations; nothing where those have all masks."""
         if self.maker is None or all(instance.segmentation is not None for instance in instances):
             return {}
         return {"box_masks": {"version": _VERSION, **self.maker.segmenter.fingerprint}}
@@ -200,14 +199,14 @@ class Conversion:
     """What became of an annotation file.
 
     Attributes:
-        made: masks made by the segmenter.
-        kept: annotations left as they were: those that had a mask, crowd regions, unusable ones.
-        fallen_back: ids of annotations whose box serves as the mask, because the segmenter found nothing in it.
+        num_new: masks made by the segmenter.
+        num_unchanged: annotations left as they were: those that had a mask, crowd regions, unusable ones.
+        boxes_as_masks: ids of annotations whose box serves as the mask, because the segmenter found nothing in it.
     """
 
-    made: int
-    kept: int
-    fallen_back: tuple[int, ...]
+    num_new: int
+    num_unchanged: int
+    boxes_as_masks: tuple[int, ...]
 
 
 def convert(
@@ -238,47 +237,31 @@ def convert(
     Raises:
         NttError: for an image that cannot be read, weights that do not fit, or a disk that is full.
     """
-    wanted = _boxes_to_do(dataset, overwrite_masks=overwrite_masks)
-    segmentations: dict[int, tuple[Any, str]] = {}
-    masks = box_masks.get_all(
-        [(dataset.images[image_id], [one.bbox_xywh for one in instances]) for image_id, instances in wanted.items()],
-        image_batch=image_batch,
-    )
-    shown = track(list(wanted), "boxes to masks", unit="image", visible=True)
-    for image_id, found in zip(shown, masks, strict=True):
-        record, instances = dataset.images[image_id], wanted[image_id]
-        rles: dict[int, bytes] = {}
-        for instance, rle in zip(instances, found, strict=True):
-            source = "box" if rle is None else box_masks.segmenter.name
-            rles[instance.id] = _box_rle(instance, record) if rle is None else rle
-            segmentations[instance.id] = (_segmentation(rles[instance.id], record, mask_format), source)
-        if on_image is not None:
-            on_image(record, dataset.instances_of_image(image_id), rles)
-    written = _write_copy(dataset, output, segmentations)
-    fallen_back = tuple(number for number, (_, source) in segmentations.items() if source == "box")
-    return Conversion(len(segmentations) - len(fallen_back), written - len(segmentations), fallen_back)
-
-
-def _boxes_to_do(dataset: CocoDataset, *, overwrite_masks: bool) -> dict[ImageId, list[Instance]]:
-    """Return the annotations that get masks, by image, in file order."""
-    wanted: dict[ImageId, list[Instance]] = {}
+    box_only: dict[ImageRecord, list[Instance]] = {}
     for instance in dataset.instances:
         if not instance.iscrowd and (overwrite_masks or instance.segmentation is None):
-            wanted.setdefault(instance.image_id, []).append(instance)
-    return wanted
-
-
-def _write_copy(dataset: CocoDataset, output: Path, segmentations: Mapping[int, tuple[Any, str]]) -> int:
-    """Write the annotation file again with new segmentations and return how many annotations it has."""
-    document: Json = json.loads(dataset.annotation_file.read_bytes())
-    slots: list[Instance | None] = list(dataset.instances)
-    for place, _ in reversed(dataset.dropped):
-        slots.insert(place, None)
-    for entry, instance in zip(document["annotations"], slots, strict=True):
-        if instance is not None and instance.id in segmentations:
-            entry["segmentation"], entry["mask_source"] = segmentations[instance.id]
+            box_only.setdefault(dataset.images[instance.image_id], []).append(instance)
+    images = [(record, [instance.bbox_xywh for instance in instances]) for record, instances in box_only.items()]
+    masks = box_masks.get_all(images, image_batch=image_batch)
+    segmentations: dict[int, Any] = {}
+    boxes_as_masks: list[int] = []
+    for record in track(list(box_only), "boxes to masks", unit="image", visible=True):
+        rles: dict[int, bytes] = {}
+        for instance, rle in zip(box_only[record], next(masks), strict=True):
+            if rle is None:
+                boxes_as_masks.append(instance.id)
+            rles[instance.id] = _box_rle(instance, record) if rle is None else rle
+            segmentations[instance.id] = _segmentation(rles[instance.id], record, mask_format)
+        if on_image is not None:
+            on_image(record, dataset.instances_of_image(record.id), rles)
+    document = read_document(dataset.annotation_file)
+    for entry, instance in zip(document["annotations"], dataset.in_file_order(), strict=True):
+        if instance.id in segmentations:
+            entry["segmentation"] = segmentations[instance.id]
+            entry["mask_source"] = "box" if instance.id in boxes_as_masks else box_masks.segmenter.name
     write_json(output, document, indent=None)
-    return len(slots)
+    num_unchanged = len(document["annotations"]) - len(segmentations)
+    return Conversion(len(segmentations) - len(boxes_as_masks), num_unchanged, tuple(boxes_as_masks))
 
 
 def _segmentation(rle: bytes, record: ImageRecord, mask_format: MaskFormat) -> Any:
@@ -288,11 +271,4 @@ def _segmentation(rle: bytes, record: ImageRecord, mask_format: MaskFormat) -> A
 
 
 def _box_rle(instance: Instance, record: ImageRecord) -> bytes:
-    mask = torch.from_numpy(box_mask(instance.bbox_xywh, record.height, record.width))
-    return encode_masks(mask[None])[0]
-
-
-def _unpacked(data: bytes, lengths: Sequence[int]) -> Rles:
-    """Cut stored masks apart; a length of 0 stands for a box in which nothing was found."""
-    ends = np.cumsum(lengths).tolist()
-    return tuple(data[end - length : end] if length else None for end, length in zip(ends, lengths, strict=True))
+    return encode_masks(torch.from_numpy(box_mask(instance.bbox_xywh, record.height, record.width))[None])[0]

@@ -1,4 +1,4 @@
-"""Masks of boxes by a segmenter that takes no boxes: the proposal that fits each box best.
+"""Masks of boxes from a segmenter that takes no boxes: the proposal that fits each box best.
 
 Suffixes: N proposals, B boxes, h and w the grid of the proposals.
 """
@@ -20,12 +20,12 @@ from ntt.types import FloatArray, Proposals
 
 _VERSION = 1
 MIN_BOX_IOU = 0.5
-"""A proposal whose own box overlaps the given box less than this is taken for another object."""
+"""A proposal whose own box overlaps the given box less than this is taken to be another object."""
 
 
 @dataclass(frozen=True)
 class ProposalBoxes:
-    """A `BoxSegmenter` made of any segmenter: it chooses among the segmenter's proposals (see `best_proposals`).
+    """A `BoxSegmenter` from any segmenter: it chooses among the segmenter's proposals (see `best_proposals`).
 
     Attributes:
         segmenter: proposes masks.
@@ -42,7 +42,7 @@ class ProposalBoxes:
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON-able facts that decide the masks."""
+        """What decides the masks, JSON-able."""
         return {
             "boxes": "best_proposal",
             "version": _VERSION,
@@ -69,7 +69,7 @@ class ProposalBoxes:
 def best_proposals(proposals: Proposals, boxes_xyxy: FloatArray, *, min_box_iou: float = MIN_BOX_IOU) -> torch.Tensor:
     """Choose a proposal for each box and cut it to the box.
 
-    Chosen is the proposal whose own tight box has the highest IoU with the given box: annotated boxes are tight too.
+    Taken is the proposal whose own tight box has the highest IoU with the given box: annotated boxes are tight too.
     Of equals the one with the higher predicted IoU is taken, then the earlier one. Cells of the grid whose centre
     lies outside the box are cut off.
 
@@ -91,10 +91,10 @@ def best_proposals(proposals: Proposals, boxes_xyxy: FloatArray, *, min_box_iou:
     tight_xywh[:, 2:] -= tight_xywh[:, :2] - 1
     iou_NB = coco_mask.iou(_doubles(tight_xywh), _doubles(_as_xywh(boxes_xyxy)), [0] * len(boxes_xyxy))
     best_B = iou_NB.argmax(axis=0)
-    for place, (best, box) in enumerate(zip(best_B.tolist(), boxes_xyxy, strict=True)):
-        if iou_NB[best, place] >= min_box_iou:
+    for index, (best, box) in enumerate(zip(best_B.tolist(), boxes_xyxy, strict=True)):
+        if iou_NB[best, index] >= min_box_iou:
             part = _cells_inside(box, rows, columns)
-            masks_Bhw[place][part] = foreground_Nhw[order[best]][part].float() * 2 - 1
+            masks_Bhw[index][part] = foreground_Nhw[order[best]][part].float() * 2 - 1
     return masks_Bhw
 
 

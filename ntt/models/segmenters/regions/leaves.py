@@ -59,7 +59,7 @@ def find_leaves(canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor, *, coun
     Args:
         canvas_3hw: float32 RGB in [0, 1].
         feature_map_Dhw: the backbone's features of the same image, any grid.
-        count: leaves wanted; an image of less detail or fewer pixels gives fewer.
+        count: most leaves; an image of less detail or fewer pixels gives fewer.
         components: principal directions of the features to keep.
     """
     lab = _lab(canvas_3hw)
@@ -121,8 +121,8 @@ def _principal(feature_map_Dhw: torch.Tensor, components: int) -> Array:
     flat = flat - flat.mean(axis=1, keepdims=True)
     flat = flat / max(float(np.sqrt(np.mean(np.sum(flat**2, axis=0)))), 1e-9)
     _, directions = np.linalg.eigh(flat @ flat.T)
-    kept = directions[:, ::-1][:, :components].T @ flat
-    return np.ascontiguousarray(kept.reshape(-1, height, width))
+    projected = directions[:, ::-1][:, :components].T @ flat
+    return np.ascontiguousarray(projected.reshape(-1, height, width))
 
 
 def _upsample(features_Kgg: Array, height: int, width: int) -> Array:
@@ -188,11 +188,13 @@ def _adjacency(labels_hw: IntArray, maps: list[Array]) -> tuple[IntArray, Array,
         ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
         ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
     ):
-        one, two = labels_hw[first], labels_hw[second]
-        border = one != two
-        pairs.append(np.minimum(one, two)[border] * count + np.maximum(one, two)[border])
+        left, right = labels_hw[first], labels_hw[second]
+        border = left != right
+        pairs.append(np.minimum(left, right)[border] * count + np.maximum(left, right)[border])
         values.append(np.stack([(image[first] + image[second])[border] / 2 for image in maps]))
-    keys, place = np.unique(np.concatenate(pairs), return_inverse=True)
-    length = np.bincount(place, minlength=len(keys)).astype(np.float64)
-    along = [np.bincount(place, channel, minlength=len(keys)) / length for channel in np.concatenate(values, axis=1)]
+    keys, pair_of_side = np.unique(np.concatenate(pairs), return_inverse=True)
+    length = np.bincount(pair_of_side, minlength=len(keys)).astype(np.float64)
+    along = [
+        np.bincount(pair_of_side, channel, minlength=len(keys)) / length for channel in np.concatenate(values, axis=1)
+    ]
     return np.stack([keys // count, keys % count], axis=1), length, np.stack(along, axis=1)

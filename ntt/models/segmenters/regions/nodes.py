@@ -139,15 +139,17 @@ class _Borders:
         import higra as hg
 
         count, nodes = len(leaves.area_L), tree.num_vertices()
-        one, two = leaves.edges_E2[:, 0], leaves.edges_E2[:, 1]
+        first, second = leaves.edges_E2[:, 0], leaves.edges_E2[:, 1]
         traits = np.concatenate([leaves.colour_L3, leaves.feature_LK], axis=1)
         length = leaves.length_E[:, None]
-        steps = [np.sqrt(np.sum((x[one] - x[two]) ** 2, axis=1)) for x in (leaves.colour_L3, leaves.feature_LK)]
+        steps = [np.sqrt(np.sum((x[first] - x[second]) ** 2, axis=1)) for x in (leaves.colour_L3, leaves.feature_LK)]
         values = np.concatenate([length, length * leaves.gradient_E2, length * np.stack(steps, axis=1)], axis=1)
-        at_leaves = _scatter(one, values, count) + _scatter(two, values, count)
-        ring_at_leaves = _scatter(one, length * traits[two], count) + _scatter(two, length * traits[one], count)
-        inside = np.concatenate([values, length * (traits[one] + traits[two])], axis=1)
-        ancestor = np.asarray(tree.lowest_common_ancestor(one, two), dtype=np.int64)
+        at_leaves = _scatter(first, values, count) + _scatter(second, values, count)
+        ring_at_leaves = _scatter(first, length * traits[second], count) + _scatter(
+            second, length * traits[first], count
+        )
+        inside = np.concatenate([values, length * (traits[first] + traits[second])], axis=1)
+        ancestor = np.asarray(tree.lowest_common_ancestor(first, second), dtype=np.int64)
         start = np.zeros((count, inside.shape[1]))
         inner = hg.accumulate_and_add_sequential(tree, _scatter(ancestor, inside, nodes), start, hg.Accumulators.sum)
         total = hg.accumulate_sequential(tree, np.concatenate([at_leaves, ring_at_leaves], axis=1), hg.Accumulators.sum)

@@ -59,8 +59,8 @@ class RegionsConfig(SegmenterConfig):
 class Regions:
     """Mask proposals without weights, from region hierarchies over colour and backbone features.
 
-    The image is cut into about a thousand watershed regions; several hierarchies, each with its own idea of
-    likeness, merge them pairwise into the whole image; every merge is a candidate mask. An objectness model ranks
+    The image is cut into about a thousand watershed regions; several hierarchies, each with its own notion of
+    similarity, merge them pairwise into the whole image; every merge is a candidate mask. An objectness model ranks
     them, and the best distinct ones of every size are proposed.
     """
 

@@ -1,4 +1,4 @@
-"""Hierarchies over the leaves: binary partition trees under different notions of likeness."""
+"""Hierarchies over the leaves: binary partition trees under different notions of similarity."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from ntt.models.segmenters.regions.leaves import Array, Leaves
 
 @dataclass(frozen=True)
 class Linkage:
-    """How one tree measures the unlikeness of two regions.
+    """How one tree measures the dissimilarity of two regions.
 
     Attributes:
         rule: "ward" merges the pair whose union adds least variance; "border" merges the pair whose shared border is
             weakest on average.
-        colour, feature, texture, place: weights of Lab colour, backbone features, texture and position.
+        colour, feature, texture, position: weights of Lab colour, backbone features, texture and position.
         gradient: weight of the colour gradient along the shared border ("border" only).
         area_power: exponent of the region's area in Ward's criterion; below 1, size counts for less.
     """
@@ -25,15 +25,15 @@ class Linkage:
     colour: float = 0.0
     feature: float = 0.0
     texture: float = 0.0
-    place: float = 0.0
+    position: float = 0.0
     gradient: float = 0.0
     area_power: float = 1.0
 
 
 LINKAGES: tuple[Linkage, ...] = (
-    Linkage("ward", colour=2.0, feature=6.0, place=8.0),
-    Linkage("ward", colour=1.0, place=15.0),
-    Linkage("ward", colour=1.0, feature=6.0, place=8.0, area_power=0.8),
+    Linkage("ward", colour=2.0, feature=6.0, position=8.0),
+    Linkage("ward", colour=1.0, position=15.0),
+    Linkage("ward", colour=1.0, feature=6.0, position=8.0, area_power=0.8),
     Linkage("ward", feature=1.0),
     Linkage("border", colour=1.0, feature=2.0, gradient=1.0),
 )
@@ -62,12 +62,12 @@ def build_tree(leaves: Leaves, linkage: Linkage) -> tuple[Any, Array]:
 
 def _traits(leaves: Leaves, linkage: Linkage) -> Array:
     side = max(leaves.labels_hw.shape)
-    place = leaves.moments_L5[:, :2] / leaves.area_L[:, None] / side
+    position = leaves.moments_L5[:, :2] / leaves.area_L[:, None] / side
     parts: Sequence[tuple[float, Array]] = (
         (linkage.colour, leaves.colour_L3),
         (linkage.feature, leaves.feature_LK),
         (linkage.texture, leaves.texture_L1),
-        (linkage.place, place),
+        (linkage.position, position),
     )
-    chosen = [weight * values for weight, values in parts if weight > 0.0]
-    return np.ascontiguousarray(np.concatenate(chosen, axis=1))
+    weighted = [weight * values for weight, values in parts if weight > 0.0]
+    return np.ascontiguousarray(np.concatenate(weighted, axis=1))
