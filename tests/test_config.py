@@ -46,8 +46,8 @@ def test_an_experiment_goes_with_another_data_set():
 
 def test_a_misspelt_experiment_is_refused(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
-        check_overrides(["experiment=cdfsod_dior_5shots"])
-    assert "Did you mean experiment=cdfsod_dior_5shot?" in capsys.readouterr().err
+        check_overrides(["experiment=cdfsod_diorr"])
+    assert "Did you mean experiment=cdfsod_dior?" in capsys.readouterr().err
 
 
 def test_every_shot_option_means_its_number():

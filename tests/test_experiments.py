@@ -1,10 +1,10 @@
 """The overlays of the published tables: they exist, they compose, their commands run, and sweeps run each table."""
 
+import itertools
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import yaml
 from conftest import PROJECT_DIR
 from miniatures import CDFSOD, COCO_LIKE, make_miniature
 
+from ntt.base.project import CONF_DIR
 from ntt.cli.main import main
 from ntt.config import schema as config
 from ntt.config.compose import compose_many
@@ -19,13 +20,13 @@ from ntt.config.explain import group_options
 from ntt.config.identity import run_directory
 from ntt.datasets.published.details import known_datasets
 from ntt.datasets.published.voc import convert_devkit, write_kshot_files
-from ntt.reports.published import expected_tables, load_expected, published_seconds_per_image
+from ntt.reports.published import SECONDS_PER_IMAGE, expected_tables, load_expected
 from ntt.run import runner
 from ntt.sweeps.spec import read_spec
 
-EXPECTED = load_expected()
-ROWS = {result.experiment: result for result in EXPECTED.values()}
-FOLDER = PROJECT_DIR / "experiments" / "experiment"
+ROWS = {result.row: result for result in load_expected()}
+EXPERIMENTS = CONF_DIR.parent / "experiments"
+FILES = {path.stem: path for path in (EXPERIMENTS / "experiment").glob("*.yaml")}
 EMBEDDED = ("backbone=efficientnet_lite0", "segmenter=regions", "visualisation.enabled=false", "shots.strict=false")
 CHEAP = (
     "backbone.input_size=224",
@@ -36,126 +37,113 @@ CHEAP = (
 )
 
 
-def test_every_row_has_an_overlay_and_the_other_way_round():
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*ROWS, "ntt_reference"}
+def values(row: str) -> dict[str, float | None]:
+    """The published numbers of a row, by metric."""
+    return {result.metric: result.value for result in load_expected() if result.row == row}
 
 
-def test_every_overlay_carries_its_own_name_and_known_options():
-    for path in FOLDER.glob("*.yaml"):
+def test_every_experiment_carries_its_own_name_and_existing_options():
+    for name, path in FILES.items():
         content = yaml.safe_load(path.read_text())
-        assert content["experiment"] == path.stem
-        chosen = [entry for entry in content["defaults"] if isinstance(entry, dict)]
-        for entry in chosen:
-            ((group, option),) = entry.items()
-            assert option in group_options(group.removeprefix("override /")), path.name
-        bases = [entry for entry in content["defaults"] if isinstance(entry, str)]
-        assert all((PROJECT_DIR / "experiments" / f"{base.lstrip('/')}.yaml").is_file() for base in bases)
+        assert content["experiment"] == name
+        for entry in content["defaults"]:
+            if isinstance(entry, dict):
+                ((group, option),) = entry.items()
+                assert option in group_options(group.removeprefix("override /")), name
+            else:
+                assert (EXPERIMENTS / f"{entry.lstrip('/')}.yaml").is_file()
 
 
-def check_row(experiment: str, made: config.ExperimentConfig) -> None:
-    row = ROWS[experiment]
-    assert made.experiment == experiment
-    assert made.dataset.name == row.dataset
-    assert made.seed == row.seeds[0]
+def check_row(row: str, made: config.ExperimentConfig) -> None:
+    result = ROWS[row]
+    assert made.experiment == result.experiment
+    assert made.dataset.name == result.dataset
+    assert made.seed == result.seeds[0]
     assert made.matcher.name == "ntt_reference"
     assert vars(made.matcher)["on_empty"] == "empty"
     assert vars(made.matcher)["box_convention"] == "reference"
     assert made.candidates.feature_dtype == "float32"
-    shots = re.search(r"_(\d+)shot$", experiment)
+    shots = re.search(r"shots=(\d+)shot$", row)
     assert made.shots.count == (int(shots[1]) if shots else 10)
-    assert made.shots.sampler == ("reference" if row.dataset in ("coco", "lvis", "lvis_minival") else "fixed")
-    split = re.search(r"(split\d|fold\d|rare|common|frequent)", experiment)
-    assert split is None or split[1] in made.split.name
-    on_lvis = row.dataset.startswith("lvis")
+    assert made.shots.sampler == ("reference" if result.dataset in ("coco", "lvis", "lvis_minival") else "fixed")
+    on_lvis = result.dataset.startswith("lvis")
     assert (made.evaluation.protocol, vars(made.matcher)["max_detections"]) == (
         ("lvis", 300) if on_lvis else ("coco", 100)
     )
-    assert made.evaluation.semantic == ("reference" if row.table == "coco20i" else "none")
+    assert made.evaluation.semantic == ("reference" if result.table == "coco20i" else "none")
+    assert made.published is not None
+    assert [row["overrides"] for row in made.published["rows"]].count(list(result.overrides)) == 1
 
 
-def test_one_row_of_every_table_composes():
-    chosen = [experiments[-1] for experiments in expected_tables().values()]
-    for experiment, made in zip(chosen, compose_many([[f"experiment={name}"] for name in chosen]), strict=True):
-        check_row(experiment, made)
+def test_every_experiment_composes_as_its_first_row():
+    first = {result.experiment: result for result in reversed(load_expected())}
+    assert {*first, "ntt_reference"} == set(FILES)
+    for result, made in zip(first.values(), compose_many([r.command_line for r in first.values()]), strict=True):
+        check_row(result.row, made)
 
 
 @pytest.mark.slow
 def test_every_row_composes():
-    for experiment, made in zip(ROWS, compose_many([[f"experiment={name}"] for name in ROWS]), strict=True):
-        check_row(experiment, made)
+    for row, made in zip(ROWS, compose_many([result.command_line for result in ROWS.values()]), strict=True):
+        check_row(row, made)
 
 
-def test_an_overlay_decides_what_it_varies():
-    names = [
-        "merging_hard",
-        "backbone_vits14",
-        "segmenter_tiny",
-        "grid_16",
-        "no_mem_embed_with",
-        "no_mem_embed_without",
-    ]
-    hard, small, tiny, grid, with_embed, without = compose_many([[f"experiment={name}"] for name in names])
-    assert vars(hard.matcher)["merging"] == "hard"
-    assert (small.backbone.name, small.segmenter.name) == ("dinov2_vits14", "sam2")
-    assert vars(tiny.segmenter)["model"] == "sam2_hiera_tiny"
-    assert vars(grid.segmenter)["points_per_side"] == 16
-    assert vars(with_embed.segmenter)["use_no_mem_embed"] is True
-    assert vars(without.segmenter) == {**vars(with_embed.segmenter), "name": "sam2", "use_no_mem_embed": False}
-    assert without.backbone.name == "dinov2_vitl14"
-
-
-def test_the_name_of_an_experiment_does_not_decide_where_a_run_lies():
-    words = ["experiment=merging_soft_semantic"], ["experiment=coco_novel20_10shot"]
-    one, two = compose_many(words)
-    assert run_directory(one) == run_directory(two)
+def test_what_is_published_does_not_decide_where_a_run_lies():
+    lines = ["experiment=merging", "matcher.merging=soft_semantic"], ["experiment=coco_novel20"]
+    merging, main_table = compose_many(lines)
+    assert run_directory(merging) == run_directory(main_table)
+    assert merging.published != main_table.published
 
 
 @pytest.mark.parametrize("table", expected_tables())
 def test_a_sweep_runs_every_row_of_a_table(table: str):
-    spec = read_spec(PROJECT_DIR / "sweeps" / f"table_{table}.yaml")
-    assert spec.axes["experiment"] == expected_tables()[table]
-    seeds = ROWS[expected_tables()[table][0]].seeds
-    assert spec.axes.get("seed", seeds[:1]) == seeds
+    spec = read_spec(CONF_DIR.parent / "sweeps" / f"table_{table}.yaml")
+    axes = dict(spec.axes)
+    seeds = {result.seeds for result in load_expected() if result.table == table}
+    assert {axes.pop("seed", min(seeds))} == seeds
+    points = itertools.product(*([f"{key}={value}" for value in values] for key, values in axes.items()))
+    assert {frozenset(point) for point in points} == {
+        frozenset(ROWS[row].command_line) for row in expected_tables()[table]
+    }
 
 
 def test_values_agree_with_the_reference_numbers(shared_dir: Path):
     numbers = json.loads((shared_dir / "reference_numbers.json").read_text())
     study = numbers["coco_novel20_ten_seeds"]
     for shots, (mean, std) in study["box_mean_std"].items():
-        row = EXPECTED[f"coco_ten_seeds_{shots}shot:bbox/AP"]
-        assert (row.value, row.std, list(row.seeds)) == (mean, std, study["seeds"])
-        assert EXPECTED[f"coco_ten_seeds_{shots}shot:segm/AP"].value == study["segm_mean_std"][shots][0]
-    for shots, values in numbers["coco_novel20_box"]["ntt"].items():
-        found = [EXPECTED[f"coco_novel20_{shots}shot:bbox/{name}"].value for name in ("AP", "AP50", "AP75")]
-        assert found == values
+        (box,) = [r for r in load_expected() if (r.row, r.metric) == (f"coco_ten_seeds shots={shots}shot", "bbox/AP")]
+        assert (box.value, box.std, list(box.seeds)) == (mean, std, study["seeds"])
+        assert values(box.row)["segm/AP"] == study["segm_mean_std"][shots][0]
+    for shots, published in numbers["coco_novel20_box"]["ntt"].items():
+        row = values(f"coco_novel20 shots={shots}shot")
+        assert [row[f"bbox/{name}"] for name in ("AP", "AP50", "AP75")] == published
     voc = numbers["voc_nap50"]
     for split in (1, 2, 3):
-        found = [EXPECTED[f"voc_split{split}_{shots}shot:bbox/AP50"].value for shots in voc["shots"]]
-        assert found == voc["ntt"][f"split{split}"]
+        rows = [values(f"voc split=voc_split{split} shots={shots}shot") for shots in voc["shots"]]
+        assert [row["bbox/AP50"] for row in rows] == voc["ntt"][f"split{split}"]
     benchmark = numbers["cdfsod_box_map"]
-    for shots, values in benchmark["ntt"].items():
+    for shots, published in benchmark["ntt"].items():
         names = [name.lower().replace("-", "_") for name in benchmark["datasets"][:6]]
-        assert [EXPECTED[f"cdfsod_{name}_{shots}shot:bbox/AP"].value for name in names] == values[:6]
+        assert [values(f"cdfsod_{name} shots={shots}shot")["bbox/AP"] for name in names] == published[:6]
     for name, value in numbers["merging_ablation_coco10_box"].items():
-        assert EXPECTED[f"merging_{name}:bbox/AP"].value == value
-    assert published_seconds_per_image() == numbers["seconds_per_image_a100"]["ntt"]
+        assert values(f"merging matcher.merging={name}") == {"bbox/AP": value}
+    assert numbers["seconds_per_image_a100"]["ntt"] == SECONDS_PER_IMAGE
 
 
 def test_a_value_has_a_tolerance_and_a_source():
-    for result in EXPECTED.values():
+    for result in load_expected():
         assert (result.value is None) == (result.tolerance is None)
         assert result.tolerance is None or result.tolerance > 0
         assert result.source
-        assert result.overrides == (f"experiment={result.experiment}",)
         assert result.dataset in known_datasets()
 
 
 def test_the_hours_in_the_docs_follow_from_the_stated_assumption():
     text = (PROJECT_DIR / "docs" / "reproduce.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `sweeps/table_(\w+)\.yaml` \|[^|]*\| ([\d,]+) \| ([\d.]+) \|", text, flags=re.MULTILINE)
-    assert [table for table, _, _ in rows] == list(expected_tables())
+    assert {table for table, _, _ in rows} == set(expected_tables())
     for table, images, hours in rows:
-        expected = int(images.replace(",", "")) * published_seconds_per_image() / 3600
+        expected = int(images.replace(",", "")) * SECONDS_PER_IMAGE / 3600
         assert float(hours) == pytest.approx(expected, abs=0.051), table
 
 
@@ -184,30 +172,20 @@ def places(data_root: Path, output: Path) -> list[str]:
     ]
 
 
-def read_metrics(made: config.ExperimentConfig) -> Mapping[str, Mapping[str, float]]:
-    overall: Mapping[str, Mapping[str, float]] = json.loads((run_directory(made) / "metrics.json").read_text())[
-        "overall"
-    ]
-    return overall
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", ROWS)
-def test_a_row_runs_on_its_miniature(experiment: str, data_root: Path, output: Path):
-    (made,) = compose_many([[f"experiment={experiment}", *EMBEDDED, *CHEAP, *places(data_root, output)]])
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_runs_on_its_miniature(row: str, data_root: Path, output: Path):
+    (made,) = compose_many([[*ROWS[row].command_line, *EMBEDDED, *CHEAP, *places(data_root, output)]])
     runner.run(made)
-    overall = read_metrics(made)
-    for result in EXPECTED.values():
-        if result.experiment == experiment:
-            kind, metric = result.metric.split("/")
-            assert metric in overall[kind]
-    kept = yaml.safe_load((run_directory(made) / "config.yaml").read_text())
-    assert kept["experiment"] in expected_tables()[ROWS[experiment].table] or kept["experiment"] in ROWS
+    overall = json.loads((run_directory(made) / "metrics.json").read_text())["overall"]
+    for metric in values(row):
+        kind, name = metric.split("/")
+        assert name in overall[kind]
 
 
 @pytest.mark.slow
 def test_the_command_of_the_docs_runs_on_a_miniature(data_root: Path, output: Path):
-    words = ["experiment=cdfsod_neu_det_5shot", *EMBEDDED, *CHEAP, *places(data_root, output / "command")]
+    words = ["experiment=cdfsod_neu_det", "shots=5shot", *EMBEDDED, *CHEAP, *places(data_root, output / "command")]
     done = subprocess.run([sys.executable, "main.py", *words], cwd=PROJECT_DIR, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Masks are not evaluated" in done.stdout
@@ -216,11 +194,10 @@ def test_the_command_of_the_docs_runs_on_a_miniature(data_root: Path, output: Pa
 @pytest.mark.slow
 def test_the_sweep_of_a_table_runs_on_a_miniature(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     words = [*EMBEDDED, *CHEAP, *places(data_root, tmp_path)]
-    file = str(PROJECT_DIR / "sweeps" / "table_merging.yaml")
+    file = str(CONF_DIR.parent / "sweeps" / "table_merging.yaml")
     assert main(["sweep", "run", file, *words, "--output-root", str(tmp_path)]) == 0
     assert len(list(tmp_path.rglob("metrics.json"))) == 3
     capsys.readouterr()
     assert main(["report", str(tmp_path), "--expected"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "merging_hard" in line]
-    assert "31.2" in line
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "merging=hard" in line and "31.2" in line]
     assert "not run: run with another backbone" in line

@@ -108,29 +108,26 @@ def test_a_point_that_no_longer_composes_is_listed(tmp_path: Path):
     assert "it has not begun, and cannot" in row.reason
 
 
-PUBLISHED = {
-    "row:bbox/AP": ExpectedResult(
-        experiment="row",
-        table="t",
-        dataset="demo",
-        metric="bbox/AP",
-        value=20.0,
-        tolerance=0.5,
-        std=None,
-        seeds=(0, 1),
-        source="s",
-        overrides=("experiment=row",),
-    )
-}
+PUBLISHED = ExpectedResult(
+    experiment="row",
+    overrides=("backbone=efficientnet_lite0",),
+    table="t",
+    dataset="demo",
+    metric="bbox/AP",
+    value=20.0,
+    tolerance=0.5,
+    seeds=(0, 1),
+    source="s",
+)
 
 
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, ExpectedResult]:
+def published(monkeypatch: pytest.MonkeyPatch) -> list[ExpectedResult]:
     """Published numbers, of an experiment that is the default one at one shot; tests may change them."""
     (config,) = compose_many([["shots=1shot"]])
-    results = dict(PUBLISHED)
+    results = [PUBLISHED]
     monkeypatch.setattr(expected, "load_expected", lambda: results)
-    monkeypatch.setattr(expected, "_compose", lambda names: dict.fromkeys(names, config))
+    monkeypatch.setattr(expected, "_compose", lambda lines: dict.fromkeys(lines, config))
     return results
 
 
@@ -159,21 +156,21 @@ def test_verdicts(tmp_path: Path, ap: float, difference: str, word: str):
     assert verdict(tmp_path) == [f"{ap} ± 0.0 (2)", "20.0", "0.5", difference, word]
 
 
-def test_rows_without_a_verdict(tmp_path: Path, published: dict[str, ExpectedResult]):
+def test_rows_without_a_verdict(tmp_path: Path, published: list[ExpectedResult]):
     assert expected_of_nothing().frame.verdict.tolist() == ["not run"]
     make_runs(tmp_path, {"seed=1 shots=1shot": box_metrics(20)})
     assert verdict(tmp_path)[-1] == "incomplete: 1 of 2 seeds"
     make_runs(tmp_path, {"seed=0 shots=1shot": box_metrics(20)})
-    published["row:bbox/AP"] = replace(PUBLISHED["row:bbox/AP"], value=None, tolerance=None)
+    published[0] = replace(PUBLISHED, value=None, tolerance=None)
     assert verdict(tmp_path)[1:] == ["–", "–", "–", "nothing published"]
 
 
-def test_rows_without_a_published_number_are_not_counted_as_one(published: dict[str, ExpectedResult]):
+def test_rows_without_a_published_number_are_not_counted_as_one(published: list[ExpectedResult]):
     assert expected_of_nothing().notes[-1] == "1 published number. not run: 1."
-    published["silent"] = replace(PUBLISHED["row:bbox/AP"], metric="segm/AP", value=None, tolerance=None)
+    published.append(replace(PUBLISHED, metric="segm/AP", value=None, tolerance=None))
     rest = "1 further row has no published number to compare with."
     assert expected_of_nothing().notes[-1] == f"1 published number. not run: 1. {rest}"
-    del published["row:bbox/AP"]
+    del published[0]
     assert expected_of_nothing().notes[-1] == f"No published numbers. {rest}"
 
 
@@ -184,6 +181,9 @@ def test_a_run_of_the_experiment_with_other_settings_is_named(tmp_path: Path):
     directory.write_config(replace(config, experiment="row"))
     write_metrics(directory.metrics, box_metrics(20))
     assert verdict(tmp_path) == ["–", "20.0", "0.5", "–", "not run: run with another matcher.merging"]
+    other_row = replace(config.backbone, input_size=224)
+    directory.write_config(replace(config, experiment="row", backbone=other_row))
+    assert verdict(tmp_path)[-1] == "not run", "a run of another row of the same experiment"
     assert "not run: 1." in expected_table(read_runs([tmp_path])).notes[1]
 
 

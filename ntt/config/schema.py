@@ -187,5 +187,8 @@ class ExperimentConfig:
     stage: str = setting("all", one_of=("all", *STAGES), decides=False)
     """all, or one stage, which is run together with whatever it needs that is not there yet."""
 
+    published: dict[str, Any] | None = setting(None, decides=False)
+    """What the authors published for the experiment; `ntt report --expected` compares with it."""
+
     experiment: str | None = setting(None, decides=False)
     """Name of the overlay `experiment=NAME` the settings started from; set by the overlay itself. null: none."""

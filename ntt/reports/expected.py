@@ -34,11 +34,11 @@ def expected_table(runs: pd.DataFrame) -> Table:
     finished = finished.assign(comparable=[experiment_settings(settings) for settings in finished.settings])
     # Composing is what takes long here, and an experiment on a data set that nobody ran cannot fit any run.
     present = {settings["dataset.name"] for settings in finished.settings}
-    configs = _compose(list(dict.fromkeys(row.experiment for row in expected.values() if row.dataset in present)))
-    rows = [_row(result, configs.get(result.experiment), finished) for result in expected.values()]
+    configs = _compose(list(dict.fromkeys(row.command_line for row in expected if row.dataset in present)))
+    rows = [_row(result, configs.get(result.command_line), finished) for result in expected]
     notes = (
         "Percent; ours is mean ± sample standard deviation over seeds (number of runs). Within tolerance means that "
-        "the difference is no larger than the tolerance; where each tolerance comes from: ntt/reports/expected.json.",
+        "the difference is no larger than the tolerance; where each tolerance comes from: experiments/experiment/.",
         _count_verdicts([row["verdict"] for row in rows if row["theirs"] is not None], len(rows)),
     )
     frame = pd.DataFrame(rows, columns=_COLUMNS, dtype=object)
@@ -66,7 +66,7 @@ def _row(result: ExpectedResult, config: ExperimentConfig | None, runs: pd.DataF
     values = ours.drop_duplicates("seed", keep="last")[result.metric].astype(float)
     row: dict[str, Any] = {
         "table": result.table,
-        "experiment": result.experiment,
+        "experiment": result.row,
         "metric": metric_label(result.metric),
         "images": ", ".join(map(str, sorted(fitting.images.unique()))) or None,
         "theirs": result.value,
@@ -99,15 +99,21 @@ def _other_settings(result: ExpectedResult, experiment: Mapping[str, Any], runs:
     """Tell in which settings a run that was started as this experiment departs from it."""
     for config, comparable in zip(runs.config, runs.comparable, strict=True):
         differing = differing_settings([experiment, comparable])
-        if config.get("experiment") == result.experiment and differing:
+        if config.get("experiment") == result.experiment and differing and not _is_other_row(result, differing):
             more = "" if len(differing) <= _SHOWN_KEYS else f" and {len(differing) - _SHOWN_KEYS} more"
             return f"not run: run with another {', '.join(differing[:_SHOWN_KEYS])}{more}"
     return None
 
 
-def _compose(names: Sequence[str]) -> dict[str, ExperimentConfig | None]:
-    """Compose every experiment; None for one that is not there."""
+def _is_other_row(result: ExpectedResult, differing: Sequence[str]) -> bool:
+    """Return whether settings differ that the row itself overrides, so that a run is one of another row."""
+    keys = [line.partition("=")[0] for line in result.overrides]
+    return any(setting == key or setting.startswith(f"{key}.") for setting in differing for key in keys)
+
+
+def _compose(lines: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], ExperimentConfig | None]:
+    """Compose every command line; None for one that cannot be composed."""
     try:
-        return dict(zip(names, compose_many([[f"experiment={name}"] for name in names]), strict=True))
+        return dict(zip(lines, compose_many(lines), strict=True))
     except ConfigError:
-        return {names[0]: None} if len(names) == 1 else {k: v for name in names for k, v in _compose([name]).items()}
+        return {lines[0]: None} if len(lines) == 1 else {k: v for line in lines for k, v in _compose([line]).items()}
