@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import multiprocessing
 import os
 import shutil
@@ -53,8 +52,7 @@ def _assert_whole_and_alone(target: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
-def _leave_part(target: Path, site: Site, part: bytes, version: str | None = '"v1"') -> Path:
-    target.with_name("a.pt.part.json").write_text(json.dumps({"url": f"{site.url}/a.pt", "version": version}))
+def _leave_part(target: Path, part: bytes) -> Path:
     path = target.with_name("a.pt.part")
     path.write_bytes(part)
     return path
@@ -79,7 +77,6 @@ def test_a_file_arrives_with_progress_and_nothing_is_left_beside_it(site: Site, 
         ({"cut_after": [1000, 500]}, [None, "bytes=1000-", "bytes=1500-"]),
         ({"cut_after": [1000] * 8}, [None, *(f"bytes={1000 * n}-" for n in range(1, 9))]),  # each brings new bytes
         ({"cut_after": [1000], "honours_range": False}, [None, "bytes=1000-"]),
-        ({"cut_after": [1000], "etag": 'W/"v1"'}, [None, "bytes=1000-"]),
         ({"sends_length": False}, [None]),
     ],
 )
@@ -101,32 +98,27 @@ def test_starting_over_for_ever_is_given_up(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "version", "ranges"),
+    ("part", "ranges"),
     [
-        (CONTENT[:300], '"v1"', ["bytes=300-"]),
-        (CONTENT, '"v1"', [f"bytes={SIZE}-"]),  # already whole: only verified
-        (b"old" * 100, '"v0"', ["bytes=300-"]),  # changed on the server, which then sends all of it
-        (CONTENT + b"more", '"v1"', [f"bytes={SIZE + 4}-", None]),
-        (b"x" * 300, None, ["bytes=300-", None]),  # nothing tells versions apart, so the digest has to
+        (CONTENT[:300], ["bytes=300-"]),
+        (CONTENT, [f"bytes={SIZE}-"]),  # already whole: only verified
+        (CONTENT + b"more", [f"bytes={SIZE + 4}-", None]),
+        (b"x" * 300, ["bytes=300-", None]),  # of another file: the digest is wrong, so it is fetched afresh
     ],
 )
-def test_an_earlier_runs_part_is_continued(
-    site: Site, tmp_path: Path, part: bytes, version: str | None, ranges: list[str | None]
-) -> None:
-    site.etag = '"v1"' if version else None
-    _leave_part(tmp_path / "a.pt", site, part, version)
+def test_an_earlier_runs_part_is_continued(site: Site, tmp_path: Path, part: bytes, ranges: list[str | None]) -> None:
+    _leave_part(tmp_path / "a.pt", part)
     _get(site, tmp_path / "a.pt")
     _assert_whole_and_alone(tmp_path / "a.pt")
     assert site.ranges == ranges
 
 
-@pytest.mark.parametrize("mark", ['{"url": "http://elsewhere/a.pt"}', "[]", "{broken"])
-def test_a_part_from_another_url_or_of_unknown_origin_is_not_continued(site: Site, tmp_path: Path, mark: str) -> None:
-    (tmp_path / "a.pt.part").write_bytes(b"y" * 300)
-    (tmp_path / "a.pt.part.json").write_text(mark)
-    _get(site, tmp_path / "a.pt")
+def test_without_a_digest_nothing_is_continued(site: Site, tmp_path: Path) -> None:
+    _leave_part(tmp_path / "a.pt", CONTENT[:300])
+    site.cut_after = [1000]
+    _get(site, tmp_path / "a.pt", sha256=None)
     _assert_whole_and_alone(tmp_path / "a.pt")
-    assert site.ranges == [None]
+    assert site.ranges == [None, None]
 
 
 def test_a_wrong_hash_names_both_and_leaves_nothing(site: Site, tmp_path: Path) -> None:
@@ -194,7 +186,7 @@ def test_the_servers_wish_is_honoured_up_to_a_limit(
 
 
 def test_lasting_trouble_is_given_up_and_the_part_is_kept(site: Site, tmp_path: Path) -> None:
-    part = _leave_part(tmp_path / "a.pt", site, CONTENT[:300])
+    part = _leave_part(tmp_path / "a.pt", CONTENT[:300])
     site.statuses = [502] * 3
     with pytest.raises(DownloadError, match=r"HTTP 502 Bad Gateway \(3 attempts, 300 bytes are kept\)"):
         _get(site, tmp_path / "a.pt")
@@ -242,7 +234,7 @@ def test_ctrl_c_keeps_the_part_for_the_next_run(site: Site, tmp_path: Path) -> N
         download([f"{site.url}/a.pt"], tmp_path / "a.pt", sha256=SHA256, label="a", progress=interrupt)
     kept = (tmp_path / "a.pt.part").stat().st_size
     assert 0 < kept <= 4000
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt.part", "a.pt.part.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt.part"]
     _get(site, tmp_path / "a.pt")
     _assert_whole_and_alone(tmp_path / "a.pt")
     assert site.ranges == [None, f"bytes={kept}-"]

@@ -132,7 +132,7 @@ def test_damaged_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     swapped = {exchange.get(name, name): value for name, value in stored.items()}
     with pytest.raises(WeightsError, match=r"_bn0.bias \[32\] stands where bn1.weight"):
         _load_changed(monkeypatch, path, swapped)
-    with pytest.raises(WeightsError, match="not a table of tensors"):
+    with pytest.raises(WeightsError, match="holds a list, not a state dict"):
         _load_changed(monkeypatch, path, [torch.zeros(1)])
     path.write_bytes(b"not a weight file")
     with pytest.raises(WeightsError, match="reading it failed"):

@@ -152,7 +152,7 @@ def test_fetch_does_not_overwrite_another_file(site: Site, tmp_path: Path) -> No
         fetch("tiny", tmp_path)
     assert str(caught.value) == (
         f"The weights file {path} is damaged or another file: its sha256 is {hashlib.sha256(b'mine').hexdigest()}, "
-        f"expected {SHA256}. Move it away, then run `ntt weights get tiny --root {tmp_path}`."
+        f"expected {SHA256}. Move it away, then fetch it with `ntt weights get tiny --root {tmp_path}`."
     )
     assert path.read_bytes() == b"mine"
     assert site.requests == []

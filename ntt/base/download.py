@@ -1,12 +1,11 @@
 """Downloads of large files: resumed where they stopped, verified before they get their name.
 
-A file arrives as `NAME.part` beside its target; `NAME.part.json` keeps its URL and the server's version mark. Only a
-file with the right digest is renamed, so a file under its final name is always whole.
+A file arrives as `NAME.part` beside its target. Only one with the right digest is renamed, so a file under its final
+name is always whole. A part is continued where a digest will tell whether that was right; else it is fetched afresh.
 """
 
 import base64
 import http.client
-import json
 import logging
 import os
 import shutil
@@ -16,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -99,7 +99,7 @@ def download(
             target.parent.mkdir(parents=True, exist_ok=True)
             with exclusive(target):
                 if not target.is_file():
-                    _Transfer(target, label, progress).fetch_verified(urls, algorithm, expected and expected.lower())
+                    _Transfer(target, label, algorithm, expected and expected.lower(), progress).fetch_verified(urls)
     except OSError as error:
         raise StorageError(
             f"The {label} cannot be written to {target.parent}: {error.strerror or error}. What has arrived is kept "
@@ -107,35 +107,40 @@ def download(
         ) from error
 
 
+@dataclass
 class _Transfer:
     """One file on its way from a server to `part`."""
 
-    def __init__(self, target: Path, label: str, progress: Progress | None) -> None:
-        self.target, self.label, self.progress = target, label, progress
-        self.part = target.with_name(f"{target.name}.part")
-        self.mark = target.with_name(f"{target.name}.part.json")
-        self.url = ""
-        self.is_continuation = False
+    target: Path
+    label: str
+    algorithm: str
+    expected: str | None
+    progress: Progress | None
+    url: str = ""
+    is_continuation: bool = False
 
-    def fetch_verified(self, urls: Sequence[str], algorithm: str, expected: str | None) -> None:
+    @property
+    def part(self) -> Path:
+        return self.target.with_name(f"{self.target.name}.part")
+
+    def fetch_verified(self, urls: Sequence[str]) -> None:
         """Fetch until the digest is right; one that is wrong after a continuation gets a second, fresh try."""
         while True:
             self._fetch_from_any(urls)
-            digest = digest_of(self.part, algorithm)
+            digest = digest_of(self.part, self.algorithm)
             with self.part.open("rb") as file:
                 is_page = file.read(64).lstrip().startswith(b"<")
-            if digest == expected or (expected is None and not is_page):
+            if digest == self.expected or (self.expected is None and not is_page):
                 self.part.replace(self.target)
-                self._discard()
                 return
-            self._discard()
+            self.part.unlink()
             if not self.is_continuation:
                 page = " It is a web page: is there a login page or a proxy in between?" if is_page else ""
                 raise DownloadError(
-                    f"The {self.label} from {display_url(self.url)} is not the expected file: its {algorithm} is "
-                    f"{digest}, expected {expected or 'any but that of a web page'}.{page}"
+                    f"The {self.label} from {display_url(self.url)} is not the expected file: its {self.algorithm} is "
+                    f"{digest}, expected {self.expected or 'any but that of a web page'}.{page}"
                 )
-            _LOG.warning("The continued download of %s has a wrong %s; starting afresh.", self.label, algorithm)
+            _LOG.warning("The continued download of %s has a wrong %s; starting afresh.", self.label, self.algorithm)
 
     def _fetch_from_any(self, urls: Sequence[str]) -> None:
         for self.url in urls:
@@ -146,10 +151,10 @@ class _Transfer:
 
     def _fetch_with_retries(self) -> bool:
         """Return whether the server has the file; wait for trouble to pass."""
-        failures, farthest = 0, self._offset()
+        failures, farthest = 0, self._size()
         while True:
             try:
-                return self._fetch_once(self._offset())
+                return self._fetch_once(0 if self.expected is None else self._size())
             except _TransientError as error:
                 # Only ground never reached before counts: a server that ignores ranges would start over for ever.
                 size = self._size()
@@ -186,8 +191,6 @@ class _Transfer:
             request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(login).decode('ascii')}")
         if offset:
             request.add_header("Range", f"bytes={offset}-")
-            if version := self._read_mark().get("version"):
-                request.add_header("If-Range", str(version))
         return request
 
     def _is_complete(self, error: urllib.error.HTTPError, offset: int) -> bool:
@@ -198,7 +201,7 @@ class _Transfer:
         if error.code == 416 and offset:
             if error.headers.get("Content-Range", "") == f"bytes */{offset}":
                 return True
-            self._discard()
+            self.part.unlink()
             raise _TransientError("the server has another version of the file now", pause_s=0.0)
         if error.code in _TRANSIENT_STATUS:
             retry_after = error.headers.get("Retry-After", "")
@@ -207,18 +210,13 @@ class _Transfer:
 
     def _receive(self, response: Any, offset: int) -> None:
         """Write what the server sends to the end of `part`, or from the start if it ignores the range asked for."""
-        if response.status != 206:
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
             offset, self.is_continuation = 0, False
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-            self._discard()
-            raise _TransientError("the server sent another range than asked for", pause_s=0.0)
         length = response.headers.get("Content-Length", "")
         total = offset + int(length) if length.isdigit() else None
-        if offset == 0:
-            self._start_mark(response.headers)
-        self._require_space(total or 0, offset)
         done = offset
-        with self.part.open("ab") as file:
+        with self.part.open("ab" if offset else "wb") as file:
+            self._require_space(total or 0, offset)
             while block := self._next_block(response):
                 done += len(block)
                 self._require_size(done)
@@ -238,7 +236,7 @@ class _Transfer:
 
     def _require_size(self, size: int) -> None:
         if size > MAX_BYTES:
-            self._discard()
+            self.part.unlink()
             raise DownloadError(
                 f"The {self.label} from {display_url(self.url)} is larger than {MAX_BYTES / 1e9:.0f} GB, the most "
                 "that is accepted."
@@ -255,28 +253,6 @@ class _Transfer:
 
     def _size(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
-
-    def _offset(self) -> int:
-        """Return the bytes to continue from: none when `part` comes from another URL or nobody knows where from."""
-        return self._size() if self._read_mark().get("url") == display_url(self.url) else 0
-
-    def _read_mark(self) -> dict[str, Any]:
-        try:
-            mark = json.loads(self.mark.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return mark if isinstance(mark, dict) else {}
-
-    def _start_mark(self, headers: Any) -> None:
-        etag = headers.get("ETag", "")
-        # A weak ETag must not be used with If-Range.
-        version = headers.get("Last-Modified") if not etag or etag.startswith("W/") else etag
-        self.part.unlink(missing_ok=True)
-        self.mark.write_text(json.dumps({"url": display_url(self.url), "version": version}), encoding="utf-8")
-
-    def _discard(self) -> None:
-        self.part.unlink(missing_ok=True)
-        self.mark.unlink(missing_ok=True)
 
     @contextmanager
     def _network_errors(self) -> Iterator[None]:

@@ -153,7 +153,7 @@ def fetch(
     entry = checkpoint(name)
     path = root / entry.path
     if path.is_file():
-        _require_digest(path, entry.sha256, remedy=f"Move it away, then run `{fetch_command(name, root)}`.")
+        checked_digest(path, entry.sha256)
         return path
     if offline or is_offline():
         raise WeightsError(
@@ -209,9 +209,13 @@ def checked_digest(path: Path, expected_sha256: str | None) -> str:
     Raises:
         WeightsError: if the file cannot be read or has another digest; the message has the command that fetches it.
     """
-    if expected_sha256 is not None:
-        _require_digest(path, expected_sha256, remedy=_remedy(path))
-    return file_digest(path)
+    digest = file_digest(path)
+    if expected_sha256 is not None and digest != expected_sha256.lower():
+        raise WeightsError(
+            f"The weights file {path} is damaged or another file: its sha256 is {digest}, expected {expected_sha256}. "
+            f"{_remedy(path)}"
+        )
+    return digest
 
 
 def load_state_dict(path: Path, *, expected_sha256: str | None = None) -> dict[str, torch.Tensor]:
@@ -231,18 +235,10 @@ def load_state_dict(path: Path, *, expected_sha256: str | None = None) -> dict[s
     if not path.is_file():
         raise WeightsError(f"The weights file {path} does not exist. {_remedy(path)}")
     if expected_sha256 is not None:
-        _require_digest(path, expected_sha256, remedy=_remedy(path))
+        checked_digest(path, expected_sha256)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return _state_dict_of(_read_torch(path), path)
-
-
-def _require_digest(path: Path, expected: str, *, remedy: str) -> None:
-    digest = file_digest(path)
-    if digest != expected.lower():
-        raise WeightsError(
-            f"The weights file {path} is damaged or another file: its sha256 is {digest}, expected {expected}. {remedy}"
-        )
 
 
 def _remedy(path: Path) -> str:

