@@ -74,7 +74,8 @@ def run_all(script: Path, size: int) -> list[tuple[int, str, str]]:
 
 COLLECT = """
 from ntt.base.distributed import barrier, broadcast_from_main, gather, share, join_process_group
-with join_process_group(timeout_s=60) as group:
+with join_process_group(timeout_s=60) as joined, join_process_group(timeout_s=1) as group:
+    assert group == joined
     mine = [(place, item * item) for place, item in share(list(range(5)), group)]
     squares = gather(mine, 5, group)
     barrier(group)

@@ -19,11 +19,11 @@ from ntt.reports.summary import runs_frame
 from ntt.reports.tables import Table
 from ntt.run.artefacts import write_metrics
 from ntt.run.rundir import RunDirectory
-from ntt.sweeps import work
 from ntt.sweeps.plan import Plan, PlannedPoint, read_plan, write_plan
 from ntt.sweeps.records import read_runs
 from ntt.sweeps.spec import Resources
 from ntt.sweeps.state import SweepFolder, TaskState
+from ntt.sweeps.worker import point_config
 
 
 def make_sweep(root: Path, lines: list[str]) -> tuple[SweepFolder, list[str]]:
@@ -94,7 +94,8 @@ def test_a_report_on_a_sweep_that_has_not_begun(tmp_path: Path, capsys: pytest.C
 
 def test_points_of_a_sweep_are_tracked_under_its_name(tmp_path: Path):
     folder, ids = make_sweep(tmp_path, ["seed=0", "seed=1 tracker.group=mine"])
-    assert [work._point_config(read_plan(folder), point).tracker.group for point in ids] == ["small", "mine"]
+    plan = read_plan(folder)
+    assert [point_config(plan, plan.point(point)).tracker.group for point in ids] == ["small", "mine"]
 
 
 def test_a_point_that_no_longer_composes_is_listed(tmp_path: Path):

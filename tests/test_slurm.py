@@ -1,6 +1,7 @@
 """What can be said of sweeps on SLURM without a cluster: profiles, scripts, arrays, records, copies of the program."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,15 +14,20 @@ from conftest import PROJECT_DIR
 from ntt.base.distributed import adopt_slurm_ranks
 from ntt.cli.main import main
 from ntt.errors import ConfigError, DistributedError, NttError, StorageError
-from ntt.sweeps import slurm, slurm_work
+from ntt.sweeps import slurm, worker
 from ntt.sweeps.clusters import CLUSTERS_DIR, JobRequest, load_profile, profile_names
-from ntt.sweeps.plan import Plan, PlannedPoint, WorkUnit, write_plan
-from ntt.sweeps.slurm_jobs import ArrayRecord, live_jobs, owners, read_jobs, write_jobs
-from ntt.sweeps.slurm_layout import plan_arrays
-from ntt.sweeps.slurm_task import ClusterTask, JobWork, job_id
+from ntt.sweeps.executors import sbatch_parameters
+from ntt.sweeps.job import Job, Shard
+from ntt.sweeps.layout import cluster_arrays
+from ntt.sweeps.plan import Plan, PlannedPoint, write_plan
+from ntt.sweeps.queue import ArrayRecord, live_jobs, observe, owners, read_jobs, write_jobs
 from ntt.sweeps.snapshot import Snapshot, check_snapshot, code_digest, take_snapshot
 from ntt.sweeps.spec import Resources, StageResources
 from ntt.sweeps.state import SweepFolder, TaskState
+from ntt.sweeps.status import sweep_status
+from ntt.sweeps.task import JobTask, Launcher
+from ntt.sweeps.text import status_text
+from ntt.sweeps.units import WorkUnit
 
 # --- profiles
 
@@ -31,7 +37,7 @@ def test_every_profile_can_be_used(name: str):
     profile = load_profile(name)
     for stage in ("candidates", "references", "points"):
         request = profile.request(stage, StageResources(), max_parallel=None)
-        assert slurm.sbatch_parameters(request, name="x", code=Path("/code"))["nodes"] == 1
+        assert sbatch_parameters(request, name="x", code=Path("/code"))["nodes"] == 1
 
 
 def write_profile(folder: Path, text: str) -> str:
@@ -55,21 +61,33 @@ def test_later_words_win(tmp_path: Path):
 
 
 def test_all_mistakes_of_a_profile_are_named(tmp_path: Path):
-    text = "partitions: a\ncpus: 0\nextra: {dependency: x}\nsetup: module load\nstages: {points: {requeue: 1}}"
+    text = """
+    partitions: a
+    cpus: 0
+    extra: {dependency: x, "no word": 1}
+    setup: module load
+    python: "a\\nb"
+    stages: {points: {requeue: 1}, matching: {}}
+    """
     with pytest.raises(ConfigError) as caught:
         load_profile(write_profile(tmp_path, text), ["tasks=3", "matching.cpus=1", "gpus=-1"])
     message = str(caught.value)
     for part in (
-        "there is no setting 'partitions'. Did you mean partition?",
-        "cpus=0 is not possible: allowed is a whole number from 1 on. The default is 2.",
-        "allowed is any parameter but array, dependency,",
-        "setup=module load is not possible: allowed is a list of strings.",
+        "There is no key partitions. Did you mean partition?",
+        "cpus=0 is not possible: allowed is 1 or more.",
+        "extra.dependency is set by the sweep itself, as are array, dependency,",
+        "extra.no word: this is not the long name of a parameter",
+        "setup=module load is not possible: allowed is a list.",
+        "python has more than one line.",
         "stages.points: requeue=1 is not possible: allowed is true or false.",
-        "tasks=3: there is no setting 'tasks'",
-        "matching.cpus=1: there is no setting 'matching.cpus'",
-        "gpus=-1 is not possible: allowed is a whole number from 0 on.",
+        "stages.matching is not possible",
+        "tasks=3: There is no key tasks.",
+        "matching.cpus=1: There is no key matching.cpus.",
+        "gpus=-1 is not possible: allowed is 0 or more.",
     ):
         assert part in message, part
+    with pytest.raises(ConfigError, match="gpus: this is not an override. Write KEY=VALUE"):
+        load_profile("cpu", ["gpus"])
 
 
 def test_an_unknown_profile_is_refused():
@@ -77,7 +95,7 @@ def test_an_unknown_profile_is_refused():
         load_profile("moon")
 
 
-@pytest.mark.parametrize("text", ["- a list", "{"])
+@pytest.mark.parametrize("text", ["- a list", "{", "stages: [points]"])
 def test_a_profile_that_is_no_mapping_is_refused(tmp_path: Path, text: str):
     with pytest.raises(ConfigError, match=r"mine\.yaml"):
         load_profile(write_profile(tmp_path, text))
@@ -88,16 +106,16 @@ def test_a_request_in_submitits_words():
         partition="gpu", qos="long", gpus=2, gpu_type="a100", cpus=4, mem_gb=1.5, tasks=2, requeue=False,
         setup=("module load x",), srun_args=("--cpu-bind=cores",), extra={"reservation": "eccv"},
     )  # fmt: skip
-    made = slurm.sbatch_parameters(request, name="n", code=Path("/a b"))
+    made = sbatch_parameters(request, name="n", code=Path("/a b"))
     assert made["gres"] == "gpu:a100:2"
     assert "gpus_per_node" not in made
     assert (made["mem"], made["ntasks_per_node"], made["cpus_per_task"]) == ("1536M", 2, 4)
     assert made["setup"] == ["module load x", "cd '/a b'"]
-    assert made["srun_args"] == ["--cpus-per-task=4", "--kill-on-bad-exit=1", "--cpu-bind=cores"]
+    assert made["srun_args"] == ["--cpus-per-task=4", "--cpu-bind=cores"]
     assert made["additional_parameters"] == {"no-requeue": True, "reservation": "eccv"}
     assert (made["partition"], made["qos"], "account" in made) == ("gpu", "long", False)
-    assert slurm.sbatch_parameters(replace(request, gpu_type=None), name="n", code=Path("/"))["gpus_per_node"] == 2
-    assert "mem" not in slurm.sbatch_parameters(replace(request, mem_gb=None), name="n", code=Path("/"))
+    assert sbatch_parameters(replace(request, gpu_type=None), name="n", code=Path("/"))["gpus_per_node"] == 2
+    assert "mem" not in sbatch_parameters(replace(request, mem_gb=None), name="n", code=Path("/"))
 
 
 # --- arrays
@@ -137,32 +155,31 @@ def two_data_sets(folder: Path, *, max_parallel: int | None = None) -> Plan:
 
 
 def test_points_wait_for_just_the_shared_work_they_build_on(tmp_path: Path):
-    arrays = plan_arrays(SweepFolder(tmp_path), two_data_sets(tmp_path), load_profile("cpu"), waiting={})
-    assert [one.stage for one in arrays] == ["candidates", "references", "points", "points"]
-    assert [(one.unit, one.shards) for one in arrays[0].works] == [
-        ("candidates-a", (0, 2)),
-        ("candidates-a", (1, 3)),
-        ("candidates-b", (0, 2)),
-        ("candidates-b", (1, 3)),
+    arrays = cluster_arrays(SweepFolder(tmp_path), two_data_sets(tmp_path), load_profile("cpu"), queued={})
+    assert [array.stage for array in arrays] == ["candidates", "references", "points", "points"]
+    assert [job.tasks for job in arrays[0].jobs] == [
+        ("candidates-a.0of4", "candidates-a.2of4"),
+        ("candidates-a.1of4", "candidates-a.3of4"),
+        ("candidates-b.0of4", "candidates-b.2of4"),
+        ("candidates-b.1of4", "candidates-b.3of4"),
     ]
-    assert {one.num_shards for one in arrays[0].works} == {4}
-    assert [one.points for one in arrays[2].works] == [("p1", "p2")]
+    assert [job.points for job in arrays[2].jobs] == [("p1", "p2")]
     assert arrays[2].after == {0: (0, 1), 1: (0,)}
-    assert [one.points for one in arrays[3].works] == [("p3",)]
+    assert [job.points for job in arrays[3].jobs] == [("p3",)]
     assert arrays[3].after == {0: (2, 3)}
-    assert set(arrays[3].works[0].needs) == {f"candidates-b.{shard}of4" for shard in range(4)}
+    assert set(arrays[3].jobs[0].needs) == {f"candidates-b.{shard}of4" for shard in range(4)}
 
 
 def test_a_limit_of_the_sweep_puts_arrays_one_after_the_other(tmp_path: Path):
     plan = two_data_sets(tmp_path, max_parallel=2)
-    arrays = plan_arrays(SweepFolder(tmp_path), plan, load_profile("cpu"), waiting={})
-    assert [(one.stage, dict(one.after)) for one in arrays] == [
+    arrays = cluster_arrays(SweepFolder(tmp_path), plan, load_profile("cpu"), queued={})
+    assert [(array.stage, dict(array.after)) for array in arrays] == [
         ("candidates", {}),
         ("references", {0: (0, 1, 2, 3)}),
         ("points", {1: (0,)}),
     ]
-    assert {one.request.max_parallel for one in arrays} == {2}
-    assert [one.points for one in arrays[2].works] == [("p1", "p2"), ("p3",)]
+    assert {array.request.max_parallel for array in arrays} == {2}
+    assert [job.points for job in arrays[2].jobs] == [("p1", "p2"), ("p3",)]
 
 
 def test_what_is_done_or_waiting_is_not_submitted_again(tmp_path: Path):
@@ -171,9 +188,9 @@ def test_what_is_done_or_waiting_is_not_submitted_again(tmp_path: Path):
         folder.write_state(task, TaskState(status="done"))
     (tmp_path / "p1").mkdir()
     (tmp_path / "p1" / "metrics.json").touch()
-    waiting = {"candidates-a.1of4": "77_0", "candidates-a.3of4": "77_0", "p3": "79"}
-    arrays = plan_arrays(folder, plan, load_profile("cpu"), waiting=waiting)
-    assert [(one.stage, [work.tasks() for work in one.works]) for one in arrays] == [
+    queued = {"candidates-a.1of4": "77_0", "candidates-a.3of4": "77_0", "p3": "79"}
+    arrays = cluster_arrays(folder, plan, load_profile("cpu"), queued=queued)
+    assert [(array.stage, [job.tasks for job in array.jobs]) for array in arrays] == [
         ("candidates", [("candidates-b.0of4", "candidates-b.2of4"), ("candidates-b.1of4", "candidates-b.3of4")]),
         ("points", [("p2",)]),
     ]
@@ -182,8 +199,8 @@ def test_what_is_done_or_waiting_is_not_submitted_again(tmp_path: Path):
 
 def test_arrays_are_no_larger_than_the_site_allows(tmp_path: Path):
     profile = load_profile("cpu", ["max_array_size=3"])
-    arrays = plan_arrays(SweepFolder(tmp_path), two_data_sets(tmp_path), profile, waiting={})
-    assert [(one.stage, len(one.works)) for one in arrays[:2]] == [("candidates", 3), ("candidates", 1)]
+    arrays = cluster_arrays(SweepFolder(tmp_path), two_data_sets(tmp_path), profile, queued={})
+    assert [(array.stage, len(array.jobs)) for array in arrays[:2]] == [("candidates", 3), ("candidates", 1)]
     assert arrays[-1].after == {0: (2,), 1: (0,)}
 
 
@@ -199,6 +216,14 @@ def test_a_dry_run_shows_every_script(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "#SBATCH --signal=USR2@180" in scripts[0]
     assert f"\ncd {tmp_path / 'code' / code_digest()[:12]}\n" in scripts[0]
     assert list(tmp_path.iterdir()) == []
+    plan = two_data_sets(tmp_path)
+    resources = replace(plan.resources, points=StageResources(tasks=2))
+    folder = SweepFolder(tmp_path / "100%")
+    scripts = slurm.dry_run(folder, replace(plan, resources=resources))
+    assert ["--kill-on-bad-exit=1" in script for script in scripts] == [False, False, True, True]
+    escaped = str(folder.logs).replace("%", "%%")
+    assert f"#SBATCH --output={escaped}/%A_%a_0_log.out" in scripts[0]
+    assert f" --error={escaped}/%j_%t_log.err" in scripts[1]
 
 
 def test_a_sweep_without_a_profile_says_how_to_name_one(tmp_path: Path):
@@ -229,7 +254,7 @@ def test_records_are_read_back_as_written(tmp_path: Path):
 def test_a_foreign_record_is_refused(tmp_path: Path):
     folder = SweepFolder(tmp_path)
     folder.jobs.write_text('{"format": 99}')
-    with pytest.raises(StorageError, match="format 99, allowed is 1.. Wait for its jobs or end them"):
+    with pytest.raises(StorageError, match="There is no key format.* Wait for its jobs or end them"):
         read_jobs(folder)
 
 
@@ -271,19 +296,35 @@ def test_states_and_queue_are_brought_together(tmp_path: Path, fake_slurm: Path)
         "f": TaskState(),
     }.items():
         folder.write_state(task, state)
+    folder.logs.mkdir()
+    (folder.logs / "5_6_0_log.err").write_text("Traceback\nMemoryError\n\n")
+    lost = "Its job left the queue without a word of it."
     program(fake_slurm, "squeue", "echo '5_2|RUNNING|None'; echo '5_3|PENDING|BeginTime'; echo '5_5|RUNNING|None'")
-    seen = slurm.observe(folder, [*"abcdefgh", "not submitted"])
+    seen = observe(folder, [*"abcdefgh", "not submitted"])
     assert {task: (state.status, state.error) for task, state in seen.items()} == {
         "a": ("done", None),
         "b": ("failed", "why"),
         "c": ("running", None),
         "d": ("waiting", "BeginTime"),  # it ran, and was queued again
-        "e": ("lost", None),  # it ran, and has left the queue without a word
+        "e": ("lost", f"{lost} What it wrote: {folder.logs}/5_4_*"),  # it ran, and has left the queue
         "f": ("waiting", "its job is RUNNING"),
-        "g": ("lost", None),
+        "g": ("lost", f'{lost} It ended with "MemoryError" ({folder.logs}/5_6_0_log.err).'),
         "h": ("cancelled", None),
         "not submitted": ("waiting", None),
     }
+
+
+def test_held_jobs_are_named_with_what_releases_them(tmp_path: Path, fake_slurm: Path):
+    folder, plan = SweepFolder(tmp_path / "sweep"), two_data_sets(tmp_path)
+    shards = [Shard("candidates-a", index, 3).task for index in range(3)]
+    for task in shards:
+        folder.write_state(task, TaskState())
+    write_jobs(folder, [record("5", *[(task,) for task in shards])])
+    reasons = ("launch failed requeued held", "Resources", "Resources")
+    program(fake_slurm, "squeue", "\n".join(f"echo '5_{k}|PENDING|{reason}'" for k, reason in enumerate(reasons)))
+    text = status_text(folder, plan, sweep_status(folder, plan, observe=observe))
+    assert "    waiting: launch failed requeued held: scontrol release 5_0 lets it go on\n" in text
+    assert "    waiting: Resources (2 shards)\n" in text
 
 
 def test_without_slurm_the_message_says_so(tmp_path: Path, fake_slurm: Path):
@@ -370,39 +411,55 @@ def test_a_copy_that_was_changed_is_refused(tmp_path: Path, change: str):
     path.unlink() if change == "remove" else path.write_text("other")
     with pytest.raises(ConfigError, match=r"is not what was submitted.*ntt sweep retry"):
         check_snapshot(copy)
-    task = ClusterTask(sweep_dir=tmp_path, work_dir=tmp_path, code=copy, work=JobWork(stage="points", points=("p",)))
+    task = JobTask(sweep_dir=tmp_path, work_dir=tmp_path, code=copy, job=Job(points=("p",)))
     with pytest.raises(ConfigError, match="is not what was submitted"):
         task()
 
 
 def test_a_job_that_would_run_other_code_refuses(tmp_path: Path):
     copy = take_snapshot(tmp_path / "code", project=make_project(tmp_path / "project"))
-    task = ClusterTask(sweep_dir=tmp_path, work_dir=tmp_path, code=copy, work=JobWork(stage="points", points=("p",)))
+    task = JobTask(sweep_dir=tmp_path, work_dir=tmp_path, code=copy, job=Job(points=("p",)))
     with pytest.raises(ConfigError, match=r"This job runs the program in .* allowed is the copy made at submission"):
         task()
 
 
 def test_a_checkpoint_is_the_same_task(tmp_path: Path):
-    work = JobWork(stage="candidates", unit="candidates-a", shards=(0, 2), num_shards=4)
-    task = ClusterTask(sweep_dir=tmp_path, work_dir=tmp_path, code=Snapshot(tmp_path, "d"), work=work)
+    job = Job(shards=(Shard("candidates-a", 0, 4), Shard("candidates-a", 2, 4)))
+    task = JobTask(sweep_dir=tmp_path, work_dir=tmp_path, code=Snapshot(tmp_path, "d"), job=job)
     assert task.checkpoint().function == task
-    assert work.tasks() == ("candidates-a.0of4", "candidates-a.2of4")
 
 
-def test_the_job_knows_its_id(monkeypatch: pytest.MonkeyPatch):
-    for key in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
-        monkeypatch.delenv(key, raising=False)
-    assert job_id() is None
-    monkeypatch.setenv("SLURM_JOB_ID", "12")
-    assert job_id() == "12"
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "10")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
-    assert job_id() == "10_2"
+@pytest.mark.parametrize("gpus", ["2,3", None])
+def test_a_job_of_this_machine_sees_its_gpus_and_ends_when_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: str | None
+):
+    before = signal.getsignal(signal.SIGTERM)
+    environment = {"EXECUTOR": "local", "LOCAL_JOB_ID": "12", "LOCAL_NTASKS": "2", "LOCAL_GLOBALID": "1"}
+    for key, value in environment.items():
+        monkeypatch.setenv(f"SUBMITIT_{key}", value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.chdir(tmp_path)
+    calls = []
+
+    def work(*arguments: object, **settings: object) -> None:
+        calls.append((*arguments, settings))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(worker, "work", work)
+    task = JobTask(sweep_dir=tmp_path, work_dir=tmp_path, job=Job(), launcher=Launcher(os.getpid(), gpus))
+    try:
+        with pytest.raises(SystemExit) as caught:
+            task()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert calls == [(tmp_path, Job(), {"rank": 1, "num_processes": 2, "job_id": "12"})]
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == gpus
 
 
 def test_the_module_a_job_imports_first_is_light():
     """submitit can take signals only after it; one that comes earlier ends the process."""
-    heavy = "import sys, ntt.sweeps.slurm_task; sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
+    heavy = "import sys, ntt.sweeps.task; sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", heavy]) == 0
 
 
@@ -465,34 +522,76 @@ def planned(tmp_path: Path) -> SweepFolder:
     return folder
 
 
-def test_each_process_of_a_job_has_a_shard_of_its_own(planned: SweepFolder, monkeypatch: pytest.MonkeyPatch):
-    called = []
-    monkeypatch.setitem(slurm_work._FILL, "candidates", lambda *words, job: called.append((*words, job)))
-    mine = JobWork(stage="candidates", unit="candidates-a", shards=(1, 3), num_shards=4)
-    slurm_work.do(planned.root, mine, rank=1, job="5_0")
-    assert called == [(planned.root, "candidates-a", 3, 4, "5_0")]
-
-
 def test_points_whose_shared_work_is_missing_fail_at_once(planned: SweepFolder, monkeypatch: pytest.MonkeyPatch):
-    ran = []
-    monkeypatch.setattr(slurm_work.work, "run_points", lambda _, points, *, job: ran.extend(points) or [])
+    tried = []
+    monkeypatch.setattr(worker._Worker, "_run_point", lambda _, point, group: tried.append(point.id) or True)
     planned.write_state("candidates-a.0of2", TaskState(status="done"))
-    planned.write_state("candidates-a.1of2", TaskState(status="failed", error="DataError: no such image"))
+    planned.write_state("candidates-a.1of2", TaskState(status="failed", error="DataError: no such image."))
     planned.write_state("candidates-b.0of1", TaskState(status="done"))
     needs = ("candidates-a.0of2", "candidates-a.1of2", "candidates-b.0of1")
-    mine = JobWork(stage="points", points=("p1", "p2", "p3"), needs=needs)
-    with pytest.raises(NttError, match="2 of 3 points of this job failed; their states hold the reasons"):
-        slurm_work.do(planned.root, mine, rank=0, job="6_0")
-    assert ran == ["p3"], "the point of another data set is run"
-    states = [planned.state(one) for one in ("p1", "p2")]
-    assert {(one.status, one.job, one.attempts) for one in states} == {("failed", "6_0", 1)}
+    with pytest.raises(NttError, match="2 of 3 tasks of this job failed: p1, p2"):
+        worker.work(planned.root, Job(points=("p1", "p2", "p3"), needs=needs), job_id="6_0")
+    assert tried == ["p3"], "the point of another data set is run"
+    states = [planned.state(point) for point in ("p1", "p2")]
+    assert {(state.status, state.job, state.attempts) for state in states} == {("failed", "6_0", 1)}
     assert states[0].error == (
         "The shared work candidates-a.1of2 of this point is failed: DataError: no such image. ntt sweep retry two "
-        "repeats it and this point."
+        "repeats both."
     )
 
 
-def test_a_failed_point_fails_its_job(planned: SweepFolder, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(slurm_work.work, "run_points", lambda _, points, *, job: [points[0]])
-    with pytest.raises(NttError, match="1 of 2 points of this job failed"):
-        slurm_work.do(planned.root, JobWork(stage="points", points=("p1", "p2")), rank=0, job=None)
+DISTRIBUTED = """
+import sys
+from pathlib import Path
+from ntt.base import distributed
+from ntt.sweeps import worker
+from ntt.sweeps.job import Job
+
+def run(config, *, workspace):
+    with distributed.join_process_group(timeout_s=60) as group:
+        if config == "p2" and group.rank == 1:
+            raise ValueError("one process alone has failed")
+        print(config, group.size, flush=True)
+
+joined = distributed.dist.init_process_group
+def join(*arguments, **settings):
+    print("joined", flush=True)
+    joined(*arguments, **settings)
+
+distributed.dist.init_process_group = join
+worker.runner.run = run
+worker.point_config = lambda plan, point: point.id
+worker._Worker._timeout_s = lambda self, points: 60
+worker.work(Path(sys.argv[1]), Job(points=("p1", "p2", "p3")), rank=int(sys.argv[2]), num_processes=2)
+"""
+
+
+def test_processes_of_a_job_meet_once_and_again_after_a_failure(planned: SweepFolder):
+    step = {**STEP, "SLURM_JOB_ID": str(os.getpid())}  # decides the ports
+    environment = {**os.environ, **step, "PYTHONPATH": str(PROJECT_DIR), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", DISTRIBUTED, str(planned.root), str(rank)],
+            env={**environment, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=200) for process in processes]
+    for out, err in outputs:
+        assert "1 of 3 tasks of this job failed: p2" in err
+        assert [line for line in out.split("\n") if line not in ("p2 2", "")] == ["joined", "p1 2", "joined", "p3 2"]
+    statuses = {point: planned.state(point).status for point in ("p1", "p2", "p3")}
+    assert statuses == {"p1": "done", "p2": "failed", "p3": "done"}
+    assert "Another process of this run has stopped" in (planned.state("p2").error or "")
+
+
+def test_processes_that_do_not_meet_fail_their_points(planned: SweepFolder, monkeypatch: pytest.MonkeyPatch):
+    for key, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"}.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(NttError, match="2 of 2 tasks"):
+        worker.work(planned.root, Job(points=("p1", "p2")), num_processes=2)
+    assert [planned.state(point).status for point in ("p1", "p2")] == ["failed", "failed"]
+    assert "could not join the others" in (planned.state("p1").error or "")

@@ -1,33 +1,43 @@
 """A whole sweep on tiny data: planned, done by two processes, equal to single runs, resumed, collected."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import PROJECT_DIR
 from tiny_data import make_tiny
 
 from ntt.cli.main import main
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
-from ntt.errors import ConfigError, DataError
+from ntt.errors import ConfigError, NttError
 from ntt.run import runner
 from ntt.store.maintenance import keys_of_runs
 from ntt.store.usage import KEY_DIGITS
-from ntt.sweeps import work
-from ntt.sweeps.desk import keep_plan, look_again, open_sweep, plan_file
-from ntt.sweeps.local import run_local, shared_tasks
+from ntt.sweeps.job import Job, Shard
+from ntt.sweeps.layout import local_jobs
+from ntt.sweeps.local import _left_by, run_local
 from ntt.sweeps.plan import Plan, compose_points, read_plan, write_plan
+from ntt.sweeps.service import keep_plan, open_sweep, plan_file, refresh
 from ntt.sweeps.state import SweepFolder, TaskState
 from ntt.sweeps.status import is_done, sweep_status
 from ntt.sweeps.text import duration, plan_text, status_text
+from ntt.sweeps.worker import by_candidates, work
 from ntt.types import Json
 
 RESULTS = ("references.json", "memory.safetensors", "prototypes.safetensors", "predictions.json", "metrics.json")
 
 
-class Place:
+class Study:
     """A tiny data set, a sweep over two seeds and two numbers of shots, and where its results go."""
 
     def __init__(self, root: Path) -> None:
@@ -63,63 +73,110 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def done(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """The sweep after `ntt sweep run` with two processes; tests must leave it as it is."""
-    place = Place(tmp_path_factory.mktemp("sweep"))
-    assert main(place.command("run", str(place.file), "--processes", "2")) == 0
-    return place
+    study = Study(tmp_path_factory.mktemp("sweep"))
+    assert main(study.command("run", str(study.file), "--processes", "2")) == 0
+    return study
 
 
 @pytest.fixture
-def place(done: Place, tmp_path: Path) -> Place:
+def study(done: Study, tmp_path: Path) -> Study:
     """A copy of the data with an empty output folder and the filled store."""
-    made = Place(tmp_path)
-    shutil.copytree(done.store, made.store)
-    return made
+    copy = Study(tmp_path)
+    shutil.copytree(done.store, copy.store)
+    return copy
 
 
-def read(path: Path) -> Json:
-    loaded: Json = json.loads(path.read_text())
-    return loaded
+def wait_for(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+# --- plans
 
 
 def test_a_plan_names_points_shared_work_and_costs(tmp_path: Path):
-    place = Place(tmp_path)
-    folder, plan = plan_file(place.file)
+    study = Study(tmp_path)
+    folder, plan = plan_file(study.file)
     assert not folder.root.exists()
-    assert [point.label for point in plan.points] == [
-        "shots=1shot seed=0",
-        "shots=1shot seed=1",
-        "shots=2shot seed=0",
-        "shots=2shot seed=1",
-    ]
+    labels = [point.label for point in plan.points]
+    assert labels == [f"shots={shots}shot seed={seed}" for shots in (1, 2) for seed in (0, 1)]
     assert {point.units for point in plan.points} == {tuple(unit.id for unit in plan.units)}
     candidates, references = plan.units
     assert (candidates.kind, candidates.num_items, candidates.num_cached) == ("candidates", 4, 0)
     # The references file has four instances that may be drawn; two shots of two classes draw all of them.
     assert (references.kind, references.num_items, references.num_cached) == ("references", 4, 0)
-    assert candidates.item_s == 1.0
-    assert references.item_s is None
+    assert (candidates.item_s, references.item_s) == (1.0, None)
     text = plan_text(folder, plan)
-    assert "Sweep four: 4 points, 0 done" in text
-    assert "to do  shots=2shot seed=1" in text
-    assert "candidates, tiny, efficientnet_lite0 + regions" in text
-    assert "time of candidates: docs/regions.md" in text
+    for part in (
+        "Sweep four: 4 points, 0 done",
+        "to do  shots=2shot seed=1",
+        "candidates, tiny, efficientnet_lite0 + regions",
+        "time of candidates: docs/regions.md",
+    ):
+        assert part in text
     write_plan(folder, plan)
     assert read_plan(folder) == plan
 
 
 def test_only_what_decides_candidates_divides_them(tmp_path: Path):
-    place = Place(tmp_path)
-    place.vary("{candidates.feature_dtype: [float16, float32], shots: [1shot]}")
-    _, plan = plan_file(place.file)
+    study = Study(tmp_path)
+    study.vary("{candidates.feature_dtype: [float16, float32], shots: [1shot]}")
+    _, plan = plan_file(study.file)
     assert sorted(unit.kind for unit in plan.units) == ["candidates", "candidates", "references"]
-    place.vary("{matcher.merging: [soft, hard], split.classes: [[disc], [disc, square]]}")
-    _, plan = plan_file(place.file)
+    assert [len(points) for points in by_candidates(plan.points)] == [1, 1]
+    study.vary("{matcher.merging: [soft, hard], split.classes: [[disc], [disc, square]]}")
+    _, plan = plan_file(study.file)
     assert [(unit.kind, unit.num_items) for unit in plan.units] == [("candidates", 4), ("references", 4)]
+    assert [len(points) for points in by_candidates(plan.points)] == [4]
 
 
-def test_a_sweep_of_two_processes_equals_single_runs_bit_for_bit(done: Place, tmp_path: Path):
+def test_work_is_divided_among_processes(tmp_path: Path):
+    _, plan = plan_file(Study(tmp_path).file)
+    candidates, references = (replace(unit, num_cached=cached) for unit, cached in zip(plan.units, (0, 3), strict=True))
+    shared, points = local_jobs(replace(plan, units=(candidates, references)), plan.points[:3], processes=2)
+    assert [job.tasks for job in shared] == [
+        (f"{candidates.id}.0of2", f"{references.id}.0of1"),
+        (f"{candidates.id}.1of2",),
+    ]
+    ids = [point.id for point in plan.points]
+    assert [job.points for job in points] == [(ids[0], ids[1]), (ids[2],)]
+    assert {job.needs for job in points} == {(*(f"{candidates.id}.{k}of2" for k in (0, 1)), f"{references.id}.0of1")}
+    assert local_jobs(plan, (), processes=2) == ([], [])
+
+
+def test_plans_of_one_name(study: Study):
+    folder, _ = study.plan("shots=1shot")
+    _, longer = plan_file(study.file)
+    assert keep_plan(folder, longer) == "The plan has changed: 2 of its points are new, 0 have gone."
+    assert keep_plan(folder, longer) is None
+    _, other = plan_file(study.file, ["matcher.merging=hard"])
+    with pytest.raises(ConfigError, match=r"another sweep named 'four'.* with --name"):
+        keep_plan(folder, other)
+    folder.write_state(longer.points[-1].id, TaskState(status="running", heartbeat_s=1e12, host="elsewhere"))
+    _, shorter = plan_file(study.file, ["shots=1shot"])
+    with pytest.raises(ConfigError, match=r"drops points that run or are queued \(1\)"):
+        keep_plan(folder, shorter)
+    renamed, _ = plan_file(study.file, ["matcher.merging=hard"], name="hard")
+    assert renamed.root.name == "hard"
+
+
+def test_a_plan_says_each_warning_once(study: Study, caplog: pytest.LogCaptureFixture):
+    study.vary("{seed: [0, 1, 2], shots: [2shot, 3shot]}")
+    for _ in range(2):
+        caplog.clear()
+        plan_file(study.file)
+        (message,) = [message for message in caplog.messages if "fewer valid instances" in message]
+        assert "than the 3 shots asked for" in message
+
+
+# --- a sweep that is done
+
+
+def test_a_sweep_of_two_processes_equals_single_runs_bit_for_bit(done: Study, tmp_path: Path):
     _, plan = plan_file(done.file)
     assert all(point.finished for point in plan.points)
     for point in (plan.points[1], plan.points[2]):
@@ -130,23 +187,26 @@ def test_a_sweep_of_two_processes_equals_single_runs_bit_for_bit(done: Place, tm
             assert (run_directory(config) / name).read_bytes() == (point.run_dir / name).read_bytes(), name
 
 
-def test_shared_work_was_done_once_and_divided(done: Place):
+def test_shared_work_was_done_once_and_divided(done: Study):
     folder, plan = plan_file(done.file)
     states = [folder.state(path.stem) for path in sorted((folder.root / "state").glob("candidates-*.json"))]
-    assert [(one.status, one.items, one.computed) for one in states] == [("done", 2, 2), ("done", 2, 2)]
+    assert [(state.status, state.items, state.computed) for state in states] == [("done", 2, 2), ("done", 2, 2)]
     assert len(list((done.store / "candidates").rglob("*.safetensors"))) == 4
     assert [unit.num_missing for unit in plan.units] == [0, 0]
     assert not list(done.output.rglob("*.tmp"))
+    listed, lists = keys_of_runs([done.output / "sweeps" / "four" / "shards"])
+    assert listed == {(path.parent.parent.name, path.stem[:KEY_DIGITS]) for path in done.store.rglob("*.safetensors")}
+    assert lists == 4, "two processes, two kinds of work"
 
 
-def test_a_finished_sweep_does_nothing_again(done: Place, capfd: pytest.CaptureFixture[str]):
+def test_a_finished_sweep_does_nothing_again(done: Study, capfd: pytest.CaptureFixture[str]):
     before = {path: path.stat().st_mtime_ns for path in done.output.rglob("metrics.json")}
     assert main(done.command("run", "four", "--processes", "2")) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "4 points: 4 done" in capfd.readouterr().out
 
 
-def test_the_commands_tell_where_a_sweep_stands(done: Place, capfd: pytest.CaptureFixture[str]):
+def test_the_commands_tell_where_a_sweep_stands(done: Study, capfd: pytest.CaptureFixture[str]):
     assert main(done.command("status", str(done.file))) == 0
     status = capfd.readouterr().out
     assert "Sweep four: 4 points: 4 done" in status
@@ -166,118 +226,10 @@ def test_the_commands_tell_where_a_sweep_stands(done: Place, capfd: pytest.Captu
     assert "4 points, 4 done" in capfd.readouterr().out
 
 
-def test_a_failing_point_is_recorded_and_spoils_nothing_else(place: Place, capfd: pytest.CaptureFixture[str]):
-    place.vary("{shots: [1shot, 5shot], shots.strict: [false, true]}")
-    folder, plan = place.plan()
-    assert [bool(point.problem) for point in plan.points] == [False, False, False, True]
-    text = plan_text(folder, plan)
-    assert "Will fail as it is: 1 point\n  shots=5shot shots.strict=true\n    Too few references" in text
-    failed = work.run_points(folder.root, [point.id for point in plan.points])
-    by_label = {point.label: folder.state(point.id) for point in plan.points}
-    bad = "shots=5shot shots.strict=true"
-    assert failed == [point.id for point in plan.points if point.label == bad]
-    assert {label: one.status for label, one in by_label.items()} == {
-        label: "failed" if label == bad else "done" for label in by_label
-    }
-    assert (by_label[bad].error or "").startswith("DataError: ")
-    assert "Traceback" in (by_label[bad].traceback or "")
-    capfd.readouterr()
-    assert main(place.command("status", "four")) == 0
-    text = capfd.readouterr().out
-    assert "4 points: 3 done, 1 failed" in text
-    assert "\nfailed:\n  shots=5shot shots.strict=true (" in text
-    assert "Traceback" not in text
-    assert main(place.command("collect", "four")) == 0
-    assert "Without a result: 1 of 4 runs" in capfd.readouterr().out
-    assert work.run_points(folder.root, failed) == failed
-    assert folder.state(failed[0]).attempts == 2
-
-
-def test_a_deleted_result_is_missing_again(place: Place):
-    folder, plan = place.plan("shots=1shot", "seed=0")
-    (point,) = plan.points
-    assert work.run_points(folder.root, [point.id]) == []
-    assert is_done(folder, point)
-    shutil.rmtree(point.run_dir)
-    assert not is_done(folder, point)
-    status = sweep_status(folder, plan)
-    assert status.with_status("waiting") == (point,)
-    assert status.left_s is not None or point.seconds is None
-
-
-def test_a_run_outside_the_sweep_counts(place: Place):
-    folder, plan = place.plan("shots=1shot", "seed=0")
-    runner.run(compose_points(plan)[0].config)
-    assert not is_done(folder, plan.points[0])
-    again = look_again(folder)
-    assert again.points[0].finished
-    assert is_done(folder, again.points[0])
-
-
-def test_changed_annotations_make_a_point_wait_again(place: Place):
-    folder, plan = place.plan("shots=1shot", "seed=0")
-    assert work.run_points(folder.root, [plan.points[0].id]) == []
-    assert look_again(folder).points[0].finished
-    path = place.data / "annotations" / "targets.json"
-    content = read(path)
-    content["annotations"] = content["annotations"][:2]
-    path.write_text(json.dumps(content))
-    assert is_done(folder, plan.points[0])
-    changed = look_again(folder)
-    assert sweep_status(folder, changed).counts == {"waiting": 1}
-
-
-def test_points_that_another_process_works_on_are_left_to_it(place: Place):
-    folder, plan = place.plan("shots=1shot", "seed=0")
-    now = time.time()
-    busy = TaskState(status="running", host="elsewhere", pid=1, started_s=now, heartbeat_s=now)
-    folder.write_state(plan.points[0].id, busy)
-    told: list[str] = []
-    run_local(folder, plan, processes=1, on_change=told.append)
-    assert folder.state(plan.points[0].id) == busy
-    assert told[-1] == "0 of 1 points done, 1 running"
-
-
-def test_shards_fill_the_store_by_themselves(tmp_path: Path):
-    place = Place(tmp_path)
-    folder, plan = place.plan()
-    references = plan.units[1]
-    work.fill_references(folder.root, references.id, 1, 2)
-    assert look_again(folder).units[1].num_cached == 2
-    assert shared_tasks(plan, {references.id}, 3)[0].name == f"{references.id}.0of3"
-    (place.data / "images" / "targets_1.png").write_bytes(b"not an image")
-    with pytest.raises(DataError, match=r"targets_1\.png"):
-        work.fill_candidates(folder.root, plan.units[0].id, 1, 2)
-    status = sweep_status(folder, plan)
-    text = status_text(folder, plan, status)
-    assert "candidates, tiny, efficientnet_lite0 + regions: 0 of 4 (1 failed)" in text
-    assert "targets_1.png" in text
-
-
-def test_changed_meanings_of_points_are_refused(place: Place):
-    folder, plan = place.plan("shots=1shot", "seed=0")
-    text = folder.plan.read_text()
-    folder.plan.write_text(text.replace('"seed=0"', '"seed=5"'))
-    assert work.run_points(folder.root, [plan.points[0].id]) == [plan.points[0].id]
-    assert "options or defaults of this program have changed since" in (folder.state(plan.points[0].id).error or "")
-    with pytest.raises(ConfigError, match="was planned as"):
-        look_again(folder)
-
-
-def test_plans_of_one_name(place: Place):
-    folder, _ = place.plan("shots=1shot")
-    _, longer = plan_file(place.file)
-    assert keep_plan(folder, longer) == "The plan has changed: 2 of its points are new, 0 have gone."
-    assert keep_plan(folder, longer) is None
-    _, other = plan_file(place.file, ["matcher.merging=hard"])
-    with pytest.raises(ConfigError, match=r"another sweep named 'four'.* with --name"):
-        keep_plan(folder, other)
-    folder.write_state(longer.points[-1].id, TaskState(status="running", heartbeat_s=1e12, host="elsewhere"))
-    _, shorter = plan_file(place.file, ["shots=1shot"])
-    with pytest.raises(ConfigError, match=r"drops points that run or are queued \(1\)"):
-        keep_plan(folder, shorter)
-    renamed, _ = plan_file(place.file, ["matcher.merging=hard"], name="hard")
-    assert renamed.root.name == "hard"
+def test_a_sweep_is_found_by_name_file_and_folder(done: Study):
+    folder = open_sweep("four", done.output)
+    assert open_sweep(str(done.file), done.output) == folder
+    assert open_sweep(str(folder.root), Path("elsewhere")) == folder
 
 
 @pytest.mark.parametrize(
@@ -289,13 +241,13 @@ def test_plans_of_one_name(place: Place):
         (("run", "four", "--processes", "0"), "0 is not in the range x>=1"),
         (("collect", "four", "--metric", "bbox/ap"), "Allowed is one of bbox/AP"),
         (("plan", "none.yaml"), "There is no sweep file none.yaml"),
-        (("plan", "four.yaml", "--name", "a b"), "--name a b is not possible"),
+        (("plan", "four.yaml", "--name", "a b"), "name=a b is not possible"),
     ],
 )
 def test_what_cannot_be_done_is_said_plainly(
     words: tuple[str, ...],
     expected: str,
-    done: Place,
+    done: Study,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -304,34 +256,175 @@ def test_what_cannot_be_done_is_said_plainly(
     assert expected in capfd.readouterr().err
 
 
-def test_settings_may_follow_options(place: Place, capfd: pytest.CaptureFixture[str]):
-    assert main([*place.command("plan", str(place.file), "shots=1shot", "--name", "late"), "seed=0"]) == 0
+def test_settings_may_follow_options(study: Study, capfd: pytest.CaptureFixture[str]):
+    assert main([*study.command("plan", str(study.file), "shots=1shot", "--name", "late"), "seed=0"]) == 0
     assert "Sweep late: 1 point," in capfd.readouterr().out
-    assert main([*place.command("status", "four"), "seed=0"]) == 2
+    assert main([*study.command("status", "four"), "seed=0"]) == 2
     assert "unexpected extra argument (seed=0)" in capfd.readouterr().err
 
 
-def test_a_plan_says_each_warning_once(place: Place, caplog: pytest.LogCaptureFixture):
-    place.vary("{seed: [0, 1, 2], shots: [2shot, 3shot]}")
-    for _ in range(2):
-        caplog.clear()
-        plan_file(place.file)
-        said = [message for message in caplog.messages if "fewer valid instances" in message]
-        assert len(said) == 1
-        assert "than the 3 shots asked for" in said[0]
+# --- failures, interruptions, changes
 
 
-def test_shards_list_the_entries_of_the_store_they_have_made_or_found(done: Place):
-    known, lists = keys_of_runs([done.output / "sweeps" / "four" / "shards"])
-    there = {(path.parent.parent.name, path.stem[:KEY_DIGITS]) for path in done.store.rglob("*.safetensors")}
-    assert known == there
-    assert lists == 4, "two processes, two kinds of work"
+def test_a_failing_point_is_recorded_and_spoils_nothing_else(study: Study, capfd: pytest.CaptureFixture[str]):
+    study.vary("{shots: [1shot, 5shot], shots.strict: [false, true]}")
+    folder, plan = study.plan()
+    assert [bool(point.problem) for point in plan.points] == [False, False, False, True]
+    text = plan_text(folder, plan)
+    assert "Will fail as it is: 1 point\n  shots=5shot shots.strict=true\n    Too few references" in text
+    with pytest.raises(NttError, match="1 of 4 tasks of this job failed"):
+        work(folder.root, Job(points=tuple(point.id for point in plan.points)))
+    states = {point.label: folder.state(point.id) for point in plan.points}
+    bad = states.pop("shots=5shot shots.strict=true")
+    assert {state.status for state in states.values()} == {"done"}
+    assert (bad.status, (bad.error or "").split(":")[0]) == ("failed", "DataError")
+    assert "Traceback" in (bad.traceback or "")
+    capfd.readouterr()
+    assert main(study.command("status", "four")) == 0
+    text = capfd.readouterr().out
+    assert "4 points: 3 done, 1 failed" in text
+    assert "\nfailed:\n  shots=5shot shots.strict=true (" in text
+    assert "Traceback" not in text
+    assert main(study.command("collect", "four")) == 0
+    assert "Without a result: 1 of 4 runs" in capfd.readouterr().out
 
 
-def test_a_sweep_is_found_by_name_file_and_folder(done: Place):
-    folder = open_sweep("four", done.output)
-    assert open_sweep(str(done.file), done.output) == folder
-    assert open_sweep(str(folder.root), Path("elsewhere")) == folder
+def test_a_deleted_result_is_missing_again(study: Study):
+    folder, plan = study.plan("shots=1shot", "seed=0")
+    (point,) = plan.points
+    work(folder.root, Job(points=(point.id,)))
+    assert is_done(folder, point)
+    shutil.rmtree(point.run_dir)
+    assert not is_done(folder, point)
+    assert sweep_status(folder, plan).with_status("waiting") == (point,)
+
+
+def test_a_run_outside_the_sweep_counts(study: Study):
+    folder, plan = study.plan("shots=1shot", "seed=0")
+    runner.run(compose_points(plan)[0].config)
+    assert not is_done(folder, plan.points[0])
+    again = refresh(folder)
+    assert again.points[0].finished
+    assert is_done(folder, again.points[0])
+
+
+def test_changed_annotations_make_a_point_wait_again(study: Study):
+    folder, plan = study.plan("shots=1shot", "seed=0")
+    work(folder.root, Job(points=(plan.points[0].id,)))
+    assert refresh(folder).points[0].finished
+    path = study.data / "annotations" / "targets.json"
+    content: Json = json.loads(path.read_text())
+    content["annotations"] = content["annotations"][:2]
+    path.write_text(json.dumps(content))
+    assert is_done(folder, plan.points[0])
+    assert sweep_status(folder, refresh(folder)).counts == {"waiting": 1}
+
+
+def test_points_that_another_process_works_on_are_left_to_it(study: Study):
+    folder, plan = study.plan("shots=1shot", "seed=0")
+    now = time.time()
+    busy = TaskState(status="running", host="elsewhere", pid=1, started_s=now, heartbeat_s=now)
+    folder.write_state(plan.points[0].id, busy)
+    lines: list[str] = []
+    run_local(folder, plan, processes=1, on_change=lines.append)
+    assert folder.state(plan.points[0].id) == busy
+    assert lines[-1] == "0 of 1 points done, 1 running"
+
+
+def test_shards_fill_the_store_by_themselves(tmp_path: Path):
+    study = Study(tmp_path)
+    folder, plan = study.plan()
+    candidates, references = plan.units
+    work(folder.root, Job(shards=(Shard(references.id, 1, 2),)))
+    assert refresh(folder).units[1].num_cached == 2
+    (study.data / "images" / "targets_1.png").write_bytes(b"not an image")
+    shards = (Shard(candidates.id, 1, 2), Shard(references.id, 0, 2))
+    with pytest.raises(NttError, match=rf"1 of 2 tasks of this job failed: {candidates.id}\.1of2"):
+        work(folder.root, Job(shards=shards))
+    assert folder.state(shards[1].task).status == "done", "what failed has not stopped what follows"
+    text = status_text(folder, plan, sweep_status(folder, plan))
+    assert "candidates, tiny, efficientnet_lite0 + regions: 0 of 4 (1 failed)" in text
+    assert "targets_1.png" in text
+
+
+def test_each_process_of_a_job_has_shards_of_its_own(tmp_path: Path):
+    folder, plan = Study(tmp_path).plan()
+    shards = tuple(Shard(plan.units[1].id, index, 2) for index in range(2))
+    work(folder.root, Job(shards=shards), rank=1, num_processes=2, job_id="5_0")
+    assert [(folder.state(shard.task).status, folder.state(shard.task).job) for shard in shards] == [
+        ("waiting", None),
+        ("done", "5_0"),
+    ]
+
+
+def test_changed_meanings_of_points_are_refused(study: Study):
+    folder, plan = study.plan("shots=1shot", "seed=0")
+    text = folder.plan.read_text()
+    folder.plan.write_text(text.replace('"seed=0"', '"seed=5"'))
+    with pytest.raises(NttError, match="1 of 1 tasks"):
+        work(folder.root, Job(points=(plan.points[0].id,)))
+    assert "defaults of this program have changed since" in (folder.state(plan.points[0].id).error or "")
+    with pytest.raises(ConfigError, match="was planned as"):
+        refresh(folder)
+
+
+def died(pid: int) -> TaskState:
+    return TaskState(status="running", heartbeat_s=1.0, host="elsewhere", pid=pid, attempts=1)
+
+
+def test_a_job_that_died_costs_the_task_at_hand(tmp_path: Path):
+    folder = SweepFolder(tmp_path)
+    job = Job(points=("a", "b", "c", "d"), needs=("n",))
+    folder.write_state("a", TaskState(status="done"))
+    folder.write_state("b", died(1))
+    assert _left_by(folder, job, log=tmp_path / "log") == [Job(points=("c", "d"), needs=("n",))]
+    assert folder.state("b").status == "failed"
+    assert "Its process ended without a word. The kernel does this when memory runs out." in folder.state("b").error
+    # One that died before its first task has nothing that could be left out.
+    assert _left_by(folder, Job(points=("c", "d")), log=tmp_path / "log") == []
+    assert [(folder.state(task).status, folder.state(task).attempts) for task in "abcd"] == [
+        ("done", 0),
+        ("failed", 1),
+        ("failed", 1),
+        ("failed", 1),
+    ]
+
+
+def test_a_killed_process_costs_its_point_only(study: Study):
+    """The process is stopped at its first point and killed there; another one does the rest."""
+    folder, plan = study.plan("shots=1shot")
+    first, second = plan.points
+
+    def kill() -> None:
+        wait_for(lambda: folder.state(first.id).status == "running")
+        os.kill(folder.state(first.id).pid or 0, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    run_local(folder, plan, processes=1)
+    killer.join()
+    assert [folder.state(point.id).status for point in (first, second)] == ["failed", "done"]
+    assert folder.state(first.id).pid != folder.state(second.id).pid
+
+
+def run_in_process(study: Study) -> "subprocess.Popen[bytes]":
+    words = [sys.executable, "-m", "ntt", *study.command("run", str(study.file))]
+    return subprocess.Popen(words, cwd=PROJECT_DIR, start_new_session=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_jobs_end_with_whoever_waits_for_them(tmp_path: Path, number: signal.Signals):
+    study = Study(tmp_path)
+    folder, plan = study.plan()
+    launcher = run_in_process(study)
+    task = Shard(plan.units[0].id, 0, 1).task
+    wait_for(lambda: folder.state(task).status == "running")
+    pid = folder.state(task).pid or 0
+    os.killpg(launcher.pid, number) if number == signal.SIGINT else launcher.kill()
+    launcher.wait(60)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
+    assert folder.state(task).status in ("waiting", "done")
+    assert not list(study.store.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """What is kept of tasks while they run, and what is concluded when nothing is said any more."""
 
-import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,8 +11,8 @@ import pytest
 
 from ntt.errors import DataError, StorageError
 from ntt.sweeps import state
-from ntt.sweeps.crew import Crew, Task
-from ntt.sweeps.state import SweepFolder, TaskState, shard_task
+from ntt.sweeps.job import Shard
+from ntt.sweeps.state import SweepFolder, TaskState
 
 
 @pytest.fixture
@@ -49,9 +47,9 @@ def test_a_failure_is_kept_with_its_traceback_and_goes_on(folder: SweepFolder):
 
 
 def test_a_process_told_to_stop_leaves_its_task_waiting(folder: SweepFolder):
-    for told in (KeyboardInterrupt, SystemExit):
-        with pytest.raises(told), folder.working_on("a"):
-            raise told
+    for stop in (KeyboardInterrupt, SystemExit):
+        with pytest.raises(stop), folder.working_on("a"):
+            raise stop
         assert folder.state("a").status == "waiting"
     assert folder.state("a").attempts == 2
 
@@ -90,8 +88,8 @@ def test_a_full_disk_does_not_end_the_work(folder: SweepFolder, monkeypatch: pyt
 
 def running(**changes: object) -> TaskState:
     now = time.time()
-    facts = {"started_s": now - 500, "heartbeat_s": now, "host": "elsewhere", "pid": 1, **changes}
-    return TaskState(status="running", **facts)  # type: ignore[arg-type]
+    values = {"started_s": now - 500, "heartbeat_s": now, "host": "elsewhere", "pid": 1, **changes}
+    return TaskState(status="running", **values)  # type: ignore[arg-type]
 
 
 def test_silence_means_lost(folder: SweepFolder):
@@ -112,7 +110,9 @@ def test_a_process_that_is_gone_from_this_machine_is_lost_at_once(folder: SweepF
     assert folder.observed("here").status == "running"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "done", "colour": 3}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"status": "done", "colour": 3}', '{"status": "gone"}', '{"pid": "x"}']
+)
 def test_a_damaged_file_counts_as_none(folder: SweepFolder, content: str, caplog: pytest.LogCaptureFixture):
     path = folder.root / "state" / "a.json"
     path.parent.mkdir(parents=True)
@@ -122,63 +122,7 @@ def test_a_damaged_file_counts_as_none(folder: SweepFolder, content: str, caplog
 
 
 def test_shards_are_found_by_their_unit(folder: SweepFolder):
-    for shard in (1, 0):
-        folder.write_state(shard_task("candidates-ab", shard, 2), TaskState())
+    for index in (1, 0):
+        folder.write_state(Shard("candidates-ab", index, 2).task, TaskState())
     folder.write_state("candidates-abc.0of1", TaskState())
     assert folder.shards("candidates-ab") == ["candidates-ab.0of2", "candidates-ab.1of2"]
-
-
-def work(sweep_dir: str, name: str, what: str) -> None:
-    """A task for the workers below."""
-    folder = SweepFolder(Path(sweep_dir))
-    with folder.working_on(name):
-        if what == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if what == "fail":
-            raise ValueError("no such luck")
-        if what == "wait":
-            (folder.root / "waiting").touch()
-            time.sleep(60)
-        (folder.root / f"{name}.txt").write_text(str(os.getpid()))
-
-
-def tasks(**what: str) -> list[Task]:
-    return [Task(name, name, work, (name, one)) for name, one in what.items()]
-
-
-def test_a_killed_worker_costs_its_task_only(folder: SweepFolder):
-    with Crew(folder, 1, lambda: None) as crew:
-        crew.do(tasks(first="go", second="die", third="fail", fourth="go"))
-    states = {name: folder.observed(name) for name in ("first", "second", "third", "fourth")}
-    assert {name: one.status for name, one in states.items()} == {
-        "first": "done",
-        "second": "failed",
-        "third": "failed",
-        "fourth": "done",
-    }
-    assert "Its process ended without a word (signal SIGKILL)" in (states["second"].error or "")
-    assert "memory runs out" in (states["second"].error or "")
-    assert states["third"].error == "ValueError: no such luck"
-    logs = "".join(path.read_text() for path in folder.logs.iterdir())
-    assert "no such luck" in logs
-    with Crew(folder, 1, lambda: None) as crew:
-        crew.do(tasks(second="go"))
-    assert (folder.state("second").status, folder.state("second").attempts) == ("done", 2)
-
-
-def test_an_interruption_ends_the_workers_and_leaves_their_tasks_waiting(folder: SweepFolder):
-    class Interrupted(KeyboardInterrupt):
-        pass
-
-    def interrupt() -> None:
-        if (folder.root / "waiting").exists():
-            raise Interrupted
-
-    begun = time.monotonic()
-    with pytest.raises(Interrupted), Crew(folder, 1, interrupt) as crew:
-        crew.do(tasks(first="wait", second="go"))
-    assert time.monotonic() - begun < 50
-    assert folder.state("first").status == "waiting"
-    assert folder.state("second").status == "waiting"
-    assert not list(folder.root.rglob("*.tmp"))
-    assert json.loads((folder.root / "state" / "first.json").read_text())["attempts"] == 1

@@ -425,7 +425,7 @@ def test_tensorboard_that_is_missing_costs_a_warning(
     assert "Install it with: pip install tensorboard" in caplog.text
 
 
-WANDB_SWEEPS = sorted((PROJECT_DIR / "sweeps").glob("wandb_*.yaml"))
+WANDB_SWEEPS = sorted((PROJECT_DIR / "sweeps").glob("wandb/*.yaml"))
 
 
 def proposed_values(parameter: dict[str, Any]) -> list[Any]:

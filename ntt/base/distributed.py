@@ -44,12 +44,19 @@ class ProcessGroup:
 def join_process_group(*, timeout_s: int) -> Iterator[ProcessGroup]:
     """Join the other processes, if there are any, and leave them at the end.
 
+    Inside such a block, further ones belong to the same group: processes that make several runs meet once. At the end
+    of each block the processes wait for one another.
+
     Args:
         timeout_s: how long a collective operation waits for the slowest process.
 
     Raises:
         DistributedError: if the processes do not find each other, or one is lost while others wait for it.
     """
+    if dist.is_initialized():
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+        _guarded(dist.barrier)
+        return
     adopt_slurm_ranks(os.environ)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:

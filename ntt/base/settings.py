@@ -57,11 +57,15 @@ def setting_problems(settings: Any, prefix: str = "") -> list[str]:
     for declared in fields(settings):
         key = f"{prefix}.{declared.name}" if prefix else declared.name
         value = getattr(settings, declared.name)
-        if is_dataclass(value):
-            problems += setting_problems(value, key)
-        elif value is not None and not _allows(declared, value):
-            problems.append(f"{key}={value} is not possible: allowed is {allowed_values(declared)}.")
+        problems += setting_problems(value, key) if is_dataclass(value) else range_problems(declared, value, key)
     return problems
+
+
+def range_problems(declared: "Field[Any]", value: Any, key: str) -> list[str]:
+    """Check one value, named `key` in messages, against the metadata of its field; see `setting_problems`."""
+    if value is None or _allows(declared, value):
+        return []
+    return [f"{key}={value} is not possible: allowed is {allowed_values(declared)}."]
 
 
 def allowed_values(declared: "Field[Any]") -> str:

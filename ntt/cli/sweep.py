@@ -62,7 +62,7 @@ def sweep() -> None:
 @_name_option
 def plan(sweep: str, overrides: tuple[str, ...], name: str | None) -> None:
     """Print points, shared work, what is there already, jobs and hours."""
-    from ntt.sweeps.desk import plan_file
+    from ntt.sweeps.service import plan_file
     from ntt.sweeps.text import plan_text
 
     click.echo(plan_text(*plan_file(Path(sweep), overrides, name=name)))
@@ -98,7 +98,7 @@ def submit(
 ) -> None:
     """Send a sweep to a SLURM cluster and return."""
     from ntt.sweeps import slurm
-    from ntt.sweeps.desk import plan_file
+    from ntt.sweeps.service import plan_file
 
     if dry_run:
         planned = plan_file(Path(sweep), overrides, name=name)
@@ -113,8 +113,8 @@ def submit(
 @click.option("--verbose", is_flag=True, help="Tracebacks and finished points, too.")
 def status(sweep: str, output_root: Path, verbose: bool) -> None:
     """Print points by state, time gone and left."""
-    from ntt.sweeps.desk import observer_of, open_sweep
     from ntt.sweeps.plan import read_plan
+    from ntt.sweeps.service import observer_of, open_sweep
     from ntt.sweeps.status import sweep_status
     from ntt.sweeps.text import status_text
 
@@ -136,8 +136,8 @@ def status(sweep: str, output_root: Path, verbose: bool) -> None:
 def collect(sweep: str, output_root: Path, metric: str, table_format: "Format") -> None:
     """Print the tables of a sweep, and what is missing from them."""
     from ntt.reports.tables import render
-    from ntt.sweeps.collect import collect_tables, write_tables
-    from ntt.sweeps.desk import open_sweep
+    from ntt.sweeps.records import collect_tables, write_tables
+    from ntt.sweeps.service import open_sweep
 
     folder = open_sweep(sweep, output_root)
     tables = collect_tables(folder, metric=metric)
@@ -156,10 +156,10 @@ def retry(
     sweep: str, output_root: Path, cluster: str | None, cluster_overrides: tuple[str, ...], processes: int
 ) -> int:
     """Do again what failed, was cancelled or got lost, where it was done before."""
-    from ntt.sweeps.desk import look_again, open_sweep
+    from ntt.sweeps.service import open_sweep, refresh
 
     folder = open_sweep(sweep, output_root)
-    plan = look_again(folder)
+    plan = refresh(folder)
     if folder.jobs.is_file() or cluster is not None:
         _submit(folder, plan, cluster, cluster_overrides)
         return 0
@@ -172,7 +172,7 @@ def retry(
 def cancel(sweep: str, output_root: Path) -> None:
     """End the jobs of a sweep on a cluster; what is finished stays."""
     from ntt.sweeps import slurm
-    from ntt.sweeps.desk import open_sweep
+    from ntt.sweeps.service import open_sweep
     from ntt.sweeps.text import counted
 
     folder = open_sweep(sweep, output_root)
@@ -189,8 +189,8 @@ def cancel(sweep: str, output_root: Path) -> None:
 @_root_option
 def list_sweeps(output_root: Path) -> None:
     """Print all sweeps and how far they are."""
-    from ntt.sweeps.desk import all_sweeps, observer_of
     from ntt.sweeps.plan import read_plan
+    from ntt.sweeps.service import all_sweeps, observer_of
     from ntt.sweeps.status import sweep_status
     from ntt.sweeps.text import list_text
 
@@ -201,7 +201,7 @@ def list_sweeps(output_root: Path) -> None:
 
 def _open(sweep: str, overrides: Sequence[str], name: str | None, output_root: Path) -> "tuple[SweepFolder, Plan]":
     """Plan a sweep file and keep the plan, or look at a known sweep again."""
-    from ntt.sweeps.desk import is_sweep_file, keep_plan, look_again, open_sweep, plan_file
+    from ntt.sweeps.service import is_sweep_file, keep_plan, open_sweep, plan_file, refresh
 
     if is_sweep_file(sweep):
         folder, plan = plan_file(Path(sweep), overrides, name=name)
@@ -215,7 +215,7 @@ def _open(sweep: str, overrides: Sequence[str], name: str | None, output_root: P
             "other settings."
         )
     folder = open_sweep(sweep, output_root)
-    return folder, look_again(folder)
+    return folder, refresh(folder)
 
 
 def _submit(folder: "SweepFolder", plan: "Plan", cluster: str | None, overrides: Sequence[str]) -> None:
@@ -233,8 +233,8 @@ def _submit(folder: "SweepFolder", plan: "Plan", cluster: str | None, overrides:
 
 
 def _run_here(folder: "SweepFolder", plan: "Plan", processes: int) -> int:
-    from ntt.sweeps.desk import observer_of
     from ntt.sweeps.local import run_local
+    from ntt.sweeps.service import observer_of
     from ntt.sweeps.status import sweep_status
     from ntt.sweeps.text import counted, status_text
 

@@ -1,5 +1,8 @@
 """Many runs at once: what a sweep file means, what it costs, where it stands, and how it is done.
 
-`spec` reads a file of `sweeps/`, `points` expands it, `plan` finds the work that points share, `state` keeps what
-happened, `work` is what a job executes, `local` and `slurm` start jobs, `collect` makes the tables.
+`spec` reads a file of `sweeps/`, `points` expands it, `units` finds the work that points share, `costs` what it takes;
+`plan` puts them together. `state` keeps what happened, `status` and `text` tell it, `records` make the tables.
+A `job` is the same on this machine and on a cluster: `layout` divides a plan into jobs, `executors` are submitit's,
+`local` and `slurm` (with `clusters`, `queue` and `snapshot`) launch them, `task` is what starts in them and `worker`
+what they do. `service` is what the command line calls.
 """

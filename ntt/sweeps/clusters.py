@@ -1,26 +1,24 @@
-"""Cluster profiles: what a site wants to hear from `sbatch`. Files of `sweeps/clusters/`, every key overridable.
+"""Cluster profiles: what a site expects of `sbatch`. Files of `sweeps/clusters/`, every key overridable.
 
 What a job gets is decided in this order, the later one winning: the sweep file's `resources`, the profile, the
 profile's `stages`, and the command line (`partition=long` for all stages, `points.timeout_min=30` for one).
 """
 
-import difflib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ntt.base.project import CONFIG_ROOT
+from ntt.base.settings import setting
+from ntt.base.typed import read_fields
 from ntt.errors import ConfigError, raise_all
-from ntt.sweeps.spec import StageResources
+from ntt.sweeps.spec import StageResources, read_yaml
 
 CLUSTERS_DIR = CONFIG_ROOT / "sweeps" / "clusters"
 STAGES = ("candidates", "references", "points")
 SHORTEST_COUNTED_MIN = 10
-ExtraValue = str | int | float | bool
 
 _OWN_FLAGS = ("array", "dependency", "job-name", "open-mode", "output", "error", "signal", "requeue", "no-requeue")
 
@@ -29,13 +27,13 @@ _OWN_FLAGS = ("array", "dependency", "job-name", "open-mode", "output", "error",
 class JobRequest:
     """What the jobs of one stage ask the cluster for. Each key but `tasks` may stand in a profile."""
 
-    partition: str | None = None
+    partition: str | int | None = None
     """Partition, or several with commas; null: the cluster's default."""
 
-    account: str | None = None
+    account: str | int | None = None
     """Account that is charged; null: the user's default."""
 
-    qos: str | None = None
+    qos: str | int | None = None
     """Quality of service; null: the account's default."""
 
     constraint: str | None = None
@@ -47,31 +45,31 @@ class JobRequest:
     gpu_type: str | None = None
     """Type of GPU, such as a100: gpus are then asked for as gres=gpu:TYPE:N; null: any type."""
 
-    gpus: int = 0
+    gpus: int = setting(0, ge=0)
     """GPUs of one job."""
 
-    cpus: int = 2
+    cpus: int = setting(2, ge=1)
     """CPU cores of one task."""
 
-    mem_gb: float | None = 8.0
+    mem_gb: float | None = setting(8.0, ge=0)
     """Memory of one job, GB; null: not asked for, where the site ties it to cores or GPUs; 0: all of the node."""
 
-    timeout_min: int = 240
+    timeout_min: int = setting(240, ge=1)
     """Time limit of one job, minutes. At 10 minutes or less every interruption counts as a time-out."""
 
     tasks: int = 1
     """Processes of one job, all on one node. Decided by the sweep file alone: shards are counted by it."""
 
-    max_parallel: int = 256
+    max_parallel: int = setting(256, ge=1)
     """Largest number of jobs of one array that run at the same time; a sweep's own limit is kept as well."""
 
-    max_array_size: int = 1000
+    max_array_size: int = setting(1000, ge=1)
     """Largest array the site accepts, as `scontrol show config` says under MaxArraySize, less one."""
 
-    signal_delay_s: int = 120
+    signal_delay_s: int = setting(120, ge=5)
     """How long before the time limit a job is told, seconds; it must finish the image at hand and leave."""
 
-    max_timeouts: int = 3
+    max_timeouts: int = setting(3, ge=0)
     """How often a job that has used its time is queued again. Pre-emptions of longer jobs are not counted."""
 
     requeue: bool = True
@@ -87,7 +85,7 @@ class JobRequest:
     srun_args: tuple[str, ...] = ()
     """Further arguments of srun, such as --cpu-bind=cores."""
 
-    extra: Mapping[str, ExtraValue] = field(default_factory=dict)
+    extra: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     """Further parameters of sbatch by their long name: reservation: eccv, exclusive: true."""
 
 
@@ -98,16 +96,12 @@ class ClusterProfile:
     Attributes:
         source: the profile as it was named, or its absolute path.
         lines: the command line's overrides as they were given.
-        given: what the profile says for all stages, by the keys of `JobRequest`.
-        stages: what it says for one stage.
-        overrides: what the command line says, stage ("" for all) -> key -> value.
+        layers: (stage, or "" for all; values by the keys of `JobRequest`), the later one winning.
     """
 
     source: str
     lines: tuple[str, ...]
-    given: Mapping[str, Any]
-    stages: Mapping[str, Mapping[str, Any]]
-    overrides: Mapping[str, Mapping[str, Any]]
+    layers: tuple[tuple[str, Mapping[str, Any]], ...]
 
     def request(self, stage: str, resources: StageResources, *, max_parallel: int | None) -> JobRequest:
         """Decide what the jobs of a stage ask for; see the module's description.
@@ -117,20 +111,16 @@ class ClusterProfile:
             resources: the stage's in the sweep file.
             max_parallel: the sweep file's limit, or None.
         """
-        wanted = JobRequest(
-            gpus=resources.gpus,
-            cpus=resources.cpus,
-            mem_gb=resources.mem_gb,
-            timeout_min=resources.timeout_min,
-            tasks=resources.tasks,
-        )
-        extra: dict[str, ExtraValue] = {}
-        layers = (self.given, self.stages.get(stage, {}), self.overrides.get("", {}), self.overrides.get(stage, {}))
-        for layer in layers:
+        values: dict[str, Any] = {
+            key: getattr(resources, key) for key in ("gpus", "cpus", "mem_gb", "timeout_min", "tasks")
+        }
+        extra: dict[str, Any] = {}
+        for layer in (layer for stages, layer in self.layers if stages in ("", stage)):
             extra.update(layer.get("extra", {}))
-            wanted = replace(wanted, **layer)
-        limits = [wanted.max_parallel] if max_parallel is None else [wanted.max_parallel, max_parallel]
-        return replace(wanted, extra=extra, max_parallel=min(limits))
+            values.update(layer)
+        limit = values.get("max_parallel", JobRequest().max_parallel)
+        limit = limit if max_parallel is None else min(limit, max_parallel)
+        return JobRequest(**{**values, "extra": extra, "max_parallel": limit})
 
 
 def profile_names() -> list[str]:
@@ -153,114 +143,54 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> ClusterProfile:
     if not path.is_file():
         raise ConfigError(
             f"There is no cluster profile {name!r}. Allowed is one of {', '.join(profile_names())}, or the path of a "
-            "YAML file of your own; copy one of sweeps/clusters/ to begin with."
+            "YAML file of your own."
         )
+    content = read_yaml(path.read_bytes(), where=str(path))
+    if not isinstance(content, dict) or not isinstance(content.get("stages") or {}, dict):
+        raise ConfigError(f"{path} is not a mapping of settings, or its stages are not. Write KEY: VALUE lines.")
+    stages = content.pop("stages", None) or {}
     problems: list[str] = []
-    content = _yaml(path.read_text(encoding="utf-8"), where=str(path))
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no settings. A profile has the keys {', '.join([*_KEYS, 'stages'])}.")
-    per_stage = content.pop("stages", None) or {}
-    given = _checked(content, str(path), problems)
-    stages = _stages(per_stage, str(path), problems)
-    chosen = _overrides(overrides, problems)
+    layers = [("", _checked(content, problems, where=str(path)))]
+    for stage, values in stages.items():
+        if stage in STAGES:
+            layers.append((stage, _checked(values or {}, problems, where=f"{path}, stages.{stage}")))
+        else:
+            problems.append(f"{path}: stages.{stage} is not possible: allowed are the keys {', '.join(STAGES)}.")
+    given = []
+    for line in overrides:
+        stage, values = _override(line)
+        given.append((stage, _checked(values, problems, where=line)))
+    # What is said for one stage outweighs what is said for all.
+    layers += sorted(given, key=lambda layer: layer[0] != "")
     raise_all(problems, ConfigError, summary=f"The cluster profile {name} cannot be used")
-    source = str(path) if is_path else name
-    return ClusterProfile(source=source, lines=tuple(overrides), given=given, stages=stages, overrides=chosen)
+    return ClusterProfile(source=str(path) if is_path else name, lines=tuple(overrides), layers=tuple(layers))
 
 
-_KEYS: dict[str, Field[Any]] = {one.name: one for one in fields(JobRequest) if one.name != "tasks"}
-_WORDS = ("partition", "account", "qos", "constraint", "exclude", "gpu_type", "python")
-_LEAST = {"gpus": 0, "max_timeouts": 0, "signal_delay_s": 5}
+def _override(line: str) -> tuple[str, dict[str, Any]]:
+    """Return the stage of an override ("" for all) and what it sets."""
+    name, separator, text = line.partition("=")
+    if not separator:
+        raise ConfigError(f"{line}: this is not an override. Write KEY=VALUE or STAGE.KEY=VALUE, as in mem_gb=16.")
+    value = read_yaml(text, where=line)
+    stage, _, key = name.partition(".") if name.partition(".")[0] in STAGES else ("", "", name)
+    if key.startswith("extra."):
+        return stage, {"extra": {key.removeprefix("extra."): value}}
+    return stage, {key: value}
 
 
-def _stages(value: Any, where: str, problems: list[str]) -> dict[str, dict[str, Any]]:
-    if not isinstance(value, dict) or not set(value) <= set(STAGES):
-        problems.append(f"{where}: stages={value} is not possible: allowed are the keys {', '.join(STAGES)}.")
-        return {}
-    return {stage: _checked(content or {}, f"{where}, stages.{stage}", problems) for stage, content in value.items()}
-
-
-def _overrides(lines: Sequence[str], problems: list[str]) -> dict[str, dict[str, Any]]:
-    chosen: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        name, separator, text = line.partition("=")
-        stage, _, key = name.rpartition(".") if name.split(".")[0] in STAGES else ("", "", name)
-        if name.startswith(tuple(f"{one}.extra." for one in STAGES)) or name.startswith("extra."):
-            stage, _, parameter = name.partition("extra.")
-            stage, key = stage.rstrip("."), "extra"
-            value: Any = {parameter: _yaml(text, where=line)}
-        else:
-            value = _yaml(text, where=line)
-        if not separator or (stage and stage not in STAGES):
-            problems.append(f"{line}: this is not an override. Write KEY=VALUE or STAGE.KEY=VALUE, as in mem_gb=16.")
-            continue
-        made = _checked({key: value}, line, problems)
-        layer = chosen.setdefault(stage, {})
-        layer.update({**made, "extra": {**layer.get("extra", {}), **made["extra"]}} if "extra" in made else made)
-    return chosen
-
-
-def _checked(content: Any, where: str, problems: list[str]) -> dict[str, Any]:
+def _checked(values: Any, problems: list[str], *, where: str) -> dict[str, Any]:
     """Return the usable settings; note what is wrong with the others."""
-    if not isinstance(content, dict):
-        problems.append(f"{where}: {content!r} is not a mapping of settings. Write KEY: VALUE lines.")
-        return {}
-    made: dict[str, Any] = {}
-    for key, value in content.items():
-        if key not in _KEYS:
-            close = difflib.get_close_matches(str(key), [*_KEYS, "stages"], n=1)
-            guess = f"Did you mean {close[0]}?" if close else f"Allowed are {', '.join(_KEYS)}."
-            problems.append(f"{where}: there is no setting {key!r}. {guess}")
-            continue
-        problem, usable = _value(str(key), value)
-        if problem:
-            shown = "null" if value is None else value
-            problems.append(f"{where}: {key}={shown} is not possible: allowed is {problem}. {_default(str(key))}")
-        else:
-            made[str(key)] = usable
-    return made
+    inner: list[str] = []
+    usable = read_fields(JobRequest, values, inner, without=("tasks",))
+    inner += _extra_problems(usable.get("extra", {}))
+    inner += [f"{key} has more than one line." for key, value in usable.items() if "\n" in str(value)]
+    problems += [f"{where}: {problem}" for problem in inner]
+    return usable
 
 
-def _value(key: str, value: Any) -> tuple[str, Any]:
-    """Return (what would be allowed, "" if the value is), and the value as `JobRequest` holds it."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if key in _WORDS:
-        fits = value is None or whole or (isinstance(value, str) and bool(value.strip()) and "\n" not in value)
-        return ("" if fits else "a word, or null"), None if value is None else str(value)
-    if key in ("setup", "srun_args"):
-        fits = isinstance(value, list) and all(isinstance(one, str) for one in value)
-        return ("" if fits else "a list of strings"), tuple(value) if fits else ()
-    if key == "extra":
-        return _extra_problem(value), value
-    if key == "requeue":
-        return ("" if isinstance(value, bool) else "true or false"), value
-    if key == "mem_gb":
-        fits = value is None or ((whole or isinstance(value, float)) and value >= 0)
-        return ("" if fits else "a number from 0 on, or null"), value
-    least = _LEAST.get(key, 1)
-    return ("" if whole and value >= least else f"a whole number from {least} on"), value
-
-
-def _extra_problem(value: Any) -> str:
-    if not isinstance(value, dict) or not all(isinstance(one, ExtraValue) for one in value.values()):
-        return "a mapping from long names of sbatch's parameters to words or numbers"
-    if not all(isinstance(key, str) and re.fullmatch(r"[a-z][a-z0-9_-]*", key) for key in value):
-        return "long names of sbatch's parameters, such as mail-type"
-    if any(key.replace("_", "-") in _OWN_FLAGS for key in value):
-        return f"any parameter but {', '.join(_OWN_FLAGS)}, which the sweep sets itself"
-    return ""
-
-
-def _default(key: str) -> str:
-    default = _KEYS[key].default
-    return f"The default is {default}." if default not in (MISSING, None) else "Leave it out if in doubt."
-
-
-def _yaml(text: str, *, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{where}: not readable as YAML: {' '.join(str(error).split())}. Mend that line; quote values with "
-            "special signs."
-        ) from error
+def _extra_problems(extra: Mapping[Any, Any]) -> Iterable[str]:
+    for key in map(str, extra):
+        if not re.fullmatch(r"[a-z][a-z0-9_-]*", key):
+            yield f"extra.{key}: this is not the long name of a parameter of sbatch, such as mail-type."
+        if key.replace("_", "-") in _OWN_FLAGS:
+            yield f"extra.{key} is set by the sweep itself, as are {', '.join(_OWN_FLAGS)}."

@@ -1,9 +1,11 @@
-"""How long things take, from what earlier runs have measured."""
+"""How long work takes, from what earlier runs have measured."""
 
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ntt.base.files import read_json
 from ntt.config.schema import STAGES, ExperimentConfig
@@ -13,14 +15,15 @@ from ntt.sweeps.state import SweepFolder
 
 _COMPUTED_SHARE = 0.1
 """A run this many times as fast as the slowest one per item found most of its items in the store."""
-_FOUND_S = 0.01
-"""No model takes less for an image or a reference; looking one up does."""
+_LOOKED_UP_S = 0.01
+"""No model takes less for an image or a reference; looking one up in the store does."""
 _DEFAULTS = {("regions", "candidates"): (1.0, "docs/regions.md, an idle CPU core")}
+_REST = ("references", "prototypes", "matching", "evaluation")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds, or None where nobody knows, and where the figure comes from."""
+    """Seconds, or None where they are not known, and where the figure comes from."""
 
     seconds: float | None
     source: str
@@ -28,7 +31,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What one earlier run took: seconds an image, seconds a reference, seconds for the rest; None: not known."""
+    """What one earlier run took: seconds per image, per reference, and for the rest; None: not known."""
 
     dataset: str
     candidates: float | None
@@ -42,29 +45,31 @@ def item_cost(kind: str, config: ExperimentConfig) -> Cost:
     Earlier runs and shards of sweeps with the same models below the same output root are asked: on the same data set
     if there are any, else on any. Those that found their items in the store say nothing and are left out.
     """
-    known = [(one.dataset, getattr(one, kind)) for one in _earlier_runs(config)] + _earlier_shards(kind, config)
-    measured = [(dataset, seconds) for dataset, seconds in known if seconds is not None and seconds > _FOUND_S]
-    same = [seconds for dataset, seconds in measured if dataset == config.dataset.label()]
-    some = same or [seconds for _, seconds in measured]
-    computed = [seconds for seconds in some if seconds > _COMPUTED_SHARE * max(some)]
+    runs = [(run.dataset, getattr(run, kind)) for run in _earlier_runs(config)]
+    measured = [
+        (dataset, seconds)
+        for dataset, seconds in (*runs, *_earlier_shards(kind, config))
+        if seconds is not None and seconds > _LOOKED_UP_S
+    ]
+    label = config.dataset.label()
+    same = [seconds for dataset, seconds in measured if dataset == label]
+    comparable = same or [seconds for _, seconds in measured]
+    computed = [seconds for seconds in comparable if seconds > _COMPUTED_SHARE * max(comparable)]
     if computed:
-        where = config.dataset.label() if same else "other data sets"
-        return Cost(statistics.median(computed), f"measured {_times(len(computed))} on {where}")
-    default = _DEFAULTS.get((config.segmenter.name, kind))
-    return Cost(*default) if default else Cost(None, "nothing is measured yet")
+        return _median(computed, label if same else "other data sets")
+    return Cost(*_DEFAULTS.get((config.segmenter.name, kind), (None, "nothing is measured yet")))
 
 
 def point_cost(config: ExperimentConfig) -> Cost:
     """Return what a point takes beside the shared work: the median of earlier runs on the same data set."""
     label = config.dataset.label()
-    seconds = [one.rest for one in _earlier_runs(config) if one.dataset == label and one.rest is not None]
-    if seconds:
-        return Cost(statistics.median(seconds), f"measured {_times(len(seconds))} on {label}")
-    return Cost(None, "nothing is measured yet")
+    seconds = [run.rest for run in _earlier_runs(config) if run.dataset == label and run.rest is not None]
+    return _median(seconds, label) if seconds else Cost(None, "nothing is measured yet")
 
 
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+def _median(seconds: list[float], where: str) -> Cost:
+    times = "once" if len(seconds) == 1 else f"{len(seconds)} times"
+    return Cost(statistics.median(seconds), f"measured {times} on {where}")
 
 
 def models_label(kind: str, config: ExperimentConfig) -> str:
@@ -72,25 +77,23 @@ def models_label(kind: str, config: ExperimentConfig) -> str:
     return config.backbone.name if kind == "references" else f"{config.backbone.name} + {config.segmenter.name}"
 
 
-def _earlier_shards(kind: str, config: ExperimentConfig) -> list[tuple[str, float]]:
-    """Return (data set, seconds an item) of every shard of a sweep that was done with these models."""
+def _earlier_shards(kind: str, config: ExperimentConfig) -> Iterable[tuple[str, float]]:
+    """Yield (data set, seconds per item) of every shard of a sweep that was done with these models."""
     root = Path(config.runtime.output_root).expanduser().absolute()
-    found = []
     for path in sorted(root.glob("sweeps/*/plan.json")):
         folder = SweepFolder(path.parent)
         for unit, label in _units_of(path, kind):
             dataset, _, models = label.rpartition(", ")
-            states = (
-                [folder.state(task) for task in folder.shards(unit)] if models == models_label(kind, config) else []
-            )
-            found += [(dataset, one.seconds / one.computed) for one in states if one.computed and one.seconds]
-    return found
+            if models == models_label(kind, config):
+                for state in map(folder.state, folder.shards(unit)):
+                    if state.computed and state.seconds:
+                        yield dataset, state.seconds / state.computed
 
 
 def _units_of(plan: Path, kind: str) -> list[tuple[str, str]]:
     """Return (id, label) of a plan's units; nothing where the plan cannot be read."""
     try:
-        return [(one["id"], one["label"]) for one in read_json(plan)["units"] if one["kind"] == kind]
+        return [(unit["id"], unit["label"]) for unit in read_json(plan)["units"] if unit["kind"] == kind]
     except (StorageError, KeyError, TypeError):
         return []
 
@@ -104,18 +107,16 @@ def _earlier_runs(config: ExperimentConfig) -> tuple[_Measured, ...]:
 @lru_cache(maxsize=4096)
 def _measured(directory: RunDirectory) -> _Measured:
     seconds = {stage: (directory.record(stage) or {}).get("seconds") for stage in STAGES}
-    images, references = _count(directory, "candidates.json"), _count(directory, "references.json")
-    rest = [seconds[stage] for stage in ("references", "prototypes", "matching", "evaluation")]
-    known = [one for one in rest if one is not None]
+    rest: list[Any] = [seconds[stage] for stage in _REST if seconds[stage] is not None]
     return _Measured(
         dataset=directory.root.parent.parent.name,
-        candidates=_share(seconds["candidates"], images),
-        references=_share(seconds["memory"], references),
-        rest=sum(known) if len(known) == len(rest) else None,
+        candidates=_per_item(seconds["candidates"], _count(directory, "candidates.json")),
+        references=_per_item(seconds["memory"], _count(directory, "references.json")),
+        rest=sum(rest) if len(rest) == len(_REST) else None,
     )
 
 
-def _share(seconds: float | None, count: int) -> float | None:
+def _per_item(seconds: float | None, count: int) -> float | None:
     return seconds / count if seconds is not None and count else None
 
 

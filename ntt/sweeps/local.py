@@ -1,14 +1,27 @@
-"""A sweep on this machine: a few worker processes, one task at a time each, any of which may die."""
+"""A sweep on this machine: a few jobs at a time, any of which may die."""
 
-from collections.abc import Callable
+import logging
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
-from ntt.sweeps.crew import Crew, Task
+from ntt.sweeps.executors import local_executor, outside_of_jobs, without_interrupts
+from ntt.sweeps.job import Job
+from ntt.sweeps.layout import local_jobs
 from ntt.sweeps.plan import Plan
-from ntt.sweeps.state import SweepFolder, shard_task
+from ntt.sweeps.state import SweepFolder
 from ntt.sweeps.status import sweep_status
-from ntt.sweeps.work import fill_candidates, fill_references, run_points
+from ntt.sweeps.task import JobTask, Launcher
 
-_FUNCTIONS = {"candidates": fill_candidates, "references": fill_references}
+_LOG = logging.getLogger(__name__)
+_LOOK_EVERY_S = 0.5
+_END_WAIT_S = 20.0
 
 
 def run_local(
@@ -21,42 +34,93 @@ def run_local(
     Args:
         folder: the sweep's folder; the plan is in it.
         plan: just made or looked at again, so that its counts of what is cached are right.
-        processes: workers.
-        on_change: told in one line how far everything is, whenever that changes.
+        processes: jobs that run at the same time.
+        on_change: receives one line on how far everything is, whenever that may have changed.
     """
-    wanted = [point for point in plan.points if not point.finished and not _is_busy(folder, point.id)]
-    for point in wanted:
+    points = [p for p in plan.points if not p.finished and folder.observed(p.id).status != "running"]
+    for point in points:
         folder.reset(point.id)
-    with Crew(folder, processes, lambda: on_change(_line(folder, plan))) as crew:
-        crew.do(shared_tasks(plan, {unit for point in wanted for unit in point.units}, processes))
-        crew.do([Task(point.id, point.label, run_points, ([point.id],)) for point in wanted])
+    shared, rest = local_jobs(plan, points, processes=processes)
+    for task in (task for job in shared for task in job.tasks):
+        folder.reset(task)
+    launcher = _Launcher(folder, processes, lambda: on_change(_progress(folder, plan)))
+    try:
+        launcher.run(shared)
+        launcher.run(rest)
+    finally:
+        launcher.end()
 
 
-def shared_tasks(plan: Plan, units: set[str], processes: int) -> list[Task]:
-    """Return the shards of those units that are needed and not in the store, as many as there are workers."""
-    tasks = []
-    for unit in plan.units:
-        if unit.id not in units or unit.num_missing == 0:
-            continue
-        shards = min(processes, unit.num_missing)
-        for shard in range(shards):
-            name = shard_task(unit.id, shard, shards)
-            label = f"{unit.kind} of {unit.label}, part {shard + 1} of {shards}"
-            tasks.append(Task(name, label, _FUNCTIONS[unit.kind], (unit.id, shard, shards)))
-    return tasks
+class _Launcher:
+    """Starts jobs, a few at a time, and what a job that died has left undone once more."""
+
+    def __init__(self, folder: SweepFolder, processes: int, on_change: Callable[[], None]) -> None:
+        self._folder, self._processes, self._on_change = folder, processes, on_change
+        self._running: list[tuple[Any, Job]] = []
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run jobs in their order and return when all have ended, well or not."""
+        waiting = deque(jobs)
+        while waiting or self._running:
+            while waiting and len(self._running) < self._processes:
+                self._start(waiting.popleft())
+            self._on_change()
+            time.sleep(_LOOK_EVERY_S)
+            for process, job in [pair for pair in self._running if pair[0].done()]:
+                self._running.remove((process, job))
+                waiting.extendleft(_left_by(self._folder, job, log=process.paths.stderr))
+        self._on_change()
+
+    def end(self) -> None:
+        """End what runs; its tasks wait again."""
+        begun = time.monotonic()
+        while processes := [process for process, _ in self._running if not process.done()]:
+            for process in processes:  # again and again, as a process that is just starting may not listen yet
+                os.kill(int(process.job_id), signal.SIGTERM)
+            if time.monotonic() - begun > _END_WAIT_S:
+                self._kill(processes)
+            time.sleep(_LOOK_EVERY_S)
+        for task in (task for _, job in self._running for task in job.tasks):
+            if self._folder.observed(task).status == "lost":
+                self._folder.reset(task)
+
+    def _kill(self, processes: Sequence[Any]) -> None:
+        """Kill what does not end when it is told to: processes at work, and those that started them."""
+        states = [self._folder.observed(task) for _, job in self._running for task in job.tasks]
+        working = [state.pid for state in states if state.status == "running" and state.pid is not None]
+        for pid in (*working, *(int(process.job_id) for process in processes)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    @cached_property
+    def _executor(self) -> Any:
+        return local_executor(self._folder.logs)
+
+    def _start(self, job: Job) -> None:
+        launcher = Launcher(os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        task = JobTask(sweep_dir=self._folder.root, work_dir=Path.cwd(), job=job, launcher=launcher)
+        with outside_of_jobs(), without_interrupts():
+            self._running.append((self._executor.submit(task), job))
 
 
-def _is_busy(folder: SweepFolder, task: str) -> bool:
-    return folder.observed(task).status == "running"
+def _left_by(folder: SweepFolder, job: Job, *, log: Path) -> list[Job]:
+    """Record as failed what a job that has ended did not record itself, and return what else it has left undone."""
+    states = {task: folder.observed(task).status for task in job.tasks}
+    died = [task for task, status in states.items() if status == "lost"]
+    undone = [task for task, status in states.items() if status == "waiting"]
+    for task in died or undone:
+        error = f"Its process ended without a word. The kernel does this when memory runs out. Its log: {log}"
+        _LOG.warning("%s: %s", task, error)
+        folder.record_failure(task, error)
+    return [job.only(undone)] if died and undone else []
 
 
-def _line(folder: SweepFolder, plan: Plan) -> str:
-    """Say in one line how far a sweep is."""
+def _progress(folder: SweepFolder, plan: Plan) -> str:
+    """Return in one line how far a sweep is."""
     status = sweep_status(folder, plan)
-    open_units = [one for one in status.units if one.is_needed and one.num_missing]
-    if open_units:
-        return "; ".join(f"{one.unit.kind} {one.num_there} of {one.unit.num_items}" for one in open_units)
+    unfinished = [unit for unit in status.units if unit.is_needed and unit.num_missing]
+    if unfinished:
+        return "; ".join(f"{unit.unit.kind} {unit.num_there} of {unit.unit.num_items}" for unit in unfinished)
     counts = status.counts
     parts = [f"{counts['done']} of {len(plan.points)} points done"]
-    parts += [f"{counts[name]} {name}" for name in ("running", "failed") if counts[name]]
-    return ", ".join(parts)
+    return ", ".join([*parts, *(f"{counts[name]} {name}" for name in ("running", "failed") if counts[name])])

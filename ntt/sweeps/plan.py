@@ -1,22 +1,20 @@
 """What a sweep will do before it does anything: its points, the work they share, what is there already, the cost."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ntt.base.files import read_json, write_json
+from ntt.base.typed import read_dataclass
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_id
 from ntt.errors import ConfigError, StorageError, raise_all
-from ntt.sweeps.costs import item_cost, point_cost
-from ntt.sweeps.points import Point, settings_label
-from ntt.sweeps.spec import Resources, Settings, StageResources, SweepSpec
+from ntt.sweeps.costs import point_cost
+from ntt.sweeps.points import Point
+from ntt.sweeps.spec import Resources, Settings, SweepSpec, settings_label
 from ntt.sweeps.state import SweepFolder
-from ntt.sweeps.units import FoundUnit, Survey, survey
-
-_FORMAT = 1
+from ntt.sweeps.units import Inventory, WorkUnit, take_inventory
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class PlannedPoint:
     Attributes:
         units: ids of the shared work it builds on.
         finished: whether its run directory held a valid result when the plan was made.
-        seconds: what it takes beside the shared work, or None where nobody knows.
+        seconds: what it takes beside the shared work, or None where that is not known.
         seconds_source: where that figure comes from.
         problem: why it cannot be run, found when the plan was made; "" if nothing is known against it.
     """
@@ -45,36 +43,6 @@ class PlannedPoint:
     def label(self) -> str:
         """The settings as text: "shots=1shot seed=0"."""
         return settings_label(self.settings)
-
-
-@dataclass(frozen=True)
-class WorkUnit:
-    """Work that several points share: the candidates of all images of a data set, or the features of references.
-
-    Attributes:
-        id: kind and a digest, usable as a file name.
-        kind: "candidates" or "references".
-        label: what it is, for people.
-        point: id of a point by whose settings it is done.
-        num_items: images, or reference instances.
-        num_cached: those of them that the store has; None where the planning machine cannot tell.
-        item_s: seconds one item takes, or None where nobody knows.
-        item_s_source: where that figure comes from.
-    """
-
-    id: str
-    kind: str
-    label: str
-    point: str
-    num_items: int
-    num_cached: int | None
-    item_s: float | None
-    item_s_source: str
-
-    @property
-    def num_missing(self) -> int:
-        """Items that have to be computed, as far as is known."""
-        return self.num_items - (self.num_cached or 0)
 
 
 @dataclass(frozen=True)
@@ -105,13 +73,10 @@ class Plan:
 
 def sweep_folder(points: Sequence[Point], name: str) -> SweepFolder:
     """Return the folder of a sweep: `sweeps/NAME` in the output root that its points agree on."""
-    roots = {str(point.config.runtime.output_root) for point in points}
+    roots = sorted({str(point.config.runtime.output_root) for point in points})
     if len(roots) > 1:
-        raise ConfigError(
-            f"runtime.output_root={', '.join(sorted(roots))}: the points of a sweep lie in one output root. Set it in "
-            "the base."
-        )
-    return SweepFolder(Path(roots.pop()).expanduser().absolute() / "sweeps" / name)
+        raise ConfigError(f"runtime.output_root={', '.join(roots)}: the points of a sweep lie in one output root.")
+    return SweepFolder(Path(roots[0]).expanduser().absolute() / "sweeps" / name)
 
 
 def make_plan(spec: SweepSpec, points: Sequence[Point]) -> Plan:
@@ -122,7 +87,7 @@ def make_plan(spec: SweepSpec, points: Sequence[Point]) -> Plan:
     Raises:
         NttError: if none of the points can be run.
     """
-    found = survey(points)
+    inventory = take_inventory(points)
     return Plan(
         name=spec.name,
         source=spec.source,
@@ -130,8 +95,8 @@ def make_plan(spec: SweepSpec, points: Sequence[Point]) -> Plan:
         resources=spec.resources,
         max_parallel=spec.max_parallel,
         cluster=spec.cluster,
-        points=tuple(_planned(point, found) for point in points),
-        units=tuple(_costed(unit) for unit in found.units),
+        points=tuple(_planned(point, inventory) for point in points),
+        units=inventory.units,
     )
 
 
@@ -142,13 +107,9 @@ def replan(plan: Plan) -> Plan:
         ConfigError: if the program or its options have changed so that the points mean something else now.
     """
     points = compose_points(plan)
-    found = survey(points)
-    return replace(
-        plan,
-        created_s=time.time(),
-        points=tuple(_planned(point, found) for point in points),
-        units=tuple(_costed(unit) for unit in found.units),
-    )
+    inventory = take_inventory(points)
+    planned = tuple(_planned(point, inventory) for point in points)
+    return replace(plan, created_s=time.time(), points=planned, units=inventory.units)
 
 
 def compose_points(plan: Plan, ids: Collection[str] | None = None) -> tuple[Point, ...]:
@@ -157,55 +118,38 @@ def compose_points(plan: Plan, ids: Collection[str] | None = None) -> tuple[Poin
     Raises:
         ConfigError: if the program or its options have changed so that the points mean something else now.
     """
-    wanted = [point for point in plan.points if ids is None or point.id in ids]
+    planned = [point for point in plan.points if ids is None or point.id in ids]
     points, problems = [], []
-    for known, config in zip(wanted, compose_many([one.overrides for one in wanted]), strict=True):
-        found = Point(run_id(config), known.settings, known.overrides, config, known.run_dir)
-        if found.id != known.id:
+    for before, config in zip(planned, compose_many([point.overrides for point in planned]), strict=True):
+        points.append(Point(run_id(config), before.settings, before.overrides, config, before.run_dir))
+        if points[-1].id != before.id:
             problems.append(
-                f"The point ({known.label}) was planned as {known.id} and is {found.id} now: options or defaults of "
-                "this program have changed since. Plan the sweep again, under another name to keep both."
+                f"The point ({before.label}) was planned as {before.id} and is {points[-1].id} now: options or "
+                "defaults of this program have changed since. Plan the sweep again, under another name to keep both."
             )
-        points.append(found)
     raise_all(problems, ConfigError, summary="The plan no longer fits this program")
     return tuple(points)
 
 
-def _planned(point: Point, found: Survey) -> PlannedPoint:
+def _planned(point: Point, inventory: Inventory) -> PlannedPoint:
     cost = point_cost(point.config)
     return PlannedPoint(
         id=point.id,
         settings=point.settings,
         overrides=point.overrides,
         run_dir=point.run_dir,
-        units=found.units_of.get(point.id, ()),
-        finished=point.id in found.finished,
+        units=inventory.units_of.get(point.id, ()),
+        finished=point.id in inventory.finished,
         seconds=cost.seconds,
         seconds_source=cost.source,
-        problem=found.problems.get(point.id, ""),
-    )
-
-
-def _costed(unit: FoundUnit) -> WorkUnit:
-    cost = item_cost(unit.kind, unit.point.config)
-    return WorkUnit(
-        id=unit.id,
-        kind=unit.kind,
-        label=unit.label,
-        point=unit.point.id,
-        num_items=unit.num_items,
-        num_cached=unit.num_cached,
-        item_s=cost.seconds,
-        item_s_source=cost.source,
+        problem=inventory.problems.get(point.id, ""),
     )
 
 
 def write_plan(folder: SweepFolder, plan: Plan) -> None:
     """Write the plan into the sweep's folder."""
-    content = asdict(plan)
-    for point in content["points"]:
-        point["run_dir"] = str(point["run_dir"])
-    write_json(folder.plan, {**content, "source": str(plan.source), "format": _FORMAT})
+    points = [{**asdict(point), "run_dir": str(point.run_dir)} for point in plan.points]
+    write_json(folder.plan, {**asdict(plan), "source": str(plan.source), "points": points})
 
 
 def read_plan(folder: SweepFolder) -> Plan:
@@ -217,41 +161,11 @@ def read_plan(folder: SweepFolder) -> Plan:
     """
     if not folder.plan.is_file():
         raise ConfigError(f"There is no sweep in {folder.root}. `ntt sweep list` names those there are.")
-    content = read_json(folder.plan)
-    try:
-        return _plan_from(content)
-    except (KeyError, TypeError) as error:
+    problems: list[str] = []
+    plan = read_dataclass(Plan, read_json(folder.plan), problems)
+    if plan is None or problems:
         raise StorageError(
-            f"{folder.plan} is of another version of this program ({error!r}). Delete it and plan the sweep again: "
+            f"{folder.plan} is of another version of this program ({problems[0]}) Delete it and plan the sweep again: "
             "ntt sweep plan FILE."
-        ) from error
-
-
-def _plan_from(content: Mapping[str, Any]) -> Plan:
-    if content["format"] != _FORMAT:
-        raise KeyError(content["format"])
-    return Plan(
-        name=content["name"],
-        source=Path(content["source"]),
-        created_s=content["created_s"],
-        resources=Resources(**{stage: StageResources(**one) for stage, one in content["resources"].items()}),
-        max_parallel=content["max_parallel"],
-        cluster=content["cluster"],
-        points=tuple(_point_from(one) for one in content["points"]),
-        units=tuple(WorkUnit(**one) for one in content["units"]),
-    )
-
-
-def _point_from(one: Mapping[str, Any]) -> PlannedPoint:
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in one["settings"].items()}
-    return PlannedPoint(
-        id=one["id"],
-        settings=settings,
-        overrides=tuple(one["overrides"]),
-        run_dir=Path(one["run_dir"]),
-        units=tuple(one["units"]),
-        finished=one["finished"],
-        seconds=one["seconds"],
-        seconds_source=one["seconds_source"],
-        problem=one["problem"],
-    )
+        )
+    return plan

@@ -1,4 +1,4 @@
-"""Where records come from: any folders with run directories, and sweeps, whose missing points are known."""
+"""Results: records of any folders with run directories, and of sweeps, whose missing points are known; tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from ntt.base.files import write_text
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_identity
 from ntt.errors import ConfigError, DataError, raise_all
+from ntt.reports.content import missing_table, results_table, runs_table
 from ntt.reports.records import PLAN, RunRecord, find_run_directories, read_run
-from ntt.reports.summary import runs_frame
+from ntt.reports.summary import metric_names, runs_frame
+from ntt.reports.tables import SUFFIXES, Table, render
 from ntt.sweeps.plan import PlannedPoint, read_plan
 from ntt.sweeps.state import SweepFolder
 
@@ -28,7 +31,7 @@ def read_runs(folders: Sequence[Path]) -> pd.DataFrame:
     Raises:
         DataError: if a folder does not exist or holds no run.
     """
-    found: dict[Path, RunRecord] = {}
+    records_by_path: dict[Path, RunRecord] = {}
     problems = []
     for folder in folders:
         records = list(_records(folder))
@@ -40,9 +43,9 @@ def read_runs(folders: Sequence[Path]) -> pd.DataFrame:
                 "of `python main.py`, outputs by default, or the folder of a sweep, outputs/sweeps/NAME."
             )
         for record in records:
-            found.setdefault(record.path.resolve(), record)
+            records_by_path.setdefault(record.path.resolve(), record)
     raise_all(problems, DataError, summary="Some folders cannot be reported on")
-    return runs_frame(list(found.values()))
+    return runs_frame(list(records_by_path.values()))
 
 
 def load_runs(*folders: "str | Path") -> pd.DataFrame:
@@ -73,6 +76,40 @@ def read_sweep(folder: Path) -> list[RunRecord]:
     """
     sweep = SweepFolder(folder.absolute())
     return [_point(sweep, point) for point in read_plan(sweep).points]
+
+
+def collect_tables(folder: SweepFolder, *, metric: str) -> list[Table]:
+    """Return the means over seeds, the single points, and, where points lack a result, which and why.
+
+    Args:
+        folder: the sweep's.
+        metric: flat name of the metric of the table of single points, such as "bbox/AP".
+
+    Raises:
+        ConfigError: if no point has that metric.
+    """
+    runs = runs_frame(read_sweep(folder.root))
+    metrics = metric_names(runs)
+    if metrics and metric not in metrics:
+        raise ConfigError(f"--metric {metric}: no point has it. Allowed is one of {', '.join(metrics)}.")
+    tables = [results_table(runs, metric), runs_table(runs, metric)]
+    missing = missing_table(runs)
+    return tables if missing is None else [*tables, missing]
+
+
+def write_tables(folder: SweepFolder, tables: Sequence[Table]) -> list[Path]:
+    """Write tables as markdown and as CSV into the sweep's folder; tables of an earlier call are replaced."""
+    target = folder.root / "tables"
+    paths = []
+    for form in ("markdown", "csv"):
+        for table in tables:
+            paths.append(target / f"{table.name}{SUFFIXES[form]}")
+            write_text(paths[-1], render(table, form))
+    names = {path.name for path in paths}
+    for outdated in target.iterdir():
+        if outdated.name not in names:
+            outdated.unlink()
+    return paths
 
 
 def _records(folder: Path) -> Iterable[RunRecord]:

@@ -1,4 +1,4 @@
-"""A sweep on a SLURM cluster: submits its jobs and returns, sees how they are, submits again what is missing.
+"""A sweep on a SLURM cluster: submits its jobs and returns, and submits again what is missing.
 
 Shared candidates are one array of jobs and shared reference features another; points wait for the shared work they
 build on (`afterany`), and a point whose shared work has failed is recorded as failed at once instead of computing it
@@ -7,11 +7,9 @@ a job that has ended, so what counts is the state files of the sweep; the queue 
 """
 
 import logging
-import os
 import re
-import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +17,14 @@ from typing import Any
 
 from ntt.base.files import exclusive
 from ntt.errors import ConfigError
-from ntt.sweeps.clusters import SHORTEST_COUNTED_MIN, ClusterProfile, JobRequest, load_profile, profile_names
+from ntt.sweeps.clusters import SHORTEST_COUNTED_MIN, ClusterProfile, load_profile, profile_names
+from ntt.sweeps.executors import outside_of_jobs, slurm_executor
+from ntt.sweeps.layout import JobArray, cluster_arrays
 from ntt.sweeps.plan import Plan
-from ntt.sweeps.slurm_jobs import ArrayRecord, QueueEntry, live_jobs, owners, read_jobs, slurm_command, write_jobs
-from ntt.sweeps.slurm_layout import ArrayPlan, plan_arrays
-from ntt.sweeps.slurm_task import ClusterTask
+from ntt.sweeps.queue import ArrayRecord, live_jobs, owners, read_jobs, slurm_command, write_jobs
 from ntt.sweeps.snapshot import Snapshot, code_digest, take_snapshot
-from ntt.sweeps.state import SweepFolder, TaskState
+from ntt.sweeps.state import SweepFolder
+from ntt.sweeps.task import JobTask
 
 _LOG = logging.getLogger(__name__)
 _CANCEL_WAIT_S = 40.0
@@ -62,19 +61,28 @@ def submit(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overr
     """
     slurm_command("sbatch", "--version")
     with _alone(folder):
-        known = read_jobs(folder)
-        if known and cluster is None:
-            cluster, overrides = known[-1].cluster, overrides or known[-1].overrides
+        before = read_jobs(folder)
+        if before and cluster is None:
+            cluster, overrides = before[-1].cluster, overrides or before[-1].overrides
         profile = _profile(plan, cluster, overrides)
-        live = live_jobs(known)
-        waiting = {task: job for task, (job, _) in owners(known).items() if job in live}
-        arrays = plan_arrays(folder, plan, profile, waiting=waiting)
+        live = live_jobs(before)
+        queued = {task: job for task, (job, _) in owners(before).items() if job in live}
+        arrays = cluster_arrays(folder, plan, profile, queued=queued)
         if not arrays:
-            return Submission((), tuple(waiting))
+            return Submission((), tuple(queued))
         code = take_snapshot(folder.root / "code")
-        _warn(arrays, known, code.digest)
-        made = _submit_all(arrays, folder, plan, profile, code, known)
-    return Submission(tuple(made), tuple(waiting))
+        _warn(arrays, before, code.digest)
+        submitted: list[ArrayRecord] = []
+        for array in arrays:
+            for task in (task for job in array.jobs for task in job.tasks):
+                if folder.state(task).status != "waiting":
+                    folder.reset(task)
+            dependency = _dependency(array, arrays, [record.job_id for record in submitted])
+            executor = _executor(folder, plan, array, code, dependency)
+            submitted.append(_record(array, _send(executor, array, folder, code), profile, code))
+            # Each array is on record before the next one is sent.
+            write_jobs(folder, [*before, *submitted])
+    return Submission(tuple(submitted), tuple(queued))
 
 
 def dry_run(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overrides: Sequence[str] = ()) -> list[str]:
@@ -82,15 +90,14 @@ def dry_run(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, over
 
     Nothing is written, and SLURM need not be there.
     """
-    profile = _profile(plan, cluster, overrides)
-    arrays = plan_arrays(folder, plan, profile, waiting={})
+    arrays = cluster_arrays(folder, plan, _profile(plan, cluster, overrides), queued={})
     code = Snapshot(folder.root / "code" / code_digest()[:12], "")
-    names = [f"ARRAY{place}" for place in range(1, len(arrays) + 1)]
+    names = [f"ARRAY{number}" for number in range(1, len(arrays) + 1)]
     scripts = []
     for array in arrays:
         executor = _executor(folder, plan, array, code, _dependency(array, arrays, names), dry=True)
-        if len(array.works) > 1:
-            executor.parameters["map_count"] = len(array.works)
+        if len(array.jobs) > 1:
+            executor.parameters["map_count"] = len(array.jobs)
         scripts.append(executor._make_submission_file_text(executor._submitit_command_str, ""))
     return scripts
 
@@ -106,10 +113,10 @@ def cancel(folder: SweepFolder) -> list[str]:
         live = live_jobs(arrays)
         if not live:
             return []
-        slurm_command("scancel", *sorted({job.partition("_")[0] for job in live}))
-        ended = [array.job_id in {job.partition("_")[0] for job in live} for array in arrays]
+        ids = sorted({job.partition("_")[0] for job in live})
+        slurm_command("scancel", *ids)
         now = time.time()
-        arrays = [replace(one, cancelled_s=now) if gone else one for one, gone in zip(arrays, ended, strict=True)]
+        arrays = [replace(array, cancelled_s=now) if array.job_id in ids else array for array in arrays]
         write_jobs(folder, arrays)
         _wait_until_gone(arrays)
         for task, (job, _) in owners(arrays).items():
@@ -117,21 +124,6 @@ def cancel(folder: SweepFolder) -> list[str]:
             if job in live and state.status not in ("done", "failed"):
                 folder.write_state(task, replace(state, status="cancelled", job=job))
     return sorted(live)
-
-
-def observe(folder: SweepFolder, tasks: Sequence[str]) -> dict[str, TaskState]:
-    """Return the states of tasks as files and queue together tell them.
-
-    "running" is a task whose job runs; one whose job has left the queue without a word is "lost". A task that waits
-    has its job's id, if it has one, and why it waits as `error`.
-    """
-    arrays = read_jobs(folder)
-    states = {task: folder.observed(task) for task in tasks}
-    if not arrays:
-        return states
-    live = live_jobs(arrays)
-    jobs = owners(arrays)
-    return {task: _seen(state, *jobs[task], live) if task in jobs else state for task, state in states.items()}
 
 
 def _profile(plan: Plan, cluster: str | None, overrides: Sequence[str]) -> ClusterProfile:
@@ -152,60 +144,47 @@ def _alone(folder: SweepFolder) -> Iterator[None]:
         yield
 
 
-def _warn(arrays: Sequence[ArrayPlan], known: Sequence[ArrayRecord], digest: str) -> None:
-    short = {array.request.timeout_min for array in arrays if array.request.timeout_min <= SHORTEST_COUNTED_MIN}
-    if short:
+def _warn(arrays: Sequence[JobArray], before: Sequence[ArrayRecord], digest: str) -> None:
+    shortest = min(array.request.timeout_min for array in arrays)
+    if shortest <= SHORTEST_COUNTED_MIN:
         _LOG.warning(
             "timeout_min=%d: submitit takes every interruption of a job of %d minutes or less for a time-out, so a "
-            "pre-emption counts against max_timeouts too. Ask for more than %d minutes, or set max_timeouts higher.",
-            min(short),
-            SHORTEST_COUNTED_MIN,
+            "pre-emption counts against max_timeouts too. Ask for more minutes, or set max_timeouts higher.",
+            shortest,
             SHORTEST_COUNTED_MIN,
         )
-    if known and known[-1].code != digest:
+    if before and before[-1].code != digest:
         _LOG.warning(
             "The program has changed since the last submission. What is submitted now runs the program as it is; what "
             "was submitted before, and what is done, is of the program as it was."
         )
 
 
-def _submit_all(
-    arrays: Sequence[ArrayPlan],
-    folder: SweepFolder,
-    plan: Plan,
-    profile: ClusterProfile,
-    code: Snapshot,
-    known: Sequence[ArrayRecord],
-) -> list[ArrayRecord]:
-    """Submit one array after the other; each is on record before the next one is sent."""
-    made: list[ArrayRecord] = []
-    for array in arrays:
-        for task in (task for work in array.works for task in work.tasks()):
-            if folder.state(task).status != "waiting":
-                folder.reset(task)
-        dependency = _dependency(array, arrays, [one.job_id for one in made])
-        executor = _executor(folder, plan, array, code, dependency)
-        record = ArrayRecord(
-            job_id=_sbatch(executor, array, folder, code),
-            stage=array.stage,
-            jobs=tuple(work.tasks() for work in array.works),
-            cluster=profile.source,
-            overrides=profile.lines,
-            code=code.digest,
-            submitted_s=time.time(),
-        )
-        made.append(record)
-        write_jobs(folder, [*known, *made])
-    return made
+def _executor(
+    folder: SweepFolder, plan: Plan, array: JobArray, code: Snapshot, dependency: str | None, *, dry: bool = False
+) -> Any:
+    request = array.request
+    if array.stage == "points" and request.tasks > 1:
+        # Points are run by all processes together: without one of them, the others would hold the node for nothing.
+        request = replace(request, srun_args=("--kill-on-bad-exit=1", *request.srun_args))
+    return slurm_executor(
+        folder.logs,
+        request,
+        name=f"ntt-{plan.name}-{array.stage}",
+        code=code.root,
+        num_jobs=len(array.jobs),
+        dependency=dependency,
+        dry=dry,
+    )
 
 
-def _sbatch(executor: Any, array: ArrayPlan, folder: SweepFolder, code: Snapshot) -> str:
+def _send(executor: Any, array: JobArray, folder: SweepFolder, code: Snapshot) -> str:
     """Send one array and return its id."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    tasks = [ClusterTask(sweep_dir=folder.root, work_dir=Path.cwd(), code=code, work=one) for one in array.works]
+    tasks = [JobTask(sweep_dir=folder.root, work_dir=Path.cwd(), code=code, job=job) for job in array.jobs]
     try:
-        with _outside_of_jobs(), executor.batch():
+        with outside_of_jobs(), executor.batch():
             jobs = [executor.submit(task) for task in tasks]
     except (FailedJobError, FailedSubmissionError) as error:
         for path in folder.logs.iterdir():
@@ -220,96 +199,25 @@ def _sbatch(executor: Any, array: ArrayPlan, folder: SweepFolder, code: Snapshot
     return job_id.partition("_")[0]
 
 
-@contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hide the variables of the job this may run in, which sbatch would take for options of the new one."""
-    ranks = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "NTT_SLURM_WORLDS")
-    of_job = [key for key in os.environ if key.startswith(("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")) or key in ranks]
-    hidden = {key: os.environ.pop(key) for key in of_job if key != "SLURM_CONF"}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
+def _record(array: JobArray, job_id: str, profile: ClusterProfile, code: Snapshot) -> ArrayRecord:
+    return ArrayRecord(
+        job_id=job_id,
+        stage=array.stage,
+        jobs=tuple(job.tasks for job in array.jobs),
+        cluster=profile.source,
+        overrides=profile.lines,
+        code=code.digest,
+        submitted_s=time.time(),
+    )
 
 
-def _dependency(array: ArrayPlan, arrays: Sequence[ArrayPlan], ids: Sequence[str]) -> str | None:
+def _dependency(array: JobArray, arrays: Sequence[JobArray], ids: Sequence[str]) -> str | None:
     """Return what an array waits for in sbatch's words: whole arrays, or some of their jobs."""
     waits_for = list(array.after_jobs)
-    for place, jobs in array.after.items():
-        count = len(arrays[place].works)
-        whole = len(jobs) == count
-        waits_for += [ids[place]] if whole else [f"{ids[place]}_{one}" for one in jobs]
+    for index, jobs in array.after.items():
+        whole = len(jobs) == len(arrays[index].jobs)
+        waits_for += [ids[index]] if whole else [f"{ids[index]}_{job}" for job in jobs]
     return f"afterany:{':'.join(waits_for)}" if waits_for else None
-
-
-def _executor(
-    folder: SweepFolder, plan: Plan, array: ArrayPlan, code: Snapshot, dependency: str | None, *, dry: bool = False
-) -> Any:
-    """Return submitit's executor for one array."""
-    from submitit import SlurmExecutor
-
-    class DryExecutor(SlurmExecutor):  # type: ignore[misc]
-        """Writes scripts without a cluster."""
-
-        @classmethod
-        def affinity(cls) -> int:
-            return 2
-
-    request = array.request
-    kind = DryExecutor if dry else SlurmExecutor
-    timeouts = request.max_timeouts if request.requeue else 0
-    executor = kind(folder.logs, max_num_timeout=timeouts, python=request.python)
-    executor.update_parameters(**sbatch_parameters(request, name=f"ntt-{plan.name}-{array.stage}", code=code.root))
-    if dependency is not None:
-        executor.update_parameters(dependency=dependency)
-    return executor
-
-
-def sbatch_parameters(request: JobRequest, *, name: str, code: Path) -> dict[str, Any]:
-    """Return a request in submitit's words.
-
-    Args:
-        request: what the job gets.
-        name: shown by squeue.
-        code: folder of the program's copy; the job starts there, so that Python finds this copy first.
-    """
-    gpus: dict[str, Any] = {} if request.gpus == 0 else {"gpus_per_node": request.gpus}
-    if request.gpus and request.gpu_type:
-        gpus = {"gres": f"gpu:{request.gpu_type}:{request.gpus}"}
-    words = {key: getattr(request, key) for key in ("partition", "account", "qos", "constraint", "exclude")}
-    memory = {} if request.mem_gb is None else {"mem": f"{round(request.mem_gb * 1024)}M"}
-    requeue = "requeue" if request.requeue else "no-requeue"
-    return {
-        "job_name": name,
-        "time": request.timeout_min,
-        "nodes": 1,
-        "ntasks_per_node": request.tasks,
-        "cpus_per_task": request.cpus,
-        "signal_delay_s": request.signal_delay_s,
-        "array_parallelism": request.max_parallel,
-        "setup": [*request.setup, f"cd {shlex.quote(str(code))}"],
-        # Since SLURM 22.05 srun no longer takes this over from sbatch, and would bind each task to one core.
-        "srun_args": [f"--cpus-per-task={request.cpus}", "--kill-on-bad-exit=1", *request.srun_args],
-        "additional_parameters": {requeue: True, **request.extra},
-        **{key: value for key, value in words.items() if value is not None},
-        **gpus,
-        **memory,
-    }
-
-
-def _seen(state: TaskState, job: str, array: ArrayRecord, live: Mapping[str, QueueEntry]) -> TaskState:
-    """Bring a task's state file and the queue together."""
-    if state.status in ("done", "failed"):
-        return state
-    entry = live.get(job)
-    if entry is None:
-        withdrawn = array.cancelled_s is not None or state.status == "cancelled"
-        return replace(state, status="cancelled" if withdrawn else "lost", job=job)
-    if entry.state == "RUNNING" and state.status == "running":
-        return state
-    # A job that was queued again has a state file that still speaks of its last start.
-    reason = entry.reason if entry.state == "PENDING" else f"its job is {entry.state}"
-    return replace(state, status="waiting", job=job, error=reason)
 
 
 def _wait_until_gone(arrays: Sequence[ArrayRecord]) -> None:

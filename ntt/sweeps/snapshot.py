@@ -11,10 +11,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntt.base.project import PROJECT_DIR
+from ntt.base.project import CONFIG_ROOT, PROJECT_DIR
 from ntt.errors import ConfigError, StorageError
 
-_PARTS = ("ntt", "conf", "experiments", "main.py")
+# An installed package has its configuration inside.
+_PARTS = ("ntt", "conf", "experiments", "main.py") if CONFIG_ROOT == PROJECT_DIR else ("ntt",)
 
 
 @dataclass(frozen=True)
@@ -32,28 +33,15 @@ def take_snapshot(folder: Path, *, project: Path = PROJECT_DIR) -> Snapshot:
         StorageError: if the copy cannot be written.
         ConfigError: if the copy that is there was changed.
     """
-    files = _files(project)
-    digest = _digest(project, files)
-    target = folder / digest[:12]
-    if target.is_dir():
-        check_snapshot(Snapshot(target, digest))
-        return Snapshot(target, digest)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".copy.", dir=folder) as temporary:
-            copy = Path(temporary) / "code"
-            for name in files:
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(project / name, copy / name)
-            if not target.is_dir():
-                copy.rename(target)
-    except OSError as error:
-        raise StorageError(
-            f"Cannot copy the program into {target}: {error}. Make space or make the folder writable, and submit again."
-        ) from error
-    made = Snapshot(target, digest)
-    check_snapshot(made)
-    return made
+    digest = code_digest(project)
+    snapshot = Snapshot(folder / digest[:12], digest)
+    if not snapshot.root.is_dir():
+        try:
+            _copy(project, snapshot.root)
+        except OSError as error:
+            raise StorageError(f"Cannot copy the program into {snapshot.root}: {error}. Make space there.") from error
+    check_snapshot(snapshot)
+    return snapshot
 
 
 def check_snapshot(snapshot: Snapshot) -> None:
@@ -62,39 +50,43 @@ def check_snapshot(snapshot: Snapshot) -> None:
     Raises:
         ConfigError: if a file of it was changed, added or removed.
     """
-    found = _digest(snapshot.root, _files(snapshot.root))
-    if found != snapshot.digest:
+    digest = code_digest(snapshot.root)
+    if digest != snapshot.digest:
         raise ConfigError(
-            f"The code in {snapshot.root} is not what was submitted: its digest is {found[:12]}, allowed is "
-            f"{snapshot.digest[:12]}. Copies of submitted code are not to be edited; delete the folder and submit what "
-            "is missing again with ntt sweep retry, which copies the program as it is then."
+            f"The code in {snapshot.root} is not what was submitted: its digest is {digest[:12]}, allowed is "
+            f"{snapshot.digest[:12]}. Delete the folder and submit again with ntt sweep retry, which copies the "
+            "program as it is then."
         )
 
 
 def code_digest(project: Path = PROJECT_DIR) -> str:
     """Return the digest of the program as it is now."""
-    return _digest(project, _files(project))
-
-
-def _files(project: Path) -> list[str]:
-    """Return the relative names of the program's files, sorted."""
-    found = []
-    for part in _PARTS:
-        path = project / part
-        candidates = [path] if path.is_file() else path.rglob("*")
-        found += [one.relative_to(project) for one in candidates if one.is_file()]
-    return sorted(one.as_posix() for one in found if not any(_is_left_out(part) for part in one.parts))
-
-
-def _is_left_out(name: str) -> bool:
-    """Say whether a file or folder is no part of the program: caches, and what editors and file systems leave."""
-    return name == "__pycache__" or name.startswith(".") or name.endswith((".pyc", "~"))
-
-
-def _digest(project: Path, files: list[str]) -> str:
     state = hashlib.sha256()
-    for name in files:
+    for name in _files(project):
         content = (project / name).read_bytes()
         state.update(f"{name}\0{len(content)}\0".encode())
         state.update(content)
     return state.hexdigest()
+
+
+def _copy(project: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".copy.", dir=target.parent) as temporary:
+        copy = Path(temporary) / "code"
+        for name in _files(project):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(project / name, copy / name)
+        if not target.is_dir():
+            copy.rename(target)
+
+
+def _files(project: Path) -> list[str]:
+    """Return the relative names of the program's files, sorted."""
+    paths = [path for part in _PARTS for path in (project / part, *(project / part).rglob("*")) if path.is_file()]
+    names = [path.relative_to(project) for path in paths]
+    return sorted(name.as_posix() for name in names if not any(_is_left_out(part) for part in name.parts))
+
+
+def _is_left_out(name: str) -> bool:
+    """Return whether a file or folder is no part of the program: caches, and what editors and file systems leave."""
+    return name == "__pycache__" or name.startswith(".") or name.endswith((".pyc", "~"))

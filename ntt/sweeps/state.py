@@ -1,6 +1,6 @@
 """What is known of a sweep's points and shards while they run: one small file each, written atomically.
 
-There is no lock and no server. A process that works on something says so every few seconds; one that has been silent
+There is no lock and no server. A process that works on a task says so every few seconds; one that has been silent
 for long, or whose process is gone from this machine, counts as lost, and its work as not done.
 """
 
@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ntt.base.files import read_json, write_json
+from ntt.base.settings import setting
+from ntt.base.typed import read_dataclass
 from ntt.errors import StorageError
 
 _LOG = logging.getLogger(__name__)
@@ -29,16 +31,16 @@ class TaskState:
     """What is known of one point, or of one shard of shared work. Times are seconds since 1970, by the worker's clock.
 
     Attributes:
-        status: one of `STATUSES`; "lost" is never written, only concluded (see `observed`).
+        status: one of `STATUSES`; "lost" is never written, only concluded (see `SweepFolder.observed`).
         attempts: how often work on it has begun.
-        job: the SLURM job that works or worked on it, or None.
-        items: how many items of a shard are there so far, computed or found.
+        job: id of the job that works or worked on it, or None.
+        items: how many items of a shard are in the store so far, computed now or before.
         computed: how many of them were computed.
         error: what went wrong, in a sentence.
         traceback: where it went wrong.
     """
 
-    status: str = "waiting"
+    status: str = setting("waiting", one_of=STATUSES)
     started_s: float | None = None
     heartbeat_s: float | None = None
     finished_s: float | None = None
@@ -75,14 +77,10 @@ class Count:
         self.items += 1
         self.computed += computed
 
-    def put_into(self, state: TaskState) -> TaskState:
-        """Return the state with these numbers."""
-        return replace(state, items=self.items, computed=self.computed)
-
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """The folder of one sweep: `plan.json`, `state/` (one file a point or shard), `logs/`, and what schedulers add."""
+    """The folder of one sweep: `plan.json`, `state/` (one file per point or shard), `logs/`, and what launchers add."""
 
     root: Path
 
@@ -98,19 +96,23 @@ class SweepFolder:
 
     @property
     def logs(self) -> Path:
-        """Folder of what workers wrote."""
+        """Folder of what jobs wrote."""
         return self.root / "logs"
 
     def state(self, task: str) -> TaskState:
-        """Return what is written of a point (its id) or shard (`shard_task`); a damaged file counts as none."""
+        """Return what is written of a task (a point's id, or `Shard.task`); a damaged file counts as none."""
         path = self._state_path(task)
         if not path.exists():
             return TaskState()
+        problems: list[str] = []
         try:
-            return TaskState(**read_json(path))
-        except (StorageError, TypeError) as error:
-            _LOG.warning("%s is not readable (%s); its task counts as waiting.", path, error)
+            state = read_dataclass(TaskState, read_json(path), problems)
+        except StorageError as error:
+            problems.append(str(error))
+        if problems or state is None:
+            _LOG.warning("%s is not readable (%s); its task counts as waiting.", path, problems[0])
             return TaskState()
+        return state
 
     def write_state(self, task: str, state: TaskState) -> None:
         """Write what is known of a task."""
@@ -127,12 +129,20 @@ class SweepFolder:
         """Make a task wait again, whatever it was; its number of attempts stays."""
         self.write_state(task, TaskState(attempts=self.state(task).attempts))
 
+    def record_failure(self, task: str, error: str, *, job: str | None = None) -> None:
+        """Record that a task has failed where its own process could not."""
+        now, state = time.time(), self.state(task)
+        if state.status != "running":
+            state = TaskState(started_s=now, attempts=state.attempts + 1)
+        job = job or state.job
+        self.write_state(task, replace(state, status="failed", heartbeat_s=now, finished_s=now, error=error, job=job))
+
     def shards(self, unit: str) -> list[str]:
         """Return the tasks of a unit's shards that were begun, in order."""
         return sorted(path.stem for path in self._state_path("_").parent.glob(f"{unit}.*.json"))
 
     def shard_folder(self, task: str) -> Path:
-        """Folder in which a shard lists what it has made or found in the store."""
+        """Folder in which a shard lists the entries of the store that it has made or found."""
         return self.root / "shards" / task
 
     @contextmanager
@@ -145,8 +155,7 @@ class SweepFolder:
         Yields:
             A count for the block to keep; each sign of life takes it along.
         """
-        count = Count()
-        now = time.time()
+        count, now = Count(), time.time()
         begun = TaskState(
             status="running",
             started_s=now,
@@ -157,51 +166,44 @@ class SweepFolder:
             attempts=self.state(task).attempts + 1,
         )
         self.write_state(task, begun)
-        status, error, trace = "waiting", None, None
         stop = threading.Event()
-        pulse = threading.Thread(
-            target=_beat, args=(self, task, begun, count, stop), daemon=True, name="sweep-heartbeat"
-        )
-        pulse.start()
+        heartbeat = threading.Thread(target=_beat, args=(self, task, begun, count, stop), daemon=True)
+        heartbeat.start()
+        ended = replace(begun, status="waiting")
         try:
             yield count
-            status = "done"
+            ended = replace(begun, status="done", finished_s=time.time())
         except Exception as caught:
-            status, error, trace = "failed", f"{type(caught).__name__}: {caught}", traceback.format_exc()
+            error = f"{type(caught).__name__}: {caught}"
+            trace = traceback.format_exc()
+            ended = replace(begun, status="failed", finished_s=time.time(), error=error, traceback=trace)
             raise
         finally:
             stop.set()
-            pulse.join()
-            now = time.time()
-            finished = None if status == "waiting" else now
-            ended = replace(begun, status=status, error=error, traceback=trace, heartbeat_s=now, finished_s=finished)
-            self.write_state(task, count.put_into(ended))
+            heartbeat.join()
+            self.write_state(task, replace(ended, heartbeat_s=time.time(), **asdict(count)))
 
     def _state_path(self, task: str) -> Path:
         return self.root / "state" / f"{task}.json"
-
-
-def shard_task(unit: str, shard: int, num_shards: int) -> str:
-    """Return the name under which the state of one shard of a work unit is kept."""
-    return f"{unit}.{shard}of{num_shards}"
 
 
 def _beat(folder: SweepFolder, task: str, begun: TaskState, count: Count, stop: threading.Event) -> None:
     """Renew the sign of life until told to stop. A disk that is full for a while must not end the work."""
     while not stop.wait(HEARTBEAT_S):
         try:
-            folder.write_state(task, count.put_into(replace(begun, heartbeat_s=time.time())))
+            folder.write_state(task, replace(begun, heartbeat_s=time.time(), **asdict(count)))
         except StorageError as error:
             _LOG.warning("%s", error)
 
 
 def _is_silent(state: TaskState, now_s: float) -> bool:
-    if state.host == socket.gethostname() and state.pid is not None and not _is_alive(state.pid):
+    if state.host == socket.gethostname() and state.pid is not None and not is_alive(state.pid):
         return True
     return state.heartbeat_s is None or now_s - state.heartbeat_s > SILENCE_LIMIT_S
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Return whether there is a process of this number on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from statistics import mean
 
 from ntt.run.rundir import RunDirectory
-from ntt.sweeps.plan import Plan, PlannedPoint, WorkUnit
+from ntt.sweeps.plan import Plan, PlannedPoint
 from ntt.sweeps.state import SweepFolder, TaskState
+from ntt.sweeps.units import WorkUnit
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ class SweepStatus:
     @property
     def counts(self) -> Mapping[str, int]:
         """Number of points by state."""
-        return Counter(one.state.status for one in self.points)
+        return Counter(point.state.status for point in self.points)
 
     def with_status(self, *statuses: str) -> tuple[PlannedPoint, ...]:
         """Return the points in one of some states."""
-        return tuple(one.point for one in self.points if one.state.status in statuses)
+        return tuple(point.point for point in self.points if point.state.status in statuses)
 
 
 Observer = Callable[[SweepFolder, Sequence[str]], Mapping[str, TaskState]]
@@ -74,7 +75,7 @@ def by_heartbeat(folder: SweepFolder, tasks: Sequence[str]) -> dict[str, TaskSta
 
 
 def is_done(folder: SweepFolder, point: PlannedPoint) -> bool:
-    """Say whether a point has its result."""
+    """Return whether a point has its result."""
     return _with_result(point, folder.observed(point.id)).status == "done"
 
 

@@ -2,12 +2,14 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ntt.sweeps.plan import Plan, PlannedPoint, WorkUnit
+from ntt.sweeps.plan import Plan, PlannedPoint
 from ntt.sweeps.state import STATUSES, SweepFolder
-from ntt.sweeps.status import PointStatus, SweepStatus
+from ntt.sweeps.status import PointStatus, SweepStatus, UnitStatus
+from ntt.sweeps.units import WorkUnit
 
 _SHOWN_POINTS = 100
 
@@ -16,7 +18,7 @@ def plan_text(folder: SweepFolder, plan: Plan) -> str:
     """Describe a plan: points, shared work, what is there already, jobs and time."""
     todo = [point for point in plan.points if not point.finished]
     lines = [f"Sweep {plan.name}: {counted(len(plan.points), 'point')}, {len(plan.points) - len(todo)} done", ""]
-    lines += [f"  {_prospect(one):<7}{one.label}" for one in plan.points[:_SHOWN_POINTS]]
+    lines += [f"  {_prospect(point):<7}{point.label}" for point in plan.points[:_SHOWN_POINTS]]
     if len(plan.points) > _SHOWN_POINTS:
         lines.append(f"  ... and {len(plan.points) - _SHOWN_POINTS} more")
     lines += ["", *_aligned([("shared work", "of", "there", "to do", "each", "in all"), *map(_unit_row, plan.units)])]
@@ -24,29 +26,23 @@ def plan_text(folder: SweepFolder, plan: Plan) -> str:
     units = [unit for unit in plan.units if unit.id in needed and unit.num_missing]
     lines += ["", *_aligned([("jobs", "number", "each", "in all"), *_job_rows(plan, units)])]
     lines += _sources(plan, units)
-    refused = [one for one in plan.points if one.problem]
+    refused = [point for point in plan.points if point.problem]
     lines += ["", f"Will fail as it is: {counted(len(refused), 'point')}"] if refused else []
-    lines += [f"  {one.label}\n    " + one.problem.replace("\n", "\n    ") for one in refused]
+    lines += [f"  {point.label}\n    " + point.problem.replace("\n", "\n    ") for point in refused]
     lines += ["", f"Folder of the sweep: {folder.root}"]
     return "\n".join(lines)
 
 
 def status_text(folder: SweepFolder, plan: Plan, status: SweepStatus, *, verbose: bool = False) -> str:
     """Describe where a sweep stands: points by state, shared work, time gone and left, what went wrong."""
-    counts = ", ".join(f"{status.counts[one]} {one}" for one in STATUSES if status.counts[one])
+    counts = ", ".join(f"{status.counts[name]} {name}" for name in STATUSES if status.counts[name])
     lines = [f"Sweep {plan.name}: {counted(len(plan.points), 'point')}: {counts}"]
-    shown = [unit for unit in status.units if unit.is_needed or unit.shards]
-    lines += [""] if shown else []
-    for unit in shown:
-        states = [state.status for state in unit.shards.values()]
-        parts = ", ".join(f"{states.count(one)} {one}" for one in STATUSES if one in states)
-        there = f"{unit.num_there} of {unit.unit.num_items}"
-        lines.append(f"  {unit.unit.kind}, {unit.unit.label}: {there}" + (f" ({parts})" if parts else ""))
-        lines += [f"    {state.error}" for state in unit.shards.values() if state.status == "failed"]
+    units = [unit for unit in status.units if unit.is_needed or unit.shards]
+    lines += ["", *(line for unit in units for line in _unit_lines(unit))] if units else []
     for name in STATUSES:
-        some = [one for one in status.points if one.state.status == name]
-        if some and (name != "done" or verbose):
-            lines += ["", f"{name}:", *(line for one in some for line in _point_lines(one, folder, verbose=verbose))]
+        points = [point for point in status.points if point.state.status == name]
+        if points and (name != "done" or verbose):
+            lines += ["", f"{name}:", *(line for point in points for line in _point_lines(point, verbose=verbose))]
     is_over = status.counts["done"] == len(plan.points)
     untouched = "none, every result was there before" if is_over else "nothing has begun"
     elapsed = untouched if status.elapsed_s is None else f"{duration(status.elapsed_s)} since the start"
@@ -122,7 +118,7 @@ def _job_rows(plan: Plan, units: Sequence[WorkUnit]) -> list[tuple[str, ...]]:
 
 
 def _sources(plan: Plan, units: Sequence[WorkUnit]) -> list[str]:
-    """Say where the times come from."""
+    """Return where the times come from."""
     sources = {unit.kind: unit.item_s_source for unit in units}
     todo = [point for point in plan.points if not point.finished]
     if todo:
@@ -130,23 +126,33 @@ def _sources(plan: Plan, units: Sequence[WorkUnit]) -> list[str]:
     return ["", *(f"  time of {kind}: {source}" for kind, source in sources.items())] if sources else []
 
 
-def _point_lines(one: PointStatus, folder: SweepFolder, *, verbose: bool) -> list[str]:
-    state, facts = one.state, []
+def _unit_lines(unit: UnitStatus) -> list[str]:
+    """Describe shared work: how much is there, its shards by state, and what is wrong with them, each reason once."""
+    states = list(unit.shards.values())
+    counts = Counter(state.status for state in states)
+    parts = ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])
+    there = f"{unit.num_there} of {unit.unit.num_items}"
+    reasons = Counter(f"{state.status}: {state.error}" for state in states if state.error)
+    return [
+        f"  {unit.unit.kind}, {unit.unit.label}: {there}" + (f" ({parts})" if parts else ""),
+        *(f"    {reason}" + (f" ({count} shards)" if count > 1 else "") for reason, count in reasons.items()),
+    ]
+
+
+def _point_lines(point: PointStatus, *, verbose: bool) -> list[str]:
+    state, details = point.state, []
     if state.status == "running" and state.started_s is not None:
-        facts.append(duration(max(0.0, time.time() - state.started_s)))
+        details.append(duration(max(0.0, time.time() - state.started_s)))
     elif state.seconds is not None:
-        facts.append(duration(state.seconds))
+        details.append(duration(state.seconds))
     if state.status == "running" and state.heartbeat_s is not None:
-        facts.append(f"last sign of life {duration(max(0.0, time.time() - state.heartbeat_s))} ago")
+        details.append(f"last sign of life {duration(max(0.0, time.time() - state.heartbeat_s))} ago")
     if state.job is not None:
-        facts.append(f"job {state.job}")
+        details.append(f"job {state.job}")
     if state.attempts > 1:
-        facts.append(f"attempt {state.attempts}")
-    lines = [f"  {one.point.label}" + (f" ({', '.join(facts)})" if facts else "")]
-    if state.error:
-        lines += [f"    {line}" for line in state.error.splitlines()]
-    elif state.status == "lost" and state.job is not None:
-        lines.append(f"    Its job left the queue without a word of it. What it wrote: {folder.logs}/{state.job}_*")
+        details.append(f"attempt {state.attempts}")
+    lines = [f"  {point.point.label}" + (f" ({', '.join(details)})" if details else "")]
+    lines += [f"    {line}" for line in (state.error or "").splitlines()]
     if verbose and state.traceback:
         lines += [f"    {line}" for line in state.traceback.splitlines()]
     return lines

@@ -16,7 +16,7 @@ from ntt.models.device import check_precision, resolve_device
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Workspace
 from ntt.run.stages import CANDIDATES, is_finished
-from ntt.sweeps.costs import models_label
+from ntt.sweeps.costs import item_cost, models_label
 from ntt.sweeps.points import Point
 from ntt.types import ImageRecord, Instance
 
@@ -25,28 +25,42 @@ _ID_LENGTH = 12
 
 
 @dataclass(frozen=True)
-class FoundUnit:
-    """A unit of shared work.
+class WorkUnit:
+    """Work that several points share: the candidates of all images of a data set, or the features of references.
 
     Attributes:
         id: kind and a digest, usable as a file name.
         kind: "candidates" or "references".
         label: what it is, for people.
-        point: the first point that builds on it; the unit is done by its settings.
+        point: id of the first point that builds on it; the unit is done by its settings.
         num_items: images, or reference instances.
-        num_cached: those of them that the store has; None where this machine cannot tell.
+        num_cached: those of them that the store has; None where the planning machine cannot tell.
+        item_s: seconds one item takes, or None where that is not known.
+        item_s_source: where that figure comes from.
     """
 
     id: str
     kind: str
     label: str
-    point: Point
+    point: str
     num_items: int
     num_cached: int | None
+    item_s: float | None
+    item_s_source: str
+
+    @property
+    def num_missing(self) -> int:
+        """Items that have to be computed, as far as is known."""
+        return self.num_items - (self.num_cached or 0)
+
+    @property
+    def item(self) -> str:
+        """What one item is called."""
+        return "image" if self.kind == "candidates" else "reference"
 
 
 @dataclass(frozen=True)
-class Survey:
+class Inventory:
     """What points need, and what is there.
 
     Attributes:
@@ -55,14 +69,14 @@ class Survey:
         problems: point id -> why it cannot be run; such points take part in nothing else.
     """
 
-    units: tuple[FoundUnit, ...]
+    units: tuple[WorkUnit, ...]
     units_of: Mapping[str, tuple[str, ...]]
     finished: frozenset[str]
     problems: Mapping[str, str]
 
 
 @each_warning_once()
-def survey(points: Sequence[Point]) -> Survey:
+def take_inventory(points: Sequence[Point]) -> Inventory:
     """Read the annotation files, name the shared work, and look what the store and the run directories have.
 
     On a machine without the points' device (a login node) the store cannot be asked, because models are part of its
@@ -88,19 +102,19 @@ def survey(points: Sequence[Point]) -> Survey:
             members.setdefault(unit, []).append(member)
         if member.is_finished():
             finished.add(point.id)
-    units = tuple(_found(unit, some) for unit, some in members.items())
-    return Survey(units, units_of, frozenset(finished), problems)
+    units = tuple(_work_unit(unit, sharing) for unit, sharing in members.items())
+    return Inventory(units, units_of, frozenset(finished), problems)
 
 
 @each_warning_once()
 def drawn_instances(pipelines: Iterable[Pipeline]) -> list[tuple[Instance, ImageRecord]]:
     """Return every reference instance that any of some runs draws, once, in an order all processes agree on."""
-    found: dict[int, tuple[Instance, ImageRecord]] = {}
+    drawn: dict[int, tuple[Instance, ImageRecord]] = {}
     for pipeline in pipelines:
-        drawn = pipeline.references
-        for members in drawn.instances:
-            found.update({one.id: (one, drawn.images[one.image_id]) for one in members})
-    return [found[number] for number in sorted(found)]
+        references = pipeline.references
+        for instances in references.instances:
+            drawn.update({instance.id: (instance, references.images[instance.image_id]) for instance in instances})
+    return [drawn[instance_id] for instance_id in sorted(drawn)]
 
 
 @dataclass(frozen=True)
@@ -118,12 +132,13 @@ class _Member:
 
 
 def _member(point: Point, workspace: Workspace) -> _Member:
+    has_device = True
     try:
         check_precision(point.config.runtime.precision, resolve_device(point.config.runtime.device))
     except ConfigError as error:
         _LOG.info("This machine cannot look into the store for these points: %s", error)
-        return _Member(point, Pipeline(point.config, workspace=workspace), has_device=False)
-    return _Member(point, Pipeline(point.config, workspace=workspace), has_device=True)
+        has_device = False
+    return _Member(point, Pipeline(point.config, workspace=workspace), has_device)
 
 
 def _unit_ids(member: _Member) -> tuple[str, ...]:
@@ -134,11 +149,11 @@ def _unit_ids(member: _Member) -> tuple[str, ...]:
 
 
 def _candidates_key(member: _Member) -> str:
+    pipeline = member.pipeline
     if member.has_device:
-        return member.pipeline.key(CANDIDATES)
-    images = member.pipeline.inputs.target_data
-    config = member.pipeline.config
-    settings = {"settings": stage_settings(config, "candidates"), **model_settings(config)}
+        return pipeline.key(CANDIDATES)
+    images = pipeline.inputs.target_data
+    settings = {"settings": stage_settings(pipeline.config, "candidates"), **model_settings(pipeline.config)}
     return content_key({"file": str(images.annotation_file), "digest": images.digest, **settings})
 
 
@@ -152,16 +167,23 @@ def _references_key(member: _Member) -> str:
     return content_key({**details, **models.encoder.facts, **models.reference_masks.facts(references.instances)})
 
 
-def _found(unit: str, members: Sequence[_Member]) -> FoundUnit:
+def _work_unit(unit: str, members: Sequence[_Member]) -> WorkUnit:
     kind = unit.partition("-")[0]
     first, config = members[0].pipeline, members[0].point.config
     if kind == "candidates":
         images = list(first.inputs.target_data.images.values())
-        count, is_stored = len(images), (first.models.source.is_stored(one) for one in images)
+        count, is_stored = len(images), (first.models.source.is_stored(image) for image in images)
     else:
         drawn = drawn_instances(member.pipeline for member in members)
-        count, is_stored = len(drawn), (first.models.encoder.is_stored(one, record) for one, record in drawn)
-    cached = sum(is_stored) if members[0].has_device else None
-    return FoundUnit(
-        unit, kind, f"{config.dataset.label()}, {models_label(kind, config)}", members[0].point, count, cached
+        count, is_stored = len(drawn), (first.models.encoder.is_stored(instance, image) for instance, image in drawn)
+    cost = item_cost(kind, config)
+    return WorkUnit(
+        id=unit,
+        kind=kind,
+        label=f"{config.dataset.label()}, {models_label(kind, config)}",
+        point=members[0].point.id,
+        num_items=count,
+        num_cached=sum(is_stored) if members[0].has_device else None,
+        item_s=cost.seconds,
+        item_s_source=cost.source,
     )

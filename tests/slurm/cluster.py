@@ -30,7 +30,7 @@ NODE = "node1"
 
 # The node says it has 8 CPUs and 64 GB whatever the machine has: jobs of these tests mostly wait for each other.
 # `cred_expire` is also how long a requeued job rests before it starts again, two minutes by default.
-# A job in `urgent` takes the node from jobs in `main`, which are warned 15 s ahead with the signal they asked for.
+# A job in `urgent` takes the node from jobs in `main`, which are warned 60 s ahead with the signal they asked for.
 SETTINGS = """\
 ClusterName=ntt-tests
 SlurmctldHost={host}(127.0.0.1)
@@ -64,7 +64,7 @@ ReturnToService=2
 KillWait=1
 MinJobAge=3600
 NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=65536 State=UNKNOWN
-PartitionName=main Nodes={node} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=15
+PartitionName=main Nodes={node} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
 PartitionName=urgent Nodes={node} MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
 """
 

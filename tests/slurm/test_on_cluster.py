@@ -21,8 +21,9 @@ from ntt.config.identity import run_directory
 from ntt.run import runner
 from ntt.sweeps import slurm
 from ntt.sweeps.clusters import CLUSTERS_DIR
-from ntt.sweeps.slurm_jobs import live_jobs, read_jobs
+from ntt.sweeps.queue import live_jobs, observe, read_jobs
 from ntt.sweeps.snapshot import take_snapshot
+from ntt.sweeps.state import TaskState
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
@@ -77,7 +78,7 @@ def is_over(sweep: Sweep) -> bool:
 
 
 def states(sweep: Sweep, tasks: list[str]) -> list[str]:
-    return [state.status for state in slurm.observe(sweep.folder, tasks).values()]
+    return [state.status for state in observe(sweep.folder, tasks).values()]
 
 
 SUBMIT = """
@@ -138,12 +139,26 @@ def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tmp_path
     assert slurm.submit(sweep.folder, sweep.replanned()).arrays == ()
 
 
-def stored_some(sweep: Sweep, cluster: Cluster, *, more_than: int) -> dict[str, tuple[int, int]]:
-    """Wait until the candidate stage has got on, and return what is stored then."""
-    wait_for(lambda: len(sweep.stored()) > more_than, f"more than {more_than} stored images", cluster=cluster)
-    stored = sweep.stored()
-    assert len(stored) < NUM_TARGETS, "the stage was over before it could be interrupted; give it more images"
-    return stored
+def hold(sweep: Sweep, cluster: Cluster, *, after: int = 0) -> TaskState:
+    """Stop the process that computes candidates once it has stored an image, so that it cannot end by itself.
+
+    Starts of the shard up to number `after` do not count. Returns the state of the shard.
+    """
+    wait_for(lambda: len(sweep.shards) == 1, "a shard", cluster=cluster)
+    (shard,) = sweep.shards
+    wait_for(lambda: sweep.folder.state(shard).attempts > after, f"start {after + 1}", cluster=cluster)
+    stored = len(sweep.stored())
+    wait_for(lambda: len(sweep.stored()) > stored, f"more than {stored} stored images", cluster=cluster)
+    state = sweep.folder.state(shard)
+    os.kill(state.pid or 0, signal.SIGSTOP)
+    wait_for(lambda: "State:\tT" in Path(f"/proc/{state.pid}/status").read_text(), "a held process", cluster=cluster)
+    assert len(sweep.stored()) < NUM_TARGETS, "the stage was over before it could be interrupted; give it more images"
+    return state
+
+
+def release(state: TaskState) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(state.pid or 0, signal.SIGCONT)
 
 
 def assert_kept(sweep: Sweep, earlier: dict[str, tuple[int, int]]) -> None:
@@ -155,35 +170,36 @@ def assert_kept(sweep: Sweep, earlier: dict[str, tuple[int, int]]) -> None:
 def test_interruptions_cost_no_finished_image(cluster: Cluster, long_sweep: Sweep, undisturbed: Results):
     sweep = long_sweep
     made = slurm.submit(sweep.folder, sweep.plan, overrides=["max_timeouts=0"])
-    before = stored_some(sweep, cluster, more_than=0)
-    shard = sweep.shards[0]
+    first, before = hold(sweep, cluster), sweep.stored()
+    (shard,) = sweep.shards
 
     # A more important job takes the node; the same job comes back.
     cluster.run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
-    wait_for(lambda: states(sweep, [shard]) == ["waiting"], "the job back in the queue", cluster=cluster)
-    wait_for(lambda: states(sweep, [shard]) == ["running"], "its second start", cluster=cluster)
+    wait_for(lambda: is_told(first.pid, signal.SIGUSR2), "the signal of the pre-emption", cluster=cluster)
+    release(first)
+    second = hold(sweep, cluster, after=1)
     log = "".join(path.read_text() for path in sweep.folder.logs.glob(f"{made.arrays[0].job_id}_0_log.*"))
     assert "this job is preempted" in log
-    assert sweep.folder.state(shard).attempts == 2
-    assert sweep.folder.state(shard).job == made.arrays[0].job_id
+    assert (second.attempts, second.job) == (2, made.arrays[0].job_id)
     assert_kept(sweep, before)
+    before = sweep.stored()
 
     # The process is killed, as for lack of memory; the point that waits for it says so.
-    before = stored_some(sweep, cluster, more_than=len(sweep.stored()))
-    os.kill(sweep.folder.state(shard).pid or 0, signal.SIGKILL)
+    os.kill(second.pid or 0, signal.SIGKILL)
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
     assert states(sweep, [shard, *sweep.points]) == ["lost", "failed"]
     error = sweep.folder.state(sweep.points[0]).error or ""
     assert f"The shared work {shard} of this point is lost" in error
-    assert "ntt sweep retry test repeats it and this point" in error
+    assert "ntt sweep retry test repeats both" in error
 
     # What is missing is submitted again, and withdrawn in the middle.
     again = slurm.submit(sweep.folder, sweep.replanned())
-    assert [one.stage for one in again.arrays] == ["candidates", "points"], "references are done and not repeated"
-    before = {**before, **stored_some(sweep, cluster, more_than=len(before))}
-    assert slurm.cancel(sweep.folder) == sorted(one.job_id for one in again.arrays)
-    assert states(sweep, [shard, *sweep.points]) == ["cancelled", "cancelled"]
+    assert [array.stage for array in again.arrays] == ["candidates", "points"], "references are done and not repeated"
+    hold(sweep, cluster, after=2)
     assert_kept(sweep, before)
+    before = sweep.stored()
+    assert slurm.cancel(sweep.folder) == sorted(array.job_id for array in again.arrays)
+    assert states(sweep, [shard, *sweep.points]) == ["cancelled", "cancelled"]
 
     slurm.submit(sweep.folder, sweep.replanned())
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
@@ -202,15 +218,11 @@ def test_a_job_out_of_time_is_queued_again(
     with caplog.at_level(logging.WARNING):
         made = slurm.submit(sweep.folder, sweep.plan, overrides=limits)
     assert "timeout_min=1: submitit takes every interruption" in caplog.text
-    before = stored_some(sweep, cluster, more_than=0)
-    shard = sweep.shards[0]
-    pid = sweep.folder.state(shard).pid or 0
-    os.kill(pid, signal.SIGSTOP)
-    wait_for(lambda: "State:\tT" in Path(f"/proc/{pid}/status").read_text(), "a held process", cluster=cluster)
-    wait_for(lambda: is_told(pid, signal.SIGUSR2), "the signal that time is up", cluster=cluster)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
-    wait_for(lambda: sweep.folder.state(shard).attempts == 2, "the second start", cluster=cluster)
+    first, before = hold(sweep, cluster), sweep.stored()
+    wait_for(lambda: is_told(first.pid, signal.SIGUSR2), "the signal that time is up", cluster=cluster)
+    release(first)
+    (shard,) = sweep.shards
+    wait_for(lambda: sweep.folder.state(shard).attempts > first.attempts, "the next start", cluster=cluster)
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
     log = "".join(path.read_text() for path in sweep.folder.logs.glob(f"{made.arrays[0].job_id}_0_log.*"))
     assert "this job is timed-out" in log
@@ -219,7 +231,7 @@ def test_a_job_out_of_time_is_queued_again(
     assert sweep.results() == undisturbed
 
 
-def is_told(pid: int, signum: signal.Signals) -> bool:
+def is_told(pid: int | None, signum: signal.Signals) -> bool:
     """Whether a stopped process has a signal before it, or has been woken by SLURM to take it."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -233,8 +245,8 @@ def is_told(pid: int, signum: signal.Signals) -> bool:
 def test_a_drained_node_holds_jobs_until_it_is_resumed(cluster: Cluster, long_sweep: Sweep, undisturbed: Results):
     sweep = long_sweep
     made = slurm.submit(sweep.folder, sweep.plan)
-    before = stored_some(sweep, cluster, more_than=0)
-    shard = sweep.shards[0]
+    first, before = hold(sweep, cluster), sweep.stored()
+    (shard,) = sweep.shards
     cluster.run("scontrol", "update", f"nodename={NODE}", "state=drain", "reason=maintenance")
     cluster.run("scontrol", "requeue", made.arrays[0].job_id)
     wait_for(lambda: states(sweep, [shard]) == ["waiting"], "the job back in the queue", cluster=cluster)
@@ -247,13 +259,13 @@ def test_a_drained_node_holds_jobs_until_it_is_resumed(cluster: Cluster, long_sw
     cluster.run("scontrol", "update", f"nodename={NODE}", "state=resume")
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
     assert states(sweep, sweep.points) == ["done"]
-    assert sweep.folder.state(shard).attempts == 2
+    assert sweep.folder.state(shard).attempts == first.attempts + 1
     assert_kept(sweep, before)
     assert sweep.results() == undisturbed
 
 
 def waiting_for(sweep: Sweep, task: str) -> str | None:
-    return slurm.observe(sweep.folder, [task])[task].error
+    return observe(sweep.folder, [task])[task].error
 
 
 @pytest.mark.slow

@@ -1,23 +1,19 @@
 """From what a person names (a sweep file, a sweep, a folder) to a sweep's folder and plan, and back onto the disk."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from ntt.config.schema import RuntimeConfig
 from ntt.errors import ConfigError
-from ntt.sweeps import slurm
+from ntt.sweeps import queue
 from ntt.sweeps.plan import Plan, make_plan, read_plan, replan, sweep_folder, write_plan
 from ntt.sweeps.points import expand
-from ntt.sweeps.spec import check_name, read_spec
+from ntt.sweeps.spec import read_spec
 from ntt.sweeps.state import SweepFolder
 from ntt.sweeps.status import Observer, by_heartbeat
 
-DEFAULT_ROOT = Path(RuntimeConfig().output_root)
-
 
 def is_sweep_file(name: str) -> bool:
-    """Say whether what a person named is meant as a sweep file."""
+    """Return whether what a person named is meant as a sweep file."""
     return name.endswith((".yaml", ".yml"))
 
 
@@ -32,9 +28,7 @@ def plan_file(path: Path, overrides: Sequence[str] = (), *, name: str | None = N
     Raises:
         NttError: for anything a point could not run with.
     """
-    spec = read_spec(path)
-    if name is not None:
-        spec = replace(spec, name=check_name(name))
+    spec = read_spec(path, name=name)
     points = expand(spec, overrides)
     return sweep_folder(points, spec.name), make_plan(spec, points)
 
@@ -51,12 +45,12 @@ def open_sweep(name: str, output_root: Path) -> SweepFolder:
     """
     if (Path(name) / "plan.json").is_file():
         return SweepFolder(Path(name).absolute())
-    known = read_spec(Path(name)).name if is_sweep_file(name) else name
-    folder = SweepFolder(output_root.expanduser().absolute() / "sweeps" / known)
+    sweep = read_spec(Path(name)).name if is_sweep_file(name) else name
+    folder = SweepFolder(output_root.expanduser().absolute() / "sweeps" / sweep)
     if not folder.plan.is_file():
-        others = ", ".join(sorted(one.root.name for one in all_sweeps(output_root))) or "none so far"
+        others = ", ".join(other.root.name for other in all_sweeps(output_root)) or "none so far"
         raise ConfigError(
-            f"There is no sweep {known!r} below {output_root}. Sweeps there: {others}. Plan one with ntt sweep plan "
+            f"There is no sweep {sweep!r} below {output_root}. Sweeps there: {others}. Plan one with ntt sweep plan "
             "FILE, or name its output root with --output-root."
         )
     return folder
@@ -68,8 +62,8 @@ def all_sweeps(output_root: Path) -> list[SweepFolder]:
     return [SweepFolder(path.parent) for path in sorted(root.glob("*/plan.json"))]
 
 
-def look_again(folder: SweepFolder) -> Plan:
-    """Read a sweep's plan, look what of it is done by now, and keep what was found."""
+def refresh(folder: SweepFolder) -> Plan:
+    """Read a sweep's plan, look what of it is done by now, and keep that."""
     plan = replan(read_plan(folder))
     _write(folder, plan)
     return plan
@@ -77,7 +71,7 @@ def look_again(folder: SweepFolder) -> Plan:
 
 def observer_of(folder: SweepFolder) -> Observer:
     """Return what knows best how a sweep's tasks are: the cluster it was submitted to, else the state files."""
-    return slurm.observe if folder.jobs.is_file() else by_heartbeat
+    return queue.observe if folder.jobs.is_file() else by_heartbeat
 
 
 def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
@@ -94,12 +88,11 @@ def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
     now = {point.id for point in plan.points}
     if before and not before & now:
         raise ConfigError(
-            f"{folder.root} holds another sweep named {plan.name!r}: none of its {len(before)} points is one of these "
-            f"{len(now)}. Give this one a name of its own with --name, or delete that folder; results lie elsewhere "
-            "and stay."
+            f"{folder.root} holds another sweep named {plan.name!r}: none of its points is one of these. Give this one "
+            "a name of its own with --name, or delete that folder; results lie elsewhere and stay."
         )
     dropped = observer_of(folder)(folder, sorted(before - now))
-    busy = [task for task, state in dropped.items() if state.status == "running" or (state.job and not state.is_over)]
+    busy = [state for state in dropped.values() if state.status == "running" or (state.job and not state.is_over)]
     if busy:
         raise ConfigError(
             f"{plan.name}: the new plan drops points that run or are queued ({len(busy)}). Wait, or end them with ntt "

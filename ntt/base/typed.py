@@ -1,0 +1,135 @@
+"""From plain values, as YAML and JSON hold them, to dataclasses: types, ranges and names are checked in one place."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ntt.base.settings import range_problems
+
+T = TypeVar("T")
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a word",
+    NoneType: "null",
+    Path: "a path",
+}
+
+
+def read_dataclass(cls: type[T], values: Any, problems: list[str], *, key: str = "", **more: Any) -> T | None:
+    """Build a dataclass from plain values.
+
+    Args:
+        cls: a dataclass; its fields' types and metadata (`ntt.base.settings.setting`) say what is allowed.
+        values: a mapping with a value for each field that has no default.
+        problems: receives one sentence per unknown, missing or unusable value.
+        key: the key of the values themselves, for messages; "" at the root.
+        more: values of fields that are not read.
+
+    Returns:
+        The instance, with defaults in place of unusable values; None where a value without default is unusable.
+    """
+    usable = {**read_fields(cls, values, problems, key=key, without=tuple(more)), **more}
+    required = {one.name for one in fields(cls) if one.default is MISSING and one.default_factory is MISSING}  # type: ignore[arg-type]
+    if required <= set(usable):
+        return cls(**usable)
+    absent = required - set(usable) - set(values if isinstance(values, Mapping) else ())
+    problems += [f"{_dotted(key, name)} is missing." for name in sorted(absent)]
+    return None
+
+
+def read_fields(
+    cls: type[Any], values: Any, problems: list[str], *, key: str = "", without: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return the usable values of a mapping by field, some of which may be absent; see `read_dataclass`.
+
+    Args:
+        cls: a dataclass.
+        values: the mapping.
+        problems: receives one sentence per unknown or unusable value.
+        key: the key of the mapping itself, for messages; "" at the root.
+        without: names of fields that may not be set.
+    """
+    hints = get_type_hints(cls)
+    known = {one.name: one for one in fields(cls) if one.name not in without}
+    if not isinstance(values, Mapping):
+        problems.append(_refusal(key, values, f"a mapping with the keys {', '.join(known)}"))
+        return {}
+    usable = {}
+    for name, value in values.items():
+        inner: list[str] = []
+        if name in known:
+            usable[name] = _convert(value, hints[name], _dotted(key, name), inner)
+            inner = inner or range_problems(known[name], usable[name], _dotted(key, name))
+        else:
+            inner.append(unknown_key(_dotted(key, name), [_dotted(key, one) for one in known]))
+        if inner:
+            usable.pop(name, None)
+            problems += inner
+    return usable
+
+
+def unknown_key(key: str, known: list[str]) -> str:
+    """Say that there is no such key, and which one may be meant."""
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"There is no key {key}. " + (f"Did you mean {close[0]}?" if close else f"Allowed: {', '.join(known)}.")
+
+
+def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
+    """Return a value as its type demands, or note why that is impossible."""
+    origin, members = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return _convert_to_any(value, members, key, problems)
+    if is_dataclass(hint):
+        return read_dataclass(hint, value, problems, key=key)  # type: ignore[arg-type]
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(item, members[0], key, problems) for item in value)
+    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        return {name: _convert(item, members[1], _dotted(key, name), problems) for name, item in value.items()}
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is Any or (hint is float and is_number) or (origin is None and type(value) is hint):
+        return value
+    problems.append(_refusal(key, value, _words(hint)))
+    return None
+
+
+def _convert_to_any(value: Any, members: tuple[Any, ...], key: str, problems: list[str]) -> Any:
+    """Convert to the first type that fits."""
+    tried: list[list[str]] = []
+    for member in members:
+        tried.append([])
+        converted = _convert(value, member, key, tried[-1])
+        if not tried[-1]:
+            return converted
+    # What is wrong inside a list or mapping says more than that another type would be allowed, too.
+    inner = [found for found in tried if not found[0].startswith(f"{key}={shown(value)} ")]
+    problems += inner[0] if inner else [_refusal(key, value, _words(*members))]
+    return None
+
+
+def _refusal(key: str, value: Any, allowed: str) -> str:
+    return f"{key}{'=' if key else ''}{shown(value)} is not possible: allowed is {allowed}."
+
+
+def _words(*hints: Any) -> str:
+    """Name the types of values."""
+    words = [_WORDS.get(hint, "a list" if get_origin(hint) is tuple else "a mapping") for hint in hints]
+    words = [word for word in dict.fromkeys(words) if not (word == "a whole number" and "a number" in words)]
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def shown(value: object) -> str:
+    """Return a value as it stands in YAML."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _dotted(prefix: str, name: object) -> str:
+    return f"{prefix}.{name}" if prefix else str(name)

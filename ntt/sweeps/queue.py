@@ -1,0 +1,187 @@
+"""Which job of a cluster does what: `jobs.json` in the sweep's folder, and what the queue says of it."""
+
+import getpass
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from ntt.base.files import read_json, write_json
+from ntt.base.typed import read_dataclass
+from ntt.errors import ConfigError, StorageError
+from ntt.sweeps.state import SweepFolder, TaskState
+
+_QUEUE_TIMEOUT_S = 60
+# What stays visible for some minutes after the end. A job that is COMPLETING is not at its end.
+_ENDED = (
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayRecord:
+    """One submitted array, or single job.
+
+    Attributes:
+        job_id: as sbatch said.
+        stage: "candidates", "references" or "points".
+        jobs: for each job of the array, in order, the tasks whose state it keeps.
+        cluster: the profile as it was named.
+        overrides: of the profile.
+        code: digest of the copy of the program that it runs.
+        submitted_s: seconds since 1970.
+        cancelled_s: when `cancel` withdrew it, or None.
+    """
+
+    job_id: str
+    stage: str
+    jobs: tuple[tuple[str, ...], ...]
+    cluster: str
+    overrides: tuple[str, ...]
+    code: str
+    submitted_s: float
+    cancelled_s: float | None = None
+
+    def member(self, index: int) -> str:
+        """Return the id of one job of the array as squeue shows it."""
+        return self.job_id if len(self.jobs) == 1 else f"{self.job_id}_{index}"
+
+
+@dataclass(frozen=True)
+class _Record:
+    arrays: tuple[ArrayRecord, ...]
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """What the queue says of one job: SLURM's state (PENDING, RUNNING, ...) and why it waits."""
+
+    job: str
+    state: str
+    reason: str
+
+
+def read_jobs(folder: SweepFolder) -> list[ArrayRecord]:
+    """Return everything submitted for a sweep, oldest first; an empty list where nothing was.
+
+    Raises:
+        StorageError: if the record is damaged or of another version.
+    """
+    if not folder.jobs.is_file():
+        return []
+    problems: list[str] = []
+    record = read_dataclass(_Record, read_json(folder.jobs), problems)
+    if record is None or problems:
+        raise StorageError(
+            f"{folder.jobs} is of another version of this program ({problems[0]}) Wait for its jobs or end them with "
+            "scancel, delete the file, and submit again."
+        )
+    return list(record.arrays)
+
+
+def write_jobs(folder: SweepFolder, arrays: Sequence[ArrayRecord]) -> None:
+    """Keep what was submitted."""
+    write_json(folder.jobs, {"arrays": [asdict(array) for array in arrays]})
+
+
+def owners(arrays: Sequence[ArrayRecord]) -> dict[str, tuple[str, ArrayRecord]]:
+    """Return, for each task, the job that was last submitted for it, with its array."""
+    return {
+        task: (array.member(index), array) for array in arrays for index, job in enumerate(array.jobs) for task in job
+    }
+
+
+def live_jobs(arrays: Sequence[ArrayRecord]) -> dict[str, QueueEntry]:
+    """Ask the queue for the jobs of these arrays that wait or run: job id -> entry.
+
+    Raises:
+        ConfigError: if there is no queue to ask.
+    """
+    if not arrays:
+        return {}
+    text = slurm_command("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r")
+    submitted = {array.member(index) for array in arrays for index in range(len(array.jobs))}
+    rows = [line.split("|", 2) for line in text.splitlines() if line.count("|") >= 2]
+    entries = [QueueEntry(*(cell.strip() for cell in row)) for row in rows]
+    return {entry.job: entry for entry in entries if entry.job in submitted and entry.state not in _ENDED}
+
+
+def observe(folder: SweepFolder, tasks: Sequence[str]) -> dict[str, TaskState]:
+    """Return the states of tasks as files and queue together tell them.
+
+    "running" is a task whose job runs; one whose job has left the queue without a word is "lost". A task that waits
+    has its job's id, if it has one, and why it waits as `error`.
+    """
+    arrays = read_jobs(folder)
+    states = {task: folder.observed(task) for task in tasks}
+    live, jobs = live_jobs(arrays), owners(arrays)
+    return {
+        task: _observed(folder, state, *jobs[task], live.get(jobs[task][0])) if task in jobs else state
+        for task, state in states.items()
+    }
+
+
+def _observed(
+    folder: SweepFolder, state: TaskState, job: str, array: ArrayRecord, entry: QueueEntry | None
+) -> TaskState:
+    """Bring a task's state file and the queue together."""
+    if state.status in ("done", "failed"):
+        return state
+    if entry is None and (array.cancelled_s is not None or state.status == "cancelled"):
+        return replace(state, status="cancelled", job=job)
+    if entry is None:
+        error = f"Its job left the queue without a word of it. {_last_words(folder, job)}"
+        return replace(state, status="lost", job=job, error=error)
+    if entry.state == "RUNNING" and state.status == "running":
+        return state
+    # A job that was queued again has a state file that still speaks of its last start.
+    reason = entry.reason if entry.state == "PENDING" else f"its job is {entry.state}"
+    if "held" in reason.lower():
+        reason = f"{reason}: scontrol release {job} lets it go on"
+    return replace(state, status="waiting", job=job, error=reason)
+
+
+def _last_words(folder: SweepFolder, job: str) -> str:
+    """Return the last line of a job's error log, and where it is."""
+    for log in sorted(folder.logs.glob(f"{job}_*log.err")):
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), None)
+        if last is not None:
+            return f'It ended with "{last}" ({log}).'
+    return f"What it wrote: {folder.logs}/{job}_*"
+
+
+def slurm_command(program: str, *arguments: str) -> str:
+    """Run a program of SLURM and return what it says.
+
+    Raises:
+        ConfigError: if it is not there, fails or does not answer.
+    """
+    if shutil.which(program) is None:
+        raise ConfigError(
+            f"{program} is not found: this machine belongs to no SLURM cluster. Log in to one that does, or do the "
+            "sweep on this machine with ntt sweep run."
+        )
+    try:
+        done = subprocess.run(
+            [program, *arguments], capture_output=True, text=True, timeout=_QUEUE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(
+            f"{program} has not answered for {_QUEUE_TIMEOUT_S} s: the cluster's controller is down or busy. Running "
+            "jobs are not affected; try again later."
+        ) from error
+    if done.returncode:
+        raise ConfigError(
+            f"{program} failed with status {done.returncode}: {done.stderr.strip()}. If the controller is down, try "
+            "again later; running jobs are not affected."
+        )
+    return done.stdout

@@ -1,0 +1,109 @@
+"""The callable that submitit keeps, starts in a job and, after an interruption, starts again.
+
+Imported before submitit can take SLURM's signals, so nothing heavy is imported here until work begins.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ntt.base.project import PROJECT_DIR
+from ntt.errors import ConfigError
+from ntt.sweeps.job import Job
+from ntt.sweeps.snapshot import Snapshot, check_snapshot
+from ntt.sweeps.state import is_alive
+
+_LOOK_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Who waits for a job on this machine: its process, and the GPUs it sees, which submitit would hide."""
+
+    pid: int
+    visible_gpus: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobTask:
+    """A job ready to run.
+
+    Attributes:
+        sweep_dir: folder of the sweep.
+        work_dir: folder the sweep was started from; relative paths in settings start there.
+        job: the work.
+        code: the copy of the program that a job on a cluster must run; None on this machine.
+        launcher: set on this machine; the job ends with it.
+    """
+
+    sweep_dir: Path
+    work_dir: Path
+    job: Job
+    code: Snapshot | None = None
+    launcher: Launcher | None = None
+
+    def __call__(self) -> None:
+        """Do the work; what is stored or finished already is not done again.
+
+        Raises:
+            NttError: if part of it failed; the reason is in the state of each shard and point.
+        """
+        if self.code is not None:
+            _check_code(self.code)
+        if self.launcher is not None:
+            _end_with(self.launcher)
+        os.chdir(self.work_dir)
+        from submitit import JobEnvironment
+
+        from ntt.sweeps import worker
+
+        environment = JobEnvironment()
+        worker.work(
+            self.sweep_dir,
+            self.job,
+            rank=environment.global_rank,
+            num_processes=environment.num_tasks,
+            job_id=environment.job_id,
+        )
+
+    def checkpoint(self) -> Any:
+        """Return what submitit queues after a time-out or pre-emption: the same work, most of it found done."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _check_code(code: Snapshot) -> None:
+    """Refuse to run anything but the copy made at submission."""
+    check_snapshot(code)
+    if code.root.resolve() != PROJECT_DIR:
+        raise ConfigError(
+            f"This job runs the program in {PROJECT_DIR}, allowed is the copy made at submission, {code.root}. Take "
+            "PYTHONSAFEPATH and options such as -P or -I out of the profile's setup and python, and submit again."
+        )
+
+
+def _end_with(launcher: Launcher) -> None:
+    """Let this process end when its launcher says so (SIGTERM) or is gone, by way of all `finally` blocks."""
+    if launcher.visible_gpus is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = launcher.visible_gpus
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_watch, args=(launcher.pid,), daemon=True).start()
+
+
+def _leave(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # told once is enough; what ends the work must not be interrupted
+    sys.exit(128 + number)
+
+
+def _watch(pid: int) -> None:
+    while is_alive(pid):
+        time.sleep(_LOOK_EVERY_S)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,216 @@
+"""What a job does, once the program is loaded.
+
+A job composes the configurations of its points from the plan, so that nothing but the sweep's folder and the names of
+the tasks are handed over. Each may be done again at any time, in another process or on another node: what is in the
+store or in a finished run directory is not computed again.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ntt.base.distributed import ProcessGroup, broadcast_from_main, join_process_group
+from ntt.base.log import console_logging
+from ntt.base.progress import track
+from ntt.config.schema import ExperimentConfig
+from ntt.data.images import check_images
+from ntt.errors import DistributedError, NttError
+from ntt.run import runner
+from ntt.run.pipeline import Pipeline
+from ntt.run.rundir import RunDirectory
+from ntt.run.shared import process_workspace
+from ntt.sweeps.job import Job, Shard
+from ntt.sweeps.plan import Plan, PlannedPoint, compose_points, read_plan
+from ntt.sweeps.state import Count, SweepFolder, TaskState
+from ntt.sweeps.status import is_done
+from ntt.sweeps.units import drawn_instances
+
+_LOG = logging.getLogger(__name__)
+_SETTLE_S = 10.0
+"""How long the states of other nodes may take to become visible here: network file systems keep what they have read."""
+
+
+def work(sweep_dir: Path, job: Job, *, rank: int = 0, num_processes: int = 1, job_id: str | None = None) -> None:
+    """Do the work of a job. A task that fails is recorded with its traceback, and the next one follows.
+
+    Args:
+        sweep_dir: folder of the sweep.
+        job: the work.
+        rank: number of this process in the job.
+        num_processes: number of processes of the job.
+        job_id: kept with the states.
+
+    Raises:
+        NttError: if a task failed.
+    """
+    folder = SweepFolder(sweep_dir)
+    worker = _Worker(folder, read_plan(folder), job, rank, num_processes, job_id)
+    failed = [shard.task for shard in job.shards[rank::num_processes] if not worker.fill(shard)]
+    failed += worker.run_points()
+    if failed:
+        raise NttError(
+            f"{len(failed)} of {len(job.tasks)} tasks of this job failed: {', '.join(failed[:3])}. Their reasons: ntt "
+            f"sweep status {worker.plan.name}."
+        )
+
+
+class _OutOfStep(Exception):
+    """A point failed, so that the processes of the job may be at different places."""
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """One process of a job. In a job of several, the first one keeps the record of the points."""
+
+    folder: SweepFolder
+    plan: Plan
+    job: Job
+    rank: int
+    num_processes: int
+    job_id: str | None
+
+    def fill(self, shard: Shard) -> bool:
+        """Put the items of a shard into the store; return False if that failed.
+
+        At most the item at hand is lost when the process is stopped.
+        """
+        try:
+            with console_logging(), self.folder.working_on(shard.task, job=self.job_id) as count:
+                self._fill(shard, count)
+        except Exception:
+            _LOG.exception("%s failed; the others go on.", shard.task)
+            return False
+        return True
+
+    def _fill(self, shard: Shard, count: Count) -> None:
+        unit = self.plan.unit(shard.unit)
+        members = {point.id for point in self.plan.points if unit.id in point.units}
+        points = compose_points(self.plan, {unit.point} if unit.kind == "candidates" else members)
+        pipelines = [Pipeline(point.config, workspace=process_workspace()) for point in points]
+        items, is_stored, compute = _candidates(pipelines) if unit.kind == "candidates" else _references(pipelines)
+        items = items[shard.index :: shard.count]
+        check_images([item[-1] for item in items], full=pipelines[0].config.dataset.decode_images)
+        for item in track(items, unit.kind, unit=unit.item, visible=True):
+            is_new = not is_stored(*item)
+            compute(*item)
+            count.add(computed=is_new)
+        # So that the entries count as used before any point has used them; see `ntt.store.maintenance.keys_of_runs`.
+        used = pipelines[0].models.store.used
+        RunDirectory(self.folder.shard_folder(shard.task)).write_store_keys(shard.task, used)
+
+    def run_points(self) -> list[str]:
+        """Run the points of the job, those that share candidates together; return the ids of those that failed.
+
+        The processes of the job meet once. Only after a failure they meet again, because one of them may have got
+        further than another.
+        """
+        points = [self.plan.point(point) for point in self.job.points]
+        waiting = deque(by_candidates(points) if self.num_processes == 1 else [[point] for point in points])
+        failed: list[str] = []
+        while waiting:
+            try:
+                with suppress(_OutOfStep), join_process_group(timeout_s=self._timeout_s(waiting[0])) as group:
+                    while waiting:
+                        sharing = waiting.popleft()
+                        blocked = broadcast_from_main(self._record_blocked(sharing) if group.is_main else [], group)
+                        ready = [point for point in sharing if point.id not in blocked]
+                        failed_now = self._run_sharing(ready, group)
+                        failed += [*blocked, *failed_now]
+                        if failed_now and group.size > 1:
+                            raise _OutOfStep
+            except DistributedError as error:  # the processes could not meet
+                failed += self._record([point for sharing in waiting for point in sharing], str(error))
+                waiting.clear()
+        return failed
+
+    def _run_sharing(self, points: Sequence[PlannedPoint], group: ProcessGroup) -> list[str]:
+        """Run points with the same candidates, which the process's workspace keeps; return the ids of failed ones."""
+        return [point.id for point in points if not self._run_point(point, group)]
+
+    def _run_point(self, point: PlannedPoint, group: ProcessGroup) -> bool:
+        """Run one point unless it is done; return whether it is done now."""
+        try:
+            if broadcast_from_main(group.is_main and is_done(self.folder, point), group):
+                _LOG.info("The point (%s) is done.", point.label)
+                return True
+            with self.folder.working_on(point.id, job=self.job_id) if group.is_main else nullcontext():
+                runner.run(point_config(self.plan, point), workspace=process_workspace())
+        except Exception:
+            _LOG.exception("The point (%s) failed; the others go on.", point.label)
+            return False
+        return True
+
+    def _timeout_s(self, points: Sequence[PlannedPoint]) -> int:
+        with suppress(NttError):  # a point that cannot be composed fails with its own message when it is run
+            return point_config(self.plan, points[0]).runtime.dist_timeout_s
+        return ExperimentConfig().runtime.dist_timeout_s
+
+    def _record_blocked(self, points: Sequence[PlannedPoint]) -> list[str]:
+        """Record the points whose shared work is not done as failed, and return their ids.
+
+        They could compute what is missing themselves, but dozens of them would compute the same, each for itself and
+        with the resources of a point. Repeating the missing shards first costs less.
+        """
+        blocked = []
+        for point in points:
+            task = next((task for task in self._undone if task.rpartition(".")[0] in point.units), None)
+            if task is not None:
+                state = self._undone[task]
+                reason = f": {state.error}" if state.error else "."
+                error = f"The shared work {task} of this point is {state.status}{reason}"
+                blocked += self._record([point], f"{error} ntt sweep retry {self.plan.name} repeats both.")
+        return blocked
+
+    @cached_property
+    def _undone(self) -> dict[str, TaskState]:
+        """The shared work that is not done. Its jobs have ended, so any state but "failed" may be an old one."""
+        end = time.monotonic() + _SETTLE_S
+        while True:
+            undone = {task: state for task in self.job.needs if (state := self.folder.observed(task)).status != "done"}
+            if not undone or any(state.status == "failed" for state in undone.values()) or time.monotonic() > end:
+                return undone
+            time.sleep(0.5)
+
+    def _record(self, points: Sequence[PlannedPoint], error: str) -> list[str]:
+        """Record points as failed without having tried them."""
+        if self.rank == 0:
+            for point in points:
+                self.folder.record_failure(point.id, error, job=self.job_id)
+                _LOG.warning("The point (%s): %s", point.label, error)
+        return [point.id for point in points]
+
+
+def by_candidates(points: Iterable[PlannedPoint]) -> list[list[PlannedPoint]]:
+    """Divide points into groups that share the candidates of their images, in the order of their first members."""
+    groups: dict[str, list[PlannedPoint]] = {}
+    for point in points:
+        unit = next((unit for unit in point.units if unit.startswith("candidates-")), point.id)
+        groups.setdefault(unit, []).append(point)
+    return list(groups.values())
+
+
+def point_config(plan: Plan, point: PlannedPoint) -> ExperimentConfig:
+    """Compose one point; trackers show the points of a sweep together."""
+    config = compose_points(plan, {point.id})[0].config
+    return replace(config, tracker=replace(config.tracker, group=config.tracker.group or plan.name))
+
+
+Items = Sequence[tuple[Any, ...]]
+
+
+def _candidates(pipelines: Sequence[Pipeline]) -> tuple[Items, Callable[..., bool], Callable[..., object]]:
+    """Return every target image, how to look for its candidates in the store, and how to compute them."""
+    source = pipelines[0].models.source
+    return [(image,) for image in pipelines[0].targets], source.is_stored, source.count
+
+
+def _references(pipelines: Sequence[Pipeline]) -> tuple[Items, Callable[..., bool], Callable[..., object]]:
+    """Do the same for every reference instance that any of the points draws."""
+    encoder = pipelines[0].models.encoder
+    return drawn_instances(pipelines), encoder.is_stored, encoder.encode
