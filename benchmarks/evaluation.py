@@ -24,7 +24,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import instance_mask
-from ntt.data.splits import resolve_split
+from ntt.data.splits import resolve_split, split_classes
 from ntt.evaluation.ground_truth import prepare_ground_truth
 from ntt.ops.masks import encode_masks, rle_boxes_xywh
 from ntt.run.artefacts import detections_to_coco, read_predictions
@@ -104,7 +104,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     truth = read_coco(args.folder / "annotations" / "targets.json", args.folder / "images")
-    categories = resolve_split(args.split, None, truth.categories)
+    classes = None if args.split == "all" else split_classes(args.split)
+    categories = resolve_split(truth.categories, name=args.split, classes=classes)
     images = list(truth.images.values())
     if args.predictions is None:
         detections = [make_detections(truth, image, categories, args.detections) for image in images]

@@ -76,9 +76,9 @@ def test_several_mistakes_are_reported_at_once():
     assert "one of native, reference, fixed, shot_index" in message
 
 
-def test_split_and_classes_together_are_refused():
-    with pytest.raises(ConfigError, match="split=coco_novel20 and split.classes exclude each other"):
-        composed("split=coco_novel20", "split.classes=[cat]")
+def test_frequency_and_classes_together_are_refused():
+    with pytest.raises(ConfigError, match="split.frequency and split.classes exclude each other"):
+        composed("split=lvis_rare", "split.classes=[cat]")
 
 
 def test_missing_root_names_the_key():
@@ -174,7 +174,7 @@ def test_right_command_lines_pass(words: list[str]):
         (["seed=1,many"], "seed=many: Value 'many' of type 'str' could not be converted to Integer. Give a value of"),
         (["seed=range(1,-2,-1)"], "seed=-1 is not possible: allowed is 0 or more."),
         (["shots=glob(*)", "shots.sampler=native"], "shots.count=null is possible with shots.sampler=fixed only"),
-        (["split.classes=[cat]", "split=all,coco_novel20"], "split=coco_novel20 and split.classes exclude each other"),
+        (["split.classes=[cat]", "split=all,lvis_rare"], "split.frequency and split.classes exclude each other"),
         (["dataset=demo,coco_json"], "dataset.root is not set and has no default."),
         (["runtime.store_root=${oc.env:NTT_NOT_SET}"], "Environment variable 'NTT_NOT_SET' not found"),
         (["shots=glob(x*)"], "shots=glob(x*): this stands for no value at all. Write the values out, with commas"),

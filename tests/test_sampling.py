@@ -19,7 +19,7 @@ from ntt.data.sampling import (
     sample_reference,
     sample_shot_index,
 )
-from ntt.data.splits import resolve_split
+from ntt.data.splits import resolve_split, split_classes
 from ntt.errors import DataError
 from ntt.types import Category
 
@@ -312,8 +312,8 @@ def test_reference_draws_equal_the_recorded_ones(recorded_dir: Path) -> None:
     assert len(recorded["runs"]) == 22
     for run in recorded["runs"]:
         split = run["class_split"]
-        named = isinstance(split, str)
-        categories = resolve_split(splits[split] if named else "all", None if named else split, dataset.categories)
+        classes = split_classes(splits[split]) if isinstance(split, str) else split
+        categories = resolve_split(dataset.categories, classes=classes)
         sample = sample_reference(
             dataset, categories, shots=run["shots"], seed=run["seed"], strict=run.get("strict", False)
         )

@@ -28,6 +28,6 @@ def _split_problems(split: SplitConfig) -> list[str]:
         return ["split.classes is empty: at least one class name is needed. Use split=all for all classes."]
     repeated = sorted(name for name, count in Counter(split.classes).items() if count > 1)
     messages = [f"split.classes names {', '.join(repeated)} more than once."] if repeated else []
-    if split.name != "all":
-        messages.append(f"split={split.name} and split.classes exclude each other. Leave out one of the two.")
+    if split.frequency is not None:
+        messages.append("split.frequency and split.classes exclude each other. Leave out one of the two.")
     return messages

@@ -52,8 +52,10 @@ def run_identity(config: ExperimentConfig) -> dict[str, Any]:
 
 def run_directory(config: ExperimentConfig) -> Path:
     """Derive the run's folder from its configuration: readable parts, then the beginning of its id."""
-    split = config.split.name if config.split.classes is None else f"{len(config.split.classes)}classes"
-    point = f"{split}_{config.shots.name}_seed{config.seed}"
+    split = config.split
+    is_own_list = split.name == "all" and split.classes is not None
+    label = f"{len(split.classes or ())}classes" if is_own_list else split.name
+    point = f"{label}_{config.shots.name}_seed{config.seed}"
     parts = (config.backbone.name, config.segmenter.name, config.matcher.name, run_id(config)[:10])
     return Path(config.runtime.output_root).expanduser() / config.dataset.label() / point / "_".join(parts)
 

@@ -48,10 +48,13 @@ class SplitConfig:
     """Schema of the config group `split`: which classes are searched."""
 
     name: str = "all"
-    """A named split, or `all` for every class of the references file."""
+    """Name of the option; `all` is every class of the references file."""
 
     classes: list[str] | None = None
-    """Class names; they take the place of a named split. null: as `name` says."""
+    """Names of the classes. null: all of them, or those of `frequency`."""
+
+    frequency: str | None = setting(None, one_of=("r", "c", "f"))
+    """The rare (r), common (c) or frequent (f) classes, as LVIS' files mark them. null: whatever their frequency."""
 
 
 @dataclass(frozen=True, kw_only=True)

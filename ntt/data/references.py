@@ -22,7 +22,7 @@ def reference_facts(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any]:
 
 
 def references_to_json(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any]:
-    """Write down which instances of a data set were drawn, by their ids"""
+    """Write down which instances of a data set were drawn, by their ids."""
     return {
         **reference_facts(refs, dataset),
         "names": {str(category.id): category.name for category in refs.categories},

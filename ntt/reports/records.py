@@ -71,9 +71,10 @@ class RunRecord:
 
     @property
     def split(self) -> str:
-        """Name of the split, or the number of classes chosen by name."""
+        """Name of the split, or the number of classes where the run lists its own."""
         split = self.config["split"]
-        return str(split["name"]) if split.get("classes") is None else f"{len(split['classes'])} classes"
+        is_own_list = split["name"] == "all" and split.get("classes") is not None
+        return f"{len(split['classes'])} classes" if is_own_list else str(split["name"])
 
     @property
     def method(self) -> tuple[str, ...]:

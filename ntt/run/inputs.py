@@ -50,7 +50,7 @@ def read_inputs(config: ExperimentConfig, *, read: CocoReader = read_coco) -> In
     reference_data, target_data = _read_both(files, read)
     categories = searched_categories(config, reference_data)
     check_agreement(categories, target_data)
-    if config.split.name == "all" and config.split.classes is None:
+    if config.split.classes is None and config.split.frequency is None:
         warn_of_unknown_classes(categories, target_data)
     if config.evaluation.protocol == "lvis" and target_data.has_annotations:
         check_checked_classes(target_data)
@@ -60,7 +60,13 @@ def read_inputs(config: ExperimentConfig, *, read: CocoReader = read_coco) -> In
 def searched_categories(config: ExperimentConfig, reference_data: CocoDataset) -> tuple[Category, ...]:
     """Resolve the split; the sampler `reference` leaves out classes without any annotation."""
     split = config.split
-    categories = resolve_split(split.name, split.classes, reference_data.categories, reference_data.frequencies)
+    categories = resolve_split(
+        reference_data.categories,
+        name=split.name,
+        classes=split.classes,
+        frequency=split.frequency,
+        frequencies=reference_data.frequencies,
+    )
     return annotated_categories(reference_data, categories) if config.shots.sampler == "reference" else categories
 
 
