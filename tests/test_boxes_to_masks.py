@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from filled_weights import fill_state_dict
-from pycocotools.coco import COCO
 from scipy import ndimage
 from test_runner import read, settings
 from tiny_data import make_tiny
@@ -22,7 +21,6 @@ from ntt.config.identity import run_directory
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import segmentation_rle
 from ntt.data.polygons import mask_to_polygons
-from ntt.errors import ConfigError
 from ntt.models.box_masks import BoxMasks, Conversion, ReferenceMasks, choose_box_segmenter, convert
 from ntt.models.segmenters.box_fallback import ProposalBoxes, best_proposals
 from ntt.ops.masks import decode_masks
@@ -277,13 +275,7 @@ def test_box_only_annotations_get_masks_and_nothing_else_changes(root: Path, mas
     # All boxes of an image at once, in canvas pixels.
     assert segmenter.calls[0] == [[20, 20, 100, 100], [140, 80, 212, 152]]
     assert len(segmenter.calls) == 4
-
-
-def test_the_output_is_a_coco_file_with_masks(root: Path):
-    converted(root, Prompted())
     assert read_coco(root / "out.json", root / "images").has_masks
-    truth = COCO(str(root / "out.json"))
-    assert truth.annToMask(truth.anns[1]).sum() == 800
 
 
 def test_masks_are_overwritten_on_request_only(root: Path):
@@ -464,19 +456,6 @@ def test_references_get_their_masks_from_box_prompts(
     assert len(stub.calls) == 2  # found in the store
 
 
-def test_another_segmenter_makes_other_masks(box_only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    first, second = Prompted(), Prompted(seed=1)
-    memory_of(box_only, tmp_path, monkeypatch, first)
-    memory_of(box_only, tmp_path, monkeypatch, second)
-    assert len(first.calls) == len(second.calls) == 2
-
-
-def test_masks_of_the_file_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    root, stub = make_tiny(tmp_path / "tiny"), Prompted()
-    memory_of(root, tmp_path, monkeypatch, stub)
-    assert not stub.calls
-
-
 def test_a_box_in_which_nothing_is_found_serves_as_mask(box_only: Path, tmp_path: Path, caplog: Any):
     dataset = read_coco(box_only / "annotations" / "references.json", box_only / "images")
     (one, *_) = dataset.instances
@@ -491,11 +470,6 @@ def test_a_box_in_which_nothing_is_found_serves_as_mask(box_only: Path, tmp_path
         assert int(masks.mask(one, record).sum()) == 40 * 40
     assert "found nothing in 1 of 1 boxes" in caplog.text
     assert ReferenceMasks(None).rle(one, record) is None
-
-
-def test_unknown_way_of_making_masks_is_refused():
-    with pytest.raises(ConfigError, match=r"memory\.box_masks=sam is not possible: allowed is one of auto, segmenter"):
-        compose_config(["memory.box_masks=sam"])
 
 
 def test_sam2_makes_masks_of_boxes(box_only: Path, tmp_path: Path):

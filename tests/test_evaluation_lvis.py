@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT_DIR
 from evaluation_samples import HEIGHT, WIDTH, Box, dataset, found, thing
 
 from ntt.config import schema as config
@@ -109,15 +108,6 @@ def test_three_hundred_detections_an_image_over_all_classes(tmp_path: Path):
         detections=[found(1, (0, HERE, 0.8)), found(2)], ground_truth=truth, categories=cats, protocol="lvis"
     )
     assert average(alone) == 100
-
-
-def test_more_than_a_hundred_of_one_class_count(tmp_path: Path):
-    boxes: list[Box] = [(column, row, 2, 2) for column in range(0, 48, 3) for row in range(0, 36, 4)]
-    truth = lvis(tmp_path, [thing(1, 1, box) for box in boxes[:120]], {1: facts()})
-    detections = found(1, *((0, box, 0.5) for box in boxes[:120]))
-    assert average(measure(truth, detections), "AR300") == 100
-    coco = evaluate(detections=[detections], ground_truth=truth, categories=truth.categories)
-    assert coco.overall["bbox"]["AR100"] == pytest.approx(100 * 100 / 120)
 
 
 def test_groups_of_frequency(tmp_path: Path):
@@ -276,38 +266,19 @@ def random_case(folder: Path, seed: int) -> tuple[CocoDataset, list[Detections]]
     return lvis(folder, things, images, classes=classes, frequencies=letters), detections
 
 
-OFFICIAL: dict[str, dict[str, float]] = {
-    "bbox": {
-        "AP": 0.14163954146157104,
-        "AP50": 0.2350272998507066,
-        "AP75": 0.15294140970161088,
-        "APs": 0.26256592309084364,
-        "APm": 0.533993399339934,
-        "APl": 0.21848184818481844,
-        "APr": 0.03660767079677927,
-        "APc": 0.0,
-        "APf": 0.2649752475247525,
-        "AR300": 0.29375,
-        "ARs300": 0.425,
-        "ARm300": 0.55,
-        "ARl300": 0.21666666666666667,
-    },
-    "segm": {
-        "AP": 0.20450864734391014,
-        "AP50": 0.3102607398282497,
-        "AP75": 0.19765056811745246,
-        "APs": 0.33900208532065823,
-        "APm": 0.5535891089108911,
-        "APl": 0.31947194719471944,
-        "APr": 0.043107849881341406,
-        "APc": 0.06086878958166086,
-        "APf": 0.35702897495631913,
-        "AR300": 0.4979166666666666,
-        "ARs300": 0.6416666666666666,
-        "ARm300": 0.775,
-        "ARl300": 0.31666666666666665,
-    },
-}
+OFFICIAL_NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR300", "ARs300", "ARm300", "ARl300"]
+OFFICIAL = {
+    "bbox": [
+        0.14163954146157104, 0.2350272998507066, 0.15294140970161088, 0.26256592309084364, 0.533993399339934,
+        0.21848184818481844, 0.03660767079677927, 0.0, 0.2649752475247525, 0.29375, 0.425, 0.55,
+        0.21666666666666667,
+    ],
+    "segm": [
+        0.20450864734391014, 0.3102607398282497, 0.19765056811745246, 0.33900208532065823, 0.5535891089108911,
+        0.31947194719471944, 0.043107849881341406, 0.06086878958166086, 0.35702897495631913, 0.4979166666666666,
+        0.6416666666666666, 0.775, 0.31666666666666665,
+    ],
+}  # fmt: skip
 
 
 def test_figures_of_the_official_program(tmp_path: Path):
@@ -319,10 +290,10 @@ def test_figures_of_the_official_program(tmp_path: Path):
     truth, detections = random_case(tmp_path, 1)
     assert any(len(one.labels) > 300 for one in detections)
     metrics = measure(truth, *detections)
-    for kind, expected in OFFICIAL.items():
-        assert {name: value / 100 for name, value in metrics.overall[kind].items()} == pytest.approx(
-            expected, rel=0, abs=1e-14
-        )
+    for kind, values in OFFICIAL.items():
+        expected = dict(zip(OFFICIAL_NAMES, values, strict=True))
+        ours = {name: value / 100 for name, value in metrics.overall[kind].items()}
+        assert ours == pytest.approx(expected, rel=0, abs=1e-14)
 
 
 # Settings and files
@@ -419,9 +390,3 @@ def test_merged_files_keep_the_lists_under_the_new_ids(tmp_path: Path):
     assert {one["name"]: one["id"] for one in document["categories"]} == {"cat": 1, "dog": 2, "bird": 3}
     lists = {one["id"]: (one["neg_category_ids"], one["not_exhaustive_category_ids"]) for one in document["images"]}
     assert lists == {1: ([2], [1]), 5: ([3], [1])}
-
-
-def test_the_docs_name_the_figures():
-    text = (PROJECT_DIR / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    for name in ("AR300", "ARs300", "APr", "evaluation.protocol=lvis", "matcher.max_detections=300"):
-        assert name in text

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -250,37 +249,6 @@ def test_real_ground_truth(shared_dir: Path):
         evaluation.summarize()
     metrics = evaluate(detections=detections, ground_truth=truth, categories=categories)
     assert list(metrics.overall["bbox"].values()) == [100 * value for value in evaluation.stats[:9]]
-
-
-def corners_to_box(left: float, top: float, right: float, bottom: float) -> tuple[float, ...]:
-    return left, top, right - left + 1, bottom - top + 1
-
-
-@pytest.mark.parity
-def test_recorded_detections(shared_dir: Path, golden_dir: Path):
-    root = shared_dir / "data" / "coco_dev"
-    truth = read_coco(root / "annotations" / "targets.json", root / "images")
-    rows = json.loads((golden_dir / "matching_detections.json").read_text())
-    categories = tuple(one for one in truth.categories if one.id in {row["category_id"] for row in rows})
-    places = {category.id: place for place, category in enumerate(categories)}
-    detections = []
-    for image in truth.images.values():
-        mine = [row for row in rows if row["image_id"] == image.id]
-        detections.append(
-            Detections(
-                image_id=image.id,
-                height=image.height,
-                width=image.width,
-                labels=np.array([places[row["category_id"]] for row in mine], dtype=np.int64),
-                scores=np.array([row["score"] for row in mine], dtype=np.float32),
-                boxes_xywh=np.array([corners_to_box(*row["bbox_xyxy"]) for row in mine], dtype=np.float32).reshape(
-                    -1, 4
-                ),
-                rles=tuple(row["segmentation"]["counts"].encode("ascii") for row in mine),
-            )
-        )
-    assert sum(len(one.labels) for one in detections) == len(rows)
-    assert_same(truth, detections, categories)
 
 
 def test_averages_of_nothing_are_absent(tmp_path: Path):

@@ -68,12 +68,6 @@ def test_leaf_means_are_those_of_their_pixels(quarters: Leaves) -> None:
     assert leaves.colour_square_L[3] == pytest.approx(25.0, abs=1e-2)
 
 
-def test_a_plain_image_is_one_leaf() -> None:
-    leaves = find_leaves(torch.full((3, 8, 9), 0.3), _features(), count=6, components=2)
-    assert leaves.labels_hw.tolist() == [[0] * 9] * 8
-    assert leaves.edges_E2.shape == (0, 2)
-
-
 def test_leaf_count_is_an_upper_bound() -> None:
     canvas = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(5))
     assert [len(find_leaves(canvas, _features(), count=n, components=2).area_L) for n in (2, 50)] == [2, 50]

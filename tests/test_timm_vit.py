@@ -52,17 +52,6 @@ def test_features_are_timms_patch_tokens_at_the_models_own_size(tiny: Path) -> N
     torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
 
 
-def test_other_input_sizes_and_bfloat16(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    images = _images(48)
-    exact = _encoder(weights=tiny, input_size=48).encode(images)
-    rough = _encoder(weights=tiny, input_size=48, placement=Placement(precision="bfloat16")).encode(images)
-    assert exact.shape == rough.shape == (2, 192, 3, 3)
-    assert rough.dtype == torch.float32
-    assert torch.nn.functional.cosine_similarity(exact, rough, dim=1).min() > 0.98
-
-
-@torch.no_grad()
 def test_patches_of_averaging_models_are_normalised_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create = timm.create_model
 
@@ -154,11 +143,6 @@ def test_other_architectures_are_refused(tiny: Path, model: str) -> None:
         _encoder(model=model, weights=tiny)
 
 
-def test_input_size_must_be_a_multiple_of_the_patch_size(tiny: Path) -> None:
-    with pytest.raises(ConfigError, match=r"backbone.input_size=100 is not a .* patch size 16\. Choose .* 96 or"):
-        _encoder(weights=tiny, input_size=100)
-
-
 def test_weights_of_another_model_are_refused(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"does not fit vit_small_patch16_224: (.|\n)* Give the file of that model"):
         _encoder(model="vit_small_patch16_224", weights=tiny).encode(_images(224))
@@ -189,7 +173,7 @@ def test_networks_to_be_filled_draw_no_values_the_caller_would_miss(reads_values
 
 def test_building_leaves_the_random_stream_alone(tiny: Path) -> None:
     torch.manual_seed(5)
-    _encoder(weights=tiny, input_size=32).encode(_images(32))
+    assert _encoder(weights=tiny, input_size=32).encode(_images(32)).shape == (2, 192, 2, 2)
     drawn = torch.rand(3)
     torch.manual_seed(5)
     assert torch.equal(drawn, torch.rand(3))
