@@ -169,7 +169,7 @@ class Bench:
         config = self.config(5, 0)
         placement = apply_runtime(config.runtime, local_rank=0)
         directory = RunDirectory(self.work / "none")
-        return Pipeline(config=config, directory=directory, placement=placement, process_group=ProcessGroup())
+        return Pipeline(config=config, directory=directory, placement=placement, group=ProcessGroup())
 
     def read_ms(self) -> float:
         """Return what reading an entry costs, the median over all images."""
