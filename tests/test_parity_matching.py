@@ -11,7 +11,6 @@ from pycocotools import mask as coco_mask
 
 from ntt.matchers.image_terms import ImageTerms
 from ntt.matchers.prototype import PrototypeMatcher
-from ntt.ops.boxes import classwise_nms
 from ntt.ops.candidates import describe
 from ntt.ops.merging import soft_penalties
 from ntt.types import Candidates, Category, Detections, MemoryBank, Proposals, Prototypes
@@ -64,9 +63,9 @@ def test_labels_and_penalties_after_suppression(image: tuple[int, Candidates, di
     _, candidates, recorded = image
     scores = REFERENCE.class_scores(candidates, prototypes(REFERENCE, memory))
     labels = scores.argmax(axis=1)
-    kept = classwise_nms(candidates.grid_boxes_xyxy, candidates.predicted_iou, labels, iou_threshold=0.5)[:800]
-    assert labels[kept].tolist() == recorded["labels_after_nms"].tolist()
     terms = ImageTerms(candidates)
+    kept = terms.suppress(labels, iou_threshold=0.5)[:800]
+    assert labels[kept].tolist() == recorded["labels_after_nms"].tolist()
     terms.compare([kept])
     penalties = terms.per_class(
         "soft", kept, labels[kept], lambda m: soft_penalties(terms.overlaps(m), candidates.features[m])

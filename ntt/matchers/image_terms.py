@@ -19,41 +19,42 @@ class ImageTerms:
     Results do not depend on it: each value is computed by the same operations on the same operands as without.
     """
 
-    def __init__(self, candidates: Candidates, *, shared: bool = False) -> None:
-        """Compute nothing yet.
-
-        Args:
-            candidates: of the image.
-            shared: several matchings will follow, so that terms of no use to the first one pay.
-        """
+    def __init__(self, candidates: Candidates) -> None:
+        """Compute nothing yet."""
         self.candidates = candidates
-        self._shared = shared
         self._remembered: dict[Hashable, Any] = {}
+        self._order = best_first(candidates.predicted_iou)
         self._row_N: IntArray = np.full(len(candidates.rles), -1)
         self._boxes_xywh: FloatArray
         self._overlaps_MM: npt.NDArray[np.float64]
 
     def suppress(self, labels_N: IntArray, *, iou_threshold: float) -> IntArray:
         """Return the candidates that no better one of their class suppresses, best predicted IoU first."""
-        candidates = self.candidates
-        pairs = None
-        if self._shared:
-            pairs = self._once(("pairs", iou_threshold), lambda: self._overlapping_pairs(iou_threshold))
-        return classwise_nms(
-            candidates.grid_boxes_xyxy, candidates.predicted_iou, labels_N, iou_threshold=iou_threshold, pairs=pairs
+        boxes = self.candidates.grid_boxes_xyxy
+        pairs = self._once(
+            ("pairs", iou_threshold), lambda: overlapping_pairs(boxes[self._order], iou_threshold=iou_threshold)
         )
+        return self._order[classwise_nms(labels_N[self._order], *pairs)]
 
-    def compare(self, survivors: Sequence[IntArray]) -> None:
-        """Find boxes and overlaps of all masks that are left after suppression in any matching."""
+    def compare(self, groups: Sequence[IntArray]) -> None:
+        """Find boxes of masks, and the overlaps of those that are in a group together.
+
+        Args:
+            groups: int64 [n] each: the survivors of a class of one matching, or of all classes of several matchings.
+        """
         candidates = self.candidates
         is_left_N = np.zeros(len(candidates.rles), dtype=np.bool_)
-        is_left_N[np.concatenate([np.zeros(0, dtype=np.int64), *survivors])] = True
-        order = best_first(candidates.predicted_iou)
-        left_M = order[is_left_N[order]]
-        rles = [candidates.rles[index] for index in left_M.tolist()]
+        for members in groups:
+            is_left_N[members] = True
+        left_M = self._order[is_left_N[self._order]]
         self._row_N[left_M] = np.arange(len(left_M))
-        self._boxes_xywh = rle_boxes_xywh(rles, candidates.height, candidates.width)
-        self._overlaps_MM = overlaps_with_earlier(rles, candidates.height, candidates.width)
+        size = (candidates.height, candidates.width)
+        self._boxes_xywh = rle_boxes_xywh([candidates.rles[index] for index in left_M.tolist()], *size)
+        self._overlaps_MM = np.zeros((len(left_M), len(left_M)))
+        for members in groups:
+            rows = np.sort(self._row_N[members])
+            rles = [candidates.rles[index] for index in left_M[rows].tolist()]
+            self._overlaps_MM[np.ix_(rows, rows)] = overlaps_with_earlier(rles, *size)
 
     def boxes_xywh(self, members: IntArray) -> FloatArray:
         """Return the tight boxes of survivors' masks, float32 [n, 4]."""
@@ -86,10 +87,6 @@ class ImageTerms:
         values = np.concatenate(parts)
         values[np.concatenate(groups)] = values.copy()
         return values
-
-    def _overlapping_pairs(self, iou_threshold: float) -> tuple[IntArray, IntArray]:
-        order = best_first(self.candidates.predicted_iou)
-        return overlapping_pairs(self.candidates.grid_boxes_xyxy[order], iou_threshold=iou_threshold)
 
     def _once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
         if key not in self._remembered:

@@ -17,6 +17,7 @@ from ntt.base.settings import setting
 from ntt.errors import DataError
 from ntt.matchers.base import MatcherConfig
 from ntt.matchers.image_terms import ImageTerms
+from ntt.ops.boxes import members_of_classes
 from ntt.ops.merging import decay, hard_survivors, soft_penalties
 from ntt.types import Candidates, Detections, FloatArray, ImageId, IntArray, Prototypes
 
@@ -87,7 +88,7 @@ class DetectingMatcher(MatcherConfig, ABC):
         """
         terms = ImageTerms(candidates)
         survivors = self.survivors(terms, prototypes)
-        terms.compare([survivors.kept])
+        terms.compare([survivors.kept[members] for members in members_of_classes(survivors.labels)])
         return self.detections(image_id, terms, survivors)
 
     def survivors(self, terms: ImageTerms, prototypes: Prototypes) -> Survivors:
@@ -172,12 +173,13 @@ def match_together(
     Yields:
         What `match` returns or raises for each point, in their order.
     """
-    terms = ImageTerms(candidates, shared=len(points) > 1)
+    terms = ImageTerms(candidates)
     survivors = [
         matcher.survivors(terms, prototypes) if isinstance(matcher, DetectingMatcher) else None
         for matcher, prototypes in points
     ]
-    terms.compare([one.kept for one in survivors if one is not None])
+    kept = [left.kept for left in survivors if left is not None]
+    terms.compare([np.unique(np.concatenate(kept))] if kept else [])
     for (matcher, prototypes), left in zip(points, survivors, strict=True):
         try:
             if isinstance(matcher, DetectingMatcher) and left is not None:

@@ -82,15 +82,17 @@ def overlapping_pairs(boxes_xyxy: FloatArray, *, iou_threshold: float) -> tuple[
         int64 [P] and int64 [P], the lower and the higher index of each pair.
     """
     left, top, right, bottom = np.ascontiguousarray(boxes_xyxy.T)
-    areas = (right - left) * (bottom - top)
+    # I / (A + B - I) > t is I > t / (1 + t) * (A + B). float32 is off by far less than the margin: no pair is missed.
+    least_share = max(iou_threshold - _MARGIN, 0.0)
+    shares = (right - left) * (bottom - top) * np.float32(least_share / (1 + least_share))
     firsts, seconds = [], []
     for start in range(0, len(boxes_xyxy), _BLOCK_ROWS):
         rows, others = slice(start, start + _BLOCK_ROWS), slice(start, None)
-        intersection = _shared_length(left, right, rows, others) * _shared_length(top, bottom, rows, others)
-        # float32 is off by far less than the margin, so no pair above the threshold is missed.
-        least_share = np.float32(max(iou_threshold - _MARGIN, 0.0))
-        candidates = intersection > least_share * (areas[rows, None] + areas[others] - intersection)
-        first_P, second_P = np.divmod(np.flatnonzero(candidates), candidates.shape[1])
+        intersection = _shared_length(left, right, rows, others)
+        np.maximum(intersection, 0.0, out=intersection)
+        intersection *= _shared_length(top, bottom, rows, others)
+        intersection -= shares[rows, None]
+        first_P, second_P = np.divmod(np.flatnonzero(intersection > shares[others]), intersection.shape[1])
         is_pair = first_P < second_P
         firsts.append(first_P[is_pair] + start)
         seconds.append(second_P[is_pair] + start)
@@ -100,10 +102,10 @@ def overlapping_pairs(boxes_xyxy: FloatArray, *, iou_threshold: float) -> tuple[
 
 
 def _shared_length(low: FloatArray, high: FloatArray, rows: slice, others: slice) -> FloatArray:
-    """Return how far intervals overlap, float32 [rows, others]; 0 where they do not."""
+    """Return how far intervals overlap, float32 [rows, others]; below 0 where they do not."""
     length = np.minimum(high[rows, None], high[others])
     length -= np.maximum(low[rows, None], low[others])
-    return np.maximum(length, 0.0, out=length)
+    return length
 
 
 def best_first(ranking: FloatArray) -> IntArray:
@@ -111,43 +113,19 @@ def best_first(ranking: FloatArray) -> IntArray:
     return np.argsort(-ranking, kind="stable")
 
 
-def classwise_nms(
-    boxes_xyxy: FloatArray,
-    ranking: FloatArray,
-    labels: IntArray,
-    *,
-    iou_threshold: float,
-    pairs: tuple[IntArray, IntArray] | None = None,
-) -> IntArray:
-    """Suppress, within each class, boxes that overlap a better ranked box (METHOD 5).
+def classwise_nms(labels: IntArray, better_P: IntArray, worse_P: IntArray) -> npt.NDArray[np.bool_]:
+    """Suppress, within each class, boxes that overlap a better ranked box too much (METHOD 5).
 
     Args:
-        boxes_xyxy: float32 [N, 4].
-        ranking: float32 [N], higher is better.
-        labels: int64 [N].
-        iou_threshold: suppress above, strictly; see `overlapping_pairs`.
-        pairs: the overlapping pairs of all boxes in the order of `best_first`, if they are known.
+        labels: int64 [N], classes of the boxes, best ranked first.
+        better_P: int64 [P], the lower index of each pair of `overlapping_pairs` of boxes in this order.
+        worse_P: int64 [P], the higher one.
 
     Returns:
-        int64 indices of the boxes that are left, best ranked first.
+        bool [N], whether a box is left.
     """
-    order = best_first(ranking)
-    ranked_boxes, ranked_labels = boxes_xyxy[order], labels[order]
-    if pairs is None:
-        pairs = _pairs_within_classes(ranked_boxes, ranked_labels, iou_threshold)
-    better_P, worse_P = pairs
-    in_class = ranked_labels[better_P] == ranked_labels[worse_P]
-    return order[unsuppressed(len(order), better_P[in_class], worse_P[in_class])]
-
-
-def _pairs_within_classes(boxes_xyxy: FloatArray, labels: IntArray, iou_threshold: float) -> tuple[IntArray, IntArray]:
-    none = np.zeros(0, dtype=np.int64)
-    firsts, seconds = [none], [none]
-    for members in members_of_classes(labels):
-        first_P, second_P = overlapping_pairs(boxes_xyxy[members], iou_threshold=iou_threshold)
-        firsts.append(members[first_P])
-        seconds.append(members[second_P])
-    return np.concatenate(firsts), np.concatenate(seconds)
+    in_class = labels[better_P] == labels[worse_P]
+    return unsuppressed(len(labels), better_P[in_class], worse_P[in_class])
 
 
 def members_of_classes(labels: IntArray) -> list[IntArray]:

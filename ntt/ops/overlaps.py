@@ -8,7 +8,7 @@ import numpy.typing as npt
 from ntt.ops.masks import overlap_fractions
 
 # Rows of the table computed at once: it is needed below its diagonal only.
-BLOCK_ROWS = 16
+BLOCK_ROWS = 32
 
 
 def overlaps_with_earlier(rles: Sequence[bytes], height: int, width: int) -> npt.NDArray[np.float64]:

@@ -31,12 +31,17 @@ def run_lengths_problem(text_B: npt.NDArray[np.uint8], lengths_N: IntArray, num_
     digits_R = np.diff(ends_R, prepend=-1)
     if digits_R.max() > _MOST_DIGITS:
         return "its run lengths are too large"
-    counts_R = _differences(codes_B, ends_R, digits_R)
-    stops_N = np.searchsorted(ends_R, last_of_mask_N) + 1
-    counts_R = _summed(counts_R, np.r_[0, stops_N[:-1]])
-    if counts_R.min() < 0 or (np.add.reduceat(counts_R, np.r_[0, stops_N[:-1]]) != num_pixels).any():
-        return "its run lengths do not fit its size"
-    return None
+    differences_R = _differences(codes_B, ends_R, digits_R)
+    starts_N = np.searchsorted(ends_R, last_of_mask_N - lengths_N, side="right")
+    firsts_N = differences_R[starts_N]
+    differences_R[starts_N] = 0  # the first count is not added to the third
+    totals_N = firsts_N.copy()
+    least = int(firsts_N.min())
+    for parity in (0, 1):
+        counts, bounds = _summed(differences_R[parity::2], (starts_N + 1 - parity) // 2)
+        totals_N += np.diff(np.concatenate([[0], np.cumsum(counts)])[bounds])
+        least = min(least, int(counts.min(initial=0)))
+    return "its run lengths do not fit its size" if least < 0 or (totals_N != num_pixels).any() else None
 
 
 def _differences(codes_B: npt.NDArray[np.uint8], ends_R: IntArray, digits_R: IntArray) -> npt.NDArray[np.int64]:
@@ -48,17 +53,9 @@ def _differences(codes_B: npt.NDArray[np.uint8], ends_R: IntArray, digits_R: Int
     return values_R
 
 
-def _summed(differences_R: npt.NDArray[np.int64], starts_N: IntArray) -> npt.NDArray[np.int64]:
-    """Turn differences into counts: those of even and those of odd index within a mask add up separately."""
-    values_R: npt.NDArray[np.int64] = differences_R.copy()
-    values_R[starts_N] = 0  # the first count is not added to the third
-    for parity in (0, 1):
-        values_R[parity::2] = np.cumsum(values_R[parity::2])
+def _summed(differences: npt.NDArray[np.int64], starts_N: IntArray) -> tuple[npt.NDArray[np.int64], IntArray]:
+    """Turn the differences of every second count into counts; also return where each mask's begin, and the end."""
+    bounds = np.append(starts_N, len(differences))
+    sums = np.concatenate([[0], np.cumsum(differences)])
     # Take away what earlier masks have added up to.
-    seconds_N = np.minimum(starts_N + 1, len(values_R) - 1)
-    before_N2 = np.stack([values_R[starts_N], values_R[seconds_N] - differences_R[seconds_N]], axis=1)
-    lengths_N = np.diff(starts_N, append=len(values_R))
-    index_R = np.arange(len(values_R)) - np.repeat(starts_N, lengths_N)
-    values_R -= np.repeat(before_N2, lengths_N, axis=0).reshape(-1)[2 * np.arange(len(values_R)) + index_R % 2]
-    values_R[starts_N] = differences_R[starts_N]
-    return values_R
+    return sums[1:] - np.repeat(sums[starts_N], np.diff(bounds)), bounds
