@@ -14,7 +14,14 @@ from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory, stage_key
 from ntt.data.coco import read_coco
 from ntt.errors import ConfigError
-from ntt.run.artefacts import flat_metrics, read_metrics, read_predictions, write_metrics, write_predictions
+from ntt.run.artefacts import (
+    detections_to_coco,
+    flat_metrics,
+    read_metrics,
+    read_predictions,
+    write_metrics,
+    write_predictions,
+)
 from ntt.run.table import metrics_table
 from ntt.stages.evaluation import evaluate
 from ntt.types import Category, Detections, Metrics
@@ -75,6 +82,14 @@ def test_a_class_without_ground_truth_has_no_metrics(tiny: Path):
     path.write_text(json.dumps(content))
     metrics = evaluate_tiny(tiny, NOTHING)
     assert metrics.per_class["bbox"] == {"disc": dict.fromkeys(metrics.overall["bbox"], 0.0), "square": {}}
+
+
+def test_predictions_are_written_as_json_has_them(tmp_path: Path):
+    odd = replace(MIXED[0], image_id='ü"\\', rles=tuple(b"0\\" + rle for rle in MIXED[0].rles))
+    for detections in ([], [*MIXED, odd], [odd]):
+        write_predictions(tmp_path / "predictions.json", detections, (DISC, SQUARE))
+        expected = json.dumps(detections_to_coco(detections, (DISC, SQUARE)), ensure_ascii=False) + "\n"
+        assert (tmp_path / "predictions.json").read_text(encoding="utf-8") == expected
 
 
 def test_files_come_back_as_they_were(tiny: Path, tmp_path: Path):

@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,13 @@ def remove_stale_temporaries(root: Path, *, recursive: bool = True) -> int:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically and make sure it has reached the disk before it appears under its name."""
+    write_parts(path, [data])
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file as `write_bytes` does, one part after the other."""
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        stream.write(data)
+        stream.writelines(parts)
         stream.flush()
         os.fsync(stream.fileno())
 

@@ -1,7 +1,8 @@
 """The run directory's files: how each artefact is written and read back."""
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from ntt.base.files import read_json, write_bytes, write_json
+from ntt.base.files import read_json, write_bytes, write_json, write_parts
 from ntt.errors import StorageError
 from ntt.types import Category, Detections, ImageRecord, Json, MemoryBank, Metrics, Prototypes
 
@@ -33,8 +34,29 @@ def detections_to_coco(detections: Sequence[Detections], categories: Sequence[Ca
 
 
 def write_predictions(path: Path, detections: Sequence[Detections], categories: Sequence[Category]) -> None:
-    """Write a COCO results file that pycocotools and other viewers load."""
-    write_json(path, detections_to_coco(detections, categories), indent=None)
+    """Write `detections_to_coco` as a file that pycocotools and other viewers load; image by image, for it is large."""
+    ids = [category.id for category in categories]
+    texts = (_results_text(one, ids) for one in detections if len(one.labels))
+    write_parts(path, itertools.chain([b"["], _separated(texts), [b"]\n"]))
+
+
+def _results_text(detections: Detections, category_ids: Sequence[int]) -> str:
+    """Return the objects of one image as JSON writes them."""
+    start = f'{{"image_id": {json.dumps(detections.image_id, ensure_ascii=False)}, "category_id": '
+    size = f'"segmentation": {{"size": [{detections.height}, {detections.width}], "counts": "'
+    columns = (detections.labels.tolist(), detections.scores.tolist(), detections.boxes_xywh.tolist(), detections.rles)
+    return ", ".join(
+        # Of the characters of run lengths JSON escapes the backslash only.
+        f'{start}{category_ids[label]}, "score": {score!r}, "bbox": {box!r}, {size}'
+        + rle.decode("ascii").replace("\\", "\\\\")
+        + '"}}'
+        for label, score, box, rle in zip(*columns, strict=True)
+    )
+
+
+def _separated(texts: Iterable[str]) -> Iterator[bytes]:
+    for number, text in enumerate(texts):
+        yield (f", {text}" if number else text).encode()
 
 
 def read_predictions(path: Path, images: Sequence[ImageRecord], categories: Sequence[Category]) -> list[Detections]:

@@ -56,7 +56,8 @@ def _images_to_read(run: Pipeline) -> Iterator[list[ImageRecord]]:
     stage = run.config.stage
     if stage not in ("references", "candidates") and not run.is_done(MEMORY):
         yield list(run.references.images.values())
-    if stage not in ("references", "memory", "prototypes") and not run.is_done(CANDIDATES):
+    needs_candidates = stage not in ("references", "memory", "prototypes") and not run.is_done(CANDIDATES)
+    if needs_candidates and run.key(CANDIDATES) not in run.workspace.prepared:
         source = run.models.source
         stored = dist.broadcast_from_main([source.is_stored(record) for record in run.targets], run.group)
         yield [record for record, is_stored in zip(run.targets, stored, strict=True) if not is_stored]

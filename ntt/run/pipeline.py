@@ -8,7 +8,7 @@ needs from earlier ones is made on demand, so any stage can be asked for alone. 
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from ntt.run.image_files import image_digests
 from ntt.run.inputs import Inputs, read_inputs
 from ntt.run.models import Models, build_models
 from ntt.run.rundir import RunDirectory
-from ntt.run.shared import Workspace
+from ntt.run.shared import Prepared, Workspace
 from ntt.stages.references import SamplerName, sample_references
 from ntt.types import ImageRecord, ReferenceSet
 
@@ -38,9 +38,11 @@ class Stage(ABC, Generic[T]):
     Attributes:
         name: as `stage=NAME` has it.
         needs: the stages it builds on.
+        is_shared: whether a result is kept for later runs of the process that have the same one.
     """
 
     name: ClassVar[str]
+    is_shared: ClassVar[bool] = False
     needs: "tuple[Stage[Any], ...]" = ()
 
     @abstractmethod
@@ -72,11 +74,13 @@ class Pipeline:
         config: a checked configuration.
         group: the processes of the run.
         workspace: what this process shares between runs.
+        keeps_results: False: nothing is written; results are prepared in the workspace for the run they are of.
     """
 
     config: ExperimentConfig
     group: dist.ProcessGroup = field(default_factory=dist.ProcessGroup)
     workspace: Workspace = field(default_factory=Workspace)
+    keeps_results: bool = True
     _results: dict[str, Any] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
     _finished: set[str] = field(default_factory=set)
@@ -156,11 +160,12 @@ class Pipeline:
     def _make(self, stage: Stage[T]) -> T:
         for needed in stage.needs:
             self.result(needed)
-        store = self.models.store
-        started, used_before = time.monotonic(), set(store.used)
-        result = stage.compute(self)
+        started = time.monotonic()
+        result, entries = self._compute(stage)
         seconds = time.monotonic() - started
-        used = dist.gather([(self.group.rank, sorted(store.used - used_before))], self.group.size, self.group)
+        if not self.keeps_results:
+            return result
+        used = dist.gather([(self.group.rank, sorted(entries))], self.group.size, self.group)
         if self.group.is_main:
             self.directory.write_store_keys(stage.name, {entry for entries in used for entry in entries})
             details = {"seconds": round(seconds, 3), "peak_memory_mb": peak_memory_mb(self.models.placement)}
@@ -168,6 +173,22 @@ class Pipeline:
         dist.barrier(self.group)
         _LOG.info("%-14s %s in %.1f s", stage.name, stage.describe(result), seconds)
         return result
+
+    def _compute(self, stage: Stage[T]) -> tuple[T, Collection[tuple[str, str]]]:
+        """Return a stage's result, prepared or computed now, and the store's entries it was made of."""
+        prepared, store, key = self.workspace.prepared, self.models.store, self.key(stage)
+        if key not in prepared:
+            used_before = set(store.used)
+            result = stage.compute(self)
+            used = frozenset(store.used - used_before)
+            if not stage.is_shared and self.keeps_results:
+                return result, used
+            prepared[key] = Prepared(result, used)
+        ready = prepared[key] if stage.is_shared or not self.keeps_results else prepared.pop(key)
+        if isinstance(ready.result, Exception):
+            raise ready.result
+        store.used.update(ready.used)
+        return ready.result, ready.used
 
     def tidy(self) -> None:
         """Remove temporary files that killed processes left behind, where this run or one like it writes."""

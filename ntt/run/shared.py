@@ -1,7 +1,7 @@
-"""What the runs of one process share, one after the other: annotation files, models, candidates, checked images.
+"""What the runs of one process share, one after the other: annotation files, models, checked images, results.
 
 Nothing here changes a result: annotation files are told apart by the digest of their bytes, images by their identity
-on disk, candidates by their key in the store, models by their settings and the place they run at.
+on disk, models by their settings and the place they run at, results by the keys of their stages.
 """
 
 from collections import OrderedDict
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ntt.base.digests import FileIdentity, file_identity, sha256_of
 from ntt.data.coco import CocoDataset, read_coco
@@ -20,15 +21,30 @@ _MAX_DATASETS = 4
 _ImageState = tuple[FileIdentity, int, int, bool]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A stage's result that was computed for a run before its turn, or for an earlier run.
+
+    Attributes:
+        result: what the stage computes, or the error it ends in.
+        used: the store's entries that went into it.
+    """
+
+    result: Any
+    used: frozenset[tuple[str, str]]
+
+
 @dataclass
 class Workspace:
     """Hand one to every `ntt.run.runner.run` of a process; each run takes from it what an earlier one has prepared.
 
     Attributes:
         tidied: stores that were searched for abandoned temporary files.
+        prepared: by the stage's key.
     """
 
     tidied: set[Path] = field(default_factory=set)
+    prepared: dict[str, Prepared] = field(default_factory=dict)
     _datasets: "OrderedDict[tuple[Path, Path, bool, str], CocoDataset]" = field(default_factory=OrderedDict)
     _checked: set[_ImageState] = field(default_factory=set)
     _backbone: tuple[BackboneConfig, Placement, Backbone] | None = None

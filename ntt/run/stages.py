@@ -99,6 +99,7 @@ class _Candidates(Stage[tuple[int, ...]]):
     """Fills the store with the candidates of every target image; the result is their numbers."""
 
     name = "candidates"
+    is_shared = True
 
     def inputs(self, run: Pipeline) -> Mapping[str, Any]:
         return {

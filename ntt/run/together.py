@@ -1,0 +1,67 @@
+"""Matches runs with the same candidates together, image by image, ahead of the runs themselves."""
+
+import logging
+from collections.abc import Sequence
+
+from ntt.base.distributed import ProcessGroup
+from ntt.config.schema import ExperimentConfig
+from ntt.errors import DataError, NttError
+from ntt.run.pipeline import Pipeline
+from ntt.run.shared import Prepared, Workspace
+from ntt.run.stages import CANDIDATES, MATCHING, PROTOTYPES
+from ntt.stages.matching import match_points
+from ntt.types import Detections
+
+_LOG = logging.getLogger(__name__)
+
+# Detections of as many images, over all runs, fit into about half a gigabyte.
+MAX_IMAGES = 120_000
+
+
+def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> int:
+    """Put the detections of runs into the workspace, where each run finds its own when its turn comes.
+
+    Results, records and failures of the runs are those of runs alone: what cannot be prepared is left to the run, which
+    fails with its own message.
+
+    Args:
+        configs: runs with the same data set and candidates, in the order they will be run in.
+        workspace: that the runs will use. What earlier calls have left there is dropped.
+
+    Returns:
+        How many of the runs have been considered, at least 1. There are limits of memory: call again for the rest.
+    """
+    workspace.prepared.clear()
+    runs: list[Pipeline] = []
+    considered = 0
+    for config in configs:
+        run = Pipeline(config, ProcessGroup(), workspace, keeps_results=False)
+        try:
+            if considered and (considered + 1) * len(run.targets) > MAX_IMAGES:
+                break
+            if not run.is_done(MATCHING):
+                run.result(CANDIDATES)
+                run.result(PROTOTYPES)
+                runs.append(run)
+        except NttError as error:
+            _LOG.debug("Left to the run itself: %s", error)
+        considered += 1
+    if len(runs) > 1:
+        _match(runs, workspace)
+    return considered
+
+
+def _match(runs: Sequence[Pipeline], workspace: Workspace) -> None:
+    images, source = runs[0].targets, runs[0].models.source
+    points = [(run.config.matcher, run.result(PROTOTYPES)) for run in runs]
+    results: list[list[Detections]] = [[] for _ in runs]
+    errors: list[DataError | None] = [None for _ in runs]
+    for outcomes in match_points(images=images, source=source, points=points):
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, DataError):
+                errors[index] = errors[index] or outcome
+            else:
+                results[index].append(outcome)
+    used = frozenset(entry for entry in source.store.used if entry[0] == "candidates")
+    for run, detections, error in zip(runs, results, errors, strict=True):
+        workspace.prepared[run.key(MATCHING)] = Prepared(error or detections, used)
