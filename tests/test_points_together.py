@@ -89,11 +89,10 @@ def test_a_point_that_cannot_be_prepared_fails_by_itself(
     shared, points = Workspace(), configs["together"][:3]
     monkeypatch.setattr(together, "MAX_IMAGES", 8)
     assert match_ahead(points, shared) == 2, "the third does not fit"
-    with (tmp_path / "tiny" / "images" / "targets_1.png").open("wb") as stream:
-        stream.write(b"no image any more")
+    (tmp_path / "tiny" / "images" / "targets_1.png").write_bytes(b"no image any more")
+    assert match_ahead(points, shared) == 2
     with pytest.raises(DataError, match=r"targets_1\.png is not an image"):
-        match_ahead(points, shared)
-        runner.run(points[2], workspace=shared)
+        runner.run(points[0], workspace=shared)
 
 
 def test_nothing_is_written_ahead(configs: dict[str, list[ExperimentConfig]], caplog: pytest.LogCaptureFixture):
