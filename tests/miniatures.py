@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ntt.data.splits import split_classes
-from ntt.datasets.published.details import Counts, DatasetFacts, known_datasets
+from ntt.datasets.published.details import Counts, DatasetDetails, known_datasets
 from ntt.datasets.published.voc import list_name
 
 HEIGHT, WIDTH = 180, 240
@@ -88,7 +88,7 @@ class CocoFile:
         return Counts(images=len(self.content["images"]), annotations=len(self.content["annotations"]))
 
 
-def make_miniature(option: str, data_root: Path) -> DatasetFacts:
+def make_miniature(option: str, data_root: Path) -> DatasetDetails:
     """Generate the data set of an option below `data_root`; returns its facts, with the counts of the miniature."""
     facts = known_datasets()[option]
     if option in CDFSOD:
@@ -114,7 +114,7 @@ def coco_categories() -> list[dict[str, Any]]:
     return [{"id": number, "name": name} for number, name in zip(ids, split_classes("coco_all80"), strict=True)]
 
 
-def _make_coco(facts: DatasetFacts, root: Path) -> DatasetFacts:
+def _make_coco(facts: DatasetDetails, root: Path) -> DatasetDetails:
     categories = coco_categories()
     halves = {"train2017": list(range(80)), "val2017": _spread(80, 2 * PER_IMAGE)}
     counts = {}
@@ -128,7 +128,7 @@ def _make_coco(facts: DatasetFacts, root: Path) -> DatasetFacts:
     return replace(facts, references=counts["train2017"], targets=counts["val2017"])
 
 
-def _make_lvis(facts: DatasetFacts, data_root: Path) -> DatasetFacts:
+def _make_lvis(facts: DatasetDetails, data_root: Path) -> DatasetDetails:
     """Write train (images of train2017) and val (one image of val2017, one of train2017), and minival."""
     names = [(name, letter) for letter, group in LVIS_CLASSES.items() for name in group]
     categories = [{"id": n, "name": name, "frequency": letter} for n, (name, letter) in enumerate(names, start=1)]
@@ -150,7 +150,7 @@ def _make_lvis(facts: DatasetFacts, data_root: Path) -> DatasetFacts:
     return replace(facts, num_classes=len(names), references=counts["lvis_v1_train"], targets=targets)
 
 
-def _make_cdfsod(facts: DatasetFacts, data_root: Path) -> DatasetFacts:
+def _make_cdfsod(facts: DatasetDetails, data_root: Path) -> DatasetDetails:
     folders = {"artaxor": "ArTaxOr", "dior": "DIOR", "fish": "FISH", "neu_det": "NEU-DET", "uodd": "UODD"}
     root = data_root / folders.get(facts.name.removeprefix("cdfsod_"), "clipart1k")
     num_classes = len(facts.class_names)
@@ -175,7 +175,7 @@ def _make_cdfsod(facts: DatasetFacts, data_root: Path) -> DatasetFacts:
     return replace(facts, shot_images=shot_images, targets=replace(counts, per_class=per_class))
 
 
-def make_voc(facts: DatasetFacts, root: Path) -> DatasetFacts:
+def make_voc(facts: DatasetDetails, root: Path) -> DatasetDetails:
     """Write VOCdevkit and the few-shot lists as published; the COCO files are made from them by the program."""
     names = known_datasets()["voc"].class_names
     parts = {

@@ -21,7 +21,7 @@ from ntt.config.identity import run_directory
 from ntt.datasets.base import DatasetFiles
 from ntt.datasets.published.check import CheckReport, check_published
 from ntt.datasets.published.dataset import PublishedConfig
-from ntt.datasets.published.details import DatasetFacts, known_datasets
+from ntt.datasets.published.details import DatasetDetails, known_datasets
 from ntt.datasets.published.leakage import identical_images, leakage_sentence
 from ntt.datasets.published.voc import convert_devkit, write_kshot_files
 from ntt.errors import ConfigError, DataError
@@ -39,7 +39,7 @@ CHEAP = (
 
 
 @pytest.fixture(scope="session")
-def miniatures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, DatasetFacts]]:
+def miniatures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, DatasetDetails]]:
     """All data sets below one data root, and their facts."""
     root = tmp_path_factory.mktemp("published")
     facts = {option: make_miniature(option, root) for option in OPTIONS}
@@ -58,7 +58,7 @@ def places_below_root(option: str) -> Mapping[int | None, DatasetFiles]:
     return places_by_shots(known_datasets()[option], None, data_root=Path("/ROOT"))
 
 
-def check(option: str, root: Path, facts: DatasetFacts) -> CheckReport:
+def check(option: str, root: Path, facts: DatasetDetails) -> CheckReport:
     moved = {
         shots: DatasetFiles(**{key: root / path.relative_to("/ROOT") for key, path in vars(place).items()})
         for shots, place in places_below_root(option).items()
@@ -73,13 +73,13 @@ def test_every_published_option_is_known_and_has_a_miniature():
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_a_miniature_passes_its_check(option: str, miniatures: tuple[Path, Mapping[str, DatasetFacts]]):
+def test_a_miniature_passes_its_check(option: str, miniatures: tuple[Path, Mapping[str, DatasetDetails]]):
     root, facts = miniatures
     assert check(option, root, facts[option]).problems == []
 
 
 @pytest.mark.parametrize("option", ["coco", "lvis", "voc"])
-def test_the_option_finds_its_files_and_classes(option: str, miniatures: tuple[Path, Mapping[str, DatasetFacts]]):
+def test_the_option_finds_its_files_and_classes(option: str, miniatures: tuple[Path, Mapping[str, DatasetDetails]]):
     root, facts = miniatures
     made = settings(option, root, "shots=1shot")
     inputs = read_inputs(made)
@@ -153,12 +153,14 @@ def test_a_missing_file_leads_to_the_check(tmp_path: Path):
         ("lvis_frequent", ["apple", "bench"]),
     ],
 )
-def test_lvis_splits_go_by_the_file(split: str, names: list[str], miniatures: tuple[Path, Mapping[str, DatasetFacts]]):
+def test_lvis_splits_go_by_the_file(
+    split: str, names: list[str], miniatures: tuple[Path, Mapping[str, DatasetDetails]]
+):
     inputs = read_inputs(settings("lvis", miniatures[0], f"split={split}"))
     assert [category.name for category in inputs.categories] == names
 
 
-def test_a_frequency_split_needs_frequencies(miniatures: tuple[Path, Mapping[str, DatasetFacts]]):
+def test_a_frequency_split_needs_frequencies(miniatures: tuple[Path, Mapping[str, DatasetDetails]]):
     with pytest.raises(ConfigError, match=r"split=lvis_rare takes the classes whose `frequency` is 'r'.*there is none"):
         read_inputs(settings("coco", miniatures[0], "split=lvis_rare"))
 
@@ -343,7 +345,7 @@ def small(option: str, root: Path, output: Path, *more: str) -> config.Experimen
 
 
 def test_a_box_only_set_runs_from_end_to_end(
-    miniatures: tuple[Path, Mapping[str, DatasetFacts]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    miniatures: tuple[Path, Mapping[str, DatasetDetails]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     made = small("cdfsod_fish", miniatures[0], tmp_path, "shots=1shot", "split=cdfsod_fish", *CHEAP)
     runner.run(made)
@@ -356,7 +358,7 @@ def test_a_box_only_set_runs_from_end_to_end(
 @pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_runs_from_end_to_end(
-    option: str, miniatures: tuple[Path, Mapping[str, DatasetFacts]], tmp_path: Path
+    option: str, miniatures: tuple[Path, Mapping[str, DatasetDetails]], tmp_path: Path
 ):
     made = small(option, miniatures[0], tmp_path, "shots=1shot", *CHEAP)
     runner.run(made)

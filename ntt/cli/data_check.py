@@ -18,7 +18,7 @@ from ntt.datasets.demo import DemoConfig
 from ntt.datasets.folder import FolderConfig
 from ntt.datasets.published.check import check_published, describe_masks
 from ntt.datasets.published.dataset import PublishedConfig
-from ntt.datasets.published.details import DatasetFacts, known_datasets
+from ntt.datasets.published.details import DatasetDetails, known_datasets
 from ntt.datasets.published.leakage import identical_images, leakage_sentence
 from ntt.errors import ConfigError
 from ntt.run.inputs import check_agreement
@@ -86,7 +86,7 @@ def _folder(folder: str, files: Mapping[str, Any]) -> DatasetConfig:
 
 
 def places_by_shots(
-    details: DatasetFacts, root: Path | None, *, data_root: Path | None = None
+    details: DatasetDetails, root: Path | None, *, data_root: Path | None = None
 ) -> Mapping[int | None, DatasetFiles]:
     """Return where a published data set would lie, by number of shots where it has a references file for each.
 
@@ -113,7 +113,7 @@ def describe_layout(places: Mapping[int | None, DatasetFiles]) -> list[str]:
     return [*dict.fromkeys(map(str, files)), *dict.fromkeys(f"{folder}/" for folder in folders)]
 
 
-def how_to_get(details: DatasetFacts) -> str:
+def how_to_get(details: DatasetDetails) -> str:
     """Say in a sentence or two where a data set is available."""
     source = f"{details.title} is published at {details.official} ({details.terms})."
     if details.get is None:
@@ -121,7 +121,7 @@ def how_to_get(details: DatasetFacts) -> str:
     return f"Run `ntt data get {details.get}`, or take it from {details.official} yourself ({details.terms})."
 
 
-def _check_known(details: DatasetFacts, root: Path | None, *, decode: bool) -> int:
+def _check_known(details: DatasetDetails, root: Path | None, *, decode: bool) -> int:
     places = places_by_shots(details, root)
     report = check_published(details, places, decode=decode)
     click.echo(f"{details.name}: {details.title}")

@@ -7,7 +7,7 @@ import click
 from ntt.base.progress import download_bars
 from ntt.cli.data_check import describe_layout, how_to_get, places_by_shots
 from ntt.config.compose import compose_config
-from ntt.datasets.published.details import DatasetFacts, archives, known_datasets
+from ntt.datasets.published.details import DatasetDetails, archives, known_datasets
 from ntt.datasets.published.fetch import Source, fetch_dataset
 from ntt.errors import ConfigError
 from ntt.models.weights import is_offline
@@ -56,7 +56,7 @@ def get_data(name: str, data_root: Path | None, *, mirror: str | None, offline: 
     return 0
 
 
-def _describe(details: DatasetFacts, data_root: Path) -> int:
+def _describe(details: DatasetDetails, data_root: Path) -> int:
     """Say where a data set is published that nobody may pass on, or that has no fixed address."""
     places = places_by_shots(details, None, data_root=data_root)
     first = next(iter(places.values()))

@@ -115,14 +115,7 @@ class CocoBuilder:
                 self._objects.append((image, labelled))
 
     def finish(self, source: Path) -> Converted:
-        """Assemble the file.
-
-        Args:
-            source: what was converted, for messages.
-
-        Raises:
-            DataError: listing everything that is wrong.
-        """
+        """Assemble the file, or raise a DataError that lists every problem; `source` is named in messages."""
         raise_all(self.problems, DataError, summary=f"{source} cannot be converted")
         if not self._images:
             raise DataError(f"{source}: there is no image. Images end in {', '.join(IMAGE_SUFFIXES)}.")
@@ -165,11 +158,7 @@ class ImageFolder:
     """The images in a folder and below it; the only place where names from annotation files are looked up."""
 
     def __init__(self, root: Path) -> None:
-        """List the folder.
-
-        Raises:
-            DataError: if there is no such folder.
-        """
+        """List the folder."""
         if not root.is_dir():
             raise DataError(f"The image folder {root} does not exist. Create it or name another one.")
         self.root = root
@@ -217,11 +206,7 @@ def image_files(root: Path) -> list[Path]:
 
 
 def files_below(root: Path, suffix: str) -> list[Path]:
-    """List the files with an ending in a folder and below it, by name; hidden ones are left out.
-
-    Raises:
-        DataError: if there is no such folder, or no such file in it.
-    """
+    """List the files with an ending in a folder and below it, by name, at least one; hidden ones are left out."""
     if not root.is_dir():
         raise DataError(f"The folder {root} does not exist. Name the folder that holds the {suffix} files.")
     files = sorted(path for path in _visible(root) if path.suffix.lower() == suffix)
@@ -231,11 +216,7 @@ def files_below(root: Path, suffix: str) -> list[Path]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a UTF-8 text file.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
+    """Read the lines of a UTF-8 text file."""
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

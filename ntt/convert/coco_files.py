@@ -18,11 +18,7 @@ _SUM_TOLERANCE = 1e-6
 
 
 def read_whole(path: Path) -> Json:
-    """Read a COCO file to be cut: its entries must refer to each other, nothing else is asked of them.
-
-    Raises:
-        DataError: listing what does not fit.
-    """
+    """Read a COCO file to be cut: its entries must refer to each other, nothing else is asked of them."""
     document = read_document(path)
     problems: list[str] = []
     ids: dict[str, set[Any]] = {}

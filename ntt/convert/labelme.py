@@ -64,19 +64,7 @@ def convert_labelme(
 
 
 def labelled_image(builder: CocoBuilder, path: Path, file: Path) -> tuple[Json, list[LabelledObject]]:
-    """Enter an image in the size its LabelMe file states, and turn the file's shapes into objects.
-
-    Args:
-        builder: gets the image and notes, but not the objects.
-        path: the image.
-        file: the LabelMe file.
-
-    Returns:
-        The image's entry, and the objects.
-
-    Raises:
-        DataError: if the image has another size, or the file cannot be used.
-    """
+    """Enter an image in the size its LabelMe file states; return its entry and the file's objects, not yet entered."""
     document = _read(file)
     height, width = whole(document.get("imageHeight")) or 0, whole(document.get("imageWidth")) or 0
     image = builder.add_image(path, (height, width) if min(height, width) > 0 else None, stated_by=file)

@@ -106,11 +106,7 @@ def convert_targets(root: Path, categories: Sequence[Category]) -> Converted:
 
 
 def coco_categories(annotation_file: Path) -> tuple[Category, ...]:
-    """Return the classes of a COCO file, sorted by id.
-
-    Raises:
-        DataError: if it has none that can be used.
-    """
+    """Return the classes of a COCO file, sorted by id."""
     entries = read_document(annotation_file).get("categories")
     findings = Findings()
     categories = parse_categories(entries if isinstance(entries, list) else [], findings)
@@ -201,18 +197,7 @@ def _of_class(objects: list[LabelledObject], file: Path, name: str | None) -> li
 
 
 def read_mask(path: Path, size_hw: tuple[int, int]) -> BoolArray:
-    """Read a mask file.
-
-    Args:
-        path: a PNG; see `foreground`.
-        size_hw: height and width of the image.
-
-    Returns:
-        bool [H, W].
-
-    Raises:
-        DataError: if it cannot be read, has another size, or has no foreground.
-    """
+    """Read a mask of an image's size from a PNG file, bool [H, W]; see `foreground`."""
     try:
         with Image.open(path, formats=("PNG",)) as picture:
             picture.load()

@@ -37,8 +37,9 @@ def convert_reference_pickle(*, pickle_file: Path, dataset: CocoDataset) -> Conv
     lists, notes = _read_lists(load_plain(pickle_file), pickle_file)
     problems: list[str] = []
     groups: dict[Category, list[Instance]] = {}
+    by_key = {key: category for category in dataset.categories for key in (category.id, category.name)}
     for key, picks in lists.items():
-        category = next((one for one in dataset.categories if key in (one.id, one.name)), None)
+        category = by_key.get(key)
         if category is None:
             problems.append(
                 f"Category {key!r} of the list is not in {dataset.annotation_file}. Name the file it was drawn from."
@@ -76,11 +77,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def load_plain(path: Path) -> Any:
-    """Load a pickle of dictionaries, lists, tuples, numbers and text; an ordered dictionary becomes a plain one.
-
-    Raises:
-        DataError: if it cannot be read or holds anything else; nothing of it has been run then.
-    """
+    """Load a pickle of dictionaries, lists, tuples, numbers and text; refuse anything else without running it."""
     try:
         data = path.read_bytes()
     except OSError as error:

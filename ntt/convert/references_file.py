@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ntt.convert.base import Converted
 from ntt.data.coco import CocoDataset, raw_annotations, read_document
-from ntt.data.references import reference_facts
+from ntt.data.references import reference_details
 from ntt.types import Json, ReferenceSet
 
 
@@ -20,9 +20,9 @@ def references_document(references: ReferenceSet, dataset: CocoDataset) -> Conve
         references: the instances, drawn from `dataset`.
         dataset: the file they were drawn from.
     """
-    raw, document = raw_annotations(dataset), read_document(dataset.annotation_file)
+    raw, source = raw_annotations(dataset), read_document(dataset.annotation_file)
     following = max(raw, default=0) + 1
-    written: dict[int, int] = {}
+    written: set[int] = set()
     annotations: list[Json] = []
     for group in references.instances:
         for shot_index, instance in enumerate(group):
@@ -30,24 +30,20 @@ def references_document(references: ReferenceSet, dataset: CocoDataset) -> Conve
             if instance.id in written:
                 entry.update(id=following, repeat_of=instance.id)
                 following += 1
-            written[instance.id] = shot_index
+            written.add(instance.id)
             annotations.append(entry)
-    wanted = {category.id for category in references.categories}
-    made: Json = {
-        "info": {"description": "references drawn for ntt", "references": reference_facts(references, dataset)},
-        "licenses": document.get("licenses") or [],
-        "categories": [entry for entry in document["categories"] if entry["id"] in wanted],
-        "images": [_image(entry, references) for entry in document["images"] if entry["id"] in references.images],
+    category_ids = {category.id for category in references.categories}
+    images = []
+    for entry in source["images"]:
+        if entry["id"] in references.images:
+            record = references.images[entry["id"]]
+            images.append({**entry, "file_name": record.file_name, "height": record.height, "width": record.width})
+    document: Json = {
+        "info": {"description": "references drawn for ntt", "references": reference_details(references, dataset)},
+        "licenses": source.get("licenses") or [],
+        "categories": [entry for entry in source["categories"] if entry["id"] in category_ids],
+        "images": images,
         "annotations": annotations,
     }
-    return Converted(made, _image_root(dataset))
-
-
-def _image(entry: Json, references: ReferenceSet) -> Json:
-    record = references.images[entry["id"]]
-    return {**entry, "file_name": record.file_name, "height": record.height, "width": record.width}
-
-
-def _image_root(dataset: CocoDataset) -> Path:
-    record = next(iter(dataset.images.values()))
-    return Path(str(record.path)[: -len(record.file_name)])
+    first = next(iter(dataset.images.values()))
+    return Converted(document, Path(str(first.path)[: -len(first.file_name)]))

@@ -68,11 +68,7 @@ def convert_voc(
 
 
 def read_list(list_file: Path) -> list[str]:
-    """Read a list of images: the first word of each line that is not empty.
-
-    Raises:
-        DataError: if it cannot be read or is empty.
-    """
+    """Read a list of images: the first word of each line that is not empty."""
     names = [line.split()[0] for line in read_lines(list_file) if line.strip()]
     if not names:
         raise DataError(f"The list {list_file} is empty: one image name per line is needed. Add the names.")
@@ -87,12 +83,7 @@ class _NoDoctype(TreeBuilder):
 
 
 def read_xml(path: Path) -> Element:
-    """Parse a VOC file of unknown origin.
-
-    Raises:
-        DataError: if it cannot be read, is not XML with the root <annotation>, has a document type declaration, or is
-            larger than 16 MiB.
-    """
+    """Parse a VOC file of unknown origin; refuse a document type declaration, another root, more than 16 MiB."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -35,9 +35,6 @@ def find_places(root: Path, subset: str) -> YoloPlaces:
 
     Layouts looked for are images/SUBSET with labels/SUBSET, SUBSET/images with SUBSET/labels, and images with labels
     where `subset` is "all". Class names lie in data.yaml, another .yaml file, classes.txt or obj.names.
-
-    Raises:
-        DataError: if they are not there.
     """
     options = [("images", "labels")] if subset == "all" else []
     options += [(f"images/{subset}", f"labels/{subset}"), (f"{subset}/images", f"{subset}/labels")]
@@ -51,14 +48,7 @@ def find_places(root: Path, subset: str) -> YoloPlaces:
 
 
 def read_names(names_file: Path) -> dict[int, str]:
-    """Read class names: the `names` of a data.yaml, or one name per line.
-
-    Returns:
-        YOLO's class number -> name.
-
-    Raises:
-        DataError: if there are none, or a name occurs twice.
-    """
+    """Read class names, by YOLO's class number: the `names` of a data.yaml, or one name per line, each once."""
     lines = read_lines(names_file)
     if names_file.stat().st_size > _MAX_NAMES_BYTES:
         raise DataError(f"The file of class names {names_file} has more than {_MAX_NAMES_BYTES} bytes. Name another.")

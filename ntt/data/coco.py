@@ -1,4 +1,4 @@
-"""Reads COCO annotation files, checks them, and writes ground truth for pycocotools."""
+"""Reads COCO annotation files and checks them."""
 
 import hashlib
 import json

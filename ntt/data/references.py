@@ -9,7 +9,7 @@ from ntt.data.sampling import Sample
 from ntt.types import Category, ImageId, ImageRecord, ReferenceSet
 
 
-def reference_facts(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any]:
+def reference_details(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any]:
     """Return how references were drawn, and from which file."""
     return {
         "digest": refs.digest,
@@ -24,7 +24,7 @@ def reference_facts(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any]:
 def references_to_json(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any]:
     """Write down which instances of a data set were drawn, by their ids."""
     return {
-        **reference_facts(refs, dataset),
+        **reference_details(refs, dataset),
         "names": {str(category.id): category.name for category in refs.categories},
         "references": {
             str(category.id): [{"image_id": i.image_id, "annotation_id": i.id} for i in instances]

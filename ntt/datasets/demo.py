@@ -33,15 +33,7 @@ class DemoConfig(DatasetConfig):
 
 
 def copy_demo(folder: Path) -> None:
-    """Copy the demo data set, as an example of a folder in COCO format.
-
-    Args:
-        folder: a new folder.
-
-    Raises:
-        ConfigError: if the folder exists already.
-        StorageError: if it cannot be written.
-    """
+    """Copy the demo data set into a new folder, as an example of a folder in COCO format."""
     if folder.exists():
         raise ConfigError(f"{folder} exists already. Name a new folder.")
     try:

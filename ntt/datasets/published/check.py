@@ -8,7 +8,7 @@ from pathlib import Path
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images
 from ntt.datasets.base import DatasetFiles
-from ntt.datasets.published.details import Counts, DatasetFacts
+from ntt.datasets.published.details import Counts, DatasetDetails
 from ntt.datasets.published.leakage import identical_images, leakage_sentence
 from ntt.errors import DataError
 from ntt.types import ImageRecord
@@ -30,7 +30,7 @@ class CheckReport:
 
 
 def check_published(
-    details: DatasetFacts, files: Mapping[int | None, DatasetFiles], *, decode: bool = False, leakage: bool = True
+    details: DatasetDetails, files: Mapping[int | None, DatasetFiles], *, decode: bool = False, leakage: bool = True
 ) -> CheckReport:
     """Check annotation files, classes, counts and images, and look for targets among the references.
 
@@ -72,7 +72,7 @@ def describe_masks(dataset: CocoDataset) -> str:
 
 
 def _check_file(
-    report: CheckReport, file: Path, image_folder: Path, details: DatasetFacts, expected: Counts
+    report: CheckReport, file: Path, image_folder: Path, details: DatasetDetails, expected: Counts
 ) -> CocoDataset | None:
     """Read one annotation file and compare it; None where it cannot be read."""
     missing = [] if file.is_file() else [f"There is no annotation file {file}."]
@@ -108,7 +108,7 @@ def _check_file(
     return dataset
 
 
-def _class_problems(file: Path, names: set[str], details: DatasetFacts) -> list[str]:
+def _class_problems(file: Path, names: set[str], details: DatasetDetails) -> list[str]:
     if not details.class_names:
         same = len(names) == details.num_classes
         return [] if same else [f"{file} has {len(names)} classes, the published file has {details.num_classes}."]

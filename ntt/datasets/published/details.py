@@ -52,7 +52,7 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class DatasetFacts:
+class DatasetDetails:
     """Details of one data set option.
 
     Attributes:
@@ -87,7 +87,7 @@ class DatasetFacts:
         return self.references if shots is None else Counts(images=self.shot_images.get(shots))
 
 
-def known_datasets() -> Mapping[str, DatasetFacts]:
+def known_datasets() -> Mapping[str, DatasetDetails]:
     """Return every published data set, by the name of its option."""
     return {name: _details(name, entry) for name, entry in _document()["datasets"].items()}
 
@@ -96,7 +96,7 @@ def archives(name: str) -> tuple[Archive, ...]:
     """Return the downloads a data set is made of.
 
     Args:
-        name: as in `DatasetFacts.get`.
+        name: as in `DatasetDetails.get`.
     """
     return tuple(Archive(**entry) for entry in _document()["downloads"][name])
 
@@ -106,9 +106,9 @@ def few_shot_lists_url() -> str:
     return str(_document()["vocsplit"])
 
 
-def _details(name: str, entry: Mapping[str, Any]) -> DatasetFacts:
+def _details(name: str, entry: Mapping[str, Any]) -> DatasetDetails:
     classes = split_classes(entry["classes"]) if "classes" in entry else tuple(entry.get("class_names", ()))
-    return DatasetFacts(
+    return DatasetDetails(
         name=name,
         title=entry["title"],
         official=entry["official"],

@@ -11,17 +11,7 @@ MINIVAL = "lvis_v1_minival.json"
 
 
 def write_minival(root: Path) -> Path | None:
-    """Write `lvis_v1_minival.json` unless it is there.
-
-    Args:
-        root: the folder that holds `lvis_v1_val.json`.
-
-    Returns:
-        The file, or None where it was there already.
-
-    Raises:
-        DataError: if val is missing, cannot be read or has no image of val2017.
-    """
+    """Write `lvis_v1_minival.json` beside `lvis_v1_val.json`; return it, or None where it was there already."""
     target = root / MINIVAL
     if target.is_file():
         return None

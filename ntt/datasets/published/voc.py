@@ -16,17 +16,7 @@ TEST = "annotations/test2007.json"
 
 
 def convert_devkit(root: Path) -> list[Path]:
-    """Write `annotations/trainval0712.json` and `annotations/test2007.json` unless they are there.
-
-    Args:
-        root: the folder that holds `VOCdevkit/VOC2007` and `VOCdevkit/VOC2012`.
-
-    Returns:
-        The files that were written.
-
-    Raises:
-        DataError: if part of VOCdevkit is missing or cannot be read.
-    """
+    """Write the annotation files of a folder that holds VOCdevkit, unless they are there; return those written."""
     parts_of = {TRAINVAL: (("VOC2007", "trainval"), ("VOC2012", "trainval")), TEST: (("VOC2007", "test"),)}
     missing = [name for name in parts_of if not (root / name).is_file()]
     for name in missing:
@@ -53,9 +43,6 @@ def write_kshot_files(root: Path, shots: Sequence[int]) -> list[Path]:
 
     Returns:
         The files that were written.
-
-    Raises:
-        DataError: if a list is missing, or names an image that trainval does not have.
     """
     paths = {root / "annotations" / f"{count}_shot.json": count for count in shots}
     missing = {path: count for path, count in paths.items() if not path.is_file()}
