@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ntt.base.project import CONFIG_ROOT
 from ntt.base.settings import setting
 from ntt.base.typed import read_dataclass, shown, unknown_key
 from ntt.errors import ConfigError, raise_all
@@ -147,12 +148,14 @@ def read_spec(path: Path, *, name: str | None = None) -> SweepSpec:
     """Read and check a sweep file.
 
     Args:
-        path: the file.
+        path: the file; one that comes with the program, such as sweeps/demo_small.yaml, is found from anywhere.
         name: of the sweep, instead of the file's.
 
     Raises:
         ConfigError: naming every unknown key and every unusable value at once.
     """
+    if not path.is_file() and (CONFIG_ROOT / path).is_file():
+        path = CONFIG_ROOT / path
     if not path.is_file():
         raise ConfigError(f"There is no sweep file {path}. Give a YAML file such as sweeps/demo_small.yaml.")
     content = read_yaml(path.read_bytes(), where=str(path))
