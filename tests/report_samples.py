@@ -38,7 +38,7 @@ def make_runs(root: Path, runs: Mapping[str, Metrics | None], *, data: Path | No
         runs: overrides, separated by blanks -> metrics.
         data: folder in COCO format; takes the place of the data set `demo`.
     """
-    made = {}
+    directories = {}
     for (line, metrics), config in zip(runs.items(), _compose(runs), strict=True):
         config = replace(config, runtime=replace(config.runtime, output_root=str(root)))
         if data is not None:
@@ -50,8 +50,8 @@ def make_runs(root: Path, runs: Mapping[str, Metrics | None], *, data: Path | No
         if metrics is not None:
             directory.write_facts({"git": {"revision": "abc"}, "packages": {"ntt": "0.1.0"}})
             write_metrics(directory.metrics, metrics)
-        made[line] = directory.root
-    return made
+        directories[line] = directory.root
+    return directories
 
 
 _COMPOSED: dict[str, ExperimentConfig] = {}

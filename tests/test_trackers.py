@@ -96,10 +96,10 @@ def first_record(run: list[Any], kind: str) -> Any:
 
 def pictures(folder: Path, count: int) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    made = {f"p{place}": folder / f"p{place}.png" for place in range(count)}
-    for path in made.values():
+    paths = {f"p{number}": folder / f"p{number}.png" for number in range(count)}
+    for path in paths.values():
         Image.new("RGB", (8, 6), "red").save(path)
-    return made
+    return paths
 
 
 def test_a_run_is_written_offline_without_a_key_and_can_be_read_back(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -134,16 +134,16 @@ def test_a_run_is_written_offline_without_a_key_and_can_be_read_back(tmp_path: P
     assert f"Send it with: wandb sync {folder}" in caplog.text
 
 
-def test_a_failed_run_is_marked_and_a_retry_has_the_same_id(tmp_path: Path):
+def test_a_retry_and_the_agent_of_a_sweep_continue_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = WandbTrackerConfig(name="wandb", folder=str(tmp_path), mode="offline")
     for failed in (True, False):
-        tracker = WandbTrackerConfig(name="wandb", folder=str(tmp_path), mode="offline").build(identity(tmp_path))
-        tracker.finish(failed=failed)
+        config.build(identity(tmp_path)).finish(failed=failed)
         time.sleep(1.1)  # W&B names folders by the second
-    runs = records(tmp_path)
-    assert [(first_record(run, "exit").exit_code, first_record(run, "run").run_id) for run in runs] == [
-        (1, "0123456789abcdef"),
-        (0, "0123456789abcdef"),
-    ]
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
+    monkeypatch.setenv("WANDB_RUN_ID", "agentrun")
+    config.build(identity(tmp_path)).finish(failed=False)
+    runs = [(first_record(run, "exit").exit_code, first_record(run, "run").run_id) for run in records(tmp_path)]
+    assert runs == [(1, "0123456789abcdef"), (0, "0123456789abcdef"), (0, "agentrun")]
 
 
 def test_a_whole_run_tells_its_tracker_everything(tmp_path: Path, shared_store: Path, monkeypatch: pytest.MonkeyPatch):
@@ -166,15 +166,6 @@ def test_a_whole_run_tells_its_tracker_everything(tmp_path: Path, shared_store: 
         assert kept["stage/matching/seconds"] >= 0
         assert "segm/AP/disc" in kept
     assert all(KEY.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-
-
-def test_the_agent_of_a_wandb_sweep_gets_the_run_it_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
-    monkeypatch.setenv("WANDB_RUN_ID", "agentrun")
-    config = WandbTrackerConfig(name="wandb", folder=str(tmp_path), mode="offline")
-    config.build(identity(tmp_path)).finish(failed=False)
-    (found,) = records(tmp_path)
-    assert first_record(found, "run").run_id == "agentrun"
 
 
 @dataclass
@@ -210,17 +201,16 @@ class Server:
 @contextmanager
 def server(status: int | None) -> Iterator[Server]:
     """Start a server on a port of this machine."""
-    made = Server(status)
+    state = Server(status)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = made.answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
-            if made.status is None:
+            body = state.answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+            if state.status is None:
                 time.sleep(60)
-            self.send_response(made.status or 500)
-            self.send_header("Content-Type", "application/json")
+            self.send_response(state.status or 500)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -230,15 +220,12 @@ def server(status: int | None) -> Iterator[Server]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.daemon_threads, httpd.block_on_close = True, False
-    made.url = f"http://127.0.0.1:{httpd.server_port}"
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    try:
-        yield made
-    finally:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        httpd.daemon_threads, httpd.block_on_close = True, False
+        state.url = f"http://127.0.0.1:{httpd.server_port}"
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield state
         httpd.shutdown()
-        httpd.server_close()
 
 
 SCRIPT = """
@@ -390,10 +377,10 @@ def test_class_rows_and_choice_of_pictures(tmp_path: Path):
     assert columns == ["class", "bbox/AP", "bbox/AP50"]
     assert rows == [["cat", 5.0, 11.0], ["tug/boat", 20.0, None], ["all classes", 12.5, 30.0]]
     assert class_rows({}) == (["class"], [["all classes"]])
-    made = pictures(tmp_path, 10)
-    assert list(choose_pictures(made, 3)) == ["p0", "p3", "p6"]
-    assert list(choose_pictures({**made, "gone": tmp_path / "gone.png"}, 20)) == list(made)
-    assert choose_pictures(made, 0) == {}
+    drawn = pictures(tmp_path, 10)
+    assert list(choose_pictures(drawn, 3)) == ["p0", "p3", "p6"]
+    assert list(choose_pictures({**drawn, "gone": tmp_path / "gone.png"}, 20)) == list(drawn)
+    assert choose_pictures(drawn, 0) == {}
 
 
 def test_tensorboard_events_can_be_read_back(tmp_path: Path):

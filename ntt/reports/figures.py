@@ -7,7 +7,6 @@ state is never touched.
 
 import io
 import math
-import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ _LINES = ("-", "--", "-.", ":")
 _HATCHES = ("", "//", "..", "\\\\", "xx", "++", "oo", "--")
 _DPI = 150
 _PANEL_INCHES = (4.6, 3.4)
-_LABEL_CHARACTERS = 70
+_LABEL_CHARACTERS = 110
 _CHARACTERS_PER_INCH = 13
 
 
@@ -120,12 +119,11 @@ def legend(figure: "Figure", all_axes: "Sequence[Axes]", *, common: str) -> None
             entries.setdefault(str(label), handle)
     if len(entries) < 2:
         return
-    texts = ["\n".join(textwrap.wrap(plain_text(label), _LABEL_CHARACTERS)) for label in entries]
+    texts = [shorten(label, _LABEL_CHARACTERS) for label in entries]
     width, height = figure.get_size_inches()
-    fitting = int(width * _CHARACTERS_PER_INCH) // (max(max(map(len, text.split("\n"))) for text in texts) + 8)
-    columns = min(max(fitting, 1), len(texts))
-    lines = sum(text.count("\n") + 1.3 for text in texts) / columns + bool(common)
-    figure.set_size_inches(width, height + 0.17 * lines + 0.1)
+    columns = max(1, min(len(texts), int(width * _CHARACTERS_PER_INCH) // (max(map(len, texts)) + 8)))
+    lines = math.ceil(len(texts) / columns) + bool(common)
+    figure.set_size_inches(width, height + 0.2 * lines + 0.1)
     figure.legend(
         list(entries.values()),
         texts,

@@ -6,6 +6,7 @@ bounded: images per data set, predictions per image, runs, and the size of it al
 
 import base64
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,6 @@ from ntt.types import Category, Detections, ImageId, ImageRecord, Json
 
 MAX_SIDE_PX = 640
 _JPEG_QUALITY = 80
-_BYTES_BESIDE_MASK = 80
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def make_gallery(runs: pd.DataFrame, limits: GalleryLimits) -> Gallery:
         except NttError as error:
             notes.append(f"{label} is not shown: {str(error).splitlines()[0]}")
             continue
-        budget -= sum(map(_size, entry["images"])) + sum(_size(run) for run in entry["runs"])
+        budget -= _size(entry)
         sets.append(entry)
         if len(group) > limits.runs:
             notes.append(f"{label}: {limits.runs} of {len(group)} settings are shown.")
@@ -92,7 +92,7 @@ def _make_set(label: str, runs: pd.DataFrame, limits: GalleryLimits, budget: flo
     for record in _spread(records, limits.images):
         image = _image(record, targets, inputs.categories)
         rows = [_detections(of_run.get(record.id), image["scale"], limits.detections) for of_run in predictions]
-        budget -= _size(image) + sum(map(_size, rows))
+        budget -= _size([image, rows])
         if budget < 0:
             break
         images.append(image)
@@ -191,9 +191,5 @@ def _reduced(rle: bytes, size: tuple[int, int], scale: float) -> str:
 
 
 def _size(value: object) -> int:
-    """Estimate the bytes a part of the data takes in the page."""
-    if isinstance(value, Mapping):
-        return sum(map(_size, value.values())) + _BYTES_BESIDE_MASK
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return sum(map(_size, value))
-    return len(value) if isinstance(value, str) else 6
+    """Return the bytes a part of the data takes in the page."""
+    return len(json.dumps(value))
