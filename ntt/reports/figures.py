@@ -7,6 +7,7 @@ state is never touched.
 
 import io
 import math
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,6 @@ _LINES = ("-", "--", "-.", ":")
 _HATCHES = ("", "//", "..", "\\\\", "xx", "++", "oo", "--")
 _DPI = 150
 _PANEL_INCHES = (4.6, 3.4)
-_LABEL_CHARACTERS = 110
 _CHARACTERS_PER_INCH = 13
 
 
@@ -119,10 +119,12 @@ def legend(figure: "Figure", all_axes: "Sequence[Axes]", *, common: str) -> None
             entries.setdefault(str(label), handle)
     if len(entries) < 2:
         return
-    texts = [shorten(label, _LABEL_CHARACTERS) for label in entries]
     width, height = figure.get_size_inches()
-    columns = max(1, min(len(texts), int(width * _CHARACTERS_PER_INCH) // (max(map(len, texts)) + 8)))
-    lines = math.ceil(len(texts) / columns) + bool(common)
+    room = int(width * _CHARACTERS_PER_INCH)
+    texts = [textwrap.fill(plain_text(label), room - 8) for label in entries]
+    longest = max(len(line) for text in texts for line in text.split("\n"))
+    columns = max(1, min(len(texts), room // (longest + 8)))
+    lines = math.ceil(sum(text.count("\n") + 1 for text in texts) / columns) + bool(common)
     figure.set_size_inches(width, height + 0.2 * lines + 0.1)
     figure.legend(
         list(entries.values()),
