@@ -1,27 +1,51 @@
-"""The overrides of a command line, checked before anything starts, and errors without a traceback."""
+"""The entry into Hydra: overrides are checked before anything starts, errors come without a traceback."""
 
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NoReturn
 
+import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, QuotedString
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
+from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError
 
+from ntt.base.project import CONF_DIR
 from ntt.config.compose import cached_composer, from_hydra, hydra_session
 from ntt.config.explain import first_problem, quoting_hint, removal_problem, unreadable
+from ntt.config.schema import ExperimentConfig
 from ntt.errors import EXIT_USER_ERROR, ConfigError, NttError
 
 _OTHER_CONFIG = ("--config-dir", "--config-path", "--config-name", "-cd", "-cp", "-cn")
 _FLAGS_THAT_SHOW = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--version")
 _FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")
 _MAX_VALUES_CHECKED = 1000
+_EXIT_INTERRUPTED = 130
+
+
+def run_hydra(run: Callable[[ExperimentConfig], float | None]) -> None:
+    """Let Hydra compose the configuration, or those of a multirun, and call a function with each.
+
+    Ends the program with one line on standard error for a mistake of the user and for Ctrl-C.
+    """
+    check_overrides(sys.argv[1:])
+
+    @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
+    def experiment(cfg: DictConfig) -> float | None:
+        with plain_errors():
+            return run(from_hydra(cfg))
+
+    try:
+        experiment()
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted. The same command again goes on where this one stopped.\n")
+        raise SystemExit(_EXIT_INTERRUPTED) from None
 
 
 @contextmanager

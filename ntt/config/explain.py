@@ -46,15 +46,8 @@ def removal_problem(overrides: Sequence[Override]) -> str | None:
     """Explain why the first `~KEY` is refused; None where there is none. Hydra would take away what a run needs."""
     for override in overrides:
         if override.type == OverrideType.DEL and not override.is_hydra_override():
-            line, key = str(override.input_line), override.key_or_group
-            settings = _all_settings(compose("config"))
-            options = group_options(key)
-            if key not in settings and not options:
-                return _no_such_setting(line, key, settings)
-            value = settings.get(f"{key}.name" if options else key)
-            default = f" to keep {key}={value}" if isinstance(value, str | int | float) else ""
-            other = f", or choose one: {key}={'|'.join(options)}" if options else ""
-            return f"{line}: nothing can be taken out, a run needs every setting. Leave {line} out{default}{other}."
+            line = override.input_line
+            return f"{line}: nothing can be taken out, a run needs every setting. Leave {line} out to keep the default."
     return None
 
 

@@ -17,18 +17,18 @@ from ntt.types import Category, Detections, ImageRecord, Json, MemoryBank, Metri
 
 
 def detections_to_coco(detections: Sequence[Detections], categories: Sequence[Category]) -> list[Json]:
-    """Return COCO results: one object a detection with image_id, category_id, score, bbox and segmentation."""
+    """Return COCO results: one object per detection with image_id, category_id, score, bbox and segmentation."""
     return [
         {
-            "image_id": found.image_id,
+            "image_id": image.image_id,
             "category_id": categories[label].id,
             "score": score,
             "bbox": box,
-            "segmentation": {"size": [found.height, found.width], "counts": rle.decode("ascii")},
+            "segmentation": {"size": [image.height, image.width], "counts": rle.decode("ascii")},
         }
-        for found in detections
+        for image in detections
         for label, score, box, rle in zip(
-            found.labels.tolist(), found.scores.tolist(), found.boxes_xywh.tolist(), found.rles, strict=True
+            image.labels.tolist(), image.scores.tolist(), image.boxes_xywh.tolist(), image.rles, strict=True
         )
     ]
 
@@ -60,20 +60,20 @@ def _separated(texts: Iterable[str]) -> Iterator[bytes]:
 
 
 def read_predictions(path: Path, images: Sequence[ImageRecord], categories: Sequence[Category]) -> list[Detections]:
-    """Read a results file back: one entry an image, in the order of `images`, equal to what was written."""
-    index = {category.id: place for place, category in enumerate(categories)}
+    """Read a results file back: one entry per image, in the order of `images`, equal to what was written."""
+    labels = {category.id: label for label, category in enumerate(categories)}
     rows: dict[int | str, list[Json]] = {record.id: [] for record in images}
     for row in read_json(path):
         rows[row["image_id"]].append(row)
-    return [_detections_from(record, rows[record.id], index) for record in images]
+    return [_detections_from(record, rows[record.id], labels) for record in images]
 
 
-def _detections_from(record: ImageRecord, rows: Sequence[Json], index: Mapping[int, int]) -> Detections:
+def _detections_from(record: ImageRecord, rows: Sequence[Json], labels: Mapping[int, int]) -> Detections:
     return Detections(
         image_id=record.id,
         height=record.height,
         width=record.width,
-        labels=np.array([index[row["category_id"]] for row in rows], dtype=np.int64),
+        labels=np.array([labels[row["category_id"]] for row in rows], dtype=np.int64),
         scores=np.array([row["score"] for row in rows], dtype=np.float32),
         boxes_xywh=np.array([row["bbox"] for row in rows], dtype=np.float32).reshape(-1, 4),
         rles=tuple(row["segmentation"]["counts"].encode("ascii") for row in rows),
@@ -82,23 +82,22 @@ def _detections_from(record: ImageRecord, rows: Sequence[Json], index: Mapping[i
 
 def write_memory(path: Path, memory: MemoryBank) -> None:
     """Write a memory bank as safetensors; the categories are in its metadata."""
-    tensors = {f"class_{place}": features for place, features in enumerate(memory.features)}
-    tensors.update({f"background_{place}": features for place, features in enumerate(memory.backgrounds)})
+    tensors = {f"class_{label}": features for label, features in enumerate(memory.features)}
+    tensors |= {f"background_{label}": features for label, features in enumerate(memory.backgrounds)}
     _write_tensors(path, tensors, memory.categories)
 
 
 def read_memory(path: Path) -> MemoryBank:
     """Read a memory bank back."""
     tensors, categories = _read_tensors(path)
-    features = tuple(tensors[f"class_{place}"] for place in range(len(categories)))
-    backgrounds = tuple(tensors[name] for place in range(len(categories)) if (name := f"background_{place}") in tensors)
+    features = tuple(tensors[f"class_{label}"] for label in range(len(categories)))
+    backgrounds = tuple(tensors[name] for label in range(len(categories)) if (name := f"background_{label}") in tensors)
     return MemoryBank(categories=categories, features=features, backgrounds=backgrounds)
 
 
 def write_prototypes(path: Path, prototypes: Prototypes) -> None:
     """Write prototypes as safetensors."""
-    tensors = {"vectors": prototypes.vectors_PD, "labels": prototypes.labels_P}
-    _write_tensors(path, tensors, prototypes.categories)
+    _write_tensors(path, {"vectors": prototypes.vectors_PD, "labels": prototypes.labels_P}, prototypes.categories)
 
 
 def read_prototypes(path: Path) -> Prototypes:
@@ -122,13 +121,13 @@ def flat_metrics(metrics: Metrics) -> dict[str, float]:
     flat = {f"{kind}/{name}": value for kind, values in metrics.overall.items() for name, value in values.items()}
     for kind, classes in metrics.per_class.items():
         for label, values in classes.items():
-            flat.update({f"{kind}/{name}/{label}": value for name, value in values.items()})
+            flat |= {f"{kind}/{name}/{label}": value for name, value in values.items()}
     return flat
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], categories: Sequence[Category]) -> None:
     metadata = {"categories": json.dumps([[category.id, category.name] for category in categories])}
-    data = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata=metadata)
+    data = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()}, metadata=metadata)
     write_bytes(path, data)
 
 

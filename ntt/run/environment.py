@@ -18,19 +18,8 @@ from ntt.models.device import check_compiler, check_precision, resolve_device
 from ntt.types import Placement
 
 _PACKAGES = (
-    "ntt",
-    "torch",
-    "torchvision",
-    "timm",
-    "sam2",
-    "numpy",
-    "scipy",
-    "scikit-image",
-    "higra",
-    "pillow",
-    "pycocotools",
-    "hydra-core",
-    "omegaconf",
+    *("ntt", "torch", "torchvision", "timm", "sam2", "numpy", "scipy", "scikit-image", "higra", "pillow"),
+    *("pycocotools", "hydra-core", "omegaconf"),
 )
 
 

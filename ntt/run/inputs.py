@@ -1,9 +1,9 @@
 """What a run reads before anything else: both annotation files and the classes to search."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ntt.config.schema import ExperimentConfig
 from ntt.data.coco import CocoDataset, read_coco
@@ -26,20 +26,12 @@ class Inputs:
     categories: tuple[Category, ...]
 
 
-class CocoReader(Protocol):
-    """What reads an annotation file: `ntt.data.coco.read_coco`, or something that remembers what it has read."""
-
-    def __call__(self, annotation_file: Path, image_dir: Path, *, annotations_required: bool = True) -> CocoDataset:
-        """Read and check an annotation file."""
-        ...
-
-
-def read_inputs(config: ExperimentConfig, *, read: CocoReader = read_coco) -> Inputs:
+def read_inputs(config: ExperimentConfig, *, read: Callable[..., CocoDataset] = read_coco) -> Inputs:
     """Find the data set, read its annotation files and resolve the split.
 
     Args:
         config: of the run.
-        read: reads an annotation file.
+        read: `read_coco`, or a function with its arguments that remembers what it has read.
 
     Raises:
         DataError: if a file cannot be used, references and targets disagree about a class, or the targets lack what the
@@ -70,7 +62,7 @@ def searched_categories(config: ExperimentConfig, reference_data: CocoDataset) -
     return annotated_categories(reference_data, categories) if config.shots.sampler == "reference" else categories
 
 
-def _read_both(files: DatasetFiles, read: CocoReader) -> tuple[CocoDataset, CocoDataset]:
+def _read_both(files: DatasetFiles, read: Callable[..., CocoDataset]) -> tuple[CocoDataset, CocoDataset]:
     """Read references and targets; what is wrong with either is reported together."""
     datasets: list[CocoDataset] = []
     problems: list[str] = []

@@ -1,6 +1,6 @@
 """The program that `python main.py` and `ntt run` start."""
 
-from ntt.config.entry import run_hydra
+from ntt.config.command_line import run_hydra
 from ntt.config.schema import ExperimentConfig
 from ntt.run.runner import run
 from ntt.run.shared import process_workspace
