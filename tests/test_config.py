@@ -127,13 +127,9 @@ def test_plain_configuration_has_no_hydra_types():
         ("dataset.root=/a,b", ["several values", "quote it twice: 'dataset.root=\"/a,b\"'"]),
         ("dataset.root=Bäume (1)", ["cannot be read", "quote it twice: 'dataset.root=\"Bäume (1)\"'"]),
         ("dataset.root='a", ["dataset.root='a: this override cannot be read. Write KEY=VALUE.\n"]),
-        ("~shots", ["~shots: nothing can be taken out", "to keep shots=5shot, or choose one: shots=10shot|1shot|"]),
-        ("~dataset=demo", ["~dataset=demo: nothing can", "Leave ~dataset=demo out to keep dataset=demo", "|folder|"]),
-        ("~seed", ["Leave ~seed out to keep seed=0."]),
-        ("~matcher.merging", ["Leave ~matcher.merging out to keep matcher.merging=soft_semantic."]),
-        ("~visualisation", ["Leave ~visualisation out."]),
+        ("~shots", ["~shots: nothing can be taken out", "Leave ~shots out to keep the default."]),
+        ("~dataset=demo", ["~dataset=demo: nothing can be taken out"]),
         ("shotts=1shot", ["shotts=1shot: there is no setting 'shotts'. Did you mean shots?\n"]),
-        ("~sede", ["~sede: there is no setting 'sede'. Did you mean seed?"]),
         ("split.classes=person", ["split.classes=person", "Write split.classes=[person]"]),
     ],
 )
@@ -237,7 +233,7 @@ def test_importing_the_package_does_nothing():
 
 
 def test_taking_a_group_out_of_a_sweep_or_a_composed_configuration_is_refused():
-    with pytest.raises(ConfigError, match="~shots: nothing can be taken out.*to keep shots=5shot"):
+    with pytest.raises(ConfigError, match="~shots: nothing can be taken out"):
         compose_many([["seed=1", "~shots"]])
     with pytest.raises(ConfigError, match="shots: no option is chosen.*Choose one on the command line: shots=NAME"):
         compose_config(["~shots"])

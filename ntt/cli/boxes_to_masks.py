@@ -17,7 +17,7 @@ from ntt.drawing import draw_instances
 from ntt.models.box_masks import BoxMasks, Conversion, choose_box_segmenter, convert
 from ntt.models.segmenters.base import BoxSegmenter
 from ntt.run.models import build_models
-from ntt.stages.visualisation import drawn_instances, picture_stem, save_picture
+from ntt.stages.target_pictures import drawn_instances, picture_stem, save_picture
 from ntt.store.store import Store
 from ntt.types import ImageRecord, Instance
 

@@ -15,8 +15,8 @@ from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images
 from ntt.models.box_masks import ReferenceMasks
 from ntt.run.inputs import read_inputs, searched_categories
+from ntt.stages.pictures import draw_references
 from ntt.stages.references import SamplerName, sample_references
-from ntt.stages.visualisation import draw_references
 from ntt.types import Category
 
 

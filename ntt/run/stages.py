@@ -16,9 +16,9 @@ from ntt.stages.evaluation import VERSION as EVALUATION_VERSION
 from ntt.stages.evaluation import evaluate
 from ntt.stages.matching import match_images
 from ntt.stages.memory import fill_memory
-from ntt.stages.pictures import draw_pictures, target_renderer
+from ntt.stages.pictures import draw_pictures
 from ntt.stages.prototypes import build_prototypes
-from ntt.stages.visualisation import TargetRenderer
+from ntt.stages.target_pictures import TargetRenderer
 from ntt.types import Detections, MemoryBank, Metrics, Prototypes, ReferenceSet
 
 
@@ -221,14 +221,16 @@ class _Evaluation(Stage[Metrics]):
 
 
 def _renderer(run: Pipeline) -> TargetRenderer:
-    settings = run.config.visualisation
-    return target_renderer(
-        targets=run.inputs.target_data,
+    settings, ground_truth = run.config.visualisation, run.inputs.target_data
+    ids = settings.image_ids
+    if ids is None:
+        ids = [record.id for record in run.targets[: settings.max_images]]
+    return TargetRenderer(
         categories=run.inputs.categories,
-        folder=run.directory.pictures,
+        ground_truth=ground_truth if ground_truth.has_annotations else None,
+        folder=run.directory.pictures / "targets",
         score_threshold=settings.score_threshold,
-        max_images=settings.max_images,
-        image_ids=settings.image_ids,
+        image_ids=frozenset(ids),
     )
 
 

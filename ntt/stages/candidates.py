@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from ntt.base.digests import content_key
-from ntt.base.distributed import ProcessGroup, gather, share
-from ntt.base.progress import track
+from ntt.base.distributed import ProcessGroup
 from ntt.data.images import image_digest, read_image
 from ntt.errors import DataError
 from ntt.models.backbones.base import Backbone
 from ntt.models.segmenters.base import Segmenter
 from ntt.ops.candidates import FeatureDtype, describe
 from ntt.ops.canvas import canvas_of, encoder_input
+from ntt.stages.dealing import map_dealt
 from ntt.store.store import Store
 from ntt.types import Candidates, ImageRecord
 
@@ -108,9 +108,4 @@ def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, g
     Returns:
         The number of candidates of each image.
     """
-    mine = share(images, group)
-    counts = [
-        (position, source.count(record))
-        for position, record in track(mine, "candidates", unit="image", visible=group.is_main)
-    ]
-    return tuple(gather(counts, len(images), group))
+    return tuple(map_dealt(source.count, images, group=group, label="candidates", unit="image"))

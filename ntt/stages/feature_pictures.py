@@ -8,15 +8,15 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from ntt.base.distributed import ProcessGroup, gather, share
-from ntt.base.progress import track
+from ntt.base.distributed import ProcessGroup
 from ntt.data.images import read_image
 from ntt.drawing import draw_contact_sheet, draw_feature_pca, draw_similarity_map
 from ntt.ops.pooling import l2_normalise
 from ntt.ops.similarity import best_per_class, cosine_similarity
 from ntt.stages.candidates import CandidateSource
+from ntt.stages.dealing import map_dealt
 from ntt.stages.memory import ReferenceEncoder
-from ntt.stages.visualisation import picture_stem, safe_name, save_picture
+from ntt.stages.target_pictures import picture_stem, safe_name, save_picture
 from ntt.types import Category, FloatArray, ImageRecord, Instance, Prototypes, ReferenceSet
 
 _COLUMNS = 3
@@ -38,13 +38,14 @@ def draw_reference_features(
         for category, members in zip(references.categories, references.instances, strict=True)
         for instance in members
     ]
-    own = track(share(flat, group), "features", unit="reference", visible=group.is_main)
-    paths = []
-    for index, (category, instance) in own:
+
+    def draw(pair: tuple[Category, Instance]) -> Path:
+        category, instance = pair
         path = folder / f"reference_{safe_name(category.name)}_{instance.id}.png"
         save_picture(_reference_picture(instance, references.images[instance.image_id], encoder), path)
-        paths.append((index, path))
-    return gather(paths, len(flat), group)
+        return path
+
+    return map_dealt(draw, flat, group=group, label="features", unit="reference")
 
 
 def draw_similarities(
@@ -59,14 +60,15 @@ def draw_similarities(
         folder: where pictures are written.
         group: the processes of the run; images are dealt out over them.
     """
-    paths = []
-    for index, record in track(share(images, group), "similarity", unit="image", visible=group.is_main):
+
+    def draw(record: ImageRecord) -> Path:
         _, feature_map_Dhw = source.look(record)
         similarity_Chw = class_similarity(feature_map_Dhw, prototypes)
         path = folder / f"similarity_{picture_stem(record)}.png"
         save_picture(_similarity_sheet(record, similarity_Chw, prototypes.categories), path)
-        paths.append((index, path))
-    return gather(paths, len(images), group)
+        return path
+
+    return map_dealt(draw, images, group=group, label="similarity", unit="image")
 
 
 def class_similarity(feature_map_Dhw: torch.Tensor, prototypes: Prototypes) -> FloatArray:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from ntt.base.distributed import ProcessGroup, gather, share
+from ntt.base.distributed import ProcessGroup
 from ntt.base.progress import track
 from ntt.errors import DataError
 from ntt.matchers.base import MatcherConfig
 from ntt.matchers.scoring import match_together
 from ntt.stages.candidates import CandidateSource
+from ntt.stages.dealing import map_dealt
 from ntt.types import Detections, ImageRecord, Prototypes
 
 
@@ -33,13 +34,14 @@ def match_images(
     Returns:
         One entry per image, in the order of `images`, in every process.
     """
-    mine: list[tuple[int, Detections]] = []
-    for position, record in track(share(images, group), "matching", unit="image", visible=group.is_main):
+
+    def match(record: ImageRecord) -> Detections:
         detections = matcher.match(record.id, source.get(record), prototypes)
-        mine.append((position, detections))
         if on_detections is not None:
             on_detections(record, detections)
-    return gather(mine, len(images), group)
+        return detections
+
+    return map_dealt(match, images, group=group, label="matching", unit="image")
 
 
 def match_points(

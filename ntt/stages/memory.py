@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from ntt.base.digests import content_key
-from ntt.base.distributed import ProcessGroup, gather, share
-from ntt.base.progress import track
+from ntt.base.distributed import ProcessGroup
 from ntt.data.images import image_digest, read_image
 from ntt.errors import DataError
 from ntt.models.backbones.base import Backbone
 from ntt.models.box_masks import ReferenceMasks
 from ntt.ops.crops import background_feature, crop_reference, instance_feature
+from ntt.stages.dealing import map_dealt
 from ntt.store.store import Store
 from ntt.types import FloatArray, ImageRecord, Instance, MemoryBank, ReferenceFeature, ReferenceSet
 
@@ -40,12 +40,12 @@ def fill_memory(*, references: ReferenceSet, encoder: "ReferenceEncoder", group:
     flat = [instance for members in references.instances for instance in members]
     if group.is_main:
         _log_box_masks(flat, encoder.masks)
-    vectors = [
-        (position, encoder.encode(instance, references.images[instance.image_id]))
-        for position, instance in track(share(flat, group), "memory", unit="reference", visible=group.is_main)
-    ]
-    ordered = iter(gather(vectors, len(flat), group))
-    groups = [list(islice(ordered, len(members))) for members in references.instances]
+
+    def encode(instance: Instance) -> ReferenceFeature:
+        return encoder.encode(instance, references.images[instance.image_id])
+
+    features = iter(map_dealt(encode, flat, group=group, label="memory", unit="reference"))
+    groups = [list(islice(features, len(members))) for members in references.instances]
     return MemoryBank(
         categories=references.categories,
         features=tuple(_stack([feature.instance for feature in members]) for members in groups),

@@ -1,36 +1,17 @@
-"""Stage `visualisation` as a whole: which pictures are drawn, and by which process."""
+"""Stage `visualisation`: which pictures are drawn, and by which process."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from ntt.base import distributed as dist
-from ntt.data.coco import CocoDataset
+from ntt.data.images import read_image
+from ntt.drawing import cut_reference_tile, draw_reference_sheet
+from ntt.models.box_masks import ReferenceMasks
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.feature_pictures import draw_reference_features, draw_similarities
 from ntt.stages.memory import ReferenceEncoder
-from ntt.stages.visualisation import TargetRenderer, draw_extremes, draw_references, draw_targets
-from ntt.types import Category, Detections, ImageId, ImageRecord, Prototypes, ReferenceSet
-
-
-def target_renderer(
-    *,
-    targets: CocoDataset,
-    categories: tuple[Category, ...],
-    folder: Path,
-    score_threshold: float,
-    max_images: int | None,
-    image_ids: Sequence[ImageId] | None,
-) -> TargetRenderer:
-    """Return what draws target images: those with the given ids, else the first `max_images`, all if that is None."""
-    images = list(targets.images.values())
-    drawn = [record.id for record in images[:max_images]] if image_ids is None else image_ids
-    return TargetRenderer(
-        categories=categories,
-        ground_truth=targets if targets.has_annotations else None,
-        folder=folder / "targets",
-        score_threshold=score_threshold,
-        image_ids=frozenset(drawn),
-    )
+from ntt.stages.target_pictures import TargetRenderer, draw_extremes, draw_targets, save_picture
+from ntt.types import Detections, ImageRecord, Prototypes, ReferenceSet
 
 
 def draw_pictures(
@@ -54,12 +35,12 @@ def draw_pictures(
         references: the sampled instances.
         images: the target images.
         detections: one entry per image, in the order of `images`.
-        renderer: draws the chosen target images.
+        renderer: draws target images.
         encoder: shows references as the backbone sees them, and gives their masks.
         source: shows target images as the models see them.
         prototypes: similarities with them are drawn, and features of the references; None: neither.
         sheet_size: images on the sheets of best and worst images.
-        num_feature_images: target images to draw similarities of: the first of the chosen ones.
+        num_feature_images: target images to draw similarities of: the first of the renderer's.
         folder: where pictures are written.
         outdated: pictures of an earlier run, removed first.
         group: the processes of the run; images are dealt out over them.
@@ -73,12 +54,36 @@ def draw_pictures(
     dist.barrier(group)
     paths = draw_targets(images=images, detections=detections, renderer=renderer, group=group)
     if prototypes is not None:
-        drawn = [record for record in images if record.id in renderer.image_ids][:num_feature_images]
+        selected = [record for record in images if record.id in renderer.image_ids][:num_feature_images]
         features = folder / "features"
         paths += draw_reference_features(references=references, encoder=encoder, folder=features, group=group)
-        paths += draw_similarities(images=drawn, source=source, prototypes=prototypes, folder=features, group=group)
+        paths += draw_similarities(images=selected, source=source, prototypes=prototypes, folder=features, group=group)
     if not group.is_main:
         return []
     sheets = draw_references(references=references, masks=encoder.masks, folder=folder)
     sheets += draw_extremes(images=images, detections=detections, renderer=renderer, size=sheet_size, folder=folder)
     return [*sheets, *paths]
+
+
+def draw_references(*, references: ReferenceSet, masks: ReferenceMasks, folder: Path) -> list[Path]:
+    """Draw a sheet of the sampled references with the masks that are used; several pages where there are many."""
+    tiles = []
+    for label, instances in enumerate(references.instances):
+        for instance in instances:
+            record = references.images[instance.image_id]
+            tile = cut_reference_tile(
+                read_image(record),
+                label=label,
+                box_xywh=instance.bbox_xywh,
+                rle=masks.rle(instance, record),
+                file_name=Path(record.file_name).name,
+                annotation_id=instance.id,
+            )
+            tiles.append(tile)
+    names = [category.name for category in references.categories]
+    shots = "1 shot" if references.shots == 1 else f"{references.shots} shots"
+    pages = draw_reference_sheet(tiles, class_names=names, title=f"References: {shots}, seed {references.seed}")
+    paths = [folder / ("references.png" if len(pages) == 1 else f"references_{n + 1}.png") for n in range(len(pages))]
+    for page, path in zip(pages, paths, strict=True):
+        save_picture(page, path)
+    return paths

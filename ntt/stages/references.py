@@ -39,35 +39,22 @@ def sample_references(
         The references, by category id.
 
     Raises:
-        ConfigError: for `shots` below 1, None with another sampler, an unknown sampler or no category.
+        ConfigError: if there is no category.
         DataError: if a category has no usable instance or, if `strict`, too few.
     """
-    if sampler == "fixed" and shots is None:
-        sample = sample_fixed(dataset, _by_id(categories), shots=None, strict=strict)
-        count = max(map(len, sample), default=0)
-        return assemble_references(dataset, _by_id(categories), sample, shots=count, seed=seed, sampler=sampler)
-    if shots is None or shots < 1:
-        raise ConfigError(
-            f"shots.count={shots} is not possible: 1 or more is allowed. Choose shots=1shot, for example."
-        )
     ordered = _by_id(categories)
-    if sampler == "native" or sampler == "reference":
-        draw = sample_native if sampler == "native" else sample_reference
-        sample = draw(
-            dataset,
-            ordered,
-            shots=shots,
-            seed=seed,
-            strict=strict,
-            min_box_side_px=min_box_side_px,
-            border_px=border_px,
-        )
-    elif sampler == "fixed":
+    if sampler == "fixed":
         sample = sample_fixed(dataset, ordered, shots=shots, strict=strict)
+    elif shots is None:
+        raise ValueError(f"the sampler {sampler} needs a number of shots")
     elif sampler == "shot_index":
         sample = sample_shot_index(dataset, ordered, shots=shots, strict=strict)
     else:
-        raise ConfigError(f"shots.sampler={sampler} is not a sampler. Choose native, reference, fixed or shot_index.")
+        draw = sample_native if sampler == "native" else sample_reference
+        limits = {"min_box_side_px": min_box_side_px, "border_px": border_px}
+        sample = draw(dataset, ordered, shots=shots, seed=seed, strict=strict, **limits)
+    if shots is None:
+        shots = max(map(len, sample))
     return assemble_references(dataset, ordered, sample, shots=shots, seed=seed, sampler=sampler)
 
 

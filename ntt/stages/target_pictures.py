@@ -1,4 +1,4 @@
-"""Pictures of references, predictions, and a run's best and worst images."""
+"""Pictures of target images: ground truth beside predictions, and the run's best and worst images."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,22 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ntt.base.distributed import ProcessGroup, gather, share
+from ntt.base.distributed import ProcessGroup
 from ntt.base.files import atomic_path
-from ntt.base.progress import track
 from ntt.data.coco import CocoDataset
 from ntt.data.images import read_image
 from ntt.data.masks import instance_rle
-from ntt.drawing import (
-    DrawnInstances,
-    cut_reference_tile,
-    draw_comparison,
-    draw_contact_sheet,
-    draw_reference_sheet,
-    image_quality,
-)
-from ntt.models.box_masks import ReferenceMasks
-from ntt.types import Category, Detections, ImageId, ImageRecord, Instance, ReferenceSet
+from ntt.drawing import DrawnInstances, draw_comparison, draw_contact_sheet, image_quality
+from ntt.stages.dealing import map_dealt
+from ntt.types import Category, Detections, ImageId, ImageRecord, Instance
 
 
 @dataclass(frozen=True)
@@ -101,39 +93,12 @@ def drawn_instances(
     )
 
 
-def draw_references(*, references: ReferenceSet, masks: ReferenceMasks, folder: Path) -> list[Path]:
-    """Draw a sheet of the sampled references with the masks that are used; several pages where there are many."""
-    tiles = []
-    for label, instances in enumerate(references.instances):
-        for instance in instances:
-            record = references.images[instance.image_id]
-            tiles.append(
-                cut_reference_tile(
-                    read_image(record),
-                    label=label,
-                    box_xywh=instance.bbox_xywh,
-                    rle=masks.rle(instance, record),
-                    file_name=Path(record.file_name).name,
-                    annotation_id=instance.id,
-                )
-            )
-    names = [category.name for category in references.categories]
-    shots = "1 shot" if references.shots == 1 else f"{references.shots} shots"
-    title = f"References: {shots}, seed {references.seed}"
-    pages = draw_reference_sheet(tiles, class_names=names, title=title)
-    paths = [folder / ("references.png" if len(pages) == 1 else f"references_{n + 1}.png") for n in range(len(pages))]
-    for page, path in zip(pages, paths, strict=True):
-        save_picture(page, path)
-    return paths
-
-
 def draw_targets(
     *, images: Sequence[ImageRecord], detections: Sequence[Detections], renderer: TargetRenderer, group: ProcessGroup
 ) -> list[Path]:
-    """Draw one comparison for each chosen image; images are dealt out over all processes."""
+    """Draw one comparison for each of the renderer's images; images are dealt out over all processes."""
     pairs = [pair for pair in zip(images, detections, strict=True) if pair[0].id in renderer.image_ids]
-    own = track(share(pairs, group), "visualisation", unit="picture", visible=group.is_main)
-    return gather([(index, renderer.draw(*pair)) for index, pair in own], len(pairs), group)
+    return map_dealt(lambda pair: renderer.draw(*pair), pairs, group=group, label="visualisation", unit="picture")
 
 
 def draw_extremes(
@@ -151,19 +116,20 @@ def draw_extremes(
     """
     rated = [
         (quality, index)
-        for index, pair in enumerate(zip(images, detections, strict=True))
-        if (quality := renderer.quality(*pair)) is not None
+        for index, (record, found) in enumerate(zip(images, detections, strict=True))
+        if (quality := renderer.quality(record, found)) is not None
     ]
     best = sorted(rated, key=lambda pair: (-pair[0], pair[1]))[: min(size, (len(rated) + 1) // 2)]
     worst = sorted(rated)[: min(size, len(rated) // 2)]
     paths: list[Path] = []
-    for name, extremes in (("best", best), ("worst", worst)):
+    for name, ranked in (("best", best), ("worst", worst)):
+        if not ranked:
+            continue
         # Each picture carries its file name and its quality; the caption tells which run's image id it is.
-        tiles = [(renderer.picture(images[i], detections[i]), f"image {images[i].id}") for _, i in extremes]
-        if tiles:
-            title = f"{name.capitalize()} {len(tiles)} of {len(images)} images"
-            paths.append(folder / f"{name}.png")
-            save_picture(draw_contact_sheet(tiles, title=title, columns=2), paths[-1])
+        tiles = [(renderer.picture(images[i], detections[i]), f"image {images[i].id}") for _, i in ranked]
+        sheet = draw_contact_sheet(tiles, title=f"{name.capitalize()} {len(ranked)} of {len(images)} images", columns=2)
+        paths.append(folder / f"{name}.png")
+        save_picture(sheet, paths[-1])
     return paths
 
 
