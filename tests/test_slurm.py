@@ -16,11 +16,11 @@ from ntt.cli.main import main
 from ntt.errors import ConfigError, DistributedError, NttError, StorageError
 from ntt.sweeps import slurm, worker
 from ntt.sweeps.clusters import CLUSTERS_DIR, JobRequest, load_profile, profile_names
-from ntt.sweeps.executors import sbatch_parameters
 from ntt.sweeps.job import Job, Shard
 from ntt.sweeps.layout import cluster_arrays
 from ntt.sweeps.plan import Plan, PlannedPoint, write_plan
 from ntt.sweeps.queue import ArrayRecord, live_jobs, observe, owners, read_jobs, write_jobs
+from ntt.sweeps.slurm import sbatch_parameters
 from ntt.sweeps.snapshot import Snapshot, check_snapshot, code_digest, take_snapshot
 from ntt.sweeps.spec import Resources, StageResources
 from ntt.sweeps.state import SweepFolder, TaskState

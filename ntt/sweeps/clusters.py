@@ -104,13 +104,7 @@ class ClusterProfile:
     layers: tuple[tuple[str, Mapping[str, Any]], ...]
 
     def request(self, stage: str, resources: StageResources, *, max_parallel: int | None) -> JobRequest:
-        """Decide what the jobs of a stage ask for; see the module's description.
-
-        Args:
-            stage: one of `STAGES`.
-            resources: the stage's in the sweep file.
-            max_parallel: the sweep file's limit, or None.
-        """
+        """Decide what the jobs of a stage ask for, given its resources and the limit on jobs of the sweep file."""
         values: dict[str, Any] = {
             key: getattr(resources, key) for key in ("gpus", "cpus", "mem_gb", "timeout_min", "tasks")
         }

@@ -17,16 +17,7 @@ T = TypeVar("T")
 
 
 def local_jobs(plan: Plan, points: Sequence[PlannedPoint], *, processes: int) -> tuple[list[Job], list[Job]]:
-    """Divide shared work, and then points, among some processes of this machine.
-
-    Args:
-        plan: the sweep's.
-        points: those to run.
-        processes: the largest number of jobs of each kind.
-
-    Returns:
-        The jobs of shared work that is not in the store, and the jobs of points, which follow them.
-    """
+    """Divide the shared work that is not in the store, and the points that follow it, among some processes."""
     needed = {unit for point in points for unit in point.units}
     units = [unit for unit in plan.units if unit.id in needed and unit.num_missing]
     shards = [shard for unit in units for shard in _shards(unit, min(processes, unit.num_missing))]
@@ -55,14 +46,7 @@ class JobArray:
 def cluster_arrays(
     folder: SweepFolder, plan: Plan, profile: ClusterProfile, *, queued: Mapping[str, str]
 ) -> list[JobArray]:
-    """Lay out the arrays of jobs of a cluster.
-
-    Args:
-        folder: the sweep's folder, for what is done.
-        plan: the sweep's plan.
-        profile: what the site expects.
-        queued: tasks in the queue already -> their jobs.
-    """
+    """Lay out the arrays of jobs of a cluster; `queued` has tasks in its queue already, with their jobs."""
     layout = _ClusterLayout(folder, plan, profile, queued)
     layout.add_shared("candidates")
     layout.add_shared("references")

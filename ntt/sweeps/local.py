@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -11,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ntt.sweeps.executors import local_executor, outside_of_jobs, without_interrupts
 from ntt.sweeps.job import Job
 from ntt.sweeps.layout import local_jobs
 from ntt.sweeps.plan import Plan
+from ntt.sweeps.slurm import outside_of_jobs
 from ntt.sweeps.state import SweepFolder
 from ntt.sweeps.status import sweep_status
 from ntt.sweeps.task import JobTask, Launcher
@@ -22,6 +23,7 @@ from ntt.sweeps.task import JobTask, Launcher
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.5
 _END_WAIT_S = 20.0
+_NO_LIMIT_MIN = 60 * 24 * 365
 
 
 def run_local(
@@ -94,13 +96,23 @@ class _Launcher:
 
     @cached_property
     def _executor(self) -> Any:
-        return local_executor(self._folder.logs)
+        """submitit's executor, in a folder of its own: it names jobs by their process ids, which come again."""
+        from submitit import LocalExecutor
+
+        self._folder.logs.mkdir(parents=True, exist_ok=True)
+        executor = LocalExecutor(tempfile.mkdtemp(prefix="local_", dir=self._folder.logs), max_num_timeout=0)
+        executor.update_parameters(timeout_min=_NO_LIMIT_MIN)
+        return executor
 
     def _start(self, job: Job) -> None:
         launcher = Launcher(os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"))
         task = JobTask(sweep_dir=self._folder.root, work_dir=Path.cwd(), job=job, launcher=launcher)
-        with outside_of_jobs(), without_interrupts():
-            self._running.append((self._executor.submit(task), job))
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C must not reach the job: `end` ends it in order
+        try:
+            with outside_of_jobs():
+                self._running.append((self._executor.submit(task), job))
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def _left_by(folder: SweepFolder, job: Job, *, log: Path) -> list[Job]:

@@ -13,16 +13,8 @@ from ntt.sweeps.state import SweepFolder, TaskState
 
 _QUEUE_TIMEOUT_S = 60
 # What stays visible for some minutes after the end. A job that is COMPLETING is not at its end.
-_ENDED = (
-    "BOOT_FAIL",
-    "CANCELLED",
-    "COMPLETED",
-    "DEADLINE",
-    "FAILED",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "PREEMPTED",
-    "TIMEOUT",
+_ENDED = frozenset(
+    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
 )
 
 
@@ -122,11 +114,11 @@ def observe(folder: SweepFolder, tasks: Sequence[str]) -> dict[str, TaskState]:
     """
     arrays = read_jobs(folder)
     states = {task: folder.observed(task) for task in tasks}
-    live, jobs = live_jobs(arrays), owners(arrays)
-    return {
-        task: _observed(folder, state, *jobs[task], live.get(jobs[task][0])) if task in jobs else state
-        for task, state in states.items()
-    }
+    live = live_jobs(arrays)
+    for task, (job, array) in owners(arrays).items():
+        if task in states:
+            states[task] = _observed(folder, states[task], job, array, live.get(job))
+    return states
 
 
 def _observed(

@@ -7,7 +7,9 @@ a job that has ended, so what counts is the state files of the sweep; the queue 
 """
 
 import logging
+import os
 import re
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +19,7 @@ from typing import Any
 
 from ntt.base.files import exclusive
 from ntt.errors import ConfigError
-from ntt.sweeps.clusters import SHORTEST_COUNTED_MIN, ClusterProfile, load_profile, profile_names
-from ntt.sweeps.executors import outside_of_jobs, slurm_executor
+from ntt.sweeps.clusters import SHORTEST_COUNTED_MIN, ClusterProfile, JobRequest, load_profile, profile_names
 from ntt.sweeps.layout import JobArray, cluster_arrays
 from ntt.sweeps.plan import Plan
 from ntt.sweeps.queue import ArrayRecord, live_jobs, owners, read_jobs, slurm_command, write_jobs
@@ -163,19 +164,72 @@ def _warn(arrays: Sequence[JobArray], before: Sequence[ArrayRecord], digest: str
 def _executor(
     folder: SweepFolder, plan: Plan, array: JobArray, code: Snapshot, dependency: str | None, *, dry: bool = False
 ) -> Any:
+    """Return submitit's executor for one array; a dry one works without a cluster."""
+    from submitit import SlurmExecutor
+
+    class DryExecutor(SlurmExecutor):  # type: ignore[misc]
+        @classmethod
+        def affinity(cls) -> int:
+            return 2
+
     request = array.request
     if array.stage == "points" and request.tasks > 1:
         # Points are run by all processes together: without one of them, the others would hold the node for nothing.
         request = replace(request, srun_args=("--kill-on-bad-exit=1", *request.srun_args))
-    return slurm_executor(
-        folder.logs,
-        request,
-        name=f"ntt-{plan.name}-{array.stage}",
-        code=code.root,
-        num_jobs=len(array.jobs),
-        dependency=dependency,
-        dry=dry,
+    executor = (DryExecutor if dry else SlurmExecutor)(
+        folder.logs, max_num_timeout=request.max_timeouts if request.requeue else 0, python=request.python
     )
+    name = f"ntt-{plan.name}-{array.stage}"
+    executor.update_parameters(**sbatch_parameters(request, name=name, code=code.root), dependency=dependency)
+    _escape_percent(executor, folder.logs, num_jobs=len(array.jobs))
+    return executor
+
+
+def sbatch_parameters(request: JobRequest, *, name: str, code: Path) -> dict[str, Any]:
+    """Return a request in submitit's words; jobs start in the folder `code`, so that Python finds this copy first."""
+    gpus: dict[str, Any] = {} if request.gpus == 0 else {"gpus_per_node": request.gpus}
+    if request.gpus and request.gpu_type:
+        gpus = {"gres": f"gpu:{request.gpu_type}:{request.gpus}"}
+    words = {key: getattr(request, key) for key in ("partition", "account", "qos", "constraint", "exclude")}
+    memory = {} if request.mem_gb is None else {"mem": f"{round(request.mem_gb * 1024)}M"}
+    return {
+        "job_name": name,
+        "time": request.timeout_min,
+        "nodes": 1,
+        "ntasks_per_node": request.tasks,
+        "cpus_per_task": request.cpus,
+        "signal_delay_s": request.signal_delay_s,
+        "array_parallelism": request.max_parallel,
+        "setup": [*request.setup, f"cd {shlex.quote(str(code))}"],
+        # Since SLURM 22.05 srun no longer takes this over from sbatch, and would bind each task to one core.
+        "srun_args": [f"--cpus-per-task={request.cpus}", *request.srun_args],
+        "additional_parameters": {"requeue" if request.requeue else "no-requeue": True, **request.extra},
+        **{key: value for key, value in words.items() if value is not None},
+        **gpus,
+        **memory,
+    }
+
+
+def _escape_percent(executor: Any, logs: Path, *, num_jobs: int) -> None:
+    """Name the log files once more where the folder has a "%", which SLURM would take for a pattern."""
+    if "%" not in str(logs):
+        return
+    stem = f"{logs}/".replace("%", "%%") + ("%A_%a" if num_jobs > 1 else "%j")
+    streams = {"output": "out", "error": "err"}
+    executor.parameters["additional_parameters"].update({key: f"{stem}_0_log.{end}" for key, end in streams.items()})
+    executor.parameters["srun_args"] += [f"--{key}={stem}_%t_log.{end}" for key, end in streams.items()]
+
+
+@contextmanager
+def outside_of_jobs() -> Iterator[None]:
+    """Hide the variables of the job this may run in, which sbatch and jobs would take for their own."""
+    ranks = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "NTT_SLURM_WORLDS")
+    of_job = [key for key in os.environ if key.startswith(("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")) or key in ranks]
+    hidden = {key: os.environ.pop(key) for key in of_job if key != "SLURM_CONF"}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _send(executor: Any, array: JobArray, folder: SweepFolder, code: Snapshot) -> str:

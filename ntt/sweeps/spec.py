@@ -170,11 +170,7 @@ def read_spec(path: Path, *, name: str | None = None) -> SweepSpec:
 
 
 def read_yaml(text: str | bytes, *, where: str) -> Any:
-    """Parse YAML, refusing repeated keys.
-
-    Args:
-        text: the YAML.
-        where: its file or line, for messages.
+    """Parse YAML, refusing repeated keys; `where` is its file or line, for messages.
 
     Raises:
         ConfigError: if it cannot be read, or a mapping has a key twice.

@@ -61,10 +61,6 @@ class SweepStatus:
         """Number of points by state."""
         return Counter(point.state.status for point in self.points)
 
-    def with_status(self, *statuses: str) -> tuple[PlannedPoint, ...]:
-        """Return the points in one of some states."""
-        return tuple(point.point for point in self.points if point.state.status in statuses)
-
 
 Observer = Callable[[SweepFolder, Sequence[str]], Mapping[str, TaskState]]
 
@@ -80,21 +76,20 @@ def is_done(folder: SweepFolder, point: PlannedPoint) -> bool:
 
 
 def sweep_status(folder: SweepFolder, plan: Plan, *, observe: Observer = by_heartbeat) -> SweepStatus:
-    """Read where a sweep stands.
-
-    Args:
-        folder: the sweep's.
-        plan: the sweep's.
-        observe: returns the states of tasks; a cluster knows more than the files do.
-    """
-    states = observe(folder, [point.id for point in plan.points])
+    """Read where a sweep stands; `observe` returns the states of tasks (a cluster knows more than the files do)."""
+    shards_of = {unit.id: folder.shards(unit.id) for unit in plan.units}
+    states = observe(
+        folder, [*(point.id for point in plan.points), *(task for ids in shards_of.values() for task in ids)]
+    )
     points = tuple(PointStatus(point, _with_result(point, states[point.id])) for point in plan.points)
-    open_units = {unit for one in points if one.state.status != "done" for unit in one.point.units}
-    units = tuple(_unit_status(folder, plan, unit, observe, is_needed=unit.id in open_units) for unit in plan.units)
-    everything = [one.state for one in points] + [state for unit in units for state in unit.shards.values()]
-    begun = [state.started_s for state in everything if state.started_s is not None]
-    ends = [state.heartbeat_s for state in everything if state.heartbeat_s is not None]
-    running = sum(state.status == "running" for state in everything)
+    needed = {unit for point in points if point.state.status != "done" for unit in point.point.units}
+    units = tuple(
+        _unit_status(plan, unit, {task: states[task] for task in shards_of[unit.id]}, is_needed=unit.id in needed)
+        for unit in plan.units
+    )
+    begun = [state.started_s for state in states.values() if state.started_s is not None]
+    ends = [state.heartbeat_s for state in states.values() if state.heartbeat_s is not None]
+    running = sum(state.status == "running" for state in states.values())
     now = time.time() if running else max(ends, default=0.0)
     return SweepStatus(
         points=points,
@@ -114,32 +109,21 @@ def _with_result(point: PlannedPoint, state: TaskState) -> TaskState:
     return state
 
 
-def _unit_status(folder: SweepFolder, plan: Plan, unit: WorkUnit, observe: Observer, *, is_needed: bool) -> UnitStatus:
-    shards = observe(folder, folder.shards(unit.id))
+def _unit_status(plan: Plan, unit: WorkUnit, shards: Mapping[str, TaskState], *, is_needed: bool) -> UnitStatus:
     # What was computed before the plan looked into the store is in its count.
-    since = [state for state in shards.values() if (state.started_s or 0.0) >= plan.created_s]
-    computed = sum(state.computed for state in since)
+    computed = sum(state.computed for state in shards.values() if (state.started_s or 0.0) >= plan.created_s)
     return UnitStatus(unit, min(unit.num_items, (unit.num_cached or 0) + computed), shards, is_needed)
 
 
-def _left_s(points: tuple[PointStatus, ...], units: tuple[UnitStatus, ...], processes: int) -> float | None:
+def _left_s(points: Sequence[PointStatus], units: Sequence[UnitStatus], processes: int) -> float | None:
     """Estimate by what this sweep has measured itself, else by the plan's figures."""
-    total = 0.0
-    for unit in units:
-        if unit.is_needed and unit.num_missing:
-            rate = _item_s(unit)
-            if rate is None:
-                return None
-            total += rate * unit.num_missing
-    measured = [one.state.seconds for one in points if one.state.status == "done" and one.state.seconds is not None]
-    usual = mean(measured) if measured else None
-    for one in points:
-        if one.state.status != "done":
-            seconds = one.point.seconds if usual is None else usual
-            if seconds is None:
-                return None
-            total += max(0.0, seconds - (one.state.seconds or 0.0)) if one.state.status == "running" else seconds
-    return total / processes
+    measured = [p.state.seconds for p in points if p.state.status == "done" and p.state.seconds is not None]
+    parts = [(_item_s(unit), unit.num_missing, 0.0) for unit in units if unit.is_needed and unit.num_missing]
+    for point in (point for point in points if point.state.status != "done"):
+        spent = (point.state.seconds or 0.0) if point.state.status == "running" else 0.0
+        parts.append((mean(measured) if measured else point.point.seconds, 1, spent))
+    known = [max(0.0, each * count - spent) for each, count, spent in parts if each is not None]
+    return sum(known) / processes if len(known) == len(parts) else None
 
 
 def _item_s(unit: UnitStatus) -> float | None:

@@ -5,12 +5,15 @@ decides those entries, not by the settings that happen to be varied.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from ntt.base.digests import content_key
 from ntt.base.log import each_warning_once
-from ntt.config.identity import model_settings, stage_settings
+from ntt.config.identity import model_settings, run_id, stage_settings
+from ntt.config.schema import RuntimeConfig
 from ntt.errors import ConfigError, NttError
 from ntt.models.device import check_precision, resolve_device
 from ntt.run.pipeline import Pipeline
@@ -18,7 +21,6 @@ from ntt.run.shared import Workspace
 from ntt.run.stages import CANDIDATES, is_finished
 from ntt.sweeps.costs import item_cost, models_label
 from ntt.sweeps.points import Point
-from ntt.types import ImageRecord, Instance
 
 _LOG = logging.getLogger(__name__)
 _ID_LENGTH = 12
@@ -86,104 +88,111 @@ def take_inventory(points: Sequence[Point]) -> Inventory:
         NttError: if none of the points can be run.
     """
     workspace = Workspace()
-    members: dict[str, list[_Member]] = {}
+    pipelines: dict[str, list[Pipeline]] = {}
     units_of: dict[str, tuple[str, ...]] = {}
     finished, problems = set(), dict[str, str]()
     for point in points:
         try:
-            member = _member(point, workspace)
-            units_of[point.id] = _unit_ids(member)
+            pipeline = Pipeline(point.config, workspace=workspace)
+            units_of[point.id] = _unit_ids(pipeline)
         except NttError as error:
             problems[point.id] = str(error)
             if len(problems) == len(points):
                 raise
             continue
         for unit in units_of[point.id]:
-            members.setdefault(unit, []).append(member)
-        if member.is_finished():
+            pipelines.setdefault(unit, []).append(pipeline)
+        if _is_finished(pipeline):
             finished.add(point.id)
-    units = tuple(_work_unit(unit, sharing) for unit, sharing in members.items())
+    units = tuple(_work_unit(unit, sharing) for unit, sharing in pipelines.items())
     return Inventory(units, units_of, frozenset(finished), problems)
 
 
+def shared_items(
+    kind: str, pipelines: Sequence[Pipeline]
+) -> tuple[list[tuple[Any, ...]], Callable[..., bool], Callable[..., object]]:
+    """Return the items of a unit, all that any of its points needs, in an order that all processes agree on.
+
+    Returns:
+        The items: (image,) or (reference instance, its image); whether the store has one; what computes one. Models
+        are not touched before the functions are called.
+    """
+    first = pipelines[0]
+    if kind == "candidates":
+        return (
+            [(image,) for image in first.targets],
+            lambda image: first.models.source.is_stored(image),
+            lambda image: first.models.source.count(image),
+        )
+    return (
+        _drawn_instances(pipelines),
+        lambda *drawn: first.models.encoder.is_stored(*drawn),
+        lambda *drawn: first.models.encoder.encode(*drawn),
+    )
+
+
 @each_warning_once()
-def drawn_instances(pipelines: Iterable[Pipeline]) -> list[tuple[Instance, ImageRecord]]:
-    """Return every reference instance that any of some runs draws, once, in an order all processes agree on."""
-    drawn: dict[int, tuple[Instance, ImageRecord]] = {}
-    for pipeline in pipelines:
-        references = pipeline.references
+def _drawn_instances(pipelines: Sequence[Pipeline]) -> list[tuple[Any, ...]]:
+    """Return every reference instance that any of some runs draws, once, with its image."""
+    drawn: dict[int, tuple[Any, ...]] = {}
+    for references in (pipeline.references for pipeline in pipelines):
         for instances in references.instances:
             drawn.update({instance.id: (instance, references.images[instance.image_id]) for instance in instances})
     return [drawn[instance_id] for instance_id in sorted(drawn)]
 
 
-@dataclass(frozen=True)
-class _Member:
-    """A point with its pipeline; without a device the pipeline has no models."""
-
-    point: Point
-    pipeline: Pipeline
-    has_device: bool
-
-    def is_finished(self) -> bool:
-        if self.has_device:
-            return is_finished(self.pipeline)
-        return self.pipeline.directory.metrics.is_file()
-
-
-def _member(point: Point, workspace: Workspace) -> _Member:
-    has_device = True
+@cache
+def _has_device(runtime: RuntimeConfig) -> bool:
     try:
-        check_precision(point.config.runtime.precision, resolve_device(point.config.runtime.device))
+        check_precision(runtime.precision, resolve_device(runtime.device))
     except ConfigError as error:
         _LOG.info("This machine cannot look into the store for these points: %s", error)
-        has_device = False
-    return _Member(point, Pipeline(point.config, workspace=workspace), has_device)
+        return False
+    return True
 
 
-def _unit_ids(member: _Member) -> tuple[str, ...]:
+def _is_finished(pipeline: Pipeline) -> bool:
+    if _has_device(pipeline.config.runtime):
+        return is_finished(pipeline)
+    return pipeline.directory.metrics.is_file()
+
+
+def _unit_ids(pipeline: Pipeline) -> tuple[str, ...]:
     """Return the ids of the shared work a point builds on, after making sure that its references can be drawn."""
-    _ = member.pipeline.references
-    keys = {"candidates": _candidates_key(member), "references": _references_key(member)}
+    _ = pipeline.references
+    keys = {"candidates": _candidates_key(pipeline), "references": _references_key(pipeline)}
     return tuple(f"{kind}-{key[:_ID_LENGTH]}" for kind, key in keys.items())
 
 
-def _candidates_key(member: _Member) -> str:
-    pipeline = member.pipeline
-    if member.has_device:
+def _candidates_key(pipeline: Pipeline) -> str:
+    config, images = pipeline.config, pipeline.inputs.target_data
+    if _has_device(config.runtime):
         return pipeline.key(CANDIDATES)
-    images = pipeline.inputs.target_data
-    settings = {"settings": stage_settings(pipeline.config, "candidates"), **model_settings(pipeline.config)}
+    settings = {"settings": stage_settings(config, "candidates"), **model_settings(config)}
     return content_key({"file": str(images.annotation_file), "digest": images.digest, **settings})
 
 
-def _references_key(member: _Member) -> str:
-    pipeline = member.pipeline
-    references = pipeline.inputs.reference_data
-    details = {"file": references.digest, "settings": stage_settings(pipeline.config, "memory")}
-    if not member.has_device:
-        return content_key({**details, **model_settings(pipeline.config)})
+def _references_key(pipeline: Pipeline) -> str:
+    config, references = pipeline.config, pipeline.inputs.reference_data
+    details = {"file": references.digest, "settings": stage_settings(config, "memory")}
+    if not _has_device(config.runtime):
+        return content_key({**details, **model_settings(config)})
     models = pipeline.models
     return content_key({**details, **models.encoder.facts, **models.reference_masks.facts(references.instances)})
 
 
-def _work_unit(unit: str, members: Sequence[_Member]) -> WorkUnit:
+def _work_unit(unit: str, pipelines: Sequence[Pipeline]) -> WorkUnit:
     kind = unit.partition("-")[0]
-    first, config = members[0].pipeline, members[0].point.config
-    if kind == "candidates":
-        images = list(first.inputs.target_data.images.values())
-        count, is_stored = len(images), (first.models.source.is_stored(image) for image in images)
-    else:
-        drawn = drawn_instances(member.pipeline for member in members)
-        count, is_stored = len(drawn), (first.models.encoder.is_stored(instance, image) for instance, image in drawn)
+    config = pipelines[0].config
+    items, is_stored, _ = shared_items(kind, pipelines)
     cost = item_cost(kind, config)
     return WorkUnit(
         id=unit,
         kind=kind,
         label=f"{config.dataset.label()}, {models_label(kind, config)}",
-        point=members[0].point.id,
-        num_items=count,
-        num_cached=sum(is_stored) if members[0].has_device else None,
+        point=run_id(config),
+        num_items=len(items),
+        num_cached=sum(is_stored(*item) for item in items) if _has_device(config.runtime) else None,
         item_s=cost.seconds,
         item_s_source=cost.source,
     )

@@ -8,12 +8,11 @@ store or in a finished run directory is not computed again.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ntt.base.distributed import ProcessGroup, broadcast_from_main, join_process_group
 from ntt.base.log import console_logging
@@ -29,7 +28,7 @@ from ntt.sweeps.job import Job, Shard
 from ntt.sweeps.plan import Plan, PlannedPoint, compose_points, read_plan
 from ntt.sweeps.state import Count, SweepFolder, TaskState
 from ntt.sweeps.status import is_done
-from ntt.sweeps.units import drawn_instances
+from ntt.sweeps.units import shared_items
 
 _LOG = logging.getLogger(__name__)
 _SETTLE_S = 10.0
@@ -93,7 +92,7 @@ class _Worker:
         members = {point.id for point in self.plan.points if unit.id in point.units}
         points = compose_points(self.plan, {unit.point} if unit.kind == "candidates" else members)
         pipelines = [Pipeline(point.config, workspace=process_workspace()) for point in points]
-        items, is_stored, compute = _candidates(pipelines) if unit.kind == "candidates" else _references(pipelines)
+        items, is_stored, compute = shared_items(unit.kind, pipelines)
         items = items[shard.index :: shard.count]
         check_images([item[-1] for item in items], full=pipelines[0].config.dataset.decode_images)
         for item in track(items, unit.kind, unit=unit.item, visible=True):
@@ -199,18 +198,3 @@ def point_config(plan: Plan, point: PlannedPoint) -> ExperimentConfig:
     """Compose one point; trackers show the points of a sweep together."""
     config = compose_points(plan, {point.id})[0].config
     return replace(config, tracker=replace(config.tracker, group=config.tracker.group or plan.name))
-
-
-Items = Sequence[tuple[Any, ...]]
-
-
-def _candidates(pipelines: Sequence[Pipeline]) -> tuple[Items, Callable[..., bool], Callable[..., object]]:
-    """Return every target image, how to look for its candidates in the store, and how to compute them."""
-    source = pipelines[0].models.source
-    return [(image,) for image in pipelines[0].targets], source.is_stored, source.count
-
-
-def _references(pipelines: Sequence[Pipeline]) -> tuple[Items, Callable[..., bool], Callable[..., object]]:
-    """Do the same for every reference instance that any of the points draws."""
-    encoder = pipelines[0].models.encoder
-    return drawn_instances(pipelines), encoder.is_stored, encoder.encode
