@@ -88,37 +88,31 @@ class _RunLog(logging.FileHandler):
 @contextmanager
 def each_warning_once() -> Iterator[None]:
     """While the block runs, show every distinct warning of the library once, wherever its log goes."""
-    places = [(handler, _Distinct()) for handler in _handlers(logging.getLogger("ntt"))]
-    for handler, distinct in places:
-        handler.addFilter(distinct)
+    logger = logging.getLogger("ntt")
+    handlers = [*logger.handlers, *(logging.root.handlers if logger.propagate else ())]
+    last_resort = [logging.lastResort] if logging.lastResort is not None else []
+    filters = [(handler, _FirstTime()) for handler in handlers or last_resort]
+    for handler, first_time in filters:
+        handler.addFilter(first_time)
     try:
         yield
     finally:
-        for handler, distinct in places:
-            handler.removeFilter(distinct)
+        for handler, first_time in filters:
+            handler.removeFilter(first_time)
 
 
-class _Distinct(logging.Filter):
-    """Lets warnings and errors through the first time they are said; everything milder always."""
+class _FirstTime(logging.Filter):
+    """Lets each warning and error through once, and everything milder always."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: set[tuple[str, str]] = set()
+        self._logged: set[tuple[str, str]] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether a record is to be shown."""
+        """Return whether a record is shown."""
         if record.levelno < logging.WARNING:
             return True
-        sentence = (record.name, record.getMessage())
-        is_new = sentence not in self._said
-        self._said.add(sentence)
+        message = (record.name, record.getMessage())
+        is_new = message not in self._logged
+        self._logged.add(message)
         return is_new
-
-
-def _handlers(logger: logging.Logger) -> list[logging.Handler]:
-    """Return what a logger's records reach."""
-    found = list(logger.handlers)
-    while logger.propagate and logger.parent is not None:
-        logger = logger.parent
-        found += logger.handlers
-    return found or ([] if logging.lastResort is None else [logging.lastResort])

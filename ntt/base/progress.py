@@ -29,11 +29,11 @@ def track(items: Sequence[T], stage: str, *, unit: str, visible: bool) -> Iterat
     if sys.stderr.isatty():
         yield from tqdm(items, desc=f"{stage:<14}", unit=unit, leave=False, dynamic_ncols=True)
         return
-    started = shown = time.monotonic()
+    started = logged = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
-        if done and now - shown >= _LOG_EVERY_S:
-            shown = now
+        if done and now - logged >= _LOG_EVERY_S:
+            logged = now
             left_s = (now - started) / done * (len(items) - done)
             _LOG.info("%-14s %d of %d %ss, about %.0f s left", stage, done, len(items), unit, left_s)
         yield item

@@ -1,6 +1,6 @@
-"""Semantic segmentation made of detections, and its mean IoU (METHOD 7; the COCO-20i protocol).
+"""Semantic segmentation made of detections, and its mean IoU (docs/method.md, section 7; the COCO-20i protocol).
 
-Detections are painted into one label a pixel, image by image; intersections and unions of each class are added up
+Detections are painted into one label per pixel, image by image; intersections and unions of each class are added up
 over the whole data set and divided once, at the end. mIoU is the mean over the searched classes: in COCO-20i (Nguyen
 and Todorovic, ICCV 2019) those of the fold, background not among them.
 """
