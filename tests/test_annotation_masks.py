@@ -24,6 +24,13 @@ def instance(segmentation: Any, box: tuple[float, float, float, float] = (0, 0, 
     return Instance(1, 1, 1, box, segmentation, area_px=1.0)
 
 
+def filled(rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+    """A mask of 5 rows and 8 columns, true in a block."""
+    mask = np.zeros((5, 8), dtype=bool)
+    mask[slice(*rows), slice(*columns)] = True
+    return mask
+
+
 # Rows 1 and 2 of column 2, rows 0 to 2 of column 3, in an image of 3 rows and 5 columns.
 EXPECTED = np.array([[0, 0, 0, 1, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 0]], dtype=bool)
 RUNS = [7, 5, 3]
@@ -43,41 +50,28 @@ def test_run_length_codes_of_all_kinds(counts: Any) -> None:
     assert instance_rle(coded, 3, 5) == compressed().encode()
 
 
-def test_an_rle_of_another_size_is_refused() -> None:
+def test_an_rle_of_another_size_and_no_polygon_are_refused() -> None:
     with pytest.raises(DataError, match="A mask of 5 rows and 3 columns does not fit an image of 3 rows and 5 columns"):
         instance_mask(instance({"size": [5, 3], "counts": RUNS}), 3, 5)
-
-
-def test_polygons_are_united() -> None:
-    left = [1.0, 1.0, 3.0, 1.0, 3.0, 4.0, 1.0, 4.0]
-    right = [2.0, 1.0, 6.0, 1.0, 6.0, 4.0, 2.0, 4.0]
-    expected = np.zeros((5, 8), dtype=bool)
-    expected[1:4, 1:6] = True
-    np.testing.assert_array_equal(instance_mask(instance([left, right]), 5, 8), expected)
-
-
-def test_polygons_of_whole_numbers_and_outside_the_image() -> None:
-    mask = instance_mask(instance([[-4, -4, 2, -4, 2, 3, -4, 3]]), 5, 8)
-    expected = np.zeros((5, 8), dtype=bool)
-    expected[:3, :2] = True
-    np.testing.assert_array_equal(mask, expected)
-    assert not instance_mask(instance([[20, 20, 30, 20, 30, 30]]), 5, 8).any()
-
-
-def test_a_sliver_covers_nothing() -> None:
-    assert not instance_mask(instance([[2.0, 2.0, 2.1, 2.0, 2.1, 2.1]]), 5, 8).any()
-
-
-def test_no_polygon_is_refused() -> None:
     with pytest.raises(DataError, match="without polygons"):
         segmentation_rle([], 5, 8)
 
 
+@pytest.mark.parametrize(
+    ("polygons", "rows", "columns"),
+    [
+        ([[1.0, 1.0, 3.0, 1.0, 3.0, 4.0, 1.0, 4.0], [2.0, 1.0, 6.0, 1.0, 6.0, 4.0, 2.0, 4.0]], (1, 4), (1, 6)),
+        ([[-4, -4, 2, -4, 2, 3, -4, 3]], (0, 3), (0, 2)),
+        ([[20, 20, 30, 20, 30, 30]], (0, 0), (0, 0)),
+        ([[2.0, 2.0, 2.1, 2.0, 2.1, 2.1]], (0, 0), (0, 0)),
+    ],
+)
+def test_polygons_are_united_and_clipped(polygons: Any, rows: tuple[int, int], columns: tuple[int, int]) -> None:
+    np.testing.assert_array_equal(instance_mask(instance(polygons), 5, 8), filled(rows, columns))
+
+
 def test_a_box_serves_as_mask() -> None:
-    mask = instance_mask(instance(None, (1, 2, 3, 2)), 5, 8)
-    expected = np.zeros((5, 8), dtype=bool)
-    expected[2:4, 1:4] = True
-    np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_array_equal(instance_mask(instance(None, (1, 2, 3, 2)), 5, 8), filled((2, 4), (1, 4)))
     assert instance_rle(instance(None, (1, 2, 3, 2)), 5, 8) == instance_rle(instance([[1, 2, 4, 2, 4, 4, 1, 4]]), 5, 8)
 
 
@@ -98,9 +92,7 @@ def test_a_box_serves_as_mask() -> None:
 def test_boxes_cover_the_pixels_whose_centres_they_hold(
     box: tuple[float, float, float, float], rows: tuple[int, int], columns: tuple[int, int]
 ) -> None:
-    expected = np.zeros((5, 8), dtype=bool)
-    expected[slice(*rows), slice(*columns)] = True
-    np.testing.assert_array_equal(box_mask(box, 5, 8), expected)
+    np.testing.assert_array_equal(box_mask(box, 5, 8), filled(rows, columns))
 
 
 def test_area_and_box_of_an_rle() -> None:

@@ -191,29 +191,6 @@ def test_images_are_found_by_name_then_by_stem(tmp_path: Path):
             found(name, file)
 
 
-def test_real_boxes_survive_voc_and_back(shared_dir: Path, tmp_path: Path):
-    """NEU-DET and UODD were published as VOC files: write their boxes as such and convert them."""
-    source = shared_dir / "data/uodd_dev"
-    truth = read_coco(source / "annotations/references.json", source / "images")
-    names = {category.id: category.name for category in truth.categories}
-    for record in truth.images.values():
-        objects = []
-        for one in truth.instances_of_image(record.id):
-            x, y, w, h = one.bbox_xywh
-            objects.append(voc_object(names[one.category_id], (x + 1, y + 1, x + w, y + h), difficult=0))
-        stem = Path(record.file_name).stem
-        voc_file(tmp_path / f"xml/{stem}.xml", *objects, filename=record.file_name, size=(record.width, record.height))
-    made = convert_voc(annotations=tmp_path / "xml", images=source / "images", categories=truth.categories)
-    data = reread(made, tmp_path)
-    by_name = {image.file_name: image.id for image in data.images.values()}
-    assert data.categories == truth.categories
-    for record in truth.images.values():
-        ours = [(one.category_id, one.bbox_xywh) for one in data.instances_of_image(by_name[record.file_name])]
-        theirs = [(one.category_id, one.bbox_xywh) for one in truth.instances_of_image(record.id)]
-        assert [label for label, _ in ours] == [label for label, _ in theirs]
-        np.testing.assert_allclose([box for _, box in ours], [box for _, box in theirs], atol=2e-3)
-
-
 # YOLO
 
 
@@ -309,31 +286,6 @@ def test_unusable_yolo_names_are_refused(yolo: Path, content: str):
 def test_labels_without_an_image_are_told(yolo: Path):
     (yolo / "labels/train/z.txt").write_text("0 0.5 0.5 0.1 0.1")
     assert "1 label file(s) without an image" in from_yolo(yolo).notes[0]
-
-
-def test_real_masks_survive_yolo_and_back(shared_dir: Path, tmp_path: Path):
-    source = shared_dir / "data/balloon_dev"
-    truth = read_coco(source / "annotations/references.json", source / "images")
-    for record in truth.images.values():
-        lines = []
-        for one in truth.instances_of_image(record.id):
-            assert isinstance(one.segmentation, list)
-            (outline,) = one.segmentation
-            sides = (record.width, record.height)
-            lines.append(" ".join(["0", *(f"{value / sides[place % 2]:.9f}" for place, value in enumerate(outline))]))
-        (tmp_path / Path(record.file_name).with_suffix(".txt")).write_text("\n".join(lines))
-        (tmp_path / "images").mkdir(exist_ok=True)
-        os.link(record.path, tmp_path / "images" / record.file_name)
-    data = reread(convert_yolo(images=tmp_path / "images", labels=tmp_path, names={0: "balloon"}), tmp_path)
-    by_name = {image.file_name: image.id for image in data.images.values()}
-    assert len(data.instances) == len(truth.instances)
-    for record in truth.images.values():
-        pairs = zip(
-            truth.instances_of_image(record.id), data.instances_of_image(by_name[record.file_name]), strict=True
-        )
-        for theirs, ours in pairs:
-            masks = [instance_mask(one, record.height, record.width) for one in (theirs, ours)]
-            assert (masks[0] ^ masks[1]).sum() <= 0.001 * masks[0].sum()
 
 
 # LabelMe

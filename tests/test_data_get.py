@@ -234,33 +234,22 @@ def test_minival_needs_val(tmp_path: Path):
 
 
 def offer_voc(world: World):
-    facts = make_miniature("voc", world.made)
+    details = make_miniature("voc", world.made)
     files = tree(world.made / "voc")
-    devkit = {name: data for name, data in files.items() if name.startswith("VOCdevkit")}
-    main_folder = "VOCdevkit/VOC2007/ImageSets/Main"
-    world.offer(
-        "VOCtrainval_2007.tar",
-        "voc",
-        {
-            n: d
-            for n, d in devkit.items()
-            if "00000" in n and n.split("/")[1] == "VOC2007" and "00001" not in n and "00002" not in n
+    for name, year, stems, subset in (
+        ("VOCtrainval_2007.tar", "VOC2007", ("000005", "000007"), "trainval"),
+        ("VOCtest_2007.tar", "VOC2007", ("000001", "000002"), "test"),
+        ("VOCtrainval_2012.tar", "VOC2012", ("2008_000008", "2008_000015"), "trainval"),
+    ):
+        members = {
+            path: data
+            for path, data in files.items()
+            if f"/{year}/" in path and (Path(path).stem in stems or path.endswith(f"Main/{subset}.txt"))
         }
-        | {f"{main_folder}/trainval.txt": devkit[f"{main_folder}/trainval.txt"]},
-        {f"{main_folder}/trainval.txt": 1, "VOCdevkit/VOC2007/JPEGImages": 2},
-    )
-    world.offer(
-        "VOCtest_2007.tar",
-        "voc",
-        {n: d for n, d in devkit.items() if "000001" in n or "000002" in n}
-        | {f"{main_folder}/test.txt": devkit[f"{main_folder}/test.txt"]},
-        {f"{main_folder}/test.txt": 1, "VOCdevkit/VOC2007/JPEGImages": 2},
-    )
-    of_2012 = {n: d for n, d in devkit.items() if "VOC2012" in n}
-    world.offer("VOCtrainval_2012.tar", "voc", of_2012, {"VOCdevkit/VOC2012/JPEGImages": 2})
+        world.offer(name, "voc", members, {f"VOCdevkit/{year}/ImageSets/Main/{subset}.txt": 1})
     lists = {name: data for name, data in files.items() if name.startswith("vocsplit/")}
     world.site.files.update(lists)
-    return facts, lists
+    return details, lists
 
 
 def test_get_voc_converts_and_makes_the_few_shot_files(world: World, capsys: pytest.CaptureFixture[str]):
