@@ -8,12 +8,12 @@ import torch
 from benchmarks.parts import Clock, Shown
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.models.backbones import vit
-from ntt.models.backbones.dinov2 import Dinov2, Dinov2Config
+from ntt.models.backbones.dinov2 import Dinov2
 from ntt.models.segmenters.sam2 import Sam2, segmenter
 from ntt.ops import candidates
 from ntt.ops.canvas import canvas_of, encoder_input
 from ntt.ops.pooling import pool_masks
-from ntt.types import Category, Detections, Placement, Proposals, Prototypes
+from ntt.types import Category, Detections, Proposals, Prototypes
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,8 @@ def load_models(shown: Shown) -> OurModels:
         # Leave the precision as asked for, whatever the CPU can do.
         for module in (segmenter, vit):
             vars(module)["effective_precision"] = lambda precision, device: precision
-    sam2 = Sam2(
-        checkpoint=shown.sam2_weights,
-        model=shown.sam2_model,
-        points_per_side=shown.points_per_side,
-        min_predicted_iou=shown.min_predicted_iou,
-        precision=shown.precision,
-        device=shown.device,
-    )
-    backbone = Dinov2(
-        Dinov2Config(model=shown.dinov2_model, weights=str(shown.dinov2_weights)),
-        Placement(precision=shown.precision, device=shown.device),
-    )
+    sam2 = Sam2(shown.sam2_config, shown.placement)
+    backbone = Dinov2(shown.dinov2_config, shown.placement)
     backbone.encode(torch.zeros(1, 3, backbone.input_size, backbone.input_size))
     sam2._image_terms(torch.zeros(3, *sam2.canvas_hw(1, 1)))
     return OurModels(sam2, backbone)

@@ -11,6 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ntt.models.backbones.dinov2 import Dinov2Config
+from ntt.models.segmenters.sam2 import Sam2Config
+from ntt.types import Placement
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -25,6 +29,7 @@ class Shown:
         emulate: compute bfloat16 also where the CPU has no instructions for it.
         discs: replace the decoder's masks, once they are computed, by discs of random place and size.
         device: where the models run.
+        compile: whether they go through `torch.compile`.
     """
 
     image_HW3: npt.NDArray[np.uint8]
@@ -39,6 +44,28 @@ class Shown:
     emulate: bool
     discs: bool
     device: str = "cpu"
+    compile: bool = False
+
+    @property
+    def placement(self) -> Placement:
+        """Where the models run."""
+        return Placement(precision=self.precision, device=self.device, compile=self.compile)
+
+    @property
+    def sam2_config(self) -> Sam2Config:
+        """Settings of the segmenter."""
+        return Sam2Config(
+            name="sam2",
+            weights=str(self.sam2_weights),
+            model=self.sam2_model,
+            points_per_side=self.points_per_side,
+            min_predicted_iou=self.min_predicted_iou,
+        )
+
+    @property
+    def dinov2_config(self) -> Dinov2Config:
+        """Settings of the backbone."""
+        return Dinov2Config(name="dinov2", model=self.dinov2_model, weights=str(self.dinov2_weights))
 
     def masks_of(self, logits_Nhw: torch.Tensor) -> torch.Tensor:
         """The logits that pooling and matching get: the decoder's own, or discs in their place."""

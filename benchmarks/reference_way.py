@@ -14,13 +14,13 @@ from torchvision.ops import batched_nms, masks_to_boxes
 
 from benchmarks.parts import Clock, Shown
 from benchmarks.sam2_decoder import PackageHeads, package_decoder
-from ntt.models.backbones.dinov2 import Dinov2, Dinov2Config
+from ntt.models.backbones.dinov2 import Dinov2
 from ntt.models.device import autocast
 from ntt.models.segmenters.sam2.model import CANVAS_PX, CHANNELS, TOKEN_GRID, load_image_encoder, read_state
 from ntt.models.segmenters.sam2.prompts import point_grid
 from ntt.ops.canvas import canvas_of, encoder_input
 from ntt.ops.masks import encode_masks
-from ntt.types import Detections, Placement
+from ntt.types import Detections
 
 BATCH = 256
 NMS_IOU = 0.5
@@ -41,10 +41,7 @@ def load_models(shown: Shown) -> ReferenceModels:
     state = read_state(shown.sam2_weights, shown.sam2_model)
     heads = PackageHeads()
     heads.load_state_dict({name: state[name] for name in heads.state_dict()})
-    backbone = Dinov2(
-        Dinov2Config(model=shown.dinov2_model, weights=str(shown.dinov2_weights)),
-        Placement(precision=shown.precision, device=shown.device),
-    )
+    backbone = Dinov2(shown.dinov2_config, shown.placement)
     backbone.encode(torch.zeros(1, 3, backbone.input_size, backbone.input_size))
     encoder = load_image_encoder(state, shown.sam2_model).to(shown.device)
     with torch.no_grad(), autocast(shown.precision, torch.device(shown.device)):

@@ -28,7 +28,7 @@ from ntt.run import runner
 from ntt.run.artefacts import read_memory
 from ntt.run.shared import Workspace
 from ntt.store.store import Store
-from ntt.types import FloatArray, Proposals
+from ntt.types import FloatArray, Placement, Proposals
 
 
 class Prompted:
@@ -477,13 +477,14 @@ def test_sam2_makes_masks_of_boxes(box_only: Path, tmp_path: Path):
     pytest.importorskip("sam2")
     from sam2_package import one_thread, package_model, save_checkpoint
 
-    from ntt.models.segmenters.sam2 import Sam2
+    from ntt.models.segmenters.sam2 import Sam2Config
 
     with one_thread():
         model = package_model("sam2_hiera_tiny")
         fill_state_dict(model)
         checkpoint = save_checkpoint(model, tmp_path / "tiny.pt")
-        sam2 = Sam2(checkpoint=checkpoint, model="sam2_hiera_tiny", points_per_side=1)
+        config = Sam2Config(name="sam2", weights=str(checkpoint), model="sam2_hiera_tiny", points_per_side=1)
+        sam2 = config.build(Placement())
         assert choose_box_segmenter("auto", sam2, Halves()) is sam2
         dataset = read_coco(box_only / "annotations" / "references.json", box_only / "images")
         record = dataset.images[3]

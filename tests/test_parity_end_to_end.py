@@ -28,7 +28,7 @@ from ntt.matchers.prototype import PrototypeMatcher
 from ntt.models.backbones.dinov2 import Dinov2, Dinov2Config
 from ntt.models.box_masks import ReferenceMasks
 from ntt.models.segmenters.base import Segmenter
-from ntt.models.segmenters.sam2 import Sam2
+from ntt.models.segmenters.sam2 import Sam2, Sam2Config
 from ntt.models.segmenters.sam2.prompts import point_grid
 from ntt.ops.pooling import l2_normalise, pool_masks
 from ntt.stages.candidates import CandidateSource
@@ -142,9 +142,8 @@ class Remembering:
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory, device: str) -> Remembering:
     checkpoint = save_checkpoint(filled_tiny(), tmp_path_factory.mktemp("weights") / f"{TINY}.pt")
-    return Remembering(
-        Sam2(checkpoint=checkpoint, model=TINY, points_per_side=GRID, min_predicted_iou=0.0, device=device)
-    )
+    config = Sam2Config(name=TINY, weights=str(checkpoint), model=TINY, points_per_side=GRID, min_predicted_iou=0.0)
+    return Remembering(config.build(Placement(device=device)))
 
 
 @dataclass(frozen=True)

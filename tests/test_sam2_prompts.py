@@ -21,12 +21,6 @@ def test_grid_of_one_point() -> None:
     assert point_grid(1).tolist() == [[0.5, 0.5]]
 
 
-@pytest.mark.parametrize("count", [0, -1])
-def test_no_grid_without_points(count: int) -> None:
-    with pytest.raises(ConfigError, match=rf"segmenter.points_per_side is {count}; it must be 1 or more. 32 is"):
-        point_grid(count)
-
-
 def test_remainder_is_dropped_only_on_request() -> None:
     assert len(point_grid(20)) == 400
     assert torch.equal(point_grid(20, drop_remainder_of=256), point_grid(20)[:256])
@@ -36,8 +30,6 @@ def test_remainder_is_dropped_only_on_request() -> None:
 def test_dropping_everything_is_refused() -> None:
     with pytest.raises(ConfigError, match="more than the 225 points of a 15 x 15 grid: no point would be left"):
         point_grid(15, drop_remainder_of=256)
-    with pytest.raises(ConfigError, match="drop_remainder_of is 0; it must be 1 or more, or null. Set it to null"):
-        point_grid(4, drop_remainder_of=0)
 
 
 @pytest.mark.parametrize(("count", "workers"), [(0, 1), (1, 1), (7, 1), (7, 2), (8, 3), (2, 4)])

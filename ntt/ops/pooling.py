@@ -74,11 +74,8 @@ def mask_weights(
     weights_Nhw = torch.empty(count, rows_h, columns_w, device=device)
     limit = CHUNK_FLOATS_CPU if device.type == "cpu" else CHUNK_FLOATS_GPU
     chunk = max(1, limit // (height * width))
-    bands = [
-        (band.inputs, band.weights_oi.to(device))
-        for band in resize_bands(rows_h, height, antialias=False, adjoint=True, count=BANDS)
-    ]
-    right_Ww = upsampling_matrix(columns_w, width).to(device)
+    bands = resize_bands(rows_h, height, antialias=False, adjoint=True, count=BANDS, device=device)
+    right_Ww = upsampling_matrix(columns_w, width, device=device)
     # Reading the bools as bytes makes the conversion to float several times faster.
     bytes_NHW = foreground_NHW.view(torch.uint8)
     buffer_nHW = torch.empty(chunk, height, width, device=device)
@@ -86,7 +83,7 @@ def mask_weights(
         part = bytes_NHW[start : start + chunk]
         buffer_nHW[: len(part)] = part
         buffer_nHW[len(part) :] = 0
-        left_nhW = torch.cat([weights @ buffer_nHW[:, inputs] for inputs, weights in bands], dim=1)
+        left_nhW = torch.cat([band.weights_oi @ buffer_nHW[:, band.inputs] for band in bands], dim=1)
         weights_Nhw[start : start + chunk] = (left_nhW @ right_Ww)[: len(part)]
     return weights_Nhw.flatten(1)
 

@@ -43,33 +43,38 @@ def resize_bicubic(image_CHW: torch.Tensor, size_hw: tuple[int, int]) -> torch.T
     return resize_images(image_CHW[None], size_hw, mode="bicubic", antialias=False)[0]
 
 
+CPU = torch.device("cpu")
+
+
 @lru_cache(maxsize=256)
-def resize_matrix(inputs: int, outputs: int, *, antialias: bool) -> torch.Tensor:
+def resize_matrix(inputs: int, outputs: int, *, antialias: bool, device: torch.device = CPU) -> torch.Tensor:
     """Return bilinear resizing along one axis as a matrix, by resizing the unit vectors.
 
     Args:
         inputs: samples before.
         outputs: samples after.
         antialias: as in `resize_images`.
+        device: where the matrix lies; it is computed on the CPU.
 
     Returns:
         float32 [outputs, inputs], entries in [0, 1], rows summing to 1; shared between callers, do not write to it.
     """
     unit_vectors = torch.eye(inputs, dtype=torch.float32)[None, None]
-    return resize_images(unit_vectors, (outputs, inputs), mode="bilinear", antialias=antialias)[0, 0]
+    return resize_images(unit_vectors, (outputs, inputs), mode="bilinear", antialias=antialias)[0, 0].to(device)
 
 
-def upsampling_matrix(inputs: int, outputs: int) -> torch.Tensor:
+def upsampling_matrix(inputs: int, outputs: int, *, device: torch.device = CPU) -> torch.Tensor:
     """Return the matrix A of bilinear upsampling along one axis; `A_h @ map @ A_w.T` upsamples a map.
 
     Args:
         inputs: cells of the feature map along the axis.
         outputs: pixels of the mask grid along the axis.
+        device: where the matrix lies.
 
     Returns:
         float32 [outputs, inputs], as `resize_matrix` without antialiasing.
     """
-    return resize_matrix(inputs, outputs, antialias=False)
+    return resize_matrix(inputs, outputs, antialias=False, device=device)
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,9 @@ class Band:
 
 
 @lru_cache(maxsize=256)
-def resize_bands(inputs: int, outputs: int, *, antialias: bool, adjoint: bool, count: int) -> tuple[Band, ...]:
+def resize_bands(
+    inputs: int, outputs: int, *, antialias: bool, adjoint: bool, count: int, device: torch.device = CPU
+) -> tuple[Band, ...]:
     """Cut a resize matrix into bands of rows, leaving out the columns that are zero throughout a band.
 
     An output depends on few neighbouring inputs, so the bands together hold a fraction of the matrix.
@@ -98,7 +105,8 @@ def resize_bands(inputs: int, outputs: int, *, antialias: bool, adjoint: bool, c
         outputs: samples after resizing.
         antialias: as in `resize_images`.
         adjoint: cut the transposed matrix: its rows are the inputs of the resizing.
-        count: number of bands wanted; fewer when the matrix has fewer rows.
+        count: number of bands; fewer when the matrix has fewer rows.
+        device: where the bands' weights lie.
 
     Returns:
         Bands that cover all rows of the matrix in order.
@@ -108,12 +116,12 @@ def resize_bands(inputs: int, outputs: int, *, antialias: bool, adjoint: bool, c
     rows = matrix_oi.shape[0]
     pieces = min(count, rows)
     edges = [rows * piece // pieces for piece in range(pieces + 1)]
-    return tuple(_cut_band(matrix_oi, slice(edges[k], edges[k + 1])) for k in range(pieces))
+    return tuple(_cut_band(matrix_oi, slice(edges[k], edges[k + 1]), device) for k in range(pieces))
 
 
-def _cut_band(matrix_oi: torch.Tensor, outputs: slice) -> Band:
+def _cut_band(matrix_oi: torch.Tensor, outputs: slice, device: torch.device) -> Band:
     """Take some rows of a matrix, and of these the columns between the first and the last entry."""
     columns = matrix_oi[outputs].ne(0).any(dim=0).nonzero()[:, 0].tolist()
     # Shrinking without antialiasing skips inputs, so a row of the adjoint can be empty: keep one column of zeros.
     inputs = slice(columns[0], columns[-1] + 1) if columns else slice(0, 1)
-    return Band(outputs, inputs, matrix_oi[outputs, inputs].contiguous())
+    return Band(outputs, inputs, matrix_oi[outputs, inputs].contiguous().to(device))

@@ -138,13 +138,13 @@ def _compare_all(foreground_nHW: torch.Tensor) -> torch.Tensor:
 def _resized_foreground(logits_nhw: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Resize masks pixel by pixel: bool [n, H, W], each mask stored column by column."""
     rows, columns = (
-        resize_bands(inputs, outputs, antialias=True, adjoint=False, count=_BANDS)
+        resize_bands(inputs, outputs, antialias=True, adjoint=False, count=_BANDS, device=logits_nhw.device)
         for inputs, outputs in zip(logits_nhw.shape[1:], (height, width), strict=True)
     )
-    values_nhw, device = logits_nhw.float(), logits_nhw.device
-    values_nHw = torch.cat([band.weights_oi.to(device) @ values_nhw[:, band.inputs] for band in rows], dim=1)
+    values_nhw = logits_nhw.float()
+    values_nHw = torch.cat([band.weights_oi @ values_nhw[:, band.inputs] for band in rows], dim=1)
     values_nwH = values_nHw.mT
-    values_nWH = torch.cat([band.weights_oi.to(device) @ values_nwH[:, band.inputs] for band in columns], dim=1)
+    values_nWH = torch.cat([band.weights_oi @ values_nwH[:, band.inputs] for band in columns], dim=1)
     return (values_nWH > 0).mT
 
 

@@ -1,6 +1,10 @@
-"""SAM2 segmenter: the package's image encoder, and a mask decoder made for one image and a thousand prompts."""
+"""SAM2 segmenter: the package's image encoder, and a mask decoder made for one image and a thousand prompts.
 
-from ntt.models.segmenters.sam2.config import Sam2Config
-from ntt.models.segmenters.sam2.segmenter import Sam2
+`segmenter` settings and the segmenter; `model` the eight models and their checkpoints; `prompts` grid and embedding;
+`folding` the decoder's weights, multiplied together once; `image_terms` what an image's prompts share; `decoder` the
+transformer; `upscaling` masks; `products` what these have in common.
+"""
+
+from ntt.models.segmenters.sam2.segmenter import Sam2, Sam2Config
 
 __all__ = ["Sam2", "Sam2Config"]

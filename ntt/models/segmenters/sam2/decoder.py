@@ -29,7 +29,7 @@ from ntt.models.segmenters.sam2.products import (
     shared_product,
     split_heads,
 )
-from ntt.models.segmenters.sam2.upscaling import FoldedTokens, hypernetwork
+from ntt.models.segmenters.sam2.upscaling import FoldedTokens, hypernetwork, upscale_piece
 
 Rows = dict[str, torch.Tensor]
 
@@ -99,6 +99,12 @@ class FastDecoder:
         self.weights = weights
         self.dtype = dtype
         self.accurate = torch.promote_types(dtype, torch.float32)
+        self.upscale_piece = upscale_piece
+
+    def compile(self) -> None:
+        """Send decoding and upscaling through `torch.compile`, for batches of one size."""
+        self.decode = torch.compile(self.decode, dynamic=False)  # type: ignore[method-assign]
+        self.upscale_piece = torch.compile(self.upscale_piece, dynamic=False)
 
     @property
     def num_masks(self) -> int:
@@ -122,7 +128,8 @@ class FastDecoder:
         scale1 = self._first_scale(terms, attention, rows)
         count = attention.shape[1]
         coefficients = attention.new_empty(len(tokens), 2 * count + 1, attention.shape[2])
-        torch.mul(attention, scale1.to(self.dtype), out=coefficients[:, :count])
+        coefficients[:, :count] = attention
+        coefficients[:, :count] *= scale1.to(self.dtype)
         coefficients[:, -1] = 1
         queries, rows = self._second_block(terms, tokens, queries, coefficients, scale1, rows)
         scale2 = self._second_scale(terms, coefficients, scale1, rows)
@@ -242,8 +249,9 @@ class FastDecoder:
         """Last attention to the image, for the tokens that are read, and what reads them."""
         weights = self.weights.tokens
         # Learnt tokens come in this order: object score (not used here), IoU, masks.
-        read = [1, *range(2 + first_mask, 2 + self.num_masks)]
-        queries, tokens = queries[:, read], tokens[:, read]
+        queries, tokens = (
+            torch.cat([x[:, 1:2], x[:, 2 + first_mask : 2 + self.num_masks]], dim=1) for x in (queries, tokens)
+        )
         query = split_heads(_linear(queries + tokens, weights.final_query)).to(self.dtype)
         scales = (folded.scale1_B1N, folded.scale2_B1N)
         scores = self._scores(query, terms.key2_2HdN, rows["key2"], folded.coefficients_BKN, scales)

@@ -29,29 +29,20 @@ def point_grid(points_per_side: int, *, drop_remainder_of: int | None = None) ->
         float32 [B, 2], x-major: y runs fastest.
 
     Raises:
-        ConfigError: for a count below one, or where dropping the remainder leaves no point.
+        ConfigError: where dropping the remainder leaves no point.
     """
-    if points_per_side < 1:
-        raise ConfigError(
-            f"segmenter.points_per_side is {points_per_side}; it must be 1 or more. 32 is the published value."
-        )
     axis = torch.linspace(0, CANVAS_PX - 1, points_per_side) + 0.5
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
     if drop_remainder_of is None:
         return grid
-    if drop_remainder_of < 1:
-        raise ConfigError(
-            f"segmenter.drop_remainder_of is {drop_remainder_of}; it must be 1 or more, or null. "
-            "Set it to null to drop no point."
-        )
-    kept = len(grid) - len(grid) % drop_remainder_of
-    if kept == 0:
+    count = len(grid) - len(grid) % drop_remainder_of
+    if count == 0:
         raise ConfigError(
             f"segmenter.drop_remainder_of is {drop_remainder_of}, more than the {len(grid)} points of a "
             f"{points_per_side} x {points_per_side} grid: no point would be left. Lower it, set it to null, or raise "
             "segmenter.points_per_side."
         )
-    return grid[:kept]
+    return grid[:count]
 
 
 @dataclass(frozen=True)

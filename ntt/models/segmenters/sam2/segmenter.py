@@ -6,30 +6,39 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 from torch import nn
 
-from ntt.errors import ConfigError, WeightsError
+from ntt.base.settings import deciding_settings, setting
+from ntt.errors import WeightsError
 from ntt.models.batching import BatchRunner
 from ntt.models.device import autocast, effective_precision, resolve_device
+from ntt.models.segmenters.base import SegmenterConfig
 from ntt.models.segmenters.sam2.decoder import DecodedPrompts, FastDecoder
 from ntt.models.segmenters.sam2.folding import fold
 from ntt.models.segmenters.sam2.image_terms import ImageTerms, compute_image_terms
-from ntt.models.segmenters.sam2.model import CANVAS_PX, architecture, decoder_state, load_image_encoder, read_state
+from ntt.models.segmenters.sam2.model import (
+    ARCHITECTURES,
+    CANVAS_PX,
+    architecture,
+    decoder_state,
+    load_image_encoder,
+    read_state,
+)
 from ntt.models.segmenters.sam2.prompts import PromptEncoder, point_grid
 from ntt.models.segmenters.sam2.upscaling import upscale
-from ntt.models.weights import DEFAULT_ROOT, checked_digest, fetch_command
-from ntt.types import Proposals
+from ntt.models.weights import DEFAULT_ROOT, checked_digest, checkpoint, fetch_command, locate
+from ntt.types import Placement, Proposals
 
 Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# A few prompts stay in the cache of a CPU core; a GPU wants many at once, at about 60 MiB each in float32.
-_CPU_PROMPTS, _GPU_PROMPTS = 4, 64
+# A few prompts stay in the cache of a CPU core; a GPU wants many at once, at about 15 MiB each in float32.
+_CPU_PROMPTS, _GPU_PROMPTS = 4, 256
 # One image keeps a CPU busy; a GPU is not filled by the smaller encoders with one.
 _CPU_IMAGES, _GPU_IMAGES = 1, 4
 # As in the package: a box's single mask is kept while it hardly changes between these two thresholds.
@@ -40,101 +49,97 @@ _Maps: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """An encoded image, float32: features of stride 4 [C, 256, 256], of stride 8, and the embedding [C, 64, 64]."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sam2Config(SegmenterConfig):
+    """Schema of the SAM2 options."""
+
+    SCHEMA: ClassVar[str] = "sam2"
+
+    model: str = setting("sam2_hiera_large", one_of=tuple(ARCHITECTURES))
+    """sam2_hiera_tiny, _small, _base_plus or _large, or the same four of sam2.1_hiera."""
+
+    weights: str | None = None
+    """Checkpoint file in the official layout; null: the official one below runtime.weights_root, sha256 checked."""
+
+    points_per_side: int = setting(32, ge=1)
+    """Points along each axis of the grid of prompts. 32 is the published value."""
+
+    min_predicted_iou: float = setting(0.4, ge=0, lt=1)
+    """Masks are kept whose predicted IoU is above this. 0.4 is the published value."""
+
+    use_no_mem_embed: bool = False
+    """Add the model's no-memory embedding to the image features, as SAM2's own image predictor does. The published
+    results were computed without."""
+
+    drop_remainder_of: int | None = setting(None, ge=1)
+    """Cut the grid into batches of this many points and drop an incomplete last one, as the reference
+    implementation does with 256; null: use every point."""
+
+    prompt_batch_size: int | None = setting(None, ge=1, decides=False)
+    """Prompts decoded at a time; decides memory and speed, not the result. Null: chosen for the device."""
+
+    def build(self, placement: Placement) -> "Sam2":
+        """Construct the segmenter."""
+        return Sam2(self, placement)
+
+
 @dataclass(frozen=True)
 class _Model:
-    """The parts of a loaded model."""
+    """The parts of a loaded model, and the scale of its colours, on its device."""
 
     image_encoder: nn.Module
     prompt_encoder: PromptEncoder
     decoder: FastDecoder
     no_mem_C: torch.Tensor
+    mean_311: torch.Tensor
+    std_311: torch.Tensor
 
 
 class Sam2:
     """SAM2 as a proposer of masks: one positive point per grid cell, the best of its three masks."""
 
-    def __init__(
-        self,
-        *,
-        checkpoint: Path,
-        model: str = "sam2_hiera_large",
-        expected_sha256: str | None = None,
-        points_per_side: int = 32,
-        min_predicted_iou: float = 0.4,
-        use_no_mem_embed: bool = False,
-        prompt_batch_size: int | None = None,
-        drop_remainder_of: int | None = None,
-        precision: str = "float32",
-        device: str = "cpu",
-        compile: bool = False,
-        name: str | None = None,
-    ) -> None:
+    def __init__(self, config: Sam2Config, placement: Placement) -> None:
         """Check the settings; the weights are read at the first image.
 
-        Args:
-            checkpoint: file of the official layout.
-            model: one of the names in `ntt.models.segmenters.sam2.model.ARCHITECTURES`.
-            expected_sha256: hex digest the file must have; None: any.
-            points_per_side: of the grid, 1 or more.
-            min_predicted_iou: masks above it are kept, in [0, 1).
-            use_no_mem_embed: add the no-memory embedding to the image features.
-            prompt_batch_size: prompts decoded at a time; None: chosen for the device.
-            drop_remainder_of: drop the grid's last incomplete batch of this many points; None: drop nothing.
-            precision: float32, tf32, bfloat16 or float16.
-            device: auto, cpu, cuda, cuda:N or mps.
-            compile: send the image encoder through `torch.compile`; the decoder is not compiled.
-            name: of the config option; None: `model`.
+        `runtime.compile` sends the image encoder, the decoder and the upscaling through `torch.compile`.
 
         Raises:
             ConfigError: for a setting, or a combination of settings, that cannot be run.
             WeightsError: if the checkpoint does not exist.
         """
-        architecture(model)
-        self._device = resolve_device(device)
-        self._precision = effective_precision(precision, self._device)
-        if not 0 <= min_predicted_iou < 1:
-            raise ConfigError(
-                f"segmenter.min_predicted_iou={min_predicted_iou} would keep everything or nothing; it must be at "
-                "least 0 and less than 1. 0.4 is the published value."
-            )
-        if prompt_batch_size is not None and prompt_batch_size < 1:
-            raise ConfigError(
-                f"segmenter.prompt_batch_size={prompt_batch_size}; it must be 1 or more, or null. "
-                "Set it to null to have it chosen for the device."
-            )
-        self._points_P2 = point_grid(points_per_side, drop_remainder_of=drop_remainder_of)
-        if not checkpoint.is_file():
+        architecture(config.model)
+        self.config, self.name = config, config.name
+        self.device = resolve_device(placement.device)
+        self.precision = effective_precision(placement.precision, self.device)
+        self.compile = placement.compile
+        self._points_P2 = point_grid(config.points_per_side, drop_remainder_of=config.drop_remainder_of)
+        self._expected_sha256 = None
+        if config.weights is None:
+            self._weights = locate(config.model, placement.weights_root)
+            self._expected_sha256 = checkpoint(config.model).sha256
+        else:
+            self._weights = Path(config.weights).expanduser()
+        if not self._weights.is_file():
             raise WeightsError(
-                f"The weights file {checkpoint} of {model} does not exist. Fetch the official one with "
-                f"`{fetch_command(model, DEFAULT_ROOT)}`, or set segmenter.weights to your file."
+                f"The weights file {self._weights} of {config.model} does not exist. Fetch the official one with "
+                f"`{fetch_command(config.model, DEFAULT_ROOT)}`, or set segmenter.weights to your file."
             )
-        self._checkpoint, self._expected_sha256, self._model_name = checkpoint, expected_sha256, model
-        self._points_per_side, self._drop_remainder_of = points_per_side, drop_remainder_of
-        self._min_predicted_iou = min_predicted_iou
-        self._use_no_mem_embed = use_no_mem_embed
-        self._compile = compile
-        self._name = name or model
-        default = _CPU_PROMPTS if self._device.type == "cpu" else _GPU_PROMPTS
-        self._batches = BatchRunner(default if prompt_batch_size is None else prompt_batch_size)
+        default = _CPU_PROMPTS if self._on_cpu else _GPU_PROMPTS
+        self._batches = BatchRunner(config.prompt_batch_size or default)
 
     @property
-    def name(self) -> str:
-        """Name of the config option that builds this segmenter."""
-        return self._name
+    def _on_cpu(self) -> bool:
+        return self.device.type == "cpu"
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON-able facts that decide the output. Reads the weights file, and refuses one of another sha256."""
+        """What decides the output. Reads the weights file, and refuses one of another sha256."""
         return {
-            "segmenter": "sam2",
-            "model": self._model_name,
-            "weights_sha256": checked_digest(self._checkpoint, self._expected_sha256),
-            "points_per_side": self._points_per_side,
-            "drop_remainder_of": self._drop_remainder_of,
-            "min_predicted_iou": self._min_predicted_iou,
-            "use_no_mem_embed": self._use_no_mem_embed,
-            "precision": self._precision,
-            "compile": self._compile,
+            "kind": self.config.SCHEMA,
+            **deciding_settings(self.config),
+            "weights": checked_digest(self._weights, self._expected_sha256),
+            "precision": self.precision,
+            "compile": self.compile,
         }
 
     def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
@@ -159,15 +164,21 @@ class Sam2:
         """
         del feature_map_Dhw
         terms = self._image_terms(canvas_3hw)
-        tokens = self._model.prompt_encoder.points(self._points_P2.to(self._device))
 
-        def best_masks(decoded: DecodedPrompts) -> tuple[torch.Tensor, torch.Tensor]:
-            iou_B, best_B = decoded.predicted_iou_BM.max(dim=1)
-            kept = (iou_B > self._min_predicted_iou).nonzero()[:, 0]
-            hyper_B1D = decoded.hyper_BMD[kept, best_B[kept]][:, None]
-            return self._upscale(terms, decoded, kept, hyper_B1D)[:, 0], iou_B[kept]
+        def best_masks(parts: Sequence[DecodedPrompts]) -> tuple[torch.Tensor, torch.Tensor]:
+            best = [part.predicted_iou_BM.max(dim=1) for part in parts]
+            keep = torch.cat([iou_B for iou_B, _ in best]) > self.config.min_predicted_iou
+            # On a GPU this is the only time that the decoder waits for the device.
+            keep_of_parts = keep.cpu().split([len(iou_B) for iou_B, _ in best])
+            logits, ious = [], []
+            for part, (iou_B, mask_B), keep_B in zip(parts, best, keep_of_parts, strict=True):
+                index = keep_B.nonzero()[:, 0].to(self.device, non_blocking=True)
+                hyper_B1D = part.hyper_BMD[index, mask_B[index]][:, None]
+                logits.append(self._upscale(terms, part, index, hyper_B1D)[:, 0])
+                ious.append(iou_B[index])
+            return torch.cat(logits), torch.cat(ious)
 
-        parts = self._decode_all(terms, tokens, best_masks, first_mask=1)
+        parts = self._decode_all(terms, self._grid_BPC, best_masks, first_mask=1)
         return Proposals(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
 
     @torch.no_grad()
@@ -194,7 +205,7 @@ class Sam2:
     @property
     def images_at_once(self) -> int:
         """Images worth giving together to `segment_boxes_of_images` on this device."""
-        return _CPU_IMAGES if self._device.type == "cpu" else _GPU_IMAGES
+        return _CPU_IMAGES if self.device.type == "cpu" else _GPU_IMAGES
 
     @torch.no_grad()
     def segment_boxes_of_images(
@@ -203,7 +214,7 @@ class Sam2:
         """Segment the boxes of several images, which go through the image encoder together; see `segment_boxes`.
 
         Args:
-            canvases: one an image, float32 RGB in [0, 1], 1024 x 1024.
+            canvases: one per image, float32 RGB in [0, 1], 1024 x 1024.
             boxes: those of each image, [B, 4] in canvas pixels.
 
         Returns:
@@ -217,20 +228,23 @@ class Sam2:
             _check_boxes(boxes_xyxy)
         # Terms of one image at a time: they take more memory than the maps they are made of.
         maps = self._encode(canvases) if canvases else []
-        return [self._segment(self._terms(one), some) for one, some in zip(maps, boxes, strict=True)]
+        return [self._segment(self._terms(map_), boxes_B4) for map_, boxes_B4 in zip(maps, boxes, strict=True)]
 
     def _segment(self, terms: ImageTerms, boxes_xyxy: torch.Tensor) -> torch.Tensor:
         """Segment the boxes [B, 4] of an image; [B, 256, 256]."""
-        boxes = boxes_xyxy.to(self._device, torch.float32)
+        boxes = boxes_xyxy.to(self.device, torch.float32)
         if len(boxes) == 0:
-            return torch.empty(0, 4 * terms.grid_yx[0], 4 * terms.grid_yx[1], device=self._device)
+            return torch.empty(0, 4 * terms.grid_yx[0], 4 * terms.grid_yx[1], device=self.device)
 
-        def single_mask(decoded: DecodedPrompts) -> torch.Tensor:
-            everything = torch.arange(len(decoded.hyper_BMD), device=self._device)
-            best_B = decoded.predicted_iou_BM[:, 1:].argmax(dim=1) + 1
-            hyper_B2D = torch.stack([decoded.hyper_BMD[:, 0], decoded.hyper_BMD[everything, best_B]], dim=1)
-            single, multi = self._upscale(terms, decoded, everything, hyper_B2D).unbind(dim=1)
-            return torch.where(_is_stable(single)[:, None, None], single, multi)
+        def single_mask(parts: Sequence[DecodedPrompts]) -> torch.Tensor:
+            chosen = []
+            for part in parts:
+                everything = torch.arange(len(part.hyper_BMD), device=self.device)
+                best_B = part.predicted_iou_BM[:, 1:].argmax(dim=1) + 1
+                hyper_B2D = torch.stack([part.hyper_BMD[:, 0], part.hyper_BMD[everything, best_B]], dim=1)
+                single, multi = self._upscale(terms, part, everything, hyper_B2D).unbind(dim=1)
+                chosen.append(torch.where(_is_stable(single)[:, None, None], single, multi))
+            return torch.cat(chosen)
 
         return torch.cat(self._decode_all(terms, self._model.prompt_encoder.boxes(boxes), single_mask, first_mask=0))
 
@@ -243,12 +257,10 @@ class Sam2:
         for canvas_3hw in canvases:
             if tuple(canvas_3hw.shape) != (3, CANVAS_PX, CANVAS_PX):
                 raise ValueError(f"canvas of shape {tuple(canvas_3hw.shape)}; expected (3, {CANVAS_PX}, {CANVAS_PX})")
-        mean, std = (
-            torch.tensor(value, device=self._device)[:, None, None] for value in (_IMAGENET_MEAN, _IMAGENET_STD)
-        )
-        images_I3hw = (torch.stack(list(canvases)).to(self._device, torch.float32) - mean) / std
-        with autocast(self._precision, self._device):
-            fine0, fine1, embedding = self._model.image_encoder(images_I3hw)["backbone_fpn"]
+        model = self._model
+        images_I3hw = (torch.stack(list(canvases)).to(self.device, torch.float32) - model.mean_311) / model.std_311
+        with autocast(self.precision, self.device):
+            fine0, fine1, embedding = model.image_encoder(images_I3hw)["backbone_fpn"]
         return list(zip(fine0.float(), fine1.float(), embedding.float(), strict=True))
 
     def _terms(self, maps: _Maps) -> ImageTerms:
@@ -256,35 +268,41 @@ class Sam2:
         model = self._model
         fine0, fine1, embedding = maps
         embedding = embedding + model.prompt_encoder.no_mask_C[:, None, None]
-        if self._use_no_mem_embed:
+        if self.config.use_no_mem_embed:
             embedding = embedding + model.no_mem_C[:, None, None]
         with self._plain_arithmetic():
             return compute_image_terms(
-                model.decoder.weights.image, embedding, (fine0, fine1), dtype=_DTYPES[self._precision]
+                model.decoder.weights.image, embedding, (fine0, fine1), dtype=_DTYPES[self.precision]
             )
 
     def _plain_arithmetic(self) -> AbstractContextManager[None]:
         """The decoder casts by itself; only whether float32 may mean TensorFloat-32 is left to torch."""
-        return autocast("tf32" if self._precision == "tf32" else "float32", self._device)
+        return autocast("tf32" if self.precision == "tf32" else "float32", self.device)
 
     def _decode_all(
         self,
         terms: ImageTerms,
         tokens_BPC: torch.Tensor,
-        finish: Callable[[DecodedPrompts], Result],
+        draw: Callable[[Sequence[DecodedPrompts]], Result],
         *,
         first_mask: int,
     ) -> list[Result]:
-        """Decode all prompts in batches and hand each batch to `finish`."""
+        """Decode all prompts in batches and have their masks drawn: a CPU draws each batch at once, which saves memory.
+
+        A GPU draws when all are decoded, so that it has to be waited for only once.
+        """
+        decoder = self._model.decoder
 
         # Grad mode belongs to a thread, and batches may run in threads of their own.
         @torch.no_grad()
-        def decode(start: int, stop: int) -> Result:
-            return finish(self._model.decoder.decode(terms, tokens_BPC[start:stop], first_mask=first_mask))
+        def decode(start: int, stop: int) -> Any:
+            decoded = decoder.decode(terms, tokens_BPC[start:stop], first_mask=first_mask)
+            return draw([decoded]) if self._on_cpu else decoded
 
-        workers = torch.get_num_threads() if self._device.type == "cpu" else 1
+        workers = torch.get_num_threads() if self._on_cpu else 1
         with self._plain_arithmetic():
-            return self._batches.run(decode, len(tokens_BPC), workers=workers)
+            parts = self._batches.run(decode, len(tokens_BPC), workers=workers)
+            return parts if self._on_cpu else [draw(parts)]
 
     def _upscale(
         self, terms: ImageTerms, decoded: DecodedPrompts, index_B: torch.Tensor, hyper_BMD: torch.Tensor
@@ -292,24 +310,36 @@ class Sam2:
         tokens = decoded.tokens
         if len(index_B) != len(tokens.rows_BKF):
             tokens = tokens.select(index_B)
-        return upscale(self._model.decoder.weights.rows, terms, tokens, hyper_BMD)
+        decoder = self._model.decoder
+        return upscale(decoder.weights.rows, terms, tokens, hyper_BMD, piece=decoder.upscale_piece)
+
+    @cached_property
+    def _grid_BPC(self) -> torch.Tensor:
+        return self._model.prompt_encoder.points(self._points_P2.to(self.device))
 
     @cached_property
     def _model(self) -> _Model:
-        state = read_state(self._checkpoint, self._model_name, expected_sha256=self._expected_sha256)
-        decoder_part = decoder_state(state, self._model_name)
-        encoder = load_image_encoder(state, self._model_name).to(self._device)
+        name = self.config.model
+        state = read_state(self._weights, name, expected_sha256=self._expected_sha256)
+        decoder_part = decoder_state(state, name)
+        encoder = load_image_encoder(state, name).to(self.device)
         prompts = PromptEncoder.from_state(decoder_part)
-        dtype = _DTYPES[self._precision]
-        decoder = FastDecoder(fold(decoder_part, prompts.grid_positions()).to(self._device, dtype), dtype=dtype)
-        if self._compile:
+        dtype = _DTYPES[self.precision]
+        decoder = FastDecoder(fold(decoder_part, prompts.grid_positions()).to(self.device, dtype), dtype=dtype)
+        if self.compile:
             encoder.compile()
-        _LOG.info("Built %s from %s on %s", self._model_name, self._checkpoint, self._device)
+            decoder.compile()
+        _LOG.info("Built %s from %s on %s", name, self._weights, self.device)
+        mean_311, std_311 = (
+            torch.tensor(value, device=self.device)[:, None, None] for value in (_IMAGENET_MEAN, _IMAGENET_STD)
+        )
         return _Model(
             image_encoder=encoder,
-            prompt_encoder=prompts.to(self._device),
+            prompt_encoder=prompts.to(self.device),
             decoder=decoder,
-            no_mem_C=decoder_part["no_mem_embed"].flatten().to(self._device),
+            no_mem_C=decoder_part["no_mem_embed"].flatten().to(self.device),
+            mean_311=mean_311,
+            std_311=std_311,
         )
 
 

@@ -4,6 +4,7 @@ Shapes: B prompts, M masks of each, N image tokens, n of them at a time, K coeff
 of a 2x2 transposed convolution, F = S * D.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ from ntt.models.segmenters.sam2.image_terms import ImageTerms
 _SUB_PIXELS = 4
 # On a CPU, image tokens at a time: their widest form is 1 MiB, about what a core's cache holds.
 _TOKENS_AT_A_TIME = 512
+# On a GPU, prompts at a time: about 50 MiB each in float32.
+_PROMPTS_AT_A_TIME = 64
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def hypernetwork(weights: TokenWeights, mask_tokens_BMC: torch.Tensor, first_mas
     return torch.baddbmm(bias[first_mask:], x, weight[first_mask:]).transpose(0, 1)
 
 
-def _upscale_piece(
+def upscale_piece(
     weights: RowWeights,
     shared: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     tokens: FoldedTokens,
@@ -92,7 +95,14 @@ def _upscale_piece(
     return torch.bmm(F.gelu(x).view(batch, -1, hyper.shape[1]), hyper)
 
 
-def upscale(weights: RowWeights, terms: ImageTerms, tokens: FoldedTokens, hyper_BMD: torch.Tensor) -> torch.Tensor:
+def upscale(
+    weights: RowWeights,
+    terms: ImageTerms,
+    tokens: FoldedTokens,
+    hyper_BMD: torch.Tensor,
+    *,
+    piece: Callable[..., torch.Tensor] = upscale_piece,
+) -> torch.Tensor:
     """Compute mask logits.
 
     Args:
@@ -100,6 +110,7 @@ def upscale(weights: RowWeights, terms: ImageTerms, tokens: FoldedTokens, hyper_
         terms: shared terms of the image.
         tokens: image tokens of B prompts in folded form.
         hyper_BMD: last-layer weights of the M masks wanted of each prompt; their dtype is the result's.
+        piece: `upscale_piece`, compiled or not.
 
     Returns:
         Logits [B, M, 4Y, 4X] for Y x X image tokens.
@@ -108,14 +119,14 @@ def upscale(weights: RowWeights, terms: ImageTerms, tokens: FoldedTokens, hyper_
     hyper = hyper_BMD.transpose(1, 2).to(tokens.coefficients_BKN.dtype)
     pixels_per_token = _SUB_PIXELS * _SUB_PIXELS
     out = hyper.new_empty(batch, count * pixels_per_token, masks)
-    step, prompts_at_a_time = (count, batch) if hyper.is_cuda else (_TOKENS_AT_A_TIME, 1)
+    step, prompts_at_a_time = (count, _PROMPTS_AT_A_TIME) if hyper.is_cuda else (_TOKENS_AT_A_TIME, 1)
     for first in range(0, batch, prompts_at_a_time):
         prompts = slice(first, first + prompts_at_a_time)
         for start in range(0, count, step):
-            piece = slice(start, start + step)
+            part = slice(start, start + step)
             fine = slice(start * _SUB_PIXELS, (start + step) * _SUB_PIXELS)
-            shared = (terms.up_NF[piece], terms.skip1_NF[piece], terms.skip0_NF[fine])
-            logits = _upscale_piece(weights, shared, tokens.piece(prompts, piece), hyper[prompts])
+            shared = (terms.up_NF[part], terms.skip1_NF[part], terms.skip0_NF[fine])
+            logits = piece(weights, shared, tokens.piece(prompts, part), hyper[prompts])
             out[prompts, start * pixels_per_token : (start + step) * pixels_per_token] = logits
     rows, columns = terms.grid_yx
     pixels = out.view(batch, rows, columns, 2, 2, 2, 2, masks).permute(0, 7, 1, 3, 5, 2, 4, 6)
