@@ -1,40 +1,51 @@
-"""One image on a GPU: images a second, time by part and peak memory, ours against the package's decoder.
+"""Images on a GPU: images a second, time by part, idle share of the device and peak memory, ours and the package's.
 
-    python -m benchmarks.gpu IMAGE
+    python -m benchmarks.gpu IMAGE --json figures.json
 
-SAM2 large and DINOv2 ViT-L/14 at a 32 x 32 grid of points, as published, in one process. In every precision two ways
-are measured, one after the other: "package" decodes with the `sam2` package at a batch of 256, pools densely and
-compares masks as dense matrices (`benchmarks.reference_way`); "ntt" is ours (`benchmarks.our_way`). The image encoders
-are the same work in both. Times are taken with `torch.cuda` events, so they are those of the device's own clock,
-waiting for the CPU included; the first image of each way is not timed. Peak memory is the largest amount torch had
-allocated on the device during the timed images, weights included.
+SAM2 large and DINOv2 ViT-L/14 at a 32 x 32 grid of points, as published. In every precision these are measured, one
+after the other, in one process: "ntt", ours, by part (`benchmarks.our_way`) and as the stage `candidates` runs it over
+images, from the file to the entry in the store; "package", which decodes with the `sam2` package at a batch of 256,
+pools densely and compares masks as dense matrices (`benchmarks.reference_way`); then "compiled", ours again through
+`torch.compile`, as long as `--limit-s` allows. The image encoders are the same work in all.
 
-Weights that are not given are filled by a fixed rule; see `benchmarks.whole_image` for what that means for the masks.
-Without a CUDA device nothing is measured and the exit status is 2. `--device cpu` tries the same code on the CPU, with
-wall-clock times and no figure for memory.
+Times by part are those of the device's own clock (`torch.cuda` events), waiting for the CPU included; the first image
+is not timed. The idle share is the time in which no kernel ran, by `torch.profiler`, once the stage is under way. Peak
+memory is the largest amount torch had allocated on the device, weights included.
+
+Weights that are not given are filled by a fixed rule. Masks are then noise, so discs of natural sizes take their place
+once they are computed (`--masks decoder` keeps the noise). Without a CUDA device nothing is measured and the exit
+status is 2; `--device cpu` tries the same code on the CPU. The last line is JSON: milliseconds per image of the stage.
 """
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks import our_way, reference_way
 from benchmarks.parts import Clock, Shown
 from benchmarks.whole_image import GIB, PARTS, agreement, fill_dinov2, fill_sam2, shown_to, threshold
+from ntt.base.distributed import ProcessGroup
 from ntt.errors import ConfigError
 from ntt.models.device import PRECISIONS, check_precision
-from ntt.types import Detections
+from ntt.models.segmenters.sam2 import Sam2
+from ntt.stages.candidates import CandidateSource, find_candidates
+from ntt.store.store import Store
+from ntt.types import Detections, ImageRecord, Proposals
 
-WAYS = {"package": reference_way, "ntt": our_way}
+WAYS = {"package": reference_way, "ntt": our_way, "compiled": our_way}
+WARM_UP = 4
 
 
 @dataclass
@@ -62,16 +73,26 @@ class EventClock(Clock):
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of one way in one precision; memory in bytes, None where it is not known."""
+    """What was measured of one way in one precision; None where it is not known.
+
+    Attributes:
+        seconds: by part, of each timed image.
+        loaded, peak: bytes on the device, of the weights and at most.
+        stage_ms: wall-clock milliseconds per image of the stage, store included.
+        idle: share of time in which the device had nothing to do while the stage ran.
+        by_batch: seconds of the decoder at other numbers of prompts at a time.
+    """
 
     seconds: Sequence[dict[str, float]]
     loaded: int | None
     peak: int | None
-    found: Detections
+    stage_ms: float | None = None
+    idle: float | None = None
+    by_batch: dict[int, float] = field(default_factory=dict)
 
     def part(self, name: str) -> float:
         """Median seconds of one part, or of all together."""
-        return statistics.median(sum(one.values()) if name == "total" else one[name] for one in self.seconds)
+        return statistics.median(sum(image.values()) if name == "total" else image[name] for image in self.seconds)
 
 
 def main() -> None:
@@ -90,18 +111,16 @@ def main() -> None:
             check_precision(precision, device)
     except ConfigError as error:
         raise SystemExit(f"{error} Here it is chosen with --precisions.") from error
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+    with tempfile.TemporaryDirectory() as folder:
         shown = prepare(arguments, Path(folder))
-        results = {}
-        for precision in arguments.precisions:
-            for name, way in WAYS.items():
-                results[f"{name} {precision}"] = measure(way, replace(shown, precision=precision), arguments.rounds)
-    print(describe(arguments, shown, device))
+        print(describe(arguments, shown, device), flush=True)
+        results, found = measure_all(arguments, shown, Path(folder))
     print(table(results))
     first = f"ntt {arguments.precisions[0]}"
     for name in results:
         if name != first:
-            print(agreement(record(results[first].found), record(results[name].found), name, first))
+            print(agreement(record(found[first]), record(found[name]), name, first))
+    print(json.dumps({name: round(one.stage_ms, 1) for name, one in results.items() if one.stage_ms is not None}))
 
 
 def parse() -> argparse.Namespace:
@@ -115,9 +134,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dinov2-weights", type=Path, help="official checkpoint (default: filled by rule)")
     parser.add_argument("--points-per-side", type=int, default=32)
     parser.add_argument("--min-predicted-iou", type=float, help="default: 0.4, or 0 with filled weights")
-    parser.add_argument("--masks", choices=("decoder", "discs"), default="decoder", help="what is pooled and matched")
-    parser.add_argument("--rounds", type=int, default=5, help="timed images of each way (default %(default)s)")
+    parser.add_argument("--masks", choices=("decoder", "discs"), default="discs", help="what is pooled and matched")
+    parser.add_argument("--rounds", type=int, default=5, help="images of each way timed by part (default %(default)s)")
+    parser.add_argument("--images", type=int, default=40, help="images the stage runs over (default %(default)s)")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["float32"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["ntt", "package"])
+    parser.add_argument(
+        "--batches", nargs="*", type=int, default=[], help="time the decoder at these prompts at a time"
+    )
+    parser.add_argument("--limit-s", type=float, default=float("inf"), help="begin nothing after this many seconds")
+    parser.add_argument("--json", type=Path, help="write the figures here, after each way again")
     parser.set_defaults(way="ntt", emulate=False)
     return parser.parse_args()
 
@@ -135,8 +161,30 @@ def prepare(arguments: argparse.Namespace, folder: Path) -> Shown:
     return replace(shown, device=arguments.device)
 
 
-def measure(way: ModuleType, shown: Shown, rounds: int) -> Figures:
-    """Run one way on the image, once to warm up and then `rounds` times."""
+def measure_all(
+    arguments: argparse.Namespace, shown: Shown, folder: Path
+) -> tuple[dict[str, Figures], dict[str, Detections]]:
+    """Measure one way after the other, in every precision, while there is time."""
+    started = time.monotonic()
+    results: dict[str, Figures] = {}
+    found: dict[str, Detections] = {}
+    for way in arguments.ways:
+        for precision in arguments.precisions:
+            name = f"{way} {precision}"
+            if time.monotonic() - started > arguments.limit_s:
+                print(f"{name}: no time left", flush=True)
+                continue
+            chosen = replace(shown, precision=precision, compile=way == "compiled")
+            results[name], found[name] = measure(WAYS[way], chosen, arguments, folder / name.replace(" ", "_"))
+            figures = asdict(results[name])
+            print(f"{name}: {time.monotonic() - started:.0f} s, {json.dumps(figures)}", flush=True)
+            if arguments.json is not None:
+                arguments.json.write_text(json.dumps({key: asdict(value) for key, value in results.items()}, indent=1))
+    return results, found
+
+
+def measure(way: ModuleType, shown: Shown, arguments: argparse.Namespace, folder: Path) -> tuple[Figures, Detections]:
+    """Run one way on the image, once to warm up and then by part; ours over many images as well."""
     on_cuda = torch.device(shown.device).type == "cuda"
     models = way.load_models(shown)
     way.detect(shown, models, Clock())
@@ -145,15 +193,95 @@ def measure(way: ModuleType, shown: Shown, rounds: int) -> Figures:
         loaded = torch.cuda.memory_allocated(shown.device)
         torch.cuda.reset_peak_memory_stats(shown.device)
     seconds = []
-    for _ in range(rounds):
+    for _ in range(arguments.rounds):
         clock = EventClock() if on_cuda else Clock()
         found = way.detect(shown, models, clock)
         seconds.append(clock.read() if isinstance(clock, EventClock) else clock.wall)
+    stage_ms, idle, by_batch = None, None, {}
+    if way is our_way:
+        stage_ms, idle = run_stage(shown, models, arguments.images, folder)
+        for batch in () if shown.compile else arguments.batches:
+            models.segmenter._batches.batch_size = batch
+            runs = [EventClock() if on_cuda else Clock() for _ in range(3)]
+            for clock in runs:
+                way.detect(shown, models, clock)
+            read = [clock.read() if isinstance(clock, EventClock) else clock.wall for clock in runs]
+            by_batch[batch] = min(part["SAM2 decoder"] for part in read)
     if on_cuda:
         peak = torch.cuda.max_memory_allocated(shown.device)
         del models
         torch.cuda.empty_cache()
-    return Figures(seconds, loaded, peak, found)
+    return Figures(seconds, loaded, peak, stage_ms, idle, by_batch), found
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The segmenter with discs in the place of its masks, once these are computed."""
+
+    segmenter: Sam2
+    discs_Nhw: torch.Tensor
+
+    def __getattr__(self, name: str) -> Any:
+        """Answer as the segmenter does."""
+        return getattr(self.segmenter, name)
+
+    def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
+        """Let the segmenter propose, and replace the masks."""
+        proposals = self.segmenter.propose(canvas_3hw, feature_map_Dhw)
+        return Proposals(self.discs_Nhw[: len(proposals.predicted_iou_N)], proposals.predicted_iou_N)
+
+
+def run_stage(shown: Shown, models: our_way.OurModels, count: int, folder: Path) -> tuple[float, float | None]:
+    """Run the stage `candidates` over images; milliseconds per image, and idle share on a GPU."""
+    discs = shown.masks_of(torch.zeros(shown.points_per_side**2, 256, 256)).to(shown.device)
+    source = CandidateSource(
+        segmenter=Drawn(models.segmenter, discs) if shown.discs else models.segmenter,
+        backbone=models.backbone,
+        feature_dtype="float16",
+        store=Store(folder / "store"),
+        placement=shown.placement,
+    )
+    profiled = 12 if shown.device != "cpu" else 0
+    images = write_images(shown.image_HW3, WARM_UP + count + profiled, folder)
+    find_candidates(images=images[:WARM_UP], source=source, group=ProcessGroup())
+    started = time.perf_counter()
+    find_candidates(images=images[WARM_UP : WARM_UP + count], source=source, group=ProcessGroup())
+    milliseconds = (time.perf_counter() - started) / count * 1e3
+    if not profiled:
+        return milliseconds, None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        find_candidates(images=images[-profiled:], source=source, group=ProcessGroup())
+    return milliseconds, idle_share(
+        [
+            (event.time_range.start, event.time_range.end)
+            for event in profile.events()
+            if event.device_type == torch.autograd.DeviceType.CUDA
+        ]
+    )
+
+
+def write_images(image_HW3: Any, count: int, folder: Path) -> list[ImageRecord]:
+    """Write variants of an image as JPEG files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = []
+    for number in range(count):
+        path = folder / f"{number}.jpg"
+        Image.fromarray(np.roll(image_HW3, 3 * number, axis=1)).save(path, quality=90)
+        records.append(ImageRecord(number, path.name, path, *image_HW3.shape[:2]))
+    return records
+
+
+def idle_share(spans: Sequence[tuple[float, float]]) -> float | None:
+    """Share of time that no span covers; the first quarter does not count, in which the first image is alone."""
+    if not spans:
+        return None
+    first, last = min(start for start, _ in spans), max(stop for _, stop in spans)
+    begin = covered = first + (last - first) / 4
+    idle = 0.0
+    for start, stop in sorted(spans):
+        idle += max(0.0, start - covered)
+        covered = max(covered, stop)
+    return idle / (last - begin)
 
 
 def record(found: Detections) -> dict[str, Any]:
@@ -171,43 +299,39 @@ def describe(arguments: argparse.Namespace, shown: Shown, device: torch.device) 
     height, width = shown.image_HW3.shape[:2]
     where = "CPU, wall-clock times"
     if device.type == "cuda":
-        facts = torch.cuda.get_device_properties(device)
-        where = f"{facts.name}, {facts.total_memory / GIB:.0f} GiB, CUDA {torch.version.cuda}"
-    kept = shown.min_predicted_iou
+        properties = torch.cuda.get_device_properties(device)
+        where = f"{properties.name}, {properties.total_memory / GIB:.0f} GiB, CUDA {torch.version.cuda}"
+    least = shown.min_predicted_iou
     return (
         f"{arguments.image.name}, {width} x {height}; {shown.sam2_model}, {shown.dinov2_model}; "
-        f"{shown.points_per_side**2} prompts, {'no threshold' if kept == 0 else f'predicted IoU > {kept:g}'}; "
-        f"{arguments.masks} masks; {arguments.rounds} image(s) timed; {where}; torch {torch.__version__}; "
-        f"{time.strftime('%Y-%m-%d')}"
+        f"{shown.points_per_side**2} prompts, {'no threshold' if least == 0 else f'predicted IoU > {least:g}'}; "
+        f"{arguments.masks} masks; {arguments.rounds} image(s) by part, {arguments.images} by the stage; {where}; "
+        f"torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
     )
 
 
 def table(results: dict[str, Figures]) -> str:
-    """Median milliseconds by part, images a second, memory; and what ours gains in each precision."""
+    """Median milliseconds by part, the stage's, memory; and what ours gains in each precision."""
     width = max(map(len, results)) + 2
-    lines = [f"\n{'milliseconds an image':26}" + "".join(f"{name:>{width}}" for name in results)]
-    for part in (*PARTS, "total"):
-        lines.append(f"{part:26}" + "".join(f"{one.part(part) * 1e3:{width}.1f}" for one in results.values()))
-    lines.append(f"{'images a second':26}" + "".join(f"{1 / one.part('total'):{width}.2f}" for one in results.values()))
-    for label, sizes in (
-        ("weights, GiB", [one.loaded for one in results.values()]),
-        ("peak memory, GiB", [one.peak for one in results.values()]),
-    ):
-        shown = (f"{'-' if size is None else f'{size / GIB:.2f}':>{width}}" for size in sizes)
-        lines.append(f"{label:26}" + "".join(shown))
-    for name, ours in results.items():
-        if name.startswith("ntt "):
-            lines.append(gain(name.removeprefix("ntt "), results[f"package {name.removeprefix('ntt ')}"], ours))
+
+    def line(label: str, values: Sequence[float | None], digits: int) -> str:
+        cells = ("-" if value is None else f"{value:.{digits}f}" for value in values)
+        return f"{label:26}" + "".join(f"{cell:>{width}}" for cell in cells)
+
+    ways = list(results.values())
+    lines = [f"\n{'milliseconds per image':26}" + "".join(f"{name:>{width}}" for name in results)]
+    lines += [line(part, [way.part(part) * 1e3 for way in ways], 1) for part in (*PARTS, "total")]
+    lines.append(line("stage, store included", [way.stage_ms for way in ways], 1))
+    lines.append(line("images a second", [way.stage_ms and 1e3 / way.stage_ms for way in ways], 2))
+    lines.append(line("device idle, %", [way.idle and 100 * way.idle for way in ways], 1))
+    lines.append(line("weights, GiB", [way.loaded and way.loaded / GIB for way in ways], 2))
+    lines.append(line("peak memory, GiB", [way.peak and way.peak / GIB for way in ways], 2))
+    for name, way in results.items():
+        package = results.get(f"package {name.split()[1]}")
+        if package is not None and way is not package:
+            decoder, total = (package.part(part) / way.part(part) for part in ("SAM2 decoder", "total"))
+            lines.append(f"package / {name}: decoder {decoder:.2f}, total {total:.2f}")
     return "\n".join(lines) + "\n"
-
-
-def gain(precision: str, package: Figures, ours: Figures) -> str:
-    """One line: how many times faster and smaller ours is."""
-    decoder, total = (package.part(part) / ours.part(part) for part in ("SAM2 decoder", "total"))
-    memory = ""
-    if package.peak is not None and ours.peak is not None:
-        memory = f", peak memory {package.peak / ours.peak:.2f}"
-    return f"package / ntt in {precision}: decoder {decoder:.2f}, total {total:.2f}{memory}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Our way of computing one image, by the steps of `ntt.stages.candidates` and `ntt.stages.matching`, timed by part."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -41,23 +42,19 @@ def detect(shown: Shown, models: OurModels, clock: Clock) -> Detections:
     """Find objects in one image."""
     height, width = shown.image_HW3.shape[:2]
     with clock.part("image to canvas"):
-        canvas = canvas_of(shown.image_HW3, models.segmenter.canvas_hw(height, width))
+        canvas = canvas_of(shown.image_HW3, models.segmenter.canvas_hw(height, width)).to(shown.device)
     with clock.part("DINOv2"):
         feature_map = models.backbone.encode(encoder_input(canvas, models.backbone.input_size))[0]
-    encoder = models.segmenter._model.image_encoder
-    hooks = (
-        encoder.register_forward_pre_hook(lambda *_: clock.start("SAM2 image encoder")),
-        encoder.register_forward_hook(lambda *_: clock.stop()),
-    )
+    vars(models.segmenter)["_encode"] = clock.timed("SAM2 image encoder", partial(Sam2._encode, models.segmenter))
     with clock.part("SAM2 decoder"):
         proposals = models.segmenter.propose(canvas, feature_map)
-    for hook in hooks:
-        hook.remove()
+    del models.segmenter._encode
     proposals = Proposals(shown.masks_of(proposals.logits_Nhw), proposals.predicted_iou_N)
     vars(candidates)["pool_masks"] = clock.timed("pooling", pool_masks)
     with clock.part("masks, matching, merging"):
         found = candidates.describe(proposals, feature_map, height=height, width=width, feature_dtype="float16")
         detections = PrototypeMatcher().match(0, found, _prototypes(shown))
+    vars(candidates)["pool_masks"] = pool_masks
     clock.notes["candidates"] = len(found.rles)
     clock.notes["distinct labels"] = len(np.unique(detections.labels))
     return detections

@@ -62,7 +62,7 @@ def child(data: Path, work: Path, journal: Path, *, starve_at: int | None = None
         with Path(f"{work}.out").open("a") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
-        compute = CandidateSource._compute
+        load = CandidateSource.load
 
         def noted(source: CandidateSource, record: Any) -> Any:
             with journal.open("a") as lines:
@@ -70,9 +70,9 @@ def child(data: Path, work: Path, journal: Path, *, starve_at: int | None = None
             if begun(journal) == starve_at:
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-            return compute(source, record)
+            return load(source, record)
 
-        CandidateSource._compute = noted
+        CandidateSource.load = noted
         runner.run(compose_config(job(data, work)), workspace=PREPARED)
         status = 0
     except StorageError as error:

@@ -57,13 +57,13 @@ def go(data: Path, tmp_path: Path, models: Workspace) -> Go:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note each image whose candidates are computed."""
     names: list[str] = []
-    compute = CandidateSource._compute
+    load = CandidateSource.load
 
     def noted(source: CandidateSource, record: ImageRecord):
         names.append(record.file_name)
-        return compute(source, record)
+        return load(source, record)
 
-    monkeypatch.setattr(CandidateSource, "_compute", noted)
+    monkeypatch.setattr(CandidateSource, "load", noted)
     return names
 
 

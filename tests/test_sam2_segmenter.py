@@ -295,10 +295,13 @@ def test_incomplete_weights(missing: str, package: Any, tmp_path: Path, canvas: 
         segmenter(path).propose(canvas)
 
 
-def test_another_file_in_the_place_of_the_official_one_is_refused_with_the_key(checkpoint: Path) -> None:
+def test_another_file_in_the_place_of_the_official_one_is_refused_with_the_key(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     # The key is computed at the start of a run; the model is built hours later, maybe.
-    ours = segmenter(checkpoint, expected_sha256="0" * 64)
-    with pytest.raises(WeightsError, match=r"its sha256 is [0-9a-f]{64}, expected 0{64}\. .*fetch it"):
+    (tmp_path / "sam2_hiera_tiny.pt").write_bytes(checkpoint.read_bytes())
+    ours = Sam2Config(name="sam2", model=TINY).build(Placement(weights_root=tmp_path))
+    with pytest.raises(WeightsError, match=r"its sha256 is [0-9a-f]{64}, expected [0-9a-f]{64}\. .*fetch it"):
         _ = ours.fingerprint
 
 

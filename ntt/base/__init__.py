@@ -6,6 +6,7 @@ files         atomic writes, locks, abandoned temporary files
 download      resumed, verified transfers
 distributed   several processes, one result
 log           where the library's log goes
+overlap       loading, computing and finishing side by side
 progress      a bar on a terminal, log lines elsewhere
 project       where `conf/` and `experiments/` lie
 """

@@ -4,9 +4,11 @@ import logging
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -17,6 +19,11 @@ PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 _DEVICES = "auto, cpu, cuda, cuda:N, mps"
 _AUTOCAST_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _AMPERE = (8, 0)
+_LOCK = threading.Lock()
+_STREAMS: dict[torch.device, list[Any]] = {}
+# TensorFloat-32 settings of the blocks that are under way, and those outside of all.
+_ACTIVE: list[bool] = []
+_OUTSIDE = [False, False]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -184,11 +191,34 @@ def denormals_are_flushed() -> bool:
 
 
 @contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """Let a thread beside the main one queue its work on a CUDA stream of its own, so that two need not wait."""
+    if device.type != "cuda" or threading.current_thread() is threading.main_thread():
+        yield
+        return
+    # Streams are used again, since each keeps memory of its own.
+    with _LOCK:
+        free = _STREAMS.setdefault(device, [])
+        stream = free.pop() if free else torch.cuda.Stream(device)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        free.append(stream)
+
+
+@contextmanager
 def _tensor_float(*, allowed: bool) -> Iterator[None]:
+    """Set what belongs to the process; the last of several threads to leave restores what the first one found."""
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = (matmul.allow_tf32, convolution.allow_tf32)
-    matmul.allow_tf32 = convolution.allow_tf32 = allowed
+    with _LOCK:
+        if not _ACTIVE:
+            _OUTSIDE[:] = [matmul.allow_tf32, convolution.allow_tf32]
+        _ACTIVE.append(allowed)
+        matmul.allow_tf32 = convolution.allow_tf32 = allowed
     try:
         yield
     finally:
-        matmul.allow_tf32, convolution.allow_tf32 = before
+        with _LOCK:
+            del _ACTIVE[len(_ACTIVE) - 1 - _ACTIVE[::-1].index(allowed)]
+            matmul.allow_tf32, convolution.allow_tf32 = [_ACTIVE[-1]] * 2 if _ACTIVE else _OUTSIDE

@@ -19,8 +19,9 @@ import torch
 
 from ntt.ops.resize import resize_bands, resize_matrix
 
-_PIXELS_CPU, _PIXELS_GPU = 1 << 18, 1 << 27
-_SAMPLES_CPU, _SAMPLES_GPU = 1 << 21, 1 << 30
+# Pixels, and samples of the grid or pixels of whole masks, that are worked on at a time.
+_PIXELS_CPU, _PIXELS_GPU = 1 << 18, 1 << 25
+_SAMPLES_CPU, _SAMPLES_GPU = 1 << 21, 1 << 28
 _BANDS = 8
 
 

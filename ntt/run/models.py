@@ -41,6 +41,7 @@ class Models:
             feature_dtype="float32" if self.config.candidates.feature_dtype == "float32" else "float16",
             store=self.store,
             settings=stage_settings(self.config, "candidates"),
+            placement=self.placement,
         )
 
     @cached_property

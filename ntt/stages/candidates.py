@@ -1,23 +1,25 @@
 """Stage `candidates`: everything matching needs to know of a target image, whatever is searched in it."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from ntt.base.digests import content_key
-from ntt.base.distributed import ProcessGroup
+from ntt.base.distributed import ProcessGroup, gather, share
+from ntt.base.overlap import overlap
+from ntt.base.progress import track
 from ntt.data.images import image_digest, read_image
 from ntt.errors import DataError
 from ntt.models.backbones.base import Backbone
+from ntt.models.device import own_stream
 from ntt.models.segmenters.base import Segmenter
-from ntt.ops.candidates import FeatureDtype, describe
+from ntt.ops.candidates import FeatureDtype, Measurements, measure
 from ntt.ops.canvas import canvas_of, encoder_input
-from ntt.stages.dealing import map_dealt
 from ntt.store.store import Store
-from ntt.types import Candidates, ImageRecord
+from ntt.types import Candidates, ImageRecord, Placement
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1
@@ -30,6 +32,7 @@ class CandidateSource:
     Attributes:
         feature_dtype: precision features are rounded to, in memory as in the store.
         settings: what else decides the result, such as the models' precision; part of the key.
+        placement: where the models run.
     """
 
     segmenter: Segmenter
@@ -37,6 +40,7 @@ class CandidateSource:
     feature_dtype: FeatureDtype
     store: Store
     settings: Mapping[str, Any] = field(default_factory=dict)
+    placement: Placement = field(default_factory=Placement)
 
     def key(self, record: ImageRecord) -> str:
         """Return the digest of everything that decides this image's candidates."""
@@ -78,23 +82,37 @@ class CandidateSource:
         Returns:
             float32 [3, h, w], RGB in [0, 1]; and float32 [D, g, g].
         """
-        canvas_3hw = canvas_of(read_image(record), self.segmenter.canvas_hw(record.height, record.width))
-        return canvas_3hw, self.backbone.encode(encoder_input(canvas_3hw, self.backbone.input_size))[0].float()
+        return self._see(self.load(record))
 
-    def _fill(self, key: str, record: ImageRecord) -> Candidates:
-        candidates = self._compute(record)
+    def load(self, record: ImageRecord) -> torch.Tensor:
+        """Read an image and make the segmenter's canvas of it."""
+        canvas_3hw = canvas_of(read_image(record), self.segmenter.canvas_hw(record.height, record.width))
+        return canvas_3hw.pin_memory() if self.device.type == "cuda" else canvas_3hw
+
+    def compute(self, record: ImageRecord, canvas_3hw: torch.Tensor) -> Measurements:
+        """Do on the device what is to be done there."""
+        with own_stream(self.device):
+            canvas_3hw, feature_map_Dhw = self._see(canvas_3hw)
+            proposals = self.segmenter.propose(canvas_3hw, feature_map_Dhw)
+            return measure(proposals, feature_map_Dhw, height=record.height, width=record.width)
+
+    def finish(self, key: str, measurements: Measurements) -> Candidates:
+        """Encode the masks and write the entry."""
+        candidates = measurements.candidates(self.feature_dtype)
         self.store.write_candidates(key, candidates, feature_dtype=self.feature_dtype)
         return candidates
 
-    def _compute(self, record: ImageRecord) -> Candidates:
-        canvas_3hw, feature_map_Dhw = self.look(record)
-        return describe(
-            self.segmenter.propose(canvas_3hw, feature_map_Dhw),
-            feature_map_Dhw,
-            height=record.height,
-            width=record.width,
-            feature_dtype=self.feature_dtype,
-        )
+    @property
+    def device(self) -> torch.device:
+        """Where the models run."""
+        return torch.device(self.placement.device)
+
+    def _see(self, canvas_3hw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        canvas_3hw = canvas_3hw.to(self.device, non_blocking=True)
+        return canvas_3hw, self.backbone.encode(encoder_input(canvas_3hw, self.backbone.input_size))[0].float()
+
+    def _fill(self, key: str, record: ImageRecord) -> Candidates:
+        return self.finish(key, self.compute(record, self.load(record)))
 
 
 def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, group: ProcessGroup) -> tuple[int, ...]:
@@ -108,4 +126,33 @@ def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, g
     Returns:
         The number of candidates of each image.
     """
-    return tuple(map_dealt(source.count, images, group=group, label="candidates", unit="image"))
+    keys = {position: source.key(record) for position, record in share(images, group)}
+    counts = {key: source.store.count_candidates(key) for key in keys.values()}
+    missing = {key: images[position] for position, key in keys.items() if counts[key] is None}
+    computed = _compute_all(list(missing.items()), source)
+    for key in track(list(missing), "candidates", unit="image", visible=group.is_main):
+        counts[key] = next(computed)
+    results = [(position, count) for position, key in keys.items() if (count := counts[key]) is not None]
+    return tuple(gather(results, len(images), group))
+
+
+def _compute_all(images: Sequence[tuple[str, ImageRecord]], source: CandidateSource) -> Iterator[int]:
+    """Compute and store candidates under their keys, yielding their number, image after image.
+
+    A GPU is given two images at a time, so that it has work while one of them is waited for. Compiled models are
+    called from one thread, and so is TensorFloat-32, which is a setting of the process. A process with one thread for
+    all does one thing after the other.
+    """
+    on_gpu = source.device.type == "cuda"
+    one_by_one = source.placement.compile or source.placement.precision == "tf32"
+    if not on_gpu and torch.get_num_threads() == 1:
+        for key, record in images:
+            yield len(source.finish(key, source.compute(record, source.load(record))).rles)
+        return
+    yield from overlap(
+        images,
+        load=lambda image: (*image, source.load(image[1])),
+        compute=lambda loaded: (loaded[0], source.compute(*loaded[1:])),
+        finish=lambda computed: len(source.finish(*computed).rles),
+        computing=(1 if one_by_one else 2) if on_gpu else 0,
+    )

@@ -121,7 +121,9 @@ def upscale(
     out = hyper.new_empty(batch, count * pixels_per_token, masks)
     step, prompts_at_a_time = (count, _PROMPTS_AT_A_TIME) if hyper.is_cuda else (_TOKENS_AT_A_TIME, 1)
     for first in range(0, batch, prompts_at_a_time):
-        prompts = slice(first, first + prompts_at_a_time)
+        # The last piece begins earlier rather than being smaller: compiled code is for one size.
+        start_prompt = max(0, min(first, batch - prompts_at_a_time))
+        prompts = slice(start_prompt, start_prompt + prompts_at_a_time)
         for start in range(0, count, step):
             part = slice(start, start + step)
             fine = slice(start * _SUB_PIXELS, (start + step) * _SUB_PIXELS)
