@@ -1,11 +1,10 @@
 """Which detection finds which object, by COCO's or LVIS' rules, for many thresholds and area ranges at once.
 
-Suffixes: A area ranges, T IoU thresholds, D detections, d detections and g objects of one image and class.
+Suffixes: A area ranges, T IoU thresholds, D detections, P pairs of a detection and an object; d detections and g
+objects of one image.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -13,6 +12,7 @@ from pycocotools import mask as coco_mask
 from ntt.evaluation.curves import AREA_RANGES_PX, IOU_THRESHOLDS_T, MAX_DETECTIONS, FloatArray
 from ntt.evaluation.ground_truth import BoolArray, GroundTruth
 from ntt.evaluation.table import DetectionTable, ranks
+from ntt.ops.boxes import members_of_classes
 from ntt.types import IntArray
 
 
@@ -61,27 +61,57 @@ def match(table: DetectionTable, ground_truth: GroundTruth, kind: str) -> Matche
         is_outside |= federation.is_forgiven(pairs)
     is_match = np.zeros((len(AREA_RANGES_PX), len(IOU_THRESHOLDS_T), len(rows)), dtype=np.bool_)
     is_ignored = np.repeat(is_outside[:, None], len(IOU_THRESHOLDS_T), axis=1)
-    for start, stop, objects in _groups(pairs, ground_truth):
-        _assign(
-            _ious(table, rows[start:stop], ground_truth, objects, kind),
-            is_crowd=ground_truth.is_crowd[objects],
-            is_object_ignored=ground_truth.is_ignored[:, objects],
-            is_match=is_match[..., start:stop],
-            is_ignored=is_ignored[..., start:stop],
-        )
+    reaching = _reaching(table, rows, ground_truth, kind)
+    is_contested_P = _is_contested(reaching)
+    _assign_alone(reaching.take(~is_contested_P), ground_truth, is_match, is_ignored)
+    contested = reaching.take(is_contested_P)
+    for members in members_of_classes(pairs[contested.detections_P]):
+        _assign_in_turn(contested.take(members), ground_truth, is_match, is_ignored)
     return Matches(rows=rows, ranks=rank_of_row[rows], is_match=is_match, is_ignored=is_ignored)
 
 
-def _groups(pairs: IntArray, ground_truth: GroundTruth) -> Iterator[tuple[int, int, IntArray]]:
-    """Yield, for each image and class with both detections and objects, start and end in `pairs`, and the objects."""
-    edges = [0, *(np.flatnonzero(np.diff(pairs)) + 1).tolist(), len(pairs)]
-    for start, stop in pairwise(edges):
-        if stop > start and (objects := ground_truth.groups.get(int(pairs[start]))) is not None:
-            yield start, stop, objects
+@dataclass(frozen=True)
+class _Reaching:
+    """Pairs of a detection and an object of its image and class that overlap enough for the lowest threshold.
+
+    Attributes:
+        detections_P: int64 [P], indices in `Matches.rows`.
+        objects_P: int64 [P].
+        ious_P: float64 [P].
+    """
+
+    detections_P: IntArray
+    objects_P: IntArray
+    ious_P: FloatArray
+
+    def take(self, chosen: IntArray | BoolArray) -> "_Reaching":
+        """Return some of the pairs."""
+        return _Reaching(self.detections_P[chosen], self.objects_P[chosen], self.ious_P[chosen])
+
+
+def _reaching(table: DetectionTable, rows: IntArray, ground_truth: GroundTruth, kind: str) -> _Reaching:
+    """Find the pairs by pycocotools' own arithmetic, so that it agrees in every digit; by object, then by rank."""
+    none = np.zeros(0, dtype=np.int64)
+    parts = [(none, none, np.zeros(0))]
+    keys = table.images[rows] * len(ground_truth.categories) + table.labels[rows]
+    has_objects = np.isin(keys, np.fromiter(ground_truth.groups, dtype=np.int64, count=len(ground_truth.groups)))
+    detections = np.flatnonzero(has_objects)
+    for members in members_of_classes(table.images[rows[detections]]):
+        of_image = detections[members]
+        classes = np.unique(keys[of_image])
+        objects = np.concatenate([ground_truth.groups[key] for key in classes.tolist()])
+        class_of_object = np.repeat(classes, [len(ground_truth.groups[key]) for key in classes.tolist()])
+        ious_gd = _ious(table, rows[of_image], ground_truth, objects, kind).T
+        same_class = class_of_object[:, None] == keys[of_image]
+        places_g, places_d = np.nonzero((ious_gd >= IOU_THRESHOLDS_T[0]) & same_class)
+        parts.append((of_image[places_d], objects[places_g], ious_gd[places_g, places_d]))
+    detections_P, objects_P, ious_P = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    order = np.lexsort((detections_P, objects_P))
+    return _Reaching(detections_P[order], objects_P[order], ious_P[order])
 
 
 def _ious(table: DetectionTable, rows: IntArray, ground_truth: GroundTruth, objects: IntArray, kind: str) -> FloatArray:
-    """Return float64 [d, g] by pycocotools' own arithmetic, so that it agrees in every digit."""
+    """Return the IoU of each detection with each object, float64 [d, g]."""
     crowd = ground_truth.is_crowd[objects].astype(int).tolist()
     if kind == "bbox":
         return np.asarray(coco_mask.iou(table.boxes_xywh[rows], ground_truth.boxes_xywh[objects], crowd))
@@ -89,47 +119,52 @@ def _ious(table: DetectionTable, rows: IntArray, ground_truth: GroundTruth, obje
     return np.asarray(coco_mask.iou(masks, [ground_truth.rles[index] for index in objects.tolist()], crowd))
 
 
-def _assign(
-    ious_dg: FloatArray,
-    *,
-    is_crowd: BoolArray,
-    is_object_ignored: BoolArray,
-    is_match: BoolArray,
-    is_ignored: BoolArray,
-) -> None:
-    """Match the detections of one image and class.
+def _is_contested(reaching: _Reaching) -> BoolArray:
+    """Return which objects, pair by pair, are reached by a detection that reaches another one, too."""
+    if not len(reaching.ious_P):
+        return np.zeros(0, dtype=np.bool_)
+    has_choice_P = np.bincount(reaching.detections_P)[reaching.detections_P] > 1
+    is_contested: BoolArray = np.isin(reaching.objects_P, reaching.objects_P[has_choice_P])
+    return is_contested
+
+
+def _assign_alone(reaching: _Reaching, ground_truth: GroundTruth, is_match: BoolArray, is_ignored: BoolArray) -> None:
+    """Give every object to the first detection that reaches it; a crowd region to all.
 
     Args:
-        ious_dg: detections by descending score, objects in file order.
-        is_crowd: bool [g].
-        is_object_ignored: bool [A, g].
-        is_match: bool [A, T, d], set where a detection finds an object.
-        is_ignored: bool [A, T, d], set to whether the object found is an ignored one; left alone elsewhere.
+        reaching: pairs of which no detection has a choice.
+        ground_truth: the objects.
+        is_match: bool [A, T, D], set where a detection finds an object.
+        is_ignored: bool [A, T, D], set to whether the object found is an ignored one; left alone elsewhere.
     """
-    in_reach_dg = ious_dg >= IOU_THRESHOLDS_T[0]
-    has_choice_d = np.count_nonzero(in_reach_dg, axis=1) > 1
-    is_contested_g = in_reach_dg[has_choice_d].any(axis=0)
-    # An object that no detection reaches together with another one has nothing to do with the rest.
-    for index in np.flatnonzero(in_reach_dg.any(axis=0) & ~is_contested_g).tolist():
-        rows = np.flatnonzero(in_reach_dg[:, index])
-        reaches_Td = ious_dg[rows, index] >= IOU_THRESHOLDS_T[:, None]
-        if not is_crowd[index]:  # the first that reaches it has it
-            reaches_Td &= np.cumsum(reaches_Td, axis=1) == 1
-        is_match[..., rows] = reaches_Td
-        is_ignored[..., rows] = np.where(reaches_Td, is_object_ignored[:, index, None, None], is_ignored[..., rows])
-    # The others are taken by one detection after the other.
-    contested = np.flatnonzero(is_contested_g)
-    ious_dg, is_crowd, is_object_ignored = ious_dg[:, contested], is_crowd[contested], is_object_ignored[:, contested]
-    free_ATg = np.ones((len(is_object_ignored), len(IOU_THRESHOLDS_T), len(contested)), dtype=np.bool_)
-    for row in np.flatnonzero(in_reach_dg[:, contested].any(axis=1)).tolist():
-        open_ATg = free_ATg & (ious_dg[row] >= IOU_THRESHOLDS_T[:, None])
+    detections_P, objects_P = reaching.detections_P, reaching.objects_P
+    reaches_TP = reaching.ious_P >= IOU_THRESHOLDS_T[:, None]
+    before_TP = np.cumsum(reaches_TP, axis=1, dtype=np.int64) - reaches_TP
+    # Of the pairs before, those of other objects do not count.
+    starts_P = np.searchsorted(objects_P, objects_P)
+    takes_TP = reaches_TP & ((before_TP == before_TP[:, starts_P]) | ground_truth.is_crowd[objects_P])
+    is_match[..., detections_P] = takes_TP
+    is_object_ignored_A1P = ground_truth.is_ignored[:, None, objects_P]
+    is_ignored[..., detections_P] = np.where(takes_TP, is_object_ignored_A1P, is_ignored[..., detections_P])
+
+
+def _assign_in_turn(reaching: _Reaching, ground_truth: GroundTruth, is_match: BoolArray, is_ignored: BoolArray) -> None:
+    """Let the detections of one image and class take objects one after the other; arguments as `_assign_alone`."""
+    objects, columns_P = np.unique(reaching.objects_P, return_inverse=True)
+    detections, rows_P = np.unique(reaching.detections_P, return_inverse=True)
+    ious_dg = np.zeros((len(detections), len(objects)))
+    ious_dg[rows_P, columns_P] = reaching.ious_P
+    is_crowd, is_object_ignored = ground_truth.is_crowd[objects], ground_truth.is_ignored[:, objects]
+    free_ATg = np.ones((len(is_object_ignored), len(IOU_THRESHOLDS_T), len(objects)), dtype=np.bool_)
+    for detection, ious_g in zip(detections.tolist(), ious_dg, strict=True):
+        open_ATg = free_ATg & (ious_g >= IOU_THRESHOLDS_T[:, None])
         counting_ATg = open_ATg & ~is_object_ignored[:, None]
         choice_ATg = np.where(counting_ATg.any(axis=-1, keepdims=True), counting_ATg, open_ATg)
         # Reversed, because of equal ones the last is taken and argmax gives the first.
-        values_ATg = np.where(choice_ATg, ious_dg[row], -1.0)[..., ::-1]
-        best_AT = len(contested) - 1 - values_ATg.argmax(axis=-1)
+        values_ATg = np.where(choice_ATg, ious_g, -1.0)[..., ::-1]
+        best_AT = len(objects) - 1 - values_ATg.argmax(axis=-1)
         ranges, steps = np.nonzero(choice_ATg.any(axis=-1))
         taken = best_AT[ranges, steps]
-        is_match[ranges, steps, row] = True
-        is_ignored[ranges, steps, row] = is_object_ignored[ranges, taken]
+        is_match[ranges, steps, detection] = True
+        is_ignored[ranges, steps, detection] = is_object_ignored[ranges, taken]
         free_ATg[ranges, steps, taken] = is_crowd[taken]

@@ -78,30 +78,25 @@ def _curve(
     Returns:
         Precision float64 [A, T, R] and largest recall float64 [A, T].
     """
-    cells = np.ix_(ranges, np.arange(len(IOU_THRESHOLDS_T)), members)
-    is_match, counts = matches.is_match[cells], ~matches.is_ignored[cells]
+    shape = (len(ranges), len(IOU_THRESHOLDS_T))
+    precision_ATR = np.zeros((*shape, len(RECALL_STEPS_R)))
     if not len(members):
-        shape = (len(ranges), len(IOU_THRESHOLDS_T))
-        return np.zeros((*shape, len(RECALL_STEPS_R))), np.zeros(shape)
-    num_true_ATn = np.cumsum(is_match & counts, axis=-1, dtype=np.int64)
-    num_false_ATn = np.cumsum(~is_match & counts, axis=-1, dtype=np.int64)
-    true_positives = num_true_ATn.astype(np.float64)
-    precision = true_positives / (num_false_ATn.astype(np.float64) + true_positives + np.spacing(1))
-    precision = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
-    padded = np.concatenate([precision, np.zeros((*precision.shape[:-1], 1))], axis=-1)
-    reached = _first_detections(num_true_ATn, needed_AR)
-    return np.take_along_axis(padded, reached, axis=-1), true_positives[..., -1] / counted_A[:, None]
-
-
-def _first_detections(num_true_ATn: IntArray, needed_AR: IntArray) -> IntArray:
-    """Return for each recall step the first detection that reaches it: int64 [A, T, R], n where none does.
-
-    Recall is a fraction of whole numbers, so a step is reached at a certain number of true detections. All rows are
-    searched at once: offsets make them follow each other.
-    """
-    size = num_true_ATn.shape[-1]
-    needed_AR = np.minimum(needed_AR, size + 1)
-    rows_AT1 = np.arange(num_true_ATn[..., 0].size).reshape(*num_true_ATn.shape[:2], 1)
-    flat = (num_true_ATn + rows_AT1 * (size + 2)).reshape(-1)
-    indices = np.searchsorted(flat, needed_AR[:, None] + rows_AT1 * (size + 2))
-    return np.asarray(indices - rows_AT1 * size, dtype=np.int64)
+        return precision_ATR, np.zeros(shape)
+    cells = np.ix_(ranges, np.arange(len(IOU_THRESHOLDS_T)), members)
+    counts = ~matches.is_ignored[cells]
+    is_true = matches.is_match[cells] & counts
+    # Precision rises at true detections only, so the largest one from any detection on is found at one of them.
+    rows, columns = np.nonzero(is_true.reshape(-1, len(members)))
+    num_true = np.count_nonzero(is_true, axis=-1)
+    number = np.arange(len(rows)) - np.repeat(np.cumsum(num_true) - num_true.ravel(), num_true.ravel())
+    num_counted = np.cumsum(counts, axis=-1, dtype=np.int32).reshape(-1, len(members))[rows, columns]
+    true_positives = (number + 1).astype(np.float64)
+    false_positives = num_counted - true_positives
+    precision = np.zeros((num_true.size, num_true.max() + 1))
+    precision[rows, number] = true_positives / (false_positives + true_positives + np.spacing(1))
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=-1)[:, ::-1]
+    # A recall step that is reached by the k-th true detection; beyond the last one precision is 0.
+    index_AR = np.clip(needed_AR - 1, 0, num_true.max())
+    precision = precision.reshape(*shape, -1)
+    precision_ATR = np.take_along_axis(precision, np.broadcast_to(index_AR[:, None], precision_ATR.shape), axis=-1)
+    return precision_ATR, num_true / counted_A[:, None]
