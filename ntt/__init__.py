@@ -1,10 +1,14 @@
-"""Training-free, reference-based instance segmentation as an experiment framework."""
+"""Training-free, reference-based instance segmentation as an experiment framework.
+
+Floors, from the bottom: base · ops · data, store · models, matchers, evaluation, drawing, trackers, convert ·
+datasets, stages · config · run · reports, predictor · sweeps · cli. Each imports from lower ones only.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ntt.predictor import Found as Found
+    from ntt.predictor import Prediction as Prediction
     from ntt.predictor import Predictor as Predictor
     from ntt.predictor import Reference as Reference
     from ntt.predictor import references_from_folder as references_from_folder
@@ -12,7 +16,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_IN_PREDICTOR = ("Found", "Predictor", "Reference", "references_from_folder")
+_IN_PREDICTOR = ("Prediction", "Predictor", "Reference", "references_from_folder")
 _MODULES = {**dict.fromkeys(_IN_PREDICTOR, "ntt.predictor"), "load_runs": "ntt.sweeps.records"}
 
 

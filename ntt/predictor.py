@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -47,7 +47,7 @@ class Reference:
     Attributes:
         image: the image it is in.
         name: of its class.
-        mask: its pixels; None where only a box is known, or nothing.
+        mask: its pixels; None where there is only a box, or nothing.
         box_xyxy: left, top, right, bottom in pixels; None: the box around the mask, else the whole image.
     """
 
@@ -58,11 +58,11 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Found:
+class Prediction:
     """What was found in one image: N detections by descending score.
 
     Attributes:
-        labels: int64 [N], places in the predictor's `classes`.
+        labels: int64 [N], indices into the predictor's `classes`.
         names: N class names.
         scores: float32 [N] in (0, 1].
         boxes_xyxy: float32 [N, 4], left, top, right, bottom in image pixels, right and bottom exclusive.
@@ -87,17 +87,16 @@ class Found:
         """The masks, bool [N, H, W]; decoded when first asked for."""
         return decode_masks(self.rles, self.height, self.width)
 
-    def above(self, score: float) -> "Found":
+    def above(self, score: float) -> "Prediction":
         """Return the detections with at least this score."""
         count = int((self.scores >= score).sum())
-        return Found(
+        return replace(
+            self,
             labels=self.labels[:count],
             names=self.names[:count],
             scores=self.scores[:count],
             boxes_xyxy=self.boxes_xyxy[:count],
             rles=self.rles[:count],
-            height=self.height,
-            width=self.width,
         )
 
 
@@ -128,8 +127,8 @@ class Predictor:
             NttError: for an example that cannot be used, a wrong setting, or missing weights.
         """
         examples = _examples(references)
-        chosen = (f"backbone={backbone}", f"segmenter={segmenter}", f"matcher={matcher}")
-        config = compose_many([[*chosen, *overrides]])[0]
+        options = (f"backbone={backbone}", f"segmenter={segmenter}", f"matcher={matcher}")
+        (config,) = compose_many([[*options, *overrides]])
         entries = _NoStore(Path()) if store is None else Store(Path(store).expanduser().absolute())
         self._models, self._matcher = build_models(config, store=entries), config.matcher
         with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
@@ -138,7 +137,7 @@ class Predictor:
         self._prototypes = build_prototypes(memory=memory, matcher=self._matcher)
         self.classes = tuple(category.name for category in memory.categories)
 
-    def __call__(self, image: ImageLike) -> Found:
+    def __call__(self, image: ImageLike) -> Prediction:
         """Search one image.
 
         Raises:
@@ -147,11 +146,11 @@ class Predictor:
         with _as_file(image) as record:
             candidates = self._models.source.get(record)
             detections = self._matcher.match(record.id, candidates, self._prototypes)
-        return _found(detections, self.classes)
+        return _prediction(detections, self.classes)
 
 
 def references_from_folder(folder: str | os.PathLike[str]) -> list[Reference]:
-    """Read examples that lie in one folder a class, with masks, boxes or neither; see docs/own_images.md.
+    """Read examples that lie in one folder per class, with masks, boxes or neither; see docs/own_images.md.
 
     Raises:
         DataError: listing everything that cannot be used.
@@ -159,7 +158,7 @@ def references_from_folder(folder: str | os.PathLike[str]) -> list[Reference]:
     document = convert_references(Path(folder).expanduser()).document
     names = {entry["id"]: entry["name"] for entry in document["categories"]}
     images = {entry["id"]: entry for entry in document["images"]}
-    found = []
+    references = []
     for entry in document["annotations"]:
         image = images[entry["image_id"]]
         left, top, width, height = entry["bbox"]
@@ -168,8 +167,8 @@ def references_from_folder(folder: str | os.PathLike[str]) -> list[Reference]:
             size = (image["height"], image["width"])
             mask = decode_masks([segmentation_rle(entry["segmentation"], *size)], *size)[0]
         path = Path(folder).expanduser() / image["file_name"]
-        found.append(Reference(path, names[entry["category_id"]], mask, (left, top, left + width, top + height)))
-    return found
+        references.append(Reference(path, names[entry["category_id"]], mask, (left, top, left + width, top + height)))
+    return references
 
 
 class _NoStore(Store):
@@ -208,18 +207,19 @@ def _reference_set(references: Sequence[Reference], folder: Path) -> ReferenceSe
 
 def _examples(references: Any) -> tuple[Reference, ...]:
     """Refuse anything but examples with a class name each."""
-    given = tuple(references) if isinstance(references, Iterable) and not isinstance(references, str) else (references,)
-    if not given:
+    is_several = isinstance(references, Iterable) and not isinstance(references, str)
+    examples = tuple(references) if is_several else (references,)
+    if not examples:
         raise ConfigError("There is no example. Give at least one Reference.")
-    for number, one in enumerate(given, start=1):
-        if not isinstance(one, Reference):
+    for number, example in enumerate(examples, start=1):
+        if not isinstance(example, Reference):
             raise ConfigError(
-                f"Example {number} is of type {type(one).__name__}, a Reference is needed. Make it with "
+                f"Example {number} is of type {type(example).__name__}, a Reference is needed. Make it with "
                 "ntt.Reference(image, name), or read a folder with ntt.references_from_folder(folder)."
             )
-        if not isinstance(one.name, str) or not one.name.strip():
-            raise ConfigError(f"Example {number} has the class name {one.name!r}, a text is needed. Name its class.")
-    return given
+        if not isinstance(example.name, str) or not example.name.strip():
+            raise ConfigError(f"Example {number} has the class name {example.name!r}: a text is needed.")
+    return examples
 
 
 def _record(image: ImageLike, spare_path: Path, number: int) -> ImageRecord:
@@ -238,9 +238,9 @@ def _record(image: ImageLike, spare_path: Path, number: int) -> ImageRecord:
 def _picture(pixels: Any) -> Image.Image:
     is_picture = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.size > 0
     if not is_picture or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        facts = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        details = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
         raise DataError(
-            f"The image is {facts}: a path, a PIL image, or uint8 [H, W, 3] RGB or [H, W] grey is needed. Convert it."
+            f"The image is {details}: a path, a PIL image, or uint8 [H, W, 3] RGB or [H, W] grey is needed. Convert it."
         )
     return Image.fromarray(np.ascontiguousarray(pixels))
 
@@ -298,10 +298,10 @@ def _as_file(image: ImageLike) -> Iterator[ImageRecord]:
         yield _record(image, Path(folder) / "image.png", 0)
 
 
-def _found(detections: Detections, classes: Sequence[str]) -> Found:
+def _prediction(detections: Detections, classes: Sequence[str]) -> Prediction:
     corners = detections.boxes_xywh.copy()
     corners[:, 2:] += corners[:, :2]
-    return Found(
+    return Prediction(
         labels=detections.labels,
         names=tuple(classes[label] for label in detections.labels.tolist()),
         scores=detections.scores,

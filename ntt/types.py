@@ -9,11 +9,13 @@ name says. Run-length encoded masks are COCO's compressed form: column-major, `c
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -48,7 +50,7 @@ class Instance:
         bbox_xywh: COCO box in image pixels, clipped to the image.
         segmentation: polygons (list), RLE with list or string counts (dict), or None for a box-only annotation.
         area_px: as the file has it, else the mask's area, else the box's.
-        shot_index: place in a fixed k-shot order (the k-shot set is `shot_index < k`), or None.
+        shot_index: position in a fixed k-shot order (the k-shot set is `shot_index < k`), or None.
     """
 
     id: int
@@ -67,8 +69,8 @@ class ReferenceSet:
     """The sampled references: for each category, in the order of `categories`, its k instances.
 
     Attributes:
-        categories: sorted by category id; the place in this tuple is the class index used everywhere below.
-        instances: one tuple a category. Never empty; may hold fewer than k instances where fewer exist.
+        categories: sorted by category id; the position in this tuple is the class index used everywhere below.
+        instances: one tuple per category. Never empty; may hold fewer than k instances where fewer exist.
         images: the records of every image the instances lie in.
         digest: hex digest of everything that decides which instances these are; "" where they were not drawn.
         sampler: name of the sampler that drew them; "given" where none did.
@@ -109,8 +111,8 @@ class MemoryBank:
     """
 
     categories: tuple[Category, ...]
-    features: tuple[torch.Tensor, ...]
-    backgrounds: tuple[torch.Tensor, ...] = ()
+    features: "tuple[torch.Tensor, ...]"
+    backgrounds: "tuple[torch.Tensor, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -118,15 +120,15 @@ class Prototypes:
     """What candidates are compared with.
 
     Attributes:
-        vectors_PD: float32 [P, D], each L2-normalised. One a class for the published method; more for matchers that
+        vectors_PD: float32 [P, D], each L2-normalised. One per class for the published method; more for matchers that
             keep several.
         labels_P: int64 [P], the class index each vector stands for; -1 stands for background, and what is below -1 for
             a matcher's own counter-examples. Negative labels never raise a class's score.
     """
 
     categories: tuple[Category, ...]
-    vectors_PD: torch.Tensor
-    labels_P: torch.Tensor
+    vectors_PD: "torch.Tensor"
+    labels_P: "torch.Tensor"
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,8 @@ class Proposals:
         predicted_iou_N: float32 in [0, 1], the segmenter's own guess of each mask's quality.
     """
 
-    logits_Nhw: torch.Tensor
-    predicted_iou_N: torch.Tensor
+    logits_Nhw: "torch.Tensor"
+    predicted_iou_N: "torch.Tensor"
 
 
 @dataclass(frozen=True)

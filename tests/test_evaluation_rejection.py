@@ -93,8 +93,8 @@ def test_the_table_says_it(tmp_path: Path):
     detections = [found(1, (0, HERE, 0.9)), found(2, (1, THERE, 0.75)), found(3), found(4, (0, HERE, 0.8)), found(5)]
     metrics = measure(four_objects(tmp_path), *detections)
     assert metrics_table(metrics).splitlines()[-2:] == [
-        "At 50 % recall, false positives an image without any of the classes: 0.50 (2 images, score 0.750).",
-        "At 50 % recall, false positives an image without the class: 0.00 (mean of 2 of 2 classes).",
+        "At 50 % recall, false positives per image without any of the classes: 0.50 (2 images, score 0.750).",
+        "At 50 % recall, false positives per image without the class: 0.00 (mean of 2 of 2 classes).",
     ]
     flat = flat_metrics(metrics)
     assert flat["rejection/FPPI@R50"] == 0.5

@@ -87,7 +87,7 @@ class EvaluationConfig:
     classes were looked for. conf/config.yaml takes it from the data set: dataset.protocol."""
 
     semantic: str = setting("none", one_of=PAINTINGS)
-    """mIoU over the searched classes, of detections painted into one label a pixel. correct: the highest score owns a
+    """mIoU over the searched classes, of detections painted into one label per pixel. correct: the highest score owns a
     pixel; reference: as the published code paints; none: no mIoU."""
 
     semantic_threshold: float = setting(0.5, ge=0, le=1)
@@ -144,7 +144,7 @@ class RuntimeConfig:
     """Choose operations whose result is the same at every call, where torch has them, and warn of others."""
 
     threads: int = setting(1, ge=1)
-    """CPU threads a process. Rounding may depend on it, so it is a setting and not a property of the machine. More
+    """CPU threads per process. Rounding may depend on it, so it is a setting and not a property of the machine. More
     than one pays only on cores nothing else uses: threads that wait for each other are slow."""
 
     output_root: str = setting("outputs", decides=False)

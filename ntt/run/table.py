@@ -64,27 +64,27 @@ def _is_by_lvis(metrics: Metrics) -> bool:
 
 
 def _frequency_groups(metrics: Metrics) -> list[str]:
-    """Say what LVIS' protocol adds."""
-    lines = ["By LVIS' own protocol: 300 detections an image, classes nobody looked for in an image left out."]
+    """Return what LVIS' protocol adds."""
+    lines = ["By LVIS' own protocol: 300 detections per image; classes nobody looked for there are left out."]
     for kind, what in _KINDS.items():
-        found = [f"AP{letter}" for letter in FREQUENCIES if f"AP{letter}" in metrics.overall.get(kind, {})]
-        if found:
-            values = ", ".join(f"{name} {metrics.overall[kind][name]:.1f}" for name in found)
+        names = [f"AP{letter}" for letter in FREQUENCIES if f"AP{letter}" in metrics.overall.get(kind, {})]
+        if names:
+            values = ", ".join(f"{name} {metrics.overall[kind][name]:.1f}" for name in names)
             lines.append(f"Rare, common and frequent classes, {what}: {values}.")
     return lines
 
 
 def _rejection(values: Mapping[str, float], num_classes: int) -> list[str]:
-    """Say what is let through on images without the classes, and on images without a class."""
+    """Return how much is detected on images without any of the classes, and without a single one."""
     lines = []
     if "FPPI@R50" in values:
         lines.append(
-            f"At 50 % recall, false positives an image without any of the classes: {values['FPPI@R50']:.2f} "
+            f"At 50 % recall, false positives per image without any of the classes: {values['FPPI@R50']:.2f} "
             f"({values['negative_images']:.0f} images, score {values['score@R50']:.3f})."
         )
     if "mFPPI@R50" in values:
         lines.append(
-            f"At 50 % recall, false positives an image without the class: {values['mFPPI@R50']:.2f} "
+            f"At 50 % recall, false positives per image without the class: {values['mFPPI@R50']:.2f} "
             f"(mean of {values['classes@R50']:.0f} of {num_classes} classes)."
         )
     return lines

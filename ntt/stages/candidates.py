@@ -60,14 +60,14 @@ class CandidateSource:
     def get(self, record: ImageRecord) -> Candidates:
         """Return the image's candidates, computing and storing them where the store has none."""
         key = self.key(record)
-        known = self.store.read_candidates(key)
-        return self._fill(key, record) if known is None else known
+        stored = self.store.read_candidates(key)
+        return self._fill(key, record) if stored is None else stored
 
     def count(self, record: ImageRecord) -> int:
         """Return how many candidates the image has, computing and storing them where the store has none."""
         key = self.key(record)
-        known = self.store.count_candidates(key)
-        return len(self._fill(key, record).rles) if known is None else known
+        count = self.store.count_candidates(key)
+        return len(self._fill(key, record).rles) if count is None else count
 
     def is_stored(self, record: ImageRecord) -> bool:
         """Return whether the store has an entry for the image, so that it has been read and decoded before."""

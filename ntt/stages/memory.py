@@ -30,7 +30,7 @@ def fill_memory(*, references: ReferenceSet, encoder: "ReferenceEncoder", group:
     """Describe every reference instance by the mean backbone feature inside its mask (METHOD 2; paper, section 3.2).
 
     The mean feature of the crop outside the mask is kept beside it, for matchers that want to know what an object is
-    not. Vectors are kept in the store, one entry an instance, so that other seeds and shots find them.
+    not. Vectors are kept in the store, one entry per instance, so that other seeds and shots find them.
 
     Args:
         references: the sampled instances.
@@ -139,7 +139,7 @@ def _stack(vectors: Sequence[FloatArray], *, like: FloatArray | None = None) -> 
 
 
 def _log_box_masks(instances: Sequence[Instance], masks: ReferenceMasks) -> None:
-    """Say what stands in for the masks of references that have only a box."""
+    """Log what stands in for the masks of references that have only a box."""
     count = sum(instance.segmentation is None for instance in instances)
     if count and masks.maker is None:
         _LOG.warning(

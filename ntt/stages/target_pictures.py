@@ -116,8 +116,8 @@ def draw_extremes(
     """
     rated = [
         (quality, index)
-        for index, (record, found) in enumerate(zip(images, detections, strict=True))
-        if (quality := renderer.quality(record, found)) is not None
+        for index, (record, objects) in enumerate(zip(images, detections, strict=True))
+        if (quality := renderer.quality(record, objects)) is not None
     ]
     best = sorted(rated, key=lambda pair: (-pair[0], pair[1]))[: min(size, (len(rated) + 1) // 2)]
     worst = sorted(rated)[: min(size, len(rated) // 2)]
