@@ -183,7 +183,7 @@ def test_wrong_settings_are_refused_in_plain_words():
         ("my_set/references", r"Example 1 is of type str, a Reference is needed. Make it .*references_from_folder"),
         ([("a.jpg", "cat")], "Example 1 is of type tuple, a Reference is needed"),
         ([ntt.Reference("a.jpg", " ")], "Example 1 has the class name ' ': a text is needed"),
-        ([ntt.Reference("a.jpg", 3)], "Example 1 has the class name 3, a text is needed"),  # type: ignore[arg-type]
+        ([ntt.Reference("a.jpg", 3)], "Example 1 has the class name 3: a text is needed"),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_no_example_is_refused(given: Any, text: str):
