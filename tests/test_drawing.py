@@ -404,18 +404,24 @@ def test_quality_forgives_detections_in_a_crowd_of_their_class():
 # Sheets
 
 
-def tile(label: int, number: int, *, box_only=False) -> ReferenceTile:
-    return ReferenceTile(label, Image.new("RGB", (100, 100)), f"folder/{number}.jpg", number, box_only)
+def tile(label: int, number: int) -> ReferenceTile:
+    return ReferenceTile(label, Image.new("RGB", (100, 100)), (f"{number}.jpg", f"annotation {number}"))
 
 
 def test_reference_tile_shows_the_object_bright_and_its_surroundings_dark():
     image = np.full((100, 100, 3), 200, dtype=np.uint8)
     for counts in (rle(100, 100, (30, 30, 40, 40)), None):
         cut = cut_reference_tile(
-            image, label=0, box_xywh=(30, 30, 40, 40), rle=counts, file_name="a.jpg", annotation_id=7, side_px=120
+            image,
+            label=0,
+            box_xywh=(30, 30, 40, 40),
+            rle=counts,
+            file_name="folder/a.jpg",
+            annotation_id=7,
+            side_px=120,
         )
         pixels = np.asarray(cut.picture).astype(int)
-        assert cut.box_only == (counts is None)
+        assert cut.caption == ("a.jpg", "annotation 7" if counts else "annotation 7 · box only")
         assert cut.picture.size == (120, 120)
         # The crop is 60 px wide and drawn twice as large: the object spans 20 to 100. A box is tinted faintly.
         assert np.abs(pixels[60, 60] - 200).max() <= (0 if counts else 20)
@@ -430,31 +436,22 @@ def test_reference_tile_at_the_border_is_still_a_full_tile(box):
     assert cut.picture.size == (64, 64)
 
 
-def test_reference_sheet_breaks_into_bounded_pages():
-    entries = [tile(label, 10 * label + i) for label in range(40) for i in range(3)]
-    names = [f"class {i}" for i in range(40)]
-    pages = draw_reference_sheet(entries, class_names=names, max_page_size=(600, 800))
-    assert len(pages) > 1
-    assert all(page.width <= 600 and page.height <= 800 for page in pages)
+def test_reference_sheet_breaks_into_pages_by_class(written):
+    tiles = [tile(label, 10 * label + i) for label in (1, 0) for i in range(40)]
+    pages = draw_reference_sheet(tiles, class_names=["crow", "Kätzchen"])
+    assert [page.width for page in pages] == [2 * 16 + 8 * 110 - 10] * 2
+    assert written[:4] == ["References · page 1 of 2", "crow", "0.jpg", "annotation 0"]
+    assert written[-3:] == ["Kätzchen", "49.jpg", "annotation 49"]
 
 
-def test_reference_captions(written):
-    draw_reference_sheet([tile(1, 42, box_only=True), tile(0, 5), tile(0, 6)], class_names=["crow", "Kätzchen"])
-    assert written == [
-        "References",
-        "crow", "5.jpg", "annotation 5", "crow", "6.jpg", "annotation 6",
-        "Kätzchen", "42.jpg", "annotation 42 · …",
-    ]  # fmt: skip
-
-
-def test_sheets_without_anything_say_so():
-    assert len(draw_reference_sheet([], class_names=[])) == 1
-    assert draw_contact_sheet([], title="Best images", columns=3).width == 480
+def test_sheets_without_anything_say_so(written):
+    assert draw_reference_sheet([], class_names=[])[0].width == 480
+    assert written == ["References", "nothing to show"]
 
 
 def test_contact_sheet_reduces_large_pictures():
-    tiles = [(Image.new("RGB", (400, 200), (9, 9, 9)), "quality 0.83"), (Image.new("RGB", (200, 200), (9, 9, 9)), "x")]
-    dark = (np.asarray(draw_contact_sheet(tiles * 2, title="Best", columns=2, tile_width=300)) == 9).all(axis=2)
+    tiles = [(Image.new("RGB", (side, 200), (9, 9, 9)), ["quality 0.83"]) for side in (400, 200)]
+    dark = (np.asarray(draw_contact_sheet(tiles * 2, title="Best", columns=2, max_tile_width=300)) == 9).all(axis=2)
     assert dark.shape[1] == 2 * 16 + 2 * 300 + 10
     # The first picture of each row becomes 300 x 150, the second stays 200 x 200.
     assert sorted(set(dark.sum(axis=1).tolist())) == [0, 200, 500]

@@ -103,7 +103,7 @@ def _similarity_sheet(record: ImageRecord, similarity_Chw: FloatArray, categorie
     image = read_image(record)
     ends = (float(similarity_Chw.min()), float(similarity_Chw.max()))
     tiles = [
-        (draw_similarity_map(image, map_hw, category.name, value_range=ends), f"highest {float(map_hw.max()):.2f}")
+        (draw_similarity_map(image, map_hw, category.name, value_range=ends), [f"highest {float(map_hw.max()):.2f}"])
         for map_hw, category in zip(similarity_Chw, categories, strict=True)
     ]
     title = f"Similarity of {Path(record.file_name).name} with each class"

@@ -126,7 +126,7 @@ def draw_extremes(
         if not ranked:
             continue
         # Each picture carries its file name and its quality; the caption tells which run's image id it is.
-        tiles = [(renderer.picture(images[i], detections[i]), f"image {images[i].id}") for _, i in ranked]
+        tiles = [(renderer.picture(images[i], detections[i]), [f"image {images[i].id}"]) for _, i in ranked]
         sheet = draw_contact_sheet(tiles, title=f"{name.capitalize()} {len(ranked)} of {len(images)} images", columns=2)
         paths.append(folder / f"{name}.png")
         save_picture(sheet, paths[-1])
