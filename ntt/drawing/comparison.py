@@ -112,10 +112,11 @@ def _legend(
 ) -> Image.Image | None:
     """Draw the classes that are present with their numbers of objects; None where there is nothing."""
     predictions = Counter(predicted.labels.tolist())
-    annotations = Counter[int]() if ground_truth is None else Counter(ground_truth.labels.tolist())
-    present = sorted({*predictions, *annotations})
+    annotations, crowds = Counter[int](), set[int]()
     if ground_truth is not None:  # crowd regions are in the legend, but not counted
-        annotations = Counter(np.asarray(ground_truth.labels)[~ground_truth.iscrowd].tolist())
+        annotations.update(np.asarray(ground_truth.labels)[~ground_truth.iscrowd].tolist())
+        crowds.update(np.asarray(ground_truth.labels)[ground_truth.iscrowd].tolist())
+    present = sorted({*predictions, *annotations, *crowds})
     colours = class_colours(len(class_names))
     entries = [
         (

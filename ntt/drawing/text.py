@@ -24,9 +24,7 @@ _WIDE_COVERAGE_FONTS = (
 
 def clean(text: str) -> str:
     """Return the text on one line: line breaks, control characters and undecodable bytes become spaces."""
-    return "".join(
-        " " if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") else character for character in text
-    )
+    return "".join(" " if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") else letter for letter in text)
 
 
 def text_width_px(text: str, size_px: int, *, bold: bool = False) -> int:

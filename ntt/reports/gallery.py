@@ -118,9 +118,7 @@ def _read_predictions(
     try:
         return {detections.image_id: detections for detections in read_predictions(path, records, categories)}
     except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} does not fit the data set: {error!r}. The data set has changed since the run."
-        ) from error
+        raise DataError(f"{path} does not fit the data set, which has changed since the run: {error!r}.") from error
 
 
 def _spread(records: Sequence[ImageRecord], count: int) -> list[ImageRecord]:

@@ -108,7 +108,8 @@ class WandbTrackerConfig(TrackerConfig):
                 _UNREACHABLE.add(_server())
                 then = "The record is kept offline" if attempt else "The run goes on without it"
                 _LOG.warning("tracker=wandb cannot be opened (%s). %s.", reason(error), then)
-                _forget()
+                with suppress(Exception):  # its background process would go on trying and hold the run's id
+                    _import_wandb().teardown(exit_code=1)
         return Tracker()
 
     def _is_online(self) -> bool:
@@ -156,14 +157,6 @@ class WandbTrackerConfig(TrackerConfig):
         if online:
             _LOG.info("W&B: %s", run.url)
         return run
-
-
-def _forget() -> None:
-    """End W&B's background process, which would go on trying and hold the run's id."""
-    try:
-        _import_wandb().teardown(exit_code=1)
-    except Exception as error:
-        _LOG.debug("wandb.teardown failed: %s", reason(error))
 
 
 def _has_key() -> bool:
