@@ -1,15 +1,19 @@
 """What the documents show works, and what they list agrees with the project."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from conftest import PROJECT_DIR
 from tiny_data import make_tiny
+
+from ntt.cli.main import ntt
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -64,3 +68,15 @@ def test_local_links_of_the_documents_lead_somewhere():
     for document in [*PROJECT_DIR.glob("*.md"), *(PROJECT_DIR / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_commands_in_the_documents_can_be_read():
+    for document in [PROJECT_DIR / "README.md", *(PROJECT_DIR / "docs").glob("*.md")]:
+        text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^(?:\.venv/bin/)?ntt (\S.*)$", text, flags=re.MULTILINE):
+            command: click.Command | None = ntt
+            words = shlex.split(line.split(" && ")[0], comments=True)
+            while isinstance(command, click.Group):
+                name, command, words = command.resolve_command(click.Context(command), words)
+            assert command is not None
+            command.make_context(name, words)

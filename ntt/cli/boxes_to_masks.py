@@ -23,27 +23,9 @@ from ntt.types import ImageRecord, Instance
 
 
 def make_masks(
-    annotations: Path,
-    images: Path,
-    output: Path,
-    *,
-    overrides: Sequence[str],
-    pictures: Path | None,
-    **options: Any,
+    annotations: Path, images: Path, output: Path, *, overrides: Sequence[str], pictures: Path | None, **options: Any
 ) -> None:
-    """Write a copy of an annotation file in which boxes have masks.
-
-    Args:
-        annotations: COCO file.
-        images: its image folder.
-        output: file to write.
-        overrides: settings of the run.
-        pictures: folder for a picture of every image; None: draw none.
-        options: of `ntt.models.box_masks.convert`.
-
-    Raises:
-        NttError: if the settings, the annotations or an image cannot be used.
-    """
+    """Write a copy of an annotation file in which boxes have masks; `options` are those of `convert`."""
     check_overrides(overrides)
     segmenter = _build(compose_config(overrides))
     dataset = read_coco(annotations, images)

@@ -1,6 +1,7 @@
 """`ntt data`: fetch, check, convert, cut and merge data sets; references to keep and share."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -58,7 +59,7 @@ def check(place: str, root: Path | None, decode: bool, **files: str | None) -> i
 @click.option("--mirror", envvar="NTT_DATA_MIRROR", show_envvar=True, help="Base URL instead of the official hosts.")
 @click.option("--offline", is_flag=True, help="Download nothing, use what is there; also with NTT_OFFLINE=1.")
 @click.option("--keep-archives", is_flag=True, help="Do not delete archives once they are unpacked.")
-def get(name: str, data_root: Path | None, mirror: str | None, offline: bool, keep_archives: bool) -> int:
+def get(name: str, data_root: Path | None, **options: Any) -> int:
     """Download a published data set; interrupted, it goes on.
 
     Downloads, verifies and unpacks coco, lvis or voc. For other data sets, says where they are published and how they
@@ -66,7 +67,7 @@ def get(name: str, data_root: Path | None, mirror: str | None, offline: bool, ke
     """
     from ntt.cli.data_get import get_data
 
-    return get_data(name, data_root, mirror=mirror, offline=offline, keep_archives=keep_archives)
+    return get_data(name, data_root, **options)
 
 
 @data.command("boxes-to-masks")
@@ -92,15 +93,7 @@ def get(name: str, data_root: Path | None, mirror: str | None, offline: bool, ke
 @click.option("--pictures", type=PATH, metavar="FOLDER", help="Draw every image with its new masks.")
 @overrides_argument
 def boxes_to_masks(
-    annotations: Path,
-    images: Path,
-    output: Path,
-    segmenter: str | None,
-    mask_format: str,
-    overwrite_masks: bool,
-    image_batch: int | None,
-    pictures: Path | None,
-    overrides: tuple[str, ...],
+    annotations: Path, output: Path, segmenter: str | None, overrides: tuple[str, ...], **options: Any
 ) -> None:
     """Make masks of the boxes of a COCO annotation file.
 
@@ -111,16 +104,8 @@ def boxes_to_masks(
     from ntt.cli.boxes_to_masks import make_masks
 
     check_output(output, sources=[annotations])
-    make_masks(
-        annotations,
-        images,
-        output,
-        overrides=[*([] if segmenter is None else [f"segmenter={segmenter}"]), *overrides],
-        mask_format=mask_format,
-        overwrite_masks=overwrite_masks,
-        image_batch=image_batch,
-        pictures=pictures,
-    )
+    lines = [*([] if segmenter is None else [f"segmenter={segmenter}"]), *overrides]
+    make_masks(annotations, output=output, overrides=lines, **options)
 
 
 @data.command()
@@ -149,19 +134,11 @@ def merge(inputs: tuple[tuple[Path, Path], ...], output: Path) -> None:
 @click.argument("file", type=PATH, metavar="FILE")
 @output_option
 @click.option("--class", "classes", multiple=True, metavar="NAME", help="Keep this class only; may be repeated.")
-@click.option("--images", type=int, metavar="N", help="Keep N images, drawn by --seed.")
+@click.option("--images", "num_images", type=int, metavar="N", help="Keep N images, drawn by --seed.")
 @_seed_option
 @click.option("--list", "list_file", type=PATH, metavar="FILE", help="Keep the images named there, one per line.")
 @click.option("--drop-empty", is_flag=True, help="Leave out images without an object of the classes.")
-def subset(
-    file: Path,
-    output: Path,
-    classes: tuple[str, ...],
-    images: int | None,
-    seed: int,
-    list_file: Path | None,
-    drop_empty: bool,
-) -> None:
+def subset(file: Path, output: Path, classes: tuple[str, ...], list_file: Path | None, **options: Any) -> None:
     """Keep some classes or images of a COCO file."""
     from ntt.cli.annotation_files import write_document
     from ntt.convert.coco_files import read_whole
@@ -169,15 +146,8 @@ def subset(
     from ntt.convert.voc import read_list
 
     check_output(output)
-    document = cut(
-        read_whole(file),
-        classes=classes or None,
-        num_images=images,
-        seed=seed,
-        names=None if list_file is None else read_list(list_file),
-        drop_empty=drop_empty,
-    )
-    write_document(document, output)
+    names = None if list_file is None else read_list(list_file)
+    write_document(cut(read_whole(file), classes=classes or None, names=names, **options), output)
 
 
 @data.command()

@@ -25,19 +25,13 @@ from ntt.run.inputs import check_agreement
 
 
 def check_data(place: str, root: Path | None, files: Mapping[str, Any], *, decode: bool) -> int:
-    """Check a data set and print what was found.
+    """Check a data set, named by its option or its folder; return 1 if something is missing or different.
 
     Args:
         place: an option of the group `dataset`, or a folder.
         root: folder of the data set named by an option; None: as the configuration says.
-        files: setting of `dataset=coco_json`, such as "references" -> path, for a folder.
+        files: settings of `dataset=coco_json`, such as "references" -> path, for a folder.
         decode: decode every image completely.
-
-    Returns:
-        The exit status: 1 if something is missing or different.
-
-    Raises:
-        NttError: if there is no such data set, or a file of it cannot be used.
     """
     options = group_options("dataset")
     if place in options and files:

@@ -14,21 +14,7 @@ from ntt.models.weights import is_offline
 
 
 def get_data(name: str, data_root: Path | None, *, mirror: str | None, offline: bool, keep_archives: bool) -> int:
-    """Download a published data set, or say where it is published.
-
-    Args:
-        name: an option of the group `dataset`.
-        data_root: folder of all published data sets; None: as the configuration says.
-        mirror: base URL instead of the official hosts.
-        offline: download nothing.
-        keep_archives: do not delete archives once they are unpacked.
-
-    Returns:
-        The exit status: 1 if the data set has to be fetched by hand and is not there.
-
-    Raises:
-        NttError: if there is no such data set, or it cannot be fetched.
-    """
+    """Download a published data set; return 1 if it has to be fetched by hand and is not there."""
     datasets = known_datasets()
     if name not in datasets:
         raise ConfigError(

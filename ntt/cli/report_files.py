@@ -28,17 +28,7 @@ from ntt.reports.tables import SUFFIXES, Format, Table, render
 def report_tables(
     runs: pd.DataFrame, metric: str, *, compare: Sequence[tuple[str, str]], expected: bool
 ) -> list[Table]:
-    """Return the tables a report prints.
-
-    Args:
-        runs: as `ntt.load_runs` returns them.
-        metric: what comparisons show.
-        compare: pairs of settings KEY=VALUE to compare.
-        expected: compare with the published values.
-
-    Raises:
-        ConfigError: if no run has the metric, or the values to compare.
-    """
+    """Return the tables a report prints; `compare` has pairs of settings KEY=VALUE."""
     metrics = metric_names(runs)
     if metrics and metric not in metrics:
         raise ConfigError(f"--metric {metric}: no run has it. Choose one of {', '.join(metrics)}.")

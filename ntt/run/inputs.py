@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from ntt.config.schema import ExperimentConfig
 from ntt.data.coco import CocoDataset, read_coco
@@ -12,7 +13,8 @@ from ntt.data.splits import resolve_split
 from ntt.datasets.base import DatasetFiles
 from ntt.errors import DataError, raise_all
 from ntt.evaluation.federated import check_checked_classes
-from ntt.types import Category
+from ntt.stages.references import SamplerName, sample_references
+from ntt.types import Category, ReferenceSet
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,6 +62,23 @@ def searched_categories(config: ExperimentConfig, reference_data: CocoDataset) -
         frequencies=reference_data.frequencies,
     )
     return annotated_categories(reference_data, categories) if config.shots.sampler == "reference" else categories
+
+
+def drawn_references(
+    config: ExperimentConfig, reference_data: CocoDataset, categories: tuple[Category, ...]
+) -> ReferenceSet:
+    """Draw the references of some classes as the settings ask for."""
+    shots = config.shots
+    return sample_references(
+        dataset=reference_data,
+        categories=categories,
+        shots=shots.count,
+        seed=config.seed,
+        sampler=cast("SamplerName", shots.sampler),
+        strict=shots.strict,
+        min_box_side_px=shots.min_box_side_px,
+        border_px=shots.border_px,
+    )
 
 
 def _read_both(files: DatasetFiles, read: Callable[..., CocoDataset]) -> tuple[CocoDataset, CocoDataset]:

@@ -20,11 +20,10 @@ from ntt.config.identity import run_directory, stage_key
 from ntt.config.schema import ExperimentConfig
 from ntt.run.environment import peak_memory_mb
 from ntt.run.image_files import image_digests
-from ntt.run.inputs import Inputs, read_inputs
+from ntt.run.inputs import Inputs, drawn_references, read_inputs
 from ntt.run.models import Models, build_models
 from ntt.run.rundir import RunDirectory
 from ntt.run.shared import Prepared, Workspace
-from ntt.stages.references import SamplerName, sample_references
 from ntt.types import ImageRecord, ReferenceSet
 
 T = TypeVar("T")
@@ -108,17 +107,7 @@ class Pipeline:
     @cached_property
     def references(self) -> ReferenceSet:
         """The references as they are drawn; nothing is written."""
-        shots = self.config.shots
-        return sample_references(
-            dataset=self.inputs.reference_data,
-            categories=self.inputs.categories,
-            shots=shots.count,
-            seed=self.config.seed,
-            sampler=cast("SamplerName", shots.sampler),
-            strict=shots.strict,
-            min_box_side_px=shots.min_box_side_px,
-            border_px=shots.border_px,
-        )
+        return drawn_references(self.config, self.inputs.reference_data, self.inputs.categories)
 
     @cached_property
     def targets(self) -> list[ImageRecord]:
