@@ -66,17 +66,9 @@ def _true_detections_needed(num_objects: int) -> IntArray:
 def _curve(
     matches: Matches, members: IntArray, ranges: IntArray, counted_A: IntArray, needed_AR: IntArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Follow one class's detections down their scores.
+    """Follow one class's detections (`members`, by descending score) in A area ranges with `counted_A` objects each.
 
-    Args:
-        matches: of all classes.
-        members: int64 [n], the class's detections by descending score.
-        ranges: the area ranges to look at, A of them.
-        counted_A: objects to be found in each, at least 1.
-        needed_AR: true detections that reach each recall step.
-
-    Returns:
-        Precision float64 [A, T, R] and largest recall float64 [A, T].
+    Returns precision at the recall steps, float64 [A, T, R], and the largest recall, float64 [A, T].
     """
     shape = (len(ranges), len(IOU_THRESHOLDS_T))
     precision_ATR = np.zeros((*shape, len(RECALL_STEPS_R)))
