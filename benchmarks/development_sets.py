@@ -13,6 +13,7 @@ from statistics import mean, stdev
 
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
+from ntt.config.schema import ExperimentConfig
 from ntt.run import runner
 from ntt.run.artefacts import read_metrics
 from ntt.run.rundir import RunDirectory
@@ -23,9 +24,9 @@ SPLITS = {"coco_dev": "coco_novel20"}
 COLUMNS = (("bbox", "AP"), ("bbox", "AP50"), ("bbox", "AR100"), ("segm", "AP"), ("segm", "AP50"), ("segm", "AR100"))
 
 
-def run_point(root: Path, overrides: list[str]) -> Metrics:
-    """Run one point, or read it back if it is there."""
-    config = compose_config(
+def point_config(root: Path, overrides: list[str]) -> ExperimentConfig:
+    """Compose the configuration of one point."""
+    return compose_config(
         [
             "dataset=coco_json",
             f"dataset.root={root}",
@@ -34,6 +35,11 @@ def run_point(root: Path, overrides: list[str]) -> Metrics:
             *overrides,
         ]
     )
+
+
+def run_point(root: Path, overrides: list[str]) -> Metrics:
+    """Run one point, or read it back if it is there."""
+    config = point_config(root, overrides)
     runner.run(config, workspace=process_workspace())
     return read_metrics(RunDirectory(run_directory(config)).metrics)
 

@@ -71,15 +71,18 @@ class Shown:
         """The logits that pooling and matching get: the decoder's own, or discs in their place."""
         if not self.discs:
             return logits_Nhw
-        count, rows, columns = logits_Nhw.shape
-        random = torch.Generator().manual_seed(0)
-        places_N3 = torch.rand(count, 3, generator=random)
-        y, x = torch.arange(rows)[:, None], torch.arange(columns)[None]
-        for logits, (row, column, size) in zip(logits_Nhw, places_N3.tolist(), strict=True):
-            # Squaring the size makes small masks more frequent than large ones, as in real images.
-            radius = 2 + size**2 * rows / 2
-            logits.copy_(radius - torch.hypot(y - row * rows, x - column * columns))
-        return logits_Nhw
+        return draw_discs(logits_Nhw)
+
+
+def draw_discs(logits_Nhw: torch.Tensor) -> torch.Tensor:
+    """Overwrite logits by those of discs of random position and size, small ones more frequent, as in real images."""
+    count, rows, columns = logits_Nhw.shape
+    random = torch.Generator().manual_seed(0)
+    y, x = torch.arange(rows)[:, None], torch.arange(columns)[None]
+    for logits, (row, column, size) in zip(logits_Nhw, torch.rand(count, 3, generator=random).tolist(), strict=True):
+        radius = 2 + size**2 * rows / 2
+        logits.copy_(radius - torch.hypot(y - row * rows, x - column * columns))
+    return logits_Nhw
 
 
 @dataclass

@@ -103,6 +103,17 @@ class CandidateSource:
         return candidates
 
     @property
+    def computing_threads(self) -> int | None:
+        """Threads that compute while others load and finish; 0: the main one; None: one thing after the other.
+
+        A GPU is given two images at a time, so that it has work while one of them is waited for. Compiled models are
+        called from one thread, and so is TensorFloat-32, which is a setting of the process.
+        """
+        if self.device.type == "cuda":
+            return 1 if self.placement.compile or self.placement.precision == "tf32" else 2
+        return None if torch.get_num_threads() == 1 else 0
+
+    @property
     def device(self) -> torch.device:
         """Where the models run."""
         return torch.device(self.placement.device)
@@ -137,15 +148,9 @@ def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, g
 
 
 def _compute_all(images: Sequence[tuple[str, ImageRecord]], source: CandidateSource) -> Iterator[int]:
-    """Compute and store candidates under their keys, yielding their number, image after image.
-
-    A GPU is given two images at a time, so that it has work while one of them is waited for. Compiled models are
-    called from one thread, and so is TensorFloat-32, which is a setting of the process. A process with one thread for
-    all does one thing after the other.
-    """
-    on_gpu = source.device.type == "cuda"
-    one_by_one = source.placement.compile or source.placement.precision == "tf32"
-    if not on_gpu and torch.get_num_threads() == 1:
+    """Compute and store candidates under their keys, yielding their number, image after image."""
+    computing = source.computing_threads
+    if computing is None:
         for key, record in images:
             yield len(source.finish(key, source.compute(record, source.load(record))).rles)
         return
@@ -154,5 +159,5 @@ def _compute_all(images: Sequence[tuple[str, ImageRecord]], source: CandidateSou
         load=lambda image: (*image, source.load(image[1])),
         compute=lambda loaded: (loaded[0], source.compute(*loaded[1:])),
         finish=lambda computed: len(source.finish(*computed).rles),
-        computing=(1 if one_by_one else 2) if on_gpu else 0,
+        computing=computing,
     )
