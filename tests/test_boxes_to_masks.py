@@ -161,9 +161,19 @@ def test_the_proposal_with_the_closest_box_is_cut_to_the_box():
     assert set(chosen.unique().tolist()) == {-1.0, 1.0}
 
 
-def test_a_cell_belongs_to_the_box_if_its_centre_does():
-    (mask,) = best_proposals(rectangles((2, 2, 8, 8)), boxes((2.5, 2.6, 7.5, 7.4)))
-    assert cells(mask) == (2, 3, 7, 7)
+@pytest.mark.parametrize(
+    ("proposals", "box", "foreground"),
+    [
+        (rectangles((2, 2, 8, 8)), (2.5, 2.6, 7.5, 7.4), 5 * 4),  # a cell belongs to the box if its centre does
+        (rectangles((0, 0, 4, 4)), (0, 0, 4, 8), 16),  # IoU 1/2 fits, less does not
+        (rectangles((0, 0, 4, 4)), (0, 0, 4, 8.01), 0),
+        (Proposals(torch.zeros(0, 10, 12), torch.zeros(0)), (0, 0, 4, 4), 0),
+        (Proposals(torch.full((1, 10, 12), -1.0), torch.ones(1)), (0, 0, 4, 4), 0),
+    ],
+)
+def test_what_is_left_in_the_box(proposals: Proposals, box: tuple[float, float, float, float], foreground: int):
+    assert int((best_proposals(proposals, boxes(box)) > 0).sum()) == foreground
+    assert best_proposals(proposals, boxes()).shape == (0, 10, 12)
 
 
 def test_of_equal_proposals_the_better_predicted_is_taken():
@@ -171,28 +181,6 @@ def test_of_equal_proposals_the_better_predicted_is_taken():
     proposals.logits_Nhw[0, 3, 3] = proposals.logits_Nhw[1, 4, 4] = proposals.logits_Nhw[2, 3, 4] = -1
     (mask,) = best_proposals(proposals, boxes((2, 2, 6, 6)))
     assert torch.equal(mask > 0, proposals.logits_Nhw[1] > 0)
-
-
-def test_no_proposal_fits_below_the_least_iou():
-    proposals = rectangles((0, 0, 4, 4))
-    assert (best_proposals(proposals, boxes((0, 0, 4, 8))) > 0).sum() == 16  # IoU 1/2
-    assert (best_proposals(proposals, boxes((0, 0, 4, 8.01))) > 0).sum() == 0
-    assert (best_proposals(proposals, boxes((0, 0, 4, 8)), min_box_iou=0.51) > 0).sum() == 0
-
-
-def test_no_proposals_and_no_boxes():
-    assert best_proposals(rectangles((0, 0, 4, 4)), boxes()).shape == (0, 10, 12)
-    nothing = Proposals(torch.zeros(0, 10, 12), torch.zeros(0))
-    assert (best_proposals(nothing, boxes((0, 0, 4, 4))) > 0).sum() == 0
-    empty = Proposals(torch.full((1, 10, 12), -1.0), torch.ones(1))
-    assert (best_proposals(empty, boxes((0, 0, 4, 4))) > 0).sum() == 0
-
-
-def test_boxes_are_scaled_from_the_canvas_to_the_grid():
-    masks = ProposalBoxes(Proposer(), Halves()).segment_boxes(
-        torch.rand(3, 40, 60), torch.tensor([[20.0, 10.0, 40.0, 26.0]])
-    )
-    assert cells(masks[0]) == (10, 5, 20, 13)
 
 
 def test_what_makes_masks_of_boxes():
@@ -203,6 +191,8 @@ def test_what_makes_masks_of_boxes():
     assert choose_box_segmenter("auto", proposer, backbone) is None
     fallback = choose_box_segmenter("segmenter", proposer, backbone)
     assert isinstance(fallback, ProposalBoxes)
+    masks = fallback.segment_boxes(torch.rand(3, 40, 60), torch.tensor([[20.0, 10.0, 40.0, 26.0]]))
+    assert cells(masks[0]) == (10, 5, 20, 13)  # boxes are scaled from the canvas to the grid
     assert fallback.fingerprint["segmenter"] == proposer.fingerprint
     assert fallback.fingerprint["backbone"] == backbone.fingerprint
 
@@ -324,13 +314,9 @@ def test_only_what_is_missing_goes_to_the_segmenter(root: Path):
 def test_memory_running_out_halves_the_number_of_images(root: Path, caplog: pytest.LogCaptureFixture):
     one_by_one = converted(root, Prompted(), box_masks=BoxMasks(Prompted(), Store(root / "one")))
     segmenter = Together(most=1)
-    with caplog.at_level(logging.WARNING, logger="ntt.models.batching"):
-        assert converted(root, segmenter, image_batch=3) == one_by_one
+    assert converted(root, segmenter, image_batch=3) == one_by_one
     assert segmenter.groups == [3, 1, 1, 1, 1]
-    (warning,) = [one.getMessage() for one in caplog.records if one.name == "ntt.models.batching"]
-    assert warning == (
-        "Memory ran out with 3 images at a time; going on with 1. Set --image-batch to that to avoid the detour."
-    )
+    assert "Memory ran out with 3 images at a time; going on with 1. Set --image-batch to that" in caplog.text
 
 
 def test_a_file_without_ids_keeps_its_order(root: Path):
