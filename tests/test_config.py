@@ -2,14 +2,13 @@
 
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, asdict
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
 from conftest import PROJECT_DIR
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
 from ntt.base.project import CONF_DIR
 from ntt.config import schema as config
@@ -81,11 +80,6 @@ def test_frequency_and_classes_together_are_refused():
         composed("split=lvis_rare", "split.classes=[cat]")
 
 
-def test_missing_root_names_the_key():
-    with pytest.raises(ConfigError, match=r"dataset\.root is not set .* dataset\.root=VALUE"):
-        composed("dataset=coco_json")
-
-
 @pytest.mark.parametrize("key", ["foo.bar", "foo", "shots.foo"])
 def test_added_keys_are_refused(key: str):
     with pytest.raises(ConfigError, match=f"There is no setting {key.split('.')[0]}"):
@@ -95,19 +89,6 @@ def test_added_keys_are_refused(key: str):
 def test_aliases_of_the_published_stage_names():
     names = {alias: composed(f"stage={alias}").stage for alias in ("fill_memory", "postprocess_memory", "test")}
     assert names == {"fill_memory": "memory", "postprocess_memory": "prototypes", "test": "evaluation"}
-
-
-def test_run_directory_follows_from_what_decides_results():
-    base = run_directory(composed())
-    assert base == run_directory(composed("tracker=tensorboard", "visualisation.enabled=false", "stage=memory"))
-    assert base == run_directory(composed("runtime.store_root=/elsewhere"))
-    for change in ("seed=7", "shots=1shot", "matcher.merging=soft", "memory.context_ratio=0.3", "split.classes=[cat]"):
-        assert base != run_directory(composed(change)), change
-
-
-def test_plain_configuration_has_no_hydra_types():
-    text = OmegaConf.to_yaml(OmegaConf.create(asdict(composed())))
-    assert "seed: 0" in text
 
 
 @pytest.mark.parametrize(

@@ -293,14 +293,6 @@ def test_a_changed_folder_is_never_met_with_stale_results(own: Path, go: Go):
     assert json.loads((run / "references.json").read_text())["digest"] != first
 
 
-def test_whole_images_and_boxes_run(tmp_path: Path, go: Go):
-    root = make_folder(tmp_path / "my_set", masks=False)
-    (root / "references/disc/references_0_box.txt").write_text("20 20 60 60")
-    go(root, "visualisation.enabled=false")
-    references = read_coco(next((tmp_path / "cache").rglob("references.json")), root / "references")
-    assert [one.bbox_xywh for one in references.instances] == [(20, 20, 40, 40), (0, 0, WIDTH, HEIGHT)]
-
-
 def test_a_folder_that_is_none_is_refused(tmp_path: Path, go: Go):
     with pytest.raises(DataError, match="dataset.root=.*nowhere is not a folder"):
         go(tmp_path / "nowhere")
