@@ -71,12 +71,13 @@ def test_local_links_of_the_documents_lead_somewhere():
 
 
 def test_commands_in_the_documents_can_be_read():
+    context = ntt.make_context("ntt", ["--"], resilient_parsing=True)
     for document in [PROJECT_DIR / "README.md", *(PROJECT_DIR / "docs").glob("*.md")]:
         text = document.read_text(encoding="utf-8").replace("\\\n", " ")
         for line in re.findall(r"^(?:\.venv/bin/)?ntt (\S.*)$", text, flags=re.MULTILINE):
             command: click.Command | None = ntt
             words = shlex.split(line.split(" && ")[0], comments=True)
             while isinstance(command, click.Group):
-                name, command, words = command.resolve_command(click.Context(command), words)
+                name, command, words = command.resolve_command(context, words)
             assert command is not None
-            command.make_context(name, words)
+            command.make_context(name, words, parent=context)
