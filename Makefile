@@ -25,7 +25,7 @@ slow: $(READY)  ## the tests that take long
 test slow: export OMP_NUM_THREADS = 1
 
 # sam2 builds against the installed torch, so it comes after it and without a build environment of its own.
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock pyproject.toml setup.py
 	@echo "Setting up $(VENV): about 6 GB of packages, some minutes in which pip says little."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock

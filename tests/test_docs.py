@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -46,22 +47,27 @@ def test_the_worked_example_is_an_option_like_any_other(tmp_path: Path):
     assert len(list(tmp_path.rglob("metrics.json"))) == 1
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="reads pyproject.toml with tomllib, new in Python 3.11")
-def test_conda_environment_has_the_same_direct_dependencies():
-    project = tomllib.loads((PROJECT_DIR / "pyproject.toml").read_text())["project"]
+@pytest.fixture
+def project() -> dict[str, Any]:
+    """The project table of pyproject.toml."""
+    if sys.version_info < (3, 11):
+        pytest.skip("reads pyproject.toml with tomllib, new in Python 3.11")
+    table: dict[str, Any] = tomllib.loads((PROJECT_DIR / "pyproject.toml").read_text())["project"]
+    return table
+
+
+def test_conda_environment_has_the_same_direct_dependencies(project: dict[str, Any]):
     conda = yaml.safe_load((PROJECT_DIR / "environment.yml").read_text())["dependencies"]
     (pip,) = [entry["pip"] for entry in conda if isinstance(entry, dict)]
     assert sorted(line for line in pip if not line.startswith("-")) == sorted(project["dependencies"])
     assert f"python{project['requires-python']}" in conda
 
 
-def test_the_lock_pins_every_direct_dependency():
+def test_the_lock_pins_every_direct_dependency(project: dict[str, Any]):
     lock = (PROJECT_DIR / "requirements.lock").read_text()
     pinned = {line.split("==")[0] for line in lock.splitlines() if "==" in line}
-    conda = yaml.safe_load((PROJECT_DIR / "environment.yml").read_text())["dependencies"]
-    (pip,) = [entry["pip"] for entry in conda if isinstance(entry, dict)]
-    wanted = {re.split(r"[<>=]", line)[0] for line in pip if not line.startswith("-")}
-    assert wanted <= pinned
+    lines = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert {re.split(r"[<>=]", line)[0] for line in lines} <= pinned
 
 
 def test_local_links_of_the_documents_lead_somewhere():
