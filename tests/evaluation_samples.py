@@ -36,17 +36,17 @@ def encode(mask: np.ndarray) -> bytes:
     return counts
 
 
-def thing(image_id: ImageId, category_id: int, box: Box, *, masked: bool = True, **more: Any) -> Json:
+def entry(image_id: ImageId, category_id: int, box: Box, *, masked: bool = True, **more: Any) -> Json:
     """An annotation whose mask is its box."""
-    entry: Json = {"image_id": image_id, "category_id": category_id, "bbox": list(box), **more}
+    row: Json = {"image_id": image_id, "category_id": category_id, "bbox": list(box), **more}
     if masked:
-        entry["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": encode(rectangle(box)).decode("ascii")}
-    return entry
+        row["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": encode(rectangle(box)).decode("ascii")}
+    return row
 
 
 def dataset(
     folder: Path,
-    things: Sequence[Json],
+    annotations: Sequence[Json],
     *,
     image_ids: Sequence[ImageId],
     classes: dict[int, str],
@@ -64,23 +64,23 @@ def dataset(
             {"id": number, "name": name} | ({"frequency": letters[number]} if number in letters else {})
             for number, name in classes.items()
         ],
-        "annotations": list(things),
+        "annotations": list(annotations),
     }
     path = folder / "targets.json"
     path.write_text(json.dumps(document))
     return read_coco(path, folder)
 
 
-def found(image_id: ImageId, *ones: tuple[int, Box, float]) -> Detections:
+def detect(image_id: ImageId, *shapes: tuple[int, Box, float]) -> Detections:
     """Detections of (class index, box, score) whose masks are their boxes."""
     return Detections(
         image_id=image_id,
         height=HEIGHT,
         width=WIDTH,
-        labels=np.array([label for label, _, _ in ones], dtype=np.int64),
-        scores=np.array([score for _, _, score in ones], dtype=np.float32),
-        boxes_xywh=np.array([box for _, box, _ in ones], dtype=np.float32).reshape(-1, 4),
-        rles=tuple(encode(rectangle(box)) for _, box, _ in ones),
+        labels=np.array([label for label, _, _ in shapes], dtype=np.int64),
+        scores=np.array([score for _, _, score in shapes], dtype=np.float32),
+        boxes_xywh=np.array([box for _, box, _ in shapes], dtype=np.float32).reshape(-1, 4),
+        rles=tuple(encode(rectangle(box)) for _, box, _ in shapes),
     )
 
 

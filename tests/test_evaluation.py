@@ -29,7 +29,7 @@ from ntt.types import Category, Detections, Metrics
 DISC, SQUARE = Category(3, "disc"), Category(7, "square")
 
 
-def found(image_id: int, *shapes: tuple[int, int, int, int, float]) -> Detections:
+def detect(image_id: int, *shapes: tuple[int, int, int, int, float]) -> Detections:
     """Detections of (class index, x, y, size, score)."""
     masks = [shape_mask((3, 7)[label], x, y, size) for label, x, y, size, _ in shapes]
     return Detections(
@@ -43,11 +43,11 @@ def found(image_id: int, *shapes: tuple[int, int, int, int, float]) -> Detection
     )
 
 
-PERFECT = [found(101, (0, 10, 10, 40, 0.9), (1, 70, 40, 36, 0.8)), found(102, (1, 40, 20, 50, 0.9)), found(103)]
-PERFECT += [found(104, (0, 70, 30, 44, 0.9), (0, 15, 30, 36, 0.7))]
-MIXED = [found(101, (0, 14, 10, 40, 0.9), (0, 70, 40, 36, 0.8), (1, 71, 42, 36, 0.3)), found(102)]
-MIXED += [found(103, (1, 5, 5, 30, 0.5)), found(104, (0, 70, 32, 44, 0.6), (0, 15, 34, 36, 0.9))]
-NOTHING = [found(101), found(102), found(103), found(104)]
+PERFECT = [detect(101, (0, 10, 10, 40, 0.9), (1, 70, 40, 36, 0.8)), detect(102, (1, 40, 20, 50, 0.9)), detect(103)]
+PERFECT += [detect(104, (0, 70, 30, 44, 0.9), (0, 15, 30, 36, 0.7))]
+MIXED = [detect(101, (0, 14, 10, 40, 0.9), (0, 70, 40, 36, 0.8), (1, 71, 42, 36, 0.3)), detect(102)]
+MIXED += [detect(103, (1, 5, 5, 30, 0.5)), detect(104, (0, 70, 32, 44, 0.6), (0, 15, 34, 36, 0.9))]
+NOTHING = [detect(101), detect(102), detect(103), detect(104)]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_perfect_boxes_score_100(tiny: Path):
 
 
 def test_only_the_searched_classes_count(tiny: Path):
-    metrics = evaluate_tiny(tiny, [found(101, (0, 10, 10, 40, 0.9)), *NOTHING[1:3], PERFECT[3]], DISC)
+    metrics = evaluate_tiny(tiny, [detect(101, (0, 10, 10, 40, 0.9)), *NOTHING[1:3], PERFECT[3]], DISC)
     assert metrics.overall["bbox"]["AP"] == pytest.approx(100)
     assert set(metrics.per_class["bbox"]) == {"disc"}
 

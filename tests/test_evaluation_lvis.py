@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_samples import HEIGHT, WIDTH, Box, dataset, found, thing
+from evaluation_samples import HEIGHT, WIDTH, Box, dataset, detect, entry
 
 from ntt.config import schema as config
 from ntt.config.compose import compose_config, compose_many
@@ -38,13 +38,15 @@ def facts(absent: Sequence[int] = (), not_exhaustive: Sequence[int] = ()) -> Jso
 
 def lvis(
     folder: Path,
-    things: Sequence[Json],
+    annotations: Sequence[Json],
     images: Mapping[ImageId, Json],
     *,
     classes: dict[int, str] = CLASSES,
     frequencies: Mapping[int, str] = LETTERS,
 ) -> CocoDataset:
-    return dataset(folder, things, image_ids=list(images), classes=classes, image_facts=images, frequencies=frequencies)
+    return dataset(
+        folder, annotations, image_ids=list(images), classes=classes, image_facts=images, frequencies=frequencies
+    )
 
 
 def measure(truth: CocoDataset, *detections: Detections) -> Metrics:
@@ -70,8 +72,8 @@ def average(metrics: Metrics, name: str = "AP") -> float:
 )
 def test_a_miss_where_there_is_no_object(tmp_path: Path, first: Json, second: Json, expected: float):
     """The miss scores higher than the hit, so precision is 1/2 at every recall where it counts."""
-    truth = lvis(tmp_path, [thing(1, 1, HERE)], {1: first, 2: second})
-    metrics = measure(truth, found(1, (0, HERE, 0.8)), found(2, (0, THERE, 0.9)))
+    truth = lvis(tmp_path, [entry(1, 1, HERE)], {1: first, 2: second})
+    metrics = measure(truth, detect(1, (0, HERE, 0.8)), detect(2, (0, THERE, 0.9)))
     assert average(metrics) == pytest.approx(expected)
     assert average(metrics, "AR300") == 100
     assert metrics.num_detections == 2
@@ -82,39 +84,39 @@ def test_a_miss_where_there_are_more_objects_than_annotations(
     tmp_path: Path, not_exhaustive: list[int], expected: float
 ):
     """What finds an object is right all the same; a second detection of it is passed over like a miss."""
-    truth = lvis(tmp_path, [thing(1, 1, HERE)], {1: facts(not_exhaustive=not_exhaustive)})
-    assert average(measure(truth, found(1, (0, THERE, 0.9), (0, HERE, 0.8)))) == pytest.approx(expected)
-    twice = measure(truth, found(1, (0, HERE, 0.9), (0, HERE, 0.8)))
+    truth = lvis(tmp_path, [entry(1, 1, HERE)], {1: facts(not_exhaustive=not_exhaustive)})
+    assert average(measure(truth, detect(1, (0, THERE, 0.9), (0, HERE, 0.8)))) == pytest.approx(expected)
+    twice = measure(truth, detect(1, (0, HERE, 0.9), (0, HERE, 0.8)))
     assert average(twice) == 100
     assert average(twice, "AR300") == 100
-    nothing = measure(truth, found(1, (0, THERE, 0.9)))
+    nothing = measure(truth, detect(1, (0, THERE, 0.9)))
     assert average(nothing) == 0
 
 
 def test_three_hundred_detections_an_image_over_all_classes(tmp_path: Path):
     """Detections of classes that nobody looked for take places too."""
-    truth = lvis(tmp_path, [thing(1, 1, HERE)], {1: facts(), 2: facts()})
+    truth = lvis(tmp_path, [entry(1, 1, HERE)], {1: facts(), 2: facts()})
     dogs: list[tuple[int, Box, float]] = [(1, THERE, 0.9)] * 300
-    assert average(measure(truth, found(1, *dogs[:299], (0, HERE, 0.8)), found(2))) == 100
-    assert average(measure(truth, found(1, *dogs, (0, HERE, 0.8)), found(2))) == 0
-    assert average(measure(truth, found(1, (0, HERE, 0.95), *dogs), found(2))) == 100
+    assert average(measure(truth, detect(1, *dogs[:299], (0, HERE, 0.8)), detect(2))) == 100
+    assert average(measure(truth, detect(1, *dogs, (0, HERE, 0.8)), detect(2))) == 0
+    assert average(measure(truth, detect(1, (0, HERE, 0.95), *dogs), detect(2))) == 100
     # Of equal scores the one listed first has the place. Another image's detections take none.
-    assert average(measure(truth, found(1, (0, HERE, 0.9), *dogs), found(2))) == 100
-    assert average(measure(truth, found(1, *dogs, (0, HERE, 0.9)), found(2))) == 0
-    assert average(measure(truth, found(1, *dogs[:299], (0, HERE, 0.8)), found(2, *dogs))) == 100
+    assert average(measure(truth, detect(1, (0, HERE, 0.9), *dogs), detect(2))) == 100
+    assert average(measure(truth, detect(1, *dogs, (0, HERE, 0.9)), detect(2))) == 0
+    assert average(measure(truth, detect(1, *dogs[:299], (0, HERE, 0.8)), detect(2, *dogs))) == 100
     # Only searched classes are counted.
     cats = truth.categories[:1]
     alone = evaluate(
-        detections=[found(1, (0, HERE, 0.8)), found(2)], ground_truth=truth, categories=cats, protocol="lvis"
+        detections=[detect(1, (0, HERE, 0.8)), detect(2)], ground_truth=truth, categories=cats, protocol="lvis"
     )
     assert average(alone) == 100
 
 
 def test_groups_of_frequency(tmp_path: Path):
     """Cats are rare and found, dogs common and found behind a miss; of the frequent birds there is none."""
-    things = [thing(1, 1, HERE), thing(1, 2, HERE)]
-    detections = found(1, (0, HERE, 0.9), (1, THERE, 0.9), (1, HERE, 0.8), (2, HERE, 0.9))
-    metrics = measure(lvis(tmp_path, things, {1: facts()}), detections)
+    annotations = [entry(1, 1, HERE), entry(1, 2, HERE)]
+    detections = detect(1, (0, HERE, 0.9), (1, THERE, 0.9), (1, HERE, 0.8), (2, HERE, 0.9))
+    metrics = measure(lvis(tmp_path, annotations, {1: facts()}), detections)
     assert average(metrics) == pytest.approx(75)
     assert average(metrics, "APr") == 100
     assert average(metrics, "APc") == pytest.approx(50)
@@ -123,39 +125,39 @@ def test_groups_of_frequency(tmp_path: Path):
     assert metrics.per_class["bbox"]["bird"] == {}
     assert flat_metrics(metrics)["segm/APr"] == pytest.approx(100)
     # Without their frequency classes count in AP alone; two classes of one group are averaged.
-    plain = measure(lvis(tmp_path, things, {1: facts()}, frequencies={}), detections)
+    plain = measure(lvis(tmp_path, annotations, {1: facts()}, frequencies={}), detections)
     assert set(plain.overall["bbox"]) == NAMES
-    together = measure(lvis(tmp_path, things, {1: facts()}, frequencies=dict.fromkeys(CLASSES, "f")), detections)
+    together = measure(lvis(tmp_path, annotations, {1: facts()}, frequencies=dict.fromkeys(CLASSES, "f")), detections)
     assert average(together, "APf") == pytest.approx(75)
 
 
 def test_a_crowd_region_is_an_object_like_any_other(tmp_path: Path):
     """One of two objects is found: precision 1 at 51 of the 101 recalls. COCO's protocol does not miss the crowd."""
-    truth = lvis(tmp_path, [thing(1, 1, HERE), thing(1, 1, THERE, iscrowd=1)], {1: facts()})
-    detections = found(1, (0, HERE, 0.9))
+    truth = lvis(tmp_path, [entry(1, 1, HERE), entry(1, 1, THERE, iscrowd=1)], {1: facts()})
+    detections = detect(1, (0, HERE, 0.9))
     assert average(measure(truth, detections)) == pytest.approx(100 * 51 / 101)
     assert average(evaluate(detections=[detections], ground_truth=truth, categories=truth.categories)) == 100
-    both = found(1, (0, HERE, 0.9), (0, THERE, 0.8))
+    both = detect(1, (0, HERE, 0.9), (0, THERE, 0.8))
     assert average(measure(truth, both), "AR300") == 100
 
 
 def test_an_object_marked_ignore_is_neither_wanted_nor_wrong(tmp_path: Path):
-    things = [thing(1, 1, HERE), thing(1, 1, THERE, ignore=1)]
-    truth = lvis(tmp_path, things, {1: facts()})
-    assert average(measure(truth, found(1, (0, HERE, 0.9)))) == 100
-    assert average(measure(truth, found(1, (0, THERE, 0.9), (0, HERE, 0.8)))) == 100
-    assert average(measure(truth, found(1, (0, THERE, 0.9), (0, THERE, 0.85), (0, HERE, 0.8)))) == pytest.approx(50)
+    annotations = [entry(1, 1, HERE), entry(1, 1, THERE, ignore=1)]
+    truth = lvis(tmp_path, annotations, {1: facts()})
+    assert average(measure(truth, detect(1, (0, HERE, 0.9)))) == 100
+    assert average(measure(truth, detect(1, (0, THERE, 0.9), (0, HERE, 0.8)))) == 100
+    assert average(measure(truth, detect(1, (0, THERE, 0.9), (0, THERE, 0.85), (0, HERE, 0.8)))) == pytest.approx(50)
     # An annotation that is its image's only one makes the class present there.
-    only = lvis(tmp_path, [thing(1, 1, HERE), thing(2, 1, THERE, ignore=1)], {1: facts(), 2: facts()})
-    assert average(measure(only, found(1, (0, HERE, 0.8)), found(2, (0, HERE, 0.9)))) == pytest.approx(50)
+    only = lvis(tmp_path, [entry(1, 1, HERE), entry(2, 1, THERE, ignore=1)], {1: facts(), 2: facts()})
+    assert average(measure(only, detect(1, (0, HERE, 0.8)), detect(2, (0, HERE, 0.9)))) == pytest.approx(50)
 
 
 def test_what_has_no_area_is_not_there(tmp_path: Path):
     """An annotation of area 0 is no object, nor does it make the class present; detections of area 0 are left out."""
-    things = [thing(1, 1, HERE), thing(2, 1, HERE, area=0)]
-    truth = lvis(tmp_path, things, {1: facts(), 2: facts()})
-    assert average(measure(truth, found(1, (0, HERE, 0.8)), found(2, (0, THERE, 0.9)))) == 100
-    thin = found(1, (0, THERE, 0.9), (0, HERE, 0.8))
+    annotations = [entry(1, 1, HERE), entry(2, 1, HERE, area=0)]
+    truth = lvis(tmp_path, annotations, {1: facts(), 2: facts()})
+    assert average(measure(truth, detect(1, (0, HERE, 0.8)), detect(2, (0, THERE, 0.9)))) == 100
+    thin = detect(1, (0, THERE, 0.9), (0, HERE, 0.8))
     flat = Detections(
         image_id=1,
         height=HEIGHT,
@@ -165,22 +167,22 @@ def test_what_has_no_area_is_not_there(tmp_path: Path):
         boxes_xywh=np.array([[25, 15, 0, 19], HERE], dtype=np.float32),
         rles=thin.rles,
     )
-    metrics = measure(truth, flat, found(2))
+    metrics = measure(truth, flat, detect(2))
     assert metrics.overall["bbox"]["AP"] == pytest.approx(100)
     assert metrics.overall["segm"]["AP"] == pytest.approx(50)  # its mask has an area
 
 
 def test_an_annotation_that_cannot_be_used_still_says_that_the_class_is_there(tmp_path: Path):
-    things = [thing(1, 1, HERE), thing(2, 1, (5, 5, 0, 9), area=3, masked=False)]
-    truth = lvis(tmp_path, things, {1: facts(), 2: facts()})
+    annotations = [entry(1, 1, HERE), entry(2, 1, (5, 5, 0, 9), area=3, masked=False)]
+    truth = lvis(tmp_path, annotations, {1: facts(), 2: facts()})
     assert len(truth.dropped) == 1
-    assert average(measure(truth, found(1, (0, HERE, 0.8)), found(2, (0, THERE, 0.9)))) == pytest.approx(50)
+    assert average(measure(truth, detect(1, (0, HERE, 0.8)), detect(2, (0, THERE, 0.9)))) == pytest.approx(50)
 
 
 def test_sizes(tmp_path: Path):
     """32**2 is small and medium; a detection that finds nothing counts where its own area lies."""
-    things = [thing(1, 1, HERE, area=1024), thing(1, 1, THERE, area=9217), thing(1, 2, HERE)]
-    metrics = measure(lvis(tmp_path, things, {1: facts()}), found(1, (0, HERE, 0.9), (0, (0, 25, 5, 5), 0.95)))
+    annotations = [entry(1, 1, HERE, area=1024), entry(1, 1, THERE, area=9217), entry(1, 2, HERE)]
+    metrics = measure(lvis(tmp_path, annotations, {1: facts()}), detect(1, (0, HERE, 0.9), (0, (0, 25, 5, 5), 0.95)))
     cat = metrics.per_class["bbox"]["cat"]
     assert cat["APs"] == pytest.approx(50)
     assert (cat["APm"], cat["APl"]) == (pytest.approx(100), 0)
@@ -190,11 +192,11 @@ def test_sizes(tmp_path: Path):
 
 
 def test_nothing_found_and_nothing_there(tmp_path: Path):
-    truth = lvis(tmp_path, [thing(2, 1, HERE)], {1: facts([2]), 2: facts()})
-    metrics = measure(truth, found(1), found(2))
+    truth = lvis(tmp_path, [entry(2, 1, HERE)], {1: facts([2]), 2: facts()})
+    metrics = measure(truth, detect(1), detect(2))
     assert (average(metrics), average(metrics, "AR300")) == (0, 0)
     empty = lvis(tmp_path, [], {1: facts([1]), 2: facts()})
-    assert measure(empty, found(1, (0, HERE, 0.9)), found(2)).overall == {}
+    assert measure(empty, detect(1, (0, HERE, 0.9)), detect(2)).overall == {}
 
 
 def test_the_order_of_images_does_not_matter(tmp_path: Path):
@@ -205,20 +207,25 @@ def test_the_order_of_images_does_not_matter(tmp_path: Path):
 
 def test_rejection_goes_by_verified_absence(tmp_path: Path):
     """Cats: of images 2 to 4 only 2 and 3 are known to have none, and image 2 has the one false positive."""
-    things = [thing(1, 1, HERE)]
+    annotations = [entry(1, 1, HERE)]
     images = {1: facts(), 2: facts([1, 2, 3]), 3: facts([1]), 4: facts()}
-    detections = [found(1, (0, HERE, 0.8)), found(2, (0, HERE, 0.9)), found(3, (0, HERE, 0.7)), found(4, (0, HERE, 1))]
-    rejection = measure(lvis(tmp_path, things, images), *detections)
+    detections = [
+        detect(1, (0, HERE, 0.8)),
+        detect(2, (0, HERE, 0.9)),
+        detect(3, (0, HERE, 0.7)),
+        detect(4, (0, HERE, 1)),
+    ]
+    rejection = measure(lvis(tmp_path, annotations, images), *detections)
     cat = rejection.per_class["rejection"]["cat"]
     assert (cat["FPPI@R50"], cat["negative_images"], cat["max_recall"]) == (0.5, 2, 100)
     assert (rejection.overall["rejection"]["FPPI@R50"], rejection.overall["rejection"]["negative_images"]) == (1, 1)
-    unknown = measure(lvis(tmp_path, things, dict.fromkeys(images, facts())), *detections)
+    unknown = measure(lvis(tmp_path, annotations, dict.fromkeys(images, facts())), *detections)
     assert "rejection" not in unknown.overall
 
 
 def test_the_table_says_whose_protocol_it_is(tmp_path: Path):
-    truth = lvis(tmp_path, [thing(1, 1, HERE), thing(1, 3, THERE)], {1: facts()})
-    lines = metrics_table(measure(truth, found(1, (0, HERE, 0.9)))).splitlines()
+    truth = lvis(tmp_path, [entry(1, 1, HERE), entry(1, 3, THERE)], {1: facts()})
+    lines = metrics_table(measure(truth, detect(1, (0, HERE, 0.9)))).splitlines()
     assert lines[2].split() == ["cat", *["100.0"] * 8]
     assert lines[-3:] == [
         "By LVIS' own protocol: 300 detections per image; classes nobody looked for there are left out.",
@@ -236,7 +243,7 @@ def random_case(folder: Path, seed: int) -> tuple[CocoDataset, list[Detections]]
     Boxes are a pixel short, so that they differ from masks and some have no area.
     """
     random = np.random.default_rng(seed)
-    things: list[Json] = []
+    annotations: list[Json] = []
     images: dict[ImageId, Json] = {}
     detections = []
     classes = {4: "late", 1: "early", 2: "middle", 9: "last"}
@@ -249,21 +256,21 @@ def random_case(folder: Path, seed: int) -> tuple[CocoDataset, list[Detections]]
     for image_id in (30, 4, 100, 7, 22, 1):
         absent, partly = ([one for one in classes if random.random() < share] for share in (0.4, 0.3))
         images[image_id] = facts(absent, partly)
-        ones: list[tuple[int, Box, float]] = []
+        shapes: list[tuple[int, Box, float]] = []
         for _ in range(int(random.integers(0, 7))):
             place, number = box(), int(random.choice(list(classes)))
             area = float(random.choice([place[2] * place[3], 0, 1024, 9217]))
-            things.append(thing(image_id, number, place, id=len(things) + 1, area=area))
+            annotations.append(entry(image_id, number, place, id=len(annotations) + 1, area=area))
             for _ in range(int(random.integers(0, 4))):
                 moved = (place[0], place[1], *(max(1, side - int(random.integers(0, 4))) for side in place[2:]))
-                ones.append((labels[number], moved, float(random.integers(1, 6)) / 5))
+                shapes.append((labels[number], moved, float(random.integers(1, 6)) / 5))
         guesses = 320 if image_id == 7 else 8
-        ones += [(int(random.integers(4)), box(), float(random.integers(1, 5)) / 5) for _ in range(guesses)]
-        random.shuffle(ones)
-        exact = found(image_id, *ones)
+        shapes += [(int(random.integers(4)), box(), float(random.integers(1, 5)) / 5) for _ in range(guesses)]
+        random.shuffle(shapes)
+        exact = detect(image_id, *shapes)
         detections.append(replace(exact, boxes_xywh=exact.boxes_xywh - np.array([0, 0, 1, 1], dtype=np.float32)))
     letters = {1: "f", 2: "r", 4: "c", 9: "f"}
-    return lvis(folder, things, images, classes=classes, frequencies=letters), detections
+    return lvis(folder, annotations, images, classes=classes, frequencies=letters), detections
 
 
 OFFICIAL_NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR300", "ARs300", "ARm300", "ARl300"]
@@ -333,7 +340,7 @@ def coco_folder(folder: Path, images: Mapping[ImageId, Json], *, annotated: bool
     """Write a data set for `dataset=coco_json`; returns the settings of a run on it, judged by LVIS' protocol."""
     (folder / "annotations").mkdir(exist_ok=True)
     (folder / "images").mkdir(exist_ok=True)
-    made = lvis(folder, [thing(1, 1, HERE)], images)
+    made = lvis(folder, [entry(1, 1, HERE)], images)
     document = json.loads(made.annotation_file.read_text())
     (folder / "annotations" / "references.json").write_text(json.dumps(document))
     if not annotated:
@@ -368,7 +375,7 @@ def test_files_that_do_not_say_what_was_looked_for_are_refused(tmp_path: Path, b
     by_coco = replace(settings, evaluation=replace(settings.evaluation, protocol="coco"))
     assert read_inputs(by_coco).target_data.has_annotations
     with pytest.raises(DataError, match="2 of 3 images"):
-        measure(lvis(tmp_path, [thing(1, 1, HERE)], {1: facts(), 2: broken, 3: broken}))
+        measure(lvis(tmp_path, [entry(1, 1, HERE)], {1: facts(), 2: broken, 3: broken}))
 
 
 def test_targets_without_annotations_need_no_lists(tmp_path: Path):
@@ -384,7 +391,7 @@ def test_merged_files_keep_the_lists_under_the_new_ids(tmp_path: Path):
     files = []
     for name, classes, own in (("a", {1: "cat", 2: "dog"}, images), ("b", {2: "bird", 1: "cat"}, {5: facts([2], [1])})):
         (tmp_path / name).mkdir()
-        made = lvis(tmp_path / name, [thing(next(iter(own)), 1, HERE)], own, classes=classes, frequencies={})
+        made = lvis(tmp_path / name, [entry(next(iter(own)), 1, HERE)], own, classes=classes, frequencies={})
         files.append((made.annotation_file, tmp_path / name))
     document = merge(files).document
     assert {one["name"]: one["id"] for one in document["categories"]} == {"cat": 1, "dog": 2, "bird": 3}

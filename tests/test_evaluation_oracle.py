@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_samples import HEIGHT, WIDTH, Box, cocoeval, dataset, found, thing
+from evaluation_samples import HEIGHT, WIDTH, Box, cocoeval, dataset, detect, entry
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -56,23 +56,23 @@ def random_case(
 ) -> tuple[CocoDataset, list[Detections]]:
     """Objects, crowds, areas that contradict boxes; near hits, repeats, wild guesses; few distinct scores."""
     random = np.random.default_rng(seed)
-    things: list[Json] = []
+    annotations: list[Json] = []
     detections: list[Detections] = []
     for image_id in image_ids:
-        ones: list[tuple[int, Box, float]] = []
+        shapes: list[tuple[int, Box, float]] = []
         for _ in range(int(random.integers(0, 7))):
             box, label = random_box(random), int(random.integers(0, 2))
             more = {"iscrowd": int(random.random() < 0.2)}
             if random.random() < 0.3:
                 more["area"] = int(random.choice([0, 1024, 1025, 9216, 9217]))
-            things.append(thing(image_id, (2, 9)[label], box, masked=masked, **more))
+            annotations.append(entry(image_id, (2, 9)[label], box, masked=masked, **more))
             for _ in range(int(random.integers(0, 5))):
                 near = box if random.random() < 0.3 else nearby(box, random)
-                ones.append((0 if label == 0 else 2, near, float(random.integers(1, 6)) / 5))
-        ones += [(int(random.integers(0, 3)), random_box(random), 0.2) for _ in range(int(random.integers(0, 9)))]
-        random.shuffle(ones)
-        detections.append(found(image_id, *(ones if random.random() < 0.85 else [])))
-    return dataset(folder, things, image_ids=image_ids, classes=CLASSES), detections
+                shapes.append((0 if label == 0 else 2, near, float(random.integers(1, 6)) / 5))
+        shapes += [(int(random.integers(0, 3)), random_box(random), 0.2) for _ in range(int(random.integers(0, 9)))]
+        random.shuffle(shapes)
+        detections.append(detect(image_id, *(shapes if random.random() < 0.85 else [])))
+    return dataset(folder, annotations, image_ids=image_ids, classes=CLASSES), detections
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -85,22 +85,22 @@ def test_random_images(tmp_path: Path, seed: int, masked: bool):
 
 
 def test_boxes_count_as_written_and_crowds_without_a_mask_as_their_box(tmp_path: Path):
-    things = [
-        {**thing(1, 2, (0, 10, 15, 10)), "bbox": [-5, 10, 20, 10], "id": 0},
-        thing(1, 2, (20, 0, 20, 30), masked=False, iscrowd=1),
+    annotations = [
+        {**entry(1, 2, (0, 10, 15, 10)), "bbox": [-5, 10, 20, 10], "id": 0},
+        entry(1, 2, (20, 0, 20, 30), masked=False, iscrowd=1),
     ]
-    truth = dataset(tmp_path, things, image_ids=[1], classes=CLASSES)
+    truth = dataset(tmp_path, annotations, image_ids=[1], classes=CLASSES)
     assert truth.has_masks
     boxes = [(0, (0, 10, 15, 10), 0.9), (0, (22, 2, 9, 9), 0.8)]
-    detections = [replace(found(1, *boxes), boxes_xywh=np.array([[-5, 10, 20, 10], [22, 2, 9, 9]], dtype=np.float32))]
+    detections = [replace(detect(1, *boxes), boxes_xywh=np.array([[-5, 10, 20, 10], [22, 2, 9, 9]], dtype=np.float32))]
     assert assert_same(truth, detections, truth.categories) == pytest.approx(100)
 
 
 def test_more_than_a_hundred_of_one_class(tmp_path: Path):
     boxes: list[Box] = [(column, row, 2, 2) for column in range(0, 48, 3) for row in range(0, 36, 4)]
-    truth = dataset(tmp_path, [thing(1, 2, box) for box in boxes[:120]], image_ids=[1], classes=CLASSES)
+    truth = dataset(tmp_path, [entry(1, 2, box) for box in boxes[:120]], image_ids=[1], classes=CLASSES)
     scores = np.linspace(1, 0.1, len(boxes)).tolist()
-    detections = [found(1, *((0, box, score) for box, score in zip(boxes, scores, strict=True)))]
+    detections = [detect(1, *((0, box, score) for box, score in zip(boxes, scores, strict=True)))]
     assert assert_same(truth, detections, truth.categories) > 0
     recall = evaluate(detections=detections, ground_truth=truth, categories=truth.categories)
     assert recall.overall["bbox"]["AR100"] == pytest.approx(100 * 100 / 120)
@@ -108,15 +108,15 @@ def test_more_than_a_hundred_of_one_class(tmp_path: Path):
 
 @pytest.mark.parametrize("case", ["no detections", "no objects of the class", "crowd only", "nothing at all"])
 def test_degenerate(tmp_path: Path, case: str):
-    things = {
-        "no detections": [thing(1, 2, (5, 5, 10, 10))],
-        "no objects of the class": [thing(1, 9, (5, 5, 10, 10))],
-        "crowd only": [thing(1, 2, (5, 5, 30, 30), iscrowd=1)],
+    annotations = {
+        "no detections": [entry(1, 2, (5, 5, 10, 10))],
+        "no objects of the class": [entry(1, 9, (5, 5, 10, 10))],
+        "crowd only": [entry(1, 2, (5, 5, 30, 30), iscrowd=1)],
         "nothing at all": [],
     }[case]
-    truth = dataset(tmp_path, things, image_ids=[1, 2], classes=CLASSES)
-    ones = [(0, (5, 5, 10, 10), 0.9), (0, (6, 5, 10, 10), 0.9)] if case != "no detections" else []
-    detections = [found(1, *ones), found(2)]
+    truth = dataset(tmp_path, annotations, image_ids=[1, 2], classes=CLASSES)
+    shapes = [(0, (5, 5, 10, 10), 0.9), (0, (6, 5, 10, 10), 0.9)] if case != "no detections" else []
+    detections = [detect(1, *shapes), detect(2)]
     if case == "nothing at all":
         assert evaluate(detections=detections, ground_truth=truth, categories=truth.categories).overall == {}
         return
@@ -126,8 +126,8 @@ def test_degenerate(tmp_path: Path, case: str):
 def test_equal_overlap_takes_the_last_object(tmp_path: Path):
     """Of two equal objects the last is taken first; the second detection gets the other, a third nothing."""
     box: Box = (5, 5, 10, 10)
-    truth_data = dataset(tmp_path, [thing(1, 2, box), thing(1, 2, box)], image_ids=[1], classes={2: "a"})
-    detections = [found(1, (0, box, 0.9), (0, box, 0.9), (0, box, 0.9))]
+    truth_data = dataset(tmp_path, [entry(1, 2, box), entry(1, 2, box)], image_ids=[1], classes={2: "a"})
+    detections = [detect(1, (0, box, 0.9), (0, box, 0.9), (0, box, 0.9))]
     truth = prepare_ground_truth(truth_data, truth_data.categories)
     matches = match(tabulate(detections, truth_data.categories, truth), truth, "bbox")
     assert matches.is_match[0, 0].tolist() == [True, True, False]
@@ -135,10 +135,10 @@ def test_equal_overlap_takes_the_last_object(tmp_path: Path):
 
 
 def test_a_crowd_region_swallows_what_lies_in_it(tmp_path: Path):
-    things = [thing(1, 2, (0, 0, 10, 10)), thing(1, 2, (20, 0, 20, 20), iscrowd=1)]
-    truth_data = dataset(tmp_path, things, image_ids=[1], classes={2: "a"})
+    annotations = [entry(1, 2, (0, 0, 10, 10)), entry(1, 2, (20, 0, 20, 20), iscrowd=1)]
+    truth_data = dataset(tmp_path, annotations, image_ids=[1], classes={2: "a"})
     inside = [(0, (20, 0, 5, 5), 0.9), (0, (30, 5, 5, 5), 0.8)]
-    detections = [found(1, *inside, (0, (0, 0, 10, 10), 0.5))]
+    detections = [detect(1, *inside, (0, (0, 0, 10, 10), 0.5))]
     truth = prepare_ground_truth(truth_data, truth_data.categories)
     matches = match(tabulate(detections, truth_data.categories, truth), truth, "segm")
     assert matches.is_match[0, 0].tolist() == [True, True, True]
@@ -178,9 +178,9 @@ def test_ids_of_any_kind_give_the_same_numbers(tmp_path: Path, ids: list[ImageId
 def test_order_of_the_searched_classes_is_free(tmp_path: Path):
     truth, _ = random_case(tmp_path, 3, [1, 2, 3], masked=True)
     early, absent, late = truth.categories
-    detections = [found(1, (0, (3, 3, 9, 9), 0.8), (1, (1, 1, 30, 30), 0.7))]
+    detections = [detect(1, (0, (3, 3, 9, 9), 0.8), (1, (1, 1, 30, 30), 0.7))]
     straight = evaluate(detections=detections, ground_truth=truth, categories=(early, late))
-    turned = [found(1, (1, (3, 3, 9, 9), 0.8), (0, (1, 1, 30, 30), 0.7))]
+    turned = [detect(1, (1, (3, 3, 9, 9), 0.8), (0, (1, 1, 30, 30), 0.7))]
     assert evaluate(detections=turned, ground_truth=truth, categories=(late, early)) == straight
     assert absent.name not in straight.per_class["bbox"]
 
@@ -201,24 +201,28 @@ def test_ground_truth_is_prepared_once(tmp_path: Path):
 def shaken(truth: CocoDataset, categories: tuple[Category, ...], *, seed: int) -> list[Detections]:
     """The ground truth, moved, partly renamed, scored from a small set, with repeats: realistic masks of all sizes."""
     random = np.random.default_rng(seed)
-    places = {category.id: place for place, category in enumerate(categories)}
-    made = []
+    class_indices = {category.id: index for index, category in enumerate(categories)}
+    detections = []
     for image in truth.images.values():
         labels, scores, boxes, rles = [], [], [], []
-        for one in truth.instances_of_image(image.id):
-            if one.category_id not in places or one.segmentation is None:
+        for instance in truth.instances_of_image(image.id):
+            if instance.category_id not in class_indices or instance.segmentation is None:
                 continue
-            counts = segmentation_rle(one.segmentation, image.height, image.width)
+            counts = segmentation_rle(instance.segmentation, image.height, image.width)
             mask = coco_mask.decode({"size": [image.height, image.width], "counts": counts})
             for _ in range(int(random.integers(1, 4))):
                 moved = np.roll(mask, random.integers(-4, 5, 2).tolist(), axis=(0, 1))
                 encoded = coco_mask.encode(np.asfortranarray(moved))
-                renamed = int(random.integers(len(categories))) if random.random() < 0.2 else places[one.category_id]
+                renamed = (
+                    int(random.integers(len(categories)))
+                    if random.random() < 0.2
+                    else class_indices[instance.category_id]
+                )
                 labels.append(renamed)
                 scores.append(float(random.integers(1, 21)) / 20)
                 boxes.append(coco_mask.toBbox(encoded))
                 rles.append(encoded["counts"])
-        made.append(
+        detections.append(
             Detections(
                 image_id=image.id,
                 height=image.height,
@@ -229,7 +233,7 @@ def shaken(truth: CocoDataset, categories: tuple[Category, ...], *, seed: int) -
                 rles=tuple(rles),
             )
         )
-    return made
+    return detections
 
 
 def test_real_ground_truth(shared_dir: Path):
@@ -252,7 +256,7 @@ def test_real_ground_truth(shared_dir: Path):
 
 
 def test_averages_of_nothing_are_absent(tmp_path: Path):
-    truth_data = dataset(tmp_path, [thing(1, 2, (0, 0, 10, 10), iscrowd=1)], image_ids=[1], classes={2: "a"})
+    truth_data = dataset(tmp_path, [entry(1, 2, (0, 0, 10, 10), iscrowd=1)], image_ids=[1], classes={2: "a"})
     truth = prepare_ground_truth(truth_data, truth_data.categories)
-    table = tabulate([found(1)], truth_data.categories, truth)
+    table = tabulate([detect(1)], truth_data.categories, truth)
     assert averages(precision_recall(match(table, truth, "bbox"), table, truth)) == {}

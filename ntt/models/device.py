@@ -109,7 +109,7 @@ def check_compiler(device: torch.device) -> None:
         ConfigError: if it is not there.
     """
     if device.type == "cpu":
-        compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+        compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
         if shutil.which(compiler) is None:
             raise ConfigError(
                 f"runtime.compile=true needs a C++ compiler on the CPU, and {compiler} is not found. Install one, name "
