@@ -26,7 +26,7 @@ from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0, Efficient
 from ntt.models.segmenters.regions.nodes import DESCRIPTORS
 from ntt.models.segmenters.regions.objectness import CLIP
 from ntt.models.segmenters.regions.segmenter import Regions, RegionsConfig, all_nodes
-from ntt.ops.canvas import canvas_of, encoder_input
+from ntt.ops.canvas import encoder_input, resize_to_canvas
 from ntt.types import Placement
 
 MOSAIC_HW = (384, 512)
@@ -79,7 +79,7 @@ def measure(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return descriptors [N, F] and best IoU [N] of all regions of one image."""
     height, width = picture.image_HW3.shape[:2]
-    canvas = canvas_of(picture.image_HW3, regions.canvas_hw(height, width))
+    canvas = resize_to_canvas(picture.image_HW3, regions.canvas_hw(height, width))
     leaves = regions.leaves(canvas, backbone.encode(encoder_input(canvas, backbone.input_size))[0])
     nodes = all_nodes(leaves)
     rows, columns = leaves.labels_hw.shape

@@ -12,7 +12,7 @@ from ntt.models.backbones import vit
 from ntt.models.backbones.dinov2 import Dinov2
 from ntt.models.segmenters.sam2 import Sam2, segmenter
 from ntt.ops import candidates
-from ntt.ops.canvas import canvas_of, encoder_input
+from ntt.ops.canvas import encoder_input, resize_to_canvas
 from ntt.ops.pooling import pool_masks
 from ntt.types import Category, Detections, Proposals, Prototypes
 
@@ -42,7 +42,7 @@ def detect(shown: Shown, models: OurModels, clock: Clock) -> Detections:
     """Find objects in one image."""
     height, width = shown.image_HW3.shape[:2]
     with clock.part("image to canvas"):
-        canvas = canvas_of(shown.image_HW3, models.segmenter.canvas_hw(height, width)).to(shown.device)
+        canvas = resize_to_canvas(shown.image_HW3, models.segmenter.canvas_hw(height, width)).to(shown.device)
     with clock.part("DINOv2"):
         feature_map = models.backbone.encode(encoder_input(canvas, models.backbone.input_size))[0]
     vars(models.segmenter)["_encode"] = clock.timed("SAM2 image encoder", partial(Sam2._encode, models.segmenter))

@@ -18,7 +18,7 @@ from ntt.models.backbones.dinov2 import Dinov2
 from ntt.models.device import autocast
 from ntt.models.segmenters.sam2.model import CANVAS_PX, CHANNELS, TOKEN_GRID, load_image_encoder, read_state
 from ntt.models.segmenters.sam2.prompts import point_grid
-from ntt.ops.canvas import canvas_of, encoder_input
+from ntt.ops.canvas import encoder_input, resize_to_canvas
 from ntt.ops.masks import encode_masks
 from ntt.types import Detections
 
@@ -54,7 +54,7 @@ def detect(shown: Shown, models: ReferenceModels, clock: Clock) -> Detections:
     """Find objects in one image."""
     height, width = shown.image_HW3.shape[:2]
     with clock.part("image to canvas"):
-        canvas = canvas_of(shown.image_HW3, (CANVAS_PX, CANVAS_PX))
+        canvas = resize_to_canvas(shown.image_HW3, (CANVAS_PX, CANVAS_PX))
     with autocast(shown.precision, torch.device(shown.device)):
         torch.set_flush_denormal(False)  # the reference implementation does not flush them
         logits, predicted_iou = _propose(canvas.to(shown.device), shown, models, clock)

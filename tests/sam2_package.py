@@ -14,7 +14,7 @@ from filled_weights import fill_state_dict
 from PIL import Image
 
 from ntt.models.segmenters.sam2.prompts import point_grid
-from ntt.ops.canvas import canvas_of
+from ntt.ops.canvas import resize_to_canvas
 
 TINY = "sam2_hiera_tiny"
 
@@ -139,7 +139,7 @@ def package_rounding(image_path: Path, device: str) -> Rounding:
     """Run the package in float32 and in float64 on every fourth point of an 8 x 8 grid."""
     model, prompts = filled_tiny().to(device), slice(0, 64, 4)
     with Image.open(image_path) as image:
-        canvas = canvas_of(np.asarray(image.convert("RGB")), (1024, 1024)).to(device)
+        canvas = resize_to_canvas(np.asarray(image.convert("RGB")), (1024, 1024)).to(device)
     points = point_grid(8)[prompts].to(device)
     exact = decode_best(model, encode(model, canvas, torch.float64), points, torch.float64)
     rounded = decode_best(model, encode(model, canvas), points)

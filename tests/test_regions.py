@@ -275,14 +275,14 @@ def test_proposals_on_a_real_image(shared_dir: Path) -> None:
 
     from ntt.data.coco import read_coco
     from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0Config
-    from ntt.ops.canvas import canvas_of, encoder_input
+    from ntt.ops.canvas import encoder_input, resize_to_canvas
 
     root = shared_dir / "data" / "fruits_nuts_dev"
     dataset = read_coco(root / "annotations" / "targets.json", root / "images")
     record = next(iter(dataset.images.values()))
     regions, backbone = _regions(), EfficientNetLite0Config().build(Placement())
     image = np.asarray(Image.open(record.path).convert("RGB"))
-    canvas = canvas_of(image, regions.canvas_hw(record.height, record.width))
+    canvas = resize_to_canvas(image, regions.canvas_hw(record.height, record.width))
     proposals = regions.propose(canvas, backbone.encode(encoder_input(canvas, backbone.input_size))[0])
     masks = (proposals.logits_Nhw > 0).flatten(1).float()
     size = (proposals.logits_Nhw.shape[2], proposals.logits_Nhw.shape[1])

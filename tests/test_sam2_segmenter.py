@@ -29,7 +29,7 @@ from ntt.errors import ConfigError, WeightsError
 from ntt.models.segmenters.sam2 import Sam2, Sam2Config
 from ntt.models.segmenters.sam2.image_terms import ImageTerms
 from ntt.models.segmenters.sam2.model import ARCHITECTURES, build_image_encoder
-from ntt.ops.canvas import canvas_of
+from ntt.ops.canvas import resize_to_canvas
 from ntt.types import Placement
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -416,7 +416,7 @@ def test_recorded_values(image_id: int, checkpoint: Path, shared_dir: Path, gold
     recorded = np.load(golden_dir / f"sam2_{image_id}.npz")
     path = _image_file(shared_dir / "data" / "coco_dev", image_id)
     with Image.open(path) as image:
-        canvas = canvas_of(np.asarray(image.convert("RGB")), (1024, 1024))
+        canvas = resize_to_canvas(np.asarray(image.convert("RGB")), (1024, 1024))
     ours = segmenter(checkpoint, points_per_side=8, min_predicted_iou=0.0, device=device).propose(canvas)
     logits, iou = ours.logits_Nhw.cpu().numpy(), ours.predicted_iou_N.cpu().numpy()
     package = package_rounding(path, device)

@@ -78,7 +78,7 @@ def _read(paths: tuple[Path, ...], side: int) -> "torch.Tensor":
     import torch
 
     from ntt.data.images import read_image, upright_size
-    from ntt.ops.canvas import canvas_of
+    from ntt.ops.canvas import resize_to_canvas
     from ntt.types import ImageRecord
 
     if not paths:
@@ -87,5 +87,5 @@ def _read(paths: tuple[Path, ...], side: int) -> "torch.Tensor":
     for path in paths:
         height, width = upright_size(path)
         record = ImageRecord(id=path.name, file_name=path.name, path=path, height=height, width=width)
-        canvases.append(canvas_of(read_image(record), (side, side)))
+        canvases.append(resize_to_canvas(read_image(record), (side, side)))
     return torch.stack(canvases)

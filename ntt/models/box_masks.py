@@ -25,7 +25,7 @@ from ntt.models.backbones.base import Backbone
 from ntt.models.batching import BatchRunner
 from ntt.models.segmenters.base import BatchedBoxSegmenter, BoxSegmenter, Segmenter, takes_boxes, takes_images
 from ntt.models.segmenters.box_fallback import ProposalBoxes
-from ntt.ops.canvas import canvas_of
+from ntt.ops.canvas import resize_to_canvas
 from ntt.ops.masks import decode_masks, encode_full_size, encode_masks, rle_areas
 from ntt.store.store import Store
 from ntt.types import ImageRecord, Instance
@@ -140,7 +140,7 @@ class BoxMasks:
         boxes = torch.tensor(boxes_xywh, dtype=torch.float64).reshape(-1, 4)
         boxes_xyxy = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
         boxes_xyxy *= torch.tensor([columns / record.width, rows / record.height] * 2, dtype=torch.float64)
-        return canvas_of(read_image(record), (rows, columns)), boxes_xyxy.float()
+        return resize_to_canvas(read_image(record), (rows, columns)), boxes_xyxy.float()
 
     def _write(self, record: ImageRecord, boxes_xywh: Sequence[Box], logits_Bhw: torch.Tensor) -> Rles:
         """Turn a segmenter's logits into masks of the image's size, and put them into the store."""

@@ -123,7 +123,7 @@ def check_compiler(device: torch.device) -> None:
 
 
 def effective_precision(precision: str, device: torch.device) -> str:
-    """Say what a precision comes to on a device.
+    """Return the precision that a device computes in when asked for another.
 
     A CPU without instructions for bfloat16 emulates them, an order of magnitude slower than float32. There bfloat16
     becomes float32, with a warning: faster and more exact.

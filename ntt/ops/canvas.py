@@ -11,7 +11,7 @@ from PIL import Image
 from ntt.ops.resize import resize_bicubic
 
 
-def canvas_of(image_HW3: npt.NDArray[np.uint8], canvas_hw: tuple[int, int]) -> torch.Tensor:
+def resize_to_canvas(image_HW3: npt.NDArray[np.uint8], canvas_hw: tuple[int, int]) -> torch.Tensor:
     """Resize an image to the segmenter's canvas, bicubically, antialiased.
 
     Args:

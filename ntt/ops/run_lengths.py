@@ -121,9 +121,9 @@ def _in_chunks(
     step = max(1, _limit(device, _SAMPLES_CPU, _SAMPLES_GPU) // max(1, mask_size))
     flat = [np.zeros(0, dtype=np.int64)]
     for start in range(0, count, step):
-        found = find(slice(start, start + step))
+        changes = find(slice(start, start + step))
         # NumPy sorts faster on a CPU.
-        ordered = np.sort(found.numpy()) if device.type == "cpu" else found.sort().values.cpu().numpy()
+        ordered = np.sort(changes.numpy()) if device.type == "cpu" else changes.sort().values.cpu().numpy()
         flat.append(ordered + start * length)
     return Changes(np.concatenate(flat), count, length)
 

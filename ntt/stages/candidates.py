@@ -17,7 +17,7 @@ from ntt.models.backbones.base import Backbone
 from ntt.models.device import own_stream
 from ntt.models.segmenters.base import Segmenter
 from ntt.ops.candidates import FeatureDtype, Measurements, measure
-from ntt.ops.canvas import canvas_of, encoder_input
+from ntt.ops.canvas import encoder_input, resize_to_canvas
 from ntt.store.store import Store
 from ntt.types import Candidates, ImageRecord, Placement
 
@@ -86,7 +86,7 @@ class CandidateSource:
 
     def load(self, record: ImageRecord) -> torch.Tensor:
         """Read an image and make the segmenter's canvas of it."""
-        canvas_3hw = canvas_of(read_image(record), self.segmenter.canvas_hw(record.height, record.width))
+        canvas_3hw = resize_to_canvas(read_image(record), self.segmenter.canvas_hw(record.height, record.width))
         return canvas_3hw.pin_memory() if self.device.type == "cuda" else canvas_3hw
 
     def compute(self, record: ImageRecord, canvas_3hw: torch.Tensor) -> Measurements:

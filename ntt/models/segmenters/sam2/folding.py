@@ -7,7 +7,7 @@ the standard deviation (one number a pixel) and a gain. So the image tokens of o
 
     token[n] = gain * scale[n] * (base[n] + coefficients[:, n] @ rows) + bias
 
-with `base` common to all prompts, and every projection of the tokens is a projection of `base` (once an image) plus
+with `base` common to all prompts, and every projection of the tokens is a projection of `base` (once per image) plus
 a projection of `rows` (a few dozen vectors a prompt). This module multiplies the chains of weights those projections
 need. Centring (the subtraction of the mean over channels) is a matrix and is multiplied in as well.
 
@@ -95,7 +95,7 @@ class TokenWeights:
 
 @dataclass(frozen=True)
 class ImageWeights:
-    """Projections applied once an image (or once a model) to what all prompts share.
+    """Projections applied once per image (or once per model) to what all prompts share.
 
     Attributes:
         layer0: [3E, C], keys, values and image-side queries of the first block, of the unchanged tokens.

@@ -1,4 +1,4 @@
-"""What all prompts of one image share, computed once an image.
+"""What all prompts of one image share, computed once per image.
 
 Shapes: B prompts, H heads, d channels a head, N image tokens, C channels of a token, S = 4 sub-pixels of a 2x2
 transposed convolution, Y and X rows and columns of image tokens.

@@ -147,9 +147,9 @@ def read_state(path: Path, model: str, *, expected_sha256: str | None = None) ->
         WeightsError: for a file that is missing, damaged, not a checkpoint, or one of another model.
     """
     state = load_state_dict(path, expected_sha256=expected_sha256)
-    found = _identify(state)
-    if found != model:
-        held = "weights of no SAM2 model known here" if found is None else f"the weights of {found}"
+    identified = _identify(state)
+    if identified != model:
+        held = "weights of no SAM2 model known here" if identified is None else f"the weights of {identified}"
         raise WeightsError(
             f"The weights file {path} was given for segmenter.model={model}, but it holds {held}. {_remedy(model)}"
         )

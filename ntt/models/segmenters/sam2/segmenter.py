@@ -237,14 +237,14 @@ class Sam2:
             return torch.empty(0, 4 * terms.grid_yx[0], 4 * terms.grid_yx[1], device=self.device)
 
         def single_mask(parts: Sequence[DecodedPrompts]) -> torch.Tensor:
-            chosen = []
+            masks = []
             for part in parts:
                 everything = torch.arange(len(part.hyper_BMD), device=self.device)
                 best_B = part.predicted_iou_BM[:, 1:].argmax(dim=1) + 1
                 hyper_B2D = torch.stack([part.hyper_BMD[:, 0], part.hyper_BMD[everything, best_B]], dim=1)
                 single, multi = self._upscale(terms, part, everything, hyper_B2D).unbind(dim=1)
-                chosen.append(torch.where(_is_stable(single)[:, None, None], single, multi))
-            return torch.cat(chosen)
+                masks.append(torch.where(_is_stable(single)[:, None, None], single, multi))
+            return torch.cat(masks)
 
         return torch.cat(self._decode_all(terms, self._model.prompt_encoder.boxes(boxes), single_mask, first_mask=0))
 
