@@ -89,14 +89,6 @@ def test_a_cut_connection_is_continued_where_it_stopped(
     assert site.ranges == ranges
 
 
-def test_starting_over_for_ever_is_given_up(site: Site, tmp_path: Path) -> None:
-    site.honours_range = False
-    site.cut_after = [1000] * 20
-    with pytest.raises(DownloadError, match=r"the connection ended at 1000 of 10240 bytes \(3 attempts"):
-        _get(site, tmp_path / "a.pt")
-    assert len(site.requests) == 3
-
-
 @pytest.mark.parametrize(
     ("part", "ranges"),
     [
@@ -131,22 +123,37 @@ def test_a_wrong_hash_names_both_and_leaves_nothing(site: Site, tmp_path: Path) 
     assert site.ranges == [None]
 
 
+@pytest.mark.parametrize(
+    ("behaviour", "message", "num_requests"),
+    [
+        (
+            {"honours_range": False, "cut_after": [1000] * 20},
+            r"ended at 1000 of 10240 bytes \(3 attempts, 1000 bytes",
+            3,
+        ),
+        ({"statuses": [502] * 3}, r"HTTP 502 Bad Gateway \(3 attempts, 0 bytes are kept\)", 3),
+        ({"statuses": [403]}, r"/a.pt answered HTTP 403 Forbidden\.", 1),
+        ({"files": {"a.pt": b"\n<!DOCTYPE html><title>Sign in</title>"}}, "It is a web page: is there a login page", 1),
+        ({"files": {"a.pt": CONTENT + b"1"}}, "is larger than 0 GB, the most that is accepted", 1),
+        ({"files": {"a.pt": CONTENT + b"1"}, "sends_length": False}, "is larger than 0 GB", 1),
+    ],
+)
 @pytest.mark.parametrize("sha256", [SHA256, None])
-def test_a_web_page_instead_of_the_file_is_recognised(site: Site, tmp_path: Path, sha256: str | None) -> None:
-    site.files["a.pt"] = b"\n<!DOCTYPE html><title>Sign in</title>"
-    with pytest.raises(DownloadError, match=r"It is a web page: is there a login page"):
-        _get(site, tmp_path / "a.pt", sha256=sha256)
-
-
-@pytest.mark.parametrize("sends_length", [True, False])
-def test_a_server_that_sends_too_much_is_stopped(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sends_length: bool
+def test_failures(
+    site: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    behaviour: dict[str, object],
+    message: str,
+    num_requests: int,
+    sha256: str | None,
 ) -> None:
-    monkeypatch.setattr(download_module, "MAX_BYTES", SIZE - 1)
-    site.sends_length = sends_length
-    with pytest.raises(DownloadError, match="is larger than 0 GB, the most that is accepted"):
-        _get(site, tmp_path / "a.pt")
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(download_module, "MAX_BYTES", SIZE)
+    vars(site).update({**behaviour, **{key: list(value) for key, value in behaviour.items() if type(value) is list}})
+    with pytest.raises(DownloadError, match=message):
+        _get(site, tmp_path / "a.pt", sha256=sha256)
+    assert len(site.requests) == num_requests
+    assert not (tmp_path / "a.pt").exists()
 
 
 def test_404_is_told_at_once_and_the_next_url_is_tried(site: Site, tmp_path: Path) -> None:
@@ -156,13 +163,6 @@ def test_404_is_told_at_once_and_the_next_url_is_tried(site: Site, tmp_path: Pat
     download([first, f"{site.url}/a.pt"], tmp_path / "a.pt", sha256=SHA256, label="weights a")
     _assert_whole_and_alone(tmp_path / "a.pt")
     assert [path for path, _ in site.requests] == ["missing.pt", "gone.pt", "missing.pt", "a.pt"]
-
-
-def test_403_is_told_at_once(site: Site, tmp_path: Path) -> None:
-    site.statuses = [403]
-    with pytest.raises(DownloadError, match=r"/a.pt answered HTTP 403 Forbidden\."):
-        _get(site, tmp_path / "a.pt")
-    assert len(site.requests) == 1
 
 
 def test_passing_trouble_is_waited_for(
@@ -183,14 +183,6 @@ def test_the_servers_wish_is_honoured_up_to_a_limit(
     site.statuses, site.retry_after = [503], wish
     _get(site, tmp_path / "a.pt")
     assert pauses == [pause]
-
-
-def test_lasting_trouble_is_given_up_and_the_part_is_kept(site: Site, tmp_path: Path) -> None:
-    part = _leave_part(tmp_path / "a.pt", CONTENT[:300])
-    site.statuses = [502] * 3
-    with pytest.raises(DownloadError, match=r"HTTP 502 Bad Gateway \(3 attempts, 300 bytes are kept\)"):
-        _get(site, tmp_path / "a.pt")
-    assert part.read_bytes() == CONTENT[:300]
 
 
 def test_no_network_says_what_to_do(site: Site, tmp_path: Path) -> None:
