@@ -15,7 +15,7 @@ from ntt.base.distributed import adopt_slurm_ranks
 from ntt.cli.main import main
 from ntt.errors import ConfigError, DistributedError, NttError, StorageError
 from ntt.sweeps import slurm, worker
-from ntt.sweeps.clusters import CLUSTERS_DIR, JobRequest, load_profile, profile_names
+from ntt.sweeps.clusters import JobRequest, load_profile, profile_names
 from ntt.sweeps.job import Job, Shard
 from ntt.sweeps.layout import cluster_arrays
 from ntt.sweeps.plan import Plan, PlannedPoint, write_plan
@@ -25,7 +25,7 @@ from ntt.sweeps.snapshot import Snapshot, check_snapshot, code_digest, take_snap
 from ntt.sweeps.spec import Resources, StageResources
 from ntt.sweeps.state import SweepFolder, TaskState
 from ntt.sweeps.status import sweep_status
-from ntt.sweeps.task import JobTask, Launcher
+from ntt.sweeps.task import JobTask
 from ntt.sweeps.text import status_text
 from ntt.sweeps.units import WorkUnit
 
@@ -90,15 +90,14 @@ def test_all_mistakes_of_a_profile_are_named(tmp_path: Path):
         load_profile("cpu", ["gpus"])
 
 
-def test_an_unknown_profile_is_refused():
-    with pytest.raises(ConfigError, match="no cluster profile 'moon'. Allowed is one of cpu, gpu_a100, local_test"):
-        load_profile("moon")
-
-
 @pytest.mark.parametrize("text", ["- a list", "{", "stages: [points]"])
-def test_a_profile_that_is_no_mapping_is_refused(tmp_path: Path, text: str):
+def test_what_is_no_profile_is_refused(tmp_path: Path, text: str):
     with pytest.raises(ConfigError, match=r"mine\.yaml"):
         load_profile(write_profile(tmp_path, text))
+    with pytest.raises(ConfigError, match="no cluster profile 'moon'. Allowed is one of cpu, gpu_a100, local_test"):
+        load_profile("moon")
+    with pytest.raises(ConfigError, match=r"two\.yaml names no cluster profile.*one of cpu, gpu_a100, local_test"):
+        slurm.dry_run(SweepFolder(tmp_path), replace(two_data_sets(tmp_path), cluster=None))
 
 
 def test_a_request_in_submitits_words():
@@ -226,12 +225,6 @@ def test_a_dry_run_shows_every_script(tmp_path: Path, monkeypatch: pytest.Monkey
     assert f" --error={escaped}/%j_%t_log.err" in scripts[1]
 
 
-def test_a_sweep_without_a_profile_says_how_to_name_one(tmp_path: Path):
-    plan = replace(two_data_sets(tmp_path), cluster=None)
-    with pytest.raises(ConfigError, match=r"two\.yaml names no cluster profile.*one of cpu, gpu_a100, local_test"):
-        slurm.dry_run(SweepFolder(tmp_path), plan)
-
-
 # --- records and queue
 
 
@@ -249,10 +242,6 @@ def test_records_are_read_back_as_written(tmp_path: Path):
     write_jobs(folder, arrays)
     assert read_jobs(folder) == arrays
     assert {task: job for task, (job, _) in owners(arrays).items()} == {"a": "5_0", "b": "6", "c": "5_1"}
-
-
-def test_a_foreign_record_is_refused(tmp_path: Path):
-    folder = SweepFolder(tmp_path)
     folder.jobs.write_text('{"format": 99}')
     with pytest.raises(StorageError, match="There is no key format.* Wait for its jobs or end them"):
         read_jobs(folder)
@@ -277,10 +266,7 @@ def test_the_queue_tells_who_is_still_coming(fake_slurm: Path):
     lines = ["5_0|RUNNING|None", "5_1|PENDING|Dependency", "6|COMPLETED|None", "7|PENDING|Resources", "9|FAILED|x"]
     program(fake_slurm, "squeue", "\n".join(f"echo '{line}'" for line in lines))
     live = live_jobs([record("5", ("a",), ("b",)), record("6", ("c",)), record("9", ("d",))])
-    assert {job: (one.state, one.reason) for job, one in live.items()} == {
-        "5_0": ("RUNNING", "None"),
-        "5_1": ("PENDING", "Dependency"),
-    }
+    assert live == {"5_0": ("RUNNING", "None"), "5_1": ("PENDING", "Dependency")}
 
 
 def test_states_and_queue_are_brought_together(tmp_path: Path, fake_slurm: Path):
@@ -364,11 +350,11 @@ def test_a_submission_remembers_its_profile(tmp_path: Path, fake_slurm: Path):
     program(fake_slurm, "srun", "")
     program(fake_slurm, "squeue", "")
     folder, plan = SweepFolder(tmp_path / "sweep"), two_data_sets(tmp_path)
-    first = slurm.submit(folder, plan, cluster="local_test", overrides=["cpus=3"])
-    second = slurm.submit(folder, plan)
-    assert len(first.arrays) == len(second.arrays) == 4
+    first, _ = slurm.submit(folder, plan, cluster="local_test", overrides=["cpus=3"])
+    second, _ = slurm.submit(folder, plan)
+    assert len(first) == len(second) == 4
     assert {(one.cluster, one.overrides) for one in read_jobs(folder)} == {("local_test", ("cpus=3",))}
-    script = (folder.logs / f"{second.arrays[0].job_id}_submission.sh").read_text()
+    script = (folder.logs / f"{second[0].job_id}_submission.sh").read_text()
     assert "--cpus-per-task=3" in script
 
 
@@ -446,7 +432,7 @@ def test_a_job_of_this_machine_sees_its_gpus_and_ends_when_told(
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(worker, "work", work)
-    task = JobTask(sweep_dir=tmp_path, work_dir=tmp_path, job=Job(), launcher=Launcher(os.getpid(), gpus))
+    task = JobTask(sweep_dir=tmp_path, work_dir=tmp_path, job=Job(), launcher=os.getpid(), visible_gpus=gpus)
     try:
         with pytest.raises(SystemExit) as caught:
             task()
@@ -505,10 +491,6 @@ def test_an_unknown_first_node_is_a_clear_error(fake_slurm: Path):
     environment = {**STEP, "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "n[3-4]", "PATH": str(fake_slurm)}
     with pytest.raises(DistributedError, match=r"first of the nodes 'n\[3-4\]' cannot be found out"):
         adopt_slurm_ranks(environment)
-
-
-def test_profiles_are_where_the_documents_say():
-    assert CLUSTERS_DIR == PROJECT_DIR / "sweeps" / "clusters"
 
 
 # --- inside a job

@@ -12,7 +12,7 @@ from ntt.config.compose import compose_config, compose_many
 from ntt.config.identity import run_id
 from ntt.errors import ConfigError
 from ntt.sweeps.points import expand
-from ntt.sweeps.spec import SweepSpec, Value, override_text, read_spec, settings_label
+from ntt.sweeps.spec import SweepSpec, Value, override_text, read_spec
 
 SWEEPS = sorted((PROJECT_DIR / "sweeps").glob("*.yaml"))
 
@@ -24,7 +24,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def labels(path: Path, *overrides: str) -> list[str]:
-    return [settings_label(point.settings) for point in expand(read_spec(path), overrides)]
+    return [point.label for point in expand(read_spec(path), overrides)]
 
 
 def refusal(path: Path, *overrides: str) -> str:

@@ -222,13 +222,13 @@ def _submit(folder: "SweepFolder", plan: "Plan", cluster: str | None, overrides:
     from ntt.sweeps import slurm
     from ntt.sweeps.text import counted
 
-    submission = slurm.submit(folder, plan, cluster=cluster, overrides=overrides)
-    for array in submission.arrays:
+    arrays, queued = slurm.submit(folder, plan, cluster=cluster, overrides=overrides)
+    for array in arrays:
         click.echo(f"submitted {array.stage:<11} job {array.job_id}, {counted(len(array.jobs), 'task')}")
-    if not submission.arrays:
+    if not arrays:
         click.echo("Nothing to submit: everything is done or in the queue.")
-    elif submission.left_alone:
-        click.echo(f"In the queue already and left alone: {counted(len(submission.left_alone), 'task')}.")
+    elif queued:
+        click.echo(f"In the queue already and left alone: {counted(len(queued), 'task')}.")
     click.echo(f"See how it is with: ntt sweep status {folder.root.name}")
 
 

@@ -18,7 +18,7 @@ from ntt.sweeps.plan import Plan
 from ntt.sweeps.slurm import outside_of_jobs
 from ntt.sweeps.state import SweepFolder
 from ntt.sweeps.status import sweep_status
-from ntt.sweeps.task import JobTask, Launcher
+from ntt.sweeps.task import JobTask
 
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.5
@@ -105,8 +105,13 @@ class _Launcher:
         return executor
 
     def _start(self, job: Job) -> None:
-        launcher = Launcher(os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-        task = JobTask(sweep_dir=self._folder.root, work_dir=Path.cwd(), job=job, launcher=launcher)
+        task = JobTask(
+            sweep_dir=self._folder.root,
+            work_dir=Path.cwd(),
+            job=job,
+            launcher=os.getpid(),
+            visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        )
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C must not reach the job: `end` ends it in order
         try:
             with outside_of_jobs():

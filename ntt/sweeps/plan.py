@@ -8,17 +8,16 @@ from pathlib import Path
 from ntt.base.files import read_json, write_json
 from ntt.base.typed import read_dataclass
 from ntt.config.compose import compose_many
-from ntt.config.identity import run_id
 from ntt.errors import ConfigError, StorageError, raise_all
 from ntt.sweeps.costs import point_cost
-from ntt.sweeps.points import Point
-from ntt.sweeps.spec import Resources, Settings, SweepSpec, settings_label
+from ntt.sweeps.points import Point, PointBase, make_point
+from ntt.sweeps.spec import Resources, SweepSpec
 from ntt.sweeps.state import SweepFolder
 from ntt.sweeps.units import Inventory, WorkUnit, take_inventory
 
 
-@dataclass(frozen=True)
-class PlannedPoint:
+@dataclass(frozen=True, kw_only=True)
+class PlannedPoint(PointBase):
     """One point as the plan keeps it.
 
     Attributes:
@@ -29,20 +28,11 @@ class PlannedPoint:
         problem: why it cannot be run, found when the plan was made; "" if nothing is known against it.
     """
 
-    id: str
-    settings: Settings
-    overrides: tuple[str, ...]
-    run_dir: Path
     units: tuple[str, ...]
     finished: bool
     seconds: float | None
     seconds_source: str
     problem: str = ""
-
-    @property
-    def label(self) -> str:
-        """The settings as text: "shots=1shot seed=0"."""
-        return settings_label(self.settings)
 
 
 @dataclass(frozen=True)
@@ -121,7 +111,7 @@ def compose_points(plan: Plan, ids: Collection[str] | None = None) -> tuple[Poin
     planned = [point for point in plan.points if ids is None or point.id in ids]
     points, problems = [], []
     for before, config in zip(planned, compose_many([point.overrides for point in planned]), strict=True):
-        points.append(Point(run_id(config), before.settings, before.overrides, config, before.run_dir))
+        points.append(replace(make_point(before.settings, before.overrides, config), run_dir=before.run_dir))
         if points[-1].id != before.id:
             problems.append(
                 f"The point ({before.label}) was planned as {before.id} and is {points[-1].id} now: options or "

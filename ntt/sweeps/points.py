@@ -10,12 +10,12 @@ from ntt.config.compose import compose_many
 from ntt.config.identity import run_directory, run_id
 from ntt.config.schema import ExperimentConfig
 from ntt.errors import ConfigError, raise_all
-from ntt.sweeps.spec import Settings, SweepSpec, Value, matches, merge_overrides, override_text, settings_label
+from ntt.sweeps.spec import Settings, SweepSpec, Value, matches, merge_overrides, override_text
 
 
-@dataclass(frozen=True)
-class Point:
-    """One run of a sweep.
+@dataclass(frozen=True, kw_only=True)
+class PointBase:
+    """What is known of one run of a sweep before and after its configuration is composed.
 
     Attributes:
         id: hex digits that tell runs apart (`ntt.config.identity.run_id`).
@@ -27,8 +27,19 @@ class Point:
     id: str
     settings: Settings
     overrides: tuple[str, ...]
-    config: ExperimentConfig
     run_dir: Path
+
+    @property
+    def label(self) -> str:
+        """The settings as text: "shots=1shot seed=0"."""
+        return " ".join(override_text(key, value) for key, value in self.settings.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point(PointBase):
+    """One run of a sweep with its configuration."""
+
+    config: ExperimentConfig
 
 
 def expand(spec: SweepSpec, overrides: Sequence[str] = ()) -> tuple[Point, ...]:
@@ -50,11 +61,17 @@ def expand(spec: SweepSpec, overrides: Sequence[str] = ()) -> tuple[Point, ...]:
         for settings in combinations
     ]
     points = tuple(
-        Point(run_id(config), settings, tuple(line), config, run_directory(config).absolute())
+        make_point(settings, line, config)
         for settings, line, config in zip(combinations, lines, compose_many(lines), strict=True)
     )
     _check(spec, points)
     return points
+
+
+def make_point(settings: Settings, overrides: Sequence[str], config: ExperimentConfig) -> Point:
+    """Return the point of a configuration."""
+    run_dir = run_directory(config).absolute()
+    return Point(id=run_id(config), settings=settings, overrides=tuple(overrides), config=config, run_dir=run_dir)
 
 
 def _combinations(spec: SweepSpec, overrides: Sequence[str]) -> tuple[list[str], list[dict[str, Value]]]:
@@ -91,7 +108,7 @@ def _check(spec: SweepSpec, points: Sequence[Point]) -> None:
         if first is not point:
             differing = [key for key in point.settings if point.settings[key] != first.settings.get(key)]
             problems.append(
-                f"{spec.source}: the points ({settings_label(first.settings)}) and ({settings_label(point.settings)}) "
+                f"{spec.source}: the points ({first.label}) and ({point.label}) "
                 f"are the same run: {', '.join(differing)} does not change results. Exclude one of them."
             )
     raise_all(problems, ConfigError, summary=f"{spec.source} cannot be expanded")

@@ -52,15 +52,6 @@ class _Record:
     arrays: tuple[ArrayRecord, ...]
 
 
-@dataclass(frozen=True)
-class QueueEntry:
-    """What the queue says of one job: SLURM's state (PENDING, RUNNING, ...) and why it waits."""
-
-    job: str
-    state: str
-    reason: str
-
-
 def read_jobs(folder: SweepFolder) -> list[ArrayRecord]:
     """Return everything submitted for a sweep, oldest first; an empty list where nothing was.
 
@@ -91,8 +82,8 @@ def owners(arrays: Sequence[ArrayRecord]) -> dict[str, tuple[str, ArrayRecord]]:
     }
 
 
-def live_jobs(arrays: Sequence[ArrayRecord]) -> dict[str, QueueEntry]:
-    """Ask the queue for the jobs of these arrays that wait or run: job id -> entry.
+def live_jobs(arrays: Sequence[ArrayRecord]) -> dict[str, tuple[str, str]]:
+    """Ask the queue for the jobs of these arrays that wait or run: job id -> state (PENDING, ...), why it waits.
 
     Raises:
         ConfigError: if there is no queue to ask.
@@ -101,9 +92,8 @@ def live_jobs(arrays: Sequence[ArrayRecord]) -> dict[str, QueueEntry]:
         return {}
     text = slurm_command("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r")
     submitted = {array.member(index) for array in arrays for index in range(len(array.jobs))}
-    rows = [line.split("|", 2) for line in text.splitlines() if line.count("|") >= 2]
-    entries = [QueueEntry(*(cell.strip() for cell in row)) for row in rows]
-    return {entry.job: entry for entry in entries if entry.job in submitted and entry.state not in _ENDED}
+    rows = [[cell.strip() for cell in line.split("|", 2)] for line in text.splitlines() if line.count("|") >= 2]
+    return {job: (state, reason) for job, state, reason in rows if job in submitted and state not in _ENDED}
 
 
 def observe(folder: SweepFolder, tasks: Sequence[str]) -> dict[str, TaskState]:
@@ -122,7 +112,7 @@ def observe(folder: SweepFolder, tasks: Sequence[str]) -> dict[str, TaskState]:
 
 
 def _observed(
-    folder: SweepFolder, state: TaskState, job: str, array: ArrayRecord, entry: QueueEntry | None
+    folder: SweepFolder, state: TaskState, job: str, array: ArrayRecord, entry: tuple[str, str] | None
 ) -> TaskState:
     """Bring a task's state file and the queue together."""
     if state.status in ("done", "failed"):
@@ -132,10 +122,11 @@ def _observed(
     if entry is None:
         error = f"Its job left the queue without a word of it. {_last_words(folder, job)}"
         return replace(state, status="lost", job=job, error=error)
-    if entry.state == "RUNNING" and state.status == "running":
+    job_state, reason = entry
+    if job_state == "RUNNING" and state.status == "running":
         return state
     # A job that was queued again has a state file that still speaks of its last start.
-    reason = entry.reason if entry.state == "PENDING" else f"its job is {entry.state}"
+    reason = reason if job_state == "PENDING" else f"its job is {job_state}"
     if "held" in reason.lower():
         reason = f"{reason}: scontrol release {job} lets it go on"
     return replace(state, status="waiting", job=job, error=reason)

@@ -13,7 +13,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +31,9 @@ _LOG = logging.getLogger(__name__)
 _CANCEL_WAIT_S = 40.0
 
 
-@dataclass(frozen=True)
-class Submission:
-    """What `submit` did.
-
-    Attributes:
-        arrays: the submitted arrays.
-        left_alone: tasks that were in the queue already.
-    """
-
-    arrays: tuple[ArrayRecord, ...]
-    left_alone: tuple[str, ...]
-
-
-def submit(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overrides: Sequence[str] = ()) -> Submission:
+def submit(
+    folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overrides: Sequence[str] = ()
+) -> tuple[list[ArrayRecord], list[str]]:
     """Submit whatever of a sweep is neither done nor in the queue, and return at once.
 
     The first submission, a second one after an interruption, and the repetition of what failed, was cancelled or got
@@ -56,6 +45,9 @@ def submit(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overr
         cluster: name of a profile; None: that of the submission before, else the one the sweep file names.
         overrides: of the profile; see `load_profile`. Without a profile and without overrides those of the submission
             before hold.
+
+    Returns:
+        The submitted arrays, and the tasks that were in the queue already.
 
     Raises:
         ConfigError: if the profile cannot be used or SLURM refuses a job. What was submitted before stays.
@@ -70,7 +62,7 @@ def submit(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overr
         queued = {task: job for task, (job, _) in owners(before).items() if job in live}
         arrays = cluster_arrays(folder, plan, profile, queued=queued)
         if not arrays:
-            return Submission((), tuple(queued))
+            return [], list(queued)
         code = take_snapshot(folder.root / "code")
         _warn(arrays, before, code.digest)
         submitted: list[ArrayRecord] = []
@@ -83,7 +75,7 @@ def submit(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overr
             submitted.append(_record(array, _send(executor, array, folder, code), profile, code))
             # Each array is on record before the next one is sent.
             write_jobs(folder, [*before, *submitted])
-    return Submission(tuple(submitted), tuple(queued))
+    return submitted, list(queued)
 
 
 def dry_run(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overrides: Sequence[str] = ()) -> list[str]:

@@ -208,11 +208,6 @@ def same_value(a: Value, b: Value) -> bool:
     return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
-def settings_label(settings: Settings) -> str:
-    """Return settings as text: "shots=1shot seed=0"."""
-    return " ".join(override_text(key, value) for key, value in settings.items())
-
-
 def override_text(key: str, value: Value) -> str:
     """Return `key=value` in the grammar of Hydra's command line."""
     return f"{key}={_value_text(value)}"

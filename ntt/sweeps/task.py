@@ -21,14 +21,6 @@ from ntt.sweeps.state import is_alive
 _LOOK_EVERY_S = 1.0
 
 
-@dataclass(frozen=True)
-class Launcher:
-    """Who waits for a job on this machine: its process, and the GPUs it sees, which submitit would hide."""
-
-    pid: int
-    visible_gpus: str | None
-
-
 @dataclass(frozen=True, kw_only=True)
 class JobTask:
     """A job ready to run.
@@ -38,14 +30,16 @@ class JobTask:
         work_dir: folder the sweep was started from; relative paths in settings start there.
         job: the work.
         code: the copy of the program that a job on a cluster must run; None on this machine.
-        launcher: set on this machine; the job ends with it.
+        launcher: process that waits for a job on this machine and that the job ends with; None on a cluster.
+        visible_gpus: the launcher's CUDA_VISIBLE_DEVICES, which submitit's local executor would hide.
     """
 
     sweep_dir: Path
     work_dir: Path
     job: Job
     code: Snapshot | None = None
-    launcher: Launcher | None = None
+    launcher: int | None = None
+    visible_gpus: str | None = None
 
     def __call__(self) -> None:
         """Do the work; what is stored or finished already is not done again.
@@ -57,6 +51,8 @@ class JobTask:
             _check_code(self.code)
         if self.launcher is not None:
             _end_with(self.launcher)
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+            os.environ.update({} if self.visible_gpus is None else {"CUDA_VISIBLE_DEVICES": self.visible_gpus})
         os.chdir(self.work_dir)
         from submitit import JobEnvironment
 
@@ -88,14 +84,10 @@ def _check_code(code: Snapshot) -> None:
         )
 
 
-def _end_with(launcher: Launcher) -> None:
+def _end_with(launcher: int) -> None:
     """Let this process end when its launcher says so (SIGTERM) or is gone, by way of all `finally` blocks."""
-    if launcher.visible_gpus is None:
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    else:
-        os.environ["CUDA_VISIBLE_DEVICES"] = launcher.visible_gpus
     signal.signal(signal.SIGTERM, _leave)
-    threading.Thread(target=_watch, args=(launcher.pid,), daemon=True).start()
+    threading.Thread(target=_watch, args=(launcher,), daemon=True).start()
 
 
 def _leave(number: int, _: object) -> None:

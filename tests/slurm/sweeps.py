@@ -9,9 +9,8 @@ import yaml
 from slurm.cluster import Cluster
 from tiny_data import make_split
 
-from ntt.sweeps.plan import Plan, make_plan, replan, sweep_folder, write_plan
-from ntt.sweeps.points import expand
-from ntt.sweeps.spec import read_spec
+from ntt.sweeps.plan import Plan, write_plan
+from ntt.sweeps.service import plan_file, refresh
 from ntt.sweeps.state import SweepFolder
 
 QUICK_MODELS = ("segmenter.canvas_side=256", "segmenter.mask_side=160", "segmenter.leaves=200")
@@ -48,9 +47,7 @@ class Sweep:
 
     def replanned(self) -> Plan:
         """Look again what is there, as the command line does."""
-        plan = replan(self.plan)
-        write_plan(self.folder, plan)
-        return plan
+        return refresh(self.folder)
 
     def stored(self) -> dict[str, tuple[int, int]]:
         """Stored candidates: name -> (inode, time of writing). Whoever computes one again changes both."""
@@ -80,10 +77,7 @@ def write_sweep(place: Path, root: Path, **content: object) -> Path:
 
 def planned(path: Path) -> Sweep:
     """Plan a sweep file and write the plan."""
-    spec = read_spec(path)
-    points = expand(spec)
-    folder = sweep_folder(points, spec.name)
-    plan = make_plan(spec, points)
+    folder, plan = plan_file(path)
     write_plan(folder, plan)
     return Sweep(folder, plan, path.parent / "store")
 

@@ -81,16 +81,14 @@ def states(sweep: Sweep, tasks: list[str]) -> list[str]:
     return [state.status for state in observe(sweep.folder, tasks).values()]
 
 
-SUBMIT = """
-import sys
-from pathlib import Path
-from slurm.sweeps import planned
-from ntt.sweeps import slurm
-sweep = planned(Path(sys.argv[1]))
-for script in slurm.dry_run(sweep.folder, sweep.plan):
-    print(script, end="\\0")
-slurm.submit(sweep.folder, sweep.plan)
-"""
+def command(project: Path, *words: str) -> str:
+    """Run `ntt sweep` of a copy of the program and return what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(project)}
+    done = subprocess.run(
+        [sys.executable, "-m", "ntt", "sweep", *words], cwd=project, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tmp_path: Path):
@@ -99,14 +97,8 @@ def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tmp_path
     path = write_sweep(tmp_path, data, axes={"shots": ["1shot", "2shot"], "seed": [0, 1]}, resources=resources)
     project = take_snapshot(tmp_path / "project").root
     shutil.copytree(CLUSTERS_DIR, project / "sweeps" / "clusters")
-    submitted = subprocess.run(
-        [sys.executable, "-c", SUBMIT, str(path)],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(project), str(PROJECT_DIR / "tests")])},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    dry = command(project, "submit", str(path), "--dry-run")
+    command(project, "submit", str(path), "--output-root", str(tmp_path / "out"))
     # Whoever submitted goes on working; the jobs must not see it.
     (project / "ntt" / "types.py").write_text("raise RuntimeError('the working tree was used')")
     sweep = planned(path)
@@ -120,12 +112,11 @@ def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tmp_path
         f"afterany:{arrays[1].job_id}",
     }
 
-    dry = submitted.stdout.split("\0")[:-1]
     for number, array in enumerate(arrays, start=1):
-        dry = [script.replace(f"ARRAY{number}", array.job_id) for script in dry]
-    assert dry == [(sweep.folder.logs / f"{one.job_id}_submission.sh").read_text() for one in arrays]
+        dry = dry.replace(f"ARRAY{number}", array.job_id)
+    assert dry == "\n".join((sweep.folder.logs / f"{one.job_id}_submission.sh").read_text() for one in arrays) + "\n"
 
-    assert slurm.submit(sweep.folder, sweep.plan).arrays == (), "a second submission sends nothing twice"
+    assert slurm.submit(sweep.folder, sweep.plan)[0] == [], "a second submission sends nothing twice"
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
     assert states(sweep, sweep.points) == ["done"] * 4, [sweep.folder.state(one).error for one in sweep.points]
     begun = min(sweep.folder.state(one).started_s or 0.0 for one in sweep.points)
@@ -136,7 +127,7 @@ def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tmp_path
     results = sweep.results()
     assert results == local_results(sweep, tmp_path / "local")
     assert all(b'"score"' in predictions for predictions, _ in results.values())
-    assert slurm.submit(sweep.folder, sweep.replanned()).arrays == ()
+    assert slurm.submit(sweep.folder, sweep.replanned())[0] == []
 
 
 def hold(sweep: Sweep, cluster: Cluster, *, after: int = 0) -> TaskState:
@@ -169,7 +160,7 @@ def assert_kept(sweep: Sweep, earlier: dict[str, tuple[int, int]]) -> None:
 
 def test_interruptions_cost_no_finished_image(cluster: Cluster, long_sweep: Sweep, undisturbed: Results):
     sweep = long_sweep
-    made = slurm.submit(sweep.folder, sweep.plan, overrides=["max_timeouts=0"])
+    submitted, _ = slurm.submit(sweep.folder, sweep.plan, overrides=["max_timeouts=0"])
     first, before = hold(sweep, cluster), sweep.stored()
     (shard,) = sweep.shards
 
@@ -178,9 +169,9 @@ def test_interruptions_cost_no_finished_image(cluster: Cluster, long_sweep: Swee
     wait_for(lambda: is_told(first.pid, signal.SIGUSR2), "the signal of the pre-emption", cluster=cluster)
     release(first)
     second = hold(sweep, cluster, after=1)
-    log = "".join(path.read_text() for path in sweep.folder.logs.glob(f"{made.arrays[0].job_id}_0_log.*"))
+    log = "".join(path.read_text() for path in sweep.folder.logs.glob(f"{submitted[0].job_id}_0_log.*"))
     assert "this job is preempted" in log
-    assert (second.attempts, second.job) == (2, made.arrays[0].job_id)
+    assert (second.attempts, second.job) == (2, submitted[0].job_id)
     assert_kept(sweep, before)
     before = sweep.stored()
 
@@ -193,12 +184,12 @@ def test_interruptions_cost_no_finished_image(cluster: Cluster, long_sweep: Swee
     assert "ntt sweep retry test repeats both" in error
 
     # What is missing is submitted again, and withdrawn in the middle.
-    again = slurm.submit(sweep.folder, sweep.replanned())
-    assert [array.stage for array in again.arrays] == ["candidates", "points"], "references are done and not repeated"
+    again, _ = slurm.submit(sweep.folder, sweep.replanned())
+    assert [array.stage for array in again] == ["candidates", "points"], "references are done and not repeated"
     hold(sweep, cluster, after=2)
     assert_kept(sweep, before)
     before = sweep.stored()
-    assert slurm.cancel(sweep.folder) == sorted(array.job_id for array in again.arrays)
+    assert slurm.cancel(sweep.folder) == sorted(array.job_id for array in again)
     assert states(sweep, [shard, *sweep.points]) == ["cancelled", "cancelled"]
 
     slurm.submit(sweep.folder, sweep.replanned())
@@ -216,7 +207,7 @@ def test_a_job_out_of_time_is_queued_again(
     sweep = planned(write_sweep(tmp_path, data, axes={"shots": ["1shot"]}))
     limits = ["candidates.timeout_min=1", "candidates.signal_delay_s=10", "max_timeouts=9"]
     with caplog.at_level(logging.WARNING):
-        made = slurm.submit(sweep.folder, sweep.plan, overrides=limits)
+        submitted, _ = slurm.submit(sweep.folder, sweep.plan, overrides=limits)
     assert "timeout_min=1: submitit takes every interruption" in caplog.text
     first, before = hold(sweep, cluster), sweep.stored()
     wait_for(lambda: is_told(first.pid, signal.SIGUSR2), "the signal that time is up", cluster=cluster)
@@ -224,7 +215,7 @@ def test_a_job_out_of_time_is_queued_again(
     (shard,) = sweep.shards
     wait_for(lambda: sweep.folder.state(shard).attempts > first.attempts, "the next start", cluster=cluster)
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
-    log = "".join(path.read_text() for path in sweep.folder.logs.glob(f"{made.arrays[0].job_id}_0_log.*"))
+    log = "".join(path.read_text() for path in sweep.folder.logs.glob(f"{submitted[0].job_id}_0_log.*"))
     assert "this job is timed-out" in log
     assert states(sweep, sweep.points) == ["done"]
     assert_kept(sweep, before)
@@ -244,11 +235,11 @@ def is_told(pid: int | None, signum: signal.Signals) -> bool:
 @pytest.mark.slow
 def test_a_drained_node_holds_jobs_until_it_is_resumed(cluster: Cluster, long_sweep: Sweep, undisturbed: Results):
     sweep = long_sweep
-    made = slurm.submit(sweep.folder, sweep.plan)
+    submitted, _ = slurm.submit(sweep.folder, sweep.plan)
     first, before = hold(sweep, cluster), sweep.stored()
     (shard,) = sweep.shards
     cluster.run("scontrol", "update", f"nodename={NODE}", "state=drain", "reason=maintenance")
-    cluster.run("scontrol", "requeue", made.arrays[0].job_id)
+    cluster.run("scontrol", "requeue", submitted[0].job_id)
     wait_for(lambda: states(sweep, [shard]) == ["waiting"], "the job back in the queue", cluster=cluster)
     wait_for(
         lambda: "Nodes required for job are DOWN, DRAINED" in (waiting_for(sweep, shard) or ""),
@@ -269,15 +260,13 @@ def waiting_for(sweep: Sweep, task: str) -> str | None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("option", "processes"), [("submitit_slurm", 2), ("submitit_local", 1)])
 @pytest.mark.usefixtures("cluster")
-def test_hydras_launchers_share_store_and_run_directories(tmp_path: Path, option: str, processes: int):
+def test_hydras_launcher_shares_store_and_run_directories(tmp_path: Path):
     data = make_data(tmp_path / "few", num_targets=4)
     settings = ["dataset=coco_json", f"dataset.root={data}", "shots=1shot", *QUICK_MODELS]
     settings += ["visualisation.enabled=false", f"runtime.output_root={tmp_path / 'out'}"]
     settings += [f"runtime.store_root={tmp_path / 'store'}"]
-    launcher = [f"hydra/launcher={option}", "hydra.launcher.timeout_min=20"]
-    launcher += [f"hydra.launcher.tasks_per_node={processes}"]
+    launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=20", "hydra.launcher.tasks_per_node=2"]
     done = subprocess.run(
         [sys.executable, "main.py", "--multirun", *launcher, "seed=0,1", *settings],
         cwd=PROJECT_DIR,
@@ -291,7 +280,7 @@ def test_hydras_launchers_share_store_and_run_directories(tmp_path: Path, option
         config = compose_config([*settings, f"seed={seed}"])
         folder = run_directory(config)
         facts = json.loads((folder / "facts.json").read_text())
-        assert facts["processes"] == processes
+        assert facts["processes"] == 2
         found = ((folder / "predictions.json").read_bytes(), (folder / "metrics.json").read_bytes())
         assert len(list((tmp_path / "store" / "candidates").rglob("*.safetensors"))) == 4
         here = compose_config([*settings, f"seed={seed}", f"runtime.output_root={tmp_path / 'here'}"])
