@@ -116,14 +116,13 @@ class _Worker:
             try:
                 with suppress(_OutOfStep), join_process_group(timeout_s=self._timeout_s(waiting[0])) as group:
                     while waiting:
-                        sharing = waiting.popleft()
-                        blocked = broadcast_from_main(self._record_blocked(sharing) if group.is_main else [], group)
-                        ready = [point for point in sharing if point.id not in blocked]
+                        blocked = broadcast_from_main(self._record_blocked(waiting[0]) if group.is_main else [], group)
+                        ready = [point for point in waiting.popleft() if point.id not in blocked]
                         failed_now = self._run_sharing(ready, group)
                         failed += [*blocked, *failed_now]
                         if failed_now and group.size > 1:
                             raise _OutOfStep
-            except DistributedError as error:  # the processes could not meet
+            except DistributedError as error:  # the processes could not meet, or one has gone
                 failed += self._record([point for sharing in waiting for point in sharing], str(error))
                 waiting.clear()
         return failed
