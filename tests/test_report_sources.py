@@ -1,12 +1,12 @@
 """Reports on sweeps, whose missing points are known, and beside published values."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from report_samples import box_metrics, make_runs, mean_of
+from sweep_samples import make_plan, make_point
 
 from ntt.cli.main import main
 from ntt.config.compose import compose_many
@@ -19,41 +19,21 @@ from ntt.reports.summary import runs_frame
 from ntt.reports.tables import Table
 from ntt.run.artefacts import write_metrics
 from ntt.run.rundir import RunDirectory
-from ntt.sweeps.plan import Plan, PlannedPoint, read_plan, write_plan
+from ntt.sweeps.plan import read_plan, write_plan
 from ntt.sweeps.records import read_runs
-from ntt.sweeps.spec import Resources
 from ntt.sweeps.state import SweepFolder, TaskState
 from ntt.sweeps.worker import point_config
 
 
 def make_sweep(root: Path, lines: list[str]) -> tuple[SweepFolder, list[str]]:
-    """A sweep's folder with one planned point a command line, and the points' ids."""
+    """A sweep's folder with one planned point per command line, and the points' ids."""
     overrides = [(*line.split(), f"runtime.output_root={root}") for line in lines]
-    points = tuple(
-        PlannedPoint(
-            id=run_id(config),
-            settings={"seed": index},
-            overrides=words,
-            run_dir=run_directory(config).absolute(),
-            units=(),
-            finished=False,
-            seconds=None,
-            seconds_source="",
-        )
+    points = [
+        make_point(run_id(config), run_directory(config).absolute(), settings={"seed": index}, overrides=words)
         for index, (words, config) in enumerate(zip(overrides, compose_many(overrides), strict=True))
-    )
+    ]
     folder = SweepFolder(root / "sweeps" / "small")
-    plan = Plan(
-        name="small",
-        source=root / "small.yaml",
-        created_s=time.time(),
-        resources=Resources(),
-        max_parallel=None,
-        cluster=None,
-        points=points,
-        units=(),
-    )
-    write_plan(folder, plan)
+    write_plan(folder, make_plan("small", points))
     return folder, [point.id for point in points]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT_DIR
+from sweep_samples import make_plan, make_point, make_unit
 
 from ntt.base.distributed import adopt_slurm_ranks
 from ntt.cli.main import main
@@ -18,16 +19,15 @@ from ntt.sweeps import slurm, worker
 from ntt.sweeps.clusters import JobRequest, load_profile, profile_names
 from ntt.sweeps.job import Job, Shard
 from ntt.sweeps.layout import cluster_arrays
-from ntt.sweeps.plan import Plan, PlannedPoint, write_plan
+from ntt.sweeps.plan import Plan, write_plan
 from ntt.sweeps.queue import ArrayRecord, live_jobs, observe, owners, read_jobs, write_jobs
 from ntt.sweeps.slurm import sbatch_parameters
-from ntt.sweeps.snapshot import Snapshot, check_snapshot, code_digest, take_snapshot
+from ntt.sweeps.snapshot import code_digest, take_snapshot
 from ntt.sweeps.spec import Resources, StageResources
 from ntt.sweeps.state import SweepFolder, TaskState
 from ntt.sweeps.status import sweep_status
 from ntt.sweeps.task import JobTask
 from ntt.sweeps.text import status_text
-from ntt.sweeps.units import WorkUnit
 
 # --- profiles
 
@@ -120,36 +120,17 @@ def test_a_request_in_submitits_words():
 # --- arrays
 
 
-def unit(name: str, *, cached: int | None = 0) -> WorkUnit:
-    kind = name.partition("-")[0]
-    return WorkUnit(
-        id=name, kind=kind, label=name, point="p1", num_items=10, num_cached=cached, item_s=1.0, item_s_source=""
-    )
-
-
-def point(name: str, *units: str, folder: Path) -> PlannedPoint:
-    return PlannedPoint(
-        id=name, settings={"seed": 0}, overrides=(), run_dir=folder / name, units=units, finished=False,
-        seconds=None, seconds_source="",
-    )  # fmt: skip
-
-
 def two_data_sets(folder: Path, *, max_parallel: int | None = None) -> Plan:
     """Points p1 and p2 on one data set, p3 on another; references of the second are stored already."""
-    first, second = ("candidates-a", "references-a"), ("candidates-b", "references-b")
-    return Plan(
-        name="two",
-        source=Path("two.yaml"),
-        created_s=0.0,
+    units = [make_unit(name) for name in ("candidates-a", "candidates-b", "references-a")]
+    names = {"p1": "a", "p2": "a", "p3": "b"}
+    return make_plan(
+        "two",
+        [make_point(name, folder / name, f"candidates-{x}", f"references-{x}") for name, x in names.items()],
+        [*units, make_unit("references-b", num_cached=10)],
         resources=Resources(candidates=StageResources(shards=2, tasks=2), points=StageResources(points_per_job=2)),
         max_parallel=max_parallel,
         cluster="cpu",
-        points=(
-            point("p1", *first, folder=folder),
-            point("p2", *first, folder=folder),
-            point("p3", *second, folder=folder),
-        ),
-        units=(unit("candidates-a"), unit("candidates-b"), unit("references-a"), unit("references-b", cached=10)),
     )
 
 
@@ -393,26 +374,14 @@ def test_every_file_the_program_needs_is_in_the_copy(tmp_path: Path):
 @pytest.mark.parametrize("change", ["edit", "add", "remove"])
 def test_a_copy_that_was_changed_is_refused(tmp_path: Path, change: str):
     copy = take_snapshot(tmp_path / "code", project=make_project(tmp_path / "project"))
+    task = JobTask(sweep_dir=tmp_path, work_dir=tmp_path, code=copy, job=Job(points=("p",)))
+    assert task.checkpoint().function == task
+    with pytest.raises(ConfigError, match=r"This job runs the program in .* allowed is the copy made at submission"):
+        task()
     path = copy.root / "ntt" / ("new.py" if change == "add" else "a.py")
     path.unlink() if change == "remove" else path.write_text("other")
     with pytest.raises(ConfigError, match=r"is not what was submitted.*ntt sweep retry"):
-        check_snapshot(copy)
-    task = JobTask(sweep_dir=tmp_path, work_dir=tmp_path, code=copy, job=Job(points=("p",)))
-    with pytest.raises(ConfigError, match="is not what was submitted"):
         task()
-
-
-def test_a_job_that_would_run_other_code_refuses(tmp_path: Path):
-    copy = take_snapshot(tmp_path / "code", project=make_project(tmp_path / "project"))
-    task = JobTask(sweep_dir=tmp_path, work_dir=tmp_path, code=copy, job=Job(points=("p",)))
-    with pytest.raises(ConfigError, match=r"This job runs the program in .* allowed is the copy made at submission"):
-        task()
-
-
-def test_a_checkpoint_is_the_same_task(tmp_path: Path):
-    job = Job(shards=(Shard("candidates-a", 0, 4), Shard("candidates-a", 2, 4)))
-    task = JobTask(sweep_dir=tmp_path, work_dir=tmp_path, code=Snapshot(tmp_path, "d"), job=job)
-    assert task.checkpoint().function == task
 
 
 @pytest.mark.parametrize("gpus", ["2,3", None])

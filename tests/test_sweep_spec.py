@@ -36,11 +36,8 @@ def refusal(path: Path, *overrides: str) -> str:
 def with_root(spec: SweepSpec, folder: Path) -> list[str]:
     """What has to be said on the command line: a folder of one's own, where the sweep does not name any."""
     varies = {key for settings in (spec.axes, *spec.points) for key in settings}
-    return (
-        [f"dataset.root={folder}"]
-        if "dataset=coco_json" in spec.base_overrides and "dataset.root" not in varies
-        else []
-    )
+    lacks_root = "dataset=coco_json" in spec.base_overrides and "dataset.root" not in varies
+    return [f"dataset.root={folder}"] if lacks_root else []
 
 
 def ends(spec: SweepSpec) -> SweepSpec:
@@ -67,40 +64,29 @@ def test_every_sweep_expands(path: Path, tmp_path: Path):
     assert len({point.run_dir for point in points}) == len(points) > 1
 
 
-def test_the_last_axis_varies_fastest(tmp_path: Path):
-    path = write(tmp_path, "axes: {shots: [1shot, 2shot], seed: [1, 0]}")
-    assert labels(path) == ["shots=1shot seed=1", "shots=1shot seed=0", "shots=2shot seed=1", "shots=2shot seed=0"]
-
-
-def test_points_are_crossed_with_the_axes(tmp_path: Path):
-    path = write(
-        tmp_path,
-        """
-        points:
-          - {matcher: ntt, shots.sampler: native}
-          - {matcher: ntt_reference, shots.sampler: reference}
-        axes: {seed: [0, 1]}
-        """,
-    )
-    assert labels(path) == [
-        "matcher=ntt shots.sampler=native seed=0",
-        "matcher=ntt shots.sampler=native seed=1",
-        "matcher=ntt_reference shots.sampler=reference seed=0",
-        "matcher=ntt_reference shots.sampler=reference seed=1",
-    ]
-
-
-def test_exclusions_take_out_what_agrees_with_all_of_them(tmp_path: Path):
-    path = write(
-        tmp_path,
-        """
-        axes: {shots: [1shot, 2shot, 3shot], seed: [0, 1]}
-        exclude:
-          - {shots: [1shot, 3shot], seed: 1}
-          - {shots: 2shot, seed: 0}
-        """,
-    )
-    assert labels(path) == ["shots=1shot seed=0", "shots=2shot seed=1", "shots=3shot seed=0"]
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(
+            "axes: {shots: [1shot, 2shot], seed: [1, 0]}",
+            ["shots=1shot seed=1", "shots=1shot seed=0", "shots=2shot seed=1", "shots=2shot seed=0"],
+            id="the last axis varies fastest",
+        ),
+        pytest.param(
+            "{points: [{matcher: ntt, shots: 1shot}, {matcher: ntt_hard}], axes: {seed: [0, 1]}}",
+            [f"{kind} seed={seed}" for kind in ("matcher=ntt shots=1shot", "matcher=ntt_hard") for seed in (0, 1)],
+            id="points are crossed with the axes",
+        ),
+        pytest.param(
+            "axes: {shots: [1shot, 2shot, 3shot], seed: [0, 1]}\n"
+            "exclude: [{shots: [1shot, 3shot], seed: 1}, {shots: 2shot, seed: 0}]",
+            ["shots=1shot seed=0", "shots=2shot seed=1", "shots=3shot seed=0"],
+            id="exclusions take out what agrees with all of them",
+        ),
+    ],
+)
+def test_points_of_a_file(text: str, expected: list[str], tmp_path: Path):
+    assert labels(write(tmp_path, text)) == expected
 
 
 def test_a_point_is_what_main_would_run(tmp_path: Path):

@@ -5,15 +5,15 @@ import time
 from pathlib import Path
 
 import pytest
+from sweep_samples import make_plan, make_point, make_unit
 
 from ntt.config.compose import compose_config
 from ntt.sweeps.costs import Cost, item_cost, point_cost
-from ntt.sweeps.plan import Plan, PlannedPoint
+from ntt.sweeps.plan import Plan
 from ntt.sweeps.spec import Resources, StageResources
 from ntt.sweeps.state import SweepFolder, TaskState
 from ntt.sweeps.status import sweep_status
 from ntt.sweeps.text import plan_text, status_text
-from ntt.sweeps.units import WorkUnit
 
 NOW = time.time()
 
@@ -24,32 +24,13 @@ def _stopped_clock(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(time, "time", lambda: NOW)
 
 
-def point(folder: SweepFolder, name: str, *, seconds: float | None = None) -> PlannedPoint:
-    return PlannedPoint(
-        id=name,
-        settings={"seed": name},
-        overrides=(),
-        run_dir=folder.root.parent / name,
-        units=("candidates-1",),
-        finished=False,
-        seconds=seconds,
-        seconds_source="a guess",
-    )
-
-
 def plan_of(folder: SweepFolder, *, item_s: float | None = None, point_s: float | None = None) -> Plan:
-    unit = WorkUnit(
-        "candidates-1", "candidates", "set", "a", num_items=10, num_cached=2, item_s=item_s, item_s_source="x"
-    )
-    return Plan(
-        name="study",
-        source=Path("study.yaml"),
+    return make_plan(
+        "study",
+        [make_point(name, folder.root.parent / name, "candidates-1", seconds=point_s) for name in "abc"],
+        [make_unit("candidates-1", num_cached=2, item_s=item_s)],
         created_s=NOW - 1000,
         resources=Resources(candidates=StageResources(shards=4), points=StageResources(points_per_job=2)),
-        max_parallel=None,
-        cluster=None,
-        points=tuple(point(folder, name, seconds=point_s) for name in "abc"),
-        units=(unit,),
     )
 
 
