@@ -135,7 +135,7 @@ def test_runs_with_every_reference_have_no_place_among_numbers_of_shots(tmp_path
 
 
 def test_of_many_classes_the_best_and_the_worst_are_drawn(tmp_path: Path):
-    metrics = box_metrics(10, classes=[f"class {n}" for n in range(70)])
+    metrics = box_metrics(10, classes=[f"class {n}" for n in range(70)], segm=5)
     metrics.per_class["bbox"]["class 60"]["AP"] = 90.0
     figure = plots_of(tmp_path, {"seed=0": metrics})["classes_demo"].figure
     rows = [text.get_text() for text in figure.axes[0].get_yticklabels()]

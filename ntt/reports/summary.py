@@ -36,13 +36,13 @@ def runs_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     """
     labelled = _method_parts(records)
     rows = [_row(record, parts) for record, parts in zip(records, labelled, strict=True)]
+    base = pd.DataFrame(rows, columns=_BASE, dtype=object)
+    base = base.astype({"shots": "Int64", "seed": "Int64", "images": "Int64"})
+    finished = base[base.state == "finished"].sort_values(["finished_utc", "path"])
+    base["counted"] = base.index.isin(finished.drop_duplicates(["setting", "seed"], keep="last").index)
     metrics = pd.DataFrame([flat_metrics(record.metrics) if record.metrics else {} for record in records], dtype=float)
     seconds = pd.DataFrame([record.stage_seconds for record in records], dtype=float).add_prefix("seconds/")
-    runs = pd.concat([pd.DataFrame(rows, columns=_BASE, dtype=object), metrics, seconds], axis=1)
-    runs = runs.astype({"shots": "Int64", "seed": "Int64", "images": "Int64"})
-    finished = runs[runs.state == "finished"].sort_values(["finished_utc", "path"])
-    runs["counted"] = runs.index.isin(finished.drop_duplicates(["setting", "seed"], keep="last").index)
-    return runs
+    return pd.concat([base, metrics, seconds], axis=1)
 
 
 def _row(record: RunRecord, parts: tuple[str, ...]) -> dict[str, Any]:
