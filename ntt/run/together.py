@@ -25,7 +25,8 @@ def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> in
     fails with its own message.
 
     Args:
-        configs: runs with the same data set and candidates, in the order they will be run in.
+        configs: runs with the same data set and candidates as the first one, in the order they will be run in; others
+            are left to themselves.
         workspace: that the runs will use. What earlier calls have left there is dropped.
 
     Returns:
@@ -39,15 +40,17 @@ def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> in
         try:
             if considered and (considered + 1) * len(run.targets) > MAX_IMAGES:
                 break
-            if not run.is_done(MATCHING):
+            draws_while_matching = config.visualisation.enabled and config.visualisation.during_matching
+            if not run.is_done(MATCHING) and not draws_while_matching:
                 run.result(CANDIDATES)
                 run.result(PROTOTYPES)
                 runs.append(run)
         except NttError as error:
             _LOG.debug("Left to the run itself: %s", error)
         considered += 1
-    if len(runs) > 1:
-        _match(runs, workspace)
+    sharing = [run for run in runs if run.key(CANDIDATES) == runs[0].key(CANDIDATES)]
+    if len(sharing) > 1:
+        _match(sharing, workspace)
     return considered
 
 

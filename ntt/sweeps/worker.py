@@ -24,6 +24,7 @@ from ntt.run import runner
 from ntt.run.pipeline import Pipeline
 from ntt.run.rundir import RunDirectory
 from ntt.run.shared import process_workspace
+from ntt.run.together import match_ahead
 from ntt.sweeps.job import Job, Shard
 from ntt.sweeps.plan import Plan, PlannedPoint, compose_points, read_plan
 from ntt.sweeps.state import Count, SweepFolder, TaskState
@@ -128,17 +129,33 @@ class _Worker:
         return failed
 
     def _run_sharing(self, points: Sequence[PlannedPoint], group: ProcessGroup) -> list[str]:
-        """Run points with the same candidates, which the process's workspace keeps; return the ids of failed ones."""
-        return [point.id for point in points if not self._run_point(point, group)]
+        """Match points with the same candidates together, then run each; return the ids of failed ones."""
+        failed: list[str] = []
+        waiting, configs = list(points), dict[str, ExperimentConfig]()
+        while waiting:
+            count = self._match_ahead(waiting, configs) if len(waiting) > 1 else 1
+            for point in waiting[:count]:
+                failed += [] if self._run_point(point, group, configs.get(point.id)) else [point.id]
+            del waiting[:count]
+        return failed
 
-    def _run_point(self, point: PlannedPoint, group: ProcessGroup) -> bool:
+    def _match_ahead(self, points: Sequence[PlannedPoint], configs: dict[str, ExperimentConfig]) -> int:
+        """Match as many points as fit into memory, the first ones; compose them all. Return how many."""
+        try:
+            configs.update({point.id: point_config(self.plan, point) for point in points if point.id not in configs})
+            return match_ahead([configs[point.id] for point in points], process_workspace())
+        except Exception:  # a point that cannot be composed or matched fails with its own message when it is run
+            _LOG.debug("The points are not matched together.", exc_info=True)
+            return len(points)
+
+    def _run_point(self, point: PlannedPoint, group: ProcessGroup, config: ExperimentConfig | None) -> bool:
         """Run one point unless it is done; return whether it is done now."""
         try:
             if broadcast_from_main(group.is_main and is_done(self.folder, point), group):
                 _LOG.info("The point (%s) is done.", point.label)
                 return True
             with self.folder.working_on(point.id, job=self.job_id) if group.is_main else nullcontext():
-                runner.run(point_config(self.plan, point), workspace=process_workspace())
+                runner.run(config or point_config(self.plan, point), workspace=process_workspace())
         except Exception:
             _LOG.exception("The point (%s) failed; the others go on.", point.label)
             return False
