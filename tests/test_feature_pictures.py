@@ -10,7 +10,6 @@ from tiny_data import make_tiny
 
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
-from ntt.errors import ConfigError
 from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0
 from ntt.run import runner
 from ntt.stages.feature_pictures import class_similarity
@@ -91,8 +90,3 @@ def test_the_backbone_is_not_used_unless_asked(
     drawn(root, tmp_path / "second", store)
     with pytest.raises(AssertionError, match="encoded"):
         drawn(root, tmp_path / "second", store, "visualisation.features=true")
-
-
-def test_settings_are_checked():
-    with pytest.raises(ConfigError, match=r"visualisation\.max_feature_images=-1 is not possible"):
-        compose_config(["visualisation.max_feature_images=-1"])

@@ -23,7 +23,6 @@ from tiny_data import make_tiny
 
 from ntt.config.compose import compose_config, compose_many
 from ntt.config.identity import run_directory
-from ntt.errors import ConfigError
 from ntt.run import runner
 from ntt.trackers import wandb as ours
 from ntt.trackers.base import RunIdentity, Tracker, choose_pictures, class_rows
@@ -364,12 +363,6 @@ def test_online_only_with_a_key(
     (tmp_path / "netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert WandbTrackerConfig(name="wandb", mode=mode)._is_online() is online
-
-
-@pytest.mark.parametrize("setting", ["mode=on", "max_pictures=-1", "finish_timeout_s=0"])
-def test_impossible_settings(setting: str):
-    with pytest.raises(ConfigError, match=f"tracker.{setting} is not possible"):
-        compose_config(["tracker=wandb", f"tracker.{setting}"])
 
 
 def test_class_rows_and_choice_of_pictures(tmp_path: Path):
