@@ -15,10 +15,11 @@ from tiny_data import make_tiny
 
 from ntt import __version__
 from ntt.base.files import write_json
-from ntt.base.project import OUTPUT_ROOT, STORE_ROOT, WEIGHTS_ROOT
 from ntt.cli.main import main, ntt
 from ntt.cli.options import FORMAT
-from ntt.config.schema import RuntimeConfig
+from ntt.config.command_line import run_hydra
+from ntt.config.schema import ExperimentConfig
+from ntt.datasets.coco_json import CocoJsonConfig
 from ntt.errors import NttError
 from ntt.reports.tables import SUFFIXES
 from ntt.run.table import metrics_table
@@ -153,10 +154,11 @@ def test_every_option_says_what_it_does():
     assert [option.opts for option in parameters(ntt) if not option.help] == []
 
 
-def test_defaults_are_those_of_the_configuration():
-    assert (RuntimeConfig.output_root, RuntimeConfig.store_root) == (OUTPUT_ROOT, STORE_ROOT)
-    assert RuntimeConfig.weights_root == WEIGHTS_ROOT
+def test_choices_and_defaults_are_those_of_the_library():
     assert tuple(FORMAT.choices) == tuple(SUFFIXES)
+    help_text = " ".join(HELP_TEXTS.read_text().split())
+    for name in ("references", "targets", "reference_images", "target_images"):
+        assert f"Default: {getattr(CocoJsonConfig(), name)}." in help_text
 
 
 def run_python(*words: str) -> subprocess.CompletedProcess[str]:
@@ -229,14 +231,22 @@ def test_a_reader_that_goes_away_is_no_error():
     assert process.returncode == 1
 
 
-def test_ntt_run_takes_what_main_py_takes():
-    done = run_python("-m", "ntt", "run", "--cfg", "job", "seed=3", "--package", "seed")
-    assert done.stdout.split()[-1] == "3", done.stderr
-
-
-def test_mistakes_of_ntt_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_ntt_run_takes_what_main_py_takes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr("sys.argv", ["ntt"])
+    assert main(["run", "--cfg", "job", "shots=3shot"]) == 0
+    assert "count: 3" in capsys.readouterr().out
     with pytest.raises(SystemExit) as caught:
         main(["run", "sede=1"])
     assert caught.value.code == 2
     assert "there is no setting 'sede'. Did you mean seed?" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_run_with_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def interrupt(config: ExperimentConfig) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["ntt", "seed=3"])
+    with pytest.raises(SystemExit) as caught:
+        run_hydra(interrupt)
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "\nInterrupted. The same command again goes on where this one stopped.\n"

@@ -183,14 +183,6 @@ def test_axes_of_a_multirun_are_tried_one_at_a_time(monkeypatch: pytest.MonkeyPa
     assert [seed for seed, _, _ in tried] == [0, 1, 2, 3]
 
 
-def test_cfg_job_prints_the_configuration():
-    done = subprocess.run(
-        [sys.executable, "main.py", "--cfg", "job", "shots=3shot"], cwd=PROJECT_DIR, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "count: 3" in done.stdout
-
-
 def test_a_frozen_schema_can_be_overridden_and_stays_frozen_afterwards():
     settings = composed("visualisation.max_images=null", "memory.context_ratio=0.3")
     assert (settings.visualisation.max_images, settings.memory.context_ratio) == (None, 0.3)

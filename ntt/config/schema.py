@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from ntt.base.project import OUTPUT_ROOT, STORE_ROOT, WEIGHTS_ROOT
 from ntt.base.settings import setting
 from ntt.datasets.base import DATA_VARIABLE, DatasetConfig
 from ntt.evaluation.options import PAINTINGS, PROTOCOLS
@@ -147,10 +148,10 @@ class RuntimeConfig:
     """CPU threads per process. Rounding may depend on it, so it is a setting and not a property of the machine. More
     than one pays only on cores nothing else uses: threads that wait for each other are slow."""
 
-    output_root: str = setting("outputs", decides=False)
+    output_root: str = setting(OUTPUT_ROOT, decides=False)
     """Folder of run directories."""
 
-    store_root: str = setting("outputs/store", decides=False)
+    store_root: str = setting(STORE_ROOT, decides=False)
     """Folder of stored candidates and reference features, shared by all runs."""
 
     cache_root: str = setting("outputs/cache", decides=False)
@@ -160,7 +161,7 @@ class RuntimeConfig:
     """Folder of the published data sets, each in a folder of its own. Default: the environment variable NTT_DATA,
     else `data`."""
 
-    weights_root: str = setting("checkpoints", decides=False)
+    weights_root: str = setting(WEIGHTS_ROOT, decides=False)
     """Folder of downloaded model weights."""
 
     dist_timeout_s: int = setting(1800, ge=1, decides=False)

@@ -21,11 +21,12 @@ import torch
 
 from ntt.base.digests import sha256_of
 from ntt.base.download import Progress, display_url, download, mirrored_urls
+from ntt.base.project import WEIGHTS_ROOT
 from ntt.errors import ConfigError, DownloadError, WeightsError
 
 MIRROR_VARIABLE = "NTT_WEIGHTS_MIRROR"
 OFFLINE_VARIABLE = "NTT_OFFLINE"
-DEFAULT_ROOT = Path("checkpoints")
+DEFAULT_ROOT = Path(WEIGHTS_ROOT)
 _WRAPPERS = ("model", "state_dict")
 
 
