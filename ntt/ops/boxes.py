@@ -147,10 +147,13 @@ def unsuppressed(count: int, better_P: IntArray, worse_P: IntArray) -> npt.NDArr
         bool [N], whether a member is left.
     """
     alive = np.ones(count, dtype=np.bool_)
-    # Whoever is decided by members that are decided already never changes again, so this ends, and only one way.
-    while True:
-        left_over = np.ones(count, dtype=np.bool_)
-        left_over[worse_P[alive[better_P]]] = False
-        if np.array_equal(left_over, alive):
-            return alive
-        alive = left_over
+    # In each round, whoever is not the worse of any pair is left for good, and its pairs suppress. The best of a pair
+    # that remains is always decided, so this ends.
+    while len(better_P):
+        is_worse = np.zeros(count, dtype=np.bool_)
+        is_worse[worse_P] = True
+        is_decided_P = ~is_worse[better_P]
+        alive[worse_P[is_decided_P]] = False
+        is_open_P = alive[worse_P] & alive[better_P]
+        better_P, worse_P = better_P[is_open_P], worse_P[is_open_P]
+    return alive

@@ -1,5 +1,6 @@
 """What a run does with all its image files before it starts, dealt out over its processes."""
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,9 +16,11 @@ _READING_THREADS = 8
 def image_digests(records: Sequence[ImageRecord], group: dist.ProcessGroup) -> list[str | None]:
     """Return the SHA-256 of each image file, in every process; None for one that cannot be read."""
     positions = range(len(records))[group.rank :: group.size]
+    # A share of the images per thread: most digests are cached, and handing over each one would cost more.
+    shares = [positions[index::_READING_THREADS] for index in range(_READING_THREADS)]
     with ThreadPoolExecutor(_READING_THREADS) as pool:
-        digests = list(pool.map(lambda position: _digest(records[position]), positions))
-    return dist.gather(list(zip(positions, digests, strict=True)), len(records), group)
+        parts = pool.map(lambda share: [(position, _digest(records[position])) for position in share], shares)
+        return dist.gather(list(itertools.chain.from_iterable(parts)), len(records), group)
 
 
 def check_readable(
