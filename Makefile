@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test check slow lock clean
 
-demo: $(READY)  ## run the main job on the generated demo data set
+demo: $(READY)  ## run the main job on the demo data set
 	$(BIN)/python main.py
 
 test: $(READY) check  ## style, types, then all quick tests with coverage, one process a core

@@ -1,7 +1,7 @@
 """Miniatures of the published data sets in their official layouts: a few small drawn images, real names and numbers.
 
-An image is a grid of coloured shapes; a class is told by its colour and shape. Every class has references that all
-samplers accept: at least 32 px wide and high, at least 10 px from the border.
+An image is a grid of squares; a class is told by its colour. Every class has references that all samplers accept: at
+least 32 px wide and high, at least 10 px from the border.
 """
 
 import colorsys
@@ -40,22 +40,14 @@ def draw(path: Path, labels: Sequence[int], *, num_classes: int, seed: int) -> l
     """Write an image with one object per grid cell, at most `PER_IMAGE`; returns them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(100, 125, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     things = []
     for place, label in enumerate(labels):
         x = place % (WIDTH // _CELL) * _CELL + _OFFSET
         y = place // (WIDTH // _CELL) * _CELL + _OFFSET
-        centre = ((columns - x - 19.5) ** 2 + (rows - y - 19.5) ** 2) ** 0.5
-        if label % 2:
-            inside = centre <= _SIZE / 2
-            angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-            outline = np.stack([x + 20 + 20 * np.cos(angles), y + 20 + 20 * np.sin(angles)], axis=1).round(2)
-        else:
-            inside = (columns >= x) & (columns < x + _SIZE) & (rows >= y) & (rows < y + _SIZE)
-            outline = np.array([[x, y], [x + _SIZE, y], [x + _SIZE, y + _SIZE], [x, y + _SIZE]])
+        right, bottom = x + _SIZE, y + _SIZE
         colour = colorsys.hsv_to_rgb(label / num_classes, 0.9, 0.5 + 0.5 * (label % 3) / 2)
-        pixels[inside] = [round(255 * part) for part in colour]
-        things.append(Thing(label, [x, y, _SIZE, _SIZE], outline.ravel().tolist()))
+        pixels[y:bottom, x:right] = [round(255 * part) for part in colour]
+        things.append(Thing(label, [x, y, _SIZE, _SIZE], [x, y, right, y, right, bottom, x, bottom]))
     Image.fromarray(pixels).save(path, quality=95)
     return things
 

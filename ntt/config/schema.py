@@ -155,7 +155,7 @@ class RuntimeConfig:
     """Folder of stored candidates and reference features, shared by all runs."""
 
     cache_root: str = setting("outputs/cache", decides=False)
-    """Folder of generated data sets."""
+    """Folder of annotation files made for plain folders of images."""
 
     data_root: str = setting(default_factory=lambda: os.environ.get(DATA_VARIABLE) or "data", decides=False)
     """Folder of the published data sets, each in a folder of its own. Default: the environment variable NTT_DATA,
