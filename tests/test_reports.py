@@ -20,6 +20,7 @@ from ntt.reports.records import ALL_SHOTS, read_run
 from ntt.reports.significance import compare, paired_test
 from ntt.reports.summary import name_series, runs_frame, settings_with
 from ntt.reports.tables import Table, escape_latex, render
+from ntt.run.artefacts import write_metrics
 from ntt.sweeps.records import read_runs
 
 METHOD = "efficientnet_lite0 + regions + ntt"
@@ -93,6 +94,17 @@ def test_runs_without_metrics_are_kept_and_damaged_ones_explained(tmp_path: Path
     assert mean_of(read_runs([tmp_path]), "bbox/AP") == (10.0, None, 1)
 
 
+CONFIG = "seed: 0\nsplit: {name: all, classes: null}\nshots: {name: 5shot, count: 5, since: 2026-01-01}\n"
+CONFIG += "".join(f"{group}: {{name: x}}\n" for group in ("dataset", "backbone", "segmenter", "matcher"))
+
+
+def test_a_run_without_its_identity_is_read_by_its_configuration(tmp_path: Path):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    write_metrics(tmp_path / "metrics.json", box_metrics(10))
+    (run,) = read_runs([tmp_path]).itertuples()
+    assert (run.state, run.settings["shots.since"]) == ("finished", "2026-01-01")
+
+
 @pytest.mark.parametrize(
     ("config", "metrics", "problem"),
     [
@@ -100,6 +112,8 @@ def test_runs_without_metrics_are_kept_and_damaged_ones_explained(tmp_path: Path
         ("a: 1", "{}", "is not the configuration of a run"),
         ("seed: 0\nshots: {name: 1shot}", "{}", "dataset, backbone, segmenter, matcher, split is unusable"),
         ("- seed", "{}", "is not the configuration of a run"),
+        (CONFIG.replace("classes: null", "classes: 5"), "{}", "split is unusable"),
+        (CONFIG.replace("count: 5", "count: many"), "{}", "shots is unusable"),
     ],
 )
 def test_a_configuration_nobody_can_use(tmp_path: Path, config: str, metrics: str, problem: str):

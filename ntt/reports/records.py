@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, TypeAlias
 
 import yaml
@@ -146,7 +147,8 @@ def read_run(path: Path) -> RunRecord:
 def _read_identity(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     if not path.is_file():  # a folder that was not copied whole: all settings that may decide a result
         settings = flatten_settings({name: config[name] for name in (*_SECTIONS, *_DECIDING) if name in config})
-        return {"settings": {key: str(value) if isinstance(value, list) else value for key, value in settings.items()}}
+        plain = (str, int, float, NoneType)
+        return {"settings": {key: value if isinstance(value, plain) else str(value) for key, value in settings.items()}}
     identity = read_json(path)
     if not isinstance(identity, dict) or not isinstance(identity.get("settings"), dict):
         raise DataError(f"{path} does not hold the settings of a run.")
@@ -163,6 +165,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     unusable = [name for name in _SECTIONS if not isinstance(config.get(name), dict) or "name" not in config[name]]
     if not unusable and not isinstance(config["shots"].get("count", ""), int | None):
         unusable.append("shots")
+    if not unusable and not isinstance(config["split"].get("classes"), list | None):
+        unusable.append("split")
     if not isinstance(config["seed"], int):
         unusable.append("seed")
     if unusable:
