@@ -173,7 +173,7 @@ class ReferenceMasks:
 
     maker: BoxMasks | None
 
-    def facts(self, instances: Sequence[Instance]) -> Mapping[str, Any]:
+    def fingerprint(self, instances: Sequence[Instance]) -> Mapping[str, Any]:
         """Return what decides the masks of instances beside the annotations; nothing where those have all masks."""
         if self.maker is None or all(instance.segmentation is not None for instance in instances):
             return {}

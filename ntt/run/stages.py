@@ -56,7 +56,7 @@ class _Memory(Stage[MemoryBank]):
         return {
             "images": run.image_details(list(run.references.images.values())),
             "backbone": dict(run.models.backbone.fingerprint),
-            **run.models.reference_masks.facts(run.inputs.reference_data.instances),
+            **run.models.reference_masks.fingerprint(run.inputs.reference_data.instances),
         }
 
     def compute(self, run: Pipeline) -> MemoryBank:

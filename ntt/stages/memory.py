@@ -76,7 +76,7 @@ class ReferenceEncoder:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What decides the vectors beside the instance itself."""
         return {
             "version": VERSION,
@@ -88,8 +88,8 @@ class ReferenceEncoder:
     def key(self, instance: Instance, record: ImageRecord) -> str:
         """Return the digest of everything that decides this instance's vectors."""
         shape = {"bbox": instance.bbox_xywh, "segmentation": instance.segmentation}
-        facts = {**self.facts, **self.masks.facts([instance])}
-        return content_key({"image": image_digest(record.path), **shape, **facts})
+        models = {**self.fingerprint, **self.masks.fingerprint([instance])}
+        return content_key({"image": image_digest(record.path), **shape, **models})
 
     def is_stored(self, instance: Instance, record: ImageRecord) -> bool:
         """Return whether the store has an entry for the instance."""

@@ -178,7 +178,8 @@ def _references_key(pipeline: Pipeline) -> str:
     if not _has_device(config.runtime):
         return content_key({**details, **model_settings(config)})
     models = pipeline.models
-    return content_key({**details, **models.encoder.facts, **models.reference_masks.facts(references.instances)})
+    masks = models.reference_masks.fingerprint(references.instances)
+    return content_key({**details, **models.encoder.fingerprint, **masks})
 
 
 def _work_unit(unit: str, pipelines: Sequence[Pipeline]) -> WorkUnit:
