@@ -92,10 +92,10 @@ def build_models(
     trial = placement or Placement("cpu", "float32", compile=False, weights_root=weights_root)
     backbone = attempt(lambda: workspace.backbone(config.backbone, trial))
     segmenter = attempt(lambda: workspace.segmenter(config.segmenter, trial))
-    if placement is None or backbone is None or segmenter is None:
+    if problems:
         raise_all([str(error) for error in problems], type(problems[0]), summary="The models cannot be used here")
-        raise AssertionError("unreachable")
-    if store is None:
-        root = Path(config.runtime.store_root).expanduser().absolute()
-        store = Store(root)
+    assert placement is not None
+    assert backbone is not None
+    assert segmenter is not None
+    store = Store(Path(config.runtime.store_root).expanduser().absolute()) if store is None else store
     return Models(config, placement, backbone, segmenter, store)
