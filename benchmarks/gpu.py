@@ -5,8 +5,8 @@
 SAM2 large and DINOv2 ViT-L/14 at a 32 x 32 grid of points, as published. In every precision these are measured, one
 after the other, in one process: "ntt", ours, by part (`benchmarks.our_way`) and as the stage `candidates` runs it over
 images, from the file to the entry in the store; "package", which decodes with the `sam2` package at a batch of 256,
-pools densely and compares masks as dense matrices (`benchmarks.reference_way`); then "compiled", ours again through
-`torch.compile`, as long as `--limit-s` allows. The image encoders are the same work in all.
+pools densely and compares masks as dense matrices (`benchmarks.reference_way`); then "compiled", ours again with
+`runtime.compile=true`, as long as `--limit-s` allows. The image encoders are the same work in all.
 
 Times by part are those of the device's own clock (`torch.cuda` events), waiting for the CPU included; the first image
 is not timed. The idle share is the time in which no kernel ran, by `torch.profiler`, once the stage is under way. Peak
@@ -116,7 +116,7 @@ def main() -> None:
         print(describe(arguments, shown, device), flush=True)
         results, found = measure_all(arguments, shown, Path(folder))
     print(table(results))
-    first = f"ntt {arguments.precisions[0]}"
+    first = next(iter(results))
     for name in results:
         if name != first:
             print(agreement(record(found[first]), record(found[name]), name, first))
@@ -169,8 +169,7 @@ def measure_all(
     results: dict[str, Figures] = {}
     found: dict[str, Detections] = {}
     for way in arguments.ways:
-        # Compiling takes minutes: the precision it is meant for comes first.
-        for precision in reversed(arguments.precisions) if way == "compiled" else arguments.precisions:
+        for precision in arguments.precisions:
             name = f"{way} {precision}"
             if time.monotonic() - started > arguments.limit_s:
                 print(f"{name}: no time left", flush=True)

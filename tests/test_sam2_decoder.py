@@ -140,8 +140,7 @@ def test_float32_is_as_exact_as_the_package(tiny: Any) -> None:
     assert typical(decoded.predicted_iou_BM - exact_iou) < 4 * typical(package_iou - exact_iou) + 1e-4
 
 
-@pytest.fixture(scope="module")
-def tame() -> Any:
+def tame_model() -> Any:
     """A model whose attention has a tenth of the sharpness: it does not amplify rounding."""
     model = filled_model("sam2_hiera_tiny")
     with torch.no_grad():
@@ -149,6 +148,11 @@ def tame() -> Any:
             if name.endswith("q_proj.weight"):
                 parameter.mul_(0.1)
     return model
+
+
+@pytest.fixture(scope="module")
+def tame() -> Any:
+    return tame_model()
 
 
 @pytest.mark.parity

@@ -106,11 +106,11 @@ class CandidateSource:
     def computing_threads(self) -> int | None:
         """Threads that compute while others load and finish; 0: the main one; None: one thing after the other.
 
-        A GPU is given two images at a time, so that it has work while one of them is waited for. Compiled models are
-        called from one thread, and so is TensorFloat-32, which is a setting of the process.
+        A GPU is given two images at a time, so that it has work while one of them is waited for; with TensorFloat-32
+        one, since that is a setting of the process.
         """
         if self.device.type == "cuda":
-            return 1 if self.placement.compile or self.placement.precision == "tf32" else 2
+            return 1 if self.placement.precision == "tf32" else 2
         return None if torch.get_num_threads() == 1 else 0
 
     @property

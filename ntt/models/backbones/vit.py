@@ -12,6 +12,7 @@ from torch import nn
 from ntt.base.settings import deciding_settings
 from ntt.errors import ConfigError
 from ntt.models.backbones.base import BackboneConfig
+from ntt.models.compiling import compiled
 from ntt.models.device import autocast, effective_precision, resolve_device
 from ntt.types import Placement
 
@@ -78,8 +79,7 @@ class VisionTransformer(ABC):
         network, tokens_of = self.build()
         network.eval().requires_grad_(requires_grad=False).to(self.device)
         _LOG.info("Built %s on %s", self.name, self.device)
-        compiled: TokensOf = torch.compile(tokens_of) if self.compile else tokens_of
-        return compiled
+        return compiled(tokens_of, self.device) if self.compile else tokens_of
 
 
 def check_input_size(input_size: int, patch_size: int) -> None:

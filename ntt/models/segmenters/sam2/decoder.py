@@ -29,7 +29,7 @@ from ntt.models.segmenters.sam2.products import (
     shared_product,
     split_heads,
 )
-from ntt.models.segmenters.sam2.upscaling import FoldedTokens, hypernetwork, upscale_piece
+from ntt.models.segmenters.sam2.upscaling import FoldedTokens, hypernetwork, upscale
 
 Rows = dict[str, torch.Tensor]
 
@@ -49,24 +49,27 @@ class DecodedPrompts:
     tokens: FoldedTokens
 
 
-def _linear(x: torch.Tensor, weights: Linear) -> torch.Tensor:
+def linear(x: torch.Tensor, weights: Linear) -> torch.Tensor:
+    """Apply a linear layer."""
     return F.linear(x, weights.weight, weights.bias)
 
 
-def _norm(x: torch.Tensor, weights: Linear) -> torch.Tensor:
+def norm(x: torch.Tensor, weights: Linear) -> torch.Tensor:
+    """Apply a LayerNorm."""
     return F.layer_norm(x, x.shape[-1:], weights.weight, weights.bias, LAYER_NORM_EPS)
 
 
-def _self_attention(queries: torch.Tensor, values: torch.Tensor, block: TokenBlock) -> torch.Tensor:
-    query, key = (split_heads(_linear(queries, part)) for part in (block.self_query, block.self_key))
-    value = split_heads(_linear(values, block.self_value))
-    return _linear(join_heads(F.scaled_dot_product_attention(query, key, value)), block.self_out)
+def self_attention(queries: torch.Tensor, values: torch.Tensor, block: TokenBlock) -> torch.Tensor:
+    """Attention among the tokens of a prompt."""
+    query, key = (split_heads(linear(queries, part)) for part in (block.self_query, block.self_key))
+    value = split_heads(linear(values, block.self_value))
+    return linear(join_heads(F.scaled_dot_product_attention(query, key, value)), block.self_out)
 
 
-def _after_image(queries: torch.Tensor, gathered: torch.Tensor, block: TokenBlock) -> torch.Tensor:
+def after_image(queries: torch.Tensor, gathered: torch.Tensor, block: TokenBlock) -> torch.Tensor:
     """Add what the tokens gathered from the image, then the MLP."""
-    queries = _norm(queries + _linear(gathered, block.from_image_out), block.norm2)
-    return _norm(queries + _linear(F.relu(_linear(queries, block.mlp_in)), block.mlp_out), block.norm3)
+    queries = norm(queries + linear(gathered, block.from_image_out), block.norm2)
+    return norm(queries + linear(F.relu(linear(queries, block.mlp_in)), block.mlp_out), block.norm3)
 
 
 def _inverse_deviation(
@@ -99,12 +102,24 @@ class FastDecoder:
         self.weights = weights
         self.dtype = dtype
         self.accurate = torch.promote_types(dtype, torch.float32)
-        self.upscale_piece = upscale_piece
 
-    def compile(self) -> None:
-        """Send decoding and upscaling through `torch.compile`, for batches of one size."""
-        self.decode = torch.compile(self.decode, dynamic=False)  # type: ignore[method-assign]
-        self.upscale_piece = torch.compile(self.upscale_piece, dynamic=False)
+    def upscale(
+        self, terms: ImageTerms, tokens: FoldedTokens, index_B: torch.Tensor, hyper_BMD: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute mask logits of some prompts.
+
+        Args:
+            terms: shared terms of the image.
+            tokens: of all prompts that were decoded together.
+            index_B: the prompts whose masks are computed.
+            hyper_BMD: last-layer weights of their masks.
+
+        Returns:
+            float32 [B, M, 4Y, 4X].
+        """
+        if len(index_B) != len(tokens.rows_BKF):
+            tokens = tokens.select(index_B)
+        return upscale(self.weights.rows, terms, tokens, hyper_BMD)
 
     @property
     def num_masks(self) -> int:
@@ -139,13 +154,13 @@ class FastDecoder:
     def _first_block(self, terms: ImageTerms, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Rows]:
         """Block 0, in which all prompts see the same image: queries, image-side attention [B, R, N], folded rows."""
         block = self.weights.tokens.blocks[0]
-        queries = _norm(_self_attention(tokens, tokens, block), block.norm1)
-        query = split_heads(_linear(queries + tokens, block.from_image_query)).to(self.dtype)
+        queries = norm(self_attention(tokens, tokens, block), block.norm1)
+        query = split_heads(linear(queries + tokens, block.from_image_query)).to(self.dtype)
         attention = torch.softmax(shared_product(query, terms.key0_HdN), dim=-1)
         gathered = join_heads(shared_average(attention, terms.value0_HdN)).to(self.accurate)
-        queries = _after_image(queries, gathered, block)
-        key = split_heads(_linear(queries + tokens, block.to_image_key)).to(self.dtype)
-        value = split_heads(_linear(queries, block.to_image_value))
+        queries = after_image(queries, gathered, block)
+        key = split_heads(linear(queries + tokens, block.to_image_key)).to(self.dtype)
+        value = split_heads(linear(queries, block.to_image_value))
         scores = shared_product(key, terms.query0_HdN)
         rows = self.weights.rows.first_rows(value)
         rows["values"] = value
@@ -170,13 +185,13 @@ class FastDecoder:
         scale1 = scale1_B1N.to(self.dtype)
         count = coefficients_BKN.shape[1] // 2
         first = coefficients_BKN[:, :count]
-        queries = _norm(queries + _self_attention(queries + tokens, queries, block), block.norm1)
-        query = split_heads(_linear(queries + tokens, block.from_image_query)).to(self.dtype)
+        queries = norm(queries + self_attention(queries + tokens, queries, block), block.norm1)
+        query = split_heads(linear(queries + tokens, block.from_image_query)).to(self.dtype)
         attention = self._scores(query, terms.key1_2HdN, rows["key1"], first, (scale1, None)).softmax(dim=-1)
         gathered = self._gather(attention, terms.value1_HdN, rows["value1"], first, scale1)
-        queries = _after_image(queries, gathered, block)
-        key = split_heads(_linear(queries + tokens, block.to_image_key)).to(self.dtype)
-        value = split_heads(_linear(queries, block.to_image_value))
+        queries = after_image(queries, gathered, block)
+        key = split_heads(linear(queries + tokens, block.to_image_key)).to(self.dtype)
+        value = split_heads(linear(queries, block.to_image_value))
         scores = self._scores(key, terms.query1_2HdN, rows["query1"], first, (scale1, None))
         attention = scores.unflatten(1, (HEADS, -1)).softmax(dim=2).flatten(1, 2)
         coefficients_BKN[:, count : 2 * count] = attention
@@ -252,14 +267,20 @@ class FastDecoder:
         queries, tokens = (
             torch.cat([x[:, 1:2], x[:, 2 + first_mask : 2 + self.num_masks]], dim=1) for x in (queries, tokens)
         )
-        query = split_heads(_linear(queries + tokens, weights.final_query)).to(self.dtype)
-        scales = (folded.scale1_B1N, folded.scale2_B1N)
-        scores = self._scores(query, terms.key2_2HdN, rows["key2"], folded.coefficients_BKN, scales)
-        attention = scores.softmax(dim=-1).mul_(folded.scale2_B1N)
-        gathered = self._gather(attention, terms.value2_HdN, rows["value2"], folded.coefficients_BKN, folded.scale1_B1N)
-        queries = _norm(queries + _linear(gathered, weights.final_out), weights.final_norm)
+        query = split_heads(linear(queries + tokens, weights.final_query)).to(self.dtype)
+        gathered = self._read_image(terms, query, folded, rows)
+        queries = norm(queries + linear(gathered, weights.final_out), weights.final_norm)
         iou = queries[:, 0]
         for layer in weights.iou[:-1]:
-            iou = F.relu(_linear(iou, layer))
-        iou = _linear(iou, weights.iou[-1]).sigmoid()
+            iou = F.relu(linear(iou, layer))
+        iou = linear(iou, weights.iou[-1]).sigmoid()
         return DecodedPrompts(iou[:, first_mask:], hypernetwork(weights, queries[:, 1:], first_mask), folded)
+
+    def _read_image(
+        self, terms: ImageTerms, query_BHTd: torch.Tensor, folded: FoldedTokens, rows: Rows
+    ) -> torch.Tensor:
+        """Average [B, T, E] of the image tokens after both blocks, projected, under the attention of queries."""
+        scales = (folded.scale1_B1N, folded.scale2_B1N)
+        scores = self._scores(query_BHTd, terms.key2_2HdN, rows["key2"], folded.coefficients_BKN, scales)
+        attention = scores.softmax(dim=-1).mul_(folded.scale2_B1N)
+        return self._gather(attention, terms.value2_HdN, rows["value2"], folded.coefficients_BKN, folded.scale1_B1N)

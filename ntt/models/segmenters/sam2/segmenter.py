@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
-from torch import nn
 
 from ntt.base.settings import deciding_settings, setting
 from ntt.errors import WeightsError
 from ntt.models.batching import BatchRunner
+from ntt.models.compiling import compiled
 from ntt.models.device import autocast, effective_precision, resolve_device
 from ntt.models.segmenters.base import SegmenterConfig
 from ntt.models.segmenters.sam2.decoder import DecodedPrompts, FastDecoder
@@ -28,7 +28,6 @@ from ntt.models.segmenters.sam2.model import (
     read_state,
 )
 from ntt.models.segmenters.sam2.prompts import PromptEncoder, point_grid
-from ntt.models.segmenters.sam2.upscaling import upscale
 from ntt.models.weights import DEFAULT_ROOT, checked_digest, checkpoint, fetch_command, locate
 from ntt.types import Placement, Proposals
 
@@ -87,7 +86,7 @@ class Sam2Config(SegmenterConfig):
 class _Model:
     """The parts of a loaded model, and the scale of its colours, on its device."""
 
-    image_encoder: nn.Module
+    image_encoder: Callable[[torch.Tensor], Mapping[str, Sequence[torch.Tensor]]]
     prompt_encoder: PromptEncoder
     decoder: FastDecoder
     no_mem_C: torch.Tensor
@@ -101,7 +100,8 @@ class Sam2:
     def __init__(self, config: Sam2Config, placement: Placement) -> None:
         """Check the settings; the weights are read at the first image.
 
-        `runtime.compile` sends the image encoder, the decoder and the upscaling through `torch.compile`.
+        `runtime.compile` sends the image encoder through `torch.compile`. On CUDA it is recorded as a graph instead,
+        and the decoder uses kernels of its own.
 
         Raises:
             ConfigError: for a setting, or a combination of settings, that cannot be run.
@@ -307,11 +307,7 @@ class Sam2:
     def _upscale(
         self, terms: ImageTerms, decoded: DecodedPrompts, index_B: torch.Tensor, hyper_BMD: torch.Tensor
     ) -> torch.Tensor:
-        tokens = decoded.tokens
-        if len(index_B) != len(tokens.rows_BKF):
-            tokens = tokens.select(index_B)
-        decoder = self._model.decoder
-        return upscale(decoder.weights.rows, terms, tokens, hyper_BMD, piece=decoder.upscale_piece)
+        return self._model.decoder.upscale(terms, decoded.tokens, index_B, hyper_BMD)
 
     @cached_property
     def _grid_BPC(self) -> torch.Tensor:
@@ -325,16 +321,19 @@ class Sam2:
         encoder = load_image_encoder(state, name).to(self.device)
         prompts = PromptEncoder.from_state(decoder_part)
         dtype = _DTYPES[self.precision]
-        decoder = FastDecoder(fold(decoder_part, prompts.grid_positions()).to(self.device, dtype), dtype=dtype)
-        if self.compile:
-            encoder.compile()
-            decoder.compile()
+        weights = fold(decoder_part, prompts.grid_positions()).to(self.device, dtype)
+        if self.compile and self.device.type == "cuda":
+            from ntt.models.segmenters.sam2.fused import FusedDecoder
+
+            decoder: FastDecoder = FusedDecoder(weights, dtype=dtype, tf32=self.precision == "tf32")
+        else:
+            decoder = FastDecoder(weights, dtype=dtype)
         _LOG.info("Built %s from %s on %s", name, self._weights, self.device)
         mean_311, std_311 = (
             torch.tensor(value, device=self.device)[:, None, None] for value in (_IMAGENET_MEAN, _IMAGENET_STD)
         )
         return _Model(
-            image_encoder=encoder,
+            image_encoder=compiled(encoder, self.device) if self.compile else encoder,
             prompt_encoder=prompts.to(self.device),
             decoder=decoder,
             no_mem_C=decoder_part["no_mem_embed"].flatten().to(self.device),

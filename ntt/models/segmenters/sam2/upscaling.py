@@ -4,7 +4,6 @@ Shapes: B prompts, M masks of each, N image tokens, n of them at a time, K coeff
 of a 2x2 transposed convolution, F = S * D.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -70,7 +69,7 @@ def hypernetwork(weights: TokenWeights, mask_tokens_BMC: torch.Tensor, first_mas
     return torch.baddbmm(bias[first_mask:], x, weight[first_mask:]).transpose(0, 1)
 
 
-def upscale_piece(
+def _upscale_piece(
     weights: RowWeights,
     shared: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     tokens: FoldedTokens,
@@ -95,14 +94,7 @@ def upscale_piece(
     return torch.bmm(F.gelu(x).view(batch, -1, hyper.shape[1]), hyper)
 
 
-def upscale(
-    weights: RowWeights,
-    terms: ImageTerms,
-    tokens: FoldedTokens,
-    hyper_BMD: torch.Tensor,
-    *,
-    piece: Callable[..., torch.Tensor] = upscale_piece,
-) -> torch.Tensor:
+def upscale(weights: RowWeights, terms: ImageTerms, tokens: FoldedTokens, hyper_BMD: torch.Tensor) -> torch.Tensor:
     """Compute mask logits.
 
     Args:
@@ -110,7 +102,6 @@ def upscale(
         terms: shared terms of the image.
         tokens: image tokens of B prompts in folded form.
         hyper_BMD: last-layer weights of the M masks wanted of each prompt; their dtype is the result's.
-        piece: `upscale_piece`, compiled or not.
 
     Returns:
         Logits [B, M, 4Y, 4X] for Y x X image tokens.
@@ -121,14 +112,12 @@ def upscale(
     out = hyper.new_empty(batch, count * pixels_per_token, masks)
     step, prompts_at_a_time = (count, _PROMPTS_AT_A_TIME) if hyper.is_cuda else (_TOKENS_AT_A_TIME, 1)
     for first in range(0, batch, prompts_at_a_time):
-        # The last piece begins earlier rather than being smaller: compiled code is for one size.
-        start_prompt = max(0, min(first, batch - prompts_at_a_time))
-        prompts = slice(start_prompt, start_prompt + prompts_at_a_time)
+        prompts = slice(first, first + prompts_at_a_time)
         for start in range(0, count, step):
             part = slice(start, start + step)
             fine = slice(start * _SUB_PIXELS, (start + step) * _SUB_PIXELS)
             shared = (terms.up_NF[part], terms.skip1_NF[part], terms.skip0_NF[fine])
-            logits = piece(weights, shared, tokens.piece(prompts, part), hyper[prompts])
+            logits = _upscale_piece(weights, shared, tokens.piece(prompts, part), hyper[prompts])
             out[prompts, start * pixels_per_token : (start + step) * pixels_per_token] = logits
     rows, columns = terms.grid_yx
     pixels = out.view(batch, rows, columns, 2, 2, 2, 2, masks).permute(0, 7, 1, 3, 5, 2, 4, 6)
