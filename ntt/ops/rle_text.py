@@ -35,7 +35,7 @@ def run_lengths_problem(text_B: npt.NDArray[np.uint8], lengths_N: IntArray, num_
     starts_N = np.searchsorted(ends_R, last_of_mask_N - lengths_N, side="right")
     firsts_N = differences_R[starts_N]
     differences_R[starts_N] = 0  # the first count is not added to the third
-    totals_N = firsts_N.copy()
+    totals_N = firsts_N.astype(np.int64)
     least = int(firsts_N.min())
     for parity in (0, 1):
         counts, bounds = _summed(differences_R[parity::2], (starts_N + 1 - parity) // 2)
@@ -44,18 +44,19 @@ def run_lengths_problem(text_B: npt.NDArray[np.uint8], lengths_N: IntArray, num_
     return "its run lengths do not fit its size" if least < 0 or (totals_N != num_pixels).any() else None
 
 
-def _differences(codes_B: npt.NDArray[np.uint8], ends_R: IntArray, digits_R: IntArray) -> npt.NDArray[np.int64]:
-    """Put digits together: int64 [R]. The highest digit's highest bit is the sign."""
-    values_R: npt.NDArray[np.int64] = (codes_B[ends_R].astype(np.int64) ^ 16) - 16
+def _differences(codes_B: npt.NDArray[np.uint8], ends_R: IntArray, digits_R: IntArray) -> npt.NDArray[np.int32]:
+    """Put digits together: int32 [R]. The highest digit's highest bit is the sign."""
+    values_R: npt.NDArray[np.int32] = (codes_B[ends_R].astype(np.int32) ^ 16) - 16
     for back in range(1, int(digits_R.max())):
         longer = np.flatnonzero(digits_R > back)
         values_R[longer] = (values_R[longer] << 5) | (codes_B[ends_R[longer] - back] & 31)
     return values_R
 
 
-def _summed(differences: npt.NDArray[np.int64], starts_N: IntArray) -> tuple[npt.NDArray[np.int64], IntArray]:
+def _summed(differences: npt.NDArray[np.int32], starts_N: IntArray) -> tuple[npt.NDArray[np.int64], IntArray]:
     """Turn the differences of every second count into counts; also return where each mask's begin, and the end."""
     bounds = np.append(starts_N, len(differences))
-    sums = np.concatenate([[0], np.cumsum(differences)])
+    sums = np.zeros(len(differences) + 1, dtype=np.int64)
+    np.cumsum(differences, out=sums[1:])
     # Take away what earlier masks have added up to.
     return sums[1:] - np.repeat(sums[starts_N], np.diff(bounds)), bounds

@@ -87,9 +87,9 @@ def candidates_from_arrays(arrays: Arrays, notes: Mapping[str, str]) -> Candidat
     """
     height, width = int(notes["height"]), int(notes["width"])
     lengths, boxes, text = arrays["rle_lengths"], arrays["grid_boxes_xyxy"], arrays["rle_bytes"]
+    _check_shapes(arrays)
     # NumPy takes twenty times as long for this.
     features = torch.from_numpy(arrays["features"]).float().numpy()
-    _check_shapes(arrays)
     _check_range("grid_boxes_xyxy", boxes, 0, _MOST_GRID_PX)
     _check_range("predicted_iou", arrays["predicted_iou"], 0, 1)
     _check_range("features", features, -_MOST_FEATURE, _MOST_FEATURE)
