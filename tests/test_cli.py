@@ -218,17 +218,30 @@ def test_what_ends_a_command(
     assert capsys.readouterr().err == text
 
 
-def test_a_reader_that_goes_away_is_no_error():
-    # As `ntt sweep --help | head -1`, but certain to write after the reader has gone.
-    code = "import sys; from ntt.cli.main import main; sys.stdin.read(); sys.exit(main(['sweep', '--help']))"
+@pytest.mark.parametrize(
+    ("code", "status", "said"),
+    [
+        ("from ntt.cli.main import main; sys.exit(main(['sweep', '--help']))", 1, b""),
+        (
+            "from ntt.base.log import console_logging; from logging import getLogger\n"
+            "with console_logging(): [getLogger('ntt').info('lost') for _ in range(3)]\n"
+            "sys.stderr.write('goes on')",
+            0,
+            b"goes on",
+        ),
+    ],
+)
+def test_a_reader_that_goes_away_is_no_error(code: str, status: int, said: bytes):
+    # As `ntt sweep --help | head -1` and `ntt run | head -1`, but certain to write after the reader has gone.
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+    command = [sys.executable, "-c", f"import sys; sys.stdin.read()\n{code}"]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
         for stream in (process.stdout, process.stdin):
             assert stream is not None
             stream.close()
         assert process.stderr is not None
-        assert process.stderr.read() == b""
-    assert process.returncode == 1
+        assert process.stderr.read() == said
+    assert process.returncode == status
 
 
 def test_ntt_run_takes_what_main_py_takes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

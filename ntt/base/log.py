@@ -2,11 +2,13 @@
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from typing import TextIO
 
 from ntt.errors import StorageError
 
@@ -18,7 +20,7 @@ def console_logging(rank: int = 0) -> Iterator[None]:
     Rank 0 shows everything from INFO on; the others only errors, with their rank.
     """
     logger = logging.getLogger("ntt")
-    console: logging.Handler = logging.StreamHandler(sys.stdout)
+    console = _Console(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
     if rank:
         console.setFormatter(logging.Formatter(f"[process {rank}] %(levelname)s %(message)s"))
@@ -38,6 +40,17 @@ def console_logging(rank: int = 0) -> Iterator[None]:
         logger.removeHandler(console)
         logger.removeHandler(early)
         console.flush()
+
+
+class _Console(logging.StreamHandler[TextIO]):
+    """Standard output, for as long as it is read: a run goes on after `python main.py | head`."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Send what follows nowhere once the reader has gone; anything else is a defect and is shown."""
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        else:
+            super().handleError(record)
 
 
 @contextmanager
