@@ -8,6 +8,7 @@ there. A copy that was changed afterwards is refused.
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def check_snapshot(snapshot: Snapshot) -> None:
     Raises:
         ConfigError: if a file of it was changed, added or removed.
     """
-    digest = code_digest(snapshot.root)
+    digest = code_digest(snapshot.root, parts=(".",))  # whatever lies beside the program could be imported, too
     if digest != snapshot.digest:
         raise ConfigError(
             f"The code in {snapshot.root} is not what was submitted: its digest is {digest[:12]}, allowed is "
@@ -59,10 +60,10 @@ def check_snapshot(snapshot: Snapshot) -> None:
         )
 
 
-def code_digest(project: Path = PROJECT_DIR) -> str:
+def code_digest(project: Path = PROJECT_DIR, *, parts: Sequence[str] = _PARTS) -> str:
     """Return the digest of the program as it is now."""
     state = hashlib.sha256()
-    for name in _files(project):
+    for name in _files(project, parts):
         content = (project / name).read_bytes()
         state.update(f"{name}\0{len(content)}\0".encode())
         state.update(content)
@@ -73,16 +74,16 @@ def _copy(project: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".copy.", dir=target.parent) as temporary:
         copy = Path(temporary) / "code"
-        for name in _files(project):
+        for name in _files(project, _PARTS):
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(project / name, copy / name)
         if not target.is_dir():
             copy.rename(target)
 
 
-def _files(project: Path) -> list[str]:
+def _files(project: Path, parts: Sequence[str]) -> list[str]:
     """Return the relative names of the program's files, sorted."""
-    paths = [path for part in _PARTS for path in (project / part, *(project / part).rglob("*")) if path.is_file()]
+    paths = [path for part in parts for path in (project / part, *(project / part).rglob("*")) if path.is_file()]
     names = [path.relative_to(project) for path in paths]
     return sorted(name.as_posix() for name in names if not any(_is_left_out(part) for part in name.parts))
 
