@@ -339,6 +339,18 @@ def test_a_submission_remembers_its_profile(tmp_path: Path, fake_slurm: Path):
     assert "--cpus-per-task=3" in script
 
 
+def test_cancelled_jobs_are_ended_and_noted(tmp_path: Path, fake_slurm: Path):
+    folder, gone = SweepFolder(tmp_path / "sweep"), tmp_path / "gone"
+    assert slurm.cancel(folder) == []
+    write_jobs(folder, [record("5", ("a",), ("b",)), record("6", ("c",))])
+    folder.write_state("b", TaskState(status="done"))
+    program(fake_slurm, "squeue", f"[ -e {gone} ] || echo '5_0|RUNNING|None'; [ -e {gone} ] || echo '5_1|COMPLETING|x'")
+    program(fake_slurm, "scancel", f'[ "$*" = 5 ] && : > {gone}')
+    assert slurm.cancel(folder) == ["5_0", "5_1"]
+    assert [folder.state(task).status for task in "abc"] == ["cancelled", "done", "waiting"]
+    assert [array.cancelled_s is None for array in read_jobs(folder)] == [False, True]
+
+
 # --- the copy of the program
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import PROJECT_DIR
 from tiny_data import make_tiny
 
@@ -132,6 +133,17 @@ def test_only_what_decides_candidates_divides_them(tmp_path: Path):
     _, plan = plan_file(study.file)
     assert [(unit.kind, unit.num_items) for unit in plan.units] == [("candidates", 4), ("references", 4)]
     assert [len(points) for points in by_candidates(plan.points)] == [4]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
+def test_a_login_node_cannot_tell_what_is_stored(done: Study):
+    folder, plan = plan_file(done.file, ["runtime.device=cuda"])
+    assert [(unit.kind, unit.num_items, unit.num_cached) for unit in plan.units] == [
+        ("candidates", 4, None),
+        ("references", 4, None),
+    ]
+    (row,) = [line for line in plan_text(folder, plan).splitlines() if line.startswith("candidates, tiny")]
+    assert row.split()[5:8] == ["4", "?", "4"]
 
 
 def test_work_is_divided_among_processes(tmp_path: Path):
@@ -405,6 +417,20 @@ def test_a_killed_process_costs_its_point_only(study: Study):
     killer.join()
     assert [folder.state(point.id).status for point in (first, second)] == ["failed", "done"]
     assert folder.state(first.id).pid != folder.state(second.id).pid
+
+
+def test_an_interruption_leaves_tasks_waiting(study: Study):
+    folder, plan = study.plan("shots=1shot")
+
+    def interrupt(text: str) -> None:
+        if "1 running" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_local(folder, plan, processes=1, on_change=interrupt)
+    states = [folder.state(point.id) for point in plan.points]
+    assert {state.status for state in states} <= {"waiting", "done"}
+    assert not any(Path(f"/proc/{state.pid}").exists() for state in states if state.pid)
 
 
 def run_in_process(study: Study) -> "subprocess.Popen[bytes]":
