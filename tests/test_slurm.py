@@ -488,7 +488,7 @@ def planned(tmp_path: Path) -> SweepFolder:
 
 def test_points_whose_shared_work_is_missing_fail_at_once(planned: SweepFolder, monkeypatch: pytest.MonkeyPatch):
     tried = []
-    monkeypatch.setattr(worker._Worker, "_run_point", lambda _, point, group: tried.append(point.id) or True)
+    monkeypatch.setattr(worker._Worker, "_run_point", lambda _, point, *rest: tried.append(point.id) or True)
     planned.write_state("candidates-a.0of2", TaskState(status="done"))
     planned.write_state("candidates-a.1of2", TaskState(status="failed", error="DataError: no such image."))
     planned.write_state("candidates-b.0of1", TaskState(status="done"))
