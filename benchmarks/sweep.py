@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.sweep FOLDER [--seeds 10] [--shots 1 2 3 5 10 30] [--images N] [--work DIR]
 
 FOLDER is a COCO-format data set. Cold points (5 shots, a fresh store each) come first, then all points of the sweep,
-one after the other in this process with one workspace, into one store that is empty at the beginning; then one more
+matched together in this process, into one store that is empty at the beginning; then one more
 point, twice with a workspace of its own and once as a process of its own, into the filled store. Pictures are off.
 Processor seconds are given beside wall-clock seconds: on a busy machine only the former can be compared.
 """
@@ -18,13 +18,16 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 
-from ntt.config.compose import compose_config
+from ntt.config.compose import compose_config, compose_many
+from ntt.config.identity import run_directory
 from ntt.config.schema import ExperimentConfig
 from ntt.run import runner
 from ntt.run.shared import Workspace
+from ntt.run.together import match_ahead
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -96,16 +99,23 @@ class Bench:
         return measure(f"cold {number + 1}", lambda: runner.run(config, workspace=Workspace()))
 
     def sweep(self, shots: Sequence[int], seeds: int) -> list[Cost]:
-        """Run all points in this process, composing included."""
-        workspace = Workspace()
+        """Run all points in this process, as a worker of a sweep does, composing included.
 
-        def point(count: int, seed: int) -> Cost:
-            def work() -> None:
-                runner.run(self.config("sweep", shots=count, seed=seed), workspace=workspace)
-
-            return measure(f"{count} shots, seed {seed}", work)
-
-        return [point(count, seed) for seed in range(seeds) for count in shots]
+        What the points have in common is part of the first one's cost, or of the first one's of each pass.
+        """
+        workspace, costs = Workspace(), list[Cost]()
+        lines = [self.overrides("sweep", shots=count, seed=seed) for seed in range(seeds) for count in shots]
+        waiting: list[ExperimentConfig] = []
+        ahead = [0]
+        common = measure("composing", lambda: waiting.extend(compose_many(lines)))
+        while waiting:
+            common += measure("matching ahead", lambda: ahead.append(match_ahead(waiting, workspace)))
+            for config in waiting[: ahead[-1]]:
+                cost = measure(run_directory(config).parent.name, partial(runner.run, config, workspace=workspace))
+                costs.append(cost + common)
+                common = Cost(0.0, 0.0)
+            del waiting[: ahead[-1]]
+        return costs
 
     def warm(self, seed: int) -> Cost:
         """Run one more point into the sweep's store, with nothing prepared."""
