@@ -36,6 +36,7 @@ def test_the_worked_example_is_an_option_like_any_other(tmp_path: Path):
         (tmp_path / name).write_text(text)
     root = make_tiny(tmp_path / "tiny")
     words = ["matcher=every_instance", "matcher.merging=soft", "shots=1shot", "visualisation.enabled=false"]
+    words += ["backbone.input_size=224", "segmenter.canvas_side=192", "segmenter.mask_side=96", "segmenter.leaves=200"]
     done = subprocess.run(
         [sys.executable, "main.py", "dataset=coco_json", f"dataset.root={root}", *words],
         cwd=tmp_path,

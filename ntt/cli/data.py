@@ -31,7 +31,7 @@ def demo(folder: Path) -> None:
 
 
 @data.command()
-@click.argument("place", metavar="NAME|FOLDER")
+@click.argument("dataset", metavar="NAME|FOLDER")
 @click.option(
     "--root", type=PATH, metavar="FOLDER", help="Of the data set NAME. Default: its folder below $NTT_DATA, or data/."
 )
@@ -40,7 +40,7 @@ def demo(folder: Path) -> None:
 @click.option("--reference-images", metavar="FOLDER", help="Of a FOLDER. Default: images.")
 @click.option("--target-images", metavar="FOLDER", help="Of a FOLDER. Default: images.")
 @click.option("--decode", is_flag=True, help="Decode every image completely.")
-def check(place: str, root: Path | None, decode: bool, **files: str | None) -> int:
+def check(dataset: str, root: Path | None, decode: bool, **files: str | None) -> int:
     """Look for what would stop a run or make its result wrong.
 
     NAME is an option of the group `dataset`, such as coco or cdfsod_dior; FOLDER holds a set in COCO format or a plain
@@ -48,7 +48,7 @@ def check(place: str, root: Path | None, decode: bool, **files: str | None) -> i
     """
     from ntt.cli.data_check import check_data
 
-    return check_data(place, root, {key: file for key, file in files.items() if file is not None}, decode=decode)
+    return check_data(dataset, root, {key: file for key, file in files.items() if file is not None}, decode=decode)
 
 
 @data.command()

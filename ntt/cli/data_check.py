@@ -24,30 +24,30 @@ from ntt.errors import ConfigError
 from ntt.run.inputs import check_agreement
 
 
-def check_data(place: str, root: Path | None, files: Mapping[str, Any], *, decode: bool) -> int:
+def check_data(name: str, root: Path | None, files: Mapping[str, Any], *, decode: bool) -> int:
     """Check a data set, named by its option or its folder; return 1 if something is missing or different.
 
     Args:
-        place: an option of the group `dataset`, or a folder.
+        name: an option of the group `dataset`, or a folder.
         root: folder of the data set named by an option; None: as the configuration says.
         files: settings of `dataset=coco_json`, such as "references" -> path, for a folder.
         decode: decode every image completely.
     """
     options = group_options("dataset")
-    if place in options and files:
+    if name in options and files:
         given = ", ".join(f"--{key.replace('_', '-')}" for key in files)
         raise ConfigError(
-            f"{given} cannot be given with the data set {place}, which has its own. Name a folder instead: ntt data "
+            f"{given} cannot be given with the data set {name}, which has its own. Name a folder instead: ntt data "
             "check FOLDER."
         )
-    if place not in options and root is not None:
+    if name not in options and root is not None:
         raise ConfigError(
-            f"--root {root} goes with the name of a data set, and {place} is a folder or unknown. Known are "
+            f"--root {root} goes with the name of a data set, and {name} is a folder or unknown. Known are "
             f"{', '.join(options)}."
         )
-    if place in known_datasets():
-        return _check_known(known_datasets()[place], root, decode=decode)
-    dataset = _option(place, root) if place in options else _folder(place, files)
+    if name in known_datasets():
+        return _check_known(known_datasets()[name], root, decode=decode)
+    dataset = _option(name, root) if name in options else _folder(name, files)
     # What a check has to write (lists of a plain folder) goes where a run would write it.
     cache_root = Path(compose_config([]).runtime.cache_root).expanduser().absolute()
     return _check_any(dataset.locate(cache_root), decode=decode)
@@ -100,11 +100,12 @@ def places_by_shots(
     return places
 
 
-def describe_layout(places: Mapping[int | None, DatasetFiles]) -> list[str]:
-    """Return every file and folder of a data set, each once."""
+def describe_layout(places: Mapping[int | None, DatasetFiles]) -> str:
+    """Return every file and folder of a data set, each once, one per line."""
     files = [path for place in places.values() for path in (place.references_file, place.targets_file)]
     folders = [path for place in places.values() for path in (place.reference_images, place.target_images)]
-    return [*dict.fromkeys(map(str, files)), *dict.fromkeys(f"{folder}/" for folder in folders)]
+    lines = [*dict.fromkeys(map(str, files)), *dict.fromkeys(f"{folder}/" for folder in folders)]
+    return "\n  ".join(["The layout:", *lines])
 
 
 def how_to_get(details: DatasetDetails) -> str:
@@ -118,18 +119,12 @@ def how_to_get(details: DatasetDetails) -> str:
 def _check_known(details: DatasetDetails, root: Path | None, *, decode: bool) -> int:
     places = places_by_shots(details, root)
     report = check_published(details, places, decode=decode)
-    click.echo(f"{details.name}: {details.title}")
-    for line in report.lines:
-        click.echo(f"  {line}")
+    click.echo("\n  ".join([f"{details.name}: {details.title}", *report.lines]))
     if not report.problems:
         click.echo("All is there, nothing is different.")
         return 0
-    click.echo(f"{len(report.problems)} problem(s):")
-    for problem in report.problems:
-        click.echo(f"  - {problem}")
-    click.echo("The layout:")
-    for line in describe_layout(places):
-        click.echo(f"  {line}")
+    click.echo("\n  - ".join([f"{len(report.problems)} problem(s):", *report.problems]))
+    click.echo(describe_layout(places))
     click.echo(how_to_get(details))
     return 1
 
@@ -157,12 +152,9 @@ def _check_any(files: DatasetFiles, *, decode: bool) -> int:
     return 1 if lacking or (shared and targets.has_annotations) else 0
 
 
-def _instances_per_class(data: CocoDataset) -> Counter[int]:
-    return Counter(instance.category_id for instance in data.instances if not instance.iscrowd)
-
-
 def _class_table(references: CocoDataset, targets: CocoDataset) -> str:
-    counts = [_instances_per_class(data) for data in (references, targets)]
+    sets = (references, targets)
+    counts = [Counter(instance.category_id for instance in data.instances if not instance.iscrowd) for data in sets]
     width = max(len("class"), *(len(category.name) for category in references.categories))
     lines = [f"{'class':<{width}}  references  targets"]
     for category in references.categories:

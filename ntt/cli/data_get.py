@@ -36,9 +36,7 @@ def get_data(name: str, data_root: Path | None, *, mirror: str | None, offline: 
             mirror=mirror or None, offline=offline or is_offline(), keep_archives=keep_archives, progress=progress
         )
         sentences = fetch_dataset(details.get, data_root, source)
-    for sentence in sentences:
-        click.echo(sentence)
-    click.echo(f"Check it with `ntt data check {details.name}`.")
+    click.echo("\n".join([*sentences, f"Check it with `ntt data check {details.name}`."]))
     return 0
 
 
@@ -50,7 +48,5 @@ def _describe(details: DatasetDetails, data_root: Path) -> int:
         click.echo(f"{details.title} is there: {first.targets_file}. Check it with `ntt data check {details.name}`.")
         return 0
     click.echo(how_to_get(details))
-    click.echo("The layout:")
-    for line in describe_layout(places):
-        click.echo(f"  {line}")
+    click.echo(describe_layout(places))
     return 1
