@@ -23,8 +23,7 @@ from ntt.data.coco import read_coco
 from ntt.data.images import read_image
 from ntt.data.masks import instance_mask
 from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0, EfficientNetLite0Config
-from ntt.models.segmenters.regions.nodes import DESCRIPTORS
-from ntt.models.segmenters.regions.objectness import CLIP
+from ntt.models.segmenters.regions.objectness import CLIP, DESCRIPTORS
 from ntt.models.segmenters.regions.segmenter import Regions, RegionsConfig, all_nodes
 from ntt.ops.canvas import encoder_input, resize_to_canvas
 from ntt.types import Placement
@@ -132,7 +131,7 @@ def main() -> None:
     weights = fit(torch.cat([standard, standard.square()], dim=1), torch.from_numpy(iou).float(), args.penalty).numpy()
     count = len(DESCRIPTORS)
     for row in zip(DESCRIPTORS, mean, deviation, weights[:count], weights[count:-1], strict=True):
-        print(f'    ("{row[0]}", ' + ", ".join(f"{number:.4f}" for number in row[1:]) + "),")
+        print(f'    "{row[0]}": (' + ", ".join(f"{number:.4f}" for number in row[1:]) + "),")
     print(f"INTERCEPT = {weights[-1]:.4f}  # {len(used)} images, {len(iou)} regions")
 
 

@@ -363,15 +363,8 @@ def coco_folder(folder: Path, images: Mapping[ImageId, Json], *, annotated: bool
 )
 def test_files_that_do_not_say_what_was_looked_for_are_refused(tmp_path: Path, broken: Json):
     settings = coco_folder(tmp_path, {1: facts(), 2: broken, 3: broken})
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=r"needs the lists `neg_cat.* 2 of 3 images of .*\(image 2, 3\).*protocol=coco"):
         read_inputs(settings)
-    for part in (
-        "evaluation.protocol=lvis needs the lists `neg_category_ids` and `not_exhaustive_category_ids`",
-        "2 of 3 images of",
-        "(image 2, 3)",
-        "set evaluation.protocol=coco.",
-    ):
-        assert part in str(caught.value)
     by_coco = replace(settings, evaluation=replace(settings.evaluation, protocol="coco"))
     assert read_inputs(by_coco).target_data.has_annotations
     with pytest.raises(DataError, match="2 of 3 images"):

@@ -14,8 +14,8 @@ from ntt.models.segmenters.base import Segmenter
 from ntt.models.segmenters.regions import Regions, RegionsConfig
 from ntt.models.segmenters.regions import leaves as leaves_module
 from ntt.models.segmenters.regions.leaves import Leaves, find_leaves
-from ntt.models.segmenters.regions.nodes import DESCRIPTORS, measure_nodes
-from ntt.models.segmenters.regions.objectness import COEFFICIENTS, INTERCEPT, objectness
+from ntt.models.segmenters.regions.nodes import measure_nodes
+from ntt.models.segmenters.regions.objectness import COEFFICIENTS, DESCRIPTORS, INTERCEPT, objectness
 from ntt.models.segmenters.regions.segmenter import all_nodes
 from ntt.models.segmenters.regions.selection import MAX_IOU, SIZE_ENDS, SIZE_PARTS, distinct, overlaps, select
 from ntt.models.segmenters.regions.trees import LINKAGES, Linkage, build_tree
@@ -50,22 +50,16 @@ def quarters(monkeypatch: pytest.MonkeyPatch) -> Leaves:
 
 
 def test_leaves_of_four_quarters(quarters: Leaves) -> None:
-    leaves = quarters
-    assert leaves.area_L.tolist() == [4.0] * 4
-    assert leaves.box_L4.tolist() == [[0, 0, 1, 1], [2, 0, 3, 1], [0, 2, 1, 3], [2, 2, 3, 3]]
-    assert leaves.frame_L.tolist() == [4.0] * 4
-    assert leaves.edges_E2.tolist() == [[0, 1], [0, 2], [1, 3], [2, 3]]
-    assert leaves.length_E.tolist() == [2.0] * 4
+    assert quarters.area_L.tolist() == [4.0] * 4
+    assert quarters.box_L4.tolist() == [[0, 0, 1, 1], [2, 0, 3, 1], [0, 2, 1, 3], [2, 2, 3, 3]]
+    assert quarters.frame_L.tolist() == [4.0] * 4
+    assert quarters.edges_E2.tolist() == [[0, 1], [0, 2], [1, 3], [2, 3]]
+    assert quarters.length_E.tolist() == [2.0] * 4
     # x is 2 and 3, y is 0 and 1 in the second leaf.
-    assert leaves.moments_L5[1].tolist() == [10.0, 2.0, 26.0, 2.0, 5.0]
-
-
-def test_leaf_means_are_those_of_their_pixels(quarters: Leaves) -> None:
-    leaves = quarters
+    assert quarters.moments_L5[1].tolist() == [10.0, 2.0, 26.0, 2.0, 5.0]
     # White has lightness 100, black 0; colours are divided by 20.
-    assert leaves.colour_L3[3] == pytest.approx([5.0, 0.0, 0.0], abs=1e-3)
-    assert leaves.colour_L3[0] == pytest.approx([0.0, 0.0, 0.0], abs=1e-3)
-    assert leaves.colour_square_L[3] == pytest.approx(25.0, abs=1e-2)
+    assert quarters.colour_L3[[0, 3]] == pytest.approx(np.array([[0.0, 0.0, 0.0], [5.0, 0.0, 0.0]]), abs=1e-3)
+    assert quarters.colour_square_L[3] == pytest.approx(25.0, abs=1e-2)
 
 
 def test_leaf_count_is_an_upper_bound() -> None:
@@ -87,8 +81,7 @@ def _distances(values_LK: np.ndarray) -> np.ndarray:
 
 
 def test_tree_merges_the_likest_first(quarters: Leaves) -> None:
-    leaves = quarters
-    tree, altitudes = build_tree(leaves, Linkage("ward", colour=1.0))
+    tree, altitudes = build_tree(quarters, Linkage("ward", colour=1.0))
     parents = tree.parents()
     assert parents[0] == parents[1] == 4
     assert parents[2] == parents[3] == 5
@@ -97,10 +90,9 @@ def test_tree_merges_the_likest_first(quarters: Leaves) -> None:
 
 @pytest.mark.parametrize("linkage", LINKAGES)
 def test_every_linkage_builds_a_whole_tree(linkage: Linkage, quarters: Leaves) -> None:
-    leaves = quarters
-    tree, _ = build_tree(leaves, linkage)
+    tree, _ = build_tree(quarters, linkage)
     assert tree.num_vertices() == 7
-    nodes = measure_nodes(leaves, tree, np.arange(7.0))
+    nodes = measure_nodes(quarters, tree, np.arange(7.0))
     # The root, which is the whole image, is no candidate.
     assert nodes.members_NL.shape == (6, 4)
     assert nodes.area_N.tolist() == [4.0] * 4 + [float(4 * row.sum()) for row in nodes.members_NL[4:]]
@@ -111,29 +103,24 @@ def test_measurements_of_the_upper_half(quarters: Leaves) -> None:
     nodes = measure_nodes(leaves, *build_tree(leaves, Linkage("ward", colour=1.0)))
     assert nodes.members_NL[4].tolist() == [True, True, False, False]
     upper = dict(zip(DESCRIPTORS, nodes.descriptors_NF[4], strict=True))
-    assert upper["log_area"] == pytest.approx(np.log(0.5))
-    assert upper["extent"] == 1.0
-    assert upper["log_aspect"] == pytest.approx(np.log(2.0))
-    # Four sides face the lower half, eight the frame.
-    assert upper["frame_share"] == pytest.approx(8 / 12)
-    assert upper["compactness"] == pytest.approx(4 * np.pi * 8 / 144)
-    assert upper["log_parent_area"] == pytest.approx(np.log(2.0))
-    lightness = leaves.colour_L3[:, 0]
-    assert upper["colour_contrast"] == pytest.approx(lightness[2:].mean() - lightness[:2].mean(), abs=1e-3)
-    assert upper["colour_step"] == pytest.approx(
-        np.mean([lightness[2] - lightness[0], lightness[3] - lightness[1]]), abs=1e-3
-    )
-    assert upper["colour_spread"] == pytest.approx((lightness[1] - lightness[0]) / 2, abs=1e-3)
+    first, second, third, fourth = leaves.colour_L3[:, 0]
+    expected = {
+        "log_area": np.log(0.5),
+        "extent": 1.0,
+        "log_aspect": np.log(2.0),
+        "frame_share": 8 / 12,  # four sides face the lower half, eight the frame
+        "compactness": 4 * np.pi * 8 / 144,
+        "log_parent_area": np.log(2.0),
+        "colour_contrast": (third + fourth - first - second) / 2,
+        "colour_step": (third - first + fourth - second) / 2,
+        "colour_spread": (second - first) / 2,
+    }
+    assert {name: upper[name] for name in expected} == pytest.approx(expected, abs=1e-3)
 
 
-def test_objectness_of_average_measurements_is_the_intercept() -> None:
-    mean = np.array([[row[1] for row in COEFFICIENTS]])
-    assert objectness(mean)[0] == pytest.approx(1 / (1 + np.exp(-INTERCEPT)), rel=1e-5)
-
-
-def test_objectness_clips_at_three_deviations_on_both_sides() -> None:
-    mean = np.array([row[1] for row in COEFFICIENTS])
-    deviation = np.array([row[2] for row in COEFFICIENTS])
+def test_objectness_is_the_intercept_at_the_mean_and_clipped_at_three_deviations() -> None:
+    mean, deviation = np.array(list(COEFFICIENTS.values()))[:, :2].T
+    assert objectness(mean[None])[0] == pytest.approx(1 / (1 + np.exp(-INTERCEPT)), rel=1e-5)
     at, beyond = mean + np.outer([3, -3], deviation), mean + np.outer([50, -50], deviation)
     assert np.array_equal(objectness(at), objectness(beyond))
     assert not np.array_equal(objectness(at), objectness(mean + np.outer([2, -2], deviation)))
@@ -177,13 +164,9 @@ def test_contract_and_fingerprint() -> None:
     assert fingerprint["kind"] == "regions"
     assert fingerprint["max_masks"] == 1000
     assert dict(_regions(leaves=900).fingerprint) != dict(regions.fingerprint)
-
-
-def test_canvas_keeps_the_aspect_ratio() -> None:
-    regions = _regions()
-    assert regions.canvas_hw(480, 640) == (384, 512)
-    assert regions.canvas_hw(8, 8) == (512, 512)
-    assert regions.canvas_hw(5000, 10) == (512, 8)
+    # The canvas keeps the aspect ratio.
+    sizes = {(480, 640): (384, 512), (8, 8): (512, 512), (5000, 10): (512, 8)}
+    assert {size: regions.canvas_hw(*size) for size in sizes} == sizes
 
 
 def test_finds_a_square() -> None:
@@ -194,10 +177,9 @@ def test_finds_a_square() -> None:
     assert float(iou.max()) > 0.9
     assert proposals.logits_Nhw.dtype == torch.int8
     assert set(proposals.logits_Nhw.unique().tolist()) == {-1, 1}
-    scores = proposals.predicted_iou_N
-    assert scores.dtype == torch.float32
-    assert bool(((scores > 0) & (scores < 1)).all())
-    assert bool((scores.diff() <= 0).all())
+    scores = proposals.predicted_iou_N.tolist()
+    assert scores == sorted(scores, reverse=True)
+    assert 0 < scores[-1] <= scores[0] < 1
 
 
 def test_every_proposal_is_connected_and_distinct() -> None:
@@ -245,16 +227,20 @@ def test_same_output_whatever_the_number_of_threads() -> None:
 
 def test_limits_of_number_and_objectness() -> None:
     canvas = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(4))
-    everything = _regions(canvas_side=64, mask_side=64, leaves=100).propose(canvas, _features()).predicted_iou_N
-    few = _regions(canvas_side=64, mask_side=64, leaves=100, max_masks=7).propose(canvas, _features())
-    assert 0 < len(few.predicted_iou_N) <= 7 < len(everything)
+
+    def scores(**limits) -> torch.Tensor:
+        regions = _regions(canvas_side=64, mask_side=64, leaves=100, **limits)
+        proposals = regions.propose(canvas, _features())
+        assert proposals.logits_Nhw.shape == (len(proposals.predicted_iou_N), 64, 64)
+        return proposals.predicted_iou_N
+
+    everything = scores()
+    assert 0 < len(scores(max_masks=7)) <= 7 < len(everything)
     threshold = float(everything.median())
-    above = _regions(canvas_side=64, mask_side=64, leaves=100, min_objectness=threshold).propose(canvas, _features())
-    assert 0 < len(above.predicted_iou_N) < len(everything)
-    assert float(above.predicted_iou_N.min()) > threshold
-    none = _regions(canvas_side=64, mask_side=64, leaves=100, min_objectness=0.999).propose(canvas, _features())
-    assert none.logits_Nhw.shape == (0, 64, 64)
-    assert none.predicted_iou_N.shape == (0,)
+    above = scores(min_objectness=threshold)
+    assert 0 < len(above) < len(everything)
+    assert float(above.min()) > threshold
+    assert len(scores(min_objectness=0.999)) == 0
 
 
 def test_masks_finer_than_the_canvas_are_refused() -> None:

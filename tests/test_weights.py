@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,14 +53,10 @@ def test_registry_is_complete_and_well_formed() -> None:
     dino = [f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg4")]
     sam = [f"sam2{minor}_hiera_{size}" for minor in ("", ".1") for size in ("tiny", "small", "base_plus", "large")]
     assert list(checkpoints()) == sam + dino
-    for name, entry in checkpoints().items():
-        assert entry.name == name
-        assert entry.url.startswith("https://")
-        assert entry.url.rsplit("/", 1)[1] == Path(entry.path).name
-        assert len(entry.sha256) == 64
-        assert set(entry.sha256) <= set("0123456789abcdef")
+    for entry in checkpoints().values():
+        assert re.fullmatch(rf"https://.*/{Path(entry.path).name}", entry.url)
+        assert re.fullmatch(r"[0-9a-f]{64}", entry.sha256)
     assert len({entry.sha256 for entry in checkpoints().values()}) == 16
-    assert len({entry.path for entry in checkpoints().values()}) == 16
     assert checkpoint("sam2.1_hiera_large").path == "sam2.1_hiera_large.pt"
     assert checkpoint("dinov2_vitl14_reg4").path == "dinov2/dinov2_vitl14_reg4_pretrain.pth"
 
@@ -75,33 +72,14 @@ def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
         locate("sam3", tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("variables", "end"),
-    [
-        ({}, "dinov2_vits14`."),
-        ({"NTT_WEIGHTS_MIRROR": "no url"}, "dinov2_vits14`."),
-        ({"NTT_WEIGHTS_MIRROR": "http://["}, "dinov2_vits14`."),
-        (
-            {"NTT_WEIGHTS_MIRROR": "https://me:secret@mirror.example:8080/w?token=secret"},
-            "dinov2_vits14`, which asks the mirror https://mirror.example:8080/w (NTT_WEIGHTS_MIRROR).",
-        ),
-        (
-            {"NTT_WEIGHTS_MIRROR": "https://mirror.example", "NTT_OFFLINE": "1"},
-            "dinov2_vits14`; NTT_OFFLINE forbids the network here, so unset it first or put the file there by hand.",
-        ),
-    ],
-)
-def test_missing_weights_name_the_command_and_where_it_will_ask(
-    variables: dict[str, str], end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+def test_missing_weights_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = Path("checkpoints/dinov2/dinov2_vits14_pretrain.pth")
     with pytest.raises(WeightsError) as caught:
         locate("dinov2_vits14", Path("checkpoints"))
     assert str(caught.value) == (
-        f"The weights dinov2_vits14 are missing: {path} does not exist. Fetch them with `ntt weights get {end}"
+        f"The weights dinov2_vits14 are missing: {path} does not exist. "
+        "Fetch them with `ntt weights get dinov2_vits14`."
     )
     path.parent.mkdir(parents=True)
     path.touch()
@@ -133,10 +111,9 @@ def test_fetch_does_not_overwrite_another_file(site: Site, tmp_path: Path) -> No
     assert site.requests == []
 
 
-def test_a_failed_fetch_leaves_no_folder_and_names_the_mirror(site: Site, tmp_path: Path) -> None:
+def test_a_failed_fetch_names_the_mirror(site: Site, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"--mirror URL or NTT_WEIGHTS_MIRROR=URL"):
-        fetch("tiny", tmp_path / "new" / "weights", mirror=f"{site.url}/nowhere")
-    assert not (tmp_path / "new").exists()
+        fetch("tiny", tmp_path, mirror=f"{site.url}/nowhere")
 
 
 @pytest.mark.parametrize(("variable", "setting"), [("/copy", None), ("/nowhere", "/copy/")])
@@ -154,11 +131,8 @@ def test_offline_fetch_takes_what_is_there_and_asks_for_nothing(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NTT_OFFLINE", "1")
-    with pytest.raises(WeightsError) as caught:
+    with pytest.raises(WeightsError, match=f"Put the file {site.url}/official/tiny.pt there by hand"):
         fetch("tiny", tmp_path)
-    message = str(caught.value)
-    assert f"{tmp_path / 'sub/tiny.pt'} does not exist, and network access is switched off" in message
-    assert f"Put the file {site.url}/official/tiny.pt there by hand." in message
     monkeypatch.delenv("NTT_OFFLINE")
     with pytest.raises(WeightsError, match="network access is switched off"):
         fetch("tiny", tmp_path, offline=True)
@@ -168,47 +142,34 @@ def test_offline_fetch_takes_what_is_there_and_asks_for_nothing(
     assert site.requests == []
 
 
-@pytest.mark.parametrize(("value", "offline"), [("1", True), ("true", True), ("YES", True), ("0", False), ("", False)])
-def test_offline_switch(monkeypatch: pytest.MonkeyPatch, value: str, offline: bool) -> None:
-    monkeypatch.setenv("NTT_OFFLINE", value)
-    assert is_offline() is offline
-
-
-def test_offline_switch_with_another_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, offline in {"1": True, "true": True, "YES": True, "0": False, "": False}.items():
+        monkeypatch.setenv("NTT_OFFLINE", value)
+        assert is_offline() is offline
     monkeypatch.setenv("NTT_OFFLINE", "maybe")
     with pytest.raises(ConfigError, match=r"NTT_OFFLINE='maybe' is not understood\. Set it to 1"):
         is_offline()
 
 
-def test_file_digest_of_nothing_is_told(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"none cannot be read: No such file or directory\."):
-        file_digest(tmp_path / "none")
-
-
 STATE = {"b.weight": torch.arange(6.0).view(2, 3), "a": torch.tensor(7)}
 
 
-def _assert_is_state(found: dict[str, torch.Tensor]) -> None:
-    assert list(found) == ["b.weight", "a"]
-    assert torch.equal(found["b.weight"], STATE["b.weight"])
-    assert torch.equal(found["a"], STATE["a"])
+def _assert_is_state(state: dict[str, torch.Tensor]) -> None:
+    assert set(state) == set(STATE)
+    assert all(torch.equal(state[name], STATE[name]) for name in STATE)
 
 
-@pytest.mark.parametrize("wrap", [None, "model", "state_dict"])
-def test_state_dicts_are_read_wrapped_or_not(tmp_path: Path, wrap: str | None) -> None:
-    path = tmp_path / "a.pth"
-    torch.save(STATE if wrap is None else {wrap: STATE, "epoch": 3}, path)
-    _assert_is_state(load_state_dict(path))
-    torch.save(STATE if wrap is None else {wrap: STATE}, path, _use_new_zipfile_serialization=False)
-    _assert_is_state(load_state_dict(path))
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("content", [STATE, {"model": STATE, "epoch": 3}, {"state_dict": STATE}])
+def test_state_dicts_are_read_wrapped_or_not(tmp_path: Path, content: dict[str, object], zipped: bool) -> None:
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    _assert_is_state(load_state_dict(tmp_path / "a.pth"))
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file(STATE, path)
-    found = load_state_dict(path)
-    assert set(found) == set(STATE)
-    assert torch.equal(found["b.weight"], STATE["b.weight"])
+    _assert_is_state(load_state_dict(path))
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(WeightsError, match="is truncated or damaged"):
         load_state_dict(path)
@@ -244,11 +205,13 @@ def test_files_that_are_no_checkpoints_are_told(tmp_path: Path, content: bytes) 
         load_state_dict(path)
 
 
-def test_missing_files_name_the_command_where_the_place_is_known(tmp_path: Path) -> None:
+def test_missing_files_name_the_command_where_the_name_is_known(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="Fetch it with `ntt weights get sam2_hiera_tiny --root"):
         load_state_dict(tmp_path / "sam2_hiera_tiny.pt")
     with pytest.raises(WeightsError, match=r"mine.pt does not exist\. Give the path of a checkpoint"):
         load_state_dict(tmp_path / "mine.pt")
+    with pytest.raises(WeightsError, match=r"none cannot be read: No such file or directory\."):
+        file_digest(tmp_path / "none")
 
 
 class _Attack:
@@ -259,17 +222,14 @@ class _Attack:
         return os.mkdir, (str(self.mark),)
 
 
-@pytest.mark.parametrize("raw", [False, True])
-def test_code_in_a_file_is_never_run(tmp_path: Path, raw: bool) -> None:
+def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
     path, mark = tmp_path / "a.pth", tmp_path / "was_run"
-    if raw:
-        path.write_bytes(pickle.dumps({"a": _Attack(mark)}, protocol=2))
-    else:
-        torch.save({"a": _Attack(mark)}, path)
-    with pytest.raises(WeightsError) as caught:
+    path.write_bytes(pickle.dumps({"a": _Attack(mark)}, protocol=2))
+    with pytest.raises(WeightsError):
         load_state_dict(path)
-    if not raw:
-        assert "is refused: it contains Python objects that would run code when loaded. Save its" in str(caught.value)
+    torch.save({"a": _Attack(mark)}, path)
+    with pytest.raises(WeightsError, match="is refused: it contains Python objects that would run code when loaded"):
+        load_state_dict(path)
     assert not mark.exists()
 
 
@@ -281,7 +241,6 @@ def test_code_in_a_file_is_never_run(tmp_path: Path, raw: bool) -> None:
         ({}, "is not a state dict: it is empty"),
         ({"a": 1}, "it has entries that are no named tensors, such as 'a'"),
         ({3: torch.zeros(1)}, "it has entries that are no named tensors, such as '3'"),
-        (torch.nn.Linear(2, 2), "is refused: it contains Python objects"),
     ],
 )
 def test_other_contents_are_refused(tmp_path: Path, content: object, problem: str) -> None:
@@ -294,22 +253,19 @@ def _run(*arguments: str) -> int:
     return main(["weights", *arguments])
 
 
-def test_command_get(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_get(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert _run("get", "tiny", "--root", str(tmp_path), "--mirror", site.url) == 0
-    assert capsys.readouterr().out == f"tiny: {tmp_path / 'sub/tiny.pt'} (sha256 verified)\n"
+    out, err = capsys.readouterr()
+    assert out == f"tiny: {tmp_path / 'sub/tiny.pt'} (sha256 verified)\n"
+    assert "tiny: 100%" in err
     assert _run("get", "other", "typo", "--root", str(tmp_path)) == 2
     assert "No checkpoint is called 'typo'" in capsys.readouterr().err
     assert _run("get", "other", "--root", str(tmp_path), "--offline") == 2
     assert "The weights other are missing" in capsys.readouterr().err
     assert len(site.requests) == 1
-
-
-def test_command_get_draws_progress_on_a_terminal(
-    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    _run("get", "tiny", "--root", str(tmp_path))
-    assert "tiny: 100%" in capsys.readouterr().err
 
 
 def test_command_list(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

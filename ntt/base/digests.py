@@ -21,7 +21,7 @@ _CACHE: "OrderedDict[FileIdentity, str]" = OrderedDict()
 
 
 class FileIdentity(NamedTuple):
-    """Identifies one state of a file."""
+    """One state of a file."""
 
     device: int
     inode: int

@@ -42,13 +42,10 @@ class ProcessGroup:
 
 @contextmanager
 def join_process_group(*, timeout_s: int) -> Iterator[ProcessGroup]:
-    """Join the other processes, if there are any, and leave them at the end.
+    """Join the other processes, if there are any, and wait for them at the end.
 
-    Inside such a block, further ones belong to the same group: processes that make several runs meet once. At the end
-    of each block the processes wait for one another.
-
-    Args:
-        timeout_s: how long a collective operation waits for the slowest process.
+    Inside such a block, further ones belong to the same group. A collective operation waits `timeout_s` for the
+    slowest process.
 
     Raises:
         DistributedError: if the processes do not find each other, or one is lost while others wait for it.
@@ -83,7 +80,7 @@ def share(items: Sequence[T], group: ProcessGroup) -> list[tuple[int, T]]:
 
 
 def gather(results: Sequence[tuple[int, T]], count: int, group: ProcessGroup) -> list[T]:
-    """Bring every process's results together in item order; all processes receive all of them.
+    """Return the results of all `count` items in order, in every process.
 
     Args:
         results: (position, result) of the items this process dealt with.
@@ -140,11 +137,8 @@ def adopt_slurm_ranks(environment: MutableMapping[str, str]) -> None:
     """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT where srun started several processes.
 
     Nothing is changed where somebody else has set them, as torchrun does, or where srun started a single process.
-    Processes that meet several times, one run after the other, call this the same number of times and get another
-    port each time, so that one that is early for the second meeting does not join the first.
-
-    Args:
-        environment: usually `os.environ`.
+    Processes that meet several times get another port each time, so that one that is early for the second meeting
+    does not join the first.
 
     Raises:
         DistributedError: if the first node's name cannot be found out.
@@ -181,5 +175,5 @@ def _first_host(environment: MutableMapping[str, str]) -> str:
     except (OSError, subprocess.SubprocessError, IndexError) as error:
         raise DistributedError(
             f"The first of the nodes {nodes!r} cannot be found out ({error}). Set RANK, LOCAL_RANK, WORLD_SIZE, "
-            "MASTER_ADDR and MASTER_PORT in the job's setup, or use one node."
+            "MASTER_ADDR and MASTER_PORT in the job's setup."
         ) from error

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from ntt.base.digests import digest_of
-from ntt.base.files import exclusive, no_empty_folders
+from ntt.base.files import exclusive
 from ntt.errors import ConfigError, DownloadError, StorageError
 
 Progress = Callable[[int, int | None], None]
@@ -54,12 +54,7 @@ def display_url(url: str) -> str:
 
 
 def mirrored_urls(base: str, url: str, relative_path: str) -> list[str]:
-    """Return where a mirror may hold a file: under its official path, or as in a copy of the local folder.
-
-    Args:
-        base: the mirror's base URL.
-        url: the official URL.
-        relative_path: path of the file in the local folder.
+    """Return where a mirror may hold a file: under the path of its official URL, or under its path in our folder.
 
     Raises:
         ConfigError: if `base` is no http or https URL.
@@ -85,8 +80,8 @@ def download(
         urls: where to look; the next one is tried only if the one before does not have the file.
         target: the file to write; its folder is created.
         label: what the file is, for messages.
-        sha256: hex digest the file must have; None: see `md5`.
-        md5: likewise, where only this is published. None for both: any file is accepted that is not a web page.
+        sha256: hex digest the file must have.
+        md5: likewise, where only this is published. Without either, any file is accepted that is not a web page.
         progress: called with (bytes on disk, bytes in all or None if the server does not say).
 
     Raises:
@@ -95,11 +90,10 @@ def download(
     """
     algorithm, expected = ("md5", md5) if sha256 is None and md5 is not None else ("sha256", sha256)
     try:
-        with no_empty_folders(target.parent):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with exclusive(target):
-                if not target.is_file():
-                    _Transfer(target, label, algorithm, expected and expected.lower(), progress).fetch_verified(urls)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(target):
+            if not target.is_file():
+                _Transfer(target, label, algorithm, expected and expected.lower(), progress).fetch_verified(urls)
     except OSError as error:
         raise StorageError(
             f"The {label} cannot be written to {target.parent}: {error.strerror or error}. What has arrived is kept "

@@ -4,7 +4,7 @@ import errno
 import json
 import logging
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,9 +13,8 @@ from typing import Any
 
 from ntt.errors import StorageError
 
-STALE_AFTER_S = 24 * 3600.0
-"""Age from which a temporary file counts as abandoned by its process. Writing takes seconds."""
-
+# Age from which a temporary file counts as abandoned by its process. Writing takes seconds.
+_STALE_AFTER_S = 24 * 3600.0
 _TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".ntt-", ".tmp"
 _LOG = logging.getLogger(__name__)
 
@@ -27,26 +26,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: if the disk is full or the folder cannot be written.
     """
-    with _storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(_TEMPORARY_SUFFIX, _TEMPORARY_PREFIX, path.parent)
-        os.close(descriptor)
-    temporary = Path(name)
+    temporary = path.parent / f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
     try:
-        with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             yield temporary
-            temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        cause, remedy = ("the disk is full", "Make space") if is_full else (error, "Make the folder writable")
+        raise StorageError(
+            f"Cannot write {path}: {cause}. {remedy} and start the same command again; it goes on where it stopped."
+        ) from error
 
 
 def stale_temporaries(root: Path, *, recursive: bool = True) -> list[Path]:
-    """Find temporary files of `atomic_path` in a folder, and below it, that are older than a day.
-
-    Only names of our own making are looked at; links are not followed.
-    """
-    oldest = time.time() - STALE_AFTER_S
+    """Find temporary files of `atomic_path` in a folder, and below it, that are older than a day."""
+    oldest = time.time() - _STALE_AFTER_S
     stale = []
     for folder, folders, names in os.walk(root):
         if not recursive:
@@ -108,10 +106,7 @@ def read_json(path: Path) -> Any:
 def exclusive(target: Path) -> Iterator[None]:
     """Hold the lock of `target`, the file `NAME.lock` beside it, while the block runs.
 
-    Waits for as long as another process holds it. The lock goes when its process ends, however it ends.
-
-    Args:
-        target: the file to protect; its folder must exist.
+    The lock goes when its process ends, however it ends.
 
     Raises:
         OSError: if the lock file cannot be made.
@@ -130,35 +125,3 @@ def exclusive(target: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         lock.release()
-
-
-@contextmanager
-def no_empty_folders(folder: Path) -> Iterator[None]:
-    """Remove a folder made in a `with` block, and those above it made there, if the block fails and they are empty."""
-    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    try:
-        yield
-    except BaseException:
-        for parent in missing:
-            with suppress(OSError):  # it holds something, or was never made
-                parent.rmdir()
-        raise
-
-
-@contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        cause, remedy = ("the disk is full", "Make space") if is_full else (error, "Make the folder writable")
-        raise StorageError(
-            f"Cannot write {path}: {cause}. {remedy} and start the same command again; it goes on where it stopped."
-        ) from error
-
-
-def _umask() -> int:
-    """Return the process's umask; it can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,11 +1,10 @@
 """Where the library's log goes: the console, the run's `run.log`; each warning once."""
 
-import contextlib
 import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TextIO
@@ -15,10 +14,7 @@ from ntt.errors import StorageError
 
 @contextmanager
 def console_logging(rank: int = 0) -> Iterator[None]:
-    """Send the library's log to the console while the block runs.
-
-    Rank 0 shows everything from INFO on; the others only errors, with their rank.
-    """
+    """Show the library's log while the block runs: everything from INFO on; of ranks other than 0 only errors."""
     logger = logging.getLogger("ntt")
     console = _Console(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
@@ -85,15 +81,14 @@ def file_logging(root: Path, rank: int = 0) -> Iterator[None]:
         raise
     finally:
         logger.removeHandler(handler)
-        with contextlib.suppress(OSError):  # a full disk; the error that ended the block is the one to show
+        with suppress(OSError):  # a full disk; the error that ended the block is the one to show
             handler.close()
 
 
 class _RunLog(logging.FileHandler):
-    """A log file that is given up where it cannot be written: the disk is full, and the run itself will say so."""
+    """A log file that passes over errors of the disk: it is full, and the run itself will say so."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Pass over an error of the disk; anything else is a defect and is shown."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 

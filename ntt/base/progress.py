@@ -15,14 +15,7 @@ _LOG_EVERY_S = 10.0
 
 
 def track(items: Sequence[T], stage: str, *, unit: str, visible: bool) -> Iterator[T]:
-    """Yield the items and show how far the stage is.
-
-    Args:
-        items: what is worked through.
-        stage: name shown before the count.
-        unit: what one item is, such as "image".
-        visible: False in all processes but one.
-    """
+    """Yield the items and show how far the stage is; `unit` is what one item is, such as "image"."""
     if not visible:
         yield from items
         return
@@ -41,10 +34,7 @@ def track(items: Sequence[T], stage: str, *, unit: str, visible: bool) -> Iterat
 
 @contextmanager
 def download_bars() -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
-    """Yield a function that begins the bar of a download, by name, and returns what takes (bytes done, bytes in all).
-
-    A bar ends where the next one begins.
-    """
+    """Yield a function that begins a download's bar, ends the one before, and returns the callback of `download`."""
     with ExitStack() as bars:
 
         def begin(name: str) -> Callable[[int, int | None], None]:

@@ -47,25 +47,17 @@ _RECALLS: Mapping[Protocol, Mapping[str, tuple[str, int]]] = {
 
 @dataclass(frozen=True)
 class Curves:
-    """Precision and recall of boxes or masks, as `COCOeval.accumulate` lays them out; -1 for a class without object.
-
-    Attributes:
-        precision: float64 [T, R, K, A, M], the largest precision at this recall or a higher one.
-        recall: float64 [T, K, A, M], the largest recall.
-        protocol: whose limits of detections M counts.
-    """
+    """Precision and recall of boxes or masks, as `COCOeval.accumulate` lays them out; -1 for a class without object."""
 
     precision: FloatArray
+    """float64 [T, R, K, A, M], the largest precision at this recall or a higher one."""
     recall: FloatArray
+    """float64 [T, K, A, M], the largest recall."""
     protocol: Protocol = "coco"
 
 
 def averages(curves: Curves, classes: slice | Sequence[int] = slice(None)) -> dict[str, float]:
-    """Average over thresholds, recall steps and some classes, as the protocol's own program does.
-
-    Args:
-        curves: of all classes.
-        classes: the classes to average over, by class index.
+    """Average over thresholds, recall steps and some class indices, as the protocol's own program does.
 
     Returns:
         Metric name -> percent. A metric without any object to compute it from is absent.

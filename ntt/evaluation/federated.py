@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ntt.data.coco import CocoDataset
 from ntt.errors import DataError
@@ -39,14 +38,6 @@ class Federation:
     not_exhaustive: IntArray
     groups: dict[str, list[int]]
 
-    def is_evaluated(self, pairs: IntArray) -> npt.NDArray[np.bool_]:
-        """Return whether detections of these pairs are looked at."""
-        return np.isin(pairs, self.evaluated)
-
-    def is_forgiven(self, pairs: IntArray) -> npt.NDArray[np.bool_]:
-        """Return whether detections of these pairs that find no object are ignored."""
-        return np.isin(pairs, self.not_exhaustive)
-
 
 def federation_of(
     dataset: CocoDataset, categories: Sequence[Category], image_ids: Sequence[ImageId], annotated: IntArray
@@ -67,17 +58,13 @@ def federation_of(
     checked = [dataset.checked_classes[image_id] for image_id in image_ids]
 
     def pairs(category_ids: Iterable[Sequence[int]]) -> IntArray:
-        return np.unique(
-            np.array(
-                [
-                    image * len(categories) + class_indices[category_id]
-                    for image, ids in enumerate(category_ids)
-                    for category_id in ids
-                    if category_id in class_indices
-                ],
-                dtype=np.int64,
-            )
-        )
+        numbers = [
+            image * len(categories) + class_indices[category_id]
+            for image, ids in enumerate(category_ids)
+            for category_id in ids
+            if category_id in class_indices
+        ]
+        return np.unique(np.array(numbers, dtype=np.int64))
 
     verified = pairs(classes.absent for classes in checked)
     groups = {
@@ -93,18 +80,13 @@ def federation_of(
 
 
 def check_checked_classes(dataset: CocoDataset) -> None:
-    """Refuse annotations that LVIS' protocol cannot evaluate.
-
-    Raises:
-        DataError: naming images of which the file does not say which classes were looked for.
-    """
+    """Refuse a file that does not say of every image which classes were looked for, with a DataError."""
     lacking = [image_id for image_id in dataset.images if image_id not in dataset.checked_classes]
     if not lacking:
         return
     names = ", ".join(map(repr, lacking[:_MAX_NAMED])) + (", ..." if len(lacking) > _MAX_NAMED else "")
     raise DataError(
-        f"evaluation.protocol=lvis needs the lists `neg_category_ids` and `not_exhaustive_category_ids` (category ids, "
-        f"whole numbers) of every image; {len(lacking)} of {len(dataset.images)} images of {dataset.annotation_file} "
-        f"lack one of them or have something else there (image {names}). Take LVIS' own file, or set "
-        "evaluation.protocol=coco."
+        "evaluation.protocol=lvis needs the lists `neg_category_ids` and `not_exhaustive_category_ids` of every image; "
+        f"{len(lacking)} of {len(dataset.images)} images of {dataset.annotation_file} have none or something else "
+        f"there (image {names}). Take LVIS' own file, or set evaluation.protocol=coco."
     )

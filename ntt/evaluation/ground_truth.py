@@ -27,7 +27,7 @@ _CACHE: "OrderedDict[tuple[Any, ...], GroundTruth]" = OrderedDict()
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The objects of the searched classes, ready for matching. A class index is a position in `categories`.
+    """The objects of the searched classes, in file order. A class index is a position in `categories`.
 
     A pair of image and class is one number: image index * number of classes + class index.
 
@@ -35,15 +35,15 @@ class GroundTruth:
         protocol: whose rules hold.
         categories: the searched classes, sorted by id.
         image_indices: id of every image -> its index, by ascending id: the order in which COCOeval takes them.
-        sizes: (height, width) of every image, by image index.
-        instances: the objects, in file order.
+        sizes: (height, width) by image index.
+        instances: the objects.
         boxes_xywh: float64 [G, 4], COCO boxes as the file has them, before clipping.
         is_crowd: bool [G], crowd regions; none by LVIS' rules.
         is_ignored: bool [A, G], objects neither to be found nor wrong to find: crowd regions (COCO's protocol), those
             marked `ignore` (LVIS'), and those outside an area range.
         has_masks: whether every object has a mask.
-        occupied: int64, pairs of which the image holds anything of the class: an object, a crowd region, or an
-            annotation that was left out because its box or mask is unusable. Sorted.
+        occupied: int64, sorted, pairs with an object, a crowd region, or an annotation that was left out because its
+            box or mask is unusable.
         federation: which classes were looked for in which images; None under COCO's protocol.
     """
 
@@ -84,13 +84,11 @@ class GroundTruth:
 
         COCO's protocol: where it has no annotation of it. LVIS': where its absence was verified.
         """
-        shape = (len(self.sizes), len(self.categories))
-        if self.federation is not None:
-            negative = np.zeros(shape, dtype=np.bool_)
+        negative = np.full((len(self.sizes), len(self.categories)), self.federation is None)
+        if self.federation is None:
+            negative.flat[self.occupied] = False
+        else:
             negative.flat[self.federation.absent] = True
-            return negative
-        negative = np.ones(shape, dtype=np.bool_)
-        negative.flat[self.occupied] = False
         return negative
 
     @cached_property
@@ -107,15 +105,9 @@ class GroundTruth:
 def prepare_ground_truth(
     dataset: CocoDataset, categories: Sequence[Category], *, protocol: Protocol = "coco"
 ) -> GroundTruth:
-    """Prepare the ground truth, or return what was prepared before from the same file and classes.
+    """Prepare the ground truth of a file and searched classes, in any order; the latest few are cached.
 
-    The latest few are cached. Files are told apart by their digest and by the image sizes, which an annotation file
-    may leave to the images.
-
-    Args:
-        dataset: the targets.
-        categories: the searched classes, in any order.
-        protocol: whose rules hold.
+    Files are told apart by their digest and by the image sizes, which an annotation file may leave to the images.
 
     Raises:
         DataError: if the file lacks what LVIS' protocol needs.
@@ -137,8 +129,7 @@ def _prepare(dataset: CocoDataset, categories: tuple[Category, ...], protocol: P
     class_indices = {category.id: index for index, category in enumerate(categories)}
     dropped = [instance for _, instance in dataset.dropped if instance.category_id in class_indices]
     instances = [instance for instance in dataset.instances if instance.category_id in class_indices]
-    is_crowd = np.array([instance.iscrowd for instance in instances], dtype=np.bool_)
-    is_marked = is_crowd
+    is_crowd = is_marked = np.array([instance.iscrowd for instance in instances], dtype=np.bool_)
     if protocol == "lvis":  # crowd regions are objects like any other; what has no area is no object
         dropped = [instance for instance in dropped if instance.area_px > 0]
         instances = [instance for instance in instances if instance.area_px > 0]

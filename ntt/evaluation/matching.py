@@ -21,7 +21,7 @@ class Matches:
     """The outcome for all detections of a table that the protocol counts.
 
     Attributes:
-        rows: int64 [D], their rows in the table, sorted by class, then image (in sorted order), then rank.
+        rows: int64 [D], their rows in the table, sorted by class, then image, then rank.
         ranks: int64 [D], position by score within image and class, from 0.
         is_match: bool [A, T, D], whether the detection found an object.
         is_ignored: bool [A, T, D], whether it counts neither as right nor as wrong: it found an ignored object, or
@@ -58,7 +58,7 @@ def match(table: DetectionTable, ground_truth: GroundTruth, kind: str) -> Matche
     pairs = table.images[rows] * len(ground_truth.categories) + table.labels[rows]
     is_outside = np.stack([(areas < low) | (areas > high) for low, high in AREA_RANGES_PX.values()])
     if federation is not None:
-        is_outside |= federation.is_forgiven(pairs)
+        is_outside |= np.isin(pairs, federation.not_exhaustive)
     is_match = np.zeros((len(AREA_RANGES_PX), len(IOU_THRESHOLDS_T), len(rows)), dtype=np.bool_)
     is_ignored = np.repeat(is_outside[:, None], len(IOU_THRESHOLDS_T), axis=1)
     reaching = _reaching(table, rows, ground_truth, kind)
@@ -72,21 +72,15 @@ def match(table: DetectionTable, ground_truth: GroundTruth, kind: str) -> Matche
 
 @dataclass(frozen=True)
 class _Reaching:
-    """Pairs of a detection and an object of its image and class that overlap enough for the lowest threshold.
-
-    Attributes:
-        detections_P: int64 [P], indices in `Matches.rows`.
-        objects_P: int64 [P].
-        ious_P: float64 [P].
-    """
+    """Pairs of a detection and an object of its image and class that overlap enough for the lowest threshold."""
 
     detections_P: IntArray
+    """Indices in `Matches.rows`."""
     objects_P: IntArray
     ious_P: FloatArray
 
-    def take(self, chosen: IntArray | BoolArray) -> "_Reaching":
-        """Return some of the pairs."""
-        return _Reaching(self.detections_P[chosen], self.objects_P[chosen], self.ious_P[chosen])
+    def take(self, pairs: IntArray | BoolArray) -> "_Reaching":
+        return _Reaching(self.detections_P[pairs], self.objects_P[pairs], self.ious_P[pairs])
 
 
 def _reaching(table: DetectionTable, rows: IntArray, ground_truth: GroundTruth, kind: str) -> _Reaching:
@@ -103,8 +97,8 @@ def _reaching(table: DetectionTable, rows: IntArray, ground_truth: GroundTruth, 
         class_of_object = np.repeat(classes, [len(ground_truth.groups[key]) for key in classes.tolist()])
         ious_gd = _ious(table, rows[of_image], ground_truth, objects, kind).T
         same_class = class_of_object[:, None] == keys[of_image]
-        places_g, places_d = np.nonzero((ious_gd >= IOU_THRESHOLDS_T[0]) & same_class)
-        parts.append((of_image[places_d], objects[places_g], ious_gd[places_g, places_d]))
+        rows_g, columns_d = np.nonzero((ious_gd >= IOU_THRESHOLDS_T[0]) & same_class)
+        parts.append((of_image[columns_d], objects[rows_g], ious_gd[rows_g, columns_d]))
     detections_P, objects_P, ious_P = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     order = np.lexsort((detections_P, objects_P))
     return _Reaching(detections_P[order], objects_P[order], ious_P[order])
@@ -129,13 +123,9 @@ def _is_contested(reaching: _Reaching) -> BoolArray:
 
 
 def _assign_alone(reaching: _Reaching, ground_truth: GroundTruth, is_match: BoolArray, is_ignored: BoolArray) -> None:
-    """Give every object to the first detection that reaches it; a crowd region to all.
+    """Give every object to the first detection that reaches it, a crowd region to all; no detection has a choice.
 
-    Args:
-        reaching: pairs of which no detection has a choice.
-        ground_truth: the objects.
-        is_match: bool [A, T, D], set where a detection finds an object.
-        is_ignored: bool [A, T, D], set to whether the object found is an ignored one; left alone elsewhere.
+    Sets `is_match` where a detection finds an object, and `is_ignored` there to whether the object is ignored.
     """
     detections_P, objects_P = reaching.detections_P, reaching.objects_P
     reaches_TP = reaching.ious_P >= IOU_THRESHOLDS_T[:, None]
@@ -149,7 +139,7 @@ def _assign_alone(reaching: _Reaching, ground_truth: GroundTruth, is_match: Bool
 
 
 def _assign_in_turn(reaching: _Reaching, ground_truth: GroundTruth, is_match: BoolArray, is_ignored: BoolArray) -> None:
-    """Let the detections of one image and class take objects one after the other; arguments as `_assign_alone`."""
+    """Let the detections of one image and class take objects one after the other; sets what `_assign_alone` does."""
     objects, columns_P = np.unique(reaching.objects_P, return_inverse=True)
     detections, rows_P = np.unique(reaching.detections_P, return_inverse=True)
     ious_dg = np.zeros((len(detections), len(objects)))

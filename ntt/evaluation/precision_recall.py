@@ -10,14 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from ntt.evaluation.curves import (
-    AREA_RANGES_PX,
-    IOU_THRESHOLDS_T,
-    MAX_DETECTIONS,
-    RECALL_STEPS_R,
-    Curves,
-    FloatArray,
-)
+from ntt.evaluation.curves import AREA_RANGES_PX, IOU_THRESHOLDS_T, MAX_DETECTIONS, RECALL_STEPS_R, Curves, FloatArray
 from ntt.evaluation.ground_truth import GroundTruth
 from ntt.evaluation.matching import Matches
 from ntt.evaluation.table import DetectionTable
@@ -25,13 +18,7 @@ from ntt.types import IntArray
 
 
 def precision_recall(matches: Matches, table: DetectionTable, ground_truth: GroundTruth) -> Curves:
-    """Compute precision and recall by the protocol of the ground truth.
-
-    Args:
-        matches: of the detections' boxes or masks.
-        table: the detections.
-        ground_truth: the objects.
-    """
+    """Compute precision and recall from the matches of boxes or masks, by the protocol of the ground truth."""
     labels = table.labels[matches.rows]
     scores = table.scores[matches.rows]
     limits = MAX_DETECTIONS[ground_truth.protocol]

@@ -18,7 +18,7 @@ _ALL_AREAS, _IOU_50 = 0, 0
 
 @dataclass(frozen=True)
 class RejectionScores:
-    """Metric name -> value, over all classes and for each class index.
+    """Metric name -> value, over all classes and by class index.
 
     "FPPI@R50": detections with score s or higher on negative images, per negative image, where s is "score@R50": the
     highest score at which recall is at least 50 %. Both absent where recall never is. "max_recall": percent of the
@@ -35,19 +35,16 @@ def rejection(table: DetectionTable, ground_truth: GroundTruth, matches: Matches
 
     Over all classes: negative is an image without any of the searched classes; one score holds for all classes, and
     recall is that of all objects together. For one class: negative is an image without this class, and objects,
-    detections and score are this class's alone; where several data sets are pooled, the images of the others are
-    negative for it. By LVIS' protocol an image is without a class only where that was verified.
+    detections and score are this class's alone. By LVIS' protocol an image is without a class only where that was
+    verified.
 
-    An object is found at a score by a detection with that score or a higher one that the protocol's matching gives it
-    at IoU 0.5; crowd regions are not counted.
+    An object is found at a score by a detection with that score or a higher one that is matched with it at IoU 0.5;
+    crowd regions are not counted. There is no entry where there is no negative image or no object.
 
     Args:
         table: the detections.
         ground_truth: the objects.
         matches: of these detections' boxes, so that sets with and without masks can be compared.
-
-    Returns:
-        Without an entry where there is no negative image or no object.
     """
     labels, images, scores = table.labels[matches.rows], table.images[matches.rows], table.scores[matches.rows]
     is_true = matches.is_match[_ALL_AREAS, _IOU_50] & ~matches.is_ignored[_ALL_AREAS, _IOU_50]

@@ -20,12 +20,7 @@ _UNPAINTED = -1
 
 @dataclass(frozen=True)
 class SemanticScores:
-    """Percentages. A class without a pixel of ground truth is absent.
-
-    Attributes:
-        mean_iou: over the classes in `iou`; None where there is none.
-        iou: class index -> IoU.
-    """
+    """Percentages: mean and by class index. A class without a pixel of ground truth is absent."""
 
     mean_iou: float | None
     iou: dict[int, float]
@@ -34,7 +29,7 @@ class SemanticScores:
 def semantic_scores(
     table: DetectionTable, ground_truth: GroundTruth, painting: Painting, *, score_threshold: float
 ) -> SemanticScores:
-    """Paint and compare all images.
+    """Paint and compare all images; detections below the threshold are not painted.
 
     "correct": the detection with the highest score owns a pixel; of equal scores the one listed first. A pixel nobody
     painted belongs to no class. The ground truth of a class is the union of its objects' masks, crowd regions
@@ -43,23 +38,17 @@ def semantic_scores(
     "reference": as the published code does it. Detections are painted by descending score, so that lower scores
     overwrite higher ones, onto a map that starts as class 0: the first class doubles as background. The ground truth
     is painted the same way, in file order.
-
-    Args:
-        table: the detections.
-        ground_truth: the objects, with masks.
-        painting: "correct" or "reference".
-        score_threshold: detections below it are not painted.
     """
     rows = np.flatnonzero(table.scores >= score_threshold)
     best_first = _by_image(rows[np.argsort(-table.scores[rows], kind="stable")], table.images)
     objects = _objects_by_image(ground_truth)
     add_image = _add_reference if painting == "reference" else _add_correct
-    # Pixels painted and in truth of each class, painted at all, and in truth at all: int64 [3, classes].
+    # Pixels of each class painted and in the ground truth, painted, and in the ground truth: int64 [3, classes].
     pixels = np.zeros((3, len(ground_truth.categories)), dtype=np.int64)
-    for image, size in enumerate(ground_truth.sizes):
+    for image in range(len(ground_truth.sizes)):
         detected = best_first.get(image, np.zeros(0, dtype=np.int64))
         if painting == "reference" or len(detected) or image in objects:
-            add_image(pixels, table, ground_truth, detected, objects.get(image, {}), size)
+            add_image(pixels, table, ground_truth, image, detected, objects.get(image, {}))
     both, painted, real = pixels
     iou = {
         label: 100.0 * int(both[label]) / int(painted[label] + real[label] - both[label])
@@ -88,12 +77,12 @@ def _add_correct(
     pixels: IntArray,
     table: DetectionTable,
     ground_truth: GroundTruth,
+    image: int,
     best_first: IntArray,
     objects: dict[int, IntArray],
-    size: tuple[int, int],
 ) -> None:
     both, painted, real = pixels
-    labels = _painted(best_first[::-1], table, size, background=_UNPAINTED)
+    labels = _painted(best_first[::-1], table, image, background=_UNPAINTED)
     painted += _histogram(labels[labels != _UNPAINTED], len(painted))
     for label, members in objects.items():
         region = _decoded(coco_mask.merge([ground_truth.rles[index] for index in members.tolist()]))
@@ -105,21 +94,21 @@ def _add_reference(
     pixels: IntArray,
     table: DetectionTable,
     ground_truth: GroundTruth,
+    image: int,
     best_first: IntArray,
     objects: dict[int, IntArray],
-    size: tuple[int, int],
 ) -> None:
-    labels = _painted(best_first, table, size, background=0)
-    truth = np.zeros(size, dtype=np.int64, order="F")
+    labels = _painted(best_first, table, image, background=0)
+    real = np.zeros_like(labels)
     in_file_order = sorted((index, label) for label, members in objects.items() for index in members.tolist())
     for index, label in in_file_order:
-        np.copyto(truth, label, where=_decoded(ground_truth.rles[index]))
-    pixels += np.stack([_histogram(values, pixels.shape[1]) for values in (labels[labels == truth], labels, truth)])
+        np.copyto(real, label, where=_decoded(ground_truth.rles[index]))
+    pixels += np.stack([_histogram(values, pixels.shape[1]) for values in (labels[labels == real], labels, real)])
 
 
-def _painted(rows: IntArray, table: DetectionTable, size: tuple[int, int], *, background: int) -> IntArray:
+def _painted(rows: IntArray, table: DetectionTable, image: int, *, background: int) -> IntArray:
     """Paint detections one over the other, the last on top: int64 [height, width] of class indices."""
-    labels = np.full(size, background, dtype=np.int64, order="F")
+    labels = np.full(table.sizes[image], background, dtype=np.int64, order="F")
     for row in rows.tolist():
         np.copyto(labels, table.labels[row], where=_decoded(table.rle(row)))
     return labels

@@ -15,13 +15,11 @@ from ntt.types import Category, Detections, IntArray, Json
 
 @dataclass(frozen=True)
 class DetectionTable:
-    """All detections, image after image, in the order they were given in.
-
-    Numbers are 64-bit and equal to those a COCO results file has, so that comparisons fall out the same.
+    """All detections, image after image. Numbers are 64-bit and equal to those of a COCO results file.
 
     Attributes:
-        images: int64 [D], image index of the `GroundTruth`.
-        labels: int64 [D], class index of the `GroundTruth`.
+        images: image index of the `GroundTruth` [D].
+        labels: class index of the `GroundTruth` [D].
         scores: float64 [D].
         boxes_xywh: float64 [D, 4], image pixels.
         counts: D masks as compressed RLEs of their image's size.
@@ -57,28 +55,23 @@ class DetectionTable:
     @cached_property
     def box_areas(self) -> FloatArray:
         """Width times height: float64 [D], pixels."""
-        areas: FloatArray = self.boxes_xywh[:, 2] * self.boxes_xywh[:, 3]
-        return areas
+        return np.asarray(self.boxes_xywh[:, 2] * self.boxes_xywh[:, 3])
 
     @cached_property
     def mask_areas(self) -> FloatArray:
         """Foreground pixels: float64 [D]."""
+        bounds = [0, *(np.flatnonzero(np.diff(self.images)) + 1).tolist(), len(self)]
         areas = np.zeros(len(self), dtype=np.float64)
-        for start, stop in _spans(self.images):
-            areas[start:stop] = rle_areas(self.counts[start:stop], *self.sizes[self.images[start]])
+        for start, stop in pairwise(bounds):
+            if stop > start:
+                areas[start:stop] = rle_areas(self.counts[start:stop], *self.sizes[self.images[start]])
         return areas
 
 
 def tabulate(
     detections: Sequence[Detections], categories: Sequence[Category], ground_truth: GroundTruth
 ) -> DetectionTable:
-    """Put the detections of all images into one table.
-
-    Args:
-        detections: one entry per image.
-        categories: the classes in the order of the detections' class indices.
-        ground_truth: of these images and classes.
-    """
+    """Put the detections of all images into one table; `categories` are in the order of their class indices."""
     renumbered = np.array([ground_truth.class_indices[category.id] for category in categories], dtype=np.int64)
     images = np.array([ground_truth.image_indices[each.image_id] for each in detections], dtype=np.int64)
     labels = np.concatenate([np.zeros(0, dtype=np.int64), *(each.labels for each in detections)])
@@ -94,12 +87,7 @@ def tabulate(
 
 
 def ranks(table: DetectionTable, *, by_class: bool = True) -> IntArray:
-    """Number the detections of each image and class from 0 by descending score; equal scores keep their order.
-
-    Args:
-        table: the detections.
-        by_class: False: of each image, all classes together.
-    """
+    """Number the detections of each image, or each image and class, by descending score; ties keep their order."""
     labels = table.labels if by_class else np.zeros_like(table.labels)
     order = np.lexsort((-table.scores, labels, table.images))
     images, labels = table.images[order], labels[order]
@@ -116,13 +104,7 @@ def counted_detections(table: DetectionTable, ground_truth: GroundTruth) -> Dete
     """
     if ground_truth.federation is None:
         return table
-    is_counted = ground_truth.federation.is_evaluated(table.images * len(ground_truth.categories) + table.labels)
+    pairs = table.images * len(ground_truth.categories) + table.labels
+    is_counted = np.isin(pairs, ground_truth.federation.evaluated)
     is_counted &= ranks(table, by_class=False) < MAX_DETECTIONS["lvis"][-1]
     return table.take(np.flatnonzero(is_counted))
-
-
-def _spans(images: IntArray) -> list[tuple[int, int]]:
-    """Return start and end of each run of equal values."""
-    edges = np.flatnonzero(np.diff(images)) + 1
-    bounds = [0, *edges.tolist(), len(images)]
-    return [(start, stop) for start, stop in pairwise(bounds) if stop > start]

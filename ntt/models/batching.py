@@ -23,20 +23,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class BatchRunner:
-    """Cuts many items into batches and remembers a batch size that turned out too large.
-
-    Attributes:
-        batch_size: items at a time; halved whenever memory runs out.
-    """
+    """Cuts many items into batches; halves `batch_size` whenever memory runs out."""
 
     def __init__(self, batch_size: int, *, unit: str = "prompts", setting: str = "segmenter.prompt_batch_size") -> None:
-        """Start with `batch_size` items at a time.
-
-        Args:
-            batch_size: 1 or more.
-            unit: what the items are, for the warning.
-            setting: what the user sets to another batch size, for the warning.
-        """
+        """Start with `batch_size` items at a time; `unit` names them, and `setting` the size, in the warning."""
         self.batch_size = batch_size
         self._unit, self._setting = unit, setting
         self._lock = threading.Lock()
@@ -48,8 +38,8 @@ class BatchRunner:
         Args:
             function: works on items start..stop-1. Must give the same results however they are grouped.
             count: number of items.
-            workers: threads to spread batches over; each computes with one thread of its own, which spares the
-                waiting for one another that threads inside every small operation cost, and flushes denormals.
+            workers: threads to spread batches over. Each computes with one thread of its own, because threads inside
+                every small operation wait for one another, and flushes denormals.
 
         Returns:
             The results in the order of the items, one per batch.
@@ -57,14 +47,12 @@ class BatchRunner:
         Raises:
             RuntimeError: where memory does not even suffice for one.
         """
-        starts = range(0, count, self.batch_size)
-        spans = [(start, min(start + self.batch_size, count)) for start in starts]
+        spans = [(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
         if workers == 1 or len(spans) < 2:
-            parts = [list(self._span(function, *span)) for span in spans]
-        else:
-            with _single_threaded_pool(min(workers, len(spans))) as pool:
-                parts = list(pool.map(lambda span: list(self._span(function, *span)), spans))
-        return [result for part in parts for result in part]
+            return [result for span in spans for result in self._span(function, *span)]
+        with _single_threaded_pool(min(workers, len(spans))) as pool:
+            parts = pool.map(lambda span: list(self._span(function, *span)), spans)
+            return [result for part in parts for result in part]
 
     def _span(self, function: Callable[[int, int], Result], start: int, stop: int) -> Iterator[Result]:
         """Work on one span, in as many pieces as memory demands."""

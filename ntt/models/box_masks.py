@@ -5,7 +5,7 @@ Masks are kept in a store, so an interrupted conversion goes on where it stopped
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -19,14 +19,14 @@ from ntt.base.files import write_json
 from ntt.base.progress import track
 from ntt.data.coco import CocoDataset, read_document
 from ntt.data.images import image_digest, read_image
-from ntt.data.masks import box_mask, instance_rle
+from ntt.data.masks import instance_mask, instance_rle
 from ntt.data.polygons import mask_to_polygons
 from ntt.models.backbones.base import Backbone
 from ntt.models.batching import BatchRunner
 from ntt.models.segmenters.base import BatchedBoxSegmenter, BoxSegmenter, Segmenter, takes_boxes, takes_images
 from ntt.models.segmenters.box_fallback import ProposalBoxes
 from ntt.ops.canvas import resize_to_canvas
-from ntt.ops.masks import decode_masks, encode_full_size, encode_masks, rle_areas
+from ntt.ops.masks import decode_masks, encode_full_size, rle_areas
 from ntt.store.store import Store
 from ntt.types import ImageRecord, Instance
 
@@ -41,16 +41,13 @@ _KIND = "box_masks"
 
 
 def choose_box_segmenter(mode: str, segmenter: Segmenter, backbone: Backbone) -> BoxSegmenter | None:
-    """Return what makes masks of boxes.
+    """Return what makes masks of boxes; None where the box itself serves as the mask.
 
     Args:
-        mode: "auto": the segmenter if it takes boxes as prompts, else nothing; "segmenter": the segmenter in any
-            case, by its proposals if it takes no boxes; "box": nothing.
+        mode: "auto": the segmenter if it takes boxes as prompts, else None; "segmenter": the segmenter in any case,
+            by its proposals if it takes no boxes; "box": None.
         segmenter: of the run.
         backbone: of the run; used where masks are chosen among proposals.
-
-    Returns:
-        None where the box itself serves as the mask.
     """
     if mode == "box":
         return None
@@ -67,11 +64,7 @@ class BoxMasks:
     store: Store
 
     def get(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> Rles:
-        """Return the mask of each box of one image.
-
-        Args:
-            record: the image.
-            boxes_xywh: COCO boxes in image pixels.
+        """Return the mask of each COCO box of one image.
 
         Returns:
             Full-size masks, COCO compressed RLE; None for a box in which the segmenter found nothing.
@@ -147,13 +140,8 @@ class BoxMasks:
         rles = encode_full_size(logits_Bhw, record.height, record.width)
         areas = rle_areas(rles, record.height, record.width).tolist()
         if not all(areas):
-            _LOG.warning(
-                "%s: %s found nothing in %d of %d boxes; the box serves as the mask.",
-                record.path,
-                self.segmenter.name,
-                areas.count(0),
-                len(areas),
-            )
+            what = f"{self.segmenter.name} found nothing in {areas.count(0)} of {len(areas)} boxes"
+            _LOG.warning("%s: %s; the box serves as the mask.", record.path, what)
         masks = tuple(rle if area else None for rle, area in zip(rles, areas, strict=True))
         arrays: dict[str, npt.NDArray[Any]] = {
             "rle_bytes": np.frombuffer(b"".join(rle or b"" for rle in masks), dtype=np.uint8),
@@ -165,11 +153,7 @@ class BoxMasks:
 
 @dataclass(frozen=True)
 class ReferenceMasks:
-    """The masks of references: annotated, or made of their box, or the box itself.
-
-    Attributes:
-        maker: makes masks of boxes; None where the box serves as the mask.
-    """
+    """The masks of references: annotated, or made of their box, or, without a `maker`, the box itself."""
 
     maker: BoxMasks | None
 
@@ -189,24 +173,21 @@ class ReferenceMasks:
         """Return the instance's mask, bool [height, width]."""
         rle = self.rle(instance, record)
         if rle is None:
-            return box_mask(instance.bbox_xywh, record.height, record.width)
+            return instance_mask(instance, record.height, record.width)
         mask: npt.NDArray[np.bool_] = decode_masks([rle], record.height, record.width)[0]
         return mask
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of an annotation file.
-
-    Attributes:
-        num_new: masks made by the segmenter.
-        num_unchanged: annotations left as they were: those that had a mask, crowd regions, unusable ones.
-        boxes_as_masks: ids of annotations whose box serves as the mask, because the segmenter found nothing in it.
-    """
+    """What became of an annotation file."""
 
     num_new: int
+    """Masks made by the segmenter."""
     num_unchanged: int
+    """Annotations that had a mask, crowd regions, unusable ones."""
     boxes_as_masks: tuple[int, ...]
+    """Ids of annotations whose box serves as the mask, because the segmenter found nothing in it."""
 
 
 def convert(
@@ -221,9 +202,9 @@ def convert(
 ) -> Conversion:
     """Write a copy of an annotation file in which box-only annotations have masks.
 
-    Everything else is copied as it stands, boxes and areas included, so that box metrics do not change. Each new
-    mask comes with `mask_source`, the name of the segmenter, or "box" where the box serves as the mask. Crowd regions
-    and annotations that cannot be used are left as they are.
+    Everything else is copied as it stands, boxes and areas included, so that box metrics do not change; so are crowd
+    regions and annotations that cannot be used. Each new mask comes with `mask_source`, the name of the segmenter, or
+    "box" where the box serves as the mask.
 
     Args:
         dataset: the annotations; their file is read again, and not written.
@@ -250,7 +231,8 @@ def convert(
         for instance, rle in zip(box_only[record], next(masks), strict=True):
             if rle is None:
                 boxes_as_masks.append(instance.id)
-            rles[instance.id] = _box_rle(instance, record) if rle is None else rle
+                rle = instance_rle(replace(instance, segmentation=None), record.height, record.width)
+            rles[instance.id] = rle
             segmentations[instance.id] = _segmentation(rles[instance.id], record, mask_format)
         if on_image is not None:
             on_image(record, dataset.instances_of_image(record.id), rles)
@@ -268,7 +250,3 @@ def _segmentation(rle: bytes, record: ImageRecord, mask_format: MaskFormat) -> A
     if mask_format == "rle":
         return {"size": [record.height, record.width], "counts": rle.decode("ascii")}
     return mask_to_polygons(decode_masks([rle], record.height, record.width)[0])
-
-
-def _box_rle(instance: Instance, record: ImageRecord) -> bytes:
-    return encode_masks(torch.from_numpy(box_mask(instance.bbox_xywh, record.height, record.width))[None])[0]

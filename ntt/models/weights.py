@@ -8,7 +8,6 @@ import json
 import os
 import pickle
 import shlex
-import urllib.parse
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,26 +19,18 @@ from typing import Any
 import torch
 
 from ntt.base.digests import sha256_of
-from ntt.base.download import Progress, display_url, download, mirrored_urls
+from ntt.base.download import Progress, download, mirrored_urls
 from ntt.base.project import WEIGHTS_ROOT
 from ntt.errors import ConfigError, DownloadError, WeightsError
 
 MIRROR_VARIABLE = "NTT_WEIGHTS_MIRROR"
 OFFLINE_VARIABLE = "NTT_OFFLINE"
 DEFAULT_ROOT = Path(WEIGHTS_ROOT)
-_WRAPPERS = ("model", "state_dict")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One official file.
-
-    Attributes:
-        name: as used in commands and messages.
-        url: where its authors publish it.
-        sha256: hex digest of the whole file.
-        path: relative to the weights folder.
-    """
+    """One official file; `path` is relative to the weights folder."""
 
     name: str
     url: str
@@ -49,12 +40,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointState:
-    """The outcome of `verify`.
-
-    Attributes:
-        state: "ok", "missing" or "damaged" (there, with another sha256).
-        sha256: hex digest of the file on disk, or None where there is none.
-    """
+    """The state of a file: "ok", "missing" or "damaged", and the sha256 of what is there."""
 
     name: str
     path: Path
@@ -90,27 +76,15 @@ def locate(name: str, root: Path) -> Path:
     """Return the path of a checkpoint below the weights folder `root`. Its content is not read.
 
     Raises:
-        ConfigError: if the name is not known, or NTT_OFFLINE is not understood.
+        ConfigError: if the name is not known.
         WeightsError: if the file is not there; the message has the command that fetches it.
     """
     path = root / checkpoint(name).path
     if not path.is_file():
         raise WeightsError(
-            f"The weights {name} are missing: {path} does not exist. Fetch them with `{fetch_command(name, root)}`"
-            f"{_source_in_environment()}."
+            f"The weights {name} are missing: {path} does not exist. Fetch them with `{fetch_command(name, root)}`."
         )
     return path
-
-
-def _source_in_environment() -> str:
-    """Complete the advice to fetch a file by what the environment says about where from."""
-    if is_offline():
-        return f"; {OFFLINE_VARIABLE} forbids the network here, so unset it first or put the file there by hand"
-    try:
-        mirror = display_url(os.environ.get(MIRROR_VARIABLE, ""))
-    except ValueError:
-        return ""  # `ntt weights get` will say what is wrong with it
-    return f", which asks the mirror {mirror} ({MIRROR_VARIABLE})" if urllib.parse.urlsplit(mirror).netloc else ""
 
 
 def is_offline() -> bool:
@@ -138,13 +112,10 @@ def fetch(
     Args:
         name: a name of the registry.
         root: the weights folder; created if need be.
-        mirror: base URL that takes the place of the official host (the rest of the path is kept), or that of a copy
-            of a weights folder. None: the environment variable NTT_WEIGHTS_MIRROR, else the official host.
+        mirror: base URL in place of the official host, or of a copy of a weights folder. None: the environment
+            variable NTT_WEIGHTS_MIRROR, else the official host.
         offline: never touch the network; so does NTT_OFFLINE=1 in the environment.
         progress: called with (bytes on disk, bytes in all or None if the server does not say).
-
-    Returns:
-        The path of the file, whose sha256 is as registered.
 
     Raises:
         ConfigError: if the name is not known or the mirror is no http(s) URL.
@@ -170,21 +141,14 @@ def fetch(
     return path
 
 
-def verify(root: Path, names: Sequence[str] | None = None) -> list[CheckpointState]:
-    """Compare files on disk with the registry.
-
-    Args:
-        root: the weights folder.
-        names: which checkpoints; None: all of the registry.
-
-    Returns:
-        One state per name, in the order given.
+def verify(root: Path, names: Sequence[str]) -> list[CheckpointState]:
+    """Compare files below the weights folder `root` with the registry.
 
     Raises:
         ConfigError: if a name is not known.
     """
     states = []
-    for entry in [checkpoint(name) for name in (checkpoints() if names is None else names)]:
+    for entry in [checkpoint(name) for name in names]:
         path = root / entry.path
         digest = file_digest(path) if path.is_file() else None
         state = "missing" if digest is None else "ok" if digest == entry.sha256 else "damaged"
@@ -223,12 +187,9 @@ def load_state_dict(path: Path, *, expected_sha256: str | None = None) -> dict[s
     """Read named tensors from a checkpoint onto the CPU, without ever running code from it.
 
     Args:
-        path: a file written by `torch.save`, holding a state dict, or one under the key "model" or "state_dict"; or a
-            `.safetensors` file.
+        path: a `.safetensors` file, or one written by `torch.save` that holds a state dict, or one under the key
+            "model" or "state_dict".
         expected_sha256: hex digest the file must have; None: any.
-
-    Returns:
-        Name -> tensor, in the file's order.
 
     Raises:
         WeightsError: if the file is missing, damaged, has another digest, contains code, or is no state dict.
@@ -237,9 +198,7 @@ def load_state_dict(path: Path, *, expected_sha256: str | None = None) -> dict[s
         raise WeightsError(f"The weights file {path} does not exist. {_remedy(path)}")
     if expected_sha256 is not None:
         checked_digest(path, expected_sha256)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    return _state_dict_of(_read_torch(path), path)
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
 
 
 def _remedy(path: Path) -> str:
@@ -252,14 +211,12 @@ def _remedy(path: Path) -> str:
     return "Give the path of a checkpoint saved by torch.save (a state dict) or of a .safetensors file."
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():
             # torch remarks on foreign pickle protocols; the outcome, an error or tensors, says it all.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise WeightsError(f"The weights file {path} cannot be read: {error.strerror}.") from error
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower() or "unsupported class" in str(error).lower():
             raise WeightsError(
@@ -271,6 +228,7 @@ def _read_torch(path: Path) -> Any:
         raise WeightsError(
             f"The weights file {path} ({path.stat().st_size} bytes) is truncated or damaged. {_remedy(path)}"
         ) from error
+    return _state_dict_of(content, path)
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -283,14 +241,14 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise WeightsError(f"The weights file {path} is truncated or damaged: {error}. {_remedy(path)}") from error
 
 
-def _state_dict_of(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
-    for key in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping):
-        raise WeightsError(f"The file {path} holds a {type(loaded).__name__}, not a state dict. {_remedy(path)}")
-    foreign = [str(key) for key, value in loaded.items() if not (isinstance(key, str) and torch.is_tensor(value))]
-    if foreign or not loaded:
+def _state_dict_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    for key in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"The file {path} holds a {type(content).__name__}, not a state dict. {_remedy(path)}")
+    foreign = [str(key) for key, value in content.items() if not (isinstance(key, str) and torch.is_tensor(value))]
+    if foreign or not content:
         problem = f"has entries that are no named tensors, such as {foreign[0]!r}" if foreign else "is empty"
         raise WeightsError(f"The file {path} is not a state dict: it {problem}. {_remedy(path)}")
-    return dict(loaded)
+    return dict(content)

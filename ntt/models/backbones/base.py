@@ -20,27 +20,22 @@ class Backbone(Protocol):
     @property
     def name(self) -> str:
         """Name of the config option that builds this encoder."""
-        ...
 
     @property
     def input_size(self) -> int:
         """Side in pixels of the square images `encode` takes."""
-        ...
 
     @property
     def patch_size(self) -> int:
         """Pixels of input per cell of the feature map, along each axis."""
-        ...
 
     @property
     def feature_dim(self) -> int:
         """Channels D of the feature map."""
-        ...
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
         """What decides the output, JSON-able: settings, digest of the weights, precision."""
-        ...
 
     def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
         """Encode images.
@@ -55,7 +50,6 @@ class Backbone(Protocol):
             ValueError: if the input has another shape.
             WeightsError: at the first call, if the weights are damaged or of another model.
         """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

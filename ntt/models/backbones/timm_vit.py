@@ -45,8 +45,7 @@ class TimmVitConfig(BackboneConfig):
 class TimmVit(VisionTransformer):
     """Patch tokens of a vision transformer after its final normalisation, as a feature map.
 
-    Pixel mean and standard deviation are those timm records for the model. Position embeddings are resampled by timm
-    where the input size is not the model's own.
+    timm records the model's pixel mean and standard deviation, and resamples position embeddings to the input size.
     """
 
     config: TimmVitConfig
@@ -99,8 +98,7 @@ class TimmVit(VisionTransformer):
 def _check_weights(model: str, weights: Path | None, *, pretrained: bool) -> None:
     if weights is None and not pretrained:
         raise ConfigError(
-            f"backbone.model={model} has no weights: set backbone.weights to a local file, or backbone.pretrained=true "
-            "to let timm download them."
+            f"backbone.model={model} has no weights: set backbone.weights to a local file, or backbone.pretrained=true."
         )
     if weights is not None and pretrained:
         raise ConfigError(
@@ -157,8 +155,7 @@ def _downloaded(model: str) -> nn.Module:
             network: nn.Module = _create(model, pretrained=True)
     except Exception as error:  # whatever timm's download code and the libraries below it raise
         raise WeightsError(
-            f"timm could not supply the weights of {model}: {error}. Check the name's tag and the network, or set "
-            "backbone.weights to a local file."
+            f"timm could not supply the weights of {model}: {error}. Check the network, or set backbone.weights."
         ) from error
     return network
 
@@ -181,11 +178,7 @@ def _filled(model: str, path: Path) -> nn.Module:
     strange = [name for name in unexpected if not name.startswith(tuple(f"{head}." for head in heads))]
     if missing or strange:
         problem = f"{missing[0]} is missing" if missing else f"{strange[0]} has no place in the network"
-        count = len(missing) + len(strange)
-        raise WeightsError(
-            f"The weights file {path} does not fit {model}: {problem} ({count} such tensors). Give the file of that "
-            "model."
-        )
+        raise WeightsError(f"The weights file {path} does not fit {model}: {problem}. Give the file of that model.")
     filled: nn.Module = network
     return filled
 

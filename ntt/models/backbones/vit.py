@@ -83,11 +83,7 @@ class VisionTransformer(ABC):
 
 
 def check_input_size(input_size: int, patch_size: int) -> None:
-    """Refuse an input size that is no positive multiple of the patch size.
-
-    Raises:
-        ConfigError: naming the nearest sizes that are.
-    """
+    """Refuse an input size that is no positive multiple of the patch size with a ConfigError."""
     if input_size > 0 and input_size % patch_size == 0:
         return
     below = max(input_size // patch_size, 1) * patch_size
@@ -98,15 +94,11 @@ def check_input_size(input_size: int, patch_size: int) -> None:
 
 
 def without_values(create: Callable[[], T]) -> T:
-    """Build a network whose tensors are all to be replaced, without drawing random values for them.
-
-    Older versions of timm read tensors while they build, which needs storage; then the values are drawn after all,
-    and the caller's random stream is left as it was.
-    """
+    """Build a network whose tensors are all to be replaced, and leave the caller's random stream as it is."""
     try:
         with torch.device("meta"):
             return create()
-    except RuntimeError:
+    except RuntimeError:  # older versions of timm read tensors while they build
         with torch.random.fork_rng(devices=[]):
             return create()
 
@@ -114,17 +106,7 @@ def without_values(create: Callable[[], T]) -> T:
 def normalise(
     images_B3HW: torch.Tensor, *, side: int, mean: Sequence[float], std: Sequence[float], device: torch.device
 ) -> torch.Tensor:
-    """Check a batch of images, move it to a device and standardise its channels.
-
-    Args:
-        images_B3HW: float RGB in [0, 1], H = W = `side`.
-        side: of the square images, pixels.
-        mean: per channel, in the unit of the images.
-        std: per channel, in the unit of the images.
-        device: of the result.
-
-    Returns:
-        float32 [B, 3, H, W].
+    """Move a batch of images in [0, 1] to a device and standardise its channels: float32 [B, 3, side, side].
 
     Raises:
         ValueError: if the input has another shape.
@@ -143,7 +125,5 @@ def check_shape(images_B3HW: torch.Tensor, side: int) -> None:
 
 def tokens_to_map(tokens_BND: torch.Tensor, rows: int) -> torch.Tensor:
     """Lay row-major patch tokens of square images out as float32 maps [B, D, rows, rows]."""
-    batch, count, channels = tokens_BND.shape
-    if count != rows * rows:
-        raise AssertionError(f"{count} patch tokens for a grid of {rows} x {rows}")
+    batch, _, channels = tokens_BND.shape
     return tokens_BND.float().transpose(1, 2).reshape(batch, channels, rows, rows)

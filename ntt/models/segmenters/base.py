@@ -16,16 +16,13 @@ class CanvasModel(Protocol):
     @property
     def name(self) -> str:
         """Name of the config option."""
-        ...
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
         """What decides the output, JSON-able: algorithm or model, digest of the weights, settings."""
-        ...
 
     def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns in pixels to which an image of `height` x `width` is resized before anything else."""
-        ...
 
 
 class Segmenter(CanvasModel, Protocol):
@@ -36,16 +33,12 @@ class Segmenter(CanvasModel, Protocol):
     """
 
     def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
-        """Propose masks in one image, in any order.
+        """Propose masks in one image, in any order, on a grid of the segmenter's choice that covers the whole image.
 
         Args:
             canvas_3hw: float32 RGB in [0, 1] of size `canvas_hw`.
             feature_map_Dhw: the backbone's features of the same image, for segmenters that use them.
-
-        Returns:
-            Proposals on a grid of the segmenter's choice that covers the whole image.
         """
-        ...
 
 
 class BoxSegmenter(CanvasModel, Protocol):
@@ -65,7 +58,6 @@ class BoxSegmenter(CanvasModel, Protocol):
             Mask logits [B, h, w], any float or signed integer dtype, on a grid that covers the whole image;
             foreground is > 0. A mask without foreground means that nothing was found.
         """
-        ...
 
 
 class BatchedBoxSegmenter(BoxSegmenter, Protocol):
@@ -74,21 +66,11 @@ class BatchedBoxSegmenter(BoxSegmenter, Protocol):
     @property
     def images_at_once(self) -> int:
         """Images worth passing together on its device, 1 or more."""
-        ...
 
     def segment_boxes_of_images(
         self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
-        """Segment the object in each box of several images, as `segment_boxes` does up to rounding.
-
-        Args:
-            canvases: one per image, each as `segment_boxes` takes it.
-            boxes: per image, float32 [B, 4] in canvas pixels; B may differ.
-
-        Returns:
-            Per image, what `segment_boxes` returns.
-        """
-        ...
+        """Do for each image what `segment_boxes` does, up to rounding; the number of boxes may differ."""
 
 
 def takes_images(segmenter: BoxSegmenter) -> TypeGuard[BatchedBoxSegmenter]:

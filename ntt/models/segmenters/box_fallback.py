@@ -19,18 +19,13 @@ from ntt.ops.canvas import encoder_input
 from ntt.types import FloatArray, Proposals
 
 _VERSION = 1
-MIN_BOX_IOU = 0.5
-"""A proposal whose own box overlaps the given box less than this is taken to be another object."""
+# A proposal whose own box overlaps the given box less than this is taken to be another object.
+_MIN_BOX_IOU = 0.5
 
 
 @dataclass(frozen=True)
 class ProposalBoxes:
-    """A `BoxSegmenter` from any segmenter: it chooses among the segmenter's proposals (see `best_proposals`).
-
-    Attributes:
-        segmenter: proposes masks.
-        backbone: gives the features that `Segmenter.propose` takes.
-    """
+    """A `BoxSegmenter` from any segmenter: it chooses among the segmenter's proposals (see `best_proposals`)."""
 
     segmenter: Segmenter
     backbone: Backbone
@@ -46,7 +41,7 @@ class ProposalBoxes:
         return {
             "boxes": "best_proposal",
             "version": _VERSION,
-            "min_box_iou": MIN_BOX_IOU,
+            "min_box_iou": _MIN_BOX_IOU,
             "segmenter": dict(self.segmenter.fingerprint),
             "backbone": dict(self.backbone.fingerprint),
         }
@@ -66,7 +61,7 @@ class ProposalBoxes:
         return best_proposals(proposals, boxes_xyxy.cpu().numpy() * scale)
 
 
-def best_proposals(proposals: Proposals, boxes_xyxy: FloatArray, *, min_box_iou: float = MIN_BOX_IOU) -> torch.Tensor:
+def best_proposals(proposals: Proposals, boxes_xyxy: FloatArray) -> torch.Tensor:
     """Choose a proposal for each box and cut it to the box.
 
     Taken is the proposal whose own tight box has the highest IoU with the given box: annotated boxes are tight too.
@@ -76,7 +71,6 @@ def best_proposals(proposals: Proposals, boxes_xyxy: FloatArray, *, min_box_iou:
     Args:
         proposals: N masks of one image.
         boxes_xyxy: float32 [B, 4], in cells of the proposals' grid, right and bottom exclusive.
-        min_box_iou: below this best IoU, in [0, 1], no proposal fits the box.
 
     Returns:
         float32 [B, h, w], 1 for foreground and -1 elsewhere; without foreground where no proposal fits.
@@ -89,17 +83,14 @@ def best_proposals(proposals: Proposals, boxes_xyxy: FloatArray, *, min_box_iou:
     order = np.argsort(-proposals.predicted_iou_N.float().cpu().numpy(), kind="stable")
     tight_xywh = boxes_from_masks(foreground_Nhw)[order]
     tight_xywh[:, 2:] -= tight_xywh[:, :2] - 1
-    iou_NB = coco_mask.iou(_doubles(tight_xywh), _doubles(_as_xywh(boxes_xyxy)), [0] * len(boxes_xyxy))
+    boxes_xywh = np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], axis=1)
+    iou_NB = coco_mask.iou(_doubles(tight_xywh), _doubles(boxes_xywh), [0] * len(boxes_xyxy))
     best_B = iou_NB.argmax(axis=0)
     for index, (best, box) in enumerate(zip(best_B.tolist(), boxes_xyxy, strict=True)):
-        if iou_NB[best, index] >= min_box_iou:
+        if iou_NB[best, index] >= _MIN_BOX_IOU:
             part = _cells_inside(box, rows, columns)
             masks_Bhw[index][part] = foreground_Nhw[order[best]][part].float() * 2 - 1
     return masks_Bhw
-
-
-def _as_xywh(boxes_xyxy: FloatArray) -> FloatArray:
-    return np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], axis=1)
 
 
 def _doubles(boxes: FloatArray) -> npt.NDArray[np.float64]:

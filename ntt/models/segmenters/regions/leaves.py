@@ -69,17 +69,21 @@ def find_leaves(canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor, *, coun
     area = np.bincount(labels.ravel()).astype(np.float64)
     edges, length, gradient = _adjacency(labels, _gradients(lab))
     scaled = np.moveaxis(lab, 2, 0) / _LAB_SCALE
+
+    def means(maps_Khw: Array) -> Array:
+        return _sums(labels, maps_Khw) / area[:, None]
+
     return Leaves(
         labels_hw=labels,
         area_L=area,
-        box_L4=_boxes(labels, len(area)),
+        box_L4=_boxes(labels),
         frame_L=_frame(labels, len(area)),
         moments_L5=_moments(labels),
-        colour_L3=_means(labels, scaled, area),
-        colour_square_L=_means(labels, np.sum(scaled**2, axis=0)[None], area)[:, 0],
-        feature_LK=_means(labels, features, area),
-        feature_square_L=_means(labels, np.sum(features**2, axis=0)[None], area)[:, 0],
-        texture_L1=_means(labels, _texture(lab)[None], area),
+        colour_L3=means(scaled),
+        colour_square_L=means(np.sum(scaled**2, axis=0)[None])[:, 0],
+        feature_LK=means(features),
+        feature_square_L=means(np.sum(features**2, axis=0)[None])[:, 0],
+        texture_L1=means(_texture(lab)[None]),
         edges_E2=edges,
         length_E=length,
         gradient_E2=gradient,
@@ -152,26 +156,21 @@ def _texture(lab: Array) -> Array:
     return texture
 
 
-def _sums(labels_hw: IntArray, maps_Khw: Array, count: int) -> Array:
+def _sums(labels_hw: IntArray, maps_Khw: Array) -> Array:
     flat = labels_hw.ravel()
-    return np.stack([np.bincount(flat, channel.ravel(), minlength=count) for channel in maps_Khw], axis=1)
-
-
-def _means(labels_hw: IntArray, maps_Khw: Array, area_L: Array) -> Array:
-    means: Array = _sums(labels_hw, maps_Khw, len(area_L)) / area_L[:, None]
-    return means
+    return np.stack([np.bincount(flat, channel.ravel()) for channel in maps_Khw], axis=1)
 
 
 def _moments(labels_hw: IntArray) -> Array:
     height, width = labels_hw.shape
     y, x = np.mgrid[:height, :width].astype(np.float64)
-    return _sums(labels_hw, np.stack([x, y, x * x, y * y, x * y]), int(labels_hw.max()) + 1)
+    return _sums(labels_hw, np.stack([x, y, x * x, y * y, x * y]))
 
 
-def _boxes(labels_hw: IntArray, count: int) -> Array:
+def _boxes(labels_hw: IntArray) -> Array:
     from scipy.ndimage import find_objects
 
-    slices = find_objects(labels_hw + 1, max_label=count)
+    slices = find_objects(labels_hw + 1)
     return np.array([[x.start, y.start, x.stop - 1, y.stop - 1] for y, x in slices], dtype=np.float64)
 
 
@@ -184,17 +183,12 @@ def _adjacency(labels_hw: IntArray, maps: list[Array]) -> tuple[IntArray, Array,
     """Find adjacent leaves, how many pixel sides they share, and the mean of each map along these sides."""
     count = int(labels_hw.max()) + 1
     pairs, values = [], []
-    for first, second in (
-        ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
-        ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
-    ):
+    for first, second in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
         left, right = labels_hw[first], labels_hw[second]
         border = left != right
         pairs.append(np.minimum(left, right)[border] * count + np.maximum(left, right)[border])
         values.append(np.stack([(image[first] + image[second])[border] / 2 for image in maps]))
     keys, pair_of_side = np.unique(np.concatenate(pairs), return_inverse=True)
     length = np.bincount(pair_of_side, minlength=len(keys)).astype(np.float64)
-    along = [
-        np.bincount(pair_of_side, channel, minlength=len(keys)) / length for channel in np.concatenate(values, axis=1)
-    ]
+    along = [np.bincount(pair_of_side, channel) / length for channel in np.concatenate(values, axis=1)]
     return np.stack([keys // count, keys % count], axis=1), length, np.stack(along, axis=1)

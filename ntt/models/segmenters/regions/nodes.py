@@ -10,45 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ntt.models.segmenters.regions.leaves import Array, Leaves
+from ntt.models.segmenters.regions.objectness import DESCRIPTORS
 
-DESCRIPTORS: tuple[str, ...] = (
-    "log_area",
-    "compactness",
-    "extent",
-    "ellipse_fit",
-    "log_aspect",
-    "frame_share",
-    "gradient_fine",
-    "gradient_coarse",
-    "colour_step",
-    "feature_step",
-    "colour_contrast",
-    "feature_contrast",
-    "colour_spread",
-    "feature_spread",
-    "inner_gradient",
-    "gradient_ratio",
-    "feature_from_frame",
-    "colour_from_frame",
-    "feature_norm",
-    "log_parent_area",
-    "log_parent_cost",
-    "centre_distance",
-    "texture",
-    "gradient_relative",
-)
 _TINY = 1e-9
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """Candidate regions.
-
-    Attributes:
-        members_NL: bool, which leaves a region is made of.
-        area_N: pixels.
-        descriptors_NF: float64, columns as `DESCRIPTORS`.
-    """
+    """Candidate regions: the leaves they are made of, pixels, and `DESCRIPTORS`."""
 
     members_NL: npt.NDArray[np.bool_]
     area_N: Array
@@ -57,9 +26,10 @@ class Nodes:
 
 def measure_nodes(leaves: Leaves, tree: Any, altitudes_N: Array) -> Nodes:
     """Measure all nodes of one tree but the root, leaves first."""
-    sums = _Sums.of(leaves, tree)
+    sums = _sums(leaves, tree)
     parents = np.asarray(tree.parents(), dtype=np.int64)
-    descriptors = _describe(leaves, sums, parents, altitudes_N)
+    columns = _shape(leaves, sums) | _border(leaves, sums) | _content(leaves, sums) | _scale(sums, parents, altitudes_N)
+    descriptors = np.stack([columns[name] for name in DESCRIPTORS], axis=1)
     keep = slice(0, max(1, len(parents) - 1))
     return Nodes(_members(parents, len(leaves.area_L))[keep], sums.area[keep], descriptors[keep])
 
@@ -92,85 +62,62 @@ class _Sums:
     ring_colour: Array
     ring_feature: Array
 
-    @classmethod
-    def of(cls, leaves: Leaves, tree: Any) -> "_Sums":
-        import higra as hg
 
-        def up(values: Array) -> Array:
-            return np.asarray(hg.accumulate_sequential(tree, np.ascontiguousarray(values), hg.Accumulators.sum))
+def _sums(leaves: Leaves, tree: Any) -> _Sums:
+    import higra as hg
 
-        area = leaves.area_L[:, None]
-        low = hg.accumulate_sequential(tree, np.ascontiguousarray(leaves.box_L4[:, :2]), hg.Accumulators.min)
-        high = hg.accumulate_sequential(tree, np.ascontiguousarray(leaves.box_L4[:, 2:]), hg.Accumulators.max)
-        borders = _Borders.of(leaves, tree)
-        return cls(
-            area=up(leaves.area_L),
-            box=np.concatenate([low, high], axis=1),
-            frame=up(leaves.frame_L),
-            moments=up(leaves.moments_L5),
-            colour=up(leaves.colour_L3 * area),
-            colour_square=up(leaves.colour_square_L * leaves.area_L),
-            feature=up(leaves.feature_LK * area),
-            feature_square=up(leaves.feature_square_L * leaves.area_L),
-            texture=up(leaves.texture_L1[:, 0] * leaves.area_L),
-            border=borders.length,
-            border_values=borders.values,
-            inner=borders.inner_length,
-            inner_values=borders.inner_values,
-            ring_colour=borders.ring[:, :3],
-            ring_feature=borders.ring[:, 3:],
-        )
+    def up(values: Array, accumulator: Any = hg.Accumulators.sum) -> Array:
+        return np.asarray(hg.accumulate_sequential(tree, np.ascontiguousarray(values), accumulator))
+
+    area = leaves.area_L[:, None]
+    low, high = up(leaves.box_L4[:, :2], hg.Accumulators.min), up(leaves.box_L4[:, 2:], hg.Accumulators.max)
+    outer, inner, ring = _borders(leaves, tree)
+    return _Sums(
+        area=up(leaves.area_L),
+        box=np.concatenate([low, high], axis=1),
+        frame=up(leaves.frame_L),
+        moments=up(leaves.moments_L5),
+        colour=up(leaves.colour_L3 * area),
+        colour_square=up(leaves.colour_square_L * leaves.area_L),
+        feature=up(leaves.feature_LK * area),
+        feature_square=up(leaves.feature_square_L * leaves.area_L),
+        texture=up(leaves.texture_L1[:, 0] * leaves.area_L),
+        border=outer[:, 0],
+        border_values=outer[:, 1:],
+        inner=inner[:, 0],
+        inner_values=inner[:, 1:],
+        ring_colour=ring[:, :3],
+        ring_feature=ring[:, 3:],
+    )
 
 
-@dataclass(frozen=True)
-class _Borders:
-    length: Array
-    values: Array
-    inner_length: Array
-    inner_values: Array
-    ring: Array
+def _borders(leaves: Leaves, tree: Any) -> tuple[Array, Array, Array]:
+    """Split each node's sums over leaf borders: length and values of those around it, of those inside, and the ring.
 
-    @classmethod
-    def of(cls, leaves: Leaves, tree: Any) -> "_Borders":
-        """Split every node's sums over leaf borders into those inside it and those around it.
+    A leaf border lies inside a node when both its leaves do, that is from their lowest common ancestor upwards.
+    """
+    import higra as hg
 
-        A leaf border lies inside a node when both its leaves do, that is from their lowest common ancestor upwards.
-        """
-        import higra as hg
-
-        count, nodes = len(leaves.area_L), tree.num_vertices()
-        first, second = leaves.edges_E2[:, 0], leaves.edges_E2[:, 1]
-        traits = np.concatenate([leaves.colour_L3, leaves.feature_LK], axis=1)
-        length = leaves.length_E[:, None]
-        steps = [np.sqrt(np.sum((x[first] - x[second]) ** 2, axis=1)) for x in (leaves.colour_L3, leaves.feature_LK)]
-        values = np.concatenate([length, length * leaves.gradient_E2, length * np.stack(steps, axis=1)], axis=1)
-        at_leaves = _scatter(first, values, count) + _scatter(second, values, count)
-        ring_at_leaves = _scatter(first, length * traits[second], count) + _scatter(
-            second, length * traits[first], count
-        )
-        inside = np.concatenate([values, length * (traits[first] + traits[second])], axis=1)
-        ancestor = np.asarray(tree.lowest_common_ancestor(first, second), dtype=np.int64)
-        start = np.zeros((count, inside.shape[1]))
-        inner = hg.accumulate_and_add_sequential(tree, _scatter(ancestor, inside, nodes), start, hg.Accumulators.sum)
-        total = hg.accumulate_sequential(tree, np.concatenate([at_leaves, ring_at_leaves], axis=1), hg.Accumulators.sum)
-        width = values.shape[1]
-        outer = np.maximum(total[:, :width] - 2 * inner[:, :width], 0.0)
-        ring = total[:, width:] - inner[:, width:]
-        return cls(outer[:, 0], outer[:, 1:], inner[:, 0], inner[:, 1:width], ring)
+    count, nodes = len(leaves.area_L), tree.num_vertices()
+    first, second = leaves.edges_E2[:, 0], leaves.edges_E2[:, 1]
+    traits = np.concatenate([leaves.colour_L3, leaves.feature_LK], axis=1)
+    length = leaves.length_E[:, None]
+    steps = [np.sqrt(np.sum((x[first] - x[second]) ** 2, axis=1)) for x in (leaves.colour_L3, leaves.feature_LK)]
+    values = np.concatenate([length, length * leaves.gradient_E2, length * np.stack(steps, axis=1)], axis=1)
+    at_leaves = _scatter(first, values, count) + _scatter(second, values, count)
+    ring_at_leaves = _scatter(first, length * traits[second], count) + _scatter(second, length * traits[first], count)
+    inside = np.concatenate([values, length * (traits[first] + traits[second])], axis=1)
+    ancestor = np.asarray(tree.lowest_common_ancestor(first, second), dtype=np.int64)
+    start = np.zeros((count, inside.shape[1]))
+    inner = hg.accumulate_and_add_sequential(tree, _scatter(ancestor, inside, nodes), start, hg.Accumulators.sum)
+    total = hg.accumulate_sequential(tree, np.concatenate([at_leaves, ring_at_leaves], axis=1), hg.Accumulators.sum)
+    width = values.shape[1]
+    outer = np.maximum(total[:, :width] - 2 * inner[:, :width], 0.0)
+    return outer, inner[:, :width], total[:, width:] - inner[:, width:]
 
 
 def _scatter(index: npt.NDArray[np.int64], values_EK: Array, count: int) -> Array:
     return np.stack([np.bincount(index, column, minlength=count) for column in values_EK.T], axis=1)
-
-
-def _describe(leaves: Leaves, sums: _Sums, parents: npt.NDArray[np.int64], altitudes: Array) -> Array:
-    columns = {
-        **_shape(leaves, sums),
-        **_border(leaves, sums),
-        **_content(leaves, sums),
-        **_scale(sums, parents, altitudes),
-    }
-    return np.stack([columns[name] for name in DESCRIPTORS], axis=1)
 
 
 def _shape(leaves: Leaves, sums: _Sums) -> dict[str, Array]:

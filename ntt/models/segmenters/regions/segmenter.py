@@ -12,7 +12,7 @@ import torch
 from ntt.base.settings import deciding_settings, setting
 from ntt.errors import ConfigError
 from ntt.models.segmenters.base import SegmenterConfig
-from ntt.models.segmenters.regions.leaves import IntArray, Leaves, find_leaves
+from ntt.models.segmenters.regions.leaves import Leaves, find_leaves
 from ntt.models.segmenters.regions.nodes import Nodes, measure_nodes
 from ntt.models.segmenters.regions.objectness import objectness
 from ntt.models.segmenters.regions.selection import select
@@ -65,11 +65,7 @@ class Regions:
     """
 
     def __init__(self, config: RegionsConfig) -> None:
-        """Check that masks are no finer than the canvas.
-
-        Raises:
-            ConfigError: if they are.
-        """
+        """Refuse masks that are finer than the canvas with a ConfigError."""
         if config.mask_side > config.canvas_side:
             raise ConfigError(
                 f"segmenter.mask_side={config.mask_side} is larger than segmenter.canvas_side={config.canvas_side}. "
@@ -89,11 +85,7 @@ class Regions:
 
     @torch.no_grad()
     def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
-        """Propose masks in one image, by descending objectness.
-
-        Args:
-            canvas_3hw: float32 RGB in [0, 1].
-            feature_map_Dhw: the backbone's features of the same image, any grid.
+        """Propose masks in one image, by descending objectness; see `ntt.models.segmenters.base.Segmenter`.
 
         Returns:
             int8 masks, +1 inside and -1 outside, on a grid whose longer side is `mask_side`; and their objectness.
@@ -105,7 +97,7 @@ class Regions:
         with threadpool_limits(limits=1, user_api="blas"):
             leaves = self.leaves(canvas_3hw, feature_map_Dhw)
             if len(leaves.area_L) == 1:
-                return _whole_image(leaves)
+                return Proposals(torch.ones((1, *leaves.labels_hw.shape), dtype=torch.int8), torch.full((1,), 0.5))
             nodes = all_nodes(leaves)
         score_N = objectness(nodes.descriptors_NF)
         eligible = np.flatnonzero((nodes.area_N >= _SMALLEST_REGION_PX) & (score_N > self.config.min_objectness))
@@ -114,7 +106,10 @@ class Regions:
             select(nodes.members_NL[eligible], leaves.area_L, score_N[eligible], canvas_px=canvas_px, max_masks=limit)
         ]
         _LOG.debug("%d leaves, %d nodes, %d proposals", len(leaves.area_L), len(score_N), len(selected))
-        return Proposals(_paint(leaves.labels_hw, nodes.members_NL[selected]), torch.from_numpy(score_N[selected]))
+        # Masks are unions of leaves.
+        signs = np.where(nodes.members_NL[selected], np.int8(1), np.int8(-1))
+        masks_Shw = torch.from_numpy(np.take(signs, leaves.labels_hw, axis=1))
+        return Proposals(masks_Shw, torch.from_numpy(score_N[selected]))
 
     def leaves(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Leaves:
         """Cut one image into the regions every mask is made of; arguments as for `propose`."""
@@ -139,14 +134,4 @@ def all_nodes(leaves: Leaves) -> Nodes:
         nodes = measure_nodes(leaves, *build_tree(leaves, linkage))
         new = slice(len(leaves.area_L) if columns else 0, None)
         columns.append((nodes.members_NL[new], nodes.area_N[new], nodes.descriptors_NF[new]))
-    return Nodes(*(np.concatenate(column) for column in zip(*columns, strict=True)))
-
-
-def _paint(labels_hw: IntArray, members_SL: npt.NDArray[np.bool_]) -> torch.Tensor:
-    """Turn unions of leaves into masks: int8 [S, h, w], +1 inside and -1 outside."""
-    signs = np.where(members_SL, np.int8(1), np.int8(-1))
-    return torch.from_numpy(np.take(signs, labels_hw, axis=1))
-
-
-def _whole_image(leaves: Leaves) -> Proposals:
-    return Proposals(torch.ones((1, *leaves.labels_hw.shape), dtype=torch.int8), torch.full((1,), 0.5))
+    return Nodes(*map(np.concatenate, zip(*columns, strict=True)))

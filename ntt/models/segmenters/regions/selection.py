@@ -26,7 +26,7 @@ def select(
     canvas_px: int,
     max_masks: int,
 ) -> IntArray:
-    """Select regions by descending score within each size class.
+    """Select at most `max_masks` regions by descending score within each size class.
 
     Args:
         members_NL: which leaves a region is made of.
@@ -36,7 +36,7 @@ def select(
         max_masks: most regions to select.
 
     Returns:
-        int64 [S], S <= max_masks, by descending score.
+        int64 [S], by descending score.
     """
     share = members_NL @ area_L / canvas_px
     size_class = np.searchsorted(np.asarray(SIZE_ENDS[:-1]), share, side="left")

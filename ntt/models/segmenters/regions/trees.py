@@ -1,6 +1,5 @@
 """Hierarchies over the leaves: binary partition trees under different notions of similarity."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +10,18 @@ from ntt.models.segmenters.regions.leaves import Array, Leaves
 
 @dataclass(frozen=True)
 class Linkage:
-    """How one tree measures the dissimilarity of two regions.
+    """How one tree measures the dissimilarity of two regions: weights of what is compared.
 
     Attributes:
         rule: "ward" merges the pair whose union adds least variance; "border" merges the pair whose shared border is
             weakest on average.
-        colour, feature, texture, position: weights of Lab colour, backbone features, texture and position.
-        gradient: weight of the colour gradient along the shared border ("border" only).
+        gradient: of the colour along the shared border ("border" only).
         area_power: exponent of the region's area in Ward's criterion; below 1, size counts for less.
     """
 
     rule: str
     colour: float = 0.0
     feature: float = 0.0
-    texture: float = 0.0
     position: float = 0.0
     gradient: float = 0.0
     area_power: float = 1.0
@@ -63,11 +60,6 @@ def build_tree(leaves: Leaves, linkage: Linkage) -> tuple[Any, Array]:
 def _traits(leaves: Leaves, linkage: Linkage) -> Array:
     side = max(leaves.labels_hw.shape)
     position = leaves.moments_L5[:, :2] / leaves.area_L[:, None] / side
-    parts: Sequence[tuple[float, Array]] = (
-        (linkage.colour, leaves.colour_L3),
-        (linkage.feature, leaves.feature_LK),
-        (linkage.texture, leaves.texture_L1),
-        (linkage.position, position),
-    )
-    weighted = [weight * values for weight, values in parts if weight > 0.0]
+    traits = ((linkage.colour, leaves.colour_L3), (linkage.feature, leaves.feature_LK), (linkage.position, position))
+    weighted = [weight * values for weight, values in traits if weight > 0.0]
     return np.ascontiguousarray(np.concatenate(weighted, axis=1))
