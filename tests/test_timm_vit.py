@@ -113,7 +113,7 @@ def test_a_failed_download_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(timm, "create_model", unreachable)
     monkeypatch.delenv("NTT_OFFLINE", raising=False)
-    with pytest.raises(WeightsError, match=f"timm could not supply the weights of {TINY}: no route. Check the name"):
+    with pytest.raises(WeightsError, match=f"timm could not supply the weights of {TINY}: no route. Check the net"):
         _encoder(pretrained=True).encode(_images(224))
 
 
