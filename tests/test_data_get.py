@@ -12,7 +12,7 @@ import pytest
 from http_server import Site, serve
 from miniatures import make_miniature
 
-from ntt.cli.data_check import places_by_shots
+from ntt.cli.data_check import files_by_shots
 from ntt.cli.main import main
 from ntt.datasets.published import fetch
 from ntt.datasets.published.archives import unpack
@@ -151,7 +151,7 @@ def test_get_coco(world: World, capsys: pytest.CaptureFixture[str]):
     facts = offer_coco(world)
     assert main(["data", "get", "coco"]) == 0
     assert tree(world.root / "coco") == tree(world.made / "coco")
-    assert check_published(facts, places_by_shots(facts, None)).problems == []
+    assert check_published(facts, files_by_shots(facts, None)).problems == []
     assert "val2017.zip: 2 files unpacked" in capsys.readouterr().out
     asked = len(world.site.requests)
     assert main(["data", "get", "coco"]) == 0
@@ -216,7 +216,7 @@ def test_get_lvis_makes_minival(world: World):
         world.offer(f"{name}.zip", "lvis", world.below("lvis", name), {name: 1})
     assert main(["data", "get", "lvis_minival"]) == 0
     assert json.loads((world.root / "lvis" / "lvis_v1_minival.json").read_text()) == expected
-    assert check_published(facts, places_by_shots(facts, None)).problems == []
+    assert check_published(facts, files_by_shots(facts, None)).problems == []
     assert write_minival(world.root / "lvis") is None
 
 
@@ -257,7 +257,7 @@ def test_get_voc_converts_and_makes_the_few_shot_files(world: World, capsys: pyt
     assert len(lists) == 5 * 20
     assert main(["data", "get", "voc"]) == 0
     assert "5_shot.json: written" in capsys.readouterr().out
-    assert check_published(facts, places_by_shots(facts, None)).problems == []
+    assert check_published(facts, files_by_shots(facts, None)).problems == []
     trainval = json.loads((world.root / "voc" / "annotations" / "trainval0712.json").read_text())
     assert [image["file_name"] for image in trainval["images"]] == [
         "VOC2007/JPEGImages/000005.jpg",

@@ -15,7 +15,7 @@ from PIL import Image
 from tiny_data import make_tiny
 
 from ntt.base.project import CONF_DIR
-from ntt.cli.data_check import places_by_shots
+from ntt.cli.data_check import files_by_shots
 from ntt.cli.main import main
 from ntt.config import schema as config
 from ntt.config.compose import compose_config, compose_many
@@ -57,7 +57,7 @@ def settings(option: str, data_root: Path, *more: str) -> config.ExperimentConfi
 @cache
 def places_below_root(option: str) -> Mapping[int | None, DatasetFiles]:
     """Composing takes a third of a second: once an option is enough."""
-    return places_by_shots(known_datasets()[option], None, data_root=Path("/ROOT"))
+    return files_by_shots(known_datasets()[option], None, data_root=Path("/ROOT"))
 
 
 def check(option: str, root: Path, facts: DatasetDetails) -> CheckReport:

@@ -79,7 +79,7 @@ def _folder(folder: str, files: Mapping[str, Any]) -> DatasetConfig:
     return CocoJsonConfig(name="coco_json", root=folder, **files)
 
 
-def places_by_shots(
+def files_by_shots(
     details: DatasetDetails, root: Path | None, *, data_root: Path | None = None
 ) -> Mapping[int | None, DatasetFiles]:
     """Return where a published data set would lie, by number of shots where it has a references file for each.
@@ -91,19 +91,19 @@ def places_by_shots(
     """
     numbers: tuple[int | None, ...] = details.shots or (None,)
     overrides = [[f"dataset={details.name}", *([] if k is None else [f"shots.count={k}"])] for k in numbers]
-    places: dict[int | None, DatasetFiles] = {}
+    locations: dict[int | None, DatasetFiles] = {}
     for shots, config in zip(numbers, compose_many(overrides), strict=True):
         dataset = config.dataset
         assert isinstance(dataset, PublishedConfig), details.name
         usual = Path(dataset.root) if data_root is None else data_root / Path(dataset.root).name
-        places[shots] = replace(dataset, root=str(root or usual)).places()
-    return places
+        locations[shots] = replace(dataset, root=str(root or usual)).places()
+    return locations
 
 
-def describe_layout(places: Mapping[int | None, DatasetFiles]) -> str:
+def describe_layout(locations: Mapping[int | None, DatasetFiles]) -> str:
     """Return every file and folder of a data set, each once, one per line."""
-    files = [path for place in places.values() for path in (place.references_file, place.targets_file)]
-    folders = [path for place in places.values() for path in (place.reference_images, place.target_images)]
+    files = [path for files in locations.values() for path in (files.references_file, files.targets_file)]
+    folders = [path for files in locations.values() for path in (files.reference_images, files.target_images)]
     lines = [*dict.fromkeys(map(str, files)), *dict.fromkeys(f"{folder}/" for folder in folders)]
     return "\n  ".join(["The layout:", *lines])
 
@@ -117,14 +117,14 @@ def how_to_get(details: DatasetDetails) -> str:
 
 
 def _check_known(details: DatasetDetails, root: Path | None, *, decode: bool) -> int:
-    places = places_by_shots(details, root)
-    report = check_published(details, places, decode=decode)
+    locations = files_by_shots(details, root)
+    report = check_published(details, locations, decode=decode)
     click.echo("\n  ".join([f"{details.name}: {details.title}", *report.lines]))
     if not report.problems:
         click.echo("All is there, nothing is different.")
         return 0
     click.echo("\n  - ".join([f"{len(report.problems)} problem(s):", *report.problems]))
-    click.echo(describe_layout(places))
+    click.echo(describe_layout(locations))
     click.echo(how_to_get(details))
     return 1
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ntt.base.progress import download_bars
-from ntt.cli.data_check import describe_layout, how_to_get, places_by_shots
+from ntt.cli.data_check import describe_layout, files_by_shots, how_to_get
 from ntt.config.compose import compose_config
 from ntt.datasets.published.details import DatasetDetails, archives, known_datasets
 from ntt.datasets.published.fetch import Source, fetch_dataset
@@ -42,11 +42,11 @@ def get_data(name: str, data_root: Path | None, *, mirror: str | None, offline: 
 
 def _describe(details: DatasetDetails, data_root: Path) -> int:
     """Say where a data set is published that nobody may pass on, or that has no fixed address."""
-    places = places_by_shots(details, None, data_root=data_root)
-    first = next(iter(places.values()))
+    locations = files_by_shots(details, None, data_root=data_root)
+    first = next(iter(locations.values()))
     if all(path.exists() for path in (first.targets_file, first.target_images, first.reference_images)):
         click.echo(f"{details.title} is there: {first.targets_file}. Check it with `ntt data check {details.name}`.")
         return 0
     click.echo(how_to_get(details))
-    click.echo(describe_layout(places))
+    click.echo(describe_layout(locations))
     return 1
