@@ -117,6 +117,10 @@ class _Transfer:
     def part(self) -> Path:
         return self.target.with_name(f"{self.target.name}.part")
 
+    @property
+    def source(self) -> str:
+        return display_url(self.url)
+
     def fetch_verified(self, urls: Sequence[str]) -> None:
         """Fetch until the digest is right; one that is wrong after a continuation gets a second, fresh try."""
         while True:
@@ -129,10 +133,9 @@ class _Transfer:
                 return
             self.part.unlink()
             if not self.is_continuation:
-                page = " It is a web page: is there a login page or a proxy in between?" if is_page else ""
                 raise DownloadError(
-                    f"The {self.label} from {display_url(self.url)} is not the expected file: its {self.algorithm} is "
-                    f"{digest}, expected {self.expected or 'any but that of a web page'}.{page}"
+                    f"The {self.label} from {self.source} is not the expected file: its {self.algorithm} is {digest}, "
+                    + ("that of a web page, such as a login page." if is_page else f"expected {self.expected}.")
                 )
             _LOG.warning("The continued download of %s has a wrong %s; starting afresh.", self.label, self.algorithm)
 
@@ -140,7 +143,7 @@ class _Transfer:
         for self.url in urls:
             if self._fetch_with_retries():
                 return
-            _LOG.info("%s has no %s", display_url(self.url), self.label)
+            _LOG.info("%s has no %s", self.source, self.label)
         raise DownloadError(f"There is no {self.label} at {' and '.join(map(display_url, urls))}.")
 
     def _fetch_with_retries(self) -> bool:
@@ -156,12 +159,12 @@ class _Transfer:
                 farthest = max(farthest, size)
                 if failures >= _ATTEMPTS:
                     raise DownloadError(
-                        f"The {self.label} cannot be fetched from {display_url(self.url)}: {error} ({failures} "
-                        f"attempts, {size} bytes are kept). Try again later, or copy the file to {self.target}."
+                        f"The {self.label} cannot be fetched from {self.source}: {error} ({failures} attempts, {size} "
+                        f"bytes are kept). Try again later, or copy the file to {self.target}."
                     ) from error
                 pause_s = _FIRST_PAUSE_S * 2.0 ** (failures - 1) if error.pause_s is None else error.pause_s
                 pause_s = min(pause_s, _LONGEST_PAUSE_S)
-                _LOG.warning("%s: %s; trying again in %.0f s", display_url(self.url), error, pause_s)
+                _LOG.warning("%s: %s; trying again in %.0f s", self.source, error, pause_s)
                 time.sleep(pause_s)
 
     def _fetch_once(self, offset: int) -> bool:
@@ -200,7 +203,7 @@ class _Transfer:
         if error.code in _TRANSIENT_STATUS:
             retry_after = error.headers.get("Retry-After", "")
             raise _TransientError(reason, float(retry_after) if retry_after.isdigit() else None)
-        raise DownloadError(f"The {self.label} cannot be fetched: {display_url(self.url)} answered {reason}.")
+        raise DownloadError(f"The {self.label} cannot be fetched: {self.source} answered {reason}.")
 
     def _receive(self, response: Any, offset: int) -> None:
         """Write what the server sends to the end of `part`, or from the start if it ignores the range asked for."""
@@ -209,8 +212,9 @@ class _Transfer:
         length = response.headers.get("Content-Length", "")
         total = offset + int(length) if length.isdigit() else None
         done = offset
+        self._require_size(total or 0)
+        self._require_space((total or 0) - offset)
         with self.part.open("ab" if offset else "wb") as file:
-            self._require_space(total or 0, offset)
             while block := self._next_block(response):
                 done += len(block)
                 self._require_size(done)
@@ -230,15 +234,11 @@ class _Transfer:
 
     def _require_size(self, size: int) -> None:
         if size > MAX_BYTES:
-            self.part.unlink()
-            raise DownloadError(
-                f"The {self.label} from {display_url(self.url)} is larger than {MAX_BYTES / 1e9:.0f} GB, the most "
-                "that is accepted."
-            )
+            self.part.unlink(missing_ok=True)
+            raise DownloadError(f"The {self.label} from {self.source} is larger than {MAX_BYTES / 1e9:.0f} GB.")
 
-    def _require_space(self, total: int, offset: int) -> None:
-        self._require_size(total)
-        free, needed = shutil.disk_usage(self.part.parent).free, total - offset + _SPARE_BYTES
+    def _require_space(self, size: int) -> None:
+        free, needed = shutil.disk_usage(self.part.parent).free, size + _SPARE_BYTES
         if free < needed:
             raise StorageError(
                 f"Not enough disk space for the {self.label}: {needed / 1e6:.0f} MB are needed in {self.part.parent}, "
@@ -259,8 +259,8 @@ class _Transfer:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise DownloadError(
-                    f"The certificate of {display_url(self.url)} is not trusted: {cause.verify_message}. If a proxy "
-                    "of yours signs connections, name its certificate in SSL_CERT_FILE."
+                    f"The certificate of {self.source} is not trusted: {cause.verify_message}. If a proxy of yours "
+                    "signs connections, name its certificate in SSL_CERT_FILE."
                 ) from error
             if isinstance(cause, TimeoutError):
                 raise _TransientError("the server fell silent") from error

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -99,7 +99,7 @@ def each_warning_once() -> Iterator[None]:
     logger = logging.getLogger("ntt")
     handlers = [*logger.handlers, *(logging.root.handlers if logger.propagate else ())]
     last_resort = [logging.lastResort] if logging.lastResort is not None else []
-    filters = [(handler, _FirstTime()) for handler in handlers or last_resort]
+    filters = [(handler, _first_time()) for handler in handlers or last_resort]
     for handler, first_time in filters:
         handler.addFilter(first_time)
     try:
@@ -109,18 +109,16 @@ def each_warning_once() -> Iterator[None]:
             handler.removeFilter(first_time)
 
 
-class _FirstTime(logging.Filter):
-    """Lets each warning and error through once, and everything milder always."""
+def _first_time() -> Callable[[logging.LogRecord], bool]:
+    """Return a filter that lets each warning and error through once, and everything milder always."""
+    logged: set[tuple[str, str]] = set()
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._logged: set[tuple[str, str]] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a record is shown."""
+    def is_shown(record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
         message = (record.name, record.getMessage())
-        is_new = message not in self._logged
-        self._logged.add(message)
+        is_new = message not in logged
+        logged.add(message)
         return is_new
+
+    return is_shown

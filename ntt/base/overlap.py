@@ -31,10 +31,9 @@ def overlap(
     Args:
         items: what is worked on.
         load: called in threads of its own.
-        compute: called for one item after another in the caller's thread, which an interrupt stops at once, or in
-            `computing` threads.
+        compute: called in `computing` threads.
         finish: called in threads of its own.
-        computing: threads that compute; 0: the caller's.
+        computing: 0: the caller's thread computes, which an interrupt stops at once.
 
     Raises:
         Exception: the first error in the order of the items, as it is. Nothing is begun after it.

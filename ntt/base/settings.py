@@ -44,14 +44,9 @@ def setting(
 
 
 def setting_problems(settings: Any, prefix: str = "") -> list[str]:
-    """Check every field of a settings dataclass, nested ones included, against its metadata.
+    """Return one sentence per value out of the range of its field, nested settings included; None always passes.
 
-    Args:
-        settings: an instance. A value of None passes: its field's type says whether there may be one.
-        prefix: the key of `settings` itself, such as "matcher"; "" at the root.
-
-    Returns:
-        One sentence per value out of range.
+    `prefix` is the key of the settings themselves, such as "matcher"; "" at the root.
     """
     problems: list[str] = []
     for declared in fields(settings):

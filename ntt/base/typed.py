@@ -21,10 +21,10 @@ _WORDS = {
 
 
 def read_dataclass(cls: type[T], values: Any, problems: list[str], *, key: str = "", **more: Any) -> T | None:
-    """Build a dataclass from plain values.
+    """Build a dataclass from plain values; its fields' types and metadata (`setting`) say what is allowed.
 
     Args:
-        cls: a dataclass; its fields' types and metadata (`ntt.base.settings.setting`) say what is allowed.
+        cls: the dataclass.
         values: a mapping with a value for each field that has no default.
         problems: receives one sentence per unknown, missing or unusable value.
         key: the key of the values themselves, for messages; "" at the root.
@@ -45,14 +45,9 @@ def read_dataclass(cls: type[T], values: Any, problems: list[str], *, key: str =
 def read_fields(
     cls: type[Any], values: Any, problems: list[str], *, key: str = "", without: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Return the usable values of a mapping by field, some of which may be absent; see `read_dataclass`.
+    """Return the usable values by field, some of which may be absent; see `read_dataclass`.
 
-    Args:
-        cls: a dataclass.
-        values: the mapping.
-        problems: receives one sentence per unknown or unusable value.
-        key: the key of the mapping itself, for messages; "" at the root.
-        without: names of fields that may not be set.
+    Fields named in `without` may not be set.
     """
     hints = get_type_hints(cls)
     known = {one.name: one for one in fields(cls) if one.name not in without}

@@ -63,18 +63,22 @@ def verify(names: tuple[str, ...], root: Path) -> int:
 
     Without NAME, all that are on disk. The exit status is 1 if a file is damaged, or missing though it was named.
     """
-    from ntt.models import weights as official
+    from ntt.models.weights import checkpoint, checkpoints, fetch_command, file_digest
 
-    checkpoints = official.checkpoints()
-    on_disk = [name for name, entry in checkpoints.items() if (root / entry.path).is_file()]
-    states = official.verify(root, list(names) or on_disk)
-    if not states:
+    on_disk = [name for name, entry in checkpoints().items() if (root / entry.path).is_file()]
+    entries = [checkpoint(name) for name in names or on_disk]
+    if not entries:
         raise ConfigError(
             f"There are no checkpoints in {root}. Fetch one, for example with "
-            f"`{official.fetch_command('dinov2_vitl14', root)}`, or name another folder with --root."
+            f"`{fetch_command('dinov2_vitl14', root)}`, or name another folder with --root."
         )
-    for state in states:
-        click.echo(f"{state.name}: {state.state}  {state.path}")
-        if state.state == "damaged":
-            click.echo(f"  its sha256 is {state.sha256}, expected {checkpoints[state.name].sha256}")
-    return int(any(state.state != "ok" for state in states))
+    status = 0
+    for entry in entries:
+        path = root / entry.path
+        digest = file_digest(path) if path.is_file() else None
+        state = "missing" if digest is None else "ok" if digest == entry.sha256 else "damaged"
+        click.echo(f"{entry.name}: {state}  {path}")
+        if state == "damaged":
+            click.echo(f"  its sha256 is {digest}, expected {entry.sha256}")
+        status |= state != "ok"
+    return status

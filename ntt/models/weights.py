@@ -9,7 +9,7 @@ import os
 import pickle
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -36,16 +36,6 @@ class Checkpoint:
     url: str
     sha256: str
     path: str
-
-
-@dataclass(frozen=True)
-class CheckpointState:
-    """The state of a file: "ok", "missing" or "damaged", and the sha256 of what is there."""
-
-    name: str
-    path: Path
-    state: str
-    sha256: str | None
 
 
 @cache
@@ -139,21 +129,6 @@ def fetch(
     except DownloadError as error:
         raise WeightsError(f"{error} A mirror is named with --mirror URL or {MIRROR_VARIABLE}=URL.") from error
     return path
-
-
-def verify(root: Path, names: Sequence[str]) -> list[CheckpointState]:
-    """Compare files below the weights folder `root` with the registry.
-
-    Raises:
-        ConfigError: if a name is not known.
-    """
-    states = []
-    for entry in [checkpoint(name) for name in names]:
-        path = root / entry.path
-        digest = file_digest(path) if path.is_file() else None
-        state = "missing" if digest is None else "ok" if digest == entry.sha256 else "damaged"
-        states.append(CheckpointState(name=entry.name, path=path, state=state, sha256=digest))
-    return states
 
 
 def file_digest(path: Path) -> str:

@@ -5,14 +5,13 @@ install), and Meta's own code from a clone the user points at.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ntt.base.settings import setting
 from ntt.errors import ConfigError, WeightsError
@@ -97,33 +96,6 @@ class Dinov2(VisionTransformer):
         if self._repo_dir is None:
             return _timm_network(self._variant, state, self.input_size // PATCH_SIZE, self._weights)
         return _official_network(self._variant, state, self._repo_dir, self._weights)
-
-
-@dataclass(frozen=True)
-class ImplementationComparison:
-    """How far the features of two implementations are apart; `min_cosine` is of two tokens at the same position."""
-
-    max_abs_difference: float
-    mean_abs_feature: float
-    min_cosine: float
-
-
-def compare_implementations(
-    config: Dinov2Config, placement: Placement, *, repo_dir: Path, images_B3HW: torch.Tensor
-) -> ImplementationComparison:
-    """Encode images with timm's network and with Meta's own code from `repo_dir`, and compare the features.
-
-    Raises:
-        ConfigError: for a setting that cannot be run.
-        WeightsError: for weights that are missing, damaged or of another model.
-    """
-    official = replace(config, implementation="official", repo_dir=str(repo_dir))
-    ours, theirs = (Dinov2(each, placement).encode(images_B3HW).cpu().double() for each in (config, official))
-    return ImplementationComparison(
-        max_abs_difference=float((ours - theirs).abs().max()),
-        mean_abs_feature=float(theirs.abs().mean()),
-        min_cosine=float(F.cosine_similarity(ours, theirs, dim=1).min()),
-    )
 
 
 def _check_implementation(implementation: str, repo_dir: Path | None) -> None:

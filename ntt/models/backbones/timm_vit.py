@@ -129,24 +129,17 @@ def _outline(model: str) -> Any:
         raise ConfigError(f"backbone.model={model!r} is not known to timm {timm.__version__}. {hint}")
     try:
         network = without_values(lambda: _create(model, pretrained=False))
-    except TypeError as error:
-        raise ConfigError(_no_vit(model)) from error
+    except TypeError:  # it does not take any input size
+        network = None
     except (RuntimeError, ValueError) as error:
-        reason = str(error).rstrip(".")
-        raise ConfigError(
-            f"backbone.model={model!r} cannot be built by timm: {reason}. Choose another, such as vit_base_patch16_224."
-        ) from error
+        raise ConfigError(f"backbone.model={model!r} cannot be built by timm: {error}") from error
     parts = ("patch_embed", "num_prefix_tokens", "norm", "fc_norm")
     if not all(hasattr(network, part) for part in parts) or len(set(network.patch_embed.patch_size)) != 1:
-        raise ConfigError(_no_vit(model))
+        raise ConfigError(
+            f"backbone.model={model!r} is no plain vision transformer with square patches that takes any input size. "
+            "Choose a timm model such as vit_base_patch16_224."
+        )
     return network
-
-
-def _no_vit(model: str) -> str:
-    return (
-        f"backbone.model={model!r} is no plain vision transformer with square patches that takes any input size. "
-        "Choose a timm model such as vit_base_patch16_224."
-    )
 
 
 def _downloaded(model: str) -> nn.Module:
