@@ -5,6 +5,7 @@ import torch
 
 from ntt.errors import ConfigError
 from ntt.models.batching import BatchRunner
+from ntt.models.compiling import compiled
 from ntt.models.device import (
     PRECISIONS,
     autocast,
@@ -213,3 +214,17 @@ def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ntt.models.device.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs the package triton on CUDA, which is not installed"):
         check_compiler(CUDA)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_recorded_network_computes_the_same(precision: str) -> None:
+    device = torch.device("cuda", 0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(8, 4))
+    network = network.to(device)
+    faster = compiled(network, device)
+    for seed in range(3):
+        values = torch.randn(2, 3, 3, 3, generator=torch.Generator().manual_seed(seed)).to(device)
+        with torch.no_grad(), autocast(precision, device):
+            assert torch.equal(faster(values), network(values))
