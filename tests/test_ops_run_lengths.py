@@ -96,6 +96,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [encoded(logits, 90, 70), encoded(logits, 20, 70)]
     monkeypatch.setattr(run_lengths, "_SAMPLES_CPU", 1)
     monkeypatch.setattr(run_lengths, "_PIXELS_CPU", 1)
+    monkeypatch.setattr(run_lengths, "_RUNS", 1)
     assert [encoded(logits, 90, 70), encoded(logits, 20, 70)] == whole
 
 

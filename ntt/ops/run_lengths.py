@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,10 @@ from ntt.ops.resize import resize_bands, resize_matrix
 _PIXELS_CPU, _PIXELS_GPU = 1 << 18, 1 << 25
 _SAMPLES_CPU, _SAMPLES_GPU = 1 << 21, 1 << 28
 _BANDS = 8
+# Runs that are encoded at a time, and the most groups of five bits of one.
+_RUNS, _MOST_GROUPS = 1 << 16, 7
+# Where more of the cells are of both kinds, all pixels are computed.
+_MOST_CELLS = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -48,47 +53,60 @@ class Changes:
 
     def encode(self) -> tuple[bytes, ...]:
         """Write each mask as the counts of a COCO compressed RLE, byte for byte as pycocotools does."""
-        per_mask_N = self.per_mask_N
-        # Each mask has one run more than changes; its last one ends with the mask.
-        ends_N = np.cumsum(per_mask_N + 1)
-        stops = np.insert(self.flat_T, ends_N - 1 - np.arange(self.count), np.arange(1, self.count + 1) * self.length)
-        runs = np.diff(stops, prepend=0).astype(np.int32)
-        # From the fourth run of a mask on, the difference to the run two before is written.
-        values = runs.copy()
-        values[2:] -= runs[:-2]
-        for offset in range(3):
-            index = (ends_N - per_mask_N - 1 + offset)[per_mask_N >= offset]
-            values[index] = runs[index]
-        return _as_text(values, ends_N)
+        ends_N = np.cumsum(self.per_mask_N)
+        texts: list[bytes] = []
+        while len(texts) < self.count:
+            # As many masks at a time as stay in the cache, and one at least.
+            first, start = len(texts), int(ends_N[len(texts) - 1]) if texts else 0
+            last = max(int(np.searchsorted(ends_N, start + _RUNS, side="right")), first + 1)
+            texts += _encode(self.flat_T[start : ends_N[last - 1]] - first * self.length, last - first, self.length)
+        return tuple(texts)
 
 
-def _as_text(values: npt.NDArray[np.int32], ends_N: npt.NDArray[np.int64]) -> tuple[bytes, ...]:
+def _encode(flat_T: npt.NDArray[np.int64], count: int, length: int) -> list[bytes]:
+    """Encode a few masks; see `Changes`."""
+    mask_ends_N = np.arange(1, count + 1) * length
+    ends_N = np.searchsorted(flat_T, mask_ends_N)
+    # Each mask has one run more than changes; its last one ends with the mask.
+    runs = np.diff(np.insert(flat_T, ends_N, mask_ends_N), prepend=0).astype(np.int32)
+    ends_N += np.arange(1, count + 1)
+    sizes_N = np.diff(ends_N, prepend=0)
+    # From the fourth run of a mask on, the difference to the run two before is written.
+    values = runs.copy()
+    values[2:] -= runs[:-2]
+    for offset in range(3):
+        index = (ends_N - sizes_N + offset)[sizes_N > offset]
+        values[index] = runs[index]
+    return _as_text(values, ends_N)
+
+
+def _as_text(values: npt.NDArray[np.int32], ends_N: npt.NDArray[np.int64]) -> list[bytes]:
     """Write numbers in groups of five bits, lowest first; the sixth bit of a character says that another follows."""
-    groups: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]] = []
-    size, index, rest = np.zeros(len(values), dtype=np.int64), np.arange(len(values)), values
-    while len(index):
+    characters = np.empty((len(values), _MOST_GROUPS), dtype=np.uint8)
+    sizes = np.zeros(len(values), dtype=np.int8)
+    index: Any = slice(None)
+    rest = values
+    for group in range(_MOST_GROUPS):
         low, rest = rest & 31, rest >> 5
         # The fifth bit of the last group is the sign: where the rest is nothing but copies of it, the number ends.
         more = rest != -(low >> 4)
-        groups.append((index, (low + 48 + (more << 5)).astype(np.uint8)))
-        size[index] += 1
-        index, rest = index[more], rest[more]
-    stops = np.cumsum(size)
-    starts = stops - size
-    text = np.empty(size.sum(), dtype=np.uint8)
-    for offset, (index, characters) in enumerate(groups):
-        text[starts[index] + offset] = characters
-    data, edges = text.tobytes(), [0, *stops[ends_N - 1].tolist()]
-    return tuple(data[start:stop] for start, stop in pairwise(edges))
+        characters[index, group] = low + 48 + (more << 5)
+        sizes[index] += 1
+        following = np.flatnonzero(more)
+        if not len(following):
+            break
+        index, rest = following if group == 0 else index[following], rest[following]
+    text = characters[np.arange(_MOST_GROUPS) < sizes[:, None]].tobytes()
+    edges = [0, *np.cumsum(sizes, dtype=np.int64)[ends_N - 1].tolist()]
+    return [text[start:stop] for start, stop in pairwise(edges)]
 
 
 @torch.no_grad()
 def mask_changes(foreground_NHW: torch.Tensor) -> Changes:
     """Find the changes of full-size masks, bool [N, H, W]; fastest where each mask is stored column by column."""
     count, height, width = foreground_NHW.shape
-    return _in_chunks(
-        lambda part: _compare_all(foreground_NHW[part]), count, height * width, foreground_NHW.device, height * width
-    )
+    flat_T = _in_chunks(lambda part: _compare_all(foreground_NHW[part]), foreground_NHW, height * width, height * width)
+    return Changes(flat_T.cpu().numpy(), count, height * width)
 
 
 @torch.no_grad()
@@ -102,30 +120,33 @@ def full_size_changes(logits_Nhw: torch.Tensor, foreground_Nhw: torch.Tensor, he
         width: W, pixels.
     """
     count, rows_in, columns_in = logits_Nhw.shape
-    device = logits_Nhw.device
+    device, length = logits_Nhw.device, height * width
     rows, columns = _taps(rows_in, height, device), _taps(columns_in, width, device)
 
     def find(part: slice) -> torch.Tensor:
-        if rows is None or columns is None:
-            return _compare_all(_resized_foreground(logits_Nhw[part], height, width))
-        return _compare_in_cells(logits_Nhw[part], foreground_Nhw[part], rows, columns)
+        logits_nhw, foreground_nhw = logits_Nhw[part], foreground_Nhw[part]
+        if rows is not None and columns is not None:
+            cells = _mixed_cells(foreground_nhw)
+            if device.type != "cpu" or np.count_nonzero(cells.numpy()) < _MOST_CELLS * cells.numel():
+                changes = _compare_in_cells(logits_nhw, foreground_nhw, cells, rows, columns)
+                # NumPy sorts faster on a CPU.
+                return changes.sort().values if device.type != "cpu" else torch.from_numpy(np.sort(changes.numpy()))
+        return _in_chunks(
+            lambda few: _compare_all(_resized_foreground(logits_nhw[few], height, width)),
+            logits_nhw,
+            length,
+            max(rows_in, height) * max(columns_in, width),
+        )
 
-    size = max(rows_in, height) * max(columns_in, width) if rows is None or columns is None else rows_in * columns_in
-    return _in_chunks(find, count, height * width, device, size)
+    flat_T = _in_chunks(find, logits_Nhw, length, rows_in * columns_in)
+    return Changes(flat_T.cpu().numpy(), count, length)
 
 
-def _in_chunks(
-    find: Callable[[slice], torch.Tensor], count: int, length: int, device: torch.device, mask_size: int
-) -> Changes:
-    """Find changes in as many masks at a time as memory is meant for, and sort them."""
-    step = max(1, _limit(device, _SAMPLES_CPU, _SAMPLES_GPU) // max(1, mask_size))
-    flat = [np.zeros(0, dtype=np.int64)]
-    for start in range(0, count, step):
-        changes = find(slice(start, start + step))
-        # NumPy sorts faster on a CPU.
-        ordered = np.sort(changes.numpy()) if device.type == "cpu" else changes.sort().values.cpu().numpy()
-        flat.append(ordered + start * length)
-    return Changes(np.concatenate(flat), count, length)
+def _in_chunks(find: Callable[[slice], torch.Tensor], masks: torch.Tensor, length: int, mask_size: int) -> torch.Tensor:
+    """Find the changes of as many masks at a time as memory is meant for, `mask_size` numbers each."""
+    step = max(1, _limit(masks.device, _SAMPLES_CPU, _SAMPLES_GPU) // max(1, mask_size))
+    parts = [find(slice(start, start + step)) + start * length for start in range(0, len(masks), step)]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
 
 def _compare_all(foreground_nHW: torch.Tensor) -> torch.Tensor:
@@ -191,14 +212,18 @@ def _taps(inputs: int, outputs: int, device: torch.device) -> _Taps | None:
     return _Taps(outputs, *(torch.from_numpy(part).to(device) for part in parts))
 
 
+def _mixed_cells(foreground_nhw: torch.Tensor) -> torch.Tensor:
+    """Find the cells whose corners are of both kinds: bool [n, h - 1, w - 1]."""
+    sideways = foreground_nhw[:, :, 1:] ^ foreground_nhw[:, :, :-1]
+    down = foreground_nhw[:, 1:, 1:] ^ foreground_nhw[:, :-1, 1:]
+    return down | sideways[:, 1:] | sideways[:, :-1]
+
+
 def _compare_in_cells(
-    logits_nhw: torch.Tensor, foreground_nhw: torch.Tensor, rows: _Taps, columns: _Taps
+    logits_nhw: torch.Tensor, foreground_nhw: torch.Tensor, mixed: torch.Tensor, rows: _Taps, columns: _Taps
 ) -> torch.Tensor:
     """Find the changes of some masks, in no order: int64 indices into [n, W * H]."""
     (_, rows_in, columns_in), height, width = logits_nhw.shape, rows.pixels, columns.pixels
-    sideways = foreground_nhw[:, :, 1:] ^ foreground_nhw[:, :, :-1]
-    down = foreground_nhw[:, 1:, 1:] ^ foreground_nhw[:, :-1, 1:]
-    mixed = down | sideways[:, 1:] | sideways[:, :-1]
     # Where a cell is of one kind, there may still be a change from the cell above.
     below = mixed[:, :-1] & ~mixed[:, 1:]
     flat = [_changes_between_columns(logits_nhw, foreground_nhw, columns, height)]

@@ -222,7 +222,8 @@ class FusedDecoder(FastDecoder):
 
     def _products(self, query_BHTd: torch.Tensor, rows_BKE: torch.Tensor) -> torch.Tensor:
         """Products [B, R, K] of tokens with projected rows, head by head."""
-        return torch.matmul(query_BHTd, split_heads(rows_BKE).transpose(2, 3)).flatten(1, 2).to(self.dtype)
+        products_BHTK = torch.matmul(query_BHTd.to(rows_BKE.dtype), split_heads(rows_BKE).transpose(2, 3))
+        return products_BHTK.flatten(1, 2).to(self.dtype)
 
     def _block_diagonal(self, tokens_BHTd: torch.Tensor) -> torch.Tensor:
         """Rows of all heads beside each other: [B, H * T, H * d], zero outside of a row's own head."""

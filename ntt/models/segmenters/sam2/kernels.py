@@ -53,10 +53,12 @@ def upscale_kernel(
     gain_D = tl.load(gain + first).to(tl.float32)
     bias_D = tl.load(bias + first).to(tl.float32)
     up_DE = tl.load(up2 + first[:, None] * (4 * SECOND) + second[None, :])
-    hyper_E = tl.load(hyper + out_prompt * SECOND + second % SECOND).to(tl.float32)
+    # The weights of the last layer once for each of four pixels, padded to what a product needs.
+    pixel = tl.arange(0, 16)
+    hyper_E = tl.load(hyper + out_prompt * SECOND + second % SECOND)
+    hyper_EQ = tl.where((second // SECOND)[:, None] == pixel[None, :], hyper_E[:, None], 0.0).to(up_DE.dtype)
     folded += prompt * (K + 1) * (4 * FIRST)
     row, column = token // GRID_X, token % GRID_X
-    corner = tl.arange(0, 4)
     for sub_pixel in tl.static_range(4):
         channel = sub_pixel * FIRST + first
         x = tl.dot(c_NK, tl.load(folded + k[:, None] * (4 * FIRST) + channel[None, :]), input_precision=PRECISION)
@@ -70,10 +72,11 @@ def upscale_kernel(
         x = _gelu(x * gain_D[None, :] + bias_D[None, :])
         y = tl.dot(x.to(up_DE.dtype), up_DE, input_precision=PRECISION)
         y += tl.load(skip0 + (token * 4 + sub_pixel)[:, None] * (4 * SECOND) + second[None, :]).to(tl.float32)
-        y = tl.sum(tl.reshape(_gelu(y) * hyper_E[None, :], (BLOCK, 4, SECOND)), 2)
-        y_px = (row * 4 + sub_pixel // 2 * 2)[:, None] + (corner // 2)[None, :]
-        x_px = (column * 4 + sub_pixel % 2 * 2)[:, None] + (corner % 2)[None, :]
-        tl.store(logits + out_prompt * NUM_TOKENS * 16 + y_px * (4 * GRID_X) + x_px, y)
+        y = tl.dot(_gelu(y).to(up_DE.dtype), hyper_EQ, input_precision=PRECISION)
+        y_px = (row * 4 + sub_pixel // 2 * 2)[:, None] + (pixel // 2)[None, :]
+        x_px = (column * 4 + sub_pixel % 2 * 2)[:, None] + (pixel % 2)[None, :]
+        place = logits + out_prompt * NUM_TOKENS * 16 + y_px * (4 * GRID_X) + x_px
+        tl.store(place, y, mask=pixel[None, :] < 4)
 
 
 @triton.jit
