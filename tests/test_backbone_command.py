@@ -11,9 +11,36 @@ from PIL import Image
 from ntt.cli.main import main
 from tests.dinov2_layout import meta_shapes
 from tests.filled_weights import filled_tensors
-from tests.test_dinov2 import HUBCONF
 
 SIDE = 42  # a grid of 3 x 3, the only one the stand-in reads
+
+HUBCONF = """
+import torch
+from tests.dinov2_layout import meta_forward, meta_shapes
+
+
+class Stand(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        for name, shape in meta_shapes(rows=3).items():
+            owner = self
+            *path, leaf = name.split(".")
+            for part in path:
+                if not hasattr(owner, part):
+                    owner.add_module(part, torch.nn.Module())
+                owner = getattr(owner, part)
+            owner.register_parameter(leaf, torch.nn.Parameter(torch.randn(shape)))
+
+    def forward_features(self, images):
+        state = dict(self.state_dict())
+        tokens = meta_forward(state, images, heads=6)
+        return {"x_norm_patchtokens": tokens, "x_norm_clstoken": None}
+
+
+def dinov2_vits14(*, pretrained=True):
+    assert not pretrained
+    return Stand()
+"""
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filled_weights import fill_state_dict
 from scipy import ndimage
 from test_runner import read, settings
 from tiny_data import make_tiny
@@ -28,7 +27,7 @@ from ntt.run import runner
 from ntt.run.artefacts import read_memory
 from ntt.run.shared import Workspace
 from ntt.store.store import Store
-from ntt.types import FloatArray, Placement, Proposals
+from ntt.types import FloatArray, Proposals
 
 
 class Prompted:
@@ -75,7 +74,7 @@ class Together(Prompted):
         self.groups.append(len(canvases))
         if len(canvases) > self._most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return [self.segment_boxes(canvas, some) for canvas, some in zip(canvases, boxes, strict=True)]
+        return [self.segment_boxes(*prompts) for prompts in zip(canvases, boxes, strict=True)]
 
 
 class Proposer:
@@ -119,9 +118,9 @@ def rectangles(*boxes_xyxy: tuple[int, int, int, int], iou: list[float] | None =
 def cells(mask_hw: torch.Tensor) -> tuple[int, int, int, int]:
     """Tight box of the foreground, which must be a full rectangle."""
     rows, columns = (mask_hw > 0).nonzero().T
-    found = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
-    assert len(rows) == (found[2] - found[0]) * (found[3] - found[1])
-    return found
+    left, top, right, bottom = int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+    assert len(rows) == (right - left) * (bottom - top)
+    return left, top, right, bottom
 
 
 # Polygons
@@ -200,14 +199,18 @@ def test_what_makes_masks_of_boxes():
 # Whole annotation files
 
 
+def without_masks(content: Any, *, number: int | None = None) -> Any:
+    for annotation in content["annotations"][:number]:
+        del annotation["segmentation"]
+    return content
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Boxes only, but for one annotation; a crowd region, a box too small, and one outside its image."""
     folder = make_tiny(tmp_path / "tiny")
     path = folder / "annotations" / "targets.json"
-    content = read(path)
-    for annotation in content["annotations"][:-1]:
-        del annotation["segmentation"]
+    content = without_masks(read(path), number=-1)
     extra = {"image_id": 103, "category_id": 3, "area": 16}
     content["annotations"].insert(1, {"id": 50, **extra, "bbox": [200, 200, 4, 4], "note": "outside"})
     content["annotations"].append({"id": 51, **extra, "bbox": [10, 20, 30, 30], "iscrowd": 1})
@@ -239,11 +242,10 @@ def area(entry: dict[str, Any]) -> int:
     return int(decode_masks([segmentation_rle(entry["segmentation"], 96, 128)], 96, 128).sum())
 
 
-@pytest.mark.parametrize("mask_format", ["rle", "polygon"])
-def test_box_only_annotations_get_masks_and_nothing_else_changes(root: Path, mask_format: str):
+def test_box_only_annotations_get_masks_and_nothing_else_changes(root: Path):
     before = (root / "annotations" / "targets.json").read_bytes()
     segmenter = Prompted()
-    result, entries = converted(root, segmenter, mask_format=mask_format)
+    result, entries = converted(root, segmenter)
     assert (root / "annotations" / "targets.json").read_bytes() == before
     original = json.loads(before)
     assert list(entries) == [entry["id"] for entry in original["annotations"]]
@@ -252,7 +254,6 @@ def test_box_only_annotations_get_masks_and_nothing_else_changes(root: Path, mas
     # [10, 10, 40, 40], of which the left half is foreground
     assert area(entries[1]) == 20 * 40
     assert entries[1]["mask_source"] == "prompted"
-    assert isinstance(entries[1]["segmentation"], dict if mask_format == "rle" else list)
     assert area(entries[52]) == 16
     assert entries[52]["mask_source"] == "box"
     for entry in original["annotations"]:
@@ -266,11 +267,7 @@ def test_box_only_annotations_get_masks_and_nothing_else_changes(root: Path, mas
     assert segmenter.calls[0] == [[20, 20, 100, 100], [140, 80, 212, 152]]
     assert len(segmenter.calls) == 4
     assert read_coco(root / "out.json", root / "images").has_masks
-
-
-def test_masks_are_overwritten_on_request_only(root: Path):
-    _, kept = converted(root, Prompted())
-    assert "mask_source" not in kept[5]
+    # An annotation that has a mask gets another on request only.
     result, entries = converted(root, Prompted(), overwrite_masks=True)
     assert result.num_new == 5
     assert area(entries[5]) == 18 * 36
@@ -292,31 +289,33 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(root: Path):
 
 
 @pytest.mark.parametrize(
-    ("image_batch", "groups"), [(None, [3, 1]), (1, [1, 1, 1, 1]), (2, [2, 2]), (4, [4]), (100, [4])]
+    ("image_batch", "most", "groups"),
+    [
+        (None, 99, [3, 1]),
+        (1, 99, [1, 1, 1, 1]),
+        (2, 99, [2, 2]),
+        (100, 99, [4]),
+        (3, 1, [3, 1, 1, 1, 1]),  # memory runs out
+    ],
 )
-def test_images_go_together_to_a_segmenter_that_takes_several(root: Path, image_batch: int | None, groups: list[int]):
+def test_images_go_together_to_a_segmenter_that_takes_several(
+    root: Path, caplog: pytest.LogCaptureFixture, image_batch: int | None, most: int, groups: list[int]
+):
     one_by_one = converted(root, Prompted(), box_masks=BoxMasks(Prompted(), Store(root / "one")))
-    segmenter = Together()
+    segmenter = Together(most=most)
     assert converted(root, segmenter, image_batch=image_batch) == one_by_one
     assert segmenter.groups == groups
+    warning = "Memory ran out with 3 images at a time; going on with 1. Set --image-batch to that"
+    assert (warning in caplog.text) == (most == 1)
 
 
 def test_only_what_is_missing_goes_to_the_segmenter(root: Path):
-    data = dataset_of(root)
-    wanted = [(record, [(10.0, 10.0, 40.0, 40.0)]) for record in data.images.values()]
-    first, again = Together(), Together()
-    BoxMasks(first, Store(root / "parts")).get(*wanted[1])
-    found = list(BoxMasks(again, Store(root / "parts")).get_all(wanted, image_batch=4))
+    prompts = [(record, [(10.0, 10.0, 40.0, 40.0)]) for record in dataset_of(root).images.values()]
+    BoxMasks(Together(), Store(root / "parts")).get(*prompts[1])
+    again = Together()
+    masks = list(BoxMasks(again, Store(root / "parts")).get_all(prompts, image_batch=4))
     assert again.groups == [3]
-    assert found == [BoxMasks(Together(), Store(root / "other")).get(*one) for one in wanted]
-
-
-def test_memory_running_out_halves_the_number_of_images(root: Path, caplog: pytest.LogCaptureFixture):
-    one_by_one = converted(root, Prompted(), box_masks=BoxMasks(Prompted(), Store(root / "one")))
-    segmenter = Together(most=1)
-    assert converted(root, segmenter, image_batch=3) == one_by_one
-    assert segmenter.groups == [3, 1, 1, 1, 1]
-    assert "Memory ran out with 3 images at a time; going on with 1. Set --image-batch to that" in caplog.text
+    assert masks == [BoxMasks(Together(), Store(root / "other")).get(*prompt) for prompt in prompts]
 
 
 def test_a_file_without_ids_keeps_its_order(root: Path):
@@ -337,13 +336,6 @@ def test_a_file_without_ids_keeps_its_order(root: Path):
 # The command
 
 
-@pytest.fixture
-def with_stub(monkeypatch: pytest.MonkeyPatch) -> Prompted:
-    stub = Prompted()
-    monkeypatch.setattr("ntt.cli.boxes_to_masks.choose_box_segmenter", lambda *_: stub)
-    return stub
-
-
 def words(root: Path, *more: str) -> list[str]:
     return [
         *("data", "boxes-to-masks", "--annotations", str(root / "annotations" / "targets.json")),
@@ -354,9 +346,15 @@ def words(root: Path, *more: str) -> list[str]:
     ]
 
 
-def test_the_command(root: Path, with_stub: Prompted, capsys: pytest.CaptureFixture[str]):
-    assert main(words(root, "--pictures", str(root / "pictures"), "--format", "polygon")) == 0
+def test_the_command_goes_on_after_an_interruption(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for stub, status in ((Prompted(fails_at=3), 130), (second := Prompted(), 0)):
+        monkeypatch.setattr("ntt.cli.boxes_to_masks.choose_box_segmenter", lambda *_, stub=stub: stub)
+        assert main(words(root, "--pictures", str(root / "pictures"), "--format", "polygon")) == status
+    assert len(second.calls) == 1
     out = capsys.readouterr().out
+    assert "Going on with what is in" in out
     assert "4 masks made by prompted, 3 annotations left as they were" in out
     assert "found nothing in 1 boxes" in out
     assert "(annotations 52)" in out
@@ -367,16 +365,6 @@ def test_the_command(root: Path, with_stub: Prompted, capsys: pytest.CaptureFixt
     ]
 
 
-def test_the_command_goes_on_after_an_interruption(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    for stub, status in ((Prompted(fails_at=3), 130), (second := Prompted(), 0)):
-        monkeypatch.setattr("ntt.cli.boxes_to_masks.choose_box_segmenter", lambda *_, stub=stub: stub)
-        assert main(words(root)) == status
-    assert len(second.calls) == 1
-    assert "Going on with what is in" in capsys.readouterr().out
-
-
 def test_the_command_takes_any_segmenter(root: Path):
     assert main(words(root, "--segmenter", "regions")) == 0
     entries = read(root / "masks.json")["annotations"]
@@ -384,21 +372,23 @@ def test_the_command_takes_any_segmenter(root: Path):
     assert read_coco(root / "masks.json", root / "images").has_masks
 
 
-def test_errors_of_the_command(root: Path, with_stub: Prompted, capsys: pytest.CaptureFixture[str]):
-    annotations = root / "annotations" / "targets.json"
-    assert main([*words(root), "--output", str(annotations)]) == 2
-    assert "is the annotation file itself, which is never changed" in capsys.readouterr().err
-    (root / "masks.json").write_text("{}")
-    assert main(words(root)) == 2
-    assert "exists already. Name another file" in capsys.readouterr().err
-    (root / "masks.json").unlink()
-    with pytest.raises(SystemExit):
-        main(words(root, "--segmenter", "sam3"))
-    assert "segmenter=sam3: there is no such option" in capsys.readouterr().err
-    assert main([*words(root), "--image-batch", "0"]) == 2
-    assert "0 is not in the range x>=1" in capsys.readouterr().err
-    assert main([*words(root), "--images", str(root / "nowhere")]) == 2
-    assert "nowhere does not exist" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        (["--output", "ROOT/annotations/targets.json"], "is the annotation file itself, which is never changed"),
+        (["--output", "ROOT/annotations/references.json"], "exists already. Name another file"),
+        (["--segmenter", "sam3"], "segmenter=sam3: there is no such option"),
+        (["--image-batch", "0"], "0 is not in the range x>=1"),
+        (["--images", "/nowhere"], "/nowhere does not exist"),
+    ],
+)
+def test_errors_of_the_command(root: Path, capsys: pytest.CaptureFixture[str], more: list[str], problem: str):
+    try:
+        status = main(words(root, *(word.replace("ROOT", str(root)) for word in more)))
+    except SystemExit as stop:  # Hydra's way
+        status = stop.code
+    assert status
+    assert problem in capsys.readouterr().err
 
 
 # References of a run
@@ -408,10 +398,7 @@ def test_errors_of_the_command(root: Path, with_stub: Prompted, capsys: pytest.C
 def box_only(tmp_path: Path) -> Path:
     folder = make_tiny(tmp_path / "tiny")
     path = folder / "annotations" / "references.json"
-    content = read(path)
-    for annotation in content["annotations"]:
-        del annotation["segmentation"]
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(without_masks(read(path))))
     return folder
 
 
@@ -444,38 +431,15 @@ def test_references_get_their_masks_from_box_prompts(
 
 def test_a_box_in_which_nothing_is_found_serves_as_mask(box_only: Path, tmp_path: Path, caplog: Any):
     dataset = read_coco(box_only / "annotations" / "references.json", box_only / "images")
-    (one, *_) = dataset.instances
-    record = dataset.images[one.image_id]
+    instance = dataset.instances[0]
+    record = dataset.images[instance.image_id]
     segmenter = Prompted()
     masks = ReferenceMasks(BoxMasks(segmenter, Store(tmp_path / "store")))
-    assert int(masks.mask(one, record).sum()) == 20 * 40
+    assert int(masks.mask(instance, record).sum()) == 20 * 40
     segmenter.fingerprint = {"stub": "nothing"}
     segmenter.segment_boxes = lambda canvas, boxes: torch.full((1, 4, 4), -1.0)  # type: ignore[method-assign]
     with caplog.at_level(logging.WARNING):
-        assert masks.rle(one, record) is None
-        assert int(masks.mask(one, record).sum()) == 40 * 40
+        assert masks.rle(instance, record) is None
+        assert int(masks.mask(instance, record).sum()) == 40 * 40
     assert "found nothing in 1 of 1 boxes" in caplog.text
-    assert ReferenceMasks(None).rle(one, record) is None
-
-
-def test_sam2_makes_masks_of_boxes(box_only: Path, tmp_path: Path):
-    """With stand-in weights the masks mean nothing; their form does, and that they depend on the box."""
-    pytest.importorskip("sam2")
-    from sam2_package import one_thread, package_model, save_checkpoint
-
-    from ntt.models.segmenters.sam2 import Sam2Config
-
-    with one_thread():
-        model = package_model("sam2_hiera_tiny")
-        fill_state_dict(model)
-        checkpoint = save_checkpoint(model, tmp_path / "tiny.pt")
-        config = Sam2Config(name="sam2", weights=str(checkpoint), model="sam2_hiera_tiny", points_per_side=1)
-        sam2 = config.build(Placement())
-        assert choose_box_segmenter("auto", sam2, Halves()) is sam2
-        dataset = read_coco(box_only / "annotations" / "references.json", box_only / "images")
-        record = dataset.images[3]
-        instances = dataset.instances_of_image(3)
-        rles = BoxMasks(sam2, Store(tmp_path / "store")).get(record, [one.bbox_xywh for one in instances])
-    assert len(rles) == 2
-    assert rles[0] != rles[1]
-    assert all(rle is None or decode_masks([rle], 96, 128).any() for rle in rles)
+    assert ReferenceMasks(None).rle(instance, record) is None

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -226,22 +227,13 @@ def test_facts_of_an_encoder(vits14: Path) -> None:
     json.dumps(fingerprint)
 
 
-def test_encoding_leaves_the_random_stream_alone_and_is_repeatable(vits14: Path) -> None:
-    encoder = _encoder(vits14, input_size=42)
-    images = _images(1, 42)
-    torch.manual_seed(5)
-    first = encoder.encode(images)
-    drawn = torch.rand(3)
-    torch.manual_seed(5)
-    assert torch.equal(drawn, torch.rand(3))
-    assert torch.equal(first, encoder.encode(images))
-    assert not first.requires_grad
-
-
 def test_an_image_is_encoded_alike_alone_and_in_a_batch(vits14: Path) -> None:
     encoder = _encoder(vits14, input_size=42)
     images = _images(3, 42)
-    torch.testing.assert_close(encoder.encode(images)[1:2], encoder.encode(images[1:2]), rtol=0, atol=1e-5)
+    features = encoder.encode(images)
+    assert torch.equal(features, encoder.encode(images))
+    assert not features.requires_grad
+    torch.testing.assert_close(features[1:2], encoder.encode(images[1:2]), rtol=0, atol=1e-5)
     assert encoder.encode(images[:0]).shape == (0, 384, 3, 3)
     with pytest.raises(ValueError, match=r"images of shape \(1, 3, 42, 56\); expected \[B, 3, 42, 42\]"):
         encoder.encode(torch.zeros(1, 3, 42, 56))
@@ -268,104 +260,53 @@ def test_compile_sends_the_network_through_torch_compile(vits14: Path, monkeypat
     assert encoder.fingerprint["compile"] is True
 
 
-@pytest.mark.parametrize(("size", "near"), [(500, "490 or 504"), (0, "14 or 28"), (-14, "14 or 28"), (13, "14 or 28")])
-def test_input_size_must_be_a_multiple_of_14(vits14: Path, size: int, near: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        _encoder(vits14, input_size=size)
-    assert str(caught.value) == (
-        f"backbone.input_size={size} is not a positive multiple of the patch size 14. Choose for example {near}."
-    )
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (
+            {"input_size": 500},
+            r"input_size=500 is not a positive multiple of the patch size 14\. Choose for example 490 or 504\.",
+        ),
+        ({"input_size": 0}, "Choose for example 14 or 28"),
+        ({"input_size": -14}, "Choose for example 14 or 28"),
+        ({"input_size": 13}, "Choose for example 14 or 28"),
+        ({"model": "dinov3"}, r"backbone.model='dinov3' is no DINOv2 model. Use one of: dinov2_vits14, "),
+        ({"implementation": "official"}, r"needs Meta's code, and backbone.repo_dir is not set. Run `git clone "),
+        ({"implementation": "official", "repo_dir": "/nowhere"}, r"there is no /nowhere/hubconf.py"),
+        ({"repo_dir": "/nowhere"}, r"is not used by backbone.implementation=timm"),
+    ],
+)
+def test_impossible_settings_are_refused(vits14: Path, settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        _encoder(vits14, **settings)
 
 
-def test_unknown_model_lists_the_known_ones(vits14: Path) -> None:
-    with pytest.raises(ConfigError, match=r"backbone.model='dinov3' is no DINOv2 model. Use one of: dinov2_vits14, "):
-        _encoder(vits14, "dinov3")
-
-
-def test_missing_weights_name_the_command(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="`ntt weights get dinov2_vits14`"):
-        _encoder(tmp_path / "none.pth")
-
-
-def test_checkpoint_of_another_model_is_named(vits14: Path, vits14_reg4: Path) -> None:
-    encoder = _encoder(vits14, "dinov2_vitb14", input_size=42)
-    with pytest.raises(WeightsError, match=r"looks like dinov2_vits14, but backbone.model=dinov2_vitb14. Set"):
-        encoder.encode(_images(1, 42))
-    encoder = _encoder(vits14_reg4, input_size=42)
-    with pytest.raises(WeightsError, match=r"looks like dinov2_vits14_reg4, but backbone.model=dinov2_vits14"):
-        encoder.encode(_images(1, 42))
-
-
-def test_foreign_and_incomplete_checkpoints_are_refused(tmp_path: Path) -> None:
-    foreign = tmp_path / "foreign.pth"
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path, vits14_reg4: Path) -> None:
+    foreign, incomplete = tmp_path / "foreign.pth", tmp_path / "incomplete.pth"
     torch.save({"conv.weight": torch.zeros(2)}, foreign)
-    with pytest.raises(WeightsError, match=r"is no DINOv2 checkpoint in Meta's layout \(its tensors: conv.weight"):
-        _encoder(foreign, input_size=42).encode(_images(1, 42))
-    incomplete = tmp_path / "incomplete.pth"
     state = filled_tensors(meta_shapes(rows=SMALL_GRID))
     del state["blocks.3.attn.qkv.bias"]
     torch.save(state, incomplete)
-    with pytest.raises(WeightsError, match=r"does not fit the network: (.|\n)*blocks.3.attn.qkv.bias"):
-        _encoder(incomplete, input_size=42).encode(_images(1, 42))
+    problems = {
+        vits14_reg4: r"looks like dinov2_vits14_reg4, but backbone.model=dinov2_vits14\. Set",
+        foreign: r"is no DINOv2 checkpoint in Meta's layout \(its tensors: conv.weight",
+        incomplete: r"does not fit the network: (.|\n)*blocks.3.attn.qkv.bias",
+    }
+    for path, problem in problems.items():
+        with pytest.raises(WeightsError, match=problem):
+            _encoder(path, input_size=42).encode(_images(1, 42))
 
 
-def test_config_finds_the_official_file_and_checks_its_digest(tmp_path: Path, vits14: Path) -> None:
+def test_the_official_file_is_looked_for_and_its_digest_checked(tmp_path: Path, vits14: Path) -> None:
     config = Dinov2Config(name="dinov2_vits14", model="dinov2_vits14", input_size=42)
     with pytest.raises(WeightsError, match="The weights dinov2_vits14 are missing"):
         config.build(Placement(weights_root=tmp_path))
-    place = tmp_path / "dinov2" / "dinov2_vits14_pretrain.pth"
-    place.parent.mkdir()
-    place.write_bytes(vits14.read_bytes())
-    encoder, expected = (
-        config.build(Placement(weights_root=tmp_path)),
-        "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60",
-    )
-    with pytest.raises(WeightsError, match=f"expected {expected}"):
-        encoder.encode(_images(1, 42))
-    with pytest.raises(WeightsError, match=f"expected {expected}"):  # the key is computed when a run begins
-        _ = encoder.fingerprint
-
-
-HUBCONF = """
-import torch
-from tests.dinov2_layout import meta_forward, meta_shapes
-
-
-class Stand(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        for name, shape in meta_shapes(rows=3).items():
-            owner = self
-            *path, leaf = name.split(".")
-            for part in path:
-                if not hasattr(owner, part):
-                    owner.add_module(part, torch.nn.Module())
-                owner = getattr(owner, part)
-            owner.register_parameter(leaf, torch.nn.Parameter(torch.randn(shape)))
-
-    def forward_features(self, images):
-        state = dict(self.state_dict())
-        tokens = meta_forward(state, images, heads=6)
-        return {"x_norm_patchtokens": tokens, "x_norm_clstoken": None}
-
-
-def dinov2_vits14(*, pretrained=True):
-    assert not pretrained
-    return Stand()
-"""
-
-
-@pytest.fixture
-def stand_in_repo(tmp_path: Path) -> Path:
-    """A folder like a clone of Meta's repository; its network reads Meta's layout on a 3 x 3 grid only."""
-    (tmp_path / "hubconf.py").write_text(HUBCONF)
-    return tmp_path
-
-
-def test_official_code_is_checked_before_use(vits14: Path, tmp_path: Path, stand_in_repo: Path) -> None:
-    with pytest.raises(ConfigError, match=r"needs Meta's code, and backbone.repo_dir is not set. Run `git clone "):
-        _encoder(vits14, implementation="official")
-    with pytest.raises(ConfigError, match=r"there is no .*empty/hubconf.py"):
-        _encoder(vits14, implementation="official", repo_dir=str(tmp_path / "empty"))
-    with pytest.raises(ConfigError, match=r"is not used by backbone.implementation=timm"):
-        _encoder(vits14, repo_dir=str(stand_in_repo))
+    path = tmp_path / "dinov2" / "dinov2_vits14_pretrain.pth"
+    path.parent.mkdir()
+    path.write_bytes(vits14.read_bytes())
+    encoder = config.build(Placement(weights_root=tmp_path))
+    for use in (lambda: encoder.encode(_images(1, 42)), lambda: encoder.fingerprint):
+        with pytest.raises(WeightsError, match="expected b938bf1bc15cd2ec0feacfe3a1bb553f"):
+            use()
+    with pytest.raises(WeightsError, match="`ntt weights get dinov2_vits14`"):
+        _encoder(tmp_path / "none.pth")

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import PROJECT_DIR
@@ -16,7 +16,11 @@ from ntt.errors import DistributedError
 ALONE = ProcessGroup()
 
 
-def test_one_process_deals_everything_to_itself():
+def test_without_environment_one_process_deals_everything_to_itself(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with join_process_group(timeout_s=5) as group:
+        assert group == ALONE
+        assert group.is_main
     assert share("abc", ALONE) == [(0, "a"), (1, "b"), (2, "c")]
     assert gather([(1, "b"), (0, "a")], 2, ALONE) == ["a", "b"]
     assert broadcast_from_main(5, ALONE) == 5
@@ -37,47 +41,29 @@ def test_missing_and_repeated_results_are_refused():
         gather([(0, "a"), (0, "a")], 1, ALONE)
 
 
-def test_without_environment_there_is_one_process(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with join_process_group(timeout_s=5) as group:
-        assert group == ALONE
-        assert group.is_main
+def meeting(rank: int, size: int) -> dict[str, str]:
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
 
 
-def free_port() -> int:
+def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        return str(probe.getsockname()[1])
 
 
-def start(script: Path, *, rank: int, size: int, port: int) -> subprocess.Popen[str]:
-    env = {
-        **os.environ,
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": str(PROJECT_DIR),
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.Popen(
-        [sys.executable, str(script)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def run_all(script: Path, size: int) -> list[tuple[int, str, str]]:
-    port = free_port()
-    started = [start(script, rank=rank, size=size, port=port) for rank in range(size)]
-    return [(process.wait(120), *process.communicate()) for process in started]
+def run_all(code: str, size: int) -> list[tuple[int, str, str]]:
+    env = {**os.environ, "MASTER_PORT": free_port(), "PYTHONPATH": str(PROJECT_DIR), "OMP_NUM_THREADS": "1"}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, env=env | meeting(rank, size), **pipes) for rank in range(size)]
+    return [(process.wait(120), *process.communicate()) for process in processes]
 
 
 COLLECT = """
 from ntt.base.distributed import barrier, broadcast_from_main, gather, share, join_process_group
 with join_process_group(timeout_s=60) as joined, join_process_group(timeout_s=1) as group:
     assert group == joined
-    mine = [(place, item * item) for place, item in share(list(range(5)), group)]
-    squares = gather(mine, 5, group)
+    squares = gather([(index, item * item) for index, item in share(list(range(5)), group)], 5, group)
     barrier(group)
     nothing = gather([], 0, group)
     print(group.rank, squares, nothing, broadcast_from_main(f"said by {group.rank}", group), flush=True)
@@ -85,10 +71,8 @@ with join_process_group(timeout_s=60) as joined, join_process_group(timeout_s=1)
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_processes_agree(tmp_path: Path, size: int):
-    script = tmp_path / "collect.py"
-    script.write_text(COLLECT)
-    for rank, (code, out, err) in enumerate(run_all(script, size)):
+def test_processes_agree(size: int):
+    for rank, (code, out, err) in enumerate(run_all(COLLECT, size)):
         assert code == 0, err
         assert out.strip() == f"{rank} [0, 1, 4, 9, 16] [] said by 0"
 
@@ -109,19 +93,16 @@ with dist.join_process_group(timeout_s=600) as group:
 """
 
 
-def test_a_killed_process_stops_the_one_that_waits_for_it(tmp_path: Path):
-    script = tmp_path / "waiting.py"
-    script.write_text(WAITING)
+def test_a_killed_process_stops_the_one_that_waits_for_it():
     began = time.monotonic()
-    code, out, err = run_all(script, 2)[0]
+    code, out, err = run_all(WAITING, 2)[0]
     assert time.monotonic() - began < 60
     assert (code, "Another process of this run has stopped" in out) == (3, True), (code, out, err)
 
 
 def test_processes_that_do_not_meet_are_a_clear_error(monkeypatch: pytest.MonkeyPatch):
-    for key, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+    for key, value in {**meeting(1, 2), "MASTER_PORT": free_port()}.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setenv("MASTER_PORT", str(free_port()))
     with (
         pytest.raises(DistributedError, match="Process 1 of 2 could not join the others"),
         join_process_group(timeout_s=2),

@@ -2,8 +2,6 @@
 
 import errno
 import hashlib
-import multiprocessing
-import os
 import shutil
 import ssl
 import threading
@@ -35,14 +33,6 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         yield running
 
 
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Pauses between tries, which are not made."""
-    pauses: list[float] = []
-    monkeypatch.setattr(download_module.time, "sleep", pauses.append)
-    return pauses
-
-
 def _get(site: Site, target: Path, *, sha256: str | None = SHA256) -> None:
     download([f"{site.url}/a.pt"], target, sha256=sha256, label="weights a")
 
@@ -50,12 +40,6 @@ def _get(site: Site, target: Path, *, sha256: str | None = SHA256) -> None:
 def _assert_whole_and_alone(target: Path) -> None:
     assert target.read_bytes() == CONTENT
     assert [path.name for path in target.parent.iterdir()] == [target.name]
-
-
-def _leave_part(target: Path, part: bytes) -> Path:
-    path = target.with_name("a.pt.part")
-    path.write_bytes(part)
-    return path
 
 
 def test_a_file_arrives_with_progress_and_nothing_is_left_beside_it(site: Site, tmp_path: Path) -> None:
@@ -90,27 +74,22 @@ def test_a_cut_connection_is_continued_where_it_stopped(
 
 
 @pytest.mark.parametrize(
-    ("part", "ranges"),
+    ("part", "sha256", "ranges"),
     [
-        (CONTENT[:300], ["bytes=300-"]),
-        (CONTENT, [f"bytes={SIZE}-"]),  # already whole: only verified
-        (CONTENT + b"more", [f"bytes={SIZE + 4}-", None]),
-        (b"x" * 300, ["bytes=300-", None]),  # of another file: the digest is wrong, so it is fetched afresh
+        (CONTENT[:300], SHA256, ["bytes=300-"]),
+        (CONTENT, SHA256, [f"bytes={SIZE}-"]),  # already whole: only verified
+        (CONTENT + b"more", SHA256, [f"bytes={SIZE + 4}-", None]),
+        (b"x" * 300, SHA256, ["bytes=300-", None]),  # of another file: the digest is wrong, so it is fetched afresh
+        (CONTENT[:300], None, [None]),  # without a digest nothing is continued
     ],
 )
-def test_an_earlier_runs_part_is_continued(site: Site, tmp_path: Path, part: bytes, ranges: list[str | None]) -> None:
-    _leave_part(tmp_path / "a.pt", part)
-    _get(site, tmp_path / "a.pt")
+def test_an_earlier_runs_part_is_continued(
+    site: Site, tmp_path: Path, part: bytes, sha256: str | None, ranges: list[str | None]
+) -> None:
+    (tmp_path / "a.pt.part").write_bytes(part)
+    _get(site, tmp_path / "a.pt", sha256=sha256)
     _assert_whole_and_alone(tmp_path / "a.pt")
     assert site.ranges == ranges
-
-
-def test_without_a_digest_nothing_is_continued(site: Site, tmp_path: Path) -> None:
-    _leave_part(tmp_path / "a.pt", CONTENT[:300])
-    site.cut_after = [1000]
-    _get(site, tmp_path / "a.pt", sha256=None)
-    _assert_whole_and_alone(tmp_path / "a.pt")
-    assert site.ranges == [None, None]
 
 
 def test_a_wrong_hash_names_both_and_leaves_nothing(site: Site, tmp_path: Path) -> None:
@@ -169,24 +148,31 @@ def test_404_is_told_at_once_and_the_next_url_is_tried(site: Site, tmp_path: Pat
     assert [path for path, _ in site.requests] == ["missing.pt", "gone.pt", "missing.pt", "a.pt"]
 
 
-def test_passing_trouble_is_waited_for(
-    site: Site, tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("statuses", "wish", "expected"),
+    [
+        ([503, 500, 429], None, [1.0, 2.0, 4.0]),
+        ([503], "7", [7.0]),
+        ([503], "100000", [60.0]),
+        ([503], "Wed, 21 Oct 2026 07:28:00 GMT", [1.0]),
+    ],
+)
+def test_passing_trouble_is_waited_for_as_the_server_wishes_up_to_a_limit(
+    site: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    statuses: list[int],
+    wish: str | None,
+    expected: list[float],
 ) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(download_module.time, "sleep", pauses.append)
     monkeypatch.setattr(download_module, "_ATTEMPTS", 4)
     monkeypatch.setattr(download_module, "_FIRST_PAUSE_S", 1.0)
-    site.statuses = [503, 500, 429]
+    site.statuses, site.retry_after = list(statuses), wish
     _get(site, tmp_path / "a.pt")
     _assert_whole_and_alone(tmp_path / "a.pt")
-    assert pauses == [1.0, 2.0, 4.0]
-
-
-@pytest.mark.parametrize(("wish", "pause"), [("7", 7.0), ("100000", 60.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0)])
-def test_the_servers_wish_is_honoured_up_to_a_limit(
-    site: Site, tmp_path: Path, pauses: list[float], wish: str, pause: float
-) -> None:
-    site.statuses, site.retry_after = [503], wish
-    _get(site, tmp_path / "a.pt")
-    assert pauses == [pause]
+    assert pauses == expected
 
 
 def test_no_network_says_what_to_do(site: Site, tmp_path: Path) -> None:
@@ -243,6 +229,9 @@ def test_a_full_disk_is_noticed_before_the_first_byte(
     with pytest.raises(StorageError, match=f"weights a: 17 MB are needed in {tmp_path}, 5 MB are free"):
         _get(site, tmp_path / "a.pt")
     assert not (tmp_path / "a.pt").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"The weights a cannot be written to .*file: "):
+        _get(site, tmp_path / "file" / "a.pt")
 
 
 def test_a_disk_that_fills_up_keeps_the_part(site: Site, tmp_path: Path) -> None:
@@ -252,32 +241,6 @@ def test_a_disk_that_fills_up_keeps_the_part(site: Site, tmp_path: Path) -> None
     with pytest.raises(StorageError, match=r"cannot be written to .*: No space left on device\. What has arrived is"):
         download([f"{site.url}/a.pt"], tmp_path / "a.pt", sha256=SHA256, label="weights a", progress=fill_up)
     assert (tmp_path / "a.pt.part").exists()
-
-
-def test_a_folder_that_cannot_be_made_is_told(site: Site, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"The weights a cannot be written to .*file: "):
-        _get(site, tmp_path / "file" / "a.pt")
-    assert site.requests == []
-
-
-def _fetch_in_process(url: str, target: Path) -> None:
-    os.environ["no_proxy"] = "*"
-    download([url], target, sha256=SHA256, label="weights a")
-
-
-def test_two_processes_fetch_once(site: Site, tmp_path: Path) -> None:
-    site.before_body = lambda: threading.Event().wait(1.0)
-    context = multiprocessing.get_context("spawn")
-    arguments = (f"{site.url}/a.pt", tmp_path / "a.pt")
-    processes = [context.Process(target=_fetch_in_process, args=arguments) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
-    _assert_whole_and_alone(tmp_path / "a.pt")
-    assert len(site.requests) == 1
 
 
 def test_threads_wait_for_the_one_that_fetches(

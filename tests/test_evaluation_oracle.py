@@ -13,8 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ntt.data.coco import CocoDataset, read_coco
-from ntt.data.masks import segmentation_rle
-from ntt.evaluation.curves import averages
+from ntt.data.masks import instance_mask
 from ntt.evaluation.ground_truth import prepare_ground_truth
 from ntt.evaluation.matching import match
 from ntt.evaluation.precision_recall import precision_recall
@@ -24,6 +23,7 @@ from ntt.stages.evaluation import evaluate
 from ntt.types import Category, Detections, ImageId, Json
 
 CLASSES = {9: "late", 2: "early", 5: "absent"}
+SMALL: Box = (0, 0, 10, 10)
 
 
 def assert_same(data: CocoDataset, detections: list[Detections], categories: tuple[Category, ...]) -> float:
@@ -106,44 +106,45 @@ def test_more_than_a_hundred_of_one_class(tmp_path: Path):
     assert recall.overall["bbox"]["AR100"] == pytest.approx(100 * 100 / 120)
 
 
-@pytest.mark.parametrize("case", ["no detections", "no objects of the class", "crowd only", "nothing at all"])
-def test_degenerate(tmp_path: Path, case: str):
-    annotations = {
-        "no detections": [entry(1, 2, (5, 5, 10, 10))],
-        "no objects of the class": [entry(1, 9, (5, 5, 10, 10))],
-        "crowd only": [entry(1, 2, (5, 5, 30, 30), iscrowd=1)],
-        "nothing at all": [],
-    }[case]
+@pytest.mark.parametrize(
+    ("annotations", "detected"),
+    [
+        ([entry(1, 2, SMALL)], []),
+        ([entry(1, 9, SMALL)], [(0, SMALL, 0.9), (0, (1, 0, 10, 10), 0.9)]),
+        ([entry(1, 2, (5, 5, 30, 30), iscrowd=1)], [(0, SMALL, 0.9)]),
+    ],
+    ids=["no detections", "no objects of the class", "crowd only"],
+)
+def test_degenerate(tmp_path: Path, annotations: list[Json], detected: list[tuple[int, Box, float]]):
     truth = dataset(tmp_path, annotations, image_ids=[1, 2], classes=CLASSES)
-    shapes = [(0, (5, 5, 10, 10), 0.9), (0, (6, 5, 10, 10), 0.9)] if case != "no detections" else []
-    detections = [detect(1, *shapes), detect(2)]
-    if case == "nothing at all":
-        assert evaluate(detections=detections, ground_truth=truth, categories=truth.categories).overall == {}
-        return
-    assert_same(truth, detections, truth.categories)
+    assert_same(truth, [detect(1, *detected), detect(2)], truth.categories)
 
 
-def test_equal_overlap_takes_the_last_object(tmp_path: Path):
-    """Of two equal objects the last is taken first; the second detection gets the other, a third nothing."""
-    box: Box = (5, 5, 10, 10)
-    truth_data = dataset(tmp_path, [entry(1, 2, box), entry(1, 2, box)], image_ids=[1], classes={2: "a"})
-    detections = [detect(1, (0, box, 0.9), (0, box, 0.9), (0, box, 0.9))]
-    truth = prepare_ground_truth(truth_data, truth_data.categories)
-    matches = match(tabulate(detections, truth_data.categories, truth), truth, "bbox")
-    assert matches.is_match[0, 0].tolist() == [True, True, False]
-    assert_same(truth_data, detections, truth_data.categories)
-
-
-def test_a_crowd_region_swallows_what_lies_in_it(tmp_path: Path):
-    annotations = [entry(1, 2, (0, 0, 10, 10)), entry(1, 2, (20, 0, 20, 20), iscrowd=1)]
-    truth_data = dataset(tmp_path, annotations, image_ids=[1], classes={2: "a"})
-    inside = [(0, (20, 0, 5, 5), 0.9), (0, (30, 5, 5, 5), 0.8)]
-    detections = [detect(1, *inside, (0, (0, 0, 10, 10), 0.5))]
-    truth = prepare_ground_truth(truth_data, truth_data.categories)
-    matches = match(tabulate(detections, truth_data.categories, truth), truth, "segm")
-    assert matches.is_match[0, 0].tolist() == [True, True, True]
-    assert matches.is_ignored[0, 0].tolist() == [True, True, False]
-    assert assert_same(truth_data, detections, truth_data.categories) == pytest.approx(100)
+@pytest.mark.parametrize(
+    ("objects", "crowds", "detected", "is_match", "is_ignored"),
+    [
+        # Of two equal objects the last is taken first; the second detection gets the other, a third nothing.
+        ([SMALL, SMALL], [], [SMALL] * 3, [True, True, False], [False, False, False]),
+        # A crowd region swallows what lies in it.
+        ([SMALL], [(20, 0, 20, 20)], [(20, 0, 5, 5), (30, 5, 5, 5), SMALL], [True] * 3, [True, True, False]),
+    ],
+)
+def test_assignments_by_hand(
+    tmp_path: Path,
+    objects: list[Box],
+    crowds: list[Box],
+    detected: list[Box],
+    is_match: list[bool],
+    is_ignored: list[bool],
+):
+    annotations = [*(entry(1, 2, box) for box in objects), *(entry(1, 2, box, iscrowd=1) for box in crowds)]
+    data = dataset(tmp_path, annotations, image_ids=[1], classes={2: "a"})
+    detections = [detect(1, *((0, box, 0.9) for box in detected))]
+    ground_truth = prepare_ground_truth(data, data.categories)
+    matches = match(tabulate(detections, data.categories, ground_truth), ground_truth, "segm")
+    assert matches.is_match[0, 0].tolist() == is_match
+    assert matches.is_ignored[0, 0].tolist() == is_ignored
+    assert assert_same(data, detections, data.categories) == pytest.approx(100)
 
 
 @pytest.mark.parametrize(
@@ -206,19 +207,14 @@ def shaken(truth: CocoDataset, categories: tuple[Category, ...], *, seed: int) -
     for image in truth.images.values():
         labels, scores, boxes, rles = [], [], [], []
         for instance in truth.instances_of_image(image.id):
-            if instance.category_id not in class_indices or instance.segmentation is None:
+            if instance.category_id not in class_indices:
                 continue
-            counts = segmentation_rle(instance.segmentation, image.height, image.width)
-            mask = coco_mask.decode({"size": [image.height, image.width], "counts": counts})
+            mask = instance_mask(instance, image.height, image.width)
             for _ in range(int(random.integers(1, 4))):
                 moved = np.roll(mask, random.integers(-4, 5, 2).tolist(), axis=(0, 1))
-                encoded = coco_mask.encode(np.asfortranarray(moved))
-                renamed = (
-                    int(random.integers(len(categories)))
-                    if random.random() < 0.2
-                    else class_indices[instance.category_id]
-                )
-                labels.append(renamed)
+                encoded = coco_mask.encode(np.asfortranarray(moved, dtype=np.uint8))
+                label = class_indices[instance.category_id]
+                labels.append(int(random.integers(len(categories))) if random.random() < 0.2 else label)
                 scores.append(float(random.integers(1, 21)) / 20)
                 boxes.append(coco_mask.toBbox(encoded))
                 rles.append(encoded["counts"])
@@ -248,15 +244,7 @@ def test_real_ground_truth(shared_dir: Path):
         coco = COCO(str(truth.annotation_file))
         evaluation = COCOeval(coco, coco.loadRes(detections_to_coco(detections, categories)), "bbox")
         evaluation.params.catIds = [category.id for category in categories]
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
+        for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
+            step()
     metrics = evaluate(detections=detections, ground_truth=truth, categories=categories)
     assert list(metrics.overall["bbox"].values()) == [100 * value for value in evaluation.stats[:9]]
-
-
-def test_averages_of_nothing_are_absent(tmp_path: Path):
-    truth_data = dataset(tmp_path, [entry(1, 2, (0, 0, 10, 10), iscrowd=1)], image_ids=[1], classes={2: "a"})
-    truth = prepare_ground_truth(truth_data, truth_data.categories)
-    table = tabulate([detect(1)], truth_data.categories, truth)
-    assert averages(precision_recall(match(table, truth, "bbox"), table, truth)) == {}

@@ -103,14 +103,6 @@ def test_objects_of_two_classes_share_their_pixels(tmp_path: Path):
     assert metrics.per_class["semantic"]["first"] == {"IoU": pytest.approx(50)}
 
 
-@pytest.mark.parametrize("painting", ["correct", "reference"])
-def test_perfect_detections_of_separate_objects(tmp_path: Path, painting: str):
-    annotations = [entry(1, 1, LEFT), entry(2, 2, MIDDLE), entry(2, 3, (40, 0, 5, 5))]
-    truth = dataset(tmp_path, annotations, image_ids=[2, 1], classes=CLASSES)
-    detections = [detect(2, (1, MIDDLE, 0.9), (2, (40, 0, 5, 5), 0.7)), detect(1, (0, LEFT, 1.0))]
-    assert measure(truth, painting, *detections).overall["semantic"] == {"mIoU": pytest.approx(100)}
-
-
 def test_off_by_default_and_without_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     truth = dataset(tmp_path, [entry(1, 1, LEFT, masked=False)], image_ids=[1], classes=CLASSES)
     assert "semantic" not in measure(truth, "none", detect(1)).overall

@@ -47,29 +47,18 @@ def test_abandoned_temporary_files_of_ours_go_after_a_day(tmp_path: Path):
     assert {path.name for path in (tmp_path / "below").iterdir()} == set(names[1:])
 
 
-def test_long_names_can_be_written(tmp_path: Path):
-    path = tmp_path / ("ü" * 125)
-    write_text(path, "x")
-    assert path.read_text() == "x"
-
-
-def test_json_refuses_what_others_cannot_read(tmp_path: Path):
+def test_what_cannot_be_written_or_read_is_named(tmp_path: Path):
+    write_text(tmp_path / ("ü" * 125), "long names can be written")
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"x": float("nan")})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_damaged_json_is_named(tmp_path: Path):
-    path = tmp_path / "a.json"
-    path.write_text('{"x": ')
+    assert not (tmp_path / "a.json").exists()
+    (tmp_path / "a.json").write_text('{"x": ')
     with pytest.raises(StorageError, match=r"a\.json cannot be read: Expecting value"):
-        read_json(path)
-
-
-def test_a_folder_that_cannot_be_written(tmp_path: Path):
-    (tmp_path / "file").write_text("in the way")
+        read_json(tmp_path / "a.json")
     with pytest.raises(StorageError, match="Cannot write .*start the same command again"):
-        write_text(tmp_path / "file" / "a.txt", "x")
+        write_text(tmp_path / "a.json" / "a.txt", "x")
+    with pytest.raises(StorageError, match="Set runtime.output_root"), file_logging(tmp_path / "a.json" / "run"):
+        pass
 
 
 def test_records(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -100,21 +89,12 @@ def test_the_log_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "ERROR   stopped by ValueError: oops" in text
     assert "not said" not in text
     assert capsys.readouterr().out == "said\n"
-
-
-def test_other_processes_only_tell_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    logger = logging.getLogger("ntt.somewhere")
-    with console_logging(rank=1), file_logging(tmp_path / "run", rank=1):
+    # Other processes only tell errors.
+    with console_logging(rank=1), file_logging(tmp_path / "other", rank=1):
         logger.warning("quiet")
         logger.error("bad")
     assert capsys.readouterr().out == "[process 1] ERROR bad\n"
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_run_directory_that_cannot_be_made(tmp_path: Path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="Set runtime.output_root"), file_logging(tmp_path / "file" / "run"):
-        pass
+    assert not (tmp_path / "other").exists()
 
 
 def test_tensors_come_back(tmp_path: Path):
