@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ntt.base.files import atomic_path, read_json, remove_stale_temporaries, write_json, write_text
+from ntt.base.files import atomic_path, read_json, remove_stale_temporaries, stale_temporaries, write_json, write_text
 from ntt.base.log import console_logging, file_logging
 from ntt.base.progress import track
 from ntt.config.schema import RuntimeConfig
@@ -42,8 +42,8 @@ def test_abandoned_temporary_files_of_ours_go_after_a_day(tmp_path: Path):
         os.utime(path, (0, 0) if "new" not in path.name else None)
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "link").symlink_to(tmp_path / "below")
-    assert remove_stale_temporaries(tmp_path / "store") == remove_stale_temporaries(tmp_path / "nowhere") == 0
-    assert remove_stale_temporaries(tmp_path) == 1
+    assert stale_temporaries(tmp_path / "store") == stale_temporaries(tmp_path / "nowhere") == []
+    remove_stale_temporaries(tmp_path)
     assert {path.name for path in (tmp_path / "below").iterdir()} == set(names[1:])
 
 

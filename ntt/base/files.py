@@ -1,6 +1,7 @@
 """Files that a reader sees whole or not at all, and locks beside them."""
 
 import errno
+import fnmatch
 import json
 import logging
 import os
@@ -49,22 +50,18 @@ def stale_temporaries(root: Path, *, recursive: bool = True) -> list[Path]:
     for folder, folders, names in os.walk(root):
         if not recursive:
             folders.clear()
-        for name in names:
-            if name.startswith(_TEMPORARY_PREFIX) and name.endswith(_TEMPORARY_SUFFIX):
-                path = Path(folder, name)
-                with suppress(OSError):  # gone meanwhile
-                    stale += [path] if path.lstat().st_mtime < oldest else []
+        for name in fnmatch.filter(names, f"{_TEMPORARY_PREFIX}*{_TEMPORARY_SUFFIX}"):
+            path = Path(folder, name)
+            with suppress(OSError):  # gone meanwhile
+                stale += [path] if path.lstat().st_mtime < oldest else []
     return stale
 
 
-def remove_stale_temporaries(root: Path, *, recursive: bool = True) -> int:
-    """Remove what `stale_temporaries` finds, and return how many files there were."""
-    count = 0
+def remove_stale_temporaries(root: Path, *, recursive: bool = True) -> None:
+    """Remove what `stale_temporaries` finds."""
     for path in stale_temporaries(root, recursive=recursive):
         with suppress(OSError):
             path.unlink()
-            count += 1
-    return count
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -42,13 +42,7 @@ class Federation:
 def federation_of(
     dataset: CocoDataset, categories: Sequence[Category], image_ids: Sequence[ImageId], annotated: IntArray
 ) -> Federation:
-    """Collect what the file says of its images.
-
-    Args:
-        dataset: the targets.
-        categories: the searched classes, in class-index order.
-        image_ids: of every image, in the order of their indices.
-        annotated: pairs wherever a class has an annotation, sorted.
+    """Collect what the file says of its images; `categories` and `image_ids` are in the order of their indices.
 
     Raises:
         DataError: if the file does not say of every image which classes were looked for.

@@ -1,7 +1,6 @@
 """COCO's and LVIS' precision and recall from matches, equal to pycocotools' and `lvis`' own in every digit.
 
 The arithmetic is COCOeval's, operation by operation, for all area ranges and thresholds in one array operation.
-LVIS' own program does the same with the detections it counts, of which there is one number instead of three.
 
 Suffixes as in `ntt.evaluation.curves` and `ntt.evaluation.matching`; n detections of one class.
 """

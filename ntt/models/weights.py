@@ -46,11 +46,7 @@ def checkpoints() -> Mapping[str, Checkpoint]:
 
 
 def checkpoint(name: str) -> Checkpoint:
-    """Look a checkpoint up.
-
-    Raises:
-        ConfigError: if there is none of this name; the message lists all names.
-    """
+    """Look a checkpoint up; a ConfigError for an unknown name lists all."""
     if name not in checkpoints():
         raise ConfigError(f"No checkpoint is called {name!r}. Known names: {', '.join(checkpoints())}.")
     return checkpoints()[name]
@@ -66,7 +62,6 @@ def locate(name: str, root: Path) -> Path:
     """Return the path of a checkpoint below the weights folder `root`. Its content is not read.
 
     Raises:
-        ConfigError: if the name is not known.
         WeightsError: if the file is not there; the message has the command that fetches it.
     """
     path = root / checkpoint(name).path
@@ -78,11 +73,7 @@ def locate(name: str, root: Path) -> Path:
 
 
 def is_offline() -> bool:
-    """True if the environment variable NTT_OFFLINE forbids network access.
-
-    Raises:
-        ConfigError: if the variable is neither 1/true/yes nor 0/false/no nor empty.
-    """
+    """Return whether the environment variable NTT_OFFLINE forbids network access; a ConfigError if it is unclear."""
     value = os.environ.get(OFFLINE_VARIABLE, "").strip().lower()
     if value not in ("1", "true", "yes", "", "0", "false", "no"):
         raise ConfigError(f"{OFFLINE_VARIABLE}={value!r} is not understood. Set it to 1 (no network access) or 0.")
@@ -132,11 +123,7 @@ def fetch(
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of a weights file as hex digits.
-
-    Raises:
-        WeightsError: if the file cannot be read.
-    """
+    """Return the sha256 of a weights file; a WeightsError if it cannot be read."""
     try:
         return sha256_of(path)
     except OSError as error:

@@ -56,23 +56,17 @@ class Dinov2(VisionTransformer):
     std = (0.229, 0.224, 0.225)
 
     def __init__(self, config: Dinov2Config, placement: Placement) -> None:
-        """Check the settings; the weights are read at the first call of `encode`.
-
-        Raises:
-            ConfigError: for a setting, or a combination of settings, that cannot be run.
-            WeightsError: if the weights file does not exist.
-        """
+        """Check the settings, and that the weights are there."""
         super().__init__(config, placement, input_size=config.input_size, patch_size=PATCH_SIZE)
         self._variant = variant(config.model)
         self.feature_dim = self._variant.feature_dim
         self._repo_dir = None if config.repo_dir is None else Path(config.repo_dir).expanduser()
         _check_implementation(config.implementation, self._repo_dir)
-        self._expected_sha256 = None
         if config.weights is None:
             self._weights = locate(config.model, placement.weights_root)
-            self._expected_sha256 = checkpoint(config.model).sha256
-        else:
-            self._weights = Path(config.weights).expanduser()
+            self._expected_sha256: str | None = checkpoint(config.model).sha256
+            return
+        self._weights, self._expected_sha256 = Path(config.weights).expanduser(), None
         if not self._weights.is_file():
             raise WeightsError(
                 f"The weights file {self._weights} of {config.model} does not exist. Fetch the official one with "

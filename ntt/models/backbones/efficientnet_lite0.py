@@ -47,22 +47,16 @@ class EfficientNetLite0Config(BackboneConfig):
 
 
 class EfficientNetLite0:
-    """Dense features of EfficientNet-Lite0: the 192 channels of its stage `blocks[5]`, at stride 16.
+    """Dense features of EfficientNet-Lite0: the 192 channels of its stage `blocks[5]`.
 
-    The stage has stride 32 in the classifier; here its stride is replaced by dilation (timm's `output_stride`), which
-    keeps the weights valid and gives a map twice as fine along each axis. The layers after it are dropped.
+    Its stride of 32 is replaced by 16 and dilation (timm's `output_stride`), which keeps the weights valid.
     """
 
     patch_size = _STRIDE_PX
     feature_dim = 192
 
     def __init__(self, config: EfficientNetLite0Config, placement: Placement) -> None:
-        """Check the settings and find the weights; the network is built at the first call of `encode`.
-
-        Raises:
-            ConfigError: for an input size or a precision it cannot run with.
-            WeightsError: if the weight package is missing.
-        """
+        """Check the settings, and that the package of the weights is there."""
         if placement.precision != "float32":
             raise ConfigError(
                 f"runtime.precision={placement.precision} does not go with backbone=efficientnet_lite0, which runs in "

@@ -52,12 +52,7 @@ class TimmVit(VisionTransformer):
     kind = TimmVitConfig.SCHEMA
 
     def __init__(self, config: TimmVitConfig, placement: Placement) -> None:
-        """Check the settings; the weights are read at the first call of `encode`.
-
-        Raises:
-            ConfigError: for a setting, or a combination of settings, that cannot be run.
-            WeightsError: if the weights file does not exist, or a download is needed where the network is off.
-        """
+        """Check the settings, and that the weights are there or may be downloaded."""
         self._weights = None if config.weights is None else Path(config.weights).expanduser()
         _check_weights(config.model, self._weights, pretrained=config.pretrained)
         outline = _outline(config.model)

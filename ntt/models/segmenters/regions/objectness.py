@@ -45,14 +45,7 @@ CLIP = 3.0
 
 
 def objectness(descriptors_NF: Array) -> npt.NDArray[np.float32]:
-    """Guess each region's IoU with the object it fits best.
-
-    Args:
-        descriptors_NF: columns as `DESCRIPTORS`.
-
-    Returns:
-        float32 [N] in (0, 1).
-    """
+    """Guess each region's IoU with the object it fits best: float32 [N] in (0, 1)."""
     mean, deviation, plain, squared = np.array(list(COEFFICIENTS.values())).T
     standard = np.clip((descriptors_NF - mean) / deviation, -CLIP, CLIP)
     # Summed by numpy alone: a matrix product may change its last digits with the number of threads.
