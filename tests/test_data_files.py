@@ -235,6 +235,17 @@ def test_commands_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert not (tmp_path / "b.json").exists()
 
 
+def test_command_converts_voc(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
+    corners = "<xmin>11</xmin><ymin>21</ymin><xmax>40</xmax><ymax>60</ymax>"
+    boat = f"<object><name>boat</name><difficult>1</difficult><bndbox>{corners}</bndbox></object>"
+    (tmp_path / "a.xml").write_text(f"<annotation><filename>a.png</filename>{boat}</annotation>")
+    words = ["--annotations", str(tmp_path), "--images", str(tmp_path), "--output", str(tmp_path / "voc.json")]
+    assert main(["data", "convert", "voc", *words, "--difficult", "keep", "--zero-based"]) == 0
+    assert "1 images, 1 objects (0 with a mask, 0 crowd regions)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "voc.json").read_text())["annotations"][0]["bbox"] == [11, 21, 29, 39]
+
+
 def test_what_a_run_could_not_use_is_not_left_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
     far = {"label": "boat", "points": [[1, 1], [50_000, 1], [50_000, 9]]}
