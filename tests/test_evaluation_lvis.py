@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -292,14 +291,10 @@ def test_figures_of_the_official_program(tmp_path: Path):
 # Settings and files
 
 
-def test_the_data_set_chooses_the_protocol():
-    words = ["dataset=demo"], ["dataset=coco"], ["dataset=lvis"], ["dataset=lvis_minival"]
-    assert [config.evaluation.protocol for config in compose_many(words)] == ["coco", "coco", "lvis", "lvis"]
-
-
-def test_a_matcher_that_keeps_too_few_is_named(caplog: pytest.LogCaptureFixture):
+def test_the_data_set_chooses_the_protocol_and_a_matcher_that_keeps_too_few_is_named(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.WARNING)
     few, coco = compose_many([["dataset=lvis"], ["dataset=coco"]])
+    assert (few.evaluation.protocol, coco.evaluation.protocol) == ("lvis", "coco")
     enough = copy.deepcopy(few)
     vars(enough.matcher)["max_detections"] = 300
     warn_of_few_detections(coco)
@@ -307,11 +302,6 @@ def test_a_matcher_that_keeps_too_few_is_named(caplog: pytest.LogCaptureFixture)
     assert caplog.text == ""
     warn_of_few_detections(few)
     assert "matcher.max_detections=100 keeps fewer. Set matcher.max_detections=300" in caplog.text
-
-
-@cache
-def composed() -> ExperimentConfig:
-    return compose_config(["dataset=coco_json", "dataset.root=/nowhere", "evaluation.protocol=lvis"])
 
 
 def coco_folder(folder: Path, images: Mapping[ImageId, Json], *, annotated: bool = True) -> ExperimentConfig:
@@ -323,9 +313,7 @@ def coco_folder(folder: Path, images: Mapping[ImageId, Json], *, annotated: bool
     if not annotated:
         del document["annotations"]
     (folder / "annotations" / "targets.json").write_text(json.dumps(document))
-    config = copy.deepcopy(composed())
-    vars(config.dataset)["root"] = str(folder)
-    return config
+    return compose_config(["dataset=coco_json", f"dataset.root={folder}", "evaluation.protocol=lvis"])
 
 
 @pytest.mark.parametrize(
@@ -339,31 +327,32 @@ def coco_folder(folder: Path, images: Mapping[ImageId, Json], *, annotated: bool
     ],
 )
 def test_files_that_do_not_say_what_was_looked_for_are_refused(tmp_path: Path, broken: Json):
-    settings = coco_folder(tmp_path, {1: facts(), 2: broken, 3: broken})
     with pytest.raises(DataError, match=r"needs the lists `neg_cat.* 2 of 3 images of .*\(image 2, 3\).*protocol=coco"):
-        read_inputs(settings)
-    by_coco = replace(settings, evaluation=replace(settings.evaluation, protocol="coco"))
-    assert read_inputs(by_coco).target_data.has_annotations
-    with pytest.raises(DataError, match="2 of 3 images"):
         measure(lvis(tmp_path, [entry(1, 1, HERE)], {1: facts(), 2: broken, 3: broken}))
 
 
-def test_targets_without_annotations_need_no_lists(tmp_path: Path):
-    inputs = read_inputs(coco_folder(tmp_path, {1: {}}, annotated=False))
-    assert not inputs.target_data.has_annotations
+def test_a_run_refuses_them_before_any_work_but_targets_without_annotations_need_no_lists(tmp_path: Path):
+    (tmp_path / "bare").mkdir()
+    inputs = read_inputs(coco_folder(tmp_path / "bare", {1: {}}, annotated=False))
     metrics = measure(inputs.target_data)
     assert (metrics.overall, metrics.num_objects) == ({}, 0)
+    settings = coco_folder(tmp_path, {1: {}})
+    with pytest.raises(DataError, match="1 of 1 images"):
+        read_inputs(settings)
+    by_coco = replace(settings, evaluation=replace(settings.evaluation, protocol="coco"))
+    assert read_inputs(by_coco).target_data.has_annotations
 
 
 def test_merged_files_keep_the_lists_under_the_new_ids(tmp_path: Path):
     """Dogs have id 2 in the first file and cats in the second, where cats become 3."""
-    images = {1: facts([2], [1])}
     files = []
-    for name, classes, own in (("a", {1: "cat", 2: "dog"}, images), ("b", {2: "bird", 1: "cat"}, {5: facts([2], [1])})):
-        (tmp_path / name).mkdir()
-        made = lvis(tmp_path / name, [entry(next(iter(own)), 1, HERE)], own, classes=classes, frequencies={})
-        files.append((made.annotation_file, tmp_path / name))
+    for image_id, classes in ((1, {1: "cat", 2: "dog"}), (5, {2: "bird", 1: "cat"})):
+        folder = tmp_path / str(image_id)
+        folder.mkdir()
+        images = {image_id: facts([2], [1])}
+        dataset = lvis(folder, [entry(image_id, 1, HERE)], images, classes=classes, frequencies={})
+        files.append((dataset.annotation_file, folder))
     document = merge(files).document
-    assert {one["name"]: one["id"] for one in document["categories"]} == {"cat": 1, "dog": 2, "bird": 3}
-    lists = {one["id"]: (one["neg_category_ids"], one["not_exhaustive_category_ids"]) for one in document["images"]}
-    assert lists == {1: ([2], [1]), 5: ([3], [1])}
+    assert {category["name"]: category["id"] for category in document["categories"]} == {"cat": 1, "dog": 2, "bird": 3}
+    names = ("neg_category_ids", "not_exhaustive_category_ids")
+    assert [[image[name] for name in names] for image in document["images"]] == [[[2], [1]], [[3], [1]]]

@@ -17,7 +17,7 @@ from ntt.models.segmenters.regions.leaves import Leaves, find_leaves
 from ntt.models.segmenters.regions.nodes import measure_nodes
 from ntt.models.segmenters.regions.objectness import COEFFICIENTS, DESCRIPTORS, INTERCEPT, objectness
 from ntt.models.segmenters.regions.segmenter import all_nodes
-from ntt.models.segmenters.regions.selection import MAX_IOU, SIZE_ENDS, SIZE_PARTS, distinct, overlaps, select
+from ntt.models.segmenters.regions.selection import distinct, overlaps, select
 from ntt.models.segmenters.regions.trees import LINKAGES, Linkage, build_tree
 from ntt.types import Placement
 
@@ -132,28 +132,20 @@ def test_overlaps_weighs_leaves_by_area() -> None:
     assert iou == pytest.approx(np.array([[1, 2 / 6, 0], [2 / 6, 1, 3 / 5], [0, 3 / 5, 1]]))
 
 
-def test_distinct_keeps_at_the_threshold_and_drops_above() -> None:
+@pytest.mark.parametrize(("max_iou", "limit", "kept"), [(0.5, 9, [0, 1, 2]), (0.49, 9, [0, 2]), (0.5, 1, [0])])
+def test_distinct_keeps_at_the_threshold_and_drops_above(max_iou: float, limit: int, kept: list[int]) -> None:
     members = np.array([[True, True, False, False], [True, False, False, False], [False, False, True, True]])
-    area = np.ones(4)
-    assert distinct(members, area, max_iou=0.5, limit=9).tolist() == [0, 1, 2]
-    assert distinct(members, area, max_iou=0.49, limit=9).tolist() == [0, 2]
-    assert distinct(members, area, max_iou=0.5, limit=1).tolist() == [0]
-    assert distinct(members[:0], area, max_iou=0.5, limit=9).tolist() == []
+    assert distinct(members, np.ones(4), max_iou=max_iou, limit=limit).tolist() == kept
+    assert distinct(members[:0], np.ones(4), max_iou=max_iou, limit=limit).tolist() == []
 
 
-def test_select_orders_by_score_and_hands_on_free_places() -> None:
-    assert sum(SIZE_PARTS) == pytest.approx(1.0)
-    assert len(SIZE_ENDS) == len(SIZE_PARTS) == len(MAX_IOU)
-    members = np.eye(5, dtype=bool)
-    # Two leaves of more than 2 % of the image, three below 0.1 %: the large ones leave places to the small ones.
+def test_select_orders_by_score_hands_on_free_budget_and_breaks_ties_by_order() -> None:
+    # Two leaves of more than 2 % of the image, three below 0.1 %: the large ones leave budget to the small ones.
     area = np.array([500.0, 490.0, 0.5, 0.5, 0.5])
     score = np.array([0.2, 0.9, 0.5, 0.5, 0.1], dtype=np.float32)
-    assert select(members, area, score, canvas_px=10000, max_masks=100).tolist() == [1, 2, 3, 0, 4]
-
-
-def test_select_respects_the_budget_and_breaks_ties_by_order() -> None:
-    members = np.eye(40, dtype=bool)
-    selected = select(members, np.full(40, 1.0), np.full(40, 0.5, np.float32), canvas_px=2000, max_masks=10)
+    assert select(np.eye(5, dtype=bool), area, score, canvas_px=10000, max_masks=100).tolist() == [1, 2, 3, 0, 4]
+    score = np.full(40, 0.5, np.float32)
+    selected = select(np.eye(40, dtype=bool), np.ones(40), score, canvas_px=2000, max_masks=10)
     assert selected.tolist() == list(range(10))
 
 
@@ -215,14 +207,13 @@ def test_same_output_whatever_the_number_of_threads() -> None:
     threads = torch.get_num_threads()
     results = []
     try:
-        for count in (1, 2, 2):
+        for count in (1, 2):
             torch.set_num_threads(count)
             results.append(regions.propose(canvas, _features(channels=48, side=14)))
     finally:
         torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert torch.equal(results[0].logits_Nhw, other.logits_Nhw)
-        assert torch.equal(results[0].predicted_iou_N, other.predicted_iou_N)
+    assert torch.equal(results[0].logits_Nhw, results[1].logits_Nhw)
+    assert torch.equal(results[0].predicted_iou_N, results[1].predicted_iou_N)
 
 
 def test_limits_of_number_and_objectness() -> None:
@@ -272,11 +263,9 @@ def test_proposals_on_a_real_image(shared_dir: Path) -> None:
     proposals = regions.propose(canvas, backbone.encode(encoder_input(canvas, backbone.input_size))[0])
     masks = (proposals.logits_Nhw > 0).flatten(1).float()
     size = (proposals.logits_Nhw.shape[2], proposals.logits_Nhw.shape[1])
-    wanted = [
-        np.asarray(Image.fromarray(instance_mask(one, record.height, record.width)).resize(size)).astype(bool)
-        for one in dataset.instances_of_image(record.id)
-    ]
-    objects = torch.from_numpy(np.stack(wanted)).flatten(1).float()
+    full_size = [instance_mask(each, record.height, record.width) for each in dataset.instances_of_image(record.id)]
+    resized = np.stack([np.asarray(Image.fromarray(mask).resize(size)) for mask in full_size])
+    objects = torch.from_numpy(resized).flatten(1).float()
     shared = masks @ objects.T
     iou = shared / (masks.sum(dim=1)[:, None] + objects.sum(dim=1)[None] - shared)
     assert len(masks) <= 1000
