@@ -11,6 +11,7 @@ import argparse
 import json
 import logging
 import resource
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -208,7 +209,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=800)
     parser.add_argument("--channels", type=int, default=1024)
     parser.add_argument("--classes", type=int, default=20)
-    parser.add_argument("--work", type=Path, default=None, help="a new folder for data, store and runs")
+    parser.add_argument("--work", type=Path, default=None, help="folder of data, store and runs; filled if it is new")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="ntt-points-") as temporary:
@@ -216,6 +217,7 @@ def main() -> None:
         bench = Bench(work, Scale(args.images, args.candidates, args.channels, args.classes))
         if not (work / "data").exists():
             bench.fill()
+        shutil.rmtree(work / "runs", ignore_errors=True)
         figures = {
             "single_ms_per_image": bench.single_ms(),
             "sixty_ms_per_image_and_point": bench.sixty_ms(),
