@@ -51,7 +51,7 @@ def test_run_length_codes_of_all_kinds(counts: Any) -> None:
 
 
 def test_an_rle_of_another_size_and_no_polygon_are_refused() -> None:
-    with pytest.raises(DataError, match="A mask of 5 rows and 3 columns does not fit an image of 3 rows and 5 columns"):
+    with pytest.raises(DataError, match=r"A mask of .height, width. .5, 3. does not fit an image of .3, 5."):
         instance_mask(instance({"size": [5, 3], "counts": RUNS}), 3, 5)
     with pytest.raises(DataError, match="without polygons"):
         segmentation_rle([], 5, 8)
@@ -107,9 +107,6 @@ def test_area_and_box_of_an_rle() -> None:
 def test_runs_are_unpacked() -> None:
     assert unpack_runs(compressed()) == RUNS
     assert unpack_runs("") == []
-
-
-def test_long_and_many_runs_are_unpacked() -> None:
     mask = np.asfortranarray(np.random.default_rng(0).random((97, 103)) < 0.3, dtype=np.uint8)
     mask[:, 40:90] = 1
     flat = mask.ravel(order="F")

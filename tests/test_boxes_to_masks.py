@@ -18,8 +18,7 @@ from ntt.cli.main import main
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
 from ntt.data.coco import CocoDataset, read_coco
-from ntt.data.masks import segmentation_rle
-from ntt.data.polygons import mask_to_polygons
+from ntt.data.masks import mask_to_polygons, segmentation_rle
 from ntt.models.box_masks import BoxMasks, Conversion, ReferenceMasks, choose_box_segmenter, convert
 from ntt.models.segmenters.box_fallback import ProposalBoxes, best_proposals
 from ntt.ops.masks import decode_masks

@@ -1,5 +1,6 @@
 """Reading annotation files: what is accepted, what is corrected, and the text of every refusal."""
 
+import hashlib
 import json
 import logging
 import math
@@ -11,8 +12,9 @@ from coco_samples import annotation, document, gradient, read, save_image
 from pycocotools import mask as mask_api
 
 from ntt.data.coco import read_coco
+from ntt.data.images import check_images, read_image
 from ntt.errors import DataError
-from ntt.types import Category, ImageRecord
+from ntt.types import Category, ImageRecord, Instance
 
 SQUARE = [[20.0, 20.0, 60.0, 20.0, 60.0, 50.0, 20.0, 50.0]]
 IMAGE = {"id": 5, "file_name": "a.png", "height": 100, "width": 200}
@@ -29,24 +31,15 @@ def refused_annotation(folder: Path, **changes: Any) -> str:
 
 
 def test_a_plain_file(tmp_path: Path) -> None:
-    dataset = read(tmp_path, document())
+    # A byte order mark is tolerated.
+    dataset = read(tmp_path, "\ufeff" + json.dumps(document()))
     assert dataset.categories == (Category(1, "cat"), Category(7, "dog"))
     path = tmp_path / "images" / "a.png"
     assert dict(dataset.images) == {5: ImageRecord(5, "a.png", path, height=100, width=200)}
-    (instance,) = dataset.instances
-    assert instance.bbox_xywh == (20.0, 20.0, 50.0, 40.0)
-    assert instance.area_px == 2000.0
-    assert (instance.iscrowd, instance.isimpossible, instance.shot_index) == (False, False, None)
-    assert dataset.has_annotations
-    assert not dataset.has_masks
+    assert dataset.instances == (Instance(1, 5, 1, (20.0, 20.0, 50.0, 40.0), None, area_px=2000.0),)
+    assert (dataset.has_annotations, dataset.has_masks) == (True, False)
     assert dataset.annotation_file == tmp_path / "annotations.json"
-    assert len(dataset.digest) == 64
-
-
-def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
-    first = read(tmp_path, document())
-    assert read(tmp_path, document()).digest == first.digest
-    assert read(tmp_path, document(info={"year": 2020})).digest != first.digest
+    assert dataset.digest == hashlib.sha256(dataset.annotation_file.read_bytes()).hexdigest()
 
 
 def test_look_ups(tmp_path: Path) -> None:
@@ -79,10 +72,6 @@ def test_bytes_that_are_no_text_or_no_usable_number(tmp_path: Path, content: byt
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(DataError, match="is not valid JSON"):
         read_coco(tmp_path / "a.json", tmp_path)
-
-
-def test_a_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
-    assert len(read(tmp_path, "\ufeff" + json.dumps(document())).instances) == 1
 
 
 @pytest.mark.parametrize(
@@ -147,7 +136,7 @@ SIZES = "both must be whole numbers of at least 1"
         ),
         (
             {"images": [{"id": 5, "file_name": "a.png"}]},
-            "Image 5 gives no height and width, and they cannot be read: There is no image",
+            "Image 5 gives no size, and it cannot be read: There is no image",
         ),
     ],
 )
@@ -167,17 +156,6 @@ def test_one_file_under_two_ids_is_told(tmp_path: Path, caplog: pytest.LogCaptur
     assert caplog.text == ""
 
 
-def test_text_image_ids(tmp_path: Path) -> None:
-    content = document(images=[{**IMAGE, "id": "x/1"}], annotations=[annotation(1, "x/1", 1, [0, 0, 9, 9])])
-    assert read(tmp_path, content).instances[0].image_id == "x/1"
-
-
-def test_names_that_stay_inside_are_tidied(tmp_path: Path) -> None:
-    record = read(tmp_path, document(images=[{**IMAGE, "file_name": "x/.././y//..b.png"}])).images[5]
-    assert record.file_name == "y/..b.png"
-    assert record.path == tmp_path / "images" / "y" / "..b.png"
-
-
 def test_links_may_lead_out_of_the_folder_and_missing_sizes_are_read(tmp_path: Path) -> None:
     save_image(tmp_path / "elsewhere" / "b.png", gradient(10, 20))
     (tmp_path / "images").symlink_to(tmp_path / "elsewhere")
@@ -187,14 +165,19 @@ def test_links_may_lead_out_of_the_folder_and_missing_sizes_are_read(tmp_path: P
     assert (record.height, record.width) == (10, 20)
 
 
-def test_lvis_names_images_by_url(tmp_path: Path) -> None:
-    image = {"id": 5, "coco_url": "http://images.example/train2017/07.jpg", "height": 100, "width": 200}
-    assert read(tmp_path, document(images=[image])).images[5].file_name == "train2017/07.jpg"
-
-
-def test_whole_sizes_written_as_floats(tmp_path: Path) -> None:
-    record = read(tmp_path, document(images=[{**IMAGE, "height": 100.0}])).images[5]
-    assert record.height == 100
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"file_name": None, "coco_url": "http://images.example/train2017/07.jpg"}, "train2017/07.jpg"),
+        ({"file_name": "x/.././y//..b.png"}, "y/..b.png"),
+        ({"height": 100.0}, "a.png"),
+    ],
+)
+@pytest.mark.parametrize("image_id", [5, "x/1"])
+def test_accepted_images(tmp_path: Path, changes: dict[str, Any], name: str, image_id: Any) -> None:
+    content = document(images=[{**IMAGE, **changes, "id": image_id}], annotations=[annotation(1, image_id, 1, [0] * 4)])
+    record = read(tmp_path, content).images[image_id]
+    assert record == ImageRecord(image_id, name, tmp_path / "images" / name, 100, 200)
     assert isinstance(record.height, int)
 
 
@@ -225,34 +208,28 @@ def test_missing_annotation_ids_are_numbered_on(tmp_path: Path) -> None:
     assert [i.id for i in read(tmp_path, document(annotations=mixed)).instances] == [5, 4, 6]
 
 
+RLE = {"size": [100, 200], "counts": [210, 3, 97, 3, 19687]}
+
+
 @pytest.mark.parametrize(
-    ("segmentation", "box"),
+    ("changes", "box", "area"),
     [
-        (SQUARE, (20, 20, 40, 30)),
-        ({"size": [100, 200], "counts": [210, 3, 97, 3, 19687]}, (2, 10, 2, 3)),
+        ({"segmentation": SQUARE}, (20, 20, 40, 30), 1200),
+        ({"segmentation": RLE}, (2, 10, 2, 3), 6),
+        ({"bbox": [2, 10, 2.5, 3]}, (2, 10, 2.5, 3), 7.5),
+        ({"bbox": [2, 10, 2.5, 3], "area": 99}, (2, 10, 2.5, 3), 99),
     ],
 )
-def test_a_missing_box_is_taken_from_the_mask(tmp_path: Path, segmentation: Any, box: Any) -> None:
-    entry = {"id": 1, "image_id": 5, "category_id": 1, "segmentation": segmentation}
+def test_missing_boxes_and_areas_are_measured(tmp_path: Path, changes: dict[str, Any], box: Any, area: float) -> None:
+    entry = {"id": 1, "image_id": 5, "category_id": 1, **changes}
     (instance,) = read(tmp_path, document(annotations=[entry])).instances
-    assert instance.bbox_xywh == box
-
-
-def test_a_missing_area_is_measured(tmp_path: Path) -> None:
-    rle = {"size": [100, 200], "counts": [210, 3, 97, 3, 19687]}
-    entries = [
-        annotation(1, 5, 1, [20, 20, 40, 30], segmentation=SQUARE),
-        annotation(2, 5, 1, [2, 10, 2, 3], segmentation=rle),
-        annotation(3, 5, 1, [2, 10, 2.5, 3]),
-        annotation(4, 5, 1, [2, 10, 2.5, 3], area=99),
-    ]
-    assert [i.area_px for i in read(tmp_path, document(annotations=entries)).instances] == [1200, 6, 7.5, 99]
+    assert (instance.bbox_xywh, instance.area_px) == (box, area)
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"image_id": 6}, "has image_id 6, which is not in `images`. Correct"),
+        ({"image_id": 6}, "has image_id 6, which is not in `images`."),
         ({"image_id": "5"}, "There is an image 5: numbers and text are told apart"),
         ({"image_id": [5]}, "has image_id [5]"),
         *(
@@ -265,7 +242,7 @@ def test_a_missing_area_is_measured(tmp_path: Path) -> None:
         ),
         ({"bbox": [0, 0, 1e300, 1]}, "four finite numbers"),
         ({"bbox": None}, "has neither bbox nor segmentation"),
-        ({"area": -1}, "has area -1: a finite number of at least 0"),
+        ({"area": -1}, "has area -1, a finite number of at least 0"),
         ({"area": "5"}, "has area '5'"),
         ({"area": math.nan}, "has area nan"),
         ({"iscrowd": 2}, "has iscrowd 2, 0 and 1 are allowed"),
@@ -273,20 +250,18 @@ def test_a_missing_area_is_measured(tmp_path: Path) -> None:
         ({"shot_index": -1}, "has shot_index -1, whole numbers from 0 on are allowed"),
         ({"shot_index": 0.5}, "has shot_index 0.5"),
         ({"segmentation": "x"}, "has a segmentation of type str"),
-        ({"segmentation": [[1, 2, 3, 4]]}, "has a polygon [1, 2, 3, 4]: a polygon is a list of at least 6"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "has a polygon [1, 2, 3, 4]: a list of at least 6"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "has a polygon [1, 2, 3, 4, 5, 6, 7]"),
         ({"segmentation": [1, 2, 3, 4, 5, 6]}, "has a polygon 1: "),
         ({"segmentation": [[1, 2, 3, 4, 5, math.nan]]}, "has a polygon [1, 2, 3, 4, 5, nan]"),
-        ({"segmentation": [[math.nan, 2, 3, 4, 5, 6]]}, "has a polygon [nan, 2, 3, 4, 5, 6]"),
         ({"segmentation": [[1, 2, 3, "4", 5, 6]]}, "has a polygon [1, 2, 3, '4', 5, 6]"),
-        ({"segmentation": [[1, 2, 3, 4, 5, 1e8]]}, "has a polygon that reaches to 1 ... 100000000.0 px"),
-        ({"segmentation": {"size": [200, 100], "counts": [20000]}}, "has an RLE of size [200, 100], image 5 is"),
+        ({"segmentation": [[1, 2, 3, 4, 5, 1e8]]}, "has a polygon from 1 to 100000000.0 px"),
+        (
+            {"segmentation": {"size": [200, 100], "counts": [20000]}},
+            "has an RLE of size [200, 100], image 5 has [100, 200]",
+        ),
         ({"segmentation": {"counts": [20000]}}, "has an RLE of size None"),
         ({"segmentation": {"size": [100, 200], "counts": [19999]}}, "its runs cover 19999 pixels, the image has 20000"),
-        ({"segmentation": {"size": [100, 200], "counts": [20001, -1]}}, "a run has a negative length"),
-        ({"segmentation": {"size": [100, 200], "counts": 7}}, "counts must be text or a list of whole numbers"),
-        ({"segmentation": {"size": [100, 200], "counts": "o"}}, "it ends in the middle of a number"),
-        ({"segmentation": {"size": [100, 200], "counts": "a b"}}, "the character ' ' does not occur"),
     ],
 )
 def test_refused_values(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
@@ -314,7 +289,6 @@ def test_empty_segmentations_mean_box_only(tmp_path: Path, nothing: Any) -> None
         (annotation(2, 5, 1, [20, 20, 0, 40]), "left out: the box has no area"),
         (annotation(2, 5, 1, [20, 20, 50, -1]), "left out: the box has no area"),
         (annotation(2, 5, 1, [200, 20, 50, 40]), "left out: the box lies outside the image"),
-        (annotation(2, 5, 1, [-50, 20, 50, 40]), "left out: the box lies outside the image"),
         (annotation(2, 5, 1, [0, 100, 50, 40]), "left out: the box lies outside the image"),
         (
             annotation(2, 5, 1, [20, 20, 9, 9], segmentation={"size": [100, 200], "counts": [20000]}),
@@ -322,10 +296,6 @@ def test_empty_segmentations_mean_box_only(tmp_path: Path, nothing: Any) -> None
         ),
         (
             annotation(2, 5, 1, [20, 20, 9, 9], segmentation=[[20, 20, 20.1, 20, 20.1, 20.1]]),
-            "left out: the mask covers no pixel",
-        ),
-        (
-            annotation(2, 5, 1, [20, 20, 9, 9], segmentation=[[300, 300, 340, 300, 340, 340, 300, 340]]),
             "left out: the mask covers no pixel",
         ),
     ],
@@ -337,27 +307,29 @@ def test_unusable_annotations_are_left_out_and_counted(
     with caplog.at_level(logging.WARNING):
         dataset = read(tmp_path, document(annotations=entries))
     assert [i.id for i in dataset.instances] == [1, 4]
-    assert [(place, i.id) for place, i in dataset.dropped] == [(1, 2), (1, 3)]
+    assert [(index, i.id) for index, i in dataset.dropped] == [(1, 2), (1, 3)]
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path / 'annotations.json'}: 2 annotation(s) {reason} (id 2, 3)"
     ]
 
 
-def test_boxes_that_stick_out_are_clipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    entries = [annotation(1, 5, 1, [-10, 90, 30, 30]), annotation(2, 5, 1, [150, -2, 60, 12])]
-    dataset = read(tmp_path, document(annotations=entries))
-    assert [i.bbox_xywh for i in dataset.instances] == [(0, 90, 20, 10), (150, 0, 50, 10)]
-    assert dataset.boxes_as_written == {1: (-10, 90, 30, 30), 2: (150, -2, 60, 12)}
-    assert "2 annotation(s) clipped: the box sticks out of the image (id 1, 2)" in caplog.text
-
-
-@pytest.mark.parametrize(("width", "warned"), [(51.0, False), (51.01, True)])
-def test_a_pixel_of_excess_is_clipped_silently(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, width: float, warned: bool
+@pytest.mark.parametrize(
+    ("box", "clipped", "warned"),
+    [
+        ([-10, 90, 30, 30], (0, 90, 20, 10), True),
+        ([150, -2, 60, 12], (150, 0, 50, 10), True),
+        # A pixel of excess is clipped silently.
+        ([150, 0, 51, 10], (150, 0, 50, 10), False),
+        ([150, 0, 51.01, 10], (150, 0, 50, 10), True),
+    ],
+)
+def test_boxes_that_stick_out_are_clipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, box: Any, clipped: Any, warned: bool
 ) -> None:
-    dataset = read(tmp_path, document(annotations=[annotation(1, 5, 1, [150, 0, width, 10])]))
-    assert dataset.instances[0].bbox_xywh == (150, 0, 50, 10)
-    assert ("clipped" in caplog.text) is warned
+    dataset = read(tmp_path, document(annotations=[annotation(1, 5, 1, box)]))
+    assert dataset.instances[0].bbox_xywh == clipped
+    assert dataset.boxes_as_written == {1: tuple(box)}
+    assert ("1 annotation(s) clipped: the box sticks out of the image (id 1)" in caplog.text) is warned
 
 
 def test_masks_are_complete_when_every_object_has_one(tmp_path: Path) -> None:
@@ -369,9 +341,8 @@ def test_masks_are_complete_when_every_object_has_one(tmp_path: Path) -> None:
 
 
 def test_all_kinds_of_segmentation_are_kept(tmp_path: Path) -> None:
-    uncompressed = {"size": [100, 200], "counts": [210, 3, 97, 3, 19687]}
-    text = mask_api.frPyObjects(uncompressed, 100, 200)["counts"].decode()
-    kinds = [SQUARE, uncompressed, {"size": [100, 200], "counts": text}]
+    text = mask_api.frPyObjects(RLE, 100, 200)["counts"].decode()
+    kinds = [SQUARE, RLE, {"size": [100, 200], "counts": text}]
     entries = [annotation(n, 5, 1, [2, 10, 20, 30], segmentation=kind) for n, kind in enumerate(kinds, start=1)]
     dataset = read(tmp_path, document(annotations=entries))
     assert [i.segmentation for i in dataset.instances] == kinds
@@ -394,9 +365,10 @@ def test_real_files(
     shared_dir: Path, folder: str, images: tuple[int, int], instances: tuple[int, int], has_masks: bool
 ) -> None:
     root = shared_dir / "data" / folder
-    for place, name in enumerate(("references", "targets")):
+    for index, name in enumerate(("references", "targets")):
         dataset = read_coco(root / "annotations" / f"{name}.json", root / "images")
-        assert len(dataset.images) == images[place]
-        assert len(dataset.instances) == instances[place]
-        assert dataset.dropped == ()
-        assert dataset.has_masks is has_masks
+        assert (len(dataset.images), len(dataset.instances)) == (images[index], instances[index])
+        assert (dataset.dropped, dataset.has_masks) == ((), has_masks)
+        records = list(dataset.images.values())
+        check_images(records)
+        assert read_image(records[0]).shape == (records[0].height, records[0].width, 3)

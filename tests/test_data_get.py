@@ -18,7 +18,7 @@ from ntt.datasets.published import fetch
 from ntt.datasets.published.archives import unpack
 from ntt.datasets.published.check import check_published
 from ntt.datasets.published.details import Archive, archives, known_datasets
-from ntt.datasets.published.lvis import write_minival
+from ntt.datasets.published.fetch import write_minival
 from ntt.datasets.published.voc import convert_devkit, list_name, write_kshot_files
 from ntt.errors import DataError, StorageError
 

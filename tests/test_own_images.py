@@ -38,9 +38,9 @@ def go(tmp_path: Path, shared_store: Path) -> Go:
     def run(root: Path, *more: str) -> Path:
         places = [f"runtime.{name}_root={tmp_path}/{name}" for name in ("cache", "output")]
         words = ["dataset=folder", f"dataset.root={root}", "shots=all", f"runtime.store_root={shared_store}"]
-        made = compose_config([*words, *places, *more])
-        runner.run(made)
-        return run_directory(made)
+        config = compose_config([*words, *places, *more])
+        runner.run(config)
+        return run_directory(config)
 
     return run
 
@@ -62,24 +62,21 @@ def labelme(path: Path, *shapes: Json) -> None:
 
 
 def test_masks_beside_the_images(own: Path):
-    made = references_of(own)
-    assert made["categories"] == [{"id": 1, "name": "disc"}, {"id": 2, "name": "square"}]
-    assert [image["file_name"] for image in made["images"]] == ["disc/references_0.png", "square/references_1.png"]
-    np.testing.assert_array_equal(mask_of(made["annotations"][0]), shape_mask(3, 20, 20, 40))
-    assert [entry["shot_index"] for entry in made["annotations"]] == [0, 0]
-    assert made["annotations"][1]["bbox"] == [70, 30, 40, 40]
+    document = references_of(own)
+    assert document["categories"] == [{"id": 1, "name": "disc"}, {"id": 2, "name": "square"}]
+    assert [image["file_name"] for image in document["images"]] == ["disc/references_0.png", "square/references_1.png"]
+    np.testing.assert_array_equal(mask_of(document["annotations"][0]), shape_mask(3, 20, 20, 40))
+    assert [entry["shot_index"] for entry in document["annotations"]] == [0, 0]
+    assert document["annotations"][1]["bbox"] == [70, 30, 40, 40]
 
 
-def test_a_mask_that_is_no_png_does_not_pass_for_an_example(own: Path):
-    (own / "references/disc/references_0_mask.png").rename(own / "references/disc/references_0_mask.jpg")
+def test_masks_and_boxes_that_would_pass_for_examples_are_refused(own: Path):
+    """A typo in its name would make the mask an example, and the whole image another one."""
+    folder = own / "references/disc"
+    (folder / "references_0_mask.png").rename(folder / "references_0_mask.jpg")
     with pytest.raises(DataError, match=r"references_0_mask.jpg is named like a mask, and masks must be PNG files"):
         convert_references(own / "references")
-
-
-def test_a_mask_or_box_that_belongs_to_no_image_is_refused(own: Path):
-    """A slip in its name would make the mask an example, and the whole image another one."""
-    folder = own / "references/disc"
-    (folder / "references_0_mask.png").rename(folder / "reference_0_mask.png")
+    (folder / "references_0_mask.jpg").rename(folder / "reference_0_mask.png")
     (folder / "c.d_box.txt").write_text("1 2 3 4\n")
     with pytest.raises(DataError) as caught:
         convert_references(own / "references")
@@ -99,19 +96,19 @@ def test_several_masks_of_one_image_and_several_images(own: Path):
     Image.fromarray(second).save(own / "references/square/references_1_mask_2.png")
     Image.new("RGB", (50, 40)).save(own / "references/square/also.jpg")
     converted = convert_references(own / "references")
-    made = converted.document
-    assert [(e["category_id"], e["shot_index"]) for e in made["annotations"]] == [(1, 0), (2, 0), (2, 1), (2, 2)]
-    assert made["annotations"][1]["bbox"] == [0, 0, 50, 40]
-    assert "segmentation" not in made["annotations"][1]
-    np.testing.assert_array_equal(mask_of(made["annotations"][3]), second)
+    document = converted.document
+    assert [(e["category_id"], e["shot_index"]) for e in document["annotations"]] == [(1, 0), (2, 0), (2, 1), (2, 2)]
+    assert document["annotations"][1]["bbox"] == [0, 0, 50, 40]
+    assert "segmentation" not in document["annotations"][1]
+    np.testing.assert_array_equal(mask_of(document["annotations"][3]), second)
     assert converted.notes == ("1 example image(s) without mask or box: the whole image is the example",)
 
 
 def test_boxes_beside_the_images(tmp_path: Path):
     root = make_folder(tmp_path, masks=False)
     (root / "references/disc/references_0_box.txt").write_text("20 20 60 60\n\n1, 2, 3, 4\n")
-    made = references_of(root)
-    assert [e["bbox"] for e in made["annotations"]] == [[20, 20, 40, 40], [1, 2, 2, 2], [0, 0, WIDTH, HEIGHT]]
+    document = references_of(root)
+    assert [e["bbox"] for e in document["annotations"]] == [[20, 20, 40, 40], [1, 2, 2, 2], [0, 0, WIDTH, HEIGHT]]
 
 
 def test_labelme_files_beside_the_images(tmp_path: Path):
@@ -122,20 +119,20 @@ def test_labelme_files_beside_the_images(tmp_path: Path):
     )
     both = [shape("disc", "rectangle", [[20, 20], [60, 60]]), shape("square", "rectangle", [[0, 0], [9, 9]])]
     labelme(root / "references/disc/references_0.json", *both)
-    made = references_of(root)
-    assert [(e["category_id"], e["bbox"]) for e in made["annotations"]] == [
+    document = references_of(root)
+    assert [(e["category_id"], e["bbox"]) for e in document["annotations"]] == [
         (1, [20, 20, 40, 40]),
         (2, [70, 30, 40, 40]),
     ]
-    np.testing.assert_array_equal(mask_of(made["annotations"][1]), shape_mask(7, 70, 30, 40))
+    np.testing.assert_array_equal(mask_of(document["annotations"][1]), shape_mask(7, 70, 30, 40))
     # Without class folders the labels are the classes.
     for name in ("disc", "square"):
         for path in (root / "references" / name).iterdir():
             path.rename(root / "references" / path.name)
         (root / "references" / name).rmdir()
-    made = references_of(root)
-    assert [entry["name"] for entry in made["categories"]] == ["Square", "disc", "square"]
-    assert len(made["annotations"]) == 3
+    document = references_of(root)
+    assert [entry["name"] for entry in document["categories"]] == ["Square", "disc", "square"]
+    assert len(document["annotations"]) == 3
 
 
 def test_the_size_in_a_labelme_file_is_the_picture_s_own_as_stored_or_upright(own: Path):
@@ -145,36 +142,44 @@ def test_the_size_in_a_labelme_file_is_the_picture_s_own_as_stored_or_upright(ow
     Image.new("RGB", (WIDTH, HEIGHT)).save(target, exif=exif)
     assert convert_targets(own / "targets", classes).document["images"][1]["height"] == WIDTH
     labelme(target.with_suffix(".json"), shape(" disc ", "rectangle", [[0, 0], [WIDTH, 9]]))
-    made = convert_targets(own / "targets", classes).document
-    assert (made["images"][1]["height"], made["images"][1]["width"]) == (HEIGHT, WIDTH)
-    assert made["annotations"][0]["bbox"] == [0, 0, WIDTH, 9]
+    document = convert_targets(own / "targets", classes).document
+    assert (document["images"][1]["height"], document["images"][1]["width"]) == (HEIGHT, WIDTH)
+    assert document["annotations"][0]["bbox"] == [0, 0, WIDTH, 9]
     Image.new("RGB", (WIDTH, 50)).save(target)
-    text = (
-        rf"targets_1\.json says that its image has {WIDTH} x {HEIGHT} pixels, .*targets_1\.png has {WIDTH} x 50 pixels"
-    )
-    with pytest.raises(DataError, match=text):
+    with pytest.raises(DataError, match=rf"1\.png has {WIDTH} x 50 pixels, .*1\.json says {WIDTH} x {HEIGHT}"):
         convert_targets(own / "targets", classes)
 
 
+def grey(values: list[int], mode: str, dtype: Any = np.uint8) -> Image.Image:
+    picture = Image.fromarray(np.array([values], dtype=dtype))
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def indexed() -> Image.Image:
+    picture = grey([0, 1], "P")
+    picture.putpalette([0, 0, 0, 128, 0, 0])
+    return picture
+
+
+def transparent(*colours: list[int]) -> Image.Image:
+    return Image.fromarray(np.array([colours], dtype=np.uint8), mode="RGBA")
+
+
 @pytest.mark.parametrize(
-    ("mode", "values"),
-    [("L", [[0, 255]]), ("L", [[0, 1]]), ("L", [[10, 240]]), ("1", [[0, 255]]), ("I;16", [[0, 4000]])],
+    "picture",
+    [
+        grey([0, 255], "L"),
+        grey([0, 1], "L"),
+        grey([10, 240], "L"),
+        grey([0, 255], "1"),
+        grey([0, 4000], "I;16", np.uint16),
+        indexed(),
+        transparent([9, 9, 9, 0], [9, 9, 9, 255]),
+        transparent([0, 0, 0, 255], [255, 255, 255, 255]),
+    ],
 )
-def test_masks_of_any_depth(mode: str, values: list[list[int]]):
-    dtype = np.uint16 if mode == "I;16" else np.uint8
-    picture = Image.fromarray(np.array(values, dtype=dtype))
-    picture = picture if mode == "I;16" else picture.convert(mode)
+def test_masks_of_any_kind(picture: Image.Image):
     np.testing.assert_array_equal(foreground(picture), [[False, True]])
-
-
-def test_masks_with_a_palette_or_transparency():
-    indexed = Image.fromarray(np.array([[0, 1, 255]], dtype=np.uint8), mode="L").convert("P")
-    indexed.putpalette([0, 0, 0, 128, 0, 0, *([0] * 252 * 3), 255, 255, 255, 224, 224, 192])
-    np.testing.assert_array_equal(foreground(indexed), [[False, True, True]])
-    cut_out = Image.fromarray(np.array([[[9, 9, 9, 0], [9, 9, 9, 255]]], dtype=np.uint8), mode="RGBA")
-    np.testing.assert_array_equal(foreground(cut_out), [[False, True]])
-    opaque = Image.fromarray(np.array([[[0, 0, 0, 255], [255, 255, 255, 255]]], dtype=np.uint8), mode="RGBA")
-    np.testing.assert_array_equal(foreground(opaque), [[False, True]])
 
 
 def test_unusable_examples_are_all_told_at_once(own: Path):
@@ -198,7 +203,7 @@ def test_unusable_examples_are_all_told_at_once(own: Path):
         "has 5 x 5 pixels, its image has 128 x 96",
         "is black all over",
         "loose.png lies in no class folder and has no LabelMe file",
-        "no box in an image of 50 x 40 pixels",
+        "in an image of 50 x 40 pixels",
         "'one two' is no box",
         "it is not clear which holds",
         "has no shape labelled 'square'",
@@ -228,11 +233,11 @@ def test_targets_with_some_annotations(own: Path):
         shape("square", "rectangle", [[40, 20], [90, 70]]),
         shape("x", "circle", [[9, 9], [9, 5]]),
     )
-    made = convert_targets(own / "targets", classes)
-    assert [(e["image_id"], e["category_id"], e["bbox"]) for e in made.document["annotations"]] == [
+    converted = convert_targets(own / "targets", classes)
+    assert [(e["image_id"], e["category_id"], e["bbox"]) for e in converted.document["annotations"]] == [
         (2, 2, [40, 20, 50, 50])
     ]
-    assert made.notes == (
+    assert converted.notes == (
         "1 object(s) of class 'x' left out, which is not among the chosen classes",
         "1 target image(s) without a LabelMe file count as images that show no object",
     )
@@ -249,8 +254,8 @@ def test_one_command_from_a_plain_folder_to_pictures(own: Path, go: Go, capsys: 
         f"targets_{n}_{n + 1}.png" for n in range(2)
     ]
     assert (run / "pictures/references.png").is_file()
-    found = json.loads((run / "predictions.json").read_text())
-    best = max((one for one in found if one["image_id"] == 2), key=lambda one: one["score"])
+    predictions = json.loads((run / "predictions.json").read_text())
+    best = max((p for p in predictions if p["image_id"] == 2), key=lambda p: p["score"])
     square = shape_mask(7, 40, 20, 50)
     assert best["category_id"] == 2
     assert (mask_of(best) & square).sum() > 0.5 * (mask_of(best) | square).sum()
@@ -293,12 +298,16 @@ def test_a_changed_folder_is_never_met_with_stale_results(own: Path, go: Go):
     assert json.loads((run / "references.json").read_text())["digest"] != first
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path: Path, go: Go):
+def test_a_folder_that_is_none_is_refused(tmp_path: Path, go: Go, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(DataError, match="dataset.root=.*nowhere is not a folder"):
         go(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="Example images lie in one folder per class, such as references/boat/a.jpg"):
         go(tmp_path / "empty")
+    assert main(["data", "check", str(tmp_path / "empty")]) == 2
+    error = capsys.readouterr().err
+    assert "has neither references/<class>/ and targets/ (a plain folder of images) nor annotations/" in error
+    assert "--references and --targets" in error
 
 
 def test_a_plain_folder_is_checked_like_any_other(
@@ -313,13 +322,6 @@ def test_a_plain_folder_is_checked_like_any_other(
     (own / "references/disc/references_0_mask.png").write_text("no picture")
     assert main(["data", "check", "my_set"]) == 2
     assert "The mask" in capsys.readouterr().err
-
-
-def test_a_folder_of_neither_kind_is_told_of_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["data", "check", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert "has neither references/<class>/ and targets/ (a plain folder of images) nor annotations/" in said
-    assert "--references and --targets" in said
 
 
 def test_a_plain_folder_to_coco_files(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

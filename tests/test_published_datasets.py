@@ -21,10 +21,9 @@ from ntt.config import schema as config
 from ntt.config.compose import compose_config, compose_many
 from ntt.config.identity import run_directory
 from ntt.datasets.base import DatasetFiles
-from ntt.datasets.published.check import CheckReport, check_published
+from ntt.datasets.published.check import CheckReport, check_published, identical_images, leakage_sentence
 from ntt.datasets.published.dataset import PublishedConfig
 from ntt.datasets.published.details import DatasetDetails, known_datasets
-from ntt.datasets.published.leakage import identical_images, leakage_sentence
 from ntt.datasets.published.voc import convert_devkit, write_kshot_files
 from ntt.errors import ConfigError, DataError
 from ntt.run import runner

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ntt.base.files import write_json
-from ntt.convert.base import Converted, write_converted
+from ntt.convert.base import Converted
 from ntt.data.coco import read_coco
 from ntt.errors import DataError
 from ntt.types import Json
@@ -19,7 +19,7 @@ def write_and_check(converted: Converted, output: Path) -> None:
     Raises:
         DataError: if a run could not use it; it is removed then.
     """
-    write_converted(converted, output)
+    write_json(output, converted.document, indent=None)
     try:
         dataset = read_coco(output, converted.image_root, annotations_required=False)
     except DataError:

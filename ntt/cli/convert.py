@@ -37,11 +37,15 @@ def convert() -> None:
     help="Difficult objects become crowd regions, as VOC's evaluation asks for, ordinary objects, or nothing.",
 )
 @click.option("--zero-based", is_flag=True, help="Corners are counted from 0, the far one exclusive, not VOC's way.")
-def voc(output: Path, annotations: Path, images: Path, categories: Path | None, **options: Any) -> None:
+def voc(output: Path, list_file: Path | None, categories: Path | None, **options: Any) -> None:
     """Pascal VOC XML files, one per image."""
-    from ntt.convert.voc import convert_voc
+    from ntt.convert.voc import convert_voc, read_list
 
-    _write(output, lambda: convert_voc(annotations=annotations, images=images, categories=_read(categories), **options))
+    def converted() -> "Converted":
+        names = None if list_file is None else read_list(list_file)
+        return convert_voc(names=names, categories=_read(categories), **options)
+
+    _write(output, converted)
 
 
 @convert.command()
@@ -88,7 +92,7 @@ def labelme(output: Path, annotations: Path, images: Path | None, categories: Pa
 @click.option("--images", type=PATH, required=True, metavar="FOLDER", help="Its file names start from here.")
 def references_pickle(output: Path, pickle_file: Path, annotations: Path, images: Path) -> None:
     """A pickled list of references of the reference implementation."""
-    from ntt.convert.reference_pickle import convert_reference_pickle
+    from ntt.convert.references import convert_reference_pickle
     from ntt.data.coco import read_coco
 
     dataset = read_coco(annotations, images)
@@ -114,11 +118,10 @@ def folder(output: Path, root: Path) -> None:
 
 def _plain_folder(root: Path) -> "Mapping[str, Converted]":
     from ntt.convert.plain_folder import convert_references, convert_targets
-    from ntt.types import Category
 
     references = convert_references(root / "references")
-    categories = [Category(entry["id"], entry["name"]) for entry in references.document["categories"]]
-    return {"references.json": references, "targets.json": convert_targets(root / "targets", categories)}
+    targets = convert_targets(root / "targets", references.categories)
+    return {"references.json": references, "targets.json": targets}
 
 
 def _read(categories: Path | None) -> "tuple[Category, ...] | None":

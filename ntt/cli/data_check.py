@@ -16,10 +16,14 @@ from ntt.datasets.base import DatasetConfig, DatasetFiles
 from ntt.datasets.coco_json import CocoJsonConfig
 from ntt.datasets.demo import DemoConfig
 from ntt.datasets.folder import FolderConfig
-from ntt.datasets.published.check import check_published, describe_masks
+from ntt.datasets.published.check import (
+    check_published,
+    describe_masks,
+    identical_images,
+    leakage_sentence,
+)
 from ntt.datasets.published.dataset import PublishedConfig
 from ntt.datasets.published.details import DatasetDetails, known_datasets
-from ntt.datasets.published.leakage import identical_images, leakage_sentence
 from ntt.errors import ConfigError
 from ntt.run.inputs import check_agreement
 

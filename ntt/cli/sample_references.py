@@ -8,7 +8,7 @@ import click
 from ntt.cli.annotation_files import write_and_check
 from ntt.config.command_line import check_overrides
 from ntt.config.compose import compose_config
-from ntt.convert.references_file import references_document
+from ntt.convert.references import references_document
 from ntt.data.coco import read_coco
 from ntt.data.images import check_images
 from ntt.models.box_masks import ReferenceMasks

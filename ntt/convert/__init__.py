@@ -2,7 +2,6 @@
 
 - `base`: an annotation file under construction, the images of a folder
 - `voc`, `yolo`, `labelme`, `plain_folder`: one format each
-- `reference_pickle`: the reference implementation's lists of references
-- `references_file`: sampled references as a COCO file
+- `references`: sampled references, and the reference implementation's lists, as a COCO file
 - `coco_files`: subset, split, merge
 """

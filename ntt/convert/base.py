@@ -1,18 +1,18 @@
 """What all converters share: an annotation file under construction, and the search for the images it refers to.
 
-A converter reads a foreign format and returns a `Converted`; only `write_converted` writes. Names in foreign files are
-never used as paths: they are looked up among the files of the image folder.
+A converter reads a foreign format and returns a `Converted`; none writes. Names in foreign files are never used as
+paths: they are looked up among the files of the image folder.
 """
 
 import math
 import posixpath
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ntt.base.files import write_json
 from ntt.data.images import check_size, upright_size
 from ntt.data.masks import rle_area, segmentation_rle
 from ntt.errors import DataError, raise_all
@@ -29,7 +29,6 @@ class Converted:
     """An annotation file in COCO format that is not written yet.
 
     Attributes:
-        document: `images`, `annotations` and `categories`, fit for JSON.
         image_root: the folder its file names start from.
         notes: what was left out or corrected, one sentence each, for the user.
     """
@@ -38,14 +37,18 @@ class Converted:
     image_root: Path
     notes: tuple[str, ...] = ()
 
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """Its classes, in file order."""
+        return tuple(Category(entry["id"], entry["name"]) for entry in self.document["categories"])
+
 
 @dataclass(frozen=True)
 class LabelledObject:
-    """One object of a foreign annotation file.
+    """One object of a foreign annotation file, its box in image pixels.
 
     Attributes:
         name: of its class.
-        bbox_xywh: COCO box in image pixels.
         segmentation: polygons or RLE as COCO has them; None where only the box is known.
         extras: further keys of the annotation, such as `iscrowd`.
     """
@@ -60,18 +63,21 @@ class CocoBuilder:
     """Collects images and objects, the problems found in them, and notes on what was left out."""
 
     def __init__(self, image_root: Path, categories: Sequence[Category] | None = None) -> None:
-        """Start an empty file.
-
-        Args:
-            image_root: the folder file names start from.
-            categories: the classes to keep, with their ids; None: every class that occurs, numbered by name.
-        """
+        """Start an empty file; `categories` are the classes to keep, None: all that occur, numbered by name."""
         self.problems: list[str] = []
         self._root = image_root.absolute()
         self._given_ids = None if categories is None else {category.name: category.id for category in categories}
         self._images: list[Json] = []
         self._objects: list[tuple[Json, LabelledObject]] = []
         self._notes: Counter[str] = Counter()
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Turn a DataError of the block into one of the problems."""
+        try:
+            yield
+        except DataError as error:
+            self.problems.append(str(error))
 
     def note(self, what: str, count: int = 1) -> None:
         """Count something that was left out or corrected; `what` completes the sentence "N ..."."""
@@ -82,8 +88,7 @@ class CocoBuilder:
 
         Args:
             path: below the image folder.
-            size_hw: height and width in pixels as the annotations have them: of the image as it is stored, or turned
-                upright; None: read from the file.
+            size_hw: height and width of the image as it is stored or turned upright; None: read from the file.
             stated_by: the file `size_hw` is taken from, for messages; needed with it.
 
         Raises:
@@ -105,10 +110,8 @@ class CocoBuilder:
             if self._given_ids is not None and name not in self._given_ids:
                 self.note(f"object(s) of class {name!r} left out, which is not among the chosen classes")
             elif not all(map(math.isfinite, box)) or max(map(abs, box)) > _LARGEST_PX:
-                self.problems.append(
-                    f"{image['file_name']}: an object of class {name!r} has the box {list(box)}, which is not in "
-                    "pixels of an image. Correct its coordinates."
-                )
+                where = f"{image['file_name']}: an object of class {name!r}"
+                self.problems.append(f"{where} has the box {list(box)}, which is not in pixels of an image.")
             elif min(box[2:]) <= 0:
                 self.note(f"object(s) of class {name!r} left out, whose box has no area")
             else:
@@ -157,47 +160,41 @@ def _entry(number: int, image: Json, category_id: int, labelled: LabelledObject)
 class ImageFolder:
     """The images in a folder and below it; the only place where names from annotation files are looked up."""
 
-    def __init__(self, root: Path) -> None:
-        """List the folder."""
+    def __init__(self, root: Path, annotation_root: Path) -> None:
+        """List the folder; subfolders of `annotation_root` correspond to its own."""
         if not root.is_dir():
             raise DataError(f"The image folder {root} does not exist. Create it or name another one.")
-        self.root = root
+        self.root, self._annotation_root = root, annotation_root
         self._by_path: dict[str, Path] = {}
-        self._by_name: dict[str, list[Path]] = {}
-        self._by_stem: dict[str, list[Path]] = {}
+        self._by_name: defaultdict[str, list[Path]] = defaultdict(list)
+        self._by_stem: defaultdict[str, list[Path]] = defaultdict(list)
         for path in image_files(root):
             self._by_path[path.relative_to(root).as_posix()] = path
-            self._by_name.setdefault(path.name.lower(), []).append(path)
-            self._by_stem.setdefault(path.stem.lower(), []).append(path)
+            self._by_name[path.name.lower()].append(path)
+            self._by_stem[path.stem.lower()].append(path)
 
-    def find(self, name: str | None, *, annotation_file: Path, annotation_root: Path) -> Path:
-        """Return the image that an annotation file describes.
+    def find(self, name: str | None, annotation_file: Path) -> Path:
+        """Return the image that an annotation file describes, by the name it gives or by the file's own.
 
-        Args:
-            name: the name the file gives; a path that leads out of the folder counts by its last part only.
-            annotation_file: its own name without ending is tried where `name` leads nowhere.
-            annotation_root: the folder of all annotation files, whose subfolders correspond to the images'.
+        Of a path that leads out of the folder only the last part counts.
 
         Raises:
             DataError: if there is no such image.
         """
-        subfolder = annotation_file.parent.relative_to(annotation_root).as_posix()
-        wanted = (name or "").replace("\\", "/")
-        base = posixpath.basename(wanted)
-        for candidate in (posixpath.join(subfolder, wanted), wanted, posixpath.join(subfolder, base)):
+        subfolder = annotation_file.parent.relative_to(self._annotation_root).as_posix()
+        stated = (name or "").replace("\\", "/")
+        base = posixpath.basename(stated)
+        for candidate in (posixpath.join(subfolder, stated), stated, posixpath.join(subfolder, base)):
             path = self._by_path.get(posixpath.normpath(candidate))
             if path is not None:
                 return path
-        same_stem = self._by_stem.get(annotation_file.stem.lower(), [])
+        same_stem = self._by_stem[annotation_file.stem.lower()]
         near = [path for path in same_stem if path.parent == self.root / subfolder]
         # A name that several images share says nothing.
-        for matches in (self._by_name.get(base.lower(), []), near, same_stem):
+        for matches in (self._by_name[base.lower()], near, same_stem):
             if len(matches) == 1:
                 return matches[0]
-        raise DataError(
-            f"{annotation_file}: there is no image {name!r} or {annotation_file.stem}.* in {self.root}. Put it there, "
-            "or name another image folder."
-        )
+        raise DataError(f"{annotation_file}: there is no image {name!r} or {annotation_file.stem}.* in {self.root}.")
 
 
 def image_files(root: Path) -> list[Path]:
@@ -215,12 +212,23 @@ def files_below(root: Path, suffix: str) -> list[Path]:
     return files
 
 
-def read_lines(path: Path) -> list[str]:
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Read a whole file of unknown origin; refuse one that is too large to be what it should be."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
+    if len(data) > max_bytes:
+        raise DataError(f"{path} has {len(data)} bytes, at most {max_bytes} are read.")
+    return data
+
+
+def read_lines(path: Path, max_bytes: int = 64 << 20) -> list[str]:
     """Read the lines of a UTF-8 text file."""
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}. A text file is needed.") from error
+        return read_bytes(path, max_bytes).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} cannot be read: {error}. A text file in UTF-8 is needed.") from error
 
 
 def polygon_box(polygons: Sequence[Sequence[float]]) -> Box:
@@ -228,11 +236,6 @@ def polygon_box(polygons: Sequence[Sequence[float]]) -> Box:
     xs = [x for polygon in polygons for x in polygon[0::2]]
     ys = [y for polygon in polygons for y in polygon[1::2]]
     return (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
-
-
-def write_converted(converted: Converted, output: Path) -> None:
-    """Write the annotation file, whole or not at all."""
-    write_json(output, converted.document, indent=None)
 
 
 def _visible(root: Path) -> Iterable[Path]:

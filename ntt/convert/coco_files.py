@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -55,7 +56,7 @@ def subset(
     """Keep a part of a file: first the listed images, then the classes, then a number of images.
 
     Args:
-        document: as `read_whole` returned it.
+        document: from `read_whole`.
         classes: class names to keep, with their annotations; None: all.
         num_images: images to keep; None: all. The draw follows from (seed, image id) alone, so n images are a part of
             n + 1.
@@ -82,20 +83,15 @@ def subset(
 
 
 def split(document: Json, parts: Mapping[str, float], *, seed: int = 0) -> dict[str, Json]:
-    """Deal the images of a file out to several files; each image goes to one of them.
+    """Deal the images of a file (from `read_whole`) out to several; each image goes to one of them.
 
-    Args:
-        document: as `read_whole` returned it.
-        parts: name -> share of the images; shares add up to 1.
-        seed: of the draw, which follows from (seed, image id) alone.
+    `parts` gives the share of the images per name. The draw follows from (seed, image id) alone.
 
     Raises:
         ConfigError: if the shares do not add up to 1, or a part would be empty.
     """
     if not all(share > 0 for share in parts.values()) or not abs(sum(parts.values()) - 1) <= _SUM_TOLERANCE:  # or nan
-        raise ConfigError(
-            f"The shares {list(parts.values())} must be above 0 and add up to 1. Write train=0.8 val=0.2, say."
-        )
+        raise ConfigError(f"The shares {list(parts.values())} must be above 0 and add up to 1.")
     order = _drawn({image["id"] for image in document["images"]}, seed)
     class_ids = _class_ids(document, None)
     documents: dict[str, Json] = {}
@@ -111,13 +107,11 @@ def split(document: Json, parts: Mapping[str, float], *, seed: int = 0) -> dict[
 
 
 def merge(inputs: Sequence[tuple[Path, Path]]) -> Converted:
-    """Put files together. Classes with one name are one class, images with one path are one image.
+    """Put pairs of an annotation file and its image folder together, at least two.
 
-    Ids are kept where those of all files differ, else numbered anew; an object that several files have is written
-    once. File names start from the folder that all image folders have in common.
-
-    Args:
-        inputs: (annotation file, its image folder), at least two.
+    Classes with one name are one class, images with one path are one image. Ids are kept where those of all files
+    differ, else numbered anew; an object that several files have is written once. File names start from the folder
+    that all image folders have in common.
 
     Raises:
         DataError: if a file cannot be used, or the files disagree.
@@ -129,10 +123,7 @@ def merge(inputs: Sequence[tuple[Path, Path]]) -> Converted:
     ]
     if len({dataset.has_annotations for dataset in datasets}) > 1:
         lacking = next(dataset.annotation_file for dataset in datasets if not dataset.has_annotations)
-        raise DataError(
-            f"{lacking} has no annotations and another file has: its images would pass for images without objects. "
-            "Annotate them, or merge files of one kind."
-        )
+        raise DataError(f"{lacking} has no annotations and another file has: its images would pass for empty ones.")
     root = Path(os.path.commonpath(folders))
     categories, class_maps, notes = _merged_classes(datasets)
     images, image_maps = _merged_images(datasets, class_maps, root)
@@ -240,28 +231,23 @@ def _class_ids(document: Json, classes: Sequence[str] | None) -> set[int]:
     by_name = {entry.get("name"): entry["id"] for entry in document["categories"]}
     missing = [name for name in classes or () if name not in by_name]
     if missing:
-        raise ConfigError(
-            f"The file has no class {', '.join(map(repr, missing))}. It has {', '.join(map(str, by_name))}."
-        )
+        listed = ", ".join(map(repr, missing))
+        raise ConfigError(f"The file has no class {listed}. It has {', '.join(map(str, by_name))}.")
     return set(by_name.values()) if classes is None else {by_name[name] for name in classes}
 
 
 def _listed(document: Json, names: Sequence[str]) -> set[ImageId]:
     """Return the ids of the images that a list names in one of four ways; the first way that fits counts."""
-    by_whole: dict[str, list[ImageId]] = {}
-    by_name: dict[str, list[ImageId]] = {}
-    by_stem: dict[str, list[ImageId]] = {}
-    by_id: dict[str, list[ImageId]] = {}
+    tables: list[defaultdict[str, list[ImageId]]] = [defaultdict(list) for _ in range(4)]
     for image in document["images"]:
         path = PurePosixPath(str(image.get("file_name")))
-        by_whole.setdefault(str(image.get("file_name")), []).append(image["id"])
-        by_name.setdefault(path.name, []).append(image["id"])
-        by_stem.setdefault(path.stem, []).append(image["id"])
-        by_id.setdefault(str(image["id"]), []).append(image["id"])
+        ways = (str(image.get("file_name")), path.name, path.stem, str(image["id"]))
+        for table, name in zip(tables, ways, strict=True):
+            table[name].append(image["id"])
     image_ids: set[ImageId] = set()
     problems: list[str] = []
     for name in names:
-        matches = next((table[name] for table in (by_whole, by_name, by_stem, by_id) if name in table), [])
+        matches = next((table[name] for table in tables if name in table), [])
         if len(matches) == 1:
             image_ids.add(matches[0])
         else:

@@ -11,31 +11,26 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ntt.convert.base import Box, CocoBuilder, Converted, ImageFolder, LabelledObject, files_below, polygon_box
+from ntt.convert.base import CocoBuilder, Converted, ImageFolder, LabelledObject, files_below, polygon_box
 from ntt.data.coco_entries import all_numbers, whole
 from ntt.data.masks import BoolArray, rle_box, segmentation_rle
 from ntt.errors import DataError
 from ntt.ops.masks import decode_masks, encode_masks
 from ntt.types import Category, Json
 
-IGNORED_LABELS = ("__ignore__", "_background_")
-
+_IGNORED_LABELS = ("__ignore__", "_background_")
 _OUTLINE_ERROR_PX = 0.1
 _NO_AREA = ("point", "points", "line", "linestrip")
 
 
-class _Shape(NamedTuple):
-    """A checked shape; one of the three is set."""
-
-    box: Box | None = None
-    polygon: list[float] | None = None
-    mask_HW: BoolArray | None = None
+_Shape = tuple[str, list[float] | BoolArray]
+"""(kind, outline), or ("mask", bool [H, W])."""
 
 
 def convert_labelme(
@@ -51,15 +46,12 @@ def convert_labelme(
     Raises:
         DataError: listing every file that cannot be used.
     """
-    folder = ImageFolder(annotations if images is None else images)
+    folder = ImageFolder(images or annotations, annotations)
     builder = CocoBuilder(folder.root, categories)
     for file in files_below(annotations, ".json"):
-        try:
+        with builder.collecting():
             name = str(_read(file).get("imagePath") or "")
-            path = folder.find(name, annotation_file=file, annotation_root=annotations)
-            builder.add_objects(*labelled_image(builder, path, file))
-        except DataError as error:
-            builder.problems.append(str(error))
+            builder.add_objects(*labelled_image(builder, folder.find(name, file), file))
     return builder.finish(annotations)
 
 
@@ -85,9 +77,7 @@ def _read(file: Path) -> Json:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON: {error}. Save it again from LabelMe.") from error
     if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
-        raise DataError(
-            f"{file} is no LabelMe file: it has no list `shapes`. Save it from LabelMe, or remove it from the folder."
-        )
+        raise DataError(f"{file} is no LabelMe file: it has no list `shapes`. Save it from LabelMe, or remove it.")
     return document
 
 
@@ -101,7 +91,7 @@ def _objects(shapes: list[Any], file: Path, size_hw: tuple[int, int], builder: C
             raise DataError(f"{where} has the label {label!r}, the name of a class is needed. Give it one in LabelMe.")
         label = label.strip()
         kind = shape.get("shape_type") or "polygon"
-        if label in IGNORED_LABELS:
+        if label in _IGNORED_LABELS:
             builder.note(f"shape(s) labelled {label!r} left out")
         elif kind in _NO_AREA:
             builder.note(f"shape(s) of type {kind!r} left out, which have no area")
@@ -120,17 +110,16 @@ def _parse(shape: Json, kind: str, where: str, size_hw: tuple[int, int]) -> _Sha
     if not flat or not all_numbers(flat):
         raise DataError(f"{where} has unusable points: a list of [x, y] in pixels is needed. Draw the shape again.")
     if kind == "rectangle" and len(flat) in (4, 8):
-        return _Shape(box=polygon_box([flat]))
+        left, top, width, height = polygon_box([flat])
+        return kind, [left, top, left + width, top, left + width, top + height, left, top + height]
     if kind == "circle" and len(flat) == 4:
-        return _Shape(polygon=_circle(*flat))
+        return kind, _circle(*flat)
     if kind == "polygon" and len(flat) >= 6:
-        return _Shape(polygon=[float(value) for value in flat])
+        return kind, [float(value) for value in flat]
     if kind == "mask" and len(flat) == 4:
-        return _Shape(mask_HW=_painted(shape.get("mask"), flat, where, size_hw))
-    raise DataError(
-        f"{where} is a {kind!r} of {len(flat) // 2} points. Read are polygons of 3 points or more, rectangles and "
-        "circles of 2, and masks of 2 corners. Draw the shape again."
-    )
+        return kind, _painted(shape.get("mask"), flat, where, size_hw)
+    rule = "polygons of 3 points or more, rectangles, circles and masks of 2"
+    raise DataError(f"{where} is a {kind!r} of {len(flat) // 2} points. Read are {rule}.")
 
 
 def _circle(centre_x: float, centre_y: float, edge_x: float, edge_y: float) -> list[float]:
@@ -161,19 +150,13 @@ def _painted(data: Any, corners: Sequence[float], where: str, size_hw: tuple[int
 
 
 def _joined(label: str, shapes: Sequence[_Shape], size_hw: tuple[int, int]) -> LabelledObject:
-    """Make one object of the shapes of a group."""
-    masks = [shape.mask_HW for shape in shapes if shape.mask_HW is not None]
-    polygons = [shape.polygon for shape in shapes if shape.polygon is not None]
-    corners = [_corners(shape.box) for shape in shapes if shape.box is not None]
-    outlines = [*polygons, *corners]
-    if not masks:
-        return LabelledObject(label, polygon_box(outlines), outlines if polygons else None)
-    mask_HW = np.logical_or.reduce(masks)
+    """Make one object of the shapes of a group; rectangles alone give a box without a mask."""
+    kinds = {kind for kind, _ in shapes}
+    rectangles_last = sorted(shapes, key=lambda shape: shape[0] == "rectangle")
+    outlines = [outline for _, outline in rectangles_last if isinstance(outline, list)]
+    if "mask" not in kinds:
+        return LabelledObject(label, polygon_box(outlines), None if kinds == {"rectangle"} else outlines)
+    mask_HW = np.logical_or.reduce([mask for _, mask in shapes if isinstance(mask, np.ndarray)])
     if outlines:
         mask_HW |= decode_masks([segmentation_rle(outlines, *size_hw)], *size_hw)[0]
     return mask_object(label, mask_HW)
-
-
-def _corners(box: Box) -> list[float]:
-    left, top, width, height = box
-    return [left, top, left + width, top, left + width, top + height, left, top + height]

@@ -17,7 +17,7 @@ for metrics: `targets.json` beside the folder, in COCO format, or LabelMe files 
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,14 +39,14 @@ _HINT = "Example images lie in one folder per class, such as references/boat/a.j
 
 
 def convert_references(root: Path, categories: Sequence[Category] | None = None) -> Converted:
-    """Read the examples.
+    """Read the examples in the folder of the classes' folders.
 
     Args:
-        root: the folder of the classes' folders.
+        root: file names start from here.
         categories: classes whose ids are given already; None: numbered by name.
 
     Returns:
-        File names start from `root`; annotations carry `shot_index`, the example's index within its class by name.
+        A file whose annotations carry `shot_index`, the example's index within its class by name.
 
     Raises:
         DataError: listing everything that cannot be used.
@@ -57,10 +57,8 @@ def convert_references(root: Path, categories: Sequence[Category] | None = None)
     examples = _sort_files(root, builder)
     counts: Counter[str] = Counter()
     for path, masks in examples.items():
-        try:
+        with builder.collecting():
             counts.update(labelled.name for labelled in _add_example(builder, path, root, masks))
-        except DataError as error:
-            builder.problems.append(str(error))
     _check_classes(builder, root, counts, categories)
     converted = builder.finish(root)
     seen: Counter[int] = Counter()
@@ -71,14 +69,10 @@ def convert_references(root: Path, categories: Sequence[Category] | None = None)
 
 
 def convert_targets(root: Path, categories: Sequence[Category]) -> Converted:
-    """Read the images to search, and their LabelMe files where there are any.
-
-    Args:
-        root: the folder of the images.
-        categories: the classes of the references; objects of other classes are left out.
+    """Read the images to search, and the objects of `categories` in their LabelMe files where there are any.
 
     Returns:
-        Without `annotations` where no image has a LabelMe file.
+        A file without `annotations` where no image has a LabelMe file.
 
     Raises:
         DataError: listing everything that cannot be used.
@@ -89,13 +83,11 @@ def convert_targets(root: Path, categories: Sequence[Category]) -> Converted:
     files = image_files(root)
     annotated = {path for path in files if path.with_suffix(".json").is_file()}
     for path in files:
-        try:
+        with builder.collecting():
             if path in annotated:
                 builder.add_objects(*labelled_image(builder, path, path.with_suffix(".json")))
             else:
                 builder.add_image(path)
-        except DataError as error:
-            builder.problems.append(str(error))
     if annotated and len(annotated) < len(files):
         unlabelled = len(files) - len(annotated)
         builder.note("target image(s) without a LabelMe file count as images that show no object", unlabelled)
@@ -121,24 +113,24 @@ def _sort_files(root: Path, builder: CocoBuilder) -> dict[Path, list[Path]]:
     image it was meant for would count as a whole.
     """
     files = image_files(root)
-    by_stem: dict[tuple[Path, str], list[Path]] = {}
+    by_stem: defaultdict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in files:
-        by_stem.setdefault((path.parent, path.stem.lower()), []).append(path)
+        by_stem[path.parent, path.stem.lower()].append(path)
     masks: dict[Path, list[Path]] = {path: [] for path in files}
     for path in files:
         match = _MASK_NAME.fullmatch(path.stem)
-        owners = by_stem.get((path.parent, match["stem"].lower()), []) if match else []
+        owners = by_stem[path.parent, match["stem"].lower()] if match else []
         is_png = path.suffix.lower() == ".png"
-        if owners and not is_png:
-            builder.problems.append(f"{path} is named like a mask, and masks must be PNG files. Save it as PNG.")
-        elif match and is_png and not owners:
-            builder.problems.append(_belongs_to_nothing(path, "mask", match["stem"]))
-        elif not owners:
+        if not match or not (owners or is_png):
             continue
+        if not owners:
+            builder.problems.append(_belongs_to_nothing(path, "mask", match["stem"]))
+        elif not is_png:
+            builder.problems.append(f"{path} is named like a mask, and masks must be PNG files. Save it as PNG.")
         # What is named like a mask is no example.
         masks.pop(path, None)
         for owner in owners:
-            if owner in masks and is_png:
+            if owner in masks:
                 masks[owner].append(path)
     stems = {path.with_suffix("") for path in files}
     for path in sorted(root.rglob(f"*{_BOX_ENDING}")):
@@ -187,10 +179,7 @@ def _of_class(objects: list[LabelledObject], file: Path, name: str | None) -> li
         labels = {labelled.name for labelled in objects}
         objects = [replace(labelled, name=name) for labelled in objects if labelled.name.casefold() == name.casefold()]
         if not objects:
-            raise DataError(
-                f"{file} has no shape labelled {name!r}, the class of its folder; its labels are {sorted(labels)}. "
-                "Rename the label or the folder."
-            )
+            raise DataError(f"{file} has no shape labelled {name!r}, as its folder; its labels are {sorted(labels)}.")
     if not objects:
         raise DataError(f"{file} has no shape with an area. Draw an outline, a rectangle or a circle.")
     return objects
@@ -205,9 +194,9 @@ def read_mask(path: Path, size_hw: tuple[int, int]) -> BoolArray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"The mask {path} cannot be read: {error}. Save it again as PNG.") from error
     if mask.shape != size_hw:
+        size = f"{mask.shape[1]} x {mask.shape[0]}"
         raise DataError(
-            f"The mask {path} has {mask.shape[1]} x {mask.shape[0]} pixels, its image has {size_hw[1]} x {size_hw[0]}. "
-            "Draw it on the image itself, and do not scale it."
+            f"The mask {path} has {size} pixels, its image has {size_hw[1]} x {size_hw[0]}. Do not scale it."
         )
     if not mask.any():
         raise DataError(f"The mask {path} is black all over. Paint the object white.")
@@ -240,10 +229,8 @@ def _boxes(file: Path, size_hw: tuple[int, int], name: str) -> list[LabelledObje
         except ValueError:
             raise DataError(f"{file}: {line[:60]!r} is no box: write `left top right bottom` in pixels.") from None
         if not (0 <= left < right <= size_hw[1] and 0 <= top < bottom <= size_hw[0]):
-            raise DataError(
-                f"{file}: {line[:60]!r} is no box in an image of {size_hw[1]} x {size_hw[0]} pixels: left must be "
-                "smaller than right, top smaller than bottom, and all inside the image. Correct it."
-            )
+            size = f"{size_hw[1]} x {size_hw[0]} pixels"
+            raise DataError(f"{file}: {line[:60]!r} is no box `left top right bottom` in an image of {size}.")
         objects.append(LabelledObject(name, (left, top, right - left, bottom - top)))
     if not objects:
         raise DataError(f"{file} is empty: `left top right bottom` in pixels is needed. Add a box, or remove the file.")
@@ -262,6 +249,5 @@ def _check_classes(
         names = {category.name for category in categories}
         builder.problems += [
             f"The class {name!r} of {root} is not among those of the annotated targets: {', '.join(sorted(names))}. "
-            "Rename the folder, or add the class there."
             for name in sorted(set(counts) - names)
         ]

@@ -11,14 +11,23 @@ no references either. `difficult` and `truncated` are kept as further keys.
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
-from ntt.convert.base import Box, CocoBuilder, Converted, ImageFolder, LabelledObject, files_below, read_lines
+from ntt.convert.base import (
+    Box,
+    CocoBuilder,
+    Converted,
+    ImageFolder,
+    LabelledObject,
+    files_below,
+    read_bytes,
+    read_lines,
+)
 from ntt.errors import DataError
 from ntt.types import Category
 
-DifficultMode: TypeAlias = Literal["crowd", "keep", "drop"]
+DifficultMode = Literal["crowd", "keep", "drop"]
 
 _MAX_XML_BYTES = 16 << 20
 
@@ -27,7 +36,7 @@ def convert_voc(
     *,
     annotations: Path,
     images: Path,
-    list_file: Path | None = None,
+    names: Sequence[str] | None = None,
     categories: Sequence[Category] | None = None,
     difficult: DifficultMode = "crowd",
     zero_based: bool = False,
@@ -37,41 +46,37 @@ def convert_voc(
     Args:
         annotations: folder of the XML files.
         images: folder of the images.
-        list_file: a list of image names without ending, one per line, such as ImageSets/Main/test.txt; a second word
-            of a line is passed over. None: every XML file.
+        names: names of the XML files to read, without ending, in this order; None: every one.
         categories: classes to keep, with their ids; None: all that occur, numbered by name.
-        difficult: what becomes of difficult objects. "crowd": crowd regions, as VOC's evaluation treats them;
-            "keep": ordinary objects; "drop": left out.
+        difficult: whether difficult objects become crowd regions, are kept as ordinary ones, or are dropped.
         zero_based: corners are counted from 0, the far one exclusive.
 
     Raises:
         DataError: listing every file that cannot be used.
     """
     files = files_below(annotations, ".xml")
-    if list_file is not None:
-        files = _listed(files, list_file)
-    folder = ImageFolder(images)
+    if names is not None:
+        files = _named(files, names)
+    folder = ImageFolder(images, annotations)
     builder = CocoBuilder(images, categories)
     for file in files:
-        try:
+        with builder.collecting():
             tree = read_xml(file)
-            path = folder.find(tree.findtext("filename"), annotation_file=file, annotation_root=annotations)
+            path = folder.find(tree.findtext("filename"), file)
             objects = [
                 _object(element, f"{file}: object {number}", zero_based)
                 for number, element in enumerate(tree.findall("object"), start=1)
             ]
             image = builder.add_image(path, _size(tree), stated_by=file)
             builder.add_objects(image, _treated(objects, difficult, builder))
-        except DataError as error:
-            builder.problems.append(str(error))
     return builder.finish(annotations)
 
 
 def read_list(list_file: Path) -> list[str]:
-    """Read a list of images: the first word of each line that is not empty."""
+    """Read a list of images such as ImageSets/Main/test.txt: the first word of each line that is not empty."""
     names = [line.split()[0] for line in read_lines(list_file) if line.strip()]
     if not names:
-        raise DataError(f"The list {list_file} is empty: one image name per line is needed. Add the names.")
+        raise DataError(f"The list {list_file} is empty: one image name per line is needed.")
     return names
 
 
@@ -84,12 +89,7 @@ class _NoDoctype(TreeBuilder):
 
 def read_xml(path: Path) -> Element:
     """Parse a VOC file of unknown origin; refuse a document type declaration, another root, more than 16 MiB."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}. A readable XML file is needed.") from error
-    if len(data) > _MAX_XML_BYTES:
-        raise DataError(f"{path} has {len(data)} bytes; annotation files of up to {_MAX_XML_BYTES} are read.")
+    data = read_bytes(path, _MAX_XML_BYTES)
     try:
         parser = XMLParser(target=_NoDoctype())
         parser.feed(data)
@@ -97,29 +97,23 @@ def read_xml(path: Path) -> Element:
     except (ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise DataError(f"{path} is not usable XML: {error}. Export the annotation again.") from error
     if root.tag != "annotation":
-        raise DataError(f"{path} begins with <{root.tag}>, a VOC file begins with <annotation>. Remove or replace it.")
+        raise DataError(f"{path} begins with <{root.tag}>, a VOC file begins with <annotation>.")
     return root
 
 
-def _listed(files: Sequence[Path], list_file: Path) -> list[Path]:
+def _named(files: Sequence[Path], names: Sequence[str]) -> list[Path]:
     by_stem = {path.stem: path for path in files}
-    names = list(dict.fromkeys(read_list(list_file)))
+    names = list(dict.fromkeys(names))
     missing = [name for name in names if name not in by_stem]
     if missing:
-        raise DataError(
-            f"{list_file} names {len(missing)} image(s) without an XML file, the first being {missing[0]!r}. Add the "
-            "files, or remove the names from the list."
-        )
+        raise DataError(f"The list names {len(missing)} image(s) without an XML file, such as {missing[0]!r}.")
     return [by_stem[name] for name in names]
 
 
 def _treated(objects: Sequence[LabelledObject], difficult: DifficultMode, builder: CocoBuilder) -> list[LabelledObject]:
     """Mark difficult objects or leave them out, as `difficult` says."""
     if any(min(labelled.bbox_xywh[:2]) < 0 for labelled in objects):
-        builder.note(
-            "image(s) with a box that begins before the first pixel: if the corners are counted from 0, convert with "
-            "--zero-based"
-        )
+        builder.note("image(s) with a box before the first pixel: if corners count from 0, convert with --zero-based")
     treated = []
     for labelled in objects:
         if not labelled.extras["difficult"] or difficult == "keep":
@@ -140,7 +134,7 @@ def _size(tree: Element) -> tuple[int, int] | None:
 def _object(element: Element, where: str, zero_based: bool) -> LabelledObject:
     name = (element.findtext("name") or "").strip()
     if not name:
-        raise DataError(f"{where} has no <name>, the class is needed. Add it.")
+        raise DataError(f"{where} has no <name>, the class is needed.")
     extras = {key: int(_whole(element.findtext(key)) > 0) for key in ("difficult", "truncated")}
     return LabelledObject(name, _box(element, f"{where} ({name})", zero_based), extras=extras)
 
@@ -150,9 +144,7 @@ def _box(element: Element, where: str, zero_based: bool) -> Box:
     try:
         left, top, right, bottom = map(float, texts)
     except ValueError:
-        raise DataError(
-            f"{where} has the corners {texts}: four numbers xmin, ymin, xmax, ymax are needed. Correct <bndbox>."
-        ) from None
+        raise DataError(f"{where} has the corners {texts}: four numbers xmin, ymin, xmax, ymax are needed.") from None
     if right < left or bottom < top:
         raise DataError(f"{where} has the corners {texts}: xmax and ymax must not be smaller than xmin and ymin.")
     first = 0.0 if zero_based else 1.0

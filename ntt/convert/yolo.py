@@ -6,8 +6,8 @@ An image without a text file shows no object.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -21,8 +21,7 @@ _TOLERANCE = 0.01
 _MAX_NAMES_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class YoloPlaces:
+class YoloPlaces(NamedTuple):
     """Where images, labels and class names of a set lie."""
 
     images: Path
@@ -42,23 +41,19 @@ def find_places(root: Path, subset: str) -> YoloPlaces:
         if (root / images).is_dir() and (root / labels).is_dir():
             return YoloPlaces(root / images, root / labels, _names_file(root))
     tried = " or ".join(f"{images}/ with {labels}/" for images, labels in options)
-    raise DataError(
-        f"{root} has no {tried}. Choose another --subset, or name the folders with --images, --labels and --names."
-    )
+    raise DataError(f"{root} has no {tried}. Choose another --subset, or give --images, --labels and --names.")
 
 
 def read_names(names_file: Path) -> dict[int, str]:
     """Read class names, by YOLO's class number: the `names` of a data.yaml, or one name per line, each once."""
-    lines = read_lines(names_file)
-    if names_file.stat().st_size > _MAX_NAMES_BYTES:
-        raise DataError(f"The file of class names {names_file} has more than {_MAX_NAMES_BYTES} bytes. Name another.")
+    lines = read_lines(names_file, _MAX_NAMES_BYTES)
     if names_file.suffix.lower() in (".yaml", ".yml"):
         names = _names_in_yaml("\n".join(lines), names_file)
     else:
         names = dict(enumerate(line.strip() for line in lines if line.strip()))
     if not names or len(set(names.values())) < len(names):
         raise DataError(
-            f"{names_file} lists the class names {list(names.values())}: at least one is needed, each once. Correct it."
+            f"{names_file} lists the class names {list(names.values())}: at least one is needed, each once."
         )
     return names
 
@@ -81,12 +76,15 @@ def convert_yolo(*, images: Path, labels: Path, names: dict[int, str]) -> Conver
     for path in image_files(images):
         file = labels / path.relative_to(images).with_suffix(".txt")
         used.add(file)
-        try:
+        with builder.collecting():
             image = builder.add_image(path)
-            if file.is_file():
-                builder.add_objects(image, _objects(file, names, image["height"], image["width"]))
-        except DataError as error:
-            builder.problems.append(str(error))
+            lines = read_lines(file) if file.is_file() else []
+            objects = [
+                _object(line.split(), f"{file}, line {number}", names, image["height"], image["width"])
+                for number, line in enumerate(lines, start=1)
+                if line.strip()
+            ]
+            builder.add_objects(image, objects)
     unused = [path for path in labels.rglob("*.txt") if path not in used and path.name != "classes.txt"]
     if unused:
         builder.note(f"label file(s) without an image, the first being {min(unused)}", len(unused))
@@ -112,19 +110,8 @@ def _names_in_yaml(text: str, path: Path) -> dict[int, str]:
     if not isinstance(names, dict) or not all(
         type(number) is int and number >= 0 and type(name) is str and name.strip() for number, name in names.items()
     ):
-        raise DataError(
-            f"{path} has no usable `names`: a list of class names, or a mapping of class numbers to names, is needed. "
-            "Correct it."
-        )
+        raise DataError(f"{path} has no usable `names`: a list, or a mapping of class numbers to names, is needed.")
     return {number: name.strip() for number, name in sorted(names.items())}
-
-
-def _objects(file: Path, names: dict[int, str], height: int, width: int) -> list[LabelledObject]:
-    return [
-        _object(line.split(), f"{file}, line {number}", names, height, width)
-        for number, line in enumerate(read_lines(file), start=1)
-        if line.strip()
-    ]
 
 
 def _object(words: Sequence[str], where: str, names: dict[int, str], height: int, width: int) -> LabelledObject:
@@ -135,15 +122,10 @@ def _object(words: Sequence[str], where: str, names: dict[int, str], height: int
     if number not in names:
         raise DataError(f"{where}: class {number} has no name; there are {sorted(names)}. Add it to the class names.")
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-        raise DataError(
-            f"{where} has {len(values)} values after the class: 4 make a box, 6 or more, an even number, an outline. "
-            "A fifth value is a score of a prediction, which is no annotation. Correct the line."
-        )
+        rule = "4 make a box, 6, 8, ... an outline, and a fifth is the score of a prediction"
+        raise DataError(f"{where} has {len(values)} values after the class: {rule}.")
     if not all(-_TOLERANCE <= value <= 1 + _TOLERANCE for value in values):
-        raise DataError(
-            f"{where} has the values {words[1:5]} ...: fractions of the image's sides, 0 to 1, are needed, not pixels. "
-            "Divide x by the width and y by the height."
-        )
+        raise DataError(f"{where} has the values {words[1:5]} ...: fractions of the sides are needed, not pixels.")
     if len(values) == 4:
         return LabelledObject(names[number], _box(values, height, width))
     polygon = [round(value * (height if index % 2 else width), 3) for index, value in enumerate(values)]

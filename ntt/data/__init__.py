@@ -2,7 +2,7 @@
 
 - `coco`: reads and checks a file in COCO format; `coco_entries` and `coco_annotations` are its parts
 - `images`: image files as RGB, and checks of them
-- `masks`, `polygons`: masks of annotated objects
+- `masks`: masks of annotated objects
 - `splits`: the classes of an experiment
 - `sampling`, `references`: which instances serve as references, and their record
 """

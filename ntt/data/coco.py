@@ -3,18 +3,18 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ntt.data.coco_annotations import parse_annotations
-from ntt.data.coco_entries import CheckedClasses, Findings, parse_categories, parse_checked_classes, parse_images
+from ntt.data.coco_entries import Box, CheckedClasses, Findings, parse_categories, parse_checked_classes, parse_images
 from ntt.errors import DataError, raise_all
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
-K = TypeVar("K")
 _LOG = logging.getLogger(__name__)
 _FREQUENCIES = ("r", "c", "f")
 
@@ -25,11 +25,9 @@ class CocoDataset:
 
     Attributes:
         categories: sorted by id.
-        images: by id, in file order.
         instances: usable annotations, in file order, boxes clipped to their images.
         has_masks: whether there are non-crowd instances and all of them have a segmentation.
         has_annotations: whether the file has an `annotations` list, which may be empty.
-        annotation_file: where it was read from.
         digest: SHA-256 of the file's bytes, hexadecimal.
         dropped: (number of instances before it in the file, annotation) of those left out because their box or mask
             is unusable; the box is as written. They are never sampled, but the published sampler counts them.
@@ -47,17 +45,17 @@ class CocoDataset:
     annotation_file: Path
     digest: str
     dropped: tuple[tuple[int, Instance], ...] = ()
-    boxes_as_written: Mapping[int, tuple[float, float, float, float]] = field(default_factory=dict)
+    boxes_as_written: Mapping[int, Box] = field(default_factory=dict)
     frequencies: Mapping[int, str] = field(default_factory=dict)
     checked_classes: Mapping[ImageId, CheckedClasses] = field(default_factory=dict)
     ignored: frozenset[int] = frozenset()
 
     def instances_of_image(self, image_id: ImageId) -> tuple[Instance, ...]:
-        """Return the instances in one image, in file order; empty for an image without any."""
+        """Return the instances in one image, in file order."""
         return self._by_image.get(image_id, ())
 
     def instances_of_category(self, category_id: int) -> tuple[Instance, ...]:
-        """Return the instances of one category, in file order; empty for a category without any."""
+        """Return the instances of one category, in file order."""
         return self._by_category.get(category_id, ())
 
     def instance(self, annotation_id: int) -> Instance | None:
@@ -77,15 +75,16 @@ class CocoDataset:
 
     @cached_property
     def _by_image(self) -> dict[ImageId, tuple[Instance, ...]]:
-        return _grouped(self.instances, lambda instance: instance.image_id)
+        return _grouped(self.instances, "image_id")
 
     @cached_property
     def _by_category(self) -> dict[int, tuple[Instance, ...]]:
-        return _grouped(self.instances, lambda instance: instance.category_id)
+        return _grouped(self.instances, "category_id")
 
 
-def _grouped(instances: Sequence[Instance], key: Callable[[Instance], K]) -> dict[K, tuple[Instance, ...]]:
-    groups: dict[K, list[Instance]] = {}
+def _grouped(instances: Sequence[Instance], attribute: str) -> dict[Any, tuple[Instance, ...]]:
+    key = attrgetter(attribute)
+    groups: dict[Any, list[Instance]] = {}
     for instance in instances:
         groups.setdefault(key(instance), []).append(instance)
     return {value: tuple(group) for value, group in groups.items()}
@@ -116,36 +115,32 @@ def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: b
         _raise(findings, annotation_file)
     categories = parse_categories(sections["categories"], findings)
     images = parse_images(sections["images"], image_dir, findings)
-    parsed = parse_annotations(sections.get("annotations", []), images, categories, findings)
+    instances = parse_annotations(sections.get("annotations", []), images, categories, findings)
     _raise(findings, annotation_file)
     _warn(findings, annotation_file)
-    objects = [instance for instance in parsed.instances if not instance.iscrowd]
+    objects = [instance for instance in instances if not instance.iscrowd]
     return CocoDataset(
         categories=categories,
         images=images,
-        instances=parsed.instances,
+        instances=instances,
         has_masks=bool(objects) and all(instance.segmentation is not None for instance in objects),
         has_annotations="annotations" in sections,
         annotation_file=annotation_file,
         digest=hashlib.sha256(content).hexdigest(),
-        dropped=parsed.dropped,
-        boxes_as_written=parsed.boxes_as_written,
+        dropped=tuple(findings.dropped),
+        boxes_as_written=findings.boxes_as_written,
         frequencies={
             entry["id"]: entry["frequency"]
             for entry in sections["categories"]
             if entry.get("frequency") in _FREQUENCIES
         },
         checked_classes=parse_checked_classes(sections["images"]),
-        ignored=parsed.ignored,
+        ignored=frozenset(findings.ignored),
     )
 
 
 def read_document(annotation_file: Path) -> dict[str, Any]:
-    """Read an annotation file as it stands; its entries are not looked at.
-
-    Raises:
-        DataError: if it is missing or no JSON object.
-    """
+    """Read an annotation file as it stands, a JSON object; its entries are not looked at."""
     return _parse_json(_read_bytes(annotation_file), annotation_file)
 
 
@@ -170,17 +165,12 @@ def _parse_json(content: bytes, path: Path) -> dict[str, Any]:
     try:
         document = json.loads(content)
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}. Correct it, or "
-            "export the annotations again; a file that breaks off was not copied completely."
-        ) from error
+        place = f"line {error.lineno}, column {error.colno}"
+        raise DataError(f"{path} is not valid JSON: {error.msg} at {place}. Export the annotations again.") from error
     except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, nested too deep
-        raise DataError(f"{path} is not valid JSON: {error}. Export the annotations again, as UTF-8.") from error
+        raise DataError(f"{path} is not valid JSON: {error}. Export the annotations again.") from error
     if not isinstance(document, dict):
-        raise DataError(
-            f"{path} holds a JSON {type(document).__name__}, not an object with `images`, `categories` and "
-            "`annotations`. A bare list is a file of detections."
-        )
+        raise DataError(f"{path} holds a JSON {type(document).__name__}, not an object with `images` and `categories`.")
     return document
 
 

@@ -4,29 +4,39 @@ An annotation that is malformed makes the file unusable. One that is well-formed
 without area, is left out and counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any, NamedTuple
 
-from ntt.data.coco_entries import Findings, all_numbers, is_image_id, shortened
+from ntt.data.coco_entries import Box, Findings, all_numbers, is_image_id, shortened, value_of
 from ntt.data.masks import checked_runs, rle_area, rle_box, segmentation_rle
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
-Box = tuple[float, float, float, float]
-
-QUIET_EXCESS_PX = 1.0
+_QUIET_EXCESS_PX = 1.0
 """How far a box may stick out of its image without a word: files round, and some write the far edge inclusively."""
 
 _POLYGON_MARGIN_PX = 10_000.0
 """How far outside its image a polygon may reach: drawing one takes time and memory in proportion to its outline."""
 
 
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, int) and value in (0, 1)
+
+
+# Values that may be absent: what they must be, as a check and in words.
+_OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "iscrowd": (_is_flag, "0 and 1 are allowed"),
+    "isimpossible": (_is_flag, "0 and 1 are allowed"),
+    "shot_index": (lambda value: type(value) is int and value >= 0, "whole numbers from 0 on are allowed"),
+    "area": (lambda value: all_numbers([value]) and value >= 0, "a finite number of at least 0 is needed"),
+}
+
+
 class Shape(NamedTuple):
-    """A segmentation that has passed the checks.
+    """A segmentation that has passed the checks; all is None for a box-only annotation.
 
     Attributes:
-        segmentation: polygons or RLE; None for a box-only annotation.
-        bbox_xywh: the box around it, None for a box-only annotation.
         area_px: foreground pixels where they are known without drawing, else None.
         is_large: whether it certainly covers at least one pixel centre.
     """
@@ -37,24 +47,12 @@ class Shape(NamedTuple):
     is_large: bool = False
 
 
-class ParsedAnnotations(NamedTuple):
-    """Attributes as in `ntt.data.coco.CocoDataset`."""
-
-    instances: tuple[Instance, ...]
-    dropped: tuple[tuple[int, Instance], ...]
-    boxes_as_written: dict[int, Box]
-    ignored: frozenset[int]
-
-
 def parse_annotations(
     entries: Sequence[Any], images: dict[ImageId, ImageRecord], categories: Sequence[Category], findings: Findings
-) -> ParsedAnnotations:
-    """Read the file's `annotations`, in file order."""
+) -> tuple[Instance, ...]:
+    """Read the file's `annotations`: the usable ones, in file order."""
     category_ids = {category.id for category in categories} | findings.broken_categories
     instances: list[Instance] = []
-    dropped: list[tuple[int, Instance]] = []
-    boxes_as_written: dict[int, Box] = {}
-    ignored: set[int] = set()
     for entry, annotation_id in zip(entries, _annotation_ids(entries, findings), strict=True):
         try:
             parsed = _parse_annotation(entry, annotation_id, images, category_ids, findings)
@@ -67,84 +65,64 @@ def parse_annotations(
         image = images[instance.image_id]
         defect = _defect(instance, shape, image)
         if defect:
-            findings.note(defect, annotation_id)
-            dropped.append((len(instances), instance))
+            findings.note(f"left out: {defect}", annotation_id)
+            findings.dropped.append((len(instances), instance))
             continue
-        fitted = _fitted(instance, image, findings)
-        if fitted is not instance:
-            boxes_as_written[annotation_id] = instance.bbox_xywh
-        instances.append(fitted)
+        instances.append(_clipped(instance, image, findings))
         if entry.get("ignore"):
-            ignored.add(annotation_id)
-    return ParsedAnnotations(tuple(instances), tuple(dropped), boxes_as_written, frozenset(ignored))
+            findings.ignored.add(annotation_id)
+    return tuple(instances)
 
 
 def _annotation_ids(entries: Sequence[Any], findings: Findings) -> list[int]:
     """Return each annotation's id; those without one are numbered on from the largest."""
-    given = [entry.get("id") if isinstance(entry, dict) else None for entry in entries]
+    given = [value_of(entry, "id") for entry in entries]
     used: set[int] = set()
     for number in given:
-        if number is None:
-            continue
-        if type(number) is not int:
-            findings.problems.append(
-                f"Annotation id {number!r} is not a whole number. Use whole numbers, or leave all ids out."
-            )
-        elif number in used:
-            findings.problems.append(
-                f"Annotation id {number} occurs more than once. Give every annotation its own id, or leave all ids out."
-            )
-        else:
+        is_whole = type(number) is int
+        if is_whole and number not in used:
             used.add(number)
-    following = max(used, default=0)
-    numbers: list[int] = []
-    for number in given:
-        if type(number) is not int:
-            following += 1
-        numbers.append(number if type(number) is int else following)
-    return numbers
+        elif number is not None:
+            defect = "occurs more than once" if is_whole else "is not a whole number"
+            findings.problems.append(f"Annotation id {number!r} {defect}. Each needs its own, or none has one.")
+    following = count(max(used, default=0) + 1)
+    return [number if type(number) is int else next(following) for number in given]
 
 
 def _parse_annotation(
-    entry: Any,
-    annotation_id: int,
-    images: dict[ImageId, ImageRecord],
-    category_ids: set[int],
-    findings: Findings,
+    entry: Any, annotation_id: int, images: dict[ImageId, ImageRecord], category_ids: set[int], findings: Findings
 ) -> tuple[Instance, Shape] | None:
     """Read one annotation with its box as written; None where its image has been reported already.
 
-    Raises:
-        ValueError: the end of a sentence that begins "Annotation N".
+    Raise a ValueError with the end of a sentence that begins "Annotation N".
     """
     if not isinstance(entry, dict):
         raise ValueError(f"is {shortened(entry)}, not an object. Remove it.")
-    image_id, category_id, shot_index = (entry.get(key) for key in ("image_id", "category_id", "shot_index"))
+    image_id, category_id = entry.get("image_id"), entry.get("category_id")
     if type(category_id) is not int or category_id not in category_ids:
-        raise ValueError(
-            f"has category_id {category_id!r}, which is not in `categories`. Correct it, or add the category."
-        )
+        raise ValueError(f"has category_id {category_id!r}, which is not in `categories`.")
     image = images.get(image_id) if is_image_id(image_id) else None
     if image is None:
         if is_image_id(image_id) and image_id in findings.broken_images:
             return None
         raise ValueError(_unknown_image(image_id, images))
-    if shot_index is not None and (type(shot_index) is not int or shot_index < 0):
-        raise ValueError(
-            f"has shot_index {shot_index!r}, whole numbers from 0 on are allowed. Correct it or leave it out."
-        )
+    for key, (is_valid, rule) in _OPTIONAL.items():
+        value = entry.get(key)
+        if value is not None and not is_valid(value):
+            raise ValueError(f"has {key} {value!r}, {rule}. Correct it or leave it out.")
     shape = _shape(entry.get("segmentation"), image)
     box = _written_box(entry, shape)
+    area = entry.get("area")
     instance = Instance(
         id=annotation_id,
         image_id=image.id,
         category_id=category_id,
         bbox_xywh=box,
         segmentation=shape.segmentation,
-        area_px=_area(entry, shape, box, image),
-        iscrowd=_flag(entry, "iscrowd"),
-        isimpossible=_flag(entry, "isimpossible"),
-        shot_index=shot_index,
+        area_px=_measured_area(shape, box, image) if area is None else float(area),
+        iscrowd=bool(entry.get("iscrowd")),
+        isimpossible=bool(entry.get("isimpossible")),
+        shot_index=entry.get("shot_index"),
     )
     return instance, shape
 
@@ -154,14 +132,7 @@ def _unknown_image(image_id: Any, images: dict[ImageId, ImageRecord]) -> str:
     if isinstance(image_id, str):
         other = int(image_id) if image_id.isdecimal() else None
     hint = f" There is an image {other!r}: numbers and text are told apart." if other in images else ""
-    return f"has image_id {image_id!r}, which is not in `images`.{hint} Correct it, or add the image."
-
-
-def _flag(entry: dict[str, Any], key: str) -> bool:
-    value = entry.get(key)
-    if value is not None and (not isinstance(value, int) or value not in (0, 1)):
-        raise ValueError(f"has {key} {value!r}, 0 and 1 are allowed. Correct it or leave it out.")
-    return bool(value)
+    return f"has image_id {image_id!r}, which is not in `images`.{hint}"
 
 
 def _shape(segmentation: Any, image: ImageRecord) -> Shape:
@@ -172,18 +143,14 @@ def _shape(segmentation: Any, image: ImageRecord) -> Shape:
     if isinstance(segmentation, list):
         return _polygon_shape(segmentation, image)
     raise ValueError(
-        f"has a segmentation of type {type(segmentation).__name__}: a list of polygons or an RLE object is needed. "
-        "Correct it, or leave it out and the box is used."
+        f"has a segmentation of type {type(segmentation).__name__}, neither a list of polygons nor an RLE."
     )
 
 
 def _rle_shape(segmentation: dict[str, Any], image: ImageRecord) -> Shape:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [image.height, image.width]:
-        raise ValueError(
-            f"has an RLE of size {size!r}, image {image.id!r} is [height, width] = [{image.height}, {image.width}]. "
-            "Correct the mask, or the image's height and width."
-        )
+        raise ValueError(f"has an RLE of size {size!r}, image {image.id!r} has {[image.height, image.width]}.")
     try:
         runs = checked_runs(counts, image.height, image.width)
     except ValueError as error:
@@ -199,18 +166,14 @@ def _polygon_shape(polygons: list[Any], image: ImageRecord) -> Shape:
     extents: list[Box] = []
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all_numbers(polygon):
-            raise ValueError(
-                f"has a polygon {shortened(polygon)}: a polygon is a list of at least 6 finite numbers, x and y in "
-                "turn, and a segmentation is a list of polygons. Correct it, or leave the segmentation out."
-            )
+            rule = "a list of at least 6 finite numbers, x and y in turn, is needed"
+            raise ValueError(f"has a polygon {shortened(polygon)}: {rule}. Leave out what cannot be corrected.")
         xs, ys = polygon[0::2], polygon[1::2]
         extent = (min(xs), min(ys), max(xs), max(ys))
         side = max(image.height, image.width) + _POLYGON_MARGIN_PX
         if min(extent) < -_POLYGON_MARGIN_PX or max(extent) > side:
-            raise ValueError(
-                f"has a polygon that reaches to {min(extent)} ... {max(extent)} px, image {image.id!r} has "
-                f"{image.width} x {image.height} px. Correct its coordinates."
-            )
+            size = f"{image.width} x {image.height} px"
+            raise ValueError(f"has a polygon from {min(extent)} to {max(extent)} px, image {image.id!r} has {size}.")
         extents.append(extent)
         is_large = is_large or _is_large(xs, ys, extent, image)
     left, top = min(e[0] for e in extents), min(e[1] for e in extents)
@@ -237,23 +200,11 @@ def _written_box(entry: dict[str, Any], shape: Shape) -> Box:
     if written is None and shape.bbox_xywh is not None:
         return shape.bbox_xywh
     if written is None:
-        raise ValueError("has neither bbox nor segmentation. Add one of them, or remove the annotation.")
+        raise ValueError("has neither bbox nor segmentation. Add one of them.")
     if not isinstance(written, list) or len(written) != 4 or not all_numbers(written):
-        raise ValueError(
-            f"has bbox {shortened(written)}: four finite numbers [left, top, width, height] are needed. Correct it, or "
-            "leave it out where there is a segmentation."
-        )
+        raise ValueError(f"has bbox {shortened(written)}: four finite numbers [left, top, width, height] are needed.")
     left, top, width, height = map(float, written)
     return (left, top, width, height)
-
-
-def _area(entry: dict[str, Any], shape: Shape, box: Box, image: ImageRecord) -> float:
-    area = entry.get("area")
-    if area is None:
-        return _measured_area(shape, box, image)
-    if not all_numbers([area]) or area < 0:
-        raise ValueError(f"has area {area!r}: a finite number of at least 0 is needed. Correct it or leave it out.")
-    return float(area)
 
 
 def _measured_area(shape: Shape, box: Box, image: ImageRecord) -> float:
@@ -265,26 +216,26 @@ def _measured_area(shape: Shape, box: Box, image: ImageRecord) -> float:
 
 
 def _defect(instance: Instance, shape: Shape, image: ImageRecord) -> str | None:
-    """Say why an annotation cannot be used although it is well-formed."""
+    """Return why an annotation cannot be used although it is well-formed."""
     left, top, width, height = instance.bbox_xywh
     if shape.segmentation is not None and not shape.is_large and _measured_area(shape, (0, 0, 0, 0), image) == 0:
-        return "left out: the mask covers no pixel"
+        return "the mask covers no pixel"
     if width <= 0 or height <= 0:
-        return "left out: the box has no area"
+        return "the box has no area"
     if left >= image.width or top >= image.height or left + width <= 0 or top + height <= 0:
-        return "left out: the box lies outside the image"
+        return "the box lies outside the image"
     return None
 
 
-def _fitted(instance: Instance, image: ImageRecord, findings: Findings) -> Instance:
-    """Clip the box of an instance to the image; return the very same instance where that changes nothing."""
+def _clipped(instance: Instance, image: ImageRecord, findings: Findings) -> Instance:
+    """Clip the box of an instance to the image."""
     left, top, width, height = instance.bbox_xywh
     right, bottom = left + width, top + height
     excess = max(-left, -top, right - image.width, bottom - image.height)
     if excess <= 0:
         return instance
-    if excess > QUIET_EXCESS_PX:
+    if excess > _QUIET_EXCESS_PX:
         findings.note("clipped: the box sticks out of the image", instance.id)
+    findings.boxes_as_written[instance.id] = instance.bbox_xywh
     left, top = max(left, 0.0), max(top, 0.0)
-    clipped = (left, top, min(right, image.width) - left, min(bottom, image.height) - top)
-    return replace(instance, bbox_xywh=clipped)
+    return replace(instance, bbox_xywh=(left, top, min(right, image.width) - left, min(bottom, image.height) - top))

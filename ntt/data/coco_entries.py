@@ -4,6 +4,7 @@ Nothing here stops at the first mistake: problems go into `Findings`, and the ca
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +12,16 @@ from typing import Any, NamedTuple, TypeGuard
 
 from ntt.data.images import upright_size
 from ntt.errors import DataError
-from ntt.types import Category, ImageId, ImageRecord
+from ntt.types import Category, ImageId, ImageRecord, Instance
+
+Box = tuple[float, float, float, float]
 
 _LARGEST_NUMBER = 1e9
 
 
 @dataclass
 class Findings:
-    """Problems of a file, and remarks about it.
+    """Problems of a file, and remarks about it. The last three end up in `ntt.data.coco.CocoDataset`.
 
     Attributes:
         problems: what makes the file unusable, one sentence each.
@@ -33,6 +36,9 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
     broken_images: set[ImageId] = field(default_factory=set)
     broken_categories: set[int] = field(default_factory=set)
+    dropped: list[tuple[int, Instance]] = field(default_factory=list)
+    boxes_as_written: dict[int, Box] = field(default_factory=dict)
+    ignored: set[int] = field(default_factory=set)
 
     def note(self, what: str, annotation_id: int) -> None:
         """Record an annotation that was corrected or left out."""
@@ -70,24 +76,18 @@ def parse_categories(entries: Sequence[Any], findings: Findings) -> tuple[Catego
     categories: dict[int, Category] = {}
     names: set[str] = set()
     for index, entry in enumerate(entries):
-        number = entry.get("id") if isinstance(entry, dict) else None
-        name = entry.get("name") if isinstance(entry, dict) else None
+        number, name = value_of(entry, "id"), value_of(entry, "name")
         if type(number) is not int or not isinstance(name, str) or not name.strip():
-            findings.problems.append(
-                f"categories[{index}] is {shortened(entry)}: a category needs an `id` that is a whole number and a "
-                "`name` that is not empty. Add or correct them."
-            )
-            if type(number) is int:
-                findings.broken_categories.add(number)
-            elif isinstance(number, str) and number.isdecimal():  # the annotations may have it as a number
+            rule = "an `id` that is a whole number and a `name` are needed"
+            findings.problems.append(f"categories[{index}] is {shortened(entry)}: {rule}.")
+            # The annotations may have a number where the category has text.
+            if type(number) is int or (isinstance(number, str) and number.isdecimal()):
                 findings.broken_categories.add(int(number))
             continue
         if number in categories:
             findings.problems.append(f"Category id {number} occurs more than once. Give every category its own id.")
         if name in names:
-            findings.problems.append(
-                f"Category name {name!r} occurs more than once. Rename one of them, or merge the two categories."
-            )
+            findings.problems.append(f"Category name {name!r} occurs more than once. Rename or merge the categories.")
         categories.setdefault(number, Category(number, name))
         names.add(name)
     if not entries:
@@ -98,12 +98,13 @@ def parse_categories(entries: Sequence[Any], findings: Findings) -> tuple[Catego
 def parse_images(entries: Sequence[Any], image_dir: Path, findings: Findings) -> dict[ImageId, ImageRecord]:
     """Read the file's `images`, in file order."""
     records: dict[ImageId, ImageRecord] = {}
-    image_dir = image_dir.absolute()
     for index, entry in enumerate(entries):
-        record = _parse_image(entry, index, image_dir, findings)
-        if record is None:
-            if isinstance(entry, dict) and is_image_id(entry.get("id")):
-                findings.broken_images.add(entry["id"])
+        image_id = value_of(entry, "id")
+        try:
+            record = _parse_image(entry, index, image_dir.absolute())
+        except ValueError as error:
+            findings.problems.append(str(error))
+            findings.broken_images |= {image_id} if is_image_id(image_id) else set()
             continue
         if record.id in records:
             findings.problems.append(f"Image id {record.id!r} occurs more than once. Give every image its own id.")
@@ -111,55 +112,44 @@ def parse_images(entries: Sequence[Any], image_dir: Path, findings: Findings) ->
     if not entries:
         findings.problems.append("`images` is empty: at least one image is needed. Add the images.")
     if len({type(image_id) for image_id in records}) > 1:
-        findings.problems.append(
-            "Some image ids are numbers and some are text. Use one kind throughout the file, in `annotations` too."
-        )
+        findings.problems.append("Some image ids are numbers and some are text. Use one kind throughout the file.")
     _warn_of_repeated_files(records.values(), findings)
     return records
 
 
 def _warn_of_repeated_files(records: Iterable[ImageRecord], findings: Findings) -> None:
-    by_name: dict[str, list[ImageId]] = {}
+    by_name: defaultdict[str, list[ImageId]] = defaultdict(list)
     for record in records:
-        by_name.setdefault(record.file_name, []).append(record.id)
+        by_name[record.file_name].append(record.id)
     repeated = [f"{name} by ids {', '.join(map(repr, ids))}" for name, ids in by_name.items() if len(ids) > 1]
     if repeated:
         examples = "; ".join(repeated[:5]) + ("; ..." if len(repeated) > 5 else "")
         findings.warnings.append(
-            f"{len(repeated)} file(s) are named by several entries of `images` ({examples}). Each entry counts as an "
-            "image of its own, with its own annotations only; if they are one image, join the entries."
+            f"{len(repeated)} file(s) are named by several entries of `images` ({examples}), each of which counts as "
+            "an image of its own. Join the entries if they are one image."
         )
 
 
-def _parse_image(entry: Any, index: int, image_dir: Path, findings: Findings) -> ImageRecord | None:
-    image_id = entry.get("id") if isinstance(entry, dict) else None
+def _parse_image(entry: Any, index: int, image_dir: Path) -> ImageRecord:
+    """Read one of `images`; raise a ValueError that describes what is wrong with it."""
+    image_id = value_of(entry, "id")
     if not is_image_id(image_id):
-        findings.problems.append(
-            f"images[{index}] is {shortened(entry)}: an image needs an `id` that is a whole number or text. Add it."
-        )
-        return None
-    path = _image_path(entry, image_dir)
-    if isinstance(path, str):
-        findings.problems.append(f"Image {image_id!r}: {path}")
-        return None
+        raise ValueError(f"images[{index}] is {shortened(entry)}: an `id` that is a whole number or text is needed.")
+    path = image_dir / _checked_name(entry, image_dir)
     height, width = whole(entry.get("height")), whole(entry.get("width"))
     if entry.get("height") is None or entry.get("width") is None:
         try:
             height, width = upright_size(path)
         except DataError as error:
-            findings.problems.append(f"Image {image_id!r} gives no height and width, and they cannot be read: {error}")
-            return None
+            raise ValueError(f"Image {image_id!r} gives no size, and it cannot be read: {error}") from error
     if height is None or width is None or height < 1 or width < 1:
-        findings.problems.append(
-            f"Image {image_id!r} has height {entry['height']!r} and width {entry['width']!r}: both must be whole "
-            "numbers of at least 1. Correct them, or leave both out and they are read from the image file."
-        )
-        return None
+        size = f"height {entry['height']!r} and width {entry['width']!r}"
+        raise ValueError(f"Image {image_id!r} has {size}: both must be whole numbers of at least 1, or be left out.")
     return ImageRecord(image_id, path.relative_to(image_dir).as_posix(), path, height, width)
 
 
-def _image_path(entry: dict[str, Any], image_dir: Path) -> Path | str:
-    """Return an image's path, or a sentence that says why its name is refused.
+def _checked_name(entry: dict[str, Any], image_dir: Path) -> str:
+    """Return an image's path below the image folder.
 
     Only the name counts: links inside the folder may lead anywhere, because data sets are often folders of links.
     LVIS names its images by `coco_url` alone, whose last two parts are folder and file.
@@ -167,15 +157,18 @@ def _image_path(entry: dict[str, Any], image_dir: Path) -> Path | str:
     name = entry.get("file_name")
     if name is None and isinstance(entry.get("coco_url"), str):
         name = "/".join(entry["coco_url"].split("/")[-2:])
+    start = f"Image {entry['id']!r}: `file_name` is {name!r}"
     if not isinstance(name, str) or not name:
-        return f"`file_name` is {name!r}, a file name is needed. Give the image's path inside the image folder."
+        raise ValueError(f"{start}, a file name is needed. Give the image's path inside the image folder.")
     normal = os.path.normpath(name)
     if normal in (".", "..") or normal.startswith(("/", "../")) or "\0" in name:
-        return (
-            f"`file_name` is {name!r}, which does not lie inside the image folder {image_dir}. Correct the name or the "
-            "image folder."
-        )
-    return image_dir / normal
+        raise ValueError(f"{start}, which does not lie inside the image folder {image_dir}. Correct one of them.")
+    return normal
+
+
+def value_of(entry: Any, key: str) -> Any:
+    """Return the value of a key; None where there is none, or no object to have one."""
+    return entry.get(key) if isinstance(entry, dict) else None
 
 
 def is_image_id(value: Any) -> TypeGuard[ImageId]:

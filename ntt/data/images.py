@@ -29,10 +29,9 @@ from ntt.errors import DataError, raise_all
 from ntt.types import ImageRecord
 
 MAX_PIXELS = 89_478_485
-"""Largest image that is read, in pixels (about 9,459 x 9,459): a small file can claim to be much larger and fill the
-memory. It is also where Pillow itself starts to warn."""
+"""Largest image that is read: a small file can claim to be much larger and fill the memory. Pillow warns from here."""
 
-FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 """Formats that are read. Pillow knows others, of which some start programs: Ghostscript for EPS."""
 
 _READING_THREADS = 8
@@ -43,29 +42,23 @@ _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange rows and columns."""
 
-_TAKE_OUT = "take it out of the data set: out of the annotation file or, where there is none, out of the folder."
-_SIZE_REMEDY = (
-    f"Images of up to {MAX_PIXELS} pixels are read. Scale it down or cut it into tiles, with its annotations."
-)
+_TAKE_OUT = "take it out of the data set."
+_SIZE_REMEDY = f"Images of up to {MAX_PIXELS} pixels are read: scale it down, with its annotations."
 
 
 def read_image(record: ImageRecord) -> npt.NDArray[np.uint8]:
-    """Read an image.
-
-    Returns:
-        uint8 [height, width, 3], RGB, of the size the record says.
+    """Read an image: uint8 [height, width, 3], RGB, of the size the record says.
 
     Raises:
         DataError: if the file is missing, damaged, larger than `MAX_PIXELS`, or not of the record's size.
     """
     with _opened(record.path) as image:
-        turn = _must_turn(image, record)
+        turn = _must_turn(image, record.path, (record.height, record.width))
         try:
             image.load()
-            pixels = to_rgb(ImageOps.exif_transpose(image) if turn else image)
+            return to_rgb(ImageOps.exif_transpose(image) if turn else image)
         except _DECODING_ERRORS as error:
             raise _undecodable(record.path, error) from error
-    return pixels
 
 
 def upright_size(path: Path) -> tuple[int, int]:
@@ -90,24 +83,13 @@ def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def check_size(path: Path, size_hw: tuple[int, int], *, stated_by: Path) -> None:
-    """Compare the size another file states with the image's own: as it is stored, or turned upright.
-
-    Args:
-        path: the image.
-        size_hw: height and width in pixels, as `stated_by` has them.
-        stated_by: the file that states it, for the message.
+    """Compare the size (height, width) that the file `stated_by` gives with the image's own.
 
     Raises:
-        DataError: if the image has neither of these sizes, or cannot be read.
+        DataError: if the image has this size neither as it is stored nor turned upright, or cannot be read.
     """
     with _opened(path) as image:
-        if size_hw in (_upright(image), (image.height, image.width)):
-            return
-        actual = _described_size(image)
-    raise DataError(
-        f"{stated_by} says that its image has {size_hw[1]} x {size_hw[0]} pixels, {path} has {actual}. Put the image "
-        f"the annotations were drawn on there; if their coordinates fit this one, correct the size in {stated_by.name}."
-    )
+        _must_turn(image, path, size_hw, str(stated_by))
 
 
 def check_images(
@@ -119,12 +101,8 @@ def check_images(
     """Make sure before long work that all images can be read.
 
     The end of every file is looked at, so that an interrupted copy is found; files whose end tells nothing are
-    decoded. Damage in the middle of a file is found with `full` only.
-
-    Args:
-        records: the images.
-        full: decode every image completely; takes about as long as reading the data set once.
-        progress: called with (images done, images in all) after each image.
+    decoded. Damage in the middle of a file is found with `full` only, which decodes every image. `progress` is called
+    with (images done, images in all) after each image.
 
     Raises:
         DataError: listing every image that is missing, unreadable, truncated, too large, or not of the size the
@@ -132,15 +110,11 @@ def check_images(
     """
     missing = [record for record in records if not record.path.is_file()]
     if missing and len(missing) == len(records) > 1:
-        raise DataError(
-            f"None of the {len(records)} images is there; the first would be {missing[0].path}. Set the image folder "
-            "to the one the annotation file's names start from."
-        )
+        raise DataError(f"None of the {len(records)} images is there, such as {missing[0].path}. Is the folder right?")
     problems: list[str] = []
     with ThreadPoolExecutor(_READING_THREADS) as pool:
         for done, problem in enumerate(pool.map(_decoded_problem if full else _cheap_problem, records), start=1):
-            if problem is not None:
-                problems.append(problem)
+            problems += [] if problem is None else [problem]
             if progress is not None:
                 progress(done, len(records))
     raise_all(problems, DataError, summary="Some images cannot be used")
@@ -165,9 +139,8 @@ def _opened(path: Path) -> Image.Image:
     except _BOMBS as error:
         raise DataError(f"{path} is too large ({error}). {_SIZE_REMEDY}") from error
     except UnidentifiedImageError as error:
-        raise DataError(
-            f"{path} is not an image in a format that can be read. Save it as JPEG or PNG, or {_TAKE_OUT}"
-        ) from error
+        message = f"{path} is not an image in a format that can be read. Save it as JPEG or PNG, or {_TAKE_OUT}"
+        raise DataError(message) from error
     except _DECODING_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's complaint, not a decoder's
             raise DataError(_missing(path, error)) from error
@@ -180,24 +153,19 @@ def _opened(path: Path) -> Image.Image:
 
 @cache
 def _available_formats() -> tuple[str, ...]:
-    """Return those of `FORMATS` that this build of Pillow can read."""
+    """Return those of `_FORMATS` that this build of Pillow can read."""
     Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _missing(path: Path, error: OSError) -> str:
     if not path.exists():
-        return (
-            f"There is no image {path}. Put it there, set the image folder to the one the annotation file's names "
-            "start from, or remove it from the annotation file."
-        )
+        return f"There is no image {path}. Put it there, or correct the image folder."
     return f"{path} cannot be read: {error}. It must be a readable file."
 
 
 def _undecodable(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path} is damaged and cannot be decoded ({error}). Copy it again from its source, or {_TAKE_OUT}"
-    )
+    return DataError(f"{path} is damaged and cannot be decoded ({error}). Copy it again, or {_TAKE_OUT}")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -220,16 +188,17 @@ def _upright(image: Image.Image) -> tuple[int, int]:
     return (image.width, image.height) if sideways else (image.height, image.width)
 
 
-def _must_turn(image: Image.Image, record: ImageRecord) -> bool:
-    """Decide whether to turn an open image; raise DataError if its size is not the record's either way."""
-    stated = (record.height, record.width)
-    if _upright(image) == stated:
+def _must_turn(
+    image: Image.Image, path: Path, size_hw: tuple[int, int], stated_by: str = "the annotation file"
+) -> bool:
+    """Decide whether to turn an open image; raise DataError if its size is not the stated one either way."""
+    if _upright(image) == size_hw:
         return _orientation(image) != 1
-    if (image.height, image.width) == stated:
+    if (image.height, image.width) == size_hw:
         return False
     raise DataError(
-        f"{record.path} has {_described_size(image)}, the annotation file says {record.width} x {record.height}. Use "
-        "the image the annotations were drawn on, or correct width and height."
+        f"{path} has {_described_size(image)}, {stated_by} says {size_hw[1]} x {size_hw[0]}. Use the image the "
+        "annotations were drawn on, or correct the size."
     )
 
 
@@ -253,13 +222,11 @@ def _cheap_problem(record: ImageRecord) -> str | None:
     """Look at header, size and end of a file; decode it only if its end is not the usual one."""
     try:
         with _opened(record.path) as image:
-            _must_turn(image, record)
+            _must_turn(image, record.path, (record.height, record.width))
             kind = image.format
     except DataError as error:
         return str(error)
-    if _ends_well(record.path, kind):
-        return None
-    return _decoded_problem(record)
+    return None if _ends_well(record.path, kind) else _decoded_problem(record)
 
 
 def _decoded_problem(record: ImageRecord) -> str | None:
@@ -278,8 +245,6 @@ def _decoded_problem(record: ImageRecord) -> str | None:
 def _ends_well(path: Path, kind: str | None) -> bool:
     """Return whether a file ends with its format's end mark. False proves nothing: bytes may follow the mark."""
     mark = _END_MARKS.get(kind or "")
-    if mark is None:
-        return False
     with path.open("rb") as stream:
-        stream.seek(-len(mark), 2)
+        stream.seek(-len(mark or b""), 2)
         return stream.read() == mark

@@ -1,4 +1,4 @@
-"""Masks of annotated objects: polygons and run-length codes in every form COCO files use, and boxes.
+"""Masks of annotated objects: polygons and run-length codes in every form COCO files use, boxes, and outlines.
 
 A run-length code (RLE) lists the lengths of alternating runs of background and foreground pixels, column by column,
 starting with background. COCO writes the list as it is ("uncompressed") or packed into text ("compressed").
@@ -19,15 +19,9 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 def instance_mask(instance: Instance, height: int, width: int) -> BoolArray:
-    """Draw an annotated object.
+    """Draw an annotated object: bool [height, width], all false for a polygon too thin to cover a pixel.
 
-    Args:
-        instance: the object; its box serves as its mask where the file gives no segmentation.
-        height: rows of the image.
-        width: columns of the image.
-
-    Returns:
-        bool [height, width], true inside the object. All false for a polygon too thin to cover a pixel.
+    Its box serves as its mask where the file gives no segmentation.
 
     Raises:
         DataError: if the segmentation is an RLE of another size.
@@ -39,24 +33,18 @@ def instance_mask(instance: Instance, height: int, width: int) -> BoolArray:
 
 
 def instance_rle(instance: Instance, height: int, width: int) -> bytes:
-    """Return an object's mask, as `instance_mask` draws it, as the counts of a compressed RLE.
-
-    Raises:
-        DataError: if the segmentation is an RLE of another size.
-    """
+    """Return an object's mask, as `instance_mask` draws it, as the counts of a compressed RLE; errors likewise."""
     if instance.segmentation is None:
-        return _encode(box_mask(instance.bbox_xywh, height, width))
+        mask = box_mask(instance.bbox_xywh, height, width)
+        return bytes(mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"])
     return segmentation_rle(instance.segmentation, height, width)
 
 
 def segmentation_rle(segmentation: list[list[float]] | Mapping[str, Any], height: int, width: int) -> bytes:
-    """Turn polygons or any RLE into the counts of a compressed RLE.
+    """Turn a segmentation into the counts of a compressed RLE.
 
-    Args:
-        segmentation: polygons [[x0, y0, x1, y1, ...], ...] in pixels, whose union is the mask, or {"size": [height,
-            width], "counts": str, bytes or list of int}.
-        height: rows of the image.
-        width: columns of the image.
+    It may be polygons [[x0, y0, x1, y1, ...], ...] in pixels, whose union is the mask, or an RLE {"size": [height,
+    width], "counts": str, bytes or list of int}.
 
     Raises:
         DataError: if there is no polygon, or the RLE's size is not the image's.
@@ -68,10 +56,7 @@ def segmentation_rle(segmentation: list[list[float]] | Mapping[str, Any], height
         return bytes(mask_api.merge(codes)["counts"])
     size, counts = list(segmentation["size"]), segmentation["counts"]
     if size != [height, width]:
-        raise DataError(
-            f"A mask of {size[0]} rows and {size[1]} columns does not fit an image of {height} rows and {width} "
-            "columns. Correct `size` in the annotation file, or the image's height and width."
-        )
+        raise DataError(f"A mask of [height, width] {size} does not fit an image of {[height, width]}.")
     if isinstance(counts, str | bytes):
         return counts if isinstance(counts, bytes) else counts.encode("ascii")
     return bytes(mask_api.frPyObjects({"size": size, "counts": list(counts)}, height, width)["counts"])
@@ -91,13 +76,7 @@ def rle_box(counts: bytes, height: int, width: int) -> tuple[float, float, float
 def box_mask(bbox_xywh: tuple[float, float, float, float], height: int, width: int) -> BoolArray:
     """Fill a box: every pixel whose centre lies in it, or the pixel under its own centre where there is none.
 
-    Args:
-        bbox_xywh: left, top, width, height in pixels; pixel (row i, column j) covers [j, j+1] x [i, i+1].
-        height: rows of the image.
-        width: columns of the image.
-
-    Returns:
-        bool [height, width], never all false.
+    Pixel (row i, column j) covers [j, j+1] x [i, i+1]. Returns bool [height, width], never all false.
     """
     left, top, box_width, box_height = bbox_xywh
     mask = np.zeros((height, width), dtype=np.bool_)
@@ -145,18 +124,10 @@ def unpack_runs(counts: str) -> list[int]:
 
 
 def checked_runs(counts: Any, height: int, width: int) -> list[int]:
-    """Check the counts of an RLE from a file and return its run lengths.
-
-    Args:
-        counts: text of a compressed RLE or list of run lengths.
-        height: rows of the image.
-        width: columns of the image.
-
-    Returns:
-        Run lengths that start with background and sum up to `height * width`.
+    """Check the counts of an RLE from a file, text or a list, and return its run lengths, background first.
 
     Raises:
-        ValueError: saying what is wrong with them.
+        ValueError: saying what is wrong with them, such as a sum other than `height * width`.
     """
     if isinstance(counts, str):
         runs = unpack_runs(counts)
@@ -171,5 +142,50 @@ def checked_runs(counts: Any, height: int, width: int) -> list[int]:
     return runs
 
 
-def _encode(mask: BoolArray) -> bytes:
-    return bytes(mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"])
+# Steps right, down, left, up as (row, column). For a walk that keeps the object on its right: where the two pixels
+# before the next corner lie, seen from that corner, for each direction.
+_STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))
+_AHEAD_RIGHT = ((0, 0), (0, -1), (-1, -1), (-1, 0))
+_AHEAD_LEFT = ((-1, 0), (0, 0), (0, -1), (-1, -1))
+
+
+def mask_to_polygons(mask_HW: BoolArray) -> list[list[float]]:
+    """Trace the outline of each part of a mask, bool [H, W], along the edges of the pixels.
+
+    COCO polygons cannot leave out a hole, so holes are filled; otherwise drawing them gives the mask again.
+
+    Returns:
+        [[x0, y0, x1, y1, ...], ...] in pixels, pixel (row i, column j) covering [j, j+1] x [i, i+1]: one polygon for
+        each part whose pixels hang together by their sides. Empty for an empty mask.
+    """
+    from scipy import ndimage
+
+    parts_HW, _ = ndimage.label(mask_HW)
+    polygons = []
+    for label, (rows, columns) in enumerate(ndimage.find_objects(parts_HW), start=1):
+        part = np.pad(parts_HW[rows, columns] == label, 1)
+        polygons.append(
+            [float(value) for x, y in _outline(part) for value in (x + columns.start - 1, y + rows.start - 1)]
+        )
+    return polygons
+
+
+def _outline(padded: BoolArray) -> list[tuple[int, int]]:
+    """Walk around the outside of one part, clockwise, and return the corners (x, y) where the walk turns."""
+    inside = padded.tolist()
+    row, column = 1, int(padded[1].argmax())
+    start, heading = (row, column, 0), 0
+    corners: list[tuple[int, int]] = []
+    while True:
+        row, column = row + _STEPS[heading][0], column + _STEPS[heading][1]
+        right, left = _AHEAD_RIGHT[heading], _AHEAD_LEFT[heading]
+        # Turning right first keeps parts apart that touch at a corner only.
+        if not inside[row + right[0]][column + right[1]]:
+            turn = 1
+        else:
+            turn = -1 if inside[row + left[0]][column + left[1]] else 0
+        heading = (heading + turn) % 4
+        if turn:
+            corners.append((column, row))
+        if (row, column, heading) == start:
+            return corners

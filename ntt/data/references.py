@@ -36,16 +36,7 @@ def references_to_json(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, An
 def assemble_references(
     dataset: CocoDataset, categories: tuple[Category, ...], sample: Sample, *, shots: int, seed: int, sampler: str
 ) -> ReferenceSet:
-    """Assemble a reference set.
-
-    Args:
-        dataset: the file they come from.
-        categories: sorted by id.
-        sample: the instances of each category.
-        shots: instances asked for per category.
-        seed: of the sampler.
-        sampler: its name.
-    """
+    """Assemble a reference set from a sample of a file; `categories` are sorted by id."""
     images = {i.image_id: dataset.images[i.image_id] for instances in sample for i in instances}
     return ReferenceSet(
         categories=categories,
@@ -53,29 +44,25 @@ def assemble_references(
         images=images,
         shots=shots,
         seed=seed,
-        digest=_digest(categories, sample, images),
+        digest=content_key(_content(categories, sample, images)),
         sampler=sampler,
     )
 
 
-def _digest(categories: Sequence[Category], sample: Sample, images: Mapping[ImageId, ImageRecord]) -> str:
-    """Return the SHA-256 of everything the memory depends on, the images' pixels excepted."""
-    content = [
+def _content(categories: Sequence[Category], sample: Sample, images: Mapping[ImageId, ImageRecord]) -> Any:
+    """Return everything the memory depends on, the images' pixels excepted."""
+    return [
         {
             "category": [category.id, category.name],
             "instances": [[i.id, images[i.image_id].file_name, i.bbox_xywh, _plain(i.segmentation)] for i in instances],
         }
         for category, instances in zip(categories, sample, strict=True)
     ]
-    return content_key(content)
 
 
 def _plain(segmentation: list[list[float]] | Mapping[str, Any] | None) -> Any:
     """Return a segmentation fit for JSON; RLE counts may be bytes."""
     if not isinstance(segmentation, Mapping):
         return segmentation
-    counts = segmentation["counts"]
-    return {
-        "size": list(segmentation["size"]),
-        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
-    }
+    size, counts = list(segmentation["size"]), segmentation["counts"]
+    return {"size": size, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}

@@ -1,11 +1,8 @@
-"""Samplers: which annotated instances serve as references (METHOD section 1).
+"""Samplers: which annotated instances serve as references (docs/method.md).
 
 All of them are pure functions of the data set, the categories, the number of shots and the seed. Crowd regions and
-instances marked impossible are never drawn. "Valid" means that box width and height reach a least size and that the
-box keeps a distance from all four image borders.
-
-Lenient sampling (strict=False) warns, once, of every category with too few valid instances. A category without any
-usable instance is an error in either mode.
+instances marked impossible are never drawn. A category without any usable instance is always an error; strict sampling
+refuses too few valid ones as well, lenient sampling warns, once, of all such categories.
 """
 
 import hashlib
@@ -14,7 +11,9 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice
+from operator import attrgetter
 
 from ntt.data.coco import CocoDataset
 from ntt.errors import DataError, raise_all
@@ -24,20 +23,31 @@ Sample = tuple[tuple[Instance, ...], ...]
 """For each category, in the order given, its instances."""
 
 _LOG = logging.getLogger(__name__)
-_MIN_BOX_SIDE_PX = 32.0
-_BORDER_PX = 10.0
 _NAMED_CLASSES = 10
 
 
+@dataclass(frozen=True)
+class Validity:
+    """What makes an instance valid: a box of a least width and height, at a least distance from all image borders."""
+
+    min_box_side_px: float
+    border_px: float
+
+    def __str__(self) -> str:
+        """Return the conditions, for messages."""
+        return f"box sides of {self.min_box_side_px:g} px or more, {self.border_px:g} px or more from the image border"
+
+    def holds(self, instance: Instance, dataset: CocoDataset) -> bool:
+        """Return whether an instance is valid."""
+        left, top, width, height = instance.bbox_xywh
+        image = dataset.images[instance.image_id]
+        if min(width, height) < self.min_box_side_px or min(left, top) < self.border_px:
+            return False
+        return left + width <= image.width - self.border_px and top + height <= image.height - self.border_px
+
+
 def sample_native(
-    dataset: CocoDataset,
-    categories: Sequence[Category],
-    *,
-    shots: int,
-    seed: int,
-    strict: bool,
-    min_box_side_px: float = _MIN_BOX_SIDE_PX,
-    border_px: float = _BORDER_PX,
+    dataset: CocoDataset, categories: Sequence[Category], *, shots: int, seed: int, strict: bool, validity: Validity
 ) -> Sample:
     """Draw references, each category on its own.
 
@@ -46,38 +56,21 @@ def sample_native(
     versions, and the k-shot set is a prefix of the (k+1)-shot set. Valid instances come before invalid ones, and among
     either of them every image once before any image twice.
 
-    Args:
-        dataset: annotations to draw from.
-        categories: categories to draw for.
-        shots: instances per category, at least 1.
-        seed: any whole number.
-        strict: refuse a category with fewer than `shots` valid instances; otherwise go on with invalid ones, then
-            take what exists.
-        min_box_side_px: least width and height of a valid box.
-        border_px: least distance of a valid box from each image border.
-
     Raises:
-        DataError: listing every category without a usable instance or, if `strict`, with too few valid ones.
+        DataError: listing every category without a usable instance or, if `strict`, with fewer than `shots` valid ones.
     """
     pools = _usable_pools(dataset, categories)
-    valid = [[_is_valid(i, dataset, min_box_side_px, border_px) for i in pool] for pool in pools]
+    valid = [[validity.holds(instance, dataset) for instance in pool] for pool in pools]
     counts = [sum(flags) for flags in valid]
     if strict:
-        _require(categories, counts, shots, f"valid instances ({_validity(min_box_side_px, border_px)})")
+        _require(categories, counts, shots, f"valid instances ({validity})")
     else:
         _warn_short(categories, counts, [len(pool) for pool in pools], shots)
     return tuple(_ranked(pool, flags, seed)[:shots] for pool, flags in zip(pools, valid, strict=True))
 
 
 def sample_reference(
-    dataset: CocoDataset,
-    categories: Sequence[Category],
-    *,
-    shots: int,
-    seed: int,
-    strict: bool,
-    min_box_side_px: float = _MIN_BOX_SIDE_PX,
-    border_px: float = _BORDER_PX,
+    dataset: CocoDataset, categories: Sequence[Category], *, shots: int, seed: int, strict: bool, validity: Validity
 ) -> Sample:
     """Draw references as the published code does, to reproduce its seeds.
 
@@ -89,17 +82,10 @@ def sample_reference(
     One deviation: the published code may fall back on a crowd region or a box without area where a category has no
     valid instance; these are skipped here.
 
-    Args:
-        dataset: annotations to draw from.
-        categories: categories to draw for.
-        shots: instances per category, at least 1.
-        seed: seed of Python's `random`.
-        strict: refuse a category with valid instances in fewer than `shots` images.
-        min_box_side_px: as for `sample_native`, errors too.
-        border_px: likewise.
+    Raises:
+        DataError: as `sample_native`; if `strict`, `shots` images with a valid instance are needed.
     """
-    pools = _usable_pools(dataset, categories)
-    usable = {instance.id for pool in pools for instance in pool}
+    usable = {instance.id for pool in _usable_pools(dataset, categories) for instance in pool}
     stream = random.Random(seed)
     drawn: dict[int, list[Instance]] = {}
     counts: dict[int, int] = {}
@@ -108,14 +94,14 @@ def sample_reference(
         candidates = [instance for instance in group if instance.id in usable]
         first_of_image: dict[ImageId, Instance] = {}
         for instance in candidates:
-            if _is_valid(instance, dataset, min_box_side_px, border_px):
+            if validity.holds(instance, dataset):
                 first_of_image.setdefault(instance.image_id, instance)
         valid = list(first_of_image.values())[:shots]
         counts[category_id] = len(valid)
         drawn[category_id] = valid or candidates[:shots]
     in_order = [counts[category.id] for category in categories]
     if strict:
-        _require(categories, in_order, shots, f"images with a valid instance ({_validity(min_box_side_px, border_px)})")
+        _require(categories, in_order, shots, f"images with a valid instance ({validity})")
     elif min(in_order, default=shots) < shots:
         _LOG.warning(
             "%d shots asked for, fewer images have a valid instance; instances are repeated or invalid ones taken: %s",
@@ -142,13 +128,9 @@ def annotated_categories(dataset: CocoDataset, categories: Sequence[Category]) -
 
 
 def sample_fixed(dataset: CocoDataset, categories: Sequence[Category], *, shots: int | None, strict: bool) -> Sample:
-    """Take every usable annotation of the file, as k-shot files such as those of CD-FSOD and Pascal VOC mean it.
+    """Take every usable annotation of a k-shot file, such as those of CD-FSOD and Pascal VOC.
 
-    Args:
-        dataset: a k-shot file.
-        categories: categories to take.
-        shots: the k the file is meant to have; only compared with what it holds. None: nothing is compared.
-        strict: refuse a category with fewer than `shots` instances.
+    `shots` is the k the file is meant to have and only compared with what it holds; None compares nothing.
 
     Raises:
         DataError: listing every category without a usable instance or, if `strict`, with fewer than `shots`.
@@ -173,30 +155,18 @@ def sample_fixed(dataset: CocoDataset, categories: Sequence[Category], *, shots:
 def sample_shot_index(dataset: CocoDataset, categories: Sequence[Category], *, shots: int, strict: bool) -> Sample:
     """Take the annotations whose `shot_index` is below `shots`, in that order.
 
-    Args:
-        dataset: a file whose annotations carry `shot_index`.
-        categories: categories to take.
-        shots: instances per category, at least 1.
-        strict: refuse a category with fewer than `shots` such instances.
-
     Raises:
         DataError: if no annotation carries `shot_index`; and listing every category without a usable instance or, if
-            `strict`, with too few.
+            `strict`, with fewer than `shots`.
     """
     if all(instance.shot_index is None for instance in dataset.instances):
-        raise DataError(
-            f"No annotation of {dataset.annotation_file} has a `shot_index`, which sampler=shot_index goes by. Add it, "
-            "or use shots.sampler=native."
-        )
+        raise DataError(f"No annotation of {dataset.annotation_file} has a `shot_index`. Use shots.sampler=native.")
     sample: list[tuple[Instance, ...]] = []
     for category in categories:
-        indexed = [
-            (instance.shot_index, instance)
-            for instance in filter(_is_usable, dataset.instances_of_category(category.id))
-            if instance.shot_index is not None and instance.shot_index < shots
-        ]
+        usable = filter(_is_usable, dataset.instances_of_category(category.id))
+        indexed = [i for i in usable if i.shot_index is not None and i.shot_index < shots]
         # Sorting is stable: instances of one index stay in the order of the file.
-        sample.append(tuple(instance for _, instance in sorted(indexed, key=lambda pair: pair[0])))
+        sample.append(tuple(sorted(indexed, key=attrgetter("shot_index"))))
     counts = [len(instances) for instances in sample]
     _require_any(dataset, categories, counts, f"annotation with shot_index < {shots}")
     if strict:
@@ -210,17 +180,9 @@ def _is_usable(instance: Instance) -> bool:
     return not instance.iscrowd and not instance.isimpossible
 
 
-def _is_valid(instance: Instance, dataset: CocoDataset, min_box_side_px: float, border_px: float) -> bool:
-    left, top, width, height = instance.bbox_xywh
-    image = dataset.images[instance.image_id]
-    if width < min_box_side_px or height < min_box_side_px or left < border_px or top < border_px:
-        return False
-    return left + width <= image.width - border_px and top + height <= image.height - border_px
-
-
 def _usable_pools(dataset: CocoDataset, categories: Sequence[Category]) -> list[tuple[Instance, ...]]:
     pools = [tuple(filter(_is_usable, dataset.instances_of_category(category.id))) for category in categories]
-    _require_any(dataset, categories, [len(pool) for pool in pools])
+    _require_any(dataset, categories, [len(pool) for pool in pools], "usable instance")
     return pools
 
 
@@ -250,15 +212,13 @@ def _groups_by_appearance(dataset: CocoDataset, categories: Sequence[Category]) 
     return groups
 
 
-def _require_any(
-    dataset: CocoDataset, categories: Sequence[Category], counts: Sequence[int], what: str = "usable instance"
-) -> None:
+def _require_any(dataset: CocoDataset, categories: Sequence[Category], counts: Sequence[int], what: str) -> None:
     empty = [category.name for category, count in zip(categories, counts, strict=True) if count == 0]
     if empty:
         raise DataError(
             f"{dataset.annotation_file} has no {what} of {len(empty)} of the {len(categories)} classes: "
-            f"{', '.join(empty)}. Crowd regions, instances marked impossible and boxes without area do not count. "
-            "Choose a class split without them, or a references file that has them."
+            f"{', '.join(empty)}. Choose a class split without them; crowd regions, instances marked impossible and "
+            "boxes without area do not count."
         )
 
 
@@ -278,23 +238,17 @@ def _require(categories: Sequence[Category], counts: Sequence[int], shots: int, 
 def _warn_short(categories: Sequence[Category], valid: Sequence[int], usable: Sequence[int], shots: int) -> None:
     """Warn, once, of the categories with fewer than `shots` valid instances."""
     short = [
-        f"{category.name} ({of_valid} valid, {of_usable} in all)"
-        if of_usable > of_valid
-        else f"{category.name} ({of_usable} in all)"
+        f"{category.name} ({f'{of_valid} valid, ' if of_usable > of_valid else ''}{of_usable} in all)"
         for category, of_valid, of_usable in zip(categories, valid, usable, strict=True)
         if of_valid < shots
     ]
     if short:
         _LOG.warning(
-            "Some classes have fewer valid instances than the %s asked for; the run goes on, with small ones and ones "
-            "at the border in their place, else with what exists: %s",
-            f"{shots} shots" if shots != 1 else "1 shot",
+            "Some classes have fewer valid instances than the %d shots asked for; the run goes on, with small ones and "
+            "ones at the border in their place, else with what exists: %s",
+            shots,
             _listed(short),
         )
-
-
-def _validity(min_box_side_px: float, border_px: float) -> str:
-    return f"box sides of {min_box_side_px:g} px or more, {border_px:g} px or more from the image border"
 
 
 def _listed(entries: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ def resolve_split(
     frequency: str | None = None,
     frequencies: Mapping[int, str] | None = None,
 ) -> tuple[Category, ...]:
-    """Look up the categories of an experiment.
+    """Look up the categories of an experiment among those of a data set; return them sorted by id.
 
     Args:
         available: the categories of the data set.
@@ -44,9 +44,6 @@ def resolve_split(
         classes: class names; None: not chosen by name.
         frequency: "r", "c" or "f" for LVIS' rare, common or frequent classes; None: not chosen by frequency.
         frequencies: category id -> frequency, where the data set's file states it.
-
-    Returns:
-        The categories, sorted by id.
 
     Raises:
         ConfigError: for classes the data set does not have.
@@ -61,7 +58,7 @@ def resolve_split(
         if not categories:
             raise ConfigError(
                 f"split={name} takes the classes whose `frequency` is {frequency!r} in the references file, and there "
-                "is none. Files of LVIS have r, c and f there; for another data set use split=all or split.classes."
+                "is none. Use split=all or split.classes."
             )
     return tuple(sorted(categories, key=lambda category: category.id))
 

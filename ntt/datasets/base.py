@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ntt.base.settings import setting
+from ntt.errors import DataError
 
 DATA_VARIABLE = "NTT_DATA"
 """Environment variable that names the folder of the published data sets."""
@@ -42,10 +43,7 @@ class DatasetConfig:
         return self.name
 
     def locate(self, cache_root: Path) -> DatasetFiles:
-        """Return where the files are; annotation files that have to be made are written first.
-
-        Args:
-            cache_root: folder for such files.
+        """Return where the files are; annotation files that have to be made are written below `cache_root` first.
 
         Raises:
             DataError: if the data set is not where the settings say.
@@ -53,6 +51,23 @@ class DatasetConfig:
         raise NotImplementedError
 
 
-def folder_label(root: str) -> str:
-    """Return the name of a folder as part of a file name: letters, digits, dots, dashes and underscores; or ""."""
-    return re.sub(r"[^\w.-]+", "-", Path(root).expanduser().absolute().name)
+@dataclass(frozen=True, kw_only=True)
+class RootedConfig(DatasetConfig):
+    """Base schema of the options that lie in a folder of the user's."""
+
+    root: str = setting("???", path=True)
+    """Folder of the data set."""
+
+    def label(self) -> str:
+        """Return the name of the root folder, so that runs on different folders are told apart at a glance."""
+        return re.sub(r"[^\w.-]+", "-", self.root_path.name) or self.name
+
+    @property
+    def root_path(self) -> Path:
+        """The root folder as an absolute path."""
+        return Path(self.root).expanduser().absolute()
+
+    def _require_root(self, *contents: str) -> None:
+        if not self.root_path.is_dir():
+            listed = " and ".join(contents)
+            raise DataError(f"dataset.root={self.root} is not a folder. Give the folder that holds {listed}.")

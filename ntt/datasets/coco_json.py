@@ -5,19 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ntt.base.settings import setting
-from ntt.datasets.base import DatasetConfig, DatasetFiles, folder_label
+from ntt.datasets.base import DatasetFiles, RootedConfig
 from ntt.errors import DataError, raise_all
 
 
 @dataclass(frozen=True, kw_only=True)
-class CocoJsonConfig(DatasetConfig):
+class CocoJsonConfig(RootedConfig):
     """Schema of `dataset=coco_json`; the relative paths below start at `root`."""
 
     SCHEMA: ClassVar[str] = "coco_json"
-
-    root: str = setting("???", path=True)
-    """Folder of the data set."""
 
     references: str = "annotations/references.json"
     """Annotation file the references are drawn from."""
@@ -31,17 +27,12 @@ class CocoJsonConfig(DatasetConfig):
     target_images: str = "images"
     """Folder of the target images."""
 
-    def label(self) -> str:
-        """Return the name of the root folder, so that runs on different folders are told apart at a glance."""
-        return folder_label(self.root) or self.name
-
     def places(self) -> DatasetFiles:
         """Return where everything would be, without looking whether it is there."""
-        root = Path(self.root).expanduser().absolute()
 
         def below_root(relative: str) -> Path:
             # Normalised as text: `..` after a symbolic link would lead beside the link's target.
-            return Path(os.path.normpath(root / relative))
+            return Path(os.path.normpath(self.root_path / relative))
 
         return DatasetFiles(
             references_file=below_root(self.references),
@@ -52,21 +43,17 @@ class CocoJsonConfig(DatasetConfig):
 
     def locate(self, cache_root: Path) -> DatasetFiles:
         """Resolve the four paths against `root` and check that they exist."""
-        if not Path(self.root).expanduser().is_dir():
-            raise DataError(
-                f"dataset.root={self.root} is not a folder. Give the folder that holds {self.targets} and "
-                f"{self.target_images}/, for example dataset.root=/data/my_set."
-            )
+        self._require_root(self.targets, f"{self.target_images}/")
         files = self.places()
         problems = [
-            f"dataset.{key}: there is no file {path}. Put the annotation file there, or correct dataset.{key}."
-            for key, path in (("references", files.references_file), ("targets", files.targets_file))
-            if not path.is_file()
-        ]
-        problems += [
-            f"dataset.{key}: there is no folder {path}. Put the images there, or correct dataset.{key}."
-            for key, path in (("reference_images", files.reference_images), ("target_images", files.target_images))
-            if not path.is_dir()
+            f"dataset.{key}: there is no {kind} {path}. Put it there, or correct dataset.{key}."
+            for key, path, kind, is_there in (
+                ("references", files.references_file, "file", Path.is_file),
+                ("targets", files.targets_file, "file", Path.is_file),
+                ("reference_images", files.reference_images, "folder", Path.is_dir),
+                ("target_images", files.target_images, "folder", Path.is_dir),
+            )
+            if not is_there(path)
         ]
         raise_all(problems, DataError, summary="The data set is incomplete")
         return files

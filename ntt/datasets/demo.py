@@ -24,12 +24,8 @@ class DemoConfig(DatasetConfig):
 
     def locate(self, cache_root: Path) -> DatasetFiles:
         """Return the places of the files within the package."""
-        return DatasetFiles(
-            references_file=DEMO_FOLDER / "annotations" / "references.json",
-            reference_images=DEMO_FOLDER / "images",
-            targets_file=DEMO_FOLDER / "annotations" / "targets.json",
-            target_images=DEMO_FOLDER / "images",
-        )
+        annotations, images = DEMO_FOLDER / "annotations", DEMO_FOLDER / "images"
+        return DatasetFiles(annotations / "references.json", images, annotations / "targets.json", images)
 
 
 def copy_demo(folder: Path) -> None:

@@ -8,25 +8,19 @@ from typing import ClassVar
 
 from ntt.base.digests import content_key
 from ntt.base.files import write_text
-from ntt.base.settings import setting
 from ntt.convert.base import Converted
 from ntt.convert.plain_folder import coco_categories, convert_references, convert_targets
-from ntt.datasets.base import DatasetConfig, DatasetFiles, folder_label
-from ntt.errors import DataError
-from ntt.types import Category
+from ntt.datasets.base import DatasetFiles, RootedConfig
 
 _LOG = logging.getLogger(__name__)
 TARGETS_FILE = "targets.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderConfig(DatasetConfig):
+class FolderConfig(RootedConfig):
     """Schema of `dataset=folder`; `ntt/convert/plain_folder.py` describes its layout."""
 
     SCHEMA: ClassVar[str] = "folder"
-
-    root: str = setting("???", path=True)
-    """Folder of the data set."""
 
     references: str = "references"
     """Folder of the example images below `root`, one folder per class."""
@@ -39,18 +33,10 @@ class FolderConfig(DatasetConfig):
         """Return whether a folder looks like one of these, rather than one in COCO format."""
         return (root / cls.references).is_dir() and not (root / "annotations").is_dir()
 
-    def label(self) -> str:
-        """Return the name of the root folder, so that runs on different folders are told apart at a glance."""
-        return folder_label(self.root) or self.name
-
     def locate(self, cache_root: Path) -> DatasetFiles:
         """Write annotation files for what the folder holds now, below the cache; nothing is written into `root`."""
-        root = Path(self.root).expanduser().absolute()
-        if not root.is_dir():
-            raise DataError(
-                f"dataset.root={self.root} is not a folder. Give the folder that holds {self.references}/ and "
-                f"{self.targets}/, for example dataset.root=my_set."
-            )
+        self._require_root(f"{self.references}/", f"{self.targets}/")
+        root = self.root_path
         references, targets = root / self.references, root / self.targets
         given = root / TARGETS_FILE
         examples = convert_references(references, coco_categories(given) if given.is_file() else None)
@@ -58,8 +44,7 @@ class FolderConfig(DatasetConfig):
         cache = cache_root / f"folder-{self.label()}-{content_key([str(references), str(targets)])[:10]}"
         _write(examples, cache / "references.json")
         if not given.is_file():
-            categories = [Category(entry["id"], entry["name"]) for entry in examples.document["categories"]]
-            _write(convert_targets(targets, categories), cache / TARGETS_FILE)
+            _write(convert_targets(targets, examples.categories), cache / TARGETS_FILE)
         return DatasetFiles(
             references_file=cache / "references.json",
             reference_images=references,

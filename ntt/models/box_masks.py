@@ -19,8 +19,7 @@ from ntt.base.files import write_json
 from ntt.base.progress import track
 from ntt.data.coco import CocoDataset, read_document
 from ntt.data.images import image_digest, read_image
-from ntt.data.masks import instance_mask, instance_rle
-from ntt.data.polygons import mask_to_polygons
+from ntt.data.masks import instance_mask, instance_rle, mask_to_polygons
 from ntt.models.backbones.base import Backbone
 from ntt.models.batching import BatchRunner
 from ntt.models.segmenters.base import BatchedBoxSegmenter, BoxSegmenter, Segmenter, takes_boxes, takes_images

@@ -5,7 +5,7 @@ from typing import Literal
 
 from ntt.data.coco import CocoDataset
 from ntt.data.references import assemble_references
-from ntt.data.sampling import sample_fixed, sample_native, sample_reference, sample_shot_index
+from ntt.data.sampling import Validity, sample_fixed, sample_native, sample_reference, sample_shot_index
 from ntt.errors import ConfigError
 from ntt.types import Category, ReferenceSet
 
@@ -51,8 +51,8 @@ def sample_references(
         sample = sample_shot_index(dataset, ordered, shots=shots, strict=strict)
     else:
         draw = sample_native if sampler == "native" else sample_reference
-        limits = {"min_box_side_px": min_box_side_px, "border_px": border_px}
-        sample = draw(dataset, ordered, shots=shots, seed=seed, strict=strict, **limits)
+        validity = Validity(min_box_side_px, border_px)
+        sample = draw(dataset, ordered, shots=shots, seed=seed, strict=strict, validity=validity)
     if shots is None:
         shots = max(map(len, sample))
     return assemble_references(dataset, ordered, sample, shots=shots, seed=seed, sampler=sampler)

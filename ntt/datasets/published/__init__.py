@@ -2,9 +2,9 @@
 
 - `dataset`: the schema of their options
 - `details`: counts, classes and addresses, from `datasets.json`
-- `check`, `leakage`: what differs from the published files; targets among the references
+- `check`: what differs from the published files; targets among the references
 - `fetch`, `archives`: downloading and unpacking
-- `voc`, `lvis`: the annotation files made from what was downloaded
+- `voc`: the annotation files made from VOCdevkit
 """
 
 from ntt.datasets.published.dataset import PublishedConfig

@@ -24,15 +24,10 @@ class _Member(NamedTuple):
 
 
 def unpack(archive: Path, folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
-    """Unpack the regular files of an archive. Files that are there already with the right size are passed over.
+    """Unpack the regular files of a zip or tar archive into a folder and return their number.
 
-    Args:
-        archive: zip, tar, or a compressed tar.
-        folder: where the names of its members start from; created if need be.
-        progress: called with (bytes done, bytes in all).
-
-    Returns:
-        The number of files in the archive.
+    Files that are there already with the right size are passed over. `progress` is called with (bytes done, bytes in
+    all).
 
     Raises:
         DataError: if the archive is damaged, or a member's name leads out of the folder; then nothing is written.
@@ -49,20 +44,17 @@ def unpack(archive: Path, folder: Path, progress: Callable[[int, int], None] | N
             members = [_Member(entry.name, entry.size, partial(tar.extractfile, entry)) for entry in entries]
             return _unpack(members, archive, folder, progress)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-        raise DataError(
-            f"{archive} is damaged or not an archive ({error}). Delete it and start the same command again."
-        ) from error
+        raise DataError(f"{archive} is damaged or no archive ({error}). Delete it and start again.") from error
 
 
 def _unpack(
     members: Sequence[_Member], archive: Path, folder: Path, progress: Callable[[int, int], None] | None
 ) -> int:
-    for name in (member.name for member in members):
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise DataError(
-                f"{archive} holds a file named {name!r}, which would not lie inside the folder. Nothing was unpacked. "
-                "Fetch the archive from its official host again."
-            )
+    for member in members:
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts:
+            what = f"a file named {member.name!r}, which would not lie inside the folder"
+            raise DataError(f"{archive} holds {what}. Nothing was unpacked.")
     total = sum(member.num_bytes for member in members)
     missing = [member for member in members if not _is_there(folder / member.name, member.num_bytes)]
     needed = sum(member.num_bytes for member in missing)
@@ -88,7 +80,5 @@ def _require_space(folder: Path, needed: int, archive: Path) -> None:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
     free = shutil.disk_usage(existing).free
     if free < needed + _SPARE_BYTES:
-        raise StorageError(
-            f"Not enough disk space to unpack {archive.name}: {needed / 1e6:.0f} MB are needed in {folder}, "
-            f"{free / 1e6:.0f} MB are free. Free some space or choose another folder."
-        )
+        sizes = f"{needed / 1e6:.0f} MB are needed in {folder}, {free / 1e6:.0f} MB are free"
+        raise StorageError(f"Not enough disk space to unpack {archive.name}: {sizes}.")

@@ -1,4 +1,4 @@
-"""Compares a published data set on disk with what it must contain. Nothing stops at the first mistake."""
+"""Compares a published data set on disk with what it must contain, and finds targets among the references."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ntt.data.coco import CocoDataset, read_coco
-from ntt.data.images import check_images
+from ntt.data.images import check_images, image_digest
 from ntt.datasets.base import DatasetFiles
 from ntt.datasets.published.details import Counts, DatasetDetails
-from ntt.datasets.published.leakage import identical_images, leakage_sentence
 from ntt.errors import DataError
 from ntt.types import ImageRecord
 
@@ -18,19 +17,14 @@ _NAMED = 8
 
 @dataclass
 class CheckReport:
-    """The outcome of a check.
-
-    Attributes:
-        lines: what is there, for people.
-        problems: what is missing or different, one sentence each; empty: all is right.
-    """
+    """The outcome of a check: what is there, and what is missing or different, one sentence each."""
 
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
 def check_published(
-    details: DatasetDetails, files: Mapping[int | None, DatasetFiles], *, decode: bool = False, leakage: bool = True
+    details: DatasetDetails, files: Mapping[int | None, DatasetFiles], *, decode: bool = False
 ) -> CheckReport:
     """Check annotation files, classes, counts and images, and look for targets among the references.
 
@@ -38,7 +32,6 @@ def check_published(
         details: what the data set must contain.
         files: where it lies, by number of shots; None as the only key where references are drawn from one file.
         decode: decode every image completely.
-        leakage: look for identical images in references and targets.
     """
     report = CheckReport()
     first = next(iter(files.values()))
@@ -54,14 +47,13 @@ def check_published(
     target_images = list(targets.images.values()) if targets else []
     _check_images(report, "target", target_images, decode=decode)
     _check_images(report, "reference", list(reference_images.values()), decode=decode)
-    pairs = identical_images(list(reference_images.values()), target_images) if leakage else []
-    if pairs:
-        report.problems.append(leakage_sentence(pairs, len(target_images)))
+    pairs = identical_images(list(reference_images.values()), target_images)
+    report.problems += [leakage_sentence(pairs, len(target_images))] if pairs else []
     return report
 
 
 def describe_masks(dataset: CocoDataset) -> str:
-    """Say in a few words whether the objects of a file have masks."""
+    """Return in a few words whether the objects of a file have masks."""
     objects = [instance for instance in dataset.instances if not instance.iscrowd]
     with_mask = sum(instance.segmentation is not None for instance in objects)
     if not objects:
@@ -71,14 +63,46 @@ def describe_masks(dataset: CocoDataset) -> str:
     return "masks" if with_mask else "boxes only"
 
 
+def identical_images(
+    references: Sequence[ImageRecord], targets: Sequence[ImageRecord]
+) -> list[tuple[ImageRecord, ImageRecord]]:
+    """Find pairs of a reference image and a target image whose files have the same content.
+
+    Only files of equal size are read, those that do not exist are passed over. The same picture saved twice in
+    different ways is not found. Pairs come in the order of the targets.
+    """
+    reference_sizes, target_sizes = (
+        [record.path.stat().st_size if record.path.is_file() else None for record in records]
+        for records in (references, targets)
+    )
+    shared = set(reference_sizes) & set(target_sizes) - {None}
+    by_digest: dict[str, ImageRecord] = {}
+    for record, size in zip(references, reference_sizes, strict=True):
+        if size in shared:
+            by_digest.setdefault(image_digest(record.path), record)
+    candidates = [record for record, size in zip(targets, target_sizes, strict=True) if size in shared]
+    matches = ((by_digest.get(image_digest(record.path)), record) for record in candidates)
+    return [(reference, target) for reference, target in matches if reference is not None]
+
+
+def leakage_sentence(pairs: Sequence[tuple[ImageRecord, ImageRecord]], num_targets: int) -> str:
+    """Return how many target images are references too, with some of their names."""
+    named = ", ".join(f"{target.file_name} (as reference: {reference.file_name})" for reference, target in pairs[:5])
+    more = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
+    return (
+        f"{len(pairs)} of {num_targets} target images are also images of the references file, byte for byte: {named}"
+        f"{more}. A target that served as a reference is found too easily; remove it from one of the two files."
+    )
+
+
 def _check_file(
     report: CheckReport, file: Path, image_folder: Path, details: DatasetDetails, expected: Counts
 ) -> CocoDataset | None:
     """Read one annotation file and compare it; None where it cannot be read."""
     missing = [] if file.is_file() else [f"There is no annotation file {file}."]
-    report.lines += [f"missing  {file}"] if missing else []
     missing += [] if image_folder.is_dir() else [f"There is no image folder {image_folder}."]
     if missing:
+        report.lines += [] if file.is_file() else [f"missing  {file}"]
         report.problems += [sentence for sentence in missing if sentence not in report.problems]
         return None
     try:
@@ -92,13 +116,13 @@ def _check_file(
         f"present  {file}: {len(dataset.images)} images, {len(instances)} annotations, {describe_masks(dataset)}"
     )
     crowd = sum(instance.iscrowd for instance in dataset.instances)
-    for what, count, wanted in (
+    for what, count, published in (
         ("images", len(dataset.images), expected.images),
         ("annotations", len(instances), expected.annotations),
         ("crowd regions or difficult objects", crowd, expected.crowd),
     ):
-        if wanted is not None and count != wanted:
-            report.problems.append(f"{file} has {count} {what}, the published file has {wanted}.")
+        if published is not None and count != published:
+            report.problems.append(f"{file} has {count} {what}, the published file has {published}.")
     names = {category.id: category.name for category in dataset.categories}
     report.problems += _class_problems(file, set(names.values()), details)
     counts = Counter(names[instance.category_id] for instance in instances)
@@ -136,9 +160,8 @@ def _check_images(report: CheckReport, kind: str, records: Sequence[ImageRecord]
     present = [record for record in records if record.path.is_file()]
     report.lines.append(f"present  {len(present)} of {len(records)} {kind} images")
     if missing:
-        report.problems.append(
-            f"{len(missing)} of {len(records)} {kind} images are missing, the first is {missing[0].path}."
-        )
+        count = f"{len(missing)} of {len(records)}"
+        report.problems.append(f"{count} {kind} images are missing, the first is {missing[0].path}.")
     try:
         check_images(present, full=decode)
     except DataError as error:

@@ -26,14 +26,10 @@ class PublishedConfig(CocoJsonConfig):
 
     def locate(self, cache_root: Path) -> DatasetFiles:
         """Resolve the four paths and check that they exist."""
-        root = Path(self.root).expanduser().absolute()
-        if not root.is_dir():
-            raise DataError(
-                f"The data set {self.name} is not there: {root} is not a folder. Set runtime.data_root or the "
-                f"environment variable {DATA_VARIABLE} to the folder that holds {root.name}/, or dataset.root to the "
-                f"data set's own folder; `ntt data get {self.name}` says how to get it."
-            )
         try:
             return super().locate(cache_root)
         except DataError as error:
-            raise DataError(f"{error}\n`ntt data check {self.name}` lists what is missing and how to get it.") from None
+            raise DataError(
+                f"{error}\n`ntt data check {self.name}` lists what is missing, `ntt data get {self.name}` says how to "
+                f"get it. runtime.data_root or {DATA_VARIABLE} is the folder of all published data sets."
+            ) from None

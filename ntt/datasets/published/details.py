@@ -15,10 +15,9 @@ class Counts:
     """Expected content of an annotation file; None where it is not known.
 
     Attributes:
-        images: entries of `images`.
-        annotations: entries of `annotations`, crowd regions included.
+        annotations: crowd regions included.
         crowd: crowd regions; for VOC the difficult objects.
-        per_class: class name -> entries, crowd regions included.
+        per_class: class name -> annotations.
     """
 
     images: int | None = None
@@ -32,9 +31,6 @@ class Archive:
     """One file to download and unpack.
 
     Attributes:
-        url: where its authors publish it.
-        md5: hex digest of the whole file.
-        megabytes: its size, for people.
         into: folder below the data root that its members' names start from.
         provides: what it leaves behind: path below `into` -> 1 for a file, for a folder the least number of entries.
     """
@@ -57,13 +53,11 @@ class DatasetDetails:
 
     Attributes:
         name: of the option.
-        title: for people.
         official: page of its authors.
         terms: of use, in a few words.
         get: name of the downloads (`archives`) it is made of; None where it has no fixed address or must not be
             passed on.
         class_names: the classes; empty where only their number is known.
-        num_classes: how many there are.
         shots: numbers of shots it has a references file for; empty where references are drawn.
         references: of the file references are drawn from.
         shot_images: shots -> images of that references file.
@@ -93,11 +87,7 @@ def known_datasets() -> Mapping[str, DatasetDetails]:
 
 
 def archives(name: str) -> tuple[Archive, ...]:
-    """Return the downloads a data set is made of.
-
-    Args:
-        name: as in `DatasetDetails.get`.
-    """
+    """Return the downloads a data set is made of; `name` as in `DatasetDetails.get`."""
     return tuple(Archive(**entry) for entry in _document()["downloads"][name])
 
 

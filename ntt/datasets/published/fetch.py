@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ntt.base.download import Progress, download, mirrored_urls
-from ntt.base.files import write_text
+from ntt.base.files import write_json, write_text
+from ntt.convert.coco_files import read_whole
 from ntt.datasets.published.archives import unpack
 from ntt.datasets.published.details import Archive, archives, few_shot_lists_url, known_datasets
-from ntt.datasets.published.lvis import write_minival
 from ntt.datasets.published.voc import convert_devkit, list_name, write_kshot_files
 from ntt.errors import DataError
 
@@ -34,14 +34,9 @@ class Source:
 
 
 def fetch_dataset(name: str, data_root: Path, source: Source) -> list[str]:
-    """Make sure a data set is there: what is missing is downloaded, unpacked and converted.
+    """Make sure a data set (coco, lvis or voc) is there: what is missing is downloaded, unpacked and converted.
 
     An interrupted call is continued by the next one; a call with nothing to do reads only the folders' listings.
-
-    Args:
-        name: coco, lvis or voc.
-        data_root: the folder of the data sets; each archive goes into its own folder there.
-        source: where to download from.
 
     Returns:
         What was done or was there already, one sentence each.
@@ -64,17 +59,15 @@ def fetch_dataset(name: str, data_root: Path, source: Source) -> list[str]:
 def _fetch_archive(archive: Archive, data_root: Path, source: Source) -> str:
     folder = data_root / archive.into
     unfinished = folder / _DOWNLOADS / f"{archive.file_name}.unfinished"
-    if not unfinished.exists() and is_provided(archive, folder):
+    if not unfinished.exists() and _is_provided(archive, folder):
         return f"{archive.file_name}: already there ({', '.join(archive.provides)})"
     file = folder / _DOWNLOADS / archive.file_name
     _download(archive.url, file, f"{archive.into}/{archive.file_name}", source, md5=archive.md5)
     write_text(unfinished, "This archive is being unpacked; `ntt data get` goes on where it stopped.\n")
     count = unpack(file, folder, source.progress(f"unpacking {archive.file_name}"))
-    if not is_provided(archive, folder):
-        raise DataError(
-            f"{file} does not hold what it should: {', '.join(archive.provides)} are not complete in {folder}. Delete "
-            "it and start the same command again."
-        )
+    if not _is_provided(archive, folder):
+        listed = ", ".join(archive.provides)
+        raise DataError(f"{file} does not hold what it should: {listed} are not complete in {folder}.")
     unfinished.unlink()
     if not source.keep_archives:
         file.unlink()
@@ -83,7 +76,7 @@ def _fetch_archive(archive: Archive, data_root: Path, source: Source) -> str:
     return f"{archive.file_name}: {count} files unpacked into {folder}"
 
 
-def is_provided(archive: Archive, folder: Path) -> bool:
+def _is_provided(archive: Archive, folder: Path) -> bool:
     """Return whether a folder holds what an archive leaves behind, going by names and numbers of files."""
 
     def count(path: Path) -> int:
@@ -111,3 +104,18 @@ def _few_shot_files(root: Path, source: Source) -> list[Path]:
             name = list_name(class_name, shots)
             _download(few_shot_lists_url() + name, root / "vocsplit" / name, f"voc/vocsplit/{name}", source, md5=None)
     return write_kshot_files(root, details.shots)
+
+
+def write_minival(root: Path) -> Path | None:
+    """Write LVIS minival, the images of val that belong to COCO's val2017, unless it is there; return it if written."""
+    target, val_file = root / "lvis_v1_minival.json", root / "lvis_v1_val.json"
+    if target.is_file():
+        return None
+    val = read_whole(val_file)
+    images = [image for image in val["images"] if image.get("coco_url", "").split("/")[-2:-1] == ["val2017"]]
+    if not images:
+        raise DataError(f"{val_file} names no image of val2017 in `coco_url`. Fetch it again.")
+    image_ids = {image["id"] for image in images}
+    annotations = [entry for entry in val["annotations"] if entry["image_id"] in image_ids]
+    write_json(target, {**val, "images": images, "annotations": annotations}, indent=None)
+    return target

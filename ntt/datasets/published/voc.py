@@ -17,11 +17,19 @@ TEST = "annotations/test2007.json"
 
 def convert_devkit(root: Path) -> list[Path]:
     """Write the annotation files of a folder that holds VOCdevkit, unless they are there; return those written."""
-    parts_of = {TRAINVAL: (("VOC2007", "trainval"), ("VOC2012", "trainval")), TEST: (("VOC2007", "test"),)}
-    missing = [name for name in parts_of if not (root / name).is_file()]
+    devkit = root / "VOCdevkit"
+    lists = {TRAINVAL: ("VOC2007/trainval", "VOC2012/trainval"), TEST: ("VOC2007/test",)}
+    class_names = known_datasets()["voc"].class_names
+    missing = [name for name in lists if not (root / name).is_file()]
     for name in missing:
-        document = _joined([_read_part(root / "VOCdevkit", *part) for part in parts_of[name]])
-        write_json(root / name, document, indent=None)
+        files = [devkit / part.replace("/", "/ImageSets/Main/") for part in lists[name]]
+        converted = convert_voc(
+            annotations=devkit,
+            images=devkit,
+            names=[stem for file in files for stem in read_list(file.with_suffix(".txt"))],
+            categories=[Category(number, class_name) for number, class_name in enumerate(class_names, start=1)],
+        )
+        write_json(root / name, converted.document, indent=None)
     return [root / name for name in missing]
 
 
@@ -36,13 +44,7 @@ def write_kshot_files(root: Path, shots: Sequence[int]) -> list[Path]:
     A list names images by path; of each path only the file name counts. The references of a class are its objects in
     these images, in the order of the list and, within an image, of its annotation file, until there are k; difficult
     objects are passed over. (The program the lists were published with draws k of them at random, without a seed.)
-
-    Args:
-        root: the folder that holds `vocsplit/` and the converted annotations.
-        shots: the numbers of shots.
-
-    Returns:
-        The files that were written.
+    Returns the files that were written.
     """
     paths = {root / "annotations" / f"{count}_shot.json": count for count in shots}
     missing = {path: count for path, count in paths.items() if not path.is_file()}
@@ -72,33 +74,5 @@ def _listed_images(list_file: Path, image_ids: Mapping[str, int]) -> list[int]:
     stems = dict.fromkeys(Path(line).stem for line in read_list(list_file))
     unknown = [stem for stem in stems if stem not in image_ids]
     if unknown:
-        raise DataError(
-            f"{list_file} names {unknown[0]!r}, which is no image of VOC 2007 or 2012 trainval. Fetch the list again."
-        )
+        raise DataError(f"{list_file} names {unknown[0]!r}, which is no image of VOC 2007 or 2012 trainval.")
     return [image_ids[stem] for stem in stems]
-
-
-def _read_part(devkit: Path, year: str, image_set: str) -> Json:
-    """Convert one year's image set; file names start from VOCdevkit, classes are numbered by name."""
-    class_names = known_datasets()["voc"].class_names
-    converted = convert_voc(
-        annotations=devkit / year / "Annotations",
-        images=devkit / year / "JPEGImages",
-        list_file=devkit / year / "ImageSets" / "Main" / f"{image_set}.txt",
-        categories=[Category(number, name) for number, name in enumerate(class_names, start=1)],
-    )
-    for image in converted.document["images"]:
-        image["file_name"] = f"{year}/JPEGImages/{image['file_name']}"
-    return converted.document
-
-
-def _joined(parts: Sequence[Json]) -> Json:
-    """Join annotation files of the same categories; images and annotations are numbered anew."""
-    joined: Json = {"images": [], "annotations": [], "categories": parts[0]["categories"]}
-    for part in parts:
-        numbers = {image["id"]: len(joined["images"]) + n for n, image in enumerate(part["images"], start=1)}
-        joined["images"] += [{**image, "id": numbers[image["id"]]} for image in part["images"]]
-        for entry in part["annotations"]:
-            ids = {"id": len(joined["annotations"]) + 1, "image_id": numbers[entry["image_id"]]}
-            joined["annotations"].append({**entry, **ids})
-    return joined
