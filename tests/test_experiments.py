@@ -20,11 +20,13 @@ from ntt.config.explain import group_options
 from ntt.config.identity import run_directory
 from ntt.datasets.published.details import known_datasets
 from ntt.datasets.published.voc import convert_devkit, write_kshot_files
-from ntt.reports.published import SECONDS_PER_IMAGE, expected_tables, load_expected
+from ntt.reports.published import load_expected
 from ntt.run import runner
 from ntt.sweeps.spec import read_spec
 
 ROWS = {result.row: result for result in load_expected()}
+TABLES = list(dict.fromkeys(result.table for result in ROWS.values()))
+SECONDS_PER_IMAGE = 0.9292  # what the authors state for their program on an A100, candidates and matching together
 EXPERIMENTS = CONF_DIR.parent / "experiments"
 FILES = {path.stem: path for path in (EXPERIMENTS / "experiment").glob("*.yaml")}
 EMBEDDED = ("backbone=efficientnet_lite0", "segmenter=regions", "visualisation.enabled=false", "shots.strict=false")
@@ -95,16 +97,15 @@ def test_what_is_published_does_not_decide_where_a_run_lies():
     assert merging.published != main_table.published
 
 
-@pytest.mark.parametrize("table", expected_tables())
+@pytest.mark.parametrize("table", TABLES)
 def test_a_sweep_runs_every_row_of_a_table(table: str):
     spec = read_spec(CONF_DIR.parent / "sweeps" / f"table_{table}.yaml")
     axes = dict(spec.axes)
     seeds = {result.seeds for result in load_expected() if result.table == table}
     assert {axes.pop("seed", min(seeds))} == seeds
     points = itertools.product(*([f"{key}={value}" for value in values] for key, values in axes.items()))
-    assert {frozenset(point) for point in points} == {
-        frozenset(ROWS[row].command_line) for row in expected_tables()[table]
-    }
+    expected = {frozenset(result.command_line) for result in ROWS.values() if result.table == table}
+    assert {frozenset(point) for point in points} == expected
 
 
 def test_values_agree_with_the_reference_numbers(shared_dir: Path):
@@ -112,7 +113,7 @@ def test_values_agree_with_the_reference_numbers(shared_dir: Path):
     study = numbers["coco_novel20_ten_seeds"]
     for shots, (mean, std) in study["box_mean_std"].items():
         (box,) = [r for r in load_expected() if (r.row, r.metric) == (f"coco_ten_seeds shots={shots}shot", "bbox/AP")]
-        assert (box.value, box.std, list(box.seeds)) == (mean, std, study["seeds"])
+        assert (box.value, box.tolerance, list(box.seeds)) == (mean, std, study["seeds"])
         assert values(box.row)["segm/AP"] == study["segm_mean_std"][shots][0]
     for shots, published in numbers["coco_novel20_box"]["ntt"].items():
         row = values(f"coco_novel20 shots={shots}shot")
@@ -131,17 +132,19 @@ def test_values_agree_with_the_reference_numbers(shared_dir: Path):
 
 
 def test_a_value_has_a_tolerance_and_a_source():
+    for path in FILES.values():
+        published = yaml.safe_load(path.read_text()).get("published", {"rows": []})
+        assert all(({**published, **row}["source"]) for row in published["rows"])
     for result in load_expected():
         assert (result.value is None) == (result.tolerance is None)
         assert result.tolerance is None or result.tolerance > 0
-        assert result.source
         assert result.dataset in known_datasets()
 
 
 def test_the_hours_in_the_docs_follow_from_the_stated_assumption():
     text = (PROJECT_DIR / "docs" / "reproduce.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `sweeps/table_(\w+)\.yaml` \|[^|]*\| ([\d,]+) \| ([\d.]+) \|", text, flags=re.MULTILINE)
-    assert {table for table, _, _ in rows} == set(expected_tables())
+    assert {table for table, _, _ in rows} == set(TABLES)
     for table, images, hours in rows:
         expected = int(images.replace(",", "")) * SECONDS_PER_IMAGE / 3600
         assert float(hours) == pytest.approx(expected, abs=0.051), table

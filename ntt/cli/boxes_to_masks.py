@@ -12,7 +12,6 @@ from ntt.config.compose import compose_config
 from ntt.config.schema import ExperimentConfig
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images, read_image
-from ntt.data.masks import instance_rle
 from ntt.drawing import draw_instances
 from ntt.models.box_masks import BoxMasks, Conversion, choose_box_segmenter, convert
 from ntt.models.segmenters.base import BoxSegmenter
@@ -73,12 +72,5 @@ def _draw(
     path: Path,
 ) -> None:
     """Draw an image with its own and its new masks."""
-    index_by_id = {category.id: index for index, category in enumerate(dataset.categories)}
-    masks = {
-        instance.id: instance_rle(instance, record.height, record.width)
-        for instance in instances
-        if instance.segmentation is not None
-    }
-    masks |= rles
-    drawn = drawn_instances(instances, index_by_id, masks)
+    drawn = drawn_instances(instances, dataset.categories, record, masks=rles)
     save_picture(draw_instances(read_image(record), drawn, [category.name for category in dataset.categories]), path)

@@ -18,8 +18,8 @@ from ntt.reports.content import (
     runs_table,
 )
 from ntt.reports.expected import expected_table
-from ntt.reports.gallery import GalleryLimits, make_gallery
-from ntt.reports.page import Page, render_page
+from ntt.reports.gallery import make_gallery
+from ntt.reports.page import render_page
 from ntt.reports.plots import make_plots, save_plots
 from ntt.reports.summary import metric_names
 from ntt.reports.tables import SUFFIXES, Format, Table, render
@@ -62,13 +62,13 @@ def write_page(
     finished = (runs.state == "finished").sum()
     now = datetime.now(timezone.utc).isoformat(sep=" ", timespec="minutes").removesuffix("+00:00")
     details = [classes_table(runs, metric), runs_table(runs, metric)]
-    page = Page(
-        title=title,
-        subtitle=f"{finished} of {len(runs)} runs finished; plots show {metric_label(metric)}; made {now} UTC",
+    page = render_page(
+        title,
+        f"{finished} of {len(runs)} runs finished; plots show {metric_label(metric)}; made {now} UTC",
         tables=[*tables, *(table for table in details if len(table.frame))],
         plots=make_plots(runs, metric),
-        gallery=make_gallery(runs, GalleryLimits(images=gallery_images)),
+        gallery=make_gallery(runs, images=gallery_images),
     )
     remove_stale_temporaries(path.parent, recursive=False)
-    write_text(path, render_page(page))
+    write_text(path, page)
     click.echo(f"page           {path}")

@@ -21,14 +21,9 @@ def label_size_px(size: tuple[int, int]) -> int:
 def annotate_mask(
     picture: Image.Image, mask: Image.Image, *, colour: Rgb, opacity: float, hatched: bool = False
 ) -> None:
-    """Fill and outline one mask.
+    """Fill and outline one mask, mode L and of the picture's size; `opacity` in [0, 1] is that of the filling.
 
-    Args:
-        picture: RGB, changed in place.
-        mask: mode L, 0 to 255, of the picture's size.
-        colour: of the filling and the outline.
-        opacity: of the filling, in [0, 1].
-        hatched: fill with stripes, as for crowd regions.
+    A hatched mask, as of a crowd region, is filled with stripes.
     """
     box = mask.getbbox()
     if box is None:
@@ -60,11 +55,7 @@ def annotate_labels(picture: Image.Image, labels: Iterable[tuple[str, Rgb, BoxXy
     """Write a label at the top-left corner of each box: above the box, or inside where there is no room above.
 
     A label that would cover an earlier one moves down until it is free. One that would leave its box that way, by
-    more than two lines, is left out: the class then shows by its colour alone.
-
-    Args:
-        picture: RGB, changed in place.
-        labels: text, colour and box of each object; the most important ones first.
+    more than two lines, is left out: the class then shows by its colour alone. The most important ones come first.
     """
     size_px = label_size_px(picture.size)
     draw = ImageDraw.Draw(picture, "RGBA")

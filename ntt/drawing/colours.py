@@ -19,34 +19,21 @@ _PALETTE_HEX = (
     "2484e4fc548448e49c6c84a890f0fc7860c0d848a86c6cfc6c9c849c9060a86000cc90f0e478a8d89000fcc0a8b4786c"
     "00cc90fcb46c9048c0e49084"
 )
-_PALETTE: ByteArray = np.frombuffer(bytes.fromhex(_PALETTE_HEX), dtype=np.uint8).reshape(-1, 3)
+_PALETTE = bytes.fromhex(_PALETTE_HEX)
 
 
-def class_colours(num_classes: int) -> ByteArray:
-    """Return one colour per class, the same for class i however many classes there are.
-
-    Args:
-        num_classes: how many colours; from the hundred-and-first on they repeat.
-
-    Returns:
-        uint8 [C, 3], sRGB.
-    """
-    if num_classes < 0:
-        raise ValueError(f"num_classes is {num_classes}; it must be 0 or more.")
-    return _PALETTE[np.arange(num_classes) % len(_PALETTE)]
+def class_colour(label: int) -> Rgb:
+    """Return the colour of a class index, sRGB in [0, 255]; from the hundred-and-first on colours repeat."""
+    start = 3 * label % len(_PALETTE)
+    red, green, blue = _PALETTE[start : start + 3]
+    return red, green, blue
 
 
-def text_colour(background: npt.ArrayLike) -> Rgb:
-    """Return black or white, whichever has the higher WCAG contrast on `background`, sRGB in [0, 255]."""
+def text_colour(background: Rgb) -> Rgb:
+    """Return black or white, whichever has the higher WCAG contrast."""
     unit = np.asarray(background, dtype=np.float64) / 255.0
     linear = np.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ [0.2126, 0.7152, 0.0722])
     contrast_with_white = 1.05 / (luminance + 0.05)
     contrast_with_black = (luminance + 0.05) / 0.05
     return (255, 255, 255) if contrast_with_white > contrast_with_black else (0, 0, 0)
-
-
-def as_rgb(colour: npt.ArrayLike) -> Rgb:
-    """Return a row of a colour table as the tuple of ints that Pillow wants."""
-    red, green, blue = np.asarray(colour).tolist()
-    return int(red), int(green), int(blue)

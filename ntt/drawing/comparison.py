@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ntt.drawing.colours import ByteArray, Rgb, as_rgb, class_colours
+from ntt.drawing.colours import ByteArray, Rgb, class_colour
 from ntt.drawing.instances import DrawnInstances, draw_instances
 from ntt.drawing.layout import MARGIN, Panel, caption_size_px, side_by_side
 from ntt.drawing.text import FAINT_INK, PAPER, draw_notice, line_height_px, shorten, text_width_px, write
-from ntt.errors import DataError
 from ntt.types import Detections
 
 _MIN_WIDTH = 480
@@ -37,20 +36,11 @@ def draw_comparison(
         class_names: name of each class index.
         score_threshold: detections with a score of at least this are drawn.
         file_name: shown in the header.
-        note: shown at the right end of the header, such as "quality 0.83".
+        note: shown at the right end of the header.
 
     Returns:
         RGB, at least 480 px wide.
-
-    Raises:
-        DataError: if the detections were made for an image of another size.
     """
-    height, width = image_HW3.shape[:2]
-    if (height, width) != (detections.height, detections.width):
-        raise DataError(
-            f"the detections of image {detections.image_id!r} were made for {detections.width} x {detections.height} "
-            f"px, but the image is {width} x {height} px (width x height)."
-        )
     predicted = _confident(detections, score_threshold)
     panels = [] if ground_truth is None else [_ground_truth_panel(image_HW3, ground_truth, class_names)]
     panels.append(_predictions_panel(image_HW3, predicted, class_names, score_threshold, len(detections.labels)))
@@ -117,12 +107,11 @@ def _legend(
         annotations.update(np.asarray(ground_truth.labels)[~ground_truth.iscrowd].tolist())
         crowds.update(np.asarray(ground_truth.labels)[ground_truth.iscrowd].tolist())
     present = sorted({*predictions, *annotations, *crowds})
-    colours = class_colours(len(class_names))
     entries = [
         (
             shorten(class_names[label], _LEGEND_NAME_PX, text_px),
             str(predictions[label]) if ground_truth is None else f"{annotations[label]} / {predictions[label]}",
-            as_rgb(colours[label]),
+            class_colour(label),
         )
         for label in present
     ]

@@ -13,79 +13,55 @@ FloatMap = npt.NDArray[np.floating]
 Array = npt.NDArray[np.float64]
 
 _BAR_PX = 16
+_HEAT_OPACITY = 153
 
 
-def draw_feature_pca(feature_map_Dhw: FloatMap, weights_gg: FloatMap | None, image: ByteArray) -> Image.Image:
+def draw_feature_pca(feature_map_Dgg: FloatMap, weights_gg: FloatMap, image_HW3: ByteArray) -> Image.Image:
     """Draw an image beside its patch features, their first three principal components as red, green and blue.
 
-    Similar colours are similar features. With weights, the components describe what varies within the weighted
-    patches, and the others fade out.
+    Similar colours are similar features. The components describe what varies within the weighted patches; the others
+    fade out.
 
     Args:
-        feature_map_Dhw: [D, h, w], one feature per patch.
-        weights_gg: [h, w] in [0, 1], such as a reference's mask on the patch grid.
-        image: uint8 [H, W, 3], the image or crop the features were taken from.
+        feature_map_Dgg: [D, g, g], one feature per patch.
+        weights_gg: [g, g] in [0, 1], such as a reference's mask on the patch grid.
+        image_HW3: uint8 [H, W, 3], the image or crop the features were taken from.
     """
-    channels, rows, columns = feature_map_Dhw.shape
-    features_ND = np.asarray(feature_map_Dhw, dtype=np.float64).reshape(channels, -1).T
-    weights_N = np.ones(rows * columns) if weights_gg is None else _checked_weights(weights_gg, (rows, columns))
+    channels, rows, columns = feature_map_Dgg.shape
+    features_ND = np.asarray(feature_map_Dgg, dtype=np.float64).reshape(channels, -1).T
+    # A mask that vanishes on the grid weighs nothing; the plain components are then the honest picture.
+    weights_N = np.asarray(weights_gg if weights_gg.any() else np.ones_like(weights_gg), dtype=np.float64).reshape(-1)
     shown_N3 = _unit_range(_principal_components(features_ND, weights_N), weights_N)
     rgb = np.rint(shown_N3 * 255).astype(np.uint8).reshape(rows, columns, 3)
-    left = scaled_picture(image)
+    left = scaled_picture(image_HW3)
     right = Image.fromarray(rgb).resize(left.size, Image.Resampling.NEAREST)
-    if weights_gg is not None:
-        opacity = Image.fromarray(np.rint(20 + 235 * np.clip(weights_N, 0, 1)).astype(np.uint8).reshape(rows, columns))
-        faded = Image.blend(left.convert("L").convert("RGB"), Image.new("RGB", left.size, PAPER), 0.6)
-        right = Image.composite(right, faded, opacity.resize(left.size, Image.Resampling.NEAREST))
-    what = "of all patches" if weights_gg is None else "under the mask"
-    heading = f"Features: principal components {what} ({columns} × {rows})"
+    opacity = Image.fromarray(np.rint(20 + 235 * np.clip(weights_N, 0, 1)).astype(np.uint8).reshape(rows, columns))
+    faded = Image.blend(left.convert("L").convert("RGB"), Image.new("RGB", left.size, PAPER), 0.6)
+    right = Image.composite(right, faded, opacity.resize(left.size, Image.Resampling.NEAREST))
+    heading = f"Features: principal components under the mask ({columns} × {rows})"
     return side_by_side([Panel(left, "Image"), Panel(right, heading)])
 
 
 def draw_similarity_map(
-    image: ByteArray,
-    similarity_hw: FloatMap,
-    title: str,
-    *,
-    value_range: tuple[float, float] | None = None,
-    opacity: float = 0.6,
+    image_HW3: ByteArray, similarity_hw: FloatMap, title: str, *, value_range: tuple[float, float]
 ) -> Image.Image:
-    """Draw a heat map over an image, with a colour bar.
+    """Draw a heat map over an image, with a colour bar between the two values of `value_range`.
 
-    Args:
-        image: uint8 [H, W, 3].
-        similarity_hw: on any grid that covers the image evenly; NaN shows the plain image.
-        title: shown above.
-        value_range: the values at the ends of the colour bar; None takes the map's own extremes. Give it where
-            several maps are compared.
-        opacity: of the heat map, in [0, 1].
+    `similarity_hw` may have any grid that covers the image evenly.
     """
+    low, high = value_range
     values = np.asarray(similarity_hw, dtype=np.float64)
-    finite = np.isfinite(values)
-    low, high = value_range or ((values[finite].min(), values[finite].max()) if finite.any() else (0.0, 1.0))
-    span = high - low
-    unit = np.clip((np.where(finite, values, low) - low) / span, 0, 1) if span > 0 else np.full(values.shape, 0.5)
-    picture = scaled_picture(image)
+    unit = np.clip((values - low) / (high - low), 0, 1) if high > low else np.full(values.shape, 0.5)
+    picture = scaled_picture(image_HW3)
     smooth = Image.fromarray(unit.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
     heat = Image.fromarray(_heat_colours(np.asarray(smooth)))
     grey = picture.convert("L").convert("RGB")
-    strength = Image.fromarray(np.where(finite, round(opacity * 255), 0).astype(np.uint8))
-    painted = Image.composite(heat, grey, strength.resize(picture.size, Image.Resampling.NEAREST))
-    bar = _colour_bar(painted, float(low), float(high))
-    return side_by_side([Panel(painted, ""), Panel(bar, "")], heading=title)
-
-
-def _checked_weights(weights_gg: FloatMap, grid: tuple[int, int]) -> Array:
-    if weights_gg.shape != grid:
-        raise ValueError(f"weights_gg is {list(weights_gg.shape)}; it must have the features' grid {list(grid)}.")
-    weights: Array = np.asarray(weights_gg, dtype=np.float64).reshape(-1)
-    # A mask that vanishes on the grid weighs nothing; the plain components are then the honest picture.
-    return weights if weights.sum() > 0 else np.ones_like(weights)
+    painted = Image.composite(heat, grey, Image.new("L", picture.size, _HEAT_OPACITY))
+    return side_by_side([Panel(painted, ""), Panel(_colour_bar(painted, low, high), "")], heading=title)
 
 
 def _principal_components(features_ND: Array, weights_N: Array) -> Array:
     """Coordinates along the three directions of largest weighted variance; [N, 3], zero where there are fewer."""
-    features_ND = np.nan_to_num(features_ND)
     share = weights_N / weights_N.sum()
     centred = features_ND - share @ features_ND
     _, spread, axes = np.linalg.svd(centred * np.sqrt(share)[:, None], full_matrices=False)
@@ -104,9 +80,8 @@ def _unit_range(components_N3: Array, weights_N: Array) -> Array:
     """Each component stretched to [0, 1] between its 1st and 99th percentile over the weighted patches."""
     counted = components_N3[weights_N > 0.5 * weights_N.max()]
     low, high = np.percentile(counted, [1, 99], axis=0)
-    span = high - low
-    flat = span <= 0
-    unit = (components_N3 - low) / np.where(flat, 1.0, span)
+    flat = high <= low
+    unit = (components_N3 - low) / np.where(flat, 1.0, high - low)
     clipped: Array = np.where(flat, 0.5, np.clip(unit, 0, 1))
     return clipped
 

@@ -33,14 +33,9 @@ def side_by_side(
     footer: Image.Image | None = None,
     min_width: int = 0,
 ) -> Image.Image:
-    """Arrange pictures in a row.
+    """Arrange pictures in a row, the heading above them at the left, the note at the right.
 
-    Args:
-        panels: at least one; the first one's size decides the text size.
-        heading: in bold at the left above all panels, cut in the middle where it is long.
-        note: at the right, beside the heading.
-        footer: drawn below the panels.
-        min_width: of the result; the panels are then centred.
+    The first picture's size decides the text size. In a result widened to `min_width` pictures are centred.
     """
     text_px = caption_size_px(panels[0].picture)
     line = round(line_height_px(text_px) * 1.3)

@@ -9,26 +9,24 @@ from ntt.types import Detections
 
 Array = npt.NDArray[np.float64]
 
+_MATCH_IOU = 0.5
+"""A pair matches from this IoU on."""
+
 
 def image_quality(
-    ground_truth: DrawnInstances | None,
-    detections: Detections,
-    *,
-    score_threshold: float,
-    iou_threshold: float = 0.5,
+    ground_truth: DrawnInstances | None, detections: Detections, *, score_threshold: float
 ) -> float | None:
     """Compute the panoptic quality of one image (Kirillov et al., 2019, eq. 1), over all classes at once.
 
     Sum of the matched pairs' IoU / (TP + FP / 2 + FN / 2). Each detection, by descending score, takes the object of
     its class that it overlaps most among those still free. IoU is that of the masks where both have one, else of the
-    boxes. A detection without an object does not count as false where at least `iou_threshold` of it lies in a crowd
-    region of its class; crowd regions are never objects.
+    boxes. A detection without an object does not count as false where at least half of it lies in a crowd region of
+    its class; crowd regions are never objects.
 
     Args:
-        ground_truth: the image's annotated objects; None when the image has no annotations to compare with.
+        ground_truth: None where the image has no annotations to compare with.
         detections: of the same image.
         score_threshold: detections with a score of at least this count.
-        iou_threshold: a pair matches from this IoU on.
 
     Returns:
         Between 0 and 1; None where there is nothing to rank: no annotations known, or neither an object nor a
@@ -49,10 +47,10 @@ def image_quality(
     for row, allowed in zip(iou, same_class, strict=True):
         overlap = np.where(allowed & free, row, -1.0)
         best = int(np.argmax(overlap)) if len(overlap) else -1
-        if best >= 0 and overlap[best] >= iou_threshold:
+        if best >= 0 and overlap[best] >= _MATCH_IOU:
             free[best] = False
             matched_iou.append(float(overlap[best]))
-        elif not (row[allowed & crowd] >= iou_threshold).any():
+        elif not (row[allowed & crowd] >= _MATCH_IOU).any():
             false_positives += 1
     weight = len(matched_iou) + false_positives / 2 + (num_objects - len(matched_iou)) / 2
     return sum(matched_iou) / weight if weight else None

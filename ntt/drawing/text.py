@@ -39,17 +39,9 @@ def line_height_px(size_px: int) -> int:
 
 
 def shorten(text: str, max_width_px: int, size_px: int, *, bold: bool = False, middle: bool = False) -> str:
-    """Cut a text to a width, with an ellipsis where something is missing.
+    """Put a text on one line and cut it to a width, with an ellipsis; empty where not even the ellipsis fits.
 
-    Args:
-        text: any text; it is put on one line.
-        max_width_px: the width it must fit in.
-        size_px: text size.
-        bold: measure it in bold.
-        middle: cut out of the middle, as suits file names, whose end tells them apart.
-
-    Returns:
-        Empty where not even the ellipsis fits.
+    `middle` cuts out of the middle, as suits file names, whose end tells them apart.
     """
     text = shortened = clean(text)
     length = len(text)

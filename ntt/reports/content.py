@@ -1,10 +1,8 @@
 """What a report says: its tables, made from runs."""
 
-from typing import Any
-
 import pandas as pd
 
-from ntt.reports.significance import MIN_PAIRS, Comparison, compare
+from ntt.reports.significance import MIN_PAIRS, compare
 from ntt.reports.summary import SETTING, shots_cell, shots_text, statistics
 from ntt.reports.tables import Table
 
@@ -91,17 +89,32 @@ def comparison_table(runs: pd.DataFrame, first: str, second: str, metric: str) -
     Raises:
         NttError: as `ntt.reports.significance.compare`.
     """
-    comparisons = compare(runs, first, second, metric=metric)
+    pairs = compare(runs, first, second, metric=metric)
     notes = [
         "Paired over seeds: each seed draws the same references for both. p-values are two-sided and not corrected for "
         "the number of rows; with n pairs the sign-flip test cannot fall below 2 / 2^n.",
     ]
-    if any(comparison.test.n < MIN_PAIRS for comparison in comparisons):
+    if pairs.n.min() < MIN_PAIRS:
         notes.append(f"With fewer than {MIN_PAIRS} pairs there is no test.")
-    unpaired = sorted({seed for comparison in comparisons for seed in comparison.unpaired})
+    unpaired = sorted(set(pairs.unpaired.sum()))
     if unpaired:
         notes.append(f"Seeds that only one side has, left out of its row: {', '.join(map(str, unpaired))}.")
-    frame = pd.DataFrame([_comparison_row(comparison) for comparison in comparisons], dtype=object)
+    rows = [
+        {
+            "data set": pair.data,
+            "shots": " / ".join(dict.fromkeys(str(shots_cell(shots)) for shots in (pair.shots_a, pair.shots_b))),
+            "common": pair.rest,
+            "pairs n": pair.n,
+            "A": round(float(pair.mean_a), 3),
+            "B": round(float(pair.mean_b), 3),
+            "B − A": f"{pair.mean:+.2f}".replace("-", "−"),
+            "std": None if pair.std is None else f"{pair.std:.2f}",
+            "p (t-test)": _p_text(pair.p_t),
+            "p (sign flips)": _p_text(pair.p_flips),
+        }
+        for pair in pairs.itertuples()
+    ]
+    frame = pd.DataFrame(rows, dtype=object)
     return Table("comparison", f"{metric_label(metric)}: A is {first}, B is {second}", frame, tuple(notes))
 
 
@@ -129,23 +142,6 @@ def _listed(runs: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
 
 def _seconds_columns(runs: pd.DataFrame) -> list[str]:
     return [name for name in runs if name.startswith("seconds/")]
-
-
-def _comparison_row(comparison: Comparison) -> dict[str, Any]:
-    a, b = map(shots_cell, comparison.shots)
-    test = comparison.test
-    return {
-        "data set": comparison.data,
-        "shots": f"{a}" if a == b else f"{a} / {b}",
-        "common": comparison.rest,
-        "pairs n": test.n,
-        "A": round(comparison.mean_a, 3),
-        "B": round(comparison.mean_b, 3),
-        "B − A": f"{test.mean:+.2f}".replace("-", "−"),
-        "std": None if test.std is None else f"{test.std:.2f}",
-        "p (t-test)": _p_text(test.p_t),
-        "p (sign flips)": _p_text(test.p_permutation),
-    }
 
 
 def _p_text(value: float | None) -> str | None:

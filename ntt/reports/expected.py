@@ -1,5 +1,6 @@
 """Our results beside the published ones."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ import pandas as pd
 from ntt.config.compose import compose_many
 from ntt.config.identity import experiment_settings, run_identity
 from ntt.config.schema import ExperimentConfig
-from ntt.errors import ConfigError
 from ntt.reports.content import metric_label
 from ntt.reports.published import ExpectedResult, load_expected
 from ntt.reports.summary import differing_settings
@@ -34,27 +34,18 @@ def expected_table(runs: pd.DataFrame) -> Table:
     finished = finished.assign(comparable=[experiment_settings(settings) for settings in finished.settings])
     # Composing is what takes long here, and an experiment on a data set that nobody ran cannot fit any run.
     present = {settings["dataset.name"] for settings in finished.settings}
-    configs = _compose(list(dict.fromkeys(row.command_line for row in expected if row.dataset in present)))
+    lines = list(dict.fromkeys(result.command_line for result in expected if result.dataset in present))
+    configs = dict(zip(lines, compose_many(lines), strict=True))
     rows = [_row(result, configs.get(result.command_line), finished) for result in expected]
+    verdicts = [row["verdict"].partition(":")[0] for row in rows if row["theirs"] is not None]
+    counts = ", ".join(f"{verdict} {count}" for verdict, count in Counter(verdicts).items())
     notes = (
         "Percent; ours is mean ± sample standard deviation over seeds (number of runs). Within tolerance means that "
         "the difference is no larger than the tolerance; where each tolerance comes from: experiments/experiment/.",
-        _count_verdicts([row["verdict"] for row in rows if row["theirs"] is not None], len(rows)),
+        f"{len(verdicts)} published numbers: {counts or 'none'}. Rows without one: {len(rows) - len(verdicts)}.",
     )
     frame = pd.DataFrame(rows, columns=_COLUMNS, dtype=object)
     return Table("expected", "Ours and the published values", frame, notes)
-
-
-def _count_verdicts(verdicts: Sequence[str], rows: int) -> str:
-    """Count the verdicts on the rows with a published number, and tell how many rows have none."""
-    kinds = [verdict.partition(":")[0] for verdict in verdicts]
-    counted = ", ".join(f"{kind}: {kinds.count(kind)}" for kind in dict.fromkeys(kinds))
-    numbers = "number" if len(kinds) == 1 else "numbers"
-    text = f"{len(kinds)} published {numbers}. {counted}." if kinds else "No published numbers."
-    without = rows - len(kinds)
-    if not without:
-        return text
-    return f"{text} {without} further {'row has' if without == 1 else 'rows have'} no published number to compare with."
 
 
 def _row(result: ExpectedResult, config: ExperimentConfig | None, runs: pd.DataFrame) -> dict[str, Any]:
@@ -109,11 +100,3 @@ def _is_other_row(result: ExpectedResult, differing: Sequence[str]) -> bool:
     """Return whether settings differ that the row itself overrides, so that a run is one of another row."""
     keys = [line.partition("=")[0] for line in result.overrides]
     return any(setting == key or setting.startswith(f"{key}.") for setting in differing for key in keys)
-
-
-def _compose(lines: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], ExperimentConfig | None]:
-    """Compose every command line; None for one that cannot be composed."""
-    try:
-        return dict(zip(lines, compose_many(lines), strict=True))
-    except ConfigError:
-        return {lines[0]: None} if len(lines) == 1 else {k: v for line in lines for k, v in _compose([line]).items()}

@@ -10,8 +10,7 @@ import math
 import textwrap
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,34 +31,20 @@ _PANEL_INCHES = (4.6, 3.4)
 _CHARACTERS_PER_INCH = 13
 
 
-@dataclass(frozen=True)
-class Style:
-    """How one series is drawn."""
-
-    colour: str
-    marker: str
-    line: str
-    hatch: str
+def line_style(index: int) -> dict[str, Any]:
+    """Return how the line of a series is drawn. After the eighth, colours repeat; markers change at another pace."""
+    marker = _MARKERS[(index + index // len(_COLOURS)) % len(_MARKERS)]
+    return {"color": _colour(index), "marker": marker, "linestyle": _LINES[index % len(_LINES)]}
 
 
-def style(index: int) -> Style:
-    """Return the style of a series. After the eighth, colours repeat; markers and hatches change at another pace."""
-    shifted = index + index // len(_COLOURS)
-    return Style(
-        colour=_COLOURS[index % len(_COLOURS)],
-        marker=_MARKERS[shifted % len(_MARKERS)],
-        line=_LINES[index % len(_LINES)],
-        hatch=_HATCHES[shifted % len(_HATCHES)],
-    )
+def bar_style(index: int) -> dict[str, Any]:
+    """Return how the bars of a series are drawn. After the eighth, colours repeat; hatches change at another pace."""
+    hatch = _HATCHES[(index + index // len(_COLOURS)) % len(_HATCHES)]
+    return {"color": _colour(index), "hatch": hatch, "edgecolor": "white", "linewidth": 0}
 
 
 def panels(count: int, *, longest_name: int = 0) -> "tuple[Figure, list[Axes]]":
-    """Return a figure with `count` panels, at most three per row.
-
-    Args:
-        count: how many.
-        longest_name: characters of the longest name that will be turned below a panel.
-    """
+    """Return a figure with `count` panels, at most three per row, with room for names of so many characters below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -105,13 +90,7 @@ def log_axis(axes: "Axes", values: Sequence[float]) -> None:
 
 
 def legend(figure: "Figure", all_axes: "Sequence[Axes]", *, common: str) -> None:
-    """Put one legend below all panels, each series once; the figure grows by its height.
-
-    Args:
-        figure: the figure.
-        all_axes: its panels.
-        common: what all series have in common; becomes the legend's title.
-    """
+    """Put one legend below all panels, each series once, titled `common`; the figure grows by its height."""
     entries: dict[str, Artist] = {}
     for axes in all_axes:
         handles, labels = axes.get_legend_handles_labels()
@@ -181,3 +160,7 @@ def shorten(text: str, length: int) -> str:
 def plain_text(text: str) -> str:
     """Keep matplotlib from reading a name with dollar signs as a formula."""
     return text.replace("$", r"\$")
+
+
+def _colour(index: int) -> str:
+    return _COLOURS[index % len(_COLOURS)]

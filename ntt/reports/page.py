@@ -9,7 +9,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import jinja2
 
@@ -22,18 +21,7 @@ _OPEN_ROWS = 40
 _LONG_TEXT = 60
 
 
-@dataclass(frozen=True)
-class Page:
-    """What a page consists of, in its order."""
-
-    title: str
-    subtitle: str
-    tables: Sequence[Table]
-    plots: Sequence[Plot]
-    gallery: Gallery
-
-
-def render_page(page: Page) -> str:
+def render_page(title: str, subtitle: str, tables: Sequence[Table], plots: Sequence[Plot], gallery: Gallery) -> str:
     """Return the page as text."""
     loader = jinja2.PackageLoader("ntt.reports", "assets")
     environment = jinja2.Environment(
@@ -45,12 +33,16 @@ def render_page(page: Page) -> str:
     )
     style, script = (loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
     return environment.get_template("page.html").render(
-        page=page,
-        images=[_data_url(figures.to_bytes(plot.figure, "png")) for plot in page.plots],
+        title=title,
+        subtitle=subtitle,
+        tables=tables,
+        plots=plots,
+        gallery=gallery,
+        images=[base64.b64encode(figures.to_bytes(plot.figure, "png")).decode() for plot in plots],
         policy=_policy(style, script),
         style=style,
         script=script,
-        data=_json_for_script(page.gallery.sets),
+        data=_json_for_script(gallery.sets),
         open_rows=_OPEN_ROWS,
         long_text=_LONG_TEXT,
     )
@@ -66,7 +58,3 @@ def _json_for_script(value: object) -> str:
     """Return JSON that cannot end the script element it stands in."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")
-
-
-def _data_url(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

@@ -36,12 +36,7 @@ class Plot:
 
 
 def make_plots(runs: pd.DataFrame, metric: str) -> list[Plot]:
-    """Make every plot there is data for.
-
-    Args:
-        runs: as `ntt.reports.summary.runs_frame` arranges them; settings without the metric are left out.
-        metric: flat name, such as "bbox/AP".
-    """
+    """Make every plot of a metric there is data for; settings without the metric are left out."""
     settings = settings_with(runs, metric)
     if settings.empty:
         return []
@@ -82,18 +77,9 @@ def plot_shots(settings: pd.DataFrame, metric: str, names: SeriesNames) -> Plot 
             line = line.sort_values("shots")
             shots, mean, spread = (line[name].to_numpy(float) for name in ("shots", "mean", "std"))
             spread = np.nan_to_num(spread)
-            style = figures.style(names.index[label])
-            axes.fill_between(shots, mean - spread, mean + spread, color=style.colour, alpha=0.18, linewidth=0)
-            axes.plot(
-                shots,
-                mean,
-                color=style.colour,
-                linestyle=style.line,
-                marker=style.marker,
-                linewidth=1.8,
-                markersize=5,
-                label=names.short[label],
-            )
+            style = figures.line_style(names.index[label])
+            axes.fill_between(shots, mean - spread, mean + spread, color=style["color"], alpha=0.18, linewidth=0)
+            axes.plot(shots, mean, **style, linewidth=1.8, markersize=5, label=names.short[label])
         numbers = sorted(group.shots.unique())
         axes.set_xscale("log")
         axes.set_xticks(numbers, [str(number) for number in numbers])
@@ -121,18 +107,14 @@ def _draw_bars(axes: "Axes", settings: pd.DataFrame, names: SeriesNames) -> None
     for middle, (_, group) in enumerate(groups):
         ordered = group.assign(index=group.label.map(names.index)).sort_values("index")
         for slot, bar in enumerate(ordered.itertuples(index=False)):
-            style = figures.style(bar.index)
             axes.bar(
                 middle + (slot - (len(ordered) - 1) / 2) * width,
                 bar.mean,
                 0.92 * width,
                 yerr=None if pd.isna(bar.std) else bar.std,
-                color=style.colour,
-                hatch=style.hatch,
-                edgecolor="white",
-                linewidth=0,
                 error_kw={"elinewidth": 1.2, "capsize": 3, "ecolor": "0.25"},
                 label=names.short[bar.label],
+                **figures.bar_style(bar.index),
             )
     figures.name_ticks(axes, list(groups.groups))
     axes.set_xlim(-0.6, groups.ngroups - 0.4)
@@ -156,10 +138,9 @@ def plot_classes(runs: pd.DataFrame, metric: str) -> Plot | None:
         title += f"\nthe {MAX_CLASSES // 2} best and the {MAX_CLASSES // 2} worst of {len(order)} classes"
         order = [*order[: MAX_CLASSES // 2], *order[-MAX_CLASSES // 2 :]]
     names = name_series(runs)
-    settings = zip(means.index.get_level_values("label"), means.index.get_level_values("shots"), strict=True)
     headings = [
         f"{names.short[label]}, {shots_text(shots)}" if len(names.index) > 1 else shots_text(shots)
-        for label, shots in settings
+        for label, shots in means.reset_index()[["label", "shots"]].to_numpy()
     ]
     figure = figures.heat_map(classes.loc[order].to_numpy(), list(order), headings, title=title)
     text = f"{metric_label(metric)} per class on {data}, mean over seeds."
@@ -177,17 +158,10 @@ def plot_time(runs: pd.DataFrame, metric: str, names: SeriesNames) -> Plot | Non
     for axes, (data, group) in zip(panels, groups, strict=True):
         group = group.dropna(subset="seconds")
         for (shots, label), own in group.groupby(["shots", "label"], sort=False):
-            style = figures.style(names.index[label])
-            axes.plot(
-                own.seconds.to_numpy(),
-                own[metric].to_numpy(),
-                linestyle="",
-                marker=style.marker,
-                color=style.colour,
-                markersize=3.5 + 2.0 * np.log10(shots + 1),
-                alpha=0.8,
-                label=names.short[label],
-            )
+            style = figures.line_style(names.index[label]) | {"linestyle": "", "alpha": 0.8}
+            size = 3.5 + 2.0 * np.log10(shots + 1)
+            seconds, values = own.seconds.to_numpy(), own[metric].to_numpy()
+            axes.plot(seconds, values, **style, markersize=size, label=names.short[label])
         figures.log_axis(axes, group.seconds.tolist() or [1.0])
         axes.set_ylim(0, 1.1 * group[metric].max() or 1.0)
         figures.finish_axes(axes, title=data, x="Time of the run, all stages (s)", y=f"{metric_label(metric)} (%)")

@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeAlias
@@ -44,25 +43,23 @@ class RunRecord:
             cannot be read; "missing" is a point of a sweep that has not begun; "failed" one that ended in an error.
         problem: what is wrong, one sentence; empty for a finished run.
         config: the resolved configuration as nested plain values; empty where it could not be read.
-        metrics: the metrics of a finished run.
-        details: what the run recorded of the machine, the software and the stages.
         dataset: the data set's label.
-        identity: the run's id, and the settings that decide its result; see `ntt.config.identity.run_identity`.
+        settings: everything that decides the result, by dotted key; see `ntt.config.identity.run_identity`.
+        stage_seconds: of each stage, as far as the run recorded them.
+        finished_utc: when the run was evaluated, ISO 8601; empty if unknown.
+        version: revision and version of the program; empty if unknown.
     """
 
     path: Path
     state: State
     problem: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Metrics | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
     dataset: str = "?"
-    identity: Mapping[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def settings(self) -> Mapping[str, Any]:
-        """Everything that decides the result, and the names of the options, by dotted key; lists as text."""
-        return dict(self.identity["settings"])
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Metrics | None = None
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    finished_utc: str = ""
+    version: str = ""
 
     @property
     def shots(self) -> int:
@@ -81,30 +78,6 @@ class RunRecord:
     def method(self) -> tuple[str, ...]:
         """Backbone, segmenter and matcher."""
         return tuple(str(self.config[group]["name"]) for group in METHOD_GROUPS)
-
-    @property
-    def stages(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the run recorded of each stage."""
-        stages = self.details.get("stages")
-        return {k: v for k, v in stages.items() if isinstance(v, Mapping)} if isinstance(stages, Mapping) else {}
-
-    @property
-    def stage_seconds(self) -> Mapping[str, float]:
-        """Seconds of each stage, as far as the run recorded them."""
-        seconds = {stage: details.get("seconds") for stage, details in self.stages.items()}
-        return {stage: float(value) for stage, value in seconds.items() if isinstance(value, int | float)}
-
-    @property
-    def finished_utc(self) -> str:
-        """When the run was evaluated, ISO 8601; empty if unknown."""
-        return str(self.stages.get("evaluation", {}).get("finished_utc", ""))
-
-    @property
-    def version(self) -> str:
-        """Revision and version of the program."""
-        git, packages = self.details.get("git"), self.details.get("packages")
-        revision = git.get("revision") if isinstance(git, Mapping) else None
-        return f"{revision} {packages.get('ntt') if isinstance(packages, Mapping) else None}"
 
 
 def find_run_directories(folder: Path) -> Iterator[Path]:
@@ -128,31 +101,43 @@ def read_run(path: Path) -> RunRecord:
     directory = RunDirectory(path)
     try:
         config = _read_config(directory.config)
-        identity = _read_identity(directory.identity, config)
+        settings = _read_settings(directory.identity, config)
     except (StorageError, DataError) as error:
         return RunRecord(path, "damaged", str(error))
     dataset = _dataset_label(path, config)
-    record = RunRecord(path, "unfinished", "it has no metrics yet", config, dataset=dataset, identity=identity)
+    record = RunRecord(path, "unfinished", "it has no metrics yet", config, dataset, settings)
     if not directory.metrics.is_file():
         return record
     try:
         metrics = _read_metrics(directory.metrics)
-        details = read_json(directory.facts) if directory.facts.is_file() else {}
+        facts = read_json(directory.facts) if directory.facts.is_file() else {}
     except (StorageError, DataError) as error:
         return replace(record, state="damaged", problem=str(error))
-    details = details if isinstance(details, dict) else {}
-    return replace(record, state="finished", problem="", metrics=metrics, details=details)
+    return replace(record, state="finished", problem="", metrics=metrics, **_read_facts(facts))
 
 
-def _read_identity(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def _read_settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     if not path.is_file():  # a folder that was not copied whole: all settings that may decide a result
         settings = flatten_settings({name: config[name] for name in (*_SECTIONS, *_DECIDING) if name in config})
         plain = (str, int, float, NoneType)
-        return {"settings": {key: value if isinstance(value, plain) else str(value) for key, value in settings.items()}}
+        return {key: value if isinstance(value, plain) else str(value) for key, value in settings.items()}
     identity = read_json(path)
     if not isinstance(identity, dict) or not isinstance(identity.get("settings"), dict):
         raise DataError(f"{path} does not hold the settings of a run.")
-    return identity
+    return dict(identity["settings"])
+
+
+def _read_facts(facts: Any) -> dict[str, Any]:
+    """Return the fields of a record that come from the facts; nothing from facts of another shape."""
+    try:
+        stages = facts.get("stages", {})
+        return {
+            "stage_seconds": {name: float(stage["seconds"]) for name, stage in stages.items() if "seconds" in stage},
+            "finished_utc": str(stages.get("evaluation", {}).get("finished_utc", "")),
+            "version": f"{facts.get('git', {}).get('revision')} {facts.get('packages', {}).get('ntt')}",
+        }
+    except (AttributeError, TypeError, ValueError):
+        return {}
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -160,15 +145,13 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict) or "seed" not in config:
-        raise DataError(f"{path} is not the configuration of a run.")
-    unusable = [name for name in _SECTIONS if not isinstance(config.get(name), dict) or "name" not in config[name]]
-    if not unusable and not isinstance(config["shots"].get("count", ""), int | None):
-        unusable.append("shots")
-    if not unusable and not isinstance(config["split"].get("classes"), list | None):
-        unusable.append("split")
-    if not isinstance(config["seed"], int):
-        unusable.append("seed")
+    config = config if isinstance(config, dict) else {}
+    sections = {name: config[name] if isinstance(config.get(name), dict) else {} for name in _SECTIONS}
+    usable = {name: "name" in section for name, section in sections.items()}
+    usable["shots"] &= isinstance(sections["shots"].get("count", ""), int | None)
+    usable["split"] &= isinstance(sections["split"].get("classes"), list | None)
+    usable["seed"] = isinstance(config.get("seed"), int)
+    unusable = [name for name in usable if not usable[name]]
     if unusable:
         raise DataError(f"{path} is not the configuration of a run: {', '.join(unusable)} is unusable.")
     return config

@@ -13,10 +13,10 @@ The p-values are not corrected for the number of comparisons in a table.
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from ntt.base.digests import content_key
@@ -31,67 +31,28 @@ MAX_EXACT_PAIRS = 12
 """Up to so many pairs every sign pattern is tried; beyond, only the t-test is given."""
 
 
-@dataclass(frozen=True)
-class PairedTest:
-    """Differences B - A over pairs.
+def paired_test(differences: npt.NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """Test whether differences are centred on 0: the p-values of the t-test and of the sign flips.
 
-    Attributes:
-        std: sample standard deviation of the differences; None of a single pair.
-        p_t: p-value of the t-test; None with fewer than three pairs or without any spread.
-        p_permutation: p-value of the sign-flip test; None with fewer than three pairs or more than twelve.
+    None stands for no test: with fewer than three pairs, a t-test without any spread, sign flips of more than twelve.
     """
-
-    n: int
-    mean: float
-    std: float | None
-    p_t: float | None
-    p_permutation: float | None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two settings that differ in nothing but what was asked for.
-
-    Attributes:
-        data: data set and split.
-        shots: of A and of B; they differ if shots are what is compared.
-        rest: method, and what else distinguishes this pair of settings from other pairs.
-        mean_a: mean of A over the paired seeds.
-        mean_b: mean of B over the paired seeds.
-        unpaired: seeds that only one of the two has; they are left out.
-    """
-
-    data: str
-    shots: tuple[int, int]
-    rest: str
-    mean_a: float
-    mean_b: float
-    test: PairedTest
-    unpaired: tuple[int, ...]
-
-
-def paired_test(differences: Sequence[float]) -> PairedTest:
-    """Test whether differences B - A are centred on 0."""
     from scipy import stats
 
-    values = np.asarray(differences, dtype=np.float64)
-    n, mean = len(values), float(values.mean())
-    std = float(values.std(ddof=1)) if n > 1 else None
-    p_t = p_permutation = None
-    if n >= MIN_PAIRS and std:
+    p_t = p_flips = None
+    if len(differences) >= MIN_PAIRS and differences.std() > 0:
         with warnings.catch_warnings():
             # SciPy warns of differences that are nearly equal; the p-value is then 0 in all digits shown.
             warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
-            p_t = float(stats.ttest_1samp(values, 0.0).pvalue)
-    if MIN_PAIRS <= n <= MAX_EXACT_PAIRS:
+            p_t = float(stats.ttest_1samp(differences, 0.0).pvalue)
+    if MIN_PAIRS <= len(differences) <= MAX_EXACT_PAIRS:
         flips = stats.permutation_test(
-            (values,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True
+            (differences,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True
         )
-        p_permutation = float(flips.pvalue)
-    return PairedTest(n, mean, std, p_t, p_permutation)
+        p_flips = float(flips.pvalue)
+    return p_t, p_flips
 
 
-def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> list[Comparison]:
+def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> pd.DataFrame:
     """Compare every two settings that differ in exactly what two texts say.
 
     Args:
@@ -100,6 +61,12 @@ def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> list
             ("matcher=ntt") stands for its option and for every setting below it.
         second: B.
         metric: flat name, such as "bbox/AP".
+
+    Returns:
+        One row per pair of settings. Columns: `data`, `shots_a`, `shots_b`; `rest`, the method and what else
+        distinguishes this pair from others; `n` pairs of runs, `mean_a` and `mean_b` over them; `mean` and sample
+        standard deviation `std` of B - A; `p_t` and `p_flips` as `paired_test` gives them; `unpaired`, seeds that only
+        one of the two has.
 
     Raises:
         ConfigError: if a text is no setting, or stands for more than one setting.
@@ -118,28 +85,33 @@ def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> list
         sides.append(_with_rest(text, side, keys))
     pairs = sides[0].merge(sides[1], how="outer", on=["rest", "seed"], suffixes=("_a", "_b"), indicator="side")
     names = _rest_names(sides[0][sides[0].rest.isin(sides[1].rest)], keys)
-    comparisons = []
+    rows = []
     for rest, group in pairs.groupby("rest"):
         both = group[group.side == "both"]
         if not both.empty:
-            a, b = both[f"{metric}_a"].astype(float), both[f"{metric}_b"].astype(float)
-            comparisons.append(
-                Comparison(
-                    data=both.data_a.iloc[0],
-                    shots=(int(both.shots_a.iloc[0]), int(both.shots_b.iloc[0])),
-                    rest=names[rest],
-                    mean_a=float(a.mean()),
-                    mean_b=float(b.mean()),
-                    test=paired_test((b - a).tolist()),
-                    unpaired=tuple(sorted(map(int, group.seed[group.side != "both"]))),
-                )
-            )
-    if not comparisons:
+            a, b = (both[f"{metric}_{side}"].to_numpy(np.float64) for side in "ab")
+            p_t, p_flips = paired_test(b - a)
+            row = {
+                "data": both.data_a.iloc[0],
+                "shots_a": both.shots_a.iloc[0],
+                "shots_b": both.shots_b.iloc[0],
+                "rest": names[rest],
+                "n": len(both),
+                "mean_a": a.mean(),
+                "mean_b": b.mean(),
+                "mean": (b - a).mean(),
+                "std": (b - a).std(ddof=1) if len(both) > 1 else None,
+                "p_t": p_t,
+                "p_flips": p_flips,
+                "unpaired": sorted(map(int, group.seed[group.side != "both"])),
+            }
+            rows.append(row)
+    if not rows:
         raise DataError(
             f"--compare {first} {second}: no two runs with the same seed differ in just this. Run both settings with "
             "the same data set, shots and seeds."
         )
-    return sorted(comparisons, key=lambda comparison: (comparison.data, comparison.shots, comparison.rest))
+    return pd.DataFrame(rows, dtype=object).sort_values(["data", "shots_a", "shots_b", "rest"])
 
 
 def _parse(text: str) -> dict[str, str]:

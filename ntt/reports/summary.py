@@ -91,17 +91,16 @@ def metric_names(runs: pd.DataFrame) -> list[str]:
 
 @dataclass(frozen=True)
 class SeriesNames:
-    """How a plot tells settings apart.
-
-    Attributes:
-        common: what the method of all of them has in common; may be empty.
-        short: label -> what is particular to it, or all of it where there is only one.
-        index: label -> its number, from 0.
-    """
+    """How a plot tells settings apart."""
 
     common: str
+    """What the method of all of them has in common; may be empty."""
+
     short: Mapping[str, str]
+    """Label -> what is particular to it, or all of it where there is only one."""
+
     index: Mapping[str, int]
+    """Label -> its number, from 0."""
 
 
 def name_series(runs: pd.DataFrame) -> SeriesNames:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 
@@ -25,14 +23,7 @@ _COLUMNS = 3
 def draw_reference_features(
     *, references: ReferenceSet, encoder: ReferenceEncoder, folder: Path, group: ProcessGroup
 ) -> list[Path]:
-    """Draw each reference's crop beside its feature map, the main components of the foreground as colours.
-
-    Args:
-        references: the sampled instances.
-        encoder: as the memory was filled with.
-        folder: where pictures are written.
-        group: the processes of the run; references are dealt out over them.
-    """
+    """Draw each reference's crop beside its feature map, as the encoder fills the memory with it."""
     flat = [
         (category, instance)
         for category, members in zip(references.categories, references.instances, strict=True)
@@ -42,7 +33,9 @@ def draw_reference_features(
     def draw(pair: tuple[Category, Instance]) -> Path:
         category, instance = pair
         path = folder / f"reference_{safe_name(category.name)}_{instance.id}.png"
-        save_picture(_reference_picture(instance, references.images[instance.image_id], encoder), path)
+        crop_3SS, weights_gg, feature_map_Dgg = encoder.look(instance, references.images[instance.image_id])
+        crop_SS3 = (crop_3SS.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
+        save_picture(draw_feature_pca(feature_map_Dgg.numpy(), weights_gg.numpy(), crop_SS3.numpy()), path)
         return path
 
     return map_dealt(draw, flat, group=group, label="features", unit="reference")
@@ -51,15 +44,7 @@ def draw_reference_features(
 def draw_similarities(
     *, images: Sequence[ImageRecord], source: CandidateSource, prototypes: Prototypes, folder: Path, group: ProcessGroup
 ) -> list[Path]:
-    """Draw for each image a sheet of its similarity with each class, all on one scale.
-
-    Args:
-        images: the target images to draw.
-        source: gives their feature maps.
-        prototypes: what candidates are compared with.
-        folder: where pictures are written.
-        group: the processes of the run; images are dealt out over them.
-    """
+    """Draw for each image a sheet of its similarity with each class, all on one scale."""
 
     def draw(record: ImageRecord) -> Path:
         _, feature_map_Dhw = source.look(record)
@@ -87,16 +72,6 @@ def class_similarity(feature_map_Dhw: torch.Tensor, prototypes: Prototypes) -> F
     per_class_PC = best_per_class(similarity, prototypes.labels_P.numpy(), num_classes=count)
     similarity_Chw: FloatArray = per_class_PC.T.reshape(count, *feature_map_Dhw.shape[1:])
     return similarity_Chw
-
-
-def _reference_picture(instance: Instance, record: ImageRecord, encoder: ReferenceEncoder) -> Image.Image:
-    crop_3SS, weights_gg, feature_map_Dgg = encoder.look(instance, record)
-    return draw_feature_pca(feature_map_Dgg.numpy(), weights_gg.numpy(), _as_pixels(crop_3SS))
-
-
-def _as_pixels(crop_3SS: torch.Tensor) -> npt.NDArray[np.uint8]:
-    pixels: npt.NDArray[np.uint8] = (crop_3SS.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    return pixels
 
 
 def _similarity_sheet(record: ImageRecord, similarity_Chw: FloatArray, categories: Sequence[Category]) -> Image.Image:

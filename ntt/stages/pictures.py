@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ntt.base import distributed as dist
 from ntt.data.images import read_image
-from ntt.drawing import cut_reference_tile, draw_reference_sheet
+from ntt.drawing import cut_reference_tile, draw_reference_pages
 from ntt.models.box_masks import ReferenceMasks
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.feature_pictures import draw_reference_features, draw_similarities
@@ -61,28 +61,28 @@ def draw_pictures(
     if not group.is_main:
         return []
     sheets = draw_references(references=references, masks=encoder.masks, folder=folder)
-    sheets += draw_extremes(images=images, detections=detections, renderer=renderer, size=sheet_size, folder=folder)
+    sheets += draw_extremes(images, detections, renderer, size=sheet_size, folder=folder)
     return [*sheets, *paths]
 
 
 def draw_references(*, references: ReferenceSet, masks: ReferenceMasks, folder: Path) -> list[Path]:
     """Draw a sheet of the sampled references with the masks that are used; several pages where there are many."""
     tiles = []
-    for label, instances in enumerate(references.instances):
+    for label, (category, instances) in enumerate(zip(references.categories, references.instances, strict=True)):
         for instance in instances:
             record = references.images[instance.image_id]
             tile = cut_reference_tile(
                 read_image(record),
                 label=label,
+                class_name=category.name,
                 box_xywh=instance.bbox_xywh,
                 rle=masks.rle(instance, record),
                 file_name=Path(record.file_name).name,
                 annotation_id=instance.id,
             )
             tiles.append(tile)
-    names = [category.name for category in references.categories]
     shots = "1 shot" if references.shots == 1 else f"{references.shots} shots"
-    pages = draw_reference_sheet(tiles, class_names=names, title=f"References: {shots}, seed {references.seed}")
+    pages = draw_reference_pages(tiles, title=f"References: {shots}, seed {references.seed}")
     paths = [folder / ("references.png" if len(pages) == 1 else f"references_{n + 1}.png") for n in range(len(pages))]
     for page, path in zip(pages, paths, strict=True):
         save_picture(page, path)

@@ -20,13 +20,10 @@ from ntt.types import Category, Detections, ImageId, ImageRecord, Instance
 
 @dataclass(frozen=True)
 class TargetRenderer:
-    """Draws target images, ground truth beside predictions.
+    """Draws target images, ground truth beside predictions from the threshold on.
 
     Attributes:
-        categories: in class-index order.
         ground_truth: the targets file, or None where it has no annotations at all.
-        folder: where pictures are written.
-        score_threshold: predictions from this score on are drawn.
         image_ids: the images to draw.
     """
 
@@ -38,10 +35,11 @@ class TargetRenderer:
 
     def picture(self, record: ImageRecord, detections: Detections) -> Image.Image:
         """Draw one image."""
-        quality = self.quality(record, detections)
+        objects = self._objects(record)
+        quality = image_quality(objects, detections, score_threshold=self.score_threshold)
         return draw_comparison(
             read_image(record),
-            ground_truth=self._objects(record),
+            ground_truth=objects,
             detections=detections,
             class_names=[category.name for category in self.categories],
             score_threshold=self.score_threshold,
@@ -67,28 +65,23 @@ class TargetRenderer:
     def _objects(self, record: ImageRecord) -> DrawnInstances | None:
         if self.ground_truth is None:
             return None
-        labels = {category.id: label for label, category in enumerate(self.categories)}
-        instances = [
-            instance for instance in self.ground_truth.instances_of_image(record.id) if instance.category_id in labels
-        ]
-        masks = {i.id: instance_rle(i, record.height, record.width) for i in instances if i.segmentation is not None}
-        return drawn_instances(instances, labels, masks)
+        return drawn_instances(self.ground_truth.instances_of_image(record.id), self.categories, record, masks={})
 
 
 def drawn_instances(
-    instances: Sequence[Instance], labels: Mapping[int, int], masks: Mapping[int, bytes]
+    instances: Sequence[Instance], categories: Sequence[Category], record: ImageRecord, *, masks: Mapping[int, bytes]
 ) -> DrawnInstances:
-    """Return annotated objects ready for drawing.
+    """Return the annotated objects of some categories ready for drawing.
 
-    Args:
-        instances: of one image.
-        labels: category id -> class index.
-        masks: annotation id -> full-size mask; objects without one are drawn as boxes.
+    Masks by annotation id come before those the objects have; objects without either are drawn as boxes.
     """
+    labels = {category.id: label for label, category in enumerate(categories)}
+    instances = [instance for instance in instances if instance.category_id in labels]
+    own = {i.id: instance_rle(i, record.height, record.width) for i in instances if i.segmentation is not None}
     return DrawnInstances(
         labels=np.array([labels[instance.category_id] for instance in instances], dtype=np.int64),
         boxes_xywh=np.array([instance.bbox_xywh for instance in instances], dtype=np.float32).reshape(-1, 4),
-        rles=[masks.get(instance.id) for instance in instances],
+        rles=[masks.get(instance.id, own.get(instance.id)) for instance in instances],
         iscrowd=np.array([instance.iscrowd for instance in instances], dtype=bool),
     )
 
@@ -102,10 +95,10 @@ def draw_targets(
 
 
 def draw_extremes(
-    *,
     images: Sequence[ImageRecord],
     detections: Sequence[Detections],
     renderer: TargetRenderer,
+    *,
     size: int,
     folder: Path,
 ) -> list[Path]:

@@ -135,5 +135,5 @@ def _not_begun(point: PlannedPoint) -> RunRecord:
     except ConfigError as error:
         reason = str(error).splitlines()[0]
         return RunRecord(point.run_dir, "missing", f"it has not begun, and cannot: {point.label}: {reason}")
-    problem, label, identity = "it has not begun", config.dataset.label(), run_identity(config)
-    return RunRecord(point.run_dir, "missing", problem, asdict(config), dataset=label, identity=identity)
+    settings = run_identity(config)["settings"]
+    return RunRecord(point.run_dir, "missing", "it has not begun", asdict(config), config.dataset.label(), settings)

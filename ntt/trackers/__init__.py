@@ -1,7 +1,6 @@
 """Trackers, the options of the config group `tracker`: mirrors of a run. The run directory stays the record.
 
-base         `Tracker`, which keeps nothing, its settings, and what the others share
-none         no tracker
+base         no tracker, and what the others share
 wandb        Weights & Biases, online or offline
 tensorboard  event files in the run directory
 """

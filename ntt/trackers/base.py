@@ -14,52 +14,45 @@ _MAX_CLASS_VALUES = 2000
 class Tracker:
     """Receives what a run measured; this one keeps nothing.
 
-    A tracker never raises: after its first failure it warns and records nothing any more. Subclasses override the
-    methods that begin with `write` and `close`.
-
-    Attributes:
-        name: of the option, for the warning.
-        max_pictures: pictures to record, spread over all that were drawn.
-        broken: whether it has failed.
+    A tracker never raises: after its first failure it warns and records nothing any more. Subclasses override
+    `_write_numbers`, `_write_results`, `_write_pictures` and `_close`.
     """
 
     name: str = "none"
     max_pictures: int = 0
+    """Pictures to record, spread over all that were drawn."""
+
     broken: bool = field(default=False, init=False)
 
     def log_stage(self, name: str, details: Mapping[str, float]) -> None:
         """Record a finished stage (seconds, items, peak memory) as "stage/<name>/<detail>"."""
-        self._attempt(lambda: self.write_numbers({f"stage/{name}/{key}": value for key, value in details.items()}))
+        self._attempt(lambda: self._write_numbers({f"stage/{name}/{key}": value for key, value in details.items()}))
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Record metrics by flat names such as "bbox/AP" or "segm/AP50/cat", and as a table."""
         overall = {name: value for name, value in metrics.items() if name.count("/") == 1}
         # Thousands of numbers (LVIS) make a project unusable; the table has all classes in any case.
         few = len(metrics) - len(overall) <= _MAX_CLASS_VALUES
-        self._attempt(lambda: self.write_numbers(metrics if few else overall))
-        self._attempt(lambda: self.write_results(metrics))
+        self._attempt(lambda: self._write_numbers(metrics if few else overall))
+        self._attempt(lambda: self._write_results(metrics))
 
     def log_pictures(self, paths: Mapping[str, Path]) -> None:
         """Record a bounded number of pictures by name."""
         pictures = choose_pictures(paths, self.max_pictures)
         if pictures:
-            self._attempt(lambda: self.write_pictures(pictures))
+            self._attempt(lambda: self._write_pictures(pictures))
 
     def finish(self, *, failed: bool) -> None:
         """Close the record."""
-        self._attempt(lambda: self.close(failed=failed))
+        self._attempt(lambda: self._close(failed=failed))
 
-    def write_numbers(self, values: Mapping[str, float]) -> None:
-        """Write numbers by name."""
+    def _write_numbers(self, values: Mapping[str, float]) -> None: ...
 
-    def write_results(self, metrics: Mapping[str, float]) -> None:
-        """Write metrics as a table, one row per class."""
+    def _write_results(self, metrics: Mapping[str, float]) -> None: ...
 
-    def write_pictures(self, paths: Mapping[str, Path]) -> None:
-        """Write pictures by name."""
+    def _write_pictures(self, paths: Mapping[str, Path]) -> None: ...
 
-    def close(self, *, failed: bool) -> None:
-        """Write the outcome and close."""
+    def _close(self, *, failed: bool) -> None: ...
 
     def _attempt(self, action: Callable[[], object]) -> None:
         if self.broken:
@@ -100,7 +93,9 @@ def reason(error: BaseException) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerConfig:
-    """Base schema of the config group `tracker`. No setting of it decides a result."""
+    """Schema of `tracker=none` and base of the others. No setting of it decides a result."""
+
+    SCHEMA: ClassVar[str] = "none"
 
     MIRRORS_FINISHED_RUNS: ClassVar[bool] = False
     """Whether a run that was finished before is shown to the tracker again."""
@@ -113,15 +108,11 @@ class TrackerConfig:
 
     def build(self, identity: RunIdentity) -> Tracker:
         """Open the record; called on rank 0 only."""
-        raise NotImplementedError
+        return Tracker()
 
 
 def class_rows(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str | float | None]]]:
-    """Arrange flat metrics as a table: one row per class, the last row for all of them.
-
-    Returns:
-        The headings ("class", "bbox/AP", ...) and the rows; None stands for a metric that a class does not have.
-    """
+    """Arrange flat metrics as headings and rows, one row per class, the last for all; None where a class has none."""
     columns = list(dict.fromkeys("/".join(name.split("/", 2)[:2]) for name in metrics))
     classes = list(dict.fromkeys(name.split("/", 2)[2] for name in metrics if name.count("/") > 1))
     rows: list[list[str | float | None]] = [

@@ -24,23 +24,21 @@ class TensorboardTracker(Tracker):
     name: str = "tensorboard"
     writer: Any
 
-    def write_numbers(self, values: Mapping[str, float]) -> None:
-        """Write numbers as scalars."""
+    def _write_numbers(self, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, 0)
 
-    def write_results(self, metrics: Mapping[str, float]) -> None:
-        """Write metrics as a table in markdown."""
-        self.writer.add_text("results", _markdown(metrics), 0)
+    def _write_results(self, metrics: Mapping[str, float]) -> None:
+        columns, rows = class_rows(metrics)
+        lines = [columns, ["---"] * len(columns), *([_text(cell) for cell in row] for row in rows)]
+        self.writer.add_text("results", "\n".join(f"| {' | '.join(line)} |" for line in lines), 0)
 
-    def write_pictures(self, paths: Mapping[str, Path]) -> None:
-        """Write pictures as images."""
+    def _write_pictures(self, paths: Mapping[str, Path]) -> None:
         for name, path in paths.items():
             with Image.open(path) as picture:
                 self.writer.add_image(f"pictures/{name}", np.asarray(picture.convert("RGB")), 0, dataformats="HWC")
 
-    def close(self, *, failed: bool) -> None:
-        """Write the outcome and close the file."""
+    def _close(self, *, failed: bool) -> None:
         self.writer.add_scalar("failed", float(failed), 0)
         self.writer.close()
 
@@ -71,12 +69,6 @@ class TensorboardTrackerConfig(TrackerConfig):
             )
             return Tracker()
         return TensorboardTracker(writer=writer, max_pictures=self.max_pictures)
-
-
-def _markdown(metrics: Mapping[str, float]) -> str:
-    columns, rows = class_rows(metrics)
-    lines = [columns, ["---"] * len(columns), *([_text(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _text(cell: str | float | None) -> str:

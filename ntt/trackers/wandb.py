@@ -27,29 +27,22 @@ _UNREACHABLE: set[str] = set()
 
 @dataclass(kw_only=True)
 class WandbTracker(Tracker):
-    """Passes everything on to one W&B run.
-
-    Attributes:
-        run: what `wandb.init` returned.
-        online: whether it is sent at once.
-    """
+    """Passes everything on to one W&B run."""
 
     name: str = "wandb"
     run: Any
     online: bool
 
-    def write_numbers(self, values: Mapping[str, float]) -> None:
-        """Set numbers in the summary, where those of a repeated stage replace the earlier ones."""
+    def _write_numbers(self, values: Mapping[str, float]) -> None:
+        # In the summary the numbers of a repeated stage replace the earlier ones.
         self.run.summary.update(dict(values))
 
-    def write_results(self, metrics: Mapping[str, float]) -> None:
-        """Send metrics over all classes, and a table per class."""
+    def _write_results(self, metrics: Mapping[str, float]) -> None:
         columns, rows = class_rows(metrics)
         overall = {name: value for name, value in metrics.items() if name.count("/") == 1}
         self.run.log({"results": _import_wandb().Table(columns=columns, data=rows), **overall})
 
-    def write_pictures(self, paths: Mapping[str, Path]) -> None:
-        """Send pictures."""
+    def _write_pictures(self, paths: Mapping[str, Path]) -> None:
         image = _import_wandb().Image
         self.run.log({f"pictures/{name}": image(str(path)) for name, path in paths.items()})
 
