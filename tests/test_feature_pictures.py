@@ -68,25 +68,20 @@ def test_pictures_of_features_are_drawn_on_request(root: Path, tmp_path: Path, s
             assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 100
 
 
-def test_asked_for_later_they_are_added(root: Path, tmp_path: Path, store: Path):
-    _, before = drawn(root, tmp_path, store)
-    assert not [name for name in before if name.startswith("features/")]
-    _, after = drawn(root, tmp_path, store, "visualisation.features=true")
-    added = after - before
-    assert len([name for name in added if "similarity" in name]) == 4
-    assert len([name for name in added if "reference" in name]) == 2
-    assert before <= after
-
-
-def test_the_backbone_is_not_used_unless_asked(
+def test_asked_for_later_they_are_added_and_only_then_is_the_backbone_used(
     root: Path, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    drawn(root, tmp_path / "first", store)
+    _, before = drawn(root, tmp_path, store)
+    assert not [name for name in before if name.startswith("features/")]
 
     def refuse(*_: object) -> torch.Tensor:
         raise AssertionError("encoded")
 
-    monkeypatch.setattr(EfficientNetLite0, "encode", refuse)
-    drawn(root, tmp_path / "second", store)
-    with pytest.raises(AssertionError, match="encoded"):
-        drawn(root, tmp_path / "second", store, "visualisation.features=true")
+    with monkeypatch.context() as patch:
+        patch.setattr(EfficientNetLite0, "encode", refuse)
+        drawn(root, tmp_path / "second", store)
+        with pytest.raises(AssertionError, match="encoded"):
+            drawn(root, tmp_path / "second", store, "visualisation.features=true")
+    _, after = drawn(root, tmp_path, store, "visualisation.features=true")
+    assert before <= after
+    assert [sum(kind in name for name in after - before) for kind in ("similarity", "reference")] == [4, 2]
