@@ -17,8 +17,8 @@ from tiny_data import make_tiny
 
 from ntt.cli.main import main
 from ntt.reports import figures
-from ntt.reports.gallery import Gallery, GalleryLimits, make_gallery
-from ntt.reports.page import Page, render_page
+from ntt.reports.gallery import Gallery, make_gallery
+from ntt.reports.page import render_page
 from ntt.reports.plots import Plot, make_plots, save_plots
 from ntt.reports.tables import Table
 from ntt.run.artefacts import write_predictions
@@ -145,9 +145,10 @@ def test_of_many_classes_the_best_and_the_worst_are_drawn(tmp_path: Path):
     assert figures.to_bytes(figure, "png").startswith(b"\x89PNG")  # dollar signs and foreign letters too
 
 
-def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path):
+def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ntt.reports.gallery.MAX_DETECTIONS", 2)
     runs, _ = tiny_runs(tmp_path)
-    gallery = make_gallery(runs, GalleryLimits(images=3, detections=2))
+    gallery = make_gallery(runs, images=3)
     (shown,) = gallery.sets
     assert gallery.notes == ("tiny: 3 of 4 target images are shown.",)
     assert [image["name"] for image in shown["images"]] == ["targets_0.png", "targets_2.png", "targets_3.png"]
@@ -164,29 +165,31 @@ def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path):
 def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ntt.reports.gallery.MAX_SIDE_PX", 64)
     runs, _ = tiny_runs(tmp_path)
-    (shown,) = make_gallery(runs, GalleryLimits()).sets
+    (shown,) = make_gallery(runs, images=24).sets
     image, found = shown["images"][0], shown["runs"][0]["found"][0][0]
     assert (image["width"], image["height"], found["box"]) == (64, 48, [5, 5, 20, 20])
     mask = mask_api.decode({"size": [48, 64], "counts": found["rle"]})
     assert (mask.sum(), mask[5:25, 5:25].all()) == (400, True)
 
 
-def test_a_gallery_is_bounded_and_says_so(tmp_path: Path):
+def test_a_gallery_is_bounded_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     runs, _ = tiny_runs(tmp_path)
-    (shown,) = make_gallery(runs, GalleryLimits(megabytes=0.012)).sets
+    assert make_gallery(runs, images=0) == Gallery((), ())
+    monkeypatch.setattr("ntt.reports.gallery.MAX_RUNS", 1)
+    assert make_gallery(runs, images=4).notes == ("tiny: 1 of 2 settings are shown.",)
+    monkeypatch.setattr("ntt.reports.gallery.MAX_BYTES", 12e3)
+    (shown,) = make_gallery(runs, images=4).sets
     assert 0 < len(shown["images"]) < 4
-    assert make_gallery(runs, GalleryLimits(runs=1)).notes == ("tiny: 1 of 2 settings are shown.",)
-    assert make_gallery(runs, GalleryLimits(images=0)) == Gallery((), ())
 
 
 def test_a_data_set_that_is_gone_or_has_changed_costs_a_note(tmp_path: Path):
     runs, made = tiny_runs(tmp_path)
     path = RunDirectory(next(iter(made.values()))).predictions
     path.write_text(path.read_text().replace('"image_id": 101', '"image_id": 7'))
-    (note,) = make_gallery(runs, GalleryLimits()).notes
+    (note,) = make_gallery(runs, images=1).notes
     assert "does not fit the data set" in note
     (tmp_path / "tiny").rename(tmp_path / "moved")
-    gallery = make_gallery(runs, GalleryLimits())
+    gallery = make_gallery(runs, images=1)
     assert gallery.sets == ()
     assert gallery.notes[0].startswith("tiny is not shown: dataset.root=")
 
@@ -211,8 +214,7 @@ def test_nothing_in_the_configuration_of_a_run_is_resolved(tmp_path: Path, key: 
 def test_a_page_needs_nothing_else_and_escapes_every_name(tmp_path: Path):
     runs, _ = tiny_runs(tmp_path, first_class=EVIL)
     tables = [Table("results", EVIL, pd.DataFrame({EVIL: [EVIL], "n": [1.0]}), (EVIL,))]
-    gallery = make_gallery(runs, GalleryLimits())
-    text = render_page(Page(EVIL, EVIL, tables, make_plots(runs, "bbox/AP")[:1], gallery))
+    text = render_page(EVIL, EVIL, tables, make_plots(runs, "bbox/AP")[:1], make_gallery(runs, images=1))
     assert EVIL not in text
     assert text.count("</script>") == 2
     data = re.search(r'id="gallery-data">(.*?)</script>', text, flags=re.DOTALL)
