@@ -88,18 +88,13 @@ def gather(results: Sequence[tuple[int, T]], count: int, group: ProcessGroup) ->
         group: the processes of the run.
 
     Raises:
-        DistributedError: if a position is missing or came twice, or a process was lost.
+        DistributedError: if a result is missing, or a process was lost.
     """
     parts: list[Any] = [results]
     if group.size > 1:
         parts = [None] * group.size
         _guarded(lambda: dist.all_gather_object(parts, list(results)))
-    ordered: dict[int, T] = {}
-    for part in parts:
-        for position, result in part:
-            if position in ordered:
-                raise DistributedError(f"The result at position {position} was computed twice.")
-            ordered[position] = result
+    ordered: dict[int, T] = {position: result for part in parts for position, result in part}
     missing = sorted(set(range(count)) - set(ordered))
     if missing:
         raise DistributedError(f"{len(missing)} of {count} results are missing, the first at position {missing[0]}.")

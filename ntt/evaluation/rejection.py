@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntt.evaluation.curves import FloatArray
 from ntt.evaluation.ground_truth import BoolArray, GroundTruth
 from ntt.evaluation.matching import Matches
 from ntt.evaluation.table import DetectionTable
@@ -51,13 +50,17 @@ def rejection(table: DetectionTable, ground_truth: GroundTruth, matches: Matches
     num_objects = ground_truth.num_counted[_ALL_AREAS]
 
     def at_half_recall(rows: slice, is_negative: BoolArray, count: int) -> dict[str, float]:
-        return _at_half_recall(
-            scores=scores[rows],
-            is_true=is_true[rows],
-            on_negative=is_negative[images[rows]],
-            num_objects=count,
-            num_negative=int(np.count_nonzero(is_negative)),
-        )
+        num_negative = int(np.count_nonzero(is_negative))
+        if not count or not num_negative:
+            return {}
+        true_scores = np.sort(scores[rows][is_true[rows]])[::-1]
+        values = {"max_recall": 100.0 * len(true_scores) / count, "negative_images": float(num_negative)}
+        needed = (count + 1) // 2
+        if len(true_scores) < needed:
+            return values
+        score = float(true_scores[needed - 1])
+        false_positives = int(np.count_nonzero(is_negative[images[rows]] & (scores[rows] >= score)))
+        return {"FPPI@R50": false_positives / num_negative, "score@R50": score, **values}
 
     bounds = np.searchsorted(labels, np.arange(len(ground_truth.categories) + 1))
     per_class = {
@@ -73,18 +76,3 @@ def rejection(table: DetectionTable, ground_truth: GroundTruth, matches: Matches
     if per_class:
         overall["classes@R50"] = float(len(reached))
     return RejectionScores(overall, per_class)
-
-
-def _at_half_recall(
-    *, scores: FloatArray, is_true: BoolArray, on_negative: BoolArray, num_objects: int, num_negative: int
-) -> dict[str, float]:
-    if not num_objects or not num_negative:
-        return {}
-    true_scores = np.sort(scores[is_true])[::-1]
-    values = {"max_recall": 100.0 * len(true_scores) / num_objects, "negative_images": float(num_negative)}
-    needed = (num_objects + 1) // 2
-    if len(true_scores) < needed:
-        return values
-    score = float(true_scores[needed - 1])
-    false_positives = int(np.count_nonzero(on_negative & (scores >= score)))
-    return {"FPPI@R50": false_positives / num_negative, "score@R50": score, **values}
