@@ -1,6 +1,7 @@
 """Networks, and what they run on.
 
 device       devices and precisions
+compiling    networks recorded and replayed, or compiled
 weights      official checkpoints: registry, download, reading
 batching     batches that shrink when memory runs out
 box_masks    masks for annotations that have only boxes
