@@ -69,10 +69,14 @@ class VisionTransformer(ABC):
     @torch.no_grad()
     def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
         """Encode images; see `ntt.models.backbones.base.Backbone`."""
-        images = normalise(images_B3HW, side=self.input_size, mean=self.mean, std=self.std, device=self.device)
+        check_shape(images_B3HW, self.input_size)
+        mean_311, std_311 = (torch.tensor(each, device=self.device).view(3, 1, 1) for each in (self.mean, self.std))
+        images = (images_B3HW.to(self.device, torch.float32) - mean_311) / std_311
         with autocast(self.precision, self.device):
             tokens_BND = self._tokens_of(images)
-        return tokens_to_map(tokens_BND, self.input_size // self.patch_size)
+        rows = self.input_size // self.patch_size
+        # Tokens are in row-major order.
+        return tokens_BND.float().transpose(1, 2).reshape(len(images), self.feature_dim, rows, rows)
 
     @cached_property
     def _tokens_of(self) -> TokensOf:
@@ -103,27 +107,7 @@ def without_values(create: Callable[[], T]) -> T:
             return create()
 
 
-def normalise(
-    images_B3HW: torch.Tensor, *, side: int, mean: Sequence[float], std: Sequence[float], device: torch.device
-) -> torch.Tensor:
-    """Move a batch of images in [0, 1] to a device and standardise its channels: float32 [B, 3, side, side].
-
-    Raises:
-        ValueError: if the input has another shape.
-    """
-    check_shape(images_B3HW, side)
-    images = images_B3HW.to(device, torch.float32)
-    mean_311, std_311 = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
-    return (images - mean_311) / std_311
-
-
 def check_shape(images_B3HW: torch.Tensor, side: int) -> None:
     """Refuse images that are not [B, 3, side, side] with a ValueError."""
     if images_B3HW.ndim != 4 or tuple(images_B3HW.shape[1:]) != (3, side, side):
         raise ValueError(f"images of shape {tuple(images_B3HW.shape)}; expected [B, 3, {side}, {side}]")
-
-
-def tokens_to_map(tokens_BND: torch.Tensor, rows: int) -> torch.Tensor:
-    """Lay row-major patch tokens of square images out as float32 maps [B, D, rows, rows]."""
-    batch, _, channels = tokens_BND.shape
-    return tokens_BND.float().transpose(1, 2).reshape(batch, channels, rows, rows)
