@@ -121,24 +121,16 @@ def test_voc_corners_from_zero(voc: Path):
     assert converted.notes == ("1 object(s) of class 'dog' left out, whose box has no area",)
 
 
-def test_voc_sizes_are_compared_with_the_picture(voc: Path):
+def test_stated_sizes_are_compared_with_the_picture(voc: Path):
     sideways = Image.Exif()
     sideways[0x0112] = 6
     Image.new("RGB", (100, 80)).save(voc / "JPEGImages/000001.jpg", exif=sideways)
     assert from_voc(voc).document["images"][0]["height"] == 80  # as stored
     voc_file(voc / "Annotations/000001.xml", voc_object("dog", (1, 1, 9, 9)), size=(80, 100))  # as turned upright
     assert from_voc(voc).document["images"][0]["height"] == 100
-    for name in ("000001", "000002"):
-        voc_file(voc / f"Annotations/{name}.xml", voc_object("dog", (1, 1, 9, 9)), size=(50, 40))
-    with pytest.raises(DataError) as caught:
-        from_voc(voc)
-    for text in (
-        r"000001\.jpg has 80 x 100 pixels once turned upright, .*000001\.xml says 50 x 40",
-        r"000002\.jpg has 100 x 80 pixels, .*000002\.xml says 50 x 40\. Use the image the annotations were drawn on",
-    ):
-        assert re.search(text, str(caught.value))
-    (voc / "JPEGImages/000002.jpg").write_text("no picture")
-    with pytest.raises(DataError, match=r"000002\.jpg is not an image"):
+    voc_file(voc / "Annotations/000001.xml", voc_object("dog", (1, 1, 9, 9)), size=(50, 40))
+    text = r"000001\.jpg has 80 x 100 pixels once turned upright, .*000001\.xml says 50 x 40\. Use the image"
+    with pytest.raises(DataError, match=text):
         from_voc(voc)
 
 
@@ -158,10 +150,8 @@ def test_voc_sizes_are_compared_with_the_picture(voc: Path):
 )
 def test_unusable_voc_files_are_refused(voc: Path, content: str, text: str):
     (voc / "Annotations/000002.xml").write_text(content)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=f"00000.*{re.escape(text)}"):
         from_voc(voc)
-    assert text in str(caught.value)
-    assert "00000" in str(caught.value)
 
 
 def test_names_in_foreign_files_never_leave_the_image_folder(voc: Path, tmp_path: Path):
@@ -227,15 +217,6 @@ def test_yolo_boxes_and_outlines(yolo: Path, tmp_path: Path):
     assert len(data.images) == 3
 
 
-def test_yolo_sizes_are_those_of_the_upright_image(yolo: Path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (100, 80)).save(yolo / "images/train/a.png", exif=exif)
-    document = from_yolo(yolo).document
-    assert (document["images"][0]["height"], document["images"][0]["width"]) == (100, 80)
-    assert document["annotations"][0]["bbox"] == [32, 25, 16, 50]
-
-
 def test_yolo_layouts_and_names(yolo: Path):
     (yolo / "data.yaml").write_text("names: ['boat ', ' bird']")
     assert from_yolo(yolo).document["categories"][1] == {"id": 2, "name": "bird"}
@@ -263,10 +244,8 @@ def test_yolo_layouts_and_names(yolo: Path):
 )
 def test_unusable_yolo_lines_are_refused(yolo: Path, line: str, text: str):
     (yolo / "labels/train/b.txt").write_text(f"1 0.5 0.5 0.2 0.5\n{line}\n")
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=f"b.txt, line 2.*{re.escape(text)}"):
         from_yolo(yolo)
-    assert text in str(caught.value)
-    assert "b.txt, line 2" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -317,20 +296,29 @@ def test_labelme_polygons_rectangles_and_circles(tmp_path: Path):
     assert moon.area_px == pytest.approx(np.pi * 100, rel=0.04)
 
 
-def test_labelme_groups_are_one_object(tmp_path: Path):
+def test_labelme_groups_are_one_object_and_shapes_without_area_none(tmp_path: Path):
     far = [[70, 50], [90, 50], [90, 70]]
     converted = from_labelme(
         tmp_path / "in",
-        shape("boat", "polygon", TRIANGLE, group_id=1),
+        shape("boat\t", "polygon", TRIANGLE, group_id=1),
         shape("boat", "polygon", far, group_id=1),
         shape("bird", "polygon", far, group_id=1),
         shape("boat", "rectangle", [[1, 2], [3, 4]], group_id=2),
         shape("boat", "rectangle", [[5, 6], [7, 8]], group_id=2),
         shape("boat", "rectangle", [[50, 6], [70, 8]]),
+        shape("x", "point", [[1, 1]]),
+        shape("x", "linestrip", [[1, 1], [3, 3]]),
+        shape(" __ignore__ ", "polygon", TRIANGLE),
     )
     entries = converted.document["annotations"]
+    assert [entry["name"] for entry in converted.document["categories"]] == ["bird", "boat"]
     assert [entry["bbox"] for entry in entries] == [[10, 10, 80, 60], [70, 50, 20, 20], [1, 2, 6, 6], [50, 6, 20, 2]]
     assert [len(entry.get("segmentation", [])) for entry in entries] == [2, 1, 0, 0]
+    assert converted.notes == (
+        "1 shape(s) of type 'point' left out, which have no area",
+        "1 shape(s) of type 'linestrip' left out, which have no area",
+        "1 shape(s) labelled '__ignore__' left out",
+    )
 
 
 def painted(mask: np.ndarray) -> str:
@@ -353,23 +341,6 @@ def test_labelme_painted_masks(tmp_path: Path):
     np.testing.assert_array_equal(instance_mask(instance, 80, 100), expected)
 
 
-def test_labelme_shapes_without_area_are_left_out_and_told(tmp_path: Path):
-    converted = from_labelme(
-        tmp_path,
-        shape("boat\t", "polygon", TRIANGLE),
-        shape("boat", "point", [[1, 1]]),
-        shape("boat", "linestrip", [[1, 1], [3, 3]]),
-        shape(" __ignore__ ", "polygon", TRIANGLE),
-    )
-    assert [entry["name"] for entry in converted.document["categories"]] == ["boat"]
-    assert len(converted.document["annotations"]) == 1
-    assert converted.notes == (
-        "1 shape(s) of type 'point' left out, which have no area",
-        "1 shape(s) of type 'linestrip' left out, which have no area",
-        "1 shape(s) labelled '__ignore__' left out",
-    )
-
-
 @pytest.mark.parametrize(
     ("bad", "text"),
     [
@@ -386,34 +357,41 @@ def test_labelme_shapes_without_area_are_left_out_and_told(tmp_path: Path):
     ],
 )
 def test_unusable_labelme_shapes_are_refused(tmp_path: Path, bad: Any, text: str):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=re.escape(text)):
         from_labelme(tmp_path, shape("boat", "polygon", TRIANGLE), bad)
-    assert text in str(caught.value)
 
 
-def test_labelme_sizes_are_compared_with_the_picture(tmp_path: Path):
-    boat = shape("boat", "polygon", TRIANGLE)
-    with pytest.raises(DataError, match=r"a\.png has 100 x 80 pixels, .*a\.json says 120 x 100000000"):
-        from_labelme(tmp_path, boat, imageHeight=10**8, imageWidth=120)
-    assert from_labelme(tmp_path, boat, imageHeight=0, imageWidth=None).document["images"][0]["width"] == 100
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', '{"shapes": 3}', "[" * 100_000])
-def test_files_that_are_not_of_labelme_are_refused(tmp_path: Path, content: str):
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ("[]", "is no LabelMe file"),
+        ('{"images": []}', "is no LabelMe file"),
+        ('{"shapes": 3}', "is no LabelMe file"),
+        ('{"shapes": []}', "there is no object with a class"),
+    ],
+)
+def test_unusable_labelme_files_are_refused(tmp_path: Path, content: str, text: str):
     picture(tmp_path / "a.png")
     (tmp_path / "a.json").write_text(content)
-    with pytest.raises(DataError, match=r"a\.json"):
+    with pytest.raises(DataError, match=text):
         convert_labelme(annotations=tmp_path)
+
+
+def test_folders_without_annotation_files_are_refused(tmp_path: Path):
+    with pytest.raises(DataError, match=r"holds no \.xml file"):
+        convert_voc(annotations=tmp_path, images=tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        convert_labelme(annotations=tmp_path / "nowhere")
 
 
 def test_labelme_images_in_a_folder_of_their_own(tmp_path: Path):
     picture(tmp_path / "images/sub/a.png")
     file = tmp_path / "json/sub/a.json"
     labelme_file(file, shape("boat", "polygon", TRIANGLE), imagePath="..\\..\\images\\sub\\a.png")
-    categories = [Category(4, "boat")]
-    document = convert_labelme(
-        annotations=tmp_path / "json", images=tmp_path / "images", categories=categories
-    ).document
+    folders = {"annotations": tmp_path / "json", "images": tmp_path / "images"}
+    document = convert_labelme(**folders, categories=[Category(4, "boat")]).document
     assert document["images"][0]["file_name"] == "sub/a.png"
     assert document["annotations"][0]["category_id"] == 4
 
@@ -579,17 +557,5 @@ def test_further_annotations_of_an_entry_and_crowds_are_left_out_and_told(tmp_pa
 )
 def test_lists_that_do_not_fit_are_refused(tmp_path: Path, content: Any, text: str):
     path = dumped(tmp_path / "list.pkl", content)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match=re.escape(text)):
         convert_reference_pickle(pickle_file=path, dataset=small_dataset(tmp_path))
-    assert text in str(caught.value)
-
-
-def test_text_of_a_folder_without_files(tmp_path: Path):
-    with pytest.raises(DataError, match=r"holds no \.xml file"):
-        convert_voc(annotations=tmp_path, images=tmp_path)
-    with pytest.raises(DataError, match="does not exist"):
-        convert_labelme(annotations=tmp_path / "nowhere")
-    (tmp_path / "a.json").write_text('{"shapes": []}')
-    picture(tmp_path / "a.png")
-    with pytest.raises(DataError, match="there is no object with a class"):
-        convert_labelme(annotations=tmp_path)

@@ -148,21 +148,6 @@ def test_native_warns_once_of_all_short_classes(tmp_path: Path, caplog: pytest.L
     assert caplog.records[0].getMessage().endswith("k10 (1 in all) and 2 more classes")
 
 
-def test_native_strict_lists_every_short_class(tmp_path: Path) -> None:
-    dataset = many(tmp_path, [(1, 0, GOOD), (2, 0, SMALL), (3, 0, GOOD), (3, 1, GOOD)], num_images=2)
-    with pytest.raises(DataError) as caught:
-        native(dataset, A, B, C, shots=2, strict=True)
-    message = str(caught.value)
-    assert "Too few references for strict sampling (2 problems):" in message
-    assert (
-        "Class 'a', valid instances (box sides of 32 px or more, 10 px or more from the image border): 1 found, 2 "
-        "needed. Lower shots.count, set shots.strict=false to take what exists, or use a references file with more."
-    ) in message
-    assert "Class 'b', valid" in message
-    assert "Class 'c'" not in message
-    assert native(dataset, C, shots=2, strict=True) == native(dataset, C, shots=2)
-
-
 # What every sampler refuses
 
 
@@ -262,15 +247,20 @@ def test_reference_leaves_out_classes_without_an_annotation(tmp_path: Path, capl
     assert not caplog.records
 
 
-def test_reference_strict_lists_every_short_class(tmp_path: Path) -> None:
-    dataset = many(tmp_path, [(1, 0, GOOD), (1, 0, GOOD), (2, 0, SMALL), (3, 0, GOOD), (3, 1, GOOD)], num_images=2)
+@pytest.mark.parametrize(("draw", "what"), [(native, "valid instances"), (reference, "images with a valid instance")])
+def test_strict_sampling_lists_every_short_class(tmp_path: Path, draw: Any, what: str) -> None:
+    dataset = many(tmp_path, [(1, 0, GOOD), (2, 0, SMALL), (3, 0, GOOD), (3, 1, GOOD)], num_images=2)
     with pytest.raises(DataError) as caught:
-        reference(dataset, A, B, C, shots=2, strict=True)
-    assert "Class 'a', images with a valid instance (" in str(caught.value)
-    assert "Class 'b', images" in str(caught.value)
-    assert "1 found, 2 needed" in str(caught.value)
-    assert "0 found, 2 needed" in str(caught.value)
+        draw(dataset, A, B, C, shots=2, strict=True)
+    rule = f"{what} (box sides of 32 px or more, 10 px or more from the image border)"
+    for text in (
+        "Too few references for strict sampling (2 problems):",
+        f"Class 'a', {rule}: 1 found, 2 needed. Lower shots.count, set shots.strict=false to take what exists, or",
+        f"Class 'b', {rule}: 0 found, 2 needed",
+    ):
+        assert text in str(caught.value)
     assert "Class 'c'" not in str(caught.value)
+    assert draw(dataset, C, shots=2, strict=True) == draw(dataset, C, shots=2)
 
 
 @pytest.mark.parity

@@ -16,6 +16,7 @@ from ntt.errors import ConfigError, DataError, raise_all
 from ntt.types import ImageId, Json
 
 _SUM_TOLERANCE = 1e-6
+_SAME_OBJECT = ("image_id", "category_id", "bbox", "segmentation", "iscrowd")
 
 
 def read_whole(path: Path) -> Json:
@@ -196,7 +197,8 @@ def _merged_annotations(
         own: set[str] = set()
         for number, entry in raw_annotations(dataset).items():
             ids = {"image_id": image_map[entry["image_id"]], "category_id": class_map[entry["category_id"]]}
-            object_key = _object_key({**entry, **ids})
+            identity = {**entry, **ids}
+            object_key = content_key([identity.get(key) for key in _SAME_OBJECT])
             if object_key in earlier:
                 left_out += 1
                 continue
@@ -207,11 +209,6 @@ def _merged_annotations(
         for number, entry in enumerate(merged, start=1):
             entry["id"] = number
     return merged, left_out
-
-
-def _object_key(entry: Json) -> str:
-    """Return what makes two annotations the same object: image, class, box and mask."""
-    return content_key([entry.get(key) for key in ("image_id", "category_id", "bbox", "segmentation", "iscrowd")])
 
 
 def _restricted(document: Json, image_ids: Collection[ImageId], category_ids: Collection[int]) -> Json:
