@@ -199,16 +199,15 @@ class ImageFolder:
 
 def image_files(root: Path) -> list[Path]:
     """List the images in a folder and below it, by name; hidden files and folders are left out."""
-    return sorted(path for path in _visible(root) if path.suffix.lower() in IMAGE_SUFFIXES)
+    return _visible(root, IMAGE_SUFFIXES)
 
 
 def files_below(root: Path, suffix: str) -> list[Path]:
     """List the files with an ending in a folder and below it, by name, at least one; hidden ones are left out."""
-    if not root.is_dir():
-        raise DataError(f"The folder {root} does not exist. Name the folder that holds the {suffix} files.")
-    files = sorted(path for path in _visible(root) if path.suffix.lower() == suffix)
+    files = _visible(root, (suffix,))
     if not files:
-        raise DataError(f"{root} holds no {suffix} file. Name the folder that holds them.")
+        problem = f"holds no {suffix} file" if root.is_dir() else "does not exist"
+        raise DataError(f"The folder {root} {problem}. Name the folder that holds the {suffix} files.")
     return files
 
 
@@ -238,7 +237,11 @@ def polygon_box(polygons: Sequence[Sequence[float]]) -> Box:
     return (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
 
 
-def _visible(root: Path) -> Iterable[Path]:
-    for path in root.rglob("*"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts):
-            yield path
+def _visible(root: Path, suffixes: Sequence[str]) -> list[Path]:
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in suffixes
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )

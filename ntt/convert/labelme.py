@@ -36,12 +36,9 @@ _Shape = tuple[str, list[float] | BoolArray]
 def convert_labelme(
     *, annotations: Path, images: Path | None = None, categories: Sequence[Category] | None = None
 ) -> Converted:
-    """Read a folder of LabelMe files.
+    """Read a folder of LabelMe files, whose images lie in the same folder unless `images` names another.
 
-    Args:
-        annotations: folder of the JSON files.
-        images: folder of the images; None: the same folder.
-        categories: classes to keep, with their ids; None: all that occur, numbered by name.
+    `categories` are the classes to keep, with their ids; None: all that occur, numbered by name.
 
     Raises:
         DataError: listing every file that cannot be used.

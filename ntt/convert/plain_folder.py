@@ -194,10 +194,8 @@ def read_mask(path: Path, size_hw: tuple[int, int]) -> BoolArray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"The mask {path} cannot be read: {error}. Save it again as PNG.") from error
     if mask.shape != size_hw:
-        size = f"{mask.shape[1]} x {mask.shape[0]}"
-        raise DataError(
-            f"The mask {path} has {size} pixels, its image has {size_hw[1]} x {size_hw[0]}. Do not scale it."
-        )
+        sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image has {size_hw[1]} x {size_hw[0]}"
+        raise DataError(f"The mask {path} has {sizes}. Do not scale it.")
     if not mask.any():
         raise DataError(f"The mask {path} is black all over. Paint the object white.")
     return mask
@@ -227,13 +225,13 @@ def _boxes(file: Path, size_hw: tuple[int, int], name: str) -> list[LabelledObje
         try:
             left, top, right, bottom = map(float, line.replace(",", " ").split())
         except ValueError:
-            raise DataError(f"{file}: {line[:60]!r} is no box: write `left top right bottom` in pixels.") from None
+            left = top = right = bottom = float("nan")
         if not (0 <= left < right <= size_hw[1] and 0 <= top < bottom <= size_hw[0]):
             size = f"{size_hw[1]} x {size_hw[0]} pixels"
             raise DataError(f"{file}: {line[:60]!r} is no box `left top right bottom` in an image of {size}.")
         objects.append(LabelledObject(name, (left, top, right - left, bottom - top)))
     if not objects:
-        raise DataError(f"{file} is empty: `left top right bottom` in pixels is needed. Add a box, or remove the file.")
+        raise DataError(f"{file} is empty. Add a box `left top right bottom` in pixels, or remove the file.")
     return objects
 
 

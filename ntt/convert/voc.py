@@ -41,7 +41,7 @@ def convert_voc(
     difficult: DifficultMode = "crowd",
     zero_based: bool = False,
 ) -> Converted:
-    """Read a folder of VOC XML files.
+    """Read a folder of VOC XML files, and the folder of their images.
 
     Args:
         annotations: folder of the XML files.

@@ -59,12 +59,9 @@ def read_names(names_file: Path) -> dict[int, str]:
 
 
 def convert_yolo(*, images: Path, labels: Path, names: dict[int, str]) -> Converted:
-    """Read a folder of images and the folder of their text files.
+    """Read a folder of images and the folder of their text files: the label of images/a/b.jpg is labels/a/b.txt.
 
-    Args:
-        images: folder of the images; the label of images/a/b.jpg is labels/a/b.txt.
-        labels: folder of the text files.
-        names: class number -> name. Category ids are these numbers plus 1.
+    `names` maps class numbers to names; category ids are these numbers plus 1.
 
     Raises:
         DataError: listing every file that cannot be used.

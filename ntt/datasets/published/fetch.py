@@ -22,8 +22,7 @@ class Source:
 
     Attributes:
         mirror: base URL that takes the place of the official hosts; None: the official ones.
-        offline: download nothing; use what is there.
-        keep_archives: leave archives where they were downloaded to, instead of deleting them once unpacked.
+        keep_archives: do not delete archives once they are unpacked.
         progress: called with what is going on; returns what is called with (bytes done, bytes in all).
     """
 
