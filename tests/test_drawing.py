@@ -9,7 +9,6 @@ from pycocotools import mask as coco_mask
 
 from ntt.drawing import (
     DrawnInstances,
-    annotators,
     cut_reference_tile,
     draw_comparison,
     draw_contact_sheet,
@@ -18,6 +17,7 @@ from ntt.drawing import (
     draw_reference_pages,
     draw_similarity_map,
     image_quality,
+    instances,
     text,
 )
 from ntt.drawing.colours import class_colour, text_colour
@@ -82,14 +82,14 @@ def pixels(image, instances: DrawnInstances, names) -> np.ndarray:
 def labels(monkeypatch) -> list[tuple[int, int, int, int, str]]:
     """Every label drawn: left, top, right, bottom, text."""
     seen: list[tuple[int, int, int, int, str]] = []
-    real = annotators.draw_label
+    real = instances.draw_label
 
     def record(draw, left_top, text, size_px, *, fill, ink):
         (left, top), (width, height) = left_top, label_size(text, size_px)
         seen.append((left, top, left + width, top + height, text))
         real(draw, left_top, text, size_px, fill=fill, ink=ink)
 
-    monkeypatch.setattr(annotators, "draw_label", record)
+    monkeypatch.setattr(instances, "draw_label", record)
     return seen
 
 

@@ -20,7 +20,7 @@ from ntt.config.explain import group_options
 from ntt.config.identity import run_directory
 from ntt.datasets.published.details import known_datasets
 from ntt.datasets.published.voc import convert_devkit, write_kshot_files
-from ntt.reports.published import load_expected
+from ntt.reports.expected import load_expected
 from ntt.run import runner
 from ntt.sweeps.spec import read_spec
 

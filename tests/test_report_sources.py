@@ -13,8 +13,7 @@ from ntt.config.compose import compose_many
 from ntt.config.identity import run_directory, run_id
 from ntt.reports import expected
 from ntt.reports.content import missing_table, results_table
-from ntt.reports.expected import expected_table
-from ntt.reports.published import ExpectedResult
+from ntt.reports.expected import ExpectedResult, expected_table
 from ntt.reports.summary import runs_frame
 from ntt.reports.tables import Table
 from ntt.run.artefacts import write_metrics

@@ -2,8 +2,7 @@
 
 colours       one colour per class
 text          fonts, measured text, labels
-annotators    masks, boxes and labels painted into a picture
-instances     an image with its instances
+instances     an image with its instances: masks, boxes, labels
 comparison    ground truth beside predictions
 feature_maps  features and similarities
 sheets        pages of references, of best and of worst images

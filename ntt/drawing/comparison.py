@@ -47,7 +47,7 @@ def draw_comparison(
     text_px = caption_size_px(panels[0].picture)
     content = sum(panel.picture.width for panel in panels) + MARGIN * (len(panels) - 1)
     legend_width = max(_MIN_WIDTH - 2 * MARGIN, content)
-    footer = _legend(ground_truth, predicted, class_names, width=legend_width, text_px=text_px)
+    footer = _legend(ground_truth, predicted, class_names, legend_width, text_px)
     return side_by_side(panels, heading=file_name, note=note, footer=footer, min_width=_MIN_WIDTH)
 
 
@@ -71,17 +71,12 @@ def _confident(detections: Detections, score_threshold: float) -> DrawnInstances
 def _predictions_panel(
     image_HW3: ByteArray, predicted: DrawnInstances, class_names: Sequence[str], score_threshold: float, count: int
 ) -> Panel:
-    picture = draw_instances(image_HW3, predicted, class_names)
     threshold = format_threshold(score_threshold)
-    if not len(predicted.labels):
-        draw_notice(picture, f"no detection above {threshold}", caption_size_px(picture))
+    picture = _picture(image_HW3, predicted, class_names, f"no detection above {threshold}")
     return Panel(picture, "Predictions", f"{len(predicted.labels)} of {count} with score ≥ {threshold}")
 
 
 def _ground_truth_panel(image_HW3: ByteArray, ground_truth: DrawnInstances, class_names: Sequence[str]) -> Panel:
-    picture = draw_instances(image_HW3, ground_truth, class_names)
-    if not len(ground_truth.labels):
-        draw_notice(picture, "no object annotated", caption_size_px(picture))
     crowds = int(np.sum(ground_truth.iscrowd))
     objects = len(ground_truth.labels) - crowds
     parts = [f"{objects} object{'' if objects == 1 else 's'}"]
@@ -89,31 +84,33 @@ def _ground_truth_panel(image_HW3: ByteArray, ground_truth: DrawnInstances, clas
         parts.append(f"{crowds} crowd region{'' if crowds == 1 else 's'}")
     if len(ground_truth.rles) and all(rle is None for rle in ground_truth.rles):
         parts.append("boxes only")
+    picture = _picture(image_HW3, ground_truth, class_names, "no object annotated")
     return Panel(picture, "Ground truth", ", ".join(parts))
 
 
+def _picture(image_HW3: ByteArray, instances: DrawnInstances, class_names: Sequence[str], notice: str) -> Image.Image:
+    picture = draw_instances(image_HW3, instances, class_names)
+    if not len(instances.labels):
+        draw_notice(picture, notice, caption_size_px(picture))
+    return picture
+
+
 def _legend(
-    ground_truth: DrawnInstances | None,
-    predicted: DrawnInstances,
-    class_names: Sequence[str],
-    *,
-    width: int,
-    text_px: int,
+    ground_truth: DrawnInstances | None, predicted: DrawnInstances, class_names: Sequence[str], width: int, text_px: int
 ) -> Image.Image | None:
     """Draw the classes that are present with their numbers of objects; None where there is nothing."""
     predictions = Counter(predicted.labels.tolist())
-    annotations, crowds = Counter[int](), set[int]()
+    annotations = Counter[int]()
     if ground_truth is not None:  # crowd regions are in the legend, but not counted
-        annotations.update(np.asarray(ground_truth.labels)[~ground_truth.iscrowd].tolist())
-        crowds.update(np.asarray(ground_truth.labels)[ground_truth.iscrowd].tolist())
-    present = sorted({*predictions, *annotations, *crowds})
+        for label, crowd in zip(ground_truth.labels.tolist(), ground_truth.iscrowd.tolist(), strict=True):
+            annotations[label] += not crowd
     entries = [
         (
             shorten(class_names[label], _LEGEND_NAME_PX, text_px),
             str(predictions[label]) if ground_truth is None else f"{annotations[label]} / {predictions[label]}",
             class_colour(label),
         )
-        for label in present
+        for label in sorted({*predictions, *annotations})
     ]
     heading = "predicted" if ground_truth is None else "annotated / predicted"
     return draw_legend(heading, entries, width=width, text_px=text_px) if entries else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from ntt.drawing.annotators import label_size_px
+from ntt.drawing.instances import label_size_px
 from ntt.drawing.text import FAINT_INK, PAPER, line_height_px, shorten, text_width_px, write
 
 MARGIN = 14

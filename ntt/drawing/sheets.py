@@ -6,9 +6,8 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ntt.drawing.annotators import annotate_box, annotate_mask
 from ntt.drawing.colours import ByteArray, class_colour
-from ntt.drawing.instances import decode_mask
+from ntt.drawing.instances import annotate_box, annotate_mask, decode_mask
 from ntt.drawing.text import FAINT_INK, INK, PAPER, draw_notice, line_height_px, shorten, write
 
 _MARGIN = 16

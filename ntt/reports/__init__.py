@@ -6,7 +6,6 @@ significance  paired tests between two settings
 tables        a table as markdown, CSV and LaTeX
 content       the tables of a report
 expected      ours beside the published values
-published     the published values
 figures       what all plots share
 plots         the plots of a report
 gallery       images, ground truth and predictions for the page

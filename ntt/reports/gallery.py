@@ -118,21 +118,20 @@ def _read_predictions(
 
 def _image(record: ImageRecord, targets: CocoDataset, categories: Sequence[Category]) -> Json:
     """Return one image with its ground truth, all reduced to the size it is shown in."""
-    scale = min(1.0, MAX_SIDE_PX / max(record.height, record.width))
-    height, width = max(1, round(record.height * scale)), max(1, round(record.width * scale))
+    size = (record.height, record.width)
+    scale = min(1.0, MAX_SIDE_PX / max(size))
     picture = Image.fromarray(read_image(record))
     if scale < 1:
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+        picture = picture.resize(_reduced_size(size, scale), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     picture.save(stream, format="JPEG", quality=_JPEG_QUALITY)
-    size = (record.height, record.width)
     drawn = drawn_instances(targets.instances_of_image(record.id), categories, record, masks={})
     rows = zip(drawn.labels.tolist(), drawn.boxes_xywh.tolist(), drawn.rles, drawn.iscrowd.tolist(), strict=True)
     truth = [{**_object(label, box, rle, size, scale), "crowd": crowd} for label, box, rle, crowd in rows]
     return {
         "name": record.file_name,
-        "width": width,
-        "height": height,
+        "width": picture.width,
+        "height": picture.height,
         "scale": scale,
         "jpeg": base64.b64encode(stream.getvalue()).decode("ascii"),
         "truth": truth,
@@ -162,9 +161,13 @@ def _reduced(rle: bytes, size: tuple[int, int], scale: float) -> str:
     if scale == 1:
         return rle.decode("ascii")
     mask: npt.NDArray[np.uint8] = mask_api.decode({"size": list(size), "counts": rle})
-    height, width = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-    small = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    small = np.asarray(Image.fromarray(mask).resize(_reduced_size(size, scale), Image.Resampling.NEAREST))
     return str(mask_api.encode(np.asfortranarray(small))["counts"].decode("ascii"))
+
+
+def _reduced_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return width and height."""
+    return max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
 
 
 def _size(value: object) -> int:

@@ -41,8 +41,8 @@ class RunRecord:
         path: the run directory, absolute.
         state: "finished" has metrics; "unfinished" has a configuration and no metrics; "damaged" has files that
             cannot be read; "missing" is a point of a sweep that has not begun; "failed" one that ended in an error.
-        problem: what is wrong, one sentence; empty for a finished run.
-        config: the resolved configuration as nested plain values; empty where it could not be read.
+        problem: what is wrong; empty for a finished run.
+        config: the resolved configuration as plain values; empty where it could not be read.
         dataset: the data set's label.
         settings: everything that decides the result, by dotted key; see `ntt.config.identity.run_identity`.
         stage_seconds: of each stage, as far as the run recorded them.
@@ -81,10 +81,9 @@ class RunRecord:
 
 
 def find_run_directories(folder: Path) -> Iterator[Path]:
-    """Yield every run directory at or below a folder, in the order of their names.
+    """Yield every run directory at or below a folder: one with metrics, or a configuration beside traces of a run.
 
-    A run directory holds metrics, or a configuration beside the traces of a run. Nothing below it is looked at, and
-    nothing below a sweep's own folder, which holds no runs but a copy of the program.
+    Nothing below it is looked at, nor below a sweep's own folder, which holds no runs but a copy of the program.
     """
     for root, folders, files in os.walk(folder):
         folders.sort()

@@ -26,18 +26,13 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
-
-    Attributes:
-        name: file name without suffix.
-        title: one line above it.
-        frame: the cells. Columns "X mean", "X std" and "X n" are read as one column X of means over n runs.
-        notes: sentences below it.
-    """
+    """A table with a title above it and notes below it; `name` is its file name without suffix."""
 
     name: str
     title: str
     frame: pd.DataFrame
+    """The cells. Columns "X mean", "X std" and "X n" are read as one column X of means over n runs."""
+
     notes: tuple[str, ...] = ()
 
     def columns(self) -> "list[Column]":
@@ -88,7 +83,7 @@ def escape_latex(text: str) -> str:
 
 
 def _mean_text(mean: float, std: float, n: int) -> str:
-    """Return a mean, a standard deviation and a number of runs: "36.8 ± 1.2 (5)"."""
+    """Return text such as "36.8 ± 1.2 (5)"."""
     if pd.isna(mean):
         return "–"
     spread = "" if pd.isna(std) else f" ± {std:.1f}"

@@ -32,11 +32,10 @@ def draw_reference_features(
 
     def draw(pair: tuple[Category, Instance]) -> Path:
         category, instance = pair
-        path = folder / f"reference_{safe_name(category.name)}_{instance.id}.png"
         crop_3SS, weights_gg, feature_map_Dgg = encoder.look(instance, references.images[instance.image_id])
         crop_SS3 = (crop_3SS.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
-        save_picture(draw_feature_pca(feature_map_Dgg.numpy(), weights_gg.numpy(), crop_SS3.numpy()), path)
-        return path
+        picture = draw_feature_pca(feature_map_Dgg.numpy(), weights_gg.numpy(), crop_SS3.numpy())
+        return save_picture(picture, folder / f"reference_{safe_name(category.name)}_{instance.id}.png")
 
     return map_dealt(draw, flat, group=group, label="features", unit="reference")
 
@@ -49,9 +48,8 @@ def draw_similarities(
     def draw(record: ImageRecord) -> Path:
         _, feature_map_Dhw = source.look(record)
         similarity_Chw = class_similarity(feature_map_Dhw, prototypes)
-        path = folder / f"similarity_{picture_stem(record)}.png"
-        save_picture(_similarity_sheet(record, similarity_Chw, prototypes.categories), path)
-        return path
+        sheet = _similarity_sheet(record, similarity_Chw, prototypes.categories)
+        return save_picture(sheet, folder / f"similarity_{picture_stem(record)}.png")
 
     return map_dealt(draw, images, group=group, label="similarity", unit="image")
 

@@ -83,7 +83,5 @@ def draw_references(*, references: ReferenceSet, masks: ReferenceMasks, folder: 
             tiles.append(tile)
     shots = "1 shot" if references.shots == 1 else f"{references.shots} shots"
     pages = draw_reference_pages(tiles, title=f"References: {shots}, seed {references.seed}")
-    paths = [folder / ("references.png" if len(pages) == 1 else f"references_{n + 1}.png") for n in range(len(pages))]
-    for page, path in zip(pages, paths, strict=True):
-        save_picture(page, path)
-    return paths
+    names = ["references.png"] if len(pages) == 1 else [f"references_{n + 1}.png" for n in range(len(pages))]
+    return [save_picture(page, folder / name) for page, name in zip(pages, names, strict=True)]

@@ -49,9 +49,7 @@ class TargetRenderer:
 
     def draw(self, record: ImageRecord, detections: Detections) -> Path:
         """Draw one image into `folder` and return the picture's path."""
-        path = self.folder / f"{picture_stem(record)}.png"
-        save_picture(self.picture(record, detections), path)
-        return path
+        return save_picture(self.picture(record, detections), self.folder / f"{picture_stem(record)}.png")
 
     def draw_if_chosen(self, record: ImageRecord, detections: Detections) -> None:
         """Draw one image if it is among those to draw."""
@@ -121,15 +119,15 @@ def draw_extremes(
         # Each picture carries its file name and its quality; the caption tells which run's image id it is.
         tiles = [(renderer.picture(images[i], detections[i]), [f"image {images[i].id}"]) for _, i in ranked]
         sheet = draw_contact_sheet(tiles, title=f"{name.capitalize()} {len(ranked)} of {len(images)} images", columns=2)
-        paths.append(folder / f"{name}.png")
-        save_picture(sheet, paths[-1])
+        paths.append(save_picture(sheet, folder / f"{name}.png"))
     return paths
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG atomically."""
+def save_picture(picture: Image.Image, path: Path) -> Path:
+    """Write a PNG atomically; return its path."""
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG")
+    return path
 
 
 def picture_stem(record: ImageRecord) -> str:

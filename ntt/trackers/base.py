@@ -29,7 +29,7 @@ class Tracker:
         self._attempt(lambda: self._write_numbers({f"stage/{name}/{key}": value for key, value in details.items()}))
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Record metrics by flat names such as "bbox/AP" or "segm/AP50/cat", and as a table."""
+        """Record metrics by flat name, such as "segm/AP50/cat", and as a table."""
         overall = {name: value for name, value in metrics.items() if name.count("/") == 1}
         # Thousands of numbers (LVIS) make a project unusable; the table has all classes in any case.
         few = len(metrics) - len(overall) <= _MAX_CLASS_VALUES
@@ -71,7 +71,6 @@ class RunIdentity:
     Attributes:
         run_id: stable across restarts of the same configuration.
         group: the sweep the run belongs to, or its data set.
-        config: the resolved configuration, without secrets.
         job_type: "run" for all stages, else the stage that was asked for.
         tags: data set, split, shots and the names of the method's parts.
     """
