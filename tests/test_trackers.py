@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -312,28 +312,28 @@ def test_a_package_that_is_missing_and_a_bad_folder_cost_a_warning(
     assert "The run goes on without it" in caplog.text
 
 
-def test_a_tracker_that_fails_later_warns_once(caplog: pytest.LogCaptureFixture):
-    class Full(Tracker):
-        def _write_numbers(self, values: Any) -> None:
-            raise OSError(28, "No space left on device")
+class Recorder(Tracker):
+    """Keeps numbers, and fails at a table."""
 
-    tracker = Full(name="wandb")
-    tracker.log_stage("matching", {"seconds": 1.0})
+    numbers: ClassVar[dict[str, float]] = {}
+
+    def _write_numbers(self, values: Any) -> None:
+        self.numbers.update(values)
+
+    def _write_results(self, metrics: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_tracker_that_fails_warns_once_and_thousands_of_classes_are_in_the_table_only(
+    caplog: pytest.LogCaptureFixture,
+):
+    tracker = Recorder(name="wandb")
+    tracker.log_metrics({**METRICS, **{f"bbox/AP/{number}": 1.0 for number in range(2000)}})
     tracker.log_metrics(METRICS)
     tracker.finish(failed=False)
+    assert tracker.numbers == {"bbox/AP": 12.5, "bbox/AP50": 30.0}
     warning = "tracker=wandb stopped (OSError: [Errno 28] No space left on device). The run goes on."
     assert [record.message for record in caplog.records] == [warning]
-
-
-def test_of_thousands_of_classes_only_the_table_has_numbers():
-    written: dict[str, float] = {}
-
-    class Recorder(Tracker):
-        def _write_numbers(self, values: Any) -> None:
-            written.update(values)
-
-    Recorder().log_metrics({**METRICS, **{f"bbox/AP/{number}": 1.0 for number in range(2000)}})
-    assert written == {"bbox/AP": 12.5, "bbox/AP50": 30.0}
 
 
 @pytest.mark.parametrize(
