@@ -39,10 +39,12 @@ def assert_equal(model: object, dtype: torch.dtype, device: str, tolerance: floa
     decoding = our_decoding(model, random_features(), dtype, device)
     with autocast("float32", torch.device(device)):
         plain, logits = decoded(decoding, decoding.decoder, device)
-        fused, fused_logits = decoded(decoding, FusedDecoder(decoding.decoder.weights, dtype=dtype, tf32=tf32), device)
-    assert fused_logits.shape == logits.shape == (2, 1, 256, 256)
-    assert float((fused.predicted_iou_BM - plain.predicted_iou_BM).abs().max()) < tolerance
-    assert float((fused_logits - logits).square().mean().sqrt()) < 10 * tolerance
+        decoder = FusedDecoder(decoding.decoder.weights, dtype=dtype, tf32=tf32)
+        for decoder.last_by_product in (True, False):
+            fused, fused_logits = decoded(decoding, decoder, device)
+            assert fused_logits.shape == logits.shape == (2, 1, 256, 256)
+            assert float((fused.predicted_iou_BM - plain.predicted_iou_BM).abs().max()) < tolerance
+            assert float((fused_logits - logits).square().mean().sqrt()) < 10 * tolerance
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")

@@ -34,8 +34,9 @@ class FusedDecoder(FastDecoder):
     def __init__(self, weights: DecoderWeights, *, dtype: torch.dtype = torch.float32, tf32: bool = False) -> None:
         """Keep the weights; `tf32`: whether float32 products may be rounded to TensorFloat-32."""
         super().__init__(weights, dtype=dtype)
-        # Image tokens a program works on at a time: what fits into a multiprocessor.
+        # Image tokens a program works on at a time, and how the last layer is multiplied: as measured on an H200.
         self._block = 64 if dtype.itemsize == 2 else 32
+        self.last_by_product = dtype.itemsize == 2
         self._constants: dict[str, Any] = {
             "PRECISION": "tf32" if tf32 else "ieee",
             "BLOCK": self._block,
@@ -88,6 +89,7 @@ class FusedDecoder(FastDecoder):
                 K=2 * _ROWS,
                 FIRST=weights.up2.shape[0],
                 SECOND=hyper_BMD.shape[2],
+                LAST_BY_PRODUCT=self.last_by_product,
                 **self._constants,
             )
         return logits

@@ -39,6 +39,7 @@ def upscale_kernel(
     K: tl.constexpr,
     FIRST: tl.constexpr,
     SECOND: tl.constexpr,
+    LAST_BY_PRODUCT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Upscaling: from coefficients to the logits of one mask."""
@@ -53,9 +54,9 @@ def upscale_kernel(
     gain_D = tl.load(gain + first).to(tl.float32)
     bias_D = tl.load(bias + first).to(tl.float32)
     up_DE = tl.load(up2 + first[:, None] * (4 * SECOND) + second[None, :])
-    # The weights of the last layer once for each of four pixels, padded to what a product needs.
     pixel = tl.arange(0, 16)
     hyper_E = tl.load(hyper + out_prompt * SECOND + second % SECOND)
+    # For a product, the weights of the last layer once for each of four pixels, padded to 16.
     hyper_EQ = tl.where((second // SECOND)[:, None] == pixel[None, :], hyper_E[:, None], 0.0).to(up_DE.dtype)
     folded += prompt * (K + 1) * (4 * FIRST)
     row, column = token // GRID_X, token % GRID_X
@@ -72,11 +73,17 @@ def upscale_kernel(
         x = _gelu(x * gain_D[None, :] + bias_D[None, :])
         y = tl.dot(x.to(up_DE.dtype), up_DE, input_precision=PRECISION)
         y += tl.load(skip0 + (token * 4 + sub_pixel)[:, None] * (4 * SECOND) + second[None, :]).to(tl.float32)
-        y = tl.dot(_gelu(y).to(up_DE.dtype), hyper_EQ, input_precision=PRECISION)
-        y_px = (row * 4 + sub_pixel // 2 * 2)[:, None] + (pixel // 2)[None, :]
-        x_px = (column * 4 + sub_pixel % 2 * 2)[:, None] + (pixel % 2)[None, :]
-        place = logits + out_prompt * NUM_TOKENS * 16 + y_px * (4 * GRID_X) + x_px
-        tl.store(place, y, mask=pixel[None, :] < 4)
+        first_px = out_prompt * NUM_TOKENS * 16 + (row * 4 + sub_pixel // 2 * 2) * (4 * GRID_X)
+        first_px += column * 4 + sub_pixel % 2 * 2
+        if LAST_BY_PRODUCT:
+            y = tl.dot(_gelu(y).to(up_DE.dtype), hyper_EQ, input_precision=PRECISION)
+            offset = pixel // 2 * (4 * GRID_X) + pixel % 2
+            tl.store(logits + first_px[:, None] + offset[None, :], y, mask=pixel[None, :] < 4)
+        else:
+            corner = tl.arange(0, 4)
+            y = tl.sum(tl.reshape(_gelu(y) * hyper_E[None, :], (BLOCK, 4, SECOND)), 2)
+            offset = corner // 2 * (4 * GRID_X) + corner % 2
+            tl.store(logits + first_px[:, None] + offset[None, :], y)
 
 
 @triton.jit
