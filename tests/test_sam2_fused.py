@@ -48,6 +48,7 @@ def assert_equal(model: object, dtype: torch.dtype, device: str, tolerance: floa
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_kernels_in_the_interpreter() -> None:
     tests = Path(__file__).parent
