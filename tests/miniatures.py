@@ -7,9 +7,9 @@ least 32 px wide and high, at least 10 px from the border.
 import colorsys
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,8 +27,7 @@ COCO_LIKE = ("coco", "lvis", "lvis_minival", "voc", "voc_kshot")
 CDFSOD = tuple(name for name in known_datasets() if name.startswith("cdfsod_"))
 
 
-@dataclass(frozen=True)
-class Thing:
+class Thing(NamedTuple):
     """One drawn object: class index, COCO box, polygon."""
 
     label: int
@@ -41,9 +40,9 @@ def draw(path: Path, labels: Sequence[int], *, num_classes: int, seed: int) -> l
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(100, 125, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     things = []
-    for place, label in enumerate(labels):
-        x = place % (WIDTH // _CELL) * _CELL + _OFFSET
-        y = place // (WIDTH // _CELL) * _CELL + _OFFSET
+    for index, label in enumerate(labels):
+        x = index % (WIDTH // _CELL) * _CELL + _OFFSET
+        y = index // (WIDTH // _CELL) * _CELL + _OFFSET
         right, bottom = x + _SIZE, y + _SIZE
         colour = colorsys.hsv_to_rgb(label / num_classes, 0.9, 0.5 + 0.5 * (label % 3) / 2)
         pixels[y:bottom, x:right] = [round(255 * part) for part in colour]
@@ -81,15 +80,15 @@ class CocoFile:
 
 
 def make_miniature(option: str, data_root: Path) -> DatasetDetails:
-    """Generate the data set of an option below `data_root`; returns its facts, with the counts of the miniature."""
-    facts = known_datasets()[option]
+    """Generate the data set of an option below `data_root`; returns its details, with the counts of the miniature."""
+    details = known_datasets()[option]
     if option in CDFSOD:
-        return _make_cdfsod(facts, data_root)
+        return _make_cdfsod(details, data_root)
     if option == "coco":
-        return _make_coco(facts, data_root / "coco")
+        return _make_coco(details, data_root / "coco")
     if option in ("lvis", "lvis_minival"):
-        return _make_lvis(facts, data_root)
-    return make_voc(facts, data_root / "voc")
+        return _make_lvis(details, data_root)
+    return make_voc(details, data_root / "voc")
 
 
 def _chunks(labels: Sequence[int]) -> list[Sequence[int]]:
@@ -98,7 +97,7 @@ def _chunks(labels: Sequence[int]) -> list[Sequence[int]]:
 
 def _spread(num_classes: int, count: int) -> list[int]:
     """Return `count` labels, evenly spread over the classes."""
-    return [place * num_classes // count for place in range(count)]
+    return [index * num_classes // count for index in range(count)]
 
 
 def coco_categories() -> list[dict[str, Any]]:
@@ -106,21 +105,21 @@ def coco_categories() -> list[dict[str, Any]]:
     return [{"id": number, "name": name} for number, name in zip(ids, split_classes("coco_all80"), strict=True)]
 
 
-def _make_coco(facts: DatasetDetails, root: Path) -> DatasetDetails:
+def _make_coco(details: DatasetDetails, root: Path) -> DatasetDetails:
     categories = coco_categories()
     halves = {"train2017": list(range(80)), "val2017": _spread(80, 2 * PER_IMAGE)}
     counts = {}
     for half, labels in halves.items():
         file = CocoFile(categories, masks=True)
-        for place, chunk in enumerate(_chunks(labels), start=1):
-            number = place * 100 + (half == "val2017")
+        for index, chunk in enumerate(_chunks(labels), start=1):
+            number = index * 100 + (half == "val2017")
             things = draw(root / half / f"{number:012}.jpg", chunk, num_classes=80, seed=number)
             file.add(number, things, file_name=f"{number:012}.jpg")
         counts[half] = file.write(root / "annotations" / f"instances_{half}.json")
-    return replace(facts, references=counts["train2017"], targets=counts["val2017"])
+    return replace(details, references=counts["train2017"], targets=counts["val2017"])
 
 
-def _make_lvis(facts: DatasetDetails, data_root: Path) -> DatasetDetails:
+def _make_lvis(details: DatasetDetails, data_root: Path) -> DatasetDetails:
     """Write train (images of train2017) and val (one image of val2017, one of train2017), and minival."""
     names = [(name, letter) for letter, group in LVIS_CLASSES.items() for name in group]
     categories = [{"id": n, "name": name, "frequency": letter} for n, (name, letter) in enumerate(names, start=1)]
@@ -138,36 +137,35 @@ def _make_lvis(facts: DatasetDetails, data_root: Path) -> DatasetDetails:
             checked: dict[str, list[int]] = {"neg_category_ids": [], "not_exhaustive_category_ids": [number % 6 + 1]}
             file.add(number, things, coco_url=f"http://images.cocodataset.org/{name}", **checked)
         counts[part] = file.write(data_root / "lvis" / f"{part}.json")
-    targets = counts["lvis_v1_val" if facts.name == "lvis" else "lvis_v1_minival"]
-    return replace(facts, num_classes=len(names), references=counts["lvis_v1_train"], targets=targets)
+    targets = counts["lvis_v1_val" if details.name == "lvis" else "lvis_v1_minival"]
+    return replace(details, num_classes=len(names), references=counts["lvis_v1_train"], targets=targets)
 
 
-def _make_cdfsod(facts: DatasetDetails, data_root: Path) -> DatasetDetails:
+def _make_cdfsod(details: DatasetDetails, data_root: Path) -> DatasetDetails:
     folders = {"artaxor": "ArTaxOr", "dior": "DIOR", "fish": "FISH", "neu_det": "NEU-DET", "uodd": "UODD"}
-    root = data_root / folders.get(facts.name.removeprefix("cdfsod_"), "clipart1k")
-    num_classes = len(facts.class_names)
-    categories = [{"id": number, "name": name} for number, name in enumerate(facts.class_names)]
+    root = data_root / folders.get(details.name.removeprefix("cdfsod_"), "clipart1k")
+    num_classes = len(details.class_names)
+    categories = [{"id": number, "name": name} for number, name in enumerate(details.class_names)]
     shot_images = {}
-    for shots in facts.shots:
+    for shots in details.shots:
         file = CocoFile(categories, masks=False)
-        for place, chunk in enumerate(_chunks(sorted(list(range(num_classes)) * shots))):
-            name = f"ref_{shots}_{place}.jpg"
-            file.add(
-                place, draw(root / "train" / name, chunk, num_classes=num_classes, seed=place + shots), file_name=name
-            )
+        for index, chunk in enumerate(_chunks(sorted(list(range(num_classes)) * shots))):
+            name = f"ref_{shots}_{index}.jpg"
+            things = draw(root / "train" / name, chunk, num_classes=num_classes, seed=index + shots)
+            file.add(index, things, file_name=name)
         shot_images[shots] = file.write(root / "annotations" / f"{shots}_shot.json").images or 0
     file = CocoFile(categories, masks=False)
-    for place in range(2):
-        labels = _spread(num_classes, 4 + place)
-        things = draw(root / "test" / f"{place}.jpg", labels, num_classes=num_classes, seed=500 + place)
-        file.add(place, things, file_name=f"{place}.jpg")
+    for index in range(2):
+        labels = _spread(num_classes, 4 + index)
+        things = draw(root / "test" / f"{index}.jpg", labels, num_classes=num_classes, seed=500 + index)
+        file.add(index, things, file_name=f"{index}.jpg")
     counts = file.write(root / "annotations" / "test.json")
-    names = [file.content["categories"][one["category_id"]]["name"] for one in file.content["annotations"]]
-    per_class = {name: names.count(name) for name in facts.class_names}
-    return replace(facts, shot_images=shot_images, targets=replace(counts, per_class=per_class))
+    names = [file.content["categories"][entry["category_id"]]["name"] for entry in file.content["annotations"]]
+    per_class = {name: names.count(name) for name in details.class_names}
+    return replace(details, shot_images=shot_images, targets=replace(counts, per_class=per_class))
 
 
-def make_voc(facts: DatasetDetails, root: Path) -> DatasetDetails:
+def make_voc(details: DatasetDetails, root: Path) -> DatasetDetails:
     """Write VOCdevkit and the few-shot lists as published; the COCO files are made from them by the program."""
     names = known_datasets()["voc"].class_names
     parts = {
@@ -187,15 +185,14 @@ def make_voc(facts: DatasetDetails, root: Path) -> DatasetDetails:
     for shots in known_datasets()["voc_kshot"].shots:
         for label, name in enumerate(names):
             holders = [
-                f"{y}/JPEGImages/{stem}.jpg"
-                for (y, s), i in parts.items()
-                if s != "test"
-                for stem in i
-                if label in i[stem]
+                f"{year}/JPEGImages/{stem}.jpg"
+                for (year, image_set), images in parts.items()
+                for stem, labels in images.items()
+                if image_set != "test" and label in labels
             ]
             _write(root / "vocsplit" / list_name(name, shots), "\n".join(holders[:shots]) + "\n")
     return replace(
-        facts, references=Counts(images=4, annotations=48), targets=Counts(images=2, annotations=20, crowd=2)
+        details, references=Counts(images=4, annotations=48), targets=Counts(images=2, annotations=20, crowd=2)
     )
 
 

@@ -133,19 +133,19 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 
 def offer_coco(world: World):
-    facts = make_miniature("coco", world.made)
+    details = make_miniature("coco", world.made)
     world.offer("val2017.zip", "coco", world.below("coco", "val2017/"), {"val2017": 2})
     world.offer("train2017.zip", "coco", world.below("coco", "train2017/"), {"train2017": 7})
     names = {f"annotations/instances_{half}2017.json": 1 for half in ("val", "train")}
     world.offer("annotations_trainval2017.zip", "coco", world.below("coco", "annotations/"), names)
-    return facts
+    return details
 
 
 def test_get_coco(world: World, capsys: pytest.CaptureFixture[str]):
-    facts = offer_coco(world)
+    details = offer_coco(world)
     assert main(["data", "get", "coco"]) == 0
     assert tree(world.root / "coco") == tree(world.made / "coco")
-    assert check_published(facts, files_by_shots(facts, None)).problems == []
+    assert check_published(details, files_by_shots(details, None)).problems == []
     assert "val2017.zip: 2 files unpacked" in capsys.readouterr().out
     asked = len(world.site.requests)
     assert main(["data", "get", "coco"]) == 0
@@ -201,7 +201,7 @@ def test_offline_and_mirror(world: World, capsys: pytest.CaptureFixture[str], mo
 
 
 def test_get_lvis_makes_minival(world: World):
-    facts = make_miniature("lvis_minival", world.made)
+    details = make_miniature("lvis_minival", world.made)
     expected = json.loads((world.made / "lvis" / "lvis_v1_minival.json").read_text())
     world.offer("val2017.zip", "coco", world.below("coco", "val2017/"), {"val2017": 1})
     world.offer("train2017.zip", "coco", world.below("coco", "train2017/"), {"train2017": 3})
@@ -210,7 +210,7 @@ def test_get_lvis_makes_minival(world: World):
         world.offer(f"{name}.zip", "lvis", world.below("lvis", name), {name: 1})
     assert main(["data", "get", "lvis_minival"]) == 0
     assert json.loads((world.root / "lvis" / "lvis_v1_minival.json").read_text()) == expected
-    assert check_published(facts, files_by_shots(facts, None)).problems == []
+    assert check_published(details, files_by_shots(details, None)).problems == []
     assert write_minival(world.root / "lvis") is None
 
 
@@ -247,11 +247,11 @@ def offer_voc(world: World):
 
 
 def test_get_voc_converts_and_makes_the_few_shot_files(world: World, capsys: pytest.CaptureFixture[str]):
-    facts, lists = offer_voc(world)
+    details, lists = offer_voc(world)
     assert len(lists) == 5 * 20
     assert main(["data", "get", "voc"]) == 0
     assert "5_shot.json: written" in capsys.readouterr().out
-    assert check_published(facts, files_by_shots(facts, None)).problems == []
+    assert check_published(details, files_by_shots(details, None)).problems == []
     trainval = json.loads((world.root / "voc" / "annotations" / "trainval0712.json").read_text())
     assert [image["file_name"] for image in trainval["images"]] == [
         "VOC2007/JPEGImages/000005.jpg",
@@ -304,4 +304,4 @@ def test_the_registry_of_archives_is_well_formed():
             assert len(archive.md5) == 32
             assert set(archive.md5) <= set("0123456789abcdef")
             assert archive.provides
-    assert {facts.get for facts in known_datasets().values()} == {"coco", "lvis", "voc", None}
+    assert {details.get for details in known_datasets().values()} == {"coco", "lvis", "voc", None}

@@ -41,12 +41,12 @@ CHEAP = (
 
 @pytest.fixture(scope="session")
 def miniatures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, DatasetDetails]]:
-    """All data sets below one data root, and their facts."""
+    """All data sets below one data root, and their details."""
     root = tmp_path_factory.mktemp("published")
-    facts = {option: make_miniature(option, root) for option in OPTIONS}
+    details = {option: make_miniature(option, root) for option in OPTIONS}
     convert_devkit(root / "voc")
     write_kshot_files(root / "voc", known_datasets()["voc_kshot"].shots)
-    return root, facts
+    return root, details
 
 
 def settings(option: str, data_root: Path, *more: str) -> config.ExperimentConfig:
@@ -59,12 +59,12 @@ def places_below_root(option: str) -> Mapping[int | None, DatasetFiles]:
     return files_by_shots(known_datasets()[option], None, data_root=Path("/ROOT"))
 
 
-def check(option: str, root: Path, facts: DatasetDetails) -> CheckReport:
+def check(option: str, root: Path, details: DatasetDetails) -> CheckReport:
     moved = {
         shots: DatasetFiles(**{key: root / path.relative_to("/ROOT") for key, path in vars(place).items()})
         for shots, place in places_below_root(option).items()
     }
-    return check_published(facts, moved)
+    return check_published(details, moved)
 
 
 def test_every_published_option_is_known_and_has_a_miniature():
@@ -75,19 +75,19 @@ def test_every_published_option_is_known_and_has_a_miniature():
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_a_miniature_passes_its_check(option: str, miniatures: tuple[Path, Mapping[str, DatasetDetails]]):
-    root, facts = miniatures
-    assert check(option, root, facts[option]).problems == []
+    root, details = miniatures
+    assert check(option, root, details[option]).problems == []
 
 
 @pytest.mark.parametrize("option", ["coco", "lvis", "voc"])
 def test_the_option_finds_its_files_and_classes(option: str, miniatures: tuple[Path, Mapping[str, DatasetDetails]]):
-    root, facts = miniatures
+    root, details = miniatures
     made = settings(option, root, "shots=1shot")
     inputs = read_inputs(made)
-    names = facts[option].class_names or ("aerosol", "beetle", "anchor", "brooch", "apple", "bench")
+    names = details[option].class_names or ("aerosol", "beetle", "anchor", "brooch", "apple", "bench")
     assert tuple(category.name for category in inputs.categories) == names
     assert made.dataset.label() == option
-    assert len(inputs.target_data.images) == facts[option].targets.images
+    assert len(inputs.target_data.images) == details[option].targets.images
 
 
 @pytest.mark.parametrize(
@@ -211,10 +211,10 @@ def test_the_check_finds_what_is_wrong(spoil: Callable[[Path], object], expected
 
 
 def test_classes_with_other_than_k_examples_are_mentioned(tmp_path: Path):
-    facts = make_miniature("voc_kshot", tmp_path)
+    details = make_miniature("voc_kshot", tmp_path)
     convert_devkit(tmp_path / "voc")
     write_kshot_files(tmp_path / "voc", (1, 2, 3, 5, 10))
-    report = check("voc_kshot", tmp_path, facts)
+    report = check("voc_kshot", tmp_path, details)
     assert report.problems == []
     assert "         classes with other than 2 examples: tvmonitor 1" in report.lines
 
@@ -239,14 +239,14 @@ def test_identical_images_are_found_whatever_they_are_called(tmp_path: Path):
 
 def test_check_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("NTT_DATA", str(tmp_path))
-    facts = make_miniature("cdfsod_fish", tmp_path)
+    details = make_miniature("cdfsod_fish", tmp_path)
     assert main(["data", "check", "cdfsod_fish"]) == 1
     out = capsys.readouterr().out
     assert "test.json: 2 images, 9 annotations, boxes only" in out
     assert "test.json has 2 images, the published file has 909." in out
     assert "fish 9 (3029)" in out
     assert "published at https://github.com/lovelyqian/CDFSOD-benchmark" in out
-    monkeypatch.setattr("ntt.cli.data_check.known_datasets", lambda: {"cdfsod_fish": facts})
+    monkeypatch.setattr("ntt.cli.data_check.known_datasets", lambda: {"cdfsod_fish": details})
     assert main(["data", "check", "cdfsod_fish"]) == 0
     assert capsys.readouterr().out.endswith("All is there, nothing is different.\n")
     moved = (tmp_path / "FISH").rename(tmp_path / "with = and, comma")
@@ -308,11 +308,11 @@ def test_facts_agree_with_the_benchmark(shared_dir: Path):
         if key in ("source", "shot_file_images"):
             continue
         option = f"cdfsod_{key.lower().replace('neudet', 'neu_det')}"
-        facts = known_datasets()[option]
-        assert facts.targets.images == entry["test_images"]
-        assert facts.targets.annotations == entry.get("total")
-        assert dict(facts.targets.per_class) == entry.get("instances", {})
-        assert {str(k): n for k, n in facts.shot_images.items()} == published["shot_file_images"][key]
+        details = known_datasets()[option]
+        assert details.targets.images == entry["test_images"]
+        assert details.targets.annotations == entry.get("total")
+        assert dict(details.targets.per_class) == entry.get("instances", {})
+        assert {str(k): n for k, n in details.shot_images.items()} == published["shot_file_images"][key]
 
 
 def small(option: str, root: Path, output: Path, *more: str) -> config.ExperimentConfig:

@@ -62,10 +62,8 @@ def sample_native(
     pools = _usable_pools(dataset, categories)
     valid = [[validity.holds(instance, dataset) for instance in pool] for pool in pools]
     counts = [sum(flags) for flags in valid]
-    if strict:
-        _require(categories, counts, shots, f"valid instances ({validity})")
-    else:
-        _warn_short(categories, counts, [len(pool) for pool in pools], shots)
+    what = f"valid instances ({validity})"
+    _check_counts(categories, counts, [len(pool) for pool in pools], shots, what, strict=strict)
     return tuple(_ranked(pool, flags, seed)[:shots] for pool, flags in zip(pools, valid, strict=True))
 
 
@@ -169,10 +167,7 @@ def sample_shot_index(dataset: CocoDataset, categories: Sequence[Category], *, s
         sample.append(tuple(sorted(indexed, key=attrgetter("shot_index"))))
     counts = [len(instances) for instances in sample]
     _require_any(dataset, categories, counts, f"annotation with shot_index < {shots}")
-    if strict:
-        _require(categories, counts, shots, f"annotations with shot_index < {shots}")
-    else:
-        _warn_short(categories, counts, counts, shots)
+    _check_counts(categories, counts, counts, shots, f"annotations with shot_index < {shots}", strict=strict)
     return tuple(sample)
 
 
@@ -235,8 +230,12 @@ def _require(categories: Sequence[Category], counts: Sequence[int], shots: int, 
     )
 
 
-def _warn_short(categories: Sequence[Category], valid: Sequence[int], usable: Sequence[int], shots: int) -> None:
-    """Warn, once, of the categories with fewer than `shots` valid instances."""
+def _check_counts(
+    categories: Sequence[Category], valid: Sequence[int], usable: Sequence[int], shots: int, what: str, *, strict: bool
+) -> None:
+    """Refuse or, if not `strict`, warn once of the categories with fewer than `shots` valid instances."""
+    if strict:
+        _require(categories, valid, shots, what)
     short = [
         f"{category.name} ({f'{of_valid} valid, ' if of_usable > of_valid else ''}{of_usable} in all)"
         for category, of_valid, of_usable in zip(categories, valid, usable, strict=True)

@@ -71,18 +71,16 @@ def identical_images(
     Only files of equal size are read, those that do not exist are passed over. The same picture saved twice in
     different ways is not found. Pairs come in the order of the targets.
     """
-    reference_sizes, target_sizes = (
-        [record.path.stat().st_size if record.path.is_file() else None for record in records]
-        for records in (references, targets)
-    )
-    shared = set(reference_sizes) & set(target_sizes) - {None}
-    by_digest: dict[str, ImageRecord] = {}
-    for record, size in zip(references, reference_sizes, strict=True):
-        if size in shared:
-            by_digest.setdefault(image_digest(record.path), record)
-    candidates = [record for record, size in zip(targets, target_sizes, strict=True) if size in shared]
-    matches = ((by_digest.get(image_digest(record.path)), record) for record in candidates)
-    return [(reference, target) for reference, target in matches if reference is not None]
+
+    def with_size(records: Sequence[ImageRecord]) -> list[tuple[int, ImageRecord]]:
+        return [(record.path.stat().st_size, record) for record in records if record.path.is_file()]
+
+    sized_references, sized_targets = with_size(references), with_size(targets)
+    shared = {size for size, _ in sized_references} & {size for size, _ in sized_targets}
+    # Of several references with the same content the first counts.
+    by_digest = {image_digest(record.path): record for size, record in reversed(sized_references) if size in shared}
+    digests = ((image_digest(record.path), record) for size, record in sized_targets if size in shared)
+    return [(by_digest[digest], record) for digest, record in digests if digest in by_digest]
 
 
 def leakage_sentence(pairs: Sequence[tuple[ImageRecord, ImageRecord]], num_targets: int) -> str:
