@@ -84,12 +84,9 @@ class CocoBuilder:
         self._notes[what] += count
 
     def add_image(self, path: Path, size_hw: tuple[int, int] | None = None, *, stated_by: Path | None = None) -> Json:
-        """Enter an image and return its entry.
+        """Enter an image below the image folder and return its entry.
 
-        Args:
-            path: below the image folder.
-            size_hw: height and width of the image as it is stored or turned upright; None: read from the file.
-            stated_by: the file `size_hw` is taken from, for messages; needed with it.
+        Its size (height, width), stored or upright, is read from the image unless the file `stated_by` gives it.
 
         Raises:
             DataError: if the image cannot be read or has another size.

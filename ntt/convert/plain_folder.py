@@ -39,14 +39,9 @@ _HINT = "Example images lie in one folder per class, such as references/boat/a.j
 
 
 def convert_references(root: Path, categories: Sequence[Category] | None = None) -> Converted:
-    """Read the examples in the folder of the classes' folders.
+    """Read the examples in the folder of the classes' folders; `categories` are those whose ids are given already.
 
-    Args:
-        root: file names start from here.
-        categories: classes whose ids are given already; None: numbered by name.
-
-    Returns:
-        A file whose annotations carry `shot_index`, the example's index within its class by name.
+    Annotations carry `shot_index`, the example's index within its class by name.
 
     Raises:
         DataError: listing everything that cannot be used.
@@ -69,10 +64,9 @@ def convert_references(root: Path, categories: Sequence[Category] | None = None)
 
 
 def convert_targets(root: Path, categories: Sequence[Category]) -> Converted:
-    """Read the images to search, and the objects of `categories` in their LabelMe files where there are any.
+    """Read the images to search, and the objects of `categories` in their LabelMe files.
 
-    Returns:
-        A file without `annotations` where no image has a LabelMe file.
+    Where no image has a LabelMe file, the result has no `annotations`.
 
     Raises:
         DataError: listing everything that cannot be used.

@@ -95,12 +95,8 @@ def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: b
 
     `info`, `licenses` and the annotations' `id`, `iscrowd` and `area` may be absent. A missing box is taken from the
     mask, a missing image size from the image file. Annotations whose box has no area or lies outside the image, or
-    whose mask is empty, are left out with a warning; boxes that stick out are clipped.
-
-    Args:
-        annotation_file: a JSON file.
-        image_dir: the folder the file names of its images start from. Images are opened only for missing sizes.
-        annotations_required: whether a file without `annotations` is refused; target images need none.
+    whose mask is empty, are left out with a warning; boxes that stick out are clipped. File names start from
+    `image_dir`, whose images are opened only for missing sizes. Target images need no `annotations`.
 
     Raises:
         DataError: naming every problem of the file at once.

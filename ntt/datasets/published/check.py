@@ -28,10 +28,7 @@ def check_published(
 ) -> CheckReport:
     """Check annotation files, classes, counts and images, and look for targets among the references.
 
-    Args:
-        details: what the data set must contain.
-        files: where it lies, by number of shots; None as the only key where references are drawn from one file.
-        decode: decode every image completely.
+    `files` says where it lies, by number of shots; None is the only key where references are drawn from one file.
     """
     report = CheckReport()
     first = next(iter(files.values()))
