@@ -7,21 +7,13 @@ import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from ntt.drawing import (
-    DrawnInstances,
-    cut_reference_tile,
-    draw_comparison,
-    draw_contact_sheet,
-    draw_feature_pca,
-    draw_instances,
-    draw_reference_pages,
-    draw_similarity_map,
-    image_quality,
-    instances,
-    text,
-)
+from ntt.drawing import instances, text
 from ntt.drawing.colours import class_colour, text_colour
-from ntt.drawing.comparison import draw_legend
+from ntt.drawing.comparison import draw_comparison, draw_legend
+from ntt.drawing.feature_maps import draw_feature_pca, draw_similarity_map
+from ntt.drawing.instances import DrawnInstances, draw_instances
+from ntt.drawing.quality import image_quality
+from ntt.drawing.sheets import cut_reference_tile, draw_contact_sheet, draw_reference_pages
 from ntt.drawing.text import label_size, shorten, text_width_px
 from ntt.types import Detections
 

@@ -12,7 +12,7 @@ from ntt.config.compose import compose_config
 from ntt.config.schema import ExperimentConfig
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images, read_image
-from ntt.drawing import draw_instances
+from ntt.drawing.instances import draw_instances
 from ntt.models.box_masks import BoxMasks, Conversion, choose_box_segmenter, convert
 from ntt.models.segmenters.base import BoxSegmenter
 from ntt.run.models import build_models

@@ -51,11 +51,6 @@ def draw_comparison(
     return side_by_side(panels, heading=file_name, note=note, footer=footer, min_width=_MIN_WIDTH)
 
 
-def format_threshold(value: float) -> str:
-    """Return two decimals, or as many as the value needs."""
-    return f"{value:.2f}" if abs(value - round(value, 2)) < 1e-9 else f"{value:.6g}"
-
-
 def _confident(detections: Detections, score_threshold: float) -> DrawnInstances:
     scores = np.asarray(detections.scores)
     indices = np.flatnonzero(scores >= score_threshold)
@@ -71,7 +66,8 @@ def _confident(detections: Detections, score_threshold: float) -> DrawnInstances
 def _predictions_panel(
     image_HW3: ByteArray, predicted: DrawnInstances, class_names: Sequence[str], score_threshold: float, count: int
 ) -> Panel:
-    threshold = format_threshold(score_threshold)
+    # Two decimals, or as many as the value needs.
+    threshold = max(f"{score_threshold:.2f}", f"{score_threshold:.6g}", key=len)
     picture = _picture(image_HW3, predicted, class_names, f"no detection above {threshold}")
     return Panel(picture, "Predictions", f"{len(predicted.labels)} of {count} with score ≥ {threshold}")
 

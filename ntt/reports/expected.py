@@ -7,7 +7,7 @@ there. `tolerance` says how far ours may be off; for a mean over seeds it is the
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -154,16 +154,15 @@ def _verdict(result: ExpectedResult, values: "pd.Series[float]") -> str:
 
 
 def _other_settings(result: ExpectedResult, experiment: Mapping[str, Any], runs: pd.DataFrame) -> str | None:
-    """Tell in which settings a run that was started as this experiment departs from it."""
+    """Tell in which settings a run that was started as this experiment departs from it.
+
+    A run that differs in what the row itself overrides is one of another row.
+    """
+    keys = [line.partition("=")[0] for line in result.overrides]
     for config, comparable in zip(runs.config, runs.comparable, strict=True):
         differing = differing_settings([experiment, comparable])
-        if config.get("experiment") == result.experiment and differing and not _is_other_row(result, differing):
+        other_row = any(setting == key or setting.startswith(f"{key}.") for setting in differing for key in keys)
+        if config.get("experiment") == result.experiment and differing and not other_row:
             more = "" if len(differing) <= _SHOWN_KEYS else f" and {len(differing) - _SHOWN_KEYS} more"
             return f"not run: run with another {', '.join(differing[:_SHOWN_KEYS])}{more}"
     return None
-
-
-def _is_other_row(result: ExpectedResult, differing: Sequence[str]) -> bool:
-    """Return whether settings differ that the row itself overrides, so that a run is one of another row."""
-    keys = [line.partition("=")[0] for line in result.overrides]
-    return any(setting == key or setting.startswith(f"{key}.") for setting in differing for key in keys)

@@ -10,7 +10,7 @@ import math
 import textwrap
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-FigureFormat: TypeAlias = Literal["png", "pdf"]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A8A2E")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -139,7 +137,7 @@ def heat_map(values: npt.NDArray[np.float64], rows: Sequence[str], columns: Sequ
     return figure
 
 
-def to_bytes(figure: "Figure", form: FigureFormat) -> bytes:
+def to_bytes(figure: "Figure", form: Literal["png", "pdf"]) -> bytes:
     """Return a figure as the content of a file, without a date: equal plots are equal files.
 
     Letters that the font lacks come out as empty boxes.

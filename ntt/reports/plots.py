@@ -12,7 +12,6 @@ import pandas as pd
 from ntt.base.files import write_bytes
 from ntt.reports import figures
 from ntt.reports.content import metric_label
-from ntt.reports.figures import FigureFormat
 from ntt.reports.records import ALL_SHOTS
 from ntt.reports.summary import SETTING, SeriesNames, name_series, settings_with, shots_text, statistics
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 MAX_CLASSES = 60
 """Rows of a heat map; of more classes the best and the worst are shown."""
-
-FORMATS: tuple[FigureFormat, ...] = ("png", "pdf")
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def save_plots(plots: Sequence[Plot], folder: Path) -> list[Path]:
     """Write every plot as PNG and as PDF."""
     paths = []
     for plot in plots:
-        for form in FORMATS:
+        for form in ("png", "pdf"):
             paths.append(folder / f"{plot.name}.{form}")
             write_bytes(paths[-1], figures.to_bytes(plot.figure, form))
     return paths

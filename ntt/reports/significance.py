@@ -5,8 +5,7 @@ Two tests look at the differences within the pairs, both two-sided:
 
 - the paired t-test (Student 1908), which supposes that the differences are normally distributed;
 - the sign-flip permutation test (Fisher 1935), which supposes only that a difference would be as likely with the
-  other sign if the settings were equally good. It tries all 2^n sign patterns, so its smallest p-value is 2 / 2^n:
-  with 5 seeds it cannot fall below 0.0625.
+  other sign if the settings were equally good. It tries all 2^n sign patterns, so its smallest p-value is 2 / 2^n.
 
 The p-values are not corrected for the number of comparisons in a table.
 """
@@ -25,10 +24,7 @@ from ntt.reports.records import METHOD_GROUPS
 from ntt.reports.summary import differing_settings, value_text
 
 MIN_PAIRS = 3
-"""With fewer pairs there is no test."""
-
-MAX_EXACT_PAIRS = 12
-"""Up to so many pairs every sign pattern is tried; beyond, only the t-test is given."""
+_MAX_EXACT_PAIRS = 12
 
 
 def paired_test(differences: npt.NDArray[np.float64]) -> tuple[float | None, float | None]:
@@ -44,7 +40,7 @@ def paired_test(differences: npt.NDArray[np.float64]) -> tuple[float | None, flo
             # SciPy warns of differences that are nearly equal; the p-value is then 0 in all digits shown.
             warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
             p_t = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    if MIN_PAIRS <= len(differences) <= MAX_EXACT_PAIRS:
+    if MIN_PAIRS <= len(differences) <= _MAX_EXACT_PAIRS:
         flips = stats.permutation_test(
             (differences,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True
         )

@@ -68,11 +68,9 @@ def _row(record: RunRecord, parts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def statistics(runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Average metrics over the seeds of each setting.
+    """Average metrics over the seeds of each setting: one row per setting, indexed by `SETTING` and sorted.
 
-    Returns:
-        One row per setting, indexed by `SETTING` and sorted; per metric the columns (metric, "mean"), (metric,
-        "std"), the sample standard deviation, missing for a single run, and (metric, "count").
+    Columns are (metric, "mean"), (metric, "std"), missing for a single run, and (metric, "count").
     """
     values = runs.reindex(columns=metrics).where(runs.counted)
     return values.groupby([runs[name] for name in SETTING]).agg(["mean", "std", "count"])

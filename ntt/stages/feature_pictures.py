@@ -8,7 +8,8 @@ from PIL import Image
 
 from ntt.base.distributed import ProcessGroup
 from ntt.data.images import read_image
-from ntt.drawing import draw_contact_sheet, draw_feature_pca, draw_similarity_map
+from ntt.drawing.feature_maps import draw_feature_pca, draw_similarity_map
+from ntt.drawing.sheets import draw_contact_sheet
 from ntt.ops.pooling import l2_normalise
 from ntt.ops.similarity import best_per_class, cosine_similarity
 from ntt.stages.candidates import CandidateSource

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ntt.base import distributed as dist
 from ntt.data.images import read_image
-from ntt.drawing import cut_reference_tile, draw_reference_pages
+from ntt.drawing.sheets import cut_reference_tile, draw_reference_pages
 from ntt.models.box_masks import ReferenceMasks
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.feature_pictures import draw_reference_features, draw_similarities

@@ -1,8 +1,8 @@
 """Weights & Biases: one W&B run per run.
 
-The W&B run's id is that of the point, so a job that is queued again, retried or started twice continues the same run.
-Without a key or a connection the record is written to disk and can be sent later. Whatever goes wrong here costs a
-warning, never a result, and never more than the time limits below.
+The W&B run's id is that of the point, so a job that is queued again continues the same run. Without a key or a
+connection the record is written to disk and can be sent later. Whatever goes wrong costs a warning and no more than the
+time limits below, never a result.
 """
 
 import logging
