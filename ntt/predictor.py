@@ -25,11 +25,11 @@ from ntt.data.masks import segmentation_rle
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.ops.masks import decode_masks
 from ntt.run.models import build_models
+from ntt.stages.matching import build_prototypes
 from ntt.stages.memory import fill_memory
-from ntt.stages.prototypes import build_prototypes
 from ntt.store.entries import Arrays
 from ntt.store.store import Store
-from ntt.types import Category, Detections, FloatArray, ImageRecord, Instance, IntArray, ReferenceSet
+from ntt.types import Category, FloatArray, ImageRecord, Instance, IntArray, ReferenceSet
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 """A file; a picture; or pixels: uint8 [H, W, 3] RGB, or [H, W] grey. Files are turned as their EXIF data say, pictures
@@ -42,11 +42,9 @@ than half of the largest."""
 
 @dataclass(frozen=True)
 class Reference:
-    """One example of a class.
+    """One example of the class `name`.
 
     Attributes:
-        image: the image it is in.
-        name: of its class.
         mask: its pixels; None where there is only a box, or nothing.
         box_xyxy: left, top, right, bottom in pixels; None: the box around the mask, else the whole image.
     """
@@ -63,11 +61,9 @@ class Prediction:
 
     Attributes:
         labels: int64 [N], indices into the predictor's `classes`.
-        names: N class names.
         scores: float32 [N] in (0, 1].
         boxes_xyxy: float32 [N, 4], left, top, right, bottom in image pixels, right and bottom exclusive.
         rles: N masks as COCO compressed run lengths, small where `masks` may be large.
-        height, width: of the image, pixels.
     """
 
     labels: IntArray
@@ -146,7 +142,17 @@ class Predictor:
         with _as_file(image) as record:
             candidates = self._models.source.get(record)
             detections = self._matcher.match(record.id, candidates, self._prototypes)
-        return _prediction(detections, self.classes)
+        corners = detections.boxes_xywh.copy()
+        corners[:, 2:] += corners[:, :2]
+        return Prediction(
+            labels=detections.labels,
+            names=tuple(self.classes[label] for label in detections.labels.tolist()),
+            scores=detections.scores,
+            boxes_xyxy=corners,
+            rles=detections.rles,
+            height=detections.height,
+            width=detections.width,
+        )
 
 
 def references_from_folder(folder: str | os.PathLike[str]) -> list[Reference]:
@@ -172,13 +178,11 @@ def references_from_folder(folder: str | os.PathLike[str]) -> list[Reference]:
 
 
 class _NoStore(Store):
-    """A store that keeps nothing."""
-
     def read(self, kind: str, key: str) -> None:
-        """Find nothing."""
+        pass
 
     def write(self, kind: str, key: str, arrays: Arrays, *, notes: Any) -> None:
-        """Keep nothing."""
+        pass
 
 
 def _reference_set(references: Sequence[Reference], folder: Path) -> ReferenceSet:
@@ -196,27 +200,19 @@ def _reference_set(references: Sequence[Reference], folder: Path) -> ReferenceSe
         except DataError as error:
             problems.append(f"Example {number} ({reference.name}): {error}")
     raise_all(problems, DataError, summary="Some examples cannot be used")
-    return ReferenceSet(
-        categories=categories,
-        instances=tuple(map(tuple, groups)),
-        images=records,
-        shots=max(map(len, groups)),
-        seed=0,
-    )
+    shots = max(map(len, groups))
+    return ReferenceSet(categories, instances=tuple(map(tuple, groups)), images=records, shots=shots, seed=0)
 
 
 def _examples(references: Any) -> tuple[Reference, ...]:
-    """Refuse anything but examples with a class name each."""
     is_several = isinstance(references, Iterable) and not isinstance(references, str)
     examples = tuple(references) if is_several else (references,)
     if not examples:
         raise ConfigError("There is no example. Give at least one Reference.")
     for number, example in enumerate(examples, start=1):
         if not isinstance(example, Reference):
-            raise ConfigError(
-                f"Example {number} is of type {type(example).__name__}, a Reference is needed. Make it with "
-                "ntt.Reference(image, name), or read a folder with ntt.references_from_folder(folder)."
-            )
+            kind = type(example).__name__
+            raise ConfigError(f"Example {number} is of type {kind}, a Reference is needed. See references_from_folder.")
         if not isinstance(example.name, str) or not example.name.strip():
             raise ConfigError(f"Example {number} has the class name {example.name!r}: a text is needed.")
     return examples
@@ -239,9 +235,7 @@ def _picture(pixels: Any) -> Image.Image:
     is_picture = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.size > 0
     if not is_picture or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
         details = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise DataError(
-            f"The image is {details}: a path, a PIL image, or uint8 [H, W, 3] RGB or [H, W] grey is needed. Convert it."
-        )
+        raise DataError(f"The image is {details}: a path, a PIL image, or uint8 [H, W, 3] or [H, W] is needed.")
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
@@ -263,16 +257,14 @@ def _instance(reference: Reference, number: int, category_id: int, record: Image
 
 def _box(corners: Sequence[float], record: ImageRecord) -> tuple[float, float, float, float]:
     try:
-        values = [float(value) for value in corners]
+        left, top, right, bottom = map(float, corners)
     except (TypeError, ValueError):
         raise DataError(f"The box {corners!r} is not four numbers: left, top, right, bottom in pixels.") from None
-    if len(values) == 4:
-        left, top, right, bottom = values
-        if 0 <= left < right <= record.width and 0 <= top < bottom <= record.height:
-            return (left, top, right - left, bottom - top)
+    if 0 <= left < right <= record.width and 0 <= top < bottom <= record.height:
+        return (left, top, right - left, bottom - top)
     raise DataError(
-        f"The box {values} does not lie in the image of {record.width} x {record.height} pixels: left, top, right, "
-        "bottom are needed, left smaller than right, top smaller than bottom. Correct it."
+        f"The box {tuple(corners)} does not lie in the image of {record.width} x {record.height} pixels: left, top, "
+        "right, bottom are needed, in this order."
     )
 
 
@@ -296,17 +288,3 @@ def _mask(mask: MaskLike, size_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
 def _as_file(image: ImageLike) -> Iterator[ImageRecord]:
     with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
         yield _record(image, Path(folder) / "image.png", 0)
-
-
-def _prediction(detections: Detections, classes: Sequence[str]) -> Prediction:
-    corners = detections.boxes_xywh.copy()
-    corners[:, 2:] += corners[:, :2]
-    return Prediction(
-        labels=detections.labels,
-        names=tuple(classes[label] for label in detections.labels.tolist()),
-        scores=detections.scores,
-        boxes_xyxy=corners,
-        rles=detections.rles,
-        height=detections.height,
-        width=detections.width,
-    )

@@ -71,7 +71,6 @@ class ReferenceSet:
     Attributes:
         categories: sorted by category id; the position in this tuple is the class index used everywhere below.
         instances: one tuple per category. Never empty; may hold fewer than k instances where fewer exist.
-        images: the records of every image the instances lie in.
         digest: hex digest of everything that decides which instances these are; "" where they were not drawn.
         sampler: name of the sampler that drew them; "given" where none did.
     """
@@ -87,12 +86,7 @@ class ReferenceSet:
 
 @dataclass(frozen=True)
 class ReferenceFeature:
-    """What the backbone makes of one reference instance.
-
-    Attributes:
-        instance: float32 [D], mean feature inside the mask, not normalised.
-        background: float32 [D], mean feature of the rest of the crop, not normalised; None where nothing is left.
-    """
+    """Mean features of a reference inside its mask and in the rest of its crop, if any; float32 [D], not normalised."""
 
     instance: FloatArray
     background: FloatArray | None
@@ -104,10 +98,8 @@ class MemoryBank:
 
     Attributes:
         features: per class float32 [K, D], not normalised.
-        categories: as in the `ReferenceSet` the bank was filled from.
         backgrounds: per class float32 [B, D], not normalised, B <= K: the mean feature outside the mask of each
-            instance that leaves anything of its crop uncovered, in the order of `features`. An empty tuple where
-            backgrounds were not looked at.
+            instance that leaves anything of its crop uncovered. An empty tuple where backgrounds were not looked at.
     """
 
     categories: tuple[Category, ...]
@@ -120,8 +112,7 @@ class Prototypes:
     """What candidates are compared with.
 
     Attributes:
-        vectors_PD: float32 [P, D], each L2-normalised. One per class for the published method; more for matchers that
-            keep several.
+        vectors_PD: float32 [P, D], each L2-normalised.
         labels_P: int64 [P], the class index each vector stands for; -1 stands for background, and what is below -1 for
             a matcher's own counter-examples. Negative labels never raise a class's score.
     """
@@ -149,7 +140,6 @@ class Candidates:
     """Everything matching needs to know of one target image; independent of seed, shots and classes.
 
     Attributes:
-        height, width: of the original image, pixels.
         rles: full-size masks, COCO compressed RLE.
         grid_boxes_xyxy: float32 [N, 4], inclusive pixel indices on the segmenter's mask grid; used by NMS only.
         predicted_iou: float32 [N].
@@ -198,7 +188,7 @@ class Metrics:
         overall: kind -> metric name -> value.
         per_class: kind -> class name -> metric name -> value.
         num_objects: objects of the ground truth, of all classes, crowd regions not counted; None: not recorded.
-        num_masks: how many of them have a mask. Masks are evaluated only where all have one.
+        num_masks: how many of them have a mask.
     """
 
     overall: Mapping[str, Mapping[str, float]]
@@ -211,14 +201,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how models run.
-
-    Attributes:
-        device: "cpu", "cuda", "cuda:N" or "mps"; already resolved, never "auto".
-        precision: "float32", "tf32", "bfloat16" or "float16".
-        compile: whether models go through `torch.compile`.
-        weights_root: folder of downloaded checkpoints.
-    """
+    """Where and how models run; `device` is resolved, never "auto". See `ntt.config.schema.RuntimeConfig`."""
 
     device: str = "cpu"
     precision: str = "float32"

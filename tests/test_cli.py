@@ -109,18 +109,9 @@ def test_table():
     ]
 
 
-@pytest.mark.parametrize(
-    ("masks", "expected"),
-    [
-        (0, "Masks are not evaluated: the ground truth has none, its 9 objects have boxes only."),
-        (
-            8,
-            "Masks are not evaluated: 1 of the 9 objects of the ground truth have none; AP needs all.",
-        ),
-    ],
-)
-def test_table_says_how_many_masks_are_missing(masks: int, expected: str):
-    assert metrics_table(replace(METRICS, num_objects=9, num_masks=masks)).splitlines()[-1] == expected
+def test_table_says_how_many_masks_are_missing():
+    last_line = metrics_table(replace(METRICS, num_objects=9, num_masks=8)).splitlines()[-1]
+    assert last_line == "Masks are not evaluated: 1 of the 9 objects of the ground truth have none."
 
 
 def test_table_without_ground_truth():

@@ -32,9 +32,8 @@ from ntt.models.segmenters.sam2 import Sam2, Sam2Config
 from ntt.models.segmenters.sam2.prompts import point_grid
 from ntt.ops.pooling import l2_normalise, pool_masks
 from ntt.stages.candidates import CandidateSource
-from ntt.stages.matching import match_images
+from ntt.stages.matching import build_prototypes, match_images
 from ntt.stages.memory import ReferenceEncoder, fill_memory
-from ntt.stages.prototypes import build_prototypes
 from ntt.store.store import Store
 from ntt.types import Detections, ImageRecord, Placement, Proposals, Prototypes, ReferenceSet
 

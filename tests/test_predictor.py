@@ -156,7 +156,7 @@ def test_settings_reach_the_parts(tiny: Path, shared_store: Path):
         ({"mask": "nowhere.png"}, "The mask nowhere.png cannot be read"),
         ({"box_xyxy": (10, 10, 5, 20)}, "does not lie in the image of 128 x 96 pixels"),
         ({"box_xyxy": (10, 10, 500, 20)}, "does not lie in the image"),
-        ({"box_xyxy": (1, 2, 3)}, "left, top, right, bottom are needed"),
+        ({"box_xyxy": (1, 2, 3)}, "is not four numbers"),
         ({"box_xyxy": (1, 2, 3, None)}, r"The box \(1, 2, 3, None\) is not four numbers"),
         ({"box_xyxy": 5}, "The box 5 is not four numbers"),
         ({"mask": [["a"]]}, "The mask is an array of <U1: bool or numbers are needed"),
@@ -181,7 +181,7 @@ def test_wrong_settings_are_refused_in_plain_words():
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ("my_set/references", r"Example 1 is of type str, a Reference is needed. Make it .*references_from_folder"),
+        ("my_set/references", r"Example 1 is of type str, a Reference is needed. See references_from_folder"),
         ([("a.jpg", "cat")], "Example 1 is of type tuple, a Reference is needed"),
         ([ntt.Reference("a.jpg", " ")], "Example 1 has the class name ' ': a text is needed"),
         ([ntt.Reference("a.jpg", 3)], "Example 1 has the class name 3: a text is needed"),  # type: ignore[arg-type]

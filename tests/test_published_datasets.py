@@ -334,7 +334,7 @@ def test_a_box_only_set_runs_from_end_to_end(
     folder = run_directory(made)
     assert json.loads((folder / "references.json").read_text())["sampler"] == "fixed"
     assert set(json.loads((folder / "metrics.json").read_text())["overall"]) == {"bbox"}
-    assert "the ground truth has none, its 9 objects have boxes only." in capsys.readouterr().out
+    assert "9 of the 9 objects of the ground truth have none." in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from coco_samples import annotation, document, many, read
 
+from ntt.config.schema import ExperimentConfig, ShotsConfig
 from ntt.data.coco import CocoDataset
 from ntt.data.references import references_to_json
 from ntt.errors import ConfigError, DataError
-from ntt.stages.references import sample_references
+from ntt.run.inputs import drawn_references
 from ntt.types import Category, ReferenceSet
 
 A, B = Category(1, "a"), Category(2, "b")
@@ -25,18 +26,11 @@ def small(folder: Path, **more: Any) -> CocoDataset:
     return many(folder, boxes, num_images=5, segmentation=POLYGON, **more)
 
 
-def drawn(dataset: CocoDataset, **changes: Any) -> ReferenceSet:
-    arguments: dict[str, Any] = {
-        "dataset": dataset,
-        "categories": (A, B),
-        "shots": 2,
-        "seed": 0,
-        "sampler": "native",
-        "strict": True,
-        "min_box_side_px": 32.0,
-        "border_px": 10.0,
-    }
-    return sample_references(**{**arguments, **changes})
+def drawn(
+    dataset: CocoDataset, *, categories: tuple[Category, ...] = (A, B), seed: int = 0, **shots: Any
+) -> ReferenceSet:
+    settings = ShotsConfig(**{"name": "some", "count": 2, "strict": True, **shots})
+    return drawn_references(ExperimentConfig(shots=settings, seed=seed), dataset, categories)
 
 
 def test_a_reference_set_is_complete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -93,8 +87,8 @@ def test_the_digest_changes_with_every_part_of_what_was_drawn(tmp_path: Path, ch
     content = json.loads(dataset.annotation_file.read_text())
     change(content)
     changed = read(tmp_path, content)
-    before = drawn(dataset, categories=dataset.categories[:2], sampler="fixed", shots=4)
-    after = drawn(changed, categories=changed.categories[:2], sampler="fixed", shots=4)
+    before = drawn(dataset, categories=dataset.categories[:2], sampler="fixed", count=4)
+    after = drawn(changed, categories=changed.categories[:2], sampler="fixed", count=4)
     assert (before.digest != after.digest) is is_decisive
 
 
@@ -104,13 +98,13 @@ def test_rle_counts_as_bytes_and_text_are_one(tmp_path: Path) -> None:
     digests = []
     for counts in ("abc", b"abc"):
         coded = replace(dataset.instances[0], segmentation={"size": [100, 200], "counts": counts})
-        digests.append(drawn(replace(dataset, instances=(coded,)), categories=(Category(1, "cat"),), shots=1).digest)
+        digests.append(drawn(replace(dataset, instances=(coded,)), categories=(Category(1, "cat"),), count=1).digest)
     assert digests[0] == digests[1]
 
 
 def test_the_json_names_everything(tmp_path: Path) -> None:
     dataset = small(tmp_path)
-    references = drawn(dataset, sampler="fixed", shots=4, seed=3)
+    references = drawn(dataset, sampler="fixed", count=4, seed=3)
     assert references_to_json(references, dataset) == {
         "digest": references.digest,
         "sampler": "fixed",
@@ -128,9 +122,7 @@ def test_the_json_names_everything(tmp_path: Path) -> None:
 
 def test_every_instance_of_a_file_without_a_number_of_shots(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = many(tmp_path, [(1, 0, GOOD), (1, 1, GOOD), (2, 0, GOOD)], num_images=2)
-    references = drawn(dataset, categories=(A, B), sampler="fixed", shots=None)
+    references = drawn(dataset, categories=(A, B), sampler="fixed", count=None)
     assert [[i.id for i in group] for group in references.instances] == [[1, 2], [3]]
     assert references.shots == 2
     assert caplog.text == ""
-    with pytest.raises(ValueError, match="sampler native needs a number of shots"):
-        drawn(dataset, categories=(A, B), sampler="native", shots=None)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from interrupted import SMALL
 from PIL import Image
-from test_runner import read, settings
+from test_runner import edited, read, settings
 from tiny_data import make_tiny
 
 from ntt.base import digests
@@ -67,20 +67,18 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def with_targets(data: Path, folder: Path, places: list[int]) -> Path:
+def with_targets(data: Path, folder: Path, positions: list[int]) -> Path:
     """Copy the data set with some target images only, in another order and under other names and ids."""
     root = Path(shutil.copytree(data, folder))
-    path = root / "annotations" / "targets.json"
-    content = read(path)
-    kept = [content["images"][place] for place in places]
-    numbers = {image["id"]: 500 + number for number, image in enumerate(kept)}
-    for image in kept:
-        (root / "images" / image["file_name"]).rename(root / "images" / f"x{image['id']}.png")
-        image.update(file_name=f"x{image['id']}.png", id=numbers[image["id"]])
-    annotations = [one for one in content["annotations"] if one["image_id"] in numbers]
-    for one in annotations:
-        one["image_id"] = numbers[one["image_id"]]
-    path.write_text(json.dumps({**content, "images": kept, "annotations": annotations}))
+    with edited(root, "targets") as content:
+        content["images"] = [content["images"][position] for position in positions]
+        ids = {image["id"]: 500 + number for number, image in enumerate(content["images"])}
+        for image in content["images"]:
+            (root / "images" / image["file_name"]).rename(root / "images" / f"x{image['id']}.png")
+            image.update(file_name=f"x{image['id']}.png", id=ids[image["id"]])
+        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in ids]
+        for entry in content["annotations"]:
+            entry["image_id"] = ids[entry["image_id"]]
     return root
 
 
@@ -124,16 +122,10 @@ def test_a_damaged_entry_is_reported_and_computed_again(
 
 def test_altered_files_are_noticed(go: Go, capsys: pytest.CaptureFixture[str]):
     folder = go()
-    stages = {
-        "references.json": "references",
-        "memory.safetensors": "memory",
-        "prototypes.safetensors": "prototypes",
-        "candidates.json": "candidates",
-        "predictions.json": "matching",
-        "metrics.json": "evaluation",
-    }
+    names = ("references.json", "memory.safetensors", "prototypes.safetensors", "candidates.json", "predictions.json")
+    stages = ("references", "memory", "prototypes", "candidates", "matching", "evaluation")
     capsys.readouterr()
-    for name, stage in stages.items():
+    for name, stage in zip((*names, "metrics.json"), stages, strict=True):
         path = folder / name
         whole = path.read_bytes()
         for altered in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[: len(whole) // 2]):
@@ -204,10 +196,8 @@ def test_a_workspace_notices_what_changes_between_two_points(go: Go, data: Path,
     root, shared = Path(shutil.copytree(data, tmp_path / "copy")), Workspace()
     folder = go(root=root, space=shared)
     before = read(folder / "metrics.json")
-    targets = root / "annotations" / "targets.json"
-    content = read(targets)
-    content["annotations"] = content["annotations"][:1]
-    targets.write_text(json.dumps(content))
+    with edited(root, "targets") as content:
+        content["annotations"] = content["annotations"][:1]
     assert go(root=root, space=shared) == folder
     assert read(folder / "metrics.json") != before
     (root / "images" / "targets_1.png").write_bytes(b"no image any more")

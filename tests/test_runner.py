@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -59,21 +60,28 @@ def read(path: Path) -> Json:
     return loaded
 
 
+@pytest.fixture
+def root(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the data set, to be changed."""
+    return Path(shutil.copytree(tiny, tmp_path / "copy"))
+
+
+@contextmanager
+def edited(root: Path, name: str) -> Iterator[Json]:
+    """Change an annotation file."""
+    path = root / "annotations" / f"{name}.json"
+    content = read(path)
+    yield content
+    path.write_text(json.dumps(content))
+
+
 def test_a_run_leaves_everything(run: Run, tiny: Path, caplog: pytest.LogCaptureFixture):
     folder = run("visualisation.enabled=true")
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    expected = {
-        "config.yaml",
-        "identity.json",
-        "facts.json",
-        "references.json",
-        "memory.safetensors",
-        "prototypes.safetensors",
-    }
-    expected |= {"candidates.json", "predictions.json", "metrics.json", "run.log"}
-    expected |= {"pictures/references.png", "pictures/best.png", "pictures/worst.png"}
-    expected |= {f"stages/{stage}.json" for stage in config.STAGES}
-    assert expected <= names
+    documents = ("identity", "facts", "references", "candidates", "predictions", "metrics")
+    documents += tuple(f"stages/{stage}" for stage in config.STAGES)
+    expected = {f"{name}.json" for name in documents} | {"config.yaml", "memory.safetensors", "prototypes.safetensors"}
+    assert expected | {"run.log", *(f"pictures/{name}.png" for name in ("references", "best", "worst"))} <= names
     assert not [name for name in names if name.endswith(".tmp")]
     metrics = read(folder / "metrics.json")
     assert set(metrics["overall"]) == {"bbox", "segm", "rejection"}
@@ -84,12 +92,7 @@ def test_a_run_leaves_everything(run: Run, tiny: Path, caplog: pytest.LogCapture
     assert facts["packages"]["torch"]
     assert facts["stages"]["memory"]["seconds"] > 0
     assert facts["stages"]["candidates"]["peak_memory_mb"]["process"] > 50
-
-
-def test_predictions_load_in_pycocotools(run: Run, tiny: Path):
-    folder = run()
-    truth = COCO(str(tiny / "annotations" / "targets.json"))
-    loaded = truth.loadRes(str(folder / "predictions.json"))
+    loaded = COCO(str(tiny / "annotations" / "targets.json")).loadRes(str(folder / "predictions.json"))
     assert len(loaded.anns) == len(json.loads((folder / "predictions.json").read_text())) > 0
 
 
@@ -109,24 +112,19 @@ def test_a_finished_run_does_nothing(run: Run, capsys: pytest.CaptureFixture[str
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_changed_annotations_are_never_met_with_stale_results(run: Run, tiny: Path, tmp_path: Path):
-    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
+def test_changed_annotations_are_never_met_with_stale_results(run: Run, root: Path):
     folder = run(root=root)
     before = read(folder / "metrics.json")
-    targets = root / "annotations" / "targets.json"
-    content = read(targets)
-    content["annotations"] = content["annotations"][:1]
-    targets.write_text(json.dumps(content))
+    with edited(root, "targets") as content:
+        content["annotations"] = content["annotations"][:1]
     assert run(root=root) == folder
     assert read(folder / "metrics.json") != before
     drawn = read(folder / "references.json")["references"]["3"][0]["annotation_id"]
     memory, predictions = ((folder / name).read_bytes() for name in ("memory.safetensors", "predictions.json"))
-    references = root / "annotations" / "references.json"
-    content = read(references)
-    (annotation,) = [entry for entry in content["annotations"] if entry["id"] == drawn]
-    x, y, width, height = annotation["bbox"]
-    annotation["segmentation"] = [[x, y, x + width / 2, y, x + width / 2, y + height / 2, x, y + height / 2]]
-    references.write_text(json.dumps(content))
+    with edited(root, "references") as content:
+        (annotation,) = [entry for entry in content["annotations"] if entry["id"] == drawn]
+        x, y, width, height = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + width / 2, y, x + width / 2, y + height / 2, x, y + height / 2]]
     run(root=root)
     assert (folder / "memory.safetensors").read_bytes() != memory
     assert (folder / "predictions.json").read_bytes() != predictions
@@ -153,13 +151,10 @@ def test_a_repeated_stage_gives_the_same_as_a_whole_run(run: Run):
 
 
 def test_targets_without_annotations_give_predictions_and_pictures(
-    run: Run, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, root: Path, capsys: pytest.CaptureFixture[str]
 ):
-    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
-    targets = root / "annotations" / "targets.json"
-    content = read(targets)
-    del content["annotations"]
-    targets.write_text(json.dumps(content))
+    with edited(root, "targets") as content:
+        del content["annotations"]
     folder = run("visualisation.enabled=true", root=root)
     assert read(folder / "metrics.json")["overall"] == {}
     assert len(json.loads((folder / "predictions.json").read_text())) > 0
@@ -168,29 +163,21 @@ def test_targets_without_annotations_give_predictions_and_pictures(
     assert "no annotations" in capsys.readouterr().out
 
 
-def test_box_only_references_and_targets(run: Run, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
+def test_box_only_references_and_targets(run: Run, root: Path, capsys: pytest.CaptureFixture[str]):
     for name in ("references", "targets"):
-        path = root / "annotations" / f"{name}.json"
-        content = read(path)
-        for annotation in content["annotations"]:
-            del annotation["segmentation"]
-        path.write_text(json.dumps(content))
+        with edited(root, name) as content:
+            for annotation in content["annotations"]:
+                del annotation["segmentation"]
     folder = run(root=root)
     assert set(read(folder / "metrics.json")["overall"]) == {"bbox", "rejection"}
-    out = capsys.readouterr().out
-    assert "box" in out
-    assert "Masks are not evaluated" in out
+    assert "Masks are not evaluated" in capsys.readouterr().out
 
 
 def test_chosen_pictures_while_matching(run: Run):
-    folder = run(
-        "visualisation.enabled=true", "visualisation.during_matching=true", "visualisation.image_ids=[102,104]"
-    )
-    assert sorted(path.name for path in (folder / "pictures" / "targets").iterdir()) == [
-        "targets_1_102.png",
-        "targets_3_104.png",
-    ]
+    settings = ("enabled=true", "during_matching=true", "image_ids=[102,104]")
+    folder = run(*(f"visualisation.{setting}" for setting in settings))
+    names = sorted(path.name for path in (folder / "pictures" / "targets").iterdir())
+    assert names == ["targets_1_102.png", "targets_3_104.png"]
     with Image.open(folder / "pictures" / "targets" / "targets_1_102.png") as picture:
         assert picture.width > 2 * 480
 
@@ -205,8 +192,7 @@ def test_pictures_of_an_earlier_run_are_not_announced_where_none_are_wanted(
     assert "pictures " not in capsys.readouterr().out
 
 
-def test_what_is_wrong_with_both_files_is_reported_at_once(run: Run, tiny: Path, tmp_path: Path):
-    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
+def test_what_is_wrong_with_both_files_is_reported_at_once(run: Run, root: Path, tmp_path: Path):
     (root / "images" / "targets_2.png").unlink()
     (root / "images" / "references_0.png").write_bytes(b"no image")
     with pytest.raises(DataError) as caught:
@@ -260,27 +246,19 @@ def test_a_refused_run_leaves_no_directory(run: Run, tiny: Path, tmp_path: Path,
     assert not (tmp_path / "out").exists()
 
 
-def test_classes_that_differ_between_the_files_are_refused(run: Run, tiny: Path, tmp_path: Path):
-    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
-    path = root / "annotations" / "targets.json"
-    content = read(path)
-    content["categories"][0]["id"] = 9
-    for annotation in content["annotations"]:
-        annotation["category_id"] = 9 if annotation["category_id"] == 3 else 7
-    path.write_text(json.dumps(content))
+def test_classes_that_differ_between_the_files_are_refused(run: Run, root: Path):
+    with edited(root, "targets") as content:
+        content["categories"][0]["id"] = 9
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 9 if annotation["category_id"] == 3 else 7
     with pytest.raises(DataError, match="'disc' has id 3 in the references and 9 in"):
         run(root=root)
 
 
-def test_annotated_classes_without_references_are_named(
-    run: Run, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
-    path = root / "annotations" / "references.json"
-    content = read(path)
-    content["categories"] = [category for category in content["categories"] if category["id"] == 3]
-    content["annotations"] = [annotation for annotation in content["annotations"] if annotation["category_id"] == 3]
-    path.write_text(json.dumps(content))
+def test_annotated_classes_without_references_are_named(run: Run, root: Path, capsys: pytest.CaptureFixture[str]):
+    with edited(root, "references") as content:
+        content["categories"] = [category for category in content["categories"] if category["id"] == 3]
+        content["annotations"] = [annotation for annotation in content["annotations"] if annotation["category_id"] == 3]
     run("stage=references", root=root)
     said = capsys.readouterr().out
     assert "1 class(es) of the targets are no categories of the references" in said
@@ -308,15 +286,12 @@ def only_run(output: Path) -> Path:
 
 
 @pytest.mark.parametrize("num_images", [4, 1])
-def test_processes_do_not_change_a_bit(tiny: Path, tmp_path: Path, run: Run, num_images: int):
+def test_processes_do_not_change_a_bit(tmp_path: Path, run: Run, root: Path, num_images: int):
     """Two processes, with more and with fewer images than processes."""
-    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
-    targets = root / "annotations" / "targets.json"
-    content = read(targets)
-    content["images"] = content["images"][:num_images]
-    kept = {image["id"] for image in content["images"]}
-    content["annotations"] = [one for one in content["annotations"] if one["image_id"] in kept]
-    targets.write_text(json.dumps(content))
+    with edited(root, "targets") as content:
+        content["images"] = content["images"][:num_images]
+        ids = {image["id"] for image in content["images"]}
+        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in ids]
     pictures = ("visualisation.enabled=true", "visualisation.features=true")
     one = run(*pictures, root=root, store=tmp_path / "store-one")
     words = settings(root, tmp_path / "many", tmp_path / "store-many", *pictures)

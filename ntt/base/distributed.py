@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from ntt.base.progress import track
 from ntt.errors import DistributedError
 
 T = TypeVar("T")
+R = TypeVar("R")
 # Ports below those that systems give away on their own.
 _FIRST_PORT, _PORTS, _PORTS_PER_JOB = 20_000, 12_000, 50
 _MEETINGS = "NTT_SLURM_WORLDS"
@@ -99,6 +101,15 @@ def gather(results: Sequence[tuple[int, T]], count: int, group: ProcessGroup) ->
     if missing:
         raise DistributedError(f"{len(missing)} of {count} results are missing, the first at position {missing[0]}.")
     return [ordered[position] for position in range(count)]
+
+
+def map_dealt(compute: Callable[[T], R], items: Sequence[T], *, group: ProcessGroup, label: str, unit: str) -> list[R]:
+    """Compute something of every item, in one of the processes; each gets all results, in the order of the items.
+
+    Progress is announced as `label`, counting items as `unit`, such as "image".
+    """
+    dealt = track(share(items, group), label, unit=unit, visible=group.is_main)
+    return gather([(position, compute(item)) for position, item in dealt], len(items), group)
 
 
 def broadcast_from_main(value: T, group: ProcessGroup) -> T:

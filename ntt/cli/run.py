@@ -18,7 +18,7 @@ def run(words: tuple[str, ...]) -> None:
 
     Settings and options are those of `python main.py`. --hydra-help lists Hydra's flags.
     """
-    from ntt.run.program import main
+    from ntt.run.runner import main
 
     sys.argv[:] = ["ntt run", *words]
     main()

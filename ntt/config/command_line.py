@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError
 
 from ntt.base.project import CONF_DIR
-from ntt.config.compose import cached_composer, from_hydra, hydra_session
+from ntt.config.compose import compose_cached, from_hydra, hydra_session
 from ntt.config.explain import first_problem, quoting_hint, removal_problem, unreadable
 from ntt.config.schema import ExperimentConfig
 from ntt.errors import EXIT_USER_ERROR, ConfigError, NttError
@@ -56,16 +56,11 @@ def plain_errors() -> Iterator[None]:
     except NttError as error:
         if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        sys.stderr.write(f"\nError: {error}\n")
-        raise SystemExit(EXIT_USER_ERROR) from None
+        _refuse(str(error))
 
 
 def read_override(line: str) -> tuple[str, Any]:
-    """Split `KEY=VALUE` into its key and its value as YAML has it; lists become tuples.
-
-    Raises:
-        ConfigError: if it is not such a line, or has several values.
-    """
+    """Split `KEY=VALUE` into its key and its one value as YAML has it; lists become tuples."""
     try:
         override = OverridesParser.create().parse_override(line)
     except OverrideParseException as error:
@@ -87,20 +82,19 @@ def check_overrides(arguments: Sequence[str]) -> None:
     flags = {word.split("=")[0] for word in arguments if word.startswith("-")}
     if flags & set(_OTHER_CONFIG):
         return
-    preceding = ["", *arguments]
-    pairs = zip(preceding, arguments, strict=False)
+    pairs = zip(["", *arguments], arguments, strict=False)
     lines = [word for flag, word in pairs if not word.startswith("-") and flag not in _FLAGS_WITH_VALUE]
-    multirun = bool(flags & {"-m", "--multirun"})
-    with hydra_session():
-        try:  # a glob asks the loader which options there are
+    is_multirun = bool(flags & {"-m", "--multirun"})
+    try:
+        with hydra_session():  # a glob asks the loader which options there are
             overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(lines)
-        except OverrideParseException as error:
-            _refuse(unreadable(error.override))
-        if not multirun:
-            _check_single(overrides)
-        _check_first_values(overrides)
-        if multirun and not flags & set(_FLAGS_THAT_SHOW):
-            _check_points(overrides)
+            _check_first_values(overrides, is_multirun=is_multirun)
+            if is_multirun and not flags & set(_FLAGS_THAT_SHOW):
+                _check_points(overrides)
+    except OverrideParseException as error:
+        _refuse(unreadable(error.override))
+    except ConfigError as error:
+        _refuse(str(error))
 
 
 def _plain_value(value: Any) -> Any:
@@ -109,18 +103,15 @@ def _plain_value(value: Any) -> Any:
     return value.text if isinstance(value, QuotedString) else value
 
 
-def _check_single(overrides: Sequence[Override]) -> None:
+def _check_first_values(overrides: Sequence[Override], *, is_multirun: bool) -> None:
     for override in overrides:
-        if override.is_sweep_override() and not override.is_hydra_override():
+        if override.is_sweep_override() and not override.is_hydra_override() and not is_multirun:
             line = str(override.input_line)
-            _refuse(f"{line}: these are several values. Give one, or add --multirun.{quoting_hint(line)}")
-
-
-def _check_first_values(overrides: Sequence[Override]) -> None:
+            raise ConfigError(f"{line}: these are several values. Give one, or add --multirun.{quoting_hint(line)}")
     lines = [line for override in overrides for line in (_values(override) or ())[:1]]
     problem = removal_problem(overrides) or first_problem(lines)
     if problem is not None:
-        _refuse(problem)
+        raise ConfigError(problem)
 
 
 def _check_points(overrides: Sequence[Override]) -> None:
@@ -130,15 +121,14 @@ def _check_points(overrides: Sequence[Override]) -> None:
     first = {key: values[0] for key, values in listed.items()}
     points = [first, *({**first, key: value} for key, values in listed.items() for value in values[1:])]
     complete = len(listed) == len(axes)  # else the sweeper chooses values, and required ones may be missing here
-    composer = cached_composer()
     for point in points:
         try:
-            config = composer.compose(list(point.values()))
+            config = compose_cached(list(point.values()))
             if complete:
                 from_hydra(config)
         except ConfigError as error:
             if not (isinstance(error.__cause__, InterpolationResolutionError) and _resolved_later(point.values())):
-                _refuse(str(error))
+                raise
 
 
 def _resolved_later(lines: Collection[str]) -> bool:
@@ -159,7 +149,7 @@ def _values(override: Override) -> list[str] | None:
     except HydraException:
         return None
     if not values:
-        _refuse(f"{line}: this stands for no value at all. Write the values out, with commas between them.")
+        raise ConfigError(f"{line}: this stands for no value at all. Write the values out, with commas between them.")
     return [f"{key}={value}" for value in values]
 
 

@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import lru_cache
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ntt.base.project import CONF_DIR
-from ntt.config.checks import problems
+from ntt.base.settings import setting_problems
 from ntt.config.explain import COMPOSE_ERRORS, first_problem, removal_problem, unreadable
 from ntt.config.registry import register_schemas
 from ntt.config.schema import STAGE_ALIASES, ExperimentConfig
@@ -45,11 +45,7 @@ def hydra_session() -> Iterator[None]:
 
 
 def compose_config(overrides: Sequence[str]) -> ExperimentConfig:
-    """Compose `conf/config.yaml` with overrides outside a Hydra program: for commands and tests.
-
-    Raises:
-        ConfigError: naming every missing or unusable value at once.
-    """
+    """Compose `conf/config.yaml` with overrides outside a Hydra program; refuses what `from_hydra` does."""
     with hydra_session():
         return from_hydra(compose("config", overrides=list(overrides)))
 
@@ -58,28 +54,19 @@ def compose_many(points: Sequence[Sequence[str]]) -> list[ExperimentConfig]:
     """Compose many configurations, each from its overrides, in a fraction of the time of as many `compose_config`.
 
     What has been composed once is kept as long as the process lives, so later changes in `conf/` are not seen.
-
-    Raises:
-        ConfigError: if an override cannot be composed, or a value is missing or unusable.
     """
-    composer = cached_composer()
     with hydra_session():
-        return [from_hydra(composer.compose(list(overrides))) for overrides in points]
+        return [from_hydra(compose_cached(overrides)) for overrides in points]
 
 
 def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
-    """Return a configuration with the data set and the classes of a run and defaults for all else.
-
-    Args:
-        settings: the run's configuration as nested plain values, as its directory keeps it.
+    """Return a configuration with the data set and the classes of a run, as its config.yaml has them, else defaults.
 
     Raises:
         ConfigError: if the data set's option or one of its settings does not exist any more, or holds an interpolation.
     """
-    runtime = settings.get("runtime")
-    roots = {
-        key: runtime[key] for key in ("cache_root", "data_root") if isinstance(runtime, Mapping) and key in runtime
-    }
+    runtime = settings.get("runtime", {})
+    roots = {key: runtime[key] for key in ("cache_root", "data_root") if key in runtime}
     restored = {"dataset": dict(settings["dataset"]), "split": dict(settings["split"]), "runtime": roots}
     if "${" in json.dumps(restored, default=str):
         # A run keeps its configuration resolved; resolving here would put this machine's environment into a report.
@@ -94,10 +81,7 @@ def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
 
 
 def from_hydra(cfg: DictConfig) -> ExperimentConfig:
-    """Turn a composed configuration into checked dataclasses.
-
-    Args:
-        cfg: what Hydra composed from `conf/config.yaml`.
+    """Turn what Hydra composed from `conf/config.yaml` into checked dataclasses.
 
     Raises:
         ConfigError: naming every missing or unusable value at once.
@@ -113,76 +97,53 @@ def from_hydra(cfg: DictConfig) -> ExperimentConfig:
     if not isinstance(config, ExperimentConfig):
         raise ConfigError("The configuration does not start from `schema`: keep `- schema` first in conf/config.yaml.")
     config = replace(config, stage=STAGE_ALIASES.get(config.stage, config.stage))
-    raise_all(problems(config), ConfigError, summary="The configuration cannot be run")
+    problems = [*setting_problems(config), *config.shots.problems(), *config.split.problems()]
+    raise_all(problems, ConfigError, summary="The configuration cannot be run")
     return config
 
 
-@dataclass
-class Composer:
-    """Composes each option of a group once, and puts configurations together from these parts.
-
-    Options that reach into other groups, as experiments do, are composed anew in every combination.
-    """
-
-    _parts: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
-    _wholes: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
-
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Do what Hydra's `compose` does; needs a `hydra_session`.
-
-        Raises:
-            ConfigError: explaining the first override that cannot be composed.
-        """
-        try:
-            parsed = OverridesParser.create().parse_overrides(list(overrides))
-            if (removal := removal_problem(parsed)) is not None:
-                raise ConfigError(removal)
-            options = tuple(override.input_line or "" for override in parsed if not _sets_a_value(override))
-            if options not in self._wholes:
-                self._wholes[options] = self._whole(options)
-            config = copy.deepcopy(self._wholes[options])
-            for override in filter(_sets_a_value, parsed):
-                OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
-        except OverrideParseException as error:
-            raise ConfigError(unreadable(error.override)) from error
-        except COMPOSE_ERRORS as error:
-            raise ConfigError(first_problem(overrides) or str(error)) from error
-        return config
-
-    def _whole(self, options: tuple[str, ...]) -> DictConfig:
-        """Put a configuration together from the parts its options stand for."""
-        by_key = {line.partition("=")[0]: line for line in options}
-        groups = {key: line for key, line in by_key.items() if (CONF_DIR / key).is_dir()}
-        others = tuple(line for line in options if line not in groups.values())
-        base = self._part(others)
-        parts = {group: self._part((*others, line)) for group, line in groups.items()}
-        if not all(_differs_only_in(group, part, base) for group, part in parts.items()):
-            return self._part(options)
-        whole = copy.deepcopy(base)
-        for group, part in parts.items():
-            whole[group] = part[group]
-        return whole
-
-    def _part(self, lines: tuple[str, ...]) -> DictConfig:
-        if lines not in self._parts:
-            self._parts[lines] = compose("config", overrides=list(lines))
-        return self._parts[lines]
+def compose_cached(overrides: Sequence[str]) -> DictConfig:
+    """Do what Hydra's `compose` does, from parts composed before; explain what it refuses. Needs a `hydra_session`."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        if (removal := removal_problem(parsed)) is not None:
+            raise ConfigError(removal)
+        options = tuple(override.input_line or "" for override in parsed if not _sets_a_value(override))
+        config = copy.deepcopy(_whole(options, os.environ.get(DATA_VARIABLE)))
+        for override in filter(_sets_a_value, parsed):
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+    except OverrideParseException as error:
+        raise ConfigError(unreadable(error.override)) from error
+    except COMPOSE_ERRORS as error:
+        raise ConfigError(first_problem(overrides) or str(error)) from error
+    return config
 
 
-def cached_composer() -> Composer:
-    """Return this process's composer; another one once NTT_DATA, which a default of the schema reads, has changed."""
-    return _composer(os.environ.get(DATA_VARIABLE))
+@cache
+def _whole(options: tuple[str, ...], data_root: str | None) -> DictConfig:
+    """Put a configuration together from the parts its options stand for; experiments reach into other groups."""
+    by_key = {line.partition("=")[0]: line for line in options}
+    groups = {key: line for key, line in by_key.items() if (CONF_DIR / key).is_dir()}
+    others = tuple(line for line in options if line not in groups.values())
+    base = _part(others, data_root)
+    parts = {group: _part((*others, line), data_root) for group, line in groups.items()}
+    if not all(_differs_only_in(group, part, base) for group, part in parts.items()):
+        return _part(options, data_root)
+    whole = copy.deepcopy(base)
+    for group, part in parts.items():
+        whole[group] = part[group]
+    return whole
 
 
-@lru_cache(maxsize=2)
-def _composer(data_root: str | None) -> Composer:
-    return Composer()
+@cache
+def _part(lines: tuple[str, ...], data_root: str | None) -> DictConfig:
+    """Compose; `data_root` is here for the cache, because a default of the schema reads it."""
+    return compose("config", overrides=list(lines))
 
 
 def _differs_only_in(group: str, part: DictConfig, base: DictConfig) -> bool:
-    part_values, base_values = OmegaConf.to_container(part), OmegaConf.to_container(base)
-    if not isinstance(part_values, dict) or not isinstance(base_values, dict):
-        return False
+    part_values: Any = OmegaConf.to_container(part)
+    base_values: Any = OmegaConf.to_container(base)
     return all(part_values[key] == base_values[key] for key in part_values if key != group)
 
 

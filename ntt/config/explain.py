@@ -81,8 +81,7 @@ def _explain(line: str, error: Exception, others: Sequence[str]) -> str:
     settings = _all_settings(compose("config", overrides=list(others)))
     if key not in settings:
         return _no_such_setting(line, key, settings)
-    cause = error.__cause__ if error.__cause__ is not None else error
-    reason = str(cause).splitlines()[0].rstrip(".")
+    reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
     if "ListConfig" in reason:
         return f"{key}={value}: this setting takes a list. Write {key}=[{value}]."
     return f"{key}={value}: {reason}. Give a value of the same kind as the default, {key}={settings[key]}."
@@ -116,8 +115,7 @@ def _all_settings(config: DictConfig, prefix: str = "") -> dict[str, object]:
     """Return every dotted key with its value; sections are listed too."""
     settings: dict[str, object] = {}
     for name in map(str, config):
-        key = f"{prefix}{name}"
-        settings[key] = "???" if OmegaConf.is_missing(config, name) else config[name]
-        if isinstance(settings[key], DictConfig):
-            settings.update(_all_settings(config[name], f"{key}."))
+        value = "???" if OmegaConf.is_missing(config, name) else config[name]
+        settings[f"{prefix}{name}"] = value
+        settings |= _all_settings(value, f"{prefix}{name}.") if isinstance(value, DictConfig) else {}
     return settings

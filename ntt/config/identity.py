@@ -18,9 +18,7 @@ _ID_DIGITS = 16
 _STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
     "references": ("shots", "seed"),
     "memory": ("memory",),
-    "prototypes": (),
     "candidates": ("candidates",),
-    "matching": (),
     "visualisation": ("visualisation",),
     "evaluation": ("evaluation",),
 }
@@ -28,14 +26,9 @@ _NAMED_GROUPS = ("dataset", "backbone", "segmenter", "matcher", "shots", "split"
 _STAGES_WITH_MODELS = ("memory", "candidates")
 
 
-def run_settings(config: ExperimentConfig) -> dict[str, Any]:
-    """Return all settings that decide a run's result, as nested plain values."""
-    return deciding_settings(config)
-
-
 def run_id(config: ExperimentConfig) -> str:
     """Return the run's id: hexadecimal digits of the digest of all settings that decide its result."""
-    return content_key(run_settings(config))[:_ID_DIGITS]
+    return content_key(deciding_settings(config))[:_ID_DIGITS]
 
 
 def run_identity(config: ExperimentConfig) -> dict[str, Any]:
@@ -45,7 +38,7 @@ def run_identity(config: ExperimentConfig) -> dict[str, Any]:
         "id", and "settings": all that decide the result and the names of the options, by dotted key; lists as text.
     """
     names = {f"{group}.name": getattr(config, group).name for group in _NAMED_GROUPS}
-    settings = flatten_settings(run_settings(config)) | names
+    settings = flatten_settings(deciding_settings(config)) | names
     plain = {key: str(value) if isinstance(value, list) else value for key, value in settings.items()}
     return {"id": run_id(config), "settings": plain}
 
@@ -62,7 +55,7 @@ def run_directory(config: ExperimentConfig) -> Path:
 
 def stage_settings(config: ExperimentConfig, stage: str) -> dict[str, Any]:
     """Return the settings that decide a stage's result, beside the models and the results it builds on."""
-    groups = {name: getattr(config, name) for name in _STAGE_SETTINGS[stage]}
+    groups = {name: getattr(config, name) for name in _STAGE_SETTINGS.get(stage, ())}
     settings = {name: deciding_settings(group) if is_dataclass(group) else group for name, group in groups.items()}
     if stage in _STAGES_WITH_MODELS:
         # Device and threads change no more than rounding: what the store holds may be shared between machines.
@@ -73,25 +66,18 @@ def stage_settings(config: ExperimentConfig, stage: str) -> dict[str, Any]:
 def stage_key(config: ExperimentConfig, stage: str, inputs: Mapping[str, Any]) -> str:
     """Return the digest of everything that decides a stage's result.
 
-    Args:
-        config: of the run.
-        stage: its name.
-        inputs: what it reads: digests of files, fingerprints of models, keys of other stages.
+    `inputs` is what it reads: digests of files, fingerprints of models, keys of other stages.
     """
     return content_key({"stage": stage, "settings": stage_settings(config, stage), "inputs": inputs})
 
 
 def model_settings(config: ExperimentConfig) -> dict[str, Any]:
     """Return what tells models apart where they cannot be built, as on a login node without their device."""
-    settings = run_settings(config)
+    settings = deciding_settings(config)
     return {group: settings[group] for group in ("backbone", "segmenter", "runtime")}
 
 
 def experiment_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what makes runs the same experiment, wherever they run, with any seed.
-
-    Args:
-        settings: those of a `run_identity`.
-    """
+    """Return the settings of a `run_identity` that make runs the same experiment, wherever they run, with any seed."""
     ignored = ("seed", "dataset.root")
     return {key: value for key, value in settings.items() if key not in ignored and not key.startswith("runtime.")}

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import pkgutil
 from dataclasses import is_dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -41,21 +41,14 @@ def register_schemas() -> None:
     for group, schema in _PLAIN_GROUPS.items():
         store.store(group=f"schema/{group}", name="base", node=_writable(schema))
     for group, (package, base) in OPTION_GROUPS.items():
-        schemas: dict[str, type] = option_schemas(package, base)
-        for name, schema in schemas.items():
+        for name, schema in option_schemas(package, base).items():
             store.store(group=f"schema/{group}", name=name, node=_writable(schema))
 
 
 def option_schemas(package_name: str, base: type[T]) -> dict[str, type[T]]:
-    """Collect the schemas of one config group.
+    """Collect a config group's schemas, by name in order: the dataclasses in its package that derive from `base`.
 
-    Args:
-        package_name: the group's package, such as "ntt.models.backbones". Its modules and sub-packages are
-            imported; model packages are not, because adapters import those when a model is built.
-        base: the dataclass every schema of the group derives from.
-
-    Returns:
-        Schema name -> dataclass, sorted by name.
+    Its modules are imported; packages of models are not, because adapters import those when a model is built.
     """
     package = importlib.import_module(package_name)
     schemas: dict[str, type[T]] = {}
@@ -69,15 +62,11 @@ def option_schemas(package_name: str, base: type[T]) -> dict[str, type[T]]:
     return dict(sorted(schemas.items()))
 
 
-def _writable(schema: type) -> DictConfig:
+def _writable(schema: Any) -> DictConfig:
     """Return a schema as a configuration that can be overridden: OmegaConf makes frozen dataclasses read-only."""
-    config: DictConfig = OmegaConf.structured(schema)
-    _clear_read_only(config)
-    return config
-
-
-def _clear_read_only(config: DictConfig) -> None:
+    config: DictConfig = OmegaConf.structured(schema) if isinstance(schema, type) else schema
     OmegaConf.set_readonly(config, None)
     for key in config:
         if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
-            _clear_read_only(config[key])
+            _writable(config[key])
+    return config

@@ -1,6 +1,7 @@
 """The typed configuration: one frozen dataclass per config group; those of options are in the groups' packages."""
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,12 @@ class ShotsConfig:
     border_px: float = setting(10.0, ge=0)
     """Smallest distance of a valid reference's box from the image border, pixels."""
 
+    def problems(self) -> list[str]:
+        """Return what contradicts each other."""
+        if self.count is not None or self.sampler == "fixed":
+            return []
+        return ["shots.count=null is possible with shots.sampler=fixed only. Choose shots=all or shots=1shot."]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig:
@@ -56,6 +63,18 @@ class SplitConfig:
 
     frequency: str | None = setting(None, one_of=("r", "c", "f"))
     """The rare (r), common (c) or frequent (f) classes, as LVIS' files mark them. null: whatever their frequency."""
+
+    def problems(self) -> list[str]:
+        """Return what contradicts each other."""
+        if self.classes is None:
+            return []
+        if not self.classes:
+            return ["split.classes is empty: at least one class name is needed. Use split=all for all classes."]
+        repeated = sorted(name for name, count in Counter(self.classes).items() if count > 1)
+        messages = [f"split.classes names {', '.join(repeated)} more than once."] if repeated else []
+        if self.frequency is not None:
+            messages.append("split.frequency and split.classes exclude each other. Leave out one of the two.")
+        return messages
 
 
 @dataclass(frozen=True, kw_only=True)

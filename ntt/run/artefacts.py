@@ -1,10 +1,10 @@
 """The run directory's files: how each artefact is written and read back."""
 
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -12,8 +12,10 @@ import safetensors.torch
 import torch
 
 from ntt.base.files import read_json, write_bytes, write_json, write_parts
+from ntt.data.coco import CocoDataset
+from ntt.data.references import references_to_json
 from ntt.errors import StorageError
-from ntt.types import Category, Detections, ImageRecord, Json, MemoryBank, Metrics, Prototypes
+from ntt.types import Category, Detections, ImageRecord, Json, MemoryBank, Metrics, Prototypes, ReferenceSet
 
 
 def detections_to_coco(detections: Sequence[Detections], categories: Sequence[Category]) -> list[Json]:
@@ -33,58 +35,63 @@ def detections_to_coco(detections: Sequence[Detections], categories: Sequence[Ca
     ]
 
 
-def write_predictions(path: Path, detections: Sequence[Detections], categories: Sequence[Category]) -> None:
+def write_predictions(path: Path, detections: Sequence[Detections], categories: Sequence[Category]) -> Path:
     """Write `detections_to_coco` as a file that pycocotools and other viewers load; image by image, for it is large."""
-    ids = [category.id for category in categories]
-    texts = (_results_text(one, ids) for one in detections if len(one.labels))
-    write_parts(path, itertools.chain([b"["], _separated(texts), [b"]\n"]))
 
+    def parts() -> Iterator[bytes]:
+        yield b"["
+        separator = ""
+        for image in detections:
+            if len(image.labels):
+                text = json.dumps(detections_to_coco([image], categories), ensure_ascii=False)
+                yield (separator + text[1:-1]).encode()
+                separator = ", "
+        yield b"]\n"
 
-def _results_text(detections: Detections, category_ids: Sequence[int]) -> str:
-    """Return the objects of one image as JSON writes them."""
-    start = f'{{"image_id": {json.dumps(detections.image_id, ensure_ascii=False)}, "category_id": '
-    size = f'"segmentation": {{"size": [{detections.height}, {detections.width}], "counts": "'
-    columns = (detections.labels.tolist(), detections.scores.tolist(), detections.boxes_xywh.tolist(), detections.rles)
-    return ", ".join(
-        # Of the characters of run lengths JSON escapes the backslash only.
-        f'{start}{category_ids[label]}, "score": {score!r}, "bbox": {box!r}, {size}'
-        + rle.decode("ascii").replace("\\", "\\\\")
-        + '"}}'
-        for label, score, box, rle in zip(*columns, strict=True)
-    )
-
-
-def _separated(texts: Iterable[str]) -> Iterator[bytes]:
-    for number, text in enumerate(texts):
-        yield (f", {text}" if number else text).encode()
+    write_parts(path, parts())
+    return path
 
 
 def read_predictions(path: Path, images: Sequence[ImageRecord], categories: Sequence[Category]) -> list[Detections]:
     """Read a results file back: one entry per image, in the order of `images`, equal to what was written."""
     labels = {category.id: label for label, category in enumerate(categories)}
-    rows: dict[int | str, list[Json]] = {record.id: [] for record in images}
+    rows_of: dict[int | str, list[Json]] = {record.id: [] for record in images}
     for row in read_json(path):
-        rows[row["image_id"]].append(row)
-    return [_detections_from(record, rows[record.id], labels) for record in images]
+        rows_of[row["image_id"]].append(row)
+    return [
+        Detections(
+            image_id=record.id,
+            height=record.height,
+            width=record.width,
+            labels=np.array([labels[row["category_id"]] for row in rows], dtype=np.int64),
+            scores=np.array([row["score"] for row in rows], dtype=np.float32),
+            boxes_xywh=np.array([row["bbox"] for row in rows], dtype=np.float32).reshape(-1, 4),
+            rles=tuple(row["segmentation"]["counts"].encode("ascii") for row in rows),
+        )
+        for record, rows in ((record, rows_of[record.id]) for record in images)
+    ]
 
 
-def _detections_from(record: ImageRecord, rows: Sequence[Json], labels: Mapping[int, int]) -> Detections:
-    return Detections(
-        image_id=record.id,
-        height=record.height,
-        width=record.width,
-        labels=np.array([labels[row["category_id"]] for row in rows], dtype=np.int64),
-        scores=np.array([row["score"] for row in rows], dtype=np.float32),
-        boxes_xywh=np.array([row["bbox"] for row in rows], dtype=np.float32).reshape(-1, 4),
-        rles=tuple(row["segmentation"]["counts"].encode("ascii") for row in rows),
-    )
+def write_references(path: Path, references: ReferenceSet, dataset: CocoDataset) -> Path:
+    """Write the references as JSON: which annotations of the references file they are."""
+    return _write_json(path, references_to_json(references, dataset))
 
 
-def write_memory(path: Path, memory: MemoryBank) -> None:
+def write_candidate_counts(path: Path, counts: Sequence[int]) -> Path:
+    """Write the number of candidates of each image as JSON."""
+    return _write_json(path, {"candidates_per_image": counts})
+
+
+def read_candidate_counts(path: Path) -> tuple[int, ...]:
+    """Read the numbers of candidates back."""
+    return tuple(read_json(path)["candidates_per_image"])
+
+
+def write_memory(path: Path, memory: MemoryBank) -> Path:
     """Write a memory bank as safetensors; the categories are in its metadata."""
     tensors = {f"class_{label}": features for label, features in enumerate(memory.features)}
     tensors |= {f"background_{label}": features for label, features in enumerate(memory.backgrounds)}
-    _write_tensors(path, tensors, memory.categories)
+    return _write_tensors(path, tensors, memory.categories)
 
 
 def read_memory(path: Path) -> MemoryBank:
@@ -95,9 +102,11 @@ def read_memory(path: Path) -> MemoryBank:
     return MemoryBank(categories=categories, features=features, backgrounds=backgrounds)
 
 
-def write_prototypes(path: Path, prototypes: Prototypes) -> None:
+def write_prototypes(path: Path, prototypes: Prototypes) -> Path:
     """Write prototypes as safetensors."""
-    _write_tensors(path, {"vectors": prototypes.vectors_PD, "labels": prototypes.labels_P}, prototypes.categories)
+    return _write_tensors(
+        path, {"vectors": prototypes.vectors_PD, "labels": prototypes.labels_P}, prototypes.categories
+    )
 
 
 def read_prototypes(path: Path) -> Prototypes:
@@ -106,9 +115,9 @@ def read_prototypes(path: Path) -> Prototypes:
     return Prototypes(categories, tensors["vectors"], tensors["labels"])
 
 
-def write_metrics(path: Path, metrics: Metrics) -> None:
+def write_metrics(path: Path, metrics: Metrics) -> Path:
     """Write metrics as JSON."""
-    write_json(path, asdict(metrics))
+    return _write_json(path, asdict(metrics))
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -125,10 +134,16 @@ def flat_metrics(metrics: Metrics) -> dict[str, float]:
     return flat
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], categories: Sequence[Category]) -> None:
+def _write_json(path: Path, value: Any) -> Path:
+    write_json(path, value)
+    return path
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], categories: Sequence[Category]) -> Path:
     metadata = {"categories": json.dumps([[category.id, category.name] for category in categories])}
     data = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()}, metadata=metadata)
     write_bytes(path, data)
+    return path
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], tuple[Category, ...]]:

@@ -1,13 +1,12 @@
 """Everything that would stop a run later is looked for before it starts. Nothing is written."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ntt.base import distributed as dist
 from ntt.config.schema import ExperimentConfig
 from ntt.errors import ConfigError, DataError
 from ntt.evaluation.curves import MAX_DETECTIONS
-from ntt.run.image_files import check_readable
 from ntt.run.pipeline import Pipeline
 from ntt.run.stages import CANDIDATES, MEMORY, REFERENCES
 from ntt.types import ImageRecord
@@ -30,12 +29,7 @@ def check_run(run: Pipeline) -> None:
             f"{run.inputs.target_data.annotation_file}."
         )
     warn_of_few_detections(run.config)
-    full = run.config.dataset.decode_images
-    problems = [
-        problem
-        for records in _images_to_read(run)
-        for problem in check_readable(records, full=full, group=run.group, workspace=run.workspace)
-    ]
+    problems = [problem for records in _images_to_read(run) for problem in _unreadable(records, run)]
     if problems:
         raise DataError("\n".join(problems))
 
@@ -61,3 +55,15 @@ def _images_to_read(run: Pipeline) -> Iterator[list[ImageRecord]]:
         source = run.models.source
         stored = dist.broadcast_from_main([source.is_stored(record) for record in run.targets], run.group)
         yield [record for record, is_stored in zip(run.targets, stored, strict=True) if not is_stored]
+
+
+def _unreadable(records: Sequence[ImageRecord], run: Pipeline) -> list[str]:
+    """Return what is wrong with images, in every process; each checks its share."""
+    problem = None
+    try:
+        own_records = [record for _, record in dist.share(records, run.group)]
+        run.workspace.check_images(own_records, full=run.config.dataset.decode_images)
+    except DataError as error:
+        problem = str(error)
+    problems = dist.gather([(run.group.rank, problem)], run.group.size, run.group)
+    return [text for text in problems if text]

@@ -5,6 +5,7 @@ import platform
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -26,9 +27,7 @@ _PACKAGES = (
 def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
     """Set threads and determinism for this process and decide where models run.
 
-    Args:
-        runtime: the settings.
-        local_rank: this process's number on its node; `cuda` and `auto` give each process its own GPU.
+    Each process of a node gets a GPU of its own, by its number `local_rank`, unless the settings name one.
 
     Raises:
         ConfigError: for a device, a precision or a compiler that is not available here.
@@ -49,23 +48,19 @@ def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
         index = local_rank % torch.cuda.device_count() if device.index is None else device.index
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
-    return Placement(
-        device=str(device),
-        precision=runtime.precision,
-        compile=runtime.compile,
-        weights_root=Path(runtime.weights_root).expanduser(),
-    )
+    return Placement(str(device), runtime.precision, runtime.compile, Path(runtime.weights_root).expanduser())
 
 
 def environment_details(placement: Placement, *, num_processes: int) -> dict[str, Any]:
     """Return what a reader of the results may want to know of machine and software."""
+    on_cuda = placement.device.startswith("cuda")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": _versions(),
         "git": _git_revision(),
         "device": placement.device,
-        "device_name": _device_name(placement.device),
+        "device_name": torch.cuda.get_device_name(placement.device) if on_cuda else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "processes": num_processes,
     }
@@ -84,33 +79,24 @@ def peak_memory_mb(placement: Placement) -> dict[str, float]:
 def _versions() -> dict[str, str]:
     versions = {}
     for package in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 
 @cache
 def _git_revision() -> dict[str, Any] | None:
     """Return the checkout's revision and whether it has uncommitted changes, or None outside a checkout."""
-    folder = PROJECT_DIR
-    if not (folder / ".git").exists():
+    if not (PROJECT_DIR / ".git").exists():
         return None
     try:
-        revision = _git(folder, "rev-parse", "HEAD")
-        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+        revision = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
     return {"revision": revision, "changed": bool(changed)}
 
 
-def _git(folder: Path, *words: str) -> str:
-    completed = subprocess.run(
-        ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
-    )
-    return completed.stdout.strip()
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(PROJECT_DIR), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

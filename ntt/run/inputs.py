@@ -1,21 +1,26 @@
-"""What a run reads before anything else: both annotation files and the classes to search."""
+"""What a run begins with: annotation files, the classes to search, the references, the digests of images."""
 
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from ntt.base import distributed as dist
 from ntt.config.schema import ExperimentConfig
+from ntt.data import sampling
 from ntt.data.coco import CocoDataset, read_coco
-from ntt.data.sampling import annotated_categories
+from ntt.data.images import image_digest
+from ntt.data.references import assemble_references
 from ntt.data.splits import resolve_split
 from ntt.datasets.base import DatasetFiles
-from ntt.errors import DataError, raise_all
+from ntt.errors import ConfigError, DataError, raise_all
 from ntt.evaluation.federated import check_checked_classes
-from ntt.stages.references import SamplerName, sample_references
-from ntt.types import Category, ReferenceSet
+from ntt.types import Category, ImageRecord, ReferenceSet
 
+_READING_THREADS = 8
 _LOG = logging.getLogger(__name__)
 
 
@@ -30,10 +35,6 @@ class Inputs:
 
 def read_inputs(config: ExperimentConfig, *, read: Callable[..., CocoDataset] = read_coco) -> Inputs:
     """Find the data set, read its annotation files and resolve the split.
-
-    Args:
-        config: of the run.
-        read: `read_coco`, or a function with its arguments that remembers what it has read.
 
     Raises:
         DataError: if a file cannot be used, references and targets disagree about a class, or the targets lack what the
@@ -61,36 +62,43 @@ def searched_categories(config: ExperimentConfig, reference_data: CocoDataset) -
         frequency=split.frequency,
         frequencies=reference_data.frequencies,
     )
-    return annotated_categories(reference_data, categories) if config.shots.sampler == "reference" else categories
-
-
-def drawn_references(
-    config: ExperimentConfig, reference_data: CocoDataset, categories: tuple[Category, ...]
-) -> ReferenceSet:
-    """Draw the references of some classes as the settings ask for."""
-    shots = config.shots
-    return sample_references(
-        dataset=reference_data,
-        categories=categories,
-        shots=shots.count,
-        seed=config.seed,
-        sampler=cast("SamplerName", shots.sampler),
-        strict=shots.strict,
-        min_box_side_px=shots.min_box_side_px,
-        border_px=shots.border_px,
+    return (
+        sampling.annotated_categories(reference_data, categories) if config.shots.sampler == "reference" else categories
     )
+
+
+def drawn_references(config: ExperimentConfig, dataset: CocoDataset, categories: tuple[Category, ...]) -> ReferenceSet:
+    """Draw the references of some classes as the settings ask for; by category id.
+
+    Raises:
+        ConfigError: if there is no class.
+        DataError: if a class has no usable instance or, if `shots.strict`, too few.
+    """
+    shots = config.shots
+    if not categories:
+        raise ConfigError("No class is chosen, at least one is needed. Name some in split.classes, or use split=all.")
+    ordered = tuple(sorted(categories, key=lambda category: category.id))
+    if shots.sampler == "fixed":
+        sample = sampling.sample_fixed(dataset, ordered, shots=shots.count, strict=shots.strict)
+    elif shots.sampler == "shot_index":
+        sample = sampling.sample_shot_index(dataset, ordered, shots=cast("int", shots.count), strict=shots.strict)
+    else:
+        draw = sampling.sample_native if shots.sampler == "native" else sampling.sample_reference
+        validity = sampling.Validity(shots.min_box_side_px, shots.border_px)
+        count = cast("int", shots.count)
+        sample = draw(dataset, ordered, shots=count, seed=config.seed, strict=shots.strict, validity=validity)
+    count = max(map(len, sample)) if shots.count is None else shots.count
+    return assemble_references(dataset, ordered, sample, shots=count, seed=config.seed, sampler=shots.sampler)
 
 
 def _read_both(files: DatasetFiles, read: Callable[..., CocoDataset]) -> tuple[CocoDataset, CocoDataset]:
     """Read references and targets; what is wrong with either is reported together."""
+    locations = ((files.references_file, files.reference_images), (files.targets_file, files.target_images))
     datasets: list[CocoDataset] = []
     problems: list[str] = []
-    for file, folder, required in (
-        (files.references_file, files.reference_images, True),
-        (files.targets_file, files.target_images, False),
-    ):
+    for index, location in enumerate(locations):
         try:
-            datasets.append(read(file, folder, annotations_required=required))
+            datasets.append(read(*location, annotations_required=index == 0))
         except DataError as error:
             problems.append(str(error))
     if problems:  # a file may serve as both
@@ -112,8 +120,8 @@ def warn_of_unknown_classes(categories: tuple[Category, ...], targets: CocoDatas
     if names:
         _LOG.warning(
             "%d class(es) of the targets are no categories of the references and are neither searched nor evaluated: "
-            "%s%s. Add examples of them to the references if they are to be found.",
-            *(len(names), ", ".join(names[:5]), ", ..." if len(names) > 5 else ""),
+            "%s. Add examples of them to the references if they are to be found.",
+            *(len(names), ", ".join(names if len(names) < 6 else [*names[:5], "..."])),
         )
 
 
@@ -122,16 +130,27 @@ def check_agreement(categories: tuple[Category, ...], targets: CocoDataset) -> N
     if not targets.has_annotations:
         return
     ids = {category.name: category.id for category in targets.categories}
-    problems = []
-    for category in categories:
-        if category.name not in ids:
-            problems.append(
-                f"Class {category.name!r} of the references is not a category of {targets.annotation_file}. Add it "
-                "there, or leave it out with split.classes."
-            )
-        elif ids[category.name] != category.id:
-            problems.append(
-                f"Class {category.name!r} has id {category.id} in the references and {ids[category.name]} in "
-                f"{targets.annotation_file}. Give it the same id in both files."
-            )
+    problems = [
+        f"Class {category.name!r} has id {category.id} in the references and {ids.get(category.name, 'none')} in "
+        f"{targets.annotation_file}. Give it the same id there, or leave it out with split.classes."
+        for category in categories
+        if ids.get(category.name) != category.id
+    ]
     raise_all(problems, DataError, summary="References and targets disagree about classes")
+
+
+def image_digests(records: Sequence[ImageRecord], group: dist.ProcessGroup) -> list[str | None]:
+    """Return the SHA-256 of each image file, in every process; None for one that cannot be read."""
+    positions = range(len(records))[group.rank :: group.size]
+    # A share of the images per thread: most digests are cached, and handing over each one would cost more.
+    shares = [positions[index::_READING_THREADS] for index in range(_READING_THREADS)]
+    with ThreadPoolExecutor(_READING_THREADS) as pool:
+        parts = pool.map(lambda share: [(position, _digest(records[position])) for position in share], shares)
+        return dist.gather(list(itertools.chain.from_iterable(parts)), len(records), group)
+
+
+def _digest(record: ImageRecord) -> str | None:
+    try:
+        return image_digest(record.path)
+    except DataError:  # to be reported together with all others
+        return None

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from ntt.config.identity import stage_settings
 from ntt.config.schema import ExperimentConfig
@@ -12,6 +12,7 @@ from ntt.errors import ConfigError, NttError, WeightsError, raise_all
 from ntt.models.backbones.base import Backbone
 from ntt.models.box_masks import BoxMasks, ReferenceMasks, choose_box_segmenter
 from ntt.models.segmenters.base import Segmenter
+from ntt.ops.candidates import FeatureDtype
 from ntt.run.environment import apply_runtime
 from ntt.run.shared import Workspace
 from ntt.stages.candidates import CandidateSource
@@ -34,11 +35,11 @@ class Models:
 
     @cached_property
     def source(self) -> CandidateSource:
-        """Gives the candidates of an image."""
+        """Finds the candidates of an image."""
         return CandidateSource(
             segmenter=self.segmenter,
             backbone=self.backbone,
-            feature_dtype="float32" if self.config.candidates.feature_dtype == "float32" else "float16",
+            feature_dtype=cast("FeatureDtype", self.config.candidates.feature_dtype),
             store=self.store,
             settings=stage_settings(self.config, "candidates"),
             placement=self.placement,
@@ -67,11 +68,7 @@ def build_models(
 ) -> Models:
     """Set this process up as `config.runtime` says, and build the models.
 
-    Args:
-        config: of the run.
-        workspace: keeps models for later configurations; None: they are built anew.
-        local_rank: this process's number on its node.
-        store: where results are kept; None: below `runtime.store_root`.
+    The workspace keeps them for later configurations; the store is by default that of `runtime.store_root`.
 
     Raises:
         NttError: naming everything that is missing here: the device, the precision, weights of either model.
@@ -94,8 +91,6 @@ def build_models(
     segmenter = attempt(lambda: workspace.segmenter(config.segmenter, trial))
     if problems:
         raise_all([str(error) for error in problems], type(problems[0]), summary="The models cannot be used here")
-    assert placement is not None
-    assert backbone is not None
-    assert segmenter is not None
+    assert placement is not None and backbone is not None and segmenter is not None  # noqa: PT018
     store = Store(Path(config.runtime.store_root).expanduser().absolute()) if store is None else store
     return Models(config, placement, backbone, segmenter, store)

@@ -7,20 +7,18 @@ needs from earlier ones is made on demand, so any stage can be asked for alone. 
 
 import logging
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from ntt.base import distributed as dist
 from ntt.base.files import remove_stale_temporaries
 from ntt.config.identity import run_directory, stage_key
 from ntt.config.schema import ExperimentConfig
 from ntt.run.environment import peak_memory_mb
-from ntt.run.image_files import image_digests
-from ntt.run.inputs import Inputs, drawn_references, read_inputs
+from ntt.run.inputs import Inputs, drawn_references, image_digests, read_inputs
 from ntt.run.models import Models, build_models
 from ntt.run.rundir import RunDirectory
 from ntt.run.shared import Prepared, Workspace
@@ -30,39 +28,28 @@ T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Stage(ABC, Generic[T]):
-    """One stage of a run: what decides its result, how it is computed, and how it is written and read back.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage(Generic[T]):
+    """One stage of a run.
 
     Attributes:
-        name: as `stage=NAME` has it.
+        compute: computes the result, in all processes together.
+        write: writes the result into the run directory and returns the files; called in the main process.
+        read: reads back what was written.
+        describe: tells the result in a few words, for the log.
+        inputs: what decides the result beside settings and needed stages: digests of files, models' fingerprints.
         needs: the stages it builds on.
         is_shared: whether a result is kept for later runs of the process that have the same one.
     """
 
-    name: ClassVar[str]
-    is_shared: ClassVar[bool] = False
+    name: str
+    compute: "Callable[[Pipeline], T]"
+    write: "Callable[[Pipeline, T], list[Path]]"
+    read: "Callable[[Pipeline], T]"
+    describe: Callable[[T], str]
+    inputs: "Callable[[Pipeline], Mapping[str, Any]]" = lambda _: {}
     needs: "tuple[Stage[Any], ...]" = ()
-
-    @abstractmethod
-    def inputs(self, run: "Pipeline") -> Mapping[str, Any]:
-        """Return what decides the result beside settings and needed stages: digests of files, models' fingerprints."""
-
-    @abstractmethod
-    def compute(self, run: "Pipeline") -> T:
-        """Compute the result, in all processes together."""
-
-    @abstractmethod
-    def write(self, run: "Pipeline", result: T) -> list[Path]:
-        """Write the result into the run directory and return the files; called in the main process."""
-
-    @abstractmethod
-    def read(self, run: "Pipeline") -> T:
-        """Read a result back that was written before."""
-
-    @abstractmethod
-    def describe(self, result: T) -> str:
-        """Return the result in a few words, for the log."""
+    is_shared: bool = False
 
 
 @dataclass
@@ -70,9 +57,6 @@ class Pipeline:
     """One run in one process.
 
     Attributes:
-        config: a checked configuration.
-        group: the processes of the run.
-        workspace: what this process shares between runs.
         keeps_results: False: nothing is written; results are prepared in the workspace for the run they are of.
     """
 
@@ -86,7 +70,7 @@ class Pipeline:
 
     @cached_property
     def directory(self) -> RunDirectory:
-        """Where results are written."""
+        """The files of the run."""
         return RunDirectory(run_directory(self.config).absolute())
 
     @cached_property

@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -19,61 +19,23 @@ from ntt.store.usage import KEY_DIGITS, STORE_KEYS, used_store_keys
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class RunDirectory:
-    """Names of the files of one run."""
+    """The files of one run."""
 
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration, for people and for whoever runs it again."""
-        return self.root / "config.yaml"
-
-    @property
-    def identity(self) -> Path:
-        """The run's id, and the settings that decide its result."""
-        return self.root / "identity.json"
-
-    @property
-    def facts(self) -> Path:
-        """Details of the machine, the software and the stages."""
-        return self.root / "facts.json"
-
-    @property
-    def references(self) -> Path:
-        """The sampled references."""
-        return self.root / "references.json"
-
-    @property
-    def memory(self) -> Path:
-        """Feature vectors of the references."""
-        return self.root / "memory.safetensors"
-
-    @property
-    def prototypes(self) -> Path:
-        """What candidates are compared with."""
-        return self.root / "prototypes.safetensors"
-
-    @property
-    def candidates(self) -> Path:
-        """Number of candidates of each image."""
-        return self.root / "candidates.json"
-
-    @property
-    def predictions(self) -> Path:
-        """COCO results."""
-        return self.root / "predictions.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Metrics; written last."""
-        return self.root / "metrics.json"
-
-    @property
-    def pictures(self) -> Path:
-        """Folder of pictures."""
-        return self.root / "pictures"
+    def __init__(self, root: Path) -> None:
+        """Name the files; nothing is read or written."""
+        self.root = root
+        # Resolved settings, for people and for whoever runs it again; and those that decide the result, with the id.
+        self.config, self.identity = root / "config.yaml", root / "identity.json"
+        # Details of the machine, the software and the stages.
+        self.facts = root / "facts.json"
+        self.references = root / "references.json"
+        self.memory = root / "memory.safetensors"
+        self.prototypes = root / "prototypes.safetensors"
+        self.candidates = root / "candidates.json"
+        self.predictions = root / "predictions.json"
+        self.metrics = root / "metrics.json"
+        self.pictures = root / "pictures"
 
     def drawn_pictures(self) -> list[Path]:
         """Return the pictures that have been drawn, by the record of the stage."""
@@ -82,8 +44,7 @@ class RunDirectory:
 
     def write_config(self, config: ExperimentConfig) -> None:
         """Keep the configuration, and apart from it what decides the result."""
-        text = yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
-        write_text(self.config, text)
+        write_text(self.config, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
         write_json(self.identity, run_identity(config))
 
     def write_facts(self, details: Mapping[str, Any]) -> None:
@@ -92,24 +53,20 @@ class RunDirectory:
 
     def stage_details(self) -> dict[str, dict[str, Any]]:
         """Return seconds, peak memory and time of end of every finished stage."""
-        records = {stage: self.record(stage) for stage in STAGES}
+        records = {stage: record for stage in STAGES if (record := self.record(stage))}
         return {
             stage: {key: value for key, value in record.items() if key not in ("key", "files")}
             for stage, record in records.items()
-            if record is not None
         }
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """Return the record of a finished stage, or None; a damaged record counts as none."""
         path = self._record_path(stage)
-        if not path.exists():
-            return None
         try:
-            record: dict[str, Any] = read_json(path)
+            return cast("dict[str, Any]", read_json(path)) if path.exists() else None
         except StorageError as error:
             _LOG.warning("%s The stage is repeated.", error)
             return None
-        return record
 
     def is_done(self, stage: str, key: str) -> bool:
         """Return whether a stage has finished with exactly this key and its files are as they were written.
@@ -135,12 +92,7 @@ class RunDirectory:
         write_json(self._record_path(stage), {"key": key, "files": written, "finished_utc": now, **details})
 
     def write_store_keys(self, stage: str, used: Collection[tuple[str, str]]) -> None:
-        """Note which entries of the store a stage has used, for whoever cleans the store.
-
-        Args:
-            stage: its name.
-            used: kind and key of each entry. The beginnings of keys are enough to tell entries apart.
-        """
+        """Note kind and key of the store's entries that a stage has used, for whoever cleans the store."""
         by_stage = used_store_keys(self.root)
         by_stage[stage] = {}
         noted = {(kind, key) for kinds in by_stage.values() for kind, keys in kinds.items() for key in keys}

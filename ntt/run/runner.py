@@ -2,12 +2,11 @@
 
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 from ntt.base import distributed as dist
 from ntt.base.log import console_logging, file_logging
+from ntt.config.command_line import run_hydra
 from ntt.config.identity import run_id
 from ntt.config.schema import ExperimentConfig
 from ntt.run.artefacts import flat_metrics
@@ -15,13 +14,18 @@ from ntt.run.checks import check_run
 from ntt.run.environment import environment_details
 from ntt.run.inputs import input_files
 from ntt.run.pipeline import Pipeline
-from ntt.run.shared import Workspace
+from ntt.run.shared import Workspace, process_workspace
 from ntt.run.stages import EVALUATION, asked_stages, is_finished
 from ntt.run.table import metrics_table
 from ntt.trackers.base import RunIdentity, Tracker
 from ntt.types import Metrics
 
 _LOG = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Run the experiment of this process's command line, or its experiments with --multirun."""
+    run_hydra(lambda config: run(config, workspace=process_workspace()))
 
 
 def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> float | None:
@@ -31,7 +35,7 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
 
     Args:
         config: a checked configuration.
-        workspace: what this process has prepared for earlier runs and prepares for later ones; None: nothing.
+        workspace: what this process has prepared for earlier runs and prepares for later ones.
 
     Returns:
         Box AP in percent, so that an optimiser can maximise it; None where nothing was evaluated.
@@ -54,35 +58,28 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
 
 
 def _make_stages(pipeline: Pipeline) -> Metrics | None:
-    """Open the tracker, make the stages that are asked for, close the tracker whatever happens."""
+    """Make the stages that are asked for, and tell the tracker, which is closed whatever happens."""
+    config, directory, started = pipeline.config, pipeline.directory, time.monotonic()
     tracker: Tracker = Tracker()
     if pipeline.group.is_main:
-        pipeline.directory.write_config(pipeline.config)
+        directory.write_config(config)
         tracker = _open_tracker(pipeline)
     try:
-        metrics = _make_each(pipeline, tracker)
+        environment = environment_details(pipeline.models.placement, num_processes=pipeline.group.size)
+        _LOG.info("Run directory: %s", directory.root)
+        for stage in asked_stages(config):
+            pipeline.result(stage)
+            if pipeline.group.is_main:
+                directory.write_facts({**environment, "data": input_files(pipeline.inputs)})
+                tracker.log_stage(stage.name, _stage_numbers(pipeline, stage.name))
+        pipeline.tidy()
+        _LOG.info("Finished in %.1f s.", time.monotonic() - started)
+        metrics = pipeline.result(EVALUATION) if EVALUATION in asked_stages(config) else None
+        _log_results(pipeline, tracker, metrics)
     except BaseException:
         tracker.finish(failed=True)
         raise
     tracker.finish(failed=False)
-    return metrics
-
-
-def _make_each(pipeline: Pipeline, tracker: Tracker) -> Metrics | None:
-    config, directory = pipeline.config, pipeline.directory
-    stages = asked_stages(config)
-    environment = environment_details(pipeline.models.placement, num_processes=pipeline.group.size)
-    started = time.monotonic()
-    _LOG.info("Run directory: %s", directory.root)
-    for stage in stages:
-        pipeline.result(stage)
-        if pipeline.group.is_main:
-            directory.write_facts({**environment, "data": input_files(pipeline.inputs)})
-            tracker.log_stage(stage.name, _stage_numbers(pipeline, stage.name))
-    pipeline.tidy()
-    _LOG.info("Finished in %.1f s.", time.monotonic() - started)
-    metrics = pipeline.result(EVALUATION) if EVALUATION in stages else None
-    _log_results(pipeline, tracker, metrics)
     return metrics
 
 
@@ -102,22 +99,13 @@ def _log_results(pipeline: Pipeline, tracker: Tracker, metrics: Metrics | None) 
 
 
 def _stage_numbers(pipeline: Pipeline, stage: str) -> dict[str, float]:
-    """Return a stage's details as numbers, with its throughput where it goes through the target images."""
-    numbers = flatten_numbers(pipeline.directory.stage_details()[stage])
-    if stage in ("candidates", "matching", "evaluation") and numbers.get("seconds"):
+    """Return seconds and peak memory of a stage, with its throughput where it goes through the target images."""
+    details = pipeline.directory.stage_details()[stage]
+    numbers = {"seconds": float(details["seconds"])}
+    numbers |= {f"peak_memory_mb/{name}": float(peak) for name, peak in details["peak_memory_mb"].items()}
+    if stage in ("candidates", "matching", "evaluation") and numbers["seconds"]:
         numbers["images_per_second"] = len(pipeline.targets) / numbers["seconds"]
     return numbers
-
-
-def flatten_numbers(details: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers among a stage's details by flat name: "seconds", "peak_memory_mb/process"."""
-    flat: dict[str, float] = {}
-    for key, value in details.items():
-        if isinstance(value, Mapping):
-            flat.update({f"{key}/{name}": number for name, number in flatten_numbers(value).items()})
-        elif isinstance(value, int | float):
-            flat[key] = float(value)
-    return flat
 
 
 def _open_tracker(pipeline: Pipeline) -> Tracker:

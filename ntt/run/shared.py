@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ntt.base.digests import FileIdentity, file_identity, sha256_of
 from ntt.data.coco import CocoDataset, read_coco
+from ntt.data.images import check_images
 from ntt.models.backbones.base import Backbone, BackboneConfig
 from ntt.models.segmenters.base import Segmenter, SegmenterConfig
 from ntt.types import ImageRecord, Placement
@@ -23,12 +24,7 @@ _ImageState = tuple[FileIdentity, int, int, bool]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A stage's result that was computed for a run before its turn, or for an earlier run.
-
-    Attributes:
-        result: what the stage computes, or the error it ends in.
-        used: the store's entries that went into it.
-    """
+    """A stage's result, or the error it ends in, computed ahead or for an earlier run; and the store's entries used."""
 
     result: Any
     used: frozenset[tuple[str, str]]
@@ -47,8 +43,7 @@ class Workspace:
     prepared: dict[str, Prepared] = field(default_factory=dict)
     _datasets: "OrderedDict[tuple[Path, Path, bool, str], CocoDataset]" = field(default_factory=OrderedDict)
     _checked: set[_ImageState] = field(default_factory=set)
-    _backbone: tuple[BackboneConfig, Placement, Backbone] | None = None
-    _segmenter: tuple[SegmenterConfig, Placement, Segmenter] | None = None
+    _models: dict[str, tuple[Any, Placement, Any]] = field(default_factory=dict)
 
     def read_coco(self, annotation_file: Path, image_dir: Path, *, annotations_required: bool = True) -> CocoDataset:
         """Read an annotation file, once while its bytes do not change; see `ntt.data.coco.read_coco`."""
@@ -68,28 +63,24 @@ class Workspace:
 
     def backbone(self, config: BackboneConfig, placement: Placement) -> Backbone:
         """Return the backbone of these settings; the last one is kept, so a change of models frees the memory."""
-        if self._backbone is None or self._backbone[:2] != (config, placement):
-            self._backbone = None
-            self._backbone = (config, placement, config.build(placement))
-        return self._backbone[2]
+        return cast("Backbone", self._model("backbone", config, placement))
 
     def segmenter(self, config: SegmenterConfig, placement: Placement) -> Segmenter:
         """Return the segmenter of these settings; the last one is kept."""
-        if self._segmenter is None or self._segmenter[:2] != (config, placement):
-            self._segmenter = None
-            self._segmenter = (config, placement, config.build(placement))
-        return self._segmenter[2]
+        return cast("Segmenter", self._model("segmenter", config, placement))
 
-    def unchecked(self, records: Sequence[ImageRecord], *, full: bool) -> list[ImageRecord]:
-        """Return the images that have not been checked in their present state."""
-        return [record for record in records if _state(record, full) not in self._checked]
+    def _model(self, kind: str, config: BackboneConfig | SegmenterConfig, placement: Placement) -> Any:
+        if kind not in self._models or self._models[kind][:2] != (config, placement):
+            self._models.pop(kind, None)
+            self._models[kind] = (config, placement, config.build(placement))
+        return self._models[kind][2]
 
-    def note_checked(self, records: Sequence[ImageRecord], *, full: bool) -> None:
-        """Remember that images can be read."""
-        for record in records:
-            state = _state(record, full)
-            if state is not None and state[0].is_settled:
-                self._checked.add(state)
+    def check_images(self, records: Sequence[ImageRecord], *, full: bool) -> None:
+        """Check images as `ntt.data.images.check_images` does, once while their files do not change."""
+        unchecked = [record for record in records if _state(record, full) not in self._checked]
+        check_images(unchecked, full=full)
+        states = [_state(record, full) for record in unchecked]
+        self._checked.update(state for state in states if state is not None and state[0].is_settled)
 
 
 @cache

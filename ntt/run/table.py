@@ -16,11 +16,7 @@ _KINDS = {"bbox": "boxes", "segm": "masks"}
 
 
 def metrics_table(metrics: Metrics) -> str:
-    """Return AP, AP50, AP75 and AR in percent, over all classes and per class, for boxes and for masks.
-
-    Semantic IoU (its mean in the last row), AP of rare, common and frequent classes, and false positives on negative
-    images are added where they were measured.
-    """
+    """Return what was measured, over all classes and per class, in percent; and false positives on negative images."""
     kinds = [kind for kind in _COLUMNS if kind in metrics.overall]
     if not kinds:
         return "The target images have no annotations, so there is nothing to compare the predictions with."
@@ -43,10 +39,8 @@ def metrics_table(metrics: Metrics) -> str:
 def _why_no_masks(metrics: Metrics) -> str:
     if metrics.num_objects is None or metrics.num_masks is None:
         return "Masks are not evaluated: not every object of the ground truth has one."
-    total, without = metrics.num_objects, metrics.num_objects - metrics.num_masks
-    if without == total:
-        return f"Masks are not evaluated: the ground truth has none, its {total} objects have boxes only."
-    return f"Masks are not evaluated: {without} of the {total} objects of the ground truth have none; AP needs all."
+    without = metrics.num_objects - metrics.num_masks
+    return f"Masks are not evaluated: {without} of the {metrics.num_objects} objects of the ground truth have none."
 
 
 def _cells(metrics: Metrics, kinds: Sequence[str], label: str | None) -> list[str]:

@@ -25,12 +25,11 @@ def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> in
     fails with its own message.
 
     Args:
-        configs: runs with the same data set and candidates as the first one, in the order they will be run in; others
-            are left to themselves.
+        configs: runs in their order; those with other candidates than the first are left to themselves.
         workspace: that the runs will use. What earlier calls have left there is dropped.
 
     Returns:
-        How many of the runs have been considered, at least 1. There are limits of memory: call again for the rest.
+        How many of the runs have been considered, at least 1, as memory allows: call again for the rest.
     """
     workspace.prepared.clear()
     runs: list[Pipeline] = []

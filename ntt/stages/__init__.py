@@ -1,5 +1,5 @@
-"""What each stage of a run computes, with plain arguments.
+"""What each stage of a run computes, with plain arguments; references are drawn in `ntt.run.inputs`.
 
-references, memory, prototypes, candidates, matching, evaluation: one stage each ·
-pictures, target_pictures, feature_pictures: the stage `visualisation` · dealing: work dealt out over processes
+memory, candidates, matching (with the prototypes), evaluation: the stages ·
+pictures, target_pictures, feature_pictures: the stage `visualisation`
 """

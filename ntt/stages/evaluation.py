@@ -19,8 +19,8 @@ VERSION = 2
 """Raised when the same detections give other metrics than before."""
 
 _LOG = logging.getLogger(__name__)
-_Overall = dict[str, dict[str, float]]
-_PerClass = dict[str, dict[str, dict[str, float]]]
+# Of each kind the values over all classes, and those of each class by its label.
+_Scores = dict[str, tuple[dict[str, float], Mapping[int, dict[str, float]]]]
 
 
 def evaluate(
@@ -34,15 +34,8 @@ def evaluate(
 ) -> Metrics:
     """Compute everything that is measured of a run's detections (docs/method.md, section 7; docs/evaluation.md).
 
-    Masks are evaluated only where every object of the ground truth has one, whatever its class.
-
-    Args:
-        detections: one entry per image.
-        ground_truth: the targets file; every one of its images counts.
-        categories: the classes that were searched, in class-index order.
-        protocol: by whose rules AP and AR are computed.
-        semantic: how detections are painted for mIoU; "none" leaves it out.
-        semantic_threshold: detections below this score are not painted, in [0, 1].
+    Every image of the ground truth counts. Masks are evaluated only where every object of it has one, whatever its
+    class; mIoU, of the detections from `semantic_threshold` on, only where `semantic` says how to paint them.
 
     Returns:
         AP and AR of boxes and masks in percent, for all classes and each; likewise IoU if asked for; false positives
@@ -55,16 +48,18 @@ def evaluate(
     protocol = protocol if ground_truth.has_annotations else "coco"
     prepared = prepare_ground_truth(ground_truth, categories, protocol=protocol)
     table = tabulate(detections, categories, prepared)
-    overall: _Overall = {}
-    per_class: _PerClass = {}
+    scores: _Scores = {}
     if prepared.instances:
-        _add_precision(overall, per_class, counted_detections(table, prepared), prepared)
+        scores = _precision(counted_detections(table, prepared), prepared)
         if semantic != "none":
-            _add_semantic(overall, per_class, table, prepared, semantic, semantic_threshold)
+            scores |= _semantic(table, prepared, semantic, semantic_threshold)
     objects = [instance for instance in ground_truth.instances if not instance.iscrowd]
     return Metrics(
-        overall=overall,
-        per_class=per_class,
+        overall={kind: overall for kind, (overall, _) in scores.items()},
+        per_class={
+            kind: {category.name: values.get(label, {}) for label, category in enumerate(prepared.categories)}
+            for kind, (_, values) in scores.items()
+        },
         num_images=len(detections),
         num_detections=len(table),
         num_objects=len(objects),
@@ -72,23 +67,19 @@ def evaluate(
     )
 
 
-def _add_precision(overall: _Overall, per_class: _PerClass, table: DetectionTable, ground_truth: GroundTruth) -> None:
+def _precision(table: DetectionTable, ground_truth: GroundTruth) -> _Scores:
+    """Return AP and AR of boxes and masks, and false positives of boxes where nothing is."""
+    scores: _Scores = {}
     box_matches = match(table, ground_truth, "bbox")
     for kind in KINDS if ground_truth.has_masks else KINDS[:1]:
         matches = box_matches if kind == "bbox" else match(table, ground_truth, kind)
         curves = precision_recall(matches, table, ground_truth)
-        overall[kind] = {**averages(curves), **_group_averages(curves, ground_truth)}
-        labels = range(len(ground_truth.categories))
-        per_class[kind] = _by_name({label: averages(curves, [label]) for label in labels}, ground_truth)
-    scores = rejection(table, ground_truth, box_matches)
-    if scores.overall:
-        overall["rejection"] = scores.overall
-        per_class["rejection"] = _by_name(scores.per_class, ground_truth)
-
-
-def _by_name(values: Mapping[int, dict[str, float]], ground_truth: GroundTruth) -> dict[str, dict[str, float]]:
-    """Return the values of each class under its name; nothing for a class without."""
-    return {category.name: values.get(label, {}) for label, category in enumerate(ground_truth.categories)}
+        overall = {**averages(curves), **_group_averages(curves, ground_truth)}
+        scores[kind] = (overall, {label: averages(curves, [label]) for label in range(len(ground_truth.categories))})
+    rejected = rejection(table, ground_truth, box_matches)
+    if rejected.overall:
+        scores["rejection"] = (rejected.overall, rejected.per_class)
+    return scores
 
 
 def _group_averages(curves: Curves, ground_truth: GroundTruth) -> dict[str, float]:
@@ -98,18 +89,11 @@ def _group_averages(curves: Curves, ground_truth: GroundTruth) -> dict[str, floa
     return {name: values["AP"] for name, values in of_groups.items() if "AP" in values}
 
 
-def _add_semantic(
-    overall: _Overall,
-    per_class: _PerClass,
-    table: DetectionTable,
-    ground_truth: GroundTruth,
-    painting: Painting,
-    threshold: float,
-) -> None:
+def _semantic(table: DetectionTable, ground_truth: GroundTruth, painting: Painting, threshold: float) -> _Scores:
     if not ground_truth.has_masks:
         _LOG.warning("No mIoU: not every object of the ground truth has a mask.")
-        return
+        return {}
     scores = semantic_scores(table, ground_truth, painting, score_threshold=threshold)
-    if scores.mean_iou is not None:
-        overall["semantic"] = {"mIoU": scores.mean_iou}
-        per_class["semantic"] = _by_name({label: {"IoU": iou} for label, iou in scores.iou.items()}, ground_truth)
+    if scores.mean_iou is None:
+        return {}
+    return {"semantic": ({"mIoU": scores.mean_iou}, {label: {"IoU": iou} for label, iou in scores.iou.items()})}

@@ -6,14 +6,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ntt.base.distributed import ProcessGroup
+from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.data.images import read_image
 from ntt.drawing.feature_maps import draw_feature_pca, draw_similarity_map
 from ntt.drawing.sheets import draw_contact_sheet
 from ntt.ops.pooling import l2_normalise
 from ntt.ops.similarity import best_per_class, cosine_similarity
 from ntt.stages.candidates import CandidateSource
-from ntt.stages.dealing import map_dealt
 from ntt.stages.memory import ReferenceEncoder
 from ntt.stages.target_pictures import picture_stem, safe_name, save_picture
 from ntt.types import Category, FloatArray, ImageRecord, Instance, Prototypes, ReferenceSet
@@ -56,11 +55,7 @@ def draw_similarities(
 
 
 def class_similarity(feature_map_Dhw: torch.Tensor, prototypes: Prototypes) -> FloatArray:
-    """Compare every cell of a feature map with every class, as candidates are compared (METHOD 5).
-
-    Args:
-        feature_map_Dhw: float32 [D, h, w].
-        prototypes: of C classes.
+    """Compare every cell of a feature map [D, h, w] with every class, as candidates are compared (METHOD 5).
 
     Returns:
         float32 [C, h, w] in [0, 1], max(0, cosine) with the class's most similar prototype.

@@ -1,15 +1,20 @@
-"""Stage `matching`: names for candidates."""
+"""Stages `prototypes` and `matching`: what candidates are compared with, and names for them."""
 
 from collections.abc import Callable, Iterator, Sequence
 
-from ntt.base.distributed import ProcessGroup
+from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.base.progress import track
 from ntt.errors import DataError
 from ntt.matchers.base import MatcherConfig
 from ntt.matchers.scoring import match_together
 from ntt.stages.candidates import CandidateSource
-from ntt.stages.dealing import map_dealt
-from ntt.types import Detections, ImageRecord, Prototypes
+from ntt.types import Detections, ImageRecord, MemoryBank, Prototypes
+
+
+def build_prototypes(*, memory: MemoryBank, matcher: MatcherConfig) -> Prototypes:
+    """Condense the memory into the vectors the matcher compares candidates with (METHOD 3; paper, section 3.2)."""
+    vectors_PD, labels_P = matcher.build_prototypes(memory)
+    return Prototypes(categories=memory.categories, vectors_PD=vectors_PD, labels_P=labels_P)
 
 
 def match_images(
@@ -23,16 +28,8 @@ def match_images(
 ) -> list[Detections]:
     """Label, thin out and score every image's candidates (METHOD 5 and 6; paper, sections 3.3 and 3.4).
 
-    Args:
-        images: the target images.
-        source: gives their candidates.
-        prototypes: what the candidates are compared with.
-        matcher: how they are compared and merged.
-        group: the processes of the run; images are dealt out over them.
-        on_detections: called with every image as soon as it is done, in the process that did it.
-
-    Returns:
-        One entry per image, in the order of `images`, in every process.
+    Images are dealt out over the processes, and each is handed to `on_detections` where it was done. Every process
+    returns one entry per image, in the order of `images`.
     """
 
     def match(record: ImageRecord) -> Detections:
@@ -49,13 +46,7 @@ def match_points(
 ) -> Iterator[list[Detections | DataError]]:
     """Do what `match_images` does for several points in one pass: each image's candidates are read once.
 
-    Args:
-        images: the target images.
-        source: gives their candidates.
-        points: matchers with the prototypes they made.
-
-    Yields:
-        For each image what each point's `match` returns or raises, equal to the last bit.
+    Yields for each image what each point's `match` returns or raises, equal to the last bit.
     """
     for record in track(images, "matching", unit="image", visible=True):
         yield list(match_together(record.id, source.get(record), points))

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from ntt.base.digests import content_key
-from ntt.base.distributed import ProcessGroup
+from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.data.images import image_digest, read_image
 from ntt.errors import DataError
 from ntt.models.backbones.base import Backbone
 from ntt.models.box_masks import ReferenceMasks
 from ntt.ops.crops import background_feature, crop_reference, instance_feature
-from ntt.stages.dealing import map_dealt
 from ntt.store.store import Store
 from ntt.types import FloatArray, ImageRecord, Instance, MemoryBank, ReferenceFeature, ReferenceSet
 
@@ -30,12 +29,7 @@ def fill_memory(*, references: ReferenceSet, encoder: "ReferenceEncoder", group:
     """Describe every reference instance by the mean backbone feature inside its mask (METHOD 2; paper, section 3.2).
 
     The mean feature of the crop outside the mask is kept beside it, for matchers that want to know what an object is
-    not. Vectors are kept in the store, one entry per instance, so that other seeds and shots find them.
-
-    Args:
-        references: the sampled instances.
-        encoder: describes an instance.
-        group: the processes of the run; instances are dealt out over them.
+    not. Instances are dealt out over the processes.
     """
     flat = [instance for members in references.instances for instance in members]
     if group.is_main:
@@ -48,23 +42,20 @@ def fill_memory(*, references: ReferenceSet, encoder: "ReferenceEncoder", group:
     groups = [list(islice(features, len(members))) for members in references.instances]
     return MemoryBank(
         categories=references.categories,
-        features=tuple(_stack([feature.instance for feature in members]) for members in groups),
+        features=tuple(
+            _stack([feature.instance for feature in members], len(members[0].instance)) for members in groups
+        ),
         backgrounds=tuple(
-            _stack(
-                [feature.background for feature in members if feature.background is not None], like=members[0].instance
-            )
-            for members in groups
+            _stack([feature.background for feature in members], len(members[0].instance)) for members in groups
         ),
     )
 
 
 @dataclass(frozen=True)
 class ReferenceEncoder:
-    """Turns one reference instance into its vectors, or finds them in the store.
+    """Turns one reference instance into its vectors, or finds them in the store, where other seeds and shots do too.
 
     Attributes:
-        backbone: encodes the crops.
-        masks: gives the masks of instances.
         context_ratio: context around the box, as a fraction of its longer side.
         settings: what else decides the result; part of the key.
     """
@@ -131,26 +122,17 @@ class ReferenceEncoder:
         return crop_3SS, weights_gg, self.backbone.encode(crop_3SS[None])[0].float().cpu()
 
 
-def _stack(vectors: Sequence[FloatArray], *, like: FloatArray | None = None) -> torch.Tensor:
-    """Stack vectors to [B, D]; `like` gives D where there may be none."""
-    if len(vectors) == 0 and like is not None:
-        return torch.zeros((0, len(like)))
-    return torch.from_numpy(np.stack(vectors))
+def _stack(vectors: Sequence[FloatArray | None], channels: int) -> torch.Tensor:
+    """Stack the vectors there are to float32 [B, D]."""
+    rows = [vector for vector in vectors if vector is not None]
+    return torch.from_numpy(np.array(rows, dtype=np.float32).reshape(len(rows), channels))
 
 
 def _log_box_masks(instances: Sequence[Instance], masks: ReferenceMasks) -> None:
     """Log what stands in for the masks of references that have only a box."""
     count = sum(instance.segmentation is None for instance in instances)
+    text = f"{count} of {len(instances)} references have no segmentation"
     if count and masks.maker is None:
-        _LOG.warning(
-            "%d of %d references have no segmentation: their box serves as mask, background included.",
-            count,
-            len(instances),
-        )
+        _LOG.warning("%s: their box serves as mask, background included.", text)
     elif count and masks.maker is not None:
-        _LOG.info(
-            "%d of %d references have no segmentation: %s makes their masks from their boxes.",
-            count,
-            len(instances),
-            masks.maker.segmenter.name,
-        )
+        _LOG.info("%s: %s makes their masks from their boxes.", text, masks.maker.segmenter.name)

@@ -10,7 +10,7 @@ from ntt.models.box_masks import ReferenceMasks
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.feature_pictures import draw_reference_features, draw_similarities
 from ntt.stages.memory import ReferenceEncoder
-from ntt.stages.target_pictures import TargetRenderer, draw_extremes, draw_targets, save_picture
+from ntt.stages.target_pictures import TargetRenderer, draw_extremes, save_picture
 from ntt.types import Detections, ImageRecord, Prototypes, ReferenceSet
 
 
@@ -31,19 +31,8 @@ def draw_pictures(
 ) -> list[Path]:
     """Draw references, target images, and the sheets of best and worst images.
 
-    Args:
-        references: the sampled instances.
-        images: the target images.
-        detections: one entry per image, in the order of `images`.
-        renderer: draws target images.
-        encoder: shows references as the backbone sees them, and gives their masks.
-        source: shows target images as the models see them.
-        prototypes: similarities with them are drawn, and features of the references; None: neither.
-        sheet_size: images on the sheets of best and worst images.
-        num_feature_images: target images to draw similarities of: the first of the renderer's.
-        folder: where pictures are written.
-        outdated: pictures of an earlier run, removed first.
-        group: the processes of the run; images are dealt out over them.
+    With `prototypes`, also features of the references and similarities in the renderer's first `num_feature_images`
+    images. The `outdated` pictures of an earlier run are removed first.
 
     Returns:
         The pictures; in processes other than the main one, nothing.
@@ -52,9 +41,10 @@ def draw_pictures(
         for path in outdated:
             path.unlink(missing_ok=True)
     dist.barrier(group)
-    paths = draw_targets(images=images, detections=detections, renderer=renderer, group=group)
+    pairs = [pair for pair in zip(images, detections, strict=True) if pair[0].id in renderer.image_ids]
+    paths = dist.map_dealt(lambda pair: renderer.draw(*pair), pairs, group=group, label="visualisation", unit="picture")
     if prototypes is not None:
-        selected = [record for record in images if record.id in renderer.image_ids][:num_feature_images]
+        selected = [record for record, _ in pairs[:num_feature_images]]
         features = folder / "features"
         paths += draw_reference_features(references=references, encoder=encoder, folder=features, group=group)
         paths += draw_similarities(images=selected, source=source, prototypes=prototypes, folder=features, group=group)

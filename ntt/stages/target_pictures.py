@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ntt.base.distributed import ProcessGroup
 from ntt.base.files import atomic_path
 from ntt.data.coco import CocoDataset
 from ntt.data.images import read_image
@@ -17,7 +16,6 @@ from ntt.drawing.comparison import draw_comparison
 from ntt.drawing.instances import DrawnInstances
 from ntt.drawing.quality import image_quality
 from ntt.drawing.sheets import draw_contact_sheet
-from ntt.stages.dealing import map_dealt
 from ntt.types import Category, Detections, ImageId, ImageRecord, Instance
 
 
@@ -87,14 +85,6 @@ def drawn_instances(
     )
 
 
-def draw_targets(
-    *, images: Sequence[ImageRecord], detections: Sequence[Detections], renderer: TargetRenderer, group: ProcessGroup
-) -> list[Path]:
-    """Draw one comparison for each of the renderer's images; images are dealt out over all processes."""
-    pairs = [pair for pair in zip(images, detections, strict=True) if pair[0].id in renderer.image_ids]
-    return map_dealt(lambda pair: renderer.draw(*pair), pairs, group=group, label="visualisation", unit="picture")
-
-
 def draw_extremes(
     images: Sequence[ImageRecord],
     detections: Sequence[Detections],
@@ -105,25 +95,19 @@ def draw_extremes(
 ) -> list[Path]:
     """Draw the sheets of the best and of the worst images by panoptic quality; none without ground truth.
 
-    Each shows at most `size` images and at most half of those that can be ranked, so that no image is on both; a
-    single one is shown as the best.
+    Each shows at most `size` images and at most half of those that can be ranked, so that no image is on both.
     """
-    rated = [
-        (quality, index)
-        for index, (record, objects) in enumerate(zip(images, detections, strict=True))
-        if (quality := renderer.quality(record, objects)) is not None
-    ]
+    qualities = [renderer.quality(*pair) for pair in zip(images, detections, strict=True)]
+    rated = [(quality, index) for index, quality in enumerate(qualities) if quality is not None]
     best = sorted(rated, key=lambda pair: (-pair[0], pair[1]))[: min(size, (len(rated) + 1) // 2)]
     worst = sorted(rated)[: min(size, len(rated) // 2)]
-    paths: list[Path] = []
-    for name, ranked in (("best", best), ("worst", worst)):
-        if not ranked:
-            continue
+    sheets = {folder / f"{name}.png": ranked for name, ranked in (("best", best), ("worst", worst)) if ranked}
+    for path, ranked in sheets.items():
         # Each picture carries its file name and its quality; the caption tells which run's image id it is.
         tiles = [(renderer.picture(images[i], detections[i]), [f"image {images[i].id}"]) for _, i in ranked]
-        sheet = draw_contact_sheet(tiles, title=f"{name.capitalize()} {len(ranked)} of {len(images)} images", columns=2)
-        paths.append(save_picture(sheet, folder / f"{name}.png"))
-    return paths
+        title = f"{path.stem.capitalize()} {len(ranked)} of {len(images)} images"
+        save_picture(draw_contact_sheet(tiles, title=title, columns=2), path)
+    return list(sheets)
 
 
 def save_picture(picture: Image.Image, path: Path) -> Path:

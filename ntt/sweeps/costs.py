@@ -101,11 +101,12 @@ def _units_of(plan: Path, kind: str) -> list[tuple[str, str]]:
 def _earlier_runs(config: ExperimentConfig) -> tuple[_Measured, ...]:
     root = Path(config.runtime.output_root).expanduser().absolute()
     folders = root.glob(f"*/*/{config.backbone.name}_{config.segmenter.name}_*")
-    return tuple(_measured(RunDirectory(folder)) for folder in sorted(folders))
+    return tuple(_measured(folder) for folder in sorted(folders))
 
 
 @lru_cache(maxsize=4096)
-def _measured(directory: RunDirectory) -> _Measured:
+def _measured(folder: Path) -> _Measured:
+    directory = RunDirectory(folder)
     seconds = {stage: (directory.record(stage) or {}).get("seconds") for stage in STAGES}
     rest: list[Any] = [seconds[stage] for stage in _REST if seconds[stage] is not None]
     return _Measured(
