@@ -69,11 +69,22 @@ def test_the_first_item_is_done_before_the_second_is_begun() -> None:
     assert order[:2] == ["load 0", "finish"]
 
 
-def test_parts_run_side_by_side() -> None:
-    started = time.monotonic()
-    run(12, **{part: lambda _: time.sleep(0.05) for part in ("load", "compute", "finish")})
-    # One after the other they would take 1.8 s, computing alone takes 0.6.
-    assert time.monotonic() - started < 1.4
+@pytest.mark.parametrize("computing", [0, 2])
+def test_loading_runs_ahead_and_finishing_follows_behind(computing: int) -> None:
+    loading, calculating = ([threading.Event() for _ in range(6)] for _ in range(2))
+
+    def load(number: int) -> int:
+        loading[number].set()
+        return number
+
+    def compute(number: int) -> int:
+        calculating[number].set()
+        return number if number in (0, 5) or loading[number + 1].wait(30) else -1
+
+    def finish(number: int) -> int:
+        return number if number in (0, 5) or calculating[number + 1].wait(30) else -1
+
+    assert run(6, computing=computing, load=load, compute=compute, finish=finish) == list(range(6))
 
 
 def test_an_interrupt_in_the_callers_thread_ends_it() -> None:
