@@ -205,8 +205,7 @@ def _reference_set(references: Sequence[Reference], folder: Path) -> ReferenceSe
 
 
 def _examples(references: Any) -> tuple[Reference, ...]:
-    is_several = isinstance(references, Iterable) and not isinstance(references, str)
-    examples = tuple(references) if is_several else (references,)
+    examples = tuple(references) if isinstance(references, Iterable) else (references,)
     if not examples:
         raise ConfigError("There is no example. Give at least one Reference.")
     for number, example in enumerate(examples, start=1):

@@ -127,8 +127,10 @@ def test_examples_from_a_plain_folder(shared_store: Path, tmp_path: Path):
 def test_boxes_and_whole_images_serve_as_examples(tiny: Path, shared_store: Path):
     image = tiny / "images/references_0.png"
     boxed = [ntt.Reference(image, "disc", box_xyxy=(20, 20, 60, 60)), ntt.Reference(image, "all of it")]
-    found = ntt.Predictor(boxed, store=shared_store)(tiny / "images/targets_0.png")
-    assert set(found.names) == {"disc", "all of it"}
+    detections = ntt.Predictor(boxed, store=shared_store)(tiny / "images/targets_0.png")
+    assert set(detections.names) == {"disc", "all of it"}
+    few = ntt.Predictor(boxed, overrides=["matcher.max_detections=3"], store=shared_store)
+    assert len(few(tiny / "images/targets_0.png")) == 3
 
 
 def test_nothing_is_kept_unless_asked_for(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -137,11 +139,6 @@ def test_nothing_is_kept_unless_asked_for(tiny: Path, tmp_path: Path, monkeypatc
     plain = ntt.Predictor([ntt.Reference(tiny / "images/references_0.png", "disc", mask)])
     assert len(plain(Image.new("RGB", (64, 48), "white"))) >= 0
     assert list(tmp_path.iterdir()) == []
-
-
-def test_settings_reach_the_parts(tiny: Path, shared_store: Path):
-    few = ntt.Predictor(examples(tiny), overrides=["matcher.max_detections=3"], store=shared_store)
-    assert len(few(tiny / "images/targets_0.png")) == 3
 
 
 @pytest.mark.parametrize(
@@ -170,8 +167,6 @@ def test_unusable_examples_are_refused(change: dict[str, Any], text: str):
 
 def test_wrong_settings_are_refused_in_plain_words():
     reference = ntt.Reference(np.zeros((HEIGHT, WIDTH), np.uint8), "disc")
-    with pytest.raises(ConfigError, match="There is no example"):
-        ntt.Predictor([])
     with pytest.raises(ConfigError, match="backbone=dinov5: there is no such option. Allowed is one of dinov2"):
         ntt.Predictor([reference], backbone="dinov5")
     with pytest.raises(ConfigError, match="there is no setting 'matcher.mergin'. Did you mean matcher.merging"):
@@ -181,6 +176,7 @@ def test_wrong_settings_are_refused_in_plain_words():
 @pytest.mark.parametrize(
     ("given", "text"),
     [
+        ([], "There is no example"),
         ("my_set/references", r"Example 1 is of type str, a Reference is needed. See references_from_folder"),
         ([("a.jpg", "cat")], "Example 1 is of type tuple, a Reference is needed"),
         ([ntt.Reference("a.jpg", " ")], "Example 1 has the class name ' ': a text is needed"),

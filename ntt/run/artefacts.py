@@ -68,7 +68,7 @@ def read_predictions(path: Path, images: Sequence[ImageRecord], categories: Sequ
             boxes_xywh=np.array([row["bbox"] for row in rows], dtype=np.float32).reshape(-1, 4),
             rles=tuple(row["segmentation"]["counts"].encode("ascii") for row in rows),
         )
-        for record, rows in ((record, rows_of[record.id]) for record in images)
+        for record, rows in zip(images, rows_of.values(), strict=True)
     ]
 
 
@@ -104,9 +104,8 @@ def read_memory(path: Path) -> MemoryBank:
 
 def write_prototypes(path: Path, prototypes: Prototypes) -> Path:
     """Write prototypes as safetensors."""
-    return _write_tensors(
-        path, {"vectors": prototypes.vectors_PD, "labels": prototypes.labels_P}, prototypes.categories
-    )
+    tensors = {"vectors": prototypes.vectors_PD, "labels": prototypes.labels_P}
+    return _write_tensors(path, tensors, prototypes.categories)
 
 
 def read_prototypes(path: Path) -> Prototypes:
