@@ -74,7 +74,7 @@ def test_check_finds_classes_without_examples_and_classes_that_differ(
     content["categories"][0]["name"] = "other"
     path.write_text(json.dumps(content))
     assert main(["data", "check", str(root)]) == 2
-    assert "'disc' of the references is not a category" in capsys.readouterr().err
+    assert "'disc' has id 3 in the references and none in" in capsys.readouterr().err
 
 
 def test_demo_data_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
