@@ -1,8 +1,9 @@
 """The reference's way of computing one image, written plainly: the baseline of `benchmarks.whole_image`.
 
-It follows METHOD 4 to 6 without any of the rearrangements of `ntt`: the package's prompt encoder and mask decoder 256
-prompts at a time with all three masks upscaled, features upsampled to the grid of the masks, masks as float matrices of
-all pixels. Nothing is slowed down on purpose. The image encoders are those `ntt` uses, since their work is the same.
+It follows method.md §4 to §6, without any of the rearrangements of `ntt`: the package's prompt encoder and mask
+decoder 256 prompts at a time with all three masks upscaled, features upsampled to the grid of the masks, masks as
+float matrices of all pixels. Nothing is slowed down on purpose. The image encoders are those `ntt` uses, since their
+work is the same.
 """
 
 from dataclasses import dataclass

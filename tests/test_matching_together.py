@@ -106,7 +106,7 @@ def test_matching_equals_a_plain_walk(number: int, merging: str):
 
 
 def walked(matcher: PrototypeMatcher, candidates: Candidates, scores_NC: FloatArray) -> tuple[list[int], FloatArray]:
-    """METHOD 5 and 6, candidate by candidate: the detections' indices and scores."""
+    """method.md §5 and §6, candidate by candidate: the detections' indices and scores."""
     labels, scores, boxes = scores_NC.argmax(axis=1), scores_NC.max(axis=1), candidates.grid_boxes_xyxy
     left: list[int] = []
     for index in np.argsort(-candidates.predicted_iou, kind="stable").tolist():

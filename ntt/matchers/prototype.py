@@ -1,4 +1,4 @@
-"""The published matcher: one prototype per class, the mean of the class's reference features (METHOD 3 and 5)."""
+"""The published matcher: one prototype per class, the mean of the class's reference features (method.md §3 and §5)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,7 +20,7 @@ class ClassMeanMatcher(DetectingMatcher):
         return class_means(memory), torch.arange(len(memory.features))
 
     def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:
-        """Take max(0, cosine) with each class's closest prototype: float32 [N, C] (METHOD 5)."""
+        """Take max(0, cosine) with each class's closest prototype: float32 [N, C] (method.md §5)."""
         similarity_NP = cosine_similarity(candidates.features, prototypes.vectors_PD.numpy())
         return best_per_class(similarity_NP, prototypes.labels_P.numpy(), num_classes=len(prototypes.categories))
 
@@ -33,6 +33,6 @@ class PrototypeMatcher(ClassMeanMatcher, ScoringMatcher):
 
 
 def class_means(memory: MemoryBank) -> torch.Tensor:
-    """Average each class's instance features, then normalise: float32 [C, D] on the CPU (METHOD 3)."""
+    """Average each class's instance features, then normalise: float32 [C, D] on the CPU (method.md §3)."""
     means_CD = torch.stack([features_KD.float().mean(dim=0) for features_KD in memory.features])
     return l2_normalise(means_CD).cpu()

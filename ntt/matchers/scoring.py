@@ -1,4 +1,4 @@
-"""Everything matchers share: from class scores of candidates to detections (METHOD 5 and 6).
+"""Everything matchers share: from class scores of candidates to detections (method.md §5 and §6).
 
 A matcher of this family says how prototypes are made, how well each candidate fits each class, and what becomes of
 candidates that overlap; labels, suppression and output follow here. `ScoringMatcher` knows the published ways of
@@ -129,7 +129,7 @@ class DetectingMatcher(MatcherConfig, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringMatcher(DetectingMatcher, ABC):
-    """A matcher with the published ways of merging (METHOD 6; paper, section 3.4)."""
+    """A matcher with the published ways of merging (method.md §6; paper, section 3.4)."""
 
     merging: str = setting("soft_semantic", one_of=("soft_semantic", "soft", "hard", "none"))
     """What becomes of a mask that earlier masks of its class overlap. soft_semantic: its score is multiplied by

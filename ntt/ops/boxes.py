@@ -114,7 +114,7 @@ def best_first(ranking: FloatArray) -> IntArray:
 
 
 def classwise_nms(labels: IntArray, better_P: IntArray, worse_P: IntArray) -> npt.NDArray[np.bool_]:
-    """Suppress, within each class, boxes that overlap a better ranked box too much (METHOD 5).
+    """Suppress, within each class, boxes that overlap a better ranked box too much (method.md §5).
 
     Args:
         labels: int64 [N], classes of the boxes, best ranked first.

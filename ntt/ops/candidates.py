@@ -1,4 +1,4 @@
-"""From a segmenter's proposals to the candidates that matching reads (METHOD 4)."""
+"""From a segmenter's proposals to the candidates that matching reads (method.md §4)."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias

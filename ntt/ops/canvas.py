@@ -1,4 +1,4 @@
-"""From an image to what the models see of it (METHOD 4).
+"""From an image to what the models see of it (method.md §4).
 
 Suffixes: H and W the image, h and w the segmenter's canvas, S the encoder's input side; all in pixels.
 """

@@ -1,4 +1,4 @@
-"""Crops around reference instances, and the features of an instance and of its surroundings (METHOD 2).
+"""Crops around reference instances, and the features of an instance and of its surroundings (method.md §2).
 
 Suffixes: H and W the image, S side of the encoder's input, g side of its feature grid, D channels.
 """

@@ -16,7 +16,7 @@ from ntt.types import FloatArray
 
 
 def encode_full_size(logits_Nhw: torch.Tensor, height: int, width: int) -> tuple[bytes, ...]:
-    """Resize mask logits to the image and encode the foreground (METHOD 6).
+    """Resize mask logits to the image and encode the foreground (method.md §6).
 
     Args:
         logits_Nhw: [N, h, w], any float or signed integer dtype, any device; foreground is > 0.

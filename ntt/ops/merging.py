@@ -1,4 +1,7 @@
-"""Merging of overlapping detections of one class (METHOD 6). Suffixes: N masks of one class, best first; D channels."""
+"""Merging of overlapping detections of one class (method.md §6).
+
+Suffixes: N masks of one class, best first; D channels.
+"""
 
 import numpy as np
 import numpy.typing as npt

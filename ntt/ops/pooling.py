@@ -26,7 +26,7 @@ def l2_normalise(vectors_ND: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def pool_masks(feature_map_Dhw: torch.Tensor, foreground_NHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Average the bilinearly upsampled feature map over each mask's foreground (METHOD 4), in adjoint form.
+    """Average the bilinearly upsampled feature map over each mask's foreground (method.md §4), in adjoint form.
 
     A mask's result does not depend on which other masks are pooled with it: all products run on blocks of a fixed
     shape, padded with empty masks.

@@ -31,7 +31,7 @@ def resize_images(
 
 
 def resize_bicubic(image_CHW: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
-    """Resize one image as the encoders' inputs are (METHOD 2 and 4): bicubic, without antialiasing.
+    """Resize one image as the encoders' inputs are (method.md §2 and §4): bicubic, without antialiasing.
 
     Args:
         image_CHW: float [C, H, W], any range.

@@ -6,7 +6,7 @@ from ntt.types import FloatArray, IntArray
 
 
 def cosine_similarity(features_ND: FloatArray, vectors_PD: FloatArray) -> FloatArray:
-    """Compute max(0, cosine) between unit vectors (METHOD 5).
+    """Compute max(0, cosine) between unit vectors (method.md §5).
 
     Args:
         features_ND: float32 [N, D], L2-normalised.

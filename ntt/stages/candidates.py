@@ -127,7 +127,7 @@ class CandidateSource:
 
 
 def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, group: ProcessGroup) -> tuple[int, ...]:
-    """Make sure that every image's candidates are in the store (METHOD 4).
+    """Make sure that every image's candidates are in the store (method.md §4).
 
     Args:
         images: the target images.

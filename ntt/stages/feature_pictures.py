@@ -55,7 +55,7 @@ def draw_similarities(
 
 
 def class_similarity(feature_map_Dhw: torch.Tensor, prototypes: Prototypes) -> FloatArray:
-    """Compare every cell of a feature map [D, h, w] with every class, as candidates are compared (METHOD 5).
+    """Compare every cell of a feature map [D, h, w] with every class, as candidates are compared (method.md §5).
 
     Returns:
         float32 [C, h, w] in [0, 1], max(0, cosine) with the class's most similar prototype.

@@ -12,7 +12,7 @@ from ntt.types import Detections, ImageRecord, MemoryBank, Prototypes
 
 
 def build_prototypes(*, memory: MemoryBank, matcher: MatcherConfig) -> Prototypes:
-    """Condense the memory into the vectors the matcher compares candidates with (METHOD 3; paper, section 3.2)."""
+    """Condense the memory into the vectors the matcher compares candidates with (method.md §3; paper, section 3.2)."""
     vectors_PD, labels_P = matcher.build_prototypes(memory)
     return Prototypes(categories=memory.categories, vectors_PD=vectors_PD, labels_P=labels_P)
 
@@ -26,7 +26,7 @@ def match_images(
     group: ProcessGroup,
     on_detections: Callable[[ImageRecord, Detections], None] | None = None,
 ) -> list[Detections]:
-    """Label, thin out and score every image's candidates (METHOD 5 and 6; paper, sections 3.3 and 3.4).
+    """Label, thin out and score every image's candidates (method.md §5 and §6; paper, sections 3.3 and 3.4).
 
     Images are dealt out over the processes, and each is handed to `on_detections` where it was done. Every process
     returns one entry per image, in the order of `images`.

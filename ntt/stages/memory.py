@@ -26,7 +26,7 @@ VERSION = 2
 
 
 def fill_memory(*, references: ReferenceSet, encoder: "ReferenceEncoder", group: ProcessGroup) -> MemoryBank:
-    """Describe every reference instance by the mean backbone feature inside its mask (METHOD 2; paper, section 3.2).
+    """Describe every reference instance by the mean backbone feature inside its mask (method.md §2; paper 3.2).
 
     The mean feature of the crop outside the mask is kept beside it, for matchers that want to know what an object is
     not. Instances are dealt out over the processes.
