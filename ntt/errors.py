@@ -53,7 +53,7 @@ def raise_all(problems: Sequence[str], kind: type[NttError], *, summary: str) ->
         return
     if len(problems) == 1:
         raise kind(problems[0])
-    shown = [f"  - {problem}" for problem in problems[:20]]
+    lines = [f"  - {problem}" for problem in problems[:20]]
     if len(problems) > 20:
-        shown.append(f"  ... and {len(problems) - 20} more")
-    raise kind("\n".join([f"{summary} ({len(problems)} problems):", *shown]))
+        lines.append(f"  ... and {len(problems) - 20} more")
+    raise kind("\n".join([f"{summary} ({len(problems)} problems):", *lines]))

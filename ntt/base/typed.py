@@ -34,7 +34,7 @@ def read_dataclass(cls: type[T], values: Any, problems: list[str], *, key: str =
         The instance, with defaults in place of unusable values; None where a value without default is unusable.
     """
     usable = {**read_fields(cls, values, problems, key=key, without=tuple(more)), **more}
-    required = {one.name for one in fields(cls) if one.default is MISSING and one.default_factory is MISSING}  # type: ignore[arg-type]
+    required = {item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING}  # type: ignore[arg-type]
     if required <= set(usable):
         return cls(**usable)
     absent = required - set(usable) - set(values if isinstance(values, Mapping) else ())
@@ -50,28 +50,28 @@ def read_fields(
     Fields named in `without` may not be set.
     """
     hints = get_type_hints(cls)
-    known = {one.name: one for one in fields(cls) if one.name not in without}
+    by_name = {declared.name: declared for declared in fields(cls) if declared.name not in without}
     if not isinstance(values, Mapping):
-        problems.append(_refusal(key, values, f"a mapping with the keys {', '.join(known)}"))
+        problems.append(_refusal(key, values, f"a mapping with the keys {', '.join(by_name)}"))
         return {}
     usable = {}
     for name, value in values.items():
         inner: list[str] = []
-        if name in known:
+        if name in by_name:
             usable[name] = _convert(value, hints[name], _dotted(key, name), inner)
-            inner = inner or range_problems(known[name], usable[name], _dotted(key, name))
+            inner = inner or range_problems(by_name[name], usable[name], _dotted(key, name))
         else:
-            inner.append(unknown_key(_dotted(key, name), [_dotted(key, one) for one in known]))
+            inner.append(unknown_key(_dotted(key, name), [_dotted(key, sibling) for sibling in by_name]))
         if inner:
             usable.pop(name, None)
             problems += inner
     return usable
 
 
-def unknown_key(key: str, known: list[str]) -> str:
+def unknown_key(key: str, allowed: list[str]) -> str:
     """Say that there is no such key, and which one may be meant."""
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"There is no key {key}. " + (f"Did you mean {close[0]}?" if close else f"Allowed: {', '.join(known)}.")
+    close = difflib.get_close_matches(key, allowed, n=1)
+    return f"There is no key {key}. " + (f"Did you mean {close[0]}?" if close else f"Allowed: {', '.join(allowed)}.")
 
 
 def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
@@ -103,7 +103,7 @@ def _convert_to_any(value: Any, members: tuple[Any, ...], key: str, problems: li
         if not tried[-1]:
             return converted
     # What is wrong inside a list or mapping says more than that another type would be allowed, too.
-    inner = [found for found in tried if not found[0].startswith(f"{key}={shown(value)} ")]
+    inner = [attempt for attempt in tried if not attempt[0].startswith(f"{key}={shown(value)} ")]
     problems += inner[0] if inner else [_refusal(key, value, _words(*members))]
     return None
 

@@ -166,9 +166,11 @@ def _missing(key: str) -> str:
 def _added_keys(cfg: DictConfig, prefix: str = "") -> list[str]:
     """Return the keys that were put in with `+` although no schema has them."""
     schema = OmegaConf.get_type(cfg)
-    known = {declared.name for declared in fields(schema)} if is_dataclass(schema) else {str(key) for key in cfg}
-    added = [f"{prefix}{key}" for key in map(str, cfg) if key not in known]
-    for key in known:
+    declared_keys = (
+        {declared.name for declared in fields(schema)} if is_dataclass(schema) else {str(key) for key in cfg}
+    )
+    added = [f"{prefix}{key}" for key in map(str, cfg) if key not in declared_keys]
+    for key in declared_keys:
         # An interpolation has no keys of its own, and resolving it may fail.
         plain_value = not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key)
         if plain_value and isinstance(cfg[key], DictConfig):

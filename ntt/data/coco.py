@@ -161,8 +161,10 @@ def _parse_json(content: bytes, path: Path) -> dict[str, Any]:
     try:
         document = json.loads(content)
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise DataError(f"{path} is not valid JSON: {error.msg} at {place}. Export the annotations again.") from error
+        position = f"line {error.lineno}, column {error.colno}"
+        raise DataError(
+            f"{path} is not valid JSON: {error.msg} at {position}. Export the annotations again."
+        ) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, nested too deep
         raise DataError(f"{path} is not valid JSON: {error}. Export the annotations again.") from error
     if not isinstance(document, dict):

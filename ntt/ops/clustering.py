@@ -41,14 +41,14 @@ def spherical_kmeans(features_ND: FloatArray, count: int, *, generator: np.rando
 
 def _starts(units_ND: _Doubles, count: int, generator: np.random.Generator) -> _Doubles:
     """Draw up to `count` different vectors, each with a probability that grows with its squared distance."""
-    chosen = [int(generator.integers(len(units_ND)))]
-    while len(chosen) < count:
-        squared_N = (2.0 - 2.0 * (units_ND @ units_ND[chosen].T)).min(axis=1).clip(min=0.0)
+    centres = [int(generator.integers(len(units_ND)))]
+    while len(centres) < count:
+        squared_N = (2.0 - 2.0 * (units_ND @ units_ND[centres].T)).min(axis=1).clip(min=0.0)
         squared_N[squared_N < _SAME] = 0.0
         if not squared_N.any():
             break
-        chosen.append(int(generator.choice(len(units_ND), p=squared_N / squared_N.sum())))
-    return units_ND[chosen]
+        centres.append(int(generator.choice(len(units_ND), p=squared_N / squared_N.sum())))
+    return units_ND[centres]
 
 
 def _run(units_ND: _Doubles, centres_KD: _Doubles) -> tuple[IntArray, float]:

@@ -130,7 +130,7 @@ def keys_of_runs(folders: Sequence[Path]) -> tuple[set[tuple[str, str]], int]:
     Returns:
         Kind and beginning of the key of each entry; and the number of runs and shards that list what they used.
     """
-    known: set[tuple[str, str]] = set()
+    used: set[tuple[str, str]] = set()
     count = 0
     for folder in folders:
         for subfolder, _, files in os.walk(folder):
@@ -138,8 +138,8 @@ def keys_of_runs(folders: Sequence[Path]) -> tuple[set[tuple[str, str]], int]:
                 continue
             count += 1
             for kinds in used_store_keys(Path(subfolder)).values():
-                known.update((kind, key) for kind, keys in kinds.items() for key in keys)
-    return known, count
+                used.update((kind, key) for kind, keys in kinds.items() for key in keys)
+    return used, count
 
 
 def choose(entries: Sequence[StoredFile], selection: Selection, *, now: float | None = None) -> list[StoredFile]:
@@ -183,8 +183,8 @@ def remove(paths: Iterable[Path]) -> int:
 def _is_outdated(entry: StoredFile, selection: Selection, now: float) -> bool:
     if selection.unused_days is not None and now - entry.used_at > selection.unused_days * 24 * 3600:
         return True
-    known = selection.known_keys
-    return known is not None and (entry.kind, entry.key[:KEY_DIGITS]) not in known
+    used = selection.known_keys
+    return used is not None and (entry.kind, entry.key[:KEY_DIGITS]) not in used
 
 
 def _folders(root: Path) -> list[Path]:

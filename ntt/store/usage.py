@@ -22,8 +22,8 @@ def used_store_keys(root: Path) -> dict[str, dict[str, list[str]]]:
     if not (root / STORE_KEYS).is_file():
         return {}
     try:
-        kept: dict[str, dict[str, list[str]]] = read_json(root / STORE_KEYS)
+        used: dict[str, dict[str, list[str]]] = read_json(root / STORE_KEYS)
     except StorageError as error:
         _LOG.warning("%s", error)
         return {}
-    return kept
+    return used

@@ -91,7 +91,7 @@ def _combinations(spec: SweepSpec, overrides: Sequence[str]) -> tuple[list[str],
         for values in itertools.product(*axes.values())
     ]
     common = merge_overrides([override_text("visualisation.enabled", spec.pictures)], spec.base_overrides, rest)
-    return common, [settings for settings in combinations if not any(_agrees(settings, one) for one in spec.exclude)]
+    return common, [settings for settings in combinations if not any(_agrees(settings, axes) for axes in spec.exclude)]
 
 
 def _agrees(settings: Settings, excluded: Settings) -> bool:

@@ -138,7 +138,7 @@ class SweepSpec:
                 values.setdefault(key, []).append(value)
         for key, excluded in ((key, value) for exclusion in self.exclude for key, value in exclusion.items()):
             if key not in values:
-                yield unknown_key(f"exclude.{key}", [f"exclude.{known}" for known in sorted(values)])
+                yield unknown_key(f"exclude.{key}", [f"exclude.{axis}" for axis in sorted(values)])
             elif not any(matches(value, excluded) for value in values[key]):
                 allowed = ", ".join(dict.fromkeys(map(shown, values[key])))
                 yield f"exclude.{key}={shown(excluded)} never occurs: allowed is one of {allowed}."
@@ -224,7 +224,7 @@ def _value_text(value: Value) -> str:
     if re.fullmatch(r"[\w/][\w./-]*", value, re.ASCII) and not _reads_as_other_type(value):
         return value
     # Backslashes count only before a quote or at the end, where Hydra's grammar reads them as escapes.
-    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    escaped = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
     return f"'{escaped}'"
 
 

@@ -122,8 +122,8 @@ def _left_s(points: Sequence[PointStatus], units: Sequence[UnitStatus], processe
     for point in (point for point in points if point.state.status != "done"):
         spent = (point.state.seconds or 0.0) if point.state.status == "running" else 0.0
         parts.append((mean(measured) if measured else point.point.seconds, 1, spent))
-    known = [max(0.0, each * count - spent) for each, count, spent in parts if each is not None]
-    return sum(known) / processes if len(known) == len(parts) else None
+    estimates = [max(0.0, each * count - spent) for each, count, spent in parts if each is not None]
+    return sum(estimates) / processes if len(estimates) == len(parts) else None
 
 
 def _item_s(unit: UnitStatus) -> float | None:

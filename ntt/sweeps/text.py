@@ -107,13 +107,13 @@ def _job_rows(plan: Plan, units: Sequence[WorkUnit]) -> list[tuple[str, ...]]:
     todo = [point.seconds for point in plan.points if not point.finished]
     if todo:
         number = math.ceil(len(todo) / plan.resources.points.points_per_job)
-        known = [one for one in todo if one is not None]
-        total = sum(known) if len(known) == len(todo) else None
+        estimates = [seconds for seconds in todo if seconds is not None]
+        total = sum(estimates) if len(estimates) == len(todo) else None
         rows.append(("points", str(number), _time(total, number), _time(total)))
         totals.append(total)
-    known = [one for one in totals if one is not None]
-    rest = "" if len(known) == len(totals) else ", the unknown not counted"
-    rows.append(("all together", "", "", _time(sum(known)) + rest if known or not totals else "unknown"))
+    estimates = [seconds for seconds in totals if seconds is not None]
+    rest = "" if len(estimates) == len(totals) else ", the unknown not counted"
+    rows.append(("all together", "", "", _time(sum(estimates)) + rest if estimates or not totals else "unknown"))
     return rows
 
 

@@ -34,9 +34,9 @@ def check_published(
     first = next(iter(files.values()))
     targets = _check_file(report, first.targets_file, first.target_images, details, details.targets)
     reference_images: dict[Path, ImageRecord] = {}
-    for shots, places in files.items():
+    for shots, locations in files.items():
         expected = details.of_shots(shots)
-        references = _check_file(report, places.references_file, places.reference_images, details, expected)
+        references = _check_file(report, locations.references_file, locations.reference_images, details, expected)
         if references is not None:
             reference_images |= {record.path: record for record in references.images.values()}
             if shots is not None:

@@ -65,9 +65,9 @@ def upscale_kernel(
         x = tl.dot(c_NK, tl.load(folded + k[:, None] * (4 * FIRST) + channel[None, :]), input_precision=PRECISION)
         # The last coefficient is 1.
         x += tl.load(folded + K * (4 * FIRST) + channel).to(tl.float32)[None, :]
-        place = token[:, None] * (4 * FIRST) + channel[None, :]
-        x += factor1[:, None] * tl.load(base + place).to(tl.float32)
-        x = tl.load(skip1 + place).to(tl.float32) + factor2[:, None] * x
+        cells = token[:, None] * (4 * FIRST) + channel[None, :]
+        x += factor1[:, None] * tl.load(base + cells).to(tl.float32)
+        x = tl.load(skip1 + cells).to(tl.float32) + factor2[:, None] * x
         x -= (tl.sum(x, 1) / FIRST)[:, None]
         x *= tl.rsqrt(tl.sum(x * x, 1) / FIRST + eps)[:, None]
         x = _gelu(x * gain_D[None, :] + bias_D[None, :])
@@ -214,7 +214,7 @@ def gather_kernel(
     folded_RK = _tile(folded + prompt * R * K, r, k, K)
     constant_R = tl.load(constant + prompt * R + r)
     largest = tl.full((R,), float("-inf"), tl.float32)
-    sums, ones = tl.zeros((R,), tl.float32), tl.zeros((R,), tl.float32)
+    sums, total = tl.zeros((R,), tl.float32), tl.zeros((R,), tl.float32)
     rows_RK, image_RE = tl.zeros((R, K), tl.float32), tl.zeros((R, E), tl.float32)
     for start in range(0, N, BLOCK):
         token = start + tl.arange(0, BLOCK)
@@ -232,12 +232,12 @@ def gather_kernel(
         sums = sums * shrink + tl.sum(weights, 1)
         if OUTER:
             weights *= outer[None, :]
-        ones = ones * shrink + tl.sum(weights, 1)
+        total = total * shrink + tl.sum(weights, 1)
         rows_RK = rows_RK * shrink[:, None]
         rows_RK += tl.dot(weights.to(c_KN.dtype), tl.trans(c_KN), input_precision=PRECISION)
         image_RE = image_RE * shrink[:, None]
         weights = (weights * inner[None, :]).to(c_KN.dtype)
         image_RE += tl.dot(weights, tl.trans(_tile(value, e, token, N)), input_precision=PRECISION)
     tl.store(of_rows + prompt * R * K + r[:, None] * K + k[None, :], rows_RK / sums[:, None])
-    tl.store(of_ones + prompt * R + r, ones / sums)
+    tl.store(of_ones + prompt * R + r, total / sums)
     tl.store(of_image + prompt * R * E + r[:, None] * E + e[None, :], image_RE / sums[:, None])
