@@ -114,8 +114,8 @@ class Predictor:
         Args:
             references: the examples; classes are numbered in the order in which they first occur.
             backbone: an option of the config group, such as "dinov2_vitl14".
-            segmenter: likewise, such as "sam2".
-            matcher: likewise.
+            segmenter: option, such as "sam2".
+            matcher: option.
             overrides: any further settings, as on the command line: "runtime=gpu", "matcher.merging=hard".
             store: a folder in which what was computed is kept, that of a run for example; None: nothing is kept.
 
@@ -156,7 +156,7 @@ class Predictor:
 
 
 def references_from_folder(folder: str | os.PathLike[str]) -> list[Reference]:
-    """Read examples that lie in one folder per class, with masks, boxes or neither; see docs/own_images.md.
+    """Read examples stored in one folder per class, with masks, boxes or neither; see docs/own_images.md.
 
     Raises:
         DataError: listing everything that cannot be used.

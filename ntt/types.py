@@ -33,7 +33,7 @@ class Category:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image of an annotation file; `path` is resolved and known to lie inside the image folder."""
+    """One image of an annotation file; `path` is resolved and known to be inside the image folder."""
 
     id: ImageId
     file_name: str

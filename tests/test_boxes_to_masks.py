@@ -304,7 +304,7 @@ def test_images_go_together_to_a_segmenter_that_takes_several(
     segmenter = Together(most=most)
     assert converted(root, segmenter, image_batch=image_batch) == one_by_one
     assert segmenter.groups == groups
-    warning = "Memory ran out with 3 images at a time; going on with 1. Set --image-batch to that"
+    warning = "Memory ran out with 3 images at a time; continuing with 1. Set --image-batch to that"
     assert (warning in caplog.text) == (most == 1)
 
 

@@ -195,7 +195,7 @@ def test_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]):
     ("error", "status", "text"),
     [
         (NttError("It does not fit. Cut it."), 2, "Error: It does not fit. Cut it.\n"),
-        (KeyboardInterrupt(), 130, "\nInterrupted. The same command again goes on where this one stopped.\n"),
+        (KeyboardInterrupt(), 130, "\nInterrupted. Run the same command again to resume.\n"),
     ],
 )
 def test_what_ends_a_command(
@@ -253,4 +253,4 @@ def test_ctrl_c_ends_a_run_with_one_line(monkeypatch: pytest.MonkeyPatch, capsys
     with pytest.raises(SystemExit) as caught:
         run_hydra(interrupt)
     assert caught.value.code == 130
-    assert capsys.readouterr().err == "\nInterrupted. The same command again goes on where this one stopped.\n"
+    assert capsys.readouterr().err == "\nInterrupted. Run the same command again to resume.\n"

@@ -100,7 +100,7 @@ def test_annotations_may_be_absent_for_targets_only(tmp_path: Path) -> None:
 
 # Categories and images
 
-OUTSIDE = "which does not lie inside the image folder"
+OUTSIDE = "which is not inside the image folder"
 NO_NAME = "a file name is needed"
 SIZES = "both must be whole numbers of at least 1"
 

@@ -138,10 +138,10 @@ def test_right_command_lines_pass(words: list[str]):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["seed=12", "matcher.merging=soft,sfot"], "matcher.merging=sfot is not possible: allowed is one of soft_sem"),
+        (["seed=12", "matcher.merging=soft,sfot"], "matcher.merging=sfot is invalid. Allowed: one of soft_sem"),
         (["seed=1,2", "shots=1shot,6shot"], "shots=6shot: there is no such option. Allowed is one of 10shot,"),
         (["seed=1,many"], "seed=many: Value 'many' of type 'str' could not be converted to Integer. Give a value of"),
-        (["seed=range(1,-2,-1)"], "seed=-1 is not possible: allowed is 0 or more."),
+        (["seed=range(1,-2,-1)"], "seed=-1 is invalid. Allowed: 0 or more."),
         (["shots=glob(*)", "shots.sampler=native"], "shots.count=null is possible with shots.sampler=fixed only"),
         (["split.classes=[cat]", "split=all,lvis_rare"], "split.frequency and split.classes exclude each other"),
         (["dataset=demo,coco_json"], "dataset.root is not set and has no default."),

@@ -280,7 +280,7 @@ def test_few_shot_lists_keep_their_order_and_name_known_images(tmp_path: Path):
     assert write_kshot_files(root, (1,)) == []
     (root / "annotations" / "1_shot.json").unlink()
     bird_list.write_text("VOC2007/JPEGImages/999999.jpg\n")
-    with pytest.raises(DataError, match="names '999999', which is no image of VOC 2007 or 2012 trainval"):
+    with pytest.raises(DataError, match="names '999999', which is not an image of VOC 2007 or 2012 trainval"):
         write_kshot_files(root, (1,))
 
 
@@ -292,9 +292,9 @@ def test_the_others_are_told_where_to_find_them(tmp_path: Path, capsys: pytest.C
         assert f"  {tmp_path / 'DIOR'}/{name}\n" in out
     make_miniature("cdfsod_dior", tmp_path)
     assert main(["data", "get", "cdfsod_dior", "--data-root", str(tmp_path)]) == 0
-    assert "CD-FSOD, DIOR is there" in capsys.readouterr().out
+    assert "CD-FSOD, DIOR is present" in capsys.readouterr().out
     assert main(["data", "get", "imagenet"]) == 2
-    assert "There is no published data set named 'imagenet'. Known are coco, lvis," in capsys.readouterr().err
+    assert "There is no published data set named 'imagenet'. Available: coco, lvis," in capsys.readouterr().err
 
 
 def test_the_registry_of_archives_is_well_formed():

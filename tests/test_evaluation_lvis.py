@@ -212,7 +212,7 @@ def test_the_table_says_whose_protocol_it_is(tmp_path: Path):
     lines = metrics_table(measure(truth, detect(1, (0, HERE, 0.9)))).splitlines()
     assert lines[2].split() == ["cat", *["100.0"] * 8]
     assert lines[-3:] == [
-        "By LVIS' own protocol: 300 detections per image; classes nobody looked for there are left out.",
+        "By LVIS' own protocol: 300 detections per image; classes not searched for there are left out.",
         "Rare, common and frequent classes, boxes: APr 100.0, APf 0.0.",
         "Rare, common and frequent classes, masks: APr 100.0, APf 0.0.",
     ]

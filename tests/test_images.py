@@ -216,7 +216,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
 
 def test_a_wrong_image_folder_is_one_problem(tmp_path: Path) -> None:
     check_images([])
-    with pytest.raises(DataError, match=r"^None of the 2 images is there, such as .*a\.png\. Is the folder right"):
+    with pytest.raises(DataError, match=r"^None of the 2 images exist, such as .*a\.png\. Is the folder right"):
         check_images([record(tmp_path / "a.png"), record(tmp_path / "b.png")])
 
 

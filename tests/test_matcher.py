@@ -168,7 +168,7 @@ def test_fingerprint_names_every_setting_but_not_the_option():
 def test_each_setting_has_a_range(wrong: dict[str, Any]):
     ((key, value),) = wrong.items()
     (problem,) = setting_problems(PrototypeMatcher(**wrong), "matcher")
-    assert problem.startswith(f"matcher.{key}={value} is not possible: allowed is ")
+    assert problem.startswith(f"matcher.{key}={value} is invalid. Allowed: ")
 
 
 @pytest.mark.parametrize("edge", [{"nms_iou_threshold": 0.0}, {"nms_iou_threshold": 1.0}, {"min_score": 0.0}])

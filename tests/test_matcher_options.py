@@ -262,7 +262,7 @@ def test_fingerprints_name_every_setting(matcher: type[DetectingMatcher]):
 )
 def test_each_setting_has_a_range(matcher: type[DetectingMatcher], wrong: dict[str, Any], allowed: str):
     ((key, value),) = wrong.items()
-    problem = f"matcher.{key}={value} is not possible: allowed is {allowed}."
+    problem = f"matcher.{key}={value} is invalid. Allowed: {allowed}."
     assert setting_problems(matcher(**wrong), "matcher") == [problem]
 
 

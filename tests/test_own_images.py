@@ -202,7 +202,7 @@ def test_unusable_examples_are_all_told_at_once(own: Path):
     for text in (
         "has 5 x 5 pixels, its image has 128 x 96",
         "is black all over",
-        "loose.png lies in no class folder and has no LabelMe file",
+        "loose.png is not in a class folder and has no LabelMe file",
         "in an image of 50 x 40 pixels",
         "'one two' is no box",
         "it is not clear which holds",
@@ -302,7 +302,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path, go: Go, capsys: pytest
     with pytest.raises(DataError, match="dataset.root=.*nowhere is not a folder"):
         go(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="Example images lie in one folder per class, such as references/boat/a.jpg"):
+    with pytest.raises(DataError, match="Example images belong in one folder per class, such as references/boat/a.jpg"):
         go(tmp_path / "empty")
     assert main(["data", "check", str(tmp_path / "empty")]) == 2
     error = capsys.readouterr().err

@@ -248,7 +248,7 @@ def test_check_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     assert "published at https://github.com/lovelyqian/CDFSOD-benchmark" in out
     monkeypatch.setattr("ntt.cli.data_check.known_datasets", lambda: {"cdfsod_fish": details})
     assert main(["data", "check", "cdfsod_fish"]) == 0
-    assert capsys.readouterr().out.endswith("All is there, nothing is different.\n")
+    assert capsys.readouterr().out.endswith("All files are present and as published.\n")
     moved = (tmp_path / "FISH").rename(tmp_path / "with = and, comma")
     assert main(["data", "check", "cdfsod_fish", "--root", str(moved), "--decode"]) == 0
 

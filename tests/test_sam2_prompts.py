@@ -68,7 +68,7 @@ def test_memory_running_out_halves_the_batch(workers: int, caplog: pytest.LogCap
     assert [index for part in parts for index in part] == list(range(40))
     assert runner.batch_size == 2
     assert len(caplog.records) == 1
-    assert "Memory ran out with 16 prompts at a time; going on with 8" in caplog.text
+    assert "Memory ran out with 16 prompts at a time; continuing with 8" in caplog.text
     runner.run(work, 40, workers=workers)
     assert len(caplog.records) == 1
 

@@ -105,8 +105,8 @@ def test_native_takes_valid_instances_first(tmp_path: Path, caplog: pytest.LogCa
         assert set(order[2:5]) == {1, 3, 5}  # images without a reference yet
         assert order[5] == 6
     assert caplog.records[0].getMessage() == (
-        "Some classes have fewer valid instances than the 9 shots asked for; the run goes on, with small ones and ones "
-        "at the border in their place, else with what exists: a (2 valid, 6 in all)"
+        "Some classes have fewer valid instances than the 9 shots asked for; the run continues, with small ones and "
+        "ones at the border in their place, else with what exists: a (2 valid, 6 in total)"
     )
 
 

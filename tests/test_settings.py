@@ -30,12 +30,12 @@ def test_defaults_and_none_pass():
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        (Outer(inner=Inner(share=1.5)), "inner.share=1.5 is not possible: allowed is 0 to 1."),
-        (Outer(inner=Inner(share=float("nan"))), "inner.share=nan is not possible: allowed is 0 to 1."),
-        (Outer(way="swift"), "way=swift is not possible: allowed is one of fast, slow."),
-        (Outer(count=0), "count=0 is not possible: allowed is 1 or more."),
-        (Outer(weight=0.0), "weight=0.0 is not possible: allowed is more than 0 to less than 1."),
-        (Outer(weight=1.0), "weight=1.0 is not possible: allowed is more than 0 to less than 1."),
+        (Outer(inner=Inner(share=1.5)), "inner.share=1.5 is invalid. Allowed: 0 to 1."),
+        (Outer(inner=Inner(share=float("nan"))), "inner.share=nan is invalid. Allowed: 0 to 1."),
+        (Outer(way="swift"), "way=swift is invalid. Allowed: one of fast, slow."),
+        (Outer(count=0), "count=0 is invalid. Allowed: 1 or more."),
+        (Outer(weight=0.0), "weight=0.0 is invalid. Allowed: more than 0 to less than 1."),
+        (Outer(weight=1.0), "weight=1.0 is invalid. Allowed: more than 0 to less than 1."),
     ],
 )
 def test_a_value_out_of_range_is_named_with_what_is_allowed(settings: Outer, problem: str):

@@ -74,16 +74,16 @@ def test_all_mistakes_of_a_profile_are_named(tmp_path: Path):
     message = str(caught.value)
     for part in (
         "There is no key partitions. Did you mean partition?",
-        "cpus=0 is not possible: allowed is 1 or more.",
+        "cpus=0 is invalid. Allowed: 1 or more.",
         "extra.dependency is set by the sweep itself, as are array, dependency,",
         "extra.no word: this is not the long name of a parameter",
-        "setup=module load is not possible: allowed is a list.",
+        "setup=module load is invalid. Allowed: a list.",
         "python has more than one line.",
-        "stages.points: requeue=1 is not possible: allowed is true or false.",
+        "stages.points: requeue=1 is invalid. Allowed: true or false.",
         "stages.matching is not possible",
         "tasks=3: There is no key tasks.",
         "matching.cpus=1: There is no key matching.cpus.",
-        "gpus=-1 is not possible: allowed is 0 or more.",
+        "gpus=-1 is invalid. Allowed: 0 or more.",
     ):
         assert part in message, part
     with pytest.raises(ConfigError, match="gpus: this is not an override. Write KEY=VALUE"):
@@ -290,7 +290,7 @@ def test_held_jobs_are_named_with_what_releases_them(tmp_path: Path, fake_slurm:
     reasons = ("launch failed requeued held", "Resources", "Resources")
     program(fake_slurm, "squeue", "\n".join(f"echo '5_{k}|PENDING|{reason}'" for k, reason in enumerate(reasons)))
     text = status_text(folder, plan, sweep_status(folder, plan, observe=observe))
-    assert "    waiting: launch failed requeued held: scontrol release 5_0 lets it go on\n" in text
+    assert "    waiting: launch failed requeued held: scontrol release 5_0 lets it continue\n" in text
     assert "    waiting: Resources (2 shards)\n" in text
 
 
@@ -471,7 +471,7 @@ def test_the_first_of_several_nodes_is_asked_for(fake_slurm: Path):
 
 def test_an_unknown_first_node_is_a_clear_error(fake_slurm: Path):
     environment = {**STEP, "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "n[3-4]", "PATH": str(fake_slurm)}
-    with pytest.raises(DistributedError, match=r"first of the nodes 'n\[3-4\]' cannot be found out"):
+    with pytest.raises(DistributedError, match=r"first of the nodes 'n\[3-4\]' cannot be determined"):
         adopt_slurm_ranks(environment)
 
 

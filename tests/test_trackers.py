@@ -309,7 +309,7 @@ def test_a_package_that_is_missing_and_a_bad_folder_cost_a_warning(
     assert type(config.build(identity(tmp_path))) is Tracker
     assert f"tracker={config.name} cannot be opened" in caplog.text
     assert reason in caplog.text
-    assert "The run goes on without it" in caplog.text
+    assert "The run continues without it" in caplog.text
 
 
 class Recorder(Tracker):
@@ -332,7 +332,7 @@ def test_a_tracker_that_fails_warns_once_and_thousands_of_classes_are_in_the_tab
     tracker.log_metrics(METRICS)
     tracker.finish(failed=False)
     assert tracker.numbers == {"bbox/AP": 12.5, "bbox/AP50": 30.0}
-    warning = "tracker=wandb stopped (OSError: [Errno 28] No space left on device). The run goes on."
+    warning = "tracker=wandb stopped (OSError: [Errno 28] No space left on device). The run continues."
     assert [record.message for record in caplog.records] == [warning]
 
 

@@ -1,4 +1,4 @@
-"""What everything else builds on; it knows nothing of images or models.
+"""What everything else builds on; independent of images and models.
 
 settings      fields with ranges, checked and digested by one loop
 digests       of files and of settings
@@ -8,5 +8,5 @@ distributed   several processes, one result
 log           where the library's log goes
 overlap       loading, computing and finishing side by side
 progress      a bar on a terminal, log lines elsewhere
-project       where `conf/` and `experiments/` lie
+project       where `conf/` and `experiments/` are
 """

@@ -31,7 +31,7 @@ class FileIdentity(NamedTuple):
 
     @property
     def is_settled(self) -> bool:
-        """Whether the last change lies far enough back for the times to tell the next one."""
+        """Whether the last change is old enough for the times to reveal the next one."""
         return time.time_ns() - max(self.modified_ns, self.changed_ns) > _SETTLED_NS
 
 

@@ -1,11 +1,11 @@
-"""Several processes, one result: the only module that knows torch.distributed.
+"""Several processes, one result: the only module that uses torch.distributed.
 
-Ranks come from the environment (torchrun, or SLURM's srun). Without it there is one process, and every function here
-does the obvious thing. Results never depend on the number of processes: items are dealt out by position, each result
-carries its item's position, and `gather` puts them back in order.
+Ranks come from the environment (torchrun, or SLURM's srun). Without it there is one process, and every function here is
+trivial. Results never depend on the number of processes: items are distributed by position, each result carries its
+item's position, and `gather` puts them back in order.
 
-A killed process ends the others' next collective operation with an error. To end them at once is the launcher's task:
-torchrun does it, and so does `srun --kill-on-bad-exit=1`.
+A killed process ends the others' next collective operation with an error. Stopping them immediately is the launcher's
+task: torchrun does it, and so does `srun --kill-on-bad-exit=1`.
 """
 
 import os
@@ -23,7 +23,7 @@ from ntt.errors import DistributedError
 
 T = TypeVar("T")
 R = TypeVar("R")
-# Ports below those that systems give away on their own.
+# Ports below the ephemeral range.
 _FIRST_PORT, _PORTS, _PORTS_PER_JOB = 20_000, 12_000, 50
 _MEETINGS = "NTT_SLURM_WORLDS"
 
@@ -46,8 +46,8 @@ class ProcessGroup:
 def join_process_group(*, timeout_s: int) -> Iterator[ProcessGroup]:
     """Join the other processes, if there are any, and wait for them at the end.
 
-    Inside such a block, further ones belong to the same group. A collective operation waits `timeout_s` for the
-    slowest process.
+    Nested blocks belong to the same group. A collective operation waits `timeout_s` for the slowest
+    process.
 
     Raises:
         DistributedError: if the processes do not find each other, or one is lost while others wait for it.
@@ -85,7 +85,7 @@ def gather(results: Sequence[tuple[int, T]], count: int, group: ProcessGroup) ->
     """Return the results of all `count` items in order, in every process.
 
     Args:
-        results: (position, result) of the items this process dealt with.
+        results: (position, result) of the items this process handled.
         count: number of items over all processes.
         group: the processes of the run.
 
@@ -104,7 +104,7 @@ def gather(results: Sequence[tuple[int, T]], count: int, group: ProcessGroup) ->
 
 
 def map_dealt(compute: Callable[[T], R], items: Sequence[T], *, group: ProcessGroup, label: str, unit: str) -> list[R]:
-    """Compute something of every item, in one of the processes; each gets all results, in the order of the items.
+    """Compute a result per item, each in one process; every process gets all results, in the order of the items.
 
     Progress is announced as `label`, counting items as `unit`, such as "image".
     """
@@ -123,7 +123,7 @@ def broadcast_from_main(value: T, group: ProcessGroup) -> T:
 
 
 def barrier(group: ProcessGroup) -> None:
-    """Wait until every process is here."""
+    """Wait until every process has reached this point."""
     if group.size > 1:
         _guarded(dist.barrier)
 
@@ -142,12 +142,12 @@ def _guarded(operation: Callable[[], Any]) -> None:
 def adopt_slurm_ranks(environment: MutableMapping[str, str]) -> None:
     """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT where srun started several processes.
 
-    Nothing is changed where somebody else has set them, as torchrun does, or where srun started a single process.
-    Processes that meet several times get another port each time, so that one that is early for the second meeting
-    does not join the first.
+    Nothing is changed where they are already set, as by torchrun, or where srun started a single process. Processes
+    that form a group repeatedly get a new port each time, so that one that is early for the second group does not join
+    the first.
 
     Raises:
-        DistributedError: if the first node's name cannot be found out.
+        DistributedError: if the first node's name cannot be determined.
     """
     size = environment.get("SLURM_STEP_NUM_TASKS", "1")
     is_ours = _MEETINGS in environment or "WORLD_SIZE" not in environment
@@ -155,7 +155,7 @@ def adopt_slurm_ranks(environment: MutableMapping[str, str]) -> None:
     if not is_ours or size == "1" or "SLURM_PROCID" not in environment:
         return
     meetings = int(environment.get(_MEETINGS, "0"))
-    # Neighbouring jobs may share a node, so each has ports of its own.
+    # Neighbouring jobs may share a node, so each has its own ports.
     port = int(environment["SLURM_JOB_ID"]) * _PORTS_PER_JOB + meetings % _PORTS_PER_JOB
     environment.update(
         {
@@ -180,6 +180,6 @@ def _first_host(environment: MutableMapping[str, str]) -> str:
         return hosts.stdout.split()[0]
     except (OSError, subprocess.SubprocessError, IndexError) as error:
         raise DistributedError(
-            f"The first of the nodes {nodes!r} cannot be found out ({error}). Set RANK, LOCAL_RANK, WORLD_SIZE, "
+            f"The first of the nodes {nodes!r} cannot be determined ({error}). Set RANK, LOCAL_RANK, WORLD_SIZE, "
             "MASTER_ADDR and MASTER_PORT in the job's setup."
         ) from error

@@ -1,7 +1,8 @@
-"""Downloads of large files: resumed where they stopped, verified before they get their name.
+"""Downloads of large files: resumed where they stopped, verified before they are renamed.
 
-A file arrives as `NAME.part` beside its target. Only one with the right digest is renamed, so a file under its final
-name is always whole. A part is continued where a digest will tell whether that was right; else it is fetched afresh.
+A file arrives as `NAME.part` next to its target. It is renamed only if its digest is right, so a file under its final
+name is always complete. A partial file is resumed only if a digest is known to verify it; otherwise the download
+restarts.
 """
 
 import base64
@@ -40,7 +41,7 @@ _GONE_STATUS = (404, 410)
 
 
 class _TransientError(Exception):
-    """A failure that may pass; `pause_s` is what the server asks for."""
+    """A transient failure; `pause_s` is the delay the server asks for."""
 
     def __init__(self, reason: str, pause_s: float | None = None) -> None:
         super().__init__(reason)
@@ -48,7 +49,7 @@ class _TransientError(Exception):
 
 
 def display_url(url: str) -> str:
-    """Return a URL without user name, password, query and fragment: what may stand in a message."""
+    """Return a URL without user name, password, query and fragment: safe to show in a message."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
@@ -57,7 +58,7 @@ def mirrored_urls(base: str, url: str, relative_path: str) -> list[str]:
     """Return where a mirror may hold a file: under the path of its official URL, or under its path in our folder.
 
     Raises:
-        ConfigError: if `base` is no http or https URL.
+        ConfigError: if `base` is not an http or https URL.
     """
     if not base.startswith(("http://", "https://")) or not urlsplit(base).netloc:
         raise ConfigError(f"The mirror {display_url(base)!r} is not a URL that starts with http:// or https://.")
@@ -82,11 +83,11 @@ def download(
         label: what the file is, for messages.
         sha256: hex digest the file must have.
         md5: likewise, where only this is published. Without either, any file is accepted that is not a web page.
-        progress: called with (bytes on disk, bytes in all or None if the server does not say).
+        progress: called with (bytes on disk, total bytes or None if unknown).
 
     Raises:
         DownloadError: if the file is not available, or what arrived has another digest.
-        StorageError: if the disk is full or not writable. What has arrived is kept and continued next time.
+        StorageError: if the disk is full or not writable. The partial download is kept and resumed next time.
     """
     algorithm, expected = ("md5", md5) if sha256 is None and md5 is not None else ("sha256", sha256)
     try:
@@ -122,7 +123,7 @@ class _Transfer:
         return display_url(self.url)
 
     def fetch_verified(self, urls: Sequence[str]) -> None:
-        """Fetch until the digest is right; one that is wrong after a continuation gets a second, fresh try."""
+        """Fetch and verify; a download that was resumed and has a wrong digest is repeated from the start."""
         while True:
             self._fetch_from_any(urls)
             digest = digest_of(self.part, self.algorithm)
@@ -137,7 +138,7 @@ class _Transfer:
                     f"The {self.label} from {self.source} is not the expected file: its {self.algorithm} is {digest}, "
                     + ("that of a web page, such as a login page." if is_page else f"expected {self.expected}.")
                 )
-            _LOG.warning("The continued download of %s has a wrong %s; starting afresh.", self.label, self.algorithm)
+            _LOG.warning("The resumed download of %s has a wrong %s; restarting it.", self.label, self.algorithm)
 
     def _fetch_from_any(self, urls: Sequence[str]) -> None:
         for self.url in urls:
@@ -147,13 +148,13 @@ class _Transfer:
         raise DownloadError(f"There is no {self.label} at {' and '.join(map(display_url, urls))}.")
 
     def _fetch_with_retries(self) -> bool:
-        """Return whether the server has the file; wait for trouble to pass."""
+        """Return whether the server has the file; retry after transient failures."""
         failures, farthest = 0, self._size()
         while True:
             try:
                 return self._fetch_once(0 if self.expected is None else self._size())
             except _TransientError as error:
-                # Only ground never reached before counts: a server that ignores ranges would start over for ever.
+                # Only bytes not reached before count: a server that ignores ranges would start over for ever.
                 size = self._size()
                 failures = 1 if size > farthest else failures + 1
                 farthest = max(farthest, size)
@@ -164,7 +165,7 @@ class _Transfer:
                     ) from error
                 pause_s = _FIRST_PAUSE_S * 2.0 ** (failures - 1) if error.pause_s is None else error.pause_s
                 pause_s = min(pause_s, _LONGEST_PAUSE_S)
-                _LOG.warning("%s: %s; trying again in %.0f s", self.source, error, pause_s)
+                _LOG.warning("%s: %s; retrying in %.0f s", self.source, error, pause_s)
                 time.sleep(pause_s)
 
     def _fetch_once(self, offset: int) -> bool:
@@ -191,7 +192,7 @@ class _Transfer:
         return request
 
     def _is_complete(self, error: urllib.error.HTTPError, offset: int) -> bool:
-        """Return whether a refusal means that `part` is whole, rather than that there is no such file; else raise."""
+        """Return True if an error status means that `part` is complete, False if the file is missing; else raise."""
         reason = f"HTTP {error.code} {error.reason}"
         if error.code in _GONE_STATUS:
             return False
@@ -228,7 +229,7 @@ class _Transfer:
 
     def _next_block(self, response: Any) -> bytes:
         with self._network_errors():
-            # read1 hands over what is there; read would lose an unfinished block when the connection breaks.
+            # read1 returns what has arrived; read would lose an unfinished block when the connection breaks.
             block: bytes = response.read1(_BLOCK_BYTES)
             return block
 
@@ -250,7 +251,7 @@ class _Transfer:
 
     @contextmanager
     def _network_errors(self) -> Iterator[None]:
-        """Turn what the network raises into `_TransientError`, or `DownloadError` where waiting cannot help."""
+        """Convert network errors to `_TransientError`, or `DownloadError` where retrying cannot help."""
         try:
             yield
         except urllib.error.HTTPError:
@@ -259,9 +260,9 @@ class _Transfer:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise DownloadError(
-                    f"The certificate of {self.source} is not trusted: {cause.verify_message}. If a proxy of yours "
-                    "signs connections, name its certificate in SSL_CERT_FILE."
+                    f"The certificate of {self.source} is not trusted: {cause.verify_message}. If your proxy signs "
+                    "connections, set SSL_CERT_FILE to its certificate."
                 ) from error
             if isinstance(cause, TimeoutError):
-                raise _TransientError("the server fell silent") from error
+                raise _TransientError("the server stopped responding") from error
             raise _TransientError(f"the connection failed ({cause or type(cause).__name__})") from error

@@ -1,4 +1,4 @@
-"""Files that a reader sees whole or not at all, and locks beside them."""
+"""Files that a reader sees complete or not at all, and lock files."""
 
 import errno
 import fnmatch
@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
+    """Yield a temporary path next to `path`; rename it to `path` when the block ends well, remove it otherwise.
 
     Raises:
         StorageError: if the disk is full or the folder cannot be written.
@@ -39,7 +39,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         cause, remedy = ("the disk is full", "Make space") if is_full else (error, "Make the folder writable")
         raise StorageError(
-            f"Cannot write {path}: {cause}. {remedy} and start the same command again; it goes on where it stopped."
+            f"Cannot write {path}: {cause}. {remedy} and run the same command again; it resumes where it stopped."
         ) from error
 
 
@@ -52,7 +52,7 @@ def stale_temporaries(root: Path, *, recursive: bool = True) -> list[Path]:
             folders.clear()
         for name in fnmatch.filter(names, f"{_TEMPORARY_PREFIX}*{_TEMPORARY_SUFFIX}"):
             path = Path(folder, name)
-            with suppress(OSError):  # gone meanwhile
+            with suppress(OSError):  # removed in the meantime
                 stale += [path] if path.lstat().st_mtime < oldest else []
     return stale
 
@@ -101,7 +101,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def exclusive(target: Path) -> Iterator[None]:
-    """Hold the lock of `target`, the file `NAME.lock` beside it, while the block runs.
+    """Hold the lock of `target`, the file `NAME.lock` next to it, while the block runs.
 
     The lock goes when its process ends, however it ends.
 

@@ -14,7 +14,7 @@ from ntt.errors import StorageError
 
 @contextmanager
 def console_logging(rank: int = 0) -> Iterator[None]:
-    """Show the library's log while the block runs: everything from INFO on; of ranks other than 0 only errors."""
+    """Show the library's log while the block runs: INFO and above; for ranks other than 0, errors only."""
     logger = logging.getLogger("ntt")
     console = _Console(sys.stdout)
     console.setFormatter(logging.Formatter("%(message)s"))
@@ -25,7 +25,7 @@ def console_logging(rank: int = 0) -> Iterator[None]:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(console)
-    # What is said before the run directory may be created is written to its log later.
+    # Messages logged before the run directory may be created are buffered, and written to its log later.
     early = MemoryHandler(sys.maxsize, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
     logger.addHandler(early)
     try:
@@ -39,10 +39,10 @@ def console_logging(rank: int = 0) -> Iterator[None]:
 
 
 class _Console(logging.StreamHandler[TextIO]):
-    """Standard output, for as long as it is read: a run goes on after `python main.py | head`."""
+    """Standard output that may be closed early: a run continues after `python main.py | head`."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Send what follows nowhere once the reader has gone; anything else is a defect and is shown."""
+        """Discard output once the reader has gone; any other error is a defect and is shown."""
         if isinstance(sys.exc_info()[1], BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
         else:
@@ -86,7 +86,7 @@ def file_logging(root: Path, rank: int = 0) -> Iterator[None]:
 
 
 class _RunLog(logging.FileHandler):
-    """A log file that passes over errors of the disk: it is full, and the run itself will say so."""
+    """A log file that ignores disk errors: when the disk is full, the run itself reports it."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
@@ -110,7 +110,7 @@ def each_warning_once() -> Iterator[None]:
 
 
 def _first_time() -> Callable[[logging.LogRecord], bool]:
-    """Return a filter that lets each warning and error through once, and everything milder always."""
+    """Return a filter that passes each warning and error once, and lower levels always."""
     logged: set[tuple[str, str]] = set()
 
     def is_shown(record: logging.LogRecord) -> bool:

@@ -25,14 +25,14 @@ def overlap(
 ) -> Iterator[Result]:
     """Yield `finish(compute(load(item)))` of each item, in order, while others are loaded, computed and finished.
 
-    The first item is dealt with alone, in the caller's thread, so that what is built at the first call is built once.
+    The first item is processed alone, in the caller's thread, so that what is built at the first call is built once.
     The number of items under way is bounded.
 
     Args:
         items: what is worked on.
-        load: called in threads of its own.
+        load: called in separate threads.
         compute: called in `computing` threads.
-        finish: called in threads of its own.
+        finish: called in separate threads.
         computing: 0: the caller's thread computes, which an interrupt stops at once.
 
     Raises:

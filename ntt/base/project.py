@@ -1,4 +1,4 @@
-"""Where the project lies, and where it writes unless told otherwise."""
+"""Where the project is installed, and where it writes by default."""
 
 from pathlib import Path
 

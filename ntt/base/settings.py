@@ -60,7 +60,7 @@ def range_problems(declared: "Field[Any]", value: Any, key: str) -> list[str]:
     """Check one value, named `key` in messages, against the metadata of its field; see `setting_problems`."""
     if value is None or _allows(declared, value):
         return []
-    return [f"{key}={value} is not possible: allowed is {allowed_values(declared)}."]
+    return [f"{key}={value} is invalid. Allowed: {allowed_values(declared)}."]
 
 
 def allowed_values(declared: "Field[Any]") -> str:

@@ -109,7 +109,7 @@ def _convert_to_any(value: Any, members: tuple[Any, ...], key: str, problems: li
 
 
 def _refusal(key: str, value: Any, allowed: str) -> str:
-    return f"{key}{'=' if key else ''}{shown(value)} is not possible: allowed is {allowed}."
+    return f"{key}{'=' if key else ''}{shown(value)} is invalid. Allowed: {allowed}."
 
 
 def _words(*hints: Any) -> str:
@@ -120,7 +120,7 @@ def _words(*hints: Any) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as it stands in YAML."""
+    """Return a value as written in YAML."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(shown, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

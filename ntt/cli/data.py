@@ -57,13 +57,13 @@ def check(dataset: str, root: Path | None, decode: bool, **files: str | None) ->
     "--data-root", type=PATH, metavar="FOLDER", help="Of all published data sets. Default: $NTT_DATA, else data/."
 )
 @click.option("--mirror", envvar="NTT_DATA_MIRROR", show_envvar=True, help="Base URL instead of the official hosts.")
-@click.option("--offline", is_flag=True, help="Download nothing, use what is there; also with NTT_OFFLINE=1.")
+@click.option("--offline", is_flag=True, help="Download nothing, use existing files; also with NTT_OFFLINE=1.")
 @click.option("--keep-archives", is_flag=True, help="Do not delete archives once they are unpacked.")
 def get(name: str, data_root: Path | None, **options: Any) -> int:
-    """Download a published data set; interrupted, it goes on.
+    """Download a published data set; an interrupted download resumes.
 
     Downloads, verifies and unpacks coco, lvis or voc. For other data sets, says where they are published and how they
-    must lie; the exit status is 1 then, unless they are there.
+    must be stored; the exit status is then 1 unless they exist.
     """
     from ntt.cli.data_get import get_data
 
@@ -97,8 +97,8 @@ def boxes_to_masks(
 ) -> None:
     """Make masks of the boxes of a COCO annotation file.
 
-    Writes a copy in which every box-only annotation has a mask. What is done is kept beside the output while the
-    command runs, so an interrupted one goes on where it stopped. KEY=VALUE are settings of the run, such as
+    Writes a copy in which every box-only annotation has a mask. Finished masks are kept next to the output while the
+    command runs, so an interrupted one resumes where it stopped. KEY=VALUE are settings of the run, such as
     runtime.device=cpu.
     """
     from ntt.cli.boxes_to_masks import make_masks

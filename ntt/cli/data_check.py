@@ -46,7 +46,7 @@ def check_data(name: str, root: Path | None, files: Mapping[str, Any], *, decode
         )
     if name not in options and root is not None:
         raise ConfigError(
-            f"--root {root} goes with the name of a data set, and {name} is a folder or unknown. Known are "
+            f"--root {root} goes with the name of a data set, and {name} is a folder or unknown. Available: "
             f"{', '.join(options)}."
         )
     if name in known_datasets():
@@ -71,7 +71,7 @@ def _option(name: str, root: Path | None) -> DatasetConfig:
 def _folder(folder: str, files: Mapping[str, Any]) -> DatasetConfig:
     if not Path(folder).is_dir():
         raise ConfigError(
-            f"{folder} is neither a folder nor a known data set. Known are {', '.join(group_options('dataset'))}."
+            f"{folder} is neither a folder nor a known data set. Available: {', '.join(group_options('dataset'))}."
         )
     if not files and FolderConfig.fits(Path(folder)):
         return FolderConfig(name="folder", root=folder)
@@ -86,7 +86,7 @@ def _folder(folder: str, files: Mapping[str, Any]) -> DatasetConfig:
 def files_by_shots(
     details: DatasetDetails, root: Path | None, *, data_root: Path | None = None
 ) -> Mapping[int | None, DatasetFiles]:
-    """Return where a published data set would lie, by number of shots where it has a references file for each.
+    """Return where a published data set would be stored, by number of shots where it has a references file for each.
 
     Args:
         details: of the data set.
@@ -125,7 +125,7 @@ def _check_known(details: DatasetDetails, root: Path | None, *, decode: bool) ->
     report = check_published(details, locations, decode=decode)
     click.echo("\n  ".join([f"{details.name}: {details.title}", *report.lines]))
     if not report.problems:
-        click.echo("All is there, nothing is different.")
+        click.echo("All files are present and as published.")
         return 0
     click.echo("\n  - ".join([f"{len(report.problems)} problem(s):", *report.problems]))
     click.echo(describe_layout(locations))

@@ -14,11 +14,11 @@ from ntt.models.weights import is_offline
 
 
 def get_data(name: str, data_root: Path | None, *, mirror: str | None, offline: bool, keep_archives: bool) -> int:
-    """Download a published data set; return 1 if it has to be fetched by hand and is not there."""
+    """Download a published data set; return 1 if it has to be fetched by hand and is missing."""
     datasets = known_datasets()
     if name not in datasets:
         raise ConfigError(
-            f"There is no published data set named {name!r}. Known are {', '.join(datasets)}; of these, coco, lvis and "
+            f"There is no published data set named {name!r}. Available: {', '.join(datasets)}; of these, coco, lvis and "
             "voc can be downloaded."
         )
     details = datasets[name]
@@ -28,7 +28,7 @@ def get_data(name: str, data_root: Path | None, *, mirror: str | None, offline: 
     click.echo(f"{details.title} ({details.terms}) into {data_root}")
     megabytes = sum(archive.megabytes for archive in archives(details.get))
     click.echo(
-        f"{megabytes} MB of archives at most, and about as much again once unpacked; what is there already is not "
+        f"{megabytes} MB of archives at most, and about as much again once unpacked; existing files are not "
         "fetched again."
     )
     with download_bars() as progress:
@@ -41,11 +41,11 @@ def get_data(name: str, data_root: Path | None, *, mirror: str | None, offline: 
 
 
 def _describe(details: DatasetDetails, data_root: Path) -> int:
-    """Say where a data set is published that nobody may pass on, or that has no fixed address."""
+    """Say where to get a data set that may not be redistributed or has no fixed address."""
     locations = files_by_shots(details, None, data_root=data_root)
     first = next(iter(locations.values()))
     if all(path.exists() for path in (first.targets_file, first.target_images, first.reference_images)):
-        click.echo(f"{details.title} is there: {first.targets_file}. Check it with `ntt data check {details.name}`.")
+        click.echo(f"{details.title} is present: {first.targets_file}. Check it with `ntt data check {details.name}`.")
         return 0
     click.echo(how_to_get(details))
     click.echo(describe_layout(locations))

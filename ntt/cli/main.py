@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return ntt.main(arguments, prog_name="ntt", standalone_mode=False) or 0
     except click.Abort:
-        click.echo("Interrupted. The same command again goes on where this one stopped.", err=True)
+        click.echo("Interrupted. Run the same command again to resume.", err=True)
         return EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()

@@ -49,7 +49,7 @@ def report(
     ntt report outputs --compare matcher.merging=hard matcher.merging=soft_semantic
     ntt report outputs --out report --plots --format latex
     ntt report outputs --html report.html
-    ntt report outputs --expected                     beside the published values
+    ntt report outputs --expected                     next to the published values
     """
     from ntt.cli.report_files import report_tables, write_files, write_page
     from ntt.reports.tables import render

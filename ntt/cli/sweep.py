@@ -48,7 +48,7 @@ def sweep() -> None:
 
     \b
     ntt sweep plan sweeps/demo_small.yaml               what it would do
-    ntt sweep run sweeps/demo_small.yaml --processes 4  do it here; the same again goes on where it stopped
+    ntt sweep run sweeps/demo_small.yaml --processes 4  run it here; repeated, it resumes where it stopped
     ntt sweep submit sweeps/seeds_shots.yaml dataset.root=/data/my_set --cluster gpu_a100
     ntt sweep status demo_small                         points by state, time gone and left
     ntt sweep retry demo_small                          again what failed or got lost
@@ -61,7 +61,7 @@ def sweep() -> None:
 @overrides_argument
 @_name_option
 def plan(sweep: str, overrides: tuple[str, ...], name: str | None) -> None:
-    """Print points, shared work, what is there already, jobs and hours."""
+    """Print points, shared work, what already exists, jobs and hours."""
     from ntt.sweeps.service import plan_file
     from ntt.sweeps.text import plan_text
 
@@ -75,7 +75,7 @@ def plan(sweep: str, overrides: tuple[str, ...], name: str | None) -> None:
 @_root_option
 @_processes_option
 def run(sweep: str, overrides: tuple[str, ...], name: str | None, output_root: Path, processes: int) -> int:
-    """Run a sweep on this machine; interrupted, it goes on when called again."""
+    """Run a sweep on this machine; called again after an interruption, it resumes."""
     return _run_here(*_open(sweep, overrides, name, output_root), processes)
 
 
@@ -122,7 +122,7 @@ def status(sweep: str, output_root: Path, verbose: bool) -> None:
     plan = read_plan(folder)
     try:
         status = sweep_status(folder, plan, observe=observer_of(folder))
-    except ConfigError as error:  # whoever submits must know the queue; who only looks can do without
+    except ConfigError as error:  # submitting needs the queue, a mere status does not
         click.echo(f"The queue cannot be asked, so this is what the jobs themselves have written: {error}\n")
         status = sweep_status(folder, plan)
     click.echo(status_text(folder, plan, status, verbose=verbose))

@@ -38,7 +38,7 @@ def list_weights(root: Path, urls: bool) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @_root_option
 @click.option("--mirror", metavar="URL", help="Base URL instead of the official host. Default: $NTT_WEIGHTS_MIRROR.")
-@click.option("--offline", is_flag=True, help="Check what is there, download nothing; also with NTT_OFFLINE=1.")
+@click.option("--offline", is_flag=True, help="Check existing files, download nothing; also with NTT_OFFLINE=1.")
 def get(names: tuple[str, ...], root: Path, mirror: str | None, offline: bool) -> None:
     """Download checkpoints, continuing what was interrupted.
 

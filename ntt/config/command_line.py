@@ -44,13 +44,13 @@ def run_hydra(run: Callable[[ExperimentConfig], float | None]) -> None:
     try:
         experiment()
     except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. The same command again goes on where this one stopped.\n")
+        sys.stderr.write("\nInterrupted. Run the same command again to resume.\n")
         raise SystemExit(_EXIT_INTERRUPTED) from None
 
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """End the program with the bare message of a user's error; in a multirun, let Hydra go on with the other jobs."""
+    """End the program with the bare message of a user's error; in a multirun, Hydra continues with the other jobs."""
     try:
         yield
     except NttError as error:

@@ -70,7 +70,7 @@ def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
     restored = {"dataset": dict(settings["dataset"]), "split": dict(settings["split"]), "runtime": roots}
     if "${" in json.dumps(restored, default=str):
         # A run keeps its configuration resolved; resolving here would put this machine's environment into a report.
-        raise ConfigError("The configuration of this run holds ${...}, which is not resolved for somebody else's run.")
+        raise ConfigError("The configuration of this run holds ${...}, which is not resolved for another user's run.")
     options = [f"{group}={settings[group]['name']}" for group in ("dataset", "split")]
     try:
         with hydra_session():
@@ -121,7 +121,7 @@ def compose_cached(overrides: Sequence[str]) -> DictConfig:
 
 @cache
 def _whole(options: tuple[str, ...], data_root: str | None) -> DictConfig:
-    """Put a configuration together from the parts its options stand for; experiments reach into other groups."""
+    """Assemble a configuration from the parts its options name; experiments reach into other groups."""
     by_key = {line.partition("=")[0]: line for line in options}
     groups = {key: line for key, line in by_key.items() if (CONF_DIR / key).is_dir()}
     others = tuple(line for line in options if line not in groups.values())
@@ -171,7 +171,7 @@ def _added_keys(cfg: DictConfig, prefix: str = "") -> list[str]:
     )
     added = [f"{prefix}{key}" for key in map(str, cfg) if key not in declared_keys]
     for key in declared_keys:
-        # An interpolation has no keys of its own, and resolving it may fail.
+        # An interpolation has no keys, and resolving it may fail.
         plain_value = not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key)
         if plain_value and isinstance(cfg[key], DictConfig):
             added += _added_keys(cfg[key], f"{prefix}{key}.")

@@ -47,7 +47,7 @@ def removal_problem(overrides: Sequence[Override]) -> str | None:
     for override in overrides:
         if override.type == OverrideType.DEL and not override.is_hydra_override():
             line = override.input_line
-            return f"{line}: nothing can be taken out, a run needs every setting. Leave {line} out to keep the default."
+            return f"{line}: settings cannot be removed, a run needs all of them. Leave {line} out to keep the default."
     return None
 
 
@@ -99,7 +99,7 @@ def _no_such_option(group: str, value: str, options: Sequence[str]) -> str:
     if close:
         return f"{text} Did you mean {group}={close[0]}?"
     if group == "split":
-        return f"{text} For a choice of your own use split.classes=[NAME,NAME]."
+        return f"{text} For your own choice use split.classes=[NAME,NAME]."
     return text
 
 

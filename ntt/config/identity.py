@@ -54,7 +54,7 @@ def run_directory(config: ExperimentConfig) -> Path:
 
 
 def stage_settings(config: ExperimentConfig, stage: str) -> dict[str, Any]:
-    """Return the settings that decide a stage's result, beside the models and the results it builds on."""
+    """Return the settings that decide a stage's result, besides the models and the results it builds on."""
     groups = {name: getattr(config, name) for name in _STAGE_SETTINGS.get(stage, ())}
     settings = {name: deciding_settings(group) if is_dataclass(group) else group for name, group in groups.items()}
     if stage in _STAGES_WITH_MODELS:

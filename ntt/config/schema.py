@@ -131,7 +131,7 @@ class VisualisationConfig:
     """Draw these target images, by id as the targets file has it, instead of the first `max_images`."""
 
     during_matching: bool = setting(default=False, decides=False)
-    """Draw each image as soon as it is matched, while the run goes on."""
+    """Draw each image as soon as it is matched, during the run."""
 
     contact_sheet_size: int = setting(6, ge=0)
     """Images on the sheets of the best and of the worst images; 0: no sheets."""
@@ -177,7 +177,7 @@ class RuntimeConfig:
     """Folder of annotation files made for plain folders of images."""
 
     data_root: str = setting(default_factory=lambda: os.environ.get(DATA_VARIABLE) or "data", decides=False)
-    """Folder of the published data sets, each in a folder of its own. Default: the environment variable NTT_DATA,
+    """Folder of the published data sets, each in its own folder. Default: the environment variable NTT_DATA,
     else `data`."""
 
     weights_root: str = setting(WEIGHTS_ROOT, decides=False)
@@ -208,7 +208,7 @@ class ExperimentConfig:
     """Seed of the reference sampler."""
 
     stage: str = setting("all", one_of=("all", *STAGES), decides=False)
-    """all, or one stage, which is run together with whatever it needs that is not there yet."""
+    """all, or one stage, which is run together with the missing results it needs."""
 
     published: dict[str, Any] | None = setting(None, decides=False)
     """What the authors published for the experiment; `ntt report --expected` compares with it."""

@@ -1,4 +1,4 @@
-"""Annotations of other formats to COCO files, and COCO files cut down, cut apart and put together.
+"""Conversion of other annotation formats to COCO; subsets, splits and merges of COCO files.
 
 - `base`: an annotation file under construction, the images of a folder
 - `voc`, `yolo`, `labelme`, `plain_folder`: one format each

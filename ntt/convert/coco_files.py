@@ -1,4 +1,4 @@
-"""COCO files cut down, cut apart and put together. Keys nobody knows, such as licences, are kept as they are."""
+"""Subsets, splits and merges of COCO files. Unknown keys, such as licences, are kept as they are."""
 
 import hashlib
 import json
@@ -111,7 +111,7 @@ def merge(inputs: Sequence[tuple[Path, Path]]) -> Converted:
     """Put pairs of an annotation file and its image folder together, at least two.
 
     Classes with one name are one class, images with one path are one image. Ids are kept where those of all files
-    differ, else numbered anew; an object that several files have is written once. File names start from the folder
+    differ, else renumbered; an object that several files have is written once. File names start from the folder
     that all image folders have in common.
 
     Raises:

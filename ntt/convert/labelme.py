@@ -36,7 +36,7 @@ _Shape = tuple[str, list[float] | BoolArray]
 def convert_labelme(
     *, annotations: Path, images: Path | None = None, categories: Sequence[Category] | None = None
 ) -> Converted:
-    """Read a folder of LabelMe files, whose images lie in the same folder unless `images` names another.
+    """Read a folder of LabelMe files, whose images are in the same folder unless `images` names another.
 
     `categories` are the classes to keep, with their ids; None: all that occur, numbered by name.
 
@@ -74,12 +74,12 @@ def _read(file: Path) -> Json:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON: {error}. Save it again from LabelMe.") from error
     if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
-        raise DataError(f"{file} is no LabelMe file: it has no list `shapes`. Save it from LabelMe, or remove it.")
+        raise DataError(f"{file} is not a LabelMe file: it has no list `shapes`. Save it from LabelMe, or remove it.")
     return document
 
 
 def _objects(shapes: list[Any], file: Path, size_hw: tuple[int, int], builder: CocoBuilder) -> list[LabelledObject]:
-    """Turn the shapes of a file into objects, one per group; shapes without an area are noted and left out."""
+    """Turn the shapes of a file into objects, one per group; shapes without an area are reported and left out."""
     groups: dict[tuple[str, Any], list[_Shape]] = {}
     for number, shape in enumerate(shapes, start=1):
         where = f"{file}: shape {number}"

@@ -4,7 +4,7 @@
       references/<class>/<image>      examples; the folder's name is the class
       targets/<image>                 images to search
 
-A file beside an example image `a.jpg` says which part of it is the object:
+A file next to an example image `a.jpg` says which part of it is the object:
 
 - `a_mask.png`: a mask of the image's size, white (or any colour) on black; `a_mask_2.png`, `a_mask_3.png` and so on
   for further objects;
@@ -12,8 +12,8 @@ A file beside an example image `a.jpg` says which part of it is the object:
 - `a.json`: a LabelMe file; only shapes labelled with the class count;
 - no such file: the whole image.
 
-Images that lie in `references` itself need a LabelMe file, whose labels are the classes. Targets may have annotations,
-for metrics: `targets.json` beside the folder, in COCO format, or LabelMe files beside the images.
+Images directly in `references` need a LabelMe file, whose labels are the classes. Targets may have annotations,
+for metrics: `targets.json` next to the folder, in COCO format, or LabelMe files next to the images.
 """
 
 import re
@@ -35,7 +35,7 @@ from ntt.types import Category
 
 _MASK_NAME = re.compile(r"(?P<stem>.+)_mask(?:_?\d+)?", re.IGNORECASE)
 _BOX_ENDING = "_box.txt"
-_HINT = "Example images lie in one folder per class, such as references/boat/a.jpg."
+_HINT = "Example images belong in one folder per class, such as references/boat/a.jpg."
 
 
 def convert_references(root: Path, categories: Sequence[Category] | None = None) -> Converted:
@@ -103,7 +103,7 @@ def coco_categories(annotation_file: Path) -> tuple[Category, ...]:
 def _sort_files(root: Path, builder: CocoBuilder) -> dict[Path, list[Path]]:
     """Return each example image with its mask files, in order.
 
-    A file that is named like a mask or a file of boxes but belongs to no image is a problem: were it passed over, the
+    A file that is named like a mask or a file of boxes but belongs to no image is a problem: if it were skipped, the
     image it was meant for would count as a whole.
     """
     files = image_files(root)
@@ -136,7 +136,7 @@ def _sort_files(root: Path, builder: CocoBuilder) -> dict[Path, list[Path]]:
 
 
 def _belongs_to_nothing(path: Path, kind: str, stem: str) -> str:
-    return f"{path} is named like a {kind}, but there is no image {stem}.* beside it. Give both the same name."
+    return f"{path} is named like a {kind}, but there is no image {stem}.* next to it. Give both the same name."
 
 
 def _add_example(builder: CocoBuilder, path: Path, root: Path, masks: Sequence[Path]) -> list[LabelledObject]:
@@ -155,7 +155,7 @@ def _add_example(builder: CocoBuilder, path: Path, root: Path, masks: Sequence[P
     image = builder.add_image(path)
     size = (image["height"], image["width"])
     if name is None:
-        raise DataError(f"{path} lies in no class folder and has no LabelMe file {labelme.name}. {_HINT}")
+        raise DataError(f"{path} is not in a class folder and has no LabelMe file {labelme.name}. {_HINT}")
     if masks:
         objects = [mask_object(name, read_mask(mask, size)) for mask in masks]
     elif boxes.is_file():

@@ -22,7 +22,7 @@ _MAX_NAMES_BYTES = 1 << 20
 
 
 class YoloPlaces(NamedTuple):
-    """Where images, labels and class names of a set lie."""
+    """Where the images, labels and class names of a set are."""
 
     images: Path
     labels: Path
@@ -33,7 +33,7 @@ def find_places(root: Path, subset: str) -> YoloPlaces:
     """Find images, labels and class names of one subset below a folder.
 
     Layouts looked for are images/SUBSET with labels/SUBSET, SUBSET/images with SUBSET/labels, and images with labels
-    where `subset` is "all". Class names lie in data.yaml, another .yaml file, classes.txt or obj.names.
+    where `subset` is "all". Class names are in data.yaml, another .yaml file, classes.txt or obj.names.
     """
     options = [("images", "labels")] if subset == "all" else []
     options += [(f"images/{subset}", f"labels/{subset}"), (f"{subset}/images", f"{subset}/labels")]

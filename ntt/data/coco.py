@@ -34,7 +34,7 @@ class CocoDataset:
         boxes_as_written: instance id -> box before clipping, where clipping changed it; evaluation uses it.
         frequencies: category id -> "r", "c" or "f" where the file's categories say so, as those of LVIS do.
         checked_classes: image id -> the classes that were looked for, where the file says so, as LVIS' files do.
-        ignored: ids of instances marked `ignore`. LVIS' protocol passes over them; COCO's goes by `iscrowd` alone.
+        ignored: ids of instances marked `ignore`. LVIS' protocol ignores them; COCO's uses `iscrowd` alone.
     """
 
     categories: tuple[Category, ...]

@@ -154,7 +154,7 @@ def _rle_shape(segmentation: dict[str, Any], image: ImageRecord) -> Shape:
     try:
         runs = checked_runs(counts, image.height, image.width)
     except ValueError as error:
-        raise ValueError(f"has an RLE that cannot be read: {error}. Write the mask anew.") from error
+        raise ValueError(f"has an RLE that cannot be read: {error}. Write the mask again.") from error
     rle = {"size": size, "counts": counts}
     area = float(sum(runs[1::2]))
     box = rle_box(segmentation_rle(rle, image.height, image.width), image.height, image.width)

@@ -28,7 +28,7 @@ class Findings:
         notes: what was corrected or left out -> ids of the annotations concerned.
         warnings: what is strange and accepted, one sentence each.
         broken_images: ids of images that are reported already; what refers to them is not reported again.
-        broken_categories: likewise.
+        broken_categories: the same for categories.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -126,7 +126,7 @@ def _warn_of_repeated_files(records: Iterable[ImageRecord], findings: Findings) 
         examples = "; ".join(repeated[:5]) + ("; ..." if len(repeated) > 5 else "")
         findings.warnings.append(
             f"{len(repeated)} file(s) are named by several entries of `images` ({examples}), each of which counts as "
-            "an image of its own. Join the entries if they are one image."
+            "its own image. Join the entries if they are one image."
         )
 
 
@@ -162,7 +162,7 @@ def _checked_name(entry: dict[str, Any], image_dir: Path) -> str:
         raise ValueError(f"{start}, a file name is needed. Give the image's path inside the image folder.")
     normal = os.path.normpath(name)
     if normal in (".", "..") or normal.startswith(("/", "../")) or "\0" in name:
-        raise ValueError(f"{start}, which does not lie inside the image folder {image_dir}. Correct one of them.")
+        raise ValueError(f"{start}, which is not inside the image folder {image_dir}. Correct one of them.")
     return normal
 
 

@@ -1,9 +1,9 @@
-"""Reading images as RGB, whatever they are stored as, and checking them before long work.
+"""Reading images as 8-bit RGB, and checking them before long work.
 
 How pixels become 8-bit RGB:
 
 - Grey, 1-bit and palette images are expanded; CMYK and other colour spaces are converted by Pillow without profiles.
-- Transparency is laid over white, as image viewers and annotation tools on a white page show it.
+- Transparent images are composited over white, as image viewers and annotation tools on a white page show it.
 - Grey images of more than 8 bits are scaled by the smallest range of 8, 10, 12, 14 or 16 bits that holds the largest
   value: cameras and microscopes store 12 bits in files of 16, which would come out black otherwise. Larger values are
   scaled by the maximum. Floating-point images: [0, 1] becomes [0, 255], [0, 255] is kept, anything larger is scaled by
@@ -11,8 +11,8 @@ How pixels become 8-bit RGB:
 - Of animations and multi-page files the first picture is read.
 
 Orientation: an image with an EXIF orientation is turned upright, because that is what annotation tools show. It is
-left as stored if the annotation file gives the stored size and the upright size is a different one. Where the size
-does not tell (square images, images stored upside down or mirrored), upright holds. TIFF files are always upright.
+left as stored if the annotation file gives the stored size and the upright size differs. Where the size does not decide
+(square images, images stored upside down or mirrored), the image is turned upright. TIFF files are always upright.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange rows and columns."""
 
-_TAKE_OUT = "take it out of the data set."
+_TAKE_OUT = "remove it from the data set."
 _SIZE_REMEDY = f"Images of up to {MAX_PIXELS} pixels are read: scale it down, with its annotations."
 
 
@@ -98,11 +98,11 @@ def check_images(
     full: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Make sure before long work that all images can be read.
+    """Check before long work that all images can be read.
 
-    The end of every file is looked at, so that an interrupted copy is found; files whose end tells nothing are
-    decoded. Damage in the middle of a file is found with `full` only, which decodes every image. `progress` is called
-    with (images done, images in all) after each image.
+    The end of every file is checked, so that an interrupted copy is found; files without a known end mark are decoded.
+    Damage in the middle of a file is found with `full` only, which decodes every image. `progress` is called with
+    (images done, total images) after each image.
 
     Raises:
         DataError: listing every image that is missing, unreadable, truncated, too large, or not of the size the
@@ -110,7 +110,7 @@ def check_images(
     """
     missing = [record for record in records if not record.path.is_file()]
     if missing and len(missing) == len(records) > 1:
-        raise DataError(f"None of the {len(records)} images is there, such as {missing[0].path}. Is the folder right?")
+        raise DataError(f"None of the {len(records)} images exist, such as {missing[0].path}. Is the folder right?")
     problems: list[str] = []
     with ThreadPoolExecutor(_READING_THREADS) as pool:
         for done, problem in enumerate(pool.map(_decoded_problem if full else _cheap_problem, records), start=1):
@@ -121,7 +121,7 @@ def check_images(
 
 
 def image_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits; read once a process while it does not change.
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits; read once per process unless it changes.
 
     Raises:
         DataError: if the file cannot be read.
@@ -133,7 +133,7 @@ def image_digest(path: Path) -> str:
 
 
 def _opened(path: Path) -> Image.Image:
-    """Open an image without decoding it, or say why that is not possible."""
+    """Open an image without decoding it; raise DataError where that fails."""
     try:
         image = Image.open(path, formats=_available_formats())
     except _BOMBS as error:
@@ -142,7 +142,7 @@ def _opened(path: Path) -> Image.Image:
         message = f"{path} is not an image in a format that can be read. Save it as JPEG or PNG, or {_TAKE_OUT}"
         raise DataError(message) from error
     except _DECODING_ERRORS as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's complaint, not a decoder's
+        if isinstance(error, OSError) and error.errno is not None:  # from the file system, not a decoder
             raise DataError(_missing(path, error)) from error
         raise _undecodable(path, error) from error
     if image.width * image.height > MAX_PIXELS:
@@ -160,7 +160,7 @@ def _available_formats() -> tuple[str, ...]:
 
 def _missing(path: Path, error: OSError) -> str:
     if not path.exists():
-        return f"There is no image {path}. Put it there, or correct the image folder."
+        return f"There is no image {path}. Add it, or correct the image folder."
     return f"{path} cannot be read: {error}. It must be a readable file."
 
 

@@ -50,7 +50,7 @@ def assemble_references(
 
 
 def _content(categories: Sequence[Category], sample: Sample, images: Mapping[ImageId, ImageRecord]) -> Any:
-    """Return everything the memory depends on, the images' pixels excepted."""
+    """Return everything the memory depends on except the images' pixels."""
     return [
         {
             "category": [category.id, category.name],
@@ -61,7 +61,7 @@ def _content(categories: Sequence[Category], sample: Sample, images: Mapping[Ima
 
 
 def _plain(segmentation: list[list[float]] | Mapping[str, Any] | None) -> Any:
-    """Return a segmentation fit for JSON; RLE counts may be bytes."""
+    """Return a segmentation that JSON can hold; RLE counts may be bytes."""
     if not isinstance(segmentation, Mapping):
         return segmentation
     size, counts = list(segmentation["size"]), segmentation["counts"]

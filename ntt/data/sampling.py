@@ -237,14 +237,14 @@ def _check_counts(
     if strict:
         _require(categories, valid, shots, what)
     short = [
-        f"{category.name} ({f'{of_valid} valid, ' if of_usable > of_valid else ''}{of_usable} in all)"
+        f"{category.name} ({f'{of_valid} valid, ' if of_usable > of_valid else ''}{of_usable} in total)"
         for category, of_valid, of_usable in zip(categories, valid, usable, strict=True)
         if of_valid < shots
     ]
     if short:
         _LOG.warning(
-            "Some classes have fewer valid instances than the %d shots asked for; the run goes on, with small ones and "
-            "ones at the border in their place, else with what exists: %s",
+            "Some classes have fewer valid instances than the %d shots asked for; the run continues, with small ones "
+            "and ones at the border in their place, else with what exists: %s",
             shots,
             _listed(short),
         )

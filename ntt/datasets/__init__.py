@@ -1,4 +1,4 @@
-"""Options of the config group `dataset`: where annotation files and images lie.
+"""Options of the config group `dataset`: where annotation files and images are stored.
 
 - `base`: what an option declares
 - `coco_json`: any folder in COCO format

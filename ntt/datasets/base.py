@@ -1,4 +1,4 @@
-"""What a data set option declares: where a references file, a targets file and their images lie."""
+"""What a data set option declares: where a references file, a targets file and their images are stored."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ DATA_VARIABLE = "NTT_DATA"
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """Where a data set lies: two COCO-format annotation files and the folders their file names refer to."""
+    """Where a data set is stored: two COCO-format annotation files and the folders their file names refer to."""
 
     references_file: Path
     reference_images: Path
@@ -53,7 +53,7 @@ class DatasetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RootedConfig(DatasetConfig):
-    """Base schema of the options that lie in a folder of the user's."""
+    """Base schema of the options that read a folder of the user's."""
 
     root: str = setting("???", path=True)
     """Folder of the data set."""

@@ -28,7 +28,7 @@ class CocoJsonConfig(RootedConfig):
     """Folder of the target images."""
 
     def places(self) -> DatasetFiles:
-        """Return where everything would be, without looking whether it is there."""
+        """Return where everything would be, without checking that it exists."""
 
         def below_root(relative: str) -> Path:
             # Normalised as text: `..` after a symbolic link would lead beside the link's target.

@@ -54,7 +54,7 @@ class FolderConfig(RootedConfig):
 
 
 def _write(converted: Converted, path: Path) -> None:
-    """Write a file unless it is there already with the same content: several processes may come here at once."""
+    """Write a file unless it exists with the same content: several processes may do this at the same time."""
     for note in converted.notes:
         _LOG.info("%s: %s", converted.image_root, note)
     text = json.dumps(converted.document, ensure_ascii=False) + "\n"

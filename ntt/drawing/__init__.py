@@ -3,7 +3,7 @@
 colours       one colour per class
 text          fonts, measured text, labels
 instances     an image with its instances: masks, boxes, labels
-comparison    ground truth beside predictions
+comparison    ground truth next to predictions
 feature_maps  features and similarities
 sheets        pages of references, of best and of worst images
 layout        pictures side by side with their captions

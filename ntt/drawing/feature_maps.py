@@ -17,7 +17,7 @@ _HEAT_OPACITY = 153
 
 
 def draw_feature_pca(feature_map_Dgg: FloatMap, weights_gg: FloatMap, image_HW3: ByteArray) -> Image.Image:
-    """Draw an image beside its patch features, their first three principal components as red, green and blue.
+    """Draw an image next to its patch features, their first three principal components as red, green and blue.
 
     Similar colours are similar features. The components describe what varies within the weighted patches; the others
     fade out.
@@ -95,7 +95,7 @@ def _heat_colours(unit: npt.NDArray[np.floating]) -> ByteArray:
 
 
 def _colour_bar(picture: Image.Image, low: float, high: float) -> Image.Image:
-    """Draw a bar as high as the picture, its values at both ends and in the middle beside it."""
+    """Draw a bar as high as the picture, with its values at both ends and in the middle."""
     text_px = caption_size_px(picture)
     marks = [f"{value:.2f}" for value in (high, (low + high) / 2, low)]
     width = _BAR_PX + 6 + max(text_width_px(mark, text_px) for mark in marks)

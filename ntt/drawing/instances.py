@@ -49,7 +49,7 @@ def scaled_picture(image_HW3: ByteArray) -> Image.Image:
     """Return the image, uint8 [H, W, 3], at the size at which it is drawn.
 
     Small images are enlarged to 480 px of width, so that text on them can be read; beyond 1600 px per side they are
-    reduced, which also wins over the least width for very long images.
+    reduced, which takes precedence over the minimum width for very long images.
     """
     picture = Image.fromarray(np.ascontiguousarray(image_HW3))
     scale = min(max(1.0, MIN_DRAWN_WIDTH / picture.width), MAX_DRAWN_SIDE / max(picture.size))
@@ -61,7 +61,7 @@ def draw_instances(image_HW3: ByteArray, instances: DrawnInstances, class_names:
     """Draw instances over their image: translucent masks with outlines, thin boxes where there is no mask, labels.
 
     Instances are painted from the largest to the smallest. Labels are placed from the highest score down, without
-    scores from the smallest object up. Sizes as `scaled_picture` gives them.
+    scores from the smallest object up. The picture has the size that `scaled_picture` gives it.
     """
     height, width = image_HW3.shape[:2]
     picture = scaled_picture(image_HW3)
@@ -81,7 +81,7 @@ def draw_instances(image_HW3: ByteArray, instances: DrawnInstances, class_names:
             annotate_box(picture, boxes_xyxy[i], colour=colours[i])
             continue
         mask = decode_mask(rle, height=height, width=width).resize(picture.size, Image.Resampling.BILINEAR)
-        # A mask that fills the picture is painted more faintly, so that what lies on it stays visible.
+        # A mask that fills the picture is painted more faintly, so that objects on it stay visible.
         opacity = MASK_OPACITY * (1 - 0.6 * areas[i] / (height * width))
         annotate_mask(picture, mask, colour=colours[i], opacity=opacity, hatched=bool(instances.iscrowd[i]))
     order = np.argsort(areas if instances.scores is None else -np.asarray(instances.scores), kind="stable").tolist()
@@ -109,7 +109,7 @@ def annotate_mask(
     box = mask.getbbox()
     if box is None:
         return
-    # Only the part around the mask is worked on, with room for the outline.
+    # Only the region around the mask is processed, with room for the outline.
     line_px = _line_px(picture.size)
     margin = 4 + 2 * round(line_px)
     left, top = max(0, box[0] - margin), max(0, box[1] - margin)

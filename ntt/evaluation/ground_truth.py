@@ -1,6 +1,6 @@
 """The ground truth of a targets file, prepared once per process for all runs on it.
 
-Images and classes are numbered anew, so ids of any size, text ids and mixtures make no difference.
+Images and classes are renumbered, so ids of any size, text ids and mixtures make no difference.
 Suffixes: G objects, A area ranges.
 """
 

@@ -20,9 +20,9 @@ class RejectionScores:
     """Metric name -> value, over all classes and by class index.
 
     "FPPI@R50": detections with score s or higher on negative images, per negative image, where s is "score@R50": the
-    highest score at which recall is at least 50 %. Both absent where recall never is. "max_recall": percent of the
-    objects that are found at all. "negative_images": their number. Over all classes also "mFPPI@R50": the mean of the
-    classes' values, and "classes@R50": how many of them have one.
+    highest score at which recall is at least 50 %. Both are absent if recall never reaches that. "max_recall": percent
+    of the objects that are found at all. "negative_images": their number. Over all classes also "mFPPI@R50": the mean
+    of the classes' values, and "classes@R50": how many of them have one.
     """
 
     overall: dict[str, float]
@@ -32,13 +32,13 @@ class RejectionScores:
 def rejection(table: DetectionTable, ground_truth: GroundTruth, matches: Matches) -> RejectionScores:
     """Measure false positives per negative image at 50 % recall.
 
-    Over all classes: negative is an image without any of the searched classes; one score holds for all classes, and
-    recall is that of all objects together. For one class: negative is an image without this class, and objects,
-    detections and score are this class's alone. By LVIS' protocol an image is without a class only where that was
-    verified.
+    Over all classes: an image without any of the searched classes is negative; one score threshold applies to all
+    classes, and recall is that of all objects together. For one class: an image without this class is negative, and
+    only this class's objects, detections and score count. By LVIS' protocol an image is without a class only where
+    that was verified.
 
     An object is found at a score by a detection with that score or a higher one that is matched with it at IoU 0.5;
-    crowd regions are not counted. There is no entry where there is no negative image or no object.
+    crowd regions are not counted. There is no entry without a negative image or without an object.
 
     Args:
         table: the detections.

@@ -31,8 +31,8 @@ def semantic_scores(
 ) -> SemanticScores:
     """Paint and compare all images; detections below the threshold are not painted.
 
-    "correct": the detection with the highest score owns a pixel; of equal scores the one listed first. A pixel nobody
-    painted belongs to no class. The ground truth of a class is the union of its objects' masks, crowd regions
+    "correct": the detection with the highest score owns a pixel; of equal scores the one listed first. An
+    unpainted pixel belongs to no class. The ground truth of a class is the union of its objects' masks, crowd regions
     included; where objects of two classes overlap, both have the pixel.
 
     "reference": as the published code does it. Detections are painted by descending score, so that lower scores

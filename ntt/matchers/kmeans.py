@@ -25,7 +25,7 @@ class KMeansMatcher(PrototypeMatcher):
     SCHEMA: ClassVar[str] = "kmeans"
 
     prototypes_per_class: int = setting(3, ge=1)
-    """Groups the reference instances of a class are split into; each is a group of its own where there are fewer. With
+    """Groups the reference instances of a class are split into; each is its own group where there are fewer. With
     1, scores are those of the published matcher."""
 
     clustering_seed: int = setting(0, ge=0)

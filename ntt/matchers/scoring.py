@@ -2,7 +2,7 @@
 
 A matcher of this family says how prototypes are made, how well each candidate fits each class, and what becomes of
 candidates that overlap; labels, suppression and output follow here. `ScoringMatcher` knows the published ways of
-merging; a matcher with a way of its own starts from `DetectingMatcher`.
+merging; a matcher with its own method starts from `DetectingMatcher`.
 
 Suffixes: N candidates, C classes, D channels, M candidates that are left after suppression.
 """
@@ -45,7 +45,7 @@ class DetectingMatcher(MatcherConfig, ABC):
     """IoU of boxes above which the one with the lower predicted IoU is suppressed within a class."""
 
     max_candidates_after_nms: int = setting(800, ge=1)
-    """Candidates of an image, over all classes, that go on to merging."""
+    """Candidates of an image, over all classes, that are passed on to merging."""
 
     max_detections: int = setting(100, ge=1)
     """Detections an image can have."""
@@ -95,7 +95,7 @@ class DetectingMatcher(MatcherConfig, ABC):
         """Name the candidates and suppress those that a better one of their class overlaps."""
         scores_NC = self.class_scores(terms.candidates, prototypes)
         labels, scores = scores_NC.argmax(axis=1), scores_NC.max(axis=1)
-        # Rejected candidates form a class of their own: they suppress none of the others.
+        # Rejected candidates form a separate class: they suppress none of the others.
         kept = terms.suppress(np.where(scores < 0, -1, labels), iou_threshold=self.nms_iou_threshold)
         kept = kept[scores[kept] >= 0][: self.max_candidates_after_nms]
         kept = kept[scores[kept] > self.min_score]

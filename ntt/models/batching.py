@@ -18,7 +18,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that the device's or the machine's memory is used up."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # torch.OutOfMemoryError is CUDA's; on a CPU and on MPS, and from cuBLAS, only the text tells.
+    # torch.OutOfMemoryError is CUDA's; on a CPU and on MPS, and from cuBLAS, only the message identifies it.
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)
 
 
@@ -38,14 +38,14 @@ class BatchRunner:
         Args:
             function: works on items start..stop-1. Must give the same results however they are grouped.
             count: number of items.
-            workers: threads to spread batches over. Each computes with one thread of its own, because threads inside
-                every small operation wait for one another, and flushes denormals.
+            workers: threads to spread batches over. Each computes with a single thread, because threads inside every
+                small operation wait for one another, and flushes denormals.
 
         Returns:
             The results in the order of the items, one per batch.
 
         Raises:
-            RuntimeError: where memory does not even suffice for one.
+            RuntimeError: if memory does not suffice even for one item.
         """
         spans = [(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
         if workers == 1 or len(spans) < 2:
@@ -55,7 +55,7 @@ class BatchRunner:
             return [result for part in parts for result in part]
 
     def _span(self, function: Callable[[int, int], Result], start: int, stop: int) -> Iterator[Result]:
-        """Work on one span, in as many pieces as memory demands."""
+        """Process one span, in as many pieces as memory requires."""
         while start < stop:
             end = min(start + self.batch_size, stop)
             try:
@@ -78,7 +78,7 @@ class BatchRunner:
             self.batch_size = min(self.batch_size, failed_size // 2)
             if not self._warned:
                 logger.warning(
-                    "Memory ran out with %d %s at a time; going on with %d. Set %s to that to avoid the detour.",
+                    "Memory ran out with %d %s at a time; continuing with %d. Set %s to that to avoid failed attempts.",
                     failed_size,
                     self._unit,
                     self.batch_size,
@@ -91,7 +91,7 @@ class BatchRunner:
 
 @contextmanager
 def _single_threaded_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads compute with one thread each; the caller's own setting is the same afterwards."""
+    """A pool whose threads compute with one thread each; the caller's setting is restored afterwards."""
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(workers, initializer=_start_worker) as pool:

@@ -1,6 +1,6 @@
 """Masks for annotations that have only boxes: for whole annotation files, and for references while a run needs them.
 
-Masks are kept in a store, so an interrupted conversion goes on where it stopped and a run computes each mask once.
+Masks are kept in a store, so an interrupted conversion resumes where it stopped and a run computes each mask once.
 """
 
 import logging
@@ -157,7 +157,7 @@ class ReferenceMasks:
     maker: BoxMasks | None
 
     def fingerprint(self, instances: Sequence[Instance]) -> Mapping[str, Any]:
-        """Return what decides the masks of instances beside the annotations; nothing where those have all masks."""
+        """Return what decides the masks of instances besides the annotations; nothing where those have all masks."""
         if self.maker is None or all(instance.segmentation is not None for instance in instances):
             return {}
         return {"box_masks": {"version": _VERSION, **self.maker.segmenter.fingerprint}}
@@ -207,8 +207,8 @@ def convert(
 
     Args:
         dataset: the annotations; their file is read again, and not written.
-        output: the file to write, once all masks are there.
-        box_masks: makes the masks and keeps them, so that a second call goes on where an interrupted one stopped.
+        output: the file to write, once all masks are known.
+        box_masks: makes the masks and keeps them, so that a second call resumes where an interrupted one stopped.
         mask_format: "rle", or "polygon": outlines along the edges of the pixels, holes filled.
         overwrite_masks: make masks for annotations that have one, too.
         image_batch: images the segmenter is given at a time, if it takes several; see `BoxMasks.get_all`.

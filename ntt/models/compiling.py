@@ -1,4 +1,4 @@
-"""Networks made faster for `runtime.compile`: recorded and replayed on CUDA, through `torch.compile` elsewhere."""
+"""Faster networks for `runtime.compile`: recorded and replayed on CUDA, through `torch.compile` elsewhere."""
 
 import threading
 from collections.abc import Callable
@@ -11,14 +11,14 @@ Result = TypeVar("Result")
 
 
 def compiled(function: Callable[[torch.Tensor], Result], device: torch.device) -> Callable[[torch.Tensor], Result]:
-    """Return a function that computes the same faster.
+    """Return a faster function that computes the same.
 
     On CUDA the kernels of a call are recorded once per shape of the input and replayed as one graph. They are the same
     kernels, so results are the same to the last bit, and the CPU no longer has to launch them one by one.
 
     Args:
-        function: of one tensor; it waits for nothing and does the same at every call.
-        device: where it computes.
+        function: takes one tensor, does not synchronise, and launches the same kernels at every call.
+        device: the device it runs on.
     """
     return _Recorded(function) if device.type == "cuda" else torch.compile(function)
 
@@ -33,7 +33,7 @@ class _Recorded:
 
     def __call__(self, values: torch.Tensor) -> Any:
         key, stream = (values.shape, values.dtype), torch.cuda.current_stream()
-        # Replays share their memory: one on another stream must be over, its results copied.
+        # Replays share memory: one on another stream must have finished and had its results copied.
         with self._lock:
             stream.wait_event(self._done)
             if key not in self._recordings:
@@ -56,7 +56,7 @@ class _Recorded:
         with autocast:
             beside = torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(beside):  # as recording demands, after a few calls
+            with torch.cuda.stream(beside):  # CUDA graphs need a few warm-up calls
                 for _ in range(3):
                     self._function(inputs)
             torch.cuda.current_stream().wait_stream(beside)

@@ -27,7 +27,7 @@ _OUTSIDE = [False, False]
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn the setting `device` into a device that is there.
+    """Resolve the setting `device` to an available device.
 
     Args:
         name: "auto" (a CUDA device if there is one, else the CPU), "cpu", "cuda" (the process's current CUDA
@@ -75,7 +75,7 @@ def check_precision(precision: str, device: torch.device) -> None:
         device: where the model runs.
 
     Raises:
-        ConfigError: if the precision is not one of these or does not go with the device.
+        ConfigError: if the precision is not one of these or not supported by the device.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"runtime.precision={precision} is not known. Use one of: {', '.join(PRECISIONS)}.")
@@ -100,13 +100,13 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Refuse `torch.compile` where it would fail at the first image for want of a compiler.
+    """Refuse `torch.compile` where it would fail at the first image because there is no compiler.
 
     Args:
         device: where the models run. On the CPU torch needs a C++ compiler, on CUDA the package `triton`.
 
     Raises:
-        ConfigError: if it is not there.
+        ConfigError: if it does not exist.
     """
     if device.type == "cpu":
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
@@ -192,11 +192,11 @@ def denormals_are_flushed() -> bool:
 
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """Let a thread beside the main one queue its work on a CUDA stream of its own, so that two need not wait."""
+    """Let a thread other than the main one queue its work on its own CUDA stream, so that two need not wait."""
     if device.type != "cuda" or threading.current_thread() is threading.main_thread():
         yield
         return
-    # Streams are used again, since each keeps memory of its own.
+    # Streams are reused, since each keeps its own memory.
     with _LOCK:
         free = _STREAMS.setdefault(device, [])
         stream = free.pop() if free else torch.cuda.Stream(device)

@@ -1,6 +1,6 @@
-"""Official checkpoints: where they lie, whether they are intact, and how to read them.
+"""Official checkpoints: where they are stored, whether they are intact, and how to read them.
 
-The registry is `ntt/models/checkpoints.json`. Files lie below the weights folder in the layout of the published
+The registry is `ntt/models/checkpoints.json`. Files are stored below the weights folder in the layout of the published
 instructions, such as `checkpoints/sam2_hiera_large.pt` and `checkpoints/dinov2/dinov2_vitl14_pretrain.pth`.
 """
 
@@ -62,7 +62,7 @@ def locate(name: str, root: Path) -> Path:
     """Return the path of a checkpoint below the weights folder `root`. Its content is not read.
 
     Raises:
-        WeightsError: if the file is not there; the message has the command that fetches it.
+        WeightsError: if the file is missing; the message has the command that fetches it.
     """
     path = root / checkpoint(name).path
     if not path.is_file():
@@ -88,7 +88,7 @@ def fetch(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Make sure a checkpoint is on disk and intact; download it if it is not there.
+    """Make sure a checkpoint is on disk and intact; download it if it is missing.
 
     Args:
         name: a name of the registry.
@@ -96,10 +96,10 @@ def fetch(
         mirror: base URL in place of the official host, or of a copy of a weights folder. None: the environment
             variable NTT_WEIGHTS_MIRROR, else the official host.
         offline: never touch the network; so does NTT_OFFLINE=1 in the environment.
-        progress: called with (bytes on disk, bytes in all or None if the server does not say).
+        progress: called with (bytes on disk, total bytes or None if unknown).
 
     Raises:
-        ConfigError: if the name is not known or the mirror is no http(s) URL.
+        ConfigError: if the name is not known or the mirror is not an http(s) URL.
         WeightsError: if the file is not available, or has another sha256 than registered.
         StorageError: if the disk is full or not writable.
     """

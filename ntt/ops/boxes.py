@@ -147,8 +147,8 @@ def unsuppressed(count: int, better_P: IntArray, worse_P: IntArray) -> npt.NDArr
         bool [N], whether a member is left.
     """
     alive = np.ones(count, dtype=np.bool_)
-    # In each round, whoever is not the worse of any pair is left for good, and its pairs suppress. The best of a pair
-    # that remains is always decided, so this ends.
+    # In each round, a box that is not the worse of any pair is kept for good, and its pairs suppress. The best of a
+    # pair that remains is always decided, so this ends.
     while len(better_P):
         is_worse = np.zeros(count, dtype=np.bool_)
         is_worse[worse_P] = True

@@ -17,13 +17,13 @@ FeatureDtype: TypeAlias = Literal["float16", "float32"]
 
 @dataclass(frozen=True)
 class Measurements:
-    """What the device finds out about the N proposals of one image; arrays lie in the host's memory.
+    """What the device computes from the N proposals of one image; arrays are in host memory.
 
     Attributes:
         height, width: of the original image, pixels.
         changes: of the full-size masks.
         on_grid_N: whether the mask has foreground on its own grid.
-        grid_boxes_xyxy: as in `Candidates`, and likewise `predicted_iou`.
+        grid_boxes_xyxy: as in `Candidates`, as is `predicted_iou`.
         features: float32 [N, D], L2-normalised.
     """
 
@@ -55,7 +55,7 @@ class Measurements:
 
 @torch.no_grad()
 def measure(proposals: Proposals, feature_map_Dhw: torch.Tensor, *, height: int, width: int) -> Measurements:
-    """Do on the device what needs whole masks.
+    """Compute on the device what needs full-size masks.
 
     Args:
         proposals: N masks on the segmenter's grid.

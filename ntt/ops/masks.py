@@ -85,6 +85,6 @@ def overlap_fractions(
 
 
 def _as_coco(rles: Sequence[bytes], height: int, width: int) -> list[dict[str, Any]]:
-    """Dress RLE counts as pycocotools wants them."""
+    """Return RLE counts in the form pycocotools expects."""
     size = [height, width]
     return [{"size": size, "counts": counts} for counts in rles]

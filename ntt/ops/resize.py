@@ -54,7 +54,7 @@ def resize_matrix(inputs: int, outputs: int, *, antialias: bool, device: torch.d
         inputs: samples before.
         outputs: samples after.
         antialias: as in `resize_images`.
-        device: where the matrix lies; it is computed on the CPU.
+        device: where the matrix is stored; it is computed on the CPU.
 
     Returns:
         float32 [outputs, inputs], entries in [0, 1], rows summing to 1; shared between callers, do not write to it.
@@ -69,7 +69,7 @@ def upsampling_matrix(inputs: int, outputs: int, *, device: torch.device = CPU) 
     Args:
         inputs: cells of the feature map along the axis.
         outputs: pixels of the mask grid along the axis.
-        device: where the matrix lies.
+        device: where the matrix is stored.
 
     Returns:
         float32 [outputs, inputs], as `resize_matrix` without antialiasing.
@@ -106,7 +106,7 @@ def resize_bands(
         antialias: as in `resize_images`.
         adjoint: cut the transposed matrix: its rows are the inputs of the resizing.
         count: number of bands; fewer when the matrix has fewer rows.
-        device: where the bands' weights lie.
+        device: where the bands' weights are stored.
 
     Returns:
         Bands that cover all rows of the matrix in order.

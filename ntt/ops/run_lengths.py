@@ -143,7 +143,7 @@ def full_size_changes(logits_Nhw: torch.Tensor, foreground_Nhw: torch.Tensor, he
 
 
 def _in_chunks(find: Callable[[slice], torch.Tensor], masks: torch.Tensor, length: int, mask_size: int) -> torch.Tensor:
-    """Find the changes of as many masks at a time as memory is meant for, `mask_size` numbers each."""
+    """Find the changes of as many masks at a time as the memory limit allows, `mask_size` numbers each."""
     step = max(1, _limit(masks.device, _SAMPLES_CPU, _SAMPLES_GPU) // max(1, mask_size))
     parts = [find(slice(start, start + step)) + start * length for start in range(0, len(masks), step)]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)

@@ -5,9 +5,9 @@ summary       runs as a pandas table; means over seeds
 significance  paired tests between two settings
 tables        a table as markdown, CSV and LaTeX
 content       the tables of a report
-expected      ours beside the published values
+expected      ours next to the published values
 figures       what all plots share
 plots         the plots of a report
 gallery       images, ground truth and predictions for the page
-page          the HTML page; its templates, style and script lie in assets/
+page          the HTML page; its templates, style and script are in assets/
 """

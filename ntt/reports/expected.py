@@ -1,6 +1,6 @@
-"""Our results beside those the method's authors published.
+"""Our results next to those the method's authors published.
 
-Published numbers are in percent and stand in the files of `experiments/experiment/`, beside the settings they belong
+Published numbers are in percent and stand in the files of `experiments/experiment/`, with the settings they belong
 to: under `published`, one row per command line. `source` names the entry of the reference numbers a value was copied
 from: tables 1 to 5 and the ten-seed csv on the authors' project page and repository (July 2025). null was not published
 there. `tolerance` says how far ours may be off; for a mean over seeds it is the published standard deviation.
@@ -93,13 +93,13 @@ def load_expected() -> tuple[ExpectedResult, ...]:
 def expected_table(runs: pd.DataFrame) -> Table:
     """One row per published number: ours, theirs, the difference and a verdict.
 
-    A run counts for an experiment if it has all of the experiment's settings, wherever the data lie and whatever it
-    ran on; how it was started does not matter. The verdict needs all seeds of the row.
+    A run counts for an experiment if it has all of the experiment's settings, wherever the data are stored and whatever
+    it ran on; how it was started does not matter. The verdict needs all seeds of the row.
     """
     expected = load_expected()
     finished = runs[runs.state == "finished"]
     finished = finished.assign(comparable=[experiment_settings(settings) for settings in finished.settings])
-    # Composing is what takes long here, and an experiment on a data set that nobody ran cannot fit any run.
+    # Composing takes most of the time here, and an experiment on a data set without runs cannot match any.
     present = {settings["dataset.name"] for settings in finished.settings}
     lines = list(dict.fromkeys(result.command_line for result in expected if result.dataset in present))
     configs = dict(zip(lines, compose_many(lines), strict=True))

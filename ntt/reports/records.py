@@ -1,6 +1,6 @@
 """Run directories read into records, as plain data: nothing in them is resolved or executed.
 
-A run is finished if its metrics are there. Anything else is kept as a record too, with the reason, so that a table
+A run is finished if its metrics exist. Anything else is kept as a record too, with the reason, so that a table
 can say what is missing instead of averaging over what happens to be there.
 """
 
@@ -109,10 +109,10 @@ def read_run(path: Path) -> RunRecord:
         return record
     try:
         metrics = _read_metrics(directory.metrics)
-        facts = read_json(directory.facts) if directory.facts.is_file() else {}
+        metadata = read_json(directory.facts) if directory.facts.is_file() else {}
     except (StorageError, DataError) as error:
         return replace(record, state="damaged", problem=str(error))
-    return replace(record, state="finished", problem="", metrics=metrics, **_read_facts(facts))
+    return replace(record, state="finished", problem="", metrics=metrics, **_read_metadata(metadata))
 
 
 def _read_settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,14 +126,14 @@ def _read_settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(identity["settings"])
 
 
-def _read_facts(facts: Any) -> dict[str, Any]:
-    """Return the fields of a record that come from the facts; nothing from facts of another shape."""
+def _read_metadata(metadata: Any) -> dict[str, Any]:
+    """Return the fields of a record that come from the run's metadata; nothing if its structure differs."""
     try:
-        stages = facts.get("stages", {})
+        stages = metadata.get("stages", {})
         return {
             "stage_seconds": {name: float(stage["seconds"]) for name, stage in stages.items() if "seconds" in stage},
             "finished_utc": str(stages.get("evaluation", {}).get("finished_utc", "")),
-            "version": f"{facts.get('git', {}).get('revision')} {facts.get('packages', {}).get('ntt')}",
+            "version": f"{metadata.get('git', {}).get('revision')} {metadata.get('packages', {}).get('ntt')}",
         }
     except (AttributeError, TypeError, ValueError):
         return {}

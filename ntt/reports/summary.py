@@ -145,7 +145,7 @@ def _method_parts(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
     for record in records:
         own = differing.get((record.dataset, *record.method), []) if record.config else []
         # A key that others have and this one lacks belongs to another version of the program or another kind of
-        # part; naming what is not there would help nobody.
+        # part; naming what is absent would not help.
         extras = [f"{name}={value_text(record.settings[name])}" for name in own if name in record.settings]
         parts.append((*record.method, *extras) if record.config else ())
     return parts

@@ -1,7 +1,7 @@
 """Tables as markdown, CSV and LaTeX.
 
-Markdown and LaTeX are for reading: one decimal, and a mean with its spread in one cell. CSV is for going on with: all
-digits, and a mean as three columns.
+Markdown and LaTeX are for reading: one decimal, and a mean with its spread in one cell. CSV is for further processing:
+all digits, and a mean as three columns.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def columns(self) -> "list[Column]":
-        """Return the columns as a person reads them."""
+        """Return the columns in readable form."""
         names = [str(name) for name in self.frame]
         means = {name.removesuffix(" mean") for name in names if name.endswith(" mean")}
         columns = []
@@ -66,7 +66,7 @@ class Column:
 
 
 def cell_text(cell: Any) -> str:
-    """Return a cell as a person reads it, without control characters."""
+    """Return a cell in readable form, without control characters."""
     if pd.isna(cell):
         return "–"
     return f"{cell:.1f}" if isinstance(cell, float) else _printable(str(cell))

@@ -27,7 +27,7 @@ _PACKAGES = (
 def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
     """Set threads and determinism for this process and decide where models run.
 
-    Each process of a node gets a GPU of its own, by its number `local_rank`, unless the settings name one.
+    Each process of a node gets its own GPU, by its number `local_rank`, unless the settings name one.
 
     Raises:
         ConfigError: for a device, a precision or a compiler that is not available here.

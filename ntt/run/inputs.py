@@ -113,7 +113,7 @@ def input_files(inputs: Inputs) -> dict[str, dict[str, str]]:
 
 
 def warn_of_unknown_classes(categories: tuple[Category, ...], targets: CocoDataset) -> None:
-    """Name the classes of annotated targets that the references lack: nobody searches them."""
+    """Name the classes of annotated targets that the references lack: they are not searched."""
     searched = {category.id for category in categories}
     annotated = {instance.category_id for instance in targets.instances}
     names = [category.name for category in targets.categories if category.id in annotated - searched]

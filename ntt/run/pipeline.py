@@ -1,4 +1,4 @@
-"""A run while it goes on: its inputs, its models, and the results of its stages.
+"""A run in progress: its inputs, its models, and the results of its stages.
 
 Each stage has a key, the digest of everything that decides its result. Its files are written before its record, and
 the record names the key; a stage whose record carries the right key is read back instead of repeated. What a stage
@@ -37,7 +37,7 @@ class Stage(Generic[T]):
         write: writes the result into the run directory and returns the files; called in the main process.
         read: reads back what was written.
         describe: tells the result in a few words, for the log.
-        inputs: what decides the result beside settings and needed stages: digests of files, models' fingerprints.
+        inputs: what decides the result besides settings and needed stages: digests of files, models' fingerprints.
         needs: the stages it builds on.
         is_shared: whether a result is kept for later runs of the process that have the same one.
     """
@@ -111,7 +111,7 @@ class Pipeline:
         return self._keys[stage.name]
 
     def is_done(self, stage: Stage[Any]) -> bool:
-        """Return whether a stage's files are there and as they were written; looked at until they are."""
+        """Return whether a stage's files exist as they were written; checked until they do."""
         if stage.name not in self._finished:
             key = self.key(stage)
             if dist.broadcast_from_main(self.group.is_main and self.directory.is_done(stage.name, key), self.group):

@@ -25,7 +25,7 @@ class RunDirectory:
     def __init__(self, root: Path) -> None:
         """Name the files; nothing is read or written."""
         self.root = root
-        # Resolved settings, for people and for whoever runs it again; and those that decide the result, with the id.
+        # Resolved settings, for people and for repeating the run; and those that decide the result, with the id.
         self.config, self.identity = root / "config.yaml", root / "identity.json"
         # Details of the machine, the software and the stages.
         self.facts = root / "facts.json"
@@ -86,13 +86,13 @@ class RunDirectory:
         return True
 
     def write_record(self, stage: str, key: str, files: list[Path], details: Mapping[str, Any]) -> None:
-        """Note that a stage has finished; written after its files, with their sizes and digests."""
+        """Record that a stage has finished; written after its files, with their sizes and digests."""
         written = {str(path.relative_to(self.root)): _file_state(path) for path in files}
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         write_json(self._record_path(stage), {"key": key, "files": written, "finished_utc": now, **details})
 
     def write_store_keys(self, stage: str, used: Collection[tuple[str, str]]) -> None:
-        """Note kind and key of the store's entries that a stage has used, for whoever cleans the store."""
+        """Record kind and key of the store's entries that a stage has used, for pruning the store."""
         by_stage = used_store_keys(self.root)
         by_stage[stage] = {}
         noted = {(kind, key) for kinds in by_stage.values() for kind, keys in kinds.items() for key in keys}

@@ -54,7 +54,7 @@ class Workspace:
         dataset = self._datasets.pop(key, None)
         if dataset is None:
             dataset = read_coco(annotation_file, image_dir, annotations_required=annotations_required)
-        if dataset.digest != key[-1]:  # the file changed meanwhile
+        if dataset.digest != key[-1]:  # the file changed in the meantime
             return dataset
         self._datasets[key] = dataset
         if len(self._datasets) > _MAX_DATASETS:

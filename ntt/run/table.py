@@ -59,7 +59,7 @@ def _is_by_lvis(metrics: Metrics) -> bool:
 
 def _frequency_groups(metrics: Metrics) -> list[str]:
     """Return what LVIS' protocol adds."""
-    lines = ["By LVIS' own protocol: 300 detections per image; classes nobody looked for there are left out."]
+    lines = ["By LVIS' own protocol: 300 detections per image; classes not searched for there are left out."]
     for kind, what in _KINDS.items():
         names = [f"AP{letter}" for letter in FREQUENCIES if f"AP{letter}" in metrics.overall.get(kind, {})]
         if names:

@@ -90,7 +90,7 @@ class CandidateSource:
         return canvas_3hw.pin_memory() if self.device.type == "cuda" else canvas_3hw
 
     def compute(self, record: ImageRecord, canvas_3hw: torch.Tensor) -> Measurements:
-        """Do on the device what is to be done there."""
+        """Do the device's part of the work."""
         with own_stream(self.device):
             canvas_3hw, feature_map_Dhw = self._see(canvas_3hw)
             proposals = self.segmenter.propose(canvas_3hw, feature_map_Dhw)
@@ -132,7 +132,7 @@ def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, g
     Args:
         images: the target images.
         source: models and store.
-        group: the processes of the run; images are dealt out over them.
+        group: the processes of the run; images are distributed over them.
 
     Returns:
         The number of candidates of each image.

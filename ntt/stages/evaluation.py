@@ -38,7 +38,7 @@ def evaluate(
     class; mIoU, of the detections from `semantic_threshold` on, only where `semantic` says how to paint them.
 
     Returns:
-        AP and AR of boxes and masks in percent, for all classes and each; likewise IoU if asked for; false positives
+        AP and AR of boxes and masks in percent, for all classes and each; also IoU if asked for; false positives
         per image without any of the classes, if there are such images. What cannot be computed is absent.
 
     Raises:

@@ -23,7 +23,7 @@ _COLUMNS = 3
 def draw_reference_features(
     *, references: ReferenceSet, encoder: ReferenceEncoder, folder: Path, group: ProcessGroup
 ) -> list[Path]:
-    """Draw each reference's crop beside its feature map, as the encoder fills the memory with it."""
+    """Draw each reference's crop next to its feature map, as the encoder fills the memory with it."""
     flat = [
         (category, instance)
         for category, members in zip(references.categories, references.instances, strict=True)

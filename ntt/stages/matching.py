@@ -28,7 +28,7 @@ def match_images(
 ) -> list[Detections]:
     """Label, thin out and score every image's candidates (method.md §5 and §6; paper, sections 3.3 and 3.4).
 
-    Images are dealt out over the processes, and each is handed to `on_detections` where it was done. Every process
+    Images are distributed over the processes, and each is passed to `on_detections` by its process. Every process
     returns one entry per image, in the order of `images`.
     """
 

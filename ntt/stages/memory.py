@@ -28,8 +28,8 @@ VERSION = 2
 def fill_memory(*, references: ReferenceSet, encoder: "ReferenceEncoder", group: ProcessGroup) -> MemoryBank:
     """Describe every reference instance by the mean backbone feature inside its mask (method.md §2; paper 3.2).
 
-    The mean feature of the crop outside the mask is kept beside it, for matchers that want to know what an object is
-    not. Instances are dealt out over the processes.
+    The mean feature of the crop outside the mask is kept with it, for matchers that want to know what an object is
+    not. Instances are distributed over the processes.
     """
     flat = [instance for members in references.instances for instance in members]
     if group.is_main:
@@ -68,7 +68,7 @@ class ReferenceEncoder:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the vectors beside the instance itself."""
+        """What decides the vectors besides the instance itself."""
         return {
             "version": VERSION,
             "backbone": dict(self.backbone.fingerprint),

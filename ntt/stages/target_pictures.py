@@ -1,4 +1,4 @@
-"""Pictures of target images: ground truth beside predictions, and the run's best and worst images."""
+"""Pictures of target images: ground truth next to predictions, and the run's best and worst images."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from ntt.types import Category, Detections, ImageId, ImageRecord, Instance
 
 @dataclass(frozen=True)
 class TargetRenderer:
-    """Draws target images, ground truth beside predictions from the threshold on.
+    """Draws target images, ground truth next to predictions from the threshold on.
 
     Attributes:
         ground_truth: the targets file, or None where it has no annotations at all.

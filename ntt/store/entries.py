@@ -1,6 +1,6 @@
 """Files of entries, and what is believed of them.
 
-An entry is one safetensors file that carries its own key and a checksum. Candidates are looked into besides, when they
+An entry is one safetensors file that carries its own key and a checksum. Candidates are also inspected when they
 are written and when they are read: an entry with a right checksum and impossible values is as damaged as a torn one.
 """
 

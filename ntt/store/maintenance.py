@@ -2,7 +2,7 @@
 
 All of it is safe while runs read and write: an entry that vanishes is computed again, and files that a running
 process is writing are never touched. Only entries of a folder that carries the store's mark are looked at: whatever
-else lies there, or behind a link, is nobody's to remove.
+else is stored there, or behind a link, is never removed.
 """
 
 import contextlib
@@ -90,7 +90,7 @@ def stored_files(root: Path) -> list[StoredFile]:
                 for file in files:
                     key = file.name.removesuffix(SUFFIX)
                     if file.name != key and _is_key(key, part.name) and file.is_file(follow_symlinks=False):
-                        with contextlib.suppress(OSError):  # gone meanwhile
+                        with contextlib.suppress(OSError):  # removed in the meantime
                             stat = file.stat()
                             entries.append(StoredFile(Path(file.path), kind.name, key, stat.st_size, stat.st_mtime))
     return sorted(entries, key=lambda entry: (entry.used_at, entry.path))
@@ -171,7 +171,7 @@ def abandoned_files(root: Path) -> list[Path]:
 
 
 def remove(paths: Iterable[Path]) -> int:
-    """Remove files and return how many there were; one that is gone already is no error."""
+    """Remove files and return how many there were; a missing file is no error."""
     count = 0
     for path in paths:
         with contextlib.suppress(FileNotFoundError):

@@ -65,7 +65,7 @@ class Store:
         (self.root / ".writable").unlink(missing_ok=True)
 
     def path(self, kind: str, key: str) -> Path:
-        """Return where an entry lies or would lie."""
+        """Return where an entry is or would be stored."""
         return self.root / kind / key[:2] / f"{key}{SUFFIX}"
 
     def read(self, kind: str, key: str) -> tuple[Arrays, dict[str, str]] | None:
@@ -152,6 +152,6 @@ class Store:
 
 def _renew_time(path: Path) -> None:
     """Set the time of an entry's file to now, at most once in `USE_RESOLUTION_S`."""
-    with contextlib.suppress(OSError):  # a store of somebody else's may be read, too
+    with contextlib.suppress(OSError):  # another user's store may be read, too
         if time.time() - path.stat().st_mtime > USE_RESOLUTION_S:
             os.utime(path)

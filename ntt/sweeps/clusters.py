@@ -73,7 +73,7 @@ class JobRequest:
     """How often a job that has used its time is queued again. Pre-emptions of longer jobs are not counted."""
 
     requeue: bool = True
-    """Let SLURM queue a job again whose node failed or that was pre-empted; it goes on where it stopped."""
+    """Let SLURM requeue a job whose node failed or that was pre-empted; it resumes where it stopped."""
 
     python: str | None = None
     """Command that starts Python in a job, such as "apptainer exec --nv ntt.sif python"; null: the Python that
@@ -149,7 +149,7 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> ClusterProfile:
         if stage in STAGES:
             layers.append((stage, _checked(values or {}, problems, where=f"{path}, stages.{stage}")))
         else:
-            problems.append(f"{path}: stages.{stage} is not possible: allowed are the keys {', '.join(STAGES)}.")
+            problems.append(f"{path}: stages.{stage} is invalid. Allowed keys: {', '.join(STAGES)}.")
     given = []
     for line in overrides:
         stage, values = _override(line)

@@ -61,7 +61,7 @@ def item_cost(kind: str, config: ExperimentConfig) -> Cost:
 
 
 def point_cost(config: ExperimentConfig) -> Cost:
-    """Return what a point takes beside the shared work: the median of earlier runs on the same data set."""
+    """Return what a point takes besides the shared work: the median of earlier runs on the same data set."""
     label = config.dataset.label()
     seconds = [run.rest for run in _earlier_runs(config) if run.dataset == label and run.rest is not None]
     return _median(seconds, label) if seconds else Cost(None, "nothing is measured yet")

@@ -22,7 +22,7 @@ class Job:
     """Shards of shared work, or points.
 
     Attributes:
-        shards: dealt out to the processes of the job; () for points.
+        shards: distributed over the processes of the job; () for points.
         points: ids of the points, which all processes run together; () for shards.
         needs: tasks of shared work that must be done before the points are run.
     """

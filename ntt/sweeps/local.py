@@ -29,7 +29,7 @@ _NO_LIMIT_MIN = 60 * 24 * 365
 def run_local(
     folder: SweepFolder, plan: Plan, *, processes: int, on_change: Callable[[str], None] = lambda text: None
 ) -> None:
-    """Do everything that is not done, shared work first. What fails is recorded; the rest goes on.
+    """Do everything that is not done, shared work first. Failures are recorded; the rest continues.
 
     May be interrupted and called again at any time; points that another process works on are left to it.
 
@@ -96,7 +96,7 @@ class _Launcher:
 
     @cached_property
     def _executor(self) -> Any:
-        """submitit's executor, in a folder of its own: it names jobs by their process ids, which come again."""
+        """submitit's executor, in its own folder: it names jobs by their process ids, which recur."""
         from submitit import LocalExecutor
 
         self._folder.logs.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a sweep will do before it does anything: its points, the work they share, what is there already, the cost."""
+"""What a sweep will do before it does anything: its points, the work they share, what already exists, the cost."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -23,7 +23,7 @@ class PlannedPoint(PointBase):
     Attributes:
         units: ids of the shared work it builds on.
         finished: whether its run directory held a valid result when the plan was made.
-        seconds: what it takes beside the shared work, or None where that is not known.
+        seconds: what it takes besides the shared work, or None where that is not known.
         seconds_source: where that figure comes from.
         problem: why it cannot be run, found when the plan was made; "" if nothing is known against it.
     """
@@ -65,7 +65,7 @@ def sweep_folder(points: Sequence[Point], name: str) -> SweepFolder:
     """Return the folder of a sweep: `sweeps/NAME` in the output root that its points agree on."""
     roots = sorted({str(point.config.runtime.output_root) for point in points})
     if len(roots) > 1:
-        raise ConfigError(f"runtime.output_root={', '.join(roots)}: the points of a sweep lie in one output root.")
+        raise ConfigError(f"runtime.output_root={', '.join(roots)}: the points of a sweep share one output root.")
     return SweepFolder(Path(roots[0]).expanduser().absolute() / "sweeps" / name)
 
 

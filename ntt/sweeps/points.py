@@ -1,4 +1,4 @@
-"""The points of a sweep: every combination of settings as a checked configuration with a folder of its own."""
+"""The points of a sweep: every combination of settings as a checked configuration with its own folder."""
 
 import itertools
 from collections.abc import Sequence

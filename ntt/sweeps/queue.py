@@ -128,7 +128,7 @@ def _observed(
     # A job that was queued again has a state file that still speaks of its last start.
     reason = reason if job_state == "PENDING" else f"its job is {job_state}"
     if "held" in reason.lower():
-        reason = f"{reason}: scontrol release {job} lets it go on"
+        reason = f"{reason}: scontrol release {job} lets it continue"
     return replace(state, status="waiting", job=job, error=reason)
 
 
@@ -146,7 +146,7 @@ def slurm_command(program: str, *arguments: str) -> str:
     """Run a program of SLURM and return what it says.
 
     Raises:
-        ConfigError: if it is not there, fails or does not answer.
+        ConfigError: if it is missing, fails or does not answer.
     """
     if shutil.which(program) is None:
         raise ConfigError(

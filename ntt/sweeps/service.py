@@ -1,4 +1,4 @@
-"""From what a person names (a sweep file, a sweep, a folder) to a sweep's folder and plan, and back onto the disk."""
+"""From what the user names (a sweep file, a sweep, a folder) to a sweep's folder and plan, and back to disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from ntt.sweeps.status import Observer, by_heartbeat
 
 
 def is_sweep_file(name: str) -> bool:
-    """Return whether what a person named is meant as a sweep file."""
+    """Return whether the user's argument is meant as a sweep file."""
     return name.endswith((".yaml", ".yml"))
 
 
@@ -89,14 +89,14 @@ def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
     if before and not before & now:
         raise ConfigError(
             f"{folder.root} holds another sweep named {plan.name!r}: none of its points is one of these. Give this one "
-            "a name of its own with --name, or delete that folder; results lie elsewhere and stay."
+            "its own name with --name, or delete that folder; results are stored elsewhere and stay."
         )
     dropped = observer_of(folder)(folder, sorted(before - now))
     busy = [state for state in dropped.values() if state.status == "running" or (state.job and not state.is_over)]
     if busy:
         raise ConfigError(
             f"{plan.name}: the new plan drops points that run or are queued ({len(busy)}). Wait, or end them with ntt "
-            f"sweep cancel {plan.name}, or give the new plan a name of its own with --name."
+            f"sweep cancel {plan.name}, or give the new plan its own name with --name."
         )
     _write(folder, plan)
     if not before or before == now:

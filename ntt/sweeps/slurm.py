@@ -2,7 +2,7 @@
 
 Shared candidates are one array of jobs and shared reference features another; points wait for the shared work they
 build on (`afterany`), and a point whose shared work has failed is recorded as failed at once instead of computing it
-by itself. Jobs run a copy of the program made at submission. Without accounting nobody can ask SLURM for the fate of
+by itself. Jobs run a copy of the program made at submission. Without accounting SLURM cannot be asked for the fate of
 a job that has ended, so what counts is the state files of the sweep; the queue only says who is still coming.
 """
 

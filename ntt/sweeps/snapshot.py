@@ -1,6 +1,6 @@
-"""A copy of the program beside the sweep, so that jobs run the code that was submitted.
+"""A copy of the program in the sweep's folder, so that jobs run the code that was submitted.
 
-A sweep waits in the queue for hours while its author goes on working. Its jobs therefore never import the working
+A sweep waits in the queue for hours while its author keeps working. Its jobs therefore never import the working
 tree: at submission the program is copied into the sweep's folder, under the digest of its files, and the jobs start
 there. A copy that was changed afterwards is refused.
 """
@@ -28,11 +28,11 @@ class Snapshot:
 
 
 def take_snapshot(folder: Path, *, project: Path = PROJECT_DIR) -> Snapshot:
-    """Copy the program as it is now into `folder/<digest>`; a copy that is there already is used.
+    """Copy the program as it is now into `folder/<digest>`; an existing copy is used.
 
     Raises:
         StorageError: if the copy cannot be written.
-        ConfigError: if the copy that is there was changed.
+        ConfigError: if the existing copy was changed.
     """
     digest = code_digest(project)
     snapshot = Snapshot(folder / digest[:12], digest)
@@ -51,7 +51,7 @@ def check_snapshot(snapshot: Snapshot) -> None:
     Raises:
         ConfigError: if a file of it was changed, added or removed.
     """
-    digest = code_digest(snapshot.root, parts=(".",))  # whatever lies beside the program could be imported, too
+    digest = code_digest(snapshot.root, parts=(".",))  # anything next to the program could be imported, too
     if digest != snapshot.digest:
         raise ConfigError(
             f"The code in {snapshot.root} is not what was submitted: its digest is {digest[:12]}, allowed is "

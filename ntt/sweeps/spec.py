@@ -39,7 +39,7 @@ class StageResources:
     """Time limit of one job, minutes."""
 
     tasks: int = setting(1, ge=1)
-    """Processes of one job. Shards of shared work are dealt out to them; a point runs distributed over them."""
+    """Processes of one job. Shards of shared work are distributed over them; a point runs distributed over them."""
 
     shards: int = setting(1, ge=1)
     """Jobs that a piece of shared work is divided into. Read for `candidates` and `references` only."""
@@ -108,9 +108,9 @@ class SweepSpec:
     def _name_problems(self) -> Iterable[str]:
         for key, value in (("name", self.name), ("cluster", self.cluster or "none")):
             if not _NAME.fullmatch(value):
-                yield f"{key}={value} is not possible: allowed are letters, digits, '_', '-' and '.'."
+                yield f"{key}={value} is invalid. Allowed: letters, digits, '_', '-' and '.'."
         if isinstance(self.base, tuple) and not all("=" in line for line in self.base):
-            yield f"base={shown(self.base)} is not possible: allowed is a list of KEY=VALUE."
+            yield f"base={shown(self.base)} is invalid. Allowed: a list of KEY=VALUE."
         named = {"axes": [self.axes], "points": self.points, "base": [self.base]}
         for where, mappings in named.items():
             for key in (key for mapping in mappings if isinstance(mapping, Mapping) for key in mapping):
@@ -141,7 +141,7 @@ class SweepSpec:
                 yield unknown_key(f"exclude.{key}", [f"exclude.{axis}" for axis in sorted(values)])
             elif not any(matches(value, excluded) for value in values[key]):
                 allowed = ", ".join(dict.fromkeys(map(shown, values[key])))
-                yield f"exclude.{key}={shown(excluded)} never occurs: allowed is one of {allowed}."
+                yield f"exclude.{key}={shown(excluded)} never occurs. Allowed: one of {allowed}."
 
 
 def read_spec(path: Path, *, name: str | None = None) -> SweepSpec:

@@ -55,12 +55,12 @@ class TaskState:
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody works or will work on it."""
+        """Whether no process works or will work on it."""
         return self.status in ("done", "failed", "cancelled", "lost")
 
     @property
     def seconds(self) -> float | None:
-        """How long the work took, or has been going on."""
+        """How long the work took, or has taken so far."""
         end = self.heartbeat_s if self.finished_s is None else self.finished_s
         return None if self.started_s is None or end is None else max(0.0, end - self.started_s)
 
@@ -119,7 +119,7 @@ class SweepFolder:
         write_json(self._state_path(task), asdict(state))
 
     def observed(self, task: str, *, now_s: float | None = None) -> TaskState:
-        """Return a task's state with "lost" in place of "running" where whoever worked on it is gone."""
+        """Return a task's state with "lost" in place of "running" where the process that worked on it is gone."""
         state = self.state(task)
         if state.status == "running" and _is_silent(state, time.time() if now_s is None else now_s):
             return replace(state, status="lost")
@@ -147,9 +147,9 @@ class SweepFolder:
 
     @contextmanager
     def working_on(self, task: str, *, job: str | None = None) -> Iterator[Count]:
-        """Note that this process works on a task, with a heartbeat, until the block ends.
+        """Record that this process works on a task, with a heartbeat, until the block ends.
 
-        The task is done if the block ends well, failed with its traceback after an exception (which goes on), and
+        The task is done if the block ends well, failed with its traceback after an exception (which propagates), and
         waiting again if the process is told to stop (KeyboardInterrupt, SystemExit).
 
         Yields:
@@ -188,7 +188,7 @@ class SweepFolder:
 
 
 def _beat(folder: SweepFolder, task: str, begun: TaskState, count: Count, stop: threading.Event) -> None:
-    """Renew the sign of life until told to stop. A disk that is full for a while must not end the work."""
+    """Renew the heartbeat until told to stop. A disk that is full for a while must not end the work."""
     while not stop.wait(HEARTBEAT_S):
         try:
             folder.write_state(task, replace(begun, heartbeat_s=time.time(), **asdict(count)))

@@ -22,7 +22,7 @@ class PointStatus:
 
 @dataclass(frozen=True)
 class UnitStatus:
-    """A unit of shared work and how much of it is there, as far as shards have said.
+    """A unit of shared work and how much of it exists, as far as shards have reported.
 
     Attributes:
         num_there: items in the store.
@@ -100,7 +100,7 @@ def sweep_status(folder: SweepFolder, plan: Plan, *, observe: Observer = by_hear
 
 
 def _with_result(point: PlannedPoint, state: TaskState) -> TaskState:
-    """A point is done only while its metrics are there, and may have been done outside the sweep."""
+    """A point is done only while its metrics exist, and may have been done outside the sweep."""
     has_metrics = RunDirectory(point.run_dir).metrics.is_file()
     if state.status == "done" and not has_metrics:
         return TaskState(attempts=state.attempts)

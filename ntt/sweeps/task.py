@@ -85,7 +85,7 @@ def _check_code(code: Snapshot) -> None:
 
 
 def _end_with(launcher: int) -> None:
-    """Let this process end when its launcher says so (SIGTERM) or is gone, by way of all `finally` blocks."""
+    """End this process when its launcher asks for it (SIGTERM) or is gone, through all `finally` blocks."""
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_watch, args=(launcher,), daemon=True).start()
 

@@ -15,7 +15,7 @@ _SHOWN_POINTS = 100
 
 
 def plan_text(folder: SweepFolder, plan: Plan) -> str:
-    """Describe a plan: points, shared work, what is there already, jobs and time."""
+    """Describe a plan: points, shared work, what already exists, jobs and time."""
     todo = [point for point in plan.points if not point.finished]
     lines = [f"Sweep {plan.name}: {counted(len(plan.points), 'point')}, {len(plan.points) - len(todo)} done", ""]
     lines += [f"  {_prospect(point):<7}{point.label}" for point in plan.points[:_SHOWN_POINTS]]
@@ -69,7 +69,7 @@ def counted(number: int, what: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words a person takes in at a glance: "8 s", "12 min", "3 h 5 min", "2 d 4 h"."""
+    """Return a time in readable form: "8 s", "12 min", "3 h 5 min", "2 d 4 h"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s" if seconds >= 0.05 else f"{1000 * seconds:.0f} ms" if seconds else "0 s"
     if seconds < 90:
@@ -127,7 +127,7 @@ def _sources(plan: Plan, units: Sequence[WorkUnit]) -> list[str]:
 
 
 def _unit_lines(unit: UnitStatus) -> list[str]:
-    """Describe shared work: how much is there, its shards by state, and what is wrong with them, each reason once."""
+    """Describe shared work: how much exists, its shards by state, and what is wrong with them, each reason once."""
     states = list(unit.shards.values())
     counts = Counter(state.status for state in states)
     parts = ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])

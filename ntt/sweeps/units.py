@@ -63,7 +63,7 @@ class WorkUnit:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What points need, and what is there.
+    """What points need, and what exists.
 
     Attributes:
         units_of: point id -> ids of its units.

@@ -84,7 +84,7 @@ class _Worker:
             with console_logging(), self.folder.working_on(shard.task, job=self.job_id) as count:
                 self._fill(shard, count)
         except Exception:
-            _LOG.exception("%s failed; the others go on.", shard.task)
+            _LOG.exception("%s failed; the others continue.", shard.task)
             return False
         return True
 
@@ -123,7 +123,7 @@ class _Worker:
                         failed += [*blocked, *failed_now]
                         if failed_now and group.size > 1:
                             raise _OutOfStep
-            except DistributedError as error:  # the processes could not meet, or one has gone
+            except DistributedError as error:  # the processes could not form a group, or one has gone
                 failed += self._record([point for sharing in waiting for point in sharing], str(error))
                 waiting.clear()
         return failed
@@ -157,7 +157,7 @@ class _Worker:
             with self.folder.working_on(point.id, job=self.job_id) if group.is_main else nullcontext():
                 runner.run(config or point_config(self.plan, point), workspace=process_workspace())
         except Exception:
-            _LOG.exception("The point (%s) failed; the others go on.", point.label)
+            _LOG.exception("The point (%s) failed; the others continue.", point.label)
             return False
         return True
 

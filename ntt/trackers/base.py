@@ -61,7 +61,7 @@ class Tracker:
             action()
         except Exception as error:
             self.broken = True
-            _LOG.warning("tracker=%s stopped (%s). The run goes on.", self.name, reason(error))
+            _LOG.warning("tracker=%s stopped (%s). The run continues.", self.name, reason(error))
 
 
 @dataclass(frozen=True)

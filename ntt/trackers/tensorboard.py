@@ -65,7 +65,7 @@ class TensorboardTrackerConfig(TrackerConfig):
         except Exception as error:
             hint = " Install it with: pip install tensorboard." if isinstance(error, ImportError) else ""
             _LOG.warning(
-                "tracker=tensorboard cannot be opened (%s).%s The run goes on without it.", reason(error), hint
+                "tracker=tensorboard cannot be opened (%s).%s The run continues without it.", reason(error), hint
             )
             return Tracker()
         return TensorboardTracker(writer=writer, max_pictures=self.max_pictures)

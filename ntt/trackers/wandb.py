@@ -1,8 +1,8 @@
 """Weights & Biases: one W&B run per run.
 
 The W&B run's id is that of the point, so a job that is queued again continues the same run. Without a key or a
-connection the record is written to disk and can be sent later. Whatever goes wrong costs a warning and no more than the
-time limits below, never a result.
+connection the record is written to disk and can be sent later. A failure costs a warning and at most the time limits
+below, never a result.
 """
 
 import logging
@@ -27,7 +27,7 @@ _UNREACHABLE: set[str] = set()
 
 @dataclass(kw_only=True)
 class WandbTracker(Tracker):
-    """Passes everything on to one W&B run."""
+    """Forwards everything to one W&B run."""
 
     name: str = "wandb"
     run: Any
@@ -50,7 +50,7 @@ class WandbTracker(Tracker):
         """Close the run, and log how to send it if it was only written to disk."""
         folder = Path(self.run.settings.sync_dir)
         complete = self.online and not self.broken
-        # Closed after a failure too: W&B takes an open run for a running one, and the next one of this process waits.
+        # Closed after a failure too: W&B considers an open run to be running, and would block this process's next one.
         self.broken = False
         self._attempt(lambda: self.run.finish(exit_code=int(failed)))
         if not complete or self.broken:
@@ -70,16 +70,16 @@ class WandbTrackerConfig(TrackerConfig):
     """W&B project."""
 
     entity: str | None = None
-    """W&B user or team; null: the default of whoever logs in."""
+    """W&B user or team; null: the default of the logged-in user."""
 
     mode: str = setting("auto", one_of=("auto", "online", "offline"))
-    """auto: online if there is a key, else offline; online; offline: written to disk, to be sent with `wandb sync`."""
+    """auto: online if there is a key, else offline; online; offline: written to disk, for a later `wandb sync`."""
 
     folder: str = "outputs"
-    """Folder in which W&B keeps its files, in a folder `wandb` of its own."""
+    """Folder in which W&B keeps its files, in a subfolder `wandb`."""
 
     tags: list[str] = field(default_factory=list)
-    """Tags beside data set, split, shots, backbone, segmenter and matcher."""
+    """Tags in addition to data set, split, shots, backbone, segmenter and matcher."""
 
     max_pictures: int = setting(16, ge=0)
     """Pictures to send, spread over all that were drawn; 0: none."""
@@ -99,9 +99,9 @@ class WandbTrackerConfig(TrackerConfig):
                 return WandbTracker(run=run, online=attempt, max_pictures=self.max_pictures)
             except Exception as error:
                 _UNREACHABLE.add(_server())
-                then = "The record is kept offline" if attempt else "The run goes on without it"
+                then = "The record is kept offline" if attempt else "The run continues without it"
                 _LOG.warning("tracker=wandb cannot be opened (%s). %s.", reason(error), then)
-                with suppress(Exception):  # its background process would go on trying and hold the run's id
+                with suppress(Exception):  # its background process would keep retrying and hold the run's id
                     _import_wandb().teardown(exit_code=1)
         return Tracker()
 
@@ -153,7 +153,7 @@ class WandbTrackerConfig(TrackerConfig):
 
 
 def _has_key() -> bool:
-    """Return whether W&B will find a key, without reading it out."""
+    """Return whether W&B will find a key, without revealing it."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     for name in [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]:
@@ -168,7 +168,7 @@ def _server() -> str:
 
 
 def _import_wandb() -> Any:
-    # W&B's reports about itself would hold up the end of the process where the server does not answer.
+    # W&B's own error reports would delay the end of the process if the server does not answer.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 

@@ -1,4 +1,4 @@
-"""Unpacks zip and tar archives: nothing lands outside the folder, and a file under its final name is whole."""
+"""Unpacks zip and tar archives: nothing is written outside the folder, and a file under its final name is complete."""
 
 import shutil
 import tarfile
@@ -26,11 +26,10 @@ class _Member(NamedTuple):
 def unpack(archive: Path, folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
     """Unpack the regular files of a zip or tar archive into a folder and return their number.
 
-    Files that are there already with the right size are passed over. `progress` is called with (bytes done, bytes in
-    all).
+    Files that already exist with the right size are skipped. `progress` is called with (bytes done, total bytes).
 
     Raises:
-        DataError: if the archive is damaged, or a member's name leads out of the folder; then nothing is written.
+        DataError: if the archive is damaged, or a member's name points outside the folder; then nothing is written.
         StorageError: if the disk is full or not writable.
     """
     try:
@@ -44,7 +43,7 @@ def unpack(archive: Path, folder: Path, progress: Callable[[int, int], None] | N
             members = [_Member(entry.name, entry.size, partial(tar.extractfile, entry)) for entry in entries]
             return _unpack(members, archive, folder, progress)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-        raise DataError(f"{archive} is damaged or no archive ({error}). Delete it and start again.") from error
+        raise DataError(f"{archive} is damaged or not an archive ({error}). Delete it and start again.") from error
 
 
 def _unpack(
@@ -53,7 +52,7 @@ def _unpack(
     for member in members:
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts:
-            what = f"a file named {member.name!r}, which would not lie inside the folder"
+            what = f"a file named {member.name!r}, which would be outside the folder"
             raise DataError(f"{archive} holds {what}. Nothing was unpacked.")
     total = sum(member.num_bytes for member in members)
     missing = [member for member in members if not _is_there(folder / member.name, member.num_bytes)]

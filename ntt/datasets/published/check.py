@@ -17,7 +17,7 @@ _NAMED = 8
 
 @dataclass
 class CheckReport:
-    """The outcome of a check: what is there, and what is missing or different, one sentence each."""
+    """The outcome of a check: what was found, and what is missing or different, one sentence each."""
 
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -28,7 +28,7 @@ def check_published(
 ) -> CheckReport:
     """Check annotation files, classes, counts and images, and look for targets among the references.
 
-    `files` says where it lies, by number of shots; None is the only key where references are drawn from one file.
+    `files` says where it is stored, by number of shots; None is the only key where references are drawn from one file.
     """
     report = CheckReport()
     first = next(iter(files.values()))
@@ -65,8 +65,8 @@ def identical_images(
 ) -> list[tuple[ImageRecord, ImageRecord]]:
     """Find pairs of a reference image and a target image whose files have the same content.
 
-    Only files of equal size are read, those that do not exist are passed over. The same picture saved twice in
-    different ways is not found. Pairs come in the order of the targets.
+    Only files of equal size are read; missing files are skipped. The same picture saved twice in different ways is not
+    found. Pairs come in the order of the targets.
     """
 
     def with_size(records: Sequence[ImageRecord]) -> list[tuple[int, ImageRecord]]:

@@ -23,7 +23,7 @@ class Source:
     Attributes:
         mirror: base URL that takes the place of the official hosts; None: the official ones.
         keep_archives: do not delete archives once they are unpacked.
-        progress: called with what is going on; returns what is called with (bytes done, bytes in all).
+        progress: called with the current step; returns a function that is called with (bytes done, total bytes).
     """
 
     mirror: str | None = None
@@ -33,12 +33,12 @@ class Source:
 
 
 def fetch_dataset(name: str, data_root: Path, source: Source) -> list[str]:
-    """Make sure a data set (coco, lvis or voc) is there: what is missing is downloaded, unpacked and converted.
+    """Make sure a data set (coco, lvis or voc) is complete: what is missing is downloaded, unpacked and converted.
 
     An interrupted call is continued by the next one; a call with nothing to do reads only the folders' listings.
 
     Returns:
-        What was done or was there already, one sentence each.
+        What was done or already existed, one sentence each.
 
     Raises:
         DataError: if an archive is damaged, or a download is needed where the network is off.
@@ -62,7 +62,7 @@ def _fetch_archive(archive: Archive, data_root: Path, source: Source) -> str:
         return f"{archive.file_name}: already there ({', '.join(archive.provides)})"
     file = folder / _DOWNLOADS / archive.file_name
     _download(archive.url, file, f"{archive.into}/{archive.file_name}", source, md5=archive.md5)
-    write_text(unfinished, "This archive is being unpacked; `ntt data get` goes on where it stopped.\n")
+    write_text(unfinished, "This archive is being unpacked; `ntt data get` resumes where it stopped.\n")
     count = unpack(file, folder, source.progress(f"unpacking {archive.file_name}"))
     if not _is_provided(archive, folder):
         listed = ", ".join(archive.provides)
@@ -70,7 +70,7 @@ def _fetch_archive(archive: Archive, data_root: Path, source: Source) -> str:
     unfinished.unlink()
     if not source.keep_archives:
         file.unlink()
-        with suppress(OSError):  # other archives lie there
+        with suppress(OSError):  # other archives remain
             file.parent.rmdir()
     return f"{archive.file_name}: {count} files unpacked into {folder}"
 
@@ -106,7 +106,7 @@ def _few_shot_files(root: Path, source: Source) -> list[Path]:
 
 
 def write_minival(root: Path) -> Path | None:
-    """Write LVIS minival, the images of val that belong to COCO's val2017, unless it is there; return it if written."""
+    """Write LVIS minival, the images of val that belong to COCO's val2017, unless it exists; return it if written."""
     target, val_file = root / "lvis_v1_minival.json", root / "lvis_v1_val.json"
     if target.is_file():
         return None

@@ -16,7 +16,7 @@ TEST = "annotations/test2007.json"
 
 
 def convert_devkit(root: Path) -> list[Path]:
-    """Write the annotation files of a folder that holds VOCdevkit, unless they are there; return those written."""
+    """Write the annotation files of a folder that holds VOCdevkit, unless they exist; return those written."""
     devkit = root / "VOCdevkit"
     lists = {TRAINVAL: ("VOC2007/trainval", "VOC2012/trainval"), TEST: ("VOC2007/test",)}
     class_names = known_datasets()["voc"].class_names
@@ -39,7 +39,7 @@ def list_name(class_name: str, shots: int) -> str:
 
 
 def write_kshot_files(root: Path, shots: Sequence[int]) -> list[Path]:
-    """Write `annotations/K_shot.json` from the few-shot lists in `vocsplit/` unless they are there.
+    """Write `annotations/K_shot.json` from the few-shot lists in `vocsplit/` unless they exist.
 
     A list names images by path; of each path only the file name counts. The references of a class are its objects in
     these images, in the order of the list and, within an image, of its annotation file, until there are k; difficult
@@ -74,5 +74,5 @@ def _listed_images(list_file: Path, image_ids: Mapping[str, int]) -> list[int]:
     stems = dict.fromkeys(Path(line).stem for line in read_list(list_file))
     unknown = [stem for stem in stems if stem not in image_ids]
     if unknown:
-        raise DataError(f"{list_file} names {unknown[0]!r}, which is no image of VOC 2007 or 2012 trainval.")
+        raise DataError(f"{list_file} names {unknown[0]!r}, which is not an image of VOC 2007 or 2012 trainval.")
     return [image_ids[stem] for stem in stems]

@@ -13,7 +13,7 @@ from ntt.types import Placement
 class Backbone(Protocol):
     """A dense feature encoder. Stateless between calls.
 
-    Construction checks the settings and that the weights are there, and is cheap; the network is built at the first
+    Construction checks the settings and that the weights exist, and is cheap; the network is built at the first
     call of `encode`, so that a run whose results are all stored never pays for it.
     """
 

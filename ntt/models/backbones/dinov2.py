@@ -56,7 +56,7 @@ class Dinov2(VisionTransformer):
     std = (0.229, 0.224, 0.225)
 
     def __init__(self, config: Dinov2Config, placement: Placement) -> None:
-        """Check the settings, and that the weights are there."""
+        """Check the settings, and that the weights exist."""
         super().__init__(config, placement, input_size=config.input_size, patch_size=PATCH_SIZE)
         self._variant = variant(config.model)
         self.feature_dim = self._variant.feature_dim
@@ -80,7 +80,7 @@ class Dinov2(VisionTransformer):
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """What decides the output; where Meta's code lies does not."""
+        """What decides the output; the location of Meta's code does not."""
         return {**super().fingerprint, "repo_dir": None}
 
     def build(self) -> tuple[nn.Module, TokensOf]:
@@ -126,7 +126,7 @@ def _timm_network(
 def _official_network(
     model: Variant, state: Mapping[str, torch.Tensor], repo_dir: Path, path: Path
 ) -> tuple[nn.Module, TokensOf]:
-    # The network starts from random values that are all replaced; the caller's random stream must not notice.
+    # The network starts from random values that are all replaced; the caller's random state must not change.
     with torch.random.fork_rng(devices=[]):
         load: Callable[..., Any] = torch.hub.load
         network = load(str(repo_dir), model.hub_name, source="local", pretrained=False)

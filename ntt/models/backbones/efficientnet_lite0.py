@@ -56,11 +56,11 @@ class EfficientNetLite0:
     feature_dim = 192
 
     def __init__(self, config: EfficientNetLite0Config, placement: Placement) -> None:
-        """Check the settings, and that the package of the weights is there."""
+        """Check the settings, and that the package of the weights is installed."""
         if placement.precision != "float32":
             raise ConfigError(
-                f"runtime.precision={placement.precision} does not go with backbone=efficientnet_lite0, which runs in "
-                "float32 only."
+                f"runtime.precision={placement.precision} is not supported by backbone=efficientnet_lite0, which runs "
+                "in float32 only."
             )
         check_input_size(config.input_size, _STRIDE_PX)
         self.name = config.name
@@ -119,7 +119,7 @@ def _reinstall(path: Path, problem: str) -> str:
 def _build_trunk(path: Path) -> nn.Module:
     import timm
 
-    # The network starts from random values that are all replaced; the caller's random stream must not notice.
+    # The network starts from random values that are all replaced; the caller's random state must not change.
     with torch.random.fork_rng(devices=[]):
         network = timm.create_model(_TIMM_NAME, pretrained=False, output_stride=_STRIDE_PX)
     try:
@@ -134,7 +134,7 @@ def _build_trunk(path: Path) -> nn.Module:
 def _pair_by_position(
     stored: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path
 ) -> dict[str, torch.Tensor]:
-    """Give the file's tensors the network's names, refusing anything that does not fit exactly."""
+    """Rename the file's tensors to the network's names, refusing anything that does not match exactly."""
     names = [name for name in state if not name.endswith("num_batches_tracked")]
     tensors = {name: tensor for name, tensor in stored.items() if not name.endswith("num_batches_tracked")}
     if len(tensors) != len(names):

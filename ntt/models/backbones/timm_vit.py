@@ -52,7 +52,7 @@ class TimmVit(VisionTransformer):
     kind = TimmVitConfig.SCHEMA
 
     def __init__(self, config: TimmVitConfig, placement: Placement) -> None:
-        """Check the settings, and that the weights are there or may be downloaded."""
+        """Check the settings, and that the weights exist or may be downloaded."""
         self._weights = None if config.weights is None else Path(config.weights).expanduser()
         _check_weights(config.model, self._weights, pretrained=config.pretrained)
         outline = _outline(config.model)

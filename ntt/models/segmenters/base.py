@@ -28,7 +28,7 @@ class CanvasModel(Protocol):
 class Segmenter(CanvasModel, Protocol):
     """A class-agnostic mask proposer. Stateless between calls; the same input gives the same proposals.
 
-    Construction checks the settings and that the weights are there, and is cheap; a model is built at the first
+    Construction checks the settings and that the weights exist, and is cheap; a model is built at the first
     call of `propose`.
     """
 
@@ -42,7 +42,7 @@ class Segmenter(CanvasModel, Protocol):
 
 
 class BoxSegmenter(CanvasModel, Protocol):
-    """Makes masks from boxes. A segmenter that takes boxes as prompts has `segment_boxes` beside `propose`.
+    """Makes masks from boxes. A segmenter that takes boxes as prompts has `segment_boxes` in addition to `propose`.
 
     `ntt.models.segmenters.box_fallback` turns any other segmenter into one.
     """

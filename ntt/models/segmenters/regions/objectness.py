@@ -1,8 +1,8 @@
-"""Objectness: a guess of the IoU a region has with the object it fits best, from its measurements alone.
+"""Objectness: an estimate of a region's IoU with the object it fits best, from its measurements alone.
 
-A generalised linear model: every descriptor is standardised and clipped, enters once plain and once squared, and a
-logistic function takes the weighted sum into (0, 1). The coefficients were fitted to the reference images of the
-development sets; docs/regions.md says how.
+A generalised linear model: every descriptor is standardised and clipped, enters linearly and squared, and a logistic
+function maps the weighted sum to (0, 1). The coefficients were fitted to the reference images of the development sets;
+docs/regions.md says how.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ CLIP = 3.0
 
 
 def objectness(descriptors_NF: Array) -> npt.NDArray[np.float32]:
-    """Guess each region's IoU with the object it fits best: float32 [N] in (0, 1)."""
+    """Estimate each region's IoU with the object it fits best: float32 [N] in (0, 1)."""
     mean, deviation, plain, squared = np.array(list(COEFFICIENTS.values())).T
     standard = np.clip((descriptors_NF - mean) / deviation, -CLIP, CLIP)
     # Summed by numpy alone: a matrix product may change its last digits with the number of threads.

@@ -20,7 +20,7 @@ from ntt.models.segmenters.regions.trees import LINKAGES, build_tree
 from ntt.types import Placement, Proposals
 
 _LOG = logging.getLogger(__name__)
-# To be raised with every change of what comes out for the same settings: stored candidates hang on it.
+# Increase with every change of the output for the same settings: keys of stored candidates contain it.
 _VERSION = 1
 _SMALLEST_SIDE_PX = 8
 # Regions of fewer pixels of the mask grid are noise.
@@ -37,7 +37,7 @@ class RegionsConfig(SegmenterConfig):
     """Longer side in pixels of the canvas the backbone sees; the aspect ratio is kept."""
 
     mask_side: int = setting(320, ge=32)
-    """Longer side in pixels of the grid regions are found and masks are given on; at most `canvas_side`."""
+    """Longer side in pixels of the grid on which regions are found and masks returned; at most `canvas_side`."""
 
     leaves: int = setting(1200, ge=2)
     """Regions of the finest partition; more find smaller objects and take longer."""
@@ -46,10 +46,10 @@ class RegionsConfig(SegmenterConfig):
     """Principal directions of the backbone's features that are compared."""
 
     max_masks: int = setting(1000, ge=1)
-    """Most masks proposed for an image."""
+    """Maximum number of masks proposed per image."""
 
     min_objectness: float = setting(0.0, ge=0, lt=1)
-    """Masks are proposed whose objectness is above this; in [0, 1)."""
+    """Only masks with an objectness above this are proposed; in [0, 1)."""
 
     def build(self, placement: Placement) -> "Regions":
         """Construct the segmenter. It always runs on the CPU."""
@@ -89,7 +89,7 @@ class Regions:
 
         Returns:
             int8 masks, +1 inside and -1 outside, on a grid whose longer side is `mask_side`; and their objectness.
-            An image without any structure gives one mask, the whole image.
+            An image without any structure yields one mask covering the whole image.
         """
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -128,7 +128,7 @@ def _fit(height: int, width: int, side: int) -> tuple[int, int]:
 
 
 def all_nodes(leaves: Leaves) -> Nodes:
-    """Collect the nodes of all hierarchies; the leaves, which all have in common, once."""
+    """Collect the nodes of all hierarchies; the leaves, which all share, only once."""
     columns: list[tuple[npt.NDArray[Any], ...]] = []
     for linkage in LINKAGES:
         nodes = measure_nodes(leaves, *build_tree(leaves, linkage))

@@ -10,7 +10,7 @@ import torch
 from ntt.models.segmenters.regions.leaves import Array, IntArray
 
 # Upper ends of the size classes (share of the image's area), and each class's part of the budget. Small objects are
-# many and hard to tell from texture: without a part of their own, the large ones would push them out.
+# many and hard to tell from texture: without their own share, the large ones would push them out.
 SIZE_ENDS: tuple[float, ...] = (0.001, 0.005, 0.02, 1.0)
 SIZE_PARTS: tuple[float, ...] = (0.35, 0.30, 0.20, 0.15)
 # Overlap with a better region of the same size class above which a region is left out.

@@ -8,7 +8,7 @@ the standard deviation (one number a pixel) and a gain. So the image tokens of o
     token[n] = gain * scale[n] * (base[n] + coefficients[:, n] @ rows) + bias
 
 with `base` common to all prompts, and every projection of the tokens is a projection of `base` (once per image) plus
-a projection of `rows` (a few dozen vectors a prompt). This module multiplies the chains of weights those projections
+a projection of `rows` (a few dozen vectors per prompt). This module multiplies the chains of weights those projections
 need. Centring (the subtraction of the mean over channels) is a matrix and is multiplied in as well.
 
 Shapes: C channels of a token, E channels inside an attention (C / 2), H heads, d = E / H channels a head, M mask

@@ -228,7 +228,7 @@ class FusedDecoder(FastDecoder):
         return products_BHTK.flatten(1, 2).to(self.dtype)
 
     def _block_diagonal(self, tokens_BHTd: torch.Tensor) -> torch.Tensor:
-        """Rows of all heads beside each other: [B, H * T, H * d], zero outside of a row's own head."""
+        """Rows of all heads side by side: [B, H * T, H * d], zero outside of a row's own head."""
         heads = torch.eye(HEADS, dtype=self.dtype, device=tokens_BHTd.device)[:, None, :, None]
         return (tokens_BHTd.to(self.dtype)[:, :, :, None] * heads).flatten(3, 4).flatten(1, 2)
 

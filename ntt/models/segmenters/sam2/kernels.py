@@ -1,8 +1,8 @@
-"""GPU kernels of the fused decoder. Imports triton, which is there only beside CUDA.
+"""GPU kernels of the fused decoder. Imports triton, which comes only with CUDA builds of torch.
 
-Shapes are those of `decoder.py`; a program works on BLOCK image tokens of one prompt. Rows of all heads stand beside
-each other in block-diagonal matrices: multiplying zeros costs less than writing what lies between the products. Sums
-are float32, whatever the inputs are.
+Shapes are those of `decoder.py`; a program works on BLOCK image tokens of one prompt. Rows of all heads are side by
+side in block-diagonal matrices: multiplying zeros costs less than writing what lies between the products. Sums are
+float32, whatever the inputs are.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202

@@ -101,7 +101,7 @@ class Sam2:
         """Check the settings; the weights are read at the first image.
 
         `runtime.compile` sends the image encoder through `torch.compile`. On CUDA it is recorded as a graph instead,
-        and the decoder uses kernels of its own.
+        and the decoder uses its own kernels.
 
         Raises:
             ConfigError: for a setting, or a combination of settings, that cannot be run.
@@ -293,7 +293,7 @@ class Sam2:
         """
         decoder = self._model.decoder
 
-        # Grad mode belongs to a thread, and batches may run in threads of their own.
+        # Grad mode belongs to a thread, and batches may run in other threads.
         @torch.no_grad()
         def decode(start: int, stop: int) -> Any:
             decoded = decoder.decode(terms, tokens_BPC[start:stop], first_mask=first_mask)
