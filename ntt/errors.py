@@ -1,7 +1,7 @@
 """Errors addressed to the user.
 
-A message says what is wrong, with the value, and what is allowed; what to do where that adds something. `main.py` and
-the `ntt` command print such an error without a traceback; any other exception is a defect of this program.
+A message states what is wrong, with the value, and what is allowed; and what to do if that adds something. `main.py`
+and the `ntt` command print such an error without a traceback; any other exception is a defect of this program.
 """
 
 from collections.abc import Sequence

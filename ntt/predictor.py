@@ -109,7 +109,7 @@ class Predictor:
         overrides: Sequence[str] = (),
         store: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Look at the examples. Sets PyTorch's number of threads and its determinism as `runtime` says.
+        """Encode the examples. Sets PyTorch's number of threads and its determinism as `runtime` says.
 
         Args:
             references: the examples; classes are numbered in the order in which they first occur.

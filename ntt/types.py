@@ -99,7 +99,7 @@ class MemoryBank:
     Attributes:
         features: per class float32 [K, D], not normalised.
         backgrounds: per class float32 [B, D], not normalised, B <= K: the mean feature outside the mask of each
-            instance that leaves anything of its crop uncovered. An empty tuple where backgrounds were not looked at.
+            instance that leaves anything of its crop uncovered. An empty tuple where backgrounds were not computed.
     """
 
     categories: tuple[Category, ...]
@@ -113,7 +113,7 @@ class Prototypes:
 
     Attributes:
         vectors_PD: float32 [P, D], each L2-normalised.
-        labels_P: int64 [P], the class index each vector stands for; -1 stands for background, and what is below -1 for
+        labels_P: int64 [P], the class index each vector represents; -1 is background, and what is below -1 for
             a matcher's own counter-examples. Negative labels never raise a class's score.
     """
 

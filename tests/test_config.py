@@ -146,7 +146,7 @@ def test_right_command_lines_pass(words: list[str]):
         (["split.classes=[cat]", "split=all,lvis_rare"], "split.frequency and split.classes exclude each other"),
         (["dataset=demo,coco_json"], "dataset.root is not set and has no default."),
         (["runtime.store_root=${oc.env:NTT_NOT_SET}"], "Environment variable 'NTT_NOT_SET' not found"),
-        (["shots=glob(x*)"], "shots=glob(x*): this stands for no value at all. Write the values out, with commas"),
+        (["shots=glob(x*)"], "shots=glob(x*): this expands to no value. List the values, separated by commas"),
     ],
 )
 def test_every_value_of_a_multirun_is_tried_before_it_begins(

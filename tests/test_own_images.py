@@ -205,7 +205,7 @@ def test_unusable_examples_are_all_told_at_once(own: Path):
         "loose.png is not in a class folder and has no LabelMe file",
         "in an image of 50 x 40 pixels",
         "'one two' is no box",
-        "it is not clear which holds",
+        "it is not clear which applies",
         "has no shape labelled 'square'",
     ):
         assert text in message

@@ -46,7 +46,7 @@ def test_every_point_of_a_sweep_has_a_record(tmp_path: Path):
     runs = read_runs([folder.root])
     assert runs[["seed", "state", "problem"]].values.tolist() == [
         [0, "finished", ""],
-        [1, "unfinished", "it has no metrics yet; the sweep says: cancelled"],
+        [1, "unfinished", "it has no metrics yet; the sweep reports: cancelled"],
         [2, "failed", "DataError: no image"],
         [3, "failed", "StorageError: disk full"],
         [4, "missing", "it has not begun"],

@@ -311,7 +311,7 @@ def test_status_does_without_a_queue_that_does_not_answer(
     program(fake_slurm, "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
     assert main(["sweep", "status", "two", "--output-root", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "The queue cannot be asked" in said
+    assert "The queue cannot be queried" in said
     assert "Unable to contact slurm controller" in said
     assert f"{len(plan.points)} waiting" in said
 

@@ -76,7 +76,7 @@ def test_verify_finds_and_removes_damage(store: Store, capsys: pytest.CaptureFix
     assert command(store, "verify") == 1
     said = capsys.readouterr().out
     assert f"{flipped}: its content does not fit its checksum" in said
-    assert f"{foreign}: it does not hold what its name says" in said
+    assert f"{foreign}: its content does not match its name" in said
     assert str(short) in said
     assert "4 entries read, 3 damaged." in said
     assert command(store, "verify", "--remove") == 0
@@ -152,7 +152,7 @@ def test_prune_what_no_run_uses(store: Store, tmp_path: Path, capsys: pytest.Cap
     assert command(store, "prune", "--unused", "--runs", str(tmp_path / "runs")) == 0
     said = capsys.readouterr().out
     assert "2 run directories and shards of sweeps have used 2 entries." in said
-    assert "2 unused ones stay for a time: --keep-hours 336." in said
+    assert "2 unused ones are kept for now: --keep-hours 336." in said
     assert unused.exists(), "a run to come may need it"
     assert command(store, "prune", "--unused", "--runs", str(tmp_path / "runs"), "--keep-hours", "20") == 0
     assert [one.exists() for one in (used, of_a_shard, unused, other_kind)] == [True, True, False, False]

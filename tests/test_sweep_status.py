@@ -68,7 +68,7 @@ def test_time_left_by_what_the_sweep_has_measured(folder: SweepFolder):
     status = sweep_status(folder, plan)
     assert status.left_s == pytest.approx(40.0)
     assert status.counts == {"done": 1, "waiting": 2}
-    # From the first start, 2,000 s ago, to the last sign of life, 50 s ago.
+    # From the first start, 2,000 s ago, to the last heartbeat, 50 s ago.
     assert status.elapsed_s == pytest.approx(1950.0)
 
 
@@ -139,11 +139,11 @@ def make_run(root: Path, dataset: str, digest: str, *, images: int, references: 
 def test_costs_come_from_earlier_runs(tmp_path: Path):
     config = compose_config([f"runtime.output_root={tmp_path}"])
     assert item_cost("candidates", config) == Cost(1.0, "docs/regions.md, an idle CPU core")
-    assert item_cost("references", config) == Cost(None, "nothing is measured yet")
+    assert item_cost("references", config) == Cost(None, "nothing measured yet")
     rest = {"references": 0.5, "prototypes": 0.5, "matching": 4.0, "evaluation": 3.0}
     make_run(tmp_path, "other", "a", images=4, references=2, seconds={"candidates": 40.0, "memory": 1.0})
     assert item_cost("candidates", config) == Cost(10.0, "measured once on other data sets")
-    assert point_cost(config) == Cost(None, "nothing is measured yet")
+    assert point_cost(config) == Cost(None, "nothing measured yet")
     make_run(tmp_path, "demo", "b", images=10, references=5, seconds={"candidates": 20.0, "memory": 10.0, **rest})
     make_run(tmp_path, "demo", "c", images=10, references=5, seconds={"candidates": 40.0, "memory": 0.1, **rest})
     # The third run found everything in the store: 0.01 s an image.

@@ -132,7 +132,7 @@ def test_offline_fetch_takes_what_is_there_and_asks_for_nothing(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NTT_OFFLINE", "1")
-    with pytest.raises(WeightsError, match=f"Put the file {site.url}/official/tiny.pt there by hand"):
+    with pytest.raises(WeightsError, match=f"Download {site.url}/official/tiny.pt to that path"):
         fetch("tiny", tmp_path)
     monkeypatch.delenv("NTT_OFFLINE")
     with pytest.raises(WeightsError, match="network access is switched off"):

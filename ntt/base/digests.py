@@ -2,7 +2,7 @@
 
 A file's state is identified by inode, size and times of change. The operating system itself sets the time of an
 inode's last change, so a replacement of the same size and date is noticed. A file that changed a moment ago is hashed
-again: within the clock's resolution it could change once more without leaving a trace.
+again: within the clock's resolution it could change again without leaving a trace.
 """
 
 import hashlib

@@ -38,7 +38,7 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """True in the one process that writes files and talks to the user."""
+        """True in the one process that writes files and prints output."""
         return self.rank == 0
 
 

@@ -78,7 +78,7 @@ def download(
     """Download a file, or continue a download that was interrupted. A second process waits for the first.
 
     Args:
-        urls: where to look; the next one is tried only if the one before does not have the file.
+        urls: where to look; the next one is tried only if the previous one does not have the file.
         target: the file to write; its folder is created.
         label: what the file is, for messages.
         sha256: hex digest the file must have.
@@ -207,7 +207,7 @@ class _Transfer:
         raise DownloadError(f"The {self.label} cannot be fetched: {self.source} answered {reason}.")
 
     def _receive(self, response: Any, offset: int) -> None:
-        """Write what the server sends to the end of `part`, or from the start if it ignores the range asked for."""
+        """Append what the server sends to `part`, or rewrite it if the server ignores the requested range."""
         if not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
             offset, self.is_continuation = 0, False
         length = response.headers.get("Content-Length", "")

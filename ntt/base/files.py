@@ -103,7 +103,7 @@ def read_json(path: Path) -> Any:
 def exclusive(target: Path) -> Iterator[None]:
     """Hold the lock of `target`, the file `NAME.lock` next to it, while the block runs.
 
-    The lock goes when its process ends, however it ends.
+    The lock is released when its process ends, for whatever reason.
 
     Raises:
         OSError: if the lock file cannot be made.

@@ -1,4 +1,4 @@
-"""Where the library's log goes: the console, the run's `run.log`; each warning once."""
+"""Destinations of the library's log: the console and the run's `run.log`; each warning once."""
 
 import logging
 import os

@@ -15,7 +15,7 @@ _LOG_EVERY_S = 10.0
 
 
 def track(items: Sequence[T], stage: str, *, unit: str, visible: bool) -> Iterator[T]:
-    """Yield the items and show how far the stage is; `unit` is what one item is, such as "image"."""
+    """Yield the items and show the stage's progress; `unit` names one item, such as "image"."""
     if not visible:
         yield from items
         return
@@ -34,7 +34,7 @@ def track(items: Sequence[T], stage: str, *, unit: str, visible: bool) -> Iterat
 
 @contextmanager
 def download_bars() -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
-    """Yield a function that begins a download's bar, ends the one before, and returns the callback of `download`."""
+    """Yield a function that starts a download's bar, ends the previous one, and returns the callback of `download`."""
     with ExitStack() as bars:
 
         def begin(name: str) -> Callable[[int, int | None], None]:

@@ -69,7 +69,7 @@ def read_fields(
 
 
 def unknown_key(key: str, allowed: list[str]) -> str:
-    """Say that there is no such key, and which one may be meant."""
+    """Return a message that there is no such key, with the closest allowed one."""
     close = difflib.get_close_matches(key, allowed, n=1)
     return f"There is no key {key}. " + (f"Did you mean {close[0]}?" if close else f"Allowed: {', '.join(allowed)}.")
 

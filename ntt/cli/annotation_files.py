@@ -1,4 +1,4 @@
-"""Writes the annotation files that commands make, and says what they hold."""
+"""Writes the annotation files that commands make, and prints what they contain."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _SHOWN_CLASSES = 10
 
 
 def write_and_check(converted: Converted, output: Path) -> None:
-    """Write a new annotation file, read it as a run will, and say what it holds.
+    """Write a new annotation file, read it as a run will, and print what it contains.
 
     Raises:
         DataError: if a run could not use it; it is removed then.
@@ -40,7 +40,7 @@ def write_and_check(converted: Converted, output: Path) -> None:
 
 
 def write_document(document: Json, output: Path) -> None:
-    """Write a part of an annotation file and say how much it holds."""
+    """Write a part of an annotation file and print how much it contains."""
     write_json(output, document, indent=None)
     counts = (len(document["images"]), len(document.get("annotations") or []), len(document["categories"]))
     click.echo(f"{counts[0]} images, {counts[1]} annotations, {counts[2]} classes written to {output}")

@@ -45,7 +45,7 @@ def compare(
     """Compare timm's DINOv2 with Meta's own code on the same weights and images.
 
     Encodes the images (default: one of random colours) with timm's network, which backbone.implementation=timm uses,
-    and with Meta's own code, backbone.implementation=official, and prints how far the features are apart. The exit
+    and with Meta's own code, backbone.implementation=official, and prints how much the features differ. The exit
     status is 1 where they differ by more than the tolerance.
     """
     from dataclasses import replace

@@ -36,7 +36,7 @@ def convert() -> None:
     show_default=True,
     help="Difficult objects become crowd regions, as VOC's evaluation asks for, ordinary objects, or nothing.",
 )
-@click.option("--zero-based", is_flag=True, help="Corners are counted from 0, the far one exclusive, not VOC's way.")
+@click.option("--zero-based", is_flag=True, help="Corners are counted from 0, the far one exclusive, unlike VOC.")
 def voc(output: Path, list_file: Path | None, categories: Path | None, **options: Any) -> None:
     """Pascal VOC XML files, one per image."""
     from ntt.convert.voc import convert_voc, read_list

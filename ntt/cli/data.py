@@ -62,7 +62,7 @@ def check(dataset: str, root: Path | None, decode: bool, **files: str | None) ->
 def get(name: str, data_root: Path | None, **options: Any) -> int:
     """Download a published data set; an interrupted download resumes.
 
-    Downloads, verifies and unpacks coco, lvis or voc. For other data sets, says where they are published and how they
+    Downloads, verifies and unpacks coco, lvis or voc. For other data sets, prints where they are published and how they
     must be stored; the exit status is then 1 unless they exist.
     """
     from ntt.cli.data_get import get_data
@@ -120,7 +120,7 @@ def boxes_to_masks(
 )
 @output_option
 def merge(inputs: tuple[tuple[Path, Path], ...], output: Path) -> None:
-    """Put COCO files together; classes are matched by name."""
+    """Merge COCO files; classes are matched by name."""
     from ntt.cli.annotation_files import write_and_check
     from ntt.convert.coco_files import merge as merged
 
@@ -156,7 +156,7 @@ def subset(file: Path, output: Path, classes: tuple[str, ...], list_file: Path |
 @click.option("--output", type=PATH, required=True, metavar="FOLDER", help="Gets NAME.json of each part.")
 @_seed_option
 def split(file: Path, parts: tuple[str, ...], output: Path, seed: int) -> None:
-    """Deal the images of a COCO file out to several files.
+    """Distribute the images of a COCO file over several files.
 
     Such as train=0.8 val=0.2; the shares add up to 1.
     """

@@ -52,7 +52,7 @@ def check_data(name: str, root: Path | None, files: Mapping[str, Any], *, decode
     if name in known_datasets():
         return _check_known(known_datasets()[name], root, decode=decode)
     dataset = _option(name, root) if name in options else _folder(name, files)
-    # What a check has to write (lists of a plain folder) goes where a run would write it.
+    # Files a check has to write (lists of a plain folder) are written where a run would write them.
     cache_root = Path(compose_config([]).runtime.cache_root).expanduser().absolute()
     return _check_any(dataset.locate(cache_root), decode=decode)
 
@@ -113,11 +113,11 @@ def describe_layout(locations: Mapping[int | None, DatasetFiles]) -> str:
 
 
 def how_to_get(details: DatasetDetails) -> str:
-    """Say in a sentence or two where a data set is available."""
+    """Return a sentence or two on where a data set is available."""
     source = f"{details.title} is published at {details.official} ({details.terms})."
     if details.get is None:
         return f"{source} Download it there and put it into the folder that `ntt data check` names."
-    return f"Run `ntt data get {details.get}`, or take it from {details.official} yourself ({details.terms})."
+    return f"Run `ntt data get {details.get}`, or download it yourself from {details.official} ({details.terms})."
 
 
 def _check_known(details: DatasetDetails, root: Path | None, *, decode: bool) -> int:
@@ -134,7 +134,7 @@ def _check_known(details: DatasetDetails, root: Path | None, *, decode: bool) ->
 
 
 def _check_any(files: DatasetFiles, *, decode: bool) -> int:
-    """Check a folder of which nothing is known beforehand."""
+    """Check a folder without recorded metadata."""
     references = read_coco(files.references_file, files.reference_images)
     targets = read_coco(files.targets_file, files.target_images, annotations_required=False)
     check_images([*references.images.values(), *targets.images.values()], full=decode)

@@ -18,8 +18,8 @@ def get_data(name: str, data_root: Path | None, *, mirror: str | None, offline: 
     datasets = known_datasets()
     if name not in datasets:
         raise ConfigError(
-            f"There is no published data set named {name!r}. Available: {', '.join(datasets)}; of these, coco, lvis and "
-            "voc can be downloaded."
+            f"There is no published data set named {name!r}. Available: {', '.join(datasets)}; of these, coco, lvis "
+            "and voc can be downloaded."
         )
     details = datasets[name]
     data_root = (data_root or Path(compose_config([]).runtime.data_root).expanduser()).absolute()

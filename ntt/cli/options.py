@@ -11,7 +11,7 @@ from ntt.errors import ConfigError
 
 
 class _UserPath(click.Path):
-    """A path in which `~` stands for the home folder, also after `--option=`."""
+    """A path in which `~` is expanded to the home folder, also after `--option=`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(os.path.expanduser(value), param, ctx)  # noqa: PTH111
@@ -22,7 +22,7 @@ FORMAT = click.Choice(("markdown", "csv", "latex"))
 """Formats of tables, as in `ntt.reports.tables`."""
 
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-"""Settings of a run; they may stand between and after options."""
+"""Settings of a run; they may be given between and after options."""
 
 output_option = click.option("--output", type=PATH, required=True, metavar="FILE", help="Annotation file to write.")
 

@@ -49,7 +49,7 @@ def info(root: Path) -> None:
     click.echo(f"{'all':<14}{len(entries):>9}{size_text(sum(kind.num_bytes for kind in kinds)):>12}")
     abandoned = abandoned_files(root)
     if abandoned:
-        click.echo(f"{len(abandoned)} temporary files of processes that are gone; `ntt store prune` removes them.")
+        click.echo(f"{len(abandoned)} temporary files of ended processes; `ntt store prune` removes them.")
 
 
 @store.command()
@@ -96,9 +96,9 @@ def verify(root: Path, removes: bool) -> int:
     type=click.FloatRange(min=0),
     metavar="HOURS",
     help=f"Never remove what was used within so many hours. Default: {_KEEP_HOURS:g}; with --unused, which does not "
-    f"know what runs to come or under way need, {_KEEP_HOURS_UNUSED:g}, two weeks.",
+    f"know what current or future runs need, {_KEEP_HOURS_UNUSED:g}, two weeks.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be removed.")
 def prune(
     root: Path,
     older_than: float | None,
@@ -108,7 +108,7 @@ def prune(
     keep_hours: float | None,
     dry_run: bool,
 ) -> None:
-    """Remove entries, and temporary files of processes that are gone."""
+    """Remove entries, and temporary files of ended processes."""
     from ntt.store.maintenance import Selection, abandoned_files, choose, remove, stored_files
 
     _check_root(root)
@@ -131,11 +131,11 @@ def prune(
     rest = sum(entry.num_bytes for entry in entries) - size
     click.echo(f"{len(selected)} of {len(entries)} entries ({size_text(size)}) {verb}; {size_text(rest)} stay.")
     if abandoned:
-        click.echo(f"{len(abandoned)} temporary files of processes that are gone {verb}.")
+        click.echo(f"{len(abandoned)} temporary files of ended processes {verb}.")
     if unused:
         spared = len(choose(entries, replace(selection, keep_hours=0.0, max_bytes=None))) - len(selected)
         if spared > 0:
-            click.echo(f"{spared} unused ones stay for a time: --keep-hours {keep_hours:g}.")
+            click.echo(f"{spared} unused ones are kept for now: --keep-hours {keep_hours:g}.")
     if selection.max_bytes is not None and rest > selection.max_bytes:
         click.echo(f"The rest was used within the last {keep_hours:g} hours; --keep-hours 0 removes that, too.")
 

@@ -24,7 +24,7 @@ _root_option = click.option(
     default=OUTPUT_ROOT,
     show_default=True,
     metavar="FOLDER",
-    help="Where sweeps are looked for by name: runtime.output_root of their points.",
+    help="Folder to search for sweeps by name: runtime.output_root of their points.",
 )
 _processes_option = click.option(
     "--processes", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="On this machine."
@@ -50,8 +50,8 @@ def sweep() -> None:
     ntt sweep plan sweeps/demo_small.yaml               what it would do
     ntt sweep run sweeps/demo_small.yaml --processes 4  run it here; repeated, it resumes where it stopped
     ntt sweep submit sweeps/seeds_shots.yaml dataset.root=/data/my_set --cluster gpu_a100
-    ntt sweep status demo_small                         points by state, time gone and left
-    ntt sweep retry demo_small                          again what failed or got lost
+    ntt sweep status demo_small                         points by state, time elapsed and left
+    ntt sweep retry demo_small                          repeat what failed or was lost
     ntt sweep collect demo_small                        the tables
     """
 
@@ -112,7 +112,7 @@ def submit(
 @_root_option
 @click.option("--verbose", is_flag=True, help="Tracebacks and finished points, too.")
 def status(sweep: str, output_root: Path, verbose: bool) -> None:
-    """Print points by state, time gone and left."""
+    """Print points by state, time elapsed and left."""
     from ntt.sweeps.plan import read_plan
     from ntt.sweeps.service import observer_of, open_sweep
     from ntt.sweeps.status import sweep_status
@@ -123,7 +123,7 @@ def status(sweep: str, output_root: Path, verbose: bool) -> None:
     try:
         status = sweep_status(folder, plan, observe=observer_of(folder))
     except ConfigError as error:  # submitting needs the queue, a mere status does not
-        click.echo(f"The queue cannot be asked, so this is what the jobs themselves have written: {error}\n")
+        click.echo(f"The queue cannot be queried, so this is what the jobs themselves have written: {error}\n")
         status = sweep_status(folder, plan)
     click.echo(status_text(folder, plan, status, verbose=verbose))
 
@@ -155,7 +155,7 @@ def collect(sweep: str, output_root: Path, metric: str, table_format: "Format") 
 def retry(
     sweep: str, output_root: Path, cluster: str | None, cluster_overrides: tuple[str, ...], processes: int
 ) -> int:
-    """Do again what failed, was cancelled or got lost, where it was done before."""
+    """Repeat what failed, was cancelled or was lost, on the machine or cluster used before."""
     from ntt.sweeps.service import open_sweep, refresh
 
     folder = open_sweep(sweep, output_root)
@@ -188,7 +188,7 @@ def cancel(sweep: str, output_root: Path) -> None:
 @sweep.command("list")
 @_root_option
 def list_sweeps(output_root: Path) -> None:
-    """Print all sweeps and how far they are."""
+    """Print all sweeps and their progress."""
     from ntt.sweeps.plan import read_plan
     from ntt.sweeps.service import all_sweeps, observer_of
     from ntt.sweeps.status import sweep_status

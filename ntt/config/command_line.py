@@ -1,4 +1,4 @@
-"""The entry into Hydra: overrides are checked before anything starts, errors come without a traceback."""
+"""The entry into Hydra: overrides are checked before anything starts, errors are shown without a traceback."""
 
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -149,7 +149,7 @@ def _values(override: Override) -> list[str] | None:
     except HydraException:
         return None
     if not values:
-        raise ConfigError(f"{line}: this stands for no value at all. Write the values out, with commas between them.")
+        raise ConfigError(f"{line}: this expands to no value. List the values, separated by commas.")
     return [f"{key}={value}" for value in values]
 
 

@@ -63,7 +63,7 @@ def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
     """Return a configuration with the data set and the classes of a run, as its config.yaml has them, else defaults.
 
     Raises:
-        ConfigError: if the data set's option or one of its settings does not exist any more, or holds an interpolation.
+        ConfigError: if the data set's option or one of its settings no longer exists, or holds an interpolation.
     """
     runtime = settings.get("runtime", {})
     roots = {key: runtime[key] for key in ("cache_root", "data_root") if key in runtime}
@@ -77,7 +77,7 @@ def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
             return from_hydra(cast("DictConfig", OmegaConf.merge(compose("config", overrides=options), restored)))
     except COMPOSE_ERRORS as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"The data set of this run does not exist any more: {reason}. Run it again.") from error
+        raise ConfigError(f"The data set of this run no longer exists: {reason}. Run it again.") from error
 
 
 def from_hydra(cfg: DictConfig) -> ExperimentConfig:
@@ -158,13 +158,13 @@ def _sets_a_value(override: Override) -> bool:
 
 def _missing(key: str) -> str:
     group, _, setting = key.partition(".")
-    if setting == "name":  # the name comes with the option, so none is chosen
+    if setting == "name":  # the option sets the name, so none is chosen
         return f"{group}: no option is chosen, and there is no default. Choose one on the command line: {group}=NAME."
     return f"{key} is not set and has no default. Set it on the command line: {key}=VALUE."
 
 
 def _added_keys(cfg: DictConfig, prefix: str = "") -> list[str]:
-    """Return the keys that were put in with `+` although no schema has them."""
+    """Return the keys that were added with `+` although no schema has them."""
     schema = OmegaConf.get_type(cfg)
     declared_keys = (
         {declared.name for declared in fields(schema)} if is_dataclass(schema) else {str(key) for key in cfg}

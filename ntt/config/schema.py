@@ -103,8 +103,8 @@ class EvaluationConfig:
     """What is measured of the detections."""
 
     protocol: str = setting("coco", one_of=PROTOCOLS)
-    """Whose rules AP and AR follow. coco: COCO's; lvis: LVIS' own, for annotation files that say of each image which
-    classes were looked for. conf/config.yaml takes it from the data set: dataset.protocol."""
+    """The rules that AP and AR follow. coco: COCO's; lvis: LVIS' own, for annotation files that list for each image
+    which classes were searched for. conf/config.yaml takes it from the data set: dataset.protocol."""
 
     semantic: str = setting("none", one_of=PAINTINGS)
     """mIoU over the searched classes, of detections painted into one label per pixel. correct: the highest score owns a

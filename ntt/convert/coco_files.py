@@ -20,7 +20,7 @@ _SAME_OBJECT = ("image_id", "category_id", "bbox", "segmentation", "iscrowd")
 
 
 def read_whole(path: Path) -> Json:
-    """Read a COCO file to be cut: its entries must refer to each other, nothing else is asked of them."""
+    """Read a COCO file to be cut: its entries must refer to each other; nothing else is required of them."""
     document = read_document(path)
     problems: list[str] = []
     ids: dict[str, set[Any]] = {}
@@ -84,7 +84,7 @@ def subset(
 
 
 def split(document: Json, parts: Mapping[str, float], *, seed: int = 0) -> dict[str, Json]:
-    """Deal the images of a file (from `read_whole`) out to several; each image goes to one of them.
+    """Distribute the images of a file (from `read_whole`) over several; each image goes to one of them.
 
     `parts` gives the share of the images per name. The draw follows from (seed, image id) alone.
 
@@ -108,7 +108,7 @@ def split(document: Json, parts: Mapping[str, float], *, seed: int = 0) -> dict[
 
 
 def merge(inputs: Sequence[tuple[Path, Path]]) -> Converted:
-    """Put pairs of an annotation file and its image folder together, at least two.
+    """Merge at least two pairs of an annotation file and its image folder.
 
     Classes with one name are one class, images with one path are one image. Ids are kept where those of all files
     differ, else renumbered; an object that several files have is written once. File names start from the folder
@@ -124,7 +124,7 @@ def merge(inputs: Sequence[tuple[Path, Path]]) -> Converted:
     ]
     if len({dataset.has_annotations for dataset in datasets}) > 1:
         lacking = next(dataset.annotation_file for dataset in datasets if not dataset.has_annotations)
-        raise DataError(f"{lacking} has no annotations and another file has: its images would pass for empty ones.")
+        raise DataError(f"{lacking} has no annotations and another file has: its images would count as empty.")
     root = Path(os.path.commonpath(folders))
     categories, class_maps, notes = _merged_classes(datasets)
     images, image_maps = _merged_images(datasets, class_maps, root)

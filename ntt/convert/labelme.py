@@ -2,7 +2,7 @@
 
 Polygons, circles and painted masks become masks. A rectangle becomes a box without a mask: that is what people draw
 rectangles for. Shapes with the same label and `group_id` are one object. Points and lines have no area and are left
-out, as are the labels `__ignore__` and `_background_`. The copy of the image inside the file is never looked at.
+out, as are the labels `__ignore__` and `_background_`. The copy of the image inside the file is ignored.
 """
 
 import base64
@@ -130,14 +130,14 @@ def _circle(centre_x: float, centre_y: float, edge_x: float, edge_y: float) -> l
 
 
 def _painted(data: Any, corners: Sequence[float], where: str, size_hw: tuple[int, int]) -> BoolArray:
-    """Put a painted mask, a small PNG in text form, at its position: bool [H, W]."""
+    """Place a painted mask, a small PNG in text form, at its position: bool [H, W]."""
     left, top, right, bottom = (round(value) for value in corners)
     try:
         with Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=("PNG",)) as picture:
             if left < 0 or top < 0 or right >= size_hw[1] or bottom >= size_hw[0]:
                 raise ValueError("it sticks out of the image")
             if picture.size != (right - left + 1, bottom - top + 1):
-                raise ValueError(f"it has {picture.size} pixels, its corners {corners} say otherwise")
+                raise ValueError(f"it has {picture.size} pixels, its corners {corners} imply another number")
             painted = np.asarray(picture.convert("L")) > 0
         mask_HW = np.zeros(size_hw, dtype=bool)
     except (TypeError, ValueError, OSError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:

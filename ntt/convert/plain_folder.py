@@ -146,7 +146,7 @@ def _add_example(builder: CocoBuilder, path: Path, root: Path, masks: Sequence[P
     labelme, boxes = path.with_suffix(".json"), path.with_name(path.stem + _BOX_ENDING)
     kinds = [*(["a mask"] if masks else []), *(file.name for file in (labelme, boxes) if file.is_file())]
     if len(kinds) > 1:
-        raise DataError(f"{path} has {' and '.join(kinds)}: it is not clear which holds. Remove all but one.")
+        raise DataError(f"{path} has {' and '.join(kinds)}: it is not clear which applies. Remove all but one.")
     if labelme.is_file():
         image, objects = labelled_image(builder, path, labelme)
         objects = _of_class(objects, labelme, name)

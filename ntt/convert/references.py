@@ -1,6 +1,6 @@
 """References files to keep and share: of sampled instances, and of the reference implementation's pickled lists.
 
-Annotations, images and classes are copied as they stand in the file they were drawn from, ids included, and
+Annotations, images and classes are copied unchanged from the file they were drawn from, ids included, and
 annotations carry `shot_index`, so that a run with shots.sampler=shot_index on the new file uses the very same
 references. An instance drawn twice for a class, as the published sampler does where there are too few, is written
 again under another id, with `repeat_of`.

@@ -33,7 +33,7 @@ class CocoDataset:
             is unusable; the box is as written. They are never sampled, but the published sampler counts them.
         boxes_as_written: instance id -> box before clipping, where clipping changed it; evaluation uses it.
         frequencies: category id -> "r", "c" or "f" where the file's categories say so, as those of LVIS do.
-        checked_classes: image id -> the classes that were looked for, where the file says so, as LVIS' files do.
+        checked_classes: image id -> the classes that were searched for, where the file lists them, as LVIS' files do.
         ignored: ids of instances marked `ignore`. LVIS' protocol ignores them; COCO's uses `iscrowd` alone.
     """
 
@@ -63,7 +63,7 @@ class CocoDataset:
         return self._by_id.get(annotation_id)
 
     def in_file_order(self) -> list[Instance]:
-        """Return all annotations as they stand in the file, those that were left out included."""
+        """Return all annotations unchanged from the file, including those that were left out."""
         instances = list(self.instances)
         for index, instance in reversed(self.dropped):
             instances.insert(index, instance)
@@ -95,8 +95,8 @@ def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: b
 
     `info`, `licenses` and the annotations' `id`, `iscrowd` and `area` may be absent. A missing box is taken from the
     mask, a missing image size from the image file. Annotations whose box has no area or lies outside the image, or
-    whose mask is empty, are left out with a warning; boxes that stick out are clipped. File names start from
-    `image_dir`, whose images are opened only for missing sizes. Target images need no `annotations`.
+    whose mask is empty, are left out with a warning; boxes that extend beyond the image are clipped. File names start
+    from `image_dir`, whose images are opened only for missing sizes. Target images need no `annotations`.
 
     Raises:
         DataError: naming every problem of the file at once.
@@ -136,12 +136,12 @@ def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: b
 
 
 def read_document(annotation_file: Path) -> dict[str, Any]:
-    """Read an annotation file as it stands, a JSON object; its entries are not looked at."""
+    """Read an annotation file unchanged, a JSON object; its entries are not checked."""
     return _parse_json(_read_bytes(annotation_file), annotation_file)
 
 
 def raw_annotations(dataset: CocoDataset) -> dict[int, dict[str, Any]]:
-    """Read the file of a data set again and return its annotations as they stand there, by the ids of the instances."""
+    """Read the file of a data set again and return its annotations unchanged, by the ids of the instances."""
     entries = read_document(dataset.annotation_file).get("annotations") or []
     return {instance.id: entry for entry, instance in zip(entries, dataset.in_file_order(), strict=True)}
 

@@ -14,7 +14,7 @@ from ntt.data.masks import checked_runs, rle_area, rle_box, segmentation_rle
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
 _QUIET_EXCESS_PX = 1.0
-"""How far a box may stick out of its image without a word: files round, and some write the far edge inclusively."""
+"""How far a box may extend beyond its image without a warning: files round, and some write the far edge inclusively."""
 
 _POLYGON_MARGIN_PX = 10_000.0
 """How far outside its image a polygon may reach: drawing one takes time and memory in proportion to its outline."""
@@ -131,7 +131,7 @@ def _unknown_image(image_id: Any, images: dict[ImageId, ImageRecord]) -> str:
     other: Any = str(image_id)
     if isinstance(image_id, str):
         other = int(image_id) if image_id.isdecimal() else None
-    hint = f" There is an image {other!r}: numbers and text are told apart." if other in images else ""
+    hint = f" There is an image {other!r}: numbers and text are distinguished." if other in images else ""
     return f"has image_id {image_id!r}, which is not in `images`.{hint}"
 
 

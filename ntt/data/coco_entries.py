@@ -1,6 +1,6 @@
 """Turns the categories and images of a COCO annotation file into checked values.
 
-Nothing here stops at the first mistake: problems go into `Findings`, and the caller raises them all at once.
+Nothing here stops at the first error: problems are collected in `Findings`, and the caller raises them together.
 """
 
 import os
@@ -53,7 +53,7 @@ class CheckedClasses(NamedTuple):
     """LVIS' statements on the classes of one image, as category ids.
 
     Attributes:
-        absent: `neg_category_ids`, classes that were looked for and are not there.
+        absent: `neg_category_ids`, classes that were searched for and are absent.
         not_exhaustive: `not_exhaustive_category_ids`, classes of which there are more objects than annotations.
     """
 

@@ -62,7 +62,7 @@ def read_image(record: ImageRecord) -> npt.NDArray[np.uint8]:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Read the height and width of an image, turned as its EXIF orientation says, from the file's header.
+    """Read the height and width of an image, turned as its EXIF orientation requires, from the file's header.
 
     Raises:
         DataError: if the file is missing, not an image, or larger than `MAX_PIXELS`.
@@ -72,7 +72,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 
 def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Convert a decoded picture into 8-bit RGB, as the module's docstring says: uint8 [height, width, 3]."""
+    """Convert a decoded picture into 8-bit RGB, as the module's docstring describes: uint8 [height, width, 3]."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         grey = _to_8_bit(np.asarray(image))
         return np.repeat(grey[..., None], 3, axis=2)

@@ -156,7 +156,7 @@ def mask_to_polygons(mask_HW: BoolArray) -> list[list[float]]:
 
     Returns:
         [[x0, y0, x1, y1, ...], ...] in pixels, pixel (row i, column j) covering [j, j+1] x [i, i+1]: one polygon for
-        each part whose pixels hang together by their sides. Empty for an empty mask.
+        each part of side-connected pixels. Empty for an empty mask.
     """
     from scipy import ndimage
 

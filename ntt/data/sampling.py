@@ -28,7 +28,7 @@ _NAMED_CLASSES = 10
 
 @dataclass(frozen=True)
 class Validity:
-    """What makes an instance valid: a box of a least width and height, at a least distance from all image borders."""
+    """What makes an instance valid: a minimum box width and height, and a minimum distance from all image borders."""
 
     min_box_side_px: float
     border_px: float
@@ -106,7 +106,7 @@ def sample_reference(
             shots,
             _listed([f"{c.name} {n}" for c, n in zip(categories, in_order, strict=True) if n < shots]),
         )
-    # Where there are too few, those drawn are repeated from the first on.
+    # Where there are too few, those drawn are repeated, starting with the first.
     return tuple(tuple(islice(cycle(drawn[category.id]), shots)) for category in categories)
 
 
@@ -198,7 +198,7 @@ def _draw_key(instance: Instance, seed: int) -> bytes:
 
 
 def _groups_by_appearance(dataset: CocoDataset, categories: Sequence[Category]) -> dict[int, list[Instance]]:
-    """Group all annotations of the categories as they stand in the file, those that cannot be used included."""
+    """Group all annotations of the categories in the file, including those that cannot be used."""
     category_ids = {category.id for category in categories}
     groups: dict[int, list[Instance]] = {}
     for instance in dataset.in_file_order():

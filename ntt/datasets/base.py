@@ -29,11 +29,11 @@ class DatasetConfig:
     """Name of the data set; it appears in run directories and tables."""
 
     sampler: str = setting("native", decides=False)
-    """How references are drawn unless `shots.sampler` says otherwise: fixed where the references file of each number
+    """How references are drawn unless `shots.sampler` is set: fixed where the references file of each number
     of shots is part of the data set."""
 
     protocol: str = setting("coco", decides=False)
-    """Whose rules of evaluation apply unless `evaluation.protocol` says otherwise: coco or lvis."""
+    """The evaluation protocol unless `evaluation.protocol` is set: coco or lvis."""
 
     decode_images: bool = setting(default=False, decides=False)
     """Decode every image completely before the run starts, not only its header and its end."""
@@ -59,7 +59,7 @@ class RootedConfig(DatasetConfig):
     """Folder of the data set."""
 
     def label(self) -> str:
-        """Return the name of the root folder, so that runs on different folders are told apart at a glance."""
+        """Return the name of the root folder, so that runs on different folders are easy to distinguish."""
         return re.sub(r"[^\w.-]+", "-", self.root_path.name) or self.name
 
     @property

@@ -46,7 +46,7 @@ class CocoJsonConfig(RootedConfig):
         self._require_root(self.targets, f"{self.target_images}/")
         files = self.places()
         problems = [
-            f"dataset.{key}: there is no {kind} {path}. Put it there, or correct dataset.{key}."
+            f"dataset.{key}: there is no {kind} {path}. Add it, or correct dataset.{key}."
             for key, path, kind, is_there in (
                 ("references", files.references_file, "file", Path.is_file),
                 ("targets", files.targets_file, "file", Path.is_file),

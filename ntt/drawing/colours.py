@@ -1,4 +1,4 @@
-"""Class colours that can be told apart, on photographs and from each other."""
+"""Class colours that are distinguishable on photographs and from each other."""
 
 from typing import TypeAlias
 

@@ -10,7 +10,7 @@ from ntt.types import Detections
 Array = npt.NDArray[np.float64]
 
 _MATCH_IOU = 0.5
-"""A pair matches from this IoU on."""
+"""A pair matches at this IoU or higher."""
 
 
 def image_quality(
@@ -26,7 +26,7 @@ def image_quality(
     Args:
         ground_truth: None where the image has no annotations to compare with.
         detections: of the same image.
-        score_threshold: detections with a score of at least this count.
+        score_threshold: detections with at least this score count.
 
     Returns:
         Between 0 and 1; None where there is nothing to rank: no annotations known, or neither an object nor a

@@ -19,7 +19,7 @@ _WIDE_COVERAGE_FONTS = (
     "PingFang.ttc",
     "DroidSansFallbackFull.ttf",
 )
-"""Looked for among the installed fonts, for text that DejaVu Sans has no glyphs for (Chinese, Japanese, Korean)."""
+"""Tried among the installed fonts, for text that DejaVu Sans has no glyphs for (Chinese, Japanese, Korean)."""
 
 
 def clean(text: str) -> str:
@@ -39,7 +39,7 @@ def line_height_px(size_px: int) -> int:
 
 
 def shorten(text: str, max_width_px: int, size_px: int, *, bold: bool = False, middle: bool = False) -> str:
-    """Put a text on one line and cut it to a width, with an ellipsis; empty where not even the ellipsis fits.
+    """Join a text into one line and cut it to a width, with an ellipsis; empty where not even the ellipsis fits.
 
     `middle` cuts out of the middle, as suits file names, whose end tells them apart.
     """
@@ -96,7 +96,7 @@ def _label_padding(size_px: int) -> int:
 
 
 def _font_for(text: str, size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
-    """Choose DejaVu Sans, which matplotlib brings along, or an installed font of wide coverage where it lacks glyphs.
+    """Choose DejaVu Sans, which comes with matplotlib, or an installed font of wide coverage where it lacks glyphs.
 
     Where neither has the glyphs, DejaVu's empty boxes are drawn.
     """

@@ -2,7 +2,7 @@
 
 options            what can be chosen
 ground_truth       the objects of a targets file, prepared once per process
-federated          which classes LVIS' annotators looked for in which images
+federated          which classes LVIS' annotators searched for in which images
 table              detections of all images as flat columns
 matching           which detection finds which object
 precision_recall   curves from matches, equal to pycocotools and to `lvis` in every digit

@@ -1,7 +1,7 @@
 """What LVIS' protocol knows of images and classes, beyond the objects (Gupta et al., "LVIS", CVPR 2019, section 2).
 
 In LVIS no image was searched for all classes. A class is evaluated in an image if it has an object there or if
-somebody verified that it has none; detections of other classes are left out. Where a class is known to have more
+it was verified that it has none; detections of other classes are left out. Where a class is known to have more
 objects than were annotated, a detection that finds none of them is ignored.
 
 A pair of image and class is one number: image index * number of classes + class index.
@@ -42,10 +42,10 @@ class Federation:
 def federation_of(
     dataset: CocoDataset, categories: Sequence[Category], image_ids: Sequence[ImageId], annotated: IntArray
 ) -> Federation:
-    """Collect what the file says of its images; `categories` and `image_ids` are in the order of their indices.
+    """Collect what the file records about its images; `categories` and `image_ids` are in the order of their indices.
 
     Raises:
-        DataError: if the file does not say of every image which classes were looked for.
+        DataError: if the file does not list for every image which classes were searched for.
     """
     check_checked_classes(dataset)
     class_indices = {category.id: index for index, category in enumerate(categories)}
@@ -74,7 +74,7 @@ def federation_of(
 
 
 def check_checked_classes(dataset: CocoDataset) -> None:
-    """Refuse a file that does not say of every image which classes were looked for, with a DataError."""
+    """Raise a DataError for a file that does not list for every image which classes were searched for."""
     lacking = [image_id for image_id in dataset.images if image_id not in dataset.checked_classes]
     if not lacking:
         return

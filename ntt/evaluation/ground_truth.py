@@ -44,7 +44,7 @@ class GroundTruth:
         has_masks: whether every object has a mask.
         occupied: int64, sorted, pairs with an object, a crowd region, or an annotation that was left out because its
             box or mask is unusable.
-        federation: which classes were looked for in which images; None under COCO's protocol.
+        federation: which classes were searched for in which images; None under COCO's protocol.
     """
 
     protocol: Protocol
@@ -107,7 +107,7 @@ def prepare_ground_truth(
 ) -> GroundTruth:
     """Prepare the ground truth of a file and searched classes, in any order; the latest few are cached.
 
-    Files are told apart by their digest and by the image sizes, which an annotation file may leave to the images.
+    Files are identified by their digest and by the image sizes, which an annotation file may leave to the images.
 
     Raises:
         DataError: if the file lacks what LVIS' protocol needs.

@@ -37,7 +37,7 @@ def rejection(table: DetectionTable, ground_truth: GroundTruth, matches: Matches
     only this class's objects, detections and score count. By LVIS' protocol an image is without a class only where
     that was verified.
 
-    An object is found at a score by a detection with that score or a higher one that is matched with it at IoU 0.5;
+    An object is found at a score if a detection with at least that score is matched with it at IoU 0.5;
     crowd regions are not counted. There is no entry without a negative image or without an object.
 
     Args:

@@ -71,7 +71,7 @@ class DetectionTable:
 def tabulate(
     detections: Sequence[Detections], categories: Sequence[Category], ground_truth: GroundTruth
 ) -> DetectionTable:
-    """Put the detections of all images into one table; `categories` are in the order of their class indices."""
+    """Collect the detections of all images in one table; `categories` are in the order of their class indices."""
     renumbered = np.array([ground_truth.class_indices[category.id] for category in categories], dtype=np.int64)
     images = np.array([ground_truth.image_indices[each.image_id] for each in detections], dtype=np.int64)
     labels = np.concatenate([np.zeros(0, dtype=np.int64), *(each.labels for each in detections)])

@@ -78,7 +78,7 @@ class BoxMasks:
 
         Args:
             images: images and their boxes.
-            image_batch: images at a time, 1 or more; None: as many as pay on the segmenter's device. Halved when
+            image_batch: images at a time, 1 or more; None: as many as speed up the segmenter's device. Halved when
                 memory runs out.
         """
         segmenter = self.segmenter
@@ -106,7 +106,7 @@ class BoxMasks:
         return [next(computed) if rles is None else rles for rles in stored]
 
     def _read(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> Rles | None:
-        """Look masks up in the store; a length of 0 stands for a box in which nothing was found."""
+        """Look masks up in the store; a length of 0 means a box in which nothing was found."""
         entry = self.store.read(_KIND, self._key(record, boxes_xywh))
         if entry is None:
             return None
@@ -135,7 +135,7 @@ class BoxMasks:
         return resize_to_canvas(read_image(record), (rows, columns)), boxes_xyxy.float()
 
     def _write(self, record: ImageRecord, boxes_xywh: Sequence[Box], logits_Bhw: torch.Tensor) -> Rles:
-        """Turn a segmenter's logits into masks of the image's size, and put them into the store."""
+        """Turn a segmenter's logits into masks of the image's size, and write them to the store."""
         rles = encode_full_size(logits_Bhw, record.height, record.width)
         areas = rle_areas(rles, record.height, record.width).tolist()
         if not all(areas):
@@ -201,7 +201,7 @@ def convert(
 ) -> Conversion:
     """Write a copy of an annotation file in which box-only annotations have masks.
 
-    Everything else is copied as it stands, boxes and areas included, so that box metrics do not change; so are crowd
+    Everything else is copied unchanged, boxes and areas included, so that box metrics do not change; so are crowd
     regions and annotations that cannot be used. Each new mask comes with `mask_source`, the name of the segmenter, or
     "box" where the box serves as the mask.
 

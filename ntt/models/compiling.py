@@ -14,7 +14,7 @@ def compiled(function: Callable[[torch.Tensor], Result], device: torch.device) -
     """Return a faster function that computes the same.
 
     On CUDA the kernels of a call are recorded once per shape of the input and replayed as one graph. They are the same
-    kernels, so results are the same to the last bit, and the CPU no longer has to launch them one by one.
+    kernels, so results are the same to the last bit, and the CPU need not launch them individually.
 
     Args:
         function: takes one tensor, does not synchronise, and launches the same kernels at every call.

@@ -111,7 +111,7 @@ def fetch(
     if offline or is_offline():
         raise WeightsError(
             f"The weights {name} are missing: {path} does not exist, and network access is switched off (offline "
-            f"setting or {OFFLINE_VARIABLE}). Put the file {entry.url} there by hand."
+            f"setting or {OFFLINE_VARIABLE}). Download {entry.url} to that path."
         )
     mirror = mirror if mirror is not None else os.environ.get(MIRROR_VARIABLE) or None
     urls = [entry.url] if mirror is None else mirrored_urls(mirror, entry.url, entry.path)
@@ -176,7 +176,7 @@ def _remedy(path: Path) -> str:
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():
-            # torch remarks on foreign pickle protocols; the outcome, an error or tensors, says it all.
+            # torch warns about foreign pickle protocols; the outcome, an error or tensors, is all that matters.
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -1,7 +1,7 @@
 """Resizing as the method runs it, and the matrices behind it.
 
-Every function works with pixel areas (`align_corners=False`) and says whether it antialiases. Shape suffixes: B batch,
-C channels, H and W rows and columns, o outputs and i inputs along one axis.
+Every function works with pixel areas (`align_corners=False`) and documents whether it antialiases. Shape suffixes: B
+batch, C channels, H and W rows and columns, o outputs and i inputs along one axis.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""COCO's compressed run lengths read without pycocotools, which believes whatever it is given.
+"""COCO's compressed run lengths read without pycocotools, which does not validate its input.
 
 The text holds each count as digits of five bits, lowest first: character code 48 + digit, + 32 where more follow. From
 the fourth count of a mask on it is the difference to the count before the last. Suffixes: B characters, R counts.
@@ -45,7 +45,7 @@ def run_lengths_problem(text_B: npt.NDArray[np.uint8], lengths_N: IntArray, num_
 
 
 def _differences(codes_B: npt.NDArray[np.uint8], ends_R: IntArray, digits_R: IntArray) -> npt.NDArray[np.int32]:
-    """Put digits together: int32 [R]. The highest digit's highest bit is the sign."""
+    """Combine digits: int32 [R]. The highest digit's highest bit is the sign."""
     values_R: npt.NDArray[np.int32] = (codes_B[ends_R].astype(np.int32) ^ 16) - 16
     for back in range(1, int(digits_R.max())):
         longer = np.flatnonzero(digits_R > back)

@@ -1,4 +1,4 @@
-"""What a report says: its tables, made from runs."""
+"""The content of a report: its tables, made from runs."""
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ _STAGE_LIMIT_S = 0.05
 
 
 def metric_label(metric: str) -> str:
-    """Return a metric's name for people: "bbox/AP50" is "box AP50"."""
+    """Return a metric's display name: "bbox/AP50" is "box AP50"."""
     kind, _, name = metric.partition("/")
     return f"{_KINDS.get(kind, kind)} {name}"
 

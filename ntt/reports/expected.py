@@ -1,9 +1,9 @@
 """Our results next to those the method's authors published.
 
-Published numbers are in percent and stand in the files of `experiments/experiment/`, with the settings they belong
+Published numbers are in percent and are stored in the files of `experiments/experiment/`, with the settings they belong
 to: under `published`, one row per command line. `source` names the entry of the reference numbers a value was copied
 from: tables 1 to 5 and the ten-seed csv on the authors' project page and repository (July 2025). null was not published
-there. `tolerance` says how far ours may be off; for a mean over seeds it is the published standard deviation.
+there. `tolerance` is how much ours may differ; for a mean over seeds it is the published standard deviation.
 """
 
 from collections import Counter
@@ -41,7 +41,7 @@ class ExpectedResult:
         overrides: what else the command line of the row has, such as "shots=5shot".
         table: the table the row belongs to, such as "cdfsod"; `sweeps/table_TABLE.yaml` runs all its rows.
         value: percent; the mean over `seeds` where there are several. None: the row exists, no number was published.
-        tolerance: how far ours may be from `value`, percentage points; None where `value` is.
+        tolerance: how much ours may differ from `value`, percentage points; None where `value` is.
         seeds: the runs to average. One seed is what the experiment itself sets.
     """
 

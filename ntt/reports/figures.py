@@ -58,7 +58,7 @@ def panels(count: int, *, longest_name: int = 0) -> "tuple[Figure, list[Axes]]":
 
 
 def finish_axes(axes: "Axes", *, title: str, x: str, y: str) -> None:
-    """Set title and axis labels, and keep to the lines that carry information."""
+    """Set title and axis labels, and draw only the lines that carry information."""
     axes.set_title(plain_text(title), fontsize=11)
     axes.set_xlabel(x, fontsize=10)
     axes.set_ylabel(y, fontsize=10)
@@ -88,7 +88,7 @@ def log_axis(axes: "Axes", values: Sequence[float]) -> None:
 
 
 def legend(figure: "Figure", all_axes: "Sequence[Axes]", *, common: str) -> None:
-    """Put one legend below all panels, each series once, titled `common`; the figure grows by its height."""
+    """Draw one legend below all panels, each series once, titled `common`; the figure grows by its height."""
     entries: dict[str, Artist] = {}
     for axes in all_axes:
         handles, labels = axes.get_legend_handles_labels()
@@ -140,7 +140,7 @@ def heat_map(values: npt.NDArray[np.float64], rows: Sequence[str], columns: Sequ
 def to_bytes(figure: "Figure", form: Literal["png", "pdf"]) -> bytes:
     """Return a figure as the content of a file, without a date: equal plots are equal files.
 
-    Letters that the font lacks come out as empty boxes.
+    Characters that the font lacks are drawn as empty boxes.
     """
     stream = io.BytesIO()
     with warnings.catch_warnings():

@@ -36,7 +36,7 @@ MAX_DETECTIONS = 50
 """Per image, by descending score."""
 
 MAX_BYTES = 24e6
-"""Of all images and masks together; what comes after is left out, and the page says so."""
+"""Of all images and masks together; the remainder is left out, and the page says so."""
 
 _JPEG_QUALITY = 80
 
@@ -52,7 +52,7 @@ class Gallery:
 def make_gallery(runs: pd.DataFrame, *, images: int) -> Gallery:
     """Collect images, ground truth and predictions of every data set that can still be read.
 
-    A data set that cannot be read any more costs a note, not the report.
+    A data set that can no longer be read adds a note and does not stop the report.
 
     Args:
         runs: as `ntt.reports.summary.runs_frame` arranges them.

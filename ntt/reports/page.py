@@ -1,8 +1,8 @@
 """A report as one HTML page that needs nothing else: no network, no further file.
 
-Names of classes, files and folders come from annotation files and command lines. They enter the page as escaped text
-or as JSON that a script reads as data, and a content security policy keeps the page from running or loading anything
-it does not itself hold.
+Names of classes, files and folders come from annotation files and command lines. They are inserted into the page as
+escaped text or as JSON that a script reads as data, and a content security policy keeps the page from running or
+loading anything it does not itself hold.
 """
 
 import base64
@@ -55,6 +55,6 @@ def _policy(style: str, script: str) -> str:
 
 
 def _json_for_script(value: object) -> str:
-    """Return JSON that cannot end the script element it stands in."""
+    """Return JSON that cannot end its script element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")

@@ -1,7 +1,7 @@
 """Run directories read into records, as plain data: nothing in them is resolved or executed.
 
 A run is finished if its metrics exist. Anything else is kept as a record too, with the reason, so that a table
-can say what is missing instead of averaging over what happens to be there.
+can report what is missing instead of averaging over what happens to exist.
 """
 
 import math
@@ -83,7 +83,7 @@ class RunRecord:
 def find_run_directories(folder: Path) -> Iterator[Path]:
     """Yield every run directory at or below a folder: one with metrics, or a configuration beside traces of a run.
 
-    Nothing below it is looked at, nor below a sweep's own folder, which holds no runs but a copy of the program.
+    Nothing below it is searched, nor below a sweep's own folder, which holds no runs but a copy of the program.
     """
     for root, folders, files in os.walk(folder):
         folders.sort()
@@ -96,7 +96,7 @@ def find_run_directories(folder: Path) -> Iterator[Path]:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Read one run directory; whatever is wrong with it is said in the record, not raised."""
+    """Read one run directory; any problem is noted in the record, not raised."""
     directory = RunDirectory(path)
     try:
         config = _read_config(directory.config)

@@ -30,7 +30,7 @@ _MAX_EXACT_PAIRS = 12
 def paired_test(differences: npt.NDArray[np.float64]) -> tuple[float | None, float | None]:
     """Test whether differences are centred on 0: the p-values of the t-test and of the sign flips.
 
-    None stands for no test: with fewer than three pairs, a t-test without any spread, sign flips of more than twelve.
+    None means no test: with fewer than three pairs, a t-test without any spread, sign flips of more than twelve.
     """
     from scipy import stats
 
@@ -54,7 +54,7 @@ def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> pd.D
     Args:
         runs: as `ntt.reports.summary.runs_frame` arranges them.
         first: A, such as "matcher.merging=hard", or several terms with commas between. A config group alone
-            ("matcher=ntt") stands for its option and for every setting below it.
+            ("matcher=ntt") matches its option and every setting below it.
         second: B.
         metric: flat name, such as "bbox/AP".
 
@@ -65,7 +65,7 @@ def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> pd.D
         one of the two has.
 
     Raises:
-        ConfigError: if a text is no setting, or stands for more than one setting.
+        ConfigError: if a text is not a setting, or matches more than one setting.
         DataError: if no run has one of the settings, or no pair of runs differs in just this.
     """
     terms = [_parse(first), _parse(second)]
@@ -121,7 +121,7 @@ def _parse(text: str) -> dict[str, str]:
 
 
 def _value(settings: Mapping[str, Any], key: str) -> str | None:
-    """Return a setting as text; a config group stands for its name."""
+    """Return a setting as text; a config group is represented by its name."""
     for name in (key, f"{key}.name"):
         if name in settings:
             return value_text(settings[name])
@@ -152,7 +152,7 @@ def _with_rest(text: str, side: pd.DataFrame, keys: Sequence[str]) -> pd.DataFra
         if group.setting.nunique() > 1:
             differing = differing_settings(list(group.settings))
             raise ConfigError(
-                f"--compare {text}: this stands for several settings, which differ in {', '.join(differing)}. Add the "
+                f"--compare {text}: this matches several settings, which differ in {', '.join(differing)}. Add the "
                 f"value that is meant, for example {text},{differing[0]}=VALUE."
             )
     return side

@@ -1,7 +1,7 @@
 """Runs as a table, and means over seeds.
 
 Runs that agree in everything but the seed are one setting. A setting is named by data set, split, shots and method
-(backbone, segmenter, matcher), and by whatever else distinguishes it from the other settings at hand.
+(backbone, segmenter, matcher), and by whatever else distinguishes it from the other given settings.
 """
 
 from collections.abc import Mapping, Sequence

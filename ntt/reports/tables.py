@@ -135,7 +135,7 @@ def _csv(table: Table) -> str:
 def _csv_cell(cell: Any) -> Any:
     if not isinstance(cell, str):
         return cell
-    # A spreadsheet takes text that begins so for a formula, and names come from annotation files.
+    # Spreadsheets treat text with this beginning as a formula, and names come from annotation files.
     return f"'{_printable(cell)}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else _printable(cell)
 
 

@@ -1,4 +1,4 @@
-"""Everything that would stop a run later is looked for before it starts. Nothing is written."""
+"""Checks before a run starts for everything that would stop it later. Nothing is written."""
 
 import logging
 from collections.abc import Iterator, Sequence

@@ -52,7 +52,7 @@ def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
 
 
 def environment_details(placement: Placement, *, num_processes: int) -> dict[str, Any]:
-    """Return what a reader of the results may want to know of machine and software."""
+    """Return the details of machine and software that matter to a reader of the results."""
     on_cuda = placement.device.startswith("cuda")
     return {
         "python": platform.python_version(),

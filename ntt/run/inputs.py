@@ -92,7 +92,7 @@ def drawn_references(config: ExperimentConfig, dataset: CocoDataset, categories:
 
 
 def _read_both(files: DatasetFiles, read: Callable[..., CocoDataset]) -> tuple[CocoDataset, CocoDataset]:
-    """Read references and targets; what is wrong with either is reported together."""
+    """Read references and targets; problems of both are reported together."""
     locations = ((files.references_file, files.reference_images), (files.targets_file, files.target_images))
     datasets: list[CocoDataset] = []
     problems: list[str] = []

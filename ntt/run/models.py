@@ -66,7 +66,7 @@ class Models:
 def build_models(
     config: ExperimentConfig, *, workspace: Workspace | None = None, local_rank: int = 0, store: Store | None = None
 ) -> Models:
-    """Set this process up as `config.runtime` says, and build the models.
+    """Set this process up according to `config.runtime`, and build the models.
 
     The workspace keeps them for later configurations; the store is by default that of `runtime.store_root`.
 

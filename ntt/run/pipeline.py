@@ -2,7 +2,7 @@
 
 Each stage has a key, the digest of everything that decides its result. Its files are written before its record, and
 the record names the key; a stage whose record carries the right key is read back instead of repeated. What a stage
-needs from earlier ones is made on demand, so any stage can be asked for alone. The stages are in `ntt.run.stages`.
+needs from earlier ones is made on demand, so any stage can be requested alone. The stages are in `ntt.run.stages`.
 """
 
 import logging

@@ -99,7 +99,7 @@ def _log_results(pipeline: Pipeline, tracker: Tracker, metrics: Metrics | None) 
 
 
 def _stage_numbers(pipeline: Pipeline, stage: str) -> dict[str, float]:
-    """Return seconds and peak memory of a stage, with its throughput where it goes through the target images."""
+    """Return seconds and peak memory of a stage, with its throughput if it processes the target images."""
     details = pipeline.directory.stage_details()[stage]
     numbers = {"seconds": float(details["seconds"])}
     numbers |= {f"peak_memory_mb/{name}": float(peak) for name, peak in details["peak_memory_mb"].items()}

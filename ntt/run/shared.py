@@ -1,6 +1,6 @@
 """What the runs of one process share, one after the other: annotation files, models, checked images, results.
 
-Nothing here changes a result: annotation files are told apart by the digest of their bytes, images by their identity
+Nothing here changes a result: annotation files are identified by the digest of their bytes, images by their identity
 on disk, models by their settings and the place they run at, results by the keys of their stages.
 """
 
@@ -32,7 +32,7 @@ class Prepared:
 
 @dataclass
 class Workspace:
-    """Hand one to every `ntt.run.runner.run` of a process; each run takes from it what an earlier one has prepared.
+    """Pass one to every `ntt.run.runner.run` of a process; each run reuses what an earlier one has prepared.
 
     Attributes:
         tidied: stores that were searched for abandoned temporary files.

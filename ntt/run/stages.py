@@ -168,7 +168,7 @@ STAGES: tuple[Stage[Any], ...] = (*_BEFORE_MATCHING, MATCHING, VISUALISATION, EV
 
 
 def asked_stages(config: ExperimentConfig) -> list[Stage[Any]]:
-    """Return the stages that `config.stage` asks for; those they need are made on the way."""
+    """Return the stages that `config.stage` selects; the stages they need are run on demand."""
     if config.stage != "all":
         return [stage for stage in STAGES if stage.name == config.stage]
     return [stage for stage in STAGES if stage is not VISUALISATION or config.visualisation.enabled]

@@ -1,4 +1,4 @@
-"""Tables for people: metrics as plain text."""
+"""Metrics as plain-text tables."""
 
 from collections.abc import Mapping, Sequence
 

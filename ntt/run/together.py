@@ -19,7 +19,7 @@ MAX_IMAGES = 120_000
 
 
 def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> int:
-    """Put the detections of runs into the workspace, where each run finds its own when its turn comes.
+    """Store the detections of runs in the workspace, from which each run later reads its own.
 
     Results, records and failures of the runs are those of runs alone: what cannot be prepared is left to the run, which
     fails with its own message.

@@ -104,7 +104,7 @@ class CandidateSource:
 
     @property
     def computing_threads(self) -> int | None:
-        """Threads that compute while others load and finish; 0: the main one; None: one thing after the other.
+        """Threads that compute while others load and finish; 0: the main one; None: everything in sequence.
 
         A GPU is given two images at a time, so that it has work while one of them is waited for; with TensorFloat-32
         one, since that is a setting of the process.

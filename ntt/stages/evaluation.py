@@ -44,7 +44,7 @@ def evaluate(
     Raises:
         DataError: if the ground truth lacks what LVIS' protocol needs.
     """
-    # Targets without annotations have no objects, so they need no lists of the classes that were looked for.
+    # Targets without annotations have no objects, so they need no lists of the classes that were searched for.
     protocol = protocol if ground_truth.has_annotations else "coco"
     prepared = prepare_ground_truth(ground_truth, categories, protocol=protocol)
     table = tabulate(detections, categories, prepared)

@@ -28,8 +28,8 @@ VERSION = 2
 def fill_memory(*, references: ReferenceSet, encoder: "ReferenceEncoder", group: ProcessGroup) -> MemoryBank:
     """Describe every reference instance by the mean backbone feature inside its mask (method.md §2; paper 3.2).
 
-    The mean feature of the crop outside the mask is kept with it, for matchers that want to know what an object is
-    not. Instances are distributed over the processes.
+    The mean feature of the crop outside the mask is kept with it, for matchers that use negative evidence. Instances
+    are distributed over the processes.
     """
     flat = [instance for members in references.instances for instance in members]
     if group.is_main:
@@ -129,7 +129,7 @@ def _stack(vectors: Sequence[FloatArray | None], channels: int) -> torch.Tensor:
 
 
 def _log_box_masks(instances: Sequence[Instance], masks: ReferenceMasks) -> None:
-    """Log what stands in for the masks of references that have only a box."""
+    """Log what replaces the masks of references that have only a box."""
     count = sum(instance.segmentation is None for instance in instances)
     text = f"{count} of {len(instances)} references have no segmentation"
     if count and masks.maker is None:

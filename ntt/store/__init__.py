@@ -1,4 +1,4 @@
-"""What costs the most, computed once: candidates of target images, features and masks of references.
+"""The most expensive results, computed once: candidates of target images, features and masks of references.
 
 store          entries by the digest of everything that decides them
 entries        their files: reading, writing, and what is believed of them

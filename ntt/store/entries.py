@@ -41,7 +41,7 @@ def load_entry(path: Path, key: str) -> tuple[Arrays, dict[str, str]]:
 
     Args:
         path: of the entry.
-        key: what its name says it holds.
+        key: the content its name states.
 
     Returns:
         Its arrays and notes.
@@ -132,10 +132,10 @@ def _check_range(name: str, values: npt.NDArray[Any], least: float, most: float)
 
 
 def _notes(metadata: Mapping[str, str], key: str) -> dict[str, str]:
-    """Return the notes of an entry that holds what its name says."""
+    """Return the metadata of an entry whose content matches its name."""
     notes: dict[str, str] = json.loads(metadata["entry"])
     if notes.get("key") != key:
-        raise ValueError("it does not hold what its name says")
+        raise ValueError("its content does not match its name")
     if notes.get("format") != str(FORMAT):
         raise ValueError(f"it is of format {notes.get('format')}, this program writes {FORMAT}")
     return notes

@@ -1,7 +1,7 @@
 """Inventory, verification and pruning of a store.
 
 All of it is safe while runs read and write: an entry that vanishes is computed again, and files that a running
-process is writing are never touched. Only entries of a folder that carries the store's mark are looked at: whatever
+process is writing are never touched. Only entries of a folder that carries the store's mark are considered: whatever
 else is stored there, or behind a link, is never removed.
 """
 

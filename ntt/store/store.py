@@ -1,4 +1,4 @@
-"""Content-addressed store of what costs the most: candidates of target images and features of references.
+"""Content-addressed store of the most expensive results: candidates of target images and features of references.
 
 An entry's key is the digest of everything that decides its content and of nothing else: the bytes of the image, the
 fingerprints of the models, the preprocessing. Seeds, shots, classes, matchers, file names and the number of processes
@@ -36,7 +36,7 @@ _LOG = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
 MARK = "ntt_store.txt"
-"""Name of the file that says that a folder is a store, and that files in it may be removed."""
+"""Name of the file that marks a folder as a store, whose files may be removed."""
 USE_RESOLUTION_S = 24 * 3600.0
 """The time of an entry's file is the time of its last use, to within this many seconds."""
 

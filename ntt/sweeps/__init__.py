@@ -1,4 +1,4 @@
-"""Many runs at once: what a sweep file means, what it costs, where it stands, and how it is done.
+"""Many runs at once: the meaning of a sweep file, its cost, its state and its execution.
 
 `spec` reads a file of `sweeps/`, `points` expands it, `units` finds the work that points share, `costs` what it takes;
 `plan` puts them together. `state` keeps what happened, `status` and `text` tell it, `records` make the tables.

@@ -25,7 +25,7 @@ _OWN_FLAGS = ("array", "dependency", "job-name", "open-mode", "output", "error",
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequest:
-    """What the jobs of one stage ask the cluster for. Each key but `tasks` may stand in a profile."""
+    """What the jobs of one stage request from the cluster. Each key but `tasks` may be set in a profile."""
 
     partition: str | int | None = None
     """Partition, or several with commas; null: the cluster's default."""
@@ -64,10 +64,10 @@ class JobRequest:
     """Largest number of jobs of one array that run at the same time; a sweep's own limit is kept as well."""
 
     max_array_size: int = setting(1000, ge=1)
-    """Largest array the site accepts, as `scontrol show config` says under MaxArraySize, less one."""
+    """Largest array the site accepts, as `scontrol show config` gives under MaxArraySize, less one."""
 
     signal_delay_s: int = setting(120, ge=5)
-    """How long before the time limit a job is told, seconds; it must finish the image at hand and leave."""
+    """How long before the time limit a job is told, seconds; it must finish the current image and exit."""
 
     max_timeouts: int = setting(3, ge=0)
     """How often a job that has used its time is queued again. Pre-emptions of longer jobs are not counted."""

@@ -43,7 +43,7 @@ def item_cost(kind: str, config: ExperimentConfig) -> Cost:
     """Return what one image ("candidates") or one reference instance ("references") takes.
 
     Earlier runs and shards of sweeps with the same models below the same output root are asked: on the same data set
-    if there are any, else on any. Those that found their items in the store say nothing and are left out.
+    if there are any, else on any. Those that found their items in the store are uninformative and are left out.
     """
     runs = [(run.dataset, getattr(run, kind)) for run in _earlier_runs(config)]
     measured = [
@@ -57,14 +57,14 @@ def item_cost(kind: str, config: ExperimentConfig) -> Cost:
     computed = [seconds for seconds in comparable if seconds > _COMPUTED_SHARE * max(comparable)]
     if computed:
         return _median(computed, label if same else "other data sets")
-    return Cost(*_DEFAULTS.get((config.segmenter.name, kind), (None, "nothing is measured yet")))
+    return Cost(*_DEFAULTS.get((config.segmenter.name, kind), (None, "nothing measured yet")))
 
 
 def point_cost(config: ExperimentConfig) -> Cost:
     """Return what a point takes besides the shared work: the median of earlier runs on the same data set."""
     label = config.dataset.label()
     seconds = [run.rest for run in _earlier_runs(config) if run.dataset == label and run.rest is not None]
-    return _median(seconds, label) if seconds else Cost(None, "nothing is measured yet")
+    return _median(seconds, label) if seconds else Cost(None, "nothing measured yet")
 
 
 def _median(seconds: list[float], where: str) -> Cost:

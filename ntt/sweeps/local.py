@@ -35,9 +35,9 @@ def run_local(
 
     Args:
         folder: the sweep's folder; the plan is in it.
-        plan: just made or looked at again, so that its counts of what is cached are right.
+        plan: just made or refreshed, so that its counts of what is cached are right.
         processes: jobs that run at the same time.
-        on_change: receives one line on how far everything is, whenever that may have changed.
+        on_change: receives one line of progress whenever that may have changed.
     """
     points = [p for p in plan.points if not p.finished and folder.observed(p.id).status != "running"]
     for point in points:
@@ -133,7 +133,7 @@ def _left_by(folder: SweepFolder, job: Job, *, log: Path) -> list[Job]:
 
 
 def _progress(folder: SweepFolder, plan: Plan) -> str:
-    """Return in one line how far a sweep is."""
+    """Return a sweep's progress in one line."""
     status = sweep_status(folder, plan)
     unfinished = [unit for unit in status.units if unit.is_needed and unit.num_missing]
     if unfinished:

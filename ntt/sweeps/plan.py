@@ -40,7 +40,7 @@ class Plan:
     """The whole plan; `plan.json` in the sweep's folder.
 
     Attributes:
-        created_s: when the store and the run directories were looked at, seconds since 1970.
+        created_s: when the store and the run directories were inspected, seconds since 1970.
     """
 
     name: str

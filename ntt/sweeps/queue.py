@@ -1,4 +1,4 @@
-"""Which job of a cluster does what: `jobs.json` in the sweep's folder, and what the queue says of it."""
+"""Which job of a cluster does what: `jobs.json` in the sweep's folder, and its state in the queue."""
 
 import getpass
 import shutil
@@ -143,7 +143,7 @@ def _last_words(folder: SweepFolder, job: str) -> str:
 
 
 def slurm_command(program: str, *arguments: str) -> str:
-    """Run a program of SLURM and return what it says.
+    """Run a program of SLURM and return its output.
 
     Raises:
         ConfigError: if it is missing, fails or does not answer.

@@ -125,7 +125,7 @@ def _point(sweep: SweepFolder, point: PlannedPoint) -> RunRecord:
     if record.state in ("unfinished", "missing") and state.status == "failed":
         return replace(record, state="failed", problem=f"{(state.error or 'unknown error').splitlines()[0]}")
     if record.state in ("unfinished", "missing") and state.status != "waiting":
-        return replace(record, problem=f"{record.problem}; the sweep says: {state.status}")
+        return replace(record, problem=f"{record.problem}; the sweep reports: {state.status}")
     return record
 
 

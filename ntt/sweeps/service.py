@@ -81,7 +81,7 @@ def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
         What has changed against the earlier plan, in a sentence; None where nothing has, or there was none.
 
     Raises:
-        ConfigError: if the folder belongs to another sweep (one that has no point in common with this one), or points
+        ConfigError: if the folder belongs to another sweep (one that shares no point with this one), or points
             would be dropped that are being worked on.
     """
     before = {point.id for point in read_plan(folder).points} if folder.plan.is_file() else set()
@@ -101,7 +101,7 @@ def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
     _write(folder, plan)
     if not before or before == now:
         return None
-    return f"The plan has changed: {len(now - before)} of its points are new, {len(before - now)} have gone."
+    return f"The plan has changed: {len(now - before)} of its points are new, {len(before - now)} were removed."
 
 
 def _write(folder: SweepFolder, plan: Plan) -> None:

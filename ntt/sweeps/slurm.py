@@ -2,8 +2,8 @@
 
 Shared candidates are one array of jobs and shared reference features another; points wait for the shared work they
 build on (`afterany`), and a point whose shared work has failed is recorded as failed at once instead of computing it
-by itself. Jobs run a copy of the program made at submission. Without accounting SLURM cannot be asked for the fate of
-a job that has ended, so what counts is the state files of the sweep; the queue only says who is still coming.
+by itself. Jobs run a copy of the program made at submission. Without accounting SLURM cannot be queried for the fate of
+a job that has ended, so what counts is the state files of the sweep; the queue only shows which jobs are still to run.
 """
 
 import logging
@@ -41,7 +41,7 @@ def submit(
 
     Args:
         folder: the sweep's folder, with its plan written.
-        plan: its plan, best looked at again with `replan`.
+        plan: its plan, ideally refreshed with `replan`.
         cluster: name of a profile; None: that of the submission before, else the one the sweep file names.
         overrides: of the profile; see `load_profile`. Without a profile and without overrides those of the submission
             before hold.

@@ -79,7 +79,7 @@ class SweepSpec:
     """Combinations of settings that belong together; every combination of the axes is made with each."""
 
     exclude: tuple[Settings, ...] = ()
-    """A point that agrees with all of one of these mappings is left out. A tuple stands for any of its values."""
+    """A point that agrees with all of one of these mappings is left out. A tuple matches any of its values."""
 
     resources: Resources = field(default_factory=Resources)
 

@@ -1,7 +1,7 @@
 """What is known of a sweep's points and shards while they run: one small file each, written atomically.
 
-There is no lock and no server. A process that works on a task says so every few seconds; one that has been silent
-for long, or whose process is gone from this machine, counts as lost, and its work as not done.
+There is no lock and no server. A process that works on a task sends a heartbeat every few seconds; one without a recent
+heartbeat, or whose process has ended on this machine, counts as lost, and its work as not done.
 """
 
 import logging
@@ -28,7 +28,8 @@ SILENCE_LIMIT_S = 180.0
 
 @dataclass(frozen=True)
 class TaskState:
-    """What is known of one point, or of one shard of shared work. Times are seconds since 1970, by the worker's clock.
+    """What is known about one point, or of one shard of shared work. Times are seconds since 1970, by the worker's
+    clock.
 
     Attributes:
         status: one of `STATUSES`; "lost" is never written, only concluded (see `SweepFolder.observed`).
@@ -67,7 +68,7 @@ class TaskState:
 
 @dataclass
 class Count:
-    """How far the work on a shard is."""
+    """Progress of the work on a shard."""
 
     items: int = 0
     computed: int = 0
@@ -153,7 +154,7 @@ class SweepFolder:
         waiting again if the process is told to stop (KeyboardInterrupt, SystemExit).
 
         Yields:
-            A count for the block to keep; each sign of life takes it along.
+            A count for the block to keep; each heartbeat writes it, too.
         """
         count, now = Count(), time.time()
         begun = TaskState(

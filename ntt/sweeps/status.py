@@ -1,4 +1,4 @@
-"""Where a sweep stands: points by state, shared work, time spent and left."""
+"""The state of a sweep: points by state, shared work, elapsed and remaining time."""
 
 import time
 from collections import Counter
@@ -37,7 +37,7 @@ class UnitStatus:
 
     @property
     def num_missing(self) -> int:
-        """Items that are not known to be there."""
+        """Items that are not known to exist."""
         return max(0, self.unit.num_items - self.num_there)
 
 
@@ -46,7 +46,7 @@ class SweepStatus:
     """Everything `ntt sweep status` tells.
 
     Attributes:
-        elapsed_s: from the first start of anything to its last sign of life; None where nothing has begun.
+        elapsed_s: from the first start of anything to its last heartbeat; None where nothing has begun.
         left_s: estimate of the time left with as many processes as work now (at least one); None where there is
             nothing to estimate it by.
     """
@@ -66,7 +66,7 @@ Observer = Callable[[SweepFolder, Sequence[str]], Mapping[str, TaskState]]
 
 
 def by_heartbeat(folder: SweepFolder, tasks: Sequence[str]) -> dict[str, TaskState]:
-    """Return what the state files and the signs of life tell of tasks."""
+    """Return the states of tasks according to state files and heartbeats."""
     return {task: folder.observed(task) for task in tasks}
 
 
@@ -76,7 +76,7 @@ def is_done(folder: SweepFolder, point: PlannedPoint) -> bool:
 
 
 def sweep_status(folder: SweepFolder, plan: Plan, *, observe: Observer = by_heartbeat) -> SweepStatus:
-    """Read where a sweep stands; `observe` returns the states of tasks (a cluster knows more than the files do)."""
+    """Read the state of a sweep; `observe` returns the states of tasks (a cluster knows more than the files do)."""
     shards_of = {unit.id: folder.shards(unit.id) for unit in plan.units}
     states = observe(
         folder, [*(point.id for point in plan.points), *(task for ids in shards_of.values() for task in ids)]

@@ -1,4 +1,4 @@
-"""Plans and states of sweeps as text for people."""
+"""Plans and states of sweeps as readable text."""
 
 import math
 import time
@@ -34,7 +34,7 @@ def plan_text(folder: SweepFolder, plan: Plan) -> str:
 
 
 def status_text(folder: SweepFolder, plan: Plan, status: SweepStatus, *, verbose: bool = False) -> str:
-    """Describe where a sweep stands: points by state, shared work, time gone and left, what went wrong."""
+    """Describe the state of a sweep: points by state, shared work, elapsed and remaining time, errors."""
     counts = ", ".join(f"{status.counts[name]} {name}" for name in STATUSES if status.counts[name])
     lines = [f"Sweep {plan.name}: {counted(len(plan.points), 'point')}: {counts}"]
     units = [unit for unit in status.units if unit.is_needed or unit.shards]
@@ -52,7 +52,7 @@ def status_text(folder: SweepFolder, plan: Plan, status: SweepStatus, *, verbose
 
 
 def list_text(sweeps: Sequence[tuple[SweepFolder, Plan, SweepStatus]], output_root: Path) -> str:
-    """Name all sweeps and how far they are."""
+    """Name all sweeps and their progress."""
     if not sweeps:
         return f"No sweep below {output_root}. Plan one: ntt sweep plan sweeps/demo_small.yaml"
     rows: list[tuple[str, ...]] = [("sweep", "points", "done", "running", "failed or lost", "file")]
@@ -146,7 +146,7 @@ def _point_lines(point: PointStatus, *, verbose: bool) -> list[str]:
     elif state.seconds is not None:
         details.append(duration(state.seconds))
     if state.status == "running" and state.heartbeat_s is not None:
-        details.append(f"last sign of life {duration(max(0.0, time.time() - state.heartbeat_s))} ago")
+        details.append(f"last heartbeat {duration(max(0.0, time.time() - state.heartbeat_s))} ago")
     if state.job is not None:
         details.append(f"job {state.job}")
     if state.attempts > 1:

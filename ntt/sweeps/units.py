@@ -33,7 +33,7 @@ class WorkUnit:
     Attributes:
         id: kind and a digest, usable as a file name.
         kind: "candidates" or "references".
-        label: what it is, for people.
+        label: a readable name.
         point: id of the first point that builds on it; the unit is done by its settings.
         num_items: images, or reference instances.
         num_cached: those of them that the store has; None where the planning machine cannot tell.
@@ -81,8 +81,8 @@ class Inventory:
 def take_inventory(points: Sequence[Point]) -> Inventory:
     """Read the annotation files, name the shared work, and look what the store and the run directories have.
 
-    On a machine without the points' device (a login node) the store cannot be asked, because models are part of its
-    keys; units are then told apart by their settings.
+    On a machine without the points' device (a login node) the store cannot be queried, because models are part of its
+    keys; units are then distinguished by their settings.
 
     Raises:
         NttError: if none of the points can be run.

@@ -78,7 +78,7 @@ class _Worker:
     def fill(self, shard: Shard) -> bool:
         """Put the items of a shard into the store; return False if that failed.
 
-        At most the item at hand is lost when the process is stopped.
+        At most the current item is lost when the process is stopped.
         """
         try:
             with console_logging(), self.folder.working_on(shard.task, job=self.job_id) as count:

@@ -32,7 +32,7 @@ class Archive:
 
     Attributes:
         into: folder below the data root that its members' names start from.
-        provides: what it leaves behind: path below `into` -> 1 for a file, for a folder the least number of entries.
+        provides: what it leaves behind: path below `into` -> 1 for a file, for a folder the minimum number of entries.
     """
 
     url: str

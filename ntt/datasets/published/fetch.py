@@ -21,7 +21,7 @@ class Source:
     """Where to download from, and who hears of progress.
 
     Attributes:
-        mirror: base URL that takes the place of the official hosts; None: the official ones.
+        mirror: base URL that replaces the official hosts; None: the official ones.
         keep_archives: do not delete archives once they are unpacked.
         progress: called with the current step; returns a function that is called with (bytes done, total bytes).
     """

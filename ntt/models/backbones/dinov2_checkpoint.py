@@ -58,7 +58,7 @@ def variant(name: str) -> Variant:
 
 
 def identify(state: Mapping[str, torch.Tensor]) -> Variant | None:
-    """Tell the model a checkpoint in Meta's layout is of, by its shapes; None if it is of none of them."""
+    """Return the model that a checkpoint in Meta's layout belongs to, by its shapes; None if it matches none."""
     token, patches = state.get("cls_token"), state.get("patch_embed.proj.weight")
     if token is None or patches is None or tuple(patches.shape[1:]) != (3, PATCH_SIZE, PATCH_SIZE):
         return None

@@ -144,6 +144,6 @@ def _pair_by_position(
         kind = name.rpartition(".")[2]
         if value.shape != state[name].shape or kind != source.rpartition(".")[2]:
             tensor, expected = f"{source} {list(value.shape)}", f"{name} {list(state[name].shape)}"
-            raise WeightsError(_reinstall(path, f"its tensor {tensor} stands where {expected} is expected"))
+            raise WeightsError(_reinstall(path, f"its tensor {tensor} is in place of {expected}"))
         paired[name] = value
     return paired

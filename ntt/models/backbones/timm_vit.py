@@ -26,13 +26,13 @@ class TimmVitConfig(BackboneConfig):
     SCHEMA: ClassVar[str] = "timm"
 
     model: str = "vit_base_patch16_224.augreg2_in21k_ft_in1k"
-    """Name of a vision transformer in timm, with or without the tag after the dot that says which weights."""
+    """Name of a vision transformer in timm, with or without the tag after the dot that selects the weights."""
 
     weights: str | None = None
     """Local file with the model's weights; null: `pretrained` decides."""
 
     pretrained: bool = False
-    """true: let timm download the weights its tag stands for, into timm's own cache; false: never."""
+    """true: let timm download the weights of the tag into timm's own cache; false: never."""
 
     input_size: int | None = None
     """Side of the encoder's square input, pixels; a multiple of the patch size. null: the model's own."""

@@ -25,7 +25,7 @@ class VisionTransformer(ABC):
     """A vision transformer as a backbone; see `ntt.models.backbones.base.Backbone`."""
 
     def __init__(self, config: BackboneConfig, placement: Placement, *, input_size: int, patch_size: int) -> None:
-        """Check where it runs and the size of its input."""
+        """Check its placement and input size."""
         check_input_size(input_size, patch_size)
         self.config = config
         self.name = config.name
@@ -51,7 +51,7 @@ class VisionTransformer(ABC):
 
     @abstractmethod
     def build(self) -> tuple[nn.Module, TokensOf]:
-        """Build the network with its weights, and say how patch tokens [B, N, D] are had from standardised images."""
+        """Build the network with its weights, and a function from standardised images to patch tokens [B, N, D]."""
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:

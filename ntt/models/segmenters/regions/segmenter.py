@@ -93,7 +93,7 @@ class Regions:
         """
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        # With one thread, linear algebra gives the same digits whatever the number of threads elsewhere.
+        # With one thread, linear algebra gives the same digits for any number of threads elsewhere.
         with threadpool_limits(limits=1, user_api="blas"):
             leaves = self.leaves(canvas_3hw, feature_map_Dhw)
             if len(leaves.area_L) == 1:
