@@ -99,8 +99,8 @@ def test_aliases_of_the_published_stage_names():
         ("dataset.root=/a,b", ["several values", "quote it twice: 'dataset.root=\"/a,b\"'"]),
         ("dataset.root=Bäume (1)", ["cannot be read", "quote it twice: 'dataset.root=\"Bäume (1)\"'"]),
         ("dataset.root='a", ["dataset.root='a: this override cannot be read. Write KEY=VALUE.\n"]),
-        ("~shots", ["~shots: nothing can be taken out", "Leave ~shots out to keep the default."]),
-        ("~dataset=demo", ["~dataset=demo: nothing can be taken out"]),
+        ("~shots", ["~shots: settings cannot be removed", "Leave ~shots out to keep the default."]),
+        ("~dataset=demo", ["~dataset=demo: settings cannot be removed"]),
         ("experiment=cdfsod_diorr", ["Did you mean experiment=cdfsod_dior?"]),
         ("shotts=1shot", ["shotts=1shot: there is no setting 'shotts'. Did you mean shots?\n"]),
         ("split.classes=person", ["split.classes=person", "Write split.classes=[person]"]),
@@ -195,5 +195,5 @@ def test_importing_the_package_does_nothing():
 
 
 def test_taking_a_group_out_of_a_sweep_is_refused():
-    with pytest.raises(ConfigError, match="~shots: nothing can be taken out"):
+    with pytest.raises(ConfigError, match="~shots: settings cannot be removed"):
         compose_many([["seed=1", "~shots"]])

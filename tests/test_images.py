@@ -132,7 +132,7 @@ def test_another_size_than_annotated(
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"There is no image .*a\.png\. Put it there"):
+    with pytest.raises(DataError, match=r"There is no image .*a\.png\. Add it"):
         read_image(record(tmp_path / "a.png"))
     with pytest.raises(DataError, match="There is no image"):
         image_digest(tmp_path / "a.png")

@@ -81,8 +81,8 @@ def test_masks_and_boxes_that_would_pass_for_examples_are_refused(own: Path):
     with pytest.raises(DataError) as caught:
         convert_references(own / "references")
     for part in (
-        "reference_0_mask.png is named like a mask, but there is no image reference_0.* beside it. Give both the same",
-        "c.d_box.txt is named like a file of boxes, but there is no image c.d.* beside it.",
+        "reference_0_mask.png is named like a mask, but there is no image reference_0.* next to it. Give both the same",
+        "c.d_box.txt is named like a file of boxes, but there is no image c.d.* next to it.",
     ):
         assert part in str(caught.value)
     Image.new("RGB", (50, 40)).save(folder / "c.d.png")
