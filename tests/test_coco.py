@@ -230,7 +230,7 @@ def test_missing_boxes_and_areas_are_measured(tmp_path: Path, changes: dict[str,
     ("changes", "text"),
     [
         ({"image_id": 6}, "has image_id 6, which is not in `images`."),
-        ({"image_id": "5"}, "There is an image 5: numbers and text are told apart"),
+        ({"image_id": "5"}, "There is an image 5: numbers and text are distinguished"),
         ({"image_id": [5]}, "has image_id [5]"),
         *(
             ({"category_id": number}, f"has category_id {number!r}, which is not in `categories`")

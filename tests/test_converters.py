@@ -366,9 +366,9 @@ def test_unusable_labelme_shapes_are_refused(tmp_path: Path, bad: Any, text: str
     [
         ("{", "cannot be read as JSON"),
         ("[" * 100_000, "cannot be read as JSON"),
-        ("[]", "is no LabelMe file"),
-        ('{"images": []}', "is no LabelMe file"),
-        ('{"shapes": 3}', "is no LabelMe file"),
+        ("[]", "is not a LabelMe file"),
+        ('{"images": []}', "is not a LabelMe file"),
+        ('{"shapes": 3}', "is not a LabelMe file"),
         ('{"shapes": []}', "there is no object with a class"),
     ],
 )

@@ -55,7 +55,7 @@ def test_what_cannot_be_written_or_read_is_named(tmp_path: Path):
     (tmp_path / "a.json").write_text('{"x": ')
     with pytest.raises(StorageError, match=r"a\.json cannot be read: Expecting value"):
         read_json(tmp_path / "a.json")
-    with pytest.raises(StorageError, match="Cannot write .*start the same command again"):
+    with pytest.raises(StorageError, match="Cannot write .*run the same command again"):
         write_text(tmp_path / "a.json" / "a.txt", "x")
     with pytest.raises(StorageError, match="Set runtime.output_root"), file_logging(tmp_path / "a.json" / "run"):
         pass

@@ -167,7 +167,7 @@ def test_unusable_examples_are_refused(change: dict[str, Any], text: str):
 
 def test_wrong_settings_are_refused_in_plain_words():
     reference = ntt.Reference(np.zeros((HEIGHT, WIDTH), np.uint8), "disc")
-    with pytest.raises(ConfigError, match="backbone=dinov5: there is no such option. Allowed is one of dinov2"):
+    with pytest.raises(ConfigError, match="backbone=dinov5: there is no such option. Allowed: one of dinov2"):
         ntt.Predictor([reference], backbone="dinov5")
     with pytest.raises(ConfigError, match="there is no setting 'matcher.mergin'. Did you mean matcher.merging"):
         ntt.Predictor([reference], overrides=["matcher.mergin=hard"])

@@ -71,7 +71,7 @@ def test_two_identical_jobs_at_once(report: Json):
 def test_a_limit_of_file_sizes(report: Json):
     starved = report["starved"]
     assert starved["statuses"] == [2, 0]
-    assert "the disk is full. Make space and start the same command again" in starved["said"]
+    assert "the disk is full. Make space and run the same command again" in starved["said"]
     assert "Traceback" not in starved["said"]
     assert starved["kept"] == 2
     assert starved["same"]
@@ -112,7 +112,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path, capfd: pytest.CaptureFixt
     subprocess.run(["rm", "-r", str(directory), *map(str, entries[1:])], check=True)
     free = os.statvfs(small_disk)
     filler.write_bytes(bytes(max(0, free.f_bavail * free.f_bsize - len(expected[entries[1]]) // 2)))
-    with pytest.raises(StorageError, match=r"the disk is full\. Make space and start the same command again"):
+    with pytest.raises(StorageError, match=r"the disk is full\. Make space and run the same command again"):
         runner.run(job)
     assert "Traceback" not in capfd.readouterr().err
     assert entries[0].read_bytes() == expected[entries[0]]

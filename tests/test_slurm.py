@@ -94,7 +94,7 @@ def test_all_mistakes_of_a_profile_are_named(tmp_path: Path):
 def test_what_is_no_profile_is_refused(tmp_path: Path, text: str):
     with pytest.raises(ConfigError, match=r"mine\.yaml"):
         load_profile(write_profile(tmp_path, text))
-    with pytest.raises(ConfigError, match="no cluster profile 'moon'. Allowed is one of cpu, gpu_a100, local_test"):
+    with pytest.raises(ConfigError, match="no cluster profile 'moon'. Allowed: one of cpu, gpu_a100, local_test"):
         load_profile("moon")
     with pytest.raises(ConfigError, match=r"two\.yaml names no cluster profile.*one of cpu, gpu_a100, local_test"):
         slurm.dry_run(SweepFolder(tmp_path), replace(two_data_sets(tmp_path), cluster=None))

@@ -158,7 +158,7 @@ def test_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", no_space)
-    with pytest.raises(StorageError, match=r"the disk is full\. Make space and start the same command again"):
+    with pytest.raises(StorageError, match=r"the disk is full\. Make space and run the same command again"):
         Store(tmp_path).write_reference(KEY, ReferenceFeature(np.zeros(3, dtype=np.float32), None))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

@@ -251,7 +251,7 @@ def test_a_sweep_is_found_by_name_file_and_folder(done: Study):
         (("cancel", "four"), "was not submitted to a cluster"),
         (("run", "four", "seed=3"), "its settings are fixed. Give the sweep file"),
         (("run", "four", "--processes", "0"), "0 is not in the range x>=1"),
-        (("collect", "four", "--metric", "bbox/ap"), "Allowed is one of bbox/AP"),
+        (("collect", "four", "--metric", "bbox/ap"), "Allowed: one of bbox/AP"),
         (("plan", "none.yaml"), "There is no sweep file none.yaml"),
         (("plan", "four.yaml", "--name", "a b"), "name=a b is not possible"),
     ],

@@ -171,7 +171,7 @@ def test_everything_excluded_is_refused(tmp_path: Path):
         ("- seed", ": [seed] is invalid. Allowed: a mapping with the keys name, description"),
         ("", ": null is invalid. Allowed: a mapping"),
         ("axes: {sed: [0, 1]}", "sed=0: there is no setting 'sed'. Did you mean seed?"),
-        ("axes: {shots: [1, 5]}", "shots=1: there is no such option. Allowed is one of"),
+        ("axes: {shots: [1, 5]}", "shots=1: there is no such option. Allowed: one of"),
         ("axes: {seed: [-1]}", "seed=-1 is invalid. Allowed: 0 or more"),
     ],
 )

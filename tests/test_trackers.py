@@ -267,7 +267,7 @@ def test_a_server_that_falls_silent_costs_a_warning_and_little_time(tmp_path: Pa
         running.status = None
         started = time.monotonic()
         output = output_of(process)
-    assert "The run goes on" in output
+    assert "The run continues" in output
     assert "Send it with: wandb sync" in output
     assert time.monotonic() - started < 150
 

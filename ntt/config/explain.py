@@ -88,7 +88,7 @@ def _explain(line: str, error: Exception, others: Sequence[str]) -> str:
 
 
 def _no_such_option(group: str, value: str, options: Sequence[str]) -> str:
-    text = f"{group}={value}: there is no such option. Allowed is one of {', '.join(options)}."
+    text = f"{group}={value}: there is no such option. Allowed: one of {', '.join(options)}."
     close = difflib.get_close_matches(value, options, n=1) or [name for name in options if name.startswith(value)]
     # "5", "5shots" and "5shot" all mean a number of references.
     number = value.removesuffix("s").removesuffix("shot")

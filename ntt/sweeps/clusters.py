@@ -136,7 +136,7 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> ClusterProfile:
     path = Path(name).expanduser().absolute() if is_path else CLUSTERS_DIR / f"{name}.yaml"
     if not path.is_file():
         raise ConfigError(
-            f"There is no cluster profile {name!r}. Allowed is one of {', '.join(profile_names())}, or the path of a "
+            f"There is no cluster profile {name!r}. Allowed: one of {', '.join(profile_names())}, or the path of a "
             "YAML file of your own."
         )
     content = read_yaml(path.read_bytes(), where=str(path))

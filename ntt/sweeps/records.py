@@ -91,7 +91,7 @@ def collect_tables(folder: SweepFolder, *, metric: str) -> list[Table]:
     runs = runs_frame(read_sweep(folder.root))
     metrics = metric_names(runs)
     if metrics and metric not in metrics:
-        raise ConfigError(f"--metric {metric}: no point has it. Allowed is one of {', '.join(metrics)}.")
+        raise ConfigError(f"--metric {metric}: no point has it. Allowed: one of {', '.join(metrics)}.")
     tables = [results_table(runs, metric), runs_table(runs, metric)]
     missing = missing_table(runs)
     return tables if missing is None else [*tables, missing]
