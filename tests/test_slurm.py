@@ -390,7 +390,7 @@ def test_a_copy_that_was_changed_is_refused(tmp_path: Path, name: str, text: str
     copy = take_snapshot(tmp_path / "code", project=make_project(tmp_path / "project"))
     task = JobTask(sweep_dir=tmp_path, work_dir=tmp_path, code=copy, job=Job(points=("p",)))
     assert task.checkpoint().function == task
-    with pytest.raises(ConfigError, match=r"This job runs the program in .* allowed is the copy made at submission"):
+    with pytest.raises(ConfigError, match=r"This job runs the program in .* not the copy made at submission"):
         task()
     (copy.root / name).unlink() if text is None else (copy.root / name).write_text(text)
     with pytest.raises(ConfigError, match=r"is not what was submitted.*ntt sweep retry"):

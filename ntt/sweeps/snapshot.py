@@ -54,9 +54,9 @@ def check_snapshot(snapshot: Snapshot) -> None:
     digest = code_digest(snapshot.root, parts=(".",))  # anything next to the program could be imported, too
     if digest != snapshot.digest:
         raise ConfigError(
-            f"The code in {snapshot.root} is not what was submitted: its digest is {digest[:12]}, allowed is "
+            f"The code in {snapshot.root} is not what was submitted: its digest is {digest[:12]}, expected "
             f"{snapshot.digest[:12]}. Delete the folder and submit again with ntt sweep retry, which copies the "
-            "program as it is then."
+            "current program."
         )
 
 

@@ -79,7 +79,7 @@ def _check_code(code: Snapshot) -> None:
     check_snapshot(code)
     if code.root.resolve() != PROJECT_DIR:
         raise ConfigError(
-            f"This job runs the program in {PROJECT_DIR}, allowed is the copy made at submission, {code.root}. Take "
+            f"This job runs the program in {PROJECT_DIR}, not the copy made at submission, {code.root}. Take "
             "PYTHONSAFEPATH and options such as -P or -I out of the profile's setup and python, and submit again."
         )
 
