@@ -138,14 +138,14 @@ def test_native_warns_once_of_all_short_classes(tmp_path: Path, caplog: pytest.L
     assert [len(drawn) for drawn in native(dataset, A, B, C, shots=2)] == [1, 2, 2]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage().endswith("else with what exists: a (1 in all), b (1 valid, 2 in all)")
+    assert record.getMessage().endswith("else with what exists: a (1 in total), b (1 valid, 2 in total)")
     caplog.clear()
     twelve = [Category(n, f"k{n}") for n in range(1, 13)]
     entries = [annotation(c.id, 0, c.id, GOOD) for c in twelve]
     image = {"id": 0, "file_name": "0.png", "height": 400, "width": 400}
     dataset = read(tmp_path, document(images=[image], categories=list(map(vars, twelve)), annotations=entries))
     native(dataset, *twelve, shots=2)
-    assert caplog.records[0].getMessage().endswith("k10 (1 in all) and 2 more classes")
+    assert caplog.records[0].getMessage().endswith("k10 (1 in total) and 2 more classes")
 
 
 # What every sampler refuses
@@ -315,6 +315,6 @@ def test_too_few_or_no_shot_indices(tmp_path: Path, caplog: pytest.LogCaptureFix
     with pytest.raises(DataError, match="Class 'a', annotations with shot_index < 3: 2 found, 3 needed"):
         sample_shot_index(dataset, [A], shots=3, strict=True)
     assert ids(sample_shot_index(dataset, [A], shots=3, strict=False)) == [[2, 1]]
-    assert caplog.records[0].getMessage().endswith(": a (2 in all)")
+    assert caplog.records[0].getMessage().endswith(": a (2 in total)")
     with pytest.raises(DataError, match=r"No annotation of .* has a `shot_index`.* Use shots\.sampler=native"):
         sample_shot_index(shot_indices(tmp_path, None, None), [A], shots=1, strict=False)
