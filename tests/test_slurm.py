@@ -80,7 +80,7 @@ def test_all_mistakes_of_a_profile_are_named(tmp_path: Path):
         "setup=module load is invalid. Allowed: a list.",
         "python has more than one line.",
         "stages.points: requeue=1 is invalid. Allowed: true or false.",
-        "stages.matching is not possible",
+        "stages.matching is invalid",
         "tasks=3: There is no key tasks.",
         "matching.cpus=1: There is no key matching.cpus.",
         "gpus=-1 is invalid. Allowed: 0 or more.",
