@@ -97,11 +97,11 @@ def test_damaged_files_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     with pytest.raises(WeightsError, match="it holds 246 tensors, the network has 247"):
         _load_changed(monkeypatch, path, short)
     reshaped = {**stored, "_bn0.weight": torch.zeros(31)}
-    with pytest.raises(WeightsError, match=r"its tensor _bn0.weight \[31\] stands where bn1.weight \[32\]"):
+    with pytest.raises(WeightsError, match=r"its tensor _bn0.weight \[31\] is in place of bn1.weight \[32\]"):
         _load_changed(monkeypatch, path, reshaped)
     exchange = {"_bn0.weight": "_bn0.bias", "_bn0.bias": "_bn0.weight"}
     swapped = {exchange.get(name, name): value for name, value in stored.items()}
-    with pytest.raises(WeightsError, match=r"_bn0.bias \[32\] stands where bn1.weight"):
+    with pytest.raises(WeightsError, match=r"_bn0.bias \[32\] is in place of bn1.weight"):
         _load_changed(monkeypatch, path, swapped)
     with pytest.raises(WeightsError, match="holds a list, not a state dict"):
         _load_changed(monkeypatch, path, [torch.zeros(1)])
