@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
@@ -254,3 +257,15 @@ def test_ctrl_c_ends_a_run_with_one_line(monkeypatch: pytest.MonkeyPatch, capsys
         run_hydra(interrupt)
     assert caught.value.code == 130
     assert capsys.readouterr().err == "\nInterrupted. Run the same command again to resume.\n"
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.8, 1.5])
+def test_ctrl_c_while_packages_are_imported_leaves_no_traceback(seconds: float, tmp_path: Path):
+    command = [sys.executable, str(PROJECT_DIR / "main.py"), f"runtime.output_root={tmp_path}", "split.classes=[none]"]
+    restored = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # CI may start us with it ignored
+    run = subprocess.Popen(command, cwd=PROJECT_DIR, stderr=subprocess.PIPE, text=True, preexec_fn=restored)
+    time.sleep(seconds)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode in (-signal.SIGINT, 130, 2)  # at once, in our own code, or after the refusal
+    assert "Traceback" not in err
