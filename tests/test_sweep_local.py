@@ -253,7 +253,7 @@ def test_a_sweep_is_found_by_name_file_and_folder(done: Study):
         (("run", "four", "--processes", "0"), "0 is not in the range x>=1"),
         (("collect", "four", "--metric", "bbox/ap"), "Allowed: one of bbox/AP"),
         (("plan", "none.yaml"), "There is no sweep file none.yaml"),
-        (("plan", "four.yaml", "--name", "a b"), "name=a b is not possible"),
+        (("plan", "four.yaml", "--name", "a b"), "name=a b is invalid"),
     ],
 )
 def test_what_cannot_be_done_is_said_plainly(
