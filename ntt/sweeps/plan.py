@@ -5,14 +5,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ntt.base.files import read_json, write_json
-from ntt.base.typed import read_dataclass
+from ntt.base.files import write_json
 from ntt.config.compose import compose_many
-from ntt.errors import ConfigError, StorageError, raise_all
+from ntt.errors import ConfigError, raise_all
 from ntt.sweeps.costs import point_cost
 from ntt.sweeps.points import Point, PointBase, make_point
 from ntt.sweeps.spec import Resources, SweepSpec
-from ntt.sweeps.state import SweepFolder
+from ntt.sweeps.state import SweepFolder, read_record
 from ntt.sweeps.units import Inventory, WorkUnit, take_inventory
 
 
@@ -151,11 +150,4 @@ def read_plan(folder: SweepFolder) -> Plan:
     """
     if not folder.plan.is_file():
         raise ConfigError(f"There is no sweep in {folder.root}. `ntt sweep list` names those there are.")
-    problems: list[str] = []
-    plan = read_dataclass(Plan, read_json(folder.plan), problems)
-    if plan is None or problems:
-        raise StorageError(
-            f"{folder.plan} is of another version of this program ({problems[0]}) Delete it and plan the sweep again: "
-            "ntt sweep plan FILE."
-        )
-    return plan
+    return read_record(Plan, folder.plan, remedy="Delete it and plan the sweep again: ntt sweep plan FILE.")

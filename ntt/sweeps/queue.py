@@ -6,10 +6,9 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from ntt.base.files import read_json, write_json
-from ntt.base.typed import read_dataclass
-from ntt.errors import ConfigError, StorageError
-from ntt.sweeps.state import SweepFolder, TaskState
+from ntt.base.files import write_json
+from ntt.errors import ConfigError
+from ntt.sweeps.state import SweepFolder, TaskState, read_record
 
 _QUEUE_TIMEOUT_S = 60
 # What stays visible for some minutes after the end. A job that is COMPLETING is not at its end.
@@ -60,14 +59,8 @@ def read_jobs(folder: SweepFolder) -> list[ArrayRecord]:
     """
     if not folder.jobs.is_file():
         return []
-    problems: list[str] = []
-    record = read_dataclass(_Record, read_json(folder.jobs), problems)
-    if record is None or problems:
-        raise StorageError(
-            f"{folder.jobs} is of another version of this program ({problems[0]}) Wait for its jobs or end them with "
-            "scancel, delete the file, and submit again."
-        )
-    return list(record.arrays)
+    remedy = "Wait for its jobs or end them with scancel, delete the file, and submit again."
+    return list(read_record(_Record, folder.jobs, remedy=remedy).arrays)
 
 
 def write_jobs(folder: SweepFolder, arrays: Sequence[ArrayRecord]) -> None:

@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ntt.base.files import read_json, write_json
 from ntt.base.settings import setting
 from ntt.base.typed import read_dataclass
 from ntt.errors import StorageError
 
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 STATUSES = ("waiting", "running", "done", "failed", "cancelled", "lost")
 HEARTBEAT_S = 15.0
@@ -212,3 +214,16 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def read_record(cls: type[T], path: Path, *, remedy: str) -> T:
+    """Read a JSON file of a sweep into the dataclass it was written from.
+
+    Raises:
+        StorageError: if it is damaged, or of another version of this program; ends with `remedy`.
+    """
+    problems: list[str] = []
+    record = read_dataclass(cls, read_json(path), problems)
+    if record is None or problems:
+        raise StorageError(f"{path} is of another version of this program ({problems[0]}) {remedy}")
+    return record
