@@ -55,13 +55,3 @@ def test_the_same_size_and_date_do_not_deceive(tmp_path: Path, hashed: list[str]
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     assert sha256_of(path) == hashlib.sha256(b"two").hexdigest()
-
-
-def test_the_memory_is_bounded(tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(digests, "_LIMIT", 2)
-    monkeypatch.setattr(digests, "_CACHE", type(digests._CACHE)())
-    for name in ("a", "b", "c", "a"):
-        if not (tmp_path / name).exists():
-            (tmp_path / name).write_text(name)
-        sha256_of(tmp_path / name)
-    assert hashed == ["a", "b", "c", "a"]

@@ -9,15 +9,13 @@ import hashlib
 import json
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 _BLOCK_BYTES = 1 << 20
 _SETTLED_NS = 5_000_000_000
-_LIMIT = 500_000
-_CACHE: "OrderedDict[FileIdentity, str]" = OrderedDict()
+_CACHE: "dict[FileIdentity, str]" = {}
 
 
 class FileIdentity(NamedTuple):
@@ -56,8 +54,6 @@ def sha256_of(path: Path) -> str:
         digest = _hash(stream)
         if trusted and file_identity(stream.fileno()) == identity:
             _CACHE[identity] = digest
-            if len(_CACHE) > _LIMIT:
-                _CACHE.popitem(last=False)
         return digest
 
 

@@ -9,7 +9,6 @@ import base64
 import http.client
 import logging
 import os
-import shutil
 import ssl
 import time
 import urllib.error
@@ -22,7 +21,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from ntt.base.digests import digest_of
-from ntt.base.files import exclusive
+from ntt.base.files import exclusive, require_space
 from ntt.errors import ConfigError, DownloadError, StorageError
 
 Progress = Callable[[int, int | None], None]
@@ -31,7 +30,6 @@ MAX_BYTES = 64 << 30
 
 _LOG = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
-_SPARE_BYTES = 16 << 20
 _ATTEMPTS = 5  # in a row without a new byte
 _FIRST_PAUSE_S = 1.0  # doubles after each further failure
 _LONGEST_PAUSE_S = 60.0
@@ -214,9 +212,14 @@ class _Transfer:
         total = offset + int(length) if length.isdigit() else None
         done = offset
         self._require_size(total or 0)
-        self._require_space((total or 0) - offset)
+        require_space(self.part.parent, (total or 0) - offset, f"the {self.label}")
         with self.part.open("ab" if offset else "wb") as file:
-            while block := self._next_block(response):
+            while True:
+                with self._network_errors():
+                    # read1 returns what has arrived; read would lose an unfinished block when the connection breaks.
+                    block = response.read1(_BLOCK_BYTES)
+                if not block:
+                    break
                 done += len(block)
                 self._require_size(done)
                 file.write(block)
@@ -227,24 +230,10 @@ class _Transfer:
         if total is not None and done < total:
             raise _TransientError(f"the connection ended at {done} of {total} bytes")
 
-    def _next_block(self, response: Any) -> bytes:
-        with self._network_errors():
-            # read1 returns what has arrived; read would lose an unfinished block when the connection breaks.
-            block: bytes = response.read1(_BLOCK_BYTES)
-            return block
-
     def _require_size(self, size: int) -> None:
         if size > MAX_BYTES:
             self.part.unlink(missing_ok=True)
             raise DownloadError(f"The {self.label} from {self.source} is larger than {MAX_BYTES / 1e9:.0f} GB.")
-
-    def _require_space(self, size: int) -> None:
-        free, needed = shutil.disk_usage(self.part.parent).free, size + _SPARE_BYTES
-        if free < needed:
-            raise StorageError(
-                f"Not enough disk space for the {self.label}: {needed / 1e6:.0f} MB are needed in {self.part.parent}, "
-                f"{free / 1e6:.0f} MB are free."
-            )
 
     def _size(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from ntt.errors import StorageError
 # Age from which a temporary file counts as abandoned by its process. Writing takes seconds.
 _STALE_AFTER_S = 24 * 3600.0
 _TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".ntt-", ".tmp"
+_SPARE_BYTES = 64 << 20
 _LOG = logging.getLogger(__name__)
 
 
@@ -97,6 +99,15 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} cannot be read: {error}.") from error
+
+
+def require_space(folder: Path, num_bytes: int, what: str) -> None:
+    """Raise a StorageError unless a folder, which need not exist yet, has room for `what` and 67 MB more."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    free, needed = shutil.disk_usage(existing).free, num_bytes + _SPARE_BYTES
+    if free < needed:
+        sizes = f"{needed / 1e6:.0f} MB are needed in {folder}, {free / 1e6:.0f} MB are free"
+        raise StorageError(f"Not enough disk space for {what}: {sizes}.")
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TextIO
@@ -99,26 +100,20 @@ def each_warning_once() -> Iterator[None]:
     logger = logging.getLogger("ntt")
     handlers = [*logger.handlers, *(logging.root.handlers if logger.propagate else ())]
     last_resort = [logging.lastResort] if logging.lastResort is not None else []
-    filters = [(handler, _first_time()) for handler in handlers or last_resort]
-    for handler, first_time in filters:
-        handler.addFilter(first_time)
+    shown: set[tuple[logging.Handler, str, str]] = set()
+
+    def first_time(handler: logging.Handler, record: logging.LogRecord) -> bool:
+        key = (handler, record.name, record.getMessage())
+        if record.levelno < logging.WARNING or key in shown:
+            return record.levelno < logging.WARNING
+        shown.add(key)
+        return True
+
+    filters = [(handler, partial(first_time, handler)) for handler in handlers or last_resort]
+    for handler, is_shown in filters:
+        handler.addFilter(is_shown)
     try:
         yield
     finally:
-        for handler, first_time in filters:
-            handler.removeFilter(first_time)
-
-
-def _first_time() -> Callable[[logging.LogRecord], bool]:
-    """Return a filter that passes each warning and error once, and lower levels always."""
-    logged: set[tuple[str, str]] = set()
-
-    def is_shown(record: logging.LogRecord) -> bool:
-        if record.levelno < logging.WARNING:
-            return True
-        message = (record.name, record.getMessage())
-        is_new = message not in logged
-        logged.add(message)
-        return is_new
-
-    return is_shown
+        for handler, is_shown in filters:
+            handler.removeFilter(is_shown)

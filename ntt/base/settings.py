@@ -4,6 +4,7 @@ Every option's dataclass is written once with `setting(...)`; checks and digests
 """
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass
 from pathlib import Path
@@ -109,8 +110,5 @@ def _allows(declared: "Field[Any]", value: Any) -> bool:
     return (
         not (isinstance(value, float) and math.isinf(value))
         and ("one_of" not in limits or value in limits["one_of"])
-        and ("ge" not in limits or value >= limits["ge"])
-        and ("gt" not in limits or value > limits["gt"])
-        and ("le" not in limits or value <= limits["le"])
-        and ("lt" not in limits or value < limits["lt"])
+        and all(getattr(operator, name)(value, limits[name]) for name in ("ge", "gt", "le", "lt") if name in limits)
     )

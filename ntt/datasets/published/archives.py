@@ -9,10 +9,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from ntt.base.files import atomic_path
-from ntt.errors import DataError, StorageError
-
-_SPARE_BYTES = 64 << 20
+from ntt.base.files import atomic_path, require_space
+from ntt.errors import DataError
 
 
 class _Member(NamedTuple):
@@ -57,7 +55,7 @@ def _unpack(
     total = sum(member.num_bytes for member in members)
     missing = [member for member in members if not _is_there(folder / member.name, member.num_bytes)]
     needed = sum(member.num_bytes for member in missing)
-    _require_space(folder, needed, archive)
+    require_space(folder, needed, f"the files of {archive.name}")
     done = total - needed
     for member in missing:
         with atomic_path(folder / member.name) as temporary, temporary.open("wb") as stream:
@@ -73,11 +71,3 @@ def _unpack(
 
 def _is_there(path: Path, num_bytes: int) -> bool:
     return path.is_file() and path.stat().st_size == num_bytes
-
-
-def _require_space(folder: Path, needed: int, archive: Path) -> None:
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
-    free = shutil.disk_usage(existing).free
-    if free < needed + _SPARE_BYTES:
-        sizes = f"{needed / 1e6:.0f} MB are needed in {folder}, {free / 1e6:.0f} MB are free"
-        raise StorageError(f"Not enough disk space to unpack {archive.name}: {sizes}.")
