@@ -2,17 +2,16 @@
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ntt.drawing.colours import ByteArray
 from ntt.drawing.instances import scaled_picture
-from ntt.drawing.layout import Panel, caption_size_px, side_by_side
-from ntt.drawing.text import FAINT_INK, PAPER, line_height_px, text_width_px, write
+from ntt.drawing.layout import Panel, side_by_side
+from ntt.drawing.text import PAPER
 
 FloatMap = npt.NDArray[np.floating]
 Array = npt.NDArray[np.float64]
 
-_BAR_PX = 16
 _HEAT_OPACITY = 153
 
 
@@ -45,19 +44,22 @@ def draw_feature_pca(feature_map_Dgg: FloatMap, weights_gg: FloatMap, image_HW3:
 def draw_similarity_map(
     image_HW3: ByteArray, similarity_hw: FloatMap, title: str, *, value_range: tuple[float, float]
 ) -> Image.Image:
-    """Draw a heat map over an image, with a colour bar between the two values of `value_range`.
+    """Draw a heat map over an image, dark at the lower value of `value_range`, bright at the upper one.
 
     `similarity_hw` may have any grid that covers the image evenly.
     """
+    from matplotlib import colormaps
+
     low, high = value_range
     values = np.asarray(similarity_hw, dtype=np.float64)
     unit = np.clip((values - low) / (high - low), 0, 1) if high > low else np.full(values.shape, 0.5)
     picture = scaled_picture(image_HW3)
     smooth = Image.fromarray(unit.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
-    heat = Image.fromarray(_heat_colours(np.asarray(smooth)))
+    table = colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
+    heat = Image.fromarray(table[np.rint(np.asarray(smooth) * 255).astype(np.uint8)])
     grey = picture.convert("L").convert("RGB")
     painted = Image.composite(heat, grey, Image.new("L", picture.size, _HEAT_OPACITY))
-    return side_by_side([Panel(painted, ""), Panel(_colour_bar(painted, low, high), "")], heading=title)
+    return side_by_side([Panel(painted, title, f"{low:.2f} dark to {high:.2f} bright")])
 
 
 def _principal_components(features_ND: Array, weights_N: Array) -> Array:
@@ -84,25 +86,3 @@ def _unit_range(components_N3: Array, weights_N: Array) -> Array:
     unit = (components_N3 - low) / np.where(flat, 1.0, high - low)
     clipped: Array = np.where(flat, 0.5, np.clip(unit, 0, 1))
     return clipped
-
-
-def _heat_colours(unit: npt.NDArray[np.floating]) -> ByteArray:
-    from matplotlib import colormaps
-
-    table = colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
-    colours: ByteArray = np.asarray(table, dtype=np.uint8)[np.rint(unit * 255).astype(np.uint8)]
-    return colours
-
-
-def _colour_bar(picture: Image.Image, low: float, high: float) -> Image.Image:
-    """Draw a bar as high as the picture, with its values at both ends and in the middle."""
-    text_px = caption_size_px(picture)
-    marks = [f"{value:.2f}" for value in (high, (low + high) / 2, low)]
-    width = _BAR_PX + 6 + max(text_width_px(mark, text_px) for mark in marks)
-    canvas = Image.new("RGB", (width, picture.height), PAPER)
-    ramp = np.linspace(1, 0, picture.height)[:, None].repeat(_BAR_PX, axis=1)
-    canvas.paste(Image.fromarray(_heat_colours(ramp)), (0, 0))
-    half = line_height_px(text_px) // 2
-    for mark, y in zip(marks, (half, picture.height // 2, picture.height - 1 - half), strict=True):
-        write(ImageDraw.Draw(canvas), (_BAR_PX + 6, y), mark, text_px, fill=FAINT_INK)
-    return canvas

@@ -68,12 +68,9 @@ def draw_instances(image_HW3: ByteArray, instances: DrawnInstances, class_names:
     scale = np.array([picture.width / width, picture.height / height] * 2)
     boxes = np.asarray(instances.boxes_xywh, dtype=np.float64).reshape(-1, 4)
     boxes_xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1) * scale
-    areas = np.array(
-        [
-            float(rle_areas([rle], height, width)[0]) if rle is not None else box[2] * box[3]
-            for rle, box in zip(instances.rles, boxes, strict=True)
-        ]
-    )
+    areas = boxes[:, 2] * boxes[:, 3]
+    masked = [index for index, rle in enumerate(instances.rles) if rle is not None]
+    areas[masked] = rle_areas([rle for rle in instances.rles if rle is not None], height, width)
     colours = [class_colour(label) for label in instances.labels.tolist()]
     for i in np.argsort(-areas, kind="stable").tolist():
         rle = instances.rles[i]

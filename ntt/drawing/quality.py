@@ -1,16 +1,50 @@
-"""One number for how well an image went, to find a run's best and worst images."""
+"""Which detections of an image are right, and one number for how well it went."""
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from ntt.drawing.instances import DrawnInstances
-from ntt.types import Detections
+from ntt.types import Detections, IntArray
 
 Array = npt.NDArray[np.float64]
 
+WRONG, IN_CROWD = -1, -2
+"""In place of an object's index: a detection that finds none, and one of those that lie in a crowd region."""
+
 _MATCH_IOU = 0.5
 """A pair matches at this IoU or higher."""
+
+
+def match_objects(ground_truth: DrawnInstances, detections: Detections) -> tuple[IntArray, Array]:
+    """Find the object each detection is right about.
+
+    Each detection, by descending score, takes the object of its class that it overlaps most among those still free. IoU
+    is that of the masks where both have one, else of the boxes. A detection without an object is not wrong where at
+    least half of it lies in a crowd region of its class; crowd regions are never objects.
+
+    Since only those with higher scores come before a detection, the result also holds for the detections above any
+    threshold alone.
+
+    Returns:
+        For each detection the object's index, or WRONG or IN_CROWD, int64 [N]; and the IoU, float64 [N], 0 without one.
+    """
+    count = len(detections.labels)
+    objects, overlaps = np.full(count, WRONG), np.zeros(count)
+    if not count or not len(ground_truth.labels):
+        return objects, overlaps
+    iou = _pairwise_iou(detections, ground_truth)
+    same_class = detections.labels[:, None] == ground_truth.labels
+    free = ~ground_truth.iscrowd
+    for row in np.argsort(-detections.scores, kind="stable").tolist():
+        open_iou = np.where(same_class[row] & free, iou[row], -1.0)
+        best = int(open_iou.argmax())
+        if open_iou[best] >= _MATCH_IOU:
+            free[best] = False
+            objects[row], overlaps[row] = best, open_iou[best]
+        elif (iou[row, same_class[row] & ground_truth.iscrowd] >= _MATCH_IOU).any():
+            objects[row] = IN_CROWD
+    return objects, overlaps
 
 
 def image_quality(
@@ -18,15 +52,8 @@ def image_quality(
 ) -> float | None:
     """Compute the panoptic quality of one image (Kirillov et al., 2019, eq. 1), over all classes at once.
 
-    Sum of the matched pairs' IoU / (TP + FP / 2 + FN / 2). Each detection, by descending score, takes the object of
-    its class that it overlaps most among those still free. IoU is that of the masks where both have one, else of the
-    boxes. A detection without an object does not count as false where at least half of it lies in a crowd region of
-    its class; crowd regions are never objects.
-
-    Args:
-        ground_truth: None where the image has no annotations to compare with.
-        detections: of the same image.
-        score_threshold: detections with at least this score count.
+    Sum of the matched pairs' IoU / (TP + FP / 2 + FN / 2), of the detections from the threshold on; see
+    `match_objects`.
 
     Returns:
         Between 0 and 1; None where there is nothing to rank: no annotations known, or neither an object nor a
@@ -34,41 +61,23 @@ def image_quality(
     """
     if ground_truth is None:
         return None
-    scores = np.asarray(detections.scores)
-    counted = np.flatnonzero(scores >= score_threshold)
-    counted = counted[np.argsort(-scores[counted], kind="stable")]
-    iou = _pairwise_iou(detections, counted, ground_truth)
-    same_class = np.asarray(detections.labels)[counted][:, None] == np.asarray(ground_truth.labels)[None, :]
-    crowd = np.asarray(ground_truth.iscrowd, dtype=bool)
-    free = ~crowd
-    num_objects = int(free.sum())
-    matched_iou: list[float] = []
-    false_positives = 0
-    for row, allowed in zip(iou, same_class, strict=True):
-        overlap = np.where(allowed & free, row, -1.0)
-        best = int(np.argmax(overlap)) if len(overlap) else -1
-        if best >= 0 and overlap[best] >= _MATCH_IOU:
-            free[best] = False
-            matched_iou.append(float(overlap[best]))
-        elif not (row[allowed & crowd] >= _MATCH_IOU).any():
-            false_positives += 1
-    weight = len(matched_iou) + false_positives / 2 + (num_objects - len(matched_iou)) / 2
-    return sum(matched_iou) / weight if weight else None
+    objects, overlaps = match_objects(ground_truth, detections)
+    counted = detections.scores >= score_threshold
+    num_matched = np.count_nonzero(objects[counted] >= 0)
+    num_objects = np.count_nonzero(~ground_truth.iscrowd)
+    weight = num_matched / 2 + np.count_nonzero(objects[counted] == WRONG) / 2 + num_objects / 2
+    return float(overlaps[counted].sum() / weight) if weight else None
 
 
-def _pairwise_iou(detections: Detections, counted: npt.NDArray[np.intp], ground_truth: DrawnInstances) -> Array:
+def _pairwise_iou(detections: Detections, ground_truth: DrawnInstances) -> Array:
     """Compute the IoU of detections and objects; for a crowd region the detection's share that lies in it; [M, N]."""
-    num_objects = len(ground_truth.labels)
-    if not len(counted) or not num_objects:
-        return np.zeros((len(counted), num_objects))
-    crowd = [int(flag) for flag in ground_truth.iscrowd]
-    boxes = np.asarray(detections.boxes_xywh, dtype=np.float64)[counted]
-    object_boxes = np.asarray(ground_truth.boxes_xywh, dtype=np.float64).reshape(num_objects, 4)
-    iou: Array = np.array(coco_mask.iou(boxes, object_boxes, crowd), dtype=np.float64)
-    with_mask = [i for i, rle in enumerate(ground_truth.rles) if rle is not None]
-    if with_mask and len(detections.rles) == len(detections.labels):
+    crowd = ground_truth.iscrowd.astype(int).tolist()
+    boxes = (each.boxes_xywh.astype(np.float64).reshape(-1, 4) for each in (detections, ground_truth))
+    iou: Array = np.array(coco_mask.iou(*boxes, crowd), dtype=np.float64)
+    with_mask = [index for index, rle in enumerate(ground_truth.rles) if rle is not None]
+    if with_mask:
         size = [detections.height, detections.width]
-        masks = [{"size": size, "counts": detections.rles[i]} for i in counted.tolist()]
-        object_masks = [{"size": size, "counts": ground_truth.rles[i]} for i in with_mask]
-        iou[:, with_mask] = coco_mask.iou(masks, object_masks, [crowd[i] for i in with_mask])
+        masks = [{"size": size, "counts": rle} for rle in detections.rles]
+        object_masks = [{"size": size, "counts": ground_truth.rles[index]} for index in with_mask]
+        iou[:, with_mask] = coco_mask.iou(masks, object_masks, [crowd[index] for index in with_mask])
     return iou

@@ -16,7 +16,6 @@ _TITLE_PX = 20
 _CAPTION_PX = 12
 _MIN_WIDTH = 480
 _PAGE_COLUMNS, _PAGE_ROWS = 8, 8
-_BACKDROP = (238, 239, 242)
 _TILE_PX = 176
 _MAX_COLUMN_PX = 640
 
@@ -36,8 +35,7 @@ def cut_reference_tile(
 ) -> Tile:
     """Cut one reference out of its image, with its outline, its surroundings darkened.
 
-    Tiles are small, so that a sheet of many references needs only one full image in memory at a time. The crop is half
-    as wide again as the longer side of the box; beyond the image's borders the tile is filled up in light grey.
+    The crop is half as wide again as the longer side of the box; beyond the image's borders the tile is black.
 
     Args:
         image_HW3: uint8 [H, W, 3], RGB.
@@ -50,34 +48,23 @@ def cut_reference_tile(
     """
     height, width = image_HW3.shape[:2]
     x, y, box_width, box_height = map(float, box_xywh)
-    # The square around the box, cut at the image's borders; at least one pixel per side.
-    half = max(box_width, box_height, 1.0) * 1.5 / 2
-    left = min(max(0.0, x + box_width / 2 - half), width - 1.0)
-    top = min(max(0.0, y + box_height / 2 - half), height - 1.0)
-    right = max(left + 1.0, min(width, x + box_width / 2 + half))
-    bottom = max(top + 1.0, min(height, y + box_height / 2 + half))
-    scale = _TILE_PX / max(right - left, bottom - top)
-    size = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
-    window = (left, top, right, bottom)
-
-    image = Image.fromarray(np.ascontiguousarray(image_HW3)).resize(size, Image.Resampling.BICUBIC, box=window)
-    box_xyxy = (np.array([x, y, x + box_width, y + box_height]) - np.array([left, top, left, top])) * scale
-    if rle is None:
-        mask = Image.new("L", size, 0)
-        ImageDraw.Draw(mask).rectangle(tuple(box_xyxy.round().tolist()), fill=255)
-    else:
-        mask = decode_mask(rle, height=height, width=width).resize(size, Image.Resampling.BICUBIC, box=window)
+    side = max(1, round(1.5 * max(box_width, box_height)))
+    left, top = round(x + (box_width - side) / 2), round(y + (box_height - side) / 2)
+    window, size = (left, top, left + side, top + side), (_TILE_PX, _TILE_PX)
+    image = Image.fromarray(image_HW3).crop(window).resize(size, Image.Resampling.BICUBIC)
     dark = Image.blend(image, Image.new("RGB", size, (20, 22, 26)), 0.5)
-    image = Image.composite(image, dark, mask)
     colour = class_colour(label)
     if rle is None:
-        annotate_box(image, box_xyxy, colour=colour)
+        box_xyxy = (np.array([x, y, x + box_width, y + box_height]) - [left, top, left, top]) * (_TILE_PX / side)
+        mask = Image.new("L", size, 0)
+        ImageDraw.Draw(mask).rectangle(tuple(box_xyxy.round().tolist()), fill=255)
+        picture = Image.composite(image, dark, mask)
+        annotate_box(picture, box_xyxy, colour=colour)
     else:
-        annotate_mask(image, mask, colour=colour, opacity=0.0)
-    picture = Image.new("RGB", (_TILE_PX, _TILE_PX), _BACKDROP)
-    picture.paste(image, ((_TILE_PX - size[0]) // 2, (_TILE_PX - size[1]) // 2))
-    mark = f"annotation {annotation_id}{' · box only' if rle is None else ''}"
-    return picture, (class_name, file_name, mark)
+        mask = decode_mask(rle, height=height, width=width).crop(window).resize(size, Image.Resampling.BICUBIC)
+        picture = Image.composite(image, dark, mask)
+        annotate_mask(picture, mask, colour=colour, opacity=0.0)
+    return picture, (class_name, file_name, f"annotation {annotation_id}{' · box only' if rle is None else ''}")
 
 
 def draw_reference_pages(tiles: Sequence[Tile], *, title: str) -> list[Image.Image]:
@@ -97,7 +84,9 @@ def draw_contact_sheet(tiles: Sequence[Tile], *, title: str, columns: int) -> Im
     """
     title_px = line_height_px(_TITLE_PX) + 12
     tile_width = min(_MAX_COLUMN_PX, max((picture.width for picture, _ in tiles), default=0))
-    pictures = [_fitted(picture.convert("RGB"), tile_width) for picture, _ in tiles]
+    pictures = [picture.copy() for picture, _ in tiles]
+    for picture in pictures:
+        picture.thumbnail((tile_width, picture.height), Image.Resampling.LANCZOS)
     line = line_height_px(_CAPTION_PX)
     caption_px = line * len(tiles[0][1]) + 12 if tiles else 120
     starts = range(0, len(tiles), columns)
@@ -120,9 +109,3 @@ def draw_contact_sheet(tiles: Sequence[Tile], *, title: str, columns: int) -> Im
             middle = top + picture.height + 4 + line * number + line // 2
             write(draw, (left, middle), text, _CAPTION_PX, bold=bold, fill=INK if bold else FAINT_INK)
     return sheet
-
-
-def _fitted(picture: Image.Image, width: int) -> Image.Image:
-    if picture.width <= width:
-        return picture
-    return picture.resize((width, max(1, round(picture.height * width / picture.width))), Image.Resampling.LANCZOS)
