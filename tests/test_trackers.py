@@ -13,13 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from conftest import PROJECT_DIR
+from interrupted import SMALL
 from PIL import Image
+from test_runner import settings
 from tiny_data import make_tiny
 
+from ntt.base.files import read_json
 from ntt.config.compose import compose_config, compose_many
 from ntt.config.identity import run_directory
 from ntt.run import runner
@@ -40,7 +44,7 @@ def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     for name in ("HOME", "WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setattr(ours, "_UNREACHABLE", set())
+    monkeypatch.setattr(ours, "_UNREACHABLE", threading.Event())
     yield
     if sys.modules.get("wandb") is not None:
         sys.modules["wandb"].teardown()
@@ -92,7 +96,7 @@ def pictures(folder: Path, count: int) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = {f"p{number}": folder / f"p{number}.png" for number in range(count)}
     for path in paths.values():
-        Image.new("RGB", (8, 6), "red").save(path)
+        Image.new("RGB", (1600, 400), "red").save(path)
     return paths
 
 
@@ -106,7 +110,8 @@ def test_a_run_is_written_offline_without_a_key_and_can_be_read_back(tmp_path: P
     tracker.finish(failed=False)
     (record,) = records(tmp_path)
     run = first_record(record, "run")
-    assert (run.run_id, run.project, run.run_group, run.job_type) == ("0123456789abcdef", "ntt", "my sweep", "run")
+    assert run.run_id.startswith("0123456789abcdef-")
+    assert (run.project, run.run_group, run.job_type) == ("ntt", "my sweep", "run")
     assert list(run.tags) == ["demo", "x" * 64, "mine"]
     settings = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert settings.items() >= {"shots.count": 5, "point": "0123456789abcdef"}.items()
@@ -118,38 +123,48 @@ def test_a_run_is_written_offline_without_a_key_and_can_be_read_back(tmp_path: P
         "columns": ["class", "bbox/AP", "bbox/AP50"],
         "data": [["cat", 5.0, 11.0], ["tug/boat", 20.0, None], ["all classes", 12.5, 30.0]],
     }
-    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/pictures/*.png"))) == 2
+    sent = list(tmp_path.glob("wandb/offline-run-*/files/media/images/pictures/*.jpg"))
+    assert len(sent) == 2
+    with Image.open(sent[0]) as picture:
+        assert picture.size == (800, 200)
     assert first_record(record, "exit").exit_code == 0
     (folder,) = tmp_path.glob("wandb/offline-run-*")
     assert "no key is set" in caplog.text
     assert f"Send it with: wandb sync {folder}" in caplog.text
 
 
-def test_a_retry_and_the_agent_of_a_sweep_continue_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_offline_attempts_have_ids_of_their_own_and_an_agent_keeps_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     config = WandbTrackerConfig(name="wandb", folder=str(tmp_path), mode="offline")
     for failed in (True, False):
         config.build(identity(tmp_path)).finish(failed=failed)
-        time.sleep(1.1)  # W&B names folders by the second
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep1")
     monkeypatch.setenv("WANDB_RUN_ID", "agentrun")
     config.build(identity(tmp_path)).finish(failed=False)
-    runs = [(first_record(run, "exit").exit_code, first_record(run, "run").run_id) for run in records(tmp_path)]
-    assert runs == [(1, "0123456789abcdef"), (0, "0123456789abcdef"), (0, "agentrun")]
+    runs = {first_record(run, "run").run_id: first_record(run, "exit").exit_code for run in records(tmp_path)}
+    assert runs.pop("agentrun") == 0
+    assert sorted(runs.values()) == [0, 1]
+    assert {run_id.partition("-")[0] for run_id in runs} == {"0123456789abcdef"}
 
 
 def test_a_whole_run_tells_its_tracker_everything(tmp_path: Path, shared_store: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     root = make_tiny(tmp_path / "tiny")
-    words = ["dataset=coco_json", f"dataset.root={root}", f"runtime.output_root={tmp_path}", "shots=1shot"]
-    words += [f"runtime.store_root={shared_store}", "tracker=wandb", "tracker.mode=offline", "tracker.group=s"]
-    words += ["visualisation.max_images=1", "visualisation.contact_sheet_size=0"]
-    words += ["segmenter.canvas_side=128", "segmenter.mask_side=128", "segmenter.leaves=200", "segmenter.max_masks=50"]
+    words = settings(root, tmp_path, shared_store, *SMALL, "tracker=wandb", "tracker.mode=offline", "tracker.group=s")
+    words += ["visualisation.enabled=true", "visualisation.max_images=1", "visualisation.contact_sheet_size=0"]
     box_ap = runner.run(compose_config(words))
-    assert runner.run(compose_config(words)) == box_ap  # finished before: mirrored again, under the same id
+    assert runner.run(compose_config(words)) == box_ap  # finished before: mirrored again
+    elsewhere = [word for word in words if not word.startswith("tracker")]
+    assert runner.run(compose_config([*elsewhere, "tracker=tensorboard"])) == box_ap
+    assert list(tmp_path.glob("tiny/*/*/tensorboard/events*"))
     runs = records(tmp_path)
     first, second = (first_record(run, "run") for run in runs)
-    assert (first.run_group, first.run_id) == ("s", second.run_id)
+    assert first.run_group == second.run_group == "s"
     assert list(first.tags) == ["tiny", "all", "1shot", "efficientnet_lite0", "regions", "ntt"]
+    assert {item.value_json for run in (first, second) for item in run.config.update if item.key == "point"} == {
+        f'"{read_json(run_directory(compose_config(words)) / "identity.json")["id"]}"'
+    }
     for numbers in map(summary, runs):
         assert numbers["bbox/AP"] == box_ap
         assert numbers.keys() >= {"stage/matching/seconds", "segm/AP/disc"}
@@ -337,26 +352,38 @@ def test_a_tracker_that_fails_warns_once_and_thousands_of_classes_are_in_the_tab
 
 
 @pytest.mark.parametrize(
-    ("mode", "variables", "netrc", "online"),
+    ("mode", "variables", "logged_in_to", "online"),
     [
-        ("auto", {}, "", False),
-        ("auto", {"WANDB_API_KEY": KEY}, "", True),
-        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "", False),
-        ("auto", {}, f"machine api.wandb.ai login user password {KEY}", True),
-        ("auto", {"WANDB_BASE_URL": "https://wandb.lab"}, f"machine api.wandb.ai login user password {KEY}", False),
-        ("online", {}, "machine", False),
-        ("offline", {"WANDB_API_KEY": KEY}, "", False),
+        ("auto", {}, None, False),
+        ("auto", {"WANDB_API_KEY": KEY}, None, True),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, None, False),
+        ("auto", {}, "", True),  # the package's own server
+        ("auto", {"WANDB_BASE_URL": "https://wandb.lab"}, "", False),
+        ("auto", {"WANDB_BASE_URL": "https://wandb.lab"}, "wandb.lab", True),
+        ("auto", {"WANDB_API_KEY": "too short"}, None, False),
+        ("online", {}, None, False),
+        ("offline", {"WANDB_API_KEY": KEY}, None, False),
     ],
 )
-def test_online_only_with_a_key(
-    mode: str, variables: dict[str, str], netrc: str, online: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_online_only_with_a_key_where_the_package_looks_for_one(
+    mode: str,
+    variables: dict[str, str],
+    logged_in_to: str | None,
+    online: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ):
+    import wandb
+
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    (tmp_path / "netrc").write_text(netrc)
+    server = logged_in_to or urlsplit(wandb.Settings().base_url).netloc
+    (tmp_path / "netrc").write_text("" if logged_in_to is None else f"machine {server} login user password {KEY}")
     (tmp_path / "netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     assert WandbTrackerConfig(name="wandb", mode=mode)._is_online() is online
+    assert capfd.readouterr().err == ""
 
 
 def test_pictures_are_chosen_evenly(tmp_path: Path):

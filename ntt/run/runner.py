@@ -52,7 +52,7 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
                 return _report(pipeline, _make_stages(pipeline))
             _LOG.info("This run is already finished; nothing to do. To repeat it, delete %s", directory.root)
             metrics = EVALUATION.read(pipeline)
-            if group.is_main and config.tracker.MIRRORS_FINISHED_RUNS:
+            if group.is_main:
                 _mirror(pipeline, metrics)
             return _report(pipeline, metrics)
 
@@ -84,7 +84,7 @@ def _make_stages(pipeline: Pipeline) -> Metrics | None:
 
 
 def _mirror(pipeline: Pipeline, metrics: Metrics) -> None:
-    """Show a tracker a run that was finished before."""
+    """Show a tracker a run that was finished before: without it, with another, or as one an agent waits for."""
     tracker = _open_tracker(pipeline)
     for stage in pipeline.directory.stage_details():
         tracker.log_stage(stage, _stage_numbers(pipeline, stage))
@@ -95,7 +95,9 @@ def _mirror(pipeline: Pipeline, metrics: Metrics) -> None:
 def _log_results(pipeline: Pipeline, tracker: Tracker, metrics: Metrics | None) -> None:
     if metrics is not None:
         tracker.log_metrics(flat_metrics(metrics))
-    tracker.log_pictures({path.stem: path for path in pipeline.directory.drawn_pictures()})
+    folder = pipeline.directory.pictures
+    drawn = pipeline.directory.drawn_pictures()
+    tracker.log_pictures({path.relative_to(folder).with_suffix("").as_posix(): path for path in drawn})
 
 
 def _stage_numbers(pipeline: Pipeline, stage: str) -> dict[str, float]:

@@ -4,10 +4,14 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _LOG = logging.getLogger(__name__)
 _MAX_CLASS_VALUES = 2000
+_MAX_SIDE_PX = 800
 
 
 @dataclass(kw_only=True)
@@ -37,10 +41,10 @@ class Tracker:
         self._attempt(lambda: self._write_results(metrics))
 
     def log_pictures(self, paths: Mapping[str, Path]) -> None:
-        """Record a bounded number of pictures by name."""
-        pictures = choose_pictures(paths, self.max_pictures)
-        if pictures:
-            self._attempt(lambda: self._write_pictures(pictures))
+        """Record a bounded number of pictures by name, as JPEG of at most 800 pixels per side."""
+        chosen = choose_pictures(paths, self.max_pictures)
+        if chosen:
+            self._attempt(lambda: self._write_pictures({name: _reduced(path) for name, path in chosen.items()}))
 
     def finish(self, *, failed: bool) -> None:
         """Close the record."""
@@ -50,7 +54,7 @@ class Tracker:
 
     def _write_results(self, metrics: Mapping[str, float]) -> None: ...
 
-    def _write_pictures(self, paths: Mapping[str, Path]) -> None: ...
+    def _write_pictures(self, pictures: "Mapping[str, Image.Image]") -> None: ...
 
     def _close(self, *, failed: bool) -> None: ...
 
@@ -96,9 +100,6 @@ class TrackerConfig:
 
     SCHEMA: ClassVar[str] = "none"
 
-    MIRRORS_FINISHED_RUNS: ClassVar[bool] = False
-    """Whether a run that was finished before is shown to the tracker again."""
-
     name: str = "???"
     """Name of the option."""
 
@@ -127,3 +128,12 @@ def choose_pictures(paths: Mapping[str, Path], limit: int) -> dict[str, Path]:
     if len(present) <= limit:
         return dict(present)
     return dict(present[index * len(present) // limit] for index in range(limit))
+
+
+def _reduced(path: Path) -> "Image.Image":
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        reduced: Image.Image = picture.convert("RGB")
+    reduced.thumbnail((_MAX_SIDE_PX, _MAX_SIDE_PX))
+    return reduced

@@ -1,18 +1,18 @@
 """TensorBoard: event files in the run directory, for `tensorboard --logdir outputs`."""
 
+import io
 import json
 import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ntt.base.settings import setting
 from ntt.trackers.base import RunIdentity, Tracker, TrackerConfig, class_rows, reason
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,10 +33,14 @@ class TensorboardTracker(Tracker):
         lines = [columns, ["---"] * len(columns), *([_text(cell) for cell in row] for row in rows)]
         self.writer.add_text("results", "\n".join(f"| {' | '.join(line)} |" for line in lines), 0)
 
-    def _write_pictures(self, paths: Mapping[str, Path]) -> None:
-        for name, path in paths.items():
-            with Image.open(path) as picture:
-                self.writer.add_image(f"pictures/{name}", np.asarray(picture.convert("RGB")), 0, dataformats="HWC")
+    def _write_pictures(self, pictures: "Mapping[str, Image.Image]") -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for name, picture in pictures.items():  # the writer's own `add_image` writes PNG
+            stream = io.BytesIO()
+            picture.save(stream, "JPEG")
+            image = Summary.Image(width=picture.width, height=picture.height, encoded_image_string=stream.getvalue())
+            self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=f"pictures/{name}", image=image)]), 0)
 
     def _close(self, *, failed: bool) -> None:
         self.writer.add_scalar("failed", float(failed), 0)

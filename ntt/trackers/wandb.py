@@ -1,28 +1,31 @@
 """Weights & Biases: one W&B run per run.
 
-The W&B run's id is that of the point, so a job that is queued again continues the same run. Without a key or a
-connection the record is written to disk and can be sent later. A failure costs a warning and at most the time limits
-below, never a result.
+Online the W&B run's id is that of the point, so a job that is queued again continues the same run. Without a key or a
+connection the record is written to disk and can be sent later; each such attempt has an id of its own, because W&B
+loses data of several offline runs with one id. All attempts carry the point in their configuration. A failure costs a
+warning and at most the time limits below, never a result.
 """
 
 import logging
-import netrc
 import os
+import secrets
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ntt.base.settings import flatten_settings, setting
 from ntt.trackers.base import RunIdentity, Tracker, TrackerConfig, class_rows, reason
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _LOG = logging.getLogger(__name__)
 _LONGEST_TAG = 64
-_PUBLIC_SERVER = "https://api.wandb.ai"
-_UNREACHABLE: set[str] = set()
-"""Servers that this process could not open a run on; the other points of a sweep need not wait for them again."""
+_UNREACHABLE = threading.Event()
+"""Whether this process could not open a run on the server; the other points of a sweep need not wait for it again."""
 
 
 @dataclass(kw_only=True)
@@ -42,9 +45,9 @@ class WandbTracker(Tracker):
         overall = {name: value for name, value in metrics.items() if name.count("/") == 1}
         self.run.log({"results": _import_wandb().Table(columns=columns, data=rows), **overall})
 
-    def _write_pictures(self, paths: Mapping[str, Path]) -> None:
+    def _write_pictures(self, pictures: "Mapping[str, Image.Image]") -> None:
         image = _import_wandb().Image
-        self.run.log({f"pictures/{name}": image(str(path)) for name, path in paths.items()})
+        self.run.log({f"pictures/{name}": image(picture, file_type="jpg") for name, picture in pictures.items()})
 
     def finish(self, *, failed: bool) -> None:
         """Close the run, and log how to send it if it was only written to disk."""
@@ -62,9 +65,6 @@ class WandbTrackerConfig(TrackerConfig):
     """Schema of `tracker=wandb`. The key is never a setting: W&B reads it from WANDB_API_KEY or from `wandb login`."""
 
     SCHEMA: ClassVar[str] = "wandb"
-
-    # A run may have been finished without a tracker, and an agent of a W&B sweep waits for it.
-    MIRRORS_FINISHED_RUNS: ClassVar[bool] = True
 
     project: str = "ntt"
     """W&B project."""
@@ -98,7 +98,7 @@ class WandbTrackerConfig(TrackerConfig):
                 run = self._init(identity, online=attempt)
                 return WandbTracker(run=run, online=attempt, max_pictures=self.max_pictures)
             except Exception as error:
-                _UNREACHABLE.add(_server())
+                _UNREACHABLE.set()
                 then = "The record is kept offline" if attempt else "The run continues without it"
                 _LOG.warning("tracker=wandb cannot be opened (%s). %s.", reason(error), then)
                 with suppress(Exception):  # its background process would keep retrying and hold the run's id
@@ -107,10 +107,13 @@ class WandbTrackerConfig(TrackerConfig):
 
     def _is_online(self) -> bool:
         mode = os.environ.get("WANDB_MODE", "online") if self.mode == "auto" else self.mode
-        if mode in ("offline", "dryrun", "disabled") or _server() in _UNREACHABLE:
+        if mode in ("offline", "dryrun", "disabled") or _UNREACHABLE.is_set():
             return False
-        if _has_key():
-            return True
+        with suppress(Exception):  # a package that is missing, or a key of another form: opening the run explains it
+            wandb = _import_wandb()
+            wandb.setup(wandb.Settings(silent=True))
+            if wandb.login(prompt=False, verify=False):
+                return True
         _LOG.warning("W&B: no key is set (WANDB_API_KEY, or `wandb login`), so the record is kept offline.")
         return False
 
@@ -134,7 +137,7 @@ class WandbTrackerConfig(TrackerConfig):
             x_file_transfer_retry_max=3,
         )
         run = wandb.init(
-            id=agent_id or identity.run_id,
+            id=agent_id or (identity.run_id if online else f"{identity.run_id}-{secrets.token_hex(4)}"),
             resume="allow",
             mode="online" if online else "offline",
             project=self.project,
@@ -150,21 +153,6 @@ class WandbTrackerConfig(TrackerConfig):
         if online:
             _LOG.info("W&B: %s", run.url)
         return run
-
-
-def _has_key() -> bool:
-    """Return whether W&B will find a key, without revealing it."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    for name in [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]:
-        with suppress(OSError, netrc.NetrcParseError):
-            if netrc.netrc(Path(name).expanduser()).authenticators(urlsplit(_server()).netloc):
-                return True
-    return False
-
-
-def _server() -> str:
-    return os.environ.get("WANDB_BASE_URL", _PUBLIC_SERVER)
 
 
 def _import_wandb() -> Any:
