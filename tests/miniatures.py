@@ -5,6 +5,7 @@ least 32 px wide and high, at least 10 px from the border.
 """
 
 import colorsys
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from ntt.data.splits import split_classes
-from ntt.datasets.published.details import Counts, DatasetDetails, known_datasets
+from ntt.datasets.published import cdfsod
+from ntt.datasets.published.details import Counts, DatasetDetails, KshotList, known_datasets
 from ntt.datasets.published.voc import list_name
 
 HEIGHT, WIDTH = 180, 240
@@ -142,18 +144,26 @@ def _make_lvis(details: DatasetDetails, data_root: Path) -> DatasetDetails:
 
 
 def _make_cdfsod(details: DatasetDetails, data_root: Path) -> DatasetDetails:
-    folders = {"artaxor": "ArTaxOr", "dior": "DIOR", "fish": "FISH", "neu_det": "NEU-DET", "uodd": "UODD"}
-    root = data_root / folders.get(details.name.removeprefix("cdfsod_"), "clipart1k")
+    assert details.folder is not None
+    root = data_root / details.folder
     num_classes = len(details.class_names)
     categories = [{"id": number, "name": name} for number, name in enumerate(details.class_names)]
-    shot_images = {}
+    shot_images, lists = {}, {}
     for shots in details.shots:
         file = CocoFile(categories, masks=False)
+        published: dict[str, list[dict[str, Any]]] = {name: [] for name in details.class_names}
         for index, chunk in enumerate(_chunks(sorted(list(range(num_classes)) * shots))):
             name = f"ref_{shots}_{index}.jpg"
             things = draw(root / "train" / name, chunk, num_classes=num_classes, seed=index + shots)
             file.add(index, things, file_name=name)
+            for thing in things:
+                entry = {"image": f"CDFSOD/{details.folder}/train/{name}", "bbox": thing.bbox}
+                published[details.class_names[thing.label]].append(entry)
         shot_images[shots] = file.write(root / "annotations" / f"{shots}_shot.json").images or 0
+        path = cdfsod.list_path(root, shots)
+        path.write_text(json.dumps(published))
+        key = cdfsod.references_key(cdfsod.published_references(path))
+        lists[shots] = KshotList(url="", sha256=hashlib.sha256(path.read_bytes()).hexdigest(), references=key)
     file = CocoFile(categories, masks=False)
     for index in range(2):
         labels = _spread(num_classes, 4 + index)
@@ -162,7 +172,7 @@ def _make_cdfsod(details: DatasetDetails, data_root: Path) -> DatasetDetails:
     counts = file.write(root / "annotations" / "test.json")
     names = [file.content["categories"][entry["category_id"]]["name"] for entry in file.content["annotations"]]
     per_class = {name: names.count(name) for name in details.class_names}
-    return replace(details, shot_images=shot_images, targets=replace(counts, per_class=per_class))
+    return replace(details, shot_images=shot_images, lists=lists, targets=replace(counts, per_class=per_class))
 
 
 def make_voc(details: DatasetDetails, root: Path) -> DatasetDetails:

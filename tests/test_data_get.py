@@ -3,24 +3,31 @@
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from http_server import Site, serve
 from miniatures import make_miniature
 
+from ntt.base.digests import sha256_of
 from ntt.cli.data_check import files_by_shots
 from ntt.cli.main import main
+from ntt.config.compose import compose_config
+from ntt.data.coco import read_coco
 from ntt.datasets.published import fetch
 from ntt.datasets.published.archives import unpack
+from ntt.datasets.published.cdfsod import list_path, published_references, references_key
 from ntt.datasets.published.check import check_published
-from ntt.datasets.published.details import Archive, archives, known_datasets
+from ntt.datasets.published.details import Archive, DatasetDetails, archives, known_datasets
 from ntt.datasets.published.fetch import write_minival
 from ntt.datasets.published.voc import convert_devkit, list_name, write_kshot_files
 from ntt.errors import DataError, StorageError
+from ntt.run.runner import run
 
 
 def zipped(files: dict[str, bytes]) -> bytes:
@@ -295,6 +302,113 @@ def test_the_others_are_told_where_to_find_them(tmp_path: Path, capsys: pytest.C
     assert "CD-FSOD, DIOR is present" in capsys.readouterr().out
     assert main(["data", "get", "imagenet"]) == 2
     assert "There is no published data set named 'imagenet'. Available: coco, lvis," in capsys.readouterr().err
+
+
+def offer_lists(world: World, monkeypatch: pytest.MonkeyPatch, option: str = "cdfsod_uodd") -> DatasetDetails:
+    """Serve the lists of a miniature; its images and test.json are at their place, its K_shot.json are not."""
+    made = make_miniature(option, world.made)
+    assert made.folder is not None
+    shutil.copytree(world.made / made.folder, world.root / made.folder)
+    lists = {}
+    for shots, published in made.lists.items():
+        path = list_path(world.root / made.folder, shots)
+        world.site.files[f"pub/{path.name}"] = path.read_bytes()
+        lists[shots] = replace(published, url=f"{world.site.url}/pub/{path.name}")
+        path.unlink()
+        path.with_name(f"{shots}_shot.json").unlink()
+    details = replace(made, lists=lists)
+    for module in ("data_get", "data_check"):
+        monkeypatch.setattr(f"ntt.cli.{module}.known_datasets", lambda: {option: details})
+    return details
+
+
+def test_get_kshot_lists(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    details = offer_lists(world, monkeypatch)
+    assert main(["data", "get", "cdfsod-lists"]) == 0
+    assert "10_shot.json: written" in capsys.readouterr().out
+    assert check_published(details, files_by_shots(details, None)).problems == []
+    written, original = (
+        read_coco(root / "UODD" / "annotations" / "5_shot.json", world.root / "UODD" / "train")
+        for root in (world.root, world.made)
+    )
+    assert written.categories == original.categories
+    sizes = [{i.file_name: (i.height, i.width) for i in data.images.values()} for data in (written, original)]
+    assert sizes[0] == sizes[1]
+    asked = len(world.site.requests)
+    assert main(["data", "get", "cdfsod-lists"]) == 0
+    assert "has its K_shot.json already" in capsys.readouterr().out
+    assert len(world.site.requests) == asked == 3
+
+
+def test_kshot_lists_before_the_data_set(world: World, capsys: pytest.CaptureFixture[str], monkeypatch):
+    offer_lists(world, monkeypatch)
+    shutil.rmtree(world.root / "UODD")
+    assert main(["data", "get", "cdfsod-lists"]) == 0
+    assert "call again once annotations/test.json and train/ are there" in capsys.readouterr().out
+    assert sorted(tree(world.root / "UODD")) == [f"annotations/{shots}_shot_converted.json" for shots in (10, 1, 5)]
+
+
+def test_other_lists_than_the_published_ones(world: World, capsys: pytest.CaptureFixture[str], monkeypatch):
+    """A K_shot.json of the user's is kept, and compared; a list that was changed is refused."""
+    offer_lists(world, monkeypatch)
+    annotations = world.root / "UODD" / "annotations"
+    own = json.loads((world.made / "UODD" / "annotations" / "1_shot.json").read_text())
+    own["annotations"][0]["bbox"][0] += 1
+    (annotations / "1_shot.json").write_text(json.dumps(own))
+    assert main(["data", "check", "cdfsod_uodd"]) == 1
+    assert "`ntt data get cdfsod-lists` fetches the list; call this again" in capsys.readouterr().out
+    assert main(["data", "get", "cdfsod-lists"]) == 0
+    assert main(["data", "check", "cdfsod_uodd"]) == 1
+    out = capsys.readouterr().out
+    assert "1_shot.json has other references than the benchmark's list. Classes that differ from " in out
+    assert "1_shot_converted.json: seacucumber.\n" in out
+    assert "other references" not in out.replace("1_shot.json has other references", "")
+    path = annotations / "5_shot_converted.json"
+    path.write_text(path.read_text().replace("UODD/train/", "UODD/train/../"))
+    assert main(["data", "get", "cdfsod-lists"]) == 2
+    assert "5_shot_converted.json is not the published list: its sha256 differs" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"is not below train/"):
+        published_references(path)
+
+
+def test_the_published_lists_are_recognised(shared_dir: Path):
+    """Digests of the files as they are published."""
+    for details in known_datasets().values():
+        for shots, published in details.lists.items():
+            path = shared_dir / "kshot_lists" / f"{details.folder}_{shots}_shot.json"
+            assert sha256_of(path) == published.sha256
+            references = published_references(path)
+            assert references_key(references) == published.references
+            assert {name for name, _, _ in references} == set(details.class_names)
+            assert len({image for _, image, _ in references}) == details.shot_images[shots]
+
+
+def test_the_benchmark_as_its_users_have_it(shared_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """UODD passes its check, lists included, and its references are those of the lists."""
+    assert main(["data", "check", "cdfsod_uodd", "--root", str(shared_dir / "data" / "cdfsod" / "UODD")]) == 0
+    assert capsys.readouterr().out.count("the references of the benchmark's list") == 3
+    words = [
+        *("dataset=cdfsod_uodd", "split=cdfsod_uodd", "shots=10shot", "stage=references"),
+        *(f"runtime.data_root={shared_dir}/data/cdfsod", f"runtime.output_root={tmp_path}"),
+    ]
+    run(compose_config(words))
+    references = json.loads(next(tmp_path.rglob("references.json")).read_text())["references"]
+    assert [len(entries) for entries in references.values()] == [10, 10, 10]
+
+
+def test_the_folder_of_one_data_set(world: World, capsys: pytest.CaptureFixture[str]):
+    """`--root` names it for get as for check; of LVIS, the images stay those of coco/ beside it."""
+    make_miniature("lvis_minival", world.made)
+    world.offer("val2017.zip", "coco", world.below("coco", "val2017/"), {"val2017": 1})
+    for half in ("train", "val"):
+        name = f"lvis_v1_{half}.json"
+        world.offer(f"{name}.zip", "lvis", world.below("lvis", name), {name: 1})
+    assert main(["data", "get", "lvis", "--root", str(world.root / "L1")]) == 0
+    assert {path.split("/")[0] for path in tree(world.root)} == {"L1", "coco"}
+    assert main(["data", "get", "cdfsod_uodd", "--root", "/my/uodd"]) == 1
+    assert "  /my/uodd/annotations/test.json\n" in capsys.readouterr().out
+    assert main(["data", "get", "cdfsod-lists", "--root", "/my/uodd"]) == 2
+    assert "--root /my/uodd: cdfsod-lists serves six data sets" in capsys.readouterr().err
 
 
 def test_the_registry_of_archives_is_well_formed():

@@ -56,18 +56,20 @@ def check(dataset: str, root: Path | None, decode: bool, **files: str | None) ->
 @click.option(
     "--data-root", type=PATH, metavar="FOLDER", help="Of all published data sets. Default: $NTT_DATA, else data/."
 )
+@click.option("--root", type=PATH, metavar="FOLDER", help="Of this data set. Default: its folder below the data root.")
 @click.option("--mirror", envvar="NTT_DATA_MIRROR", show_envvar=True, help="Base URL instead of the official hosts.")
 @click.option("--offline", is_flag=True, help="Download nothing, use existing files; also with NTT_OFFLINE=1.")
 @click.option("--keep-archives", is_flag=True, help="Do not delete archives once they are unpacked.")
-def get(name: str, data_root: Path | None, **options: Any) -> int:
+def get(name: str, data_root: Path | None, root: Path | None, **options: Any) -> int:
     """Download a published data set; an interrupted download resumes.
 
-    Downloads, verifies and unpacks coco, lvis or voc. For other data sets, prints where they are published and how they
+    Downloads, verifies and unpacks coco, lvis or voc. cdfsod-lists fetches the references of the six CD-FSOD sets and
+    writes their K_shot.json. For other data sets, prints where they are published and how they
     must be stored; the exit status is then 1 unless they exist.
     """
     from ntt.cli.data_get import get_data
 
-    return get_data(name, data_root, **options)
+    return get_data(name, data_root, root, **options)
 
 
 @data.command("boxes-to-masks")

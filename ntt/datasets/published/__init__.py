@@ -4,6 +4,7 @@
 - `details`: counts, classes and addresses, from `datasets.json`
 - `check`: what differs from the published files; targets among the references
 - `fetch`, `archives`: downloading and unpacking
+- `cdfsod`: the k-shot lists of CD-FSOD
 - `voc`: the annotation files made from VOCdevkit
 """
 

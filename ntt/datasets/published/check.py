@@ -8,7 +8,8 @@ from pathlib import Path
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images, image_digest
 from ntt.datasets.base import DatasetFiles
-from ntt.datasets.published.details import Counts, DatasetDetails
+from ntt.datasets.published import cdfsod
+from ntt.datasets.published.details import Counts, DatasetDetails, KshotList
 from ntt.errors import DataError
 from ntt.types import ImageRecord
 
@@ -41,6 +42,8 @@ def check_published(
             reference_images |= {record.path: record for record in references.images.values()}
             if shots is not None:
                 _check_shots(report, references, shots)
+                if shots in details.lists:
+                    _check_list(report, references, details.lists[shots], shots)
     target_images = list(targets.images.values()) if targets else []
     _check_images(report, "target", target_images, decode=decode)
     _check_images(report, "reference", list(reference_images.values()), decode=decode)
@@ -146,6 +149,21 @@ def _check_shots(report: CheckReport, references: CocoDataset, shots: int) -> No
     elif other:
         differing = _listed(f"{name} {count}" for name, count in other.items())
         report.lines.append(f"         classes with other than {shots} examples: {differing}")
+
+
+def _check_list(report: CheckReport, dataset: CocoDataset, published: KshotList, shots: int) -> None:
+    """Compare the references of a file with the benchmark's list: class, file name and box of each."""
+    references = cdfsod.dataset_references(dataset)
+    if cdfsod.references_key(references) == published.references:
+        report.lines.append("         the references of the benchmark's list")
+        return
+    path = cdfsod.list_path(dataset.annotation_file.parent.parent, shots)
+    if path.is_file():
+        differing = cdfsod.differing_classes(references, cdfsod.published_references(path))
+        remedy = f"Classes that differ from {path.name}: {_listed(differing)}."
+    else:
+        remedy = "`ntt data get cdfsod-lists` fetches the list; call this again to see which classes differ."
+    report.problems.append(f"{dataset.annotation_file} has other references than the benchmark's list. {remedy}")
 
 
 def _check_images(report: CheckReport, kind: str, records: Sequence[ImageRecord], *, decode: bool) -> None:

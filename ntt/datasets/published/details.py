@@ -48,6 +48,21 @@ class Archive:
 
 
 @dataclass(frozen=True)
+class KshotList:
+    """One of the k-shot lists of CD-FSOD.
+
+    Attributes:
+        url: of the file, at a fixed commit.
+        sha256: of the file's bytes.
+        references: `ntt.datasets.published.cdfsod.references_key` of its content.
+    """
+
+    url: str
+    sha256: str
+    references: str
+
+
+@dataclass(frozen=True)
 class DatasetDetails:
     """Details of one data set option.
 
@@ -62,6 +77,8 @@ class DatasetDetails:
         references: of the file references are drawn from.
         shot_images: shots -> images of that references file.
         targets: of the targets file.
+        folder: its name below the data root; None where it is the option's.
+        lists: shots -> published list of references.
     """
 
     name: str
@@ -75,6 +92,8 @@ class DatasetDetails:
     references: Counts
     shot_images: Mapping[int, int]
     targets: Counts
+    folder: str | None = None
+    lists: Mapping[int, KshotList] = field(default_factory=dict)
 
     def of_shots(self, shots: int | None) -> Counts:
         """Return the references file's counts, for one number of shots where there is a file for each."""
@@ -97,6 +116,7 @@ def few_shot_lists_url() -> str:
 
 
 def _details(name: str, entry: Mapping[str, Any]) -> DatasetDetails:
+    base = _document()["cdfsod_lists"]
     classes = split_classes(entry["classes"]) if "classes" in entry else tuple(entry.get("class_names", ()))
     return DatasetDetails(
         name=name,
@@ -110,6 +130,11 @@ def _details(name: str, entry: Mapping[str, Any]) -> DatasetDetails:
         references=Counts(**entry.get("references", {})),
         shot_images={int(shots): images for shots, images in entry.get("shot_images", {}).items()},
         targets=Counts(**entry["targets"]),
+        folder=entry.get("folder"),
+        lists={
+            int(shots): KshotList(url=f"{base}{entry['folder']}/annotations/{shots}_shot_converted.json", **digests)
+            for shots, digests in entry.get("lists", {}).items()
+        },
     )
 
 

@@ -1,15 +1,17 @@
 """Downloads published data sets, unpacks them, and makes the annotation files the options read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ntt.base.digests import sha256_of
 from ntt.base.download import Progress, download, mirrored_urls
 from ntt.base.files import write_json, write_text
 from ntt.convert.coco_files import read_whole
+from ntt.datasets.published import cdfsod
 from ntt.datasets.published.archives import unpack
-from ntt.datasets.published.details import Archive, archives, few_shot_lists_url, known_datasets
+from ntt.datasets.published.details import Archive, DatasetDetails, archives, few_shot_lists_url, known_datasets
 from ntt.datasets.published.voc import convert_devkit, list_name, write_kshot_files
 from ntt.errors import DataError
 
@@ -32,10 +34,11 @@ class Source:
     progress: Callable[[str], Progress] = lambda _: lambda done, total: None
 
 
-def fetch_dataset(name: str, data_root: Path, source: Source) -> list[str]:
+def fetch_dataset(name: str, folder_of: Callable[[str], Path], source: Source) -> list[str]:
     """Make sure a data set (coco, lvis or voc) is complete: what is missing is downloaded, unpacked and converted.
 
-    An interrupted call is continued by the next one; a call with nothing to do reads only the folders' listings.
+    `folder_of` returns the folder of coco, lvis or voc; LVIS needs the images of COCO. An interrupted call is continued
+    by the next one; a call with nothing to do reads only the folders' listings.
 
     Returns:
         What was done or already existed, one sentence each.
@@ -45,18 +48,17 @@ def fetch_dataset(name: str, data_root: Path, source: Source) -> list[str]:
         DownloadError: if an archive is not available, or is not the expected one.
         StorageError: if the disk is full or not writable.
     """
-    report = [_fetch_archive(archive, data_root, source) for archive in archives(name)]
+    report = [_fetch_archive(archive, folder_of(archive.into), source) for archive in archives(name)]
     if name == "lvis":
-        minival = write_minival(data_root / "lvis")
+        minival = write_minival(folder_of("lvis"))
         report += [f"{minival}: the images of lvis_v1_val.json that belong to val2017"] if minival else []
     if name == "voc":
-        written = convert_devkit(data_root / "voc") + _few_shot_files(data_root / "voc", source)
+        written = convert_devkit(folder_of("voc")) + _few_shot_files(folder_of("voc"), source)
         report += [f"{path}: written" for path in written]
     return report
 
 
-def _fetch_archive(archive: Archive, data_root: Path, source: Source) -> str:
-    folder = data_root / archive.into
+def _fetch_archive(archive: Archive, folder: Path, source: Source) -> str:
     unfinished = folder / _DOWNLOADS / f"{archive.file_name}.unfinished"
     if not unfinished.exists() and _is_provided(archive, folder):
         return f"{archive.file_name}: already there ({', '.join(archive.provides)})"
@@ -84,13 +86,13 @@ def _is_provided(archive: Archive, folder: Path) -> bool:
     return all(count(folder / name) >= number for name, number in archive.provides.items())
 
 
-def _download(url: str, target: Path, relative_path: str, source: Source, *, md5: str | None) -> None:
+def _download(url: str, target: Path, relative_path: str, source: Source, **digest: str) -> None:
     if target.is_file():
         return
     if source.offline:
         raise DataError(f"{target} is not there, and downloads are switched off. It is published at {url}.")
     urls = [url] if source.mirror is None else mirrored_urls(source.mirror, url, relative_path)
-    download(urls, target, md5=md5, label=f"file {target.name}", progress=source.progress(target.name))
+    download(urls, target, label=f"file {target.name}", progress=source.progress(target.name), **digest)
 
 
 def _few_shot_files(root: Path, source: Source) -> list[Path]:
@@ -101,8 +103,38 @@ def _few_shot_files(root: Path, source: Source) -> list[Path]:
     for shots in details.shots:
         for class_name in details.class_names:
             name = list_name(class_name, shots)
-            _download(few_shot_lists_url() + name, root / "vocsplit" / name, f"voc/vocsplit/{name}", source, md5=None)
+            _download(few_shot_lists_url() + name, root / "vocsplit" / name, f"voc/vocsplit/{name}", source)
     return write_kshot_files(root, details.shots)
+
+
+def fetch_kshot_lists(datasets: Iterable[DatasetDetails], data_root: Path, source: Source) -> list[str]:
+    """Fetch the k-shot lists of CD-FSOD that are missing, and write the `K_shot.json` of the data sets on disk.
+
+    An existing `K_shot.json` is never changed.
+
+    Returns:
+        What was done, and which data sets are not there yet, one sentence each.
+
+    Raises:
+        DataError: if a list on disk is not the published one, or does not fit the data set.
+        DownloadError: if a list is not available, or is not the expected one.
+    """
+    report = []
+    for details in datasets:
+        assert details.folder is not None, details.name
+        root = data_root / details.folder
+        for shots, published in details.lists.items():
+            path = cdfsod.list_path(root, shots)
+            relative_path = path.relative_to(data_root).as_posix()
+            _download(published.url, path, relative_path, source, sha256=published.sha256)
+            if sha256_of(path) != published.sha256:
+                raise DataError(f"{path} is not the published list: its sha256 differs. Delete it and call again.")
+        if not ((root / cdfsod.TEST).is_file() and (root / cdfsod.IMAGES).is_dir()):
+            report.append(f"{root}: lists fetched; call again once {cdfsod.TEST} and {cdfsod.IMAGES}/ are there")
+            continue
+        written = [file for shots in details.lists if (file := cdfsod.write_kshot_file(root, shots))]
+        report += [f"{file}: written" for file in written] or [f"{root}: has its K_shot.json already"]
+    return report
 
 
 def write_minival(root: Path) -> Path | None:
