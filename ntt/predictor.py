@@ -29,7 +29,7 @@ from ntt.stages.matching import build_prototypes
 from ntt.stages.memory import fill_memory
 from ntt.store.entries import Arrays
 from ntt.store.store import Store
-from ntt.types import Category, FloatArray, ImageRecord, Instance, IntArray, ReferenceSet
+from ntt.types import Category, FloatArray, ImageRecord, Instance, IntArray, MemoryBank, ReferenceSet
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 """A file; a picture; or pixels: uint8 [H, W, 3] RGB, or [H, W] grey. Files are turned as their EXIF data say, pictures
@@ -129,9 +129,16 @@ class Predictor:
         self._models, self._matcher = build_models(config, store=entries), config.matcher
         with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
             reference_set = _reference_set(examples, Path(folder))
-            memory = fill_memory(references=reference_set, encoder=self._models.encoder, group=ProcessGroup())
+            memory = self._fill(reference_set)
         self._prototypes = build_prototypes(memory=memory, matcher=self._matcher)
         self.classes = tuple(category.name for category in memory.categories)
+
+    def _fill(self, references: ReferenceSet) -> MemoryBank:
+        encoder, matcher = self._models.encoder, self._matcher
+        if matcher.reads_clear_surroundings:
+            encoder = replace(encoder, objects_of_image=references.instances_of_image)
+        source = self._models.source if matcher.reads_full_images else None
+        return fill_memory(references=references, encoder=encoder, group=ProcessGroup(), source=source)
 
     def __call__(self, image: ImageLike) -> Prediction:
         """Search one image.
@@ -189,19 +196,24 @@ def _reference_set(references: Sequence[Reference], folder: Path) -> ReferenceSe
     """Turn examples into what the memory is filled from; images without a file are written into `folder`."""
     classes = list(dict.fromkeys(reference.name for reference in references))
     categories = tuple(Category(number, name) for number, name in enumerate(classes, start=1))
-    records: dict[int | str, ImageRecord] = {}
+    # Examples may share an image: its objects and candidates belong together.
+    records: dict[str | int, ImageRecord] = {}
     groups: list[list[Instance]] = [[] for _ in classes]
     problems: list[str] = []
     for number, reference in enumerate(references, start=1):
         try:
-            records[number] = _record(reference.image, folder / f"{number}.png", number)
+            image = reference.image
+            key = str(Path(image).expanduser().absolute()) if isinstance(image, str | os.PathLike) else id(image)
+            if key not in records:
+                records[key] = _record(image, folder / f"{number}.png", number)
             label = classes.index(reference.name)
-            groups[label].append(_instance(reference, number, label + 1, records[number]))
+            groups[label].append(_instance(reference, number, label + 1, records[key]))
         except DataError as error:
             problems.append(f"Example {number} ({reference.name}): {error}")
     raise_all(problems, DataError, summary="Some examples cannot be used")
     shots = max(map(len, groups))
-    return ReferenceSet(categories, instances=tuple(map(tuple, groups)), images=records, shots=shots, seed=0)
+    images = {record.id: record for record in records.values()}
+    return ReferenceSet(categories, instances=tuple(map(tuple, groups)), images=images, shots=shots, seed=0)
 
 
 def _examples(references: Any) -> tuple[Reference, ...]:

@@ -83,13 +83,24 @@ class ReferenceSet:
     digest: str = ""
     sampler: str = "given"
 
+    def instances_of_image(self, image_id: ImageId) -> tuple[Instance, ...]:
+        """Return the references in one image, class by class."""
+        return tuple(each for members in self.instances for each in members if each.image_id == image_id)
+
 
 @dataclass(frozen=True)
 class ReferenceFeature:
-    """Mean features of a reference inside its mask and in the rest of its crop, if any; float32 [D], not normalised."""
+    """Mean features of a reference; float32 [D], not normalised.
+
+    Attributes:
+        instance: inside its mask.
+        background: in the rest of its crop, None where there is none.
+        clear_background: in the rest of its crop outside all annotated objects; None also where it was not asked for.
+    """
 
     instance: FloatArray
     background: FloatArray | None
+    clear_background: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -100,11 +111,16 @@ class MemoryBank:
         features: per class float32 [K, D], not normalised.
         backgrounds: per class float32 [B, D], not normalised, B <= K: the mean feature outside the mask of each
             instance that leaves anything of its crop uncovered. An empty tuple where backgrounds were not computed.
+        clear_backgrounds: the same outside all annotated objects of the image; empty unless a matcher reads it.
+        full: per class float32 [K, D], unit features of the instances in their full images (method.md §2), zeros where
+            no candidate reaches the instance; empty unless a matcher reads it.
     """
 
     categories: tuple[Category, ...]
     features: "tuple[torch.Tensor, ...]"
     backgrounds: "tuple[torch.Tensor, ...]" = ()
+    clear_backgrounds: "tuple[torch.Tensor, ...]" = ()
+    full: "tuple[torch.Tensor, ...]" = ()
 
 
 @dataclass(frozen=True)

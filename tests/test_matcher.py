@@ -148,6 +148,9 @@ def test_fingerprint_names_every_setting_but_not_the_option():
         "hard_merge_threshold": 0.5,
         "box_convention": "coco",
         "on_empty": "empty",
+        "reference_vectors": "crop",
+        "full_share": 0.5,
+        "surroundings": "crop",
     }
 
 

@@ -17,11 +17,12 @@ from ntt.matchers.graph_diffusion import GraphDiffusionMatcher
 from ntt.matchers.kmeans import KMeansMatcher
 from ntt.matchers.nearest import NearestMatcher
 from ntt.matchers.negative import NegativeMatcher
+from ntt.matchers.probe import ProbeMatcher
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.matchers.scoring import DetectingMatcher
 from ntt.types import Candidates, Category, Detections, MemoryBank, Prototypes
 
-MATCHERS = [BackgroundMatcher, GraphDiffusionMatcher, KMeansMatcher, NearestMatcher, NegativeMatcher]
+MATCHERS = [BackgroundMatcher, GraphDiffusionMatcher, KMeansMatcher, NearestMatcher, NegativeMatcher, ProbeMatcher]
 CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
 # Directions in a space of four channels: cats are (0.8, 0.6, 0, 0) or the first axis, dogs the third axis. Around
 # the cats there is (0, 0.8, 0, 0.6); the one dog fills its crop.
@@ -35,7 +36,8 @@ def prototypes(matcher: DetectingMatcher, memory: MemoryBank = MEMORY) -> Protot
     vectors, labels = matcher.build_prototypes(memory)
     assert vectors.dtype == torch.float32
     assert labels.dtype == torch.int64
-    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(labels)))
+    is_unit = torch.full_like(labels, matcher.SCHEMA != "probe", dtype=torch.bool) | (labels >= -1)
+    torch.testing.assert_close(vectors[is_unit].norm(dim=1), torch.ones(int(is_unit.sum())))
     return Prototypes(memory.categories, vectors, labels)
 
 
@@ -155,6 +157,7 @@ def test_one_background_prototype_or_one_a_reference(mode: Any, cosine: float):
             NegativeMatcher(negatives="background"),
             "No reference shows any background: there are no negatives from the surroundings.",
         ),
+        (ProbeMatcher(), "No reference shows any background: candidates are scored by the published cosine."),
     ],
 )
 def test_references_without_background_give_the_published_scores(
@@ -212,7 +215,8 @@ def test_graph_diffusion_weakens_fragments():
 @pytest.mark.parametrize("matcher", MATCHERS)
 def test_an_image_without_candidates_or_without_anything_similar(matcher: type[DetectingMatcher]):
     assert match(matcher(), candidates([])).rles == ()
-    assert match(matcher(), candidates([[0, 0, 0, 1.0]])).rles == ()
+    if matcher is not ProbeMatcher:  # to which whatever is unlike the surroundings has some similarity
+        assert match(matcher(), candidates([[0, 0, 0, 1.0]])).rles == ()
 
 
 @pytest.mark.parametrize("matcher", MATCHERS)
@@ -228,6 +232,7 @@ OWN_SETTINGS: dict[type[DetectingMatcher], dict[str, Any]] = {
     KMeansMatcher: {"prototypes_per_class": 3, "clustering_seed": 0},
     NearestMatcher: {"neighbours": 3},
     NegativeMatcher: {"negatives": "both", "sigma": 0.8},
+    ProbeMatcher: {"ridge": 1.0, "cosine_share": 0.0, "iou_power": 0.0, "guard": False},
 }
 
 
@@ -252,6 +257,8 @@ def test_fingerprints_name_every_setting(matcher: type[DetectingMatcher]):
         (BackgroundMatcher, {"sigma": 0.0}, "more than 0"),
         (NegativeMatcher, {"negatives": "none"}, "one of both, background, other_classes"),
         (NegativeMatcher, {"sigma": float("nan")}, "more than 0"),
+        (ProbeMatcher, {"ridge": 0.0}, "more than 0"),
+        (ProbeMatcher, {"reference_vectors": "best"}, "one of crop, both, full, mean"),
         (GraphDiffusionMatcher, {"alpha": 1.01}, "0 to 1"),
         (GraphDiffusionMatcher, {"alpha": -0.01}, "0 to 1"),
         (GraphDiffusionMatcher, {"decay_power": float("inf")}, "more than 0"),
@@ -278,6 +285,16 @@ def test_each_setting_has_a_range(matcher: type[DetectingMatcher], wrong: dict[s
         ("kmeans", KMeansMatcher(name="kmeans")),
         ("background", BackgroundMatcher(name="background")),
         ("negative", NegativeMatcher(name="negative")),
+        (
+            "ntt_full_both",
+            PrototypeMatcher(
+                name="ntt_full_both",
+                reference_vectors="both",
+                nms_iou_threshold=1.0,
+                max_candidates_after_nms=100,
+            ),
+        ),
+        ("probe", ProbeMatcher(name="probe", surroundings="clear")),
         ("graph_diffusion", GraphDiffusionMatcher(name="graph_diffusion")),
         (
             "graph_diffusion_published",

@@ -1,7 +1,7 @@
 """Stage `memory` with an encoder whose features are the mean colours of patches."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,11 @@ def references(tmp_path: Path) -> ReferenceSet:
     )
 
 
-def fill(references: ReferenceSet, folder: Path, backbone: Colours) -> MemoryBank:
-    return fill_memory(
-        references=references,
-        encoder=ReferenceEncoder(backbone, ReferenceMasks(maker=None), context_ratio=0.0, store=Store(folder)),
-        group=ProcessGroup(),
-    )
+def fill(references: ReferenceSet, folder: Path, backbone: Colours, *, clear: bool = False) -> MemoryBank:
+    encoder = ReferenceEncoder(backbone, ReferenceMasks(maker=None), context_ratio=0.0, store=Store(folder))
+    if clear:
+        encoder = replace(encoder, objects_of_image=references.instances_of_image)
+    return fill_memory(references=references, encoder=encoder, group=ProcessGroup())
 
 
 def test_features_of_instances_and_of_what_surrounds_them(references: ReferenceSet, tmp_path: Path):
@@ -88,3 +87,22 @@ def test_the_store_keeps_both(references: ReferenceSet, tmp_path: Path):
     again = fill(references, tmp_path / "store", Colours(broken=True))
     for found, known in zip(first.features + first.backgrounds, again.features + again.backgrounds, strict=True):
         assert torch.equal(found, known)
+
+
+def test_other_objects_are_left_out_of_clear_surroundings(references: ReferenceSet, tmp_path: Path):
+    """The first object covers the red half of its crop; another one, the upper half of the blue one."""
+    upper = Instance(4, 1, 5, (32.0, 8.0, 16.0, 24.0), rectangle(32, 8, 48, 32), area_px=16 * 24)
+    alone = replace(references, categories=references.categories[:1], instances=(references.instances[0][:1],))
+    beside = replace(references, instances=(alone.instances[0], (upper,)))
+    folder = tmp_path / "store"
+    for clear in (False, True):
+        memory = fill(beside, folder, Colours(), clear=clear)
+        torch.testing.assert_close(memory.backgrounds[0], torch.tensor([BLUE]))
+        assert len(memory.clear_backgrounds) == (2 if clear else 0)
+    torch.testing.assert_close(memory.clear_backgrounds[0], torch.tensor([BLUE]))
+    # An object that fills the rest leaves nothing; without other objects both surroundings are the same.
+    rest = replace(upper, bbox_xywh=(32.0, 8.0, 16.0, 48.0), segmentation=rectangle(32, 8, 48, 56))
+    covered = fill(replace(beside, instances=(alone.instances[0], (rest,))), folder, Colours(), clear=True)
+    assert (len(covered.clear_backgrounds[0]), len(covered.backgrounds[0])) == (0, 1)
+    single = fill(alone, folder, Colours(), clear=True)
+    assert torch.equal(single.clear_backgrounds[0], single.backgrounds[0])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.numpy
 from interrupted import SMALL
 from PIL import Image
 from test_runner import edited, read, settings
@@ -90,6 +91,24 @@ def test_any_subset_hits(go: Go, data: Path, tmp_path: Path, computed: list[str]
     assert part == {500: whole[104], 501: whole[101]}
     go("seed=1", "split.classes=[disc]", "matcher.merging=hard")
     assert len(computed) == 4
+
+
+def test_references_are_seen_in_their_full_images(go: Go, computed: list[str]):
+    plain = read_detections(go("shots=2shot"))
+    assert computed == [f"targets_{number}.png" for number in range(4)]
+    full = go("matcher=ntt_full_both", "shots=2shot")
+    # Two instances of the four share an image.
+    assert computed[4:] == ["references_0.png", "references_2.png", "references_1.png"]
+    probe = go("matcher=probe_half", "shots=2shot")
+    assert len(computed) == 7
+    assert len({str(found) for found in (plain, read_detections(full), read_detections(probe))}) == 3
+    memory, with_full = (
+        safetensors.numpy.load_file(folder / "memory.safetensors") for folder in (go("shots=2shot"), full)
+    )
+    assert {name: value.tolist() for name, value in with_full.items() if not name.startswith("full_")} == {
+        name: value.tolist() for name, value in memory.items()
+    }
+    assert {name for name in with_full if name.startswith("full_")} == {"full_0", "full_1"}
 
 
 def read_detections(folder: Path) -> dict[int, list[object]]:

@@ -133,6 +133,12 @@ def test_only_what_decides_candidates_divides_them(tmp_path: Path):
     _, plan = plan_file(study.file)
     assert [(unit.kind, unit.num_items) for unit in plan.units] == [("candidates", 4), ("references", 4)]
     assert [len(points) for points in by_candidates(plan.points)] == [4]
+    # The four references are on three images, and the probe has surroundings of its own.
+    study.vary("{matcher: [ntt, ntt_full_both, probe_half], shots: [2shot]}")
+    _, plan = plan_file(study.file)
+    units = [(unit.kind, unit.num_items) for unit in plan.units]
+    assert units == [("candidates", 7), ("references", 4), ("references", 4)]
+    assert [len(points) for points in by_candidates(plan.points)] == [3]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")

@@ -27,6 +27,20 @@ class MatcherConfig:
         """Kind of matcher and every setting that decides the output, as JSON has them."""
         return {"kind": self.SCHEMA, **deciding_settings(self)}
 
+    @property
+    def reads_full_images(self) -> bool:
+        """Whether the memory must hold vectors of full images."""
+        return False
+
+    @property
+    def reads_clear_surroundings(self) -> bool:
+        """Whether the memory must hold surroundings without other objects."""
+        return False
+
+    def select(self, memory: MemoryBank) -> MemoryBank:
+        """Return the memory as `build_prototypes` takes it."""
+        return memory
+
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
         """Condense the memory.
 

@@ -17,6 +17,7 @@ from ntt.base.settings import setting
 from ntt.errors import DataError
 from ntt.matchers.base import MatcherConfig
 from ntt.matchers.image_terms import ImageTerms
+from ntt.matchers.reference_vectors import MemoryReader
 from ntt.ops.boxes import members_of_classes
 from ntt.ops.merging import decay, hard_survivors, soft_penalties
 from ntt.types import Candidates, Detections, FloatArray, ImageId, IntArray, Prototypes
@@ -38,7 +39,7 @@ class Survivors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectingMatcher(MatcherConfig, ABC):
+class DetectingMatcher(MemoryReader, ABC):
     """A matcher that gives every candidate one score per class and suppresses what is found twice."""
 
     nms_iou_threshold: float = setting(0.5, ge=0, le=1)

@@ -67,13 +67,18 @@ def crop_reference(
     left, top, right, bottom = crop_corners(bbox_xywh, height=height, width=width, context_ratio=context_ratio)
     pixels = np.ascontiguousarray(image_HW3[top:bottom, left:right].transpose(2, 0, 1))
     mask_crop = np.ascontiguousarray(mask_HW[top:bottom, left:right])
-    size = (output_size, output_size)
-    crop = resize_bicubic(torch.from_numpy(pixels).float() / 255.0, size)
-    soft_mask = resize_images(torch.from_numpy(mask_crop).float()[None, None], size, mode="bilinear", antialias=False)
-    weights_gg = F.interpolate(soft_mask, size=(grid_size, grid_size), mode="nearest")[0, 0]
+    crop = resize_bicubic(torch.from_numpy(pixels).float() / 255.0, (output_size, output_size))
+    weights_gg = patch_weights(mask_crop, output_size=output_size, grid_size=grid_size)
     if not bool(weights_gg.any()):
         weights_gg = _patch_under_centre(mask_crop, grid_size)
     return crop, weights_gg
+
+
+def patch_weights(mask_crop: npt.NDArray[np.bool_], *, output_size: int, grid_size: int) -> torch.Tensor:
+    """Return how much of each patch a mask covers: float32 [g, g] in [0, 1]; arguments as of `crop_reference`."""
+    mask = torch.from_numpy(np.ascontiguousarray(mask_crop)).float()[None, None]
+    soft_mask = resize_images(mask, (output_size, output_size), mode="bilinear", antialias=False)
+    return F.interpolate(soft_mask, size=(grid_size, grid_size), mode="nearest")[0, 0]
 
 
 def _patch_under_centre(mask_crop: npt.NDArray[np.bool_], grid_size: int) -> torch.Tensor:

@@ -76,12 +76,22 @@ def overlap_fractions(
     Returns:
         float64 [N, M], |mask & other| / |mask|, exact up to the division; 0 where they do not meet.
     """
+    # The crowd flag makes pycocotools divide by the first mask's area in place of the union.
+    return _compare(rles, others, height, width, crowd=1)
+
+
+def mask_ious(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int) -> npt.NDArray[np.float64]:
+    """Compute the IoU of N masks with M others of an image of [height, width] pixels: float64 [N, M]."""
+    return _compare(rles, others, height, width, crowd=0)
+
+
+def _compare(
+    rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int, *, crowd: int
+) -> npt.NDArray[np.float64]:
     if not rles or not others:
         return np.zeros((len(rles), len(others)), dtype=np.float64)
-    # The crowd flag makes pycocotools divide by the first mask's area in place of the union.
-    crowd = [1] * len(others)
-    overlaps = coco_mask.iou(_as_coco(rles, height, width), _as_coco(others, height, width), crowd)
-    return cast("npt.NDArray[np.float64]", np.asarray(overlaps))
+    coded = (_as_coco(masks, height, width) for masks in (rles, others))
+    return cast("npt.NDArray[np.float64]", np.asarray(coco_mask.iou(*coded, [crowd] * len(others))))
 
 
 def _as_coco(rles: Sequence[bytes], height: int, width: int) -> list[dict[str, Any]]:

@@ -17,6 +17,14 @@ from ntt.data.references import references_to_json
 from ntt.errors import StorageError
 from ntt.types import Category, Detections, ImageRecord, Json, MemoryBank, Metrics, Prototypes, ReferenceSet
 
+# Beginnings of the names of a memory's tensors, and the fields they are of.
+_MEMORY_FIELDS = {
+    "class": "features",
+    "background": "backgrounds",
+    "clear_background": "clear_backgrounds",
+    "full": "full",
+}
+
 
 def detections_to_coco(detections: Sequence[Detections], categories: Sequence[Category]) -> list[Json]:
     """Return COCO results: one object per detection with image_id, category_id, score, bbox and segmentation."""
@@ -89,17 +97,20 @@ def read_candidate_counts(path: Path) -> tuple[int, ...]:
 
 def write_memory(path: Path, memory: MemoryBank) -> Path:
     """Write a memory bank as safetensors; the categories are in its metadata."""
-    tensors = {f"class_{label}": features for label, features in enumerate(memory.features)}
-    tensors |= {f"background_{label}": features for label, features in enumerate(memory.backgrounds)}
+    tensors = {
+        f"{name}_{label}": vectors
+        for name, field in _MEMORY_FIELDS.items()
+        for label, vectors in enumerate(getattr(memory, field))
+    }
     return _write_tensors(path, tensors, memory.categories)
 
 
 def read_memory(path: Path) -> MemoryBank:
     """Read a memory bank back."""
     tensors, categories = _read_tensors(path)
-    features = tuple(tensors[f"class_{label}"] for label in range(len(categories)))
-    backgrounds = tuple(tensors[name] for label in range(len(categories)) if (name := f"background_{label}") in tensors)
-    return MemoryBank(categories=categories, features=features, backgrounds=backgrounds)
+    names = {field: [f"{name}_{label}" for label in range(len(categories))] for name, field in _MEMORY_FIELDS.items()}
+    vectors = {field: tuple(tensors[name] for name in own if name in tensors) for field, own in names.items()}
+    return MemoryBank(categories=categories, **vectors)
 
 
 def write_prototypes(path: Path, prototypes: Prototypes) -> Path:

@@ -8,7 +8,7 @@ needs from earlier ones is made on demand, so any stage can be requested alone. 
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -22,6 +22,7 @@ from ntt.run.inputs import Inputs, drawn_references, image_digests, read_inputs
 from ntt.run.models import Models, build_models
 from ntt.run.rundir import RunDirectory
 from ntt.run.shared import Prepared, Workspace
+from ntt.stages.memory import ReferenceEncoder
 from ntt.types import ImageRecord, ReferenceSet
 
 T = TypeVar("T")
@@ -92,6 +93,19 @@ class Pipeline:
     def references(self) -> ReferenceSet:
         """The references as they are drawn; nothing is written."""
         return drawn_references(self.config, self.inputs.reference_data, self.inputs.categories)
+
+    @cached_property
+    def encoder(self) -> ReferenceEncoder:
+        """Describes references, without other objects in their surroundings if the matcher asks for that."""
+        encoder, matcher = self.models.encoder, self.config.matcher
+        if not matcher.reads_clear_surroundings:
+            return encoder
+        return replace(encoder, objects_of_image=self.inputs.reference_data.instances_of_image)
+
+    @property
+    def reference_images(self) -> list[ImageRecord]:
+        """The images of references whose candidates are needed: all, if the matcher reads full images, or none."""
+        return list(self.references.images.values()) if self.config.matcher.reads_full_images else []
 
     @cached_property
     def targets(self) -> list[ImageRecord]:

@@ -11,6 +11,7 @@ from ntt.run.pipeline import Pipeline, Stage
 from ntt.stages.candidates import find_candidates
 from ntt.stages.evaluation import VERSION as EVALUATION_VERSION
 from ntt.stages.evaluation import evaluate
+from ntt.stages.full_images import VERSION as FULL_IMAGES_VERSION
 from ntt.stages.matching import build_prototypes, match_images
 from ntt.stages.memory import fill_memory
 from ntt.stages.pictures import draw_pictures
@@ -31,6 +32,17 @@ REFERENCES: Stage[ReferenceSet] = Stage(
     describe=lambda it: f"{sum(map(len, it.instances))} instances of {len(it.categories)} classes",
 )
 
+
+def _further_vectors(run: Pipeline) -> dict[str, Any]:
+    """Return what decides the vectors that only some matchers read."""
+    matcher, further = run.config.matcher, dict[str, Any]()
+    if matcher.reads_clear_surroundings:
+        further["clear_surroundings"] = run.inputs.reference_data.digest
+    if matcher.reads_full_images:
+        further["full_images"] = {"version": FULL_IMAGES_VERSION, **run.models.source.fingerprint}
+    return further
+
+
 MEMORY: Stage[MemoryBank] = Stage(
     name="memory",
     needs=(REFERENCES,),
@@ -38,8 +50,14 @@ MEMORY: Stage[MemoryBank] = Stage(
         "images": run.image_details(list(run.references.images.values())),
         "backbone": dict(run.models.backbone.fingerprint),
         **run.models.reference_masks.fingerprint(run.inputs.reference_data.instances),
+        **_further_vectors(run),
     },
-    compute=lambda run: fill_memory(references=run.references, encoder=run.models.encoder, group=run.group),
+    compute=lambda run: fill_memory(
+        references=run.references,
+        encoder=run.encoder,
+        group=run.group,
+        source=run.models.source if run.config.matcher.reads_full_images else None,
+    ),
     write=lambda run, memory: [artefacts.write_memory(run.directory.memory, memory)],
     read=lambda run: artefacts.read_memory(run.directory.memory),
     describe=lambda memory: f"{sum(map(len, memory.features))} feature vectors",
@@ -55,7 +73,7 @@ PROTOTYPES: Stage[Prototypes] = Stage(
     describe=lambda prototypes: f"{len(prototypes.labels_P)} vectors of {prototypes.vectors_PD.shape[1]} channels",
 )
 
-# Candidates go into the store; the result is how many each image has.
+# Candidates go into the store; the result is how many each target image has.
 CANDIDATES: Stage[tuple[int, ...]] = Stage(
     name="candidates",
     is_shared=True,
@@ -64,7 +82,9 @@ CANDIDATES: Stage[tuple[int, ...]] = Stage(
         "segmenter": dict(run.models.segmenter.fingerprint),
         "backbone": dict(run.models.backbone.fingerprint),
     },
-    compute=lambda run: find_candidates(images=run.targets, source=run.models.source, group=run.group),
+    compute=lambda run: find_candidates(
+        images=[*run.targets, *run.reference_images], source=run.models.source, group=run.group
+    )[: len(run.targets)],
     write=lambda run, counts: [artefacts.write_candidate_counts(run.directory.candidates, counts)],
     read=lambda run: artefacts.read_candidate_counts(run.directory.candidates),
     describe=lambda counts: f"{sum(counts)} candidates in {len(counts)} images",
@@ -101,7 +121,7 @@ def _draw(run: Pipeline) -> list[Path]:
         images=run.targets,
         detections=detections,
         renderer=_renderer(run),
-        encoder=run.models.encoder,
+        encoder=run.encoder,
         source=run.models.source,
         prototypes=run.result(PROTOTYPES) if settings.features else None,
         sheet_size=settings.contact_sheet_size,

@@ -42,20 +42,21 @@ class CandidateSource:
     settings: Mapping[str, Any] = field(default_factory=dict)
     placement: Placement = field(default_factory=Placement)
 
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the candidates besides the image."""
+        return {
+            "version": _VERSION,
+            "segmenter": dict(self.segmenter.fingerprint),
+            "backbone": dict(self.backbone.fingerprint),
+            "feature_dtype": self.feature_dtype,
+            "settings": self.settings,
+        }
+
     def key(self, record: ImageRecord) -> str:
         """Return the digest of everything that decides this image's candidates."""
-        return content_key(
-            {
-                "version": _VERSION,
-                "image": image_digest(record.path),
-                "height": record.height,
-                "width": record.width,
-                "segmenter": dict(self.segmenter.fingerprint),
-                "backbone": dict(self.backbone.fingerprint),
-                "feature_dtype": self.feature_dtype,
-                "settings": self.settings,
-            }
-        )
+        image = {"image": image_digest(record.path), "height": record.height, "width": record.width}
+        return content_key({**image, **self.fingerprint})
 
     def get(self, record: ImageRecord) -> Candidates:
         """Return the image's candidates, computing and storing them where the store has none."""
@@ -130,7 +131,7 @@ def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, g
     """Make sure that every image's candidates are in the store (method.md §4).
 
     Args:
-        images: the target images.
+        images: the target images, or those of references.
         source: models and store.
         group: the processes of the run; images are distributed over them.
 

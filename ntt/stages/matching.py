@@ -13,7 +13,7 @@ from ntt.types import Detections, ImageRecord, MemoryBank, Prototypes
 
 def build_prototypes(*, memory: MemoryBank, matcher: MatcherConfig) -> Prototypes:
     """Condense the memory into the vectors the matcher compares candidates with (method.md §3; paper, section 3.2)."""
-    vectors_PD, labels_P = matcher.build_prototypes(memory)
+    vectors_PD, labels_P = matcher.build_prototypes(matcher.select(memory))
     return Prototypes(categories=memory.categories, vectors_PD=vectors_PD, labels_P=labels_P)
 
 

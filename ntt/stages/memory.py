@@ -1,7 +1,7 @@
-"""Stage `memory`: one feature vector per reference instance, and one of its surroundings."""
+"""Stage `memory`: the feature vectors of every reference instance and of its surroundings."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -15,9 +15,11 @@ from ntt.data.images import image_digest, read_image
 from ntt.errors import DataError
 from ntt.models.backbones.base import Backbone
 from ntt.models.box_masks import ReferenceMasks
-from ntt.ops.crops import background_feature, crop_reference, instance_feature
+from ntt.ops.crops import background_feature, crop_corners, crop_reference, instance_feature, patch_weights
+from ntt.stages.candidates import CandidateSource
+from ntt.stages.full_images import full_image_features
 from ntt.store.store import Store
-from ntt.types import FloatArray, ImageRecord, Instance, MemoryBank, ReferenceFeature, ReferenceSet
+from ntt.types import FloatArray, ImageId, ImageRecord, Instance, MemoryBank, ReferenceFeature, ReferenceSet
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,11 +27,18 @@ VERSION = 2
 """Counts changes of what the stage computes; part of the keys of the store and of the stage."""
 
 
-def fill_memory(*, references: ReferenceSet, encoder: "ReferenceEncoder", group: ProcessGroup) -> MemoryBank:
+def fill_memory(
+    *,
+    references: ReferenceSet,
+    encoder: "ReferenceEncoder",
+    group: ProcessGroup,
+    source: CandidateSource | None = None,
+) -> MemoryBank:
     """Describe every reference instance by the mean backbone feature inside its mask (method.md §2; paper 3.2).
 
-    The mean feature of the crop outside the mask is kept with it, for matchers that use negative evidence. Instances
-    are distributed over the processes.
+    The mean feature of the crop outside the mask is kept with it, for matchers that use negative evidence; with a
+    `source` of candidates, also the vectors of instances in their full images. Instances are distributed over the
+    processes.
     """
     flat = [instance for members in references.instances for instance in members]
     if group.is_main:
@@ -40,14 +49,18 @@ def fill_memory(*, references: ReferenceSet, encoder: "ReferenceEncoder", group:
 
     features = iter(map_dealt(encode, flat, group=group, label="memory", unit="reference"))
     groups = [list(islice(features, len(members))) for members in references.instances]
+
+    def stacked(name: str) -> tuple[torch.Tensor, ...]:
+        return tuple(
+            _stack([getattr(feature, name) for feature in members], len(members[0].instance)) for members in groups
+        )
+
     return MemoryBank(
         categories=references.categories,
-        features=tuple(
-            _stack([feature.instance for feature in members], len(members[0].instance)) for members in groups
-        ),
-        backgrounds=tuple(
-            _stack([feature.background for feature in members], len(members[0].instance)) for members in groups
-        ),
+        features=stacked("instance"),
+        backgrounds=stacked("background"),
+        clear_backgrounds=() if encoder.objects_of_image is None else stacked("clear_background"),
+        full=() if source is None else full_image_features(references, source, encoder.masks, group),
     )
 
 
@@ -58,6 +71,7 @@ class ReferenceEncoder:
     Attributes:
         context_ratio: context around the box, as a fraction of its longer side.
         settings: what else decides the result; part of the key.
+        objects_of_image: gives all annotated objects of a reference image; None: surroundings may show other objects.
     """
 
     backbone: Backbone
@@ -65,11 +79,13 @@ class ReferenceEncoder:
     context_ratio: float
     store: Store
     settings: Mapping[str, Any] = field(default_factory=dict)
+    objects_of_image: Callable[[ImageId], Sequence[Instance]] | None = None
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the vectors besides the instance itself."""
+        """What decides the vectors besides the annotations."""
         return {
+            **({} if self.objects_of_image is None else {"surroundings": "clear"}),
             "version": VERSION,
             "backbone": dict(self.backbone.fingerprint),
             "context_ratio": self.context_ratio,
@@ -78,9 +94,10 @@ class ReferenceEncoder:
 
     def key(self, instance: Instance, record: ImageRecord) -> str:
         """Return the digest of everything that decides this instance's vectors."""
-        shape = {"bbox": instance.bbox_xywh, "segmentation": instance.segmentation}
-        models = {**self.fingerprint, **self.masks.fingerprint([instance])}
-        return content_key({"image": image_digest(record.path), **shape, **models})
+        others = self._others(instance, record)
+        objects = _shape(instance) | ({"others": [_shape(other) for other in others]} if others else {})
+        models = {**self.fingerprint, **self.masks.fingerprint([instance, *others])}
+        return content_key({"image": image_digest(record.path), **objects, **models})
 
     def is_stored(self, instance: Instance, record: ImageRecord) -> bool:
         """Return whether the store has an entry for the instance."""
@@ -96,13 +113,36 @@ class ReferenceEncoder:
         if stored is not None:
             return stored
         _, weights_gg, feature_map_Dgg = self.look(instance, record)
-        background = background_feature(feature_map_Dgg, weights_gg)
+        backgrounds = [background_feature(feature_map_Dgg, weights_gg), None]
+        if self.objects_of_image is not None:
+            covered_gg = self._covered(instance, record, weights_gg)
+            backgrounds[1] = background_feature(feature_map_Dgg, covered_gg)
         feature = ReferenceFeature(
-            instance=instance_feature(feature_map_Dgg, weights_gg).numpy(),
-            background=None if background is None else background.numpy(),
+            instance_feature(feature_map_Dgg, weights_gg).numpy(),
+            *(None if background is None else background.numpy() for background in backgrounds),
         )
         self.store.write_reference(key, feature)
         return feature
+
+    def _others(self, instance: Instance, record: ImageRecord) -> list[Instance]:
+        """Return the other annotated objects whose boxes reach into the instance's crop, if they are asked for."""
+        objects = () if self.objects_of_image is None else self.objects_of_image(instance.image_id)
+        corners = self._corners(instance, record)
+        return [other for other in objects if other.id != instance.id and _reaches(other.bbox_xywh, corners)]
+
+    def _covered(self, instance: Instance, record: ImageRecord, weights_gg: torch.Tensor) -> torch.Tensor:
+        """Return how much of each patch any annotated object covers: float32 [g, g] in [0, 1]."""
+        left, top, right, bottom = self._corners(instance, record)
+        covered = np.zeros((bottom - top, right - left), dtype=np.bool_)
+        for other in (instance, *self._others(instance, record)):
+            covered |= self.masks.mask(other, record)[top:bottom, left:right]
+        size = self.backbone.input_size
+        covered_gg = patch_weights(covered, output_size=size, grid_size=size // self.backbone.patch_size)
+        return torch.maximum(weights_gg, covered_gg)
+
+    def _corners(self, instance: Instance, record: ImageRecord) -> tuple[int, int, int, int]:
+        box, ratio = instance.bbox_xywh, self.context_ratio
+        return crop_corners(box, height=record.height, width=record.width, context_ratio=ratio)
 
     def look(self, instance: Instance, record: ImageRecord) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return what the backbone is shown and what it makes of it, whatever the store holds.
@@ -120,6 +160,17 @@ class ReferenceEncoder:
             context_ratio=self.context_ratio,
         )
         return crop_3SS, weights_gg, self.backbone.encode(crop_3SS[None])[0].float().cpu()
+
+
+def _shape(instance: Instance) -> dict[str, Any]:
+    return {"bbox": instance.bbox_xywh, "segmentation": instance.segmentation}
+
+
+def _reaches(bbox_xywh: tuple[float, float, float, float], corners: tuple[int, int, int, int]) -> bool:
+    """Return whether a box overlaps a crop (left, top, right, bottom)."""
+    x, y, width, height = bbox_xywh
+    left, top, right, bottom = corners
+    return x < right and y < bottom and x + width > left and y + height > top
 
 
 def _stack(vectors: Sequence[FloatArray | None], channels: int) -> torch.Tensor:

@@ -126,14 +126,16 @@ class Store:
     def read_reference(self, key: str) -> ReferenceFeature | None:
         """Return the features of one reference instance, or None."""
         entry = self.read("references", key)
-        return None if entry is None else ReferenceFeature(entry[0]["feature"], entry[0].get("background"))
+        if entry is None:
+            return None
+        arrays = entry[0]
+        return ReferenceFeature(arrays["feature"], arrays.get("background"), arrays.get("clear_background"))
 
     def write_reference(self, key: str, feature: ReferenceFeature) -> None:
         """Write the features of one reference instance."""
-        arrays: Arrays = {"feature": feature.instance}
-        if feature.background is not None:
-            arrays["background"] = feature.background
-        self.write("references", key, arrays, notes={})
+        vectors = (feature.instance, feature.background, feature.clear_background)
+        named = zip(("feature", "background", "clear_background"), vectors, strict=True)
+        self.write("references", key, {name: vector for name, vector in named if vector is not None}, notes={})
 
     def _believed(self, kind: str, key: str, load: Callable[[Path], T]) -> T | None:
         """Load something of an entry and note its use; None, with a warning, if it is damaged."""

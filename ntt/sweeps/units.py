@@ -30,6 +30,8 @@ _ID_LENGTH = 12
 class WorkUnit:
     """Work that several points share: the candidates of all images of a data set, or the features of references.
 
+    The candidates are those of target images, and of references' images as far as matchers of the points read them.
+
     Attributes:
         id: kind and a digest, usable as a file name.
         kind: "candidates" or "references".
@@ -119,15 +121,17 @@ def shared_items(
     """
     first = pipelines[0]
     if kind == "candidates":
+        # Files of different numbers of shots may give the same ids to different images.
+        images = {image.path: image for pipeline in pipelines for image in pipeline.reference_images}
         return (
-            [(image,) for image in first.targets],
+            [(image,) for image in (*first.targets, *images.values())],
             lambda image: first.models.source.is_stored(image),
             lambda image: first.models.source.count(image),
         )
     return (
         _drawn_instances(pipelines),
-        lambda *drawn: first.models.encoder.is_stored(*drawn),
-        lambda *drawn: first.models.encoder.encode(*drawn),
+        lambda *drawn: first.encoder.is_stored(*drawn),
+        lambda *drawn: first.encoder.encode(*drawn),
     )
 
 
@@ -176,10 +180,10 @@ def _references_key(pipeline: Pipeline) -> str:
     config, references = pipeline.config, pipeline.inputs.reference_data
     details = {"file": references.digest, "settings": stage_settings(config, "memory")}
     if not _has_device(config.runtime):
-        return content_key({**details, **model_settings(config)})
-    models = pipeline.models
-    masks = models.reference_masks.fingerprint(references.instances)
-    return content_key({**details, **models.encoder.fingerprint, **masks})
+        is_clear = config.matcher.reads_clear_surroundings
+        return content_key({**details, **model_settings(config), "clear": is_clear})
+    masks = pipeline.models.reference_masks.fingerprint(references.instances)
+    return content_key({**details, **pipeline.encoder.fingerprint, **masks})
 
 
 def _work_unit(unit: str, pipelines: Sequence[Pipeline]) -> WorkUnit:

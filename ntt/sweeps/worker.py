@@ -91,7 +91,7 @@ class _Worker:
     def _fill(self, shard: Shard, count: Count) -> None:
         unit = self.plan.unit(shard.unit)
         members = {point.id for point in self.plan.points if unit.id in point.units}
-        points = compose_points(self.plan, {unit.point} if unit.kind == "candidates" else members)
+        points = compose_points(self.plan, members)
         pipelines = [Pipeline(point.config, workspace=process_workspace()) for point in points]
         items, is_stored, compute = shared_items(unit.kind, pipelines)
         items = items[shard.index :: shard.count]
