@@ -50,6 +50,7 @@ class Instance:
         bbox_xywh: COCO box in image pixels, clipped to the image.
         segmentation: polygons (list), RLE with list or string counts (dict), or None for a box-only annotation.
         area_px: as the file has it, else the mask's area, else the box's.
+        isdifficult: marked `difficult`, as objects of Pascal VOC are.
         shot_index: position in a fixed k-shot order (the k-shot set is `shot_index < k`), or None.
     """
 
@@ -61,6 +62,7 @@ class Instance:
     area_px: float
     iscrowd: bool = False
     isimpossible: bool = False
+    isdifficult: bool = False
     shot_index: int | None = None
 
 
@@ -205,6 +207,7 @@ class Metrics:
         per_class: kind -> class name -> metric name -> value.
         num_objects: objects of the ground truth, of all classes, crowd regions not counted; None: not recorded.
         num_masks: how many of them have a mask.
+        difficult: how difficult objects of Pascal VOC were counted, "crowd" or "ordinary"; None where there are none.
     """
 
     overall: Mapping[str, Mapping[str, float]]
@@ -213,6 +216,7 @@ class Metrics:
     num_detections: int
     num_objects: int | None = None
     num_masks: int | None = None
+    difficult: str | None = None
 
 
 @dataclass(frozen=True)

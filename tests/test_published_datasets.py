@@ -27,6 +27,7 @@ from ntt.datasets.published.details import DatasetDetails, known_datasets
 from ntt.datasets.published.voc import convert_devkit, write_kshot_files
 from ntt.errors import ConfigError, DataError
 from ntt.run import runner
+from ntt.run.artefacts import read_metrics
 from ntt.run.inputs import read_inputs
 
 OPTIONS = (*COCO_LIKE, *CDFSOD)
@@ -335,6 +336,23 @@ def test_a_box_only_set_runs_from_end_to_end(
     assert json.loads((folder / "references.json").read_text())["sampler"] == "fixed"
     assert set(json.loads((folder / "metrics.json").read_text())["overall"]) == {"bbox"}
     assert "9 of the 9 objects of the ground truth have none." in capsys.readouterr().out
+
+
+def test_difficult_objects_of_voc_count_by_one_setting(
+    miniatures: tuple[Path, Mapping[str, DatasetDetails]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """VOC's own protocol leaves them out of the count; as ordinary objects they are among the 20 of the file."""
+    counts = {}
+    for difficult in ("null", "crowd", "ordinary"):
+        words = ["shots=1shot", "split=all", f"evaluation.difficult={difficult}", *CHEAP]
+        made = small("voc", miniatures[0], tmp_path, *words)
+        runner.run(made)
+        metrics = read_metrics(run_directory(made) / "metrics.json")
+        counts[difficult] = (metrics.num_objects, metrics.difficult)
+    assert counts == {"null": (18, "crowd"), "crowd": (18, "crowd"), "ordinary": (20, "ordinary")}
+    out = capsys.readouterr().out
+    assert "\nDifficult objects count as crowd regions (evaluation.difficult=crowd).\nclass " in out
+    assert "\nDifficult objects count as ordinary objects (evaluation.difficult=ordinary).\nclass " in out
 
 
 @pytest.mark.slow

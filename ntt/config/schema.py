@@ -106,6 +106,10 @@ class EvaluationConfig:
     """The rules that AP and AR follow. coco: COCO's; lvis: LVIS' own, for annotation files that list for each image
     which classes were searched for. conf/config.yaml takes it from the data set: dataset.protocol."""
 
+    difficult: str | None = setting(None, one_of=("crowd", "ordinary"))
+    """How target objects marked `difficult` (Pascal VOC) count. crowd: neither to be found nor wrong to find; ordinary:
+    like any other; null: as the annotation file has them, which is crowd after `ntt data get voc`."""
+
     semantic: str = setting("none", one_of=PAINTINGS)
     """mIoU over the searched classes, of detections painted into one label per pixel. correct: the highest score owns a
     pixel; reference: as the published code paints; none: no mIoU."""

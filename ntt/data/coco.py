@@ -3,12 +3,12 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ntt.data.coco_annotations import parse_annotations
 from ntt.data.coco_entries import Box, CheckedClasses, Findings, parse_categories, parse_checked_classes, parse_images
@@ -114,12 +114,11 @@ def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: b
     instances = parse_annotations(sections.get("annotations", []), images, categories, findings)
     _raise(findings, annotation_file)
     _warn(findings, annotation_file)
-    objects = [instance for instance in instances if not instance.iscrowd]
     return CocoDataset(
         categories=categories,
         images=images,
         instances=instances,
-        has_masks=bool(objects) and all(instance.segmentation is not None for instance in objects),
+        has_masks=_all_have_masks(instances),
         has_annotations="annotations" in sections,
         annotation_file=annotation_file,
         digest=hashlib.sha256(content).hexdigest(),
@@ -133,6 +132,20 @@ def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: b
         checked_classes=parse_checked_classes(sections["images"]),
         ignored=frozenset(findings.ignored),
     )
+
+
+def count_difficult(dataset: CocoDataset, difficult: Literal["crowd", "ordinary"]) -> CocoDataset:
+    """Return a data set whose difficult objects (Pascal VOC) are crowd regions, or objects like any other."""
+    instances = tuple(
+        replace(instance, iscrowd=difficult == "crowd") if instance.isdifficult else instance
+        for instance in dataset.instances
+    )
+    return replace(dataset, instances=instances, has_masks=_all_have_masks(instances))
+
+
+def _all_have_masks(instances: Iterable[Instance]) -> bool:
+    objects = [instance for instance in instances if not instance.iscrowd]
+    return bool(objects) and all(instance.segmentation is not None for instance in objects)
 
 
 def read_document(annotation_file: Path) -> dict[str, Any]:

@@ -122,6 +122,7 @@ def _parse_annotation(
         area_px=_measured_area(shape, box, image) if area is None else float(area),
         iscrowd=bool(entry.get("iscrowd")),
         isimpossible=bool(entry.get("isimpossible")),
+        isdifficult=entry.get("difficult") == 1,
         shot_index=entry.get("shot_index"),
     )
     return instance, shape

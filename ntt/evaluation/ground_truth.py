@@ -114,13 +114,18 @@ def prepare_ground_truth(
     """
     ordered = tuple(sorted(categories, key=lambda category: category.id))
     sizes = tuple((image.id, image.height, image.width) for image in dataset.images.values())
-    key = (dataset.digest, ordered, sizes, protocol)
+    key = (dataset.digest, ordered, sizes, protocol, difficult_as(dataset))
     if key not in _CACHE:
         _CACHE[key] = _prepare(dataset, ordered, protocol)
     _CACHE.move_to_end(key)
     while len(_CACHE) > _CACHE_SIZE:
         _CACHE.popitem(last=False)
     return _CACHE[key]
+
+
+def difficult_as(dataset: CocoDataset) -> str | None:
+    """Return how difficult objects count, "crowd" or "ordinary"; None where there are none."""
+    return next(("crowd" if i.iscrowd else "ordinary" for i in dataset.instances if i.isdifficult), None)
 
 
 def _prepare(dataset: CocoDataset, categories: tuple[Category, ...], protocol: Protocol) -> GroundTruth:

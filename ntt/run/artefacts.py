@@ -127,7 +127,10 @@ def read_prototypes(path: Path) -> Prototypes:
 
 def write_metrics(path: Path, metrics: Metrics) -> Path:
     """Write metrics as JSON."""
-    return _write_json(path, asdict(metrics))
+    values = asdict(metrics)
+    if metrics.difficult is None:  # of interest for Pascal VOC only
+        del values["difficult"]
+    return _write_json(path, values)
 
 
 def read_metrics(path: Path) -> Metrics:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from ntt.base import distributed as dist
 from ntt.config.schema import ExperimentConfig
 from ntt.data import sampling
-from ntt.data.coco import CocoDataset, read_coco
+from ntt.data.coco import CocoDataset, count_difficult, read_coco
 from ntt.data.images import image_digest
 from ntt.data.references import assemble_references
 from ntt.data.splits import resolve_split
@@ -43,6 +43,8 @@ def read_inputs(config: ExperimentConfig, *, read: Callable[..., CocoDataset] = 
     """
     files = config.dataset.locate(Path(config.runtime.cache_root).expanduser().absolute())
     reference_data, target_data = _read_both(files, read)
+    if config.evaluation.difficult is not None:
+        target_data = count_difficult(target_data, cast("Literal['crowd', 'ordinary']", config.evaluation.difficult))
     categories = searched_categories(config, reference_data)
     check_agreement(categories, target_data)
     if config.split.classes is None and config.split.frequency is None:

@@ -12,6 +12,10 @@ _COLUMNS = {
 }
 _NAME_OVERALL = {"IoU": "mIoU"}
 _NAME_BY_LVIS = {"AR100": "AR300"}
+_DIFFICULT = {
+    "crowd": "crowd regions (evaluation.difficult=crowd)",
+    "ordinary": "ordinary objects (evaluation.difficult=ordinary)",
+}
 _KINDS = {"bbox": "boxes", "segm": "masks"}
 
 
@@ -26,7 +30,8 @@ def metrics_table(metrics: Metrics) -> str:
     rows.append(["all classes", *_cells(metrics, kinds, None)])
     lines = _align([heading, *rows])
     rule = "-" * max(len(line) for line in lines)
-    table = [lines[0], rule, *lines[1:-1], rule, lines[-1]]
+    head = [] if metrics.difficult is None else [f"Difficult objects count as {_DIFFICULT[metrics.difficult]}."]
+    table = [*head, lines[0], rule, *lines[1:-1], rule, lines[-1]]
     if "segm" not in kinds:
         table.append(_why_no_masks(metrics))
     if _is_by_lvis(metrics):

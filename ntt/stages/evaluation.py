@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from ntt.data.coco import CocoDataset
 from ntt.evaluation.curves import Curves, averages
-from ntt.evaluation.ground_truth import GroundTruth, prepare_ground_truth
+from ntt.evaluation.ground_truth import GroundTruth, difficult_as, prepare_ground_truth
 from ntt.evaluation.matching import match
 from ntt.evaluation.options import Painting, Protocol
 from ntt.evaluation.precision_recall import precision_recall
@@ -64,6 +64,7 @@ def evaluate(
         num_detections=len(table),
         num_objects=len(objects),
         num_masks=sum(instance.segmentation is not None for instance in objects),
+        difficult=difficult_as(ground_truth),
     )
 
 
