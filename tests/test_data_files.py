@@ -84,13 +84,14 @@ def test_subsets_of_a_file_without_annotations():
 
 
 def test_parts_are_disjoint_and_complete():
-    made = split(whole(), {"train": 0.6, "val": 0.2, "test": 0.2}, seed=1)
+    shares = {"train": 0.6, "val": 0.2, "test": 0.2}
+    made = split(whole(), shares, seed=1)
     assert [len(part["images"]) for part in made.values()] == [6, 2, 2]
     assert sorted(number for part in made.values() for number in ids(part)) == list(range(10))
     assert sum(len(part["annotations"]) for part in made.values()) == 15
     for part in made.values():
         assert {entry["image_id"] for entry in part["annotations"]} == set(ids(part))
-    assert made == split(whole(), {"train": 0.6, "val": 0.2, "test": 0.2}, seed=1)
+    assert made == split(whole(), shares, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -219,29 +220,19 @@ def test_commands_cut_and_merge(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_commands_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    for folder in ("images", "labels"):
-        (tmp_path / folder).mkdir()
-    Image.new("RGB", (100, 80)).save(tmp_path / "images/a.png")
-    (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 0.2 0.5\n")
-    (tmp_path / "classes.txt").write_text("boat\n")
-    words = ["data", "convert", "yolo", "--output", str(tmp_path / "boats.json")]
-    assert main(words) == 2
-    assert "Name a folder in one of the usual layouts" in capsys.readouterr().err
-    assert not (tmp_path / "boats.json").exists()
-    assert main([*words, str(tmp_path), "--subset", "all"]) == 0
-    out = capsys.readouterr().out
-    assert "1 images, 1 objects (0 with a mask, 0 crowd regions)" in out
-    assert f"its file names start from {tmp_path / 'images'}" in out
-
-
-def test_command_converts_voc(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
+    before = list(tmp_path.iterdir())
+    assert main(["data", "convert", "yolo", str(tmp_path), "--output", str(tmp_path / "boats.json")]) == 2
+    assert "has no images/train/ with labels/train/" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == before
     corners = "<xmin>11</xmin><ymin>21</ymin><xmax>40</xmax><ymax>60</ymax>"
     boat = f"<object><name>boat</name><difficult>1</difficult><bndbox>{corners}</bndbox></object>"
     (tmp_path / "a.xml").write_text(f"<annotation><filename>a.png</filename>{boat}</annotation>")
     words = ["--annotations", str(tmp_path), "--images", str(tmp_path), "--output", str(tmp_path / "voc.json")]
     assert main(["data", "convert", "voc", *words, "--difficult", "keep", "--zero-based"]) == 0
-    assert "1 images, 1 objects (0 with a mask, 0 crowd regions)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1 images, 1 objects (0 with a mask, 0 crowd regions)" in out
+    assert f"its file names start from {tmp_path}\n" in out
     assert json.loads((tmp_path / "voc.json").read_text())["annotations"][0]["bbox"] == [11, 21, 29, 39]
 
 

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from coco_samples import annotation, document, many, read
+from coco_samples import many, read
 
 from ntt.config.schema import ExperimentConfig, ShotsConfig
 from ntt.data.coco import CocoDataset
@@ -51,6 +50,13 @@ def test_every_sampler_can_be_chosen(tmp_path: Path, sampler: Any, count: int) -
     assert references.sampler == sampler
 
 
+def test_every_instance_of_a_file_without_a_number_of_shots(tmp_path: Path) -> None:
+    dataset = many(tmp_path, [(1, 0, GOOD), (1, 1, GOOD), (2, 0, GOOD)], num_images=2)
+    references = drawn(dataset, sampler="fixed", count=None)
+    assert [[i.id for i in group] for group in references.instances] == [[1, 2], [3]]
+    assert references.shots == 2
+
+
 @pytest.mark.parametrize("sampler", ["native", "reference"])
 def test_validity_is_handed_on(tmp_path: Path, sampler: Any) -> None:
     dataset = small(tmp_path)
@@ -63,10 +69,7 @@ def test_validity_is_handed_on(tmp_path: Path, sampler: Any) -> None:
 
 def test_the_digest_follows_from_what_was_drawn_alone(tmp_path: Path) -> None:
     dataset = small(tmp_path, shot_index=0)
-    references = drawn(dataset)
-    assert len(references.digest) == 64
-    assert drawn(dataset).digest == references.digest
-    assert drawn(dataset, strict=False, border_px=0.0).digest == references.digest
+    assert drawn(dataset, strict=False, border_px=0.0).digest == drawn(dataset).digest
     assert drawn(dataset, sampler="fixed").digest == drawn(dataset, sampler="shot_index", seed=4).digest
 
 
@@ -92,16 +95,6 @@ def test_the_digest_changes_with_every_part_of_what_was_drawn(tmp_path: Path, ch
     assert (before.digest != after.digest) is is_decisive
 
 
-def test_rle_counts_as_bytes_and_text_are_one(tmp_path: Path) -> None:
-    rle = {"size": [100, 200], "counts": [210, 3, 97, 3, 19687]}
-    dataset = read(tmp_path, document(annotations=[annotation(1, 5, 1, [20, 20, 50, 40], segmentation=rle)]))
-    digests = []
-    for counts in ("abc", b"abc"):
-        coded = replace(dataset.instances[0], segmentation={"size": [100, 200], "counts": counts})
-        digests.append(drawn(replace(dataset, instances=(coded,)), categories=(Category(1, "cat"),), count=1).digest)
-    assert digests[0] == digests[1]
-
-
 def test_the_json_names_everything(tmp_path: Path) -> None:
     dataset = small(tmp_path)
     references = drawn(dataset, sampler="fixed", count=4, seed=3)
@@ -118,11 +111,3 @@ def test_the_json_names_everything(tmp_path: Path) -> None:
             "2": [{"image_id": n, "annotation_id": 2 * n + 1} for n in range(4)],
         },
     }
-
-
-def test_every_instance_of_a_file_without_a_number_of_shots(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    dataset = many(tmp_path, [(1, 0, GOOD), (1, 1, GOOD), (2, 0, GOOD)], num_images=2)
-    references = drawn(dataset, categories=(A, B), sampler="fixed", count=None)
-    assert [[i.id for i in group] for group in references.instances] == [[1, 2], [3]]
-    assert references.shots == 2
-    assert caplog.text == ""

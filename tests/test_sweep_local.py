@@ -187,7 +187,7 @@ def test_a_plan_says_each_warning_once(study: Study, caplog: pytest.LogCaptureFi
     for _ in range(2):
         caplog.clear()
         plan_file(study.file)
-        (message,) = [message for message in caplog.messages if "fewer valid instances" in message]
+        (message,) = [message for message in caplog.messages if "Classes with fewer" in message]
         assert "than the 3 shots asked for" in message
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -12,7 +12,7 @@ from ntt.config.compose import compose_config, compose_many
 from ntt.config.explain import group_options
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images
-from ntt.datasets.base import DatasetConfig, DatasetFiles
+from ntt.datasets.base import DatasetConfig, DatasetFiles, RootedConfig
 from ntt.datasets.coco_json import CocoJsonConfig
 from ntt.datasets.demo import DemoConfig
 from ntt.datasets.folder import FolderConfig
@@ -31,24 +31,16 @@ from ntt.run.inputs import check_agreement
 def check_data(name: str, root: Path | None, files: Mapping[str, Any], *, decode: bool) -> int:
     """Check a data set, named by its option or its folder; return 1 if something is missing or different.
 
-    Args:
-        name: an option of the group `dataset`, or a folder.
-        root: folder of the data set named by an option; None: as the configuration says.
-        files: settings of `dataset=coco_json`, such as "references" -> path, for a folder.
-        decode: decode every image completely.
+    `root` is the folder of an option, None: as the configuration says; `files` are settings of `dataset=coco_json`,
+    such as "references" -> path, for a folder.
     """
     options = group_options("dataset")
     if name in options and files:
         given = ", ".join(f"--{key.replace('_', '-')}" for key in files)
-        raise ConfigError(
-            f"{given} cannot be given with the data set {name}, which has its own. Name a folder instead: ntt data "
-            "check FOLDER."
-        )
+        raise ConfigError(f"{given} cannot be given with the data set {name}. Name a folder instead.")
     if name not in options and root is not None:
-        raise ConfigError(
-            f"--root {root} goes with the name of a data set, and {name} is a folder or unknown. Available: "
-            f"{', '.join(options)}."
-        )
+        listed = ", ".join(options)
+        raise ConfigError(f"--root goes with the name of a data set, {name} is a folder or unknown. Names: {listed}.")
     if name in known_datasets():
         return _check_known(known_datasets()[name], root, decode=decode)
     dataset = _option(name, root) if name in options else _folder(name, files)
@@ -64,15 +56,13 @@ def _option(name: str, root: Path | None) -> DatasetConfig:
     if name == DemoConfig.SCHEMA:
         raise ConfigError(f"--root {root}: the demo data set is part of the program. Name a folder without {name}.")
     # The path is set afterwards: it may hold anything, and an override has a grammar.
-    located: dict[str, Any] = {"root": str(root)}
-    return replace(compose_config([f"dataset={name}", "dataset.root=."]).dataset, **located)
+    return replace(cast("RootedConfig", compose_config([f"dataset={name}", "dataset.root=."]).dataset), root=str(root))
 
 
 def _folder(folder: str, files: Mapping[str, Any]) -> DatasetConfig:
     if not Path(folder).is_dir():
-        raise ConfigError(
-            f"{folder} is neither a folder nor a known data set. Available: {', '.join(group_options('dataset'))}."
-        )
+        names = ", ".join(group_options("dataset"))
+        raise ConfigError(f"{folder} is neither a folder nor a known data set. Names: {names}.")
     if not files and FolderConfig.fits(Path(folder)):
         return FolderConfig(name="folder", root=folder)
     if not files and not (Path(folder) / "annotations").is_dir():
@@ -88,10 +78,7 @@ def files_by_shots(
 ) -> Mapping[int | None, DatasetFiles]:
     """Return where a published data set would be stored, by number of shots where it has a references file for each.
 
-    Args:
-        details: of the data set.
-        root: its own folder; None: below the data root.
-        data_root: folder of all published data sets; None: as the configuration says.
+    `root` is its own folder, None: below `data_root`, which is None: as the configuration says.
     """
     numbers: tuple[int | None, ...] = details.shots or (None,)
     overrides = [[f"dataset={details.name}", *([] if k is None else [f"shots.count={k}"])] for k in numbers]

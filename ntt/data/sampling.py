@@ -62,8 +62,8 @@ def sample_native(
     pools = _usable_pools(dataset, categories)
     valid = [[validity.holds(instance, dataset) for instance in pool] for pool in pools]
     counts = [sum(flags) for flags in valid]
-    what = f"valid instances ({validity})"
-    _check_counts(categories, counts, [len(pool) for pool in pools], shots, what, strict=strict)
+    remark = "small ones and ones at the border take their place, as far as there are any"
+    _check_counts(categories, counts, shots, f"valid instances ({validity})", remark, strict=strict)
     return tuple(_ranked(pool, flags, seed)[:shots] for pool, flags in zip(pools, valid, strict=True))
 
 
@@ -98,14 +98,8 @@ def sample_reference(
         counts[category_id] = len(valid)
         drawn[category_id] = valid or candidates[:shots]
     in_order = [counts[category.id] for category in categories]
-    if strict:
-        _require(categories, in_order, shots, f"images with a valid instance ({validity})")
-    elif min(in_order, default=shots) < shots:
-        _LOG.warning(
-            "%d shots asked for, fewer images have a valid instance; instances are repeated or invalid ones taken: %s",
-            shots,
-            _listed([f"{c.name} {n}" for c, n in zip(categories, in_order, strict=True) if n < shots]),
-        )
+    what = f"images with a valid instance ({validity})"
+    _check_counts(categories, in_order, shots, what, "instances are repeated or invalid ones taken", strict=strict)
     # Where there are too few, those drawn are repeated, starting with the first.
     return tuple(tuple(islice(cycle(drawn[category.id]), shots)) for category in categories)
 
@@ -138,7 +132,7 @@ def sample_fixed(dataset: CocoDataset, categories: Sequence[Category], *, shots:
     if shots is None:
         return tuple(pools)
     if strict:
-        _require(categories, counts, shots, "usable annotations")
+        _check_counts(categories, counts, shots, "usable annotations", "", strict=True)
     other = [f"{c.name} {n}" for c, n in zip(categories, counts, strict=True) if n != shots]
     if other:
         _LOG.warning(
@@ -167,7 +161,8 @@ def sample_shot_index(dataset: CocoDataset, categories: Sequence[Category], *, s
         sample.append(tuple(sorted(indexed, key=attrgetter("shot_index"))))
     counts = [len(instances) for instances in sample]
     _require_any(dataset, categories, counts, f"annotation with shot_index < {shots}")
-    _check_counts(categories, counts, counts, shots, f"annotations with shot_index < {shots}", strict=strict)
+    what = f"annotations with shot_index < {shots}"
+    _check_counts(categories, counts, shots, what, "the run continues with these", strict=strict)
     return tuple(sample)
 
 
@@ -217,37 +212,21 @@ def _require_any(dataset: CocoDataset, categories: Sequence[Category], counts: S
         )
 
 
-def _require(categories: Sequence[Category], counts: Sequence[int], shots: int, what: str) -> None:
-    raise_all(
-        [
-            f"Class {category.name!r}, {what}: {count} found, {shots} needed. Lower shots.count, set "
-            "shots.strict=false to take what exists, or use a references file with more."
-            for category, count in zip(categories, counts, strict=True)
-            if count < shots
-        ],
-        DataError,
-        summary="Too few references for strict sampling",
-    )
-
-
 def _check_counts(
-    categories: Sequence[Category], valid: Sequence[int], usable: Sequence[int], shots: int, what: str, *, strict: bool
+    categories: Sequence[Category], counts: Sequence[int], shots: int, what: str, remark: str, *, strict: bool
 ) -> None:
-    """Refuse or, if not `strict`, warn once of the categories with fewer than `shots` valid instances."""
+    """Refuse or, if not `strict`, warn once of the categories with fewer than `shots` of what is counted."""
+    short = [(c.name, count) for c, count in zip(categories, counts, strict=True) if count < shots]
     if strict:
-        _require(categories, valid, shots, what)
-    short = [
-        f"{category.name} ({f'{of_valid} valid, ' if of_usable > of_valid else ''}{of_usable} in total)"
-        for category, of_valid, of_usable in zip(categories, valid, usable, strict=True)
-        if of_valid < shots
-    ]
-    if short:
-        _LOG.warning(
-            "Some classes have fewer valid instances than the %d shots asked for; the run continues, with small ones "
-            "and ones at the border in their place, else with what exists: %s",
-            shots,
-            _listed(short),
-        )
+        problems = [
+            f"Class {name!r}, {what}: {count} found, {shots} needed. Lower shots.count, set shots.strict=false to take "
+            "what exists, or use a references file with more."
+            for name, count in short
+        ]
+        raise_all(problems, DataError, summary="Too few references for strict sampling")
+    elif short:
+        counted = _listed([f"{name} {count}" for name, count in short])
+        _LOG.warning("Classes with fewer %s than the %d shots asked for; %s: %s", what, shots, remark, counted)
 
 
 def _listed(entries: Sequence[str]) -> str:

@@ -11,16 +11,6 @@ from ntt.types import Category
 
 _LISTED_NAMES = 30
 
-_OTHER_NAMES = {
-    "aeroplane": "airplane",
-    "diningtable": "dining table",
-    "motorbike": "motorcycle",
-    "pottedplant": "potted plant",
-    "sofa": "couch",
-    "tvmonitor": "tv",
-}
-"""Pascal VOC's name of a class -> COCO's. Used in hints only: the names of a data set are never guessed."""
-
 
 def split_classes(option: str) -> tuple[str, ...]:
     """Return the class names that an option of the config group `split` lists."""
@@ -78,11 +68,7 @@ def _check_available(classes: Sequence[str], by_name: Mapping[str, Category], *,
 
 
 def _hint(name: str, names: Sequence[str]) -> str:
-    """Suggest the same class under Pascal VOC's or COCO's name, else the most similar names."""
-    for voc, coco in _OTHER_NAMES.items():
-        other = {voc: coco, coco: voc}.get(name)
-        if other in names:
-            return f" It may be the class it calls {other!r}; names are not translated."
+    """Suggest the most similar names."""
     by_lower = {other.lower(): other for other in names}
     close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
     return f" The nearest is {' or '.join(repr(by_lower[other]) for other in close)}." if close else ""

@@ -100,13 +100,11 @@ def _check_file(
     missing = [] if file.is_file() else [f"There is no annotation file {file}."]
     missing += [] if image_folder.is_dir() else [f"There is no image folder {image_folder}."]
     if missing:
-        report.lines += [] if file.is_file() else [f"missing  {file}"]
         report.problems += [sentence for sentence in missing if sentence not in report.problems]
         return None
     try:
         dataset = read_coco(file, image_folder)
     except DataError as error:
-        report.lines.append(f"unusable {file}")
         report.problems.append(str(error))
         return None
     instances = [*dataset.instances, *(instance for _, instance in dataset.dropped)]
@@ -169,12 +167,12 @@ def _check_list(report: CheckReport, dataset: CocoDataset, published: KshotList,
 def _check_images(report: CheckReport, kind: str, records: Sequence[ImageRecord], *, decode: bool) -> None:
     if not records:
         return
-    missing = [record for record in records if not record.path.is_file()]
-    present = [record for record in records if record.path.is_file()]
+    present, missing = [], []
+    for record in records:
+        (present if record.path.is_file() else missing).append(record)
     report.lines.append(f"present  {len(present)} of {len(records)} {kind} images")
     if missing:
-        count = f"{len(missing)} of {len(records)}"
-        report.problems.append(f"{count} {kind} images are missing, the first is {missing[0].path}.")
+        report.problems.append(f"{len(missing)} {kind} images are missing, the first is {missing[0].path}.")
     try:
         check_images(present, full=decode)
     except DataError as error:
