@@ -167,9 +167,8 @@ def _check_list(report: CheckReport, dataset: CocoDataset, published: KshotList,
 def _check_images(report: CheckReport, kind: str, records: Sequence[ImageRecord], *, decode: bool) -> None:
     if not records:
         return
-    present, missing = [], []
-    for record in records:
-        (present if record.path.is_file() else missing).append(record)
+    missing = [record for record in records if not record.path.is_file()]
+    present = [record for record in records if record.path.is_file()] if missing else records
     report.lines.append(f"present  {len(present)} of {len(records)} {kind} images")
     if missing:
         report.problems.append(f"{len(missing)} {kind} images are missing, the first is {missing[0].path}.")
