@@ -163,7 +163,7 @@ class Predictor:
 
 
 def references_from_folder(folder: str | os.PathLike[str]) -> list[Reference]:
-    """Read examples stored in one folder per class, with masks, boxes or neither; see docs/own_images.md.
+    """Read examples stored in one folder per class, with masks, boxes or neither; see docs/data.md.
 
     Raises:
         DataError: listing everything that cannot be used.

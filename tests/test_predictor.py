@@ -222,7 +222,7 @@ def test_the_documented_example_runs(
     root = make_folder(tmp_path / "my_set")
     with Image.open(root / "targets/targets_1.png") as picture:
         picture.save(root / "targets/monday.jpg", quality=95)
-    text = (PROJECT_DIR / "docs/own_images.md").read_text(encoding="utf-8")
+    text = (PROJECT_DIR / "docs/api.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n# file: predict\.py\n(.*?)```", text, flags=re.DOTALL)
     assert len(code.strip().splitlines()) < 10
     (tmp_path / "predict.py").write_text(code)

@@ -116,7 +116,7 @@ def test_a_plan_names_points_shared_work_and_costs(tmp_path: Path):
         "Sweep four: 4 points, 0 done",
         "to do  shots=2shot seed=1",
         "candidates, tiny, efficientnet_lite0 + regions",
-        "time of candidates: docs/regions.md",
+        "time of candidates: docs/models.md",
     ):
         assert part in text
     write_plan(folder, plan)

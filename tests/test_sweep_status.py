@@ -138,7 +138,7 @@ def make_run(root: Path, dataset: str, digest: str, *, images: int, references: 
 
 def test_costs_come_from_earlier_runs(tmp_path: Path):
     config = compose_config([f"runtime.output_root={tmp_path}"])
-    assert item_cost("candidates", config) == Cost(1.0, "docs/regions.md, an idle CPU core")
+    assert item_cost("candidates", config) == Cost(1.0, "docs/models.md, an idle CPU core")
     assert item_cost("references", config) == Cost(None, "nothing measured yet")
     rest = {"references": 0.5, "prototypes": 0.5, "matching": 4.0, "evaluation": 3.0}
     make_run(tmp_path, "other", "a", images=4, references=2, seconds={"candidates": 40.0, "memory": 1.0})

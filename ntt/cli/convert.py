@@ -105,7 +105,7 @@ def references_pickle(output: Path, pickle_file: Path, annotations: Path, images
 def folder(output: Path, root: Path) -> None:
     """A plain folder of images.
 
-    It holds references/CLASS/IMAGE and targets/IMAGE; see docs/own_images.md.
+    It holds references/CLASS/IMAGE and targets/IMAGE; see docs/data.md.
     """
     from ntt.cli.annotation_files import write_and_check
 

@@ -1,4 +1,4 @@
-"""A linear probe: ridge regression of the references against their own surroundings (docs/matchers.md, `probe`).
+"""A linear probe: ridge regression of the references against their own surroundings (docs/method.md, `probe`).
 
 Scores are 0 for what looks like the surroundings and 1 for what looks like the references. A candidate that is half
 background gets half the score, which orders parts, wholes and regions that are too large.

@@ -1,4 +1,4 @@
-"""Which vectors of the memory a matcher reads: of crops, of full images, or both (docs/matchers.md, section 2).
+"""Which vectors of the memory a matcher reads: of crops, of full images, or both (docs/method.md, section 9.2).
 
 A reference's crop and the same object in its full image look different to a backbone, because the crop shows the object
 at another scale than the grid of a target image does.

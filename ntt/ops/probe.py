@@ -7,7 +7,7 @@ Doubles = npt.NDArray[np.float64]
 
 
 def ridge_directions(rows_ND: Doubles, weights_N: Doubles, targets_NC: Doubles, *, ridge: float) -> Doubles:
-    """Solve (H + ridge * trace(H) / D * I) v_c = g_c (docs/matchers.md, equation 3).
+    """Solve (H + ridge * trace(H) / D * I) v_c = g_c (docs/method.md, equation 3).
 
     H is sum_i w_i a_i a_i^T and g_c is sum_i w_i y_ic a_i over rows a_i. With fewer rows than channels the same v_c
     come from the dual problem, A^T W^1/2 (W^1/2 A A^T W^1/2 + ridge * trace(H) / D * I)^-1 W^1/2 y_c.

@@ -17,7 +17,7 @@ _COMPUTED_SHARE = 0.1
 """A run this many times as fast as the slowest one per item found most of its items in the store."""
 _LOOKED_UP_S = 0.01
 """No model takes less for an image or a reference; looking one up in the store does."""
-_DEFAULTS = {("regions", "candidates"): (1.0, "docs/regions.md, an idle CPU core")}
+_DEFAULTS = {("regions", "candidates"): (1.0, "docs/models.md, an idle CPU core")}
 _REST = ("references", "prototypes", "matching", "evaluation")
 
 

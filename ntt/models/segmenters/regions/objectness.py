@@ -2,7 +2,7 @@
 
 A generalised linear model: every descriptor is standardised and clipped, enters linearly and squared, and a logistic
 function maps the weighted sum to (0, 1). The coefficients were fitted to the reference images of the development sets;
-docs/regions.md says how.
+docs/models.md says how.
 """
 
 from collections.abc import Mapping
