@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check slow lock clean
+.PHONY: demo test check slow docs lock clean
 
 demo: $(READY)  ## run the main job on the demo data set
 	$(BIN)/python main.py
@@ -21,6 +21,9 @@ check: $(READY)  ## style, types and the layers of the packages
 slow: $(READY)  ## the tests that take long
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
+docs: $(READY)  ## the documentation as a web site in outputs/site, warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 # One thread a process: several test processes run side by side, and threads that wait for each other are slow.
 test slow: export OMP_NUM_THREADS = 1
 
@@ -34,7 +37,7 @@ $(READY): requirements.lock pyproject.toml setup.py
 	touch $(READY)
 
 lock:  ## pin every dependency again (needs uv)
-	SAM2_BUILD_CUDA=0 VIRTUAL_ENV=$(VENV) uv pip compile --universal --python-version 3.10 --extra dev --extra sam2 \
+	SAM2_BUILD_CUDA=0 VIRTUAL_ENV=$(VENV) uv pip compile --universal --python-version 3.10 --extra dev --extra docs --extra sam2 \
 		--no-build-isolation --no-emit-package sam2 --no-header --annotation-style line --upgrade \
 		pyproject.toml --output-file requirements.lock
 

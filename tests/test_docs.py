@@ -67,7 +67,8 @@ def test_conda_environment_has_the_same_direct_dependencies(project: dict[str, A
 def test_the_lock_pins_every_direct_dependency(project: dict[str, Any]):
     lock = (PROJECT_DIR / "requirements.lock").read_text()
     pinned = {line.split("==")[0] for line in lock.splitlines() if "==" in line}
-    lines = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["dev"], *extras["docs"]]
     assert {re.split(r"[<>=]", line)[0] for line in lines} <= pinned
 
 
