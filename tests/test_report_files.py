@@ -262,7 +262,7 @@ def test_runs_on_images_without_annotations_are_reported(tmp_path: Path, capsys:
     ("more", "message"),
     [
         (["--plots"], "--plots draws into a folder: add --out FOLDER"),
-        (["--metric", "bbox/APP"], "bbox/APP: no run has it. Choose one of bbox/AP, bbox/AP50."),
+        (["--metric", "bbox/APP"], "bbox/APP: no run has it. Allowed: one of bbox/AP, bbox/AP50."),
         (["--gallery-images", "-1"], "-1 is not in the range x>=0"),
         (["--html", "."], "--html . is a folder. Name a file, for example report.html"),
         (["--compare", "a=b", "c=d"], "no finished run with bbox/AP has it. There is no setting a."),

@@ -142,15 +142,15 @@ def test_costs_come_from_earlier_runs(tmp_path: Path):
     assert item_cost("references", config) == Cost(None, "nothing measured yet")
     rest = {"references": 0.5, "prototypes": 0.5, "matching": 4.0, "evaluation": 3.0}
     make_run(tmp_path, "other", "a", images=4, references=2, seconds={"candidates": 40.0, "memory": 1.0})
-    assert item_cost("candidates", config) == Cost(10.0, "measured once on other data sets")
+    assert item_cost("candidates", config) == Cost(10.0, "slowest of 1 on other data sets")
     assert point_cost(config) == Cost(None, "nothing measured yet")
     make_run(tmp_path, "demo", "b", images=10, references=5, seconds={"candidates": 20.0, "memory": 10.0, **rest})
     make_run(tmp_path, "demo", "c", images=10, references=5, seconds={"candidates": 40.0, "memory": 0.1, **rest})
     # The third run found everything in the store: 0.01 s an image.
     make_run(tmp_path, "demo", "d", images=10, references=5, seconds={"candidates": 0.1, "memory": 0.1})
-    assert item_cost("candidates", config) == Cost(3.0, "measured 2 times on demo")
-    assert item_cost("references", config) == Cost(2.0, "measured once on demo")
-    assert point_cost(config) == Cost(8.0, "measured 2 times on demo")
+    assert item_cost("candidates", config) == Cost(4.0, "slowest of 2 on demo")
+    assert item_cost("references", config) == Cost(2.0, "slowest of 3 on demo")
+    assert point_cost(config) == Cost(8.0, "median of 2 on demo")
 
 
 def test_shards_of_sweeps_are_measurements_too(tmp_path: Path):

@@ -64,7 +64,8 @@ def report(
     if out is None:
         click.echo("\n".join(render(table, table_format) for table in tables).rstrip())
     else:
-        write_files(out, tables, runs, metric, table_format, plots=plots)
+        for path, kind in write_files(out, tables, runs, metric, table_format, plots=plots).items():
+            click.echo(f"{kind:<15}{path}")
     if html is not None:
         title = f"Report: {', '.join(folder.name or str(folder) for folder in folders)}"
         write_page(html, title, tables, runs, metric, gallery_images=gallery_images)

@@ -31,7 +31,7 @@ def report_tables(
     """Return the tables a report prints; `compare` has pairs of settings KEY=VALUE."""
     metrics = metric_names(runs)
     if metrics and metric not in metrics:
-        raise ConfigError(f"--metric {metric}: no run has it. Choose one of {', '.join(metrics)}.")
+        raise ConfigError(f"--metric {metric}: no run has it. Allowed: one of {', '.join(metrics)}.")
     tables = [results_table(runs, metric)]
     tables += [comparison_table(runs, first, second, metric) for first, second in compare]
     tables += [expected_table(runs)] if expected else []
@@ -41,18 +41,19 @@ def report_tables(
 
 def write_files(
     folder: Path, tables: Sequence[Table], runs: pd.DataFrame, metric: str, table_format: Format, *, plots: bool
-) -> None:
-    """Write each table, those of single classes and runs too, and the plots into files of a folder."""
+) -> dict[Path, str]:
+    """Write each table, those of single classes and runs too, and the plots into files of a folder; say which."""
     remove_stale_temporaries(folder, recursive=False)  # of a report that was killed
     names: dict[str, int] = {}
+    paths: dict[Path, str] = {}
     for table in [*tables, classes_table(runs, metric), runs_table(runs, metric)]:
         number = names[table.name] = names.get(table.name, 0) + 1
         stem = table.name if number == 1 else f"{table.name}_{number}"
         path = folder / f"{stem}{SUFFIXES[table_format]}"
         write_text(path, render(table, table_format))
-        click.echo(f"table          {path}")
-    for path in save_plots(make_plots(runs, metric), folder) if plots else ():
-        click.echo(f"plot           {path}")
+        paths[path] = "table"
+    plotted = save_plots(make_plots(runs, metric), folder) if plots else ()
+    return paths | dict.fromkeys(plotted, "plot")
 
 
 def write_page(

@@ -135,15 +135,20 @@ def status(sweep: str, output_root: Path, verbose: bool) -> None:
 @click.option("--format", "table_format", type=FORMAT, default="markdown", show_default=True, help="Of the tables.")
 def collect(sweep: str, output_root: Path, metric: str, table_format: "Format") -> None:
     """Print the tables of a sweep, and what is missing from them."""
+    from ntt.cli.report_files import report_tables, write_files
     from ntt.reports.tables import render
-    from ntt.sweeps.records import collect_tables, write_tables
+    from ntt.sweeps.records import read_runs
     from ntt.sweeps.service import open_sweep
 
     folder = open_sweep(sweep, output_root)
-    tables = collect_tables(folder, metric=metric)
-    paths = write_tables(folder, tables)
-    click.echo("\n".join(render(table, table_format) for table in tables if table.name != "runs").rstrip())
-    click.echo(f"\nAll tables, also of single points: {paths[0].parent}")
+    runs = read_runs([folder.root])
+    tables = report_tables(runs, metric, compare=(), expected=False)
+    for suffix in ("md", "csv"):
+        (folder.tables / f"missing.{suffix}").unlink(missing_ok=True)  # of an earlier call
+    write_files(folder.tables, tables, runs, metric, "markdown", plots=False)
+    write_files(folder.tables, tables, runs, metric, "csv", plots=False)
+    click.echo("\n".join(render(table, table_format) for table in tables).rstrip())
+    click.echo(f"\nAll tables, also of single points: {folder.tables}")
 
 
 @sweep.command()

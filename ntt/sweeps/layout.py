@@ -1,6 +1,6 @@
 """The jobs that a sweep becomes, on this machine or on a cluster: which does what, and what waits for what."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import TypeVar
@@ -8,7 +8,6 @@ from typing import TypeVar
 from ntt.sweeps.clusters import ClusterProfile, JobRequest
 from ntt.sweeps.job import Job, Shard
 from ntt.sweeps.plan import Plan, PlannedPoint
-from ntt.sweeps.spec import StageResources
 from ntt.sweeps.state import SweepFolder
 from ntt.sweeps.status import is_done
 from ntt.sweeps.units import WorkUnit
@@ -46,67 +45,60 @@ class JobArray:
 def cluster_arrays(
     folder: SweepFolder, plan: Plan, profile: ClusterProfile, *, queued: Mapping[str, str]
 ) -> list[JobArray]:
-    """Lay out the arrays of jobs of a cluster; `queued` has tasks in its queue already, with their jobs."""
-    layout = _ClusterLayout(folder, plan, profile, queued)
-    layout.add_shared("candidates")
-    layout.add_shared("references")
-    layout.add_points()
-    return layout.arrays
+    """Lay out the arrays of jobs of a cluster: shared work, then the points that wait for just what they build on.
 
-
-class _ClusterLayout:
-    """Collects arrays. With a limit on the sweep's jobs, arrays follow one another, so that the limit holds for all."""
-
-    def __init__(self, folder: SweepFolder, plan: Plan, profile: ClusterProfile, queued: Mapping[str, str]) -> None:
-        self.arrays: list[JobArray] = []
-        self._folder, self._plan, self._profile, self._queued = folder, plan, profile, queued
-        self._points = [point for point in plan.points if not is_done(folder, point)]
-        self._shards: list[Shard] = []
-        self._index_of: dict[str, tuple[int, int]] = {}
-
-    def add_shared(self, kind: str) -> None:
-        """Lay out the array of one kind of shared work: per unit, its shards."""
-        resources: StageResources = getattr(self._plan.resources, kind)
-        needed = {unit for point in self._points for unit in point.units}
+    With a limit on the sweep's jobs, arrays follow one another, so that the limit holds for all. `queued` has tasks in
+    the queue already, with their jobs.
+    """
+    points = [point for point in plan.points if not is_done(folder, point)]
+    needed = {unit for point in points for unit in point.units}
+    arrays: list[JobArray] = []
+    shards: list[Shard] = []
+    for kind, resources in (("candidates", plan.resources.candidates), ("references", plan.resources.references)):
         jobs: list[Job] = []
-        for unit in self._plan.units:
-            if unit.kind == kind and unit.id in needed and unit.num_missing:
-                shards = _shards(unit, resources.shards * resources.tasks)
-                self._shards += shards
-                divided = [Job(shards=tuple(shards[first :: resources.shards])) for first in range(resources.shards)]
-                jobs += [job for job in divided if not self._is_covered(job)]
-        self._add(kind, jobs, needs=())
+        for unit in (unit for unit in plan.units if unit.kind == kind and unit.id in needed and unit.num_missing):
+            of_unit = _shards(unit, resources.shards * resources.tasks)
+            shards += of_unit
+            jobs += [Job(shards=tuple(of_unit[first :: resources.shards])) for first in range(resources.shards)]
+        arrays += _arrays(kind, [job for job in jobs if not _is_covered(folder, job, queued)], plan, profile, arrays)
+    groups: dict[tuple[str, ...], list[PlannedPoint]] = {}
+    for point in (point for point in points if point.id not in queued):
+        groups.setdefault(point.units if plan.max_parallel is None else (), []).append(point)
+    for group in groups.values():
+        jobs = [_points_job(part, shards) for part in _chunks(group, plan.resources.points.points_per_job)]
+        after_jobs = tuple(sorted({queued[task] for job in jobs for task in job.needs if task in queued}))
+        arrays += _arrays("points", jobs, plan, profile, arrays, after_jobs)
+    return arrays
 
-    def add_points(self) -> None:
-        """Lay out the points, in arrays that wait for just the shared work their points build on."""
-        size = self._plan.resources.points.points_per_job
-        groups: dict[tuple[str, ...], list[PlannedPoint]] = {}
-        for point in self._points:
-            if point.id not in self._queued:
-                groups.setdefault(point.units if self._plan.max_parallel is None else (), []).append(point)
-        for points in groups.values():
-            jobs = [_points_job(part, self._shards) for part in _chunks(points, size)]
-            self._add("points", jobs, needs=sorted({task for job in jobs for task in job.needs}))
 
-    def _add(self, stage: str, jobs: Sequence[Job], *, needs: Collection[str]) -> None:
-        resources: StageResources = getattr(self._plan.resources, stage)
-        request = self._profile.request(stage, resources, max_parallel=self._plan.max_parallel)
-        after_jobs = tuple(sorted({self._queued[task] for task in needs if task in self._queued}))
-        after: dict[int, tuple[int, ...]] = {}
-        for number, index in sorted({self._index_of[task] for task in needs if task in self._index_of}):
-            after[number] = (*after.get(number, ()), index)
-        for part in _chunks(jobs, request.max_array_size):
-            number = len(self.arrays)
-            if self._plan.max_parallel is not None and number:
-                after = {number - 1: tuple(range(len(self.arrays[-1].jobs)))}
-            self._index_of.update({task: (number, index) for index, job in enumerate(part) for task in job.tasks})
-            array = JobArray(stage=stage, jobs=tuple(part), request=request, after=after, after_jobs=after_jobs)
-            self.arrays.append(array)
+def _arrays(
+    stage: str,
+    jobs: Sequence[Job],
+    plan: Plan,
+    profile: ClusterProfile,
+    earlier: Sequence[JobArray],
+    after_jobs: tuple[str, ...] = (),
+) -> list[JobArray]:
+    """Put the jobs of a stage into arrays that wait for those of the earlier ones that their jobs need."""
+    request = profile.request(stage, getattr(plan.resources, stage), max_parallel=plan.max_parallel)
+    needs = {task for job in jobs for task in job.needs}
+    waits = {
+        number: tuple(index for index, job in enumerate(array.jobs) if needs & set(job.tasks))
+        for number, array in enumerate(earlier)
+    }
+    after: Mapping[int, tuple[int, ...]] = {number: indices for number, indices in waits.items() if indices}
+    arrays: list[JobArray] = []
+    for part in _chunks(jobs, request.max_array_size):
+        before = [*earlier, *arrays]
+        if plan.max_parallel is not None and before:
+            after = {len(before) - 1: tuple(range(len(before[-1].jobs)))}
+        arrays.append(JobArray(stage=stage, jobs=tuple(part), request=request, after=after, after_jobs=after_jobs))
+    return arrays
 
-    def _is_covered(self, job: Job) -> bool:
-        """Return whether all of a job is done, or some of it in the queue."""
-        is_done = all(self._folder.state(task).status == "done" for task in job.tasks)
-        return is_done or any(task in self._queued for task in job.tasks)
+
+def _is_covered(folder: SweepFolder, job: Job, queued: Mapping[str, str]) -> bool:
+    """Return whether all of a job is done, or some of it in the queue."""
+    return all(folder.state(task).status == "done" for task in job.tasks) or any(task in queued for task in job.tasks)
 
 
 def _shards(unit: WorkUnit, count: int) -> list[Shard]:

@@ -1,4 +1,4 @@
-"""Results: records of any folders with run directories, and of sweeps, whose missing points are known; tables."""
+"""Results: records of any folders with run directories, and of sweeps, whose missing points are known."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -6,14 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from ntt.base.files import write_text
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_identity
 from ntt.errors import ConfigError, DataError, raise_all
-from ntt.reports.content import missing_table, results_table, runs_table
 from ntt.reports.records import PLAN, RunRecord, find_run_directories, read_run
-from ntt.reports.summary import metric_names, runs_frame
-from ntt.reports.tables import SUFFIXES, Table, render
+from ntt.reports.summary import runs_frame
 from ntt.sweeps.plan import PlannedPoint, read_plan
 from ntt.sweeps.state import SweepFolder
 
@@ -68,54 +65,11 @@ def load_runs(*folders: "str | Path") -> pd.DataFrame:
     return runs.drop(columns=["parts", "settings", "config"]).join(settings)
 
 
-def read_sweep(folder: Path) -> list[RunRecord]:
-    """Return a record of every point of a sweep, in the plan's order.
-
-    Raises:
-        NttError: if the plan cannot be read.
-    """
-    sweep = SweepFolder(folder.absolute())
-    return [_point(sweep, point) for point in read_plan(sweep).points]
-
-
-def collect_tables(folder: SweepFolder, *, metric: str) -> list[Table]:
-    """Return the means over seeds, the single points, and, where points lack a result, which and why.
-
-    Args:
-        folder: the sweep's.
-        metric: flat name of the metric of the table of single points, such as "bbox/AP".
-
-    Raises:
-        ConfigError: if no point has that metric.
-    """
-    runs = runs_frame(read_sweep(folder.root))
-    metrics = metric_names(runs)
-    if metrics and metric not in metrics:
-        raise ConfigError(f"--metric {metric}: no point has it. Allowed: one of {', '.join(metrics)}.")
-    tables = [results_table(runs, metric), runs_table(runs, metric)]
-    missing = missing_table(runs)
-    return tables if missing is None else [*tables, missing]
-
-
-def write_tables(folder: SweepFolder, tables: Sequence[Table]) -> list[Path]:
-    """Write tables as markdown and as CSV into the sweep's folder; tables of an earlier call are replaced."""
-    target = folder.root / "tables"
-    paths = []
-    for form in ("markdown", "csv"):
-        for table in tables:
-            paths.append(target / f"{table.name}{SUFFIXES[form]}")
-            write_text(paths[-1], render(table, form))
-    names = {path.name for path in paths}
-    for outdated in target.iterdir():
-        if outdated.name not in names:
-            outdated.unlink()
-    return paths
-
-
 def _records(folder: Path) -> Iterable[RunRecord]:
-    if (folder / PLAN).is_file():
-        return read_sweep(folder)
-    return (read_run(path) for path in find_run_directories(folder))
+    if not (folder / PLAN).is_file():
+        return (read_run(path) for path in find_run_directories(folder))
+    sweep = SweepFolder(folder.absolute())
+    return (_point(sweep, point) for point in read_plan(sweep).points)
 
 
 def _point(sweep: SweepFolder, point: PlannedPoint) -> RunRecord:
@@ -123,7 +77,7 @@ def _point(sweep: SweepFolder, point: PlannedPoint) -> RunRecord:
     begun = (point.run_dir / "config.yaml").is_file() or (point.run_dir / "metrics.json").is_file()
     record = read_run(point.run_dir) if begun else _not_begun(point)
     if record.state in ("unfinished", "missing") and state.status == "failed":
-        return replace(record, state="failed", problem=f"{(state.error or 'unknown error').splitlines()[0]}")
+        return replace(record, state="failed", problem=(state.error or "unknown error").splitlines()[0])
     if record.state in ("unfinished", "missing") and state.status != "waiting":
         return replace(record, problem=f"{record.problem}; the sweep reports: {state.status}")
     return record

@@ -91,11 +91,11 @@ def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
             f"{folder.root} holds another sweep named {plan.name!r}: none of its points is one of these. Give this one "
             "its own name with --name, or delete that folder; results are stored elsewhere and stay."
         )
-    dropped = observer_of(folder)(folder, sorted(before - now))
-    busy = [state for state in dropped.values() if state.status == "running" or (state.job and not state.is_over)]
+    dropped = observer_of(folder)(folder, sorted(before - now)).values()
+    busy = sum(state.status == "running" or (state.status == "waiting" and state.job is not None) for state in dropped)
     if busy:
         raise ConfigError(
-            f"{plan.name}: the new plan drops points that run or are queued ({len(busy)}). Wait, or end them with ntt "
+            f"{plan.name}: the new plan drops points that run or are queued ({busy}). Wait, or end them with ntt "
             f"sweep cancel {plan.name}, or give the new plan its own name with --name."
         )
     _write(folder, plan)

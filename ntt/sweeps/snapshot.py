@@ -1,11 +1,11 @@
 """A copy of the program in the sweep's folder, so that jobs run the code that was submitted.
 
-A sweep waits in the queue for hours while its author keeps working. Its jobs therefore never import the working
-tree: at submission the program is copied into the sweep's folder, under the digest of its files, and the jobs start
-there. A copy that was changed afterwards is refused.
+A sweep waits in the queue for hours while its author keeps working, so its jobs never import the working tree but a
+copy made at submission, under the digest of its files. A copy that was changed afterwards is refused.
 """
 
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -36,11 +36,16 @@ def take_snapshot(folder: Path, *, project: Path = PROJECT_DIR) -> Snapshot:
     """
     digest = code_digest(project)
     snapshot = Snapshot(folder / digest[:12], digest)
-    if not snapshot.root.is_dir():
-        try:
-            _copy(project, snapshot.root)
-        except OSError as error:
-            raise StorageError(f"Cannot copy the program into {snapshot.root}: {error}. Make space there.") from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".copy.", dir=folder) as temporary:
+            for name in _files(project, _PARTS) if not snapshot.root.is_dir() else ():
+                (Path(temporary) / "code" / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(project / name, Path(temporary) / "code" / name)
+            if not snapshot.root.is_dir():
+                (Path(temporary) / "code").rename(snapshot.root)
+    except OSError as error:
+        raise StorageError(f"Cannot copy the program into {snapshot.root}: {error}. Make space there.") from error
     check_snapshot(snapshot)
     return snapshot
 
@@ -70,24 +75,9 @@ def code_digest(project: Path = PROJECT_DIR, *, parts: Sequence[str] = _PARTS) -
     return state.hexdigest()
 
 
-def _copy(project: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".copy.", dir=target.parent) as temporary:
-        copy = Path(temporary) / "code"
-        for name in _files(project, _PARTS):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(project / name, copy / name)
-        if not target.is_dir():
-            copy.rename(target)
-
-
 def _files(project: Path, parts: Sequence[str]) -> list[str]:
-    """Return the relative names of the program's files, sorted."""
+    """Return the relative names of the program's files, sorted, without caches and what editors leave."""
     paths = [path for part in parts for path in (project / part, *(project / part).rglob("*")) if path.is_file()]
     names = [path.relative_to(project) for path in paths]
-    return sorted(name.as_posix() for name in names if not any(_is_left_out(part) for part in name.parts))
-
-
-def _is_left_out(name: str) -> bool:
-    """Return whether a file or folder is no part of the program: caches, and what editors and file systems leave."""
-    return name == "__pycache__" or name.startswith(".") or name.endswith((".pyc", "~"))
+    ignored = re.compile(r"__pycache__|\..*|.*\.pyc|.*~")
+    return sorted(name.as_posix() for name in names if not any(map(ignored.fullmatch, name.parts)))

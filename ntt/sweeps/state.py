@@ -57,11 +57,6 @@ class TaskState:
     traceback: str | None = None
 
     @property
-    def is_over(self) -> bool:
-        """Whether no process works or will work on it."""
-        return self.status in ("done", "failed", "cancelled", "lost")
-
-    @property
     def seconds(self) -> float | None:
         """How long the work took, or has taken so far."""
         end = self.heartbeat_s if self.finished_s is None else self.finished_s
@@ -70,20 +65,15 @@ class TaskState:
 
 @dataclass
 class Count:
-    """Progress of the work on a shard."""
+    """Progress of the work on a shard; see `TaskState`."""
 
     items: int = 0
     computed: int = 0
 
-    def add(self, *, computed: bool) -> None:
-        """Count one more item."""
-        self.items += 1
-        self.computed += computed
-
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """The folder of one sweep: `plan.json`, `state/` (one file per point or shard), `logs/`, and what launchers add."""
+    """The folder of one sweep."""
 
     root: Path
 
@@ -94,7 +84,7 @@ class SweepFolder:
 
     @property
     def jobs(self) -> Path:
-        """What was submitted to a cluster; kept by `ntt.sweeps.slurm`."""
+        """What was submitted to a cluster; see `ntt.sweeps.queue`."""
         return self.root / "jobs.json"
 
     @property
@@ -102,20 +92,23 @@ class SweepFolder:
         """Folder of what jobs wrote."""
         return self.root / "logs"
 
+    @property
+    def tables(self) -> Path:
+        """Folder of collected tables."""
+        return self.root / "tables"
+
+    def shard_folder(self, task: str) -> Path:
+        """Folder in which a shard lists the entries of the store that it has made or found."""
+        return self.root / "shards" / task
+
     def state(self, task: str) -> TaskState:
         """Return what is written of a task (a point's id, or `Shard.task`); a damaged file counts as none."""
         path = self._state_path(task)
-        if not path.exists():
-            return TaskState()
-        problems: list[str] = []
         try:
-            state = read_dataclass(TaskState, read_json(path), problems)
+            return read_record(TaskState, path, remedy="Its task counts as waiting.") if path.exists() else TaskState()
         except StorageError as error:
-            problems.append(str(error))
-        if problems or state is None:
-            _LOG.warning("%s is not readable (%s); its task counts as waiting.", path, problems[0])
+            _LOG.warning("%s", error)
             return TaskState()
-        return state
 
     def write_state(self, task: str, state: TaskState) -> None:
         """Write what is known of a task."""
@@ -144,10 +137,6 @@ class SweepFolder:
         """Return the tasks of a unit's shards that were begun, in order."""
         return sorted(path.stem for path in self._state_path("_").parent.glob(f"{unit}.*.json"))
 
-    def shard_folder(self, task: str) -> Path:
-        """Folder in which a shard lists the entries of the store that it has made or found."""
-        return self.root / "shards" / task
-
     @contextmanager
     def working_on(self, task: str, *, job: str | None = None) -> Iterator[Count]:
         """Record that this process works on a task, with a heartbeat, until the block ends.
@@ -159,15 +148,8 @@ class SweepFolder:
             A count for the block to keep; each heartbeat writes it, too.
         """
         count, now = Count(), time.time()
-        begun = TaskState(
-            status="running",
-            started_s=now,
-            heartbeat_s=now,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            job=job,
-            attempts=self.state(task).attempts + 1,
-        )
+        attempts, host = self.state(task).attempts + 1, socket.gethostname()
+        begun = TaskState("running", now, now, host=host, pid=os.getpid(), job=job, attempts=attempts)
         self.write_state(task, begun)
         stop = threading.Event()
         heartbeat = threading.Thread(target=_beat, args=(self, task, begun, count, stop), daemon=True)
@@ -177,8 +159,7 @@ class SweepFolder:
             yield count
             ended = replace(begun, status="done", finished_s=time.time())
         except Exception as caught:
-            error = f"{type(caught).__name__}: {caught}"
-            trace = traceback.format_exc()
+            error, trace = f"{type(caught).__name__}: {caught}", traceback.format_exc()
             ended = replace(begun, status="failed", finished_s=time.time(), error=error, traceback=trace)
             raise
         finally:
@@ -223,7 +204,10 @@ def read_record(cls: type[T], path: Path, *, remedy: str) -> T:
         StorageError: if it is damaged, or of another version of this program; ends with `remedy`.
     """
     problems: list[str] = []
-    record = read_dataclass(cls, read_json(path), problems)
+    try:
+        record = read_dataclass(cls, read_json(path), problems)
+    except StorageError as error:
+        raise StorageError(f"{error} {remedy}") from error
     if record is None or problems:
         raise StorageError(f"{path} is of another version of this program ({problems[0]}) {remedy}")
     return record

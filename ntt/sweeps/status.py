@@ -4,20 +4,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from statistics import mean
 
 from ntt.run.rundir import RunDirectory
 from ntt.sweeps.plan import Plan, PlannedPoint
 from ntt.sweeps.state import SweepFolder, TaskState
 from ntt.sweeps.units import WorkUnit
-
-
-@dataclass(frozen=True)
-class PointStatus:
-    """A point and what is known of it."""
-
-    point: PlannedPoint
-    state: TaskState
 
 
 @dataclass(frozen=True)
@@ -46,12 +39,13 @@ class SweepStatus:
     """Everything `ntt sweep status` tells.
 
     Attributes:
+        points: every point with its state.
         elapsed_s: from the first start of anything to its last heartbeat; None where nothing has begun.
         left_s: estimate of the time left with as many processes as work now (at least one); None where there is
             nothing to estimate it by.
     """
 
-    points: tuple[PointStatus, ...]
+    points: tuple[tuple[PlannedPoint, TaskState], ...]
     units: tuple[UnitStatus, ...]
     elapsed_s: float | None
     left_s: float | None
@@ -59,7 +53,7 @@ class SweepStatus:
     @property
     def counts(self) -> Mapping[str, int]:
         """Number of points by state."""
-        return Counter(point.state.status for point in self.points)
+        return Counter(state.status for _, state in self.points)
 
 
 Observer = Callable[[SweepFolder, Sequence[str]], Mapping[str, TaskState]]
@@ -78,25 +72,18 @@ def is_done(folder: SweepFolder, point: PlannedPoint) -> bool:
 def sweep_status(folder: SweepFolder, plan: Plan, *, observe: Observer = by_heartbeat) -> SweepStatus:
     """Read the state of a sweep; `observe` returns the states of tasks (a cluster knows more than the files do)."""
     shards_of = {unit.id: folder.shards(unit.id) for unit in plan.units}
-    states = observe(
-        folder, [*(point.id for point in plan.points), *(task for ids in shards_of.values() for task in ids)]
-    )
-    points = tuple(PointStatus(point, _with_result(point, states[point.id])) for point in plan.points)
-    needed = {unit for point in points if point.state.status != "done" for unit in point.point.units}
+    states = observe(folder, [*(point.id for point in plan.points), *chain(*shards_of.values())])
+    points = tuple((point, _with_result(point, states[point.id])) for point in plan.points)
+    needed = {unit for point, state in points if state.status != "done" for unit in point.units}
     units = tuple(
         _unit_status(plan, unit, {task: states[task] for task in shards_of[unit.id]}, is_needed=unit.id in needed)
         for unit in plan.units
     )
     begun = [state.started_s for state in states.values() if state.started_s is not None]
-    ends = [state.heartbeat_s for state in states.values() if state.heartbeat_s is not None]
     running = sum(state.status == "running" for state in states.values())
-    now = time.time() if running else max(ends, default=0.0)
-    return SweepStatus(
-        points=points,
-        units=units,
-        elapsed_s=now - min(begun) if begun else None,
-        left_s=_left_s(points, units, max(1, running)),
-    )
+    now = time.time() if running else max((state.heartbeat_s or 0.0 for state in states.values()), default=0.0)
+    elapsed_s = now - min(begun) if begun else None
+    return SweepStatus(points, units, elapsed_s, _left_s(points, units, max(1, running)))
 
 
 def _with_result(point: PlannedPoint, state: TaskState) -> TaskState:
@@ -115,13 +102,15 @@ def _unit_status(plan: Plan, unit: WorkUnit, shards: Mapping[str, TaskState], *,
     return UnitStatus(unit, min(unit.num_items, (unit.num_cached or 0) + computed), shards, is_needed)
 
 
-def _left_s(points: Sequence[PointStatus], units: Sequence[UnitStatus], processes: int) -> float | None:
+def _left_s(
+    points: Sequence[tuple[PlannedPoint, TaskState]], units: Sequence[UnitStatus], processes: int
+) -> float | None:
     """Estimate by what this sweep has measured itself, else by the plan's figures."""
-    measured = [p.state.seconds for p in points if p.state.status == "done" and p.state.seconds is not None]
+    measured = [state.seconds for _, state in points if state.status == "done" and state.seconds is not None]
     parts = [(_item_s(unit), unit.num_missing, 0.0) for unit in units if unit.is_needed and unit.num_missing]
-    for point in (point for point in points if point.state.status != "done"):
-        spent = (point.state.seconds or 0.0) if point.state.status == "running" else 0.0
-        parts.append((mean(measured) if measured else point.point.seconds, 1, spent))
+    for point, state in ((point, state) for point, state in points if state.status != "done"):
+        spent = (state.seconds or 0.0) if state.status == "running" else 0.0
+        parts.append((mean(measured) if measured else point.seconds, 1, spent))
     estimates = [max(0.0, each * count - spent) for each, count, spent in parts if each is not None]
     return sum(estimates) / processes if len(estimates) == len(parts) else None
 

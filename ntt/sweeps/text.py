@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ntt.sweeps.plan import Plan, PlannedPoint
-from ntt.sweeps.state import STATUSES, SweepFolder
-from ntt.sweeps.status import PointStatus, SweepStatus, UnitStatus
+from ntt.sweeps.state import STATUSES, SweepFolder, TaskState
+from ntt.sweeps.status import SweepStatus, UnitStatus
 from ntt.sweeps.units import WorkUnit
 
 _SHOWN_POINTS = 100
@@ -40,9 +40,9 @@ def status_text(folder: SweepFolder, plan: Plan, status: SweepStatus, *, verbose
     units = [unit for unit in status.units if unit.is_needed or unit.shards]
     lines += ["", *(line for unit in units for line in _unit_lines(unit))] if units else []
     for name in STATUSES:
-        points = [point for point in status.points if point.state.status == name]
+        points = [(point, state) for point, state in status.points if state.status == name]
         if points and (name != "done" or verbose):
-            lines += ["", f"{name}:", *(line for point in points for line in _point_lines(point, verbose=verbose))]
+            lines += ["", f"{name}:", *(line for entry in points for line in _point_lines(*entry, verbose=verbose))]
     is_over = status.counts["done"] == len(plan.points)
     untouched = "none, every result was there before" if is_over else "nothing has begun"
     elapsed = untouched if status.elapsed_s is None else f"{duration(status.elapsed_s)} since the start"
@@ -84,37 +84,28 @@ def duration(seconds: float) -> str:
 
 
 def _prospect(point: PlannedPoint) -> str:
-    if point.problem:
-        return "fails"
-    return "done" if point.finished else "to do"
+    return "fails" if point.problem else "done" if point.finished else "to do"
 
 
 def _unit_row(unit: WorkUnit) -> tuple[str, ...]:
     there = "?" if unit.num_cached is None else str(unit.num_cached)
-    each, total = _cost(unit.item_s, unit.num_missing)
-    return f"{unit.kind}, {unit.label}", str(unit.num_items), there, str(unit.num_missing), each, total
+    numbers = (str(unit.num_items), there, str(unit.num_missing), _time(unit.item_s), _time(unit.missing_s))
+    return f"{unit.kind}, {unit.label}", *numbers
 
 
 def _job_rows(plan: Plan, units: Sequence[WorkUnit]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    totals: list[float | None] = []
+    jobs: list[tuple[str, int, int, float | None]] = []  # what, jobs, processes, seconds
     for unit in units:
         resources = plan.resources.candidates if unit.kind == "candidates" else plan.resources.references
-        number = min(resources.shards * resources.tasks, unit.num_missing)
-        total = None if unit.item_s is None else unit.item_s * unit.num_missing
-        rows.append((unit.kind, str(math.ceil(number / resources.tasks)), _time(total, number), _time(total)))
-        totals.append(total)
-    todo = [point.seconds for point in plan.points if not point.finished]
-    if todo:
+        processes = min(resources.shards * resources.tasks, unit.num_missing)
+        jobs.append((unit.kind, math.ceil(processes / resources.tasks), processes, unit.missing_s))
+    if todo := [point.seconds for point in plan.points if not point.finished]:
         number = math.ceil(len(todo) / plan.resources.points.points_per_job)
-        estimates = [seconds for seconds in todo if seconds is not None]
-        total = sum(estimates) if len(estimates) == len(todo) else None
-        rows.append(("points", str(number), _time(total, number), _time(total)))
-        totals.append(total)
-    estimates = [seconds for seconds in totals if seconds is not None]
-    rest = "" if len(estimates) == len(totals) else ", the unknown not counted"
-    rows.append(("all together", "", "", _time(sum(estimates)) + rest if estimates or not totals else "unknown"))
-    return rows
+        jobs.append(("points", number, number, None if None in todo else sum(filter(None, todo))))
+    rows = [(what, str(number), _time(seconds, parts), _time(seconds)) for what, number, parts, seconds in jobs]
+    measured = [seconds for *_, seconds in jobs if seconds is not None]
+    rest = "" if len(measured) == len(jobs) else ", the unknown not counted"
+    return [*rows, ("all together", "", "", _time(sum(measured)) + rest if measured or not jobs else "unknown")]
 
 
 def _sources(plan: Plan, units: Sequence[WorkUnit]) -> list[str]:
@@ -139,8 +130,8 @@ def _unit_lines(unit: UnitStatus) -> list[str]:
     ]
 
 
-def _point_lines(point: PointStatus, *, verbose: bool) -> list[str]:
-    state, details = point.state, []
+def _point_lines(point: PlannedPoint, state: TaskState, *, verbose: bool) -> list[str]:
+    details = []
     if state.status == "running" and state.started_s is not None:
         details.append(duration(max(0.0, time.time() - state.started_s)))
     elif state.seconds is not None:
@@ -151,15 +142,11 @@ def _point_lines(point: PointStatus, *, verbose: bool) -> list[str]:
         details.append(f"job {state.job}")
     if state.attempts > 1:
         details.append(f"attempt {state.attempts}")
-    lines = [f"  {point.point.label}" + (f" ({', '.join(details)})" if details else "")]
+    lines = [f"  {point.label}" + (f" ({', '.join(details)})" if details else "")]
     lines += [f"    {line}" for line in (state.error or "").splitlines()]
     if verbose and state.traceback:
         lines += [f"    {line}" for line in state.traceback.splitlines()]
     return lines
-
-
-def _cost(each: float | None, count: int) -> tuple[str, str]:
-    return _time(each), _time(None if each is None else each * count)
 
 
 def _time(seconds: float | None, parts: int = 1) -> str:

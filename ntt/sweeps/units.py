@@ -58,6 +58,11 @@ class WorkUnit:
         return self.num_items - (self.num_cached or 0)
 
     @property
+    def missing_s(self) -> float | None:
+        """Seconds that these take in one process; None where that is not known."""
+        return None if self.item_s is None else self.item_s * self.num_missing
+
+    @property
     def item(self) -> str:
         """What one item is called."""
         return "image" if self.kind == "candidates" else "reference"
