@@ -1,12 +1,14 @@
 """What can be said of sweeps on SLURM without a cluster: profiles, scripts, arrays, records, copies of the program."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import PROJECT_DIR
@@ -20,7 +22,7 @@ from ntt.sweeps.clusters import JobRequest, load_profile, profile_names
 from ntt.sweeps.job import Job, Shard
 from ntt.sweeps.layout import cluster_arrays
 from ntt.sweeps.plan import Plan, write_plan
-from ntt.sweeps.queue import ArrayRecord, live_jobs, observe, owners, read_jobs, write_jobs
+from ntt.sweeps.queue import ArrayRecord, observe, owners, read_jobs, read_queue, write_jobs
 from ntt.sweeps.slurm import sbatch_parameters
 from ntt.sweeps.snapshot import code_digest, take_snapshot
 from ntt.sweeps.spec import Resources, StageResources
@@ -211,8 +213,8 @@ def test_a_dry_run_shows_every_script(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def record(job: str, *jobs: tuple[str, ...], cancelled_s: float | None = None) -> ArrayRecord:
     return ArrayRecord(
-        job_id=job, stage="points", jobs=jobs, cluster="cpu", overrides=("cpus=1",), code="c", submitted_s=1.0,
-        cancelled_s=cancelled_s,
+        name=f"ntt-{job}", job_id=job, stage="points", jobs=jobs, cluster="cpu", overrides=("cpus=1",), code="c",
+        submitted_s=1.0, cancelled_s=cancelled_s,
     )  # fmt: skip
 
 
@@ -243,11 +245,26 @@ def program(folder: Path, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
-def test_the_queue_tells_who_is_still_coming(fake_slurm: Path):
-    lines = ["5_0|RUNNING|None", "5_1|PENDING|Dependency", "6|COMPLETED|None", "7|PENDING|Resources", "9|FAILED|x"]
-    program(fake_slurm, "squeue", "\n".join(f"echo '{line}'" for line in lines))
-    live = live_jobs([record("5", ("a",), ("b",)), record("6", ("c",)), record("9", ("d",))])
-    assert live == {"5_0": ("RUNNING", "None"), "5_1": ("PENDING", "Dependency")}
+def show_queue(folder: Path, *rows: str) -> None:
+    """Make squeue print rows "ID|STATE|REASON"; each job has the name of its `record`."""
+    cells = [row.split("|") for row in rows]
+    lines = [f"{job}|{state}|ntt-{job.partition('_')[0]}|{reason}" for job, state, reason in cells]
+    program(folder, "squeue", "\n".join(f"echo '{line}'" for line in lines))
+
+
+def test_the_queue_tells_who_is_still_coming(tmp_path: Path, fake_slurm: Path):
+    folder = SweepFolder(tmp_path / "sweep")
+    assert read_queue(folder) == ([], {})
+    rows = ["5_0|RUNNING|None", "5_1|PENDING|Dependency", "6|COMPLETED|None", "7|PENDING|Resources", "9|FAILED|x"]
+    show_queue(fake_slurm, *rows, "8_0|PENDING|Priority", "8_1|PENDING|Priority")
+    arrays = [record("5", ("a",), ("b",)), record("6", ("c",)), record("9", ("d",))]
+    # Two submissions were killed before sbatch's answer was on record; one of them never reached the queue.
+    killed = [replace(record("8", ("e",), ("f",)), job_id=""), replace(record("10", ("g",)), job_id="")]
+    write_jobs(folder, [*arrays, *killed])
+    found, live = read_queue(folder)
+    waiting = {f"8_{index}": ("PENDING", "Priority") for index in (0, 1)}
+    assert live == {"5_0": ("RUNNING", "None"), "5_1": ("PENDING", "Dependency"), **waiting}
+    assert found == [*arrays, record("8", ("e",), ("f",))]
 
 
 def test_states_and_queue_are_brought_together(tmp_path: Path, fake_slurm: Path):
@@ -266,7 +283,7 @@ def test_states_and_queue_are_brought_together(tmp_path: Path, fake_slurm: Path)
     folder.logs.mkdir()
     (folder.logs / "5_6_0_log.err").write_text("Traceback\nMemoryError\n\n")
     lost = "Its job left the queue without a word of it."
-    program(fake_slurm, "squeue", "echo '5_2|RUNNING|None'; echo '5_3|PENDING|BeginTime'; echo '5_5|RUNNING|None'")
+    show_queue(fake_slurm, "5_2|RUNNING|None", "5_3|PENDING|BeginTime", "5_5|RUNNING|None")
     seen = observe(folder, [*"abcdefgh", "not submitted"])
     assert {task: (state.status, state.error) for task, state in seen.items()} == {
         "a": ("done", None),
@@ -283,15 +300,17 @@ def test_states_and_queue_are_brought_together(tmp_path: Path, fake_slurm: Path)
 
 def test_held_jobs_are_named_with_what_releases_them(tmp_path: Path, fake_slurm: Path):
     folder, plan = SweepFolder(tmp_path / "sweep"), two_data_sets(tmp_path)
-    shards = [Shard("candidates-a", index, 3).task for index in range(3)]
+    shards = [Shard("candidates-a", index, 5).task for index in range(5)]
     for task in shards:
         folder.write_state(task, TaskState())
     write_jobs(folder, [record("5", *[(task,) for task in shards])])
-    reasons = ("launch failed requeued held", "Resources", "Resources")
-    program(fake_slurm, "squeue", "\n".join(f"echo '5_{k}|PENDING|{reason}'" for k, reason in enumerate(reasons)))
+    reasons = ("launch failed requeued held", "Resources", "Resources", "JobHeldUser", "JobHeldAdmin")
+    show_queue(fake_slurm, *[f"5_{index}|PENDING|{reason}" for index, reason in enumerate(reasons)])
     text = status_text(folder, plan, sweep_status(folder, plan, observe=observe))
     assert "    waiting: launch failed requeued held: scontrol release 5_0 lets it continue\n" in text
     assert "    waiting: Resources (2 shards)\n" in text
+    assert "    waiting: JobHeldUser: scontrol release 5_3 lets it continue\n" in text
+    assert "    waiting: JobHeldAdmin: an administrator of the cluster holds it and can release it\n" in text
 
 
 def test_without_slurm_the_message_says_so(tmp_path: Path, fake_slurm: Path):
@@ -316,14 +335,60 @@ def test_status_does_without_a_queue_that_does_not_answer(
     assert f"{len(plan.points)} waiting" in said
 
 
-def test_a_refused_job_is_reported_and_nothing_of_it_kept(tmp_path: Path, fake_slurm: Path):
-    program(fake_slurm, "sbatch", '[ "$1" = --version ] || { echo "invalid partition specified" >&2; exit 1; }')
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("invalid partition specified", "Change the profile's setting that it names, and submit again"),
+        ("Invalid job array specification", "Give --set max_array_size=N, at most MaxArraySize of scontrol show"),
+        (
+            "Unable to contact slurm controller (connect failure)",
+            "controller is down or busy: wait until squeue answers",
+        ),
+        ("Job violates accounting/QOS policy (job submit limit, user's size)", "wait for jobs to end and submit again"),
+    ],
+)
+def test_a_refused_job_is_reported_and_none_of_it_counts(tmp_path: Path, fake_slurm: Path, reason: str, remedy: str):
+    program(fake_slurm, "sbatch", f'[ "$1" = --version ] || {{ echo "{reason}" >&2; exit 1; }}')
     program(fake_slurm, "srun", "")
+    program(fake_slurm, "squeue", "")
     folder = SweepFolder(tmp_path / "sweep")
-    with pytest.raises(ConfigError, match=r"SLURM refuses the jobs of candidates: .*invalid partition specified"):
+    with pytest.raises(ConfigError) as caught:
         slurm.submit(folder, two_data_sets(tmp_path))
-    assert read_jobs(folder) == []
+    assert re.search(rf"SLURM refuses the jobs of candidates: .*{re.escape(reason)}", str(caught.value))
+    assert remedy in str(caught.value)
+    assert read_queue(folder) == ([], {})
     assert list(folder.logs.iterdir()) == []
+
+
+def test_a_submission_that_ends_before_its_record_is_not_repeated(
+    tmp_path: Path, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch
+):
+    program(fake_slurm, "sbatch", '[ "$1" = --version ] || echo "Submitted batch job 77"')
+    program(fake_slurm, "srun", "")
+    program(fake_slurm, "squeue", "")
+    folder = SweepFolder(tmp_path / "sweep")
+    send, names = slurm._send, []
+
+    def end_after_sending(executor: Any, *rest: Any) -> str:
+        names.append(executor.parameters["job_name"])
+        send(executor, *rest)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(slurm, "_send", end_after_sending)
+    with pytest.raises(KeyboardInterrupt):
+        slurm.submit(folder, two_data_sets(tmp_path))
+    monkeypatch.setattr(slurm, "_send", send)
+    lines = [f"echo '77_{index}|PENDING|{names[0]}|Priority'" for index in range(4)]
+    program(fake_slurm, "squeue", "\n".join(lines))
+    program(fake_slurm, "sbatch", '[ "$1" = --version ] || echo "Submitted batch job 78"')
+    arrays, queued = slurm.submit(folder, two_data_sets(tmp_path))
+    assert [array.stage for array in arrays] == ["references", "points", "points"]
+    assert len(queued) == 8, "the shards of both data sets are in the queue"
+    assert [(array.job_id, array.stage) for array in read_jobs(folder)[:2]] == [
+        ("77", "candidates"),
+        ("78", "references"),
+    ]
+    assert len({array.name for array in read_jobs(folder)}) == 4
 
 
 def test_a_submission_remembers_its_profile(tmp_path: Path, fake_slurm: Path):
@@ -344,7 +409,8 @@ def test_cancelled_jobs_are_ended_and_noted(tmp_path: Path, fake_slurm: Path):
     assert slurm.cancel(folder) == []
     write_jobs(folder, [record("5", ("a",), ("b",)), record("6", ("c",))])
     folder.write_state("b", TaskState(status="done"))
-    program(fake_slurm, "squeue", f"[ -e {gone} ] || echo '5_0|RUNNING|None'; [ -e {gone} ] || echo '5_1|COMPLETING|x'")
+    lines = "echo '5_0|RUNNING|ntt-5|None'; echo '5_1|COMPLETING|ntt-5|x'"
+    program(fake_slurm, "squeue", f"[ -e {gone} ] || {{ {lines}; }}")
     program(fake_slurm, "scancel", f'[ "$*" = 5 ] && : > {gone}')
     assert slurm.cancel(folder) == ["5_0", "5_1"]
     assert [folder.state(task).status for task in "abc"] == ["cancelled", "done", "waiting"]

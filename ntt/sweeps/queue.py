@@ -22,7 +22,8 @@ class ArrayRecord:
     """One submitted array, or single job.
 
     Attributes:
-        job_id: as sbatch said.
+        name: its name in the queue, which no other array has.
+        job_id: as sbatch said; "" while it is being submitted, and where that was interrupted.
         stage: "candidates", "references" or "points".
         jobs: for each job of the array, in order, the tasks whose state it keeps.
         cluster: the profile as it was named.
@@ -32,7 +33,8 @@ class ArrayRecord:
         cancelled_s: when `cancel` withdrew it, or None.
     """
 
-    job_id: str
+    name: str
+    job_id: str = ""
     stage: str
     jobs: tuple[tuple[str, ...], ...]
     cluster: str
@@ -75,18 +77,25 @@ def owners(arrays: Sequence[ArrayRecord]) -> dict[str, tuple[str, ArrayRecord]]:
     }
 
 
-def live_jobs(arrays: Sequence[ArrayRecord]) -> dict[str, tuple[str, str]]:
-    """Ask the queue for the jobs of these arrays that wait or run: job id -> state (PENDING, ...), why it waits.
+def read_queue(folder: SweepFolder) -> tuple[list[ArrayRecord], dict[str, tuple[str, str]]]:
+    """Return what was submitted for a sweep, and those of its jobs that wait or run: job id -> (state, why it waits).
+
+    An array whose submission was killed before its id was on record is found in the queue by its name; one that never
+    got there is left out.
 
     Raises:
         ConfigError: if there is no queue to ask.
     """
+    arrays = read_jobs(folder)
     if not arrays:
-        return {}
-    text = slurm_command("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%r")
+        return [], {}
+    text = slurm_command("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%j|%r")
+    rows = [[cell.strip() for cell in line.split("|", 3)] for line in text.splitlines() if line.count("|") >= 3]
+    ids = {name: job.partition("_")[0] for job, _, name, _ in rows}
+    arrays = [replace(array, job_id=array.job_id or ids.get(array.name, "")) for array in arrays]
+    arrays = [array for array in arrays if array.job_id]
     submitted = {array.member(index) for array in arrays for index in range(len(array.jobs))}
-    rows = [[cell.strip() for cell in line.split("|", 2)] for line in text.splitlines() if line.count("|") >= 2]
-    return {job: (state, reason) for job, state, reason in rows if job in submitted and state not in _ENDED}
+    return arrays, {job: (state, why) for job, state, _, why in rows if job in submitted and state not in _ENDED}
 
 
 def observe(folder: SweepFolder, tasks: Sequence[str]) -> dict[str, TaskState]:
@@ -95,9 +104,8 @@ def observe(folder: SweepFolder, tasks: Sequence[str]) -> dict[str, TaskState]:
     "running" is a task whose job runs; one whose job has left the queue without a word is "lost". A task that waits
     has its job's id, if it has one, and why it waits as `error`.
     """
-    arrays = read_jobs(folder)
     states = {task: folder.observed(task) for task in tasks}
-    live = live_jobs(arrays)
+    arrays, live = read_queue(folder)
     for task, (job, array) in owners(arrays).items():
         if task in states:
             states[task] = _observed(folder, states[task], job, array, live.get(job))
@@ -119,10 +127,20 @@ def _observed(
     if job_state == "RUNNING" and state.status == "running":
         return state
     # A job that was queued again has a state file that still speaks of its last start.
-    reason = reason if job_state == "PENDING" else f"its job is {job_state}"
+    return replace(state, status="waiting", job=job, error=_why_waiting(job, job_state, reason))
+
+
+def _why_waiting(job: str, job_state: str, reason: str) -> str:
+    """Return why a job does not run, and, where the user can do something about it, what."""
+    if job_state != "PENDING":
+        return f"its job is {job_state}"
+    if reason == "JobHeldAdmin":
+        return f"{reason}: an administrator of the cluster holds it and can release it"
     if "held" in reason.lower():
-        reason = f"{reason}: scontrol release {job} lets it continue"
-    return replace(state, status="waiting", job=job, error=reason)
+        return f"{reason}: scontrol release {job} lets it continue"
+    if reason == "DependencyNeverSatisfied":
+        return f"{reason}: end it with scancel {job}, then repeat it with ntt sweep retry"
+    return reason
 
 
 def _last_words(folder: SweepFolder, job: str) -> str:
@@ -146,10 +164,9 @@ def slurm_command(program: str, *arguments: str) -> str:
             f"{program} is not found: this machine belongs to no SLURM cluster. Log in to one that does, or do the "
             "sweep on this machine with ntt sweep run."
         )
+    command = [program, *arguments]
     try:
-        done = subprocess.run(
-            [program, *arguments], capture_output=True, text=True, timeout=_QUEUE_TIMEOUT_S, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_QUEUE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
         raise ConfigError(
             f"{program} has not answered for {_QUEUE_TIMEOUT_S} s: the cluster's controller is down or busy. Running "

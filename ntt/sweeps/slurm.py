@@ -17,12 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ntt.base.digests import content_key
 from ntt.base.files import exclusive
 from ntt.errors import ConfigError
 from ntt.sweeps.clusters import SHORTEST_COUNTED_MIN, ClusterProfile, JobRequest, load_profile, profile_names
 from ntt.sweeps.layout import JobArray, cluster_arrays
 from ntt.sweeps.plan import Plan
-from ntt.sweeps.queue import ArrayRecord, live_jobs, owners, read_jobs, slurm_command, write_jobs
+from ntt.sweeps.queue import ArrayRecord, owners, read_queue, slurm_command, write_jobs
 from ntt.sweeps.snapshot import Snapshot, code_digest, take_snapshot
 from ntt.sweeps.state import SweepFolder
 from ntt.sweeps.task import JobTask
@@ -54,11 +55,10 @@ def submit(
     """
     slurm_command("sbatch", "--version")
     with _alone(folder):
-        before = read_jobs(folder)
+        before, live = read_queue(folder)
         if before and cluster is None:
             cluster, overrides = before[-1].cluster, overrides or before[-1].overrides
         profile = _profile(plan, cluster, overrides)
-        live = live_jobs(before)
         queued = {task: job for task, (job, _) in owners(before).items() if job in live}
         arrays = cluster_arrays(folder, plan, profile, queued=queued)
         if not arrays:
@@ -68,12 +68,21 @@ def submit(
         submitted: list[ArrayRecord] = []
         for array in arrays:
             for task in (task for job in array.jobs for task in job.tasks):
-                if folder.state(task).status != "waiting":
-                    folder.reset(task)
-            dependency = _dependency(array, arrays, [record.job_id for record in submitted])
-            executor = _executor(folder, plan, array, code, dependency)
-            submitted.append(_record(array, _send(executor, array, folder, code), profile, code))
-            # Each array is on record before the next one is sent.
+                folder.reset(task)
+            record = ArrayRecord(
+                name=_job_name(folder, plan, array, len(before) + len(submitted)),
+                stage=array.stage,
+                jobs=tuple(job.tasks for job in array.jobs),
+                cluster=profile.source,
+                overrides=profile.lines,
+                code=code.digest,
+                submitted_s=time.time(),
+            )
+            dependency = _dependency(array, arrays, [earlier.job_id for earlier in submitted])
+            executor = _executor(folder, record.name, array, code, dependency)
+            # On record before it is sent: should this process be killed in between, it is found by its name.
+            write_jobs(folder, [*before, *submitted, record])
+            submitted.append(replace(record, job_id=_send(executor, array, folder, code)))
             write_jobs(folder, [*before, *submitted])
     return submitted, list(queued)
 
@@ -85,10 +94,11 @@ def dry_run(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, over
     """
     arrays = cluster_arrays(folder, plan, _profile(plan, cluster, overrides), queued={})
     code = Snapshot(folder.root / "code" / code_digest()[:12], "")
-    names = [f"ARRAY{number}" for number in range(1, len(arrays) + 1)]
+    ids = [f"ARRAY{number}" for number in range(1, len(arrays) + 1)]
     scripts = []
-    for array in arrays:
-        executor = _executor(folder, plan, array, code, _dependency(array, arrays, names), dry=True)
+    for number, array in enumerate(arrays):
+        name = _job_name(folder, plan, array, number)
+        executor = _executor(folder, name, array, code, _dependency(array, arrays, ids), dry=True)
         if len(array.jobs) > 1:
             executor.parameters["map_count"] = len(array.jobs)
         scripts.append(executor._make_submission_file_text(executor._submitit_command_str, ""))
@@ -102,8 +112,7 @@ def cancel(folder: SweepFolder) -> list[str]:
         The ids of the jobs that were ended.
     """
     with _alone(folder):
-        arrays = read_jobs(folder)
-        live = live_jobs(arrays)
+        arrays, live = read_queue(folder)
         if not live:
             return []
         ids = sorted({job.partition("_")[0] for job in live})
@@ -111,12 +120,17 @@ def cancel(folder: SweepFolder) -> list[str]:
         now = time.time()
         arrays = [replace(array, cancelled_s=now) if array.job_id in ids else array for array in arrays]
         write_jobs(folder, arrays)
-        _wait_until_gone(arrays)
+        _wait_until_gone(folder)
         for task, (job, _) in owners(arrays).items():
             state = folder.state(task)
             if job in live and state.status not in ("done", "failed"):
                 folder.write_state(task, replace(state, status="cancelled", job=job))
     return sorted(live)
+
+
+def _job_name(folder: SweepFolder, plan: Plan, array: JobArray, number: int) -> str:
+    """Return a name that no other array in the queue has; `number` counts what was submitted for the sweep."""
+    return f"ntt-{plan.name}-{array.stage}-{content_key(str(folder.root))[:8]}.{number}"
 
 
 def _profile(plan: Plan, cluster: str | None, overrides: Sequence[str]) -> ClusterProfile:
@@ -154,7 +168,7 @@ def _warn(arrays: Sequence[JobArray], before: Sequence[ArrayRecord], digest: str
 
 
 def _executor(
-    folder: SweepFolder, plan: Plan, array: JobArray, code: Snapshot, dependency: str | None, *, dry: bool = False
+    folder: SweepFolder, name: str, array: JobArray, code: Snapshot, dependency: str | None, *, dry: bool = False
 ) -> Any:
     """Return submitit's executor for one array; a dry one works without a cluster."""
     from submitit import SlurmExecutor
@@ -171,7 +185,6 @@ def _executor(
     executor = (DryExecutor if dry else SlurmExecutor)(
         folder.logs, max_num_timeout=request.max_timeouts if request.requeue else 0, python=request.python
     )
-    name = f"ntt-{plan.name}-{array.stage}"
     executor.update_parameters(**sbatch_parameters(request, name=name, code=code.root), dependency=dependency)
     _escape_percent(executor, folder.logs, num_jobs=len(array.jobs))
     return executor
@@ -237,24 +250,9 @@ def _send(executor: Any, array: JobArray, folder: SweepFolder, code: Snapshot) -
             if re.fullmatch(r"[0-9a-f]{32}\.pkl|\.submission_file_[0-9a-f]{32}\.sh", path.name):
                 path.unlink(missing_ok=True)
         reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"SLURM refuses the jobs of {array.stage}: {reason}. Change the profile's setting that it names, and "
-            "submit again; what was submitted before is not repeated."
-        ) from error
+        raise ConfigError(f"SLURM refuses the jobs of {array.stage}: {reason}. {_remedy(reason)}") from error
     job_id: str = jobs[0].job_id
     return job_id.partition("_")[0]
-
-
-def _record(array: JobArray, job_id: str, profile: ClusterProfile, code: Snapshot) -> ArrayRecord:
-    return ArrayRecord(
-        job_id=job_id,
-        stage=array.stage,
-        jobs=tuple(job.tasks for job in array.jobs),
-        cluster=profile.source,
-        overrides=profile.lines,
-        code=code.digest,
-        submitted_s=time.time(),
-    )
 
 
 def _dependency(array: JobArray, arrays: Sequence[JobArray], ids: Sequence[str]) -> str | None:
@@ -266,8 +264,21 @@ def _dependency(array: JobArray, arrays: Sequence[JobArray], ids: Sequence[str])
     return f"afterany:{':'.join(waits_for)}" if waits_for else None
 
 
-def _wait_until_gone(arrays: Sequence[ArrayRecord]) -> None:
+def _remedy(reason: str) -> str:
+    """Return what to do about a refusal of sbatch."""
+    kept = "and submit again; what was submitted before is not repeated"
+    if "array" in reason:
+        limit = "MaxArraySize of scontrol show config, less one"
+        return f"Give --set max_array_size=N, at most {limit}, {kept}."
+    if "ontroller" in reason or "ocket timed out" in reason:
+        return f"The cluster's controller is down or busy: wait until squeue answers {kept}."
+    if "limit" in reason.lower():
+        return f"The site limits how much a user may submit: wait for jobs to end {kept}."
+    return f"Change the profile's setting that it names, {kept}."
+
+
+def _wait_until_gone(folder: SweepFolder) -> None:
     """Give jobs that were told to end the time to do so; SLURM kills them after its KillWait."""
     end = time.monotonic() + _CANCEL_WAIT_S
-    while live_jobs(arrays) and time.monotonic() < end:
+    while read_queue(folder)[1] and time.monotonic() < end:
         time.sleep(0.5)

@@ -88,4 +88,4 @@ def wait_for(holds: Callable[[], bool], what: str, *, cluster: Cluster, timeout_
     while not holds():
         if time.monotonic() > end:
             raise AssertionError(f"{what}: not within {timeout_s:.0f} s.\n{cluster.run('squeue')}")
-        time.sleep(0.2)
+        time.sleep(0.05)

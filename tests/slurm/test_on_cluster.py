@@ -21,13 +21,13 @@ from ntt.config.identity import run_directory
 from ntt.run import runner
 from ntt.sweeps import slurm
 from ntt.sweeps.clusters import CLUSTERS_DIR
-from ntt.sweeps.queue import live_jobs, observe, read_jobs
+from ntt.sweeps.queue import observe, read_jobs, read_queue
 from ntt.sweeps.snapshot import take_snapshot
 from ntt.sweeps.state import TaskState
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
-NUM_TARGETS = 20
+NUM_TARGETS = 12
 Results = dict[str, tuple[bytes, bytes]]
 
 
@@ -74,7 +74,7 @@ def local_results(sweep: Sweep, place: Path) -> Results:
 
 
 def is_over(sweep: Sweep) -> bool:
-    return not live_jobs(read_jobs(sweep.folder))
+    return not read_queue(sweep.folder)[1]
 
 
 def states(sweep: Sweep, tasks: list[str]) -> list[str]:
@@ -93,8 +93,8 @@ def command(project: Path, *words: str) -> str:
 
 def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tmp_path: Path):
     data = make_data(tmp_path / "few", num_targets=4)
-    resources = {"candidates": {"shards": 2}, "points": {"tasks": 2, "points_per_job": 4}}
-    path = write_sweep(tmp_path, data, axes={"shots": ["1shot", "2shot"], "seed": [0, 1]}, resources=resources)
+    resources = {"candidates": {"shards": 2}, "points": {"tasks": 2, "points_per_job": 2}}
+    path = write_sweep(tmp_path, data, axes={"shots": ["1shot", "2shot"]}, resources=resources)
     project = take_snapshot(tmp_path / "project").root
     shutil.copytree(CLUSTERS_DIR, project / "sweeps" / "clusters")
     dry = command(project, "submit", str(path), "--dry-run")
@@ -104,8 +104,8 @@ def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tmp_path
     sweep = planned(path)
     arrays = read_jobs(sweep.folder)
     assert [(one.stage, len(one.jobs)) for one in arrays] == [("candidates", 2), ("references", 1), ("points", 1)]
-    assert len(live_jobs(arrays)) == 4, "submit has waited for its jobs"
-    assert states(sweep, sweep.points) == ["waiting"] * 4
+    assert len(read_queue(sweep.folder)[1]) == 4, "submit has waited for its jobs"
+    assert states(sweep, sweep.points) == ["waiting"] * 2
     waits = cluster.run("squeue", "--noheader", f"--jobs={arrays[2].job_id}", "--format=%E")
     assert {line.split("(")[0] for line in waits.replace(",", "\n").split()} == {
         f"afterany:{arrays[0].job_id}_*",
@@ -118,7 +118,7 @@ def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tmp_path
 
     assert slurm.submit(sweep.folder, sweep.plan)[0] == [], "a second submission sends nothing twice"
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
-    assert states(sweep, sweep.points) == ["done"] * 4, [sweep.folder.state(one).error for one in sweep.points]
+    assert states(sweep, sweep.points) == ["done"] * 2, [sweep.folder.state(one).error for one in sweep.points]
     begun = min(sweep.folder.state(one).started_s or 0.0 for one in sweep.points)
     assert all((sweep.folder.state(one).finished_s or 1e99) <= begun for one in sweep.shards)
     assert len(sweep.stored()) == 4
@@ -175,26 +175,32 @@ def test_interruptions_cost_no_finished_image(cluster: Cluster, long_sweep: Swee
     assert_kept(sweep, before)
     before = sweep.stored()
 
-    # The process is killed, as for lack of memory; the point that waits for it says so.
-    os.kill(second.pid or 0, signal.SIGKILL)
+    # What is left is withdrawn in the middle, and submitted again.
+    assert slurm.cancel(sweep.folder) == sorted(array.job_id for array in submitted if array.stage != "references")
+    assert states(sweep, [shard, *sweep.points]) == ["cancelled", "cancelled"]
+
+    again, _ = slurm.submit(sweep.folder, sweep.replanned())
+    assert [array.stage for array in again] == ["candidates", "points"], "references are done and not repeated"
+    wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
+    assert states(sweep, sweep.points) == ["done"]
+    assert_kept(sweep, before)
+    assert sweep.results() == undisturbed
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_named_by_what_waited_for_it(cluster: Cluster, long_sweep: Sweep, undisturbed: Results):
+    sweep = long_sweep
+    slurm.submit(sweep.folder, sweep.plan)
+    first, before = hold(sweep, cluster), sweep.stored()
+    (shard,) = sweep.shards
+    os.kill(first.pid or 0, signal.SIGKILL)  # as for lack of memory
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
     assert states(sweep, [shard, *sweep.points]) == ["lost", "failed"]
     error = sweep.folder.state(sweep.points[0]).error or ""
     assert f"The shared work {shard} of this point is lost" in error
     assert "ntt sweep retry test repeats both" in error
-
-    # What is missing is submitted again, and withdrawn in the middle.
-    again, _ = slurm.submit(sweep.folder, sweep.replanned())
-    assert [array.stage for array in again] == ["candidates", "points"], "references are done and not repeated"
-    hold(sweep, cluster, after=2)
-    assert_kept(sweep, before)
-    before = sweep.stored()
-    assert slurm.cancel(sweep.folder) == sorted(array.job_id for array in again)
-    assert states(sweep, [shard, *sweep.points]) == ["cancelled", "cancelled"]
-
     slurm.submit(sweep.folder, sweep.replanned())
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
-    assert states(sweep, sweep.points) == ["done"]
     assert_kept(sweep, before)
     assert sweep.results() == undisturbed
 
