@@ -12,9 +12,10 @@ from hydra.core.global_hydra import GlobalHydra
 
 from ntt.base.project import CONF_DIR
 from ntt.config import schema as config
-from ntt.config.command_line import check_overrides
+from ntt.config.command_line import check_overrides, run_hydra
 from ntt.config.compose import compose_config, compose_many
 from ntt.config.identity import run_directory
+from ntt.config.typed_text import keep_text
 from ntt.errors import ConfigError
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
@@ -113,6 +114,38 @@ def test_wrong_overrides_are_explained(override: str, expected: list[str], capsy
     message = capsys.readouterr().err
     for part in expected:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("dataset.root=2024_01_15", "dataset.root='2024_01_15'"),
+        ("+dataset.root=1e3,true", "+dataset.root='1e3','true'"),
+        ("split.classes=[1e3, null ,'1',\"2\",b c]", "split.classes=['1e3', 'null' ,'1',\"2\",b c]"),
+        ("split.classes=null", "split.classes=null"),
+        ("runtime.output_root=null", "runtime.output_root='null'"),
+        ("runtime.store_root=${runtime.data_root}/1e3", "runtime.store_root=${runtime.data_root}/1e3"),
+        ("tracker.group=choice(1,2)", "tracker.group=choice('1','2')"),
+        ("tracker.group=range(1,3)", "tracker.group=range(1,3)"),
+        ("seed=1_0", "seed=1_0"),
+        ("visualisation.image_ids=[1e3]", "visualisation.image_ids=[1e3]"),
+        ("shots=1", "shots=1"),
+    ],
+)
+def test_text_keeps_what_was_typed(line: str, kept: str):
+    assert keep_text([line]) == [kept]
+
+
+def test_a_folder_named_like_a_number_is_that_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    configs: list[config.ExperimentConfig] = []
+    lines = ["runtime.output_root=2024_01_15", "split.classes=[1e3,null,true]", "runtime.data_root=null"]
+    monkeypatch.setattr("sys.argv", ["main.py", *lines])
+    monkeypatch.chdir(tmp_path)
+    run_hydra(lambda config: configs.append(config))
+    for made in (*configs, composed(*lines), *compose_many([lines])):
+        assert (made.runtime.output_root, made.runtime.data_root) == ("2024_01_15", "null")
+        assert made.split.classes == ["1e3", "null", "true"]
+    assert len(configs) == 1
 
 
 @pytest.mark.parametrize(

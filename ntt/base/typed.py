@@ -1,6 +1,7 @@
 """From plain values, as YAML and JSON hold them, to dataclasses: types, ranges and names are checked in one place."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ntt.base.settings import range_problems
+from ntt.base.yaml_files import Plain
 
 T = TypeVar("T")
 _WORDS = {
@@ -77,6 +79,7 @@ def unknown_key(key: str, allowed: list[str]) -> str:
 def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
     """Return a value as its type demands, or note why that is impossible."""
     origin, members = get_origin(hint), get_args(hint)
+    value = _from_text(value, hint) if isinstance(value, Plain) and origin is None else value
     if origin in (Union, UnionType):
         return _convert_to_any(value, members, key, problems)
     if is_dataclass(hint):
@@ -84,7 +87,7 @@ def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(item, members[0], key, problems) for item in value)
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
-        return {name: _convert(item, members[1], _dotted(key, name), problems) for name, item in value.items()}
+        return {str(name): _convert(item, members[1], _dotted(key, name), problems) for name, item in value.items()}
     if hint is Path and isinstance(value, str):
         return Path(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -92,6 +95,17 @@ def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
         return value
     problems.append(_refusal(key, value, _words(hint)))
     return None
+
+
+def _from_text(text: Plain, hint: Any) -> Any:
+    """Return an unquoted scalar as the type that is asked for, if it can be that, else as text."""
+    if hint is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if hint is int and re.fullmatch(r"[-+]?\d{1,18}", text):
+        return int(text)
+    if hint is float and re.fullmatch(r"[-+]?(\d+\.?|\d*\.\d+)([eE][-+]?\d{1,3})?", text):
+        return float(text)
+    return str(text)
 
 
 def _convert_to_any(value: Any, members: tuple[Any, ...], key: str, problems: list[str]) -> Any:

@@ -20,6 +20,7 @@ from ntt.base.project import CONF_DIR
 from ntt.config.compose import compose_cached, from_hydra, hydra_session
 from ntt.config.explain import first_problem, quoting_hint, removal_problem, unreadable
 from ntt.config.schema import ExperimentConfig
+from ntt.config.typed_text import keep_text
 from ntt.errors import EXIT_USER_ERROR, ConfigError, NttError
 
 _OTHER_CONFIG = ("--config-dir", "--config-path", "--config-name", "-cd", "-cp", "-cn")
@@ -35,6 +36,7 @@ def run_hydra(run: Callable[[ExperimentConfig], float | None]) -> None:
     Ends the program with one line on standard error for a mistake of the user and for Ctrl-C.
     """
     check_overrides(sys.argv[1:])
+    sys.argv[1:] = keep_text(sys.argv[1:])
 
     @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
     def experiment(cfg: DictConfig) -> float | None:
@@ -62,6 +64,7 @@ def plain_errors() -> Iterator[None]:
 def read_override(line: str) -> tuple[str, Any]:
     """Split `KEY=VALUE` into its key and its one value as YAML has it; lists become tuples."""
     try:
+        (line,) = keep_text([line])
         override = OverridesParser.create().parse_override(line)
     except OverrideParseException as error:
         raise ConfigError(unreadable(error.override)) from error
@@ -87,7 +90,8 @@ def check_overrides(arguments: Sequence[str]) -> None:
     is_multirun = bool(flags & {"-m", "--multirun"})
     try:
         with hydra_session():  # a glob asks the loader which options there are
-            overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(lines)
+            parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+            overrides = parser.parse_overrides(keep_text(lines))
             _check_first_values(overrides, is_multirun=is_multirun)
             if is_multirun and not flags & set(_FLAGS_THAT_SHOW):
                 _check_points(overrides)

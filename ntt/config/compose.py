@@ -24,6 +24,7 @@ from ntt.base.settings import setting_problems
 from ntt.config.explain import COMPOSE_ERRORS, first_problem, removal_problem, unreadable
 from ntt.config.registry import register_schemas
 from ntt.config.schema import STAGE_ALIASES, ExperimentConfig
+from ntt.config.typed_text import keep_text
 from ntt.datasets.base import DATA_VARIABLE
 from ntt.errors import ConfigError, raise_all
 
@@ -47,7 +48,7 @@ def hydra_session() -> Iterator[None]:
 def compose_config(overrides: Sequence[str]) -> ExperimentConfig:
     """Compose `conf/config.yaml` with overrides outside a Hydra program; refuses what `from_hydra` does."""
     with hydra_session():
-        return from_hydra(compose("config", overrides=list(overrides)))
+        return from_hydra(compose("config", overrides=keep_text(overrides)))
 
 
 def compose_many(points: Sequence[Sequence[str]]) -> list[ExperimentConfig]:
@@ -105,7 +106,7 @@ def from_hydra(cfg: DictConfig) -> ExperimentConfig:
 def compose_cached(overrides: Sequence[str]) -> DictConfig:
     """Do what Hydra's `compose` does, from parts composed before; explain what it refuses. Needs a `hydra_session`."""
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides(keep_text(overrides))
         if (removal := removal_problem(parsed)) is not None:
             raise ConfigError(removal)
         options = tuple(override.input_line or "" for override in parsed if not _sets_a_value(override))

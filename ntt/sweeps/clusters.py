@@ -13,8 +13,9 @@ from typing import Any
 from ntt.base.project import CONFIG_ROOT
 from ntt.base.settings import setting
 from ntt.base.typed import read_fields
+from ntt.base.yaml_files import read_yaml
 from ntt.errors import ConfigError, raise_all
-from ntt.sweeps.spec import StageResources, read_yaml
+from ntt.sweeps.spec import StageResources
 
 CLUSTERS_DIR = CONFIG_ROOT / "sweeps" / "clusters"
 STAGES = ("candidates", "references", "points")
@@ -27,13 +28,13 @@ _OWN_FLAGS = ("array", "dependency", "job-name", "open-mode", "output", "error",
 class JobRequest:
     """What the jobs of one stage request from the cluster. Each key but `tasks` may be set in a profile."""
 
-    partition: str | int | None = None
+    partition: str | None = None
     """Partition, or several with commas; null: the cluster's default."""
 
-    account: str | int | None = None
+    account: str | None = None
     """Account that is charged; null: the user's default."""
 
-    qos: str | int | None = None
+    qos: str | None = None
     """Quality of service; null: the account's default."""
 
     constraint: str | None = None
@@ -85,7 +86,7 @@ class JobRequest:
     srun_args: tuple[str, ...] = ()
     """Further arguments of srun, such as --cpu-bind=cores."""
 
-    extra: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    extra: Mapping[str, bool | str] = field(default_factory=dict)
     """Further parameters of sbatch by their long name: reservation: eccv, exclusive: true."""
 
 

@@ -1,6 +1,7 @@
 """The points of a sweep: every combination of settings as a checked configuration with its own folder."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from ntt.config.identity import run_directory, run_id
 from ntt.config.schema import ExperimentConfig
 from ntt.errors import ConfigError, raise_all
 from ntt.sweeps.spec import Settings, SweepSpec, Value, matches, merge_overrides, override_text
+
+_MAX_POINTS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,12 @@ def _combinations(spec: SweepSpec, overrides: Sequence[str]) -> tuple[list[str],
             axes[key] = (value,)
         else:
             rest.append(line)
+    count = max(1, len(spec.points)) * math.prod(map(len, axes.values()))
+    if count > _MAX_POINTS:
+        raise ConfigError(
+            f"{spec.source}: its axes make {count:,} points, and a sweep has at most {_MAX_POINTS:,}. Vary less, or "
+            "divide it."
+        )
     combinations = [
         {**point, **dict(zip(axes, values, strict=True))}
         for point in (spec.points or ({},))
@@ -101,7 +110,7 @@ def _agrees(settings: Settings, excluded: Settings) -> bool:
 def _check(spec: SweepSpec, points: Sequence[Point]) -> None:
     """Refuse points that are not whole runs, and points that would write into one folder."""
     stages = sorted({point.config.stage for point in points} - {"all"})
-    problems = [f"{spec.source}: stage={stage} is not possible: sweeps do all stages." for stage in stages]
+    problems = [f"{spec.source}: stage={stage} is invalid: a sweep does all stages. Leave it out." for stage in stages]
     owners: dict[Path, Point] = {}
     for point in points:
         first = owners.setdefault(point.run_dir, point)

@@ -3,18 +3,15 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ntt.base.project import CONFIG_ROOT
 from ntt.base.settings import setting
 from ntt.base.typed import read_dataclass, shown, unknown_key
+from ntt.base.yaml_files import read_yaml
 from ntt.errors import ConfigError, raise_all
 
-Scalar = bool | int | float | str | None
+Scalar = str | bool | int | float | None  # text first: what a setting is, its schema says
 Value = Scalar | tuple[Scalar, ...]
 Settings = Mapping[str, Value]
 
@@ -123,11 +120,11 @@ class SweepSpec:
         for key, values in self.axes.items():
             if not values:
                 yield f"axes.{key} has no value."
-            if any(same_value(*pair) for pair in combinations(values, 2)):
+            if len(set(map(_value_text, values))) < len(values):
                 yield f"axes.{key}={shown(values)} has a value twice."
         for key in sorted({key for point in self.points for key in point} & set(self.axes)):
             yield f"{key} is given in axes and in points. Remove one of them."
-        if any(first == second for first, second in combinations(self.points, 2)):
+        if len({tuple(sorted(map(override_text, point, point.values()))) for point in self.points}) < len(self.points):
             yield "points has a combination twice."
 
     def _exclude_problems(self) -> Iterable[str]:
@@ -169,43 +166,10 @@ def read_spec(path: Path, *, name: str | None = None) -> SweepSpec:
     return spec
 
 
-def read_yaml(text: str | bytes, *, where: str) -> Any:
-    """Parse YAML, refusing repeated keys; `where` is its file or line, for messages.
-
-    Raises:
-        ConfigError: if it cannot be read, or a mapping has a key twice.
-    """
-    try:
-        repeated = list(_repeated_keys(yaml.compose(text, Loader=yaml.SafeLoader)))
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where} is not readable as YAML: {' '.join(str(error).split())}.") from error
-    raise_all([f"{where}: {key} is given twice." for key in repeated], ConfigError, summary=f"{where} repeats keys")
-    return content
-
-
-def _repeated_keys(node: Any) -> Iterable[str]:
-    """Yield the keys that a mapping has more than once, with their lines; YAML would keep the last silently."""
-    if isinstance(node, yaml.MappingNode):
-        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for index, key in enumerate(keys):
-            if key.value in [earlier.value for earlier in keys[:index]]:
-                yield f"{key.value} (line {key.start_mark.line + 1})"
-        for _, value in node.value:
-            yield from _repeated_keys(value)
-    if isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _repeated_keys(value)
-
-
 def matches(value: Value, excluded: Value) -> bool:
     """Return whether a point's value is the one an exclusion names, or one of those it names."""
-    return any(same_value(value, option) for option in (excluded, *(excluded if isinstance(excluded, tuple) else ())))
-
-
-def same_value(a: Value, b: Value) -> bool:
-    """Compare without taking true for 1."""
-    return a == b and isinstance(a, bool) == isinstance(b, bool)
+    options = (excluded, *(excluded if isinstance(excluded, tuple) else ()))
+    return _value_text(value) in map(_value_text, options)
 
 
 def override_text(key: str, value: Value) -> str:
@@ -214,28 +178,16 @@ def override_text(key: str, value: Value) -> str:
 
 
 def _value_text(value: Value) -> str:
-    """Return a value in the grammar of Hydra's command line; strings that could be read otherwise are quoted."""
+    """Return a value in the grammar of Hydra's command line; text that is more than one word is quoted."""
     if isinstance(value, tuple):
         return f"[{','.join(map(_value_text, value))}]"
-    if value is None or isinstance(value, bool):
+    if not isinstance(value, str):
         return shown(value)
-    if isinstance(value, int | float):
-        return repr(value)
-    if re.fullmatch(r"[\w/][\w./-]*", value, re.ASCII) and not _reads_as_other_type(value):
+    if re.fullmatch(r"[\w/.+-]+", value, re.ASCII) and value.lower() != "null":
         return value
     # Backslashes count only before a quote or at the end, where Hydra's grammar reads them as escapes.
     escaped = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
     return f"'{escaped}'"
-
-
-def _reads_as_other_type(text: str) -> bool:
-    if text.lower() in ("null", "true", "false"):
-        return True
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def merge_overrides(*groups: Sequence[str]) -> list[str]:
