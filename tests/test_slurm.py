@@ -59,7 +59,7 @@ def test_later_words_win(tmp_path: Path):
     assert (candidates.partition, candidates.mem_gb, candidates.timeout_min) == ("short", 20, 60)
     assert (candidates.gpus, candidates.cpus, candidates.tasks, candidates.max_parallel) == (2, 4, 2, 256)
     assert (points.partition, points.timeout_min, points.max_parallel) == ("cpu", 7, 3)
-    assert (candidates.extra, points.extra) == ({"nice": 9}, {"nice": 5, "begin": "now"})
+    assert (candidates.extra, points.extra) == ({"nice": "9"}, {"nice": "5", "begin": "now"})
 
 
 def test_all_mistakes_of_a_profile_are_named(tmp_path: Path):
