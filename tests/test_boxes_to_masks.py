@@ -96,7 +96,7 @@ class Halves:
     """A stand-in for a backbone: the means of the four quarters of an image."""
 
     name = "quarters"
-    input_size, patch_size, feature_dim = 8, 4, 3
+    input_size, patch_size = 8, 4
     fingerprint: Mapping[str, Any] = {"stub": "quarters"}
 
     def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:

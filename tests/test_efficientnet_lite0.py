@@ -29,11 +29,10 @@ def _picture(size: int, *, seed: int = 0, batch: int = 1) -> torch.Tensor:
 
 def test_contract(backbone: EfficientNetLite0) -> None:
     checked: Backbone = backbone
-    assert (checked.name, checked.input_size, checked.patch_size, checked.feature_dim) == (
+    assert (checked.name, checked.input_size, checked.patch_size) == (
         "efficientnet_lite0",
         64,
         16,
-        192,
     )
     batch = _picture(64, batch=2)
     features = checked.encode(batch)

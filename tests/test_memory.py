@@ -27,7 +27,6 @@ class Colours:
     name: str = "colours"
     input_size: int = 32
     patch_size: int = 4
-    feature_dim: int = 3
     broken: bool = False
 
     @property

@@ -30,10 +30,6 @@ class Backbone(Protocol):
         """Pixels of input per cell of the feature map, along each axis."""
 
     @property
-    def feature_dim(self) -> int:
-        """Channels D of the feature map."""
-
-    @property
     def fingerprint(self) -> Mapping[str, Any]:
         """What decides the output, JSON-able: settings, digest of the weights, precision."""
 

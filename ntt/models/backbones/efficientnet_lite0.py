@@ -53,7 +53,6 @@ class EfficientNetLite0:
     """
 
     patch_size = _STRIDE_PX
-    feature_dim = 192
 
     def __init__(self, config: EfficientNetLite0Config, placement: Placement) -> None:
         """Check the settings, and that the package of the weights is installed."""
