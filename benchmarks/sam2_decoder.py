@@ -20,10 +20,10 @@ from ntt.models.segmenters.sam2.decoder import FastDecoder
 from ntt.models.segmenters.sam2.folding import fold
 from ntt.models.segmenters.sam2.image_terms import ImageTerms, compute_image_terms
 from ntt.models.segmenters.sam2.model import (
+    ARCHITECTURES,
     CANVAS_PX,
     CHANNELS,
     TOKEN_GRID,
-    architecture,
     decoder_state,
     skip_package_set_up,
 )
@@ -98,7 +98,7 @@ def fast_decoder(
     heads: PackageHeads, maps: list[torch.Tensor], batch: int, dtype: torch.dtype
 ) -> Callable[[torch.Tensor], Result]:
     """Our way, the projections done once an image included."""
-    state = decoder_state(heads.state_dict(), "the benchmark")
+    state = decoder_state(heads.state_dict())
     prompts = PromptEncoder.from_state(state)
     decoder = FastDecoder(fold(state, prompts.grid_positions()).to("cpu", dtype), dtype=dtype)
     embedding = maps[2] + prompts.no_mask_C[:, None, None]
@@ -167,7 +167,12 @@ def fast_flops(tokens: int = 8, read: int = 4) -> tuple[float, float]:
 def main() -> None:
     """Run the comparison and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="sam2_hiera_large", help="for the record; all have the same decoder")
+    parser.add_argument(
+        "--model",
+        choices=list(ARCHITECTURES),
+        default="sam2_hiera_large",
+        help="for the record; all have the same decoder",
+    )
     parser.add_argument("--prompts", type=int, default=1024, help="number of points (default 1024)")
     parser.add_argument("--package-batch", type=int, default=256, help="the package's prompts at a time (default 256)")
     parser.add_argument("--batch", type=int, default=4, help="our prompts at a time (default 4)")
@@ -175,7 +180,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--precision", choices=DTYPES, default="float32", help="ours; the package runs in float32")
     arguments = parser.parse_args()
-    architecture(arguments.model)
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     heads = PackageHeads()

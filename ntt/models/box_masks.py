@@ -22,7 +22,7 @@ from ntt.data.images import image_digest, read_image
 from ntt.data.masks import instance_mask, instance_rle, mask_to_polygons
 from ntt.models.backbones.base import Backbone
 from ntt.models.batching import BatchRunner
-from ntt.models.segmenters.base import BatchedBoxSegmenter, BoxSegmenter, Segmenter, takes_boxes, takes_images
+from ntt.models.segmenters.base import BoxSegmenter, Segmenter, takes_boxes, takes_images
 from ntt.models.segmenters.box_fallback import ProposalBoxes
 from ntt.ops.canvas import resize_to_canvas
 from ntt.ops.masks import decode_masks, encode_full_size, rle_areas
@@ -68,10 +68,7 @@ class BoxMasks:
         Returns:
             Full-size masks, COCO compressed RLE; None for a box in which the segmenter found nothing.
         """
-        stored = self._read(record, boxes_xywh)
-        if stored is not None:
-            return stored
-        return self._write(record, boxes_xywh, self.segmenter.segment_boxes(*self._prompts(record, boxes_xywh)))
+        return next(self.get_all([(record, boxes_xywh)]))
 
     def get_all(self, images: Sequence[BoxesOfImage], *, image_batch: int | None = None) -> Iterator[Rles]:
         """Yield what `get` returns for many images; several go to the segmenter together where it can do that.
@@ -81,29 +78,29 @@ class BoxMasks:
             image_batch: images at a time, 1 or more; None: as many as speed up the segmenter's device. Halved when
                 memory runs out.
         """
-        segmenter = self.segmenter
-        if not takes_images(segmenter):
-            yield from (self.get(record, boxes_xywh) for record, boxes_xywh in images)
-            return
-        size = segmenter.images_at_once if image_batch is None else image_batch
+        most = self.segmenter.images_at_once if takes_images(self.segmenter) else 1
+        size = most if image_batch is None else image_batch
         batches = BatchRunner(size, unit="images", setting="--image-batch")
         for start in range(0, len(images), size):
-            yield from self._get_together(segmenter, images[start : start + size], batches)
+            yield from self._get_together(images[start : start + size], batches)
 
-    def _get_together(
-        self, segmenter: BatchedBoxSegmenter, images: Sequence[BoxesOfImage], batches: BatchRunner
-    ) -> list[Rles]:
+    def _get_together(self, images: Sequence[BoxesOfImage], batches: BatchRunner) -> Iterator[Rles]:
         stored = [self._read(*image) for image in images]
         missing = [image for image, rles in zip(images, stored, strict=True) if rles is None]
 
         def compute(start: int, stop: int) -> list[Rles]:
             batch = missing[start:stop]
-            canvases, boxes = zip(*(self._prompts(*image) for image in batch), strict=True)
-            logits = segmenter.segment_boxes_of_images(canvases, boxes)
-            return [self._write(*image, logits_Bhw) for image, logits_Bhw in zip(batch, logits, strict=True)]
+            return [self._write(*image, logits) for image, logits in zip(batch, self._segment(batch), strict=True)]
 
         computed = chain.from_iterable(batches.run(compute, len(missing)))
-        return [next(computed) if rles is None else rles for rles in stored]
+        return (next(computed) if rles is None else rles for rles in stored)
+
+    def _segment(self, images: Sequence[BoxesOfImage]) -> list[torch.Tensor]:
+        prompts = [self._prompts(*image) for image in images]
+        if takes_images(self.segmenter):
+            canvases, boxes = zip(*prompts, strict=True)
+            return self.segmenter.segment_boxes_of_images(canvases, boxes)
+        return [self.segmenter.segment_boxes(*prompt) for prompt in prompts]
 
     def _read(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> Rles | None:
         """Look masks up in the store; a length of 0 means a box in which nothing was found."""
@@ -208,10 +205,10 @@ def convert(
     Args:
         dataset: the annotations; their file is read again, and not written.
         output: the file to write, once all masks are known.
-        box_masks: makes the masks and keeps them, so that a second call resumes where an interrupted one stopped.
+        box_masks: makes and stores the masks, so that a second call resumes where an interrupted one stopped.
         mask_format: "rle", or "polygon": outlines along the edges of the pixels, holes filled.
         overwrite_masks: make masks for annotations that have one, too.
-        image_batch: images the segmenter is given at a time, if it takes several; see `BoxMasks.get_all`.
+        image_batch: see `BoxMasks.get_all`.
         on_image: called with each image that has new masks, its instances, and the new masks by annotation id.
 
     Raises:

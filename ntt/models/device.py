@@ -27,18 +27,12 @@ _OUTSIDE = [False, False]
 
 
 def resolve_device(name: str) -> torch.device:
-    """Resolve the setting `device` to an available device.
+    """Resolve the setting `device` to an available device; a ConfigError if there is none of that name.
 
     Args:
-        name: "auto" (a CUDA device if there is one, else the CPU), "cpu", "cuda" (the process's current CUDA
-            device), "cuda:N" or "mps".
-
-    Returns:
-        The device. "auto" and "cuda" give a device without index, so that a process launched for one GPU of several
-        uses the one it was given.
-
-    Raises:
-        ConfigError: if the name is not one of these, or there is no such device.
+        name: "auto" (a CUDA device if there is one, else the CPU), "cpu", "cuda", "cuda:N" or "mps". "auto" and
+            "cuda" give a device without index, so that a process launched for one GPU of several uses the one it was
+            given.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -68,14 +62,9 @@ def _require_cuda(name: str, index: str) -> None:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse a precision the device cannot compute in.
+    """Refuse a precision that is none of `PRECISIONS`, or that the device cannot compute in, with a ConfigError.
 
-    Args:
-        precision: "float32", "tf32" (float32 with TensorFloat-32 matrix products), "bfloat16" or "float16".
-        device: where the model runs.
-
-    Raises:
-        ConfigError: if the precision is not one of these or not supported by the device.
+    "tf32" is float32 with TensorFloat-32 matrix products.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"runtime.precision={precision} is not known. Use one of: {', '.join(PRECISIONS)}.")
@@ -100,13 +89,9 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Refuse `torch.compile` where it would fail at the first image because there is no compiler.
+    """Refuse, with a ConfigError, `torch.compile` where it would fail at the first image for want of a compiler.
 
-    Args:
-        device: where the models run. On the CPU torch needs a C++ compiler, on CUDA the package `triton`.
-
-    Raises:
-        ConfigError: if it does not exist.
+    On the CPU torch needs a C++ compiler, on CUDA the package `triton`.
     """
     if device.type == "cpu":
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
@@ -126,14 +111,7 @@ def effective_precision(precision: str, device: torch.device) -> str:
     """Return the precision that a device computes in when asked for another.
 
     A CPU without instructions for bfloat16 emulates them, an order of magnitude slower than float32. There bfloat16
-    becomes float32, with a warning: faster and more exact.
-
-    Args:
-        precision: as for `check_precision`, which is called first.
-        device: where the model runs.
-
-    Raises:
-        ConfigError: as for `check_precision`.
+    becomes float32, with a warning: faster and more exact. A ConfigError as for `check_precision`.
     """
     check_precision(precision, device)
     if precision != "bfloat16" or device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
@@ -151,14 +129,8 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
     Torch rounds the inputs of convolutions to TensorFloat-32 by default; inside the block "float32" means float32
     throughout. "bfloat16" and "float16" leave weights as they are and cast in the operations that gain from it, so
     sums, softmax and normalisations stay in float32. Torch's TensorFloat-32 settings belong to the process: do not
-    run two precisions in two threads. On a CPU, denormals are flushed, see `flushed_denormals`.
-
-    Args:
-        precision: as for `check_precision`, which is called first.
-        device: where the model runs.
-
-    Raises:
-        ConfigError: as for `check_precision`.
+    run two precisions in two threads. On a CPU, denormals are flushed, see `flushed_denormals`. A ConfigError as for
+    `check_precision`.
     """
     check_precision(precision, device)
     cast = _AUTOCAST_TYPES.get(precision)

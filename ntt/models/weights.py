@@ -59,17 +59,43 @@ def fetch_command(name: str, root: Path) -> str:
 
 
 def locate(name: str, root: Path) -> Path:
-    """Return the path of a checkpoint below the weights folder `root`. Its content is not read.
-
-    Raises:
-        WeightsError: if the file is missing; the message has the command that fetches it.
-    """
+    """Return the path of a checkpoint below the weights folder `root`; a WeightsError if it does not exist."""
     path = root / checkpoint(name).path
     if not path.is_file():
         raise WeightsError(
             f"The weights {name} are missing: {path} does not exist. Fetch them with `{fetch_command(name, root)}`."
         )
     return path
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """The file a model reads: the official one, which must have the registered sha256, or a user's own."""
+
+    path: Path
+    expected_sha256: str | None = None
+
+    @classmethod
+    def find(cls, model: str, own_file: str | None, root: Path, *, setting: str) -> "WeightsFile":
+        """Look for `own_file`, which `setting` names, or for the official file below `root` where that is None.
+
+        Raises:
+            WeightsError: if it does not exist.
+        """
+        if own_file is None:
+            return cls(locate(model, root), checkpoint(model).sha256)
+        path = Path(own_file).expanduser()
+        if not path.is_file():
+            raise WeightsError(
+                f"The weights file {path} of {model} does not exist. Fetch the official one with "
+                f"`{fetch_command(model, DEFAULT_ROOT)}`, or set {setting} to your file."
+            )
+        return cls(path)
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the file; a WeightsError if it is not the one expected."""
+        return checked_digest(self.path, self.expected_sha256)
 
 
 def is_offline() -> bool:
@@ -131,11 +157,7 @@ def file_digest(path: Path) -> str:
 
 
 def checked_digest(path: Path, expected_sha256: str | None) -> str:
-    """The sha256 of a weights file, which must be the one expected; None: any.
-
-    Raises:
-        WeightsError: if the file cannot be read or has another digest; the message has the command that fetches it.
-    """
+    """The sha256 of a weights file; a WeightsError if it is not the one expected (None: any) or cannot be read."""
     digest = file_digest(path)
     if expected_sha256 is not None and digest != expected_sha256.lower():
         raise WeightsError(

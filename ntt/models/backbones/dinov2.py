@@ -18,7 +18,7 @@ from ntt.errors import ConfigError, WeightsError
 from ntt.models.backbones.base import BackboneConfig
 from ntt.models.backbones.dinov2_checkpoint import PATCH_SIZE, VARIANTS, Variant, require_model, to_timm_layout, variant
 from ntt.models.backbones.vit import TokensOf, VisionTransformer, without_values
-from ntt.models.weights import DEFAULT_ROOT, checked_digest, checkpoint, fetch_command, load_state_dict, locate
+from ntt.models.weights import WeightsFile, load_state_dict
 from ntt.types import Placement
 
 
@@ -62,21 +62,14 @@ class Dinov2(VisionTransformer):
         self.feature_dim = self._variant.feature_dim
         self._repo_dir = None if config.repo_dir is None else Path(config.repo_dir).expanduser()
         _check_implementation(config.implementation, self._repo_dir)
-        if config.weights is None:
-            self._weights = locate(config.model, placement.weights_root)
-            self._expected_sha256: str | None = checkpoint(config.model).sha256
-            return
-        self._weights, self._expected_sha256 = Path(config.weights).expanduser(), None
-        if not self._weights.is_file():
-            raise WeightsError(
-                f"The weights file {self._weights} of {config.model} does not exist. Fetch the official one with "
-                f"`{fetch_command(config.model, DEFAULT_ROOT)}`, or set backbone.weights to your file."
-            )
+        self._weights = WeightsFile.find(
+            config.model, config.weights, placement.weights_root, setting="backbone.weights"
+        )
 
     @property
     def weights_digest(self) -> str:
         """The sha256 of the file, which must be the official one where that is asked for."""
-        return checked_digest(self._weights, self._expected_sha256)
+        return self._weights.digest
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -85,11 +78,12 @@ class Dinov2(VisionTransformer):
 
     def build(self) -> tuple[nn.Module, TokensOf]:
         """Build the network from the checkpoint."""
-        state = load_state_dict(self._weights, expected_sha256=self._expected_sha256)
-        require_model(state, self._variant, self._weights)
+        path = self._weights.path
+        state = load_state_dict(path, expected_sha256=self._weights.expected_sha256)
+        require_model(state, self._variant, path)
         if self._repo_dir is None:
-            return _timm_network(self._variant, state, self.input_size // PATCH_SIZE, self._weights)
-        return _official_network(self._variant, state, self._repo_dir, self._weights)
+            return _timm_network(self._variant, state, self.input_size // PATCH_SIZE, path)
+        return _official_network(self._variant, state, self._repo_dir, path)
 
 
 def _check_implementation(implementation: str, repo_dir: Path | None) -> None:

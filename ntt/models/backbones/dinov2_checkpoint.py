@@ -25,14 +25,9 @@ class Variant:
     registers: int
 
     @property
-    def resize_offset(self) -> float:
-        """What is added to the grid size before the scale: `interpolate_offset` in `dinov2/hub/backbones.py`."""
-        return 0.0 if self.registers else 0.1
-
-    @property
-    def resize_antialias(self) -> bool:
-        """Whether a resized position embedding is antialiased: `interpolate_antialias` in the same file."""
-        return self.registers > 0
+    def resizing(self) -> tuple[float, bool]:
+        """`interpolate_offset` and `interpolate_antialias` of the model in Meta's `dinov2/hub/backbones.py`."""
+        return (0.0, True) if self.registers else (0.1, False)
 
 
 _SIZES = (("small", 384, 12), ("base", 768, 12), ("large", 1024, 24), ("giant", 1536, 40))
@@ -97,8 +92,8 @@ def resize_position_embedding(
     Args:
         embedding_1ND: float [1, 1 + rows_before**2, D], the class token's embedding first.
         rows: rows and columns of the new grid; an embedding that has them is returned as it is.
-        offset: see `Variant.resize_offset`.
-        antialias: see `Variant.resize_antialias`.
+        offset: added to the grid size before the scale.
+        antialias: widen the filter where the grid shrinks.
     """
     count, channels = embedding_1ND.shape[1] - 1, embedding_1ND.shape[2]
     before = math.isqrt(count)
@@ -129,14 +124,13 @@ def to_timm_layout(state: Mapping[str, torch.Tensor], model: Variant, rows: int)
         rows: rows and columns of the patch grid at the input size in use.
     """
     state = {name: tensor.float() for name, tensor in state.items()}
-    positions = resize_position_embedding(
-        state["pos_embed"], rows, offset=model.resize_offset, antialias=model.resize_antialias
-    )
-    renamed = {"pos_embed": positions}
-    for name, tensor in state.items():
-        if name in ("pos_embed", "mask_token"):
-            continue
-        renamed[name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2.")] = tensor
+    offset, antialias = model.resizing
+    positions = resize_position_embedding(state.pop("pos_embed"), rows, offset=offset, antialias=antialias)
+    renamed = {"pos_embed": positions} | {
+        name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2."): tensor
+        for name, tensor in state.items()
+        if name != "mask_token"
+    }
     if model.registers:
         renamed["reg_token"] = renamed.pop("register_tokens")
         renamed["cls_token"] = renamed["cls_token"] + positions[:, :1]

@@ -13,7 +13,7 @@ Shapes: B prompts, T prompt tokens, M mask outputs, H heads, d channels a head, 
 of a token, R = H * T rows of one update, K = 2R + 1 coefficients after two updates and a constant.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -54,22 +54,32 @@ def linear(x: torch.Tensor, weights: Linear) -> torch.Tensor:
     return F.linear(x, weights.weight, weights.bias)
 
 
-def norm(x: torch.Tensor, weights: Linear) -> torch.Tensor:
-    """Apply a LayerNorm."""
+def _norm(x: torch.Tensor, weights: Linear) -> torch.Tensor:
     return F.layer_norm(x, x.shape[-1:], weights.weight, weights.bias, LAYER_NORM_EPS)
 
 
-def self_attention(queries: torch.Tensor, values: torch.Tensor, block: TokenBlock) -> torch.Tensor:
+def _self_attention(queries: torch.Tensor, values: torch.Tensor, block: TokenBlock) -> torch.Tensor:
     """Attention among the tokens of a prompt."""
     query, key = (split_heads(linear(queries, part)) for part in (block.self_query, block.self_key))
     value = split_heads(linear(values, block.self_value))
     return linear(join_heads(F.scaled_dot_product_attention(query, key, value)), block.self_out)
 
 
-def after_image(queries: torch.Tensor, gathered: torch.Tensor, block: TokenBlock) -> torch.Tensor:
+def _after_image(queries: torch.Tensor, gathered: torch.Tensor, block: TokenBlock) -> torch.Tensor:
     """Add what the tokens gathered from the image, then the MLP."""
-    queries = norm(queries + linear(gathered, block.from_image_out), block.norm2)
-    return norm(queries + linear(F.relu(linear(queries, block.mlp_in)), block.mlp_out), block.norm3)
+    queries = _norm(queries + linear(gathered, block.from_image_out), block.norm2)
+    return _norm(queries + linear(F.relu(linear(queries, block.mlp_in)), block.mlp_out), block.norm3)
+
+
+def _softmax_over_tokens(scores_BRN: torch.Tensor) -> torch.Tensor:
+    """Softmax over the prompt's tokens, head by head: how an image token attends to them."""
+    by_head: torch.Tensor = scores_BRN.unflatten(1, (HEADS, -1))
+    return by_head.softmax(dim=2).flatten(1, 2)
+
+
+def gram(rows_BKC: torch.Tensor) -> torch.Tensor:
+    """Mean products [B, K, K] of rows."""
+    return torch.bmm(rows_BKC, rows_BKC.transpose(1, 2)).mul_(1 / rows_BKC.shape[-1])
 
 
 def _inverse_deviation(
@@ -83,8 +93,7 @@ def _inverse_deviation(
         rows_BKC: centred rows.
         square_BN: mean square of the base tokens.
     """
-    gram = torch.bmm(rows_BKC, rows_BKC.transpose(1, 2)).mul_(1 / rows_BKC.shape[-1])
-    variance = mean_square(coefficients_BKN, twice_linear_BKN, gram).add_(square_BN)
+    variance = mean_square(coefficients_BKN, twice_linear_BKN, gram(rows_BKC)).add_(square_BN)
     # Rounding may take a variance of nothing below zero.
     return variance.clamp_(min=0).add_(LAYER_NORM_EPS).rsqrt_()[:, None]
 
@@ -139,118 +148,118 @@ class FastDecoder:
         """
         learnt = self.weights.tokens.output_tokens_LC.expand(len(prompt_tokens_BPC), -1, -1)
         tokens = torch.cat([learnt, prompt_tokens_BPC.to(self.accurate)], dim=1)
-        queries, attention, rows = self._first_block(terms, tokens)
-        scale1 = self._first_scale(terms, attention, rows)
-        count = attention.shape[1]
-        coefficients = attention.new_empty(len(tokens), 2 * count + 1, attention.shape[2])
-        coefficients[:, :count] = attention
-        coefficients[:, :count] *= scale1.to(self.dtype)
-        coefficients[:, -1] = 1
-        queries, rows = self._second_block(terms, tokens, queries, coefficients, scale1, rows)
-        scale2 = self._second_scale(terms, coefficients, scale1, rows)
-        folded = FoldedTokens(coefficients, rows["up"].to(self.dtype), scale1.to(self.dtype), scale2.to(self.dtype))
+        (batch, count, _), num_tokens = tokens.shape, terms.square1_N.shape[0]
+        coefficients = tokens.new_empty(batch, 2 * HEADS * count + 1, num_tokens, dtype=self.dtype)
+        folded = FoldedTokens(coefficients, coefficients[:, :0], *tokens.new_empty(2, batch, 1, num_tokens))
+        first, second = self.weights.tokens.blocks
+
+        queries = _norm(_self_attention(tokens, tokens, first), first.norm1)
+        query = split_heads(linear(queries + tokens, first.from_image_query))
+        queries = _after_image(queries, self._gather_first(terms, query), first)
+        key, value = self._keys_and_values(queries, tokens, first)
+        rows = self.weights.rows.first_rows(value) | {"values": value}
+        self._update_first(terms, key, rows, folded)
+
+        queries = _norm(queries + _self_attention(queries + tokens, queries, second), second.norm1)
+        query = split_heads(linear(queries + tokens, second.from_image_query))
+        gathered = self._gather(query, terms.key1_2HdN, terms.value1_HdN, rows["key1"], rows["value1"], folded)
+        queries = _after_image(queries, gathered, second)
+        key, value = self._keys_and_values(queries, tokens, second)
+        more_rows = self.weights.rows.second_rows(value) | {"values": value}
+        rows |= {name: torch.cat([rows[name], part], dim=1) for name, part in more_rows.items()}
+        self._update_second(terms, key, rows, folded)
+        folded = replace(folded, rows_BKF=rows["up"].to(self.dtype).contiguous())
         return self._heads(terms, tokens, queries, folded, rows, first_mask)
 
-    def _first_block(self, terms: ImageTerms, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, Rows]:
-        """Block 0, in which all prompts see the same image: queries, image-side attention [B, R, N], folded rows."""
-        block = self.weights.tokens.blocks[0]
-        queries = norm(self_attention(tokens, tokens, block), block.norm1)
-        query = split_heads(linear(queries + tokens, block.from_image_query)).to(self.dtype)
-        attention = torch.softmax(shared_product(query, terms.key0_HdN), dim=-1)
-        gathered = join_heads(shared_average(attention, terms.value0_HdN)).to(self.accurate)
-        queries = after_image(queries, gathered, block)
-        key = split_heads(linear(queries + tokens, block.to_image_key)).to(self.dtype)
-        value = split_heads(linear(queries, block.to_image_value))
-        scores = shared_product(key, terms.query0_HdN)
-        rows = self.weights.rows.first_rows(value)
-        rows["values"] = value
-        return queries, scores.unflatten(1, (HEADS, -1)).softmax(dim=2).flatten(1, 2), rows
+    def _keys_and_values(
+        self, queries: torch.Tensor, tokens: torch.Tensor, block: TokenBlock
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the image reads of a prompt's tokens: [B, H, T, d] and [B, H, T, d]."""
+        keys = split_heads(linear(queries + tokens, block.to_image_key))
+        return keys, split_heads(linear(queries, block.to_image_value))
 
-    def _first_scale(self, terms: ImageTerms, attention_BRN: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Scale [B, 1, N] of the image tokens after block 0."""
+    def _gather_first(self, terms: ImageTerms, query_BHTd: torch.Tensor) -> torch.Tensor:
+        """Average [B, T, E] of image tokens before block 0, where all prompts see the same image."""
+        attention = torch.softmax(shared_product(query_BHTd.to(self.dtype), terms.key0_HdN), dim=-1)
+        return join_heads(shared_average(attention, terms.value0_HdN)).to(self.accurate)
+
+    def _update_first(self, terms: ImageTerms, key_BHTd: torch.Tensor, rows: Rows, folded: FoldedTokens) -> None:
+        """Block 0, image to tokens: fill the first coefficients, the constant one, and the first scale."""
+        attention = _softmax_over_tokens(shared_product(key_BHTd.to(self.dtype), terms.query0_HdN))
         twice_linear = shared_product(rows["values"].to(self.dtype), terms.norm1_HdN)
-        return _inverse_deviation(attention_BRN, twice_linear, rows["rows1"], terms.square1_N)
+        folded.scale1_B1N.copy_(_inverse_deviation(attention, twice_linear, rows["rows1"], terms.square1_N))
+        torch.mul(attention, folded.scale1_B1N.to(self.dtype), out=folded.coefficients_BKN[:, : attention.shape[1]])
+        folded.coefficients_BKN[:, -1] = 1
 
-    def _second_block(
-        self,
-        terms: ImageTerms,
-        tokens: torch.Tensor,
-        queries: torch.Tensor,
-        coefficients_BKN: torch.Tensor,
-        scale1_B1N: torch.Tensor,
-        rows: Rows,
-    ) -> tuple[torch.Tensor, Rows]:
-        """Block 1: queries, and the rows as the second stage reads them; fills the rest of `coefficients`."""
-        block = self.weights.tokens.blocks[1]
-        scale1 = scale1_B1N.to(self.dtype)
-        count = coefficients_BKN.shape[1] // 2
-        first = coefficients_BKN[:, :count]
-        queries = norm(queries + self_attention(queries + tokens, queries, block), block.norm1)
-        query = split_heads(linear(queries + tokens, block.from_image_query)).to(self.dtype)
-        attention = self._scores(query, terms.key1_2HdN, rows["key1"], first, (scale1, None)).softmax(dim=-1)
-        gathered = self._gather(attention, terms.value1_HdN, rows["value1"], first, scale1)
-        queries = after_image(queries, gathered, block)
-        key = split_heads(linear(queries + tokens, block.to_image_key)).to(self.dtype)
-        value = split_heads(linear(queries, block.to_image_value))
-        scores = self._scores(key, terms.query1_2HdN, rows["query1"], first, (scale1, None))
-        attention = scores.unflatten(1, (HEADS, -1)).softmax(dim=2).flatten(1, 2)
-        coefficients_BKN[:, count : 2 * count] = attention
-        second = self.weights.rows.second_rows(value)
-        together = {name: torch.cat([rows[name], part], dim=1) for name, part in second.items()}
-        together["values"] = torch.cat([rows["values"], value], dim=1)
-        return queries, together
-
-    def _second_scale(
-        self, terms: ImageTerms, coefficients_BKN: torch.Tensor, scale1_B1N: torch.Tensor, rows: Rows
-    ) -> torch.Tensor:
-        """Scale [B, 1, N] of the image tokens after block 1, in place of the first."""
-        twice_linear = torch.empty_like(coefficients_BKN)
-        shared_product(rows["values"].to(self.dtype), terms.norm2_HdN, into_BRN=twice_linear)
+    def _update_second(self, terms: ImageTerms, key_BHTd: torch.Tensor, rows: Rows, folded: FoldedTokens) -> None:
+        """Block 1, image to tokens: fill the other coefficients and the second scale."""
+        scores = self._scores(key_BHTd, terms.query1_2HdN, rows["query1"], folded)
+        count = scores.shape[1]
+        folded.coefficients_BKN[:, count : 2 * count] = _softmax_over_tokens(scores)
+        twice_linear = torch.empty_like(folded.coefficients_BKN)
+        twice_linear[:, :-1] = shared_product(rows["values"].to(self.dtype), terms.norm2_HdN)
         twice_linear[:, -1] = terms.norm2_constant_N
-        twice_linear.mul_(scale1_B1N.to(self.dtype))
-        square = terms.square2_N * scale1_B1N[:, 0].square()
-        return _inverse_deviation(coefficients_BKN, twice_linear, rows["rows2"], square)
+        twice_linear.mul_(folded.scale1_B1N.to(self.dtype))
+        square = terms.square2_N * folded.scale1_B1N[:, 0].square()
+        deviation = _inverse_deviation(folded.coefficients_BKN, twice_linear, rows["rows2"], square)
+        folded.scale2_B1N.copy_(deviation)
 
     def _scores(
         self,
         query_BHTd: torch.Tensor,
         shared_2HdN: torch.Tensor,
         rows_BKE: torch.Tensor,
-        coefficients_BKN: torch.Tensor,
-        scales: tuple[torch.Tensor, torch.Tensor | None],
+        folded: FoldedTokens,
+        *,
+        outer: bool = False,
     ) -> torch.Tensor:
-        """Products [B, R, N] of tokens with the projected image tokens of a later stage.
+        """Products [B, R, N] of tokens with the projected image tokens after a block.
 
         Args:
             query_BHTd: queries or keys of the prompt's tokens, scaled.
             shared_2HdN: projected base tokens and projected positions.
-            rows_BKE: projected rows.
-            coefficients_BKN: coefficients that belong to the rows.
-            scales: [B, 1, N] factor of the base tokens, and of base and rows together if not None.
+            rows_BKE: projected rows, of block 0 or of both.
+            folded: image tokens.
+            outer: after block 1, whose scale is a factor of base and rows together.
         """
-        inner, outer = scales
-        folded = torch.matmul(query_BHTd, split_heads(rows_BKE).to(self.dtype).transpose(2, 3)).flatten(1, 2)
-        scores = shared_product(query_BHTd, shared_2HdN[0]).mul_(inner).baddbmm_(folded, coefficients_BKN)
-        if outer is not None:
-            scores.mul_(outer)
-        return add_shared_product_(scores, query_BHTd, shared_2HdN[1])
+        query = query_BHTd.to(self.dtype)
+        of_rows = torch.matmul(query, split_heads(rows_BKE).to(self.dtype).transpose(2, 3)).flatten(1, 2)
+        scores = shared_product(query, shared_2HdN[0]).mul_(folded.scale1_B1N.to(self.dtype))
+        scores.baddbmm_(of_rows, folded.coefficients_BKN[:, : rows_BKE.shape[1]])
+        if outer:
+            scores.mul_(folded.scale2_B1N.to(self.dtype))
+        return add_shared_product_(scores, query, shared_2HdN[1])
 
     def _gather(
         self,
-        attention_BRN: torch.Tensor,
-        shared_HdN: torch.Tensor,
-        rows_BKE: torch.Tensor,
-        coefficients_BKN: torch.Tensor,
-        scale_B1N: torch.Tensor,
+        query_BHTd: torch.Tensor,
+        key_2HdN: torch.Tensor,
+        value_HdN: torch.Tensor,
+        key_rows_BKE: torch.Tensor,
+        value_rows_BKE: torch.Tensor,
+        folded: FoldedTokens,
+        *,
+        outer: bool = False,
     ) -> torch.Tensor:
-        """Average [B, T, E] of projected image tokens under the attention, in the accurate dtype.
+        """Average [B, T, E] of projected image tokens under the attention of a prompt's tokens, in the accurate dtype.
 
-        `scale` is the factor of the base tokens. `attention` must already hold any factor common to base and rows;
-        it is overwritten.
+        Args:
+            query_BHTd: queries, scaled.
+            key_2HdN: keys of the base tokens and of the positions.
+            value_HdN: values of the base tokens.
+            key_rows_BKE: keys of the folded rows.
+            value_rows_BKE: their values.
+            folded: image tokens.
+            outer: see `_scores`.
         """
-        weights = torch.bmm(attention_BRN, coefficients_BKN.transpose(1, 2)).unflatten(1, (HEADS, -1))
-        from_rows = torch.matmul(weights.to(self.accurate), split_heads(rows_BKE))
-        return join_heads(from_rows + shared_average(attention_BRN.mul_(scale_B1N), shared_HdN))
+        attention = self._scores(query_BHTd, key_2HdN, key_rows_BKE, folded, outer=outer).softmax(dim=-1)
+        if outer:
+            attention.mul_(folded.scale2_B1N.to(self.dtype))
+        coefficients = folded.coefficients_BKN[:, : value_rows_BKE.shape[1]]
+        weights = torch.bmm(attention, coefficients.transpose(1, 2)).unflatten(1, (HEADS, -1))
+        from_rows = torch.matmul(weights.to(self.accurate), split_heads(value_rows_BKE))
+        from_base = shared_average(attention.mul_(folded.scale1_B1N.to(self.dtype)), value_HdN)
+        return join_heads(from_rows + from_base)
 
     def _heads(
         self,
@@ -267,20 +276,12 @@ class FastDecoder:
         queries, tokens = (
             torch.cat([x[:, 1:2], x[:, 2 + first_mask : 2 + self.num_masks]], dim=1) for x in (queries, tokens)
         )
-        query = split_heads(linear(queries + tokens, weights.final_query)).to(self.dtype)
-        gathered = self._read_image(terms, query, folded, rows)
-        queries = norm(queries + linear(gathered, weights.final_out), weights.final_norm)
+        query = split_heads(linear(queries + tokens, weights.final_query))
+        shared = (terms.key2_2HdN, terms.value2_HdN)
+        gathered = self._gather(query, *shared, rows["key2"], rows["value2"], folded, outer=True)
+        queries = _norm(queries + linear(gathered, weights.final_out), weights.final_norm)
         iou = queries[:, 0]
         for layer in weights.iou[:-1]:
             iou = F.relu(linear(iou, layer))
         iou = linear(iou, weights.iou[-1]).sigmoid()
         return DecodedPrompts(iou[:, first_mask:], hypernetwork(weights, queries[:, 1:], first_mask), folded)
-
-    def _read_image(
-        self, terms: ImageTerms, query_BHTd: torch.Tensor, folded: FoldedTokens, rows: Rows
-    ) -> torch.Tensor:
-        """Average [B, T, E] of the image tokens after both blocks, projected, under the attention of queries."""
-        scales = (folded.scale1_B1N, folded.scale2_B1N)
-        scores = self._scores(query_BHTd, terms.key2_2HdN, rows["key2"], folded.coefficients_BKN, scales)
-        attention = scores.softmax(dim=-1).mul_(folded.scale2_B1N)
-        return self._gather(attention, terms.value2_HdN, rows["value2"], folded.coefficients_BKN, folded.scale1_B1N)

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -38,23 +37,16 @@ class Architecture:
     window_sizes: tuple[int, int, int, int]
     position_grid: tuple[int, int]
 
-    @property
-    def num_blocks(self) -> int:
-        """Transformer blocks over all stages."""
-        return sum(self.stages)
 
-
-_SIZES: Mapping[str, Architecture] = MappingProxyType(
-    {
-        "tiny": Architecture(96, 1, (1, 2, 7, 2), (5, 7, 9), (8, 4, 14, 7), (7, 7)),
-        "small": Architecture(96, 1, (1, 2, 11, 2), (7, 10, 13), (8, 4, 14, 7), (7, 7)),
-        "base_plus": Architecture(112, 2, (2, 3, 16, 3), (12, 16, 20), (8, 4, 14, 7), (14, 14)),
-        "large": Architecture(144, 2, (2, 6, 36, 4), (23, 33, 43), (8, 4, 16, 8), (7, 7)),
-    }
-)
-ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    {f"{family}_hiera_{size}": _SIZES[size] for family in ("sam2", "sam2.1") for size in _SIZES}
-)
+_SIZES: Mapping[str, Architecture] = {
+    "tiny": Architecture(96, 1, (1, 2, 7, 2), (5, 7, 9), (8, 4, 14, 7), (7, 7)),
+    "small": Architecture(96, 1, (1, 2, 11, 2), (7, 10, 13), (8, 4, 14, 7), (7, 7)),
+    "base_plus": Architecture(112, 2, (2, 3, 16, 3), (12, 16, 20), (8, 4, 14, 7), (14, 14)),
+    "large": Architecture(144, 2, (2, 6, 36, 4), (23, 33, 43), (8, 4, 16, 8), (7, 7)),
+}
+ARCHITECTURES: Mapping[str, Architecture] = {
+    f"{family}_hiera_{size}": _SIZES[size] for family in ("sam2", "sam2.1") for size in _SIZES
+}
 
 
 class _NoPositions(nn.Module):
@@ -62,23 +54,6 @@ class _NoPositions(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x[:, :0]
-
-
-def architecture(model: str) -> Architecture:
-    """Look up a model.
-
-    Args:
-        model: name as in `ARCHITECTURES`.
-
-    Raises:
-        ConfigError: for a name that is not in it.
-    """
-    if model not in ARCHITECTURES:
-        raise ConfigError(
-            f"segmenter.model is {model!r}; it must be one of {', '.join(ARCHITECTURES)}. "
-            "Leave it out, and choose segmenter=sam2_tiny, say, for a model with its weights."
-        )
-    return ARCHITECTURES[model]
 
 
 def skip_package_set_up() -> None:
@@ -100,9 +75,9 @@ def build_image_encoder(model: str) -> nn.Module:
         A module that takes [B, 3, 1024, 1024] and returns a dict with the maps `backbone_fpn`, finest first.
 
     Raises:
-        ConfigError: for an unknown name, or where the package `sam2` is not installed.
+        ConfigError: where the package `sam2` is not installed.
     """
-    size = architecture(model)
+    size = ARCHITECTURES[model]
     try:
         skip_package_set_up()
         from sam2.modeling.backbones.hieradet import Hiera
@@ -133,15 +108,7 @@ def build_image_encoder(model: str) -> nn.Module:
 
 
 def read_state(path: Path, model: str, *, expected_sha256: str | None = None) -> dict[str, torch.Tensor]:
-    """Read a checkpoint of the official layout and make sure that it belongs to the model.
-
-    Args:
-        path: file with the state dict under the key "model".
-        model: name as in `ARCHITECTURES`.
-        expected_sha256: hex digest the file must have; None: any.
-
-    Returns:
-        The whole state dict, on the CPU.
+    """Read the whole state dict of a checkpoint of the official layout and make sure that it belongs to the model.
 
     Raises:
         WeightsError: for a file that is missing, damaged, not a checkpoint, or one of another model.
@@ -168,17 +135,13 @@ def _identify(state: Mapping[str, torch.Tensor]) -> str | None:
     blocks = {name.split(".")[3] for name in state if name.startswith(f"{_ENCODER}trunk.blocks.")}
     family = "sam2.1" if _MARK_OF_2_1 in state else "sam2"
     for size_name, size in _SIZES.items():
-        if patch.shape[0] == size.embed_dim and len(blocks) == size.num_blocks:
+        if patch.shape[0] == size.embed_dim and len(blocks) == sum(size.stages):
             return f"{family}_hiera_{size_name}"
     return None
 
 
 def load_image_encoder(state: Mapping[str, torch.Tensor], model: str) -> nn.Module:
-    """Build a model's image encoder with the weights of a state dict.
-
-    Args:
-        state: as `read_state` returns it.
-        model: name as in `ARCHITECTURES`.
+    """Build a model's image encoder with the weights of a state dict that `read_state` returned.
 
     Raises:
         WeightsError: where parameters are missing, too many or of another shape.
@@ -188,78 +151,15 @@ def load_image_encoder(state: Mapping[str, torch.Tensor], model: str) -> nn.Modu
     try:
         encoder.load_state_dict(own, strict=True)
     except RuntimeError as error:
-        raise WeightsError(f"The weights do not fit the image encoder of {model}: {error}. {_remedy(model)}") from error
+        raise misfit(model, str(error)) from error
     return encoder
 
 
-def decoder_state(state: Mapping[str, torch.Tensor], model: str) -> dict[str, torch.Tensor]:
-    """Pick the parameters of prompt encoder and mask decoder, in float32.
-
-    Args:
-        state: as `read_state` returns it.
-        model: named in the error.
-
-    Raises:
-        WeightsError: where one is missing or has an unexpected shape.
-    """
-    own = {name: value.float() for name, value in state.items() if name.startswith(_READ)}
-    wrong = [name for name, shape in _DECODER_SHAPES.items() if name not in own or tuple(own[name].shape) != shape]
-    if wrong:
-        raise WeightsError(
-            f"The weights of {model} lack {', '.join(wrong[:5])}, or they are misshapen. {_remedy(model)}"
-        )
-    return own
+def misfit(model: str, problem: str) -> WeightsError:
+    """What to say of weights that lack a parameter of their model, or have it in another shape."""
+    return WeightsError(f"The weights do not fit {model}: {problem}. {_remedy(model)}")
 
 
-def _mlp(name: str, *widths: int) -> dict[str, tuple[int, ...]]:
-    layers = enumerate(zip(widths[1:], widths[:-1], strict=True))
-    return {f"{name}.{index}": shape for index, shape in layers}
-
-
-def _with_bias(weights: Mapping[str, tuple[int, ...]], *, bias_axis: int = 0) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, shape in weights.items():
-        shapes[f"{name}.weight"] = shape
-        shapes[f"{name}.bias"] = (shape[bias_axis],)
-    return shapes
-
-
-def _expected_decoder_shapes() -> dict[str, tuple[int, ...]]:
-    """Shapes of every parameter `folding.py` and `prompts.py` read."""
-    wide, narrow, quarter, eighth = CHANNELS, CHANNELS // 2, CHANNELS // 4, CHANNELS // 8
-    transformer, decoder, prompt = "sam_mask_decoder.transformer.", "sam_mask_decoder.", "sam_prompt_encoder."
-    linear: dict[str, tuple[int, ...]] = {f"{transformer}norm_final_attn": (wide,)}
-    attentions = {f"{transformer}final_attn_token_to_image": narrow}
-    for layer in (f"{transformer}layers.0.", f"{transformer}layers.1."):
-        linear |= {f"{layer}norm{number}": (wide,) for number in (1, 2, 3, 4)}
-        linear |= _mlp(f"{layer}mlp.layers", wide, 2048, wide)
-        attentions |= {
-            f"{layer}self_attn": wide,
-            f"{layer}cross_attn_token_to_image": narrow,
-            f"{layer}cross_attn_image_to_token": narrow,
-        }
-    for attention, inner in attentions.items():
-        linear |= {f"{attention}.{part}_proj": (inner, wide) for part in "qkv"} | {
-            f"{attention}.out_proj": (wide, inner)
-        }
-    for mask in range(4):
-        linear |= _mlp(f"{decoder}output_hypernetworks_mlps.{mask}.layers", wide, wide, wide, eighth)
-    linear |= _mlp(f"{decoder}iou_prediction_head.layers", wide, wide, wide, 4)
-    linear |= {f"{decoder}conv_s0": (eighth, wide, 1, 1), f"{decoder}conv_s1": (quarter, wide, 1, 1)}
-    linear |= {f"{decoder}output_upscaling.1": (quarter,)}
-    transposed = {
-        f"{decoder}output_upscaling.0": (wide, quarter, 2, 2),
-        f"{decoder}output_upscaling.3": (quarter, eighth, 2, 2),
-    }
-    tokens = {"obj_score_token": (1, wide), "iou_token": (1, wide), "mask_tokens": (4, wide)}
-    embeddings = [f"point_embeddings.{kind}" for kind in range(4)] + ["not_a_point_embed", "no_mask_embed"]
-    return (
-        _with_bias(linear)
-        | _with_bias(transposed, bias_axis=1)
-        | {f"{decoder}{name}.weight": shape for name, shape in tokens.items()}
-        | {f"{prompt}{name}.weight": (1, wide) for name in embeddings}
-        | {f"{prompt}pe_layer.positional_encoding_gaussian_matrix": (2, narrow), "no_mem_embed": (1, 1, wide)}
-    )
-
-
-_DECODER_SHAPES = _expected_decoder_shapes()
+def decoder_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Pick the parameters of prompt encoder and mask decoder, in float32, from what `read_state` returns."""
+    return {name: value.float() for name, value in state.items() if name.startswith(_READ)}

@@ -19,30 +19,18 @@ def join_heads(x_BHTd: torch.Tensor) -> torch.Tensor:
     return x_BHTd.transpose(1, 2).flatten(2)
 
 
-def shared_product(
-    tokens_BHTd: torch.Tensor, shared_HdN: torch.Tensor, *, into_BRN: torch.Tensor | None = None
-) -> torch.Tensor:
+def shared_product(tokens_BHTd: torch.Tensor, shared_HdN: torch.Tensor) -> torch.Tensor:
     """Multiply every prompt's rows with the image's columns, head by head, without copying the columns per prompt.
 
-    Args:
-        tokens_BHTd: rows of each prompt.
-        shared_HdN: columns of the image.
-        into_BRN: where to put the result, R >= H * T rows of which the first H * T are written.
-
     Returns:
-        [B, H * T, N], or `into_BRN`.
+        [B, H * T, N].
     """
-    batch, heads, count, _ = tokens_BHTd.shape
-    rows = heads * count
-    if into_BRN is None:
-        into_BRN = tokens_BHTd.new_empty(batch, rows, shared_HdN.shape[-1])
     if tokens_BHTd.is_cuda:
-        product = torch.einsum("bhtd,hdn->bhtn", tokens_BHTd, shared_HdN)
-        into_BRN[:, :rows].unflatten(1, (heads, count)).copy_(product)
-        return into_BRN
-    for tokens_HTd, out_RN in zip(tokens_BHTd, into_BRN, strict=True):
-        torch.bmm(tokens_HTd, shared_HdN, out=out_RN[:rows].unflatten(0, (heads, count)))
-    return into_BRN
+        return torch.einsum("bhtd,hdn->bhtn", tokens_BHTd, shared_HdN).flatten(1, 2)
+    product_BHTN = tokens_BHTd.new_empty(*tokens_BHTd.shape[:3], shared_HdN.shape[-1])
+    for tokens_HTd, product_HTN in zip(tokens_BHTd, product_BHTN, strict=True):
+        torch.bmm(tokens_HTd, shared_HdN, out=product_HTN)
+    return product_BHTN.flatten(1, 2)
 
 
 def add_shared_product_(sum_BRN: torch.Tensor, tokens_BHTd: torch.Tensor, shared_HdN: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ token, N image tokens in row-major order.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -75,12 +75,7 @@ class PromptEncoder:
 
     def to(self, device: torch.device) -> "PromptEncoder":
         """Copy to a device."""
-        return PromptEncoder(
-            self.frequencies_2F.to(device),
-            self.kinds_4C.to(device),
-            self.padding_C.to(device),
-            self.no_mask_C.to(device),
-        )
+        return PromptEncoder(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def positions(self, points_2: torch.Tensor) -> torch.Tensor:
         """Encode positions.

@@ -5,13 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 
 from ntt.base.settings import deciding_settings, setting
-from ntt.errors import WeightsError
 from ntt.models.batching import BatchRunner
 from ntt.models.compiling import compiled
 from ntt.models.device import autocast, effective_precision, resolve_device
@@ -22,13 +20,13 @@ from ntt.models.segmenters.sam2.image_terms import ImageTerms, compute_image_ter
 from ntt.models.segmenters.sam2.model import (
     ARCHITECTURES,
     CANVAS_PX,
-    architecture,
     decoder_state,
     load_image_encoder,
+    misfit,
     read_state,
 )
 from ntt.models.segmenters.sam2.prompts import PromptEncoder, point_grid
-from ntt.models.weights import DEFAULT_ROOT, checked_digest, checkpoint, fetch_command, locate
+from ntt.models.weights import WeightsFile
 from ntt.types import Placement, Proposals
 
 Result = TypeVar("Result")
@@ -107,23 +105,14 @@ class Sam2:
             ConfigError: for a setting, or a combination of settings, that cannot be run.
             WeightsError: if the checkpoint does not exist.
         """
-        architecture(config.model)
         self.config, self.name = config, config.name
         self.device = resolve_device(placement.device)
         self.precision = effective_precision(placement.precision, self.device)
         self.compile = placement.compile
         self._points_P2 = point_grid(config.points_per_side, drop_remainder_of=config.drop_remainder_of)
-        self._expected_sha256 = None
-        if config.weights is None:
-            self._weights = locate(config.model, placement.weights_root)
-            self._expected_sha256 = checkpoint(config.model).sha256
-        else:
-            self._weights = Path(config.weights).expanduser()
-        if not self._weights.is_file():
-            raise WeightsError(
-                f"The weights file {self._weights} of {config.model} does not exist. Fetch the official one with "
-                f"`{fetch_command(config.model, DEFAULT_ROOT)}`, or set segmenter.weights to your file."
-            )
+        self._weights = WeightsFile.find(
+            config.model, config.weights, placement.weights_root, setting="segmenter.weights"
+        )
         default = _CPU_PROMPTS if self._on_cpu else _GPU_PROMPTS
         self._batches = BatchRunner(config.prompt_batch_size or default)
 
@@ -137,7 +126,7 @@ class Sam2:
         return {
             "kind": self.config.SCHEMA,
             **deciding_settings(self.config),
-            "weights": checked_digest(self._weights, self._expected_sha256),
+            "weights": self._weights.digest,
             "precision": self.precision,
             "compile": self.compile,
         }
@@ -163,7 +152,7 @@ class Sam2:
             WeightsError: at the first call, if the weights are damaged or of another model.
         """
         del feature_map_Dhw
-        terms = self._image_terms(canvas_3hw)
+        terms = self._terms(self._encode([canvas_3hw])[0])
 
         def best_masks(parts: Sequence[DecodedPrompts]) -> tuple[torch.Tensor, torch.Tensor]:
             best = [part.predicted_iou_BM.max(dim=1) for part in parts]
@@ -174,14 +163,13 @@ class Sam2:
             for part, (iou_B, mask_B), keep_B in zip(parts, best, keep_of_parts, strict=True):
                 index = keep_B.nonzero()[:, 0].to(self.device, non_blocking=True)
                 hyper_B1D = part.hyper_BMD[index, mask_B[index]][:, None]
-                logits.append(self._upscale(terms, part, index, hyper_B1D)[:, 0])
+                logits.append(self._model.decoder.upscale(terms, part.tokens, index, hyper_B1D)[:, 0])
                 ious.append(iou_B[index])
             return torch.cat(logits), torch.cat(ious)
 
         parts = self._decode_all(terms, self._grid_BPC, best_masks, first_mask=1)
         return Proposals(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
 
-    @torch.no_grad()
     def segment_boxes(self, canvas_3hw: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
         """Segment the object in each box: SAM2's single mask for a box prompt, chosen as its image predictor does.
 
@@ -199,31 +187,18 @@ class Sam2:
             ValueError: for a canvas or boxes of another shape, and for boxes that are not finite or turned over.
             WeightsError: at the first call, if the weights are damaged or of another model.
         """
-        _check_boxes(boxes_xyxy)
-        return self._segment(self._image_terms(canvas_3hw), boxes_xyxy)
+        return self.segment_boxes_of_images([canvas_3hw], [boxes_xyxy])[0]
 
     @property
     def images_at_once(self) -> int:
         """Images worth giving together to `segment_boxes_of_images` on this device."""
-        return _CPU_IMAGES if self.device.type == "cpu" else _GPU_IMAGES
+        return _CPU_IMAGES if self._on_cpu else _GPU_IMAGES
 
     @torch.no_grad()
     def segment_boxes_of_images(
         self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
-        """Segment the boxes of several images, which go through the image encoder together; see `segment_boxes`.
-
-        Args:
-            canvases: one per image, float32 RGB in [0, 1], 1024 x 1024.
-            boxes: those of each image, [B, 4] in canvas pixels.
-
-        Returns:
-            What `segment_boxes` returns, for each image.
-
-        Raises:
-            ValueError: for a canvas or boxes that `segment_boxes` refuses.
-            WeightsError: at the first call, if the weights are damaged or of another model.
-        """
+        """Do for each image what `segment_boxes` does; they go through the image encoder together."""
         for boxes_xyxy in boxes:
             _check_boxes(boxes_xyxy)
         # Terms of one image at a time: they take more memory than the maps they are made of.
@@ -242,15 +217,11 @@ class Sam2:
                 everything = torch.arange(len(part.hyper_BMD), device=self.device)
                 best_B = part.predicted_iou_BM[:, 1:].argmax(dim=1) + 1
                 hyper_B2D = torch.stack([part.hyper_BMD[:, 0], part.hyper_BMD[everything, best_B]], dim=1)
-                single, multi = self._upscale(terms, part, everything, hyper_B2D).unbind(dim=1)
+                single, multi = self._model.decoder.upscale(terms, part.tokens, everything, hyper_B2D).unbind(dim=1)
                 masks.append(torch.where(_is_stable(single)[:, None, None], single, multi))
             return torch.cat(masks)
 
         return torch.cat(self._decode_all(terms, self._model.prompt_encoder.boxes(boxes), single_mask, first_mask=0))
-
-    def _image_terms(self, canvas_3hw: torch.Tensor) -> ImageTerms:
-        """Encode an image and project what all its prompts share."""
-        return self._terms(self._encode([canvas_3hw])[0])
 
     def _encode(self, canvases: Sequence[torch.Tensor]) -> list[_Maps]:
         """Run the image encoder on several images at once."""
@@ -270,14 +241,10 @@ class Sam2:
         embedding = embedding + model.prompt_encoder.no_mask_C[:, None, None]
         if self.config.use_no_mem_embed:
             embedding = embedding + model.no_mem_C[:, None, None]
-        with self._plain_arithmetic():
+        with self._arithmetic:
             return compute_image_terms(
                 model.decoder.weights.image, embedding, (fine0, fine1), dtype=_DTYPES[self.precision]
             )
-
-    def _plain_arithmetic(self) -> AbstractContextManager[None]:
-        """The decoder casts by itself; only whether float32 may mean TensorFloat-32 is left to torch."""
-        return autocast("tf32" if self.precision == "tf32" else "float32", self.device)
 
     def _decode_all(
         self,
@@ -300,14 +267,14 @@ class Sam2:
             return draw([decoded]) if self._on_cpu else decoded
 
         workers = torch.get_num_threads() if self._on_cpu else 1
-        with self._plain_arithmetic():
+        with self._arithmetic:
             parts = self._batches.run(decode, len(tokens_BPC), workers=workers)
             return parts if self._on_cpu else [draw(parts)]
 
-    def _upscale(
-        self, terms: ImageTerms, decoded: DecodedPrompts, index_B: torch.Tensor, hyper_BMD: torch.Tensor
-    ) -> torch.Tensor:
-        return self._model.decoder.upscale(terms, decoded.tokens, index_B, hyper_BMD)
+    @property
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        # The decoder casts by itself; only whether float32 may mean TensorFloat-32 is left to torch.
+        return autocast("tf32" if self.precision == "tf32" else "float32", self.device)
 
     @cached_property
     def _grid_BPC(self) -> torch.Tensor:
@@ -316,12 +283,14 @@ class Sam2:
     @cached_property
     def _model(self) -> _Model:
         name = self.config.model
-        state = read_state(self._weights, name, expected_sha256=self._expected_sha256)
-        decoder_part = decoder_state(state, name)
+        state = read_state(self._weights.path, name, expected_sha256=self._weights.expected_sha256)
         encoder = load_image_encoder(state, name).to(self.device)
-        prompts = PromptEncoder.from_state(decoder_part)
-        dtype = _DTYPES[self.precision]
-        weights = fold(decoder_part, prompts.grid_positions()).to(self.device, dtype)
+        dtype, decoder_part = _DTYPES[self.precision], decoder_state(state)
+        try:
+            prompts, no_mem_C = PromptEncoder.from_state(decoder_part), decoder_part["no_mem_embed"].flatten()
+            weights = fold(decoder_part, prompts.grid_positions()).to(self.device, dtype)
+        except (KeyError, RuntimeError) as error:
+            raise misfit(name, str(error)) from error
         # Where products are not rounded, triton's are slower than what they save.
         if self.compile and self.device.type == "cuda" and self.precision != "float32":
             from ntt.models.segmenters.sam2.fused import FusedDecoder
@@ -329,7 +298,7 @@ class Sam2:
             decoder: FastDecoder = FusedDecoder(weights, dtype=dtype, tf32=self.precision == "tf32")
         else:
             decoder = FastDecoder(weights, dtype=dtype)
-        _LOG.info("Built %s from %s on %s", name, self._weights, self.device)
+        _LOG.info("Built %s from %s on %s", name, self._weights.path, self.device)
         mean_311, std_311 = (
             torch.tensor(value, device=self.device)[:, None, None] for value in (_IMAGENET_MEAN, _IMAGENET_STD)
         )
@@ -337,7 +306,7 @@ class Sam2:
             image_encoder=compiled(encoder, self.device) if self.compile else encoder,
             prompt_encoder=prompts.to(self.device),
             decoder=decoder,
-            no_mem_C=decoder_part["no_mem_embed"].flatten().to(self.device),
+            no_mem_C=no_mem_C.to(self.device),
             mean_311=mean_311,
             std_311=std_311,
         )

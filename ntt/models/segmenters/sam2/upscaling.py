@@ -26,8 +26,8 @@ class FoldedTokens:
     Attributes:
         coefficients_BKN: coefficients of the rows.
         rows_BKF: rows through the first transposed convolution.
-        scale1_B1N: factor of the base tokens.
-        scale2_B1N: factor of base and rows together.
+        scale1_B1N: factor of the base tokens, float32 at least.
+        scale2_B1N: factor of base and rows together, float32 at least.
     """
 
     coefficients_BKN: torch.Tensor
@@ -87,8 +87,9 @@ def _upscale_piece(
     base_nF, skip1_nF, skip0_nF = shared
     batch, depth = len(hyper), weights.up1_norm.weight.shape[0]
     x = torch.bmm(tokens.coefficients_BKN.transpose(1, 2), tokens.rows_BKF)
-    x.addcmul_(base_nF, tokens.scale1_B1N.transpose(1, 2))
-    x = torch.addcmul(skip1_nF, x, tokens.scale2_B1N.transpose(1, 2)).view(batch, -1, depth)
+    scale1, scale2 = (scale.to(x.dtype).transpose(1, 2) for scale in (tokens.scale1_B1N, tokens.scale2_B1N))
+    x.addcmul_(base_nF, scale1)
+    x = torch.addcmul(skip1_nF, x, scale2).view(batch, -1, depth)
     x = F.gelu(F.layer_norm(x, (depth,), weights.up1_norm.weight, weights.up1_norm.bias, UPSCALE_NORM_EPS))
     x = torch.baddbmm(skip0_nF.expand(batch, -1, -1), x, weights.up2.expand(batch, -1, -1))
     return torch.bmm(F.gelu(x).view(batch, -1, hyper.shape[1]), hyper)
