@@ -52,27 +52,24 @@ def test_auto_and_cuda_leave_the_index_to_the_process() -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_number_beyond_the_last_device_is_refused() -> None:
-    with pytest.raises(ConfigError) as caught:
-        resolve_device("cuda:2")
-    assert str(caught.value) == (
-        "runtime.device=cuda:2: this computer has 2 CUDA device(s), numbered 0 to 1. Use one of these numbers, or "
-        "runtime.device=auto."
-    )
-
-
-@pytest.mark.usefixtures("no_gpu")
-@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
-def test_cuda_where_there_is_none_is_refused(name: str) -> None:
     with pytest.raises(
-        ConfigError, match=f"runtime.device={name}: no CUDA device is available.*Use runtime.device=cpu or auto"
+        ConfigError, match=r"cuda:2: this computer has 2 CUDA device\(s\), numbered 0 to 1\. Use one of"
     ):
-        resolve_device(name)
+        resolve_device("cuda:2")
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_mps_where_there_is_none_is_refused() -> None:
-    with pytest.raises(ConfigError, match="runtime.device=mps: this computer has no usable Metal device"):
-        resolve_device("mps")
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("cuda", "runtime.device=cuda: no CUDA device is available.*Use runtime.device=cpu or auto"),
+        ("cuda:0", "runtime.device=cuda:0: no CUDA device is available"),
+        ("mps", "runtime.device=mps: this computer has no usable Metal device"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(name: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        resolve_device(name)
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "mps:0", "CUDA"])
@@ -82,21 +79,21 @@ def test_other_names_are_refused(name: str) -> None:
     assert str(caught.value) == f"runtime.device={name} is not known. Use one of: auto, cpu, cuda, cuda:N, mps."
 
 
-def test_precisions_of_the_cpu() -> None:
-    check_precision("float32", CPU)
-    check_precision("bfloat16", CPU)
-    with pytest.raises(
-        ConfigError, match=r"runtime.precision=float16 is not available on the CPU\. Use runtime.precision=float32 or"
-    ):
-        check_precision("float16", CPU)
-    with pytest.raises(
-        ConfigError, match=r"runtime.precision=tf32 exists on CUDA devices only, and runtime.device=cpu\. Use"
-    ):
-        check_precision("tf32", CPU)
+@pytest.mark.parametrize(
+    ("precision", "problem"),
+    [
+        ("float16", r"precision=float16 is not available on the CPU\. Use runtime.precision=float32 or"),
+        ("tf32", r"precision=tf32 exists on CUDA devices only, and runtime.device=cpu\. Use"),
+        ("fp16", r"precision=fp16 is not known\. Use one of: float32, tf32, bfloat16, float16\."),
+    ],
+)
+def test_precisions_the_cpu_lacks(precision: str, problem: str) -> None:
+    for check in (check_precision, effective_precision, lambda *given: autocast(*given).__enter__()):
+        with pytest.raises(ConfigError, match=problem):
+            check(precision, CPU)
 
 
-@pytest.mark.usefixtures("two_gpus")
-def test_old_gpus_know_neither_tf32_nor_bfloat16() -> None:
+def test_bfloat16_and_tf32_need_compute_capability_8_0(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     check_precision("float32", CUDA)
     check_precision("float16", CUDA)
     for precision in ("tf32", "bfloat16"):
@@ -104,18 +101,9 @@ def test_old_gpus_know_neither_tf32_nor_bfloat16() -> None:
             ConfigError, match=f"runtime.precision={precision} needs .* 8.0 or more; Card T has 7.5. Use"
         ):
             check_precision(precision, CUDA)
-
-
-def test_compute_capability_8_0_knows_all(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     for precision in PRECISIONS:
         check_precision(precision, CUDA)
-
-
-def test_unknown_precision_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError) as caught:
-        check_precision("fp16", CPU)
-    assert str(caught.value) == "runtime.precision=fp16 is not known. Use one of: float32, tf32, bfloat16, float16."
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
@@ -151,14 +139,6 @@ def test_tensor_float_settings_are_off_inside_and_restored(before: tuple[bool, b
         assert _tensor_float_settings() == before
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = own
-
-
-def test_autocast_refuses_what_check_precision_refuses() -> None:
-    with (
-        pytest.raises(ConfigError, match="runtime.precision=float16 is not available on the CPU"),
-        autocast("float16", CPU),
-    ):
-        pass
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -197,18 +177,14 @@ def test_bfloat16_where_the_cpu_has_none(monkeypatch: pytest.MonkeyPatch, caplog
     assert effective_precision("bfloat16", CPU) == "float32"
     assert "computing in float32" in caplog.text
     assert effective_precision("float32", CPU) == "float32"
-    with pytest.raises(ConfigError, match="float16 is not available on the CPU"):
-        effective_precision("float16", CPU)
 
 
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(
+        ConfigError, match="needs a C.. compiler on the CPU, and no-such-compiler is not found. Install"
+    ):
         check_compiler(CPU)
-    assert str(caught.value) == (
-        "runtime.compile=true needs a C++ compiler on the CPU, and no-such-compiler is not found. Install one, name "
-        "yours in the environment variable CXX, or set runtime.compile=false."
-    )
     monkeypatch.setenv("CXX", "python3")
     check_compiler(CPU)
     monkeypatch.setattr("ntt.models.device.find_spec", lambda name: None)

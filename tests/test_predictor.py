@@ -26,6 +26,9 @@ from ntt.predictor import _as_file
 from ntt.run import artefacts as results
 from ntt.run import runner
 
+# Coarse masks and small inputs, for speed.
+QUICK = ("backbone.input_size=64", "segmenter.canvas_side=128", "segmenter.mask_side=128", "segmenter.leaves=150")
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -53,11 +56,11 @@ def examples(tiny: Path) -> list[ntt.Reference]:
 
 @pytest.fixture(scope="module")
 def predictor(tiny: Path, shared_store: Path) -> ntt.Predictor:
-    return ntt.Predictor(examples(tiny), store=shared_store)
+    return ntt.Predictor(examples(tiny), overrides=QUICK, store=shared_store)
 
 
 def test_detections_are_those_of_a_run(tiny: Path, shared_store: Path, predictor: ntt.Predictor, tmp_path: Path):
-    words = ["dataset=coco_json", f"dataset.root={tiny}", "shots=all", "visualisation.enabled=false"]
+    words = ["dataset=coco_json", f"dataset.root={tiny}", "shots=all", "visualisation.enabled=false", *QUICK]
     made = compose_config([*words, f"runtime.output_root={tmp_path}", f"runtime.store_root={shared_store}"])
     runner.run(made)
     data = read_coco(tiny / "annotations/targets.json", tiny / "images")
@@ -105,7 +108,7 @@ def test_files_pictures_and_arrays_are_the_same(tiny: Path, shared_store: Path, 
         ntt.Reference(pixels(Path(str(one.image))), one.name, Image.fromarray(np.uint8(one.mask) * 255), one.box_xyxy)
         for one in examples(tiny)
     ]
-    again = ntt.Predictor(iter(arrays), store=shared_store)  # type: ignore[arg-type]
+    again = ntt.Predictor(iter(arrays), overrides=QUICK, store=shared_store)  # type: ignore[arg-type]
     np.testing.assert_array_equal(again(path).scores, from_file.scores)
 
 
@@ -120,23 +123,24 @@ def test_examples_from_a_plain_folder(shared_store: Path, tmp_path: Path):
         made.append(ntt.Reference(folder / f"{stem}.png", name, mask=folder / f"{stem}_mask.png"))
         np.testing.assert_array_equal(read[len(made) - 1].mask, shape_mask(*scene))
     target = root / "targets/targets_1.png"
-    scores = [ntt.Predictor(given, store=shared_store)(target).scores for given in (read, made)]
+    scores = [ntt.Predictor(given, overrides=QUICK, store=shared_store)(target).scores for given in (read, made)]
     np.testing.assert_array_equal(scores[0], scores[1])
 
 
 def test_boxes_and_whole_images_serve_as_examples(tiny: Path, shared_store: Path):
     image = tiny / "images/references_0.png"
     boxed = [ntt.Reference(image, "disc", box_xyxy=(20, 20, 60, 60)), ntt.Reference(image, "all of it")]
-    detections = ntt.Predictor(boxed, store=shared_store)(tiny / "images/targets_0.png")
+    finer = [*QUICK, "backbone.input_size=224"]
+    detections = ntt.Predictor(boxed, overrides=finer, store=shared_store)(tiny / "images/targets_0.png")
     assert set(detections.names) == {"disc", "all of it"}
-    few = ntt.Predictor(boxed, overrides=["matcher.max_detections=3"], store=shared_store)
+    few = ntt.Predictor(boxed, overrides=[*finer, "matcher.max_detections=3"], store=shared_store)
     assert len(few(tiny / "images/targets_0.png")) == 3
 
 
 def test_nothing_is_kept_unless_asked_for(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     mask = Image.fromarray(shape_mask(3, 20, 20, 40))
-    plain = ntt.Predictor([ntt.Reference(tiny / "images/references_0.png", "disc", mask)])
+    plain = ntt.Predictor([ntt.Reference(tiny / "images/references_0.png", "disc", mask)], overrides=QUICK)
     assert len(plain(Image.new("RGB", (64, 48), "white"))) >= 0
     assert list(tmp_path.iterdir()) == []
 

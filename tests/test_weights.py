@@ -76,12 +76,8 @@ def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
 def test_missing_weights_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = Path("checkpoints/dinov2/dinov2_vits14_pretrain.pth")
-    with pytest.raises(WeightsError) as caught:
+    with pytest.raises(WeightsError, match=f"{path} does not exist. Fetch them with `ntt weights get dinov2_vits14`."):
         locate("dinov2_vits14", Path("checkpoints"))
-    assert str(caught.value) == (
-        f"The weights dinov2_vits14 are missing: {path} does not exist. "
-        "Fetch them with `ntt weights get dinov2_vits14`."
-    )
     path.parent.mkdir(parents=True)
     path.touch()
     assert locate("dinov2_vits14", Path("checkpoints")) == path
@@ -102,12 +98,9 @@ def test_fetch_does_not_overwrite_another_file(site: Site, tmp_path: Path) -> No
     path = tmp_path / "sub" / "tiny.pt"
     path.parent.mkdir()
     path.write_bytes(b"mine")
-    with pytest.raises(WeightsError) as caught:
+    digest = hashlib.sha256(b"mine").hexdigest()
+    with pytest.raises(WeightsError, match=f"its sha256 is {digest}, expected {SHA256}. Move it away, then fetch it"):
         fetch("tiny", tmp_path)
-    assert str(caught.value) == (
-        f"The weights file {path} is damaged or another file: its sha256 is {hashlib.sha256(b'mine').hexdigest()}, "
-        f"expected {SHA256}. Move it away, then fetch it with `ntt weights get tiny --root {tmp_path}`."
-    )
     assert path.read_bytes() == b"mine"
     assert site.requests == []
 
@@ -167,19 +160,13 @@ def test_state_dicts_are_read_wrapped_or_not(tmp_path: Path, content: dict[str, 
     _assert_is_state(load_state_dict(tmp_path / "a.pth"))
 
 
-def test_safetensors_are_read(tmp_path: Path) -> None:
+def test_safetensors_are_read_and_the_digest_is_checked_before(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file(STATE, path)
-    _assert_is_state(load_state_dict(path))
+    _assert_is_state(load_state_dict(path, expected_sha256=file_digest(path).upper()))
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(WeightsError, match="is truncated or damaged"):
         load_state_dict(path)
-
-
-def test_expected_digest_is_checked_before_reading(tmp_path: Path) -> None:
-    path = tmp_path / "a.pth"
-    torch.save(STATE, path)
-    _assert_is_state(load_state_dict(path, expected_sha256=file_digest(path).upper()))
     with pytest.raises(WeightsError, match=f"its sha256 is {file_digest(path)}, expected {'1' * 64}"):
         load_state_dict(path, expected_sha256="1" * 64)
 
@@ -195,11 +182,8 @@ def _saved(content: object, **options: bool) -> bytes:
     [
         (_saved({"a": torch.zeros(10_000)}), r"\(20000 bytes\) is truncated or damaged\. Move it away, then fetch it"),
         (_saved({"a": torch.zeros(10_000)}, _use_new_zipfile_serialization=False), "is truncated or damaged"),
-        (b"", "damaged"),
         (b"<!DOCTYPE html>", "is not a checkpoint, or is damaged"),
-        (bytes(range(256)), "damaged"),
         (b"PK\x03\x04nothing", "damaged"),
-        (_saved([1, 2]), "holds a list, not a state dict"),
         (_saved(torch.zeros(2)), "holds a Tensor, not a state dict"),
         (_saved({}), "is not a state dict: it is empty"),
         (_saved({"a": 1}), "it has entries that are no named tensors, such as 'a'"),
