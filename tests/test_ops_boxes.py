@@ -44,44 +44,30 @@ def nms(boxes: list[list[float]], ranking: list[float], labels: list[int], thres
 
 
 HALF = [[0, 0, 4, 4], [0, 0, 4, 2]]  # IoU is exactly 0.5
+SAME = [[0, 0, 4, 4]] * 3
 
 
-def test_threshold_is_strict():
-    assert nms(HALF, [0.9, 0.8], [0, 0], 0.5) == [0, 1]
-    assert nms(HALF, [0.9, 0.8], [0, 0], 0.4999) == [0]
-
-
-def test_threshold_ends():
-    same = [[0, 0, 4, 4], [0, 0, 4, 4]]
-    assert nms(same, [0.1, 0.2], [0, 0], 1.0) == [1, 0]
-    touching = [[0, 0, 4, 4], [4, 0, 8, 4], [3, 0, 8, 4]]
-    assert nms(touching, [0.9, 0.8, 0.7], [0, 0, 0], 0.0) == [0, 1]
-
-
-def test_threshold_that_is_no_binary_fraction():
-    # Areas 10 and 6, one inside the other: IoU 0.6 is not above 0.6, though it is in float32.
-    boxes = [[0, 0, 10, 1], [0, 0, 6, 1]]
-    assert nms(boxes, [0.9, 0.8], [0, 0], 0.6) == [0, 1]
-
-
-def test_classes_do_not_suppress_each_other():
-    same = [[0, 0, 4, 4]] * 3
-    assert nms(same, [0.5, 0.9, 0.7], [3, 1, 3], 0.5) == [1, 2]
-
-
-def test_ties_keep_the_lower_index():
-    assert nms([[0, 0, 4, 4]] * 3, [0.5, 0.5, 0.5], [0, 0, 0], 0.5) == [0]
-    apart = [[0, 0, 1, 1], [5, 5, 6, 6], [9, 9, 10, 10]]
-    assert nms(apart, [0.5, 0.5, 0.5], [0, 0, 0], 0.5) == [0, 1, 2]
-
-
-def test_a_suppressed_box_suppresses_nothing():
-    row = [[0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]]
-    assert nms(row, [0.9, 0.8, 0.7], [0, 0, 0], 0.3) == [0, 2]
-
-
-def test_no_boxes():
-    assert nms([], [], [], 0.5) == []
+@pytest.mark.parametrize(
+    ("boxes", "ranking", "labels", "threshold", "left"),
+    [
+        (HALF, [0.9, 0.8], [0, 0], 0.5, [0, 1]),  # the threshold is strict
+        (HALF, [0.9, 0.8], [0, 0], 0.4999, [0]),
+        (SAME[:2], [0.1, 0.2], [0, 0], 1.0, [1, 0]),
+        ([[0, 0, 4, 4], [4, 0, 8, 4], [3, 0, 8, 4]], [0.9, 0.8, 0.7], [0, 0, 0], 0.0, [0, 1]),  # touching is no overlap
+        # Areas 10 and 6, one inside the other: IoU 0.6 is not above 0.6, though it is in float32.
+        ([[0, 0, 10, 1], [0, 0, 6, 1]], [0.9, 0.8], [0, 0], 0.6, [0, 1]),
+        (SAME, [0.5, 0.9, 0.7], [3, 1, 3], 0.5, [1, 2]),  # classes do not suppress each other
+        (SAME, [0.5, 0.5, 0.5], [0, 0, 0], 0.5, [0]),  # of equals the lower index is left
+        ([[0, 0, 1, 1], [5, 5, 6, 6], [9, 9, 10, 10]], [0.5, 0.5, 0.5], [0, 0, 0], 0.5, [0, 1, 2]),
+        # A suppressed box suppresses nothing.
+        ([[0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]], [0.9, 0.8, 0.7], [0, 0, 0], 0.3, [0, 2]),
+        ([], [], [], 0.5, []),
+    ],
+)
+def test_suppression_by_hand(
+    boxes: list[list[float]], ranking: list[float], labels: list[int], threshold: float, left: list[int]
+):
+    assert nms(boxes, ranking, labels, threshold) == left
 
 
 def test_agrees_with_torchvision():

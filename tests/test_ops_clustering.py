@@ -25,23 +25,21 @@ def test_groups_by_direction_whatever_the_start(seed: int):
     assert clusters(TWO_GROUPS, 2, seed) == [0, 1, 0, 1, 1]
 
 
-def test_one_cluster_and_one_vector():
-    assert clusters(TWO_GROUPS, 1) == [0, 0, 0, 0, 0]
-    assert clusters([[1.0, 2.0]], 3) == [0]
-
-
-def test_every_vector_is_its_own_cluster_where_there_are_enough():
-    assert clusters(TWO_GROUPS, 5) == [0, 1, 2, 3, 4]
-    assert clusters(TWO_GROUPS, 9) == [0, 1, 2, 3, 4]
-
-
-def test_never_more_clusters_than_directions():
-    assert clusters([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0]], 3) == [0, 0, 1, 1]
-    assert clusters([[1.0, 1.0]] * 4, 3) == [0, 0, 0, 0]
-
-
-def test_vectors_without_direction_stay_together():
-    assert clusters([[0.0, 0.0]] * 3, 2) == [0, 0, 0]
+@pytest.mark.parametrize(
+    ("vectors", "count", "expected"),
+    [
+        (TWO_GROUPS, 1, [0, 0, 0, 0, 0]),
+        ([[1.0, 2.0]], 3, [0]),
+        (TWO_GROUPS, 5, [0, 1, 2, 3, 4]),
+        (TWO_GROUPS, 9, [0, 1, 2, 3, 4]),
+        # Never more clusters than directions.
+        ([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0]], 3, [0, 0, 1, 1]),
+        ([[1.0, 1.0]] * 4, 3, [0, 0, 0, 0]),
+        ([[0.0, 0.0]] * 3, 2, [0, 0, 0]),  # without direction
+    ],
+)
+def test_ends_of_the_count(vectors: list[list[float]], count: int, expected: list[int]):
+    assert clusters(vectors, count) == expected
 
 
 def test_the_same_seed_gives_the_same_clusters():

@@ -26,22 +26,28 @@ def penalties(*rles: bytes, **changed: Any) -> list[float]:
     return penalties_N.tolist()
 
 
-def test_a_covered_mask_is_penalised_by_the_restart_alone():
-    # The first touches nothing earlier: 0. The second lies in it: 0.7 * 1 + 0.3 * 0.
-    assert penalties(WHOLE, HALF) == pytest.approx([0.0, 0.7])
-
-
-def test_penalties_of_covering_masks_travel_on():
-    # The third lies in both others; its edges weigh a half each: 0.7 + 0.3 * (0 + 0.7) / 2.
-    assert penalties(WHOLE, HALF, QUARTER) == pytest.approx([0.0, 0.7, 0.805])
-    # Unscaled, both edges weigh 1: 0.7 + 0.3 * (0 + 0.7).
-    assert penalties(WHOLE, HALF, QUARTER, transition="plain") == pytest.approx([0.0, 0.7, 0.91])
-
-
-def test_partly_covered():
-    # Half of the second lies in the first: 0.7 * 0.5. Of the third, a quarter lies in the first and a half in the
-    # second, so its edges weigh 1/3 and 2/3: 0.7 * 0.5 + 0.3 * 2/3 * 0.35.
-    assert penalties(QUARTER, HALF, WHOLE) == pytest.approx([0.0, 0.35, 0.42])
+@pytest.mark.parametrize(
+    ("rles", "settings", "expected"),
+    [
+        ((), {}, []),
+        ((WHOLE,), {}, [0.0]),
+        # The first touches nothing earlier: 0. The second lies in it: 0.7 * 1 + 0.3 * 0.
+        ((WHOLE, HALF), {}, [0.0, 0.7]),
+        # The third lies in both others; its edges weigh a half each: 0.7 + 0.3 * (0 + 0.7) / 2.
+        ((WHOLE, HALF, QUARTER), {}, [0.0, 0.7, 0.805]),
+        # Unscaled, both edges weigh 1: 0.7 + 0.3 * (0 + 0.7).
+        ((WHOLE, HALF, QUARTER), {"transition": "plain"}, [0.0, 0.7, 0.91]),
+        # Half of the second lies in the first: 0.7 * 0.5. Of the third, a quarter lies in the first and a half in the
+        # second, so its edges weigh 1/3 and 2/3: 0.7 * 0.5 + 0.3 * 2/3 * 0.35.
+        ((QUARTER, HALF, WHOLE), {}, [0.0, 0.35, 0.42]),
+        ((HALF, LAST), {}, [0.0, 0.0]),
+        ((WHOLE, HALF, QUARTER), {"alpha": 0.0}, [0.0, 1.0, 1.0]),
+        # Without restart nothing is left once the walks have ended in the first mask.
+        ((WHOLE, HALF, QUARTER), {"alpha": 1.0}, [0.0, 0.0, 0.0]),
+    ],
+)
+def test_penalties_by_hand(rles: tuple[bytes, ...], settings: dict[str, Any], expected: list[float]):
+    assert penalties(*rles, **settings) == pytest.approx(expected, abs=1e-7)
 
 
 def test_unscaled_penalties_stop_at_one():
@@ -49,21 +55,6 @@ def test_unscaled_penalties_stop_at_one():
     found = penalties(*several, transition="plain", alpha=0.6)
     assert max(found) == 1.0
     assert max(penalties(*several, alpha=0.6)) < 1.0
-
-
-def test_masks_apart_do_not_count():
-    assert penalties(HALF, LAST) == pytest.approx([0.0, 0.0], abs=1e-12)
-
-
-def test_alpha_at_its_ends():
-    assert penalties(WHOLE, HALF, QUARTER, alpha=0.0) == pytest.approx([0.0, 1.0, 1.0])
-    # Without restart nothing is left once the walks have ended in the first mask.
-    assert penalties(WHOLE, HALF, QUARTER, alpha=1.0) == [0.0, 0.0, 0.0]
-
-
-def test_no_masks_and_one_mask():
-    assert penalties() == []
-    assert penalties(WHOLE) == pytest.approx([0.0], abs=1e-12)
 
 
 def test_pagerank_step_by_step():
