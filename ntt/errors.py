@@ -10,8 +10,18 @@ EXIT_USER_ERROR = 2
 """Exit status of a program that ends with such an error."""
 
 
+def printable(text: str) -> str:
+    """Return text without control characters, which a terminal would obey, and lone surrogates; lines stay lines."""
+    kept = "\n\t\xa0\u200c\u200d"  # besides those: spaces and joiners, which are parts of names
+    return "".join(each if each.isprintable() or each in kept else "\ufffd" for each in text)
+
+
 class NttError(Exception):
     """Base of all errors a user can fix."""
+
+    def __str__(self) -> str:
+        """Return the message; it quotes names from files and command lines."""
+        return printable(super().__str__())
 
 
 class ConfigError(NttError):

@@ -5,6 +5,8 @@ import fnmatch
 import json
 import logging
 import os
+import platform
+import re
 import secrets
 import shutil
 import time
@@ -18,6 +20,7 @@ from ntt.errors import StorageError
 # Age from which a temporary file counts as abandoned by its process. Writing takes seconds.
 _STALE_AFTER_S = 24 * 3600.0
 _TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".ntt-", ".tmp"
+_HOST = re.sub(r"\W+", "", platform.node())
 _SPARE_BYTES = 64 << 20
 _LOG = logging.getLogger(__name__)
 
@@ -29,7 +32,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: if the disk is full or the folder cannot be written.
     """
-    temporary = path.parent / f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
+    token = f"{_HOST}-{os.getpid()}-{secrets.token_hex(8)}"
+    temporary = path.parent / f"{_TEMPORARY_PREFIX}{token}{_TEMPORARY_SUFFIX}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -40,13 +44,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         cause, remedy = ("the disk is full", "Make space") if is_full else (error, "Make the folder writable")
+        if path.is_dir():
+            cause, remedy = "it is a folder", "Remove it"
         raise StorageError(
             f"Cannot write {path}: {cause}. {remedy} and run the same command again; it resumes where it stopped."
         ) from error
 
 
 def stale_temporaries(root: Path, *, recursive: bool = True) -> list[Path]:
-    """Find temporary files of `atomic_path` in a folder, and below it, that are older than a day."""
+    """Find temporary files of `atomic_path` in a folder, and below it, whose process on this machine is gone.
+
+    Of other machines' processes those count that are older than a day.
+    """
     oldest = time.time() - _STALE_AFTER_S
     stale = []
     for folder, folders, names in os.walk(root):
@@ -55,8 +64,20 @@ def stale_temporaries(root: Path, *, recursive: bool = True) -> list[Path]:
         for name in fnmatch.filter(names, f"{_TEMPORARY_PREFIX}*{_TEMPORARY_SUFFIX}"):
             path = Path(folder, name)
             with suppress(OSError):  # removed in the meantime
-                stale += [path] if path.lstat().st_mtime < oldest else []
+                stale += [path] if path.lstat().st_mtime < oldest or _is_of_dead_process(name) else []
     return stale
+
+
+def _is_of_dead_process(name: str) -> bool:
+    process = re.match(rf"{re.escape(_TEMPORARY_PREFIX)}{_HOST}-(\d+)-", name)
+    try:
+        if process is not None:
+            os.kill(int(process[1]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # another user's, or no number of a process
+        return False
+    return False
 
 
 def remove_stale_temporaries(root: Path, *, recursive: bool = True) -> None:
@@ -96,8 +117,10 @@ def read_json(path: Path) -> Any:
         StorageError: if it is missing or damaged.
     """
     try:
+        if path.exists() and not path.is_file():  # reading a named pipe would wait for ever
+            raise ValueError("it is no file")
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StorageError(f"{path} cannot be read: {error}.") from error
 
 

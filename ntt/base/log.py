@@ -1,5 +1,6 @@
 """Destinations of the library's log: the console and the run's `run.log`; each warning once."""
 
+import io
 import logging
 import os
 import sys
@@ -10,17 +11,18 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TextIO
 
-from ntt.errors import StorageError
+from ntt.errors import StorageError, printable
 
 
 @contextmanager
 def console_logging(rank: int = 0) -> Iterator[None]:
     """Show the library's log while the block runs: INFO and above; for ranks other than 0, errors only."""
+    lenient_stdout()
     logger = logging.getLogger("ntt")
     console = _Console(sys.stdout)
-    console.setFormatter(logging.Formatter("%(message)s"))
+    console.setFormatter(_Formatter("%(message)s"))
     if rank:
-        console.setFormatter(logging.Formatter(f"[process {rank}] %(levelname)s %(message)s"))
+        console.setFormatter(_Formatter(f"[process {rank}] %(levelname)s %(message)s"))
         console.setLevel(logging.ERROR)
     before = (logger.level, logger.propagate)
     logger.setLevel(logging.INFO)
@@ -37,6 +39,19 @@ def console_logging(rank: int = 0) -> Iterator[None]:
         logger.removeHandler(console)
         logger.removeHandler(early)
         console.flush()
+
+
+def lenient_stdout() -> None:
+    """Replace characters that the terminal's encoding lacks, such as those of class names, by question marks."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+class _Formatter(logging.Formatter):
+    """Names come from annotation files: what a terminal would obey is replaced."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _Console(logging.StreamHandler[TextIO]):
@@ -67,7 +82,7 @@ def file_logging(root: Path, rank: int = 0) -> Iterator[None]:
         raise StorageError(
             f"Cannot write into the run directory {root}: {error}. Set runtime.output_root to a writable folder."
         ) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     logger = logging.getLogger("ntt")
     for early in [early for early in logger.handlers if isinstance(early, MemoryHandler)]:
         early.setTarget(handler)

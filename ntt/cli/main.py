@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import click
 
 from ntt import __version__
+from ntt.base.log import lenient_stdout
 from ntt.cli.backbone import backbone
 from ntt.cli.data import data
 from ntt.cli.report import report
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 for a check that found something, 2 for an error of the user, 130 for Ctrl-C.
     """
+    lenient_stdout()
     try:
         return ntt.main(arguments, prog_name="ntt", standalone_mode=False) or 0
     except click.Abort:

@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 
+from ntt.errors import printable
+
 Format: TypeAlias = Literal["markdown", "csv", "latex"]
 SUFFIXES: dict[Format, str] = {"markdown": ".md", "csv": ".csv", "latex": ".tex"}
 _LATEX = {
@@ -148,5 +150,5 @@ def _escape_markdown(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return text on one line without control characters, which a terminal would obey."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
+    """Return text on one line."""
+    return printable(" ".join(text.split()))

@@ -1,7 +1,7 @@
 """Checks before a run starts for everything that would stop it later. Nothing is written."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from ntt.base import distributed as dist
 from ntt.config.schema import ExperimentConfig
@@ -21,7 +21,8 @@ def check_run(run: Pipeline) -> None:
         NttError: naming all problems of the first kind met.
     """
     _ = run.models, run.key(REFERENCES), run.key(CANDIDATES)
-    run.models.store.check_writable()
+    missing = _missing_candidates(run)
+    _check_store(run, missing)
     unknown = set(run.config.visualisation.image_ids or ()) - set(run.inputs.target_data.images)
     if unknown:
         raise ConfigError(
@@ -29,7 +30,10 @@ def check_run(run: Pipeline) -> None:
             f"{run.inputs.target_data.annotation_file}."
         )
     warn_of_few_detections(run.config)
-    problems = [problem for records in _images_to_read(run) for problem in _unreadable(records, run)]
+    stage = run.config.stage
+    reads_references = stage not in ("references", "candidates") and not run.is_done(MEMORY)
+    problems = _unreadable(list(run.references.images.values()), run) if reads_references else []
+    problems += _unreadable(missing, run)
     if problems:
         raise DataError("\n".join(problems))
 
@@ -45,16 +49,25 @@ def warn_of_few_detections(config: ExperimentConfig) -> None:
         )
 
 
-def _images_to_read(run: Pipeline) -> Iterator[list[ImageRecord]]:
-    """Yield the references' images and the targets, as far as the stages still to be done will read them."""
-    stage = run.config.stage
-    if stage not in ("references", "candidates") and not run.is_done(MEMORY):
-        yield list(run.references.images.values())
-    needs_candidates = stage not in ("references", "memory", "prototypes") and not run.is_done(CANDIDATES)
-    if needs_candidates and run.key(CANDIDATES) not in run.workspace.prepared:
-        source = run.models.source
-        stored = dist.broadcast_from_main([source.is_stored(record) for record in run.targets], run.group)
-        yield [record for record, is_stored in zip(run.targets, stored, strict=True) if not is_stored]
+def _missing_candidates(run: Pipeline) -> list[ImageRecord]:
+    """Return the targets whose candidates will be computed."""
+    if run.config.stage in ("references", "memory", "prototypes") or run.is_done(CANDIDATES):
+        return []
+    if run.key(CANDIDATES) in run.workspace.prepared:
+        return []
+    source = run.models.source
+    stored = dist.broadcast_from_main([source.is_stored(record) for record in run.targets], run.group)
+    return [record for record, is_stored in zip(run.targets, stored, strict=True) if not is_stored]
+
+
+def _check_store(run: Pipeline, missing: Sequence[ImageRecord]) -> None:
+    """Refuse a store that cannot be written; a complete one of another user serves the run."""
+    store = run.models.store
+    error = dist.broadcast_from_main(store.writing_error, run.group)
+    if error is not None and (missing or not store.root.is_dir()):
+        raise error
+    if error is not None:
+        _LOG.warning("The store %s is read only for you: it serves this run, and nothing is added to it.", store.root)
 
 
 def _unreadable(records: Sequence[ImageRecord], run: Pipeline) -> list[str]:

@@ -63,10 +63,14 @@ class RunDirectory:
         """Return the record of a finished stage, or None; a damaged record counts as none."""
         path = self._record_path(stage)
         try:
-            return cast("dict[str, Any]", read_json(path)) if path.exists() else None
+            record = read_json(path) if path.exists() else None
         except StorageError as error:
             _LOG.warning("%s The stage is repeated.", error)
             return None
+        if record is not None and not _is_record(record):
+            _LOG.warning("%s is not the record of a stage. The stage is repeated.", path)
+            return None
+        return cast("dict[str, Any] | None", record)
 
     def is_done(self, stage: str, key: str) -> bool:
         """Return whether a stage has finished with exactly this key and its files are as they were written.
@@ -74,7 +78,7 @@ class RunDirectory:
         Pictures are compared by size only: nothing reads them back.
         """
         record = self.record(stage)
-        if record is None or record.get("key") != key or not isinstance(record.get("files"), dict):
+        if record is None or record["key"] != key:
             return False
         for name, state in record["files"].items():
             path = self.root / name
@@ -103,6 +107,16 @@ class RunDirectory:
 
     def _record_path(self, stage: str) -> Path:
         return self.root / "stages" / f"{stage}.json"
+
+
+def _is_record(record: Any) -> bool:
+    """Return whether a record has what is read of it, and names no file outside the run directory."""
+    try:
+        names, peaks = list(record["files"]), list(record.get("peak_memory_mb", {}).values())
+        is_inside = not any(Path(name).is_absolute() or ".." in Path(name).parts for name in names)
+        return is_inside and all(isinstance(value, int | float) for value in (record["seconds"], *peaks))
+    except (AttributeError, KeyError, TypeError):
+        return False
 
 
 def _file_state(path: Path) -> dict[str, Any]:

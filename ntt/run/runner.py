@@ -5,7 +5,7 @@ import time
 from dataclasses import asdict
 
 from ntt.base import distributed as dist
-from ntt.base.log import console_logging, file_logging
+from ntt.base.log import console_logging, file_logging, lenient_stdout
 from ntt.config.command_line import run_hydra
 from ntt.config.identity import run_id
 from ntt.config.schema import ExperimentConfig
@@ -25,6 +25,7 @@ _LOG = logging.getLogger(__name__)
 
 def main() -> None:
     """Run the experiment of this process's command line, or its experiments with --multirun."""
+    lenient_stdout()
     run_hydra(lambda config: run(config, workspace=process_workspace()))
 
 
@@ -104,7 +105,7 @@ def _stage_numbers(pipeline: Pipeline, stage: str) -> dict[str, float]:
     """Return seconds and peak memory of a stage, with its throughput if it processes the target images."""
     details = pipeline.directory.stage_details()[stage]
     numbers = {"seconds": float(details["seconds"])}
-    numbers |= {f"peak_memory_mb/{name}": float(peak) for name, peak in details["peak_memory_mb"].items()}
+    numbers |= {f"peak_memory_mb/{name}": float(peak) for name, peak in details.get("peak_memory_mb", {}).items()}
     if stage in ("candidates", "matching", "evaluation") and numbers["seconds"]:
         numbers["images_per_second"] = len(pipeline.targets) / numbers["seconds"]
     return numbers

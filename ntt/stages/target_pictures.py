@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ntt.base.digests import content_key
 from ntt.base.files import atomic_path
 from ntt.data.coco import CocoDataset
 from ntt.data.images import read_image
@@ -17,6 +18,8 @@ from ntt.drawing.instances import DrawnInstances
 from ntt.drawing.quality import image_quality
 from ntt.drawing.sheets import draw_contact_sheet
 from ntt.types import Category, Detections, ImageId, ImageRecord, Instance
+
+_NAME_BYTES = 80
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,10 @@ def save_picture(picture: Image.Image, path: Path) -> Path:
 
 def picture_stem(record: ImageRecord) -> str:
     """Return a file name for the image's picture: unique by image id, safe on every file system."""
-    return f"{safe_name(Path(record.file_name).stem)}_{re.sub(r'[^0-9A-Za-z_.-]+', '_', str(record.id))}"[-120:]
+    number = str(record.id) if isinstance(record.id, int) and abs(record.id) < 10**30 else None
+    return f"{safe_name(Path(record.file_name).stem)}_{number or content_key([record.id])[:16]}"
 
 
 def safe_name(text: str) -> str:
-    """Return text as part of a file name: letters, digits, dots, dashes and underscores."""
-    return re.sub(r"[^\w.-]+", "_", text)
+    """Return text as part of a file name: letters, digits, dots, dashes and underscores, at most 80 bytes."""
+    return re.sub(r"[^\w.-]+", "_", text).encode()[:_NAME_BYTES].decode(errors="ignore")

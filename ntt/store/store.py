@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,15 +55,22 @@ class Store:
     used: set[tuple[str, str]] = field(default_factory=set, compare=False)
     written: set[tuple[str, str]] = field(default_factory=set, compare=False)
 
-    def check_writable(self) -> None:
-        """Find out before any long work whether entries can be written.
-
-        Raises:
-            StorageError: if they cannot.
-        """
-        with atomic_path(self.root / ".writable") as temporary:
-            temporary.touch()
-        (self.root / ".writable").unlink(missing_ok=True)
+    @cached_property
+    def writing_error(self) -> StorageError | None:
+        """Why entries cannot be written, found out once before any long work; None: they can."""
+        try:
+            with atomic_path(self.root / ".writable") as temporary:
+                temporary.touch()
+            (self.root / ".writable").unlink(missing_ok=True)
+        except StorageError as error:
+            return error
+        for folder in (*self.root.glob("*/"), *self.root.glob("*/??/")):
+            if not os.access(folder, os.W_OK):
+                return StorageError(
+                    f"Cannot write into {folder}, which another user has made. Use a store together after "
+                    f"`chmod -R g+w {self.root}` and with umask 002, or set runtime.store_root to a folder of yours."
+                )
+        return None
 
     def path(self, kind: str, key: str) -> Path:
         """Return where an entry is or would be stored."""
@@ -83,9 +91,13 @@ class Store:
     def write(self, kind: str, key: str, arrays: Arrays, *, notes: Mapping[str, str]) -> None:
         """Write an entry; one that exists is replaced.
 
+        What can soon be computed again, all but candidates, is not kept where the store is read only.
+
         Raises:
             StorageError: if the disk is full or the folder cannot be written.
         """
+        if kind != "candidates" and self.writing_error is not None:
+            return
         if not (self.root / MARK).exists():
             write_text(self.root / MARK, "This folder is a store of ntt. `ntt store prune` may remove files from it.\n")
         write_bytes(self.path(kind, key), entry_bytes(key, arrays, notes))
@@ -141,6 +153,8 @@ class Store:
         """Load something of an entry and note its use; None, with a warning, if it is damaged."""
         path = self.path(kind, key)
         try:
+            if path.exists() and not path.is_file():  # reading a named pipe would wait for ever
+                raise OSError("it is no file")
             value = load(path)
         except FileNotFoundError:
             return None

@@ -23,7 +23,12 @@ def used_store_keys(root: Path) -> dict[str, dict[str, list[str]]]:
         return {}
     try:
         used: dict[str, dict[str, list[str]]] = read_json(root / STORE_KEYS)
+        if not all(isinstance(key, str) for kinds in used.values() for keys in kinds.values() for key in keys):
+            raise TypeError("a key is no text")
     except StorageError as error:
         _LOG.warning("%s", error)
+        return {}
+    except (AttributeError, TypeError) as error:
+        _LOG.warning("%s does not list entries of the store (%s); it is passed over.", root / STORE_KEYS, error)
         return {}
     return used
