@@ -2,11 +2,13 @@
 
 import logging
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
+from ntt.base import files
 from ntt.base.files import atomic_path, read_json, remove_stale_temporaries, stale_temporaries, write_json, write_text
 from ntt.base.log import console_logging, file_logging
 from ntt.base.progress import track
@@ -15,6 +17,7 @@ from ntt.errors import StorageError
 from ntt.run import artefacts as results
 from ntt.run.environment import apply_runtime, environment_details, peak_memory_mb
 from ntt.run.rundir import RunDirectory
+from ntt.store.usage import used_store_keys
 from ntt.types import Category, MemoryBank, Prototypes
 
 
@@ -34,12 +37,22 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path):
 
 
 def test_abandoned_temporary_files_of_ours_go_after_a_day(tmp_path: Path):
-    """What others call `.tmp`, or link to, is never touched; nor is what a running process may be writing."""
+    """At once where their process is dead. What others call `.tmp`, or link to, is never touched."""
     names = [".ntt-old.tmp", ".ntt-new.tmp", "foreign.tmp", ".ntt-notes", "x.ntt-old.tmp"]
     for path in (tmp_path / "below" / name for name in names):
         path.parent.mkdir(exist_ok=True)
         path.touch()
         os.utime(path, (0, 0) if "new" not in path.name else None)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / "below" / f".ntt-{files._HOST}-{dead.pid}-x.tmp").touch()
+    names += [
+        f".ntt-{files._HOST}-{os.getpid()}-x.tmp",
+        f".ntt-{files._HOST}{'9' * 30}-x.tmp",
+        f".ntt-elsewhere-{dead.pid}-x.tmp",
+    ]
+    for name in names[-3:]:
+        (tmp_path / "below" / name).touch()
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "link").symlink_to(tmp_path / "below")
     assert stale_temporaries(tmp_path / "store") == stale_temporaries(tmp_path / "nowhere") == []
@@ -57,6 +70,11 @@ def test_what_cannot_be_written_or_read_is_named(tmp_path: Path):
         read_json(tmp_path / "a.json")
     with pytest.raises(StorageError, match="Cannot write .*run the same command again"):
         write_text(tmp_path / "a.json" / "a.txt", "x")
+    with pytest.raises(StorageError, match="it is a folder. Remove it and run the same command again"):
+        write_text(tmp_path, "x")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StorageError, match="pipe cannot be read: it is no file"):
+        read_json(tmp_path / "pipe")
     with pytest.raises(StorageError, match="Set runtime.output_root"), file_logging(tmp_path / "a.json" / "run"):
         pass
 
@@ -71,10 +89,31 @@ def test_records(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     assert not directory.is_done("memory", "another key")
     directory.memory.unlink()
     assert not directory.is_done("memory", "key")
-    (tmp_path / "stages" / "memory.json").write_text("{")
-    with caplog.at_level(logging.WARNING, logger="ntt"):
-        assert not directory.is_done("memory", "key")
-    assert "The stage is repeated" in caplog.text
+    shapes = ["{", "[]", "3", "null", "[" * 10**5, '{"key": "key", "files": {}}', '{"files": {}, "seconds": "1"}']
+    shapes += [
+        '{"key": "key", "files": {"../a": {}}, "seconds": 1}',
+        '{"key": "key", "files": {"/a": {}}, "seconds": 1}',
+    ]
+    for shape in shapes:
+        caplog.clear()
+        (tmp_path / "stages" / "memory.json").write_text(shape)
+        with caplog.at_level(logging.WARNING, logger="ntt"):
+            assert not directory.is_done("memory", "key")
+            assert directory.stage_details() == {}
+        assert "The stage is repeated" in caplog.text or shape == "null"
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "3", '{"memory": []}', '{"memory": {"references": 3}}', '{"a": {"b": [1]}}', "{"]
+)
+def test_lists_of_used_entries_of_another_shape_are_passed_over(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "store_keys.json").write_text(content)
+    assert used_store_keys(tmp_path) == {}
+    RunDirectory(tmp_path).write_store_keys("memory", [("references", "ab" * 32)])
+    assert used_store_keys(tmp_path) == {"memory": {"references": ["ab" * 8]}}
+    assert "store_keys.json" in caplog.text
 
 
 def test_the_log_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

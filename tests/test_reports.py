@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from conftest import PROJECT_DIR
 from report_samples import box_metrics, make_runs, mean_of
 
 import ntt
+from ntt.cli.main import main
 from ntt.errors import ConfigError, DataError
 from ntt.reports.content import classes_table, comparison_table, missing_table, results_table, runs_table
 from ntt.reports.records import ALL_SHOTS, read_run
@@ -114,6 +116,60 @@ def test_a_configuration_nobody_can_use(tmp_path: Path, config: str, problem: st
     runs = runs_frame([record])
     assert results_table(runs, "bbox/AP").frame.empty
     assert missing(runs).state.tolist() == ["damaged"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("config.yaml", "seed: &a [*a]", "an alias, or too many levels in line 1"),
+        ("config.yaml", "key: sk-SECRET: x", "mapping values are not allowed in this context in line 1"),
+        ("config.yaml", "link", "is a link that leads out of the run directory"),
+        ("config.yaml", "pipe", "there is no such file"),
+        ("config.yaml", "huge", "it has more than 64 MiB"),
+        ("identity.json", "[]", "does not hold the settings of a run"),
+        ("identity.json", "link", "is a link that leads out of the run directory"),
+        ("metrics.json", "[" * 10**5, "cannot be read: maximum recursion depth"),
+        ("metrics.json", "link", "is a link that leads out of the run directory"),
+        ("facts.json", "huge", "it has more than 64 MiB"),
+    ],
+)
+def test_run_directories_of_others_are_plain_data(tmp_path: Path, name: str, content: str, problem: str):
+    (run,) = make_runs(tmp_path / "runs", {"seed=0": box_metrics(10)}).values()
+    (tmp_path / "secret").write_text("password: SECRET: x")
+    (run / name).unlink()
+    if content == "link":
+        (run / name).symlink_to(tmp_path / "secret")
+    elif content == "pipe":
+        os.mkfifo(run / name)
+    else:
+        (run / name).write_text(content)
+    if content == "huge":
+        os.truncate(run / name, 65 << 20)
+    record = read_run(run)
+    assert record.state == "damaged"
+    assert problem in record.problem
+    assert "SECRET" not in record.problem
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("metrics.json", '"num_images": 4', f'"num_images": {10**30}'),
+        ("metrics.json", '"bbox"', '"seconds"'),
+        ("metrics.json", '"AP": 10', '"AP": 1e999'),
+        ("config.yaml", "seed: 0", f"seed: {10**30}"),
+        ("config.yaml", "name: ntt\n", "name: [ntt]\n"),
+        ("config.yaml", "seed: 0", "seed: 0\n2026-01-01: {2: .nan}"),
+        ("facts.json", '"seconds": 10.0', '"seconds": 1e999'),
+        ("identity.json", '"matcher.merging": "soft_semantic"', '"matcher.merging": {"a": [NaN]}'),
+    ],
+)
+def test_values_of_another_shape_end_in_a_report_all_the_same(tmp_path: Path, name: str, old: str, new: str):
+    (run,) = make_runs(tmp_path, {"seed=0": box_metrics(10)}).values()
+    text = (run / name).read_text()
+    assert old in text
+    (run / name).write_text(text.replace(old, new))
+    assert main(["report", str(tmp_path), "--html", str(tmp_path / "page.html"), "--out", str(tmp_path / "out")]) == 0
 
 
 def test_folders_without_runs_are_refused_together(tmp_path: Path):

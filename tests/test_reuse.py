@@ -19,6 +19,7 @@ from ntt.base import digests
 from ntt.base.log import file_logging
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
+from ntt.errors import StorageError
 from ntt.run import runner
 from ntt.run import shared as workspace
 from ntt.run.environment import apply_runtime
@@ -116,6 +117,34 @@ def read_detections(folder: Path) -> dict[int, list[object]]:
     for row in json.loads((folder / "predictions.json").read_text()):
         found.setdefault(row.pop("image_id"), []).append(row)
     return found
+
+
+def test_a_complete_store_of_another_user_serves_a_run(
+    go: Go, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    store = tmp_path / "store"
+    whole = read_detections(go())
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    monkeypatch.setattr(os, "access", lambda path, _: not Path(path).is_relative_to(store))
+    capsys.readouterr()
+    assert read_detections(go(out="mine")) == whole
+    assert capsys.readouterr().out.count("is read only for you: it serves this run") == 1
+    go("seed=1", "shots=2shot", out="mine")  # references that the store lacks
+    assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
+    next((store / "candidates").rglob("*.safetensors")).unlink()
+    with pytest.raises(StorageError, match=r"which another user has made.*chmod -R g\+w .*umask 002"):
+        go(out="again", space=Workspace())
+    assert not (tmp_path / "again").exists()
+
+
+def test_an_entry_that_is_a_folder_is_named_with_its_remedy(go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    go()
+    entry = next((tmp_path / "store" / "candidates").rglob("*.safetensors"))
+    entry.unlink()
+    entry.mkdir()
+    with pytest.raises(StorageError, match=f"Cannot write {entry}: it is a folder. Remove it"):
+        go(out="again")
+    assert "is damaged (it is no file)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "foreign"])

@@ -63,11 +63,13 @@ def compose_many(points: Sequence[Sequence[str]]) -> list[ExperimentConfig]:
 def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
     """Return a configuration with the data set and the classes of a run, as its config.yaml has them, else defaults.
 
+    Where the run kept files of its own is not restored, so nothing is written where somebody else's run says.
+
     Raises:
         ConfigError: if the data set's option or one of its settings no longer exists, or holds an interpolation.
     """
     runtime = settings.get("runtime", {})
-    roots = {key: runtime[key] for key in ("cache_root", "data_root") if key in runtime}
+    roots = {"data_root": runtime["data_root"]} if "data_root" in runtime else {}
     restored = {"dataset": dict(settings["dataset"]), "split": dict(settings["split"]), "runtime": roots}
     if "${" in json.dumps(restored, default=str):
         # A run keeps its configuration resolved; resolving here would put this machine's environment into a report.

@@ -4,6 +4,7 @@ A run is finished if its metrics exist. Anything else is kept as a record too, w
 can report what is missing instead of averaging over what happens to exist.
 """
 
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -12,10 +13,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeAlias
 
-import yaml
-
-from ntt.base.files import read_json
+from ntt.base.files import parse_yaml, read_json
 from ntt.base.settings import flatten_settings
+from ntt.config.schema import STAGES
 from ntt.errors import DataError, StorageError
 from ntt.run.artefacts import flat_metrics
 from ntt.run.rundir import RunDirectory
@@ -109,21 +109,39 @@ def read_run(path: Path) -> RunRecord:
         return record
     try:
         metrics = _read_metrics(directory.metrics)
-        metadata = read_json(directory.facts) if directory.facts.is_file() else {}
+        metadata = read_json(own_file(directory.facts)) if directory.facts.is_file() else {}
     except (StorageError, DataError) as error:
         return replace(record, state="damaged", problem=str(error))
     return replace(record, state="finished", problem="", metrics=metrics, **_read_metadata(metadata))
 
 
+def own_file(path: Path, *, max_bytes: float = 64 << 20) -> Path:
+    """Return the path of a run directory's file if it may be read: the directory may be somebody else's.
+
+    Raises:
+        DataError: for a link that leads out of the directory, what is no file, and an unlikely size.
+    """
+    if not path.resolve().is_relative_to(path.parent.resolve()):
+        raise DataError(f"{path} is a link that leads out of the run directory; it is not read.")
+    if not path.is_file():
+        raise DataError(f"{path} cannot be read: there is no such file.")
+    if path.stat().st_size > max_bytes:
+        raise DataError(f"{path} is not read: it has more than {max_bytes / 2**20:.0f} MiB.")
+    return path
+
+
 def _read_settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    if not path.is_file():  # a folder that was not copied whole: all settings that may decide a result
+    if path.exists():
+        identity = read_json(own_file(path))
+        settings = identity.get("settings") if isinstance(identity, dict) else None
+    else:  # a folder that was not copied whole: all settings that may decide a result
         settings = flatten_settings({name: config[name] for name in (*_SECTIONS, *_DECIDING) if name in config})
-        plain = (str, int, float, NoneType)
-        return {key: value if isinstance(value, plain) else str(value) for key, value in settings.items()}
-    identity = read_json(path)
-    if not isinstance(identity, dict) or not isinstance(identity.get("settings"), dict):
+    if not isinstance(settings, dict) or not {"dataset.name", *(f"{group}.name" for group in METHOD_GROUPS)} <= set(
+        settings
+    ):
         raise DataError(f"{path} does not hold the settings of a run.")
-    return dict(identity["settings"])
+    plain = (str, int, float, NoneType)
+    return {key: value if isinstance(value, plain) else str(value) for key, value in settings.items()}
 
 
 def _read_metadata(metadata: Any) -> dict[str, Any]:
@@ -131,37 +149,50 @@ def _read_metadata(metadata: Any) -> dict[str, Any]:
     try:
         stages = metadata.get("stages", {})
         return {
-            "stage_seconds": {name: float(stage["seconds"]) for name, stage in stages.items() if "seconds" in stage},
+            "stage_seconds": {
+                name: float(stage["seconds"])
+                for name, stage in stages.items()
+                if name in STAGES and math.isfinite(stage.get("seconds", math.nan))
+            },
             "finished_utc": str(stages.get("evaluation", {}).get("finished_utc", "")),
             "version": f"{metadata.get('git', {}).get('revision')} {metadata.get('packages', {}).get('ntt')}",
         }
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         return {}
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        # As JSON has it: keys are text, dates too.
+        config = json.loads(json.dumps(parse_yaml(own_file(path).read_text(encoding="utf-8")), default=str))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
     config = config if isinstance(config, dict) else {}
     sections = {name: config[name] if isinstance(config.get(name), dict) else {} for name in _SECTIONS}
-    usable = {name: "name" in section for name, section in sections.items()}
-    usable["shots"] &= isinstance(sections["shots"].get("count", ""), int | None)
+    usable = {name: isinstance(section.get("name"), str) for name, section in sections.items()}
+    usable["shots"] &= _is_number(sections["shots"].get("count", 0), none=True)
     usable["split"] &= isinstance(sections["split"].get("classes"), list | None)
-    usable["seed"] = isinstance(config.get("seed"), int)
+    usable["seed"] = _is_number(config.get("seed"))
     unusable = [name for name in usable if not usable[name]]
     if unusable:
         raise DataError(f"{path} is not the configuration of a run: {', '.join(unusable)} is unusable.")
     return config
 
 
+def _is_number(value: Any, *, none: bool = False) -> bool:
+    """Return whether a value is an integer that fits a table's column, or None where that is allowed."""
+    return (none and value is None) or (isinstance(value, int) and 0 <= value < 2**31)
+
+
 def _read_metrics(path: Path) -> Metrics:
-    content = read_json(path)
+    content = read_json(own_file(path))
     try:
         metrics = Metrics(**content)
+        counts = (metrics.num_images, metrics.num_detections)
         unusable = [name for name, value in flat_metrics(metrics).items() if not math.isfinite(value)]
-    except (TypeError, AttributeError) as error:
+        unusable += [] if all(isinstance(count, int) and count < 2**53 for count in counts) else ["num_images"]
+        unusable += [name for name in metrics.overall if name == "seconds"]
+    except (TypeError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} does not hold the metrics of a run: {error}.") from error
     if unusable:
         raise DataError(f"{path} does not hold the metrics of a run: {', '.join(unusable[:5])} is not a finite number.")
@@ -173,4 +204,4 @@ def _dataset_label(path: Path, config: Mapping[str, Any]) -> str:
     if path.parent.name.endswith(f"_seed{config['seed']}") and path.parent.parent.name:
         return path.parent.parent.name
     root = config["dataset"].get("root")
-    return Path(root).name if root and config["dataset"]["name"] == "coco_json" else str(config["dataset"]["name"])
+    return Path(str(root)).name if root and config["dataset"]["name"] == "coco_json" else str(config["dataset"]["name"])
