@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tiny_data import settings
 
 from ntt.config.compose import compose_config
 from ntt.errors import StorageError
@@ -25,23 +26,13 @@ from ntt.run import runner
 from ntt.run.shared import Workspace
 from ntt.stages.candidates import CandidateSource
 
-SMALL = ("segmenter.leaves=60", "segmenter.canvas_side=128", "segmenter.mask_side=64", "backbone.input_size=128")
-
 # Models are built before the first fork; candidates are not kept, so that every attempt goes to the store.
 PREPARED = Workspace()
 
 
 def job(data: Path, work: Path) -> list[str]:
     """The command line of the job."""
-    return [
-        "dataset=coco_json",
-        f"dataset.root={data}",
-        "shots=1shot",
-        "visualisation.enabled=false",
-        f"runtime.output_root={work / 'runs'}",
-        f"runtime.store_root={work / 'store'}",
-        *SMALL,
-    ]
+    return settings(data, work / "runs", work / "store")
 
 
 def child(data: Path, work: Path, journal: Path, *, starve_at: int | None = None) -> int:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from test_runner import read, settings
-from tiny_data import make_tiny
+from tiny_data import make_tiny, read, settings
 
 from ntt.cli.main import main
 from ntt.config.compose import compose_config

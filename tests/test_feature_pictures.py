@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from test_runner import settings
-from tiny_data import make_tiny
+from tiny_data import make_tiny, settings
 
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
 from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0
 from ntt.run import runner
 from ntt.stages.feature_pictures import class_similarity
-from ntt.types import Category, Prototypes
+from ntt.stages.target_pictures import picture_stem
+from ntt.types import Category, ImageRecord, Prototypes
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,14 @@ def drawn(root: Path, output: Path, store: Path, *more: str) -> tuple[Path, set[
     runner.run(config)
     folder = run_directory(config) / "pictures"
     return folder, {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
+
+
+def test_names_of_pictures_are_short_and_unique_by_image_id():
+    ids: list[int | str] = [1, "1", "001/001", "001_001", "x" * 300, 10**300, -(10**299), "\ud800", "\ud801", "A", "a"]
+    stems = {picture_stem(ImageRecord(each, "ö" * 300 + "\udcff.png", Path(), 1, 1)) for each in ids}
+    assert len({stem.casefold() for stem in stems}) == len(ids)
+    assert max(len(stem.encode()) for stem in stems) < 130
+    assert picture_stem(ImageRecord(7, "a/photo.one.jpg", Path(), 1, 1)) == "photo.one_7"
 
 
 def test_similarity_of_cells_by_hand():

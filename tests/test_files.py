@@ -1,8 +1,10 @@
 """Files appear whole or not at all; run directories keep their records."""
 
+import io
 import logging
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,16 @@ def test_lists_of_used_entries_of_another_shape_are_passed_over(
     RunDirectory(tmp_path).write_store_keys("memory", [("references", "ab" * 32)])
     assert used_store_keys(tmp_path) == {"memory": {"references": ["ab" * 8]}}
     assert "store_keys.json" in caplog.text
+
+
+def test_names_are_shown_in_any_encoding_and_obeyed_by_no_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    screen = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen, encoding="ascii", errors="strict"))
+    with console_logging(), file_logging(tmp_path):
+        logging.getLogger("ntt").info("bööt \x1b[31m\udcff\nnext")
+    assert screen.getvalue() == b"b??t ?[31m?\nnext\n"
+    assert "INFO    bööt \ufffd[31m\ufffd\nnext" in (tmp_path / "run.log").read_text()
+    assert str(StorageError("a\x1b[2J\r\u202eb")) == "a\ufffd[2J\ufffd\ufffdb"
 
 
 def test_the_log_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

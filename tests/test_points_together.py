@@ -4,9 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from interrupted import SMALL
-from test_runner import settings
-from tiny_data import make_tiny
+from tiny_data import make_tiny, settings
 
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_directory
@@ -33,7 +31,7 @@ def configs(tmp_path: Path) -> dict[str, list[ExperimentConfig]]:
     """The same points in two folders, with one store."""
     root = make_tiny(tmp_path / "tiny")
     return {
-        name: compose_many([settings(root, tmp_path / name, tmp_path / "store", *SMALL, *point) for point in POINTS])
+        name: compose_many([settings(root, tmp_path / name, tmp_path / "store", *point) for point in POINTS])
         for name in ("alone", "together")
     }
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT_DIR
-from test_runner import settings
-from tiny_data import make_split
+from tiny_data import make_split, settings
 
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
@@ -102,8 +101,7 @@ def small_disk(tmp_path: Path):
 def test_a_full_disk(tmp_path: Path, small_disk: Path, capfd: pytest.CaptureFixture[str]):
     data = make_data(tmp_path / "data", 3)
     filler = small_disk / "filler"
-    words = settings(data, small_disk / "runs", small_disk / "store", "segmenter.leaves=60", "backbone.input_size=128")
-    job = compose_config([*words, "segmenter.canvas_side=128", "segmenter.mask_side=64"])
+    job = compose_config(settings(data, small_disk / "runs", small_disk / "store"))
     runner.run(job)
     directory = run_directory(job)
     expected = {path: path.read_bytes() for path in (small_disk / "store").rglob("*.safetensors")}

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 import safetensors.numpy
-from interrupted import SMALL
 from PIL import Image
-from test_runner import edited, read, settings
-from tiny_data import make_tiny
+from tiny_data import SMALL, edited, make_tiny, read, settings
 
 from ntt.base import digests
 from ntt.base.log import file_logging
@@ -48,7 +46,7 @@ def go(data: Path, tmp_path: Path, models: Workspace) -> Go:
     """Run with overrides in this process; returns the run directory."""
 
     def run(*more: str, root: Path = data, out: str = "out", space: Workspace = models) -> Path:
-        made = compose_config(settings(root, tmp_path / out, tmp_path / "store", *SMALL, *more))
+        made = compose_config(settings(root, tmp_path / out, tmp_path / "store", *more))
         runner.run(made, workspace=space)
         return run_directory(made)
 

@@ -5,22 +5,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import PROJECT_DIR
 from PIL import Image
 from pycocotools.coco import COCO
-from tiny_data import make_tiny
+from tiny_data import edited, make_tiny, read, settings
 
 from ntt.config import schema as config
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
 from ntt.errors import ConfigError, DataError, StorageError, WeightsError
 from ntt.run import runner
-from ntt.types import Json
 
 Run = Callable[..., Path]
 
@@ -28,19 +26,6 @@ Run = Callable[..., Path]
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("data") / "tiny")
-
-
-def settings(root: Path, output: Path, store: Path, *more: str) -> list[str]:
-    return [
-        "dataset=coco_json",
-        f"dataset.root={root}",
-        "shots=1shot",
-        "runtime.threads=1",
-        "visualisation.enabled=false",
-        f"runtime.output_root={output}",
-        f"runtime.store_root={store}",
-        *more,
-    ]
 
 
 @pytest.fixture
@@ -55,24 +40,10 @@ def run(tiny: Path, tmp_path: Path, shared_store: Path) -> Run:
     return go
 
 
-def read(path: Path) -> Json:
-    loaded: Json = json.loads(path.read_text())
-    return loaded
-
-
 @pytest.fixture
 def root(tiny: Path, tmp_path: Path) -> Path:
     """A copy of the data set, to be changed."""
     return Path(shutil.copytree(tiny, tmp_path / "copy"))
-
-
-@contextmanager
-def edited(root: Path, name: str) -> Iterator[Json]:
-    """Change an annotation file."""
-    path = root / "annotations" / f"{name}.json"
-    content = read(path)
-    yield content
-    path.write_text(json.dumps(content))
 
 
 def test_a_run_leaves_everything(run: Run, tiny: Path, caplog: pytest.LogCaptureFixture):
@@ -211,16 +182,17 @@ def test_what_is_wrong_with_both_files_is_reported_at_once(run: Run, root: Path,
     assert str(caught.value).count("is not valid JSON") == 1
 
 
-def test_missing_weights_and_a_missing_device_are_reported_at_once(run: Run, tmp_path: Path):
-    models = ("backbone=dinov2_vits14", "segmenter=sam2_tiny", f"runtime.weights_root={tmp_path}")
+def test_missing_weights_and_a_missing_device_are_reported_at_once(tmp_path: Path):
+    words = ["backbone=dinov2_vits14", "segmenter=sam2_tiny", f"runtime.weights_root={tmp_path}"]
+    words += [f"runtime.output_root={tmp_path}", f"runtime.store_root={tmp_path}"]
     with pytest.raises(ConfigError) as caught:
-        run(*models, "runtime.device=cuda:99")
+        runner.run(compose_config([*words, "runtime.device=cuda:99"]))
     message = str(caught.value)
     assert "runtime.device=cuda:99: " in message
     assert f"ntt weights get dinov2_vits14 --root {tmp_path}" in message
     assert f"ntt weights get sam2_hiera_tiny --root {tmp_path}" in message
     with pytest.raises(WeightsError, match=r"\(2 problems\)"):
-        run(*models)
+        runner.run(compose_config(words))
 
 
 def test_unknown_image_ids_are_refused(run: Run):
@@ -292,7 +264,7 @@ def test_processes_do_not_change_a_bit(tmp_path: Path, run: Run, root: Path, num
         content["images"] = content["images"][:num_images]
         ids = {image["id"] for image in content["images"]}
         content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in ids]
-    pictures = ("visualisation.enabled=true", "visualisation.features=true")
+    pictures = ("visualisation.enabled=true", "visualisation.features=true")[: num_images - 1]
     one = run(*pictures, root=root, store=tmp_path / "store-one")
     words = settings(root, tmp_path / "many", tmp_path / "store-many", *pictures)
     done = command(*words, processes=2)

@@ -18,10 +18,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from conftest import PROJECT_DIR
-from interrupted import SMALL
 from PIL import Image
-from test_runner import settings
-from tiny_data import make_tiny
+from tiny_data import make_tiny, settings
 
 from ntt.base.files import read_json
 from ntt.config.compose import compose_config, compose_many
@@ -151,7 +149,7 @@ def test_offline_attempts_have_ids_of_their_own_and_an_agent_keeps_its_id(
 def test_a_whole_run_tells_its_tracker_everything(tmp_path: Path, shared_store: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     root = make_tiny(tmp_path / "tiny")
-    words = settings(root, tmp_path, shared_store, *SMALL, "tracker=wandb", "tracker.mode=offline", "tracker.group=s")
+    words = settings(root, tmp_path, shared_store, "tracker=wandb", "tracker.mode=offline", "tracker.group=s")
     words += ["visualisation.enabled=true", "visualisation.max_images=1", "visualisation.contact_sheet_size=0"]
     box_ap = runner.run(compose_config(words))
     assert runner.run(compose_config(words)) == box_ap  # finished before: mirrored again

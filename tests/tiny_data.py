@@ -1,12 +1,18 @@
 """A COCO-format data set small enough to run the whole pipeline in a second: coloured shapes on noise."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ntt.types import Json
+
+# Models that take a moment: few regions of a small canvas.
+SMALL = ("segmenter.leaves=60", "segmenter.canvas_side=128", "segmenter.mask_side=64", "backbone.input_size=128")
 CLASSES = {3: "disc", 7: "square"}
 COLOURS = {3: (220, 40, 30), 7: (30, 60, 220)}
 HEIGHT, WIDTH = 96, 128
@@ -67,3 +73,31 @@ def make_tiny(folder: Path) -> Path:
     make_split(folder, "references", references, first_id=1)
     make_split(folder, "targets", targets, first_id=101)
     return folder
+
+
+def settings(root: Path, output: Path, store: Path, *more: str) -> list[str]:
+    """Return the command line of a run on such a data set."""
+    return [
+        "dataset=coco_json",
+        f"dataset.root={root}",
+        "shots=1shot",
+        "visualisation.enabled=false",
+        f"runtime.output_root={output}",
+        f"runtime.store_root={store}",
+        *SMALL,
+        *more,
+    ]
+
+
+def read(path: Path) -> Json:
+    loaded: Json = json.loads(path.read_text())
+    return loaded
+
+
+@contextmanager
+def edited(root: Path, name: str) -> Iterator[Json]:
+    """Change an annotation file."""
+    path = root / "annotations" / f"{name}.json"
+    content = read(path)
+    yield content
+    path.write_text(json.dumps(content))
