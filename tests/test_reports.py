@@ -100,7 +100,7 @@ def test_a_run_without_its_identity_is_read_by_its_configuration(tmp_path: Path)
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        ("a: [", "cannot be read"),
+        ("a: [", "is not readable as YAML"),
         ("a: 1", "dataset, backbone, segmenter, matcher, shots, split, seed is unusable"),
         ("- seed", "is not the configuration of a run"),
         (CONFIG.replace("classes: null", "classes: 5"), "run: split is unusable"),
@@ -121,8 +121,8 @@ def test_a_configuration_nobody_can_use(tmp_path: Path, config: str, problem: st
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("config.yaml", "seed: &a [*a]", "an alias, or too many levels in line 1"),
-        ("config.yaml", "key: sk-SECRET: x", "mapping values are not allowed in this context in line 1"),
+        ("config.yaml", "seed: &a [*a]", "aliases (*name) are not read"),
+        ("config.yaml", "key: sk-SECRET: x", "line 1, is not readable as YAML: mapping values are not allowed here"),
         ("config.yaml", "link", "is a link that leads out of the run directory"),
         ("config.yaml", "pipe", "there is no such file"),
         ("config.yaml", "huge", "it has more than 64 MiB"),

@@ -21,7 +21,6 @@ from ntt.errors import StorageError
 _STALE_AFTER_S = 24 * 3600.0
 _TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".ntt-", ".tmp"
 _HOST = re.sub(r"\W+", "", platform.node())
-_MAX_DEPTH = 50
 _SPARE_BYTES = 64 << 20
 _LOG = logging.getLogger(__name__)
 
@@ -132,27 +131,6 @@ def require_space(folder: Path, num_bytes: int, what: str) -> None:
     if free < needed:
         sizes = f"{needed / 1e6:.0f} MB are needed in {folder}, {free / 1e6:.0f} MB are free"
         raise StorageError(f"Not enough disk space for {what}: {sizes}.")
-
-
-def parse_yaml(text: str) -> Any:
-    """Read YAML as plain data. Aliases are refused, because they can multiply and recur.
-
-    Raises:
-        ValueError: what is wrong, and in which line; the text itself is not quoted.
-    """
-    import yaml
-
-    loader, depth = getattr(yaml, "CSafeLoader", yaml.SafeLoader), 0
-    try:
-        for event in yaml.parse(text, loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if isinstance(event, yaml.AliasEvent) or depth > _MAX_DEPTH:
-                raise yaml.MarkedYAMLError(problem="an alias, or too many levels", problem_mark=event.start_mark)
-        return yaml.load(text, loader)
-    except yaml.MarkedYAMLError as error:
-        raise ValueError(f"{error.problem} in line {error.problem_mark.line + 1}") from error
-    except yaml.YAMLError as error:
-        raise ValueError("it holds characters that YAML does not allow") from error
 
 
 @contextmanager

@@ -21,9 +21,7 @@ class Plain(str):
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Resolves null only; every other scalar is text, and `Plain` where it has no quotes."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    """Resolves scalars as YAML does."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -42,16 +40,22 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
         return node
 
 
-def _construct_text(loader: _Loader, node: Any) -> str:
+class _TextLoader(_Loader):
+    """Resolves null only; every other scalar is text, and `Plain` where it has no quotes."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+def _construct_text(loader: _TextLoader, node: Any) -> str:
     return str(node.value) if node.style else Plain(node.value)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Loader.add_constructor("tag:yaml.org,2002:str", _construct_text)
+_TextLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_TextLoader.add_constructor("tag:yaml.org,2002:str", _construct_text)
 
 
-def read_yaml(text: str | bytes, *, where: str) -> Any:
-    """Parse YAML; `where` is its file or line, for messages.
+def read_yaml(text: str | bytes, *, where: str, resolved: bool = False) -> Any:
+    """Parse YAML; `where` is its file or line, for messages. `resolved`: scalars are what YAML makes of them.
 
     Raises:
         ConfigError: if it cannot be read, is longer than 1 MB, has an alias, or a mapping has a key twice.
@@ -59,7 +63,7 @@ def read_yaml(text: str | bytes, *, where: str) -> Any:
     if len(text) > _MAX_BYTES:
         raise ConfigError(f"{where} has more than {_MAX_BYTES:,} bytes. Divide it.")
     try:
-        loader = _Loader(text)
+        loader = (_Loader if resolved else _TextLoader)(text)
         loader.name = where
         return loader.get_single_data()
     except RecursionError as error:

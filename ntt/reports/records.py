@@ -13,10 +13,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeAlias
 
-from ntt.base.files import parse_yaml, read_json
+from ntt.base.files import read_json
 from ntt.base.settings import flatten_settings
+from ntt.base.yaml_files import read_yaml
 from ntt.config.schema import STAGES
-from ntt.errors import DataError, StorageError
+from ntt.errors import ConfigError, DataError, StorageError
 from ntt.run.artefacts import flat_metrics
 from ntt.run.rundir import RunDirectory
 from ntt.types import Metrics
@@ -164,7 +165,10 @@ def _read_metadata(metadata: Any) -> dict[str, Any]:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         # As JSON has it: keys are text, dates too.
-        config = json.loads(json.dumps(parse_yaml(own_file(path).read_text(encoding="utf-8")), default=str))
+        config = read_yaml(own_file(path).read_bytes(), where=str(path), resolved=True)
+        config = json.loads(json.dumps(config, default=str))
+    except ConfigError as error:
+        raise DataError(str(error)) from error
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
     config = config if isinstance(config, dict) else {}
