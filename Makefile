@@ -22,7 +22,7 @@ slow: $(READY)  ## the tests that take long
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 docs: $(READY)  ## the documentation as a web site in outputs/site, warnings are errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # One thread a process: several test processes run side by side, and threads that wait for each other are slow.
 test slow: export OMP_NUM_THREADS = 1

@@ -89,3 +89,10 @@ def test_commands_in_the_documents_can_be_read():
                 name, command, words = command.resolve_command(context, words)
             assert command is not None
             command.make_context(name, words, parent=context)
+
+
+def test_the_container_is_built_from_files_that_exist():
+    recipe = (PROJECT_DIR / "apptainer.def").read_text(encoding="utf-8")
+    names = re.findall(r"^    (\S+) /opt/ntt/\1$", recipe, flags=re.MULTILINE)
+    assert {"ntt", "conf", "requirements.lock"} <= set(names)
+    assert all((PROJECT_DIR / name).exists() for name in names)
