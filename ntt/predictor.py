@@ -20,8 +20,9 @@ from ntt.base.distributed import ProcessGroup
 from ntt.config.compose import compose_many
 from ntt.convert.labelme import mask_object
 from ntt.convert.plain_folder import convert_references, foreground, read_mask
-from ntt.data.images import to_rgb, upright_size
+from ntt.data.images import upright_size
 from ntt.data.masks import segmentation_rle
+from ntt.data.pixels import to_rgb
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.ops.masks import decode_masks
 from ntt.run.models import build_models

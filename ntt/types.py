@@ -33,13 +33,21 @@ class Category:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image of an annotation file; `path` is resolved and known to be inside the image folder."""
+    """One image of an annotation file; `path` is resolved and known to be inside the image folder.
+
+    Attributes:
+        white_level: pixel value that becomes white, where there are more than 8 bits; None: by the image's own range.
+        orientation: "upright" or "stored": how it is read where EXIF orientation and size do not tell; None: upright,
+            with a warning.
+    """
 
     id: ImageId
     file_name: str
     path: Path
     height: int
     width: int
+    white_level: float | None = None
+    orientation: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,22 @@
 """Reading images of every kind, and finding the unreadable ones before long work."""
 
 import hashlib
+import os
+import struct
 import warnings
+import zlib
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from coco_samples import gradient, save_image
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
-from ntt.data.images import MAX_PIXELS, check_images, image_digest, read_image, upright_size
+from ntt.data.images import MAX_PIXELS, check_images, image_digest, read_image, upright_size, white_level
 from ntt.errors import DataError
 from ntt.types import ImageRecord
 
@@ -135,7 +141,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"There is no image .*a\.png\. Add it"):
         read_image(record(tmp_path / "a.png"))
     with pytest.raises(DataError, match="There is no image"):
-        image_digest(tmp_path / "a.png")
+        image_digest(record(tmp_path / "a.png"))
     (tmp_path / "a.png").mkdir()
     with pytest.raises(DataError, match=r"a\.png cannot be read: .* It must be a readable file"):
         read_image(record(tmp_path / "a.png"))
@@ -222,4 +228,106 @@ def test_a_wrong_image_folder_is_one_problem(tmp_path: Path) -> None:
 
 def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     path = save_image(tmp_path / "a.png", PIXELS)
-    assert image_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert image_digest(record(path)) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def png16(path: Path, values: np.ndarray) -> Path:
+    """Write uint16 [H, W, channels] as a PNG of 16 bits per value, which Pillow cannot do."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    colour_type = {2: 4, 3: 2, 4: 6}[channels]
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
+    parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in parts]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    return path
+
+
+def tiff16(path: Path, values: np.ndarray, **options: Any) -> Path:
+    tifffile.imwrite(path, values, photometric="rgb", **options)
+    return path
+
+
+DEEP = PIXELS.astype(np.uint16) * 16
+
+
+@pytest.mark.parametrize("write", [png16, tiff16, partial(tiff16, compression="zlib"), partial(tiff16, byteorder=">")])
+def test_twelve_bits_in_rgb_of_sixteen(tmp_path: Path, write: Any) -> None:
+    path = write(tmp_path / ("a.png" if write is png16 else "a.tiff"), DEEP)
+    check_images([record(path)], full=True)
+    assert np.abs(read_image(record(path)).astype(int) - PIXELS).max() <= 1
+    scaled = replace(record(path), white_level=8190.0)
+    assert np.abs(read_image(scaled).astype(int) - PIXELS / 2).max() <= 1
+
+
+def test_transparent_deep_images_lie_on_white(tmp_path: Path) -> None:
+    opacity = np.full((20, 30, 1), 65535, np.uint16)
+    opacity[:10] = 0
+    for values in (np.concatenate([DEEP, opacity], axis=2), np.concatenate([DEEP[..., :1], opacity], axis=2)):
+        pixels = read_image(record(png16(tmp_path / "a.png", values)))
+        assert (pixels[:10] == 255).all()
+        assert np.abs(pixels[10:, :, 0].astype(int) - PIXELS[10:, :, 0]).max() <= 1
+
+
+def test_deep_tiff_files_are_upright(tmp_path: Path) -> None:
+    path = tiff16(tmp_path / "a.tiff", DEEP, extratags=[(274, "H", 1, 6, True)])
+    np.testing.assert_allclose(read_image(record(path, 30, 20)), np.rot90(PIXELS, k=-1), atol=1)
+
+
+def test_one_white_level_for_a_data_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a dark image nor a hot pixel changes how bright an image is beside the others."""
+    grey = np.linspace(0, 3000, 2000).reshape(40, 50).astype(np.uint16)
+    hot, dark = grey.copy(), grey // 16
+    hot[3, 4] = 65535
+    records = [
+        record(stored(tmp_path / f"{name}.png", image), 40, 50)
+        for name, image in {"a": grey, "hot": hot, "dark": dark, "flat": grey * 0}.items()
+    ]
+    records += [record(save_image(tmp_path / "8bit.png", PIXELS)), record(tmp_path / "missing.png")]
+    level = white_level(records)
+    assert level == 4095
+    a, hot_pixels, dark_pixels = (read_image(replace(each, white_level=level)) for each in records[:3])
+    np.testing.assert_array_equal(a[4:], hot_pixels[4:])
+    assert (a.max(), dark_pixels.max()) == (187, 12)
+    assert white_level(records[4:]) is None
+    assert image_digest(replace(records[0], white_level=level)) != image_digest(records[0])
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "f.tiff")
+    assert white_level([records[0], record(tmp_path / "f.tiff", 40, 50)]) is None
+    assert "Set dataset.white_level" in caplog.text
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_orientations_that_the_size_does_not_tell(
+    tmp_path: Path, orientation: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    side = gradient(20, 20 if orientation > 4 else 30)
+    path = stored(tmp_path / "a.png", side, orientation)
+    turned = np.array(ImageOps.exif_transpose(Image.open(path)))
+    ambiguous = record(path, *side.shape[:2])
+    np.testing.assert_array_equal(read_image(ambiguous), turned)
+    np.testing.assert_array_equal(read_image(replace(ambiguous, orientation="upright")), turned)
+    as_stored = replace(ambiguous, orientation="stored")
+    np.testing.assert_array_equal(read_image(as_stored), side)
+    assert image_digest(as_stored) != image_digest(ambiguous)
+    check_images([as_stored, replace(ambiguous, orientation="upright")])
+    assert not caplog.text
+    check_images([ambiguous])
+    assert "1 image(s), such as" in caplog.text
+    assert "dataset.orientation=stored" in caplog.text
+
+
+def test_content_of_another_format_than_the_ending_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", format="JPEG")
+    Image.fromarray(PIXELS).save(tmp_path / "a.jfif", format="JPEG")
+    check_images([record(tmp_path / "a.jfif")])
+    assert not caplog.text
+    check_images([record(tmp_path / "a.png"), record(tmp_path / "a.png")])
+    assert "2 image(s), such as" in caplog.text
+    assert "are of another format than their ending says" in caplog.text
+
+
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    for call in (lambda r: check_images([r]), read_image, image_digest, lambda r: upright_size(r.path)):
+        with pytest.raises(DataError, match=r"a\.png cannot be read: .*not a regular file"):
+            call(record(tmp_path / "a.png"))

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from ntt.base.files import open_regular
+
 _BLOCK_BYTES = 1 << 20
 _SETTLED_NS = 5_000_000_000
 _CACHE: "dict[FileIdentity, str]" = {}
@@ -45,7 +47,7 @@ def sha256_of(path: Path) -> str:
     Raises:
         OSError: if the file cannot be read.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         identity = file_identity(stream.fileno())
         cached = _CACHE.get(identity)
         if cached is not None:
@@ -59,7 +61,7 @@ def sha256_of(path: Path) -> str:
 
 def digest_of(path: Path, algorithm: str) -> str:
     """Return another digest of a file, such as "md5", in hexadecimal digits; nothing is cached."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return _hash(stream, algorithm)
 
 

@@ -9,11 +9,12 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ntt.errors import StorageError
 
@@ -108,6 +109,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
     """Write JSON atomically. NaN and infinity are refused: other readers cannot read them."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading bytes; an OSError for what is none, such as a named pipe, which would never end."""
+    # Opening a pipe waits for its writer, unless it must not block.
+    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return stream
 
 
 def read_json(path: Path) -> Any:

@@ -15,6 +15,7 @@ from ntt.data.images import check_images, read_image
 from ntt.drawing.instances import draw_instances
 from ntt.models.box_masks import BoxMasks, Conversion, choose_box_segmenter, convert
 from ntt.models.segmenters.base import BoxSegmenter
+from ntt.run.inputs import read_alike
 from ntt.run.models import build_models
 from ntt.stages.target_pictures import drawn_instances, picture_stem, save_picture
 from ntt.store.store import Store
@@ -26,8 +27,9 @@ def make_masks(
 ) -> None:
     """Write a copy of an annotation file in which boxes have masks; `options` are those of `convert`."""
     check_overrides(overrides)
-    segmenter = _build(compose_config(overrides))
-    dataset = read_coco(annotations, images)
+    config = compose_config(overrides)
+    segmenter = _build(config)
+    (dataset,) = read_alike([read_coco(annotations, images)], config.dataset)
     check_images([dataset.images[image_id] for image_id in dict.fromkeys(i.image_id for i in dataset.instances)])
     parts = output.with_name(f"{output.name}.parts")
     if parts.is_dir():

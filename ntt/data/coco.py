@@ -10,6 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
+from ntt.base.files import open_regular
 from ntt.data.coco_annotations import parse_annotations
 from ntt.data.coco_entries import Box, CheckedClasses, Findings, parse_categories, parse_checked_classes, parse_images
 from ntt.errors import DataError, raise_all
@@ -161,7 +162,8 @@ def raw_annotations(dataset: CocoDataset) -> dict[int, dict[str, Any]]:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_regular(path) as stream:
+            return stream.read()
     except OSError as error:
         if path.exists():
             raise DataError(f"{path} cannot be read: {error}. An annotation file in COCO format is needed.") from error

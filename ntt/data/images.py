@@ -1,47 +1,52 @@
-"""Reading images as 8-bit RGB, and checking them before long work.
+"""Opening images, deciding which way up they are, and checking them before long work.
 
-How pixels become 8-bit RGB:
-
-- Grey, 1-bit and palette images are expanded; CMYK and other colour spaces are converted by Pillow without profiles.
-- Transparent images are composited over white, as image viewers and annotation tools on a white page show it.
-- Grey images of more than 8 bits are scaled by the smallest range of 8, 10, 12, 14 or 16 bits that holds the largest
-  value: cameras and microscopes store 12 bits in files of 16, which would come out black otherwise. Larger values are
-  scaled by the maximum. Floating-point images: [0, 1] becomes [0, 255], [0, 255] is kept, anything larger is scaled by
-  the maximum; negative values and NaN become 0.
-- Of animations and multi-page files the first picture is read.
+How pixels become 8-bit RGB is described in `ntt.data.pixels`. Of animations and multi-page files the first picture is
+read.
 
 Orientation: an image with an EXIF orientation is turned upright, because that is what annotation tools show. It is
 left as stored if the annotation file gives the stored size and the upright size differs. Where the size does not decide
-(square images, images stored upside down or mirrored), the image is turned upright. TIFF files are always upright.
+(square images, images stored upside down or mirrored), the setting `dataset.orientation` does; without it, such images
+are turned upright and a warning names them. TIFF files are always upright.
 """
 
-from collections.abc import Callable, Sequence
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ntt.base.digests import sha256_of
+from ntt.base.files import open_regular
+from ntt.data.pixels import common_white_level, decode_rgb, deep_mode, image_white_level
 from ntt.errors import DataError, raise_all
 from ntt.types import ImageRecord
 
 MAX_PIXELS = 89_478_485
 """Largest image that is read: a small file can claim to be much larger and fill the memory. Pillow warns from here."""
 
-_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+_LOG = logging.getLogger(__name__)
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 """Formats that are read. Pillow knows others, of which some start programs: Ghostscript for EPS."""
 
 _READING_THREADS = 8
-_INTEGER_BITS = (8, 10, 12, 14, 16)
+_SHALLOW_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp")  # at most 8 bits
+_HEADERS, _DECODED = 64, 16  # images looked at, and images decoded, to find the white level of a data set
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError, TypeError)
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange rows and columns."""
 
+_AMBIGUOUS = (
+    "%d image(s), such as %s, have an EXIF orientation that their size does not reveal: they are turned upright. Set "
+    "dataset.orientation=stored if they were annotated as they are stored, else dataset.orientation=upright."
+)
+_MISNAMED = "%d image(s), such as %s, are of another format than their ending says. They are read as what they are."
 _TAKE_OUT = "remove it from the data set."
 _SIZE_REMEDY = f"Images of up to {MAX_PIXELS} pixels are read: scale it down, with its annotations."
 
@@ -53,10 +58,13 @@ def read_image(record: ImageRecord) -> npt.NDArray[np.uint8]:
         DataError: if the file is missing, damaged, larger than `MAX_PIXELS`, or not of the record's size.
     """
     with _opened(record.path) as image:
+        mode = deep_mode(image)
         turn = _must_turn(image, record.path, (record.height, record.width))
+        if _is_ambiguous(image):
+            turn = record.orientation != "stored"
+        orientation = _orientation(image) if turn else 1
         try:
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image) if turn else image)
+            return decode_rgb(image, record.path, mode, orientation=orientation, white_level=record.white_level)
         except _DECODING_ERRORS as error:
             raise _undecodable(record.path, error) from error
 
@@ -71,15 +79,35 @@ def upright_size(path: Path) -> tuple[int, int]:
         return _upright(image)
 
 
-def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Convert a decoded picture into 8-bit RGB, as the module's docstring describes: uint8 [height, width, 3]."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey = _to_8_bit(np.asarray(image))
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.array(image.convert("RGB"))
+def image_suffixes() -> frozenset[str]:
+    """Return the endings of the files that can be read, in lower case, each with its dot."""
+    formats = _available_formats()
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+
+
+def white_level(records: Iterable[ImageRecord]) -> float | None:
+    """Find the white level of a data set's images of more than 8 bits; None where none of those looked at has more."""
+    paths = sorted({record.path for record in records if record.path.suffix.lower() not in _SHALLOW_SUFFIXES})
+    deep = [path for path in _spread(paths, _HEADERS) if _level(path, look_only=True) is not None]
+    levels = (_level(path) for path in _spread(deep, _DECODED))
+    return common_white_level([level for level in levels if level is not None])
+
+
+def _spread(paths: Sequence[Path], count: int) -> Sequence[Path]:
+    """Choose at most `count`, evenly."""
+    return paths[:: max(1, -(-len(paths) // count))]
+
+
+def _level(path: Path, *, look_only: bool = False) -> tuple[float, bool] | None:
+    """Return the white level of a deep image; None for others, and for those that cannot be read: checked later."""
+    try:
+        with _opened(path) as image:
+            mode = deep_mode(image)
+            if mode is None:
+                return None
+            return (0.0, False) if look_only else image_white_level(image, path, mode)
+    except (DataError, *_DECODING_ERRORS):
+        return None
 
 
 def check_size(path: Path, size_hw: tuple[int, int], *, stated_by: Path) -> None:
@@ -106,35 +134,46 @@ def check_images(
 
     Raises:
         DataError: listing every image that is missing, unreadable, truncated, too large, or not of the size the
-            annotation file says.
+            annotation file says. What is strange and accepted is logged.
     """
     missing = [record for record in records if not record.path.is_file()]
     if missing and len(missing) == len(records) > 1:
         raise DataError(f"None of the {len(records)} images exist, such as {missing[0].path}. Is the folder right?")
     problems: list[str] = []
+    remarks: defaultdict[str, list[Path]] = defaultdict(list)
     with ThreadPoolExecutor(_READING_THREADS) as pool:
-        for done, problem in enumerate(pool.map(_decoded_problem if full else _cheap_problem, records), start=1):
+        for done, outcome in enumerate(pool.map(partial(_check, full=full), records), start=1):
+            problem, remarks_on_image = outcome
             problems += [] if problem is None else [problem]
+            for remark in remarks_on_image:
+                remarks[remark].append(records[done - 1].path)
             if progress is not None:
                 progress(done, len(records))
     raise_all(problems, DataError, summary="Some images cannot be used")
+    for remark, paths in remarks.items():
+        _LOG.warning(remark, len(paths), paths[0])
 
 
-def image_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits; read once per process unless it changes.
+def image_digest(record: ImageRecord) -> str:
+    """Return what decides an image's pixels: the SHA-256 of its file, and how it is read where that is set.
+
+    A file is read once per process unless it changes.
 
     Raises:
         DataError: if the file cannot be read.
     """
     try:
-        return sha256_of(path)
+        digest = sha256_of(record.path)
     except OSError as error:
-        raise DataError(_missing(path, error)) from error
+        raise DataError(_missing(record.path, error)) from error
+    digest += "" if record.white_level is None else f"/white{record.white_level:g}"
+    return f"{digest}/stored" if record.orientation == "stored" else digest
 
 
 def _opened(path: Path) -> Image.Image:
     """Open an image without decoding it; raise DataError where that fails."""
     try:
+        open_regular(path).close()
         image = Image.open(path, formats=_available_formats())
     except _BOMBS as error:
         raise DataError(f"{path} is too large ({error}). {_SIZE_REMEDY}") from error
@@ -179,7 +218,12 @@ def _orientation(image: Image.Image) -> int:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _DECODING_ERRORS:
         return 1
-    return value if isinstance(value, int) else 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _is_ambiguous(image: Image.Image) -> bool:
+    """Return whether an image's size is the same as it is stored and turned upright, but not its pixels."""
+    return _orientation(image) != 1 and _upright(image) == (image.height, image.width)
 
 
 def _upright(image: Image.Image) -> tuple[int, int]:
@@ -208,25 +252,19 @@ def _described_size(image: Image.Image) -> str:
     return f"{width} x {height} pixels{turned}"
 
 
-def _to_8_bit(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """Scale grey values [H, W] of any depth to [0, 255]; the module's docstring states the rule."""
-    is_float = bool(np.issubdtype(values.dtype, np.floating))
-    finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0.0)
-    largest = float(finite.max(initial=0.0))
-    ranges = (1.0, 255.0) if is_float else tuple(float(2**bits - 1) for bits in _INTEGER_BITS)
-    top = next((limit for limit in ranges if largest <= limit), largest)
-    return np.rint(finite * (255.0 / top)).astype(np.uint8)
-
-
-def _cheap_problem(record: ImageRecord) -> str | None:
-    """Look at header, size and end of a file; decode it only if its end is not the usual one."""
+def _check(record: ImageRecord, *, full: bool) -> tuple[str | None, list[str]]:
+    """Look at header, size and end of a file; decode it if its end is not the usual one. Return problem and remarks."""
     try:
         with _opened(record.path) as image:
             _must_turn(image, record.path, (record.height, record.width))
-            kind = image.format
+            kind = "JPEG" if image.format == "MPO" else image.format  # of phones: several JPEG pictures in one file
+            remarks = [_AMBIGUOUS] if record.orientation is None and _is_ambiguous(image) else []
     except DataError as error:
-        return str(error)
-    return None if _ends_well(record.path, kind) else _decoded_problem(record)
+        return str(error), []
+    if Image.registered_extensions().get(record.path.suffix.lower(), kind) not in (kind, "MPO"):
+        remarks.append(_MISNAMED)
+    is_whole = not full and _ends_well(record.path, kind)
+    return None if is_whole else _decoded_problem(record), remarks
 
 
 def _decoded_problem(record: ImageRecord) -> str | None:

@@ -38,6 +38,15 @@ class DatasetConfig:
     decode_images: bool = setting(default=False, decides=False)
     """Decode every image completely before the run starts, not only its header and its end."""
 
+    orientation: str | None = setting(None, one_of=("upright", "stored"))
+    """How images are read whose EXIF orientation the annotated size does not tell from the stored one (upside down,
+    mirrored, or square): turned upright, or as stored, whichever they were annotated in. Null: upright, with a
+    warning."""
+
+    white_level: float | None = setting(None, gt=0)
+    """Pixel value that becomes white in images of more than 8 bits, such as 4095 for 12 bits. Null: found from some of
+    the images, the same for all; see `ntt/data/pixels.py`."""
+
     def label(self) -> str:
         """Return the name of the data set in run directories and tables."""
         return self.name

@@ -115,7 +115,7 @@ class BoxMasks:
         return content_key(
             {
                 "version": _VERSION,
-                "image": image_digest(record.path),
+                "image": image_digest(record),
                 "height": record.height,
                 "width": record.width,
                 "boxes": [list(box) for box in boxes_xywh],

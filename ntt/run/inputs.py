@@ -4,7 +4,7 @@ import itertools
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -12,10 +12,10 @@ from ntt.base import distributed as dist
 from ntt.config.schema import ExperimentConfig
 from ntt.data import sampling
 from ntt.data.coco import CocoDataset, count_difficult, read_coco
-from ntt.data.images import image_digest
+from ntt.data.images import image_digest, white_level
 from ntt.data.references import assemble_references
 from ntt.data.splits import resolve_split
-from ntt.datasets.base import DatasetFiles
+from ntt.datasets.base import DatasetConfig, DatasetFiles
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.evaluation.federated import check_checked_classes
 from ntt.types import Category, ImageRecord, ReferenceSet
@@ -42,7 +42,7 @@ def read_inputs(config: ExperimentConfig, *, read: Callable[..., CocoDataset] = 
         ConfigError: if the split names classes the data set does not have.
     """
     files = config.dataset.locate(Path(config.runtime.cache_root).expanduser().absolute())
-    reference_data, target_data = _read_both(files, read)
+    reference_data, target_data = read_alike(_read_both(files, read), config.dataset)
     if config.evaluation.difficult is not None:
         target_data = count_difficult(target_data, cast("Literal['crowd', 'ordinary']", config.evaluation.difficult))
     categories = searched_categories(config, reference_data)
@@ -91,6 +91,23 @@ def drawn_references(config: ExperimentConfig, dataset: CocoDataset, categories:
         sample = draw(dataset, ordered, shots=count, seed=config.seed, strict=shots.strict, validity=validity)
     count = max(map(len, sample)) if shots.count is None else shots.count
     return assemble_references(dataset, ordered, sample, shots=count, seed=config.seed, sampler=shots.sampler)
+
+
+def read_alike(datasets: Sequence[CocoDataset], config: DatasetConfig) -> list[CocoDataset]:
+    """Settle how the images of a data set are read: one white level, and the orientation its settings ask for."""
+    level = config.white_level
+    if level is None:
+        level = white_level(record for dataset in datasets for record in dataset.images.values())
+    if level is None and config.orientation is None:
+        return list(datasets)
+
+    def settled(record: ImageRecord) -> ImageRecord:
+        return replace(record, white_level=level, orientation=config.orientation)
+
+    return [
+        replace(dataset, images={number: settled(record) for number, record in dataset.images.items()})
+        for dataset in datasets
+    ]
 
 
 def _read_both(files: DatasetFiles, read: Callable[..., CocoDataset]) -> tuple[CocoDataset, CocoDataset]:
@@ -153,6 +170,6 @@ def image_digests(records: Sequence[ImageRecord], group: dist.ProcessGroup) -> l
 
 def _digest(record: ImageRecord) -> str | None:
     try:
-        return image_digest(record.path)
+        return image_digest(record)
     except DataError:  # to be reported together with all others
         return None

@@ -55,7 +55,7 @@ class CandidateSource:
 
     def key(self, record: ImageRecord) -> str:
         """Return the digest of everything that decides this image's candidates."""
-        image = {"image": image_digest(record.path), "height": record.height, "width": record.width}
+        image = {"image": image_digest(record), "height": record.height, "width": record.width}
         return content_key({**image, **self.fingerprint})
 
     def get(self, record: ImageRecord) -> Candidates:

@@ -97,7 +97,7 @@ class ReferenceEncoder:
         others = self._others(instance, record)
         objects = _shape(instance) | ({"others": [_shape(other) for other in others]} if others else {})
         models = {**self.fingerprint, **self.masks.fingerprint([instance, *others])}
-        return content_key({"image": image_digest(record.path), **objects, **models})
+        return content_key({"image": image_digest(record), **objects, **models})
 
     def is_stored(self, instance: Instance, record: ImageRecord) -> bool:
         """Return whether the store has an entry for the instance."""

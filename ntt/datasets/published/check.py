@@ -78,8 +78,8 @@ def identical_images(
     sized_references, sized_targets = with_size(references), with_size(targets)
     shared = {size for size, _ in sized_references} & {size for size, _ in sized_targets}
     # Of several references with the same content the first counts.
-    by_digest = {image_digest(record.path): record for size, record in reversed(sized_references) if size in shared}
-    digests = ((image_digest(record.path), record) for size, record in sized_targets if size in shared)
+    by_digest = {image_digest(record): record for size, record in reversed(sized_references) if size in shared}
+    digests = ((image_digest(record), record) for size, record in sized_targets if size in shared)
     return [(by_digest[digest], record) for digest, record in digests if digest in by_digest]
 
 

@@ -1,0 +1,165 @@
+"""How pixels become 8-bit RGB.
+
+- Grey, 1-bit and palette images are expanded; CMYK and other colour spaces are converted by Pillow without profiles.
+- Transparent images are composited over white, as image viewers and annotation tools on a white page show it.
+- Images of more than 8 bits, grey or RGB, are scaled so that the white level becomes 255; what is brighter becomes 255,
+  what is negative or NaN 0. Cameras and microscopes store 12 bits in files of 16, which would come out black otherwise.
+
+The white level is one number for a data set, so that its images stay comparable: the setting `dataset.white_level`, or
+else the smallest range of 8, 10, 12, 14 or 16 bits that holds the brightest pixels of up to 16 of its images, evenly
+chosen. One pixel in a thousand is disregarded, for hot pixels would darken everything else. Values beyond 16 bits are
+scaled by the brightest pixels themselves. Floating-point images have the range 1 or 255 where that holds them. A single
+image, such as one given to `Predictor`, is scaled by its own range.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile
+
+from ntt.base.digests import FileIdentity, file_identity
+
+_LOG = logging.getLogger(__name__)
+_INTEGER_RANGES = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
+_FLOAT_RANGES = (1.0, 255.0)
+_HOT_PIXELS = 1000  # one in so many
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the image upright."""
+
+_LA_WEIGHTS = np.array([[256, 0], [1, 0], [0, 256], [0, 1]], dtype=np.uint16)
+_LEVELS: dict[FileIdentity, float] = {}
+
+
+def deep_mode(image: Image.Image) -> str | None:
+    """Return how an opened image of more than 8 bits per value is stored, such as RGB;16B or F; None for others.
+
+    To be asked before anything else: reading a PNG file's EXIF data already decodes it, to 8 bits if it is in colour.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return image.mode
+    tile = getattr(image, "tile", None)
+    arguments: Any = tile[0].args if tile else ""
+    raw_mode = arguments if isinstance(arguments, str) else str(arguments[0]) if arguments else ""
+    is_deep = image.format in ("PNG", "TIFF") and ";16" in raw_mode and not raw_mode.startswith("CMYK")
+    return raw_mode if is_deep else None
+
+
+def decode_rgb(
+    image: Image.Image, path: Path, mode: str | None, *, orientation: int = 1, white_level: float | None = None
+) -> npt.NDArray[np.uint8]:
+    """Decode an opened image: uint8 [height, width, 3].
+
+    Args:
+        image: opened from `path`.
+        path: of its file.
+        mode: its `deep_mode`.
+        orientation: the EXIF orientation it is turned from, 1 to 8.
+        white_level: of the data set; None: the image's own.
+    """
+    if mode is None:
+        rgb = to_rgb(image)
+    else:
+        values = _deep_values(image, path, mode)
+        rgb = _composited(values, _white(values) if white_level is None else white_level)
+    return rgb if orientation == 1 else np.array(Image.fromarray(rgb).transpose(_TURNS[orientation]))
+
+
+def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Convert a picture into 8-bit RGB, as the module's docstring describes: uint8 [height, width, 3]."""
+    if deep_mode(image) == image.mode:
+        values = np.asarray(image)
+        return _composited(values, _white(values))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.array(image.convert("RGB"))
+
+
+def image_white_level(image: Image.Image, path: Path, mode: str) -> tuple[float, bool]:
+    """Return the white level of one deep image, and whether its values are floating-point numbers."""
+    with path.open("rb") as stream:
+        identity = file_identity(stream.fileno())
+    is_float = image.mode == "F"
+    if identity not in _LEVELS:
+        _LEVELS[identity] = _white(_deep_values(image, path, mode))
+    return _LEVELS[identity], is_float
+
+
+def common_white_level(levels: Sequence[tuple[float, bool]]) -> float | None:
+    """Return the white level of a data set from those of some of its images; None where there is no common one."""
+    if len({is_float for _, is_float in levels}) > 1:
+        _LOG.warning(
+            "Some images hold whole numbers of more than 8 bits and some floating-point numbers: each is scaled by its "
+            "own range. Set dataset.white_level to scale all alike."
+        )
+        return None
+    return max((level for level, _ in levels), default=None)
+
+
+def _deep_values(image: Image.Image, path: Path, mode: str) -> npt.NDArray[Any]:
+    """Decode all bits of a deep image: [H, W] grey, or [H, W, channels] with 2 (grey) or 4 including opacity."""
+    if mode == image.mode:
+        image.load()
+        return np.asarray(image)
+    if mode == "LA;16B":
+        return _bytes(path, image.format, "RGBA").astype(np.uint16) @ _LA_WEIGHTS
+    # Pillow keeps one byte of each value only: which one, depends on the order it is told.
+    name = mode.partition(";")[0]
+    high, low = (_bytes(path, image.format, f"{name};16{order}").astype(np.uint16) for order in "BL")
+    is_little = mode.endswith("L") or (mode.endswith("N") and sys.byteorder == "little")
+    return high + low * 256 if is_little else high * 256 + low
+
+
+def _bytes(path: Path, kind: str | None, read_as: str) -> npt.NDArray[np.uint8]:
+    """Decode an image as if its pixels were stored in another way of as many bits: [H, W, channels]."""
+    with Image.open(path, formats=[kind or ""]) as image:
+        assert isinstance(image, ImageFile.ImageFile)
+        if read_as == "RGBA":
+            image._mode = "RGBA"
+        image.tile = [
+            tile._replace(args=read_as if isinstance(tile.args, str) else (read_as, *(tile.args or ())[1:]))
+            for tile in image.tile
+        ]
+        image.load()
+        return np.asarray(image)
+
+
+def _composited(values: npt.NDArray[Any], white_level: float) -> npt.NDArray[np.uint8]:
+    """Scale [H, W] or [H, W, channels] to uint8 [H, W, 3], transparent images over white."""
+    finite = _finite(values) * (255.0 / white_level)
+    if values.ndim == 2 or values.shape[2] < 3:
+        colours = np.repeat(finite.reshape(*values.shape[:2], -1)[..., :1], 3, axis=2)
+    else:
+        colours = finite[..., :3]
+    colours = colours.clip(max=255.0)
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        opacity = values[..., -1:].astype(np.float64) / np.iinfo(values.dtype).max
+        colours = colours * opacity + 255.0 * (1.0 - opacity)
+    return np.rint(colours).astype(np.uint8)
+
+
+def _white(values: npt.NDArray[Any]) -> float:
+    """Return the smallest usual range that holds all but the brightest thousandth of the values, or their maximum."""
+    colours = values[..., :-1] if values.ndim == 3 and values.shape[2] in (2, 4) else values
+    finite = _finite(colours)
+    rank = finite.size - 1 - finite.size // _HOT_PIXELS
+    brightest = float(np.partition(finite, rank, axis=None)[rank])
+    ranges = _FLOAT_RANGES if np.issubdtype(values.dtype, np.floating) else _INTEGER_RANGES
+    return next((limit for limit in ranges if brightest <= limit), brightest)
+
+
+def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0.0)
