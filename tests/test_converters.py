@@ -15,11 +15,12 @@ import pytest
 from coco_samples import annotation, document, read
 from PIL import Image
 
-from ntt.convert.base import Converted, ImageFolder
+from ntt.convert.base import Converted
+from ntt.convert.folders import Folder
 from ntt.convert.labelme import convert_labelme
 from ntt.convert.references import convert_reference_pickle, load_plain
 from ntt.convert.voc import convert_voc, read_list
-from ntt.convert.yolo import convert_yolo, find_places, read_names
+from ntt.convert.yolo import convert_yolo, find_places, read_classes
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import instance_mask
 from ntt.errors import DataError
@@ -170,7 +171,7 @@ def test_images_are_found_by_name_then_by_stem(tmp_path: Path):
         picture(tmp_path / name)
     (tmp_path / ".hidden").mkdir()
     picture(tmp_path / ".hidden/d.png")
-    folder = ImageFolder(tmp_path, tmp_path)
+    folder = Folder(tmp_path)
     for name, file, image in (
         ("a.jpg", "x.xml", "a.jpg"),
         ("a.jpg", "sub/x.xml", "sub/a.jpg"),
@@ -178,10 +179,10 @@ def test_images_are_found_by_name_then_by_stem(tmp_path: Path):
         ("B.png", "x.xml", "sub/b.PNG"),
         (None, "sub/b.xml", "sub/b.PNG"),
     ):
-        assert folder.find(name, tmp_path / file) == tmp_path / image
+        assert folder.find(name, tmp_path / file, tmp_path) == (tmp_path / image, False)
     for name, file in ((None, "other/a.xml"), ("d.png", "d.xml")):
-        with pytest.raises(DataError, match="there is no image"):
-            folder.find(name, tmp_path / file)
+        with pytest.raises(DataError, match="there (is no image|are 2 images)"):
+            folder.find(name, tmp_path / file, tmp_path)
 
 
 # YOLO
@@ -201,13 +202,13 @@ def yolo(tmp_path: Path) -> Path:
 
 def from_yolo(root: Path) -> Converted:
     places = find_places(root, "train")
-    return convert_yolo(images=places.images, labels=places.labels, names=read_names(places.names_file))
+    return convert_yolo(images=places.images, labels=places.labels, classes=read_classes(places.names_file))
 
 
 def test_yolo_boxes_and_outlines(yolo: Path, tmp_path: Path):
     (yolo / "labels/train/z.txt").write_text("0 0.5 0.5 0.1 0.1")
     converted = from_yolo(yolo)
-    assert "1 label file(s) without an image" in converted.notes[0]
+    assert "1 file(s) among the labels without an image" in converted.notes[0]
     data = reread(converted, tmp_path)
     assert [(c.id, c.name) for c in data.categories] == [(1, "boat"), (2, "bird")]
     bird, boat = data.instances
@@ -222,11 +223,15 @@ def test_yolo_layouts_and_names(yolo: Path):
     assert from_yolo(yolo).document["categories"][1] == {"id": 2, "name": "bird"}
     (yolo / "data.yaml").unlink()
     (yolo / "classes.txt").write_text("boat\nbird\n")
-    assert read_names(find_places(yolo, "train").names_file) == {0: "boat", 1: "bird"}
+    assert read_classes(find_places(yolo, "train").names_file).names == {0: "boat", 1: "bird"}
     (yolo / "val").mkdir()
     (yolo / "images/train").rename(yolo / "val/images")
     (yolo / "labels/train").rename(yolo / "val/labels")
     assert find_places(yolo, "val").images == yolo / "val/images"
+    assert find_places(yolo, "train").labels == yolo / "labels"  # without parts, as Label Studio writes it
+    (yolo / "images").rename(yolo / "obj_train_data")
+    assert find_places(yolo, "train")[:2] == (yolo / "obj_train_data", yolo / "obj_train_data")  # CVAT
+    (yolo / "obj_train_data").rmdir()
     with pytest.raises(DataError, match="images/train/ with labels/train/ or train/images/ with train/labels/"):
         find_places(yolo, "train")
 

@@ -1,9 +1,13 @@
 """Downloading and unpacking published data sets, against a server of our own and miniature archives."""
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import shutil
+import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -83,10 +87,40 @@ def flipped() -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", tarred({"a.txt": b"a" * 2000})[:1500], flipped()])
-def test_damaged_archives(content: bytes, tmp_path: Path):
+def marked(data: bytes, *, flags: int = 0, method: int = 8) -> bytes:
+    """Write other flags and another compression method into the headers of a zip archive of one file."""
+    fields = struct.pack("<HH", flags, method)
+    for signature, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        start = data.index(signature) + offset
+        data = data[:start] + fields + data[start + 4 :]
+    return data
+
+
+TWO = tarred({"a.txt": b"a" * 600, "b.txt": b"b"})
+NO_HEADER = TWO[:1536] + b"x" * 512 + TWO[2048:]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", "is damaged"),
+        (b"no archive", "is damaged"),
+        (TWO[:1100], "is damaged"),  # in the middle of a file
+        (TWO[:1536], "is cut off"),  # between two files
+        (NO_HEADER, "no file begins at byte 1536"),
+        (gzip.compress(NO_HEADER), "no file begins at byte 1536"),
+        (gzip.compress(TWO)[:-20], "is damaged"),
+        (gzip.compress(TWO)[:-8] + b"12345678", "CRC check failed"),
+        (bz2.compress(TWO)[:-9] + b"123456789", "is damaged"),
+        (lzma.compress(TWO)[:-9], "is damaged"),
+        (flipped(), "is damaged"),
+        (marked(zipped({"a.txt": b"a"}), flags=1), "is encrypted"),
+        (marked(zipped({"a.txt": b"a"}), method=9), "compression .*is not supported.*Unpack it yourself"),
+    ],
+)
+def test_archives_that_cannot_be_unpacked(content: bytes, text: str, tmp_path: Path):
     (tmp_path / "x.bin").write_bytes(content)
-    with pytest.raises(DataError, match="is damaged"):
+    with pytest.raises(DataError, match=text):
         unpack(tmp_path / "x.bin", tmp_path / "out")
     assert tree(tmp_path / "out") == {}
 
@@ -159,6 +193,19 @@ def test_a_broken_connection_is_continued(world: World, monkeypatch: pytest.Monk
     assert [asked for path, asked in world.site.requests if "val2017.zip" in path] == [None, "bytes=100-", None]
     kept = sorted(path.name for path in (world.root / "coco" / ".downloads").iterdir())
     assert kept == ["annotations_trainval2017.zip", "train2017.zip", "val2017.zip"]
+
+
+def test_an_archive_placed_by_hand_is_compared_before_it_is_unpacked(world: World, capsys: pytest.CaptureFixture[str]):
+    offer_coco(world)
+    archive = world.root / "coco" / ".downloads" / "val2017.zip"
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(zipped({"val2017/1.jpg": b"another"}))
+    assert main(["data", "get", "coco"]) == 2
+    assert "val2017.zip is not the archive it should be: its md5 is" in capsys.readouterr().err
+    assert not (world.root / "coco" / "val2017").exists()
+    archive.write_bytes(world.site.files["pub/val2017.zip"])
+    assert main(["data", "get", "coco"]) == 0
+    assert "pub/val2017.zip" not in {path for path, _ in world.site.requests}
 
 
 def test_an_interrupted_unpacking_is_finished(world: World):

@@ -29,6 +29,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(download_module, "_ATTEMPTS", 3)
     monkeypatch.setattr(download_module, "_FIRST_PAUSE_S", 0.0)
     monkeypatch.setattr(download_module, "_SILENCE_S", 0.5)
+    monkeypatch.setattr(download_module, "_PROGRESS_BYTES", 100)
     with serve(Site(files={"a.pt": CONTENT})) as running:
         yield running
 
@@ -197,6 +198,29 @@ def test_a_silent_server_is_left_and_asked_again_a_slow_one_is_waited_for(site: 
         released.set()
     _assert_whole_and_alone(tmp_path / "a.pt")
     assert len(site.requests) == 2
+
+
+@pytest.mark.parametrize(("slowest", "cut_after"), [(0.0, [10] * 3), (1e12, [])])
+def test_a_server_that_sends_drop_by_drop_is_given_up(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slowest: float, cut_after: list[int]
+) -> None:
+    monkeypatch.setattr(download_module, "_MEASURED_S", -1.0)
+    monkeypatch.setattr(download_module, "_SLOWEST_BYTES_PER_S", slowest)
+    monkeypatch.setattr(download_module, "_BLOCK_BYTES", 50)
+    site.cut_after = cut_after
+    with pytest.raises(DownloadError, match=r"(ended at 30 of 10240|sends less than 1e\+09 kB/s).*\(3 attempts"):
+        _get(site, tmp_path / "a.pt")
+
+
+def test_a_server_that_never_says_how_much_it_sends_does_not_fill_the_disk(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([100e6, 90e6, 60e6])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free, 60e6)))
+    monkeypatch.setattr(download_module, "_BLOCK_BYTES", 100)
+    site.sends_length = False
+    with pytest.raises(StorageError, match="weights a, whose size is not known: 67 MB are needed"):
+        _get(site, tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])

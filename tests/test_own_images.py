@@ -101,7 +101,8 @@ def test_several_masks_of_one_image_and_several_images(own: Path):
     assert document["annotations"][1]["bbox"] == [0, 0, 50, 40]
     assert "segmentation" not in document["annotations"][1]
     np.testing.assert_array_equal(mask_of(document["annotations"][3]), second)
-    assert converted.notes == ("1 example image(s) without mask or box: the whole image is the example",)
+    whole = f"1 example image(s) without mask or box: the whole image is the example ({own}/references/square/also.jpg)"
+    assert converted.notes == (whole,)
 
 
 def test_boxes_beside_the_images(tmp_path: Path):
@@ -239,7 +240,7 @@ def test_targets_with_some_annotations(own: Path):
     ]
     assert converted.notes == (
         "1 object(s) of class 'x' left out, which is not among the chosen classes",
-        "1 target image(s) without a LabelMe file count as images that show no object",
+        f"1 target image(s) without a LabelMe file count as images that show no object ({own}/targets/targets_0.png)",
     )
 
 

@@ -30,10 +30,12 @@ MAX_BYTES = 64 << 30
 
 _LOG = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
-_ATTEMPTS = 5  # in a row without a new byte
+_ATTEMPTS = 5  # in a row without progress
 _FIRST_PAUSE_S = 1.0  # doubles after each further failure
 _LONGEST_PAUSE_S = 60.0
 _SILENCE_S = 30.0
+_MEASURED_S, _SLOWEST_BYTES_PER_S = 60.0, 1000.0
+_PROGRESS_BYTES = 1 << 16  # what an attempt must bring not to count as failed
 _TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _GONE_STATUS = (404, 410)
 
@@ -154,7 +156,7 @@ class _Transfer:
             except _TransientError as error:
                 # Only bytes not reached before count: a server that ignores ranges would start over for ever.
                 size = self._size()
-                failures = 1 if size > farthest else failures + 1
+                failures = 1 if size >= farthest + _PROGRESS_BYTES else failures + 1
                 farthest = max(farthest, size)
                 if failures >= _ATTEMPTS:
                     raise DownloadError(
@@ -210,7 +212,7 @@ class _Transfer:
             offset, self.is_continuation = 0, False
         length = response.headers.get("Content-Length", "")
         total = offset + int(length) if length.isdigit() else None
-        done = offset
+        done, started = offset, time.monotonic()
         self._require_size(total or 0)
         require_space(self.part.parent, (total or 0) - offset, f"the {self.label}")
         with self.part.open("ab" if offset else "wb") as file:
@@ -222,9 +224,14 @@ class _Transfer:
                     break
                 done += len(block)
                 self._require_size(done)
+                if total is None:
+                    require_space(self.part.parent, 0, f"the {self.label}, whose size is not known")
                 file.write(block)
                 if self.progress is not None:
                     self.progress(done, total)
+                seconds = time.monotonic() - started
+                if seconds > _MEASURED_S and done - offset < seconds * _SLOWEST_BYTES_PER_S:
+                    raise _TransientError(f"the server sends less than {_SLOWEST_BYTES_PER_S / 1000:g} kB/s")
             file.flush()
             os.fsync(file.fileno())
         if total is not None and done < total:

@@ -62,7 +62,7 @@ def yolo(
 
     FOLDER is a set in one of the usual layouts.
     """
-    from ntt.convert.yolo import convert_yolo, find_places, read_names
+    from ntt.convert.yolo import convert_yolo, find_places, read_classes
 
     if root is not None:
         usual = find_places(root, subset)
@@ -70,7 +70,7 @@ def yolo(
     if images is None or labels is None or names is None:
         raise ConfigError("Name a folder in one of the usual layouts, or all of --images, --labels and --names.")
     image_folder, label_folder, names_file = images, labels, names
-    _write(output, lambda: convert_yolo(images=image_folder, labels=label_folder, names=read_names(names_file)))
+    _write(output, lambda: convert_yolo(images=image_folder, labels=label_folder, classes=read_classes(names_file)))
 
 
 @convert.command()

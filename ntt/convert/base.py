@@ -1,25 +1,27 @@
-"""What all converters share: an annotation file under construction, and the search for the images it refers to.
+"""What all converters share: an annotation file under construction.
 
 A converter reads a foreign format and returns a `Converted`; none writes. Names in foreign files are never used as
-paths: they are looked up among the files of the image folder.
+paths: they are looked up among the files of the image folder (`ntt.convert.folders`).
 """
 
 import math
-import posixpath
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ntt.base.files import open_regular
+from ntt.convert.folders import Folder
 from ntt.data.images import check_size, upright_size
 from ntt.data.masks import rle_area, segmentation_rle
 from ntt.errors import DataError, raise_all
 from ntt.types import Category, Json
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-
+NAMES_ANOTHER = (
+    "file(s) whose {} names another image than the file's own name, and both exist: the file's own name counts"
+)
 Box = tuple[float, float, float, float]
 _LARGEST_PX = 1e6
 
@@ -62,14 +64,15 @@ class LabelledObject:
 class CocoBuilder:
     """Collects images and objects, the problems found in them, and notes on what was left out."""
 
-    def __init__(self, image_root: Path, categories: Sequence[Category] | None = None) -> None:
+    def __init__(self, images: Folder, categories: Sequence[Category] | None = None) -> None:
         """Start an empty file; `categories` are the classes to keep, None: all that occur, numbered by name."""
-        self.problems: list[str] = []
-        self._root = image_root.absolute()
+        self.problems = list(images.problems)
+        self._root = images.root.absolute()
         self._given_ids = None if categories is None else {category.name: category.id for category in categories}
         self._images: list[Json] = []
         self._objects: list[tuple[Json, LabelledObject]] = []
-        self._notes: Counter[str] = Counter()
+        self._notes = Counter(images.notes)
+        self._examples: dict[str, object] = {}
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -79,9 +82,19 @@ class CocoBuilder:
         except DataError as error:
             self.problems.append(str(error))
 
-    def note(self, what: str, count: int = 1) -> None:
-        """Count something that was left out or corrected; `what` completes the sentence "N ..."."""
-        self._notes[what] += count
+    def note(self, what: str, *examples: object) -> None:
+        """Count something that was left out or corrected, once or as often as there are examples of it.
+
+        `what` completes the sentence "N ...", to which the first example is added in brackets.
+        """
+        self._notes[what] += max(1, len(examples))
+        if examples:
+            self._examples.setdefault(what, examples[0])
+
+    def note_passed_over(self, files: Sequence[Path]) -> None:
+        """Name files that nothing was made of."""
+        if files:
+            self.note("file(s) passed over, which are neither readable images nor files that belong to one", *files)
 
     def add_image(self, path: Path, size_hw: tuple[int, int] | None = None, *, stated_by: Path | None = None) -> Json:
         """Enter an image below the image folder and return its entry.
@@ -118,7 +131,7 @@ class CocoBuilder:
         """Assemble the file, or raise a DataError that lists every problem; `source` is named in messages."""
         raise_all(self.problems, DataError, summary=f"{source} cannot be converted")
         if not self._images:
-            raise DataError(f"{source}: there is no image. Images end in {', '.join(IMAGE_SUFFIXES)}.")
+            raise DataError(f"{source}: there is no image. Put one there, as JPEG or PNG for example.")
         names = sorted({labelled.name for _, labelled in self._objects})
         ids = {name: number for number, name in enumerate(names, start=1)}
         ids = ids if self._given_ids is None else self._given_ids
@@ -133,7 +146,9 @@ class CocoBuilder:
                 for number, (image, labelled) in enumerate(self._objects, start=1)
             ],
         }
-        return Converted(document, self._root, tuple(f"{count} {what}" for what, count in self._notes.items()))
+        notes = [f"{count} {what}" for what, count in self._notes.items()]
+        examples = [f" ({self._examples[what]})" if what in self._examples else "" for what in self._notes]
+        return Converted(document, self._root, tuple(map(str.__add__, notes, examples)))
 
 
 def _entry(number: int, image: Json, category_id: int, labelled: LabelledObject) -> Json:
@@ -154,68 +169,15 @@ def _entry(number: int, image: Json, category_id: int, labelled: LabelledObject)
     return entry
 
 
-class ImageFolder:
-    """The images in a folder and below it; the only place where names from annotation files are looked up."""
-
-    def __init__(self, root: Path, annotation_root: Path) -> None:
-        """List the folder; subfolders of `annotation_root` correspond to its own."""
-        if not root.is_dir():
-            raise DataError(f"The image folder {root} does not exist. Create it or name another one.")
-        self.root, self._annotation_root = root, annotation_root
-        self._by_path: dict[str, Path] = {}
-        self._by_name: defaultdict[str, list[Path]] = defaultdict(list)
-        self._by_stem: defaultdict[str, list[Path]] = defaultdict(list)
-        for path in image_files(root):
-            self._by_path[path.relative_to(root).as_posix()] = path
-            self._by_name[path.name.lower()].append(path)
-            self._by_stem[path.stem.lower()].append(path)
-
-    def find(self, name: str | None, annotation_file: Path) -> Path:
-        """Return the image that an annotation file describes, by the name it gives or by the file's own.
-
-        Of a path that leads out of the folder only the last part counts.
-
-        Raises:
-            DataError: if there is no such image.
-        """
-        subfolder = annotation_file.parent.relative_to(self._annotation_root).as_posix()
-        stated = (name or "").replace("\\", "/")
-        base = posixpath.basename(stated)
-        for candidate in (posixpath.join(subfolder, stated), stated, posixpath.join(subfolder, base)):
-            path = self._by_path.get(posixpath.normpath(candidate))
-            if path is not None:
-                return path
-        same_stem = self._by_stem[annotation_file.stem.lower()]
-        near = [path for path in same_stem if path.parent == self.root / subfolder]
-        # A name that several images share says nothing.
-        for matches in (self._by_name[base.lower()], near, same_stem):
-            if len(matches) == 1:
-                return matches[0]
-        raise DataError(f"{annotation_file}: there is no image {name!r} or {annotation_file.stem}.* in {self.root}.")
-
-
-def image_files(root: Path) -> list[Path]:
-    """List the images in a folder and below it, by name; hidden files and folders are left out."""
-    return _visible(root, IMAGE_SUFFIXES)
-
-
-def files_below(root: Path, suffix: str) -> list[Path]:
-    """List the files with an ending in a folder and below it, by name, at least one; hidden ones are left out."""
-    files = _visible(root, (suffix,))
-    if not files:
-        problem = f"holds no {suffix} file" if root.is_dir() else "does not exist"
-        raise DataError(f"The folder {root} {problem}. Name the folder that holds the {suffix} files.")
-    return files
-
-
 def read_bytes(path: Path, max_bytes: int) -> bytes:
     """Read a whole file of unknown origin; refuse one that is too large to be what it should be."""
     try:
-        data = path.read_bytes()
+        with open_regular(path) as stream:
+            data = stream.read(max_bytes + 1)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
     if len(data) > max_bytes:
-        raise DataError(f"{path} has {len(data)} bytes, at most {max_bytes} are read.")
+        raise DataError(f"{path} has more than {max_bytes} bytes. An annotation file of one image is smaller.")
     return data
 
 
@@ -232,13 +194,3 @@ def polygon_box(polygons: Sequence[Sequence[float]]) -> Box:
     xs = [x for polygon in polygons for x in polygon[0::2]]
     ys = [y for polygon in polygons for y in polygon[1::2]]
     return (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
-
-
-def _visible(root: Path, suffixes: Sequence[str]) -> list[Path]:
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in suffixes
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )

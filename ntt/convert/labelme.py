@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ntt.convert.base import CocoBuilder, Converted, ImageFolder, LabelledObject, files_below, polygon_box
+from ntt.convert.base import NAMES_ANOTHER, CocoBuilder, Converted, LabelledObject, polygon_box, read_bytes
+from ntt.convert.folders import ANNOTATION_SUFFIXES, Folder
 from ntt.data.coco_entries import all_numbers, whole
 from ntt.data.masks import BoolArray, rle_box, segmentation_rle
 from ntt.errors import DataError
@@ -26,6 +27,7 @@ from ntt.types import Category, Json
 
 _IGNORED_LABELS = ("__ignore__", "_background_")
 _OUTLINE_ERROR_PX = 0.1
+_MAX_BYTES = 256 << 20
 _NO_AREA = ("point", "points", "line", "linestrip")
 
 
@@ -43,12 +45,17 @@ def convert_labelme(
     Raises:
         DataError: listing every file that cannot be used.
     """
-    folder = ImageFolder(images or annotations, annotations)
-    builder = CocoBuilder(folder.root, categories)
-    for file in files_below(annotations, ".json"):
+    listing = Folder(annotations)
+    folder = listing if images is None else Folder(images)
+    builder = CocoBuilder(folder, categories)
+    builder.note_passed_over(folder.passed_over(folder.images, harmless=ANNOTATION_SUFFIXES))
+    for file in listing.with_suffix(".json"):
         with builder.collecting():
             name = str(_read(file).get("imagePath") or "")
-            builder.add_objects(*labelled_image(builder, folder.find(name, file), file))
+            path, names_another = folder.find(name, file, annotations)
+            if names_another:
+                builder.note(NAMES_ANOTHER.format("imagePath"), file)
+            builder.add_objects(*labelled_image(builder, path, file))
     return builder.finish(annotations)
 
 
@@ -70,8 +77,8 @@ def mask_object(name: str, mask_HW: BoolArray) -> LabelledObject:
 
 def _read(file: Path) -> Json:
     try:
-        document = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        document = json.loads(read_bytes(file, _MAX_BYTES))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON: {error}. Save it again from LabelMe.") from error
     if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
         raise DataError(f"{file} is not a LabelMe file: it has no list `shapes`. Save it from LabelMe, or remove it.")

@@ -19,13 +19,14 @@ for metrics: `targets.json` next to the folder, in COCO format, or LabelMe files
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ntt.convert.base import CocoBuilder, Converted, LabelledObject, image_files, read_lines
+from ntt.convert.base import CocoBuilder, Converted, LabelledObject, read_lines
+from ntt.convert.folders import Folder
 from ntt.convert.labelme import labelled_image, mask_object
 from ntt.data.coco import read_document
 from ntt.data.coco_entries import Findings, parse_categories
@@ -48,12 +49,12 @@ def convert_references(root: Path, categories: Sequence[Category] | None = None)
     """
     if not root.is_dir():
         raise DataError(f"There is no folder {root}. {_HINT}")
-    builder = CocoBuilder(root, categories)
-    examples = _sort_files(root, builder)
+    folder = Folder(root)
+    builder = CocoBuilder(folder, categories)
     counts: Counter[str] = Counter()
-    for path, masks in examples.items():
+    for example in _sort_files(folder, builder):
         with builder.collecting():
-            counts.update(labelled.name for labelled in _add_example(builder, path, root, masks))
+            counts.update(labelled.name for labelled in _add_example(builder, example, root))
     _check_classes(builder, root, counts, categories)
     converted = builder.finish(root)
     seen: Counter[int] = Counter()
@@ -73,20 +74,24 @@ def convert_targets(root: Path, categories: Sequence[Category]) -> Converted:
     """
     if not root.is_dir():
         raise DataError(f"There is no folder {root}. Put the images to search there.")
-    builder = CocoBuilder(root, categories)
-    files = image_files(root)
-    annotated = {path for path in files if path.with_suffix(".json").is_file()}
-    for path in files:
+    folder = Folder(root)
+    builder = CocoBuilder(folder, categories)
+    labels = {path: folder.beside(path, ".json") for path in folder.images}
+    for path, files in labels.items():
         with builder.collecting():
-            if path in annotated:
-                builder.add_objects(*labelled_image(builder, path, path.with_suffix(".json")))
+            if len(files) > 1:
+                raise DataError(f"{path} has {files[0].name} and {files[1].name}. Remove one.")
+            if files:
+                builder.add_objects(*labelled_image(builder, path, files[0]))
             else:
                 builder.add_image(path)
-    if annotated and len(annotated) < len(files):
-        unlabelled = len(files) - len(annotated)
-        builder.note("target image(s) without a LabelMe file count as images that show no object", unlabelled)
+    used = {path for files in labels.values() for path in files}
+    builder.note_passed_over(folder.passed_over({*used, *folder.images}))
+    unlabelled = [path for path, files in labels.items() if not files]
+    if used and unlabelled:
+        builder.note("target image(s) without a LabelMe file count as images that show no object", *unlabelled)
     converted = builder.finish(root)
-    if not annotated:
+    if not used:
         del converted.document["annotations"]
     return converted
 
@@ -100,71 +105,116 @@ def coco_categories(annotation_file: Path) -> tuple[Category, ...]:
     return categories
 
 
-def _sort_files(root: Path, builder: CocoBuilder) -> dict[Path, list[Path]]:
-    """Return each example image with its mask files, in order.
+@dataclass(frozen=True)
+class _Example:
+    """An example image and what lies beside it."""
 
-    A file that is named like a mask or a file of boxes but belongs to no image is a problem: if it were skipped, the
-    image it was meant for would count as a whole.
+    path: Path
+    masks: list[Path]
+    boxes: list[Path]
+    labelme: list[Path]
+
+    @property
+    def side_files(self) -> list[Path]:
+        return [*self.masks, *self.boxes, *self.labelme]
+
+
+def _sort_files(folder: Folder, builder: CocoBuilder) -> list[_Example]:
+    """Return the example images with the files beside them.
+
+    What might have been meant for an image and would be skipped, or taken for an example of its own, is a problem: the
+    whole image would count. What is not understood at all is noted.
     """
-    files = image_files(root)
-    by_stem: defaultdict[tuple[Path, str], list[Path]] = defaultdict(list)
-    for path in files:
-        by_stem[path.parent, path.stem.lower()].append(path)
-    masks: dict[Path, list[Path]] = {path: [] for path in files}
-    for path in files:
+    masks: dict[Path, re.Match[str]] = {}
+    for path in folder.images:
         match = _MASK_NAME.fullmatch(path.stem)
-        owners = by_stem[path.parent, match["stem"].lower()] if match else []
-        is_png = path.suffix.lower() == ".png"
-        if not match or not (owners or is_png):
-            continue
+        if match and (path.suffix.lower() == ".png" or _images_called(folder, path.parent, match["stem"])):
+            masks[path] = match
+    images = [path for path in folder.images if path not in masks]
+    examples = {
+        path: _Example(path, [], folder.beside(path, _BOX_ENDING), folder.beside(path, ".json")) for path in images
+    }
+    for path, match in masks.items():
+        owners = [owner for owner in _images_called(folder, path.parent, match["stem"]) if owner in examples]
         if not owners:
             builder.problems.append(_belongs_to_nothing(path, "mask", match["stem"]))
-        elif not is_png:
+        elif path.suffix.lower() != ".png":
             builder.problems.append(f"{path} is named like a mask, and masks must be PNG files. Save it as PNG.")
-        # What is named like a mask is no example.
-        masks.pop(path, None)
         for owner in owners:
-            if owner in masks:
-                masks[owner].append(path)
-    stems = {path.with_suffix("") for path in files}
-    for path in sorted(root.rglob(f"*{_BOX_ENDING}")):
-        stem = path.name.removesuffix(_BOX_ENDING)
-        is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if not is_hidden and path.with_name(stem) not in stems:
-            builder.problems.append(_belongs_to_nothing(path, "file of boxes", stem))
-    return masks
+            examples[owner].masks.append(path)
+    used = {*masks, *images, *(path for example in examples.values() for path in example.side_files)}
+    for path in folder.passed_over(used):
+        if path.name.lower().endswith(_BOX_ENDING):
+            builder.problems.append(_belongs_to_nothing(path, "file of boxes", path.name[: -len(_BOX_ENDING)]))
+    builder.note_passed_over([path for path in folder.passed_over(used) if not path.name.lower().endswith(_BOX_ENDING)])
+    twins = _report_twins(images, builder)
+    return [example for path, example in examples.items() if path not in twins]
+
+
+def _images_called(folder: Folder, parent: Path, stem: str) -> list[Path]:
+    return [path for path in folder.images_called(parent, stem) if not _MASK_NAME.fullmatch(path.stem)]
+
+
+def _report_twins(images: Sequence[Path], builder: CocoBuilder) -> set[Path]:
+    """Report and return images that share one name, such as an image and its mask."""
+    by_stem: defaultdict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for path in images:
+        by_stem[path.parent, path.stem.lower()].append(path)
+    groups = [paths for paths in by_stem.values() if len(paths) > 1]
+    for first, second, *_ in groups:
+        remedy = f"If one is a mask, call it {first.stem}_mask.png; else rename it."
+        builder.problems.append(f"{first} and {second.name} have one name. {remedy}")
+    return {path for group in groups for path in group}
 
 
 def _belongs_to_nothing(path: Path, kind: str, stem: str) -> str:
     return f"{path} is named like a {kind}, but there is no image {stem}.* next to it. Give both the same name."
 
 
-def _add_example(builder: CocoBuilder, path: Path, root: Path, masks: Sequence[Path]) -> list[LabelledObject]:
+def _add_example(builder: CocoBuilder, example: _Example, root: Path) -> list[LabelledObject]:
     """Enter one example image with its objects and return them."""
-    parts = path.relative_to(root).parts
+    path, parts = example.path, example.path.relative_to(root).parts
     name = parts[0].strip() if len(parts) > 1 else None
-    labelme, boxes = path.with_suffix(".json"), path.with_name(path.stem + _BOX_ENDING)
-    kinds = [*(["a mask"] if masks else []), *(file.name for file in (labelme, boxes) if file.is_file())]
+    kinds = [*(["a mask"] if example.masks else []), *(file.name for file in (*example.labelme, *example.boxes))]
     if len(kinds) > 1:
         raise DataError(f"{path} has {' and '.join(kinds)}: it is not clear which applies. Remove all but one.")
-    if labelme.is_file():
-        image, objects = labelled_image(builder, path, labelme)
-        objects = _of_class(objects, labelme, name)
+    if example.labelme:
+        image, objects = labelled_image(builder, path, example.labelme[0])
+        objects = _of_class(objects, example.labelme[0], name)
         builder.add_objects(image, objects)
         return objects
     image = builder.add_image(path)
     size = (image["height"], image["width"])
     if name is None:
-        raise DataError(f"{path} is not in a class folder and has no LabelMe file {labelme.name}. {_HINT}")
-    if masks:
-        objects = [mask_object(name, read_mask(mask, size)) for mask in masks]
-    elif boxes.is_file():
-        objects = _boxes(boxes, size, name)
+        raise DataError(f"{path} is not in a class folder and has no LabelMe file {path.stem}.json. {_HINT}")
+    if example.masks:
+        objects = [_masked(name, mask, size, builder) for mask in example.masks]
+    elif example.boxes:
+        objects = _boxes(example.boxes[0], size, name)
+    elif _is_two_coloured(path):
+        raise DataError(
+            f"{path} has two colours, like a mask. Call it NAME_mask.png beside the image NAME, or remove it."
+        )
     else:
-        builder.note("example image(s) without mask or box: the whole image is the example")
+        builder.note("example image(s) without mask or box: the whole image is the example", path)
         objects = [LabelledObject(name, (0.0, 0.0, float(size[1]), float(size[0])))]
     builder.add_objects(image, objects)
     return objects
+
+
+def _masked(name: str, file: Path, size_hw: tuple[int, int], builder: CocoBuilder) -> LabelledObject:
+    mask = read_mask(file, size_hw)
+    if mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any():
+        builder.note("mask(s) touch all four borders: the object is what is white, invert those painted in black", file)
+    return mask_object(name, mask)
+
+
+def _is_two_coloured(path: Path) -> bool:
+    with Image.open(path) as image:
+        if image.mode not in ("1", "L", "P", "LA", "RGB"):
+            return False
+        colours = image.getcolors(2)
+    return colours is not None and len(colours) == 2
 
 
 def _of_class(objects: list[LabelledObject], file: Path, name: str | None) -> list[LabelledObject]:

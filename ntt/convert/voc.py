@@ -8,6 +8,8 @@ there are. In COCO's evaluation only `iscrowd` does that (it overwrites `ignore`
 no references either. `difficult` and `truncated` are kept as further keys.
 """
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +17,17 @@ from typing import Literal
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
 from ntt.convert.base import (
+    NAMES_ANOTHER,
     Box,
     CocoBuilder,
     Converted,
-    ImageFolder,
     LabelledObject,
-    files_below,
+    polygon_box,
     read_bytes,
     read_lines,
 )
-from ntt.errors import DataError
+from ntt.convert.folders import ANNOTATION_SUFFIXES, Folder
+from ntt.errors import DataError, raise_all
 from ntt.types import Category
 
 DifficultMode = Literal["crowd", "keep", "drop"]
@@ -54,15 +57,21 @@ def convert_voc(
     Raises:
         DataError: listing every file that cannot be used.
     """
-    files = files_below(annotations, ".xml")
+    listing = Folder(annotations)
+    files = listing.with_suffix(".xml")
     if names is not None:
-        files = _named(files, names)
-    folder = ImageFolder(images, annotations)
-    builder = CocoBuilder(images, categories)
+        files = _named(files, names, annotations)
+    folder = Folder(images)
+    builder = CocoBuilder(folder, categories)
+    builder.problems += listing.problems
+    builder.note_passed_over(folder.passed_over(folder.images, harmless=ANNOTATION_SUFFIXES))
+    builder.note_passed_over(listing.passed_over([*files, *listing.images], harmless=ANNOTATION_SUFFIXES))
     for file in files:
         with builder.collecting():
             tree = read_xml(file)
-            path = folder.find(tree.findtext("filename"), file)
+            path, names_another = folder.find(tree.findtext("filename"), file, annotations)
+            if names_another:
+                builder.note(NAMES_ANOTHER.format("<filename>"), file)
             objects = [
                 _object(element, f"{file}: object {number}", zero_based)
                 for number, element in enumerate(tree.findall("object"), start=1)
@@ -94,20 +103,31 @@ def read_xml(path: Path) -> Element:
         parser = XMLParser(target=_NoDoctype())
         parser.feed(data)
         root: Element = parser.close()
-    except (ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
+    except (ParseError, ValueError, LookupError, RecursionError) as error:  # LookupError: an unknown encoding
         raise DataError(f"{path} is not usable XML: {error}. Export the annotation again.") from error
     if root.tag != "annotation":
         raise DataError(f"{path} begins with <{root.tag}>, a VOC file begins with <annotation>.")
     return root
 
 
-def _named(files: Sequence[Path], names: Sequence[str]) -> list[Path]:
-    by_stem = {path.stem: path for path in files}
+def _named(files: Sequence[Path], names: Sequence[str], root: Path) -> list[Path]:
+    """Return the files that a list names, without ending, by their path below the folder or its last part."""
+    by_name: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        relative = path.relative_to(root).with_suffix("")
+        for name in {relative.as_posix(), relative.name}:
+            by_name[name].append(path)
     names = list(dict.fromkeys(names))
-    missing = [name for name in names if name not in by_stem]
+    missing = [name for name in names if name not in by_name]
     if missing:
         raise DataError(f"The list names {len(missing)} image(s) without an XML file, such as {missing[0]!r}.")
-    return [by_stem[name] for name in names]
+    problems = [
+        f"The list's {name!r} means {by_name[name][0]} and {by_name[name][1]}. Write the path below {root}."
+        for name in names
+        if len(by_name[name]) > 1
+    ]
+    raise_all(problems, DataError, summary="The list is ambiguous")
+    return [by_name[name][0] for name in names]
 
 
 def _treated(objects: Sequence[LabelledObject], difficult: DifficultMode, builder: CocoBuilder) -> list[LabelledObject]:
@@ -136,7 +156,24 @@ def _object(element: Element, where: str, zero_based: bool) -> LabelledObject:
     if not name:
         raise DataError(f"{where} has no <name>, the class is needed.")
     extras = {key: int(_whole(element.findtext(key)) > 0) for key in ("difficult", "truncated")}
-    return LabelledObject(name, _box(element, f"{where} ({name})", zero_based), extras=extras)
+    polygons = [_polygon(polygon, f"{where} ({name})") for polygon in element.findall("polygon")]
+    if polygons and element.find("bndbox") is None:
+        box = polygon_box(polygons)
+    else:
+        box = _box(element, f"{where} ({name})", zero_based)
+    return LabelledObject(name, box, polygons or None, extras=extras)
+
+
+def _polygon(element: Element, where: str) -> list[float]:
+    """Read <x1>, <y1>, <x2>, ... or <pt><x>, <y></pt>, as tools write them: in pixels, counted from 0."""
+    texts = [part.text or "" for part in element.iter() if part.tag.strip("0123456789") in ("x", "y")]
+    try:
+        values = [float(text) for text in texts]
+    except ValueError:
+        values = []
+    if len(values) < 6 or len(values) % 2 or not all(map(math.isfinite, values)):
+        raise DataError(f"{where} has an unusable <polygon>: three points or more, <x1>, <y1>, <x2>, ..., are needed.")
+    return values
 
 
 def _box(element: Element, where: str, zero_based: bool) -> Box:

@@ -1,19 +1,23 @@
 """YOLO text files, one per image, to COCO.
 
 A line is `class cx cy w h` (a box: centre and size) or `class x1 y1 x2 y2 x3 y3 ...` (an outline), all as fractions of
-the image's width and height. Sizes are those of the image turned upright, as the tools that write these files see it.
-An image without a text file shows no object.
+the image's width and height; where data.yaml has `kpt_shape`, a box is followed by keypoints, which are left out. Sizes
+are those of the image turned upright, as the tools that write these files see it. An image without a text file shows
+no object.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
-from ntt.convert.base import Box, CocoBuilder, Converted, LabelledObject, image_files, polygon_box, read_lines
+from ntt.convert.base import Box, CocoBuilder, Converted, LabelledObject, polygon_box, read_lines
+from ntt.convert.folders import ANNOTATION_SUFFIXES, Folder
+from ntt.data.coco_entries import shortened
 from ntt.errors import DataError
-from ntt.types import Category
+from ntt.types import Category, Json
 
 _TOLERANCE = 0.01
 """How far a fraction may lie outside [0, 1] and still be rounding, or a box clipped a little late."""
@@ -29,14 +33,27 @@ class YoloPlaces(NamedTuple):
     names_file: Path
 
 
+@dataclass(frozen=True)
+class YoloClasses:
+    """Class names by YOLO's class number; and how many values of keypoints follow each box, 0 for other labels."""
+
+    names: dict[int, str]
+    num_keypoint_values: int = 0
+
+
 def find_places(root: Path, subset: str) -> YoloPlaces:
     """Find images, labels and class names of one subset below a folder.
 
-    Layouts looked for are images/SUBSET with labels/SUBSET, SUBSET/images with SUBSET/labels, and images with labels
-    where `subset` is "all". Class names are in data.yaml, another .yaml file, classes.txt or obj.names.
+    Layouts looked for are images/SUBSET with labels/SUBSET and SUBSET/images with SUBSET/labels; then images with
+    labels (Label Studio's, and where `subset` is "all") and obj_SUBSET_data with both (CVAT's). Class names are in
+    data.yaml, another .yaml file, classes.txt or obj.names.
     """
-    options = [("images", "labels")] if subset == "all" else []
-    options += [(f"images/{subset}", f"labels/{subset}"), (f"{subset}/images", f"{subset}/labels")]
+    options = [(f"images/{subset}", f"labels/{subset}"), (f"{subset}/images", f"{subset}/labels")]
+    flat = [("images", "labels")]
+    if subset == "all":
+        options = flat
+    elif not any((root / images).is_dir() for images, _ in options):
+        options += [*flat, (f"obj_{subset}_data", f"obj_{subset}_data")]
     for images, labels in options:
         if (root / images).is_dir() and (root / labels).is_dir():
             return YoloPlaces(root / images, root / labels, _names_file(root))
@@ -44,47 +61,55 @@ def find_places(root: Path, subset: str) -> YoloPlaces:
     raise DataError(f"{root} has no {tried}. Choose another --subset, or give --images, --labels and --names.")
 
 
-def read_names(names_file: Path) -> dict[int, str]:
-    """Read class names, by YOLO's class number: the `names` of a data.yaml, or one name per line, each once."""
+def read_classes(names_file: Path) -> YoloClasses:
+    """Read the `names` and `kpt_shape` of a data.yaml, or one name per line, each once; empty lines count."""
     lines = read_lines(names_file, _MAX_NAMES_BYTES)
+    num_values = 0
     if names_file.suffix.lower() in (".yaml", ".yml"):
-        names = _names_in_yaml("\n".join(lines), names_file)
+        content = _read_yaml("\n".join(lines), names_file)
+        names, num_values = _names_in_yaml(content, names_file), _num_keypoint_values(content, names_file)
     else:
-        names = dict(enumerate(line.strip() for line in lines if line.strip()))
+        names = {number: line.strip() for number, line in enumerate(lines) if line.strip()}
     if not names or len(set(names.values())) < len(names):
         raise DataError(
-            f"{names_file} lists the class names {list(names.values())}: at least one is needed, each once."
+            f"{names_file} lists the class names {shortened(list(names.values()))}: at least one is needed, each once."
         )
-    return names
+    return YoloClasses(names, num_values)
 
 
-def convert_yolo(*, images: Path, labels: Path, names: dict[int, str]) -> Converted:
+def convert_yolo(*, images: Path, labels: Path, classes: YoloClasses) -> Converted:
     """Read a folder of images and the folder of their text files: the label of images/a/b.jpg is labels/a/b.txt.
 
-    `names` maps class numbers to names; category ids are these numbers plus 1.
+    Category ids are the class numbers plus 1.
 
     Raises:
         DataError: listing every file that cannot be used.
     """
-    if not labels.is_dir():
-        raise DataError(f"The folder of labels {labels} does not exist. Name the folder that holds the .txt files.")
-    builder = CocoBuilder(images, [Category(number + 1, name) for number, name in names.items()])
+    folder, listing = Folder(images), Folder(labels)
+    builder = CocoBuilder(folder, [Category(number + 1, name) for number, name in classes.names.items()])
+    builder.problems += [problem for problem in listing.problems if problem not in builder.problems]
+    builder.note_passed_over(folder.passed_over(folder.images, harmless=ANNOTATION_SUFFIXES))
     used: set[Path] = set()
-    for path in image_files(images):
-        file = labels / path.relative_to(images).with_suffix(".txt")
-        used.add(file)
+    lines_like_keypoints, outlines = 0, 0
+    for path in folder.images:
+        twin = labels / path.relative_to(images)
+        # Some tools add .txt to the image's whole name.
+        files = listing.beside(twin, ".txt") or listing.named(twin.parent, f"{twin.name}.txt")
+        used.update(files)
         with builder.collecting():
             image = builder.add_image(path)
-            lines = read_lines(file) if file.is_file() else []
-            objects = [
-                _object(line.split(), f"{file}, line {number}", names, image["height"], image["width"])
-                for number, line in enumerate(lines, start=1)
-                if line.strip()
-            ]
-            builder.add_objects(image, objects)
-    unused = [path for path in labels.rglob("*.txt") if path not in used and path.name != "classes.txt"]
+            if len(files) > 1:
+                raise DataError(f"{path} has the label files {' and '.join(map(str, files))}. Remove all but one.")
+            rows = [_Row(line, f"{file}, line {n}") for file in files for n, line in enumerate(read_lines(file), 1)]
+            rows = [row for row in rows if row.text.strip()]
+            builder.add_objects(image, [_object(row, classes, image) for row in rows])
+            outlines += sum(len(row.text.split()) > 5 for row in rows)
+            lines_like_keypoints += sum(_is_like_keypoints(row) for row in rows)
+    if outlines and lines_like_keypoints == outlines and not classes.num_keypoint_values:
+        builder.note(f"of {outlines} outline(s) look like a box with keypoints: if they are, name their data.yaml")
+    unused = [path for path in listing.passed_over([*used, *listing.images]) if path.name.lower() != "notes.json"]
     if unused:
-        builder.note(f"label file(s) without an image, the first being {min(unused)}", len(unused))
+        builder.note("file(s) among the labels without an image, or with another ending than .txt", *unused)
     return builder.finish(labels)
 
 
@@ -96,37 +121,89 @@ def _names_file(root: Path) -> Path:
     raise DataError(f"{root} has no data.yaml and no classes.txt. Name the file of class names with --names.")
 
 
-def _names_in_yaml(text: str, path: Path) -> dict[int, str]:
+def _read_yaml(text: str, path: Path) -> Json:
+    """Parse a data.yaml; aliases, which can unfold without end, are refused."""
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise DataError(f"{path} has aliases (*name), which class names do not need. Write them out.")
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is not valid YAML: {str(error).splitlines()[0]}. Correct it.") from error
-    names = content.get("names") if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def _names_in_yaml(content: Json, path: Path) -> dict[int, str]:
+    names: Any = content.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
-    if not isinstance(names, dict) or not all(
-        type(number) is int and number >= 0 and type(name) is str and name.strip() for number, name in names.items()
-    ):
+    if not isinstance(names, dict) or not all(type(number) is int and number >= 0 for number in names):
         raise DataError(f"{path} has no usable `names`: a list, or a mapping of class numbers to names, is needed.")
+    for number, name in names.items():
+        if type(name) is not str:
+            why = "YAML reads words such as no, yes and null, and numbers, as something else than text"
+            raise DataError(f"{path}: names[{number}] is {shortened(name)}: {why}. Quote the name, as in 'no'.")
+        if not name.strip():
+            raise DataError(f"{path}: names[{number}] is empty. Give the class a name.")
     return {number: name.strip() for number, name in sorted(names.items())}
 
 
-def _object(words: Sequence[str], where: str, names: dict[int, str], height: int, width: int) -> LabelledObject:
-    try:
-        number, values = int(words[0]), [float(word) for word in words[1:]]
-    except ValueError:
-        raise DataError(f"{where}: {' '.join(words)[:60]!r} are not all numbers. Correct the line.") from None
-    if number not in names:
-        raise DataError(f"{where}: class {number} has no name; there are {sorted(names)}. Add it to the class names.")
+def _num_keypoint_values(content: Json, path: Path) -> int:
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0
+    if isinstance(shape, list) and len(shape) == 2 and all(type(n) is int for n in shape) and shape[1] in (2, 3):
+        return int(shape[0] * shape[1])
+    raise DataError(f"{path} has kpt_shape {shortened(shape)}: [number of keypoints, 2 or 3] is needed. Correct it.")
+
+
+class _Row(NamedTuple):
+    """A line of a label file, and where it is."""
+
+    text: str
+    where: str
+
+    def parse(self) -> tuple[int, list[float]]:
+        """Return the class number and the values behind it."""
+        words = self.text.split()
+        try:
+            return int(words[0]), [float(word) for word in words[1:]]
+        except ValueError:
+            raise DataError(f"{self.where}: {self.text[:60]!r} are not all numbers. Correct the line.") from None
+
+
+def _object(row: _Row, classes: YoloClasses, image: Json) -> LabelledObject:
+    where, (number, values) = row.where, row.parse()
+    height, width = image["height"], image["width"]
+    if number not in classes.names:
+        available = shortened(sorted(classes.names))
+        raise DataError(f"{where}: class {number} has no name; there are {available}. Add it to the class names.")
+    if classes.num_keypoint_values:
+        if len(values) != 4 + classes.num_keypoint_values:
+            rule = f"4 of a box and {classes.num_keypoint_values} of keypoints, as kpt_shape says"
+            raise DataError(f"{where} has {len(values)} values after the class: needed are {rule}.")
+        values = values[:4]
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         rule = "4 make a box, 6, 8, ... an outline, and a fifth is the score of a prediction"
         raise DataError(f"{where} has {len(values)} values after the class: {rule}.")
     if not all(-_TOLERANCE <= value <= 1 + _TOLERANCE for value in values):
-        raise DataError(f"{where} has the values {words[1:5]} ...: fractions of the sides are needed, not pixels.")
+        raise DataError(f"{where} has the values {values[:4]} ...: fractions of the sides are needed, not pixels.")
     if len(values) == 4:
-        return LabelledObject(names[number], _box(values, height, width))
+        return LabelledObject(classes.names[number], _box(values, height, width))
     polygon = [round(value * (height if index % 2 else width), 3) for index, value in enumerate(values)]
-    return LabelledObject(names[number], polygon_box([polygon]), [polygon])
+    return LabelledObject(classes.names[number], polygon_box([polygon]), [polygon])
+
+
+def _is_like_keypoints(row: _Row) -> bool:
+    """Return whether all points behind the first four values lie in the box these would be."""
+    _, values = row.parse()
+    centre_x, centre_y, width, height = values[:4]
+
+    def is_inside(x: float, y: float) -> bool:
+        slack = 1 / 2 + _TOLERANCE
+        return (x == y == 0) or (abs(x - centre_x) <= width * slack and abs(y - centre_y) <= height * slack)
+
+    counts = [step for step in (2, 3) if len(values) > 4 and (len(values) - 4) % step == 0]
+    return any(all(is_inside(*values[n : n + 2]) for n in range(4, len(values), step)) for step in counts)
 
 
 def _box(values: Sequence[float], height: int, width: int) -> Box:

@@ -139,11 +139,13 @@ def _bytes(path: Path, kind: str | None, read_as: str) -> npt.NDArray[np.uint8]:
 
 def _composited(values: npt.NDArray[Any], white_level: float) -> npt.NDArray[np.uint8]:
     """Scale [H, W] or [H, W, channels] to uint8 [H, W, 3], transparent images over white."""
-    finite = _finite(values) * (255.0 / white_level)
+    finite = _finite(values)
+    # Of whole numbers the upper 8 bits are taken, so that 8 bits stored in 12 or 16 come back as they were.
+    scaled = finite * (255.0 / white_level) if _is_float(values) else np.floor(finite * (256.0 / (white_level + 1.0)))
     if values.ndim == 2 or values.shape[2] < 3:
-        colours = np.repeat(finite.reshape(*values.shape[:2], -1)[..., :1], 3, axis=2)
+        colours = np.repeat(scaled.reshape(*values.shape[:2], -1)[..., :1], 3, axis=2)
     else:
-        colours = finite[..., :3]
+        colours = scaled[..., :3]
     colours = colours.clip(max=255.0)
     if values.ndim == 3 and values.shape[2] in (2, 4):
         opacity = values[..., -1:].astype(np.float64) / np.iinfo(values.dtype).max
@@ -157,8 +159,12 @@ def _white(values: npt.NDArray[Any]) -> float:
     finite = _finite(colours)
     rank = finite.size - 1 - finite.size // _HOT_PIXELS
     brightest = float(np.partition(finite, rank, axis=None)[rank])
-    ranges = _FLOAT_RANGES if np.issubdtype(values.dtype, np.floating) else _INTEGER_RANGES
+    ranges = _FLOAT_RANGES if _is_float(values) else _INTEGER_RANGES
     return next((limit for limit in ranges if brightest <= limit), brightest)
+
+
+def _is_float(values: npt.NDArray[Any]) -> bool:
+    return bool(np.issubdtype(values.dtype, np.floating))
 
 
 def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

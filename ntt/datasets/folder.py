@@ -56,7 +56,7 @@ class FolderConfig(RootedConfig):
 def _write(converted: Converted, path: Path) -> None:
     """Write a file unless it exists with the same content: several processes may do this at the same time."""
     for note in converted.notes:
-        _LOG.info("%s: %s", converted.image_root, note)
+        _LOG.warning("%s: %s.", converted.image_root, note)
     text = json.dumps(converted.document, ensure_ascii=False) + "\n"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)

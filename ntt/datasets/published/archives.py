@@ -1,16 +1,25 @@
 """Unpacks zip and tar archives: nothing is written outside the folder, and a file under its final name is complete."""
 
-import shutil
+import logging
+import lzma
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from ntt.base.files import atomic_path, require_space
 from ntt.errors import DataError
+
+_LOG = logging.getLogger(__name__)
+_BLOCK_BYTES = 1 << 20
+# NotImplementedError: an unusual compression, such as Deflate64; RuntimeError: encrypted; OSError: bzip2 and gzip.
+_READING_ERRORS = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, OSError,
+)  # fmt: skip
 
 
 class _Member(NamedTuple):
@@ -24,24 +33,44 @@ class _Member(NamedTuple):
 def unpack(archive: Path, folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
     """Unpack the regular files of a zip or tar archive into a folder and return their number.
 
-    Files that already exist with the right size are skipped. `progress` is called with (bytes done, total bytes).
+    Files that already exist with the right size are skipped, links are left out. `progress` is called with (bytes done,
+    total bytes).
 
     Raises:
-        DataError: if the archive is damaged, or a member's name points outside the folder; then nothing is written.
+        DataError: if the archive cannot be read to its end, or a member's name points outside the folder; then nothing
+            is written.
         StorageError: if the disk is full or not writable.
     """
-    try:
+    with _reading(archive):
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
-                infos = [info for info in opened.infolist() if not info.is_dir()]
-                members = [_Member(info.filename, info.file_size, partial(opened.open, info)) for info in infos]
-                return _unpack(members, archive, folder, progress)
+                return _unpack(_zip_members(opened), archive, folder, progress)
         with tarfile.open(archive, "r:*") as tar:
-            entries = [entry for entry in tar if entry.isreg()]
-            members = [_Member(entry.name, entry.size, partial(tar.extractfile, entry)) for entry in entries]
-            return _unpack(members, archive, folder, progress)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-        raise DataError(f"{archive} is damaged or not an archive ({error}). Delete it and start again.") from error
+            return _unpack(_tar_members(tar, archive), archive, folder, progress)
+
+
+def _zip_members(opened: zipfile.ZipFile) -> list[_Member]:
+    infos = [info for info in opened.infolist() if not info.is_dir()]
+    return [_Member(info.filename, info.file_size, partial(opened.open, info)) for info in infos]
+
+
+def _tar_members(opened: tarfile.TarFile, archive: Path) -> list[_Member]:
+    entries = list(opened)
+    # To tarfile the end is where no header follows, be it because of damage. What is left must be empty blocks.
+    stream = opened.fileobj
+    assert stream is not None
+    stream.seek(opened.offset)
+    remaining = 0
+    while block := stream.read(_BLOCK_BYTES):
+        remaining += len(block)
+        if block.strip(b"\0"):
+            raise tarfile.ReadError(f"no file begins at byte {opened.offset}, and there is no end mark")
+    if remaining < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it has no end mark, so it is cut off")
+    links = [entry.name for entry in entries if not (entry.isreg() or entry.isdir())]
+    if links:
+        _LOG.warning("%s: %d link(s) or devices left out, such as %s.", archive, len(links), links[0])
+    return [_Member(e.name, e.size, partial(opened.extractfile, e)) for e in entries if e.isreg()]
 
 
 def _unpack(
@@ -59,14 +88,34 @@ def _unpack(
     done = total - needed
     for member in missing:
         with atomic_path(folder / member.name) as temporary, temporary.open("wb") as stream:
-            source = member.open()
-            assert source is not None, member.name
-            with source:
-                shutil.copyfileobj(source, stream, 1 << 20)
+            for block in _blocks(member, archive):
+                stream.write(block)
         done += member.num_bytes
         if progress is not None:
             progress(done, total)
     return len(members)
+
+
+def _blocks(member: _Member, archive: Path) -> Iterator[bytes]:
+    with _reading(archive):
+        source = member.open()
+        assert source is not None, member.name
+        with source:
+            while block := source.read(_BLOCK_BYTES):
+                yield block
+
+
+@contextmanager
+def _reading(archive: Path) -> Iterator[None]:
+    """Turn an error of reading the archive into a DataError."""
+    try:
+        yield
+    except _READING_ERRORS as error:
+        cause = str(error) or type(error).__name__
+        if isinstance(error, RuntimeError):  # encrypted, or compressed in a way Python cannot undo
+            remedy = "Unpack it yourself into the same folder, or pack it again as an ordinary zip or tar file"
+            raise DataError(f"{archive} cannot be unpacked ({cause}). {remedy}.") from error
+        raise DataError(f"{archive} is damaged or not an archive ({cause}). Delete it and start again.") from error
 
 
 def _is_there(path: Path, num_bytes: int) -> bool:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntt.base.digests import sha256_of
+from ntt.base.digests import digest_of, sha256_of
 from ntt.base.download import Progress, download, mirrored_urls
 from ntt.base.files import write_json, write_text
 from ntt.convert.coco_files import read_whole
@@ -63,6 +63,9 @@ def _fetch_archive(archive: Archive, folder: Path, source: Source) -> str:
     if not unfinished.exists() and _is_provided(archive, folder):
         return f"{archive.file_name}: already there ({', '.join(archive.provides)})"
     file = folder / _DOWNLOADS / archive.file_name
+    if file.is_file() and not unfinished.exists() and (digest := digest_of(file, "md5")) != archive.md5:
+        what = f"its md5 is {digest}, that of the published file is {archive.md5}"
+        raise DataError(f"{file} is not the archive it should be: {what}. Delete it, and it is downloaded.")
     _download(archive.url, file, f"{archive.into}/{archive.file_name}", source, md5=archive.md5)
     write_text(unfinished, "This archive is being unpacked; `ntt data get` resumes where it stopped.\n")
     count = unpack(file, folder, source.progress(f"unpacking {archive.file_name}"))

