@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 from collections import OrderedDict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ntt.convert.voc import convert_voc, read_list
 from ntt.convert.yolo import convert_yolo, find_places, read_classes
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import instance_mask
-from ntt.errors import DataError
+from ntt.errors import ConfigError, DataError
 from ntt.types import Category
 
 
@@ -147,6 +148,9 @@ def test_stated_sizes_are_compared_with_the_picture(voc: Path):
         (f"<annotation>{voc_object('dog', (9, 2, 3, 4))}</annotation>", "must not be smaller"),
         (f"<annotation>{voc_object('dog', ('nan', 2, 'inf', 4))}</annotation>", "not in pixels of an image"),
         ('<?xml version="1.0" encoding="klingon"?><annotation/>', "is not usable XML"),
+        ('<?xml version="1.0" encoding="utf-7"?><annotation/>', "is not usable XML"),
+        ('<?xml version="1.0" encoding="punycode"?><annotation/>', "is not usable XML"),
+        ('<?xml version="1.0" encoding="rot13"?><annotation/>', "is not usable XML"),
     ],
 )
 def test_unusable_voc_files_are_refused(voc: Path, content: str, text: str):
@@ -183,6 +187,78 @@ def test_images_are_found_by_name_then_by_stem(tmp_path: Path):
     for name, file in ((None, "other/a.xml"), ("d.png", "d.xml")):
         with pytest.raises(DataError, match="there (is no image|are 2 images)"):
             folder.find(name, tmp_path / file, tmp_path)
+
+
+@pytest.mark.parametrize("stated", [("000002.jpg", "000001.jpg"), ("000001.jpg", "000001.jpg")])
+def test_voc_files_that_name_each_others_images(voc: Path, stated: tuple[str, str]):
+    for number, (filename, label) in enumerate(zip(stated, ("dog", "cat"), strict=True), start=1):
+        voc_file(voc / f"Annotations/00000{number}.xml", voc_object(label, (1, 1, 9, 9)), filename=filename)
+    converted = from_voc(voc)
+    names = {image["id"]: image["file_name"] for image in converted.document["images"]}
+    labels = {number: entry["name"] for number, entry in enumerate(converted.document["categories"], start=1)}
+    entries = [(names[e["image_id"]], labels[e["category_id"]]) for e in converted.document["annotations"]]
+    assert entries == [("000001.jpg", "dog"), ("000002.jpg", "cat")]
+    count = sum(name != f"00000{n}.jpg" for n, name in enumerate(stated, start=1))
+    assert f"{count} file(s) whose <filename> names another image than the file's own name" in converted.notes[0]
+
+
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        "<polygon><x1>1</x1><y1>2</y1><x2>9</x2><y2>2</y2><x3>9</x3><y3>8</y3></polygon>",
+        "<polygon><pt><x>1</x><y>2</y></pt><pt><x>9</x><y>2</y></pt><pt><x>9</x><y>8</y></pt></polygon>",
+    ],
+)
+def test_voc_polygons_are_masks(voc: Path, polygon: str, tmp_path: Path):
+    boxed = voc_object("dog", (2, 3, 9, 8)).replace("</object>", f"{polygon}{polygon}</object>")
+    voc_file(voc / "Annotations/000001.xml", boxed, f"<object><name>dog</name>{polygon}</object>")
+    first, second, *_ = reread(from_voc(voc), tmp_path).instances
+    assert (first.bbox_xywh, second.bbox_xywh) == ((1, 2, 8, 6), (1, 2, 8, 6))
+    assert (first.segmentation, second.segmentation) == ([[1, 2, 9, 2, 9, 8]] * 2, [[1, 2, 9, 2, 9, 8]])
+    voc_file(voc / "Annotations/000001.xml", f"<object><name>dog</name>{polygon.replace('>8<', '>x<')}</object>")
+    with pytest.raises(DataError, match="unusable <polygon>"):
+        from_voc(voc)
+
+
+def test_two_voc_files_of_one_name_in_a_list(voc: Path):
+    for folder in "ab":
+        picture(voc / f"JPEGImages/{folder}/7.jpg")
+        voc_file(voc / f"Annotations/{folder}/7.xml", voc_object("dog", (1, 1, 9, 9)), filename="7.jpg")
+    with pytest.raises(DataError, match=r"The list's '7' means .*a/7\.xml and .*b/7\.xml\. Write the path below"):
+        from_voc(voc, names=["7"])
+    (image,) = from_voc(voc, names=["b/7"]).document["images"]
+    assert image["file_name"] == "b/7.jpg"
+    assert len(from_voc(voc).document["images"]) == 5
+
+
+# Folders
+
+
+def test_links_are_followed_and_what_cannot_be_used_is_told(tmp_path: Path):
+    root, pool = tmp_path / "set", tmp_path / "pool"
+    for path in (root / "1.png", pool / "2.jfif", pool / "deep/3.JP2", pool / "4.ppm", pool / "5.avif"):
+        picture(path.with_suffix(".png")).rename(path)
+    for name in ("._1.png", "README.md", "scan.HEIC", "notes.txt", "photo.dng"):
+        (root / name).touch()
+    (root / "day").symlink_to(pool)
+    (root / "again").symlink_to(pool)
+    (pool / "deep/circle").symlink_to(root)
+    folder = Folder(root)
+    found = {path.relative_to(root).as_posix() for path in folder.images}
+    assert found == {"1.png", "again/2.jfif", "again/deep/3.JP2", "again/4.ppm", "again/5.avif"}
+    assert [note.partition(",")[0] for note in folder.notes] == ["link(s) to a folder that is listed anyway"] * 2
+    names = [path.name for path in folder.passed_over(folder.images, harmless=[".txt"])]
+    assert (names, folder.problems) == (["photo.dng", "scan.HEIC"], [])
+    (root / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(root / "pipe.png")
+    with open(os.fsencode(root) + b"/\xff.png", "wb"):  # noqa: PTH123
+        pass
+    problems = " ".join(Folder(root).problems)
+    for part in ("gone.png is a link to", "pipe.png is a pipe or a device", r"\xff.png' is not UTF-8. Rename it"):
+        assert part in problems
+    labelme_file(root / "1.json", shape("boat", "polygon", TRIANGLE))
+    with pytest.raises(DataError, match="gone.png is a link"):
+        convert_labelme(annotations=root)
 
 
 # YOLO
@@ -253,14 +329,63 @@ def test_unusable_yolo_lines_are_refused(yolo: Path, line: str, text: str):
         from_yolo(yolo)
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_yolo_keypoints_are_no_outlines(yolo: Path, dimensions: int):
+    corners = ["0.4 0.3", "0.6 0.3", "0.6 0.7", "0 0"]
+    line = "1 0.5 0.5 0.2 0.4 " + " ".join(corner + (" 1" if dimensions == 3 else "") for corner in corners)
+    (yolo / "labels/train/a.txt").write_text(f"{line}\n")
+    assert "of 1 outline(s) look like a box with keypoints" in from_yolo(yolo).notes[0]
+    (yolo / "data.yaml").write_text(f"kpt_shape: [4, {dimensions}]\nnames: [boat, bird]\n")
+    (entry,) = from_yolo(yolo).document["annotations"]
+    assert (entry["bbox"], "segmentation" in entry) == ([40, 24, 20, 32], False)
+    (yolo / "labels/train/a.txt").write_text("0 0.5 0.5 0.2 0.4\n")
+    with pytest.raises(DataError, match=f"4 of a box and {4 * dimensions} of keypoints, as kpt_shape says"):
+        from_yolo(yolo)
+    (yolo / "data.yaml").write_text("kpt_shape: 4\nnames: [boat, bird]\n")
+    with pytest.raises(DataError, match="has kpt_shape '4'"):
+        from_yolo(yolo)
+
+
+def test_empty_lines_of_a_list_of_names_count(yolo: Path):
+    (yolo / "data.yaml").unlink()
+    (yolo / "classes.txt").write_text("boat\n\n bird\nfish\n\n")
+    assert read_classes(yolo / "classes.txt").names == {0: "boat", 2: "bird", 3: "fish"}
+    with pytest.raises(DataError, match=r"class 1 has no name; there are \[0, 2, 3\]"):
+        from_yolo(yolo)
+
+
+@pytest.mark.parametrize("name", ["{}.TXT", "{}.png.txt", "{}.PNG.Txt"])
+def test_label_files_in_other_spellings(yolo: Path, name: str):
+    labels = yolo / "labels/train"
+    for stem in "ab":
+        (labels / f"{stem}.txt").rename(labels / name.format(stem))
+    (labels / "c.text").write_text("0 0.5 0.5 0.2 0.4\n")
+    converted = from_yolo(yolo)
+    assert len(converted.document["annotations"]) == 2
+    assert "1 file(s) among the labels without an image, or with another ending than .txt" in converted.notes[0]
+    (labels / "A.tXT").write_text("0 0.5 0.5 0.2 0.4\n")
+    with pytest.raises(DataError, match="has the label files|2 problems") if ".TXT" in name else nullcontext():
+        from_yolo(yolo)
+
+
+@pytest.mark.parametrize("written", ["no", "TRUE", "01", "1.5", "2024-01-15", "null", "~", "1_000", "0x1F", "[a]"])
+def test_names_that_yaml_reads_as_something_else(yolo: Path, written: str):
+    (yolo / "data.yaml").write_text(f"names: [boat, {written}]\n")
+    with pytest.raises(DataError, match=r"data\.yaml: names\[1\] is .*: YAML reads .*Quote the name"):
+        from_yolo(yolo)
+    (yolo / "data.yaml").write_text(f"names: [boat, '{written}']\n")
+    assert read_classes(yolo / "data.yaml").names[1] == written
+
+
 @pytest.mark.parametrize(
     "content",
     ["names: 3", "- boat", "names: {a: boat}", "names: [1, 2]", "names: [a, ' a ']", "names: [' ']", "[", "",
-     "names: " + "[" * 1000, "#" * 2_000_000],
+     "names: " + "[" * 1000, "#" * 2_000_000, "names: &a [*a]", "names: " + "9" * 5000,
+     "a: &a {b: 1}\nc: &c {<<: [*a, *a, *a]}\nnames: [x]"],
 )  # fmt: skip
 def test_unusable_yolo_names_are_refused(yolo: Path, content: str):
     (yolo / "data.yaml").write_text(content)
-    with pytest.raises(DataError, match=r"data\.yaml"):
+    with pytest.raises((DataError, ConfigError), match=r"data\.yaml"):
         from_yolo(yolo)
 
 
@@ -401,33 +526,13 @@ def test_labelme_images_in_a_folder_of_their_own(tmp_path: Path):
     assert document["annotations"][0]["category_id"] == 4
 
 
-def test_real_masks_survive_labelme_and_back(shared_dir: Path, tmp_path: Path):
-    """Objects of several parts become groups, and one object again."""
-    source = shared_dir / "data/coco_dev"
-    original = read_coco(source / "annotations/references.json", source / "images")
-    names = {category.id: category.name for category in original.categories}
-    objects = {}
-    for record in list(original.images.values())[:15]:
-        of_image = original.instances_of_image(record.id)
-        objects[record.file_name] = [i for i in of_image if isinstance(i.segmentation, list)]
-        shapes = [
-            shape(names[i.category_id], "polygon", np.reshape(part, (-1, 2)).tolist(), group_id=i.id)
-            for i in objects[record.file_name]
-            for part in i.segmentation or []
-        ]
-        size = {"imageHeight": record.height, "imageWidth": record.width}
-        labelme_file(tmp_path / f"json/{Path(record.file_name).stem}.json", *shapes, imagePath=record.file_name, **size)
-    data = reread(
-        convert_labelme(annotations=tmp_path / "json", images=source / "images", categories=original.categories),
-        tmp_path,
-    )
-    for record in data.images.values():
-        for before, after in zip(objects[record.file_name], data.instances_of_image(record.id), strict=True):
-            assert before.category_id == after.category_id
-            masks = [instance_mask(instance, record.height, record.width) for instance in (before, after)]
-            np.testing.assert_array_equal(*masks)
-    assert len(data.instances) > 10
-    assert any(len(i.segmentation or []) > 1 for of_image in objects.values() for i in of_image)
+def test_labelme_files_that_name_another_image(tmp_path: Path):
+    for stem, named in (("a", "b"), ("b", "b")):
+        picture(tmp_path / f"{stem}.png")
+        labelme_file(tmp_path / f"{stem}.json", shape("boat", "polygon", TRIANGLE), imagePath=f"{named}.png")
+    converted = convert_labelme(annotations=tmp_path)
+    assert [entry["image_id"] for entry in converted.document["annotations"]] == [1, 2]
+    assert "1 file(s) whose imagePath names another image" in converted.notes[0]
 
 
 # Pickled lists of references

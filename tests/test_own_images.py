@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from own_images import make_folder
-from PIL import Image
+from PIL import Image, ImageOps
 from tiny_data import HEIGHT, WIDTH, polygon, shape_mask
 
 from ntt.cli.main import main
@@ -17,6 +17,7 @@ from ntt.config.identity import run_directory
 from ntt.convert.plain_folder import convert_references, convert_targets, foreground
 from ntt.data.coco import read_coco
 from ntt.data.masks import segmentation_rle
+from ntt.datasets.folder import FolderConfig
 from ntt.errors import DataError
 from ntt.ops.masks import decode_masks
 from ntt.run import runner
@@ -89,6 +90,52 @@ def test_masks_and_boxes_that_would_pass_for_examples_are_refused(own: Path):
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "Reference_0.png")
     (folder / "._gone_box.txt").write_text("what a file system keeps for itself")
     assert len(references_of(own)["annotations"]) == 4
+
+
+@pytest.mark.parametrize("name", ["references_0_box.TXT", "References_0_BOX.txt", "references_0.JSON"])
+def test_files_beside_an_image_in_other_spellings(tmp_path: Path, name: str):
+    root = make_folder(tmp_path, masks=False)
+    if name.endswith("JSON"):
+        labelme(root / "references/disc" / name, shape("disc", "rectangle", [[20, 20], [60, 60]]))
+    else:
+        (root / "references/disc" / name).write_text("20 20 60 60\r\n")
+    assert references_of(root)["annotations"][0]["bbox"] == [20, 20, 40, 40]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "BMP"])
+def test_a_mask_under_its_pictures_own_name_is_questioned(own: Path, suffix: str):
+    mask = own / "references/disc/references_0_mask.png"
+    twin = mask.with_name(f"references_0.{suffix}")
+    if suffix == "png":
+        mask.with_name("references_0.png").rename(mask.with_name("references_0.jpg"))
+    Image.open(mask).save(twin)
+    mask.unlink()
+    with pytest.raises(DataError, match=r"have one name\. If one is a mask, call it references_0_mask\.png") as caught:
+        references_of(own)
+    assert "problems" not in str(caught.value)
+    twin.rename(twin.with_name(f"references_0-seg.{suffix}"))
+    with pytest.raises(DataError, match="has two colours, like a mask. Call it NAME_mask.png"):
+        references_of(own)
+
+
+def test_a_mask_painted_black_on_white_is_questioned(own: Path):
+    assert convert_references(own / "references").notes == ()
+    path = own / "references/disc/references_0_mask.png"
+    ImageOps.invert(Image.open(path)).save(path)
+    (note,) = convert_references(own / "references").notes
+    assert note.startswith("1 mask(s) touch all four borders: the object is what is white, invert")
+    assert str(path) in note
+
+
+def test_what_is_not_understood_is_named(own: Path, caplog: pytest.LogCaptureFixture):
+    for name in ("references/disc/references_0.xml", "references/disc/a.HEIC", "targets/b.cr2", "targets/c_box.txt"):
+        (own / name).touch()
+    (own / "targets/README.md").touch()
+    FolderConfig(name="folder", root=str(own)).locate(own / "cache")
+    assert caplog.text.count("2 file(s) passed over, which are neither readable images nor files that belong") == 2
+    (own / "targets/d.png").symlink_to(own / "nowhere.png")
+    with pytest.raises(DataError, match="d.png is a link to .*nowhere.png, which is not there"):
+        convert_targets(own / "targets", [Category(1, "disc")])
 
 
 def test_several_masks_of_one_image_and_several_images(own: Path):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ntt.base.yaml_files import Plain, read_yaml
 from ntt.convert.base import Box, CocoBuilder, Converted, LabelledObject, polygon_box, read_lines
 from ntt.convert.folders import ANNOTATION_SUFFIXES, Folder
 from ntt.data.coco_entries import shortened
@@ -66,7 +67,7 @@ def read_classes(names_file: Path) -> YoloClasses:
     lines = read_lines(names_file, _MAX_NAMES_BYTES)
     num_values = 0
     if names_file.suffix.lower() in (".yaml", ".yml"):
-        content = _read_yaml("\n".join(lines), names_file)
+        content = read_yaml("\n".join(lines), where=str(names_file))
         names, num_values = _names_in_yaml(content, names_file), _num_keypoint_values(content, names_file)
     else:
         names = {number: line.strip() for number, line in enumerate(lines) if line.strip()}
@@ -121,38 +122,37 @@ def _names_file(root: Path) -> Path:
     raise DataError(f"{root} has no data.yaml and no classes.txt. Name the file of class names with --names.")
 
 
-def _read_yaml(text: str, path: Path) -> Json:
-    """Parse a data.yaml; aliases, which can unfold without end, are refused."""
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise DataError(f"{path} has aliases (*name), which class names do not need. Write them out.")
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
-        raise DataError(f"{path} is not valid YAML: {str(error).splitlines()[0]}. Correct it.") from error
-    return content if isinstance(content, dict) else {}
-
-
-def _names_in_yaml(content: Json, path: Path) -> dict[int, str]:
-    names: Any = content.get("names")
+def _names_in_yaml(content: Any, path: Path) -> dict[int, str]:
+    names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not all(type(number) is int and number >= 0 for number in names):
+        names = {str(number): name for number, name in enumerate(names)}
+    if not isinstance(names, dict) or not all(str(number).isdecimal() for number in names):
         raise DataError(f"{path} has no usable `names`: a list, or a mapping of class numbers to names, is needed.")
     for number, name in names.items():
-        if type(name) is not str:
+        value = _yaml_value(name)
+        if not isinstance(value, str):
             why = "YAML reads words such as no, yes and null, and numbers, as something else than text"
-            raise DataError(f"{path}: names[{number}] is {shortened(name)}: {why}. Quote the name, as in 'no'.")
+            raise DataError(f"{path}: names[{number}] is {shortened(value)}: {why}. Quote the name, as in 'no'.")
         if not name.strip():
             raise DataError(f"{path}: names[{number}] is empty. Give the class a name.")
-    return {number: name.strip() for number, name in sorted(names.items())}
+    return {int(number): str(name).strip() for number, name in sorted(names.items(), key=lambda item: int(item[0]))}
 
 
-def _num_keypoint_values(content: Json, path: Path) -> int:
-    shape = content.get("kpt_shape")
+def _yaml_value(name: Any) -> Any:
+    """Return what a name is to the tools that wrote the file: YAML gives words without quotes other meanings."""
+    try:
+        return yaml.safe_load(name) if isinstance(name, Plain) else name
+    except ValueError:  # a date that does not exist
+        return None
+
+
+def _num_keypoint_values(content: Any, path: Path) -> int:
+    shape = content.get("kpt_shape") if isinstance(content, dict) else None
     if shape is None:
         return 0
-    if isinstance(shape, list) and len(shape) == 2 and all(type(n) is int for n in shape) and shape[1] in (2, 3):
-        return int(shape[0] * shape[1])
+    numbers = [int(n) for n in shape if str(n).isdecimal()] if isinstance(shape, list) else []
+    if len(numbers) == 2 and numbers[1] in (2, 3):
+        return numbers[0] * numbers[1]
     raise DataError(f"{path} has kpt_shape {shortened(shape)}: [number of keypoints, 2 or 3] is needed. Correct it.")
 
 
