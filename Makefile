@@ -28,17 +28,17 @@ docs: $(READY)  ## the documentation as a web site in outputs/site, warnings are
 test slow: export OMP_NUM_THREADS = 1
 
 # sam2 builds against the installed torch, so it comes after it and without a build environment of its own.
-$(READY): requirements.lock pyproject.toml setup.py
+$(READY): requirements.lock requirements-sam2.lock pyproject.toml setup.py
 	@echo "Setting up $(VENV): about 6 GB of packages, some minutes in which pip says little."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps "sam2==1.1.0"
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation --no-deps --requirement requirements-sam2.lock
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch $(READY)
 
-lock:  ## pin every dependency again (needs uv)
+lock:  ## pin every dependency again, by version and hash (needs uv)
 	SAM2_BUILD_CUDA=0 VIRTUAL_ENV=$(VENV) uv pip compile --universal --python-version 3.10 --extra dev --extra docs --extra sam2 \
-		--no-build-isolation --no-emit-package sam2 --no-header --annotation-style line --upgrade \
+		--no-build-isolation --no-emit-package sam2 --no-header --annotation-style line --generate-hashes --upgrade \
 		pyproject.toml --output-file requirements.lock
 
 clean:  ## remove the environment and all results

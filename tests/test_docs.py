@@ -70,6 +70,9 @@ def test_the_lock_pins_every_direct_dependency(project: dict[str, Any]):
     extras = project["optional-dependencies"]
     lines = [*project["dependencies"], *extras["dev"], *extras["docs"]]
     assert {re.split(r"[<>=]", line)[0] for line in lines} <= pinned
+    for file in ("requirements.lock", "requirements-sam2.lock"):
+        text = (PROJECT_DIR / file).read_text().replace("\\\n", "")
+        assert all("--hash=sha256:" in line for line in text.splitlines() if "==" in line and not line.startswith("#"))
 
 
 def test_local_links_of_the_documents_lead_somewhere():
