@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from ntt.ops.resize import resize_bicubic, resize_images
+from ntt.ops.resize import resize_bicubic
 
 
 def crop_corners(
@@ -77,7 +77,7 @@ def crop_reference(
 def patch_weights(mask_crop: npt.NDArray[np.bool_], *, output_size: int, grid_size: int) -> torch.Tensor:
     """Return how much of each patch a mask covers: float32 [g, g] in [0, 1]; arguments as of `crop_reference`."""
     mask = torch.from_numpy(np.ascontiguousarray(mask_crop)).float()[None, None]
-    soft_mask = resize_images(mask, (output_size, output_size), mode="bilinear", antialias=False)
+    soft_mask = F.interpolate(mask, (output_size, output_size), mode="bilinear", align_corners=False)
     return F.interpolate(soft_mask, size=(grid_size, grid_size), mode="nearest")[0, 0]
 
 

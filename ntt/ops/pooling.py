@@ -10,7 +10,7 @@ Shape suffixes: N masks, n masks of one chunk, D channels, H and W mask grid, h 
 import torch
 import torch.nn.functional as F
 
-from ntt.ops.resize import resize_bands, upsampling_matrix
+from ntt.ops.resize import resize_bands, resize_matrix
 
 # Floats of one chunk of masks: small enough for a CPU's cache, large enough to keep a GPU busy.
 CHUNK_FLOATS_CPU = 1 << 20
@@ -75,7 +75,7 @@ def mask_weights(
     limit = CHUNK_FLOATS_CPU if device.type == "cpu" else CHUNK_FLOATS_GPU
     chunk = max(1, limit // (height * width))
     bands = resize_bands(rows_h, height, antialias=False, adjoint=True, count=BANDS, device=device)
-    right_Ww = upsampling_matrix(columns_w, width, device=device)
+    right_Ww = resize_matrix(columns_w, width, antialias=False, device=device)
     # Reading the bools as bytes makes the conversion to float several times faster.
     bytes_NHW = foreground_NHW.view(torch.uint8)
     buffer_nHW = torch.empty(chunk, height, width, device=device)

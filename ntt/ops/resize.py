@@ -6,28 +6,9 @@ batch, C channels, H and W rows and columns, o outputs and i inputs along one ax
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-
-
-def resize_images(
-    images_BCHW: torch.Tensor, size_hw: tuple[int, int], *, mode: Literal["bilinear", "bicubic"], antialias: bool
-) -> torch.Tensor:
-    """Resize a batch of images or maps.
-
-    Args:
-        images_BCHW: float [B, C, H, W], any range.
-        size_hw: rows and columns of the result, pixels.
-        mode: the interpolation. Bicubic results can leave the range of the input slightly; nothing is clamped.
-        antialias: widen the filter when an axis shrinks, as PIL does. Without effect on an axis that grows, up to
-            rounding for bilinear; bicubic uses another kernel (a = -0.5 in place of -0.75).
-
-    Returns:
-        [B, C, *size_hw], same dtype and device.
-    """
-    return F.interpolate(images_BCHW, size=size_hw, mode=mode, align_corners=False, antialias=antialias)
 
 
 def resize_bicubic(image_CHW: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
@@ -40,7 +21,7 @@ def resize_bicubic(image_CHW: torch.Tensor, size_hw: tuple[int, int]) -> torch.T
     Returns:
         [C, *size_hw]; overshoot beyond the range of the input is kept, as in the reference.
     """
-    return resize_images(image_CHW[None], size_hw, mode="bicubic", antialias=False)[0]
+    return F.interpolate(image_CHW[None], size_hw, mode="bicubic", align_corners=False)[0]
 
 
 CPU = torch.device("cpu")
@@ -48,33 +29,20 @@ CPU = torch.device("cpu")
 
 @lru_cache(maxsize=256)
 def resize_matrix(inputs: int, outputs: int, *, antialias: bool, device: torch.device = CPU) -> torch.Tensor:
-    """Return bilinear resizing along one axis as a matrix, by resizing the unit vectors.
+    """Return bilinear resizing along one axis as a matrix; `A_h @ map @ A_w.T` resizes a map.
 
     Args:
         inputs: samples before.
         outputs: samples after.
-        antialias: as in `resize_images`.
+        antialias: widen the filter where the axis shrinks, as PIL does.
         device: where the matrix is stored; it is computed on the CPU.
 
     Returns:
         float32 [outputs, inputs], entries in [0, 1], rows summing to 1; shared between callers, do not write to it.
     """
     unit_vectors = torch.eye(inputs, dtype=torch.float32)[None, None]
-    return resize_images(unit_vectors, (outputs, inputs), mode="bilinear", antialias=antialias)[0, 0].to(device)
-
-
-def upsampling_matrix(inputs: int, outputs: int, *, device: torch.device = CPU) -> torch.Tensor:
-    """Return the matrix A of bilinear upsampling along one axis; `A_h @ map @ A_w.T` upsamples a map.
-
-    Args:
-        inputs: cells of the feature map along the axis.
-        outputs: pixels of the mask grid along the axis.
-        device: where the matrix is stored.
-
-    Returns:
-        float32 [outputs, inputs], as `resize_matrix` without antialiasing.
-    """
-    return resize_matrix(inputs, outputs, antialias=False, device=device)
+    matrix = F.interpolate(unit_vectors, (outputs, inputs), mode="bilinear", align_corners=False, antialias=antialias)
+    return matrix[0, 0].to(device)
 
 
 @dataclass(frozen=True)
@@ -103,7 +71,7 @@ def resize_bands(
     Args:
         inputs: samples before resizing.
         outputs: samples after resizing.
-        antialias: as in `resize_images`.
+        antialias: as in `resize_matrix`.
         adjoint: cut the transposed matrix: its rows are the inputs of the resizing.
         count: number of bands; fewer when the matrix has fewer rows.
         device: where the bands' weights are stored.

@@ -60,15 +60,15 @@ def _norm(x: torch.Tensor, weights: Linear) -> torch.Tensor:
 
 def _self_attention(queries: torch.Tensor, values: torch.Tensor, block: TokenBlock) -> torch.Tensor:
     """Attention among the tokens of a prompt."""
-    query, key = (split_heads(linear(queries, part)) for part in (block.self_query, block.self_key))
-    value = split_heads(linear(values, block.self_value))
-    return linear(join_heads(F.scaled_dot_product_attention(query, key, value)), block.self_out)
+    query, key = (split_heads(linear(queries, part)) for part in (block["self_query"], block["self_key"]))
+    value = split_heads(linear(values, block["self_value"]))
+    return linear(join_heads(F.scaled_dot_product_attention(query, key, value)), block["self_out"])
 
 
 def _after_image(queries: torch.Tensor, gathered: torch.Tensor, block: TokenBlock) -> torch.Tensor:
     """Add what the tokens gathered from the image, then the MLP."""
-    queries = _norm(queries + linear(gathered, block.from_image_out), block.norm2)
-    return _norm(queries + linear(F.relu(linear(queries, block.mlp_in)), block.mlp_out), block.norm3)
+    queries = _norm(queries + linear(gathered, block["from_image_out"]), block["norm2"])
+    return _norm(queries + linear(F.relu(linear(queries, block["mlp_in"])), block["mlp_out"]), block["norm3"])
 
 
 def _softmax_over_tokens(scores_BRN: torch.Tensor) -> torch.Tensor:
@@ -153,15 +153,15 @@ class FastDecoder:
         folded = FoldedTokens(coefficients, coefficients[:, :0], *tokens.new_empty(2, batch, 1, num_tokens))
         first, second = self.weights.tokens.blocks
 
-        queries = _norm(_self_attention(tokens, tokens, first), first.norm1)
-        query = split_heads(linear(queries + tokens, first.from_image_query))
+        queries = _norm(_self_attention(tokens, tokens, first), first["norm1"])
+        query = split_heads(linear(queries + tokens, first["from_image_query"]))
         queries = _after_image(queries, self._gather_first(terms, query), first)
         key, value = self._keys_and_values(queries, tokens, first)
         rows = self.weights.rows.first_rows(value) | {"values": value}
         self._update_first(terms, key, rows, folded)
 
-        queries = _norm(queries + _self_attention(queries + tokens, queries, second), second.norm1)
-        query = split_heads(linear(queries + tokens, second.from_image_query))
+        queries = _norm(queries + _self_attention(queries + tokens, queries, second), second["norm1"])
+        query = split_heads(linear(queries + tokens, second["from_image_query"]))
         gathered = self._gather(query, terms.key1_2HdN, terms.value1_HdN, rows["key1"], rows["value1"], folded)
         queries = _after_image(queries, gathered, second)
         key, value = self._keys_and_values(queries, tokens, second)
@@ -175,8 +175,8 @@ class FastDecoder:
         self, queries: torch.Tensor, tokens: torch.Tensor, block: TokenBlock
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the image reads of a prompt's tokens: [B, H, T, d] and [B, H, T, d]."""
-        keys = split_heads(linear(queries + tokens, block.to_image_key))
-        return keys, split_heads(linear(queries, block.to_image_value))
+        keys = split_heads(linear(queries + tokens, block["to_image_key"]))
+        return keys, split_heads(linear(queries, block["to_image_value"]))
 
     def _gather_first(self, terms: ImageTerms, query_BHTd: torch.Tensor) -> torch.Tensor:
         """Average [B, T, E] of image tokens before block 0, where all prompts see the same image."""

@@ -17,7 +17,7 @@ tokens, S = 4 the sub-pixels a 2x2 transposed convolution makes of one pixel.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -51,27 +51,24 @@ class Linear:
     bias: torch.Tensor
 
 
-@dataclass(frozen=True)
-class TokenBlock:
-    """The prompt-token side of one transformer block.
-
-    `from_image_query`, `to_image_key` already carry the attention's 1/sqrt(d); `from_image_out` carries everything
-    the image side's value projection adds as a constant.
-    """
-
-    self_query: Linear
-    self_key: Linear
-    self_value: Linear
-    self_out: Linear
-    norm1: Linear
-    from_image_query: Linear
-    from_image_out: Linear
-    norm2: Linear
-    mlp_in: Linear
-    mlp_out: Linear
-    norm3: Linear
-    to_image_key: Linear
-    to_image_value: Linear
+# The prompt-token side of one transformer block: ours, and the checkpoint's names below the block.
+_BLOCK_LAYERS = {
+    "self_query": "self_attn.q_proj",
+    "self_key": "self_attn.k_proj",
+    "self_value": "self_attn.v_proj",
+    "self_out": "self_attn.out_proj",
+    "norm1": "norm1",
+    "from_image_query": "cross_attn_token_to_image.q_proj",
+    "from_image_value": "cross_attn_token_to_image.v_proj",
+    "from_image_out": "cross_attn_token_to_image.out_proj",
+    "norm2": "norm2",
+    "mlp_in": "mlp.layers.0",
+    "mlp_out": "mlp.layers.1",
+    "norm3": "norm3",
+    "to_image_key": "cross_attn_image_to_token.k_proj",
+    "to_image_value": "cross_attn_image_to_token.v_proj",
+}
+TokenBlock: TypeAlias = dict[str, Linear]
 
 
 @dataclass(frozen=True)
@@ -173,11 +170,13 @@ class DecoderWeights:
 
 
 def _move(value: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
-    """Move every tensor in nested dataclasses and tuples."""
+    """Move every tensor in nested dataclasses, tuples and dicts."""
     if isinstance(value, torch.Tensor):
         return value.to(device=device, dtype=dtype).contiguous()
     if isinstance(value, tuple):
         return tuple(_move(item, device, dtype) for item in value)
+    if isinstance(value, dict):
+        return {name: _move(item, device, dtype) for name, item in value.items()}
     assert is_dataclass(value)
     assert not isinstance(value, type)
     return replace(value, **{f.name: _move(getattr(value, f.name), device, dtype) for f in fields(value)})
@@ -205,25 +204,15 @@ def _out_with_constant(out: Linear, value: Linear, token_bias: torch.Tensor) -> 
 
 
 def _token_block(state: State, index: int, image_bias: torch.Tensor) -> TokenBlock:
-    block = f"{_TRANSFORMER}layers.{index}."
-    cross, back = block + "cross_attn_token_to_image.", block + "cross_attn_image_to_token."
-    query, value = _linear(state, cross + "q_proj"), _linear(state, cross + "v_proj")
-    scale = (query.weight.shape[0] / HEADS) ** -0.5
-    return TokenBlock(
-        self_query=_linear(state, block + "self_attn.q_proj"),
-        self_key=_linear(state, block + "self_attn.k_proj"),
-        self_value=_linear(state, block + "self_attn.v_proj"),
-        self_out=_linear(state, block + "self_attn.out_proj"),
-        norm1=_linear(state, block + "norm1"),
-        from_image_query=_scaled(query, scale),
-        from_image_out=_out_with_constant(_linear(state, cross + "out_proj"), value, image_bias),
-        norm2=_linear(state, block + "norm2"),
-        mlp_in=_linear(state, block + "mlp.layers.0"),
-        mlp_out=_linear(state, block + "mlp.layers.1"),
-        norm3=_linear(state, block + "norm3"),
-        to_image_key=_scaled(_linear(state, back + "k_proj"), scale),
-        to_image_value=_linear(state, back + "v_proj"),
-    )
+    """Take a block's layers; queries and keys get the attention's 1/sqrt(d), the output what the values' bias adds."""
+    block = {name: _linear(state, f"{_TRANSFORMER}layers.{index}.{layer}") for name, layer in _BLOCK_LAYERS.items()}
+    scale = (block["from_image_query"].weight.shape[0] / HEADS) ** -0.5
+    value = block.pop("from_image_value")
+    return block | {
+        "from_image_query": _scaled(block["from_image_query"], scale),
+        "from_image_out": _out_with_constant(block["from_image_out"], value, image_bias),
+        "to_image_key": _scaled(block["to_image_key"], scale),
+    }
 
 
 def _token_weights(state: State, image_bias1: torch.Tensor, image_bias2: torch.Tensor) -> TokenWeights:
