@@ -55,7 +55,7 @@ def detect(shown: Shown, models: OurModels, clock: Clock) -> Detections:
         found = candidates.describe(proposals, feature_map, height=height, width=width, feature_dtype="float16")
         detections = PrototypeMatcher().match(0, found, _prototypes(shown))
     vars(candidates)["pool_masks"] = pool_masks
-    clock.notes["candidates"] = len(found.rles)
+    clock.notes["candidates"] = len(found)
     clock.notes["distinct labels"] = len(np.unique(detections.labels))
     return detections
 

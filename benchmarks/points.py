@@ -21,15 +21,17 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from ntt.config.compose import compose_config, compose_many
 from ntt.config.schema import ExperimentConfig
+from ntt.ops.mask_changes import Changes
+from ntt.ops.overlaps import Segments
+from ntt.ops.run_lengths import to_run_lengths
 from ntt.run import runner
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Workspace
 from ntt.run.together import match_ahead
-from ntt.types import Candidates, FloatArray, ImageRecord, Json, ReferenceFeature
+from ntt.types import Candidates, FloatArray, ImageRecord, Json, ReferenceFeature, RunLengths
 
 HEIGHT, WIDTH, GRID = 480, 640, 256
 OBJECTS_PER_IMAGE, PLACES_PER_IMAGE = 7, 14
@@ -103,24 +105,32 @@ def made_up_candidates(record: ImageRecord, scale: Scale) -> Candidates:
     radii = generator.uniform(15, 90, size=(PLACES_PER_IMAGE, 2))
     classes = generator.integers(0, scale.classes, PLACES_PER_IMAGE)
     places = generator.integers(0, PLACES_PER_IMAGE, scale.candidates)
-    polygons = [
-        ellipse(centres[place] + generator.normal(0, 10, 2), radii[place] * generator.uniform(0.5, 1.4, 2))
-        for place in places.tolist()
-    ]
-    rles = coco_mask.frPyObjects(polygons, HEIGHT, WIDTH)
-    boxes_xyxy = coco_mask.toBbox(rles)
-    boxes_xyxy[:, 2:] += boxes_xyxy[:, :2]
+    centres_xy = centres[places] + generator.normal(0, 10, (scale.candidates, 2))
+    masks = ellipse_masks(centres_xy, radii[places] * generator.uniform(0.5, 1.4, (scale.candidates, 2)))
+    boxes_xyxy = Segments.of(masks, HEIGHT, WIDTH).boxes_xyxy
     noise = generator.normal(scale=1.2, size=(scale.candidates, scale.channels))
     features = class_directions(scale)[classes[places]] + noise
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     return Candidates(
         height=HEIGHT,
         width=WIDTH,
-        rles=tuple(rle["counts"] for rle in rles),
+        masks=masks,
         grid_boxes_xyxy=np.floor(boxes_xyxy * np.tile([GRID / WIDTH, GRID / HEIGHT], 2)).astype(np.float32),
         predicted_iou=generator.uniform(0.4, 1, scale.candidates).astype(np.float32),
         features=features.astype(np.float16).astype(np.float32),
     )
+
+
+def ellipse_masks(centres_xy: FloatArray, radii_xy: FloatArray) -> RunLengths:
+    """Fill ellipses, [N, 2] each, clipped to the image without its last column."""
+    columns_W = np.arange(WIDTH - 1)
+    (x_N1, y_N1), (across_N1, down_N1) = centres_xy.T[..., None], radii_xy.T[..., None]
+    half_NW = down_N1 * np.sqrt(np.maximum(1 - ((columns_W - x_N1) / across_N1) ** 2, 0))
+    edges_NW2 = np.stack([np.ceil(y_N1 - half_NW), np.floor(y_N1 + half_NW) + 1], axis=-1).clip(0, HEIGHT)
+    is_filled_NW = (half_NW > 0) & (edges_NW2[..., 0] < edges_NW2[..., 1])
+    edges_NW2 += ((np.arange(len(centres_xy)) * WIDTH)[:, None] + columns_W)[..., None] * HEIGHT
+    flat_T = edges_NW2[is_filled_NW].ravel().astype(np.int64)
+    return to_run_lengths(Changes(flat_T, len(centres_xy), HEIGHT * WIDTH))
 
 
 def class_directions(scale: Scale) -> FloatArray:

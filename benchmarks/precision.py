@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco_mask
 
 from benchmarks.development_sets import point_config
 from ntt.config.identity import run_directory
 from ntt.config.schema import ExperimentConfig
 from ntt.data.coco import read_coco
 from ntt.models.device import PRECISIONS
+from ntt.ops.masks import encode_runs, mask_ious
 from ntt.run import runner
 from ntt.run.artefacts import read_metrics
 from ntt.run.models import build_models
@@ -47,19 +47,17 @@ class Agreement:
 
 def best_overlaps(candidates: Candidates, others: Candidates) -> npt.NDArray[np.float64]:
     """IoU of each mask with the most similar of the others: float64 [N], 0 where there is none."""
-    size = [candidates.height, candidates.width]
-    first, second = ([{"size": size, "counts": counts} for counts in image.rles] for image in (candidates, others))
-    if not first or not second:
-        return np.zeros(len(first))
-    overlaps: npt.NDArray[np.float64] = np.asarray(coco_mask.iou(first, second, [0] * len(second))).max(axis=1)
-    return overlaps
+    size = (candidates.height, candidates.width)
+    first, second = (encode_runs(image.masks, *size) for image in (candidates, others))
+    best: npt.NDArray[np.float64] = mask_ious(first, second, *size).max(axis=1, initial=0.0)
+    return best
 
 
 def compare(
     candidates: list[Candidates], exact: list[Candidates], metrics: Metrics, exact_metrics: Metrics
 ) -> Agreement:
     """Compare the candidates of all images, and the metrics."""
-    same = [len(ours.rles) == len(theirs.rles) for ours, theirs in zip(candidates, exact, strict=True)]
+    same = [len(ours) == len(theirs) for ours, theirs in zip(candidates, exact, strict=True)]
     overlaps = [best_overlaps(ours, theirs) for ours, theirs in zip(candidates, exact, strict=True)]
     return Agreement(
         same_count=float(np.mean(same)),

@@ -22,6 +22,8 @@ from scipy.stats import spearmanr
 from ntt.base.progress import track
 from ntt.config.compose import compose_config
 from ntt.data.masks import instance_rle
+from ntt.ops.masks import encode_runs, mask_ious
+from ntt.ops.overlaps import Segments
 from ntt.run.pipeline import Pipeline
 from ntt.types import Candidates, ImageRecord, Instance
 
@@ -30,14 +32,12 @@ def best_overlaps(
     found: Candidates, objects: list[Instance], record: ImageRecord, *, boxes: bool
 ) -> npt.NDArray[np.float64]:
     """IoU of every candidate with every object, [candidates, objects]."""
-    crowd = [0] * len(objects)
-    masks = [{"size": [record.height, record.width], "counts": counts} for counts in found.rles]
+    size = (record.height, record.width)
     if boxes:
-        drawn, real = coco_mask.toBbox(masks), np.array([one.bbox_xywh for one in objects], dtype=np.float64)
-    else:
-        size = [record.height, record.width]
-        drawn, real = masks, [{"size": size, "counts": instance_rle(one, *size)} for one in objects]
-    return np.asarray(coco_mask.iou(drawn, real, crowd), dtype=np.float64).reshape(len(found.rles), len(objects))
+        drawn = Segments.of(found.masks, *size).boxes_xywh.astype(np.float64)
+        real = np.array([one.bbox_xywh for one in objects], dtype=np.float64)
+        return np.asarray(coco_mask.iou(drawn, real, [0] * len(objects))).reshape(len(found), len(objects))
+    return mask_ious(encode_runs(found.masks, *size), [instance_rle(one, *size) for one in objects], *size)
 
 
 def row(name: str, pipeline: Pipeline, timed: int) -> str:
@@ -55,9 +55,9 @@ def row(name: str, pipeline: Pipeline, timed: int) -> str:
     reached, ranks, counts = [], [], []
     for record in track(list(data.images.values()), name, unit="image", visible=True):
         found = pipeline.models.source.get(record)
-        counts.append(len(found.rles))
+        counts.append(len(found))
         wanted = objects[record.id]
-        if not wanted or len(found.rles) < 2:
+        if not wanted or len(found) < 2:
             reached += [0.0] * len(wanted)
             continue
         overlap = best_overlaps(found, wanted, record, boxes=boxes)

@@ -162,11 +162,29 @@ class Proposals:
 
 
 @dataclass(frozen=True)
+class RunLengths:
+    """N full-size masks of one image, each with foreground, as lengths of runs down the columns, one after the other.
+
+    Attributes:
+        runs_R2: uint16 [R, 2], the rows of all masks: so many pixels of background, then so many of foreground. A
+            longer run goes on in the next row.
+        rows_N: int64 [N], how many rows each mask has, 1 or more.
+    """
+
+    runs_R2: npt.NDArray[np.uint16]
+    rows_N: IntArray
+
+    def __len__(self) -> int:
+        """Return the number of masks, N."""
+        return len(self.rows_N)
+
+
+@dataclass(frozen=True)
 class Candidates:
     """Everything matching needs to know of one target image; independent of seed, shots and classes.
 
     Attributes:
-        rles: full-size masks, COCO compressed RLE.
+        masks: of the image's size.
         grid_boxes_xyxy: float32 [N, 4], inclusive pixel indices on the segmenter's mask grid; used by NMS only.
         predicted_iou: float32 [N].
         features: float32 [N, D], L2-normalised, already rounded to the precision they are stored in.
@@ -174,10 +192,14 @@ class Candidates:
 
     height: int
     width: int
-    rles: tuple[bytes, ...]
+    masks: RunLengths
     grid_boxes_xyxy: FloatArray
     predicted_iou: FloatArray
     features: FloatArray
+
+    def __len__(self) -> int:
+        """Return the number of candidates, N."""
+        return len(self.predicted_iou)
 
 
 @dataclass(frozen=True)

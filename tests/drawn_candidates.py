@@ -6,10 +6,24 @@ import numpy as np
 import torch
 
 from ntt.ops.boxes import boxes_from_masks
-from ntt.ops.masks import encode_masks
+from ntt.ops.mask_changes import mask_changes
+from ntt.ops.masks import encode_runs
+from ntt.ops.overlaps import Segments, overlaps_with_earlier
+from ntt.ops.run_lengths import to_run_lengths
 from ntt.types import Candidates
 
 HEIGHT, WIDTH = 20, 30
+
+
+def covered_parts(masks_NHW: torch.Tensor) -> np.ndarray:
+    """Which part of each mask every earlier one covers: float64 [N, N]."""
+    segments = Segments.of(to_run_lengths(mask_changes(masks_NHW)), *masks_NHW.shape[1:])
+    return overlaps_with_earlier(segments, np.zeros(len(masks_NHW), dtype=np.int64))
+
+
+def rles_of(candidates: Candidates) -> tuple[bytes, ...]:
+    """The masks of candidates as COCO run lengths."""
+    return encode_runs(candidates.masks, candidates.height, candidates.width)
 
 
 def rectangles(
@@ -26,7 +40,7 @@ def rectangles(
     return Candidates(
         height=HEIGHT,
         width=WIDTH,
-        rles=encode_masks(masks),
+        masks=to_run_lengths(mask_changes(masks)),
         grid_boxes_xyxy=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         predicted_iou=np.array(predicted_iou, dtype=np.float32),
         features=np.array(features, dtype=np.float32).reshape(-1, channels),
@@ -48,7 +62,7 @@ def random_candidates(seed: int, count: int, *, directions_CD: np.ndarray) -> Ca
     return Candidates(
         height=height,
         width=width,
-        rles=encode_masks(masks),
+        masks=to_run_lengths(mask_changes(masks)),
         grid_boxes_xyxy=boxes_from_masks(masks),
         predicted_iou=(generator.integers(0, 12, count) / 12).astype(np.float32),
         features=features.astype(np.float32),

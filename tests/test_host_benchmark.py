@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from benchmarks import host, precision
-from ntt.ops.masks import encode_masks
+from ntt.ops.mask_changes import mask_changes
+from ntt.ops.run_lengths import to_run_lengths
 from ntt.types import Candidates, Metrics
 
 
@@ -30,7 +31,7 @@ def candidates(*widths: int) -> Candidates:
     """Stripes of one pixel's height that begin at the left."""
     masks = torch.arange(8) < torch.tensor(widths)[:, None]
     nothing = np.zeros((len(widths), 4), dtype=np.float32)
-    return Candidates(1, 8, encode_masks(masks[:, None]), nothing, nothing[:, 0], nothing)
+    return Candidates(1, 8, to_run_lengths(mask_changes(masks[:, None])), nothing, nothing[:, 0], nothing)
 
 
 def test_agreement_by_hand() -> None:

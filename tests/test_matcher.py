@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawn_candidates import rectangles
+from drawn_candidates import rectangles, rles_of
 
 from ntt.base.settings import setting_problems
 from ntt.errors import DataError
@@ -55,7 +55,7 @@ def test_soft_semantic_merging():
     assert found.labels.tolist() == [0, 0]
     np.testing.assert_allclose(found.scores, [0.8, 0.96 * (1 - 0.768) ** 0.5], rtol=1e-5)
     assert found.boxes_xywh.tolist() == [[0, 0, 20, 12], [0, 0, 10, 11]]
-    assert found.rles == NESTED.rles
+    assert found.rles == rles_of(NESTED)
     assert (found.image_id, found.height, found.width) == (7, 20, 30)
 
 

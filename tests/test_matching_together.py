@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn_candidates import random_candidates
+from drawn_candidates import random_candidates, rles_of
 from pycocotools import mask as coco_mask
 
 from ntt.config.compose import compose_many
@@ -100,7 +100,8 @@ def test_matching_equals_a_plain_walk(number: int, merging: str):
     result = matcher.match(7, candidates, prototypes(matcher, memory))
     scores_NC = matcher.class_scores(candidates, prototypes(matcher, memory))
     order, scores = walked(matcher, candidates, scores_NC)
-    assert result.rles == tuple(candidates.rles[index] for index in order)
+    rles = rles_of(candidates)
+    assert result.rles == tuple(rles[index] for index in order)
     assert result.labels.tolist() == scores_NC.argmax(axis=1)[order].tolist()
     assert np.array_equal(result.scores, scores)
 
@@ -128,7 +129,8 @@ def merged_scores(
 ) -> dict[int, np.float32]:
     cosine = cosine_similarity(candidates.features[members], candidates.features[members])
     size = [candidates.height, candidates.width]
-    rles = [{"size": size, "counts": candidates.rles[index]} for index in members.tolist()]
+    texts = rles_of(candidates)
+    rles = [{"size": size, "counts": texts[index]} for index in members.tolist()]
     merged: dict[int, np.float32] = {}
     for row, index in enumerate(members.tolist()):
         earlier = [column for column in range(row) if merging != "hard" or merged[members[column]] > 0]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ntt.ops.candidates import FeatureDtype, describe
-from ntt.ops.masks import decode_masks
+from ntt.ops.masks import decode_masks, encode_runs
 from ntt.types import Candidates, Proposals
 
 FEATURE_MAP = torch.tensor([[[3.0, 0.0]] * 2, [[4.0, 1.0]] * 2])
@@ -31,14 +31,14 @@ def test_order_boxes_and_features():
     assert found.grid_boxes_xyxy.tolist() == [[0, 0, 0, 7], [7, 2, 7, 3], [0, 0, 0, 0]]
     np.testing.assert_allclose(found.features, [[0.6, 0.8], [0.0, 1.0], [0.6, 0.8]], atol=1e-6)
     # Between column 0 (5) and column 1 (-1), pixel 2 of the enlarged mask is at 0.75: 0.5, still foreground.
-    assert decode_masks(found.rles, 16, 16)[0].sum() == 3 * 16
+    assert decode_masks(encode_runs(found.masks, 16, 16), 16, 16)[0].sum() == 3 * 16
     assert (found.height, found.width) == (16, 16)
 
 
 def test_masks_without_foreground_at_full_size_are_dropped():
     found = described(4, 4)
     assert found.predicted_iou.tolist() == pytest.approx([0.5])
-    assert len(found.rles) == len(found.features) == len(found.grid_boxes_xyxy) == 1
+    assert len(found) == len(found.masks) == len(found.features) == len(found.grid_boxes_xyxy) == 1
 
 
 def test_features_are_rounded_to_the_stored_precision():
@@ -52,7 +52,7 @@ def test_features_are_rounded_to_the_stored_precision():
 def test_nothing_left(count: int):
     nothing = Proposals(torch.full((count, 8, 8), -1.0), torch.full((count,), 0.9))
     found = describe(nothing, FEATURE_MAP, height=5, width=6, feature_dtype="float16")
-    assert found.rles == ()
+    assert len(found) == len(found.masks) == 0
     assert found.features.shape == (0, 2)
     assert found.grid_boxes_xyxy.shape == (0, 4)
     assert found.predicted_iou.shape == (0,)

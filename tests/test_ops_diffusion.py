@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawn_candidates import covered_parts
 
 from ntt.ops.diffusion import diffused_penalties, pagerank
-from ntt.ops.masks import encode_masks
-from ntt.ops.overlaps import overlaps_with_earlier
 
 # Of 4 x 8 pixels: the whole, its left half, its left quarter, its last column.
 MASKS = torch.zeros(4, 4, 8, dtype=torch.bool)
@@ -16,12 +15,12 @@ MASKS[0] = True
 MASKS[1, :, :4] = True
 MASKS[2, :, :2] = True
 MASKS[3, :, 7:] = True
-WHOLE, HALF, QUARTER, LAST = encode_masks(MASKS)
+WHOLE, HALF, QUARTER, LAST = range(4)
 
 
-def penalties(*rles: bytes, **changed: Any) -> list[float]:
+def penalties(*order: int, **changed: Any) -> list[float]:
     settings = {"alpha": 0.3, "steps": 30, "transition": "normalised", **changed}
-    penalties_N = diffused_penalties(overlaps_with_earlier(rles, 4, 8), **settings)
+    penalties_N = diffused_penalties(covered_parts(MASKS[list(order)]), **settings)
     assert penalties_N.dtype == np.float32
     return penalties_N.tolist()
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ntt.ops.masks import decode_masks, encode_full_size, encode_masks, overlap_fractions, rle_areas, rle_boxes_xywh
+from ntt.ops.masks import decode_masks, encode_full_size, encode_masks, mask_ious, rle_areas, rle_boxes_xywh
 
 
 def blobs(count: int, height: int, width: int) -> torch.Tensor:
@@ -55,7 +55,7 @@ def test_nothing_and_empty():
     assert rle_areas((), 8, 8).shape == (0,)
     assert rle_boxes_xywh((), 8, 8).shape == (0, 4)
     assert decode_masks((), 8, 9).shape == (0, 8, 9)
-    assert overlap_fractions((), empty, 8, 8).shape == (0, 1)
+    assert mask_ious((), empty, 8, 8).shape == (0, 1)
 
 
 def test_areas_boxes_and_round_trip():
@@ -67,12 +67,3 @@ def test_areas_boxes_and_round_trip():
     assert np.array_equal(decode_masks(rles, 5, 7), masks.numpy())
     assert rle_areas(rles, 5, 7).tolist() == [8, 1]
     assert rle_boxes_xywh(rles, 5, 7).tolist() == [[2, 1, 4, 2], [6, 4, 1, 1]]
-
-
-def test_overlap_is_divided_by_the_first_area():
-    masks = torch.zeros(3, 4, 8, dtype=torch.bool)
-    masks[0, :, :4] = True
-    masks[1, :2, 2:4] = True
-    masks[2, :, 6:] = True
-    rles = encode_masks(masks)
-    assert overlap_fractions(rles, rles, 4, 8).tolist() == [[1.0, 0.25, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]

@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from drawn_candidates import covered_parts
 
-from ntt.ops import overlaps
-from ntt.ops.masks import encode_masks
 from ntt.ops.merging import decay, hard_survivors, soft_penalties
-from ntt.ops.overlaps import overlaps_with_earlier
 
 # In units of eight pixels: the whole, its left half, its right three quarters, and its last quarter.
 STRIPS = torch.zeros(4, 4, 8, dtype=torch.bool)
@@ -15,15 +13,14 @@ STRIPS[0] = True
 STRIPS[1, :, :4] = True
 STRIPS[2, :, 2:] = True
 STRIPS[3, :, 6:] = True
-RLES = encode_masks(STRIPS)
 
 
-def covered(*rles: bytes) -> np.ndarray:
-    return overlaps_with_earlier(rles, 4, 8)
+def covered(*order: int) -> np.ndarray:
+    return covered_parts(STRIPS[list(order)])
 
 
 def test_soft_penalty_takes_the_largest_overlap_with_an_earlier_mask():
-    penalties = soft_penalties(covered(RLES[3], RLES[1], RLES[2], RLES[0]), None)
+    penalties = soft_penalties(covered(3, 1, 2, 0), None)
     # Of the 24 pixels of the third, 8 lie in the first and 8 in the second; of all 32, 24 lie in the third.
     np.testing.assert_allclose(penalties, [0, 0, 1 / 3, 0.75], rtol=1e-6)
     assert penalties.dtype == np.float32
@@ -31,14 +28,14 @@ def test_soft_penalty_takes_the_largest_overlap_with_an_earlier_mask():
 
 def test_semantic_factor_weighs_each_overlap():
     features = np.array([[1, 0], [0.6, 0.8], [0, 1], [-1, 0]], dtype=np.float32)
-    penalties = soft_penalties(covered(*RLES), features)
+    penalties = soft_penalties(covered(0, 1, 2, 3), features)
     # Second: inside the first, cosine 0.6. Third: inside the first, cosine 0; a third of it in the second, cosine 0.8.
     # Fourth: inside the first, cosine -1 counts as 0; not in the second; inside the third, cosine 0.
     np.testing.assert_allclose(penalties, [0, 0.6, 0.8 / 3, 0], atol=1e-6)
 
 
 def test_duplicate_with_the_same_feature_loses_everything():
-    penalties = soft_penalties(covered(RLES[1], RLES[1]), np.full((2, 3), 3**-0.5, dtype=np.float32))
+    penalties = soft_penalties(covered(1, 1), np.full((2, 3), 3**-0.5, dtype=np.float32))
     np.testing.assert_allclose(penalties, [0, 1], atol=1e-6)
     assert penalties.max() <= 1.0
 
@@ -65,15 +62,8 @@ def test_decay_by_hand():
     ],
 )
 def test_hard_survivors(order: tuple[int, ...], threshold: float, alive: list[int]):
-    survivors = hard_survivors(covered(*(RLES[index] for index in order)), threshold=threshold)
+    survivors = hard_survivors(covered(*order), threshold=threshold)
     assert survivors.astype(int).tolist() == alive
-
-
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch):
-    many = [RLES[index % 4] for index in (0, 3, 1, 2, 3, 1, 0)]
-    whole = covered(*many)
-    monkeypatch.setattr(overlaps, "BLOCK_ROWS", 2)
-    assert np.array_equal(covered(*many), whole)
 
 
 def test_nothing_to_merge():

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 
-from ntt.ops import run_lengths
+from ntt.ops import mask_changes as module
+from ntt.ops.mask_changes import full_size_changes, mask_changes
 from ntt.ops.resize import resize_matrix
-from ntt.ops.run_lengths import full_size_changes, mask_changes
+from ntt.ops.run_lengths import run_lengths_problem, take, to_changes, to_run_lengths, to_text
+from ntt.types import RunLengths
 
 GENERATOR = torch.Generator().manual_seed(0)
 SIZES = [
@@ -45,7 +47,7 @@ def smooth(count: int, height: int, width: int) -> torch.Tensor:
 
 
 def encoded(logits_Nhw: torch.Tensor, height: int, width: int) -> tuple[bytes, ...]:
-    return full_size_changes(logits_Nhw, logits_Nhw > 0, height, width).encode()
+    return to_text(full_size_changes(logits_Nhw, logits_Nhw > 0, height, width))
 
 
 @pytest.mark.parametrize(("grid", "image"), SIZES)
@@ -70,32 +72,61 @@ def test_equal_on_recorded_masks(golden_dir: Path) -> None:
         assert encoded(logits, height, width) == pycocotools(resized(logits, height, width))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (5, 7), (40, 33)])
-def test_full_size_masks(size: tuple[int, int]) -> None:
-    masks = torch.rand(40, *size, generator=GENERATOR) > torch.linspace(0, 1, 40)[:, None, None]
-    masks[0], masks[1] = True, False
+def drawn_masks() -> dict[str, torch.Tensor]:
+    """Masks of several sizes and shares of foreground, and with runs longer than 16 bits can say."""
+    masks = {}
+    for size in [(1, 1), (1, 9), (9, 1), (5, 7), (40, 33)]:
+        masks[f"{size}"] = torch.rand(40, *size, generator=GENERATOR) > torch.linspace(0, 1, 40)[:, None, None]
+        masks[f"{size}"][0], masks[f"{size}"][1] = True, False
+    masks["long"] = torch.zeros(6, 3000, 200, dtype=torch.bool)
+    masks["long"][0, -1, -1] = masks["long"][1, 0, 0] = masks["long"][2, 1500, 100:103] = True
+    masks["long"][3, :, 30:180] = masks["long"][4, 5:, :60] = masks["long"][4, :, 60:] = masks["long"][5] = True
+    return masks
+
+
+@pytest.mark.parametrize("masks", [pytest.param(masks, id=name) for name, masks in drawn_masks().items()])
+def test_full_size_masks(masks: torch.Tensor) -> None:
     changes = mask_changes(masks)
-    assert changes.encode() == pycocotools(masks)
-    assert ((changes.per_mask_N > 0) == masks.any(dim=2).any(dim=1).numpy()).all()
-
-
-def test_long_runs_take_several_characters() -> None:
-    masks = torch.zeros(3, 3000, 2100, dtype=torch.bool)
-    masks[0, -1, -1] = masks[1, 0, 0] = masks[2, 1500, 1000:1003] = True
-    assert mask_changes(masks).encode() == pycocotools(masks)
+    assert to_text(changes) == pycocotools(masks)
+    has_foreground = masks.any(dim=2).any(dim=1).numpy()
+    assert ((changes.per_mask_N > 0) == has_foreground).all()
+    num_pixels = masks[0].numel()
+    some = np.flatnonzero(has_foreground)[::-2]
+    run_lengths = take(to_run_lengths(changes), some)
+    assert run_lengths_problem(run_lengths, num_pixels) is None
+    assert run_lengths_problem(run_lengths, num_pixels + 1) == "its run lengths do not fit its size"
+    assert to_text(to_changes(run_lengths, num_pixels)) == pycocotools(masks[some.copy()])
 
 
 def test_no_masks() -> None:
     assert encoded(torch.zeros(0, 8, 8), 20, 20) == ()
-    assert mask_changes(torch.zeros(0, 8, 8, dtype=torch.bool)).encode() == ()
+    none = to_run_lengths(mask_changes(torch.zeros(0, 8, 8, dtype=torch.bool)))
+    assert run_lengths_problem(none, 64) is None
+    assert to_text(to_changes(none, 64)) == ()
+
+
+@pytest.mark.parametrize(
+    ("rows", "runs", "expected"),
+    [
+        ([1], [[3, 2], [0, 0]], "fit its masks"),
+        ([2, 0], [[3, 1], [0, 1]], "fit its masks"),
+        ([3, -1], [[3, 1], [0, 1]], "fit its masks"),
+        ([2**62, 2**62, 2**62, 2**62 + 2], [[3, 1], [0, 1]], "fit its masks"),
+        ([], [[3, 2]], "fit its masks"),
+        ([1, 1], [[3, 3], [2, 2]], "fit its size"),
+        ([1, 1], [[3, 2], [5, 0]], "a mask has no foreground"),
+    ],
+)
+def test_impossible_run_lengths(rows: list[int], runs: list[list[int]], expected: str) -> None:
+    masks = RunLengths(np.array(runs, dtype=np.uint16), np.array(rows, dtype=np.int64))
+    assert str(run_lengths_problem(masks, 5)).endswith(expected)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = smooth(9, 32, 32)
     whole = [encoded(logits, 90, 70), encoded(logits, 20, 70)]
-    monkeypatch.setattr(run_lengths, "_SAMPLES_CPU", 1)
-    monkeypatch.setattr(run_lengths, "_PIXELS_CPU", 1)
-    monkeypatch.setattr(run_lengths, "_RUNS", 1)
+    monkeypatch.setattr(module, "_SAMPLES_CPU", 1)
+    monkeypatch.setattr(module, "_PIXELS_CPU", 1)
     assert [encoded(logits, 90, 70), encoded(logits, 20, 70)] == whole
 
 

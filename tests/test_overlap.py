@@ -132,7 +132,7 @@ def test_the_stage_gives_the_same_entries_however_it_runs(threads: int, tmp_path
         counts = find_candidates(images=images, source=tested, group=ProcessGroup())
     finally:
         torch.set_num_threads(before)
-    assert counts == tuple(len(candidates.rles) for candidates in expected)
+    assert counts == tuple(len(candidates) for candidates in expected)
     for image in images:
         key = plain.key(image)
         assert tested.store.path("candidates", key).read_bytes() == plain.store.path("candidates", key).read_bytes()

@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from ntt.base.digests import content_key
 from ntt.errors import StorageError
 from ntt.store.entries import candidates_to_arrays
 from ntt.store.store import MARK, Store
-from ntt.types import Candidates, ReferenceFeature
+from ntt.types import Candidates, ReferenceFeature, RunLengths
 
 KEY = content_key({"image": "abc"})
+RUNS = np.array([[0, 600], [599, 1], [300, 300]], dtype=np.uint16)
 
 
 def some_candidates(count: int = 3) -> Candidates:
@@ -23,7 +25,7 @@ def some_candidates(count: int = 3) -> Candidates:
     return Candidates(
         height=20,
         width=30,
-        rles=(b"hb0", b"0hb0", b"6:Xb0")[:count],
+        masks=RunLengths(RUNS[:count], np.ones(count, dtype=np.int64)),
         grid_boxes_xyxy=np.array([[0, 0, 5, 5]] * count, dtype=np.float32).reshape(-1, 4),
         predicted_iou=generator.uniform(size=count).astype(np.float32),
         features=features,
@@ -31,9 +33,9 @@ def some_candidates(count: int = 3) -> Candidates:
 
 
 def assert_equal(left: Candidates, right: Candidates) -> None:
-    assert (left.height, left.width, left.rles) == (right.height, right.width, right.rles)
-    for name in ("grid_boxes_xyxy", "predicted_iou", "features"):
-        first, second = getattr(left, name), getattr(right, name)
+    assert (left.height, left.width) == (right.height, right.width)
+    for name in ("masks.runs_R2", "masks.rows_N", "grid_boxes_xyxy", "predicted_iou", "features"):
+        first, second = attrgetter(name)(left), attrgetter(name)(right)
         assert first.dtype == second.dtype
         assert first.shape == second.shape
         np.testing.assert_array_equal(first, second)
@@ -105,9 +107,9 @@ def test_damaged_entry_is_reported_and_absent(tmp_path: Path, damage: str, caplo
         ("predicted_iou", np.zeros(3, dtype=np.float64), "predicted_iou is float64 (3,), expected is (3,)"),
         ("grid_boxes_xyxy", np.full((3, 4), 1e9, dtype=np.float32), "grid_boxes_xyxy has values that are not numbers"),
         ("grid_boxes_xyxy", np.array([[5, 5, 4, 6]] * 3, dtype=np.float32), "grid_boxes_xyxy end before they begin"),
-        ("rle_bytes", np.frombuffer(b"hb00hb06:Yb0", dtype=np.uint8), "its run lengths do not fit its size"),
-        ("rle_bytes", np.frombuffer(b"hb0", dtype=np.uint8), "rle_bytes is uint8 (3,), expected is"),
-        ("rle_lengths", np.array([-1, 4, 9]), "its run lengths are no numbers"),
+        ("mask_runs", RUNS + np.uint16(1), "its run lengths do not fit its size"),
+        ("mask_runs", RUNS[:, 0], "mask_runs is uint16 (3,), expected is"),
+        ("mask_rows", np.array([-1, 2, 2]), "its run lengths do not fit its masks"),
     ],
 )
 def test_impossible_content_with_a_right_checksum_is_absent(

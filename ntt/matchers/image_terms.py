@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ntt.ops.boxes import best_first, classwise_nms, members_of_classes, overlapping_pairs
-from ntt.ops.masks import rle_boxes_xywh
-from ntt.ops.overlaps import overlaps_with_earlier
+from ntt.ops.boxes import best_first, members_of_classes, overlapping_pairs, unsuppressed
+from ntt.ops.masks import encode_runs
+from ntt.ops.overlaps import Segments, overlaps_with_earlier
+from ntt.ops.run_lengths import take
 from ntt.types import Candidates, FloatArray, IntArray
 
 
@@ -19,22 +20,30 @@ class ImageTerms:
     Results do not depend on it: each value is computed by the same operations on the same operands as without.
     """
 
-    def __init__(self, candidates: Candidates) -> None:
-        """Compute nothing yet."""
+    def __init__(self, candidates: Candidates, *, is_shared: bool = False) -> None:
+        """Compute nothing yet; `is_shared`: for several matchings, whose classes differ."""
         self.candidates = candidates
+        self._is_shared = is_shared
         self._remembered: dict[Hashable, Any] = {}
         self._order = best_first(candidates.predicted_iou)
-        self._row_N: IntArray = np.full(len(candidates.rles), -1)
+        self._row_N: IntArray = np.full(len(candidates), -1)
+        self._rles_M: tuple[bytes, ...] = ()
         self._boxes_xywh: FloatArray
         self._overlaps_MM: npt.NDArray[np.float64]
 
     def suppress(self, labels_N: IntArray, *, iou_threshold: float) -> IntArray:
         """Return the candidates that no better one of their class suppresses, best predicted IoU first."""
-        boxes = self.candidates.grid_boxes_xyxy
-        pairs = self._once(
-            ("pairs", iou_threshold), lambda: overlapping_pairs(boxes[self._order], iou_threshold=iou_threshold)
-        )
-        return self._order[classwise_nms(labels_N[self._order], *pairs)]
+        boxes, labels = self.candidates.grid_boxes_xyxy[self._order], labels_N[self._order]
+        if self._is_shared:
+            better, worse = self._once(
+                ("pairs", iou_threshold),
+                lambda: overlapping_pairs(boxes, np.zeros_like(labels), iou_threshold=iou_threshold),
+            )
+            in_class = labels[better] == labels[worse]
+            better, worse = better[in_class], worse[in_class]
+        else:
+            better, worse = overlapping_pairs(boxes, labels, iou_threshold=iou_threshold)
+        return self._order[unsuppressed(len(labels), better, worse)]
 
     def compare(self, groups: Sequence[IntArray]) -> None:
         """Find boxes of masks, and the overlaps of those that are in a group together.
@@ -43,18 +52,23 @@ class ImageTerms:
             groups: int64 [n] each: the survivors of a class of one matching, or of all classes of several matchings.
         """
         candidates = self.candidates
-        is_left_N = np.zeros(len(candidates.rles), dtype=np.bool_)
-        for members in groups:
-            is_left_N[members] = True
-        left_M = self._order[is_left_N[self._order]]
+        group_N = np.full(len(candidates), -1)
+        for number, members in enumerate(groups):
+            group_N[members] = number
+        left_M = self._order[group_N[self._order] >= 0]
         self._row_N[left_M] = np.arange(len(left_M))
-        size = (candidates.height, candidates.width)
-        self._boxes_xywh = rle_boxes_xywh([candidates.rles[index] for index in left_M.tolist()], *size)
-        self._overlaps_MM = np.zeros((len(left_M), len(left_M)))
-        for members in groups:
-            rows = np.sort(self._row_N[members])
-            rles = [candidates.rles[index] for index in left_M[rows].tolist()]
-            self._overlaps_MM[np.ix_(rows, rows)] = overlaps_with_earlier(rles, *size)
+        masks = take(candidates.masks, left_M)
+        segments = Segments.of(masks, candidates.height, candidates.width)
+        self._boxes_xywh = segments.boxes_xywh
+        self._overlaps_MM = overlaps_with_earlier(segments, group_N[left_M])
+        if self._is_shared:
+            self._rles_M = encode_runs(masks, candidates.height, candidates.width)
+
+    def rles(self, members: IntArray) -> tuple[bytes, ...]:
+        """Encode survivors' masks as COCO compressed RLEs."""
+        if self._is_shared:
+            return tuple(self._rles_M[row] for row in self._row_N[members].tolist())
+        return encode_runs(take(self.candidates.masks, members), self.candidates.height, self.candidates.width)
 
     def boxes_xywh(self, members: IntArray) -> FloatArray:
         """Return the tight boxes of survivors' masks, float32 [n, 4]."""

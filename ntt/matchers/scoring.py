@@ -107,7 +107,7 @@ class DetectingMatcher(MemoryReader, ABC):
         candidates = terms.candidates
         if len(survivors.kept) == 0 and self.on_empty == "raise":
             raise DataError(
-                f"image {image_id}: none of {len(candidates.rles)} candidates scores above {self.min_score:g}. "
+                f"image {image_id}: none of {len(candidates)} candidates scores above {self.min_score:g}. "
                 "With matcher.on_empty=empty such an image has no detections; with raise it ends the run."
             )
         scores = self.merge(terms, survivors) if len(survivors.kept) else survivors.scores
@@ -124,7 +124,7 @@ class DetectingMatcher(MemoryReader, ABC):
             labels=survivors.labels[best],
             scores=scores[best],
             boxes_xywh=boxes,
-            rles=tuple(candidates.rles[index] for index in members.tolist()),
+            rles=terms.rles(members),
         )
 
 
@@ -174,7 +174,7 @@ def match_together(
     Yields:
         What `match` returns or raises for each point, in their order.
     """
-    terms = ImageTerms(candidates)
+    terms = ImageTerms(candidates, is_shared=True)
     survivors = [
         matcher.survivors(terms, prototypes) if isinstance(matcher, DetectingMatcher) else None
         for matcher, prototypes in points

@@ -4,10 +4,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ntt.ops.ragged import chunks, ranges
 from ntt.types import FloatArray, IntArray
 
-# Rows of the table of pairs computed at once: it is needed above its diagonal only.
-_BLOCK_ROWS = 64
+# Pairs of boxes that are compared at a time: as many as stay in the cache.
+_PAIRS = 1 << 16
 _MARGIN = 1e-3
 
 
@@ -56,7 +57,7 @@ def pair_iou(first_xyxy: FloatArray, second_xyxy: FloatArray) -> npt.NDArray[np.
     Returns:
         float64 [P] in [0, 1]; 0 where both boxes have no area.
     """
-    first, second = first_xyxy.astype(np.float64).T, second_xyxy.astype(np.float64).T
+    first, second = (np.ascontiguousarray(boxes.T, dtype=np.float64) for boxes in (first_xyxy, second_xyxy))
     width = np.minimum(first[2], second[2]) - np.maximum(first[0], second[0])
     height = np.minimum(first[3], second[3]) - np.maximum(first[1], second[1])
     intersection = np.maximum(width, 0.0) * np.maximum(height, 0.0)
@@ -67,8 +68,8 @@ def pair_iou(first_xyxy: FloatArray, second_xyxy: FloatArray) -> npt.NDArray[np.
     return iou
 
 
-def overlapping_pairs(boxes_xyxy: FloatArray, *, iou_threshold: float) -> tuple[IntArray, IntArray]:
-    """Find the pairs of boxes whose IoU is above a threshold, strictly.
+def overlapping_pairs(boxes_xyxy: FloatArray, groups_N: IntArray, *, iou_threshold: float) -> tuple[IntArray, IntArray]:
+    """Find the pairs of boxes of the same group whose IoU is above a threshold, strictly.
 
     As in the reference, the inclusive corners count as continuous coordinates, so a box one pixel wide has no area and
     overlaps nothing. IoU is computed in float64, so that an overlap of exactly the threshold is not counted because of
@@ -76,56 +77,39 @@ def overlapping_pairs(boxes_xyxy: FloatArray, *, iou_threshold: float) -> tuple[
 
     Args:
         boxes_xyxy: float32 [N, 4].
+        groups_N: int64.
         iou_threshold: in [0, 1].
 
     Returns:
         int64 [P] and int64 [P], the lower and the higher index of each pair.
     """
-    left, top, right, bottom = np.ascontiguousarray(boxes_xyxy.T)
+    order = np.lexsort((boxes_xyxy[:, 0], groups_N))
+    left, top, right, bottom = boxes = np.ascontiguousarray(boxes_xyxy[order].T)
     # I / (A + B - I) > t is I > t / (1 + t) * (A + B). float32 is off by far less than the margin: no pair is missed.
-    least_share = max(iou_threshold - _MARGIN, 0.0)
-    shares = (right - left) * (bottom - top) * np.float32(least_share / (1 + least_share))
-    firsts, seconds = [], []
-    for start in range(0, len(boxes_xyxy), _BLOCK_ROWS):
-        rows, others = slice(start, start + _BLOCK_ROWS), slice(start, None)
-        intersection = _shared_length(left, right, rows, others)
-        np.maximum(intersection, 0.0, out=intersection)
-        intersection *= _shared_length(top, bottom, rows, others)
-        intersection -= shares[rows, None]
-        first_P, second_P = np.divmod(np.flatnonzero(intersection > shares[others]), intersection.shape[1])
-        is_pair = first_P < second_P
-        firsts.append(first_P[is_pair] + start)
-        seconds.append(second_P[is_pair] + start)
-    first_P, second_P = (np.concatenate([np.zeros(0, dtype=np.int64), *parts]) for parts in (firsts, seconds))
+    least = np.float32(max(iou_threshold - _MARGIN, 0.0))
+    shares = (right - left) * (bottom - top) * (least / (1 + least))
+    # Of the boxes that begin further right, only those that leave enough of the width can overlap enough.
+    span = np.ptp(boxes[[0, 2]]) + 2.0 if len(order) else 0.0
+    offsets = span * np.cumsum(np.diff(groups_N[order], prepend=groups_N[order[:1]]) != 0)
+    ends = np.searchsorted(left + offsets, right - least * (right - left) + offsets)
+    following = np.arange(1, len(order) + 1)
+    counts = np.maximum(ends - following, 0)
+    pairs = [np.zeros((2, 0), dtype=np.int64)]
+    for part in chunks(counts, _PAIRS):
+        first_P, second_P = np.repeat(following[part] - 1, counts[part]), ranges(following[part], counts[part])
+        intersections = np.minimum(bottom[first_P], bottom[second_P]) - np.maximum(top[first_P], top[second_P])
+        intersections *= np.minimum(right[first_P], right[second_P]) - left[second_P]
+        close = np.flatnonzero(intersections > shares[first_P] + shares[second_P])
+        pairs.append(order[np.stack([first_P[close], second_P[close]])])
+    first_P, second_P = np.concatenate(pairs, axis=1)
+    first_P, second_P = np.minimum(first_P, second_P), np.maximum(first_P, second_P)
     above = pair_iou(boxes_xyxy[first_P], boxes_xyxy[second_P]) > iou_threshold
     return first_P[above], second_P[above]
-
-
-def _shared_length(low: FloatArray, high: FloatArray, rows: slice, others: slice) -> FloatArray:
-    """Return how far intervals overlap, float32 [rows, others]; below 0 where they do not."""
-    length = np.minimum(high[rows, None], high[others])
-    length -= np.maximum(low[rows, None], low[others])
-    return length
 
 
 def best_first(ranking: FloatArray) -> IntArray:
     """Return the order of descending rank, int64 [N]; of equals the lower index comes first."""
     return np.argsort(-ranking, kind="stable")
-
-
-def classwise_nms(labels: IntArray, better_P: IntArray, worse_P: IntArray) -> npt.NDArray[np.bool_]:
-    """Suppress, within each class, boxes that overlap a better ranked box too much (method.md §5).
-
-    Args:
-        labels: int64 [N], classes of the boxes, best ranked first.
-        better_P: int64 [P], the lower index of each pair of `overlapping_pairs` of boxes in this order.
-        worse_P: int64 [P], the higher one.
-
-    Returns:
-        bool [N], whether a box is left.
-    """
-    in_class = labels[better_P] == labels[worse_P]
-    return unsuppressed(len(labels), better_P[in_class], worse_P[in_class])
 
 
 def members_of_classes(labels: IntArray) -> list[IntArray]:

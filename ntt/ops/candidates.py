@@ -8,8 +8,9 @@ import numpy.typing as npt
 import torch
 
 from ntt.ops.boxes import boxes_from_masks
+from ntt.ops.mask_changes import Changes, full_size_changes
 from ntt.ops.pooling import l2_normalise, pool_masks
-from ntt.ops.run_lengths import Changes, full_size_changes
+from ntt.ops.run_lengths import take, to_run_lengths
 from ntt.types import Candidates, FloatArray, Proposals
 
 FeatureDtype: TypeAlias = Literal["float16", "float32"]
@@ -36,17 +37,16 @@ class Measurements:
     features: FloatArray
 
     def candidates(self, feature_dtype: FeatureDtype) -> Candidates:
-        """Encode the masks, and round features to a precision in which they can be stored without loss.
+        """Measure the runs of the masks, and round features to a precision in which they can be stored without loss.
 
         Proposals without foreground, on their own grid or at full size, are dropped: the reference gives them the
         feature 0/0.
         """
         keep = np.flatnonzero(self.on_grid_N & (self.changes.per_mask_N > 0))
-        rles = self.changes.encode()
         return Candidates(
             height=self.height,
             width=self.width,
-            rles=tuple(rles[index] for index in keep.tolist()),
+            masks=take(to_run_lengths(self.changes), keep),
             grid_boxes_xyxy=self.grid_boxes_xyxy[keep],
             predicted_iou=self.predicted_iou[keep],
             features=self.features[keep].astype(feature_dtype).astype(np.float32),

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from pycocotools import mask as coco_mask
 
-from ntt.ops.run_lengths import full_size_changes, mask_changes
-from ntt.types import FloatArray
+from ntt.ops.mask_changes import full_size_changes, mask_changes
+from ntt.ops.run_lengths import to_changes, to_text
+from ntt.types import FloatArray, RunLengths
 
 
 def encode_full_size(logits_Nhw: torch.Tensor, height: int, width: int) -> tuple[bytes, ...]:
@@ -26,12 +27,17 @@ def encode_full_size(logits_Nhw: torch.Tensor, height: int, width: int) -> tuple
     Returns:
         One COCO compressed RLE of [H, W] per mask.
     """
-    return full_size_changes(logits_Nhw, logits_Nhw > 0, height, width).encode()
+    return to_text(full_size_changes(logits_Nhw, logits_Nhw > 0, height, width))
 
 
 def encode_masks(foreground_NHW: torch.Tensor) -> tuple[bytes, ...]:
     """Encode masks, bool [N, H, W] on any device, as one COCO compressed RLE per mask."""
-    return mask_changes(foreground_NHW).encode()
+    return to_text(mask_changes(foreground_NHW))
+
+
+def encode_runs(masks: RunLengths, height: int, width: int) -> tuple[bytes, ...]:
+    """Encode masks of [height, width] pixels as one COCO compressed RLE per mask."""
+    return to_text(to_changes(masks, height * width))
 
 
 # pycocotools' `area` keeps the number of masks in an 8-bit integer, and NumPy 2 refuses more.
@@ -62,36 +68,12 @@ def rle_boxes_xywh(rles: Sequence[bytes], height: int, width: int) -> FloatArray
     return np.asarray(coco_mask.toBbox(_as_coco(rles, height, width))).astype(np.float32).reshape(-1, 4)
 
 
-def overlap_fractions(
-    rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int
-) -> npt.NDArray[np.float64]:
-    """Compute which part of each mask is covered by each other mask.
-
-    Args:
-        rles: N masks.
-        others: M masks of the same image.
-        height: H, pixels.
-        width: W, pixels.
-
-    Returns:
-        float64 [N, M], |mask & other| / |mask|, exact up to the division; 0 where they do not meet.
-    """
-    # The crowd flag makes pycocotools divide by the first mask's area in place of the union.
-    return _compare(rles, others, height, width, crowd=1)
-
-
 def mask_ious(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int) -> npt.NDArray[np.float64]:
     """Compute the IoU of N masks with M others of an image of [height, width] pixels: float64 [N, M]."""
-    return _compare(rles, others, height, width, crowd=0)
-
-
-def _compare(
-    rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int, *, crowd: int
-) -> npt.NDArray[np.float64]:
     if not rles or not others:
         return np.zeros((len(rles), len(others)), dtype=np.float64)
     coded = (_as_coco(masks, height, width) for masks in (rles, others))
-    return cast("npt.NDArray[np.float64]", np.asarray(coco_mask.iou(*coded, [crowd] * len(others))))
+    return cast("npt.NDArray[np.float64]", np.asarray(coco_mask.iou(*coded, [0] * len(others))))
 
 
 def _as_coco(rles: Sequence[bytes], height: int, width: int) -> list[dict[str, Any]]:

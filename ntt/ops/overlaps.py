@@ -1,27 +1,118 @@
-"""Which part of each mask better ranked masks cover."""
+"""Boxes of masks, and which part of a mask others cover, from run lengths.
 
-from collections.abc import Sequence
+Suffixes: N masks, P pairs, S segments: what a mask covers of a column without a gap, C columns of all masks, E segments
+of one mask of a pair in the columns of the other.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from ntt.ops.masks import overlap_fractions
+from ntt.ops.ragged import chunks, ranges
+from ntt.ops.run_lengths import foreground_edges
+from ntt.types import FloatArray, IntArray, RunLengths
 
-# Rows of the table computed at once: it is needed below its diagonal only.
-BLOCK_ROWS = 32
+# Segments of pairs that are compared at a time: as many as stay in the cache.
+_SEGMENTS = 1 << 16
 
 
-def overlaps_with_earlier(rles: Sequence[bytes], height: int, width: int) -> npt.NDArray[np.float64]:
-    """Return float64 [N, N], the part of mask i that mask j < i covers; 0 on and above the diagonal.
+@dataclass(frozen=True)
+class Segments:
+    """N masks of one image, column by column.
 
-    Args:
-        rles: N full-size masks, best ranked first.
-        height: H, pixels.
-        width: W, pixels.
+    Attributes:
+        shape: N and W.
+        column_S: int64, ascending: index of the mask times W, plus index of the column.
+        top_S, bottom_S: int64, the first row of each segment, and the first one below it.
     """
-    count = len(rles)
-    overlaps = np.zeros((count, count), dtype=np.float64)
-    for start in range(0, count, BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, count)
-        overlaps[start:stop, :stop] = overlap_fractions(rles[start:stop], rles[:stop], height, width)
-    return np.tril(overlaps, k=-1)
+
+    shape: tuple[int, int]
+    column_S: IntArray
+    top_S: IntArray
+    bottom_S: IntArray
+
+    @classmethod
+    def of(cls, masks: RunLengths, height: int, width: int) -> "Segments":
+        """Divide the runs of masks of [height, width] pixels where columns end."""
+        start_F, end_F = foreground_edges(masks).T
+        first_F = start_F // height
+        counts_F = (end_F - 1) // height - first_F + 1
+        column_S = ranges(first_F, counts_F)
+        base_S = column_S * height
+        top_S = np.maximum(np.repeat(start_F, counts_F) - base_S, 0)
+        bottom_S = np.minimum(np.repeat(end_F, counts_F) - base_S, height)
+        return cls((len(masks), width), column_S, top_S, bottom_S)
+
+    @cached_property
+    def first_C(self) -> IntArray:
+        """The first segment of each column of each mask, and S at the end: int64 [N * W + 1]."""
+        count, width = self.shape
+        return np.concatenate([[0], np.cumsum(np.bincount(self.column_S, minlength=count * width))])
+
+    @cached_property
+    def boxes_xyxy(self) -> IntArray:
+        """The masks' tight boxes: int64 [N, 4], the right and the lower edge exclusive."""
+        count, width = self.shape
+        first_column_N = np.arange(count) * width
+        first_N = self.first_C[first_column_N]
+        last_N = self.first_C[first_column_N + width] - 1
+        left_N, right_N = self.column_S[first_N] - first_column_N, self.column_S[last_N] - first_column_N + 1
+        top_N, bottom_N = np.minimum.reduceat(self.top_S, first_N), np.maximum.reduceat(self.bottom_S, first_N)
+        return np.stack([left_N, top_N, right_N, bottom_N], axis=1)
+
+    @property
+    def boxes_xywh(self) -> FloatArray:
+        """The masks' COCO boxes: float32 [N, 4]."""
+        corners = self.boxes_xyxy
+        return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).astype(np.float32)
+
+    @property
+    def areas_N(self) -> IntArray:
+        """Foreground pixels of each mask: int64."""
+        first_N = self.first_C[np.arange(self.shape[0]) * self.shape[1]]
+        return np.add.reduceat(self.bottom_S - self.top_S, first_N)
+
+    def intersections(self, mask_P: IntArray, other_P: IntArray) -> IntArray:
+        """Count the pixels that two masks have in common: int64 [P]."""
+        width, boxes = self.shape[1], self.boxes_xyxy
+        left_P = np.maximum(boxes[mask_P, 0], boxes[other_P, 0])
+        right_P = np.maximum(np.minimum(boxes[mask_P, 2], boxes[other_P, 2]), left_P)
+        first_P = self.first_C[mask_P * width + left_P]
+        counts_P = self.first_C[mask_P * width + right_P] - first_P
+        further_P = (other_P - mask_P) * width
+        parts = chunks(counts_P, _SEGMENTS)
+        return np.concatenate([self._shared(first_P[part], counts_P[part], further_P[part]) for part in parts])
+
+    def _shared(self, first_P: IntArray, counts_P: IntArray, further_P: IntArray) -> IntArray:
+        """Count what `counts_P` segments from `first_P` on share with those `further_P` columns on: int64 [P]."""
+        segment_E = ranges(first_P, counts_P)
+        column_E = self.column_S[segment_E] + np.repeat(further_P, counts_P)
+        other_E = self.first_C[column_E]
+        others_E = self.first_C[column_E + 1] - other_E
+        shared_E = np.zeros(len(segment_E) + 1, dtype=np.int64)
+        number = 0
+        while len(index := np.flatnonzero(others_E > number)):
+            segment, other = segment_E[index], other_E[index] + number
+            length = np.minimum(self.bottom_S[segment], self.bottom_S[other])
+            length -= np.maximum(self.top_S[segment], self.top_S[other])
+            shared_E[index + 1] += np.maximum(length, 0)
+            number += 1
+        sums, ends_P = np.cumsum(shared_E), np.cumsum(counts_P)
+        return sums[ends_P] - sums[ends_P - counts_P]
+
+
+def overlaps_with_earlier(segments: Segments, groups_N: IntArray) -> npt.NDArray[np.float64]:
+    """Compute which part of each mask every earlier one of its group covers.
+
+    Returns:
+        float64 [N, N], |mask i & mask j| / |mask i| for j < i, exact up to the division; 0 elsewhere.
+    """
+    boxes = segments.boxes_xyxy
+    overlaps = np.zeros((len(boxes), len(boxes)), dtype=np.float64)
+    mask_P, other_P = np.nonzero(np.tril(groups_N[:, None] == groups_N, k=-1))
+    meet_P = ((boxes[mask_P, :2] < boxes[other_P, 2:]) & (boxes[other_P, :2] < boxes[mask_P, 2:])).all(axis=1)
+    mask_P, other_P = mask_P[meet_P], other_P[meet_P]
+    overlaps[mask_P, other_P] = segments.intersections(mask_P, other_P) / segments.areas_N[mask_P]
+    return overlaps

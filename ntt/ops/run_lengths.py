@@ -1,326 +1,123 @@
-"""Run lengths of full-size masks, found on the masks' own grid without making the full-size masks.
+"""Full-size masks as run lengths: the numbers the store keeps, and COCO's text of them.
 
-Where an image is at least as large as the grid, a pixel is a weighted mean of four samples of the grid: of the corners
-of its cell. A cell whose corners lie all in the foreground, or all outside, is of one kind throughout. So only cells
-with corners of both kinds are upsampled, to find out where the foreground begins and ends going down a column.
-
-Suffixes: N masks, h and w the grid, H and W the image, M cells, K and L rows and columns of pixels in a cell (the most
-any cell has), T changes.
+Suffixes: N masks, R rows of run lengths, F runs of foreground, T changes, V numbers of a text.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from ntt.ops.resize import resize_bands, resize_matrix
+from ntt.ops.mask_changes import Changes
+from ntt.ops.ragged import ranges
+from ntt.types import IntArray, RunLengths
 
-# Pixels, and samples of the grid or pixels of whole masks, that are worked on at a time.
-_PIXELS_CPU, _PIXELS_GPU = 1 << 18, 1 << 25
-_SAMPLES_CPU, _SAMPLES_GPU = 1 << 21, 1 << 28
-_BANDS = 8
-# Runs that are encoded at a time, and the most groups of five bits of one.
-_RUNS, _MOST_GROUPS = 1 << 16, 7
-# Where more of the cells are of both kinds, all pixels are computed.
-_MOST_CELLS = 1 / 16
+_LONGEST = np.iinfo(np.uint16).max
 
 
-@dataclass(frozen=True)
-class Changes:
-    """Where N masks change between background and foreground, going down their columns one after the other.
+def to_run_lengths(changes: Changes) -> RunLengths:
+    """Measure the runs between changes; a run that is too long for 16 bits is continued in further rows."""
+    per_mask_N = changes.per_mask_N
+    # A mask ends with foreground, of no length where its last pixel is background: once more or twice at its end.
+    missing_N = 2 - per_mask_N % 2
+    mask_ends_N = np.arange(1, changes.count + 1) * changes.length
+    ends_T = np.insert(changes.flat_T, np.repeat(np.cumsum(per_mask_N), missing_N), np.repeat(mask_ends_N, missing_N))
+    runs_R2 = np.diff(ends_T, prepend=0).reshape(-1, 2)
+    full_R2, rest_R2 = np.divmod(runs_R2, _LONGEST)
+    before_R, after_R = full_R2.T
+    last_R = np.cumsum(before_R + 1 + after_R)
+    rows_N = np.diff(last_R[np.cumsum((per_mask_N + missing_N) // 2) - 1], prepend=0)
+    if not full_R2.any():
+        return RunLengths(rest_R2.astype(np.uint16), rows_N)
+    own_R = last_R - after_R - 1
+    parts_R2 = np.zeros((int(last_R[-1]), 2), dtype=np.uint16)
+    parts_R2[own_R] = rest_R2
+    for column, counts_R, first_R in ((0, before_R, own_R - before_R), (1, after_R, own_R + 1)):
+        parts_R2[ranges(first_R, counts_R), column] = _LONGEST
+    return RunLengths(parts_R2, rows_N)
 
-    Attributes:
-        flat_T: int64, ascending: index of the mask times `length`, plus index of the first pixel after the change,
-            counted down the columns. What lies before a mask's first pixel is background.
-        count: N.
-        length: pixels of a mask, H * W.
+
+def to_changes(masks: RunLengths, num_pixels: int) -> Changes:
+    """Return where masks of so many pixels change; the inverse of `to_run_lengths`."""
+    edges_F2 = foreground_edges(masks)
+    is_change_F2 = np.ones(edges_F2.shape, dtype=np.bool_)
+    is_change_F2[:, 1] = edges_F2[:, 1] % num_pixels != 0
+    # A run that goes on in the next row does not change there.
+    goes_on = is_change_F2[:-1, 1] & (edges_F2[:-1, 1] == edges_F2[1:, 0])
+    is_change_F2[:-1, 1] ^= goes_on
+    is_change_F2[1:, 0] ^= goes_on
+    return Changes(edges_F2[is_change_F2], len(masks), num_pixels)
+
+
+def foreground_edges(masks: RunLengths) -> IntArray:
+    """Return the first pixel of each run of foreground, and the first one after it: int64 [F, 2].
+
+    Pixels are counted down the columns, and on from mask to mask.
     """
-
-    flat_T: npt.NDArray[np.int64]
-    count: int
-    length: int
-
-    @property
-    def per_mask_N(self) -> npt.NDArray[np.int64]:
-        """Number of changes of each mask; 0 where there is no foreground."""
-        ends = np.searchsorted(self.flat_T, np.arange(1, self.count + 1) * self.length)
-        return np.diff(ends, prepend=0)
-
-    def encode(self) -> tuple[bytes, ...]:
-        """Write each mask as the counts of a COCO compressed RLE, byte for byte as pycocotools does."""
-        ends_N = np.cumsum(self.per_mask_N)
-        texts: list[bytes] = []
-        while len(texts) < self.count:
-            # As many masks at a time as stay in the cache, and one at least.
-            first, start = len(texts), int(ends_N[len(texts) - 1]) if texts else 0
-            last = max(int(np.searchsorted(ends_N, start + _RUNS, side="right")), first + 1)
-            texts += _encode(self.flat_T[start : ends_N[last - 1]] - first * self.length, last - first, self.length)
-        return tuple(texts)
+    edges_R2 = np.cumsum(masks.runs_R2.reshape(-1), dtype=np.int64).reshape(-1, 2)
+    return edges_R2[edges_R2[:, 0] < edges_R2[:, 1]]
 
 
-def _encode(flat_T: npt.NDArray[np.int64], count: int, length: int) -> list[bytes]:
-    """Encode a few masks; see `Changes`."""
-    mask_ends_N = np.arange(1, count + 1) * length
-    ends_N = np.searchsorted(flat_T, mask_ends_N)
+def take(masks: RunLengths, indices: IntArray) -> RunLengths:
+    """Return some masks, in the order of their indices."""
+    rows_N = masks.rows_N[indices]
+    first_N = (np.cumsum(masks.rows_N) - masks.rows_N)[indices]
+    return RunLengths(masks.runs_R2[ranges(first_N, rows_N)], rows_N)
+
+
+def run_lengths_problem(masks: RunLengths, num_pixels: int) -> str | None:
+    """Return why run lengths are not those of masks of so many pixels, each with foreground; None if they are."""
+    rows_N, count = masks.rows_N, len(masks.runs_R2)
+    if rows_N.min(initial=1) < 1 or rows_N.max(initial=0) > count or rows_N.sum() != count:
+        return "its run lengths do not fit its masks"
+    if not count:
+        return None
+    first_N = np.cumsum(rows_N) - rows_N
+    if (np.add.reduceat(masks.runs_R2.reshape(-1), 2 * first_N, dtype=np.int64) != num_pixels).any():
+        return "its run lengths do not fit its size"
+    if not np.maximum.reduceat(masks.runs_R2[:, 1], first_N).all():
+        return "a mask has no foreground"
+    return None
+
+
+def to_text(changes: Changes) -> tuple[bytes, ...]:
+    """Write each mask as the counts of a COCO compressed RLE, byte for byte as pycocotools does."""
+    ends_N = np.cumsum(changes.per_mask_N)
+    mask_ends_N = np.arange(1, changes.count + 1) * changes.length
     # Each mask has one run more than changes; its last one ends with the mask.
-    runs = np.diff(np.insert(flat_T, ends_N, mask_ends_N), prepend=0).astype(np.int32)
-    ends_N += np.arange(1, count + 1)
+    runs_V = np.diff(np.insert(changes.flat_T, ends_N, mask_ends_N), prepend=0).astype(np.int32)
+    ends_N += np.arange(1, changes.count + 1)
     sizes_N = np.diff(ends_N, prepend=0)
     # From the fourth run of a mask on, the difference to the run two before is written.
-    values = runs.copy()
-    values[2:] -= runs[:-2]
+    values_V = runs_V.copy()
+    values_V[2:] -= runs_V[:-2]
     for offset in range(3):
         index = (ends_N - sizes_N + offset)[sizes_N > offset]
-        values[index] = runs[index]
-    return _as_text(values, ends_N)
+        values_V[index] = runs_V[index]
+    text, first_V = _characters(values_V)
+    return tuple(text[start:end] for start, end in pairwise([0, *first_V[ends_N].tolist()]))
 
 
-def _as_text(values: npt.NDArray[np.int32], ends_N: npt.NDArray[np.int64]) -> list[bytes]:
-    """Write numbers in groups of five bits, lowest first; the sixth bit of a character says that another follows."""
-    characters = np.empty((len(values), _MOST_GROUPS), dtype=np.uint8)
-    sizes = np.zeros(len(values), dtype=np.int8)
+def _characters(values_V: npt.NDArray[np.int32]) -> tuple[bytes, IntArray]:
+    """Write numbers in groups of five bits, lowest first; the sixth bit of a character says that another follows.
+
+    Returns the text; and where each number begins, int64 [V + 1].
+    """
     index: Any = slice(None)
-    rest = values
-    for group in range(_MOST_GROUPS):
-        low, rest = rest & 31, rest >> 5
+    sizes, groups = np.zeros(len(values_V), dtype=np.int64), []
+    while True:
+        low, rest = values_V & 31, values_V >> 5
         # The fifth bit of the last group is the sign: where the rest is nothing but copies of it, the number ends.
-        more = rest != -(low >> 4)
-        characters[index, group] = low + 48 + (more << 5)
+        goes_on = rest != -(low >> 4)
+        groups.append((index, (low + 48 + (goes_on << 5)).astype(np.uint8)))
         sizes[index] += 1
-        following = np.flatnonzero(more)
+        following = np.flatnonzero(goes_on)
         if not len(following):
             break
-        index, rest = following if group == 0 else index[following], rest[following]
-    text = characters[np.arange(_MOST_GROUPS) < sizes[:, None]].tobytes()
-    edges = [0, *np.cumsum(sizes, dtype=np.int64)[ends_N - 1].tolist()]
-    return [text[start:stop] for start, stop in pairwise(edges)]
-
-
-@torch.no_grad()
-def mask_changes(foreground_NHW: torch.Tensor) -> Changes:
-    """Find the changes of full-size masks, bool [N, H, W]; fastest where each mask is stored column by column."""
-    count, height, width = foreground_NHW.shape
-    flat_T = _in_chunks(lambda part: _compare_all(foreground_NHW[part]), foreground_NHW, height * width, height * width)
-    return Changes(flat_T.cpu().numpy(), count, height * width)
-
-
-@torch.no_grad()
-def full_size_changes(logits_Nhw: torch.Tensor, foreground_Nhw: torch.Tensor, height: int, width: int) -> Changes:
-    """Find the changes of masks resized to the image: bilinearly, antialiased where an axis shrinks, foreground > 0.
-
-    Args:
-        logits_Nhw: [N, h, w], any float or signed integer dtype, any device.
-        foreground_Nhw: `logits_Nhw > 0`.
-        height: H, pixels.
-        width: W, pixels.
-    """
-    count, rows_in, columns_in = logits_Nhw.shape
-    device, length = logits_Nhw.device, height * width
-    rows, columns = _taps(rows_in, height, device), _taps(columns_in, width, device)
-
-    def find(part: slice) -> torch.Tensor:
-        logits_nhw, foreground_nhw = logits_Nhw[part], foreground_Nhw[part]
-        if rows is not None and columns is not None:
-            cells = _mixed_cells(foreground_nhw)
-            if device.type != "cpu" or np.count_nonzero(cells.numpy()) < _MOST_CELLS * cells.numel():
-                changes = _compare_in_cells(logits_nhw, foreground_nhw, cells, rows, columns)
-                # NumPy sorts faster on a CPU.
-                return changes.sort().values if device.type != "cpu" else torch.from_numpy(np.sort(changes.numpy()))
-        return _in_chunks(
-            lambda few: _compare_all(_resized_foreground(logits_nhw[few], height, width)),
-            logits_nhw,
-            length,
-            max(rows_in, height) * max(columns_in, width),
-        )
-
-    flat_T = _in_chunks(find, logits_Nhw, length, rows_in * columns_in)
-    return Changes(flat_T.cpu().numpy(), count, length)
-
-
-def _in_chunks(find: Callable[[slice], torch.Tensor], masks: torch.Tensor, length: int, mask_size: int) -> torch.Tensor:
-    """Find the changes of as many masks at a time as the memory limit allows, `mask_size` numbers each."""
-    step = max(1, _limit(masks.device, _SAMPLES_CPU, _SAMPLES_GPU) // max(1, mask_size))
-    parts = [find(slice(start, start + step)) + start * length for start in range(0, len(masks), step)]
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
-
-
-def _compare_all(foreground_nHW: torch.Tensor) -> torch.Tensor:
-    """Compare every pixel with the one before it: indices into [n, W * H]."""
-    pixels_nL = foreground_nHW.mT.flatten(1)
-    changed_nL = pixels_nL.clone()
-    changed_nL[:, 1:] ^= pixels_nL[:, :-1]
-    return _nonzero(changed_nL)
-
-
-def _resized_foreground(logits_nhw: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize masks pixel by pixel: bool [n, H, W], each mask stored column by column."""
-    rows, columns = (
-        resize_bands(inputs, outputs, antialias=True, adjoint=False, count=_BANDS, device=logits_nhw.device)
-        for inputs, outputs in zip(logits_nhw.shape[1:], (height, width), strict=True)
-    )
-    values_nhw = logits_nhw.float()
-    values_nHw = torch.cat([band.weights_oi @ values_nhw[:, band.inputs] for band in rows], dim=1)
-    values_nwH = values_nHw.mT
-    values_nWH = torch.cat([band.weights_oi @ values_nwH[:, band.inputs] for band in columns], dim=1)
-    return (values_nWH > 0).mT
-
-
-@dataclass(frozen=True)
-class _Taps:
-    """Bilinear upsampling along one axis, cell by cell; C cells, K pixels in the largest.
-
-    Attributes:
-        pixels: of the whole axis.
-        first_C: int64, the first pixel of each cell, whose two samples are the cell's ends.
-        weights_2KC: float32, of the lower and the upper sample. What is missing to K pixels repeats the last one.
-        inside_KC: whether there is such a pixel.
-        last_2C: weights of each cell's last pixel.
-    """
-
-    pixels: int
-    first_C: torch.Tensor
-    weights_2KC: torch.Tensor
-    inside_KC: torch.Tensor
-    last_2C: torch.Tensor
-
-    def first_pixels(self) -> "_Taps":
-        """Leave out all but the first pixel of each cell."""
-        return replace(self, weights_2KC=self.weights_2KC[:, :1], inside_KC=self.inside_KC[:1])
-
-
-@lru_cache(maxsize=64)
-def _taps(inputs: int, outputs: int, device: torch.device) -> _Taps | None:
-    """Read the weights out of the matrix of the resizing; None where a pixel has more than two, or a cell no pixel."""
-    if not 2 <= inputs <= outputs:
-        return None
-    matrix = resize_matrix(inputs, outputs, antialias=True).numpy()
-    cell = np.minimum((matrix != 0).argmax(axis=1), inputs - 2)
-    pixel = np.arange(outputs)
-    lower, upper = matrix[pixel, cell], matrix[pixel, cell + 1]
-    sizes = np.bincount(cell, minlength=inputs - 1)
-    if np.count_nonzero(matrix) != np.count_nonzero([lower, upper]) or sizes.min() == 0:
-        return None
-    first = np.cumsum(sizes) - sizes
-    within, last = np.arange(sizes.max())[:, None], sizes - 1
-    weights = np.stack([lower, upper])[:, first + np.minimum(within, last)]
-    parts = (first, weights, within <= last, weights[:, -1])
-    return _Taps(outputs, *(torch.from_numpy(part).to(device) for part in parts))
-
-
-def _mixed_cells(foreground_nhw: torch.Tensor) -> torch.Tensor:
-    """Find the cells whose corners are of both kinds: bool [n, h - 1, w - 1]."""
-    sideways = foreground_nhw[:, :, 1:] ^ foreground_nhw[:, :, :-1]
-    down = foreground_nhw[:, 1:, 1:] ^ foreground_nhw[:, :-1, 1:]
-    return down | sideways[:, 1:] | sideways[:, :-1]
-
-
-def _compare_in_cells(
-    logits_nhw: torch.Tensor, foreground_nhw: torch.Tensor, mixed: torch.Tensor, rows: _Taps, columns: _Taps
-) -> torch.Tensor:
-    """Find the changes of some masks, in no order: int64 indices into [n, W * H]."""
-    (_, rows_in, columns_in), height, width = logits_nhw.shape, rows.pixels, columns.pixels
-    # Where a cell is of one kind, there may still be a change from the cell above.
-    below = mixed[:, :-1] & ~mixed[:, 1:]
-    flat = [_changes_between_columns(logits_nhw, foreground_nhw, columns, height)]
-    for cells, first_row, taps in ((mixed, 0, rows), (below, 1, rows.first_pixels())):
-        shape = (taps.inside_KC.shape[0], columns.inside_KC.shape[0])
-        limit = _limit(logits_nhw.device, _PIXELS_CPU, _PIXELS_GPU) // (shape[0] * shape[1])
-        for part in _nonzero(cells).split(max(1, limit)):
-            mask_M, cell_M = _divmod(part, (rows_in - 1 - first_row) * (columns_in - 1))
-            row_M, column_M = _divmod(cell_M, columns_in - 1)
-            row_M += first_row
-            changed_KLM = _changes_in_cells(logits_nhw, mask_M, row_M, column_M, taps, columns)
-            pixel, index = _divmod(_nonzero(changed_KLM), len(part))
-            y, x = _divmod(pixel, shape[1])
-            first_M = (mask_M * width + columns.first_C[column_M]) * height + rows.first_C[row_M]
-            flat.append(first_M[index] + x * height + y)
-    return torch.cat(flat)
-
-
-def _changes_in_cells(
-    logits_Nhw: torch.Tensor,
-    mask_M: torch.Tensor,
-    row_M: torch.Tensor,
-    column_M: torch.Tensor,
-    rows: _Taps,
-    columns: _Taps,
-) -> torch.Tensor:
-    """Compare every pixel of cells with the one above it: bool [K, L, M]."""
-    previous_M = (row_M - 1).clamp(min=0)
-    above_2M, lower_2M, upper_2M = (
-        torch.stack([logits_Nhw[mask_M, row, column_M], logits_Nhw[mask_M, row, column_M + 1]]).float()
-        for row in (previous_M, row_M, row_M + 1)
-    )
-    # The last pixel of the cell above. Above the first cell there is none: its first pixel is its first sample.
-    last_2M = rows.last_2C.index_select(1, previous_M)
-    last_2M = torch.where(row_M == 0, last_2M.new_tensor([[1.0], [0.0]]), last_2M)
-    before_2M = _blend(last_2M[0], above_2M, last_2M[1], lower_2M)
-    weights_KM, others_KM = rows.weights_2KC.index_select(2, row_M)
-    values_2KM = _blend(weights_KM, lower_2M[:, None], others_KM, upper_2M[:, None])
-    left_KM, right_KM = torch.cat([before_2M[:, None], values_2KM], dim=1).float()
-    weights_LM, others_LM = columns.weights_2KC.index_select(2, column_M)
-    foreground_KLM = _is_positive(weights_LM, left_KM[:, None], others_LM, right_KM[:, None])
-    return (foreground_KLM[1:] ^ foreground_KLM[:-1]) & columns.inside_KC.index_select(1, column_M)
-
-
-def _changes_between_columns(
-    logits_Nhw: torch.Tensor, foreground_Nhw: torch.Tensor, columns: _Taps, height: int
-) -> torch.Tensor:
-    """Compare the uppermost pixel of every column with the lowest of the one before; indices into [N, W * H]."""
-    touching = (foreground_Nhw[:, 0] | foreground_Nhw[:, -1]).any(dim=1).nonzero()[:, 0]
-    # The outermost pixels of a column are the outermost samples.
-    edge_2nw = torch.stack([logits_Nhw[touching, 0], logits_Nhw[touching, -1]]).float()
-    weights_2CK = columns.weights_2KC.mT
-    pixels = _is_positive(weights_2CK[0], edge_2nw[..., :-1, None], weights_2CK[1], edge_2nw[..., 1:, None])
-    top_nW, bottom_nW = pixels[..., columns.inside_KC.T]
-    top_nW[:, 1:] ^= bottom_nW[:, :-1]
-    index, x = _divmod(_nonzero(top_nW), columns.pixels)
-    return (touching[index] * columns.pixels + x) * height
-
-
-def _is_positive(
-    weights: torch.Tensor, values: torch.Tensor, other_weights: torch.Tensor, other_values: torch.Tensor
-) -> torch.Tensor:
-    """Whether `_blend` is > 0; on a CPU mostly in float32."""
-    if weights.device.type != "cpu":
-        return _blend(weights, values, other_weights, other_values) > 0
-    # NumPy compares several times faster.
-    product, limit = (other_weights * other_values).numpy(), (-weights * values).numpy()
-    positive, tie = product > limit, product == limit
-    # Rounding keeps the order of the product and the limit, unless it makes them equal.
-    if tie.any():
-        operands = np.broadcast_arrays(weights, values, other_weights, other_values)
-        positive[tie] = _blend(*(torch.from_numpy(operand[tie]) for operand in operands)) > 0
-    return torch.from_numpy(positive)
-
-
-def _blend(
-    weights: torch.Tensor, values: torch.Tensor, other_weights: torch.Tensor, other_values: torch.Tensor
-) -> torch.Tensor:
-    """Compute `weights * values + other_weights * other_values` as a matrix product does: float64, not yet rounded.
-
-    A matrix product rounds the first product and then, in a fused operation, the sum. In float64 the second product is
-    exact, and so is the sign of the sum.
-    """
-    return (weights * values).double() + other_weights.double() * other_values.double()
-
-
-def _limit(device: torch.device, on_cpu: int, on_gpu: int) -> int:
-    return on_cpu if device.type == "cpu" else on_gpu
-
-
-def _divmod(index: torch.Tensor, divisor: int) -> tuple[torch.Tensor, torch.Tensor]:
-    quotient = index // divisor
-    return quotient, index - quotient * divisor
-
-
-def _nonzero(mask: torch.Tensor) -> torch.Tensor:
-    """Indices of the true values of a flattened bool tensor, int64; NumPy finds few among many faster on a CPU."""
-    if mask.device.type != "cpu":
-        return mask.flatten().nonzero()[:, 0]
-    return torch.from_numpy(np.flatnonzero(mask.numpy()))
+        index, values_V = following if len(groups) == 1 else index[following], rest[following]
+    first_V = np.concatenate([[0], np.cumsum(sizes)])
+    text = np.empty(first_V[-1], dtype=np.uint8)
+    for number, (index, characters) in enumerate(groups):
+        text[first_V[:-1][index] + number] = characters
+    return text.tobytes(), first_V

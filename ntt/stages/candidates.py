@@ -61,14 +61,15 @@ class CandidateSource:
     def get(self, record: ImageRecord) -> Candidates:
         """Return the image's candidates, computing and storing them where the store has none."""
         key = self.key(record)
-        stored = self.store.read_candidates(key)
+        shape = (record.height, record.width, self.backbone.feature_dim)
+        stored = self.store.read_candidates(key, shape=shape)
         return self._fill(key, record) if stored is None else stored
 
     def count(self, record: ImageRecord) -> int:
         """Return how many candidates the image has, computing and storing them where the store has none."""
         key = self.key(record)
         count = self.store.count_candidates(key)
-        return len(self._fill(key, record).rles) if count is None else count
+        return len(self._fill(key, record)) if count is None else count
 
     def is_stored(self, record: ImageRecord) -> bool:
         """Return whether the store has an entry for the image, so that it has been read and decoded before."""
@@ -98,7 +99,7 @@ class CandidateSource:
             return measure(proposals, feature_map_Dhw, height=record.height, width=record.width)
 
     def finish(self, key: str, measurements: Measurements) -> Candidates:
-        """Encode the masks and write the entry."""
+        """Measure the runs of the masks and write the entry."""
         candidates = measurements.candidates(self.feature_dtype)
         self.store.write_candidates(key, candidates, feature_dtype=self.feature_dtype)
         return candidates
@@ -153,12 +154,12 @@ def _compute_all(images: Sequence[tuple[str, ImageRecord]], source: CandidateSou
     computing = source.computing_threads
     if computing is None:
         for key, record in images:
-            yield len(source.finish(key, source.compute(record, source.load(record))).rles)
+            yield len(source.finish(key, source.compute(record, source.load(record))))
         return
     yield from overlap(
         images,
         load=lambda image: (*image, source.load(image[1])),
         compute=lambda loaded: (loaded[0], source.compute(*loaded[1:])),
-        finish=lambda computed: len(source.finish(*computed).rles),
+        finish=lambda computed: len(source.finish(*computed)),
         computing=computing,
     )

@@ -8,7 +8,8 @@ import torch
 from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.models.box_masks import ReferenceMasks
 from ntt.ops.boxes import pair_iou
-from ntt.ops.masks import mask_ious, rle_boxes_xywh
+from ntt.ops.masks import encode_runs, mask_ious
+from ntt.ops.overlaps import Segments
 from ntt.stages.candidates import CandidateSource, find_candidates
 from ntt.types import Candidates, FloatArray, ImageRecord, Instance, ReferenceSet
 
@@ -54,10 +55,10 @@ def _feature(candidates: Candidates, instance: Instance, record: ImageRecord, ma
     """Return the feature of the candidate that shows an instance best, float32 [D]; zeros if none does."""
     size, rle = (candidates.height, candidates.width), masks.rle(instance, record)
     if rle is None:
-        corners = _corners(rle_boxes_xywh(candidates.rles, *size))
+        corners = Segments.of(candidates.masks, *size).boxes_xyxy.astype(np.float32)
         ious = pair_iou(corners, np.broadcast_to(_corners(np.array([instance.bbox_xywh])), corners.shape))
     else:
-        ious = mask_ious(candidates.rles, [rle], *size)[:, 0]
+        ious = mask_ious(encode_runs(candidates.masks, *size), [rle], *size)[:, 0]
     if ious.max(initial=0.0) < MIN_IOU:
         return np.zeros(candidates.features.shape[1], dtype=np.float32)
     best: FloatArray = candidates.features[ious.argmax()]

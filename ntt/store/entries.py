@@ -5,7 +5,6 @@ are written and when they are read: an entry with a right checksum and impossibl
 """
 
 import json
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,18 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 import torch
+import xxhash
 
-from ntt.ops.rle_text import run_lengths_problem
-from ntt.types import Candidates
+from ntt.ops.run_lengths import run_lengths_problem
+from ntt.types import Candidates, ReferenceFeature, RunLengths
 
-FORMAT = 2
+FORMAT = 3
 DAMAGE = (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError)
 """What reading a damaged entry raises."""
 
 # Sides of mask grids, and lengths of unit vectors after rounding to half precision.
 _MOST_GRID_PX, _MOST_FEATURE = 65_536, 1.01
+_MOST_FLOAT = float(np.finfo(np.float32).max)
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -70,8 +71,8 @@ def count_rows(path: Path, key: str, name: str) -> int:
 def candidates_to_arrays(candidates: Candidates, feature_dtype: str) -> tuple[Arrays, dict[str, str]]:
     """Return candidates as arrays and notes, features in a precision that holds them without loss."""
     arrays: Arrays = {
-        "rle_bytes": np.frombuffer(b"".join(candidates.rles), dtype=np.uint8),
-        "rle_lengths": np.array([len(rle) for rle in candidates.rles], dtype=np.int64),
+        "mask_runs": candidates.masks.runs_R2,
+        "mask_rows": candidates.masks.rows_N,
         "grid_boxes_xyxy": candidates.grid_boxes_xyxy,
         "predicted_iou": candidates.predicted_iou,
         "features": candidates.features.astype(feature_dtype),
@@ -86,43 +87,46 @@ def candidates_from_arrays(arrays: Arrays, notes: Mapping[str, str]) -> Candidat
         KeyError, ValueError: for impossible values.
     """
     height, width = int(notes["height"]), int(notes["width"])
-    lengths, boxes, text = arrays["rle_lengths"], arrays["grid_boxes_xyxy"], arrays["rle_bytes"]
-    _check_shapes(arrays)
+    boxes, predicted_iou, features = arrays["grid_boxes_xyxy"], arrays["predicted_iou"], arrays["features"]
+    masks = RunLengths(arrays["mask_runs"], arrays["mask_rows"])
+    count = len(boxes)
+    _check_type("mask_runs", masks.runs_R2, np.uint16, (len(masks.runs_R2), 2))
+    _check_type("mask_rows", masks.rows_N, np.int64, (count,))
+    _check_type("grid_boxes_xyxy", boxes, np.float32, (count, 4))
+    _check_type("predicted_iou", predicted_iou, np.float32, (count,))
+    dtype = np.float32 if features.dtype == np.float32 else np.float16
+    _check_type("features", features, dtype, (count, features.shape[-1]))
     # NumPy takes twenty times as long for this.
-    features = torch.from_numpy(arrays["features"]).float().numpy()
+    features = torch.from_numpy(features).float().numpy()
     _check_range("grid_boxes_xyxy", boxes, 0, _MOST_GRID_PX)
-    _check_range("predicted_iou", arrays["predicted_iou"], 0, 1)
+    _check_range("predicted_iou", predicted_iou, 0, 1)
     _check_range("features", features, -_MOST_FEATURE, _MOST_FEATURE)
     if (boxes[:, 2:] < boxes[:, :2]).any():
         raise ValueError("grid_boxes_xyxy end before they begin")
-    problem = run_lengths_problem(text, lengths, height * width)
+    problem = run_lengths_problem(masks, height * width) if min(height, width) > 0 else "its size is not positive"
     if problem is not None:
         raise ValueError(problem)
-    data, ends = text.tobytes(), np.cumsum(lengths)
-    spans = zip((ends - lengths).tolist(), ends.tolist(), strict=True)
-    return Candidates(
-        height=height,
-        width=width,
-        rles=tuple(data[start:end] for start, end in spans),
-        grid_boxes_xyxy=boxes,
-        predicted_iou=arrays["predicted_iou"],
-        features=features,
-    )
+    return Candidates(height, width, masks, boxes, predicted_iou, features)
 
 
-def _check_shapes(arrays: Arrays) -> None:
-    lengths = arrays["rle_lengths"]
-    count = len(lengths)
-    expected = {
-        "rle_lengths": (np.int64, (count,)),
-        "rle_bytes": (np.uint8, (int(lengths.sum()),)),
-        "grid_boxes_xyxy": (np.float32, (count, 4)),
-        "predicted_iou": (np.float32, (count,)),
-        "features": (arrays["features"].dtype, (count, arrays["features"].shape[1])),
-    }
-    for name, (dtype, shape) in expected.items():
-        if arrays[name].dtype != dtype or arrays[name].shape != shape:
-            raise ValueError(f"{name} is {arrays[name].dtype} {arrays[name].shape}, expected is {shape}")
+def reference_to_arrays(feature: ReferenceFeature) -> Arrays:
+    """Return the features of a reference as arrays."""
+    arrays = {"feature": feature.instance, "background": feature.background}
+    return {name: values for name, values in arrays.items() if values is not None}
+
+
+def reference_from_arrays(arrays: Arrays) -> ReferenceFeature:
+    """Return the features of a reference that an entry holds; raises as `candidates_from_arrays`."""
+    for name, values in arrays.items():
+        _check_type(name, values, np.float32, (len(arrays["feature"]),))
+        _check_range(name, values, -_MOST_FLOAT, _MOST_FLOAT)
+    return ReferenceFeature(arrays["feature"], arrays.get("background"))
+
+
+def _check_type(name: str, values: npt.NDArray[Any], dtype: type, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless an array has this type and shape."""
+    if values.dtype != dtype or values.shape != shape:
+        raise ValueError(f"{name} is {values.dtype} {values.shape}, expected is {dtype.__name__} {shape}")
 
 
 def _check_range(name: str, values: npt.NDArray[Any], least: float, most: float) -> None:
@@ -142,9 +146,9 @@ def _notes(metadata: Mapping[str, str], key: str) -> dict[str, str]:
 
 
 def _checksum(arrays: Arrays, notes: Mapping[str, str]) -> str:
-    """Return a CRC of names, types, shapes, values and notes."""
+    """Return a checksum of names, types, shapes, values and notes."""
     layout = [[name, arrays[name].dtype.str, arrays[name].shape] for name in sorted(arrays)]
-    checksum = zlib.crc32(json.dumps([sorted(notes.items()), layout]).encode())
+    state = xxhash.xxh3_64(json.dumps([sorted(notes.items()), layout]).encode())
     for name in sorted(arrays):
-        checksum = zlib.crc32(np.ascontiguousarray(arrays[name]).data, checksum)
-    return f"{checksum:08x}"
+        state.update(np.ascontiguousarray(arrays[name]).data)
+    return state.hexdigest()

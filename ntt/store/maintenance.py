@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ntt.base.files import stale_temporaries
 from ntt.errors import StorageError
-from ntt.store.entries import DAMAGE, candidates_from_arrays, load_entry
+from ntt.store.entries import DAMAGE, candidates_from_arrays, load_entry, reference_from_arrays
 from ntt.store.store import MARK, SUFFIX, USE_RESOLUTION_S
 from ntt.store.usage import KEY_DIGITS, STORE_KEYS, used_store_keys
 
@@ -102,6 +102,8 @@ def damage(entry: StoredFile) -> str | None:
         arrays, notes = load_entry(entry.path, entry.key)
         if entry.kind == "candidates":
             candidates_from_arrays(arrays, notes)
+        elif entry.kind == "references":
+            reference_from_arrays(arrays)
     except DAMAGE as error:
         return str(error)
     return None

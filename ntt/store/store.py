@@ -29,6 +29,8 @@ from ntt.store.entries import (
     count_rows,
     entry_bytes,
     load_entry,
+    reference_from_arrays,
+    reference_to_arrays,
 )
 from ntt.types import Candidates, ReferenceFeature
 
@@ -104,9 +106,22 @@ class Store:
         self.used.add((kind, key))
         self.written.add((kind, key))
 
-    def read_candidates(self, key: str) -> Candidates | None:
-        """Return the candidates of one image, or None."""
-        return self._believed("candidates", key, lambda path: candidates_from_arrays(*load_entry(path, key)))
+    def read_candidates(self, key: str, *, shape: tuple[int, int, int] | None = None) -> Candidates | None:
+        """Return the candidates of one image, or None.
+
+        Args:
+            key: of the entry.
+            shape: height and width of the image and channels of the features that an entry must have to be believed.
+        """
+
+        def load(path: Path) -> Candidates:
+            candidates = candidates_from_arrays(*load_entry(path, key))
+            found = (candidates.height, candidates.width, candidates.features.shape[1])
+            if shape not in (None, found):
+                raise ValueError(f"height, width and channels are {found}, expected is {shape}")
+            return candidates
+
+        return self._believed("candidates", key, load)
 
     def count_candidates(self, key: str) -> int | None:
         """Return how many candidates an entry holds, by its header and size alone; None where they are not as written.
@@ -137,17 +152,11 @@ class Store:
 
     def read_reference(self, key: str) -> ReferenceFeature | None:
         """Return the features of one reference instance, or None."""
-        entry = self.read("references", key)
-        if entry is None:
-            return None
-        arrays = entry[0]
-        return ReferenceFeature(arrays["feature"], arrays.get("background"), arrays.get("clear_background"))
+        return self._believed("references", key, lambda path: reference_from_arrays(load_entry(path, key)[0]))
 
     def write_reference(self, key: str, feature: ReferenceFeature) -> None:
         """Write the features of one reference instance."""
-        vectors = (feature.instance, feature.background, feature.clear_background)
-        named = zip(("feature", "background", "clear_background"), vectors, strict=True)
-        self.write("references", key, {name: vector for name, vector in named if vector is not None}, notes={})
+        self.write("references", key, reference_to_arrays(feature), notes={})
 
     def _believed(self, kind: str, key: str, load: Callable[[Path], T]) -> T | None:
         """Load something of an entry and note its use; None, with a warning, if it is damaged."""
