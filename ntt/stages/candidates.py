@@ -61,8 +61,7 @@ class CandidateSource:
     def get(self, record: ImageRecord) -> Candidates:
         """Return the image's candidates, computing and storing them where the store has none."""
         key = self.key(record)
-        shape = (record.height, record.width, self.backbone.feature_dim)
-        stored = self.store.read_candidates(key, shape=shape)
+        stored = self.store.read_candidates(key, size=(record.height, record.width))
         return self._fill(key, record) if stored is None else stored
 
     def count(self, record: ImageRecord) -> int:

@@ -106,19 +106,14 @@ class Store:
         self.used.add((kind, key))
         self.written.add((kind, key))
 
-    def read_candidates(self, key: str, *, shape: tuple[int, int, int] | None = None) -> Candidates | None:
-        """Return the candidates of one image, or None.
-
-        Args:
-            key: of the entry.
-            shape: height and width of the image and channels of the features that an entry must have to be believed.
-        """
+    def read_candidates(self, key: str, *, size: tuple[int, int] | None = None) -> Candidates | None:
+        """Return the candidates of one image, or None; `size`: height and width it must have."""
 
         def load(path: Path) -> Candidates:
             candidates = candidates_from_arrays(*load_entry(path, key))
-            found = (candidates.height, candidates.width, candidates.features.shape[1])
-            if shape not in (None, found):
-                raise ValueError(f"height, width and channels are {found}, expected is {shape}")
+            found = (candidates.height, candidates.width)
+            if size not in (None, found):
+                raise ValueError(f"height and width are {found}, expected is {size}")
             return candidates
 
         return self._believed("candidates", key, load)
