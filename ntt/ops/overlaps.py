@@ -100,7 +100,8 @@ class Segments:
             shared_E[index + 1] += np.maximum(length, 0)
             number += 1
         sums, ends_P = np.cumsum(shared_E), np.cumsum(counts_P)
-        return sums[ends_P] - sums[ends_P - counts_P]
+        shared_P: IntArray = sums[ends_P] - sums[ends_P - counts_P]
+        return shared_P
 
 
 def overlaps_with_earlier(segments: Segments, groups_N: IntArray) -> npt.NDArray[np.float64]:
