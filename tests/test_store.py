@@ -102,13 +102,13 @@ def test_damaged_entry_is_reported_and_absent(tmp_path: Path, damage: str, caplo
     [
         ("features", np.full((3, 5), np.nan, dtype=np.float16), "features has values that are not numbers from -1.01"),
         ("features", np.full((3, 5), 2, dtype=np.float16), "features has values that are not numbers from -1.01"),
-        ("features", np.zeros((2, 5), dtype=np.float16), "features is float16 (2, 5), expected is (3, 5)"),
+        ("features", np.zeros((2, 5), dtype=np.float16), "features is float16 (2, 5), expected is float16 (3, 5)"),
         ("predicted_iou", np.array([0, 1, np.inf], dtype=np.float32), "predicted_iou has values that are not numbers"),
-        ("predicted_iou", np.zeros(3, dtype=np.float64), "predicted_iou is float64 (3,), expected is (3,)"),
+        ("predicted_iou", np.zeros(3, dtype=np.float64), "predicted_iou is float64 (3,), expected is float32 (3,)"),
         ("grid_boxes_xyxy", np.full((3, 4), 1e9, dtype=np.float32), "grid_boxes_xyxy has values that are not numbers"),
         ("grid_boxes_xyxy", np.array([[5, 5, 4, 6]] * 3, dtype=np.float32), "grid_boxes_xyxy end before they begin"),
         ("mask_runs", RUNS + np.uint16(1), "its run lengths do not fit its size"),
-        ("mask_runs", RUNS[:, 0], "mask_runs is uint16 (3,), expected is"),
+        ("mask_runs", RUNS[:, 0], "mask_runs is uint16 (3,), expected is uint16 (3, 2)"),
         ("mask_rows", np.array([-1, 2, 2]), "its run lengths do not fit its masks"),
     ],
 )
