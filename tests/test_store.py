@@ -108,7 +108,7 @@ def test_damaged_entry_is_reported_and_absent(tmp_path: Path, damage: str, caplo
         ("grid_boxes_xyxy", np.full((3, 4), 1e9, dtype=np.float32), "grid_boxes_xyxy has values that are not numbers"),
         ("grid_boxes_xyxy", np.array([[5, 5, 4, 6]] * 3, dtype=np.float32), "grid_boxes_xyxy end before they begin"),
         ("mask_runs", RUNS + np.uint16(1), "its run lengths do not fit its size"),
-        ("mask_runs", RUNS[:, 0], "mask_runs is uint16 (3,), expected is uint16 (3, 2)"),
+        ("mask_runs", RUNS[:, 0].copy(), "mask_runs is uint16 (3,), expected is uint16 (3, 2)"),
         ("mask_rows", np.array([-1, 2, 2]), "its run lengths do not fit its masks"),
     ],
 )
