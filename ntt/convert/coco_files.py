@@ -10,8 +10,9 @@ from typing import Any
 
 from ntt.base.digests import content_key
 from ntt.convert.base import Converted
-from ntt.data.coco import CocoDataset, raw_annotations, read_coco, read_document
+from ntt.data.coco import CocoDataset, raw_annotations, read_coco
 from ntt.data.coco_entries import CLASS_LISTS, is_image_id
+from ntt.data.documents import read_document
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.types import ImageId, Json
 

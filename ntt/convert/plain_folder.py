@@ -28,8 +28,8 @@ from PIL import Image
 from ntt.convert.base import CocoBuilder, Converted, LabelledObject, read_lines
 from ntt.convert.folders import Folder
 from ntt.convert.labelme import labelled_image, mask_object
-from ntt.data.coco import read_document
 from ntt.data.coco_entries import Findings, parse_categories
+from ntt.data.documents import read_document
 from ntt.data.masks import BoolArray
 from ntt.errors import DataError, raise_all
 from ntt.types import Category

@@ -1,6 +1,7 @@
 """Annotation files, images, masks, class splits and the drawing of references.
 
-- `coco`: reads and checks a file in COCO format; `coco_entries` and `coco_annotations` are its parts
+- `documents`: annotation files as JSON, with ids in one form
+- `coco`: reads and checks a file in COCO format; `coco_entries`, `coco_annotations` and `box_agreement` are its parts
 - `images`: image files as RGB, and checks of them
 - `masks`: masks of annotated objects
 - `splits`: the classes of an experiment

@@ -1,7 +1,6 @@
 """Reads COCO annotation files and checks them."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,14 +9,28 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
-from ntt.base.files import open_regular
+from ntt.data.box_agreement import check_boxes
 from ntt.data.coco_annotations import parse_annotations
-from ntt.data.coco_entries import Box, CheckedClasses, Findings, parse_categories, parse_checked_classes, parse_images
+from ntt.data.coco_entries import (
+    Box,
+    CheckedClasses,
+    Findings,
+    parse_categories,
+    parse_checked_classes,
+    parse_images,
+    root_class,
+)
+from ntt.data.documents import parse_document, read_bytes, read_document
 from ntt.errors import DataError, raise_all
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
 _LOG = logging.getLogger(__name__)
 _FREQUENCIES = ("r", "c", "f")
+_MANY_CROWDS = 0.1
+"""Share of crowd regions from which they are questioned; COCO has one per cent."""
+
+Crowd = Literal["regions", "objects"]
+"""How annotations with `iscrowd` = 1 are read: as crowd regions, or as objects like any other."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +42,13 @@ class CocoDataset:
         instances: usable annotations, in file order, boxes clipped to their images.
         has_masks: whether there are non-crowd instances and all of them have a segmentation.
         has_annotations: whether the file has an `annotations` list, which may be empty.
-        digest: SHA-256 of the file's bytes, hexadecimal.
+        digest: SHA-256 of the file's bytes, hexadecimal; "-without-crowds" follows where `iscrowd` was not read.
         dropped: (number of instances before it in the file, annotation) of those left out because their box or mask
             is unusable; the box is as written. They are never sampled, but the published sampler counts them.
         boxes_as_written: instance id -> box before clipping, where clipping changed it; evaluation uses it.
         frequencies: category id -> "r", "c" or "f" where the file's categories say so, as those of LVIS do.
         checked_classes: image id -> the classes that were searched for, where the file lists them, as LVIS' files do.
+        root_class: id of a class that stands for all others and has no annotation, as Roboflow writes one.
         ignored: ids of instances marked `ignore`. LVIS' protocol ignores them; COCO's uses `iscrowd` alone.
     """
 
@@ -49,7 +63,13 @@ class CocoDataset:
     boxes_as_written: Mapping[int, Box] = field(default_factory=dict)
     frequencies: Mapping[int, str] = field(default_factory=dict)
     checked_classes: Mapping[ImageId, CheckedClasses] = field(default_factory=dict)
+    root_class: int | None = None
     ignored: frozenset[int] = frozenset()
+
+    @property
+    def file_sha256(self) -> str:
+        """SHA-256 of the file's bytes."""
+        return self.digest[:64]
 
     def instances_of_image(self, image_id: ImageId) -> tuple[Instance, ...]:
         """Return the instances in one image, in file order."""
@@ -91,7 +111,9 @@ def _grouped(instances: Sequence[Instance], attribute: str) -> dict[Any, tuple[I
     return {value: tuple(group) for value, group in groups.items()}
 
 
-def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: bool = True) -> CocoDataset:
+def read_coco(
+    annotation_file: Path, image_dir: Path, *, annotations_required: bool = True, crowd: Crowd = "regions"
+) -> CocoDataset:
     """Read an annotation file in COCO format and check it.
 
     `info`, `licenses` and the annotations' `id`, `iscrowd` and `area` may be absent. A missing box is taken from the
@@ -100,10 +122,10 @@ def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: b
     from `image_dir`, whose images are opened only for missing sizes. Target images need no `annotations`.
 
     Raises:
-        DataError: naming every problem of the file at once.
+        DataError: naming every problem of the file at once, among them boxes that contradict the masks as a rule.
     """
-    content = _read_bytes(annotation_file)
-    document = _parse_json(content, annotation_file)
+    content = read_bytes(annotation_file)
+    document = parse_document(content, annotation_file)
     findings = Findings()
     sections = _sections(document, annotations_required, findings)
     if not image_dir.is_dir():
@@ -112,9 +134,12 @@ def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: b
         _raise(findings, annotation_file)
     categories = parse_categories(sections["categories"], findings)
     images = parse_images(sections["images"], image_dir, findings)
-    instances = parse_annotations(sections.get("annotations", []), images, categories, findings)
+    entries = sections.get("annotations", [])
+    instances = parse_annotations(entries, images, categories, findings, reads_crowds=crowd == "regions")
+    check_boxes(findings)
     _raise(findings, annotation_file)
     _warn(findings, annotation_file)
+    _warn_of_crowds(instances, annotation_file)
     return CocoDataset(
         categories=categories,
         images=images,
@@ -122,7 +147,7 @@ def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: b
         has_masks=_all_have_masks(instances),
         has_annotations="annotations" in sections,
         annotation_file=annotation_file,
-        digest=hashlib.sha256(content).hexdigest(),
+        digest=hashlib.sha256(content).hexdigest() + ("" if crowd == "regions" else "-without-crowds"),
         dropped=tuple(findings.dropped),
         boxes_as_written=findings.boxes_as_written,
         frequencies={
@@ -131,6 +156,7 @@ def read_coco(annotation_file: Path, image_dir: Path, *, annotations_required: b
             if entry.get("frequency") in _FREQUENCIES
         },
         checked_classes=parse_checked_classes(sections["images"]),
+        root_class=root_class(sections["categories"], instances),
         ignored=frozenset(findings.ignored),
     )
 
@@ -149,42 +175,10 @@ def _all_have_masks(instances: Iterable[Instance]) -> bool:
     return bool(objects) and all(instance.segmentation is not None for instance in objects)
 
 
-def read_document(annotation_file: Path) -> dict[str, Any]:
-    """Read an annotation file unchanged, a JSON object; its entries are not checked."""
-    return _parse_json(_read_bytes(annotation_file), annotation_file)
-
-
 def raw_annotations(dataset: CocoDataset) -> dict[int, dict[str, Any]]:
     """Read the file of a data set again and return its annotations unchanged, by the ids of the instances."""
     entries = read_document(dataset.annotation_file).get("annotations") or []
     return {instance.id: entry for entry, instance in zip(entries, dataset.in_file_order(), strict=True)}
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        with open_regular(path) as stream:
-            return stream.read()
-    except OSError as error:
-        if path.exists():
-            raise DataError(f"{path} cannot be read: {error}. An annotation file in COCO format is needed.") from error
-        siblings = sorted(sibling.name for sibling in path.parent.glob("*.json"))
-        hint = f" The folder holds {', '.join(siblings[:10])}." if siblings else ""
-        raise DataError(f"There is no annotation file {path}.{hint} Correct the path or put the file there.") from error
-
-
-def _parse_json(content: bytes, path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(content)
-    except json.JSONDecodeError as error:
-        position = f"line {error.lineno}, column {error.colno}"
-        raise DataError(
-            f"{path} is not valid JSON: {error.msg} at {position}. Export the annotations again."
-        ) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, nested too deep
-        raise DataError(f"{path} is not valid JSON: {error}. Export the annotations again.") from error
-    if not isinstance(document, dict):
-        raise DataError(f"{path} holds a JSON {type(document).__name__}, not an object with `images` and `categories`.")
-    return document
 
 
 def _sections(document: dict[str, Any], annotations_required: bool, findings: Findings) -> dict[str, list[Any]]:
@@ -212,3 +206,16 @@ def _warn(findings: Findings, path: Path) -> None:
     for what, ids in findings.notes.items():
         first_ids = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
         _LOG.warning("%s: %d annotation(s) %s (id %s)", path, len(ids), what, first_ids)
+
+
+def _warn_of_crowds(instances: Sequence[Instance], path: Path) -> None:
+    """Say how many annotations are crowd regions; ask whether they are where they are many."""
+    count = sum(instance.iscrowd and not instance.isdifficult for instance in instances)
+    if not count:
+        return
+    sentence = f"{count} of {len(instances)} annotations are crowd regions (iscrowd=1): neither references nor wanted."
+    if count < _MANY_CROWDS * len(instances):
+        _LOG.info("%s: %s", path, sentence)
+    else:
+        remedy = "If each is a single object, as the painted masks of CVAT are, set dataset.crowd=objects."
+        _LOG.warning("%s: %s %s", path, sentence, remedy)

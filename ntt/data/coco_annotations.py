@@ -4,12 +4,14 @@ An annotation that is malformed makes the file unusable. One that is well-formed
 without area, is left out and counted.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
+from operator import mul
 from typing import Any, NamedTuple
 
-from ntt.data.coco_entries import Box, Findings, all_numbers, is_image_id, shortened, value_of
+from ntt.data.coco_entries import Box, Findings, all_numbers, is_image_id, shortened, value_of, whole
 from ntt.data.masks import checked_runs, rle_area, rle_box, segmentation_rle
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
@@ -19,16 +21,23 @@ _QUIET_EXCESS_PX = 1.0
 _POLYGON_MARGIN_PX = 10_000.0
 """How far outside its image a polygon may reach: drawing one takes time and memory in proportion to its outline."""
 
+_EMPTY_MASK = "the mask covers no pixel"
+_AREA_FACTOR, _AREA_SLACK_PX = 2.0, 16.0
+"""How far the `area` of a file may be from the mask's or the box's: it may be rounded, or measured in another way."""
+
 
 def _is_flag(value: Any) -> bool:
-    return isinstance(value, int) and value in (0, 1)
+    return isinstance(value, int | float) and value in (0, 1)
 
 
 # Values that may be absent: what they must be, as a check and in words.
 _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "iscrowd": (_is_flag, "0 and 1 are allowed"),
     "isimpossible": (_is_flag, "0 and 1 are allowed"),
-    "shot_index": (lambda value: type(value) is int and value >= 0, "whole numbers from 0 on are allowed"),
+    "shot_index": (
+        lambda value: (whole(value) or 0) >= 0 and whole(value) is not None,
+        "whole numbers from 0 on are allowed",
+    ),
     "area": (lambda value: all_numbers([value]) and value >= 0, "a finite number of at least 0 is needed"),
 }
 
@@ -37,54 +46,96 @@ class Shape(NamedTuple):
     """A segmentation that has passed the checks; all is None for a box-only annotation.
 
     Attributes:
+        bbox_xywh: around the mask.
         area_px: foreground pixels where they are known without drawing, else None.
+        outline_area_px: area inside the polygons' outlines, parts that overlap or lie outside the image counted in.
         is_large: whether it certainly covers at least one pixel centre.
     """
 
     segmentation: list[list[float]] | dict[str, Any] | None = None
     bbox_xywh: Box | None = None
     area_px: float | None = None
+    outline_area_px: float = 0.0
     is_large: bool = False
 
 
 def parse_annotations(
-    entries: Sequence[Any], images: dict[ImageId, ImageRecord], categories: Sequence[Category], findings: Findings
+    entries: Sequence[Any],
+    images: dict[ImageId, ImageRecord],
+    categories: Sequence[Category],
+    findings: Findings,
+    *,
+    reads_crowds: bool = True,
 ) -> tuple[Instance, ...]:
-    """Read the file's `annotations`: the usable ones, in file order."""
+    """Read the file's `annotations`: the usable ones, in file order; `iscrowd` is not read without `reads_crowds`."""
     category_ids = {category.id for category in categories} | findings.broken_categories
     instances: list[Instance] = []
+    refused: dict[str, list[int]] = {}
+    seen: set[tuple[ImageId, int, Box]] = set()
     for entry, annotation_id in zip(entries, _annotation_ids(entries, findings), strict=True):
         try:
             parsed = _parse_annotation(entry, annotation_id, images, category_ids, findings)
         except ValueError as error:
-            findings.problems.append(f"Annotation {annotation_id} {error}")
+            refused.setdefault(str(error), []).append(annotation_id)
             continue
         if parsed is None:
             continue
         instance, shape = parsed
         image = images[instance.image_id]
+        if instance.iscrowd and not reads_crowds:
+            instance = replace(instance, iscrowd=False)
         defect = _defect(instance, shape, image)
+        is_empty = defect == _EMPTY_MASK and not 0 < max(shape.bbox_xywh or (0,)) <= 1
+        findings.boxes.append((annotation_id, instance.bbox_xywh, None if is_empty else shape.bbox_xywh, image))
         if defect:
             findings.note(f"left out: {defect}", annotation_id)
             findings.dropped.append((len(instances), instance))
             continue
+        if entry.get("area") is not None and not _is_plausible(instance, shape):
+            findings.note(
+                "have an `area` that contradicts the mask or box, and count as small to large by it", annotation_id
+            )
+        identity = (image.id, instance.category_id, instance.bbox_xywh)
+        if identity in seen:
+            findings.note("have image, class and box of another one: annotated twice?", annotation_id)
+        seen.add(identity)
         instances.append(_clipped(instance, image, findings))
         if entry.get("ignore"):
             findings.ignored.add(annotation_id)
+    for text, ids in refused.items():
+        others = f" and {len(ids) - 1} more (id {', '.join(map(str, ids[1:5]))}{', ...' if len(ids) > 5 else ''})"
+        findings.problems.append(f"Annotation {ids[0]}{others if len(ids) > 1 else ''} {text}")
+    _check_shot_indices(instances, categories, findings)
     return tuple(instances)
 
 
+def _check_shot_indices(instances: Sequence[Instance], categories: Sequence[Category], findings: Findings) -> None:
+    """Warn of classes whose `shot_index` is not 0, 1, 2, ...: with k shots they have more or fewer references."""
+    indices: defaultdict[int, list[int]] = defaultdict(list)
+    for instance in instances:
+        if instance.shot_index is not None:
+            indices[instance.category_id].append(instance.shot_index)
+    names = [c.name for c in categories if sorted(indices[c.id]) != list(range(len(indices[c.id])))]
+    if names:
+        findings.warnings.append(
+            f"`shot_index` occurs twice or leaves out a number in {len(names)} class(es), "
+            f"{shortened(', '.join(names))}. shots.sampler=shot_index takes other than shots.count references of these."
+        )
+
+
 def _annotation_ids(entries: Sequence[Any], findings: Findings) -> list[int]:
-    """Return each annotation's id; those without one are numbered on from the largest."""
+    """Return each annotation's id; those without one, or with text, are numbered on from the largest."""
     given = [value_of(entry, "id") for entry in entries]
     used: set[int] = set()
     for number in given:
         is_whole = type(number) is int
         if is_whole and number not in used:
             used.add(number)
-        elif number is not None:
+        elif number is not None and not isinstance(number, str):
             defect = "occurs more than once" if is_whole else "is not a whole number"
             findings.problems.append(f"Annotation id {number!r} {defect}. Each needs its own, or none has one.")
+    if any(isinstance(number, str) for number in given):
+        findings.warnings.append("Annotation ids that are text are replaced by numbers, in the order of the file.")
     following = count(max(used, default=0) + 1)
     return [number if type(number) is int else next(following) for number in given]
 
@@ -100,16 +151,16 @@ def _parse_annotation(
         raise ValueError(f"is {shortened(entry)}, not an object. Remove it.")
     image_id, category_id = entry.get("image_id"), entry.get("category_id")
     if type(category_id) is not int or category_id not in category_ids:
-        raise ValueError(f"has category_id {category_id!r}, which is not in `categories`.")
+        raise ValueError(f"has category_id {shortened(category_id)}, which is not in `categories`.")
     image = images.get(image_id) if is_image_id(image_id) else None
     if image is None:
         if is_image_id(image_id) and image_id in findings.broken_images:
             return None
-        raise ValueError(_unknown_image(image_id, images))
+        raise ValueError(f"has image_id {shortened(image_id)}, which is not in `images`.")
     for key, (is_valid, rule) in _OPTIONAL.items():
         value = entry.get(key)
         if value is not None and not is_valid(value):
-            raise ValueError(f"has {key} {value!r}, {rule}. Correct it or leave it out.")
+            raise ValueError(f"has {key} {shortened(value)}, {rule}. Correct it or leave it out.")
     shape = _shape(entry.get("segmentation"), image)
     box = _written_box(entry, shape)
     area = entry.get("area")
@@ -123,7 +174,7 @@ def _parse_annotation(
         iscrowd=bool(entry.get("iscrowd")),
         isimpossible=bool(entry.get("isimpossible")),
         isdifficult=entry.get("difficult") == 1,
-        shot_index=entry.get("shot_index"),
+        shot_index=whole(entry.get("shot_index")),
     )
     return instance, shape
 
@@ -137,21 +188,24 @@ def _unknown_image(image_id: Any, images: dict[ImageId, ImageRecord]) -> str:
 
 
 def _shape(segmentation: Any, image: ImageRecord) -> Shape:
-    if not segmentation or segmentation == [[]]:
-        return Shape()
-    if isinstance(segmentation, dict):
+    if isinstance(segmentation, dict) and segmentation:
         return _rle_shape(segmentation, image)
+    if isinstance(segmentation, list) and segmentation and all_numbers(segmentation):
+        segmentation = [segmentation]  # one polygon without its list
     if isinstance(segmentation, list):
-        return _polygon_shape(segmentation, image)
+        polygons = [polygon for polygon in segmentation if polygon != []]
+        return _polygon_shape(polygons, image) if polygons else Shape()
+    if not segmentation:
+        return Shape()
     raise ValueError(
         f"has a segmentation of type {type(segmentation).__name__}, neither a list of polygons nor an RLE."
     )
 
 
 def _rle_shape(segmentation: dict[str, Any], image: ImageRecord) -> Shape:
-    size, counts = segmentation.get("size"), segmentation.get("counts")
-    if size != [image.height, image.width]:
-        raise ValueError(f"has an RLE of size {size!r}, image {image.id!r} has {[image.height, image.width]}.")
+    size, counts = [image.height, image.width], segmentation.get("counts")
+    if segmentation.get("size") != size:
+        raise ValueError(f"has an RLE of size {shortened(segmentation.get('size'))}, image {image.id!r} has {size}.")
     try:
         runs = checked_runs(counts, image.height, image.width)
     except ValueError as error:
@@ -163,7 +217,7 @@ def _rle_shape(segmentation: dict[str, Any], image: ImageRecord) -> Shape:
 
 
 def _polygon_shape(polygons: list[Any], image: ImageRecord) -> Shape:
-    is_large = False
+    is_large, area = False, 0.0
     extents: list[Box] = []
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2 or not all_numbers(polygon):
@@ -176,13 +230,15 @@ def _polygon_shape(polygons: list[Any], image: ImageRecord) -> Shape:
             size = f"{image.width} x {image.height} px"
             raise ValueError(f"has a polygon from {min(extent)} to {max(extent)} px, image {image.id!r} has {size}.")
         extents.append(extent)
-        is_large = is_large or _is_large(xs, ys, extent, image)
+        enclosed = abs(sum(map(mul, xs, ys[1:] + ys[:1])) - sum(map(mul, ys, xs[1:] + xs[:1]))) / 2
+        is_large = is_large or _is_large(enclosed, extent, image)
+        area += enclosed
     left, top = min(e[0] for e in extents), min(e[1] for e in extents)
     right, bottom = max(e[2] for e in extents), max(e[3] for e in extents)
-    return Shape(polygons, (left, top, right - left, bottom - top), is_large=is_large)
+    return Shape(polygons, (left, top, right - left, bottom - top), outline_area_px=area, is_large=is_large)
 
 
-def _is_large(xs: list[float], ys: list[float], extent: Box, image: ImageRecord) -> bool:
+def _is_large(enclosed: float, extent: Box, image: ImageRecord) -> bool:
     """Return whether a polygon certainly covers a pixel, so that it need not be drawn to find out.
 
     Drawing moves the outline by less than a pixel, so a polygon inside the image whose area exceeds its outline's
@@ -191,8 +247,7 @@ def _is_large(xs: list[float], ys: list[float], extent: Box, image: ImageRecord)
     left, top, right, bottom = extent
     if left < 0 or top < 0 or right > image.width or bottom > image.height:
         return False
-    doubled = sum(x0 * y1 - x1 * y0 for x0, y0, x1, y1 in zip(xs, ys, xs[1:] + xs[:1], ys[1:] + ys[:1], strict=True))
-    return abs(doubled) / 2 > 4 * (right - left + bottom - top)
+    return enclosed > 4 * (right - left + bottom - top)
 
 
 def _written_box(entry: dict[str, Any], shape: Shape) -> Box:
@@ -216,11 +271,20 @@ def _measured_area(shape: Shape, box: Box, image: ImageRecord) -> float:
     return float(rle_area(segmentation_rle(shape.segmentation, image.height, image.width), image.height, image.width))
 
 
+def _is_plausible(instance: Instance, shape: Shape) -> bool:
+    """Return whether the area of the file may be that of the mask; without a mask it may be less than the box's."""
+    area, box_area = instance.area_px, instance.bbox_xywh[2] * instance.bbox_xywh[3]
+    if shape.segmentation is None:
+        return (area > 0 or box_area < _AREA_SLACK_PX) and area < box_area * _AREA_FACTOR + _AREA_SLACK_PX
+    measured = shape.outline_area_px if shape.area_px is None else shape.area_px
+    return measured / _AREA_FACTOR - _AREA_SLACK_PX < area < measured * _AREA_FACTOR + _AREA_SLACK_PX
+
+
 def _defect(instance: Instance, shape: Shape, image: ImageRecord) -> str | None:
     """Return why an annotation cannot be used although it is well-formed."""
     left, top, width, height = instance.bbox_xywh
     if shape.segmentation is not None and not shape.is_large and _measured_area(shape, (0, 0, 0, 0), image) == 0:
-        return "the mask covers no pixel"
+        return _EMPTY_MASK
     if width <= 0 or height <= 0:
         return "the box has no area"
     if left >= image.width or top >= image.height or left + width <= 0 or top + height <= 0:

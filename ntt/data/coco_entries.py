@@ -3,25 +3,29 @@
 Nothing here stops at the first error: problems are collected in `Findings`, and the caller raises them together.
 """
 
+import math
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from ntt.data.images import upright_size
-from ntt.errors import DataError
+from ntt.data.images import MAX_PIXELS, upright_size
+from ntt.errors import DataError, printable
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
 Box = tuple[float, float, float, float]
 
 _LARGEST_NUMBER = 1e9
+_LONGEST_NAME = 255
+"""Bytes a file system allows a name."""
 
 
 @dataclass
 class Findings:
-    """Problems of a file, and remarks about it. The last three end up in `ntt.data.coco.CocoDataset`.
+    """Problems of a file, and remarks about it. `dropped` and what follows ends up in `ntt.data.coco.CocoDataset`.
 
     Attributes:
         problems: what makes the file unusable, one sentence each.
@@ -29,6 +33,7 @@ class Findings:
         warnings: what is strange and accepted, one sentence each.
         broken_images: ids of images that are reported already; what refers to them is not reported again.
         broken_categories: the same for categories.
+        boxes: of every annotation its id, its box as written, the box around its mask if it has one, and its image.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -36,6 +41,7 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
     broken_images: set[ImageId] = field(default_factory=set)
     broken_categories: set[int] = field(default_factory=set)
+    boxes: list[tuple[int, Box, Box | None, ImageRecord]] = field(default_factory=list)
     dropped: list[tuple[int, Instance]] = field(default_factory=list)
     boxes_as_written: dict[int, Box] = field(default_factory=dict)
     ignored: set[int] = field(default_factory=set)
@@ -78,21 +84,34 @@ def parse_categories(entries: Sequence[Any], findings: Findings) -> tuple[Catego
     for index, entry in enumerate(entries):
         number, name = value_of(entry, "id"), value_of(entry, "name")
         if type(number) is not int or not isinstance(name, str) or not name.strip():
-            rule = "an `id` that is a whole number and a `name` are needed"
+            rule = "an `id`, a whole number or text, and a `name` are needed"
             findings.problems.append(f"categories[{index}] is {shortened(entry)}: {rule}.")
-            # The annotations may have a number where the category has text.
-            if type(number) is int or (isinstance(number, str) and number.isdecimal()):
-                findings.broken_categories.add(int(number))
+            findings.broken_categories |= {number} if type(number) is int else set()
             continue
         if number in categories:
             findings.problems.append(f"Category id {number} occurs more than once. Give every category its own id.")
-        if name in names:
+        if _one_line(name) in names:
             findings.problems.append(f"Category name {name!r} occurs more than once. Rename or merge the categories.")
-        categories.setdefault(number, Category(number, name))
-        names.add(name)
+        shown = _one_line(name)
+        if shown != name:
+            findings.warnings.append(f"Class name {name!r} holds control characters. It is shown as {shown!r}.")
+        categories.setdefault(number, Category(number, shown))
+        names.add(shown)
     if not entries:
         findings.problems.append("`categories` is empty: at least one class is needed. Add the classes.")
     return tuple(categories[number] for number in sorted(categories))
+
+
+def _one_line(name: str) -> str:
+    """Return a name without control characters; line breaks count among them."""
+    return printable(re.sub("[\n\t]", "\ufffd", name))
+
+
+def root_class(entries: Sequence[Any], instances: Sequence[Instance]) -> int | None:
+    """Return the id of Roboflow's class 0, which names the project: the only one above which there is "none"."""
+    roots = [entry["id"] for entry in entries if entry.get("supercategory") == "none"]
+    is_root = roots == [0] and len(entries) > 1 and all(instance.category_id != 0 for instance in instances)
+    return 0 if is_root else None
 
 
 def parse_images(entries: Sequence[Any], image_dir: Path, findings: Findings) -> dict[ImageId, ImageRecord]:
@@ -111,8 +130,6 @@ def parse_images(entries: Sequence[Any], image_dir: Path, findings: Findings) ->
         records.setdefault(record.id, record)
     if not entries:
         findings.problems.append("`images` is empty: at least one image is needed. Add the images.")
-    if len({type(image_id) for image_id in records}) > 1:
-        findings.problems.append("Some image ids are numbers and some are text. Use one kind throughout the file.")
     _warn_of_repeated_files(records.values(), findings)
     return records
 
@@ -143,8 +160,11 @@ def _parse_image(entry: Any, index: int, image_dir: Path) -> ImageRecord:
         except DataError as error:
             raise ValueError(f"Image {image_id!r} gives no size, and it cannot be read: {error}") from error
     if height is None or width is None or height < 1 or width < 1:
-        size = f"height {entry['height']!r} and width {entry['width']!r}"
+        size = f"height {shortened(entry['height'])} and width {shortened(entry['width'])}"
         raise ValueError(f"Image {image_id!r} has {size}: both must be whole numbers of at least 1, or be left out.")
+    if height * width > MAX_PIXELS:
+        size = f"{shortened(width)} x {shortened(height)} pixels, of which up to {MAX_PIXELS} are read"
+        raise ValueError(f"Image {image_id!r} has {size}. Scale it down, or correct its size.")
     return ImageRecord(image_id, path.relative_to(image_dir).as_posix(), path, height, width)
 
 
@@ -157,12 +177,18 @@ def _checked_name(entry: dict[str, Any], image_dir: Path) -> str:
     name = entry.get("file_name")
     if name is None and isinstance(entry.get("coco_url"), str):
         name = "/".join(entry["coco_url"].split("/")[-2:])
-    start = f"Image {entry['id']!r}: `file_name` is {name!r}"
+    start = f"Image {shortened(entry['id'])}: `file_name` is {shortened(name)}"
     if not isinstance(name, str) or not name:
         raise ValueError(f"{start}, a file name is needed. Give the image's path inside the image folder.")
     normal = os.path.normpath(name)
     if normal in (".", "..") or normal.startswith(("/", "../")) or "\0" in name:
         raise ValueError(f"{start}, which is not inside the image folder {image_dir}. Correct one of them.")
+    try:
+        longest = max(map(len, os.fsencode(normal).split(b"/")))
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{start}: no file has such a name ({error.reason}). Export the annotations again.") from error
+    if longest > _LONGEST_NAME:
+        raise ValueError(f"{start}, {longest} bytes of at most {_LONGEST_NAME}. Rename the file, here and on disk.")
     return normal
 
 
@@ -172,8 +198,8 @@ def value_of(entry: Any, key: str) -> Any:
 
 
 def is_image_id(value: Any) -> TypeGuard[ImageId]:
-    """Return whether a value may serve as an image id."""
-    return type(value) is int or isinstance(value, str)
+    """Return whether a value may serve as an image id: a whole number, or text that can be written."""
+    return type(value) is int or (isinstance(value, str) and printable(value) == value)
 
 
 def whole(value: Any) -> int | None:
@@ -187,8 +213,8 @@ def all_numbers(values: list[Any]) -> bool:
     """Return whether all values are finite numbers of a sensible size. Large files call this a million times."""
     if not values or not set(map(type, values)) <= {int, float}:
         return not values
-    total = sum(values)
-    return bool(total == total and min(values) > -_LARGEST_NUMBER and max(values) < _LARGEST_NUMBER)
+    # NaN passes for neither of the two where it comes first, and makes the sum NaN elsewhere.
+    return bool(min(values) > -_LARGEST_NUMBER and max(values) < _LARGEST_NUMBER and not math.isnan(sum(values)))
 
 
 def shortened(value: Any) -> str:

@@ -138,7 +138,7 @@ def checked_runs(counts: Any, height: int, width: int) -> list[int]:
     if any(run < 0 for run in runs):
         raise ValueError("a run has a negative length")
     if sum(runs) != height * width:
-        raise ValueError(f"its runs cover {sum(runs)} pixels, the image has {height * width}")
+        raise ValueError(f"its runs cover {min(sum(runs), 10**12)} pixels, the image has {height * width}")
     return runs
 
 

@@ -16,7 +16,7 @@ def reference_details(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any
         "shots": refs.shots,
         "seed": refs.seed,
         "file": dataset.annotation_file.name,
-        "file_sha256": dataset.digest,
+        "file_sha256": dataset.file_sha256,
     }
 
 

@@ -16,6 +16,7 @@ from itertools import cycle, islice
 from operator import attrgetter
 
 from ntt.data.coco import CocoDataset
+from ntt.data.documents import whole_number
 from ntt.errors import DataError, raise_all
 from ntt.types import Category, ImageId, Instance
 
@@ -188,7 +189,8 @@ def _ranked(pool: Sequence[Instance], valid: Sequence[bool], seed: int) -> tuple
 
 
 def _draw_key(instance: Instance, seed: int) -> bytes:
-    identity = json.dumps([seed, instance.category_id, instance.image_id, instance.id])
+    # An image id that is a number in text draws as the number does.
+    identity = json.dumps([seed, instance.category_id, whole_number(instance.image_id), instance.id])
     return hashlib.blake2b(identity.encode("utf-8"), digest_size=16).digest()
 
 
@@ -207,8 +209,8 @@ def _require_any(dataset: CocoDataset, categories: Sequence[Category], counts: S
     if empty:
         raise DataError(
             f"{dataset.annotation_file} has no {what} of {len(empty)} of the {len(categories)} classes: "
-            f"{', '.join(empty)}. Choose a class split without them; crowd regions, instances marked impossible and "
-            "boxes without area do not count."
+            f"{', '.join(empty)}. Name the others in split.classes; crowd regions (but see dataset.crowd), instances "
+            "marked impossible and boxes without area do not count."
         )
 
 

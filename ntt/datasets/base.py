@@ -35,6 +35,10 @@ class DatasetConfig:
     protocol: str = setting("coco", decides=False)
     """The evaluation protocol unless `evaluation.protocol` is set: coco or lvis."""
 
+    crowd: str = setting("regions", one_of=("regions", "objects"))
+    """How annotations with `iscrowd` = 1 are read. regions: neither references nor to be found; objects: like any
+    other, for files of tools that mark every painted mask so (CVAT)."""
+
     decode_images: bool = setting(default=False, decides=False)
     """Decode every image completely before the run starts, not only its header and its end."""
 

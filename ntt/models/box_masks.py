@@ -17,7 +17,8 @@ import torch
 from ntt.base.digests import content_key
 from ntt.base.files import write_json
 from ntt.base.progress import track
-from ntt.data.coco import CocoDataset, read_document
+from ntt.data.coco import CocoDataset
+from ntt.data.documents import read_document
 from ntt.data.images import image_digest, read_image
 from ntt.data.masks import instance_mask, instance_rle, mask_to_polygons
 from ntt.models.backbones.base import Backbone

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -42,6 +43,7 @@ def read_inputs(config: ExperimentConfig, *, read: Callable[..., CocoDataset] = 
         ConfigError: if the split names classes the data set does not have.
     """
     files = config.dataset.locate(Path(config.runtime.cache_root).expanduser().absolute())
+    read = partial(read, crowd=config.dataset.crowd)
     reference_data, target_data = read_alike(_read_both(files, read), config.dataset)
     if config.evaluation.difficult is not None:
         target_data = count_difficult(target_data, cast("Literal['crowd', 'ordinary']", config.evaluation.difficult))
@@ -57,8 +59,13 @@ def read_inputs(config: ExperimentConfig, *, read: Callable[..., CocoDataset] = 
 def searched_categories(config: ExperimentConfig, reference_data: CocoDataset) -> tuple[Category, ...]:
     """Resolve the split; the sampler `reference` leaves out classes without any annotation."""
     split = config.split
+    available = reference_data.categories
+    if split.classes is None and reference_data.root_class is not None:
+        name = next(category.name for category in available if category.id == reference_data.root_class)
+        _LOG.warning("Class %r is left out: it has no annotation and only names the others' super-category.", name)
+        available = tuple(category for category in available if category.id != reference_data.root_class)
     categories = resolve_split(
-        reference_data.categories,
+        available,
         name=split.name,
         classes=split.classes,
         frequency=split.frequency,
@@ -128,7 +135,7 @@ def _read_both(files: DatasetFiles, read: Callable[..., CocoDataset]) -> tuple[C
 def input_files(inputs: Inputs) -> dict[str, dict[str, str]]:
     """Return the annotation files a run reads, with the SHA-256 of each: what it was computed from."""
     files = {"references": inputs.reference_data, "targets": inputs.target_data}
-    return {role: {"file": str(data.annotation_file), "sha256": data.digest} for role, data in files.items()}
+    return {role: {"file": str(data.annotation_file), "sha256": data.file_sha256} for role, data in files.items()}
 
 
 def warn_of_unknown_classes(categories: tuple[Category, ...], targets: CocoDataset) -> None:

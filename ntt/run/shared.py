@@ -41,20 +41,22 @@ class Workspace:
 
     tidied: set[Path] = field(default_factory=set)
     prepared: dict[str, Prepared] = field(default_factory=dict)
-    _datasets: "OrderedDict[tuple[Path, Path, bool, str], CocoDataset]" = field(default_factory=OrderedDict)
+    _datasets: "OrderedDict[tuple[Path, Path, tuple[tuple[str, Any], ...], str], CocoDataset]" = field(
+        default_factory=OrderedDict
+    )
     _checked: set[_ImageState] = field(default_factory=set)
     _models: dict[str, tuple[Any, Placement, Any]] = field(default_factory=dict)
 
-    def read_coco(self, annotation_file: Path, image_dir: Path, *, annotations_required: bool = True) -> CocoDataset:
+    def read_coco(self, annotation_file: Path, image_dir: Path, **options: Any) -> CocoDataset:
         """Read an annotation file, once while its bytes do not change; see `ntt.data.coco.read_coco`."""
         try:
-            key = (annotation_file, image_dir, annotations_required, sha256_of(annotation_file))
+            key = (annotation_file, image_dir, tuple(sorted(options.items())), sha256_of(annotation_file))
         except OSError:  # the reader explains it
-            return read_coco(annotation_file, image_dir, annotations_required=annotations_required)
+            return read_coco(annotation_file, image_dir, **options)
         dataset = self._datasets.pop(key, None)
         if dataset is None:
-            dataset = read_coco(annotation_file, image_dir, annotations_required=annotations_required)
-        if dataset.digest != key[-1]:  # the file changed in the meantime
+            dataset = read_coco(annotation_file, image_dir, **options)
+        if dataset.file_sha256 != key[-1]:  # the file changed in the meantime
             return dataset
         self._datasets[key] = dataset
         if len(self._datasets) > _MAX_DATASETS:

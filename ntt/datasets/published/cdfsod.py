@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from ntt.base.digests import content_key
 from ntt.base.files import write_json
-from ntt.data.coco import CocoDataset, read_document
+from ntt.data.coco import CocoDataset
+from ntt.data.documents import read_document
 from ntt.data.images import upright_size
 from ntt.errors import DataError
 from ntt.types import Json

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ntt.base.files import write_json
 from ntt.convert.voc import convert_voc, read_list
-from ntt.data.coco import read_document
+from ntt.data.documents import read_document
 from ntt.datasets.published.details import known_datasets
 from ntt.errors import DataError
 from ntt.types import Category, Json

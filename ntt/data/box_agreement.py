@@ -1,0 +1,164 @@
+"""Boxes compared with the masks of the same objects and with their images: corners in place of sizes, other scales.
+
+Suffix N: annotations. Boxes are float64 [N, 4] in pixels, COCO's (left, top, width, height) unless they are `written`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+from ntt.data.coco_entries import Findings
+from ntt.types import IntArray
+
+Array = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+_SLACK_PX = 2.0
+"""Edges that differ by no more than this agree: files round."""
+
+_LEAST_IOU, _EXPLAINED_IOU = 0.5, 0.75
+"""Overlap from which a box agrees with its mask, and from which another reading explains one that does not."""
+
+_MOST = 0.9
+"""Share of boxes that a reading has to explain."""
+
+_EXCESS = 0.1
+"""A box that extends this far beyond its image, in sides of the image, is not merely drawn across the border."""
+
+_SAMPLE = 1000
+"""Boxes on which other readings are tried."""
+
+_SHIFT_PX, _SAME_PX = 0.75, 0.25
+_REMEDY = "COCO's boxes are [left, top, width, height] in pixels. Correct `bbox`"
+
+
+def _corners(boxes: Array) -> Array:
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+# What four numbers may be, in the order of likelihood -> how to turn them into COCO's.
+_LAYOUTS: dict[str, Callable[[Array], Array]] = {
+    "[left, top, width, height]": lambda written: written,
+    "[left, top, right, bottom]": _corners,
+    "[centre x, centre y, width, height]": lambda written: written - np.pad(written[:, 2:] / 2, ((0, 0), (0, 2))),
+    "[top, left, bottom, right]": lambda written: _corners(written[:, [1, 0, 3, 2]]),
+    "[top, left, height, width]": lambda written: written[:, [1, 0, 3, 2]],
+    "[left, top, height, width]": lambda written: written[:, [0, 1, 3, 2]],
+}
+
+
+def check_boxes(findings: Findings) -> None:
+    """Record a problem where most boxes of a file contradict its masks or images, else a warning that names them."""
+    if not findings.boxes:
+        return
+    boxes_N4 = _rows((box for _, box, _, _ in findings.boxes), 4)
+    sizes_N2 = _rows(((image.width, image.height) for _, _, _, image in findings.boxes), 2)
+    has_mask_N = np.fromiter((mask is not None for _, _, mask, _ in findings.boxes), np.bool_)
+    masks_N4 = _rows((mask for _, _, mask, _ in findings.boxes if mask is not None), 4)
+    for what, values in (("boxes", boxes_N4), ("masks", masks_N4)):
+        if 0 < values.max(initial=0) <= 1 and sizes_N2.min() > _SLACK_PX:
+            text = f"All {what} lie between 0 and 1: they look like fractions of the image. COCO counts pixels."
+            findings.problems.append(text)
+            return
+    if has_mask_N.any():
+        _compare_with_masks(np.flatnonzero(has_mask_N), boxes_N4[has_mask_N], masks_N4, sizes_N2[has_mask_N], findings)
+    if not has_mask_N.all():
+        _compare_with_images(boxes_N4[~has_mask_N], sizes_N2[~has_mask_N], findings)
+
+
+def _rows(rows: Iterable[Sequence[float]], length: int) -> Array:
+    return np.fromiter(chain.from_iterable(rows), np.float64).reshape(-1, length)
+
+
+def _compare_with_masks(indices_N: IntArray, boxes: Array, masks: Array, sizes_N2: Array, findings: Findings) -> None:
+    differs_N = ~_agree(boxes, masks, sizes_N2, _LEAST_IOU)
+    count = int(differs_N.sum())
+    if not count:
+        _warn_of_shift(boxes, masks, findings)
+        return
+    # What some boxes hide, such as corners of objects at the top left, others show: one reading of all is tried first.
+    sample = slice(None, None, -(-len(boxes) // _SAMPLE))
+    of_all = _explanation(boxes[sample], masks[sample], sizes_N2[sample])
+    some = np.flatnonzero(differs_N)[:_SAMPLE]
+    reason = of_all or _explanation(boxes[some], masks[some], sizes_N2[some])
+    first_ids = ", ".join(str(findings.boxes[index][0]) for index in indices_N[differs_N][:5])
+    first_ids += ", ..." if count > 5 else ""
+    sentence = f"{count} of {len(boxes)} boxes contradict their masks (annotation {first_ids}){reason}. {_REMEDY}"
+    kind = findings.problems if of_all or 2 * count > len(boxes) else findings.warnings
+    kind.append(f"{sentence}, or leave it out to use the masks' boxes.")
+
+
+def _explanation(boxes: Array, masks: Array, sizes_N2: Array) -> str:
+    """Return what boxes may be that are not COCO's, to be added to a sentence; "" where nothing fits most of them."""
+    if _agree(boxes, masks, sizes_N2, _EXPLAINED_IOU).mean() >= _MOST:
+        return ""
+    fits = (
+        text
+        for text, reading in _readings(boxes, masks, sizes_N2)
+        if _agree(reading, masks, sizes_N2, _EXPLAINED_IOU).mean() >= _MOST
+    )
+    return next((f": they look like {text}" for text in fits), "")
+
+
+def _agree(boxes: Array, masks: Array, sizes_N2: Array, least_iou: float) -> BoolArray:
+    """Return whether boxes, clipped to the images, overlap enough or have the same edges up to rounding: bool [N]."""
+    limits = np.tile(sizes_N2, 2)
+    edges, others = (
+        np.clip(np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], axis=1), 0, limits) for b in (boxes, masks)
+    )
+    overlap = np.clip(np.minimum(edges, others)[:, 2:] - np.maximum(edges, others)[:, :2], 0, None).prod(axis=1)
+    areas = [np.clip(e[:, 2:] - e[:, :2], 0, None).prod(axis=1) for e in (edges, others)]
+    same: BoolArray = (np.abs(edges - others) <= _SLACK_PX).all(axis=1)
+    overlaps: BoolArray = overlap >= least_iou * (areas[0] + areas[1] - overlap)
+    return same | overlaps
+
+
+def _readings(boxes: Array, masks: Array, sizes_N2: Array) -> Iterator[tuple[str, Array]]:
+    """Yield what the boxes may be instead of COCO's, in words and turned into COCO's."""
+    limits = np.tile(sizes_N2, 2)
+    layouts = {text: read(boxes) for text, read in _LAYOUTS.items()}
+    yield from list(layouts.items())[1:]
+    for text, read in _LAYOUTS.items():
+        yield f"{text} as fractions of the image", read(boxes * limits)
+        yield f"{text} in thousandths of the image", read(boxes * limits / 1000)
+    left, top, width, height = boxes.T
+    yield "boxes counted from the bottom of the image", np.stack([left, limits[:, 1] - top - height, width, height], 1)
+    yield "boxes of the mirrored image", np.stack([limits[:, 0] - left - width, top, width, height], 1)
+    shift = np.median(masks - boxes, axis=0)[:2]
+    yield f"boxes shifted by {-shift[0]:g} and {-shift[1]:g} px", boxes + np.append(shift, [0, 0])
+    for text, read_boxes in layouts.items():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factors = masks[:, 2:] / read_boxes[:, 2:]
+        scale, side = np.median(factors, axis=0), np.median(sizes_N2 / factors, axis=0)
+        if np.isfinite([*scale, *side]).all() and (scale > 0).all():
+            is_one = abs(scale[0] / scale[1] - 1) < 1 - _MOST
+            by = f"{1 / scale[0]:.3g}" if is_one else f"{1 / scale[0]:.3g} and {1 / scale[1]:.3g}"
+            yield f"{text} scaled by {by}", read_boxes * np.tile(scale, 2)
+            yield f"{text} of images of {side[0]:.0f} x {side[1]:.0f} px", read_boxes * np.tile(sizes_N2 / side, (1, 2))
+
+
+def _warn_of_shift(boxes: Array, masks: Array, findings: Findings) -> None:
+    """Warn where all boxes lie beside their masks by the same few pixels, as those counted from 1 do."""
+    difference = boxes - masks
+    shift = np.median(difference, axis=0)
+    is_same = (np.abs(difference - shift) < _SAME_PX).all(axis=1).mean() >= _MOST
+    if len(boxes) > 1 and is_same and np.abs(shift[:2]).max() > _SHIFT_PX and np.abs(shift[2:]).max() < _SAME_PX:
+        text = f"The boxes are shifted by {shift[0]:g} and {shift[1]:g} px from their masks: counted from 1?"
+        findings.warnings.append(f"{text} COCO counts from 0.")
+
+
+def _compare_with_images(boxes: Array, sizes_N2: Array, findings: Findings) -> None:
+    """Look at boxes without masks: many that leave their images by far have another meaning, or another scale."""
+    limits = np.tile(sizes_N2, 2)
+    excess = np.concatenate([-boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - sizes_N2], axis=1) / limits
+    count = int((excess.max(axis=1) > _EXCESS).sum())
+    is_corners = (boxes[:, 2:] > boxes[:, :2]).all() and boxes.min() >= -1 and (boxes <= limits + 1).all()
+    if is_corners and 4 * count >= len(boxes) and count:
+        reason = "[left, top, right, bottom]"
+    elif 2 * count > len(boxes) > 3:
+        reason = "those of larger images"
+    else:
+        return
+    findings.problems.append(f"{count} of {len(boxes)} boxes leave their images: they look like {reason}. {_REMEDY}.")

@@ -1,0 +1,370 @@
+"""Annotation files that look sound and are not: read as they are meant, refused or named, never wrong in silence."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from coco_samples import annotation, document, read
+from pycocotools import mask as mask_api
+
+from ntt.data.coco import CocoDataset
+from ntt.data.sampling import Validity, sample_native
+from ntt.errors import DataError
+from ntt.types import Json
+
+Box = tuple[float, float, float, float]
+# Two on each of two images of 160 x 120 px; none is square, in the middle, or fits its image when read as corners.
+BOXES: list[Box] = [(26, 6, 48, 40), (95, 10, 44, 60), (74, 24, 50, 38), (20, 60, 40, 52)]
+WIDTH, HEIGHT = 160, 120
+
+
+def rectangle(box: Box) -> list[float]:
+    left, top, width, height = box
+    return [left, top, left + width, top, left + width, top + height, left, top + height]
+
+
+def run_lengths(box: Box) -> Json:
+    (code,) = mask_api.frPyObjects([rectangle(box)], HEIGHT, WIDTH)
+    return {"size": [HEIGHT, WIDTH], "counts": code["counts"].decode()}
+
+
+def sound(masks: Callable[[Box], Any] | None = lambda box: [rectangle(box)]) -> Json:
+    """Four objects of classes cat (1) and dog (7), with masks."""
+    return document(
+        images=[{"id": n, "file_name": f"{n}.png", "height": HEIGHT, "width": WIDTH} for n in (1, 2)],
+        annotations=[
+            annotation(n, (n + 1) // 2, (1, 7)[n % 2], list(box), segmentation=masks and masks(box))
+            for n, box in enumerate(BOXES, start=1)
+        ],
+    )
+
+
+def changed(change: Callable[[Json], Any], content: Json | None = None) -> Json:
+    content = sound() if content is None else content
+    for entry in content["annotations"]:
+        change(entry)
+    return content
+
+
+def boxes_as(written: Callable[[Box], Any]) -> Callable[[Json], None]:
+    return lambda entry: entry.update(bbox=[float(v) for v in written(tuple(entry["bbox"]))])
+
+
+def log_of(folder: Path, content: Any, caplog: pytest.LogCaptureFixture, **options: Any) -> tuple[CocoDataset, str]:
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        dataset = read(folder, content, **options)
+    return dataset, "\n".join(record.getMessage().partition("annotations.json: ")[2] for record in caplog.records)
+
+
+# Boxes that contradict masks
+
+READINGS: dict[str, Callable[[Box], Any]] = {
+    "[left, top, right, bottom].": lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]),
+    "[centre x, centre y, width, height].": lambda b: (b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]),
+    "[top, left, height, width].": lambda b: (b[1], b[0], b[3], b[2]),
+    "[top, left, bottom, right].": lambda b: (b[1], b[0], b[1] + b[3], b[0] + b[2]),
+    "[left, top, width, height] in thousandths of the image.": lambda b: np.array(b) / (0.16, 0.12, 0.16, 0.12),
+    "[left, top, right, bottom] in thousandths": lambda b: np.array(READINGS["[left, top, right, bottom]."](b)) / (
+        0.16, 0.12, 0.16, 0.12),
+    "[left, top, width, height] scaled by 0.5.": lambda b: np.array(b) / 2,
+    "[left, top, width, height] scaled by 3.": lambda b: np.array(b) * 3,
+    "[left, top, width, height] scaled by 4 and 5.33.": lambda b: np.array(b) * (4, 16 / 3, 4, 16 / 3),
+    "[left, top, right, bottom] scaled by 2.": lambda b: np.array(READINGS["[left, top, right, bottom]."](b)) * 2,
+    "boxes counted from the bottom of the image.": lambda b: (b[0], HEIGHT - b[1] - b[3], b[2], b[3]),
+    "boxes of the mirrored image.": lambda b: (WIDTH - b[0] - b[2], b[1], b[2], b[3]),
+    "boxes shifted by -60 and 40 px.": lambda b: (b[0] - 60, b[1] + 40, b[2], b[3]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", READINGS)
+@pytest.mark.parametrize("masks", [lambda box: [rectangle(box)], run_lengths])
+def test_boxes_that_are_something_else_than_coco_s(tmp_path: Path, text: str, masks: Callable[[Box], Any]) -> None:
+    with pytest.raises(DataError, match=r"annotations\.json: \d of 4 boxes contradict their masks") as caught:
+        read(tmp_path, changed(boxes_as(READINGS[text]), sound(masks)))
+    assert f"they look like {text}" in str(caught.value)
+
+
+def test_boxes_of_images_resized_to_one_size(tmp_path: Path) -> None:
+    content = changed(boxes_as(lambda b: np.array(b) * (2, 8 / 3, 2, 8 / 3)))
+    content["images"][1].update(width=WIDTH * 2, height=HEIGHT * 2)
+    for entry in content["annotations"][2:]:  # the second image is twice as large, its boxes are as before
+        entry["segmentation"] = [[2 * value for value in entry["segmentation"][0]]]
+    with pytest.raises(DataError, match="they look like .* of images of 320 x 320 px"):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "masks", "what"),
+    [(["bbox"], [rectangle], "boxes"), (["segmentation"], [rectangle], "masks"), (["bbox"], None, "boxes")],
+)
+def test_fractions_of_the_image(tmp_path: Path, fraction: list[str], masks: Any, what: str) -> None:
+    content = sound(None if masks is None else lambda box: [rectangle(box)])
+    for entry in content["annotations"]:
+        scaled = np.array(entry["bbox"]) / (WIDTH, HEIGHT, WIDTH, HEIGHT)
+        entry[fraction[0]] = scaled.tolist() if what == "boxes" else [rectangle(tuple(scaled.tolist()))]
+    with pytest.raises(DataError, match=f"All {what} lie between 0 and 1: they look like fractions of the image"):
+        read(tmp_path, content)
+
+
+def test_boxes_without_masks_that_leave_their_images(tmp_path: Path) -> None:
+    corners = changed(boxes_as(READINGS["[left, top, right, bottom]."]), sound(None))
+    with pytest.raises(DataError, match=r"of 4 boxes leave their images: they look like \[left, top, right, bottom\]"):
+        read(tmp_path, corners)
+    with pytest.raises(DataError, match="of 4 boxes leave their images: they look like those of larger images"):
+        read(tmp_path, changed(boxes_as(lambda b: np.array(b) * 3), sound(None)))
+
+
+def test_single_contradictions_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = sound()
+    content["annotations"][2]["bbox"] = [74, 24, 124, 62]
+    _, log = log_of(tmp_path, content, caplog)
+    assert log.startswith("1 of 4 boxes contradict their masks (annotation 3): they look like [left, top, right, bot")
+    # Also among many, where the file as it is explains nearly all.
+    for n in range(20):
+        content["annotations"] += [annotation(10 + n, 1, 1, [n, 0, 9, 9], segmentation=[rectangle((n, 0, 9, 9))])]
+    assert log_of(tmp_path, content, caplog)[1].startswith(
+        "1 of 24 boxes contradict their masks (annotation 3): they lo"
+    )
+
+
+def test_sound_boxes_are_not_questioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Rounded, drawn loosely, clipped where the mask is not, of a thin object: none of these is a contradiction."""
+    for written in (
+        lambda b: (b[0] + 0.4, b[1] - 0.7, b[2] - 1, b[3] + 1),
+        lambda b: (b[0] - b[2] / 8, b[1] - b[3] / 8, b[2] * 1.25, b[3] * 1.25),
+    ):
+        assert log_of(tmp_path, changed(boxes_as(written)), caplog)[1] == ""
+    thin = annotation(1, 1, 1, [20, 20, 30, 1], segmentation=[[20, 20, 50, 20, 50, 22, 20, 22]])
+    beyond = annotation(2, 1, 1, [100, 20, 60, 40], segmentation=[[100, 20, 300, 20, 300, 60, 100, 60]])
+    assert log_of(tmp_path, {**sound(), "annotations": [thin, beyond]}, caplog)[1] == ""
+
+
+def test_boxes_counted_from_one_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, log = log_of(tmp_path, changed(boxes_as(lambda b: (b[0] + 1, b[1] + 1, b[2], b[3]))), caplog)
+    assert log == "The boxes are shifted by 1 and 1 px from their masks: counted from 1? COCO counts from 0."
+
+
+# Crowd regions
+
+
+def test_crowd_regions_are_counted_and_can_be_read_as_objects(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = sound(run_lengths)
+    for entry in content["annotations"][:2]:
+        entry["iscrowd"] = 1
+    dataset, log = log_of(tmp_path, content, caplog)
+    assert log.startswith("2 of 4 annotations are crowd regions (iscrowd=1): neither references nor wanted. If each is")
+    assert log.endswith("set dataset.crowd=objects.")
+    objects, log = log_of(tmp_path, content, caplog, crowd="objects")
+    assert log == ""
+    assert not any(instance.iscrowd for instance in objects.instances)
+    assert objects.digest != dataset.digest
+    assert objects.file_sha256 == dataset.file_sha256 == dataset.digest
+
+
+def test_few_crowd_regions_are_counted_without_a_question(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    box = [20, 20, 30, 30]
+    entries = [annotation(n, 5, 1, [n, *box[1:]], iscrowd=int(n == 1)) for n in range(1, 13)]
+    _, log = log_of(tmp_path, document(annotations=entries), caplog)
+    assert log == "1 of 12 annotations are crowd regions (iscrowd=1): neither references nor wanted."
+
+
+# What pycocotools would take as it is
+
+
+@pytest.mark.parametrize(
+    ("area", "masks", "is_named"),
+    [
+        (0, lambda box: [rectangle(box)], True),
+        (WIDTH * HEIGHT, run_lengths, True),
+        (0, None, True),
+        (WIDTH * HEIGHT, None, True),
+        (100, None, False),  # the area of a mask that the file does not have
+        (1900, lambda box: [rectangle(box)], False),
+    ],
+)
+def test_areas_that_contradict_their_objects(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, area: float, masks: Any, is_named: bool
+) -> None:
+    dataset, log = log_of(tmp_path, changed(lambda entry: entry.update(area=area), sound(masks)), caplog)
+    assert log.startswith("4 annotation(s) have an `area` that contradicts the mask or box") is is_named
+    assert dataset.instances[0].area_px == area
+
+
+def test_objects_annotated_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = sound()
+    content["annotations"] += [{**entry, "id": entry["id"] + 10} for entry in content["annotations"]]
+    _, log = log_of(tmp_path, content, caplog)
+    assert log == "4 annotation(s) have image, class and box of another one: annotated twice? (id 11, 12, 13, 14)"
+
+
+@pytest.mark.parametrize(("indices", "is_named"), [((0, 0, 1, 1), False), ((0, 0, 0, 1), True), ((0, 1, 1, 2), True)])
+def test_shot_indices_that_are_no_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, indices: tuple[int, ...], is_named: bool
+) -> None:
+    content = sound()
+    for entry, index in zip(content["annotations"], indices, strict=True):
+        entry["shot_index"] = float(index)
+    dataset, log = log_of(tmp_path, content, caplog)
+    assert [instance.shot_index for instance in dataset.instances] == list(indices)
+    assert ("`shot_index` occurs twice or leaves out a number in" in log) is is_named
+
+
+# JSON, ids and names
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('"categories"', '"annotations": [], "categories"', "annotations"),
+        ('"file_name": "1.png"', '"file_name": "0.png", "file_name": "1.png"', "file_name"),
+        ('"image_id": 2', '"image_id": 1, "image_id": 2', "image_id"),
+        ('"counts"', '"counts": "0", "counts"', "counts"),
+    ],
+)
+def test_keys_with_two_values_are_refused(tmp_path: Path, old: str, new: str, key: str) -> None:
+    text = json.dumps(sound(run_lengths))
+    with pytest.raises(DataError, match=f"objects with the same key twice and different values: `{key}`"):
+        read(tmp_path, text.replace(old, new))
+    # What is not read, or the same twice, does no harm.
+    harmless = text.replace('"iscrowd"', '"x": 1, "x": 2, "iscrowd"').replace('"id": 1,', '"id": 1, "id": 1,')
+    assert len(read(tmp_path, harmless).instances) == 4
+
+
+def renamed(content: Json, images: Any, classes: Any, ids: Any) -> Json:
+    for entry in content["images"]:
+        entry["id"] = images(entry["id"])
+    for entry in content["categories"]:
+        entry["id"] = classes(entry["id"])
+    for entry in content["annotations"]:
+        entry.update(image_id=images(entry["image_id"]), category_id=classes(entry["category_id"]), id=ids(entry["id"]))
+    return content
+
+
+@pytest.mark.parametrize("kind", [float, str, lambda n: n + 2**63, lambda n: [f"n{n}", n][n % 2]])
+def test_ids_of_every_kind_are_read(tmp_path: Path, kind: Callable[[int], Any]) -> None:
+    dataset = read(tmp_path, renamed(sound(), kind, kind, kind))
+    names = {category.id: category.name for category in dataset.categories}
+    assert [names[instance.category_id] for instance in dataset.instances] == ["dog", "cat", "dog", "cat"]
+    assert [list(dataset.images).index(instance.image_id) for instance in dataset.instances] == [0, 0, 1, 1]
+    assert len({instance.id for instance in dataset.instances}) == 4
+
+
+@pytest.mark.parametrize(("images", "references"), [(str, int), (int, str), (str, float), (int, float), (float, str)])
+def test_ids_written_in_two_ways_name_the_same_image(tmp_path: Path, images: Any, references: Any) -> None:
+    content = renamed(sound(), images, int, int)
+    for entry in content["annotations"]:
+        entry.update(image_id=references(int(entry["image_id"])), category_id=references(entry["category_id"]))
+    dataset = read(tmp_path, content)
+    assert [int(instance.image_id) for instance in dataset.instances] == [1, 1, 2, 2]
+
+
+def test_numbers_in_text_are_drawn_like_numbers(tmp_path: Path) -> None:
+    def drawn(content: Json) -> list[int]:
+        dataset = read(tmp_path, content)
+        sample = sample_native(dataset, dataset.categories, shots=1, seed=0, strict=False, validity=Validity(1, 0))
+        return [instance.id for instances in sample for instance in instances]
+
+    assert drawn(renamed(sound(), str, str, str)) == drawn(sound())
+
+
+def test_text_that_acts_on_a_terminal_is_replaced_in_class_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = sound()
+    content["categories"][0]["name"] = "\x1b[31mdog\x07\u202e\ud800"
+    dataset, log = log_of(tmp_path, content, caplog)
+    assert dataset.categories[1].name == "\ufffd[31mdog\ufffd\ufffd\ufffd"
+    assert log.startswith("Class name '\\x1b[31mdog\\x07\\u202e\\ud800' holds control characters. It is shown as")
+    persian = "\u0645\u06cc\u200c\u062e\u0648\u0631\u062f"  # a joiner is part of the spelling
+    content["categories"][0]["name"] = persian
+    assert read(tmp_path, content).categories[1].name == persian
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"width": 10**9, "height": 10**9}, "has 1000000000 x 1000000000 pixels, of which up to 89478485 are read"),
+        ({"width": int("9" * 4000)}, r"9\.\.\. x 120 pixels"),
+        ({"width": 1e300}, "pixels, of which up to"),
+        ({"file_name": "x" * 300 + ".png"}, "304 bytes of at most 255"),
+        ({"file_name": "ä" * 128}, "256 bytes of at most 255"),
+        ({"file_name": "a\ud800.png"}, "no file has such a name"),
+        ({"id": "a\ud800"}, "an `id` that is a whole number or text is needed"),
+    ],
+)
+def test_claims_that_nothing_can_fulfil(tmp_path: Path, change: Json, text: str) -> None:
+    content = sound()
+    content["images"][0].update(change)
+    with pytest.raises(DataError, match=text) as caught:
+        read(tmp_path, content)
+    assert len(str(caught.value)) < 1000
+
+
+HUGE = int("9" * 4000)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({key: HUGE} for key in ("image_id", "category_id", "area", "iscrowd")),
+        {"bbox": [1, 2.5, HUGE, 4]},
+        {"segmentation": [[1, 2.5, HUGE, 4, 5, 6]]},
+        {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HUGE]}},
+        {"segmentation": {"size": [HUGE, WIDTH], "counts": [1]}},
+    ],
+)
+def test_numbers_of_4000_digits(tmp_path: Path, change: Json) -> None:
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, changed(lambda entry: entry.update(change)))
+    assert len(str(caught.value)) < 1000
+    content = sound()
+    content["annotations"][0].update(id=HUGE, shot_index=0)
+    assert read(tmp_path, content).instances[0].id == HUGE
+
+
+# Exports of other tools
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda entry: entry.update(iscrowd=0.0),
+        lambda entry: entry["segmentation"].append([]),
+        lambda entry: entry.update(segmentation=entry["segmentation"][0]),
+        lambda entry: entry.update(segmentation={**run_lengths(tuple(entry["bbox"])), "size": [120.0, 160.0]}),
+    ],
+)
+def test_unusual_ways_to_write_the_same(tmp_path: Path, change: Callable[[Json], Any]) -> None:
+    expected, dataset = read(tmp_path, sound()), read(tmp_path, changed(change))
+    assert [instance.bbox_xywh for instance in dataset.instances] == [i.bbox_xywh for i in expected.instances]
+    assert [instance.area_px for instance in dataset.instances] == [i.area_px for i in expected.instances]
+    assert dataset.has_masks
+
+
+@pytest.mark.parametrize(
+    ("entries", "root"),
+    [
+        ([{"id": 0, "name": "zoo", "supercategory": "none"}], 0),
+        ([{"id": 0, "name": "zoo"}], None),
+        ([{"id": 8, "name": "zoo", "supercategory": "none"}], None),
+        ([{"id": n, "name": f"zoo {n}", "supercategory": "none"} for n in (0, 8)], None),
+    ],
+)
+def test_the_class_that_roboflow_puts_above_all_others(tmp_path: Path, entries: list[Json], root: int | None) -> None:
+    content = sound()
+    content["categories"] += entries
+    assert read(tmp_path, content).root_class == root
+    if root is not None:
+        content["annotations"][0]["category_id"] = root
+        assert read(tmp_path, content).root_class is None
+
+
+def test_one_mistake_is_reported_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, changed(lambda entry: entry.update(category_id=9)))
+    assert "Annotation 1 and 3 more (id 2, 3, 4) has category_id 9, which is not in `categories`." in str(caught.value)
