@@ -15,6 +15,7 @@ from ntt.data.images import check_images
 from ntt.datasets.base import DatasetConfig, DatasetFiles, RootedConfig
 from ntt.datasets.coco_json import CocoJsonConfig
 from ntt.datasets.demo import DemoConfig
+from ntt.datasets.exports import find_annotation_file
 from ntt.datasets.folder import FolderConfig
 from ntt.datasets.published.check import (
     check_published,
@@ -65,7 +66,7 @@ def _folder(folder: str, files: Mapping[str, Any]) -> DatasetConfig:
         raise ConfigError(f"{folder} is neither a folder nor a known data set. Names: {names}.")
     if not files and FolderConfig.fits(Path(folder)):
         return FolderConfig(name="folder", root=folder)
-    if not files and not (Path(folder) / "annotations").is_dir():
+    if not files and not (Path(folder) / "annotations").is_dir() and find_annotation_file(Path(folder)) is None:
         raise ConfigError(
             f"{folder} has neither references/<class>/ and targets/ (a plain folder of images) nor annotations/ and "
             "images/ (COCO format). Arrange it in one of these ways, or name its files with --references and --targets."

@@ -9,6 +9,7 @@ from ntt import __version__
 from ntt.base.log import lenient_stdout
 from ntt.cli.backbone import backbone
 from ntt.cli.data import data
+from ntt.cli.export import export
 from ntt.cli.report import report
 from ntt.cli.run import run
 from ntt.cli.show import show
@@ -29,7 +30,7 @@ def ntt() -> None:
     """
 
 
-for command in (backbone, data, report, run, show, store, sweep, weights):
+for command in (backbone, data, export, report, run, show, store, sweep, weights):
     ntt.add_command(command)
 
 

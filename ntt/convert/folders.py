@@ -31,8 +31,8 @@ class Folder:
         notes: what was passed over, each completing the sentence "N ...".
     """
 
-    def __init__(self, root: Path) -> None:
-        """List the folder, which must exist."""
+    def __init__(self, root: Path, *, without: Path | None = None) -> None:
+        """List the folder, which must exist, without one below it."""
         if not root.is_dir():
             raise DataError(f"The folder {root} does not exist. Create it or name another one.")
         self.root = root
@@ -40,6 +40,7 @@ class Folder:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self._visited = {root.resolve()}
+        self._without = without
         self._list(root)
         self.files.sort()
 
@@ -117,7 +118,7 @@ class Folder:
 
     def _list(self, folder: Path) -> None:
         for path in sorted(folder.iterdir()):
-            if path.name.startswith("."):
+            if path.name.startswith(".") or path == self._without:
                 continue
             if not _is_text(path.name):
                 self.problems.append(f"The name of {os.fsencode(path)!r} is not UTF-8. Rename it.")

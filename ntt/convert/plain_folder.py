@@ -64,17 +64,17 @@ def convert_references(root: Path, categories: Sequence[Category] | None = None)
     return converted
 
 
-def convert_targets(root: Path, categories: Sequence[Category]) -> Converted:
+def convert_targets(root: Path, categories: Sequence[Category], *, without: Path | None = None) -> Converted:
     """Read the images to search, and the objects of `categories` in their LabelMe files.
 
-    Where no image has a LabelMe file, the result has no `annotations`.
+    A folder `without` below is left out. Where no image has a LabelMe file, the result has no `annotations`.
 
     Raises:
         DataError: listing everything that cannot be used.
     """
     if not root.is_dir():
         raise DataError(f"There is no folder {root}. Put the images to search there.")
-    folder = Folder(root)
+    folder = Folder(root, without=without)
     builder = CocoBuilder(folder, categories)
     labels = {path: folder.beside(path, ".json") for path in folder.images}
     for path, files in labels.items():

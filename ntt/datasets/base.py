@@ -1,5 +1,6 @@
 """What a data set option declares: where a references file, a targets file and their images are stored."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,15 @@ class RootedConfig(DatasetConfig):
     def root_path(self) -> Path:
         """The root folder as an absolute path."""
         return Path(self.root).expanduser().absolute()
+
+    def below_root(self, relative: str) -> Path:
+        """Return a path below the root; `..` is resolved as text: after a link it would lead elsewhere."""
+        return Path(os.path.normpath(self.root_path / relative))
+
+    def targets_path(self, relative: str) -> Path:
+        """Return a path below the root or, where nothing is there, below the working directory."""
+        below, here = self.below_root(relative), Path(os.path.normpath(Path(relative).expanduser().absolute()))
+        return here if here.exists() and not below.exists() else below
 
     def _require_root(self, *contents: str) -> None:
         if not self.root_path.is_dir():

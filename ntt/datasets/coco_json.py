@@ -1,11 +1,13 @@
 """Any folder in COCO format: images, a references file and a targets file."""
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from ntt.convert.plain_folder import coco_categories, convert_targets
 from ntt.datasets.base import DatasetFiles, RootedConfig
+from ntt.datasets.exports import find_annotation_file, find_image_folder
+from ntt.datasets.lists import list_folder, write_list
 from ntt.errors import DataError, raise_all
 
 
@@ -16,44 +18,65 @@ class CocoJsonConfig(RootedConfig):
     SCHEMA: ClassVar[str] = "coco_json"
 
     references: str = "annotations/references.json"
-    """Annotation file the references are drawn from."""
+    """Annotation file the references are drawn from. Where the default is not there, the file of an annotation tool's
+    export is looked for; see `ntt/datasets/exports.py`."""
 
-    targets: str = "annotations/targets.json"
-    """Annotation file of the images to search; its annotations, where it has any, are the ground truth."""
+    targets: str | None = "annotations/targets.json"
+    """Annotation file of the images to search; its annotations, where it has any, are the ground truth. Or a folder,
+    all of whose images are searched, below `root` or the working directory; null: the folder `target_images`."""
 
     reference_images: str = "images"
-    """Folder of the references' images."""
+    """Folder of the references' images. Where the default does not hold them, the folder that does is looked for."""
 
     target_images: str = "images"
-    """Folder of the target images."""
+    """Folder of the target images, likewise; of no meaning where `targets` is a folder."""
 
     def places(self) -> DatasetFiles:
         """Return where everything would be, without checking that it exists."""
-
-        def below_root(relative: str) -> Path:
-            # Normalised as text: `..` after a symbolic link would lead beside the link's target.
-            return Path(os.path.normpath(self.root_path / relative))
-
         return DatasetFiles(
-            references_file=below_root(self.references),
-            reference_images=below_root(self.reference_images),
-            targets_file=below_root(self.targets),
-            target_images=below_root(self.target_images),
+            references_file=self.below_root(self.references),
+            reference_images=self.below_root(self.reference_images),
+            targets_file=self.targets_path(self.targets or self.target_images),
+            target_images=self.below_root(self.target_images),
         )
 
     def locate(self, cache_root: Path) -> DatasetFiles:
-        """Resolve the four paths against `root` and check that they exist."""
-        self._require_root(self.targets, f"{self.target_images}/")
+        """Find the files and folders and check that they exist; a folder of targets is listed below the cache."""
+        self._require_root("the annotation files", "the images")
         files = self.places()
+        if not files.references_file.is_file() and self.references == type(self).references:
+            found = find_annotation_file(self.root_path)
+            files = files if found is None else replace(files, references_file=found)
+        is_folder = files.targets_file.is_dir()
         problems = [
             f"dataset.{key}: there is no {kind} {path}. Add it, or correct dataset.{key}."
             for key, path, kind, is_there in (
-                ("references", files.references_file, "file", Path.is_file),
-                ("targets", files.targets_file, "file", Path.is_file),
-                ("reference_images", files.reference_images, "folder", Path.is_dir),
-                ("target_images", files.target_images, "folder", Path.is_dir),
+                ("references", files.references_file, "file", files.references_file.is_file()),
+                ("targets", files.targets_file, "file or folder", files.targets_file.is_file() or is_folder),
             )
-            if not is_there(path)
+            if not is_there
         ]
         raise_all(problems, DataError, summary="The data set is incomplete")
-        return files
+        files = replace(files, reference_images=self._image_folder("reference_images", files.references_file))
+        if is_folder:
+            return self._listed(files, cache_root)
+        return replace(files, target_images=self._image_folder("target_images", files.targets_file))
+
+    def _image_folder(self, key: str, annotation_file: Path) -> Path:
+        """Return the folder that a setting names, or, where it is the default, the one that holds a file's images."""
+        folder = self.below_root(getattr(self, key))
+        if getattr(self, key) == getattr(type(self), key):
+            folder = find_image_folder(self.root_path, annotation_file) or folder
+        if not folder.is_dir():
+            raise DataError(f"dataset.{key}: there is no folder {folder}. Add it, or correct dataset.{key}.")
+        return folder
+
+    def _listed(self, files: DatasetFiles, cache_root: Path) -> DatasetFiles:
+        """Write a list of all images of a folder of targets, without annotations unless it holds LabelMe files."""
+        folder = files.targets_file
+        targets = convert_targets(folder, coco_categories(files.references_file))
+        return replace(
+            files,
+            targets_file=write_list(targets, list_folder(cache_root, self.label(), folder) / "targets.json"),
+            target_images=folder,
+        )

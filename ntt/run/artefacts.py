@@ -1,5 +1,7 @@
 """The run directory's files: how each artefact is written and read back."""
 
+import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from ntt.base.files import read_json, write_bytes, write_json, write_parts
+from ntt.base.files import read_json, write_bytes, write_json, write_parts, write_text
 from ntt.data.coco import CocoDataset
 from ntt.data.references import references_to_json
 from ntt.errors import StorageError
@@ -57,6 +59,46 @@ def write_predictions(path: Path, detections: Sequence[Detections], categories: 
         yield b"]\n"
 
     write_parts(path, parts())
+    return path
+
+
+def write_images(path: Path, images: Sequence[ImageRecord], categories: Sequence[Category]) -> Path:
+    """Write the images and classes that a results file refers to as an annotation file in COCO format.
+
+    pycocotools, FiftyOne and CVAT open the two together.
+    """
+    document = {
+        "info": {"description": "images and classes of predictions.json"},
+        "images": [
+            {"id": record.id, "file_name": record.file_name, "height": record.height, "width": record.width}
+            for record in images
+        ],
+        "categories": [{"id": category.id, "name": category.name} for category in categories],
+        "annotations": [],
+    }
+    write_json(path, document, indent=None)
+    return path
+
+
+def write_counts(
+    path: Path,
+    images: Sequence[ImageRecord],
+    detections: Sequence[Detections],
+    categories: Sequence[Category],
+    *,
+    threshold: float,
+) -> Path:
+    """Write a table: per image and class, how many detections reach a score, and the best score ("" for none)."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["image", "class", "number", "best_score", "threshold"])
+    for record, found in zip(images, detections, strict=True):
+        for label, category in enumerate(categories):
+            scores = found.scores[found.labels == label]
+            best = f"{scores.max():.4f}" if len(scores) else ""
+            number = int((scores >= threshold).sum())
+            writer.writerow([record.file_name, category.name, number, best, f"{threshold:g}"])
+    write_text(path, stream.getvalue())
     return path
 
 

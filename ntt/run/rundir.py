@@ -34,6 +34,8 @@ class RunDirectory:
         self.prototypes = root / "prototypes.safetensors"
         self.candidates = root / "candidates.json"
         self.predictions = root / "predictions.json"
+        # Images and classes the predictions refer to, in COCO format; and what was found in each image.
+        self.images, self.counts = root / "images.json", root / "counts.csv"
         self.metrics = root / "metrics.json"
         self.pictures = root / "pictures"
 

@@ -9,13 +9,13 @@ from ntt.base.log import console_logging, file_logging, lenient_stdout
 from ntt.config.command_line import run_hydra
 from ntt.config.identity import run_id
 from ntt.config.schema import ExperimentConfig
-from ntt.run.artefacts import flat_metrics
+from ntt.run.artefacts import flat_metrics, write_counts
 from ntt.run.checks import check_run
 from ntt.run.environment import environment_details
 from ntt.run.inputs import input_files
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Workspace, process_workspace
-from ntt.run.stages import EVALUATION, asked_stages, is_finished
+from ntt.run.stages import EVALUATION, MATCHING, asked_stages, is_finished
 from ntt.run.table import metrics_table
 from ntt.trackers.base import RunIdentity, Tracker
 from ntt.types import Metrics
@@ -73,6 +73,10 @@ def _make_stages(pipeline: Pipeline) -> Metrics | None:
             if pipeline.group.is_main:
                 directory.write_facts({**environment, "data": input_files(pipeline.inputs)})
                 tracker.log_stage(stage.name, _stage_numbers(pipeline, stage.name))
+        if pipeline.group.is_main and MATCHING in asked_stages(config):
+            detections, threshold = pipeline.result(MATCHING), config.visualisation.score_threshold
+            categories = pipeline.inputs.categories
+            write_counts(directory.counts, pipeline.targets, detections, categories, threshold=threshold)
         pipeline.tidy()
         _LOG.info("Finished in %.1f s.", time.monotonic() - started)
         metrics = pipeline.result(EVALUATION) if EVALUATION in asked_stages(config) else None
@@ -136,6 +140,8 @@ def _report(pipeline: Pipeline, metrics: Metrics | None) -> float | None:
     if metrics.overall:
         _LOG.info("metrics        %s", directory.metrics)
     _LOG.info("predictions    %s", directory.predictions)
+    if directory.counts.is_file():
+        _LOG.info("counts         %s", directory.counts)
     if pipeline.config.visualisation.enabled and directory.pictures.is_dir():
         _LOG.info("pictures       %s", directory.pictures)
     return metrics.overall.get("bbox", {}).get("AP")

@@ -107,7 +107,8 @@ MATCHING: Stage[list[Detections]] = Stage(
     needs=(PROTOTYPES, CANDIDATES),
     compute=_match,
     write=lambda run, detections: [
-        artefacts.write_predictions(run.directory.predictions, detections, run.inputs.categories)
+        artefacts.write_predictions(run.directory.predictions, detections, run.inputs.categories),
+        artefacts.write_images(run.directory.images, run.targets, run.inputs.categories),
     ],
     read=lambda run: artefacts.read_predictions(run.directory.predictions, run.targets, run.inputs.categories),
     describe=lambda detections: f"{sum(len(image.labels) for image in detections)} detections",

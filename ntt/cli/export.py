@@ -1,0 +1,75 @@
+"""`ntt export`: the detections of a run as files for annotation tools."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from ntt.cli.options import PATH, check_output
+from ntt.errors import DataError
+
+_NAMES = {"coco": "coco.json", "cvat": "cvat.xml", "label-studio": "label-studio.json", "labelme": "labelme"}
+
+
+@click.command()
+@click.argument("tool", type=click.Choice(tuple(_NAMES)))
+@click.argument("run", type=PATH, metavar="RUN_DIRECTORY")
+@click.option(
+    "--above", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Least score of a detection."
+)
+@click.option("--output", type=PATH, metavar="PATH", help="Default: coco.json, cvat.xml, ... or labelme/ in the run.")
+@click.option("--prefix", default="", help="Label Studio: what makes an address of an image's file name.")
+def export(tool: str, run: Path, above: float, output: Path | None, prefix: str) -> None:
+    """Write a run's detections for an annotation tool, to be corrected.
+
+    \b
+    ntt export labelme RUN --above 0.5     a file per image; correct with: labelme PHOTOS --output RUN/labelme
+    ntt export cvat RUN                    "CVAT for images 1.1", to be uploaded to a task with the images
+    ntt export label-studio RUN            tasks with predictions, and the labelling interface
+    ntt export coco RUN                    an annotation file
+
+    Corrected files are read back as references; see the documentation, "From detections to references".
+    """
+    from ntt.base.files import write_text
+    from ntt.run.rundir import RunDirectory
+
+    directory = RunDirectory(run)
+    missing = [path for path in (directory.images, directory.predictions) if not path.is_file()]
+    if missing:
+        raise DataError(f"{run} has no {missing[0].name}, so it is not the folder of a run with detections. Run again.")
+    output = output or run / _NAMES[tool]
+    check_output(output)
+    files = _files(tool, directory.images, directory.predictions, output, above=above, prefix=prefix)
+    for path, text in files.items():
+        write_text(path, text)
+        if len(files) < 3:
+            click.echo(f"written to {path}")
+    if len(files) >= 3 or not files:
+        click.echo(f"{len(files)} files written to {output}")
+
+
+def _files(
+    tool: str, images_file: Path, predictions: Path, output: Path, *, above: float, prefix: str
+) -> Mapping[Path, str]:
+    """Return the files to write."""
+    from ntt.convert import detections as formats
+
+    images = formats.read_detections(images_file, predictions, above=above)
+    count = sum(len(image.objects) for image in images)
+    click.echo(f"{count} detections of a score of at least {above:g} in {len(images)} images")
+    if tool == "labelme":
+        return {output / name: _json(document) for name, document in formats.to_labelme(images).items()}
+    if tool == "cvat":
+        return {output: formats.to_cvat(images)}
+    if tool == "coco":
+        return {output: _json(formats.to_coco(images))}
+    names = sorted({found.category.name for image in images for found in image.objects})
+    return {
+        output: _json(formats.to_label_studio(images, prefix=prefix)),
+        output.with_suffix(".xml"): formats.label_studio_interface(names),
+    }
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, ensure_ascii=False) + "\n"

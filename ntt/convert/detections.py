@@ -1,0 +1,235 @@
+"""A run's detections as files for annotation tools, to be corrected and read back as references.
+
+Masks become polygons, since those are what tools let people edit: the outlines of their parts, simplified to within
+`TOLERANCE_PX`, holes filled.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from ntt.base.files import read_json
+from ntt.data.masks import mask_to_polygons, rle_area
+from ntt.errors import DataError, printable
+from ntt.ops.masks import decode_masks
+from ntt.types import Category, Json
+
+TOLERANCE_PX = 0.7
+
+
+@dataclass(frozen=True)
+class DetectedObject:
+    """One detection; its mask as compressed run lengths of the image's size."""
+
+    category: Category
+    score: float
+    bbox_xywh: tuple[float, ...]
+    counts: bytes
+
+
+@dataclass(frozen=True)
+class DetectedImage:
+    """An image that was searched and what was found in it, by descending score."""
+
+    id: int | str
+    file_name: str
+    height: int
+    width: int
+    objects: tuple[DetectedObject, ...]
+
+    def polygons(self, detected: DetectedObject) -> list[list[float]]:
+        """Return the outlines of a mask's parts as COCO polygons in pixels."""
+        from skimage.measure import approximate_polygon
+
+        simplified = []
+        for polygon in mask_to_polygons(decode_masks([detected.counts], self.height, self.width)[0]):
+            points = np.reshape(polygon, (-1, 2))
+            ring = approximate_polygon(np.vstack([points, points[:1]]), TOLERANCE_PX)[:-1]
+            simplified.append((ring if len(ring) >= 3 else points).round(2).ravel().tolist())
+        return simplified
+
+
+def read_detections(images_file: Path, predictions_file: Path, *, above: float) -> list[DetectedImage]:
+    """Read a run's `images.json` and the detections of `predictions.json` with at least a score.
+
+    Raises:
+        StorageError: if a file is missing or damaged.
+        DataError: if their content is not what a run writes.
+    """
+    document, rows = read_json(images_file), read_json(predictions_file)
+    try:
+        categories = {entry["id"]: Category(entry["id"], str(entry["name"])) for entry in document["categories"]}
+        objects: dict[Any, list[DetectedObject]] = {entry["id"]: [] for entry in document["images"]}
+        for row in rows:
+            if row["score"] >= above:
+                counts = row["segmentation"]["counts"].encode("ascii")
+                box = tuple(map(float, row["bbox"]))
+                found = DetectedObject(categories[row["category_id"]], float(row["score"]), box, counts)
+                objects[row["image_id"]].append(found)
+        return [
+            DetectedImage(
+                entry["id"],
+                _inside(str(entry["file_name"])),
+                int(entry["height"]),
+                int(entry["width"]),
+                tuple(objects[entry["id"]]),
+            )
+            for entry in document["images"]
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{predictions_file} or {images_file} is not what a run writes ({error!r}). Run again."
+        ) from error
+
+
+def _inside(file_name: str) -> str:
+    """Refuse a file name that leads out of a folder: files are written under names made of it."""
+    path = PurePosixPath(file_name)
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise ValueError(f"the file name {file_name!r} leads out of its folder")
+    return file_name
+
+
+def to_coco(images: Sequence[DetectedImage]) -> Json:
+    """Return an annotation file in COCO format; annotations carry their `score`."""
+    categories = {found.category.id: found.category for image in images for found in image.objects}
+    annotations: list[Json] = []
+    for image in images:
+        for found in image.objects:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image.id,
+                    "category_id": found.category.id,
+                    "bbox": list(found.bbox_xywh),
+                    "area": rle_area(found.counts, image.height, image.width),
+                    "iscrowd": 0,
+                    "segmentation": image.polygons(found),
+                    "score": found.score,
+                }
+            )
+    return {
+        "info": {"description": "detections of ntt, to be corrected"},
+        "categories": [{"id": number, "name": categories[number].name} for number in sorted(categories)],
+        "images": [
+            {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
+            for image in images
+        ],
+        "annotations": annotations,
+    }
+
+
+def to_labelme(images: Sequence[DetectedImage]) -> Mapping[str, Json]:
+    """Return a LabelMe file for each image with detections, by its path: the image's with the ending .json.
+
+    Raises:
+        DataError: if two images would have the same file.
+    """
+    files: dict[str, Json] = {}
+    for image in images:
+        path = PurePosixPath(image.file_name).with_suffix(".json").as_posix()
+        if path in files:
+            raise DataError(f"{image.file_name} and another image would both have {path}. Rename one of the images.")
+        shapes = [
+            shape for number, found in enumerate(image.objects, start=1) for shape in _shapes(image, found, number)
+        ]
+        if shapes:
+            files[path] = {
+                "version": "5.5.0",
+                "flags": {},
+                "shapes": shapes,
+                "imagePath": PurePosixPath(image.file_name).name,
+                "imageData": None,
+                "imageHeight": image.height,
+                "imageWidth": image.width,
+            }
+    return files
+
+
+def _shapes(image: DetectedImage, found: DetectedObject, number: int) -> list[Json]:
+    """Return LabelMe's shapes of one object; several parts are joined by a group."""
+    polygons = image.polygons(found)
+    return [
+        {
+            "label": found.category.name,
+            "points": np.reshape(polygon, (-1, 2)).tolist(),
+            "group_id": number if len(polygons) > 1 else None,
+            "description": f"score {found.score:.3f}",
+            "shape_type": "polygon",
+            "flags": {},
+        }
+        for polygon in polygons
+    ]
+
+
+def to_cvat(images: Sequence[DetectedImage]) -> str:
+    """Return the XML of "CVAT for images 1.1"; several parts of an object are joined by a group."""
+    root = ElementTree.Element("annotations")
+    ElementTree.SubElement(root, "version").text = "1.1"
+    group = 0
+    for number, image in enumerate(images):
+        size = {"width": str(image.width), "height": str(image.height)}
+        entry = ElementTree.SubElement(root, "image", {"id": str(number), "name": printable(image.file_name), **size})
+        for found in image.objects:
+            polygons = image.polygons(found)
+            group += len(polygons) > 1
+            for polygon in polygons:
+                points = ";".join(f"{x:g},{y:g}" for x, y in np.reshape(polygon, (-1, 2)).tolist())
+                attributes = {
+                    "label": printable(found.category.name),
+                    "source": "auto",
+                    "occluded": "0",
+                    "z_order": "0",
+                }
+                attributes |= {"group_id": str(group)} if len(polygons) > 1 else {}
+                ElementTree.SubElement(entry, "polygon", {**attributes, "points": points})
+    ElementTree.indent(root)
+    text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return text.decode() + "\n"
+
+
+def to_label_studio(images: Sequence[DetectedImage], *, prefix: str) -> list[Json]:
+    """Return Label Studio's tasks with predictions; `prefix` and the file name make the address of each image."""
+    return [
+        {
+            "data": {"image": prefix + image.file_name},
+            "predictions": [{"model_version": "ntt", "result": _regions(image)}],
+        }
+        for image in images
+    ]
+
+
+def _regions(image: DetectedImage) -> list[Json]:
+    scale = np.array([100 / image.width, 100 / image.height])
+    regions: list[Json] = []
+    for found in image.objects:
+        for polygon in image.polygons(found):
+            points = (np.reshape(polygon, (-1, 2)) * scale).round(4).tolist()
+            regions.append(
+                {
+                    "id": f"region{len(regions) + 1}",
+                    "type": "polygonlabels",
+                    "from_name": "label",
+                    "to_name": "image",
+                    "original_width": image.width,
+                    "original_height": image.height,
+                    "value": {"points": points, "closed": True, "polygonlabels": [found.category.name]},
+                    "score": found.score,
+                }
+            )
+    return regions
+
+
+def label_studio_interface(names: Sequence[str]) -> str:
+    """Return the labelling interface that the predictions of `to_label_studio` fit, as XML."""
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Image", {"name": "image", "value": "$image"})
+    labels = ElementTree.SubElement(view, "PolygonLabels", {"name": "label", "toName": "image"})
+    for name in names:
+        ElementTree.SubElement(labels, "Label", {"value": printable(name)})
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, encoding="unicode") + "\n"

@@ -1,0 +1,334 @@
+"""From an annotation tool's export and a folder of photographs to a run, and from its detections back to the tool."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from own_images import EXAMPLES
+from PIL import Image
+from pycocotools.coco import COCO
+from tiny_data import HEIGHT, WIDTH, make_tiny
+
+from ntt.cli.main import main
+from ntt.config.compose import compose_config
+from ntt.config.identity import run_directory
+from ntt.convert.detections import DetectedImage, DetectedObject
+from ntt.convert.labelme import mask_object
+from ntt.data.coco import CocoDataset, read_coco
+from ntt.data.masks import segmentation_rle
+from ntt.datasets.coco_json import CocoJsonConfig
+from ntt.errors import DataError
+from ntt.ops.masks import decode_masks
+from ntt.run import runner
+from ntt.types import Category, Json
+
+BOXES = {f"{stem}.png": (name, [x, y, size, size]) for name, (stem, (_, x, y, size)) in EXAMPLES.items()}
+"""Image -> its class and the box of its object."""
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """An empty folder but for `photos`, the images to search; the annotated images are in `tiny`."""
+    tiny = make_tiny(tmp_path / "tiny")
+    (tmp_path / "photos/day1").mkdir(parents=True)
+    for number, folder in enumerate(("photos", "photos/day1")):
+        shutil.copy(tiny / f"images/targets_{number}.png", tmp_path / folder / f"{number}.png")
+    return tmp_path
+
+
+def images_into(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in BOXES:
+        shutil.copy(folder_of_tiny(folder) / name, folder)
+
+
+def folder_of_tiny(folder: Path) -> Path:
+    return next(parent / "tiny/images" for parent in folder.parents if (parent / "tiny").is_dir())
+
+
+def coco(file: Path, images: Path, *, named: str = "{}") -> None:
+    """Write the annotations as a COCO file whose file names are `named`, and the images into their folder."""
+    images_into(images)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    names = sorted({name for name, _ in BOXES.values()})
+    document: Json = {"categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)]}
+    document["images"] = [
+        {"id": i, "file_name": named.format(name), "width": WIDTH, "height": HEIGHT} for i, name in enumerate(BOXES, 1)
+    ]
+    document["annotations"] = [
+        {"id": i, "image_id": i, "category_id": names.index(name) + 1, "bbox": box, "area": 1600, "iscrowd": 0}
+        for i, (name, box) in enumerate(BOXES.values(), 1)
+    ]
+    file.write_text(json.dumps(document))
+
+
+def roboflow(root: Path) -> list[str]:
+    coco(root / "train/_annotations.coco.json", root / "train")
+    return []
+
+
+def cvat(root: Path) -> list[str]:
+    coco(root / "annotations/instances_default.json", root / "images/default")
+    return []
+
+
+def label_studio(root: Path) -> list[str]:
+    coco(root / "result.json", root / "images", named="images/{}")
+    return []
+
+
+def via(root: Path) -> list[str]:
+    coco(root / "via_project_9Nov2026_coco.json", root)
+    return []
+
+
+def yolo(root: Path) -> list[str]:
+    """Without labels/val."""
+    images_into(root / "images/train")
+    (root / "images/val").mkdir()
+    (root / "labels/train").mkdir(parents=True)
+    for image, (name, (left, top, width, height)) in BOXES.items():
+        values = ((left + width / 2) / WIDTH, (top + height / 2) / HEIGHT, width / WIDTH, height / HEIGHT)
+        line = f"{['disc', 'square'].index(name)} " + " ".join(map(str, values))
+        (root / f"labels/train/{Path(image).stem}.txt").write_text(line)
+    (root / "data.yaml").write_text("names: [disc, square]\n")
+    assert main(["data", "convert", "yolo", str(root), "--output", str(root / "refs.json")]) == 0
+    return ["dataset.references=refs.json"]
+
+
+def voc(root: Path) -> list[str]:
+    images_into(root / "JPEGImages")
+    (root / "Annotations").mkdir()
+    for image, (name, (left, top, width, height)) in BOXES.items():
+        corners = {"xmin": left + 1, "ymin": top + 1, "xmax": left + width, "ymax": top + height}
+        box = "".join(f"<{key}>{value}</{key}>" for key, value in corners.items())
+        xml = f"<annotation><object><name>{name}</name><bndbox>{box}</bndbox></object></annotation>"
+        (root / f"Annotations/{Path(image).stem}.xml").write_text(xml)
+    words = ["--annotations", str(root / "Annotations"), "--images", str(root / "JPEGImages")]
+    assert main(["data", "convert", "voc", *words, "--output", str(root / "refs.json")]) == 0
+    return ["dataset.references=refs.json"]
+
+
+def labelme(root: Path) -> list[str]:
+    images_into(root)
+    for image, (name, (left, top, width, height)) in BOXES.items():
+        points = [[left, top], [left + width, top + height]]
+        shape = {"label": name, "points": points, "shape_type": "rectangle", "group_id": None}
+        document = {"shapes": [shape], "imagePath": image, "imageHeight": HEIGHT, "imageWidth": WIDTH}
+        (root / f"{Path(image).stem}.json").write_text(json.dumps(document))
+    return ["dataset=folder", "dataset.references=."]
+
+
+def plain_folder(root: Path) -> list[str]:
+    for image, (name, (left, top, width, height)) in BOXES.items():
+        folder = root / "references" / name
+        folder.mkdir(parents=True)
+        shutil.copy(folder_of_tiny(folder) / image, folder)
+        (folder / f"{Path(image).stem}_box.txt").write_text(f"{left} {top} {left + width} {top + height}")
+    return ["dataset=folder"]
+
+
+FORMATS = [plain_folder, labelme, yolo, voc, roboflow, cvat, label_studio, via]
+
+
+def located(work: Path, words: list[str]) -> tuple[CocoDataset, CocoDataset]:
+    """Read references and targets as a run with these settings does."""
+    config = compose_config(["dataset=coco_json", f"dataset.root={work}/my_set", *words])
+    files = config.dataset.locate(work / "cache")
+    references = read_coco(files.references_file, files.reference_images)
+    return references, read_coco(files.targets_file, files.target_images, annotations_required=False)
+
+
+@pytest.mark.parametrize("write", FORMATS)
+def test_annotated_examples_and_a_folder_of_photos(work: Path, write: Callable[[Path], list[str]]):
+    (work / "my_set").mkdir()
+    references, targets = located(work, [*write(work / "my_set"), f"dataset.targets={work}/photos"])
+    names = {category.id: category.name for category in references.categories}
+    boxes = {
+        Path(references.images[i.image_id].file_name).name: (names[i.category_id], list(i.bbox_xywh))
+        for i in references.instances
+    }
+    assert boxes == BOXES
+    assert all(image.path.is_file() for image in references.images.values())
+    assert [image.file_name for image in targets.images.values()] == ["0.png", "day1/1.png"]
+    assert (targets.has_annotations, targets.categories) == (False, references.categories)
+
+
+def test_targets_that_are_null_are_all_images(work: Path):
+    label_studio(work / "my_set")
+    _, targets = located(work, ["dataset.targets=null"])
+    assert [image.file_name for image in targets.images.values()] == sorted(BOXES)
+    shutil.rmtree(work / "my_set")
+    plain_folder(work / "my_set")
+    shutil.copytree(work / "photos", work / "my_set/photos")
+    _, targets = located(work, ["dataset=folder", "dataset.targets=null"])
+    assert [image.file_name for image in targets.images.values()] == ["photos/0.png", "photos/day1/1.png"]
+
+
+def test_what_cannot_be_found_is_named(work: Path):
+    (work / "my_set").mkdir()
+    with pytest.raises(DataError, match=r"dataset.references: there is no file .*annotations/references.json"):
+        located(work, ["dataset.targets=../photos"])
+    via(work / "my_set")
+    with pytest.raises(DataError, match=r"dataset.targets: there is no file or folder .*annotations/targets.json"):
+        located(work, [])
+    (work / "my_set/coco_2.json").write_text("{}")
+    with pytest.raises(DataError, match=r"coco_2.json and via_project.*: which one has the examples"):
+        located(work, ["dataset.targets=../photos"])
+    (work / "my_set/coco_2.json").unlink()
+    for folder in "ab":
+        images_into(work / f"my_set/{folder}")
+    for name in BOXES:
+        (work / "my_set" / name).unlink()
+    with pytest.raises(DataError, match=r"a and .*b hold images of the names in .* dataset.reference_images"):
+        located(work, ["dataset.targets=../photos"])
+    assert located(work, ["dataset.targets=../photos", "dataset.reference_images=b"])[0].images[1].path.is_file()
+
+
+def test_an_export_is_checked_under_its_own_names(work: Path, capsys: pytest.CaptureFixture[str]):
+    assert CocoJsonConfig().references == "annotations/references.json"
+    cvat(work / "my_set")
+    assert main(["data", "check", str(work / "my_set"), "--targets", str(work / "photos")]) == 0
+    out = capsys.readouterr().out
+    assert "annotations/instances_default.json" in out
+    assert "2 images, 0 annotations, no annotations: predictions and pictures, no metrics" in out
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory, shared_store: Path) -> Path:
+    """A finished run on photographs, found with examples as Roboflow exports them."""
+    work = tmp_path_factory.mktemp("work")
+    tiny = make_tiny(work / "tiny")
+    (work / "photos/day1").mkdir(parents=True)
+    for number, folder in enumerate(("photos", "photos/day1")):
+        shutil.copy(tiny / f"images/targets_{number}.png", work / folder / f"{number}.png")
+    roboflow(work / "my_set")
+    places = [f"runtime.{name}_root={work}/{name}" for name in ("cache", "output")]
+    words = [f"dataset.root={work}/my_set", f"dataset.targets={work}/photos", f"runtime.store_root={shared_store}"]
+    settings = ["visualisation.enabled=false", "visualisation.score_threshold=0.6"]
+    config = compose_config(["dataset=coco_json", "shots=all", *words, *places, *settings])
+    runner.run(config)
+    return run_directory(config)
+
+
+def test_predictions_have_a_sibling_that_names_images_and_classes(found: Path):
+    coco_file = COCO(str(found / "images.json"))
+    results = coco_file.loadRes(str(found / "predictions.json"))
+    assert [image["file_name"] for image in coco_file.dataset["images"]] == ["0.png", "day1/1.png"]
+    assert [entry["name"] for entry in coco_file.dataset["categories"]] == ["disc", "square"]
+    assert len(results.anns) == len(json.loads((found / "predictions.json").read_text()))
+
+
+def test_counts_are_those_of_the_predictions(found: Path):
+    with (found / "counts.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    predictions = json.loads((found / "predictions.json").read_text())
+    assert [(row["image"], row["class"]) for row in rows] == [
+        (image, name) for image in ("0.png", "day1/1.png") for name in ("disc", "square")
+    ]
+    for number, row in enumerate(rows):
+        scores = [p["score"] for p in predictions if (p["image_id"], p["category_id"]) == divmod_ids(number)]
+        assert int(row["number"]) == sum(score >= 0.6 for score in scores)
+        assert row["best_score"] == (f"{max(scores):.4f}" if scores else "")
+        assert row["threshold"] == "0.6"
+
+
+def divmod_ids(number: int) -> tuple[int, int]:
+    return number // 2 + 1, number % 2 + 1
+
+
+def expected(found: Path, above: float) -> list[Json]:
+    return [row for row in json.loads((found / "predictions.json").read_text()) if row["score"] >= above]
+
+
+def overlap(first: Any, second: Any) -> float:
+    masks = decode_masks([segmentation_rle(each, HEIGHT, WIDTH) for each in (first, second)], HEIGHT, WIDTH)
+    return float((masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum())
+
+
+@pytest.mark.parametrize("tool", ["coco", "labelme"])
+def test_exported_detections_are_read_back_as_references(found: Path, tmp_path: Path, tool: str):
+    output, refs = tmp_path / "out", tmp_path / "refs.json"
+    photos = found.parents[3] / "photos"
+    assert main(["export", tool, str(found), "--above", "0.55", "--output", str(output)]) == 0
+    if tool == "labelme":
+        assert (output / "day1/1.json").is_file()
+        words = ["--annotations", str(output), "--images", str(photos), "--output", str(refs)]
+        assert main(["data", "convert", "labelme", *words]) == 0
+    else:
+        output.rename(refs)
+    dataset = read_coco(refs, photos)
+    rows = expected(found, 0.55)
+    names = {category.id: category.name for category in dataset.categories}
+    assert len(dataset.instances) == len(rows) > 0
+    for instance, row in zip(dataset.instances, rows, strict=True):
+        assert names[instance.category_id] == ["disc", "square"][row["category_id"] - 1]
+        assert overlap(instance.segmentation, row["segmentation"]) > 0.9
+
+
+def test_cvat_and_label_studio_get_the_same_outlines(found: Path, tmp_path: Path):
+    for tool, name in (("cvat", "a.xml"), ("label-studio", "b.json")):
+        words = ["--above", "0.55", "--output", str(tmp_path / name), "--prefix", "/data/local-files/?d="]
+        assert main(["export", tool, str(found), *words]) == 0
+    images = ElementTree.parse(tmp_path / "a.xml").getroot().findall("image")
+    tasks = json.loads((tmp_path / "b.json").read_text())
+    assert [image.get("name") for image in images] == ["0.png", "day1/1.png"]
+    assert tasks[1]["data"] == {"image": "/data/local-files/?d=day1/1.png"}
+    for image, task in zip(images, tasks, strict=True):
+        regions = task["predictions"][0]["result"]
+        for polygon, region in zip(image.findall("polygon"), regions, strict=True):
+            points = np.array([pair.split(",") for pair in polygon.get("points", "").split(";")], dtype=float)
+            percent = np.array(region["value"]["points"]) * [WIDTH / 100, HEIGHT / 100]
+            np.testing.assert_allclose(points, percent, atol=0.01)
+            assert region["value"]["polygonlabels"] == [polygon.get("label")]
+    interface = ElementTree.parse(tmp_path / "b.xml").getroot()
+    labels = {label.get("value") for label in interface.iter("Label")}
+    assert labels == {
+        region["value"]["polygonlabels"][0] for task in tasks for region in task["predictions"][0]["result"]
+    }
+
+
+def test_objects_of_several_parts_stay_one_object(tmp_path: Path):
+    mask = np.zeros((40, 50), dtype=bool)
+    mask[5:15, 5:20] = mask[20:35, 25:45] = True
+    part = mask_object("boat", mask).segmentation
+    assert isinstance(part, dict)
+    boat = DetectedObject(Category(1, "boat"), 0.9, (5, 5, 40, 30), part["counts"].encode())
+    image = DetectedImage(7, "a.png", 40, 50, (boat, boat))
+    assert [len(polygon) for polygon in image.polygons(boat)] == [8, 8]
+    from ntt.convert import detections
+
+    shapes = detections.to_labelme([image])["a.json"]["shapes"]
+    assert [shape["group_id"] for shape in shapes] == [1, 1, 2, 2]
+    root = ElementTree.fromstring(detections.to_cvat([image]))
+    assert [polygon.get("group_id") for polygon in root.iter("polygon")] == ["1", "1", "2", "2"]
+    (tmp_path / "refs.json").write_text(json.dumps(detections.to_coco([image])))
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    first, _ = read_coco(tmp_path / "refs.json", tmp_path).instances
+    drawn = decode_masks([segmentation_rle(first.segmentation, 40, 50)], 40, 50)[0]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(drawn, mask)
+    with pytest.raises(DataError, match="Rename one of the images"):
+        detections.to_labelme([image, DetectedImage(8, "a.jpg", 40, 50, (boat,))])
+
+
+def test_what_is_no_run_with_detections_is_refused(found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["export", "coco", str(tmp_path)]) == 2
+    assert "has no images.json" in capsys.readouterr().err
+    shutil.copytree(found, tmp_path / "run")
+    (tmp_path / "run/coco.json").touch()
+    assert main(["export", "coco", str(tmp_path / "run")]) == 2
+    assert "exists already" in capsys.readouterr().err
+    document = json.loads((found / "images.json").read_text())
+    document["images"][0]["file_name"] = "../../evil.png"
+    (tmp_path / "run/images.json").write_text(json.dumps(document))
+    assert main(["export", "labelme", str(tmp_path / "run")]) == 2
+    assert "leads out of its folder" in capsys.readouterr().err
+    (tmp_path / "run/images.json").write_text("[]")
+    assert main(["export", "labelme", str(tmp_path / "run")]) == 2
+    assert "is not what a run writes" in capsys.readouterr().err
