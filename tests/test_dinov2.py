@@ -98,6 +98,18 @@ def test_registers_enter_between_class_token_and_patches(vits14_reg4: Path) -> N
     torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("block", [0, 8, 11])
+def test_features_of_a_block_are_its_tokens_after_the_final_norm(vits14: Path, block: int) -> None:
+    state = torch.load(vits14, weights_only=True)
+    later = tuple(f"blocks.{index}." for index in range(block + 1, 12))
+    state = {name: value for name, value in state.items() if not name.startswith(later)} if later else state
+    state["pos_embed"] = _positions_as_published(state["pos_embed"], 3)
+    encoder, images = _encoder(vits14, input_size=42, block=block), _images(1, 42)
+    features = encoder.encode(images).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(features, meta_forward(state, _standardised(images), heads=6), rtol=0, atol=2e-5)
+    assert encoder.fingerprint != _encoder(vits14, input_size=42).fingerprint
+
+
 def test_swiglu_layers_of_the_giant_model_keep_their_meaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The giant's architecture, cut to two narrow blocks.
     import timm
@@ -202,7 +214,7 @@ def test_position_embedding_of_the_right_grid_is_left_alone_and_one_that_is_not_
 
 def test_facts_of_an_encoder(vits14: Path) -> None:
     encoder = _encoder(vits14, input_size=42)
-    assert (encoder.name, encoder.input_size, encoder.patch_size, encoder.feature_dim) == ("mine", 42, 14, 384)
+    assert (encoder.name, encoder.input_size, encoder.patch_size) == ("mine", 42, 14)
     fingerprint = dict(encoder.fingerprint)
     assert len(fingerprint.pop("weights")) == 64
     assert fingerprint == {
@@ -214,6 +226,7 @@ def test_facts_of_an_encoder(vits14: Path) -> None:
         "precision": "float32",
         "compile": False,
         "implementation": "timm",
+        "block": None,
     }
     json.dumps(fingerprint)
 
@@ -258,8 +271,8 @@ def test_compile_sends_the_network_through_torch_compile(vits14: Path, monkeypat
             {"input_size": 500},
             r"input_size=500 is not a positive multiple of the patch size 14\. Choose for example 490 or 504\.",
         ),
+        ({"block": 12}, r"backbone.block=12, but the network has 12 blocks. Choose 0 to 11, or null for the last\."),
         ({"input_size": 0}, "Choose for example 14 or 28"),
-        ({"input_size": -14}, "Choose for example 14 or 28"),
         ({"input_size": 13}, "Choose for example 14 or 28"),
         ({"model": "dinov3"}, r"backbone.model='dinov3' is no DINOv2 model. Use one of: dinov2_vits14, "),
         ({"implementation": "official"}, r"needs Meta's code, and backbone.repo_dir is not set. Run `git clone "),

@@ -42,7 +42,7 @@ def _images(side: int) -> torch.Tensor:
 @torch.no_grad()
 def test_features_are_timms_patch_tokens_at_the_models_own_size(tiny: Path) -> None:
     encoder = _encoder(weights=tiny)
-    assert (encoder.name, encoder.input_size, encoder.patch_size, encoder.feature_dim) == ("timm", 224, 16, 192)
+    assert (encoder.name, encoder.input_size, encoder.patch_size) == ("timm", 224, 16)
     images = _images(224)
     network = timm.create_model(TINY, pretrained=False)
     fill_state_dict(network)
@@ -51,6 +51,10 @@ def test_features_are_timms_patch_tokens_at_the_models_own_size(tiny: Path) -> N
     features = encoder.encode(images)
     assert features.shape == (2, 192, 14, 14)
     torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
+    assert torch.equal(_encoder(weights=tiny, block=11).encode(images), features)
+    network.blocks = network.blocks[:4]
+    of_block = _encoder(weights=tiny, block=3).encode(images).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(of_block, network.forward_features(images * 2 - 1)[:, 1:], rtol=0, atol=2e-5)
 
 
 def test_patches_of_averaging_models_are_normalised_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,11 +102,12 @@ def test_weights_of_timms_own_download_are_digested(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(timm, "create_model", filled)
     monkeypatch.delenv("NTT_OFFLINE", raising=False)
-    first, second, third = (_encoder(pretrained=True, input_size=32) for _ in range(3))
+    first, second, third = (_encoder(pretrained=True, input_size=32, block=5) for _ in range(3))
     assert True not in asked
     assert first.fingerprint == second.fingerprint
     assert len(first.fingerprint["weights"]) == 64
     assert first.encode(_images(32)).shape == (2, 192, 2, 2)
+    assert first.fingerprint == second.fingerprint
     assert asked.count(True) == 2
     with pytest.raises(WeightsError, match=f"timm could not supply the weights of {TINY}: no route. Check the net"):
         third.encode(_images(32))
@@ -116,6 +121,7 @@ def test_weights_of_timms_own_download_are_digested(monkeypatch: pytest.MonkeyPa
         ({"weights": "/nowhere.pth"}, f"The weights file /nowhere.pth of {TINY} does not exist"),
         ({"pretrained": True}, "backbone.pretrained=true downloads .* but NTT_OFFLINE switches network access off"),
         ({"weights": "FILE", "model": "vit_tiny_patch16_225"}, "225' is not known to timm .* vit_tiny_patch16_224"),
+        ({"weights": "FILE", "block": 12}, "the network has 12 blocks. Choose 0 to 11"),
         ({"weights": "FILE", "model": "resnet18"}, "'resnet18' is no plain vision transformer"),
     ],
 )

@@ -15,15 +15,14 @@ from torch import nn
 
 from ntt.base.settings import setting
 from ntt.errors import ConfigError, WeightsError
-from ntt.models.backbones.base import BackboneConfig
 from ntt.models.backbones.dinov2_checkpoint import PATCH_SIZE, VARIANTS, Variant, require_model, to_timm_layout, variant
-from ntt.models.backbones.vit import TokensOf, VisionTransformer, without_values
+from ntt.models.backbones.vit import TokensOf, VisionTransformer, VisionTransformerConfig, without_values
 from ntt.models.weights import WeightsFile, load_state_dict
 from ntt.types import Placement
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dinov2Config(BackboneConfig):
+class Dinov2Config(VisionTransformerConfig):
     """Schema of the DINOv2 options."""
 
     SCHEMA: ClassVar[str] = "dinov2"
@@ -57,9 +56,10 @@ class Dinov2(VisionTransformer):
 
     def __init__(self, config: Dinov2Config, placement: Placement) -> None:
         """Check the settings, and that the weights exist."""
-        super().__init__(config, placement, input_size=config.input_size, patch_size=PATCH_SIZE)
         self._variant = variant(config.model)
-        self.feature_dim = self._variant.feature_dim
+        super().__init__(
+            config, placement, input_size=config.input_size, patch_size=PATCH_SIZE, depth=self._variant.depth
+        )
         self._repo_dir = None if config.repo_dir is None else Path(config.repo_dir).expanduser()
         _check_implementation(config.implementation, self._repo_dir)
         self._weights = WeightsFile.find(

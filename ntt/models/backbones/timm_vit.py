@@ -13,14 +13,13 @@ import torch
 from torch import nn
 
 from ntt.errors import ConfigError, WeightsError
-from ntt.models.backbones.base import BackboneConfig
-from ntt.models.backbones.vit import TokensOf, VisionTransformer, without_values
+from ntt.models.backbones.vit import TokensOf, VisionTransformer, VisionTransformerConfig, without_values
 from ntt.models.weights import OFFLINE_VARIABLE, file_digest, is_offline, load_state_dict
 from ntt.types import Placement
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimmVitConfig(BackboneConfig):
+class TimmVitConfig(VisionTransformerConfig):
     """Schema of the option `timm`."""
 
     SCHEMA: ClassVar[str] = "timm"
@@ -62,23 +61,24 @@ class TimmVit(VisionTransformer):
             placement,
             input_size=int(recorded["input_size"][-1]) if config.input_size is None else config.input_size,
             patch_size=int(outline.patch_embed.patch_size[0]),
+            depth=len(outline.blocks),
         )
-        self.feature_dim = int(outline.num_features)
         self.mean, self.std = tuple(recorded["mean"]), tuple(recorded["std"])
 
     @property
     def weights_digest(self) -> str:
         """The sha256 of the file; of the network's tensors where timm supplies them."""
-        return _tensors_digest(self._network) if self._weights is None else file_digest(self._weights)
+        return self._network_and_digest[1] if self._weights is None else file_digest(self._weights)
 
     @cached_property
-    def _network(self) -> Any:
-        model = self.config.model
-        return _downloaded(model) if self._weights is None else _filled(model, self._weights)
+    def _network_and_digest(self) -> tuple[Any, str]:
+        network = _downloaded(self.config.model)
+        return network, _tensors_digest(network)
 
     def build(self) -> tuple[nn.Module, TokensOf]:
         """Build the network from the file, or from what timm downloads."""
-        network = self._network
+        model, file = self.config.model, self._weights
+        network: Any = self._network_and_digest[0] if file is None else _filled(model, file)
 
         def tokens_of(images: torch.Tensor) -> torch.Tensor:
             tokens: torch.Tensor = network.forward_features(images)
@@ -128,7 +128,7 @@ def _outline(model: str) -> Any:
         network = None
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"backbone.model={model!r} cannot be built by timm: {error}") from error
-    parts = ("patch_embed", "num_prefix_tokens", "norm", "fc_norm")
+    parts = ("patch_embed", "blocks", "num_prefix_tokens", "norm", "fc_norm")
     if not all(hasattr(network, part) for part in parts) or len(set(network.patch_embed.patch_size)) != 1:
         raise ConfigError(
             f"backbone.model={model!r} is no plain vision transformer with square patches that takes any input size. "

@@ -3,13 +3,13 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
-from ntt.base.settings import deciding_settings
+from ntt.base.settings import deciding_settings, setting
 from ntt.errors import ConfigError
 from ntt.models.backbones.base import BackboneConfig
 from ntt.models.compiling import compiled
@@ -21,12 +21,28 @@ TokensOf = Callable[[torch.Tensor], torch.Tensor]
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VisionTransformerConfig(BackboneConfig):
+    """What all vision transformers can be told."""
+
+    block: int | None = setting(None, ge=0)
+    """Block whose patch tokens are the features, counted from 0; they go through the final normalisation. Null: the
+    last block."""
+
+
 class VisionTransformer(ABC):
     """A vision transformer as a backbone; see `ntt.models.backbones.base.Backbone`."""
 
-    def __init__(self, config: BackboneConfig, placement: Placement, *, input_size: int, patch_size: int) -> None:
-        """Check its placement and input size."""
+    def __init__(
+        self, config: VisionTransformerConfig, placement: Placement, *, input_size: int, patch_size: int, depth: int
+    ) -> None:
+        """Check its placement, input size and block."""
         check_input_size(input_size, patch_size)
+        if config.block is not None and config.block >= depth:
+            raise ConfigError(
+                f"backbone.block={config.block}, but the network has {depth} blocks. Choose 0 to {depth - 1}, or null "
+                "for the last."
+            )
         self.config = config
         self.name = config.name
         self.input_size = input_size
@@ -41,8 +57,6 @@ class VisionTransformer(ABC):
     """Per channel, subtracted from images in [0, 1]."""
     std: Sequence[float]
     """Per channel, divided by."""
-    feature_dim: int
-    """Channels of the feature map."""
 
     @property
     @abstractmethod
@@ -50,8 +64,11 @@ class VisionTransformer(ABC):
         """The sha256 of the weights."""
 
     @abstractmethod
-    def build(self) -> tuple[nn.Module, TokensOf]:
-        """Build the network with its weights, and a function from standardised images to patch tokens [B, N, D]."""
+    def build(self) -> tuple[Any, TokensOf]:
+        """Build the network with its weights, and a function from standardised images to patch tokens [B, N, D].
+
+        Its transformer blocks are `blocks`, of which those after the one asked for are cut off.
+        """
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -76,11 +93,13 @@ class VisionTransformer(ABC):
             tokens_BND = self._tokens_of(images)
         rows = self.input_size // self.patch_size
         # Tokens are in row-major order.
-        return tokens_BND.float().transpose(1, 2).reshape(len(images), self.feature_dim, rows, rows)
+        return tokens_BND.float().transpose(1, 2).reshape(len(images), tokens_BND.shape[-1], rows, rows)
 
     @cached_property
     def _tokens_of(self) -> TokensOf:
         network, tokens_of = self.build()
+        if self.config.block is not None:
+            network.blocks = network.blocks[: self.config.block + 1]
         network.eval().requires_grad_(requires_grad=False).to(self.device)
         _LOG.info("Built %s on %s", self.name, self.device)
         return compiled(tokens_of, self.device) if self.compile else tokens_of
