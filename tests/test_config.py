@@ -17,6 +17,7 @@ from ntt.config.compose import compose_config, compose_many
 from ntt.config.identity import run_directory
 from ntt.config.typed_text import keep_text
 from ntt.errors import ConfigError
+from ntt.run import runner
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))]
@@ -158,7 +159,9 @@ def test_a_folder_named_like_a_number_is_that_folder(monkeypatch: pytest.MonkeyP
         ["dataset=coco_json", 'dataset.root="Bäume (1), it\'s ;= all"'],
         ["seed=range(0,3)", "-m"],
         ["-m", "seed=interval(0,3)", "dataset=coco_json"],
-        ["-m", "--cfg", "job", "seed=-1"],
+        ["--cfg", "job", "seed=-1"],
+        ["-sc", "install=bash"],
+        ["--hydra-help"],
         ["-m", "seed=-1", "seed=1"],
         ["-m", "hydra/launcher=submitit_local", "runtime.store_root=${oc.env:NTT_NOT_SET}"],
         ["-m", "runtime.store_root='${hydra:runtime.cwd}'"],
@@ -180,6 +183,14 @@ def test_right_command_lines_pass(words: list[str]):
         (["dataset=demo,coco_json"], "dataset.root is not set and has no default."),
         (["runtime.store_root=${oc.env:NTT_NOT_SET}"], "Environment variable 'NTT_NOT_SET' not found"),
         (["shots=glob(x*)"], "shots=glob(x*): this expands to no value. List the values, separated by commas"),
+        (["--cfg", "job"], "--multirun, --run, --cfg and --info exclude each other. Give one of them."),
+        (
+            ["hydra/launcher=joblib"],
+            "hydra/launcher=joblib: this plug-in of Hydra is not installed. Installed: basic, submitit_local, "
+            "submitit_slurm. Get it with: pip install hydra-joblib-launcher\n",
+        ),
+        (["hydra/sweeper=optuna"], "Installed: basic. Get it with: pip install hydra-optuna-sweeper\n"),
+        (["hydra/launcher=submitit_lokal"], "Did you mean submitit_local?"),
     ],
 )
 def test_every_value_of_a_multirun_is_tried_before_it_begins(
@@ -191,6 +202,123 @@ def test_every_value_of_a_multirun_is_tried_before_it_begins(
     message = capsys.readouterr().err
     assert message.startswith("\nError: ")
     assert expected in message
+
+
+OWN_OPTIONS = {
+    "good": "defaults: [/schema/matcher/prototype@_here_, _self_]\nname: good\nmerging: hard",
+    "no_schema": "defaults: [/schema/matcher/nope@_here_, _self_]\nname: no_schema",
+    "no_defaults": "name: no_defaults",
+    "no_defaults_but_settings": "name: no_defaults_but_settings\nmerging: hard",
+    "no_name": "defaults: [/schema/matcher/prototype@_here_, _self_]\nmerging: hard",
+    "misspelt": "defaults: [/schema/matcher/prototype@_here_, _self_]\nname: misspelt\nmergign: hard",
+    "no_yaml": "name: x\nmerging: [",
+}
+
+
+@pytest.fixture
+def own_conf(tmp_path: Path) -> Path:
+    """A folder of the user's own, with options of matchers and a primary configuration that extends the project's."""
+    folder = tmp_path / "own"
+    (folder / "matcher").mkdir(parents=True)
+    for name, text in OWN_OPTIONS.items():
+        (folder / "matcher" / f"{name}.yaml").write_text(text)
+    (folder / "mine.yaml").write_text("defaults: [config, override matcher: good, _self_]\nseed: 7")
+    return folder
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[config.ExperimentConfig]:
+    """What `python main.py WORDS` runs."""
+    configs: list[config.ExperimentConfig] = []
+    monkeypatch.setattr("sys.argv", ["main.py", *words])
+    run_hydra(lambda config: configs.append(config))
+    return configs
+
+
+def test_options_in_a_folder_of_ones_own(own_conf: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(own_conf.parent)
+    (option,) = typed(monkeypatch, "--config-dir", "own", "matcher=good", "seed=3")
+    assert (option.matcher.name, vars(option.matcher)["merging"], option.seed) == ("good", "hard", 3)
+    for words in (
+        ["-cd", "own", "-cn", "mine"],
+        ["-cp", "own", "-cn", "mine"],
+        [f"--config-path={own_conf}", "-cn=mine"],
+    ):
+        (extended,) = typed(monkeypatch, *words, "experiment=ntt_reference", "matcher=good")
+        assert (extended.matcher.name, extended.seed, extended.experiment) == ("good", 7, "ntt_reference")
+    points = typed(monkeypatch, "seed=1,2", "-m", "matcher=good,ntt", "--config-dir", "own")
+    assert [(point.seed, point.matcher.name) for point in points] == [(1, "good"), (1, "ntt"), (2, "good"), (2, "ntt")]
+    assert composed("seed=3").matcher.name == "ntt", "the folder is forgotten afterwards"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["matcher=no_schema"],
+            "matcher=no_schema: its file builds on schema/matcher/nope, which does not exist. Allow",
+        ),
+        (
+            ["matcher=no_defaults"],
+            "matcher: the chosen option's file names no schema. Begin it with `defaults: [/schema/",
+        ),
+        (["matcher=no_defaults_but_settings"], "matcher: the chosen option's file names no schema."),
+        (["matcher=no_name"], "matcher: no option is chosen, or its file has no line `name: NAME`."),
+        (["matcher=misspelt"], "matcher=misspelt: its file cannot be used: Key 'mergign' not in 'PrototypeMatcher'."),
+        (["matcher=no_yaml"], "matcher=no_yaml: its file cannot be used: line 2: expected the node content"),
+        (["matcher=goood"], "Did you mean matcher=good?"),
+        (["-cn", "nope"], "--config-name nope: Cannot find primary config 'nope'."),
+        (["-cp", "nope"], "--config-path nope: there is no such folder."),
+        (["--config-dir", "nope"], "--config-dir nope: there is no such folder."),
+    ],
+)
+def test_mistakes_in_options_of_ones_own_are_explained(
+    words: list[str],
+    expected: str,
+    own_conf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    with pytest.raises(SystemExit) as caught:
+        typed(monkeypatch, "--config-dir", str(own_conf), *words)
+    assert caught.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_help_has_examples_and_every_option_but_no_schema(
+    own_conf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert typed(monkeypatch, "--help", "--config-dir", str(own_conf)) == []
+    text = capsys.readouterr().out
+    assert text.count("\n  python main.py ") == 7, "the usage and six examples"
+    for group, option in OPTIONS:
+        assert f" {option}" in text, (group, option)
+    assert "cdfsod_dior" in text
+    assert " good," in text
+    assert "schema/" not in text
+
+
+def test_completion_is_installed_as_hydra_does_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    for shell in ("bash", "fish"):
+        assert typed(monkeypatch, "-sc", f"install={shell}") == []
+        assert "complete" in capsys.readouterr().out
+
+
+def test_a_multirun_draws_nothing_unless_asked_and_ends_with_a_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    drawn: list[bool] = []
+    monkeypatch.setattr(runner, "run", lambda config, **rest: drawn.append(config.visualisation.enabled))
+    for words in ([], ["visualisation.max_images=3"]):
+        words = ["-m", "seed=0,1", "matcher.merging=soft,hard", f"runtime.output_root={tmp_path}", *words]
+        monkeypatch.setattr("sys.argv", ["main.py", *words])
+        runner.main()
+    assert drawn == [False] * 4 + [True] * 4
+    lines = capsys.readouterr().out.splitlines()
+    end = len(lines) - 1 - lines[::-1].index(f"Means over seeds, comparisons, plots: ntt report {tmp_path}")
+    assert [line.split()[:4] for line in lines[end - 6 : end - 1]] == [
+        ["matcher.merging", "seed", "box", "AP"],
+        *([merging, seed, "-", "-"] for seed in "01" for merging in ("soft", "hard")),
+    ]
 
 
 def test_axes_of_a_multirun_are_tried_one_at_a_time(monkeypatch: pytest.MonkeyPatch):

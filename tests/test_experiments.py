@@ -16,7 +16,7 @@ from ntt.base.project import CONF_DIR
 from ntt.cli.main import main
 from ntt.config import schema as config
 from ntt.config.compose import compose_many
-from ntt.config.explain import group_options
+from ntt.config.explain import option_names
 from ntt.config.identity import run_directory
 from ntt.datasets.published.details import known_datasets
 from ntt.datasets.published.voc import convert_devkit, write_kshot_files
@@ -51,7 +51,7 @@ def test_every_experiment_carries_its_own_name_and_existing_options():
         for entry in content["defaults"]:
             if isinstance(entry, dict):
                 ((group, option),) = entry.items()
-                assert option in group_options(group.removeprefix("override /")), name
+                assert option in option_names(group.removeprefix("override /")), name
             else:
                 assert (EXPERIMENTS / f"{entry.lstrip('/')}.yaml").is_file()
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import click
 
 from ntt.config.compose import compose_config, compose_many
-from ntt.config.explain import group_options
+from ntt.config.explain import option_names
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images
 from ntt.datasets.base import DatasetConfig, DatasetFiles, RootedConfig
@@ -35,7 +35,7 @@ def check_data(name: str, root: Path | None, files: Mapping[str, Any], *, decode
     `root` is the folder of an option, None: as the configuration says; `files` are settings of `dataset=coco_json`,
     such as "references" -> path, for a folder.
     """
-    options = group_options("dataset")
+    options = option_names("dataset")
     if name in options and files:
         given = ", ".join(f"--{key.replace('_', '-')}" for key in files)
         raise ConfigError(f"{given} cannot be given with the data set {name}. Name a folder instead.")
@@ -62,7 +62,7 @@ def _option(name: str, root: Path | None) -> DatasetConfig:
 
 def _folder(folder: str, files: Mapping[str, Any]) -> DatasetConfig:
     if not Path(folder).is_dir():
-        names = ", ".join(group_options("dataset"))
+        names = ", ".join(option_names("dataset"))
         raise ConfigError(f"{folder} is neither a folder nor a known data set. Names: {names}.")
     if not files and FolderConfig.fits(Path(folder)):
         return FolderConfig(name="folder", root=folder)

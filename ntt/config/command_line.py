@@ -1,12 +1,16 @@
 """The entry into Hydra: overrides are checked before anything starts, errors are shown without a traceback."""
 
+import itertools
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,37 +21,77 @@ from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError
 
 from ntt.base.project import CONF_DIR
-from ntt.config.compose import compose_cached, from_hydra, hydra_session
+from ntt.config.compose import compose_cached, from_hydra
 from ntt.config.explain import first_problem, quoting_hint, removal_problem, unreadable
+from ntt.config.help import help_text
 from ntt.config.schema import ExperimentConfig
+from ntt.config.sources import ConfigSources, hydra_session, register
 from ntt.config.typed_text import keep_text
 from ntt.errors import EXIT_USER_ERROR, ConfigError, NttError
 
-_OTHER_CONFIG = ("--config-dir", "--config-path", "--config-name", "-cd", "-cp", "-cn")
-_FLAGS_THAT_SHOW = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--version")
-_FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--experimental-rerun")
 _MAX_VALUES_CHECKED = 1000
+_MAX_POINTS_LISTED = 10_000
 _EXIT_INTERRUPTED = 130
 
 
-def run_hydra(run: Callable[[ExperimentConfig], float | None]) -> None:
+def run_hydra(run: Callable[[ExperimentConfig], float | None]) -> list[ExperimentConfig]:
     """Let Hydra compose the configuration, or those of a multirun, and call a function with each.
 
     Ends the program with one line on standard error for a mistake of the user and for Ctrl-C.
+
+    Returns:
+        The configurations of a multirun, as far as they are known in this process; [] for a single run.
     """
+    args = _parsed(sys.argv[1:])
     check_overrides(sys.argv[1:])
-    sys.argv[1:] = keep_text(sys.argv[1:])
+    if args.help:
+        with hydra_session(_sources(args)):
+            sys.stdout.write(help_text())
+        return []
+    sys.argv[1:] = _arguments(args, sys.argv[1:])
+    composed: list[ExperimentConfig] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
     def experiment(cfg: DictConfig) -> float | None:
         with plain_errors():
-            return run(from_hydra(cfg))
+            composed.append(from_hydra(cfg))
+            return run(composed[-1])
 
+    register()
     try:
         experiment()
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. Run the same command again to resume.\n")
         raise SystemExit(_EXIT_INTERRUPTED) from None
+    return (composed or _points(args)) if args.multirun else []
+
+
+def _parsed(words: Sequence[str]) -> Namespace:
+    """Return Hydra's flags and the overrides, wherever among the words they stand."""
+    return get_args_parser().parse_intermixed_args(words)
+
+
+def _arguments(args: Namespace, words: Sequence[str]) -> list[str]:
+    """Return the command line as Hydra takes it: overrides first, with their text kept and absolute paths.
+
+    A multirun draws no pictures unless one of its settings is about them.
+    """
+    overrides, flags = keep_text(args.overrides), list(words)
+    for override in args.overrides:
+        flags.remove(override)
+    if args.multirun and not any(line.lstrip("+").startswith("visualisation.") for line in overrides):
+        overrides.append("visualisation.enabled=false")
+    if args.config_path is not None:  # Hydra would begin at the module that calls it
+        flags += ["--config-path", str(Path(args.config_path).expanduser().absolute())]
+    return [*overrides, *flags]
+
+
+def _points(args: Namespace) -> list[ExperimentConfig]:
+    """Return the configurations of a multirun that a launcher has run elsewhere; [] where a sweeper chose values."""
+    with hydra_session(_sources(args)):
+        values = [_values(override) for override in OverridesParser.create().parse_overrides(keep_text(args.overrides))]
+        lines = itertools.product(*(value for value in values if value is not None)) if None not in values else ()
+        return [from_hydra(compose_cached(list(point))) for point in itertools.islice(lines, _MAX_POINTS_LISTED)]
 
 
 @contextmanager
@@ -82,23 +126,33 @@ def check_overrides(arguments: Sequence[str]) -> None:
     Args:
         arguments: the command line without the program's name.
     """
-    flags = {word.split("=")[0] for word in arguments if word.startswith("-")}
-    if flags & set(_OTHER_CONFIG):
+    args = _parsed(arguments)
+    if args.shell_completion or args.hydra_help:
         return
-    pairs = zip(["", *arguments], arguments, strict=False)
-    lines = [word for flag, word in pairs if not word.startswith("-") and flag not in _FLAGS_WITH_VALUE]
-    is_multirun = bool(flags & {"-m", "--multirun"})
     try:
-        with hydra_session():  # a glob asks the loader which options there are
+        if args.multirun + args.run + bool(args.cfg) + bool(args.info) > 1:
+            raise ConfigError("--multirun, --run, --cfg and --info exclude each other. Give one of them.")
+        with hydra_session(_sources(args)):  # a glob asks the loader which options there are
             parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-            overrides = parser.parse_overrides(keep_text(lines))
-            _check_first_values(overrides, is_multirun=is_multirun)
-            if is_multirun and not flags & set(_FLAGS_THAT_SHOW):
+            overrides = parser.parse_overrides(keep_text(args.overrides))
+            _check_first_values(overrides, is_multirun=args.multirun)
+            if args.multirun:
                 _check_points(overrides)
     except OverrideParseException as error:
         _refuse(unreadable(error.override))
     except ConfigError as error:
         _refuse(str(error))
+
+
+def _sources(args: Namespace) -> ConfigSources:
+    """Return where the command line lets Hydra look."""
+    folders = {}
+    for flag in ("config_path", "config_dir"):
+        if (text := getattr(args, flag)) is not None:
+            folders[flag] = Path(text).expanduser().absolute()
+            if not folders[flag].is_dir():
+                raise ConfigError(f"--{flag.replace('_', '-')} {text}: there is no such folder.")
+    return ConfigSources(args.config_name or "config", folders.get("config_path", CONF_DIR), folders.get("config_dir"))
 
 
 def _plain_value(value: Any) -> Any:

@@ -1,54 +1,33 @@
 """Composes configurations outside a Hydra program, and turns what Hydra composes into checked dataclasses."""
 
 import copy
-import importlib.util
 import json
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any, cast
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ntt.base.project import CONF_DIR
 from ntt.base.settings import setting_problems
-from ntt.config.explain import COMPOSE_ERRORS, first_problem, removal_problem, unreadable
-from ntt.config.registry import register_schemas
+from ntt.config.explain import COMPOSE_ERRORS, first_problem, group_options, no_schema, removal_problem, unreadable
+from ntt.config.registry import OPTION_GROUPS
 from ntt.config.schema import STAGE_ALIASES, ExperimentConfig
+from ntt.config.sources import active_sources, compose_lines, hydra_session
 from ntt.config.typed_text import keep_text
 from ntt.datasets.base import DATA_VARIABLE
 from ntt.errors import ConfigError, raise_all
 
 
-@contextmanager
-def hydra_session() -> Iterator[None]:
-    """Let Hydra read `conf/` and `experiments/` while the block runs, wherever the program was started from."""
-    register_schemas()
-    if importlib.util.find_spec("experiments") is None:  # the console script's path does not have the project's folder
-        sys.path.append(str(CONF_DIR.parent))
-    # Hydra may be in use already: by the application that called us, or by a package such as sam2.
-    state = GlobalHydra.instance()
-    before, state.hydra = state.hydra, None
-    try:
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            yield
-    finally:
-        GlobalHydra.instance().hydra = before
-
-
 def compose_config(overrides: Sequence[str]) -> ExperimentConfig:
     """Compose `conf/config.yaml` with overrides outside a Hydra program; refuses what `from_hydra` does."""
     with hydra_session():
-        return from_hydra(compose("config", overrides=keep_text(overrides)))
+        return from_hydra(compose_lines(keep_text(overrides)))
 
 
 def compose_many(points: Sequence[Sequence[str]]) -> list[ExperimentConfig]:
@@ -77,7 +56,7 @@ def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
     options = [f"{group}={settings[group]['name']}" for group in ("dataset", "split")]
     try:
         with hydra_session():
-            return from_hydra(cast("DictConfig", OmegaConf.merge(compose("config", overrides=options), restored)))
+            return from_hydra(cast("DictConfig", OmegaConf.merge(compose_lines(options), restored)))
     except COMPOSE_ERRORS as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"The data set of this run no longer exists: {reason}. Run it again.") from error
@@ -99,6 +78,8 @@ def from_hydra(cfg: DictConfig) -> ExperimentConfig:
     raise_all([_missing(key) for key in missing], ConfigError, summary="The configuration is incomplete")
     if not isinstance(config, ExperimentConfig):
         raise ConfigError("The configuration does not start from `schema`: keep `- schema` first in conf/config.yaml.")
+    bare = [group for group in OPTION_GROUPS if not hasattr(getattr(config, group), "SCHEMA")]
+    raise_all([no_schema(group) for group in bare], ConfigError, summary="Some options have no schema")
     config = replace(config, stage=STAGE_ALIASES.get(config.stage, config.stage))
     problems = [*setting_problems(config), *config.shots.problems(), *config.split.problems()]
     raise_all(problems, ConfigError, summary="The configuration cannot be run")
@@ -112,7 +93,7 @@ def compose_cached(overrides: Sequence[str]) -> DictConfig:
         if (removal := removal_problem(parsed)) is not None:
             raise ConfigError(removal)
         options = tuple(override.input_line or "" for override in parsed if not _sets_a_value(override))
-        config = copy.deepcopy(_whole(options, os.environ.get(DATA_VARIABLE)))
+        config = copy.deepcopy(_whole(options, (active_sources(), os.environ.get(DATA_VARIABLE))))
         for override in filter(_sets_a_value, parsed):
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
     except OverrideParseException as error:
@@ -123,15 +104,15 @@ def compose_cached(overrides: Sequence[str]) -> DictConfig:
 
 
 @cache
-def _whole(options: tuple[str, ...], data_root: str | None) -> DictConfig:
+def _whole(options: tuple[str, ...], context: Hashable) -> DictConfig:
     """Assemble a configuration from the parts its options name; experiments reach into other groups."""
     by_key = {line.partition("=")[0]: line for line in options}
-    groups = {key: line for key, line in by_key.items() if (CONF_DIR / key).is_dir()}
+    groups = {key: line for key, line in by_key.items() if "/" not in key and group_options(key)}
     others = tuple(line for line in options if line not in groups.values())
-    base = _part(others, data_root)
-    parts = {group: _part((*others, line), data_root) for group, line in groups.items()}
+    base = _part(others, context)
+    parts = {group: _part((*others, line), context) for group, line in groups.items()}
     if not all(_differs_only_in(group, part, base) for group, part in parts.items()):
-        return _part(options, data_root)
+        return _part(options, context)
     whole = copy.deepcopy(base)
     for group, part in parts.items():
         whole[group] = part[group]
@@ -139,9 +120,9 @@ def _whole(options: tuple[str, ...], data_root: str | None) -> DictConfig:
 
 
 @cache
-def _part(lines: tuple[str, ...], data_root: str | None) -> DictConfig:
-    """Compose; `data_root` is here for the cache, because a default of the schema reads it."""
-    return compose("config", overrides=list(lines))
+def _part(lines: tuple[str, ...], context: Hashable) -> DictConfig:
+    """Compose; `context` is what else decides the result: where options come from, a variable that a default reads."""
+    return compose_lines(lines)
 
 
 def _differs_only_in(group: str, part: DictConfig, base: DictConfig) -> bool:
@@ -162,7 +143,10 @@ def _sets_a_value(override: Override) -> bool:
 def _missing(key: str) -> str:
     group, _, setting = key.partition(".")
     if setting == "name":  # the option sets the name, so none is chosen
-        return f"{group}: no option is chosen, and there is no default. Choose one on the command line: {group}=NAME."
+        return (
+            f"{group}: no option is chosen, or its file has no line `name: NAME`. Choose one on the command line: "
+            f"{group}=NAME."
+        )
     return f"{key} is not set and has no default. Set it on the command line: {key}=VALUE."
 
 

@@ -4,27 +4,51 @@ Everything here needs a `hydra_session`.
 """
 
 import difflib
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from hydra import compose
+import yaml
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ntt.base.project import CONF_DIR
+from ntt.config.registry import OPTION_GROUPS, option_schemas
+from ntt.config.sources import active_sources, compose_lines, hydra_session
 
 # Hydra raises a bare ValueError for a group option that is not a word, such as shots=5.
-COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
+_PLUGINS = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+    "optuna": "hydra-optuna-sweeper",
+    "ax": "hydra-ax-sweeper",
+    "nevergrad": "hydra-nevergrad-sweeper",
+}
 
 
 def group_options(group: str) -> list[str]:
     """Return the names of a config group's options, sorted; empty if there is no such group."""
-    if not group:
-        return []
-    folders = (CONF_DIR / group, CONF_DIR.parent / "experiments" / group)
-    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    loader = GlobalHydra.instance().config_loader()
+    return sorted(loader.get_group_options(group)) if re.fullmatch(r"\w[\w/]*", group) else []
+
+
+def option_names(group: str) -> list[str]:
+    """Return the project's own options of a group, outside of a session."""
+    with hydra_session():
+        return group_options(group)
+
+
+def no_schema(group: str) -> str:
+    """Explain an option whose file builds on no schema."""
+    schemas = ", ".join(name for name in option_schemas(*OPTION_GROUPS[group]))
+    return (
+        f"{group}: the chosen option's file names no schema. Begin it with `defaults: [/schema/{group}/SCHEMA@_here_, "
+        f"_self_]`, where SCHEMA is one of {schemas}."
+    )
 
 
 def unreadable(override: str) -> str:
@@ -55,6 +79,10 @@ def first_problem(lines: Sequence[str]) -> str | None:
     """Explain why the first override that cannot be composed cannot; None where all can."""
     if _compose_error(lines) is None:
         return None
+    if error := _compose_error([]):
+        return (
+            f"--config-name {active_sources().name}: {str(error).splitlines()[0].rstrip('.')}. See --info searchpath."
+        )
     accepted: list[str] = []
     # Options first: settings below a group exist only once its option is chosen.
     for line in sorted(lines, key=lambda line: "." in line.split("=")[0]):
@@ -67,7 +95,7 @@ def first_problem(lines: Sequence[str]) -> str | None:
 
 def _compose_error(lines: Sequence[str]) -> Exception | None:
     try:
-        compose("config", overrides=list(lines))
+        compose_lines(lines)
     except COMPOSE_ERRORS as error:
         return error
     return None
@@ -76,15 +104,42 @@ def _compose_error(lines: Sequence[str]) -> Exception | None:
 def _explain(line: str, error: Exception, others: Sequence[str]) -> str:
     key, _, value = line.partition("=")
     key = key.lstrip("+~")
-    if options := group_options(key):
+    if value in (options := group_options(key)):
+        return _unusable_option(key, value, error)
+    if key in ("hydra/launcher", "hydra/sweeper"):
+        return _no_such_plugin(line, value, options)
+    if options:
         return _no_such_option(key, value, options)
-    settings = _all_settings(compose("config", overrides=list(others)))
+    settings = _all_settings(compose_lines(others))
     if key not in settings:
         return _no_such_setting(line, key, settings)
     reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
     if "ListConfig" in reason:
         return f"{key}={value}: this setting takes a list. Write {key}=[{value}]."
     return f"{key}={value}: {reason}. Give a value of the same kind as the default, {key}={settings[key]}."
+
+
+def _unusable_option(group: str, option: str, error: Exception) -> str:
+    """Explain an option whose file exists and cannot be used."""
+    text = str(error)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        text = f"line {error.problem_mark.line + 1}: {error.problem}"
+    if group in OPTION_GROUPS and (schema := re.search(r"Could not (?:find|load) '(/?schema/[^']*)'", text)):
+        names = ", ".join(option_schemas(*OPTION_GROUPS[group]))
+        return f"{group}={option}: its file builds on {schema[1]}, which does not exist. Allowed: one of {names}."
+    if group in OPTION_GROUPS and f"not in '{OPTION_GROUPS[group][1].__name__}'" in text:
+        return no_schema(group)
+    reason = re.search(r"(Key '.*|Value '.*)", text) or re.search(".*", text)
+    return f"{group}={option}: its file cannot be used: {reason[0].rstrip('.') if reason else text}."
+
+
+def _no_such_plugin(line: str, name: str, installed: Sequence[str]) -> str:
+    """Explain a launcher or sweeper of Hydra that is not there."""
+    text = f"{line}: this plug-in of Hydra is not installed. Installed: {', '.join(installed)}."
+    if name in _PLUGINS:
+        return f"{text} Get it with: pip install {_PLUGINS[name]}"
+    close = difflib.get_close_matches(name, [*installed, *_PLUGINS], n=1)
+    return f"{text} Did you mean {close[0]}?" if close else text
 
 
 def _no_such_option(group: str, value: str, options: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from ntt.run.artefacts import flat_metrics, write_counts
 from ntt.run.checks import check_run
 from ntt.run.environment import environment_details
 from ntt.run.inputs import input_files
+from ntt.run.multirun import multirun_table
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Workspace, process_workspace
 from ntt.run.stages import EVALUATION, MATCHING, asked_stages, is_finished
@@ -26,7 +27,10 @@ _LOG = logging.getLogger(__name__)
 def main() -> None:
     """Run the experiment of this process's command line, or its experiments with --multirun."""
     lenient_stdout()
-    run_hydra(lambda config: run(config, workspace=process_workspace()))
+    configs = run_hydra(lambda config: run(config, workspace=process_workspace()))
+    if configs:
+        with console_logging():
+            _LOG.info("\n%s", multirun_table(configs))
 
 
 def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> float | None:

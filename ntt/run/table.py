@@ -28,7 +28,7 @@ def metrics_table(metrics: Metrics) -> str:
     classes = list(metrics.per_class[kinds[0]])
     rows = [[name, *_cells(metrics, kinds, name)] for name in classes]
     rows.append(["all classes", *_cells(metrics, kinds, None)])
-    lines = _align([heading, *rows])
+    lines = align([heading, *rows])
     rule = "-" * max(len(line) for line in lines)
     head = [] if metrics.difficult is None else [f"Difficult objects count as {_DIFFICULT[metrics.difficult]}."]
     table = [*head, lines[0], rule, *lines[1:-1], rule, lines[-1]]
@@ -89,6 +89,7 @@ def _rejection(values: Mapping[str, float], num_classes: int) -> list[str]:
     return lines
 
 
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table: the first column flush left, the others flush right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ntt.run.table import align
 from ntt.sweeps.plan import Plan, PlannedPoint
 from ntt.sweeps.state import STATUSES, SweepFolder, TaskState
 from ntt.sweeps.status import SweepStatus, UnitStatus
@@ -21,10 +22,10 @@ def plan_text(folder: SweepFolder, plan: Plan) -> str:
     lines += [f"  {_prospect(point):<7}{point.label}" for point in plan.points[:_SHOWN_POINTS]]
     if len(plan.points) > _SHOWN_POINTS:
         lines.append(f"  ... and {len(plan.points) - _SHOWN_POINTS} more")
-    lines += ["", *_aligned([("shared work", "of", "there", "to do", "each", "in all"), *map(_unit_row, plan.units)])]
+    lines += ["", *align([("shared work", "of", "there", "to do", "each", "in all"), *map(_unit_row, plan.units)])]
     needed = {unit for point in todo for unit in point.units}
     units = [unit for unit in plan.units if unit.id in needed and unit.num_missing]
-    lines += ["", *_aligned([("jobs", "number", "each", "in all"), *_job_rows(plan, units)])]
+    lines += ["", *align([("jobs", "number", "each", "in all"), *_job_rows(plan, units)])]
     lines += _sources(plan, units)
     refused = [point for point in plan.points if point.problem]
     lines += ["", f"Will fail as it is: {counted(len(refused), 'point')}"] if refused else []
@@ -60,7 +61,7 @@ def list_text(sweeps: Sequence[tuple[SweepFolder, Plan, SweepStatus]], output_ro
         counts = status.counts
         numbers = (len(plan.points), counts["done"], counts["running"], counts["failed"] + counts["lost"])
         rows.append((folder.root.name, *map(str, numbers), str(plan.source)))
-    return "\n".join(_aligned(rows))
+    return "\n".join(align(rows))
 
 
 def counted(number: int, what: str) -> str:
@@ -151,8 +152,3 @@ def _point_lines(point: PlannedPoint, state: TaskState, *, verbose: bool) -> lis
 
 def _time(seconds: float | None, parts: int = 1) -> str:
     return "unknown" if seconds is None else duration(seconds / max(1, parts))
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]

@@ -1,1 +1,0 @@
-"""Overlays for whole experiments: `python main.py experiment=NAME`."""

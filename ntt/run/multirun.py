@@ -1,0 +1,32 @@
+"""The table that ends a multirun."""
+
+from collections.abc import Sequence
+
+from ntt.config.identity import run_directory, run_identity
+from ntt.config.schema import ExperimentConfig
+from ntt.run.artefacts import flat_metrics, read_metrics
+from ntt.run.rundir import RunDirectory
+from ntt.run.table import align
+
+_METRICS = {"bbox/AP": "box AP", "segm/AP": "mask AP"}
+
+
+def multirun_table(configs: Sequence[ExperimentConfig]) -> str:
+    """Return one line per point, with the settings that differ between points, and how to compare them further."""
+    settings = [run_identity(config)["settings"] for config in configs]
+    keys = [key for key in dict.fromkeys(key for own in settings for key in own) if _differs(key, settings)]
+    rows = [(*keys, *_METRICS.values(), "directory")]
+    for config, own in zip(configs, settings, strict=True):
+        folder = RunDirectory(run_directory(config))
+        metrics = flat_metrics(read_metrics(folder.metrics)) if folder.metrics.is_file() else {}
+        values = [f"{metrics[name]:.1f}" if name in metrics else "-" for name in _METRICS]
+        rows.append((*(str(own.get(key, "-")) for key in keys), *values, str(folder.root)))
+    roots = dict.fromkeys(config.runtime.output_root for config in configs)
+    return "\n".join(
+        [*align(rows), "", *(f"Means over seeds, comparisons, plots: ntt report {root}" for root in roots)]
+    )
+
+
+def _differs(key: str, settings: Sequence[dict[str, object]]) -> bool:
+    """Return whether points have different values; `shots.name` says the same as `shots.count`."""
+    return key != "shots.name" and any(own.get(key) != settings[0].get(key) for own in settings)
