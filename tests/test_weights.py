@@ -43,7 +43,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """A server with one of two small checkpoints that take the place of the official ones."""
     with serve(Site(files={"official/tiny.pt": CONTENT})) as running:
         entries = {
-            "tiny": Checkpoint("tiny", f"{running.url}/official/tiny.pt", SHA256, "sub/tiny.pt"),
+            "tiny": Checkpoint("tiny", f"{running.url}/official/tiny.pt", SHA256, "sub/tiny.pt", 5, "MIT"),
             "other": Checkpoint("other", f"{running.url}/official/other.pt", "0" * 64, "other.pt"),
         }
         monkeypatch.setattr(weights, "checkpoints", lambda: entries)
@@ -250,9 +250,40 @@ def test_command_list(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "sub" / "tiny.pt").write_bytes(bytes(3_000_000))
     assert _run("list", "--urls", "--root", str(tmp_path)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"tiny         3 MB  {tmp_path / 'sub/tiny.pt'}"
-    assert lines[1].strip() == f"{site.url}/official/tiny.pt  sha256 {SHA256}"
-    assert lines[2] == f"other   not there  {tmp_path / 'other.pt'}"
+    assert lines[0].split() == ["checkpoint", "MB", "licence", "on", "disk", "needed", "by"]
+    assert lines[1].split() == ["tiny", "5", "MIT", "yes"]
+    assert lines[2:5] == [f"  {tmp_path / 'sub/tiny.pt'}", f"  {site.url}/official/tiny.pt", f"  sha256 {SHA256}"]
+    assert lines[5].split() == ["other", "0", "no"]
+
+
+def test_command_list_names_size_licence_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("list") == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:] if line}
+    assert rows["dinov2_vitg14"] == ["4,546", "Apache-2.0", "no", "backbone=dinov2_vitg14"]
+    assert rows["sam2_hiera_large"][3:] == [
+        f"segmenter=sam2{end}" for end in ("", "_grid16", "_grid64", "_large", "_no_mem_embed")
+    ]
+    assert all(entry.size_mb and entry.licence for entry in checkpoints().values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        (["backbone=dinov2_vits14", "segmenter=sam2_tiny"], ["dinov2_vits14", "sam2_hiera_tiny"]),
+        (["experiment=coco_novel20"], ["dinov2_vitl14", "sam2_hiera_large"]),
+        (["backbone=dinov2_vits14", "backbone.weights=mine.pt", "seed=2"], []),
+    ],
+)
+def test_command_get_for_a_run(
+    settings: list[str], names: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetched: list[tuple[str, Path]] = []
+    monkeypatch.setattr(weights, "fetch", lambda name, root, **rest: fetched.append((name, root)))
+    assert _run("get", "--for", *settings, "runtime.weights_root=/models") == 0
+    assert fetched == [(name, Path("/models")) for name in names]
+    assert ("need no checkpoint" in capsys.readouterr().out) == (not names)
+    assert _run("get") == 2
+    assert "Name a checkpoint, or settings of a run after --for." in capsys.readouterr().err
 
 
 def test_command_verify(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """`ntt weights`: the official checkpoints."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -22,37 +23,80 @@ def weights() -> None:
 @_root_option
 @click.option("--urls", is_flag=True, help="Also show the URL and the sha256 of each.")
 def list_weights(root: Path, urls: bool) -> None:
-    """Show all known checkpoints and which of them are on disk."""
+    """Show all known checkpoints: size, licence, whether they are on disk, and the options that need them."""
     from ntt.models.weights import checkpoints
+    from ntt.run.table import align
 
-    width = max(map(len, checkpoints()))
+    options = _options_by_checkpoint()
+    rows = [("checkpoint", "MB", "licence", "on disk", "needed by")]
     for name, entry in checkpoints().items():
-        path = root / entry.path
-        state = f"{path.stat().st_size / 1e6:.0f} MB" if path.is_file() else "not there"
-        click.echo(f"{name:{width}}  {state:>10}  {path}")
-        if urls:
-            click.echo(f"{'':{width}}  {'':10}  {entry.url}  sha256 {entry.sha256}")
+        state = "yes" if (root / entry.path).is_file() else "no"
+        rows.append((name, f"{entry.size_mb:,}", entry.licence, state, "  ".join(options.get(name, ()))))
+    width = max(len(row[-1]) for row in rows)
+    lines = align([(*row[:-1], row[-1].ljust(width)) for row in rows])
+    for line, entry in zip(lines, [None, *checkpoints().values()], strict=True):
+        click.echo(line)
+        if urls and entry is not None:
+            click.echo(f"  {root / entry.path}\n  {entry.url}\n  sha256 {entry.sha256}")
+    click.echo("\nFetch those of a run, for example: ntt weights get --for backbone=dinov2_vitl14 segmenter=sam2")
+
+
+def _options_by_checkpoint() -> dict[str, list[str]]:
+    """Return the options of the project that need each checkpoint, as they are typed."""
+    from ntt.base.project import CONF_DIR
+    from ntt.base.yaml_files import read_yaml
+
+    options: dict[str, list[str]] = {}
+    for path in sorted(CONF_DIR.glob("*/*.yaml")):
+        if path.parent.name in ("backbone", "segmenter"):
+            content = read_yaml(path.read_bytes(), where=str(path))
+            options.setdefault(content.get("model", ""), []).append(f"{path.parent.name}={path.stem}")
+    return options
 
 
 @weights.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, metavar="[NAME | KEY=VALUE]...")
+@click.option("--for", "of_run", is_flag=True, help="What a run needs; its settings follow, as for `ntt run`.")
 @_root_option
 @click.option("--mirror", metavar="URL", help="Base URL instead of the official host. Default: $NTT_WEIGHTS_MIRROR.")
 @click.option("--offline", is_flag=True, help="Check existing files, download nothing; also with NTT_OFFLINE=1.")
-def get(names: tuple[str, ...], root: Path, mirror: str | None, offline: bool) -> None:
+def get(names: tuple[str, ...], of_run: bool, root: Path, mirror: str | None, offline: bool) -> None:
     """Download checkpoints, continuing what was interrupted.
 
     NAME is as `ntt weights list` shows it.
+
+    \b
+    ntt weights get dinov2_vitl14 sam2_hiera_large
+    ntt weights get --for experiment=coco_novel20
+    ntt weights get --for backbone=dinov2_vits14 segmenter=sam2_tiny
     """
     from ntt.base.progress import download_bars
     from ntt.models.weights import checkpoint, fetch
 
-    for name in names:
+    if not names:
+        raise click.UsageError("Name a checkpoint, or settings of a run after --for.")
+    needed, root = _of_run(names, root) if of_run else (list(names), root)
+    for name in needed:
         checkpoint(name)  # a typing error is reported before the first download
+    if not needed:
+        click.echo("These settings need no checkpoint.")
     with download_bars() as progress:
-        for name in names:
+        for name in needed:
             path = fetch(name, root, mirror=mirror, offline=offline, progress=progress(name))
             click.echo(f"{name}: {path} (sha256 verified)")
+
+
+def _of_run(overrides: Sequence[str], root: Path) -> tuple[list[str], Path]:
+    """Return the checkpoints that a run with these settings reads, and the folder it looks in if `root` is not given."""
+    from ntt.config.command_line import check_overrides
+    from ntt.config.compose import compose_config
+    from ntt.models.weights import checkpoints
+
+    check_overrides(overrides)
+    config = compose_config(overrides)
+    models = [vars(group) for group in (config.backbone, config.segmenter)]
+    names = [model["model"] for model in models if model.get("model") in checkpoints() and not model.get("weights")]
+    return names, Path(config.runtime.weights_root).expanduser() if root == Path(WEIGHTS_ROOT) else root
 
 
 @weights.command()

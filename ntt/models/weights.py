@@ -30,12 +30,14 @@ DEFAULT_ROOT = Path(WEIGHTS_ROOT)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One official file; `path` is relative to the weights folder."""
+    """One official file; `path` is relative to the weights folder, `size_mb` its approximate size in 10^6 bytes."""
 
     name: str
     url: str
     sha256: str
     path: str
+    size_mb: int = 0
+    licence: str = ""
 
 
 @cache
