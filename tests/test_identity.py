@@ -14,6 +14,7 @@ from ntt.config.compose import compose_config
 from ntt.config.identity import experiment_settings, run_directory, run_id, run_identity
 from ntt.config.registry import option_schemas
 from ntt.config.schema import STAGES, ExperimentConfig
+from ntt.errors import ConfigError
 from ntt.reports.records import read_run
 from ntt.run import stages
 from ntt.run.pipeline import Pipeline
@@ -89,6 +90,23 @@ def test_a_new_setting_that_decides_nothing_changes_no_key(
 ):
     before = identities(config, workspace, tmp_path)
     assert identities(with_new_field(config, group, decides=False), workspace, tmp_path) == before
+
+
+@pytest.mark.parametrize("group", ["dataset", "backbone", "segmenter", "matcher"])
+def test_options_of_one_name_and_two_kinds_are_two_runs(config: ExperimentConfig, group: str):
+    option = getattr(config, group)
+    kind = type("Other", (type(option),), {"SCHEMA": "other"})
+    other = replace(config, **{group: kind(**{field.name: getattr(option, field.name) for field in fields(option)})})
+    assert run_directory(other) != run_directory(config)
+    assert run_identity(other)["settings"] != run_identity(config)["settings"]
+
+
+def test_two_schemas_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ntt.matchers.nearest.NearestMatcher.SCHEMA", "kmeans")
+    with pytest.raises(
+        ConfigError, match=r"ntt\.matchers\.kmeans and ntt\.matchers\.nearest both have SCHEMA = 'kmeans'"
+    ):
+        option_schemas(*registry.OPTION_GROUPS["matcher"])
 
 
 def test_every_group_has_been_thought_of(config: ExperimentConfig):

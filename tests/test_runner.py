@@ -214,8 +214,9 @@ def test_a_refused_run_leaves_no_directory(run: Run, tiny: Path, tmp_path: Path,
         shutil.copytree(tiny, root)
         (root / "images" / "targets_2.png").unlink()
     with pytest.raises(DataError):
-        run(root=root)
+        run(root=root, store=tmp_path / "deep" / "store")
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "deep").exists()
 
 
 def test_classes_that_differ_between_the_files_are_refused(run: Run, root: Path):

@@ -33,10 +33,11 @@ def list_weights(root: Path, urls: bool) -> None:
         state = "yes" if (root / entry.path).is_file() else "no"
         rows.append((name, f"{entry.size_mb:,}", entry.licence, state, "  ".join(options.get(name, ()))))
     width = max(len(row[-1]) for row in rows)
-    lines = align([(*row[:-1], row[-1].ljust(width)) for row in rows])
-    for line, entry in zip(lines, [None, *checkpoints().values()], strict=True):
+    header, *lines = align([(*row[:-1], row[-1].ljust(width)) for row in rows])
+    click.echo(header)
+    for line, entry in zip(lines, checkpoints().values(), strict=True):
         click.echo(line)
-        if urls and entry is not None:
+        if urls:
             click.echo(f"  {root / entry.path}\n  {entry.url}\n  sha256 {entry.sha256}")
     click.echo("\nFetch those of a run, for example: ntt weights get --for backbone=dinov2_vitl14 segmenter=sam2")
 
@@ -87,7 +88,7 @@ def get(names: tuple[str, ...], of_run: bool, root: Path, mirror: str | None, of
 
 
 def _of_run(overrides: Sequence[str], root: Path) -> tuple[list[str], Path]:
-    """Return the checkpoints that a run with these settings reads, and the folder it looks in if `root` is not given."""
+    """Return the checkpoints that a run reads, and the folder it looks in unless `root` is given."""
     from ntt.config.command_line import check_overrides
     from ntt.config.compose import compose_config
     from ntt.models.weights import checkpoints

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ntt.config.schema import ExperimentConfig, RuntimeConfig, ShotsConfig, SplitConfig
 from ntt.datasets.base import DatasetConfig
+from ntt.errors import ConfigError
 from ntt.matchers.base import MatcherConfig
 from ntt.models.backbones.base import BackboneConfig
 from ntt.models.segmenters.base import SegmenterConfig
@@ -49,6 +50,9 @@ def option_schemas(package_name: str, base: type[T]) -> dict[str, type[T]]:
     """Collect a config group's schemas, by name in order: the dataclasses in its package that derive from `base`.
 
     Its modules are imported; packages of models are not, because adapters import those when a model is built.
+
+    Raises:
+        ConfigError: if two of them have the same name.
     """
     package = importlib.import_module(package_name)
     schemas: dict[str, type[T]] = {}
@@ -58,7 +62,8 @@ def option_schemas(package_name: str, base: type[T]) -> dict[str, type[T]]:
             if is_dataclass(member) and issubclass(member, base) and "SCHEMA" in vars(member):
                 name = str(vars(member)["SCHEMA"])
                 if schemas.setdefault(name, member) is not member:
-                    raise AssertionError(f"two schemas named {name!r} in {package_name}")
+                    first, second = schemas[name].__module__, member.__module__
+                    raise ConfigError(f"{first} and {second} both have SCHEMA = {name!r}. Give one of them another.")
     return dict(sorted(schemas.items()))
 
 

@@ -60,10 +60,13 @@ class Store:
     @cached_property
     def writing_error(self) -> StorageError | None:
         """Why entries cannot be written, found out once before any long work; None: they can."""
+        # A store that is not there is not made: the run may still be refused.
+        root = self.root.absolute()
+        probe = next(folder for folder in (root, *root.parents) if folder.exists()) / ".writable"
         try:
-            with atomic_path(self.root / ".writable") as temporary:
+            with atomic_path(probe) as temporary:
                 temporary.touch()
-            (self.root / ".writable").unlink(missing_ok=True)
+            probe.unlink(missing_ok=True)
         except StorageError as error:
             return error
         for folder in (*self.root.glob("*/"), *self.root.glob("*/??/")):

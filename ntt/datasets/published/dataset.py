@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from ntt.datasets.base import DATA_VARIABLE, DatasetFiles
 from ntt.datasets.coco_json import CocoJsonConfig
+from ntt.datasets.published.details import known_datasets
 from ntt.errors import DataError
 
 
@@ -29,6 +30,8 @@ class PublishedConfig(CocoJsonConfig):
         try:
             return super().locate(cache_root)
         except DataError as error:
+            if self.name not in known_datasets():  # an option of the user's own
+                raise
             raise DataError(
                 f"{error}\n`ntt data check {self.name}` lists what is missing, `ntt data get {self.name}` says how to "
                 f"get it. runtime.data_root or {DATA_VARIABLE} is the folder of all published data sets."
