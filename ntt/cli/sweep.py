@@ -9,7 +9,7 @@ import click
 
 from ntt.base.project import OUTPUT_ROOT
 from ntt.cli.options import FORMAT, PATH, overrides_argument
-from ntt.errors import ConfigError
+from ntt.errors import ConfigError, NttError
 
 if TYPE_CHECKING:
     from ntt.reports.tables import Format
@@ -199,8 +199,13 @@ def list_sweeps(output_root: Path) -> None:
     from ntt.sweeps.status import sweep_status
     from ntt.sweeps.text import list_text
 
-    plans = [(folder, read_plan(folder)) for folder in all_sweeps(output_root)]
-    rows = [(folder, plan, sweep_status(folder, plan, observe=observer_of(folder))) for folder, plan in plans]
+    rows = []
+    for folder in all_sweeps(output_root):
+        try:
+            plan = read_plan(folder)
+            rows.append((folder, plan, sweep_status(folder, plan, observe=observer_of(folder))))
+        except NttError as error:  # of one sweep; the others are listed
+            click.echo(f"{folder.root.name}: {error}\n")
     click.echo(list_text(rows, output_root))
 
 

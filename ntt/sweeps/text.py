@@ -151,4 +151,4 @@ def _point_lines(point: PlannedPoint, state: TaskState, *, verbose: bool) -> lis
 
 
 def _time(seconds: float | None, parts: int = 1) -> str:
-    return "unknown" if seconds is None else duration(seconds / max(1, parts))
+    return "unknown" if seconds is None or math.isinf(seconds) else duration(seconds / max(1, parts))
