@@ -1,5 +1,6 @@
 """What the documents show works, and what they list agrees with the project."""
 
+import json
 import re
 import shlex
 import shutil
@@ -15,6 +16,8 @@ from conftest import PROJECT_DIR
 from tiny_data import make_tiny
 
 from ntt.cli.main import ntt
+from ntt.config.compose import compose_config, compose_many
+from ntt.run.runner import run
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -76,22 +79,56 @@ def test_the_lock_pins_every_direct_dependency(project: dict[str, Any]):
 
 
 def test_local_links_of_the_documents_lead_somewhere():
-    for document in [*PROJECT_DIR.glob("*.md"), *(PROJECT_DIR / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+    """Those within `docs/` are checked by `make docs`, headings included."""
+    for document in PROJECT_DIR.glob("*.md"):
+        links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)(?:#([^)]+))?", document.read_text(encoding="utf-8"))
+        for name, anchor in links:
+            target = document.parent / name
+            assert target.exists(), f"{document.name}: {name}"
+            if anchor:
+                assert anchor in anchors(target), f"{document.name}: {name}#{anchor}"
+
+
+def anchors(document: Path) -> list[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def lines_that_begin(command: str) -> list[str]:
+    """The command lines in README and docs that begin with a regular expression, what follows it."""
+    documents = [PROJECT_DIR / "README.md", *(PROJECT_DIR / "docs").glob("*.md")]
+    texts = [document.read_text(encoding="utf-8").replace("\\\n", " ") for document in documents]
+    pattern = rf"^(?:\.venv/bin/)?{command} (\S.*)$"
+    return [line for text in texts for line in re.findall(pattern, text, flags=re.MULTILINE)]
+
+
+def test_runs_in_the_documents_compose():
+    """Those without options of Hydra, such as --multirun."""
+    lines = [line.split(" && ")[0] for line in lines_that_begin(r"(?:python main\.py|ntt run)")]
+    points = [shlex.split(line, comments=True) for line in lines if not re.search(r"(^|\s)--|\.\.\.", line)]
+    assert len(points) > 20
+    compose_many(points)
+
+
+def test_the_tutorial_makes_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (script,) = documented_files(PROJECT_DIR / "docs" / "tutorial.md").values()
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script, "coins.py", "exec"), {})
+    words = ["dataset=folder", "dataset.root=coins", "shots=all", "stage=references", f"runtime.output_root={tmp_path}"]
+    run(compose_config(words))
+    (references,) = json.loads(next(tmp_path.rglob("references.json")).read_text())["references"].values()
+    assert len(references) == 3
 
 
 def test_commands_in_the_documents_can_be_read():
     context = ntt.make_context("ntt", ["--"], resilient_parsing=True)
-    for document in [PROJECT_DIR / "README.md", *(PROJECT_DIR / "docs").glob("*.md")]:
-        text = document.read_text(encoding="utf-8").replace("\\\n", " ")
-        for line in re.findall(r"^(?:\.venv/bin/)?ntt (\S.*)$", text, flags=re.MULTILINE):
-            command: click.Command | None = ntt
-            words = shlex.split(line.split(" && ")[0], comments=True)
-            while isinstance(command, click.Group):
-                name, command, words = command.resolve_command(context, words)
-            assert command is not None
-            command.make_context(name, words, parent=context)
+    for line in lines_that_begin("ntt"):
+        command: click.Command | None = ntt
+        words = shlex.split(line.split(" && ")[0], comments=True)
+        while isinstance(command, click.Group):
+            name, command, words = command.resolve_command(context, words)
+        assert command is not None
+        command.make_context(name, words, parent=context)
 
 
 def test_the_container_is_built_from_files_that_exist():
