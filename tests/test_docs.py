@@ -136,3 +136,12 @@ def test_the_container_is_built_from_files_that_exist():
     names = re.findall(r"^    (\S+) /opt/ntt/\1$", recipe, flags=re.MULTILINE)
     assert {"ntt", "conf", "requirements.lock"} <= set(names)
     assert all((PROJECT_DIR / name).exists() for name in names)
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path):
+    """Links to pages and headings, the navigation, and docstrings of the API page."""
+    pytest.importorskip("mkdocs")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(words, cwd=PROJECT_DIR, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "index.html").is_file()
