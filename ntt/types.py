@@ -249,6 +249,10 @@ class Metrics:
     difficult: str | None = None
 
 
+ProposalRecall = Mapping[str, Mapping[str, float]]
+"""Kind "bbox" or "segm" -> "AR100", "AR300", "AR1000": recall of the candidates, percent."""
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where and how models run; `device` is resolved, never "auto". See `ntt.config.schema.RuntimeConfig`."""

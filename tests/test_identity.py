@@ -26,14 +26,14 @@ AFTER_CANDIDATES = {"candidates", "matching", "visualisation", "evaluation"}
 # The stages and the entries of the store whose keys follow from each group's settings.
 REACH: dict[str, set[str]] = {
     "dataset": set(),
-    "backbone": AFTER_MEMORY | AFTER_CANDIDATES | {"reference entry", "candidate entry"},
-    "segmenter": AFTER_CANDIDATES | {"candidate entry"},
+    "backbone": AFTER_MEMORY | AFTER_CANDIDATES | {"proposals", "reference entry", "candidate entry"},
+    "segmenter": AFTER_CANDIDATES | {"proposals", "candidate entry"},
     "shots": AFTER_MEMORY | {"references"},
     "split": set(),
     "matcher": {"prototypes", "matching", "visualisation", "evaluation"},
     "runtime": set(),
     "memory": AFTER_MEMORY | {"reference entry"},
-    "candidates": AFTER_CANDIDATES | {"candidate entry"},
+    "candidates": AFTER_CANDIDATES | {"proposals", "candidate entry"},
     "evaluation": {"evaluation"},
 }
 

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from tiny_data import make_tiny
 
 from ntt.cli.main import main
 from ntt.reports import figures
+from ntt.reports.detected import class_curves, confusion, read_detected, thresholds_table
 from ntt.reports.gallery import Gallery, make_gallery
 from ntt.reports.page import render_page
 from ntt.reports.plots import Plot, make_plots
@@ -73,6 +76,10 @@ def tiny_runs(folder: Path, *, first_class: str = "disc") -> tuple[pd.DataFrame,
     return read_runs([folder / "outputs"]), made
 
 
+def gallery_of(runs: pd.DataFrame, images: int) -> Gallery:
+    return make_gallery(*read_detected(runs), images=images)
+
+
 def plots_of(root: Path, runs: dict[str, Metrics | None], metric: str = "bbox/AP") -> dict[str, Plot]:
     """The plots of some runs by name."""
     make_runs(root, runs)
@@ -90,6 +97,7 @@ RUNS_WITH_SHOTS: dict[str, Metrics | None] = {
 def test_a_plot_shows_the_numbers_of_its_summaries(tmp_path: Path):
     plots = plots_of(tmp_path, RUNS_WITH_SHOTS)
     assert list(plots) == ["shots", "datasets", "time", "classes_demo"]
+    assert len({axes.get_ylim() for axes in plots["datasets"].figure.axes}) == 1
     (axes,) = plots["shots"].figure.axes
     lines = {str(line.get_label()): line.get_xydata().tolist() for line in axes.get_lines()}
     assert lines == {
@@ -135,10 +143,32 @@ def test_of_many_classes_the_best_and_the_worst_are_drawn(tmp_path: Path):
     assert figures.to_bytes(figure, "png").startswith(b"\x89PNG")  # dollar signs and foreign letters too
 
 
+def test_curves_thresholds_and_confusions_by_hand(tmp_path: Path):
+    """Discs: two of three found, at 0.9 and 0.3. Squares: at 0.8 and 0.5, and a wrong one at 0.2."""
+    runs, _ = tiny_runs(tmp_path)
+    (detected,), _ = read_detected(runs)
+    disc, square = class_curves(detected, 0)
+    assert (disc.name, disc.num_objects, disc.precision.tolist()) == ("disc", 3, [1, 1])
+    assert (square.scores.round(2).tolist(), square.recall.tolist()) == ([0.8, 0.5, 0.2], [0.5, 1, 1])
+    rows = thresholds_table([detected]).frame.iloc[:2, 2:].values.tolist()
+    assert rows == [
+        ["disc", 3, "0.30", 100, pytest.approx(200 / 3), pytest.approx(80)],
+        ["square", 2, "0.50", 100, 100, 100],
+    ]
+    counts, threshold = confusion(detected, 0)
+    assert threshold == pytest.approx(0.3)
+    assert counts.tolist() == [[2, 0, 1], [0, 2, 0], [0, 0, 0]]
+    swapped = [replace(each, labels=1 - each.labels) for each in detected.detections[0]]
+    counts, _ = confusion(replace(detected, detections=[swapped]), 0)
+    assert counts.tolist() == [[0, 1, 2], [0, 0, 2], [0, 0, 0]]  # nothing is right: from the highest score on
+    names = [plot.name for plot in make_plots(runs, "bbox/AP", [detected])]
+    assert names[-3:] == ["precision_recall_tiny", "confusion_tiny", "confusion_tiny_2"]
+
+
 def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ntt.reports.gallery.MAX_DETECTIONS", 2)
     runs, _ = tiny_runs(tmp_path)
-    gallery = make_gallery(runs, images=3)
+    gallery = gallery_of(runs, 3)
     (shown,) = gallery.sets
     assert gallery.notes == ("tiny: 3 of 4 target images are shown.",)
     assert [image["name"] for image in shown["images"]] == ["targets_0.png", "targets_2.png", "targets_3.png"]
@@ -149,13 +179,14 @@ def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path, mon
     found = shown["runs"][0]["found"]
     assert [[entry["score"] for entry in row] for row in found] == [[0.9, 0.5], [], [0.3]]
     assert found[0][0]["rle"] == DETECTIONS[0].rles[0].decode()
+    assert [[entry["match"] for entry in row] for row in found] == [[0, 1], [], [0]]
     assert [entry["name"] for entry in shown["classes"]] == ["disc", "square"]
 
 
 def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ntt.reports.gallery.MAX_SIDE_PX", 64)
     runs, _ = tiny_runs(tmp_path)
-    (shown,) = make_gallery(runs, images=24).sets
+    (shown,) = gallery_of(runs, 24).sets
     image, found = shown["images"][0], shown["runs"][0]["found"][0][0]
     assert (image["width"], image["height"], found["box"]) == (64, 48, [5, 5, 20, 20])
     mask = mask_api.decode({"size": [48, 64], "counts": found["rle"]})
@@ -164,22 +195,41 @@ def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkey
 
 def test_a_gallery_is_bounded_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     runs, _ = tiny_runs(tmp_path)
-    assert make_gallery(runs, images=0) == Gallery((), ())
-    monkeypatch.setattr("ntt.reports.gallery.MAX_RUNS", 1)
-    assert make_gallery(runs, images=4).notes == ("tiny: 1 of 2 settings are shown.",)
+    assert gallery_of(runs, 0) == Gallery((), ())
+    monkeypatch.setattr("ntt.reports.detected.MAX_RUNS", 1)
+    assert gallery_of(runs, 4).notes == ("tiny: 1 of 2 settings are shown.",)
     monkeypatch.setattr("ntt.reports.gallery.MAX_BYTES", 12e3)
-    (shown,) = make_gallery(runs, images=4).sets
+    (shown,) = gallery_of(runs, 4).sets
     assert 0 < len(shown["images"]) < 4
 
 
-def test_a_data_set_that_is_gone_or_has_changed_costs_a_note(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"image_id": 101', '"image_id": 7'),
+        ('"score": 0.5', '"score": NaN'),
+        ('"score": 0.5', '"score": {}'),
+        ('"bbox": [10.0', '"bbox": [1e999'),
+        ('"counts": "', '"counts": "ooooo'),
+        ('"counts": "', '"counts": "\u00e9'),
+        ('"segmentation": {', '"segmentation": 3, "x": {'),
+        ("[{", "[[], {"),
+        ("[{", "[" * 10**5),
+    ],
+)
+def test_predictions_that_do_not_fit_cost_a_note(tmp_path: Path, old: str, new: str):
     runs, made = tiny_runs(tmp_path)
     path = RunDirectory(next(iter(made.values()))).predictions
-    path.write_text(path.read_text().replace('"image_id": 101', '"image_id": 7'))
-    (note,) = make_gallery(runs, images=1).notes
-    assert "does not fit the data set" in note
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    (note,) = gallery_of(runs, 1).notes
+    assert "does not fit the data set" in note or "cannot be read" in note
+
+
+def test_a_data_set_that_is_gone_costs_a_note(tmp_path: Path):
+    runs, _ = tiny_runs(tmp_path)
     (tmp_path / "tiny").rename(tmp_path / "moved")
-    gallery = make_gallery(runs, images=1)
+    gallery = gallery_of(runs, 1)
     assert gallery.sets == ()
     assert gallery.notes[0].startswith("tiny is not shown: dataset.root=")
 
@@ -204,7 +254,7 @@ def test_nothing_in_the_configuration_of_a_run_is_resolved(tmp_path: Path, key: 
 def test_a_page_needs_nothing_else_and_escapes_every_name(tmp_path: Path):
     runs, _ = tiny_runs(tmp_path, first_class=EVIL)
     tables = [Table("results", EVIL, pd.DataFrame({EVIL: [EVIL], "n": [1.0]}), (EVIL,))]
-    text = render_page(EVIL, EVIL, tables, make_plots(runs, "bbox/AP")[:1], make_gallery(runs, images=1))
+    text = render_page(EVIL, EVIL, tables, make_plots(runs, "bbox/AP")[:1], gallery_of(runs, 1))
     assert EVIL not in text
     assert text.count("</script>") == 2
     data = re.search(r'id="gallery-data">(.*?)</script>', text, flags=re.DOTALL)
@@ -228,7 +278,7 @@ def test_the_command_writes_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     out = tmp_path / "out"
     words = ["report", str(tmp_path / "runs"), "--out", str(out), "--plots", "--format", "csv"]
     assert main([*words, "--compare", "shots=1shot", "shots=1shot"]) == 0
-    assert capsys.readouterr().out.count("plot           ") == 8
+    assert capsys.readouterr().out.count("plot           ") == 8  # the data set's predictions are not there
     assert sorted(path.stem for path in out.glob("*.csv")) == ["classes", "comparison", "results", "runs"]
     assert (out / "results.csv").read_text().startswith("data set,split,shots,method,runs,box AP mean,")
     with Image.open(out / "shots.png") as image:
@@ -279,6 +329,7 @@ def test_mistakes_on_the_command_line(
 def test_the_page_in_a_browser(tmp_path: Path):
     pytest.importorskip("selenium")
     from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.remote.webelement import WebElement
     from selenium.webdriver.support.ui import Select, WebDriverWait
 
@@ -300,42 +351,89 @@ def test_the_page_in_a_browser(tmp_path: Path):
             captions = [card.find_elements(By.TAG_NAME, "figcaption") for card in find(".card")]
             return [" | ".join(caption.text for caption in pair) for pair in captions]
 
-        def cards_with_score_from(value: str) -> list[str]:
-            script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
-            browser.execute_script(script, find("#choose-score")[0], value)
+        def choose(name: str, value: str) -> list[str]:
+            events = "for (const name of ['input', 'change']) arguments[0].dispatchEvent(new Event(name))"
+            browser.execute_script(f"arguments[0].value = arguments[1]; {events}", find(f"#choose-{name}")[0], value)
             return cards()
+
+        def names() -> list[str]:
+            return [heading.text for heading in find(".card h3")]
 
         def pixel(number: int) -> list[int]:
             script = "return [...arguments[0].getContext('2d').getImageData(30, 30, 1, 1).data].slice(0, 3)"
             return list(browser.execute_script(script, find(".card canvas")[number]))
 
+        def press(*keys: str) -> None:
+            for key in keys:
+                browser.switch_to.active_element.send_keys(key)
+
+        def state() -> dict[str, str]:
+            return dict(parse_qsl(urlsplit(browser.current_url).fragment))
+
         browser.get(page.as_uri())
         assert cards() == [
-            "Ground truth: 2 | Predictions: 2",
-            "Ground truth: 1 | Predictions: 1",
-            "Ground truth: 0 | Predictions: 0",
-            "Ground truth: 2 | Predictions: 0",
+            "Ground truth: 2, 0 missed | Predictions: 2, 0 wrong",
+            "Ground truth: 1, 0 missed | Predictions: 1, 0 wrong",
+            "Ground truth: 0, 0 missed | Predictions: 0, 0 wrong",
+            "Ground truth: 2, 2 missed | Predictions: 0, 0 wrong",
         ]
+        # The gallery comes first.
+        assert [section.get_attribute("id") for section in find("main > section")] == ["gallery", "tables", "plots"]
         # Left the disc of the ground truth, right the square that the prediction fills: half photograph, half colour.
         photograph, colour = np.array([220, 40, 30]), np.array([240, 88, 60])
         assert np.abs(pixel(0) - (photograph + colour) / 2).max() < 14
         assert pixel(4) == pixel(5)
-        find("#show-masks")[0].click()
+        choose("colour", "outcome")
+        assert np.abs(pixel(1) - (photograph + np.array([0, 158, 115])) / 2).max() < 14
+        assert find("#outcomes")[0].is_displayed()
+        choose("colour", "class")
+        find("#choose-masks")[0].click()
         cards()
         assert np.abs(pixel(0) - photograph).max() < 14
-        assert cards_with_score_from("0.1")[0] == "Ground truth: 2 | Predictions: 3"
-        assert cards_with_score_from("0.85")[1] == "Ground truth: 1 | Predictions: 0"
+        assert choose("score", "0.1")[0] == "Ground truth: 2, 0 missed | Predictions: 3, 1 wrong"
+        assert choose("score", "0.85")[1] == "Ground truth: 1, 1 missed | Predictions: 0, 0 wrong"
+        choose("sort", "worst")
+        assert names() == [f"targets_{number}.png" for number in (1, 3, 0, 2)]
         classes = Select(find("#choose-class")[0])
         options = [option.text for option in classes.options]
         assert options[1:] == [f"{EVIL} (3 true, 2 found)", "square (2 true, 3 found)"]
         classes.select_by_index(2)
-        assert cards() == ["Ground truth: 1 | Predictions: 0", "Ground truth: 1 | Predictions: 0"]
-        assert find("#position")[0].text == "images 1 to 2 of 2"
+        assert cards() == ["Ground truth: 1, 1 missed | Predictions: 0, 0 wrong"] * 2
+        assert find("#position")[0].text == "1 to 2 of 2"
+        # The address holds what is shown, and a page opened at it shows the same.
+        expected = {"score": "0.85", "sort": "worst", "class": "square", "masks": "false"}
+        assert state() == expected
+        browser.refresh()
+        assert (len(cards()), names(), state()) == (2, ["targets_0.png", "targets_1.png"], expected)
+        Select(find("#choose-class")[0]).select_by_index(0)
+        # The keyboard: Tab reaches the first card, arrows the others; Enter enlarges, arrows go on, Escape closes.
+        browser.execute_script(
+            "document.getElementById('next').disabled = false; document.getElementById('next').focus()"
+        )
+        press(Keys.TAB)
+        assert browser.switch_to.active_element.text.startswith("targets_1.png")
+        press(Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_LEFT, Keys.ENTER)
+        assert find("#large")[0].is_displayed()
+        assert find("#large-name")[0].text == "targets_3.png (2 of 4)"
+        press(Keys.ARROW_RIGHT)
+        assert (find("#large-name")[0].text, state()["image"]) == ("targets_0.png (3 of 4)", "targets_0.png")
+        browser.refresh()
+        cards()
+        assert find("#large-name")[0].text == "targets_0.png (3 of 4)"
+        press(Keys.ESCAPE)
+        assert not find("#large")[0].is_displayed()
+        assert browser.switch_to.active_element.text.startswith("targets_0.png")
+        assert "image" not in state()
         for _ in range(2):
             find("#table-runs th button")[2].click()
         assert [row.text for row in find("#table-runs tbody td:nth-child(3)")] == ["2", "2", "1"]
-        find(".card canvas")[0].click()
-        assert find("#large")[0].is_displayed()
+        # A telephone, in the dark.
+        width = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", width)
+        dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 400
+        assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 29)"
         assert browser.execute_script("return window.hacked") is None
         assert browser.get_log("browser") == []
         requests = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

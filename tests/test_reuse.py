@@ -206,13 +206,14 @@ def test_a_changed_image_is_never_met_with_stale_results(go: Go, data: Path, tmp
 
 
 def test_a_run_lists_the_entries_it_has_used(go: Go, tmp_path: Path):
-    folder = go()
+    folder = go(space=Workspace())
     store = Store(tmp_path / "store")
     listed = {(kind, key) for kinds in used_store_keys(folder).values() for kind, keys in kinds.items() for key in keys}
     there = {(path.parent.parent.name, path.stem[:KEY_DIGITS]) for path in store.root.rglob("*.safetensors")}
     assert listed == there
-    assert {kind for kind, _ in listed} == {"candidates", "references"}
-    assert set(used_store_keys(folder)) == {"memory", "candidates"}, "matching uses what the candidates listed"
+    assert {kind for kind, _ in listed} == {"candidates", "references", "proposals"}
+    stages = {"memory", "candidates", "proposals"}
+    assert set(used_store_keys(folder)) == stages, "matching uses what the candidates listed"
     second = go("seed=1", "shots=2shot")
     assert used_store_keys(second)["candidates"] == used_store_keys(folder)["candidates"]
 

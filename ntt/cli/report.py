@@ -52,6 +52,9 @@ def report(
     ntt report outputs --expected                     next to the published values
     """
     from ntt.cli.report_files import report_tables, write_files, write_page
+    from ntt.reports.detected import read_detected, thresholds_table
+    from ntt.reports.gallery import make_gallery
+    from ntt.reports.plots import make_plots
     from ntt.reports.tables import render
     from ntt.sweeps.records import read_runs
 
@@ -61,11 +64,15 @@ def report(
         raise ConfigError(f"--html {html} is a folder. Name a file, for example {html / 'report.html'}.")
     runs = read_runs(folders)
     tables = report_tables(runs, metric, compare=compare, expected=expected)
+    detected, notes = read_detected(runs) if plots or html is not None else ([], [])
+    drawn = make_plots(runs, metric, detected) if plots or html is not None else []
+    tables += [thresholds_table(detected)] if detected else []
     if out is None:
         click.echo("\n".join(render(table, table_format) for table in tables).rstrip())
     else:
-        for path, kind in write_files(out, tables, runs, metric, table_format, plots=plots).items():
+        for path, kind in write_files(out, tables, runs, metric, table_format, plots=drawn if plots else ()).items():
             click.echo(f"{kind:<15}{path}")
     if html is not None:
         title = f"Report: {', '.join(folder.name or str(folder) for folder in folders)}"
-        write_page(html, title, tables, runs, metric, gallery_images=gallery_images)
+        gallery = make_gallery(detected, notes, images=gallery_images)
+        write_page(html, title, tables, runs, metric, plots=drawn, gallery=gallery)

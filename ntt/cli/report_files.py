@@ -18,9 +18,9 @@ from ntt.reports.content import (
     runs_table,
 )
 from ntt.reports.expected import expected_table
-from ntt.reports.gallery import make_gallery
+from ntt.reports.gallery import Gallery
 from ntt.reports.page import render_page
-from ntt.reports.plots import make_plots, save_plots
+from ntt.reports.plots import Plot, save_plots
 from ntt.reports.summary import metric_names
 from ntt.reports.tables import SUFFIXES, Format, Table, render
 
@@ -40,7 +40,13 @@ def report_tables(
 
 
 def write_files(
-    folder: Path, tables: Sequence[Table], runs: pd.DataFrame, metric: str, table_format: Format, *, plots: bool
+    folder: Path,
+    tables: Sequence[Table],
+    runs: pd.DataFrame,
+    metric: str,
+    table_format: Format,
+    *,
+    plots: Sequence[Plot],
 ) -> dict[Path, str]:
     """Write each table, those of single classes and runs too, and the plots into files of a folder; say which."""
     remove_stale_temporaries(folder, recursive=False)  # of a report that was killed
@@ -52,12 +58,18 @@ def write_files(
         path = folder / f"{stem}{SUFFIXES[table_format]}"
         write_text(path, render(table, table_format))
         paths[path] = "table"
-    plotted = save_plots(make_plots(runs, metric), folder) if plots else ()
-    return paths | dict.fromkeys(plotted, "plot")
+    return paths | dict.fromkeys(save_plots(plots, folder), "plot")
 
 
 def write_page(
-    path: Path, title: str, tables: Sequence[Table], runs: pd.DataFrame, metric: str, *, gallery_images: int
+    path: Path,
+    title: str,
+    tables: Sequence[Table],
+    runs: pd.DataFrame,
+    metric: str,
+    *,
+    plots: Sequence[Plot],
+    gallery: Gallery,
 ) -> None:
     """Write one self-contained page."""
     finished = (runs.state == "finished").sum()
@@ -67,8 +79,8 @@ def write_page(
         title,
         f"{finished} of {len(runs)} runs finished; plots show {metric_label(metric)}; made {now} UTC",
         tables=[*tables, *(table for table in details if len(table.frame))],
-        plots=make_plots(runs, metric),
-        gallery=make_gallery(runs, images=gallery_images),
+        plots=plots,
+        gallery=gallery,
     )
     remove_stale_temporaries(path.parent, recursive=False)
     write_text(path, page)

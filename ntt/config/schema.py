@@ -15,7 +15,7 @@ from ntt.models.device import PRECISIONS
 from ntt.models.segmenters.base import SegmenterConfig
 from ntt.trackers.base import TrackerConfig
 
-STAGES = ("references", "memory", "prototypes", "candidates", "matching", "visualisation", "evaluation")
+STAGES = ("references", "memory", "prototypes", "candidates", "proposals", "matching", "visualisation", "evaluation")
 STAGE_ALIASES = {"fill_memory": "memory", "postprocess_memory": "prototypes", "test": "evaluation"}
 SAMPLERS = ("native", "reference", "fixed", "shot_index")
 

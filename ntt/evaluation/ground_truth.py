@@ -73,6 +73,14 @@ class GroundTruth:
         return dict(zip(present.tolist(), np.split(order, starts[1:]), strict=False))
 
     @cached_property
+    def objects_of_image(self) -> list[IntArray]:
+        """By image index, indices of the objects that are to be found, in file order."""
+        images = np.array([self.image_indices[instance.image_id] for instance in self.instances], dtype=np.int64)
+        counted = np.flatnonzero(~self.is_ignored[0])
+        counted = counted[np.argsort(images[counted], kind="stable")]
+        return np.split(counted, np.searchsorted(images[counted], np.arange(1, len(self.sizes))))
+
+    @cached_property
     def num_counted(self) -> IntArray:
         """Objects of each class that are not ignored: int64 [A, classes]."""
         labels = np.array([self.class_indices[instance.category_id] for instance in self.instances], dtype=np.int64)

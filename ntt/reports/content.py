@@ -1,15 +1,19 @@
 """The content of a report: its tables, made from runs."""
 
+import os
+from pathlib import Path
+
 import pandas as pd
 
+from ntt.evaluation.proposals import LIMITS
 from ntt.reports.significance import MIN_PAIRS, compare
 from ntt.reports.summary import SETTING, shots_cell, shots_text, statistics
 from ntt.reports.tables import Table
 
 METRICS = tuple(f"{kind}/{name}" for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75", "APr", "APc", "APf"))
-METRICS += ("semantic/mIoU",)
+METRICS += ("semantic/mIoU", *(f"proposals/{kind}_AR{limit}" for kind in ("box", "mask") for limit in LIMITS))
 _OVER_SEEDS = "Percent; mean ± sample standard deviation over seeds (number of runs averaged)."
-_KINDS = {"bbox": "box", "segm": "mask"}
+_KINDS = {"bbox": "box", "segm": "mask", "proposals": "candidate"}
 _IDENTITY = {"dataset": "data set", "split": "split", "shots": "shots", "label": "method"}
 _RUN = {"dataset": "data set", "split": "split", "shots": "shots", "method": "method", "seed": "seed", "state": "state"}
 _STAGE_LIMIT_S = 0.05
@@ -18,7 +22,7 @@ _STAGE_LIMIT_S = 0.05
 def metric_label(metric: str) -> str:
     """Return a metric's display name: "bbox/AP50" is "box AP50"."""
     kind, _, name = metric.partition("/")
-    return f"{_KINDS.get(kind, kind)} {name}"
+    return f"{_KINDS.get(kind, kind)} {name.replace('_', ' ') if kind == 'proposals' else name}"
 
 
 def results_table(runs: pd.DataFrame, metric: str) -> Table:
@@ -33,6 +37,8 @@ def results_table(runs: pd.DataFrame, metric: str) -> Table:
         for name in metrics:
             _add_mean(frame, metric_label(name), averaged[name])
     notes = [_OVER_SEEDS]
+    if any(name.startswith("proposals/") for name in metrics):
+        notes.append("Candidate AR: recall of the first 100, 300, 1000 candidates; no matcher can find more.")
     if metric.startswith("rejection/FPPI"):
         notes.append(f"{metric_label(metric)}: false positives per image, not percent.")
     if (counts.counted < counts.seeds).any():
@@ -49,7 +55,7 @@ def results_table(runs: pd.DataFrame, metric: str) -> Table:
             f"{setting}, {shots_text(count.shots)}, {count.label}: averaged over runs of {count.version} versions of "
             "the program."
         )
-    return Table("results", "Results", frame, tuple(notes))
+    return Table("results", "Results", frame, tuple(notes), groups=("data set", "split", "shots"))
 
 
 def classes_table(runs: pd.DataFrame, metric: str) -> Table:
@@ -70,8 +76,11 @@ def runs_table(runs: pd.DataFrame, metric: str) -> Table:
     stages = [name for name in _seconds_columns(runs) if (runs[name] > _STAGE_LIMIT_S).any()]
     names = _RUN | {metric: metric_label(metric)}
     names |= {name: f"{name.removeprefix('seconds/')} s" for name in stages} | {"path": "directory"}
-    notes = ("Seconds of each stage; what was found in the store or done before is not counted again.",)
-    return Table("runs", "Runs", _listed(runs, names), notes)
+    notes = (
+        "Seconds of each stage; what was found in the store or done before is not counted again.",
+        f"Directories are below {_common_folder(runs)}.",
+    )
+    return Table("runs", "Runs", _listed(runs, names, _common_folder(runs)), notes)
 
 
 def missing_table(runs: pd.DataFrame) -> Table | None:
@@ -79,8 +88,9 @@ def missing_table(runs: pd.DataFrame) -> Table | None:
     missing = runs[runs.state != "finished"]
     if missing.empty:
         return None
-    frame = _listed(missing, _RUN | {"problem": "reason", "path": "directory"})
-    return Table("missing", f"Without a result: {len(missing)} of {len(runs)} runs", frame)
+    frame = _listed(missing, _RUN | {"problem": "reason", "path": "directory"}, _common_folder(runs))
+    notes = (f"Directories are below {_common_folder(runs)}.",)
+    return Table("missing", f"Without a result: {len(missing)} of {len(runs)} runs", frame, notes)
 
 
 def comparison_table(runs: pd.DataFrame, first: str, second: str, metric: str) -> Table:
@@ -132,12 +142,17 @@ def _add_mean(frame: pd.DataFrame, name: str, averaged: pd.DataFrame) -> None:
     frame[f"{name} n"] = count.mask(count == 0)
 
 
-def _listed(runs: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    """Return one row per run, in a fixed order, with the columns that are named."""
+def _listed(runs: pd.DataFrame, names: dict[str, str], folder: str) -> pd.DataFrame:
+    """Return one row per run, in a fixed order, with the columns that are named; paths are relative to `folder`."""
     order = ["dataset", "split", "shots", "method", "seed", "path"]
     frame = runs.sort_values(order, na_position="first").reindex(columns=list(names))
     frame["shots"] = [shots if pd.isna(shots) else shots_cell(shots) for shots in frame.shots]
+    frame["path"] = [os.path.relpath(path, folder) for path in frame.path]
     return frame.rename(columns=names)
+
+
+def _common_folder(runs: pd.DataFrame) -> str:
+    return os.path.commonpath([Path(path).parent for path in runs.path])
 
 
 def _seconds_columns(runs: pd.DataFrame) -> list[str]:

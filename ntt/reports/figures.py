@@ -42,7 +42,7 @@ def bar_style(index: int) -> dict[str, Any]:
 
 
 def panels(count: int, *, longest_name: int = 0) -> "tuple[Figure, list[Axes]]":
-    """Return a figure with `count` panels, at most three per row, with room for names of so many characters below."""
+    """Return a figure with panels, at most three per row, on one y axis, with room for names of so many characters."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -51,7 +51,7 @@ def panels(count: int, *, longest_name: int = 0) -> "tuple[Figure, list[Axes]]":
     inches = (_PANEL_INCHES[0] * columns, (_PANEL_INCHES[1] + 0.04 * longest_name) * rows)
     figure = Figure(figsize=inches, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
     for unused in axes[count:]:
         unused.remove()
     return figure, axes[:count]
@@ -61,7 +61,7 @@ def finish_axes(axes: "Axes", *, title: str, x: str, y: str) -> None:
     """Set title and axis labels, and draw only the lines that carry information."""
     axes.set_title(plain_text(title), fontsize=11)
     axes.set_xlabel(x, fontsize=10)
-    axes.set_ylabel(y, fontsize=10)
+    axes.set_ylabel(y if axes.yaxis.get_tick_params()["labelleft"] else "", fontsize=10)  # panels share one axis
     axes.tick_params(labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.88", linewidth=0.8)

@@ -1,37 +1,30 @@
 """The pictures of an HTML report as data: images as JPEG, ground truth and predictions as boxes and run-length codes.
 
-The page draws them itself, so that one copy of an image serves every run and the reader can filter.
+The page draws them itself, so that one copy of an image serves every run and the reader can filter. Which object each
+detection finds is settled here; since matches go by descending score, they hold above any score.
 """
 
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from ntt.config.compose import restore_data
-from ntt.data.coco import CocoDataset
 from ntt.data.images import read_image
 from ntt.drawing.colours import class_colour
-from ntt.errors import DataError, NttError
-from ntt.reports.summary import SETTING, name_series, shots_text
-from ntt.run.artefacts import read_predictions
-from ntt.run.inputs import read_inputs
-from ntt.run.rundir import RunDirectory
+from ntt.drawing.instances import DrawnInstances
+from ntt.drawing.quality import match_objects
+from ntt.errors import NttError
+from ntt.reports.detected import Detected
 from ntt.stages.target_pictures import drawn_instances
-from ntt.types import Category, Detections, ImageId, ImageRecord, Json
+from ntt.types import Detections, ImageRecord, IntArray, Json
 
 MAX_SIDE_PX = 640
-MAX_RUNS = 6
-"""Per data set; of each setting the run with the lowest seed is taken."""
-
 MAX_DETECTIONS = 50
 """Per image, by descending score."""
 
@@ -49,74 +42,62 @@ class Gallery:
     notes: tuple[str, ...]
 
 
-def make_gallery(runs: pd.DataFrame, *, images: int) -> Gallery:
-    """Collect images, ground truth and predictions of every data set that can still be read.
+def make_gallery(detected: Sequence[Detected], notes: Sequence[str], *, images: int) -> Gallery:
+    """Collect images, ground truth and predictions.
 
-    A data set that can no longer be read adds a note and does not stop the report.
+    A data set whose images can no longer be read adds a note and does not stop the report.
 
     Args:
-        runs: as `ntt.reports.summary.runs_frame` arranges them.
+        detected: data sets and what runs found in them.
+        notes: about data sets that are missing.
         images: per data set, spread evenly over the target images; 0 makes no gallery.
     """
+    if images == 0:
+        return Gallery((), ())
     sets: list[Json] = []
-    notes: list[str] = []
+    notes = list(notes)
     budget = MAX_BYTES
-    lowest_seeds = runs[runs.counted].sort_values([*SETTING, "seed"]).drop_duplicates("setting")
-    for label, group in lowest_seeds.groupby("data", sort=False) if images > 0 else ():
+    for each in detected:
         try:
-            entry = _make_set(label, group.head(MAX_RUNS), images, budget)
+            entry = _make_set(each, images, budget)
         except NttError as error:
-            notes.append(f"{label} is not shown: {str(error).splitlines()[0]}")
+            notes.append(f"{each.data} is not shown: {str(error).splitlines()[0]}")
             continue
         budget -= _size(entry)
         sets.append(entry)
-        if len(group) > MAX_RUNS:
-            notes.append(f"{label}: {MAX_RUNS} of {len(group)} settings are shown.")
-        if len(entry["images"]) < entry["total"]:
-            notes.append(f"{label}: {len(entry['images'])} of {entry['total']} target images are shown.")
+        if len(each.labels) < each.num_settings:
+            notes.append(f"{each.data}: {len(each.labels)} of {each.num_settings} settings are shown.")
+        if len(entry["images"]) < len(each.targets.images):
+            notes.append(f"{each.data}: {len(entry['images'])} of {len(each.targets.images)} target images are shown.")
     return Gallery(tuple(sets), tuple(notes))
 
 
-def _make_set(label: str, runs: pd.DataFrame, max_images: int, budget: float) -> Json:
-    inputs = read_inputs(restore_data(runs.config.iloc[0]))
-    targets = inputs.target_data
-    records = list(targets.images.values())
-    predictions = [_read_predictions(Path(path), records, inputs.categories) for path in runs.path]
+def _make_set(detected: Detected, max_images: int, budget: float) -> Json:
+    records = list(detected.targets.images.values())
     images: list[Json] = []
-    detections: list[list[list[Json]]] = [[] for _ in predictions]
+    found: list[list[list[Json]]] = [[] for _ in detected.labels]
     for index in np.linspace(0, len(records) - 1, min(max_images, len(records))).round().astype(int):
         record = records[index]
-        image = _image(record, targets, inputs.categories)
-        rows = [_detections(of_run.get(record.id), image["scale"]) for of_run in predictions]
+        instances = detected.targets.instances_of_image(record.id)
+        drawn = drawn_instances(instances, detected.categories, record, masks={})
+        image = _image(record, drawn)
+        rows = [_detections(of_run[index], drawn, image["scale"]) for of_run in detected.detections]
         budget -= _size([image, rows])
         if budget < 0:
             break
         images.append(image)
-        for of_run, row in zip(detections, rows, strict=True):
+        for of_run, row in zip(found, rows, strict=True):
             of_run.append(row)
-    names = name_series(runs)
-    labels = [f"{names.short[run.label]}, {shots_text(run.shots)}, seed {run.seed}" for run in runs.itertuples()]
     return {
-        "label": label,
-        "annotated": targets.has_annotations,
-        "total": len(records),
-        "classes": [{"name": c.name, "colour": class_colour(label)} for label, c in enumerate(inputs.categories)],
+        "label": detected.data,
+        "annotated": detected.targets.has_annotations,
+        "classes": [{"name": c.name, "colour": class_colour(label)} for label, c in enumerate(detected.categories)],
         "images": images,
-        "runs": [{"label": name, "found": rows} for name, rows in zip(labels, detections, strict=True)],
+        "runs": [{"label": name, "found": rows} for name, rows in zip(detected.labels, found, strict=True)],
     }
 
 
-def _read_predictions(
-    folder: Path, records: Sequence[ImageRecord], categories: Sequence[Category]
-) -> Mapping[ImageId, Detections]:
-    path = RunDirectory(folder).predictions
-    try:
-        return {detections.image_id: detections for detections in read_predictions(path, records, categories)}
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path} does not fit the data set, which has changed since the run: {error!r}.") from error
-
-
-def _image(record: ImageRecord, targets: CocoDataset, categories: Sequence[Category]) -> Json:
+def _image(record: ImageRecord, drawn: DrawnInstances) -> Json:
     """Return one image with its ground truth, all reduced to the size it is shown in."""
     size = (record.height, record.width)
     scale = min(1.0, MAX_SIDE_PX / max(size))
@@ -125,7 +106,6 @@ def _image(record: ImageRecord, targets: CocoDataset, categories: Sequence[Categ
         picture = picture.resize(_reduced_size(size, scale), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     picture.save(stream, format="JPEG", quality=_JPEG_QUALITY)
-    drawn = drawn_instances(targets.instances_of_image(record.id), categories, record, masks={})
     rows = zip(drawn.labels.tolist(), drawn.boxes_xywh.tolist(), drawn.rles, drawn.iscrowd.tolist(), strict=True)
     truth = [{**_object(label, box, rle, size, scale), "crowd": crowd} for label, box, rle, crowd in rows]
     return {
@@ -138,14 +118,17 @@ def _image(record: ImageRecord, targets: CocoDataset, categories: Sequence[Categ
     }
 
 
-def _detections(detections: Detections | None, scale: float) -> list[Json]:
-    if detections is None:
-        return []
-    columns = (detections.labels, detections.scores, detections.boxes_xywh)
+def _detections(detections: Detections, drawn: DrawnInstances, scale: float) -> list[Json]:
+    """Return the best detections of an image; "match" is the object they find, as `match_objects` has it."""
+    matches: IntArray = match_objects(drawn, detections)[0]
+    columns = (detections.labels, detections.scores, detections.boxes_xywh, matches)
     rows = zip(*(column.tolist() for column in columns), detections.rles, strict=True)
     size = (detections.height, detections.width)
     best = sorted(rows, key=lambda row: -row[1])[:MAX_DETECTIONS]
-    return [{**_object(label, box, rle, size, scale), "score": round(score, 4)} for label, score, box, rle in best]
+    return [
+        {**_object(label, box, rle, size, scale), "score": round(score, 4), "match": match}
+        for label, score, box, match, rle in best
+    ]
 
 
 def _object(label: int, box: Sequence[float], rle: bytes | None, size: tuple[int, int], scale: float) -> Json:

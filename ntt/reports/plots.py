@@ -1,8 +1,8 @@
-"""Plots of runs: AP against shots, bars per data set, classes as a heat map, time against AP."""
+"""Plots of runs: AP against shots, bars per data set, classes as a heat map, time against AP, curves, confusions."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import pandas as pd
 from ntt.base.files import write_bytes
 from ntt.reports import figures
 from ntt.reports.content import metric_label
+from ntt.reports.detected import Detected, class_curves, confusion
 from ntt.reports.records import ALL_SHOTS
 from ntt.reports.summary import SETTING, SeriesNames, name_series, settings_with, shots_text, statistics
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 MAX_CLASSES = 60
 """Rows of a heat map; of more classes the best and the worst are shown."""
+
+MAX_CURVES, MAX_CONFUSED = 9, 24
+"""Classes with curves, and with rows in a table of confusions: those with the most objects."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class Plot:
     figure: "Figure"
 
 
-def make_plots(runs: pd.DataFrame, metric: str) -> list[Plot]:
-    """Make every plot of a metric there is data for; settings without the metric are left out."""
+def make_plots(runs: pd.DataFrame, metric: str, detected: Sequence[Detected] = ()) -> list[Plot]:
+    """Make every plot of a metric there is data for, and those of detections; settings without it are left out."""
     settings = settings_with(runs, metric)
     if settings.empty:
         return []
@@ -45,7 +49,13 @@ def make_plots(runs: pd.DataFrame, metric: str) -> list[Plot]:
         plot_time(runs, metric, names),
     ]
     plots += [plot_classes(runs[runs.data == data], metric) for data in settings.data.unique()]
-    return [plot for plot in plots if plot is not None]
+    plots += [plot_precision_recall(each) for each in detected]
+    plots += [plot_confusion(each, run) for each in detected for run in range(len(each.labels))]
+    drawn = [plot for plot in plots if plot is not None]
+    # Different data sets may have the same name once it is fit for files.
+    files = [plot.name for plot in drawn]
+    repeats = [files[:index].count(name) for index, name in enumerate(files)]
+    return [replace(plot, name=f"{plot.name}_{n + 1}") if n else plot for plot, n in zip(drawn, repeats, strict=True)]
 
 
 def save_plots(plots: Sequence[Plot], folder: Path) -> list[Path]:
@@ -81,6 +91,7 @@ def plot_shots(settings: pd.DataFrame, metric: str, names: SeriesNames) -> Plot 
         axes.set_xscale("log")
         axes.set_xticks(numbers, [str(number) for number in numbers])
         axes.set_xticks([], minor=True)
+        axes.set_ylim(0, 1.1 * (counted["mean"] + counted["std"].fillna(0)).max() or 1.0)
         figures.finish_axes(axes, title=data, x="References per class (shots)", y=f"{metric_label(metric)} (%)")
     figures.legend(figure, panels, common=names.common)
     return Plot("shots", f"{metric_label(metric)} against shots; band: one standard deviation over seeds.", figure)
@@ -141,7 +152,64 @@ def plot_classes(runs: pd.DataFrame, metric: str) -> Plot | None:
     ]
     figure = figures.heat_map(classes.loc[order].to_numpy(), list(order), headings, title=title)
     text = f"{metric_label(metric)} per class on {data}, mean over seeds."
-    return Plot(f"classes_{re.sub(r'[^A-Za-z0-9_.-]+', '-', data)}", text, figure)
+    return Plot(f"classes_{_file_name(data)}", text, figure)
+
+
+def plot_precision_recall(detected: Detected) -> Plot | None:
+    """Draw precision against recall of boxes at IoU 0.5: a panel per class, a line per run; None without objects.
+
+    Of many classes those with the most objects are drawn. A dot marks the score with the best F1.
+    """
+    curves = [{curve.name: curve for curve in class_curves(detected, run)} for run in range(len(detected.labels))]
+    objects = {name: curve.num_objects for of_run in curves for name, curve in of_run.items()}
+    classes = sorted(objects, key=lambda name: -objects[name])[:MAX_CURVES]
+    if not classes:
+        return None
+    figure, panels = figures.panels(len(classes))
+    for axes, name in zip(panels, classes, strict=True):
+        for index, (label, of_run) in enumerate(zip(detected.labels, curves, strict=True)):
+            if name in of_run:
+                curve, style = of_run[name], figures.line_style(index)
+                axes.plot(100 * curve.recall, 100 * curve.precision, **style | {"marker": ""}, label=label)
+                _, precision, recall, _ = curve.best
+                axes.plot(100 * recall, 100 * precision, color=style["color"], marker=style["marker"])
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 102)
+        figures.finish_axes(axes, title=f"{name} ({objects[name]} objects)", x="Recall (%)", y="Precision (%)")
+    figures.legend(figure, panels, common="")
+    text = f"{detected.data}: precision and recall of boxes at IoU 0.5; a dot marks the score with the best F1."
+    return Plot(f"precision_recall_{_file_name(detected.data)}", text, figure)
+
+
+def plot_confusion(detected: Detected, run: int) -> Plot | None:
+    """Draw what the objects of each class are taken for, in percent of the row; None without objects.
+
+    Of many classes those with the most objects have rows and columns of their own.
+    """
+    counts, threshold = confusion(detected, run)
+    if not counts[:-1].any():
+        return None
+    names = np.array([category.name for category in detected.categories])
+    order = np.argsort(-counts[:-1].sum(axis=1), kind="stable")
+    own, others = np.sort(order[:MAX_CONFUSED]), order[MAX_CONFUSED:]
+    # Each class's row and column in the table: its own, or that of all others.
+    target = np.full(len(names) + 1, len(own))
+    target[own], target[-1] = np.arange(len(own)), len(own) + (len(others) > 0)
+    grouped = np.zeros((target[-1] + 1,) * 2)
+    np.add.at(grouped, (target[:, None], target[None, :]), counts)
+    totals = grouped.sum(axis=1, keepdims=True)
+    shares = np.divide(100 * grouped, totals, out=np.full_like(grouped, np.nan), where=totals > 0)
+    labels = [*names[own], *(["other classes"] if len(others) else [])]
+    title = f"{detected.data}: what objects are taken for\n{detected.labels[run]}, score from {threshold:.2f}"
+    figure = figures.heat_map(shares, [*labels, "nothing there"], [*labels, "missed"], title=title)
+    text = (
+        f"{detected.data}, {detected.labels[run]}: confusions of boxes at IoU 0.5, from the score with the best F1 on."
+    )
+    return Plot(f"confusion_{_file_name(detected.data)}", text, figure)
+
+
+def _file_name(data: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", data)[:80]
 
 
 def plot_time(runs: pd.DataFrame, metric: str, names: SeriesNames) -> Plot | None:
@@ -160,7 +228,7 @@ def plot_time(runs: pd.DataFrame, metric: str, names: SeriesNames) -> Plot | Non
             seconds, values = own.seconds.to_numpy(), own[metric].to_numpy()
             axes.plot(seconds, values, **style, markersize=size, label=names.short[label])
         figures.log_axis(axes, group.seconds.tolist() or [1.0])
-        axes.set_ylim(0, 1.1 * group[metric].max() or 1.0)
+        axes.set_ylim(0, 1.1 * timed[metric].max() or 1.0)
         figures.finish_axes(axes, title=data, x="Time of the run, all stages (s)", y=f"{metric_label(metric)} (%)")
     figures.legend(figure, panels, common=names.common)
     text = (

@@ -18,7 +18,7 @@ from ntt.base.settings import flatten_settings
 from ntt.base.yaml_files import read_yaml
 from ntt.config.schema import STAGES
 from ntt.errors import ConfigError, DataError, StorageError
-from ntt.run.artefacts import flat_metrics
+from ntt.run.artefacts import flat_metrics, flat_proposals
 from ntt.run.rundir import RunDirectory
 from ntt.types import Metrics
 
@@ -46,6 +46,7 @@ class RunRecord:
         config: the resolved configuration as plain values; empty where it could not be read.
         dataset: the data set's label.
         settings: everything that decides the result, by dotted key; see `ntt.config.identity.run_identity`.
+        recall: of the candidates, by flat name such as "proposals/box_AR100".
         stage_seconds: of each stage, as far as the run recorded them.
         finished_utc: when the run was evaluated, ISO 8601; empty if unknown.
         version: revision and version of the program; empty if unknown.
@@ -58,6 +59,7 @@ class RunRecord:
     dataset: str = "?"
     settings: Mapping[str, Any] = field(default_factory=dict)
     metrics: Metrics | None = None
+    recall: Mapping[str, float] = field(default_factory=dict)
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     finished_utc: str = ""
     version: str = ""
@@ -110,10 +112,11 @@ def read_run(path: Path) -> RunRecord:
         return record
     try:
         metrics = _read_metrics(directory.metrics)
+        recall = _read_recall(directory.proposals)
         metadata = read_json(own_file(directory.facts)) if directory.facts.is_file() else {}
     except (StorageError, DataError) as error:
         return replace(record, state="damaged", problem=str(error))
-    return replace(record, state="finished", problem="", metrics=metrics, **_read_metadata(metadata))
+    return replace(record, state="finished", problem="", metrics=metrics, recall=recall, **_read_metadata(metadata))
 
 
 def own_file(path: Path, *, max_bytes: float = 64 << 20) -> Path:
@@ -201,6 +204,17 @@ def _read_metrics(path: Path) -> Metrics:
     if unusable:
         raise DataError(f"{path} does not hold the metrics of a run: {', '.join(unusable[:5])} is not a finite number.")
     return metrics
+
+
+def _read_recall(path: Path) -> dict[str, float]:
+    """Return the recall of a run's candidates by flat name; nothing where it was not measured."""
+    if not path.is_file():
+        return {}
+    try:
+        recall = {name: float(value) for name, value in flat_proposals(read_json(own_file(path))).items()}
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path} does not hold the recall of candidates: {error!r}.") from error
+    return {name: value for name, value in recall.items() if math.isfinite(value)}
 
 
 def _dataset_label(path: Path, config: Mapping[str, Any]) -> str:

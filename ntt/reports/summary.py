@@ -40,7 +40,8 @@ def runs_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
     base = base.astype({"shots": "Int64", "seed": "Int64", "images": "Int64"})
     finished = base[base.state == "finished"].sort_values(["finished_utc", "path"])
     base["counted"] = base.index.isin(finished.drop_duplicates(["setting", "seed"], keep="last").index)
-    metrics = pd.DataFrame([flat_metrics(record.metrics) if record.metrics else {} for record in records], dtype=float)
+    flat = [{**(flat_metrics(record.metrics) if record.metrics else {}), **record.recall} for record in records]
+    metrics = pd.DataFrame(flat, dtype=float)
     seconds = pd.DataFrame([record.stage_seconds for record in records], dtype=float).add_prefix("seconds/")
     return pd.concat([base, metrics, seconds], axis=1)
 

@@ -36,9 +36,11 @@ class Table:
     """The cells. Columns "X mean", "X std" and "X n" are read as one column X of means over n runs."""
 
     notes: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
+    """Columns within whose groups means are compared: LaTeX sets the best one bold. None: nothing is."""
 
     def columns(self) -> "list[Column]":
-        """Return the columns in readable form."""
+        """Return the columns in readable form, without those that are empty in all rows."""
         names = [str(name) for name in self.frame]
         means = {name.removesuffix(" mean") for name in names if name.endswith(" mean")}
         columns = []
@@ -46,10 +48,14 @@ class Table:
             base, _, last = name.rpartition(" ")
             if last == "mean":
                 parts = (self.frame[f"{base} {part}"] for part in ("mean", "std", "n"))
-                columns.append(Column(base, [_mean_text(*cell) for cell in zip(*parts, strict=True)], self.frame[name]))
+                columns.append(
+                    Column(
+                        base, [_mean_text(*cell) for cell in zip(*parts, strict=True)], self.frame[name], is_mean=True
+                    )
+                )
             elif base not in means or last not in ("std", "n"):
                 columns.append(Column(name, [cell_text(cell) for cell in self.frame[name]], self.frame[name]))
-        return columns
+        return [column for column in columns if column.values.notna().any() or self.frame.empty]
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Column:
     name: str
     texts: list[str]
     values: "pd.Series[Any]"
+    is_mean: bool = False
 
     @property
     def is_numeric(self) -> bool:
@@ -109,8 +116,8 @@ def _markdown(table: Table) -> str:
 
 def _latex(table: Table) -> str:
     columns = table.columns()
-    rows = zip(*([column.name, *column.texts] for column in columns), strict=True)
-    heading, *body = (" & ".join(map(escape_latex, row)) + r" \\" for row in rows)
+    cells = [[escape_latex(column.name), *_latex_cells(table, column)] for column in columns]
+    heading, *body = (" & ".join(row) + r" \\" for row in zip(*cells, strict=True))
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
@@ -127,6 +134,17 @@ def _latex(table: Table) -> str:
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _latex_cells(table: Table, column: Column) -> list[str]:
+    """Escape the cells of a column, the best mean of each group of several rows in bold; FPPI is best where lowest."""
+    texts = [escape_latex(text) for text in column.texts]
+    if not column.is_mean or table.groups is None:
+        return texts
+    shown = (-column.values if "FPPI" in column.name else column.values).astype(float).round(1)
+    groups = shown.groupby([table.frame[name] for name in table.groups])
+    is_best = (shown == groups.transform("max")) & (groups.transform("count") > 1)
+    return [rf"\textbf{{{text}}}" if best else text for text, best in zip(texts, is_best, strict=True)]
 
 
 def _csv(table: Table) -> str:

@@ -17,7 +17,17 @@ from ntt.base.files import read_json, write_bytes, write_json, write_parts, writ
 from ntt.data.coco import CocoDataset
 from ntt.data.references import references_to_json
 from ntt.errors import StorageError
-from ntt.types import Category, Detections, ImageRecord, Json, MemoryBank, Metrics, Prototypes, ReferenceSet
+from ntt.types import (
+    Category,
+    Detections,
+    ImageRecord,
+    Json,
+    MemoryBank,
+    Metrics,
+    ProposalRecall,
+    Prototypes,
+    ReferenceSet,
+)
 
 # Beginnings of the names of a memory's tensors, and the fields they are of.
 _MEMORY_FIELDS = {
@@ -135,6 +145,23 @@ def write_candidate_counts(path: Path, counts: Sequence[int]) -> Path:
 def read_candidate_counts(path: Path) -> tuple[int, ...]:
     """Read the numbers of candidates back."""
     return tuple(read_json(path)["candidates_per_image"])
+
+
+def write_proposals(path: Path, recall: ProposalRecall) -> Path:
+    """Write the recall of the candidates as JSON."""
+    return _write_json(path, recall)
+
+
+def read_proposals(path: Path) -> ProposalRecall:
+    """Read the recall of the candidates back."""
+    recall: ProposalRecall = read_json(path)
+    return recall
+
+
+def flat_proposals(recall: ProposalRecall) -> dict[str, float]:
+    """Return the recall of the candidates under flat names, such as "proposals/box_AR100"."""
+    names = {"bbox": "box", "segm": "mask"}
+    return {f"proposals/{names[k]}_{name}": value for k, values in recall.items() for name, value in values.items()}
 
 
 def write_memory(path: Path, memory: MemoryBank) -> Path:

@@ -33,6 +33,7 @@ class RunDirectory:
         self.memory = root / "memory.safetensors"
         self.prototypes = root / "prototypes.safetensors"
         self.candidates = root / "candidates.json"
+        self.proposals = root / "proposals.json"
         self.predictions = root / "predictions.json"
         # Images and classes the predictions refer to, in COCO format; and what was found in each image.
         self.images, self.counts = root / "images.json", root / "counts.csv"

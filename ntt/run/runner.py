@@ -9,17 +9,17 @@ from ntt.base.log import console_logging, file_logging, lenient_stdout
 from ntt.config.command_line import run_hydra
 from ntt.config.identity import run_id
 from ntt.config.schema import ExperimentConfig
-from ntt.run.artefacts import flat_metrics, write_counts
+from ntt.run.artefacts import flat_metrics, flat_proposals, write_counts
 from ntt.run.checks import check_run
 from ntt.run.environment import environment_details
 from ntt.run.inputs import input_files
 from ntt.run.multirun import multirun_table
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Workspace, process_workspace
-from ntt.run.stages import EVALUATION, MATCHING, asked_stages, is_finished
+from ntt.run.stages import EVALUATION, MATCHING, PROPOSALS, asked_stages, is_finished
 from ntt.run.table import metrics_table
 from ntt.trackers.base import RunIdentity, Tracker
-from ntt.types import Metrics
+from ntt.types import Metrics, ProposalRecall
 
 _LOG = logging.getLogger(__name__)
 
@@ -103,10 +103,14 @@ def _mirror(pipeline: Pipeline, metrics: Metrics) -> None:
 
 def _log_results(pipeline: Pipeline, tracker: Tracker, metrics: Metrics | None) -> None:
     if metrics is not None:
-        tracker.log_metrics(flat_metrics(metrics))
+        tracker.log_metrics(flat_metrics(metrics) | flat_proposals(_recall(pipeline)))
     folder = pipeline.directory.pictures
     drawn = pipeline.directory.drawn_pictures()
     tracker.log_pictures({path.relative_to(folder).with_suffix("").as_posix(): path for path in drawn})
+
+
+def _recall(pipeline: Pipeline) -> ProposalRecall:
+    return PROPOSALS.read(pipeline) if PROPOSALS in asked_stages(pipeline.config) else {}
 
 
 def _stage_numbers(pipeline: Pipeline, stage: str) -> dict[str, float]:
@@ -114,7 +118,7 @@ def _stage_numbers(pipeline: Pipeline, stage: str) -> dict[str, float]:
     details = pipeline.directory.stage_details()[stage]
     numbers = {"seconds": float(details["seconds"])}
     numbers |= {f"peak_memory_mb/{name}": float(peak) for name, peak in details.get("peak_memory_mb", {}).items()}
-    if stage in ("candidates", "matching", "evaluation") and numbers["seconds"]:
+    if stage in ("candidates", "proposals", "matching", "evaluation") and numbers["seconds"]:
         numbers["images_per_second"] = len(pipeline.targets) / numbers["seconds"]
     return numbers
 
@@ -140,7 +144,7 @@ def _report(pipeline: Pipeline, metrics: Metrics | None) -> float | None:
     if metrics is None:
         return None
     directory = pipeline.directory
-    _LOG.info("\n%s\n", metrics_table(metrics))
+    _LOG.info("\n%s\n", metrics_table(metrics, _recall(pipeline)))
     if metrics.overall:
         _LOG.info("metrics        %s", directory.metrics)
     _LOG.info("predictions    %s", directory.predictions)

@@ -1,13 +1,16 @@
 """The stages of a run, in order; what each of them computes is in `ntt.stages`."""
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
 from ntt.base import distributed as dist
 from ntt.config.schema import ExperimentConfig
+from ntt.evaluation.ground_truth import difficult_as
 from ntt.evaluation.options import Painting, Protocol
 from ntt.run import artefacts
 from ntt.run.pipeline import Pipeline, Stage
+from ntt.run.table import recall_text
 from ntt.stages.candidates import find_candidates
 from ntt.stages.evaluation import VERSION as EVALUATION_VERSION
 from ntt.stages.evaluation import evaluate
@@ -15,8 +18,9 @@ from ntt.stages.full_images import VERSION as FULL_IMAGES_VERSION
 from ntt.stages.matching import build_prototypes, match_images
 from ntt.stages.memory import fill_memory
 from ntt.stages.pictures import draw_pictures
+from ntt.stages.proposals import measure_proposals
 from ntt.stages.target_pictures import TargetRenderer
-from ntt.types import Detections, MemoryBank, Metrics, Prototypes, ReferenceSet
+from ntt.types import Detections, MemoryBank, Metrics, ProposalRecall, Prototypes, ReferenceSet
 
 REFERENCES: Stage[ReferenceSet] = Stage(
     name="references",
@@ -88,6 +92,39 @@ CANDIDATES: Stage[tuple[int, ...]] = Stage(
     write=lambda run, counts: [artefacts.write_candidate_counts(run.directory.candidates, counts)],
     read=lambda run: artefacts.read_candidate_counts(run.directory.candidates),
     describe=lambda counts: f"{sum(counts)} candidates in {len(counts)} images",
+)
+
+
+def _measure_proposals(run: Pipeline) -> ProposalRecall:
+    """Look the recall up in the store, where runs with other seeds, shots and matchers have left it, or compute it."""
+    store, key = run.models.store, run.key(PROPOSALS)
+    stored = dist.broadcast_from_main(store.read("proposals", key) if run.group.is_main else None, run.group)
+    if stored is not None:
+        return cast("ProposalRecall", json.loads(stored[1]["recall"]))
+    recall = measure_proposals(
+        images=run.targets,
+        source=run.models.source,
+        ground_truth=run.inputs.target_data,
+        categories=run.inputs.categories,
+        group=run.group,
+    )
+    if run.group.is_main:
+        store.write("proposals", key, {}, notes={"recall": json.dumps(recall)})
+    return recall
+
+
+PROPOSALS: Stage[ProposalRecall] = Stage(
+    name="proposals",
+    needs=(CANDIDATES,),
+    is_shared=True,
+    inputs=lambda run: {
+        "ground_truth": [run.inputs.target_data.digest, difficult_as(run.inputs.target_data)],
+        "classes": [category.id for category in run.inputs.categories],
+    },
+    compute=_measure_proposals,
+    write=lambda run, recall: [artefacts.write_proposals(run.directory.proposals, recall)],
+    read=lambda run: artefacts.read_proposals(run.directory.proposals),
+    describe=lambda recall: recall_text(recall) or "no objects are annotated",
 )
 
 
@@ -184,7 +221,7 @@ EVALUATION: Stage[Metrics] = Stage(
     describe=lambda metrics: f"{metrics.num_detections} detections in {metrics.num_images} images",
 )
 
-_BEFORE_MATCHING = (REFERENCES, MEMORY, PROTOTYPES, CANDIDATES)
+_BEFORE_MATCHING = (REFERENCES, MEMORY, PROTOTYPES, CANDIDATES, PROPOSALS)
 STAGES: tuple[Stage[Any], ...] = (*_BEFORE_MATCHING, MATCHING, VISUALISATION, EVALUATION)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ntt.evaluation.federated import FREQUENCIES
-from ntt.types import Metrics
+from ntt.types import Metrics, ProposalRecall
 
 _COLUMNS = {
     "bbox": {"box AP": "AP", "box AP50": "AP50", "box AP75": "AP75", "box AR": "AR100"},
@@ -19,8 +19,11 @@ _DIFFICULT = {
 _KINDS = {"bbox": "boxes", "segm": "masks"}
 
 
-def metrics_table(metrics: Metrics) -> str:
-    """Return what was measured, over all classes and per class, in percent; and false positives on negative images."""
+def metrics_table(metrics: Metrics, recall: ProposalRecall | None = None) -> str:
+    """Return what was measured, over all classes and per class, in percent; and false positives on negative images.
+
+    `recall` is that of the candidates, which bounds what any matcher can find.
+    """
     kinds = [kind for kind in _COLUMNS if kind in metrics.overall]
     if not kinds:
         return "The target images have no annotations, so there is nothing to compare the predictions with."
@@ -34,11 +37,22 @@ def metrics_table(metrics: Metrics) -> str:
     table = [*head, lines[0], rule, *lines[1:-1], rule, lines[-1]]
     if "segm" not in kinds:
         table.append(_why_no_masks(metrics))
+    if recall:
+        table.append(f"{recall_text(recall)}. No matcher can find more.")
     if _is_by_lvis(metrics):
         table += _frequency_groups(metrics)
     if "rejection" in metrics.overall:
         table += _rejection(metrics.overall["rejection"], len(classes))
     return "\n".join(table)
+
+
+def recall_text(recall: ProposalRecall) -> str:
+    """Return the recall of the candidates in words; "" where no object is annotated."""
+    if not recall:
+        return ""
+    limits = ", ".join(f"{int(name.removeprefix('AR')):,}" for name in next(iter(recall.values())))
+    values = (f"{_KINDS[kind]} {', '.join(f'{value:.1f}' for value in each.values())}" for kind, each in recall.items())
+    return f"AR of the first {limits} candidates of an image: {'; '.join(values)}"
 
 
 def _why_no_masks(metrics: Metrics) -> str:

@@ -1,9 +1,13 @@
 "use strict";
 (function () {
   const PER_PAGE = 8;
+  // Okabe and Ito's colours, which people with any kind of colour vision tell apart; what is not right is dashed too.
+  const OUTCOMES = { right: [0, 158, 115], missed: [0, 114, 178], wrong: [213, 94, 0], crowd: [136, 136, 136] };
+  const IN_CROWD = -2;
+  const byId = (id) => document.getElementById(id);
 
   // Tables: a click on a heading sorts by that column.
-  function sortable(table) {
+  function makeSortable(table) {
     table.querySelectorAll("th button").forEach((button, column) => {
       button.addEventListener("click", () => {
         const heading = button.parentElement;
@@ -12,13 +16,13 @@
         heading.setAttribute("aria-sort", down ? "descending" : "ascending");
         const body = table.tBodies[0];
         const rows = Array.from(body.rows);
-        rows.sort((a, b) => compare(a.cells[column], b.cells[column]) * (down ? -1 : 1));
+        rows.sort((a, b) => compareCells(a.cells[column], b.cells[column]) * (down ? -1 : 1));
         body.append(...rows);
       });
     });
   }
 
-  function compare(a, b) {
+  function compareCells(a, b) {
     const [x, y] = [a.dataset.value, b.dataset.value];
     if (x !== undefined || y !== undefined) {
       return (x === undefined ? -Infinity : Number(x)) - (y === undefined ? -Infinity : Number(y)) || 0;
@@ -30,16 +34,16 @@
   // groups of five bits, lowest first, and from the fourth run on as the difference to the run two before.
   function unpackRuns(text) {
     const runs = [];
-    let place = 0;
-    while (place < text.length) {
+    let index = 0;
+    while (index < text.length) {
       let value = 0;
       let shift = 0;
       let group;
       do {
-        group = text.charCodeAt(place) - 48;
+        group = text.charCodeAt(index) - 48;
         value |= (group & 31) << shift;
         shift += 5;
-        place += 1;
+        index += 1;
       } while (group & 32);
       if (group & 16) value |= -1 << shift;
       runs.push(runs.length > 2 ? value + runs[runs.length - 2] : value);
@@ -52,7 +56,8 @@
     let position = 0;
     unpackRuns(text).forEach((length, number) => {
       if (number % 2 === 1) {
-        for (let i = position; i < position + length; i += 1) {
+        const end = Math.min(position + length, width * height);
+        for (let i = position; i < end; i += 1) {
           const at = 4 * ((i % height) * width + Math.floor(i / height));
           for (let c = 0; c < 3; c += 1) pixels[at + c] = 0.5 * photograph[at + c] + 0.5 * colour[c];
         }
@@ -66,94 +71,134 @@
   }
 
   function ink(colour) {
-    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140 ? "black" : "white";
+    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 127 ? "black" : "white";
   }
 
-  function drawObjects(canvas, picture, image, objects, classes, shown) {
+  // `objects` have a box, a mask or none, a colour, a caption, and whether they are drawn dashed; the first is on top.
+  function drawObjects(canvas, picture, image, objects, shows) {
     canvas.width = image.width;
     canvas.height = image.height;
     const context = canvas.getContext("2d", { willReadFrequently: true });
     context.drawImage(picture, 0, 0, image.width, image.height);
-    const byScore = objects.slice().reverse();
-    if (shown.masks) {
+    const lastOnTop = objects.slice().reverse();
+    if (shows.masks) {
       const data = context.getImageData(0, 0, image.width, image.height);
       const photograph = data.data.slice();
-      for (const one of byScore) {
-        if (one.rle) paintMask(data.data, photograph, image.width, image.height, one.rle, classes[one.class].colour);
+      for (const object of lastOnTop) {
+        if (object.rle) paintMask(data.data, photograph, image.width, image.height, object.rle, object.colour);
       }
       context.putImageData(data, 0, 0);
     }
     const size = Math.max(11, Math.round(image.width / 42));
     context.font = `${size}px system-ui, "Liberation Sans", sans-serif`;
     context.lineWidth = Math.max(1.5, image.width / 320);
-    for (const one of shown.boxes ? byScore : []) {
-      context.strokeStyle = css(classes[one.class].colour);
-      context.setLineDash(one.crowd ? [6, 4] : []);
-      context.strokeRect(...one.box);
+    for (const object of shows.boxes ? lastOnTop : []) {
+      context.strokeStyle = css(object.colour);
+      context.setLineDash(object.dashed ? [6, 4] : []);
+      context.strokeRect(...object.box);
     }
-    for (const one of shown.names ? byScore : []) {
-      drawName(context, caption(one, classes), one.box[0], one.box[1], size, classes[one.class].colour, image.width);
+    for (const object of shows.names ? lastOnTop : []) {
+      const wide = context.measureText(object.caption).width + 6;
+      const left = Math.max(0, Math.min(object.box[0], image.width - wide));
+      const top = Math.max(0, object.box[1] - size - 4);
+      context.fillStyle = css(object.colour);
+      context.fillRect(left, top, wide, size + 4);
+      context.fillStyle = ink(object.colour);
+      context.fillText(object.caption, left + 3, top + size);
     }
   }
 
-  function drawName(context, text, x, y, size, colour, width) {
-    const wide = context.measureText(text).width + 6;
-    const left = Math.max(0, Math.min(x, width - wide));
-    const top = Math.max(0, y - size - 4);
-    context.fillStyle = css(colour);
-    context.fillRect(left, top, wide, size + 4);
-    context.fillStyle = ink(colour);
-    context.fillText(text, left + 3, top + size);
-  }
-
-  function caption(one, classes) {
-    const name = classes[one.class].name + (one.crowd ? " (crowd)" : "");
-    return one.score === undefined ? name : `${name} ${one.score.toFixed(2)}`;
-  }
-
-  // Gallery: what is shown follows from the state of the controls.
+  // Gallery: what is shown follows from the controls, and the address holds what they say.
   function startGallery(sets) {
-    const byId = (id) => document.getElementById(id);
-    const [chooseSet, chooseRun, chooseClass] = ["choose-set", "choose-run", "choose-class"].map(byId);
-    const score = byId("choose-score");
+    const CONTROLS = ["set", "run", "class", "score", "sort", "colour", "masks", "boxes", "names"];
+    const control = Object.fromEntries(CONTROLS.map((name) => [name, byId(`choose-${name}`)]));
+    const dialog = byId("large");
     let first = 0;
+    let enlarged = null; // position of the enlarged image among those shown
+    let shown = []; // indices of the images that fit, in their order
 
-    function options(select, texts) {
-      select.replaceChildren(...texts.map((text, place) => new Option(text, String(place))));
+    function fill(select, labels, wanted) {
+      select.replaceChildren(...labels.map(([value, text]) => new Option(text, value)));
+      select.value = wanted;
+      if (select.selectedIndex < 0) select.selectedIndex = 0;
     }
 
     function current() {
-      const set = sets[Number(chooseSet.value)];
-      return { set, run: set.runs[Number(chooseRun.value)], only: Number(chooseClass.value) - 1, least: Number(score.value) };
+      const set = sets[control.set.selectedIndex];
+      const only = control.class.selectedIndex - 1;
+      return { set, run: set.runs[control.run.selectedIndex], only, least: Number(control.score.value) };
     }
 
-    function shownObjects(place) {
+    // What is right, missed and wrong in an image. Detections were matched with objects by descending score, so that
+    // the matches of those from a score on are the same whatever comes after.
+    function judge(index) {
       const { set, run, only, least } = current();
-      const fits = (one) => only < 0 || one.class === only;
-      return { truth: set.images[place].truth.filter(fits), found: run.found[place].filter((one) => fits(one) && one.score >= least) };
+      const fits = (object) => only < 0 || object.class === only;
+      const detections = run.found[index].filter((detection) => fits(detection) && detection.score >= least);
+      const matched = new Set(detections.map((detection) => detection.match));
+      const objects = set.images[index].truth.map((object, number) => ({
+        ...object,
+        outcome: object.crowd ? "crowd" : matched.has(number) ? "right" : "missed",
+      }));
+      const outcome = (match) => (match >= 0 ? "right" : match === IN_CROWD ? "crowd" : "wrong");
+      const judged = detections.map((detection) => ({ ...detection, outcome: outcome(detection.match) }));
+      return { objects: objects.filter(fits), detections: set.annotated ? judged : detections };
     }
 
-    function matching() {
+    function count(objects, outcome) {
+      return objects.filter((object) => object.outcome === outcome).length;
+    }
+
+    // F1 of one image, 1 for an image rightly left empty.
+    function quality(index) {
+      const { objects, detections } = judge(index);
+      const right = count(detections, "right");
+      const mistakes = count(detections, "wrong") + count(objects, "missed");
+      return right + mistakes ? right / (right + mistakes / 2) : 1;
+    }
+
+    function order() {
       const { set, only } = current();
-      const places = set.images.map((_, place) => place);
-      if (only < 0) return places;
-      return places.filter((place) => {
-        const { truth, found } = shownObjects(place);
-        return truth.length + found.length > 0;
-      });
+      let indices = set.images.map((_, index) => index);
+      if (only >= 0) {
+        indices = indices.filter((index) => {
+          const { objects, detections } = judge(index);
+          return objects.length + detections.length > 0;
+        });
+      }
+      if (control.sort.value !== "file" && set.annotated) {
+        const sign = control.sort.value === "worst" ? 1 : -1;
+        const qualities = new Map(indices.map((index) => [index, quality(index)]));
+        indices.sort((a, b) => sign * (qualities.get(a) - qualities.get(b)) || a - b);
+      }
+      return indices;
     }
 
-    function panel(title, image, objects, classes) {
+    function drawable(object, set) {
+      const { name, colour } = set.classes[object.class];
+      const byOutcome = control.colour.value === "outcome" && object.outcome;
+      const score = object.score === undefined ? "" : ` ${object.score.toFixed(2)}`;
+      return {
+        box: object.box,
+        rle: object.rle,
+        colour: byOutcome ? OUTCOMES[object.outcome] : colour,
+        caption: `${name}${object.crowd ? " (crowd)" : ""}${score}`,
+        dashed: object.crowd || (byOutcome && object.outcome !== "right"),
+      };
+    }
+
+    function panel(title, image, objects, set) {
       const figure = document.createElement("figure");
       const canvas = document.createElement("canvas");
       const text = document.createElement("figcaption");
-      text.textContent = `${title}: ${objects.length}`;
+      text.textContent = title;
+      const drawn = objects.map((object) => drawable(object, set));
       canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", `${title}: ${objects.map((one) => caption(one, classes)).join(", ") || "nothing"}`);
-      const shown = { masks: byId("show-masks").checked, boxes: byId("show-boxes").checked, names: byId("show-names").checked };
+      canvas.setAttribute("aria-label", `${title}: ${drawn.map((object) => object.caption).join(", ") || "nothing"}`);
+      const shows = { masks: control.masks.checked, boxes: control.boxes.checked, names: control.names.checked };
       const picture = new Image();
       picture.addEventListener("load", () => {
-        drawObjects(canvas, picture, image, objects, classes, shown);
+        drawObjects(canvas, picture, image, drawn, shows);
         canvas.dataset.drawn = "true";
       });
       picture.src = `data:image/jpeg;base64,${image.jpeg}`;
@@ -161,81 +206,154 @@
       return figure;
     }
 
-    function pair(place) {
+    function pair(index) {
       const { set } = current();
-      const { truth, found } = shownObjects(place);
+      const { objects, detections } = judge(index);
       const row = document.createElement("div");
       row.className = "pair";
-      if (set.annotated) row.append(panel("Ground truth", set.images[place], truth, set.classes));
-      row.append(panel("Predictions", set.images[place], found, set.classes));
+      let mistakes = "";
+      if (set.annotated) {
+        const missed = count(objects, "missed");
+        row.append(panel(`Ground truth: ${objects.length}, ${missed} missed`, set.images[index], objects, set));
+        mistakes = `, ${count(detections, "wrong")} wrong`;
+      }
+      row.append(panel(`Predictions: ${detections.length}${mistakes}`, set.images[index], detections, set));
       return row;
     }
 
-    function card(place) {
+    function card(index, position) {
       const box = document.createElement("article");
       box.className = "card";
+      box.tabIndex = 0;
+      box.setAttribute("role", "button");
+      box.setAttribute("aria-label", `Enlarge ${current().set.images[index].name}`);
       const heading = document.createElement("h3");
-      heading.textContent = current().set.images[place].name;
-      const row = pair(place);
-      row.addEventListener("click", () => enlarge(place));
-      box.append(heading, row);
+      heading.textContent = current().set.images[index].name;
+      box.append(heading, pair(index));
+      box.addEventListener("click", () => enlarge(position));
       return box;
     }
 
-    function enlarge(place) {
-      const dialog = byId("large");
-      dialog.querySelector("div").replaceChildren(pair(place));
-      dialog.showModal();
+    function enlarge(position) {
+      enlarged = Math.max(0, Math.min(position, shown.length - 1));
+      const index = shown[enlarged];
+      byId("large-name").textContent = `${current().set.images[index].name} (${enlarged + 1} of ${shown.length})`;
+      dialog.querySelector("div").replaceChildren(pair(index));
+      if (!dialog.open) dialog.showModal();
+      remember();
+    }
+
+    function focusCard(position) {
+      if (position < 0 || position >= shown.length) return;
+      if (position < first || position >= first + PER_PAGE) {
+        first = position - (position % PER_PAGE);
+        draw();
+      }
+      byId("cards").children[position - first].focus();
     }
 
     function draw() {
-      byId("score-shown").textContent = Number(score.value).toFixed(2);
-      const places = matching();
-      first = Math.min(first, Math.max(0, places.length - 1));
+      byId("score-shown").textContent = Number(control.score.value).toFixed(2);
+      shown = order();
+      first = Math.min(first, Math.max(0, shown.length - 1));
       first -= first % PER_PAGE;
-      const page = places.slice(first, first + PER_PAGE);
-      byId("position").textContent = places.length
-        ? `images ${first + 1} to ${first + page.length} of ${places.length}`
-        : "no image";
+      const page = shown.slice(first, first + PER_PAGE);
+      byId("position").textContent = page.length ? `${first + 1} to ${first + page.length} of ${shown.length}` : "no image";
       byId("previous").disabled = first === 0;
-      byId("next").disabled = first + PER_PAGE >= places.length;
-      byId("cards").replaceChildren(...page.map(card));
+      byId("next").disabled = first + PER_PAGE >= shown.length;
+      byId("cards").replaceChildren(...page.map((index, offset) => card(index, first + offset)));
+      byId("outcomes").hidden = control.colour.value !== "outcome" || !current().set.annotated;
+      remember();
     }
 
-    function changeRun() {
+    function chooseRun() {
       const { set, run } = current();
-      const count = (place) => run.found.flat().filter((one) => one.class === place).length;
-      const truth = (place) => set.images.flatMap((image) => image.truth).filter((one) => one.class === place).length;
-      const kept = chooseClass.value;
-      options(chooseClass, [
-        "all classes",
-        ...set.classes.map((one, place) => `${one.name} (${set.annotated ? `${truth(place)} true, ` : ""}${count(place)} found)`),
-      ]);
-      chooseClass.value = kept && Number(kept) <= set.classes.length ? kept : "0";
+      const number = (lists, label) => lists.flat().filter((object) => object.class === label).length;
+      const texts = set.classes.map(({ name }, label) => {
+        const objects = number(set.images.map((image) => image.truth), label);
+        return [name, `${name} (${set.annotated ? `${objects} true, ` : ""}${number(run.found, label)} found)`];
+      });
+      fill(control.class, [["", "all classes"], ...texts], control.class.value);
       draw();
     }
 
-    function changeSet() {
-      first = 0;
-      chooseClass.value = "0";
-      options(chooseRun, sets[Number(chooseSet.value)].runs.map((run) => run.label));
-      changeRun();
+    function chooseSet(run = "") {
+      fill(control.run, sets[control.set.selectedIndex].runs.map(({ label }) => [label, label]), run);
+      chooseRun();
     }
 
-    options(chooseSet, sets.map((set) => set.label));
-    chooseSet.addEventListener("change", changeSet);
-    chooseRun.addEventListener("change", changeRun);
-    chooseClass.addEventListener("change", draw);
-    for (const control of [score, byId("show-masks"), byId("show-boxes"), byId("show-names")]) {
-      control.addEventListener("input", draw);
+    // The address: what differs from the defaults, so that a link shows what its sender saw.
+    function remember() {
+      const state = new URLSearchParams();
+      for (const name of CONTROLS) {
+        const { type, checked, value } = control[name];
+        const text = type === "checkbox" ? String(checked) : value;
+        if (text !== defaults[name]) state.set(name, text);
+      }
+      if (first) state.set("first", String(first + 1));
+      if (enlarged !== null) state.set("image", current().set.images[shown[enlarged]].name);
+      const text = state.toString();
+      if (text || location.hash.includes("=")) history.replaceState(null, "", `#${text || "gallery"}`);
+    }
+
+    function restore() {
+      const state = new URLSearchParams(location.hash.slice(1));
+      for (const name of CONTROLS) {
+        const text = state.get(name) ?? defaults[name];
+        if (control[name].type === "checkbox") control[name].checked = text === "true";
+        else if (name !== "class" && name !== "run") control[name].value = text;
+      }
+      if (control.set.selectedIndex < 0) control.set.selectedIndex = 0;
+      first = Math.max(0, (Number(state.get("first")) || 1) - 1);
+      const image = state.get("image");
+      const wanted = state.get("class");
+      fill(control.class, [[wanted ?? "", ""]], wanted ?? "");
+      chooseSet(state.get("run") ?? "");
+      const position = shown.findIndex((index) => current().set.images[index].name === image);
+      if (position >= 0) enlarge(position);
+    }
+
+    function pressed(event) {
+      const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1 }[event.key];
+      if (dialog.open) {
+        if (step) enlarge(enlarged + step);
+        return;
+      }
+      const cards = Array.from(byId("cards").children);
+      const focused = cards.indexOf(document.activeElement);
+      if (focused < 0) return;
+      if (step) focusCard(first + focused + step);
+      else if (event.key === "Enter" || event.key === " ") enlarge(first + focused);
+      else return;
+      event.preventDefault();
+    }
+
+    fill(control.set, sets.map(({ label }) => [label, label]), sets[0].label);
+    const defaults = Object.fromEntries(
+      CONTROLS.map((name) => [name, control[name].type === "checkbox" ? String(control[name].checked) : control[name].value]),
+    );
+    defaults.class = "";
+    defaults.run = sets[0].runs[0].label;
+    control.set.addEventListener("change", () => { first = 0; chooseSet(); });
+    control.run.addEventListener("change", chooseRun);
+    for (const name of CONTROLS.slice(2)) {
+      control[name].addEventListener(control[name].tagName === "SELECT" ? "change" : "input", draw);
     }
     byId("previous").addEventListener("click", () => { first -= PER_PAGE; draw(); });
     byId("next").addEventListener("click", () => { first += PER_PAGE; draw(); });
     byId("controls").addEventListener("submit", (event) => event.preventDefault());
-    changeSet();
+    document.addEventListener("keydown", pressed);
+    dialog.addEventListener("close", () => {
+      const position = enlarged;
+      enlarged = null;
+      focusCard(position);
+      remember();
+    });
+    window.addEventListener("hashchange", () => { if (location.hash.includes("=")) restore(); });
+    restore();
   }
 
-  document.querySelectorAll("table").forEach(sortable);
-  const sets = JSON.parse(document.getElementById("gallery-data").textContent);
+  document.querySelectorAll("table").forEach(makeSortable);
+  const sets = JSON.parse(byId("gallery-data").textContent);
   if (sets.length) startGallery(sets);
 })();
