@@ -5,12 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_samples import Box, cocoeval, dataset, encode, entry, rectangle
+import torch
+from drawn_candidates import rles_of
+from evaluation_samples import Box, cocoeval, dataset, entry, rectangle
 from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval
 
 from ntt.evaluation.ground_truth import prepare_ground_truth
 from ntt.evaluation.proposals import average_recall, finding_ranks
+from ntt.ops.mask_changes import mask_changes
+from ntt.ops.run_lengths import to_run_lengths
 from ntt.types import Candidates, Category, Detections
 
 HERE: Box = (0, 0, 20, 20)
@@ -19,10 +23,11 @@ THERE: Box = (25, 15, 20, 20)
 
 def candidates(boxes: Sequence[Box], predicted_iou: Sequence[float]) -> Candidates:
     count = len(boxes)
+    masks = np.array([rectangle(box) for box in boxes], dtype=np.bool_).reshape(count, 40, 50)
     return Candidates(
         height=40,
         width=50,
-        rles=tuple(encode(rectangle(box)) for box in boxes),
+        masks=to_run_lengths(mask_changes(torch.from_numpy(masks))),
         grid_boxes_xyxy=np.zeros((count, 4), np.float32),
         predicted_iou=np.array(predicted_iou, dtype=np.float32),
         features=np.zeros((count, 2), np.float32),
@@ -70,9 +75,10 @@ def test_recall_is_that_of_pycocotools_without_classes(tmp_path: Path, seed: int
     for image_id, boxes, scores in found:
         given = candidates(boxes, scores)
         ranks.append(finding_ranks(given, prepared, image_id))
-        xywh = np.array([coco_mask.toBbox({"size": [40, 50], "counts": each}) for each in given.rles], dtype=np.float32)
+        rles = rles_of(given)
+        xywh = np.array([coco_mask.toBbox({"size": [40, 50], "counts": rle}) for rle in rles], dtype=np.float32)
         labels = np.zeros(len(boxes), dtype=np.int64)
-        detections.append(Detections(image_id, 40, 50, labels, given.predicted_iou, xywh, given.rles))
+        detections.append(Detections(image_id, 40, 50, labels, given.predicted_iou, xywh, rles))
     ours = average_recall(ranks)
     for kind in ("bbox", "segm"):
         evaluation: COCOeval = cocoeval(data, detections, (Category(1, "cat"), Category(2, "dog")), kind)

@@ -16,10 +16,11 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from ntt.data.images import read_image
+from ntt.data.masks import checked_runs
 from ntt.drawing.colours import class_colour
 from ntt.drawing.instances import DrawnInstances
 from ntt.drawing.quality import match_objects
-from ntt.errors import NttError
+from ntt.errors import DataError, NttError
 from ntt.reports.detected import Detected
 from ntt.stages.target_pictures import drawn_instances
 from ntt.types import Detections, ImageRecord, IntArray, Json
@@ -120,6 +121,11 @@ def _image(record: ImageRecord, drawn: DrawnInstances) -> Json:
 
 def _detections(detections: Detections, drawn: DrawnInstances, scale: float) -> list[Json]:
     """Return the best detections of an image; "match" is the object they find, as `match_objects` has it."""
+    try:
+        for rle in detections.rles:
+            checked_runs(rle.decode("ascii"), detections.height, detections.width)
+    except ValueError as error:
+        raise DataError(f"A mask of image {detections.image_id} does not fit the data set: {error}.") from error
     matches: IntArray = match_objects(drawn, detections)[0]
     columns = (detections.labels, detections.scores, detections.boxes_xywh, matches)
     rows = zip(*(column.tolist() for column in columns), detections.rles, strict=True)
