@@ -6,22 +6,20 @@ paths: they are looked up among the files of the image folder (`ntt.convert.fold
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ntt.base.files import open_regular
-from ntt.convert.folders import Folder
+from ntt.convert.folders import ANNOTATION_SUFFIXES, Folder
 from ntt.data.images import check_size, upright_size
 from ntt.data.masks import rle_area, segmentation_rle
 from ntt.errors import DataError, raise_all
 from ntt.types import Category, Json
 
-NAMES_ANOTHER = (
-    "file(s) whose {} names another image than the file's own name, and both exist: the file's own name counts"
-)
+T = TypeVar("T")
 Box = tuple[float, float, float, float]
 _LARGEST_PX = 1e6
 
@@ -73,6 +71,33 @@ class CocoBuilder:
         self._objects: list[tuple[Json, LabelledObject]] = []
         self._notes = Counter(images.notes)
         self._examples: dict[str, object] = {}
+
+    def annotated_images(
+        self,
+        images: Folder,
+        files: Sequence[Path],
+        root: Path,
+        read: Callable[[Path], tuple[T, str | None]],
+        *,
+        is_part: bool = False,
+    ) -> Iterator[tuple[Path, T, Path]]:
+        """Yield annotation files below `root`, their content, and the image of each.
+
+        `read` returns a file's content and the name it states of its image. What it states wrongly is noted, and images
+        without a file unless the files are chosen by `is_part`.
+        """
+        without_file = dict.fromkeys(images.images)
+        for file in files:
+            with self.collecting():
+                content, stated = read(file)
+                path, names_another = images.find(stated, file, root)
+                if names_another:
+                    self.note("file(s) name another image than the file's own name, which counts: both exist", file)
+                without_file.pop(path, None)
+                yield file, content, path
+        if without_file and not is_part:
+            self.note("image(s) without a file of annotations left out", *without_file)
+        self.note_passed_over(images.passed_over(images.images, harmless=ANNOTATION_SUFFIXES))
 
     @contextmanager
     def collecting(self) -> Iterator[None]:

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ntt.convert.base import NAMES_ANOTHER, CocoBuilder, Converted, LabelledObject, polygon_box, read_bytes
-from ntt.convert.folders import ANNOTATION_SUFFIXES, Folder
+from ntt.convert.base import CocoBuilder, Converted, LabelledObject, polygon_box, read_bytes
+from ntt.convert.folders import Folder
 from ntt.data.coco_entries import all_numbers, whole
 from ntt.data.masks import BoolArray, rle_box, segmentation_rle
 from ntt.errors import DataError
@@ -48,20 +48,19 @@ def convert_labelme(
     listing = Folder(annotations)
     folder = listing if images is None else Folder(images)
     builder = CocoBuilder(folder, categories)
-    builder.note_passed_over(folder.passed_over(folder.images, harmless=ANNOTATION_SUFFIXES))
-    for file in listing.with_suffix(".json"):
+    files = listing.with_suffix(".json")
+    for file, document, path in builder.annotated_images(folder, files, annotations, _read):
         with builder.collecting():
-            name = str(_read(file).get("imagePath") or "")
-            path, names_another = folder.find(name, file, annotations)
-            if names_another:
-                builder.note(NAMES_ANOTHER.format("imagePath"), file)
-            builder.add_objects(*labelled_image(builder, path, file))
+            builder.add_objects(*_labelled(builder, path, file, document))
     return builder.finish(annotations)
 
 
 def labelled_image(builder: CocoBuilder, path: Path, file: Path) -> tuple[Json, list[LabelledObject]]:
     """Enter an image in the size its LabelMe file states; return its entry and the file's objects, not yet entered."""
-    document = _read(file)
+    return _labelled(builder, path, file, _read(file)[0])
+
+
+def _labelled(builder: CocoBuilder, path: Path, file: Path, document: Json) -> tuple[Json, list[LabelledObject]]:
     height, width = whole(document.get("imageHeight")) or 0, whole(document.get("imageWidth")) or 0
     image = builder.add_image(path, (height, width) if min(height, width) > 0 else None, stated_by=file)
     return image, _objects(document["shapes"], file, (image["height"], image["width"]), builder)
@@ -75,14 +74,15 @@ def mask_object(name: str, mask_HW: BoolArray) -> LabelledObject:
     return LabelledObject(name, rle_box(rle, height, width), segmentation)
 
 
-def _read(file: Path) -> Json:
+def _read(file: Path) -> tuple[Json, str]:
+    """Return a LabelMe file, and the name it states of its image."""
     try:
         document = json.loads(read_bytes(file, _MAX_BYTES))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON: {error}. Save it again from LabelMe.") from error
     if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
         raise DataError(f"{file} is not a LabelMe file: it has no list `shapes`. Save it from LabelMe, or remove it.")
-    return document
+    return document, str(document.get("imagePath") or "")
 
 
 def _objects(shapes: list[Any], file: Path, size_hw: tuple[int, int], builder: CocoBuilder) -> list[LabelledObject]:

@@ -6,8 +6,8 @@
 
 A file next to an example image `a.jpg` says which part of it is the object:
 
-- `a_mask.png`: a mask of the image's size, white (or any colour) on black; `a_mask_2.png`, `a_mask_3.png` and so on
-  for further objects;
+- `a_mask.png`, or in another format: a mask of the image's size, white (or any colour) on black; `a_mask_2.png`,
+  `a_mask_3.png` and so on for further objects;
 - `a_box.txt`: one box per line, `left top right bottom` in pixels;
 - `a.json`: a LabelMe file; only shapes labelled with the class count;
 - no such file: the whole image.
@@ -17,7 +17,7 @@ for metrics: `targets.json` next to the folder, in COCO format, or LabelMe files
 """
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from ntt.convert.folders import Folder
 from ntt.convert.labelme import labelled_image, mask_object
 from ntt.data.coco_entries import Findings, parse_categories
 from ntt.data.documents import read_document
+from ntt.data.images import DECODING_ERRORS, opened_image
 from ntt.data.masks import BoolArray
 from ntt.errors import DataError, raise_all
 from ntt.types import Category
@@ -114,10 +115,6 @@ class _Example:
     boxes: list[Path]
     labelme: list[Path]
 
-    @property
-    def side_files(self) -> list[Path]:
-        return [*self.masks, *self.boxes, *self.labelme]
-
 
 def _sort_files(folder: Folder, builder: CocoBuilder) -> list[_Example]:
     """Return the example images with the files beside them.
@@ -125,46 +122,27 @@ def _sort_files(folder: Folder, builder: CocoBuilder) -> list[_Example]:
     What might have been meant for an image and would be skipped, or taken for an example of its own, is a problem: the
     whole image would count. What is not understood at all is noted.
     """
-    masks: dict[Path, re.Match[str]] = {}
-    for path in folder.images:
-        match = _MASK_NAME.fullmatch(path.stem)
-        if match and (path.suffix.lower() == ".png" or _images_called(folder, path.parent, match["stem"])):
-            masks[path] = match
+    masks = {path: match["stem"] for path in folder.images if (match := _MASK_NAME.fullmatch(path.stem))}
     images = [path for path in folder.images if path not in masks]
     examples = {
         path: _Example(path, [], folder.beside(path, _BOX_ENDING), folder.beside(path, ".json")) for path in images
     }
-    for path, match in masks.items():
-        owners = [owner for owner in _images_called(folder, path.parent, match["stem"]) if owner in examples]
+    for path, stem in masks.items():
+        owners = [owner for owner in folder.images_called(path.parent, stem) if owner in examples]
         if not owners:
-            builder.problems.append(_belongs_to_nothing(path, "mask", match["stem"]))
-        elif path.suffix.lower() != ".png":
-            builder.problems.append(f"{path} is named like a mask, and masks must be PNG files. Save it as PNG.")
+            builder.problems.append(_belongs_to_nothing(path, "mask", stem))
         for owner in owners:
             examples[owner].masks.append(path)
-    used = {*masks, *images, *(path for example in examples.values() for path in example.side_files)}
-    for path in folder.passed_over(used):
-        if path.name.lower().endswith(_BOX_ENDING):
-            builder.problems.append(_belongs_to_nothing(path, "file of boxes", path.name[: -len(_BOX_ENDING)]))
-    builder.note_passed_over([path for path in folder.passed_over(used) if not path.name.lower().endswith(_BOX_ENDING)])
-    twins = _report_twins(images, builder)
-    return [example for path, example in examples.items() if path not in twins]
-
-
-def _images_called(folder: Folder, parent: Path, stem: str) -> list[Path]:
-    return [path for path in folder.images_called(parent, stem) if not _MASK_NAME.fullmatch(path.stem)]
-
-
-def _report_twins(images: Sequence[Path], builder: CocoBuilder) -> set[Path]:
-    """Report and return images that share one name, such as an image and its mask."""
-    by_stem: defaultdict[tuple[Path, str], list[Path]] = defaultdict(list)
-    for path in images:
-        by_stem[path.parent, path.stem.lower()].append(path)
-    groups = [paths for paths in by_stem.values() if len(paths) > 1]
-    for first, second, *_ in groups:
+    used = {*folder.images, *(file for example in examples.values() for file in (*example.boxes, *example.labelme))}
+    passed_over = folder.passed_over(used)
+    boxes = [path for path in passed_over if path.name.lower().endswith(_BOX_ENDING)]
+    builder.problems += [_belongs_to_nothing(path, "file of boxes", path.name[: -len(_BOX_ENDING)]) for path in boxes]
+    builder.note_passed_over([path for path in passed_over if path not in boxes])
+    twins = {path: [*folder.images_called(path.parent, path.stem)] for path in images}
+    for first, second, *_ in {tuple(paths) for paths in twins.values() if len(paths) > 1}:
         remedy = f"If one is a mask, call it {first.stem}_mask.png; else rename it."
         builder.problems.append(f"{first} and {second.name} have one name. {remedy}")
-    return {path for group in groups for path in group}
+    return [example for path, example in examples.items() if len(twins[path]) == 1]
 
 
 def _belongs_to_nothing(path: Path, kind: str, stem: str) -> str:
@@ -210,7 +188,7 @@ def _masked(name: str, file: Path, size_hw: tuple[int, int], builder: CocoBuilde
 
 
 def _is_two_coloured(path: Path) -> bool:
-    with Image.open(path) as image:
+    with opened_image(path) as image:
         if image.mode not in ("1", "L", "P", "LA", "RGB"):
             return False
         colours = image.getcolors(2)
@@ -230,13 +208,12 @@ def _of_class(objects: list[LabelledObject], file: Path, name: str | None) -> li
 
 
 def read_mask(path: Path, size_hw: tuple[int, int]) -> BoolArray:
-    """Read a mask of an image's size from a PNG file, bool [H, W]; see `foreground`."""
-    try:
-        with Image.open(path, formats=("PNG",)) as picture:
-            picture.load()
+    """Read a mask of an image's size from a picture, bool [H, W]; see `foreground`."""
+    with opened_image(path) as picture:
+        try:
             mask = foreground(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"The mask {path} cannot be read: {error}. Save it again as PNG.") from error
+        except DECODING_ERRORS as error:
+            raise DataError(f"The mask {path} is damaged ({error}). Save it again as PNG.") from error
     if mask.shape != size_hw:
         sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image has {size_hw[1]} x {size_hw[0]}"
         raise DataError(f"The mask {path} has {sizes}. Do not scale it.")

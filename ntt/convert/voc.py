@@ -17,7 +17,6 @@ from typing import Literal
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
 from ntt.convert.base import (
-    NAMES_ANOTHER,
     Box,
     CocoBuilder,
     Converted,
@@ -64,14 +63,10 @@ def convert_voc(
     folder = Folder(images)
     builder = CocoBuilder(folder, categories)
     builder.problems += listing.problems
-    builder.note_passed_over(folder.passed_over(folder.images, harmless=ANNOTATION_SUFFIXES))
     builder.note_passed_over(listing.passed_over([*files, *listing.images], harmless=ANNOTATION_SUFFIXES))
-    for file in files:
+    is_part = names is not None
+    for file, tree, path in builder.annotated_images(folder, files, annotations, _read, is_part=is_part):
         with builder.collecting():
-            tree = read_xml(file)
-            path, names_another = folder.find(tree.findtext("filename"), file, annotations)
-            if names_another:
-                builder.note(NAMES_ANOTHER.format("<filename>"), file)
             objects = [
                 _object(element, f"{file}: object {number}", zero_based)
                 for number, element in enumerate(tree.findall("object"), start=1)
@@ -108,6 +103,11 @@ def read_xml(path: Path) -> Element:
     if root.tag != "annotation":
         raise DataError(f"{path} begins with <{root.tag}>, a VOC file begins with <annotation>.")
     return root
+
+
+def _read(path: Path) -> tuple[Element, str | None]:
+    tree = read_xml(path)
+    return tree, tree.findtext("filename")
 
 
 def _named(files: Sequence[Path], names: Sequence[str], root: Path) -> list[Path]:

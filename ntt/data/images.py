@@ -37,7 +37,9 @@ _READING_THREADS = 8
 _SHALLOW_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp")  # at most 8 bits
 _HEADERS, _DECODED = 64, 16  # images looked at, and images decoded, to find the white level of a data set
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError, TypeError)
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError, TypeError)
+"""What Pillow may raise while it decodes a damaged image."""
+
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange rows and columns."""
@@ -57,7 +59,7 @@ def read_image(record: ImageRecord) -> npt.NDArray[np.uint8]:
     Raises:
         DataError: if the file is missing, damaged, larger than `MAX_PIXELS`, or not of the record's size.
     """
-    with _opened(record.path) as image:
+    with opened_image(record.path) as image:
         mode = deep_mode(image)
         turn = _must_turn(image, record.path, (record.height, record.width))
         if _is_ambiguous(image):
@@ -65,7 +67,7 @@ def read_image(record: ImageRecord) -> npt.NDArray[np.uint8]:
         orientation = _orientation(image) if turn else 1
         try:
             return decode_rgb(image, record.path, mode, orientation=orientation, white_level=record.white_level)
-        except _DECODING_ERRORS as error:
+        except DECODING_ERRORS as error:
             raise _undecodable(record.path, error) from error
 
 
@@ -75,7 +77,7 @@ def upright_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: if the file is missing, not an image, or larger than `MAX_PIXELS`.
     """
-    with _opened(path) as image:
+    with opened_image(path) as image:
         return _upright(image)
 
 
@@ -101,12 +103,12 @@ def _spread(paths: Sequence[Path], count: int) -> Sequence[Path]:
 def _level(path: Path, *, look_only: bool = False) -> tuple[float, bool] | None:
     """Return the white level of a deep image; None for others, and for those that cannot be read: checked later."""
     try:
-        with _opened(path) as image:
+        with opened_image(path) as image:
             mode = deep_mode(image)
             if mode is None:
                 return None
             return (0.0, False) if look_only else image_white_level(image, path, mode)
-    except (DataError, *_DECODING_ERRORS):
+    except (DataError, *DECODING_ERRORS):
         return None
 
 
@@ -116,7 +118,7 @@ def check_size(path: Path, size_hw: tuple[int, int], *, stated_by: Path) -> None
     Raises:
         DataError: if the image has this size neither as it is stored nor turned upright, or cannot be read.
     """
-    with _opened(path) as image:
+    with opened_image(path) as image:
         _must_turn(image, path, size_hw, str(stated_by))
 
 
@@ -170,8 +172,12 @@ def image_digest(record: ImageRecord) -> str:
     return f"{digest}/stored" if record.orientation == "stored" else digest
 
 
-def _opened(path: Path) -> Image.Image:
-    """Open an image without decoding it; raise DataError where that fails."""
+def opened_image(path: Path) -> Image.Image:
+    """Open an image without decoding it.
+
+    Raises:
+        DataError: if the file is missing, not an image, or larger than `MAX_PIXELS`.
+    """
     try:
         open_regular(path).close()
         image = Image.open(path, formats=_available_formats())
@@ -180,7 +186,7 @@ def _opened(path: Path) -> Image.Image:
     except UnidentifiedImageError as error:
         message = f"{path} is not an image in a format that can be read. Save it as JPEG or PNG, or {_TAKE_OUT}"
         raise DataError(message) from error
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:  # from the file system, not a decoder
             raise DataError(_missing(path, error)) from error
         raise _undecodable(path, error) from error
@@ -216,7 +222,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _DECODING_ERRORS:
+    except DECODING_ERRORS:
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -255,7 +261,7 @@ def _described_size(image: Image.Image) -> str:
 def _check(record: ImageRecord, *, full: bool) -> tuple[str | None, list[str]]:
     """Look at header, size and end of a file; decode it if its end is not the usual one. Return problem and remarks."""
     try:
-        with _opened(record.path) as image:
+        with opened_image(record.path) as image:
             _must_turn(image, record.path, (record.height, record.width))
             kind = "JPEG" if image.format == "MPO" else image.format  # of phones: several JPEG pictures in one file
             remarks = [_AMBIGUOUS] if record.orientation is None and _is_ambiguous(image) else []
@@ -271,11 +277,11 @@ def _decoded_problem(record: ImageRecord) -> str | None:
     """Decode a file completely, checksums included where its format has them (PNG)."""
     try:
         read_image(record)
-        with _opened(record.path) as image:
+        with opened_image(record.path) as image:
             image.verify()
     except DataError as error:
         return str(error)
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         return str(_undecodable(record.path, error))
     return None
 
