@@ -136,6 +136,9 @@ def test_stated_sizes_are_compared_with_the_picture(voc: Path):
         from_voc(voc)
 
 
+FAR = "<polygon><x1>1</x1><y1>2</y1><x2>1e12</x2><y2>2</y2><x3>9</x3><y3>8</y3></polygon></object>"
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [
@@ -147,6 +150,7 @@ def test_stated_sizes_are_compared_with_the_picture(voc: Path):
         (f"<annotation>{voc_object('dog', (1, 2, 'x', 4))}</annotation>", "has the corners"),
         (f"<annotation>{voc_object('dog', (9, 2, 3, 4))}</annotation>", "must not be smaller"),
         (f"<annotation>{voc_object('dog', ('nan', 2, 'inf', 4))}</annotation>", "not in pixels of an image"),
+        (f"<annotation>{voc_object('dog', (1, 2, 3, 4)).replace('</object>', FAR)}</annotation>", "not in pixels of"),
         ('<?xml version="1.0" encoding="klingon"?><annotation/>', "is not usable XML"),
         ('<?xml version="1.0" encoding="utf-7"?><annotation/>', "is not usable XML"),
         ('<?xml version="1.0" encoding="punycode"?><annotation/>', "is not usable XML"),

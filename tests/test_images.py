@@ -248,16 +248,33 @@ def tiff16(path: Path, values: np.ndarray, **options: Any) -> Path:
     return path
 
 
+def ppm16(path: Path, values: np.ndarray, top: int = 65535) -> Path:
+    path.write_bytes(b"P6\n%d %d\n%d\n" % (values.shape[1], values.shape[0], top) + values.astype(">u2").tobytes())
+    return path
+
+
 DEEP = PIXELS.astype(np.uint16) * 16
 
 
-@pytest.mark.parametrize("write", [png16, tiff16, partial(tiff16, compression="zlib"), partial(tiff16, byteorder=">")])
-def test_twelve_bits_in_rgb_of_sixteen(tmp_path: Path, write: Any) -> None:
-    path = write(tmp_path / ("a.png" if write is png16 else "a.tiff"), DEEP)
+@pytest.mark.parametrize(
+    ("suffix", "write"),
+    [
+        ("png", png16),
+        ("ppm", ppm16),
+        ("ppm", partial(ppm16, top=4095)),
+        ("tiff", tiff16),
+        ("tiff", partial(tiff16, compression="zlib")),
+        ("tiff", partial(tiff16, byteorder=">")),
+    ],
+)
+def test_twelve_bits_in_rgb_of_sixteen(tmp_path: Path, suffix: str, write: Any) -> None:
+    path = write(tmp_path / f"a.{suffix}", DEEP)
     check_images([record(path)], full=True)
     np.testing.assert_array_equal(read_image(record(path)), PIXELS)
-    scaled = replace(record(path), white_level=8191.0)
-    np.testing.assert_array_equal(read_image(scaled), PIXELS // 2)
+    np.testing.assert_array_equal(read_image(replace(record(path), white_level=8191.0)), PIXELS // 2)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match="is damaged"):
+        check_images([record(path)])
 
 
 def test_transparent_deep_images_lie_on_white(tmp_path: Path) -> None:

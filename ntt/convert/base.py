@@ -4,11 +4,11 @@ A converter reads a foreign format and returns a `Converted`; none writes. Names
 paths: they are looked up among the files of the image folder (`ntt.convert.folders`).
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +57,12 @@ class LabelledObject:
     bbox_xywh: Box
     segmentation: list[list[float]] | dict[str, Any] | None = None
     extras: dict[str, Any] = field(default_factory=dict)
+
+    def coordinates(self) -> Iterator[float]:
+        """Return the numbers of the box and of the polygons."""
+        yield from self.bbox_xywh
+        if isinstance(self.segmentation, list):
+            yield from chain.from_iterable(self.segmentation)
 
 
 class CocoBuilder:
@@ -144,9 +150,9 @@ class CocoBuilder:
             name, box = labelled.name, labelled.bbox_xywh
             if self._given_ids is not None and name not in self._given_ids:
                 self.note(f"object(s) of class {name!r} left out, which is not among the chosen classes")
-            elif not all(map(math.isfinite, box)) or max(map(abs, box)) > _LARGEST_PX:
+            elif not all(abs(value) <= _LARGEST_PX for value in labelled.coordinates()):  # or nan
                 where = f"{image['file_name']}: an object of class {name!r}"
-                self.problems.append(f"{where} has the box {list(box)}, which is not in pixels of an image.")
+                self.problems.append(f"{where} with the box {list(box)} has points that are not in pixels of an image.")
             elif min(box[2:]) <= 0:
                 self.note(f"object(s) of class {name!r} left out, whose box has no area")
             else:

@@ -23,10 +23,12 @@ import numpy.typing as npt
 from PIL import Image, ImageFile
 
 from ntt.base.digests import FileIdentity, file_identity
+from ntt.base.files import open_regular
 
 _LOG = logging.getLogger(__name__)
 _INTEGER_RANGES = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
 _FLOAT_RANGES = (1.0, 255.0)
+_PPM_8_BITS = 255
 _HOT_PIXELS = 1000  # one in so many
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -53,6 +55,8 @@ def deep_mode(image: Image.Image) -> str | None:
     tile = getattr(image, "tile", None)
     arguments: Any = tile[0].args if tile else ""
     raw_mode = arguments if isinstance(arguments, str) else str(arguments[0]) if arguments else ""
+    if image.format == "PPM" and tile and tile[0].codec_name == "ppm" and arguments[1] > _PPM_8_BITS:
+        return "PPM;16B"
     is_deep = image.format in ("PNG", "TIFF") and ";16" in raw_mode and not raw_mode.startswith("CMYK")
     return raw_mode if is_deep else None
 
@@ -114,6 +118,11 @@ def _deep_values(image: Image.Image, path: Path, mode: str) -> npt.NDArray[Any]:
     if mode == image.mode:
         image.load()
         return np.asarray(image)
+    if mode == "PPM;16B":
+        with open_regular(path) as stream:
+            stream.seek(image.tile[0].offset)  # type: ignore[attr-defined]
+            values = np.frombuffer(stream.read(image.width * image.height * 6), dtype=">u2")
+        return values.reshape(image.height, image.width, 3)
     if mode == "LA;16B":
         return _bytes(path, image.format, "RGBA").astype(np.uint16) @ _LA_WEIGHTS
     # Pillow keeps one byte of each value only: which one, depends on the order it is told.
