@@ -18,7 +18,7 @@ from ntt.evaluation.ground_truth import prepare_ground_truth
 from ntt.evaluation.matching import match
 from ntt.evaluation.precision_recall import precision_recall
 from ntt.evaluation.table import tabulate
-from ntt.run.artefacts import detections_to_coco
+from ntt.run.artefacts import write_predictions
 from ntt.stages.evaluation import evaluate
 from ntt.types import Category, Detections, ImageId, Json
 
@@ -232,7 +232,7 @@ def shaken(truth: CocoDataset, categories: tuple[Category, ...], *, seed: int) -
     return detections
 
 
-def test_real_ground_truth(shared_dir: Path):
+def test_real_ground_truth(shared_dir: Path, tmp_path: Path):
     root = shared_dir / "data" / "coco_dev"
     truth = read_coco(root / "annotations" / "targets.json", root / "images")
     categories = tuple(one for one in truth.categories if one.id % 4 == 1)
@@ -240,9 +240,10 @@ def test_real_ground_truth(shared_dir: Path):
     detections = shaken(truth, categories, seed=0)
     assert assert_same(truth, detections, categories) > 50
     # And as people use pycocotools: on the files.
+    results = write_predictions(tmp_path / "predictions.json", detections, categories)
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(truth.annotation_file))
-        evaluation = COCOeval(coco, coco.loadRes(detections_to_coco(detections, categories)), "bbox")
+        evaluation = COCOeval(coco, coco.loadRes(str(results)), "bbox")
         evaluation.params.catIds = [category.id for category in categories]
         for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
             step()

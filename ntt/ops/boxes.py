@@ -84,27 +84,32 @@ def overlapping_pairs(boxes_xyxy: FloatArray, groups_N: IntArray, *, iou_thresho
         int64 [P] and int64 [P], the lower and the higher index of each pair.
     """
     order = np.lexsort((boxes_xyxy[:, 0], groups_N))
-    left, top, right, bottom = boxes = np.ascontiguousarray(boxes_xyxy[order].T)
-    # I / (A + B - I) > t is I > t / (1 + t) * (A + B). float32 is off by far less than the margin: no pair is missed.
-    least = np.float32(max(iou_threshold - _MARGIN, 0.0))
-    shares = (right - left) * (bottom - top) * (least / (1 + least))
+    left, top, right, bottom = np.ascontiguousarray(boxes_xyxy[order].T)
+    right, bottom = np.maximum(right, left), np.maximum(bottom, top)
+    areas = (right - left) * (bottom - top)
+    # I / (A + B - I) > t is I > t / (1 + t) * (A + B). float32 is off by far less than the margin.
+    least, most = (max(iou_threshold + margin, 0.0) for margin in (-_MARGIN, _MARGIN))
     # Of the boxes that begin further right, only those that leave enough of the width can overlap enough.
-    span = np.ptp(boxes[[0, 2]]) + 2.0 if len(order) else 0.0
+    span = right.max(initial=0.0) - left.min(initial=0.0) + 1.0
     offsets = span * np.cumsum(np.diff(groups_N[order], prepend=groups_N[order[:1]]) != 0)
     ends = np.searchsorted(left + offsets, right - least * (right - left) + offsets)
     following = np.arange(1, len(order) + 1)
     counts = np.maximum(ends - following, 0)
-    pairs = [np.zeros((2, 0), dtype=np.int64)]
+    parts = [np.zeros((3, 0), dtype=np.int64)]
     for part in chunks(counts, _PAIRS):
         first_P, second_P = np.repeat(following[part] - 1, counts[part]), ranges(following[part], counts[part])
         intersections = np.minimum(bottom[first_P], bottom[second_P]) - np.maximum(top[first_P], top[second_P])
         intersections *= np.minimum(right[first_P], right[second_P]) - left[second_P]
-        close = np.flatnonzero(intersections > shares[first_P] + shares[second_P])
-        pairs.append(order[np.stack([first_P[close], second_P[close]])])
-    first_P, second_P = np.concatenate(pairs, axis=1)
-    first_P, second_P = np.minimum(first_P, second_P), np.maximum(first_P, second_P)
-    above = pair_iou(boxes_xyxy[first_P], boxes_xyxy[second_P]) > iou_threshold
-    return first_P[above], second_P[above]
+        totals = areas[first_P] + areas[second_P]
+        close = np.flatnonzero(intersections > np.float32(least / (1 + least)) * totals)
+        is_close_call = intersections[close] <= np.float32(most / (1 + most)) * totals[close]
+        parts.append(np.stack([order[first_P[close]], order[second_P[close]], is_close_call]))
+    first_P, second_P, is_close_call = np.concatenate(parts, axis=1)
+    is_above = is_close_call == 0
+    doubtful = np.flatnonzero(is_close_call)
+    is_above[doubtful] = pair_iou(boxes_xyxy[first_P[doubtful]], boxes_xyxy[second_P[doubtful]]) > iou_threshold
+    first_P, second_P = first_P[is_above], second_P[is_above]
+    return np.minimum(first_P, second_P), np.maximum(first_P, second_P)
 
 
 def best_first(ranking: FloatArray) -> IntArray:

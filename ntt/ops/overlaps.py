@@ -91,17 +91,20 @@ class Segments:
         column_E = self.column_S[segment_E] + np.repeat(further_P, counts_P)
         other_E = self.first_C[column_E]
         others_E = self.first_C[column_E + 1] - other_E
-        shared_E = np.zeros(len(segment_E) + 1, dtype=np.int64)
-        number = 0
+        # The first segment of the other column, if there is one; then, where there are more, one after the other.
+        shared_E = self._common_rows(segment_E, np.minimum(other_E, len(self.top_S) - 1)) * (others_E > 0)
+        number = 1
         while len(index := np.flatnonzero(others_E > number)):
-            segment, other = segment_E[index], other_E[index] + number
-            length = np.minimum(self.bottom_S[segment], self.bottom_S[other])
-            length -= np.maximum(self.top_S[segment], self.top_S[other])
-            shared_E[index + 1] += np.maximum(length, 0)
+            shared_E[index] += self._common_rows(segment_E[index], other_E[index] + number)
             number += 1
-        sums, ends_P = np.cumsum(shared_E), np.cumsum(counts_P)
+        sums, ends_P = np.cumsum(np.insert(shared_E, 0, 0)), np.cumsum(counts_P)
         shared_P: IntArray = sums[ends_P] - sums[ends_P - counts_P]
         return shared_P
+
+    def _common_rows(self, segment_E: IntArray, other_E: IntArray) -> IntArray:
+        rows_E = np.minimum(self.bottom_S[segment_E], self.bottom_S[other_E])
+        rows_E -= np.maximum(self.top_S[segment_E], self.top_S[other_E])
+        return np.maximum(rows_E, 0, out=rows_E)
 
 
 def overlaps_with_earlier(segments: Segments, groups_N: IntArray) -> npt.NDArray[np.float64]:

@@ -51,10 +51,9 @@ def load_entry(path: Path, key: str) -> tuple[Arrays, dict[str, str]]:
         FileNotFoundError: if there is none.
         DAMAGE: if it is damaged or another's.
     """
-    data = path.read_bytes()
-    arrays: Arrays = safetensors.numpy.load(data)
-    header_length = int.from_bytes(data[:8], "little")
-    notes = _notes(json.loads(data[8 : 8 + header_length])["__metadata__"], key)
+    with safetensors.safe_open(path, framework="np") as entry:
+        notes = _notes(entry.metadata(), key)
+        arrays: Arrays = {name: entry.get_tensor(name) for name in entry.keys()}  # noqa: SIM118
     del notes["format"], notes["key"]
     if notes.pop("checksum") != _checksum(arrays, notes):
         raise ValueError("its content does not fit its checksum")
