@@ -47,10 +47,10 @@ _RECALLS: Mapping[Protocol, Mapping[str, tuple[str, int]]] = {
 
 @dataclass(frozen=True)
 class Curves:
-    """Precision and recall of boxes or masks, as `COCOeval.accumulate` lays them out; -1 for a class without object."""
+    """Precision and recall of boxes or masks, in the order of `COCOeval.accumulate`; -1 for a class without object."""
 
     precision: FloatArray
-    """float64 [T, R, K, A, M], the largest precision at this recall or a higher one."""
+    """float64 [T, R, K, A], the largest precision at this recall or a higher one, with the most detections."""
     recall: FloatArray
     """float64 [T, K, A, M], the largest recall."""
     protocol: Protocol = "coco"
@@ -65,8 +65,7 @@ def averages(curves: Curves, classes: slice | Sequence[int] = slice(None)) -> di
     limits = MAX_DETECTIONS[curves.protocol]
     areas = {name: index for index, name in enumerate(AREA_RANGES_PX)}
     values = {
-        name: curves.precision[steps, ..., areas[area], -1][:, :, classes]
-        for name, (steps, area) in _PRECISIONS.items()
+        name: curves.precision[steps, ..., areas[area]][:, :, classes] for name, (steps, area) in _PRECISIONS.items()
     }
     for name, (area, limit) in _RECALLS[curves.protocol].items():
         values[name] = curves.recall[..., areas[area], limits.index(limit)][:, classes]

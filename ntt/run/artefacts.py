@@ -57,11 +57,11 @@ def write_predictions(path: Path, detections: Sequence[Detections], categories: 
 def _results_text(image: Detections, categories: Sequence[Category]) -> str:
     """Return the results of one image as `json.dumps` would write them, in half the time."""
     image_id, size = json.dumps(image.image_id, ensure_ascii=False), f"[{image.height}, {image.width}]"
+    slash, escaped = "\\", "\\\\"  # of the characters of run lengths, JSON escapes no other
     columns = (image.labels.tolist(), image.scores.tolist(), image.boxes_xywh.tolist(), image.rles)
     return ", ".join(
         f'{{"image_id": {image_id}, "category_id": {categories[label].id}, "score": {score!r}, "bbox": {box!r}, '
-        # Of the characters of run lengths, JSON escapes only the backslash.
-        f'"segmentation": {{"size": {size}, "counts": "{rle.decode().replace(chr(92), chr(92) * 2)}"}}}}'
+        f'"segmentation": {{"size": {size}, "counts": "{rle.decode().replace(slash, escaped)}"}}}}'
         for label, score, box, rle in zip(*columns, strict=True)
     )
 
