@@ -97,11 +97,12 @@ def write_counts(
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", "class", "number", "best_score", "threshold"])
     for record, found in zip(images, detections, strict=True):
+        numbers = np.bincount(found.labels[found.scores >= threshold], minlength=len(categories)).tolist()
+        # Detections are sorted by descending score: the first of a class is its best.
+        best = dict(zip(found.labels[::-1].tolist(), found.scores[::-1].tolist(), strict=True))
         for label, category in enumerate(categories):
-            scores = found.scores[found.labels == label]
-            best = f"{scores.max():.4f}" if len(scores) else ""
-            number = int((scores >= threshold).sum())
-            writer.writerow([record.file_name, category.name, number, best, f"{threshold:g}"])
+            score = f"{best[label]:.4f}" if label in best else ""
+            writer.writerow([record.file_name, category.name, numbers[label], score, f"{threshold:g}"])
     write_text(path, stream.getvalue())
     return path
 
