@@ -16,7 +16,7 @@ import tifffile
 from coco_samples import gradient, save_image
 from PIL import ExifTags, Image, ImageOps
 
-from ntt.data.images import MAX_PIXELS, check_images, image_digest, read_image, upright_size, white_level
+from ntt.data.images import MAX_PIXELS, check_images, depth_sample, image_digest, read_image, upright_size, white_level
 from ntt.errors import DataError
 from ntt.types import ImageRecord
 
@@ -164,7 +164,7 @@ def truncated(path: Path, keep: float) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "tiff", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "tiff", "webp", "avif", "jp2", "ppm"])
 @pytest.mark.parametrize("full", [False, True])
 def test_whole_images_pass_and_truncated_ones_are_found(tmp_path: Path, suffix: str, full: bool) -> None:
     check_images([record(save_image(tmp_path / f"whole.{suffix}", PIXELS))], full=full)
@@ -301,15 +301,15 @@ def test_one_white_level_for_a_data_set(tmp_path: Path, caplog: pytest.LogCaptur
         for name, image in {"a": grey, "hot": hot, "dark": dark, "flat": grey * 0}.items()
     ]
     records += [record(save_image(tmp_path / "8bit.png", PIXELS)), record(tmp_path / "missing.png")]
-    level = white_level(records)
+    level = white_level(depth_sample(records))
     assert level == 4095
     a, hot_pixels, dark_pixels = (read_image(replace(each, white_level=level)) for each in records[:3])
     np.testing.assert_array_equal(a[4:], hot_pixels[4:])
     assert (a.max(), dark_pixels.max()) == (187, 11)
-    assert white_level(records[4:]) is None
+    assert white_level(depth_sample(records[4:])) is None
     assert image_digest(replace(records[0], white_level=level)) != image_digest(records[0])
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "f.tiff")
-    assert white_level([records[0], record(tmp_path / "f.tiff", 40, 50)]) is None
+    assert white_level([records[0].path, tmp_path / "f.tiff"]) is None
     assert "Set dataset.white_level" in caplog.text
 
 

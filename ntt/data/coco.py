@@ -21,6 +21,7 @@ from ntt.data.coco_entries import (
     root_class,
 )
 from ntt.data.documents import parse_document, read_bytes, read_document
+from ntt.data.images import depth_sample
 from ntt.errors import DataError, raise_all
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
@@ -89,6 +90,11 @@ class CocoDataset:
         for index, instance in reversed(self.dropped):
             instances.insert(index, instance)
         return instances
+
+    @cached_property
+    def depth_sample(self) -> Sequence[Path]:
+        """Some of the images that may have more than 8 bits; see `ntt.data.images.white_level`."""
+        return depth_sample(self.images.values())
 
     @cached_property
     def _by_id(self) -> dict[int, Instance]:

@@ -37,7 +37,7 @@ _READING_THREADS = 8
 _SHALLOW_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp")  # at most 8 bits
 _HEADERS, _DECODED = 64, 16  # images looked at, and images decoded, to find the white level of a data set
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError, TypeError)
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError, TypeError, RuntimeError)
 """What Pillow may raise while it decodes a damaged image."""
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -87,10 +87,15 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
-def white_level(records: Iterable[ImageRecord]) -> float | None:
-    """Find the white level of a data set's images of more than 8 bits; None where none of those looked at has more."""
-    paths = sorted({record.path for record in records if record.path.suffix.lower() not in _SHALLOW_SUFFIXES})
-    deep = [path for path in _spread(paths, _HEADERS) if _level(path, look_only=True) is not None]
+def depth_sample(records: Iterable[ImageRecord]) -> Sequence[Path]:
+    """Choose up to 64 images, evenly, of the formats that can hold more than 8 bits; for `white_level`."""
+    names = {record.path for record in records if not record.file_name.lower().endswith(_SHALLOW_SUFFIXES)}
+    return _spread(sorted(names), _HEADERS)
+
+
+def white_level(sample: Sequence[Path]) -> float | None:
+    """Find the white level of images of more than 8 bits; None where none of those in the sample has more."""
+    deep = [path for path in sample if _level(path, look_only=True) is not None]
     levels = (_level(path) for path in _spread(deep, _DECODED))
     return common_white_level([level for level in levels if level is not None])
 

@@ -104,7 +104,7 @@ def read_alike(datasets: Sequence[CocoDataset], config: DatasetConfig) -> list[C
     """Settle how the images of a data set are read: one white level, and the orientation its settings ask for."""
     level = config.white_level
     if level is None:
-        level = white_level(record for dataset in datasets for record in dataset.images.values())
+        level = white_level([path for dataset in datasets for path in dataset.depth_sample])
     if level is None and config.orientation is None:
         return list(datasets)
 

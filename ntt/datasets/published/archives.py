@@ -2,6 +2,7 @@
 
 import logging
 import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -19,6 +20,7 @@ _BLOCK_BYTES = 1 << 20
 # NotImplementedError: an unusual compression, such as Deflate64; RuntimeError: encrypted; OSError: bzip2 and gzip.
 _READING_ERRORS = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError, OSError,
+    IndexError, OverflowError, struct.error,
 )  # fmt: skip
 
 
