@@ -170,6 +170,7 @@ def test_names_in_foreign_files_never_leave_the_image_folder(voc: Path, tmp_path
         with pytest.raises(DataError, match=r"there is no image"):
             from_voc(voc)
     # The last part of a name counts, where such an image is in the folder: tools write the path they found it at.
+    (voc / "Annotations/000002.xml").rename(voc / "Annotations/000009.xml")
     voc_file(voc / "Annotations/000009.xml", filename="C:\\data\\000002.jpg")
     assert from_voc(voc).document["images"][-1]["file_name"] == "000002.jpg"
 
@@ -233,6 +234,19 @@ def test_two_voc_files_of_one_name_in_a_list(voc: Path):
     (image,) = from_voc(voc, names=["b/7"]).document["images"]
     assert image["file_name"] == "b/7.jpg"
     assert len(from_voc(voc).document["images"]) == 5
+
+
+def test_two_files_of_one_image_are_a_problem(voc: Path, yolo: Path):
+    voc_file(voc / "Annotations/more/000001.xml", voc_object("dog", (1, 1, 9, 9)))
+    with pytest.raises(DataError, match=r"more/000001\.xml describe one image, .*000001\.jpg"):
+        from_voc(voc)
+    picture(yolo / "images/train/a.jpg")
+    assert "1 image(s) share their label file with another of the same name" in from_yolo(yolo).notes[0]
+
+
+def test_images_without_a_file_are_named(voc: Path):
+    (voc / "Annotations/000003.xml").unlink()
+    assert from_voc(voc).notes[-1].startswith("1 image(s) without a file of annotations left out (")
 
 
 # Folders
@@ -503,6 +517,7 @@ def test_unusable_labelme_shapes_are_refused(tmp_path: Path, bad: Any, text: str
         ("[]", "is not a LabelMe file"),
         ('{"images": []}', "is not a LabelMe file"),
         ('{"shapes": 3}', "is not a LabelMe file"),
+        ('{"shapes": [], "shapes": []}', "the same key twice"),
         ('{"shapes": []}', "there is no object with a class"),
     ],
 )

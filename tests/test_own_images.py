@@ -279,6 +279,19 @@ def test_missing_folders_and_empty_classes(own: Path):
         convert_targets(own / "empty", [Category(1, "disc")])
 
 
+def test_labelme_files_of_other_images(own: Path):
+    rectangle = shape("disc", "rectangle", [[40, 20], [90, 70]])
+    labelme(own / "targets/targets_0.json", rectangle)
+    document = json.loads((own / "targets/targets_0.json").read_text())
+    (own / "targets/targets_0.json").write_text(json.dumps({**document, "imagePath": "..\\targets_1.png"}))
+    converted = convert_targets(own / "targets", [Category(1, "disc")])
+    assert converted.document["annotations"][0]["image_id"] == 1
+    assert "1 file(s) name another image than the file's own name" in converted.notes[0]
+    Image.new("RGB", (WIDTH, HEIGHT)).save(own / "targets/targets_0.bmp")
+    with pytest.raises(DataError, match=r"targets_0\.bmp and targets_0\.png share targets_0\.json"):
+        convert_targets(own / "targets", [Category(1, "disc")])
+
+
 def test_targets_with_some_annotations(own: Path):
     classes = [Category(1, "disc"), Category(2, "square")]
     assert "annotations" not in convert_targets(own / "targets", classes).document

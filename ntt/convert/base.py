@@ -19,6 +19,7 @@ from ntt.data.masks import rle_area, segmentation_rle
 from ntt.errors import DataError, raise_all
 from ntt.types import Category, Json
 
+NAMES_ANOTHER = "file(s) name another image than the file's own name, which counts: both exist"
 T = TypeVar("T")
 Box = tuple[float, float, float, float]
 _LARGEST_PX = 1e6
@@ -92,17 +93,19 @@ class CocoBuilder:
         `read` returns a file's content and the name it states of its image. What it states wrongly is noted, and images
         without a file unless the files are chosen by `is_part`.
         """
-        without_file = dict.fromkeys(images.images)
+        file_of: dict[Path, Path] = {}
         for file in files:
             with self.collecting():
                 content, stated = read(file)
                 path, names_another = images.find(stated, file, root)
                 if names_another:
-                    self.note("file(s) name another image than the file's own name, which counts: both exist", file)
-                without_file.pop(path, None)
+                    self.note(NAMES_ANOTHER, file)
+                if file_of.setdefault(path, file) != file:
+                    raise DataError(f"{file_of[path]} and {file} describe one image, {path}. Remove one of them.")
                 yield file, content, path
-        if without_file and not is_part:
-            self.note("image(s) without a file of annotations left out", *without_file)
+        left_out = [path for path in images.images if path not in file_of]
+        if left_out and not is_part:
+            self.note("image(s) without a file of annotations left out", *left_out)
         self.note_passed_over(images.passed_over(images.images, harmless=ANNOTATION_SUFFIXES))
 
     @contextmanager

@@ -10,14 +10,14 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ntt.convert.base import CocoBuilder, Converted, LabelledObject, polygon_box, read_bytes
+from ntt.convert.base import NAMES_ANOTHER, CocoBuilder, Converted, LabelledObject, polygon_box, read_bytes
 from ntt.convert.folders import Folder
 from ntt.data.coco_entries import all_numbers, whole
 from ntt.data.masks import BoolArray, rle_box, segmentation_rle
@@ -57,7 +57,11 @@ def convert_labelme(
 
 def labelled_image(builder: CocoBuilder, path: Path, file: Path) -> tuple[Json, list[LabelledObject]]:
     """Enter an image in the size its LabelMe file states; return its entry and the file's objects, not yet entered."""
-    return _labelled(builder, path, file, _read(file)[0])
+    document, stated = _read(file)
+    other = path.with_name(PurePosixPath(stated.replace("\\", "/")).name or path.name)
+    if other.name.lower() != path.name.lower() and other.is_file():
+        builder.note(NAMES_ANOTHER, file)
+    return _labelled(builder, path, file, document)
 
 
 def _labelled(builder: CocoBuilder, path: Path, file: Path, document: Json) -> tuple[Json, list[LabelledObject]]:
@@ -77,12 +81,19 @@ def mask_object(name: str, mask_HW: BoolArray) -> LabelledObject:
 def _read(file: Path) -> tuple[Json, str]:
     """Return a LabelMe file, and the name it states of its image."""
     try:
-        document = json.loads(read_bytes(file, _MAX_BYTES))
+        document = json.loads(read_bytes(file, _MAX_BYTES), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON: {error}. Save it again from LabelMe.") from error
     if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
         raise DataError(f"{file} is not a LabelMe file: it has no list `shapes`. Save it from LabelMe, or remove it.")
     return document, str(document.get("imagePath") or "")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Json:
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        raise ValueError("an object has the same key twice")
+    return entry
 
 
 def _objects(shapes: list[Any], file: Path, size_hw: tuple[int, int], builder: CocoBuilder) -> list[LabelledObject]:

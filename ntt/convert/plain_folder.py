@@ -80,8 +80,11 @@ def convert_targets(root: Path, categories: Sequence[Category], *, without: Path
     labels = {path: folder.beside(path, ".json") for path in folder.images}
     for path, files in labels.items():
         with builder.collecting():
+            twins = folder.images_called(path.parent, path.stem)
             if len(files) > 1:
                 raise DataError(f"{path} has {files[0].name} and {files[1].name}. Remove one.")
+            if files and len(twins) > 1:
+                raise DataError(f"{twins[0]} and {twins[1].name} share {files[0].name}. Rename one of the images.")
             if files:
                 builder.add_objects(*labelled_image(builder, path, files[0]))
             else:

@@ -96,6 +96,8 @@ def convert_yolo(*, images: Path, labels: Path, classes: YoloClasses) -> Convert
         twin = labels / path.relative_to(images)
         # Some tools add .txt to the image's whole name.
         files = listing.beside(twin, ".txt") or listing.named(twin.parent, f"{twin.name}.txt")
+        if used.intersection(files):
+            builder.note("image(s) share their label file with another of the same name", path)
         used.update(files)
         with builder.collecting():
             image = builder.add_image(path)
