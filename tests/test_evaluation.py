@@ -68,15 +68,6 @@ def test_perfect_detections_score_100(tiny: Path):
     assert [flat[name] for name in ("bbox/AP", "segm/AP50/square", "bbox/AR100/disc")] == pytest.approx([100] * 3)
 
 
-def test_a_class_without_ground_truth_has_no_metrics(tiny: Path):
-    path = tiny / "annotations" / "targets.json"
-    content = json.loads(path.read_text())
-    content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] == 3]
-    path.write_text(json.dumps(content))
-    metrics = evaluated(tiny, [detect(101), detect(102), detect(103), detect(104)])
-    assert metrics.per_class["bbox"] == {"disc": dict.fromkeys(metrics.overall["bbox"], 0.0), "square": {}}
-
-
 def test_predictions_are_written_as_json_has_them(tmp_path: Path):
     odd = replace(MIXED[0], image_id='ü"\\', rles=tuple(b"0\\" + rle for rle in MIXED[0].rles))
     for detections in ([], [*MIXED, odd], [odd]):

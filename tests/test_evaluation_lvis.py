@@ -63,8 +63,6 @@ def average(metrics: Metrics, name: str = "AP") -> float:
         (facts(), facts(), 100.0),  # nobody looked for cats in image 2: the miss there is left out
         (facts(), facts(absent=[1]), 50.0),  # there is verified to be none: the miss is wrong
         (facts(absent=[1]), facts(), 100.0),  # image 1 has one, whatever the list says
-        (facts(), facts(absent=[2, 3]), 100.0),  # other classes say nothing of cats
-        (facts(), facts(not_exhaustive=[1]), 100.0),  # still nobody looked for them
         (facts(), facts(absent=[1], not_exhaustive=[1]), 100.0),
     ],
 )
@@ -122,9 +120,7 @@ def test_groups_of_frequency(tmp_path: Path):
     assert set(metrics.per_class["bbox"]["dog"]) == NAMES
     assert metrics.per_class["bbox"]["bird"] == {}
     assert flat_metrics(metrics)["segm/APr"] == pytest.approx(100)
-    # Without their frequency classes count in AP alone; two classes of one group are averaged.
-    plain = measure(lvis(tmp_path, annotations, {1: facts()}, frequencies={}), detections)
-    assert set(plain.overall["bbox"]) == NAMES
+    # Two classes of one group are averaged.
     together = measure(lvis(tmp_path, annotations, {1: facts()}, frequencies=dict.fromkeys(CLASSES, "f")), detections)
     assert average(together, "APf") == pytest.approx(75)
 
@@ -167,26 +163,6 @@ def test_an_annotation_that_cannot_be_used_still_says_that_the_class_is_there(tm
     truth = lvis(tmp_path, annotations, {1: facts(), 2: facts()})
     assert len(truth.dropped) == 1
     assert average(measure(truth, detect(1, (0, HERE, 0.8)), detect(2, (0, THERE, 0.9)))) == pytest.approx(50)
-
-
-def test_sizes(tmp_path: Path):
-    """32**2 is small and medium; a detection that finds nothing counts where its own area lies."""
-    annotations = [entry(1, 1, HERE, area=1024), entry(1, 1, THERE, area=9217), entry(1, 2, HERE)]
-    metrics = measure(lvis(tmp_path, annotations, {1: facts()}), detect(1, (0, HERE, 0.9), (0, (0, 25, 5, 5), 0.95)))
-    cat = metrics.per_class["bbox"]["cat"]
-    assert cat["APs"] == pytest.approx(50)
-    assert (cat["APm"], cat["APl"]) == (pytest.approx(100), 0)
-    assert (cat["AR300"], cat["ARs300"], cat["ARm300"], cat["ARl300"]) == (50, 100, 100, 0)
-    assert metrics.per_class["bbox"]["dog"].keys() == NAMES
-    assert metrics.overall["bbox"]["ARs300"] == 50
-
-
-def test_nothing_found_and_nothing_there(tmp_path: Path):
-    truth = lvis(tmp_path, [entry(2, 1, HERE)], {1: facts([2]), 2: facts()})
-    metrics = measure(truth, detect(1), detect(2))
-    assert (average(metrics), average(metrics, "AR300")) == (0, 0)
-    empty = lvis(tmp_path, [], {1: facts([1]), 2: facts()})
-    assert measure(empty, detect(1, (0, HERE, 0.9)), detect(2)).overall == {}
 
 
 def test_rejection_goes_by_verified_absence(tmp_path: Path):
@@ -318,13 +294,7 @@ def coco_folder(folder: Path, images: Mapping[ImageId, Json], *, annotated: bool
 
 @pytest.mark.parametrize(
     "broken",
-    [
-        {},
-        {"neg_category_ids": [1]},
-        {"neg_category_ids": [1], "not_exhaustive_category_ids": None},
-        {"neg_category_ids": ["cat"], "not_exhaustive_category_ids": []},
-        {"neg_category_ids": 1, "not_exhaustive_category_ids": []},
-    ],
+    [{}, {"neg_category_ids": [1]}, {"neg_category_ids": ["cat"], "not_exhaustive_category_ids": []}],
 )
 def test_files_that_do_not_say_what_was_looked_for_are_refused(tmp_path: Path, broken: Json):
     with pytest.raises(DataError, match=r"needs the lists `neg_cat.* 2 of 3 images of .*\(image 2, 3\).*protocol=coco"):

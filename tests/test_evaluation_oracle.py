@@ -176,16 +176,6 @@ def test_ids_of_any_kind_give_the_same_numbers(tmp_path: Path, ids: list[ImageId
     assert metrics == plain
 
 
-def test_order_of_the_searched_classes_is_free(tmp_path: Path):
-    truth, _ = random_case(tmp_path, 3, [1, 2, 3], masked=True)
-    early, absent, late = truth.categories
-    detections = [detect(1, (0, (3, 3, 9, 9), 0.8), (1, (1, 1, 30, 30), 0.7))]
-    straight = evaluate(detections=detections, ground_truth=truth, categories=(early, late))
-    turned = [detect(1, (1, (3, 3, 9, 9), 0.8), (0, (1, 1, 30, 30), 0.7))]
-    assert evaluate(detections=turned, ground_truth=truth, categories=(late, early)) == straight
-    assert absent.name not in straight.per_class["bbox"]
-
-
 def test_ground_truth_is_prepared_once(tmp_path: Path):
     truth, _ = random_case(tmp_path, 1, [1, 2, 3], masked=True)
     again = read_coco(truth.annotation_file, tmp_path)

@@ -55,15 +55,6 @@ def test_numbers_worked_by_hand(tmp_path: Path):
     assert (rejection["mFPPI@R50"], rejection["classes@R50"]) == (1 / 3, 2)
 
 
-def test_half_of_an_odd_number_is_rounded_up(tmp_path: Path):
-    annotations = [entry(1, 1, HERE), entry(1, 1, THERE), entry(2, 1, HERE)]
-    truth = dataset(tmp_path, annotations, image_ids=[1, 2, 3], classes={1: "cat"})
-    detections = [detect(1, (0, HERE, 0.9), (0, THERE, 0.5)), detect(2), detect(3, (0, HERE, 0.6), (0, HERE, 0.4))]
-    rejection = measure(truth, *detections).overall["rejection"]
-    assert rejection["score@R50"] == 0.5
-    assert rejection["FPPI@R50"] == 1
-
-
 def test_recall_below_a_half_leaves_it_out(tmp_path: Path):
     metrics = measure(four_objects(tmp_path), detect(1, (0, HERE, 0.9)), detect(2), detect(3), detect(4), detect(5))
     assert metrics.overall["rejection"] == {"max_recall": 25, "negative_images": 2, "mFPPI@R50": 0, "classes@R50": 1}

@@ -179,6 +179,18 @@ def test_progress_is_logged_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog
     assert not caplog.text
 
 
+def test_on_a_terminal_progress_is_a_bar_and_its_lines_go_to_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("ntt.base.progress._LOG_EVERY_S", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with console_logging(), file_logging(tmp_path):
+        list(track([1, 2], "candidates", unit="image", visible=True))
+    assert "1 of 2 images" in (tmp_path / "run.log").read_text()
+    out, err = capsys.readouterr()
+    assert (out, "candidates" in err) == ("", True)
+
+
 def test_facts_of_the_machine():
     placement = apply_runtime(RuntimeConfig(name="local", device="cpu", threads=1), local_rank=0)
     assert placement.device == "cpu"

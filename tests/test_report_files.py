@@ -122,14 +122,9 @@ def test_a_plot_shows_the_numbers_of_its_summaries(tmp_path: Path):
 def test_plots_of_one_run_and_of_none(tmp_path: Path):
     assert list(plots_of(tmp_path / "one", {"seed=0": box_metrics(10)})) == ["datasets", "time", "classes_demo"]
     assert plots_of(tmp_path / "none", {"seed=0": None}) == {}
-    assert plots_of(tmp_path / "other", {"seed=0": box_metrics(10)}, "segm/AP") == {}
-
-
-def test_runs_with_every_reference_have_no_place_among_numbers_of_shots(tmp_path: Path):
-    plots = plots_of(tmp_path, {"shots=all": box_metrics(20), "shots=1shot": box_metrics(10)})
-    assert sorted(plots) == ["classes_demo", "datasets", "time"]
-    titles = {axes.get_title(loc=side) for axes in plots["datasets"].figure.axes for side in ("left", "center")}
-    assert titles - {""} == {"all shots", "1 shot"}
+    # All shots are no number of shots.
+    plots = plots_of(tmp_path / "all", {"shots=all": box_metrics(20), "shots=1shot": box_metrics(10)})
+    assert "shots" not in plots
 
 
 def test_of_many_classes_the_best_and_the_worst_are_drawn(tmp_path: Path):

@@ -5,14 +5,11 @@ import io
 import math
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PROJECT_DIR
 from report_samples import box_metrics, make_runs, mean_of
 
 import ntt
@@ -52,11 +49,6 @@ def test_runs_can_be_loaded_as_a_data_frame(tmp_path: Path):
     assert runs["matcher.merging"].to_dict() == {0: "soft_semantic", 1: "soft", 2: "soft_semantic"}
     assert runs.counted.to_dict() == {0: True, 1: True, 2: False}
     assert not {"config", "parts", "settings", "runtime.output_root"} & set(runs)
-
-
-def test_importing_ntt_loads_no_pandas():
-    code = "import sys, ntt; assert 'pandas' not in sys.modules; ntt.load_runs; assert 'pandas' in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT_DIR)
 
 
 def test_a_run_with_every_reference_has_no_number_of_shots(tmp_path: Path):
@@ -241,7 +233,6 @@ def test_t_test_by_hand():
         ([1.0, 2.0, 3.0], True, 0.25),  # of the 8 sign patterns only + + + and - - - sum to 6 or more
         ([1.0, -1.0, 2.0], True, 0.75),  # sums 4, 0, 2, -2, 2, -2, 0, -4: six are at least as far from 0 as 2
         ([2.0, 2.0, 2.0], False, 0.25),  # no spread, no t
-        ([0.0, 0.0, 0.0], False, 1.0),
         ([0.1, 0.2, 0.3, 0.4, 0.5], True, 2 / 32),  # sums that differ by rounding are equal
         ([1.0] * 6 + [2.0] * 6, True, 2 / 2**12),
         ([1.0] * 6 + [2.0] * 7, True, None),

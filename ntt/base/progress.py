@@ -19,16 +19,16 @@ def track(items: Sequence[T], stage: str, *, unit: str, visible: bool) -> Iterat
     if not visible:
         yield from items
         return
-    if sys.stderr.isatty():
-        yield from tqdm(items, desc=f"{stage:<14}", unit=unit, leave=False, dynamic_ncols=True)
-        return
+    has_bar = sys.stderr.isatty()
     started = logged = time.monotonic()
-    for done, item in enumerate(items):
+    bar = tqdm(items, desc=f"{stage:<14}", unit=unit, leave=False, dynamic_ncols=True, disable=not has_bar)
+    for done, item in enumerate(bar):
         now = time.monotonic()
         if done and now - logged >= _LOG_EVERY_S:
             logged = now
-            left_s = (now - started) / done * (len(items) - done)
-            _LOG.info("%-14s %d of %d %ss, about %.0f s left", stage, done, len(items), unit, left_s)
+            values = (stage, done, len(items), unit, (now - started) / done * (len(items) - done))
+            # With a bar on the terminal the line is for the run's log alone.
+            _LOG.info("%-14s %d of %d %ss, about %.0f s left", *values, extra={"has_bar": has_bar})
         yield item
 
 

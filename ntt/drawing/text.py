@@ -2,7 +2,6 @@
 
 import unicodedata
 from functools import lru_cache
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -107,20 +106,17 @@ def _font_for(text: str, size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=64)
 def _dejavu(size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(_dejavu_path(bold=bold)), size_px)
-
-
-def _dejavu_path(*, bold: bool) -> Path:
     import matplotlib
 
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/{name}", size_px)
 
 
 @lru_cache(maxsize=1)
 def _dejavu_characters() -> frozenset[int]:
     from matplotlib.ft2font import FT2Font
 
-    return frozenset(FT2Font(str(_dejavu_path(bold=False))).get_charmap())
+    return frozenset(FT2Font(str(_dejavu(10, bold=False).path)).get_charmap())
 
 
 @lru_cache(maxsize=16)

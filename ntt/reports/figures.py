@@ -30,15 +30,15 @@ _CHARACTERS_PER_INCH = 13
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Return how the line of a series is drawn. After the eighth, colours repeat; markers change at another pace."""
-    marker = _MARKERS[(index + index // len(_COLOURS)) % len(_MARKERS)]
-    return {"color": _colour(index), "marker": marker, "linestyle": _LINES[index % len(_LINES)]}
+    """Return how the line of a series is drawn; after the eighth, colours repeat with other markers."""
+    colour, shape = index % len(_COLOURS), (index + index // len(_COLOURS)) % len(_MARKERS)
+    return {"color": _COLOURS[colour], "marker": _MARKERS[shape], "linestyle": _LINES[index % len(_LINES)]}
 
 
 def bar_style(index: int) -> dict[str, Any]:
-    """Return how the bars of a series are drawn. After the eighth, colours repeat; hatches change at another pace."""
-    hatch = _HATCHES[(index + index // len(_COLOURS)) % len(_HATCHES)]
-    return {"color": _colour(index), "hatch": hatch, "edgecolor": "white", "linewidth": 0}
+    """Return how the bars of a series are drawn; after the eighth, colours repeat with other hatches."""
+    colour, shape = index % len(_COLOURS), (index + index // len(_COLOURS)) % len(_HATCHES)
+    return {"color": _COLOURS[colour], "hatch": _HATCHES[shape], "edgecolor": "white", "linewidth": 0}
 
 
 def panels(count: int, *, longest_name: int = 0) -> "tuple[Figure, list[Axes]]":
@@ -158,7 +158,3 @@ def shorten(text: str, length: int) -> str:
 def plain_text(text: str) -> str:
     """Keep matplotlib from reading a name with dollar signs as a formula."""
     return text.replace("$", r"\$")
-
-
-def _colour(index: int) -> str:
-    return _COLOURS[index % len(_COLOURS)]

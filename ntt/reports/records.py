@@ -40,12 +40,12 @@ class RunRecord:
 
     Attributes:
         path: the run directory, absolute.
-        state: "finished" has metrics; "unfinished" has a configuration and no metrics; "damaged" has files that
-            cannot be read; "missing" is a point of a sweep that has not begun; "failed" one that ended in an error.
+        state: "unfinished" has no metrics; "damaged" has files that cannot be read; "missing" is a point of a sweep
+            that has not begun; "failed" one that ended in an error.
         problem: what is wrong; empty for a finished run.
-        config: the resolved configuration as plain values; empty where it could not be read.
+        config: as plain values; empty where it could not be read.
         dataset: the data set's label.
-        settings: everything that decides the result, by dotted key; see `ntt.config.identity.run_identity`.
+        settings: as `ntt.config.identity.run_identity` has them.
         recall: of the candidates, by flat name such as "proposals/box_AR100".
         stage_seconds: of each stage, as far as the run recorded them.
         finished_utc: when the run was evaluated, ISO 8601; empty if unknown.
@@ -177,7 +177,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     config = config if isinstance(config, dict) else {}
     sections = {name: config[name] if isinstance(config.get(name), dict) else {} for name in _SECTIONS}
     usable = {name: isinstance(section.get("name"), str) for name, section in sections.items()}
-    usable["shots"] &= _is_number(sections["shots"].get("count", 0), none=True)
+    usable["shots"] &= _is_number(sections["shots"].get("count") or 0)
     usable["split"] &= isinstance(sections["split"].get("classes"), list | None)
     usable["seed"] = _is_number(config.get("seed"))
     unusable = [name for name in usable if not usable[name]]
@@ -186,9 +186,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _is_number(value: Any, *, none: bool = False) -> bool:
-    """Return whether a value is an integer that fits a table's column, or None where that is allowed."""
-    return (none and value is None) or (isinstance(value, int) and 0 <= value < 2**31)
+def _is_number(value: Any) -> bool:
+    """Return whether a value is an integer that fits a table's column."""
+    return isinstance(value, int) and 0 <= value < 2**31
 
 
 def _read_metrics(path: Path) -> Metrics:

@@ -59,10 +59,9 @@ def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> pd.D
         metric: flat name, such as "bbox/AP".
 
     Returns:
-        One row per pair of settings. Columns: `data`, `shots_a`, `shots_b`; `rest`, the method and what else
-        distinguishes this pair from others; `n` pairs of runs, `mean_a` and `mean_b` over them; `mean` and sample
-        standard deviation `std` of B - A; `p_t` and `p_flips` as `paired_test` gives them; `unpaired`, seeds that only
-        one of the two has.
+        One row per pair of settings: `data`, `shots_a`, `shots_b`; `rest`, what both have in common; `n` pairs of
+        runs, `mean_a` and `mean_b` over them; `mean` and sample standard deviation `std` of B - A; `p_t` and `p_flips`
+        of `paired_test`; `unpaired`, seeds that only one of the two has.
 
     Raises:
         ConfigError: if a text is not a setting, or matches more than one setting.
