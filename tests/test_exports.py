@@ -324,11 +324,15 @@ def test_what_is_no_run_with_detections_is_refused(found: Path, tmp_path: Path, 
     (tmp_path / "run/coco.json").touch()
     assert main(["export", "coco", str(tmp_path / "run")]) == 2
     assert "exists already" in capsys.readouterr().err
-    document = json.loads((found / "images.json").read_text())
-    document["images"][0]["file_name"] = "../../evil.png"
-    (tmp_path / "run/images.json").write_text(json.dumps(document))
-    assert main(["export", "labelme", str(tmp_path / "run")]) == 2
-    assert "leads out of its folder" in capsys.readouterr().err
-    (tmp_path / "run/images.json").write_text("[]")
-    assert main(["export", "labelme", str(tmp_path / "run")]) == 2
-    assert "is not what a run writes" in capsys.readouterr().err
+    for change, text in (
+        (lambda document: document["images"][0].update(file_name="../../evil.png"), "leads out of its folder"),
+        (lambda document: document["images"][0].update(height=10**9, width=10**9), "pixels"),
+        (lambda document: document["images"][0].update(height=2), "its runs cover"),
+        (lambda document: document["images"].clear(), "is not what a run writes"),
+        (lambda document: document.clear(), "is not what a run writes"),
+    ):
+        document = json.loads((found / "images.json").read_text())
+        change(document)
+        (tmp_path / "run/images.json").write_text(json.dumps(document))
+        assert main(["export", "labelme", str(tmp_path / "run")]) == 2
+        assert text in capsys.readouterr().err

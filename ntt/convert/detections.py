@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ntt.base.files import read_json
-from ntt.data.masks import mask_to_polygons, rle_area
+from ntt.data.images import MAX_PIXELS
+from ntt.data.masks import checked_runs, mask_to_polygons, rle_area
 from ntt.errors import DataError, printable
 from ntt.ops.masks import decode_masks
 from ntt.types import Category, Json
@@ -63,27 +64,31 @@ def read_detections(images_file: Path, predictions_file: Path, *, above: float) 
     document, rows = read_json(images_file), read_json(predictions_file)
     try:
         categories = {entry["id"]: Category(entry["id"], str(entry["name"])) for entry in document["categories"]}
-        objects: dict[Any, list[DetectedObject]] = {entry["id"]: [] for entry in document["images"]}
+        sizes = {entry["id"]: _size(entry) for entry in document["images"]}
+        objects: dict[Any, list[DetectedObject]] = {number: [] for number in sizes}
         for row in rows:
             if row["score"] >= above:
-                counts = row["segmentation"]["counts"].encode("ascii")
-                box = tuple(map(float, row["bbox"]))
-                found = DetectedObject(categories[row["category_id"]], float(row["score"]), box, counts)
-                objects[row["image_id"]].append(found)
+                counts = row["segmentation"]["counts"]
+                checked_runs(counts, *sizes[row["image_id"]])
+                category, box = categories[row["category_id"]], tuple(map(float, row["bbox"]))
+                objects[row["image_id"]].append(
+                    DetectedObject(category, float(row["score"]), box, counts.encode("ascii"))
+                )
         return [
-            DetectedImage(
-                entry["id"],
-                _inside(str(entry["file_name"])),
-                int(entry["height"]),
-                int(entry["width"]),
-                tuple(objects[entry["id"]]),
-            )
+            DetectedImage(entry["id"], _inside(entry["file_name"]), *sizes[entry["id"]], tuple(objects[entry["id"]]))
             for entry in document["images"]
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{predictions_file} or {images_file} is not what a run writes ({error!r}). Run again."
         ) from error
+
+
+def _size(entry: Json) -> tuple[int, int]:
+    height, width = int(entry["height"]), int(entry["width"])
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"an image of {height} x {width} pixels")
+    return height, width
 
 
 def _inside(file_name: str) -> str:
