@@ -16,7 +16,7 @@ import torch
 from ntt.base.files import read_json, write_bytes, write_json, write_parts, write_text
 from ntt.data.coco import CocoDataset
 from ntt.data.references import references_to_json
-from ntt.errors import StorageError
+from ntt.errors import StorageError, printable
 from ntt.types import (
     Category,
     Detections,
@@ -80,7 +80,7 @@ def write_images(path: Path, images: Sequence[ImageRecord], categories: Sequence
         "categories": [{"id": category.id, "name": category.name} for category in categories],
         "annotations": [],
     }
-    write_json(path, document, indent=None)
+    write_text(path, json.dumps(document) + "\n")  # in ASCII: a file name need not be UTF-8
     return path
 
 
@@ -102,7 +102,8 @@ def write_counts(
         best = dict(zip(found.labels[::-1].tolist(), found.scores[::-1].tolist(), strict=True))
         for label, category in enumerate(categories):
             score = f"{best[label]:.4f}" if label in best else ""
-            writer.writerow([record.file_name, category.name, numbers[label], score, f"{threshold:g}"])
+            names = (printable(record.file_name), printable(category.name))
+            writer.writerow([*names, numbers[label], score, f"{threshold:g}"])
     write_text(path, stream.getvalue())
     return path
 
