@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROJECT_DIR
-from tiny_data import make_tiny
+from tiny_data import SMALL, make_tiny
 
 from ntt.cli.main import main
 from ntt.config.compose import compose_config
@@ -45,12 +45,14 @@ class Study:
         self.data = make_tiny(root / "tiny")
         self.output, self.store = root / "out", root / "store"
         self.file = root / "four.yaml"
+        small = ("\n" + 14 * " " + "- ").join(SMALL)
         self.file.write_text(
             f"""
             name: four
             base:
               - dataset=coco_json
               - segmenter.max_masks=60
+              - {small}
               - dataset.root={self.data}
               - runtime.output_root={self.output}
               - runtime.store_root={self.store}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT_DIR
-from tiny_data import make_tiny
+from tiny_data import SMALL, make_tiny
 
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
@@ -29,6 +29,7 @@ def test_a_multirun_shares_store_and_directories_with_everything_else(launcher: 
         "dataset=coco_json",
         f"dataset.root={data}",
         "segmenter.max_masks=60",
+        *SMALL,
         "visualisation.enabled=false",
         f"runtime.output_root={tmp_path / 'out'}",
         f"runtime.store_root={tmp_path / 'store'}",
@@ -37,6 +38,7 @@ def test_a_multirun_shares_store_and_directories_with_everything_else(launcher: 
     extra = [] if launcher == "basic" else [f"hydra/launcher={launcher}", "hydra.launcher.timeout_min=20"]
     done = multirun(*settings, "seed=0,1", "shots=1shot,2shot", *extra, folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Means over seeds, comparisons, plots: ntt report {tmp_path / 'out'}" in done.stdout
     points = [[*settings, f"seed={seed}", f"shots={shots}shot"] for seed in (0, 1) for shots in (1, 2)]
     folders = {run_directory(compose_config(point)) for point in points}
     assert len(folders) == 4

@@ -1,19 +1,20 @@
 """Small sweeps for the cluster: data, files, waiting."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from slurm.cluster import Cluster
-from tiny_data import make_split
+from tiny_data import SMALL, make_split
 
 from ntt.sweeps.plan import Plan, write_plan
 from ntt.sweeps.service import plan_file, refresh
 from ntt.sweeps.state import SweepFolder
 
-QUICK_MODELS = ("segmenter.canvas_side=256", "segmenter.mask_side=160", "segmenter.leaves=200")
+# Some tenths of a second for an image, so that a job can be stopped between two of them.
+UNHURRIED = ("segmenter.canvas_side=256", "segmenter.mask_side=160", "segmenter.leaves=200")
 
 
 def make_data(folder: Path, *, num_targets: int) -> Path:
@@ -65,11 +66,11 @@ class Sweep:
         }
 
 
-def write_sweep(place: Path, root: Path, **content: object) -> Path:
+def write_sweep(place: Path, root: Path, models: Sequence[str] = SMALL, **content: object) -> Path:
     """Write a sweep file that works on `root` and keeps everything below `place`."""
     place.mkdir(parents=True, exist_ok=True)
     base = ["dataset=coco_json", f"dataset.root={root}", f"runtime.output_root={place / 'out'}"]
-    base += [f"runtime.store_root={place / 'store'}", "runtime.dist_timeout_s=120", *QUICK_MODELS]
+    base += [f"runtime.store_root={place / 'store'}", "runtime.dist_timeout_s=120", *models]
     path = place / "sweep.yaml"
     path.write_text(yaml.safe_dump({"name": "test", "cluster": "local_test", "base": base, **content}))
     return path

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT_DIR
 from slurm.cluster import NODE, Cluster
-from slurm.sweeps import QUICK_MODELS, Sweep, make_data, planned, wait_for, write_sweep
+from slurm.sweeps import UNHURRIED, Sweep, make_data, planned, wait_for, write_sweep
+from tiny_data import SMALL
 
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
@@ -50,14 +51,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def long_sweep(data: Path, tmp_path: Path) -> Sweep:
     """One point whose candidates are one job of some length."""
-    return planned(write_sweep(tmp_path, data, axes={"shots": ["1shot"]}))
+    return planned(write_sweep(tmp_path, data, UNHURRIED, axes={"shots": ["1shot"]}))
 
 
 @pytest.fixture(scope="session")
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """What the point of `long_sweep` gives without a cluster."""
     place = tmp_path_factory.mktemp("undisturbed")
-    return local_results(planned(write_sweep(place, data, axes={"shots": ["1shot"]})), place / "local")
+    return local_results(planned(write_sweep(place, data, UNHURRIED, axes={"shots": ["1shot"]})), place / "local")
 
 
 def local_results(sweep: Sweep, place: Path) -> Results:
@@ -210,7 +211,7 @@ def test_a_job_out_of_time_is_queued_again(
     cluster: Cluster, data: Path, tmp_path: Path, undisturbed: Results, caplog: pytest.LogCaptureFixture
 ):
     # A minute is the shortest limit SLURM knows; the process is held until it is told that its time is up.
-    sweep = planned(write_sweep(tmp_path, data, axes={"shots": ["1shot"]}))
+    sweep = planned(write_sweep(tmp_path, data, UNHURRIED, axes={"shots": ["1shot"]}))
     limits = ["candidates.timeout_min=1", "candidates.signal_delay_s=10", "max_timeouts=9"]
     with caplog.at_level(logging.WARNING):
         submitted, _ = slurm.submit(sweep.folder, sweep.plan, overrides=limits)
@@ -269,7 +270,7 @@ def waiting_for(sweep: Sweep, task: str) -> str | None:
 @pytest.mark.usefixtures("cluster")
 def test_hydras_launcher_shares_store_and_run_directories(tmp_path: Path):
     data = make_data(tmp_path / "few", num_targets=4)
-    settings = ["dataset=coco_json", f"dataset.root={data}", "shots=1shot", *QUICK_MODELS]
+    settings = ["dataset=coco_json", f"dataset.root={data}", "shots=1shot", *SMALL]
     settings += ["visualisation.enabled=false", f"runtime.output_root={tmp_path / 'out'}"]
     settings += [f"runtime.store_root={tmp_path / 'store'}"]
     launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=20", "hydra.launcher.tasks_per_node=2"]
