@@ -16,7 +16,7 @@ from ntt.config.command_line import check_overrides, run_hydra
 from ntt.config.compose import compose_config, compose_many
 from ntt.config.identity import run_directory
 from ntt.config.typed_text import keep_text
-from ntt.errors import ConfigError
+from ntt.errors import ConfigError, DataError
 from ntt.run import runner
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
@@ -319,6 +319,26 @@ def test_a_multirun_draws_nothing_unless_asked_and_ends_with_a_table(
         ["matcher.merging", "seed", "box", "AP"],
         *([merging, seed, "-", "-"] for seed in "01" for merging in ("soft", "hard")),
     ]
+
+
+def test_a_point_of_a_multirun_that_fails_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    done: list[int] = []
+
+    def run(config: config.ExperimentConfig) -> None:
+        if config.seed == 1:
+            raise DataError("No image.")
+        done.append(config.seed)
+
+    monkeypatch.setattr("sys.argv", ["main.py", "-m", "seed=0,1,2"])
+    seen: list[int] = []
+    with pytest.raises(SystemExit) as caught:
+        run_hydra(run, lambda configs: seen.extend(config.seed for config in configs))
+    assert (caught.value.code, done, seen) == (2, [0, 2], [0, 1, 2])
+    assert capsys.readouterr().err == (
+        "\nError: No image.\n\nError: 1 of 3 points failed. Run the same command again to repeat them.\n"
+    )
 
 
 def test_axes_of_a_multirun_are_tried_one_at_a_time(monkeypatch: pytest.MonkeyPatch):

@@ -10,6 +10,8 @@ from dataclasses import MISSING, Field, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+_LARGEST = 1_000_000_000
+
 
 def setting(
     default: Any = MISSING,
@@ -61,7 +63,8 @@ def range_problems(declared: "Field[Any]", value: Any, key: str) -> list[str]:
     """Check one value, named `key` in messages, against the metadata of its field; see `setting_problems`."""
     if value is None or _allows(declared, value):
         return []
-    return [f"{key}={value} is invalid. Allowed: {allowed_values(declared)}."]
+    allowed = f"at most {_LARGEST:,}" if _is_absurd(declared, value) else allowed_values(declared)
+    return [f"{key}={value} is invalid. Allowed: {allowed}."]
 
 
 def allowed_values(declared: "Field[Any]") -> str:
@@ -105,10 +108,18 @@ def _plain(value: Any, *, is_path: bool = False) -> Any:
     return value
 
 
+def _is_absurd(declared: "Field[Any]", value: Any) -> bool:
+    """Return whether a number is larger than any sensible one, where the field has a least value and no greatest."""
+    limits = set(declared.metadata)
+    is_open = bool({"ge", "gt"} & limits) and not {"le", "lt"} & limits
+    return is_open and isinstance(value, int | float) and value > _LARGEST
+
+
 def _allows(declared: "Field[Any]", value: Any) -> bool:
     limits = declared.metadata
     return (
         not (isinstance(value, float) and math.isinf(value))
+        and not _is_absurd(declared, value)
         and ("one_of" not in limits or value in limits["one_of"])
         and all(getattr(operator, name)(value, limits[name]) for name in ("ge", "gt", "le", "lt") if name in limits)
     )

@@ -5,7 +5,10 @@ import sys
 import click
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+# --help is answered by the run, with all its options.
+@click.command(
+    add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[KEY=VALUE | HYDRA_FLAG]...")
 def run(words: tuple[str, ...]) -> None:
     """Run one experiment, or several with --multirun.

@@ -3,8 +3,7 @@
 import itertools
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,28 +33,42 @@ _MAX_POINTS_LISTED = 10_000
 _EXIT_INTERRUPTED = 130
 
 
-def run_hydra(run: Callable[[ExperimentConfig], float | None]) -> list[ExperimentConfig]:
+def run_hydra(
+    run: Callable[[ExperimentConfig], float | None],
+    after_multirun: Callable[[list[ExperimentConfig]], None] = lambda configs: None,
+) -> None:
     """Let Hydra compose the configuration, or those of a multirun, and call a function with each.
 
-    Ends the program with one line on standard error for a mistake of the user and for Ctrl-C.
+    Ends the program with one line on standard error for a mistake of the user and for Ctrl-C. A point of a multirun
+    that fails in this process does not keep the others from running; the program then ends with an error.
 
-    Returns:
-        The configurations of a multirun, as far as they are known in this process; [] for a single run.
+    Args:
+        run: called with each configuration.
+        after_multirun: called with the configurations of a multirun at its end, as far as this process knows them.
     """
     args = _parsed(sys.argv[1:])
     check_overrides(sys.argv[1:])
     if args.help:
         with hydra_session(_sources(args)):
-            sys.stdout.write(help_text())
-        return []
+            sys.stdout.write(help_text("ntt run" if sys.argv[0] == "ntt run" else "python main.py"))
+        return
     sys.argv[1:] = _arguments(args, sys.argv[1:])
     composed: list[ExperimentConfig] = []
+    failed: list[ExperimentConfig] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
     def experiment(cfg: DictConfig) -> float | None:
-        with plain_errors():
+        try:
             composed.append(from_hydra(cfg))
             return run(composed[-1])
+        except NttError as error:
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                _refuse(str(error))
+            if not str(HydraConfig.get().launcher.get("_target_")).endswith("BasicLauncher"):
+                raise  # it tells the process that waits for this one
+            sys.stderr.write(f"\nError: {error}\n")
+            failed.extend(composed[-1:])
+            return None
 
     register()
     try:
@@ -63,7 +76,10 @@ def run_hydra(run: Callable[[ExperimentConfig], float | None]) -> list[Experimen
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. Run the same command again to resume.\n")
         raise SystemExit(_EXIT_INTERRUPTED) from None
-    return (composed or _points(args)) if args.multirun else []
+    if args.multirun:
+        after_multirun(composed or _points(args))
+    if failed:
+        _refuse(f"{len(failed)} of {len(composed)} points failed. Run the same command again to repeat them.")
 
 
 def _parsed(words: Sequence[str]) -> Namespace:
@@ -92,17 +108,6 @@ def _points(args: Namespace) -> list[ExperimentConfig]:
         values = [_values(override) for override in OverridesParser.create().parse_overrides(keep_text(args.overrides))]
         lines = itertools.product(*(value for value in values if value is not None)) if None not in values else ()
         return [from_hydra(compose_cached(list(point))) for point in itertools.islice(lines, _MAX_POINTS_LISTED)]
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """End the program with the bare message of a user's error; in a multirun, Hydra continues with the other jobs."""
-    try:
-        yield
-    except NttError as error:
-        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise
-        _refuse(str(error))
 
 
 def read_override(line: str) -> tuple[str, Any]:

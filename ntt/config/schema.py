@@ -137,7 +137,7 @@ class VisualisationConfig:
     during_matching: bool = setting(default=False, decides=False)
     """Draw each image as soon as it is matched, during the run."""
 
-    contact_sheet_size: int = setting(6, ge=0)
+    contact_sheet_size: int = setting(6, ge=0, le=1000)
     """Images on the sheets of the best and of the worst images; 0: no sheets."""
 
     features: bool = False
@@ -167,7 +167,7 @@ class RuntimeConfig:
     deterministic: bool = True
     """Choose operations whose result is the same at every call, where torch has them, and warn of others."""
 
-    threads: int = setting(1, ge=1)
+    threads: int = setting(1, ge=1, le=1024)
     """CPU threads per process. Rounding may depend on it, so it is a setting and not a property of the machine. More
     than one pays only on cores nothing else uses: threads that wait for each other are slow."""
 
@@ -208,7 +208,7 @@ class ExperimentConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     visualisation: VisualisationConfig = setting(default_factory=VisualisationConfig, decides=False)
 
-    seed: int = setting(0, ge=0)
+    seed: int = setting(0, ge=0, le=2**63 - 1)
     """Seed of the reference sampler."""
 
     stage: str = setting("all", one_of=("all", *STAGES), decides=False)

@@ -34,7 +34,7 @@ class GraphDiffusionMatcher(ClassMeanMatcher):
     decay_power: float = setting(0.5, gt=0)
     """Exponent of 1 - penalty; the paper's lambda."""
 
-    steps: int = setting(30, ge=1)
+    steps: int = setting(30, ge=1, le=100_000)
     """Iterations of the walk."""
 
     transition: str = setting("normalised", one_of=TRANSITIONS)

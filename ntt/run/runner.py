@@ -27,7 +27,10 @@ _LOG = logging.getLogger(__name__)
 def main() -> None:
     """Run the experiment of this process's command line, or its experiments with --multirun."""
     lenient_stdout()
-    configs = run_hydra(lambda config: run(config, workspace=process_workspace()))
+    run_hydra(lambda config: run(config, workspace=process_workspace()), _show_multirun)
+
+
+def _show_multirun(configs: list[ExperimentConfig]) -> None:
     if configs:
         with console_logging():
             _LOG.info("\n%s", multirun_table(configs))

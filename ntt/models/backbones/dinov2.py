@@ -33,7 +33,7 @@ class Dinov2Config(VisionTransformerConfig):
     weights: str | None = None
     """Checkpoint file in Meta's layout; null: the official one below runtime.weights_root, its sha256 checked."""
 
-    input_size: int = 518
+    input_size: int = setting(518, le=8192)
     """Side of the encoder's square input, pixels; a multiple of 14. 518 is what the models were trained for."""
 
     implementation: str = setting("timm", one_of=("timm", "official"))

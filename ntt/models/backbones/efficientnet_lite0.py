@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ntt.base.digests import sha256_of
-from ntt.base.settings import deciding_settings
+from ntt.base.settings import deciding_settings, setting
 from ntt.errors import ConfigError, WeightsError
 from ntt.models.backbones.base import BackboneConfig
 from ntt.models.backbones.vit import check_input_size, check_shape
@@ -39,7 +39,7 @@ class EfficientNetLite0Config(BackboneConfig):
 
     SCHEMA: ClassVar[str] = "efficientnet_lite0"
 
-    input_size: int = 448
+    input_size: int = setting(448, le=8192)
     """Side of the square network input in pixels, a multiple of 16."""
 
     def build(self, placement: Placement) -> "EfficientNetLite0":

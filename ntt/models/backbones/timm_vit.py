@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from ntt.base.settings import setting
 from ntt.errors import ConfigError, WeightsError
 from ntt.models.backbones.vit import TokensOf, VisionTransformer, VisionTransformerConfig, without_values
 from ntt.models.weights import OFFLINE_VARIABLE, file_digest, is_offline, load_state_dict
@@ -33,7 +34,7 @@ class TimmVitConfig(VisionTransformerConfig):
     pretrained: bool = False
     """true: let timm download the weights of the tag into timm's own cache; false: never."""
 
-    input_size: int | None = None
+    input_size: int | None = setting(None, le=8192)
     """Side of the encoder's square input, pixels; a multiple of the patch size. null: the model's own."""
 
     def build(self, placement: Placement) -> "TimmVit":

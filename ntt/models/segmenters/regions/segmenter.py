@@ -33,16 +33,16 @@ class RegionsConfig(SegmenterConfig):
 
     SCHEMA: ClassVar[str] = "regions"
 
-    canvas_side: int = setting(512, ge=32)
+    canvas_side: int = setting(512, ge=32, le=8192)
     """Longer side in pixels of the canvas the backbone sees; the aspect ratio is kept."""
 
-    mask_side: int = setting(320, ge=32)
+    mask_side: int = setting(320, ge=32, le=8192)
     """Longer side in pixels of the grid on which regions are found and masks returned; at most `canvas_side`."""
 
-    leaves: int = setting(1200, ge=2)
+    leaves: int = setting(1200, ge=2, le=1_000_000)
     """Regions of the finest partition; more find smaller objects and take longer."""
 
-    components: int = setting(32, ge=1)
+    components: int = setting(32, ge=1, le=4096)
     """Principal directions of the backbone's features that are compared."""
 
     max_masks: int = setting(1000, ge=1)

@@ -58,7 +58,7 @@ class Sam2Config(SegmenterConfig):
     weights: str | None = None
     """Checkpoint file in the official layout; null: the official one below runtime.weights_root, sha256 checked."""
 
-    points_per_side: int = setting(32, ge=1)
+    points_per_side: int = setting(32, ge=1, le=512)
     """Points along each axis of the grid of prompts. 32 is the published value."""
 
     min_predicted_iou: float = setting(0.4, ge=0, lt=1)
@@ -72,7 +72,7 @@ class Sam2Config(SegmenterConfig):
     """Cut the grid into batches of this many points and drop an incomplete last one, as the reference
     implementation does with 256; null: use every point."""
 
-    prompt_batch_size: int | None = setting(None, ge=1, decides=False)
+    prompt_batch_size: int | None = setting(None, ge=1, le=65536, decides=False)
     """Prompts decoded at a time; decides memory and speed, not the result. Null: chosen for the device."""
 
     def build(self, placement: Placement) -> "Sam2":
