@@ -306,7 +306,7 @@ def test_held_jobs_are_named_with_what_releases_them(tmp_path: Path, fake_slurm:
     write_jobs(folder, [record("5", *[(task,) for task in shards])])
     reasons = ("launch failed requeued held", "Resources", "Resources", "JobHeldUser", "JobHeldAdmin")
     show_queue(fake_slurm, *[f"5_{index}|PENDING|{reason}" for index, reason in enumerate(reasons)])
-    text = status_text(folder, plan, sweep_status(folder, plan, observe=observe))
+    text = status_text(folder, plan, sweep_status(folder, plan))
     assert "    waiting: launch failed requeued held: scontrol release 5_0 lets it continue\n" in text
     assert "    waiting: Resources (2 shards)\n" in text
     assert "    waiting: JobHeldUser: scontrol release 5_3 lets it continue\n" in text

@@ -114,17 +114,17 @@ def submit(
 def status(sweep: str, output_root: Path, verbose: bool) -> None:
     """Print points by state, time elapsed and left."""
     from ntt.sweeps.plan import read_plan
-    from ntt.sweeps.service import observer_of, open_sweep
+    from ntt.sweeps.service import open_sweep
     from ntt.sweeps.status import sweep_status
     from ntt.sweeps.text import status_text
 
     folder = open_sweep(sweep, output_root)
     plan = read_plan(folder)
     try:
-        status = sweep_status(folder, plan, observe=observer_of(folder))
+        status = sweep_status(folder, plan)
     except ConfigError as error:  # submitting needs the queue, a mere status does not
         click.echo(f"The queue cannot be queried, so this is what the jobs themselves have written: {error}\n")
-        status = sweep_status(folder, plan)
+        status = sweep_status(folder, plan, asks_queue=False)
     click.echo(status_text(folder, plan, status, verbose=verbose))
 
 
@@ -195,7 +195,7 @@ def cancel(sweep: str, output_root: Path) -> None:
 def list_sweeps(output_root: Path) -> None:
     """Print all sweeps and their progress."""
     from ntt.sweeps.plan import read_plan
-    from ntt.sweeps.service import all_sweeps, observer_of
+    from ntt.sweeps.service import all_sweeps
     from ntt.sweeps.status import sweep_status
     from ntt.sweeps.text import list_text
 
@@ -203,7 +203,7 @@ def list_sweeps(output_root: Path) -> None:
     for folder in all_sweeps(output_root):
         try:
             plan = read_plan(folder)
-            rows.append((folder, plan, sweep_status(folder, plan, observe=observer_of(folder))))
+            rows.append((folder, plan, sweep_status(folder, plan)))
         except NttError as error:  # of one sweep; the others are listed
             click.echo(f"{folder.root.name}: {error}\n")
     click.echo(list_text(rows, output_root))
@@ -244,13 +244,12 @@ def _submit(folder: "SweepFolder", plan: "Plan", cluster: str | None, overrides:
 
 def _run_here(folder: "SweepFolder", plan: "Plan", processes: int) -> int:
     from ntt.sweeps.local import run_local
-    from ntt.sweeps.service import observer_of
     from ntt.sweeps.status import sweep_status
     from ntt.sweeps.text import counted, status_text
 
     with _progress_line() as show:
         run_local(folder, plan, processes=processes, on_change=show)
-    status = sweep_status(folder, plan, observe=observer_of(folder))
+    status = sweep_status(folder, plan)
     click.echo(status_text(folder, plan, status))
     unfinished = len(plan.points) - status.counts["done"]
     if unfinished:

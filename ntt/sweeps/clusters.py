@@ -19,7 +19,6 @@ from ntt.sweeps.spec import StageResources
 
 CLUSTERS_DIR = CONFIG_ROOT / "sweeps" / "clusters"
 STAGES = ("candidates", "references", "points")
-SHORTEST_COUNTED_MIN = 10
 
 _OWN_FLAGS = ("array", "dependency", "job-name", "open-mode", "output", "error", "signal", "requeue", "no-requeue")
 

@@ -134,7 +134,7 @@ def _left_by(folder: SweepFolder, job: Job, *, log: Path) -> list[Job]:
 
 def _progress(folder: SweepFolder, plan: Plan) -> str:
     """Return a sweep's progress in one line."""
-    status = sweep_status(folder, plan)
+    status = sweep_status(folder, plan, asks_queue=False)
     unfinished = [unit for unit in status.units if unit.is_needed and unit.num_missing]
     if unfinished:
         return "; ".join(f"{unit.unit.kind} {unit.num_there} of {unit.unit.num_items}" for unit in unfinished)

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ntt.errors import ConfigError
-from ntt.sweeps import queue
 from ntt.sweeps.plan import Plan, make_plan, read_plan, replan, sweep_folder, write_plan
 from ntt.sweeps.points import expand
+from ntt.sweeps.queue import observe
 from ntt.sweeps.spec import read_spec
 from ntt.sweeps.state import SweepFolder
-from ntt.sweeps.status import Observer, by_heartbeat
 
 
 def is_sweep_file(name: str) -> bool:
@@ -69,11 +68,6 @@ def refresh(folder: SweepFolder) -> Plan:
     return plan
 
 
-def observer_of(folder: SweepFolder) -> Observer:
-    """Return what knows best how a sweep's tasks are: the cluster it was submitted to, else the state files."""
-    return queue.observe if folder.jobs.is_file() else by_heartbeat
-
-
 def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
     """Write a plan into its sweep's folder, taking the place of an earlier plan of the same sweep.
 
@@ -91,7 +85,7 @@ def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
             f"{folder.root} holds another sweep named {plan.name!r}: none of its points is one of these. Give this one "
             "its own name with --name, or delete that folder; results are stored elsewhere and stay."
         )
-    dropped = observer_of(folder)(folder, sorted(before - now)).values()
+    dropped = observe(folder, sorted(before - now)).values()
     busy = sum(state.status == "running" or (state.status == "waiting" and state.job is not None) for state in dropped)
     if busy:
         raise ConfigError(

@@ -20,7 +20,7 @@ from typing import Any
 from ntt.base.digests import content_key
 from ntt.base.files import exclusive
 from ntt.errors import ConfigError
-from ntt.sweeps.clusters import SHORTEST_COUNTED_MIN, ClusterProfile, JobRequest, load_profile, profile_names
+from ntt.sweeps.clusters import ClusterProfile, JobRequest, load_profile, profile_names
 from ntt.sweeps.layout import JobArray, cluster_arrays
 from ntt.sweeps.plan import Plan
 from ntt.sweeps.queue import ArrayRecord, owners, read_queue, slurm_command, write_jobs
@@ -64,7 +64,11 @@ def submit(
         if not arrays:
             return [], list(queued)
         code = take_snapshot(folder.root / "code")
-        _warn(arrays, before, code.digest)
+        if before and before[-1].code != code.digest:
+            _LOG.warning(
+                "The program has changed since the last submission. What is submitted now runs the program as it is; "
+                "what was submitted before, and what is done, is of the program as it was."
+            )
         submitted: list[ArrayRecord] = []
         for array in arrays:
             for task in (task for job in array.jobs for task in job.tasks):
@@ -149,22 +153,6 @@ def _alone(folder: SweepFolder) -> Iterator[None]:
     folder.root.mkdir(parents=True, exist_ok=True)
     with exclusive(folder.jobs):
         yield
-
-
-def _warn(arrays: Sequence[JobArray], before: Sequence[ArrayRecord], digest: str) -> None:
-    shortest = min(array.request.timeout_min for array in arrays)
-    if shortest <= SHORTEST_COUNTED_MIN:
-        _LOG.warning(
-            "timeout_min=%d: submitit takes every interruption of a job of %d minutes or less for a time-out, so a "
-            "pre-emption counts against max_timeouts too. Ask for more minutes, or set max_timeouts higher.",
-            shortest,
-            SHORTEST_COUNTED_MIN,
-        )
-    if before and before[-1].code != digest:
-        _LOG.warning(
-            "The program has changed since the last submission. What is submitted now runs the program as it is; what "
-            "was submitted before, and what is done, is of the program as it was."
-        )
 
 
 def _executor(

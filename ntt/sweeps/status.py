@@ -2,13 +2,14 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import mean
 
 from ntt.run.rundir import RunDirectory
 from ntt.sweeps.plan import Plan, PlannedPoint
+from ntt.sweeps.queue import observe
 from ntt.sweeps.state import SweepFolder, TaskState
 from ntt.sweeps.units import WorkUnit
 
@@ -56,23 +57,20 @@ class SweepStatus:
         return Counter(state.status for _, state in self.points)
 
 
-Observer = Callable[[SweepFolder, Sequence[str]], Mapping[str, TaskState]]
-
-
-def by_heartbeat(folder: SweepFolder, tasks: Sequence[str]) -> dict[str, TaskState]:
-    """Return the states of tasks according to state files and heartbeats."""
-    return {task: folder.observed(task) for task in tasks}
-
-
 def is_done(folder: SweepFolder, point: PlannedPoint) -> bool:
     """Return whether a point has its result."""
     return _with_result(point, folder.observed(point.id)).status == "done"
 
 
-def sweep_status(folder: SweepFolder, plan: Plan, *, observe: Observer = by_heartbeat) -> SweepStatus:
-    """Read the state of a sweep; `observe` returns the states of tasks (a cluster knows more than the files do)."""
+def sweep_status(folder: SweepFolder, plan: Plan, *, asks_queue: bool = True) -> SweepStatus:
+    """Read the state of a sweep from its files and, where it was submitted to a cluster, from the queue.
+
+    Raises:
+        ConfigError: if the queue does not answer.
+    """
     shards_of = {unit.id: folder.shards(unit.id) for unit in plan.units}
-    states = observe(folder, [*(point.id for point in plan.points), *chain(*shards_of.values())])
+    tasks = [*(point.id for point in plan.points), *chain(*shards_of.values())]
+    states = observe(folder, tasks) if asks_queue else {task: folder.observed(task) for task in tasks}
     points = tuple((point, _with_result(point, states[point.id])) for point in plan.points)
     needed = {unit for point, state in points if state.status != "done" for unit in point.units}
     units = tuple(
