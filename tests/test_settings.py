@@ -34,7 +34,7 @@ def test_defaults_and_none_pass():
         (Outer(inner=Inner(share=float("nan"))), "inner.share=nan is invalid. Allowed: 0 to 1."),
         (Outer(way="swift"), "way=swift is invalid. Allowed: one of fast, slow."),
         (Outer(count=0), "count=0 is invalid. Allowed: 1 or more."),
-        (Outer(count=10**30), f"count={10**30} is invalid. Allowed: at most 1,000,000,000."),
+        (Outer(count=10**30), f"count={10**30} is invalid. Allowed: at most 9,223,372,036,854,775,807."),
         (Outer(weight=float("inf")), "weight=inf is invalid. Allowed: more than 0 to less than 1."),
         (Outer(weight=0.0), "weight=0.0 is invalid. Allowed: more than 0 to less than 1."),
         (Outer(weight=1.0), "weight=1.0 is invalid. Allowed: more than 0 to less than 1."),

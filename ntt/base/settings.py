@@ -10,7 +10,7 @@ from dataclasses import MISSING, Field, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-_LARGEST = 1_000_000_000
+_LARGEST = 2**63 - 1
 
 
 def setting(

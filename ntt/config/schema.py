@@ -187,7 +187,7 @@ class RuntimeConfig:
     weights_root: str = setting(WEIGHTS_ROOT, decides=False)
     """Folder of downloaded model weights."""
 
-    dist_timeout_s: int = setting(1800, ge=1, decides=False)
+    dist_timeout_s: int = setting(1800, ge=1, le=10_000_000, decides=False)
     """Seconds a process of a distributed run waits for the others to reach the same point."""
 
 
@@ -208,7 +208,7 @@ class ExperimentConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     visualisation: VisualisationConfig = setting(default_factory=VisualisationConfig, decides=False)
 
-    seed: int = setting(0, ge=0, le=2**63 - 1)
+    seed: int = setting(0, ge=0)
     """Seed of the reference sampler."""
 
     stage: str = setting("all", one_of=("all", *STAGES), decides=False)

@@ -28,7 +28,7 @@ class KMeansMatcher(PrototypeMatcher):
     """Groups the reference instances of a class are split into; each is its own group where there are fewer. With
     1, scores are those of the published matcher."""
 
-    clustering_seed: int = setting(0, ge=0, le=2**63 - 1)
+    clustering_seed: int = setting(0, ge=0)
     """Seed of the k-means starts."""
 
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
