@@ -9,6 +9,6 @@ setup(
     package_dir={f"ntt._project.{folder}": folder for folder in FOLDERS},
     package_data={
         "ntt": ["py.typed", "**/*.json", "datasets/demo_data/**", "reports/assets/*"],
-        **{f"ntt._project.{folder}": ["**/*.yaml", "**/__init__.py"] for folder in FOLDERS},
+        **{f"ntt._project.{folder}": ["**/*.yaml"] for folder in FOLDERS},
     },
 )

@@ -322,7 +322,7 @@ def test_a_multirun_draws_nothing_unless_asked_and_ends_with_a_table(
 
 
 def test_a_point_of_a_multirun_that_fails_leaves_the_others(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     done: list[int] = []
 
@@ -331,7 +331,7 @@ def test_a_point_of_a_multirun_that_fails_leaves_the_others(
             raise DataError("No image.")
         done.append(config.seed)
 
-    monkeypatch.setattr("sys.argv", ["main.py", "-m", "seed=0,1,2"])
+    monkeypatch.setattr("sys.argv", ["main.py", "-m", "seed=0,1,2", f"runtime.output_root={tmp_path}"])
     seen: list[int] = []
     with pytest.raises(SystemExit) as caught:
         run_hydra(run, lambda configs: seen.extend(config.seed for config in configs))
