@@ -112,7 +112,7 @@ def _is_absurd(declared: "Field[Any]", value: Any) -> bool:
     """Return whether a number is larger than any sensible one, where the field has a least value and no greatest."""
     limits = set(declared.metadata)
     is_open = bool({"ge", "gt"} & limits) and not {"le", "lt"} & limits
-    return is_open and isinstance(value, int | float) and value > _LARGEST
+    return is_open and isinstance(value, int | float) and _LARGEST < value < math.inf
 
 
 def _allows(declared: "Field[Any]", value: Any) -> bool:
