@@ -262,7 +262,7 @@ def test_fingerprints_name_every_setting(matcher: type[DetectingMatcher]):
         (GraphDiffusionMatcher, {"alpha": 1.01}, "0 to 1"),
         (GraphDiffusionMatcher, {"alpha": -0.01}, "0 to 1"),
         (GraphDiffusionMatcher, {"decay_power": float("inf")}, "more than 0"),
-        (GraphDiffusionMatcher, {"steps": 0}, "1 or more"),
+        (GraphDiffusionMatcher, {"steps": 0}, "1 to 100000"),
         (GraphDiffusionMatcher, {"transition": "sparse"}, "one of normalised, plain"),
         (GraphDiffusionMatcher, {"nms_iou_threshold": 1.5}, "0 to 1"),
     ],
