@@ -8,20 +8,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ntt.predictor import Prediction as Prediction
-    from ntt.predictor import Predictor as Predictor
-    from ntt.predictor import Reference as Reference
-    from ntt.predictor import references_from_folder as references_from_folder
-    from ntt.sweeps.records import load_runs as load_runs
+    from ntt.predictor import (
+        DetectedInstance,
+        Instances,
+        Predictor,
+        Reference,
+        references_from_coco,
+        references_from_folder,
+        references_from_labelme,
+        references_from_yolo,
+    )
+    from ntt.sweeps.records import load_runs
 
 __version__ = "0.1.0"
-
-_IN_PREDICTOR = ("Prediction", "Predictor", "Reference", "references_from_folder")
-_MODULES = {**dict.fromkeys(_IN_PREDICTOR, "ntt.predictor"), "load_runs": "ntt.sweeps.records"}
+__all__ = [
+    "DetectedInstance",
+    "Instances",
+    "Predictor",
+    "Reference",
+    "__version__",
+    "load_runs",
+    "references_from_coco",
+    "references_from_folder",
+    "references_from_labelme",
+    "references_from_yolo",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Load the Python API when it is first used: importing `ntt` alone stays cheap."""
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module 'ntt' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    return getattr(importlib.import_module("ntt.sweeps.records" if name == "load_runs" else "ntt.predictor"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the names of the Python API."""
+    return list(__all__)

@@ -1,7 +1,9 @@
 """The Python API: the same detections as a run, from files, pictures or arrays."""
 
+import io
+import json
 import re
-import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,13 +18,14 @@ from skimage import data
 from tiny_data import HEIGHT, WIDTH, make_tiny, shape_mask
 
 import ntt
+from ntt.base.files import read_json
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
 from ntt.data.coco import read_coco
 from ntt.data.images import read_image
 from ntt.data.masks import instance_mask
-from ntt.errors import ConfigError, DataError
-from ntt.predictor import _as_file
+from ntt.errors import ConfigError, DataError, StorageError
+from ntt.predictor.references import as_file
 from ntt.run import artefacts as results
 from ntt.run import runner
 
@@ -200,7 +203,7 @@ def test_pictures_become_rgb_as_files_do(kind: str, tmp_path: Path):
     else:
         picture = Image.new("RGBA", (4, 3), (0, 0, 0, 0))
     picture.save(tmp_path / "a.png")
-    with _as_file(picture) as given, _as_file(tmp_path / "a.png") as file:
+    with as_file(picture) as given, as_file(tmp_path / "a.png") as file:
         np.testing.assert_array_equal(read_image(given), read_image(file))
         assert read_image(given).max() == (255 if kind == "transparent" else round(55000 * 255 / 65535))
 
@@ -220,19 +223,127 @@ def test_photographs_that_a_package_ships():
         assert found.scores[0] > 0.5
 
 
-def test_the_documented_example_runs(
+def test_the_documented_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     root = make_folder(tmp_path / "my_set")
     with Image.open(root / "targets/targets_1.png") as picture:
         picture.save(root / "targets/monday.jpg", quality=95)
-    text = (PROJECT_DIR / "docs/api.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n# file: predict\.py\n(.*?)```", text, flags=re.DOTALL)
-    assert len(code.strip().splitlines()) < 10
-    (tmp_path / "predict.py").write_text(code)
     monkeypatch.chdir(tmp_path)
-    runpy.run_path("predict.py")
+    text = (PROJECT_DIR / "docs/api.md").read_text(encoding="utf-8")
+    code = "".join(re.findall(r"```python\n(.*?)```", text.partition("## Results of runs")[0], flags=re.DOTALL))
+    # Coarse and small, for speed.
+    code = re.sub(r"ntt\.Predictor\((.*?)\)", rf"ntt.Predictor(\1, overrides={QUICK})", code)
+    variables: dict[str, Any] = {}
+    exec(code, variables)
     assert re.search(r"^square 0\.\d\d at \[.*\], \d+ pixels$", capsys.readouterr().out, flags=re.MULTILINE)
+    assert sorted(variables["counts"]) == ["monday.jpg", "targets_0.png", "targets_1.png"]
+    assert variables["predictor"].classes == ("disc", "square")
+    assert {"monday.png", "monday.json", "shapes.safetensors"} < {path.name for path in tmp_path.iterdir()}
+    assert read_json(tmp_path / "monday.json")[0].keys() == {"image_id", "category_id", "score", "bbox", "segmentation"}
+
+
+def test_instances_are_selected_shown_and_saved(tiny: Path, predictor: ntt.Predictor, tmp_path: Path):
+    path = tiny / "images/targets_1.png"
+    found = predictor(path)
+    first = found[0]
+    assert (first.name, first.score) == (found.names[0], found.scores[0])
+    np.testing.assert_array_equal(first.mask, found.masks[0])
+    assert [each.score for each in found[:3]] == found.scores[:3].tolist()
+    for some in (found[found.labels == 1], found[np.flatnonzero(found.labels == 1)]):
+        assert set(some.names) == {"square"}
+        assert len(some) == (found.labels == 1).sum()
+    np.testing.assert_array_equal(found[[2, 0]].boxes_xyxy, found.boxes_xyxy[[2, 0]])
+    with pytest.raises(IndexError):
+        found[len(found)]
+    assert re.fullmatch(r"DetectedInstance\('(disc|square)', [01]\.\d\d, box \[\d+, \d+, \d+, \d+\]\)", repr(first))
+    few = found[:0]
+    assert repr(few) == f"Instances(0 in {WIDTH} x {HEIGHT} pixels)"
+    assert re.fullmatch(r"Instances\(\d+ in 128 x 96 pixels: \d+ .*; scores 0\.\d\d to 0\.\d\d\)", repr(found))
+    assert repr(predictor) == "Predictor(2 classes: disc, square; efficientnet_lite0, regions, ntt)"
+    assert repr(ntt.Reference(path, "disc", mask=found.masks[0])) == "Reference('disc', targets_1.png, mask)"
+    assert repr(ntt.Reference(pixels(path), "disc")) == "Reference('disc', ndarray, whole image)"
+    picture = found[:1].draw()
+    assert Image.open(io.BytesIO(found[:1]._repr_png_())).size == picture.size
+    assert np.any(np.asarray(picture) != np.asarray(few.draw()))
+    assert predictor(pixels(path))[:1].draw().tobytes() == picture.tobytes()
+    found.save(tmp_path / "a.jpg")
+    assert found.to_coco(image_id="monday")[0]["image_id"] == "monday"
+    with pytest.raises(ConfigError, match=r"a\.txt ends in '\.txt': \.png, \.jpg or \.json is needed"):
+        found.save(tmp_path / "a.txt")
+
+
+def test_folders_lists_and_generators_are_searched(tiny: Path, predictor: ntt.Predictor, tmp_path: Path):
+    names = ["targets_0.png", "targets_1.png"]
+    for name in names:
+        shutil.copy(tiny / "images" / name, tmp_path)
+    given = [tmp_path, [tmp_path / name for name in names], (str(tmp_path / name) for name in names)]
+    results = [list(predictor.search(images, progress=False)) for images in given]
+    for found in results:
+        assert [Path(each.image).name for each in found] == names
+        for ours, expected in zip(found, results[0], strict=True):
+            np.testing.assert_array_equal(ours.scores, expected.scores)
+    pictures = iter([pixels(tmp_path / names[0]), "nowhere.png"])
+    lazy = predictor.search(pictures)
+    assert len(next(lazy)) == len(results[0][0])
+    with pytest.raises(DataError, match="There is no image"):
+        next(lazy)
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        predictor.search("nowhere")
+
+
+def test_the_list_of_classes_can_be_changed(tiny: Path, shared_store: Path, predictor: ntt.Predictor):
+    path = tiny / "images/targets_1.png"
+    changed = ntt.Predictor(examples(tiny), overrides=QUICK, store=shared_store)
+    changed.classes = ["square"]
+    only = [each for each in examples(tiny) if each.name == "square"]
+    alone = ntt.Predictor(only, overrides=QUICK, store=shared_store)
+    np.testing.assert_array_equal(changed(path).scores, alone(path).scores)
+    assert set(changed(path).names) == {"square"}
+    assert {entry["category_id"] for entry in changed(path).to_coco()} == {2}
+    changed.classes = reversed(predictor.classes)
+    assert changed.classes == ("square", "disc")
+    np.testing.assert_array_equal(changed(path).scores, predictor(path).scores)
+    for names in ([], ["square", "square"], "circle"):
+        with pytest.raises(ConfigError, match=r"Choose one or more of \['disc', 'square'\], each once"):
+            changed.classes = names
+
+
+def test_a_memory_is_saved_and_read_by_the_same_models_only(
+    tiny: Path, shared_store: Path, predictor: ntt.Predictor, tmp_path: Path
+):
+    path, image = tmp_path / "shapes.safetensors", tiny / "images/targets_1.png"
+    predictor.save_memory(path)
+    again = ntt.Predictor(memory=path, overrides=QUICK, store=shared_store, device="cpu")
+    np.testing.assert_array_equal(again(image).scores, predictor(image).scores)
+    for more in ({"overrides": [*QUICK, "backbone.input_size=80"]}, {"overrides": QUICK, "matcher": "ntt_full_both"}):
+        with pytest.raises(ConfigError, match="was made with another backbone or other settings"):
+            ntt.Predictor(memory=path, **more)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StorageError, match="cannot be read"):
+        ntt.Predictor(memory=path, overrides=QUICK)
+    for references, memory in ((None, None), (examples(tiny), path)):
+        with pytest.raises(ConfigError, match="exclude each other, and one is needed"):
+            ntt.Predictor(references, memory=memory)
+
+
+def test_examples_from_annotation_files(tiny: Path, tmp_path: Path):
+    read = ntt.references_from_coco(tiny / "annotations/references.json", tiny / "images")
+    for ours, expected in zip(read, examples(tiny), strict=True):
+        assert (ours.image, ours.name, ours.box_xyxy) == (expected.image, expected.name, expected.box_xyxy)
+        np.testing.assert_array_equal(ours.mask, expected.mask)
+    (tmp_path / "images/train").mkdir(parents=True)
+    (tmp_path / "labels/train").mkdir(parents=True)
+    shutil.copy(tiny / "images/references_0.png", tmp_path / "images/train/a.png")
+    (tmp_path / "labels/train/a.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    (tmp_path / "data.yaml").write_text("names: [disc]\n")
+    (box,) = ntt.references_from_yolo(tmp_path)
+    assert (box.name, box.mask, tuple(box.box_xyxy)) == ("disc", None, (48, 24, 80, 72))
+    shape = {"label": "disc", "points": [[20, 20], [60, 60]], "shape_type": "rectangle"}
+    label = {"imagePath": "a.png", "imageHeight": HEIGHT, "imageWidth": WIDTH, "shapes": [shape]}
+    (tmp_path / "images/train/a.json").write_text(json.dumps(label))
+    (marked,) = ntt.references_from_labelme(tmp_path / "images/train")
+    assert (marked.name, tuple(marked.box_xyxy)) == ("disc", (20, 20, 60, 60))
 
 
 def test_importing_the_package_stays_cheap():
@@ -243,3 +354,5 @@ def test_importing_the_package_stays_cheap():
     assert done.stdout == "[]\n"
     with pytest.raises(AttributeError, match="module 'ntt' has no attribute 'Predicter'"):
         _ = ntt.Predicter
+    assert dir(ntt) == sorted(ntt.__all__)
+    assert all(getattr(ntt, name) for name in ntt.__all__)

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
@@ -14,21 +14,24 @@ _LOG = logging.getLogger(__name__)
 _LOG_EVERY_S = 10.0
 
 
-def track(items: Sequence[T], stage: str, *, unit: str, visible: bool) -> Iterator[T]:
+def track(items: Iterable[T], stage: str, *, unit: str, visible: bool) -> Iterator[T]:
     """Yield the items and show the stage's progress; `unit` names one item, such as "image"."""
     if not visible:
         yield from items
         return
     has_bar = sys.stderr.isatty()
+    total = len(items) if isinstance(items, Sized) else None
     started = logged = time.monotonic()
     bar = tqdm(items, desc=f"{stage:<14}", unit=unit, leave=False, dynamic_ncols=True, disable=not has_bar)
     for done, item in enumerate(bar):
         now = time.monotonic()
         if done and now - logged >= _LOG_EVERY_S:
             logged = now
-            values = (stage, done, len(items), unit, (now - started) / done * (len(items) - done))
+            of_all, left = "", ""
+            if total is not None:
+                of_all, left = f" of {total}", f", about {(now - started) / done * (total - done):.0f} s left"
             # With a bar on the terminal the line is for the run's log alone.
-            _LOG.info("%-14s %d of %d %ss, about %.0f s left", *values, extra={"has_bar": has_bar})
+            _LOG.info("%-14s %d%s %ss%s", stage, done, of_all, unit, left, extra={"has_bar": has_bar})
         yield item
 
 

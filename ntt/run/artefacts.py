@@ -16,7 +16,7 @@ import torch
 from ntt.base.files import read_json, write_bytes, write_json, write_parts, write_text
 from ntt.data.coco import CocoDataset
 from ntt.data.references import references_to_json
-from ntt.errors import StorageError, printable
+from ntt.errors import ConfigError, StorageError, printable
 from ntt.types import (
     Category,
     Detections,
@@ -30,7 +30,7 @@ from ntt.types import (
 )
 
 # Beginnings of the names of a memory's tensors, and the fields they are of.
-_MEMORY_FIELDS = {
+MEMORY_FIELDS = {
     "class": "features",
     "background": "backgrounds",
     "clear_background": "clear_backgrounds",
@@ -160,20 +160,20 @@ def flat_proposals(recall: ProposalRecall) -> dict[str, float]:
     return {f"proposals/{names[k]}_{name}": value for k, values in recall.items() for name, value in values.items()}
 
 
-def write_memory(path: Path, memory: MemoryBank) -> Path:
-    """Write a memory bank as safetensors; the categories are in its metadata."""
+def write_memory(path: Path, memory: MemoryBank, *, made_with: str = "") -> Path:
+    """Write a memory bank as safetensors; the categories, and a digest of its settings, are in its metadata."""
     tensors = {
         f"{name}_{label}": vectors
-        for name, field in _MEMORY_FIELDS.items()
+        for name, field in MEMORY_FIELDS.items()
         for label, vectors in enumerate(getattr(memory, field))
     }
-    return _write_tensors(path, tensors, memory.categories)
+    return _write_tensors(path, tensors, memory.categories, made_with=made_with)
 
 
-def read_memory(path: Path) -> MemoryBank:
-    """Read a memory bank back."""
-    tensors, categories = _read_tensors(path)
-    names = {field: [f"{name}_{label}" for label in range(len(categories))] for name, field in _MEMORY_FIELDS.items()}
+def read_memory(path: Path, *, made_with: str = "") -> MemoryBank:
+    """Read a memory bank back; a ConfigError where it was made with other settings than asked for ("": any)."""
+    tensors, categories = _read_tensors(path, made_with=made_with)
+    names = {field: [f"{name}_{label}" for label in range(len(categories))] for name, field in MEMORY_FIELDS.items()}
     vectors = {field: tuple(tensors[name] for name in own if name in tensors) for field, own in names.items()}
     return MemoryBank(categories=categories, **vectors)
 
@@ -217,18 +217,24 @@ def _write_json(path: Path, value: Any) -> Path:
     return path
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], categories: Sequence[Category]) -> Path:
+def _write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], categories: Sequence[Category], *, made_with: str = ""
+) -> Path:
     metadata = {"categories": json.dumps([[category.id, category.name] for category in categories])}
+    metadata |= {"made_with": made_with} if made_with else {}
     data = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()}, metadata=metadata)
     write_bytes(path, data)
     return path
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], tuple[Category, ...]]:
+def _read_tensors(path: Path, *, made_with: str = "") -> tuple[dict[str, torch.Tensor], tuple[Category, ...]]:
     try:
         with safetensors.safe_open(path, framework="pt") as stream:
-            pairs: list[tuple[int, str]] = json.loads(stream.metadata()["categories"])
+            metadata = stream.metadata() or {}
+            pairs: list[tuple[int, str]] = json.loads(metadata["categories"])
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
         raise StorageError(f"{path} cannot be read: {error}.") from error
+    if made_with and metadata.get("made_with") != made_with:
+        raise ConfigError(f"{path} was made with another backbone or other settings. Use those, or encode again.")
     return tensors, tuple(Category(id=number, name=name) for number, name in pairs)

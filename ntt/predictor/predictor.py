@@ -1,0 +1,152 @@
+"""The method as a Python object: examples in, detections out."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ntt.base.digests import content_key
+from ntt.base.distributed import ProcessGroup
+from ntt.base.progress import track
+from ntt.config.compose import compose_many
+from ntt.convert.folders import Folder
+from ntt.errors import ConfigError, DataError, raise_all
+from ntt.predictor.references import ImageLike, PathLike, Reference, as_file, checked_examples, reference_set
+from ntt.predictor.results import Instances
+from ntt.run.artefacts import MEMORY_FIELDS, read_memory, write_memory
+from ntt.run.models import build_models
+from ntt.stages.matching import build_prototypes
+from ntt.stages.memory import ReferenceEncoder, fill_memory
+from ntt.store.entries import Arrays
+from ntt.store.store import Store
+from ntt.types import MemoryBank, ReferenceSet
+
+
+class Predictor:
+    """Finds objects of the classes it was shown examples of."""
+
+    def __init__(
+        self,
+        references: Iterable[Reference] | None = None,
+        *,
+        memory: PathLike | None = None,
+        backbone: str = "efficientnet_lite0",
+        segmenter: str = "regions",
+        matcher: str = "ntt",
+        device: str | None = None,
+        overrides: Sequence[str] = (),
+        store: PathLike | None = None,
+    ) -> None:
+        """Encode the examples. Sets PyTorch's number of threads and its determinism as `runtime` says.
+
+        Args:
+            references: the examples; classes are numbered in the order in which they first occur.
+            memory: in place of examples, a file that `save_memory` wrote, with the same models.
+            backbone: an option of the config group, such as "dinov2_vitl14".
+            segmenter: option, such as "sam2".
+            matcher: option.
+            device: "auto", "cpu", "cuda", "cuda:N" or "mps"; None: as the options say, which is "auto" by default.
+            overrides: any further settings, as on the command line: "runtime=gpu", "matcher.merging=hard".
+            store: a folder in which what was computed is kept, that of a run for example; None: nothing is kept.
+
+        Raises:
+            NttError: for an example that cannot be used, a wrong setting, or missing weights.
+        """
+        if (references is None) == (memory is None):
+            raise ConfigError("Examples and a memory exclude each other, and one is needed. Give references or memory.")
+        examples = () if references is None else checked_examples(references)
+        options = [f"backbone={backbone}", f"segmenter={segmenter}", f"matcher={matcher}"]
+        options += [] if device is None else [f"runtime.device={device}"]
+        (config,) = compose_many([[*options, *overrides]])
+        entries = _NoStore(Path()) if store is None else Store(Path(store).expanduser().absolute())
+        self._models, self._matcher = build_models(config, store=entries), config.matcher
+        if memory is not None:
+            self._memory = read_memory(Path(memory).expanduser(), made_with=self._settings)
+        else:
+            with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
+                self._memory = self._fill(reference_set(examples, Path(folder)))
+        self._prototypes = build_prototypes(memory=self._memory, matcher=self._matcher)
+
+    def __repr__(self) -> str:
+        """Return one line: classes and models."""
+        config = self._models.config
+        options = ", ".join(option.name for option in (config.backbone, config.segmenter, config.matcher))
+        return f"Predictor({len(self.classes)} classes: {', '.join(self.classes)}; {options})"
+
+    def _encoder(self, references: ReferenceSet | None) -> ReferenceEncoder:
+        if references is None or not self._matcher.reads_clear_surroundings:
+            return self._models.encoder
+        return replace(self._models.encoder, objects_of_image=references.instances_of_image)
+
+    def _fill(self, references: ReferenceSet) -> MemoryBank:
+        source = self._models.source if self._matcher.reads_full_images else None
+        encoder = self._encoder(references)
+        return fill_memory(references=references, encoder=encoder, group=ProcessGroup(), source=source)
+
+    @property
+    def _settings(self) -> str:
+        """Digest of what decides the memory besides the examples."""
+        matcher = self._matcher
+        segmenter = dict(self._models.segmenter.fingerprint) if matcher.reads_full_images else None
+        surroundings = matcher.reads_clear_surroundings
+        return content_key({**self._models.encoder.fingerprint, "full": segmenter, "clear": surroundings})
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that are searched. Assign some of them, in any order, to search only those."""
+        return tuple(category.name for category in self._prototypes.categories)
+
+    @classes.setter
+    def classes(self, names: Iterable[str]) -> None:
+        selected = [names] if isinstance(names, str) else list(names)
+        known = [category.name for category in self._memory.categories]
+        if not selected or len(set(selected)) < len(selected) or not set(selected) <= set(known):
+            raise ConfigError(f"The classes {selected} cannot be searched. Choose one or more of {known}, each once.")
+        labels = [known.index(name) for name in selected]
+        fields = {field: getattr(self._memory, field) for field in ("categories", *MEMORY_FIELDS.values())}
+        some = {field: tuple(values[label] for label in labels) for field, values in fields.items() if values}
+        self._prototypes = build_prototypes(memory=replace(self._memory, **some), matcher=self._matcher)
+
+    def save_memory(self, path: PathLike) -> None:
+        """Write what is known of all examples as safetensors, so that they need not be encoded again.
+
+        `Predictor(memory=path)` with the same backbone and settings reads it.
+        """
+        write_memory(Path(path).expanduser(), self._memory, made_with=self._settings)
+
+    def __call__(self, image: ImageLike) -> Instances:
+        """Search one image.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+        with as_file(image) as record:
+            candidates = self._models.source.get(record)
+            found = self._matcher.match(record.id, candidates, self._prototypes)
+        return Instances(**vars(found), categories=self._prototypes.categories, image=image)
+
+    def search(self, images: PathLike | Iterable[ImageLike], *, progress: bool = True) -> Iterator[Instances]:
+        """Search many images, each when the result before it has been taken.
+
+        Args:
+            images: a folder, whose images are taken by name; or images in any form, also from a generator.
+            progress: show a bar on a terminal; elsewhere, log how far it is.
+
+        Yields:
+            The instances of each image; `Instances.image` says which.
+        """
+        if isinstance(images, str | os.PathLike):
+            folder = Folder(Path(images).expanduser())
+            raise_all(folder.problems, DataError, summary="Some files cannot be used")
+            images = list(folder.images)
+        return map(self, track(images, "searching", unit="image", visible=progress))
+
+
+class _NoStore(Store):
+    def read(self, kind: str, key: str) -> None:
+        pass
+
+    def write(self, kind: str, key: str, arrays: Arrays, *, notes: Any) -> None:
+        pass

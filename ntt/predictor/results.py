@@ -1,0 +1,142 @@
+"""What was found in an image."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ntt.base.files import write_bytes, write_json
+from ntt.data.images import read_image
+from ntt.drawing.instances import DrawnInstances, draw_instances
+from ntt.errors import ConfigError
+from ntt.ops.masks import decode_masks
+from ntt.predictor.references import ImageLike, PathLike, as_file
+from ntt.run.artefacts import detections_to_coco
+from ntt.types import Category, Detections, FloatArray, ImageId, Json
+
+Selection = slice | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+
+class DetectedInstance(NamedTuple):
+    """One object: class name, score, float32 [4] left, top, right, bottom in pixels, and bool [H, W]."""
+
+    name: str
+    score: float
+    box_xyxy: FloatArray
+    mask: npt.NDArray[np.bool_]
+
+    def __repr__(self) -> str:
+        """Return one line, without the mask."""
+        return f"DetectedInstance({self.name!r}, {self.score:.2f}, box {self.box_xyxy.round().astype(int).tolist()})"
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Instances(Detections):
+    """What was found in one image: N instances by descending score.
+
+    `instances[3]` is a `DetectedInstance`, and so is each when they are iterated; `instances[:5]`, a bool array [N] or
+    indices select several.
+
+    Attributes:
+        labels: int64 [N], indices into the predictor's `classes`.
+        scores: float32 [N] in (0, 1].
+        rles: N masks as COCO compressed run lengths, small where `masks` may be large.
+        image: as it was given.
+    """
+
+    categories: tuple[Category, ...]
+    image: ImageLike
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        """Return one line: how many of which class, with which scores."""
+        counts = ", ".join(f"{self.names.count(name)} {name}" for name in dict.fromkeys(self.names))
+        scores = f": {counts}; scores {self.scores.min():.2f} to {self.scores.max():.2f}" if len(self) else ""
+        return f"Instances({len(self)} in {self.width} x {self.height} pixels{scores})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """N class names."""
+        return tuple(self.categories[label].name for label in self.labels.tolist())
+
+    @property
+    def boxes_xyxy(self) -> FloatArray:
+        """float32 [N, 4], left, top, right, bottom in image pixels, right and bottom exclusive."""
+        left_top, sizes = np.split(self.boxes_xywh, 2, axis=1)
+        return np.concatenate([left_top, left_top + sizes], axis=1)
+
+    @cached_property
+    def masks(self) -> npt.NDArray[np.bool_]:
+        """The masks, bool [N, H, W]; decoded when first asked for."""
+        return decode_masks(self.rles, self.height, self.width)
+
+    @overload
+    def __getitem__(self, index: int) -> DetectedInstance: ...
+
+    @overload
+    def __getitem__(self, index: Selection) -> "Instances": ...
+
+    def __getitem__(self, index: int | Selection) -> "DetectedInstance | Instances":
+        """Return one instance, or some of them."""
+        selected = np.arange(len(self))[index]
+        if selected.ndim == 0:
+            (mask,) = decode_masks([self.rles[selected]], self.height, self.width)
+            box_xyxy = self.boxes_xyxy[selected]
+            return DetectedInstance(self.names[selected], float(self.scores[selected]), box_xyxy, mask)
+        return replace(
+            self,
+            labels=self.labels[selected],
+            scores=self.scores[selected],
+            boxes_xywh=self.boxes_xywh[selected],
+            rles=tuple(self.rles[each] for each in selected),
+        )
+
+    def __iter__(self) -> Iterator[DetectedInstance]:
+        """Iterate over the instances, best first."""
+        return (self[index] for index in range(len(self)))
+
+    def above(self, score: float) -> "Instances":
+        """Return the instances with at least this score."""
+        return self[self.scores >= score]
+
+    def draw(self) -> Image.Image:
+        """Return the image with masks, names and scores painted on it."""
+        with as_file(self.image) as record:
+            pixels = read_image(record)
+        iscrowd = np.zeros(len(self), dtype=np.bool_)
+        drawn = DrawnInstances(self.labels, self.boxes_xywh, self.rles, iscrowd, self.scores)
+        return draw_instances(pixels, drawn, [category.name for category in self.categories])
+
+    def _repr_png_(self) -> bytes:
+        return _encoded(self.draw(), "PNG")
+
+    def to_coco(self, image_id: ImageId = 1) -> list[Json]:
+        """Return results in COCO format: image_id, category_id (from 1), score, bbox and segmentation of each."""
+        return detections_to_coco([replace(self, image_id=image_id)], self.categories)
+
+    def save(self, path: PathLike) -> None:
+        """Write the picture of `draw` to a .png or .jpg file, or the list of `to_coco` to a .json file."""
+        target = Path(path).expanduser()
+        suffix = target.suffix.lower()
+        if suffix == ".json":
+            write_json(target, self.to_coco())
+        elif suffix in _FORMATS:
+            write_bytes(target, _encoded(self.draw(), _FORMATS[suffix]))
+        else:
+            raise ConfigError(f"{target} ends in {suffix!r}: .png, .jpg or .json is needed. Rename it.")
+
+
+def _encoded(picture: Image.Image, image_format: str) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, format=image_format)
+    return stream.getvalue()
