@@ -1,6 +1,7 @@
 """What was found in an image."""
 
 import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +18,7 @@ from ntt.drawing.instances import DrawnInstances, draw_instances
 from ntt.errors import ConfigError
 from ntt.ops.masks import decode_masks
 from ntt.predictor.references import ImageLike, PathLike, as_file
-from ntt.run.artefacts import detections_to_coco
+from ntt.run.artefacts import results_text
 from ntt.types import Category, Detections, FloatArray, ImageId, Json
 
 Selection = slice | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
@@ -122,7 +123,8 @@ class Instances(Detections):
 
     def to_coco(self, image_id: ImageId = 1) -> list[Json]:
         """Return results in COCO format: image_id, category_id (from 1), score, bbox and segmentation of each."""
-        return detections_to_coco([replace(self, image_id=image_id)], self.categories)
+        results: list[Json] = json.loads(f"[{results_text(replace(self, image_id=image_id), self.categories)}]")
+        return results
 
     def save(self, path: PathLike) -> None:
         """Write the picture of `draw` to a .png or .jpg file, or the list of `to_coco` to a .json file."""
