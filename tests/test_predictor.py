@@ -157,7 +157,7 @@ def test_nothing_is_kept_unless_asked_for(tiny: Path, tmp_path: Path, monkeypatc
         ({"image": "nowhere.png"}, "There is no image .*nowhere.png. Give the path of an image"),
         ({"mask": np.zeros((HEIGHT, WIDTH), bool)}, "The mask is empty"),
         ({"mask": np.ones((WIDTH, HEIGHT), bool)}, r"The mask has the shape \[128, 96\], the image \[96, 128\]"),
-        ({"mask": "nowhere.png"}, "The mask nowhere.png cannot be read"),
+        ({"mask": "nowhere.png"}, "There is no image nowhere.png"),
         ({"box_xyxy": (10, 10, 5, 20)}, "does not lie in the image of 128 x 96 pixels"),
         ({"box_xyxy": (10, 10, 500, 20)}, "does not lie in the image"),
         ({"box_xyxy": (1, 2, 3)}, "is not four numbers"),
