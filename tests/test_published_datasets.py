@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from coco_samples import document, read
 from miniatures import CDFSOD, COCO_LIKE, make_miniature
-from PIL import Image
 from tiny_data import make_tiny
 
 from ntt.base.project import CONF_DIR
@@ -22,7 +21,7 @@ from ntt.config import schema as config
 from ntt.config.compose import compose_config, compose_many
 from ntt.config.identity import run_directory
 from ntt.datasets.base import DatasetFiles
-from ntt.datasets.published.check import CheckReport, check_published, identical_images, leakage_sentence
+from ntt.datasets.published.check import CheckReport, check_published
 from ntt.datasets.published.dataset import PublishedConfig
 from ntt.datasets.published.details import DatasetDetails, known_datasets
 from ntt.datasets.published.voc import convert_devkit, write_kshot_files
@@ -30,7 +29,6 @@ from ntt.errors import ConfigError, DataError
 from ntt.run import runner
 from ntt.run.artefacts import read_metrics
 from ntt.run.inputs import read_inputs
-from ntt.types import ImageRecord
 
 OPTIONS = (*COCO_LIKE, *CDFSOD)
 CHEAP = (
@@ -204,16 +202,6 @@ def test_classes_with_other_than_k_examples_are_mentioned(tmp_path: Path):
     report = check("voc_kshot", tmp_path, details)
     assert report.problems == []
     assert "         classes with other than 2 examples: tvmonitor 1" in report.lines
-
-
-def test_identical_images_are_found_whatever_they_are_called(tmp_path: Path):
-    for name, colour in (("1", "red"), ("2", "green"), ("3", "green")):
-        Image.new("RGB", (20, 10), colour).save(tmp_path / f"{name}.png")
-    red, green, twin, missing = (ImageRecord(n, f"{n}.png", tmp_path / f"{n}.png", 10, 20) for n in (1, 2, 3, 4))
-    assert identical_images([red, green], [twin, missing]) == [(green, twin)]
-    assert identical_images([red, green], []) == []
-    assert leakage_sentence([(green, twin)] * 7, 9).startswith("7 of 9 target images are also")
-    assert "and 2 more." in leakage_sentence([(green, twin)] * 7, 9)
 
 
 def test_check_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

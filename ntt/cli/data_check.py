@@ -8,24 +8,23 @@ from typing import Any, cast
 
 import click
 
+from ntt.base.log import console_logging
 from ntt.config.compose import compose_config, compose_many
 from ntt.config.explain import option_names
-from ntt.data.coco import CocoDataset, read_coco
+from ntt.data.coco import CocoDataset, Crowd, read_coco
+from ntt.data.comparison import content_sentences, same_images_sentence
 from ntt.data.images import check_images
+from ntt.data.sampling import uneven_shot_indices
 from ntt.datasets.base import DatasetConfig, DatasetFiles, RootedConfig
 from ntt.datasets.coco_json import CocoJsonConfig
 from ntt.datasets.demo import DemoConfig
 from ntt.datasets.exports import find_annotation_file
 from ntt.datasets.folder import FolderConfig
-from ntt.datasets.published.check import (
-    check_published,
-    describe_masks,
-    identical_images,
-    leakage_sentence,
-)
+from ntt.datasets.published.check import check_published, describe_masks
 from ntt.datasets.published.dataset import PublishedConfig
 from ntt.datasets.published.details import DatasetDetails, known_datasets
 from ntt.errors import ConfigError
+from ntt.evaluation.curves import MAX_DETECTIONS
 from ntt.run.inputs import check_agreement
 
 
@@ -47,7 +46,8 @@ def check_data(name: str, root: Path | None, files: Mapping[str, Any], *, decode
     dataset = _option(name, root) if name in options else _folder(name, files)
     # Files a check has to write (lists of a plain folder) are written where a run would write them.
     cache_root = Path(compose_config([]).runtime.cache_root).expanduser().absolute()
-    return _check_any(dataset.locate(cache_root), decode=decode)
+    with console_logging():
+        return _check_any(dataset.locate(cache_root), cast("Crowd", dataset.crowd), decode=decode)
 
 
 def _option(name: str, root: Path | None) -> DatasetConfig:
@@ -121,10 +121,10 @@ def _check_known(details: DatasetDetails, root: Path | None, *, decode: bool) ->
     return 1
 
 
-def _check_any(files: DatasetFiles, *, decode: bool) -> int:
+def _check_any(files: DatasetFiles, crowd: Crowd, *, decode: bool) -> int:
     """Check a folder without recorded metadata."""
-    references = read_coco(files.references_file, files.reference_images)
-    targets = read_coco(files.targets_file, files.target_images, annotations_required=False)
+    references = read_coco(files.references_file, files.reference_images, crowd=crowd)
+    targets = read_coco(files.targets_file, files.target_images, annotations_required=False, crowd=crowd)
     check_images([*references.images.values(), *targets.images.values()], full=decode)
     for role, dataset in (("references", references), ("targets", targets)):
         click.echo(f"{role}: {dataset.annotation_file}")
@@ -132,16 +132,20 @@ def _check_any(files: DatasetFiles, *, decode: bool) -> int:
     click.echo(_class_table(references, targets))
     check_agreement(references.categories, targets)
     usable = {instance.category_id for instance in references.instances if not instance.iscrowd}
-    lacking = [category.name for category in references.categories if category.id not in usable]
+    searched = [category for category in references.categories if category.id != references.root_class]
+    lacking = [category.name for category in searched if category.id not in usable]
     if lacking:
+        others = ",".join(category.name for category in searched if category.id in usable)
         click.echo(
             f"No example in the references: {', '.join(lacking)}. A run with split=all refuses these classes: annotate "
-            "one each, or name the others in split.classes."
+            f"one each, or name the others, split.classes=[{others}]."
         )
-    shared = identical_images(list(references.images.values()), list(targets.images.values()))
-    if shared:
-        click.echo(leakage_sentence(shared, len(targets.images)))
-    return 1 if lacking or (shared and targets.has_annotations) else 0
+    leakage = same_images_sentence(list(references.images.values()), list(targets.images.values()))
+    with_example = [category for category in searched if category.id in usable]
+    contents = content_sentences(with_example, targets, MAX_DETECTIONS["coco"][-1])
+    for sentence in [leakage, uneven_shot_indices(references, searched), *contents]:
+        click.echo(sentence) if sentence else None
+    return 1 if lacking or (leakage and targets.has_annotations) else 0
 
 
 def _class_table(references: CocoDataset, targets: CocoDataset) -> str:

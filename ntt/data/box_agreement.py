@@ -18,8 +18,8 @@ BoolArray = npt.NDArray[np.bool_]
 _SLACK_PX = 2.0
 """Edges that differ by no more than this agree: files round."""
 
-_LEAST_IOU, _EXPLAINED_IOU = 0.5, 0.75
-"""Overlap from which a box agrees with its mask, and from which another reading explains one that does not."""
+_LEAST_IOU, _CLOSE_IOU = 0.5, 0.75
+"""Overlap from which a box agrees with its mask, and from which it fits closely, as a reading that explains it must."""
 
 _MOST = 0.9
 """Share of boxes that a reading has to explain."""
@@ -73,7 +73,9 @@ def _rows(rows: Iterable[Sequence[float]], length: int) -> Array:
 
 
 def _compare_with_masks(indices_N: IntArray, boxes: Array, masks: Array, sizes_N2: Array, findings: Findings) -> None:
-    differs_N = ~_agree(boxes, masks, sizes_N2, _LEAST_IOU)
+    is_close_N = _agree(boxes, masks, sizes_N2, _CLOSE_IOU)
+    # Where most boxes fit closely, one that does not is named; where they are drawn loosely, one that is elsewhere.
+    differs_N = ~is_close_N if 2 * is_close_N.sum() > len(boxes) else ~_agree(boxes, masks, sizes_N2, _LEAST_IOU)
     count = int(differs_N.sum())
     if not count:
         _warn_of_shift(boxes, masks, findings)
@@ -86,18 +88,19 @@ def _compare_with_masks(indices_N: IntArray, boxes: Array, masks: Array, sizes_N
     first_ids = ", ".join(str(findings.boxes[index][0]) for index in indices_N[differs_N][:5])
     first_ids += ", ..." if count > 5 else ""
     sentence = f"{count} of {len(boxes)} boxes contradict their masks (annotation {first_ids}){reason}. {_REMEDY}"
-    kind = findings.problems if of_all or 2 * count > len(boxes) else findings.warnings
+    is_rule = of_all or 2 * count > len(boxes)
+    kind = findings.problems if is_rule else findings.warnings
     kind.append(f"{sentence}, or leave it out to use the masks' boxes.")
 
 
 def _explanation(boxes: Array, masks: Array, sizes_N2: Array) -> str:
     """Return what boxes may be that are not COCO's, to be added to a sentence; "" where nothing fits most of them."""
-    if _agree(boxes, masks, sizes_N2, _EXPLAINED_IOU).mean() >= _MOST:
+    if _agree(boxes, masks, sizes_N2, _CLOSE_IOU).mean() >= _MOST:
         return ""
     fits = (
         text
         for text, reading in _readings(boxes, masks, sizes_N2)
-        if _agree(reading, masks, sizes_N2, _EXPLAINED_IOU).mean() >= _MOST
+        if _agree(reading, masks, sizes_N2, _CLOSE_IOU).mean() >= _MOST
     )
     return next((f": they look like {text}" for text in fits), "")
 

@@ -146,6 +146,7 @@ def read_coco(
     _raise(findings, annotation_file)
     _warn(findings, annotation_file)
     _warn_of_crowds(instances, annotation_file)
+    _warn_of_partial_masks(instances, annotation_file)
     return CocoDataset(
         categories=categories,
         images=images,
@@ -225,3 +226,10 @@ def _warn_of_crowds(instances: Sequence[Instance], path: Path) -> None:
     else:
         remedy = "If each is a single object, as the painted masks of CVAT are, set dataset.crowd=objects."
         _LOG.warning("%s: %s %s", path, sentence, remedy)
+
+
+def _warn_of_partial_masks(instances: Sequence[Instance], path: Path) -> None:
+    has_mask = [instance.segmentation is not None for instance in instances if not instance.iscrowd]
+    if any(has_mask) and not all(has_mask):
+        sentence = f"{has_mask.count(False)} of {len(has_mask)} objects have a box and no mask"
+        _LOG.warning("%s: %s. References are boxes then; of targets, boxes alone are evaluated.", path, sentence)

@@ -4,7 +4,6 @@ An annotation that is malformed makes the file unusable. One that is well-formed
 without area, is left out and counted.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -105,22 +104,7 @@ def parse_annotations(
     for text, ids in refused.items():
         others = f" and {len(ids) - 1} more (id {', '.join(map(str, ids[1:5]))}{', ...' if len(ids) > 5 else ''})"
         findings.problems.append(f"Annotation {ids[0]}{others if len(ids) > 1 else ''} {text}")
-    _check_shot_indices(instances, categories, findings)
     return tuple(instances)
-
-
-def _check_shot_indices(instances: Sequence[Instance], categories: Sequence[Category], findings: Findings) -> None:
-    """Warn of classes whose `shot_index` is not 0, 1, 2, ...: with k shots they have more or fewer references."""
-    indices: defaultdict[int, list[int]] = defaultdict(list)
-    for instance in instances:
-        if instance.shot_index is not None:
-            indices[instance.category_id].append(instance.shot_index)
-    names = [c.name for c in categories if sorted(indices[c.id]) != list(range(len(indices[c.id])))]
-    if names:
-        findings.warnings.append(
-            f"`shot_index` occurs twice or leaves out a number in {len(names)} class(es), "
-            f"{shortened(', '.join(names))}. shots.sampler=shot_index takes other than shots.count references of these."
-        )
 
 
 def _annotation_ids(entries: Sequence[Any], findings: Findings) -> list[int]:

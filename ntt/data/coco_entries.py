@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from ntt.data.images import MAX_PIXELS, upright_size
+from ntt.data.missing_images import missing_problems
 from ntt.errors import DataError, printable
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
@@ -128,6 +129,10 @@ def parse_images(entries: Sequence[Any], image_dir: Path, findings: Findings) ->
         if record.id in records:
             findings.problems.append(f"Image id {record.id!r} occurs more than once. Give every image its own id.")
         records.setdefault(record.id, record)
+    if missing := [record for record in records.values() if not record.height]:
+        findings.problems += missing_problems(missing, len(entries))
+        findings.broken_images |= {record.id for record in missing}
+        records = {image_id: record for image_id, record in records.items() if record.height}
     if not entries:
         findings.problems.append("`images` is empty: at least one image is needed. Add the images.")
     _warn_of_repeated_files(records.values(), findings)
@@ -148,13 +153,18 @@ def _warn_of_repeated_files(records: Iterable[ImageRecord], findings: Findings) 
 
 
 def _parse_image(entry: Any, index: int, image_dir: Path) -> ImageRecord:
-    """Read one of `images`; raise a ValueError that describes what is wrong with it."""
+    """Read one of `images`; raise a ValueError that describes what is wrong with it.
+
+    The height is 0 where neither the file states it nor the image exists.
+    """
     image_id = value_of(entry, "id")
     if not is_image_id(image_id):
         raise ValueError(f"images[{index}] is {shortened(entry)}: an `id` that is a whole number or text is needed.")
     path = image_dir / _checked_name(entry, image_dir)
     height, width = whole(entry.get("height")), whole(entry.get("width"))
     if entry.get("height") is None or entry.get("width") is None:
+        if not path.exists():
+            return ImageRecord(image_id, path.relative_to(image_dir).as_posix(), path, 0, 0)
         try:
             height, width = upright_size(path)
         except DataError as error:

@@ -22,6 +22,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ntt.base.digests import sha256_of
 from ntt.base.files import open_regular
+from ntt.data.missing_images import missing_problems
 from ntt.data.pixels import common_white_level, decode_rgb, deep_mode, image_white_level
 from ntt.errors import DataError, raise_all
 from ntt.types import ImageRecord
@@ -143,10 +144,9 @@ def check_images(
         DataError: listing every image that is missing, unreadable, truncated, too large, or not of the size the
             annotation file says. What is strange and accepted is logged.
     """
-    missing = [record for record in records if not record.path.is_file()]
-    if missing and len(missing) == len(records) > 1:
-        raise DataError(f"None of the {len(records)} images exist, such as {missing[0].path}. Is the folder right?")
-    problems: list[str] = []
+    missing = [record for record in records if not record.path.exists()]
+    problems = missing_problems(missing, len(records)) if missing else []
+    records = [record for record in records if record.path.exists()] if missing else records
     remarks: defaultdict[str, list[Path]] = defaultdict(list)
     with ThreadPoolExecutor(_READING_THREADS) as pool:
         for done, outcome in enumerate(pool.map(partial(_check, full=full), records), start=1):

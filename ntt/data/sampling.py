@@ -154,6 +154,8 @@ def sample_shot_index(dataset: CocoDataset, categories: Sequence[Category], *, s
     """
     if all(instance.shot_index is None for instance in dataset.instances):
         raise DataError(f"No annotation of {dataset.annotation_file} has a `shot_index`. Use shots.sampler=native.")
+    if uneven := uneven_shot_indices(dataset, categories):
+        _LOG.warning("%s: %s", dataset.annotation_file, uneven)
     sample: list[tuple[Instance, ...]] = []
     for category in categories:
         usable = filter(_is_usable, dataset.instances_of_category(category.id))
@@ -165,6 +167,18 @@ def sample_shot_index(dataset: CocoDataset, categories: Sequence[Category], *, s
     what = f"annotations with shot_index < {shots}"
     _check_counts(categories, counts, shots, what, "the run continues with these", strict=strict)
     return tuple(sample)
+
+
+def uneven_shot_indices(dataset: CocoDataset, categories: Sequence[Category]) -> str | None:
+    """Return a sentence that names the classes whose `shot_index`, where they have any, is not 0, 1, 2, ..."""
+    names = []
+    for category in categories:
+        indices = [i.shot_index for i in dataset.instances_of_category(category.id) if i.shot_index is not None]
+        names += [] if sorted(indices) == list(range(len(indices))) else [category.name]
+    if not names:
+        return None
+    what = f"`shot_index` occurs twice or leaves out a number in {len(names)} class(es): {_listed(names)}"
+    return f"{what}. With shots.sampler=shot_index these have more or fewer references than shots.count."
 
 
 def _is_usable(instance: Instance) -> bool:

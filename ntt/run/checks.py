@@ -2,11 +2,14 @@
 
 import logging
 from collections.abc import Sequence
+from typing import cast
 
 from ntt.base import distributed as dist
 from ntt.config.schema import ExperimentConfig
+from ntt.data.comparison import content_sentences, same_images_sentence
 from ntt.errors import ConfigError, DataError
 from ntt.evaluation.curves import MAX_DETECTIONS
+from ntt.evaluation.options import Protocol
 from ntt.run.pipeline import Pipeline
 from ntt.run.stages import CANDIDATES, MEMORY, REFERENCES
 from ntt.types import ImageRecord
@@ -30,12 +33,25 @@ def check_run(run: Pipeline) -> None:
             f"{run.inputs.target_data.annotation_file}."
         )
     warn_of_few_detections(run.config)
+    _warn_of_contents(run)
     stage = run.config.stage
     reads_references = stage not in ("references", "candidates") and not run.is_done(MEMORY)
     problems = _unreadable(list(run.references.images.values()), run) if reads_references else []
     problems += _unreadable(missing, run)
     if problems:
         raise DataError("\n".join(problems))
+
+
+def _warn_of_contents(run: Pipeline) -> None:
+    """Name target images that are references too, classes without an object, and images with too many objects."""
+    config, inputs = run.config, run.inputs
+    counted = MAX_DETECTIONS[cast("Protocol", config.evaluation.protocol)][-1]
+    limit = min(getattr(config.matcher, "max_detections", counted), counted)
+    sentences = content_sentences(inputs.categories, inputs.target_data, limit)
+    if inputs.target_data.has_annotations and not run.is_done(MEMORY):
+        sentences += filter(None, [same_images_sentence(list(run.references.images.values()), run.targets)])
+    for sentence in sentences:
+        _LOG.warning("%s: %s", inputs.target_data.annotation_file, sentence)
 
 
 def warn_of_few_detections(config: ExperimentConfig) -> None:

@@ -58,6 +58,8 @@ def recall_text(recall: ProposalRecall) -> str:
 def _why_no_masks(metrics: Metrics) -> str:
     if metrics.num_objects is None or metrics.num_masks is None:
         return "Masks are not evaluated: not every object of the ground truth has one."
+    if not metrics.num_objects:
+        return "All annotations of the targets are crowd regions: there is nothing to find, and no AP."
     without = metrics.num_objects - metrics.num_masks
     return f"Masks are not evaluated: {without} of the {metrics.num_objects} objects of the ground truth have none."
 

@@ -2,7 +2,7 @@
 
 - `dataset`: the schema of their options
 - `details`: counts, classes and addresses, from `datasets.json`
-- `check`: what differs from the published files; targets among the references
+- `check`: what differs from the published files
 - `fetch`, `archives`: downloading and unpacking
 - `cdfsod`: the k-shot lists of CD-FSOD
 - `voc`: the annotation files made from VOCdevkit

@@ -1,0 +1,114 @@
+"""What references and targets say of each other: the same pictures, classes without objects, crowded images."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ntt.data.coco import CocoDataset
+from ntt.data.images import image_digest, read_image
+from ntt.errors import DataError
+from ntt.types import Category, ImageRecord
+
+Pair = tuple[ImageRecord, ImageRecord]
+
+_MOST_DECODED = 200
+"""Target images that are decoded to look for the pictures of references in another encoding."""
+
+_THUMBNAIL_SIDE, _LEAST_CONTRAST, _SAME_GREY = 32, 5.0, 1.0
+_CACHED, _NAMED = 1024, 5
+
+
+def same_images_sentence(references: Sequence[ImageRecord], targets: Sequence[ImageRecord]) -> str | None:
+    """Return how many target images are references too, with some names; None if there are none.
+
+    Files of the same content are found, and the same picture in other files if there are not too many targets of its
+    size. Files that cannot be read are skipped.
+    """
+    pairs = identical_images(references, targets)
+    known = {target.path for _, target in pairs}
+    others = [record for record in targets if record.path not in known]
+    alike = similar_images(references, others)
+    if not pairs and not alike:
+        return None
+    named = ", ".join(f"{t.file_name} (as reference: {r.file_name})" for r, t in [*pairs, *alike][:_NAMED])
+    more = f" and {len(pairs) + len(alike) - _NAMED} more" if len(pairs) + len(alike) > _NAMED else ""
+    kinds = [f"{len(pairs)} byte for byte"] if pairs else []
+    kinds += [f"{len(alike)} as the same picture in another file"] if alike else []
+    count = f"{len(pairs) + len(alike)} of {len(targets)} target images are also images of the references"
+    remedy = "A target that served as a reference is found too easily; remove it from one of the two files."
+    return f"{count}, {' and '.join(kinds)}: {named}{more}. {remedy}"
+
+
+def identical_images(references: Sequence[ImageRecord], targets: Sequence[ImageRecord]) -> list[Pair]:
+    """Find pairs of a reference image and a target image whose files have the same content, by order of the targets.
+
+    Only files of equal size are read; missing files are skipped.
+    """
+
+    def with_size(records: Sequence[ImageRecord]) -> list[tuple[int, ImageRecord]]:
+        return [(record.path.stat().st_size, record) for record in records if record.path.is_file()]
+
+    sized_references, sized_targets = with_size(references), with_size(targets)
+    shared = {size for size, _ in sized_references} & {size for size, _ in sized_targets}
+    # Of several references with the same content the first counts.
+    by_digest = {image_digest(record): record for size, record in reversed(sized_references) if size in shared}
+    digests = ((image_digest(record), record) for size, record in sized_targets if size in shared)
+    return [(by_digest[digest], record) for digest, record in digests if digest in by_digest]
+
+
+def similar_images(references: Sequence[ImageRecord], targets: Sequence[ImageRecord]) -> list[Pair]:
+    """Find targets that look like a reference of the same size, as a picture does that was saved in another format."""
+    sizes = {(record.height, record.width) for record in references}
+    candidates = [record for record in targets if (record.height, record.width) in sizes]
+    if len(candidates) > _MOST_DECODED or not candidates:
+        return []
+    pairs: list[Pair] = []
+    for target in candidates:
+        alike = (record for record in references if _look_alike(record, target))
+        reference = next(alike, None)
+        pairs += [] if reference is None else [(reference, target)]
+    return pairs
+
+
+def _look_alike(reference: ImageRecord, target: ImageRecord) -> bool:
+    if (reference.height, reference.width) != (target.height, target.width):
+        return False
+    try:
+        grey, other = (_thumbnail(record, image_digest(record)) for record in (reference, target))
+    except DataError:  # reported by the check of all images
+        return False
+    return bool(grey.std() > _LEAST_CONTRAST and np.abs(grey - other).mean() < _SAME_GREY)
+
+
+@lru_cache(_CACHED)
+def _thumbnail(record: ImageRecord, digest: str) -> npt.NDArray[np.float64]:
+    """Return a small grey copy of the image of this digest, float64 [32, 32]."""
+    grey = Image.fromarray(read_image(record)).convert("L")
+    return np.asarray(grey.resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX), dtype=np.float64)
+
+
+def content_sentences(categories: Sequence[Category], targets: CocoDataset, max_detections: int) -> list[str]:
+    """Say which searched classes have no object in annotated targets, and which images have more than is detected."""
+    if not targets.has_annotations:
+        return []
+    ids = {category.id for category in categories}
+    objects = [i for i in targets.instances if i.category_id in ids and not i.iscrowd]
+    present = {instance.category_id for instance in objects}
+    absent = [category.name for category in categories if category.id not in present]
+    sentences = []
+    if absent:
+        listed = ", ".join(absent[:_NAMED]) + (", ..." if len(absent) > _NAMED else "")
+        sentences.append(f"{len(absent)} class(es) have no object in the targets and no AP: {listed}.")
+    counts = Counter(instance.image_id for instance in objects)
+    crowded = [image_id for image_id, count in counts.items() if count > max_detections]
+    if crowded:
+        most = max(crowded, key=counts.__getitem__)
+        sentences.append(
+            f"{len(crowded)} target image(s) have more objects than the {max_detections} detections that count, up to "
+            f"{counts[most]} in {targets.images[most].file_name}: the others cannot be found."
+        )
+    return sentences
