@@ -212,7 +212,7 @@ def test_shot_indices_that_are_no_count(
     dataset = read(tmp_path, content)
     assert [instance.shot_index for instance in dataset.instances] == list(indices)
     caplog.clear()
-    sample_shot_index(dataset, dataset.categories, shots=1, strict=False)
+    sample_shot_index(dataset, dataset.categories, shots=3, strict=False)
     assert ("`shot_index` occurs twice or leaves out a number in" in caplog.text) is is_named
 
 
@@ -327,6 +327,12 @@ def test_numbers_of_4000_digits(tmp_path: Path, change: Json) -> None:
     content = sound()
     content["annotations"][0].update(id=HUGE, shot_index=0)
     assert read(tmp_path, content).instances[0].id == HUGE
+
+
+def test_outlines_that_are_too_long_to_draw(tmp_path: Path) -> None:
+    zigzag = [value for n in range(3000) for value in (9000 * (n % 2), n / 100)]
+    with pytest.raises(DataError, match="has a polygon of 3000 corners whose outline is too long to draw"):
+        read(tmp_path, changed(lambda entry: entry.update(segmentation=[zigzag])))
 
 
 # Exports of other tools

@@ -209,3 +209,9 @@ def test_determinism_is_asked_of_cublas_but_a_users_own_setting_stays(monkeypatc
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     apply_runtime(RuntimeConfig(name="local", device="cpu"), local_rank=0)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_json_with_half_a_surrogate_pair_is_written(tmp_path: Path) -> None:
+    value = {"caption": "ö \ud83d", "name": "\u00f6"}
+    write_json(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_bytes()) == value

@@ -23,7 +23,7 @@ from ntt.datasets.folder import FolderConfig
 from ntt.datasets.published.check import check_published, describe_masks
 from ntt.datasets.published.dataset import PublishedConfig
 from ntt.datasets.published.details import DatasetDetails, known_datasets
-from ntt.errors import ConfigError
+from ntt.errors import ConfigError, printable
 from ntt.evaluation.curves import MAX_DETECTIONS
 from ntt.run.inputs import check_agreement
 
@@ -144,7 +144,8 @@ def _check_any(files: DatasetFiles, crowd: Crowd, *, decode: bool) -> int:
     with_example = [category for category in searched if category.id in usable]
     contents = content_sentences(with_example, targets, MAX_DETECTIONS["coco"][-1])
     for sentence in [leakage, uneven_shot_indices(references, searched), *contents]:
-        click.echo(sentence) if sentence else None
+        if sentence:
+            click.echo(printable(sentence))
     return 1 if lacking or (leakage and targets.has_annotations) else 0
 
 

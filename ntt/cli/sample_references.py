@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import click
 
@@ -9,7 +10,7 @@ from ntt.cli.annotation_files import write_and_check
 from ntt.config.command_line import check_overrides
 from ntt.config.compose import compose_config
 from ntt.convert.references import references_document
-from ntt.data.coco import read_coco
+from ntt.data.coco import Crowd, read_coco
 from ntt.data.images import check_images
 from ntt.models.box_masks import ReferenceMasks
 from ntt.run.inputs import drawn_references, read_inputs, searched_categories
@@ -26,7 +27,7 @@ def write_sample(
         inputs = read_inputs(config)
         dataset, categories = inputs.reference_data, inputs.categories
     else:
-        dataset = read_coco(annotations, images)
+        dataset = read_coco(annotations, images, crowd=cast("Crowd", config.dataset.crowd))
         categories = searched_categories(config, dataset)
     references = drawn_references(config, dataset, categories)
     if pictures is not None:

@@ -6,7 +6,7 @@ without area, is left out and counted.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
 from operator import mul
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ _QUIET_EXCESS_PX = 1.0
 _POLYGON_MARGIN_PX = 10_000.0
 """How far outside its image a polygon may reach: drawing one takes time and memory in proportion to its outline."""
 
+_LONGEST_PX = 10_000_000.0
 _EMPTY_MASK = "the mask covers no pixel"
 _AREA_FACTOR, _AREA_SLACK_PX = 2.0, 16.0
 """How far the `area` of a file may be from the mask's or the box's: it may be rounded, or measured in another way."""
@@ -214,12 +215,21 @@ def _polygon_shape(polygons: list[Any], image: ImageRecord) -> Shape:
             size = f"{image.width} x {image.height} px"
             raise ValueError(f"has a polygon from {min(extent)} to {max(extent)} px, image {image.id!r} has {size}.")
         extents.append(extent)
+        if (
+            len(xs) * (max(extent) - min(extent)) > _LONGEST_OUTLINE_PX
+            and _outline_length(xs, ys) > _LONGEST_OUTLINE_PX
+        ):
+            raise ValueError(f"has a polygon of {len(xs)} corners whose outline is too long to draw. Export it again.")
         enclosed = abs(sum(map(mul, xs, ys[1:] + ys[:1])) - sum(map(mul, ys, xs[1:] + xs[:1]))) / 2
         is_large = is_large or _is_large(enclosed, extent, image)
         area += enclosed
     left, top = min(e[0] for e in extents), min(e[1] for e in extents)
     right, bottom = max(e[2] for e in extents), max(e[3] for e in extents)
     return Shape(polygons, (left, top, right - left, bottom - top), outline_area_px=area, is_large=is_large)
+
+
+def _outline_length(xs: list[float], ys: list[float]) -> float:
+    return sum(max(abs(x1 - x0), abs(y1 - y0)) for (x0, x1), (y0, y1) in zip(pairwise(xs), pairwise(ys), strict=True))
 
 
 def _is_large(enclosed: float, extent: Box, image: ImageRecord) -> bool:

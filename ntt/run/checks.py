@@ -36,8 +36,10 @@ def check_run(run: Pipeline) -> None:
     _warn_of_contents(run)
     stage = run.config.stage
     reads_references = stage not in ("references", "candidates") and not run.is_done(MEMORY)
-    problems = _unreadable(list(run.references.images.values()), run) if reads_references else []
-    problems += _unreadable(missing, run)
+    references = list(run.references.images.values()) if reads_references else []
+    # Each file once: references may be targets too.
+    records = {(record.path, record.height, record.width): record for record in [*references, *missing]}
+    problems = _unreadable(list(records.values()), run)
     if problems:
         raise DataError("\n".join(problems))
 
