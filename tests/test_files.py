@@ -1,6 +1,7 @@
 """Files appear whole or not at all; run directories keep their records."""
 
 import io
+import json
 import logging
 import os
 import subprocess

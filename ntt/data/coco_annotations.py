@@ -215,10 +215,7 @@ def _polygon_shape(polygons: list[Any], image: ImageRecord) -> Shape:
             size = f"{image.width} x {image.height} px"
             raise ValueError(f"has a polygon from {min(extent)} to {max(extent)} px, image {image.id!r} has {size}.")
         extents.append(extent)
-        if (
-            len(xs) * (max(extent) - min(extent)) > _LONGEST_OUTLINE_PX
-            and _outline_length(xs, ys) > _LONGEST_OUTLINE_PX
-        ):
+        if len(xs) * (max(extent) - min(extent)) > _LONGEST_PX and _outline_length(xs, ys) > _LONGEST_PX:
             raise ValueError(f"has a polygon of {len(xs)} corners whose outline is too long to draw. Export it again.")
         enclosed = abs(sum(map(mul, xs, ys[1:] + ys[:1])) - sum(map(mul, ys, xs[1:] + xs[:1]))) / 2
         is_large = is_large or _is_large(enclosed, extent, image)
