@@ -197,7 +197,9 @@ def test_areas_that_contradict_their_objects(
 
 def test_objects_annotated_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = sound()
-    content["annotations"] += [{**entry, "id": entry["id"] + 10} for entry in content["annotations"]]
+    for entry in content["annotations"][:]:
+        left, *rest = entry["bbox"]
+        content["annotations"].append({**entry, "id": entry["id"] + 10, "bbox": [left + 0.3, *rest]})
     _, log = log_of(tmp_path, content, caplog)
     assert log == "4 annotation(s) have image, class and box of another one: annotated twice? (id 11, 12, 13, 14)"
 

@@ -167,7 +167,9 @@ def test_what_is_read_in_another_way_gives_the_same_numbers(
         for entry in content["images"]:
             entry["id"] = ids[entry["id"]]
         for entry in content["annotations"]:
-            entry.update(image_id=ids[entry["image_id"]], category_id=str(entry["category_id"]), iscrowd=0.0)
+            entry.update(image_id=ids[entry["image_id"]], category_id=f"class {entry['category_id']}", iscrowd=0.0)
+        for entry in content["categories"]:
+            entry["id"] = f"class {entry['id']}"
         content["categories"].insert(0, {"id": 0, "name": "shapes", "supercategory": "none"})
 
     assert metrics(edited(make_tiny(tmp_path / "hashed"), hashed), tmp_path, shared_store) == expected

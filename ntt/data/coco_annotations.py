@@ -71,7 +71,7 @@ def parse_annotations(
     category_ids = {category.id for category in categories} | findings.broken_categories
     instances: list[Instance] = []
     refused: dict[str, list[int]] = {}
-    seen: set[tuple[ImageId, int, Box]] = set()
+    seen: set[tuple[Any, ...]] = set()
     for entry, annotation_id in zip(entries, _annotation_ids(entries, findings), strict=True):
         try:
             parsed = _parse_annotation(entry, annotation_id, images, category_ids, findings)
@@ -95,7 +95,7 @@ def parse_annotations(
             findings.note(
                 "have an `area` that contradicts the mask or box, and count as small to large by it", annotation_id
             )
-        identity = (image.id, instance.category_id, instance.bbox_xywh)
+        identity = (image.id, instance.category_id, *map(round, instance.bbox_xywh))
         if identity in seen:
             findings.note("have image, class and box of another one: annotated twice?", annotation_id)
         seen.add(identity)

@@ -11,7 +11,7 @@ are turned upright and a warning names them. TIFF files are always upright.
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -128,17 +128,11 @@ def check_size(path: Path, size_hw: tuple[int, int], *, stated_by: Path) -> None
         _must_turn(image, path, size_hw, str(stated_by))
 
 
-def check_images(
-    records: Sequence[ImageRecord],
-    *,
-    full: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
+def check_images(records: Sequence[ImageRecord], *, full: bool = False) -> None:
     """Check before long work that all images can be read.
 
     The end of every file is checked, so that an interrupted copy is found; files without a known end mark are decoded.
-    Damage in the middle of a file is found with `full` only, which decodes every image. `progress` is called with
-    (images done, total images) after each image.
+    Damage in the middle of a file is found with `full` only, which decodes every image.
 
     Raises:
         DataError: listing every image that is missing, unreadable, truncated, too large, or not of the size the
@@ -149,13 +143,11 @@ def check_images(
     records = [record for record in records if record.path.exists()] if missing else records
     remarks: defaultdict[str, list[Path]] = defaultdict(list)
     with ThreadPoolExecutor(_READING_THREADS) as pool:
-        for done, outcome in enumerate(pool.map(partial(_check, full=full), records), start=1):
-            problem, remarks_on_image = outcome
+        outcomes = pool.map(partial(_check, full=full), records)
+        for record, (problem, remarks_on_image) in zip(records, outcomes, strict=True):
             problems += [] if problem is None else [problem]
             for remark in remarks_on_image:
-                remarks[remark].append(records[done - 1].path)
-            if progress is not None:
-                progress(done, len(records))
+                remarks[remark].append(record.path)
     raise_all(problems, DataError, summary="Some images cannot be used")
     for remark, paths in remarks.items():
         _LOG.warning(remark, len(paths), paths[0])

@@ -122,14 +122,14 @@ def _read_both(files: DatasetFiles, read: Callable[..., CocoDataset]) -> tuple[C
     locations = ((files.references_file, files.reference_images), (files.targets_file, files.target_images))
     datasets: list[CocoDataset] = []
     problems: list[str] = []
-    for index, location in enumerate(locations):
+    for index, location in enumerate(dict.fromkeys(locations)):  # one file may serve as both
         try:
             datasets.append(read(*location, annotations_required=index == 0))
         except DataError as error:
             problems.append(str(error))
-    if problems:  # a file may serve as both
-        raise DataError("\n".join(dict.fromkeys(problems)))
-    return datasets[0], datasets[1]
+    if problems:
+        raise DataError("\n".join(problems))
+    return datasets[0], datasets[-1]
 
 
 def input_files(inputs: Inputs) -> dict[str, dict[str, str]]:
