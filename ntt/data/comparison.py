@@ -18,7 +18,8 @@ Pair = tuple[ImageRecord, ImageRecord]
 _MOST_DECODED = 200
 """Target images that are decoded to look for the pictures of references in another encoding."""
 
-_THUMBNAIL_SIDE, _LEAST_CONTRAST, _SAME_GREY = 32, 5.0, 1.0
+_THUMBNAIL_SIDE, _LEAST_CONTRAST, _SAME_GREY, _SAME_PIXELS = 32, 5.0, 1.0, 4.0
+"""Grey levels: least standard deviation, largest mean difference of thumbnails and of pixels, which JPEG changes."""
 _CACHED, _NAMED = 1024, 5
 
 
@@ -81,14 +82,20 @@ def _look_alike(reference: ImageRecord, target: ImageRecord) -> bool:
         grey, other = (_thumbnail(record, image_digest(record)) for record in (reference, target))
     except DataError:  # reported by the check of all images
         return False
-    return bool(grey.std() > _LEAST_CONTRAST and np.abs(grey - other).mean() < _SAME_GREY)
+    if grey.std() < _LEAST_CONTRAST or np.abs(grey - other).mean() > _SAME_GREY:
+        return False
+    pixels = [np.asarray(_grey(record), dtype=np.int16) for record in (reference, target)]
+    return float(np.abs(pixels[0] - pixels[1]).mean()) < _SAME_PIXELS
+
+
+def _grey(record: ImageRecord) -> Image.Image:
+    return Image.fromarray(read_image(record)).convert("L")
 
 
 @lru_cache(_CACHED)
 def _thumbnail(record: ImageRecord, digest: str) -> npt.NDArray[np.float64]:
     """Return a small grey copy of the image of this digest, float64 [32, 32]."""
-    grey = Image.fromarray(read_image(record)).convert("L")
-    return np.asarray(grey.resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX), dtype=np.float64)
+    return np.asarray(_grey(record).resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX), dtype=np.float64)
 
 
 def content_sentences(categories: Sequence[Category], targets: CocoDataset, max_detections: int) -> list[str]:
