@@ -22,7 +22,7 @@ from ntt.data.coco_entries import (
 )
 from ntt.data.documents import parse_document, read_bytes, read_document
 from ntt.data.images import depth_sample
-from ntt.errors import DataError, raise_all
+from ntt.errors import DataError, printable, raise_all
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
 _LOG = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ def _raise(findings: Findings, path: Path) -> None:
 
 def _warn(findings: Findings, path: Path) -> None:
     for sentence in findings.warnings:
-        _LOG.warning("%s: %s", path, sentence)
+        _LOG.warning("%s: %s", path, printable(sentence))
     for what, ids in findings.notes.items():
         first_ids = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
         _LOG.warning("%s: %d annotation(s) %s (id %s)", path, len(ids), what, first_ids)

@@ -39,7 +39,7 @@ def same_images_sentence(references: Sequence[ImageRecord], targets: Sequence[Im
     more = f" and {len(pairs) + len(alike) - _NAMED} more" if len(pairs) + len(alike) > _NAMED else ""
     kinds = [f"{len(pairs)} byte for byte"] if pairs else []
     kinds += [f"{len(alike)} as the same picture in another file"] if alike else []
-    count = f"{len(pairs) + len(alike)} of {len(targets)} target images are also images of the references"
+    count = f"{len(pairs) + len(alike)} of {len(targets)} target images are also images of the references file"
     remedy = "A target that served as a reference is found too easily; remove it from one of the two files."
     return f"{count}, {' and '.join(kinds)}: {named}{more}. {remedy}"
 
