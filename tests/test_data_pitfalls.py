@@ -96,7 +96,7 @@ def test_the_same_picture_is_found_whatever_it_is_called_and_however_it_is_store
     sentence = same_images_sentence([reference], targets)
     assert sentence is not None
     assert sentence.startswith(
-        "4 of 6 target images are also images of the references file, 1 byte for byte and 3 as same"
+        "4 of 6 target images are also images of the references file, 1 byte for byte and 3 as the same"
     )
     assert "twin.png (as reference: reference.png), other.bmp (as reference: reference.png)" in sentence
     assert same_images_sentence([reference], [different, missing]) is None
