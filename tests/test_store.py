@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
 from operator import attrgetter
 from pathlib import Path
 
@@ -51,15 +51,20 @@ def test_candidates_come_back_bit_for_bit(tmp_path: Path, dtype: str, count: int
     assert_equal(found, some_candidates(count))
 
 
-def test_features_come_back(tmp_path: Path):
+@pytest.mark.parametrize("given", [(), ("background",), ("background", "clear_background"), ("clear_background",)])
+def test_features_come_back(tmp_path: Path, given: tuple[str, ...]):
     store = Store(tmp_path)
-    instance = np.arange(4, dtype=np.float32)
-    for background in (None, instance + 1):
-        store.write_reference(KEY, ReferenceFeature(instance, background))
-        found = store.read_reference(KEY)
-        assert found is not None
-        np.testing.assert_array_equal(found.instance, instance)
-        np.testing.assert_array_equal(found.background, background)
+    feature = ReferenceFeature(
+        **{
+            field.name: np.arange(4, dtype=np.float32) + number if field.name in ("instance", *given) else None
+            for number, field in enumerate(fields(ReferenceFeature))
+        }
+    )
+    store.write_reference(KEY, feature)
+    found = store.read_reference(KEY)
+    assert found is not None
+    for field in fields(ReferenceFeature):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(feature, field.name))
     assert store.read_reference("1" * len(KEY)) is None
 
 

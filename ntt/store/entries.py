@@ -110,7 +110,11 @@ def candidates_from_arrays(arrays: Arrays, notes: Mapping[str, str]) -> Candidat
 
 def reference_to_arrays(feature: ReferenceFeature) -> Arrays:
     """Return the features of a reference as arrays."""
-    arrays = {"feature": feature.instance, "background": feature.background}
+    arrays = {
+        "feature": feature.instance,
+        "background": feature.background,
+        "clear_background": feature.clear_background,
+    }
     return {name: values for name, values in arrays.items() if values is not None}
 
 
@@ -119,7 +123,7 @@ def reference_from_arrays(arrays: Arrays) -> ReferenceFeature:
     for name, values in arrays.items():
         _check_type(name, values, np.float32, (len(arrays["feature"]),))
         _check_range(name, values, -_MOST_FLOAT, _MOST_FLOAT)
-    return ReferenceFeature(arrays["feature"], arrays.get("background"))
+    return ReferenceFeature(arrays["feature"], arrays.get("background"), arrays.get("clear_background"))
 
 
 def _check_type(name: str, values: npt.NDArray[Any], dtype: type, shape: tuple[int, ...]) -> None:
