@@ -310,7 +310,9 @@ def test_held_jobs_are_named_with_what_releases_them(tmp_path: Path, fake_slurm:
     assert "    waiting: launch failed requeued held: scontrol release 5_0 lets it continue\n" in text
     assert "    waiting: Resources (2 shards)\n" in text
     assert "    waiting: JobHeldUser: scontrol release 5_3 lets it continue\n" in text
-    assert "    waiting: JobHeldAdmin: an administrator of the cluster holds it and can release it\n" in text
+    assert (
+        "    waiting: JobHeldAdmin: scontrol release 5_4 lets it continue (by an administrator of the cluster, " in text
+    )
 
 
 def test_without_slurm_the_message_says_so(tmp_path: Path, fake_slurm: Path):

@@ -134,10 +134,9 @@ def _why_waiting(job: str, job_state: str, reason: str) -> str:
     """Return why a job does not run, and, where the user can do something about it, what."""
     if job_state != "PENDING":
         return f"its job is {job_state}"
-    if reason == "JobHeldAdmin":
-        return f"{reason}: an administrator of the cluster holds it and can release it"
     if "held" in reason.lower():
-        return f"{reason}: scontrol release {job} lets it continue"
+        who = " (by an administrator of the cluster, who holds it)" if reason == "JobHeldAdmin" else ""
+        return f"{reason}: scontrol release {job} lets it continue{who}"
     if reason == "DependencyNeverSatisfied":
         return f"{reason}: end it with scancel {job}, then repeat it with ntt sweep retry"
     return reason
