@@ -117,13 +117,14 @@ class ReferenceFeature:
 class MemoryBank:
     """One feature vector per reference instance, and one of what surrounds it.
 
+    Each attribute holds per class float32 [K, D], one row per instance, zeros where the instance has no such vector; or
+    is empty where the vectors were not computed.
+
     Attributes:
-        features: per class float32 [K, D], not normalised.
-        backgrounds: per class float32 [B, D], not normalised, B <= K: the mean feature outside the mask of each
-            instance that leaves anything of its crop uncovered. An empty tuple where backgrounds were not computed.
-        clear_backgrounds: the same outside all annotated objects of the image; empty unless a matcher reads it.
-        full: per class float32 [K, D], unit features of the instances in their full images (method.md §2), zeros where
-            no candidate reaches the instance; empty unless a matcher reads it.
+        features: not normalised.
+        backgrounds: not normalised; the mean feature of each crop outside the mask.
+        clear_backgrounds: the same outside all annotated objects of the image; computed if a matcher reads it.
+        full: unit features of the instances in their full images (method.md §2); computed if a matcher reads it.
     """
 
     categories: tuple[Category, ...]
@@ -131,6 +132,29 @@ class MemoryBank:
     backgrounds: "tuple[torch.Tensor, ...]" = ()
     clear_backgrounds: "tuple[torch.Tensor, ...]" = ()
     full: "tuple[torch.Tensor, ...]" = ()
+
+
+@dataclass(frozen=True)
+class ReferenceCheck:
+    """What references say of themselves when each of their images in turn is a target (stage `leave_one_out`).
+
+    Attributes:
+        scoring: name of the matcher that the run uses.
+        better: name of another matcher -> part of the bootstrap draws in which its AP is above that of the first one;
+            empty where there is nothing to choose from.
+        expected: name of a matcher -> class name -> box AP on left-out images, percent; "" for all classes.
+        thresholds: class name -> score from which on a detection of `scoring` is worth showing; without classes for
+            which none can be proposed.
+        is_complete: whether the reference images count as annotated in full.
+        num_images: reference images.
+    """
+
+    scoring: str
+    better: Mapping[str, float]
+    expected: Mapping[str, Mapping[str, float]]
+    thresholds: Mapping[str, float]
+    is_complete: bool
+    num_images: int
 
 
 @dataclass(frozen=True)

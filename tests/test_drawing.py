@@ -188,7 +188,12 @@ def compared(known: DrawnInstances | None, detections: Detections, *, threshold=
     image = grey_image(detections.height, detections.width)
     names = ["apple", "bear", "cat", "dog"]
     return draw_comparison(
-        image, ground_truth=known, detections=detections, class_names=names, score_threshold=threshold, **more
+        image,
+        ground_truth=known,
+        detections=detections,
+        class_names=names,
+        thresholds_C=np.full(9, threshold, dtype=np.float32),
+        **more,
     )
 
 
@@ -233,7 +238,7 @@ def test_matches_hold_above_any_threshold():
 
 
 def quality(known, detections, threshold=0.5):
-    return image_quality(known, detections, score_threshold=threshold)
+    return image_quality(known, detections, thresholds_C=np.full(9, threshold, dtype=np.float32))
 
 
 @pytest.mark.parametrize(

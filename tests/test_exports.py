@@ -243,7 +243,7 @@ def test_counts_are_those_of_the_predictions(found: Path):
 def test_names_that_are_no_text_lose_no_result(tmp_path: Path):
     record, category = ImageRecord(1, "\udcff\x1b.png", Path(), 4, 5), Category(1, "a\x1b[31m,b")
     empty = Detections(1, 4, 5, np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, 4), np.float32), ())
-    write_counts(tmp_path / "counts.csv", [record], [empty], [category], threshold=0.5)
+    write_counts(tmp_path / "counts.csv", [record], [empty], [category], thresholds_C=np.array([0.5]))
     assert (tmp_path / "counts.csv").read_text().splitlines()[1] == '\ufffd\ufffd.png,"a\ufffd[31m,b",0,,0.5'
     write_images(tmp_path / "images.json", [record], [category])
     assert json.loads((tmp_path / "images.json").read_text())["images"][0]["file_name"] == record.file_name

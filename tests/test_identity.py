@@ -21,8 +21,9 @@ from ntt.run.pipeline import Pipeline
 from ntt.run.rundir import RunDirectory
 from ntt.run.shared import Workspace
 
-AFTER_MEMORY = {"memory", "prototypes", "matching", "visualisation", "evaluation"}
-AFTER_CANDIDATES = {"candidates", "matching", "visualisation", "evaluation"}
+AFTER_MATCHING = {"matching", "visualisation", "thresholds", "evaluation"}
+AFTER_MEMORY = {"memory", "leave_one_out", "prototypes", *AFTER_MATCHING}
+AFTER_CANDIDATES = {"leave_one_out", "candidates", *AFTER_MATCHING}
 # The stages and the entries of the store whose keys follow from each group's settings.
 REACH: dict[str, set[str]] = {
     "dataset": set(),
@@ -30,7 +31,7 @@ REACH: dict[str, set[str]] = {
     "segmenter": AFTER_CANDIDATES | {"proposals", "candidate entry"},
     "shots": AFTER_MEMORY | {"references"},
     "split": set(),
-    "matcher": {"prototypes", "matching", "visualisation", "evaluation"},
+    "matcher": {"leave_one_out", "prototypes", *AFTER_MATCHING},
     "runtime": set(),
     "memory": AFTER_MEMORY | {"reference entry"},
     "candidates": AFTER_CANDIDATES | {"proposals", "candidate entry"},

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ntt.base.distributed import ProcessGroup
+from ntt.matchers.prototype import PrototypeMatcher
 from ntt.models.box_masks import ReferenceMasks
 from ntt.stages.memory import ReferenceEncoder, fill_memory
 from ntt.store.store import Store
@@ -77,8 +78,9 @@ def test_features_of_instances_and_of_what_surrounds_them(references: ReferenceS
     torch.testing.assert_close(memory.features[0], torch.tensor([RED, [0.5, 0.0, 0.5]]))
     torch.testing.assert_close(memory.features[1], torch.tensor([[0.5, 0.0, 0.5]]))
     # A mask that fills its crop has no surroundings.
-    torch.testing.assert_close(memory.backgrounds[0], torch.tensor([BLUE]))
-    assert memory.backgrounds[1].shape == (0, 3)
+    torch.testing.assert_close(memory.backgrounds[0], torch.tensor([BLUE, [0.0, 0.0, 0.0]]))
+    assert memory.backgrounds[1].tolist() == [[0, 0, 0]]
+    assert [len(vectors) for vectors in PrototypeMatcher().select(memory).backgrounds] == [1, 0]
 
 
 def test_the_store_keeps_both(references: ReferenceSet, tmp_path: Path):
@@ -102,6 +104,6 @@ def test_other_objects_are_left_out_of_clear_surroundings(references: ReferenceS
     # An object that fills the rest leaves nothing; without other objects both surroundings are the same.
     rest = replace(upper, bbox_xywh=(32.0, 8.0, 16.0, 48.0), segmentation=rectangle(32, 8, 48, 56))
     covered = fill(replace(beside, instances=(alone.instances[0], (rest,))), folder, Colours(), clear=True)
-    assert (len(covered.clear_backgrounds[0]), len(covered.backgrounds[0])) == (0, 1)
+    assert (bool(covered.clear_backgrounds[0].any()), bool(covered.backgrounds[0].any())) == (False, True)
     single = fill(alone, folder, Colours(), clear=True)
     assert torch.equal(single.clear_backgrounds[0], single.backgrounds[0])

@@ -38,8 +38,9 @@ def test_vectors_that_a_matcher_reads(settings: Mapping[str, Any], cats: list[li
     memory = MemoryBank(CATEGORIES, features, features, clear_backgrounds=full, full=full)
     selected = PrototypeMatcher(**settings).select(memory)
     torch.testing.assert_close(selected.features[0], torch.tensor(cats, dtype=torch.float32))
-    assert selected.backgrounds is memory.backgrounds
-    assert PrototypeMatcher(surroundings="clear").select(memory).backgrounds is memory.clear_backgrounds
+    assert torch.equal(selected.backgrounds[0], features[0])
+    # The second cat has no clear surroundings.
+    assert PrototypeMatcher(surroundings="clear").select(memory).backgrounds[0].tolist() == [[1, 0]]
 
 
 @dataclass(frozen=True)

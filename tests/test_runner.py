@@ -50,7 +50,7 @@ def test_a_run_leaves_everything(run: Run, tiny: Path, caplog: pytest.LogCapture
     folder = run("visualisation.enabled=true")
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     documents = ("identity", "facts", "references", "candidates", "predictions", "metrics")
-    documents += tuple(f"stages/{stage}" for stage in config.STAGES)
+    documents += ("thresholds", *(f"stages/{stage}" for stage in config.STAGES if stage != "leave_one_out"))
     expected = {f"{name}.json" for name in documents} | {"config.yaml", "memory.safetensors", "prototypes.safetensors"}
     assert expected | {"run.log", *(f"pictures/{name}.png" for name in ("references", "best", "worst"))} <= names
     assert not [name for name in names if name.endswith(".tmp")]
@@ -59,7 +59,7 @@ def test_a_run_leaves_everything(run: Run, tiny: Path, caplog: pytest.LogCapture
     assert set(metrics["per_class"]["bbox"]) == {"disc", "square"}
     assert 50 < metrics["overall"]["segm"]["AP50"] <= 100
     facts = read(folder / "facts.json")
-    assert set(facts["stages"]) == set(config.STAGES)
+    assert set(facts["stages"]) == {*config.STAGES} - {"leave_one_out"}
     assert facts["packages"]["torch"]
     assert facts["stages"]["memory"]["seconds"] > 0
     assert facts["stages"]["candidates"]["peak_memory_mb"]["process"] > 50
@@ -266,12 +266,14 @@ def test_processes_do_not_change_a_bit(tmp_path: Path, run: Run, root: Path, num
         ids = {image["id"] for image in content["images"]}
         content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in ids]
     pictures = ("visualisation.enabled=true", "visualisation.features=true")[: num_images - 1]
-    one = run(*pictures, root=root, store=tmp_path / "store-one")
-    words = settings(root, tmp_path / "many", tmp_path / "store-many", *pictures)
+    asked = pictures or ("matcher=auto", "shots=2shot")
+    one = run(*asked, root=root, store=tmp_path / "store-one")
+    words = settings(root, tmp_path / "many", tmp_path / "store-many", *asked)
     done = command(*words, processes=2)
     assert done.returncode == 0, done.stderr
     many = only_run(tmp_path / "many")
-    for name in ("references.json", "predictions.json", "metrics.json", "candidates.json"):
+    names = ["references.json", "predictions.json", "metrics.json", "candidates.json"]
+    for name in [*names, *([] if pictures else ["leave_one_out.json", "thresholds.json", "memory.safetensors"])]:
         assert (one / name).read_bytes() == (many / name).read_bytes(), name
     assert read(many / "facts.json")["processes"] == 2
     for picture in (one / "pictures").rglob("*.png"):

@@ -10,6 +10,7 @@ from ntt.base.log import lenient_stdout
 from ntt.cli.backbone import backbone
 from ntt.cli.data import data
 from ntt.cli.export import export
+from ntt.cli.references import references
 from ntt.cli.report import report
 from ntt.cli.run import run
 from ntt.cli.show import show
@@ -30,7 +31,7 @@ def ntt() -> None:
     """
 
 
-for command in (backbone, data, export, report, run, show, store, sweep, weights):
+for command in (backbone, data, export, references, report, run, show, store, sweep, weights):
     ntt.add_command(command)
 
 

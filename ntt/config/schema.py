@@ -15,7 +15,10 @@ from ntt.models.device import PRECISIONS
 from ntt.models.segmenters.base import SegmenterConfig
 from ntt.trackers.base import TrackerConfig
 
-STAGES = ("references", "memory", "prototypes", "candidates", "proposals", "matching", "visualisation", "evaluation")
+STAGES = (
+    *("references", "memory", "leave_one_out", "prototypes", "candidates", "proposals", "matching"),
+    *("visualisation", "thresholds", "evaluation"),
+)
 STAGE_ALIASES = {"fill_memory": "memory", "postprocess_memory": "prototypes", "test": "evaluation"}
 SAMPLERS = ("native", "reference", "fixed", "shot_index")
 
@@ -117,6 +120,11 @@ class EvaluationConfig:
     semantic_threshold: float = setting(0.5, ge=0, le=1)
     """Detections below this score are not painted, in [0, 1]."""
 
+    thresholds: str = setting("auto", one_of=("auto", "proposed", "fixed"), decides=False)
+    """Scores from which on detections are drawn and counted, and precision, recall and F1 measured; AP needs none.
+    proposed: by references, where a class has two or more, which takes the candidates of their images; fixed: 0.4
+    throughout; auto: proposed where pictures are drawn or the matcher is auto, else not measured."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisualisationConfig:
@@ -125,8 +133,8 @@ class VisualisationConfig:
     enabled: bool = setting(default=True, decides=False)
     """false: draw nothing."""
 
-    score_threshold: float = setting(0.4, ge=0, le=1)
-    """Predictions below this score are not drawn, in [0, 1]."""
+    score_threshold: float | None = setting(None, ge=0, le=1)
+    """Predictions below this score are not drawn, in [0, 1]. null: as `evaluation.thresholds` says."""
 
     max_images: int | None = setting(24, ge=0)
     """Target images to draw a comparison of, in file order; null: all of them."""

@@ -1,11 +1,13 @@
-"""A drawn set of references: its digest, and the JSON form that names its instances by their ids."""
+"""A drawn set of references: its digest, its JSON form, and its images as targets."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ntt.base.digests import content_key
 from ntt.data.coco import CocoDataset
 from ntt.data.sampling import Sample
-from ntt.types import Category, ReferenceSet
+from ntt.types import Category, ImageId, Instance, ReferenceSet
 
 
 def reference_details(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any]:
@@ -54,3 +56,43 @@ def assemble_references(
         digest=content_key(content),
         sampler=sampler,
     )
+
+
+def reference_targets(
+    references: ReferenceSet, objects_of_image: Callable[[ImageId], Sequence[Instance]]
+) -> CocoDataset:
+    """Return the images of references as targets for what the other images show.
+
+    Args:
+        references: the drawn references.
+        objects_of_image: gives all annotated objects of an image.
+
+    Returns:
+        All annotations of these images that are of a searched class, without those of classes whose references are all
+        on the same image: without it, there is nothing to find them by.
+    """
+    images_of = {
+        category.id: {instance.image_id for instance in members}
+        for category, members in zip(references.categories, references.instances, strict=True)
+    }
+    objects = [
+        instance
+        for image_id in references.images
+        for instance in objects_of_image(image_id)
+        if images_of.get(instance.category_id, set()) - {image_id}
+    ]
+    return CocoDataset(
+        categories=references.categories,
+        images=references.images,
+        instances=tuple(objects),
+        has_masks=bool(objects) and all(instance.segmentation is not None for instance in objects),
+        has_annotations=True,
+        annotation_file=Path("references"),
+        digest=content_key([[i.id, i.image_id, i.category_id, i.bbox_xywh, i.iscrowd] for i in objects]),
+    )
+
+
+def is_annotated_in_full(references: ReferenceSet, objects_of_image: Callable[[ImageId], Sequence[Instance]]) -> bool:
+    """Guess whether everything in the images of references is annotated: most of them have two objects or more."""
+    counts = [len(objects_of_image(image_id)) for image_id in references.images]
+    return 2 * sum(count > 1 for count in counts) > len(counts)

@@ -52,6 +52,10 @@ class DatasetConfig:
     """Pixel value that becomes white in images of more than 8 bits, such as 4095 for 12 bits. Null: found from some of
     the images, the same for all; see `ntt/data/pixels.py`."""
 
+    references_complete: bool | str = setting("auto", one_of=("auto", True, False))
+    """Whether everything of the searched classes is annotated in the images of references; only then may references
+    choose a matcher. auto: yes if most of these images have two objects or more."""
+
     def label(self) -> str:
         """Return the name of the data set in run directories and tables."""
         return self.name

@@ -10,7 +10,7 @@ from ntt.drawing.colours import ByteArray, class_colour
 from ntt.drawing.instances import DrawnInstances, draw_instances
 from ntt.drawing.layout import MARGIN, Panel, caption_size_px, side_by_side
 from ntt.drawing.text import FAINT_INK, PAPER, draw_notice, line_height_px, shorten, text_width_px, write
-from ntt.types import Detections
+from ntt.types import Detections, FloatArray
 
 _MIN_WIDTH = 480
 _MAX_LEGEND_ROWS = 8
@@ -23,7 +23,7 @@ def draw_comparison(
     ground_truth: DrawnInstances | None,
     detections: Detections,
     class_names: Sequence[str],
-    score_threshold: float,
+    thresholds_C: FloatArray,
     file_name: str = "",
     note: str = "",
 ) -> Image.Image:
@@ -34,20 +34,19 @@ def draw_comparison(
         ground_truth: None for an image without annotations: the predictions are then drawn alone.
         detections: of this image.
         class_names: name of each class index.
-        score_threshold: detections with a score of at least this are drawn.
+        thresholds_C: float32, for each class the score from which on detections are drawn.
         file_name: shown in the header.
         note: shown at the right end of the header.
 
     Returns:
         RGB, at least 480 px wide.
     """
-    predicted = _confident(detections, score_threshold)
+    predicted = _confident(detections, thresholds_C)
     panels = []
     if ground_truth is not None:
         picture = _picture(image_HW3, ground_truth, class_names, "no object annotated")
         panels.append(Panel(picture, "Ground truth", _counts(ground_truth)))
-    # Two decimals, or as many as the value needs.
-    threshold = max(f"{score_threshold:.2f}", f"{score_threshold:.6g}", key=len)
+    threshold = _range_text(thresholds_C)
     picture = _picture(image_HW3, predicted, class_names, f"no detection above {threshold}")
     detail = f"{len(predicted.labels)} of {len(detections.labels)} with score ≥ {threshold}"
     panels.append(Panel(picture, "Predictions", detail))
@@ -57,8 +56,14 @@ def draw_comparison(
     return side_by_side(panels, heading=file_name, note=note, footer=footer, min_width=_MIN_WIDTH)
 
 
-def _confident(detections: Detections, score_threshold: float) -> DrawnInstances:
-    indices = np.flatnonzero(detections.scores >= score_threshold)
+def _range_text(thresholds_C: FloatArray) -> str:
+    """Return the threshold of all classes, with as many decimals as it needs, two at least; or the range."""
+    low, high = float(thresholds_C.min()), float(thresholds_C.max())
+    return f"{low:.2f} to {high:.2f}" if high > low else max(f"{low:.2f}", f"{low:.6g}", key=len)
+
+
+def _confident(detections: Detections, thresholds_C: FloatArray) -> DrawnInstances:
+    indices = np.flatnonzero(detections.scores >= thresholds_C[detections.labels])
     return DrawnInstances(
         labels=detections.labels[indices],
         boxes_xywh=detections.boxes_xywh[indices],

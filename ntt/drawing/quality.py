@@ -5,7 +5,7 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from ntt.drawing.instances import DrawnInstances
-from ntt.types import Detections, IntArray
+from ntt.types import Detections, FloatArray, IntArray
 
 Array = npt.NDArray[np.float64]
 
@@ -48,11 +48,11 @@ def match_objects(ground_truth: DrawnInstances, detections: Detections) -> tuple
 
 
 def image_quality(
-    ground_truth: DrawnInstances | None, detections: Detections, *, score_threshold: float
+    ground_truth: DrawnInstances | None, detections: Detections, *, thresholds_C: FloatArray
 ) -> float | None:
     """Compute the panoptic quality of one image (Kirillov et al., 2019, eq. 1), over all classes at once.
 
-    Sum of the matched pairs' IoU / (TP + FP / 2 + FN / 2), of the detections from the threshold on; see
+    Sum of the matched pairs' IoU / (TP + FP / 2 + FN / 2), of the detections from the threshold of their class on; see
     `match_objects`.
 
     Returns:
@@ -62,7 +62,7 @@ def image_quality(
     if ground_truth is None:
         return None
     objects, overlaps = match_objects(ground_truth, detections)
-    counted = detections.scores >= score_threshold
+    counted = detections.scores >= thresholds_C[detections.labels]
     num_matched = np.count_nonzero(objects[counted] >= 0)
     num_objects = np.count_nonzero(~ground_truth.iscrowd)
     weight = num_matched / 2 + np.count_nonzero(objects[counted] == WRONG) / 2 + num_objects / 2

@@ -1,7 +1,7 @@
 """What a matcher is: it names a target image's candidates after the classes of a memory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -38,8 +38,8 @@ class MatcherConfig:
         return False
 
     def select(self, memory: MemoryBank) -> MemoryBank:
-        """Return the memory as `build_prototypes` takes it."""
-        return memory
+        """Return the memory as `build_prototypes` takes it: backgrounds of those instances only that have one."""
+        return replace(memory, backgrounds=tuple(vectors[vectors.any(dim=1)] for vectors in memory.backgrounds))
 
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
         """Condense the memory.

@@ -45,7 +45,7 @@ class MemoryReader(MatcherConfig):
             memory = replace(memory, backgrounds=memory.clear_backgrounds)
         if self.reads_full_images:
             memory = replace(memory, features=tuple(map(self._combine, memory.features, memory.full)))
-        return memory
+        return super().select(memory)
 
     def _combine(self, crop_KD: torch.Tensor, full_KD: torch.Tensor) -> torch.Tensor:
         """Combine a class's vectors, each scaled to length 1 first."""

@@ -17,15 +17,18 @@ from ntt.base.files import read_json, write_bytes, write_json, write_parts, writ
 from ntt.data.coco import CocoDataset
 from ntt.data.references import references_to_json
 from ntt.errors import ConfigError, StorageError, printable
+from ntt.evaluation.thresholds import OperatingPoint, OperatingPoints
 from ntt.types import (
     Category,
     Detections,
+    FloatArray,
     ImageRecord,
     Json,
     MemoryBank,
     Metrics,
     ProposalRecall,
     Prototypes,
+    ReferenceCheck,
     ReferenceSet,
 )
 
@@ -90,20 +93,22 @@ def write_counts(
     detections: Sequence[Detections],
     categories: Sequence[Category],
     *,
-    threshold: float,
+    thresholds_C: FloatArray,
 ) -> Path:
-    """Write a table: per image and class, how many detections reach a score, and the best score ("" for none)."""
+    """Write a table: per image and class, how many detections reach the class's score, and the best ("" for none)."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", "class", "number", "best_score", "threshold"])
     for record, found in zip(images, detections, strict=True):
-        numbers = np.bincount(found.labels[found.scores >= threshold], minlength=len(categories)).tolist()
+        numbers = np.bincount(
+            found.labels[found.scores >= thresholds_C[found.labels]], minlength=len(categories)
+        ).tolist()
         # Detections are sorted by descending score: the first of a class is its best.
         best = dict(zip(found.labels[::-1].tolist(), found.scores[::-1].tolist(), strict=True))
         for label, category in enumerate(categories):
             score = f"{best[label]:.4f}" if label in best else ""
             names = (printable(record.file_name), printable(category.name))
-            writer.writerow([*names, numbers[label], score, f"{threshold:g}"])
+            writer.writerow([*names, numbers[label], score, f"{thresholds_C[label]:g}"])
     write_text(path, stream.getvalue())
     return path
 
@@ -176,6 +181,26 @@ def read_memory(path: Path, *, made_with: str = "") -> MemoryBank:
     names = {field: [f"{name}_{label}" for label in range(len(categories))] for name, field in MEMORY_FIELDS.items()}
     vectors = {field: tuple(tensors[name] for name in own if name in tensors) for field, own in names.items()}
     return MemoryBank(categories=categories, **vectors)
+
+
+def write_reference_check(path: Path, check: ReferenceCheck) -> Path:
+    """Write what references say of themselves as JSON."""
+    return _write_json(path, asdict(check))
+
+
+def read_reference_check(path: Path) -> ReferenceCheck:
+    """Read it back."""
+    return ReferenceCheck(**read_json(path))
+
+
+def write_operating_points(path: Path, points: OperatingPoints) -> Path:
+    """Write precision, recall and F1 at thresholds as JSON."""
+    return _write_json(path, {name: {kind: asdict(point) for kind, point in of.items()} for name, of in points.items()})
+
+
+def read_operating_points(path: Path) -> OperatingPoints:
+    """Read them back."""
+    return {name: {kind: OperatingPoint(**p) for kind, p in of.items()} for name, of in read_json(path).items()}
 
 
 def write_prototypes(path: Path, prototypes: Prototypes) -> Path:

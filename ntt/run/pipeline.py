@@ -17,13 +17,14 @@ from ntt.base import distributed as dist
 from ntt.base.files import remove_stale_temporaries
 from ntt.config.identity import run_directory, stage_key
 from ntt.config.schema import ExperimentConfig
+from ntt.matchers.auto import AutoMatcher
 from ntt.run.environment import peak_memory_mb
 from ntt.run.inputs import Inputs, drawn_references, image_digests, read_inputs
 from ntt.run.models import Models, build_models
 from ntt.run.rundir import RunDirectory
 from ntt.run.shared import Prepared, Workspace
 from ntt.stages.memory import ReferenceEncoder
-from ntt.types import ImageRecord, ReferenceSet
+from ntt.types import ImageId, ImageRecord, Instance, ReferenceSet
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Stage(Generic[T]):
         describe: tells the result in a few words, for the log.
         inputs: what decides the result besides settings and needed stages: digests of files, models' fingerprints.
         needs: the stages it builds on.
+        may_need: further ones, which depend on the run.
         is_shared: whether a result is kept for later runs of the process that have the same one.
     """
 
@@ -50,6 +52,7 @@ class Stage(Generic[T]):
     describe: Callable[[T], str]
     inputs: "Callable[[Pipeline], Mapping[str, Any]]" = lambda _: {}
     needs: "tuple[Stage[Any], ...]" = ()
+    may_need: "Callable[[Pipeline], tuple[Stage[Any], ...]]" = lambda _: ()
     is_shared: bool = False
 
 
@@ -100,12 +103,35 @@ class Pipeline:
         encoder, matcher = self.models.encoder, self.config.matcher
         if not matcher.reads_clear_surroundings:
             return encoder
-        return replace(encoder, objects_of_image=self.inputs.reference_data.instances_of_image)
+        return replace(encoder, objects_of_image=self.objects_of_image)
+
+    def objects_of_image(self, image_id: ImageId) -> tuple[Instance, ...]:
+        """Return all annotated objects of an image of references."""
+        return self.inputs.reference_data.instances_of_image(image_id)
 
     @property
     def reference_images(self) -> list[ImageRecord]:
-        """The images of references whose candidates are needed: all, if the matcher reads full images, or none."""
-        return list(self.references.images.values()) if self.config.matcher.reads_full_images else []
+        """The images of references whose candidates are needed: all that anything asks for, or none."""
+        is_needed = self.config.matcher.reads_full_images or self.leaves_one_out
+        return list(self.references.images.values()) if is_needed else []
+
+    @property
+    def measures_thresholds(self) -> bool:
+        """Whether precision, recall and F1 are measured."""
+        config = self.config
+        is_asked = {"proposed": True, "fixed": False, "auto": config.visualisation.enabled or self.has_choice}
+        return is_asked[config.evaluation.thresholds]
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether the references choose the matcher."""
+        return isinstance(self.config.matcher, AutoMatcher)
+
+    @property
+    def leaves_one_out(self) -> bool:
+        """Whether reference images are searched, for thresholds or for the choice of the matcher."""
+        has_shots = any(len(members) > 1 for members in self.references.instances)
+        return self.has_choice or (self.measures_thresholds and has_shots)
 
     @cached_property
     def targets(self) -> list[ImageRecord]:
@@ -120,7 +146,7 @@ class Pipeline:
     def key(self, stage: Stage[Any]) -> str:
         """Return the digest of everything that decides a stage's result; made by all processes together."""
         if stage.name not in self._keys:
-            keys = {needed.name: self.key(needed) for needed in stage.needs}
+            keys = {needed.name: self.key(needed) for needed in (*stage.needs, *stage.may_need(self))}
             self._keys[stage.name] = stage_key(self.config, stage.name, {**keys, **stage.inputs(self)})
         return self._keys[stage.name]
 
@@ -145,7 +171,7 @@ class Pipeline:
         return result
 
     def _make(self, stage: Stage[T]) -> T:
-        for needed in stage.needs:
+        for needed in (*stage.needs, *stage.may_need(self)):
             self.result(needed)
         started = time.monotonic()
         result, entries = self._compute(stage)

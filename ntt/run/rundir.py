@@ -31,12 +31,14 @@ class RunDirectory:
         self.facts = root / "facts.json"
         self.references = root / "references.json"
         self.memory = root / "memory.safetensors"
+        self.leave_one_out = root / "leave_one_out.json"
         self.prototypes = root / "prototypes.safetensors"
         self.candidates = root / "candidates.json"
         self.proposals = root / "proposals.json"
         self.predictions = root / "predictions.json"
         # Images and classes the predictions refer to, in COCO format; and what was found in each image.
         self.images, self.counts = root / "images.json", root / "counts.csv"
+        self.thresholds = root / "thresholds.json"
         self.metrics = root / "metrics.json"
         self.pictures = root / "pictures"
 

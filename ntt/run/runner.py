@@ -16,8 +16,17 @@ from ntt.run.inputs import input_files
 from ntt.run.multirun import multirun_table
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Workspace, process_workspace
-from ntt.run.stages import EVALUATION, MATCHING, PROPOSALS, asked_stages, is_finished
-from ntt.run.table import metrics_table
+from ntt.run.stages import (
+    EVALUATION,
+    LEAVE_ONE_OUT,
+    MATCHING,
+    PROPOSALS,
+    THRESHOLDS,
+    asked_stages,
+    is_finished,
+    score_thresholds,
+)
+from ntt.run.table import choice_text, metrics_table, thresholds_table
 from ntt.trackers.base import RunIdentity, Tracker
 from ntt.types import Metrics, ProposalRecall
 
@@ -75,18 +84,19 @@ def _make_stages(pipeline: Pipeline) -> Metrics | None:
     try:
         environment = environment_details(pipeline.models.placement, num_processes=pipeline.group.size)
         _LOG.info("Run directory: %s", directory.root)
-        for stage in asked_stages(config):
+        for stage in asked_stages(pipeline):
             pipeline.result(stage)
             if pipeline.group.is_main:
                 directory.write_facts({**environment, "data": input_files(pipeline.inputs)})
                 tracker.log_stage(stage.name, _stage_numbers(pipeline, stage.name))
-        if pipeline.group.is_main and MATCHING in asked_stages(config):
-            detections, threshold = pipeline.result(MATCHING), config.visualisation.score_threshold
+        if MATCHING in asked_stages(pipeline):
+            detections, thresholds_C = pipeline.result(MATCHING), score_thresholds(pipeline)
             categories = pipeline.inputs.categories
-            write_counts(directory.counts, pipeline.targets, detections, categories, threshold=threshold)
+            if pipeline.group.is_main:
+                write_counts(directory.counts, pipeline.targets, detections, categories, thresholds_C=thresholds_C)
         pipeline.tidy()
         _LOG.info("Finished in %.1f s.", time.monotonic() - started)
-        metrics = pipeline.result(EVALUATION) if EVALUATION in asked_stages(config) else None
+        metrics = pipeline.result(EVALUATION) if EVALUATION in asked_stages(pipeline) else None
         _log_results(pipeline, tracker, metrics)
     except BaseException:
         tracker.finish(failed=True)
@@ -113,7 +123,7 @@ def _log_results(pipeline: Pipeline, tracker: Tracker, metrics: Metrics | None) 
 
 
 def _recall(pipeline: Pipeline) -> ProposalRecall:
-    return PROPOSALS.read(pipeline) if PROPOSALS in asked_stages(pipeline.config) else {}
+    return PROPOSALS.read(pipeline) if PROPOSALS in asked_stages(pipeline) else {}
 
 
 def _stage_numbers(pipeline: Pipeline, stage: str) -> dict[str, float]:
@@ -148,6 +158,10 @@ def _report(pipeline: Pipeline, metrics: Metrics | None) -> float | None:
         return None
     directory = pipeline.directory
     _LOG.info("\n%s\n", metrics_table(metrics, _recall(pipeline)))
+    if THRESHOLDS in asked_stages(pipeline) and (points := pipeline.result(THRESHOLDS)):
+        _LOG.info("%s\n", thresholds_table(points))
+    if pipeline.has_choice:
+        _LOG.info("%s\n", choice_text(pipeline.result(LEAVE_ONE_OUT)))
     if metrics.overall:
         _LOG.info("metrics        %s", directory.metrics)
     _LOG.info("predictions    %s", directory.predictions)

@@ -4,23 +4,40 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from ntt.base import distributed as dist
-from ntt.config.schema import ExperimentConfig
+from ntt.data.references import is_annotated_in_full, reference_targets
 from ntt.evaluation.ground_truth import difficult_as
-from ntt.evaluation.options import Painting, Protocol
+from ntt.evaluation.options import FIXED_THRESHOLD, Painting, Protocol
+from ntt.evaluation.thresholds import OperatingPoints
+from ntt.matchers.auto import AutoMatcher
+from ntt.matchers.base import MatcherConfig
 from ntt.run import artefacts
 from ntt.run.pipeline import Pipeline, Stage
 from ntt.run.table import recall_text
 from ntt.stages.candidates import find_candidates
 from ntt.stages.evaluation import VERSION as EVALUATION_VERSION
-from ntt.stages.evaluation import evaluate
+from ntt.stages.evaluation import evaluate, evaluate_thresholds
 from ntt.stages.full_images import VERSION as FULL_IMAGES_VERSION
+from ntt.stages.leave_one_out import VERSION as LEAVE_ONE_OUT_VERSION
+from ntt.stages.leave_one_out import check_references
 from ntt.stages.matching import build_prototypes, match_images
+from ntt.stages.memory import VERSION as MEMORY_VERSION
 from ntt.stages.memory import fill_memory
 from ntt.stages.pictures import draw_pictures
 from ntt.stages.proposals import measure_proposals
 from ntt.stages.target_pictures import TargetRenderer
-from ntt.types import Detections, MemoryBank, Metrics, ProposalRecall, Prototypes, ReferenceSet
+from ntt.types import (
+    Detections,
+    FloatArray,
+    MemoryBank,
+    Metrics,
+    ProposalRecall,
+    Prototypes,
+    ReferenceCheck,
+    ReferenceSet,
+)
 
 REFERENCES: Stage[ReferenceSet] = Stage(
     name="references",
@@ -51,6 +68,7 @@ MEMORY: Stage[MemoryBank] = Stage(
     name="memory",
     needs=(REFERENCES,),
     inputs=lambda run: {
+        "version": MEMORY_VERSION,
         "images": run.image_details(list(run.references.images.values())),
         "backbone": dict(run.models.backbone.fingerprint),
         **run.models.reference_masks.fingerprint(run.inputs.reference_data.instances),
@@ -67,11 +85,53 @@ MEMORY: Stage[MemoryBank] = Stage(
     describe=lambda memory: f"{sum(map(len, memory.features))} feature vectors",
 )
 
+
+def _leave_one_out(run: Pipeline) -> ReferenceCheck:
+    return check_references(
+        references=run.references,
+        objects=reference_targets(run.references, run.objects_of_image),
+        is_complete=_is_complete(run),
+        memory=run.result(MEMORY),
+        matcher=run.config.matcher,
+        source=run.models.source,
+        group=run.group,
+    )
+
+
+def _is_complete(run: Pipeline) -> bool:
+    answer = run.config.dataset.references_complete
+    return answer if isinstance(answer, bool) else is_annotated_in_full(run.references, run.objects_of_image)
+
+
+LEAVE_ONE_OUT: Stage[ReferenceCheck] = Stage(
+    name="leave_one_out",
+    needs=(MEMORY,),
+    inputs=lambda run: {
+        "version": LEAVE_ONE_OUT_VERSION,
+        "file": run.inputs.reference_data.digest,
+        "is_complete": _is_complete(run),
+        "matcher": dict(run.config.matcher.fingerprint),
+        "candidates": run.models.source.fingerprint,
+    },
+    compute=_leave_one_out,
+    write=lambda run, check: [artefacts.write_reference_check(run.directory.leave_one_out, check)],
+    read=lambda run: artefacts.read_reference_check(run.directory.leave_one_out),
+    describe=lambda check: f"{check.scoring} finds references at box AP {check.expected[check.scoring].get('', 0):.1f}",
+)
+
+
+def matcher_of(run: Pipeline) -> MatcherConfig:
+    """Return the matcher that a run uses: that of its settings, or the one that its references choose."""
+    matcher = run.config.matcher
+    return matcher.choices[run.result(LEAVE_ONE_OUT).scoring] if isinstance(matcher, AutoMatcher) else matcher
+
+
 PROTOTYPES: Stage[Prototypes] = Stage(
     name="prototypes",
     needs=(MEMORY,),
+    may_need=lambda run: (LEAVE_ONE_OUT,) if run.has_choice else (),
     inputs=lambda run: {"matcher": dict(run.config.matcher.fingerprint)},
-    compute=lambda run: build_prototypes(memory=run.result(MEMORY), matcher=run.config.matcher),
+    compute=lambda run: build_prototypes(memory=run.result(MEMORY), matcher=matcher_of(run)),
     write=lambda run, prototypes: [artefacts.write_prototypes(run.directory.prototypes, prototypes)],
     read=lambda run: artefacts.read_prototypes(run.directory.prototypes),
     describe=lambda prototypes: f"{len(prototypes.labels_P)} vectors of {prototypes.vectors_PD.shape[1]} channels",
@@ -133,7 +193,7 @@ def _match(run: Pipeline) -> list[Detections]:
         images=run.targets,
         source=run.models.source,
         prototypes=run.result(PROTOTYPES),
-        matcher=run.config.matcher,
+        matcher=matcher_of(run),
         group=run.group,
         on_detections=_renderer(run).draw_if_chosen if run.config.visualisation.during_matching else None,
     )
@@ -170,6 +230,18 @@ def _draw(run: Pipeline) -> list[Path]:
     )
 
 
+def score_thresholds(run: Pipeline) -> FloatArray:
+    """Return the score of each class from which on detections are shown and counted, float32 [C]."""
+    return _thresholds(run, run.config.visualisation.score_threshold)
+
+
+def _thresholds(run: Pipeline, fixed: float | None = None) -> FloatArray:
+    """Return a fixed score for all classes, else the proposed ones, else 0.4."""
+    proposed = run.result(LEAVE_ONE_OUT).thresholds if fixed is None and run.leaves_one_out else {}
+    default = FIXED_THRESHOLD if fixed is None else fixed
+    return np.array([proposed.get(category.name, default) for category in run.inputs.categories], dtype=np.float32)
+
+
 def _renderer(run: Pipeline) -> TargetRenderer:
     settings, ground_truth = run.config.visualisation, run.inputs.target_data
     ids = settings.image_ids
@@ -179,7 +251,7 @@ def _renderer(run: Pipeline) -> TargetRenderer:
         categories=run.inputs.categories,
         ground_truth=ground_truth if ground_truth.has_annotations else None,
         folder=run.directory.pictures / "targets",
-        score_threshold=settings.score_threshold,
+        thresholds_C=score_thresholds(run),
         image_ids=frozenset(ids),
     )
 
@@ -187,11 +259,40 @@ def _renderer(run: Pipeline) -> TargetRenderer:
 VISUALISATION: Stage[list[Path]] = Stage(
     name="visualisation",
     needs=(REFERENCES, MATCHING),
+    may_need=lambda run: (LEAVE_ONE_OUT,) if run.leaves_one_out else (),
     inputs=lambda run: {"ground_truth": run.inputs.target_data.digest},
     compute=_draw,
     write=lambda _, pictures: pictures,
     read=lambda run: run.directory.drawn_pictures(),
     describe=lambda pictures: f"{len(pictures)} pictures",
+)
+
+
+def _measure_thresholds(run: Pipeline) -> OperatingPoints:
+    names, detections = [category.name for category in run.inputs.categories], run.result(MATCHING)
+    thresholds = {"fixed": dict.fromkeys(names, FIXED_THRESHOLD)}
+    if run.leaves_one_out:
+        thresholds["proposed"] = dict(zip(names, _thresholds(run).tolist(), strict=True))
+    points: OperatingPoints | None = None
+    if run.group.is_main:
+        points = evaluate_thresholds(
+            detections=detections,
+            ground_truth=run.inputs.target_data,
+            categories=run.inputs.categories,
+            thresholds=thresholds,
+        )
+    return cast("OperatingPoints", dist.broadcast_from_main(points, run.group))
+
+
+THRESHOLDS: Stage[OperatingPoints] = Stage(
+    name="thresholds",
+    needs=(MATCHING,),
+    may_need=lambda run: (LEAVE_ONE_OUT,) if run.leaves_one_out else (),
+    inputs=lambda run: {"version": EVALUATION_VERSION, "ground_truth": run.inputs.target_data.digest},
+    compute=_measure_thresholds,
+    write=lambda run, points: [artefacts.write_operating_points(run.directory.thresholds, points)],
+    read=lambda run: artefacts.read_operating_points(run.directory.thresholds),
+    describe=lambda points: ", ".join(f"F1 {point.f1:.1f} {kind}" for kind, point in points.get("", {}).items()),
 )
 
 
@@ -221,17 +322,23 @@ EVALUATION: Stage[Metrics] = Stage(
     describe=lambda metrics: f"{metrics.num_detections} detections in {metrics.num_images} images",
 )
 
-_BEFORE_MATCHING = (REFERENCES, MEMORY, PROTOTYPES, CANDIDATES, PROPOSALS)
-STAGES: tuple[Stage[Any], ...] = (*_BEFORE_MATCHING, MATCHING, VISUALISATION, EVALUATION)
+_BEFORE_MATCHING = (REFERENCES, MEMORY, LEAVE_ONE_OUT, PROTOTYPES, CANDIDATES, PROPOSALS)
+STAGES: tuple[Stage[Any], ...] = (*_BEFORE_MATCHING, MATCHING, VISUALISATION, THRESHOLDS, EVALUATION)
 
 
-def asked_stages(config: ExperimentConfig) -> list[Stage[Any]]:
+def asked_stages(run: Pipeline) -> list[Stage[Any]]:
     """Return the stages that `config.stage` selects; the stages they need are run on demand."""
+    config = run.config
     if config.stage != "all":
         return [stage for stage in STAGES if stage.name == config.stage]
-    return [stage for stage in STAGES if stage is not VISUALISATION or config.visualisation.enabled]
+    is_optional = {
+        LEAVE_ONE_OUT.name: run.leaves_one_out,
+        VISUALISATION.name: config.visualisation.enabled,
+        THRESHOLDS.name: run.measures_thresholds and run.inputs.target_data.has_annotations,
+    }
+    return [stage for stage in STAGES if is_optional.get(stage.name, True)]
 
 
 def is_finished(run: Pipeline) -> bool:
     """Return whether every stage that `config.stage` asks for is done."""
-    return all(run.is_done(stage) for stage in asked_stages(run.config))
+    return all(run.is_done(stage) for stage in asked_stages(run))

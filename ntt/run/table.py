@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from ntt.evaluation.federated import FREQUENCIES
-from ntt.types import Metrics, ProposalRecall
+from ntt.evaluation.thresholds import OperatingPoint, OperatingPoints
+from ntt.types import Metrics, ProposalRecall, ReferenceCheck
 
 _COLUMNS = {
     "bbox": {"box AP": "AP", "box AP50": "AP50", "box AP75": "AP75", "box AR": "AR100"},
@@ -53,6 +54,33 @@ def recall_text(recall: ProposalRecall) -> str:
     limits = ", ".join(f"{int(name.removeprefix('AR')):,}" for name in next(iter(recall.values())))
     values = (f"{_KINDS[kind]} {', '.join(f'{value:.1f}' for value in each.values())}" for kind, each in recall.items())
     return f"AR of the first {limits} candidates of an image: {'; '.join(values)}"
+
+
+def thresholds_table(points: OperatingPoints) -> str:
+    """Return precision, recall and F1 of boxes at each kind of threshold, over all classes and per class."""
+    kinds = list(points.get("", {}))
+    titles = {"fixed": "fixed", "proposed": "proposed", "best": "best possible"}
+    heading = ["class", *(text for kind in kinds for text in (f"{titles[kind]} score", "precision", "recall", "F1"))]
+    rows = [
+        [name or "mean", *(text for kind in kinds for text in _point_cells(of_class[kind]))]
+        for name, of_class in points.items()
+    ]
+    lines = align([heading, *rows])
+    rule = "-" * max(len(line) for line in lines)
+    title = "Boxes from a score on, at IoU 0.5; proposed scores are those of left-out references:"
+    return "\n".join([title, lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def choice_text(check: ReferenceCheck) -> str:
+    """Return which matcher the references have chosen, and how sure that is."""
+    first = next(iter(check.expected))
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in check.better.items())
+    text = f"Matcher chosen by the references: {check.scoring}. Better than {first} in so many draws: {shares or '-'}."
+    return text if check.is_complete else f"{text} They may not choose: their images are not annotated in full."
+
+
+def _point_cells(point: OperatingPoint) -> list[str]:
+    return [f"{point.threshold:.2f}", *(f"{value:.1f}" for value in (point.precision, point.recall, point.f1))]
 
 
 def _why_no_masks(metrics: Metrics) -> str:

@@ -8,7 +8,7 @@ from ntt.config.schema import ExperimentConfig
 from ntt.errors import DataError, NttError
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Prepared, Workspace
-from ntt.run.stages import CANDIDATES, MATCHING, PROTOTYPES
+from ntt.run.stages import CANDIDATES, MATCHING, PROTOTYPES, matcher_of
 from ntt.stages.matching import match_points
 from ntt.types import Detections
 
@@ -55,7 +55,7 @@ def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> in
 
 def _match(runs: Sequence[Pipeline], workspace: Workspace) -> None:
     images, source = runs[0].targets, runs[0].models.source
-    points = [(run.config.matcher, run.result(PROTOTYPES)) for run in runs]
+    points = [(matcher_of(run), run.result(PROTOTYPES)) for run in runs]
     results: list[list[Detections]] = [[] for _ in runs]
     errors: list[DataError | None] = [None for _ in runs]
     for outcomes in match_points(images=images, source=source, points=points):

@@ -12,6 +12,7 @@ from ntt.evaluation.precision_recall import precision_recall
 from ntt.evaluation.rejection import rejection
 from ntt.evaluation.semantic import semantic_scores
 from ntt.evaluation.table import DetectionTable, counted_detections, tabulate
+from ntt.evaluation.thresholds import OperatingPoints, operating_points
 from ntt.types import Category, Detections, Metrics
 
 KINDS = ("bbox", "segm")
@@ -66,6 +67,19 @@ def evaluate(
         num_masks=sum(instance.segmentation is not None for instance in objects),
         difficult=difficult_as(ground_truth),
     )
+
+
+def evaluate_thresholds(
+    *,
+    detections: Sequence[Detections],
+    ground_truth: CocoDataset,
+    categories: Sequence[Category],
+    thresholds: Mapping[str, Mapping[str, float]],
+) -> OperatingPoints:
+    """Measure precision, recall and F1 of boxes at IoU 0.5, by COCO's rules; see `operating_points`."""
+    prepared = prepare_ground_truth(ground_truth, categories)
+    table = tabulate(detections, categories, prepared)
+    return operating_points(match(table, prepared, "bbox"), table, prepared, thresholds)
 
 
 def _precision(table: DetectionTable, ground_truth: GroundTruth) -> _Scores:

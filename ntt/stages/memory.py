@@ -19,11 +19,11 @@ from ntt.ops.crops import background_feature, crop_corners, crop_reference, inst
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.full_images import full_image_features
 from ntt.store.store import Store
-from ntt.types import FloatArray, ImageId, ImageRecord, Instance, MemoryBank, ReferenceFeature, ReferenceSet
+from ntt.types import ImageId, ImageRecord, Instance, MemoryBank, ReferenceFeature, ReferenceSet
 
 _LOG = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Counts changes of what the stage computes; part of the keys of the store and of the stage."""
 
 
@@ -49,17 +49,13 @@ def fill_memory(
 
     features = iter(map_dealt(encode, flat, group=group, label="memory", unit="reference"))
     groups = [list(islice(features, len(members))) for members in references.instances]
-
-    def stacked(name: str) -> tuple[torch.Tensor, ...]:
-        return tuple(
-            _stack([getattr(feature, name) for feature in members], len(members[0].instance)) for members in groups
-        )
+    is_clear = encoder.objects_of_image is not None
 
     return MemoryBank(
         categories=references.categories,
-        features=stacked("instance"),
-        backgrounds=stacked("background"),
-        clear_backgrounds=() if encoder.objects_of_image is None else stacked("clear_background"),
+        features=tuple(_stacked(members, "instance") for members in groups),
+        backgrounds=tuple(_stacked(members, "background") for members in groups),
+        clear_backgrounds=tuple(_stacked(members, "clear_background") for members in groups if is_clear),
         full=() if source is None else full_image_features(references, source, encoder.masks, group),
     )
 
@@ -173,10 +169,11 @@ def _reaches(bbox_xywh: tuple[float, float, float, float], corners: tuple[int, i
     return x < right and y < bottom and x + width > left and y + height > top
 
 
-def _stack(vectors: Sequence[FloatArray | None], channels: int) -> torch.Tensor:
-    """Stack the vectors there are to float32 [B, D]."""
-    rows = [vector for vector in vectors if vector is not None]
-    return torch.from_numpy(np.array(rows, dtype=np.float32).reshape(len(rows), channels))
+def _stacked(features: Sequence[ReferenceFeature], name: str) -> torch.Tensor:
+    """Stack one vector of each instance to float32 [K, D], zeros where it is missing."""
+    vectors = [getattr(feature, name) for feature in features]
+    nothing = np.zeros_like(features[0].instance)
+    return torch.from_numpy(np.stack([nothing if vector is None else vector for vector in vectors]))
 
 
 def _log_box_masks(instances: Sequence[Instance], masks: ReferenceMasks) -> None:

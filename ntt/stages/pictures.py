@@ -1,6 +1,6 @@
 """Stage `visualisation`: which pictures are drawn, and by which process."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ntt.base import distributed as dist
@@ -55,13 +55,18 @@ def draw_pictures(
     return [*sheets, *paths]
 
 
-def draw_references(*, references: ReferenceSet, masks: ReferenceMasks, folder: Path) -> list[Path]:
-    """Draw a sheet of the sampled references with the masks that are used; several pages where there are many."""
+def draw_references(
+    *, references: ReferenceSet, masks: ReferenceMasks, folder: Path, notes: Mapping[int, str] | None = None
+) -> list[Path]:
+    """Draw a sheet of the sampled references with the masks that are used; several pages where there are many.
+
+    `notes` are further lines below them, by annotation id.
+    """
     tiles = []
     for label, (category, instances) in enumerate(zip(references.categories, references.instances, strict=True)):
         for instance in instances:
             record = references.images[instance.image_id]
-            tile = cut_reference_tile(
+            picture, caption = cut_reference_tile(
                 read_image(record),
                 label=label,
                 class_name=category.name,
@@ -70,7 +75,7 @@ def draw_references(*, references: ReferenceSet, masks: ReferenceMasks, folder: 
                 file_name=Path(record.file_name).name,
                 annotation_id=instance.id,
             )
-            tiles.append(tile)
+            tiles.append((picture, [*caption, *([] if notes is None else [notes.get(instance.id, "")])]))
     shots = "1 shot" if references.shots == 1 else f"{references.shots} shots"
     pages = draw_reference_pages(tiles, title=f"References: {shots}, seed {references.seed}")
     names = ["references.png"] if len(pages) == 1 else [f"references_{n + 1}.png" for n in range(len(pages))]

@@ -17,7 +17,7 @@ from ntt.drawing.comparison import draw_comparison
 from ntt.drawing.instances import DrawnInstances
 from ntt.drawing.quality import image_quality
 from ntt.drawing.sheets import draw_contact_sheet
-from ntt.types import Category, Detections, ImageId, ImageRecord, Instance
+from ntt.types import Category, Detections, FloatArray, ImageId, ImageRecord, Instance
 
 _NAME_BYTES = 80
 
@@ -34,19 +34,19 @@ class TargetRenderer:
     categories: tuple[Category, ...]
     ground_truth: CocoDataset | None
     folder: Path
-    score_threshold: float
+    thresholds_C: FloatArray
     image_ids: frozenset[ImageId]
 
     def picture(self, record: ImageRecord, detections: Detections) -> Image.Image:
         """Draw one image."""
         objects = self._objects(record)
-        quality = image_quality(objects, detections, score_threshold=self.score_threshold)
+        quality = image_quality(objects, detections, thresholds_C=self.thresholds_C)
         return draw_comparison(
             read_image(record),
             ground_truth=objects,
             detections=detections,
             class_names=[category.name for category in self.categories],
-            score_threshold=self.score_threshold,
+            thresholds_C=self.thresholds_C,
             file_name=Path(record.file_name).name,
             note="" if quality is None else f"panoptic quality {quality:.2f}",
         )
@@ -62,7 +62,7 @@ class TargetRenderer:
 
     def quality(self, record: ImageRecord, detections: Detections) -> float | None:
         """Return the image's panoptic quality in [0, 1], or None where there is nothing to compare."""
-        return image_quality(self._objects(record), detections, score_threshold=self.score_threshold)
+        return image_quality(self._objects(record), detections, thresholds_C=self.thresholds_C)
 
     def _objects(self, record: ImageRecord) -> DrawnInstances | None:
         if self.ground_truth is None:

@@ -1,0 +1,35 @@
+"""`ntt references`: what drawn references promise, before anything is searched with them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ntt.cli.options import FORMAT, PATH, overrides_argument
+
+if TYPE_CHECKING:
+    from ntt.reports.tables import Format
+
+
+@click.group()
+def references() -> None:
+    """See what the references of a run promise."""
+
+
+@references.command()
+@overrides_argument
+@click.option("--format", "table_format", type=FORMAT, default="markdown", show_default=True, help="Of the tables.")
+@click.option("--out", type=PATH, metavar="FOLDER", help="Write tables, check.json and a sheet of pictures there.")
+def check(overrides: tuple[str, ...], table_format: "Format", out: Path | None) -> None:
+    """Search each reference image with what the other ones show.
+
+    Prints per class the AP to expect and a score threshold, which matcher the references prefer, and which references
+    stand apart. SETTINGS are those of a run; matcher=auto compares matchers, and is the default.
+
+    \b
+    ntt references check dataset=coco_json dataset.root=my_data shots=5shot
+    ntt references check dataset=folder dataset.root=my_folder shots=all matcher=ntt --out check
+    """
+    from ntt.cli.reference_check import check_settings
+
+    check_settings(overrides, table_format, out)

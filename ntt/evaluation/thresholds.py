@@ -1,0 +1,152 @@
+"""Precision, recall and F1 at score thresholds, the best threshold, and the one to propose (docs/evaluation.md).
+
+Of boxes at IoU 0.5, for images of any number; thresholds never enter AP.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from ntt.evaluation.curves import FloatArray
+from ntt.evaluation.ground_truth import BoolArray, GroundTruth
+from ntt.evaluation.matching import Matches
+from ntt.evaluation.table import DetectionTable
+from ntt.types import IntArray
+
+_ALL_AREAS, _IOU_50 = 0, 0
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What detections with at least a score of `threshold` are worth; percent."""
+
+    threshold: float
+    precision: float
+    recall: float
+    f1: float
+
+
+OperatingPoints: TypeAlias = Mapping[str, Mapping[str, OperatingPoint]]
+"""Class name -> "fixed", "proposed" or "best" -> what is measured there; under "" the means over such classes."""
+
+
+@dataclass(frozen=True)
+class RankedDetections:
+    """Detections that count as right or wrong, of a class or of several, by descending score.
+
+    Attributes:
+        scores: float64 [D].
+        is_true: bool [D], whether the detection finds an object.
+        num_objects: how many objects there are to find.
+    """
+
+    scores: FloatArray
+    is_true: BoolArray
+    num_objects: int
+
+    def at(self, threshold: float) -> OperatingPoint:
+        """Measure the detections with at least this score; precision without any detection is 0."""
+        return self._point(threshold, int((self.scores >= threshold).sum()))
+
+    def best(self) -> OperatingPoint | None:
+        """Return the point with the highest F1, of equal ones that with the highest threshold; None without a hit."""
+        f1 = self._f1()
+        if not f1.max(initial=0.0) > 0:
+            return None
+        count = int(f1.argmax()) + 1
+        return self._point(float(self.scores[count - 1]), count)
+
+    def proposal(self) -> float | None:
+        """Return the score halfway between the F1-maximal one and the next lower; None without a hit."""
+        best = self.best()
+        if best is None:
+            return None
+        return (best.threshold + float(self.scores[self.scores < best.threshold].max(initial=0.0))) / 2
+
+    def _f1(self) -> FloatArray:
+        """Return F1 of the first 1, 2, ... detections; 0 between equal scores, where no threshold lies."""
+        counts = np.arange(1, len(self.scores) + 1)
+        f1: FloatArray = 2.0 * np.cumsum(self.is_true) / (counts + self.num_objects)
+        f1[:-1][self.scores[1:] == self.scores[:-1]] = 0.0
+        return f1
+
+    def _point(self, threshold: float, count: int) -> OperatingPoint:
+        hits = int(self.is_true[:count].sum())
+        return OperatingPoint(
+            threshold,
+            precision=100.0 * hits / max(count, 1),
+            recall=100.0 * hits / max(self.num_objects, 1),
+            f1=200.0 * hits / max(count + self.num_objects, 1),
+        )
+
+
+def ranked_detections(
+    matches: Matches, table: DetectionTable, ground_truth: GroundTruth, labels: Sequence[int]
+) -> RankedDetections:
+    """Rank the detections of some classes, by their class indices, together."""
+    is_counted = ~matches.is_ignored[_ALL_AREAS, _IOU_50] & np.isin(table.labels[matches.rows], labels)
+    members: IntArray = np.flatnonzero(is_counted)
+    scores = table.scores[matches.rows[members]]
+    order = np.argsort(-scores, kind="stable")
+    return RankedDetections(
+        scores=scores[order],
+        is_true=matches.is_match[_ALL_AREAS, _IOU_50, members[order]],
+        num_objects=int(ground_truth.num_counted[_ALL_AREAS, list(labels)].sum()),
+    )
+
+
+def propose_thresholds(
+    matches: Matches, table: DetectionTable, ground_truth: GroundTruth, *, num_images: Sequence[int]
+) -> list[float | None]:
+    """Propose a score for each class from detections on left-out reference images.
+
+    It is the mean of the class's own proposal and that of all classes together, which alone counts for a class that is
+    on one image only or is never hit.
+
+    Args:
+        matches: of boxes.
+        table: the detections.
+        ground_truth: the objects of the reference images.
+        num_images: of each class, on how many images its references are.
+
+    Returns:
+        One score per class; None throughout where nothing is hit.
+    """
+    labels = range(len(ground_truth.categories))
+    pooled = ranked_detections(matches, table, ground_truth, labels).proposal()
+    proposals: list[float | None] = []
+    for label in labels:
+        own = ranked_detections(matches, table, ground_truth, [label]).proposal() if num_images[label] > 1 else None
+        proposals.append(pooled if own is None or pooled is None else (own + pooled) / 2)
+    return proposals
+
+
+def operating_points(
+    matches: Matches, table: DetectionTable, ground_truth: GroundTruth, thresholds: Mapping[str, Mapping[str, float]]
+) -> OperatingPoints:
+    """Measure each class at its thresholds, and at the best one.
+
+    Args:
+        matches: of boxes.
+        table: the detections.
+        ground_truth: the objects; classes without any are left out.
+        thresholds: "fixed" and so on -> class name -> score.
+    """
+    points: dict[str, dict[str, OperatingPoint]] = {}
+    for label, category in enumerate(ground_truth.categories):
+        ranked = ranked_detections(matches, table, ground_truth, [label])
+        if ranked.num_objects:
+            points[category.name] = {
+                **{kind: ranked.at(of_class[category.name]) for kind, of_class in thresholds.items()},
+                "best": ranked.best() or ranked.at(1.0),
+            }
+    if points:
+        kinds = next(iter(points.values()))
+        points[""] = {kind: _mean([of_class[kind] for of_class in points.values()]) for kind in kinds}
+    return points
+
+
+def _mean(points: Sequence[OperatingPoint]) -> OperatingPoint:
+    return OperatingPoint(*np.mean([astuple(point) for point in points], axis=0).tolist())

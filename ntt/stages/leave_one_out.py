@@ -1,0 +1,197 @@
+"""Stage `leave_one_out`: each reference image in turn is a target (method.md §9.4).
+
+The memory is used without every instance on the image, and all its annotations are the objects to find. What comes of
+it: the AP to expect, a score threshold for each class, and, if the matcher leaves it to them, the scoring.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ntt.base.distributed import ProcessGroup, broadcast_from_main, map_dealt
+from ntt.data.coco import CocoDataset
+from ntt.errors import DataError
+from ntt.evaluation.bootstrap import bootstrap_ap
+from ntt.evaluation.curves import averages
+from ntt.evaluation.ground_truth import GroundTruth, prepare_ground_truth
+from ntt.evaluation.matching import match
+from ntt.evaluation.precision_recall import precision_recall
+from ntt.evaluation.table import tabulate
+from ntt.evaluation.thresholds import propose_thresholds
+from ntt.matchers.auto import AutoMatcher, scorings
+from ntt.matchers.base import MatcherConfig
+from ntt.matchers.scoring import match_together
+from ntt.stages.candidates import CandidateSource, find_candidates
+from ntt.stages.matching import build_prototypes
+from ntt.types import (
+    Detections,
+    FloatArray,
+    ImageId,
+    ImageRecord,
+    IntArray,
+    MemoryBank,
+    ReferenceCheck,
+    ReferenceSet,
+)
+
+VERSION = 1
+"""Counts changes of what the stage computes; part of its key."""
+
+_LOG = logging.getLogger(__name__)
+_ALL = ""
+
+
+def check_references(
+    *,
+    references: ReferenceSet,
+    objects: CocoDataset,
+    is_complete: bool,
+    memory: MemoryBank,
+    matcher: MatcherConfig,
+    source: CandidateSource,
+    group: ProcessGroup,
+) -> ReferenceCheck:
+    """Search every reference image with what the other images show.
+
+    Args:
+        references: the drawn references, of the memory.
+        objects: what there is to find in their images, by `ntt.data.references.reference_targets`.
+        is_complete: whether the images are annotated in full; only then a scoring is chosen.
+        memory: with all vectors that the matchers read.
+        matcher: of the run.
+        source: gives the candidates of reference images.
+        group: the processes of the run; images are distributed over them.
+    """
+    choices = scorings(matcher)
+    detections = search_left_out(references, memory, list(choices.values()), source, group)
+    check: ReferenceCheck | None = None
+    if group.is_main:
+        tests = dict(zip(choices, detections, strict=True))
+        check = _conclude(references, objects, is_complete=is_complete, matcher=matcher, detections=tests)
+    result = broadcast_from_main(check, group)
+    assert result is not None
+    return result
+
+
+def search_left_out(
+    references: ReferenceSet,
+    memory: MemoryBank,
+    matchers: Sequence[MatcherConfig],
+    source: CandidateSource,
+    group: ProcessGroup,
+) -> list[list[Detections]]:
+    """Return for each matcher the detections of every reference image, found without the instances on it."""
+    records = list(references.images.values())
+    find_candidates(images=records, source=source, group=group)
+
+    def search(record: ImageRecord) -> list[Detections]:
+        remaining = reduced_memory(memory, references, without_image=record.id)
+        return search_with(record, source, [(matcher, *remaining) for matcher in matchers])
+
+    images = map_dealt(search, records, group=group, label="leave one out", unit="image")
+    return [list(of_matcher) for of_matcher in zip(*images, strict=True)]
+
+
+def search_with(
+    record: ImageRecord, source: CandidateSource, points: Sequence[tuple[MatcherConfig, MemoryBank, IntArray]]
+) -> list[Detections]:
+    """Search one image with several memories; each comes with the labels of its classes. It may be empty."""
+    nothing = Detections(
+        image_id=record.id,
+        height=record.height,
+        width=record.width,
+        labels=np.zeros(0, dtype=np.int64),
+        scores=np.zeros(0, dtype=np.float32),
+        boxes_xywh=np.zeros((0, 4), dtype=np.float32),
+        rles=(),
+    )
+    usable = [(matcher, memory, labels) for matcher, memory, labels in points if len(labels)]
+    prototypes = [(matcher, build_prototypes(memory=memory, matcher=matcher)) for matcher, memory, _ in usable]
+    outcomes = iter(match_together(record.id, source.get(record), prototypes))
+    detections = []
+    for _, _, labels in points:
+        outcome = next(outcomes) if len(labels) else nothing
+        if isinstance(outcome, DataError):  # where the matcher raises for an image without detections
+            outcome = nothing
+        detections.append(replace(outcome, labels=labels[outcome.labels]))
+    return detections
+
+
+def reduced_memory(
+    memory: MemoryBank, references: ReferenceSet, *, without_image: ImageId, without_instance: int | None = None
+) -> tuple[MemoryBank, IntArray]:
+    """Return the memory of the other references, without classes that have none, and the labels of its classes."""
+    kept = [
+        torch.tensor([each.image_id != without_image and each.id != without_instance for each in members])
+        for members in references.instances
+    ]
+    labels = [label for label, is_kept_K in enumerate(kept) if is_kept_K.any()]
+
+    def cut(vectors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return tuple(vectors[label][kept[label]] for label in labels) if vectors else ()
+
+    reduced = MemoryBank(
+        categories=tuple(memory.categories[label] for label in labels),
+        features=cut(memory.features),
+        backgrounds=cut(memory.backgrounds),
+        clear_backgrounds=cut(memory.clear_backgrounds),
+        full=cut(memory.full),
+    )
+    return reduced, np.array(labels, dtype=np.int64)
+
+
+def box_ap(detections: Sequence[Detections], references: ReferenceSet, objects: CocoDataset) -> dict[str, float]:
+    """Return box AP by class name, and under "" that of all classes, percent; without classes that have no object."""
+    ground_truth = prepare_ground_truth(objects, references.categories)
+    table = tabulate(detections, references.categories, ground_truth)
+    curves = precision_recall(match(table, ground_truth, "bbox"), table, ground_truth)
+    groups = {_ALL: list(range(len(references.categories)))}
+    groups |= {category.name: [label] for label, category in enumerate(references.categories)}
+    values = {name: averages(curves, labels) for name, labels in groups.items()}
+    return {name: value["AP"] for name, value in values.items() if "AP" in value}
+
+
+def _conclude(
+    references: ReferenceSet,
+    objects: CocoDataset,
+    *,
+    is_complete: bool,
+    matcher: MatcherConfig,
+    detections: Mapping[str, Sequence[Detections]],
+) -> ReferenceCheck:
+    names = list(detections)
+    expected = {name: box_ap(found, references, objects) for name, found in detections.items()}
+    ground_truth = prepare_ground_truth(objects, references.categories)
+    better: dict[str, float] = {}
+    scoring = names[0]
+    if isinstance(matcher, AutoMatcher) and len(objects.images) > 1 and objects.instances:
+        draws = {name: _draw(found, references, ground_truth, matcher.draws) for name, found in detections.items()}
+        better = {name: float((draws[name] > draws[scoring]).mean()) for name in names[1:]}
+        if is_complete and references.shots >= matcher.min_shots:
+            convincing = [name for name, share in better.items() if share >= matcher.certainty]
+            scoring = max([scoring, *convincing], key=lambda name: expected[name].get(_ALL, 0.0))
+    table = tabulate(detections[scoring], references.categories, ground_truth)
+    num_images = [len({instance.image_id for instance in members}) for members in references.instances]
+    proposals = propose_thresholds(match(table, ground_truth, "bbox"), table, ground_truth, num_images=num_images)
+    return ReferenceCheck(
+        scoring=scoring,
+        better=better,
+        expected=expected,
+        thresholds={
+            category.name: threshold
+            for category, threshold in zip(references.categories, proposals, strict=True)
+            if threshold is not None
+        },
+        is_complete=is_complete,
+        num_images=len(objects.images),
+    )
+
+
+def _draw(
+    detections: Sequence[Detections], references: ReferenceSet, ground_truth: GroundTruth, draws: int
+) -> FloatArray:
+    table = tabulate(detections, references.categories, ground_truth)
+    return bootstrap_ap(match(table, ground_truth, "bbox"), table, ground_truth, draws=draws).astype(np.float32)

@@ -1,0 +1,119 @@
+"""Reference images as targets for the other references: what is left out, what comes of it, and who uses it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_data import make_tiny, read, settings
+
+from ntt.cli.main import main
+from ntt.config.compose import compose_config
+from ntt.config.identity import run_directory
+from ntt.data.references import is_annotated_in_full, reference_targets
+from ntt.run import runner
+from ntt.run.pipeline import Pipeline
+from ntt.stages.leave_one_out import reduced_memory
+from ntt.types import Category, ImageRecord, Instance, MemoryBank, ReferenceSet
+
+
+def instance(number: int, image: int, category: int) -> Instance:
+    return Instance(number, image, category, (0.0, 0.0, 10.0, 10.0), None, area_px=100.0)
+
+
+CATS = (instance(1, 1, 3), instance(2, 2, 3))
+DOGS = (instance(3, 1, 8),)
+REFERENCES = ReferenceSet(
+    categories=(Category(3, "cat"), Category(8, "dog")),
+    instances=(CATS, DOGS),
+    images={number: ImageRecord(number, f"{number}.png", Path(f"{number}.png"), 20, 30) for number in (1, 2)},
+    shots=2,
+    seed=0,
+)
+# Besides the references, another cat, and an owl, which is not searched.
+OBJECTS = {1: (*CATS[:1], *DOGS, instance(4, 1, 3)), 2: (*CATS[1:], instance(5, 2, 9))}
+
+
+def test_what_there_is_to_find():
+    targets = reference_targets(REFERENCES, OBJECTS.__getitem__)
+    # The only dog is on the first image: there is nothing to find it by.
+    assert [each.id for each in targets.instances] == [1, 4, 2]
+    assert list(targets.images) == [1, 2]
+    assert targets.digest != reference_targets(REFERENCES, lambda image: OBJECTS[image][:1]).digest
+
+
+@pytest.mark.parametrize(("counts", "expected"), [((2, 1), False), ((2, 2), True), ((1, 1), False)])
+def test_images_with_two_objects_count_as_annotated_in_full(counts: tuple[int, int], expected: bool):
+    assert is_annotated_in_full(REFERENCES, lambda image: OBJECTS[image][: counts[image - 1]]) == expected
+
+
+def test_the_memory_without_an_image():
+    memory = MemoryBank(REFERENCES.categories, (torch.eye(2), torch.ones(1, 2)), full=(torch.eye(2), torch.zeros(1, 2)))
+    without_first, labels = reduced_memory(memory, REFERENCES, without_image=1)
+    assert ([each.name for each in without_first.categories], labels.tolist()) == (["cat"], [0])
+    assert (without_first.features[0].tolist(), without_first.full[0].tolist()) == ([[0, 1]], [[0, 1]])
+    assert without_first.backgrounds == ()
+    without_second, labels = reduced_memory(memory, REFERENCES, without_image=2, without_instance=1)
+    assert ([each.name for each in without_second.categories], labels.tolist()) == (["dog"], [1])
+
+
+def go(root: Path, folder: Path, store: Path, *more: str) -> Path:
+    config = compose_config(settings(root, folder, store, *more))
+    runner.run(config)
+    return run_directory(config)
+
+
+def test_the_references_choose_and_the_run_says_so(
+    tmp_path: Path, shared_store: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = make_tiny(tmp_path / "tiny")
+    auto = ("shots=2shot", "matcher=auto", "matcher.draws=10", "matcher.certainty=0.5")
+    for settings_of_choice in (
+        (),
+        ("matcher.min_shots=2",),
+        ("matcher.min_shots=2", "dataset.references_complete=true"),
+    ):
+        folder = go(root, tmp_path / "out", shared_store, *auto, *settings_of_choice)
+        check = read(folder / "leave_one_out.json")
+        assert set(check["expected"]) == {"ntt", "ntt_best100", "ntt_full_both", "probe_half"}
+        assert set(check["better"]) == set(check["expected"]) - {"ntt"}
+        chosen = go(root, tmp_path / "out", shared_store, "shots=2shot", f"matcher={check['scoring']}")
+        assert (folder / "predictions.json").read_bytes() == (chosen / "predictions.json").read_bytes()
+        assert (folder / "metrics.json").read_bytes() == (chosen / "metrics.json").read_bytes()
+        assert f"Matcher chosen by the references: {check['scoring']}." in capsys.readouterr().out
+        assert "_auto_" in folder.name
+        if len(settings_of_choice) < 2:
+            assert check["scoring"] == "ntt"
+    best = max(check["expected"], key=lambda name: check["expected"][name][""])
+    assert check["scoring"] in (best, "ntt")
+    assert set(read(folder / "thresholds.json")[""]) == {"fixed", "proposed", "best"}
+
+
+@pytest.mark.parametrize(
+    ("words", "stages"),
+    [
+        ((), set()),
+        (("visualisation.enabled=true",), {"thresholds", "leave_one_out"}),
+        (("visualisation.enabled=true", "shots=1shot"), {"thresholds"}),
+        (("visualisation.enabled=true", "evaluation.thresholds=fixed"), set()),
+        (("evaluation.thresholds=proposed",), {"thresholds", "leave_one_out"}),
+    ],
+)
+def test_who_asks_for_it(words: tuple[str, ...], stages: set[str], tmp_path: Path):
+    root = make_tiny(tmp_path / "tiny")
+    run = Pipeline(compose_config(settings(root, tmp_path / "out", tmp_path / "store", "shots=2shot", *words)))
+    asked = {"leave_one_out"} if run.leaves_one_out else set()
+    assert asked | ({"thresholds"} if run.measures_thresholds else set()) == stages
+    assert len(run.reference_images) == (3 if run.leaves_one_out else 0)
+
+
+def test_the_command(tmp_path: Path, shared_store: Path, capfd: pytest.CaptureFixture[str]):
+    root = make_tiny(tmp_path / "tiny")
+    words = settings(root, tmp_path / "out", shared_store, "shots=2shot", "matcher.draws=10")
+    assert main(["references", "check", *words, "--out", str(tmp_path / "check")]) == 0
+    text = capfd.readouterr().out
+    for part in ("| disc ", "AP probe_half", "better than ntt", "No class has references on three images"):
+        assert part in text
+    assert {path.name for path in (tmp_path / "check").iterdir()} == {
+        *("classes.md", "matchers.md", "references.md", "check.json", "references.png")
+    }
+    assert not (tmp_path / "out").exists()
