@@ -148,6 +148,7 @@ def test_run_directories_of_others_are_plain_data(tmp_path: Path, name: str, con
     [
         ("metrics.json", '"num_images": 4', f'"num_images": {10**30}'),
         ("metrics.json", '"bbox"', '"seconds"'),
+        ("metrics.json", '"disc"', '"\\ud800 $x"'),
         ("metrics.json", '"AP": 10', '"AP": 1e999'),
         ("config.yaml", "seed: 0", f"seed: {10**30}"),
         ("config.yaml", "name: ntt\n", "name: [ntt]\n"),
@@ -161,7 +162,8 @@ def test_values_of_another_shape_end_in_a_report_all_the_same(tmp_path: Path, na
     text = (run / name).read_text()
     assert old in text
     (run / name).write_text(text.replace(old, new))
-    assert main(["report", str(tmp_path), "--html", str(tmp_path / "page.html"), "--out", str(tmp_path / "out")]) == 0
+    words = ["report", str(tmp_path), "--html", str(tmp_path / "page.html"), "--out", str(tmp_path / "out"), "--plots"]
+    assert main(words) == 0
 
 
 def test_folders_without_runs_are_refused_together(tmp_path: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pandas as pd
 
-from ntt.base.files import remove_stale_temporaries, write_text
+from ntt.base.files import remove_stale_temporaries, write_bytes, write_text
 from ntt.errors import ConfigError
 from ntt.reports.content import (
     classes_table,
@@ -83,5 +83,5 @@ def write_page(
         gallery=gallery,
     )
     remove_stale_temporaries(path.parent, recursive=False)
-    write_text(path, page)
+    write_bytes(path, page.encode(errors="replace"))  # names of folders need not be text
     click.echo(f"page           {path}")

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ntt.errors import printable
+
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -156,5 +158,5 @@ def shorten(text: str, length: int) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Keep matplotlib from reading a name with dollar signs as a formula."""
-    return text.replace("$", r"\$")
+    """Keep matplotlib from reading a name with dollar signs as a formula, and from failing at one that is no text."""
+    return printable(text).replace("$", r"\$")
