@@ -5,7 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ntt.ops.masks import decode_masks, encode_full_size, encode_masks, mask_ious, rle_areas, rle_boxes_xywh
+from ntt.ops.mask_changes import full_size_changes
+from ntt.ops.masks import decode_masks, encode_masks, mask_ious, rle_areas, rle_boxes_xywh
+from ntt.ops.run_lengths import to_text
+
+
+def encode_full_size(logits: torch.Tensor, height: int, width: int) -> tuple[bytes, ...]:
+    return to_text(full_size_changes(logits, logits > 0, height, width))
 
 
 def blobs(count: int, height: int, width: int) -> torch.Tensor:

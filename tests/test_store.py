@@ -12,6 +12,7 @@ import pytest
 from ntt.base.digests import content_key
 from ntt.errors import StorageError
 from ntt.store.entries import candidates_to_arrays
+from ntt.store.maintenance import damage, stored_files
 from ntt.store.store import MARK, Store
 from ntt.types import Candidates, ReferenceFeature, RunLengths
 
@@ -125,6 +126,36 @@ def test_impossible_content_with_a_right_checksum_is_absent(
     store.write("candidates", KEY, {**arrays, name: value}, notes=notes)
     assert store.read_candidates(KEY) is None
     assert problem in caplog.text
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"background": np.zeros(3, dtype=np.float32)},
+        {"feature": np.array([0, np.inf, 1], dtype=np.float32)},
+        {"feature": np.zeros(3)},
+        {"feature": np.zeros((3, 1), dtype=np.float32)},
+        {"feature": np.zeros(3, dtype=np.float32), "background": np.zeros(4, dtype=np.float32)},
+    ],
+)
+def test_impossible_reference_is_absent(tmp_path: Path, arrays: dict[str, np.ndarray]):
+    store = Store(tmp_path)
+    store.write("references", KEY, arrays, notes={})
+    assert store.read_reference(KEY) is None
+    (entry,) = stored_files(tmp_path)
+    assert damage(entry) is not None
+
+
+def test_candidates_of_another_size_are_absent(tmp_path: Path):
+    store = Store(tmp_path)
+    store.write_candidates(KEY, some_candidates(), feature_dtype="float16")
+    assert store.read_candidates(KEY, size=(20, 30)) is not None
+    assert store.read_candidates(KEY, size=(30, 20)) is None
+    arrays, notes = candidates_to_arrays(some_candidates(), "float16")
+    for wrong in ({"height": "-20", "width": "-30"}, {"height": "20.0"}, {"width": "1e9"}):
+        store.write("candidates", KEY, arrays, notes={**notes, **wrong})
+        assert store.read_candidates(KEY) is None
 
 
 def test_impossible_candidates_are_not_written(tmp_path: Path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from tqdm import tqdm
 
 from ntt.base.project import OUTPUT_ROOT, STORE_ROOT
 from ntt.cli.options import PATH
@@ -35,19 +36,19 @@ def store() -> None:
 @_store_option
 def info(root: Path) -> None:
     """Print what the store holds, and how large and how old it is."""
-    from ntt.store.maintenance import abandoned_files, stored_files, summarise
+    from ntt.base.files import stale_temporaries
+    from ntt.store.maintenance import stored_files, summarise
 
-    _check_root(root)
     entries = stored_files(root)
     click.echo(f"{root}")
     kinds = summarise(entries)
     click.echo(f"{'kind':<14}{'entries':>9}{'size':>12}{'mean':>12}   last used")
     for kind in kinds:
-        mean = size_text(kind.num_bytes / kind.count)
+        mean = _size(kind.num_bytes / kind.count)
         ages = f"{_age(kind.least_recent_use)} to {_age(kind.most_recent_use)} ago"
-        click.echo(f"{kind.kind:<14}{kind.count:>9}{size_text(kind.num_bytes):>12}{mean:>12}   {ages}")
-    click.echo(f"{'all':<14}{len(entries):>9}{size_text(sum(kind.num_bytes for kind in kinds)):>12}")
-    abandoned = abandoned_files(root)
+        click.echo(f"{kind.kind:<14}{kind.count:>9}{_size(kind.num_bytes):>12}{mean:>12}   {ages}")
+    click.echo(f"{'all':<14}{len(entries):>9}{_size(sum(kind.num_bytes for kind in kinds)):>12}")
+    abandoned = stale_temporaries(root)
     if abandoned:
         click.echo(f"{len(abandoned)} temporary files of ended processes; `ntt store prune` removes them.")
 
@@ -60,7 +61,6 @@ def verify(root: Path, removes: bool) -> int:
     from ntt.base.progress import track
     from ntt.store.maintenance import damage, remove, stored_files
 
-    _check_root(root)
     entries = stored_files(root)
     damaged: list[Path] = []
     for entry in track(entries, "verify", unit="entry", visible=True):
@@ -109,10 +109,10 @@ def prune(
     dry_run: bool,
 ) -> None:
     """Remove entries, and temporary files of ended processes."""
-    from ntt.store.maintenance import Selection, abandoned_files, choose, remove, stored_files
+    from ntt.base.files import stale_temporaries
+    from ntt.store.maintenance import Selection, choose, remove, stored_files
 
-    _check_root(root)
-    entries, abandoned = stored_files(root), abandoned_files(root)
+    entries, abandoned = stored_files(root), stale_temporaries(root)
     if keep_hours is None:
         keep_hours = _KEEP_HOURS_UNUSED if unused else _KEEP_HOURS
     selection = Selection(
@@ -129,7 +129,7 @@ def prune(
     _list(selected)
     size = sum(entry.num_bytes for entry in selected)
     rest = sum(entry.num_bytes for entry in entries) - size
-    click.echo(f"{len(selected)} of {len(entries)} entries ({size_text(size)}) {verb}; {size_text(rest)} stay.")
+    click.echo(f"{len(selected)} of {len(entries)} entries ({_size(size)}) {verb}; {_size(rest)} stay.")
     if abandoned:
         click.echo(f"{len(abandoned)} temporary files of ended processes {verb}.")
     if unused:
@@ -171,27 +171,14 @@ def parse_size(text: str) -> int:
     return round(value * unit)
 
 
-def size_text(num_bytes: float) -> str:
-    """Write a number of bytes with a unit, powers of 1000."""
-    for unit in ("B", "kB", "MB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.2f} GB"
-
-
-def _check_root(root: Path) -> None:
-    if not root.is_dir():
-        raise DataError(
-            f"There is no store {root}. Name its folder with --store; it is `runtime.store_root` of the runs that "
-            "filled it."
-        )
+def _size(num_bytes: float) -> str:
+    return str(tqdm.format_sizeof(num_bytes, "B"))
 
 
 def _list(entries: "Sequence[StoredFile]") -> None:
     for entry in entries[:_SHOWN]:
         age = _age(entry.used_at)
-        click.echo(f"{entry.kind:<14}{size_text(entry.num_bytes):>10}  used {age} ago  {entry.path}")
+        click.echo(f"{entry.kind:<14}{_size(entry.num_bytes):>10}  used {age} ago  {entry.path}")
     if len(entries) > _SHOWN:
         click.echo(f"... and {len(entries) - _SHOWN} more")
 

@@ -26,9 +26,12 @@ from ntt.models.batching import BatchRunner
 from ntt.models.segmenters.base import BoxSegmenter, Segmenter, takes_boxes, takes_images
 from ntt.models.segmenters.box_fallback import ProposalBoxes
 from ntt.ops.canvas import resize_to_canvas
-from ntt.ops.masks import decode_masks, encode_full_size, rle_areas
+from ntt.ops.mask_changes import full_size_changes
+from ntt.ops.masks import decode_masks, encode_runs
+from ntt.ops.run_lengths import take, to_run_lengths
+from ntt.store.entries import Arrays, Notes, masks_from_arrays, masks_to_arrays
 from ntt.store.store import Store
-from ntt.types import ImageRecord, Instance
+from ntt.types import ImageRecord, Instance, RunLengths
 
 Box: TypeAlias = tuple[float, float, float, float]
 MaskFormat: TypeAlias = Literal["rle", "polygon"]
@@ -104,13 +107,15 @@ class BoxMasks:
         return [self.segmenter.segment_boxes(*prompt) for prompt in prompts]
 
     def _read(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> Rles | None:
-        """Look masks up in the store; a length of 0 means a box in which nothing was found."""
-        entry = self.store.read(_KIND, self._key(record, boxes_xywh))
-        if entry is None:
-            return None
-        data, lengths = entry[0]["rle_bytes"].tobytes(), entry[0]["rle_lengths"].tolist()
-        ends = np.cumsum(lengths).tolist()
-        return tuple(data[end - length : end] if length else None for end, length in zip(ends, lengths, strict=True))
+        """Look masks up in the store."""
+
+        def parse(arrays: Arrays, notes: Notes) -> Rles:
+            masks = masks_from_arrays(arrays, notes, size=(record.height, record.width))
+            if arrays["is_found"].shape != (len(boxes_xywh),) or np.count_nonzero(arrays["is_found"]) != len(masks):
+                raise ValueError("its masks are not those of the boxes")
+            return _per_box(masks, arrays["is_found"], record)
+
+        return self.store.read(_KIND, self._key(record, boxes_xywh), parse)
 
     def _key(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> str:
         return content_key(
@@ -134,18 +139,21 @@ class BoxMasks:
 
     def _write(self, record: ImageRecord, boxes_xywh: Sequence[Box], logits_Bhw: torch.Tensor) -> Rles:
         """Turn a segmenter's logits into masks of the image's size, and write them to the store."""
-        rles = encode_full_size(logits_Bhw, record.height, record.width)
-        areas = rle_areas(rles, record.height, record.width).tolist()
-        if not all(areas):
-            what = f"{self.segmenter.name} found nothing in {areas.count(0)} of {len(areas)} boxes"
+        changes = full_size_changes(logits_Bhw, logits_Bhw > 0, record.height, record.width)
+        is_found = changes.per_mask_N > 0
+        if not is_found.all():
+            what = f"{self.segmenter.name} found nothing in {np.count_nonzero(~is_found)} of {len(is_found)} boxes"
             _LOG.warning("%s: %s; the box serves as the mask.", record.path, what)
-        masks = tuple(rle if area else None for rle, area in zip(rles, areas, strict=True))
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "rle_bytes": np.frombuffer(b"".join(rle or b"" for rle in masks), dtype=np.uint8),
-            "rle_lengths": np.array([len(rle or b"") for rle in masks], dtype=np.int64),
-        }
-        self.store.write(_KIND, self._key(record, boxes_xywh), arrays, notes={})
-        return masks
+        masks = take(to_run_lengths(changes), np.flatnonzero(is_found))
+        arrays, notes = masks_to_arrays(masks, record.height, record.width)
+        self.store.write(_KIND, self._key(record, boxes_xywh), {**arrays, "is_found": is_found}, notes=notes)
+        return _per_box(masks, is_found, record)
+
+
+def _per_box(masks: RunLengths, is_found: npt.NDArray[np.bool_], record: ImageRecord) -> Rles:
+    """Return the mask of each box as COCO's text, None where nothing was found."""
+    rles = iter(encode_runs(masks, record.height, record.width))
+    return tuple(next(rles) if found else None for found in is_found.tolist())
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,9 @@ import numpy.typing as npt
 import torch
 from pycocotools import mask as coco_mask
 
-from ntt.ops.mask_changes import full_size_changes, mask_changes
+from ntt.ops.mask_changes import mask_changes
 from ntt.ops.run_lengths import to_changes, to_text
 from ntt.types import FloatArray, RunLengths
-
-
-def encode_full_size(logits_Nhw: torch.Tensor, height: int, width: int) -> tuple[bytes, ...]:
-    """Resize mask logits to the image and encode the foreground (method.md §6).
-
-    Args:
-        logits_Nhw: [N, h, w], any float or signed integer dtype, any device; foreground is > 0.
-        height: H, pixels.
-        width: W, pixels.
-
-    Returns:
-        One COCO compressed RLE of [H, W] per mask.
-    """
-    return to_text(full_size_changes(logits_Nhw, logits_Nhw > 0, height, width))
 
 
 def encode_masks(foreground_NHW: torch.Tensor) -> tuple[bytes, ...]:

@@ -145,7 +145,7 @@ class Predictor:
 
 
 class _NoStore(Store):
-    def read(self, kind: str, key: str) -> None:
+    def read(self, kind: str, key: str, parse: Any) -> None:
         pass
 
     def write(self, kind: str, key: str, arrays: Arrays, *, notes: Any) -> None:

@@ -158,9 +158,12 @@ CANDIDATES: Stage[tuple[int, ...]] = Stage(
 def _measure_proposals(run: Pipeline) -> ProposalRecall:
     """Look the recall up in the store, where runs with other seeds, shots and matchers have left it, or compute it."""
     store, key = run.models.store, run.key(PROPOSALS)
-    stored = dist.broadcast_from_main(store.read("proposals", key) if run.group.is_main else None, run.group)
+    stored: ProposalRecall | None = None
+    if run.group.is_main:
+        stored = store.read("proposals", key, lambda _, notes: cast("ProposalRecall", json.loads(notes["recall"])))
+    stored = dist.broadcast_from_main(stored, run.group)
     if stored is not None:
-        return cast("ProposalRecall", json.loads(stored[1]["recall"]))
+        return stored
     recall = measure_proposals(
         images=run.targets,
         source=run.models.source,

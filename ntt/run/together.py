@@ -49,7 +49,10 @@ def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> in
         considered += 1
     sharing = [run for run in runs if run.key(CANDIDATES) == runs[0].key(CANDIDATES)]
     if len(sharing) > 1:
-        _match(sharing, workspace)
+        try:
+            _match(sharing, workspace)
+        except NttError as error:
+            _LOG.debug("Left to the runs themselves: %s", error)
     return considered
 
 

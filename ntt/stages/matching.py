@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.base.progress import track
-from ntt.errors import DataError
+from ntt.errors import DataError, StorageError
 from ntt.matchers.base import MatcherConfig
 from ntt.matchers.scoring import match_together
 from ntt.stages.candidates import CandidateSource
-from ntt.types import Detections, ImageRecord, MemoryBank, Prototypes
+from ntt.types import Candidates, Detections, ImageRecord, MemoryBank, Prototypes
 
 
 def build_prototypes(*, memory: MemoryBank, matcher: MatcherConfig) -> Prototypes:
@@ -33,7 +33,7 @@ def match_images(
     """
 
     def match(record: ImageRecord) -> Detections:
-        detections = matcher.match(record.id, source.get(record), prototypes)
+        detections = matcher.match(record.id, _candidates(record, source, prototypes), prototypes)
         if on_detections is not None:
             on_detections(record, detections)
         return detections
@@ -49,4 +49,16 @@ def match_points(
     Yields for each image what each point's `match` returns or raises, equal to the last bit.
     """
     for record in track(images, "matching", unit="image", visible=True):
-        yield list(match_together(record.id, source.get(record), points))
+        yield list(match_together(record.id, _candidates(record, source, points[0][1]), points))
+
+
+def _candidates(record: ImageRecord, source: CandidateSource, prototypes: Prototypes) -> Candidates:
+    """Return an image's candidates, whose features must be as long as those of the references."""
+    candidates = source.get(record)
+    channels, expected = candidates.features.shape[1], prototypes.vectors_PD.shape[1]
+    if channels != expected:
+        raise StorageError(
+            f"{source.store.path('candidates', source.key(record))} holds features of {channels} channels, the "
+            f"references have {expected}. Remove it and run the same command again."
+        )
+    return candidates

@@ -5,7 +5,7 @@ are written and when they are read: an entry with a right checksum and impossibl
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ _MOST_GRID_PX, _MOST_FEATURE = 65_536, 1.01
 _MOST_FLOAT = float(np.finfo(np.float32).max)
 
 Arrays = dict[str, npt.NDArray[Any]]
+Notes = Mapping[str, str]
 
 
-def entry_bytes(key: str, arrays: Arrays, notes: Mapping[str, str]) -> bytes:
+def entry_bytes(key: str, arrays: Arrays, notes: Notes) -> bytes:
     """Return the file of an entry; the same content gives the same bytes."""
     header = {**notes, "format": str(FORMAT), "key": key, "checksum": _checksum(arrays, notes)}
     # One note that holds all: safetensors writes several in an order that changes from process to process.
@@ -67,34 +68,29 @@ def count_rows(path: Path, key: str, name: str) -> int:
         return int(entry.get_slice(name).get_shape()[0])
 
 
-def candidates_to_arrays(candidates: Candidates, feature_dtype: str) -> tuple[Arrays, dict[str, str]]:
+def candidates_to_arrays(candidates: Candidates, feature_dtype: str) -> tuple[Arrays, Notes]:
     """Return candidates as arrays and notes, features in a precision that holds them without loss."""
-    arrays: Arrays = {
-        "mask_runs": candidates.masks.runs_R2,
-        "mask_rows": candidates.masks.rows_N,
+    arrays, notes = masks_to_arrays(candidates.masks, candidates.height, candidates.width)
+    arrays |= {
         "grid_boxes_xyxy": candidates.grid_boxes_xyxy,
         "predicted_iou": candidates.predicted_iou,
         "features": candidates.features.astype(feature_dtype),
     }
-    return arrays, {"height": str(candidates.height), "width": str(candidates.width)}
+    return arrays, notes
 
 
-def candidates_from_arrays(arrays: Arrays, notes: Mapping[str, str]) -> Candidates:
-    """Return the candidates that an entry holds.
+def candidates_from_arrays(arrays: Arrays, notes: Notes, *, size: tuple[int, int] | None = None) -> Candidates:
+    """Return the candidates that an entry holds; `size`: height and width it must have.
 
     Raises:
         KeyError, ValueError: for impossible values.
     """
-    height, width = int(notes["height"]), int(notes["width"])
+    masks = masks_from_arrays(arrays, notes, size=size)
     boxes, predicted_iou, features = arrays["grid_boxes_xyxy"], arrays["predicted_iou"], arrays["features"]
-    masks = RunLengths(arrays["mask_runs"], arrays["mask_rows"])
-    count = len(boxes)
-    _check_type("mask_runs", masks.runs_R2, np.uint16, (len(masks.runs_R2), 2))
-    _check_type("mask_rows", masks.rows_N, np.int64, (count,))
-    _check_type("grid_boxes_xyxy", boxes, np.float32, (count, 4))
-    _check_type("predicted_iou", predicted_iou, np.float32, (count,))
+    _check_type("grid_boxes_xyxy", boxes, np.float32, (len(masks), 4))
+    _check_type("predicted_iou", predicted_iou, np.float32, (len(masks),))
     dtype = np.float32 if features.dtype == np.float32 else np.float16
-    _check_type("features", features, dtype, (count, features.shape[-1]))
+    _check_type("features", features, dtype, (len(masks), features.shape[-1]))
     # NumPy takes twenty times as long for this.
     features = torch.from_numpy(features).float().numpy()
     _check_range("grid_boxes_xyxy", boxes, 0, _MOST_GRID_PX)
@@ -102,10 +98,26 @@ def candidates_from_arrays(arrays: Arrays, notes: Mapping[str, str]) -> Candidat
     _check_range("features", features, -_MOST_FEATURE, _MOST_FEATURE)
     if (boxes[:, 2:] < boxes[:, :2]).any():
         raise ValueError("grid_boxes_xyxy end before they begin")
-    problem = run_lengths_problem(masks, height * width) if min(height, width) > 0 else "its size is not positive"
+    return Candidates(int(notes["height"]), int(notes["width"]), masks, boxes, predicted_iou, features)
+
+
+def masks_to_arrays(masks: RunLengths, height: int, width: int) -> tuple[Arrays, Notes]:
+    """Return masks of an image of this size as arrays and notes."""
+    return {"mask_runs": masks.runs_R2, "mask_rows": masks.rows_N}, {"height": str(height), "width": str(width)}
+
+
+def masks_from_arrays(arrays: Arrays, notes: Notes, *, size: tuple[int, int] | None = None) -> RunLengths:
+    """Return the masks that an entry holds; see `candidates_from_arrays`."""
+    height, width = int(notes["height"]), int(notes["width"])
+    if min(height, width) < 1 or size not in (None, (height, width)):
+        raise ValueError(f"its size is {height} x {width}, not that of the image")
+    masks = RunLengths(arrays["mask_runs"], arrays["mask_rows"])
+    _check_type("mask_runs", masks.runs_R2, np.uint16, (len(masks.runs_R2), 2))
+    _check_type("mask_rows", masks.rows_N, np.int64, (len(masks),))
+    problem = run_lengths_problem(masks, height * width)
     if problem is not None:
         raise ValueError(problem)
-    return Candidates(height, width, masks, boxes, predicted_iou, features)
+    return masks
 
 
 def reference_to_arrays(feature: ReferenceFeature) -> Arrays:
@@ -118,12 +130,20 @@ def reference_to_arrays(feature: ReferenceFeature) -> Arrays:
     return {name: values for name, values in arrays.items() if values is not None}
 
 
-def reference_from_arrays(arrays: Arrays) -> ReferenceFeature:
+def reference_from_arrays(arrays: Arrays, _: Notes) -> ReferenceFeature:
     """Return the features of a reference that an entry holds; raises as `candidates_from_arrays`."""
     for name, values in arrays.items():
         _check_type(name, values, np.float32, (len(arrays["feature"]),))
         _check_range(name, values, -_MOST_FLOAT, _MOST_FLOAT)
     return ReferenceFeature(arrays["feature"], arrays.get("background"), arrays.get("clear_background"))
+
+
+PARSERS: Mapping[str, Callable[[Arrays, Notes], object]] = {
+    "candidates": candidates_from_arrays,
+    "references": reference_from_arrays,
+    "box_masks": masks_from_arrays,
+}
+"""Kind of entry -> what reads its arrays and raises if they are impossible; of other kinds nothing is known."""
 
 
 def _check_type(name: str, values: npt.NDArray[Any], dtype: type, shape: tuple[int, ...]) -> None:
@@ -148,7 +168,7 @@ def _notes(metadata: Mapping[str, str], key: str) -> dict[str, str]:
     return notes
 
 
-def _checksum(arrays: Arrays, notes: Mapping[str, str]) -> str:
+def _checksum(arrays: Arrays, notes: Notes) -> str:
     """Return a checksum of names, types, shapes, values and notes."""
     layout = [[name, arrays[name].dtype.str, arrays[name].shape] for name in sorted(arrays)]
     state = xxhash.xxh3_64(json.dumps([sorted(notes.items()), layout]).encode())

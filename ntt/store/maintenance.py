@@ -13,9 +13,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntt.base.files import stale_temporaries
 from ntt.errors import StorageError
-from ntt.store.entries import DAMAGE, candidates_from_arrays, load_entry, reference_from_arrays
+from ntt.store.entries import DAMAGE, PARSERS, load_entry
 from ntt.store.store import MARK, SUFFIX, USE_RESOLUTION_S
 from ntt.store.usage import KEY_DIGITS, STORE_KEYS, used_store_keys
 
@@ -66,23 +65,17 @@ class Selection:
     keep_hours: float = 24.0
 
 
-def check_mark(root: Path) -> None:
-    """Refuse a folder that is not a store.
-
-    Raises:
-        StorageError: if it lacks the store's mark.
-    """
-    if not (root / MARK).is_file():
-        raise StorageError(f"{root} is not a store: it has no {MARK}. A run writes it with the first entry.")
-
-
 def stored_files(root: Path) -> list[StoredFile]:
     """List all entries of a store, the least recently used first; files with other names and links are left out.
 
     Raises:
         StorageError: if the folder is not a store.
     """
-    check_mark(root)
+    if not (root / MARK).is_file():
+        raise StorageError(
+            f"{root} is no store: it has no {MARK}, which a run writes with the first entry. Name the folder with "
+            "--store; it is `runtime.store_root` of the runs that filled it."
+        )
     entries = []
     for kind in _folders(root):
         for part in _folders(kind):
@@ -100,10 +93,8 @@ def damage(entry: StoredFile) -> str | None:
     """Return what is wrong with an entry; None for nothing."""
     try:
         arrays, notes = load_entry(entry.path, entry.key)
-        if entry.kind == "candidates":
-            candidates_from_arrays(arrays, notes)
-        elif entry.kind == "references":
-            reference_from_arrays(arrays)
+        if entry.kind in PARSERS:
+            PARSERS[entry.kind](arrays, notes)
     except DAMAGE as error:
         return str(error)
     return None
@@ -165,11 +156,6 @@ def choose(entries: Sequence[StoredFile], selection: Selection, *, now: float | 
                 outdated.append(entry)
                 surplus -= entry.num_bytes
     return outdated
-
-
-def abandoned_files(root: Path) -> list[Path]:
-    """List temporary files of a store that their processes have abandoned."""
-    return stale_temporaries(root)
 
 
 def remove(paths: Iterable[Path]) -> int:

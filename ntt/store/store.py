@@ -13,9 +13,9 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from ntt.errors import StorageError
 from ntt.store.entries import (
     DAMAGE,
     Arrays,
+    Notes,
     candidates_from_arrays,
     candidates_to_arrays,
     count_rows,
@@ -81,9 +82,9 @@ class Store:
         """Return where an entry is or would be stored."""
         return self.root / kind / key[:2] / f"{key}{SUFFIX}"
 
-    def read(self, kind: str, key: str) -> tuple[Arrays, dict[str, str]] | None:
-        """Return an entry's arrays and notes, or None if there is no such entry or it is damaged."""
-        return self._believed(kind, key, lambda path: load_entry(path, key))
+    def read(self, kind: str, key: str, parse: Callable[[Arrays, Notes], T]) -> T | None:
+        """Return what `parse` makes of an entry's arrays and notes, or None if there is none or it is damaged."""
+        return self._believed(kind, key, lambda path: parse(*load_entry(path, key)))
 
     def holds(self, kind: str, key: str) -> bool:
         """Return whether there is an entry, without looking into it; who asks will need it, so this counts as use."""
@@ -93,7 +94,7 @@ class Store:
         _renew_time(path)
         return True
 
-    def write(self, kind: str, key: str, arrays: Arrays, *, notes: Mapping[str, str]) -> None:
+    def write(self, kind: str, key: str, arrays: Arrays, *, notes: Notes) -> None:
         """Write an entry; one that exists is replaced.
 
         What can soon be computed again, all but candidates, is not kept where the store is read only.
@@ -111,15 +112,7 @@ class Store:
 
     def read_candidates(self, key: str, *, size: tuple[int, int] | None = None) -> Candidates | None:
         """Return the candidates of one image, or None; `size`: height and width it must have."""
-
-        def load(path: Path) -> Candidates:
-            candidates = candidates_from_arrays(*load_entry(path, key))
-            found = (candidates.height, candidates.width)
-            if size not in (None, found):
-                raise ValueError(f"height and width are {found}, expected is {size}")
-            return candidates
-
-        return self._believed("candidates", key, load)
+        return self.read("candidates", key, partial(candidates_from_arrays, size=size))
 
     def count_candidates(self, key: str) -> int | None:
         """Return how many candidates an entry holds, by its header and size alone; None where they are not as written.
@@ -150,7 +143,7 @@ class Store:
 
     def read_reference(self, key: str) -> ReferenceFeature | None:
         """Return the features of one reference instance, or None."""
-        return self._believed("references", key, lambda path: reference_from_arrays(load_entry(path, key)[0]))
+        return self.read("references", key, reference_from_arrays)
 
     def write_reference(self, key: str, feature: ReferenceFeature) -> None:
         """Write the features of one reference instance."""
