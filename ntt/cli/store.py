@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from tqdm import tqdm
 
 from ntt.base.project import OUTPUT_ROOT, STORE_ROOT
 from ntt.cli.options import PATH
@@ -172,6 +171,8 @@ def parse_size(text: str) -> int:
 
 
 def _size(num_bytes: float) -> str:
+    from tqdm import tqdm
+
     return str(tqdm.format_sizeof(num_bytes, "B"))
 
 
