@@ -46,9 +46,12 @@ def check(dataset: str, root: Path | None, decode: bool, **files: str | None) ->
     NAME is an option of the group `dataset`, such as coco or cdfsod_dior; FOLDER holds a set in COCO format or a plain
     folder of images. The exit status is 1 where something is missing or different.
     """
+    from ntt.base.log import console_logging
     from ntt.cli.data_check import check_data
 
-    return check_data(dataset, root, {key: file for key, file in files.items() if file is not None}, decode=decode)
+    given = {key: file for key, file in files.items() if file is not None}
+    with console_logging():
+        return check_data(dataset, root, given, decode=decode)
 
 
 @data.command()

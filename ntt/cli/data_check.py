@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import click
 
-from ntt.base.log import console_logging
 from ntt.config.compose import compose_config, compose_many
 from ntt.config.explain import option_names
 from ntt.data.coco import CocoDataset, Crowd, read_coco
@@ -46,8 +45,7 @@ def check_data(name: str, root: Path | None, files: Mapping[str, Any], *, decode
     dataset = _option(name, root) if name in options else _folder(name, files)
     # Files a check has to write (lists of a plain folder) are written where a run would write them.
     cache_root = Path(compose_config([]).runtime.cache_root).expanduser().absolute()
-    with console_logging():
-        return _check_any(dataset.locate(cache_root), cast("Crowd", dataset.crowd), decode=decode)
+    return _check_any(dataset.locate(cache_root), cast("Crowd", dataset.crowd), decode=decode)
 
 
 def _option(name: str, root: Path | None) -> DatasetConfig:

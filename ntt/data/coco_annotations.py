@@ -21,6 +21,7 @@ _POLYGON_MARGIN_PX = 10_000.0
 """How far outside its image a polygon may reach: drawing one takes time and memory in proportion to its outline."""
 
 _LONGEST_PX = 10_000_000.0
+_WRONG_AREA = "have an `area` that contradicts the mask or box, and count as small to large by it"
 _EMPTY_MASK = "the mask covers no pixel"
 _AREA_FACTOR, _AREA_SLACK_PX = 2.0, 16.0
 """How far the `area` of a file may be from the mask's or the box's: it may be rounded, or measured in another way."""
@@ -92,9 +93,7 @@ def parse_annotations(
             findings.dropped.append((len(instances), instance))
             continue
         if entry.get("area") is not None and not _is_plausible(instance, shape):
-            findings.note(
-                "have an `area` that contradicts the mask or box, and count as small to large by it", annotation_id
-            )
+            findings.note(_WRONG_AREA, annotation_id)
         identity = (image.id, instance.category_id, *map(round, instance.bbox_xywh))
         if identity in seen:
             findings.note("have image, class and box of another one: annotated twice?", annotation_id)

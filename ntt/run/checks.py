@@ -33,9 +33,10 @@ def check_run(run: Pipeline) -> None:
             f"{run.inputs.target_data.annotation_file}."
         )
     warn_of_few_detections(run.config)
-    _warn_of_contents(run)
     stage = run.config.stage
     reads_references = stage not in ("references", "candidates") and not run.is_done(MEMORY)
+    if run.group.is_main:
+        _warn_of_contents(run, compares_images=reads_references)
     references = list(run.references.images.values()) if reads_references else []
     # Each file once: references may be targets too.
     records = {(record.path, record.height, record.width): record for record in [*references, *missing]}
@@ -44,13 +45,13 @@ def check_run(run: Pipeline) -> None:
         raise DataError("\n".join(problems))
 
 
-def _warn_of_contents(run: Pipeline) -> None:
+def _warn_of_contents(run: Pipeline, *, compares_images: bool) -> None:
     """Name target images that are references too, classes without an object, and images with too many objects."""
     config, inputs = run.config, run.inputs
     counted = MAX_DETECTIONS[cast("Protocol", config.evaluation.protocol)][-1]
     limit = min(getattr(config.matcher, "max_detections", counted), counted)
     sentences = content_sentences(inputs.categories, inputs.target_data, limit)
-    if inputs.target_data.has_annotations and not run.is_done(MEMORY):
+    if inputs.target_data.has_annotations and compares_images:
         sentences += filter(None, [same_images_sentence(list(run.references.images.values()), run.targets)])
     for sentence in sentences:
         _LOG.warning("%s: %s", inputs.target_data.annotation_file, sentence)
