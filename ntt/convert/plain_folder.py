@@ -212,11 +212,11 @@ def _of_class(objects: list[LabelledObject], file: Path, name: str | None) -> li
 
 def read_mask(path: Path, size_hw: tuple[int, int]) -> BoolArray:
     """Read a mask of an image's size from a picture, bool [H, W]; see `foreground`."""
-    with opened_image(path) as picture:
-        try:
+    try:
+        with opened_image(path) as picture:
             mask = foreground(picture)
-        except DECODING_ERRORS as error:
-            raise DataError(f"The mask {path} is damaged ({error}). Save it again as PNG.") from error
+    except (DataError, *DECODING_ERRORS) as error:
+        raise DataError(f"The mask {path} cannot be read: {str(error).rstrip('.')}.") from error
     if mask.shape != size_hw:
         sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image has {size_hw[1]} x {size_hw[0]}"
         raise DataError(f"The mask {path} has {sizes}. Do not scale it.")
