@@ -130,7 +130,7 @@ def _check_any(files: DatasetFiles, crowd: Crowd, *, decode: bool) -> int:
     click.echo(_class_table(references, targets))
     check_agreement(references.categories, targets)
     usable = {instance.category_id for instance in references.instances if not instance.iscrowd}
-    searched = [category for category in references.categories if category.id != references.root_class]
+    searched = references.searched_by_default()
     lacking = [category.name for category in searched if category.id not in usable]
     if lacking:
         others = ",".join(category.name for category in searched if category.id in usable)

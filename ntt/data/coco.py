@@ -72,6 +72,13 @@ class CocoDataset:
         """SHA-256 of the file's bytes."""
         return self.digest[:64]
 
+    def searched_by_default(self) -> tuple[Category, ...]:
+        """Return the categories without `root_class`, of which a note is logged."""
+        root = next((category for category in self.categories if category.id == self.root_class), None)
+        if root is not None:
+            _LOG.warning("Class %r is left out: it has no annotation and names the others' super-category.", root.name)
+        return tuple(category for category in self.categories if category != root)
+
     def instances_of_image(self, image_id: ImageId) -> tuple[Instance, ...]:
         """Return the instances in one image, in file order."""
         return self._by_image.get(image_id, ())

@@ -59,13 +59,8 @@ def read_inputs(config: ExperimentConfig, *, read: Callable[..., CocoDataset] = 
 def searched_categories(config: ExperimentConfig, reference_data: CocoDataset) -> tuple[Category, ...]:
     """Resolve the split; the sampler `reference` leaves out classes without any annotation."""
     split = config.split
-    available = reference_data.categories
-    if split.classes is None and reference_data.root_class is not None:
-        name = next(category.name for category in available if category.id == reference_data.root_class)
-        _LOG.warning("Class %r is left out: it has no annotation and only names the others' super-category.", name)
-        available = tuple(category for category in available if category.id != reference_data.root_class)
     categories = resolve_split(
-        available,
+        reference_data.searched_by_default() if split.classes is None else reference_data.categories,
         name=split.name,
         classes=split.classes,
         frequency=split.frequency,
