@@ -27,7 +27,7 @@ from ntt.run.inputs import check_agreement, warn_of_unknown_classes
 from ntt.stages.evaluation import evaluate
 from ntt.types import Detections, Json
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+pytestmark = pytest.mark.slow
 _MOST_SECONDS = 10.0
 """Processor time, so that a loaded machine makes no difference."""
 HUGE = int("9" * 4000)

@@ -132,14 +132,15 @@ def _readings(boxes: Array, masks: Array, sizes_N2: Array) -> Iterator[tuple[str
     shift = np.median(masks - boxes, axis=0)[:2]
     yield f"boxes shifted by {-shift[0]:g} and {-shift[1]:g} px", boxes + np.append(shift, [0, 0])
     for text, read_boxes in layouts.items():
-        with np.errstate(divide="ignore", invalid="ignore"):
-            factors = masks[:, 2:] / read_boxes[:, 2:]
-        scale, side = np.median(factors, axis=0), np.median(sizes_N2 / factors, axis=0)
-        if np.isfinite([*scale, *side]).all() and (scale > 0).all():
-            is_one = abs(scale[0] / scale[1] - 1) < 1 - _MOST
-            by = f"{1 / scale[0]:.3g}" if is_one else f"{1 / scale[0]:.3g} and {1 / scale[1]:.3g}"
-            yield f"{text} scaled by {by}", read_boxes * np.tile(scale, 2)
-            yield f"{text} of images of {side[0]:.0f} x {side[1]:.0f} px", read_boxes * np.tile(sizes_N2 / side, (1, 2))
+        usable_N = (read_boxes[:, 2:] > 0).all(axis=1) & (masks[:, 2:] > 0).all(axis=1)
+        if not usable_N.any():
+            continue
+        factors = masks[usable_N, 2:] / read_boxes[usable_N, 2:]
+        scale, side = np.median(factors, axis=0), np.median(sizes_N2[usable_N] / factors, axis=0)
+        is_one = abs(scale[0] / scale[1] - 1) < 1 - _MOST
+        by = f"{1 / scale[0]:.3g}" if is_one else f"{1 / scale[0]:.3g} and {1 / scale[1]:.3g}"
+        yield f"{text} scaled by {by}", read_boxes * np.tile(scale, 2)
+        yield f"{text} of images of {side[0]:.0f} x {side[1]:.0f} px", read_boxes * np.tile(sizes_N2 / side, (1, 2))
 
 
 def _warn_of_shift(boxes: Array, masks: Array, findings: Findings) -> None:
