@@ -297,6 +297,7 @@ def test_text_that_acts_on_a_terminal_is_replaced_in_class_names(
         ({"width": 1e300}, "pixels, of which up to"),
         ({"file_name": "x" * 300 + ".png"}, "304 bytes of at most 255"),
         ({"file_name": "ä" * 128}, "256 bytes of at most 255"),
+        ({"file_name": "a/" * 2500 + "a.png"}, "5005 bytes of at most 3072"),
         ({"file_name": "a\ud800.png"}, "no file has such a name"),
         ({"id": "a\ud800"}, "an `id` that is a whole number or text is needed"),
     ],

@@ -20,8 +20,8 @@ from ntt.types import Category, ImageId, ImageRecord, Instance
 Box = tuple[float, float, float, float]
 
 _LARGEST_NUMBER = 1e9
-_LONGEST_NAME = 255
-"""Bytes a file system allows a name."""
+_LONGEST_NAME, _LONGEST_PATH = 255, 3072
+"""Bytes a file system allows a name, and bytes of a path below the image folder: it allows 4,096 in all."""
 
 
 @dataclass
@@ -194,11 +194,12 @@ def _checked_name(entry: dict[str, Any], image_dir: Path) -> str:
     if normal in (".", "..") or normal.startswith(("/", "../")) or "\0" in name:
         raise ValueError(f"{start}, which is not inside the image folder {image_dir}. Correct one of them.")
     try:
-        longest = max(map(len, os.fsencode(normal).split(b"/")))
+        encoded = os.fsencode(normal)
     except UnicodeEncodeError as error:
         raise ValueError(f"{start}: no file has such a name ({error.reason}). Export the annotations again.") from error
-    if longest > _LONGEST_NAME:
-        raise ValueError(f"{start}, {longest} bytes of at most {_LONGEST_NAME}. Rename the file, here and on disk.")
+    for length, limit in ((max(map(len, encoded.split(b"/"))), _LONGEST_NAME), (len(encoded), _LONGEST_PATH)):
+        if length > limit:
+            raise ValueError(f"{start}, {length} bytes of at most {limit}. Rename the file, here and on disk.")
     return normal
 
 
