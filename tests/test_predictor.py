@@ -64,8 +64,10 @@ def predictor(tiny: Path, shared_store: Path) -> ntt.Predictor:
 
 def test_detections_are_those_of_a_run(tiny: Path, shared_store: Path, predictor: ntt.Predictor, tmp_path: Path):
     words = ["dataset=coco_json", f"dataset.root={tiny}", "shots=all", "visualisation.enabled=false", *QUICK]
-    made = compose_config([*words, f"runtime.output_root={tmp_path}", f"runtime.store_root={shared_store}"])
+    words += [f"runtime.output_root={tmp_path}", f"runtime.store_root={shared_store}", "evaluation.thresholds=proposed"]
+    made = compose_config(words)
     runner.run(made)
+    assert predictor.thresholds == read_json(run_directory(made) / "leave_one_out.json")["thresholds"]
     data = read_coco(tiny / "annotations/targets.json", tiny / "images")
     records = list(data.images.values())
     run = results.read_predictions(run_directory(made) / "predictions.json", records, data.categories)
@@ -76,6 +78,8 @@ def test_detections_are_those_of_a_run(tiny: Path, shared_store: Path, predictor
         np.testing.assert_array_equal(ours.scores, theirs.scores)
         np.testing.assert_array_equal(ours.boxes_xyxy[:, 2:] - ours.boxes_xyxy[:, :2], theirs.boxes_xywh[:, 2:])
         assert ours.rles == theirs.rles
+        shown = [score >= predictor.thresholds[name] for name, score in zip(ours.names, ours.scores, strict=True)]
+        assert ours.above().rles == ours[np.array(shown, dtype=np.bool_)].rles
 
 
 def test_what_is_found(tiny: Path, predictor: ntt.Predictor):

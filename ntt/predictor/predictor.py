@@ -2,8 +2,9 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,20 @@ from ntt.base.distributed import ProcessGroup
 from ntt.base.progress import track
 from ntt.config.compose import compose_many
 from ntt.convert.folders import Folder
+from ntt.data.references import is_annotated_in_full, reference_targets
 from ntt.errors import ConfigError, DataError, raise_all
+from ntt.evaluation.options import FIXED_THRESHOLD
+from ntt.matchers.auto import AutoMatcher
 from ntt.predictor.references import ImageLike, PathLike, Reference, as_file, checked_examples, reference_set
 from ntt.predictor.results import Instances
 from ntt.run.artefacts import MEMORY_FIELDS, read_memory, write_memory
 from ntt.run.models import build_models
+from ntt.stages.leave_one_out import check_references
 from ntt.stages.matching import build_prototypes
 from ntt.stages.memory import ReferenceEncoder, fill_memory
 from ntt.store.entries import Arrays
 from ntt.store.store import Store
-from ntt.types import MemoryBank, ReferenceSet
+from ntt.types import MemoryBank, ReferenceCheck, ReferenceSet
 
 
 class Predictor:
@@ -56,7 +61,7 @@ class Predictor:
         """
         if (references is None) == (memory is None):
             raise ConfigError("Examples and a memory exclude each other, and one is needed. Give references or memory.")
-        examples = () if references is None else checked_examples(references)
+        self._examples = () if references is None else checked_examples(references)
         options = [f"backbone={backbone}", f"segmenter={segmenter}", f"matcher={matcher}"]
         options += [] if device is None else [f"runtime.device={device}"]
         (config,) = compose_many([[*options, *overrides]])
@@ -66,8 +71,38 @@ class Predictor:
             self._memory = read_memory(Path(memory).expanduser(), made_with=self._settings)
         else:
             with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
-                self._memory = self._fill(reference_set(examples, Path(folder)))
+                self._memory = self._fill(reference_set(self._examples, Path(folder)))
+        if isinstance(self._matcher, AutoMatcher):
+            self._matcher = self._matcher.choices[self._check.scoring]
         self._prototypes = build_prototypes(memory=self._memory, matcher=self._matcher)
+
+    @cached_property
+    def thresholds(self) -> Mapping[str, float]:
+        """Class name -> score from which on an instance is worth showing; `Instances.above` takes it by default.
+
+        Proposed from searching the image of each example with the other ones (method.md §9.4), which takes as long as
+        searching these images, when first asked for. 0.4 where no class has two examples, or only a memory is known.
+        """
+        can_propose = self._examples and any(len(features_KD) > 1 for features_KD in self._memory.features)
+        proposed = self._check.thresholds if can_propose else {}
+        return {category.name: proposed.get(category.name, FIXED_THRESHOLD) for category in self._memory.categories}
+
+    @cached_property
+    def _check(self) -> ReferenceCheck:
+        if not self._examples:
+            raise ConfigError("matcher=auto needs the examples, not only their memory. Give them, or name a matcher.")
+        with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
+            references = reference_set(self._examples, Path(folder))
+            answer, objects_of_image = self._models.config.dataset.references_complete, references.instances_of_image
+            return check_references(
+                references=references,
+                objects=reference_targets(references, objects_of_image),
+                is_complete=answer is True or (answer == "auto" and is_annotated_in_full(references, objects_of_image)),
+                memory=self._memory,
+                matcher=self._matcher,
+                source=self._models.source,
+                group=ProcessGroup(),
+            )
 
     def __repr__(self) -> str:
         """Return one line: classes and models."""
@@ -125,7 +160,8 @@ class Predictor:
         with as_file(image) as record:
             candidates = self._models.source.get(record)
             found = self._matcher.match(record.id, candidates, self._prototypes)
-        return Instances(**vars(found), categories=self._prototypes.categories, image=image)
+        categories = self._prototypes.categories
+        return Instances(**vars(found), categories=categories, image=image, thresholds=lambda: self.thresholds)
 
     def search(self, images: PathLike | Iterable[ImageLike], *, progress: bool = True) -> Iterator[Instances]:
         """Search many images, each when the result before it has been taken.

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from ntt.base.files import write_bytes, write_json
 from ntt.data.images import read_image
 from ntt.drawing.instances import DrawnInstances, draw_instances
 from ntt.errors import ConfigError
+from ntt.evaluation.options import FIXED_THRESHOLD
 from ntt.ops.masks import decode_masks
 from ntt.predictor.references import ImageLike, PathLike, as_file
 from ntt.run.artefacts import results_text
@@ -50,10 +51,12 @@ class Instances(Detections):
         scores: float32 [N] in (0, 1].
         rles: N masks as COCO compressed run lengths, small where `masks` may be large.
         image: as it was given.
+        thresholds: gives the score of each class, by its name, from which on instances are worth showing.
     """
 
     categories: tuple[Category, ...]
     image: ImageLike
+    thresholds: Callable[[], Mapping[str, float]] = dict
 
     def __len__(self) -> int:
         """Return N."""
@@ -106,9 +109,12 @@ class Instances(Detections):
         """Iterate over the instances, best first."""
         return (self[index] for index in range(len(self)))
 
-    def above(self, score: float) -> "Instances":
-        """Return the instances with at least this score."""
-        return self[self.scores >= score]
+    def above(self, score: float | None = None) -> "Instances":
+        """Return the instances with at least this score; None: the `Predictor.thresholds` of their classes."""
+        thresholds = self.thresholds() if score is None else {}
+        default = FIXED_THRESHOLD if score is None else score
+        limits_C = np.array([thresholds.get(category.name, default) for category in self.categories])
+        return self[self.scores >= limits_C[self.labels].astype(np.float32)]
 
     def draw(self) -> Image.Image:
         """Return the image with masks, names and scores painted on it."""
