@@ -102,8 +102,8 @@ def parse_annotations(
         if entry.get("ignore"):
             findings.ignored.add(annotation_id)
     for text, ids in refused.items():
-        others = f" and {len(ids) - 1} more (id {', '.join(map(str, ids[1:5]))}{', ...' if len(ids) > 5 else ''})"
-        findings.problems.append(f"Annotation {ids[0]}{others if len(ids) > 1 else ''} {text}")
+        others = f" The same holds for {len(ids) - 1} more (id {', '.join(map(str, ids[1:5]))}{', ...' if len(ids) > 5 else ''})."
+        findings.problems.append(f"Annotation {ids[0]} {text}{others if len(ids) > 1 else ''}")
     return tuple(instances)
 
 
@@ -242,7 +242,7 @@ def _is_large(enclosed: float, extent: Box, image: ImageRecord) -> bool:
 
 def _written_box(entry: dict[str, Any], shape: Shape) -> Box:
     """Return the box as the file has it, or the one around the mask."""
-    written = entry.get("bbox")
+    written = entry.get("bbox") or None  # an empty list, too
     if written is None and shape.bbox_xywh is not None:
         return shape.bbox_xywh
     if written is None:
