@@ -102,8 +102,9 @@ def parse_annotations(
         if entry.get("ignore"):
             findings.ignored.add(annotation_id)
     for text, ids in refused.items():
-        others = f" The same holds for {len(ids) - 1} more (id {', '.join(map(str, ids[1:5]))}{', ...' if len(ids) > 5 else ''})."
-        findings.problems.append(f"Annotation {ids[0]} {text}{others if len(ids) > 1 else ''}")
+        listed = ", ".join(map(str, ids[1:5])) + (", ..." if len(ids) > 5 else "")
+        others = f" The same holds for {len(ids) - 1} more (id {listed})." if len(ids) > 1 else ""
+        findings.problems.append(f"Annotation {ids[0]} {text}{others}")
     return tuple(instances)
 
 
