@@ -24,7 +24,8 @@ def to_run_lengths(changes: Changes) -> RunLengths:
     mask_ends_N = np.arange(1, changes.count + 1) * changes.length
     ends_T = np.insert(changes.flat_T, np.repeat(np.cumsum(per_mask_N), missing_N), np.repeat(mask_ends_N, missing_N))
     runs_R2 = np.diff(ends_T, prepend=0).reshape(-1, 2)
-    full_R2, rest_R2 = np.divmod(runs_R2, _LONGEST)
+    full_R2 = runs_R2 // _LONGEST
+    rest_R2 = runs_R2 - full_R2 * _LONGEST
     before_R, after_R = full_R2.T
     last_R = np.cumsum(before_R + 1 + after_R)
     rows_N = np.diff(last_R[np.cumsum((per_mask_N + missing_N) // 2) - 1], prepend=0)
