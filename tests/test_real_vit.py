@@ -8,7 +8,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,12 +15,8 @@ from skimage.data import astronaut
 
 from ntt.base.distributed import ProcessGroup
 from ntt.data.coco import read_coco
-from ntt.data.images import read_image
-from ntt.data.masks import instance_mask
 from ntt.models.backbones.dinov2 import Dinov2, Dinov2Config
 from ntt.models.box_masks import ReferenceMasks
-from ntt.ops.canvas import resize_to_canvas
-from ntt.ops.pooling import pool_masks
 from ntt.stages.memory import ReferenceEncoder, fill_memory
 from ntt.store.store import Store
 from ntt.types import Placement, ReferenceSet
@@ -59,8 +54,9 @@ def meta_layout(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         "mask_token": torch.zeros(1, token.shape[-1]),
         "patch_embed.proj.weight": tensors[embeddings + "patch_embeddings.projection.weight"],
         "patch_embed.proj.bias": tensors[embeddings + "patch_embeddings.projection.bias"],
-        "norm.weight": tensors["backbone.layernorm.weight"],
-        "norm.bias": tensors["backbone.layernorm.bias"],
+        # The graph's own gain and bias were trained with the last blocks.
+        "norm.weight": torch.ones(token.shape[-1]),
+        "norm.bias": torch.zeros(token.shape[-1]),
     }
     for index in range(12):
         theirs, ours = f"backbone.encoder.layer.{index}.", f"blocks.{index}."
@@ -110,39 +106,34 @@ def test_a_block_computes_what_the_graph_computes(graph: Any, weights: Path) -> 
     last = next(index for index, node in enumerate(nodes) if name in node.output)
     del model.graph.node[last + 1 :], model.graph.output[:]
     model.graph.output.append(output)
-    encoder, state = encoder_of(weights, 224, 8), torch.load(weights, weights_only=True)
+    encoder = encoder_of(weights, 224, 8)
     images = torch.from_numpy(astronaut()[:448:2, :448:2]).permute(2, 0, 1)[None] / 255
     standardised = (images[0].permute(1, 2, 0) - torch.tensor(encoder.mean)) / torch.tensor(encoder.std)
     (tokens,) = ReferenceEvaluator(model).run(None, {"input_image": standardised.permute(2, 0, 1)[None].numpy()})
-    expected = F.layer_norm(torch.from_numpy(tokens[0, 1:]), (384,), state["norm.weight"], state["norm.bias"], 1e-6)
+    expected = F.layer_norm(torch.from_numpy(tokens[0, 1:]), (384,))
     # Its position embeddings are resized another way: equal up to that.
     cosines = F.cosine_similarity(encoder.encode(images)[0].flatten(1).T, expected, dim=1)
     assert float(cosines.min()) > 0.99
     assert float(cosines.mean()) > 0.999
 
 
-def accuracy(weights: Path, block: int | None, folder: Path, store: Path, *, images: int) -> float:
-    """Share of annotated objects of the first images whose nearest class mean, by their own mask, is their class."""
-    backbone = encoder_of(weights, SIDE_PX, block)
-    examples = read_coco(folder / "annotations" / "references.json", folder / "images")
-    categories = tuple(category for category in examples.categories if category.id in CLASSES)
-    instances = tuple(examples.instances_of_category(category.id)[:SHOTS] for category in categories)
-    references = ReferenceSet(categories, instances, examples.images, shots=SHOTS, seed=0)
-    encoder = ReferenceEncoder(backbone, ReferenceMasks(maker=None), context_ratio=0.2, store=Store(store))
-    memory = fill_memory(references=references, encoder=encoder, group=ProcessGroup())
-    means_CD = F.normalize(torch.stack([F.normalize(each, dim=1).mean(dim=0) for each in memory.features]), dim=1)
-    targets = read_coco(folder / "annotations" / "targets.json", folder / "images")
-    hits: list[bool] = []
-    for record in list(targets.images.values())[:images]:
-        objects = [each for each in targets.instances_of_image(record.id) if each.category_id in CLASSES]
-        if not objects:
-            continue
-        canvas = resize_to_canvas(read_image(record), (SIDE_PX, SIDE_PX))
-        masks = np.stack([instance_mask(each, record.height, record.width) for each in objects])
-        features_ND, _ = pool_masks(backbone.encode(canvas[None])[0], torch.from_numpy(masks))
-        best = (F.normalize(features_ND, dim=1) @ means_CD.T).argmax(dim=1).tolist()
-        hits += [categories[label].id == each.category_id for label, each in zip(best, objects, strict=True)]
-    return float(np.mean(hits))
+def accuracy(weights: Path, block: int | None, folder: Path, store: Path) -> float:
+    """Share of annotated target objects that are nearest to their own class's mean, all cut out by their own masks."""
+    masks, backbone = ReferenceMasks(maker=None), encoder_of(weights, SIDE_PX, block)
+    encoder = ReferenceEncoder(backbone, masks, context_ratio=0.2, store=Store(store))
+
+    def features(name: str) -> list[torch.Tensor]:
+        """Of the first objects of each class."""
+        data = read_coco(folder / "annotations" / f"{name}.json", folder / "images")
+        categories = tuple(category for category in data.categories if category.id in CLASSES)
+        instances = tuple(data.instances_of_category(category.id)[:SHOTS] for category in categories)
+        objects = ReferenceSet(categories, instances, data.images, shots=SHOTS, seed=0)
+        memory = fill_memory(references=objects, encoder=encoder, group=ProcessGroup())
+        return [F.normalize(features_KD, dim=1) for features_KD in memory.features]
+
+    means_CD = F.normalize(torch.stack([features_KD.mean(dim=0) for features_KD in features("references")]), dim=1)
+    hits = [(each @ means_CD.T).argmax(dim=1) == label for label, each in enumerate(features("targets"))]
+    return float(torch.cat(hits).float().mean())
 
 
 @pytest.mark.timeout(1800)
@@ -151,5 +142,5 @@ def test_an_earlier_block_knows_classes_that_the_last_has_unlearnt(
 ) -> None:
     # Of 20 classes, chance is 5 %.
     folder = shared_dir / "data" / "coco_dev"
-    by_block = {block: accuracy(weights, block, folder, tmp_path, images=20) for block in (8, None)}
-    assert by_block[8] > 0.4 > 2 * by_block[None], by_block
+    by_block = {block: accuracy(weights, block, folder, tmp_path) for block in (8, None)}
+    assert by_block[8] > max(0.2, 1.2 * by_block[None]), by_block
