@@ -101,6 +101,8 @@ def test_other_objects_are_left_out_of_clear_surroundings(references: ReferenceS
         torch.testing.assert_close(memory.backgrounds[0], torch.tensor([BLUE]))
         assert len(memory.clear_backgrounds) == (2 if clear else 0)
     torch.testing.assert_close(memory.clear_backgrounds[0], torch.tensor([BLUE]))
+    stored = fill(beside, folder, Colours(broken=True), clear=True)
+    assert torch.equal(stored.clear_backgrounds[0], memory.clear_backgrounds[0])
     # An object that fills the rest leaves nothing; without other objects both surroundings are the same.
     rest = replace(upper, bbox_xywh=(32.0, 8.0, 16.0, 48.0), segmentation=rectangle(32, 8, 48, 56))
     covered = fill(replace(beside, instances=(alone.instances[0], (rest,))), folder, Colours(), clear=True)

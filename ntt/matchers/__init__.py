@@ -1,8 +1,9 @@
 """Options of the config group `matcher`: they turn candidates into detections.
 
-base            the schema every matcher derives from
-scoring         everything matchers share: labels, suppression, merging, output
-image_terms     what several matchings of one image share
-reference_vectors  which vectors of the memory a matcher reads
-prototype       the published matcher; kmeans, nearest, background, negative, graph_diffusion: alternatives to it
+base                the schema every matcher derives from
+reference_vectors   which vectors of the memory a matcher reads
+scoring             everything matchers share: labels, suppression, merging, output
+image_terms         what several matchings of one image share
+prototype           the published matcher; kmeans, nearest, background, negative, probe, graph_diffusion: alternatives
+auto                leaves the choice to the references
 """
