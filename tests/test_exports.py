@@ -230,27 +230,27 @@ def test_counts_are_those_of_the_predictions(found: Path):
     with (found / "counts.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     predictions = json.loads((found / "predictions.json").read_text())
-    assert [(row["image"], row["class"]) for row in rows] == [
-        (image, name) for image in ("0.png", "day1/1.png") for name in ("disc", "square")
-    ]
-    for number, row in enumerate(rows):
-        scores = [p["score"] for p in predictions if (p["image_id"], p["category_id"]) == divmod_ids(number)]
-        assert int(row["number"]) == sum(score >= 0.6 for score in scores)
-        assert row["best_score"] == (f"{max(scores):.4f}" if scores else "")
-        assert row["threshold"] == "0.6"
+    names = json.loads((found / "images.json").read_text())
+    images = {image["id"]: image["file_name"] for image in names["images"]}
+    classes = {entry["id"]: entry["name"] for entry in names["categories"]}
+    scores: dict[tuple[str, str], list[float]] = {}
+    for entry in predictions:
+        scores.setdefault((images[entry["image_id"]], classes[entry["category_id"]]), []).append(entry["score"])
+    assert {(row["image"], row["class"]) for row in rows} == set(scores) and len(rows) == len(scores)
+    for row in rows:
+        of_class = scores[row["image"], row["class"]]
+        assert int(row["number"]) == sum(score >= 0.6 for score in of_class)
+        assert row["best_score"] == f"{max(of_class):.4f}" and row["threshold"] == "0.6"
 
 
 def test_names_that_are_no_text_lose_no_result(tmp_path: Path):
     record, category = ImageRecord(1, "\udcff\x1b.png", Path(), 4, 5), Category(1, "a\x1b[31m,b")
-    empty = Detections(1, 4, 5, np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, 4), np.float32), ())
-    write_counts(tmp_path / "counts.csv", [record], [empty], [category], thresholds_C=np.array([0.5]))
-    assert (tmp_path / "counts.csv").read_text().splitlines()[1] == '\ufffd\ufffd.png,"a\ufffd[31m,b",0,,0.5'
+    scores = np.array([0.25], np.float32)
+    found = Detections(1, 4, 5, np.zeros(1, np.int64), scores, np.zeros((1, 4), np.float32), ("",))
+    write_counts(tmp_path / "counts.csv", [record], [found], [category], thresholds_C=np.array([0.5]))
+    assert (tmp_path / "counts.csv").read_text().splitlines()[1] == '\ufffd\ufffd.png,"a\ufffd[31m,b",0,0.2500,0.5'
     write_images(tmp_path / "images.json", [record], [category])
     assert json.loads((tmp_path / "images.json").read_text())["images"][0]["file_name"] == record.file_name
-
-
-def divmod_ids(number: int) -> tuple[int, int]:
-    return number // 2 + 1, number % 2 + 1
 
 
 def expected(found: Path, above: float) -> list[Json]:
