@@ -236,11 +236,13 @@ def test_counts_are_those_of_the_predictions(found: Path):
     scores: dict[tuple[str, str], list[float]] = {}
     for entry in predictions:
         scores.setdefault((images[entry["image_id"]], classes[entry["category_id"]]), []).append(entry["score"])
-    assert {(row["image"], row["class"]) for row in rows} == set(scores) and len(rows) == len(scores)
+    assert {(row["image"], row["class"]) for row in rows} == set(scores)
+    assert len(rows) == len(scores)
     for row in rows:
         of_class = scores[row["image"], row["class"]]
         assert int(row["number"]) == sum(score >= 0.6 for score in of_class)
-        assert row["best_score"] == f"{max(of_class):.4f}" and row["threshold"] == "0.6"
+        assert row["best_score"] == f"{max(of_class):.4f}"
+        assert row["threshold"] == "0.6"
 
 
 def test_names_that_are_no_text_lose_no_result(tmp_path: Path):
