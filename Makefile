@@ -38,7 +38,7 @@ $(READY): requirements.lock requirements-sam2.lock pyproject.toml setup.py
 
 lock:  ## pin every dependency again, by version and hash (needs uv)
 	SAM2_BUILD_CUDA=0 VIRTUAL_ENV=$(VENV) uv pip compile --universal --python-version 3.10 --extra dev --extra docs --extra sam2 \
-		--no-build-isolation --no-emit-package sam2 --no-header --annotation-style line --generate-hashes --upgrade \
+		--no-build-isolation --no-emit-package sam2 --no-header --annotation-style line --generate-hashes --no-strip-extras --upgrade \
 		pyproject.toml --output-file requirements.lock
 
 clean:  ## remove the environment and all results
