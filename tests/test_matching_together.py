@@ -17,7 +17,8 @@ from ntt.ops.boxes import pair_iou
 from ntt.ops.similarity import cosine_similarity
 from ntt.types import Candidates, Category, Detections, FloatArray, IntArray, MemoryBank, Prototypes
 
-OPTIONS = sorted(path.stem for path in (Path(__file__).parent.parent / "conf" / "matcher").glob("*.yaml"))
+# `auto` is none of them: it takes another option, which the references choose.
+OPTIONS = sorted({path.stem for path in (Path(__file__).parent.parent / "conf" / "matcher").glob("*.yaml")} - {"auto"})
 VARIANTS = (
     (),
     ("matcher.nms_iou_threshold=0", "matcher.box_convention=reference"),

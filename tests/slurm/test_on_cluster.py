@@ -177,10 +177,12 @@ def test_interruptions_cost_no_finished_image(cluster: Cluster, long_sweep: Swee
 
     # What is left is withdrawn in the middle, and submitted again.
     assert slurm.cancel(sweep.folder) == sorted(array.job_id for array in submitted if array.stage != "references")
-    assert states(sweep, [shard, *sweep.points]) == ["cancelled", "cancelled"]
+    # scancel wakes the held process, which may finish its last images before it ends.
+    assert states(sweep, sweep.points) == ["cancelled"]
+    assert states(sweep, [shard]) in (["cancelled"], ["done"])
 
     again, _ = slurm.submit(sweep.folder, sweep.replanned())
-    assert [array.stage for array in again] == ["candidates", "points"], "references are done and not repeated"
+    assert [array.stage for array in again] in (["candidates", "points"], ["points"]), "references are not repeated"
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
     assert states(sweep, sweep.points) == ["done"]
     assert_kept(sweep, before)
