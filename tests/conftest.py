@@ -55,3 +55,8 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
 def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One store for all tests that do not look into it, so that candidates are computed once."""
     return tmp_path_factory.mktemp("store")
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their parameter: an archive's hold the time, and all workers must collect the same names."""
+    return argname if isinstance(val, bytes) else None
