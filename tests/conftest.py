@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,3 +61,12 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Name bytes by their parameter: an archive's hold the time, and all workers must collect the same names."""
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.fixture(autouse=True)
+def no_dead_log_handlers() -> None:
+    """Remove log handlers of earlier tests, such as those of programs run in this process, whose stream is closed."""
+    for logger in (logging.getLogger(), logging.getLogger("ntt")):
+        for handler in logger.handlers[:]:
+            if getattr(getattr(handler, "stream", None), "closed", False):
+                logger.removeHandler(handler)
