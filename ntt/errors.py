@@ -12,8 +12,8 @@ EXIT_USER_ERROR = 2
 
 def printable(text: str) -> str:
     """Return text without control characters, which a terminal would obey, and lone surrogates; lines stay lines."""
-    kept = "\n\t\xa0\u200c\u200d"  # besides those: spaces and joiners, which are parts of names
-    return "".join(each if each.isprintable() or each in kept else "\ufffd" for each in text)
+    allowed = "\n\t\xa0\u200c\u200d"  # besides those: spaces and joiners, which are parts of names
+    return "".join(each if each.isprintable() or each in allowed else "\ufffd" for each in text)
 
 
 class NttError(Exception):

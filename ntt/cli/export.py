@@ -64,7 +64,7 @@ def _files(
         return {output: formats.to_cvat(images)}
     if tool == "coco":
         return {output: _json(formats.to_coco(images))}
-    names = sorted({found.category.name for image in images for found in image.objects})
+    names = sorted({detected.category.name for image in images for detected in image.objects})
     return {
         output: _json(formats.to_label_studio(images, prefix=prefix)),
         output.with_suffix(".xml"): formats.label_studio_interface(names),

@@ -101,20 +101,20 @@ def _inside(file_name: str) -> str:
 
 def to_coco(images: Sequence[DetectedImage]) -> Json:
     """Return an annotation file in COCO format; annotations carry their `score`."""
-    categories = {found.category.id: found.category for image in images for found in image.objects}
+    categories = {detected.category.id: detected.category for image in images for detected in image.objects}
     annotations: list[Json] = []
     for image in images:
-        for found in image.objects:
+        for detected in image.objects:
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image.id,
-                    "category_id": found.category.id,
-                    "bbox": list(found.bbox_xywh),
-                    "area": rle_area(found.counts, image.height, image.width),
+                    "category_id": detected.category.id,
+                    "bbox": list(detected.bbox_xywh),
+                    "area": rle_area(detected.counts, image.height, image.width),
                     "iscrowd": 0,
-                    "segmentation": image.polygons(found),
-                    "score": found.score,
+                    "segmentation": image.polygons(detected),
+                    "score": detected.score,
                 }
             )
     return {
@@ -140,7 +140,9 @@ def to_labelme(images: Sequence[DetectedImage]) -> Mapping[str, Json]:
         if path in files:
             raise DataError(f"{image.file_name} and another image would both have {path}. Rename one of the images.")
         shapes = [
-            shape for number, found in enumerate(image.objects, start=1) for shape in _shapes(image, found, number)
+            shape
+            for number, detected in enumerate(image.objects, start=1)
+            for shape in _shapes(image, detected, number)
         ]
         if shapes:
             files[path] = {
@@ -155,15 +157,15 @@ def to_labelme(images: Sequence[DetectedImage]) -> Mapping[str, Json]:
     return files
 
 
-def _shapes(image: DetectedImage, found: DetectedObject, number: int) -> list[Json]:
+def _shapes(image: DetectedImage, detected: DetectedObject, number: int) -> list[Json]:
     """Return LabelMe's shapes of one object; several parts are joined by a group."""
-    polygons = image.polygons(found)
+    polygons = image.polygons(detected)
     return [
         {
-            "label": found.category.name,
+            "label": detected.category.name,
             "points": np.reshape(polygon, (-1, 2)).tolist(),
             "group_id": number if len(polygons) > 1 else None,
-            "description": f"score {found.score:.3f}",
+            "description": f"score {detected.score:.3f}",
             "shape_type": "polygon",
             "flags": {},
         }
@@ -179,13 +181,13 @@ def to_cvat(images: Sequence[DetectedImage]) -> str:
     for number, image in enumerate(images):
         size = {"width": str(image.width), "height": str(image.height)}
         entry = ElementTree.SubElement(root, "image", {"id": str(number), "name": printable(image.file_name), **size})
-        for found in image.objects:
-            polygons = image.polygons(found)
+        for detected in image.objects:
+            polygons = image.polygons(detected)
             group += len(polygons) > 1
             for polygon in polygons:
                 points = ";".join(f"{x:g},{y:g}" for x, y in np.reshape(polygon, (-1, 2)).tolist())
                 attributes = {
-                    "label": printable(found.category.name),
+                    "label": printable(detected.category.name),
                     "source": "auto",
                     "occluded": "0",
                     "z_order": "0",
@@ -211,8 +213,8 @@ def to_label_studio(images: Sequence[DetectedImage], *, prefix: str) -> list[Jso
 def _regions(image: DetectedImage) -> list[Json]:
     scale = np.array([100 / image.width, 100 / image.height])
     regions: list[Json] = []
-    for found in image.objects:
-        for polygon in image.polygons(found):
+    for detected in image.objects:
+        for polygon in image.polygons(detected):
             points = (np.reshape(polygon, (-1, 2)) * scale).round(4).tolist()
             regions.append(
                 {
@@ -222,8 +224,8 @@ def _regions(image: DetectedImage) -> list[Json]:
                     "to_name": "image",
                     "original_width": image.width,
                     "original_height": image.height,
-                    "value": {"points": points, "closed": True, "polygonlabels": [found.category.name]},
-                    "score": found.score,
+                    "value": {"points": points, "closed": True, "polygonlabels": [detected.category.name]},
+                    "score": detected.score,
                 }
             )
     return regions

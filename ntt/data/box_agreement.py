@@ -83,8 +83,8 @@ def _compare_with_masks(indices_N: IntArray, boxes: Array, masks: Array, sizes_N
     # What some boxes hide, such as corners of objects at the top left, others show: one reading of all is tried first.
     sample = slice(None, None, -(-len(boxes) // _SAMPLE))
     of_all = _explanation(boxes[sample], masks[sample], sizes_N2[sample])
-    some = np.flatnonzero(differs_N)[:_SAMPLE]
-    reason = of_all or _explanation(boxes[some], masks[some], sizes_N2[some])
+    differing = np.flatnonzero(differs_N)[:_SAMPLE]
+    reason = of_all or _explanation(boxes[differing], masks[differing], sizes_N2[differing])
     first_ids = ", ".join(str(findings.boxes[index][0]) for index in indices_N[differs_N][:5])
     first_ids += ", ..." if count > 5 else ""
     sentence = f"{count} of {len(boxes)} boxes contradict their masks (annotation {first_ids}){reason}. {_REMEDY}"

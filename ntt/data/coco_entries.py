@@ -93,11 +93,11 @@ def parse_categories(entries: Sequence[Any], findings: Findings) -> tuple[Catego
             findings.problems.append(f"Category id {number} occurs more than once. Give every category its own id.")
         if _one_line(name) in names:
             findings.problems.append(f"Category name {name!r} occurs more than once. Rename or merge the categories.")
-        shown = _one_line(name)
-        if shown != name:
-            findings.warnings.append(f"Class name {name!r} holds control characters. It is shown as {shown!r}.")
-        categories.setdefault(number, Category(number, shown))
-        names.add(shown)
+        clean_name = _one_line(name)
+        if clean_name != name:
+            findings.warnings.append(f"Class name {name!r} holds control characters. It is shown as {clean_name!r}.")
+        categories.setdefault(number, Category(number, clean_name))
+        names.add(clean_name)
     if not entries:
         findings.problems.append("`categories` is empty: at least one class is needed. Add the classes.")
     return tuple(categories[number] for number in sorted(categories))

@@ -30,8 +30,8 @@ def same_images_sentence(references: Sequence[ImageRecord], targets: Sequence[Im
     size. Files that cannot be read are skipped.
     """
     pairs = identical_images(references, targets)
-    known = {target.path for _, target in pairs}
-    others = [record for record in targets if record.path not in known]
+    identical = {target.path for _, target in pairs}
+    others = [record for record in targets if record.path not in identical]
     alike = similar_images(references, others)
     if not pairs and not alike:
         return None

@@ -45,8 +45,8 @@ class CocoJsonConfig(RootedConfig):
         self._require_root("the annotation files", "the images")
         files = self.places()
         if not files.references_file.is_file() and self.references == type(self).references:
-            found = find_annotation_file(self.root_path)
-            files = files if found is None else replace(files, references_file=found)
+            export = find_annotation_file(self.root_path)
+            files = files if export is None else replace(files, references_file=export)
         is_folder = files.targets_file.is_dir()
         problems = [
             f"dataset.{key}: there is no {kind} {path}. Add it, or correct dataset.{key}."

@@ -45,7 +45,7 @@ class GraphDiffusionMatcher(ClassMeanMatcher):
         """Multiply scores by (1 - penalty) ** decay_power."""
         penalties_M = terms.per_class(
             ("diffusion", self.alpha, self.steps, self.transition),
-            survivors.kept,
+            survivors.indices,
             survivors.labels,
             lambda members: diffused_penalties(
                 terms.overlaps(members), alpha=self.alpha, steps=self.steps, transition=self.transition

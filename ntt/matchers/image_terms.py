@@ -80,15 +80,15 @@ class ImageTerms:
         return self._overlaps_MM[np.ix_(rows, rows)]
 
     def per_class(
-        self, name: Hashable, kept: IntArray, labels_M: IntArray, compute: Callable[[IntArray], npt.NDArray[Any]]
+        self, name: Hashable, survivors_M: IntArray, labels_M: IntArray, compute: Callable[[IntArray], npt.NDArray[Any]]
     ) -> npt.NDArray[Any]:
         """Compute something of each class's survivors, once for each set of them.
 
         Args:
             name: says what, and with which settings.
-            kept: int64 [M], survivors, best first; at least one.
+            survivors_M: int64, their indices, best first; at least one.
             labels_M: int64 [M], their classes.
-            compute: gives one value for each of some members of `kept`.
+            compute: gives one value for each of some of them.
 
         Returns:
             One value for each survivor, [M].
@@ -96,7 +96,7 @@ class ImageTerms:
         groups = members_of_classes(labels_M)
         parts = []
         for group in groups:
-            members = kept[group]
+            members = survivors_M[group]
             parts.append(self._once((name, members.tobytes()), partial(compute, members)))
         values = np.concatenate(parts)
         values[np.concatenate(groups)] = values.copy()

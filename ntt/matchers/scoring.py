@@ -28,12 +28,12 @@ class Survivors:
     """What suppression leaves.
 
     Attributes:
-        kept: int64 [M], indices of candidates, best predicted IoU first.
+        indices: int64 [M], indices of candidates, best predicted IoU first.
         labels: int64 [M], their classes.
         scores: float32 [M], their scores, above 0.
     """
 
-    kept: IntArray
+    indices: IntArray
     labels: IntArray
     scores: FloatArray
 
@@ -89,7 +89,7 @@ class DetectingMatcher(MemoryReader, ABC):
         """
         terms = ImageTerms(candidates)
         survivors = self.survivors(terms, prototypes)
-        terms.compare([survivors.kept[members] for members in members_of_classes(survivors.labels)])
+        terms.compare([survivors.indices[members] for members in members_of_classes(survivors.labels)])
         return self.detections(image_id, terms, survivors)
 
     def survivors(self, terms: ImageTerms, prototypes: Prototypes) -> Survivors:
@@ -97,23 +97,23 @@ class DetectingMatcher(MemoryReader, ABC):
         scores_NC = self.class_scores(terms.candidates, prototypes)
         labels, scores = scores_NC.argmax(axis=1), scores_NC.max(axis=1)
         # Rejected candidates form a separate class: they suppress none of the others.
-        kept = terms.suppress(np.where(scores < 0, -1, labels), iou_threshold=self.nms_iou_threshold)
-        kept = kept[scores[kept] >= 0][: self.max_candidates_after_nms]
-        kept = kept[scores[kept] > self.min_score]
-        return Survivors(kept, labels[kept], scores[kept])
+        indices = terms.suppress(np.where(scores < 0, -1, labels), iou_threshold=self.nms_iou_threshold)
+        indices = indices[scores[indices] >= 0][: self.max_candidates_after_nms]
+        indices = indices[scores[indices] > self.min_score]
+        return Survivors(indices, labels[indices], scores[indices])
 
     def detections(self, image_id: ImageId, terms: ImageTerms, survivors: Survivors) -> Detections:
         """Merge survivors and take the best; `terms` has compared them. Raises as `match`."""
         candidates = terms.candidates
-        if len(survivors.kept) == 0 and self.on_empty == "raise":
+        if len(survivors.indices) == 0 and self.on_empty == "raise":
             raise DataError(
                 f"image {image_id}: none of {len(candidates)} candidates scores above {self.min_score:g}. "
                 "With matcher.on_empty=empty such an image has no detections; with raise it ends the run."
             )
-        scores = self.merge(terms, survivors) if len(survivors.kept) else survivors.scores
+        scores = self.merge(terms, survivors) if len(survivors.indices) else survivors.scores
         best = np.argsort(-scores, kind="stable")[: self.max_detections]
         best = best[scores[best] > 0]
-        members = survivors.kept[best]
+        members = survivors.indices[best]
         boxes = terms.boxes_xywh(members)
         if self.box_convention == "reference":
             boxes[:, 2:] -= 1
@@ -142,19 +142,19 @@ class ScoringMatcher(DetectingMatcher, ABC):
 
     def merge(self, terms: ImageTerms, survivors: Survivors) -> FloatArray:
         """Drop or weaken masks that earlier masks of their class overlap."""
-        kept, labels, scores = survivors.kept, survivors.labels, survivors.scores
+        indices, labels, scores = survivors.indices, survivors.labels, survivors.scores
         if self.merging == "none":
             return scores
         if self.merging == "hard":
             threshold = self.hard_merge_threshold
             is_left = terms.per_class(
-                ("hard", threshold), kept, labels, lambda m: hard_survivors(terms.overlaps(m), threshold=threshold)
+                ("hard", threshold), indices, labels, lambda m: hard_survivors(terms.overlaps(m), threshold=threshold)
             )
             return np.where(is_left, scores, np.float32(0.0))
         features = terms.candidates.features if self.merging == "soft_semantic" else None
         penalties = terms.per_class(
             self.merging,
-            kept,
+            indices,
             labels,
             lambda m: soft_penalties(terms.overlaps(m), None if features is None else features[m]),
         )
@@ -179,8 +179,8 @@ def match_together(
         matcher.survivors(terms, prototypes) if isinstance(matcher, DetectingMatcher) else None
         for matcher, prototypes in points
     ]
-    kept = [left.kept for left in survivors if left is not None]
-    terms.compare([np.unique(np.concatenate(kept))] if kept else [])
+    indices = [left.indices for left in survivors if left is not None]
+    terms.compare([np.unique(np.concatenate(indices))] if indices else [])
     for (matcher, prototypes), left in zip(points, survivors, strict=True):
         try:
             if isinstance(matcher, DetectingMatcher) and left is not None:

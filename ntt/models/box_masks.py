@@ -153,7 +153,7 @@ class BoxMasks:
 def _per_box(masks: RunLengths, is_found: npt.NDArray[np.bool_], record: ImageRecord) -> Rles:
     """Return the mask of each box as COCO's text, None where nothing was found."""
     rles = iter(encode_runs(masks, record.height, record.width))
-    return tuple(next(rles) if found else None for found in is_found.tolist())
+    return tuple(next(rles) if has_mask else None for has_mask in is_found.tolist())
 
 
 @dataclass(frozen=True)

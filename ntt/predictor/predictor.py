@@ -136,13 +136,15 @@ class Predictor:
     @classes.setter
     def classes(self, names: Iterable[str]) -> None:
         selected = [names] if isinstance(names, str) else list(names)
-        known = [category.name for category in self._memory.categories]
-        if not selected or len(set(selected)) < len(selected) or not set(selected) <= set(known):
-            raise ConfigError(f"The classes {selected} cannot be searched. Choose one or more of {known}, each once.")
-        labels = [known.index(name) for name in selected]
+        all_names = [category.name for category in self._memory.categories]
+        if not selected or len(set(selected)) < len(selected) or not set(selected) <= set(all_names):
+            raise ConfigError(
+                f"The classes {selected} cannot be searched. Choose one or more of {all_names}, each once."
+            )
+        labels = [all_names.index(name) for name in selected]
         fields = {field: getattr(self._memory, field) for field in ("categories", *MEMORY_FIELDS.values())}
-        some = {field: tuple(values[label] for label in labels) for field, values in fields.items() if values}
-        self._prototypes = build_prototypes(memory=replace(self._memory, **some), matcher=self._matcher)
+        selection = {field: tuple(values[label] for label in labels) for field, values in fields.items() if values}
+        self._prototypes = build_prototypes(memory=replace(self._memory, **selection), matcher=self._matcher)
 
     def save_memory(self, path: PathLike) -> None:
         """Write what is known of all examples as safetensors, so that they need not be encoded again.
@@ -159,9 +161,9 @@ class Predictor:
         """
         with as_file(image) as record:
             candidates = self._models.source.get(record)
-            found = self._matcher.match(record.id, candidates, self._prototypes)
+            detections = self._matcher.match(record.id, candidates, self._prototypes)
         categories = self._prototypes.categories
-        return Instances(**vars(found), categories=categories, image=image, thresholds=lambda: self.thresholds)
+        return Instances(**vars(detections), categories=categories, image=image, thresholds=lambda: self.thresholds)
 
     def search(self, images: PathLike | Iterable[ImageLike], *, progress: bool = True) -> Iterator[Instances]:
         """Search many images, each when the result before it has been taken.

@@ -72,9 +72,9 @@ def references_from_labelme(folder: PathLike) -> list[Reference]:
 
 def references_from_yolo(root: PathLike, *, subset: str = "train") -> list[Reference]:
     """Read all objects of a subset of a YOLO data set with its class names; errors as for `references_from_folder`."""
-    places = find_places(Path(root).expanduser(), subset)
-    classes = read_classes(places.names_file)
-    return _references(convert_yolo(images=places.images, labels=places.labels, classes=classes))
+    layout = find_places(Path(root).expanduser(), subset)
+    classes = read_classes(layout.names_file)
+    return _references(convert_yolo(images=layout.images, labels=layout.labels, classes=classes))
 
 
 def references_from_coco(annotations: PathLike, images: PathLike) -> list[Reference]:

@@ -76,7 +76,7 @@ def make_gallery(detected: Sequence[Detected], notes: Sequence[str], *, images: 
 def _make_set(detected: Detected, max_images: int, budget: float) -> Json:
     records = list(detected.targets.images.values())
     images: list[Json] = []
-    found: list[list[list[Json]]] = [[] for _ in detected.labels]
+    rows_of_runs: list[list[list[Json]]] = [[] for _ in detected.labels]
     for index in np.linspace(0, len(records) - 1, min(max_images, len(records))).round().astype(int):
         record = records[index]
         instances = detected.targets.instances_of_image(record.id)
@@ -87,14 +87,14 @@ def _make_set(detected: Detected, max_images: int, budget: float) -> Json:
         if budget < 0:
             break
         images.append(image)
-        for of_run, row in zip(found, rows, strict=True):
+        for of_run, row in zip(rows_of_runs, rows, strict=True):
             of_run.append(row)
     return {
         "label": detected.data,
         "annotated": detected.targets.has_annotations,
         "classes": [{"name": c.name, "colour": class_colour(label)} for label, c in enumerate(detected.categories)],
         "images": images,
-        "runs": [{"label": name, "found": rows} for name, rows in zip(detected.labels, found, strict=True)],
+        "runs": [{"label": name, "found": rows} for name, rows in zip(detected.labels, rows_of_runs, strict=True)],
     }
 
 

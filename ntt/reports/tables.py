@@ -141,9 +141,9 @@ def _latex_cells(table: Table, column: Column) -> list[str]:
     texts = [escape_latex(text) for text in column.texts]
     if not column.is_mean or table.groups is None:
         return texts
-    shown = (-column.values if "FPPI" in column.name else column.values).astype(float).round(1)
-    groups = shown.groupby([table.frame[name] for name in table.groups])
-    is_best = (shown == groups.transform("max")) & (groups.transform("count") > 1)
+    rounded = (-column.values if "FPPI" in column.name else column.values).astype(float).round(1)
+    groups = rounded.groupby([table.frame[name] for name in table.groups])
+    is_best = (rounded == groups.transform("max")) & (groups.transform("count") > 1)
     return [rf"\textbf{{{text}}}" if best else text for text, best in zip(texts, is_best, strict=True)]
 
 

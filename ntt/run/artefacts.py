@@ -103,12 +103,12 @@ def write_counts(
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", "class", "number", "best_score", "threshold"])
-    for record, found in zip(images, detections, strict=True):
+    for record, image in zip(images, detections, strict=True):
         numbers = np.bincount(
-            found.labels[found.scores >= thresholds_C[found.labels]], minlength=len(categories)
+            image.labels[image.scores >= thresholds_C[image.labels]], minlength=len(categories)
         ).tolist()
         # Detections are sorted by descending score: the first of a class is its best.
-        best = dict(zip(found.labels[::-1].tolist(), found.scores[::-1].tolist(), strict=True))
+        best = dict(zip(image.labels[::-1].tolist(), image.scores[::-1].tolist(), strict=True))
         for label in sorted(best):
             names = (printable(record.file_name), printable(categories[label].name))
             writer.writerow([*names, numbers[label], f"{best[label]:.4f}", f"{thresholds_C[label]:g}"])

@@ -124,14 +124,14 @@ def reduced_memory(
     memory: MemoryBank, references: ReferenceSet, *, without_image: ImageId, without_instance: int | None = None
 ) -> tuple[MemoryBank, IntArray]:
     """Return the memory of the other references, without classes that have none, and the labels of its classes."""
-    kept = [
+    remaining = [
         torch.tensor([each.image_id != without_image and each.id != without_instance for each in members])
         for members in references.instances
     ]
-    labels = [label for label, is_kept_K in enumerate(kept) if is_kept_K.any()]
+    labels = [label for label, remains_K in enumerate(remaining) if remains_K.any()]
 
     def cut(vectors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return tuple(vectors[label][kept[label]] for label in labels) if vectors else ()
+        return tuple(vectors[label][remaining[label]] for label in labels) if vectors else ()
 
     reduced = MemoryBank(
         categories=tuple(memory.categories[label] for label in labels),
@@ -163,12 +163,14 @@ def _conclude(
     detections: Mapping[str, Sequence[Detections]],
 ) -> ReferenceCheck:
     names = list(detections)
-    expected = {name: box_ap(found, references, objects) for name, found in detections.items()}
+    expected = {name: box_ap(of_scoring, references, objects) for name, of_scoring in detections.items()}
     ground_truth = prepare_ground_truth(objects, references.categories)
     better: dict[str, float] = {}
     scoring = names[0]
     if isinstance(matcher, AutoMatcher) and len(objects.images) > 1 and objects.instances:
-        draws = {name: _draw(found, references, ground_truth, matcher.draws) for name, found in detections.items()}
+        draws = {
+            name: _draw(of_scoring, references, ground_truth, matcher.draws) for name, of_scoring in detections.items()
+        }
         better = {name: float((draws[name] > draws[scoring]).mean()) for name in names[1:]}
         if is_complete and references.shots >= matcher.min_shots:
             convincing = [name for name, share in better.items() if share >= matcher.certainty]

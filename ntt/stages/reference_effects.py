@@ -43,8 +43,8 @@ def reference_effects(
         memories = [
             reduced_memory(memory, references, without_image=record.id, without_instance=gone) for gone in absent
         ]
-        found = search_with(record, source, [(matcher, *remaining) for remaining in memories])
-        return dict(zip(absent, found, strict=True))
+        detections_of = search_with(record, source, [(matcher, *remaining) for remaining in memories])
+        return dict(zip(absent, detections_of, strict=True))
 
     images = map_dealt(search, list(references.images.values()), group=group, label="effects", unit="image")
     detections = dict(zip(references.images, images, strict=True))

@@ -254,15 +254,15 @@ def _dependency(array: JobArray, arrays: Sequence[JobArray], ids: Sequence[str])
 
 def _remedy(reason: str) -> str:
     """Return what to do about a refusal of sbatch."""
-    kept = "and submit again; what was submitted before is not repeated"
+    again = "and submit again; what was submitted before is not repeated"
     if "array" in reason:
         limit = "MaxArraySize of scontrol show config, less one"
-        return f"Give --set max_array_size=N, at most {limit}, {kept}."
+        return f"Give --set max_array_size=N, at most {limit}, {again}."
     if "ontroller" in reason or "ocket timed out" in reason:
-        return f"The cluster's controller is down or busy: wait until squeue answers {kept}."
+        return f"The cluster's controller is down or busy: wait until squeue answers {again}."
     if "limit" in reason.lower():
-        return f"The site limits how much a user may submit: wait for jobs to end {kept}."
-    return f"Change the profile's setting that it names, {kept}."
+        return f"The site limits how much a user may submit: wait for jobs to end {again}."
+    return f"Change the profile's setting that it names, {again}."
 
 
 def _wait_until_gone(folder: SweepFolder) -> None:

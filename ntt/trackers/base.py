@@ -42,9 +42,9 @@ class Tracker:
 
     def log_pictures(self, paths: Mapping[str, Path]) -> None:
         """Record a bounded number of pictures by name, as JPEG of at most 800 pixels per side."""
-        chosen = choose_pictures(paths, self.max_pictures)
-        if chosen:
-            self._attempt(lambda: self._write_pictures({name: _reduced(path) for name, path in chosen.items()}))
+        selection = choose_pictures(paths, self.max_pictures)
+        if selection:
+            self._attempt(lambda: self._write_pictures({name: _reduced(path) for name, path in selection.items()}))
 
     def finish(self, *, failed: bool) -> None:
         """Close the record."""
