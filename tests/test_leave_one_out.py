@@ -9,7 +9,7 @@ from tiny_data import make_tiny, read, settings
 from ntt.cli.main import main
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
-from ntt.data.references import is_annotated_in_full, reference_targets
+from ntt.data.references import are_complete, reference_targets
 from ntt.run import runner
 from ntt.run.pipeline import Pipeline
 from ntt.stages.leave_one_out import reduced_memory
@@ -43,7 +43,11 @@ def test_what_there_is_to_find():
 
 @pytest.mark.parametrize(("counts", "expected"), [((2, 1), False), ((2, 2), True), ((1, 1), False)])
 def test_images_with_two_objects_count_as_annotated_in_full(counts: tuple[int, int], expected: bool):
-    assert is_annotated_in_full(REFERENCES, lambda image: OBJECTS[image][: counts[image - 1]]) == expected
+    def objects(image: int) -> list[Instance]:
+        return list(OBJECTS[image][: counts[image - 1]])
+
+    assert are_complete(REFERENCES, objects, answer="auto") == expected
+    assert are_complete(REFERENCES, objects, answer=not expected) != expected
 
 
 def test_the_memory_without_an_image():

@@ -19,7 +19,7 @@ from tiny_data import make_tiny
 
 from ntt.cli.main import main
 from ntt.reports import figures
-from ntt.reports.detected import class_curves, confusion, read_detected, thresholds_table
+from ntt.reports.detected import confusion, read_detected, thresholds_table
 from ntt.reports.gallery import Gallery, make_gallery
 from ntt.reports.page import render_page
 from ntt.reports.plots import Plot, make_plots
@@ -142,9 +142,9 @@ def test_curves_thresholds_and_confusions_by_hand(tmp_path: Path):
     """Discs: two of three found, at 0.9 and 0.3. Squares: at 0.8 and 0.5, and a wrong one at 0.2."""
     runs, _ = tiny_runs(tmp_path)
     (detected,), _ = read_detected(runs)
-    disc, square = class_curves(detected, 0)
-    assert (disc.name, disc.num_objects, disc.precision.tolist()) == ("disc", 3, [1, 1])
-    assert (square.scores.round(2).tolist(), square.recall.tolist()) == ([0.8, 0.5, 0.2], [0.5, 1, 1])
+    disc, square = detected.curves[0]
+    assert (disc.name, disc.ranked.num_objects, disc.precision.tolist()) == ("disc", 3, [1, 1])
+    assert (square.ranked.scores.round(2).tolist(), square.recall.tolist()) == ([0.8, 0.5, 0.2], [0.5, 1, 1])
     rows = thresholds_table([detected]).frame.iloc[:2, 2:].values.tolist()
     assert rows == [
         ["disc", 3, "0.30", 100, pytest.approx(200 / 3), pytest.approx(80)],

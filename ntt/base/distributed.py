@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 
@@ -120,6 +120,11 @@ def broadcast_from_main(value: T, group: ProcessGroup) -> T:
     _guarded(lambda: dist.broadcast_object_list(slot, src=0))
     result: T = slot[0]
     return result
+
+
+def compute_on_main(compute: Callable[[], T], group: ProcessGroup) -> T:
+    """Return in every process what rank 0 computes."""
+    return broadcast_from_main(cast("T", compute() if group.is_main else None), group)
 
 
 def barrier(group: ProcessGroup) -> None:

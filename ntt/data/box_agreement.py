@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ntt.data.coco_entries import Findings
+from ntt.ops.boxes import with_corners, with_sizes
 from ntt.types import IntArray
 
 Array = npt.NDArray[np.float64]
@@ -34,16 +35,12 @@ _SHIFT_PX, _SAME_PX = 0.75, 0.25
 _REMEDY = "COCO's boxes are [left, top, width, height] in pixels. Correct `bbox`"
 
 
-def _corners(boxes: Array) -> Array:
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-
-
 # What four numbers may be, in the order of likelihood -> how to turn them into COCO's.
 _LAYOUTS: dict[str, Callable[[Array], Array]] = {
     "[left, top, width, height]": lambda written: written,
-    "[left, top, right, bottom]": _corners,
+    "[left, top, right, bottom]": with_sizes,
     "[centre x, centre y, width, height]": lambda written: written - np.pad(written[:, 2:] / 2, ((0, 0), (0, 2))),
-    "[top, left, bottom, right]": lambda written: _corners(written[:, [1, 0, 3, 2]]),
+    "[top, left, bottom, right]": lambda written: with_sizes(written[:, [1, 0, 3, 2]]),
     "[top, left, height, width]": lambda written: written[:, [1, 0, 3, 2]],
     "[left, top, height, width]": lambda written: written[:, [0, 1, 3, 2]],
 }
@@ -108,12 +105,10 @@ def _explanation(boxes: Array, masks: Array, sizes_N2: Array) -> str:
 def _agree(boxes: Array, masks: Array, sizes_N2: Array, least_iou: float) -> BoolArray:
     """Return whether boxes, clipped to the images, overlap enough or have the same edges up to rounding: bool [N]."""
     limits = np.tile(sizes_N2, 2)
-    edges, others = (
-        np.clip(np.concatenate([b[:, :2], b[:, :2] + b[:, 2:]], axis=1), 0, limits) for b in (boxes, masks)
-    )
+    edges, others = (np.clip(with_corners(each), 0, limits) for each in (boxes, masks))
     overlap = np.clip(np.minimum(edges, others)[:, 2:] - np.maximum(edges, others)[:, :2], 0, None).prod(axis=1)
     areas = [np.clip(e[:, 2:] - e[:, :2], 0, None).prod(axis=1) for e in (edges, others)]
-    same: BoolArray = (np.abs(edges - others) <= _SLACK_PX).all(axis=1)
+    same = np.asarray((np.abs(edges - others) <= _SLACK_PX).all(axis=1))
     overlaps: BoolArray = overlap >= least_iou * (areas[0] + areas[1] - overlap)
     return same | overlaps
 

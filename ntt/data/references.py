@@ -92,7 +92,14 @@ def reference_targets(
     )
 
 
-def is_annotated_in_full(references: ReferenceSet, objects_of_image: Callable[[ImageId], Sequence[Instance]]) -> bool:
-    """Guess whether everything in the images of references is annotated: most of them have two objects or more."""
+def are_complete(
+    references: ReferenceSet, objects_of_image: Callable[[ImageId], Sequence[Instance]], *, answer: bool | str
+) -> bool:
+    """Return whether everything in the images of references is annotated, as `dataset.references_complete` answers.
+
+    "auto": yes if most of these images have two objects or more.
+    """
+    if isinstance(answer, bool):
+        return answer
     counts = [len(objects_of_image(image_id)) for image_id in references.images]
     return 2 * sum(count > 1 for count in counts) > len(counts)

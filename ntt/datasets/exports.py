@@ -9,6 +9,7 @@
 """
 
 import json
+import mmap
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -72,10 +73,13 @@ def find_image_folder(root: Path, annotation_file: Path) -> Path | None:
 
 
 def _first_names(annotation_file: Path) -> list[str]:
-    """Return the first file names in a file without parsing it, which takes long where there are many annotations."""
+    """Return the first file names in a file, of which no more is read: it may hold millions of annotations."""
     try:
-        with open_regular(annotation_file) as stream:
-            texts = [match.group(1) for match in islice(_FILE_NAME.finditer(stream.read()), _TRIED_IMAGES)]
+        with (
+            open_regular(annotation_file) as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            texts = [match.group(1) for match in islice(_FILE_NAME.finditer(content), _TRIED_IMAGES)]
         names = [str(json.loads(text)) for text in texts]
     except (OSError, ValueError):  # the reader of the file explains it
         return []

@@ -10,6 +10,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from ntt.drawing.colours import ByteArray, Rgb, class_colour, text_colour
 from ntt.drawing.text import draw_label, label_size, shorten
+from ntt.ops.boxes import with_corners
 from ntt.ops.masks import decode_masks, rle_areas
 from ntt.types import FloatArray, IntArray
 
@@ -67,7 +68,7 @@ def draw_instances(image_HW3: ByteArray, instances: DrawnInstances, class_names:
     picture = scaled_picture(image_HW3)
     scale = np.array([picture.width / width, picture.height / height] * 2)
     boxes = np.asarray(instances.boxes_xywh, dtype=np.float64).reshape(-1, 4)
-    boxes_xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1) * scale
+    boxes_xyxy = with_corners(boxes) * scale
     areas = boxes[:, 2] * boxes[:, 3]
     masked = [index for index, rle in enumerate(instances.rles) if rle is not None]
     areas[masked] = rle_areas([rle for rle in instances.rles if rle is not None], height, width)

@@ -1,5 +1,7 @@
 """Boxes of masks and class-wise non-maximum suppression. Suffixes: N masks, h and w rows and columns of the grid."""
 
+from typing import Any, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -7,9 +9,21 @@ import torch
 from ntt.ops.ragged import chunks, ranges
 from ntt.types import FloatArray, IntArray
 
+Floats = TypeVar("Floats", bound=np.number[Any])
+
 # Pairs of boxes that are compared at a time: as many as stay in the cache.
 _PAIRS = 1 << 16
 _MARGIN = 1e-3
+
+
+def with_corners(boxes_xywh: npt.NDArray[Floats]) -> npt.NDArray[Floats]:
+    """Turn boxes (left, top, width, height) into (left, top, right, bottom): [N, 4]."""
+    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
+
+
+def with_sizes(boxes_xyxy: npt.NDArray[Floats]) -> npt.NDArray[Floats]:
+    """Turn boxes (left, top, right, bottom) into (left, top, width, height): [N, 4]."""
+    return np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], axis=1)
 
 
 def boxes_from_masks(foreground_Nhw: torch.Tensor) -> FloatArray:

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from ntt.ops.boxes import with_sizes
 from ntt.ops.ragged import chunks, ranges
 from ntt.ops.run_lengths import foreground_edges
 from ntt.types import FloatArray, IntArray, RunLengths
@@ -65,8 +66,7 @@ class Segments:
     @property
     def boxes_xywh(self) -> FloatArray:
         """The masks' COCO boxes: float32 [N, 4]."""
-        corners = self.boxes_xyxy
-        return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).astype(np.float32)
+        return with_sizes(self.boxes_xyxy).astype(np.float32)
 
     @property
     def areas_N(self) -> IntArray:

@@ -13,7 +13,7 @@ from ntt.base.distributed import ProcessGroup
 from ntt.base.progress import track
 from ntt.config.compose import compose_many
 from ntt.convert.folders import Folder
-from ntt.data.references import is_annotated_in_full, reference_targets
+from ntt.data.references import are_complete, reference_targets
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.evaluation.options import FIXED_THRESHOLD
 from ntt.matchers.auto import AutoMatcher
@@ -97,7 +97,7 @@ class Predictor:
             return check_references(
                 references=references,
                 objects=reference_targets(references, objects_of_image),
-                is_complete=answer is True or (answer == "auto" and is_annotated_in_full(references, objects_of_image)),
+                is_complete=are_complete(references, objects_of_image, answer=answer),
                 memory=self._memory,
                 matcher=self._matcher,
                 source=self._models.source,

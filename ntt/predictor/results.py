@@ -17,6 +17,7 @@ from ntt.data.images import read_image
 from ntt.drawing.instances import DrawnInstances, draw_instances
 from ntt.errors import ConfigError
 from ntt.evaluation.options import FIXED_THRESHOLD
+from ntt.ops.boxes import with_corners
 from ntt.ops.masks import decode_masks
 from ntt.predictor.references import ImageLike, PathLike, as_file
 from ntt.run.artefacts import results_text
@@ -76,8 +77,7 @@ class Instances(Detections):
     @property
     def boxes_xyxy(self) -> FloatArray:
         """float32 [N, 4], left, top, right, bottom in image pixels, right and bottom exclusive."""
-        left_top, sizes = np.split(self.boxes_xywh, 2, axis=1)
-        return np.concatenate([left_top, left_top + sizes], axis=1)
+        return with_corners(self.boxes_xywh)
 
     @cached_property
     def masks(self) -> npt.NDArray[np.bool_]:

@@ -5,7 +5,8 @@ All of it is of boxes at IoU 0.5, because every data set has boxes.
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from ntt.drawing.quality import IN_CROWD, match_objects
 from ntt.errors import DataError, NttError
 from ntt.evaluation.curves import FloatArray
 from ntt.evaluation.ground_truth import GroundTruth, prepare_ground_truth
-from ntt.evaluation.matching import match
-from ntt.evaluation.table import tabulate
+from ntt.evaluation.matching import Matches, match
+from ntt.evaluation.table import DetectionTable, tabulate
+from ntt.evaluation.thresholds import OperatingPoint, RankedDetections, ranked_detections
 from ntt.reports.records import own_file
 from ntt.reports.summary import SETTING, name_series, shots_text
 from ntt.reports.tables import Table
@@ -32,6 +34,24 @@ MAX_RUNS = 6
 """Per data set; of each setting the run with the lowest seed is taken."""
 
 _MAX_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class ClassCurve:
+    """The ranked detections of one class that has objects and detections."""
+
+    name: str
+    ranked: RankedDetections
+
+    @property
+    def precision(self) -> FloatArray:
+        """Precision of the first 1, 2, ... detections, float64 in [0, 1]."""
+        return np.cumsum(self.ranked.is_true) / np.arange(1, len(self.ranked.scores) + 1)
+
+    @property
+    def recall(self) -> FloatArray:
+        """Recall of the first 1, 2, ... detections, float64 in [0, 1]."""
+        return np.cumsum(self.ranked.is_true) / self.ranked.num_objects
 
 
 @dataclass(frozen=True)
@@ -52,28 +72,41 @@ class Detected:
     detections: list[list[Detections]]
     num_settings: int
 
-    @property
-    def ground_truth(self) -> GroundTruth:
-        """The objects of the searched classes."""
+    @cached_property
+    def curves(self) -> list[list[ClassCurve]]:
+        """Per run, the curves of the classes that have objects and detections, in their order."""
+        return [
+            [
+                ClassCurve(category.name, ranked)
+                for label, category in enumerate(self._ground_truth.categories)
+                if len((ranked := self._ranked(run, [label])).scores) and ranked.num_objects
+            ]
+            for run in range(len(self.detections))
+        ]
+
+    def overall_threshold(self, run: int) -> float:
+        """Return the score from which F1 over all classes with a curve together is largest; 0 without any."""
+        names = {curve.name for curve in self.curves[run]}
+        labels = [label for label, category in enumerate(self._ground_truth.categories) if category.name in names]
+        return best_point(self._ranked(run, labels)).threshold if labels else 0.0
+
+    def _ranked(self, run: int, labels: Sequence[int]) -> RankedDetections:
+        table, matches = self._matched[run]
+        return ranked_detections(matches, table, self._ground_truth, labels)
+
+    @cached_property
+    def _ground_truth(self) -> GroundTruth:
         return prepare_ground_truth(self.targets, self.categories)
 
+    @cached_property
+    def _matched(self) -> list[tuple[DetectionTable, Matches]]:
+        tables = [tabulate(of_run, self.categories, self._ground_truth) for of_run in self.detections]
+        return [(table, match(table, self._ground_truth, "bbox")) for table in tables]
 
-@dataclass(frozen=True)
-class ClassCurve:
-    """Precision and recall of one class from each detection on, by descending score; float64 in [0, 1]."""
 
-    name: str
-    num_objects: int
-    scores: FloatArray
-    precision: FloatArray
-    recall: FloatArray
-
-    @property
-    def best(self) -> tuple[float, float, float, float]:
-        """Return the score from which F1 is largest, with precision, recall and F1 there; the highest of equals."""
-        f1 = 2 * self.precision * self.recall / np.maximum(self.precision + self.recall, 1e-12)
-        index = int(f1.argmax())
-        return float(self.scores[index]), float(self.precision[index]), float(self.recall[index]), float(f1[index])
+def best_point(ranked: RankedDetections) -> OperatingPoint:
+    """Return the point with the largest F1; without any hit, that of the highest score."""
+    return ranked.best() or ranked.at(float(ranked.scores[0]))
 
 
 def read_detected(runs: pd.DataFrame) -> tuple[list[Detected], list[str]]:
@@ -128,33 +161,14 @@ def _problem(detections: Detections) -> str | None:
     return None if is_finite else "a box or a score is no number"
 
 
-def class_curves(detected: Detected, run: int) -> list[ClassCurve]:
-    """Follow precision and recall of each class that has objects and detections, in the order of the classes."""
-    ground_truth = detected.ground_truth
-    table = tabulate(detected.detections[run], detected.categories, ground_truth)
-    matches = match(table, ground_truth, "bbox")
-    labels, scores = table.labels[matches.rows], table.scores[matches.rows]
-    is_true, is_ignored = matches.is_match[0, 0], matches.is_ignored[0, 0]
-    curves = []
-    for label, category in enumerate(ground_truth.categories):
-        rows = np.flatnonzero((labels == label) & ~is_ignored)
-        count = int(ground_truth.num_counted[0, label])
-        if count and len(rows):
-            rows = rows[np.argsort(-scores[rows], kind="stable")]
-            found = np.cumsum(is_true[rows])
-            precision = found / np.arange(1, len(rows) + 1)
-            curves.append(ClassCurve(category.name, count, scores[rows], precision, found / count))
-    return curves
-
-
 def thresholds_table(detected: Sequence[Detected]) -> Table:
     """One row per run and class: the score from which F1 is largest, which needs the ground truth to be known."""
     rows = [
-        (each.data, label, curve.name, curve.num_objects, f"{score:.2f}", 100 * precision, 100 * recall, 100 * f1)
+        (each.data, label, curve.name, curve.ranked.num_objects, f"{threshold:.2f}", *measured)
         for each in detected
-        for run, label in enumerate(each.labels)
-        for curve in class_curves(each, run)
-        for score, precision, recall, f1 in [curve.best]
+        for label, curves in zip(each.labels, each.curves, strict=True)
+        for curve in curves
+        for threshold, *measured in [astuple(best_point(curve.ranked))]
     ]
     names = ["data set", "run", "class", "objects", "best score", "precision", "recall", "F1"]
     notes = ("Boxes at IoU 0.5; percent. The best score is chosen with these very targets: a bound, not a setting.",)
@@ -170,7 +184,7 @@ def confusion(detected: Detected, run: int) -> tuple[IntArray, float]:
         int64 [C + 1, C + 1]: true class by predicted class; the last row has detections of nothing, the last column
         missed objects. And the score, of all classes together.
     """
-    threshold = _overall_threshold(class_curves(detected, run))
+    threshold = detected.overall_threshold(run)
     class_indices = {category.id: index for index, category in enumerate(detected.categories)}
     counts = np.zeros((len(class_indices) + 1,) * 2, dtype=np.int64)
     for detections in detected.detections[run]:
@@ -199,15 +213,3 @@ def confusion(detected: Detected, run: int) -> tuple[IntArray, float]:
         np.add.at(counts, (true_rows[matches != IN_CROWD], detections.labels[rows][matches != IN_CROWD]), 1)
         np.add.at(counts[:, -1], true_labels[is_missed], 1)
     return counts, threshold
-
-
-def _overall_threshold(curves: Sequence[ClassCurve]) -> float:
-    """Return the score from which F1 over all classes together is largest; 0 where nothing was found."""
-    if not curves:
-        return 0.0
-    scores = np.concatenate([curve.scores for curve in curves])
-    found = [np.diff(np.round(curve.recall * curve.num_objects), prepend=0.0) for curve in curves]
-    order = np.argsort(-scores, kind="stable")
-    true_positives = np.cumsum(np.concatenate(found)[order])
-    f1 = 2 * true_positives / (np.arange(1, len(scores) + 1) + sum(curve.num_objects for curve in curves))
-    return float(scores[order][f1.argmax()])

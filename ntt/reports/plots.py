@@ -12,7 +12,7 @@ import pandas as pd
 from ntt.base.files import write_bytes
 from ntt.reports import figures
 from ntt.reports.content import metric_label
-from ntt.reports.detected import Detected, class_curves, confusion
+from ntt.reports.detected import Detected, best_point, confusion
 from ntt.reports.records import ALL_SHOTS
 from ntt.reports.summary import SETTING, SeriesNames, name_series, settings_with, shots_text, statistics
 
@@ -160,8 +160,8 @@ def plot_precision_recall(detected: Detected) -> Plot | None:
 
     Of many classes those with the most objects are drawn. A dot marks the score with the best F1.
     """
-    curves = [{curve.name: curve for curve in class_curves(detected, run)} for run in range(len(detected.labels))]
-    objects = {name: curve.num_objects for of_run in curves for name, curve in of_run.items()}
+    curves = [{curve.name: curve for curve in of_run} for of_run in detected.curves]
+    objects = {name: curve.ranked.num_objects for of_run in curves for name, curve in of_run.items()}
     classes = sorted(objects, key=lambda name: -objects[name])[:MAX_CURVES]
     if not classes:
         return None
@@ -171,8 +171,8 @@ def plot_precision_recall(detected: Detected) -> Plot | None:
             if name in of_run:
                 curve, style = of_run[name], figures.line_style(index)
                 axes.plot(100 * curve.recall, 100 * curve.precision, **style | {"marker": ""}, label=label)
-                _, precision, recall, _ = curve.best
-                axes.plot(100 * recall, 100 * precision, color=style["color"], marker=style["marker"])
+                best = best_point(curve.ranked)
+                axes.plot(best.recall, best.precision, color=style["color"], marker=style["marker"])
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 102)
         figures.finish_axes(axes, title=f"{name} ({objects[name]} objects)", x="Recall (%)", y="Precision (%)")

@@ -1,13 +1,14 @@
 """The stages of a run, in order; what each of them computes is in `ntt.stages`."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from ntt.base import distributed as dist
-from ntt.data.references import is_annotated_in_full, reference_targets
+from ntt.data.references import are_complete, reference_targets
 from ntt.evaluation.ground_truth import difficult_as
 from ntt.evaluation.options import FIXED_THRESHOLD, Painting, Protocol
 from ntt.evaluation.thresholds import OperatingPoints
@@ -99,8 +100,7 @@ def _leave_one_out(run: Pipeline) -> ReferenceCheck:
 
 
 def _is_complete(run: Pipeline) -> bool:
-    answer = run.config.dataset.references_complete
-    return answer if isinstance(answer, bool) else is_annotated_in_full(run.references, run.objects_of_image)
+    return are_complete(run.references, run.objects_of_image, answer=run.config.dataset.references_complete)
 
 
 LEAVE_ONE_OUT: Stage[ReferenceCheck] = Stage(
@@ -158,10 +158,11 @@ CANDIDATES: Stage[tuple[int, ...]] = Stage(
 def _measure_proposals(run: Pipeline) -> ProposalRecall:
     """Look the recall up in the store, where runs with other seeds, shots and matchers have left it, or compute it."""
     store, key = run.models.store, run.key(PROPOSALS)
-    stored: ProposalRecall | None = None
-    if run.group.is_main:
-        stored = store.read("proposals", key, lambda _, notes: cast("ProposalRecall", json.loads(notes["recall"])))
-    stored = dist.broadcast_from_main(stored, run.group)
+
+    def look_up() -> ProposalRecall | None:
+        return store.read("proposals", key, lambda _, notes: cast("ProposalRecall", json.loads(notes["recall"])))
+
+    stored = dist.compute_on_main(look_up, run.group)
     if stored is not None:
         return stored
     recall = measure_proposals(
@@ -276,15 +277,14 @@ def _measure_thresholds(run: Pipeline) -> OperatingPoints:
     thresholds = {"fixed": dict.fromkeys(names, FIXED_THRESHOLD)}
     if run.leaves_one_out:
         thresholds["proposed"] = dict(zip(names, _thresholds(run).tolist(), strict=True))
-    points: OperatingPoints | None = None
-    if run.group.is_main:
-        points = evaluate_thresholds(
-            detections=detections,
-            ground_truth=run.inputs.target_data,
-            categories=run.inputs.categories,
-            thresholds=thresholds,
-        )
-    return cast("OperatingPoints", dist.broadcast_from_main(points, run.group))
+    measure = partial(
+        evaluate_thresholds,
+        detections=detections,
+        ground_truth=run.inputs.target_data,
+        categories=run.inputs.categories,
+        thresholds=thresholds,
+    )
+    return dist.compute_on_main(measure, run.group)
 
 
 THRESHOLDS: Stage[OperatingPoints] = Stage(
@@ -301,17 +301,16 @@ THRESHOLDS: Stage[OperatingPoints] = Stage(
 
 def _evaluate(run: Pipeline) -> Metrics:
     settings, detections = run.config.evaluation, run.result(MATCHING)
-    metrics: Metrics | None = None
-    if run.group.is_main:
-        metrics = evaluate(
-            detections=detections,
-            ground_truth=run.inputs.target_data,
-            categories=run.inputs.categories,
-            protocol=cast("Protocol", settings.protocol),
-            semantic=cast("Painting", settings.semantic),
-            semantic_threshold=settings.semantic_threshold,
-        )
-    return cast("Metrics", dist.broadcast_from_main(metrics, run.group))
+    measure = partial(
+        evaluate,
+        detections=detections,
+        ground_truth=run.inputs.target_data,
+        categories=run.inputs.categories,
+        protocol=cast("Protocol", settings.protocol),
+        semantic=cast("Painting", settings.semantic),
+        semantic_threshold=settings.semantic_threshold,
+    )
+    return dist.compute_on_main(measure, run.group)
 
 
 # Last, so that the file of metrics marks a finished run.

@@ -7,7 +7,7 @@ import torch
 
 from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.models.box_masks import ReferenceMasks
-from ntt.ops.boxes import pair_iou
+from ntt.ops.boxes import pair_iou, with_corners
 from ntt.ops.masks import encode_runs, mask_ious
 from ntt.ops.overlaps import Segments
 from ntt.stages.candidates import CandidateSource, find_candidates
@@ -56,15 +56,10 @@ def _feature(candidates: Candidates, instance: Instance, record: ImageRecord, ma
     size, rle = (candidates.height, candidates.width), masks.rle(instance, record)
     if rle is None:
         corners = Segments.of(candidates.masks, *size).boxes_xyxy.astype(np.float32)
-        ious = pair_iou(corners, np.broadcast_to(_corners(np.array([instance.bbox_xywh])), corners.shape))
+        ious = pair_iou(corners, np.broadcast_to(with_corners(np.array([instance.bbox_xywh])), corners.shape))
     else:
         ious = mask_ious(encode_runs(candidates.masks, *size), [rle], *size)[:, 0]
     if ious.max(initial=0.0) < MIN_IOU:
         return np.zeros(candidates.features.shape[1], dtype=np.float32)
     best: FloatArray = candidates.features[ious.argmax()]
     return best
-
-
-def _corners(boxes_xywh: FloatArray) -> FloatArray:
-    corners_xyxy: FloatArray = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
-    return corners_xyxy

@@ -7,11 +7,12 @@ it: the AP to expect, a score threshold for each class, and, if the matcher leav
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
-from ntt.base.distributed import ProcessGroup, broadcast_from_main, map_dealt
+from ntt.base.distributed import ProcessGroup, compute_on_main, map_dealt
 from ntt.data.coco import CocoDataset
 from ntt.errors import DataError
 from ntt.evaluation.bootstrap import bootstrap_ap
@@ -67,13 +68,9 @@ def check_references(
     """
     choices = scorings(matcher)
     detections = search_left_out(references, memory, list(choices.values()), source, group)
-    check: ReferenceCheck | None = None
-    if group.is_main:
-        tests = dict(zip(choices, detections, strict=True))
-        check = _conclude(references, objects, is_complete=is_complete, matcher=matcher, detections=tests)
-    result = broadcast_from_main(check, group)
-    assert result is not None
-    return result
+    tests = dict(zip(choices, detections, strict=True))
+    conclude = partial(_conclude, references, objects, is_complete=is_complete, matcher=matcher, detections=tests)
+    return compute_on_main(conclude, group)
 
 
 def search_left_out(

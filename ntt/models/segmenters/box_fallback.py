@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from ntt.models.backbones.base import Backbone
 from ntt.models.segmenters.base import Segmenter
-from ntt.ops.boxes import boxes_from_masks
+from ntt.ops.boxes import boxes_from_masks, with_sizes
 from ntt.ops.canvas import encoder_input
 from ntt.types import FloatArray, Proposals
 
@@ -83,8 +83,7 @@ def best_proposals(proposals: Proposals, boxes_xyxy: FloatArray) -> torch.Tensor
     order = np.argsort(-proposals.predicted_iou_N.float().cpu().numpy(), kind="stable")
     tight_xywh = boxes_from_masks(foreground_Nhw)[order]
     tight_xywh[:, 2:] -= tight_xywh[:, :2] - 1
-    boxes_xywh = np.concatenate([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]], axis=1)
-    iou_NB = coco_mask.iou(_doubles(tight_xywh), _doubles(boxes_xywh), [0] * len(boxes_xyxy))
+    iou_NB = coco_mask.iou(_doubles(tight_xywh), _doubles(with_sizes(boxes_xyxy)), [0] * len(boxes_xyxy))
     best_B = iou_NB.argmax(axis=0)
     for index, (best, box) in enumerate(zip(best_B.tolist(), boxes_xyxy, strict=True)):
         if iou_NB[best, index] >= _MIN_BOX_IOU:
