@@ -16,7 +16,7 @@ import pandas as pd
 from ntt.reports.records import find_run_directories, read_run
 from ntt.reports.summary import runs_frame
 from ntt.reports.tables import Table, render
-from ntt.run.artefacts import read_operating_points, read_reference_check
+from ntt.run.artefacts import read_operating_points
 from ntt.run.rundir import RunDirectory
 
 BASE = "ntt"
@@ -31,7 +31,7 @@ METRICS = {
 
 
 def load(folder: Path) -> pd.DataFrame:
-    """Return one row per finished run: data set, shots, seed, matcher, metrics, and what `auto` has chosen."""
+    """Return one row per finished run: data set, shots, seed, matcher, metrics."""
     runs = runs_frame([read_run(path) for path in find_run_directories(folder)])
     runs = runs[runs.counted].copy()
     runs["matcher"] = [config["matcher"]["name"] for config in runs.config]
@@ -41,10 +41,6 @@ def load(folder: Path) -> pd.DataFrame:
     ]
     for kind in ("fixed", "proposed", "best"):
         runs[f"F1/{kind}"] = [of_run[kind].f1 if kind in of_run else np.nan for of_run in points]
-    checks = [
-        read_reference_check(each.leave_one_out) if each.leave_one_out.is_file() else None for each in directories
-    ]
-    runs["scoring"] = ["" if check is None else check.scoring for check in checks]
     return runs
 
 

@@ -14,14 +14,17 @@ from report_samples import box_metrics, make_runs, mean_of
 
 import ntt
 from ntt.cli.main import main
+from ntt.config.compose import compose_many
 from ntt.errors import ConfigError, DataError
 from ntt.reports.content import classes_table, comparison_table, missing_table, results_table, runs_table
 from ntt.reports.records import ALL_SHOTS, read_run
 from ntt.reports.significance import compare, paired_test
 from ntt.reports.summary import name_series, runs_frame, settings_with
 from ntt.reports.tables import Table, escape_latex, render
-from ntt.run.artefacts import write_metrics
+from ntt.run.artefacts import write_metrics, write_reference_check
+from ntt.run.multirun import multirun_table
 from ntt.sweeps.records import read_runs
+from ntt.types import ReferenceCheck
 
 METHOD = "efficientnet_lite0 + regions + ntt"
 
@@ -256,8 +259,36 @@ def test_settings_are_compared_over_the_seeds_both_have(tmp_path: Path):
     merging_runs(tmp_path)
     runs = read_runs([tmp_path])
     table = comparison_table(runs, "matcher.merging=hard", "matcher.merging=soft", "bbox/AP")
-    assert table.frame.iloc[0, 3:].tolist() == [3, 11.0, 13.0, "+2.00", "1.00", "0.0742", "0.2500"]
+    assert table.frame.iloc[0, 3:-2].tolist() == [3, 11.0, 13.0, "+2.00", "1.00", "0.0742", "0.2500"]
     assert any("Seeds that only one side has, left out of its row: 3, 4" in note for note in table.notes)
+
+
+def test_reports_name_the_matcher_that_the_references_chose(tmp_path: Path):
+    lines = [f"matcher={name} seed={seed}" for name in ("auto", "ntt") for seed in range(3)]
+    folders = make_runs(tmp_path, dict.fromkeys(lines, box_metrics(10.0)))
+    for line, scoring in zip(lines, ("probe_half", "ntt", "probe_half"), strict=False):
+        check = ReferenceCheck(scoring, better={}, expected={}, thresholds={}, is_complete=True, num_images=3)
+        write_reference_check(folders[line] / "leave_one_out.json", check)
+    assert ntt.load_runs(tmp_path).groupby("matcher.name").scoring.agg(list).to_dict() == {
+        "auto": ["probe_half", "ntt", "probe_half"],
+        "ntt": ["ntt"] * 3,
+    }
+    runs = read_runs([tmp_path])
+    chosen, plain = METHOD.replace("ntt", "auto: probe_half 2x, ntt 1x"), METHOD
+    for table, rows in ((results_table(runs, "bbox/AP"), 1), (classes_table(runs, "bbox/AP"), 2)):
+        assert table.frame.method.tolist() == [chosen] * rows + [plain] * rows
+    assert [method.rpartition(" + ")[2] for method in runs_table(runs, "bbox/AP").frame.method] == [
+        *("auto: probe_half", "auto: ntt", "auto: probe_half"),
+        *["ntt"] * 3,
+    ]
+    assert list(name_series(runs).short.values()) == ["auto: probe_half 2x, ntt 1x", "ntt"]
+    comparison = comparison_table(runs, "matcher=ntt", "matcher=auto", "bbox/AP").columns()
+    assert [column.texts for column in comparison if "chosen" in column.name] == [["probe_half 2x, ntt 1x"]]
+    configs = compose_many([[*line.split(), f"runtime.output_root={tmp_path}"] for line in lines])
+    heading, *rows = multirun_table(configs).splitlines()[:7]
+    assert [row.split()[heading.split().index("chosen")] for row in rows] == ["probe_half", "ntt", "probe_half", *"---"]
+    (folders[lines[0]] / "leave_one_out.json").write_text('{"scoring": "kmeans"}')
+    assert "names no matcher of ntt, ntt_best100" in missing(read_runs([tmp_path])).reason[0]
 
 
 def test_a_group_stands_for_its_option_and_everything_below(tmp_path: Path):

@@ -107,7 +107,8 @@ class Predictor:
     def __repr__(self) -> str:
         """Return one line: classes and models."""
         config = self._models.config
-        options = ", ".join(option.name for option in (config.backbone, config.segmenter, config.matcher))
+        used = "" if self._matcher == config.matcher else f": {self._matcher.name}"
+        options = ", ".join(option.name for option in (config.backbone, config.segmenter, config.matcher)) + used
         return f"Predictor({len(self.classes)} classes: {', '.join(self.classes)}; {options})"
 
     def _encoder(self, references: ReferenceSet | None) -> ReferenceEncoder:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ntt.evaluation.proposals import LIMITS
 from ntt.reports.significance import MIN_PAIRS, compare
-from ntt.reports.summary import SETTING, shots_cell, shots_text, statistics
+from ntt.reports.summary import SETTING, choice, shots_cell, shots_text, statistics
 from ntt.reports.tables import Table
 
 METRICS = tuple(f"{kind}/{name}" for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75", "APr", "APc", "APf"))
@@ -30,7 +30,7 @@ def results_table(runs: pd.DataFrame, metric: str) -> Table:
     metrics = [name for name in dict.fromkeys((*METRICS, metric)) if name in runs]
     groups = runs.groupby(SETTING)
     counts = groups.agg(counted=("counted", "sum"), seeds=("seed", "nunique"))
-    frame = _identity(counts)
+    frame = _identity(counts, runs)
     frame["runs"] = [f"{counted} of {seeds}" for counted, seeds in counts.itertuples(index=False)]
     if metrics:
         averaged = statistics(runs, metrics)
@@ -65,7 +65,7 @@ def classes_table(runs: pd.DataFrame, metric: str) -> Table:
     order = pd.CategoricalDtype([name.removeprefix(f"{metric}/") for name in columns], ordered=True)
     values["class"] = values["class"].str.removeprefix(f"{metric}/").astype(order)
     averaged = values.groupby([*SETTING, "class"], observed=True).value.agg(["mean", "std", "count"])
-    frame = _identity(averaged)
+    frame = _identity(averaged, runs)
     frame["class"] = averaged.index.get_level_values("class").astype(object)
     _add_mean(frame, metric_label(metric), averaged)
     return Table("classes", f"{metric_label(metric)} per class", frame, (_OVER_SEEDS,))
@@ -121,6 +121,8 @@ def comparison_table(runs: pd.DataFrame, first: str, second: str, metric: str) -
             "std": None if pair.std is None else f"{pair.std:.2f}",
             "p (t-test)": _p_text(pair.p_t),
             "p (sign flips)": _p_text(pair.p_flips),
+            "chosen in A": pair.chosen_a,
+            "chosen in B": pair.chosen_b,
         }
         for pair in pairs.itertuples()
     ]
@@ -128,9 +130,12 @@ def comparison_table(runs: pd.DataFrame, first: str, second: str, metric: str) -
     return Table("comparison", f"{metric_label(metric)}: A is {first}, B is {second}", frame, tuple(notes))
 
 
-def _identity(grouped: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns that name a setting, one row per group."""
-    frame = grouped.index.to_frame(index=False)[list(_IDENTITY)]
+def _identity(grouped: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns that name a setting, and what its references chose; one row per group."""
+    frame = grouped.index.to_frame(index=False)
+    chosen = {setting: choice(own) for setting, own in runs[runs.counted].groupby("setting")}
+    frame["label"] = [label + chosen.get(each, "") for label, each in zip(frame.label, frame.setting, strict=True)]
+    frame = frame[list(_IDENTITY)]
     frame["shots"] = pd.Series([shots_cell(shots) for shots in frame.shots], dtype=object)
     return frame.rename(columns=_IDENTITY)
 
@@ -145,7 +150,10 @@ def _add_mean(frame: pd.DataFrame, name: str, averaged: pd.DataFrame) -> None:
 def _listed(runs: pd.DataFrame, names: dict[str, str], folder: str) -> pd.DataFrame:
     """Return one row per run, in a fixed order, with the columns that are named; paths are relative to `folder`."""
     order = ["dataset", "split", "shots", "method", "seed", "path"]
-    frame = runs.sort_values(order, na_position="first").reindex(columns=list(names))
+    runs = runs.sort_values(order, na_position="first")
+    frame = runs.reindex(columns=list(names))
+    chosen = [choice(runs.iloc[[row]]) for row in range(len(runs))]
+    frame["method"] = [method + text if text else method for method, text in zip(frame.method, chosen, strict=True)]
     frame["shots"] = [shots if pd.isna(shots) else shots_cell(shots) for shots in frame.shots]
     frame["path"] = [os.path.relpath(path, folder) for path in frame.path]
     return frame.rename(columns=names)

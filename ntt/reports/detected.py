@@ -23,7 +23,7 @@ from ntt.evaluation.matching import Matches, match
 from ntt.evaluation.table import DetectionTable, tabulate
 from ntt.evaluation.thresholds import OperatingPoint, RankedDetections, ranked_detections
 from ntt.reports.records import own_file
-from ntt.reports.summary import SETTING, name_series, shots_text
+from ntt.reports.summary import SETTING, choice, name_series, shots_text
 from ntt.reports.tables import Table
 from ntt.run.artefacts import read_predictions
 from ntt.run.inputs import read_inputs
@@ -132,12 +132,16 @@ def _read_set(data: str, group: pd.DataFrame) -> Detected:
     with tempfile.TemporaryDirectory() as cache:  # somebody else's run must not say where files are written
         inputs = read_inputs(replace(config, runtime=replace(config.runtime, cache_root=cache)))
     records = list(inputs.target_data.images.values())
-    names = name_series(runs)
+    names = name_series(runs.assign(scoring=""))
+    chosen = [choice(runs.iloc[[row]]) for row in range(len(runs))]
     return Detected(
         data=data,
         targets=inputs.target_data,
         categories=inputs.categories,
-        labels=[f"{names.short[run.label]}, {shots_text(run.shots)}, seed {run.seed}" for run in runs.itertuples()],
+        labels=[
+            f"{names.short[run.label]}{matcher}, {shots_text(run.shots)}, seed {run.seed}"
+            for run, matcher in zip(runs.itertuples(), chosen, strict=True)
+        ],
         detections=[_read_predictions(Path(path), records, inputs.categories) for path in runs.path],
         num_settings=len(group),
     )

@@ -46,6 +46,7 @@ class RunRecord:
         config: as plain values; empty where it could not be read.
         dataset: the data set's label.
         settings: as `ntt.config.identity.run_identity` has them.
+        scoring: name of the matcher whose detections these are: with `matcher=auto` the chosen one; empty if unknown.
         recall: of the candidates, by flat name such as "proposals/box_AR100".
         stage_seconds: of each stage, as far as the run recorded them.
         finished_utc: when the run was evaluated, ISO 8601; empty if unknown.
@@ -59,6 +60,7 @@ class RunRecord:
     dataset: str = "?"
     settings: Mapping[str, Any] = field(default_factory=dict)
     metrics: Metrics | None = None
+    scoring: str = ""
     recall: Mapping[str, float] = field(default_factory=dict)
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     finished_utc: str = ""
@@ -112,11 +114,13 @@ def read_run(path: Path) -> RunRecord:
         return record
     try:
         metrics = _read_metrics(directory.metrics)
+        scoring = _read_scoring(directory.leave_one_out, config["matcher"])
         recall = _read_recall(directory.proposals)
         metadata = read_json(own_file(directory.facts)) if directory.facts.is_file() else {}
     except (StorageError, DataError) as error:
         return replace(record, state="damaged", problem=str(error))
-    return replace(record, state="finished", problem="", metrics=metrics, recall=recall, **_read_metadata(metadata))
+    record = replace(record, state="finished", problem="", metrics=metrics, scoring=scoring, recall=recall)
+    return replace(record, **_read_metadata(metadata))
 
 
 def own_file(path: Path, *, max_bytes: float = 64 << 20) -> Path:
@@ -204,6 +208,19 @@ def _read_metrics(path: Path) -> Metrics:
     if unusable:
         raise DataError(f"{path} does not hold the metrics of a run: {', '.join(unusable[:5])} is not a finite number.")
     return metrics
+
+
+def _read_scoring(path: Path, matcher: Mapping[str, Any]) -> str:
+    choices = matcher.get("choices")
+    if not isinstance(choices, dict):
+        return str(matcher["name"])
+    if not path.is_file():
+        return ""
+    check = read_json(own_file(path))
+    scoring = check.get("scoring") if isinstance(check, dict) else None
+    if not isinstance(scoring, str) or scoring not in choices:
+        raise DataError(f"{path} names no matcher of {', '.join(choices)}.")
+    return scoring
 
 
 def _read_recall(path: Path) -> dict[str, float]:

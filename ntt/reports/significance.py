@@ -21,7 +21,7 @@ import pandas as pd
 from ntt.base.digests import content_key
 from ntt.errors import ConfigError, DataError
 from ntt.reports.records import METHOD_GROUPS
-from ntt.reports.summary import differing_settings, value_text
+from ntt.reports.summary import choice, differing_settings, value_text
 
 MIN_PAIRS = 3
 _MAX_EXACT_PAIRS = 12
@@ -61,7 +61,8 @@ def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> pd.D
     Returns:
         One row per pair of settings: `data`, `shots_a`, `shots_b`; `rest`, what both have in common; `n` pairs of
         runs, `mean_a` and `mean_b` over them; `mean` and sample standard deviation `std` of B - A; `p_t` and `p_flips`
-        of `paired_test`; `unpaired`, seeds that only one of the two has.
+        of `paired_test`; `chosen_a` and `chosen_b`, matchers that the references chose, or None; `unpaired`, seeds
+        that only one of the two has.
 
     Raises:
         ConfigError: if a text is not a setting, or matches more than one setting.
@@ -98,6 +99,7 @@ def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> pd.D
                 "std": (b - a).std(ddof=1) if len(both) > 1 else None,
                 "p_t": p_t,
                 "p_flips": p_flips,
+                **{f"chosen_{side}": _choice(both, side) for side in "ab"},
                 "unpaired": sorted(map(int, group.seed[group.side != "both"])),
             }
             rows.append(row)
@@ -107,6 +109,11 @@ def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> pd.D
             "the same data set, shots and seeds."
         )
     return pd.DataFrame(rows, dtype=object).sort_values(["data", "shots_a", "shots_b", "rest"])
+
+
+def _choice(pairs: pd.DataFrame, side: str) -> str | None:
+    runs = pairs[[f"scoring_{side}", f"parts_{side}"]].rename(columns=lambda name: name.removesuffix(f"_{side}"))
+    return choice(runs).removeprefix(": ") or None
 
 
 def _parse(text: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ Runs that agree in everything but the seed are one setting. A setting is named b
 (backbone, segmenter, matcher), and by whatever else distinguishes it from the other given settings.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ntt.base.digests import content_key
-from ntt.reports.records import ALL_SHOTS, RunRecord
+from ntt.reports.records import ALL_SHOTS, METHOD_GROUPS, RunRecord
 from ntt.run.artefacts import flat_metrics
 
 SETTING = ["dataset", "split", "shots", "label", "setting", "data"]
@@ -19,7 +20,7 @@ SETTING = ["dataset", "split", "shots", "label", "setting", "data"]
 
 _NAMED = ("split.name", "split.classes", "shots.name", "shots.count")
 _BASE = [
-    *("path", "state", "problem", "dataset", "split", "shots", "seed", "method", "label", "setting", "data"),
+    *("path", "state", "problem", "dataset", "split", "shots", "seed", "method", "scoring", "label", "setting", "data"),
     *("finished_utc", "version", "images", "parts", "settings", "config"),
 ]
 
@@ -29,9 +30,10 @@ def runs_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
 
     Returns:
         One row per run. Columns: `path`, `state` and `problem` as in `RunRecord`; `dataset`, `split`, `shots` (0: all
-        there are), `seed`; `method`, and `label`, the method with what distinguishes it from others; `setting`, equal
-        for runs that differ in the seed only; `data`, data set and split in one; `counted`, false for a run without
-        metrics or one that was repeated later; `finished_utc`, `version`, `images`; metrics by flat name such as
+        there are), `seed`; `method`; `scoring`, the matcher whose detections these are, which with `matcher=auto` the
+        references choose; `label`, the method with what distinguishes it from others; `setting`, equal for runs that
+        differ in the seed only; `data`, data set and split in one; `counted`, false for a run without metrics or one
+        that was repeated later; `finished_utc`, `version`, `images`; metrics by flat name such as
         "bbox/AP" or "segm/AP50/cat"; "seconds/matching" and so on. `parts`, `settings` and `config` are for reports.
     """
     labelled = _method_parts(records)
@@ -48,6 +50,7 @@ def runs_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
 
 def _row(record: RunRecord, parts: tuple[str, ...]) -> dict[str, Any]:
     row = {"path": str(record.path), "state": record.state, "problem": record.problem, "config": record.config}
+    row["scoring"] = record.scoring
     if not record.config:
         return row
     method = " + ".join(record.method)
@@ -66,6 +69,15 @@ def _row(record: RunRecord, parts: tuple[str, ...]) -> dict[str, Any]:
         "parts": parts,
         "settings": record.settings,
     }
+
+
+def choice(runs: pd.DataFrame) -> str:
+    """Return what the references of some runs have chosen, ": ntt" or ": ntt 3x, probe_half 2x"; "" without choice."""
+    matcher = METHOD_GROUPS.index("matcher")
+    pairs = zip(runs.scoring, runs.parts, strict=True)
+    counts = Counter(used for used, parts in pairs if used and used != parts[matcher])
+    names = [name if len(counts) == 1 else f"{name} {count}x" for name, count in counts.most_common()]
+    return f": {', '.join(names)}" if names else ""
 
 
 def statistics(runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
@@ -96,7 +108,7 @@ class SeriesNames:
     """What the method of all of them has in common; may be empty."""
 
     short: Mapping[str, str]
-    """Label -> what is particular to it, or all of it where there is only one."""
+    """Label -> what is particular to it, or all of it where there is only one; and what the references chose."""
 
     index: Mapping[str, int]
     """Label -> its number, from 0."""
@@ -107,11 +119,12 @@ def name_series(runs: pd.DataFrame) -> SeriesNames:
     ordered = runs.dropna(subset=SETTING).sort_values(SETTING)
     parts: dict[str, tuple[str, ...]] = dict(zip(ordered.label, ordered.parts, strict=True))
     index = {label: number for number, label in enumerate(parts)}
+    chosen = {label: choice(own) for label, own in ordered.groupby("label")}
     if len(parts) < 2:
-        return SeriesNames("", {label: label for label in parts}, index)
+        return SeriesNames("", {label: label + chosen[label] for label in parts}, index)
     shared = [part for part in next(iter(parts.values())) if all(part in other for other in parts.values())]
     short = {label: ", ".join(part for part in own if part not in shared) for label, own in parts.items()}
-    return SeriesNames(" + ".join(shared), {label: text or label for label, text in short.items()}, index)
+    return SeriesNames(" + ".join(shared), {name: (text or name) + chosen[name] for name, text in short.items()}, index)
 
 
 def shots_cell(shots: int) -> int | str:

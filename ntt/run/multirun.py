@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from ntt.config.identity import run_directory, run_identity
 from ntt.config.schema import ExperimentConfig
-from ntt.run.artefacts import flat_metrics, read_metrics
+from ntt.matchers.auto import AutoMatcher
+from ntt.run.artefacts import flat_metrics, read_metrics, read_reference_check
 from ntt.run.rundir import RunDirectory
 from ntt.run.table import align
 
@@ -15,16 +16,25 @@ def multirun_table(configs: Sequence[ExperimentConfig]) -> str:
     """Return one line per point, with the settings that differ between points, and how to compare them further."""
     settings = [run_identity(config)["settings"] for config in configs]
     keys = [key for key in dict.fromkeys(key for own in settings for key in own) if _differs(key, settings)]
+    scorings = [_scoring(config) for config in configs]
+    keys += ["chosen"] if any(scorings) else []
     rows = [(*keys, *_METRICS.values(), "directory")]
-    for config, own in zip(configs, settings, strict=True):
+    for config, own, scoring in zip(configs, settings, scorings, strict=True):
         folder = RunDirectory(run_directory(config))
         metrics = flat_metrics(read_metrics(folder.metrics)) if folder.metrics.is_file() else {}
         values = [f"{metrics[name]:.1f}" if name in metrics else "-" for name in _METRICS]
-        rows.append((*(str(own.get(key, "-")) for key in keys), *values, str(folder.root)))
+        named = own | ({"chosen": scoring} if scoring else {})
+        rows.append((*(str(named.get(key, "-")) for key in keys), *values, str(folder.root)))
     roots = dict.fromkeys(config.runtime.output_root for config in configs)
     return "\n".join(
         [*align(rows), "", *(f"Means over seeds, comparisons, plots: ntt report {root}" for root in roots)]
     )
+
+
+def _scoring(config: ExperimentConfig) -> str:
+    """Return the matcher that the references of a run have chosen; "" if they did not."""
+    path = RunDirectory(run_directory(config)).leave_one_out
+    return read_reference_check(path).scoring if isinstance(config.matcher, AutoMatcher) and path.is_file() else ""
 
 
 def _differs(key: str, settings: Sequence[dict[str, object]]) -> bool:

@@ -133,6 +133,8 @@ def _stage_numbers(pipeline: Pipeline, stage: str) -> dict[str, float]:
     numbers |= {f"peak_memory_mb/{name}": float(peak) for name, peak in details.get("peak_memory_mb", {}).items()}
     if stage in ("candidates", "proposals", "matching", "evaluation") and numbers["seconds"]:
         numbers["images_per_second"] = len(pipeline.targets) / numbers["seconds"]
+    if stage == LEAVE_ONE_OUT.name and pipeline.has_choice:
+        numbers[f"chose/{pipeline.result(LEAVE_ONE_OUT).scoring}"] = 1.0
     return numbers
 
 
