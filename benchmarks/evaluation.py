@@ -13,6 +13,7 @@ processor seconds are the smallest of all later rounds.
 import argparse
 import contextlib
 import io
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ from ntt.data.masks import instance_mask
 from ntt.data.splits import resolve_split, split_classes
 from ntt.evaluation.ground_truth import prepare_ground_truth
 from ntt.ops.masks import encode_masks, rle_boxes_xywh
-from ntt.run.artefacts import detections_to_coco, read_predictions
+from ntt.run.artefacts import read_predictions, results_text
 from ntt.stages.evaluation import evaluate
 from ntt.types import Category, Detections, ImageRecord, Metrics
 
@@ -67,7 +68,8 @@ def plain_pycocotools(
         for kind, unused in (("bbox", "segmentation"), ("segm", "bbox")):
             rows = [
                 {key: value for key, value in row.items() if key != unused}
-                for row in detections_to_coco(detections, categories)
+                for image in detections
+                for row in json.loads(f"[{results_text(image, categories)}]")
             ]
             evaluation = COCOeval(coco, coco.loadRes(rows), kind)
             evaluation.params.catIds = [category.id for category in categories]

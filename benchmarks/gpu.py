@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch._C._autograd import DeviceType
 
 from benchmarks import our_way, reference_way
 from benchmarks.parts import Clock, Shown
@@ -255,7 +256,7 @@ def run_stage(shown: Shown, models: our_way.OurModels, count: int, folder: Path)
         [
             (event.time_range.start, event.time_range.end)
             for event in profile.events()
-            if event.device_type == torch.autograd.DeviceType.CUDA
+            if event.device_type == DeviceType.CUDA
         ]
     )
 

@@ -34,7 +34,7 @@ def load_models(shown: Shown) -> OurModels:
     sam2 = Sam2(shown.sam2_config, shown.placement)
     backbone = Dinov2(shown.dinov2_config, shown.placement)
     backbone.encode(torch.zeros(1, 3, backbone.input_size, backbone.input_size))
-    sam2._image_terms(torch.zeros(3, *sam2.canvas_hw(1, 1)))
+    sam2._terms(sam2._encode([torch.zeros(3, *sam2.canvas_hw(1, 1))])[0])
     return OurModels(sam2, backbone)
 
 

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from ntt.config.compose import compose_config, compose_many
@@ -48,7 +49,7 @@ class Scale:
     classes: int
 
 
-def ellipse(centre_xy: FloatArray, radii_xy: FloatArray) -> list[float]:
+def ellipse(centre_xy: npt.NDArray[np.float64], radii_xy: npt.NDArray[np.float64]) -> list[float]:
     """Return an ellipse as a polygon, clipped to the image: x, y, x, y, ..."""
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -121,7 +122,7 @@ def made_up_candidates(record: ImageRecord, scale: Scale) -> Candidates:
     )
 
 
-def ellipse_masks(centres_xy: FloatArray, radii_xy: FloatArray) -> RunLengths:
+def ellipse_masks(centres_xy: npt.NDArray[np.float64], radii_xy: npt.NDArray[np.float64]) -> RunLengths:
     """Fill ellipses, [N, 2] each, clipped to the image without its last column."""
     columns_W = np.arange(WIDTH - 1)
     (x_N1, y_N1), (across_N1, down_N1) = centres_xy.T[..., None], radii_xy.T[..., None]

@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,10 +48,11 @@ def main() -> None:
     print(f"largest difference of 64 compared averages: {difference:.1e}")
 
 
-def run_in_process(way: str) -> dict[str, list[float]]:
+def run_in_process(way: str) -> dict[str, Any]:
     """Run one way in a process of its own, with this call's arguments."""
     command = [sys.executable, "-m", "benchmarks.pooling", *sys.argv[1:], "--way", way]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    result: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return result
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
@@ -61,8 +63,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     wall, cpu = float("inf"), float("inf")
     for _ in range(arguments.repeats):
         start_wall, start_cpu = time.perf_counter(), time.process_time()
-        averages_ND = pool_dense(feature_map_Dhw, foreground_NHW) if arguments.way == "dense" else None
-        if averages_ND is None:
+        if arguments.way == "dense":
+            averages_ND = pool_dense(feature_map_Dhw, foreground_NHW)
+        else:
             averages_ND = pool_masks(feature_map_Dhw, foreground_NHW)[0]
         wall, cpu = min(wall, time.perf_counter() - start_wall), min(cpu, time.process_time() - start_cpu)
     memory = (peak_bytes() - before) / MIB
