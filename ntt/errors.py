@@ -1,7 +1,7 @@
 """Errors addressed to the user.
 
-A message states what is wrong, with the value, and what is allowed; and what to do if that adds something. `main.py`
-and the `ntt` command print such an error without a traceback; any other exception is a defect of this program.
+A message says what is wrong, with the value and what is allowed, and what to do about it if that is not obvious.
+`main.py` and the `ntt` command print such an error without a traceback; any other exception is a defect of ours.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ EXIT_USER_ERROR = 2
 
 
 def printable(text: str) -> str:
-    """Return text without control characters, which a terminal would obey, and lone surrogates; lines stay lines."""
-    allowed = "\n\t\xa0\u200c\u200d"  # besides those: spaces and joiners, which are parts of names
+    """Replace control characters, which a terminal would obey, and lone surrogates; keep line breaks and tabs."""
+    allowed = "\n\t\xa0\u200c\u200d"  # the last three, a space and joiners, occur in names
     return "".join(each if each.isprintable() or each in allowed else "\ufffd" for each in text)
 
 
@@ -49,15 +49,9 @@ class DistributedError(NttError):
 
 
 def raise_all(problems: Sequence[str], kind: type[NttError], *, summary: str) -> None:
-    """Raise one error that lists every problem at once; do nothing when there is none.
+    """Raise one error, of class `kind`, that lists every problem at once; do nothing when there is none.
 
-    Args:
-        problems: one complete sentence each.
-        kind: the error class to raise.
-        summary: the heading above the list, used only when there is more than one problem.
-
-    Raises:
-        NttError: of class `kind`, when `problems` is not empty.
+    `summary` is the heading of the list where there is more than one.
     """
     if not problems:
         return

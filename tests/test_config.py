@@ -63,7 +63,7 @@ def test_several_mistakes_are_reported_at_once():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["shots=all", "shots.sampler=native"], r"shots\.count=null is possible with shots\.sampler=fixed only"),
+        (["shots=all", "shots.sampler=native"], r"shots\.count=null is only possible with shots\.sampler=fixed"),
         (["split=lvis_rare", "split.classes=[cat]"], "split.frequency and split.classes exclude each other"),
         (["split.classes=[]"], "split.classes is empty"),
         (["split.classes=[cat,cat]"], "split.classes names cat more than once"),
@@ -101,8 +101,8 @@ def test_aliases_of_the_published_stage_names():
         ("dataset.root=/a,b", ["several values", "quote it twice: 'dataset.root=\"/a,b\"'"]),
         ("dataset.root=Bäume (1)", ["cannot be read", "quote it twice: 'dataset.root=\"Bäume (1)\"'"]),
         ("dataset.root='a", ["dataset.root='a: this override cannot be read. Write KEY=VALUE.\n"]),
-        ("~shots", ["~shots: settings cannot be removed", "Leave ~shots out to keep the default."]),
-        ("~dataset=demo", ["~dataset=demo: settings cannot be removed"]),
+        ("~shots", ["~shots: a run needs all settings", "Leave ~shots out to keep the default."]),
+        ("~dataset=demo", ["~dataset=demo: a run needs all settings"]),
         ("experiment=cdfsod_diorr", ["Did you mean experiment=cdfsod_dior?"]),
         ("shotts=1shot", ["shotts=1shot: there is no setting 'shotts'. Did you mean shots?\n"]),
         ("split.classes=person", ["split.classes=person", "Write split.classes=[person]"]),
@@ -178,7 +178,7 @@ def test_right_command_lines_pass(words: list[str]):
         (["seed=1,2", "shots=1shot,6shot"], "shots=6shot: there is no such option. Allowed: one of 10shot,"),
         (["seed=1,many"], "seed=many: Value 'many' of type 'str' could not be converted to Integer. Give a value of"),
         (["seed=range(1,-2,-1)"], "seed=-1 is invalid. Allowed: 0 or more."),
-        (["shots=glob(*)", "shots.sampler=native"], "shots.count=null is possible with shots.sampler=fixed only"),
+        (["shots=glob(*)", "shots.sampler=native"], "shots.count=null is only possible with shots.sampler=fixed"),
         (["split.classes=[cat]", "split=all,lvis_rare"], "split.frequency and split.classes exclude each other"),
         (["dataset=demo,coco_json"], "dataset.root is not set and has no default."),
         (["runtime.store_root=${oc.env:NTT_NOT_SET}"], "Environment variable 'NTT_NOT_SET' not found"),
@@ -376,5 +376,5 @@ def test_importing_the_package_does_nothing():
 
 
 def test_taking_a_group_out_of_a_sweep_is_refused():
-    with pytest.raises(ConfigError, match="~shots: settings cannot be removed"):
+    with pytest.raises(ConfigError, match="~shots: a run needs all settings"):
         compose_many([["seed=1", "~shots"]])

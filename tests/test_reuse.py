@@ -126,7 +126,7 @@ def test_a_complete_store_of_another_user_serves_a_run(
     monkeypatch.setattr(os, "access", lambda path, _: not Path(path).is_relative_to(store))
     capsys.readouterr()
     assert read_detections(go(out="mine")) == whole
-    assert capsys.readouterr().out.count("is read only for you: it serves this run") == 1
+    assert capsys.readouterr().out.count("is read-only for you: this run uses it") == 1
     go("seed=1", "shots=2shot", out="mine")  # references that the store lacks
     assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
     next((store / "candidates").rglob("*.safetensors")).unlink()

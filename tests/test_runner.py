@@ -234,7 +234,7 @@ def test_annotated_classes_without_references_are_named(run: Run, root: Path, ca
         content["annotations"] = [annotation for annotation in content["annotations"] if annotation["category_id"] == 3]
     run("stage=references", root=root)
     said = capsys.readouterr().out
-    assert "1 class(es) of the targets are no categories of the references" in said
+    assert "1 class(es) of the targets are not among the references" in said
     assert "neither searched nor evaluated: square." in said
     run("stage=references", "split.classes=[disc]", root=root)
     assert "neither searched" not in capsys.readouterr().out

@@ -282,7 +282,7 @@ def test_states_and_queue_are_brought_together(tmp_path: Path, fake_slurm: Path)
         folder.write_state(task, state)
     folder.logs.mkdir()
     (folder.logs / "5_6_0_log.err").write_text("Traceback\nMemoryError\n\n")
-    lost = "Its job left the queue without a word of it."
+    lost = "Its job left the queue without recording an end."
     show_queue(fake_slurm, "5_2|RUNNING|None", "5_3|PENDING|BeginTime", "5_5|RUNNING|None")
     seen = observe(folder, [*"abcdefgh", "not submitted"])
     assert {task: (state.status, state.error) for task, state in seen.items()} == {

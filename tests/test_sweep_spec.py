@@ -170,7 +170,7 @@ def test_everything_excluded_is_refused(tmp_path: Path):
         ("axes: {seed: &s [0], shots: *s}", "line 1, is not readable as YAML: aliases (*name) are not read"),
         ("axes: &x {seed: [0], b: *x}", "aliases (*name) are not read: write the value out"),
         (f"axes: {'[' * 5000}", "is not readable as YAML: it is nested too deeply."),
-        (f"axes: {{seed: [{'9' * 5000}]}}", ": no setting has a number of so many digits. Give a shorter one."),
+        (f"axes: {{seed: [{'9' * 5000}]}}", ": no setting takes a number of so many digits. Give a shorter one."),
         (f"name: x{' ' * 1_000_000}", "has more than 1,000,000 bytes. Divide it."),
         (
             f"axes: {{{', '.join(f'{key}: {list(range(1000))}' for key in ('seed', 'a', 'b', 'c'))}}}",

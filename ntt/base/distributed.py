@@ -1,11 +1,11 @@
 """Several processes, one result: the only module that uses torch.distributed.
 
-Ranks come from the environment (torchrun, or SLURM's srun). Without it there is one process, and every function here is
-trivial. Results never depend on the number of processes: items are distributed by position, each result carries its
-item's position, and `gather` puts them back in order.
+Ranks come from the environment, as torchrun or SLURM's srun set it; without it there is one process, and every function
+here is trivial. Results never depend on the number of processes: items are dealt out by position, each result carries
+the position of its item, and `gather` puts them back in order.
 
-A killed process ends the others' next collective operation with an error. Stopping them immediately is the launcher's
-task: torchrun does it, and so does `srun --kill-on-bad-exit=1`.
+When a process is killed, the next collective operation of the others fails. Stopping them at once is up to the
+launcher, as torchrun and `srun --kill-on-bad-exit=1` do.
 """
 
 import os
@@ -46,8 +46,7 @@ class ProcessGroup:
 def join_process_group(*, timeout_s: int) -> Iterator[ProcessGroup]:
     """Join the other processes, if there are any, and wait for them at the end.
 
-    Nested blocks belong to the same group. A collective operation waits `timeout_s` for the slowest
-    process.
+    Nested blocks belong to the same group. Collective operations wait `timeout_s` for the slowest process.
 
     Raises:
         DistributedError: if the processes do not find each other, or one is lost while others wait for it.
@@ -82,12 +81,7 @@ def share(items: Sequence[T], group: ProcessGroup) -> list[tuple[int, T]]:
 
 
 def gather(results: Sequence[tuple[int, T]], count: int, group: ProcessGroup) -> list[T]:
-    """Return the results of all `count` items in order, in every process.
-
-    Args:
-        results: (position, result) of the items this process handled.
-        count: number of items over all processes.
-        group: the processes of the run.
+    """Return the results of all `count` items in order, in every process; `results` are (position, result) of its own.
 
     Raises:
         DistributedError: if a result is missing, or a process was lost.
@@ -147,9 +141,8 @@ def _guarded(operation: Callable[[], Any]) -> None:
 def adopt_slurm_ranks(environment: MutableMapping[str, str]) -> None:
     """Set RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT where srun started several processes.
 
-    Nothing is changed where they are already set, as by torchrun, or where srun started a single process. Processes
-    that form a group repeatedly get a new port each time, so that one that is early for the second group does not join
-    the first.
+    Nothing changes where they are already set, as by torchrun, or where srun started a single process. Processes that
+    form a group repeatedly get a new port each time, so that one that is early for the second does not join the first.
 
     Raises:
         DistributedError: if the first node's name cannot be determined.

@@ -78,11 +78,11 @@ def download(
     """Download a file, or continue a download that was interrupted. A second process waits for the first.
 
     Args:
-        urls: where to look; the next one is tried only if the previous one does not have the file.
+        urls: tried in turn until one has the file.
         target: the file to write; its folder is created.
         label: what the file is, for messages.
         sha256: hex digest the file must have.
-        md5: likewise, where only this is published. Without either, any file is accepted that is not a web page.
+        md5: used where no sha256 is published. Without either, anything but a web page is accepted.
         progress: called with (bytes on disk, total bytes or None if unknown).
 
     Raises:
@@ -91,7 +91,6 @@ def download(
     """
     algorithm, expected = ("md5", md5) if sha256 is None and md5 is not None else ("sha256", sha256)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         with exclusive(target):
             if not target.is_file():
                 _Transfer(target, label, algorithm, expected and expected.lower(), progress).fetch_verified(urls)
@@ -154,7 +153,7 @@ class _Transfer:
             try:
                 return self._fetch_once(0 if self.expected is None else self._size())
             except _TransientError as error:
-                # Only bytes not reached before count: a server that ignores ranges would start over for ever.
+                # Only new bytes count as progress: with a server that ignores ranges, retries would never end.
                 size = self._size()
                 failures = 1 if size >= farthest + _PROGRESS_BYTES else failures + 1
                 farthest = max(farthest, size)
@@ -207,7 +206,7 @@ class _Transfer:
         raise DownloadError(f"The {self.label} cannot be fetched: {self.source} answered {reason}.")
 
     def _receive(self, response: Any, offset: int) -> None:
-        """Append what the server sends to `part`, or rewrite it if the server ignores the requested range."""
+        """Append what the server sends to `part`, or start it afresh if the server ignores the requested range."""
         if not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
             offset, self.is_continuation = 0, False
         length = response.headers.get("Content-Length", "")

@@ -53,10 +53,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def stale_temporaries(root: Path, *, recursive: bool = True) -> list[Path]:
-    """Find temporary files of `atomic_path` in a folder, and below it, whose process on this machine is gone.
-
-    Of other machines' processes those count that are older than a day.
-    """
+    """Find temporary files of `atomic_path` that a dead process of this machine left, or any process a day ago."""
     oldest = time.time() - _STALE_AFTER_S
     stale = []
     for folder, folders, names in os.walk(root):
@@ -71,14 +68,18 @@ def stale_temporaries(root: Path, *, recursive: bool = True) -> list[Path]:
 
 def _is_of_dead_process(name: str) -> bool:
     process = re.match(rf"{re.escape(_TEMPORARY_PREFIX)}{_HOST}-(\d+)-", name)
+    return process is not None and not is_alive(int(process[1]))
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process with this id runs on this machine."""
     try:
-        if process is not None:
-            os.kill(int(process[1]), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):  # another user's, or no number of a process
         return False
-    return False
+    except (OSError, OverflowError):  # another user's process, or a number too large for a process id
+        return True
+    return True
 
 
 def remove_stale_temporaries(root: Path, *, recursive: bool = True) -> None:
@@ -88,37 +89,38 @@ def remove_stale_temporaries(root: Path, *, recursive: bool = True) -> None:
             path.unlink()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically and make sure it has reached the disk before it appears under its name."""
-    write_parts(path, [data])
-
-
-def write_parts(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file as `write_bytes` does, one part after the other."""
+def write_parts(path: Path, parts: Iterable[bytes]) -> Path:
+    """Write a file atomically, part by part; it has reached the disk before it appears under its name."""
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         stream.writelines(parts)
         stream.flush()
         os.fsync(stream.fileno())
+    return path
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
-    write_bytes(path, text.encode("utf-8"))
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Write a file as `write_parts` does."""
+    return write_parts(path, [data])
 
 
-def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
-    """Write JSON atomically. NaN and infinity are refused: other readers cannot read them."""
+def write_text(path: Path, text: str) -> Path:
+    """Write a UTF-8 text file as `write_parts` does."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 1) -> Path:
+    """Write JSON as `write_parts` does. NaN and infinity are refused: other readers cannot read them."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     if not text.isascii():
         try:
             text.encode("utf-8")
-        except UnicodeEncodeError:  # half of a surrogate pair, in a part of an annotation file that nobody reads
+        except UnicodeEncodeError:  # half a surrogate pair, somewhere in an annotation file that nobody reads
             text = json.dumps(value, indent=indent, allow_nan=False)
-    write_text(path, text + "\n")
+    return write_text(path, text + "\n")
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading bytes; an OSError for what is none, such as a named pipe, which would never end."""
+    """Open a regular file for reading; an OSError for anything else, such as a named pipe, which would never end."""
     # Opening a pipe waits for its writer, unless it must not block.
     stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
@@ -142,7 +144,7 @@ def read_json(path: Path) -> Any:
 
 
 def require_space(folder: Path, num_bytes: int, what: str) -> None:
-    """Raise a StorageError unless a folder, which need not exist yet, has room for `what` and 67 MB more."""
+    """Raise a StorageError unless the disk of a folder, which need not exist yet, has room for `what` and 67 MB."""
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
     free, needed = shutil.disk_usage(existing).free, num_bytes + _SPARE_BYTES
     if free < needed:
@@ -152,12 +154,12 @@ def require_space(folder: Path, num_bytes: int, what: str) -> None:
 
 @contextmanager
 def exclusive(target: Path) -> Iterator[None]:
-    """Hold the lock of `target`, the file `NAME.lock` next to it, while the block runs.
+    """Hold the lock of `target`, the file `NAME.lock` next to it, while the block runs; create its folder.
 
     The lock is released when its process ends, for whatever reason.
 
     Raises:
-        OSError: if the lock file cannot be made.
+        OSError: if the lock file cannot be created.
     """
     from filelock import FileLock, Timeout
 

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TextIO
@@ -43,13 +42,13 @@ def console_logging(rank: int = 0) -> Iterator[None]:
 
 
 def lenient_stdout() -> None:
-    """Replace characters that the terminal's encoding lacks, such as those of class names, by question marks."""
+    """Print question marks for characters, as in class names, that the terminal's encoding lacks."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 class _Formatter(logging.Formatter):
-    """Names come from annotation files: what a terminal would obey is replaced."""
+    """Replaces control characters: names come from annotation files, and a terminal would obey them."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
@@ -103,7 +102,7 @@ def file_logging(root: Path, rank: int = 0) -> Iterator[None]:
 
 
 class _RunLog(logging.FileHandler):
-    """A log file that ignores disk errors: when the disk is full, the run itself reports it."""
+    """A log file that ignores disk errors: the run itself reports a full disk."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
@@ -112,24 +111,26 @@ class _RunLog(logging.FileHandler):
 
 @contextmanager
 def each_warning_once() -> Iterator[None]:
-    """While the block runs, show every distinct warning of the library once, wherever its log goes."""
+    """While the block runs, let each handler of the library's log show every distinct warning once."""
     logger = logging.getLogger("ntt")
-    handlers = [*logger.handlers, *(logging.root.handlers if logger.propagate else ())]
-    last_resort = [logging.lastResort] if logging.lastResort is not None else []
-    shown: set[tuple[logging.Handler, str, str]] = set()
-
-    def first_time(handler: logging.Handler, record: logging.LogRecord) -> bool:
-        key = (handler, record.name, record.getMessage())
-        if record.levelno < logging.WARNING or key in shown:
-            return record.levelno < logging.WARNING
-        shown.add(key)
-        return True
-
-    filters = [(handler, partial(first_time, handler)) for handler in handlers or last_resort]
-    for handler, is_shown in filters:
-        handler.addFilter(is_shown)
+    handlers = [*logger.handlers, *(logging.root.handlers if logger.propagate else ())] or [logging.lastResort]
+    filters = [(handler, _NewWarnings()) for handler in handlers if handler is not None]
+    for handler, new_warnings in filters:
+        handler.addFilter(new_warnings)
     try:
         yield
     finally:
-        for handler, is_shown in filters:
-            handler.removeFilter(is_shown)
+        for handler, new_warnings in filters:
+            handler.removeFilter(new_warnings)
+
+
+class _NewWarnings(logging.Filter):
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: set[tuple[str, str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = (record.name, record.getMessage())
+        is_repeated = message in self._shown
+        self._shown.add(message)
+        return record.levelno < logging.WARNING or not is_repeated

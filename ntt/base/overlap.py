@@ -1,4 +1,4 @@
-"""The parts of the work on a row of items side by side: loading runs ahead, finishing follows behind."""
+"""Loading, computing and finishing of many items side by side: loading runs ahead, finishing follows behind."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,18 +25,12 @@ def overlap(
 ) -> Iterator[Result]:
     """Yield `finish(compute(load(item)))` of each item, in order, while others are loaded, computed and finished.
 
-    The first item is processed alone, in the caller's thread, so that what is built at the first call is built once.
-    The number of items under way is bounded.
-
-    Args:
-        items: what is worked on.
-        load: called in separate threads.
-        compute: called in `computing` threads.
-        finish: called in separate threads.
-        computing: 0: the caller's thread computes, which an interrupt stops at once.
+    `load` and `finish` run in threads of their own, `compute` in `computing` threads, or with 0 in the caller's, which
+    an interrupt stops at once. The first item is processed alone, in the caller's thread, so that what the first call
+    builds is built once. The number of items under way is bounded.
 
     Raises:
-        Exception: the first error in the order of the items, as it is. Nothing is begun after it.
+        Exception: the first error in the order of the items, unchanged. Nothing is started after it.
     """
     remaining = iter(items)
     for item in islice(remaining, 1):
@@ -67,7 +61,7 @@ def _after(earlier: "Future[T]", function: Callable[[T], Result]) -> Result:
 
 
 class _Pool(ThreadPoolExecutor):
-    """Threads that are given up at the end of a `with` block: what has begun ends, what is waiting is dropped."""
+    """Threads that, at the end of a `with` block, complete what has begun and drop what is waiting."""
 
     def __exit__(self, *exception: object) -> None:
         self.shutdown(wait=True, cancel_futures=True)

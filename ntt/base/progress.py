@@ -37,7 +37,7 @@ def track(items: Iterable[T], stage: str, *, unit: str, visible: bool) -> Iterat
 
 @contextmanager
 def download_bars() -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
-    """Yield a function that starts a download's bar, ends the previous one, and returns the callback of `download`."""
+    """Yield a function that replaces the last download bar by a new one and returns the callback for `download`."""
     with ExitStack() as bars:
 
         def begin(name: str) -> Callable[[int, int | None], None]:

@@ -25,24 +25,14 @@ def setting(
     decides: bool = True,
     path: bool = False,
 ) -> Any:
-    """Declare a field of a settings dataclass.
+    """Declare a field of a settings dataclass, with its bounds (>=, >, <=, <) or its choices.
 
-    Args:
-        default: its default value.
-        default_factory: makes the default value, in place of `default`.
-        ge: least allowed value.
-        gt: the value must be greater than this.
-        le: greatest allowed value.
-        lt: the value must be less than this.
-        one_of: the allowed values.
-        decides: whether the setting can change a result. Digests leave out settings that cannot.
-        path: whether the value is a path. Digests take it as an absolute one.
+    `decides=False`: the setting cannot change a result, and digests leave it out. `path`: digests take the value as an
+    absolute path.
     """
-    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
-    metadata: dict[str, Any] = {name: bound for name, bound in bounds.items() if bound is not None}
-    metadata |= {"one_of": tuple(one_of)} if one_of else {}
-    metadata |= {} if decides else {"decides": False}
-    metadata |= {"path": True} if path else {}
+    limits = {"ge": ge, "gt": gt, "le": le, "lt": lt, "one_of": tuple(one_of) or None}
+    metadata = {name: limit for name, limit in limits.items() if limit is not None}
+    metadata = {**metadata, "decides": decides, "path": path}
     return field(default=default, default_factory=default_factory, metadata=metadata)
 
 

@@ -1,4 +1,4 @@
-"""From plain values, as YAML and JSON hold them, to dataclasses: types, ranges and names are checked in one place."""
+"""Dataclasses from the plain values of YAML and JSON: the one place that checks types, ranges and names."""
 
 import difflib
 import re
@@ -23,7 +23,7 @@ _WORDS = {
 
 
 def read_dataclass(cls: type[T], values: Any, problems: list[str], *, key: str = "", **more: Any) -> T | None:
-    """Build a dataclass from plain values; its fields' types and metadata (`setting`) say what is allowed.
+    """Build a dataclass from plain values; the types and metadata (`setting`) of its fields say what is allowed.
 
     Args:
         cls: the dataclass.
@@ -77,7 +77,7 @@ def unknown_key(key: str, allowed: list[str]) -> str:
 
 
 def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
-    """Return a value as its type demands, or note why that is impossible."""
+    """Convert a value to a type, or note why that is impossible."""
     origin, members = get_origin(hint), get_args(hint)
     value = _from_text(value, hint) if isinstance(value, Plain) and origin is None else value
     if origin in (Union, UnionType):
@@ -98,7 +98,7 @@ def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
 
 
 def _from_text(text: Plain, hint: Any) -> Any:
-    """Return an unquoted scalar as the type that is asked for, if it can be that, else as text."""
+    """Return an unquoted scalar as the requested type where it can be one, else as text."""
     if hint is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if hint is int and re.fullmatch(r"[-+]?\d{1,18}", text):
@@ -116,7 +116,7 @@ def _convert_to_any(value: Any, members: tuple[Any, ...], key: str, problems: li
         converted = _convert(value, member, key, tried[-1])
         if not tried[-1]:
             return converted
-    # What is wrong inside a list or mapping says more than that another type would be allowed, too.
+    # A mistake inside a list or mapping says more than that another type would have been allowed.
     inner = [attempt for attempt in tried if not attempt[0].startswith(f"{key}={shown(value)} ")]
     problems += inner[0] if inner else [_refusal(key, value, _words(*members))]
     return None

@@ -1,4 +1,4 @@
-"""YAML read without surprises: unquoted scalars keep their text, keys are there once, and nothing is an alias."""
+"""YAML without surprises: unquoted scalars keep their text; repeated keys and aliases are refused."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The entry into Hydra: overrides are checked before anything starts, errors are shown without a traceback."""
+"""The way into Hydra: overrides are checked before anything starts, and errors shown without a traceback."""
 
 import itertools
 import sys
@@ -37,14 +37,11 @@ def run_hydra(
     run: Callable[[ExperimentConfig], float | None],
     after_multirun: Callable[[list[ExperimentConfig]], None] = lambda configs: None,
 ) -> None:
-    """Let Hydra compose the configuration, or those of a multirun, and call a function with each.
+    """Let Hydra compose the configuration, or those of a multirun, and call `run` with each.
 
-    Ends the program with one line on standard error for a mistake of the user and for Ctrl-C. A point of a multirun
-    that fails in this process does not keep the others from running; the program then ends with an error.
-
-    Args:
-        run: called with each configuration.
-        after_multirun: called with the configurations of a multirun at its end, as far as this process knows them.
+    A user's mistake or Ctrl-C ends the program with one line on standard error. A point of a multirun that fails in
+    this process does not keep the others from running; the program then ends with an error. `after_multirun` is called
+    at the end with the configurations of a multirun, as far as this process knows them.
     """
     args = _parsed(sys.argv[1:])
     check_overrides(sys.argv[1:])
@@ -65,7 +62,7 @@ def run_hydra(
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 _refuse(str(error))
             if not str(HydraConfig.get().launcher.get("_target_")).endswith("BasicLauncher"):
-                raise  # it tells the process that waits for this one
+                raise  # the process that waits for this one must know
             sys.stderr.write(f"\nError: {error}\n")
             failed.extend(composed[-1:])
             return None
@@ -83,27 +80,27 @@ def run_hydra(
 
 
 def _parsed(words: Sequence[str]) -> Namespace:
-    """Return Hydra's flags and the overrides, wherever among the words they stand."""
+    """Return Hydra's flags and the overrides, in whatever order they come."""
     return get_args_parser().parse_intermixed_args(words)
 
 
 def _arguments(args: Namespace, words: Sequence[str]) -> list[str]:
-    """Return the command line as Hydra takes it: overrides first, with their text kept and absolute paths.
+    """Return the command line as Hydra takes it: overrides first, their text preserved, and absolute paths.
 
-    A multirun draws no pictures unless one of its settings is about them.
+    A multirun draws no pictures unless an override is about them.
     """
     overrides, flags = keep_text(args.overrides), list(words)
     for override in args.overrides:
         flags.remove(override)
     if args.multirun and not any(line.lstrip("+").startswith("visualisation.") for line in overrides):
         overrides.append("visualisation.enabled=false")
-    if args.config_path is not None:  # Hydra would begin at the module that calls it
+    if args.config_path is not None:  # Hydra would take it relative to the module that calls it
         flags += ["--config-path", str(Path(args.config_path).expanduser().absolute())]
     return [*overrides, *flags]
 
 
 def _points(args: Namespace) -> list[ExperimentConfig]:
-    """Return the configurations of a multirun that a launcher has run elsewhere; [] where a sweeper chose values."""
+    """Return the configurations of a multirun whose points a launcher ran elsewhere; [] if a sweeper chose values."""
     with hydra_session(_sources(args)):
         values = [_values(override) for override in OverridesParser.create().parse_overrides(keep_text(args.overrides))]
         lines = itertools.product(*(value for value in values if value is not None)) if None not in values else ()
@@ -111,7 +108,7 @@ def _points(args: Namespace) -> list[ExperimentConfig]:
 
 
 def read_override(line: str) -> tuple[str, Any]:
-    """Split `KEY=VALUE` into its key and its one value as YAML has it; lists become tuples."""
+    """Split `KEY=VALUE` into the key and the value that YAML makes of the text; lists become tuples."""
     try:
         (line,) = keep_text([line])
         override = OverridesParser.create().parse_override(line)
@@ -123,13 +120,10 @@ def read_override(line: str) -> tuple[str, Any]:
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
-    """End the program with a plain message if the command line's overrides cannot be composed.
+    """End the program with a plain message if the overrides of a command line cannot be composed.
 
-    Hydra would refuse them too, but with a hint to append the unknown key, which is never the remedy here. Of a
-    multirun (`seed=0,1,2`) every value is tried and has to make a configuration that can be run.
-
-    Args:
-        arguments: the command line without the program's name.
+    Hydra would refuse them too, but advise to append unknown keys, which is never the remedy here. In a multirun
+    (`seed=0,1,2`) every value is tried, and has to give a configuration that can be run.
     """
     args = _parsed(arguments)
     if args.shell_completion or args.hydra_help:
@@ -150,7 +144,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
 
 
 def _sources(args: Namespace) -> ConfigSources:
-    """Return where the command line lets Hydra look."""
+    """Return where Hydra looks for configurations, by the command line."""
     folders = {}
     for flag in ("config_path", "config_dir"):
         if (text := getattr(args, flag)) is not None:
@@ -178,12 +172,12 @@ def _check_first_values(overrides: Sequence[Override], *, is_multirun: bool) -> 
 
 
 def _check_points(overrides: Sequence[Override]) -> None:
-    """Try every value of every axis of a multirun, with the first values of the others: points, but not all points."""
+    """Try every value of every axis of a multirun, with the first values of the other axes."""
     axes = {override.get_key_element(): _values(override) for override in overrides}  # the last of a key counts
     listed = {key: values for key, values in axes.items() if values is not None}
     first = {key: values[0] for key, values in listed.items()}
     points = [first, *({**first, key: value} for key, values in listed.items() for value in values[1:])]
-    complete = len(listed) == len(axes)  # else the sweeper chooses values, and required ones may be missing here
+    complete = len(listed) == len(axes)  # else the sweeper chooses values, and required ones may still be missing
     for point in points:
         try:
             config = compose_cached(list(point.values()))
@@ -195,12 +189,12 @@ def _check_points(overrides: Sequence[Override]) -> None:
 
 
 def _resolved_later(lines: Collection[str]) -> bool:
-    """Return whether a value may be known only where a point runs: another machine, or a job that Hydra numbers."""
+    """Return whether a value may only be known where a point runs: on another machine, or in a job of Hydra's."""
     return any("${hydra:" in line or line.startswith("hydra/launcher=") for line in lines)
 
 
 def _values(override: Override) -> list[str] | None:
-    """Return an override as text, once for each value where it is a sweep; None where only a sweeper can tell."""
+    """Return an override as text, once per value if it is a sweep; None if the values are up to a sweeper."""
     line = str(override.input_line)
     if not override.is_sweep_override():
         return [line]

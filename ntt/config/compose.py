@@ -25,24 +25,24 @@ from ntt.errors import ConfigError, raise_all
 
 
 def compose_config(overrides: Sequence[str]) -> ExperimentConfig:
-    """Compose `conf/config.yaml` with overrides outside a Hydra program; refuses what `from_hydra` does."""
+    """Compose `conf/config.yaml` with overrides, outside a Hydra program; raises what `from_hydra` does."""
     with hydra_session():
         return from_hydra(compose_lines(keep_text(overrides)))
 
 
 def compose_many(points: Sequence[Sequence[str]]) -> list[ExperimentConfig]:
-    """Compose many configurations, each from its overrides, in a fraction of the time of as many `compose_config`.
+    """Compose many configurations, each from its overrides, much faster than `compose_config` would.
 
-    What has been composed once is kept as long as the process lives, so later changes in `conf/` are not seen.
+    Parts composed once are kept as long as the process lives, so later changes in `conf/` are not seen.
     """
     with hydra_session():
         return [from_hydra(compose_cached(overrides)) for overrides in points]
 
 
 def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
-    """Return a configuration with the data set and the classes of a run, as its config.yaml has them, else defaults.
+    """Return a configuration with the data set and the classes of a run's config.yaml, and defaults for the rest.
 
-    Where the run kept files of its own is not restored, so nothing is written where somebody else's run says.
+    The run's own folders are not restored, so that nothing is written where somebody else's run says.
 
     Raises:
         ConfigError: if the data set's option or one of its settings no longer exists, or holds an interpolation.
@@ -51,7 +51,7 @@ def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
     roots = {"data_root": runtime["data_root"]} if "data_root" in runtime else {}
     restored = {"dataset": dict(settings["dataset"]), "split": dict(settings["split"]), "runtime": roots}
     if "${" in json.dumps(restored, default=str):
-        # A run keeps its configuration resolved; resolving here would put this machine's environment into a report.
+        # Runs store resolved configurations; resolving here would put this machine's environment into a report.
         raise ConfigError("The configuration of this run holds ${...}, which is not resolved for another user's run.")
     options = [f"{group}={settings[group]['name']}" for group in ("dataset", "split")]
     try:
@@ -87,7 +87,7 @@ def from_hydra(cfg: DictConfig) -> ExperimentConfig:
 
 
 def compose_cached(overrides: Sequence[str]) -> DictConfig:
-    """Do what Hydra's `compose` does, from parts composed before; explain what it refuses. Needs a `hydra_session`."""
+    """Do what Hydra's `compose` does, from parts composed earlier, and explain refusals. Needs a `hydra_session`."""
     try:
         parsed = OverridesParser.create().parse_overrides(keep_text(overrides))
         if (removal := removal_problem(parsed)) is not None:
@@ -121,7 +121,7 @@ def _whole(options: tuple[str, ...], context: Hashable) -> DictConfig:
 
 @cache
 def _part(lines: tuple[str, ...], context: Hashable) -> DictConfig:
-    """Compose; `context` is what else decides the result: where options come from, a variable that a default reads."""
+    """Compose; `context` is what else decides the result: the sources of options, a variable that a default reads."""
     return compose_lines(lines)
 
 
@@ -142,7 +142,7 @@ def _sets_a_value(override: Override) -> bool:
 
 def _missing(key: str) -> str:
     group, _, setting = key.partition(".")
-    if setting == "name":  # the option sets the name, so none is chosen
+    if setting == "name":  # options set the name, so none is chosen
         return (
             f"{group}: no option is chosen, or its file has no line `name: NAME`. Choose one on the command line: "
             f"{group}=NAME."
@@ -153,9 +153,7 @@ def _missing(key: str) -> str:
 def _added_keys(cfg: DictConfig, prefix: str = "") -> list[str]:
     """Return the keys that were added with `+` although no schema has them."""
     schema = OmegaConf.get_type(cfg)
-    declared_keys = (
-        {declared.name for declared in fields(schema)} if is_dataclass(schema) else {str(key) for key in cfg}
-    )
+    declared_keys = {declared.name for declared in fields(schema)} if is_dataclass(schema) else set(map(str, cfg))
     added = [f"{prefix}{key}" for key in map(str, cfg) if key not in declared_keys]
     for key in declared_keys:
         # An interpolation has no keys, and resolving it may fail.

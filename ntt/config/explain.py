@@ -37,13 +37,13 @@ def group_options(group: str) -> list[str]:
 
 
 def option_names(group: str) -> list[str]:
-    """Return the project's own options of a group, outside of a session."""
+    """Return the project's own options of a group, outside a session."""
     with hydra_session():
         return group_options(group)
 
 
 def no_schema(group: str) -> str:
-    """Explain an option whose file builds on no schema."""
+    """Explain that an option's file builds on no schema."""
     schemas = ", ".join(name for name in option_schemas(*OPTION_GROUPS[group]))
     return (
         f"{group}: the chosen option's file names no schema. Begin it with `defaults: [/schema/{group}/SCHEMA@_here_, "
@@ -67,16 +67,16 @@ def quoting_hint(override: str) -> str:
 
 
 def removal_problem(overrides: Sequence[Override]) -> str | None:
-    """Explain why the first `~KEY` is refused; None where there is none. Hydra would take away what a run needs."""
+    """Explain why the first `~KEY` is refused; None if there is none. Hydra would remove what a run needs."""
     for override in overrides:
         if override.type == OverrideType.DEL and not override.is_hydra_override():
             line = override.input_line
-            return f"{line}: settings cannot be removed, a run needs all of them. Leave {line} out to keep the default."
+            return f"{line}: a run needs all settings, so none can be removed. Leave {line} out to keep the default."
     return None
 
 
 def first_problem(lines: Sequence[str]) -> str | None:
-    """Explain why the first override that cannot be composed cannot; None where all can."""
+    """Explain the first override that cannot be composed; None if all can."""
     if _compose_error(lines) is None:
         return None
     if error := _compose_error([]):
@@ -120,7 +120,7 @@ def _explain(line: str, error: Exception, others: Sequence[str]) -> str:
 
 
 def _unusable_option(group: str, option: str, error: Exception) -> str:
-    """Explain an option whose file exists and cannot be used."""
+    """Explain why the file of an existing option cannot be used."""
     text = str(error)
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         text = f"line {error.problem_mark.line + 1}: {error.problem}"
@@ -134,7 +134,7 @@ def _unusable_option(group: str, option: str, error: Exception) -> str:
 
 
 def _no_such_plugin(line: str, name: str, installed: Sequence[str]) -> str:
-    """Explain a launcher or sweeper of Hydra that is not there."""
+    """Explain that a launcher or sweeper of Hydra is not installed."""
     text = f"{line}: this plug-in of Hydra is not installed. Installed: {', '.join(installed)}."
     if name in _PLUGINS:
         return f"{text} Get it with: pip install {_PLUGINS[name]}"
@@ -154,7 +154,7 @@ def _no_such_option(group: str, value: str, options: Sequence[str]) -> str:
     if close:
         return f"{text} Did you mean {group}={close[0]}?"
     if group == "split":
-        return f"{text} For your own choice use split.classes=[NAME,NAME]."
+        return f"{text} To choose classes yourself use split.classes=[NAME,NAME]."
     return text
 
 

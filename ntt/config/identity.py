@@ -1,7 +1,7 @@
 """What decides a result: the one definition of "the same run".
 
-Which settings decide is declared with each field (`ntt.base.settings.setting`). From these come the run's directory
-and id, which trackers, sweeps and reports use, and the keys of its stages and of what they keep in the store.
+Each field declares whether it decides (`ntt.base.settings.setting`). The deciding ones give a run's directory and id,
+which trackers, sweeps and reports use, and the keys of its stages and of their entries in the store.
 """
 
 from collections.abc import Mapping
@@ -33,10 +33,10 @@ def run_id(config: ExperimentConfig) -> str:
 
 
 def run_identity(config: ExperimentConfig) -> dict[str, Any]:
-    """Return what a run directory keeps to be told from others.
+    """Return what distinguishes a run directory from others.
 
     Returns:
-        "id", and "settings": all that decide the result and the names of the options, by dotted key; lists as text.
+        "id"; and "settings": those that decide the result and the names of options, by dotted key; lists as text.
     """
     names = {f"{group}.name": getattr(config, group).name for group in _NAMED_GROUPS}
     settings = flatten_settings(_deciding(config)) | names
@@ -45,7 +45,7 @@ def run_identity(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def run_directory(config: ExperimentConfig) -> Path:
-    """Derive the run's folder from its configuration: readable parts, then the beginning of its id."""
+    """Derive the run's folder from its configuration: readable parts, then the first digits of its id."""
     split = config.split
     is_own_list = split.name == "all" and split.classes is not None
     label = f"{len(split.classes or ())}classes" if is_own_list else split.name
@@ -59,7 +59,7 @@ def stage_settings(config: ExperimentConfig, stage: str) -> dict[str, Any]:
     groups = {name: getattr(config, name) for name in _STAGE_SETTINGS.get(stage, ())}
     settings = {name: deciding_settings(group) if is_dataclass(group) else group for name, group in groups.items()}
     if stage in _STAGES_WITH_MODELS:
-        # Device and threads change no more than rounding: what the store holds may be shared between machines.
+        # Device and threads affect rounding only, so machines may share a store.
         settings["precision"] = config.runtime.precision
     return settings
 
@@ -73,13 +73,13 @@ def stage_key(config: ExperimentConfig, stage: str, inputs: Mapping[str, Any]) -
 
 
 def model_settings(config: ExperimentConfig) -> dict[str, Any]:
-    """Return what tells models apart where they cannot be built, as on a login node without their device."""
+    """Return what distinguishes models that cannot be built, as on a login node without their device."""
     settings = _deciding(config)
     return {group: settings[group] for group in ("backbone", "segmenter", "runtime")}
 
 
 def _deciding(config: ExperimentConfig) -> dict[str, Any]:
-    """Return all settings that decide a result, and the kind of each option: two kinds may have the same settings."""
+    """Return the settings that decide a result, and the kind of each option: two kinds may share all settings."""
     settings = deciding_settings(config)
     for group in _GROUPS_WITH_KINDS:
         settings[group] = {"kind": getattr(getattr(config, group), "SCHEMA", ""), **settings[group]}
@@ -87,6 +87,6 @@ def _deciding(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def experiment_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a `run_identity` that make runs the same experiment, wherever they run, with any seed."""
+    """Return the settings of a `run_identity` that define the experiment, whatever the seed and the machine."""
     ignored = ("seed", "dataset.root")
     return {key: value for key, value in settings.items() if key not in ignored and not key.startswith("runtime.")}

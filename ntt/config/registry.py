@@ -1,8 +1,8 @@
-"""Finds the options of a config group and hands every schema to Hydra.
+"""Finds the options of each config group and passes their schemas to Hydra.
 
-A backbone, segmenter, matcher, data set or tracker is added by putting one module into the group's package and one
-YAML file into `conf/<group>/`. The module declares a dataclass derived from the group's base schema, with a class
-variable `SCHEMA` that names it; nothing has to be registered anywhere else.
+A backbone, segmenter, matcher, data set or tracker is one module in the group's package and one YAML file in
+`conf/<group>/`. The module declares a dataclass derived from the group's base schema, with a class variable `SCHEMA`
+that names it; nothing has to be registered.
 """
 
 import importlib
@@ -36,7 +36,7 @@ OPTION_GROUPS: dict[str, tuple[str, type]] = {
 
 
 def register_schemas() -> None:
-    """Hand every schema to Hydra's config store. Calling it again changes nothing."""
+    """Put every schema into Hydra's config store. Further calls change nothing."""
     store = ConfigStore.instance()
     store.store(name="schema", node=_writable(ExperimentConfig))
     for group, schema in _PLAIN_GROUPS.items():
@@ -47,9 +47,9 @@ def register_schemas() -> None:
 
 
 def option_schemas(package_name: str, base: type[T]) -> dict[str, type[T]]:
-    """Collect a config group's schemas, by name in order: the dataclasses in its package that derive from `base`.
+    """Collect a config group's schemas, sorted by name: the dataclasses in its package that derive from `base`.
 
-    Its modules are imported; packages of models are not, because adapters import those when a model is built.
+    Its modules are imported; third-party models are not, because adapters import those when a model is built.
 
     Raises:
         ConfigError: if two of them have the same name.

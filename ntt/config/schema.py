@@ -31,7 +31,7 @@ class ShotsConfig:
     """Name of the option, such as 5shot."""
 
     count: int | None = setting(5, ge=1)
-    """Reference instances per class, k. null: every usable instance of the references file (sampler=fixed only)."""
+    """Reference instances per class, k. null: all usable instances of the references file (sampler=fixed only)."""
 
     sampler: str = setting("native", one_of=SAMPLERS)
     """native: seeded per class; reference: the published code's stream; fixed: every annotation of the references
@@ -48,10 +48,10 @@ class ShotsConfig:
     """Smallest distance of a valid reference's box from the image border, pixels."""
 
     def problems(self) -> list[str]:
-        """Return what contradicts each other."""
+        """Return contradictions between settings."""
         if self.count is not None or self.sampler == "fixed":
             return []
-        return ["shots.count=null is possible with shots.sampler=fixed only. Choose shots=all or shots=1shot."]
+        return ["shots.count=null is only possible with shots.sampler=fixed. Choose shots=all or shots=1shot."]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class SplitConfig:
     """The rare (r), common (c) or frequent (f) classes, as LVIS' files mark them. null: whatever their frequency."""
 
     def problems(self) -> list[str]:
-        """Return what contradicts each other."""
+        """Return contradictions between settings."""
         if self.classes is None:
             return []
         if not self.classes:
@@ -110,8 +110,8 @@ class EvaluationConfig:
     which classes were searched for. conf/config.yaml takes it from the data set: dataset.protocol."""
 
     difficult: str | None = setting(None, one_of=("crowd", "ordinary"))
-    """How target objects marked `difficult` (Pascal VOC) count. crowd: neither to be found nor wrong to find; ordinary:
-    like any other; null: as the annotation file has them, which is crowd after `ntt data get voc`."""
+    """How target objects marked `difficult` (Pascal VOC) count. crowd: not required, but not wrong to find; ordinary:
+    like any other; null: as in the annotation file, which is crowd after `ntt data get voc`."""
 
     semantic: str = setting("none", one_of=PAINTINGS)
     """mIoU over the searched classes, of detections painted into one label per pixel. correct: the highest score owns a
@@ -121,9 +121,9 @@ class EvaluationConfig:
     """Detections below this score are not painted, in [0, 1]."""
 
     thresholds: str = setting("auto", one_of=("auto", "proposed", "fixed"), decides=False)
-    """Scores from which on detections are drawn and counted, and precision, recall and F1 measured; AP needs none.
-    proposed: by references, where a class has two or more, which takes the candidates of their images; fixed: 0.4
-    throughout; auto: proposed where pictures are drawn or the matcher is auto, else not measured."""
+    """Lowest scores at which detections are drawn and counted, and precision, recall and F1 measured; AP needs none.
+    proposed: from the references of classes with two or more, which takes the candidates of their images; fixed: 0.4
+    throughout; auto: proposed if pictures are drawn or the matcher is auto, else not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,11 +149,11 @@ class VisualisationConfig:
     """Images on the sheets of the best and of the worst images; 0: no sheets."""
 
     features: bool = False
-    """Draw what the backbone sees of each reference, and how similar each place of a target image is to each class.
+    """Draw the backbone's features of each reference, and how similar each patch of a target image is to each class.
     References and these targets are encoded again."""
 
     max_feature_images: int = setting(4, ge=0)
-    """Target images to draw similarities of: the first ones of those chosen above."""
+    """Target images to draw similarities of: the first of those chosen above."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,11 +173,11 @@ class RuntimeConfig:
     """Send models through torch.compile."""
 
     deterministic: bool = True
-    """Choose operations whose result is the same at every call, where torch has them, and warn of others."""
+    """Choose operations that give the same result at every call, where torch has them, and warn of others."""
 
     threads: int = setting(1, ge=1, le=1024)
     """CPU threads per process. Rounding may depend on it, so it is a setting and not a property of the machine. More
-    than one pays only on cores nothing else uses: threads that wait for each other are slow."""
+    than one only helps on otherwise idle cores: threads that wait for each other are slow."""
 
     output_root: str = setting(OUTPUT_ROOT, decides=False)
     """Folder of run directories."""
@@ -223,7 +223,7 @@ class ExperimentConfig:
     """all, or one stage, which is run together with the missing results it needs."""
 
     published: dict[str, Any] | None = setting(None, decides=False)
-    """What the authors published for the experiment; `ntt report --expected` compares with it."""
+    """The published values of the experiment, which `ntt report --expected` compares with."""
 
     experiment: str | None = setting(None, decides=False)
-    """Name of the overlay `experiment=NAME` the settings started from; set by the overlay itself. null: none."""
+    """Name of the overlay `experiment=NAME`, which sets it; null: none."""

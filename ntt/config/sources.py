@@ -34,7 +34,7 @@ class ConfigSources:
 
 
 class SearchPath(SearchPathPlugin):
-    """Adds folders to the search path of every Hydra of this process, as long as it has some."""
+    """Adds folders to the search path of every Hydra configuration in this process."""
 
     folders: ClassVar[tuple[Path, ...]] = ()
 
@@ -45,7 +45,7 @@ class SearchPath(SearchPathPlugin):
 
 
 def register(*more: Path) -> None:
-    """Hand the schemas and the folders of options to Hydra; `more` are further ones."""
+    """Pass the schemas and the folders of options to Hydra; `more` are further folders."""
     register_schemas()
     Plugins.instance().register(SearchPath)
     SearchPath.folders = (CONF_DIR, CONFIG_ROOT / "experiments", *more)
@@ -56,12 +56,9 @@ _ACTIVE: ContextVar[ConfigSources] = ContextVar("sources")
 
 @contextmanager
 def hydra_session(sources: ConfigSources | None = None) -> Iterator[None]:
-    """Let Hydra read configurations while the block runs, wherever the program was started from.
-
-    `sources` are the project's own by default.
-    """
+    """Let Hydra read configurations, by default the project's own, from anywhere while the block runs."""
     sources = sources or ConfigSources()
-    # Hydra may be in use already: by the application that called us, or by a package such as sam2.
+    # Hydra may already be in use by the application that called us, or by a package such as sam2.
     state, folders = GlobalHydra.instance(), SearchPath.folders
     before, state.hydra = state.hydra, None
     register(*(() if sources.folder is None else (sources.folder,)))

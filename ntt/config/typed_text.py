@@ -1,4 +1,4 @@
-"""Settings that are text or paths keep what was typed: `dataset.root=2024_01_15` is a folder, not a number of days."""
+"""Settings that are text keep what was typed: `dataset.root=2024_01_15` is a folder, not the number 20240115."""
 
 import re
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ def keep_text(lines: Sequence[str]) -> list[str]:
     """Quote, in values of settings that are text, what Hydra would read as a number, a truth value or null.
 
     Raises:
-        ConfigError: for a number of hundreds of digits, which nothing can read.
+        ConfigError: for a number of hundreds of digits, which Python refuses to read.
     """
     for line in lines:
         if re.search(r"\d{400}", line):
-            raise ConfigError(f"{line[:40]}...: no setting has a number of so many digits. Give a shorter one.")
+            raise ConfigError(f"{line[:40]}...: no setting takes a number of so many digits. Give a shorter one.")
     return [_quoted(line) for line in lines]
 
 
@@ -39,9 +39,8 @@ def _quoted(line: str) -> str:
 def _quote(token: str, *, null_is_none: bool) -> str:
     text = token.strip()
     is_null = text.lower() == "null" and not null_is_none
-    return (
-        token.replace(text, f"'{text}'") if is_null or text.lower() in ("true", "false") or _is_number(text) else token
-    )
+    is_typed = is_null or text.lower() in ("true", "false") or _is_number(text)
+    return token.replace(text, f"'{text}'") if is_typed else token
 
 
 def _is_number(text: str) -> bool:

@@ -27,16 +27,16 @@ def draw_comparison(
     file_name: str = "",
     note: str = "",
 ) -> Image.Image:
-    """Draw ground truth at the left, predictions at the right, a header above and the classes present below.
+    """Draw ground truth on the left, predictions on the right, a header above and the classes present below.
 
     Args:
         image_HW3: uint8 [H, W, 3], RGB.
-        ground_truth: None for an image without annotations: the predictions are then drawn alone.
+        ground_truth: None for an image without annotations, whose predictions are drawn alone.
         detections: of this image.
-        class_names: name of each class index.
-        thresholds_C: float32, for each class the score from which on detections are drawn.
-        file_name: shown in the header.
-        note: shown at the right end of the header.
+        class_names: by class index.
+        thresholds_C: float32, the lowest score of each class that is drawn.
+        file_name: at the left of the header.
+        note: at the right of the header.
 
     Returns:
         RGB, at least 480 px wide.
@@ -57,7 +57,7 @@ def draw_comparison(
 
 
 def _range_text(thresholds_C: FloatArray) -> str:
-    """Return the threshold of all classes, with as many decimals as it needs, two at least; or the range."""
+    """Return the threshold of all classes with as many decimals as it needs, at least two; or the range of several."""
     low, high = float(thresholds_C.min()), float(thresholds_C.max())
     return f"{low:.2f} to {high:.2f}" if high > low else max(f"{low:.2f}", f"{low:.6g}", key=len)
 
@@ -93,10 +93,7 @@ def _picture(image_HW3: ByteArray, instances: DrawnInstances, class_names: Seque
 def draw_legend(
     ground_truth: DrawnInstances | None, predicted: DrawnInstances, class_names: Sequence[str], width: int, text_px: int
 ) -> Image.Image | None:
-    """Draw the colours of the classes that are present, with their numbers of objects; None where there is nothing.
-
-    At most eight rows, and a line for the rest.
-    """
+    """Draw the colours of the classes present and their numbers of objects in at most eight rows, or None."""
     predictions = Counter(predicted.labels.tolist())
     annotations = Counter[int]()
     if ground_truth is not None:  # crowd regions are in the legend, but not counted

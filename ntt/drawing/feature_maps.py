@@ -28,7 +28,7 @@ def draw_feature_pca(feature_map_Dgg: FloatMap, weights_gg: FloatMap, image_HW3:
     """
     channels, rows, columns = feature_map_Dgg.shape
     features_ND = np.asarray(feature_map_Dgg, dtype=np.float64).reshape(channels, -1).T
-    # A mask that vanishes on the grid weighs nothing; the plain components are then the honest picture.
+    # A mask that vanishes on the grid leaves no weights; the unweighted components are then all there is to show.
     weights_N = np.asarray(weights_gg if weights_gg.any() else np.ones_like(weights_gg), dtype=np.float64).reshape(-1)
     shown_N3 = _unit_range(_principal_components(features_ND, weights_N), weights_N)
     rgb = np.rint(shown_N3 * 255).astype(np.uint8).reshape(rows, columns, 3)

@@ -1,4 +1,4 @@
-"""Instances painted over their image: masks, boxes and labels. Boxes are (left, top, right, bottom) in the picture."""
+"""Masks, boxes and labels painted over an image. Boxes are (left, top, right, bottom) in pixels of the picture."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -114,7 +114,7 @@ def annotate_mask(
     mask = mask.crop((left, top, min(mask.width, box[2] + margin), min(mask.height, box[3] + margin)))
     filling = ImageChops.multiply(mask, _stripes(mask.size)) if hatched else mask
     picture.paste(colour, (left, top), filling.point(np.rint(np.arange(256) * opacity).astype(int).tolist()))
-    # Across the rim of a blurred mask the values run from 0 to 255; the rim itself is where they pass the middle.
+    # A blurred mask rises from 0 to 255 across its rim, which is where it passes the middle.
     blurred = mask.filter(ImageFilter.GaussianBlur(line_px / 1.35))
     picture.paste((0, 0, 0), (left, top), blurred.point(_rim_table(0.04, 0.35, opacity=0.5)))
     picture.paste(colour, (left, top), blurred.point(_rim_table(0.25, 0.60, opacity=1.0)))
@@ -133,8 +133,8 @@ def annotate_box(picture: Image.Image, box_xyxy: BoxXyxy, *, colour: Rgb) -> Non
 def annotate_labels(picture: Image.Image, labels: Iterable[tuple[str, Rgb, BoxXyxy]]) -> None:
     """Write a label at the top-left corner of each box: above the box, or inside where there is no room above.
 
-    A label that would cover an earlier one moves down until it is free. One that would leave its box that way, by
-    more than two lines, is left out: the class then shows by its colour alone. The most important ones come first.
+    A label that would cover an earlier one moves down, as far as the bottom of its box or by two lines. If it is still
+    not free it is left out, and colour alone shows the class. The most important labels come first.
     """
     size_px = label_size_px(picture.size)
     draw = ImageDraw.Draw(picture, "RGBA")

@@ -1,4 +1,4 @@
-"""Which detections of an image are right, and one number for how well it went."""
+"""Which detections of an image are correct, and one number for the quality of them all."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,21 +10,20 @@ from ntt.types import Detections, FloatArray, IntArray
 Array = npt.NDArray[np.float64]
 
 WRONG, IN_CROWD = -1, -2
-"""In place of an object's index: a detection that finds none, and one of those that lie in a crowd region."""
+"""In place of an object's index: a detection without an object, and one that lies in a crowd region."""
 
 _MATCH_IOU = 0.5
 """A pair matches at this IoU or higher."""
 
 
 def match_objects(ground_truth: DrawnInstances, detections: Detections) -> tuple[IntArray, Array]:
-    """Find the object each detection is right about.
+    """Match each detection to the object it finds.
 
-    Each detection, by descending score, takes the object of its class that it overlaps most among those still free. IoU
-    is that of the masks where both have one, else of the boxes. A detection without an object is not wrong where at
-    least half of it lies in a crowd region of its class; crowd regions are never objects.
+    By descending score, each detection takes the object of its class that it overlaps most among those still free. IoU
+    is that of the masks where both have one, else of the boxes. A detection without an object is not wrong if at least
+    half of it lies in a crowd region of its class; crowd regions are never objects.
 
-    Since only those with higher scores come before a detection, the result also holds for the detections above any
-    threshold alone.
+    A match depends only on detections with higher scores, so the result also holds above any threshold.
 
     Returns:
         For each detection the object's index, or WRONG or IN_CROWD, int64 [N]; and the IoU, float64 [N], 0 without one.
@@ -52,12 +51,12 @@ def image_quality(
 ) -> float | None:
     """Compute the panoptic quality of one image (Kirillov et al., 2019, eq. 1), over all classes at once.
 
-    Sum of the matched pairs' IoU / (TP + FP / 2 + FN / 2), of the detections from the threshold of their class on; see
-    `match_objects`.
+    Sum of the IoU of matched pairs / (TP + FP / 2 + FN / 2), over detections that reach the threshold of their class;
+    see `match_objects`.
 
     Returns:
-        Between 0 and 1; None where there is nothing to rank: no annotations known, or neither an object nor a
-        detection that counts (an image rightly left empty would otherwise head every list of best images).
+        Between 0 and 1; None where there is nothing to rank: no annotations, or neither an object nor a detection that
+        counts (images rightly left empty would otherwise head every list of best images).
     """
     if ground_truth is None:
         return None

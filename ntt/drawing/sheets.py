@@ -33,9 +33,9 @@ def cut_reference_tile(
     file_name: str,
     annotation_id: int,
 ) -> Tile:
-    """Cut one reference out of its image, with its outline, its surroundings darkened.
+    """Cut one reference out of its image, outlined, with its surroundings darkened.
 
-    The crop is half as wide again as the longer side of the box; beyond the image's borders the tile is black.
+    The side of the crop is 1.5 times the longer side of the box; beyond the image the tile is black.
 
     Args:
         image_HW3: uint8 [H, W, 3], RGB.

@@ -38,9 +38,9 @@ def line_height_px(size_px: int) -> int:
 
 
 def shorten(text: str, max_width_px: int, size_px: int, *, bold: bool = False, middle: bool = False) -> str:
-    """Join a text into one line and cut it to a width, with an ellipsis; empty where not even the ellipsis fits.
+    """Put a text on one line and shorten it to a width with an ellipsis; "" where not even the ellipsis fits.
 
-    `middle` cuts out of the middle, as suits file names, whose end tells them apart.
+    `middle` cuts from the middle, which suits file names: their ends tell them apart.
     """
     text = shortened = clean(text)
     length = len(text)
@@ -95,10 +95,7 @@ def _label_padding(size_px: int) -> int:
 
 
 def _font_for(text: str, size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
-    """Choose DejaVu Sans, which comes with matplotlib, or an installed font of wide coverage where it lacks glyphs.
-
-    Where neither has the glyphs, DejaVu's empty boxes are drawn.
-    """
+    """Choose DejaVu Sans, which comes with matplotlib, or where it lacks glyphs an installed font of wide coverage."""
     if all(ord(character) in _dejavu_characters() for character in text):
         return _dejavu(size_px, bold=bold)
     return _wide_coverage_font(size_px) or _dejavu(size_px, bold=bold)

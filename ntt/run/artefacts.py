@@ -1,4 +1,4 @@
-"""The run directory's files: how each artefact is written and read back."""
+"""The files of a run directory: how each artefact is written and read back."""
 
 import csv
 import io
@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -32,7 +31,7 @@ from ntt.types import (
     ReferenceSet,
 )
 
-# Beginnings of the names of a memory's tensors, and the fields they are of.
+# Prefixes of the names of a memory's tensors, and the fields they belong to.
 MEMORY_FIELDS = {
     "class": "features",
     "background": "backgrounds",
@@ -42,7 +41,7 @@ MEMORY_FIELDS = {
 
 
 def write_predictions(path: Path, detections: Sequence[Detections], categories: Sequence[Category]) -> Path:
-    """Write COCO results, a file that pycocotools and other viewers load; image by image, for it is large."""
+    """Write COCO results, which pycocotools and viewers load; image by image, because the file is large."""
 
     def parts() -> Iterator[bytes]:
         yield b"["
@@ -53,14 +52,13 @@ def write_predictions(path: Path, detections: Sequence[Detections], categories: 
                 separator = ", "
         yield b"]\n"
 
-    write_parts(path, parts())
-    return path
+    return write_parts(path, parts())
 
 
 def results_text(image: Detections, categories: Sequence[Category]) -> str:
-    """Return the results of one image as `json.dumps` would write them, in half the time."""
+    """Return the results of one image just as `json.dumps` would write them, in half the time."""
     image_id, size = json.dumps(image.image_id, ensure_ascii=False), f"[{image.height}, {image.width}]"
-    slash, escaped = "\\", "\\\\"  # of the characters of run lengths, JSON escapes no other
+    slash, escaped = "\\", "\\\\"  # the only character in run lengths that JSON escapes
     columns = (image.labels.tolist(), image.scores.tolist(), image.boxes_xywh.tolist(), image.rles)
     return ", ".join(
         f'{{"image_id": {image_id}, "category_id": {categories[label].id}, "score": {score!r}, "bbox": {box!r}, '
@@ -70,10 +68,7 @@ def results_text(image: Detections, categories: Sequence[Category]) -> str:
 
 
 def write_images(path: Path, images: Sequence[ImageRecord], categories: Sequence[Category]) -> Path:
-    """Write the images and classes that a results file refers to as an annotation file in COCO format.
-
-    pycocotools, FiftyOne and CVAT open the two together.
-    """
+    """Write the images and classes of a results file in COCO format: pycocotools, FiftyOne and CVAT open the two."""
     document = {
         "info": {"description": "images and classes of predictions.json"},
         "images": [
@@ -83,8 +78,7 @@ def write_images(path: Path, images: Sequence[ImageRecord], categories: Sequence
         "categories": [{"id": category.id, "name": category.name} for category in categories],
         "annotations": [],
     }
-    write_text(path, json.dumps(document) + "\n")  # in ASCII: a file name need not be UTF-8
-    return path
+    return write_text(path, json.dumps(document) + "\n")  # in ASCII: a file name need not be UTF-8
 
 
 def write_counts(
@@ -95,10 +89,10 @@ def write_counts(
     *,
     thresholds_C: FloatArray,
 ) -> Path:
-    """Write a table: how many detections of a class reach its threshold, and the best score.
+    """Write a table of how many detections of a class reach its threshold, and the best score.
 
-    One row per image and class that has any detection there: with the 1,203 classes of LVIS, rows for all would be
-    gigabytes of zeros.
+    It has a row per image and class with any detection: with the 1,203 classes of LVIS, rows for all would be gigabytes
+    of zeros.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -112,8 +106,7 @@ def write_counts(
         for label in sorted(best):
             names = (printable(record.file_name), printable(categories[label].name))
             writer.writerow([*names, numbers[label], f"{best[label]:.4f}", f"{thresholds_C[label]:g}"])
-    write_text(path, stream.getvalue())
-    return path
+    return write_text(path, stream.getvalue())
 
 
 def read_predictions(path: Path, images: Sequence[ImageRecord], categories: Sequence[Category]) -> list[Detections]:
@@ -137,29 +130,18 @@ def read_predictions(path: Path, images: Sequence[ImageRecord], categories: Sequ
 
 
 def write_references(path: Path, references: ReferenceSet, dataset: CocoDataset) -> Path:
-    """Write the references as JSON: which annotations of the references file they are."""
-    return _write_json(path, references_to_json(references, dataset))
+    """Write which annotations of the references file the references are."""
+    return write_json(path, references_to_json(references, dataset))
 
 
 def write_candidate_counts(path: Path, counts: Sequence[int]) -> Path:
-    """Write the number of candidates of each image as JSON."""
-    return _write_json(path, {"candidates_per_image": counts})
+    """Write the number of candidates of each image."""
+    return write_json(path, {"candidates_per_image": counts})
 
 
 def read_candidate_counts(path: Path) -> tuple[int, ...]:
     """Read the numbers of candidates back."""
     return tuple(read_json(path)["candidates_per_image"])
-
-
-def write_proposals(path: Path, recall: ProposalRecall) -> Path:
-    """Write the recall of the candidates as JSON."""
-    return _write_json(path, recall)
-
-
-def read_proposals(path: Path) -> ProposalRecall:
-    """Read the recall of the candidates back."""
-    recall: ProposalRecall = read_json(path)
-    return recall
 
 
 def flat_proposals(recall: ProposalRecall) -> dict[str, float]:
@@ -169,7 +151,7 @@ def flat_proposals(recall: ProposalRecall) -> dict[str, float]:
 
 
 def write_memory(path: Path, memory: MemoryBank, *, made_with: str = "") -> Path:
-    """Write a memory bank as safetensors; the categories, and a digest of its settings, are in its metadata."""
+    """Write a memory bank as safetensors, with the categories and a digest of its settings as metadata."""
     tensors = {
         f"{name}_{label}": vectors
         for name, field in MEMORY_FIELDS.items()
@@ -179,7 +161,7 @@ def write_memory(path: Path, memory: MemoryBank, *, made_with: str = "") -> Path
 
 
 def read_memory(path: Path, *, made_with: str = "") -> MemoryBank:
-    """Read a memory bank back; a ConfigError where it was made with other settings than asked for ("": any)."""
+    """Read a memory bank back; a ConfigError if it was made with settings other than `made_with` ("": any)."""
     tensors, categories = _read_tensors(path, made_with=made_with)
     names = {field: [f"{name}_{label}" for label in range(len(categories))] for name, field in MEMORY_FIELDS.items()}
     vectors = {field: tuple(tensors[name] for name in own if name in tensors) for field, own in names.items()}
@@ -187,8 +169,8 @@ def read_memory(path: Path, *, made_with: str = "") -> MemoryBank:
 
 
 def write_reference_check(path: Path, check: ReferenceCheck) -> Path:
-    """Write what references say of themselves as JSON."""
-    return _write_json(path, asdict(check))
+    """Write the result of leaving references out in turn."""
+    return write_json(path, asdict(check))
 
 
 def read_reference_check(path: Path) -> ReferenceCheck:
@@ -197,8 +179,8 @@ def read_reference_check(path: Path) -> ReferenceCheck:
 
 
 def write_operating_points(path: Path, points: OperatingPoints) -> Path:
-    """Write precision, recall and F1 at thresholds as JSON."""
-    return _write_json(path, {name: {kind: asdict(point) for kind, point in of.items()} for name, of in points.items()})
+    """Write precision, recall and F1 at thresholds."""
+    return write_json(path, {name: {kind: asdict(point) for kind, point in of.items()} for name, of in points.items()})
 
 
 def read_operating_points(path: Path) -> OperatingPoints:
@@ -219,11 +201,11 @@ def read_prototypes(path: Path) -> Prototypes:
 
 
 def write_metrics(path: Path, metrics: Metrics) -> Path:
-    """Write metrics as JSON."""
+    """Write metrics."""
     values = asdict(metrics)
     if metrics.difficult is None:  # of interest for Pascal VOC only
         del values["difficult"]
-    return _write_json(path, values)
+    return write_json(path, values)
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -240,19 +222,13 @@ def flat_metrics(metrics: Metrics) -> dict[str, float]:
     return flat
 
 
-def _write_json(path: Path, value: Any) -> Path:
-    write_json(path, value)
-    return path
-
-
 def _write_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], categories: Sequence[Category], *, made_with: str = ""
 ) -> Path:
     metadata = {"categories": json.dumps([[category.id, category.name] for category in categories])}
     metadata |= {"made_with": made_with} if made_with else {}
     data = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()}, metadata=metadata)
-    write_bytes(path, data)
-    return path
+    return write_bytes(path, data)
 
 
 def _read_tensors(path: Path, *, made_with: str = "") -> tuple[dict[str, torch.Tensor], tuple[Category, ...]]:

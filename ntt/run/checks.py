@@ -1,4 +1,4 @@
-"""Checks before a run starts for everything that would stop it later. Nothing is written."""
+"""Checks for everything that would stop a run later, before it starts. Nothing is written."""
 
 import logging
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def check_run(run: Pipeline) -> None:
     """Check device, weights, annotations, images and folders of a run.
 
     Raises:
-        NttError: naming all problems of the first kind met.
+        NttError: naming all problems of the first kind found.
     """
     _ = run.models, run.key(REFERENCES), run.key(CANDIDATES)
     missing = _missing_candidates(run)
@@ -46,7 +46,7 @@ def check_run(run: Pipeline) -> None:
 
 
 def _warn_of_contents(run: Pipeline, *, compares_images: bool) -> None:
-    """Name target images that are references too, classes without an object, and images with too many objects."""
+    """Warn of target images that are references too, classes without objects, and images with too many objects."""
     config, inputs = run.config, run.inputs
     counted = MAX_DETECTIONS[cast("Protocol", config.evaluation.protocol)][-1]
     limit = min(getattr(config.matcher, "max_detections", counted), counted)
@@ -80,17 +80,17 @@ def _missing_candidates(run: Pipeline) -> list[ImageRecord]:
 
 
 def _check_store(run: Pipeline, missing: Sequence[ImageRecord]) -> None:
-    """Refuse a store that cannot be written; a complete one of another user serves the run."""
+    """Refuse a store that cannot be written, unless it already holds all the run needs."""
     store = run.models.store
     error = dist.broadcast_from_main(store.writing_error, run.group)
     if error is not None and (missing or not store.root.is_dir()):
         raise error
     if error is not None:
-        _LOG.warning("The store %s is read only for you: it serves this run, and nothing is added to it.", store.root)
+        _LOG.warning("The store %s is read-only for you: this run uses it, and adds nothing to it.", store.root)
 
 
 def _unreadable(records: Sequence[ImageRecord], run: Pipeline) -> list[str]:
-    """Return what is wrong with images, in every process; each checks its share."""
+    """Return what is wrong with images; each process checks its share and learns of all."""
     problem = None
     try:
         own_records = [record for _, record in dist.share(records, run.group)]

@@ -1,4 +1,4 @@
-"""What a run executes on: device, threads, determinism; and the details of it that are kept with the results."""
+"""What a run executes on: device, threads, determinism; and the details of it that go with the results."""
 
 import os
 import platform
@@ -25,9 +25,9 @@ _PACKAGES = (
 
 
 def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
-    """Set threads and determinism for this process and decide where models run.
+    """Set threads and determinism for this process, and decide where models run.
 
-    Each process of a node gets its own GPU, by its number `local_rank`, unless the settings name one.
+    Each process of a node gets the GPU of its number, `local_rank`, unless the settings name one.
 
     Raises:
         ConfigError: for a device, a precision or a compiler that is not available here.
@@ -36,12 +36,12 @@ def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
     check_precision(runtime.precision, device)
     torch.set_num_threads(runtime.threads)
     if runtime.deterministic:
-        # Read by cuBLAS when it starts: without it, its matrix products may differ from call to call.
+        # cuBLAS reads this when it starts; without it, matrix products may differ from call to call.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if runtime.compile:
         check_compiler(device)
         torch.use_deterministic_algorithms(runtime.deterministic, warn_only=True)
-    else:  # the same without loading the compiler, which takes seconds
+    else:  # the same, without loading the compiler, which takes seconds
         torch.set_deterministic_debug_mode("warn" if runtime.deterministic else "default")
     torch.backends.cudnn.benchmark = not runtime.deterministic
     if device.type == "cuda":
@@ -52,7 +52,7 @@ def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
 
 
 def environment_details(placement: Placement, *, num_processes: int) -> dict[str, Any]:
-    """Return the details of machine and software that matter to a reader of the results."""
+    """Return the details of machine and software that readers of the results need."""
     on_cuda = placement.device.startswith("cuda")
     return {
         "python": platform.python_version(),

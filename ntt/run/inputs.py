@@ -1,4 +1,4 @@
-"""What a run begins with: annotation files, the classes to search, the references, the digests of images."""
+"""What a run starts from: annotation files, the classes to search, the references, the digests of images."""
 
 import itertools
 import logging
@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inputs:
-    """Checked inputs; `categories` is sorted by id, its order is the class index."""
+    """Checked inputs; `categories` is sorted by id, and its order defines the class index."""
 
     reference_data: CocoDataset
     target_data: CocoDataset
@@ -66,16 +66,16 @@ def searched_categories(config: ExperimentConfig, reference_data: CocoDataset) -
         frequency=split.frequency,
         frequencies=reference_data.frequencies,
     )
-    return (
-        sampling.annotated_categories(reference_data, categories) if config.shots.sampler == "reference" else categories
-    )
+    if config.shots.sampler == "reference":
+        return sampling.annotated_categories(reference_data, categories)
+    return categories
 
 
 def drawn_references(config: ExperimentConfig, dataset: CocoDataset, categories: tuple[Category, ...]) -> ReferenceSet:
-    """Draw the references of some classes as the settings ask for; by category id.
+    """Draw the references of classes, ordered by category id, as the settings ask.
 
     Raises:
-        ConfigError: if there is no class.
+        ConfigError: if there are no classes.
         DataError: if a class has no usable instance or, if `shots.strict`, too few.
     """
     shots = config.shots
@@ -96,7 +96,7 @@ def drawn_references(config: ExperimentConfig, dataset: CocoDataset, categories:
 
 
 def read_alike(datasets: Sequence[CocoDataset], config: DatasetConfig) -> list[CocoDataset]:
-    """Settle how the images of a data set are read: one white level, and the orientation its settings ask for."""
+    """Decide how the images of a data set are read: with one white level, and the orientation of its settings."""
     level = config.white_level
     if level is None:
         level = white_level([path for dataset in datasets for path in dataset.depth_sample])
@@ -128,20 +128,20 @@ def _read_both(files: DatasetFiles, read: Callable[..., CocoDataset]) -> tuple[C
 
 
 def input_files(inputs: Inputs) -> dict[str, dict[str, str]]:
-    """Return the annotation files a run reads, with the SHA-256 of each: what it was computed from."""
+    """Return the annotation files that a run reads, with the SHA-256 of each."""
     files = {"references": inputs.reference_data, "targets": inputs.target_data}
     return {role: {"file": str(data.annotation_file), "sha256": data.file_sha256} for role, data in files.items()}
 
 
 def warn_of_unknown_classes(categories: tuple[Category, ...], targets: CocoDataset) -> None:
-    """Name the classes of annotated targets that the references lack: they are not searched."""
+    """Warn of annotated classes of the targets that the references lack, and that are therefore not searched."""
     searched = {category.id for category in categories}
     annotated = {instance.category_id for instance in targets.instances}
     names = [category.name for category in targets.categories if category.id in annotated - searched]
     if names:
         _LOG.warning(
-            "%d class(es) of the targets are no categories of the references and are neither searched nor evaluated: "
-            "%s. Add examples of them to the references if they are to be found.",
+            "%d class(es) of the targets are not among the references, and are neither searched nor evaluated: %s. Add "
+            "examples of them to the references to search them.",
             *(len(names), ", ".join(names if len(names) < 6 else [*names[:5], "..."])),
         )
 
@@ -163,7 +163,7 @@ def check_agreement(categories: tuple[Category, ...], targets: CocoDataset) -> N
 def image_digests(records: Sequence[ImageRecord], group: dist.ProcessGroup) -> list[str | None]:
     """Return the SHA-256 of each image file, in every process; None for one that cannot be read."""
     positions = range(len(records))[group.rank :: group.size]
-    # A share of the images per thread: most digests are cached, and handing over each one would cost more.
+    # A share of the images per thread: most digests are cached, and a task for each would cost more.
     shares = [positions[index::_READING_THREADS] for index in range(_READING_THREADS)]
     with ThreadPoolExecutor(_READING_THREADS) as pool:
         parts = pool.map(lambda share: [(position, _digest(records[position])) for position in share], shares)
@@ -173,5 +173,5 @@ def image_digests(records: Sequence[ImageRecord], group: dist.ProcessGroup) -> l
 def _digest(record: ImageRecord) -> str | None:
     try:
         return image_digest(record)
-    except DataError:  # to be reported together with all others
+    except DataError:  # reported later, together with all others
         return None

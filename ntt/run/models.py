@@ -1,4 +1,4 @@
-"""What a run computes with, built the same way for a run, a sweep's worker and `Predictor`: models and store."""
+"""Models and store, built the same way for a run, a sweep's worker and `Predictor`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Models:
-    """The models of a configuration and what is made of them; networks are built when they are first used."""
+    """The models of a configuration and what is built from them; networks are built when first used."""
 
     config: ExperimentConfig
     placement: Placement
@@ -35,7 +35,7 @@ class Models:
 
     @cached_property
     def source(self) -> CandidateSource:
-        """Finds the candidates of an image."""
+        """What finds the candidates of an image."""
         return CandidateSource(
             segmenter=self.segmenter,
             backbone=self.backbone,
@@ -47,13 +47,13 @@ class Models:
 
     @cached_property
     def reference_masks(self) -> ReferenceMasks:
-        """The masks of references, also of those that have only a box."""
+        """The masks of references, including those annotated with only a box."""
         segmenter = choose_box_segmenter(self.config.memory.box_masks, self.segmenter, self.backbone)
         return ReferenceMasks(None if segmenter is None else BoxMasks(segmenter, self.store))
 
     @cached_property
     def encoder(self) -> ReferenceEncoder:
-        """Describes references."""
+        """What describes references."""
         return ReferenceEncoder(
             backbone=self.backbone,
             masks=self.reference_masks,
@@ -68,10 +68,10 @@ def build_models(
 ) -> Models:
     """Set this process up according to `config.runtime`, and build the models.
 
-    The workspace keeps them for later configurations; the store is by default that of `runtime.store_root`.
+    The workspace keeps them for later configurations; the default store is `runtime.store_root`.
 
     Raises:
-        NttError: naming everything that is missing here: the device, the precision, weights of either model.
+        NttError: naming everything that is missing: the device, the precision, weights of either model.
     """
     problems: list[NttError] = []
     workspace = Workspace() if workspace is None else workspace

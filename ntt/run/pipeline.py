@@ -1,8 +1,8 @@
 """A run in progress: its inputs, its models, and the results of its stages.
 
-Each stage has a key, the digest of everything that decides its result. Its files are written before its record, and
-the record names the key; a stage whose record carries the right key is read back instead of repeated. What a stage
-needs from earlier ones is made on demand, so any stage can be requested alone. The stages are in `ntt.run.stages`.
+Each stage has a key, the digest of everything that decides its result. Its files are written first, then a record with
+the key; a stage whose record has the right key is read back instead of repeated. What a stage needs from earlier ones
+is computed on demand, so any stage can be requested alone. The stages are in `ntt.run.stages`.
 """
 
 import logging
@@ -38,11 +38,11 @@ class Stage(Generic[T]):
         compute: computes the result, in all processes together.
         write: writes the result into the run directory and returns the files; called in the main process.
         read: reads back what was written.
-        describe: tells the result in a few words, for the log.
+        describe: puts the result in a few words, for the log.
         inputs: what decides the result besides settings and needed stages: digests of files, models' fingerprints.
         needs: the stages it builds on.
-        may_need: further ones, which depend on the run.
-        is_shared: whether a result is kept for later runs of the process that have the same one.
+        may_need: further stages, which depend on the run.
+        is_shared: whether the result is kept for later runs of the process with the same key.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Pipeline:
     """One run in one process.
 
     Attributes:
-        keeps_results: False: nothing is written; results are prepared in the workspace for the run they are of.
+        keeps_results: if false, nothing is written; results are prepared in the workspace for the run itself.
     """
 
     config: ExperimentConfig
@@ -79,7 +79,7 @@ class Pipeline:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """The annotation files and the classes to search; read once, by the main process first."""
+        """The annotation files and the classes to search, read by the main process first."""
         if not self.group.is_main:
             dist.barrier(self.group)
         inputs = read_inputs(self.config, read=self.workspace.read_coco)
@@ -94,24 +94,24 @@ class Pipeline:
 
     @cached_property
     def references(self) -> ReferenceSet:
-        """The references as they are drawn; nothing is written."""
+        """The references that are drawn; nothing is written."""
         return drawn_references(self.config, self.inputs.reference_data, self.inputs.categories)
 
     @cached_property
     def encoder(self) -> ReferenceEncoder:
-        """Describes references, without other objects in their surroundings if the matcher asks for that."""
+        """What describes references; without other objects in their surroundings if the matcher asks for that."""
         encoder, matcher = self.models.encoder, self.config.matcher
         if not matcher.reads_clear_surroundings:
             return encoder
         return replace(encoder, objects_of_image=self.objects_of_image)
 
     def objects_of_image(self, image_id: ImageId) -> tuple[Instance, ...]:
-        """Return all annotated objects of an image of references."""
+        """Return all annotated objects of a reference image."""
         return self.inputs.reference_data.instances_of_image(image_id)
 
     @property
     def reference_images(self) -> list[ImageRecord]:
-        """The images of references whose candidates are needed: all that anything asks for, or none."""
+        """The reference images whose candidates are needed: all of them, or none."""
         is_needed = self.config.matcher.reads_full_images or self.leaves_one_out
         return list(self.references.images.values()) if is_needed else []
 
@@ -139,19 +139,19 @@ class Pipeline:
         return list(self.inputs.target_data.images.values())
 
     def image_details(self, records: Sequence[ImageRecord]) -> list[Any]:
-        """Return what decides the content of images: a copy in another place is the same image."""
+        """Return what decides the content of images; a copy elsewhere is the same image."""
         digests = image_digests(records, self.group)
         return [[r.id, digest, r.height, r.width] for r, digest in zip(records, digests, strict=True)]
 
     def key(self, stage: Stage[Any]) -> str:
-        """Return the digest of everything that decides a stage's result; made by all processes together."""
+        """Return the digest of everything that decides a stage's result; all processes compute it together."""
         if stage.name not in self._keys:
             keys = {needed.name: self.key(needed) for needed in (*stage.needs, *stage.may_need(self))}
             self._keys[stage.name] = stage_key(self.config, stage.name, {**keys, **stage.inputs(self)})
         return self._keys[stage.name]
 
     def is_done(self, stage: Stage[Any]) -> bool:
-        """Return whether a stage's files exist as they were written; checked until they do."""
+        """Return whether a stage's files exist as they were written; once they do, they are not checked again."""
         if stage.name not in self._finished:
             key = self.key(stage)
             if dist.broadcast_from_main(self.group.is_main and self.directory.is_done(stage.name, key), self.group):
@@ -159,7 +159,7 @@ class Pipeline:
         return stage.name in self._finished
 
     def result(self, stage: Stage[T]) -> T:
-        """Return a stage's result: from this process's memory, from its files, or computed and written now."""
+        """Return a stage's result: from memory, from its files, or computed and written now."""
         if stage.name in self._results:
             return cast("T", self._results[stage.name])
         if self.is_done(stage):
@@ -188,7 +188,7 @@ class Pipeline:
         return result
 
     def _compute(self, stage: Stage[T]) -> tuple[T, Collection[tuple[str, str]]]:
-        """Return a stage's result, prepared or computed now, and the store's entries it was made of."""
+        """Return a stage's result, prepared earlier or computed now, and the store entries that went into it."""
         prepared, store, key = self.workspace.prepared, self.models.store, self.key(stage)
         if key not in prepared:
             used_before = set(store.used)
@@ -204,7 +204,7 @@ class Pipeline:
         return ready.result, ready.used
 
     def tidy(self) -> None:
-        """Remove temporary files that killed processes left behind, where this run or one like it writes."""
+        """Remove temporary files that killed processes left in the run directory and the store."""
         if not self.group.is_main:
             return
         store = self.models.store

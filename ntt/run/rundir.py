@@ -25,7 +25,7 @@ class RunDirectory:
     def __init__(self, root: Path) -> None:
         """Name the files; nothing is read or written."""
         self.root = root
-        # Resolved settings, for people and for repeating the run; and those that decide the result, with the id.
+        # Resolved settings, for readers and for repeating the run; and those that decide the result, with the id.
         self.config, self.identity = root / "config.yaml", root / "identity.json"
         # Details of the machine, the software and the stages.
         self.facts = root / "facts.json"
@@ -36,28 +36,28 @@ class RunDirectory:
         self.candidates = root / "candidates.json"
         self.proposals = root / "proposals.json"
         self.predictions = root / "predictions.json"
-        # Images and classes the predictions refer to, in COCO format; and what was found in each image.
+        # Images and classes the predictions refer to, in COCO format; and the number of objects in each image.
         self.images, self.counts = root / "images.json", root / "counts.csv"
         self.thresholds = root / "thresholds.json"
         self.metrics = root / "metrics.json"
         self.pictures = root / "pictures"
 
     def drawn_pictures(self) -> list[Path]:
-        """Return the pictures that have been drawn, by the record of the stage."""
+        """Return the pictures drawn, according to the record of the stage."""
         record = self.record("visualisation")
         return [self.root / name for name in record["files"]] if record else []
 
     def write_config(self, config: ExperimentConfig) -> None:
-        """Keep the configuration, and apart from it what decides the result."""
+        """Write the configuration, and separately what decides the result."""
         write_text(self.config, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
         write_json(self.identity, run_identity(config))
 
     def write_facts(self, details: Mapping[str, Any]) -> None:
-        """Keep details of the machine and the software, with those of the stages that are finished."""
+        """Write details of the machine and the software, and those of the finished stages."""
         write_json(self.facts, {**details, "stages": self.stage_details()})
 
     def stage_details(self) -> dict[str, dict[str, Any]]:
-        """Return seconds, peak memory and time of end of every finished stage."""
+        """Return seconds, peak memory and end of every finished stage."""
         records = {stage: record for stage in STAGES if (record := self.record(stage))}
         return {
             stage: {key: value for key, value in record.items() if key not in ("key", "files")}
@@ -78,9 +78,9 @@ class RunDirectory:
         return cast("dict[str, Any] | None", record)
 
     def is_done(self, stage: str, key: str) -> bool:
-        """Return whether a stage has finished with exactly this key and its files are as they were written.
+        """Return whether a stage has finished with this key, and its files are as they were written.
 
-        Pictures are compared by size only: nothing reads them back.
+        Pictures are compared by size only, as nothing reads them back.
         """
         record = self.record(stage)
         if record is None or record["key"] != key:
@@ -95,13 +95,13 @@ class RunDirectory:
         return True
 
     def write_record(self, stage: str, key: str, files: list[Path], details: Mapping[str, Any]) -> None:
-        """Record that a stage has finished; written after its files, with their sizes and digests."""
+        """Record that a stage has finished, with the sizes and digests of its files, which exist by now."""
         written = {str(path.relative_to(self.root)): _file_state(path) for path in files}
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         write_json(self._record_path(stage), {"key": key, "files": written, "finished_utc": now, **details})
 
     def write_store_keys(self, stage: str, used: Collection[tuple[str, str]]) -> None:
-        """Record kind and key of the store's entries that a stage has used, for pruning the store."""
+        """Record kind and key of the store entries that a stage has used, for pruning the store."""
         by_stage = used_store_keys(self.root)
         by_stage[stage] = {}
         noted = {(kind, key) for kinds in by_stage.values() for kind, keys in kinds.items() for key in keys}
@@ -115,7 +115,7 @@ class RunDirectory:
 
 
 def _is_record(record: Any) -> bool:
-    """Return whether a record has what is read of it, and names no file outside the run directory."""
+    """Return whether a record has the entries that are read, and names no file outside the run directory."""
     try:
         names, peaks = list(record["files"]), list(record.get("peak_memory_mb", {}).values())
         is_inside = not any(Path(name).is_absolute() or ".." in Path(name).parts for name in names)

@@ -1,4 +1,4 @@
-"""Runs an experiment: joins the processes, opens the run directory, and makes the stages that are asked for."""
+"""Runs an experiment: joins the processes, opens the run directory, and runs the requested stages."""
 
 import logging
 import time
@@ -34,7 +34,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Run the experiment of this process's command line, or its experiments with --multirun."""
+    """Run the experiment of the command line, or with --multirun its experiments."""
     lenient_stdout()
     run_hydra(lambda config: run(config, workspace=process_workspace()), _show_multirun)
 
@@ -46,16 +46,13 @@ def _show_multirun(configs: list[ExperimentConfig]) -> None:
 
 
 def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> float | None:
-    """Run the stage or stages that `config.stage` asks for, in one process or several.
+    """Run the stages that `config.stage` asks for, in one process or several.
 
-    A stage that has already finished with the same settings is read back, not repeated.
-
-    Args:
-        config: a checked configuration.
-        workspace: what this process has prepared for earlier runs and prepares for later ones.
+    A stage that has already finished with the same settings is read back, not repeated. The workspace holds what the
+    runs of this process share.
 
     Returns:
-        Box AP in percent, so that an optimiser can maximise it; None where nothing was evaluated.
+        Box AP in percent, which an optimiser may maximise; None if nothing was evaluated.
 
     Raises:
         NttError: for anything the user can fix; finished stages stay.
@@ -75,7 +72,7 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
 
 
 def _make_stages(pipeline: Pipeline) -> Metrics | None:
-    """Make the stages that are asked for, and tell the tracker, which is closed whatever happens."""
+    """Run the requested stages and report to the tracker, which is closed whatever happens."""
     config, directory, started = pipeline.config, pipeline.directory, time.monotonic()
     tracker: Tracker = Tracker()
     if pipeline.group.is_main:
@@ -106,7 +103,7 @@ def _make_stages(pipeline: Pipeline) -> Metrics | None:
 
 
 def _mirror(pipeline: Pipeline, metrics: Metrics) -> None:
-    """Show a tracker a run that was finished before: without it, with another, or as one an agent waits for."""
+    """Report a finished run to a tracker: it had none, had another, or a W&B agent waits for it."""
     tracker = _open_tracker(pipeline)
     for stage in pipeline.directory.stage_details():
         tracker.log_stage(stage, _stage_numbers(pipeline, stage))
@@ -155,7 +152,7 @@ def _open_tracker(pipeline: Pipeline) -> Tracker:
 
 
 def _report(pipeline: Pipeline, metrics: Metrics | None) -> float | None:
-    """Show the table and where everything is; return box AP."""
+    """Log the table and where the results are; return box AP."""
     if metrics is None:
         return None
     directory = pipeline.directory

@@ -1,7 +1,7 @@
-"""What the runs of one process share, one after the other: annotation files, models, checked images, results.
+"""What successive runs of one process share: annotation files, models, checked images, results.
 
-Nothing here changes a result: annotation files are identified by the digest of their bytes, images by their identity
-on disk, models by their settings and the place they run at, results by the keys of their stages.
+Sharing never changes a result: annotation files are identified by the digest of their bytes, images by their identity
+on disk, models by their settings and placement, results by the keys of their stages.
 """
 
 from collections import OrderedDict
@@ -24,7 +24,7 @@ _ImageState = tuple[FileIdentity, int, int, bool]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A stage's result, or the error it ends in, computed ahead or for an earlier run; and the store's entries used."""
+    """A stage's result or error, computed ahead or for an earlier run, and the store entries that went into it."""
 
     result: Any
     used: frozenset[tuple[str, str]]
@@ -32,7 +32,7 @@ class Prepared:
 
 @dataclass
 class Workspace:
-    """Pass one to every `ntt.run.runner.run` of a process; each run reuses what an earlier one has prepared.
+    """What each `ntt.run.runner.run` of a process reuses from earlier ones.
 
     Attributes:
         tidied: stores that were searched for abandoned temporary files.
@@ -48,7 +48,7 @@ class Workspace:
     _models: dict[str, tuple[Any, Placement, Any]] = field(default_factory=dict)
 
     def read_coco(self, annotation_file: Path, image_dir: Path, **options: Any) -> CocoDataset:
-        """Read an annotation file, once while its bytes do not change; see `ntt.data.coco.read_coco`."""
+        """Do what `ntt.data.coco.read_coco` does, once while the file's bytes do not change."""
         try:
             key = (annotation_file, image_dir, tuple(sorted(options.items())), sha256_of(annotation_file))
         except OSError:  # the reader explains it
@@ -64,11 +64,11 @@ class Workspace:
         return dataset
 
     def backbone(self, config: BackboneConfig, placement: Placement) -> Backbone:
-        """Return the backbone of these settings; the last one is kept, so a change of models frees the memory."""
+        """Return the backbone of these settings; only the last one is kept, so a change of models frees memory."""
         return cast("Backbone", self._model("backbone", config, placement))
 
     def segmenter(self, config: SegmenterConfig, placement: Placement) -> Segmenter:
-        """Return the segmenter of these settings; the last one is kept."""
+        """Return the segmenter of these settings; only the last one is kept."""
         return cast("Segmenter", self._model("segmenter", config, placement))
 
     def _model(self, kind: str, config: BackboneConfig | SegmenterConfig, placement: Placement) -> Any:
@@ -87,7 +87,7 @@ class Workspace:
 
 @cache
 def process_workspace() -> Workspace:
-    """Return this process's workspace, for programs that run points one after the other, such as a multirun."""
+    """Return this process's workspace, for programs that run points in succession, such as a multirun."""
     return Workspace()
 
 

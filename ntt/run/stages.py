@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from ntt.base import distributed as dist
+from ntt.base.files import read_json, write_json
 from ntt.data.references import are_complete, reference_targets
 from ntt.evaluation.ground_truth import difficult_as
 from ntt.evaluation.options import FIXED_THRESHOLD, Painting, Protocol
@@ -56,7 +57,7 @@ REFERENCES: Stage[ReferenceSet] = Stage(
 
 
 def _further_vectors(run: Pipeline) -> dict[str, Any]:
-    """Return what decides the vectors that only some matchers read."""
+    """Return what decides the vectors that only some matchers use."""
     matcher, further = run.config.matcher, dict[str, Any]()
     if matcher.reads_clear_surroundings:
         further["clear_surroundings"] = run.inputs.reference_data.digest
@@ -87,18 +88,6 @@ MEMORY: Stage[MemoryBank] = Stage(
 )
 
 
-def _leave_one_out(run: Pipeline) -> ReferenceCheck:
-    return check_references(
-        references=run.references,
-        objects=reference_targets(run.references, run.objects_of_image),
-        is_complete=_is_complete(run),
-        memory=run.result(MEMORY),
-        matcher=run.config.matcher,
-        source=run.models.source,
-        group=run.group,
-    )
-
-
 def _is_complete(run: Pipeline) -> bool:
     return are_complete(run.references, run.objects_of_image, answer=run.config.dataset.references_complete)
 
@@ -113,7 +102,15 @@ LEAVE_ONE_OUT: Stage[ReferenceCheck] = Stage(
         "matcher": dict(run.config.matcher.fingerprint),
         "candidates": run.models.source.fingerprint,
     },
-    compute=_leave_one_out,
+    compute=lambda run: check_references(
+        references=run.references,
+        objects=reference_targets(run.references, run.objects_of_image),
+        is_complete=_is_complete(run),
+        memory=run.result(MEMORY),
+        matcher=run.config.matcher,
+        source=run.models.source,
+        group=run.group,
+    ),
     write=lambda run, check: [artefacts.write_reference_check(run.directory.leave_one_out, check)],
     read=lambda run: artefacts.read_reference_check(run.directory.leave_one_out),
     describe=lambda check: f"{check.scoring} finds references at box AP {check.expected[check.scoring].get('', 0):.1f}",
@@ -121,7 +118,7 @@ LEAVE_ONE_OUT: Stage[ReferenceCheck] = Stage(
 
 
 def matcher_of(run: Pipeline) -> MatcherConfig:
-    """Return the matcher that a run uses: that of its settings, or the one that its references choose."""
+    """Return the matcher of a run: that of its settings, or the one its references choose."""
     matcher = run.config.matcher
     return matcher.choices[run.result(LEAVE_ONE_OUT).scoring] if isinstance(matcher, AutoMatcher) else matcher
 
@@ -156,7 +153,7 @@ CANDIDATES: Stage[tuple[int, ...]] = Stage(
 
 
 def _measure_proposals(run: Pipeline) -> ProposalRecall:
-    """Look the recall up in the store, where runs with other seeds, shots and matchers have left it, or compute it."""
+    """Look the recall up in the store, where runs with other seeds, shots and matchers leave it, or compute it."""
     store, key = run.models.store, run.key(PROPOSALS)
 
     def look_up() -> ProposalRecall | None:
@@ -186,27 +183,23 @@ PROPOSALS: Stage[ProposalRecall] = Stage(
         "classes": [category.id for category in run.inputs.categories],
     },
     compute=_measure_proposals,
-    write=lambda run, recall: [artefacts.write_proposals(run.directory.proposals, recall)],
-    read=lambda run: artefacts.read_proposals(run.directory.proposals),
+    write=lambda run, recall: [write_json(run.directory.proposals, recall)],
+    read=lambda run: cast("ProposalRecall", read_json(run.directory.proposals)),
     describe=lambda recall: recall_text(recall) or "no objects are annotated",
 )
 
 
-def _match(run: Pipeline) -> list[Detections]:
-    return match_images(
+MATCHING: Stage[list[Detections]] = Stage(
+    name="matching",
+    needs=(PROTOTYPES, CANDIDATES),
+    compute=lambda run: match_images(
         images=run.targets,
         source=run.models.source,
         prototypes=run.result(PROTOTYPES),
         matcher=matcher_of(run),
         group=run.group,
         on_detections=_renderer(run).draw_if_chosen if run.config.visualisation.during_matching else None,
-    )
-
-
-MATCHING: Stage[list[Detections]] = Stage(
-    name="matching",
-    needs=(PROTOTYPES, CANDIDATES),
-    compute=_match,
+    ),
     write=lambda run, detections: [
         artefacts.write_predictions(run.directory.predictions, detections, run.inputs.categories),
         artefacts.write_images(run.directory.images, run.targets, run.inputs.categories),
@@ -235,12 +228,12 @@ def _draw(run: Pipeline) -> list[Path]:
 
 
 def score_thresholds(run: Pipeline) -> FloatArray:
-    """Return the score of each class from which on detections are shown and counted, float32 [C]."""
+    """Return the lowest score at which detections of each class are drawn and counted, float32 [C]."""
     return _thresholds(run, run.config.visualisation.score_threshold)
 
 
 def _thresholds(run: Pipeline, fixed: float | None = None) -> FloatArray:
-    """Return a fixed score for all classes, else the proposed ones, else 0.4."""
+    """Return the fixed score for all classes, else the proposed scores, else 0.4."""
     proposed = run.result(LEAVE_ONE_OUT).thresholds if fixed is None and run.leaves_one_out else {}
     default = FIXED_THRESHOLD if fixed is None else fixed
     return np.array([proposed.get(category.name, default) for category in run.inputs.categories], dtype=np.float32)
@@ -329,7 +322,7 @@ STAGES: tuple[Stage[Any], ...] = (*_BEFORE_MATCHING, MATCHING, VISUALISATION, TH
 
 
 def asked_stages(run: Pipeline) -> list[Stage[Any]]:
-    """Return the stages that `config.stage` selects; the stages they need are run on demand."""
+    """Return the stages that `config.stage` selects; those they need are run on demand."""
     config = run.config
     if config.stage != "all":
         return [stage for stage in STAGES if stage.name == config.stage]

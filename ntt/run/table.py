@@ -21,9 +21,9 @@ _KINDS = {"bbox": "boxes", "segm": "masks"}
 
 
 def metrics_table(metrics: Metrics, recall: ProposalRecall | None = None) -> str:
-    """Return what was measured, over all classes and per class, in percent; and false positives on negative images.
+    """Return the metrics over all classes and per class, in percent, and false positives on negative images.
 
-    `recall` is that of the candidates, which bounds what any matcher can find.
+    `recall` is that of the candidates, an upper bound for any matcher.
     """
     kinds = [kind for kind in _COLUMNS if kind in metrics.overall]
     if not kinds:
@@ -72,7 +72,7 @@ def thresholds_table(points: OperatingPoints) -> str:
 
 
 def choice_text(check: ReferenceCheck) -> str:
-    """Return which matcher the references have chosen, and how sure that is."""
+    """Return which matcher the references have chosen, and how certain the choice is."""
     first = next(iter(check.expected))
     shares = ", ".join(f"{name} {share:.0%}" for name, share in check.better.items())
     text = f"Matcher chosen by the references: {check.scoring}. Better than {first} in so many draws: {shares or '-'}."
@@ -118,7 +118,7 @@ def _frequency_groups(metrics: Metrics) -> list[str]:
 
 
 def _rejection(values: Mapping[str, float], num_classes: int) -> list[str]:
-    """Return how much is detected on images without any of the classes, and without a single one."""
+    """Return how much is detected on images without any class, and on those without one class."""
     lines = []
     if "FPPI@R50" in values:
         lines.append(

@@ -1,4 +1,4 @@
-"""Matches runs with the same candidates together, image by image, ahead of the runs themselves."""
+"""Matches runs that share candidates together, image by image, ahead of the runs themselves."""
 
 import logging
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from ntt.types import Detections
 
 _LOG = logging.getLogger(__name__)
 
-# Detections of as many images, over all runs, fit into about half a gigabyte.
+# Detections of this many images, over all runs, fit into about half a gigabyte.
 MAX_IMAGES = 120_000
 
 
 def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> int:
-    """Store the detections of runs in the workspace, from which each run later reads its own.
+    """Put the detections of runs into the workspace, from which each run later takes its own.
 
-    Results, records and failures of the runs are those of runs alone: what cannot be prepared is left to the run, which
-    fails with its own message.
+    Results, records and failures are those of each run alone: what cannot be prepared is left to the run, which fails
+    with its own message.
 
     Args:
-        configs: runs in their order; those with other candidates than the first are left to themselves.
-        workspace: that the runs will use. What earlier calls have left there is dropped.
+        configs: runs in order; those whose candidates are not those of the first are left to themselves.
+        workspace: of the runs; what earlier calls have left there is dropped.
 
     Returns:
-        How many of the runs have been considered, at least 1, as memory allows: call again for the rest.
+        How many runs were considered, at least 1, as memory allows; call again for the rest.
     """
     workspace.prepared.clear()
     runs: list[Pipeline] = []

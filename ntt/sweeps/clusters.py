@@ -1,7 +1,7 @@
 """Cluster profiles: what a site expects of `sbatch`. Files of `sweeps/clusters/`, every key overridable.
 
-What a job gets is decided in this order, the later one winning: the sweep file's `resources`, the profile, the
-profile's `stages`, and the command line (`partition=long` for all stages, `points.timeout_min=30` for one).
+What a job gets comes from the sweep file's `resources`, the profile, the profile's `stages` and the command line
+(`partition=long` for all stages, `points.timeout_min=30` for one); later ones win.
 """
 
 import re
@@ -61,16 +61,16 @@ class JobRequest:
     """Processes of one job, all on one node. Decided by the sweep file alone: shards are counted by it."""
 
     max_parallel: int = setting(256, ge=1)
-    """Largest number of jobs of one array that run at the same time; a sweep's own limit is kept as well."""
+    """Largest number of jobs of one array that run at the same time; a sweep's own limit applies too."""
 
     max_array_size: int = setting(1000, ge=1)
-    """Largest array the site accepts, as `scontrol show config` gives under MaxArraySize, less one."""
+    """Largest array the site accepts: MaxArraySize in `scontrol show config`, less one."""
 
     signal_delay_s: int = setting(120, ge=5)
-    """How long before the time limit a job is told, seconds; it must finish the current image and exit."""
+    """How long before the time limit a job is warned, seconds; it must finish the current image and exit."""
 
     max_timeouts: int = setting(3, ge=0)
-    """How often a job that has used its time is queued again. Pre-emptions of longer jobs are not counted."""
+    """How often a job that has used up its time is queued again. Pre-emptions do not count, except of short jobs."""
 
     requeue: bool = True
     """Let SLURM requeue a job whose node failed or that was pre-empted; it resumes where it stopped."""
@@ -104,7 +104,7 @@ class ClusterProfile:
     layers: tuple[tuple[str, Mapping[str, Any]], ...]
 
     def request(self, stage: str, resources: StageResources, *, max_parallel: int | None) -> JobRequest:
-        """Decide what the jobs of a stage ask for, given its resources and the limit on jobs of the sweep file."""
+        """Decide what the jobs of a stage ask for, given its resources and the sweep file's limit on jobs."""
         values: dict[str, Any] = {
             key: getattr(resources, key) for key in ("gpus", "cpus", "mem_gb", "timeout_min", "tasks")
         }
@@ -126,7 +126,7 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> ClusterProfile:
     """Read a profile and check it together with the command line's overrides.
 
     Args:
-        name: a file of `sweeps/clusters/` without `.yaml`, or the path of a file that ends in it.
+        name: a file of `sweeps/clusters/` without `.yaml`, or the path of a YAML file.
         overrides: KEY=VALUE or STAGE.KEY=VALUE, values as in YAML; `extra` takes one parameter: extra.NAME=VALUE.
 
     Raises:
@@ -154,7 +154,7 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> ClusterProfile:
     for line in overrides:
         stage, values = _override(line)
         given.append((stage, _checked(values, problems, where=line)))
-    # What is said for one stage outweighs what is said for all.
+    # A setting for one stage outweighs a setting for all.
     layers += sorted(given, key=lambda layer: layer[0] != "")
     raise_all(problems, ConfigError, summary=f"The cluster profile {name} cannot be used")
     return ClusterProfile(source=str(path) if is_path else name, lines=tuple(overrides), layers=tuple(layers))
@@ -173,7 +173,7 @@ def _override(line: str) -> tuple[str, dict[str, Any]]:
 
 
 def _checked(values: Any, problems: list[str], *, where: str) -> dict[str, Any]:
-    """Return the usable settings; note what is wrong with the others."""
+    """Return the usable settings, and note what is wrong with the others."""
     inner: list[str] = []
     usable = read_fields(JobRequest, values, inner, without=("tasks",))
     inner += _extra_problems(usable.get("extra", {}))

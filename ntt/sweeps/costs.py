@@ -1,4 +1,4 @@
-"""How long work takes, from what earlier runs and sweeps have measured."""
+"""How long work takes, judged by earlier runs and sweeps."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -15,7 +15,7 @@ from ntt.run.rundir import RunDirectory
 from ntt.sweeps.state import SweepFolder
 
 _LOOKED_UP_S = 0.01
-"""No model takes less for an image or a reference; looking one up in the store does."""
+"""No model takes less for an image or a reference; a look-up in the store does."""
 _DEFAULTS = {("regions", "candidates"): (1.0, "docs/models.md, an idle CPU core")}
 _ITEMS = {"candidates": "candidates", "memory": "references"}
 _REST = ("references", "prototypes", "matching", "evaluation")
@@ -32,8 +32,8 @@ class Cost:
 def item_cost(kind: str, config: ExperimentConfig) -> Cost:
     """Return what one image ("candidates") or one reference instance ("references") takes.
 
-    The slowest of the earlier runs and shards of sweeps with the same models below the same output root tells, on the
-    same data set if there are any, else on any: the others found some of their items in the store.
+    It is the slowest figure among runs and shards with the same models below the same output root, on the same data set
+    if there are any, else on any. The slowest, because the others found some of their items in the store.
     """
     runs = [(dataset, run[kind]) for dataset, run in _earlier_runs(config) if kind in run]
     measured = [entry for entry in (*runs, *_earlier_shards(kind, config)) if entry[1] > _LOOKED_UP_S]
@@ -46,19 +46,19 @@ def item_cost(kind: str, config: ExperimentConfig) -> Cost:
 
 
 def point_cost(config: ExperimentConfig) -> Cost:
-    """Return what a point takes besides the shared work: the median of earlier runs on the same data set."""
+    """Return what a point takes on top of shared work: the median of earlier runs on the same data set."""
     label = config.dataset.label()
     rest = [run["rest"] for dataset, run in _earlier_runs(config) if dataset == label and "rest" in run]
     return Cost(median(rest), f"median of {len(rest)} on {label}") if rest else Cost(None, "nothing measured yet")
 
 
 def models_label(kind: str, config: ExperimentConfig) -> str:
-    """Name the models whose work a unit is."""
+    """Name the models that do a unit's work."""
     return config.backbone.name if kind == "references" else f"{config.backbone.name} + {config.segmenter.name}"
 
 
 def _earlier_shards(kind: str, config: ExperimentConfig) -> Iterable[tuple[str, float]]:
-    """Yield (data set, seconds per item) of every shard of a sweep that was done with these models."""
+    """Yield (data set, seconds per item) of every shard computed with these models."""
     root = Path(config.runtime.output_root).expanduser().absolute()
     for path in sorted(root.glob("sweeps/*/plan.json")):
         folder = SweepFolder(path.parent)

@@ -1,4 +1,4 @@
-"""A job: the work that one launch of the program does, the same on this machine and on a cluster."""
+"""A job: the work of one launch of the program, the same on this machine and on a cluster."""
 
 from dataclasses import dataclass
 

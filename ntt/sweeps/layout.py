@@ -1,4 +1,4 @@
-"""The jobs that a sweep becomes, on this machine or on a cluster: which does what, and what waits for what."""
+"""The jobs of a sweep, on this machine or on a cluster: which does what, and which waits for which."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def local_jobs(plan: Plan, points: Sequence[PlannedPoint], *, processes: int) -> tuple[list[Job], list[Job]]:
-    """Divide the shared work that is not in the store, and the points that follow it, among some processes."""
+    """Divide the shared work that is not in the store, and the points that follow it, among processes."""
     needed = {unit for point in points for unit in point.units}
     units = [unit for unit in plan.units if unit.id in needed and unit.num_missing]
     shards = [shard for unit in units for shard in _shards(unit, min(processes, unit.num_missing))]
@@ -45,10 +45,10 @@ class JobArray:
 def cluster_arrays(
     folder: SweepFolder, plan: Plan, profile: ClusterProfile, *, queued: Mapping[str, str]
 ) -> list[JobArray]:
-    """Lay out the arrays of jobs of a cluster: shared work, then the points that wait for just what they build on.
+    """Arrange a cluster's jobs in arrays: shared work, then points, each waiting only for the work it builds on.
 
-    With a limit on the sweep's jobs, arrays follow one another, so that the limit holds for all. `queued` has tasks in
-    the queue already, with their jobs.
+    Under a limit on the sweep's jobs, arrays follow one another, so that the limit holds for all together. `queued`
+    maps tasks that are in the queue already to their jobs.
     """
     points = [point for point in plan.points if not is_done(folder, point)]
     needed = {unit for point in points for unit in point.units}
@@ -79,7 +79,7 @@ def _arrays(
     earlier: Sequence[JobArray],
     after_jobs: tuple[str, ...] = (),
 ) -> list[JobArray]:
-    """Put the jobs of a stage into arrays that wait for those of the earlier ones that their jobs need."""
+    """Put the jobs of a stage into arrays, each waiting for those of the earlier arrays that its jobs need."""
     request = profile.request(stage, getattr(plan.resources, stage), max_parallel=plan.max_parallel)
     needs = {task for job in jobs for task in job.needs}
     waits = {

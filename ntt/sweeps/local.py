@@ -1,4 +1,4 @@
-"""A sweep on this machine: a few jobs at a time, any of which may die."""
+"""A sweep on this machine: several jobs at a time, any of which may die."""
 
 import logging
 import os
@@ -34,10 +34,10 @@ def run_local(
     May be interrupted and called again at any time; points that another process works on are left to it.
 
     Args:
-        folder: the sweep's folder; the plan is in it.
-        plan: just made or refreshed, so that its counts of what is cached are right.
+        folder: the sweep's folder, which holds the plan.
+        plan: new or refreshed, so that its counts of what is stored are right.
         processes: jobs that run at the same time.
-        on_change: receives one line of progress whenever that may have changed.
+        on_change: receives a line about the progress whenever that may have changed.
     """
     points = [p for p in plan.points if not p.finished and folder.observed(p.id).status != "running"]
     for point in points:
@@ -54,14 +54,14 @@ def run_local(
 
 
 class _Launcher:
-    """Starts jobs, a few at a time, and what a job that died has left undone once more."""
+    """Starts jobs, several at a time, and starts again what a job that died has left undone."""
 
     def __init__(self, folder: SweepFolder, processes: int, on_change: Callable[[], None]) -> None:
         self._folder, self._processes, self._on_change = folder, processes, on_change
         self._running: list[tuple[Any, Job]] = []
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Run jobs in their order and return when all have ended, well or not."""
+        """Run jobs in order, and return when all have ended, successfully or not."""
         waiting = deque(jobs)
         while waiting or self._running:
             while waiting and len(self._running) < self._processes:
@@ -74,10 +74,10 @@ class _Launcher:
         self._on_change()
 
     def end(self) -> None:
-        """End what runs; its tasks wait again."""
+        """End all running jobs; their tasks wait again."""
         begun = time.monotonic()
         while processes := [process for process, _ in self._running if not process.done()]:
-            for process in processes:  # again and again, as a process that is just starting may not listen yet
+            for process in processes:  # repeatedly, as a process that is just starting may not listen yet
                 os.kill(int(process.job_id), signal.SIGTERM)
             if time.monotonic() - begun > _END_WAIT_S:
                 self._kill(processes)
@@ -87,7 +87,7 @@ class _Launcher:
                 self._folder.reset(task)
 
     def _kill(self, processes: Sequence[Any]) -> None:
-        """Kill what does not end when it is told to: processes at work, and those that started them."""
+        """Kill what does not end on request: processes at work, and those that started them."""
         states = [self._folder.observed(task) for _, job in self._running for task in job.tasks]
         working = [state.pid for state in states if state.status == "running" and state.pid is not None]
         for pid in (*working, *(int(process.job_id) for process in processes)):
@@ -112,7 +112,7 @@ class _Launcher:
             launcher=os.getpid(),
             visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C must not reach the job: `end` ends it in order
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C must not reach the job, which `end` ends
         try:
             with outside_of_jobs():
                 self._running.append((self._executor.submit(task), job))
@@ -121,7 +121,7 @@ class _Launcher:
 
 
 def _left_by(folder: SweepFolder, job: Job, *, log: Path) -> list[Job]:
-    """Record as failed what a job that has ended did not record itself, and return what else it has left undone."""
+    """Record as failed what a job that ended did not record itself, and return what else it left undone."""
     states = {task: folder.observed(task).status for task in job.tasks}
     died = [task for task, status in states.items() if status == "lost"]
     undone = [task for task, status in states.items() if status == "waiting"]

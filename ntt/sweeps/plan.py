@@ -1,4 +1,4 @@
-"""What a sweep will do before it does anything: its points, the work they share, what already exists, the cost."""
+"""The plan of a sweep, made before anything runs: its points, the work they share, what exists already, the cost."""
 
 import time
 from collections.abc import Collection, Sequence
@@ -17,14 +17,14 @@ from ntt.sweeps.units import Inventory, WorkUnit, take_inventory
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedPoint(PointBase):
-    """One point as the plan keeps it.
+    """One point as the plan keeps it, as of the time the plan was made.
 
     Attributes:
         units: ids of the shared work it builds on.
-        finished: whether its run directory held a valid result when the plan was made.
-        seconds: what it takes besides the shared work, or None where that is not known.
+        finished: whether its run directory holds a valid result.
+        seconds: what it takes on top of shared work, or None if unknown.
         seconds_source: where that figure comes from.
-        problem: why it cannot be run, found when the plan was made; "" if nothing is known against it.
+        problem: why it cannot be run; "" if nothing speaks against it.
     """
 
     units: tuple[str, ...]
@@ -69,7 +69,7 @@ def sweep_folder(points: Sequence[Point], name: str) -> SweepFolder:
 
 
 def make_plan(spec: SweepSpec, points: Sequence[Point]) -> Plan:
-    """Find the shared work of the points and what of it is done.
+    """Find the shared work of the points, and how much of it is done.
 
     Reads the annotation files and looks into the store; builds no network.
 
@@ -90,10 +90,10 @@ def make_plan(spec: SweepSpec, points: Sequence[Point]) -> Plan:
 
 
 def replan(plan: Plan) -> Plan:
-    """Look again what of a plan is done, by the same points.
+    """Return the plan with what is done by now; its points stay the same.
 
     Raises:
-        ConfigError: if the program or its options have changed so that the points mean something else now.
+        ConfigError: as `compose_points`.
     """
     points = compose_points(plan)
     inventory = take_inventory(points)
@@ -105,7 +105,7 @@ def compose_points(plan: Plan, ids: Collection[str] | None = None) -> tuple[Poin
     """Compose the configurations of a plan's points, or of some of them, in the plan's order.
 
     Raises:
-        ConfigError: if the program or its options have changed so that the points mean something else now.
+        ConfigError: if the program or its options have changed, so that the points now mean something else.
     """
     planned = [point for point in plan.points if ids is None or point.id in ids]
     points, problems = [], []
@@ -145,9 +145,9 @@ def read_plan(folder: SweepFolder) -> Plan:
     """Read the plan back.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there is no plan.
         StorageError: if it is damaged, or of another version of this program.
     """
     if not folder.plan.is_file():
-        raise ConfigError(f"There is no sweep in {folder.root}. `ntt sweep list` names those there are.")
+        raise ConfigError(f"There is no sweep in {folder.root}. `ntt sweep list` names all sweeps.")
     return read_record(Plan, folder.plan, remedy="Delete it and plan the sweep again: ntt sweep plan FILE.")

@@ -18,12 +18,12 @@ _MAX_POINTS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class PointBase:
-    """What is known of one run of a sweep before and after its configuration is composed.
+    """One run of a sweep, with or without its configuration.
 
     Attributes:
-        id: hex digits that tell runs apart (`ntt.config.identity.run_id`).
-        settings: what tells this point from the others, in the file's order.
-        overrides: everything that `main.py` would be given to run this point.
+        id: see `ntt.config.identity.run_id`.
+        settings: what distinguishes this point from the others, in the file's order.
+        overrides: the command line that would make `main.py` run this point.
         run_dir: absolute.
     """
 
@@ -46,15 +46,12 @@ class Point(PointBase):
 
 
 def expand(spec: SweepSpec, overrides: Sequence[str] = ()) -> tuple[Point, ...]:
-    """Make every point of a sweep, in a stable order: as the file has them, the last axis varying fastest.
+    """Compose every point of a sweep, in the order of its file, the last axis varying fastest.
 
-    Args:
-        spec: the sweep file.
-        overrides: of the command line. They come after the base; one that sets an axis replaces that axis by the one
-            value.
+    The `overrides` of the command line come after the base; one that sets an axis replaces the whole axis.
 
     Raises:
-        ConfigError: if a setting is unknown or impossible, two points would share a run directory, or none is left.
+        ConfigError: if a setting is unknown or impossible, two points would share a run directory, or no point is left.
     """
     common, combinations = _combinations(spec, overrides)
     if not combinations:
@@ -78,7 +75,7 @@ def make_point(settings: Settings, overrides: Sequence[str], config: ExperimentC
 
 
 def _combinations(spec: SweepSpec, overrides: Sequence[str]) -> tuple[list[str], list[dict[str, Value]]]:
-    """Return the overrides that all points have, and each point's own settings."""
+    """Return the overrides common to all points, and each point's own settings."""
     axes, rest = dict(spec.axes), []
     for line in overrides:
         key, value = read_override(line)
@@ -108,7 +105,7 @@ def _agrees(settings: Settings, excluded: Settings) -> bool:
 
 
 def _check(spec: SweepSpec, points: Sequence[Point]) -> None:
-    """Refuse points that are not whole runs, and points that would write into one folder."""
+    """Refuse points that are not whole runs, or that share a folder."""
     stages = sorted({point.config.stage for point in points} - {"all"})
     problems = [f"{spec.source}: stage={stage} is invalid: a sweep does all stages. Leave it out." for stage in stages]
     owners: dict[Path, Point] = {}

@@ -11,7 +11,7 @@ from ntt.errors import ConfigError
 from ntt.sweeps.state import SweepFolder, TaskState, read_record
 
 _QUEUE_TIMEOUT_S = 60
-# What stays visible for some minutes after the end. A job that is COMPLETING is not at its end.
+# States that stay visible for some minutes after a job's end. A job that is COMPLETING has not ended.
 _ENDED = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
 )
@@ -23,9 +23,9 @@ class ArrayRecord:
 
     Attributes:
         name: its name in the queue, which no other array has.
-        job_id: as sbatch said; "" while it is being submitted, and where that was interrupted.
+        job_id: as sbatch reported it; "" until the submission is complete.
         stage: "candidates", "references" or "points".
-        jobs: for each job of the array, in order, the tasks whose state it keeps.
+        jobs: the tasks of each job of the array, in order.
         cluster: the profile as it was named.
         overrides: of the profile.
         code: digest of the copy of the program that it runs.
@@ -54,7 +54,7 @@ class _Record:
 
 
 def read_jobs(folder: SweepFolder) -> list[ArrayRecord]:
-    """Return everything submitted for a sweep, oldest first; an empty list where nothing was.
+    """Return everything submitted for a sweep, oldest first.
 
     Raises:
         StorageError: if the record is damaged or of another version.
@@ -66,12 +66,12 @@ def read_jobs(folder: SweepFolder) -> list[ArrayRecord]:
 
 
 def write_jobs(folder: SweepFolder, arrays: Sequence[ArrayRecord]) -> None:
-    """Keep what was submitted."""
+    """Record what was submitted."""
     write_json(folder.jobs, {"arrays": [asdict(array) for array in arrays]})
 
 
 def owners(arrays: Sequence[ArrayRecord]) -> dict[str, tuple[str, ArrayRecord]]:
-    """Return, for each task, the job that was last submitted for it, with its array."""
+    """Return the job last submitted for each task, with its array."""
     return {
         task: (array.member(index), array) for array in arrays for index, job in enumerate(array.jobs) for task in job
     }
@@ -80,8 +80,8 @@ def owners(arrays: Sequence[ArrayRecord]) -> dict[str, tuple[str, ArrayRecord]]:
 def read_queue(folder: SweepFolder) -> tuple[list[ArrayRecord], dict[str, tuple[str, str]]]:
     """Return what was submitted for a sweep, and those of its jobs that wait or run: job id -> (state, why it waits).
 
-    An array whose submission was killed before its id was on record is found in the queue by its name; one that never
-    got there is left out.
+    An array whose submission was killed before its id was recorded is found in the queue by its name; one that never
+    reached the queue is left out.
 
     Raises:
         ConfigError: if there is no queue to ask.
@@ -99,10 +99,10 @@ def read_queue(folder: SweepFolder) -> tuple[list[ArrayRecord], dict[str, tuple[
 
 
 def observe(folder: SweepFolder, tasks: Sequence[str]) -> dict[str, TaskState]:
-    """Return the states of tasks as files and queue together tell them.
+    """Return the states of tasks, from their files and the queue together.
 
-    "running" is a task whose job runs; one whose job has left the queue without a word is "lost". A task that waits
-    has its job's id, if it has one, and why it waits as `error`.
+    A task is "running" if its job runs, and "lost" if its job has left the queue without recording an end. One that is
+    waiting has the id of its job, if any, and the reason as `error`.
     """
     states = {task: folder.observed(task) for task in tasks}
     arrays, live = read_queue(folder)
@@ -115,23 +115,23 @@ def observe(folder: SweepFolder, tasks: Sequence[str]) -> dict[str, TaskState]:
 def _observed(
     folder: SweepFolder, state: TaskState, job: str, array: ArrayRecord, entry: tuple[str, str] | None
 ) -> TaskState:
-    """Bring a task's state file and the queue together."""
+    """Combine a task's state file with its job's entry in the queue."""
     if state.status in ("done", "failed"):
         return state
     if entry is None and (array.cancelled_s is not None or state.status == "cancelled"):
         return replace(state, status="cancelled", job=job)
     if entry is None:
-        error = f"Its job left the queue without a word of it. {_last_words(folder, job)}"
+        error = f"Its job left the queue without recording an end. {_last_words(folder, job)}"
         return replace(state, status="lost", job=job, error=error)
     job_state, reason = entry
     if job_state == "RUNNING" and state.status == "running":
         return state
-    # A job that was queued again has a state file that still speaks of its last start.
+    # The state file of a requeued job still describes its last start.
     return replace(state, status="waiting", job=job, error=_why_waiting(job, job_state, reason))
 
 
 def _why_waiting(job: str, job_state: str, reason: str) -> str:
-    """Return why a job does not run, and, where the user can do something about it, what."""
+    """Return why a job does not run, and what the user can do about it, if anything."""
     if job_state != "PENDING":
         return f"its job is {job_state}"
     if "held" in reason.lower():

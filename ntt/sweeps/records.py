@@ -1,4 +1,4 @@
-"""Results: records of any folders with run directories, and of sweeps, whose missing points are known."""
+"""Records of all runs in folders, and of sweeps, including the points that have not run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -19,8 +19,8 @@ def read_runs(folders: Sequence[Path]) -> pd.DataFrame:
     """Read every run of some folders, each once.
 
     Args:
-        folders: run directories, folders that hold some at any depth, or folders of sweeps; of a sweep every point is
-            returned, whether it has run or not.
+        folders: run directories, folders that hold some at any depth, or folders of sweeps, all of whose points are
+            returned, whether they have run or not.
 
     Returns:
         One row per run, as `ntt.reports.summary.runs_frame` arranges them.

@@ -1,4 +1,4 @@
-"""From what the user names (a sweep file, a sweep, a folder) to a sweep's folder and plan, and back to disk."""
+"""Opening, planning and storing sweeps, whether the user names a file, a sweep or its folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,20 +12,15 @@ from ntt.sweeps.state import SweepFolder
 
 
 def is_sweep_file(name: str) -> bool:
-    """Return whether the user's argument is meant as a sweep file."""
+    """Return whether an argument is meant as a sweep file."""
     return name.endswith((".yaml", ".yml"))
 
 
 def plan_file(path: Path, overrides: Sequence[str] = (), *, name: str | None = None) -> tuple[SweepFolder, Plan]:
-    """Read a sweep file and plan it; nothing is written.
-
-    Args:
-        path: the sweep file.
-        overrides: of the command line.
-        name: of the sweep, instead of the file's.
+    """Read a sweep file and plan it, with overrides of the command line and perhaps another name; write nothing.
 
     Raises:
-        NttError: for anything a point could not run with.
+        NttError: for anything that would keep a point from running.
     """
     spec = read_spec(path, name=name)
     points = expand(spec, overrides)
@@ -33,14 +28,10 @@ def plan_file(path: Path, overrides: Sequence[str] = (), *, name: str | None = N
 
 
 def open_sweep(name: str, output_root: Path) -> SweepFolder:
-    """Return the folder of a sweep that was planned before.
-
-    Args:
-        name: of the sweep, or its folder, or its file.
-        output_root: where run directories are; sweeps are in `sweeps` below it.
+    """Return the folder of a sweep planned earlier, given its name, its folder or its file.
 
     Raises:
-        ConfigError: if there is none of that name.
+        ConfigError: if there is none in `sweeps` below `output_root`.
     """
     if (Path(name) / "plan.json").is_file():
         return SweepFolder(Path(name).absolute())
@@ -62,21 +53,21 @@ def all_sweeps(output_root: Path) -> list[SweepFolder]:
 
 
 def refresh(folder: SweepFolder) -> Plan:
-    """Read a sweep's plan, look what of it is done by now, and keep that."""
+    """Read a sweep's plan, update what is done of it, and write it back."""
     plan = replan(read_plan(folder))
     _write(folder, plan)
     return plan
 
 
 def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
-    """Write a plan into its sweep's folder, taking the place of an earlier plan of the same sweep.
+    """Write a plan into its sweep's folder, replacing an earlier plan of the same sweep.
 
     Returns:
-        What has changed against the earlier plan, in a sentence; None where nothing has, or there was none.
+        A sentence about how the plan has changed; None if it has not, or is the first.
 
     Raises:
-        ConfigError: if the folder belongs to another sweep (one that shares no point with this one), or points
-            would be dropped that are being worked on.
+        ConfigError: if the folder belongs to another sweep (one that shares no point with this one), or if the new plan
+            drops points that are being worked on.
     """
     before = {point.id for point in read_plan(folder).points} if folder.plan.is_file() else set()
     now = {point.id for point in plan.points}
@@ -99,7 +90,7 @@ def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
 
 
 def _write(folder: SweepFolder, plan: Plan) -> None:
-    """Write a plan; points that were done and are no longer, because their data have changed, wait again."""
+    """Write a plan; points whose results no longer hold, because their data have changed, wait again."""
     write_plan(folder, plan)
     for point in plan.points:
         if not point.finished and folder.state(point.id).status == "done":

@@ -1,9 +1,9 @@
-"""A sweep on a SLURM cluster: submits its jobs and returns, and submits again what is missing.
+"""A sweep on a SLURM cluster: submits its jobs and returns; called again, submits what is missing.
 
 Shared candidates are one array of jobs and shared reference features another; points wait for the shared work they
-build on (`afterany`), and a point whose shared work has failed is recorded as failed at once instead of computing it
-by itself. Jobs run a copy of the program made at submission. Without accounting SLURM cannot be queried for the fate of
-a job that has ended, so what counts is the state files of the sweep; the queue only shows which jobs are still to run.
+build on (`afterany`), and if it has failed they are recorded as failed at once instead of computing it themselves. Jobs
+run a copy of the program made at submission. Without accounting, SLURM does not know how an ended job fared, so the
+state files of the sweep decide; the queue only shows which jobs are still to run.
 """
 
 import logging
@@ -35,17 +35,15 @@ _CANCEL_WAIT_S = 40.0
 def submit(
     folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overrides: Sequence[str] = ()
 ) -> tuple[list[ArrayRecord], list[str]]:
-    """Submit whatever of a sweep is neither done nor in the queue, and return at once.
+    """Submit whatever in a sweep is neither done nor in the queue, and return at once.
 
-    The first submission, a second one after an interruption, and the repetition of what failed, was cancelled or got
-    lost are one and the same.
+    This serves the first submission, one after an interruption, and the repetition of failed, cancelled and lost tasks.
 
     Args:
         folder: the sweep's folder, with its plan written.
         plan: its plan, ideally refreshed with `replan`.
-        cluster: name of a profile; None: that of the submission before, else the one the sweep file names.
-        overrides: of the profile; see `load_profile`. Without a profile and without overrides those of the submission
-            before hold.
+        cluster: name of a profile; None: that of the previous submission, else the sweep file's.
+        overrides: of the profile, see `load_profile`; without either, those of the previous submission.
 
     Returns:
         The submitted arrays, and the tasks that were in the queue already.
@@ -54,7 +52,7 @@ def submit(
         ConfigError: if the profile cannot be used or SLURM refuses a job. What was submitted before stays.
     """
     slurm_command("sbatch", "--version")
-    with _alone(folder):
+    with exclusive(folder.jobs):  # a second submission at the same time waits, so that nothing is submitted twice
         before, live = read_queue(folder)
         if before and cluster is None:
             cluster, overrides = before[-1].cluster, overrides or before[-1].overrides
@@ -84,7 +82,7 @@ def submit(
             )
             dependency = _dependency(array, arrays, [earlier.job_id for earlier in submitted])
             executor = _executor(folder, record.name, array, code, dependency)
-            # On record before it is sent: should this process be killed in between, it is found by its name.
+            # Recorded before it is sent: should this process be killed in between, the queue has it by its name.
             write_jobs(folder, [*before, *submitted, record])
             submitted.append(replace(record, job_id=_send(executor, array, folder, code)))
             write_jobs(folder, [*before, *submitted])
@@ -92,9 +90,9 @@ def submit(
 
 
 def dry_run(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overrides: Sequence[str] = ()) -> list[str]:
-    """Return the sbatch scripts of a first submission, word for word but for the ids of jobs that are waited for.
+    """Return the sbatch scripts of a first submission, verbatim except for the ids of jobs that others wait for.
 
-    Nothing is written, and SLURM need not be there.
+    Nothing is written, and SLURM need not be installed.
     """
     arrays = cluster_arrays(folder, plan, _profile(plan, cluster, overrides), queued={})
     code = Snapshot(folder.root / "code" / code_digest()[:12], "")
@@ -110,12 +108,8 @@ def dry_run(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, over
 
 
 def cancel(folder: SweepFolder) -> list[str]:
-    """End every job of the sweep that waits or runs, and note its unfinished tasks as cancelled.
-
-    Returns:
-        The ids of the jobs that were ended.
-    """
-    with _alone(folder):
+    """End all jobs of the sweep, record their unfinished tasks as cancelled, and return the jobs' ids."""
+    with exclusive(folder.jobs):
         arrays, live = read_queue(folder)
         if not live:
             return []
@@ -133,7 +127,7 @@ def cancel(folder: SweepFolder) -> list[str]:
 
 
 def _job_name(folder: SweepFolder, plan: Plan, array: JobArray, number: int) -> str:
-    """Return a name that no other array in the queue has; `number` counts what was submitted for the sweep."""
+    """Return a name that no other array in the queue has; `number` counts the arrays submitted for the sweep."""
     return f"ntt-{plan.name}-{array.stage}-{content_key(str(folder.root))[:8]}.{number}"
 
 
@@ -145,14 +139,6 @@ def _profile(plan: Plan, cluster: str | None, overrides: Sequence[str]) -> Clust
             f"of {', '.join(profile_names())}, or the path of a YAML file of your own."
         )
     return load_profile(name, overrides)
-
-
-@contextmanager
-def _alone(folder: SweepFolder) -> Iterator[None]:
-    """Keep a second submission of the same sweep waiting, so that nothing is submitted twice."""
-    folder.root.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder.jobs):
-        yield
 
 
 def _executor(
@@ -168,7 +154,7 @@ def _executor(
 
     request = array.request
     if array.stage == "points" and request.tasks > 1:
-        # Points are run by all processes together: without one of them, the others would hold the node for nothing.
+        # All processes run points together: if one ends, the others would only hold the node.
         request = replace(request, srun_args=("--kill-on-bad-exit=1", *request.srun_args))
     executor = (DryExecutor if dry else SlurmExecutor)(
         folder.logs, max_num_timeout=request.max_timeouts if request.requeue else 0, python=request.python
@@ -194,7 +180,7 @@ def sbatch_parameters(request: JobRequest, *, name: str, code: Path) -> dict[str
         "signal_delay_s": request.signal_delay_s,
         "array_parallelism": request.max_parallel,
         "setup": [*request.setup, f"cd {shlex.quote(str(code))}"],
-        # Since SLURM 22.05 srun no longer takes this over from sbatch, and would bind each task to one core.
+        # Since SLURM 22.05 srun no longer inherits this from sbatch, and would bind each task to one core.
         "srun_args": [f"--cpus-per-task={request.cpus}", *request.srun_args],
         "additional_parameters": {"requeue" if request.requeue else "no-requeue": True, **request.extra},
         **{key: value for key, value in words.items() if value is not None},
@@ -204,7 +190,7 @@ def sbatch_parameters(request: JobRequest, *, name: str, code: Path) -> dict[str
 
 
 def _escape_percent(executor: Any, logs: Path, *, num_jobs: int) -> None:
-    """Name the log files once more where the folder has a "%", which SLURM would take for a pattern."""
+    """Name the log files again if their folder has a "%", which SLURM would take for a pattern."""
     if "%" not in str(logs):
         return
     stem = f"{logs}/".replace("%", "%%") + ("%A_%a" if num_jobs > 1 else "%j")
@@ -215,7 +201,7 @@ def _escape_percent(executor: Any, logs: Path, *, num_jobs: int) -> None:
 
 @contextmanager
 def outside_of_jobs() -> Iterator[None]:
-    """Hide the variables of the job this may run in, which sbatch and jobs would take for their own."""
+    """Hide the variables of a job that this may run in: sbatch and its jobs would take them for their own."""
     ranks = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "NTT_SLURM_WORLDS")
     of_job = [key for key in os.environ if key.startswith(("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")) or key in ranks]
     hidden = {key: os.environ.pop(key) for key in of_job if key != "SLURM_CONF"}
@@ -266,7 +252,7 @@ def _remedy(reason: str) -> str:
 
 
 def _wait_until_gone(folder: SweepFolder) -> None:
-    """Give jobs that were told to end the time to do so; SLURM kills them after its KillWait."""
+    """Give jobs time to end before SLURM kills them after its KillWait."""
     end = time.monotonic() + _CANCEL_WAIT_S
     while read_queue(folder)[1] and time.monotonic() < end:
         time.sleep(0.5)

@@ -1,7 +1,7 @@
 """A copy of the program in the sweep's folder, so that jobs run the code that was submitted.
 
-A sweep waits in the queue for hours while its author keeps working, so its jobs never import the working tree but a
-copy made at submission, under the digest of its files. A copy that was changed afterwards is refused.
+A sweep may wait in the queue for hours while its author keeps working, so its jobs import not the working tree but a
+copy made at submission, named after the digest of its files. A copy that has been changed is refused.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def check_snapshot(snapshot: Snapshot) -> None:
     Raises:
         ConfigError: if a file of it was changed, added or removed.
     """
-    digest = code_digest(snapshot.root, parts=(".",))  # anything next to the program could be imported, too
+    digest = code_digest(snapshot.root, parts=(".",))  # anything next to the program could be imported too
     if digest != snapshot.digest:
         raise ConfigError(
             f"The code in {snapshot.root} is not what was submitted: its digest is {digest[:12]}, expected "
@@ -76,7 +76,7 @@ def code_digest(project: Path = PROJECT_DIR, *, parts: Sequence[str] = _PARTS) -
 
 
 def _files(project: Path, parts: Sequence[str]) -> list[str]:
-    """Return the relative names of the program's files, sorted, without caches and what editors leave."""
+    """Return the relative names of the program's files, sorted, without caches and editors' backups."""
     paths = [path for part in parts for path in (project / part, *(project / part).rglob("*")) if path.is_file()]
     names = [path.relative_to(project) for path in paths]
     ignored = re.compile(r"__pycache__|\..*|.*\.pyc|.*~")

@@ -11,7 +11,7 @@ from ntt.base.typed import read_dataclass, shown, unknown_key
 from ntt.base.yaml_files import read_yaml
 from ntt.errors import ConfigError, raise_all
 
-Scalar = str | bool | int | float | None  # text first: what a setting is, its schema says
+Scalar = str | bool | int | float | None  # text first: a setting's own type is its schema's business
 Value = Scalar | tuple[Scalar, ...]
 Settings = Mapping[str, Value]
 
@@ -39,10 +39,10 @@ class StageResources:
     """Processes of one job. Shards of shared work are distributed over them; a point runs distributed over them."""
 
     shards: int = setting(1, ge=1)
-    """Jobs that a piece of shared work is divided into. Read for `candidates` and `references` only."""
+    """Jobs among which shared work is divided; for `candidates` and `references` only."""
 
     points_per_job: int = setting(1, ge=1)
-    """Points that one job runs, one after the other, with the models loaded once. Read for `points` only."""
+    """Points that one job runs one after the other, loading the models once; for `points` only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +67,16 @@ class SweepSpec:
     description: str = ""
 
     base: tuple[str, ...] | Settings | str = ()
-    """Overrides that every point has: as on the command line of `main.py`, a mapping, or the name of an experiment."""
+    """Overrides of every point: as on the command line of `main.py`, a mapping, or the name of an experiment."""
 
     axes: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
-    """Setting -> its values. Points are all combinations, the last axis varying fastest."""
+    """Values of each setting. Points are all their combinations, the last axis varying fastest."""
 
     points: tuple[Settings, ...] = ()
-    """Combinations of settings that belong together; every combination of the axes is made with each."""
+    """Settings that vary together; each is combined with every combination of the axes."""
 
     exclude: tuple[Settings, ...] = ()
-    """A point that agrees with all of one of these mappings is left out. A tuple matches any of its values."""
+    """Points that agree with one of these mappings are left out. A list matches any of its values."""
 
     resources: Resources = field(default_factory=Resources)
 
@@ -99,7 +99,7 @@ class SweepSpec:
         return self.base
 
     def problems(self) -> list[str]:
-        """Check what no field can tell alone: names, repetitions, and keys that occur in several places."""
+        """Check what no field can check alone: names, repetitions, and keys set in several places."""
         return [*self._name_problems(), *self._axes_problems(), *self._exclude_problems()]
 
     def _name_problems(self) -> Iterable[str]:
@@ -128,7 +128,7 @@ class SweepSpec:
             yield "points has a combination twice."
 
     def _exclude_problems(self) -> Iterable[str]:
-        """Exclusions that can never match are typing errors."""
+        """Find exclusions that can never match: typing errors."""
         values = {key: list(values) for key, values in self.axes.items()}
         for point in self.points:
             for key, value in point.items():
@@ -142,11 +142,9 @@ class SweepSpec:
 
 
 def read_spec(path: Path, *, name: str | None = None) -> SweepSpec:
-    """Read and check a sweep file.
+    """Read and check a sweep file; `name` replaces the sweep's name.
 
-    Args:
-        path: the file; one that comes with the program, such as sweeps/demo_small.yaml, is found from anywhere.
-        name: of the sweep, instead of the file's.
+    A file that comes with the program, such as sweeps/demo_small.yaml, is found from anywhere.
 
     Raises:
         ConfigError: naming every unknown key and every unusable value at once.
@@ -191,5 +189,5 @@ def _value_text(value: Value) -> str:
 
 
 def merge_overrides(*groups: Sequence[str]) -> list[str]:
-    """Join overrides; where a key comes twice, the later value takes the earlier one's place."""
+    """Join overrides; the later of two values for one key replaces the earlier, in its position."""
     return list({line.partition("=")[0]: line for lines in groups for line in lines}.values())

@@ -1,7 +1,7 @@
-"""What is known of a sweep's points and shards while they run: one small file each, written atomically.
+"""The state of a sweep's points and shards: one small file each, written atomically.
 
-There is no lock and no server. A process that works on a task sends a heartbeat every few seconds; one without a recent
-heartbeat, or whose process has ended on this machine, counts as lost, and its work as not done.
+There is no lock and no server. A process that works on a task writes a heartbeat every few seconds; a task whose
+heartbeat has stopped, or whose process on this machine has ended, counts as lost and not done.
 """
 
 import logging
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from ntt.base.files import read_json, write_json
+from ntt.base.files import is_alive, read_json, write_json
 from ntt.base.settings import setting
 from ntt.base.typed import read_dataclass
 from ntt.errors import StorageError
@@ -30,17 +30,15 @@ SILENCE_LIMIT_S = 180.0
 
 @dataclass(frozen=True)
 class TaskState:
-    """What is known about one point, or of one shard of shared work. Times are seconds since 1970, by the worker's
-    clock.
+    """The state of a point, or of a shard of shared work. Times are seconds since 1970 by the worker's clock.
 
     Attributes:
         status: one of `STATUSES`; "lost" is never written, only concluded (see `SweepFolder.observed`).
         attempts: how often work on it has begun.
-        job: id of the job that works or worked on it, or None.
-        items: how many items of a shard are in the store so far, computed now or before.
-        computed: how many of them were computed.
-        error: what went wrong, in a sentence.
-        traceback: where it went wrong.
+        job: id of the last job that worked on it, or None.
+        items: items of a shard that are in the store so far.
+        computed: how many of them this shard has computed.
+        error: what went wrong, in a sentence; `traceback`: where.
     """
 
     status: str = setting("waiting", one_of=STATUSES)
@@ -79,7 +77,7 @@ class SweepFolder:
 
     @property
     def plan(self) -> Path:
-        """The plan; written last, so that its presence means that the sweep can be worked on."""
+        """The plan; written last, so that its presence means the sweep is ready to be worked on."""
         return self.root / "plan.json"
 
     @property
@@ -89,7 +87,7 @@ class SweepFolder:
 
     @property
     def logs(self) -> Path:
-        """Folder of what jobs wrote."""
+        """Folder of the jobs' output."""
         return self.root / "logs"
 
     @property
@@ -98,11 +96,11 @@ class SweepFolder:
         return self.root / "tables"
 
     def shard_folder(self, task: str) -> Path:
-        """Folder in which a shard lists the entries of the store that it has made or found."""
+        """Folder in which a shard lists the store entries that it has computed or found."""
         return self.root / "shards" / task
 
     def state(self, task: str) -> TaskState:
-        """Return what is written of a task (a point's id, or `Shard.task`); a damaged file counts as none."""
+        """Return the recorded state of a task (a point's id, or `Shard.task`); a damaged file counts as none."""
         path = self._state_path(task)
         try:
             return read_record(TaskState, path, remedy="Its task counts as waiting.") if path.exists() else TaskState()
@@ -111,22 +109,22 @@ class SweepFolder:
             return TaskState()
 
     def write_state(self, task: str, state: TaskState) -> None:
-        """Write what is known of a task."""
+        """Record the state of a task."""
         write_json(self._state_path(task), asdict(state))
 
     def observed(self, task: str, *, now_s: float | None = None) -> TaskState:
-        """Return a task's state with "lost" in place of "running" where the process that worked on it is gone."""
+        """Return a task's state, "lost" instead of "running" if the process that worked on it is gone."""
         state = self.state(task)
         if state.status == "running" and _is_silent(state, time.time() if now_s is None else now_s):
             return replace(state, status="lost")
         return state
 
     def reset(self, task: str) -> None:
-        """Make a task wait again, whatever it was; its number of attempts stays."""
+        """Make a task wait again, whatever its state; only its number of attempts stays."""
         self.write_state(task, TaskState(attempts=self.state(task).attempts))
 
     def record_failure(self, task: str, error: str, *, job: str | None = None) -> None:
-        """Record that a task has failed where its own process could not."""
+        """Record the failure of a task whose own process could not."""
         now, state = time.time(), self.state(task)
         if state.status != "running":
             state = TaskState(started_s=now, attempts=state.attempts + 1)
@@ -134,18 +132,16 @@ class SweepFolder:
         self.write_state(task, replace(state, status="failed", heartbeat_s=now, finished_s=now, error=error, job=job))
 
     def shards(self, unit: str) -> list[str]:
-        """Return the tasks of a unit's shards that were begun, in order."""
+        """Return the tasks of a unit's shards that have been started, in order."""
         return sorted(path.stem for path in self._state_path("_").parent.glob(f"{unit}.*.json"))
 
     @contextmanager
     def working_on(self, task: str, *, job: str | None = None) -> Iterator[Count]:
         """Record that this process works on a task, with a heartbeat, until the block ends.
 
-        The task is done if the block ends well, failed with its traceback after an exception (which propagates), and
-        waiting again if the process is told to stop (KeyboardInterrupt, SystemExit).
-
-        Yields:
-            A count for the block to keep; each heartbeat writes it, too.
+        Then the task is done; or failed, with its traceback, after an exception (which propagates); or waiting again,
+        if the process was told to stop (KeyboardInterrupt, SystemExit). The block updates the count that is yielded,
+        and each heartbeat records it.
         """
         count, now = Count(), time.time()
         attempts, host = self.state(task).attempts + 1, socket.gethostname()
@@ -172,7 +168,7 @@ class SweepFolder:
 
 
 def _beat(folder: SweepFolder, task: str, begun: TaskState, count: Count, stop: threading.Event) -> None:
-    """Renew the heartbeat until told to stop. A disk that is full for a while must not end the work."""
+    """Renew the heartbeat until told to stop. A disk that is full for a time must not end the work."""
     while not stop.wait(HEARTBEAT_S):
         try:
             folder.write_state(task, replace(begun, heartbeat_s=time.time(), **asdict(count)))
@@ -184,17 +180,6 @@ def _is_silent(state: TaskState, now_s: float) -> bool:
     if state.host == socket.gethostname() and state.pid is not None and not is_alive(state.pid):
         return True
     return state.heartbeat_s is None or now_s - state.heartbeat_s > SILENCE_LIMIT_S
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether there is a process of this number on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def read_record(cls: type[T], path: Path, *, remedy: str) -> T:

@@ -19,7 +19,7 @@ class UnitStatus:
     """A unit of shared work and how much of it exists, as far as shards have reported.
 
     Attributes:
-        num_there: items in the store.
+        num_there: items known to be in the store.
         shards: observed states of its shards by task.
         is_needed: whether a point that is not done builds on it.
     """
@@ -31,19 +31,18 @@ class UnitStatus:
 
     @property
     def num_missing(self) -> int:
-        """Items that are not known to exist."""
+        """Items not known to be in the store."""
         return max(0, self.unit.num_items - self.num_there)
 
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """Everything `ntt sweep status` tells.
+    """Everything `ntt sweep status` shows.
 
     Attributes:
         points: every point with its state.
-        elapsed_s: from the first start of anything to its last heartbeat; None where nothing has begun.
-        left_s: estimate of the time left with as many processes as work now (at least one); None where there is
-            nothing to estimate it by.
+        elapsed_s: from the first start to the last heartbeat of anything; None if nothing has begun.
+        left_s: estimated time left with as many processes as now, at least one; None without a basis.
     """
 
     points: tuple[tuple[PlannedPoint, TaskState], ...]
@@ -63,7 +62,7 @@ def is_done(folder: SweepFolder, point: PlannedPoint) -> bool:
 
 
 def sweep_status(folder: SweepFolder, plan: Plan, *, asks_queue: bool = True) -> SweepStatus:
-    """Read the state of a sweep from its files and, where it was submitted to a cluster, from the queue.
+    """Read the state of a sweep from its files and, if it was submitted to a cluster, from the queue.
 
     Raises:
         ConfigError: if the queue does not answer.
@@ -85,7 +84,7 @@ def sweep_status(folder: SweepFolder, plan: Plan, *, asks_queue: bool = True) ->
 
 
 def _with_result(point: PlannedPoint, state: TaskState) -> TaskState:
-    """A point is done only while its metrics exist, and may have been done outside the sweep."""
+    """Correct a state: a point is done only while its metrics exist, and may have been run outside the sweep."""
     has_metrics = RunDirectory(point.run_dir).metrics.is_file()
     if state.status == "done" and not has_metrics:
         return TaskState(attempts=state.attempts)
@@ -95,7 +94,7 @@ def _with_result(point: PlannedPoint, state: TaskState) -> TaskState:
 
 
 def _unit_status(plan: Plan, unit: WorkUnit, shards: Mapping[str, TaskState], *, is_needed: bool) -> UnitStatus:
-    # What was computed before the plan looked into the store is in its count.
+    # The plan's count includes what was in the store when the plan was made.
     computed = sum(state.computed for state in shards.values() if (state.started_s or 0.0) >= plan.created_s)
     return UnitStatus(unit, min(unit.num_items, (unit.num_cached or 0) + computed), shards, is_needed)
 
@@ -103,7 +102,7 @@ def _unit_status(plan: Plan, unit: WorkUnit, shards: Mapping[str, TaskState], *,
 def _left_s(
     points: Sequence[tuple[PlannedPoint, TaskState]], units: Sequence[UnitStatus], processes: int
 ) -> float | None:
-    """Estimate by what this sweep has measured itself, else by the plan's figures."""
+    """Estimate from what this sweep has measured, else from the plan's figures."""
     measured = [state.seconds for _, state in points if state.status == "done" and state.seconds is not None]
     parts = [(_item_s(unit), unit.num_missing, 0.0) for unit in units if unit.is_needed and unit.num_missing]
     for point, state in ((point, state) for point, state in points if state.status != "done"):

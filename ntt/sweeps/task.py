@@ -1,6 +1,6 @@
-"""The callable that submitit keeps, starts in a job and, after an interruption, starts again.
+"""The callable that submitit stores, calls in a job and, after an interruption, calls again.
 
-Imported before submitit can take SLURM's signals, so nothing heavy is imported here until work begins.
+This module is imported before submitit can handle SLURM's signals, so it imports nothing heavy until work begins.
 """
 
 import os
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ntt.base.files import is_alive
 from ntt.base.project import PROJECT_DIR
 from ntt.errors import ConfigError
 from ntt.sweeps.job import Job
 from ntt.sweeps.snapshot import Snapshot, check_snapshot
-from ntt.sweeps.state import is_alive
 
 _LOOK_EVERY_S = 1.0
 
@@ -27,10 +27,10 @@ class JobTask:
 
     Attributes:
         sweep_dir: folder of the sweep.
-        work_dir: folder the sweep was started from; relative paths in settings start there.
+        work_dir: folder the sweep was started from, which relative paths in settings refer to.
         job: the work.
         code: the copy of the program that a job on a cluster must run; None on this machine.
-        launcher: process that waits for a job on this machine and that the job ends with; None on a cluster.
+        launcher: id of the process that waits for a job on this machine and ends with it; None on a cluster.
         visible_gpus: the launcher's CUDA_VISIBLE_DEVICES, which submitit's local executor would hide.
     """
 
@@ -42,10 +42,10 @@ class JobTask:
     visible_gpus: str | None = None
 
     def __call__(self) -> None:
-        """Do the work; what is stored or finished already is not done again.
+        """Do the work, except what is stored or finished already.
 
         Raises:
-            NttError: if part of it failed; the reason is in the state of each shard and point.
+            NttError: if part of it failed; the states of shards and points have the reasons.
         """
         if self.code is not None:
             _check_code(self.code)
@@ -68,14 +68,14 @@ class JobTask:
         )
 
     def checkpoint(self) -> Any:
-        """Return what submitit queues after a time-out or pre-emption: the same work, most of it found done."""
+        """Return what submitit queues after a time-out or pre-emption: the same work."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def _check_code(code: Snapshot) -> None:
-    """Refuse to run anything but the copy made at submission."""
+    """Refuse to run any program but the copy made at submission."""
     check_snapshot(code)
     if code.root.resolve() != PROJECT_DIR:
         raise ConfigError(
@@ -85,13 +85,13 @@ def _check_code(code: Snapshot) -> None:
 
 
 def _end_with(launcher: int) -> None:
-    """End this process when its launcher asks for it (SIGTERM) or is gone, through all `finally` blocks."""
+    """End this process, through all `finally` blocks, when its launcher asks for it (SIGTERM) or is gone."""
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_watch, args=(launcher,), daemon=True).start()
 
 
 def _leave(number: int, _: object) -> None:
-    signal.signal(number, signal.SIG_IGN)  # told once is enough; what ends the work must not be interrupted
+    signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
     sys.exit(128 + number)
 
 

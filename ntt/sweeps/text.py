@@ -1,4 +1,4 @@
-"""Plans and states of sweeps as readable text."""
+"""Plans and states of sweeps as text."""
 
 import math
 import time
@@ -16,7 +16,7 @@ _SHOWN_POINTS = 100
 
 
 def plan_text(folder: SweepFolder, plan: Plan) -> str:
-    """Describe a plan: points, shared work, what already exists, jobs and time."""
+    """Describe a plan: points, shared work and how much of it exists, jobs and time."""
     todo = [point for point in plan.points if not point.finished]
     lines = [f"Sweep {plan.name}: {counted(len(plan.points), 'point')}, {len(plan.points) - len(todo)} done", ""]
     lines += [f"  {_prospect(point):<7}{point.label}" for point in plan.points[:_SHOWN_POINTS]]
@@ -45,7 +45,7 @@ def status_text(folder: SweepFolder, plan: Plan, status: SweepStatus, *, verbose
         if points and (name != "done" or verbose):
             lines += ["", f"{name}:", *(line for entry in points for line in _point_lines(*entry, verbose=verbose))]
     is_over = status.counts["done"] == len(plan.points)
-    untouched = "none, every result was there before" if is_over else "nothing has begun"
+    untouched = "none, every result existed already" if is_over else "nothing has begun"
     elapsed = untouched if status.elapsed_s is None else f"{duration(status.elapsed_s)} since the start"
     estimate = "unknown" if status.left_s is None else f"about {duration(status.left_s)}"
     left = "" if is_over else f", still to do: {estimate}"
@@ -70,7 +70,7 @@ def counted(number: int, what: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in readable form: "8 s", "12 min", "3 h 5 min", "2 d 4 h"."""
+    """Return a time as text: "8 s", "12 min", "3 h 5 min", "2 d 4 h"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s" if seconds >= 0.05 else f"{1000 * seconds:.0f} ms" if seconds else "0 s"
     if seconds < 90:

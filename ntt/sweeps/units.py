@@ -1,7 +1,7 @@
 """Work that the points of a sweep share: the candidates of a data set's images, the features of its references.
 
-Two points share a unit when the pipeline itself would find the same entries in the store: units are keyed by what
-decides those entries, not by the settings that happen to be varied.
+Two points share a unit if the pipeline would look up the same entries in the store: units are keyed by what decides
+those entries, not by the settings that happen to vary.
 """
 
 import logging
@@ -28,18 +28,18 @@ _ID_LENGTH = 12
 
 @dataclass(frozen=True)
 class WorkUnit:
-    """Work that several points share: the candidates of all images of a data set, or the features of references.
+    """Shared work: the candidates of a data set's images, or the features of its references.
 
-    The candidates are those of target images, and of references' images as far as matchers of the points read them.
+    The images are the targets, and those of references if the matcher of a point reads their candidates.
 
     Attributes:
         id: kind and a digest, usable as a file name.
         kind: "candidates" or "references".
         label: a readable name.
-        point: id of the first point that builds on it; the unit is done by its settings.
+        point: id of the first point that builds on it, whose settings are used.
         num_items: images, or reference instances.
-        num_cached: those of them that the store has; None where the planning machine cannot tell.
-        item_s: seconds one item takes, or None where that is not known.
+        num_cached: how many of them are in the store; None if the planning machine cannot tell.
+        item_s: seconds per item, or None if unknown.
         item_s_source: where that figure comes from.
     """
 
@@ -54,12 +54,12 @@ class WorkUnit:
 
     @property
     def num_missing(self) -> int:
-        """Items that have to be computed, as far as is known."""
+        """Items still to be computed, as far as is known."""
         return self.num_items - (self.num_cached or 0)
 
     @property
     def missing_s(self) -> float | None:
-        """Seconds that these take in one process; None where that is not known."""
+        """Seconds that the missing items take in one process; None if unknown."""
         return None if self.item_s is None else self.item_s * self.num_missing
 
     @property
@@ -75,7 +75,7 @@ class Inventory:
     Attributes:
         units_of: point id -> ids of its units.
         finished: ids of points whose run directory holds a valid result.
-        problems: point id -> why it cannot be run; such points take part in nothing else.
+        problems: point id -> why it cannot be run; such points appear nowhere else.
     """
 
     units: tuple[WorkUnit, ...]
@@ -86,7 +86,7 @@ class Inventory:
 
 @each_warning_once()
 def take_inventory(points: Sequence[Point]) -> Inventory:
-    """Read the annotation files, name the shared work, and look what the store and the run directories have.
+    """Read the annotation files, name the shared work, and see what the store and the run directories hold.
 
     On a machine without the points' device (a login node) the store cannot be queried, because models are part of its
     keys; units are then distinguished by their settings.
@@ -118,15 +118,15 @@ def take_inventory(points: Sequence[Point]) -> Inventory:
 def shared_items(
     kind: str, pipelines: Sequence[Pipeline]
 ) -> tuple[list[tuple[Any, ...]], Callable[..., bool], Callable[..., object]]:
-    """Return the items of a unit, all that any of its points needs, in an order that all processes agree on.
+    """Return every item of a unit that any of its points needs, in an order that all processes agree on.
 
     Returns:
-        The items: (image,) or (reference instance, its image); whether the store has one; what computes one. Models
-        are not touched before the functions are called.
+        The items: (image,) or (reference instance, its image); a function that tells whether an item is stored; and
+        one that computes it. Models are not touched before these are called.
     """
     first = pipelines[0]
     if kind == "candidates":
-        # Files of different numbers of shots may give the same ids to different images.
+        # Files for different numbers of shots may give the same id to different images.
         images = {image.path: image for pipeline in pipelines for image in pipeline.reference_images}
         return (
             [(image,) for image in (*first.targets, *images.values())],
@@ -142,7 +142,7 @@ def shared_items(
 
 @each_warning_once()
 def _drawn_instances(pipelines: Sequence[Pipeline]) -> list[tuple[Any, ...]]:
-    """Return every reference instance that any of some runs draws, once, with its image."""
+    """Return every reference instance that any of the runs draws, once, with its image."""
     drawn: dict[int, tuple[Any, ...]] = {}
     for references in (pipeline.references for pipeline in pipelines):
         for instances in references.instances:
@@ -167,7 +167,7 @@ def _is_finished(pipeline: Pipeline) -> bool:
 
 
 def _unit_ids(pipeline: Pipeline) -> tuple[str, ...]:
-    """Return the ids of the shared work a point builds on, after making sure that its references can be drawn."""
+    """Return the ids of the shared work a point builds on; fail if its references cannot be drawn."""
     _ = pipeline.references
     keys = {"candidates": _candidates_key(pipeline), "references": _references_key(pipeline)}
     return tuple(f"{kind}-{key[:_ID_LENGTH]}" for kind, key in keys.items())

@@ -1,8 +1,8 @@
-"""What a job does, once the program is loaded.
+"""What a job does once the program is loaded.
 
-A job composes the configurations of its points from the plan, so that nothing but the sweep's folder and the names of
-the tasks are handed over. Each may be done again at any time, in another process or on another node: what is in the
-store or in a finished run directory is not computed again.
+A job composes the configurations of its points from the plan, so that only the sweep's folder and the names of tasks
+are handed over. Every task may be repeated at any time, in another process or on another node: what is in the store or
+in a finished run directory is not computed again.
 """
 
 import logging
@@ -33,18 +33,11 @@ from ntt.sweeps.units import shared_items
 
 _LOG = logging.getLogger(__name__)
 _SETTLE_S = 10.0
-"""How long the states of other nodes may take to become visible here: network file systems keep what they have read."""
+"""How long states written on other nodes may take to become visible here: network file systems cache what they read."""
 
 
 def work(sweep_dir: Path, job: Job, *, rank: int = 0, num_processes: int = 1, job_id: str | None = None) -> None:
-    """Do the work of a job. A task that fails is recorded with its traceback, and the next one follows.
-
-    Args:
-        sweep_dir: folder of the sweep.
-        job: the work.
-        rank: number of this process in the job.
-        num_processes: number of processes of the job.
-        job_id: kept with the states.
+    """Do this process's part of a job. A task that fails is recorded with its traceback, and the next one follows.
 
     Raises:
         NttError: if a task failed.
@@ -61,12 +54,12 @@ def work(sweep_dir: Path, job: Job, *, rank: int = 0, num_processes: int = 1, jo
 
 
 class _OutOfStep(Exception):
-    """A point failed, so that the processes of the job may be at different places."""
+    """A point failed, so the processes of the job may have got to different points."""
 
 
 @dataclass(frozen=True)
 class _Worker:
-    """One process of a job. In a job of several, the first one keeps the record of the points."""
+    """One process of a job. The first of several records the states of points."""
 
     folder: SweepFolder
     plan: Plan
@@ -76,10 +69,7 @@ class _Worker:
     job_id: str | None
 
     def fill(self, shard: Shard) -> bool:
-        """Put the items of a shard into the store; return False if that failed.
-
-        At most the current item is lost when the process is stopped.
-        """
+        """Compute the items of a shard into the store, losing at most one if stopped; return False if that failed."""
         try:
             with console_logging(), self.folder.working_on(shard.task, job=self.job_id) as count:
                 self._fill(shard, count)
@@ -106,10 +96,10 @@ class _Worker:
         RunDirectory(self.folder.shard_folder(shard.task)).write_store_keys(shard.task, used)
 
     def run_points(self) -> list[str]:
-        """Run the points of the job, those that share candidates together; return the ids of those that failed.
+        """Run the points of the job, together where they share candidates; return the ids of those that failed.
 
-        The processes of the job meet once. Only after a failure they meet again, because one of them may have got
-        further than another.
+        The processes of the job meet once. Only after a failure do they meet again, because some may have got further
+        than others.
         """
         points = [self.plan.point(point) for point in self.job.points]
         waiting = deque(by_candidates(points) if self.num_processes == 1 else [[point] for point in points])
@@ -124,7 +114,7 @@ class _Worker:
                         failed += [*blocked, *failed_now]
                         if failed_now and group.size > 1:
                             raise _OutOfStep
-            except DistributedError as error:  # the processes could not form a group, or one has gone
+            except DistributedError as error:  # the processes could not form a group, or one has ended
                 failed += self._record([point for sharing in waiting for point in sharing], str(error))
                 waiting.clear()
         return failed
@@ -141,7 +131,7 @@ class _Worker:
         return failed
 
     def _match_ahead(self, points: Sequence[PlannedPoint], configs: dict[str, ExperimentConfig]) -> int:
-        """Match as many points as fit into memory, the first ones; compose them all. Return how many."""
+        """Compose all points, and match as many of the first ones as fit into memory; return how many."""
         try:
             configs.update({point.id: point_config(self.plan, point) for point in points if point.id not in configs})
             return match_ahead([configs[point.id] for point in points], process_workspace())
@@ -168,10 +158,10 @@ class _Worker:
         return ExperimentConfig().runtime.dist_timeout_s
 
     def _record_blocked(self, points: Sequence[PlannedPoint]) -> list[str]:
-        """Record the points whose shared work is not done as failed, and return their ids.
+        """Record points whose shared work is not done as failed, and return their ids.
 
-        They could compute what is missing themselves, but dozens of them would compute the same, each for itself and
-        with the resources of a point. Repeating the missing shards first costs less.
+        They could compute what is missing themselves, but dozens of them would compute the same, each with the
+        resources of a point. Repeating the missing shards first costs less.
         """
         blocked = []
         for point in points:
@@ -185,7 +175,7 @@ class _Worker:
 
     @cached_property
     def _undone(self) -> dict[str, TaskState]:
-        """The shared work that is not done. Its jobs have ended, so any state but "failed" may be an old one."""
+        """The shared work that is not done. Its jobs have ended, so any state but "failed" may be out of date."""
         end = time.monotonic() + _SETTLE_S
         while True:
             undone = {task: state for task in self.job.needs if (state := self.folder.observed(task)).status != "done"}
@@ -194,7 +184,7 @@ class _Worker:
             time.sleep(0.5)
 
     def _record(self, points: Sequence[PlannedPoint], error: str) -> list[str]:
-        """Record points as failed without having tried them."""
+        """Record points as failed without trying them."""
         if self.rank == 0:
             for point in points:
                 self.folder.record_failure(point.id, error, job=self.job_id)
@@ -203,7 +193,7 @@ class _Worker:
 
 
 def by_candidates(points: Iterable[PlannedPoint]) -> list[list[PlannedPoint]]:
-    """Divide points into groups that share the candidates of their images, in the order of their first members."""
+    """Group points by the candidates they share, in the order of first members."""
     groups: dict[str, list[PlannedPoint]] = {}
     for point in points:
         unit = next((unit for unit in point.units if unit.startswith("candidates-")), point.id)
@@ -212,6 +202,6 @@ def by_candidates(points: Iterable[PlannedPoint]) -> list[list[PlannedPoint]]:
 
 
 def point_config(plan: Plan, point: PlannedPoint) -> ExperimentConfig:
-    """Compose one point; trackers show the points of a sweep together."""
+    """Compose one point; its tracker groups the points of the sweep."""
     config = compose_points(plan, {point.id})[0].config
     return replace(config, tracker=replace(config.tracker, group=config.tracker.group or plan.name))

@@ -1,4 +1,4 @@
-"""What a tracker is: a mirror of a run's progress and metrics."""
+"""The tracker interface: a mirror of a run's progress and metrics."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -16,9 +16,9 @@ _MAX_SIDE_PX = 800
 
 @dataclass(kw_only=True)
 class Tracker:
-    """Receives what a run measured; this one keeps nothing.
+    """Receives what a run measures; this one discards it.
 
-    A tracker never raises: after its first failure it warns and records nothing any more. Subclasses override
+    A tracker never raises: at its first failure it warns, and from then on records nothing. Subclasses override
     `_write_numbers`, `_write_results`, `_write_pictures` and `_close`.
     """
 
@@ -35,7 +35,7 @@ class Tracker:
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Record metrics by flat name, such as "segm/AP50/cat", and as a table."""
         overall = {name: value for name, value in metrics.items() if name.count("/") == 1}
-        # Thousands of numbers (LVIS) make a project unusable; the table has all classes in any case.
+        # Thousands of numbers, as with LVIS, make a project unusable; the table lists all classes anyway.
         few = len(metrics) - len(overall) <= _MAX_CLASS_VALUES
         self._attempt(lambda: self._write_numbers(metrics if few else overall))
         self._attempt(lambda: self._write_results(metrics))
@@ -123,7 +123,7 @@ def class_rows(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str |
 
 
 def choose_pictures(paths: Mapping[str, Path], limit: int) -> dict[str, Path]:
-    """Take at most `limit` pictures that exist, spread evenly over all of them, the first one always included."""
+    """Choose at most `limit` of the pictures that exist, evenly spread and beginning with the first."""
     present = [(name, path) for name, path in paths.items() if path.is_file()]
     if len(present) <= limit:
         return dict(present)

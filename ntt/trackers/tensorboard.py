@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class TensorboardTracker(Tracker):
-    """Writes one step: a run has no course over time, only results."""
+    """Writes a single step: a run has results, not a course over time."""
 
     name: str = "tensorboard"
     writer: Any
@@ -62,7 +62,7 @@ class TensorboardTrackerConfig(TrackerConfig):
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            # A run that is queued again reports its finished stages once more, so its record starts again.
+            # A requeued run reports its finished stages again, so its record starts afresh.
             shutil.rmtree(folder, ignore_errors=True)
             writer = SummaryWriter(log_dir=str(folder))
             writer.add_text("config", f"```\n{json.dumps(identity.config, indent=1, default=str)}\n```", 0)

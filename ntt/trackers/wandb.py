@@ -1,9 +1,9 @@
 """Weights & Biases: one W&B run per run.
 
-Online the W&B run's id is that of the point, so a job that is queued again continues the same run. Without a key or a
-connection the record is written to disk and can be sent later; each such attempt has an id of its own, because W&B
-loses data of several offline runs with one id. All attempts carry the point in their configuration. A failure costs a
-warning and at most the time limits below, never a result.
+Online, the W&B run has the id of ours, so a requeued job continues it. Without a key or a connection the record is
+written to disk and can be sent later; each such attempt gets an id of its own, because W&B loses data when several
+offline runs share one, and names our run in its configuration. A failure costs a warning and at most the time limits
+below, never a result.
 """
 
 import logging
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _LONGEST_TAG = 64
 _UNREACHABLE = threading.Event()
-"""Whether this process could not open a run on the server; the other points of a sweep need not wait for it again."""
+"""Set once this process has failed to reach the server, so that later points of a sweep do not wait for it again."""
 
 
 @dataclass(kw_only=True)
@@ -53,7 +53,7 @@ class WandbTracker(Tracker):
         """Close the run, and log how to send it if it was only written to disk."""
         folder = Path(self.run.settings.sync_dir)
         complete = self.online and not self.broken
-        # Closed after a failure too: W&B considers an open run to be running, and would block this process's next one.
+        # Closed even after a failure: W&B takes an open run for running, and would block this process's next one.
         self.broken = False
         self._attempt(lambda: self.run.finish(exit_code=int(failed)))
         if not complete or self.broken:
@@ -91,7 +91,7 @@ class WandbTrackerConfig(TrackerConfig):
     """Seconds to wait at the end until everything is sent; then the rest stays on disk."""
 
     def build(self, identity: RunIdentity) -> Tracker:
-        """Open the run: online where that is wanted and possible, else offline, else not at all."""
+        """Open the run: online where requested and possible, else offline, else not at all."""
         online = self._is_online()
         for attempt in (True, False) if online else (False,):
             try:
@@ -109,7 +109,7 @@ class WandbTrackerConfig(TrackerConfig):
         mode = os.environ.get("WANDB_MODE", "online") if self.mode == "auto" else self.mode
         if mode in ("offline", "dryrun", "disabled") or _UNREACHABLE.is_set():
             return False
-        with suppress(Exception):  # a package that is missing, or a key of another form: opening the run explains it
+        with suppress(Exception):  # opening the run explains a missing package or a malformed key
             wandb = _import_wandb()
             wandb.setup(wandb.Settings(silent=True))
             if wandb.login(prompt=False, verify=False):
@@ -121,7 +121,7 @@ class WandbTrackerConfig(TrackerConfig):
         wandb = _import_wandb()
         folder = Path(self.folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        # A W&B agent has registered the run it asks for; under another id it would wait for that one forever.
+        # A W&B agent has registered the run it wants; under another id it would wait for it forever.
         agent_id = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
         settings = wandb.Settings(
             silent=True,
