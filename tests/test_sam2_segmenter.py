@@ -241,7 +241,7 @@ def test_weights_of_another_model(checkpoint: Path, canvas: torch.Tensor) -> Non
 def test_weights_of_something_else(tmp_path: Path, canvas: torch.Tensor) -> None:
     path = tmp_path / "other.pt"
     torch.save({"model": {"layer.weight": torch.zeros(2)}}, path)
-    with pytest.raises(WeightsError, match="holds weights of no SAM2 model known here"):
+    with pytest.raises(WeightsError, match="holds weights of no known SAM2 model"):
         segmenter(path).propose(canvas)
 
 

@@ -122,7 +122,7 @@ def test_weights_of_timms_own_download_are_digested(monkeypatch: pytest.MonkeyPa
         ({"pretrained": True}, "backbone.pretrained=true downloads .* but NTT_OFFLINE switches network access off"),
         ({"weights": "FILE", "model": "vit_tiny_patch16_225"}, "225' is not known to timm .* vit_tiny_patch16_224"),
         ({"weights": "FILE", "block": 12}, "the network has 12 blocks. Choose 0 to 11"),
-        ({"weights": "FILE", "model": "resnet18"}, "'resnet18' is no plain vision transformer"),
+        ({"weights": "FILE", "model": "resnet18"}, "'resnet18' is not a plain vision transformer"),
     ],
 )
 def test_impossible_settings_are_refused(

@@ -186,8 +186,8 @@ def _saved(content: object, **options: bool) -> bytes:
         (b"PK\x03\x04nothing", "damaged"),
         (_saved(torch.zeros(2)), "holds a Tensor, not a state dict"),
         (_saved({}), "is not a state dict: it is empty"),
-        (_saved({"a": 1}), "it has entries that are no named tensors, such as 'a'"),
-        (_saved({3: torch.zeros(1)}), "it has entries that are no named tensors, such as '3'"),
+        (_saved({"a": 1}), "it has entries that are not named tensors, such as 'a'"),
+        (_saved({3: torch.zeros(1)}), "it has entries that are not named tensors, such as '3'"),
     ],
 )
 def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: bytes, problem: str) -> None:

@@ -1,4 +1,4 @@
-"""Prompts, or images, in batches: over several threads on a CPU, in smaller batches when memory runs out."""
+"""Prompts or images in batches, over several threads on a CPU, and in smaller batches when memory runs out."""
 
 import logging
 import threading
@@ -23,26 +23,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class BatchRunner:
-    """Cuts many items into batches; halves `batch_size` whenever memory runs out."""
+    """Divides items into batches; halves `batch_size` whenever memory runs out."""
 
     def __init__(self, batch_size: int, *, unit: str = "prompts", setting: str = "segmenter.prompt_batch_size") -> None:
-        """Start with `batch_size` items at a time; `unit` names them, and `setting` the size, in the warning."""
+        """Start with `batch_size` items at a time; the warning names them `unit`, and the size `setting`."""
         self.batch_size = batch_size
         self._unit, self._setting = unit, setting
         self._lock = threading.Lock()
         self._warned = False
 
     def run(self, function: Callable[[int, int], Result], count: int, *, workers: int = 1) -> list[Result]:
-        """Call `function(start, stop)` until 0..count is covered.
+        """Call `function(start, stop)` for all of `count` items, and return the results per batch, in order.
 
-        Args:
-            function: works on items start..stop-1. Must give the same results however they are grouped.
-            count: number of items.
-            workers: threads to spread batches over. Each computes with a single thread, because threads inside every
-                small operation wait for one another, and flushes denormals.
-
-        Returns:
-            The results in the order of the items, one per batch.
+        The results must not depend on how items are grouped. Each of `workers` threads flushes denormals and computes
+        with a single thread, because threads within small operations mostly wait for one another.
 
         Raises:
             RuntimeError: if memory does not suffice even for one item.
@@ -79,10 +73,7 @@ class BatchRunner:
             if not self._warned:
                 logger.warning(
                     "Memory ran out with %d %s at a time; continuing with %d. Set %s to that to avoid failed attempts.",
-                    failed_size,
-                    self._unit,
-                    self.batch_size,
-                    self._setting,
+                    *(failed_size, self._unit, self.batch_size, self._setting),
                 )
                 self._warned = True
         if torch.cuda.is_available():

@@ -1,6 +1,6 @@
-"""Masks for annotations that have only boxes: for whole annotation files, and for references while a run needs them.
+"""Masks for annotations that have only boxes: for whole annotation files, and for the references of a run.
 
-Masks are kept in a store, so an interrupted conversion resumes where it stopped and a run computes each mask once.
+Masks are kept in a store, so an interrupted conversion resumes where it stopped, and a run computes each mask once.
 """
 
 import logging
@@ -44,13 +44,10 @@ _KIND = "box_masks"
 
 
 def choose_box_segmenter(mode: str, segmenter: Segmenter, backbone: Backbone) -> BoxSegmenter | None:
-    """Return what makes masks of boxes; None where the box itself serves as the mask.
+    """Return what makes masks from boxes; None where the box itself serves as the mask.
 
-    Args:
-        mode: "auto": the segmenter if it takes boxes as prompts, else None; "segmenter": the segmenter in any case,
-            by its proposals if it takes no boxes; "box": None.
-        segmenter: of the run.
-        backbone: of the run; used where masks are chosen among proposals.
+    In mode "auto" it is the segmenter if it takes boxes as prompts, else None; in mode "segmenter" always the
+    segmenter, whose proposals are used if it takes no boxes; in mode "box" None.
     """
     if mode == "box":
         return None
@@ -61,26 +58,20 @@ def choose_box_segmenter(mode: str, segmenter: Segmenter, backbone: Backbone) ->
 
 @dataclass(frozen=True)
 class BoxMasks:
-    """Gives the masks of boxes: from the store, or computed and stored."""
+    """Masks of boxes, from the store, or computed and stored."""
 
     segmenter: BoxSegmenter
     store: Store
 
     def get(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> Rles:
-        """Return the mask of each COCO box of one image.
-
-        Returns:
-            Full-size masks, COCO compressed RLE; None for a box in which the segmenter found nothing.
-        """
+        """Return the full-size mask of each COCO box of one image, as compressed RLE; None if nothing was found."""
         return next(self.get_all([(record, boxes_xywh)]))
 
     def get_all(self, images: Sequence[BoxesOfImage], *, image_batch: int | None = None) -> Iterator[Rles]:
-        """Yield what `get` returns for many images; several go to the segmenter together where it can do that.
+        """Yield what `get` returns for each image, several at a time if the segmenter takes several.
 
-        Args:
-            images: images and their boxes.
-            image_batch: images at a time, 1 or more; None: as many as speed up the segmenter's device. Halved when
-                memory runs out.
+        `image_batch` is how many, 1 or more, by default as many as suit the segmenter's device. It is halved when
+        memory runs out.
         """
         most = self.segmenter.images_at_once if takes_images(self.segmenter) else 1
         size = most if image_batch is None else image_batch
@@ -107,8 +98,6 @@ class BoxMasks:
         return [self.segmenter.segment_boxes(*prompt) for prompt in prompts]
 
     def _read(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> Rles | None:
-        """Look masks up in the store."""
-
         def parse(arrays: Arrays, notes: Notes) -> Rles:
             masks = masks_from_arrays(arrays, notes, size=(record.height, record.width))
             if arrays["is_found"].shape != (len(boxes_xywh),) or np.count_nonzero(arrays["is_found"]) != len(masks):
@@ -130,7 +119,7 @@ class BoxMasks:
         )
 
     def _prompts(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the canvas, float32 [3, h, w], and the boxes in its pixels, float32 [B, 4]."""
+        """Return the canvas, float32 [3, h, w], and the boxes, xyxy in its pixels, float32 [B, 4]."""
         rows, columns = self.segmenter.canvas_hw(record.height, record.width)
         boxes = torch.tensor(boxes_xywh, dtype=torch.float64).reshape(-1, 4)
         boxes_xyxy = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
@@ -138,7 +127,7 @@ class BoxMasks:
         return resize_to_canvas(read_image(record), (rows, columns)), boxes_xyxy.float()
 
     def _write(self, record: ImageRecord, boxes_xywh: Sequence[Box], logits_Bhw: torch.Tensor) -> Rles:
-        """Turn a segmenter's logits into masks of the image's size, and write them to the store."""
+        """Turn logits into masks of the image's size, and write them to the store."""
         changes = full_size_changes(logits_Bhw, logits_Bhw > 0, record.height, record.width)
         is_found = changes.per_mask_N > 0
         if not is_found.all():
@@ -151,19 +140,19 @@ class BoxMasks:
 
 
 def _per_box(masks: RunLengths, is_found: npt.NDArray[np.bool_], record: ImageRecord) -> Rles:
-    """Return the mask of each box as COCO's text, None where nothing was found."""
+    """Return the mask of each box as COCO compressed RLE, None where nothing was found."""
     rles = iter(encode_runs(masks, record.height, record.width))
     return tuple(next(rles) if has_mask else None for has_mask in is_found.tolist())
 
 
 @dataclass(frozen=True)
 class ReferenceMasks:
-    """The masks of references: annotated, or made of their box, or, without a `maker`, the box itself."""
+    """The masks of references: annotated, or made from their box, or, without a `maker`, the box itself."""
 
     maker: BoxMasks | None
 
     def fingerprint(self, instances: Sequence[Instance]) -> Mapping[str, Any]:
-        """Return what decides the masks of instances besides the annotations; nothing where those have all masks."""
+        """Return what decides the masks of instances besides the annotations; nothing if all have masks."""
         if self.maker is None or all(instance.segmentation is not None for instance in instances):
             return {}
         return {"box_masks": {"version": _VERSION, **self.maker.segmenter.fingerprint}}
@@ -207,16 +196,15 @@ def convert(
 ) -> Conversion:
     """Write a copy of an annotation file in which box-only annotations have masks.
 
-    Everything else is copied unchanged, boxes and areas included, so that box metrics do not change; so are crowd
-    regions and annotations that cannot be used. Each new mask comes with `mask_source`, the name of the segmenter, or
-    "box" where the box serves as the mask.
+    Everything else is copied unchanged: boxes and areas, so that box metrics stay the same, crowd regions, and unusable
+    annotations. Each new mask comes with `mask_source`: the segmenter, or "box" where the box serves as the mask.
 
     Args:
-        dataset: the annotations; their file is read again, and not written.
-        output: the file to write, once all masks are known.
-        box_masks: makes and stores the masks, so that a second call resumes where an interrupted one stopped.
-        mask_format: "rle", or "polygon": outlines along the edges of the pixels, holes filled.
-        overwrite_masks: make masks for annotations that have one, too.
+        dataset: the annotations; their file is read again, and not changed.
+        output: the file to write once all masks are computed.
+        box_masks: makes and stores the masks, so that another call resumes where an interrupted one stopped.
+        mask_format: "rle", or "polygon": outlines along pixel edges, holes filled.
+        overwrite_masks: replace existing masks too.
         image_batch: see `BoxMasks.get_all`.
         on_image: called with each image that has new masks, its instances, and the new masks by annotation id.
 

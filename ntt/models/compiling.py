@@ -1,4 +1,4 @@
-"""Faster networks for `runtime.compile`: recorded and replayed on CUDA, through `torch.compile` elsewhere."""
+"""Faster networks for `runtime.compile`: recorded and replayed on CUDA, `torch.compile` elsewhere."""
 
 import threading
 from collections.abc import Callable
@@ -11,14 +11,11 @@ Result = TypeVar("Result")
 
 
 def compiled(function: Callable[[torch.Tensor], Result], device: torch.device) -> Callable[[torch.Tensor], Result]:
-    """Return a faster function that computes the same.
+    """Return a faster version of a function.
 
-    On CUDA the kernels of a call are recorded once per shape of the input and replayed as one graph. They are the same
-    kernels, so results are the same to the last bit, and the CPU need not launch them individually.
-
-    Args:
-        function: takes one tensor, does not synchronise, and launches the same kernels at every call.
-        device: the device it runs on.
+    On CUDA the kernels of a call are recorded once per shape of the input and replayed as one graph, so that the CPU
+    need not launch them one by one; results are the same to the last bit. The function takes one tensor, does not
+    synchronise, and launches the same kernels at every call.
     """
     return _Recorded(function) if device.type == "cuda" else torch.compile(function)
 
@@ -33,7 +30,7 @@ class _Recorded:
 
     def __call__(self, values: torch.Tensor) -> Any:
         key, stream = (values.shape, values.dtype), torch.cuda.current_stream()
-        # Replays share memory: one on another stream must have finished and had its results copied.
+        # Replays share memory: the last one, perhaps on another stream, must have had its results copied.
         with self._lock:
             stream.wait_event(self._done)
             if key not in self._recordings:
@@ -46,7 +43,7 @@ class _Recorded:
         return copies
 
     def _record(self, inputs: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, Any]:
-        # Weights that autocast casts must be cast within the recording: its cache is emptied at the end of a block.
+        # Autocast must cast weights within the recording: its cache is emptied at the end of a block.
         autocast = torch.autocast(
             "cuda",
             dtype=torch.get_autocast_dtype("cuda"),

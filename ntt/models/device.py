@@ -1,4 +1,4 @@
-"""Where a model runs and in which arithmetic: devices, precisions, and their valid combinations."""
+"""Devices, precisions, and their valid combinations."""
 
 import logging
 import os
@@ -21,18 +21,15 @@ _AUTOCAST_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _AMPERE = (8, 0)
 _LOCK = threading.Lock()
 _STREAMS: dict[torch.device, list[Any]] = {}
-# TensorFloat-32 settings of the blocks that are under way, and those outside of all.
+# TensorFloat-32 settings of the active blocks, and those outside all blocks.
 _ACTIVE: list[bool] = []
 _OUTSIDE = [False, False]
 
 
 def resolve_device(name: str) -> torch.device:
-    """Resolve the setting `device` to an available device; a ConfigError if there is none of that name.
+    """Resolve "auto" (CUDA if available, else the CPU), "cpu", "cuda", "cuda:N" or "mps"; else a ConfigError.
 
-    Args:
-        name: "auto" (a CUDA device if there is one, else the CPU), "cpu", "cuda", "cuda:N" or "mps". "auto" and
-            "cuda" give a device without index, so that a process launched for one GPU of several uses the one it was
-            given.
+    "auto" and "cuda" give a device without index, so that a process launched for one of several GPUs uses that one.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -62,7 +59,7 @@ def _require_cuda(name: str, index: str) -> None:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse a precision that is none of `PRECISIONS`, or that the device cannot compute in, with a ConfigError.
+    """Refuse, with a ConfigError, a precision that is unknown or that the device cannot compute in.
 
     "tf32" is float32 with TensorFloat-32 matrix products.
     """
@@ -89,10 +86,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Refuse, with a ConfigError, `torch.compile` where it would fail at the first image for want of a compiler.
-
-    On the CPU torch needs a C++ compiler, on CUDA the package `triton`.
-    """
+    """Refuse `torch.compile`, with a ConfigError, where it lacks its compiler: C++ on the CPU, `triton` on CUDA."""
     if device.type == "cpu":
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
         if shutil.which(compiler) is None:
@@ -108,10 +102,10 @@ def check_compiler(device: torch.device) -> None:
 
 
 def effective_precision(precision: str, device: torch.device) -> str:
-    """Return the precision that a device computes in when asked for another.
+    """Return the precision that a device computes in when asked for `precision`; a ConfigError as `check_precision`.
 
-    A CPU without instructions for bfloat16 emulates them, an order of magnitude slower than float32. There bfloat16
-    becomes float32, with a warning: faster and more exact. A ConfigError as for `check_precision`.
+    A CPU without instructions for bfloat16 emulates them, an order of magnitude slower than float32; there bfloat16
+    becomes float32, with a warning.
     """
     check_precision(precision, device)
     if precision != "bfloat16" or device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
@@ -127,10 +121,9 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
     """Compute in a precision inside a `with` block, and restore torch's settings after it.
 
     Torch rounds the inputs of convolutions to TensorFloat-32 by default; inside the block "float32" means float32
-    throughout. "bfloat16" and "float16" leave weights as they are and cast in the operations that gain from it, so
-    sums, softmax and normalisations stay in float32. Torch's TensorFloat-32 settings belong to the process: do not
-    run two precisions in two threads. On a CPU, denormals are flushed, see `flushed_denormals`. A ConfigError as for
-    `check_precision`.
+    throughout. "bfloat16" and "float16" leave weights as they are and cast in the operations that gain from it; sums,
+    softmax and normalisations stay in float32. TensorFloat-32 settings are the process's: do not run two precisions in
+    two threads. On a CPU, denormals are flushed (`flushed_denormals`). A ConfigError as `check_precision`.
     """
     check_precision(precision, device)
     cast = _AUTOCAST_TYPES.get(precision)
@@ -144,9 +137,9 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Take denormal numbers for 0 inside a `with` block: a CPU needs up to a hundred times as long for them.
+    """Treat denormal numbers, for which a CPU takes up to a hundred times as long, as 0 inside a `with` block.
 
-    The setting belongs to a thread and passes to the threads started inside the block.
+    The setting is per thread, and threads started inside the block inherit it.
     """
     # Torch has no function that reads the setting.
     before = denormals_are_flushed()
@@ -158,13 +151,13 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def denormals_are_flushed() -> bool:
-    """Return whether this thread takes denormal numbers for 0."""
+    """Return whether this thread treats denormal numbers as 0."""
     return sys.float_info.min / 2 == 0
 
 
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """Let a thread other than the main one queue its work on its own CUDA stream, so that two need not wait."""
+    """Let a thread other than the main one use a CUDA stream of its own, so that neither waits for the other."""
     if device.type != "cuda" or threading.current_thread() is threading.main_thread():
         yield
         return
@@ -181,7 +174,7 @@ def own_stream(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _tensor_float(*, allowed: bool) -> Iterator[None]:
-    """Set what belongs to the process; the last of several threads to leave restores what the first one found."""
+    """Set TensorFloat-32 for the process; the last of several threads to leave restores what the first one found."""
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
     with _LOCK:
         if not _ACTIVE:

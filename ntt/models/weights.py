@@ -1,7 +1,7 @@
-"""Official checkpoints: where they are stored, whether they are intact, and how to read them.
+"""Official checkpoints: finding, downloading, verifying and reading them.
 
-The registry is `ntt/models/checkpoints.json`. Files are stored below the weights folder in the layout of the published
-instructions, such as `checkpoints/sam2_hiera_large.pt` and `checkpoints/dinov2/dinov2_vitl14_pretrain.pth`.
+The registry is `ntt/models/checkpoints.json`. Paths below the weights folder are those of the published instructions,
+such as `checkpoints/sam2_hiera_large.pt` and `checkpoints/dinov2/dinov2_vitl14_pretrain.pth`.
 """
 
 import json
@@ -42,20 +42,20 @@ class Checkpoint:
 
 @cache
 def checkpoints() -> Mapping[str, Checkpoint]:
-    """All known checkpoints, by name, in the order of the registry."""
+    """Return all registered checkpoints by name."""
     table = json.loads(resources.files("ntt.models").joinpath("checkpoints.json").read_text(encoding="utf-8"))
     return {name: Checkpoint(name=name, **entry) for name, entry in table["checkpoints"].items()}
 
 
 def checkpoint(name: str) -> Checkpoint:
-    """Look a checkpoint up; a ConfigError for an unknown name lists all."""
+    """Look a checkpoint up; the ConfigError for an unknown name lists all."""
     if name not in checkpoints():
         raise ConfigError(f"No checkpoint is called {name!r}. Known names: {', '.join(checkpoints())}.")
     return checkpoints()[name]
 
 
 def fetch_command(name: str, root: Path) -> str:
-    """The shell command that fetches checkpoint `name` into the weights folder `root`."""
+    """Return the shell command that fetches checkpoint `name` into the weights folder `root`."""
     option = "" if root == DEFAULT_ROOT else f" --root {shlex.quote(str(root))}"
     return f"ntt weights get {name}{option}"
 
@@ -72,14 +72,14 @@ def locate(name: str, root: Path) -> Path:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The file a model reads: the official one, which must have the registered sha256, or a user's own."""
+    """The weights file of a model: the official one, which must have the registered sha256, or a user's own."""
 
     path: Path
     expected_sha256: str | None = None
 
     @classmethod
     def find(cls, model: str, own_file: str | None, root: Path, *, setting: str) -> "WeightsFile":
-        """Look for `own_file`, which `setting` names, or for the official file below `root` where that is None.
+        """Look for `own_file`, the value of `setting`, or if it is None for the official file below `root`.
 
         Raises:
             WeightsError: if it does not exist.
@@ -101,7 +101,7 @@ class WeightsFile:
 
 
 def is_offline() -> bool:
-    """Return whether the environment variable NTT_OFFLINE forbids network access; a ConfigError if it is unclear."""
+    """Return whether the environment variable NTT_OFFLINE forbids network access; a ConfigError for other values."""
     value = os.environ.get(OFFLINE_VARIABLE, "").strip().lower()
     if value not in ("1", "true", "yes", "", "0", "false", "no"):
         raise ConfigError(f"{OFFLINE_VARIABLE}={value!r} is not understood. Set it to 1 (no network access) or 0.")
@@ -121,9 +121,9 @@ def fetch(
     Args:
         name: a name of the registry.
         root: the weights folder; created if need be.
-        mirror: base URL in place of the official host, or of a copy of a weights folder. None: the environment
+        mirror: base URL that replaces the official host, or of a copy of a weights folder. None: the environment
             variable NTT_WEIGHTS_MIRROR, else the official host.
-        offline: never touch the network; so does NTT_OFFLINE=1 in the environment.
+        offline: do not use the network, as with NTT_OFFLINE=1 in the environment.
         progress: called with (bytes on disk, total bytes or None if unknown).
 
     Raises:
@@ -159,7 +159,7 @@ def file_digest(path: Path) -> str:
 
 
 def checked_digest(path: Path, expected_sha256: str | None) -> str:
-    """The sha256 of a weights file; a WeightsError if it is not the one expected (None: any) or cannot be read."""
+    """Return the sha256 of a weights file; a WeightsError if it is not the expected one (None: any) or unreadable."""
     digest = file_digest(path)
     if expected_sha256 is not None and digest != expected_sha256.lower():
         raise WeightsError(
@@ -170,10 +170,10 @@ def checked_digest(path: Path, expected_sha256: str | None) -> str:
 
 
 def load_state_dict(path: Path, *, expected_sha256: str | None = None) -> dict[str, torch.Tensor]:
-    """Read named tensors from a checkpoint onto the CPU, without ever running code from it.
+    """Read named tensors from a checkpoint onto the CPU, without running any code in it.
 
     Args:
-        path: a `.safetensors` file, or one written by `torch.save` that holds a state dict, or one under the key
+        path: a `.safetensors` file, or one written by `torch.save` that holds a state dict, perhaps under the key
             "model" or "state_dict".
         expected_sha256: hex digest the file must have; None: any.
 
@@ -188,7 +188,7 @@ def load_state_dict(path: Path, *, expected_sha256: str | None = None) -> dict[s
 
 
 def _remedy(path: Path) -> str:
-    """What to do about a bad file: the fetch command where the path ends like that of a known checkpoint."""
+    """Return what to do about a bad file: the fetch command if the path ends like that of a registered checkpoint."""
     for entry in checkpoints().values():
         relative = Path(entry.path).parts
         if path.parts[-len(relative) :] == relative:
@@ -200,7 +200,7 @@ def _remedy(path: Path) -> str:
 def _read_torch(path: Path) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():
-            # torch warns about foreign pickle protocols; the outcome, an error or tensors, is all that matters.
+            # torch warns about unusual pickle protocols; only the outcome, an error or tensors, matters.
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -235,6 +235,6 @@ def _state_dict_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
         raise WeightsError(f"The file {path} holds a {type(content).__name__}, not a state dict. {_remedy(path)}")
     foreign = [str(key) for key, value in content.items() if not (isinstance(key, str) and torch.is_tensor(value))]
     if foreign or not content:
-        problem = f"has entries that are no named tensors, such as {foreign[0]!r}" if foreign else "is empty"
+        problem = f"has entries that are not named tensors, such as {foreign[0]!r}" if foreign else "is empty"
         raise WeightsError(f"The file {path} is not a state dict: it {problem}. {_remedy(path)}")
     return dict(content)

@@ -1,4 +1,4 @@
-"""What a backbone is: an image encoder that yields a dense feature map."""
+"""The backbone interface: an image encoder that yields a dense feature map."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from ntt.types import Placement
 class Backbone(Protocol):
     """A dense feature encoder. Stateless between calls.
 
-    Construction checks the settings and that the weights exist, and is cheap; the network is built at the first
-    call of `encode`, so that a run whose results are all stored never pays for it.
+    Construction is cheap: it checks the settings, and that the weights exist. The network is built at the first call
+    of `encode`, so that a run whose results are all stored never builds it.
     """
 
     @property
     def name(self) -> str:
-        """Name of the config option that builds this encoder."""
+        """Name of the config option."""
 
     @property
     def input_size(self) -> int:
@@ -27,7 +27,7 @@ class Backbone(Protocol):
 
     @property
     def patch_size(self) -> int:
-        """Pixels of input per cell of the feature map, along each axis."""
+        """Input pixels per cell of the feature map, along each axis."""
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:

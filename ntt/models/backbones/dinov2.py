@@ -1,7 +1,7 @@
 """DINOv2 (Oquab et al., arXiv 2304.07193; registers: Darcet et al., arXiv 2309.16588) with Meta's checkpoints.
 
-Two implementations give the same features: timm's networks, filled from Meta's files (the default, nothing else to
-install), and Meta's own code from a clone the user points at.
+Two implementations give the same features: timm's networks filled from Meta's files, the default, for which nothing
+else has to be installed; and Meta's own code in a clone of the user's.
 """
 
 from collections.abc import Callable, Mapping
@@ -68,12 +68,12 @@ class Dinov2(VisionTransformer):
 
     @property
     def weights_digest(self) -> str:
-        """The sha256 of the file, which must be the official one where that is asked for."""
+        """The sha256 of the file; the official file must have the registered one."""
         return self._weights.digest
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """What decides the output; the location of Meta's code does not."""
+        """What decides the output, which the location of Meta's code does not."""
         return {**super().fingerprint, "repo_dir": None}
 
     def build(self) -> tuple[nn.Module, TokensOf]:
@@ -120,7 +120,7 @@ def _timm_network(
 def _official_network(
     model: Variant, state: Mapping[str, torch.Tensor], repo_dir: Path, path: Path
 ) -> tuple[nn.Module, TokensOf]:
-    # The network starts from random values that are all replaced; the caller's random state must not change.
+    # The initial random values are all replaced; the caller's random state must not change.
     with torch.random.fork_rng(devices=[]):
         load: Callable[..., Any] = torch.hub.load
         network = load(str(repo_dir), model.hub_name, source="local", pretrained=False)

@@ -1,4 +1,4 @@
-"""The layout of Meta's DINOv2 checkpoints: which model one is of, and how timm names its tensors."""
+"""The layout of Meta's DINOv2 checkpoints: which model one belongs to, and how timm names its tensors."""
 
 import math
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 def variant(name: str) -> Variant:
-    """Look a model up; a ConfigError for an unknown name lists all."""
+    """Look a model up; the ConfigError for an unknown name lists all."""
     if name not in VARIANTS:
         raise ConfigError(f"backbone.model={name!r} is no DINOv2 model. Use one of: {', '.join(VARIANTS)}.")
     return VARIANTS[name]
@@ -84,14 +84,14 @@ def require_model(state: Mapping[str, torch.Tensor], expected: Variant, path: Pa
 def resize_position_embedding(
     embedding_1ND: torch.Tensor, rows: int, *, offset: float, antialias: bool
 ) -> torch.Tensor:
-    """Resample a position embedding to another square grid, with the arithmetic of Meta's code.
+    """Resample a position embedding to another square grid with the arithmetic of Meta's code.
 
-    Where `offset` is not 0, Meta's `interpolate_pos_encoding` passes the scale (rows + offset) / rows_before and not
-    the output size, so the sampling points are not those of a plain resize.
+    With an `offset`, Meta's `interpolate_pos_encoding` passes the scale (rows + offset) / rows_before instead of the
+    output size, so the sampling points are not those of a plain resize.
 
     Args:
         embedding_1ND: float [1, 1 + rows_before**2, D], the class token's embedding first.
-        rows: rows and columns of the new grid; an embedding that has them is returned as it is.
+        rows: rows and columns of the new grid; an embedding that has them already is returned unchanged.
         offset: added to the grid size before the scale.
         antialias: widen the filter where the grid shrinks.
     """
@@ -114,13 +114,13 @@ def resize_position_embedding(
 def to_timm_layout(state: Mapping[str, torch.Tensor], model: Variant, rows: int) -> dict[str, torch.Tensor]:
     """Rename and reshape a checkpoint of Meta's layout for timm's network of the same model.
 
-    - The mask token serves training only and is dropped.
+    - The mask token, needed only for training, is dropped.
     - The SwiGLU layers `w12` and `w3` of the giant model are timm's `fc1` and `fc2`.
-    - timm's networks with registers add position embeddings to patches alone: the class token takes its own in.
+    - timm's networks with registers add position embeddings to patches only, so the class token's is added here.
 
     Args:
         state: name -> tensor, as `require_model` accepts it.
-        model: the model it is of.
+        model: the model it belongs to.
         rows: rows and columns of the patch grid at the input size in use.
     """
     state = {name: tensor.float() for name, tensor in state.items()}

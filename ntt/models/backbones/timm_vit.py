@@ -45,7 +45,7 @@ class TimmVitConfig(VisionTransformerConfig):
 class TimmVit(VisionTransformer):
     """Patch tokens of a vision transformer after its final normalisation, as a feature map.
 
-    timm records the model's pixel mean and standard deviation, and resamples position embeddings to the input size.
+    timm knows the model's pixel mean and standard deviation, and resamples position embeddings to the input size.
     """
 
     config: TimmVitConfig
@@ -68,7 +68,7 @@ class TimmVit(VisionTransformer):
 
     @property
     def weights_digest(self) -> str:
-        """The sha256 of the file; of the network's tensors where timm supplies them."""
+        """The sha256 of the file, or of the network's tensors if timm supplies them."""
         return self._network_and_digest[1] if self._weights is None else file_digest(self._weights)
 
     @cached_property
@@ -83,7 +83,7 @@ class TimmVit(VisionTransformer):
 
         def tokens_of(images: torch.Tensor) -> torch.Tensor:
             tokens: torch.Tensor = network.forward_features(images)
-            # Models that average over patches normalise after the average, in `fc_norm`.
+            # Models that average patches normalise only then, in `fc_norm`.
             if isinstance(network.norm, nn.Identity):
                 tokens = network.fc_norm(tokens)
             return tokens[:, network.num_prefix_tokens :]
@@ -116,7 +116,7 @@ def _create(model: str, *, pretrained: bool) -> Any:
 
 
 def _outline(model: str) -> Any:
-    """The network without its weights, for its shapes and settings."""
+    """Build the network without its weights, for its shapes and settings."""
     import timm
 
     if not timm.is_model(model):
@@ -125,14 +125,14 @@ def _outline(model: str) -> Any:
         raise ConfigError(f"backbone.model={model!r} is not known to timm {timm.__version__}. {hint}")
     try:
         network = without_values(lambda: _create(model, pretrained=False))
-    except TypeError:  # it does not take any input size
+    except TypeError:  # it takes a fixed input size only
         network = None
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"backbone.model={model!r} cannot be built by timm: {error}") from error
     parts = ("patch_embed", "blocks", "num_prefix_tokens", "norm", "fc_norm")
     if not all(hasattr(network, part) for part in parts) or len(set(network.patch_embed.patch_size)) != 1:
         raise ConfigError(
-            f"backbone.model={model!r} is no plain vision transformer with square patches that takes any input size. "
+            f"backbone.model={model!r} is not a plain vision transformer with square patches and any input size. "
             "Choose a timm model such as vit_base_patch16_224."
         )
     return network
@@ -142,7 +142,7 @@ def _downloaded(model: str) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             network: nn.Module = _create(model, pretrained=True)
-    except Exception as error:  # whatever timm's download code and the libraries below it raise
+    except Exception as error:  # timm's download code and the libraries below it raise many kinds
         raise WeightsError(
             f"timm could not supply the weights of {model}: {error}. Check the network, or set backbone.weights."
         ) from error
@@ -150,7 +150,7 @@ def _downloaded(model: str) -> nn.Module:
 
 
 def _filled(model: str, path: Path) -> nn.Module:
-    """Build the network and give it a file's tensors, through the converter timm has for this kind of model."""
+    """Build the network with a file's tensors, which timm's converter for this kind of model prepares."""
     state: Mapping[str, torch.Tensor] = load_state_dict(path)
     with torch.random.fork_rng(devices=[]):
         network: Any = _create(model, pretrained=False)
@@ -166,7 +166,7 @@ def _filled(model: str, path: Path) -> nn.Module:
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     strange = [name for name in unexpected if not name.startswith(tuple(f"{head}." for head in heads))]
     if missing or strange:
-        problem = f"{missing[0]} is missing" if missing else f"{strange[0]} has no place in the network"
+        problem = f"{missing[0]} is missing" if missing else f"the network has no {strange[0]}"
         raise WeightsError(f"The weights file {path} does not fit {model}: {problem}. Give the file of that model.")
     filled: nn.Module = network
     return filled

@@ -1,4 +1,4 @@
-"""What the vision-transformer backbones share: patch tokens after the final normalisation, as a feature map."""
+"""What vision-transformer backbones share: patch tokens after the final normalisation, as a feature map."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class VisionTransformerConfig(BackboneConfig):
-    """What all vision transformers can be told."""
+    """Settings that all vision transformers share."""
 
     block: int | None = setting(None, ge=0)
     """Block whose patch tokens are the features, counted from 0; they go through the final normalisation. Null: the
@@ -36,7 +36,7 @@ class VisionTransformer(ABC):
     def __init__(
         self, config: VisionTransformerConfig, placement: Placement, *, input_size: int, patch_size: int, depth: int
     ) -> None:
-        """Check its placement, input size and block."""
+        """Check the placement, the input size and the block."""
         check_input_size(input_size, patch_size)
         if config.block is not None and config.block >= depth:
             raise ConfigError(
@@ -67,12 +67,12 @@ class VisionTransformer(ABC):
     def build(self) -> tuple[Any, TokensOf]:
         """Build the network with its weights, and a function from standardised images to patch tokens [B, N, D].
 
-        Its transformer blocks are `blocks`, of which those after the one asked for are cut off.
+        Its transformer blocks are `blocks`; those after `config.block` are cut off.
         """
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """What decides the output. Reads the weights, and refuses a file of another sha256 than expected."""
+        """What decides the output. Reads the weights, and refuses a file with an unexpected sha256."""
         return {
             "kind": self.kind,
             **deciding_settings(self.config),
@@ -106,7 +106,7 @@ class VisionTransformer(ABC):
 
 
 def check_input_size(input_size: int, patch_size: int) -> None:
-    """Refuse an input size that is no positive multiple of the patch size with a ConfigError."""
+    """Raise a ConfigError unless the input size is a positive multiple of the patch size."""
     if input_size > 0 and input_size % patch_size == 0:
         return
     below = max(input_size // patch_size, 1) * patch_size
@@ -117,7 +117,7 @@ def check_input_size(input_size: int, patch_size: int) -> None:
 
 
 def without_values(create: Callable[[], T]) -> T:
-    """Build a network whose tensors are all to be replaced, and leave the caller's random stream as it is."""
+    """Build a network whose tensors will all be replaced, without touching the caller's random state."""
     try:
         with torch.device("meta"):
             return create()
@@ -127,6 +127,6 @@ def without_values(create: Callable[[], T]) -> T:
 
 
 def check_shape(images_B3HW: torch.Tensor, side: int) -> None:
-    """Refuse images that are not [B, 3, side, side] with a ValueError."""
+    """Raise a ValueError unless images are [B, 3, side, side]."""
     if images_B3HW.ndim != 4 or tuple(images_B3HW.shape[1:]) != (3, side, side):
         raise ValueError(f"images of shape {tuple(images_B3HW.shape)}; expected [B, 3, {side}, {side}]")

@@ -1,4 +1,4 @@
-"""What a segmenter is: a class-agnostic proposer of masks."""
+"""The segmenter interface: a class-agnostic proposer of masks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ntt.types import Placement, Proposals
 
 
 class CanvasModel(Protocol):
-    """What every segmenter has."""
+    """What all kinds of segmenters have."""
 
     @property
     def name(self) -> str:
@@ -22,18 +22,18 @@ class CanvasModel(Protocol):
         """What decides the output, JSON-able: algorithm or model, digest of the weights, settings."""
 
     def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns in pixels to which an image of `height` x `width` is resized before anything else."""
+        """Rows and columns in pixels to which an image of `height` x `width` is first resized."""
 
 
 class Segmenter(CanvasModel, Protocol):
     """A class-agnostic mask proposer. Stateless between calls; the same input gives the same proposals.
 
-    Construction checks the settings and that the weights exist, and is cheap; a model is built at the first
-    call of `propose`.
+    Construction is cheap: it checks the settings, and that the weights exist. A model is built at the first call of
+    `propose`.
     """
 
     def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
-        """Propose masks in one image, in any order, on a grid of the segmenter's choice that covers the whole image.
+        """Propose masks in one image, in any order, on any grid that covers the whole image.
 
         Args:
             canvas_3hw: float32 RGB in [0, 1] of size `canvas_hw`.
@@ -42,9 +42,9 @@ class Segmenter(CanvasModel, Protocol):
 
 
 class BoxSegmenter(CanvasModel, Protocol):
-    """Makes masks from boxes. A segmenter that takes boxes as prompts has `segment_boxes` in addition to `propose`.
+    """Makes masks from boxes. A segmenter that takes boxes as prompts has `segment_boxes` as well as `propose`.
 
-    `ntt.models.segmenters.box_fallback` turns any other segmenter into one.
+    `ntt.models.segmenters.box_fallback` makes one of any other segmenter.
     """
 
     def segment_boxes(self, canvas_3hw: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
@@ -55,8 +55,8 @@ class BoxSegmenter(CanvasModel, Protocol):
             boxes_xyxy: float32 [B, 4] in canvas pixels.
 
         Returns:
-            Mask logits [B, h, w], any float or signed integer dtype, on a grid that covers the whole image;
-            foreground is > 0. A mask without foreground means that nothing was found.
+            Mask logits [B, h, w] of any float or signed integer dtype, on a grid that covers the whole image;
+            foreground is > 0. No foreground means that nothing was found.
         """
 
 
@@ -65,12 +65,12 @@ class BatchedBoxSegmenter(BoxSegmenter, Protocol):
 
     @property
     def images_at_once(self) -> int:
-        """Images worth passing together on its device, 1 or more."""
+        """How many images to pass at once on its device, 1 or more."""
 
     def segment_boxes_of_images(
         self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
-        """Do for each image what `segment_boxes` does, up to rounding; the number of boxes may differ."""
+        """Do for each image what `segment_boxes` does, up to rounding; numbers of boxes may differ."""
 
 
 def takes_images(segmenter: BoxSegmenter) -> TypeGuard[BatchedBoxSegmenter]:

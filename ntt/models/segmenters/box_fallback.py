@@ -25,7 +25,7 @@ _MIN_BOX_IOU = 0.5
 
 @dataclass(frozen=True)
 class ProposalBoxes:
-    """A `BoxSegmenter` from any segmenter: it chooses among the segmenter's proposals (see `best_proposals`)."""
+    """A `BoxSegmenter` made of any segmenter: it chooses among its proposals (see `best_proposals`)."""
 
     segmenter: Segmenter
     backbone: Backbone
@@ -62,11 +62,11 @@ class ProposalBoxes:
 
 
 def best_proposals(proposals: Proposals, boxes_xyxy: FloatArray) -> torch.Tensor:
-    """Choose a proposal for each box and cut it to the box.
+    """Choose a proposal for each box and crop it to the box.
 
-    Taken is the proposal whose own tight box has the highest IoU with the given box: annotated boxes are tight too.
-    Of equals the one with the higher predicted IoU is taken, then the earlier one. Cells of the grid whose centre
-    lies outside the box are cut off.
+    The choice is the proposal whose own tight box has the highest IoU with the given box, as annotated boxes are tight
+    too; among equals, the one with the higher predicted IoU, then the earlier one. Cells of the grid whose centre lies
+    outside the box are removed.
 
     Args:
         proposals: N masks of one image.

@@ -1,7 +1,7 @@
 """The finest partition of an image: watershed regions, their statistics and their adjacency.
 
-Every mask of the proposer is a union of these leaves, so that everything later works on about a thousand leaves
-instead of a hundred thousand pixels. Shape suffixes: L leaves, E adjacent pairs of leaves, K channels.
+Every proposed mask is a union of these leaves, so all later steps work on about a thousand leaves instead of a hundred
+thousand pixels. Shape suffixes: L leaves, E adjacent pairs of leaves, K channels.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import torch
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-# Lab is divided by this, so that 1 is a difference that is plain to see.
+# Lab is divided by this, so that 1 is a clearly visible difference.
 _LAB_SCALE = 20.0
 _TEXTURE_SCALE = 10.0
 _GRADIENT_SIGMAS_PX = (1.0, 2.0)
@@ -27,13 +27,13 @@ class Leaves:
         labels_hw: leaf index of every pixel of the canvas.
         area_L: pixels.
         box_L4: left, top, right, bottom, inclusive pixel indices.
-        frame_L: pixel sides that lie on the frame of the image.
+        frame_L: pixel sides on the border of the image.
         moments_L5: sums over the pixels of x, y, x*x, y*y, x*y.
-        colour_L3: mean Lab divided by 20; `colour_square_L`: mean squared norm of the same.
-        feature_LK: mean of the backbone's features, centred and scaled to mean squared norm 1 over the image,
-            reduced to their K principal directions; `feature_square_L`: mean squared norm of the same.
+        colour_L3: mean Lab divided by 20; `colour_square_L`: the mean of its squared norm.
+        feature_LK: mean of the backbone's features, centred, scaled to mean squared norm 1 over the image, and reduced
+            to their K principal directions; `feature_square_L`: the mean of their squared norm.
         texture_L1: mean local standard deviation of lightness, divided by 10.
-        edges_E2: indices of adjacent leaves, the smaller first.
+        edges_E2: indices of adjacent leaves, the smaller index first.
         length_E: pixel sides the two leaves share.
         gradient_E2: mean colour gradient along the shared border at two scales, divided by 20.
     """
@@ -59,7 +59,7 @@ def find_leaves(canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor, *, coun
     Args:
         canvas_3hw: float32 RGB in [0, 1].
         feature_map_Dhw: the backbone's features of the same image, any grid.
-        count: most leaves; an image of less detail or fewer pixels gives fewer.
+        count: largest number of leaves; images of little detail or few pixels give fewer.
         components: principal directions of the features to keep.
     """
     lab = _lab(canvas_3hw)
@@ -101,13 +101,13 @@ def _lab(canvas_3hw: torch.Tensor) -> Array:
 def _watershed(lab: Array, count: int) -> IntArray:
     """Cut a watershed hierarchy by volume, on colour differences of neighbouring pixels, at `count` regions.
 
-    Volume (area times depth) keeps small objects of high contrast as well as large ones of low contrast.
+    Volume, area times depth, keeps both small objects of high contrast and large ones of low contrast.
     """
     import higra as hg
     from scipy.ndimage import gaussian_filter
 
     height, width = lab.shape[:2]
-    # Rounding keeps the last digits of the arithmetic before from drawing borders in a plain area.
+    # Rounding keeps numerical noise from drawing borders in plain areas.
     smooth = np.ascontiguousarray(gaussian_filter(lab, (0.7, 0.7, 0)).round(3).reshape(-1, 3))
     graph = hg.get_4_adjacency_graph((height, width))
     weights = hg.weight_graph(graph, smooth, hg.WeightFunction.L2)
@@ -118,7 +118,7 @@ def _watershed(lab: Array, count: int) -> IntArray:
 
 
 def _principal(feature_map_Dhw: torch.Tensor, components: int) -> Array:
-    """Centre the features, scale them to mean squared norm 1 and rotate them to their principal directions."""
+    """Centre the features, scale them to mean squared norm 1, and project them on their principal directions."""
     features = feature_map_Dhw.detach().cpu().to(torch.float64).numpy()
     channels, height, width = features.shape
     flat = features.reshape(channels, -1)

@@ -1,4 +1,4 @@
-"""Measurements of every node of a hierarchy, by sums that run up the tree.
+"""Measurements of every node of a hierarchy, by sums accumulated up the tree.
 
 Shape suffixes: L leaves, E adjacent pairs of leaves, N nodes, K channels, F descriptors.
 """
@@ -17,7 +17,7 @@ _TINY = 1e-9
 
 @dataclass(frozen=True)
 class Nodes:
-    """Candidate regions: the leaves they are made of, pixels, and `DESCRIPTORS`."""
+    """Candidate regions: the leaves they consist of, their area in pixels, and their `DESCRIPTORS`."""
 
     members_NL: npt.NDArray[np.bool_]
     area_N: Array
@@ -44,7 +44,7 @@ def _members(parents_N: npt.NDArray[np.int64], leaf_count: int) -> npt.NDArray[n
 
 @dataclass(frozen=True)
 class _Sums:
-    """Sums over the pixels of each node, over its outer border, and over the leaf borders inside it."""
+    """Sums over each node's pixels, over its outer border, and over the leaf borders inside it."""
 
     area: Array
     box: Array
@@ -92,9 +92,9 @@ def _sums(leaves: Leaves, tree: Any) -> _Sums:
 
 
 def _borders(leaves: Leaves, tree: Any) -> tuple[Array, Array, Array]:
-    """Split each node's sums over leaf borders: length and values of those around it, of those inside, and the ring.
+    """Split each node's sums over leaf borders: lengths and values of outer and of inner ones, and the ring outside.
 
-    A leaf border lies inside a node when both its leaves do, that is from their lowest common ancestor upwards.
+    A leaf border lies inside a node if both its leaves do: from their lowest common ancestor upwards.
     """
     import higra as hg
 

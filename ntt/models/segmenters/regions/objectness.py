@@ -1,7 +1,7 @@
-"""Objectness: an estimate of a region's IoU with the object it fits best, from its measurements alone.
+"""Objectness: an estimate of a region's IoU with the object it fits best, from its descriptors alone.
 
-A generalised linear model: every descriptor is standardised and clipped, enters linearly and squared, and a logistic
-function maps the weighted sum to (0, 1). The coefficients were fitted to the reference images of the development sets;
+A generalised linear model: descriptors are standardised, clipped, and enter linearly and squared; a logistic function
+maps the weighted sum to (0, 1). The coefficients were fitted to the reference images of the development sets;
 docs/models.md says how.
 """
 
@@ -48,7 +48,7 @@ def objectness(descriptors_NF: Array) -> npt.NDArray[np.float32]:
     """Estimate each region's IoU with the object it fits best: float32 [N] in (0, 1)."""
     mean, deviation, plain, squared = np.array(list(COEFFICIENTS.values())).T
     standard = np.clip((descriptors_NF - mean) / deviation, -CLIP, CLIP)
-    # Summed by numpy alone: a matrix product may change its last digits with the number of threads.
+    # A plain sum: the last digits of a matrix product may depend on the number of threads.
     logit = np.sum(standard * plain + standard**2 * squared, axis=1) + INTERCEPT
     guess: npt.NDArray[np.float32] = (1.0 / (1.0 + np.exp(-logit))).astype(np.float32)
     return guess

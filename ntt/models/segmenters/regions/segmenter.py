@@ -20,10 +20,10 @@ from ntt.models.segmenters.regions.trees import LINKAGES, build_tree
 from ntt.types import Placement, Proposals
 
 _LOG = logging.getLogger(__name__)
-# Increase with every change of the output for the same settings: keys of stored candidates contain it.
+# Part of the keys of stored candidates: increase it with every change of the output for the same settings.
 _VERSION = 1
 _SMALLEST_SIDE_PX = 8
-# Regions of fewer pixels of the mask grid are noise.
+# Smaller regions of the mask grid are noise.
 _SMALLEST_REGION_PX = 8
 
 
@@ -37,13 +37,13 @@ class RegionsConfig(SegmenterConfig):
     """Longer side in pixels of the canvas the backbone sees; the aspect ratio is kept."""
 
     mask_side: int = setting(320, ge=32, le=8192)
-    """Longer side in pixels of the grid on which regions are found and masks returned; at most `canvas_side`."""
+    """Longer side in pixels of the grid on which regions and masks are computed; at most `canvas_side`."""
 
     leaves: int = setting(1200, ge=2, le=1_000_000)
-    """Regions of the finest partition; more find smaller objects and take longer."""
+    """Regions of the finest partition; more of them find smaller objects and take longer."""
 
     components: int = setting(32, ge=1, le=4096)
-    """Principal directions of the backbone's features that are compared."""
+    """Principal directions of the backbone's features to compare."""
 
     max_masks: int = setting(1000, ge=1)
     """Maximum number of masks proposed per image."""
@@ -59,13 +59,13 @@ class RegionsConfig(SegmenterConfig):
 class Regions:
     """Mask proposals without weights, from region hierarchies over colour and backbone features.
 
-    The image is cut into about a thousand watershed regions; several hierarchies, each with its own notion of
-    similarity, merge them pairwise into the whole image; every merge is a candidate mask. An objectness model ranks
-    them, and the best distinct ones of every size are proposed.
+    The image is divided into about a thousand watershed regions. Several hierarchies, each with its own measure of
+    similarity, merge them pairwise up to the whole image, and every merge is a candidate mask. An objectness model
+    ranks them, and the best distinct masks of every size are proposed.
     """
 
     def __init__(self, config: RegionsConfig) -> None:
-        """Refuse masks that are finer than the canvas with a ConfigError."""
+        """Raise a ConfigError if masks would be finer than the canvas."""
         if config.mask_side > config.canvas_side:
             raise ConfigError(
                 f"segmenter.mask_side={config.mask_side} is larger than segmenter.canvas_side={config.canvas_side}. "
@@ -89,11 +89,11 @@ class Regions:
 
         Returns:
             int8 masks, +1 inside and -1 outside, on a grid whose longer side is `mask_side`; and their objectness.
-            An image without any structure yields one mask covering the whole image.
+            An image without any structure yields one mask that covers it all.
         """
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        # With one thread, linear algebra gives the same digits for any number of threads elsewhere.
+        # In a single thread, the digits of linear algebra do not depend on the number of threads.
         with threadpool_limits(limits=1, user_api="blas"):
             leaves = self.leaves(canvas_3hw, feature_map_Dhw)
             if len(leaves.area_L) == 1:
@@ -112,7 +112,7 @@ class Regions:
         return Proposals(masks_Shw, torch.from_numpy(score_N[selected]))
 
     def leaves(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Leaves:
-        """Cut one image into the regions every mask is made of; arguments as for `propose`."""
+        """Divide one image into the regions that masks consist of; arguments as for `propose`."""
         from torch.nn.functional import interpolate
 
         height, width = canvas_3hw.shape[-2:]
@@ -128,7 +128,7 @@ def _fit(height: int, width: int, side: int) -> tuple[int, int]:
 
 
 def all_nodes(leaves: Leaves) -> Nodes:
-    """Collect the nodes of all hierarchies; the leaves, which all share, only once."""
+    """Collect the nodes of all hierarchies, and the leaves that they share once."""
     columns: list[tuple[npt.NDArray[Any], ...]] = []
     for linkage in LINKAGES:
         nodes = measure_nodes(leaves, *build_tree(leaves, linkage))

@@ -10,10 +10,10 @@ import torch
 from ntt.models.segmenters.regions.leaves import Array, IntArray
 
 # Upper ends of the size classes (share of the image's area), and each class's part of the budget. Small objects are
-# many and hard to tell from texture: without their own share, the large ones would push them out.
+# many and resemble texture: without a share of their own, large ones would crowd them out.
 SIZE_ENDS: tuple[float, ...] = (0.001, 0.005, 0.02, 1.0)
 SIZE_PARTS: tuple[float, ...] = (0.35, 0.30, 0.20, 0.15)
-# Overlap with a better region of the same size class above which a region is left out.
+# IoU with a better region of the same size class above which a region is left out.
 MAX_IOU: tuple[float, ...] = (0.6, 0.6, 0.7, 0.8)
 _POOL_FACTOR = 3
 
@@ -29,7 +29,7 @@ def select(
     """Select at most `max_masks` regions by descending score within each size class.
 
     Args:
-        members_NL: which leaves a region is made of.
+        members_NL: the leaves of each region.
         area_L: pixels of each leaf.
         score_N: higher is better.
         canvas_px: pixels of the whole image.
@@ -43,7 +43,7 @@ def select(
     ends = np.round(max_masks * np.cumsum([0.0, *reversed(SIZE_PARTS)])).astype(int)
     selected: list[IntArray] = []
     free = 0
-    # Large regions first: what they leave of their budget goes to the smaller ones.
+    # Large regions first: what is left of their budget goes to smaller ones.
     for part, index in enumerate(reversed(range(len(SIZE_PARTS)))):
         budget = int(ends[part + 1] - ends[part]) + free
         ranked = np.flatnonzero(size_class == index)
@@ -56,7 +56,7 @@ def select(
 
 
 def distinct(members_NL: npt.NDArray[np.bool_], area_L: Array, *, max_iou: float, limit: int) -> IntArray:
-    """Walk the regions in order and keep those that overlap no kept one by more than `max_iou`."""
+    """Select regions in order, skipping those whose IoU with a selected one exceeds `max_iou`."""
     overlap = overlaps(members_NL, area_L)
     alive = np.ones(len(members_NL), dtype=bool)
     indices: list[int] = []
@@ -70,9 +70,9 @@ def distinct(members_NL: npt.NDArray[np.bool_], area_L: Array, *, max_iou: float
 
 
 def overlaps(members_NL: npt.NDArray[np.bool_], area_L: Array) -> npt.NDArray[np.float32]:
-    """IoU of all pairs of regions.
+    """Return the IoU of all pairs of regions.
 
-    The products are sums of whole numbers below 2**24, so float32 holds them exactly in any order of summation.
+    The products are sums of whole numbers below 2**24, exact in float32 in any order of summation.
     """
     members = torch.from_numpy(members_NL.astype(np.float32))
     weighted = members * torch.from_numpy(area_L.astype(np.float32))

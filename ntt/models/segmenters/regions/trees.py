@@ -1,4 +1,4 @@
-"""Hierarchies over the leaves: binary partition trees under different notions of similarity."""
+"""Hierarchies over the leaves: binary partition trees by different measures of similarity."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +10,13 @@ from ntt.models.segmenters.regions.leaves import Array, Leaves
 
 @dataclass(frozen=True)
 class Linkage:
-    """How one tree measures the dissimilarity of two regions: weights of what is compared.
+    """How a tree measures the dissimilarity of two regions: the weights of what is compared.
 
     Attributes:
-        rule: "ward" merges the pair whose union adds least variance; "border" merges the pair whose shared border is
-            weakest on average.
+        rule: "ward" merges the pair whose union adds the least variance; "border" merges the pair whose shared border
+            is the weakest on average.
         gradient: of the colour along the shared border ("border" only).
-        area_power: exponent of the region's area in Ward's criterion; below 1, size counts for less.
+        area_power: exponent of the region's area in Ward's criterion; below 1, size counts less.
     """
 
     rule: str
@@ -40,7 +40,7 @@ def build_tree(leaves: Leaves, linkage: Linkage) -> tuple[Any, Array]:
     """Merge adjacent leaves two by two until one region is left.
 
     Returns:
-        higra's tree, whose first L nodes are the leaves, and float64 [nodes] the cost at which each was merged.
+        higra's tree, whose first L nodes are the leaves, and the cost of each merge, float64 [nodes].
     """
     import higra as hg
 

@@ -1,16 +1,17 @@
-"""SAM2's mask decoder for one image and many prompts: the package's numbers for less than a third of its work.
+"""SAM2's mask decoder for one image and many prompts: the package's results for less than a third of its work.
 
-The package repeats the image's 4096 tokens for every prompt and projects all of them nine times. Here the tokens of
-a prompt are never written out. They are held as a common base plus a few coefficients (`folding.py` has the algebra)
+The package repeats the image's 4096 tokens for every prompt and projects all of them nine times. Here the image tokens
+of a prompt are never written out, but represented by a common base and a few coefficients (the algebra is in
+`folding.py`),
 
     token[n] = gain * scale[n] * (base[n] + sum_k coefficients[k, n] * rows[k]) + bias
 
-in which `rows` come from the prompt's own 8 tokens, so that attention over the image needs products of 64 or 129
-columns where it needed 256. The sum of squares for each LayerNorm is a quadratic form in the coefficients. Results
-agree with the package's decoder to rounding.
+where `rows` come from the prompt's own 8 tokens, so that attention over the image needs products of 64 or 129 columns
+instead of 256. The sum of squares for each LayerNorm is a quadratic form in the coefficients. Results agree with the
+package's decoder up to rounding.
 
-Shapes: B prompts, T prompt tokens, M mask outputs, H heads, d channels a head, E = H * d, N image tokens, C channels
-of a token, R = H * T rows of one update, K = 2R + 1 coefficients after two updates and a constant.
+Shapes: B prompts, T prompt tokens, M mask outputs, H heads, d channels per head, E = H * d, N image tokens, C channels
+per token, R = H * T rows of one update, K = 2R + 1 coefficients after two updates and a constant.
 """
 
 from dataclasses import dataclass, replace
@@ -36,11 +37,11 @@ Rows = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class DecodedPrompts:
-    """Prompts after the transformer, before any mask is drawn.
+    """Prompts after the transformer, before masks are upscaled.
 
     Attributes:
-        predicted_iou_BM: float32 in [0, 1], one for each mask output asked for.
-        hyper_BMD: float32 weights of the mask's last, linear layer.
+        predicted_iou_BM: float32 in [0, 1], for each requested mask output.
+        hyper_BMD: float32 weights of each mask's last, linear layer.
         tokens: the image tokens in folded form.
     """
 
@@ -49,8 +50,7 @@ class DecodedPrompts:
     tokens: FoldedTokens
 
 
-def linear(x: torch.Tensor, weights: Linear) -> torch.Tensor:
-    """Apply a linear layer."""
+def _linear(x: torch.Tensor, weights: Linear) -> torch.Tensor:
     return F.linear(x, weights.weight, weights.bias)
 
 
@@ -60,15 +60,15 @@ def _norm(x: torch.Tensor, weights: Linear) -> torch.Tensor:
 
 def _self_attention(queries: torch.Tensor, values: torch.Tensor, block: TokenBlock) -> torch.Tensor:
     """Attention among the tokens of a prompt."""
-    query, key = (split_heads(linear(queries, part)) for part in (block["self_query"], block["self_key"]))
-    value = split_heads(linear(values, block["self_value"]))
-    return linear(join_heads(F.scaled_dot_product_attention(query, key, value)), block["self_out"])
+    query, key = (split_heads(_linear(queries, part)) for part in (block["self_query"], block["self_key"]))
+    value = split_heads(_linear(values, block["self_value"]))
+    return _linear(join_heads(F.scaled_dot_product_attention(query, key, value)), block["self_out"])
 
 
 def _after_image(queries: torch.Tensor, gathered: torch.Tensor, block: TokenBlock) -> torch.Tensor:
-    """Add what the tokens gathered from the image, then the MLP."""
-    queries = _norm(queries + linear(gathered, block["from_image_out"]), block["norm2"])
-    return _norm(queries + linear(F.relu(linear(queries, block["mlp_in"])), block["mlp_out"]), block["norm3"])
+    """Add what the tokens gathered from the image, and apply the MLP."""
+    queries = _norm(queries + _linear(gathered, block["from_image_out"]), block["norm2"])
+    return _norm(queries + _linear(F.relu(_linear(queries, block["mlp_in"])), block["mlp_out"]), block["norm3"])
 
 
 def _softmax_over_tokens(scores_BRN: torch.Tensor) -> torch.Tensor:
@@ -87,14 +87,11 @@ def _inverse_deviation(
 ) -> torch.Tensor:
     """1 / standard deviation of `base + coefficients @ rows`, [B, 1, N] of the rows' dtype.
 
-    Args:
-        coefficients_BKN: the updates' coefficients.
-        twice_linear_BKN: 2 / C times the product of each row with the base tokens; overwritten.
-        rows_BKC: centred rows.
-        square_BN: mean square of the base tokens.
+    `twice_linear_BKN` is 2 / C times the product of each centred row with the base tokens, and is overwritten;
+    `square_BN` is the mean square of the base tokens.
     """
     variance = mean_square(coefficients_BKN, twice_linear_BKN, gram(rows_BKC)).add_(square_BN)
-    # Rounding may take a variance of nothing below zero.
+    # Rounding may make a variance of zero negative.
     return variance.clamp_(min=0).add_(LAYER_NORM_EPS).rsqrt_()[:, None]
 
 
@@ -102,11 +99,9 @@ class FastDecoder:
     """The decoder with folded weights. Holds no state between calls and may be called from several threads."""
 
     def __init__(self, weights: DecoderWeights, *, dtype: torch.dtype = torch.float32) -> None:
-        """Keep the weights.
+        """Keep the weights, moved by `DecoderWeights.to` to the device and dtype of decoding.
 
-        Args:
-            weights: folded weights, moved by `DecoderWeights.to` to the device and dtype decoding runs in.
-            dtype: of everything of the image's size. Prompt tokens and sums of squares are float32 at least.
+        `dtype` is that of everything of the image's size; prompt tokens and sums of squares are at least float32.
         """
         self.weights = weights
         self.dtype = dtype
@@ -115,16 +110,9 @@ class FastDecoder:
     def upscale(
         self, terms: ImageTerms, tokens: FoldedTokens, index_B: torch.Tensor, hyper_BMD: torch.Tensor
     ) -> torch.Tensor:
-        """Compute mask logits of some prompts.
+        """Compute mask logits, float32 [B, M, 4Y, 4X], of some of the prompts that were decoded together.
 
-        Args:
-            terms: shared terms of the image.
-            tokens: of all prompts that were decoded together.
-            index_B: the prompts whose masks are computed.
-            hyper_BMD: last-layer weights of their masks.
-
-        Returns:
-            float32 [B, M, 4Y, 4X].
+        `index_B` selects the prompts; `hyper_BMD` are the last-layer weights of their masks.
         """
         if len(index_B) != len(tokens.rows_BKF):
             tokens = tokens.select(index_B)
@@ -141,10 +129,7 @@ class FastDecoder:
         Args:
             terms: shared terms of the image, of this decoder's dtype.
             prompt_tokens_BPC: embedded prompts, P tokens each.
-            first_mask: masks before this one are not computed; 1 leaves the three of a multimask answer.
-
-        Returns:
-            Predicted IoUs and last layers of the masks from `first_mask` on, and the image tokens.
+            first_mask: masks before this one are not computed; with 1, only the three multimask outputs are.
         """
         learnt = self.weights.tokens.output_tokens_LC.expand(len(prompt_tokens_BPC), -1, -1)
         tokens = torch.cat([learnt, prompt_tokens_BPC.to(self.accurate)], dim=1)
@@ -154,14 +139,14 @@ class FastDecoder:
         first, second = self.weights.tokens.blocks
 
         queries = _norm(_self_attention(tokens, tokens, first), first["norm1"])
-        query = split_heads(linear(queries + tokens, first["from_image_query"]))
+        query = split_heads(_linear(queries + tokens, first["from_image_query"]))
         queries = _after_image(queries, self._gather_first(terms, query), first)
         key, value = self._keys_and_values(queries, tokens, first)
         rows = self.weights.rows.first_rows(value) | {"values": value}
         self._update_first(terms, key, rows, folded)
 
         queries = _norm(queries + _self_attention(queries + tokens, queries, second), second["norm1"])
-        query = split_heads(linear(queries + tokens, second["from_image_query"]))
+        query = split_heads(_linear(queries + tokens, second["from_image_query"]))
         gathered = self._gather(query, terms.key1_2HdN, terms.value1_HdN, rows["key1"], rows["value1"], folded)
         queries = _after_image(queries, gathered, second)
         key, value = self._keys_and_values(queries, tokens, second)
@@ -174,9 +159,9 @@ class FastDecoder:
     def _keys_and_values(
         self, queries: torch.Tensor, tokens: torch.Tensor, block: TokenBlock
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the image reads of a prompt's tokens: [B, H, T, d] and [B, H, T, d]."""
-        keys = split_heads(linear(queries + tokens, block["to_image_key"]))
-        return keys, split_heads(linear(queries, block["to_image_value"]))
+        """Keys and values of a prompt's tokens for attention by the image, [B, H, T, d] each."""
+        keys = split_heads(_linear(queries + tokens, block["to_image_key"]))
+        return keys, split_heads(_linear(queries, block["to_image_value"]))
 
     def _gather_first(self, terms: ImageTerms, query_BHTd: torch.Tensor) -> torch.Tensor:
         """Average [B, T, E] of image tokens before block 0, where all prompts see the same image."""
@@ -220,7 +205,7 @@ class FastDecoder:
             shared_2HdN: projected base tokens and projected positions.
             rows_BKE: projected rows, of block 0 or of both.
             folded: image tokens.
-            outer: after block 1, whose scale is a factor of base and rows together.
+            outer: after block 1, whose scale multiplies base and rows together.
         """
         query = query_BHTd.to(self.dtype)
         of_rows = torch.matmul(query, split_heads(rows_BKE).to(self.dtype).transpose(2, 3)).flatten(1, 2)
@@ -243,14 +228,7 @@ class FastDecoder:
     ) -> torch.Tensor:
         """Average [B, T, E] of projected image tokens under the attention of a prompt's tokens, in the accurate dtype.
 
-        Args:
-            query_BHTd: queries, scaled.
-            key_2HdN: keys of the base tokens and of the positions.
-            value_HdN: values of the base tokens.
-            key_rows_BKE: keys of the folded rows.
-            value_rows_BKE: their values.
-            folded: image tokens.
-            outer: see `_scores`.
+        Keys are those of the base tokens, of the positions and of the folded rows; see `_scores`.
         """
         attention = self._scores(query_BHTd, key_2HdN, key_rows_BKE, folded, outer=outer).softmax(dim=-1)
         if outer:
@@ -270,18 +248,18 @@ class FastDecoder:
         rows: Rows,
         first_mask: int,
     ) -> DecodedPrompts:
-        """Last attention to the image, for the tokens that are read, and what reads them."""
+        """Run the last attention to the image, for the tokens that are read, and the heads that read them."""
         weights = self.weights.tokens
-        # Learnt tokens come in this order: object score (not used here), IoU, masks.
+        # The learnt tokens are, in order: object score (not used), IoU, masks.
         queries, tokens = (
             torch.cat([x[:, 1:2], x[:, 2 + first_mask : 2 + self.num_masks]], dim=1) for x in (queries, tokens)
         )
-        query = split_heads(linear(queries + tokens, weights.final_query))
+        query = split_heads(_linear(queries + tokens, weights.final_query))
         shared = (terms.key2_2HdN, terms.value2_HdN)
         gathered = self._gather(query, *shared, rows["key2"], rows["value2"], folded, outer=True)
-        queries = _norm(queries + linear(gathered, weights.final_out), weights.final_norm)
+        queries = _norm(queries + _linear(gathered, weights.final_out), weights.final_norm)
         iou = queries[:, 0]
         for layer in weights.iou[:-1]:
-            iou = F.relu(linear(iou, layer))
-        iou = linear(iou, weights.iou[-1]).sigmoid()
+            iou = F.relu(_linear(iou, layer))
+        iou = _linear(iou, weights.iou[-1]).sigmoid()
         return DecodedPrompts(iou[:, first_mask:], hypernetwork(weights, queries[:, 1:], first_mask), folded)

@@ -1,18 +1,18 @@
 """The mask decoder's weights, folded once so that decoding never touches a full image token.
 
 What the two-way transformer adds to an image token is a sum over attention heads h and prompt tokens t of
-`attention[h, t] * (value[h, t] @ out_projection[h])`: with 8 heads and 8 tokens a prompt changes the image through
-64 coefficients a pixel, not 256 channels. LayerNorm after it is a subtraction of the mean (linear), a division by
-the standard deviation (one number a pixel) and a gain. So the image tokens of one prompt are always
+`attention[h, t] * (value[h, t] @ out_projection[h])`: with 8 heads and 8 tokens, a prompt changes the image through 64
+coefficients per pixel, not 256 channels. The LayerNorm that follows subtracts the mean (linear), divides by the
+standard deviation (one number per pixel) and applies a gain. So the image tokens of one prompt are always
 
     token[n] = gain * scale[n] * (base[n] + coefficients[:, n] @ rows) + bias
 
 with `base` common to all prompts, and every projection of the tokens is a projection of `base` (once per image) plus
-a projection of `rows` (a few dozen vectors per prompt). This module multiplies the chains of weights those projections
-need. Centring (the subtraction of the mean over channels) is a matrix and is multiplied in as well.
+a projection of `rows` (a few dozen vectors per prompt). This module multiplies the chains of weights that these
+projections need. Centring (subtracting the mean over channels) is a matrix too, and multiplied in.
 
-Shapes: C channels of a token, E channels inside an attention (C / 2), H heads, d = E / H channels a head, M mask
-tokens, S = 4 the sub-pixels a 2x2 transposed convolution makes of one pixel.
+Shapes: C channels per token, E channels inside an attention (C / 2), H heads, d = E / H channels per head, M mask
+tokens, S = 4 sub-pixels that a 2x2 transposed convolution makes of a pixel.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ State = Mapping[str, torch.Tensor]
 # Widths of the parts, in units of C / 2 = E.
 FIRST_PARTS = {"rows1": 2, "key1": 1, "query1": 1, "value1": 1, "rows2": 2, "key2": 1, "value2": 1, "up": 2}
 SECOND_PARTS = {"rows2": 2, "key2": 1, "value2": 1, "up": 2}
-# One more row of `base`, the last, belongs to the constant row of the second stage.
+# `base` has one more row, the last, for the constant row of the second stage.
 BASE_PARTS = {"key1": 1, "query1": 1, "value1": 1, "norm1": 1, "key2": 1, "value2": 1, "norm2": 2, "up": 2}
 
 
@@ -51,7 +51,7 @@ class Linear:
     bias: torch.Tensor
 
 
-# The prompt-token side of one transformer block: ours, and the checkpoint's names below the block.
+# The prompt-token side of a transformer block: our names, and the checkpoint's below the block.
 _BLOCK_LAYERS = {
     "self_query": "self_attn.q_proj",
     "self_key": "self_attn.k_proj",
@@ -76,9 +76,9 @@ class TokenWeights:
     """All weights applied to prompt tokens.
 
     Attributes:
-        hyper: for each of three layers the weights [M, in, out] and biases [M, 1, out] of the M hypernetworks.
+        hyper: for each of three layers, weights [M, in, out] and biases [M, 1, out] of the M hypernetworks.
         iou: layers of the predicted-IoU head; a sigmoid follows.
-        output_tokens_LC: learnt tokens put before the prompt's: object score, IoU, M masks.
+        output_tokens_LC: learnt tokens that precede the prompt's: object score, IoU, M masks.
     """
 
     blocks: tuple[TokenBlock, TokenBlock]
@@ -95,9 +95,9 @@ class ImageWeights:
     """Projections applied once per image (or once per model) to what all prompts share.
 
     Attributes:
-        layer0: [3E, C], keys, values and image-side queries of the first block, of the unchanged tokens.
-        base: [F, C], every projection of the centred base tokens that a prompt will need; see `BASE_PARTS`.
-        gain_centred: [C, C], makes the base of the second stage from that of the first.
+        layer0: [3E, C], for keys, values and image-side queries of the first block, from the unchanged tokens.
+        base: [F, C], every projection of the centred base tokens that a prompt needs; see `BASE_PARTS`.
+        gain_centred: [C, C], from the base of the first stage to that of the second.
         out_bias_C: bias of the first block's image-side output projection.
         pos_*_E_N: projections of the position encoding, biases included, [E, N].
         conv_s0, conv_s1: 1x1 convolutions of the two high-resolution feature maps.
@@ -122,12 +122,12 @@ class ImageWeights:
 
 @dataclass(frozen=True)
 class RowWeights:
-    """What turns a prompt's values into the folded rows of its update, per head.
+    """Projections of a prompt's values to the folded rows of its updates, per head.
 
     Attributes:
         first_HdF: [H, d, F] for the values of block 0; the parts of F are `FIRST_PARTS`.
         second_HdF: [H, d, F] for the values of block 1; the parts of F are `SECOND_PARTS`.
-        constant_F: [F], the row with coefficient 1 (biases of block 1), laid out like `second_HdF`.
+        constant_F: [F], the row with coefficient 1 (biases of block 1), in the layout of `second_HdF`.
         up2: [C / 4, S * C / 8], the second transposed convolution.
         up1_norm: gain and bias of the LayerNorm between the two.
     """
@@ -157,12 +157,7 @@ class DecoderWeights:
     rows: RowWeights
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "DecoderWeights":
-        """Copy to the device and precision that decoding is to run in.
-
-        Args:
-            device: where to.
-            dtype: of everything of the image's size; what is applied to prompt tokens stays float32 at least.
-        """
+        """Copy to a device, and to the dtype of everything of the image's size; the rest stays at least float32."""
         accurate = torch.promote_types(dtype, torch.float32)
         moved: DecoderWeights = _move(self, device, accurate)
         rows = replace(moved.rows, up2=moved.rows.up2.to(dtype), up1_norm=_move(moved.rows.up1_norm, device, dtype))
@@ -196,15 +191,15 @@ def _scaled(linear: Linear, factor: float) -> Linear:
 
 
 def _out_with_constant(out: Linear, value: Linear, token_bias: torch.Tensor) -> Linear:
-    """Output projection that also adds what the value projection does to the constant part of the image tokens.
+    """Output projection that includes what the value projection makes of the constant part of the image tokens.
 
-    Attention weights sum to one, so a constant in all values comes out as that constant.
+    Attention weights sum to one, so a constant in all values remains that constant.
     """
     return Linear(out.weight, out.bias + out.weight @ (value.weight @ token_bias + value.bias))
 
 
 def _token_block(state: State, index: int, image_bias: torch.Tensor) -> TokenBlock:
-    """Take a block's layers; queries and keys get the attention's 1/sqrt(d), the output what the values' bias adds."""
+    """Take a block's layers; fold 1/sqrt(d) into queries and keys, and the values' bias into the output."""
     block = {name: _linear(state, f"{_TRANSFORMER}layers.{index}.{layer}") for name, layer in _BLOCK_LAYERS.items()}
     scale = (block["from_image_query"].weight.shape[0] / HEADS) ** -0.5
     value = block.pop("from_image_value")

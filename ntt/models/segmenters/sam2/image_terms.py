@@ -1,6 +1,6 @@
 """What all prompts of one image share, computed once per image.
 
-Shapes: B prompts, H heads, d channels a head, N image tokens, C channels of a token, S = 4 sub-pixels of a 2x2
+Shapes: B prompts, H heads, d channels per head, N image tokens, C channels per token, S = 4 sub-pixels of a 2x2
 transposed convolution, Y and X rows and columns of image tokens.
 """
 
@@ -18,13 +18,13 @@ class ImageTerms:
     """Image-side projections of one image; see `ntt/models/segmenters/sam2/folding.py` for what each is for.
 
     Attributes:
-        key*, value*, query*: [H, d, N] of the dtype decoding runs in. Where a leading 2 is, the base tokens'
-            projection comes first and that of the position encoding second.
+        key*, value*, query*: [H, d, N] of the dtype of decoding; with a leading 2, the projection of the base tokens
+            and that of the position encoding.
         norm1_HdN, norm2_HdN: products of the update's rows with the base tokens, times 2 / C; norm2 has 2H heads.
         norm2_constant_N: the same for the constant row.
         square1_N, square2_N: mean square of the base tokens, in the dtype of the features.
         up_NF: base tokens through the first transposed convolution, [N, S * C / 4].
-        skip1_NF: high-resolution features and constants to be added there, [N, S * C / 4].
+        skip1_NF: high-resolution features and constants added there, [N, S * C / 4].
         skip0_NF: the same for the second transposed convolution, [N * S, S * C / 8].
         grid_yx: rows and columns of image tokens.
     """
@@ -49,15 +49,7 @@ class ImageTerms:
 
 
 def space_to_depth(map_DHW: torch.Tensor, block: int) -> torch.Tensor:
-    """Regroup a feature map by cells of `block` x `block` pixels.
-
-    Args:
-        map_DHW: [D, Y * block, X * block].
-        block: pixels per cell along each axis.
-
-    Returns:
-        [Y * X, block * block, D], the pixels of a cell in row-major order.
-    """
+    """Regroup a feature map [D, Y * block, X * block] by cells: [Y * X, block * block, D], in row-major order."""
     depth, height, width = map_DHW.shape
     cells = map_DHW.reshape(depth, height // block, block, width // block, block)
     return cells.permute(1, 3, 2, 4, 0).reshape(-1, block * block, depth)
@@ -83,10 +75,7 @@ def compute_image_terms(
         weights: folded projections, on the device of the features.
         embedding_CYX: float32 [C, Y, X], the image embedding with the no-mask embedding added.
         fine_maps: float32 maps [C, 4Y, 4X] and [C, 2Y, 2X] of the image encoder.
-        dtype: what decoding will run in. Sums of squares stay float32.
-
-    Returns:
-        The shared terms.
+        dtype: of decoding. Sums of squares stay float32.
     """
     channels, rows, columns = embedding_CYX.shape
     tokens = embedding_CYX.flatten(1)

@@ -1,8 +1,8 @@
 """GPU kernels of the fused decoder. Imports triton, which comes only with CUDA builds of torch.
 
 Shapes are those of `decoder.py`; a program works on BLOCK image tokens of one prompt. Rows of all heads are side by
-side in block-diagonal matrices: multiplying zeros costs less than writing what lies between the products. Sums are
-float32, whatever the inputs are.
+side in block-diagonal matrices: multiplying zeros costs less than writing intermediate products. Sums are float32,
+whatever the inputs.
 """
 
 # ruff: noqa: ANN001, ANN201, ANN202
@@ -56,7 +56,7 @@ def upscale_kernel(
     up_DE = tl.load(up2 + first[:, None] * (4 * SECOND) + second[None, :])
     pixel = tl.arange(0, 16)
     hyper_E = tl.load(hyper + out_prompt * SECOND + second % SECOND)
-    # For a product, the weights of the last layer once for each of four pixels, padded to 16.
+    # As a product: the weights of the last layer once for each of four pixels, padded to 16.
     hyper_EQ = tl.where((second // SECOND)[:, None] == pixel[None, :], hyper_E[:, None], 0.0).to(up_DE.dtype)
     folded += prompt * (K + 1) * (4 * FIRST)
     row, column = token // GRID_X, token % GRID_X

@@ -1,8 +1,7 @@
 """The eight SAM2 models: their image encoders, and reading their checkpoints.
 
-Only what segments a single image is built: the image encoder is the package's, the prompt encoder and the mask
-decoder are this package's own and take their weights straight from the checkpoint. The models' memory parts are left
-in the file.
+Only the parts that segment a single image are built. The image encoder is the package's; the prompt encoder and the
+mask decoder are ours and take their weights straight from the checkpoint. The models' memory is left out.
 """
 
 import importlib.util
@@ -50,32 +49,27 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 class _NoPositions(nn.Module):
-    """Stands in for the encoder's position maps, which only the memory parts read."""
+    """Replaces the encoder's position maps, which only the models' memory reads."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x[:, :0]
 
 
 def skip_package_set_up() -> None:
-    """Let modules of `sam2` be imported without running its `__init__`, which does nothing but start Hydra globally."""
+    """Allow modules of `sam2` to be imported without its `__init__`, which only initialises Hydra globally."""
     spec = importlib.util.find_spec("sam2")
     if spec is not None and "sam2" not in sys.modules:
         sys.modules["sam2"] = importlib.util.module_from_spec(spec)
 
 
 def build_image_encoder(model: str) -> nn.Module:
-    """Build a model's image encoder with arbitrary weights, on the CPU, in evaluation mode.
+    """Build the image encoder of a model in `ARCHITECTURES` with arbitrary weights, on the CPU, in evaluation mode.
 
-    Neither Hydra's global state nor the random generators are changed.
-
-    Args:
-        model: name as in `ARCHITECTURES`.
-
-    Returns:
-        A module that takes [B, 3, 1024, 1024] and returns a dict with the maps `backbone_fpn`, finest first.
+    It takes [B, 3, 1024, 1024] and returns a dict with the maps `backbone_fpn`, finest first. Neither Hydra's global
+    state nor the random generators change.
 
     Raises:
-        ConfigError: where the package `sam2` is not installed.
+        ConfigError: if the package `sam2` is not installed.
     """
     size = ARCHITECTURES[model]
     try:
@@ -108,7 +102,7 @@ def build_image_encoder(model: str) -> nn.Module:
 
 
 def read_state(path: Path, model: str, *, expected_sha256: str | None = None) -> dict[str, torch.Tensor]:
-    """Read the whole state dict of a checkpoint of the official layout and make sure that it belongs to the model.
+    """Read the state dict of a checkpoint in the official layout, and make sure that it belongs to the model.
 
     Raises:
         WeightsError: for a file that is missing, damaged, not a checkpoint, or one of another model.
@@ -116,7 +110,7 @@ def read_state(path: Path, model: str, *, expected_sha256: str | None = None) ->
     state = load_state_dict(path, expected_sha256=expected_sha256)
     identified = _identify(state)
     if identified != model:
-        held = "weights of no SAM2 model known here" if identified is None else f"the weights of {identified}"
+        held = "weights of no known SAM2 model" if identified is None else f"the weights of {identified}"
         raise WeightsError(
             f"The weights file {path} was given for segmenter.model={model}, but it holds {held}. {_remedy(model)}"
         )
@@ -128,7 +122,7 @@ def _remedy(model: str) -> str:
 
 
 def _identify(state: Mapping[str, torch.Tensor]) -> str | None:
-    """Name the model a state dict belongs to, from the encoder's width and depth and a parameter of 2.1."""
+    """Name the model of a state dict, by the encoder's width and depth and a parameter that only 2.1 has."""
     patch = state.get(f"{_ENCODER}trunk.patch_embed.proj.weight")
     if patch is None:
         return None
@@ -156,10 +150,10 @@ def load_image_encoder(state: Mapping[str, torch.Tensor], model: str) -> nn.Modu
 
 
 def misfit(model: str, problem: str) -> WeightsError:
-    """What to say of weights that lack a parameter of their model, or have it in another shape."""
+    """Return the error for weights that lack a parameter of their model, or have it in another shape."""
     return WeightsError(f"The weights do not fit {model}: {problem}. {_remedy(model)}")
 
 
 def decoder_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Pick the parameters of prompt encoder and mask decoder, in float32, from what `read_state` returns."""
+    """Select the parameters of prompt encoder and mask decoder, as float32, from what `read_state` returns."""
     return {name: value.float() for name, value in state.items() if name.startswith(_READ)}

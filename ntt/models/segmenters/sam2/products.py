@@ -1,6 +1,6 @@
 """Products between the few rows of each prompt and the image's shared columns.
 
-Shapes: B prompts, H heads, T prompt tokens, d channels a head, N image tokens, K rows.
+Shapes: B prompts, H heads, T prompt tokens, d channels per head, N image tokens, K rows.
 """
 
 import torch
@@ -20,11 +20,7 @@ def join_heads(x_BHTd: torch.Tensor) -> torch.Tensor:
 
 
 def shared_product(tokens_BHTd: torch.Tensor, shared_HdN: torch.Tensor) -> torch.Tensor:
-    """Multiply every prompt's rows with the image's columns, head by head, without copying the columns per prompt.
-
-    Returns:
-        [B, H * T, N].
-    """
+    """Multiply every prompt's rows with the image's columns, head by head, without copying these: [B, H * T, N]."""
     if tokens_BHTd.is_cuda:
         return torch.einsum("bhtd,hdn->bhtn", tokens_BHTd, shared_HdN).flatten(1, 2)
     product_BHTN = tokens_BHTd.new_empty(*tokens_BHTd.shape[:3], shared_HdN.shape[-1])
@@ -46,15 +42,7 @@ def add_shared_product_(sum_BRN: torch.Tensor, tokens_BHTd: torch.Tensor, shared
 
 
 def shared_average(attention_BRN: torch.Tensor, shared_HdN: torch.Tensor) -> torch.Tensor:
-    """Sum the image's columns under each prompt's weights, head by head.
-
-    Args:
-        attention_BRN: weights, rows ordered by head and then by token.
-        shared_HdN: columns of the image.
-
-    Returns:
-        [B, H, T, d].
-    """
+    """Sum the image's columns under each prompt's weights, whose rows are ordered by head, then token: [B, H, T, d]."""
     attention_BHTN = attention_BRN.unflatten(1, (shared_HdN.shape[0], -1))
     if attention_BRN.is_cuda:
         return torch.einsum("bhtn,hdn->bhtd", attention_BHTN, shared_HdN)
@@ -65,18 +53,10 @@ def shared_average(attention_BRN: torch.Tensor, shared_HdN: torch.Tensor) -> tor
 def mean_square(
     coefficients_BKN: torch.Tensor, twice_linear_BKN: torch.Tensor, gram_BKK: torch.Tensor, *, block: int = 32
 ) -> torch.Tensor:
-    """Quadratic and linear part of a mean square: sum_k c_k * (twice_linear_k + sum_l gram_kl * c_l).
+    """Quadratic and linear part of a mean square: sum_k c_k * (twice_linear_k + sum_l gram_kl * c_l), [B, N].
 
-    The Gram matrix is symmetric, so only its upper blocks are multiplied, those off the diagonal with weight two.
-
-    Args:
-        coefficients_BKN: c.
-        twice_linear_BKN: overwritten.
-        gram_BKK: float32, products of the rows.
-        block: rows multiplied at a time.
-
-    Returns:
-        [B, N], of the Gram matrix's dtype.
+    The Gram matrix is symmetric, so only its upper blocks of `block` rows are multiplied, those off the diagonal with
+    weight two. `twice_linear_BKN` is overwritten; the result has the dtype of the Gram matrix.
     """
     dtype = coefficients_BKN.dtype
     for start in range(0, gram_BKK.shape[1], block):

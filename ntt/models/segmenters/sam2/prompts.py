@@ -22,14 +22,14 @@ def point_grid(points_per_side: int, *, drop_remainder_of: int | None = None) ->
     Args:
         points_per_side: n; the coordinates along each axis are `linspace(0, 1023, n) + 0.5`. The last point lies half
             a pixel outside the canvas, as in the published method.
-        drop_remainder_of: where not None, cut the list into batches of this many and drop the incomplete last one,
-            as the published program does.
+        drop_remainder_of: divide the list into batches of this size and drop an incomplete last one, as the published
+            program does; None: keep all points.
 
     Returns:
-        float32 [B, 2], x-major: y runs fastest.
+        float32 [B, 2], x-major: y varies fastest.
 
     Raises:
-        ConfigError: where dropping the remainder leaves no point.
+        ConfigError: if no point is left.
     """
     axis = torch.linspace(0, CANVAS_PX - 1, points_per_side) + 0.5
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
@@ -53,7 +53,7 @@ class PromptEncoder:
         frequencies_2F: random frequencies of the position encoding, F = C / 2.
         kinds_4C: what is added for a negative point, a positive point, a top-left and a bottom-right corner.
         padding_C: the token that ends every list of points.
-        no_mask_C: what is added to the image embedding where no mask is given as a prompt.
+        no_mask_C: what is added to the image embedding if no mask is given as a prompt.
     """
 
     frequencies_2F: torch.Tensor
@@ -78,14 +78,7 @@ class PromptEncoder:
         return PromptEncoder(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def positions(self, points_2: torch.Tensor) -> torch.Tensor:
-        """Encode positions.
-
-        Args:
-            points_2: float32 [..., 2], (x, y) as fractions of the canvas.
-
-        Returns:
-            float32 [..., C].
-        """
+        """Encode positions, float32 [..., 2], (x, y) as fractions of the canvas; float32 [..., C]."""
         angles = 2 * math.pi * ((2 * points_2 - 1) @ self.frequencies_2F)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
@@ -97,7 +90,7 @@ class PromptEncoder:
 
     def points(self, points_B2: torch.Tensor) -> torch.Tensor:
         """Embed one positive point per prompt, float32 [B, 2, C]."""
-        # The model itself adds half a pixel to every coordinate, that of the grid's notwithstanding.
+        # The model adds half a pixel to every coordinate, on top of the grid's own.
         tokens = self.positions((points_B2[:, None] + 0.5) / CANVAS_PX) + self.kinds_4C[_POSITIVE]
         return torch.cat([tokens, self._padding(len(points_B2))], dim=1)
 

@@ -34,11 +34,11 @@ _LOG = logging.getLogger(__name__)
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# A few prompts stay in the cache of a CPU core; a GPU wants many at once, at about 15 MiB each in float32.
+# A few prompts fit into the cache of a CPU core; a GPU needs many at once, at about 15 MiB each in float32.
 _CPU_PROMPTS, _GPU_PROMPTS = 4, 256
-# One image keeps a CPU busy; a GPU is not filled by the smaller encoders with one.
+# One image keeps a CPU busy, but not a GPU with the smaller encoders.
 _CPU_IMAGES, _GPU_IMAGES = 1, 4
-# As in the package: a box's single mask is kept while it hardly changes between these two thresholds.
+# As in the package, a box's single mask is used if it hardly changes between two thresholds.
 _STABILITY_OFFSET, _STABILITY_THRESHOLD = 0.05, 0.98
 
 
@@ -62,14 +62,14 @@ class Sam2Config(SegmenterConfig):
     """Points along each axis of the grid of prompts. 32 is the published value."""
 
     min_predicted_iou: float = setting(0.4, ge=0, lt=1)
-    """Masks are kept whose predicted IoU is above this. 0.4 is the published value."""
+    """Masks with a predicted IoU above this are kept. 0.4 is the published value."""
 
     use_no_mem_embed: bool = False
     """Add the model's no-memory embedding to the image features, as SAM2's own image predictor does. The published
-    results were computed without."""
+    results were computed without it."""
 
     drop_remainder_of: int | None = setting(None, ge=1)
-    """Cut the grid into batches of this many points and drop an incomplete last one, as the reference
+    """Divide the grid into batches of this many points and drop an incomplete last one, as the reference
     implementation does with 256; null: use every point."""
 
     prompt_batch_size: int | None = setting(None, ge=1, le=65536, decides=False)
@@ -82,7 +82,7 @@ class Sam2Config(SegmenterConfig):
 
 @dataclass(frozen=True)
 class _Model:
-    """The parts of a loaded model, and the scale of its colours, on its device."""
+    """The parts of a loaded model, with pixel mean and standard deviation, on its device."""
 
     image_encoder: Callable[[torch.Tensor], Mapping[str, Sequence[torch.Tensor]]]
     prompt_encoder: PromptEncoder
@@ -98,11 +98,11 @@ class Sam2:
     def __init__(self, config: Sam2Config, placement: Placement) -> None:
         """Check the settings; the weights are read at the first image.
 
-        `runtime.compile` sends the image encoder through `torch.compile`. On CUDA it is recorded as a graph instead,
-        and the decoder uses its own kernels.
+        `runtime.compile` compiles the image encoder (`ntt.models.compiling`), and on CUDA lets the decoder use kernels
+        of its own.
 
         Raises:
-            ConfigError: for a setting, or a combination of settings, that cannot be run.
+            ConfigError: for settings that cannot be run.
             WeightsError: if the checkpoint does not exist.
         """
         self.config, self.name = config, config.name
@@ -122,7 +122,7 @@ class Sam2:
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """What decides the output. Reads the weights file, and refuses one of another sha256."""
+        """What decides the output. Reads the weights file, and refuses one with another sha256."""
         return {
             "kind": self.config.SCHEMA,
             **deciding_settings(self.config),
@@ -157,7 +157,7 @@ class Sam2:
         def best_masks(parts: Sequence[DecodedPrompts]) -> tuple[torch.Tensor, torch.Tensor]:
             best = [part.predicted_iou_BM.max(dim=1) for part in parts]
             keep = torch.cat([iou_B for iou_B, _ in best]) > self.config.min_predicted_iou
-            # On a GPU this is the only time that the decoder waits for the device.
+            # On a GPU, this is the decoder's only wait for the device.
             keep_of_parts = keep.cpu().split([len(iou_B) for iou_B, _ in best])
             logits, ious = [], []
             for part, (iou_B, mask_B), keep_B in zip(parts, best, keep_of_parts, strict=True):
@@ -173,15 +173,15 @@ class Sam2:
     def segment_boxes(self, canvas_3hw: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
         """Segment the object in each box: SAM2's single mask for a box prompt, chosen as its image predictor does.
 
-        The single-mask output is taken while it is stable, that is while its area hardly changes when the threshold
-        moves a little; otherwise the best of the three multimask outputs.
+        The single-mask output is used if it is stable, that is, if its area hardly changes when the threshold moves a
+        little; otherwise the best of the three multimask outputs.
 
         Args:
             canvas_3hw: float32 RGB in [0, 1], 1024 x 1024.
             boxes_xyxy: [B, 4] in canvas pixels, left <= right and top <= bottom.
 
         Returns:
-            float32 logits [B, 256, 256] on the model's device; foreground is > 0. May be empty of foreground.
+            float32 logits [B, 256, 256] on the model's device; foreground is > 0, and may be absent.
 
         Raises:
             ValueError: for a canvas or boxes of another shape, and for boxes that are not finite or turned over.
@@ -191,17 +191,17 @@ class Sam2:
 
     @property
     def images_at_once(self) -> int:
-        """Images worth giving together to `segment_boxes_of_images` on this device."""
+        """How many images to pass to `segment_boxes_of_images` at once on this device."""
         return _CPU_IMAGES if self._on_cpu else _GPU_IMAGES
 
     @torch.no_grad()
     def segment_boxes_of_images(
         self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
     ) -> list[torch.Tensor]:
-        """Do for each image what `segment_boxes` does; they go through the image encoder together."""
+        """Do for each image what `segment_boxes` does; images go through the image encoder together."""
         for boxes_xyxy in boxes:
             _check_boxes(boxes_xyxy)
-        # Terms of one image at a time: they take more memory than the maps they are made of.
+        # Terms of one image at a time: they take more memory than the maps they are computed from.
         maps = self._encode(canvases) if canvases else []
         return [self._segment(self._terms(map_), boxes_B4) for map_, boxes_B4 in zip(maps, boxes, strict=True)]
 
@@ -254,13 +254,14 @@ class Sam2:
         *,
         first_mask: int,
     ) -> list[Result]:
-        """Decode all prompts in batches and have their masks drawn: a CPU draws each batch at once, which saves memory.
+        """Decode all prompts in batches, and upscale their masks with `draw`.
 
-        A GPU draws when all are decoded, so that it has to be waited for only once.
+        A CPU draws each batch at once, which saves memory; a GPU draws when all are decoded, so that the program waits
+        for it only once.
         """
         decoder = self._model.decoder
 
-        # Grad mode belongs to a thread, and batches may run in other threads.
+        # Grad mode is per thread, and batches may run in other threads.
         @torch.no_grad()
         def decode(start: int, stop: int) -> Any:
             decoded = decoder.decode(terms, tokens_BPC[start:stop], first_mask=first_mask)
@@ -273,7 +274,7 @@ class Sam2:
 
     @property
     def _arithmetic(self) -> AbstractContextManager[None]:
-        # The decoder casts by itself; only whether float32 may mean TensorFloat-32 is left to torch.
+        # The decoder casts by itself; torch only decides whether float32 may mean TensorFloat-32.
         return autocast("tf32" if self.precision == "tf32" else "float32", self.device)
 
     @cached_property
@@ -291,7 +292,7 @@ class Sam2:
             weights = fold(decoder_part, prompts.grid_positions()).to(self.device, dtype)
         except (KeyError, RuntimeError) as error:
             raise misfit(name, str(error)) from error
-        # Where products are not rounded, triton's are slower than what they save.
+        # In full float32, triton's products cost more time than the kernels save.
         if self.compile and self.device.type == "cuda" and self.precision != "float32":
             from ntt.models.segmenters.sam2.fused import FusedDecoder
 
@@ -326,7 +327,7 @@ def _check_boxes(boxes_xyxy: torch.Tensor) -> None:
 
 
 def _is_stable(logits_BHW: torch.Tensor) -> torch.Tensor:
-    """Whether each mask keeps its area when the threshold moves by the package's offset; [B]."""
+    """Return whether the area of each mask hardly changes when the threshold moves by the offset, bool [B]."""
     strict = (logits_BHW > _STABILITY_OFFSET).sum(dim=(1, 2))
     lenient = (logits_BHW > -_STABILITY_OFFSET).sum(dim=(1, 2))
     return (lenient == 0) | (strict / lenient >= _STABILITY_THRESHOLD)

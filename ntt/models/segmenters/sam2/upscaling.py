@@ -1,4 +1,4 @@
-"""From folded image tokens to mask logits: two transposed convolutions and the prompt's own last layer.
+"""Mask logits from folded image tokens: two transposed convolutions and the prompt's own last layer.
 
 Shapes: B prompts, M masks of each, N image tokens, n of them at a time, K coefficients, D channels, S = 4 sub-pixels
 of a 2x2 transposed convolution, F = S * D.
@@ -21,13 +21,13 @@ _PROMPTS_AT_A_TIME = 64
 
 @dataclass(frozen=True)
 class FoldedTokens:
-    """Image tokens of B prompts after the transformer, in folded form, on their way to the first upscaling.
+    """Image tokens of B prompts after the transformer, in folded form, ready for upscaling.
 
     Attributes:
         coefficients_BKN: coefficients of the rows.
         rows_BKF: rows through the first transposed convolution.
-        scale1_B1N: factor of the base tokens, float32 at least.
-        scale2_B1N: factor of base and rows together, float32 at least.
+        scale1_B1N: factor of the base tokens, at least float32.
+        scale2_B1N: factor of base and rows together, at least float32.
     """
 
     coefficients_BKN: torch.Tensor
@@ -36,7 +36,7 @@ class FoldedTokens:
     scale2_B1N: torch.Tensor
 
     def piece(self, prompts: slice, tokens: slice) -> "FoldedTokens":
-        """A view of some prompts and some image tokens."""
+        """Return a view of some prompts and some image tokens."""
         return FoldedTokens(
             self.coefficients_BKN[prompts, :, tokens],
             self.rows_BKF[prompts],
@@ -45,23 +45,14 @@ class FoldedTokens:
         )
 
     def select(self, index_B: torch.Tensor) -> "FoldedTokens":
-        """A copy of the prompts of an index."""
+        """Return a copy of the prompts in an index."""
         return FoldedTokens(
             self.coefficients_BKN[index_B], self.rows_BKF[index_B], self.scale1_B1N[index_B], self.scale2_B1N[index_B]
         )
 
 
 def hypernetwork(weights: TokenWeights, mask_tokens_BMC: torch.Tensor, first_mask: int) -> torch.Tensor:
-    """Turn mask tokens into the weights of the last, linear layer.
-
-    Args:
-        weights: weights of the tokens' side.
-        mask_tokens_BMC: tokens of the masks from `first_mask` on.
-        first_mask: index of the first one.
-
-    Returns:
-        [B, M, D].
-    """
+    """Turn the tokens of the masks from `first_mask` on into the weights of the last, linear layer, [B, M, D]."""
     x = mask_tokens_BMC.transpose(0, 1)
     for weight, bias in weights.hyper[:-1]:
         x = F.relu(torch.baddbmm(bias[first_mask:], x, weight[first_mask:]))
@@ -79,7 +70,7 @@ def _upscale_piece(
 
     Args:
         weights: folded weights.
-        shared: the image's part of the first transposed convolution [n, F], what is added to it [n, F], and what is
+        shared: the image's part of the first transposed convolution [n, F], the terms added to it [n, F], and those
             added to the second [n * S, F].
         tokens: folded tokens of n image tokens.
         hyper: [B, D, M].
@@ -96,17 +87,7 @@ def _upscale_piece(
 
 
 def upscale(weights: RowWeights, terms: ImageTerms, tokens: FoldedTokens, hyper_BMD: torch.Tensor) -> torch.Tensor:
-    """Compute mask logits.
-
-    Args:
-        weights: folded weights.
-        terms: shared terms of the image.
-        tokens: image tokens of B prompts in folded form.
-        hyper_BMD: last-layer weights of the M masks wanted of each prompt; their dtype is the result's.
-
-    Returns:
-        Logits [B, M, 4Y, 4X] for Y x X image tokens.
-    """
+    """Compute mask logits [B, M, 4Y, 4X] for Y x X image tokens; they have the dtype of the last-layer weights."""
     (batch, masks, _), count = hyper_BMD.shape, terms.up_NF.shape[0]
     hyper = hyper_BMD.transpose(1, 2).to(tokens.coefficients_BKN.dtype)
     pixels_per_token = _SUB_PIXELS * _SUB_PIXELS
