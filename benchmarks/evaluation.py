@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -27,7 +28,7 @@ from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import instance_mask
 from ntt.data.splits import resolve_split, split_classes
 from ntt.evaluation.ground_truth import prepare_ground_truth
-from ntt.ops.masks import encode_masks, rle_boxes_xywh
+from ntt.ops.masks import encode_masks
 from ntt.run.artefacts import read_predictions, results_text
 from ntt.stages.evaluation import evaluate
 from ntt.types import Category, Detections, ImageRecord, Metrics
@@ -53,7 +54,8 @@ def make_detections(truth: CocoDataset, image: ImageRecord, categories: tuple[Ca
         labels.append(int(random.integers(len(categories))))
     rles = encode_masks(torch.from_numpy(np.stack(masks[:count])))
     scores = np.sort(random.random(count).astype(np.float32))[::-1]
-    boxes = rle_boxes_xywh(rles, image.height, image.width)
+    size = [image.height, image.width]
+    boxes = coco_mask.toBbox([{"size": size, "counts": rle} for rle in rles]).astype(np.float32)
     kept = np.array(labels[:count], dtype=np.int64)
     return Detections(image.id, image.height, image.width, kept, scores, boxes, rles)
 

@@ -1,9 +1,9 @@
-"""The frozen values that stages hand to each other.
+"""The frozen values that stages pass to each other.
 
 Shape suffixes: N candidates or detections, C classes, K references of one class, D feature channels, H and W rows
 and columns of the image in pixels, h and w rows and columns of a mask or feature grid. Boxes named `xyxy` are
-(left, top, right, bottom), boxes named `xywh` are COCO's (left, top, width, height); both in pixels of the grid the
-name says. Run-length encoded masks are COCO's compressed form: column-major, `counts` as bytes.
+(left, top, right, bottom), boxes named `xywh` are COCO's (left, top, width, height), in pixels of the image unless the
+name says otherwise. Run-length encoded masks are COCO's compressed form: column-major, `counts` as bytes.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Category:
-    """One class of a data set: `id` as the annotation file has it."""
+    """One class of a data set, with its `id` in the annotation file."""
 
     id: int
     name: str
@@ -36,9 +36,9 @@ class ImageRecord:
     """One image of an annotation file; `path` is resolved and known to be inside the image folder.
 
     Attributes:
-        white_level: pixel value that becomes white, where there are more than 8 bits; None: by the image's own range.
-        orientation: "upright" or "stored": how it is read where EXIF orientation and size do not tell; None: upright,
-            with a warning.
+        white_level: pixel value that becomes white in images of more than 8 bits; None: by the image's own range.
+        orientation: "upright" or "stored": how the image is read if EXIF orientation and size leave that open; None:
+            upright, with a warning.
     """
 
     id: ImageId
@@ -57,7 +57,7 @@ class Instance:
     Attributes:
         bbox_xywh: COCO box in image pixels, clipped to the image.
         segmentation: polygons (list), RLE with list or string counts (dict), or None for a box-only annotation.
-        area_px: as the file has it, else the mask's area, else the box's.
+        area_px: that of the file, else of the mask, else of the box.
         isdifficult: marked `difficult`, as objects of Pascal VOC are.
         shot_index: position in a fixed k-shot order (the k-shot set is `shot_index < k`), or None.
     """
@@ -81,8 +81,8 @@ class ReferenceSet:
     Attributes:
         categories: sorted by category id; the position in this tuple is the class index used everywhere below.
         instances: one tuple per category. Never empty; may hold fewer than k instances where fewer exist.
-        digest: hex digest of everything that decides which instances these are; "" where they were not drawn.
-        sampler: name of the sampler that drew them; "given" where none did.
+        digest: hex digest of everything that decides which instances these are; "" if they were not drawn.
+        sampler: name of the sampler that drew them; "given" if none did.
     """
 
     categories: tuple[Category, ...]
@@ -104,8 +104,8 @@ class ReferenceFeature:
 
     Attributes:
         instance: inside its mask.
-        background: in the rest of its crop, None where there is none.
-        clear_background: in the rest of its crop outside all annotated objects; None also where it was not asked for.
+        background: in the rest of its crop; None if there is none.
+        clear_background: in the rest of its crop outside all annotated objects; None also if no matcher reads it.
     """
 
     instance: FloatArray
@@ -115,10 +115,10 @@ class ReferenceFeature:
 
 @dataclass(frozen=True)
 class MemoryBank:
-    """One feature vector per reference instance, and one of what surrounds it.
+    """A feature vector of each reference instance, and one of its surroundings.
 
-    Each attribute holds per class float32 [K, D], one row per instance, zeros where the instance has no such vector; or
-    is empty where the vectors were not computed.
+    Attributes hold float32 [K, D] per class, a row per instance, zeros if the instance has no such vector; or are empty
+    if the vectors were not computed.
 
     Attributes:
         features: not normalised.
@@ -136,14 +136,14 @@ class MemoryBank:
 
 @dataclass(frozen=True)
 class ReferenceCheck:
-    """What references say of themselves when each of their images in turn is a target (stage `leave_one_out`).
+    """What the references show when each of their images in turn is a target (stage `leave_one_out`).
 
     Attributes:
         scoring: name of the matcher that the run uses.
-        better: name of another matcher -> part of the bootstrap draws in which its AP is above that of the first one;
-            empty where there is nothing to choose from.
+        better: name of another matcher -> share of the bootstrap draws in which its AP exceeds that of the first one;
+            empty if there is nothing to choose from.
         expected: name of a matcher -> class name -> box AP on left-out images, percent; "" for all classes.
-        thresholds: class name -> score from which on a detection of `scoring` is worth showing; without classes for
+        thresholds: class name -> lowest score at which a detection of `scoring` is worth showing; without classes for
             which none can be proposed.
         is_complete: whether the reference images count as annotated in full.
         num_images: reference images.
@@ -163,8 +163,8 @@ class Prototypes:
 
     Attributes:
         vectors_PD: float32 [P, D], each L2-normalised.
-        labels_P: int64 [P], the class index each vector represents; -1 is background, and what is below -1 for
-            a matcher's own counter-examples. Negative labels never raise a class's score.
+        labels_P: int64 [P], the class index each vector represents; -1 is background, values below -1 are a matcher's
+            own counter-examples. Vectors with negative labels never raise a class's score.
     """
 
     categories: tuple[Category, ...]
@@ -174,11 +174,11 @@ class Prototypes:
 
 @dataclass(frozen=True)
 class Proposals:
-    """What a segmenter finds in one image, already cut at the segmenter's own threshold of predicted IoU.
+    """The masks that a segmenter finds in one image, above its own threshold of predicted IoU.
 
     Attributes:
         logits_Nhw: mask logits on the segmenter's grid, any float or signed integer dtype; foreground is > 0.
-        predicted_iou_N: float32 in [0, 1], the segmenter's own guess of each mask's quality.
+        predicted_iou_N: float32 in [0, 1], the segmenter's own estimate of each mask's quality.
     """
 
     logits_Nhw: "torch.Tensor"
@@ -190,8 +190,8 @@ class RunLengths:
     """N full-size masks of one image, each with foreground, as lengths of runs down the columns, one after the other.
 
     Attributes:
-        runs_R2: uint16 [R, 2], the rows of all masks: so many pixels of background, then so many of foreground. A
-            longer run goes on in the next row.
+        runs_R2: uint16 [R, 2], the rows of all masks: pixels of background, then of foreground. A longer run continues
+            in the next row.
         rows_N: int64 [N], how many rows each mask has, 1 or more.
     """
 
@@ -205,13 +205,13 @@ class RunLengths:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Everything matching needs to know of one target image; independent of seed, shots and classes.
+    """Everything matching needs to know about one target image; independent of seed, shots and classes.
 
     Attributes:
         masks: of the image's size.
         grid_boxes_xyxy: float32 [N, 4], inclusive pixel indices on the segmenter's mask grid; used by NMS only.
         predicted_iou: float32 [N].
-        features: float32 [N, D], L2-normalised, already rounded to the precision they are stored in.
+        features: float32 [N, D], L2-normalised, and rounded to the precision in which they are stored.
     """
 
     height: int
@@ -248,7 +248,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What was measured. A metric that cannot be computed (no ground truth, no masks) is absent, never 0.
+    """The metrics of a run. A metric that cannot be computed (no ground truth, no masks) is absent, never 0.
 
     Kinds "bbox" and "segm": "AP", "AP50", "AP75", "APs", "APm", "APl", percent, and "AR1", "AR10", "AR100" by COCO's
     protocol; by LVIS' "AR300", "ARs300", "ARm300", "ARl300" and, overall, "APr", "APc", "APf".
@@ -259,9 +259,9 @@ class Metrics:
     Attributes:
         overall: kind -> metric name -> value.
         per_class: kind -> class name -> metric name -> value.
-        num_objects: objects of the ground truth, of all classes, crowd regions not counted; None: not recorded.
+        num_objects: objects of the ground truth, of all classes, without crowd regions; None: not recorded.
         num_masks: how many of them have a mask.
-        difficult: how difficult objects of Pascal VOC were counted, "crowd" or "ordinary"; None where there are none.
+        difficult: how difficult objects of Pascal VOC were counted, "crowd" or "ordinary"; None if there are none.
     """
 
     overall: Mapping[str, Mapping[str, float]]

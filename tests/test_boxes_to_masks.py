@@ -414,10 +414,10 @@ def test_references_get_their_masks_from_box_prompts(
     stub = Prompted()
     folder, by_box = memory_of(box_only, tmp_path, monkeypatch, stub, "memory.box_masks=box")
     assert not stub.calls
-    assert "2 of 2 references have no segmentation: their box serves as mask" in capsys.readouterr().out
+    assert "2 of 2 references have no segmentation: their boxes serve as masks" in capsys.readouterr().out
     other, by_prompt = memory_of(box_only, tmp_path, monkeypatch, stub)
     assert len(stub.calls) == 2
-    assert "prompted makes their masks from their boxes" in capsys.readouterr().out
+    assert "prompted makes masks from their boxes" in capsys.readouterr().out
     assert folder != other
     assert by_box != by_prompt
     shutil.rmtree(other)

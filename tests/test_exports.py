@@ -180,14 +180,14 @@ def test_what_cannot_be_found_is_named(work: Path):
     with pytest.raises(DataError, match=r"dataset.targets: there is no file or folder .*annotations/targets.json"):
         located(work, [])
     (work / "my_set/coco_2.json").write_text("{}")
-    with pytest.raises(DataError, match=r"coco_2.json and via_project.*: which one has the examples"):
+    with pytest.raises(DataError, match=r"coco_2.json and via_project.*: either of which may have the examples"):
         located(work, ["dataset.targets=../photos"])
     (work / "my_set/coco_2.json").unlink()
     for folder in "ab":
         images_into(work / f"my_set/{folder}")
     for name in BOXES:
         (work / "my_set" / name).unlink()
-    with pytest.raises(DataError, match=r"a and .*b hold images of the names in .* dataset.reference_images"):
+    with pytest.raises(DataError, match=r"a and .*b hold images with the names in .* dataset.reference_images"):
         located(work, ["dataset.targets=../photos"])
     assert located(work, ["dataset.targets=../photos", "dataset.reference_images=b"])[0].images[1].path.is_file()
 

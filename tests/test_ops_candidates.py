@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntt.ops.candidates import FeatureDtype, describe
+from ntt.ops.candidates import FeatureDtype, measure
 from ntt.ops.masks import decode_masks, encode_runs
 from ntt.types import Candidates, Proposals
 
@@ -22,7 +22,7 @@ def proposals() -> Proposals:
 
 
 def described(height: int, width: int, dtype: FeatureDtype = "float32") -> Candidates:
-    return describe(proposals(), FEATURE_MAP, height=height, width=width, feature_dtype=dtype)
+    return measure(proposals(), FEATURE_MAP, height=height, width=width).candidates(dtype)
 
 
 def test_order_boxes_and_features():
@@ -51,7 +51,7 @@ def test_features_are_rounded_to_the_stored_precision():
 @pytest.mark.parametrize("count", [0, 2])
 def test_nothing_left(count: int):
     nothing = Proposals(torch.full((count, 8, 8), -1.0), torch.full((count,), 0.9))
-    found = describe(nothing, FEATURE_MAP, height=5, width=6, feature_dtype="float16")
+    found = measure(nothing, FEATURE_MAP, height=5, width=6).candidates("float16")
     assert len(found) == len(found.masks) == 0
     assert found.features.shape == (0, 2)
     assert found.grid_boxes_xyxy.shape == (0, 4)

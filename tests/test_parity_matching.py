@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from ntt.matchers.image_terms import ImageTerms
 from ntt.matchers.prototype import PrototypeMatcher
-from ntt.ops.candidates import describe
+from ntt.ops.candidates import measure
 from ntt.ops.merging import soft_penalties
 from ntt.types import Candidates, Category, Detections, MemoryBank, Proposals, Prototypes
 
@@ -39,7 +39,7 @@ def image(request: pytest.FixtureRequest, recorded_dir: Path, device: str) -> tu
     )
     feature_map = torch.from_numpy(recorded["target_feats"]).to(device).float().T.reshape(-1, 37, 37)
     height, width = recorded["image_hw"].tolist()
-    found = describe(proposals, feature_map, height=height, width=width, feature_dtype="float32")
+    found = measure(proposals, feature_map, height=height, width=width).candidates("float32")
     return request.param, found, recorded
 
 

@@ -141,7 +141,7 @@ def test_weights_of_another_model_are_refused(tiny: Path, tmp_path: Path) -> Non
     incomplete, strange = torch.load(tiny, weights_only=True), torch.load(tiny, weights_only=True)
     del incomplete["norm.bias"]
     strange["extra.weight"] = torch.zeros(1)
-    for state, problem in ((incomplete, "norm.bias is missing"), (strange, "extra.weight has no place")):
+    for state, problem in ((incomplete, "norm.bias is missing"), (strange, "the network has no extra.weight")):
         path = tmp_path / f"{len(problem)}.pth"
         torch.save(state, path)
         with pytest.raises(WeightsError, match=f"does not fit {TINY}: {problem}"):

@@ -1,4 +1,4 @@
-"""What a data set option declares: where a references file, a targets file and their images are stored."""
+"""The data set interface: where a references file, a targets file and their images are stored."""
 
 import os
 import re
@@ -30,38 +30,38 @@ class DatasetConfig:
     """Name of the data set; it appears in run directories and tables."""
 
     sampler: str = setting("native", decides=False)
-    """How references are drawn unless `shots.sampler` is set: fixed where the references file of each number
-    of shots is part of the data set."""
+    """How references are drawn unless `shots.sampler` is set; fixed if the data set has a references file for each
+    number of shots."""
 
     protocol: str = setting("coco", decides=False)
     """The evaluation protocol unless `evaluation.protocol` is set: coco or lvis."""
 
     crowd: str = setting("regions", one_of=("regions", "objects"))
-    """How annotations with `iscrowd` = 1 are read. regions: neither references nor to be found; objects: like any
-    other, for files of tools that mark every painted mask so (CVAT)."""
+    """How annotations with `iscrowd` = 1 are read. regions: neither references nor objects to find; objects: like any
+    other, for tools that mark every painted mask in this way (CVAT)."""
 
     decode_images: bool = setting(default=False, decides=False)
     """Decode every image completely before the run starts, not only its header and its end."""
 
     orientation: str | None = setting(None, one_of=("upright", "stored"))
-    """How images are read whose EXIF orientation the annotated size does not tell from the stored one (upside down,
-    mirrored, or square): turned upright, or as stored, whichever they were annotated in. Null: upright, with a
+    """How images are read if the annotated size does not tell the EXIF orientation from the stored one (upside down,
+    mirrored, or square): turned upright or as stored, depending on how they were annotated. Null: upright, with a
     warning."""
 
     white_level: float | None = setting(None, gt=0)
-    """Pixel value that becomes white in images of more than 8 bits, such as 4095 for 12 bits. Null: found from some of
-    the images, the same for all; see `ntt/data/pixels.py`."""
+    """Pixel value that becomes white in images of more than 8 bits, such as 4095 for 12 bits. Null: estimated from a
+    sample of the images, for all of them; see `ntt/data/pixels.py`."""
 
     references_complete: bool | str = setting("auto", one_of=("auto", True, False))
-    """Whether everything of the searched classes is annotated in the images of references; only then may references
-    choose a matcher. auto: yes if most of these images have two objects or more."""
+    """Whether all objects of the searched classes are annotated in reference images; only then may references choose a
+    matcher. auto: yes if most of these images have two objects or more."""
 
     def label(self) -> str:
         """Return the name of the data set in run directories and tables."""
         return self.name
 
     def locate(self, cache_root: Path) -> DatasetFiles:
-        """Return where the files are; annotation files that have to be made are written below `cache_root` first.
+        """Return where the files are, after writing annotation files, where needed, below `cache_root`.
 
         Raises:
             DataError: if the data set is not where the settings say.
@@ -86,11 +86,11 @@ class RootedConfig(DatasetConfig):
         return Path(self.root).expanduser().absolute()
 
     def below_root(self, relative: str) -> Path:
-        """Return a path below the root; `..` is resolved as text: after a link it would lead elsewhere."""
+        """Return a path below the root; `..` is resolved textually, as after a link it would lead elsewhere."""
         return Path(os.path.normpath(self.root_path / relative))
 
     def targets_path(self, relative: str) -> Path:
-        """Return a path below the root or, where nothing is there, below the working directory."""
+        """Return a path below the root or, if there is nothing, below the working directory."""
         below, here = self.below_root(relative), Path(os.path.normpath(Path(relative).expanduser().absolute()))
         return here if here.exists() and not below.exists() else below
 

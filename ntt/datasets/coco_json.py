@@ -18,18 +18,18 @@ class CocoJsonConfig(RootedConfig):
     SCHEMA: ClassVar[str] = "coco_json"
 
     references: str = "annotations/references.json"
-    """Annotation file the references are drawn from. Where the default is not there, the file of an annotation tool's
-    export is looked for; see `ntt/datasets/exports.py`."""
+    """Annotation file from which references are drawn. If the default is missing, an export of an annotation tool is
+    used; see `ntt/datasets/exports.py`."""
 
     targets: str | None = "annotations/targets.json"
-    """Annotation file of the images to search; its annotations, where it has any, are the ground truth. Or a folder,
-    all of whose images are searched, below `root` or the working directory; null: the folder `target_images`."""
+    """Annotation file of the images to search; its annotations, if any, are the ground truth. Or a folder below `root`
+    or the working directory, all of whose images are searched; null: the folder `target_images`."""
 
     reference_images: str = "images"
-    """Folder of the references' images. Where the default does not hold them, the folder that does is looked for."""
+    """Folder of the references' images. If the default does not hold them, the folder that does is used."""
 
     target_images: str = "images"
-    """Folder of the target images, likewise; of no meaning where `targets` is a folder."""
+    """Folder of the target images, likewise; unused if `targets` is a folder."""
 
     def places(self) -> DatasetFiles:
         """Return where everything would be, without checking that it exists."""
@@ -63,7 +63,7 @@ class CocoJsonConfig(RootedConfig):
         return replace(files, target_images=self._image_folder("target_images", files.targets_file))
 
     def _image_folder(self, key: str, annotation_file: Path) -> Path:
-        """Return the folder that a setting names, or, where it is the default, the one that holds a file's images."""
+        """Return the folder that a setting names, or if it is the default, the one that holds a file's images."""
         folder = self.below_root(getattr(self, key))
         if getattr(self, key) == getattr(type(self), key):
             folder = find_image_folder(self.root_path, annotation_file) or folder
@@ -72,7 +72,7 @@ class CocoJsonConfig(RootedConfig):
         return folder
 
     def _listed(self, files: DatasetFiles, cache_root: Path) -> DatasetFiles:
-        """Write a list of all images of a folder of targets, without annotations unless it holds LabelMe files."""
+        """List all images of a folder of targets, without annotations unless it holds LabelMe files."""
         folder = files.targets_file
         targets = convert_targets(folder, coco_categories(files.references_file))
         return replace(

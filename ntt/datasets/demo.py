@@ -1,8 +1,8 @@
 """The demo data set, part of the package: photographic objects on photographic backgrounds, with exact masks.
 
 Real objects (a cat, coins, a cup, a dahlia, a pagoda, three people, a model of a space shuttle) were cut out of
-photographs and put on photographed backgrounds. References and targets share these photographs, so the set shows that
-a pipeline works; it does not measure how well a method generalises. `demo_data/CREDITS.md` names authors and licences.
+photographs and pasted onto photographed backgrounds. References and targets share these photographs, so the set shows
+that a pipeline works, not how well a method generalises. `demo_data/CREDITS.md` names authors and licences.
 """
 
 import shutil
@@ -23,7 +23,7 @@ class DemoConfig(DatasetConfig):
     SCHEMA: ClassVar[str] = "demo"
 
     def locate(self, cache_root: Path) -> DatasetFiles:
-        """Return the places of the files within the package."""
+        """Return where the files are in the package."""
         annotations, images = DEMO_FOLDER / "annotations", DEMO_FOLDER / "images"
         return DatasetFiles(annotations / "references.json", images, annotations / "targets.json", images)
 

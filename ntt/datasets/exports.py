@@ -1,4 +1,4 @@
-"""Finds annotation files under the names annotation tools give them, and the folders their images are in.
+"""Finds annotation files by the names that annotation tools give them, and the folders of their images.
 
 | tool | file | images |
 |---|---|---|
@@ -34,28 +34,28 @@ _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 def find_annotation_file(root: Path) -> Path | None:
-    """Return the first file below a folder that is called as an annotation tool calls its COCO files.
+    """Return the first file below a folder with a name that annotation tools give COCO files.
 
     Raises:
-        DataError: if several fit one pattern.
+        DataError: if several match one pattern.
     """
     for pattern in _PATTERNS:
         files = sorted(root.glob(pattern))
         if len(files) > 1:
             names = " and ".join(path.name for path in files[:2])
-            raise DataError(f"{root} holds {names}: which one has the examples? Name it in dataset.references.")
+            raise DataError(f"{root} holds {names}, either of which may have the examples. Set dataset.references.")
         if files:
             return files[0]
     return None
 
 
 def find_image_folder(root: Path, annotation_file: Path) -> Path | None:
-    """Return the folder, `root` or one below it, that an annotation file's file names start from.
+    """Return the folder, `root` or one below it, that the file names in an annotation file are relative to.
 
-    `images` and the file's own folder come first.
+    `images` and the file's own folder are tried first.
 
     Raises:
-        DataError: if several others fit.
+        DataError: if several other folders fit.
     """
     names = _first_names(annotation_file)
     if not names:
@@ -66,14 +66,14 @@ def find_image_folder(root: Path, annotation_file: Path) -> Path | None:
     others = [folder for folder in islice(_folders(root), _MAX_FOLDERS) if _holds(folder, names)]
     if len(others) > 1:
         raise DataError(
-            f"{others[0]} and {others[1]} hold images of the names in {annotation_file}. Name the folder in "
-            "dataset.reference_images or dataset.target_images."
+            f"Both {others[0]} and {others[1]} hold images with the names in {annotation_file}. Set "
+            "dataset.reference_images or dataset.target_images to one of them."
         )
     return others[0] if others else None
 
 
 def _first_names(annotation_file: Path) -> list[str]:
-    """Return the first file names in a file, of which no more is read: it may hold millions of annotations."""
+    """Return the first file names in a file, without reading all of it: it may hold millions of annotations."""
     try:
         with (
             open_regular(annotation_file) as stream,

@@ -1,4 +1,4 @@
-"""A plain folder of example images and images to search, without any annotation format."""
+"""A plain folder of example images and images to search, without annotation files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +21,16 @@ class FolderConfig(RootedConfig):
     """Folder of the example images below `root`, one folder per class."""
 
     targets: str | None = "targets"
-    """Folder of the images to search, below `root` or the working directory; null: all images below `root` that are
-    not among the examples."""
+    """Folder of the images to search, below `root` or the working directory; null: all images below `root` except the
+    examples."""
 
     @classmethod
     def fits(cls, root: Path) -> bool:
-        """Return whether a folder looks like one of these, rather than one in COCO format."""
+        """Return whether a folder looks like this layout, rather than COCO format."""
         return (root / cls.references).is_dir() and not (root / "annotations").is_dir()
 
     def locate(self, cache_root: Path) -> DatasetFiles:
-        """Write annotation files for what the folder holds now, below the cache; nothing is written into `root`."""
+        """Write annotation files for the folder's current contents below the cache, and nothing into `root`."""
         self._require_root(f"{self.references}/", f"{self.targets or 'images'}/")
         root = self.root_path
         references = self.below_root(self.references)

@@ -1,4 +1,4 @@
-"""Annotation files that are made of what a folder holds: written below the cache, never into the data set."""
+"""Annotation files that list the contents of folders: written below the cache, never into the data set."""
 
 import json
 import logging
@@ -12,12 +12,12 @@ _LOG = logging.getLogger(__name__)
 
 
 def list_folder(cache_root: Path, label: str, *folders: Path) -> Path:
-    """Return where the lists of some folders are; two data sets of the same name have different ones."""
+    """Return where the lists of some folders are; data sets of the same name do not share them."""
     return cache_root / f"folder-{label}-{content_key([str(folder) for folder in folders])[:10]}"
 
 
 def write_list(converted: Converted, path: Path) -> Path:
-    """Write a list unless it exists with the same content: several processes may do this at the same time."""
+    """Write a list unless it exists with the same content; several processes may do so at the same time."""
     for note in converted.notes:
         _LOG.warning("%s: %s.", converted.image_root, note)
     text = json.dumps(converted.document, ensure_ascii=False) + "\n"

@@ -11,7 +11,7 @@ from ntt.types import FloatArray, IntArray
 
 Floats = TypeVar("Floats", bound=np.number[Any])
 
-# Pairs of boxes that are compared at a time: as many as stay in the cache.
+# Pairs of boxes compared at a time: as many as fit into the cache.
 _PAIRS = 1 << 16
 _MARGIN = 1e-3
 
@@ -43,7 +43,7 @@ def boxes_from_masks(foreground_Nhw: torch.Tensor) -> FloatArray:
 
 
 def _occupied(foreground_Nhw: torch.Tensor) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Tell which rows and which columns of each mask have foreground."""
+    """Return which rows and which columns of each mask have foreground, bool [N, h] and [N, w]."""
     if foreground_Nhw.device.type != "cpu" or foreground_Nhw.shape[2] % 8:
         return foreground_Nhw.any(dim=2).cpu().numpy(), foreground_Nhw.any(dim=1).cpu().numpy()
     # Eight bools read as one integer: an order of magnitude faster than `any` on the CPU.
@@ -65,8 +65,8 @@ def pair_iou(first_xyxy: FloatArray, second_xyxy: FloatArray) -> npt.NDArray[np.
     """Compute intersection over union, box by box.
 
     Args:
-        first_xyxy: float32 [P, 4], taken as continuous coordinates: (3, 3, 3, 3) has area 0.
-        second_xyxy: float32 [P, 4], the box each is compared with.
+        first_xyxy: float32 [P, 4], as continuous coordinates: (3, 3, 3, 3) has area 0.
+        second_xyxy: float32 [P, 4], compared with the box at the same index.
 
     Returns:
         float64 [P] in [0, 1]; 0 where both boxes have no area.
@@ -83,11 +83,10 @@ def pair_iou(first_xyxy: FloatArray, second_xyxy: FloatArray) -> npt.NDArray[np.
 
 
 def overlapping_pairs(boxes_xyxy: FloatArray, groups_N: IntArray, *, iou_threshold: float) -> tuple[IntArray, IntArray]:
-    """Find the pairs of boxes of the same group whose IoU is above a threshold, strictly.
+    """Find the pairs of boxes of the same group whose IoU exceeds a threshold.
 
-    As in the reference, the inclusive corners count as continuous coordinates, so a box one pixel wide has no area and
-    overlaps nothing. IoU is computed in float64, so that an overlap of exactly the threshold is not counted because of
-    rounding.
+    As in the reference, inclusive corners are taken for continuous coordinates, so a box one pixel wide has no area and
+    overlaps nothing. IoU is computed in float64, so that rounding does not lift an IoU of exactly the threshold above.
 
     Args:
         boxes_xyxy: float32 [N, 4].
@@ -103,7 +102,7 @@ def overlapping_pairs(boxes_xyxy: FloatArray, groups_N: IntArray, *, iou_thresho
     areas = (right - left) * (bottom - top)
     # I / (A + B - I) > t is I > t / (1 + t) * (A + B). float32 is off by far less than the margin.
     least, most = (max(iou_threshold + margin, 0.0) for margin in (-_MARGIN, _MARGIN))
-    # Of the boxes that begin further right, only those that leave enough of the width can overlap enough.
+    # Among boxes that begin further right, only those that leave enough of the width can overlap enough.
     span = right.max(initial=0.0) - left.min(initial=0.0) + 1.0
     offsets = span * np.cumsum(np.diff(groups_N[order], prepend=groups_N[order[:1]]) != 0)
     ends = np.searchsorted(left + offsets, right - least * (right - left) + offsets)
@@ -127,31 +126,31 @@ def overlapping_pairs(boxes_xyxy: FloatArray, groups_N: IntArray, *, iou_thresho
 
 
 def best_first(ranking: FloatArray) -> IntArray:
-    """Return the order of descending rank, int64 [N]; of equals the lower index comes first."""
+    """Return the order of descending rank, int64 [N]; among equals the lower index comes first."""
     return np.argsort(-ranking, kind="stable")
 
 
 def members_of_classes(labels: IntArray) -> list[IntArray]:
-    """Return for each class that occurs the indices of its members, in ascending order."""
+    """Return the indices of the members of each class that occurs, in ascending order."""
     order = np.argsort(labels, kind="stable")
     edges = np.flatnonzero(np.diff(labels[order])) + 1
     return np.split(order, edges) if len(labels) else []
 
 
 def unsuppressed(count: int, better_P: IntArray, worse_P: IntArray) -> npt.NDArray[np.bool_]:
-    """Walk down a ranking: a member that nothing better suppresses suppresses what it is paired with.
+    """Go down a ranking of N members, the best at index 0; each that survives suppresses those it is paired with.
 
     Args:
-        count: N, members of the ranking; index 0 is the best.
+        count: N.
         better_P: int64 [P], the better member of each pair.
-        worse_P: int64 [P], the other one.
+        worse_P: int64 [P], the other member.
 
     Returns:
-        bool [N], whether a member is left.
+        bool [N], which members survive.
     """
     alive = np.ones(count, dtype=np.bool_)
-    # In each round, a box that is not the worse of any pair is kept for good, and its pairs suppress. The best of a
-    # pair that remains is always decided, so this ends.
+    # In each round, members that are not the worse of any pair survive, and suppress. The best member of the pairs that
+    # remain is always among them, so this ends.
     while len(better_P):
         is_worse = np.zeros(count, dtype=np.bool_)
         is_worse[worse_P] = True

@@ -18,7 +18,7 @@ FeatureDtype: TypeAlias = Literal["float16", "float32"]
 
 @dataclass(frozen=True)
 class Measurements:
-    """What the device computes from the N proposals of one image; arrays are in host memory.
+    """What the device computes of the N proposals of one image; arrays are in host memory.
 
     Attributes:
         height, width: of the original image, pixels.
@@ -37,10 +37,10 @@ class Measurements:
     features: FloatArray
 
     def candidates(self, feature_dtype: FeatureDtype) -> Candidates:
-        """Measure the runs of the masks, and round features to a precision in which they can be stored without loss.
+        """Compute the run lengths of the masks, and round features to the precision in which they are stored.
 
-        Proposals without foreground, on their own grid or at full size, are dropped: the reference gives them the
-        feature 0/0.
+        Proposals without foreground, on their own grid or at full size, are dropped; their feature in the reference
+        would be 0/0.
         """
         keep = np.flatnonzero(self.on_grid_N & (self.changes.per_mask_N > 0))
         return Candidates(
@@ -55,14 +55,7 @@ class Measurements:
 
 @torch.no_grad()
 def measure(proposals: Proposals, feature_map_Dhw: torch.Tensor, *, height: int, width: int) -> Measurements:
-    """Compute on the device what needs full-size masks.
-
-    Args:
-        proposals: N masks on the segmenter's grid.
-        feature_map_Dhw: float32 [D, h, w], the encoder's features of the same image.
-        height: of the original image, pixels.
-        width: of the original image, pixels.
-    """
+    """Measure N proposals on the device; features are float32 [D, h, w], height and width the original image's."""
     foreground = proposals.logits_Nhw > 0
     features_ND, on_grid_N = pool_masks(feature_map_Dhw, foreground)
     return Measurements(
@@ -74,10 +67,3 @@ def measure(proposals: Proposals, feature_map_Dhw: torch.Tensor, *, height: int,
         predicted_iou=proposals.predicted_iou_N.float().cpu().numpy(),
         features=l2_normalise(features_ND).cpu().numpy(),
     )
-
-
-def describe(
-    proposals: Proposals, feature_map_Dhw: torch.Tensor, *, height: int, width: int, feature_dtype: FeatureDtype
-) -> Candidates:
-    """Turn the proposals of one image into at most as many candidates, in the same order; see `measure`."""
-    return measure(proposals, feature_map_Dhw, height=height, width=width).candidates(feature_dtype)

@@ -7,7 +7,7 @@ from ntt.types import FloatArray, IntArray
 
 RESTARTS = 8
 MAX_STEPS = 100
-# Squared distance of unit vectors, below which two count as one.
+# Squared distance below which two unit vectors count as the same.
 _SAME = 1e-12
 
 _Doubles = npt.NDArray[np.float64]
@@ -16,12 +16,12 @@ _Doubles = npt.NDArray[np.float64]
 def spherical_kmeans(features_ND: FloatArray, count: int, *, generator: np.random.Generator) -> IntArray:
     """Group vectors by cosine (spherical k-means: Dhillon and Modha, Machine Learning 42, 2001).
 
-    Starts are drawn as in k-means++ (Arthur and Vassilvitskii, SODA 2007); the best of `RESTARTS` runs counts. All
-    sums run in float64.
+    Starts are drawn as in k-means++ (Arthur and Vassilvitskii, SODA 2007); the best of `RESTARTS` runs is returned.
+    Sums are in float64.
 
     Args:
         features_ND: float32 [N, D], N >= 1, of any length.
-        count: K, 1 or more. There are never more clusters than different directions.
+        count: K, 1 or more. There are never more clusters than distinct directions.
         generator: draws the starts; the same state gives the same clusters.
 
     Returns:
@@ -33,7 +33,7 @@ def spherical_kmeans(features_ND: FloatArray, count: int, *, generator: np.rando
     best, best_total = np.zeros(len(units_ND), dtype=np.int64), -np.inf
     for _ in range(RESTARTS):
         assigned, total = _run(units_ND, _starts(units_ND, count, generator))
-        # Runs that differ by rounding only are one: the first counts.
+        # Among runs that differ by rounding only, the first is used.
         if total > best_total + _SAME * len(units_ND):
             best, best_total = assigned, total
     return _numbered_by_first_member(best)
@@ -72,7 +72,7 @@ def _normalised(vectors: _Doubles) -> _Doubles:
 
 
 def _numbered_by_first_member(assigned: IntArray) -> IntArray:
-    """Renumber clusters so that equal groupings have equal numbers, without gaps."""
+    """Renumber clusters without gaps, so that equal groupings get equal numbers."""
     _, first, inverse = np.unique(assigned, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))

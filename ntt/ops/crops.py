@@ -29,7 +29,7 @@ def crop_corners(
     left, top, right, bottom = int(x), int(y), int(x + box_width), int(y + box_height)
     half_side = max(right - left, bottom - top) * (1.0 + context_ratio) / 2
     centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
-    # A box thinner than a pixel can be cut to nothing: it keeps the pixel it starts in.
+    # A box thinner than a pixel could be cut to nothing: it keeps the pixel it starts in.
     crop_left = min(max(int(centre_x - half_side), 0), width - 1)
     crop_top = min(max(int(centre_y - half_side), 0), height - 1)
     crop_right = max(min(int(centre_x + half_side), width), crop_left + 1)
@@ -56,7 +56,7 @@ def crop_reference(
         mask_HW: bool, the instance.
         bbox_xywh: COCO box of the instance, image pixels.
         output_size: S, the encoder's input side, pixels.
-        grid_size: g, cells along a side of the encoder's feature map.
+        grid_size: g, cells along each side of the encoder's feature map.
         context_ratio: see `crop_corners`.
 
     Returns:
@@ -75,7 +75,7 @@ def crop_reference(
 
 
 def patch_weights(mask_crop: npt.NDArray[np.bool_], *, output_size: int, grid_size: int) -> torch.Tensor:
-    """Return how much of each patch a mask covers: float32 [g, g] in [0, 1]; arguments as of `crop_reference`."""
+    """Return how much of each patch a mask covers: float32 [g, g] in [0, 1]; arguments as for `crop_reference`."""
     mask = torch.from_numpy(np.ascontiguousarray(mask_crop)).float()[None, None]
     soft_mask = F.interpolate(mask, (output_size, output_size), mode="bilinear", align_corners=False)
     return F.interpolate(soft_mask, size=(grid_size, grid_size), mode="nearest")[0, 0]
@@ -113,7 +113,7 @@ def instance_feature(feature_map_Dgg: torch.Tensor, weights_gg: torch.Tensor) ->
 
 
 def background_feature(feature_map_Dgg: torch.Tensor, weights_gg: torch.Tensor) -> torch.Tensor | None:
-    """Average a feature map over what an instance leaves uncovered: each cell counts with 1 - its weight.
+    """Average a feature map over what an instance does not cover: each cell with 1 - its weight.
 
     The masked average of PANet (Wang et al., ICCV 2019, equation 2), with soft masks.
 
@@ -122,7 +122,7 @@ def background_feature(feature_map_Dgg: torch.Tensor, weights_gg: torch.Tensor) 
         weights_gg: float32 [g, g] in [0, 1], of the instance.
 
     Returns:
-        float32 [D], not normalised; None where less than one cell is left, too little to tell anything.
+        float32 [D], not normalised; None if less than one cell is left, too little to be meaningful.
     """
     outside = 1.0 - weights_gg.to(feature_map_Dgg.device)
     total = outside.sum()

@@ -11,16 +11,16 @@ TRANSITIONS = ("normalised", "plain")
 def diffused_penalties(
     overlaps_NN: npt.NDArray[np.float64], *, alpha: float, steps: int, transition: str
 ) -> FloatArray:
-    """Compute how much of each mask is explained by earlier masks of its class, directly or through others.
+    """Compute how much of each mask earlier masks of its class explain, directly or through others.
 
-    Masks are nodes; an edge leads from a mask to each earlier mask of its class that covers part of it, weighted with
-    that part.
+    Masks are nodes; edges lead from a mask to the earlier masks of its class that cover part of it, with that part as
+    weight.
 
     Args:
         overlaps_NN: float64 [N, N], the part of mask i that mask j < i covers, else 0.
         alpha: see `pagerank`.
         steps: see `pagerank`.
-        transition: "normalised" scales the weights that leave a mask to a sum of 1; "plain" takes them as they are.
+        transition: "normalised" scales the weights of the edges from a mask to a sum of 1; "plain" does not.
 
     Returns:
         float32 [N] in [0, 1]; 0 for a mask that no earlier one touches.
@@ -38,8 +38,8 @@ def pagerank(
     Args:
         weights_NN: W, float64 [N, N], not negative; row i holds the edges that leave node i.
         restart_N: v, float64 [N].
-        alpha: part of a node's value that comes from its neighbours, in [0, 1]; the rest comes from v.
-        steps: how often, 0 or more.
+        alpha: the part of a node's value that comes from its neighbours, in [0, 1]; the rest comes from v.
+        steps: number of iterations, 0 or more.
 
     Returns:
         p, float64 [N].

@@ -1,11 +1,11 @@
-"""Where full-size masks change, found on the masks' own grid without making the full-size masks.
+"""Where full-size masks change between background and foreground, computed without upsampling whole masks.
 
-Where an image is at least as large as the grid, a pixel is a weighted mean of four samples of the grid: of the corners
-of its cell. A cell whose corners lie all in the foreground, or all outside, is of one kind throughout. So only cells
-with corners of both kinds are upsampled, to find out where the foreground begins and ends going down a column.
+If an image is at least as large as the grid, a pixel is a weighted mean of four samples of the grid, the corners of its
+cell. A cell whose corners are all foreground, or all background, is so throughout. Only cells with corners of both
+kinds are upsampled, to find where the foreground begins and ends going down a column.
 
-Suffixes: N masks, h and w the grid, H and W the image, M cells, K and L rows and columns of pixels in a cell (the most
-any cell has), T changes.
+Suffixes: N masks, h and w the grid, H and W the image, M cells, K and L rows and columns of pixels in the largest cell,
+T changes.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ import torch
 
 from ntt.ops.resize import resize_bands, resize_matrix
 
-# Pixels, and samples of the grid or pixels of whole masks, that are worked on at a time.
+# Pixels of cells, and samples of the grid or pixels of whole masks, to process at a time.
 _PIXELS_CPU, _PIXELS_GPU = 1 << 18, 1 << 25
 _SAMPLES_CPU, _SAMPLES_GPU = 1 << 21, 1 << 28
 _BANDS = 8
-# Where more of the cells are of both kinds, all pixels are computed.
+# If a larger part of the cells is of both kinds, all pixels are computed.
 _MOST_CELLS = 1 / 16
 
 
@@ -32,7 +32,7 @@ class Changes:
 
     Attributes:
         flat_T: int64, ascending: index of the mask times `length`, plus index of the first pixel after the change,
-            counted down the columns. What lies before a mask's first pixel is background.
+            counted down the columns. Before a mask's first pixel there is background.
         count: N.
         length: pixels of a mask, H * W.
     """
@@ -50,7 +50,7 @@ class Changes:
 
 @torch.no_grad()
 def mask_changes(foreground_NHW: torch.Tensor) -> Changes:
-    """Find the changes of full-size masks, bool [N, H, W]; fastest where each mask is stored column by column."""
+    """Find the changes of full-size masks, bool [N, H, W]; fastest if each mask is stored column by column."""
     count, height, width = foreground_NHW.shape
     flat_T = _in_chunks(lambda part: _compare_all(foreground_NHW[part]), foreground_NHW, height * width, height * width)
     return Changes(flat_T.cpu().numpy(), count, height * width)
@@ -76,7 +76,7 @@ def full_size_changes(logits_Nhw: torch.Tensor, foreground_Nhw: torch.Tensor, he
             cells = _mixed_cells(foreground_nhw)
             if device.type != "cpu" or np.count_nonzero(cells.numpy()) < _MOST_CELLS * cells.numel():
                 changes = _compare_in_cells(logits_nhw, foreground_nhw, cells, rows, columns)
-                # NumPy sorts faster on a CPU.
+                # On a CPU, NumPy sorts faster.
                 return changes.sort().values if device.type != "cpu" else torch.from_numpy(np.sort(changes.numpy()))
         return _in_chunks(
             lambda few: _compare_all(_resized_foreground(logits_nhw[few], height, width)),
@@ -90,7 +90,7 @@ def full_size_changes(logits_Nhw: torch.Tensor, foreground_Nhw: torch.Tensor, he
 
 
 def _in_chunks(find: Callable[[slice], torch.Tensor], masks: torch.Tensor, length: int, mask_size: int) -> torch.Tensor:
-    """Find the changes of as many masks at a time as the memory limit allows, `mask_size` numbers each."""
+    """Find the changes of masks, as many at a time as memory allows for `mask_size` numbers each."""
     step = max(1, _limit(masks.device, _SAMPLES_CPU, _SAMPLES_GPU) // max(1, mask_size))
     parts = [find(slice(start, start + step)) + start * length for start in range(0, len(masks), step)]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
@@ -124,8 +124,8 @@ class _Taps:
     Attributes:
         pixels: of the whole axis.
         first_C: int64, the first pixel of each cell, whose two samples are the cell's ends.
-        weights_2KC: float32, of the lower and the upper sample. What is missing to K pixels repeats the last one.
-        inside_KC: whether there is such a pixel.
+        weights_2KC: float32, of the lower and the upper sample; beyond a cell's pixels the last one is repeated.
+        inside_KC: whether the cell has such a pixel.
         last_2C: weights of each cell's last pixel.
     """
 
@@ -136,13 +136,13 @@ class _Taps:
     last_2C: torch.Tensor
 
     def first_pixels(self) -> "_Taps":
-        """Leave out all but the first pixel of each cell."""
+        """Keep only the first pixel of each cell."""
         return replace(self, weights_2KC=self.weights_2KC[:, :1], inside_KC=self.inside_KC[:1])
 
 
 @lru_cache(maxsize=64)
 def _taps(inputs: int, outputs: int, device: torch.device) -> _Taps | None:
-    """Read the weights out of the matrix of the resizing; None where a pixel has more than two, or a cell no pixel."""
+    """Read the weights from the resizing matrix; None if a pixel has more than two, or a cell has no pixel."""
     if not 2 <= inputs <= outputs:
         return None
     matrix = resize_matrix(inputs, outputs, antialias=True).numpy()
@@ -171,7 +171,7 @@ def _compare_in_cells(
 ) -> torch.Tensor:
     """Find the changes of some masks, in no order: int64 indices into [n, W * H]."""
     (_, rows_in, columns_in), height, width = logits_nhw.shape, rows.pixels, columns.pixels
-    # Where a cell is of one kind, there may still be a change from the cell above.
+    # Even in a cell of one kind there may be a change from the cell above.
     below = mixed[:, :-1] & ~mixed[:, 1:]
     flat = [_changes_between_columns(logits_nhw, foreground_nhw, columns, height)]
     for cells, first_row, taps in ((mixed, 0, rows), (below, 1, rows.first_pixels())):
@@ -197,13 +197,13 @@ def _changes_in_cells(
     rows: _Taps,
     columns: _Taps,
 ) -> torch.Tensor:
-    """Compare every pixel of cells with the one above it: bool [K, L, M]."""
+    """Compare every pixel of the cells with the one above it: bool [K, L, M]."""
     previous_M = (row_M - 1).clamp(min=0)
     above_2M, lower_2M, upper_2M = (
         torch.stack([logits_Nhw[mask_M, row, column_M], logits_Nhw[mask_M, row, column_M + 1]]).float()
         for row in (previous_M, row_M, row_M + 1)
     )
-    # The last pixel of the cell above. Above the first cell there is none: its first pixel is its first sample.
+    # The last pixel of the cell above. Above the first cell there is none; its first pixel is its first sample.
     last_2M = rows.last_2C.index_select(1, previous_M)
     last_2M = torch.where(row_M == 0, last_2M.new_tensor([[1.0], [0.0]]), last_2M)
     before_2M = _blend(last_2M[0], above_2M, last_2M[1], lower_2M)
@@ -218,7 +218,7 @@ def _changes_in_cells(
 def _changes_between_columns(
     logits_Nhw: torch.Tensor, foreground_Nhw: torch.Tensor, columns: _Taps, height: int
 ) -> torch.Tensor:
-    """Compare the uppermost pixel of every column with the lowest of the one before; indices into [N, W * H]."""
+    """Compare the top pixel of every column with the bottom pixel of the previous one; indices into [N, W * H]."""
     touching = (foreground_Nhw[:, 0] | foreground_Nhw[:, -1]).any(dim=1).nonzero()[:, 0]
     # The outermost pixels of a column are the outermost samples.
     edge_2nw = torch.stack([logits_Nhw[touching, 0], logits_Nhw[touching, -1]]).float()
@@ -233,13 +233,13 @@ def _changes_between_columns(
 def _is_positive(
     weights: torch.Tensor, values: torch.Tensor, other_weights: torch.Tensor, other_values: torch.Tensor
 ) -> torch.Tensor:
-    """Whether `_blend` is > 0; on a CPU mostly in float32."""
+    """Return whether `_blend` is > 0; on a CPU mostly in float32."""
     if weights.device.type != "cpu":
         return _blend(weights, values, other_weights, other_values) > 0
-    # NumPy compares several times faster.
+    # NumPy compares several times as fast.
     product, limit = (other_weights * other_values).numpy(), (-weights * values).numpy()
     positive, tie = product > limit, product == limit
-    # Rounding keeps the order of the product and the limit, unless it makes them equal.
+    # Rounding preserves the order of product and limit unless it makes them equal.
     if tie.any():
         operands = np.broadcast_arrays(weights, values, other_weights, other_values)
         positive[tie] = _blend(*(torch.from_numpy(operand[tie]) for operand in operands)) > 0
@@ -249,10 +249,10 @@ def _is_positive(
 def _blend(
     weights: torch.Tensor, values: torch.Tensor, other_weights: torch.Tensor, other_values: torch.Tensor
 ) -> torch.Tensor:
-    """Compute `weights * values + other_weights * other_values` as a matrix product does: float64, not yet rounded.
+    """Compute `weights * values + other_weights * other_values` as a matrix product does, in float64 before rounding.
 
-    A matrix product rounds the first product and then, in a fused operation, the sum. In float64 the second product is
-    exact, and so is the sign of the sum.
+    A matrix product rounds the first product and then, in a fused operation, the sum. In float64 the second product and
+    the sign of the sum are exact.
     """
     return (weights * values).double() + other_weights.double() * other_values.double()
 
@@ -267,7 +267,7 @@ def _divmod(index: torch.Tensor, divisor: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def _nonzero(mask: torch.Tensor) -> torch.Tensor:
-    """Indices of the true values of a flattened bool tensor, int64; NumPy finds few among many faster on a CPU."""
+    """Return the indices of true values in a flattened bool tensor, int64; on a CPU by NumPy, which is faster."""
     if mask.device.type != "cpu":
         return mask.flatten().nonzero()[:, 0]
     return torch.from_numpy(np.flatnonzero(mask.numpy()))

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from ntt.ops.mask_changes import mask_changes
 from ntt.ops.run_lengths import to_changes, to_text
-from ntt.types import FloatArray, RunLengths
+from ntt.types import RunLengths
 
 
 def encode_masks(foreground_NHW: torch.Tensor) -> tuple[bytes, ...]:
@@ -45,13 +45,6 @@ def rle_areas(rles: Sequence[bytes], height: int, width: int) -> npt.NDArray[np.
     coded = _as_coco(rles, height, width)
     parts = [coco_mask.area(coded[i : i + _AREA_LIMIT]) for i in range(0, len(coded), _AREA_LIMIT)]
     return np.concatenate(parts).astype(np.int64)
-
-
-def rle_boxes_xywh(rles: Sequence[bytes], height: int, width: int) -> FloatArray:
-    """Find the tight COCO box of each mask: float32 [N, 4], image pixels; zeros for an empty mask."""
-    if not rles:
-        return np.zeros((0, 4), dtype=np.float32)
-    return np.asarray(coco_mask.toBbox(_as_coco(rles, height, width))).astype(np.float32).reshape(-1, 4)
 
 
 def mask_ious(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int) -> npt.NDArray[np.float64]:

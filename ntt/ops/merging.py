@@ -12,18 +12,18 @@ from ntt.types import FloatArray
 
 
 def soft_penalties(overlaps_NN: npt.NDArray[np.float64], features_ND: FloatArray | None) -> FloatArray:
-    """Compute how much of each mask is already explained by an earlier mask of its class.
+    """Compute how much of each mask an earlier mask of its class already explains.
 
     Args:
         overlaps_NN: float64 [N, N], the part of mask i that mask j < i covers, else 0.
-        features_ND: float32 [N, D], L2-normalised: weigh each overlap with max(0, cosine) of the two features; None
-            leaves that factor out.
+        features_ND: float32 [N, D], L2-normalised, to weight each overlap with max(0, cosine) of the two features; or
+            None.
 
     Returns:
         float32 [N] in [0, 1]: max over earlier masks of |mask & earlier| / |mask| [* cosine]; 0 for the first.
     """
     if features_ND is not None and overlaps_NN.any():
-        # A copy, because NumPy computes the product of an array with itself by another routine, which rounds otherwise.
+        # A copy, because for the product of an array with itself NumPy uses another routine, which rounds differently.
         overlaps_NN = overlaps_NN * cosine_similarity(features_ND, features_ND.copy())
     penalties_N: FloatArray = overlaps_NN.max(axis=1, initial=0.0).astype(np.float32)
     return penalties_N
@@ -36,14 +36,10 @@ def decay(scores: FloatArray, penalties: FloatArray) -> FloatArray:
 
 
 def hard_survivors(overlaps_NN: npt.NDArray[np.float64], *, threshold: float) -> npt.NDArray[np.bool_]:
-    """Drop a mask when an earlier surviving mask of its class covers too much of it.
+    """Drop a mask if an earlier surviving mask of its class covers more than `threshold` of it.
 
-    Args:
-        overlaps_NN: float64 [N, N], the part of mask i that mask j < i covers, else 0.
-        threshold: drop when the overlap is above, strictly.
-
-    Returns:
-        bool [N], which masks stay.
+    `overlaps_NN`, float64 [N, N], is the part of mask i that mask j < i covers, else 0. Returns bool [N], which masks
+    stay.
     """
     worse_P, better_P = np.nonzero(overlaps_NN > threshold)
     return unsuppressed(len(overlaps_NN), better_P, worse_P)

@@ -1,7 +1,7 @@
-"""Boxes of masks, and which part of a mask others cover, from run lengths.
+"""Boxes of masks, and the part of a mask that others cover, from run lengths.
 
-Suffixes: N masks, P pairs, S segments: what a mask covers of a column without a gap, C columns of all masks, E segments
-of one mask of a pair in the columns of the other.
+Suffixes: N masks, P pairs, S segments (runs of a mask within one column), C columns of all masks, E segments of one
+mask of a pair in the columns of the other.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ntt.ops.ragged import chunks, ranges
 from ntt.ops.run_lengths import foreground_edges
 from ntt.types import FloatArray, IntArray, RunLengths
 
-# Segments of pairs that are compared at a time: as many as stay in the cache.
+# Segments of pairs compared at a time: as many as fit into the cache.
 _SEGMENTS = 1 << 16
 
 
@@ -26,7 +26,7 @@ class Segments:
     Attributes:
         shape: N and W.
         column_S: int64, ascending: index of the mask times W, plus index of the column.
-        top_S, bottom_S: int64, the first row of each segment, and the first one below it.
+        top_S, bottom_S: int64, the first row of each segment, and the first row below it.
     """
 
     shape: tuple[int, int]
@@ -54,7 +54,7 @@ class Segments:
 
     @cached_property
     def boxes_xyxy(self) -> IntArray:
-        """The masks' tight boxes: int64 [N, 4], the right and the lower edge exclusive."""
+        """The masks' tight boxes: int64 [N, 4], right and bottom exclusive."""
         count, width = self.shape
         first_column_N = np.arange(count) * width
         first_N = self.first_C[first_column_N]
@@ -86,12 +86,12 @@ class Segments:
         return np.concatenate([self._shared(first_P[part], counts_P[part], further_P[part]) for part in parts])
 
     def _shared(self, first_P: IntArray, counts_P: IntArray, further_P: IntArray) -> IntArray:
-        """Count what `counts_P` segments from `first_P` on share with those `further_P` columns on: int64 [P]."""
+        """Count the pixels that `counts_P` segments from `first_P` on share with columns `further_P` on: int64 [P]."""
         segment_E = ranges(first_P, counts_P)
         column_E = self.column_S[segment_E] + np.repeat(further_P, counts_P)
         other_E = self.first_C[column_E]
         others_E = self.first_C[column_E + 1] - other_E
-        # The first segment of the other column, if there is one; then, where there are more, one after the other.
+        # The first segment of the other column, if it has any; then its further segments one after the other.
         shared_E = self._common_rows(segment_E, np.minimum(other_E, len(self.top_S) - 1)) * (others_E > 0)
         number = 1
         while len(index := np.flatnonzero(others_E > number)):
@@ -108,7 +108,7 @@ class Segments:
 
 
 def overlaps_with_earlier(segments: Segments, groups_N: IntArray) -> npt.NDArray[np.float64]:
-    """Compute which part of each mask every earlier one of its group covers.
+    """Compute the part of each mask that every earlier mask of its group covers.
 
     Returns:
         float64 [N, N], |mask i & mask j| / |mask i| for j < i, exact up to the division; 0 elsewhere.

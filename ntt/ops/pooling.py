@@ -1,8 +1,8 @@
 """Average features over masks without upsampling the features.
 
 The method averages a bilinearly upsampled feature map over each mask's foreground. Upsampling is linear, so the
-average equals a weighted sum of the small map's own cells, with weights `A_h.T @ mask @ A_w` (A being the upsampling
-matrix). Nothing of size D x H x W is ever made.
+average is a weighted sum of the small map's own cells, with weights `A_h.T @ mask @ A_w`, where A is the upsampling
+matrix. Nothing of size D x H x W is ever computed.
 
 Shape suffixes: N masks, n masks of one chunk, D channels, H and W mask grid, h and w feature map, P = h * w.
 """
@@ -28,19 +28,19 @@ def l2_normalise(vectors_ND: torch.Tensor) -> torch.Tensor:
 def pool_masks(feature_map_Dhw: torch.Tensor, foreground_NHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Average the bilinearly upsampled feature map over each mask's foreground (method.md §4), in adjoint form.
 
-    A mask's result does not depend on which other masks are pooled with it: all products run on blocks of a fixed
-    shape, padded with empty masks.
+    A mask's result does not depend on which masks are pooled with it: all products are of blocks of a fixed shape,
+    padded with empty masks.
 
     Args:
         feature_map_Dhw: float32 [D, h, w].
         foreground_NHW: bool [N, H, W], any grid that covers the same image.
 
     Returns:
-        float32 [N, D] on the map's device, not normalised and zero for an empty mask; and bool [N], which masks have
-        any foreground.
+        float32 [N, D] on the map's device, not normalised, zero for an empty mask; and bool [N], which masks have any
+        foreground.
 
     Raises:
-        TypeError: the masks are not bool.
+        TypeError: if the masks are not bool.
     """
     weights_NP = mask_weights(foreground_NHW, feature_map_Dhw.shape[-2:], device=feature_map_Dhw.device)
     totals_N = weights_NP.sum(dim=1)
@@ -53,7 +53,7 @@ def pool_masks(feature_map_Dhw: torch.Tensor, foreground_NHW: torch.Tensor) -> t
 def mask_weights(
     foreground_NHW: torch.Tensor, map_hw: tuple[int, int] | torch.Size, *, device: torch.device
 ) -> torch.Tensor:
-    """Compute how much each cell of a feature map counts in each mask's sum of upsampled features.
+    """Compute the weight of each cell of a feature map in each mask's sum of upsampled features.
 
     Args:
         foreground_NHW: bool [N, H, W].
@@ -61,11 +61,11 @@ def mask_weights(
         device: where to compute.
 
     Returns:
-        float32 [N, h * w], row-major, each row summing to the mask's area in pixels of its grid. For grids whose
-        side is a power of two, such as 256, all values are exact.
+        float32 [N, h * w], row-major; each row sums to the mask's area in pixels of its grid. For grids whose side is a
+        power of two, such as 256, all values are exact.
 
     Raises:
-        TypeError: the masks are not bool.
+        TypeError: if the masks are not bool.
     """
     if foreground_NHW.dtype != torch.bool:
         raise TypeError(f"masks must be bool, found {foreground_NHW.dtype}: threshold them first")
@@ -76,7 +76,7 @@ def mask_weights(
     chunk = max(1, limit // (height * width))
     bands = resize_bands(rows_h, height, antialias=False, adjoint=True, count=BANDS, device=device)
     right_Ww = resize_matrix(columns_w, width, antialias=False, device=device)
-    # Reading the bools as bytes makes the conversion to float several times faster.
+    # Reading bools as bytes makes the conversion to float several times faster.
     bytes_NHW = foreground_NHW.view(torch.uint8)
     buffer_nHW = torch.empty(chunk, height, width, device=device)
     for start in range(0, count, chunk):

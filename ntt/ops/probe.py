@@ -9,13 +9,13 @@ Doubles = npt.NDArray[np.float64]
 def ridge_directions(rows_ND: Doubles, weights_N: Doubles, targets_NC: Doubles, *, ridge: float) -> Doubles:
     """Solve (H + ridge * trace(H) / D * I) v_c = g_c (docs/method.md, equation 3).
 
-    H is sum_i w_i a_i a_i^T and g_c is sum_i w_i y_ic a_i over rows a_i. With fewer rows than channels the same v_c
-    come from the dual problem, A^T W^1/2 (W^1/2 A A^T W^1/2 + ridge * trace(H) / D * I)^-1 W^1/2 y_c.
+    H is sum_i w_i a_i a_i^T and g_c is sum_i w_i y_ic a_i over rows a_i. With fewer rows than channels, v_c comes from
+    the dual problem, A^T W^1/2 (W^1/2 A A^T W^1/2 + ridge * trace(H) / D * I)^-1 W^1/2 y_c.
 
     Args:
         rows_ND: a, one row per example.
         weights_N: w, not negative.
-        targets_NC: y, what each example should give.
+        targets_NC: y, the targets of each example.
         ridge: strength of the penalty, above 0, relative to the mean eigenvalue of H.
 
     Returns:

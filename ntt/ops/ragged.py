@@ -14,6 +14,6 @@ def ranges(first: IntArray, counts: IntArray) -> IntArray:
 
 
 def chunks(counts: IntArray, limit: int) -> list[slice]:
-    """Divide rows into slices of about `limit` items together."""
+    """Divide rows into slices of about `limit` items in total."""
     cuts = np.searchsorted(np.cumsum(counts), np.arange(limit, counts.sum(), limit))
     return [slice(*edges) for edges in pairwise([0, *cuts.tolist(), len(counts)])]

@@ -1,7 +1,7 @@
-"""Resizing as the method runs it, and the matrices behind it.
+"""Resizing as the method does it, and the matrices behind it.
 
-Every function works with pixel areas (`align_corners=False`) and documents whether it antialiases. Shape suffixes: B
-batch, C channels, H and W rows and columns, o outputs and i inputs along one axis.
+All functions use pixel areas (`align_corners=False`) and document whether they antialias. Shape suffixes: C channels, H
+and W rows and columns, o outputs and i inputs along one axis.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,9 @@ import torch.nn.functional as F
 
 
 def resize_bicubic(image_CHW: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
-    """Resize one image as the encoders' inputs are (method.md §2 and §4): bicubic, without antialiasing.
+    """Resize an image for the encoder (method.md §2 and §4): bicubic, without antialiasing.
 
-    Args:
-        image_CHW: float [C, H, W], any range.
-        size_hw: rows and columns of the result, pixels.
-
-    Returns:
-        [C, *size_hw]; overshoot beyond the range of the input is kept, as in the reference.
+    As in the reference, values may overshoot the range of the input.
     """
     return F.interpolate(image_CHW[None], size_hw, mode="bicubic", align_corners=False)[0]
 
@@ -38,7 +33,7 @@ def resize_matrix(inputs: int, outputs: int, *, antialias: bool, device: torch.d
         device: where the matrix is stored; it is computed on the CPU.
 
     Returns:
-        float32 [outputs, inputs], entries in [0, 1], rows summing to 1; shared between callers, do not write to it.
+        float32 [outputs, inputs], entries in [0, 1], rows summing to 1; shared between callers, so read-only.
     """
     unit_vectors = torch.eye(inputs, dtype=torch.float32)[None, None]
     matrix = F.interpolate(unit_vectors, (outputs, inputs), mode="bilinear", align_corners=False, antialias=antialias)
@@ -47,12 +42,12 @@ def resize_matrix(inputs: int, outputs: int, *, antialias: bool, device: torch.d
 
 @dataclass(frozen=True)
 class Band:
-    """A run of outputs of a banded matrix and the only inputs they depend on.
+    """Consecutive outputs of a banded matrix and the only inputs they depend on.
 
     Attributes:
         outputs: rows of the matrix.
         inputs: the columns in which these rows have entries.
-        weights_oi: float32 [rows, columns], the block between the two.
+        weights_oi: float32, the block of these rows and columns.
     """
 
     outputs: slice
@@ -64,20 +59,10 @@ class Band:
 def resize_bands(
     inputs: int, outputs: int, *, antialias: bool, adjoint: bool, count: int, device: torch.device = CPU
 ) -> tuple[Band, ...]:
-    """Cut a resize matrix into bands of rows, leaving out the columns that are zero throughout a band.
+    """Divide a `resize_matrix`, or its transpose (`adjoint`), into at most `count` bands of rows, in order.
 
-    An output depends on few neighbouring inputs, so the bands together hold a fraction of the matrix.
-
-    Args:
-        inputs: samples before resizing.
-        outputs: samples after resizing.
-        antialias: as in `resize_matrix`.
-        adjoint: cut the transposed matrix: its rows are the inputs of the resizing.
-        count: number of bands; fewer when the matrix has fewer rows.
-        device: where the bands' weights are stored.
-
-    Returns:
-        Bands that cover all rows of the matrix in order.
+    Columns that are zero throughout a band are left out: an output depends on few neighbouring inputs, so the bands
+    hold only a fraction of the matrix.
     """
     matrix = resize_matrix(inputs, outputs, antialias=antialias)
     matrix_oi = matrix.T if adjoint else matrix
@@ -88,8 +73,8 @@ def resize_bands(
 
 
 def _cut_band(matrix_oi: torch.Tensor, outputs: slice, device: torch.device) -> Band:
-    """Take some rows of a matrix, and of these the columns between the first and the last entry."""
+    """Cut out rows of a matrix, from their first to their last column with an entry."""
     columns = matrix_oi[outputs].ne(0).any(dim=0).nonzero()[:, 0].tolist()
-    # Shrinking without antialiasing skips inputs, so a row of the adjoint can be empty: keep one column of zeros.
+    # Shrinking without antialiasing skips inputs, so rows of the adjoint can be empty: keep one column of zeros.
     inputs = slice(columns[0], columns[-1] + 1) if columns else slice(0, 1)
     return Band(outputs, inputs, matrix_oi[outputs, inputs].contiguous().to(device))

@@ -1,4 +1,4 @@
-"""Full-size masks as run lengths: the numbers the store keeps, and COCO's text of them.
+"""Full-size masks as run lengths: the numbers in the store, and COCO's text form.
 
 Suffixes: N masks, R rows of run lengths, F runs of foreground, T changes, V numbers of a text.
 """
@@ -17,9 +17,9 @@ _LONGEST = np.iinfo(np.uint16).max
 
 
 def to_run_lengths(changes: Changes) -> RunLengths:
-    """Measure the runs between changes; a run that is too long for 16 bits is continued in further rows."""
+    """Measure the runs between changes; a run too long for 16 bits continues in further rows."""
     per_mask_N = changes.per_mask_N
-    # A mask ends with foreground, of no length where its last pixel is background: once more or twice at its end.
+    # A mask ends with a run of foreground, empty if its last pixel is background: one or two more ends.
     missing_N = 2 - per_mask_N % 2
     mask_ends_N = np.arange(1, changes.count + 1) * changes.length
     ends_T = np.insert(changes.flat_T, np.repeat(np.cumsum(per_mask_N), missing_N), np.repeat(mask_ends_N, missing_N))
@@ -46,7 +46,7 @@ def to_changes(masks: RunLengths, num_pixels: int) -> Changes:
     mask_ends_N = np.arange(1, len(masks) + 1) * num_pixels
     last_N = np.searchsorted(edges_F2[:, 1], mask_ends_N, side="right") - 1
     is_change_F2[last_N, 1] = edges_F2[last_N, 1] != mask_ends_N
-    # A run that goes on in the next row does not change there.
+    # Where a run continues in the next row, nothing changes.
     goes_on = is_change_F2[:-1, 1] & (edges_F2[:-1, 1] == edges_F2[1:, 0])
     is_change_F2[:-1, 1] ^= goes_on
     is_change_F2[1:, 0] ^= goes_on
@@ -54,25 +54,25 @@ def to_changes(masks: RunLengths, num_pixels: int) -> Changes:
 
 
 def foreground_edges(masks: RunLengths) -> IntArray:
-    """Return the first pixel of each run of foreground, and the first one after it: int64 [F, 2].
+    """Return the first pixel of each run of foreground, and the first after it: int64 [F, 2].
 
-    Pixels are counted down the columns, and on from mask to mask.
+    Pixels are counted down the columns, continuing from mask to mask.
     """
     edges_R2 = np.cumsum(masks.runs_R2.reshape(-1), dtype=np.int64).reshape(-1, 2)
     return edges_R2[edges_R2[:, 0] < edges_R2[:, 1]]
 
 
 def take(masks: RunLengths, indices: IntArray) -> RunLengths:
-    """Return some masks, in the order of their indices."""
+    """Return the masks at some indices, in that order."""
     rows_N = masks.rows_N[indices]
     first_N = (np.cumsum(masks.rows_N) - masks.rows_N)[indices]
-    # Both lengths of a row read as one number: half the time.
+    # Reading both lengths of a row as one number halves the time.
     rows_R = np.ascontiguousarray(masks.runs_R2).view(np.uint32)[:, 0]
     return RunLengths(rows_R[ranges(first_N, rows_N)].view(np.uint16).reshape(-1, 2), rows_N)
 
 
 def run_lengths_problem(masks: RunLengths, num_pixels: int) -> str | None:
-    """Return why run lengths are not those of masks of so many pixels, each with foreground; None if they are."""
+    """Return why run lengths cannot be those of masks of so many pixels with foreground; None if they can."""
     rows_N, count = masks.rows_N, len(masks.runs_R2)
     if rows_N.min(initial=1) < 1 or rows_N.max(initial=0) > count or rows_N.sum() != count:
         return "its run lengths do not fit its masks"
@@ -90,7 +90,7 @@ def to_text(changes: Changes) -> tuple[bytes, ...]:
     """Write each mask as the counts of a COCO compressed RLE, byte for byte as pycocotools does."""
     ends_N = np.cumsum(changes.per_mask_N)
     mask_ends_N = np.arange(1, changes.count + 1) * changes.length
-    # Each mask has one run more than changes; its last one ends with the mask.
+    # Each mask has one more run than changes; the last run ends with the mask.
     runs_V = np.diff(np.insert(changes.flat_T, ends_N, mask_ends_N), prepend=0).astype(np.int32)
     ends_N += np.arange(1, changes.count + 1)
     sizes_N = np.diff(ends_N, prepend=0)
@@ -105,15 +105,15 @@ def to_text(changes: Changes) -> tuple[bytes, ...]:
 
 
 def _characters(values_V: npt.NDArray[np.int32]) -> tuple[bytes, IntArray]:
-    """Write numbers in groups of five bits, lowest first; the sixth bit of a character says that another follows.
+    """Write numbers in groups of five bits, lowest first; the sixth bit of a character says whether another follows.
 
-    Returns the text; and where each number begins, int64 [V + 1].
+    Returns the text, and where each number begins, int64 [V + 1].
     """
     index: Any = slice(None)
     sizes, groups = np.zeros(len(values_V), dtype=np.int64), []
     while True:
         low, rest = values_V & 31, values_V >> 5
-        # The fifth bit of the last group is the sign: where the rest is nothing but copies of it, the number ends.
+        # The fifth bit of the last group is the sign: a number ends where the rest consists of copies of it.
         goes_on = rest != -(low >> 4)
         groups.append((index, (low + 48 + (goes_on << 5)).astype(np.uint8)))
         sizes[index] += 1

@@ -13,7 +13,7 @@ def cosine_similarity(features_ND: FloatArray, vectors_PD: FloatArray) -> FloatA
         vectors_PD: float32 [P, D], L2-normalised.
 
     Returns:
-        float32 [N, P] in [0, 1]; rounding above 1 is cut.
+        float32 [N, P] in [0, 1]; values that rounding lifts above 1 are clipped.
     """
     cosine_NP: FloatArray = features_ND @ vectors_PD.T
     return cosine_NP.clip(0.0, 1.0)
@@ -45,7 +45,7 @@ def mean_of_best(similarity_NP: FloatArray, labels_P: IntArray, *, num_classes: 
         similarity_NP: float32 [N, P], not negative.
         labels_P: int64 [P], class index of each prototype; negative ones are left out.
         num_classes: C.
-        count: k, how many are averaged, 1 or more; all of a class that has fewer.
+        count: how many are averaged, 1 or more; all of a class that has fewer.
 
     Returns:
         float32 [N, C]; 0 for a class without prototypes.
@@ -59,14 +59,7 @@ def mean_of_best(similarity_NP: FloatArray, labels_P: IntArray, *, num_classes: 
 
 
 def best_of_others(scores_NC: FloatArray) -> FloatArray:
-    """Take for each class the highest score among all other classes.
-
-    Args:
-        scores_NC: float32 [N, C], not negative.
-
-    Returns:
-        float32 [N, C]; 0 where there is no other class.
-    """
+    """Take for each class the highest score among all other classes: float32 [N, C]; 0 if there is no other class."""
     if scores_NC.shape[1] < 2:
         return np.zeros_like(scores_NC)
     winners_N = scores_NC.argmax(axis=1)
@@ -77,15 +70,15 @@ def best_of_others(scores_NC: FloatArray) -> FloatArray:
 
 
 def damp(scores_NC: FloatArray, against_NC: FloatArray, *, sigma: float) -> FloatArray:
-    """Lower scores for which the evidence against is stronger: score * exp(-max(0, against - score) / sigma).
+    """Lower scores against which there is stronger evidence: score * exp(-max(0, against - score) / sigma).
 
     Args:
         scores_NC: float32 [N, C] in [0, 1].
         against_NC: float32 of the same shape, or [N, 1], in [0, 1].
-        sigma: softness, above 0: a lead of the other side by sigma leaves 37 % of the score.
+        sigma: softness, above 0: a lead of sigma leaves 37 % of the score.
 
     Returns:
-        float32 [N, C] in [0, 1]; where the evidence against is weaker or equal, the score as it was.
+        float32 [N, C] in [0, 1]; the unchanged score where the evidence against is not stronger.
     """
     lead_NC = (against_NC - scores_NC).clip(min=0.0)
     damped: FloatArray = (scores_NC * np.exp(-lead_NC / sigma)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What each stage of a run computes, with plain arguments; references are drawn in `ntt.run.inputs`.
+"""What each stage of a run computes, from plain arguments; `ntt.run.inputs` draws references.
 
 memory, candidates, matching (with the prototypes), evaluation: the stages ·
 pictures, target_pictures, feature_pictures: the stage `visualisation`

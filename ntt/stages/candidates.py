@@ -1,4 +1,4 @@
-"""Stage `candidates`: everything matching needs to know of a target image, whatever is searched in it."""
+"""Stage `candidates`: everything matching needs to know about a target image, whatever the classes."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,10 +27,10 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class CandidateSource:
-    """Gives the candidates of an image: from the store, or computed and stored.
+    """The candidates of an image, from the store, or computed and stored.
 
     Attributes:
-        feature_dtype: precision features are rounded to, in memory as in the store.
+        feature_dtype: precision to which features are rounded, in memory as in the store.
         settings: what else decides the result, such as the models' precision; part of the key.
         placement: where the models run.
     """
@@ -59,56 +59,52 @@ class CandidateSource:
         return content_key({**image, **self.fingerprint})
 
     def get(self, record: ImageRecord) -> Candidates:
-        """Return the image's candidates, computing and storing them where the store has none."""
+        """Return the image's candidates; compute and store them if the store has none."""
         key = self.key(record)
         stored = self.store.read_candidates(key, size=(record.height, record.width))
         return self._fill(key, record) if stored is None else stored
 
     def count(self, record: ImageRecord) -> int:
-        """Return how many candidates the image has, computing and storing them where the store has none."""
+        """Return how many candidates the image has; compute and store them if the store has none."""
         key = self.key(record)
         count = self.store.count_candidates(key)
         return len(self._fill(key, record)) if count is None else count
 
     def is_stored(self, record: ImageRecord) -> bool:
-        """Return whether the store has an entry for the image, so that it has been read and decoded before."""
+        """Return whether the store has an entry for the image, which has then been read before."""
         try:
             return self.store.holds("candidates", self.key(record))
         except DataError:
             return False
 
     def look(self, record: ImageRecord) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what the models see of an image: the segmenter's canvas, and the backbone's feature map of it.
-
-        Returns:
-            float32 [3, h, w], RGB in [0, 1]; and float32 [D, g, g].
-        """
+        """Return the segmenter's canvas, float32 [3, h, w], RGB in [0, 1]; and its feature map, float32 [D, g, g]."""
         return self._see(self.load(record))
 
     def load(self, record: ImageRecord) -> torch.Tensor:
-        """Read an image and make the segmenter's canvas of it."""
+        """Read an image and resize it to the segmenter's canvas."""
         canvas_3hw = resize_to_canvas(read_image(record), self.segmenter.canvas_hw(record.height, record.width))
         return canvas_3hw.pin_memory() if self.device.type == "cuda" else canvas_3hw
 
     def compute(self, record: ImageRecord, canvas_3hw: torch.Tensor) -> Measurements:
-        """Do the device's part of the work."""
+        """Do the part of the work that the device does."""
         with own_stream(self.device):
             canvas_3hw, feature_map_Dhw = self._see(canvas_3hw)
             proposals = self.segmenter.propose(canvas_3hw, feature_map_Dhw)
             return measure(proposals, feature_map_Dhw, height=record.height, width=record.width)
 
     def finish(self, key: str, measurements: Measurements) -> Candidates:
-        """Measure the runs of the masks and write the entry."""
+        """Turn measurements into candidates, and store them."""
         candidates = measurements.candidates(self.feature_dtype)
         self.store.write_candidates(key, candidates, feature_dtype=self.feature_dtype)
         return candidates
 
     @property
     def computing_threads(self) -> int | None:
-        """Threads that compute while others load and finish; 0: the main one; None: everything in sequence.
+        """Threads that compute while others load and finish; 0: the main thread; None: everything in sequence.
 
-        A GPU is given two images at a time, so that it has work while one of them is waited for; with TensorFloat-32
-        one, since that is a setting of the process.
+        A GPU gets two images at a time, so that it has work while the program waits for one of them; with
+        TensorFloat-32, a setting of the process, only one.
         """
         if self.device.type == "cuda":
             return 1 if self.placement.precision == "tf32" else 2
@@ -128,15 +124,9 @@ class CandidateSource:
 
 
 def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, group: ProcessGroup) -> tuple[int, ...]:
-    """Make sure that every image's candidates are in the store (method.md §4).
+    """Make sure that every image's candidates are in the store (method.md §4), and return the number of each.
 
-    Args:
-        images: the target images, or those of references.
-        source: models and store.
-        group: the processes of the run; images are distributed over them.
-
-    Returns:
-        The number of candidates of each image.
+    Images are distributed over the processes.
     """
     keys = {position: source.key(record) for position, record in share(images, group)}
     counts = {key: source.store.count_candidates(key) for key in keys.values()}
@@ -149,7 +139,7 @@ def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, g
 
 
 def _compute_all(images: Sequence[tuple[str, ImageRecord]], source: CandidateSource) -> Iterator[int]:
-    """Compute and store candidates under their keys, yielding their number, image after image."""
+    """Compute and store the candidates of images under their keys, and yield their numbers."""
     computing = source.computing_threads
     if computing is None:
         for key, record in images:

@@ -1,4 +1,4 @@
-"""Stage `evaluation`: COCO's or LVIS' metrics, semantic mIoU, and false positives where nothing is."""
+"""Stage `evaluation`: COCO's or LVIS' metrics, semantic mIoU, and false positives on negative images."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ from ntt.types import Category, Detections, Metrics
 
 KINDS = ("bbox", "segm")
 VERSION = 2
-"""Raised when the same detections give other metrics than before."""
+"""Increased whenever the same detections give different metrics."""
 
 _LOG = logging.getLogger(__name__)
-# Of each kind the values over all classes, and those of each class by its label.
+# For each kind, the values over all classes, and those of each class by its label.
 _Scores = dict[str, tuple[dict[str, float], Mapping[int, dict[str, float]]]]
 
 
@@ -33,19 +33,19 @@ def evaluate(
     semantic: Painting = "none",
     semantic_threshold: float = 0.5,
 ) -> Metrics:
-    """Compute everything that is measured of a run's detections (docs/method.md, section 7; docs/evaluation.md).
+    """Compute all metrics of a run's detections (docs/method.md, section 7; docs/evaluation.md).
 
-    Every image of the ground truth counts. Masks are evaluated only where every object of it has one, whatever its
-    class; mIoU, of the detections from `semantic_threshold` on, only where `semantic` says how to paint them.
+    Every image of the ground truth counts. Masks are evaluated only if every object, whatever its class, has one; mIoU,
+    of detections that reach `semantic_threshold`, only if `semantic` says how to paint them.
 
     Returns:
-        AP and AR of boxes and masks in percent, for all classes and each; also IoU if asked for; false positives
-        per image without any of the classes, if there are such images. What cannot be computed is absent.
+        AP and AR of boxes and masks in percent, over all classes and of each; IoU, if requested; false positives per
+        image without any of the classes, if there are such images. What cannot be computed is absent.
 
     Raises:
         DataError: if the ground truth lacks what LVIS' protocol needs.
     """
-    # Targets without annotations have no objects, so they need no lists of the classes that were searched for.
+    # Targets without annotations have no objects, and need no lists of the classes that annotators looked for.
     protocol = protocol if ground_truth.has_annotations else "coco"
     prepared = prepare_ground_truth(ground_truth, categories, protocol=protocol)
     table = tabulate(detections, categories, prepared)
@@ -83,7 +83,7 @@ def evaluate_thresholds(
 
 
 def _precision(table: DetectionTable, ground_truth: GroundTruth) -> _Scores:
-    """Return AP and AR of boxes and masks, and false positives of boxes where nothing is."""
+    """Return AP and AR of boxes and masks, and false positives of boxes on negative images."""
     scores: _Scores = {}
     box_matches = match(table, ground_truth, "bbox")
     for kind in KINDS if ground_truth.has_masks else KINDS[:1]:
@@ -98,7 +98,7 @@ def _precision(table: DetectionTable, ground_truth: GroundTruth) -> _Scores:
 
 
 def _group_averages(curves: Curves, ground_truth: GroundTruth) -> dict[str, float]:
-    """Return APr, APc and APf, as far as there are such classes with objects."""
+    """Return APr, APc and APf, for groups that have classes with objects."""
     groups = {} if ground_truth.federation is None else ground_truth.federation.groups
     of_groups = {f"AP{letter}": averages(curves, members) for letter, members in groups.items()}
     return {name: values["AP"] for name, values in of_groups.items() if "AP" in values}

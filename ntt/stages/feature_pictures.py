@@ -1,4 +1,4 @@
-"""Pictures of what the backbone sees: features of the references, similarities in target images."""
+"""Pictures of the backbone's view: features of the references, similarities in target images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ _COLUMNS = 3
 def draw_reference_features(
     *, references: ReferenceSet, encoder: ReferenceEncoder, folder: Path, group: ProcessGroup
 ) -> list[Path]:
-    """Draw each reference's crop next to its feature map, as the encoder fills the memory with it."""
+    """Draw each reference's crop next to its feature map, as used for the memory."""
     flat = [
         (category, instance)
         for category, members in zip(references.categories, references.instances, strict=True)
@@ -43,7 +43,7 @@ def draw_reference_features(
 def draw_similarities(
     *, images: Sequence[ImageRecord], source: CandidateSource, prototypes: Prototypes, folder: Path, group: ProcessGroup
 ) -> list[Path]:
-    """Draw for each image a sheet of its similarity with each class, all on one scale."""
+    """Draw a sheet of each image's similarity with each class, all on one scale."""
 
     def draw(record: ImageRecord) -> Path:
         _, feature_map_Dhw = source.look(record)

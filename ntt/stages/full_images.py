@@ -1,4 +1,4 @@
-"""What reference instances look like in their full images: features of the candidates that show them (method.md §2)."""
+"""Reference instances in their full images: features of the candidates that show them (method.md §2)."""
 
 import logging
 
@@ -16,7 +16,7 @@ from ntt.types import Candidates, FloatArray, ImageRecord, Instance, ReferenceSe
 _LOG = logging.getLogger(__name__)
 
 MIN_IOU = 0.3
-"""IoU with the annotated object from which on a candidate shows it."""
+"""Least IoU with the annotated object of a candidate that shows it."""
 VERSION = 1
 """Counts changes of what this module computes; part of the key of stage `memory`."""
 
@@ -26,8 +26,8 @@ def full_image_features(
 ) -> tuple[torch.Tensor, ...]:
     """Find every instance's unit feature in its full image: that of the candidate with the largest IoU.
 
-    Candidates of reference images are candidates like any other: in the store, or computed and stored. The IoU is that
-    of masks, or of boxes where an instance has no mask. Images are distributed over the processes.
+    Candidates of reference images are like any other: in the store, or computed and stored. The IoU is that of masks,
+    or of boxes if an instance has no mask. Images are distributed over the processes.
 
     Returns:
         Per class float32 [K, D]; zeros where no candidate reaches an IoU of `MIN_IOU`.

@@ -12,7 +12,7 @@ from ntt.types import Candidates, Detections, ImageRecord, MemoryBank, Prototype
 
 
 def build_prototypes(*, memory: MemoryBank, matcher: MatcherConfig) -> Prototypes:
-    """Condense the memory into the vectors the matcher compares candidates with (method.md §3; paper, section 3.2)."""
+    """Condense the memory into the vectors that candidates are compared with (method.md §3; paper, section 3.2)."""
     vectors_PD, labels_P = matcher.build_prototypes(matcher.select(memory))
     return Prototypes(categories=memory.categories, vectors_PD=vectors_PD, labels_P=labels_P)
 
@@ -26,10 +26,10 @@ def match_images(
     group: ProcessGroup,
     on_detections: Callable[[ImageRecord, Detections], None] | None = None,
 ) -> list[Detections]:
-    """Label, thin out and score every image's candidates (method.md §5 and §6; paper, sections 3.3 and 3.4).
+    """Label, suppress and score every image's candidates (method.md §5 and §6; paper, sections 3.3 and 3.4).
 
-    Images are distributed over the processes, and each is passed to `on_detections` by its process. Every process
-    returns one entry per image, in the order of `images`.
+    Images are distributed over the processes, which call `on_detections` for theirs. Every process returns the
+    detections of all images, in order.
     """
 
     def match(record: ImageRecord) -> Detections:
@@ -44,7 +44,7 @@ def match_images(
 def match_points(
     *, images: Sequence[ImageRecord], source: CandidateSource, points: Sequence[tuple[MatcherConfig, Prototypes]]
 ) -> Iterator[list[Detections | DataError]]:
-    """Do what `match_images` does for several points in one pass: each image's candidates are read once.
+    """Do what `match_images` does for several points in one pass, reading each image's candidates once.
 
     Yields for each image what each point's `match` returns or raises, equal to the last bit.
     """

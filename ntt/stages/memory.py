@@ -1,4 +1,4 @@
-"""Stage `memory`: the feature vectors of every reference instance and of its surroundings."""
+"""Stage `memory`: the feature vectors of reference instances and of their surroundings."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -36,9 +36,8 @@ def fill_memory(
 ) -> MemoryBank:
     """Describe every reference instance by the mean backbone feature inside its mask (method.md §2; paper 3.2).
 
-    The mean feature of the crop outside the mask is kept with it, for matchers that use negative evidence; with a
-    `source` of candidates, also the vectors of instances in their full images. Instances are distributed over the
-    processes.
+    For matchers that use negative evidence, the mean feature of the crop outside the mask is kept too; with a `source`
+    of candidates, also the vectors of instances in their full images. Instances are distributed over the processes.
     """
     flat = [instance for members in references.instances for instance in members]
     if group.is_main:
@@ -62,12 +61,12 @@ def fill_memory(
 
 @dataclass(frozen=True)
 class ReferenceEncoder:
-    """Turns one reference instance into its vectors, or finds them in the store, where other seeds and shots do too.
+    """Turns a reference instance into its vectors, or finds them in the store, which other seeds and shots share.
 
     Attributes:
         context_ratio: context around the box, as a fraction of its longer side.
         settings: what else decides the result; part of the key.
-        objects_of_image: gives all annotated objects of a reference image; None: surroundings may show other objects.
+        objects_of_image: returns all annotated objects of a reference image; None: surroundings may show other objects.
     """
 
     backbone: Backbone
@@ -103,7 +102,7 @@ class ReferenceEncoder:
             return False
 
     def encode(self, instance: Instance, record: ImageRecord) -> ReferenceFeature:
-        """Return the feature of the instance and that of its surroundings."""
+        """Return the features of the instance and of its surroundings."""
         key = self.key(instance, record)
         stored = self.store.read_reference(key)
         if stored is not None:
@@ -121,7 +120,7 @@ class ReferenceEncoder:
         return feature
 
     def _others(self, instance: Instance, record: ImageRecord) -> list[Instance]:
-        """Return the other annotated objects whose boxes reach into the instance's crop, if they are asked for."""
+        """Return the other annotated objects whose boxes reach into the instance's crop, if they matter."""
         objects = () if self.objects_of_image is None else self.objects_of_image(instance.image_id)
         corners = self._corners(instance, record)
         return [other for other in objects if other.id != instance.id and _reaches(other.bbox_xywh, corners)]
@@ -141,7 +140,7 @@ class ReferenceEncoder:
         return crop_corners(box, height=record.height, width=record.width, context_ratio=ratio)
 
     def look(self, instance: Instance, record: ImageRecord) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return what the backbone is shown and what it makes of it, whatever the store holds.
+        """Compute the input and the output of the backbone, whatever the store holds.
 
         Returns:
             The crop, float32 [3, S, S]; the weight of each patch, float32 [g, g] in [0, 1]; and the feature map,
@@ -181,6 +180,6 @@ def _log_box_masks(instances: Sequence[Instance], masks: ReferenceMasks) -> None
     count = sum(instance.segmentation is None for instance in instances)
     text = f"{count} of {len(instances)} references have no segmentation"
     if count and masks.maker is None:
-        _LOG.warning("%s: their box serves as mask, background included.", text)
+        _LOG.warning("%s: their boxes serve as masks, background included.", text)
     elif count and masks.maker is not None:
-        _LOG.info("%s: %s makes their masks from their boxes.", text, masks.maker.segmenter.name)
+        _LOG.info("%s: %s makes masks from their boxes.", text, masks.maker.segmenter.name)

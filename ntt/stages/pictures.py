@@ -58,7 +58,7 @@ def draw_pictures(
 def draw_references(
     *, references: ReferenceSet, masks: ReferenceMasks, folder: Path, notes: Mapping[int, str] | None = None
 ) -> list[Path]:
-    """Draw a sheet of the sampled references with the masks that are used; several pages where there are many.
+    """Draw the sampled references with the masks in use, on as many pages as it takes.
 
     `notes` are further lines below them, by annotation id.
     """

@@ -1,4 +1,4 @@
-"""Stage `proposals`: how many objects the candidates cover, which bounds what any matcher can find."""
+"""Stage `proposals`: how many objects the candidates cover, an upper bound for any matcher."""
 
 from collections.abc import Sequence
 

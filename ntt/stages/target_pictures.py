@@ -24,10 +24,10 @@ _NAME_BYTES = 80
 
 @dataclass(frozen=True)
 class TargetRenderer:
-    """Draws target images, ground truth next to predictions from the threshold on.
+    """Draws target images: ground truth next to predictions that reach their threshold.
 
     Attributes:
-        ground_truth: the targets file, or None where it has no annotations at all.
+        ground_truth: the targets file, or None if it has no annotations at all.
         image_ids: the images to draw.
     """
 
@@ -61,7 +61,7 @@ class TargetRenderer:
             self.draw(record, detections)
 
     def quality(self, record: ImageRecord, detections: Detections) -> float | None:
-        """Return the image's panoptic quality in [0, 1], or None where there is nothing to compare."""
+        """Return the image's panoptic quality in [0, 1], or None if there is nothing to compare."""
         return image_quality(self._objects(record), detections, thresholds_C=self.thresholds_C)
 
     def _objects(self, record: ImageRecord) -> DrawnInstances | None:
@@ -73,9 +73,9 @@ class TargetRenderer:
 def drawn_instances(
     instances: Sequence[Instance], categories: Sequence[Category], record: ImageRecord, *, masks: Mapping[int, bytes]
 ) -> DrawnInstances:
-    """Return the annotated objects of some categories ready for drawing.
+    """Return the annotated objects of some categories, ready for drawing.
 
-    Masks by annotation id come before those the objects have; objects without either are drawn as boxes.
+    `masks`, by annotation id, take precedence over the objects' own; objects without either are drawn as boxes.
     """
     labels = {category.id: label for label, category in enumerate(categories)}
     instances = [instance for instance in instances if instance.category_id in labels]
@@ -98,7 +98,7 @@ def draw_extremes(
 ) -> list[Path]:
     """Draw the sheets of the best and of the worst images by panoptic quality; none without ground truth.
 
-    Each shows at most `size` images and at most half of those that can be ranked, so that no image is on both.
+    Each has at most `size` images and at most half of those that can be ranked, so that no image is on both.
     """
     qualities = [renderer.quality(*pair) for pair in zip(images, detections, strict=True)]
     rated = [(quality, index) for index, quality in enumerate(qualities) if quality is not None]
@@ -106,7 +106,7 @@ def draw_extremes(
     worst = sorted(rated)[: min(size, len(rated) // 2)]
     sheets = {folder / f"{name}.png": ranked for name, ranked in (("best", best), ("worst", worst)) if ranked}
     for path, ranked in sheets.items():
-        # Each picture carries its file name and its quality; the caption tells which run's image id it is.
+        # The picture shows file name and quality; the caption adds the image id.
         tiles = [(renderer.picture(images[i], detections[i]), [f"image {images[i].id}"]) for _, i in ranked]
         title = f"{path.stem.capitalize()} {len(ranked)} of {len(images)} images"
         save_picture(draw_contact_sheet(tiles, title=title, columns=2), path)
