@@ -180,7 +180,7 @@ def test_what_cannot_be_found_is_named(work: Path):
     with pytest.raises(DataError, match=r"dataset.targets: there is no file or folder .*annotations/targets.json"):
         located(work, [])
     (work / "my_set/coco_2.json").write_text("{}")
-    with pytest.raises(DataError, match=r"coco_2.json and via_project.*: either of which may have the examples"):
+    with pytest.raises(DataError, match=r"coco_2.json and via_project.*, either of which may have the examples"):
         located(work, ["dataset.targets=../photos"])
     (work / "my_set/coco_2.json").unlink()
     for folder in "ab":
