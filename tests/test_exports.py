@@ -284,6 +284,23 @@ def test_exported_detections_are_read_back_as_references(found: Path, tmp_path: 
         assert overlap(instance.segmentation, row["segmentation"]) > 0.9
 
 
+def test_exports_begin_at_the_proposed_thresholds(found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = shutil.copytree(found, tmp_path / "run")
+    for thresholds, said in (({"disc": 0.5, "square": 0.65}, "0.50 to 0.65, by class"), ({}, "0.4")):
+        document = {"scoring": "ntt", "thresholds": thresholds}
+        (run / "leave_one_out.json").write_text(json.dumps(document))
+        assert main(["export", "coco", str(run), "--output", str(run / f"{len(thresholds)}.json")]) == 0
+        exported = json.loads((run / f"{len(thresholds)}.json").read_text())["annotations"]
+        least = [thresholds.get("disc", 0.4), thresholds.get("square", 0.4)]
+        rows = json.loads((run / "predictions.json").read_text())
+        assert len(exported) == sum(row["score"] >= least[row["category_id"] - 1] for row in rows) > 0
+        assert f"a score of at least {said} in 2 images" in capsys.readouterr().out
+    for content in ('{"thresholds": [1]}', '{"thresholds": {"disc": NaN}}', "{}", "["):
+        (run / "leave_one_out.json").write_text(content)
+        assert main(["export", "coco", str(run), "--output", str(run / "no.json")]) == 2
+        assert "leave_one_out.json" in capsys.readouterr().err
+
+
 def test_cvat_and_label_studio_get_the_same_outlines(found: Path, tmp_path: Path):
     for tool, name in (("cvat", "a.xml"), ("label-studio", "b.json")):
         words = ["--above", "0.55", "--output", str(tmp_path / name), "--prefix", "/data/local-files/?d="]
@@ -291,6 +308,7 @@ def test_cvat_and_label_studio_get_the_same_outlines(found: Path, tmp_path: Path
     images = ElementTree.parse(tmp_path / "a.xml").getroot().findall("image")
     tasks = json.loads((tmp_path / "b.json").read_text())
     assert [image.get("name") for image in images] == ["0.png", "day1/1.png"]
+    assert ElementTree.parse(tmp_path / "a.xml").findtext("meta/task/labels/label/name") == "disc"
     assert tasks[1]["data"] == {"image": "/data/local-files/?d=day1/1.png"}
     for image, task in zip(images, tasks, strict=True):
         regions = task["predictions"][0]["result"]

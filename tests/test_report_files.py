@@ -24,10 +24,10 @@ from ntt.reports.gallery import Gallery, make_gallery
 from ntt.reports.page import render_page
 from ntt.reports.plots import Plot, make_plots
 from ntt.reports.tables import Table
-from ntt.run.artefacts import write_predictions
+from ntt.run.artefacts import write_predictions, write_reference_check
 from ntt.run.rundir import RunDirectory
 from ntt.sweeps.records import read_runs
-from ntt.types import Category, Detections, Metrics
+from ntt.types import Category, Detections, Metrics, ReferenceCheck
 
 EVIL = '</script><img src=x onerror="window.hacked=1">"\'&'
 
@@ -73,6 +73,8 @@ def tiny_runs(folder: Path, *, first_class: str = "disc") -> tuple[pd.DataFrame,
     categories = [Category(3, first_class), Category(7, "square")]
     for directory in made.values():
         write_predictions(RunDirectory(directory).predictions, DETECTIONS, categories)
+    check = ReferenceCheck("ntt", {}, {"ntt": {}}, {first_class: 0.85, "square": 0.15}, is_complete=True, num_images=2)
+    write_reference_check(RunDirectory(next(iter(made.values()))).leave_one_out, check)
     return read_runs([folder / "outputs"]), made
 
 
@@ -145,10 +147,13 @@ def test_curves_thresholds_and_confusions_by_hand(tmp_path: Path):
     disc, square = detected.curves[0]
     assert (disc.name, disc.ranked.num_objects, disc.precision.tolist()) == ("disc", 3, [1, 1])
     assert (square.ranked.scores.round(2).tolist(), square.recall.tolist()) == ([0.8, 0.5, 0.2], [0.5, 1, 1])
-    rows = thresholds_table([detected]).frame.iloc[:2, 2:].values.tolist()
+    rows = thresholds_table([detected]).frame.iloc[:, 2:].values.tolist()
+    best_disc, best_square = ["0.30", 100, pytest.approx(200 / 3), pytest.approx(80)], ["0.50", 100, 100, 100]
     assert rows == [
-        ["disc", 3, "0.30", 100, pytest.approx(200 / 3), pytest.approx(80)],
-        ["square", 2, "0.50", 100, 100, 100],
+        ["disc", 3, "0.85", 100, pytest.approx(100 / 3), 50, *best_disc],
+        ["square", 2, "0.15", pytest.approx(200 / 3), 100, 80, *best_square],
+        ["disc", 3, None, None, None, None, *best_disc],
+        ["square", 2, None, None, None, None, *best_square],
     ]
     counts, threshold = confusion(detected, 0)
     assert threshold == pytest.approx(0.3)
@@ -176,6 +181,7 @@ def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path, mon
     assert found[0][0]["rle"] == DETECTIONS[0].rles[0].decode()
     assert [[entry["match"] for entry in row] for row in found] == [[0, 1], [], [0]]
     assert [entry["name"] for entry in shown["classes"]] == ["disc", "square"]
+    assert [run["proposed"] for run in shown["runs"]] == [[0.85, 0.15], [None, None]]
 
 
 def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -366,6 +372,15 @@ def test_the_page_in_a_browser(tmp_path: Path):
             return dict(parse_qsl(urlsplit(browser.current_url).fragment))
 
         browser.get(page.as_uri())
+        # The first run has proposed thresholds, 0.85 and 0.15 by class; the second starts at 0.4.
+        assert cards()[0] == "Ground truth: 2, 0 missed | Predictions: 3, 1 wrong"
+        assert cards()[3] == "Ground truth: 2, 2 missed | Predictions: 0, 0 wrong"
+        assert (find("#score-shown")[0].text, state()) == ("0.15 to 0.85", {})
+        Select(find("#choose-class")[0]).select_by_index(1)
+        assert (find("#score-shown")[0].text, find("#choose-score")[0].get_attribute("value")) == ("0.85", "0.85")
+        Select(find("#choose-class")[0]).select_by_index(0)
+        choose("score", "0.4")
+        assert (find("#choose-proposed")[0].is_selected(), state()) == (False, {"proposed": "false"})
         assert cards() == [
             "Ground truth: 2, 0 missed | Predictions: 2, 0 wrong",
             "Ground truth: 1, 0 missed | Predictions: 1, 0 wrong",
@@ -396,11 +411,14 @@ def test_the_page_in_a_browser(tmp_path: Path):
         assert cards() == ["Ground truth: 1, 1 missed | Predictions: 0, 0 wrong"] * 2
         assert find("#position")[0].text == "1 to 2 of 2"
         # The address holds what is shown, and a page opened at it shows the same.
-        expected = {"score": "0.85", "sort": "worst", "class": "square", "masks": "false"}
+        expected = {"score": "0.85", "proposed": "false", "sort": "worst", "class": "square", "masks": "false"}
         assert state() == expected
         browser.refresh()
         assert (len(cards()), names(), state()) == (2, ["targets_0.png", "targets_1.png"], expected)
         Select(find("#choose-class")[0]).select_by_index(0)
+        Select(find("#choose-run")[0]).select_by_index(1)
+        assert not find("#proposed")[0].is_displayed()
+        Select(find("#choose-run")[0]).select_by_index(0)
         # The keyboard: Tab reaches the first card, arrows the others; Enter enlarges, arrows go on, Escape closes.
         browser.execute_script(
             "document.getElementById('next').disabled = false; document.getElementById('next').focus()"

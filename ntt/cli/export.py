@@ -3,11 +3,15 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ntt.cli.options import PATH, check_output
 from ntt.errors import DataError
+
+if TYPE_CHECKING:
+    from ntt.run.rundir import RunDirectory
 
 _NAMES = {"coco": "coco.json", "cvat": "cvat.xml", "label-studio": "label-studio.json", "labelme": "labelme"}
 
@@ -16,18 +20,20 @@ _NAMES = {"coco": "coco.json", "cvat": "cvat.xml", "label-studio": "label-studio
 @click.argument("tool", type=click.Choice(tuple(_NAMES)))
 @click.argument("run", type=PATH, metavar="RUN_DIRECTORY")
 @click.option(
-    "--above", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Least score of a detection."
+    "--above",
+    type=click.FloatRange(0, 1),
+    help="Least score of a detection; default: what the references proposed for its class, else 0.4.",
 )
 @click.option("--output", type=PATH, metavar="PATH", help="Default: coco.json, cvat.xml, ... or labelme/ in the run.")
 @click.option("--prefix", default="", help="Label Studio: what makes an address of an image's file name.")
-def export(tool: str, run: Path, above: float, output: Path | None, prefix: str) -> None:
+def export(tool: str, run: Path, above: float | None, output: Path | None, prefix: str) -> None:
     """Write a run's detections for an annotation tool, to be corrected.
 
     \b
-    ntt export labelme RUN --above 0.5     a file per image; correct with: labelme PHOTOS --output RUN/labelme
+    ntt export labelme RUN                 a file per image; correct with: labelme PHOTOS --output RUN/labelme
     ntt export cvat RUN                    "CVAT for images 1.1", to be uploaded to a task with the images
     ntt export label-studio RUN            tasks with predictions, and the labelling interface
-    ntt export coco RUN                    an annotation file
+    ntt export coco RUN --above 0.5        an annotation file
 
     Corrected files are read back as references; see the documentation, "From detections to references".
     """
@@ -40,7 +46,7 @@ def export(tool: str, run: Path, above: float, output: Path | None, prefix: str)
         raise DataError(f"{run} has no {missing[0].name}, so it is not the folder of a run with detections. Run again.")
     output = output or run / _NAMES[tool]
     check_output(output)
-    files = _files(tool, directory.images, directory.predictions, output, above=above, prefix=prefix)
+    files = _files(tool, directory, output, above=above, prefix=prefix)
     for path, text in files.items():
         write_text(path, text)
         if len(files) < 3:
@@ -50,24 +56,28 @@ def export(tool: str, run: Path, above: float, output: Path | None, prefix: str)
 
 
 def _files(
-    tool: str, images_file: Path, predictions: Path, output: Path, *, above: float, prefix: str
+    tool: str, directory: "RunDirectory", output: Path, *, above: float | None, prefix: str
 ) -> Mapping[Path, str]:
     """Return the files to write."""
     from ntt.convert import detections as formats
+    from ntt.evaluation.options import FIXED_THRESHOLD
+    from ntt.run.artefacts import read_proposed_thresholds
 
-    images = formats.read_detections(images_file, predictions, above=above)
+    proposed = read_proposed_thresholds(directory.leave_one_out) if above is None else {}
+    default = FIXED_THRESHOLD if above is None else above
+    images = formats.read_detections(directory.images, directory.predictions, above=default, above_of_class=proposed)
     count = sum(len(image.objects) for image in images)
-    click.echo(f"{count} detections of a score of at least {above:g} in {len(images)} images")
+    score = f"{min(proposed.values()):.2f} to {max(proposed.values()):.2f}, by class" if proposed else f"{default:g}"
+    click.echo(f"{count} detections of a score of at least {score} in {len(images)} images")
     if tool == "labelme":
         return {output / name: _json(document) for name, document in formats.to_labelme(images).items()}
     if tool == "cvat":
         return {output: formats.to_cvat(images)}
     if tool == "coco":
         return {output: _json(formats.to_coco(images))}
-    names = sorted({detected.category.name for image in images for detected in image.objects})
     return {
         output: _json(formats.to_label_studio(images, prefix=prefix)),
-        output.with_suffix(".xml"): formats.label_studio_interface(names),
+        output.with_suffix(".xml"): formats.label_studio_interface(formats.class_names(images)),
     }
 
 

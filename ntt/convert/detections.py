@@ -54,8 +54,12 @@ class DetectedImage:
         return simplified
 
 
-def read_detections(images_file: Path, predictions_file: Path, *, above: float) -> list[DetectedImage]:
+def read_detections(
+    images_file: Path, predictions_file: Path, *, above: float, above_of_class: Mapping[str, float]
+) -> list[DetectedImage]:
     """Read a run's `images.json` and the detections of `predictions.json` with at least a score.
+
+    `above_of_class` has the score of some classes by name, `above` is that of the others.
 
     Raises:
         StorageError: if a file is missing or damaged.
@@ -67,10 +71,11 @@ def read_detections(images_file: Path, predictions_file: Path, *, above: float) 
         sizes = {entry["id"]: _size(entry) for entry in document["images"]}
         objects: dict[Any, list[DetectedObject]] = {number: [] for number in sizes}
         for row in rows:
-            if row["score"] >= above:
+            category = categories[row["category_id"]]
+            if row["score"] >= above_of_class.get(category.name, above):
                 counts = row["segmentation"]["counts"]
                 checked_runs(counts, *sizes[row["image_id"]])
-                category, box = categories[row["category_id"]], tuple(map(float, row["bbox"]))
+                box = tuple(map(float, row["bbox"]))
                 objects[row["image_id"]].append(
                     DetectedObject(category, float(row["score"]), box, counts.encode("ascii"))
                 )
@@ -97,6 +102,11 @@ def _inside(file_name: str) -> str:
     if path.is_absolute() or ".." in path.parts or not path.name:
         raise ValueError(f"the file name {file_name!r} leads out of its folder")
     return file_name
+
+
+def class_names(images: Sequence[DetectedImage]) -> list[str]:
+    """Return the names of the detected classes in alphabetical order."""
+    return sorted({detected.category.name for image in images for detected in image.objects})
 
 
 def to_coco(images: Sequence[DetectedImage]) -> Json:
@@ -177,6 +187,9 @@ def to_cvat(images: Sequence[DetectedImage]) -> str:
     """Return the XML of "CVAT for images 1.1"; several parts of an object are joined by a group."""
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
+    labels = ElementTree.SubElement(ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task"), "labels")
+    for name in class_names(images):
+        ElementTree.SubElement(ElementTree.SubElement(labels, "label"), "name").text = printable(name)
     group = 0
     for number, image in enumerate(images):
         size = {"width": str(image.width), "height": str(image.height)}

@@ -4,8 +4,8 @@ All of it is of boxes at IoU 0.5, because every data set has boxes.
 """
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from ntt.evaluation.thresholds import OperatingPoint, RankedDetections, ranked_d
 from ntt.reports.records import own_file
 from ntt.reports.summary import SETTING, choice, name_series, shots_text
 from ntt.reports.tables import Table
-from ntt.run.artefacts import read_predictions
+from ntt.run.artefacts import read_predictions, read_proposed_thresholds
 from ntt.run.inputs import read_inputs
 from ntt.run.rundir import RunDirectory
 from ntt.types import Category, Detections, ImageRecord, IntArray
@@ -62,6 +62,7 @@ class Detected:
         data: the data set's label.
         labels: of the runs.
         detections: per run, in the order of the images.
+        proposed: per run, the score threshold that its references proposed, by class name; empty without any.
         num_settings: how many settings there are; at most `MAX_RUNS` of them are here.
     """
 
@@ -70,6 +71,7 @@ class Detected:
     categories: tuple[Category, ...]
     labels: list[str]
     detections: list[list[Detections]]
+    proposed: list[Mapping[str, float]]
     num_settings: int
 
     @cached_property
@@ -143,8 +145,14 @@ def _read_set(data: str, group: pd.DataFrame) -> Detected:
             for run, matcher in zip(runs.itertuples(), chosen, strict=True)
         ],
         detections=[_read_predictions(Path(path), records, inputs.categories) for path in runs.path],
+        proposed=[_read_proposed(Path(path)) for path in runs.path],
         num_settings=len(group),
     )
+
+
+def _read_proposed(folder: Path) -> dict[str, float]:
+    path = RunDirectory(folder).leave_one_out
+    return read_proposed_thresholds(own_file(path)) if path.exists() else {}
 
 
 def _read_predictions(folder: Path, records: Sequence[ImageRecord], categories: Sequence[Category]) -> list[Detections]:
@@ -166,17 +174,25 @@ def _problem(detections: Detections) -> str | None:
 
 
 def thresholds_table(detected: Sequence[Detected]) -> Table:
-    """One row per run and class: the score from which F1 is largest, which needs the ground truth to be known."""
+    """One row per run and class: what the proposed threshold is worth, beside the score from which F1 is largest."""
     rows = [
-        (each.data, label, curve.name, curve.ranked.num_objects, f"{threshold:.2f}", *measured)
+        (each.data, label, curve.name, curve.ranked.num_objects, *_cells(proposal), *_cells(best_point(curve.ranked)))
         for each in detected
-        for label, curves in zip(each.labels, each.curves, strict=True)
+        for label, curves, proposed in zip(each.labels, each.curves, each.proposed, strict=True)
         for curve in curves
-        for threshold, *measured in [astuple(best_point(curve.ranked))]
+        for proposal in [curve.ranked.at(proposed[curve.name]) if curve.name in proposed else None]
     ]
-    names = ["data set", "run", "class", "objects", "best score", "precision", "recall", "F1"]
-    notes = ("Boxes at IoU 0.5; percent. The best score is chosen with these very targets: a bound, not a setting.",)
-    return Table("thresholds", "Thresholds with the best F1", pd.DataFrame(rows, columns=names, dtype=object), notes)
+    proposed, best = ("proposed score", "P", "R", "F1"), ("best score", "best P", "best R", "best F1")
+    names = ["data set", "run", "class", "objects", *proposed, *best]
+    notes = (
+        "Precision, recall and F1 of boxes at IoU 0.5; percent. Proposed scores come from the references alone.",
+        "The best score is chosen with these very targets: a bound, not a setting.",
+    )
+    return Table("thresholds", "Score thresholds", pd.DataFrame(rows, columns=names, dtype=object), notes)
+
+
+def _cells(point: OperatingPoint | None) -> tuple[str | float | None, ...]:
+    return (None,) * 4 if point is None else (f"{point.threshold:.2f}", point.precision, point.recall, point.f1)
 
 
 def confusion(detected: Detected, run: int) -> tuple[IntArray, float]:

@@ -94,7 +94,10 @@ def _make_set(detected: Detected, max_images: int, budget: float) -> Json:
         "annotated": detected.targets.has_annotations,
         "classes": [{"name": c.name, "colour": class_colour(label)} for label, c in enumerate(detected.categories)],
         "images": images,
-        "runs": [{"label": name, "found": rows} for name, rows in zip(detected.labels, rows_of_runs, strict=True)],
+        "runs": [
+            {"label": name, "found": rows, "proposed": [proposed.get(c.name) for c in detected.categories]}
+            for name, rows, proposed in zip(detected.labels, rows_of_runs, detected.proposed, strict=True)
+        ],
     }
 
 

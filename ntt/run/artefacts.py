@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -176,6 +177,19 @@ def write_reference_check(path: Path, check: ReferenceCheck) -> Path:
 def read_reference_check(path: Path) -> ReferenceCheck:
     """Read it back."""
     return ReferenceCheck(**read_json(path))
+
+
+def read_proposed_thresholds(path: Path) -> dict[str, float]:
+    """Read the proposed score threshold of each class by name; {} where the references of the run proposed none."""
+    if not path.is_file():
+        return {}
+    try:
+        thresholds = {str(name): float(score) for name, score in read_json(path)["thresholds"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StorageError(f"{path} is not what a run writes ({error!r}). Run again.") from error
+    if not all(map(math.isfinite, thresholds.values())):
+        raise StorageError(f"{path} has a threshold that is no number. Run again.")
+    return thresholds
 
 
 def write_operating_points(path: Path, points: OperatingPoints) -> Path:

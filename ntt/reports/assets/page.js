@@ -110,7 +110,7 @@
 
   // Gallery: what is shown follows from the controls, and the address holds what they say.
   function startGallery(sets) {
-    const CONTROLS = ["set", "run", "class", "score", "sort", "colour", "masks", "boxes", "names"];
+    const CONTROLS = ["set", "run", "class", "score", "proposed", "sort", "colour", "masks", "boxes", "names"];
     const control = Object.fromEntries(CONTROLS.map((name) => [name, byId(`choose-${name}`)]));
     const dialog = byId("large");
     let first = 0;
@@ -126,7 +126,21 @@
     function current() {
       const set = sets[control.set.selectedIndex];
       const only = control.class.selectedIndex - 1;
-      return { set, run: set.runs[control.run.selectedIndex], only, least: Number(control.score.value) };
+      const run = set.runs[control.run.selectedIndex];
+      const chosen = Number(control.score.value);
+      // The lowest score that is shown, of each class: what the references of the run propose, else the slider's.
+      const least = set.classes.map((_, label) => (control.proposed.checked ? run.proposed[label] : null) ?? chosen);
+      return { set, run, only, least };
+    }
+
+    // The slider starts at the proposed threshold, the mean of several; moved, it counts for all classes.
+    function moveSlider() {
+      const { run, only, least } = current();
+      byId("proposed").hidden = run.proposed.every((score) => score === null);
+      const shown = only < 0 ? least : [least[only]];
+      if (control.proposed.checked) control.score.value = shown.reduce((sum, score) => sum + score, 0) / shown.length;
+      const texts = [Math.min(...shown), Math.max(...shown)].map((score) => score.toFixed(2));
+      byId("score-shown").textContent = [...new Set(texts)].join(" to ");
     }
 
     // What is right, missed and wrong in an image. Detections were matched with objects by descending score, so that
@@ -134,7 +148,7 @@
     function judge(index) {
       const { set, run, only, least } = current();
       const fits = (object) => only < 0 || object.class === only;
-      const detections = run.found[index].filter((detection) => fits(detection) && detection.score >= least);
+      const detections = run.found[index].filter((found) => fits(found) && found.score >= least[found.class]);
       const matched = new Set(detections.map((detection) => detection.match));
       const objects = set.images[index].truth.map((object, number) => ({
         ...object,
@@ -253,7 +267,7 @@
     }
 
     function draw() {
-      byId("score-shown").textContent = Number(control.score.value).toFixed(2);
+      moveSlider();
       shown = order();
       first = Math.min(first, Math.max(0, shown.length - 1));
       first -= first % PER_PAGE;
@@ -288,7 +302,8 @@
       for (const name of CONTROLS) {
         const { type, checked, value } = control[name];
         const text = type === "checkbox" ? String(checked) : value;
-        if (text !== defaults[name]) state.set(name, text);
+        const follows = name === "score" && control.proposed.checked && !byId("proposed").hidden;
+        if (text !== defaults[name] && !follows) state.set(name, text);
       }
       if (first) state.set("first", String(first + 1));
       if (enlarged !== null) state.set("image", current().set.images[shown[enlarged]].name);
@@ -336,6 +351,9 @@
     defaults.run = sets[0].runs[0].label;
     control.set.addEventListener("change", () => { first = 0; chooseSet(); });
     control.run.addEventListener("change", chooseRun);
+    control.score.addEventListener("input", () => {
+      if (!byId("proposed").hidden) control.proposed.checked = false;
+    });
     for (const name of CONTROLS.slice(2)) {
       control[name].addEventListener(control[name].tagName === "SELECT" ? "change" : "input", draw);
     }
