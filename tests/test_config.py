@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import pytest
@@ -20,31 +21,28 @@ from ntt.errors import ConfigError, DataError
 from ntt.run import runner
 
 GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir())
-OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))]
+OPTIONS = {group: sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")) for group in GROUPS}
 
 
 def composed(*overrides: str) -> config.ExperimentConfig:
     return compose_config(overrides)
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes_into_its_schema(group: str, option: str, tmp_path: Path):
-    needed = [f"dataset.root={tmp_path}"] if option in ("coco_json", "folder") else []
-    made = getattr(composed(f"{group}={option}", *needed), group)
-    assert type(made) is not dict
-    assert made.name == option
+@pytest.mark.parametrize("options", list(zip_longest(*OPTIONS.values())))
+def test_every_option_composes_into_its_schema(options: tuple[str | None, ...], tmp_path: Path):
+    """One of each group at a time, which is quicker than one by one."""
+    chosen = {group: option for group, option in zip(GROUPS, options, strict=True) if option}
+    needed = [f"dataset.root={tmp_path}"] if chosen.get("dataset") in ("coco_json", "folder") else []
+    settings = composed(*(f"{group}={option}" for group, option in chosen.items()), *needed)
+    assert {group: getattr(settings, group).name for group in chosen} == chosen
+    shots = settings.shots
+    assert shots.name == ("all" if shots.count is None else f"{shots.count}shot")
 
 
 def test_an_experiment_goes_with_another_data_set():
     # tests/test_experiments.py composes them all; a third of a second each is too long for here
     made = composed("experiment=ntt_reference", "dataset=demo")
     assert (made.experiment, made.dataset.name, made.shots.sampler) == ("ntt_reference", "demo", "reference")
-
-
-def test_every_shot_option_means_its_number():
-    for path in (CONF_DIR / "shots").glob("*.yaml"):
-        count = composed(f"shots={path.stem}").shots.count
-        assert path.stem == ("all" if count is None else f"{count}shot")
 
 
 def test_seeds_have_directories_of_their_own():
@@ -290,8 +288,8 @@ def test_help_has_examples_and_every_option_but_no_schema(
     assert typed(monkeypatch, "--help", "--config-dir", str(own_conf)) == []
     text = capsys.readouterr().out
     assert text.count("\n  python main.py ") == 7, "the usage and six examples"
-    for group, option in OPTIONS:
-        assert f" {option}" in text, (group, option)
+    for option in chain(*OPTIONS.values()):
+        assert f" {option}" in text, option
     assert "cdfsod_dior" in text
     assert " good," in text
     assert "schema/" not in text

@@ -1,7 +1,6 @@
 """The whole run: what it writes, what it repeats, what it refuses, and that processes do not change the result."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -240,56 +239,54 @@ def test_annotated_classes_without_references_are_named(run: Run, root: Path, ca
     assert "neither searched" not in capsys.readouterr().out
 
 
-def command(*words: str, processes: int = 0, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable]
-    if processes:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run(
-        [*launcher, "main.py", *words],
-        cwd=PROJECT_DIR,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **(env or {})},
-    )
+RUNS = """
+import json, sys
+from ntt.run import runner
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    runner.main()
+"""
 
 
-def only_run(output: Path) -> Path:
-    (metrics,) = output.rglob("metrics.json")
-    return metrics.parent
-
-
-@pytest.mark.parametrize("num_images", [4, 1])
-def test_processes_do_not_change_a_bit(tmp_path: Path, run: Run, root: Path, num_images: int):
+def test_processes_do_not_change_a_bit(tmp_path: Path, run: Run, tiny: Path, root: Path):
     """Two processes, with more and with fewer images than processes."""
     with edited(root, "targets") as content:
-        content["images"] = content["images"][:num_images]
-        ids = {image["id"] for image in content["images"]}
-        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in ids]
-    pictures = ("visualisation.enabled=true", "visualisation.features=true")[: num_images - 1]
-    asked = pictures or ("matcher=auto", "shots=2shot")
-    one = run(*asked, root=root, store=tmp_path / "store-one")
-    words = settings(root, tmp_path / "many", tmp_path / "store-many", *asked)
-    done = command(*words, processes=2)
+        content["images"] = content["images"][:1]
+        content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] == 101]
+    pictures = ("visualisation.enabled=true", "visualisation.features=true")
+    asked = {tiny: pictures, root: ("matcher=auto", "shots=2shot")}
+    many = {data: tmp_path / f"many-{data.name}" for data in asked}
+    jobs = [settings(data, many[data], many[data] / "store", *more) for data, more in asked.items()]
+    (tmp_path / "runs.py").write_text(RUNS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, tmp_path / "runs.py", json.dumps(jobs)], cwd=PROJECT_DIR, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    many = only_run(tmp_path / "many")
     names = ["references.json", "predictions.json", "metrics.json", "candidates.json"]
-    for name in [*names, *([] if pictures else ["leave_one_out.json", "thresholds.json", "memory.safetensors"])]:
-        assert (one / name).read_bytes() == (many / name).read_bytes(), name
-    assert read(many / "facts.json")["processes"] == 2
-    for picture in (one / "pictures").rglob("*.png"):
-        assert picture.read_bytes() == (many / picture.relative_to(one)).read_bytes()
+    more = {tiny: [], root: ["leave_one_out.json", "thresholds.json", "memory.safetensors"]}
+    for data in asked:
+        (metrics,) = many[data].rglob("metrics.json")
+        alone, together = run(*asked[data], root=data, store=tmp_path / f"alone-{data.name}"), metrics.parent
+        pictures = [path.relative_to(alone) for path in (alone / "pictures").rglob("*.png")]
+        for name in (*names, *more[data], *pictures):
+            assert (alone / name).read_bytes() == (together / name).read_bytes(), name
+        assert read(together / "facts.json")["processes"] == 2
 
 
-def test_multirun_gives_every_point_its_own_directory(tiny: Path, tmp_path: Path):
-    words = settings(tiny, tmp_path / "out", tmp_path / "store")
+def test_multirun_gives_every_point_its_own_directory(
+    tiny: Path, tmp_path: Path, shared_store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = settings(tiny, tmp_path / "out", shared_store)
     words.remove("shots=1shot")
-    done = command("--multirun", *words, "seed=0,1", "shots=1shot")
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr("sys.argv", ["main.py", "--multirun", *words, "seed=0,1", "shots=1shot"])
+    runner.main()
     assert len(list((tmp_path / "out").rglob("metrics.json"))) == 2
 
 
 def test_the_program_ends_with_the_plain_message(tmp_path: Path):
-    done = command("dataset=coco_json", "dataset.root=/nowhere", f"runtime.output_root={tmp_path}")
+    words = ["dataset=coco_json", "dataset.root=/nowhere", f"runtime.output_root={tmp_path}"]
+    done = subprocess.run([sys.executable, "main.py", *words], cwd=PROJECT_DIR, capture_output=True, text=True)
     assert done.returncode == 2
     assert "dataset.root=/nowhere is not a folder" in done.stderr
     assert "Traceback" not in done.stderr

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import pkgutil
 from dataclasses import is_dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
@@ -35,6 +36,7 @@ OPTION_GROUPS: dict[str, tuple[str, type]] = {
 }
 
 
+@cache
 def register_schemas() -> None:
     """Put every schema into Hydra's config store. Further calls change nothing."""
     store = ConfigStore.instance()

@@ -29,7 +29,7 @@ SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", 
 NODE = "node1"
 
 # The node says it has 8 CPUs and 64 GB whatever the machine has: jobs of these tests mostly wait for each other.
-# `cred_expire` is also how long a requeued job rests before it starts again, two minutes by default.
+# `cred_expire` is also how long a requeued job rests before it starts again: 5 s at least, two minutes by default.
 # A job in `urgent` takes the node from jobs in `main`, which are warned 60 s ahead with the signal they asked for.
 SETTINGS = """\
 ClusterName=ntt-tests
@@ -39,7 +39,7 @@ SlurmdPort={node_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket,cred_expire=2
+AuthInfo=socket={folder}/munge/socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool

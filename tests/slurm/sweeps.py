@@ -1,31 +1,17 @@
-"""Small sweeps for the cluster: data, files, waiting."""
+"""Small sweeps for the cluster: files, waiting."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from slurm.cluster import Cluster
-from tiny_data import SMALL, make_split
+from tiny_data import SMALL
 
 from ntt.sweeps.plan import Plan, write_plan
 from ntt.sweeps.service import plan_file, refresh
 from ntt.sweeps.state import SweepFolder
-
-# Some tenths of a second for an image, so that a job can be stopped between two of them.
-UNHURRIED = ("segmenter.canvas_side=256", "segmenter.mask_side=160", "segmenter.leaves=200")
-
-
-def make_data(folder: Path, *, num_targets: int) -> Path:
-    """A tiny data set with as many target images as asked for, no two of them alike."""
-    (folder / "images").mkdir(parents=True)
-    (folder / "annotations").mkdir()
-    references = [[(3, 20, 20, 40)], [(7, 70, 30, 40)], [(3, 60, 40, 36), (7, 12, 15, 34)]]
-    targets = [[(3, 10 + place % 30, 10, 40), (7, 70, 20 + place % 30, 36)] for place in range(num_targets)]
-    make_split(folder, "references", references, first_id=1)
-    make_split(folder, "targets", targets, first_id=101)
-    return folder
 
 
 @dataclass(frozen=True)
@@ -66,12 +52,11 @@ class Sweep:
         }
 
 
-def write_sweep(place: Path, root: Path, models: Sequence[str] = SMALL, **content: object) -> Path:
-    """Write a sweep file that works on `root` and keeps everything below `place`."""
-    place.mkdir(parents=True, exist_ok=True)
-    base = ["dataset=coco_json", f"dataset.root={root}", f"runtime.output_root={place / 'out'}"]
-    base += [f"runtime.store_root={place / 'store'}", "runtime.dist_timeout_s=120", *models]
-    path = place / "sweep.yaml"
+def write_sweep(folder: Path, root: Path, **content: object) -> Path:
+    """Write a sweep file that works on `root` and keeps everything below `folder`."""
+    base = ["dataset=coco_json", f"dataset.root={root}", f"runtime.output_root={folder / 'out'}"]
+    base += [f"runtime.store_root={folder / 'store'}", "runtime.dist_timeout_s=120", *SMALL]
+    path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump({"name": "test", "cluster": "local_test", "base": base, **content}))
     return path
 
