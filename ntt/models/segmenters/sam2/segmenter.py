@@ -34,8 +34,9 @@ _LOG = logging.getLogger(__name__)
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# A few prompts fit into the cache of a CPU core; a GPU needs many at once, at about 15 MiB each in float32.
-_CPU_PROMPTS, _GPU_PROMPTS = 4, 256
+# A few prompts fit into the cache of a CPU core; a GPU needs many at once, at about 15 MiB each in float32,
+# or a tenth of that with its own kernels.
+_CPU_PROMPTS, _GPU_PROMPTS, _FUSED_PROMPTS = 4, 256, 1024
 # One image keeps a CPU busy, but not a GPU with the smaller encoders.
 _CPU_IMAGES, _GPU_IMAGES = 1, 4
 # As in the package, a box's single mask is used if it hardly changes between two thresholds.
@@ -113,7 +114,9 @@ class Sam2:
         self._weights = WeightsFile.find(
             config.model, config.weights, placement.weights_root, setting="segmenter.weights"
         )
-        default = _CPU_PROMPTS if self._on_cpu else _GPU_PROMPTS
+        # In full float32, triton's products cost more time than the kernels save.
+        self._is_fused = self.compile and self.device.type == "cuda" and self.precision != "float32"
+        default = _CPU_PROMPTS if self._on_cpu else _FUSED_PROMPTS if self._is_fused else _GPU_PROMPTS
         self._batches = BatchRunner(config.prompt_batch_size or default)
 
     @property
@@ -292,8 +295,7 @@ class Sam2:
             weights = fold(decoder_part, prompts.grid_positions()).to(self.device, dtype)
         except (KeyError, RuntimeError) as error:
             raise misfit(name, str(error)) from error
-        # In full float32, triton's products cost more time than the kernels save.
-        if self.compile and self.device.type == "cuda" and self.precision != "float32":
+        if self._is_fused:
             from ntt.models.segmenters.sam2.fused import FusedDecoder
 
             decoder: FastDecoder = FusedDecoder(weights, dtype=dtype, tf32=self.precision == "tf32")
