@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,40 @@ def run_python(*words: str) -> subprocess.CompletedProcess[str]:
 def test_modules_are_the_command(module: str):
     done = run_python("-m", module, "--version")
     assert (done.returncode, done.stdout) == (0, f"ntt {__version__}\n")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("ntt exp", ["export"]),
+        ("ntt export c", ["coco", "cvat"]),
+        ("ntt run matcher=near", ["matcher=nearest"]),
+        ("ntt run matcher=probe matcher.ri", ["no blank", "matcher.ridge="]),
+        ("ntt run sh", ["no blank", "shots.", "shots="]),
+    ],
+)
+def test_commands_options_and_settings_complete_on_tab(line: str, expected: list[str], tmp_path: Path):
+    (tmp_path / "ntt").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ntt "$@"\n')
+    (tmp_path / "ntt").chmod(0o755)
+    script = """
+eval "$(ntt run -sc install=bash)"
+compopt() { echo no blank; }
+COMP_WORDS=($1); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+_ntt_words ntt
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(PROJECT_DIR)}
+    done = subprocess.run(["bash", "-c", script, "bash", line], capture_output=True, text=True, env=env, check=False)
+    assert (done.stdout.splitlines(), done.stderr) == (expected, "")
+
+
+def test_completion_for_an_unknown_shell(capsys: pytest.CaptureFixture[str]):
+    for shell in ("zsh", "fish"):
+        assert main(["run", "-sc", f"install={shell}"]) == 0
+        assert "_NTT_COMPLETE" in capsys.readouterr().out
+    assert main(["run", "-sc", "install=tcsh"]) == 2
+    assert "-sc install=tcsh: write install=bash, install=zsh or install=fish." in capsys.readouterr().err
 
 
 def test_help_is_there_at_once():

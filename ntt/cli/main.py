@@ -27,7 +27,7 @@ EXIT_INTERRUPTED = 130
 def ntt() -> None:
     """Training-free, reference-based instance segmentation.
 
-    Completion of commands and options: eval "$(_NTT_COMPLETE=bash_source ntt)", or zsh_source, or fish_source.
+    Completion on <TAB>: eval "$(ntt run -sc install=bash)", or zsh, or fish.
     """
 
 

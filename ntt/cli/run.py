@@ -1,16 +1,36 @@
 """`ntt run`: one experiment from images to metrics, as `python main.py` does it in a clone."""
 
 import sys
+from collections.abc import Sequence
 
 import click
+from click.shell_completion import get_completion_class
+
+from ntt.errors import ConfigError
+
+_BASH = """
+# A setting is one word, and what has to go on is not followed by a blank.
+COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
+_ntt_words() { _ntt_completion "$@"; [[ ${COMPREPLY[0]} == *[=./] ]] && compopt -o nospace; }
+complete -o nosort -F _ntt_words ntt
+"""
+
+
+def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    from ntt.config.command_line import completions
+
+    return completions(context.params["words"] or (), incomplete)
 
 
 # --help is answered by the run, with all its options.
 @click.command(
     add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[KEY=VALUE | HYDRA_FLAG]...")
-def run(words: tuple[str, ...]) -> None:
+@click.argument(
+    "words", nargs=-1, type=click.UNPROCESSED, metavar="[KEY=VALUE | HYDRA_FLAG]...", shell_complete=_complete
+)
+@click.pass_context
+def run(context: click.Context, words: tuple[str, ...]) -> None:
     """Run one experiment, or several with --multirun.
 
     \b
@@ -21,7 +41,19 @@ def run(words: tuple[str, ...]) -> None:
 
     Settings and options are those of `python main.py`. --hydra-help lists Hydra's flags.
     """
+    if words[:1] in (("-sc",), ("--shell-completion",)):
+        click.echo(_completion_script(context.find_root(), words[1:]))
+        return
     from ntt.run.runner import main
 
     sys.argv[:] = ["ntt run", *words]
     main()
+
+
+def _completion_script(root: click.Context, words: Sequence[str]) -> str:
+    """Return what makes a shell complete commands, options and settings; Hydra's own knows no commands of two words."""
+    action, _, shell = " ".join(words).partition("=")
+    completion = get_completion_class(shell)
+    if action != "install" or completion is None:
+        raise ConfigError(f"-sc {' '.join(words)}: write install=bash, install=zsh or install=fish.")
+    return completion(root.command, {}, "ntt", "_NTT_COMPLETE").source() + (_BASH if shell == "bash" else "")

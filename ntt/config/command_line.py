@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.core_plugins.bash_completion import BashCompletion
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -117,6 +118,14 @@ def read_override(line: str) -> tuple[str, Any]:
     if override.type != OverrideType.CHANGE or override.is_sweep_override():
         raise ConfigError(f"{line}: this is not one value for one setting. Write KEY=VALUE.")
     return override.get_key_element(), _plain_value(override.value())
+
+
+def completions(words: Sequence[str], incomplete: str) -> list[str]:
+    """Return what the last word of a command line may become: groups, options, settings and files, as Hydra has it."""
+    with hydra_session(_sources(_parsed(words))):
+        plugin = BashCompletion(GlobalHydra.instance().config_loader())
+        matches = plugin._query("config", " ".join([*words, incomplete]))
+    return [match for match in matches if not match.startswith("schema")]
 
 
 def check_overrides(arguments: Sequence[str]) -> None:
