@@ -1,5 +1,6 @@
 """Own images in a plain folder: how it is read, and that one command makes pictures of it."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -316,6 +317,14 @@ def test_one_command_from_a_plain_folder_to_pictures(own: Path, go: Go, capsys: 
     out = capsys.readouterr().out
     assert "The target images have no annotations" in out
     assert "metrics.json" not in out
+    with (run / "counts.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    table = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line.startswith(("disc ", "square "))}
+    for name, (_, number, images) in table.items():
+        counts = [int(row["number"]) for row in rows if row["class"] == name]
+        assert (int(number), int(images)) == (sum(counts), sum(count > 0 for count in counts))
+    assert set(table) == {"disc", "square"}
+    assert "weights get --for backbone=dinov2_vitl14 segmenter=sam2" in out
     assert f"pictures       {run / 'pictures'}" in out
     assert sorted(path.name for path in (run / "pictures/targets").iterdir()) == [
         f"targets_{n}_{n + 1}.png" for n in range(2)

@@ -26,11 +26,16 @@ from ntt.run.stages import (
     is_finished,
     score_thresholds,
 )
-from ntt.run.table import choice_text, metrics_table, thresholds_table
+from ntt.run.table import choice_text, counts_table, metrics_table, thresholds_table
 from ntt.trackers.base import RunIdentity, Tracker
 from ntt.types import Metrics, ProposalRecall
 
 _LOG = logging.getLogger(__name__)
+_EMBEDDED = {"efficientnet_lite0", "regions"}
+_WEAK = (
+    "\nThe models that come with the package are weak. The published ones need a GPU: ntt weights get --for "
+    "backbone=dinov2_vitl14 segmenter=sam2, then this command with backbone=dinov2_vitl14 segmenter=sam2 runtime=gpu."
+)
 
 
 def main() -> None:
@@ -155,8 +160,13 @@ def _report(pipeline: Pipeline, metrics: Metrics | None) -> float | None:
     """Log the table and where the results are; return box AP."""
     if metrics is None:
         return None
-    directory = pipeline.directory
-    _LOG.info("\n%s\n", metrics_table(metrics, _recall(pipeline)))
+    directory, config = pipeline.directory, pipeline.config
+    if not metrics.overall:
+        detections, thresholds_C = pipeline.result(MATCHING), score_thresholds(pipeline)
+        counts = counts_table(detections, pipeline.inputs.categories, thresholds_C)
+        _LOG.info("\n%s\n\n%s\n", metrics_table(metrics), counts)
+    else:
+        _LOG.info("\n%s\n", metrics_table(metrics, _recall(pipeline)))
     if THRESHOLDS in asked_stages(pipeline) and (points := pipeline.result(THRESHOLDS)):
         _LOG.info("%s\n", thresholds_table(points))
     if pipeline.has_choice:
@@ -166,6 +176,8 @@ def _report(pipeline: Pipeline, metrics: Metrics | None) -> float | None:
     _LOG.info("predictions    %s", directory.predictions)
     if directory.counts.is_file():
         _LOG.info("counts         %s", directory.counts)
-    if pipeline.config.visualisation.enabled and directory.pictures.is_dir():
+    if config.visualisation.enabled and directory.pictures.is_dir():
         _LOG.info("pictures       %s", directory.pictures)
+    if config.visualisation.enabled and {config.backbone.name, config.segmenter.name} & _EMBEDDED:
+        _LOG.info(_WEAK)
     return metrics.overall.get("bbox", {}).get("AP")

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from ntt.evaluation.federated import FREQUENCIES
 from ntt.evaluation.thresholds import OperatingPoint, OperatingPoints
-from ntt.types import Metrics, ProposalRecall, ReferenceCheck
+from ntt.types import Category, Detections, FloatArray, Metrics, ProposalRecall, ReferenceCheck
 
 _COLUMNS = {
     "bbox": {"box AP": "AP", "box AP50": "AP50", "box AP75": "AP75", "box AR": "AR100"},
@@ -69,6 +71,23 @@ def thresholds_table(points: OperatingPoints) -> str:
     rule = "-" * max(len(line) for line in lines)
     title = "Boxes from a score on, at IoU 0.5; proposed scores are those of left-out references:"
     return "\n".join([title, lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def counts_table(detections: Sequence[Detections], categories: Sequence[Category], thresholds_C: FloatArray) -> str:
+    """Return of each class from which score on detections are counted, how many there are, and in how many images."""
+    totals_C, images_C = np.zeros((2, len(categories)), dtype=np.int64)
+    for image in detections:
+        labels = image.labels[image.scores >= thresholds_C[image.labels]]
+        counts_C = np.bincount(labels, minlength=len(categories))
+        totals_C += counts_C
+        images_C += counts_C > 0
+    columns = (thresholds_C.tolist(), totals_C.tolist(), images_C.tolist())
+    rows = [
+        [category.name, f"{threshold:.2f}", str(total), str(images)]
+        for category, threshold, total, images in zip(categories, *columns, strict=True)
+    ]
+    lines = align([["class", "score from", "detections", "images with any"], *rows])
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
 def choice_text(check: ReferenceCheck) -> str:
