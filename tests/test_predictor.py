@@ -87,7 +87,7 @@ def test_what_is_found(tiny: Path, predictor: ntt.Predictor):
     assert len(found) == len(found.scores) == len(found.boxes_xyxy) > 0
     assert found.masks.shape == (len(found), HEIGHT, WIDTH)
     assert found.masks.dtype == np.bool_
-    assert found.names == tuple(predictor.classes[label] for label in found.labels)
+    assert found.names.tolist() == [predictor.classes[label] for label in found.labels]
     assert (np.diff(found.scores) <= 0).all()
     for mask, (left, top, right, bottom) in zip(found.masks, found.boxes_xyxy, strict=True):
         rows, columns = np.nonzero(mask)

@@ -1,7 +1,7 @@
 """The work of `ntt references check`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -16,7 +16,7 @@ from ntt.run.checks import check_run
 from ntt.run.pipeline import Pipeline
 from ntt.run.stages import LEAVE_ONE_OUT, MEMORY, matcher_of
 from ntt.stages.pictures import draw_references
-from ntt.stages.reference_effects import reference_effects
+from ntt.stages.reference_effects import reference_agreement, reference_effects
 from ntt.types import ReferenceCheck, ReferenceSet
 
 _APART = -1.0
@@ -29,26 +29,37 @@ def check_settings(overrides: Sequence[str], table_format: Format, out: Path | N
     check_overrides(words)
     run = Pipeline(compose_config(words), keeps_results=False)
     check_run(run)
-    check, references = run.result(LEAVE_ONE_OUT), run.references
+    check, memory = run.result(LEAVE_ONE_OUT), run.result(MEMORY)
+    agreement = reference_agreement(run.references, memory)
+    references = _ranked(run.references, agreement)
     effects = reference_effects(
-        references=references,
-        objects=reference_targets(references, run.objects_of_image),
-        memory=run.result(MEMORY),
+        references=run.references,
+        objects=reference_targets(run.references, run.objects_of_image),
+        memory=memory,
         matcher=matcher_of(run),
         source=run.models.source,
         group=run.group,
     )
-    tables = [_classes(check, references), _matchers(check), _references(effects, references)]
+    tables = [_classes(check, references), _matchers(check), _references(references, agreement, effects, check.scoring)]
     texts = [render(table, table_format) for table in tables]
     click.echo("\n".join(texts).rstrip())
     if out is not None:
         for table, text in zip(tables, texts, strict=True):
             write_text(out / f"{table.name}{SUFFIXES[table_format]}", text)
-        effects_by_id = {str(annotation_id): effect for annotation_id, effect in effects.items()}
-        write_json(out / "check.json", {**asdict(check), "effects": effects_by_id})
-        notes = {annotation_id: f"effect {effect:+.1f}" for annotation_id, effect in effects.items()}
-        draw_references(references=references, masks=run.encoder.masks, folder=out, notes=notes)
+        by_id = {"agreement": agreement, "effects": effects}
+        texts_by_id = {name: {str(key): value for key, value in values.items()} for name, values in by_id.items()}
+        write_json(out / "check.json", {**asdict(check), **texts_by_id})
+        notes = {key: f"agreement {value:.2f}" for key, value in agreement.items()}
+        notes |= {key: f"{notes[key]}, effect {effect:+.1f}" for key, effect in effects.items()}
+        title = "References of each class, those that agree most with the others first"
+        draw_references(references=references, masks=run.encoder.masks, folder=out, notes=notes, title=title)
         click.echo(f"\nwritten to {out}")
+
+
+def _ranked(references: ReferenceSet, agreement: Mapping[int, float]) -> ReferenceSet:
+    """Return the references of each class by descending agreement with the others."""
+    ranked = (sorted(members, key=lambda each: -agreement.get(each.id, 0.0)) for members in references.instances)
+    return replace(references, instances=tuple(map(tuple, ranked)))
 
 
 def _classes(check: ReferenceCheck, references: ReferenceSet) -> Table:
@@ -56,7 +67,7 @@ def _classes(check: ReferenceCheck, references: ReferenceSet) -> Table:
     for category, members in zip(references.categories, references.instances, strict=True):
         row = {"class": category.name, "references": len(members)}
         row |= {f"AP {name}": of_class.get(category.name) for name, of_class in check.expected.items()}
-        rows.append({**row, "threshold": _two_digits(check.thresholds.get(category.name))})
+        rows.append({**row, f"threshold {check.scoring}": _two_digits(check.thresholds.get(category.name))})
     notes = [f"{check.num_images} reference images. Target images give about 0.6 of this AP in the median."]
     if not check.is_complete:
         notes.append(
@@ -79,23 +90,28 @@ def _matchers(check: ReferenceCheck) -> Table:
     return Table("matchers", "Matchers", pd.DataFrame(rows))
 
 
-def _references(effects: Mapping[int, float], references: ReferenceSet) -> Table:
-    names = {category.id: category.name for category in references.categories}
-    measured = [each for members in references.instances for each in members if each.id in effects]
+def _references(
+    references: ReferenceSet, agreement: Mapping[int, float], effects: Mapping[int, float], scoring: str
+) -> Table:
     rows = [
         {
-            "class": names[instance.category_id],
+            "class": category.name,
             "image": references.images[instance.image_id].file_name,
             "annotation": instance.id,
-            "effect": effects[instance.id],
-            "stands apart": "yes" if effects[instance.id] <= _APART else "",
+            "agreement": _two_digits(agreement.get(instance.id)),
+            "effect": effects.get(instance.id),
+            "stands apart": "yes" if effects.get(instance.id, 0.0) <= _APART else "",
         }
-        for instance in sorted(measured, key=lambda instance: effects[instance.id])
+        for category, members in zip(references.categories, references.instances, strict=True)
+        for instance in members
     ]
-    notes = ["Effect: AP of the class on its other reference images with this reference minus without it."]
-    if not rows:
-        notes = ["No class has references on three images: none can be left out."]
-    return Table("references", "References, the most harmful first", pd.DataFrame(rows), tuple(notes))
+    notes = [
+        "Agreement: cosine of its feature with the mean of those of its class on other images; highest first.",
+        f"Effect: AP of the class on its other reference images with this reference minus without it ({scoring}).",
+    ]
+    if not effects:
+        notes[1] = "No class has references on three images: no effect can be measured."
+    return Table("references", "References", pd.DataFrame(rows, dtype=object), tuple(notes))
 
 
 def _two_digits(value: float | None) -> str:

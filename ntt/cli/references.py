@@ -1,4 +1,4 @@
-"""`ntt references`: what drawn references promise, before anything is searched with them."""
+"""`ntt references`: what to expect of drawn references, before anything is searched with them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def references() -> None:
-    """See what the references of a run promise."""
+    """Check and rank the references of a run."""
 
 
 @references.command()
@@ -21,10 +21,11 @@ def references() -> None:
 @click.option("--format", "table_format", type=FORMAT, default="markdown", show_default=True, help="Of the tables.")
 @click.option("--out", type=PATH, metavar="FOLDER", help="Write tables, check.json and a sheet of pictures there.")
 def check(overrides: tuple[str, ...], table_format: "Format", out: Path | None) -> None:
-    """Search each reference image with what the other ones show.
+    """Rank the references, and search each reference image with what the other ones show.
 
     Prints per class the AP to expect and a score threshold, which matcher the references prefer, and which references
-    stand apart. SETTINGS are those of a run; matcher=auto compares matchers, and is the default.
+    agree with the others of their class or stand apart. Settings are those of a run; matcher=auto, which compares
+    matchers, is the default.
 
     \b
     ntt references check dataset=coco_json dataset.root=my_data shots=5shot

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -65,14 +66,14 @@ class Instances(Detections):
 
     def __repr__(self) -> str:
         """Return one line: how many of which class, with which scores."""
-        counts = ", ".join(f"{self.names.count(name)} {name}" for name in dict.fromkeys(self.names))
+        counts = ", ".join(f"{count} {name}" for name, count in Counter(self.names.tolist()).items())
         scores = f": {counts}; scores {self.scores.min():.2f} to {self.scores.max():.2f}" if len(self) else ""
         return f"Instances({len(self)} in {self.width} x {self.height} pixels{scores})"
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """N class names."""
-        return tuple(self.categories[label].name for label in self.labels.tolist())
+    def names(self) -> npt.NDArray[np.str_]:
+        """Class names, str [N]."""
+        return np.array([category.name for category in self.categories], dtype=np.str_)[self.labels]
 
     @property
     def boxes_xyxy(self) -> FloatArray:
@@ -96,7 +97,7 @@ class Instances(Detections):
         if selected.ndim == 0:
             (mask,) = decode_masks([self.rles[selected]], self.height, self.width)
             box_xyxy = self.boxes_xyxy[selected]
-            return DetectedInstance(self.names[selected], float(self.scores[selected]), box_xyxy, mask)
+            return DetectedInstance(str(self.names[selected]), float(self.scores[selected]), box_xyxy, mask)
         return replace(
             self,
             labels=self.labels[selected],

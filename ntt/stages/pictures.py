@@ -56,7 +56,12 @@ def draw_pictures(
 
 
 def draw_references(
-    *, references: ReferenceSet, masks: ReferenceMasks, folder: Path, notes: Mapping[int, str] | None = None
+    *,
+    references: ReferenceSet,
+    masks: ReferenceMasks,
+    folder: Path,
+    notes: Mapping[int, str] | None = None,
+    title: str | None = None,
 ) -> list[Path]:
     """Draw the sampled references with the masks in use, on as many pages as it takes.
 
@@ -77,6 +82,6 @@ def draw_references(
             )
             tiles.append((picture, [*caption, *([] if notes is None else [notes.get(instance.id, "")])]))
     shots = "1 shot" if references.shots == 1 else f"{references.shots} shots"
-    pages = draw_reference_pages(tiles, title=f"References: {shots}, seed {references.seed}")
+    pages = draw_reference_pages(tiles, title=title or f"References: {shots}, seed {references.seed}")
     names = ["references.png"] if len(pages) == 1 else [f"references_{n + 1}.png" for n in range(len(pages))]
     return [save_picture(page, folder / name) for page, name in zip(pages, names, strict=True)]

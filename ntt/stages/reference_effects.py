@@ -1,15 +1,35 @@
-"""Which references help: how well others of their class are found with and without them (method.md §9.4)."""
+"""Which references help: how like the others they are, and how these are found without them (method.md §9.4)."""
 
 from collections.abc import Collection
 from dataclasses import replace
+
+import torch
 
 from ntt.base.digests import content_key
 from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.data.coco import CocoDataset
 from ntt.matchers.base import MatcherConfig
+from ntt.ops.pooling import l2_normalise
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.leave_one_out import box_ap, reduced_memory, search_with
 from ntt.types import Category, Detections, ImageId, ImageRecord, MemoryBank, ReferenceSet
+
+
+def reference_agreement(references: ReferenceSet, memory: MemoryBank) -> dict[int, float]:
+    """Compare each reference with the others of its class.
+
+    Returns:
+        Annotation id -> cosine of its feature with the mean of those on other images, in [-1, 1]; without references
+        whose class is on one image only.
+    """
+    agreement: dict[int, float] = {}
+    for members, features_KD in zip(references.instances, memory.features, strict=True):
+        unit_KD = l2_normalise(features_KD.float())
+        for instance, unit_D in zip(members, unit_KD, strict=True):
+            is_other = torch.tensor([other.image_id != instance.image_id for other in members])
+            if is_other.any():
+                agreement[instance.id] = float(l2_normalise(unit_KD[is_other].mean(dim=0)) @ unit_D)
+    return agreement
 
 
 def reference_effects(
