@@ -117,6 +117,9 @@ def test_the_command(tmp_path: Path, shared_store: Path, capfd: pytest.CaptureFi
     text = capfd.readouterr().out
     for part in ("| disc ", "AP probe_half", "better than ntt", "No class has references on three images"):
         assert part in text
+    rows = [line.split() for line in text.split("### References\n")[1].splitlines() if line.startswith("| ")][1:]
+    ranking = [(row[1], -float(row[7])) for row in rows if row[1] in ("disc", "square")]
+    assert (len(ranking), ranking) == (4, sorted(ranking))
     assert {path.name for path in (tmp_path / "check").iterdir()} == {
         *("classes.md", "matchers.md", "references.md", "check.json", "references.png")
     }

@@ -254,7 +254,7 @@ def test_instances_are_selected_shown_and_saved(tiny: Path, predictor: ntt.Predi
     assert (first.name, first.score) == (found.names[0], found.scores[0])
     np.testing.assert_array_equal(first.mask, found.masks[0])
     assert [each.score for each in found[:3]] == found.scores[:3].tolist()
-    for some in (found[found.labels == 1], found[np.flatnonzero(found.labels == 1)]):
+    for some in (found[found.names == "square"], found[np.flatnonzero(found.labels == 1)]):
         assert set(some.names) == {"square"}
         assert len(some) == (found.labels == 1).sum()
     np.testing.assert_array_equal(found[[2, 0]].boxes_xyxy, found.boxes_xyxy[[2, 0]])
@@ -320,6 +320,10 @@ def test_a_memory_is_saved_and_read_by_the_same_models_only(
     predictor.save_memory(path)
     again = ntt.Predictor(memory=path, overrides=QUICK, store=shared_store, device="cpu")
     np.testing.assert_array_equal(again(image).scores, predictor(image).scores)
+    assert again.thresholds == predictor.thresholds
+    assert set(predictor.thresholds.values()) != {0.4}
+    other = ntt.Predictor(memory=path, overrides=QUICK, store=shared_store, matcher="nearest")
+    assert set(other.thresholds.values()) == {0.4}
     for more in ({"overrides": [*QUICK, "backbone.input_size=80"]}, {"overrides": QUICK, "matcher": "ntt_full_both"}):
         with pytest.raises(ConfigError, match="was made with another backbone or other settings"):
             ntt.Predictor(memory=path, **more)

@@ -19,7 +19,7 @@ from ntt.evaluation.options import FIXED_THRESHOLD
 from ntt.matchers.auto import AutoMatcher
 from ntt.predictor.references import ImageLike, PathLike, Reference, as_file, checked_examples, reference_set
 from ntt.predictor.results import Instances
-from ntt.run.artefacts import MEMORY_FIELDS, read_memory, write_memory
+from ntt.run.artefacts import MEMORY_FIELDS, read_memory, read_memory_thresholds, write_memory
 from ntt.run.models import build_models
 from ntt.stages.leave_one_out import check_references
 from ntt.stages.matching import build_prototypes
@@ -68,8 +68,11 @@ class Predictor:
         entries = _NoStore(Path()) if store is None else Store(Path(store).expanduser().absolute())
         self._models, self._matcher = build_models(config, store=entries), config.matcher
         if memory is not None:
-            self._memory = read_memory(Path(memory).expanduser(), made_with=self._settings)
+            path = Path(memory).expanduser()
+            self._memory = read_memory(path, made_with=self._settings)
+            self._saved_thresholds = read_memory_thresholds(path, self._scoring)
         else:
+            self._saved_thresholds = {}
             with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
                 self._memory = self._fill(reference_set(self._examples, Path(folder)))
         if isinstance(self._matcher, AutoMatcher):
@@ -81,10 +84,11 @@ class Predictor:
         """Class name -> score from which on an instance is worth showing; `Instances.above` takes it by default.
 
         Proposed from searching the image of each example with the other ones (method.md §9.4), which takes as long as
-        searching these images, when first asked for. 0.4 where no class has two examples, or only a memory is known.
+        searching these images, when first asked for; a saved memory has them. 0.4 where no class has two examples, or
+        the memory was saved with another matcher.
         """
         can_propose = self._examples and any(len(features_KD) > 1 for features_KD in self._memory.features)
-        proposed = self._check.thresholds if can_propose else {}
+        proposed = self._check.thresholds if can_propose else self._saved_thresholds
         return {category.name: proposed.get(category.name, FIXED_THRESHOLD) for category in self._memory.categories}
 
     @cached_property
@@ -130,6 +134,11 @@ class Predictor:
         return content_key({**self._models.encoder.fingerprint, "full": segmenter, "clear": surroundings})
 
     @property
+    def _scoring(self) -> str:
+        """Digest of what decides the scores besides the memory."""
+        return content_key([dict(self._matcher.fingerprint), self._models.source.fingerprint])
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes that are searched. Assign some of them, in any order, to search only those."""
         return tuple(category.name for category in self._prototypes.categories)
@@ -150,9 +159,10 @@ class Predictor:
     def save_memory(self, path: PathLike) -> None:
         """Write what is known of all examples as safetensors, so that they need not be encoded again.
 
-        `Predictor(memory=path)` with the same backbone and settings reads it.
+        That includes the `thresholds`. `Predictor(memory=path)` with the same backbone and settings reads the file.
         """
-        write_memory(Path(path).expanduser(), self._memory, made_with=self._settings)
+        thresholds = {self._scoring: self.thresholds}
+        write_memory(Path(path).expanduser(), self._memory, made_with=self._settings, thresholds=thresholds)
 
     def __call__(self, image: ImageLike) -> Instances:
         """Search one image.

@@ -151,14 +151,31 @@ def flat_proposals(recall: ProposalRecall) -> dict[str, float]:
     return {f"proposals/{names[k]}_{name}": value for k, values in recall.items() for name, value in values.items()}
 
 
-def write_memory(path: Path, memory: MemoryBank, *, made_with: str = "") -> Path:
-    """Write a memory bank as safetensors, with the categories and a digest of its settings as metadata."""
+def write_memory(
+    path: Path, memory: MemoryBank, *, made_with: str = "", thresholds: Mapping[str, Mapping[str, float]] | None = None
+) -> Path:
+    """Write a memory bank as safetensors, with the categories and a digest of its settings as metadata.
+
+    So are score thresholds: digest of the settings they are for -> class name -> score.
+    """
     tensors = {
         f"{name}_{label}": vectors
         for name, field in MEMORY_FIELDS.items()
         for label, vectors in enumerate(getattr(memory, field))
     }
-    return _write_tensors(path, tensors, memory.categories, made_with=made_with)
+    notes = {"made_with": made_with} if made_with else {}
+    notes |= {} if thresholds is None else {"thresholds": json.dumps(thresholds)}
+    return _write_tensors(path, tensors, memory.categories, notes)
+
+
+def read_memory_thresholds(path: Path, settings: str) -> dict[str, float]:
+    """Read the thresholds that were written with a memory for these settings; {} without any."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as stream:
+            thresholds = json.loads((stream.metadata() or {}).get("thresholds", "{}"))
+        return {str(name): float(score) for name, score in thresholds.get(settings, {}).items()}
+    except (OSError, safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
+        raise StorageError(f"{path} cannot be read: {error}.") from error
 
 
 def read_memory(path: Path, *, made_with: str = "") -> MemoryBank:
@@ -205,7 +222,7 @@ def read_operating_points(path: Path) -> OperatingPoints:
 def write_prototypes(path: Path, prototypes: Prototypes) -> Path:
     """Write prototypes as safetensors."""
     tensors = {"vectors": prototypes.vectors_PD, "labels": prototypes.labels_P}
-    return _write_tensors(path, tensors, prototypes.categories)
+    return _write_tensors(path, tensors, prototypes.categories, {})
 
 
 def read_prototypes(path: Path) -> Prototypes:
@@ -237,10 +254,9 @@ def flat_metrics(metrics: Metrics) -> dict[str, float]:
 
 
 def _write_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], categories: Sequence[Category], *, made_with: str = ""
+    path: Path, tensors: Mapping[str, torch.Tensor], categories: Sequence[Category], notes: Mapping[str, str]
 ) -> Path:
-    metadata = {"categories": json.dumps([[category.id, category.name] for category in categories])}
-    metadata |= {"made_with": made_with} if made_with else {}
+    metadata = {"categories": json.dumps([[category.id, category.name] for category in categories]), **notes}
     data = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()}, metadata=metadata)
     return write_bytes(path, data)
 
