@@ -21,7 +21,8 @@ from ntt.config.identity import run_directory
 from ntt.config.schema import ExperimentConfig
 from ntt.data.coco import read_coco
 from ntt.models.device import PRECISIONS
-from ntt.ops.masks import encode_runs, mask_ious
+from ntt.ops.masks import mask_ious
+from ntt.ops.run_lengths import to_text
 from ntt.run import runner
 from ntt.run.artefacts import read_metrics
 from ntt.run.models import build_models
@@ -48,7 +49,7 @@ class Agreement:
 def best_overlaps(candidates: Candidates, others: Candidates) -> npt.NDArray[np.float64]:
     """IoU of each mask with the most similar of the others: float64 [N], 0 where there is none."""
     size = (candidates.height, candidates.width)
-    first, second = (encode_runs(image.masks, *size) for image in (candidates, others))
+    first, second = (to_text(image.masks) for image in (candidates, others))
     best: npt.NDArray[np.float64] = mask_ious(first, second, *size).max(axis=1, initial=0.0)
     return best
 

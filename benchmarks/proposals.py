@@ -22,8 +22,9 @@ from scipy.stats import spearmanr
 from ntt.base.progress import track
 from ntt.config.compose import compose_config
 from ntt.data.masks import instance_rle
-from ntt.ops.masks import encode_runs, mask_ious
+from ntt.ops.masks import mask_ious
 from ntt.ops.overlaps import Segments
+from ntt.ops.run_lengths import to_text
 from ntt.run.pipeline import Pipeline
 from ntt.types import Candidates, ImageRecord, Instance
 
@@ -37,7 +38,7 @@ def best_overlaps(
         drawn = Segments.of(found.masks, *size).boxes_xywh.astype(np.float64)
         real = np.array([one.bbox_xywh for one in objects], dtype=np.float64)
         return np.asarray(coco_mask.iou(drawn, real, [0] * len(objects))).reshape(len(found), len(objects))
-    return mask_ious(encode_runs(found.masks, *size), [instance_rle(one, *size) for one in objects], *size)
+    return mask_ious(to_text(found.masks), [instance_rle(one, *size) for one in objects], *size)
 
 
 def row(name: str, pipeline: Pipeline, timed: int) -> str:

@@ -7,9 +7,8 @@ import torch
 
 from ntt.ops.boxes import boxes_from_masks
 from ntt.ops.mask_changes import mask_changes
-from ntt.ops.masks import encode_runs
 from ntt.ops.overlaps import Segments, overlaps_with_earlier
-from ntt.ops.run_lengths import to_run_lengths
+from ntt.ops.run_lengths import to_run_lengths, to_text
 from ntt.types import Candidates
 
 HEIGHT, WIDTH = 20, 30
@@ -23,7 +22,7 @@ def covered_parts(masks_NHW: torch.Tensor) -> np.ndarray:
 
 def rles_of(candidates: Candidates) -> tuple[bytes, ...]:
     """The masks of candidates as COCO run lengths."""
-    return encode_runs(candidates.masks, candidates.height, candidates.width)
+    return to_text(candidates.masks)
 
 
 def rectangles(

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from ntt.ops.candidates import FeatureDtype, measure
-from ntt.ops.masks import decode_masks, encode_runs
+from ntt.ops.masks import decode_masks
+from ntt.ops.run_lengths import to_text
 from ntt.types import Candidates, Proposals
 
 FEATURE_MAP = torch.tensor([[[3.0, 0.0]] * 2, [[4.0, 1.0]] * 2])
@@ -31,7 +32,7 @@ def test_order_boxes_and_features():
     assert found.grid_boxes_xyxy.tolist() == [[0, 0, 0, 7], [7, 2, 7, 3], [0, 0, 0, 0]]
     np.testing.assert_allclose(found.features, [[0.6, 0.8], [0.0, 1.0], [0.6, 0.8]], atol=1e-6)
     # Between column 0 (5) and column 1 (-1), pixel 2 of the enlarged mask is at 0.75: 0.5, still foreground.
-    assert decode_masks(encode_runs(found.masks, 16, 16), 16, 16)[0].sum() == 3 * 16
+    assert decode_masks(to_text(found.masks), 16, 16)[0].sum() == 3 * 16
     assert (found.height, found.width) == (16, 16)
 
 

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 
 from ntt.ops.mask_changes import full_size_changes
 from ntt.ops.masks import decode_masks, encode_masks, mask_ious, rle_areas
-from ntt.ops.run_lengths import to_text
+from ntt.ops.run_lengths import to_run_lengths, to_text
 
 
 def encode_full_size(logits: torch.Tensor, height: int, width: int) -> tuple[bytes, ...]:
-    return to_text(full_size_changes(logits, logits > 0, height, width))
+    return to_text(to_run_lengths(full_size_changes(logits, logits > 0, height, width)))
 
 
 def blobs(count: int, height: int, width: int) -> torch.Tensor:

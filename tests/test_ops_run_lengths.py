@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from ntt.ops import mask_changes as module
 from ntt.ops.mask_changes import full_size_changes, mask_changes
 from ntt.ops.resize import resize_matrix
-from ntt.ops.run_lengths import run_lengths_problem, take, to_changes, to_run_lengths, to_text
+from ntt.ops.run_lengths import run_lengths_problem, take, to_run_lengths, to_text
 from ntt.types import RunLengths
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -47,7 +47,7 @@ def smooth(count: int, height: int, width: int) -> torch.Tensor:
 
 
 def encoded(logits_Nhw: torch.Tensor, height: int, width: int) -> tuple[bytes, ...]:
-    return to_text(full_size_changes(logits_Nhw, logits_Nhw > 0, height, width))
+    return to_text(to_run_lengths(full_size_changes(logits_Nhw, logits_Nhw > 0, height, width)))
 
 
 @pytest.mark.parametrize(("grid", "image"), SIZES)
@@ -87,7 +87,7 @@ def drawn_masks() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("masks", [pytest.param(masks, id=name) for name, masks in drawn_masks().items()])
 def test_full_size_masks(masks: torch.Tensor) -> None:
     changes = mask_changes(masks)
-    assert to_text(changes) == pycocotools(masks)
+    assert to_text(to_run_lengths(changes)) == pycocotools(masks)
     has_foreground = masks.any(dim=2).any(dim=1).numpy()
     assert ((changes.per_mask_N > 0) == has_foreground).all()
     num_pixels = masks[0].numel()
@@ -95,14 +95,14 @@ def test_full_size_masks(masks: torch.Tensor) -> None:
     run_lengths = take(to_run_lengths(changes), some)
     assert run_lengths_problem(run_lengths, num_pixels) is None
     assert run_lengths_problem(run_lengths, num_pixels + 1) == "its run lengths do not fit its size"
-    assert to_text(to_changes(run_lengths, num_pixels)) == pycocotools(masks[some.copy()])
+    assert to_text(run_lengths) == pycocotools(masks[some.copy()])
 
 
 def test_no_masks() -> None:
     assert encoded(torch.zeros(0, 8, 8), 20, 20) == ()
     none = to_run_lengths(mask_changes(torch.zeros(0, 8, 8, dtype=torch.bool)))
     assert run_lengths_problem(none, 64) is None
-    assert to_text(to_changes(none, 64)) == ()
+    assert to_text(none) == ()
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from pycocotools import mask as coco_mask
 
 from ntt.evaluation.curves import IOU_THRESHOLDS_T, FloatArray
 from ntt.evaluation.ground_truth import GroundTruth
-from ntt.ops.masks import encode_runs
-from ntt.ops.run_lengths import take
+from ntt.ops.run_lengths import take, to_text
 from ntt.types import Candidates, ImageId, IntArray
 
 LIMITS = (100, 300, 1000)
@@ -35,7 +34,7 @@ def finding_ranks(candidates: Candidates, ground_truth: GroundTruth, image_id: I
     objects = ground_truth.objects_of_image[index]
     order = np.argsort(-candidates.predicted_iou, kind="stable")[: LIMITS[-1]]
     size = list(ground_truth.sizes[index])
-    masks = [{"size": size, "counts": rle} for rle in encode_runs(take(candidates.masks, order), *size)]
+    masks = [{"size": size, "counts": rle} for rle in to_text(take(candidates.masks, order))]
     ious = {}
     if masks and len(objects):
         never_crowd = [0] * len(objects)

@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ntt.ops.boxes import best_first, members_of_classes, overlapping_pairs, unsuppressed
-from ntt.ops.masks import encode_runs
 from ntt.ops.overlaps import Segments, overlaps_with_earlier
-from ntt.ops.run_lengths import take
+from ntt.ops.run_lengths import take, to_text
 from ntt.types import Candidates, FloatArray, IntArray
 
 
@@ -62,13 +61,13 @@ class ImageTerms:
         self._boxes_xywh = segments.boxes_xywh
         self._overlaps_MM = overlaps_with_earlier(segments, group_N[left_M])
         if self._is_shared:
-            self._rles_M = encode_runs(masks, candidates.height, candidates.width)
+            self._rles_M = to_text(masks)
 
     def rles(self, members: IntArray) -> tuple[bytes, ...]:
         """Encode survivors' masks as COCO compressed RLEs."""
         if self._is_shared:
             return tuple(self._rles_M[row] for row in self._row_N[members].tolist())
-        return encode_runs(take(self.candidates.masks, members), self.candidates.height, self.candidates.width)
+        return to_text(take(self.candidates.masks, members))
 
     def boxes_xywh(self, members: IntArray) -> FloatArray:
         """Return the tight boxes of survivors' masks, float32 [n, 4]."""
@@ -77,7 +76,7 @@ class ImageTerms:
     def overlaps(self, members: IntArray) -> npt.NDArray[np.float64]:
         """Return float64 [n, n], the part of survivor i that survivor j < i covers, best first; else 0."""
         rows = self._row_N[members]
-        return self._overlaps_MM[np.ix_(rows, rows)]
+        return self._overlaps_MM[rows[:, None], rows]
 
     def per_class(
         self, name: Hashable, survivors_M: IntArray, labels_M: IntArray, compute: Callable[[IntArray], npt.NDArray[Any]]

@@ -95,7 +95,8 @@ class DetectingMatcher(MemoryReader, ABC):
     def survivors(self, terms: ImageTerms, prototypes: Prototypes) -> Survivors:
         """Name the candidates and suppress those that a better one of their class overlaps."""
         scores_NC = self.class_scores(terms.candidates, prototypes)
-        labels, scores = scores_NC.argmax(axis=1), scores_NC.max(axis=1)
+        labels = scores_NC.argmax(axis=1)
+        scores = scores_NC[np.arange(len(labels)), labels]
         # Rejected candidates form a separate class: they suppress none of the others.
         indices = terms.suppress(np.where(scores < 0, -1, labels), iou_threshold=self.nms_iou_threshold)
         indices = indices[scores[indices] >= 0][: self.max_candidates_after_nms]

@@ -27,8 +27,8 @@ from ntt.models.segmenters.base import BoxSegmenter, Segmenter, takes_boxes, tak
 from ntt.models.segmenters.box_fallback import ProposalBoxes
 from ntt.ops.canvas import resize_to_canvas
 from ntt.ops.mask_changes import full_size_changes
-from ntt.ops.masks import decode_masks, encode_runs
-from ntt.ops.run_lengths import take, to_run_lengths
+from ntt.ops.masks import decode_masks
+from ntt.ops.run_lengths import take, to_run_lengths, to_text
 from ntt.store.entries import Arrays, Notes, masks_from_arrays, masks_to_arrays
 from ntt.store.store import Store
 from ntt.types import ImageRecord, Instance, RunLengths
@@ -141,7 +141,7 @@ class BoxMasks:
 
 def _per_box(masks: RunLengths, is_found: npt.NDArray[np.bool_], record: ImageRecord) -> Rles:
     """Return the mask of each box as COCO compressed RLE, None where nothing was found."""
-    rles = iter(encode_runs(masks, record.height, record.width))
+    rles = iter(to_text(masks))
     return tuple(next(rles) if has_mask else None for has_mask in is_found.tolist())
 
 

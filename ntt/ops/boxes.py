@@ -12,7 +12,7 @@ from ntt.types import FloatArray, IntArray
 Floats = TypeVar("Floats", bound=np.number[Any])
 
 # Pairs of boxes compared at a time: as many as fit into the cache.
-_PAIRS = 1 << 16
+_PAIRS = 1 << 14
 _MARGIN = 1e-3
 
 
@@ -104,16 +104,18 @@ def overlapping_pairs(boxes_xyxy: FloatArray, groups_N: IntArray, *, iou_thresho
     least, most = (max(iou_threshold + margin, 0.0) for margin in (-_MARGIN, _MARGIN))
     # Among boxes that begin further right, only those that leave enough of the width can overlap enough.
     span = right.max(initial=0.0) - left.min(initial=0.0) + 1.0
-    offsets = span * np.cumsum(np.diff(groups_N[order], prepend=groups_N[order[:1]]) != 0)
+    groups = groups_N[order]
+    offsets = span * np.cumsum(groups != np.concatenate([groups[:1], groups[:-1]]))
     ends = np.searchsorted(left + offsets, right - least * (right - left) + offsets)
     following = np.arange(1, len(order) + 1)
     counts = np.maximum(ends - following, 0)
     parts = [np.zeros((3, 0), dtype=np.int64)]
     for part in chunks(counts, _PAIRS):
         first_P, second_P = np.repeat(following[part] - 1, counts[part]), ranges(following[part], counts[part])
-        intersections = np.minimum(bottom[first_P], bottom[second_P]) - np.maximum(top[first_P], top[second_P])
-        intersections *= np.minimum(right[first_P], right[second_P]) - left[second_P]
-        totals = areas[first_P] + areas[second_P]
+        top_P, right_P, bottom_P, totals = (np.repeat(of[part], counts[part]) for of in (top, right, bottom, areas))
+        intersections = np.minimum(bottom_P, bottom.take(second_P)) - np.maximum(top_P, top.take(second_P))
+        intersections *= np.minimum(right_P, right.take(second_P)) - left.take(second_P)
+        totals += areas.take(second_P)
         close = np.flatnonzero(intersections > np.float32(least / (1 + least)) * totals)
         is_close_call = intersections[close] <= np.float32(most / (1 + most)) * totals[close]
         parts.append(np.stack([order[first_P[close]], order[second_P[close]], is_close_call]))

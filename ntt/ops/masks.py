@@ -12,18 +12,12 @@ import torch
 from pycocotools import mask as coco_mask
 
 from ntt.ops.mask_changes import mask_changes
-from ntt.ops.run_lengths import to_changes, to_text
-from ntt.types import RunLengths
+from ntt.ops.run_lengths import to_run_lengths, to_text
 
 
 def encode_masks(foreground_NHW: torch.Tensor) -> tuple[bytes, ...]:
     """Encode masks, bool [N, H, W] on any device, as one COCO compressed RLE per mask."""
-    return to_text(mask_changes(foreground_NHW))
-
-
-def encode_runs(masks: RunLengths, height: int, width: int) -> tuple[bytes, ...]:
-    """Encode masks of [height, width] pixels as one COCO compressed RLE per mask."""
-    return to_text(to_changes(masks, height * width))
+    return to_text(to_run_lengths(mask_changes(foreground_NHW)))
 
 
 # pycocotools' `area` keeps the number of masks in an 8-bit integer, and NumPy 2 refuses more.

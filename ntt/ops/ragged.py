@@ -10,7 +10,9 @@ from ntt.types import IntArray
 def ranges(first: IntArray, counts: IntArray) -> IntArray:
     """Return `first`, `first + 1`, ... `counts` times, one range after the other."""
     ends = np.cumsum(counts)
-    return np.arange(counts.sum()) + np.repeat(first - ends + counts, counts)
+    numbers = np.repeat(first - ends + counts, counts)
+    numbers += np.arange(len(numbers))
+    return numbers
 
 
 def chunks(counts: IntArray, limit: int) -> list[slice]:

@@ -1,6 +1,7 @@
 """Full-size masks as run lengths: the numbers in the store, and COCO's text form.
 
-Suffixes: N masks, R rows of run lengths, F runs of foreground, T changes, V numbers of a text.
+Suffixes: N masks, R rows of run lengths, F runs of foreground, V runs or the numbers written for them,
+L characters.
 """
 
 from itertools import pairwise
@@ -39,27 +40,13 @@ def to_run_lengths(changes: Changes) -> RunLengths:
     return RunLengths(parts_R2, rows_N)
 
 
-def to_changes(masks: RunLengths, num_pixels: int) -> Changes:
-    """Return where masks of so many pixels change; the inverse of `to_run_lengths`."""
-    edges_F2 = foreground_edges(masks)
-    is_change_F2 = np.ones(edges_F2.shape, dtype=np.bool_)
-    mask_ends_N = np.arange(1, len(masks) + 1) * num_pixels
-    last_N = np.searchsorted(edges_F2[:, 1], mask_ends_N, side="right") - 1
-    is_change_F2[last_N, 1] = edges_F2[last_N, 1] != mask_ends_N
-    # Where a run continues in the next row, nothing changes.
-    goes_on = is_change_F2[:-1, 1] & (edges_F2[:-1, 1] == edges_F2[1:, 0])
-    is_change_F2[:-1, 1] ^= goes_on
-    is_change_F2[1:, 0] ^= goes_on
-    return Changes(edges_F2[is_change_F2], len(masks), num_pixels)
-
-
 def foreground_edges(masks: RunLengths) -> IntArray:
     """Return the first pixel of each run of foreground, and the first after it: int64 [F, 2].
 
     Pixels are counted down the columns, continuing from mask to mask.
     """
     edges_R2 = np.cumsum(masks.runs_R2.reshape(-1), dtype=np.int64).reshape(-1, 2)
-    return edges_R2[edges_R2[:, 0] < edges_R2[:, 1]]
+    return edges_R2.take(np.flatnonzero(masks.runs_R2[:, 1]), axis=0)
 
 
 def take(masks: RunLengths, indices: IntArray) -> RunLengths:
@@ -86,13 +73,9 @@ def run_lengths_problem(masks: RunLengths, num_pixels: int) -> str | None:
     return None
 
 
-def to_text(changes: Changes) -> tuple[bytes, ...]:
+def to_text(masks: RunLengths) -> tuple[bytes, ...]:
     """Write each mask as the counts of a COCO compressed RLE, byte for byte as pycocotools does."""
-    ends_N = np.cumsum(changes.per_mask_N)
-    mask_ends_N = np.arange(1, changes.count + 1) * changes.length
-    # Each mask has one more run than changes; the last run ends with the mask.
-    runs_V = np.diff(np.insert(changes.flat_T, ends_N, mask_ends_N), prepend=0).astype(np.int32)
-    ends_N += np.arange(1, changes.count + 1)
+    runs_V, ends_N = _whole_runs(masks)
     sizes_N = np.diff(ends_N, prepend=0)
     # From the fourth run of a mask on, the difference to the run two before is written.
     values_V = runs_V.copy()
@@ -100,29 +83,42 @@ def to_text(changes: Changes) -> tuple[bytes, ...]:
     for offset in range(3):
         index = (ends_N - sizes_N + offset)[sizes_N > offset]
         values_V[index] = runs_V[index]
-    text, first_V = _characters(values_V)
-    return tuple(text[start:end] for start, end in pairwise([0, *first_V[ends_N].tolist()]))
+    characters_VL = _characters(values_V)
+    text, ends = characters_VL.tobytes(), (ends_N * characters_VL.shape[1]).tolist()
+    return tuple(text[start:end].translate(None, b"\0") for start, end in pairwise([0, *ends]))
 
 
-def _characters(values_V: npt.NDArray[np.int32]) -> tuple[bytes, IntArray]:
-    """Write numbers in groups of five bits, lowest first; the sixth bit of a character says whether another follows.
+def _whole_runs(masks: RunLengths) -> tuple[npt.NDArray[np.int32], IntArray]:
+    """Return the runs of all masks, background and foreground in turn, and where those of each mask end.
 
-    Returns the text, and where each number begins, int64 [V + 1].
+    The first run of a mask is background, of no length where its first pixel is foreground; all others have a length.
     """
+    ends_N = 2 * np.cumsum(masks.rows_N)
+    has_length = masks.runs_R2.reshape(-1) > 0
+    has_length[ends_N - 2 * masks.rows_N] = True
+    index = np.flatnonzero(has_length)
+    # A run ends where one of the other kind follows, or another mask; else it goes on in the next row.
+    is_end = np.ones(len(index), dtype=np.bool_)
+    is_end[:-1] = (index[:-1] ^ index[1:]) & 1
+    is_end[index.searchsorted(ends_N) - 1] = True
+    index = index[is_end]
+    pixels = np.cumsum(masks.runs_R2, dtype=np.int64)[index]
+    return np.diff(pixels, prepend=0).astype(np.int32), index.searchsorted(ends_N)
+
+
+def _characters(values_V: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
+    """Write numbers in groups of five bits, lowest first; the sixth bit of a character says that another follows.
+
+    Returns the characters of each number, uint8 [V, 4 or 8], 0 after the last.
+    """
+    has_long = np.abs(values_V).max(initial=0) >= 1 << 19
+    characters_VL = np.zeros((len(values_V), 8 if has_long else 4), dtype=np.uint8)
     index: Any = slice(None)
-    sizes, groups = np.zeros(len(values_V), dtype=np.int64), []
-    while True:
-        low, rest = values_V & 31, values_V >> 5
-        # The fifth bit of the last group is the sign: a number ends where the rest consists of copies of it.
-        goes_on = rest != -(low >> 4)
-        groups.append((index, (low + 48 + (goes_on << 5)).astype(np.uint8)))
-        sizes[index] += 1
-        following = np.flatnonzero(goes_on)
-        if not len(following):
-            break
-        index, values_V = following if len(groups) == 1 else index[following], rest[following]
-    first_V = np.concatenate([[0], np.cumsum(sizes)])
-    text = np.empty(first_V[-1], dtype=np.uint8)
-    for number, (index, characters) in enumerate(groups):
-        text[first_V[:-1][index] + number] = characters
-    return text.tobytes(), first_V
+    for number, column_V in enumerate(characters_VL.T):
+        low_V, rest_V = values_V & 31, values_V >> 5
+        # The fifth bit of the last group is the sign: where the rest is nothing but copies of it, the number ends.
+        goes_on_V = rest_V != -(low_V >> 4)
+        column_V[index] = low_V.astype(np.uint8) + 48 + (goes_on_V.view(np.uint8) << 5)
+        following = np.flatnonzero(goes_on_V)
+        index, values_V = following if number == 0 else index[following], rest_V[following]
+    return characters_VL

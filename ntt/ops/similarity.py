@@ -16,7 +16,7 @@ def cosine_similarity(features_ND: FloatArray, vectors_PD: FloatArray) -> FloatA
         float32 [N, P] in [0, 1]; values that rounding lifts above 1 are clipped.
     """
     cosine_NP: FloatArray = features_ND @ vectors_PD.T
-    return cosine_NP.clip(0.0, 1.0)
+    return np.clip(cosine_NP, 0.0, 1.0, out=cosine_NP)
 
 
 def best_per_class(similarity_NP: FloatArray, labels_P: IntArray, *, num_classes: int) -> FloatArray:

@@ -8,8 +8,9 @@ import torch
 from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.models.box_masks import ReferenceMasks
 from ntt.ops.boxes import pair_iou, with_corners
-from ntt.ops.masks import encode_runs, mask_ious
+from ntt.ops.masks import mask_ious
 from ntt.ops.overlaps import Segments
+from ntt.ops.run_lengths import to_text
 from ntt.stages.candidates import CandidateSource, find_candidates
 from ntt.types import Candidates, FloatArray, ImageRecord, Instance, ReferenceSet
 
@@ -58,7 +59,7 @@ def _feature(candidates: Candidates, instance: Instance, record: ImageRecord, ma
         corners = Segments.of(candidates.masks, *size).boxes_xyxy.astype(np.float32)
         ious = pair_iou(corners, np.broadcast_to(with_corners(np.array([instance.bbox_xywh])), corners.shape))
     else:
-        ious = mask_ious(encode_runs(candidates.masks, *size), [rle], *size)[:, 0]
+        ious = mask_ious(to_text(candidates.masks), [rle], *size)[:, 0]
     if ious.max(initial=0.0) < MIN_IOU:
         return np.zeros(candidates.features.shape[1], dtype=np.float32)
     best: FloatArray = candidates.features[ious.argmax()]
