@@ -176,7 +176,7 @@ def test_an_object_that_two_files_have_is_written_once(tmp_path: Path):
 
 def test_files_that_cannot_be_merged_are_refused(tmp_path: Path):
     first = written(tmp_path, "same", document())
-    with pytest.raises(DataError, match="has no annotations and another file has"):
+    with pytest.raises(DataError, match="has no annotations, other files have"):
         merge([first, written(tmp_path, "bare", document(annotations=None))])
     smaller = document(images=[{"id": 5, "file_name": "a.png", "height": 99, "width": 200}])
     (tmp_path / "smaller.json").write_text(json.dumps(smaller))

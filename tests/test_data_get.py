@@ -201,7 +201,7 @@ def test_an_archive_placed_by_hand_is_compared_before_it_is_unpacked(world: Worl
     archive.parent.mkdir(parents=True)
     archive.write_bytes(zipped({"val2017/1.jpg": b"another"}))
     assert main(["data", "get", "coco"]) == 2
-    assert "val2017.zip is not the archive it should be: its md5 is" in capsys.readouterr().err
+    assert "val2017.zip is not the published archive: its md5 is" in capsys.readouterr().err
     assert not (world.root / "coco" / "val2017").exists()
     archive.write_bytes(world.site.files["pub/val2017.zip"])
     assert main(["data", "get", "coco"]) == 0
@@ -229,7 +229,7 @@ def test_a_wrong_archive_is_refused(world: World, capsys: pytest.CaptureFixture[
 def test_an_archive_without_what_it_should_hold(world: World, capsys: pytest.CaptureFixture[str]):
     world.offer("val2017.zip", "coco", {"val2017/1.jpg": b"1"}, {"val2017": 5})
     assert main(["data", "get", "coco"]) == 2
-    assert "val2017.zip does not hold what it should: val2017 are not complete" in capsys.readouterr().err
+    assert "val2017.zip is incomplete: val2017 in" in capsys.readouterr().err
 
 
 def test_offline_and_mirror(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

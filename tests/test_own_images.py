@@ -260,7 +260,7 @@ def test_unusable_examples_are_all_told_at_once(own: Path):
         "loose.png is not in a class folder and has no LabelMe file",
         "in an image of 50 x 40 pixels",
         "'one two' is no box",
-        "it is not clear which applies",
+        "only one can apply",
         "has no shape labelled 'square'",
     ):
         assert text in message

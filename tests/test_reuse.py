@@ -130,7 +130,7 @@ def test_a_complete_store_of_another_user_serves_a_run(
     go("seed=1", "shots=2shot", out="mine")  # references that the store lacks
     assert {path: path.read_bytes() for path in store.rglob("*") if path.is_file()} == before
     next((store / "candidates").rglob("*.safetensors")).unlink()
-    with pytest.raises(StorageError, match=r"which another user has made.*chmod -R g\+w .*umask 002"):
+    with pytest.raises(StorageError, match=r"which another user has created.*chmod -R g\+w .*umask 002"):
         go(out="again", space=Workspace())
     assert not (tmp_path / "again").exists()
 

@@ -82,7 +82,7 @@ def test_a_folder_without_the_mark_is_refused(tmp_path: Path, capsys: pytest.Cap
     for folder in (tmp_path, tmp_path / "none"):
         for action in (["info"], ["verify", "--remove"], ["prune", "--max-size", "0", "--keep-hours", "0"]):
             assert command(Store(folder), *action) != 0
-            assert f"{folder} is no store: it has no {MARK}" in capsys.readouterr().err
+            assert f"{folder} is not a store: it has no {MARK}" in capsys.readouterr().err
     assert weights.exists()
 
 

@@ -17,7 +17,7 @@ def write_and_check(converted: Converted, output: Path) -> None:
     """Write a new annotation file, read it as a run will, and print what it contains.
 
     Raises:
-        DataError: if a run could not use it; it is removed then.
+        DataError: if a run could not use it; then it is removed.
     """
     write_json(output, converted.document, indent=None)
     try:

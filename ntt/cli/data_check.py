@@ -28,10 +28,10 @@ from ntt.run.inputs import check_agreement
 
 
 def check_data(name: str, root: Path | None, files: Mapping[str, Any], *, decode: bool) -> int:
-    """Check a data set, named by its option or its folder; return 1 if something is missing or different.
+    """Check a data set, given by option or folder; return 1 if something is missing or different.
 
-    `root` is the folder of an option, None: as the configuration says; `files` are settings of `dataset=coco_json`,
-    such as "references" -> path, for a folder.
+    `root` is the folder of an option, by default as configured; `files` are settings of `dataset=coco_json` for a
+    folder, such as "references" -> path.
     """
     options = option_names("dataset")
     if name in options and files:
@@ -43,18 +43,18 @@ def check_data(name: str, root: Path | None, files: Mapping[str, Any], *, decode
     if name in known_datasets():
         return _check_known(known_datasets()[name], root, decode=decode)
     dataset = _option(name, root) if name in options else _folder(name, files)
-    # Files a check has to write (lists of a plain folder) are written where a run would write them.
+    # Files that a check has to write (lists of a plain folder) go where a run would write them.
     cache_root = Path(compose_config([]).runtime.cache_root).expanduser().absolute()
     return _check_any(dataset.locate(cache_root), cast("Crowd", dataset.crowd), decode=decode)
 
 
 def _option(name: str, root: Path | None) -> DatasetConfig:
-    """Compose an option of the group `dataset`, at the place the user names if any."""
+    """Compose an option of the group `dataset`, in the folder `root` if that is given."""
     if root is None:
         return compose_config([f"dataset={name}"]).dataset
     if name == DemoConfig.SCHEMA:
         raise ConfigError(f"--root {root}: the demo data set is part of the program. Name a folder without {name}.")
-    # The path is set afterwards: it may hold anything, and an override has a grammar.
+    # The path is set afterwards: it may contain any character, and overrides have a grammar.
     return replace(cast("RootedConfig", compose_config([f"dataset={name}", "dataset.root=."]).dataset), root=str(root))
 
 
@@ -75,9 +75,9 @@ def _folder(folder: str, files: Mapping[str, Any]) -> DatasetConfig:
 def files_by_shots(
     details: DatasetDetails, root: Path | None, *, data_root: Path | None = None
 ) -> Mapping[int | None, DatasetFiles]:
-    """Return where a published data set would be stored, by number of shots where it has a references file for each.
+    """Return where a published data set would be stored, by number of shots if it has a references file for each.
 
-    `root` is its own folder, None: below `data_root`, which is None: as the configuration says.
+    `root` is its own folder, by default below `data_root`, which by default is as configured.
     """
     numbers: tuple[int | None, ...] = details.shots or (None,)
     overrides = [[f"dataset={details.name}", *([] if k is None else [f"shots.count={k}"])] for k in numbers]
@@ -99,7 +99,7 @@ def describe_layout(locations: Mapping[int | None, DatasetFiles]) -> str:
 
 
 def how_to_get(details: DatasetDetails) -> str:
-    """Return a sentence or two on where a data set is available."""
+    """Return a sentence or two about where to get a data set."""
     source = f"{details.title} is published at {details.official} ({details.terms})."
     if details.get is None:
         return f"{source} Download it there and put it into the folder that `ntt data check` names."

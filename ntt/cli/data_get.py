@@ -27,15 +27,10 @@ def get_data(
     offline: bool,
     keep_archives: bool,
 ) -> int:
-    """Download a published data set; return 1 if it has to be fetched by hand and is missing.
+    """Download a published data set, or cdfsod-lists; return 1 if it must be fetched by hand and is missing.
 
-    Args:
-        name: an option of the group `dataset`, or cdfsod-lists.
-        data_root: folder of all published data sets; None: next to `root`, or as the configuration says.
-        root: folder of this data set; None: below `data_root`.
-        mirror: base URL that replaces the official hosts.
-        offline: download nothing.
-        keep_archives: do not delete archives once they are unpacked.
+    `data_root` is the folder of all published data sets, by default next to `root` or as configured; `root` is the
+    folder of this one, by default below `data_root`.
     """
     datasets = known_datasets()
     if name not in datasets and name != LISTS:
@@ -83,7 +78,7 @@ def _get(details: DatasetDetails, data_root: Path, root: Path | None, source: So
 
 
 def _describe(details: DatasetDetails, locations: Mapping[int | None, DatasetFiles]) -> int:
-    """Say where to get a data set that may not be redistributed or has no fixed address."""
+    """Print where to get a data set that may not be redistributed or has no fixed address."""
     first = next(iter(locations.values()))
     if all(path.exists() for path in (first.targets_file, first.target_images, first.reference_images)):
         click.echo(f"{details.title} is present: {first.targets_file}. Check it with `ntt data check {details.name}`.")

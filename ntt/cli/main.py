@@ -36,13 +36,10 @@ for command in (backbone, data, export, references, report, run, show, store, sw
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: the command line without the program's name; None: that of this process.
+    """Run one command, by default that of this process's command line.
 
     Returns:
-        The exit status: 0, 1 for a check that found something, 2 for an error of the user, 130 for Ctrl-C.
+        The exit status: 0; 1 for a check that found something; 2 for a user's error; 130 for Ctrl-C.
     """
     lenient_stdout()
     try:

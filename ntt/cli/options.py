@@ -28,15 +28,7 @@ output_option = click.option("--output", type=PATH, required=True, metavar="FILE
 
 
 def check_output(output: Path, *, sources: Sequence[Path] = ()) -> None:
-    """Refuse to write over anything.
-
-    Args:
-        output: file to write.
-        sources: files the command reads.
-
-    Raises:
-        ConfigError: if the output exists already.
-    """
+    """Raise a ConfigError if an output file exists already; `sources` are the files that the command reads."""
     if output.exists() and any(source.exists() and output.samefile(source) for source in sources):
         raise ConfigError(
             f"--output={output} is the annotation file itself, which is never changed. Name another file."

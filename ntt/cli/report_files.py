@@ -48,7 +48,7 @@ def write_files(
     *,
     plots: Sequence[Plot],
 ) -> dict[Path, str]:
-    """Write each table, those of single classes and runs too, and the plots into files of a folder; say which."""
+    """Write all tables, with those of single classes and runs, and the plots to a folder; return path -> kind."""
     remove_stale_temporaries(folder, recursive=False)  # of a report that was killed
     names: dict[str, int] = {}
     paths: dict[Path, str] = {}

@@ -154,11 +154,7 @@ def _used_keys(runs: tuple[Path, ...]) -> set[tuple[str, str]]:
 
 
 def parse_size(text: str) -> int:
-    """Return the number of bytes that 500M, 1.5G or 2000000 stand for; units are powers of 1000.
-
-    Raises:
-        ConfigError: for anything else.
-    """
+    """Return the bytes that 500M, 1.5G or 2000000 stand for, in powers of 1000; a ConfigError for anything else."""
     units = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
     number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
     try:

@@ -210,7 +210,7 @@ def list_sweeps(output_root: Path) -> None:
 
 
 def _open(sweep: str, overrides: Sequence[str], name: str | None, output_root: Path) -> "tuple[SweepFolder, Plan]":
-    """Plan a sweep file and keep the plan, or look at a known sweep again."""
+    """Plan a sweep file and write the plan, or update that of an existing sweep."""
     from ntt.sweeps.service import is_sweep_file, keep_plan, open_sweep, plan_file, refresh
 
     if is_sweep_file(sweep):
@@ -262,7 +262,7 @@ def _run_here(folder: "SweepFolder", plan: "Plan", processes: int) -> int:
 
 @contextmanager
 def _progress_line() -> Iterator[Callable[[str], None]]:
-    """Yield what renews a line on a terminal; elsewhere it prints a line whenever something has changed."""
+    """Yield a function that updates a line on a terminal; elsewhere it prints a line when the text has changed."""
     from tqdm import tqdm
 
     with tqdm(bar_format="{desc}", disable=None) as line:

@@ -43,7 +43,7 @@ def list_weights(root: Path, urls: bool) -> None:
 
 
 def _options_by_checkpoint() -> dict[str, list[str]]:
-    """Return the options of the project that need each checkpoint, as they are typed."""
+    """Return the project's options that need each checkpoint, as typed on a command line."""
     from ntt.base.project import CONF_DIR
     from ntt.base.yaml_files import read_yaml
 

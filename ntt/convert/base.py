@@ -30,8 +30,8 @@ class Converted:
     """An annotation file in COCO format that is not written yet.
 
     Attributes:
-        image_root: the folder its file names start from.
-        notes: what was left out or corrected, one sentence each, for the user.
+        image_root: the folder its file names are relative to.
+        notes: what was left out or corrected, in one sentence each for the user.
     """
 
     document: Json
@@ -50,7 +50,7 @@ class LabelledObject:
 
     Attributes:
         name: of its class.
-        segmentation: polygons or RLE as COCO has them; None where only the box is known.
+        segmentation: polygons or RLE as in COCO; None if there is only a box.
         extras: further keys of the annotation, such as `iscrowd`.
     """
 
@@ -70,7 +70,7 @@ class CocoBuilder:
     """Collects images and objects, the problems found in them, and notes on what was left out."""
 
     def __init__(self, images: Folder, categories: Sequence[Category] | None = None) -> None:
-        """Start an empty file; `categories` are the classes to keep, None: all that occur, numbered by name."""
+        """Start an empty file; `categories` are the classes to keep, None: all, numbered in order of name."""
         self.problems = list(images.problems)
         self._root = images.root.absolute()
         self._given_ids = None if categories is None else {category.name: category.id for category in categories}
@@ -90,8 +90,8 @@ class CocoBuilder:
     ) -> Iterator[tuple[Path, T, Path]]:
         """Yield annotation files below `root`, their content, and the image of each.
 
-        `read` returns a file's content and the name it states of its image. What it states wrongly is noted, and images
-        without a file unless the files are chosen by `is_part`.
+        `read` returns a file's content and the image name it states. Wrong names are noted, and so are images without a
+        file, unless the files are only a part (`is_part`).
         """
         file_of: dict[Path, Path] = {}
         for file in files:
@@ -110,14 +110,14 @@ class CocoBuilder:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Turn a DataError of the block into one of the problems."""
+        """Add a DataError raised in the block to the problems."""
         try:
             yield
         except DataError as error:
             self.problems.append(str(error))
 
     def note(self, what: str, *examples: object) -> None:
-        """Count something that was left out or corrected, once or as often as there are examples of it.
+        """Count something that was left out or corrected: once, or once per example.
 
         `what` completes the sentence "N ...", to which the first example is added in brackets.
         """
@@ -126,14 +126,14 @@ class CocoBuilder:
             self._examples.setdefault(what, examples[0])
 
     def note_passed_over(self, files: Sequence[Path]) -> None:
-        """Name files that nothing was made of."""
+        """Note files that were not used."""
         if files:
             self.note("file(s) passed over, which are neither readable images nor files that belong to one", *files)
 
     def add_image(self, path: Path, size_hw: tuple[int, int] | None = None, *, stated_by: Path | None = None) -> Json:
-        """Enter an image below the image folder and return its entry.
+        """Add an image below the image folder and return its entry.
 
-        Its size (height, width), stored or upright, is read from the image unless the file `stated_by` gives it.
+        Its size (height, width), stored or upright, is read from the image unless the file `stated_by` states it.
 
         Raises:
             DataError: if the image cannot be read or has another size.
@@ -148,7 +148,7 @@ class CocoBuilder:
         return entry
 
     def add_objects(self, image: Json, objects: Iterable[LabelledObject]) -> None:
-        """Enter the objects of an image; classes not among the given ones and boxes without area are left out."""
+        """Add the objects of an image, except those of other classes and those whose boxes have no area."""
         for labelled in objects:
             name, box = labelled.name, labelled.bbox_xywh
             if self._given_ids is not None and name not in self._given_ids:
@@ -204,7 +204,7 @@ def _entry(number: int, image: Json, category_id: int, labelled: LabelledObject)
 
 
 def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """Read a whole file of unknown origin; refuse one that is too large to be what it should be."""
+    """Read a file of unknown origin; refuse one that is too large for an annotation file."""
     try:
         with open_regular(path) as stream:
             data = stream.read(max_bytes + 1)

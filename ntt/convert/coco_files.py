@@ -21,7 +21,7 @@ _SAME_OBJECT = ("image_id", "category_id", "bbox", "segmentation", "iscrowd")
 
 
 def read_whole(path: Path) -> Json:
-    """Read a COCO file to be cut: its entries must refer to each other; nothing else is required of them."""
+    """Read a COCO file to be divided; the only requirement is that its entries refer to each other."""
     document = read_document(path)
     problems: list[str] = []
     ids: dict[str, set[Any]] = {}
@@ -60,10 +60,10 @@ def subset(
     Args:
         document: from `read_whole`.
         classes: class names to keep, with their annotations; None: all.
-        num_images: images to keep; None: all. The draw follows from (seed, image id) alone, so n images are a part of
-            n + 1.
+        num_images: images to keep; None: all. The draw depends on (seed, image id) only, so a draw of n images is part
+            of the draw of n + 1.
         seed: of that draw.
-        names: images to keep, as file names, their last parts, these without ending, or ids; None: all.
+        names: images to keep, as file names, their last parts, these without suffix, or ids; None: all.
         drop_empty: leave out images without an object.
 
     Raises:
@@ -85,9 +85,9 @@ def subset(
 
 
 def split(document: Json, parts: Mapping[str, float], *, seed: int = 0) -> dict[str, Json]:
-    """Distribute the images of a file (from `read_whole`) over several; each image goes to one of them.
+    """Distribute the images of a file (from `read_whole`) over several files.
 
-    `parts` gives the share of the images per name. The draw follows from (seed, image id) alone.
+    `parts` gives the share of the images by name. The draw depends on (seed, image id) only.
 
     Raises:
         ConfigError: if the shares do not add up to 1, or a part would be empty.
@@ -111,9 +111,9 @@ def split(document: Json, parts: Mapping[str, float], *, seed: int = 0) -> dict[
 def merge(inputs: Sequence[tuple[Path, Path]]) -> Converted:
     """Merge at least two pairs of an annotation file and its image folder.
 
-    Classes with one name are one class, images with one path are one image. Ids are kept where those of all files
-    differ, else renumbered; an object that several files have is written once. File names start from the folder
-    that all image folders have in common.
+    Classes of the same name are one class, images of the same path one image. Ids are kept if those of all files
+    differ, else renumbered; an object that occurs in several files is written once. File names are relative to the
+    common parent of all image folders.
 
     Raises:
         DataError: if a file cannot be used, or the files disagree.
@@ -125,7 +125,7 @@ def merge(inputs: Sequence[tuple[Path, Path]]) -> Converted:
     ]
     if len({dataset.has_annotations for dataset in datasets}) > 1:
         lacking = next(dataset.annotation_file for dataset in datasets if not dataset.has_annotations)
-        raise DataError(f"{lacking} has no annotations and another file has: its images would count as empty.")
+        raise DataError(f"{lacking} has no annotations, other files have: its images would count as empty.")
     root = Path(os.path.commonpath(folders))
     categories, class_maps, notes = _merged_classes(datasets)
     images, image_maps = _merged_images(datasets, class_maps, root)
@@ -235,7 +235,7 @@ def _class_ids(document: Json, classes: Sequence[str] | None) -> set[int]:
 
 
 def _listed(document: Json, names: Sequence[str]) -> set[ImageId]:
-    """Return the ids of the images that a list names in one of four ways; the first way that fits counts."""
+    """Return the ids of the images that a list names in any of four ways, of which the first that fits counts."""
     tables: list[defaultdict[str, list[ImageId]]] = [defaultdict(list) for _ in range(4)]
     for image in document["images"]:
         path = PurePosixPath(str(image.get("file_name")))
@@ -256,7 +256,7 @@ def _listed(document: Json, names: Sequence[str]) -> set[ImageId]:
 
 
 def _drawn(image_ids: Collection[ImageId], seed: int) -> list[ImageId]:
-    """Order images as drawn: by a hash of (seed, image id), so that the order of the file does not matter."""
+    """Order images by a hash of (seed, image id), so that the order of the file does not matter."""
 
     def rank(image_id: ImageId) -> bytes:
         return hashlib.blake2b(json.dumps([seed, image_id]).encode(), digest_size=16).digest()

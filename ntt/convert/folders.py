@@ -1,7 +1,7 @@
-"""What lies in a folder and below it: the only place where names from annotation files are looked up.
+"""The files in and below a folder, and the only place where names from annotation files are looked up.
 
-Linked folders are followed. What is passed over is noted and what cannot be used is a problem: nothing vanishes in
-silence. Hidden files and folders are left out.
+Linked folders are followed. Ignored files are noted, unusable ones are problems: nothing vanishes silently. Hidden
+files and folders are left out.
 """
 
 import os
@@ -19,7 +19,7 @@ K = TypeVar("K")
 _HARMLESS_SUFFIXES = ("", ".md", ".rst", ".html", ".log", ".cache", ".db", ".ini", ".lock")
 _HARMLESS_NAMES = ("readme.txt", "license.txt", "classes.txt")
 ANNOTATION_SUFFIXES = (".json", ".xml", ".txt", ".csv", ".yaml", ".yml", ".names", ".data")
-"""Endings of files that a folder of images may hold besides."""
+"""Suffixes of further files that may be in a folder of images."""
 
 
 class Folder:
@@ -28,11 +28,11 @@ class Folder:
     Attributes:
         files: sorted by path.
         problems: links that lead nowhere, names that are not text, pipes and devices; one sentence each.
-        notes: what was passed over, each completing the sentence "N ...".
+        notes: what was ignored, each completing the sentence "N ...".
     """
 
     def __init__(self, root: Path, *, without: Path | None = None) -> None:
-        """List the folder, which must exist, without one below it."""
+        """List a folder, which must exist, except the subfolder `without`."""
         if not root.is_dir():
             raise DataError(f"The folder {root} does not exist. Create it or name another one.")
         self.root = root
@@ -46,11 +46,11 @@ class Folder:
 
     @cached_property
     def images(self) -> list[Path]:
-        """The images, by their ending."""
+        """The images, by suffix."""
         return [path for path in self.files if path.suffix.lower() in image_suffixes()]
 
     def with_suffix(self, suffix: str) -> list[Path]:
-        """Return the files with an ending, in lower or upper case; a DataError where there is none."""
+        """Return the files with a suffix, in lower or upper case; a DataError if there are none."""
         files = [path for path in self.files if path.suffix.lower() == suffix]
         if not files:
             raise DataError(
@@ -59,7 +59,7 @@ class Folder:
         return files
 
     def beside(self, path: Path, *endings: str) -> list[Path]:
-        """Return the files next to `path` that have its name with another ending, in lower or upper case."""
+        """Return the files next to `path` that have its stem and one of some endings, in lower or upper case."""
         return [file for ending in endings for file in self.named(path.parent, path.stem + ending)]
 
     def named(self, folder: Path, name: str) -> list[Path]:
@@ -67,11 +67,11 @@ class Folder:
         return self._by_name.get((folder, name.lower()), [])
 
     def images_called(self, folder: Path, stem: str) -> list[Path]:
-        """Return the images in a folder whose name without ending is `stem`, in lower or upper case."""
+        """Return the images in a folder whose stem is `stem`, in lower or upper case."""
         return self._images_by_stem.get((folder, stem.lower()), [])
 
     def passed_over(self, used: Collection[Path], harmless: Collection[str] = ()) -> list[Path]:
-        """Return the files that are neither used nor harmless, such as a README or those with a `harmless` ending."""
+        """Return the files that are neither used nor harmless; a README is, and files with a `harmless` suffix are."""
         return [
             path
             for path in self.files
@@ -81,10 +81,10 @@ class Folder:
         ]
 
     def find(self, stated: str | None, annotation_file: Path, annotation_root: Path) -> tuple[Path, bool]:
-        """Return the image that an annotation file describes, and whether it names another one.
+        """Return the image that an annotation file describes, and whether the file names another image.
 
-        The image of the annotation file's own name comes first, in the subfolder that corresponds to the file's. Only
-        where there is none, or several, the name it states counts; of a path out of the folder, the last part.
+        The image with the annotation file's own stem in the corresponding subfolder comes first. Only if there is none,
+        or several, does the stated name count; of a path that leaves the folder, only the last part.
 
         Raises:
             DataError: if there is no such image.
@@ -106,7 +106,7 @@ class Folder:
         )
 
     def _stated(self, name: str | None, subfolder: Path) -> Path | None:
-        """Look up an image by the name a file states; a name that several images share says nothing."""
+        """Look up an image by its stated name; a name that several images share does not count."""
         stated = (name or "").replace("\\", "/")
         base = posixpath.basename(stated)
         for candidate in (posixpath.join(subfolder.as_posix(), stated), stated, (subfolder / base).as_posix()):

@@ -1,8 +1,8 @@
 """LabelMe JSON files, one per image, to COCO.
 
-Polygons, circles and painted masks become masks. A rectangle becomes a box without a mask: that is what people draw
-rectangles for. Shapes with the same label and `group_id` are one object. Points and lines have no area and are left
-out, as are the labels `__ignore__` and `_background_`. The copy of the image inside the file is ignored.
+Polygons, circles and painted masks become masks. A rectangle becomes a box without a mask, which is what people mean by
+it. Shapes with the same label and `group_id` are one object. Points and lines, which have no area, are left out, and so
+are the labels `__ignore__` and `_background_`. The copy of the image inside the file is ignored.
 """
 
 import base64
@@ -38,9 +38,9 @@ _Shape = tuple[str, list[float] | BoolArray]
 def convert_labelme(
     *, annotations: Path, images: Path | None = None, categories: Sequence[Category] | None = None
 ) -> Converted:
-    """Read a folder of LabelMe files, whose images are in the same folder unless `images` names another.
+    """Read a folder of LabelMe files, with images in the same folder unless `images` names another.
 
-    `categories` are the classes to keep, with their ids; None: all that occur, numbered by name.
+    `categories` are the classes to keep, with their ids; None: all, numbered in order of name.
 
     Raises:
         DataError: listing every file that cannot be used.
@@ -56,7 +56,7 @@ def convert_labelme(
 
 
 def labelled_image(builder: CocoBuilder, path: Path, file: Path) -> tuple[Json, list[LabelledObject]]:
-    """Enter an image in the size its LabelMe file states; return its entry and the file's objects, not yet entered."""
+    """Add an image in the size that its LabelMe file states; return its entry and the objects to add."""
     document, stated = _read(file)
     other = path.with_name(PurePosixPath(stated.replace("\\", "/")).name or path.name)
     if other.name.lower() != path.name.lower() and other.is_file():
@@ -71,7 +71,7 @@ def _labelled(builder: CocoBuilder, path: Path, file: Path, document: Json) -> t
 
 
 def mask_object(name: str, mask_HW: BoolArray) -> LabelledObject:
-    """Make an object of a mask; its box is the tight one."""
+    """Make an object from a mask, with its tight box."""
     height, width = mask_HW.shape
     rle = encode_masks(torch.from_numpy(np.ascontiguousarray(mask_HW))[None])[0]
     segmentation = {"size": [height, width], "counts": rle.decode("ascii")}
@@ -79,7 +79,7 @@ def mask_object(name: str, mask_HW: BoolArray) -> LabelledObject:
 
 
 def _read(file: Path) -> tuple[Json, str]:
-    """Return a LabelMe file, and the name it states of its image."""
+    """Return a LabelMe file and the image name it states."""
     try:
         document = json.loads(read_bytes(file, _MAX_BYTES), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -97,7 +97,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> Json:
 
 
 def _objects(shapes: list[Any], file: Path, size_hw: tuple[int, int], builder: CocoBuilder) -> list[LabelledObject]:
-    """Turn the shapes of a file into objects, one per group; shapes without an area are reported and left out."""
+    """Turn the shapes of a file into objects, one per group; shapes without area are noted and left out."""
     groups: dict[tuple[str, Any], list[_Shape]] = {}
     for number, shape in enumerate(shapes, start=1):
         where = f"{file}: shape {number}"
@@ -138,7 +138,7 @@ def _parse(shape: Json, kind: str, where: str, size_hw: tuple[int, int]) -> _Sha
 
 
 def _circle(centre_x: float, centre_y: float, edge_x: float, edge_y: float) -> list[float]:
-    """Return a polygon that nowhere leaves the circle by more than a tenth of a pixel."""
+    """Return a polygon that deviates from the circle by at most a tenth of a pixel."""
     radius = math.hypot(edge_x - centre_x, edge_y - centre_y)
     half_angle = math.acos(max(0.0, 1 - _OUTLINE_ERROR_PX / max(radius, _OUTLINE_ERROR_PX)))
     count = min(max(12, math.ceil(math.pi / half_angle)), 720)
@@ -165,7 +165,7 @@ def _painted(data: Any, corners: Sequence[float], where: str, size_hw: tuple[int
 
 
 def _joined(label: str, shapes: Sequence[_Shape], size_hw: tuple[int, int]) -> LabelledObject:
-    """Make one object of the shapes of a group; rectangles alone give a box without a mask."""
+    """Make one object from the shapes of a group; rectangles alone give a box without a mask."""
     kinds = {kind for kind, _ in shapes}
     rectangles_last = sorted(shapes, key=lambda shape: shape[0] == "rectangle")
     outlines = [outline for _, outline in rectangles_last if isinstance(outline, list)]

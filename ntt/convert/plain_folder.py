@@ -1,10 +1,10 @@
-"""A plain folder of images, without any annotation format, to COCO.
+"""A plain folder of images, without annotation files, to COCO.
 
     my_set/
-      references/<class>/<image>      examples; the folder's name is the class
+      references/<class>/<image>      examples, in folders named after the class
       targets/<image>                 images to search
 
-A file next to an example image `a.jpg` says which part of it is the object:
+A file next to an example image `a.jpg` shows which part of it is the object:
 
 - `a_mask.png`, or in another format: a mask of the image's size, white (or any colour) on black; `a_mask_2.png`,
   `a_mask_3.png` and so on for further objects;
@@ -41,9 +41,9 @@ _HINT = "Example images belong in one folder per class, such as references/boat/
 
 
 def convert_references(root: Path, categories: Sequence[Category] | None = None) -> Converted:
-    """Read the examples in the folder of the classes' folders; `categories` are those whose ids are given already.
+    """Read the examples in a folder with one subfolder per class; `categories` are those that have ids already.
 
-    Annotations carry `shot_index`, the example's index within its class by name.
+    Annotations have a `shot_index`, the index of the example within its class in order of file name.
 
     Raises:
         DataError: listing everything that cannot be used.
@@ -68,7 +68,7 @@ def convert_references(root: Path, categories: Sequence[Category] | None = None)
 def convert_targets(root: Path, categories: Sequence[Category], *, without: Path | None = None) -> Converted:
     """Read the images to search, and the objects of `categories` in their LabelMe files.
 
-    A folder `without` below is left out. Where no image has a LabelMe file, the result has no `annotations`.
+    The subfolder `without` is left out. If no image has a LabelMe file, the result has no `annotations`.
 
     Raises:
         DataError: listing everything that cannot be used.
@@ -111,7 +111,7 @@ def coco_categories(annotation_file: Path) -> tuple[Category, ...]:
 
 @dataclass(frozen=True)
 class _Example:
-    """An example image and what lies beside it."""
+    """An example image and the files that belong to it."""
 
     path: Path
     masks: list[Path]
@@ -120,10 +120,10 @@ class _Example:
 
 
 def _sort_files(folder: Folder, builder: CocoBuilder) -> list[_Example]:
-    """Return the example images with the files beside them.
+    """Return the example images with the files that belong to them.
 
-    What might have been meant for an image and would be skipped, or taken for an example of its own, is a problem: the
-    whole image would count. What is not understood at all is noted.
+    A file that may have been meant for an image, but would be ignored or taken for another example, is a problem: the
+    whole image would count. Other files that are not understood are noted.
     """
     masks = {path: match["stem"] for path in folder.images if (match := _MASK_NAME.fullmatch(path.stem))}
     images = [path for path in folder.images if path not in masks]
@@ -153,12 +153,12 @@ def _belongs_to_nothing(path: Path, kind: str, stem: str) -> str:
 
 
 def _add_example(builder: CocoBuilder, example: _Example, root: Path) -> list[LabelledObject]:
-    """Enter one example image with its objects and return them."""
+    """Add one example image with its objects, and return these."""
     path, parts = example.path, example.path.relative_to(root).parts
     name = parts[0].strip() if len(parts) > 1 else None
     kinds = [*(["a mask"] if example.masks else []), *(file.name for file in (*example.labelme, *example.boxes))]
     if len(kinds) > 1:
-        raise DataError(f"{path} has {' and '.join(kinds)}: it is not clear which applies. Remove all but one.")
+        raise DataError(f"{path} has {' and '.join(kinds)}, and only one can apply. Remove all but one.")
     if example.labelme:
         image, objects = labelled_image(builder, path, example.labelme[0])
         objects = _of_class(objects, example.labelme[0], name)
@@ -199,7 +199,7 @@ def _is_two_coloured(path: Path) -> bool:
 
 
 def _of_class(objects: list[LabelledObject], file: Path, name: str | None) -> list[LabelledObject]:
-    """Choose among a LabelMe file's objects; in a class folder only that class counts, however it is capitalised."""
+    """Select a LabelMe file's objects; in a class folder only those of the class, in any capitalisation."""
     if name is not None:
         labels = {labelled.name for labelled in objects}
         objects = [replace(labelled, name=name) for labelled in objects if labelled.name.casefold() == name.casefold()]
@@ -228,8 +228,8 @@ def read_mask(path: Path, size_hw: tuple[int, int]) -> BoolArray:
 def foreground(picture: Image.Image) -> BoolArray:
     """Return which pixels of a mask picture are the object, bool [H, W].
 
-    These are the opaque ones, where the picture has transparent parts; any colour but black, in a picture with a
-    palette; else what is brighter than half of the brightest pixel, which takes 0/1 masks as well as 0/255.
+    In a picture with transparent parts, the opaque ones; in one with a palette, any colour but black; else those more
+    than half as bright as the brightest pixel, which suits 0/1 masks as well as 0/255.
     """
     if picture.has_transparency_data:
         alpha = np.asarray(picture.convert("RGBA"))[..., 3]

@@ -1,12 +1,12 @@
-"""References files to keep and share: of sampled instances, and of the reference implementation's pickled lists.
+"""References files to keep and share: from sampled instances, and from the reference implementation's pickled lists.
 
-Annotations, images and classes are copied unchanged from the file they were drawn from, ids included, and
-annotations carry `shot_index`, so that a run with shots.sampler=shot_index on the new file uses the very same
-references. An instance drawn twice for a class, as the published sampler does where there are too few, is written
-again under another id, with `repeat_of`.
+Annotations, images and classes are copied unchanged, ids included, from the file they were drawn from, and annotations
+get a `shot_index`, so that a run with shots.sampler=shot_index on the new file uses the very same references. An
+instance drawn twice for a class, as the published sampler does if there are too few, is written again under another id,
+with `repeat_of`.
 
-A pickled list is an ordered dictionary, category id -> list of {"img_id": image id, "ann_ids": [annotation id]}, one
-entry per reference, ids being those of the annotation file the list was drawn from.
+A pickled list is an ordered dictionary, category id -> list of {"img_id": image id, "ann_ids": [annotation id]}, with
+one entry per reference and the ids of the annotation file it was drawn from.
 """
 
 import io
@@ -30,7 +30,7 @@ _MAX_BYTES = 64 << 20
 
 
 def references_document(references: ReferenceSet, dataset: CocoDataset) -> Converted:
-    """Write references that were drawn from a data set down in full."""
+    """Return references drawn from a data set as an annotation file of their own."""
     raw, source = raw_annotations(dataset), read_document(dataset.annotation_file)
     following = max(raw, default=0) + 1
     written: set[int] = set()
@@ -104,7 +104,7 @@ def convert_reference_pickle(*, pickle_file: Path, dataset: CocoDataset) -> Conv
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Knows one name, so that a file cannot run anything: an ordered dictionary, which is read as a plain one."""
+    """Accepts a single name, so that a file cannot run code: an ordered dictionary, read as a plain one."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) != ("collections", "OrderedDict"):
@@ -118,12 +118,12 @@ def load_plain(path: Path) -> Any:
     try:
         return _PlainUnpickler(io.BytesIO(data)).load()
     except Exception as error:  # a damaged pickle may fail in any way
-        rule = "anything but dictionaries, lists, numbers and text could run a program"
+        rule = "anything but dictionaries, lists, numbers and text could run code"
         raise DataError(f"{path} is refused ({error}): {rule}.") from error
 
 
 def _read_lists(content: Any, path: Path) -> tuple[dict[int | str, list[Pick]], list[str]]:
-    """Check the layout and return the picks per category key, and notes. Values are never printed: they may be huge."""
+    """Check the layout; return the picks per category key, and notes. Values, which may be huge, are not printed."""
     lists: dict[int | str, list[Pick]] = {}
     surplus = 0
     try:

@@ -1,11 +1,11 @@
 """Pascal VOC XML files, one per image, to COCO.
 
 Boxes: VOC counts pixels from 1 and includes the last one, so xmin..xmax covers xmax - xmin + 1 pixels and begins at
-xmin - 1. Some tools write the same XML with corners counted from 0, the far one exclusive; `zero_based` reads those.
+xmin - 1. Some tools write the same XML with corners counted from 0, the far one exclusive: see `zero_based`.
 
-Difficult objects: VOC's evaluation neither wants them found nor counts a detection on them as wrong, however many
-there are. In COCO's evaluation only `iscrowd` does that (it overwrites `ignore`), so they become crowd regions, and are
-no references either. `difficult` and `truncated` are kept as further keys.
+Difficult objects: VOC's evaluation does not require them to be found, and counts no detection of them as wrong, however
+many there are. In COCO's evaluation only `iscrowd` has this effect (it overwrites `ignore`), so they become crowd
+regions, and therefore are not references. `difficult` and `truncated` are kept as additional keys.
 """
 
 import math
@@ -48,9 +48,9 @@ def convert_voc(
     Args:
         annotations: folder of the XML files.
         images: folder of the images.
-        names: names of the XML files to read, without ending, in this order; None: every one.
-        categories: classes to keep, with their ids; None: all that occur, numbered by name.
-        difficult: whether difficult objects become crowd regions, are kept as ordinary ones, or are dropped.
+        names: names of the XML files to read, without suffix, in this order; None: all.
+        categories: classes to keep, with their ids; None: all, numbered in order of name.
+        difficult: whether difficult objects become crowd regions, are kept as ordinary objects, or are dropped.
         zero_based: corners are counted from 0, the far one exclusive.
 
     Raises:
@@ -85,7 +85,7 @@ def read_list(list_file: Path) -> list[str]:
 
 
 class _NoDoctype(TreeBuilder):
-    """Refuses document type declarations, which may define entities that grow without bounds or name other files."""
+    """Refuses document type declarations, whose entities may grow without bounds or refer to other files."""
 
     def doctype(self, name: str, public_id: str | None, system_id: str | None) -> None:
         raise ValueError("it has a document type declaration (<!DOCTYPE ...>), which annotation files do not need")
@@ -111,7 +111,7 @@ def _read(path: Path) -> tuple[Element, str | None]:
 
 
 def _named(files: Sequence[Path], names: Sequence[str], root: Path) -> list[Path]:
-    """Return the files that a list names, without ending, by their path below the folder or its last part."""
+    """Return the files that a list names, without suffix, by their path below the folder or its last part."""
     by_name: defaultdict[str, list[Path]] = defaultdict(list)
     for path in files:
         relative = path.relative_to(root).with_suffix("")
@@ -146,7 +146,7 @@ def _treated(objects: Sequence[LabelledObject], difficult: DifficultMode, builde
 
 
 def _size(tree: Element) -> tuple[int, int] | None:
-    """Return height and width; None where the file has none, as some tools write 0."""
+    """Return height and width; None if the file has none, or 0, as some tools write."""
     height, width = (_whole(tree.findtext(f"size/{key}")) for key in ("height", "width"))
     return (height, width) if min(height, width) > 0 else None
 

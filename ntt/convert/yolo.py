@@ -1,9 +1,9 @@
 """YOLO text files, one per image, to COCO.
 
 A line is `class cx cy w h` (a box: centre and size) or `class x1 y1 x2 y2 x3 y3 ...` (an outline), all as fractions of
-the image's width and height; where data.yaml has `kpt_shape`, a box is followed by keypoints, which are left out. Sizes
-are those of the image turned upright, as the tools that write these files see it. An image without a text file shows
-no object.
+the image's width and height; if data.yaml has a `kpt_shape`, keypoints follow the box, and are left out. Sizes are
+those of the image turned upright, as the tools that write these files see it. An image without a text file has no
+objects.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from ntt.errors import DataError
 from ntt.types import Category, Json
 
 _TOLERANCE = 0.01
-"""How far a fraction may lie outside [0, 1] and still be rounding, or a box clipped a little late."""
+"""How far a fraction may lie outside [0, 1] and still be due to rounding, or to imprecise clipping."""
 
 _MAX_NAMES_BYTES = 1 << 20
 
 
 class YoloPlaces(NamedTuple):
-    """Where the images, labels and class names of a set are."""
+    """The folders of images and labels, and the file of class names."""
 
     images: Path
     labels: Path
@@ -36,7 +36,7 @@ class YoloPlaces(NamedTuple):
 
 @dataclass(frozen=True)
 class YoloClasses:
-    """Class names by YOLO's class number; and how many values of keypoints follow each box, 0 for other labels."""
+    """Class names by YOLO's class number, and the number of keypoint values after each box, 0 for other labels."""
 
     names: dict[int, str]
     num_keypoint_values: int = 0
@@ -45,9 +45,9 @@ class YoloClasses:
 def find_places(root: Path, subset: str) -> YoloPlaces:
     """Find images, labels and class names of one subset below a folder.
 
-    Layouts looked for are images/SUBSET with labels/SUBSET and SUBSET/images with SUBSET/labels; then images with
-    labels (Label Studio's, and where `subset` is "all") and obj_SUBSET_data with both (CVAT's). Class names are in
-    data.yaml, another .yaml file, classes.txt or obj.names.
+    Layouts are images/SUBSET with labels/SUBSET, and SUBSET/images with SUBSET/labels; then images with labels (Label
+    Studio's, and for `subset` "all") and obj_SUBSET_data with both (CVAT's). Class names are in data.yaml, another
+    .yaml file, classes.txt or obj.names.
     """
     options = [(f"images/{subset}", f"labels/{subset}"), (f"{subset}/images", f"{subset}/labels")]
     flat = [("images", "labels")]
@@ -63,7 +63,7 @@ def find_places(root: Path, subset: str) -> YoloPlaces:
 
 
 def read_classes(names_file: Path) -> YoloClasses:
-    """Read the `names` and `kpt_shape` of a data.yaml, or one name per line, each once; empty lines count."""
+    """Read `names` and `kpt_shape` of a data.yaml, or distinct names, one per line; empty lines count."""
     lines = read_lines(names_file, _MAX_NAMES_BYTES)
     num_values = 0
     if names_file.suffix.lower() in (".yaml", ".yml"):
@@ -94,7 +94,7 @@ def convert_yolo(*, images: Path, labels: Path, classes: YoloClasses) -> Convert
     lines_like_keypoints, outlines = 0, 0
     for path in folder.images:
         twin = labels / path.relative_to(images)
-        # Some tools add .txt to the image's whole name.
+        # Some tools append .txt to the full name of the image.
         files = listing.beside(twin, ".txt") or listing.named(twin.parent, f"{twin.name}.txt")
         if used.intersection(files):
             builder.note("image(s) share their label file with another of the same name", path)
@@ -133,7 +133,7 @@ def _names_in_yaml(content: Any, path: Path) -> dict[int, str]:
     for number, name in names.items():
         value = _yaml_value(name)
         if not isinstance(value, str):
-            why = "YAML reads words such as no, yes and null, and numbers, as something else than text"
+            why = "YAML reads words such as no, yes and null, and numbers, as something other than text"
             raise DataError(f"{path}: names[{number}] is {shortened(value)}: {why}. Quote the name, as in 'no'.")
         if not name.strip():
             raise DataError(f"{path}: names[{number}] is empty. Give the class a name.")
@@ -141,7 +141,7 @@ def _names_in_yaml(content: Any, path: Path) -> dict[int, str]:
 
 
 def _yaml_value(name: Any) -> Any:
-    """Return what a name is to the tools that wrote the file: YAML gives words without quotes other meanings."""
+    """Return what the tools that wrote the file read: YAML gives some unquoted words other meanings."""
     try:
         return yaml.safe_load(name) if isinstance(name, Plain) else name
     except ValueError:  # a date that does not exist
@@ -165,7 +165,7 @@ class _Row(NamedTuple):
     where: str
 
     def parse(self) -> tuple[int, list[float]]:
-        """Return the class number and the values behind it."""
+        """Return the class number and the values after it."""
         words = self.text.split()
         try:
             return int(words[0]), [float(word) for word in words[1:]]
@@ -196,7 +196,7 @@ def _object(row: _Row, classes: YoloClasses, image: Json) -> LabelledObject:
 
 
 def _is_like_keypoints(row: _Row) -> bool:
-    """Return whether all points behind the first four values lie in the box these would be."""
+    """Return whether all points after the first four values lie in the box that these would describe."""
     _, values = row.parse()
     centre_x, centre_y, width, height = values[:4]
 

@@ -1,7 +1,7 @@
 """The most expensive results, computed once: candidates of target images, features and masks of references.
 
 store          entries by the digest of everything that decides them
-entries        their files: reading, writing, and what is believed of them
+entries        their files: reading, writing, checking
 maintenance    inventory, verification and pruning, for `ntt store`
 usage          which entries a run has used
 """

@@ -1,7 +1,7 @@
-"""Files of entries, and what is believed of them.
+"""Files of entries, and their checks.
 
-An entry is one safetensors file that carries its own key and a checksum. Candidates are also inspected when they
-are written and when they are read: an entry with a right checksum and impossible values is as damaged as a torn one.
+An entry is a safetensors file with its own key and a checksum. Values are checked too: an entry with a correct checksum
+and impossible values is as damaged as a truncated one.
 """
 
 import json
@@ -34,23 +34,16 @@ Notes = Mapping[str, str]
 def entry_bytes(key: str, arrays: Arrays, notes: Notes) -> bytes:
     """Return the file of an entry; the same content gives the same bytes."""
     header = {**notes, "format": str(FORMAT), "key": key, "checksum": _checksum(arrays, notes)}
-    # One note that holds all: safetensors writes several in an order that changes from process to process.
+    # A single note for all: safetensors writes several in an order that changes from process to process.
     return safetensors.numpy.save(arrays, metadata={"entry": json.dumps(header, sort_keys=True)})
 
 
 def load_entry(path: Path, key: str) -> tuple[Arrays, dict[str, str]]:
-    """Read an entry and compare it with its checksum.
-
-    Args:
-        path: of the entry.
-        key: the content its name states.
-
-    Returns:
-        Its arrays and notes.
+    """Return the arrays and notes of an entry, compared with its key and checksum.
 
     Raises:
         FileNotFoundError: if there is none.
-        DAMAGE: if it is damaged or another's.
+        DAMAGE: if it is damaged or has another key.
     """
     with safetensors.safe_open(path, framework="np") as entry:
         notes = _notes(entry.metadata(), key)
@@ -91,7 +84,7 @@ def candidates_from_arrays(arrays: Arrays, notes: Notes, *, size: tuple[int, int
     _check_type("predicted_iou", predicted_iou, np.float32, (len(masks),))
     dtype = np.float32 if features.dtype == np.float32 else np.float16
     _check_type("features", features, dtype, (len(masks), features.shape[-1]))
-    # NumPy takes twenty times as long for this.
+    # NumPy takes twenty times as long.
     features = torch.from_numpy(features).float().numpy()
     _check_range("grid_boxes_xyxy", boxes, 0, _MOST_GRID_PX)
     _check_range("predicted_iou", predicted_iou, 0, 1)
@@ -143,7 +136,7 @@ PARSERS: Mapping[str, Callable[[Arrays, Notes], object]] = {
     "references": reference_from_arrays,
     "box_masks": masks_from_arrays,
 }
-"""Kind of entry -> what reads its arrays and raises if they are impossible; of other kinds nothing is known."""
+"""Kind of entry -> what parses its arrays, and raises if they are impossible."""
 
 
 def _check_type(name: str, values: npt.NDArray[Any], dtype: type, shape: tuple[int, ...]) -> None:

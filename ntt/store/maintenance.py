@@ -1,8 +1,8 @@
 """Inventory, verification and pruning of a store.
 
-All of it is safe while runs read and write: an entry that vanishes is computed again, and files that a running
-process is writing are never touched. Only entries of a folder that carries the store's mark are considered: whatever
-else is stored there, or behind a link, is never removed.
+All of it is safe while runs read and write: an entry that vanishes is computed again, and files that a running process
+is writing are never touched. Only entries in a folder with the store's mark are considered: anything else there, or
+behind a link, is never removed.
 """
 
 import contextlib
@@ -50,13 +50,13 @@ class KindSummary:
 
 @dataclass(frozen=True)
 class Selection:
-    """What decides which entries go.
+    """Which entries to remove.
 
     Attributes:
-        unused_days: those not used for so long; None: age does not count.
+        unused_days: those unused for so many days; None: age does not count.
         max_bytes: the least recently used ones, until the rest fits; None: size does not count.
         known_keys: those whose key does not begin with one of these; None: use by runs does not count.
-        keep_hours: entries used within so many hours never go; 0: none is spared.
+        keep_hours: never those used within so many hours; 0: none is spared.
     """
 
     unused_days: float | None = None
@@ -66,14 +66,14 @@ class Selection:
 
 
 def stored_files(root: Path) -> list[StoredFile]:
-    """List all entries of a store, the least recently used first; files with other names and links are left out.
+    """List all entries of a store, the least recently used first; links and files with other names are left out.
 
     Raises:
         StorageError: if the folder is not a store.
     """
     if not (root / MARK).is_file():
         raise StorageError(
-            f"{root} is no store: it has no {MARK}, which a run writes with the first entry. Name the folder with "
+            f"{root} is not a store: it has no {MARK}, which a run writes with the first entry. Name the folder with "
             "--store; it is `runtime.store_root` of the runs that filled it."
         )
     entries = []
@@ -90,7 +90,7 @@ def stored_files(root: Path) -> list[StoredFile]:
 
 
 def damage(entry: StoredFile) -> str | None:
-    """Return what is wrong with an entry; None for nothing."""
+    """Return what is wrong with an entry, or None."""
     try:
         arrays, notes = load_entry(entry.path, entry.key)
         if entry.kind in PARSERS:
@@ -136,13 +136,7 @@ def keys_of_runs(folders: Sequence[Path]) -> tuple[set[tuple[str, str]], int]:
 
 
 def choose(entries: Sequence[StoredFile], selection: Selection, *, now: float | None = None) -> list[StoredFile]:
-    """Return the entries that go.
-
-    Args:
-        entries: of the store, the least recently used first.
-        selection: what decides.
-        now: seconds since 1970; None: the present.
-    """
+    """Return the entries to remove; `entries` come with the least recently used first, `now` in seconds since 1970."""
     now = time.time() if now is None else now
     # An entry's time may lag behind its last use by the resolution.
     spared_s = selection.keep_hours * 3600 + USE_RESOLUTION_S if selection.keep_hours else 0.0
@@ -159,7 +153,7 @@ def choose(entries: Sequence[StoredFile], selection: Selection, *, now: float | 
 
 
 def remove(paths: Iterable[Path]) -> int:
-    """Remove files and return how many there were; a missing file is no error."""
+    """Remove files and return how many existed."""
     count = 0
     for path in paths:
         with contextlib.suppress(FileNotFoundError):

@@ -1,12 +1,12 @@
 """Content-addressed store of the most expensive results: candidates of target images and features of references.
 
-An entry's key is the digest of everything that decides its content and of nothing else: the bytes of the image, the
+An entry's key is the digest of everything that decides its content, and of nothing else: the bytes of the image, the
 fingerprints of the models, the preprocessing. Seeds, shots, classes, matchers, file names and the number of processes
-are not in it, so that every run that asks for the same thing finds the same entry.
+do not enter, so that all runs that need the same content find the same entry.
 
 An entry is the file `<store>/<kind>/<first two digits>/<key>.safetensors`, written under a temporary name and renamed.
-There are no locks: two processes that compute the same entry write the same bytes. An entry that is not as it was
-written is reported and treated as absent.
+There are no locks: processes that compute the same entry write the same bytes. A damaged entry is reported and treated
+as absent.
 """
 
 import contextlib
@@ -60,8 +60,8 @@ class Store:
 
     @cached_property
     def writing_error(self) -> StorageError | None:
-        """Why entries cannot be written, found out once before any long work; None: they can."""
-        # A store that is not there is not made: the run may still be refused.
+        """Why entries cannot be written, or None if they can; determined once, before any long work."""
+        # A missing store is not created yet: the run may still be refused.
         root = self.root.absolute()
         probe = next(folder for folder in (root, *root.parents) if folder.exists()) / ".writable"
         try:
@@ -73,8 +73,8 @@ class Store:
         for folder in (*self.root.glob("*/"), *self.root.glob("*/??/")):
             if not os.access(folder, os.W_OK):
                 return StorageError(
-                    f"Cannot write into {folder}, which another user has made. Use a store together after "
-                    f"`chmod -R g+w {self.root}` and with umask 002, or set runtime.store_root to a folder of yours."
+                    f"Cannot write into {folder}, which another user has created. To share a store, run "
+                    f"`chmod -R g+w {self.root}` and use umask 002; or set runtime.store_root to a folder of yours."
                 )
         return None
 
@@ -87,7 +87,7 @@ class Store:
         return self._believed(kind, key, lambda path: parse(*load_entry(path, key)))
 
     def holds(self, kind: str, key: str) -> bool:
-        """Return whether there is an entry, without looking into it; who asks will need it, so this counts as use."""
+        """Return whether there is an entry, without looking into it; this counts as use, as the caller will need it."""
         path = self.path(kind, key)
         if not path.is_file():
             return False
@@ -95,9 +95,9 @@ class Store:
         return True
 
     def write(self, kind: str, key: str, arrays: Arrays, *, notes: Notes) -> None:
-        """Write an entry; one that exists is replaced.
+        """Write or replace an entry.
 
-        What can soon be computed again, all but candidates, is not kept where the store is read only.
+        If the store is read-only, only candidates raise an error; anything else is soon computed again, and not kept.
 
         Raises:
             StorageError: if the disk is full or the folder cannot be written.
@@ -115,19 +115,14 @@ class Store:
         return self.read("candidates", key, partial(candidates_from_arrays, size=size))
 
     def count_candidates(self, key: str) -> int | None:
-        """Return how many candidates an entry holds, by its header and size alone; None where they are not as written.
+        """Return how many candidates an entry holds, or None if its header or size is damaged.
 
-        Damage of the values is found by `read_candidates`.
+        Damaged values are only found by `read_candidates`.
         """
         return self._believed("candidates", key, lambda path: count_rows(path, key, "predicted_iou"))
 
     def write_candidates(self, key: str, candidates: Candidates, *, feature_dtype: str) -> None:
-        """Write the candidates of one image.
-
-        Args:
-            key: of the entry.
-            candidates: features already rounded to `feature_dtype`.
-            feature_dtype: "float16" or "float32".
+        """Write the candidates of one image, whose features are already rounded to `feature_dtype`.
 
         Raises:
             StorageError: for values that no candidate can have, such as NaN.
@@ -150,7 +145,7 @@ class Store:
         self.write("references", key, reference_to_arrays(feature), notes={})
 
     def _believed(self, kind: str, key: str, load: Callable[[Path], T]) -> T | None:
-        """Load something of an entry and note its use; None, with a warning, if it is damaged."""
+        """Load something from an entry and note its use; None, with a warning, if it is damaged."""
         path = self.path(kind, key)
         try:
             if path.exists() and not path.is_file():  # reading a named pipe would wait for ever
@@ -168,6 +163,6 @@ class Store:
 
 def _renew_time(path: Path) -> None:
     """Set the time of an entry's file to now, at most once in `USE_RESOLUTION_S`."""
-    with contextlib.suppress(OSError):  # another user's store may be read, too
+    with contextlib.suppress(OSError):  # another user's store may be read too
         if time.time() - path.stat().st_mtime > USE_RESOLUTION_S:
             os.utime(path)

@@ -1,4 +1,4 @@
-"""Which entries of the store a run has used: a list each run directory keeps."""
+"""Which entries of the store a run has used: a list in each run directory."""
 
 import logging
 from pathlib import Path
@@ -10,14 +10,13 @@ _LOG = logging.getLogger(__name__)
 
 STORE_KEYS = "store_keys.json"
 KEY_DIGITS = 16
-"""Hexadecimal digits of a store key that are written down: enough to tell 2^32 entries apart."""
+"""Hexadecimal digits of a store key that are listed: enough to distinguish 2^32 entries."""
 
 
 def used_store_keys(root: Path) -> dict[str, dict[str, list[str]]]:
-    """Return stage -> kind -> beginnings of keys of the store's entries that a run has used.
+    """Return stage -> kind -> beginnings of the keys of store entries that the run in a directory has used.
 
-    Args:
-        root: the run directory. One without such a list, or with a damaged one, has used nothing.
+    Without such a list, or with a damaged one, it has used nothing.
     """
     if not (root / STORE_KEYS).is_file():
         return {}
@@ -29,6 +28,6 @@ def used_store_keys(root: Path) -> dict[str, dict[str, list[str]]]:
         _LOG.warning("%s", error)
         return {}
     except (AttributeError, TypeError) as error:
-        _LOG.warning("%s does not list entries of the store (%s); it is passed over.", root / STORE_KEYS, error)
+        _LOG.warning("%s does not list entries of the store (%s); it is ignored.", root / STORE_KEYS, error)
         return {}
     return used

@@ -1,4 +1,4 @@
-"""Unpacks zip and tar archives: nothing is written outside the folder, and a file under its final name is complete."""
+"""Unpacks zip and tar archives: nothing is written outside the folder, and files appear only when complete."""
 
 import logging
 import lzma
@@ -58,7 +58,7 @@ def _zip_members(opened: zipfile.ZipFile) -> list[_Member]:
 
 def _tar_members(opened: tarfile.TarFile, archive: Path) -> list[_Member]:
     entries = list(opened)
-    # To tarfile the end is where no header follows, be it because of damage. What is left must be empty blocks.
+    # tarfile ends wherever no header follows, even through damage. Only empty blocks may remain.
     stream = opened.fileobj
     assert stream is not None
     stream.seek(opened.offset)
@@ -109,7 +109,7 @@ def _blocks(member: _Member, archive: Path) -> Iterator[bytes]:
 
 @contextmanager
 def _reading(archive: Path) -> Iterator[None]:
-    """Turn an error of reading the archive into a DataError."""
+    """Turn errors in reading the archive into a DataError."""
     try:
         yield
     except _READING_ERRORS as error:

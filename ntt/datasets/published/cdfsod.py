@@ -1,4 +1,4 @@
-"""The k-shot lists of CD-FSOD as published (class name -> image and box), and the COCO files made of them."""
+"""The k-shot lists of CD-FSOD as published (class name -> image and box), and the COCO files made from them."""
 
 import json
 from collections import Counter
@@ -21,7 +21,7 @@ IMAGES = "train"
 
 
 def list_path(root: Path, shots: int) -> Path:
-    """Return where the published list of a data set lies."""
+    """Return the path of the published list of a data set."""
     return root / "annotations" / f"{shots}_shot_converted.json"
 
 
@@ -29,7 +29,7 @@ def read_list(path: Path) -> list[tuple[str, PurePosixPath, list[float]]]:
     """Read a published list: class name, image path below `train/`, COCO box of every reference, in file order.
 
     Raises:
-        DataError: if it is no such list, or names an image outside `train/`.
+        DataError: if it is not such a list, or names an image outside `train/`.
     """
     try:
         entries = [
@@ -84,12 +84,12 @@ def _image_entry(root: Path, image: PurePosixPath, image_id: int) -> Json:
 
 
 def published_references(path: Path) -> list[Reference]:
-    """Return the references of a published list, in a form that can be compared."""
+    """Return the references of a published list in a comparable form."""
     return _comparable((name, image.name, box) for name, image, box in read_list(path))
 
 
 def dataset_references(dataset: CocoDataset) -> list[Reference]:
-    """Return the references of a COCO file in the same form, boxes as they are written."""
+    """Return the references of a COCO file in the same form, with boxes as they are written."""
     names = {category.id: category.name for category in dataset.categories}
     return _comparable(
         (
@@ -107,7 +107,7 @@ def references_key(references: Sequence[Reference]) -> str:
 
 
 def differing_classes(references: Sequence[Reference], published: Sequence[Reference]) -> list[str]:
-    """Return the names of the classes that have other references than the published list."""
+    """Return the names of the classes whose references are not those of the published list."""
     ours, theirs = Counter(references), Counter(published)
     return sorted({name for name, _, _ in (ours - theirs) + (theirs - ours)})
 

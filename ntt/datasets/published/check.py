@@ -19,7 +19,7 @@ _NAMED = 8
 
 @dataclass
 class CheckReport:
-    """The outcome of a check: what was found, and what is missing or different, one sentence each."""
+    """The outcome of a check: what is present, and what is missing or different, in one sentence each."""
 
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -30,7 +30,7 @@ def check_published(
 ) -> CheckReport:
     """Check annotation files, classes, counts and images, and look for targets among the references.
 
-    `files` says where it is stored, by number of shots; None is the only key where references are drawn from one file.
+    `files` says where it is stored, by number of shots; None is the only key if references are drawn from one file.
     """
     report = CheckReport()
     first = next(iter(files.values()))
@@ -54,7 +54,7 @@ def check_published(
 
 
 def describe_masks(dataset: CocoDataset) -> str:
-    """Return in a few words whether the objects of a file have masks, and how many crowd regions there are."""
+    """Return in a few words whether the objects of a file have masks, and the number of crowd regions."""
     objects = [instance for instance in dataset.instances if not instance.iscrowd]
     crowds = len(dataset.instances) - len(objects)
     with_mask = sum(instance.segmentation is not None for instance in objects)
@@ -75,7 +75,7 @@ def _masks(with_mask: int, objects: int) -> str:
 def _check_file(
     report: CheckReport, file: Path, image_folder: Path, details: DatasetDetails, expected: Counts
 ) -> CocoDataset | None:
-    """Read one annotation file and compare it; None where it cannot be read."""
+    """Read one annotation file and compare it; None if it cannot be read."""
     missing = [] if file.is_file() else [f"There is no annotation file {file}."]
     missing += [] if image_folder.is_dir() else [f"There is no image folder {image_folder}."]
     if missing:
@@ -117,7 +117,7 @@ def _class_problems(file: Path, names: set[str], details: DatasetDetails) -> lis
 
 
 def _check_shots(report: CheckReport, references: CocoDataset, shots: int) -> None:
-    """Look for classes with other than k references: none at all is a mistake, another number is worth a line."""
+    """Look for classes without exactly k references: having none is a problem, another number worth a line."""
     counts = Counter(instance.category_id for instance in references.instances if not instance.iscrowd)
     other = {category.name: counts[category.id] for category in references.categories if counts[category.id] != shots}
     empty = [name for name, count in other.items() if count == 0]
@@ -139,7 +139,7 @@ def _check_list(report: CheckReport, dataset: CocoDataset, published: KshotList,
         differing = cdfsod.differing_classes(references, cdfsod.published_references(path))
         remedy = f"Classes that differ from {path.name}: {_listed(differing)}."
     else:
-        remedy = "`ntt data get cdfsod-lists` fetches the list; call this again to see which classes differ."
+        remedy = "Fetch the list with `ntt data get cdfsod-lists` and check again to see which classes differ."
     report.problems.append(f"{dataset.annotation_file} has other references than the benchmark's list. {remedy}")
 
 

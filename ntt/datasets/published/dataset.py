@@ -1,8 +1,8 @@
 """Published data sets in their official layouts, one YAML file each: COCO, LVIS, Pascal VOC, CD-FSOD.
 
 They differ from any other folder in COCO format in three ways: they are stored below a common folder
-(`runtime.data_root`, or the environment variable NTT_DATA), they keep their own name wherever they are, and what
-they must contain is recorded (`datasets.json`), so that `ntt data check NAME` can say what is missing or different.
+(`runtime.data_root`, or the environment variable NTT_DATA), they keep their own name wherever they are, and their
+expected content is recorded (`datasets.json`), so that `ntt data check NAME` can tell what is missing or different.
 """
 
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ from ntt.data.splits import split_classes
 
 @dataclass(frozen=True)
 class Counts:
-    """Expected content of an annotation file; None where it is not known.
+    """Expected content of an annotation file; None if unknown.
 
     Attributes:
         annotations: crowd regions included.
@@ -31,8 +31,8 @@ class Archive:
     """One file to download and unpack.
 
     Attributes:
-        into: folder below the data root that its members' names start from.
-        provides: what it leaves behind: path below `into` -> 1 for a file, for a folder the minimum number of entries.
+        into: folder below the data root that its members' names are relative to.
+        provides: what is there once it is unpacked: path below `into` -> minimum number of entries; 1 for a file.
     """
 
     url: str
@@ -70,14 +70,13 @@ class DatasetDetails:
         name: of the option.
         official: page of its authors.
         terms: of use, in a few words.
-        get: name of the downloads (`archives`) it is made of; None where it has no fixed address or must not be
-            passed on.
-        class_names: the classes; empty where only their number is known.
-        shots: numbers of shots it has a references file for; empty where references are drawn.
-        references: of the file references are drawn from.
+        get: name of its downloads (`archives`); None if it has no fixed address or must not be redistributed.
+        class_names: the classes; empty if only their number is known.
+        shots: numbers of shots for which it has a references file; empty if references are drawn.
+        references: of the file that references are drawn from.
         shot_images: shots -> images of that references file.
         targets: of the targets file.
-        folder: its name below the data root; None where it is the option's.
+        folder: its name below the data root; None if it is the option's.
         lists: shots -> published list of references.
     """
 
@@ -96,7 +95,7 @@ class DatasetDetails:
     lists: Mapping[int, KshotList] = field(default_factory=dict)
 
     def of_shots(self, shots: int | None) -> Counts:
-        """Return the references file's counts, for one number of shots where there is a file for each."""
+        """Return the counts of the references file, or of that for a number of shots."""
         return self.references if shots is None else Counts(images=self.shot_images.get(shots))
 
 
@@ -106,12 +105,12 @@ def known_datasets() -> Mapping[str, DatasetDetails]:
 
 
 def archives(name: str) -> tuple[Archive, ...]:
-    """Return the downloads a data set is made of; `name` as in `DatasetDetails.get`."""
+    """Return the downloads of a data set; `name` as in `DatasetDetails.get`."""
     return tuple(Archive(**entry) for entry in _document()["downloads"][name])
 
 
 def few_shot_lists_url() -> str:
-    """Return where the few-shot lists of Pascal VOC are published; one text file per class and number of shots."""
+    """Return where the few-shot lists of Pascal VOC are published, a text file per class and number of shots."""
     return str(_document()["vocsplit"])
 
 

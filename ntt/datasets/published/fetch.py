@@ -1,4 +1,4 @@
-"""Downloads published data sets, unpacks them, and makes the annotation files the options read."""
+"""Downloads published data sets, unpacks them, and writes the annotation files that the options read."""
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -20,12 +20,12 @@ _DOWNLOADS = ".downloads"
 
 @dataclass(frozen=True)
 class Source:
-    """Where to download from, and who hears of progress.
+    """Where to download from, and how to report progress.
 
     Attributes:
-        mirror: base URL that replaces the official hosts; None: the official ones.
+        mirror: base URL that replaces the official hosts; None: the official hosts.
         keep_archives: do not delete archives once they are unpacked.
-        progress: called with the current step; returns a function that is called with (bytes done, total bytes).
+        progress: called with the name of a step, returns what is called with (bytes done, total bytes).
     """
 
     mirror: str | None = None
@@ -35,16 +35,16 @@ class Source:
 
 
 def fetch_dataset(name: str, folder_of: Callable[[str], Path], source: Source) -> list[str]:
-    """Make sure a data set (coco, lvis or voc) is complete: what is missing is downloaded, unpacked and converted.
+    """Make sure a data set (coco, lvis or voc) is complete: download, unpack and convert what is missing.
 
-    `folder_of` returns the folder of coco, lvis or voc; LVIS needs the images of COCO. An interrupted call is continued
-    by the next one; a call with nothing to do reads only the folders' listings.
+    `folder_of` returns the folder of coco, lvis or voc; LVIS needs the images of COCO. Another call continues an
+    interrupted one; with nothing to do it only lists folders.
 
     Returns:
-        What was done or already existed, one sentence each.
+        What was done or already existed, in one sentence each.
 
     Raises:
-        DataError: if an archive is damaged, or a download is needed where the network is off.
+        DataError: if an archive is damaged, or a download is needed while the network is switched off.
         DownloadError: if an archive is not available, or is not the expected one.
         StorageError: if the disk is full or not writable.
     """
@@ -65,13 +65,13 @@ def _fetch_archive(archive: Archive, folder: Path, source: Source) -> str:
     file = folder / _DOWNLOADS / archive.file_name
     if file.is_file() and not unfinished.exists() and (digest := digest_of(file, "md5")) != archive.md5:
         what = f"its md5 is {digest}, that of the published file is {archive.md5}"
-        raise DataError(f"{file} is not the archive it should be: {what}. Delete it, and it is downloaded.")
+        raise DataError(f"{file} is not the published archive: {what}. Delete it to have it downloaded.")
     _download(archive.url, file, f"{archive.into}/{archive.file_name}", source, md5=archive.md5)
     write_text(unfinished, "This archive is being unpacked; `ntt data get` resumes where it stopped.\n")
     count = unpack(file, folder, source.progress(f"unpacking {archive.file_name}"))
     if not _is_provided(archive, folder):
         listed = ", ".join(archive.provides)
-        raise DataError(f"{file} does not hold what it should: {listed} are not complete in {folder}.")
+        raise DataError(f"{file} is incomplete: {listed} in {folder} are not all there.")
     unfinished.unlink()
     if not source.keep_archives:
         file.unlink()
@@ -81,7 +81,7 @@ def _fetch_archive(archive: Archive, folder: Path, source: Source) -> str:
 
 
 def _is_provided(archive: Archive, folder: Path) -> bool:
-    """Return whether a folder holds what an archive leaves behind, going by names and numbers of files."""
+    """Return whether a folder holds what an archive provides, judging by names and numbers of files."""
 
     def count(path: Path) -> int:
         return sum(1 for _ in path.iterdir()) if path.is_dir() else int(path.is_file())
@@ -116,7 +116,7 @@ def fetch_kshot_lists(datasets: Iterable[DatasetDetails], data_root: Path, sourc
     An existing `K_shot.json` is never changed.
 
     Returns:
-        What was done, and which data sets are not there yet, one sentence each.
+        What was done, and which data sets are not there yet, in one sentence each.
 
     Raises:
         DataError: if a list on disk is not the published one, or does not fit the data set.
@@ -131,7 +131,7 @@ def fetch_kshot_lists(datasets: Iterable[DatasetDetails], data_root: Path, sourc
             relative_path = path.relative_to(data_root).as_posix()
             _download(published.url, path, relative_path, source, sha256=published.sha256)
             if sha256_of(path) != published.sha256:
-                raise DataError(f"{path} is not the published list: its sha256 differs. Delete it and call again.")
+                raise DataError(f"{path} is not the published list: its sha256 differs. Delete it and fetch it again.")
         if not ((root / cdfsod.TEST).is_file() and (root / cdfsod.IMAGES).is_dir()):
             report.append(f"{root}: lists fetched; call again once {cdfsod.TEST} and {cdfsod.IMAGES}/ are there")
             continue

@@ -34,17 +34,17 @@ def convert_devkit(root: Path) -> list[Path]:
 
 
 def list_name(class_name: str, shots: int) -> str:
-    """Return the file name of the list of one class and number of shots, as published."""
+    """Return the published file name of the list for a class and number of shots."""
     return f"box_{shots}shot_{class_name}_train.txt"
 
 
 def write_kshot_files(root: Path, shots: Sequence[int]) -> list[Path]:
     """Write `annotations/K_shot.json` from the few-shot lists in `vocsplit/` unless they exist.
 
-    A list names images by path; of each path only the file name counts. The references of a class are its objects in
-    these images, in the order of the list and, within an image, of its annotation file, until there are k; difficult
-    objects are passed over. (The program the lists were published with draws k of them at random, without a seed.)
-    Returns the files that were written.
+    A list names images by path, of which only the file name counts. The references of a class are its first k objects
+    in these images, in the order of the list and, within an image, of its annotation file; difficult objects are
+    skipped. (The program published with the lists draws k of them at random, without a seed.) Returns the files that
+    were written.
     """
     paths = {root / "annotations" / f"{count}_shot.json": count for count in shots}
     missing = {path: count for path, count in paths.items() if not path.is_file()}
