@@ -393,7 +393,7 @@ def test_other_lists_than_the_published_ones(world: World, capsys: pytest.Captur
     own["annotations"][0]["bbox"][0] += 1
     (annotations / "1_shot.json").write_text(json.dumps(own))
     assert main(["data", "check", "cdfsod_uodd"]) == 1
-    assert "`ntt data get cdfsod-lists` fetches the list; call this again" in capsys.readouterr().out
+    assert "Fetch the list with `ntt data get cdfsod-lists` and check again" in capsys.readouterr().out
     assert main(["data", "get", "cdfsod-lists"]) == 0
     assert main(["data", "check", "cdfsod_uodd"]) == 1
     out = capsys.readouterr().out

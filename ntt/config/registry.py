@@ -36,15 +36,21 @@ OPTION_GROUPS: dict[str, tuple[str, type]] = {
 }
 
 
-@cache
 def register_schemas() -> None:
-    """Put every schema into Hydra's config store. Further calls change nothing."""
+    """Put every schema into Hydra's config store, with the defaults of this moment: NTT_DATA may change."""
     store = ConfigStore.instance()
     store.store(name="schema", node=_writable(ExperimentConfig))
     for group, schema in _PLAIN_GROUPS.items():
         store.store(group=f"schema/{group}", name="base", node=_writable(schema))
+    _register_options()
+
+
+@cache
+def _register_options() -> None:
+    store = ConfigStore.instance()
     for group, (package, base) in OPTION_GROUPS.items():
-        for name, schema in option_schemas(package, base).items():
+        schemas: dict[str, type] = option_schemas(package, base)
+        for name, schema in schemas.items():
             store.store(group=f"schema/{group}", name=name, node=_writable(schema))
 
 
