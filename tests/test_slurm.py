@@ -465,10 +465,11 @@ def test_a_copy_that_was_changed_is_refused(tmp_path: Path, name: str, text: str
         task()
 
 
-@pytest.mark.parametrize("gpus", ["2,3", None])
-def test_a_job_of_this_machine_sees_its_gpus_and_ends_when_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: str | None
+@pytest.mark.parametrize(("gpus", "is_alone"), [("2,3", False), (None, True)])
+def test_a_job_of_this_machine_sees_its_gpus_and_ends_when_told_or_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: str | None, is_alone: bool
 ):
+    launcher = subprocess.Popen(["sleep", "600"])
     before = signal.getsignal(signal.SIGTERM)
     environment = {"EXECUTOR": "local", "LOCAL_JOB_ID": "12", "LOCAL_NTASKS": "2", "LOCAL_GLOBALID": "1"}
     for key, value in environment.items():
@@ -479,14 +480,22 @@ def test_a_job_of_this_machine_sees_its_gpus_and_ends_when_told(
 
     def work(*arguments: object, **settings: object) -> None:
         calls.append((*arguments, settings))
-        os.kill(os.getpid(), signal.SIGTERM)
+        if is_alone:
+            launcher.kill()
+            launcher.wait()
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
 
     monkeypatch.setattr(worker, "work", work)
-    task = JobTask(sweep_dir=tmp_path, work_dir=tmp_path, job=Job(), launcher=os.getpid(), visible_gpus=gpus)
+    pid = launcher.pid if is_alone else os.getpid()
+    task = JobTask(sweep_dir=tmp_path, work_dir=tmp_path, job=Job(), launcher=pid, visible_gpus=gpus)
     try:
         with pytest.raises(SystemExit) as caught:
             task()
     finally:
+        launcher.kill()
+        launcher.wait()
         signal.signal(signal.SIGTERM, before)
     assert caught.value.code == 128 + signal.SIGTERM
     assert calls == [(tmp_path, Job(), {"rank": 1, "num_processes": 2, "job_id": "12"})]

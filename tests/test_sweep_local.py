@@ -428,36 +428,18 @@ def test_a_killed_process_costs_its_point_only(study: Study):
     assert folder.state(first.id).pid != folder.state(second.id).pid
 
 
-def test_an_interruption_leaves_tasks_waiting(study: Study):
-    folder, plan = study.plan("shots=1shot")
-
-    def interrupt(_: str) -> None:
-        if any(folder.state(point.id).attempts for point in plan.points):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_local(folder, plan, processes=1, on_change=interrupt)
-    states = [folder.state(point.id) for point in plan.points]
-    assert {state.status for state in states} <= {"waiting", "done"}
-    assert not any(Path(f"/proc/{state.pid}").exists() for state in states if state.pid)
-
-
-def run_in_process(study: Study) -> "subprocess.Popen[bytes]":
-    words = [sys.executable, "-m", "ntt", *study.command("run", str(study.file))]
-    return subprocess.Popen(words, cwd=PROJECT_DIR, start_new_session=True)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_jobs_end_with_whoever_waits_for_them(tmp_path: Path, number: signal.Signals):
+def test_an_interruption_ends_the_jobs_and_leaves_their_tasks_waiting(tmp_path: Path):
+    """Ctrl-C reaches all processes of the terminal; the jobs leave it to the one that waits for them."""
     study = Study(tmp_path)
     folder, plan = study.plan()
-    launcher = run_in_process(study)
+    words = [sys.executable, "-m", "ntt", *study.command("run", str(study.file))]
+    launcher = subprocess.Popen(words, cwd=PROJECT_DIR, start_new_session=True)
     task = Shard(plan.units[0].id, 0, 1).task
     wait_for(lambda: folder.state(task).status == "running")
     pid = folder.state(task).pid or 0
-    os.killpg(launcher.pid, number) if number == signal.SIGINT else launcher.kill()
+    os.killpg(launcher.pid, signal.SIGINT)
     launcher.wait(60)
-    wait_for(lambda: not Path(f"/proc/{pid}").exists())
+    assert not Path(f"/proc/{pid}").exists()
     assert folder.state(task).status in ("waiting", "done")
     assert not list(study.store.rglob("*.tmp"))
 

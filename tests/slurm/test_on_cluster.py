@@ -47,8 +47,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sweep(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+def sweep(data: Path, undisturbed: tuple[Path, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """One point. The job of its candidates stops after each image it has stored, until `release`."""
+    shutil.copytree(undisturbed[0] / "references", tmp_path / "store" / "references")
     (tmp_path / "hold").touch()
     monkeypatch.setenv("NTT_TEST_HOLD", str(tmp_path / "hold"))
     monkeypatch.setenv("PYTHONPATH", str(PROJECT_DIR / "tests" / "slurm" / "hold"))
@@ -56,10 +57,11 @@ def sweep(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What the point of `sweep` gives without a cluster."""
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    """The store of the point of `sweep`, and what it gives, without a cluster."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    return local_results(planned(write_sweep(folder, data, axes={"shots": ["1shot"]})), folder / "local")
+    results = local_results(planned(write_sweep(folder, data, axes={"shots": ["1shot"]})), folder / "local")
+    return folder / "local" / "store", results
 
 
 def local_results(sweep: Sweep, place: Path) -> Results:
@@ -165,13 +167,10 @@ def assert_kept(sweep: Sweep, earlier: dict[str, tuple[int, int]]) -> None:
     assert {name: now[name] for name in earlier} == earlier
 
 
-def test_interruptions_cost_no_finished_image(cluster: Cluster, sweep: Sweep, undisturbed: Results):
+def test_interruptions_cost_no_finished_image(cluster: Cluster, sweep: Sweep, undisturbed: tuple[Path, Results]):
     submitted, _ = slurm.submit(sweep.folder, sweep.plan, overrides=["max_timeouts=0"])
     first, before = held(sweep, cluster), sweep.stored()
     (shard,) = sweep.shards
-
-    references = submitted[1].job_id
-    wait_for(lambda: references not in read_queue(sweep.folder)[1], "the references", cluster=cluster)
 
     # A more important job takes the node; the same job comes back.
     cluster.run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
@@ -186,20 +185,22 @@ def test_interruptions_cost_no_finished_image(cluster: Cluster, sweep: Sweep, un
     assert len(before) == 2
 
     # What is left is withdrawn in the middle, and submitted again.
-    assert slurm.cancel(sweep.folder) == sorted(array.job_id for array in submitted if array.stage != "references")
+    assert slurm.cancel(sweep.folder) == [array.job_id for array in submitted]
     assert states(sweep, [shard, *sweep.points]) == ["cancelled"] * 2
 
     release(sweep)
     again, _ = slurm.submit(sweep.folder, sweep.replanned())
-    assert [array.stage for array in again] == ["candidates", "points"], "references are not repeated"
+    assert [array.stage for array in again] == ["candidates", "points"]
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
     assert states(sweep, sweep.points) == ["done"]
     assert_kept(sweep, before)
-    assert sweep.results() == undisturbed
+    assert sweep.results() == undisturbed[1]
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_named_by_what_waited_for_it(cluster: Cluster, sweep: Sweep, undisturbed: Results):
+def test_a_killed_process_is_named_by_what_waited_for_it(
+    cluster: Cluster, sweep: Sweep, undisturbed: tuple[Path, Results]
+):
     slurm.submit(sweep.folder, sweep.plan)
     first, before = held(sweep, cluster), sweep.stored()
     (shard,) = sweep.shards
@@ -213,11 +214,11 @@ def test_a_killed_process_is_named_by_what_waited_for_it(cluster: Cluster, sweep
     slurm.submit(sweep.folder, sweep.replanned())
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
     assert_kept(sweep, before)
-    assert sweep.results() == undisturbed
+    assert sweep.results() == undisturbed[1]
 
 
 @pytest.mark.slow
-def test_a_job_out_of_time_is_queued_again(cluster: Cluster, sweep: Sweep, undisturbed: Results):
+def test_a_job_out_of_time_is_queued_again(cluster: Cluster, sweep: Sweep, undisturbed: tuple[Path, Results]):
     # A minute is the shortest limit SLURM knows; the process is held until it is told that its time is up.
     limits = ["candidates.timeout_min=1", "candidates.signal_delay_s=10", "max_timeouts=9"]
     submitted, _ = slurm.submit(sweep.folder, sweep.plan, overrides=limits)
@@ -231,7 +232,7 @@ def test_a_job_out_of_time_is_queued_again(cluster: Cluster, sweep: Sweep, undis
     assert "this job is timed-out" in log
     assert states(sweep, sweep.points) == ["done"]
     assert_kept(sweep, before)
-    assert sweep.results() == undisturbed
+    assert sweep.results() == undisturbed[1]
 
 
 def is_told(pid: int | None, signum: signal.Signals) -> bool:
@@ -242,7 +243,9 @@ def is_told(pid: int | None, signum: signal.Signals) -> bool:
 
 
 @pytest.mark.slow
-def test_a_drained_node_holds_jobs_until_it_is_resumed(cluster: Cluster, sweep: Sweep, undisturbed: Results):
+def test_a_drained_node_holds_jobs_until_it_is_resumed(
+    cluster: Cluster, sweep: Sweep, undisturbed: tuple[Path, Results]
+):
     submitted, _ = slurm.submit(sweep.folder, sweep.plan)
     first, before = held(sweep, cluster), sweep.stored()
     (shard,) = sweep.shards
@@ -261,7 +264,7 @@ def test_a_drained_node_holds_jobs_until_it_is_resumed(cluster: Cluster, sweep: 
     assert states(sweep, sweep.points) == ["done"]
     assert sweep.folder.state(shard).attempts == first.attempts + 1
     assert_kept(sweep, before)
-    assert sweep.results() == undisturbed
+    assert sweep.results() == undisturbed[1]
 
 
 def waiting_for(sweep: Sweep, task: str) -> str | None:
