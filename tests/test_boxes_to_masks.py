@@ -11,17 +11,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from tiny_data import make_tiny, read, settings
+from tiny_data import make_tiny, read, run_with, settings
 
 from ntt.cli.main import main
-from ntt.config.compose import compose_config
-from ntt.config.identity import run_directory
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import mask_to_polygons, segmentation_rle
 from ntt.models.box_masks import BoxMasks, Conversion, ReferenceMasks, choose_box_segmenter, convert
 from ntt.models.segmenters.box_fallback import ProposalBoxes, best_proposals
 from ntt.ops.masks import decode_masks
-from ntt.run import runner
 from ntt.run.artefacts import read_memory
 from ntt.run.shared import Workspace
 from ntt.store.store import Store
@@ -402,10 +399,9 @@ def memory_of(
     root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, stub: object, *more: str
 ) -> tuple[Path, list[list[float]]]:
     monkeypatch.setattr(Workspace, "segmenter", lambda self, config, placement: stub)
-    config = compose_config(settings(root, folder / "out", folder / "store", "stage=memory", *more))
-    runner.run(config)
-    memory = read_memory(run_directory(config) / "memory.safetensors")
-    return run_directory(config), [feature.flatten().tolist() for feature in memory.features]
+    run_dir = run_with(settings(root, folder / "out", folder / "store", "stage=memory", *more))
+    memory = read_memory(run_dir / "memory.safetensors")
+    return run_dir, [feature.flatten().tolist() for feature in memory.features]
 
 
 def test_references_get_their_masks_from_box_prompts(

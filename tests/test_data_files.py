@@ -9,15 +9,12 @@ from typing import Any
 import pytest
 from coco_samples import annotation, document
 from PIL import Image
-from tiny_data import make_tiny
+from tiny_data import make_tiny, run_with
 
 from ntt.cli.main import main
-from ntt.config.compose import compose_config
-from ntt.config.identity import run_directory
 from ntt.convert.coco_files import merge, read_whole, split, subset
 from ntt.data.coco import read_coco
 from ntt.errors import ConfigError, DataError
-from ntt.run import runner
 from ntt.types import Json
 
 
@@ -269,11 +266,8 @@ def test_a_run_with_sampled_references_uses_the_same_ones(
     shots = sorted((entry["category_id"], entry["shot_index"]) for entry in content["annotations"])
     assert shots == [(3, 0), (3, 1), (7, 0), (7, 1)]
     common = ["dataset=coco_json", f"dataset.root={root}", "shots=2shot", "seed=3", f"runtime.output_root={tmp_path}"]
-    runs = []
-    for words in (chosen[:1], ["shots.sampler=shot_index", "dataset.references=annotations/shared.json"]):
-        made = compose_config([*common, *words, "stage=references"])
-        runner.run(made)
-        runs.append(run_directory(made))
+    of_file = ["shots.sampler=shot_index", "dataset.references=annotations/shared.json"]
+    runs = [run_with([*common, *words, "stage=references"]) for words in (chosen[:1], of_file)]
     original, shared = (json.loads((run / "references.json").read_text()) for run in runs)
     assert original["references"] == shared["references"]
     assert original["digest"] == shared["digest"] == facts["digest"]
@@ -294,10 +288,8 @@ def test_a_class_without_an_example_is_left_out_by_the_reference_sampler_only(tm
     words = ["dataset=coco_json", f"dataset.root={root}", "shots=1shot", f"runtime.output_root={tmp_path}"]
     words += [f"runtime.store_root={tmp_path}/store", "stage=references"]
     with pytest.raises(DataError, match="of 1 of the 3 classes: star"):
-        runner.run(compose_config(words))
-    chosen = compose_config([*words, "shots.sampler=reference"])
-    runner.run(chosen)
-    drawn = json.loads((run_directory(chosen) / "references.json").read_text())
+        run_with(words)
+    drawn = json.loads((run_with([*words, "shots.sampler=reference"]) / "references.json").read_text())
     assert list(drawn["names"].values()) == ["disc", "square"]
 
 

@@ -5,12 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_data import make_tiny, settings
+from tiny_data import make_tiny, run_with, settings
 
-from ntt.config.compose import compose_config
-from ntt.config.identity import run_directory
 from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0
-from ntt.run import runner
 from ntt.stages.feature_pictures import class_similarity
 from ntt.stages.target_pictures import picture_stem
 from ntt.types import Category, ImageRecord, Prototypes
@@ -28,9 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def drawn(root: Path, output: Path, store: Path, *more: str) -> tuple[Path, set[str]]:
     words = settings(root, output, store, "stage=visualisation", "visualisation.enabled=true", *more)
-    config = compose_config(words)
-    runner.run(config)
-    folder = run_directory(config) / "pictures"
+    folder = run_with(words) / "pictures"
     return folder, {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
 
 

@@ -10,18 +10,15 @@ import numpy as np
 import pytest
 from own_images import make_folder
 from PIL import Image, ImageOps
-from tiny_data import HEIGHT, WIDTH, polygon, shape_mask
+from tiny_data import HEIGHT, WIDTH, polygon, run_with, shape_mask
 
 from ntt.cli.main import main
-from ntt.config.compose import compose_config
-from ntt.config.identity import run_directory
 from ntt.convert.plain_folder import convert_references, convert_targets, foreground
 from ntt.data.coco import read_coco
 from ntt.data.masks import segmentation_rle
 from ntt.datasets.folder import FolderConfig
 from ntt.errors import DataError
 from ntt.ops.masks import decode_masks
-from ntt.run import runner
 from ntt.types import Category, Json
 
 
@@ -40,9 +37,7 @@ def go(tmp_path: Path, shared_store: Path) -> Go:
     def run(root: Path, *more: str) -> Path:
         places = [f"runtime.{name}_root={tmp_path}/{name}" for name in ("cache", "output")]
         words = ["dataset=folder", f"dataset.root={root}", "shots=all", f"runtime.store_root={shared_store}"]
-        config = compose_config([*words, *places, *more])
-        runner.run(config)
-        return run_directory(config)
+        return run_with([*words, *places, *more])
 
     return run
 

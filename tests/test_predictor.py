@@ -15,19 +15,16 @@ from conftest import PROJECT_DIR
 from own_images import EXAMPLES, make_folder
 from PIL import Image
 from skimage import data
-from tiny_data import HEIGHT, WIDTH, make_tiny, shape_mask
+from tiny_data import HEIGHT, WIDTH, make_tiny, run_with, shape_mask
 
 import ntt
 from ntt.base.files import read_json
-from ntt.config.compose import compose_config
-from ntt.config.identity import run_directory
 from ntt.data.coco import read_coco
 from ntt.data.images import read_image
 from ntt.data.masks import instance_mask
 from ntt.errors import ConfigError, DataError, StorageError
 from ntt.predictor.references import as_file
 from ntt.run import artefacts as results
-from ntt.run import runner
 
 # Coarse masks and small inputs, for speed.
 QUICK = ("backbone.input_size=64", "segmenter.canvas_side=128", "segmenter.mask_side=128", "segmenter.leaves=150")
@@ -65,12 +62,11 @@ def predictor(tiny: Path, shared_store: Path) -> ntt.Predictor:
 def test_detections_are_those_of_a_run(tiny: Path, shared_store: Path, predictor: ntt.Predictor, tmp_path: Path):
     words = ["dataset=coco_json", f"dataset.root={tiny}", "shots=all", "visualisation.enabled=false", *QUICK]
     words += [f"runtime.output_root={tmp_path}", f"runtime.store_root={shared_store}", "evaluation.thresholds=proposed"]
-    made = compose_config(words)
-    runner.run(made)
-    assert predictor.thresholds == read_json(run_directory(made) / "leave_one_out.json")["thresholds"]
+    run_dir = run_with(words)
+    assert predictor.thresholds == read_json(run_dir / "leave_one_out.json")["thresholds"]
     data = read_coco(tiny / "annotations/targets.json", tiny / "images")
     records = list(data.images.values())
-    run = results.read_predictions(run_directory(made) / "predictions.json", records, data.categories)
+    run = results.read_predictions(run_dir / "predictions.json", records, data.categories)
     assert predictor.classes == ("disc", "square")
     for record, theirs in zip(records, run, strict=True):
         ours = predictor(record.path)

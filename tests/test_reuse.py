@@ -11,14 +11,12 @@ from pathlib import Path
 import pytest
 import safetensors.numpy
 from PIL import Image
-from tiny_data import SMALL, edited, make_tiny, read, settings
+from tiny_data import SMALL, edited, make_tiny, read, run_with, settings
 
 from ntt.base import digests
 from ntt.base.log import file_logging
 from ntt.config.compose import compose_config
-from ntt.config.identity import run_directory
 from ntt.errors import StorageError
-from ntt.run import runner
 from ntt.run import shared as workspace
 from ntt.run.environment import apply_runtime
 from ntt.run.shared import Workspace
@@ -46,9 +44,7 @@ def go(data: Path, tmp_path: Path, models: Workspace) -> Go:
     """Run with overrides in this process; returns the run directory."""
 
     def run(*more: str, root: Path = data, out: str = "out", space: Workspace = models) -> Path:
-        made = compose_config(settings(root, tmp_path / out, tmp_path / "store", *more))
-        runner.run(made, workspace=space)
-        return run_directory(made)
+        return run_with(settings(root, tmp_path / out, tmp_path / "store", *more), workspace=space)
 
     return run
 

@@ -11,11 +11,10 @@ import pytest
 from conftest import PROJECT_DIR
 from PIL import Image
 from pycocotools.coco import COCO
-from tiny_data import edited, make_tiny, read, settings
+from tiny_data import edited, make_tiny, read, run_with, settings
 
 from ntt.config import schema as config
 from ntt.config.compose import compose_config
-from ntt.config.identity import run_directory
 from ntt.errors import ConfigError, DataError, StorageError, WeightsError
 from ntt.run import runner
 
@@ -32,9 +31,7 @@ def run(tiny: Path, tmp_path: Path, shared_store: Path) -> Run:
     """Run with overrides in this process; returns the run directory."""
 
     def go(*more: str, root: Path = tiny, store: Path = shared_store) -> Path:
-        made = compose_config(settings(root, tmp_path / "out", store, *more))
-        runner.run(made)
-        return run_directory(made)
+        return run_with(settings(root, tmp_path / "out", store, *more))
 
     return go
 

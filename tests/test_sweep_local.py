@@ -15,11 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROJECT_DIR
-from tiny_data import SMALL, make_tiny
+from tiny_data import SMALL, make_tiny, run_with
 
 from ntt.cli.main import main
-from ntt.config.compose import compose_config
-from ntt.config.identity import run_directory
 from ntt.errors import ConfigError, NttError
 from ntt.run import runner
 from ntt.store.maintenance import keys_of_runs
@@ -201,10 +199,9 @@ def test_a_sweep_of_two_processes_equals_single_runs_bit_for_bit(done: Study, tm
     assert all(point.finished for point in plan.points)
     for point in (plan.points[1], plan.points[2]):
         elsewhere = [f"runtime.output_root={tmp_path}", f"runtime.store_root={tmp_path}/store"]
-        config = compose_config([*point.overrides, *elsewhere])
-        runner.run(config)
+        alone = run_with([*point.overrides, *elsewhere])
         for name in RESULTS:
-            assert (run_directory(config) / name).read_bytes() == (point.run_dir / name).read_bytes(), name
+            assert (alone / name).read_bytes() == (point.run_dir / name).read_bytes(), name
 
 
 def test_shared_work_was_done_once_and_divided(done: Study):

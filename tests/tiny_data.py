@@ -1,7 +1,7 @@
 """A COCO-format data set small enough to run the whole pipeline in a second: coloured shapes on noise."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ntt.config.compose import compose_many
+from ntt.config.identity import run_directory
+from ntt.run import runner
 from ntt.types import Json
 
 # Models that take a moment: few regions of a small canvas.
@@ -87,6 +90,13 @@ def settings(root: Path, output: Path, store: Path, *more: str) -> list[str]:
         *SMALL,
         *more,
     ]
+
+
+def run_with(words: Sequence[str], **more: Any) -> Path:
+    """Run with settings in this process and return the run directory. Settings are composed in parts: quicker."""
+    (config,) = compose_many([words])
+    runner.run(config, **more)
+    return run_directory(config)
 
 
 def read(path: Path) -> Json:
