@@ -71,7 +71,7 @@ def draw_instances(image_HW3: ByteArray, instances: DrawnInstances, class_names:
     boxes_xyxy = with_corners(boxes) * scale
     areas = boxes[:, 2] * boxes[:, 3]
     masked = [index for index, rle in enumerate(instances.rles) if rle is not None]
-    areas[masked] = rle_areas([rle for rle in instances.rles if rle is not None], height, width)
+    areas[masked] = rle_areas([rle for rle in instances.rles if rle is not None])
     colours = [class_colour(label) for label in instances.labels.tolist()]
     for i in np.argsort(-areas, kind="stable").tolist():
         rle = instances.rles[i]

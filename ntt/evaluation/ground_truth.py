@@ -18,6 +18,7 @@ from ntt.data.masks import segmentation_rle
 from ntt.evaluation.curves import AREA_RANGES_PX, FloatArray
 from ntt.evaluation.federated import Federation, federation_of
 from ntt.evaluation.options import Protocol
+from ntt.ops.masks import rle_areas
 from ntt.types import Category, ImageId, Instance, IntArray, Json
 
 BoolArray = npt.NDArray[np.bool_]
@@ -65,12 +66,31 @@ class GroundTruth:
         return {category.id: index for index, category in enumerate(self.categories)}
 
     @cached_property
+    def pairs(self) -> IntArray:
+        """The pair of each object: int64 [G]."""
+        return _pairs(self.instances, self.image_indices, self.class_indices)
+
+    @cached_property
+    def by_pair(self) -> IntArray:
+        """Indices of the objects by their pairs, and of a pair in file order: int64 [G]."""
+        return np.argsort(self.pairs, kind="stable")
+
+    def objects_of(self, images: IntArray, labels: IntArray) -> tuple[IntArray, IntArray]:
+        """Return where in `by_pair` the objects of images and classes begin, and how many there are: int64 each."""
+        pairs, ordered = images * len(self.categories) + labels, self.pairs[self.by_pair]
+        first = ordered.searchsorted(pairs)
+        return first, ordered.searchsorted(pairs, side="right") - first
+
+    @cached_property
     def groups(self) -> dict[int, IntArray]:
         """Pair -> indices of its objects, in file order; without the pairs that have none."""
-        pairs = _pairs(self.instances, self.image_indices, self.class_indices)
-        order = np.argsort(pairs, kind="stable")
-        present, starts = np.unique(pairs[order], return_index=True)
-        return dict(zip(present.tolist(), np.split(order, starts[1:]), strict=False))
+        present, starts = np.unique(self.pairs[self.by_pair], return_index=True)
+        return dict(zip(present.tolist(), np.split(self.by_pair, starts[1:]), strict=False))
+
+    @cached_property
+    def mask_areas(self) -> FloatArray:
+        """Foreground pixels of every object's mask: float64 [G]; only where `has_masks`."""
+        return rle_areas([rle["counts"] for rle in self.rles]).astype(np.float64)
 
     @cached_property
     def objects_of_image(self) -> list[IntArray]:

@@ -13,6 +13,7 @@ from ntt.evaluation.curves import AREA_RANGES_PX, IOU_THRESHOLDS_T, MAX_DETECTIO
 from ntt.evaluation.ground_truth import BoolArray, GroundTruth
 from ntt.evaluation.table import DetectionTable, ranks
 from ntt.ops.boxes import members_of_classes
+from ntt.ops.ragged import ranges
 from ntt.types import IntArray
 
 
@@ -85,32 +86,44 @@ class _Reaching:
 
 def _reaching(table: DetectionTable, rows: IntArray, ground_truth: GroundTruth, kind: str) -> _Reaching:
     """Find the pairs by pycocotools' own arithmetic, so that it agrees in every digit; by object, then by rank."""
-    none = np.zeros(0, dtype=np.int64)
-    parts = [(none, none, np.zeros(0))]
-    keys = table.images[rows] * len(ground_truth.categories) + table.labels[rows]
-    has_objects = np.isin(keys, np.fromiter(ground_truth.groups, dtype=np.int64, count=len(ground_truth.groups)))
-    detections = np.flatnonzero(has_objects)
-    for members in members_of_classes(table.images[rows[detections]]):
-        of_image = detections[members]
-        classes = np.unique(keys[of_image])
-        objects = np.concatenate([ground_truth.groups[key] for key in classes.tolist()])
-        class_of_object = np.repeat(classes, [len(ground_truth.groups[key]) for key in classes.tolist()])
-        ious_gd = _ious(table, rows[of_image], ground_truth, objects, kind).T
-        same_class = class_of_object[:, None] == keys[of_image]
-        rows_g, columns_d = np.nonzero((ious_gd >= IOU_THRESHOLDS_T[0]) & same_class)
-        parts.append((of_image[columns_d], objects[rows_g], ious_gd[rows_g, columns_d]))
-    detections_P, objects_P, ious_P = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    order = np.lexsort((detections_P, objects_P))
-    return _Reaching(detections_P[order], objects_P[order], ious_P[order])
+    first_D, counts_D = ground_truth.objects_of(table.images[rows], table.labels[rows])
+    detections_P = np.repeat(np.arange(len(rows)), counts_D)
+    objects_P = ground_truth.by_pair[ranges(first_D, counts_D)]
+    ious_P = _box_ious if kind == "bbox" else _mask_ious
+    pairs = _Reaching(detections_P, objects_P, ious_P(table, rows[detections_P], ground_truth, objects_P))
+    pairs = pairs.take(np.flatnonzero(pairs.ious_P >= IOU_THRESHOLDS_T[0]))
+    return pairs.take(np.lexsort((pairs.detections_P, pairs.objects_P)))
 
 
-def _ious(table: DetectionTable, rows: IntArray, ground_truth: GroundTruth, objects: IntArray, kind: str) -> FloatArray:
-    """Return the IoU of each detection with each object, float64 [d, g]."""
-    crowd = ground_truth.is_crowd[objects].astype(int).tolist()
-    if kind == "bbox":
-        return np.asarray(coco_mask.iou(table.boxes_xywh[rows], ground_truth.boxes_xywh[objects], crowd))
-    masks = [table.rle(row) for row in rows.tolist()]
-    return np.asarray(coco_mask.iou(masks, [ground_truth.rles[index] for index in objects.tolist()], crowd))
+def _box_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTruth, objects_P: IntArray) -> FloatArray:
+    """Return the IoU of the boxes of each pair, float64 [P], as pycocotools' `bbIou` computes it."""
+    boxes, others = table.boxes_xywh[rows_P].T, ground_truth.boxes_xywh[objects_P].T
+    ends, other_ends = boxes[:2] + boxes[2:], others[:2] + others[2:]
+    width_P, height_P = np.minimum(ends, other_ends) - np.maximum(boxes[:2], others[:2])
+    meet_P = np.flatnonzero((width_P > 0) & (height_P > 0))
+    intersections = width_P[meet_P] * height_P[meet_P]
+    areas, other_areas = boxes[2, meet_P] * boxes[3, meet_P], others[2, meet_P] * others[3, meet_P]
+    is_crowd = ground_truth.is_crowd[objects_P[meet_P]]
+    ious_P = np.zeros(len(rows_P))
+    ious_P[meet_P] = intersections / np.where(is_crowd, areas, areas + other_areas - intersections)
+    return ious_P
+
+
+def _mask_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTruth, objects_P: IntArray) -> FloatArray:
+    """Return the IoU of the masks of each pair, float64 [P]; 0 where the areas alone show that it is below 0.5."""
+    areas, others = table.mask_areas[rows_P], ground_truth.mask_areas[objects_P]
+    largest = np.where(ground_truth.is_crowd[objects_P], areas, np.maximum(areas, others))
+    ious_P = np.zeros(len(rows_P))
+    similar_P = np.flatnonzero(np.minimum(areas, others) >= IOU_THRESHOLDS_T[0] * largest)
+    for members in members_of_classes(table.images[rows_P[similar_P]]):
+        of_image = similar_P[members]
+        rows, row_p = np.unique(rows_P[of_image], return_inverse=True)
+        objects, object_p = np.unique(objects_P[of_image], return_inverse=True)
+        masks = [table.rle(row) for row in rows.tolist()]
+        object_masks = [ground_truth.rles[index] for index in objects.tolist()]
+        ious_dg = coco_mask.iou(masks, object_masks, ground_truth.is_crowd[objects].astype(int).tolist())
+        ious_P[of_image] = ious_dg[row_p, object_p]
+    return ious_P
 
 
 def _is_contested(reaching: _Reaching) -> BoolArray:

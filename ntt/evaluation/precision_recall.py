@@ -18,9 +18,12 @@ from ntt.types import IntArray
 
 def precision_recall(matches: Matches, table: DetectionTable, ground_truth: GroundTruth) -> Curves:
     """Compute precision and recall from the matches of boxes or masks, by the protocol of the ground truth."""
-    labels = table.labels[matches.rows]
-    scores = table.scores[matches.rows]
     limits = MAX_DETECTIONS[ground_truth.protocol]
+    order = np.flatnonzero(matches.ranks < limits[-1])
+    order = order[np.lexsort((-table.scores[matches.rows[order]], table.labels[matches.rows[order]]))]
+    labels, ranks = table.labels[matches.rows[order]], matches.ranks[order]
+    counts_ATD = ~matches.is_ignored.take(order, axis=-1)
+    is_true_ATD = matches.is_match.take(order, axis=-1) & counts_ATD
     sizes = (len(ground_truth.categories), len(AREA_RANGES_PX))
     precision = -np.ones((len(IOU_THRESHOLDS_T), len(RECALL_STEPS_R), *sizes))
     recall = -np.ones((len(IOU_THRESHOLDS_T), *sizes, len(limits)))
@@ -29,16 +32,12 @@ def precision_recall(matches: Matches, table: DetectionTable, ground_truth: Grou
         ranges = np.flatnonzero(counted_A)
         if not len(ranges):
             continue
-        members = np.arange(bounds[label], bounds[label + 1])
-        members = members[matches.ranks[members] < limits[-1]]
-        members = members[np.argsort(-scores[members], kind="stable")]
-        cells = np.ix_(ranges, np.arange(len(IOU_THRESHOLDS_T)), members)
-        counts_ATn = ~matches.is_ignored[cells]
-        is_true_ATn = matches.is_match[cells] & counts_ATn
+        members = slice(bounds[label], bounds[label + 1])
+        counts_ATn, is_true_ATn = counts_ATD[ranges, :, members], is_true_ATD[ranges, :, members]
         needed_AR = np.stack([_true_detections_needed(count) for count in counted_A[ranges].tolist()])
         precision[:, :, label, ranges] = _precision(is_true_ATn, counts_ATn, needed_AR).transpose(1, 2, 0)
         for index, limit in enumerate(limits):
-            found_AT = np.count_nonzero(is_true_ATn & (matches.ranks[members] < limit), axis=-1)
+            found_AT = np.count_nonzero(is_true_ATn & (ranks[members] < limit), axis=-1)
             recall[:, label, ranges, index] = (found_AT / counted_A[ranges, None]).T
     return Curves(precision=precision, recall=recall, protocol=ground_truth.protocol)
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 
@@ -60,12 +59,7 @@ class DetectionTable:
     @cached_property
     def mask_areas(self) -> FloatArray:
         """Foreground pixels: float64 [D]."""
-        bounds = [0, *(np.flatnonzero(np.diff(self.images)) + 1).tolist(), len(self)]
-        areas = np.zeros(len(self), dtype=np.float64)
-        for start, stop in pairwise(bounds):
-            if stop > start:
-                areas[start:stop] = rle_areas(self.counts[start:stop], *self.sizes[self.images[start]])
-        return areas
+        return rle_areas(self.counts).astype(np.float64)
 
 
 def tabulate(

@@ -26,7 +26,7 @@ class ImageTerms:
         self._remembered: dict[Hashable, Any] = {}
         self._order = best_first(candidates.predicted_iou)
         self._row_N: IntArray = np.full(len(candidates), -1)
-        self._rles_M: tuple[bytes, ...] = ()
+        self._rles_M: npt.NDArray[np.object_]
         self._boxes_xywh: FloatArray
         self._overlaps_MM: npt.NDArray[np.float64]
 
@@ -61,12 +61,12 @@ class ImageTerms:
         self._boxes_xywh = segments.boxes_xywh
         self._overlaps_MM = overlaps_with_earlier(segments, group_N[left_M])
         if self._is_shared:
-            self._rles_M = to_text(masks)
+            self._rles_M = np.array(to_text(masks), dtype=np.object_)
 
     def rles(self, members: IntArray) -> tuple[bytes, ...]:
         """Encode survivors' masks as COCO compressed RLEs."""
         if self._is_shared:
-            return tuple(self._rles_M[row] for row in self._row_N[members].tolist())
+            return tuple(self._rles_M[self._row_N[members]])
         return to_text(take(self.candidates.masks, members))
 
     def boxes_xywh(self, members: IntArray) -> FloatArray:

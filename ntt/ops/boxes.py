@@ -1,5 +1,6 @@
 """Boxes of masks and class-wise non-maximum suppression. Suffixes: N masks, h and w rows and columns of the grid."""
 
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -136,7 +137,7 @@ def members_of_classes(labels: IntArray) -> list[IntArray]:
     """Return the indices of the members of each class that occurs, in ascending order."""
     order = np.argsort(labels, kind="stable")
     edges = np.flatnonzero(np.diff(labels[order])) + 1
-    return np.split(order, edges) if len(labels) else []
+    return [order[start:end] for start, end in pairwise([0, *edges.tolist(), len(labels)]) if end]
 
 
 def unsuppressed(count: int, better_P: IntArray, worse_P: IntArray) -> npt.NDArray[np.bool_]:

@@ -32,13 +32,12 @@ def decode_masks(rles: Sequence[bytes], height: int, width: int) -> npt.NDArray[
     return cast("npt.NDArray[np.bool_]", decoded.transpose(2, 0, 1).astype(np.bool_))
 
 
-def rle_areas(rles: Sequence[bytes], height: int, width: int) -> npt.NDArray[np.int64]:
-    """Count the foreground pixels of each mask: int64 [N]."""
-    if not rles:
-        return np.zeros(0, dtype=np.int64)
-    coded = _as_coco(rles, height, width)
-    parts = [coco_mask.area(coded[i : i + _AREA_LIMIT]) for i in range(0, len(coded), _AREA_LIMIT)]
-    return np.concatenate(parts).astype(np.int64)
+def rle_areas(rles: Sequence[bytes]) -> npt.NDArray[np.int64]:
+    """Count the foreground pixels of masks of any sizes: int64 [N]."""
+    parts = [
+        coco_mask.area(_as_coco(rles[start : start + _AREA_LIMIT], 0, 0)) for start in range(0, len(rles), _AREA_LIMIT)
+    ]
+    return np.concatenate([np.zeros(0), *parts]).astype(np.int64)
 
 
 def mask_ious(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int) -> npt.NDArray[np.float64]:
