@@ -4,10 +4,14 @@ A message says what is wrong, with the value and what is allowed, and what to do
 `main.py` and the `ntt` command print such an error without a traceback; any other exception is a defect of ours.
 """
 
+import re
 from collections.abc import Sequence
+from itertools import zip_longest
 
 EXIT_USER_ERROR = 2
 """Exit status of a program that ends with such an error."""
+_NAME = re.compile(r"[\d/'\"=]|\w[._]\w")
+_NAMED = 4
 
 
 def printable(text: str) -> str:
@@ -48,16 +52,38 @@ class DistributedError(NttError):
     """A process of a distributed job that failed, vanished or disagrees with the others."""
 
 
-def raise_all(problems: Sequence[str], kind: type[NttError], *, summary: str) -> None:
+def raise_all(problems: Sequence[str], kind: type[NttError], *, summary: str, where: str = "") -> None:
     """Raise one error, of class `kind`, that lists every problem at once; do nothing when there is none.
 
-    `summary` is the heading of the list where there is more than one.
+    `summary` is the heading of the list where there is more than one; `where` is what a single problem begins with.
     """
     if not problems:
         return
+    problems = _one_each(problems)
     if len(problems) == 1:
-        raise kind(problems[0])
+        raise kind(where + problems[0])
     lines = [f"  - {problem}" for problem in problems[:20]]
     if len(problems) > 20:
         lines.append(f"  ... and {len(problems) - 20} more")
     raise kind("\n".join([f"{summary} ({len(problems)} problems):", *lines]))
+
+
+def _one_each(problems: Sequence[str]) -> list[str]:
+    """Join the problems that are one mistake in several places: they differ in names and numbers only."""
+    alike: dict[str, list[str]] = {}
+    for problem in problems:
+        alike.setdefault(" ".join(word for word in problem.split(" ") if not _NAME.search(word)), []).append(problem)
+    return [first + _others(first, others) for first, *others in alike.values()]
+
+
+def _others(first: str, others: Sequence[str]) -> str:
+    """Return a sentence that names other problems by the first word in which each differs."""
+    if not others:
+        return ""
+    words = first.split(" ")
+    names = (
+        next((name for name, word in zip_longest(other.split(" "), words) if name and name != word), "the same")
+        for other in others[:_NAMED]
+    )
+    listed = ", ".join(name.rstrip(",:.") for name in names) + (", ..." if len(others) > _NAMED else "")
+    return f" The same holds for {len(others)} more ({listed})."

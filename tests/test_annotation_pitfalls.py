@@ -144,9 +144,24 @@ def test_sound_boxes_are_not_questioned(tmp_path: Path, caplog: pytest.LogCaptur
     assert log_of(tmp_path, {**sound(), "annotations": [thin, beyond]}, caplog)[1] == ""
 
 
-def test_boxes_counted_from_one_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    _, log = log_of(tmp_path, changed(boxes_as(lambda b: (b[0] + 1, b[1] + 1, b[2], b[3]))), caplog)
-    assert log == "The boxes are shifted by 1 and 1 px from their masks: counted from 1? COCO counts from 0."
+def test_masks_and_boxes_of_larger_images(tmp_path: Path) -> None:
+    content = changed(boxes_as(lambda b: np.array(b) * 2), sound(lambda box: [[2 * v for v in rectangle(box)]]))
+    with pytest.raises(DataError, match="of 4 boxes leave their images: they look like those of larger images"):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("by", "text"),
+    [
+        ((1, 1, 0, 0), "are shifted by 1 and 1 px from their masks: counted from 1? COCO counts from 0."),
+        ((0, 0, 1, 1), "differ from their masks by left +0, top +0, width +1, height +1 px. COCO's width is right - "),
+    ],
+)
+def test_boxes_counted_in_another_way_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, by: Box, text: str
+) -> None:
+    _, log = log_of(tmp_path, changed(boxes_as(lambda b: np.add(b, by))), caplog)
+    assert log.startswith(f"The boxes {text}")
 
 
 # Crowd regions
@@ -168,7 +183,7 @@ def test_crowd_regions_are_counted_and_can_be_read_as_objects(tmp_path: Path, ca
 
 def test_few_crowd_regions_are_counted_without_a_question(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     box = [20, 20, 30, 30]
-    entries = [annotation(n, 5, 1, [n, *box[1:]], iscrowd=int(n == 1)) for n in range(1, 13)]
+    entries = [annotation(n, 5, 1, [4 * n, *box[1:]], iscrowd=int(n == 1)) for n in range(1, 13)]
     _, log = log_of(tmp_path, document(annotations=entries), caplog)
     assert log == "1 of 12 annotations are crowd regions (iscrowd=1): neither references nor wanted."
 
@@ -195,11 +210,12 @@ def test_areas_that_contradict_their_objects(
     assert dataset.instances[0].area_px == area
 
 
-def test_objects_annotated_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("shift_px", [0, 0.3, 1, 2])
+def test_objects_annotated_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture, shift_px: float) -> None:
     content = sound()
     for entry in content["annotations"][:]:
         left, *rest = entry["bbox"]
-        content["annotations"].append({**entry, "id": entry["id"] + 10, "bbox": [left + 0.3, *rest]})
+        content["annotations"].append({**entry, "id": entry["id"] + 10, "bbox": [left + shift_px, *rest]})
     _, log = log_of(tmp_path, content, caplog)
     assert log == "4 annotation(s) have image, class and box of another one: annotated twice? (id 11, 12, 13, 14)"
 
@@ -215,7 +231,7 @@ def test_shot_indices_that_are_no_count(
     assert [instance.shot_index for instance in dataset.instances] == list(indices)
     caplog.clear()
     sample_shot_index(dataset, dataset.categories, shots=3, strict=False)
-    assert ("`shot_index` occurs twice or leaves out a number in" in caplog.text) is is_named
+    assert ("`shot_index`, counted from 0, occurs twice or leaves out a number in" in caplog.text) is is_named
 
 
 # JSON, ids and names
@@ -376,8 +392,35 @@ def test_the_class_that_roboflow_puts_above_all_others(tmp_path: Path, entries: 
         assert read(tmp_path, content).root_class is None
 
 
-def test_one_mistake_is_reported_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            lambda content: changed(lambda entry: entry.update(category_id=9), content),
+            "Annotation 1 has category_id 9, which is not in `categories`. The same holds for 3 more (2, 3, 4).",
+        ),
+        (
+            lambda content: changed(
+                lambda entry: entry.update(segmentation={"size": [1, entry["id"]], "counts": "0"}), content
+            ),
+            "Annotation 1 has an RLE of size [1, 1], image 1 has [120, 160] (height, width). The same "
+            "holds for 3 more (2, 3, 4).",
+        ),
+        (
+            lambda content: [entry.update(id=entry["id"] / 4) for entry in content["images"]],
+            "images[0] is {'id': 0.25, 'file_name': '1.png', 'height': 120, 'width': 160}: an `id` that is a whole "
+            "number or text is needed. The same holds for 1 more (images[1]).",
+        ),
+        (
+            lambda content: [entry.update(id=f"00{entry['id']}") for entry in content["images"]],
+            "Annotation 1 has image_id 1, which is not in `images`. There is '001': write both alike. The same holds "
+            "for 3 more (2, 3, 4).",
+        ),
+    ],
+)
+def test_one_mistake_is_reported_once(tmp_path: Path, change: Callable[[Json], Any], text: str) -> None:
+    content = sound()
+    change(content)
     with pytest.raises(DataError) as caught:
-        read(tmp_path, changed(lambda entry: entry.update(category_id=9)))
-    text = "Annotation 1 has category_id 9, which is not in `categories`. The same holds for 3 more (id 2, 3, 4)."
-    assert str(caught.value).endswith(text)
+        read(tmp_path, content)
+    assert str(caught.value).endswith(f"annotations.json: {text}")

@@ -90,6 +90,8 @@ def test_transparent_palettes_and_animations(tmp_path: Path) -> None:
         (np.float32, [0.0, 0.5, 1.0], [0, 128, 255]),
         (np.float32, [0.0, 2.0, 255.0], [0, 2, 255]),
         (np.float32, [-1.0, 510.0, 1020.0], [0, 128, 255]),
+        (np.float32, [0.0, 0.001, 0.002], [0, 128, 255]),  # black in the range 1
+        (np.float32, [0.0, 0.0, 0.0], [0, 0, 0]),
         (np.float32, [np.nan, 0.0, 1.0], [0, 0, 255]),
     ],
 )
@@ -252,6 +254,39 @@ def ppm16(path: Path, values: np.ndarray, top: int = 65535) -> Path:
 
 
 DEEP = PIXELS.astype(np.uint16) * 16
+
+
+def test_opacity_may_have_12_bits_in_16_as_the_colours_have(tmp_path: Path) -> None:
+    path = png16(tmp_path / "a.png", np.dstack([DEEP, np.full((20, 30), 4095, np.uint16)]))
+    np.testing.assert_array_equal(read_image(record(path)), read_image(record(png16(tmp_path / "b.png", DEEP))))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [(DEEP[..., 0], {"photometric": "miniswhite"}), (DEEP.transpose(2, 0, 1), {"planarconfig": "separate"})],
+)
+def test_tiff_files_that_pillow_decodes_wrongly(tmp_path: Path, dtype: Any, values: Any, options: Any) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", values.astype(dtype), **({"photometric": "rgb"} | options))
+    with pytest.raises(DataError, match=r"a\.tif is .*TIFF|not an image in a format that can be read"):
+        check_images([record(tmp_path / "a.tif")])
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        (Image.new("RGBA", (30, 20), (1, 2, 3, 0)), "shows nothing: all its pixels are 255 of 255"),
+        (np.full((20, 30), -5, np.int32), "100 % of the pixels are negative and read as black"),
+        (np.linspace(-1, 1, 600, dtype=np.float32).reshape(20, 30), "50 % of the pixels are negative"),
+    ],
+)
+def test_pixels_that_come_out_blank_are_named(
+    tmp_path: Path, image: Any, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = stored(tmp_path / "a.tiff", image)
+    white_level([path])
+    read_image(record(path))
+    assert text in caplog.text
 
 
 @pytest.mark.parametrize(

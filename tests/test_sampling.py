@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def test_both_ends_of_validity(tmp_path: Path, box: list[float], valid: bool) ->
         if valid:
             assert draw(dataset, A, shots=1, strict=True) == [[1]]
         else:
-            with pytest.raises(DataError, match=r"Class 'a', .*: 0 found, 1 needed"):
+            with pytest.raises(DataError, match="Too few .* for 1 shots: a 0"):
                 draw(dataset, A, shots=1, strict=True)
 
 
@@ -233,15 +234,9 @@ def test_reference_leaves_out_classes_without_an_annotation(tmp_path: Path, capl
 @pytest.mark.parametrize(("draw", "what"), [(native, "valid instances"), (reference, "images with a valid instance")])
 def test_strict_sampling_lists_every_short_class(tmp_path: Path, draw: Any, what: str) -> None:
     dataset = many(tmp_path, [(1, 0, GOOD), (2, 0, SMALL), (3, 0, GOOD), (3, 1, GOOD)], num_images=2)
-    with pytest.raises(DataError) as caught:
-        draw(dataset, A, B, C, shots=2, strict=True)
     rule = f"{what} (box sides of 32 px or more, 10 px or more from the image border)"
-    heading, *problems = str(caught.value).splitlines()
-    assert heading == "Too few references for strict sampling (2 problems):"
-    assert problems[0].startswith(
-        f"  - Class 'a', {rule}: 1 found, 2 needed. Lower shots.count, set shots.strict=false"
-    )
-    assert problems[1].startswith(f"  - Class 'b', {rule}: 0 found, 2 needed")
+    with pytest.raises(DataError, match=re.escape(f"Too few {rule} for 2 shots: a 1, b 0. Lower shots.count, set")):
+        draw(dataset, A, B, C, shots=2, strict=True)
     assert draw(dataset, C, shots=2, strict=True) == draw(dataset, C, shots=2)
 
 
@@ -273,7 +268,7 @@ def test_fixed_takes_everything_in_file_order(tmp_path: Path, caplog: pytest.Log
     assert not caplog.records
     assert ids(sample_fixed(dataset, [A, B], shots=1, strict=True)) == [[2, 4], [1, 3]]
     assert "these classes do not have shots=1: a 2, b 2" in caplog.text
-    with pytest.raises(DataError, match="Class 'c', usable annotations: 1 found, 2 needed"):
+    with pytest.raises(DataError, match="Too few usable annotations for 2 shots: c 1"):
         sample_fixed(dataset, [A, C], shots=2, strict=True)
     assert ids(sample_fixed(dataset, [A, C], shots=2, strict=False)) == [[2, 4], [5]]
 
@@ -294,7 +289,7 @@ def test_shot_index_goes_by_its_order(tmp_path: Path, shots: int, expected: list
 
 def test_too_few_or_no_shot_indices(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = shot_indices(tmp_path, 1, 0)
-    with pytest.raises(DataError, match="Class 'a', annotations with shot_index < 3: 2 found, 3 needed"):
+    with pytest.raises(DataError, match="Too few annotations with shot_index < 3 for 3 shots: a 2"):
         sample_shot_index(dataset, [A], shots=3, strict=True)
     assert ids(sample_shot_index(dataset, [A], shots=3, strict=False)) == [[2, 1]]
     assert caplog.records[-1].getMessage().endswith(": a 2")

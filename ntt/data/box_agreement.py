@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ntt.data.coco_entries import Findings
 from ntt.ops.boxes import with_corners, with_sizes
-from ntt.types import IntArray
+from ntt.types import ImageId, Instance, IntArray
 
 Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -32,6 +32,9 @@ _SAMPLE = 1000
 """Boxes on which other readings are tried."""
 
 _SHIFT_PX, _SAME_PX = 0.75, 0.25
+_REPEAT_PX, _NEIGHBOURS = 1.0, 3
+"""Objects whose edges differ by no more are the same; each is compared with so many of its image that begin next."""
+
 _REMEDY = "COCO's boxes are [left, top, width, height] in pixels. Correct `bbox`"
 
 
@@ -50,10 +53,10 @@ def check_boxes(findings: Findings) -> None:
     """Record a problem where most boxes of a file contradict its masks or images, else a warning that names them."""
     if not findings.boxes:
         return
-    boxes_N4 = _rows((box for _, box, _, _ in findings.boxes), 4)
-    sizes_N2 = _rows(((image.width, image.height) for _, _, _, image in findings.boxes), 2)
-    has_mask_N = np.fromiter((mask is not None for _, _, mask, _ in findings.boxes), np.bool_)
-    masks_N4 = _rows((mask for _, _, mask, _ in findings.boxes if mask is not None), 4)
+    _, boxes, masks, images = zip(*findings.boxes, strict=True)
+    boxes_N4, masks_N4 = _rows(boxes, 4), _rows((mask for mask in masks if mask is not None), 4)
+    sizes_N2 = _rows(((image.width, image.height) for image in images), 2)
+    has_mask_N = np.fromiter((mask is not None for mask in masks), np.bool_)
     for what, values in (("boxes", boxes_N4), ("masks", masks_N4)):
         if 0 < values.max(initial=0) <= 1 and sizes_N2.min() > _SLACK_PX:
             text = f"All {what} lie between 0 and 1: they look like fractions of the image. COCO counts pixels."
@@ -61,8 +64,8 @@ def check_boxes(findings: Findings) -> None:
             return
     if has_mask_N.any():
         _compare_with_masks(np.flatnonzero(has_mask_N), boxes_N4[has_mask_N], masks_N4, sizes_N2[has_mask_N], findings)
-    if not has_mask_N.all():
-        _compare_with_images(boxes_N4[~has_mask_N], sizes_N2[~has_mask_N], findings)
+    if not findings.problems:
+        _compare_with_images(boxes_N4, sizes_N2, has_mask_N, findings)
 
 
 def _rows(rows: Iterable[Sequence[float]], length: int) -> Array:
@@ -139,25 +142,50 @@ def _readings(boxes: Array, masks: Array, sizes_N2: Array) -> Iterator[tuple[str
 
 
 def _warn_of_shift(boxes: Array, masks: Array, findings: Findings) -> None:
-    """Warn where all boxes lie beside their masks by the same few pixels, as those counted from 1 do."""
+    """Warn where all boxes differ from their masks by the same few pixels, as those counted from 1 do."""
     difference = boxes - masks
     shift = np.median(difference, axis=0)
     is_same = (np.abs(difference - shift) < _SAME_PX).all(axis=1).mean() >= _MOST
-    if len(boxes) > 1 and is_same and np.abs(shift[:2]).max() > _SHIFT_PX and np.abs(shift[2:]).max() < _SAME_PX:
-        text = f"The boxes are shifted by {shift[0]:g} and {shift[1]:g} px from their masks: counted from 1?"
-        findings.warnings.append(f"{text} COCO counts from 0.")
+    is_whole = (np.abs(shift - shift.round()) < _SAME_PX).all()
+    if len(boxes) == 1 or not is_same or not is_whole or np.abs(shift).max() < _SHIFT_PX:
+        return
+    left, top, width, height = shift
+    if max(abs(width), abs(height)) < _SAME_PX:
+        text = f"The boxes are shifted by {left:g} and {top:g} px from their masks: counted from 1? COCO counts from 0."
+    else:
+        by = f"left {left:+g}, top {top:+g}, width {width:+g}, height {height:+g} px"
+        text = f"The boxes differ from their masks by {by}. COCO's width is right - left."
+    findings.warnings.append(text)
 
 
-def _compare_with_images(boxes: Array, sizes_N2: Array, findings: Findings) -> None:
-    """Look at boxes without masks: many that leave their images by far have another meaning, or another scale."""
+def _compare_with_images(boxes: Array, sizes_N2: Array, has_mask_N: BoolArray, findings: Findings) -> None:
+    """Look for boxes that leave their images by far: many have another meaning, if they have no masks, or scale."""
     limits = np.tile(sizes_N2, 2)
     excess = np.concatenate([-boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - sizes_N2], axis=1) / limits
     count = int((excess.max(axis=1) > _EXCESS).sum())
     is_corners = (boxes[:, 2:] > boxes[:, :2]).all() and boxes.min() >= -1 and (boxes <= limits + 1).all()
-    if is_corners and 4 * count >= len(boxes) and count:
+    if is_corners and not has_mask_N.any() and 4 * count >= len(boxes) and count:
         reason = "[left, top, right, bottom]"
     elif 2 * count > len(boxes) > 3:
         reason = "those of larger images"
     else:
         return
     findings.problems.append(f"{count} of {len(boxes)} boxes leave their images: they look like {reason}. {_REMEDY}.")
+
+
+def repeated_objects(instances: Sequence[Instance]) -> list[int]:
+    """Return the ids of objects that have image, class and box of another one, up to a pixel or a tenth of its area."""
+    groups: dict[tuple[ImageId, int], int] = {}
+    groups_N = np.fromiter((groups.setdefault((i.image_id, i.category_id), len(groups)) for i in instances), np.int64)
+    boxes = _rows((instance.bbox_xywh for instance in instances), 4)
+    order = np.lexsort((boxes[:, 0], groups_N))
+    edges, areas = with_corners(boxes), boxes[:, 2:].prod(axis=1)
+    repeated: set[int] = set()
+    for step in range(1, _NEIGHBOURS + 1):
+        one, other = order[:-step], order[step:]
+        overlap = np.minimum(edges[one], edges[other])[:, 2:] - np.maximum(edges[one], edges[other])[:, :2]
+        shared = overlap.clip(min=0).prod(axis=1)
+        is_close = (np.abs(edges[one] - edges[other]) <= _REPEAT_PX).all(axis=1) & (shared > 0)
+        is_close |= shared > _MOST * (areas[one] + areas[other] - shared)
+        repeated.update(np.maximum(one, other)[is_close & (groups_N[one] == groups_N[other])].tolist())
+    return [instances[index].id for index in sorted(repeated)]

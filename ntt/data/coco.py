@@ -209,9 +209,7 @@ def _sections(document: dict[str, Any], annotations_required: bool, findings: Fi
 
 
 def _raise(findings: Findings, path: Path) -> None:
-    if len(findings.problems) == 1:
-        raise DataError(f"{path}: {findings.problems[0]}")
-    raise_all(findings.problems, DataError, summary=f"{path} cannot be used")
+    raise_all(findings.problems, DataError, summary=f"{path} cannot be used", where=f"{path}: ")
 
 
 def _warn(findings: Findings, path: Path) -> None:

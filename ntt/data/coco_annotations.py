@@ -10,6 +10,7 @@ from itertools import count, pairwise
 from operator import mul
 from typing import Any, NamedTuple
 
+from ntt.data.box_agreement import repeated_objects
 from ntt.data.coco_entries import Box, Findings, all_numbers, is_image_id, shortened, value_of, whole
 from ntt.data.masks import checked_runs, rle_area, rle_box, segmentation_rle
 from ntt.types import Category, ImageId, ImageRecord, Instance
@@ -71,13 +72,17 @@ def parse_annotations(
     """Read the file's `annotations`: the usable ones, in file order; `iscrowd` is not read without `reads_crowds`."""
     category_ids = {category.id for category in categories} | findings.broken_categories
     instances: list[Instance] = []
-    refused: dict[str, list[int]] = {}
-    seen: set[tuple[Any, ...]] = set()
+    problems: list[str] = []
+    are_ids_known = None not in findings.broken_images | findings.broken_categories
     for entry, annotation_id in zip(entries, _annotation_ids(entries, findings), strict=True):
         try:
             parsed = _parse_annotation(entry, annotation_id, images, category_ids, findings)
         except ValueError as error:
-            refused.setdefault(str(error), []).append(annotation_id)
+            problems.append(f"Annotation {annotation_id} {error}")
+            continue
+        except KeyError as error:
+            if are_ids_known:
+                problems.append(f"Annotation {annotation_id} has {error.args[0]}")
             continue
         if parsed is None:
             continue
@@ -94,17 +99,12 @@ def parse_annotations(
             continue
         if entry.get("area") is not None and not _is_plausible(instance, shape):
             findings.note(_WRONG_AREA, annotation_id)
-        identity = (image.id, instance.category_id, *map(round, instance.bbox_xywh))
-        if identity in seen:
-            findings.note("have image, class and box of another one: annotated twice?", annotation_id)
-        seen.add(identity)
         instances.append(_clipped(instance, image, findings))
         if entry.get("ignore"):
             findings.ignored.add(annotation_id)
-    for text, ids in refused.items():
-        listed = ", ".join(map(str, ids[1:5])) + (", ..." if len(ids) > 5 else "")
-        others = f" The same holds for {len(ids) - 1} more (id {listed})." if len(ids) > 1 else ""
-        findings.problems.append(f"Annotation {ids[0]} {text}{others}")
+    findings.problems += problems
+    for annotation_id in repeated_objects(instances):
+        findings.note("have image, class and box of another one: annotated twice?", annotation_id)
     return tuple(instances)
 
 
@@ -126,22 +126,26 @@ def _annotation_ids(entries: Sequence[Any], findings: Findings) -> list[int]:
 
 
 def _parse_annotation(
-    entry: Any, annotation_id: int, images: dict[ImageId, ImageRecord], category_ids: set[int], findings: Findings
+    entry: Any,
+    annotation_id: int,
+    images: dict[ImageId, ImageRecord],
+    category_ids: set[int | None],
+    findings: Findings,
 ) -> tuple[Instance, Shape] | None:
     """Read one annotation with its box as written; None where its image has been reported already.
 
-    Raise a ValueError with the end of a sentence that begins "Annotation N".
+    Raise a ValueError with the end of a sentence that begins "Annotation N", a KeyError for an unknown image or class.
     """
     if not isinstance(entry, dict):
         raise ValueError(f"is {shortened(entry)}, not an object. Remove it.")
     image_id, category_id = entry.get("image_id"), entry.get("category_id")
     if type(category_id) is not int or category_id not in category_ids:
-        raise ValueError(f"has category_id {shortened(category_id)}, which is not in `categories`.")
+        raise KeyError(f"category_id {shortened(category_id)}, which is not in `categories`.")
     image = images.get(image_id) if is_image_id(image_id) else None
     if image is None:
         if is_image_id(image_id) and image_id in findings.broken_images:
             return None
-        raise ValueError(f"has image_id {shortened(image_id)}, which is not in `images`.")
+        raise KeyError(f"image_id {shortened(image_id)}, which is not in `images`.{_similar_id(image_id, images)}")
     for key, (is_valid, rule) in _OPTIONAL.items():
         value = entry.get(key)
         if value is not None and not is_valid(value):
@@ -164,12 +168,14 @@ def _parse_annotation(
     return instance, shape
 
 
-def _unknown_image(image_id: Any, images: dict[ImageId, ImageRecord]) -> str:
-    other: Any = str(image_id)
-    if isinstance(image_id, str):
-        other = int(image_id) if image_id.isdecimal() else None
-    hint = f" There is an image {other!r}: numbers and text are distinguished." if other in images else ""
-    return f"has image_id {image_id!r}, which is not in `images`.{hint}"
+def _similar_id(image_id: Any, images: dict[ImageId, ImageRecord]) -> str:
+    """Name the id that is the same number in another notation, such as 000012 for 12."""
+    try:
+        number = int(float(image_id))
+        similar = next((key for key in images if isinstance(key, str) and int(float(key)) == number), None)
+    except (TypeError, ValueError, OverflowError):
+        return ""
+    return "" if similar is None else f" There is {similar!r}: write both alike."
 
 
 def _shape(segmentation: Any, image: ImageRecord) -> Shape:
@@ -190,7 +196,10 @@ def _shape(segmentation: Any, image: ImageRecord) -> Shape:
 def _rle_shape(segmentation: dict[str, Any], image: ImageRecord) -> Shape:
     size, counts = [image.height, image.width], segmentation.get("counts")
     if segmentation.get("size") != size:
-        raise ValueError(f"has an RLE of size {shortened(segmentation.get('size'))}, image {image.id!r} has {size}.")
+        written = shortened(segmentation.get("size"))
+        raise ValueError(f"has an RLE of size {written}, image {image.id!r} has {size} (height, width).")
+    if isinstance(counts, list) and all(whole(run) is not None for run in counts):
+        counts = [*map(int, counts)]
     try:
         runs = checked_runs(counts, image.height, image.width)
     except ValueError as error:

@@ -32,7 +32,8 @@ class Findings:
         problems: what makes the file unusable, one sentence each.
         notes: what was corrected or left out -> ids of the annotations concerned.
         warnings: what is strange and accepted, one sentence each.
-        broken_images: ids of images that are reported already; what refers to them is not reported again.
+        broken_images: ids of images that are reported already; what refers to them is not reported again. None stands
+            for an unusable id.
         broken_categories: the same for categories.
         boxes: of every annotation its id, its box as written, the box around its mask if it has one, and its image.
     """
@@ -40,8 +41,8 @@ class Findings:
     problems: list[str] = field(default_factory=list)
     notes: dict[str, list[int]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    broken_images: set[ImageId] = field(default_factory=set)
-    broken_categories: set[int] = field(default_factory=set)
+    broken_images: set[ImageId | None] = field(default_factory=set)
+    broken_categories: set[int | None] = field(default_factory=set)
     boxes: list[tuple[int, Box, Box | None, ImageRecord]] = field(default_factory=list)
     dropped: list[tuple[int, Instance]] = field(default_factory=list)
     boxes_as_written: dict[int, Box] = field(default_factory=dict)
@@ -87,7 +88,7 @@ def parse_categories(entries: Sequence[Any], findings: Findings) -> tuple[Catego
         if type(number) is not int or not isinstance(name, str) or not name.strip():
             rule = "an `id`, a whole number or text, and a `name` are needed"
             findings.problems.append(f"categories[{index}] is {shortened(entry)}: {rule}.")
-            findings.broken_categories |= {number} if type(number) is int else set()
+            findings.broken_categories.add(number if type(number) is int else None)
             continue
         if number in categories:
             findings.problems.append(f"Category id {number} occurs more than once. Give every category its own id.")
@@ -124,7 +125,7 @@ def parse_images(entries: Sequence[Any], image_dir: Path, findings: Findings) ->
             record = _parse_image(entry, index, image_dir.absolute())
         except ValueError as error:
             findings.problems.append(str(error))
-            findings.broken_images |= {image_id} if is_image_id(image_id) else set()
+            findings.broken_images.add(image_id if is_image_id(image_id) else None)
             continue
         if record.id in records:
             findings.problems.append(f"Image id {record.id!r} occurs more than once. Give every image its own id.")

@@ -23,7 +23,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from ntt.base.digests import sha256_of
 from ntt.base.files import open_regular
 from ntt.data.missing_images import missing_problems
-from ntt.data.pixels import common_white_level, decode_rgb, deep_mode, image_white_level
+from ntt.data.pixels import common_white_level, decode_rgb, deep_mode, image_white_level, unreadable_kind
 from ntt.errors import DataError, raise_all
 from ntt.types import ImageRecord
 
@@ -67,9 +67,18 @@ def read_image(record: ImageRecord) -> npt.NDArray[np.uint8]:
             turn = record.orientation != "stored"
         orientation = _orientation(image) if turn else 1
         try:
-            return decode_rgb(image, record.path, mode, orientation=orientation, white_level=record.white_level)
+            rgb = decode_rgb(image, record.path, mode, orientation=orientation, white_level=record.white_level)
         except DECODING_ERRORS as error:
             raise _undecodable(record.path, error) from error
+    if rgb.min() == rgb.max():
+        _warn_of_blank(record.path, int(rgb[0, 0, 0]))
+    return rgb
+
+
+@cache
+def _warn_of_blank(path: Path, grey: int) -> None:
+    """Warn once."""
+    _LOG.warning("%s shows nothing: all its pixels are %d of 255. Look at the file.", path, grey)
 
 
 def upright_size(path: Path) -> tuple[int, int]:
@@ -187,6 +196,9 @@ def opened_image(path: Path) -> Image.Image:
         if isinstance(error, OSError) and error.errno is not None:  # from the file system, not a decoder
             raise DataError(_missing(path, error)) from error
         raise _undecodable(path, error) from error
+    if kind := unreadable_kind(image):
+        image.close()
+        raise DataError(f"{path} is {kind}, which is not read. Save it as PNG, or {_TAKE_OUT}")
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise DataError(f"{path} is too large ({image.width} x {image.height} pixels). {_SIZE_REMEDY}")

@@ -8,7 +8,8 @@
 The white level is one number for a data set, so that its images stay comparable: the setting `dataset.white_level`, or
 else the smallest range of 8, 10, 12, 14 or 16 bits that holds the brightest pixels of up to 16 of its images, evenly
 chosen. One pixel in a thousand is disregarded, for hot pixels would darken everything else. Values beyond 16 bits are
-scaled by the brightest pixels themselves. Floating-point images have the range 1 or 255 where that holds them. A single
+scaled by the brightest pixels themselves. Floating-point images have the range 1 or 255 where that holds them and they
+would not come out black. A single
 image, such as one given to `Predictor`, is scaled by its own range.
 """
 
@@ -30,6 +31,9 @@ _INTEGER_RANGES = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
 _FLOAT_RANGES = (1.0, 255.0)
 _PPM_8_BITS = 255
 _HOT_PIXELS = 1000  # one in so many
+_MANY_NEGATIVE = 0.01
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES = 258, 262, 284  # TIFF tags
+_BYTE_BITS, _APART = 8, 2
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,6 +63,16 @@ def deep_mode(image: Image.Image) -> str | None:
         return "PPM;16B"
     is_deep = image.format in ("PNG", "TIFF") and ";16" in raw_mode and not raw_mode.startswith("CMYK")
     return raw_mode if is_deep else None
+
+
+def unreadable_kind(image: Image.Image) -> str | None:
+    """Return what Pillow would decode wrongly, of an opened image; None for others."""
+    tags: Any = getattr(image, "tag_v2", {})
+    if max(tags.get(_BITS_PER_SAMPLE, (8,))) <= _BYTE_BITS:
+        return None
+    if tags.get(_PHOTOMETRIC) == 0:
+        return "a TIFF file of more than 8 bits in which 0 is white"
+    return "a TIFF file of more than 8 bits in which colours are separate" if tags.get(_PLANES) == _APART else None
 
 
 def decode_rgb(
@@ -93,12 +107,18 @@ def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def image_white_level(image: Image.Image, path: Path, mode: str) -> tuple[float, bool]:
-    """Return the white level of one deep image, and whether its values are floating-point numbers."""
+    """Return the white level of one deep image, and whether its values are floating-point numbers.
+
+    Warns of negative values: a range around 0 loses its dark half.
+    """
     with path.open("rb") as stream:
         identity = file_identity(stream.fileno())
     is_float = image.mode == "F"
     if identity not in _LEVELS:
-        _LEVELS[identity] = _white(_deep_values(image, path, mode))
+        values = _deep_values(image, path, mode)
+        _LEVELS[identity] = _white(values)
+        if (share := float((values < 0).mean())) > _MANY_NEGATIVE:
+            _LOG.warning("%s: %.0f %% of the pixels are negative and read as black. Add an offset.", path, 100 * share)
     return _LEVELS[identity], is_float
 
 
@@ -157,7 +177,8 @@ def _composited(values: npt.NDArray[Any], white_level: float) -> npt.NDArray[np.
         colours = scaled[..., :3]
     colours = colours.clip(max=255.0)
     if values.ndim == 3 and values.shape[2] in (2, 4):
-        opacity = values[..., -1:].astype(np.float64) / np.iinfo(values.dtype).max
+        opacity = values[..., -1:].astype(np.float64)
+        opacity /= next(limit for limit in _INTEGER_RANGES if opacity.max() <= limit)  # 12 bits in 16, like the colours
         colours = colours * opacity + 255.0 * (1.0 - opacity)
     return np.rint(colours).astype(np.uint8)
 
@@ -168,8 +189,9 @@ def _white(values: npt.NDArray[Any]) -> float:
     finite = _finite(colours)
     rank = finite.size - 1 - finite.size // _HOT_PIXELS
     brightest = float(np.partition(finite, rank, axis=None)[rank])
-    ranges = _FLOAT_RANGES if _is_float(values) else _INTEGER_RANGES
-    return next((limit for limit in ranges if brightest <= limit), brightest)
+    if _is_float(values):
+        return next((limit for limit in _FLOAT_RANGES if limit / 255 < brightest <= limit), brightest or 1.0)
+    return next((limit for limit in _INTEGER_RANGES if brightest <= limit), brightest)
 
 
 def _is_float(values: npt.NDArray[Any]) -> bool:

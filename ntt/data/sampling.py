@@ -17,7 +17,7 @@ from operator import attrgetter
 
 from ntt.data.coco import CocoDataset
 from ntt.data.documents import whole_number
-from ntt.errors import DataError, raise_all
+from ntt.errors import DataError
 from ntt.types import Category, ImageId, Instance
 
 Sample = tuple[tuple[Instance, ...], ...]
@@ -177,7 +177,9 @@ def uneven_shot_indices(dataset: CocoDataset, categories: Sequence[Category]) ->
         names += [] if sorted(indices) == list(range(len(indices))) else [category.name]
     if not names:
         return None
-    what = f"`shot_index` occurs twice or leaves out a number in {len(names)} class(es): {_listed(names)}"
+    what = (
+        f"`shot_index`, counted from 0, occurs twice or leaves out a number in {len(names)} class(es): {_listed(names)}"
+    )
     return f"{what}. With shots.sampler=shot_index these have more or fewer references than shots.count."
 
 
@@ -221,10 +223,11 @@ def _groups_by_appearance(dataset: CocoDataset, categories: Sequence[Category]) 
 def _require_any(dataset: CocoDataset, categories: Sequence[Category], counts: Sequence[int], what: str) -> None:
     empty = [category.name for category, count in zip(categories, counts, strict=True) if count == 0]
     if empty:
+        others = "Name the others in split.classes; " if len(empty) < len(categories) else "Note that "
         raise DataError(
             f"{dataset.annotation_file} has no {what} of {len(empty)} of the {len(categories)} classes: "
-            f"{', '.join(empty)}. Name the others in split.classes; crowd regions (but see dataset.crowd), instances "
-            "marked impossible and boxes without area do not count."
+            f"{_listed(empty)}. {others}crowd regions (but see dataset.crowd), instances marked impossible and boxes "
+            "without area do not count."
         )
 
 
@@ -233,15 +236,13 @@ def _check_counts(
 ) -> None:
     """Refuse or, if not `strict`, warn once of the categories with fewer than `shots` of what is counted."""
     short = [(c.name, count) for c, count in zip(categories, counts, strict=True) if count < shots]
-    if strict:
-        problems = [
-            f"Class {name!r}, {what}: {count} found, {shots} needed. Lower shots.count, set shots.strict=false to take "
-            "what exists, or use a references file with more."
-            for name, count in short
-        ]
-        raise_all(problems, DataError, summary="Too few references for strict sampling")
-    elif short:
-        counted = _listed([f"{name} {count}" for name, count in short])
+    counted = _listed([f"{name} {count}" for name, count in short])
+    if short and strict:
+        raise DataError(
+            f"Too few {what} for {shots} shots: {counted}. Lower shots.count, set shots.strict=false to take what "
+            "exists, or use a references file with more."
+        )
+    if short:
         _LOG.warning("Classes with fewer %s than the %d shots asked for; %s: %s", what, shots, remark, counted)
 
 

@@ -11,7 +11,7 @@ from ntt.errors import ConfigError, DataError
 from ntt.evaluation.curves import MAX_DETECTIONS
 from ntt.evaluation.options import Protocol
 from ntt.run.pipeline import Pipeline
-from ntt.run.stages import CANDIDATES, MEMORY, REFERENCES
+from ntt.run.stages import CANDIDATES, LEAVE_ONE_OUT, MEMORY, REFERENCES
 from ntt.types import ImageRecord
 
 _LOG = logging.getLogger(__name__)
@@ -69,14 +69,16 @@ def warn_of_few_detections(config: ExperimentConfig) -> None:
 
 
 def _missing_candidates(run: Pipeline) -> list[ImageRecord]:
-    """Return the targets whose candidates will be computed."""
-    if run.config.stage in ("references", "memory", "prototypes") or run.is_done(CANDIDATES):
-        return []
-    if run.key(CANDIDATES) in run.workspace.prepared:
-        return []
+    """Return the targets, and the images of references, whose candidates will be computed."""
+    stage = run.config.stage
+    is_done = run.is_done(CANDIDATES) or run.key(CANDIDATES) in run.workspace.prepared
+    images = [] if is_done or stage in ("references", "memory", "prototypes") else [*run.targets]
+    is_read = run.is_done(MEMORY) and (not run.leaves_one_out or run.is_done(LEAVE_ONE_OUT))
+    if images or (stage != "references" and not is_read):
+        images += run.reference_images
     source = run.models.source
-    stored = dist.broadcast_from_main([source.is_stored(record) for record in run.targets], run.group)
-    return [record for record, is_stored in zip(run.targets, stored, strict=True) if not is_stored]
+    stored = dist.broadcast_from_main([source.is_stored(record) for record in images], run.group)
+    return [record for record, is_stored in zip(images, stored, strict=True) if not is_stored]
 
 
 def _check_store(run: Pipeline, missing: Sequence[ImageRecord]) -> None:
