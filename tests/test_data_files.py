@@ -301,7 +301,7 @@ def test_wrong_wishes_for_references_are_refused(tmp_path: Path, capsys: pytest.
     assert sample(root, tmp_path / "refs.json", "split.classes=[dics]") == 2
     assert "The nearest is 'disc'" in capsys.readouterr().err
     assert sample(root, tmp_path / "refs.json", "shots=30shot", "shots.strict=true") == 2
-    assert "30 needed" in capsys.readouterr().err
+    assert "for 30 shots" in capsys.readouterr().err
     assert main(["data", "sample-references", "--annotations", str(source), "--output", str(tmp_path / "a.json")]) == 2
     assert "--annotations is given without --images" in capsys.readouterr().err
     assert not (tmp_path / "refs.json").exists()

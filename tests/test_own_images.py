@@ -258,7 +258,7 @@ def test_unusable_examples_are_all_told_at_once(own: Path):
         "has no shape labelled 'square'",
     ):
         assert text in message
-    assert "7 problems" in message
+    assert "6 problems" in message
 
 
 def test_missing_folders_and_empty_classes(own: Path):
