@@ -31,11 +31,12 @@ def test_the_best_point_and_the_proposal():
     # F1 of the first 1, 2, ...: 2/5, 2/6, 4/7, 6/8, 6/9.
     detections = ranked("+-++-", [0.9, 0.5, 0.3, 0.2, 0.1], 4)
     assert detections.best() == OperatingPoint(0.2, 75.0, 75.0, 75.0)
-    assert detections.proposal() == pytest.approx(0.15)
-    # No threshold separates equal scores; the lowest score has no next one.
+    weights = np.array([2 / 5, 2 / 6, 4 / 7, 6 / 8, 6 / 9]) ** 4
+    assert detections.proposal() == pytest.approx((weights * [0.9, 0.5, 0.3, 0.2, 0.1]).sum() / weights.sum())
+    # No threshold separates equal scores.
     tied = ranked("+-+", [0.9, 0.9, 0.4], 2)
     assert tied.best() == OperatingPoint(0.4, pytest.approx(200 / 3), 100.0, 80.0)
-    assert tied.proposal() == pytest.approx(0.2)
+    assert tied.proposal() == pytest.approx((0.5**4 * 0.9 + 0.8**4 * 0.4) / (0.5**4 + 0.8**4))
 
 
 @pytest.mark.parametrize("detections", [ranked("", [], 3), ranked("--", [0.5, 0.4], 3)])
@@ -58,10 +59,12 @@ def test_a_class_has_its_own_proposal_and_a_share_of_the_pooled_one(tmp_path: Pa
     ground_truth = prepare_ground_truth(objects, objects.categories)
     table = tabulate(detections, objects.categories, ground_truth)
     matches = match(table, ground_truth, "bbox")
-    # Cats 0.6, dogs 0.55, all together 0.55; owls are never hit.
+    # F1 of cats and dogs is 1 and 2/3, that of all together 2/3, 1, 4/5, 2/3, 4/7; owls are never hit.
+    cats, dogs, pooled = 0.734031, 0.583505, 0.556255
     proposals = propose_thresholds(matches, table, ground_truth, num_images=[2, 2, 2])
-    assert proposals == pytest.approx([0.575, 0.55, 0.55])
-    assert propose_thresholds(matches, table, ground_truth, num_images=[1, 2, 2]) == pytest.approx([0.55] * 3)
+    assert proposals == pytest.approx([(cats + pooled) / 2, (dogs + pooled) / 2, pooled], abs=1e-5)
+    proposals = propose_thresholds(matches, table, ground_truth, num_images=[1, 2, 2])
+    assert proposals == pytest.approx([pooled, (dogs + pooled) / 2, pooled], abs=1e-5)
     fixed = {"fixed": dict.fromkeys(CLASSES.values(), 0.45)}
     points = operating_points(matches, table, ground_truth, fixed)
     assert list(points) == ["cat", "dog", ""]

@@ -38,7 +38,7 @@ from ntt.types import (
     ReferenceSet,
 )
 
-VERSION = 1
+VERSION = 2
 """Counts changes of what the stage computes; part of its key."""
 
 _LOG = logging.getLogger(__name__)
