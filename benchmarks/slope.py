@@ -1,6 +1,6 @@
 """Why ten references are hardly better than five: subsets of them, chosen in several ways, and weights.
 
-    python -m benchmarks.slope FOLDER... [--set KEY=VALUE...]
+    python -m benchmarks.slope FOLDER... [--set KEY=VALUE]
 
 Each folder is a data set in COCO format whose references file has about ten instances per class. All numbers are box AP
 of a class on the target images, in percent, averaged over the classes with eight references or more. References are
@@ -29,7 +29,9 @@ from scipy.stats import spearmanr
 from benchmarks.shots import show
 from ntt.config.compose import compose_config
 from ntt.data.references import reference_targets
+from ntt.matchers.auto import scorings
 from ntt.matchers.base import MatcherConfig
+from ntt.matchers.probe import ProbeMatcher
 from ntt.ops.pooling import l2_normalise
 from ntt.run.pipeline import Pipeline
 from ntt.run.stages import MEMORY
@@ -42,8 +44,11 @@ MATCHERS = ("ntt", "probe_half")
 MIN_REFERENCES, CHOSEN = 8, 5
 COUNTS, DRAWS = (2, 3, 5, 7), 10
 MAX_REPEATS = 10
+PROBE = ProbeMatcher(name="probe", reference_vectors="mean", full_share=0.25, surroundings="clear")
 Rows = list[np.ndarray]
 """Per class, which references; an index that occurs twice counts twice."""
+Rule = Callable[[int, int], np.ndarray]
+"""Gives the rows of a class by its number of references and its label."""
 
 
 @dataclass
@@ -66,9 +71,9 @@ class Slope:
         cut = {name: tuple(own[index] for own, index in zip(of, rows, strict=True)) for name, of in vectors.items()}
         return replace(self.memory, **cut)
 
-    def each(self, rows_of: Callable[[int, int], Any]) -> Rows:
-        """Return rows by the number of references of each class, from `rows_of(size, label)`."""
-        return [np.atleast_1d(rows_of(size, label)) for label, size in enumerate(self.sizes)]
+    def each(self, rule: Rule) -> Rows:
+        """Return the rows of each class by a rule."""
+        return [rule(size, label) for label, size in enumerate(self.sizes)]
 
     def search(self, subsets: dict[str, Rows]) -> dict[str, np.ndarray]:
         """Search the targets with several subsets in one pass: AP of each class, NaN without objects."""
@@ -105,7 +110,7 @@ class Slope:
 
     def alone_on_references(self, number: int) -> np.ndarray:
         """Search the reference images with one reference per class: AP on the images that do not show it."""
-        rows = self.each(lambda size, _: number % size)
+        rows = self.each(only(number))
         members = tuple((own[index[0]],) for own, index in zip(self.references.instances, rows, strict=True))
         references, source = replace(self.references, instances=members), self.run.models.source
         (detections,) = search_left_out(references, self.subset(rows), [self.matcher], source, self.run.group)
@@ -119,31 +124,32 @@ class Slope:
 
     def by_the_others(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the score of one reference per class by the probe of the others, and its cosine with their mean."""
-        probe = replace(self.run.config.matcher.choices["probe_half"], cosine_share=0.0)
-        others = self.subset(self.each(lambda size, _: without(size, number)))
-        prototypes = build_prototypes(memory=others, matcher=probe)
-        own = probe.select(self.subset(self.each(lambda size, _: number % size))).features
+        others = self.subset(self.each(without(number)))
+        prototypes = build_prototypes(memory=others, matcher=PROBE)
+        own = PROBE.select(self.subset(self.each(only(number)))).features
         features = l2_normalise(torch.cat(own).float())
-        examples = SimpleNamespace(features=features.numpy(), predicted_iou=np.ones(len(features), dtype=np.float32))
+        examples: Any = SimpleNamespace(
+            features=features.numpy(), predicted_iou=np.ones(len(features), dtype=np.float32)
+        )
         cosines = (features * prototypes.vectors_PD[: len(features)]).sum(dim=1).numpy()
-        return probe.class_scores(examples, prototypes).diagonal().clip(min=0), cosines
+        return PROBE.class_scores(examples, prototypes).diagonal().clip(min=0), cosines
 
     def measure(self) -> tuple[pd.DataFrame, "pd.Series[float]"]:
         """Return AP, one row per measured class and a column per subset; and what single references do."""
         generator, numbers = np.random.default_rng(0), range(max(self.sizes))
-        subsets = {"all": self.each(lambda size, _: np.arange(size))}
+        subsets = {"all": [np.arange(size) for size in self.sizes]}
         for number in numbers:
-            subsets[f"one {number}"] = self.each(lambda size, _, n=number: n % size)
-            subsets[f"without {number}"] = self.each(lambda size, _, n=number: without(size, n))
+            subsets[f"one {number}"] = self.each(only(number))
+            subsets[f"without {number}"] = self.each(without(number))
         for count in COUNTS:
             for draw in range(DRAWS):
-                subsets[f"{count} {draw}"] = self.each(lambda size, _, k=count: generator.permutation(size)[:k])
+                subsets[f"{count} {draw}"] = [generator.permutation(size)[:count] for size in self.sizes]
         values = self.search(subsets)
         scores = self.score_references([values[f"one {number}"] for number in numbers])
         subsets = {f"best by {name}": self.each(best(own)) for name, own in scores.items()}
         subsets["worst by effect"] = self.each(best([-own for own in scores["effect"]]))
         for name in ("probe", "alone"):
-            subsets[f"weighted by {name}"] = self.each(lambda _, label, own=scores[name]: repeats(own[label]))
+            subsets[f"weighted by {name}"] = [repeats(own) for own in scores[name]]
         ap = pd.DataFrame(values | self.search(subsets))[self.is_measured].dropna()
         return ap, pd.DataFrame([self.singles(own, scores) for _, own in ap.iterrows()]).mean()
 
@@ -162,13 +168,18 @@ class Slope:
         return row
 
 
-def without(size: int, number: int) -> np.ndarray:
-    """Return all indices but one; the only one there is stays."""
-    return np.delete(np.arange(size), number % size) if size > 1 else np.zeros(1, dtype=int)
+def only(number: int) -> Rule:
+    """Take one reference of each class, counted round where there are fewer."""
+    return lambda size, _: np.array([number % size])
 
 
-def best(scores: list[np.ndarray]) -> Callable[[int, int], np.ndarray]:
-    """Return the rule that takes the references with the highest scores."""
+def without(number: int) -> Rule:
+    """Take all references but one; the only one there is stays."""
+    return lambda size, _: np.delete(np.arange(size), number % size) if size > 1 else np.zeros(1, dtype=int)
+
+
+def best(scores: list[np.ndarray]) -> Rule:
+    """Take the references with the highest scores."""
     return lambda _, label: np.argsort(-scores[label], kind="stable")[:CHOSEN]
 
 
@@ -183,14 +194,14 @@ def main() -> None:
     """Print the tables as markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     tables, singles = [], {}
     for folder in arguments.folders:
-        words = ["dataset=coco_json", f"dataset.root={folder}", "shots=10shot", "matcher=auto", *arguments.set]
+        words = ["dataset=coco_json", f"dataset.root={folder}", "shots=10shot", "matcher=auto", *arguments.overrides]
         run = Pipeline(compose_config(words), keeps_results=False)
         for matcher in MATCHERS:
-            ap, singles[matcher, folder.name] = Slope(run, run.config.matcher.choices[matcher]).measure()
+            ap, singles[matcher, folder.name] = Slope(run, scorings(run.config.matcher)[matcher]).measure()
             tables.append(ap.assign(matcher=matcher, dataset=folder.name).set_index(["matcher", "dataset"]))
     ap = pd.concat(tables)
     for name, pattern in {"1": "^one ", **{str(count): rf"^{count} \d" for count in COUNTS}}.items():
