@@ -79,8 +79,12 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 @pytest.fixture(autouse=True)
-def no_dead_log_handlers() -> None:
-    """Remove log handlers of earlier tests, such as those of programs run in this process, whose stream is closed."""
+def clean_process() -> None:
+    """Compute with one thread, as threads wait for one another on a busy machine; drop log handlers of earlier tests.
+
+    Programs that ran in this process leave handlers whose stream is closed.
+    """
+    torch.set_num_threads(1)
     for logger in (logging.getLogger(), logging.getLogger("ntt")):
         for handler in logger.handlers[:]:
             if getattr(getattr(handler, "stream", None), "closed", False):

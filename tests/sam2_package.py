@@ -169,14 +169,3 @@ def decode_best(
         every = torch.arange(len(best), device=best.device)
         parts.append((logits[every, best], iou[every, best]))
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread: where a machine is busy, threads of one operation wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

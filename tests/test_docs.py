@@ -13,7 +13,7 @@ import click
 import pytest
 import yaml
 from conftest import PROJECT_DIR
-from tiny_data import make_tiny
+from tiny_data import SMALL, make_tiny
 
 from ntt.cli.main import ntt
 from ntt.config.compose import compose_config, compose_many
@@ -39,9 +39,8 @@ def test_the_worked_example_is_an_option_like_any_other(tmp_path: Path):
         (tmp_path / name).write_text(text)
     root = make_tiny(tmp_path / "tiny")
     words = ["matcher=every_instance", "matcher.merging=soft", "shots=1shot", "visualisation.enabled=false"]
-    words += ["backbone.input_size=224", "segmenter.canvas_side=192", "segmenter.mask_side=96", "segmenter.leaves=200"]
     done = subprocess.run(
-        [sys.executable, "main.py", "dataset=coco_json", f"dataset.root={root}", *words],
+        [sys.executable, "main.py", "dataset=coco_json", f"dataset.root={root}", *words, *SMALL],
         cwd=tmp_path,
         capture_output=True,
         text=True,

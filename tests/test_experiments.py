@@ -11,6 +11,7 @@ import pytest
 import yaml
 from conftest import PROJECT_DIR
 from miniatures import CDFSOD, COCO_LIKE, make_miniature
+from tiny_data import SMALL
 
 from ntt.base.project import CONF_DIR
 from ntt.cli.main import main
@@ -30,13 +31,6 @@ SECONDS_PER_IMAGE = 0.9292  # what the authors state for their program on an A10
 EXPERIMENTS = CONF_DIR.parent / "experiments"
 FILES = {path.stem: path for path in (EXPERIMENTS / "experiment").glob("*.yaml")}
 EMBEDDED = ("backbone=efficientnet_lite0", "segmenter=regions", "visualisation.enabled=false", "shots.strict=false")
-CHEAP = (
-    "backbone.input_size=224",
-    "segmenter.canvas_side=192",
-    "segmenter.mask_side=96",
-    "segmenter.leaves=200",
-    "segmenter.max_masks=50",
-)
 
 
 def values(row: str) -> dict[str, float | None]:
@@ -178,7 +172,7 @@ def places(data_root: Path, output: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_runs_on_its_miniature(row: str, data_root: Path, output: Path):
-    (made,) = compose_many([[*ROWS[row].command_line, *EMBEDDED, *CHEAP, *places(data_root, output)]])
+    (made,) = compose_many([[*ROWS[row].command_line, *EMBEDDED, *SMALL, *places(data_root, output)]])
     runner.run(made)
     overall = json.loads((run_directory(made) / "metrics.json").read_text())["overall"]
     for metric in values(row):
@@ -188,7 +182,7 @@ def test_a_row_runs_on_its_miniature(row: str, data_root: Path, output: Path):
 
 @pytest.mark.slow
 def test_the_command_of_the_docs_runs_on_a_miniature(data_root: Path, output: Path):
-    words = ["experiment=cdfsod_neu_det", "shots=5shot", *EMBEDDED, *CHEAP, *places(data_root, output / "command")]
+    words = ["experiment=cdfsod_neu_det", "shots=5shot", *EMBEDDED, *SMALL, *places(data_root, output / "command")]
     done = subprocess.run([sys.executable, "main.py", *words], cwd=PROJECT_DIR, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Masks are not evaluated" in done.stdout
@@ -196,7 +190,7 @@ def test_the_command_of_the_docs_runs_on_a_miniature(data_root: Path, output: Pa
 
 @pytest.mark.slow
 def test_the_sweep_of_a_table_runs_on_a_miniature(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    words = [*EMBEDDED, *CHEAP, *places(data_root, tmp_path)]
+    words = [*EMBEDDED, *SMALL, *places(data_root, tmp_path)]
     file = str(CONF_DIR.parent / "sweeps" / "table_merging.yaml")
     assert main(["sweep", "run", file, *words, "--output-root", str(tmp_path)]) == 0
     assert len(list(tmp_path.rglob("metrics.json"))) == 3

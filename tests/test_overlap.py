@@ -126,12 +126,8 @@ def test_the_stage_gives_the_same_entries_however_it_runs(threads: int, tmp_path
     plain = source(tmp_path / "plain")
     expected = [plain.finish(plain.key(image), plain.compute(image, plain.load(image))) for image in images]
     tested = source(tmp_path / "tested")
-    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    try:
-        counts = find_candidates(images=images, source=tested, group=ProcessGroup())
-    finally:
-        torch.set_num_threads(before)
+    counts = find_candidates(images=images, source=tested, group=ProcessGroup())
     assert counts == tuple(len(candidates) for candidates in expected)
     for image in images:
         key = plain.key(image)

@@ -8,7 +8,7 @@ ones to 1e-5.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from dinov2_layout import meta_shapes
 from filled_weights import filled_tensors
 from pycocotools import mask as coco_mask
-from sam2_package import TINY, Rounding, filled_tiny, one_thread, package_rounding, save_checkpoint
+from sam2_package import TINY, Rounding, filled_tiny, package_rounding, save_checkpoint
 
 from ntt.base.distributed import ProcessGroup
 from ntt.data.coco import CocoDataset, read_coco
@@ -42,12 +42,6 @@ pytestmark = pytest.mark.parity
 
 GRID = 8
 REFERENCE = PrototypeMatcher(box_convention="reference", on_empty="raise")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_on_busy_machines() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from coco_samples import document, read
 from miniatures import CDFSOD, COCO_LIKE, make_miniature
-from tiny_data import make_tiny
+from tiny_data import SMALL, make_tiny
 
 from ntt.base.project import CONF_DIR
 from ntt.cli.data_check import files_by_shots
@@ -31,13 +31,6 @@ from ntt.run.artefacts import read_metrics
 from ntt.run.inputs import read_inputs
 
 OPTIONS = (*COCO_LIKE, *CDFSOD)
-CHEAP = (
-    "backbone.input_size=224",
-    "segmenter.canvas_side=192",
-    "segmenter.mask_side=96",
-    "segmenter.leaves=200",
-    "segmenter.max_masks=50",
-)
 
 
 @pytest.fixture(scope="session")
@@ -278,7 +271,7 @@ def test_facts_agree_with_the_benchmark(shared_dir: Path):
 
 def small(option: str, root: Path, output: Path, *more: str) -> config.ExperimentConfig:
     folders = (f"runtime.output_root={output}", f"runtime.store_root={output}/store")
-    return settings(option, root, "shots=1shot", "visualisation.enabled=false", *folders, *CHEAP, *more)
+    return settings(option, root, "shots=1shot", "visualisation.enabled=false", *folders, *SMALL, *more)
 
 
 def test_a_box_only_set_runs_from_end_to_end(
@@ -298,7 +291,7 @@ def test_difficult_objects_of_voc_count_by_one_setting(
     """VOC's own protocol leaves them out of the count; as ordinary objects they are among the 20 of the file."""
     counts = {}
     for difficult in ("null", "crowd", "ordinary"):
-        words = ["shots=1shot", "split=all", f"evaluation.difficult={difficult}", *CHEAP]
+        words = ["shots=1shot", "split=all", f"evaluation.difficult={difficult}", *SMALL]
         made = small("voc", miniatures[0], tmp_path, *words)
         runner.run(made)
         metrics = read_metrics(run_directory(made) / "metrics.json")

@@ -204,14 +204,10 @@ def test_an_image_of_one_colour_gives_the_whole_image() -> None:
 def test_same_output_whatever_the_number_of_threads() -> None:
     canvas = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(3))
     regions = _regions(canvas_side=64, mask_side=64, leaves=200)
-    threads = torch.get_num_threads()
     results = []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            results.append(regions.propose(canvas, _features(channels=48, side=14)))
-    finally:
-        torch.set_num_threads(threads)
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        results.append(regions.propose(canvas, _features(channels=48, side=14)))
     assert torch.equal(results[0].logits_Nhw, results[1].logits_Nhw)
     assert torch.equal(results[0].predicted_iou_N, results[1].predicted_iou_N)
 

@@ -1,13 +1,12 @@
 """The fast decoder against the package's own: equal in exact arithmetic, as good in float32, lighter."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from filled_weights import fill_state_dict
-from sam2_package import CONFIGS, Features, one_thread, package_decode, package_model, random_features
+from sam2_package import CONFIGS, Features, package_decode, package_model, random_features
 
 from ntt.models.device import autocast
 from ntt.models.segmenters.sam2.decoder import DecodedPrompts, FastDecoder
@@ -19,12 +18,6 @@ from ntt.models.segmenters.sam2.prompts import PromptEncoder
 from ntt.models.segmenters.sam2.upscaling import upscale
 
 POINTS = torch.tensor([[0.5, 0.5], [300.0, 700.0], [1023.5, 12.25]])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_on_busy_machines() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @dataclass(frozen=True)

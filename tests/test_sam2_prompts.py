@@ -40,19 +40,15 @@ def test_batches_cover_everything_in_order(count: int, workers: int) -> None:
 
 
 def test_workers_compute_with_one_thread_and_leave_the_setting() -> None:
-    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    try:
-        inside = BatchRunner(1).run(lambda start, stop: torch.get_num_threads(), 4, workers=2)
-        assert inside == [1, 1, 1, 1]
-        assert torch.get_num_threads() == 2
-        seen: list[int] = []
-        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
-        thread.start()
-        thread.join()
-        assert seen == [2]
-    finally:
-        torch.set_num_threads(before)
+    inside = BatchRunner(1).run(lambda start, stop: torch.get_num_threads(), 4, workers=2)
+    assert inside == [1, 1, 1, 1]
+    assert torch.get_num_threads() == 2
+    seen: list[int] = []
+    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert seen == [2]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from sam2_package import (
     TINY,
     Features,
     filled_tiny,
-    one_thread,
     package_decode,
     package_model,
     save_checkpoint,
@@ -27,12 +25,6 @@ from ntt.models.segmenters.sam2.model import ARCHITECTURES, build_image_encoder
 from ntt.types import Placement, Proposals
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_on_busy_machines() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +120,8 @@ def test_batches_and_threads_do_not_matter(
     batch: int, threads: int, loaded: Loaded, canvas: torch.Tensor, everything: Proposals
 ) -> None:
     torch.set_num_threads(threads)
-    try:
-        proposals = quick(loaded, min_predicted_iou=0.0, prompt_batch_size=batch).propose(canvas)
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(1)
+    proposals = quick(loaded, min_predicted_iou=0.0, prompt_batch_size=batch).propose(canvas)
+    assert torch.get_num_threads() == threads
     assert_alike(proposals, everything)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from dinov2_layout import meta_shapes
 from filled_weights import filled_tensors
-from sam2_package import filled_tiny, one_thread, save_checkpoint
+from sam2_package import filled_tiny, save_checkpoint
 from tiny_data import make_split, read
 
 from ntt.config.compose import compose_config
@@ -37,11 +37,10 @@ def test_a_probe_and_a_choice_by_the_references(tmp_path: Path, capsys: pytest.C
     ]
     choice = ["matcher=auto", "matcher.min_shots=2", "matcher.draws=10", "dataset.references_complete=true"]
     folders = {}
-    with one_thread():
-        for name, own in {"auto": choice, "probe": ["matcher=probe", "matcher.surroundings=clear"]}.items():
-            config = compose_config([*words, *own])
-            runner.run(config)
-            folders[name] = run_directory(config)
+    for name, own in {"auto": choice, "probe": ["matcher=probe", "matcher.surroundings=clear"]}.items():
+        config = compose_config([*words, *own])
+        runner.run(config)
+        folders[name] = run_directory(config)
     check = read(folders["auto"] / "leave_one_out.json")
     assert f"Matcher chosen by the references: {check['scoring']}." in capsys.readouterr().out
     assert set(check["expected"]) == {"ntt", "ntt_best100", "ntt_full_both", "probe_half"}
