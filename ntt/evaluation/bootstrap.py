@@ -1,4 +1,4 @@
-"""How sure a difference is: AP of images that are drawn anew, with replacement."""
+"""How certain a difference is: AP of images drawn with replacement."""
 
 from dataclasses import replace
 

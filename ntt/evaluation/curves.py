@@ -1,4 +1,4 @@
-"""What the protocols measure: precision and recall at fixed thresholds, and the averages people quote.
+"""What the protocols measure: precision and recall at fixed thresholds, and the averages that are quoted.
 
 Suffixes: T IoU thresholds, R recall steps, K classes, A area ranges, M limits of detections per image.
 """
@@ -47,10 +47,10 @@ _RECALLS: Mapping[Protocol, Mapping[str, tuple[str, int]]] = {
 
 @dataclass(frozen=True)
 class Curves:
-    """Precision and recall of boxes or masks, in the order of `COCOeval.accumulate`; -1 for a class without object."""
+    """Precision and recall of boxes or masks, in the order of `COCOeval.accumulate`; -1 for classes without objects."""
 
     precision: FloatArray
-    """float64 [T, R, K, A], the largest precision at this recall or a higher one, with the most detections."""
+    """float64 [T, R, K, A], the largest precision at this recall or above, with the largest limit of detections."""
     recall: FloatArray
     """float64 [T, K, A, M], the largest recall."""
     protocol: Protocol = "coco"
@@ -60,7 +60,7 @@ def averages(curves: Curves, classes: slice | Sequence[int] = slice(None)) -> di
     """Average over thresholds, recall steps and some class indices, as the protocol's own program does.
 
     Returns:
-        Metric name -> percent. A metric without any object to compute it from is absent.
+        Metric name -> percent, without metrics that have no objects to be computed from.
     """
     limits = MAX_DETECTIONS[curves.protocol]
     areas = {name: index for index, name in enumerate(AREA_RANGES_PX)}

@@ -1,8 +1,8 @@
-"""What LVIS' protocol knows of images and classes, beyond the objects (Gupta et al., "LVIS", CVPR 2019, section 2).
+"""LVIS' records of images and classes, beyond the objects (Gupta et al., "LVIS", CVPR 2019, section 2).
 
-In LVIS no image was searched for all classes. A class is evaluated in an image if it has an object there or if
-it was verified that it has none; detections of other classes are left out. Where a class is known to have more
-objects than were annotated, a detection that finds none of them is ignored.
+In LVIS, no image was searched for all classes. A class is evaluated in an image if it has an object there, or was
+verified to have none; detections of other classes are left out. If a class is known to have more objects than were
+annotated, detections that find none of these are ignored.
 
 A pair of image and class is one number: image index * number of classes + class index.
 """
@@ -17,7 +17,7 @@ from ntt.errors import DataError
 from ntt.types import Category, ImageId, IntArray
 
 FREQUENCIES = ("r", "c", "f")
-"""Rare, common, frequent: the groups that APr, APc and APf are means over."""
+"""Rare, common, frequent: the groups of APr, APc and APf."""
 
 _MAX_NAMED = 5
 
@@ -27,10 +27,10 @@ class Federation:
     """Pairs of images and classes, sorted.
 
     Attributes:
-        evaluated: int64, where the class has an annotation or is verified to be absent.
-        absent: int64, where it is verified to be absent and has no annotation.
-        not_exhaustive: int64, where not all its objects are annotated.
-        groups: "r", "c", "f" -> class indices; without the groups that have none.
+        evaluated: int64, the class has an annotation or was verified to be absent.
+        absent: int64, it was verified to be absent and has no annotation.
+        not_exhaustive: int64, not all its objects are annotated.
+        groups: "r", "c", "f" -> class indices; without empty groups.
     """
 
     evaluated: IntArray

@@ -33,15 +33,15 @@ class GroundTruth:
     A pair of image and class is one number: image index * number of classes + class index.
 
     Attributes:
-        protocol: whose rules hold.
+        protocol: "coco" or "lvis".
         categories: the searched classes, sorted by id.
         image_indices: id of every image -> its index, by ascending id: the order in which COCOeval takes them.
         sizes: (height, width) by image index.
         instances: the objects.
         boxes_xywh: float64 [G, 4], COCO boxes as the file has them, before clipping.
         is_crowd: bool [G], crowd regions; none by LVIS' rules.
-        is_ignored: bool [A, G], objects neither to be found nor wrong to find: crowd regions (COCO's protocol), those
-            marked `ignore` (LVIS'), and those outside an area range.
+        is_ignored: bool [A, G], objects that are not required, but not wrong to find: crowd regions (COCO's protocol),
+            those marked `ignore` (LVIS'), and those outside an area range.
         has_masks: whether every object has a mask.
         occupied: int64, sorted, pairs with an object, a crowd region, or an annotation that was left out because its
             box or mask is unusable.
@@ -83,7 +83,7 @@ class GroundTruth:
 
     @cached_property
     def groups(self) -> dict[int, IntArray]:
-        """Pair -> indices of its objects, in file order; without the pairs that have none."""
+        """Pair -> indices of its objects, in file order; without empty pairs."""
         present, starts = np.unique(self.pairs[self.by_pair], return_index=True)
         return dict(zip(present.tolist(), np.split(self.by_pair, starts[1:]), strict=False))
 
@@ -108,9 +108,9 @@ class GroundTruth:
 
     @cached_property
     def is_negative(self) -> BoolArray:
-        """Whether an image holds nothing of a class, going by the file: bool [images, classes].
+        """Whether an image has nothing of a class, according to the file: bool [images, classes].
 
-        COCO's protocol: where it has no annotation of it. LVIS': where its absence was verified.
+        COCO's protocol: if it has no annotation of it. LVIS': if its absence was verified.
         """
         negative = np.full((len(self.sizes), len(self.categories)), self.federation is None)
         if self.federation is None:
@@ -152,7 +152,7 @@ def prepare_ground_truth(
 
 
 def difficult_as(dataset: CocoDataset) -> str | None:
-    """Return how difficult objects count, "crowd" or "ordinary"; None where there are none."""
+    """Return how difficult objects count, "crowd" or "ordinary"; None if there are none."""
     return next(("crowd" if i.iscrowd else "ordinary" for i in dataset.instances if i.isdifficult), None)
 
 
@@ -163,7 +163,7 @@ def _prepare(dataset: CocoDataset, categories: tuple[Category, ...], protocol: P
     dropped = [instance for _, instance in dataset.dropped if instance.category_id in class_indices]
     instances = [instance for instance in dataset.instances if instance.category_id in class_indices]
     is_crowd = is_marked = np.array([instance.iscrowd for instance in instances], dtype=np.bool_)
-    if protocol == "lvis":  # crowd regions are objects like any other; what has no area is no object
+    if protocol == "lvis":  # crowd regions are objects like any other; objects need an area
         dropped = [instance for instance in dropped if instance.area_px > 0]
         instances = [instance for instance in instances if instance.area_px > 0]
         is_crowd = np.zeros(len(instances), dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""What can be chosen about the evaluation; docs/evaluation.md explains the choices."""
+"""The choices of the evaluation, which docs/evaluation.md explains."""
 
 from typing import Literal, get_args
 
@@ -6,7 +6,7 @@ Protocol = Literal["coco", "lvis"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
 FIXED_THRESHOLD = 0.4
-"""Score from which on detections are shown where the references propose none."""
+"""Lowest score of detections shown, if the references propose none."""
 
 Painting = Literal["none", "correct", "reference"]
 PAINTINGS: tuple[str, ...] = get_args(Painting)

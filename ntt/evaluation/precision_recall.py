@@ -53,7 +53,7 @@ def _precision(is_true_ATn: BoolArray, counts_ATn: BoolArray, needed_AR: IntArra
     num_ranges, num_thresholds, count = is_true_ATn.shape
     if not count:
         return np.zeros((num_ranges, num_thresholds, len(RECALL_STEPS_R)))
-    # Precision rises at true detections only, so the largest one from any detection on is found at one of them.
+    # Precision rises only at true detections, so the largest one after any detection is at one of them.
     rows, columns = np.nonzero(is_true_ATn.reshape(-1, count))
     num_true = np.count_nonzero(is_true_ATn, axis=-1)
     number = np.arange(len(rows)) - np.repeat(np.cumsum(num_true) - num_true.ravel(), num_true.ravel())
@@ -63,6 +63,6 @@ def _precision(is_true_ATn: BoolArray, counts_ATn: BoolArray, needed_AR: IntArra
     precision = np.zeros((num_true.size, num_true.max() + 1))
     precision[rows, number] = true_positives / (false_positives + true_positives + np.spacing(1))
     precision = np.maximum.accumulate(precision[:, ::-1], axis=-1)[:, ::-1].reshape(num_ranges, num_thresholds, -1)
-    # A recall step that is reached by the k-th true detection; beyond the last one precision is 0.
+    # The k-th true detection reaches the recall step; beyond the last one, precision is 0.
     index_A1R = np.clip(needed_AR - 1, 0, num_true.max())[:, None]
     return np.take_along_axis(precision, np.repeat(index_A1R, num_thresholds, axis=1), axis=-1)

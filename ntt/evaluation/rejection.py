@@ -1,7 +1,7 @@
 """False positives on negative images, at half recall.
 
-Training-free methods score whatever they are given; this measures what a threshold that still finds half of all
-objects lets through on images that hold none.
+Training-free methods score whatever they are given; this measures how many detections on images without objects reach
+a threshold at which half of all objects are still found.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class RejectionScores:
 
     "FPPI@R50": detections with score s or higher on negative images, per negative image, where s is "score@R50": the
     highest score at which recall is at least 50 %. Both are absent if recall never reaches that. "max_recall": percent
-    of the objects that are found at all. "negative_images": their number. Over all classes also "mFPPI@R50": the mean
+    of the objects found at any score. "negative_images": their number. Over all classes also "mFPPI@R50": the mean
     of the classes' values, and "classes@R50": how many of them have one.
     """
 
@@ -34,11 +34,11 @@ def rejection(table: DetectionTable, ground_truth: GroundTruth, matches: Matches
 
     Over all classes: an image without any of the searched classes is negative; one score threshold applies to all
     classes, and recall is that of all objects together. For one class: an image without this class is negative, and
-    only this class's objects, detections and score count. By LVIS' protocol an image is without a class only where
+    only this class's objects, detections and score count. By LVIS' protocol, an image is without a class only if
     that was verified.
 
     An object is found at a score if a detection with at least that score is matched with it at IoU 0.5;
-    crowd regions are not counted. There is no entry without a negative image or without an object.
+    crowd regions are not counted. Without negative images or without objects there is no entry.
 
     Args:
         table: the detections.

@@ -1,4 +1,4 @@
-"""Semantic segmentation made of detections, and its mean IoU (docs/method.md, section 7; the COCO-20i protocol).
+"""Semantic segmentation from detections, and its mean IoU (docs/method.md, section 7; the COCO-20i protocol).
 
 Detections are painted into one label per pixel, image by image; intersections and unions of each class are added up
 over the whole data set and divided once, at the end. mIoU is the mean over the searched classes: in COCO-20i (Nguyen
@@ -20,7 +20,7 @@ _UNPAINTED = -1
 
 @dataclass(frozen=True)
 class SemanticScores:
-    """Percentages: mean and by class index. A class without a pixel of ground truth is absent."""
+    """Percentages: mean and by class index. Classes without ground truth are absent."""
 
     mean_iou: float | None
     iou: dict[int, float]
@@ -31,7 +31,7 @@ def semantic_scores(
 ) -> SemanticScores:
     """Paint and compare all images; detections below the threshold are not painted.
 
-    "correct": the detection with the highest score owns a pixel; of equal scores the one listed first. An
+    "correct": a pixel belongs to the detection with the highest score; of equal scores, to the one listed first. An
     unpainted pixel belongs to no class. The ground truth of a class is the union of its objects' masks, crowd regions
     included; where objects of two classes overlap, both have the pixel.
 

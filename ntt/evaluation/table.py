@@ -37,7 +37,7 @@ class DetectionTable:
         return len(self.counts)
 
     def rle(self, row: int) -> Json:
-        """Return one detection's mask as pycocotools takes it."""
+        """Return one detection's mask in pycocotools' form."""
         return {"size": list(self.sizes[self.images[row]]), "counts": self.counts[row]}
 
     def take(self, rows: IntArray) -> "DetectionTable":
@@ -94,7 +94,7 @@ def ranks(table: DetectionTable, *, by_class: bool = True) -> IntArray:
 def counted_detections(table: DetectionTable, ground_truth: GroundTruth) -> DetectionTable:
     """Return the detections that the protocol counts.
 
-    LVIS: each image's best are taken first, whatever their classes; then those of classes not evaluated in it go.
+    LVIS: each image's best, whatever their classes; of these, those of classes that are evaluated in it.
     """
     if ground_truth.federation is None:
         return table

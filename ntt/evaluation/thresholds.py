@@ -1,6 +1,6 @@
 """Precision, recall and F1 at score thresholds, the best threshold, and the one to propose (docs/evaluation.md).
 
-Of boxes at IoU 0.5, for images of any number; thresholds never enter AP.
+Of boxes at IoU 0.5; thresholds never affect AP.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ _F1_POWER = 4
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What detections with at least a score of `threshold` are worth; percent."""
+    """Quality of the detections with at least this score; percent."""
 
     threshold: float
     precision: float
@@ -30,7 +30,7 @@ class OperatingPoint:
 
 
 OperatingPoints: TypeAlias = Mapping[str, Mapping[str, OperatingPoint]]
-"""Class name -> "fixed", "proposed" or "best" -> what is measured there; under "" the means over such classes."""
+"""Class name -> "fixed", "proposed" or "best" -> its quality; under "" the means over such classes."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RankedDetections:
     Attributes:
         scores: float64 [D].
         is_true: bool [D], whether the detection finds an object.
-        num_objects: how many objects there are to find.
+        num_objects: number of objects to find.
     """
 
     scores: FloatArray
@@ -52,7 +52,7 @@ class RankedDetections:
         return self._point(threshold, int((self.scores >= threshold).sum()))
 
     def best(self) -> OperatingPoint | None:
-        """Return the point with the highest F1, of equal ones that with the highest threshold; None without a hit."""
+        """Return the point with the highest F1, of equal ones that with the highest threshold; None without any hit."""
         f1 = self._f1()
         if not f1.max(initial=0.0) > 0:
             return None
@@ -62,7 +62,7 @@ class RankedDetections:
     def proposal(self) -> float | None:
         """Return the mean score, each weighted by the F1 of a threshold there to the fourth; None without a hit.
 
-        The score with the highest F1 is much less stable where there are few objects (method.md §9.4).
+        The score with the highest F1 is much less stable if there are few objects (method.md §9.4).
         """
         weights = self._f1() ** _F1_POWER
         return float(np.average(self.scores, weights=weights)) if weights.any() else None
@@ -114,7 +114,7 @@ def propose_thresholds(
         num_images: of each class, on how many images its references are.
 
     Returns:
-        One score per class; None throughout where nothing is hit.
+        One score per class; None throughout if nothing is hit.
     """
     labels = range(len(ground_truth.categories))
     pooled = ranked_detections(matches, table, ground_truth, labels).proposal()

@@ -1,7 +1,7 @@
-"""A prototype of the background: what looks more like the surroundings of the references than like any class.
+"""A background prototype rejects what looks more like the surroundings of references than like any class.
 
-The background prototype is the mean feature of the patches outside the masks of the reference crops, as PANet makes it
-and lets it compete with the classes (Wang et al., ICCV 2019, arXiv 1908.06391, equations 2 and 3).
+It is the mean feature of the patches outside the masks of the reference crops and competes with the classes, as in PANet
+(Wang et al., ICCV 2019, arXiv 1908.06391, equations 2 and 3).
 """
 
 import logging
@@ -24,7 +24,7 @@ _BACKGROUND = -1
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundMatcher(ScoringMatcher):
-    """The published matcher with background as one more class, whose candidates are no detections."""
+    """The published matcher with background as one more class, which gives no detections."""
 
     SCHEMA: ClassVar[str] = "background"
 
@@ -33,16 +33,16 @@ class BackgroundMatcher(ScoringMatcher):
     which counts."""
 
     on_background: str = setting("drop", one_of=("drop", "damp"))
-    """What becomes of a candidate that is more similar to background than to its class. drop: it is no detection and
-    suppresses none; damp: its score is multiplied by exp(-(lead of background) / sigma)."""
+    """The fate of candidates more similar to background than to their class. drop: they are no detections and suppress
+    none; damp: scores are multiplied by exp(-(lead of background) / sigma)."""
 
     sigma: float = setting(0.8, gt=0)
     """Softness of damp, a difference of cosines: a lead of background by sigma leaves 37 % of the score."""
 
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the class means, and after them background vectors with the label -1: float32 [P, D], int64 [P].
+        """Return the class means, followed by background vectors with the label -1: float32 [P, D], int64 [P].
 
-        If no reference leaves anything of its crop uncovered, this is the published matcher, with a warning.
+        If all references fill their crops, this is the published matcher, with a warning.
         """
         means_CD = class_means(memory)
         backgrounds_BD = torch.cat([*memory.backgrounds, means_CD[:0]]).float().cpu()

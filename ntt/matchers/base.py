@@ -1,4 +1,4 @@
-"""What a matcher is: it names a target image's candidates after the classes of a memory."""
+"""The base of all matchers, which label a target image's candidates with the classes of a memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,9 +12,9 @@ from ntt.types import Candidates, Detections, ImageId, MemoryBank, Prototypes
 
 @dataclass(frozen=True, kw_only=True)
 class MatcherConfig:
-    """Base of the config group `matcher`: an option's settings are the fields of the matcher itself.
+    """Base of the config group `matcher`: the matcher itself, whose fields are the settings.
 
-    Matchers condense a memory into prototypes and turn candidates into detections. They hold no state.
+    Matchers condense a memory into prototypes and turn candidates into detections. They are stateless.
     """
 
     SCHEMA: ClassVar[str]
@@ -24,21 +24,21 @@ class MatcherConfig:
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """Kind of matcher and every setting that decides the output, as JSON has them."""
+        """Kind of matcher and every setting that decides the output, as JSON values."""
         return {"kind": self.SCHEMA, **deciding_settings(self)}
 
     @property
     def reads_full_images(self) -> bool:
-        """Whether the memory must hold vectors of full images."""
+        """Whether the memory must contain vectors of full images."""
         return False
 
     @property
     def reads_clear_surroundings(self) -> bool:
-        """Whether the memory must hold surroundings without other objects."""
+        """Whether the memory must contain surroundings without other objects."""
         return False
 
     def select(self, memory: MemoryBank) -> MemoryBank:
-        """Return the memory as `build_prototypes` takes it: backgrounds of those instances only that have one."""
+        """Return the memory for `build_prototypes`: without the empty backgrounds of instances that have none."""
         return replace(memory, backgrounds=tuple(vectors[vectors.any(dim=1)] for vectors in memory.backgrounds))
 
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,9 +50,9 @@ class MatcherConfig:
         raise NotImplementedError
 
     def match(self, image_id: ImageId, candidates: Candidates, prototypes: Prototypes) -> Detections:
-        """Label, thin out, merge and score the candidates of one image.
+        """Label, score, suppress and merge the candidates of one image.
 
         Raises:
-            DataError: nothing is left, and the settings ask for an error in that case.
+            DataError: if nothing is left and the settings ask for an error in this case.
         """
         raise NotImplementedError

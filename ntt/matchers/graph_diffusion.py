@@ -1,6 +1,6 @@
-"""Graph diffusion in the place of merging: penalties travel along overlaps of masks, as in FSOD-VFM.
+"""Graph diffusion instead of merging: penalties travel along overlaps of masks, as in FSOD-VFM.
 
-FSOD-VFM (Feng et al., ICLR 2026, arXiv 2602.03137) takes candidates of one class as nodes of a directed graph whose
+FSOD-VFM (Feng et al., ICLR 2026, arXiv 2602.03137) regards candidates of one class as nodes of a directed graph whose
 edges lead to better-ranked candidates that cover them, runs PageRank with restart on it, and lowers scores by
 (1 - result) ** lambda: fragments of an object lose to the whole. Published settings: alpha 0.3, lambda 0.5, 30 steps.
 """
@@ -22,14 +22,14 @@ from ntt.types import FloatArray
 class GraphDiffusionMatcher(ClassMeanMatcher):
     """The published prototypes and scores, with FSOD-VFM's graph diffusion instead of soft merging.
 
-    Candidates are ranked by predicted IoU (FSOD-VFM: by the score of its proposal network), and the graph holds what
-    suppression has left (FSOD-VFM: the 100 best proposals, without suppression).
+    Candidates are ranked by predicted IoU (FSOD-VFM: by the score of its proposal network), and the graph consists
+    of the survivors of suppression (FSOD-VFM: the 100 best proposals, without suppression).
     """
 
     SCHEMA: ClassVar[str] = "graph_diffusion"
 
     alpha: float = setting(0.3, ge=0, le=1)
-    """Part of a mask's penalty that comes from the masks covering it; the rest from how much they cover."""
+    """Share of a mask's penalty that comes from the penalties of masks covering it; the rest is the largest overlap."""
 
     decay_power: float = setting(0.5, gt=0)
     """Exponent of 1 - penalty; the paper's lambda."""
@@ -38,8 +38,8 @@ class GraphDiffusionMatcher(ClassMeanMatcher):
     """Iterations of the walk."""
 
     transition: str = setting("normalised", one_of=TRANSITIONS)
-    """normalised: the weights that leave a mask sum to 1; plain: the overlaps as they are, as the published code has it
-    (it divides by a truth value where the row's sum is meant)."""
+    """normalised: the weights that leave a mask sum to 1; plain: the overlaps as they are, as in the published code
+    (which divides by a truth value instead of the row's sum)."""
 
     def merge(self, terms: ImageTerms, survivors: Survivors) -> FloatArray:
         """Multiply scores by (1 - penalty) ** decay_power."""

@@ -1,4 +1,4 @@
-"""One image's candidates and what matchings of them have in common, whatever the prototypes."""
+"""One image's candidates and what all matchings of them have in common, whatever the prototypes."""
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
@@ -14,9 +14,9 @@ from ntt.types import Candidates, FloatArray, IntArray
 
 
 class ImageTerms:
-    """Hand one to every matching of the image: what an earlier one has computed is not computed again.
+    """Intermediate results of matching an image, which later matchings of it reuse.
 
-    Results do not depend on it: each value is computed by the same operations on the same operands as without.
+    Results do not depend on it: each value comes from the same operations on the same operands as without.
     """
 
     def __init__(self, candidates: Candidates, *, is_shared: bool = False) -> None:
@@ -45,7 +45,7 @@ class ImageTerms:
         return self._order[unsuppressed(len(labels), better, worse)]
 
     def compare(self, groups: Sequence[IntArray]) -> None:
-        """Find boxes of masks, and the overlaps of those that are in a group together.
+        """Compute boxes of masks, and the overlaps of masks in the same group.
 
         Args:
             groups: int64 [n] each: the survivors of a class of one matching, or of all classes of several matchings.
@@ -74,7 +74,7 @@ class ImageTerms:
         return self._boxes_xywh[self._row_N[members]]
 
     def overlaps(self, members: IntArray) -> npt.NDArray[np.float64]:
-        """Return float64 [n, n], the part of survivor i that survivor j < i covers, best first; else 0."""
+        """Return float64 [n, n], the share of survivor i that survivor j < i covers, best first; else 0."""
         rows = self._row_N[members]
         return self._overlaps_MM[rows[:, None], rows]
 
@@ -84,10 +84,10 @@ class ImageTerms:
         """Compute something of each class's survivors, once for each set of them.
 
         Args:
-            name: says what, and with which settings.
+            name: identifies the computation, with its settings.
             survivors_M: int64, their indices, best first; at least one.
             labels_M: int64 [M], their classes.
-            compute: gives one value for each of some of them.
+            compute: returns one value for each of some survivors.
 
         Returns:
             One value for each survivor, [M].

@@ -1,8 +1,8 @@
 """Several prototypes per class: the means of groups of similar reference instances.
 
-A class that looks different from picture to picture is poorly described by one mean. Splitting its examples by k-means
-is what PPNet does with the parts of an object (Liu et al., Part-aware Prototype Network, ECCV 2020, arXiv 2007.06309)
-and the published method's code does with patches, without reading the result; here whole instances are grouped.
+A class that looks different from picture to picture is poorly described by one mean. PPNet splits the parts of
+an object by k-means (Liu et al., Part-aware Prototype Network, ECCV 2020, arXiv 2007.06309), and so does the published
+method's code with patches, without using the result; here whole instances are grouped.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class KMeansMatcher(PrototypeMatcher):
     SCHEMA: ClassVar[str] = "kmeans"
 
     prototypes_per_class: int = setting(3, ge=1)
-    """Groups the reference instances of a class are split into; each is its own group where there are fewer. With
+    """Groups that the reference instances of a class are split into; if there are fewer instances, each is a group. With
     1, scores are those of the published matcher."""
 
     clustering_seed: int = setting(0, ge=0)

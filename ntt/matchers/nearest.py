@@ -1,8 +1,7 @@
 """The nearest reference instances: a class scores the mean of its best cosines.
 
-Averaging the highest similarities of single examples, instead of comparing with their mean, is how CNOS names
-candidates (Nguyen et al., ICCV Workshops 2023, arXiv 2307.11067: the five best of a template set); with one neighbour
-it is the nearest-neighbour rule (Cover and Hart, IEEE Transactions on Information Theory 13, 1967).
+CNOS labels candidates by the mean of the highest similarities to single examples, instead of the similarity to their
+mean (Nguyen et al., ICCV Workshops 2023, arXiv 2307.11067: the five best of a template set); with one neighbour it is the nearest-neighbour rule (Cover and Hart, IEEE Transactions on Information Theory 13, 1967).
 """
 
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ class NearestMatcher(ScoringMatcher):
     SCHEMA: ClassVar[str] = "nearest"
 
     neighbours: int = setting(3, ge=1)
-    """Reference instances of a class, the most similar ones, whose cosines are averaged; all if the class has fewer."""
+    """Number of most similar reference instances of a class whose cosines are averaged; all if it has fewer."""
 
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
         """Return every instance's unit vector, float32 [P, D], and its class, int64 [P]."""

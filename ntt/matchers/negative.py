@@ -1,9 +1,9 @@
 """Negative references: a score is damped when a counter-example is more similar than the class.
 
-The arithmetic is that of the published method's code, where it is the option `with_negative_refs`:
+The arithmetic is that of the option `with_negative_refs` of the published method's code:
 score * exp(-max(0, similarity to the nearest negative of the class - score) / sigma), with sigma 0.8. There, the
 negatives of a class are the method's own best-scoring false positives on the reference images, found by running it on
-them first. Here they are what the references already show: what surrounds the instances of the class, and the
+them first. Here they come from the references themselves: the surroundings of the class's instances, and the
 instances of the other classes.
 """
 
@@ -31,14 +31,14 @@ class NegativeMatcher(ScoringMatcher):
     SCHEMA: ClassVar[str] = "negative"
 
     negatives: str = setting("both", one_of=("both", "background", "other_classes"))
-    """Counter-examples of a class: background (what surrounds its reference instances), other_classes (the reference
+    """Counter-examples of a class: background (the surroundings of its reference instances), other_classes (the reference
     instances of all other classes), or both."""
 
     sigma: float = setting(0.8, gt=0)
     """Softness, a difference of cosines: a negative that leads by sigma leaves 37 % of the score."""
 
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the class means, and after them the counter-examples: float32 [P, D], int64 [P].
+        """Return the class means, followed by the counter-examples: float32 [P, D], int64 [P].
 
         Label -2 - c: surroundings of class c, counter-example of c. Label -2 - C - c: instance of class c,
         counter-example of every other class.

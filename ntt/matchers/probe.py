@@ -1,7 +1,7 @@
 """A linear probe: ridge regression of the references against their own surroundings (docs/method.md, `probe`).
 
 Scores are 0 for what looks like the surroundings and 1 for what looks like the references. A candidate that is half
-background gets half the score, which orders parts, wholes and regions that are too large.
+background gets half the score, which ranks whole objects above parts and above regions that are too large.
 """
 
 import logging
@@ -38,15 +38,15 @@ class ProbeMatcher(ScoringMatcher):
     """Scores are multiplied by the predicted IoU to this power; 0: they are not."""
 
     guard: bool = False
-    """true: surroundings that are closer to the mean of a class than its own surroundings are no counter-examples of
-    it, since they may show it. surroundings=clear serves the same purpose, better."""
+    """true: surroundings that are closer to the mean of a class than its own surroundings are not used as its
+    counter-examples, because they may show it. surroundings=clear serves the same purpose better."""
 
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the class means, after them each class's probe and its origin: float32 [P, D], int64 [P].
+        """Return the class means, followed by each class's probe and its origin: float32 [P, D], int64 [P].
 
         Label c: the mean of class c, of unit length. Label -2 - c: the direction of its probe; label -2 - C - c: the
         mean of its counter-examples, where the probe is 0; both of any length. Without any background there are
-        class means alone, which makes this the published matcher, with a warning.
+        only class means, so this is the published matcher, with a warning.
         """
         means_CD, count = class_means(memory), len(memory.features)
         labels_C = torch.arange(count)
@@ -69,7 +69,7 @@ class ProbeMatcher(ScoringMatcher):
         """Fit the probes of some classes against the same counter-examples: float64 [labels, D] each.
 
         Returns:
-            Their directions, scaled so that the instances of a class score 1 in the mean; and their origins.
+            Their directions, scaled so that the mean score of a class's instances is 1; and their origins.
         """
         counts = [len(vectors) for vectors in instances]
         origin_D = negatives_BD.mean(axis=0)
@@ -83,7 +83,7 @@ class ProbeMatcher(ScoringMatcher):
         directions_CD = ridge_directions(rows_ND, weights_N, targets_NC, ridge=self.ridge).T
         own_CD = np.stack([instances[label].mean(axis=0) - origin_D for label in labels])
         response_C1 = (own_CD * directions_CD).sum(axis=1, keepdims=True)
-        # A class that looks like its surroundings in the mean has no direction.
+        # A class whose mean looks like its surroundings has no direction.
         scaled = np.divide(directions_CD, response_C1, out=np.zeros_like(directions_CD), where=response_C1 > 0)
         return scaled, np.repeat(origin_D[None], len(labels), axis=0)
 

@@ -1,7 +1,7 @@
 """Which vectors of the memory a matcher reads: of crops, of full images, or both (docs/method.md, section 9.2).
 
 A reference's crop and the same object in its full image look different to a backbone, because the crop shows the object
-at another scale than the grid of a target image does.
+at another scale.
 """
 
 from dataclasses import dataclass, replace
@@ -20,27 +20,27 @@ class MemoryReader(MatcherConfig):
 
     reference_vectors: str = setting("crop", one_of=("crop", "both", "full", "mean"))
     """Vectors of a reference instance. crop: of its crop, as published; full: of the best candidate of its own image;
-    both: the two as two instances; mean: one between them. An instance that no candidate reaches has its crop's."""
+    both: the two as two instances; mean: one between them. An instance that no candidate covers has its crop's."""
 
     full_share: float = setting(0.5, ge=0, le=1)
     """Share of the full image's vector in the mean; for reference_vectors=mean only."""
 
     surroundings: str = setting("crop", one_of=("crop", "clear"))
-    """What surrounds a reference, for matchers that use it. crop: its crop outside its mask; clear: also outside the
-    masks of all other annotated objects."""
+    """The surroundings of a reference, for matchers that use them. crop: its crop outside its mask; clear: also outside
+    the masks of all other annotated objects."""
 
     @property
     def reads_full_images(self) -> bool:
-        """Whether the memory must hold vectors of full images."""
+        """Whether the memory must contain vectors of full images."""
         return self.reference_vectors != "crop"
 
     @property
     def reads_clear_surroundings(self) -> bool:
-        """Whether the memory must hold surroundings without other objects."""
+        """Whether the memory must contain surroundings without other objects."""
         return self.surroundings == "clear"
 
     def select(self, memory: MemoryBank) -> MemoryBank:
-        """Return the memory as this matcher reads it: `features` and `backgrounds` are those of its settings."""
+        """Return the memory with the `features` and `backgrounds` that the settings choose."""
         if self.reads_clear_surroundings:
             memory = replace(memory, backgrounds=memory.clear_backgrounds)
         if self.reads_full_images:

@@ -1,10 +1,10 @@
-"""Everything matchers share: from class scores of candidates to detections (method.md §5 and §6).
+"""What matchers have in common: from class scores of candidates to detections (method.md §5 and §6).
 
-A matcher of this family says how prototypes are made, how well each candidate fits each class, and what becomes of
-candidates that overlap; labels, suppression and output follow here. `ScoringMatcher` knows the published ways of
-merging; a matcher with its own method starts from `DetectingMatcher`.
+A matcher of this family defines how prototypes are made, how well each candidate fits each class, and how overlapping
+candidates are merged; labels, suppression and output are defined here. `ScoringMatcher` has the published ways of
+merging; a matcher with its own derives from `DetectingMatcher`.
 
-Suffixes: N candidates, C classes, D channels, M candidates that are left after suppression.
+Suffixes: N candidates, C classes, D channels, M survivors of suppression.
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ from ntt.types import Candidates, Detections, FloatArray, ImageId, IntArray, Pro
 
 @dataclass(frozen=True)
 class Survivors:
-    """What suppression leaves.
+    """The candidates that suppression leaves.
 
     Attributes:
         indices: int64 [M], indices of candidates, best predicted IoU first.
@@ -40,7 +40,7 @@ class Survivors:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectingMatcher(MemoryReader, ABC):
-    """A matcher that gives every candidate one score per class and suppresses what is found twice."""
+    """A matcher that gives every candidate one score per class and suppresses duplicates."""
 
     nms_iou_threshold: float = setting(0.5, ge=0, le=1)
     """IoU of boxes above which the one with the lower predicted IoU is suppressed within a class."""
@@ -58,20 +58,20 @@ class DetectingMatcher(MemoryReader, ABC):
     """coco, or reference: widths and heights one pixel short, as the reference implementation writes them."""
 
     on_empty: str = setting("empty", one_of=("empty", "raise"))
-    """What an image without a candidate left gives: empty (no detections) or raise (an error)."""
+    """Result for an image with no candidate left: empty (no detections) or raise (an error)."""
 
     @abstractmethod
     def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:
         """Score every candidate for every class.
 
         Returns:
-            float32 [N, C] in [0, 1]. A candidate whose scores are all below 0 is rejected: it takes no part in
-            suppression either, which one with scores of 0 does, as in the published method.
+            float32 [N, C] in [0, 1]. A candidate whose scores are all below 0 is rejected and does not even take
+            part in suppression; candidates with scores of 0 do, as in the published method.
         """
 
     @abstractmethod
     def merge(self, terms: ImageTerms, survivors: Survivors) -> FloatArray:
-        """Return what candidates of one class that overlap score after merging: float32 [M]. 0 is no detection."""
+        """Return the scores after overlapping candidates of a class are merged: float32 [M]. 0 is no detection."""
 
     def match(self, image_id: ImageId, candidates: Candidates, prototypes: Prototypes) -> Detections:
         """Turn the candidates of one image into detections.
@@ -85,7 +85,7 @@ class DetectingMatcher(MemoryReader, ABC):
             At most `max_detections`, by descending score; of equal scores, the better predicted IoU first.
 
         Raises:
-            DataError: no candidate is left and `on_empty` is "raise".
+            DataError: if no candidate is left and `on_empty` is "raise".
         """
         terms = ImageTerms(candidates)
         survivors = self.survivors(terms, prototypes)
@@ -93,7 +93,7 @@ class DetectingMatcher(MemoryReader, ABC):
         return self.detections(image_id, terms, survivors)
 
     def survivors(self, terms: ImageTerms, prototypes: Prototypes) -> Survivors:
-        """Name the candidates and suppress those that a better one of their class overlaps."""
+        """Label the candidates and suppress those that a better one of their class overlaps."""
         scores_NC = self.class_scores(terms.candidates, prototypes)
         labels = scores_NC.argmax(axis=1)
         scores = scores_NC[np.arange(len(labels)), labels]
@@ -104,7 +104,7 @@ class DetectingMatcher(MemoryReader, ABC):
         return Survivors(indices, labels[indices], scores[indices])
 
     def detections(self, image_id: ImageId, terms: ImageTerms, survivors: Survivors) -> Detections:
-        """Merge survivors and take the best; `terms` has compared them. Raises as `match`."""
+        """Merge survivors, which `terms` has compared, and keep the best. Raises what `match` does."""
         candidates = terms.candidates
         if len(survivors.indices) == 0 and self.on_empty == "raise":
             raise DataError(
@@ -134,12 +134,12 @@ class ScoringMatcher(DetectingMatcher, ABC):
     """A matcher with the published ways of merging (method.md §6; paper, section 3.4)."""
 
     merging: str = setting("soft_semantic", one_of=("soft_semantic", "soft", "hard", "none"))
-    """What becomes of a mask that earlier masks of its class overlap. soft_semantic: its score is multiplied by
+    """The fate of a mask that earlier masks of its class overlap. soft_semantic: its score is multiplied by
     sqrt(1 - penalty), the penalty being the largest overlap times the cosine of the two features; soft: the same
-    without the cosine; hard: it is dropped when the overlap is above hard_merge_threshold; none: nothing."""
+    without the cosine; hard: it is dropped if the overlap is above hard_merge_threshold; none: nothing."""
 
     hard_merge_threshold: float = setting(0.5, ge=0, le=1)
-    """Part of a mask that an earlier one may cover before it is dropped; for merging=hard only."""
+    """Share of a mask that an earlier one may cover before it is dropped; for merging=hard only."""
 
     def merge(self, terms: ImageTerms, survivors: Survivors) -> FloatArray:
         """Drop or weaken masks that earlier masks of their class overlap."""
@@ -170,7 +170,7 @@ def match_together(
     Args:
         image_id: copied into the results.
         candidates: of the image.
-        points: matchers with the prototypes they made.
+        points: matchers with their prototypes.
 
     Yields:
         What `match` returns or raises for each point, in their order.

@@ -1,8 +1,8 @@
 """The Python API: the method as an object, without configuration files or run directories.
 
-predictor    examples in, detections out, made of the same parts as a run
+predictor    examples in, detections out, by the same stages as a run
 references   examples, from annotation files of several formats
-results      what was found in an image
+results      the objects found in an image
 """
 
 from ntt.predictor.predictor import Predictor

@@ -30,7 +30,7 @@ from ntt.types import MemoryBank, ReferenceCheck, ReferenceSet
 
 
 class Predictor:
-    """Finds objects of the classes it was shown examples of."""
+    """Finds objects of the classes of which it has examples."""
 
     def __init__(
         self,
@@ -44,17 +44,17 @@ class Predictor:
         overrides: Sequence[str] = (),
         store: PathLike | None = None,
     ) -> None:
-        """Encode the examples. Sets PyTorch's number of threads and its determinism as `runtime` says.
+        """Encode the examples. Sets PyTorch's number of threads and its determinism to those of `runtime`.
 
         Args:
             references: the examples; classes are numbered in the order in which they first occur.
-            memory: in place of examples, a file that `save_memory` wrote, with the same models.
+            memory: instead of examples, a file that `save_memory` wrote, with the same models.
             backbone: an option of the config group, such as "dinov2_vitl14".
             segmenter: option, such as "sam2".
             matcher: option.
-            device: "auto", "cpu", "cuda", "cuda:N" or "mps"; None: as the options say, which is "auto" by default.
+            device: "auto", "cpu", "cuda", "cuda:N" or "mps"; None: that of the options, by default "auto".
             overrides: any further settings, as on the command line: "runtime=gpu", "matcher.merging=hard".
-            store: a folder in which what was computed is kept, that of a run for example; None: nothing is kept.
+            store: a folder for computed results, for example that of runs; None: nothing is stored.
 
         Raises:
             NttError: for an example that cannot be used, a wrong setting, or missing weights.
@@ -81,10 +81,10 @@ class Predictor:
 
     @cached_property
     def thresholds(self) -> Mapping[str, float]:
-        """Class name -> score from which on an instance is worth showing; `Instances.above` takes it by default.
+        """Class name -> lowest score worth showing, the default of `Instances.above`.
 
-        Proposed from searching the image of each example with the other ones (method.md §9.4), which takes as long as
-        searching these images, when first asked for; a saved memory has them. 0.4 where no class has two examples, or
+        Proposed when first asked for, by searching the image of each example with the others (method.md §9.4), which
+        takes as long as searching these images; saved memories include them. 0.4 if no class has two examples, or if
         the memory was saved with another matcher.
         """
         can_propose = self._examples and any(len(features_KD) > 1 for features_KD in self._memory.features)
@@ -127,7 +127,7 @@ class Predictor:
 
     @property
     def _settings(self) -> str:
-        """Digest of what decides the memory besides the examples."""
+        """Digest of what decides the memory, except the examples."""
         matcher = self._matcher
         segmenter = dict(self._models.segmenter.fingerprint) if matcher.reads_full_images else None
         surroundings = matcher.reads_clear_surroundings
@@ -135,12 +135,12 @@ class Predictor:
 
     @property
     def _scoring(self) -> str:
-        """Digest of what decides the scores besides the memory."""
+        """Digest of what decides the scores, except the memory."""
         return content_key([dict(self._matcher.fingerprint), self._models.source.fingerprint])
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes that are searched. Assign some of them, in any order, to search only those."""
+        """Names of the searched classes. Assign some of them, in any order, to search only those."""
         return tuple(category.name for category in self._prototypes.categories)
 
     @classes.setter
@@ -157,9 +157,9 @@ class Predictor:
         self._prototypes = build_prototypes(memory=replace(self._memory, **selection), matcher=self._matcher)
 
     def save_memory(self, path: PathLike) -> None:
-        """Write what is known of all examples as safetensors, so that they need not be encoded again.
+        """Write the memory of all examples and the `thresholds` as safetensors.
 
-        That includes the `thresholds`. `Predictor(memory=path)` with the same backbone and settings reads the file.
+        `Predictor(memory=path)` with the same backbone and settings reads the file.
         """
         thresholds = {self._scoring: self.thresholds}
         write_memory(Path(path).expanduser(), self._memory, made_with=self._settings, thresholds=thresholds)
@@ -177,14 +177,14 @@ class Predictor:
         return Instances(**vars(detections), categories=categories, image=image, thresholds=lambda: self.thresholds)
 
     def search(self, images: PathLike | Iterable[ImageLike], *, progress: bool = True) -> Iterator[Instances]:
-        """Search many images, each when the result before it has been taken.
+        """Search many images, each one once the result before it has been consumed.
 
         Args:
-            images: a folder, whose images are taken by name; or images in any form, also from a generator.
-            progress: show a bar on a terminal; elsewhere, log how far it is.
+            images: a folder, whose images are taken in order of name; or images in any form, also from a generator.
+            progress: show a bar on a terminal; elsewhere, log the progress.
 
         Yields:
-            The instances of each image; `Instances.image` says which.
+            The instances of each image, which is `Instances.image`.
         """
         if isinstance(images, str | os.PathLike):
             folder = Folder(Path(images).expanduser())

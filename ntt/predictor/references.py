@@ -1,4 +1,4 @@
-"""Examples of classes: what `Predictor` is shown, and how annotation files become such examples."""
+"""Examples of classes for `Predictor`, and how annotation files become examples."""
 
 import os
 import tempfile
@@ -27,12 +27,12 @@ from ntt.types import Category, ImageRecord, Instance, ReferenceSet
 PathLike: TypeAlias = str | os.PathLike[str]
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
-"""A file; a picture; or pixels: uint8 [H, W, 3] RGB, or [H, W] grey. Files are turned as their EXIF data say, pictures
-and pixels are taken as they are."""
+"""A file; a picture; or pixels: uint8 [H, W, 3] RGB, or [H, W] grey. Files are turned according to EXIF; pictures and
+pixels are used as they are."""
 
 MaskLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
-"""A PNG file or a picture, white on black; or an array [H, W], bool, or numbers of which those count that are larger
-than half of the largest."""
+"""A PNG file or a picture, white on black; or an array [H, W], bool or numbers, whose foreground is above half
+of the largest."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +40,7 @@ class Reference:
     """One example of the class `name`.
 
     Attributes:
-        mask: its pixels; None where there is only a box, or nothing.
+        mask: its pixels; None if there is only a box, or nothing.
         box_xyxy: left, top, right, bottom in pixels; None: the box around the mask, else the whole image.
     """
 
@@ -78,10 +78,10 @@ def references_from_yolo(root: PathLike, *, subset: str = "train") -> list[Refer
 
 
 def references_from_coco(annotations: PathLike, images: PathLike) -> list[Reference]:
-    """Read all objects of an annotation file in COCO format but crowd regions; `images` is the folder of its images.
+    """Read all objects of a COCO file except crowd regions; `images` is the folder of its images.
 
     Raises:
-        DataError: for a file that cannot be used.
+        DataError: if the file cannot be used.
     """
     dataset = read_coco(Path(annotations).expanduser(), Path(images).expanduser())
     names = {category.id: category.name for category in dataset.categories}
@@ -127,7 +127,7 @@ def checked_examples(references: Any) -> tuple[Reference, ...]:
 
 
 def reference_set(references: Sequence[Reference], folder: Path) -> ReferenceSet:
-    """Turn examples into what the memory is filled from; images without a file are written into `folder`."""
+    """Turn examples into references for the memory; images without a file are written to `folder`."""
     classes = list(dict.fromkeys(reference.name for reference in references))
     categories = tuple(Category(number, name) for number, name in enumerate(classes, start=1))
     # Examples may share an image: its objects and candidates belong together.
@@ -151,7 +151,7 @@ def reference_set(references: Sequence[Reference], folder: Path) -> ReferenceSet
 
 
 def image_file(image: ImageLike, spare_path: Path, number: int) -> ImageRecord:
-    """Return the image as a file; one that is none is written, without loss, to `spare_path`."""
+    """Return the image as a file; if it is none, it is written losslessly to `spare_path`."""
     if isinstance(image, str | os.PathLike):
         path = Path(image).expanduser().absolute()
         if not path.exists():
@@ -218,6 +218,6 @@ def _mask(mask: MaskLike, size_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
 
 @contextmanager
 def as_file(image: ImageLike) -> Iterator[ImageRecord]:
-    """Have the image as a file inside a `with` block."""
+    """Provide the image as a file during a `with` block."""
     with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
         yield image_file(image, Path(folder) / "image.png", 0)

@@ -1,4 +1,4 @@
-"""What was found in an image."""
+"""The objects found in an image."""
 
 import io
 import json
@@ -43,17 +43,17 @@ class DetectedInstance(NamedTuple):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Instances(Detections):
-    """What was found in one image: N instances by descending score.
+    """The N objects found in one image, by descending score.
 
-    `instances[3]` is a `DetectedInstance`, and so is each when they are iterated; `instances[:5]`, a bool array [N] or
-    indices select several.
+    `instances[3]` is a `DetectedInstance`, and iterating yields them; `instances[:5]`, a bool array [N] or indices
+    select several.
 
     Attributes:
         labels: int64 [N], indices into the predictor's `classes`.
         scores: float32 [N] in (0, 1].
         rles: N masks as COCO compressed run lengths, small where `masks` may be large.
         image: as it was given.
-        thresholds: gives the score of each class, by its name, from which on instances are worth showing.
+        thresholds: returns the lowest score worth showing of each class, by name.
     """
 
     categories: tuple[Category, ...]

@@ -1,4 +1,4 @@
-"""Reports on finished runs: `ntt report` and `ntt.load_runs`. Knows run directories, not sweeps.
+"""Reports on finished runs: `ntt report` and `ntt.load_runs`. Depends on run directories, not on sweeps.
 
 records       run directories read as plain data
 summary       runs as a pandas table; means over seeds
@@ -6,7 +6,7 @@ significance  paired tests between two settings
 tables        a table as markdown, CSV and LaTeX
 content       the tables of a report
 expected      ours next to the published values
-figures       what all plots share
+figures       what plots have in common
 plots         the plots of a report
 gallery       images, ground truth and predictions for the page
 page          the HTML page; its templates, style and script are in assets/
