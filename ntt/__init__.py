@@ -1,6 +1,6 @@
 """Training-free, reference-based instance segmentation as an experiment framework.
 
-Floors, from the bottom: base · ops · data, store · models, matchers, evaluation, drawing, trackers, convert ·
+Layers, from the bottom: base · ops · data, store · models, matchers, evaluation, drawing, trackers, convert ·
 datasets, stages · config · run · reports, predictor · sweeps · cli. Each imports from lower ones only.
 """
 

@@ -1,4 +1,4 @@
-"""Writes the annotation files that commands make, and prints what they contain."""
+"""Writes the annotation files of commands, and prints what they contain."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ _SHOWN_CLASSES = 10
 
 
 def write_and_check(converted: Converted, output: Path) -> None:
-    """Write a new annotation file, read it as a run will, and print what it contains.
+    """Write a new annotation file, read it like a run, and print what it contains.
 
     Raises:
-        DataError: if a run could not use it; then it is removed.
+        DataError: if a run could not use it; the file is then removed.
     """
     write_json(output, converted.document, indent=None)
     try:

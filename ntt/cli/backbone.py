@@ -1,4 +1,4 @@
-"""`ntt backbone`: check that an encoder computes what its authors' own code computes."""
+"""`ntt backbone`: check that an encoder computes the same as its authors' code."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +46,7 @@ def compare(
 
     Encodes the images (default: one of random colours) with timm's network, which backbone.implementation=timm uses,
     and with Meta's own code, backbone.implementation=official, and prints how much the features differ. The exit
-    status is 1 where they differ by more than the tolerance.
+    status is 1 if they differ by more than the tolerance.
     """
     from dataclasses import replace
 
@@ -66,7 +66,7 @@ def compare(
     images_B3HW = _read(images, input_size)
     ours, theirs = (each.build(Placement()).encode(images_B3HW).cpu().double() for each in (config, official))
     difference = float((ours - theirs).abs().max())
-    # Written so that a difference that is not a number is one.
+    # Written so that NaN counts as a difference.
     differs = not difference <= tolerance
     count = f"{len(images)} image(s)" if images else "one image of random colours"
     click.echo(f"{model} at {input_size} pixels, {count}: timm's network against the code in {repo_dir}")

@@ -25,7 +25,7 @@ from ntt.types import ImageRecord, Instance
 def make_masks(
     annotations: Path, images: Path, output: Path, *, overrides: Sequence[str], pictures: Path | None, **options: Any
 ) -> None:
-    """Write a copy of an annotation file in which boxes have masks; `options` are those of `convert`."""
+    """Write a copy of an annotation file in which boxes have masks; `options` are passed to `convert`."""
     check_overrides(overrides)
     config = compose_config(overrides)
     segmenter = _build(config)

@@ -60,7 +60,7 @@ def yolo(
 ) -> None:
     """YOLO text files with boxes or outlines, one per image.
 
-    FOLDER is a set in one of the usual layouts.
+    FOLDER has one of the usual layouts.
     """
     from ntt.convert.yolo import convert_yolo, find_places, read_classes
 
@@ -91,7 +91,7 @@ def labelme(output: Path, annotations: Path, images: Path | None, categories: Pa
 @click.option("--annotations", type=PATH, required=True, metavar="FILE", help="The COCO file it refers to.")
 @click.option("--images", type=PATH, required=True, metavar="FOLDER", help="Its file names start from here.")
 def references_pickle(output: Path, pickle_file: Path, annotations: Path, images: Path) -> None:
-    """A pickled list of references of the reference implementation."""
+    """A pickled list of references from the reference implementation."""
     from ntt.convert.references import convert_reference_pickle
     from ntt.data.coco import read_coco
 
@@ -105,7 +105,7 @@ def references_pickle(output: Path, pickle_file: Path, annotations: Path, images
 def folder(output: Path, root: Path) -> None:
     """A plain folder of images.
 
-    It holds references/CLASS/IMAGE and targets/IMAGE; see docs/data.md.
+    It contains references/CLASS/IMAGE and targets/IMAGE; see docs/data.md.
     """
     from ntt.cli.annotation_files import write_and_check
 
@@ -131,7 +131,7 @@ def _read(categories: Path | None) -> "tuple[Category, ...] | None":
 
 
 def _write(output: Path, make: "Callable[[], Converted]") -> None:
-    """Convert, once the output is known to be new."""
+    """Convert, unless the output exists."""
     from ntt.cli.annotation_files import write_and_check
 
     check_output(output)

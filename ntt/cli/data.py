@@ -1,4 +1,4 @@
-"""`ntt data`: fetch, check, convert, cut and merge data sets; references to keep and share."""
+"""`ntt data`: fetch, check, convert, divide and merge data sets; references to keep and share."""
 
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,10 @@ def demo(folder: Path) -> None:
 @click.option("--target-images", metavar="FOLDER", help="Of a FOLDER. Default: images.")
 @click.option("--decode", is_flag=True, help="Decode every image completely.")
 def check(dataset: str, root: Path | None, decode: bool, **files: str | None) -> int:
-    """Look for what would stop a run or make its result wrong.
+    """Look for anything that would stop a run or make its result wrong.
 
-    NAME is an option of the group `dataset`, such as coco or cdfsod_dior; FOLDER holds a set in COCO format or a plain
-    folder of images. The exit status is 1 where something is missing or different.
+    NAME is an option of the group `dataset`, such as coco or cdfsod_dior; FOLDER is a set in COCO format or a plain
+    folder of images. The exit status is 1 if something is missing or different.
     """
     from ntt.base.log import console_logging
     from ntt.cli.data_check import check_data
@@ -67,8 +67,8 @@ def get(name: str, data_root: Path | None, root: Path | None, **options: Any) ->
     """Download a published data set; an interrupted download resumes.
 
     Downloads, verifies and unpacks coco, lvis or voc. cdfsod-lists fetches the references of the six CD-FSOD sets and
-    writes their K_shot.json. For other data sets, prints where they are published and how they
-    must be stored; the exit status is then 1 unless they exist.
+    writes their K_shot.json. For other data sets, prints where they are published and how they must
+    be stored; the exit status is then 1 unless they exist.
     """
     from ntt.cli.data_get import get_data
 

@@ -22,10 +22,10 @@ _NAMES = {"coco": "coco.json", "cvat": "cvat.xml", "label-studio": "label-studio
 @click.option(
     "--above",
     type=click.FloatRange(0, 1),
-    help="Least score of a detection; default: what the references proposed for its class, else 0.4.",
+    help="Lowest score of a detection; default: that proposed by the references of its class, else 0.4.",
 )
 @click.option("--output", type=PATH, metavar="PATH", help="Default: coco.json, cvat.xml, ... or labelme/ in the run.")
-@click.option("--prefix", default="", help="Label Studio: what makes an address of an image's file name.")
+@click.option("--prefix", default="", help="Label Studio: what turns an image's file name into an address.")
 def export(tool: str, run: Path, above: float | None, output: Path | None, prefix: str) -> None:
     """Write a run's detections for an annotation tool, to be corrected.
 

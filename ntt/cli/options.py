@@ -1,4 +1,4 @@
-"""What the commands share: types of parameters, settings of a run, and the check of an output file."""
+"""What commands have in common: types of parameters, settings of a run, and the check of an output file."""
 
 import os
 from collections.abc import Sequence

@@ -20,7 +20,7 @@ from ntt.stages.reference_effects import reference_agreement, reference_effects
 from ntt.types import ReferenceCheck, ReferenceSet
 
 _APART = -1.0
-"""A reference whose absence raises the AP of the others by so many points stands apart."""
+"""Points of AP by which the absence of a reference that stands apart raises the AP of the others."""
 
 
 def check_settings(overrides: Sequence[str], table_format: Format, out: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""`ntt references`: what to expect of drawn references, before anything is searched with them."""
+"""`ntt references`: what to expect from drawn references, before anything is searched with them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ def references() -> None:
 @click.option("--format", "table_format", type=FORMAT, default="markdown", show_default=True, help="Of the tables.")
 @click.option("--out", type=PATH, metavar="FOLDER", help="Write tables, check.json and a sheet of pictures there.")
 def check(overrides: tuple[str, ...], table_format: "Format", out: Path | None) -> None:
-    """Rank the references, and search each reference image with what the other ones show.
+    """Rank the references, and search each reference image with the references on the others.
 
     Prints per class the AP to expect and a score threshold, which matcher the references prefer, and which references
     agree with the others of their class or stand apart. Settings are those of a run; matcher=auto, which compares

@@ -1,4 +1,4 @@
-"""`ntt report`: tables, plots and a page of finished runs, and what is missing."""
+"""`ntt report`: tables, plots and a page of finished runs, and a list of missing ones."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`ntt run`: one experiment from images to metrics, as `python main.py` does it in a clone."""
+"""`ntt run`: one experiment from images to metrics, like `python main.py` in a clone."""
 
 import sys
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def run(context: click.Context, words: tuple[str, ...]) -> None:
 
 
 def _completion_script(root: click.Context, words: Sequence[str]) -> str:
-    """Return what makes a shell complete commands, options and settings; Hydra's own knows no commands of two words."""
+    """Return a completion script for commands, options and settings; Hydra's own only supports one-word commands."""
     action, _, shell = " ".join(words).partition("=")
     completion = get_completion_class(shell)
     if action != "install" or completion is None:

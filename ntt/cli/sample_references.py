@@ -20,7 +20,7 @@ from ntt.stages.pictures import draw_references
 def write_sample(
     annotations: Path | None, images: Path | None, output: Path, *, pictures: Path | None, overrides: Sequence[str]
 ) -> None:
-    """Draw references as a run with the same settings does, from a COCO file or from its data set, and write them."""
+    """Draw references like a run with the same settings, from a COCO file or from its data set, and write them."""
     check_overrides(overrides)
     config = compose_config(overrides)
     if annotations is None or images is None:

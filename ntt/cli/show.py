@@ -19,7 +19,7 @@ def show(run: Path) -> None:
     directory = RunDirectory(run)
     if not directory.metrics.is_file():
         raise DataError(
-            f"{run} holds no metrics.json, so it is not the folder of a finished run. Give the folder that the run "
+            f"{run} has no metrics.json, so it is not the folder of a finished run. Give the folder that the run "
             "named at its end, or start the run again to finish it."
         )
     click.echo(metrics_table(read_metrics(directory.metrics)))

@@ -1,4 +1,4 @@
-"""`ntt store`: look into the store of candidates and reference features, check it, and clear it up."""
+"""`ntt store`: inspect, check and clean up the store of candidates and reference features."""
 
 import time
 from dataclasses import replace
@@ -28,13 +28,13 @@ _store_option = click.option(
 
 @click.group()
 def store() -> None:
-    """Inspect, check and clear up the store."""
+    """Inspect, check and clean up the store."""
 
 
 @store.command()
 @_store_option
 def info(root: Path) -> None:
-    """Print what the store holds, and how large and how old it is."""
+    """Print the content of the store, its size and its age."""
     from ntt.base.files import stale_temporaries
     from ntt.store.maintenance import stored_files, summarise
 
@@ -94,7 +94,7 @@ def verify(root: Path, removes: bool) -> int:
     "--keep-hours",
     type=click.FloatRange(min=0),
     metavar="HOURS",
-    help=f"Never remove what was used within so many hours. Default: {_KEEP_HOURS:g}; with --unused, which does not "
+    help=f"Never remove entries used within so many hours. Default: {_KEEP_HOURS:g}; with --unused, which does not "
     f"know what current or future runs need, {_KEEP_HOURS_UNUSED:g}, two weeks.",
 )
 @click.option("--dry-run", is_flag=True, help="Only print what would be removed.")

@@ -1,4 +1,4 @@
-"""`ntt sweep`: many runs that share what is expensive, here or on a cluster."""
+"""`ntt sweep`: many runs that share expensive work, here or on a cluster."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,10 +41,9 @@ _set_option = click.option(
 
 @click.group()
 def sweep() -> None:
-    """Many runs that share what is expensive, here or on a cluster.
+    """Many runs that share expensive work, here or on a cluster.
 
-    SWEEP is a sweep file, or the name or folder of a sweep that was planned before. KEY=VALUE are settings of all
-    points.
+    SWEEP is a sweep file, or the name or folder of an existing sweep. KEY=VALUE are settings of all points.
 
     \b
     ntt sweep plan sweeps/demo_small.yaml               what it would do
@@ -61,7 +60,7 @@ def sweep() -> None:
 @overrides_argument
 @_name_option
 def plan(sweep: str, overrides: tuple[str, ...], name: str | None) -> None:
-    """Print points, shared work, what already exists, jobs and hours."""
+    """Print points, shared work, existing results, jobs and hours."""
     from ntt.sweeps.service import plan_file
     from ntt.sweeps.text import plan_text
 
@@ -75,7 +74,7 @@ def plan(sweep: str, overrides: tuple[str, ...], name: str | None) -> None:
 @_root_option
 @_processes_option
 def run(sweep: str, overrides: tuple[str, ...], name: str | None, output_root: Path, processes: int) -> int:
-    """Run a sweep on this machine; called again after an interruption, it resumes."""
+    """Run a sweep on this machine; after an interruption, the same command resumes."""
     return _run_here(*_open(sweep, overrides, name, output_root), processes)
 
 
@@ -123,7 +122,7 @@ def status(sweep: str, output_root: Path, verbose: bool) -> None:
     try:
         status = sweep_status(folder, plan)
     except ConfigError as error:  # submitting needs the queue, a mere status does not
-        click.echo(f"The queue cannot be queried, so this is what the jobs themselves have written: {error}\n")
+        click.echo(f"The queue cannot be queried, so this is only what the jobs themselves have written: {error}\n")
         status = sweep_status(folder, plan, asks_queue=False)
     click.echo(status_text(folder, plan, status, verbose=verbose))
 

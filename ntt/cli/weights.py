@@ -62,7 +62,7 @@ def _options_by_checkpoint() -> dict[str, list[str]]:
 @click.option("--mirror", metavar="URL", help="Base URL instead of the official host. Default: $NTT_WEIGHTS_MIRROR.")
 @click.option("--offline", is_flag=True, help="Check existing files, download nothing; also with NTT_OFFLINE=1.")
 def get(names: tuple[str, ...], of_run: bool, root: Path, mirror: str | None, offline: bool) -> None:
-    """Download checkpoints, continuing what was interrupted.
+    """Download checkpoints; an interrupted download resumes.
 
     NAME is as `ntt weights list` shows it.
 
@@ -78,7 +78,7 @@ def get(names: tuple[str, ...], of_run: bool, root: Path, mirror: str | None, of
         raise click.UsageError("Name a checkpoint, or settings of a run after --for.")
     needed, root = _of_run(names, root) if of_run else (list(names), root)
     for name in needed:
-        checkpoint(name)  # a typing error is reported before the first download
+        checkpoint(name)  # typing errors are reported before the first download
     if not needed:
         click.echo("These settings need no checkpoint.")
     with download_bars() as progress:
@@ -106,7 +106,7 @@ def _of_run(overrides: Sequence[str], root: Path) -> tuple[list[str], Path]:
 def verify(names: tuple[str, ...], root: Path) -> int:
     """Compare the sha256 of checkpoints on disk with the official one.
 
-    Without NAME, all that are on disk. The exit status is 1 if a file is damaged, or missing though it was named.
+    Without NAME, all that are on disk. The exit status is 1 if a file is damaged, or named but missing.
     """
     from ntt.models.weights import checkpoint, checkpoints, fetch_command, file_digest
 

@@ -2,7 +2,7 @@
 
 - `documents`: annotation files as JSON, with ids in one form
 - `coco`: reads and checks a file in COCO format; `coco_entries`, `coco_annotations` and `box_agreement` are its parts
-- `comparison`: what references and targets say of each other; `missing_images`: names that differ from those on disk
+- `comparison`: compares references with targets; `missing_images`: names that differ from those on disk
 - `images`: image files as RGB, and checks of them
 - `masks`: masks of annotated objects
 - `splits`: the classes of an experiment

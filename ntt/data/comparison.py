@@ -1,4 +1,4 @@
-"""What references and targets say of each other: the same pictures, classes without objects, crowded images."""
+"""Comparison of references with targets: the same pictures, classes without objects, crowded images."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ _MOST_DECODED = 200
 """Target images that are decoded to look for the pictures of references in another encoding."""
 
 _THUMBNAIL_SIDE, _LEAST_CONTRAST, _SAME_GREY, _SAME_PIXELS = 32, 5.0, 1.0, 4.0
-"""Grey levels: least standard deviation, largest mean difference of thumbnails and of pixels, which JPEG changes."""
+"""Grey levels: smallest standard deviation, largest mean difference of thumbnails and of pixels, which JPEG changes."""
 _CACHED, _NAMED = 1024, 5
 
 
 def same_images_sentence(references: Sequence[ImageRecord], targets: Sequence[ImageRecord]) -> str | None:
-    """Return how many target images are references too, with some names; None if there are none.
+    """Return how many target images are also references, with some names; None if there are none.
 
-    Files of the same content are found, and the same picture in other files if there are not too many targets of its
-    size. Files that cannot be read are skipped.
+    This finds files with the same content, and the same picture in another file if not too many targets have its size.
+    Files that cannot be read are skipped.
     """
     pairs = identical_images(references, targets)
     identical = {target.path for _, target in pairs}
@@ -45,7 +45,7 @@ def same_images_sentence(references: Sequence[ImageRecord], targets: Sequence[Im
 
 
 def identical_images(references: Sequence[ImageRecord], targets: Sequence[ImageRecord]) -> list[Pair]:
-    """Find pairs of a reference image and a target image whose files have the same content, by order of the targets.
+    """Find pairs of a reference image and a target image whose files have the same content, in the targets' order.
 
     Only files of equal size are read; missing files are skipped.
     """
@@ -55,14 +55,14 @@ def identical_images(references: Sequence[ImageRecord], targets: Sequence[ImageR
 
     sized_references, sized_targets = with_size(references), with_size(targets)
     shared = {size for size, _ in sized_references} & {size for size, _ in sized_targets}
-    # Of several references with the same content the first counts.
+    # Of several references with the same content, the first counts.
     by_digest = {image_digest(record): record for size, record in reversed(sized_references) if size in shared}
     digests = ((image_digest(record), record) for size, record in sized_targets if size in shared)
     return [(by_digest[digest], record) for digest, record in digests if digest in by_digest]
 
 
 def similar_images(references: Sequence[ImageRecord], targets: Sequence[ImageRecord]) -> list[Pair]:
-    """Find targets that look like a reference of the same size, as a picture does that was saved in another format."""
+    """Find targets that look like a reference of the same size, such as a picture saved in another format."""
     sizes = {(record.height, record.width) for record in references}
     candidates = [record for record in targets if (record.height, record.width) in sizes]
     if len(candidates) > _MOST_DECODED or not candidates:
@@ -99,7 +99,7 @@ def _thumbnail(record: ImageRecord, digest: str) -> npt.NDArray[np.float64]:
 
 
 def content_sentences(categories: Sequence[Category], targets: CocoDataset, max_detections: int) -> list[str]:
-    """Say which searched classes have no object in annotated targets, and which images have more than is detected."""
+    """Report searched classes without objects in annotated targets, and images with more objects than detections."""
     if not targets.has_annotations:
         return []
     ids = {category.id for category in categories}

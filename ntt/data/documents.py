@@ -1,4 +1,4 @@
-"""Annotation files as JSON: reading them, keys that occur twice, and ids in the one form in which they are compared."""
+"""Annotation files as JSON: reading them, duplicate keys, and ids in a form in which they can be compared."""
 
 import hashlib
 import json
@@ -74,8 +74,8 @@ def parse_document(content: bytes, path: Path) -> dict[str, Any]:
 def _make_ids_comparable(document: dict[str, Any]) -> None:
     """Let 7, 7.0 and "7" name the same class, image or annotation.
 
-    Ids of classes and annotations become numbers, as far as they can. Ids of images stay text where `images` has text,
-    and `image_id` takes their form.
+    Ids of classes and annotations become numbers if they can. Ids of images stay text if `images` has text, and
+    `image_id` follows them.
     """
     images, categories, annotations = (
         [entry for entry in section if isinstance(entry, dict)] if isinstance(section, list) else []
@@ -101,7 +101,7 @@ def _make_ids_comparable(document: dict[str, Any]) -> None:
 
 
 def _counterpart(image_id: float | str, image_ids: set[ImageId]) -> Any:
-    """Return the id in the form that `images` has, unchanged where there is none."""
+    """Return the id in the form of `images`, unchanged if it is not there."""
     number = whole_number(image_id)
     return next((form for form in (number, str(number)) if form in image_ids), image_id)
 

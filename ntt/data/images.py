@@ -4,9 +4,9 @@ How pixels become 8-bit RGB is described in `ntt.data.pixels`. Of animations and
 read.
 
 Orientation: an image with an EXIF orientation is turned upright, because that is what annotation tools show. It is
-left as stored if the annotation file gives the stored size and the upright size differs. Where the size does not decide
+left as stored if the annotation file gives the stored size and the upright size differs. If the size does not decide
 (square images, images stored upside down or mirrored), the setting `dataset.orientation` does; without it, such images
-are turned upright and a warning names them. TIFF files are always upright.
+are turned upright, with a warning. TIFF files are always upright.
 """
 
 import logging
@@ -32,7 +32,7 @@ MAX_PIXELS = 89_478_485
 
 _LOG = logging.getLogger(__name__)
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-"""Formats that are read. Pillow knows others, of which some start programs: Ghostscript for EPS."""
+"""Formats that are read. Pillow has others, of which some start programs: Ghostscript for EPS."""
 
 _READING_THREADS = 8
 _SHALLOW_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp")  # at most 8 bits
@@ -49,7 +49,7 @@ _AMBIGUOUS = (
     "%d image(s), such as %s, have an EXIF orientation that their size does not reveal: they are turned upright. Set "
     "dataset.orientation=stored if they were annotated as they are stored, else dataset.orientation=upright."
 )
-_MISNAMED = "%d image(s), such as %s, are of another format than their ending says. They are read as what they are."
+_MISNAMED = "%d image(s), such as %s, are of another format than their suffix suggests. They are read correctly."
 _TAKE_OUT = "remove it from the data set."
 _SIZE_REMEDY = f"Images of up to {MAX_PIXELS} pixels are read: scale it down, with its annotations."
 
@@ -92,7 +92,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 
 def image_suffixes() -> frozenset[str]:
-    """Return the endings of the files that can be read, in lower case, each with its dot."""
+    """Return the suffixes of the files that can be read, in lower case, each with its dot."""
     formats = _available_formats()
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
@@ -104,7 +104,7 @@ def depth_sample(records: Iterable[ImageRecord]) -> Sequence[Path]:
 
 
 def white_level(sample: Sequence[Path]) -> float | None:
-    """Find the white level of images of more than 8 bits; None where none of those in the sample has more."""
+    """Find the white level of images of more than 8 bits; None if no image in the sample has more."""
     deep = [path for path in sample if _level(path, look_only=True) is not None]
     levels = (_level(path) for path in _spread(deep, _DECODED))
     return common_white_level([level for level in levels if level is not None])
@@ -116,7 +116,7 @@ def _spread(paths: Sequence[Path], count: int) -> Sequence[Path]:
 
 
 def _level(path: Path, *, look_only: bool = False) -> tuple[float, bool] | None:
-    """Return the white level of a deep image; None for others, and for those that cannot be read: checked later."""
+    """Return the white level of a deep image; None for others and for unreadable ones, which are checked later."""
     try:
         with opened_image(path) as image:
             mode = deep_mode(image)
@@ -128,10 +128,10 @@ def _level(path: Path, *, look_only: bool = False) -> tuple[float, bool] | None:
 
 
 def check_size(path: Path, size_hw: tuple[int, int], *, stated_by: Path) -> None:
-    """Compare the size (height, width) that the file `stated_by` gives with the image's own.
+    """Compare the size (height, width) in the file `stated_by` with the image's own.
 
     Raises:
-        DataError: if the image has this size neither as it is stored nor turned upright, or cannot be read.
+        DataError: if the image has this size neither as stored nor turned upright, or cannot be read.
     """
     with opened_image(path) as image:
         _must_turn(image, path, size_hw, str(stated_by))
@@ -145,7 +145,7 @@ def check_images(records: Sequence[ImageRecord], *, full: bool = False) -> None:
 
     Raises:
         DataError: listing every image that is missing, unreadable, truncated, too large, or not of the size the
-            annotation file says. What is strange and accepted is logged.
+            annotation file says. Oddities that are accepted are logged.
     """
     missing = [record for record in records if not record.path.exists()]
     problems = missing_problems(missing, len(records)) if missing else []
@@ -163,7 +163,7 @@ def check_images(records: Sequence[ImageRecord], *, full: bool = False) -> None:
 
 
 def image_digest(record: ImageRecord) -> str:
-    """Return what decides an image's pixels: the SHA-256 of its file, and how it is read where that is set.
+    """Return what decides an image's pixels: the SHA-256 of its file, and how it is read if that is set.
 
     A file is read once per process unless it changes.
 
@@ -223,7 +223,7 @@ def _undecodable(path: Path, error: Exception) -> DataError:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) where there is none or it cannot be read.
+    """Return the EXIF orientation, 1 (upright) if it is missing or cannot be read.
 
     TIFF files count as upright: Pillow turns them itself, size included.
     """
@@ -237,7 +237,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _is_ambiguous(image: Image.Image) -> bool:
-    """Return whether an image's size is the same as it is stored and turned upright, but not its pixels."""
+    """Return whether an image has the same size as stored and turned upright, but other pixels."""
     return _orientation(image) != 1 and _upright(image) == (image.height, image.width)
 
 
@@ -268,11 +268,11 @@ def _described_size(image: Image.Image) -> str:
 
 
 def _check(record: ImageRecord, *, full: bool) -> tuple[str | None, list[str]]:
-    """Look at header, size and end of a file; decode it if its end is not the usual one. Return problem and remarks."""
+    """Check header, size and end of a file; decode it if its end is unusual. Return problem and remarks."""
     try:
         with opened_image(record.path) as image:
             _must_turn(image, record.path, (record.height, record.width))
-            kind = "JPEG" if image.format == "MPO" else image.format  # of phones: several JPEG pictures in one file
+            kind = "JPEG" if image.format == "MPO" else image.format  # several JPEG pictures in one file, from phones
             remarks = [_AMBIGUOUS] if record.orientation is None and _is_ambiguous(image) else []
     except DataError as error:
         return str(error), []
@@ -283,7 +283,7 @@ def _check(record: ImageRecord, *, full: bool) -> tuple[str | None, list[str]]:
 
 
 def _decoded_problem(record: ImageRecord) -> str | None:
-    """Decode a file completely, checksums included where its format has them (PNG)."""
+    """Decode a file completely, including checksums if its format has them (PNG)."""
     try:
         read_image(record)
         with opened_image(record.path) as image:

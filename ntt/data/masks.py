@@ -1,7 +1,7 @@
 """Masks of annotated objects: polygons and run-length codes in every form COCO files use, boxes, and outlines.
 
 A run-length code (RLE) lists the lengths of alternating runs of background and foreground pixels, column by column,
-starting with background. COCO writes the list as it is ("uncompressed") or packed into text ("compressed").
+starting with background. COCO stores the list as it is ("uncompressed") or packed into text ("compressed").
 """
 
 import math
@@ -21,7 +21,7 @@ BoolArray = npt.NDArray[np.bool_]
 def instance_mask(instance: Instance, height: int, width: int) -> BoolArray:
     """Draw an annotated object: bool [height, width], all false for a polygon too thin to cover a pixel.
 
-    Its box serves as its mask where the file gives no segmentation.
+    Without a segmentation, its box serves as its mask.
 
     Raises:
         DataError: if the segmentation is an RLE of another size.
@@ -33,7 +33,7 @@ def instance_mask(instance: Instance, height: int, width: int) -> BoolArray:
 
 
 def instance_rle(instance: Instance, height: int, width: int) -> bytes:
-    """Return an object's mask, as `instance_mask` draws it, as the counts of a compressed RLE; errors likewise."""
+    """Return the mask that `instance_mask` draws as the counts of a compressed RLE; the errors are the same."""
     if instance.segmentation is None:
         mask = box_mask(instance.bbox_xywh, height, width)
         return bytes(mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"])
@@ -74,7 +74,7 @@ def rle_box(counts: bytes, height: int, width: int) -> tuple[float, float, float
 
 
 def box_mask(bbox_xywh: tuple[float, float, float, float], height: int, width: int) -> BoolArray:
-    """Fill a box: every pixel whose centre lies in it, or the pixel under its own centre where there is none.
+    """Fill a box: every pixel whose centre is inside, or the pixel under its own centre if there are none.
 
     Pixel (row i, column j) covers [j, j+1] x [i, i+1]. Returns bool [height, width], never all false.
     """
@@ -95,11 +95,11 @@ def _covered(start: float, length: float, limit: int) -> slice:
 
 
 def unpack_runs(counts: str) -> list[int]:
-    """Read the run lengths out of a compressed RLE's text.
+    """Read the run lengths from a compressed RLE's text.
 
-    Each number is written in groups of five bits, lowest first, a sixth bit saying that another group follows; every
-    group is one character, 48 added. From the fourth run on the text holds the difference to the run two before.
-    pycocotools does not check its input, so text from a file passes through here before it is handed over.
+    Each number is written in groups of five bits, lowest first, with a sixth bit if another group follows; every group
+    plus 48 is one character. From the fourth run on, the text has the difference to the run two before. pycocotools
+    does not check its input, so text from files is checked here first.
 
     Raises:
         ValueError: if the text is not such a code.
@@ -127,7 +127,7 @@ def checked_runs(counts: Any, height: int, width: int) -> list[int]:
     """Check the counts of an RLE from a file, text or a list, and return its run lengths, background first.
 
     Raises:
-        ValueError: saying what is wrong with them, such as a sum other than `height * width`.
+        ValueError: with what is wrong, such as a sum other than `height * width`.
     """
     if isinstance(counts, str):
         runs = unpack_runs(counts)
@@ -142,8 +142,8 @@ def checked_runs(counts: Any, height: int, width: int) -> list[int]:
     return runs
 
 
-# Steps right, down, left, up as (row, column). For a walk that keeps the object on its right: where the two pixels
-# before the next corner lie, seen from that corner, for each direction.
+# Steps right, down, left, up as (row, column). The walk keeps the object on its right. For each direction: the two
+# pixels before the next corner, relative to that corner.
 _STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))
 _AHEAD_RIGHT = ((0, 0), (0, -1), (-1, -1), (-1, 0))
 _AHEAD_LEFT = ((-1, 0), (0, 0), (0, -1), (-1, -1))
@@ -152,7 +152,7 @@ _AHEAD_LEFT = ((-1, 0), (0, 0), (0, -1), (-1, -1))
 def mask_to_polygons(mask_HW: BoolArray) -> list[list[float]]:
     """Trace the outline of each part of a mask, bool [H, W], along the edges of the pixels.
 
-    COCO polygons cannot leave out a hole, so holes are filled; otherwise drawing them gives the mask again.
+    COCO polygons cannot have holes, so these are filled; otherwise drawing the polygons gives the mask again.
 
     Returns:
         [[x0, y0, x1, y1, ...], ...] in pixels, pixel (row i, column j) covering [j, j+1] x [i, i+1]: one polygon for
@@ -179,7 +179,7 @@ def _outline(padded: BoolArray) -> list[tuple[int, int]]:
     while True:
         row, column = row + _STEPS[heading][0], column + _STEPS[heading][1]
         right, left = _AHEAD_RIGHT[heading], _AHEAD_LEFT[heading]
-        # Turning right first keeps parts apart that touch at a corner only.
+        # Turning right first separates parts that touch only at a corner.
         if not inside[row + right[0]][column + right[1]]:
             turn = 1
         else:

@@ -1,4 +1,4 @@
-"""Images that do not exist by the name an annotation file gives: which file is meant, and how the names differ."""
+"""Images that do not exist under the name in an annotation file: which file is meant, and how the names differ."""
 
 import os
 import unicodedata
@@ -19,7 +19,7 @@ _DIFFERENCES: dict[str, Callable[[str], str]] = {
 
 
 def missing_problems(missing: Sequence[ImageRecord], total: int) -> list[str]:
-    """Return one sentence for all images whose names differ from a file's in the same way, and one for each other.
+    """Return one sentence for all images whose names differ from a file's in the same way, and one per other image.
 
     Args:
         missing: images whose files do not exist.
@@ -61,7 +61,7 @@ def _form(name: str, *, without: str | None = None) -> str:
 
 
 def _forms_below(name: str) -> Iterator[str]:
-    """Yield the unified name, then without its first folders: a name may begin at another folder."""
+    """Yield the unified name, then without its first folders, because names may begin at another folder."""
     parts = _form(name).split("/")
     for start in range(len(parts)):
         yield "/".join(parts[start:])

@@ -2,15 +2,14 @@
 
 - Grey, 1-bit and palette images are expanded; CMYK and other colour spaces are converted by Pillow without profiles.
 - Transparent images are composited over white, as image viewers and annotation tools on a white page show it.
-- Images of more than 8 bits, grey or RGB, are scaled so that the white level becomes 255; what is brighter becomes 255,
-  what is negative or NaN 0. Cameras and microscopes store 12 bits in files of 16, which would come out black otherwise.
+- Images of more than 8 bits, grey or RGB, are scaled so that the white level becomes 255; brighter values become 255,
+  negative ones and NaN 0. Cameras and microscopes store 12 bits in files of 16, which would otherwise come out black.
 
 The white level is one number for a data set, so that its images stay comparable: the setting `dataset.white_level`, or
-else the smallest range of 8, 10, 12, 14 or 16 bits that holds the brightest pixels of up to 16 of its images, evenly
-chosen. One pixel in a thousand is disregarded, for hot pixels would darken everything else. Values beyond 16 bits are
-scaled by the brightest pixels themselves. Floating-point images have the range 1 or 255 where that holds them and they
-would not come out black. A single
-image, such as one given to `Predictor`, is scaled by its own range.
+else the smallest range of 8, 10, 12, 14 or 16 bits that fits the brightest pixels of up to 16 evenly chosen images. One
+pixel in a thousand is ignored, because hot pixels would darken everything else. Values beyond 16 bits are scaled by the
+brightest pixels themselves. Floating-point images have the range 1 or 255 if that fits them and they would not come out
+black. A single image, such as one given to `Predictor`, is scaled by its own range.
 """
 
 import logging
@@ -43,7 +42,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what turns the image upright."""
+"""EXIF orientation -> operation that turns the image upright."""
 
 _LA_WEIGHTS = np.array([[256, 0], [1, 0], [0, 256], [0, 1]], dtype=np.uint16)
 _LEVELS: dict[FileIdentity, float] = {}
@@ -52,7 +51,7 @@ _LEVELS: dict[FileIdentity, float] = {}
 def deep_mode(image: Image.Image) -> str | None:
     """Return how an opened image of more than 8 bits per value is stored, such as RGB;16B or F; None for others.
 
-    To be asked before anything else: reading a PNG file's EXIF data already decodes it, to 8 bits if it is in colour.
+    Must be called first: reading a PNG file's EXIF data already decodes it, to 8 bits if it is in colour.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return image.mode
@@ -66,7 +65,7 @@ def deep_mode(image: Image.Image) -> str | None:
 
 
 def unreadable_kind(image: Image.Image) -> str | None:
-    """Return what Pillow would decode wrongly, of an opened image; None for others."""
+    """Return why Pillow would decode an opened image wrongly; None for others."""
     tags: Any = getattr(image, "tag_v2", {})
     if max(tags.get(_BITS_PER_SAMPLE, (8,))) <= _BYTE_BITS:
         return None
@@ -84,7 +83,7 @@ def decode_rgb(
         image: opened from `path`.
         path: of its file.
         mode: its `deep_mode`.
-        orientation: the EXIF orientation it is turned from, 1 to 8.
+        orientation: its EXIF orientation, 1 to 8.
         white_level: of the data set; None: the image's own.
     """
     if mode is None:
@@ -145,7 +144,7 @@ def _deep_values(image: Image.Image, path: Path, mode: str) -> npt.NDArray[Any]:
         return values.reshape(image.height, image.width, 3)
     if mode == "LA;16B":
         return _bytes(path, image.format, "RGBA").astype(np.uint16) @ _LA_WEIGHTS
-    # Pillow keeps one byte of each value only: which one, depends on the order it is told.
+    # Pillow keeps only one byte of each value; which one depends on the given byte order.
     name = mode.partition(";")[0]
     high, low = (_bytes(path, image.format, f"{name};16{order}").astype(np.uint16) for order in "BL")
     is_little = mode.endswith("L") or (mode.endswith("N") and sys.byteorder == "little")
@@ -169,7 +168,7 @@ def _bytes(path: Path, kind: str | None, read_as: str) -> npt.NDArray[np.uint8]:
 def _composited(values: npt.NDArray[Any], white_level: float) -> npt.NDArray[np.uint8]:
     """Scale [H, W] or [H, W, channels] to uint8 [H, W, 3], transparent images over white."""
     finite = _finite(values)
-    # Of whole numbers the upper 8 bits are taken, so that 8 bits stored in 12 or 16 come back as they were.
+    # Of whole numbers, the upper 8 bits are used, so that 8 bits stored in 12 or 16 come back unchanged.
     scaled = finite * (255.0 / white_level) if _is_float(values) else np.floor(finite * (256.0 / (white_level + 1.0)))
     if values.ndim == 2 or values.shape[2] < 3:
         colours = np.repeat(scaled.reshape(*values.shape[:2], -1)[..., :1], 3, axis=2)
@@ -184,7 +183,7 @@ def _composited(values: npt.NDArray[Any], white_level: float) -> npt.NDArray[np.
 
 
 def _white(values: npt.NDArray[Any]) -> float:
-    """Return the smallest usual range that holds all but the brightest thousandth of the values, or their maximum."""
+    """Return the smallest usual range that fits all but the brightest thousandth of the values, or their maximum."""
     colours = values[..., :-1] if values.ndim == 3 and values.shape[2] in (2, 4) else values
     finite = _finite(colours)
     rank = finite.size - 1 - finite.size // _HOT_PIXELS

@@ -1,4 +1,4 @@
-"""A drawn set of references: its digest, its JSON form, and its images as targets."""
+"""Drawn references: their digest, their JSON form, and their images as targets."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ def reference_details(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any
 
 
 def references_to_json(refs: ReferenceSet, dataset: CocoDataset) -> dict[str, Any]:
-    """Write down which instances of a data set were drawn, by their ids."""
+    """Return, as JSON, which instances of a data set were drawn, by their ids."""
     return {
         **reference_details(refs, dataset),
         "names": {str(category.id): category.name for category in refs.categories},
@@ -39,7 +39,7 @@ def assemble_references(
 ) -> ReferenceSet:
     """Assemble a reference set from a sample of a file; `categories` are sorted by id."""
     images = {i.image_id: dataset.images[i.image_id] for instances in sample for i in instances}
-    # Everything the memory depends on except the images' pixels.
+    # Everything that decides the memory, except the images' pixels.
     content = [
         {
             "category": [category.id, category.name],
@@ -61,15 +61,15 @@ def assemble_references(
 def reference_targets(
     references: ReferenceSet, objects_of_image: Callable[[ImageId], Sequence[Instance]]
 ) -> CocoDataset:
-    """Return the images of references as targets for what the other images show.
+    """Return the images of references as targets of a search with the other images' references.
 
     Args:
         references: the drawn references.
-        objects_of_image: gives all annotated objects of an image.
+        objects_of_image: returns all annotated objects of an image.
 
     Returns:
-        All annotations of these images that are of a searched class, without those of classes whose references are all
-        on the same image: without it, there is nothing to find them by.
+        All annotations of searched classes on these images, except those of classes whose references are all on the
+        same image: without it, nothing is left to find them with.
     """
     images_of = {
         category.id: {instance.image_id for instance in members}
@@ -95,7 +95,7 @@ def reference_targets(
 def are_complete(
     references: ReferenceSet, objects_of_image: Callable[[ImageId], Sequence[Instance]], *, answer: bool | str
 ) -> bool:
-    """Return whether everything in the images of references is annotated, as `dataset.references_complete` answers.
+    """Return whether the images of references are fully annotated, according to `dataset.references_complete`.
 
     "auto": yes if most of these images have two objects or more.
     """

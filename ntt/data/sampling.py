@@ -1,8 +1,8 @@
 """Samplers: which annotated instances serve as references (docs/method.md).
 
 All of them are pure functions of the data set, the categories, the number of shots and the seed. Crowd regions and
-instances marked impossible are never drawn. A category without any usable instance is always an error; strict sampling
-refuses too few valid ones as well, lenient sampling warns, once, of all such categories.
+instances marked impossible are never drawn. A category without usable instances is always an error. With too few valid
+ones, strict sampling raises an error, too, and lenient sampling gives one warning of all such categories.
 """
 
 import hashlib
@@ -54,8 +54,8 @@ def sample_native(
 
     An instance's rank within its category follows from a hash of (seed, category id, image id, annotation id). A draw
     therefore does not change with other categories, other annotations, the order of the file, the platform or library
-    versions, and the k-shot set is a prefix of the (k+1)-shot set. Valid instances come before invalid ones, and among
-    either of them every image once before any image twice.
+    versions, and the k-shot set is a prefix of the (k+1)-shot set. Valid instances come before invalid ones, and within
+    both groups every image once before any image twice.
 
     Raises:
         DataError: listing every category without a usable instance or, if `strict`, with fewer than `shots` valid ones.
@@ -78,8 +78,8 @@ def sample_reference(
     ones of images not used yet are taken until there are k. Lenient: if none is valid, the first k usable ones are
     taken; then those taken are repeated from the start until there are k, so an instance may occur several times.
 
-    One deviation: the published code may fall back on a crowd region or a box without area where a category has no
-    valid instance; these are skipped here.
+    One deviation: if a category has no valid instance, the published code may fall back on a crowd region or a box
+    without area; these are skipped here.
 
     Raises:
         DataError: as `sample_native`; if `strict`, `shots` images with a valid instance are needed.
@@ -101,7 +101,7 @@ def sample_reference(
     in_order = [counts[category.id] for category in categories]
     what = f"images with a valid instance ({validity})"
     _check_counts(categories, in_order, shots, what, "instances are repeated or invalid ones taken", strict=strict)
-    # Where there are too few, those drawn are repeated, starting with the first.
+    # If there are too few, those drawn are repeated, starting with the first.
     return tuple(tuple(islice(cycle(drawn[category.id]), shots)) for category in categories)
 
 
@@ -123,7 +123,7 @@ def annotated_categories(dataset: CocoDataset, categories: Sequence[Category]) -
 def sample_fixed(dataset: CocoDataset, categories: Sequence[Category], *, shots: int | None, strict: bool) -> Sample:
     """Take every usable annotation of a k-shot file, such as those of CD-FSOD and Pascal VOC.
 
-    `shots` is the k the file is meant to have and only compared with what it holds; None compares nothing.
+    `shots` is the expected k, which is only compared with the file's; None: no comparison.
 
     Raises:
         DataError: listing every category without a usable instance or, if `strict`, with fewer than `shots`.
@@ -170,7 +170,7 @@ def sample_shot_index(dataset: CocoDataset, categories: Sequence[Category], *, s
 
 
 def uneven_shot_indices(dataset: CocoDataset, categories: Sequence[Category]) -> str | None:
-    """Return a sentence that names the classes whose `shot_index`, where they have any, is not 0, 1, 2, ..."""
+    """Return a sentence with the classes whose `shot_index`, if they have any, is not 0, 1, 2, ..."""
     names = []
     for category in categories:
         indices = [i.shot_index for i in dataset.instances_of_category(category.id) if i.shot_index is not None]
@@ -205,7 +205,7 @@ def _ranked(pool: Sequence[Instance], valid: Sequence[bool], seed: int) -> tuple
 
 
 def _draw_key(instance: Instance, seed: int) -> bytes:
-    # An image id that is a number in text draws as the number does.
+    # An image id that is a number in text is drawn like the number.
     identity = json.dumps([seed, instance.category_id, whole_number(instance.image_id), instance.id])
     return hashlib.blake2b(identity.encode("utf-8"), digest_size=16).digest()
 
@@ -234,7 +234,7 @@ def _require_any(dataset: CocoDataset, categories: Sequence[Category], counts: S
 def _check_counts(
     categories: Sequence[Category], counts: Sequence[int], shots: int, what: str, remark: str, *, strict: bool
 ) -> None:
-    """Refuse or, if not `strict`, warn once of the categories with fewer than `shots` of what is counted."""
+    """Refuse or, if not `strict`, warn once of the categories with fewer than `shots` of the counted instances."""
     short = [(c.name, count) for c, count in zip(categories, counts, strict=True) if count < shots]
     counted = _listed([f"{name} {count}" for name, count in short])
     if short and strict:

@@ -33,7 +33,7 @@ def resolve_split(
         name: of the split, for messages.
         classes: class names; None: not chosen by name.
         frequency: "r", "c" or "f" for LVIS' rare, common or frequent classes; None: not chosen by frequency.
-        frequencies: category id -> frequency, where the data set's file states it.
+        frequencies: category id -> frequency, if the data set's file states it.
 
     Raises:
         ConfigError: for classes the data set does not have.

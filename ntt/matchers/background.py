@@ -1,7 +1,7 @@
 """A background prototype rejects what looks more like the surroundings of references than like any class.
 
-It is the mean feature of the patches outside the masks of the reference crops and competes with the classes, as in PANet
-(Wang et al., ICCV 2019, arXiv 1908.06391, equations 2 and 3).
+It is the mean feature of the patches outside the masks of the reference crops, and competes with the classes, as in
+PANet (Wang et al., ICCV 2019, arXiv 1908.06391, equations 2 and 3).
 """
 
 import logging

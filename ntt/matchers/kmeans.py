@@ -25,8 +25,8 @@ class KMeansMatcher(PrototypeMatcher):
     SCHEMA: ClassVar[str] = "kmeans"
 
     prototypes_per_class: int = setting(3, ge=1)
-    """Groups that the reference instances of a class are split into; if there are fewer instances, each is a group. With
-    1, scores are those of the published matcher."""
+    """Groups that the reference instances of a class are split into; fewer instances are a group each. With 1, scores
+    are those of the published matcher."""
 
     clustering_seed: int = setting(0, ge=0)
     """Seed of the k-means starts."""

@@ -1,7 +1,8 @@
 """The nearest reference instances: a class scores the mean of its best cosines.
 
 CNOS labels candidates by the mean of the highest similarities to single examples, instead of the similarity to their
-mean (Nguyen et al., ICCV Workshops 2023, arXiv 2307.11067: the five best of a template set); with one neighbour it is the nearest-neighbour rule (Cover and Hart, IEEE Transactions on Information Theory 13, 1967).
+mean (Nguyen et al., ICCV Workshops 2023, arXiv 2307.11067: the five best of a template set); with one neighbour it is
+the nearest-neighbour rule (Cover and Hart, IEEE Transactions on Information Theory 13, 1967).
 """
 
 from dataclasses import dataclass

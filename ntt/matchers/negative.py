@@ -31,8 +31,8 @@ class NegativeMatcher(ScoringMatcher):
     SCHEMA: ClassVar[str] = "negative"
 
     negatives: str = setting("both", one_of=("both", "background", "other_classes"))
-    """Counter-examples of a class: background (the surroundings of its reference instances), other_classes (the reference
-    instances of all other classes), or both."""
+    """Counter-examples of a class: background (the surroundings of its reference instances), other_classes (the
+    reference instances of all other classes), or both."""
 
     sigma: float = setting(0.8, gt=0)
     """Softness, a difference of cosines: a negative that leads by sigma leaves 37 % of the score."""

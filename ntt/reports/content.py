@@ -42,7 +42,7 @@ def results_table(runs: pd.DataFrame, metric: str) -> Table:
     if metric.startswith("rejection/FPPI"):
         notes.append(f"{metric_label(metric)}: false positives per image, not percent.")
     if (counts.counted < counts.seeds).any():
-        notes.append('Under "runs": finished of all. Runs without metrics are listed below and are in no average.')
+        notes.append('Under "runs": finished of all. Runs without metrics are listed below and not averaged.')
     repeated = runs.path[(runs.state == "finished") & ~runs.counted]
     if len(repeated):
         notes.append(f"Left out, because a later run has the same settings: {', '.join(repeated)}.")
@@ -72,19 +72,19 @@ def classes_table(runs: pd.DataFrame, metric: str) -> Table:
 
 
 def runs_table(runs: pd.DataFrame, metric: str) -> Table:
-    """One row per run: its metric, how long its stages took, where it is."""
+    """One row per run: its metric, the seconds of its stages, its folder."""
     stages = [name for name in _seconds_columns(runs) if (runs[name] > _STAGE_LIMIT_S).any()]
     names = _RUN | {metric: metric_label(metric)}
     names |= {name: f"{name.removeprefix('seconds/')} s" for name in stages} | {"path": "directory"}
     notes = (
-        "Seconds of each stage; what was found in the store or done before is not counted again.",
+        "Seconds of each stage, without what was in the store or done before.",
         f"Directories are below {_common_folder(runs)}.",
     )
     return Table("runs", "Runs", _listed(runs, names, _common_folder(runs)), notes)
 
 
 def missing_table(runs: pd.DataFrame) -> Table | None:
-    """One row per run without metrics, with the reason; None where there is none."""
+    """One row per run without metrics, with the reason; None if there are none."""
     missing = runs[runs.state != "finished"]
     if missing.empty:
         return None
@@ -94,10 +94,10 @@ def missing_table(runs: pd.DataFrame) -> Table | None:
 
 
 def comparison_table(runs: pd.DataFrame, first: str, second: str, metric: str) -> Table:
-    """One row for every two settings that differ in just what is asked for.
+    """One row for any two settings that differ only as requested.
 
     Raises:
-        NttError: as `ntt.reports.significance.compare`.
+        NttError: what `ntt.reports.significance.compare` raises.
     """
     pairs = compare(runs, first, second, metric=metric)
     notes = [
@@ -131,7 +131,7 @@ def comparison_table(runs: pd.DataFrame, first: str, second: str, metric: str) -
 
 
 def _identity(grouped: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns that name a setting, and what its references chose; one row per group."""
+    """Return the columns that name a setting, and the matchers its references chose; one row per group."""
     frame = grouped.index.to_frame(index=False)
     chosen = {setting: choice(own) for setting, own in runs[runs.counted].groupby("setting")}
     frame["label"] = [label + chosen.get(each, "") for label, each in zip(frame.label, frame.setting, strict=True)]
@@ -148,7 +148,7 @@ def _add_mean(frame: pd.DataFrame, name: str, averaged: pd.DataFrame) -> None:
 
 
 def _listed(runs: pd.DataFrame, names: dict[str, str], folder: str) -> pd.DataFrame:
-    """Return one row per run, in a fixed order, with the columns that are named; paths are relative to `folder`."""
+    """Return one row per run, in a fixed order, with the given columns; paths are relative to `folder`."""
     order = ["dataset", "split", "shots", "method", "seed", "path"]
     runs = runs.sort_values(order, na_position="first")
     frame = runs.reindex(columns=list(names))

@@ -1,6 +1,6 @@
-"""The detections of runs beside the ground truth: precision and recall per class, thresholds, confusions.
+"""The detections of runs next to the ground truth: precision and recall per class, thresholds, confusions.
 
-All of it is of boxes at IoU 0.5, because every data set has boxes.
+All of this uses boxes at IoU 0.5, because every data set has boxes.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ from ntt.run.rundir import RunDirectory
 from ntt.types import Category, Detections, ImageRecord, IntArray
 
 MAX_RUNS = 6
-"""Per data set; of each setting the run with the lowest seed is taken."""
+"""Per data set; of each setting, the run with the lowest seed."""
 
 _MAX_BYTES = 2 << 30
 
@@ -56,14 +56,14 @@ class ClassCurve:
 
 @dataclass(frozen=True)
 class Detected:
-    """The targets of a data set and what some runs found in them.
+    """The targets of a data set and the detections of some runs.
 
     Attributes:
         data: the data set's label.
         labels: of the runs.
         detections: per run, in the order of the images.
         proposed: per run, the score threshold that its references proposed, by class name; empty without any.
-        num_settings: how many settings there are; at most `MAX_RUNS` of them are here.
+        num_settings: number of settings, of which at most `MAX_RUNS` are here.
     """
 
     data: str
@@ -87,7 +87,7 @@ class Detected:
         ]
 
     def overall_threshold(self, run: int) -> float:
-        """Return the score from which F1 over all classes with a curve together is largest; 0 without any."""
+        """Return the lowest score counted for the largest F1 over all classes with a curve together; 0 without any."""
         names = {curve.name for curve in self.curves[run]}
         labels = [label for label, category in enumerate(self._ground_truth.categories) if category.name in names]
         return best_point(self._ranked(run, labels)).threshold if labels else 0.0
@@ -107,7 +107,7 @@ class Detected:
 
 
 def best_point(ranked: RankedDetections) -> OperatingPoint:
-    """Return the point with the largest F1; without any hit, that of the highest score."""
+    """Return the point with the largest F1; without any hit, that with the highest score."""
     return ranked.best() or ranked.at(float(ranked.scores[0]))
 
 
@@ -131,7 +131,7 @@ def read_detected(runs: pd.DataFrame) -> tuple[list[Detected], list[str]]:
 def _read_set(data: str, group: pd.DataFrame) -> Detected:
     runs = group.head(MAX_RUNS)
     config = restore_data(runs.config.iloc[0])
-    with tempfile.TemporaryDirectory() as cache:  # somebody else's run must not say where files are written
+    with tempfile.TemporaryDirectory() as cache:  # somebody else's run must not decide where files are written
         inputs = read_inputs(replace(config, runtime=replace(config.runtime, cache_root=cache)))
     records = list(inputs.target_data.images.values())
     names = name_series(runs.assign(scoring=""))
@@ -168,13 +168,13 @@ def _read_predictions(folder: Path, records: Sequence[ImageRecord], categories: 
 
 
 def _problem(detections: Detections) -> str | None:
-    """Return what no detection of this program can be; masks are checked where they are drawn."""
+    """Return what makes a detection impossible for this program; masks are checked when they are drawn."""
     is_finite = np.isfinite(detections.boxes_xywh).all() and np.isfinite(detections.scores).all()
     return None if is_finite else "a box or a score is no number"
 
 
 def thresholds_table(detected: Sequence[Detected]) -> Table:
-    """One row per run and class: what the proposed threshold is worth, beside the score from which F1 is largest."""
+    """One row per run and class: the quality at the proposed threshold and at the score with the largest F1."""
     rows = [
         (each.data, label, curve.name, curve.ranked.num_objects, *_cells(proposal), *_cells(best_point(curve.ranked)))
         for each in detected
@@ -196,7 +196,7 @@ def _cells(point: OperatingPoint | None) -> tuple[str | float | None, ...]:
 
 
 def confusion(detected: Detected, run: int) -> tuple[IntArray, float]:
-    """Count which class each object is taken for, over the detections from the score of best F1 on.
+    """Count which class each object is taken for, by the detections that reach the score with the best F1.
 
     Each detection, by descending score, takes the object it overlaps most at IoU 0.5 or more, whatever its class.
 
@@ -228,7 +228,7 @@ def confusion(detected: Detected, run: int) -> tuple[IntArray, float]:
         matches, _ = match_objects(drawn, without_class)
         is_missed = ~drawn.iscrowd
         is_missed[matches[matches >= 0]] = False
-        # The last row is that of nothing, the last column that of missed objects.
+        # The last row is of nothing, the last column of missed objects.
         true_rows = np.append(true_labels, -1)[matches]
         np.add.at(counts, (true_rows[matches != IN_CROWD], detections.labels[rows][matches != IN_CROWD]), 1)
         np.add.at(counts[:, -1], true_labels[is_missed], 1)

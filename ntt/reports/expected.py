@@ -1,9 +1,9 @@
-"""Our results next to those the method's authors published.
+"""Our results next to those of the method's authors.
 
 Published numbers are in percent and are stored in the files of `experiments/experiment/`, with the settings they belong
-to: under `published`, one row per command line. `source` names the entry of the reference numbers a value was copied
-from: tables 1 to 5 and the ten-seed csv on the authors' project page and repository (July 2025). null was not published
-there. `tolerance` is how much ours may differ; for a mean over seeds it is the published standard deviation.
+to: under `published`, one row per command line. `source` names the entry of the reference numbers that a value was
+copied from: tables 1 to 5 and the ten-seed csv on the authors' project page and repository (July 2025). null was not
+published there. `tolerance` is the difference allowed; for a mean over seeds it is the published standard deviation.
 """
 
 from collections import Counter
@@ -38,11 +38,11 @@ class ExpectedResult:
     """One published number.
 
     Attributes:
-        overrides: what else the command line of the row has, such as "shots=5shot".
+        overrides: the rest of the row's command line, such as "shots=5shot".
         table: the table the row belongs to, such as "cdfsod"; `sweeps/table_TABLE.yaml` runs all its rows.
-        value: percent; the mean over `seeds` where there are several. None: the row exists, no number was published.
-        tolerance: how much ours may differ from `value`, percentage points; None where `value` is.
-        seeds: the runs to average. One seed is what the experiment itself sets.
+        value: percent; the mean over `seeds` if there are several. None: the row exists, but no number was published.
+        tolerance: allowed difference from `value`, percentage points; None if `value` is.
+        seeds: of the runs to average. A single one is set by the experiment itself.
     """
 
     experiment: str
@@ -56,7 +56,7 @@ class ExpectedResult:
 
     @property
     def row(self) -> str:
-        """The row of the table: the experiment and its overrides."""
+        """Name of the row: the experiment and its overrides."""
         return " ".join((self.experiment, *self.overrides))
 
     @property
@@ -93,8 +93,8 @@ def load_expected() -> tuple[ExpectedResult, ...]:
 def expected_table(runs: pd.DataFrame) -> Table:
     """One row per published number: ours, theirs, the difference and a verdict.
 
-    A run counts for an experiment if it has all of the experiment's settings, wherever the data are stored and whatever
-    it ran on; how it was started does not matter. The verdict needs all seeds of the row.
+    A run counts for an experiment if it has all of the experiment's settings, wherever the data are stored, whatever it
+    ran on and however it was started. The verdict needs all seeds of the row.
     """
     expected = load_expected()
     finished = runs[runs.state == "finished"]
@@ -119,7 +119,7 @@ def _row(result: ExpectedResult, config: ExperimentConfig | None, runs: pd.DataF
     experiment = None if config is None else experiment_settings(run_identity(config)["settings"])
     fits = np.array([comparable == experiment for comparable in runs.comparable], dtype=bool)
     fitting = runs[fits & runs.seed.isin(result.seeds)]
-    # Of runs with the same seed the last one read counts.
+    # Of runs with the same seed, the last one read counts.
     ours = fitting.reindex(columns=["seed", "images", result.metric]).dropna(subset=[result.metric])
     values = ours.drop_duplicates("seed", keep="last")[result.metric].astype(float)
     row: dict[str, Any] = {
@@ -154,9 +154,9 @@ def _verdict(result: ExpectedResult, values: "pd.Series[float]") -> str:
 
 
 def _other_settings(result: ExpectedResult, experiment: Mapping[str, Any], runs: pd.DataFrame) -> str | None:
-    """Tell in which settings a run that was started as this experiment departs from it.
+    """Return in which settings a run that was started as this experiment differs from it.
 
-    A run that differs in what the row itself overrides is one of another row.
+    A run that differs in the row's own overrides belongs to another row.
     """
     keys = [line.partition("=")[0] for line in result.overrides]
     for config, comparable in zip(runs.config, runs.comparable, strict=True):

@@ -1,7 +1,7 @@
-"""What all plots share: panels, colours, legends, heat maps, files.
+"""What plots have in common: panels, colours, legends, heat maps, files.
 
-Colours are those of Okabe and Ito ("Color universal design", 2008), which people with any kind of colour vision tell
-apart; markers, line styles and hatches say the same again. matplotlib is imported when a figure is made; its global
+Colours are those of Okabe and Ito ("Color universal design", 2008), which people with any kind of colour vision can
+tell apart; markers, line styles and hatches repeat them. matplotlib is imported when a figure is made; its global
 state is never touched.
 """
 
@@ -140,7 +140,7 @@ def heat_map(values: npt.NDArray[np.float64], rows: Sequence[str], columns: Sequ
 
 
 def to_bytes(figure: "Figure", form: Literal["png", "pdf"]) -> bytes:
-    """Return a figure as the content of a file, without a date: equal plots are equal files.
+    """Return a figure as the content of a file, without a date, so that equal plots are equal files.
 
     Characters that the font lacks are drawn as empty boxes.
     """
@@ -158,5 +158,5 @@ def shorten(text: str, length: int) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Keep matplotlib from reading a name with dollar signs as a formula, and from failing at one that is no text."""
+    """Keep matplotlib from reading names with dollar signs as formulas, and from failing at names that are not text."""
     return printable(text).replace("$", r"\$")

@@ -1,7 +1,7 @@
 """The pictures of an HTML report as data: images as JPEG, ground truth and predictions as boxes and run-length codes.
 
 The page draws them itself, so that one copy of an image serves every run and the reader can filter. Which object each
-detection finds is settled here; since matches go by descending score, they hold above any score.
+detection finds is decided here; since matching proceeds by descending score, matches are valid above any score.
 """
 
 import base64
@@ -30,14 +30,14 @@ MAX_DETECTIONS = 50
 """Per image, by descending score."""
 
 MAX_BYTES = 24e6
-"""Of all images and masks together; the remainder is left out, and the page says so."""
+"""Of all images and masks together; the rest is left out, with a note on the page."""
 
 _JPEG_QUALITY = 80
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the page draws, fit for JSON: one entry per data set; and sentences about what is not in it."""
+    """The data of the page as JSON values: one entry per data set; and sentences about what was left out."""
 
     sets: tuple[Json, ...]
     notes: tuple[str, ...]
@@ -49,9 +49,9 @@ def make_gallery(detected: Sequence[Detected], notes: Sequence[str], *, images: 
     A data set whose images can no longer be read adds a note and does not stop the report.
 
     Args:
-        detected: data sets and what runs found in them.
+        detected: data sets and detections of runs.
         notes: about data sets that are missing.
-        images: per data set, spread evenly over the target images; 0 makes no gallery.
+        images: per data set, spread evenly over the target images; 0: no gallery.
     """
     if images == 0:
         return Gallery((), ())
@@ -102,7 +102,7 @@ def _make_set(detected: Detected, max_images: int, budget: float) -> Json:
 
 
 def _image(record: ImageRecord, drawn: DrawnInstances) -> Json:
-    """Return one image with its ground truth, all reduced to the size it is shown in."""
+    """Return one image with its ground truth, both scaled to the size shown."""
     size = (record.height, record.width)
     scale = min(1.0, MAX_SIDE_PX / max(size))
     picture = Image.fromarray(read_image(record))
@@ -123,7 +123,7 @@ def _image(record: ImageRecord, drawn: DrawnInstances) -> Json:
 
 
 def _detections(detections: Detections, drawn: DrawnInstances, scale: float) -> list[Json]:
-    """Return the best detections of an image; "match" is the object they find, as `match_objects` has it."""
+    """Return the best detections of an image; "match" is the object they find, from `match_objects`."""
     try:
         for rle in detections.rles:
             checked_runs(rle.decode("ascii"), detections.height, detections.width)
@@ -149,7 +149,7 @@ def _object(label: int, box: Sequence[float], rle: bytes | None, size: tuple[int
 
 
 def _reduced(rle: bytes, size: tuple[int, int], scale: float) -> str:
-    """Return a mask at the size it is shown in, as text of a compressed RLE."""
+    """Return a mask at the size shown, as the text of a compressed RLE."""
     if scale == 1:
         return rle.decode("ascii")
     mask: npt.NDArray[np.uint8] = mask_api.decode({"size": list(size), "counts": rle})
@@ -163,5 +163,5 @@ def _reduced_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def _size(value: object) -> int:
-    """Return the bytes a part of the data takes in the page."""
+    """Return the number of bytes of a part of the data in the page."""
     return len(json.dumps(value))

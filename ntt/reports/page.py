@@ -2,7 +2,7 @@
 
 Names of classes, files and folders come from annotation files and command lines. They are inserted into the page as
 escaped text or as JSON that a script reads as data, and a content security policy keeps the page from running or
-loading anything it does not itself hold.
+loading anything from elsewhere.
 """
 
 import base64
@@ -55,6 +55,6 @@ def _policy(style: str, script: str) -> str:
 
 
 def _json_for_script(value: object) -> str:
-    """Return JSON that cannot end its script element."""
+    """Return JSON that cannot close its script element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_CLASSES = 60
-"""Rows of a heat map; of more classes the best and the worst are shown."""
+"""Rows of a heat map; of more classes, the best and the worst are shown."""
 
 MAX_CURVES, MAX_CONFUSED = 9, 24
 """Classes with curves, and with rows in a table of confusions: those with the most objects."""
@@ -29,7 +29,7 @@ MAX_CURVES, MAX_CONFUSED = 9, 24
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot: `name` is its file name without suffix, `description` says what it shows."""
+    """A plot; `name` is its file name without suffix."""
 
     name: str
     description: str
@@ -37,7 +37,7 @@ class Plot:
 
 
 def make_plots(runs: pd.DataFrame, metric: str, detected: Sequence[Detected] = ()) -> list[Plot]:
-    """Make every plot of a metric there is data for, and those of detections; settings without it are left out."""
+    """Make every plot that has data, of a metric and of detections; settings without the metric are left out."""
     settings = settings_with(runs, metric)
     if settings.empty:
         return []
@@ -52,7 +52,7 @@ def make_plots(runs: pd.DataFrame, metric: str, detected: Sequence[Detected] = (
     plots += [plot_precision_recall(each) for each in detected]
     plots += [plot_confusion(each, run) for each in detected for run in range(len(each.labels))]
     drawn = [plot for plot in plots if plot is not None]
-    # Different data sets may have the same name once it is fit for files.
+    # Different data sets may have the same name once it is made fit for files.
     files = [plot.name for plot in drawn]
     repeats = [files[:index].count(name) for index, name in enumerate(files)]
     return [replace(plot, name=f"{plot.name}_{n + 1}") if n else plot for plot, n in zip(drawn, repeats, strict=True)]
@@ -71,9 +71,9 @@ def save_plots(plots: Sequence[Plot], folder: Path) -> list[Path]:
 def plot_shots(settings: pd.DataFrame, metric: str, names: SeriesNames) -> Plot | None:
     """Draw AP against shots: a panel per data set, a line per method, a band of one standard deviation.
 
-    None where no method was run with more than one number of shots.
+    None if no method was run with more than one number of shots.
     """
-    counted = settings[settings.shots != ALL_SHOTS]  # all there are: no number, and no tick on the axis
+    counted = settings[settings.shots != ALL_SHOTS]  # shots=all is not a number and has no tick on the axis
     counted = counted[counted.groupby("data").shots.transform("nunique") > 1]
     if counted.empty:
         return None
@@ -158,7 +158,7 @@ def plot_classes(runs: pd.DataFrame, metric: str) -> Plot | None:
 def plot_precision_recall(detected: Detected) -> Plot | None:
     """Draw precision against recall of boxes at IoU 0.5: a panel per class, a line per run; None without objects.
 
-    Of many classes those with the most objects are drawn. A dot marks the score with the best F1.
+    Of many classes, those with the most objects are drawn. A dot marks the score with the best F1.
     """
     curves = [{curve.name: curve for curve in of_run} for of_run in detected.curves]
     objects = {name: curve.ranked.num_objects for of_run in curves for name, curve in of_run.items()}
@@ -184,7 +184,7 @@ def plot_precision_recall(detected: Detected) -> Plot | None:
 def plot_confusion(detected: Detected, run: int) -> Plot | None:
     """Draw what the objects of each class are taken for, in percent of the row; None without objects.
 
-    Of many classes those with the most objects have rows and columns of their own.
+    Of many classes, those with the most objects have rows and columns of their own.
     """
     counts, threshold = confusion(detected, run)
     if not counts[:-1].any():
@@ -213,7 +213,7 @@ def _file_name(data: str) -> str:
 
 
 def plot_time(runs: pd.DataFrame, metric: str, names: SeriesNames) -> Plot | None:
-    """Draw the seconds of each run against its AP; None where no run has recorded its times."""
+    """Draw the seconds of each run against its AP; None if no run has recorded its times."""
     seconds = runs.filter(regex="^seconds/").sum(axis=1, min_count=1)
     timed = runs[runs.counted & runs[metric].notna()].assign(seconds=seconds.clip(lower=1e-3)).sort_values(SETTING)
     if timed.seconds.isna().all():

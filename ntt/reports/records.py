@@ -1,7 +1,7 @@
 """Run directories read into records, as plain data: nothing in them is resolved or executed.
 
-A run is finished if its metrics exist. Anything else is kept as a record too, with the reason, so that a table
-can report what is missing instead of averaging over what happens to exist.
+A run is finished if its metrics exist. Anything else is recorded too, with the reason, so that tables can report what
+is missing instead of averaging over what happens to exist.
 """
 
 import json
@@ -27,7 +27,7 @@ PLAN = "plan.json"
 """The file that makes a folder the folder of a sweep."""
 
 ALL_SHOTS = 0
-"""Number of shots of a run that takes every reference there is (shots=all), however many these are."""
+"""Number of shots of runs with shots=all, which use every reference."""
 
 METHOD_GROUPS = ("backbone", "segmenter", "matcher")
 _SECTIONS = ("dataset", *METHOD_GROUPS, "shots", "split")
@@ -43,12 +43,12 @@ class RunRecord:
         state: "unfinished" has no metrics; "damaged" has files that cannot be read; "missing" is a point of a sweep
             that has not begun; "failed" one that ended in an error.
         problem: what is wrong; empty for a finished run.
-        config: as plain values; empty where it could not be read.
+        config: as plain values; empty if it could not be read.
         dataset: the data set's label.
         settings: as `ntt.config.identity.run_identity` has them.
-        scoring: name of the matcher whose detections these are: with `matcher=auto` the chosen one; empty if unknown.
+        scoring: name of the matcher in use: with `matcher=auto` the chosen one; empty if unknown.
         recall: of the candidates, by flat name such as "proposals/box_AR100".
-        stage_seconds: of each stage, as far as the run recorded them.
+        stage_seconds: of each stage whose time was recorded.
         finished_utc: when the run was evaluated, ISO 8601; empty if unknown.
         version: revision and version of the program; empty if unknown.
     """
@@ -68,13 +68,13 @@ class RunRecord:
 
     @property
     def shots(self) -> int:
-        """Reference instances per class; `ALL_SHOTS` for all there are."""
+        """Reference instances per class; `ALL_SHOTS` for all."""
         count = self.config["shots"]["count"]
         return ALL_SHOTS if count is None else int(count)
 
     @property
     def split(self) -> str:
-        """Name of the split, or the number of classes where the run lists its own."""
+        """Name of the split, or the number of classes if the run lists its own."""
         split = self.config["split"]
         is_own_list = split["name"] == "all" and split.get("classes") is not None
         return f"{len(split['classes'])} classes" if is_own_list else str(split["name"])
@@ -86,9 +86,9 @@ class RunRecord:
 
 
 def find_run_directories(folder: Path) -> Iterator[Path]:
-    """Yield every run directory at or below a folder: one with metrics, or a configuration beside traces of a run.
+    """Yield every run directory at or below a folder: it has metrics, or a configuration and traces of a run.
 
-    Nothing below it is searched, nor below a sweep's own folder, which holds no runs but a copy of the program.
+    Run directories are not searched further; neither are sweeps' own folders, which have only a copy of the program.
     """
     for root, folders, files in os.walk(folder):
         folders.sort()
@@ -101,7 +101,7 @@ def find_run_directories(folder: Path) -> Iterator[Path]:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Read one run directory; any problem is noted in the record, not raised."""
+    """Read one run directory; problems are noted in the record, not raised."""
     directory = RunDirectory(path)
     try:
         config = _read_config(directory.config)
@@ -127,7 +127,7 @@ def own_file(path: Path, *, max_bytes: float = 64 << 20) -> Path:
     """Return the path of a run directory's file if it may be read: the directory may be somebody else's.
 
     Raises:
-        DataError: for a link that leads out of the directory, what is no file, and an unlikely size.
+        DataError: for links that lead out of the directory, anything but regular files, and unlikely sizes.
     """
     if not path.resolve().is_relative_to(path.parent.resolve()):
         raise DataError(f"{path} is a link that leads out of the run directory; it is not read.")
@@ -142,7 +142,7 @@ def _read_settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     if path.exists():
         identity = read_json(own_file(path))
         settings = identity.get("settings") if isinstance(identity, dict) else None
-    else:  # a folder that was not copied whole: all settings that may decide a result
+    else:  # not copied completely: all settings that may decide a result
         settings = flatten_settings({name: config[name] for name in (*_SECTIONS, *_DECIDING) if name in config})
     if not isinstance(settings, dict) or not {"dataset.name", *(f"{group}.name" for group in METHOD_GROUPS)} <= set(
         settings
@@ -171,7 +171,7 @@ def _read_metadata(metadata: Any) -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        # As JSON has it: keys are text, dates too.
+        # As in JSON: keys are text, dates too.
         config = read_yaml(own_file(path).read_bytes(), where=str(path), resolved=True)
         config = json.loads(json.dumps(config, default=str))
     except ConfigError as error:
@@ -224,7 +224,7 @@ def _read_scoring(path: Path, matcher: Mapping[str, Any]) -> str:
 
 
 def _read_recall(path: Path) -> dict[str, float]:
-    """Return the recall of a run's candidates by flat name; nothing where it was not measured."""
+    """Return the recall of a run's candidates by flat name; empty if not measured."""
     if not path.is_file():
         return {}
     try:
@@ -235,7 +235,7 @@ def _read_recall(path: Path) -> dict[str, float]:
 
 
 def _dataset_label(path: Path, config: Mapping[str, Any]) -> str:
-    """Return the data set's label: the run directory's grandparent, where the folders are still laid out as written."""
+    """Return the data set's label: the run directory's grandparent, if the folders are still laid out as written."""
     if path.parent.name.endswith(f"_seed{config['seed']}") and path.parent.parent.name:
         return path.parent.parent.name
     root = config["dataset"].get("root")

@@ -1,11 +1,11 @@
-"""Is the difference between two settings more than the luck of the seeds?
+"""Is the difference between two settings more than luck of the seeds?
 
 Both settings are run with the same seeds, and each seed draws the same references for both, so the runs are pairs.
-Two tests look at the differences within the pairs, both two-sided:
+There are two tests of the differences within pairs, both two-sided:
 
-- the paired t-test (Student 1908), which supposes that the differences are normally distributed;
-- the sign-flip permutation test (Fisher 1935), which supposes only that a difference would be as likely with the
-  other sign if the settings were equally good. It tries all 2^n sign patterns, so its smallest p-value is 2 / 2^n.
+- the paired t-test (Student 1908), which assumes that the differences are normally distributed;
+- the sign-flip permutation test (Fisher 1935), which only assumes that a difference would be as likely with the other
+  sign if the settings were equally good. It tries all 2^n sign patterns, so its smallest p-value is 2 / 2^n.
 
 The p-values are not corrected for the number of comparisons in a table.
 """
@@ -49,24 +49,24 @@ def paired_test(differences: npt.NDArray[np.float64]) -> tuple[float | None, flo
 
 
 def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> pd.DataFrame:
-    """Compare every two settings that differ in exactly what two texts say.
+    """Compare any two settings that differ exactly as two texts state.
 
     Args:
-        runs: as `ntt.reports.summary.runs_frame` arranges them.
+        runs: from `ntt.reports.summary.runs_frame`.
         first: A, such as "matcher.merging=hard", or several terms with commas between. A config group alone
             ("matcher=ntt") matches its option and every setting below it.
         second: B.
         metric: flat name, such as "bbox/AP".
 
     Returns:
-        One row per pair of settings: `data`, `shots_a`, `shots_b`; `rest`, what both have in common; `n` pairs of
+        One row per pair of settings: `data`, `shots_a`, `shots_b`; `rest`, the settings in common; `n` pairs of
         runs, `mean_a` and `mean_b` over them; `mean` and sample standard deviation `std` of B - A; `p_t` and `p_flips`
-        of `paired_test`; `chosen_a` and `chosen_b`, matchers that the references chose, or None; `unpaired`, seeds
-        that only one of the two has.
+        of `paired_test`; `chosen_a` and `chosen_b`, the matchers that the references chose, or None; `unpaired`,
+        seeds that only one of the two has.
 
     Raises:
         ConfigError: if a text is not a setting, or matches more than one setting.
-        DataError: if no run has one of the settings, or no pair of runs differs in just this.
+        DataError: if no run has one of the settings, or no pair of runs differs only in this.
     """
     terms = [_parse(first), _parse(second)]
     keys = sorted({*terms[0], *terms[1]})
@@ -170,7 +170,7 @@ def _covers(keys: Sequence[str], name: str) -> bool:
 
 
 def _rest_names(runs: pd.DataFrame, keys: Sequence[str]) -> dict[str, str]:
-    """Name what both sides of each comparison have in common: the method's other parts, and what tells rests apart."""
+    """Name what the sides of each comparison have in common: the method's other parts, and what varies between rows."""
     firsts = runs.drop_duplicates("rest")
     named = (*keys, "dataset", "split", "shots", *(f"{group}.name" for group in METHOD_GROUPS))
     differing = [key for key in differing_settings(list(firsts.settings)) if not _covers(named, key)]

@@ -16,7 +16,7 @@ from ntt.reports.records import ALL_SHOTS, METHOD_GROUPS, RunRecord
 from ntt.run.artefacts import flat_metrics
 
 SETTING = ["dataset", "split", "shots", "label", "setting", "data"]
-"""The columns that are equal for all runs of one setting, in the order tables are sorted by."""
+"""Columns that are equal for all runs of a setting, in the order by which tables are sorted."""
 
 _NAMED = ("split.name", "split.classes", "shots.name", "shots.count")
 _BASE = [
@@ -30,8 +30,8 @@ def runs_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
 
     Returns:
         One row per run. Columns: `path`, `state` and `problem` as in `RunRecord`; `dataset`, `split`, `shots` (0: all
-        there are), `seed`; `method`; `scoring`, the matcher whose detections these are, which with `matcher=auto` the
-        references choose; `label`, the method with what distinguishes it from others; `setting`, equal for runs that
+        there are), `seed`; `method`; `scoring`, the matcher in use, which with `matcher=auto` the references choose;
+        `label`, the method with what distinguishes it from others; `setting`, equal for runs that
         differ in the seed only; `data`, data set and split in one; `counted`, false for a run without metrics or one
         that was repeated later; `finished_utc`, `version`, `images`; metrics by flat name such as
         "bbox/AP" or "segm/AP50/cat"; "seconds/matching" and so on. `parts`, `settings` and `config` are for reports.
@@ -72,7 +72,7 @@ def _row(record: RunRecord, parts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def choice(runs: pd.DataFrame) -> str:
-    """Return what the references of some runs have chosen, ": ntt" or ": ntt 3x, probe_half 2x"; "" without choice."""
+    """Return the matchers that the references of some runs chose, ": ntt" or ": ntt 3x, probe_half 2x", or ""."""
     matcher = METHOD_GROUPS.index("matcher")
     pairs = zip(runs.scoring, runs.parts, strict=True)
     counts = Counter(used for used, parts in pairs if used and used != parts[matcher])
@@ -96,26 +96,26 @@ def settings_with(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def metric_names(runs: pd.DataFrame) -> list[str]:
-    """Return the flat names of all metrics over all classes that some run has."""
+    """Return the flat names of all metrics over all classes that any run has."""
     return sorted(name for name in runs if name.count("/") == 1 and not name.startswith("seconds/"))
 
 
 @dataclass(frozen=True)
 class SeriesNames:
-    """How a plot tells settings apart."""
+    """How plots distinguish settings."""
 
     common: str
     """What the method of all of them has in common; may be empty."""
 
     short: Mapping[str, str]
-    """Label -> what is particular to it, or all of it where there is only one; and what the references chose."""
+    """Label -> its distinguishing part, or all of it if it is the only one; and the matchers that references chose."""
 
     index: Mapping[str, int]
     """Label -> its number, from 0."""
 
 
 def name_series(runs: pd.DataFrame) -> SeriesNames:
-    """Name settings by what they do not all have in common: "a + b + c" beside "a + b + d" is "c"."""
+    """Name settings by what they do not all have in common: "a + b + c" next to "a + b + d" is "c"."""
     ordered = runs.dropna(subset=SETTING).sort_values(SETTING)
     parts: dict[str, tuple[str, ...]] = dict(zip(ordered.label, ordered.parts, strict=True))
     index = {label: number for number, label in enumerate(parts)}
@@ -128,12 +128,12 @@ def name_series(runs: pd.DataFrame) -> SeriesNames:
 
 
 def shots_cell(shots: int) -> int | str:
-    """Return a number of shots as a table shows it."""
+    """Return a number of shots for a table."""
     return "all" if shots == ALL_SHOTS else shots
 
 
 def shots_text(shots: int) -> str:
-    """Return a number of shots as words."""
+    """Return a number of shots in words."""
     return "1 shot" if shots == 1 else f"{shots_cell(shots)} shots"
 
 

@@ -37,10 +37,10 @@ class Table:
 
     notes: tuple[str, ...] = ()
     groups: tuple[str, ...] | None = None
-    """Columns within whose groups means are compared: LaTeX sets the best one bold. None: nothing is."""
+    """Columns that group the rows whose means are compared: LaTeX sets the best one bold. None: no bold."""
 
     def columns(self) -> "list[Column]":
-        """Return the columns in readable form, without those that are empty in all rows."""
+        """Return the columns in readable form, without entirely empty ones."""
         names = [str(name) for name in self.frame]
         means = {name.removesuffix(" mean") for name in names if name.endswith(" mean")}
         columns = []
@@ -69,7 +69,7 @@ class Column:
 
     @property
     def is_numeric(self) -> bool:
-        """Whether it is set flush right: it holds nothing but numbers, and at least one."""
+        """Whether to set it flush right: it has only numbers, and at least one."""
         present = self.values.dropna()
         return len(present) > 0 and not any(isinstance(value, str) for value in present)
 
@@ -82,12 +82,12 @@ def cell_text(cell: Any) -> str:
 
 
 def render(table: Table, form: Format) -> str:
-    """Return a table as text of one of the three formats, with a line break at its end."""
+    """Return a table as text in one of the three formats, ending with a line break."""
     return {"markdown": _markdown, "csv": _csv, "latex": _latex}[form](table)
 
 
 def escape_latex(text: str) -> str:
-    """Return text that LaTeX prints as it is."""
+    """Escape text for LaTeX."""
     return "".join(_LATEX.get(character, character) for character in _printable(text))
 
 
@@ -137,7 +137,7 @@ def _latex(table: Table) -> str:
 
 
 def _latex_cells(table: Table, column: Column) -> list[str]:
-    """Escape the cells of a column, the best mean of each group of several rows in bold; FPPI is best where lowest."""
+    """Escape the cells of a column, the best mean of each group of several rows in bold; FPPI is best if lowest."""
     texts = [escape_latex(text) for text in column.texts]
     if not column.is_mean or table.groups is None:
         return texts
@@ -155,7 +155,7 @@ def _csv(table: Table) -> str:
 def _csv_cell(cell: Any) -> Any:
     if not isinstance(cell, str):
         return cell
-    # Spreadsheets treat text with this beginning as a formula, and names come from annotation files.
+    # Spreadsheets treat text that begins like this as a formula, and names come from annotation files.
     return f"'{_printable(cell)}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else _printable(cell)
 
 
