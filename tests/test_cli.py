@@ -97,7 +97,7 @@ def test_show_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_show_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["show", str(tmp_path)]) == 2
-    assert "holds no metrics.json" in capsys.readouterr().err
+    assert "has no metrics.json" in capsys.readouterr().err
 
 
 def test_table():

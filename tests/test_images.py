@@ -373,7 +373,7 @@ def test_content_of_another_format_than_the_ending_is_named(tmp_path: Path, capl
     assert not caplog.text
     check_images([record(tmp_path / "a.png"), record(tmp_path / "a.png")])
     assert "2 image(s), such as" in caplog.text
-    assert "are of another format than their ending says" in caplog.text
+    assert "are of another format than their suffix suggests" in caplog.text
 
 
 def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
