@@ -15,7 +15,6 @@ from ntt.base.project import CONF_DIR
 from ntt.config import schema as config
 from ntt.config.command_line import check_overrides, run_hydra
 from ntt.config.compose import compose_config, compose_many
-from ntt.config.identity import run_directory
 from ntt.config.typed_text import keep_text
 from ntt.errors import ConfigError, DataError
 from ntt.run import runner
@@ -43,10 +42,6 @@ def test_an_experiment_goes_with_another_data_set():
     # tests/test_experiments.py composes them all; a third of a second each is too long for here
     made = composed("experiment=ntt_reference", "dataset=demo")
     assert (made.experiment, made.dataset.name, made.shots.sampler) == ("ntt_reference", "demo", "reference")
-
-
-def test_seeds_have_directories_of_their_own():
-    assert run_directory(composed("seed=0")) != run_directory(composed("seed=1"))
 
 
 def test_several_mistakes_are_reported_at_once():

@@ -185,16 +185,6 @@ def test_get_coco(world: World, capsys: pytest.CaptureFixture[str]):
     assert not (world.root / "coco" / ".downloads").exists()
 
 
-def test_a_broken_connection_is_continued(world: World, monkeypatch: pytest.MonkeyPatch):
-    offer_coco(world)
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    world.site.cut_after = [100]
-    assert main(["data", "get", "coco", "--keep-archives"]) == 0
-    assert [asked for path, asked in world.site.requests if "val2017.zip" in path] == [None, "bytes=100-", None]
-    kept = sorted(path.name for path in (world.root / "coco" / ".downloads").iterdir())
-    assert kept == ["annotations_trainval2017.zip", "train2017.zip", "val2017.zip"]
-
-
 def test_an_archive_placed_by_hand_is_compared_before_it_is_unpacked(world: World, capsys: pytest.CaptureFixture[str]):
     offer_coco(world)
     archive = world.root / "coco" / ".downloads" / "val2017.zip"

@@ -17,7 +17,6 @@ from ntt.base.project import CONF_DIR
 from ntt.cli.main import main
 from ntt.config import schema as config
 from ntt.config.compose import compose_many
-from ntt.config.explain import option_names
 from ntt.config.identity import run_directory
 from ntt.datasets.published.details import known_datasets
 from ntt.datasets.published.voc import convert_devkit, write_kshot_files
@@ -36,18 +35,6 @@ EMBEDDED = ("backbone=efficientnet_lite0", "segmenter=regions", "visualisation.e
 def values(row: str) -> dict[str, float | None]:
     """The published numbers of a row, by metric."""
     return {result.metric: result.value for result in load_expected() if result.row == row}
-
-
-def test_every_experiment_carries_its_own_name_and_existing_options():
-    for name, path in FILES.items():
-        content = yaml.safe_load(path.read_text())
-        assert content["experiment"] == name
-        for entry in content["defaults"]:
-            if isinstance(entry, dict):
-                ((group, option),) = entry.items()
-                assert option in option_names(group.removeprefix("override /")), name
-            else:
-                assert (EXPERIMENTS / f"{entry.lstrip('/')}.yaml").is_file()
 
 
 def check_row(row: str, made: config.ExperimentConfig) -> None:

@@ -15,6 +15,7 @@ from ntt.run import runner
 from ntt.run.artefacts import read_memory, read_prototypes
 
 
+@pytest.mark.slow
 def test_a_probe_and_a_choice_by_the_references(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     torch.save(filled_tensors(meta_shapes()), tmp_path / "vits14.pth")
     save_checkpoint(filled_tiny(), tmp_path / "tiny.pt")

@@ -13,7 +13,7 @@ from ntt.base.digests import content_key
 from ntt.errors import StorageError
 from ntt.store.entries import candidates_to_arrays
 from ntt.store.maintenance import damage, stored_files
-from ntt.store.store import MARK, Store
+from ntt.store.store import Store
 from ntt.types import Candidates, ReferenceFeature, RunLengths
 
 KEY = content_key({"image": "abc"})
@@ -67,10 +67,6 @@ def test_features_come_back(tmp_path: Path, given: tuple[str, ...]):
     for field in fields(ReferenceFeature):
         np.testing.assert_array_equal(getattr(found, field.name), getattr(feature, field.name))
     assert store.read_reference("1" * len(KEY)) is None
-
-
-def test_absent_entry_is_none(tmp_path: Path):
-    assert Store(tmp_path).read_candidates(KEY) is None
 
 
 def test_key_ignores_order_but_not_values():
@@ -180,25 +176,6 @@ def test_same_content_gives_the_same_bytes(tmp_path: Path):
     for store in (first, second):
         store.write_candidates(KEY, some_candidates(), feature_dtype="float16")
     assert first.path("candidates", KEY).read_bytes() == second.path("candidates", KEY).read_bytes()
-
-
-def test_no_temporary_files_stay(tmp_path: Path):
-    store = Store(tmp_path)
-    store.write_candidates(KEY, some_candidates(), feature_dtype="float16")
-    store.write_candidates(
-        KEY, replace(some_candidates(), predicted_iou=np.ones(3, dtype=np.float32)), feature_dtype="float16"
-    )
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {f"{KEY}.safetensors", MARK}
-
-
-def test_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def no_space(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", no_space)
-    with pytest.raises(StorageError, match=r"the disk is full\. Make space and run the same command again"):
-        Store(tmp_path).write_reference(KEY, ReferenceFeature(np.zeros(3, dtype=np.float32), None))
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_keys_are_json_of_plain_values():
