@@ -36,17 +36,16 @@ def store() -> None:
 def info(root: Path) -> None:
     """Print the content of the store, its size and its age."""
     from ntt.base.files import stale_temporaries
-    from ntt.store.maintenance import stored_files, summarise
+    from ntt.store.maintenance import stored_files
 
     entries = stored_files(root)
-    click.echo(f"{root}")
-    kinds = summarise(entries)
-    click.echo(f"{'kind':<14}{'entries':>9}{'size':>12}{'mean':>12}   last used")
-    for kind in kinds:
-        mean = _size(kind.num_bytes / kind.count)
-        ages = f"{_age(kind.least_recent_use)} to {_age(kind.most_recent_use)} ago"
-        click.echo(f"{kind.kind:<14}{kind.count:>9}{_size(kind.num_bytes):>12}{mean:>12}   {ages}")
-    click.echo(f"{'all':<14}{len(entries):>9}{_size(sum(kind.num_bytes for kind in kinds)):>12}")
+    click.echo(f"{root}\n{'kind':<14}{'entries':>9}{'size':>12}{'mean':>12}   last used")
+    for kind in sorted({entry.kind for entry in entries}):
+        group = [entry for entry in entries if entry.kind == kind]
+        size = sum(entry.num_bytes for entry in group)
+        ages = f"{_age(group[0].used_at)} to {_age(group[-1].used_at)} ago"
+        click.echo(f"{kind:<14}{len(group):>9}{_size(size):>12}{_size(size / len(group)):>12}   {ages}")
+    click.echo(f"{'all':<14}{len(entries):>9}{_size(sum(entry.num_bytes for entry in entries)):>12}")
     abandoned = stale_temporaries(root)
     if abandoned:
         click.echo(f"{len(abandoned)} temporary files of ended processes; `ntt store prune` removes them.")

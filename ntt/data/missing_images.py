@@ -19,12 +19,7 @@ _DIFFERENCES: dict[str, Callable[[str], str]] = {
 
 
 def missing_problems(missing: Sequence[ImageRecord], total: int) -> list[str]:
-    """Return one sentence for all images whose names differ from a file's in the same way, and one per other image.
-
-    Args:
-        missing: images whose files do not exist.
-        total: number of images of the file, for the messages.
-    """
+    """Return one sentence for all images whose names differ from a file's in the same way, and one per other image."""
     by_folder: defaultdict[Path, list[ImageRecord]] = defaultdict(list)
     for record in missing:
         by_folder[Path(str(record.path)[: -len(record.file_name)])].append(record)

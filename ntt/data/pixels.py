@@ -77,14 +77,9 @@ def unreadable_kind(image: Image.Image) -> str | None:
 def decode_rgb(
     image: Image.Image, path: Path, mode: str | None, *, orientation: int = 1, white_level: float | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Decode an opened image: uint8 [height, width, 3].
+    """Decode an image opened from a path: uint8 [height, width, 3].
 
-    Args:
-        image: opened from `path`.
-        path: of its file.
-        mode: its `deep_mode`.
-        orientation: its EXIF orientation, 1 to 8.
-        white_level: of the data set; None: the image's own.
+    `mode` is its `deep_mode`, `orientation` that of EXIF, and without the data set's white level its own is used.
     """
     if mode is None:
         rgb = to_rgb(image)

@@ -63,10 +63,6 @@ def reference_targets(
 ) -> CocoDataset:
     """Return the images of references as targets of a search with the other images' references.
 
-    Args:
-        references: the drawn references.
-        objects_of_image: returns all annotated objects of an image.
-
     Returns:
         All annotations of searched classes on these images, except those of classes whose references are all on the
         same image: without it, nothing is left to find them with.

@@ -44,10 +44,8 @@ def match(table: DetectionTable, ground_truth: GroundTruth, kind: str) -> Matche
     the IoU with it is measured against the detection alone. By LVIS' rules there are no crowd regions, and detections
     without area are left out.
 
-    Args:
-        table: the detections that the protocol counts, see `ntt.evaluation.table.counted_detections`.
-        ground_truth: the objects; with masks for kind "segm".
-        kind: "bbox" or "segm".
+    `table` has the detections that the protocol counts, see `ntt.evaluation.table.counted_detections`; `kind` is "bbox"
+    or, if all objects have masks, "segm".
     """
     rank_of_row = ranks(table)
     rows = np.lexsort((rank_of_row, table.images, table.labels))

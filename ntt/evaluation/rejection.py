@@ -38,12 +38,8 @@ def rejection(table: DetectionTable, ground_truth: GroundTruth, matches: Matches
     that was verified.
 
     An object is found at a score if a detection with at least that score is matched with it at IoU 0.5;
-    crowd regions are not counted. Without negative images or without objects there is no entry.
-
-    Args:
-        table: the detections.
-        ground_truth: the objects.
-        matches: of these detections' boxes, so that sets with and without masks can be compared.
+    crowd regions are not counted. Without negative images or without objects there is no entry. `matches` are those of
+    boxes, so that sets with and without masks can be compared.
     """
     labels, images, scores = table.labels[matches.rows], table.images[matches.rows], table.scores[matches.rows]
     is_true = matches.is_match[_ALL_AREAS, _IOU_50] & ~matches.is_ignored[_ALL_AREAS, _IOU_50]

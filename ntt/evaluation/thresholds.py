@@ -105,13 +105,8 @@ def propose_thresholds(
     """Propose a score for each class from detections on left-out reference images.
 
     It is the mean of the class's own proposal and that of all classes together, which alone counts for a class that is
-    on one image only or is never hit.
-
-    Args:
-        matches: of boxes.
-        table: the detections.
-        ground_truth: the objects of the reference images.
-        num_images: of each class, on how many images its references are.
+    on one image only or is never hit. `num_images` counts the images with references of each class, `matches` are those
+    of boxes.
 
     Returns:
         One score per class; None throughout if nothing is hit.
@@ -128,14 +123,7 @@ def propose_thresholds(
 def operating_points(
     matches: Matches, table: DetectionTable, ground_truth: GroundTruth, thresholds: Mapping[str, Mapping[str, float]]
 ) -> OperatingPoints:
-    """Measure each class at its thresholds, and at the best one.
-
-    Args:
-        matches: of boxes.
-        table: the detections.
-        ground_truth: the objects; classes without any are left out.
-        thresholds: "fixed" and so on -> class name -> score.
-    """
+    """Measure the boxes of each class with objects at its best threshold and at others: kind -> class name -> score."""
     points: dict[str, dict[str, OperatingPoint]] = {}
     for label, category in enumerate(ground_truth.categories):
         ranked = ranked_detections(matches, table, ground_truth, [label])

@@ -74,12 +74,7 @@ class DetectingMatcher(MemoryReader, ABC):
         """Return the scores after overlapping candidates of a class are merged: float32 [M]. 0 is no detection."""
 
     def match(self, image_id: ImageId, candidates: Candidates, prototypes: Prototypes) -> Detections:
-        """Turn the candidates of one image into detections.
-
-        Args:
-            image_id: copied into the result.
-            candidates: of the image.
-            prototypes: made by this matcher.
+        """Turn the candidates of one image into detections, with this matcher's prototypes.
 
         Returns:
             At most `max_detections`, by descending score; of equal scores, the better predicted IoU first.
@@ -165,15 +160,10 @@ class ScoringMatcher(DetectingMatcher, ABC):
 def match_together(
     image_id: ImageId, candidates: Candidates, points: Sequence[tuple[MatcherConfig, Prototypes]]
 ) -> Iterator[Detections | DataError]:
-    """Match one image's candidates with several prototypes, each as its matcher alone would, to the last bit.
-
-    Args:
-        image_id: copied into the results.
-        candidates: of the image.
-        points: matchers with their prototypes.
+    """Match one image's candidates with several matchers and their prototypes.
 
     Yields:
-        What `match` returns or raises for each point, in their order.
+        What `match` returns or raises for each point, to the last bit, in their order.
     """
     terms = ImageTerms(candidates, is_shared=True)
     survivors = [

@@ -63,14 +63,9 @@ def _first_and_last(occupied_Nk: npt.NDArray[np.bool_]) -> tuple[IntArray, IntAr
 
 
 def pair_iou(first_xyxy: FloatArray, second_xyxy: FloatArray) -> npt.NDArray[np.float64]:
-    """Compute intersection over union, box by box.
+    """Compute the intersection over union of boxes at the same index: float64 [P], 0 if both have no area.
 
-    Args:
-        first_xyxy: float32 [P, 4], as continuous coordinates: (3, 3, 3, 3) has area 0.
-        second_xyxy: float32 [P, 4], compared with the box at the same index.
-
-    Returns:
-        float64 [P] in [0, 1]; 0 where both boxes have no area.
+    Coordinates are continuous: (3, 3, 3, 3) has area 0.
     """
     first, second = (np.ascontiguousarray(boxes.T, dtype=np.float64) for boxes in (first_xyxy, second_xyxy))
     width = np.minimum(first[2], second[2]) - np.maximum(first[0], second[0])
@@ -88,11 +83,6 @@ def overlapping_pairs(boxes_xyxy: FloatArray, groups_N: IntArray, *, iou_thresho
 
     As in the reference, inclusive corners are taken for continuous coordinates, so a box one pixel wide has no area and
     overlaps nothing. IoU is computed in float64, so that rounding does not lift an IoU of exactly the threshold above.
-
-    Args:
-        boxes_xyxy: float32 [N, 4].
-        groups_N: int64.
-        iou_threshold: in [0, 1].
 
     Returns:
         int64 [P] and int64 [P], the lower and the higher index of each pair.

@@ -16,11 +16,7 @@ def crop_corners(
 ) -> tuple[int, int, int, int]:
     """Place a square around a box and clip it to the image.
 
-    Args:
-        bbox_xywh: COCO box, image pixels.
-        height: H, pixels.
-        width: W, pixels.
-        context_ratio: how much larger than the box's longer side the square is; 0.2 means 1.2 times.
+    Its side is 1 + `context_ratio` times the longer side of the box. All numbers are image pixels.
 
     Returns:
         (left, top, right, bottom), right and bottom exclusive; at least one pixel each way, not square at borders.

@@ -60,11 +60,7 @@ def mask_changes(foreground_NHW: torch.Tensor) -> Changes:
 def full_size_changes(logits_Nhw: torch.Tensor, foreground_Nhw: torch.Tensor, height: int, width: int) -> Changes:
     """Find the changes of masks resized to the image: bilinearly, antialiased where an axis shrinks, foreground > 0.
 
-    Args:
-        logits_Nhw: [N, h, w], any float or signed integer dtype, any device.
-        foreground_Nhw: `logits_Nhw > 0`.
-        height: H, pixels.
-        width: W, pixels.
+    Logits may have any float or signed integer dtype and be on any device; `foreground_Nhw` is `logits_Nhw > 0`.
     """
     count, rows_in, columns_in = logits_Nhw.shape
     device, length = logits_Nhw.device, height * width

@@ -6,15 +6,7 @@ from ntt.types import FloatArray, IntArray
 
 
 def cosine_similarity(features_ND: FloatArray, vectors_PD: FloatArray) -> FloatArray:
-    """Compute max(0, cosine) between unit vectors (method.md §5).
-
-    Args:
-        features_ND: float32 [N, D], L2-normalised.
-        vectors_PD: float32 [P, D], L2-normalised.
-
-    Returns:
-        float32 [N, P] in [0, 1]; values that rounding lifts above 1 are clipped.
-    """
+    """Compute max(0, cosine) between unit vectors (method.md §5): float32 [N, P], clipped to [0, 1]."""
     cosine_NP: FloatArray = features_ND @ vectors_PD.T
     return np.clip(cosine_NP, 0.0, 1.0, out=cosine_NP)
 
@@ -24,7 +16,7 @@ def best_per_class(similarity_NP: FloatArray, labels_P: IntArray, *, num_classes
 
     Args:
         similarity_NP: float32 [N, P], not negative.
-        labels_P: int64 [P], class index of each prototype; -1 (background) is left out.
+        labels_P: int64 [P], class index of each prototype; negative ones are left out.
         num_classes: C.
 
     Returns:
@@ -32,24 +24,11 @@ def best_per_class(similarity_NP: FloatArray, labels_P: IntArray, *, num_classes
     """
     if np.array_equal(labels_P, np.arange(num_classes)):
         return similarity_NP
-    scores_NC = np.zeros((len(similarity_NP), num_classes), dtype=np.float32)
-    for label in np.unique(labels_P[labels_P >= 0]).tolist():
-        scores_NC[:, label] = similarity_NP[:, labels_P == label].max(axis=1)
-    return scores_NC
+    return mean_of_best(similarity_NP, labels_P, num_classes=num_classes, count=1)
 
 
 def mean_of_best(similarity_NP: FloatArray, labels_P: IntArray, *, num_classes: int, count: int) -> FloatArray:
-    """Average each class's highest similarities over its prototypes.
-
-    Args:
-        similarity_NP: float32 [N, P], not negative.
-        labels_P: int64 [P], class index of each prototype; negative ones are left out.
-        num_classes: C.
-        count: how many are averaged, 1 or more; all of a class that has fewer.
-
-    Returns:
-        float32 [N, C]; 0 for a class without prototypes.
-    """
+    """Average the `count` highest similarities of each class, all if it has fewer; otherwise as `best_per_class`."""
     scores_NC = np.zeros((len(similarity_NP), num_classes), dtype=np.float32)
     for label in np.unique(labels_P[labels_P >= 0]).tolist():
         of_class = similarity_NP[:, labels_P == label]

@@ -44,14 +44,10 @@ class Gallery:
 
 
 def make_gallery(detected: Sequence[Detected], notes: Sequence[str], *, images: int) -> Gallery:
-    """Collect images, ground truth and predictions.
+    """Collect `images` images per data set, spread evenly over the targets, with ground truth and predictions.
 
-    A data set whose images can no longer be read adds a note and does not stop the report.
-
-    Args:
-        detected: data sets and detections of runs.
-        notes: about data sets that are missing.
-        images: per data set, spread evenly over the target images; 0: no gallery.
+    A data set whose images can no longer be read adds a note and does not stop the report; neither do the missing data
+    sets of the given notes.
     """
     if images == 0:
         return Gallery((), ())

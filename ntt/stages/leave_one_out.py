@@ -55,16 +55,16 @@ def check_references(
     source: CandidateSource,
     group: ProcessGroup,
 ) -> ReferenceCheck:
-    """Search every reference image with what the other images show.
+    """Search every reference image with the references on the other images; the images are distributed over processes.
 
     Args:
-        references: the drawn references, of the memory.
-        objects: what there is to find in their images, by `ntt.data.references.reference_targets`.
-        is_complete: whether the images are annotated in full; only then a scoring is chosen.
+        references: those of the memory.
+        objects: the objects to find in their images, from `ntt.data.references.reference_targets`.
+        is_complete: whether the images are fully annotated; only then a scoring is chosen.
         memory: with all vectors that the matchers read.
         matcher: of the run.
-        source: gives the candidates of reference images.
-        group: the processes of the run; images are distributed over them.
+        source: has the candidates of the reference images.
+        group: the processes of the run.
     """
     choices = scorings(matcher)
     detections = search_left_out(references, memory, list(choices.values()), source, group)

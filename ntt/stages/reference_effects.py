@@ -41,15 +41,7 @@ def reference_effects(
     source: CandidateSource,
     group: ProcessGroup,
 ) -> dict[int, float]:
-    """Measure each reference by its absence.
-
-    Args:
-        references: the drawn references, of the memory.
-        objects: what there is to find in their images, by `ntt.data.references.reference_targets`.
-        memory: with the vectors that the matcher reads.
-        matcher: that searches.
-        source: gives the candidates of reference images.
-        group: the processes of the run.
+    """Measure each reference by its absence; for the arguments see `ntt.stages.leave_one_out.check_references`.
 
     Returns:
         Annotation id -> box AP of its class on the class's other reference images, with the reference minus without

@@ -38,17 +38,6 @@ class StoredFile:
 
 
 @dataclass(frozen=True)
-class KindSummary:
-    """What a store holds of one kind; times in seconds since 1970."""
-
-    kind: str
-    count: int
-    num_bytes: int
-    least_recent_use: float
-    most_recent_use: float
-
-
-@dataclass(frozen=True)
 class Selection:
     """Which entries to remove.
 
@@ -98,23 +87,6 @@ def damage(entry: StoredFile) -> str | None:
     except DAMAGE as error:
         return str(error)
     return None
-
-
-def summarise(entries: Iterable[StoredFile]) -> list[KindSummary]:
-    """Count entries and bytes of each kind."""
-    groups: dict[str, list[StoredFile]] = {}
-    for entry in entries:
-        groups.setdefault(entry.kind, []).append(entry)
-    return [
-        KindSummary(
-            kind=kind,
-            count=len(group),
-            num_bytes=sum(entry.num_bytes for entry in group),
-            least_recent_use=min(entry.used_at for entry in group),
-            most_recent_use=max(entry.used_at for entry in group),
-        )
-        for kind, group in sorted(groups.items())
-    ]
 
 
 def keys_of_runs(folders: Sequence[Path]) -> tuple[set[tuple[str, str]], int]:

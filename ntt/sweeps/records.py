@@ -18,12 +18,11 @@ from ntt.sweeps.state import SweepFolder
 def read_runs(folders: Sequence[Path]) -> pd.DataFrame:
     """Read every run of some folders, each once.
 
-    Args:
-        folders: run directories, folders that hold some at any depth, or folders of sweeps, all of whose points are
-            returned, whether they have run or not.
+    Folders may be run directories, contain some at any depth, or be those of sweeps, all of whose points are returned,
+    whether they have run or not.
 
     Returns:
-        One row per run, as `ntt.reports.summary.runs_frame` arranges them.
+        One row per run, from `ntt.reports.summary.runs_frame`.
 
     Raises:
         DataError: if a folder does not exist or holds no run.
@@ -48,8 +47,7 @@ def read_runs(folders: Sequence[Path]) -> pd.DataFrame:
 def load_runs(*folders: "str | Path") -> pd.DataFrame:
     """Return runs as a pandas DataFrame, one row per run: metrics such as "bbox/AP", seconds, and all settings.
 
-    Args:
-        folders: output folders, run directories, or folders of sweeps.
+    Folders may be output folders, run directories, or those of sweeps.
 
     Returns:
         The columns of `ntt.reports.summary.runs_frame`, and every setting that decides a result by its dotted key, such
