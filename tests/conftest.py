@@ -1,18 +1,15 @@
 """Fixtures shared by all tests."""
 
+import importlib
 import logging
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from slurm.cluster import Cluster, why_not
-
-from ntt.models.backbones import efficientnet_lite0
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 SHARED_DIR = PROJECT_DIR.parent / "shared"
@@ -50,6 +47,8 @@ def golden_dir(shared_dir: Path) -> Path:
 @pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
     """Where models run. `-m "gpu and parity"` repeats on a CUDA device what the parity tests do on the CPU."""
+    import torch
+
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     return str(request.param)
@@ -84,6 +83,8 @@ def clean_process() -> None:
 
     Programs that ran in this process leave handlers whose stream is closed.
     """
+    import torch
+
     torch.set_num_threads(1)
     for logger in (logging.getLogger(), logging.getLogger("ntt")):
         for handler in logger.handlers[:]:
@@ -91,20 +92,33 @@ def clean_process() -> None:
                 logger.removeHandler(handler)
 
 
+@contextmanager
+def untraced() -> Iterator[None]:
+    """Do without coverage's tracer, which doubles the time that other people's packages take."""
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Import the largest packages untraced, where tests are run."""
+    if sys.gettrace() and session.config.getoption("dist", "no") == "no":
+        with untraced():
+            for name in ("higra", "hydra", "pandas", "scipy.stats", "skimage.segmentation", "timm", "torch"):
+                importlib.import_module(name)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_repeated_in_vain() -> Iterator[None]:
-    """Build the packaged network once, and compose without coverage's tracer: it doubles the time Hydra takes."""
-    load = ConfigLoaderImpl.load_configuration
+    """Compose untraced, and build the packaged network once."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-    def untraced(*arguments: Any, **settings: Any) -> Any:
-        tracer = sys.gettrace()
-        sys.settrace(None)
-        try:
-            return load(*arguments, **settings)
-        finally:
-            sys.settrace(tracer)
+    from ntt.models.backbones import efficientnet_lite0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConfigLoaderImpl, "load_configuration", untraced)
+        patch.setattr(ConfigLoaderImpl, "load_configuration", untraced()(ConfigLoaderImpl.load_configuration))
         patch.setattr(efficientnet_lite0, "_build_trunk", cache(efficientnet_lite0._build_trunk))
         yield
