@@ -43,6 +43,8 @@ def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
         torch.use_deterministic_algorithms(runtime.deterministic, warn_only=True)
     else:  # the same, without loading the compiler, which takes seconds
         torch.set_deterministic_debug_mode("warn" if runtime.deterministic else "default")
+    # Nothing here reads memory before it is written, so new tensors need not be filled with NaN.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not runtime.deterministic
     if device.type == "cuda":
         index = local_rank % torch.cuda.device_count() if device.index is None else device.index

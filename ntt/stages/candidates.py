@@ -41,6 +41,7 @@ class CandidateSource:
     store: Store
     settings: Mapping[str, Any] = field(default_factory=dict)
     placement: Placement = field(default_factory=Placement)
+    _keys: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -55,8 +56,11 @@ class CandidateSource:
 
     def key(self, record: ImageRecord) -> str:
         """Return the digest of everything that decides this image's candidates."""
-        image = {"image": image_digest(record), "height": record.height, "width": record.width}
-        return content_key({**image, **self.fingerprint})
+        digest = image_digest(record)
+        if digest not in self._keys:
+            image = {"image": digest, "height": record.height, "width": record.width}
+            self._keys[digest] = content_key({**image, **self.fingerprint})
+        return self._keys[digest]
 
     def get(self, record: ImageRecord) -> Candidates:
         """Return the image's candidates; compute and store them if the store has none."""

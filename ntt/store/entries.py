@@ -147,7 +147,8 @@ def _check_type(name: str, values: npt.NDArray[Any], dtype: type, shape: tuple[i
 
 def _check_range(name: str, values: npt.NDArray[Any], least: float, most: float) -> None:
     """Raise ValueError unless all values are numbers of a range."""
-    if values.size and not (values.min() >= least and values.max() <= most):
+    low, high = torch.aminmax(torch.from_numpy(values)) if values.size else (least, most)  # one pass in place of two
+    if not (low >= least and high <= most):
         raise ValueError(f"{name} has values that are not numbers from {least:g} to {most:g}")
 
 
