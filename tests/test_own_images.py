@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,16 @@ def test_masks_beside_the_images(own: Path):
     np.testing.assert_array_equal(mask_of(document["annotations"][0]), shape_mask(3, 20, 20, 40))
     assert [entry["shot_index"] for entry in document["annotations"]] == [0, 0]
     assert document["annotations"][1]["bbox"] == [70, 30, 40, 40]
+
+
+def test_a_copy_in_the_folder_of_another_class_is_the_same_image(own: Path):
+    copy = own / "references/square/copy.png"
+    shutil.copy(own / "references/disc/references_0.png", copy)
+    copy.with_name("copy_box.txt").write_text("5 6 25 36")
+    document = references_of(own)
+    assert [image["file_name"] for image in document["images"]] == ["disc/references_0.png", "square/references_1.png"]
+    assert [(entry["image_id"], entry["category_id"]) for entry in document["annotations"]] == [(1, 1), (1, 2), (2, 2)]
+    assert document["annotations"][1]["bbox"] == [5, 6, 20, 30]
 
 
 def test_masks_and_boxes_that_would_pass_for_examples_are_refused(own: Path):

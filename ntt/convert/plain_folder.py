@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ntt.base.digests import sha256_of
 from ntt.convert.base import CocoBuilder, Converted, LabelledObject, read_lines
 from ntt.convert.folders import Folder
 from ntt.convert.labelme import labelled_image, mask_object
@@ -33,7 +34,7 @@ from ntt.data.documents import read_document
 from ntt.data.images import DECODING_ERRORS, opened_image
 from ntt.data.masks import BoolArray
 from ntt.errors import DataError, raise_all
-from ntt.types import Category
+from ntt.types import Category, Json
 
 _MASK_NAME = re.compile(r"(?P<stem>.+)_mask(?:_?\d+)?", re.IGNORECASE)
 _BOX_ENDING = "_box.txt"
@@ -53,9 +54,10 @@ def convert_references(root: Path, categories: Sequence[Category] | None = None)
     folder = Folder(root)
     builder = CocoBuilder(folder, categories)
     counts: Counter[str] = Counter()
+    images: dict[str, Json] = {}
     for example in _sort_files(folder, builder):
         with builder.collecting():
-            counts.update(labelled.name for labelled in _add_example(builder, example, root))
+            counts.update(labelled.name for labelled in _add_example(builder, example, root, images))
     _check_classes(builder, root, counts, categories)
     converted = builder.finish(root)
     seen: Counter[int] = Counter()
@@ -152,8 +154,11 @@ def _belongs_to_nothing(path: Path, kind: str, stem: str) -> str:
     return f"{path} is named like a {kind}, but there is no image {stem}.* next to it. Give both the same name."
 
 
-def _add_example(builder: CocoBuilder, example: _Example, root: Path) -> list[LabelledObject]:
-    """Add one example image with its objects, and return these."""
+def _add_example(builder: CocoBuilder, example: _Example, root: Path, images: dict[str, Json]) -> list[LabelledObject]:
+    """Add one example image with its objects, and return these.
+
+    A copy of an image in `images`, in the folder of another class for instance, is that image with further objects.
+    """
     path, parts = example.path, example.path.relative_to(root).parts
     name = parts[0].strip() if len(parts) > 1 else None
     kinds = [*(["a mask"] if example.masks else []), *(file.name for file in (*example.labelme, *example.boxes))]
@@ -164,7 +169,8 @@ def _add_example(builder: CocoBuilder, example: _Example, root: Path) -> list[La
         objects = _of_class(objects, example.labelme[0], name)
         builder.add_objects(image, objects)
         return objects
-    image = builder.add_image(path)
+    digest = sha256_of(path)
+    image = images[digest] = images.get(digest) or builder.add_image(path)
     size = (image["height"], image["width"])
     if name is None:
         raise DataError(f"{path} is not in a class folder and has no LabelMe file {path.stem}.json. {_HINT}")
