@@ -1,5 +1,6 @@
 """Reference images as targets for the other references: what is left out, what comes of it, and who uses it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,14 @@ def test_who_asks_for_it(words: tuple[str, ...], stages: set[str], tmp_path: Pat
     asked = {"leave_one_out"} if run.leaves_one_out else set()
     assert asked | ({"thresholds"} if run.measures_thresholds else set()) == stages
     assert len(run.reference_images) == (3 if run.leaves_one_out else 0)
+    file = root / "annotations/references.json"
+    document = read(file)
+    for annotation in document["annotations"]:
+        annotation["image_id"] = document["images"][0]["id"]
+    file.write_text(json.dumps(document))
+    words = ("shots=all", "evaluation.thresholds=proposed")
+    on_one_image = Pipeline(compose_config(settings(root, tmp_path / "out", tmp_path / "store", *words)))
+    assert not on_one_image.leaves_one_out
 
 
 def test_the_command(tmp_path: Path, shared_store: Path, capfd: pytest.CaptureFixture[str]):

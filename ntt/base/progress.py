@@ -25,11 +25,15 @@ def track(items: Iterable[T], stage: str, *, unit: str, visible: bool) -> Iterat
     bar = tqdm(items, desc=f"{stage:<14}", unit=unit, leave=False, dynamic_ncols=True, disable=not has_bar)
     for done, item in enumerate(bar):
         now = time.monotonic()
+        if done == 1:
+            started = now  # the first item takes longer: models are loaded for it
         if done and now - logged >= _LOG_EVERY_S:
             logged = now
             of_all, left = "", ""
             if total is not None:
-                of_all, left = f" of {total}", f", about {(now - started) / done * (total - done):.0f} s left"
+                of_all = f" of {total}"
+            if total is not None and done > 1:
+                left = f", about {(now - started) / (done - 1) * (total - done):.0f} s left"
             # With a bar on the terminal the line is for the run's log alone.
             _LOG.info("%-14s %d%s %ss%s", stage, done, of_all, unit, left, extra={"has_bar": has_bar})
         yield item

@@ -130,8 +130,8 @@ class Pipeline:
     @property
     def leaves_one_out(self) -> bool:
         """Whether reference images are searched, for thresholds or for the choice of the matcher."""
-        has_shots = any(len(members) > 1 for members in self.references.instances)
-        return self.has_choice or (self.measures_thresholds and has_shots)
+        has_others = any(len({each.image_id for each in members}) > 1 for members in self.references.instances)
+        return self.has_choice or (self.measures_thresholds and has_others)
 
     @cached_property
     def targets(self) -> list[ImageRecord]:
