@@ -312,6 +312,10 @@ def test_a_multirun_draws_nothing_unless_asked_and_ends_with_a_table(
         ["matcher.merging", "seed", "box", "AP"],
         *([merging, seed, "-", "-"] for seed in "01" for merging in ("soft", "hard")),
     ]
+    words = ["-m", "shots=1shot,5shot", "matcher=ntt,probe", f"runtime.output_root={tmp_path}"]
+    monkeypatch.setattr("sys.argv", ["main.py", *words])
+    runner.main()
+    assert "\nmatcher.name  shots.name  box AP " in capsys.readouterr().out
 
 
 def test_a_point_of_a_multirun_that_fails_leaves_the_others(

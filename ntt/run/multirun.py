@@ -16,6 +16,7 @@ def multirun_table(configs: Sequence[ExperimentConfig]) -> str:
     """Return one line per point, with the settings that differ between points, and how to compare them further."""
     settings = [run_identity(config)["settings"] for config in configs]
     keys = [key for key in dict.fromkeys(key for own in settings for key in own) if _differs(key, settings)]
+    keys = [key for key in keys if not _follows_from_name(key, settings)]
     scorings = [_scoring(config) for config in configs]
     keys += ["chosen"] if any(scorings) else []
     rows = [(*keys, *_METRICS.values(), "directory")]
@@ -37,6 +38,13 @@ def _scoring(config: ExperimentConfig) -> str:
     return read_reference_check(path).scoring if isinstance(config.matcher, AutoMatcher) and path.is_file() else ""
 
 
+def _follows_from_name(key: str, settings: Sequence[dict[str, object]]) -> bool:
+    """Return whether a setting of an option, such as `matcher.ridge`, is the same wherever the option's name is."""
+    name = f"{key.partition('.')[0]}.name"
+    pairs = {(repr(own.get(name)), repr(own.get(key))) for own in settings}
+    return key != name and len(pairs) == len({option for option, _ in pairs}) > 1
+
+
 def _differs(key: str, settings: Sequence[dict[str, object]]) -> bool:
-    """Return whether points have different values; `shots.name` says the same as `shots.count`."""
-    return key != "shots.name" and any(own.get(key) != settings[0].get(key) for own in settings)
+    """Return whether points have different values."""
+    return any(own.get(key) != settings[0].get(key) for own in settings)
