@@ -42,7 +42,7 @@ def reread(converted: Converted, folder: Path) -> CocoDataset:
 # Pascal VOC
 
 
-def voc_object(name: str, corners: tuple[Any, ...], **flags: int) -> str:
+def voc_object(name: str, corners: tuple[Any, ...], **flags: int | str) -> str:
     tags = "".join(f"<{key}>{value}</{key}>" for key, value in flags.items())
     box = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))
     return f"<object><name>{name}</name>{tags}<bndbox>{box}</bndbox></object>"
@@ -64,7 +64,7 @@ def voc(tmp_path: Path) -> Path:
     dog = voc_object("dog", (1, 1, 100, 80), truncated=1, difficult=0)
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>"
     voc_file(root / "Annotations/000001.xml", dog.replace("</object>", f"{part}</object>"), filename="000001.jpg")
-    cat = voc_object("cat", (11, 21, 30, 60), truncated=0, difficult=1)
+    cat = voc_object("cat", (11, 21, 30, 60), truncated=0, difficult="True")
     voc_file(root / "Annotations/000002.xml", cat, voc_object("dog", (5, 5, 5, 9)), filename="000002.jpg")
     voc_file(root / "Annotations/000003.xml", filename="000003.jpg", size=(0, 0))
     return root
@@ -149,6 +149,7 @@ FAR = "<polygon><x1>1</x1><y1>2</y1><x2>1e12</x2><y2>2</y2><x3>9</x3><y3>8</y3><
         ("<annotation><object/></annotation>", "has no <name>"),
         (f"<annotation>{voc_object('dog', (1, 2, 'x', 4))}</annotation>", "has the corners"),
         (f"<annotation>{voc_object('dog', (9, 2, 3, 4))}</annotation>", "must not be smaller"),
+        (f"<annotation>{voc_object('dog', (0.1, 0.2, 0.5, 1))}</annotation>", "these look like fractions"),
         (f"<annotation>{voc_object('dog', ('nan', 2, 'inf', 4))}</annotation>", "not in pixels of an image"),
         (f"<annotation>{voc_object('dog', (1, 2, 3, 4)).replace('</object>', FAR)}</annotation>", "not in pixels of"),
         ('<?xml version="1.0" encoding="klingon"?><annotation/>', "is not usable XML"),
@@ -364,10 +365,29 @@ def test_yolo_keypoints_are_no_outlines(yolo: Path, dimensions: int):
         from_yolo(yolo)
 
 
-def test_empty_lines_of_a_list_of_names_count(yolo: Path):
+def test_boxes_and_folders_that_are_no_yolo_labels_are_questioned(yolo: Path):
+    labels = yolo / "labels/train"
+    (labels / "b.txt").write_text("0 0.1 0.1 0.9 0.95\n")  # corners
+    assert from_yolo(yolo).notes == (
+        f"1 box(es) leave their images by far: are they corners in place of centre and size? ({labels / 'b.txt'}, line 1)",
+    )
+    for name in "ab":
+        (labels / f"{name}.txt").unlink()
+    assert "3 image(s) have no label file: most images show no object" in from_yolo(yolo).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("boat\n\n bird\nfish\n\n", {0: "boat", 2: "bird", 3: "fish"}),
+        ("\ufeffboat\r\n\r\nbird  \rfish", {0: "boat", 2: "bird", 3: "fish"}),
+        ("boat\u2028x\n\nbird\x0b\nfi\x85sh", {0: "boat\u2028x", 2: "bird", 3: "fi\x85sh"}),  # no ends of lines
+    ],
+)
+def test_empty_lines_of_a_list_of_names_count(yolo: Path, text: str, names: dict[int, str]):
     (yolo / "data.yaml").unlink()
-    (yolo / "classes.txt").write_text("boat\n\n bird\nfish\n\n")
-    assert read_classes(yolo / "classes.txt").names == {0: "boat", 2: "bird", 3: "fish"}
+    (yolo / "classes.txt").write_bytes(text.encode())
+    assert read_classes(yolo / "classes.txt").names == names
     with pytest.raises(DataError, match=r"class 1 has no name; there are \[0, 2, 3\]"):
         from_yolo(yolo)
 
@@ -397,7 +417,7 @@ def test_names_that_yaml_reads_as_something_else(yolo: Path, written: str):
 
 @pytest.mark.parametrize(
     "content",
-    ["names: 3", "- boat", "names: {a: boat}", "names: [1, 2]", "names: [a, ' a ']", "names: [' ']", "[", "",
+    ["names: 3", "- boat", "names: {0: a, 00: b}", "nc: 3\nnames: [a, b]", "names: {a: boat}", "names: [1, 2]", "names: [a, ' a ']", "names: [' ']", "[", "",
      "names: " + "[" * 1000, "#" * 2_000_000, "names: &a [*a]", "names: " + "9" * 5000,
      "a: &a {b: 1}\nc: &c {<<: [*a, *a, *a]}\nnames: [x]"],
 )  # fmt: skip
@@ -449,7 +469,7 @@ def test_labelme_groups_are_one_object_and_shapes_without_area_none(tmp_path: Pa
     converted = from_labelme(
         tmp_path / "in",
         shape("boat\t", "polygon", TRIANGLE, group_id=1),
-        shape("boat", "polygon", far, group_id=1),
+        shape("boat", "polygon", far, group_id=1.0),
         shape("bird", "polygon", far, group_id=1),
         shape("boat", "rectangle", [[1, 2], [3, 4]], group_id=2),
         shape("boat", "rectangle", [[5, 6], [7, 8]], group_id=2),

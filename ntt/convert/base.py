@@ -4,6 +4,7 @@ A converter reads a foreign format and returns a `Converted`; none writes. Names
 paths: they are looked up among the files of the image folder (`ntt.convert.folders`).
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -156,6 +157,9 @@ class CocoBuilder:
             elif not all(abs(value) <= _LARGEST_PX for value in labelled.coordinates()):  # or nan
                 where = f"{image['file_name']}: an object of class {name!r}"
                 self.problems.append(f"{where} with the box {list(box)} has points that are not in pixels of an image.")
+            elif max(box[0] + box[2], box[1] + box[3]) <= 1 and not all(float(value).is_integer() for value in box):
+                where = f"{image['file_name']}: an object of class {name!r}"
+                self.problems.append(f"{where} has the box {list(box)}: pixels are needed, these look like fractions.")
             elif min(box[2:]) <= 0:
                 self.note(f"object(s) of class {name!r} left out, whose box has no area")
             else:
@@ -218,7 +222,8 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
 def read_lines(path: Path, max_bytes: int = 64 << 20) -> list[str]:
     """Read the lines of a UTF-8 text file."""
     try:
-        return read_bytes(path, max_bytes).decode("utf-8-sig").splitlines()
+        # Unlike `splitlines`, which takes U+2028, form feeds and others for ends of lines.
+        return re.split("\r\n|\n|\r", read_bytes(path, max_bytes).decode("utf-8-sig").rstrip("\r\n"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} cannot be read: {error}. A text file in UTF-8 is needed.") from error
 

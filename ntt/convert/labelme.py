@@ -20,6 +20,7 @@ from PIL import Image
 from ntt.convert.base import NAMES_ANOTHER, CocoBuilder, Converted, LabelledObject, polygon_box, read_bytes
 from ntt.convert.folders import Folder
 from ntt.data.coco_entries import all_numbers, whole
+from ntt.data.documents import whole_number
 from ntt.data.masks import BoolArray, rle_box, segmentation_rle
 from ntt.errors import DataError
 from ntt.ops.masks import decode_masks, encode_masks
@@ -111,7 +112,7 @@ def _objects(shapes: list[Any], file: Path, size_hw: tuple[int, int], builder: C
         elif kind in _NO_AREA:
             builder.note(f"shape(s) of type {kind!r} left out, which have no area")
         else:
-            group_id = shape.get("group_id")
+            group_id = whole_number(shape.get("group_id"))
             key = ("group", group_id) if isinstance(group_id, int | str) else ("shape", number)
             groups.setdefault((label, key), []).append(_parse(shape, kind, f"{where} ({label})", size_hw))
     return [_joined(label, group, size_hw) for (label, _), group in groups.items()]
@@ -159,7 +160,7 @@ def _painted(data: Any, corners: Sequence[float], where: str, size_hw: tuple[int
             painted = np.asarray(picture.convert("L")) > 0
         mask_HW = np.zeros(size_hw, dtype=bool)
     except (TypeError, ValueError, OSError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-        raise DataError(f"{where}: the painted mask cannot be read: {error}. Paint it again.") from error
+        raise DataError(f"{where}: the painted mask cannot be read ({error}). Paint it again.") from error
     mask_HW[top : bottom + 1, left : right + 1] = painted
     return mask_HW
 

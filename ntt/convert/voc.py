@@ -155,7 +155,7 @@ def _object(element: Element, where: str, zero_based: bool) -> LabelledObject:
     name = (element.findtext("name") or "").strip()
     if not name:
         raise DataError(f"{where} has no <name>, the class is needed.")
-    extras = {key: int(_whole(element.findtext(key)) > 0) for key in ("difficult", "truncated")}
+    extras = {key: int(_is_true(element.findtext(key))) for key in ("difficult", "truncated")}
     polygons = [_polygon(polygon, f"{where} ({name})") for polygon in element.findall("polygon")]
     if polygons and element.find("bndbox") is None:
         box = polygon_box(polygons)
@@ -186,6 +186,10 @@ def _box(element: Element, where: str, zero_based: bool) -> Box:
         raise DataError(f"{where} has the corners {texts}: xmax and ymax must not be smaller than xmin and ymin.")
     first = 0.0 if zero_based else 1.0
     return (left - first, top - first, right - left + first, bottom - top + first)
+
+
+def _is_true(text: str | None) -> bool:
+    return (text or "").strip().lower() in ("true", "yes") or _whole(text) > 0
 
 
 def _whole(text: str | None) -> int:

@@ -24,6 +24,8 @@ _TOLERANCE = 0.01
 """How far a fraction may lie outside [0, 1] and still be due to rounding, or to imprecise clipping."""
 
 _MAX_NAMES_BYTES = 1 << 20
+_EXCESS = 0.1
+"""How far a box may extend beyond its image, as a fraction of it, before it is questioned."""
 
 
 class YoloPlaces(NamedTuple):
@@ -92,6 +94,8 @@ def convert_yolo(*, images: Path, labels: Path, classes: YoloClasses) -> Convert
     builder.note_passed_over(folder.passed_over(folder.images, harmless=ANNOTATION_SUFFIXES))
     used: set[Path] = set()
     lines_like_keypoints, outlines = 0, 0
+    outside: list[str] = []
+    unlabelled: list[Path] = []
     for path in folder.images:
         twin = labels / path.relative_to(images)
         # Some tools append .txt to the full name of the image.
@@ -106,10 +110,16 @@ def convert_yolo(*, images: Path, labels: Path, classes: YoloClasses) -> Convert
             rows = [_Row(line, f"{file}, line {n}") for file in files for n, line in enumerate(read_lines(file), 1)]
             rows = [row for row in rows if row.text.strip()]
             builder.add_objects(image, [_object(row, classes, image) for row in rows])
+            outside += [row.where for row in rows if _leaves_image(row)]
+            unlabelled += [] if files else [path]
             outlines += sum(len(row.text.split()) > 5 for row in rows)
             lines_like_keypoints += sum(_is_like_keypoints(row) for row in rows)
     if outlines and lines_like_keypoints == outlines and not classes.num_keypoint_values:
         builder.note(f"of {outlines} outline(s) look like a box with keypoints: if they are, name their data.yaml")
+    if outside:
+        builder.note("box(es) leave their images by far: are they corners in place of centre and size?", *outside)
+    if 2 * len(unlabelled) > len(folder.images):
+        builder.note("image(s) have no label file: most images show no object", *unlabelled)
     unused = [path for path in listing.passed_over([*used, *listing.images]) if path.name.lower() != "notes.json"]
     if unused:
         builder.note("file(s) among the labels without an image, or with another ending than .txt", *unused)
@@ -128,7 +138,8 @@ def _names_in_yaml(content: Any, path: Path) -> dict[int, str]:
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, list):
         names = {str(number): name for number, name in enumerate(names)}
-    if not isinstance(names, dict) or not all(str(number).isdecimal() for number in names):
+    is_mapping = isinstance(names, dict) and all(str(number).isdecimal() for number in names)
+    if not isinstance(names, dict) or not is_mapping or len({int(number) for number in names}) < len(names):
         raise DataError(f"{path} has no usable `names`: a list, or a mapping of class numbers to names, is needed.")
     for number, name in names.items():
         value = _yaml_value(name)
@@ -137,6 +148,8 @@ def _names_in_yaml(content: Any, path: Path) -> dict[int, str]:
             raise DataError(f"{path}: names[{number}] is {shortened(value)}: {why}. Quote the name, as in 'no'.")
         if not name.strip():
             raise DataError(f"{path}: names[{number}] is empty. Give the class a name.")
+    if content.get("nc", str(len(names))) != str(len(names)):
+        raise DataError(f"{path} has nc {shortened(content['nc'])} and {len(names)} names. Correct one of them.")
     return {int(number): str(name).strip() for number, name in sorted(names.items(), key=lambda item: int(item[0]))}
 
 
@@ -193,6 +206,13 @@ def _object(row: _Row, classes: YoloClasses, image: Json) -> LabelledObject:
         return LabelledObject(classes.names[number], _box(values, height, width))
     polygon = [round(value * (height if index % 2 else width), 3) for index, value in enumerate(values)]
     return LabelledObject(classes.names[number], polygon_box([polygon]), [polygon])
+
+
+def _leaves_image(row: _Row) -> bool:
+    """Return whether a box extends beyond the image by more than a tenth of it."""
+    _, values = row.parse()
+    ends = [centre + sign * size / 2 for centre, size in zip(values[:2], values[2:4], strict=True) for sign in (-1, 1)]
+    return len(values) == 4 and not -_EXCESS <= min(ends) <= max(ends) <= 1 + _EXCESS
 
 
 def _is_like_keypoints(row: _Row) -> bool:
