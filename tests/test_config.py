@@ -115,6 +115,8 @@ def test_wrong_overrides_are_explained(override: str, expected: list[str], capsy
     [
         ("dataset.root=2024_01_15", "dataset.root='2024_01_15'"),
         ("+dataset.root=1e3,true", "+dataset.root='1e3','true'"),
+        ("dataset.root=~/Bücher #1", "dataset.root='~/Bücher #1'"),
+        ("split.classes=[vélo, a b]", "split.classes=['vélo', a b]"),
         ("split.classes=[1e3, null ,'1',\"2\",b c]", "split.classes=['1e3', 'null' ,'1',\"2\",b c]"),
         ("split.classes=null", "split.classes=null"),
         ("runtime.output_root=null", "runtime.output_root='null'"),

@@ -368,9 +368,8 @@ def test_yolo_keypoints_are_no_outlines(yolo: Path, dimensions: int):
 def test_boxes_and_folders_that_are_no_yolo_labels_are_questioned(yolo: Path):
     labels = yolo / "labels/train"
     (labels / "b.txt").write_text("0 0.1 0.1 0.9 0.95\n")  # corners
-    assert from_yolo(yolo).notes == (
-        f"1 box(es) leave their images by far: are they corners in place of centre and size? ({labels / 'b.txt'}, line 1)",
-    )
+    text = "box(es) leave their images by far: are they corners in place of centre and size?"
+    assert from_yolo(yolo).notes == (f"1 {text} ({labels / 'b.txt'}, line 1)",)
     for name in "ab":
         (labels / f"{name}.txt").unlink()
     assert "3 image(s) have no label file: most images show no object" in from_yolo(yolo).notes[0]
@@ -417,7 +416,8 @@ def test_names_that_yaml_reads_as_something_else(yolo: Path, written: str):
 
 @pytest.mark.parametrize(
     "content",
-    ["names: 3", "- boat", "names: {0: a, 00: b}", "nc: 3\nnames: [a, b]", "names: {a: boat}", "names: [1, 2]", "names: [a, ' a ']", "names: [' ']", "[", "",
+    ["names: 3", "- boat", "names: {0: a, 00: b}", "nc: 3\nnames: [a, b]",
+     "names: {a: boat}", "names: [1, 2]", "names: [a, ' a ']", "names: [' ']", "[", "",
      "names: " + "[" * 1000, "#" * 2_000_000, "names: &a [*a]", "names: " + "9" * 5000,
      "a: &a {b: 1}\nc: &c {<<: [*a, *a, *a]}\nnames: [x]"],
 )  # fmt: skip

@@ -1,4 +1,7 @@
-"""Settings that are text keep what was typed: `dataset.root=2024_01_15` is a folder, not the number 20240115."""
+"""Settings that are text keep what was typed: `dataset.root=2024_01_15` is a folder, not the number 20240115.
+
+So do words with letters that Hydra takes in quotes only, such as `~/Bücher`.
+"""
 
 import re
 from collections.abc import Sequence
@@ -13,10 +16,11 @@ from ntt.errors import ConfigError
 # Quoted text, an interpolation, or a run of what neither separates values nor encloses them.
 _TOKEN = re.compile(r""""(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\$\{[^}]*\}|[^,\[\](){}="']+""")
 _LISTS_VALUES = ("choice(", "shuffle(", "sort(")
+_UNQUOTED = re.compile(r"[\w/\-\\+.$%*@?|: \t]*", re.ASCII)
 
 
 def keep_text(lines: Sequence[str]) -> list[str]:
-    """Quote, in values of settings that are text, what Hydra would read as a number, a truth value or null.
+    """Quote, in values of settings that are text, what Hydra would refuse, or read as a number, a truth value or null.
 
     Raises:
         ConfigError: for a number of hundreds of digits, which Python refuses to read.
@@ -40,7 +44,8 @@ def _quote(token: str, *, null_is_none: bool) -> str:
     text = token.strip()
     is_null = text.lower() == "null" and not null_is_none
     is_typed = is_null or text.lower() in ("true", "false") or _is_number(text)
-    return token.replace(text, f"'{text}'") if is_typed else token
+    is_plain = token[0] in "\"'$" or text.endswith("\\") or _UNQUOTED.fullmatch(text)
+    return token.replace(text, f"'{text}'") if is_typed or not is_plain else token
 
 
 def _is_number(text: str) -> bool:
