@@ -67,6 +67,14 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
 
 
 @pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data set of `tiny_data`, for tests that leave it as it is."""
+    from tiny_data import make_tiny
+
+    return make_tiny(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
 def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One store for all tests that do not look into it, so that candidates are computed once."""
     return tmp_path_factory.mktemp("store")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation_samples import encode
-from tiny_data import HEIGHT, WIDTH, make_tiny, shape_mask
+from tiny_data import HEIGHT, WIDTH, shape_mask
 
 from ntt.data.coco import read_coco
 from ntt.evaluation.options import Painting
@@ -43,11 +43,6 @@ PERFECT = [detect(101, (0, 10, 10, 40, 0.9), (1, 70, 40, 36, 0.8)), detect(102, 
 PERFECT += [detect(104, (0, 70, 30, 44, 0.9), (0, 15, 30, 36, 0.7))]
 MIXED = [detect(101, (0, 14, 10, 40, 0.9), (0, 70, 40, 36, 0.8), (1, 71, 42, 36, 0.3)), detect(102)]
 MIXED += [detect(103, (1, 5, 5, 30, 0.5)), detect(104, (0, 70, 32, 44, 0.6), (0, 15, 34, 36, 0.9))]
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    return make_tiny(tmp_path / "tiny")
 
 
 def evaluated(tiny: Path, detections: list[Detections], *, semantic: Painting = "none") -> Metrics:

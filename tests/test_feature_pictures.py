@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_data import make_tiny, run_with, settings
+from tiny_data import run_with, settings
 
 from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0
 from ntt.stages.feature_pictures import class_similarity
@@ -14,17 +14,12 @@ from ntt.types import Category, ImageRecord, Prototypes
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("data") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("store")
 
 
-def drawn(root: Path, output: Path, store: Path, *more: str) -> tuple[Path, set[str]]:
-    words = settings(root, output, store, "stage=visualisation", "visualisation.enabled=true", *more)
+def drawn(tiny: Path, output: Path, store: Path, *more: str) -> tuple[Path, set[str]]:
+    words = settings(tiny, output, store, "stage=visualisation", "visualisation.enabled=true", *more)
     folder = run_with(words) / "pictures"
     return folder, {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
 
@@ -51,13 +46,13 @@ def test_similarity_of_cells_by_hand():
     torch.testing.assert_close(torch.from_numpy(found.copy()), torch.tensor(expected))
 
 
-def test_pictures_of_features_are_drawn_on_request(root: Path, tmp_path: Path, store: Path):
+def test_pictures_of_features_are_drawn_on_request(tiny: Path, tmp_path: Path, store: Path):
     more = (
         "visualisation.features=true",
         "visualisation.max_feature_images=2",
         "visualisation.image_ids=[102,103,104]",
     )
-    folder, names = drawn(root, tmp_path, store, *more)
+    folder, names = drawn(tiny, tmp_path, store, *more)
     features = {name for name in names if name.startswith("features/")}
     assert {name for name in features if "similarity" in name} == {
         "features/similarity_targets_1_102.png",
@@ -72,9 +67,9 @@ def test_pictures_of_features_are_drawn_on_request(root: Path, tmp_path: Path, s
 
 
 def test_asked_for_later_they_are_added_and_only_then_is_the_backbone_used(
-    root: Path, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    _, before = drawn(root, tmp_path, store)
+    _, before = drawn(tiny, tmp_path, store)
     assert not [name for name in before if name.startswith("features/")]
 
     def refuse(*_: object) -> torch.Tensor:
@@ -82,9 +77,9 @@ def test_asked_for_later_they_are_added_and_only_then_is_the_backbone_used(
 
     with monkeypatch.context() as patch:
         patch.setattr(EfficientNetLite0, "encode", refuse)
-        drawn(root, tmp_path / "second", store)
+        drawn(tiny, tmp_path / "second", store)
         with pytest.raises(AssertionError, match="encoded"):
-            drawn(root, tmp_path / "second", store, "visualisation.features=true")
-    _, after = drawn(root, tmp_path, store, "visualisation.features=true")
+            drawn(tiny, tmp_path / "second", store, "visualisation.features=true")
+    _, after = drawn(tiny, tmp_path, store, "visualisation.features=true")
     assert before <= after
     assert [sum(kind in name for name in after - before) for kind in ("similarity", "reference")] == [4, 2]

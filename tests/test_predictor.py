@@ -15,7 +15,7 @@ from conftest import PROJECT_DIR
 from own_images import EXAMPLES, make_folder
 from PIL import Image
 from skimage import data
-from tiny_data import HEIGHT, WIDTH, make_tiny, run_with, shape_mask
+from tiny_data import HEIGHT, WIDTH, run_with, shape_mask
 
 import ntt
 from ntt.base.files import read_json
@@ -28,11 +28,6 @@ from ntt.run import artefacts as results
 
 # Coarse masks and small inputs, for speed.
 QUICK = ("backbone.input_size=64", "segmenter.canvas_side=128", "segmenter.mask_side=128", "segmenter.leaves=150")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("predictor") / "tiny")
 
 
 def pixels(path: Path) -> Any:

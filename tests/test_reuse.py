@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.numpy
 from PIL import Image
-from tiny_data import SMALL, edited, make_tiny, read, run_with, settings
+from tiny_data import SMALL, edited, read, run_with, settings
 
 from ntt.base import digests
 from ntt.base.log import file_logging
@@ -29,21 +29,16 @@ Go = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("data") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def models() -> Workspace:
     """Keeps the network of one test for the next, and nothing else."""
     return Workspace()
 
 
 @pytest.fixture
-def go(data: Path, tmp_path: Path, models: Workspace) -> Go:
+def go(tiny: Path, tmp_path: Path, models: Workspace) -> Go:
     """Run with overrides in this process; returns the run directory."""
 
-    def run(*more: str, root: Path = data, out: str = "out", space: Workspace = models) -> Path:
+    def run(*more: str, root: Path = tiny, out: str = "out", space: Workspace = models) -> Path:
         return run_with(settings(root, tmp_path / out, tmp_path / "store", *more), workspace=space)
 
     return run
@@ -78,10 +73,10 @@ def with_targets(data: Path, folder: Path, positions: list[int]) -> Path:
     return root
 
 
-def test_any_subset_hits(go: Go, data: Path, tmp_path: Path, computed: list[str]):
+def test_any_subset_hits(go: Go, tiny: Path, tmp_path: Path, computed: list[str]):
     whole = read_detections(go())
     assert len(computed) == 4
-    part = read_detections(go(root=with_targets(data, tmp_path / "part", [3, 0])))
+    part = read_detections(go(root=with_targets(tiny, tmp_path / "part", [3, 0])))
     assert len(computed) == 4, "an image under another name was computed again"
     assert part == {500: whole[104], 501: whole[101]}
     go("seed=1", "split.classes=[disc]", "matcher.merging=hard")
@@ -114,7 +109,7 @@ def read_detections(folder: Path) -> dict[int, list[object]]:
 
 
 def test_a_complete_store_of_another_user_serves_a_run(
-    go: Go, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    go: Go, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     store = tmp_path / "store"
     whole = read_detections(go())
@@ -184,8 +179,8 @@ def test_altered_files_are_noticed(go: Go, capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.parametrize("role", ["targets_0", "references_0"])
-def test_a_changed_image_is_never_met_with_stale_results(go: Go, data: Path, tmp_path: Path, role: str):
-    root = Path(shutil.copytree(data, tmp_path / "copy"))
+def test_a_changed_image_is_never_met_with_stale_results(go: Go, tiny: Path, tmp_path: Path, role: str):
+    root = Path(shutil.copytree(tiny, tmp_path / "copy"))
     for path in (root / "images").iterdir():
         with Image.open(path) as image:
             image.save(path.with_suffix(".bmp"))
@@ -238,8 +233,8 @@ def test_a_workspace_changes_no_bit_and_reads_once(
     assert len(annotations) == 2
 
 
-def test_a_workspace_notices_what_changes_between_two_points(go: Go, data: Path, tmp_path: Path):
-    root, shared = Path(shutil.copytree(data, tmp_path / "copy")), Workspace()
+def test_a_workspace_notices_what_changes_between_two_points(go: Go, tiny: Path, tmp_path: Path):
+    root, shared = Path(shutil.copytree(tiny, tmp_path / "copy")), Workspace()
     folder = go(root=root, space=shared)
     before = read(folder / "metrics.json")
     with edited(root, "targets") as content:

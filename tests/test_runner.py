@@ -11,7 +11,7 @@ import pytest
 from conftest import PROJECT_DIR
 from PIL import Image
 from pycocotools.coco import COCO
-from tiny_data import edited, make_tiny, read, run_with, settings
+from tiny_data import edited, read, run_with, settings
 
 from ntt.config import schema as config
 from ntt.config.compose import compose_config
@@ -19,11 +19,6 @@ from ntt.errors import ConfigError, DataError, StorageError, WeightsError
 from ntt.run import runner
 
 Run = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("data") / "tiny")
 
 
 @pytest.fixture

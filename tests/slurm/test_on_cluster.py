@@ -14,7 +14,7 @@ import pytest
 from conftest import PROJECT_DIR
 from slurm.cluster import NODE, Cluster
 from slurm.sweeps import Sweep, planned, wait_for, write_sweep
-from tiny_data import SMALL, make_tiny
+from tiny_data import SMALL
 
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
@@ -41,26 +41,21 @@ def cluster(slurm_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator
     wait_for(lambda: not slurm_cluster.run("squeue", "--noheader").strip(), "an idle cluster", cluster=slurm_cluster)
 
 
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("data") / "tiny")
-
-
 @pytest.fixture
-def sweep(data: Path, undisturbed: tuple[Path, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+def sweep(tiny: Path, undisturbed: tuple[Path, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """One point. The job of its candidates stops after each image it has stored, until `release`."""
     shutil.copytree(undisturbed[0] / "references", tmp_path / "store" / "references")
     (tmp_path / "hold").touch()
     monkeypatch.setenv("NTT_TEST_HOLD", str(tmp_path / "hold"))
     monkeypatch.setenv("PYTHONPATH", str(PROJECT_DIR / "tests" / "slurm" / "hold"))
-    return planned(write_sweep(tmp_path, data, axes={"shots": ["1shot"]}))
+    return planned(write_sweep(tmp_path, tiny, axes={"shots": ["1shot"]}))
 
 
 @pytest.fixture(scope="session")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+def undisturbed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
     """The store of the point of `sweep`, and what it gives, without a cluster."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    results = local_results(planned(write_sweep(folder, data, axes={"shots": ["1shot"]})), folder / "local")
+    results = local_results(planned(write_sweep(folder, tiny, axes={"shots": ["1shot"]})), folder / "local")
     return folder / "local" / "store", results
 
 
@@ -95,9 +90,9 @@ def command(project: Path, *words: str) -> str:
     return done.stdout
 
 
-def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, data: Path, tmp_path: Path):
+def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tiny: Path, tmp_path: Path):
     resources = {"candidates": {"shards": 2}, "points": {"tasks": 2, "points_per_job": 2}}
-    path = write_sweep(tmp_path, data, axes={"shots": ["1shot", "2shot"]}, resources=resources)
+    path = write_sweep(tmp_path, tiny, axes={"shots": ["1shot", "2shot"]}, resources=resources)
     project = take_snapshot(tmp_path / "project").root
     shutil.copytree(CLUSTERS_DIR, project / "sweeps" / "clusters")
     sweep = planned(path)
@@ -273,8 +268,8 @@ def waiting_for(sweep: Sweep, task: str) -> str | None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_hydras_launcher_shares_store_and_run_directories(data: Path, tmp_path: Path):
-    settings = ["dataset=coco_json", f"dataset.root={data}", "shots=1shot", *SMALL]
+def test_hydras_launcher_shares_store_and_run_directories(tiny: Path, tmp_path: Path):
+    settings = ["dataset=coco_json", f"dataset.root={tiny}", "shots=1shot", *SMALL]
     settings += ["visualisation.enabled=false", f"runtime.output_root={tmp_path / 'out'}"]
     settings += [f"runtime.store_root={tmp_path / 'store'}"]
     launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=20", "hydra.launcher.tasks_per_node=2"]
