@@ -138,7 +138,7 @@ def held(sweep: Sweep, cluster: Cluster, *, after: int = 0) -> TaskState:
     return state
 
 
-def release(sweep: Sweep, state: TaskState | None = None) -> None:
+def release(state: TaskState | None = None) -> None:
     """Let jobs run to their end: those to come, and the one of `state`."""
     Path(os.environ["NTT_TEST_HOLD"]).unlink()
     if state:
@@ -183,7 +183,7 @@ def test_interruptions_cost_no_finished_image(cluster: Cluster, sweep: Sweep, un
     assert slurm.cancel(sweep.folder) == [array.job_id for array in submitted]
     assert states(sweep, [shard, *sweep.points]) == ["cancelled"] * 2
 
-    release(sweep)
+    release()
     again, _ = slurm.submit(sweep.folder, sweep.replanned())
     assert [array.stage for array in again] == ["candidates", "points"]
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
@@ -205,7 +205,7 @@ def test_a_killed_process_is_named_by_what_waited_for_it(
     error = sweep.folder.state(sweep.points[0]).error or ""
     assert f"The shared work {shard} of this point is lost" in error
     assert "ntt sweep retry test repeats both" in error
-    release(sweep)
+    release()
     slurm.submit(sweep.folder, sweep.replanned())
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
     assert_kept(sweep, before)
@@ -219,7 +219,7 @@ def test_a_job_out_of_time_is_queued_again(cluster: Cluster, sweep: Sweep, undis
     submitted, _ = slurm.submit(sweep.folder, sweep.plan, overrides=limits)
     first, before = held(sweep, cluster), sweep.stored()
     wait_for(lambda: is_told(first.pid, signal.SIGUSR2), "the signal that time is up", cluster=cluster)
-    release(sweep, first)
+    release(first)
     (shard,) = sweep.shards
     wait_for(lambda: sweep.folder.state(shard).attempts > first.attempts, "the next start", cluster=cluster)
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
@@ -253,7 +253,7 @@ def test_a_drained_node_holds_jobs_until_it_is_resumed(
         cluster=cluster,
     )
     assert_kept(sweep, before)
-    release(sweep)
+    release()
     cluster.run("scontrol", "update", f"nodename={NODE}", "state=resume")
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
     assert states(sweep, sweep.points) == ["done"]
