@@ -5,6 +5,7 @@ digests       of files and of settings
 files         atomic writes, locks, abandoned temporary files
 download      resumed, verified transfers
 distributed   several processes, one result
+garbage       collection put off where millions of values are made
 log           destinations of the library's log
 overlap       loading, computing and finishing side by side
 progress      a bar on a terminal, log lines elsewhere

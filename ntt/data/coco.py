@@ -9,6 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
+from ntt.base.garbage import no_collection
 from ntt.data.box_agreement import check_boxes
 from ntt.data.coco_annotations import parse_annotations
 from ntt.data.coco_entries import (
@@ -124,6 +125,7 @@ def _grouped(instances: Sequence[Instance], attribute: str) -> dict[Any, tuple[I
     return {value: tuple(group) for value, group in groups.items()}
 
 
+@no_collection()
 def read_coco(
     annotation_file: Path, image_dir: Path, *, annotations_required: bool = True, crowd: Crowd = "regions"
 ) -> CocoDataset:

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from ntt.base.files import read_json, write_bytes, write_json, write_parts, write_text
+from ntt.base.garbage import no_collection
 from ntt.data.coco import CocoDataset
 from ntt.data.references import references_to_json
 from ntt.errors import ConfigError, StorageError, printable
@@ -110,6 +111,7 @@ def write_counts(
     return write_text(path, stream.getvalue())
 
 
+@no_collection()
 def read_predictions(path: Path, images: Sequence[ImageRecord], categories: Sequence[Category]) -> list[Detections]:
     """Read a results file back: one entry per image, in the order of `images`, equal to what was written."""
     labels = {category.id: label for label, category in enumerate(categories)}
