@@ -135,8 +135,8 @@ def test_box_only_references_and_targets(run: Run, root: Path, capsys: pytest.Ca
     assert "Masks are not evaluated" in capsys.readouterr().out
 
 
-def test_chosen_pictures_while_matching(run: Run):
-    settings = ("enabled=true", "during_matching=true", "image_ids=[102,104]")
+def test_chosen_pictures(run: Run):
+    settings = ("enabled=true", "image_ids=[102,104]")
     folder = run(*(f"visualisation.{setting}" for setting in settings))
     names = sorted(path.name for path in (folder / "pictures" / "targets").iterdir())
     assert names == ["targets_1_102.png", "targets_3_104.png"]

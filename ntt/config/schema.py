@@ -134,16 +134,13 @@ class VisualisationConfig:
     """false: draw nothing."""
 
     score_threshold: float | None = setting(None, ge=0, le=1)
-    """Predictions below this score are not drawn, in [0, 1]. null: as `evaluation.thresholds` says."""
+    """Predictions below this score are not drawn, in [0, 1]. null: chosen by `evaluation.thresholds`."""
 
     max_images: int | None = setting(24, ge=0)
     """Target images to draw a comparison of, in file order; null: all of them."""
 
     image_ids: list[Any] | None = None
-    """Draw these target images, by id as the targets file has it, instead of the first `max_images`."""
-
-    during_matching: bool = setting(default=False, decides=False)
-    """Draw each image as soon as it is matched, during the run."""
+    """Draw these target images, by id in the targets file, instead of the first `max_images`."""
 
     contact_sheet_size: int = setting(6, ge=0, le=1000)
     """Images on the sheets of the best and of the worst images; 0: no sheets."""

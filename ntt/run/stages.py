@@ -198,7 +198,6 @@ MATCHING: Stage[list[Detections]] = Stage(
         prototypes=run.result(PROTOTYPES),
         matcher=matcher_of(run),
         group=run.group,
-        on_detections=_renderer(run).draw_if_chosen if run.config.visualisation.during_matching else None,
     ),
     write=lambda run, detections: [
         artefacts.write_predictions(run.directory.predictions, detections, run.inputs.categories),

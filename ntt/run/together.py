@@ -39,8 +39,7 @@ def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> in
         try:
             if considered and (considered + 1) * len(run.targets) > MAX_IMAGES:
                 break
-            draws_while_matching = config.visualisation.enabled and config.visualisation.during_matching
-            if not run.is_done(MATCHING) and not draws_while_matching:
+            if not run.is_done(MATCHING):
                 run.result(CANDIDATES)
                 run.result(PROTOTYPES)
                 runs.append(run)

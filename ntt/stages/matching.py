@@ -1,6 +1,6 @@
-"""Stages `prototypes` and `matching`: what candidates are compared with, and names for them."""
+"""Stages `prototypes` and `matching`: vectors to compare candidates with, and the candidates' labels."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.base.progress import track
@@ -24,19 +24,14 @@ def match_images(
     prototypes: Prototypes,
     matcher: MatcherConfig,
     group: ProcessGroup,
-    on_detections: Callable[[ImageRecord, Detections], None] | None = None,
 ) -> list[Detections]:
     """Label, suppress and score every image's candidates (method.md §5 and §6; paper, sections 3.3 and 3.4).
 
-    Images are distributed over the processes, which call `on_detections` for theirs. Every process returns the
-    detections of all images, in order.
+    Images are distributed over the processes; each returns the detections of all images, in order.
     """
 
     def match(record: ImageRecord) -> Detections:
-        detections = matcher.match(record.id, _candidates(record, source, prototypes), prototypes)
-        if on_detections is not None:
-            on_detections(record, detections)
-        return detections
+        return matcher.match(record.id, _candidates(record, source, prototypes), prototypes)
 
     return map_dealt(match, images, group=group, label="matching", unit="image")
 

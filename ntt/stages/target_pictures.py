@@ -55,11 +55,6 @@ class TargetRenderer:
         """Draw one image into `folder` and return the picture's path."""
         return save_picture(self.picture(record, detections), self.folder / f"{picture_stem(record)}.png")
 
-    def draw_if_chosen(self, record: ImageRecord, detections: Detections) -> None:
-        """Draw one image if it is among those to draw."""
-        if record.id in self.image_ids:
-            self.draw(record, detections)
-
     def quality(self, record: ImageRecord, detections: Detections) -> float | None:
         """Return the image's panoptic quality in [0, 1], or None if there is nothing to compare."""
         return image_quality(self._objects(record), detections, thresholds_C=self.thresholds_C)
