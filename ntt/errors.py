@@ -1,6 +1,6 @@
 """Errors addressed to the user.
 
-A message says what is wrong, with the value and what is allowed, and what to do about it if that is not obvious.
+A message states what is wrong, with the value and what is allowed, and what to do about it if that is not obvious.
 `main.py` and the `ntt` command print such an error without a traceback; any other exception is a defect of ours.
 """
 

@@ -58,7 +58,7 @@ def range_problems(declared: "Field[Any]", value: Any, key: str) -> list[str]:
 
 
 def allowed_values(declared: "Field[Any]") -> str:
-    """Describe the range or choices of a field: "0 to 1", "1 or more", "one of a, b"; "" where all is allowed."""
+    """Describe the range or choices of a field: "0 to 1", "1 or more", "one of a, b"; "" if anything is allowed."""
     limits = declared.metadata
     if "one_of" in limits:
         return "one of " + ", ".join(map(str, limits["one_of"]))
@@ -99,7 +99,7 @@ def _plain(value: Any, *, is_path: bool = False) -> Any:
 
 
 def _is_absurd(declared: "Field[Any]", value: Any) -> bool:
-    """Return whether a number is larger than any sensible one, where the field has a least value and no greatest."""
+    """Return whether a number is larger than any sensible one, if the field has a minimum and no maximum."""
     limits = set(declared.metadata)
     is_open = bool({"ge", "gt"} & limits) and not {"le", "lt"} & limits
     return is_open and isinstance(value, int | float) and _LARGEST < value < math.inf

@@ -23,7 +23,7 @@ _WORDS = {
 
 
 def read_dataclass(cls: type[T], values: Any, problems: list[str], *, key: str = "", **more: Any) -> T | None:
-    """Build a dataclass from plain values; the types and metadata (`setting`) of its fields say what is allowed.
+    """Build a dataclass from plain values; the types and metadata (`setting`) of its fields define what is allowed.
 
     Args:
         cls: the dataclass.
@@ -33,7 +33,7 @@ def read_dataclass(cls: type[T], values: Any, problems: list[str], *, key: str =
         more: values of fields that are not read.
 
     Returns:
-        The instance, with defaults in place of unusable values; None where a value without default is unusable.
+        The instance, with defaults in place of unusable values; None if a value without default is unusable.
     """
     usable = {**read_fields(cls, values, problems, key=key, without=tuple(more)), **more}
     required = {item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING}  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
 
 
 def _from_text(text: Plain, hint: Any) -> Any:
-    """Return an unquoted scalar as the requested type where it can be one, else as text."""
+    """Return an unquoted scalar as the requested type if possible, else as text."""
     if hint is bool and text.lower() in ("true", "false"):
         return text.lower() == "true"
     if hint is int and re.fullmatch(r"[-+]?\d{1,18}", text):
@@ -116,7 +116,7 @@ def _convert_to_any(value: Any, members: tuple[Any, ...], key: str, problems: li
         converted = _convert(value, member, key, tried[-1])
         if not tried[-1]:
             return converted
-    # A mistake inside a list or mapping says more than that another type would have been allowed.
+    # A mistake inside a list or mapping is more informative than another type that would have been allowed.
     inner = [attempt for attempt in tried if not attempt[0].startswith(f"{key}={shown(value)} ")]
     problems += inner[0] if inner else [_refusal(key, value, _words(*members))]
     return None

@@ -121,7 +121,7 @@ def read_override(line: str) -> tuple[str, Any]:
 
 
 def completions(words: Sequence[str], incomplete: str) -> list[str]:
-    """Return what the last word of a command line may become: groups, options, settings and files, as Hydra has it."""
+    """Return Hydra's completions of the last word of a command line: groups, options, settings and files."""
     with hydra_session(_sources(_parsed(words))):
         plugin = BashCompletion(GlobalHydra.instance().config_loader())
         matches = plugin._query("config", " ".join([*words, incomplete]))

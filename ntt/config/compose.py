@@ -42,7 +42,7 @@ def compose_many(points: Sequence[Sequence[str]]) -> list[ExperimentConfig]:
 def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
     """Return a configuration with the data set and the classes of a run's config.yaml, and defaults for the rest.
 
-    The run's own folders are not restored, so that nothing is written where somebody else's run says.
+    The run's own folders are not restored, so that nobody else's run decides where files are written.
 
     Raises:
         ConfigError: if the data set's option or one of its settings no longer exists, or holds an interpolation.

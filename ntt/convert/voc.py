@@ -3,8 +3,8 @@
 Boxes: VOC counts pixels from 1 and includes the last one, so xmin..xmax covers xmax - xmin + 1 pixels and begins at
 xmin - 1. Some tools write the same XML with corners counted from 0, the far one exclusive: see `zero_based`.
 
-Difficult objects: VOC's evaluation does not require them to be found, and counts no detection of them as wrong, however
-many there are. In COCO's evaluation only `iscrowd` has this effect (it overwrites `ignore`), so they become crowd
+Difficult objects: VOC's evaluation does not require them to be found, and counts no detections of them as wrong,
+however many. In COCO's evaluation only `iscrowd` has this effect (it overwrites `ignore`), so they become crowd
 regions, and therefore are not references. `difficult` and `truncated` are kept as additional keys.
 """
 
@@ -131,7 +131,7 @@ def _named(files: Sequence[Path], names: Sequence[str], root: Path) -> list[Path
 
 
 def _treated(objects: Sequence[LabelledObject], difficult: DifficultMode, builder: CocoBuilder) -> list[LabelledObject]:
-    """Mark difficult objects or leave them out, as `difficult` says."""
+    """Mark difficult objects or leave them out, depending on `difficult`."""
     if any(min(labelled.bbox_xywh[:2]) < 0 for labelled in objects):
         builder.note("image(s) with a box before the first pixel: if corners count from 0, convert with --zero-based")
     treated = []

@@ -55,7 +55,7 @@ _SIZE_REMEDY = f"Images of up to {MAX_PIXELS} pixels are read: scale it down, wi
 
 
 def read_image(record: ImageRecord) -> npt.NDArray[np.uint8]:
-    """Read an image: uint8 [height, width, 3], RGB, of the size the record says.
+    """Read an image: uint8 [height, width, 3], RGB, of the record's size.
 
     Raises:
         DataError: if the file is missing, damaged, larger than `MAX_PIXELS`, or not of the record's size.

@@ -117,7 +117,7 @@ def image_white_level(image: Image.Image, path: Path, mode: str) -> tuple[float,
 
 
 def common_white_level(levels: Sequence[tuple[float, bool]]) -> float | None:
-    """Return the white level of a data set from those of some of its images; None where there is no common one."""
+    """Return the white level of a data set from those of some of its images; None without a common one."""
     if len({is_float for _, is_float in levels}) > 1:
         _LOG.warning(
             "Some images hold whole numbers of more than 8 bits and some floating-point numbers: each is scaled by its "

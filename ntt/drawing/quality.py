@@ -55,7 +55,7 @@ def image_quality(
     see `match_objects`.
 
     Returns:
-        Between 0 and 1; None where there is nothing to rank: no annotations, or neither an object nor a detection that
+        Between 0 and 1; None if there is nothing to rank: no annotations, or neither an object nor a detection that
         counts (images rightly left empty would otherwise head every list of best images).
     """
     if ground_truth is None:

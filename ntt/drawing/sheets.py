@@ -68,7 +68,7 @@ def cut_reference_tile(
 
 
 def draw_reference_pages(tiles: Sequence[Tile], *, title: str) -> list[Image.Image]:
-    """Draw tiles on pages of at most 8 x 8; without tiles one page says so."""
+    """Draw tiles on pages of at most 8 x 8; without tiles, one page with a note."""
     starts = range(0, max(1, len(tiles)), _PAGE_COLUMNS * _PAGE_ROWS)
     headings = [f"{title} · page {n + 1} of {len(starts)}" if len(starts) > 1 else title for n in range(len(starts))]
     return [

@@ -18,7 +18,7 @@ _WIDE_COVERAGE_FONTS = (
     "PingFang.ttc",
     "DroidSansFallbackFull.ttf",
 )
-"""Tried among the installed fonts, for text that DejaVu Sans has no glyphs for (Chinese, Japanese, Korean)."""
+"""Installed fonts to try for text without glyphs in DejaVu Sans (Chinese, Japanese, Korean)."""
 
 
 def clean(text: str) -> str:
@@ -38,7 +38,7 @@ def line_height_px(size_px: int) -> int:
 
 
 def shorten(text: str, max_width_px: int, size_px: int, *, bold: bool = False, middle: bool = False) -> str:
-    """Put a text on one line and shorten it to a width with an ellipsis; "" where not even the ellipsis fits.
+    """Put a text on one line and shorten it to a width with an ellipsis; "" if not even the ellipsis fits.
 
     `middle` cuts from the middle, which suits file names: their ends tell them apart.
     """
@@ -95,7 +95,7 @@ def _label_padding(size_px: int) -> int:
 
 
 def _font_for(text: str, size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
-    """Choose DejaVu Sans, which comes with matplotlib, or where it lacks glyphs an installed font of wide coverage."""
+    """Choose DejaVu Sans, which comes with matplotlib, or if it lacks glyphs, an installed font of wide coverage."""
     if all(ord(character) in _dejavu_characters() for character in text):
         return _dejavu(size_px, bold=bold)
     return _wide_coverage_font(size_px) or _dejavu(size_px, bold=bold)

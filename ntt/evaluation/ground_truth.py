@@ -94,7 +94,7 @@ class GroundTruth:
 
     @cached_property
     def objects_of_image(self) -> list[IntArray]:
-        """By image index, indices of the objects that are to be found, in file order."""
+        """By image index, indices of the objects to find, in file order."""
         images = np.array([self.image_indices[instance.image_id] for instance in self.instances], dtype=np.int64)
         counted = np.flatnonzero(~self.is_ignored[0])
         counted = counted[np.argsort(images[counted], kind="stable")]

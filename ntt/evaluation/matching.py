@@ -108,7 +108,7 @@ def _box_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTruth
 
 
 def _mask_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTruth, objects_P: IntArray) -> FloatArray:
-    """Return the IoU of the masks of each pair, float64 [P]; 0 where the areas alone show that it is below 0.5."""
+    """Return the IoU of the masks of each pair, float64 [P]; 0 if the areas alone show that it is below 0.5."""
     areas, others = table.mask_areas[rows_P], ground_truth.mask_areas[objects_P]
     largest = np.where(ground_truth.is_crowd[objects_P], areas, np.maximum(areas, others))
     ious_P = np.zeros(len(rows_P))

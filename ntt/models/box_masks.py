@@ -44,7 +44,7 @@ _KIND = "box_masks"
 
 
 def choose_box_segmenter(mode: str, segmenter: Segmenter, backbone: Backbone) -> BoxSegmenter | None:
-    """Return what makes masks from boxes; None where the box itself serves as the mask.
+    """Return what makes masks from boxes; None if the box itself serves as the mask.
 
     In mode "auto" it is the segmenter if it takes boxes as prompts, else None; in mode "segmenter" always the
     segmenter, whose proposals are used if it takes no boxes; in mode "box" None.
@@ -140,7 +140,7 @@ class BoxMasks:
 
 
 def _per_box(masks: RunLengths, is_found: npt.NDArray[np.bool_], record: ImageRecord) -> Rles:
-    """Return the mask of each box as COCO compressed RLE, None where nothing was found."""
+    """Return the mask of each box as COCO compressed RLE, None if nothing was found."""
     rles = iter(to_text(masks))
     return tuple(next(rles) if has_mask else None for has_mask in is_found.tolist())
 
@@ -158,7 +158,7 @@ class ReferenceMasks:
         return {"box_masks": {"version": _VERSION, **self.maker.segmenter.fingerprint}}
 
     def rle(self, instance: Instance, record: ImageRecord) -> bytes | None:
-        """Return the instance's mask, COCO compressed RLE; None where its box serves as the mask."""
+        """Return the instance's mask, COCO compressed RLE; None if its box serves as the mask."""
         if instance.segmentation is not None:
             return instance_rle(instance, record.height, record.width)
         return None if self.maker is None else self.maker.get(record, [instance.bbox_xywh])[0]

@@ -86,7 +86,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Refuse `torch.compile`, with a ConfigError, where it lacks its compiler: C++ on the CPU, `triton` on CUDA."""
+    """Refuse `torch.compile`, with a ConfigError, if its compiler is missing: C++ on the CPU, `triton` on CUDA."""
     if device.type == "cpu":
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
         if shutil.which(compiler) is None:

@@ -43,7 +43,7 @@ class Changes:
 
     @property
     def per_mask_N(self) -> npt.NDArray[np.int64]:
-        """Number of changes of each mask; 0 where there is no foreground."""
+        """Number of changes of each mask; 0 without foreground."""
         ends = np.searchsorted(self.flat_T, np.arange(1, self.count + 1) * self.length)
         return np.diff(ends, prepend=0)
 

@@ -19,7 +19,7 @@ def ridge_directions(rows_ND: Doubles, weights_N: Doubles, targets_NC: Doubles, 
         ridge: strength of the penalty, above 0, relative to the mean eigenvalue of H.
 
     Returns:
-        float64 [D, C]; zeros where all rows are zero.
+        float64 [D, C]; zeros if all rows are zero.
     """
     root_N1 = np.sqrt(weights_N)[:, None]
     scaled_ND, scaled_targets_NC = rows_ND * root_N1, targets_NC * root_N1

@@ -107,7 +107,7 @@ def _whole_runs(masks: RunLengths) -> tuple[npt.NDArray[np.int32], IntArray]:
 
 
 def _characters(values_V: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
-    """Write numbers in groups of five bits, lowest first; the sixth bit of a character says that another follows.
+    """Write numbers in groups of five bits, lowest first; the sixth bit of a character means that another follows.
 
     Returns the characters of each number, uint8 [V, 4 or 8], 0 after the last.
     """

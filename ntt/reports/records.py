@@ -45,7 +45,7 @@ class RunRecord:
         problem: what is wrong; empty for a finished run.
         config: as plain values; empty if it could not be read.
         dataset: the data set's label.
-        settings: as `ntt.config.identity.run_identity` has them.
+        settings: in the form of `ntt.config.identity.run_identity`.
         scoring: name of the matcher in use: with `matcher=auto` the chosen one; empty if unknown.
         recall: of the candidates, by flat name such as "proposals/box_AR100".
         stage_seconds: of each stage whose time was recorded.

@@ -50,7 +50,7 @@ def metrics_table(metrics: Metrics, recall: ProposalRecall | None = None) -> str
 
 
 def recall_text(recall: ProposalRecall) -> str:
-    """Return the recall of the candidates in words; "" where no object is annotated."""
+    """Return the recall of the candidates in words; "" if no object is annotated."""
     if not recall:
         return ""
     limits = ", ".join(f"{int(name.removeprefix('AR')):,}" for name in next(iter(recall.values())))

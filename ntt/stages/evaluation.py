@@ -36,7 +36,7 @@ def evaluate(
     """Compute all metrics of a run's detections (docs/method.md, section 7; docs/evaluation.md).
 
     Every image of the ground truth counts. Masks are evaluated only if every object, whatever its class, has one; mIoU,
-    of detections that reach `semantic_threshold`, only if `semantic` says how to paint them.
+    of detections that reach `semantic_threshold`, only if `semantic` chooses how to paint them.
 
     Returns:
         AP and AR of boxes and masks in percent, over all classes and of each; IoU, if requested; false positives per

@@ -31,7 +31,7 @@ def full_image_features(
     or of boxes if an instance has no mask. Images are distributed over the processes.
 
     Returns:
-        Per class float32 [K, D]; zeros where no candidate reaches an IoU of `MIN_IOU`.
+        Per class float32 [K, D]; zeros if no candidate reaches an IoU of `MIN_IOU`.
     """
     records = list(references.images.values())
     find_candidates(images=records, source=source, group=group)

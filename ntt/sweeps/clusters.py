@@ -52,7 +52,7 @@ class JobRequest:
     """CPU cores of one task."""
 
     mem_gb: float | None = setting(8.0, ge=0)
-    """Memory of one job, GB; null: not asked for, where the site ties it to cores or GPUs; 0: all of the node."""
+    """Memory of one job, GB; null: not requested, if the site ties it to cores or GPUs; 0: all of the node."""
 
     timeout_min: int = setting(240, ge=1)
     """Time limit of one job, minutes. At 10 minutes or less every interruption counts as a time-out."""

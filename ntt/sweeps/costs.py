@@ -23,7 +23,7 @@ _REST = ("references", "prototypes", "matching", "evaluation")
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds, or None where they are not known, and where the figure comes from."""
+    """Seconds, or None if unknown, and where the figure comes from."""
 
     seconds: float | None
     source: str
@@ -71,7 +71,7 @@ def _earlier_shards(kind: str, config: ExperimentConfig) -> Iterable[tuple[str, 
 
 
 def _earlier_runs(config: ExperimentConfig) -> list[tuple[str, dict[str, float]]]:
-    """Return (data set, seconds as `_measured` has them) of every run with these models."""
+    """Return (data set, result of `_measured`) of every run with these models."""
     root = Path(config.runtime.output_root).expanduser().absolute()
     folders = sorted(root.glob(f"*/*/{config.backbone.name}_{config.segmenter.name}_*"))
     return [(folder.parent.parent.name, _measured(folder)) for folder in folders]
@@ -92,7 +92,7 @@ def _measured(folder: Path) -> dict[str, float]:
 
 
 def _count(path: Path, kind: str) -> int:
-    """Return the number of images or of references of a run; 0 where that cannot be read."""
+    """Return the number of images or of references of a run; 0 if that cannot be read."""
     with suppress(StorageError, AttributeError, KeyError, TypeError):
         content: Any = read_json(path)
         return len(content["candidates_per_image"]) if kind == "candidates" else sum(map(len, content[kind].values()))

@@ -82,7 +82,7 @@ def submit(
             )
             dependency = _dependency(array, arrays, [earlier.job_id for earlier in submitted])
             executor = _executor(folder, record.name, array, code, dependency)
-            # Recorded before it is sent: should this process be killed in between, the queue has it by its name.
+            # Recorded before it is sent: if this process is killed in between, it is found in the queue by its name.
             write_jobs(folder, [*before, *submitted, record])
             submitted.append(replace(record, job_id=_send(executor, array, folder, code)))
             write_jobs(folder, [*before, *submitted])

@@ -11,7 +11,7 @@ from ntt.base.typed import read_dataclass, shown, unknown_key
 from ntt.base.yaml_files import read_yaml
 from ntt.errors import ConfigError, raise_all
 
-Scalar = str | bool | int | float | None  # text first: a setting's own type is its schema's business
+Scalar = str | bool | int | float | None  # text first: the schema decides the type of a setting
 Value = Scalar | tuple[Scalar, ...]
 Settings = Mapping[str, Value]
 
@@ -21,7 +21,7 @@ _KEY = re.compile(r"(?!hydra)[A-Za-z_][\w-]*([./][A-Za-z_0-9][\w-]*)*")
 
 @dataclass(frozen=True, kw_only=True)
 class StageResources:
-    """What one job of a stage gets."""
+    """Resources of one job of a stage."""
 
     gpus: int = setting(0, ge=0)
     """GPUs of one job."""
@@ -42,12 +42,12 @@ class StageResources:
     """Jobs among which shared work is divided; for `candidates` and `references` only."""
 
     points_per_job: int = setting(1, ge=1)
-    """Points that one job runs one after the other, loading the models once; for `points` only."""
+    """Points that a job runs one after the other, loading the models only once; for `points` only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What the jobs of each stage get."""
+    """Resources of the jobs of each stage."""
 
     candidates: StageResources = field(default_factory=StageResources)
     references: StageResources = field(default_factory=StageResources)
@@ -165,7 +165,7 @@ def read_spec(path: Path, *, name: str | None = None) -> SweepSpec:
 
 
 def matches(value: Value, excluded: Value) -> bool:
-    """Return whether a point's value is the one an exclusion names, or one of those it names."""
+    """Return whether a point's value is that of an exclusion, or among its values."""
     options = (excluded, *(excluded if isinstance(excluded, tuple) else ()))
     return _value_text(value) in map(_value_text, options)
 

@@ -112,7 +112,7 @@ class TrackerConfig:
 
 
 def class_rows(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str | float | None]]]:
-    """Arrange flat metrics as headings and rows, one row per class, the last for all; None where a class has none."""
+    """Arrange flat metrics as headings and rows, one row per class, the last for all; None if a class has none."""
     columns = list(dict.fromkeys("/".join(name.split("/", 2)[:2]) for name in metrics))
     classes = list(dict.fromkeys(name.split("/", 2)[2] for name in metrics if name.count("/") > 1))
     rows: list[list[str | float | None]] = [

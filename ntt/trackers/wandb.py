@@ -53,7 +53,7 @@ class WandbTracker(Tracker):
         """Close the run, and log how to send it if it was only written to disk."""
         folder = Path(self.run.settings.sync_dir)
         complete = self.online and not self.broken
-        # Closed even after a failure: W&B takes an open run for running, and would block this process's next one.
+        # Closed even after a failure: to W&B an open run is still running, and would block this process's next one.
         self.broken = False
         self._attempt(lambda: self.run.finish(exit_code=int(failed)))
         if not complete or self.broken:
@@ -121,7 +121,7 @@ class WandbTrackerConfig(TrackerConfig):
         wandb = _import_wandb()
         folder = Path(self.folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        # A W&B agent has registered the run it wants; under another id it would wait for it forever.
+        # A W&B agent has registered the run it wants, and would wait forever for one with another id.
         agent_id = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
         settings = wandb.Settings(
             silent=True,

@@ -119,7 +119,7 @@ def to_timm_layout(state: Mapping[str, torch.Tensor], model: Variant, rows: int)
     - timm's networks with registers add position embeddings to patches only, so the class token's is added here.
 
     Args:
-        state: name -> tensor, as `require_model` accepts it.
+        state: name -> tensor, accepted by `require_model`.
         model: the model it belongs to.
         rows: rows and columns of the patch grid at the input size in use.
     """

@@ -2,7 +2,7 @@
 
 A generalised linear model: descriptors are standardised, clipped, and enter linearly and squared; a logistic function
 maps the weighted sum to (0, 1). The coefficients were fitted to the reference images of the development sets;
-docs/models.md says how.
+see docs/models.md.
 """
 
 from collections.abc import Mapping

@@ -27,7 +27,7 @@ _MARK_OF_2_1 = "no_obj_embed_spatial"
 
 @dataclass(frozen=True)
 class Architecture:
-    """Size of a Hiera image encoder, as the package's configuration of that model has it."""
+    """Size of a Hiera image encoder, from the package's configuration of the model."""
 
     embed_dim: int
     num_heads: int
@@ -105,7 +105,7 @@ def read_state(path: Path, model: str, *, expected_sha256: str | None = None) ->
     """Read the state dict of a checkpoint in the official layout, and make sure that it belongs to the model.
 
     Raises:
-        WeightsError: for a file that is missing, damaged, not a checkpoint, or one of another model.
+        WeightsError: for a file that is missing, damaged, not a checkpoint, or that of another model.
     """
     state = load_state_dict(path, expected_sha256=expected_sha256)
     identified = _identify(state)
@@ -138,7 +138,7 @@ def load_image_encoder(state: Mapping[str, torch.Tensor], model: str) -> nn.Modu
     """Build a model's image encoder with the weights of a state dict that `read_state` returned.
 
     Raises:
-        WeightsError: where parameters are missing, too many or of another shape.
+        WeightsError: if there are missing, extra or differently shaped parameters.
     """
     encoder = build_image_encoder(model)
     own = {name.removeprefix(_ENCODER): value for name, value in state.items() if name.startswith(_ENCODER)}
