@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from tiny_data import make_tiny, read, run_with, settings
+from tiny_data import edited, make_tiny, read, run_with, settings
 
 from ntt.cli.main import main
 from ntt.data.coco import CocoDataset, read_coco
@@ -314,11 +314,9 @@ def test_only_what_is_missing_goes_to_the_segmenter(root: Path):
 
 
 def test_a_file_without_ids_keeps_its_order(root: Path):
-    path = root / "annotations" / "targets.json"
-    content = read(path)
-    for entry in content["annotations"]:
-        del entry["id"]
-    path.write_text(json.dumps(content))
+    with edited(root, "targets") as content:
+        for entry in content["annotations"]:
+            del entry["id"]
     converted(root, Prompted())
     entries = read(root / "out.json")["annotations"]
     assert [entry.get("mask_source", "") for entry in entries] == ["prompted", "", *["prompted"] * 3, "", "", "box"]

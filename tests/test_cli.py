@@ -1,6 +1,5 @@
 """The console script `ntt`."""
 
-import json
 import os
 import shutil
 import signal
@@ -14,7 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from conftest import PROJECT_DIR
-from tiny_data import make_tiny
+from tiny_data import edited, make_tiny
 
 from ntt import __version__
 from ntt.base.files import write_json
@@ -38,46 +37,30 @@ METRICS = Metrics(
 )
 
 
-def test_check_of_a_good_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["data", "check", str(make_tiny(tmp_path / "tiny")), "--decode"]) == 0
+def test_check_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = make_tiny(tmp_path / "tiny")
+    assert main(["data", "check", str(root), "--decode"]) == 0
     out = capsys.readouterr().out
     assert "3 images, 4 annotations, masks" in out
     assert "4 images, 5 annotations, masks" in out
     assert "disc             2        3" in out
-
-
-def test_check_of_a_bad_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    root = make_tiny(tmp_path / "tiny")
+    for name in ("references", "targets"):
+        with edited(root, name) as content:
+            content["categories"].append({"id": 9, "name": "zebra"})
+    assert main(["data", "check", str(root)]) == 1
+    assert "No example in the references: zebra" in capsys.readouterr().out
+    with edited(root, "targets") as content:
+        content["categories"][0]["name"] = "other"
+    assert main(["data", "check", str(root)]) == 2
+    assert "'disc' has id 3 in the references and none in" in capsys.readouterr().err
+    with edited(root, "targets") as content:
+        del content["annotations"]
+        content["categories"][0]["name"] = "disc"
+    assert main(["data", "check", str(root)]) == 1
+    assert "no annotations: predictions and pictures, no metrics" in capsys.readouterr().out
     (root / "images" / "targets_1.png").unlink()
     assert main(["data", "check", str(root)]) == 2
     assert "targets_1.png" in capsys.readouterr().err
-
-
-def test_check_of_targets_without_annotations(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    root = make_tiny(tmp_path / "tiny")
-    path = root / "annotations" / "targets.json"
-    content = json.loads(path.read_text())
-    del content["annotations"]
-    path.write_text(json.dumps(content))
-    assert main(["data", "check", str(root)]) == 0
-    assert "no annotations: predictions and pictures, no metrics" in capsys.readouterr().out
-
-
-def test_check_finds_classes_without_examples_and_classes_that_differ(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    root = make_tiny(tmp_path / "tiny")
-    for name in ("references", "targets"):
-        path = root / "annotations" / f"{name}.json"
-        content = json.loads(path.read_text())
-        content["categories"].append({"id": 9, "name": "zebra"})
-        path.write_text(json.dumps(content))
-    assert main(["data", "check", str(root)]) == 1
-    assert "No example in the references: zebra" in capsys.readouterr().out
-    content["categories"][0]["name"] = "other"
-    path.write_text(json.dumps(content))
-    assert main(["data", "check", str(root)]) == 2
-    assert "'disc' has id 3 in the references and none in" in capsys.readouterr().err
 
 
 def test_demo_data_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -89,15 +72,12 @@ def test_demo_data_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert f"{folder} exists already. Name a new folder." in capsys.readouterr().err
 
 
-def test_show_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["show", str(tmp_path)]) == 2
+    assert "has no metrics.json" in capsys.readouterr().err
     write_json(tmp_path / "metrics.json", vars(METRICS))
     assert main(["show", str(tmp_path)]) == 0
     assert capsys.readouterr().out == metrics_table(METRICS) + "\n"
-
-
-def test_show_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["show", str(tmp_path)]) == 2
-    assert "has no metrics.json" in capsys.readouterr().err
 
 
 def test_table():
@@ -110,16 +90,9 @@ def test_table():
         "all classes    12.3      50.0       0.0    20.0",
         "Masks are not evaluated: not every object of the ground truth has one.",
     ]
-
-
-def test_table_says_how_many_masks_are_missing():
     last_line = metrics_table(replace(METRICS, num_objects=9, num_masks=8)).splitlines()[-1]
     assert last_line == "Masks are not evaluated: 1 of the 9 objects of the ground truth have none."
-
-
-def test_table_without_ground_truth():
-    empty = Metrics(overall={}, per_class={}, num_images=2, num_detections=3)
-    assert "nothing to compare" in metrics_table(empty)
+    assert "nothing to compare" in metrics_table(Metrics(overall={}, per_class={}, num_images=2, num_detections=3))
 
 
 def help_texts(command: click.Command, parent: click.Context | None = None, name: str = "ntt") -> Iterator[str]:

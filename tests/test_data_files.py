@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from coco_samples import annotation, document
 from PIL import Image
-from tiny_data import make_tiny, run_with
+from tiny_data import edited, make_tiny, run_with
 
 from ntt.cli.main import main
 from ntt.convert.coco_files import merge, read_whole, split, subset
@@ -281,10 +281,8 @@ def test_a_run_with_sampled_references_uses_the_same_ones(
 def test_a_class_without_an_example_is_left_out_by_the_reference_sampler_only(tmp_path: Path):
     root = make_tiny(tmp_path / "tiny")
     for name in ("references", "targets"):
-        file = root / f"annotations/{name}.json"
-        content = json.loads(file.read_text())
-        content["categories"].append({"id": 9, "name": "star"})
-        file.write_text(json.dumps(content))
+        with edited(root, name) as content:
+            content["categories"].append({"id": 9, "name": "star"})
     words = ["dataset=coco_json", f"dataset.root={root}", "shots=1shot", f"runtime.output_root={tmp_path}"]
     words += [f"runtime.store_root={tmp_path}/store", "stage=references"]
     with pytest.raises(DataError, match="of 1 of the 3 classes: star"):

@@ -1,6 +1,5 @@
 """A whole sweep on tiny data: planned, done by two processes, equal to single runs, resumed, collected."""
 
-import json
 import os
 import shutil
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROJECT_DIR
-from tiny_data import SMALL, make_tiny, run_with
+from tiny_data import SMALL, edited, make_tiny, run_with
 
 from ntt.cli.main import main
 from ntt.errors import ConfigError, NttError
@@ -31,7 +30,6 @@ from ntt.sweeps.state import SweepFolder, TaskState
 from ntt.sweeps.status import is_done, sweep_status
 from ntt.sweeps.text import duration, plan_text, status_text
 from ntt.sweeps.worker import by_candidates, work
-from ntt.types import Json
 
 RESULTS = ("references.json", "memory.safetensors", "prototypes.safetensors", "predictions.json", "metrics.json")
 
@@ -330,10 +328,8 @@ def test_changed_annotations_make_a_point_wait_again(study: Study):
     folder, plan = study.plan("shots=1shot", "seed=0")
     work(folder.root, Job(points=(plan.points[0].id,)))
     assert refresh(folder).points[0].finished
-    path = study.data / "annotations" / "targets.json"
-    content: Json = json.loads(path.read_text())
-    content["annotations"] = content["annotations"][:2]
-    path.write_text(json.dumps(content))
+    with edited(study.data, "targets") as content:
+        content["annotations"] = content["annotations"][:2]
     assert is_done(folder, plan.points[0])
     assert sweep_status(folder, refresh(folder)).counts == {"waiting": 1}
 
