@@ -155,6 +155,9 @@ def test_curves_thresholds_and_confusions_by_hand(tmp_path: Path):
         ["disc", 3, None, None, None, None, *best_disc],
         ["square", 2, None, None, None, None, *best_square],
     ]
+    without = replace(detected, targets=replace(detected.targets, has_annotations=False))
+    rows = thresholds_table([without]).frame.iloc[:, 2:].values.tolist()
+    assert rows == [["disc", None, "0.85", *[None] * 7], ["square", None, "0.15", *[None] * 7]]
     counts, threshold = confusion(detected, 0)
     assert threshold == pytest.approx(0.3)
     assert counts.tolist() == [[2, 0, 1], [0, 2, 0], [0, 0, 0]]

@@ -49,7 +49,7 @@ def check_settings(overrides: Sequence[str], table_format: Format, out: Path | N
         by_id = {"agreement": agreement, "effects": effects}
         texts_by_id = {name: {str(key): value for key, value in values.items()} for name, values in by_id.items()}
         write_json(out / "check.json", {**asdict(check), **texts_by_id})
-        notes = {key: f"agreement {value:.2f}" for key, value in agreement.items()}
+        notes = {key: f"agree {value:.2f}" for key, value in agreement.items()}
         notes |= {key: f"{notes[key]}, effect {effect:+.1f}" for key, effect in effects.items()}
         title = "References of each class, those that agree most with the others first"
         draw_references(references=references, masks=run.encoder.masks, folder=out, notes=notes, title=title)

@@ -66,7 +66,8 @@ def report(
     tables = report_tables(runs, metric, compare=compare, expected=expected)
     detected, notes = read_detected(runs) if plots or html is not None else ([], [])
     drawn = make_plots(runs, metric, detected) if plots or html is not None else []
-    tables += [thresholds_table(detected)] if detected else []
+    thresholds = thresholds_table(detected)
+    tables += [thresholds] if len(thresholds.frame) else []
     if out is None:
         click.echo("\n".join(render(table, table_format) for table in tables).rstrip())
     else:

@@ -175,13 +175,16 @@ def _problem(detections: Detections) -> str | None:
 
 def thresholds_table(detected: Sequence[Detected]) -> Table:
     """One row per run and class: the quality at the proposed threshold and at the score with the largest F1."""
-    rows = [
-        (each.data, label, curve.name, curve.ranked.num_objects, *_cells(proposal), *_cells(best_point(curve.ranked)))
-        for each in detected
-        for label, curves, proposed in zip(each.labels, each.curves, each.proposed, strict=True)
-        for curve in curves
-        for proposal in [curve.ranked.at(proposed[curve.name]) if curve.name in proposed else None]
-    ]
+    rows: list[tuple[object, ...]] = []
+    for each in detected:
+        for label, curves, scores in zip(each.labels, each.curves, each.proposed, strict=True):
+            if not each.targets.has_annotations:
+                rows += [(each.data, label, name, None, f"{score:.2f}", *[None] * 7) for name, score in scores.items()]
+                continue
+            for curve in curves:
+                proposal = curve.ranked.at(scores[curve.name]) if curve.name in scores else None
+                cells = (*_cells(proposal), *_cells(best_point(curve.ranked)))
+                rows.append((each.data, label, curve.name, curve.ranked.num_objects, *cells))
     proposed, best = ("proposed score", "P", "R", "F1"), ("best score", "best P", "best R", "best F1")
     names = ["data set", "run", "class", "objects", *proposed, *best]
     notes = (
