@@ -422,6 +422,7 @@ def test_the_page_in_a_browser(tmp_path: Path):
         Select(find("#choose-run")[0]).select_by_index(1)
         assert not find("#proposed")[0].is_displayed()
         Select(find("#choose-run")[0]).select_by_index(0)
+        cards()
         # The keyboard: Tab reaches the first card, arrows the others; Enter enlarges, arrows go on, Escape closes.
         browser.execute_script(
             "document.getElementById('next').disabled = false; document.getElementById('next').focus()"
