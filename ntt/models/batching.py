@@ -73,7 +73,10 @@ class BatchRunner:
             if not self._warned:
                 logger.warning(
                     "Memory ran out with %d %s at a time; continuing with %d. Set %s to that to avoid failed attempts.",
-                    *(failed_size, self._unit, self.batch_size, self._setting),
+                    failed_size,
+                    self._unit,
+                    self.batch_size,
+                    self._setting,
                 )
                 self._warned = True
         if torch.cuda.is_available():
