@@ -22,7 +22,8 @@ RUNS = np.array([[0, 600], [599, 1], [300, 300]], dtype=np.uint16)
 
 def some_candidates(count: int = 3) -> Candidates:
     generator = np.random.default_rng(0)
-    features = generator.uniform(-1, 1, size=(count, 5)).astype(np.float16).astype(np.float32)
+    features = generator.uniform(-1, 1, size=(count, 5))
+    features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16).astype(np.float32)
     return Candidates(
         height=20,
         width=30,
@@ -102,8 +103,8 @@ def test_damaged_entry_is_reported_and_absent(tmp_path: Path, damage: str, caplo
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("features", np.full((3, 5), np.nan, dtype=np.float16), "features has values that are not numbers from -1.01"),
-        ("features", np.full((3, 5), 2, dtype=np.float16), "features has values that are not numbers from -1.01"),
+        ("features", np.full((3, 5), np.nan, dtype=np.float16), "features has values that are not numbers from 0.99"),
+        ("features", np.full((3, 5), 0.5, dtype=np.float16), "features has values that are not numbers from 0.99"),
         ("features", np.zeros((2, 5), dtype=np.float16), "features is float16 (2, 5), expected is float16 (3, 5)"),
         ("predicted_iou", np.array([0, 1, np.inf], dtype=np.float32), "predicted_iou has values that are not numbers"),
         ("predicted_iou", np.zeros(3, dtype=np.float64), "predicted_iou is float64 (3,), expected is float32 (3,)"),
@@ -130,9 +131,10 @@ def test_impossible_content_with_a_right_checksum_is_absent(
         {},
         {"background": np.zeros(3, dtype=np.float32)},
         {"feature": np.array([0, np.inf, 1], dtype=np.float32)},
-        {"feature": np.zeros(3)},
-        {"feature": np.zeros((3, 1), dtype=np.float32)},
-        {"feature": np.zeros(3, dtype=np.float32), "background": np.zeros(4, dtype=np.float32)},
+        {"feature": np.ones(3)},
+        {"feature": np.zeros(3, dtype=np.float32)},
+        {"feature": np.ones((3, 1), dtype=np.float32)},
+        {"feature": np.ones(3, dtype=np.float32), "background": np.zeros(4, dtype=np.float32)},
     ],
 )
 def test_impossible_reference_is_absent(tmp_path: Path, arrays: dict[str, np.ndarray]):

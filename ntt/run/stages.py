@@ -30,6 +30,7 @@ from ntt.stages.memory import fill_memory
 from ntt.stages.pictures import draw_pictures
 from ntt.stages.proposals import measure_proposals
 from ntt.stages.target_pictures import TargetRenderer
+from ntt.store.entries import recall_from_notes
 from ntt.types import (
     Detections,
     FloatArray,
@@ -157,7 +158,7 @@ def _measure_proposals(run: Pipeline) -> ProposalRecall:
     store, key = run.models.store, run.key(PROPOSALS)
 
     def look_up() -> ProposalRecall | None:
-        return store.read("proposals", key, lambda _, notes: cast("ProposalRecall", json.loads(notes["recall"])))
+        return store.read("proposals", key, recall_from_notes)
 
     stored = dist.compute_on_main(look_up, run.group)
     if stored is not None:

@@ -17,14 +17,17 @@ import torch
 import xxhash
 
 from ntt.ops.run_lengths import run_lengths_problem
-from ntt.types import Candidates, ReferenceFeature, RunLengths
+from ntt.types import Candidates, ProposalRecall, ReferenceFeature, RunLengths
 
 FORMAT = 3
-DAMAGE = (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError)
+DAMAGE = (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
 """What reading a damaged entry raises."""
 
-# Sides of mask grids, and lengths of unit vectors after rounding to half precision.
-_MOST_GRID_PX, _MOST_FEATURE = 65_536, 1.01
+_MOST_GRID_PX = 8192
+_NORM_ERROR = 0.01
+"""Of unit vectors, by rounding to half precision."""
+
+_MOST_PERCENT = 100
 _MOST_FLOAT = float(np.finfo(np.float32).max)
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -88,7 +91,8 @@ def candidates_from_arrays(arrays: Arrays, notes: Notes, *, size: tuple[int, int
     features = torch.from_numpy(features).float().numpy()
     _check_range("grid_boxes_xyxy", boxes, 0, _MOST_GRID_PX)
     _check_range("predicted_iou", predicted_iou, 0, 1)
-    _check_range("features", features, -_MOST_FEATURE, _MOST_FEATURE)
+    lengths = np.sqrt(np.einsum("nd,nd->n", features, features))
+    _check_range("features", np.where(lengths == 0, 1, lengths), 1 - _NORM_ERROR, 1 + _NORM_ERROR)
     if (boxes[:, 2:] < boxes[:, :2]).any():
         raise ValueError("grid_boxes_xyxy end before they begin")
     return Candidates(int(notes["height"]), int(notes["width"]), masks, boxes, predicted_iou, features)
@@ -125,16 +129,28 @@ def reference_to_arrays(feature: ReferenceFeature) -> Arrays:
 
 def reference_from_arrays(arrays: Arrays, _: Notes) -> ReferenceFeature:
     """Return the features of a reference that an entry holds; raises as `candidates_from_arrays`."""
+    if not arrays["feature"].any():
+        raise ValueError("feature is zero")
     for name, values in arrays.items():
         _check_type(name, values, np.float32, (len(arrays["feature"]),))
         _check_range(name, values, -_MOST_FLOAT, _MOST_FLOAT)
     return ReferenceFeature(arrays["feature"], arrays.get("background"), arrays.get("clear_background"))
 
 
+def recall_from_notes(_: Arrays, notes: Notes) -> ProposalRecall:
+    """Return the recall of candidates that an entry holds; raises as `candidates_from_arrays`."""
+    recall: ProposalRecall = json.loads(notes["recall"])
+    values = [percent for kind in recall for percent in recall[kind].values()]
+    if not set(recall) <= {"bbox", "segm"} or not all(0 <= percent <= _MOST_PERCENT for percent in values):
+        raise ValueError("its recall is not in percent of boxes and masks")
+    return recall
+
+
 PARSERS: Mapping[str, Callable[[Arrays, Notes], object]] = {
     "candidates": candidates_from_arrays,
     "references": reference_from_arrays,
     "box_masks": masks_from_arrays,
+    "proposals": recall_from_notes,
 }
 """Kind of entry -> what parses its arrays, and raises if they are impossible."""
 
