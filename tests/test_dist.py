@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,3 +91,19 @@ def test_processes_that_do_not_meet_are_a_clear_error(monkeypatch: pytest.Monkey
         join_process_group(timeout_s=2),
     ):
         pass
+
+
+def test_processes_join_again_and_again(tmp_path: Path):
+    """Under torchrun one store serves all groups of a multirun: the address of an earlier group must not be used."""
+    (tmp_path / "join.py").write_text("""
+import os, time
+from ntt.base.distributed import gather, join_process_group
+for number in range(3):
+    time.sleep(number * int(os.environ["RANK"]))
+    with join_process_group(timeout_s=60) as group:
+        assert gather([(group.rank, number)], 2, group) == [number, number]
+""")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "join.py"]
+    env = {**os.environ, "PYTHONPATH": str(PROJECT_DIR)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr

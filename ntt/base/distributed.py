@@ -8,6 +8,7 @@ When a process is killed, the next collective operation of the others fails. Sto
 launcher, as torchrun and `srun --kill-on-bad-exit=1` do.
 """
 
+import itertools
 import os
 import subprocess
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -17,12 +18,14 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from ntt.base.progress import track
 from ntt.errors import DistributedError
 
 T = TypeVar("T")
 R = TypeVar("R")
+_GROUPS = itertools.count()
 # Ports below the ephemeral range.
 _FIRST_PORT, _PORTS, _PORTS_PER_JOB = 20_000, 12_000, 50
 _MEETINGS = "NTT_SLURM_WORLDS"
@@ -62,7 +65,12 @@ def join_process_group(*, timeout_s: int) -> Iterator[ProcessGroup]:
         return
     group = ProcessGroup(rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     try:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=timeout_s))
+        timeout = timedelta(seconds=timeout_s)
+        store, rank, _ = next(rendezvous("env://", timeout=timeout))
+        # Under torchrun the store outlives a group: without a prefix a later group may read the addresses of this one.
+        store.set_timeout(timeout)
+        store = dist.PrefixStore(f"group{next(_GROUPS)}", store)  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
     except (RuntimeError, ValueError, KeyError) as error:
         raise DistributedError(
             f"Process {group.rank} of {size} could not join the others: {error}. Start all processes with torchrun, or "
