@@ -10,19 +10,23 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tiny_data import make_tiny
+from tiny_data import make_tiny, read, settings
 
+from ntt.config.compose import compose_config
+from ntt.config.identity import run_directory
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images
 from ntt.data.masks import instance_rle
 from ntt.data.sampling import sample_fixed
 from ntt.errors import NttError
+from ntt.run import runner
 from ntt.run.inputs import check_agreement, warn_of_unknown_classes
 from ntt.stages.evaluation import evaluate
 from ntt.types import Detections, Json
@@ -205,6 +209,38 @@ def test_spoilt_annotation_files(tiny: Path, twin: Any, seed: int, caplog: pytes
         (tiny / f"annotations/{role}.json").write_text(texts[role])
         if result is not None and not warnings:
             assert result == expected, f"{seed}/{number} {role}: {what}"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_spoilt_annotation_files_in_whole_runs(
+    tiny: Path, twin: Any, seed: int, tmp_path: Path, shared_store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same from the command line's settings to metrics.json, models included."""
+    config, logger = compose_config(settings(tiny, tmp_path, shared_store)), logging.getLogger("ntt")
+    stream, texts = random.Random(3000 + seed), twin[2]
+
+    def metrics() -> tuple[Any, set[str]]:
+        caplog.clear()
+        runner.run(config)
+        warnings = {record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING}
+        return read(run_directory(config) / "metrics.json")["overall"], warnings
+
+    logger.addHandler(caplog.handler)
+    try:
+        expected, usual = metrics()
+        for number in range(15):
+            role = stream.choice(("references", "targets"))
+            document = json.loads(texts[role])
+            what = spoil(document, stream)
+            (tiny / f"annotations/{role}.json").write_text(json.dumps(document))
+            with suppress(NttError):
+                result, warnings = metrics()
+                assert result == expected or warnings - usual, f"{seed}/{number} {role}: {what}"
+            (tiny / f"annotations/{role}.json").write_text(texts[role])
+    finally:
+        logger.removeHandler(caplog.handler)
+        for role, text in texts.items():
+            (tiny / f"annotations/{role}.json").write_text(text)
 
 
 @pytest.mark.parametrize("seed", range(4))

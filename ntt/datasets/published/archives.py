@@ -113,7 +113,7 @@ def _reading(archive: Path) -> Iterator[None]:
     try:
         yield
     except _READING_ERRORS as error:
-        cause = str(error) or type(error).__name__
+        cause = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")  # tarfile lists what it has tried
         if isinstance(error, RuntimeError):  # encrypted, or compressed in a way Python cannot undo
             remedy = "Unpack it yourself into the same folder, or pack it again as an ordinary zip or tar file"
             raise DataError(f"{archive} cannot be unpacked ({cause}). {remedy}.") from error
