@@ -132,6 +132,18 @@ def test_text_keeps_what_was_typed(line: str, kept: str):
     assert keep_text([line]) == [kept]
 
 
+@pytest.mark.parametrize("phase", ["check_overrides", "from_hydra"])
+def test_ctrl_c_ends_with_one_line(phase: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    monkeypatch.setattr(f"ntt.config.command_line.{phase}", interrupt)
+    with pytest.raises(SystemExit, match="130"):
+        run_hydra(lambda _: None)
+    assert capsys.readouterr().err == "\nInterrupted. Run the same command again to resume.\n"
+
+
 def test_a_folder_named_like_a_number_is_that_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     configs: list[config.ExperimentConfig] = []
     lines = ["runtime.output_root=2024_01_15", "split.classes=[1e3,null,true]", "runtime.data_root=null"]

@@ -44,6 +44,16 @@ def run_hydra(
     this process does not keep the others from running; the program then ends with an error. `after_multirun` is called
     at the end with the configurations of a multirun, as far as this process knows them.
     """
+    try:
+        _run_hydra(run, after_multirun)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted. Run the same command again to resume.\n")
+        raise SystemExit(_EXIT_INTERRUPTED) from None
+
+
+def _run_hydra(
+    run: Callable[[ExperimentConfig], float | None], after_multirun: Callable[[list[ExperimentConfig]], None]
+) -> None:
     args = _parsed(sys.argv[1:])
     check_overrides(sys.argv[1:])
     if args.help:
@@ -69,11 +79,7 @@ def run_hydra(
             return None
 
     register()
-    try:
-        experiment()
-    except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. Run the same command again to resume.\n")
-        raise SystemExit(_EXIT_INTERRUPTED) from None
+    experiment()
     if args.multirun:
         after_multirun(composed or _points(args))
     if failed:
