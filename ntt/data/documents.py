@@ -61,7 +61,8 @@ def parse_document(content: bytes, path: Path) -> dict[str, Any]:
             f"{path} is not valid JSON: {error.msg} at {position}. Export the annotations again."
         ) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, nested too deep
-        raise DataError(f"{path} is not valid JSON: {error}. Export the annotations again.") from error
+        cause = str(error).partition(";")[0]  # without what Python advises its programmers
+        raise DataError(f"{path} is not valid JSON: {cause}. Export the annotations again.") from error
     if not isinstance(document, dict):
         raise DataError(f"{path} holds a JSON {type(document).__name__}, not an object with `images` and `categories`.")
     if repeated:
