@@ -346,6 +346,15 @@ def test_one_white_level_for_a_data_set(tmp_path: Path, caplog: pytest.LogCaptur
     assert "Set dataset.white_level" in caplog.text
 
 
+def test_references_of_12_bits_and_targets_of_16(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = (np.full((8, 8), value, np.uint16) for value in (3000, 12000, 60000))
+    low, middle, high = (stored(tmp_path / f"{index}.png", image) for index, image in enumerate(images))
+    assert white_level([low], [middle]) == 16383
+    assert not caplog.text
+    assert white_level([low], [high]) == 65535
+    assert "0 to 4095 and 0 to 65535" in caplog.text
+
+
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_orientations_that_the_size_does_not_tell(
     tmp_path: Path, orientation: int, caplog: pytest.LogCaptureFixture

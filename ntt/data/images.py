@@ -37,6 +37,7 @@ _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA"
 _READING_THREADS = 8
 _SHALLOW_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp")  # at most 8 bits
 _HEADERS, _DECODED = 64, 16  # images looked at, and images decoded, to find the white level of a data set
+_FAR_APART = 8  # ranges of 12 and 16 bits; one camera may well fill 12 bits in some images and 14 in others
 _END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, MemoryError, TypeError, RuntimeError)
 """What Pillow may raise while it decodes a damaged image."""
@@ -103,11 +104,24 @@ def depth_sample(records: Iterable[ImageRecord]) -> Sequence[Path]:
     return _spread(sorted(names), _HEADERS)
 
 
-def white_level(sample: Sequence[Path]) -> float | None:
-    """Find the white level of images of more than 8 bits; None if no image in the sample has more."""
-    deep = [path for path in sample if _level(path, look_only=True) is not None]
-    levels = (_level(path) for path in _spread(deep, _DECODED))
-    return common_white_level([level for level in levels if level is not None])
+def white_level(*samples: Sequence[Path]) -> float | None:
+    """Find the one white level of images of more than 8 bits; None if no image has more.
+
+    Warns if the ranges of the samples, such as references and targets, lie far apart: the images of the smaller one
+    come out almost black.
+    """
+    deep = [path for sample in samples for path in sample if _level(path, look_only=True) is not None]
+    levels = {path: level for path in _spread(deep, _DECODED) if (level := _level(path)) is not None}
+    typical = [
+        np.median(of_sample) for sample in samples if (of_sample := [levels[p][0] for p in sample if p in levels])
+    ]
+    if typical and max(typical) > _FAR_APART * min(typical):
+        _LOG.warning(
+            "Pixels of the references and of the targets have different ranges: %s. The same white level makes one of "
+            "them dark, so convert the images to the same number of bits.",
+            " and ".join(f"0 to {level:g}" for level in typical),
+        )
+    return common_white_level(list(levels.values()))
 
 
 def _spread(paths: Sequence[Path], count: int) -> Sequence[Path]:

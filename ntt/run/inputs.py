@@ -99,7 +99,7 @@ def read_alike(datasets: Sequence[CocoDataset], config: DatasetConfig) -> list[C
     """Decide how the images of a data set are read: with one white level, and the orientation of its settings."""
     level = config.white_level
     if level is None:
-        level = white_level([path for dataset in datasets for path in dataset.depth_sample])
+        level = white_level(*(dataset.depth_sample for dataset in datasets))
     if level is None and config.orientation is None:
         return list(datasets)
 
