@@ -60,7 +60,7 @@ class RankedDetections:
         return self._point(float(self.scores[count - 1]), count)
 
     def proposal(self) -> float | None:
-        """Return the mean score, each weighted by the F1 of a threshold there to the fourth; None without a hit.
+        """Return the mean score, weighted by the fourth power of the F1 of a threshold at each; None without a hit.
 
         The score with the highest F1 is much less stable if there are few objects (method.md §9.4).
         """

@@ -46,8 +46,8 @@ class Gallery:
 def make_gallery(detected: Sequence[Detected], notes: Sequence[str], *, images: int) -> Gallery:
     """Collect `images` images per data set, spread evenly over the targets, with ground truth and predictions.
 
-    A data set whose images can no longer be read adds a note and does not stop the report; neither do the missing data
-    sets of the given notes.
+    A data set whose images can no longer be read adds a note and does not stop the report. `notes` are about data sets
+    that are missing altogether.
     """
     if images == 0:
         return Gallery((), ())

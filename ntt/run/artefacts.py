@@ -158,7 +158,7 @@ def write_memory(
 ) -> Path:
     """Write a memory bank as safetensors, with the categories and a digest of its settings as metadata.
 
-    So are score thresholds: digest of the settings they are for -> class name -> score.
+    Score thresholds are metadata, too: digest of the settings they are for -> class name -> score.
     """
     tensors = {
         f"{name}_{label}": vectors

@@ -74,7 +74,7 @@ def thresholds_table(points: OperatingPoints) -> str:
 
 
 def counts_table(detections: Sequence[Detections], categories: Sequence[Category], thresholds_C: FloatArray) -> str:
-    """Return of each class from which score on detections are counted, how many there are, and in how many images."""
+    """Return a table of each class's threshold, its detections that reach it, and the images with any of them."""
     totals_C, images_C = np.zeros((2, len(categories)), dtype=np.int64)
     for image in detections:
         labels = image.labels[image.scores >= thresholds_C[image.labels]]

@@ -76,7 +76,7 @@ def upscale_kernel(
         x = _gelu(x * gain_D[None, :] + bias_D[None, :])
         y = tl.dot(x.to(up_DE.dtype), up_DE, input_precision=PRECISION)
         y += tl.load(skip0 + (token * 4 + sub_pixel)[:, None] * (4 * SECOND) + second[None, :]).to(tl.float32)
-        first_px = out_prompt * NUM_TOKENS * 16 + (row * 4 + sub_pixel // 2 * 2) * (4 * GRID_X)
+        first_px = out_prompt.to(tl.int64) * NUM_TOKENS * 16 + (row * 4 + sub_pixel // 2 * 2) * (4 * GRID_X)
         first_px += column * 4 + sub_pixel % 2 * 2
         if LAST_BY_PRODUCT:
             y = tl.dot(_gelu(y).to(up_DE.dtype), hyper_EQ, input_precision=PRECISION)

@@ -118,6 +118,8 @@ class Sam2:
         self._is_fused = self.compile and self.device.type == "cuda" and self.precision != "float32"
         default = _CPU_PROMPTS if self._on_cpu else _FUSED_PROMPTS if self._is_fused else _GPU_PROMPTS
         self._batches = BatchRunner(config.prompt_batch_size or default)
+        # Boxes are decoded without these kernels.
+        self._box_batches = BatchRunner(config.prompt_batch_size or min(default, _GPU_PROMPTS))
 
     @property
     def _on_cpu(self) -> bool:
@@ -272,7 +274,8 @@ class Sam2:
 
         workers = torch.get_num_threads() if self._on_cpu else 1
         with self._arithmetic:
-            parts = self._batches.run(decode, len(tokens_BPC), workers=workers)
+            batches = self._batches if first_mask else self._box_batches
+            parts = batches.run(decode, len(tokens_BPC), workers=workers)
             return parts if self._on_cpu else [draw(parts)]
 
     @property
