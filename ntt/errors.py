@@ -69,10 +69,12 @@ def raise_all(problems: Sequence[str], kind: type[NttError], *, summary: str, wh
 
 
 def _one_each(problems: Sequence[str]) -> list[str]:
-    """Join the problems that are one mistake in several places: they differ in names and numbers only."""
-    alike: dict[str, list[str]] = {}
-    for problem in problems:
-        alike.setdefault(" ".join(word for word in problem.split(" ") if not _NAME.search(word)), []).append(problem)
+    """Join the problems that are one mistake in several places: they differ in names and numbers before "Allowed:"."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for problem in dict.fromkeys(problems):
+        what, _, allowed = problem.partition(" Allowed: ")
+        key = (*(word for word in what.split(" ") if not _NAME.search(word)), allowed)
+        alike.setdefault(key, []).append(problem)
     return [first + _others(first, others) for first, *others in alike.values()]
 
 

@@ -416,6 +416,11 @@ def test_the_class_that_roboflow_puts_above_all_others(tmp_path: Path, entries: 
             "Annotation 1 has image_id 1, which is not in `images`. There is '001': write both alike. The same holds "
             "for 3 more (2, 3, 4).",
         ),
+        (
+            lambda content: changed(lambda entry: entry.update(image_id=f"00{entry['image_id']}"), content),
+            "Annotation 1 has image_id '001', which is not in `images`. There is 1: write both alike. The same holds "
+            "for 3 more (2, 3, 4).",
+        ),
     ],
 )
 def test_one_mistake_is_reported_once(tmp_path: Path, change: Callable[[Json], Any], text: str) -> None:

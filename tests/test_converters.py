@@ -291,7 +291,7 @@ def yolo(tmp_path: Path) -> Path:
     (root / "labels/train").mkdir(parents=True)
     (root / "labels/train/a.txt").write_text("1 0.5 0.5 0.2 0.5\n0 0 0 0.5 0 0.5 0.25\n")
     (root / "labels/train/b.txt").write_text("\n")
-    (root / "data.yaml").write_text("path: ../elsewhere\ntrain: images/train\nnames:\n  0: boat\n  1: bird\n")
+    (root / "data.yaml").write_text("path: ../elsewhere\nnc:\ntrain: images/train\nnames:\n  0: boat\n  1: bird\n")
     return root
 
 
@@ -301,9 +301,11 @@ def from_yolo(root: Path) -> Converted:
 
 
 def test_yolo_boxes_and_outlines(yolo: Path, tmp_path: Path):
+    (yolo / "labels/train/b.txt").write_text("0 0.001 0.001 0 0")
     (yolo / "labels/train/z.txt").write_text("0 0.5 0.5 0.1 0.1")
     converted = from_yolo(yolo)
-    assert "1 file(s) among the labels without an image" in converted.notes[0]
+    assert converted.notes[0] == "1 object(s) of class 'boat' left out, whose box has no area"
+    assert "1 file(s) among the labels without an image" in converted.notes[1]
     data = reread(converted, tmp_path)
     assert [(c.id, c.name) for c in data.categories] == [(1, "boat"), (2, "bird")]
     bird, boat = data.instances
@@ -455,6 +457,7 @@ def test_labelme_polygons_rectangles_and_circles(tmp_path: Path):
         shape("boat", "polygon", TRIANGLE),
         shape("bird", "rectangle", [[50, 40], [20, 60]]),
         shape("moon", "circle", [[50, 40], [60, 40]]),
+        shape("bird", "rectangle", [[-20.5, -13.25], [-10.5, -5.25]]),  # outside the image: not read again
     ]
     data = reread(from_labelme(tmp_path / "in", *shapes, imageHeight=80, imageWidth=100), tmp_path)
     boat, bird, moon = data.instances

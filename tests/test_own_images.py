@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -270,6 +271,13 @@ def test_unusable_examples_are_all_told_at_once(own: Path):
     ):
         assert text in message
     assert "6 problems" in message
+
+
+def test_an_example_that_cannot_be_read(own: Path, monkeypatch: pytest.MonkeyPatch):
+    denied = Mock(side_effect=PermissionError(13, "Permission denied"))
+    monkeypatch.setattr("ntt.convert.plain_folder.sha256_of", denied)
+    with pytest.raises(DataError, match=r"references_0\.png cannot be read: .*denied\. It must be a readable file"):
+        references_of(own)
 
 
 def test_missing_folders_and_empty_classes(own: Path):

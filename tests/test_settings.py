@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ntt.base.settings import deciding_settings, setting, setting_problems
+from ntt.errors import ConfigError, raise_all
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,18 @@ def test_defaults_and_none_pass():
 def test_a_value_out_of_range_is_named_with_what_is_allowed(settings: Outer, problem: str):
     assert setting_problems(settings) == [problem]
     assert setting_problems(settings, "group") == [f"group.{problem}"]
+
+
+def test_values_with_one_range_are_reported_together_and_once():
+    lowest = {"shots.count": "1", "matcher.temperature": "0.1", "num_workers": "1"}
+    problems = [f"{name}=0 is invalid. Allowed: {low} or more." for name, low in lowest.items()]
+    with pytest.raises(ConfigError) as caught:
+        raise_all(problems * 2, ConfigError, summary="Some settings are wrong")
+    assert str(caught.value).splitlines() == [
+        "Some settings are wrong (2 problems):",
+        f"  - {problems[0]} The same holds for 1 more (num_workers=0).",
+        f"  - {problems[1]}",
+    ]
 
 
 def test_paths_are_absolute_in_digests():

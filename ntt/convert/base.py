@@ -157,11 +157,11 @@ class CocoBuilder:
             elif not all(abs(value) <= _LARGEST_PX for value in labelled.coordinates()):  # or nan
                 where = f"{image['file_name']}: an object of class {name!r}"
                 self.problems.append(f"{where} with the box {list(box)} has points that are not in pixels of an image.")
-            elif max(box[0] + box[2], box[1] + box[3]) <= 1 and not all(float(value).is_integer() for value in box):
-                where = f"{image['file_name']}: an object of class {name!r}"
-                self.problems.append(f"{where} has the box {list(box)}: pixels are needed, these look like fractions.")
             elif min(box[2:]) <= 0:
                 self.note(f"object(s) of class {name!r} left out, whose box has no area")
+            elif _looks_like_fractions(box):
+                where = f"{image['file_name']}: an object of class {name!r}"
+                self.problems.append(f"{where} has the box {list(box)}: pixels are needed, these look like fractions.")
             else:
                 self._objects.append((image, labelled))
 
@@ -187,6 +187,12 @@ class CocoBuilder:
         notes = [f"{count} {what}" for what, count in self._notes.items()]
         examples = [f" ({self._examples[what]})" if what in self._examples else "" for what in self._notes]
         return Converted(document, self._root, tuple(map(str.__add__, notes, examples)))
+
+
+def _looks_like_fractions(box: Box) -> bool:
+    """Return whether a box lies between 0, of which Pascal VOC's corners make -1, and 1, not in whole numbers."""
+    is_small = min(box) >= -1 and max(box[0] + box[2], box[1] + box[3]) <= 1
+    return is_small and not all(float(value).is_integer() for value in box)
 
 
 def _entry(number: int, image: Json, category_id: int, labelled: LabelledObject) -> Json:

@@ -169,7 +169,10 @@ def _add_example(builder: CocoBuilder, example: _Example, root: Path, images: di
         objects = _of_class(objects, example.labelme[0], name)
         builder.add_objects(image, objects)
         return objects
-    digest = sha256_of(path)
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}. It must be a readable file.") from error
     image = images[digest] = images.get(digest) or builder.add_image(path)
     size = (image["height"], image["width"])
     if name is None:

@@ -148,7 +148,7 @@ def _names_in_yaml(content: Any, path: Path) -> dict[int, str]:
             raise DataError(f"{path}: names[{number}] is {shortened(value)}: {why}. Quote the name, as in 'no'.")
         if not name.strip():
             raise DataError(f"{path}: names[{number}] is empty. Give the class a name.")
-    if content.get("nc", str(len(names))) != str(len(names)):
+    if content.get("nc") not in (None, str(len(names))):
         raise DataError(f"{path} has nc {shortened(content['nc'])} and {len(names)} names. Correct one of them.")
     return {int(number): str(name).strip() for number, name in sorted(names.items(), key=lambda item: int(item[0]))}
 

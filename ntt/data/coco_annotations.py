@@ -73,10 +73,12 @@ def parse_annotations(
     category_ids = {category.id for category in categories} | findings.broken_categories
     instances: list[Instance] = []
     problems: list[str] = []
+    ids_by_number = {_as_number(image_id): image_id for image_id in images}
+    ids_by_number.pop(None, None)  # of ids that are no numbers
     are_ids_known = None not in findings.broken_images | findings.broken_categories
     for entry, annotation_id in zip(entries, _annotation_ids(entries, findings), strict=True):
         try:
-            parsed = _parse_annotation(entry, annotation_id, images, category_ids, findings)
+            parsed = _parse_annotation(entry, annotation_id, images, ids_by_number, category_ids, findings)
         except ValueError as error:
             problems.append(f"Annotation {annotation_id} {error}")
             continue
@@ -129,6 +131,7 @@ def _parse_annotation(
     entry: Any,
     annotation_id: int,
     images: dict[ImageId, ImageRecord],
+    ids_by_number: dict[float | None, ImageId],
     category_ids: set[int | None],
     findings: Findings,
 ) -> tuple[Instance, Shape] | None:
@@ -145,7 +148,9 @@ def _parse_annotation(
     if image is None:
         if is_image_id(image_id) and image_id in findings.broken_images:
             return None
-        raise KeyError(f"image_id {shortened(image_id)}, which is not in `images`.{_similar_id(image_id, images)}")
+        similar = ids_by_number.get(_as_number(image_id))
+        hint = "" if similar is None else f" There is {shortened(similar)}: write both alike."
+        raise KeyError(f"image_id {shortened(image_id)}, which is not in `images`.{hint}")
     for key, (is_valid, rule) in _OPTIONAL.items():
         value = entry.get(key)
         if value is not None and not is_valid(value):
@@ -168,14 +173,12 @@ def _parse_annotation(
     return instance, shape
 
 
-def _similar_id(image_id: Any, images: dict[ImageId, ImageRecord]) -> str:
-    """Name the id that is the same number in another notation, such as 000012 for 12."""
+def _as_number(image_id: Any) -> float | None:
+    """Return the number that an id stands for, by which 12 and "000012" are alike; None for other ids."""
     try:
-        number = int(float(image_id))
-        similar = next((key for key in images if isinstance(key, str) and int(float(key)) == number), None)
+        return float(image_id)
     except (TypeError, ValueError, OverflowError):
-        return ""
-    return "" if similar is None else f" There is {similar!r}: write both alike."
+        return None
 
 
 def _shape(segmentation: Any, image: ImageRecord) -> Shape:

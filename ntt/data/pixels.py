@@ -67,7 +67,7 @@ def deep_mode(image: Image.Image) -> str | None:
 def unreadable_kind(image: Image.Image) -> str | None:
     """Return why Pillow would decode an opened image wrongly; None for others."""
     tags: Any = getattr(image, "tag_v2", {})
-    if max(tags.get(_BITS_PER_SAMPLE, (8,))) <= _BYTE_BITS:
+    if max(tags.get(_BITS_PER_SAMPLE, ()), default=_BYTE_BITS) <= _BYTE_BITS:
         return None
     if tags.get(_PHOTOMETRIC) == 0:
         return "a TIFF file of more than 8 bits in which 0 is white"
