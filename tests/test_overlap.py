@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,13 @@ def test_the_stage_gives_the_same_entries_however_it_runs(threads: int, tmp_path
         key = plain.key(image)
         assert tested.store.path("candidates", key).read_bytes() == plain.store.path("candidates", key).read_bytes()
     assert len(tested.store.written) == 7
+
+
+def test_the_same_image_in_another_size_has_other_candidates(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "0.png")
+    image, tested = ImageRecord(0, "0.png", tmp_path / "0.png", 30, 40), source(tmp_path / "store")
+    keys = [tested.key(each) for each in (image, replace(image, height=40, width=30))]
+    assert keys[0] == source(tmp_path / "store").key(image) != keys[1]
 
 
 def source(root: Path) -> CandidateSource:

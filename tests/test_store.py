@@ -106,6 +106,7 @@ def test_damaged_entry_is_reported_and_absent(tmp_path: Path, damage: str, caplo
         ("features", np.full((3, 5), np.nan, dtype=np.float16), "features has values that are not numbers from 0.99"),
         ("features", np.full((3, 5), 0.5, dtype=np.float16), "features has values that are not numbers from 0.99"),
         ("features", np.zeros((2, 5), dtype=np.float16), "features is float16 (2, 5), expected is float16 (3, 5)"),
+        ("features", np.array(1, dtype=np.float16), "features is float16 (), expected is float16 (3,)"),
         ("predicted_iou", np.array([0, 1, np.inf], dtype=np.float32), "predicted_iou has values that are not numbers"),
         ("predicted_iou", np.zeros(3, dtype=np.float64), "predicted_iou is float64 (3,), expected is float32 (3,)"),
         ("grid_boxes_xyxy", np.full((3, 4), 1e9, dtype=np.float32), "grid_boxes_xyxy has values that are not numbers"),

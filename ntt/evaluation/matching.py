@@ -13,8 +13,11 @@ from ntt.evaluation.curves import AREA_RANGES_PX, IOU_THRESHOLDS_T, MAX_DETECTIO
 from ntt.evaluation.ground_truth import BoolArray, GroundTruth
 from ntt.evaluation.table import DetectionTable, ranks
 from ntt.ops.boxes import members_of_classes
-from ntt.ops.ragged import ranges
+from ntt.ops.ragged import chunks, ranges
 from ntt.types import IntArray
+
+_PAIRS = 1 << 20
+"""Compared at once, to bound the memory."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,15 @@ class _Reaching:
 def _reaching(table: DetectionTable, rows: IntArray, ground_truth: GroundTruth, kind: str) -> _Reaching:
     """Find the pairs by pycocotools' own arithmetic, so that it agrees in every digit; by object, then by rank."""
     first_D, counts_D = ground_truth.objects_of(table.images[rows], table.labels[rows])
-    detections_P = np.repeat(np.arange(len(rows)), counts_D)
-    objects_P = ground_truth.by_pair[ranges(first_D, counts_D)]
-    ious_P = _box_ious if kind == "bbox" else _mask_ious
-    pairs = _Reaching(detections_P, objects_P, ious_P(table, rows[detections_P], ground_truth, objects_P))
-    pairs = pairs.take(np.flatnonzero(pairs.ious_P >= IOU_THRESHOLDS_T[0]))
+    find_ious = _box_ious if kind == "bbox" else _mask_ious
+    parts = []
+    for part in chunks(counts_D, _PAIRS):
+        detections_P = np.repeat(np.arange(len(rows))[part], counts_D[part])
+        objects_P = ground_truth.by_pair[ranges(first_D[part], counts_D[part])]
+        pairs = _Reaching(detections_P, objects_P, find_ious(table, rows[detections_P], ground_truth, objects_P))
+        parts.append(pairs.take(np.flatnonzero(pairs.ious_P >= IOU_THRESHOLDS_T[0])))
+    columns = zip(*((part.detections_P, part.objects_P, part.ious_P) for part in parts), strict=True)
+    pairs = _Reaching(*map(np.concatenate, columns))
     return pairs.take(np.lexsort((pairs.detections_P, pairs.objects_P)))
 
 

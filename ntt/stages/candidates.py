@@ -41,7 +41,7 @@ class CandidateSource:
     store: Store
     settings: Mapping[str, Any] = field(default_factory=dict)
     placement: Placement = field(default_factory=Placement)
-    _keys: dict[str, str] = field(default_factory=dict, compare=False)
+    _keys: dict[tuple[str, int, int], str] = field(default_factory=dict, init=False, compare=False)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -56,11 +56,11 @@ class CandidateSource:
 
     def key(self, record: ImageRecord) -> str:
         """Return the digest of everything that decides this image's candidates."""
-        digest = image_digest(record)
-        if digest not in self._keys:
-            image = {"image": digest, "height": record.height, "width": record.width}
-            self._keys[digest] = content_key({**image, **self.fingerprint})
-        return self._keys[digest]
+        digest, height, width = image = (image_digest(record), record.height, record.width)
+        if image not in self._keys:
+            details = {"image": digest, "height": height, "width": width}
+            self._keys[image] = content_key({**details, **self.fingerprint})
+        return self._keys[image]
 
     def get(self, record: ImageRecord) -> Candidates:
         """Return the image's candidates; compute and store them if the store has none."""

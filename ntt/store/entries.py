@@ -20,7 +20,7 @@ from ntt.ops.run_lengths import run_lengths_problem
 from ntt.types import Candidates, ProposalRecall, ReferenceFeature, RunLengths
 
 FORMAT = 3
-DAMAGE = (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
+DAMAGE = (OSError, safetensors.SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
 """What reading a damaged entry raises."""
 
 _MOST_GRID_PX = 8192
@@ -86,7 +86,7 @@ def candidates_from_arrays(arrays: Arrays, notes: Notes, *, size: tuple[int, int
     _check_type("grid_boxes_xyxy", boxes, np.float32, (len(masks), 4))
     _check_type("predicted_iou", predicted_iou, np.float32, (len(masks),))
     dtype = np.float32 if features.dtype == np.float32 else np.float16
-    _check_type("features", features, dtype, (len(masks), features.shape[-1]))
+    _check_type("features", features, dtype, (len(masks), *features.shape[-1:]))
     # NumPy takes twenty times as long.
     features = torch.from_numpy(features).float().numpy()
     _check_range("grid_boxes_xyxy", boxes, 0, _MOST_GRID_PX)
