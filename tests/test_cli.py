@@ -147,6 +147,12 @@ def test_modules_are_the_command(module: str):
         ("ntt export c", ["coco", "cvat"]),
         ("ntt run matcher=near", ["matcher=nearest"]),
         ("ntt run matcher=probe matcher.ri", ["no blank", "matcher.ridge="]),
+        ("ntt run --config-dir nowhere seed", [""]),
+        ("ntt run -cn ", [""]),
+        ("ntt run -x sh", [""]),
+        ("ntt run --version sh", [""]),
+        ("ntt run seed=[ sh", [""]),
+        ("ntt run dataset.root=/ü matcher=near", ["matcher=nearest"]),
         ("ntt run sh", ["no blank", "shots.", "shots="]),
     ],
 )

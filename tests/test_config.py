@@ -121,6 +121,11 @@ def test_wrong_overrides_are_explained(override: str, expected: list[str], capsy
         ("split.classes=null", "split.classes=null"),
         ("runtime.output_root=null", "runtime.output_root='null'"),
         ("runtime.store_root=${runtime.data_root}/1e3", "runtime.store_root=${runtime.data_root}/1e3"),
+        ("dataset.root=~/d/${seed}", "dataset.root='~/d/${seed}'"),
+        (
+            "dataset.root=/x/ü/${oc.env:A,${oc.env:B,'b'}},1e3",
+            r"dataset.root='/x/ü/${oc.env:A,${oc.env:B,\'b\'}}','1e3'",
+        ),
         ("tracker.group=choice(1,2)", "tracker.group=choice('1','2')"),
         ("tracker.group=range(1,3)", "tracker.group=range(1,3)"),
         ("seed=1_0", "seed=1_0"),

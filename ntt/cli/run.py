@@ -1,7 +1,9 @@
 """`ntt run`: one experiment from images to metrics, like `python main.py` in a clone."""
 
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 
 import click
 from click.shell_completion import get_completion_class
@@ -17,9 +19,16 @@ complete -o nosort -F _ntt_words ntt
 
 
 def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    from hydra.errors import HydraException
+
     from ntt.config.command_line import completions
 
-    return completions(context.params["words"] or (), incomplete)
+    output = io.StringIO()  # argparse's usage would end up in the prompt
+    try:
+        with redirect_stdout(output), redirect_stderr(output):
+            return completions(context.params["words"] or (), incomplete)
+    except (ConfigError, HydraException, SystemExit):
+        return []
 
 
 # --help is answered by the run, with all its options.

@@ -130,7 +130,7 @@ def completions(words: Sequence[str], incomplete: str) -> list[str]:
     """Return Hydra's completions of the last word of a command line: groups, options, settings and files."""
     with hydra_session(_sources(_parsed(words))):
         plugin = BashCompletion(GlobalHydra.instance().config_loader())
-        matches = plugin._query("config", " ".join([*words, incomplete]))
+        matches = plugin._query("config", " ".join([*keep_text(words), incomplete]))
     return [match for match in matches if not match.startswith("schema")]
 
 

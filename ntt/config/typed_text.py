@@ -13,8 +13,9 @@ from ntt.config.registry import OPTION_GROUPS, option_schemas
 from ntt.config.schema import ExperimentConfig
 from ntt.errors import ConfigError
 
-# Quoted text, an interpolation, or a run of what neither separates values nor encloses them.
-_TOKEN = re.compile(r""""(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\$\{[^}]*\}|[^,\[\](){}="']+""")
+_INTERPOLATION = r"\$\{(?:[^{}]|\{[^{}]*\})*\}"
+# Quoted text, or a run of interpolations and what neither separates values nor encloses them.
+_TOKEN = re.compile(rf""""(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|(?:{_INTERPOLATION}|[^,\[\](){{}}="'])+""")
 _LISTS_VALUES = ("choice(", "shuffle(", "sort(")
 _UNQUOTED = re.compile(r"[\w/\-\\+.$%*@?|: \t]*", re.ASCII)
 
@@ -44,8 +45,8 @@ def _quote(token: str, *, null_is_none: bool) -> str:
     text = token.strip()
     is_null = text.lower() == "null" and not null_is_none
     is_typed = is_null or text.lower() in ("true", "false") or _is_number(text)
-    is_plain = token[0] in "\"'$" or text.endswith("\\") or _UNQUOTED.fullmatch(text)
-    return token.replace(text, f"'{text}'") if is_typed or not is_plain else token
+    is_plain = token[0] in "\"'" or text.endswith("\\") or _UNQUOTED.fullmatch(re.sub(_INTERPOLATION, "", text))
+    return token if is_plain and not is_typed else token.replace(text, "'" + text.replace("'", r"\'") + "'")
 
 
 def _is_number(text: str) -> bool:
