@@ -93,6 +93,11 @@ class ReferenceSet:
     digest: str = ""
     sampler: str = "given"
 
+    @property
+    def can_be_left_out(self) -> bool:
+        """Whether a class has references on two images, so that one can be searched with the others."""
+        return any(len({each.image_id for each in members}) > 1 for members in self.instances)
+
     def instances_of_image(self, image_id: ImageId) -> tuple[Instance, ...]:
         """Return the references in one image, class by class."""
         return tuple(each for members in self.instances for each in members if each.image_id == image_id)

@@ -315,6 +315,8 @@ def test_a_memory_is_saved_and_read_by_the_same_models_only(
     assert set(predictor.thresholds.values()) != {0.4}
     other = ntt.Predictor(memory=path, overrides=QUICK, store=shared_store, matcher="nearest")
     assert set(other.thresholds.values()) == {0.4}
+    other.save_memory(path)
+    assert ntt.Predictor(memory=path, overrides=QUICK, store=shared_store).thresholds == predictor.thresholds
     for more in ({"overrides": [*QUICK, "backbone.input_size=80"]}, {"overrides": QUICK, "matcher": "ntt_full_both"}):
         with pytest.raises(ConfigError, match="was made with another backbone or other settings"):
             ntt.Predictor(memory=path, **more)
@@ -324,6 +326,13 @@ def test_a_memory_is_saved_and_read_by_the_same_models_only(
     for references, memory in ((None, None), (examples(tiny), path)):
         with pytest.raises(ConfigError, match="exclude each other, and one is needed"):
             ntt.Predictor(references, memory=memory)
+
+
+def test_examples_on_one_image_propose_no_thresholds(tiny: Path, shared_store: Path, monkeypatch: pytest.MonkeyPatch):
+    image = tiny / "images/references_0.png"
+    boxes = [ntt.Reference(image, "disc", box_xyxy=(20, 20, side, side)) for side in (50, 60)]
+    monkeypatch.setattr("ntt.predictor.predictor.check_references", None)
+    assert ntt.Predictor(boxes, overrides=QUICK, store=shared_store).thresholds == {"disc": 0.4}
 
 
 def test_examples_from_annotation_files(tiny: Path, tmp_path: Path):

@@ -288,6 +288,7 @@ def test_reports_name_the_matcher_that_the_references_chose(tmp_path: Path):
     heading, *rows = multirun_table(configs).splitlines()[:7]
     assert [row.split()[heading.split().index("chosen")] for row in rows] == ["probe_half", "ntt", "probe_half", *"---"]
     (folders[lines[0]] / "leave_one_out.json").write_text('{"scoring": "kmeans"}')
+    assert multirun_table(configs).splitlines()[1].split()[heading.split().index("chosen")] == "-"
     assert "names no matcher of ntt, ntt_best100" in missing(read_runs([tmp_path])).reason[0]
 
 

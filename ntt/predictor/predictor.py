@@ -70,11 +70,12 @@ class Predictor:
         if memory is not None:
             path = Path(memory).expanduser()
             self._memory = read_memory(path, made_with=self._settings)
-            self._saved_thresholds = read_memory_thresholds(path, self._scoring)
+            self._saved_thresholds, self._can_propose = read_memory_thresholds(path), False
         else:
             self._saved_thresholds = {}
             with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
-                self._memory = self._fill(reference_set(self._examples, Path(folder)))
+                examples = reference_set(self._examples, Path(folder))
+                self._memory, self._can_propose = self._fill(examples), examples.can_be_left_out
         if isinstance(self._matcher, AutoMatcher):
             self._matcher = self._matcher.choices[self._check.scoring]
         self._prototypes = build_prototypes(memory=self._memory, matcher=self._matcher)
@@ -84,11 +85,10 @@ class Predictor:
         """Class name -> lowest score worth showing, the default of `Instances.above`.
 
         Proposed when first asked for, by searching the image of each example with the others (method.md §9.4), which
-        takes as long as searching these images; saved memories include them. 0.4 if no class has two examples, or if
-        the memory was saved with another matcher.
+        takes as long as searching these images; saved memories include them. 0.4 if no class has examples on two
+        images, or if the memory was saved with another matcher.
         """
-        can_propose = self._examples and any(len(features_KD) > 1 for features_KD in self._memory.features)
-        proposed = self._check.thresholds if can_propose else self._saved_thresholds
+        proposed = self._check.thresholds if self._can_propose else self._saved_thresholds.get(self._scoring, {})
         return {category.name: proposed.get(category.name, FIXED_THRESHOLD) for category in self._memory.categories}
 
     @cached_property
@@ -159,9 +159,10 @@ class Predictor:
     def save_memory(self, path: PathLike) -> None:
         """Write the memory of all examples and the `thresholds` as safetensors.
 
-        `Predictor(memory=path)` with the same backbone and settings reads the file.
+        `Predictor(memory=path)` with the same backbone and settings reads the file. Thresholds that nobody has asked
+        for are proposed now, which searches the images of all examples.
         """
-        thresholds = {self._scoring: self.thresholds}
+        thresholds = {**self._saved_thresholds, self._scoring: self.thresholds}
         write_memory(Path(path).expanduser(), self._memory, made_with=self._settings, thresholds=thresholds)
 
     def __call__(self, image: ImageLike) -> Instances:

@@ -18,7 +18,7 @@ from ntt.base.settings import flatten_settings
 from ntt.base.yaml_files import read_yaml
 from ntt.config.schema import STAGES
 from ntt.errors import ConfigError, DataError, StorageError
-from ntt.run.artefacts import flat_metrics, flat_proposals
+from ntt.run.artefacts import flat_metrics, flat_proposals, read_scoring
 from ntt.run.rundir import RunDirectory
 from ntt.types import Metrics
 
@@ -214,13 +214,7 @@ def _read_scoring(path: Path, matcher: Mapping[str, Any]) -> str:
     choices = matcher.get("choices")
     if not isinstance(choices, dict):
         return str(matcher["name"])
-    if not path.is_file():
-        return ""
-    check = read_json(own_file(path))
-    scoring = check.get("scoring") if isinstance(check, dict) else None
-    if not isinstance(scoring, str) or scoring not in choices:
-        raise DataError(f"{path} names no matcher of {', '.join(choices)}.")
-    return scoring
+    return read_scoring(own_file(path), choices) if path.is_file() else ""
 
 
 def _read_recall(path: Path) -> dict[str, float]:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -170,12 +170,12 @@ def write_memory(
     return _write_tensors(path, tensors, memory.categories, notes)
 
 
-def read_memory_thresholds(path: Path, settings: str) -> dict[str, float]:
-    """Read the thresholds that were written with a memory for these settings; {} without any."""
+def read_memory_thresholds(path: Path) -> dict[str, dict[str, float]]:
+    """Read the thresholds that were written with a memory, by the digest of their settings; {} without any."""
     try:
         with safetensors.safe_open(path, framework="pt") as stream:
             thresholds = json.loads((stream.metadata() or {}).get("thresholds", "{}"))
-        return {str(name): float(score) for name, score in thresholds.get(settings, {}).items()}
+        return {key: {name: float(score) for name, score in of.items()} for key, of in thresholds.items()}
     except (OSError, safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
         raise StorageError(f"{path} cannot be read: {error}.") from error
 
@@ -196,6 +196,15 @@ def write_reference_check(path: Path, check: ReferenceCheck) -> Path:
 def read_reference_check(path: Path) -> ReferenceCheck:
     """Read it back."""
     return ReferenceCheck(**read_json(path))
+
+
+def read_scoring(path: Path, choices: Collection[str]) -> str:
+    """Read from the same file which matcher the references have chosen; a StorageError if it is none of `choices`."""
+    check = read_json(path)
+    scoring = check.get("scoring") if isinstance(check, dict) else None
+    if not isinstance(scoring, str) or scoring not in choices:
+        raise StorageError(f"{path} names no matcher of {', '.join(choices)}.")
+    return scoring
 
 
 def read_proposed_thresholds(path: Path) -> dict[str, float]:

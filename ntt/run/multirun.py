@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from ntt.config.identity import run_directory, run_identity
 from ntt.config.schema import ExperimentConfig
+from ntt.errors import StorageError
 from ntt.matchers.auto import AutoMatcher
-from ntt.run.artefacts import flat_metrics, read_metrics, read_reference_check
+from ntt.run.artefacts import flat_metrics, read_metrics, read_scoring
 from ntt.run.rundir import RunDirectory
 from ntt.run.table import align
 
@@ -33,9 +34,13 @@ def multirun_table(configs: Sequence[ExperimentConfig]) -> str:
 
 
 def _scoring(config: ExperimentConfig) -> str:
-    """Return the matcher that the references of a run have chosen; "" if they did not."""
-    path = RunDirectory(run_directory(config)).leave_one_out
-    return read_reference_check(path).scoring if isinstance(config.matcher, AutoMatcher) and path.is_file() else ""
+    """Return the matcher that the references of a run have chosen; "" if they did not, or it is unknown."""
+    if not isinstance(config.matcher, AutoMatcher):
+        return ""
+    try:
+        return read_scoring(RunDirectory(run_directory(config)).leave_one_out, config.matcher.choices)
+    except StorageError:
+        return ""
 
 
 def _follows_from_name(key: str, settings: Sequence[dict[str, object]]) -> bool:

@@ -130,8 +130,7 @@ class Pipeline:
     @property
     def leaves_one_out(self) -> bool:
         """Whether reference images are searched, for thresholds or for the choice of the matcher."""
-        has_others = any(len({each.image_id for each in members}) > 1 for members in self.references.instances)
-        return self.has_choice or (self.measures_thresholds and has_others)
+        return self.has_choice or (self.measures_thresholds and self.references.can_be_left_out)
 
     @cached_property
     def targets(self) -> list[ImageRecord]:
