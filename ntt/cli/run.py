@@ -1,9 +1,7 @@
 """`ntt run`: one experiment from images to metrics, like `python main.py` in a clone."""
 
-import io
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 
 import click
 from click.shell_completion import get_completion_class
@@ -19,16 +17,9 @@ complete -o nosort -F _ntt_words ntt
 
 
 def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    from hydra.errors import HydraException
-
     from ntt.config.command_line import completions
 
-    output = io.StringIO()  # argparse's usage would end up in the prompt
-    try:
-        with redirect_stdout(output), redirect_stderr(output):
-            return completions(context.params["words"] or (), incomplete)
-    except (ConfigError, HydraException, SystemExit):
-        return []
+    return completions(context.params["words"] or (), incomplete)
 
 
 # --help is answered by the run, with all its options.

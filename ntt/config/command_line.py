@@ -1,9 +1,11 @@
 """The way into Hydra: overrides are checked before anything starts, and errors shown without a traceback."""
 
+import io
 import itertools
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Collection, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -127,10 +129,17 @@ def read_override(line: str) -> tuple[str, Any]:
 
 
 def completions(words: Sequence[str], incomplete: str) -> list[str]:
-    """Return Hydra's completions of the last word of a command line: groups, options, settings and files."""
-    with hydra_session(_sources(_parsed(words))):
-        plugin = BashCompletion(GlobalHydra.instance().config_loader())
-        matches = plugin._query("config", " ".join([*keep_text(words), incomplete]))
+    """Return Hydra's completions of the last word of a command line: groups, options, settings and files.
+
+    There are none, and nothing is printed, if the words before cannot be read.
+    """
+    output = io.StringIO()  # argparse's usage would end up in the prompt
+    try:
+        with redirect_stdout(output), redirect_stderr(output), hydra_session(_sources(_parsed(words))):
+            plugin = BashCompletion(GlobalHydra.instance().config_loader())
+            matches = plugin._query("config", " ".join([*keep_text(words), incomplete]))
+    except (ConfigError, HydraException, SystemExit):
+        return []
     return [match for match in matches if not match.startswith("schema")]
 
 
