@@ -78,6 +78,10 @@ def test_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     write_json(tmp_path / "metrics.json", vars(METRICS))
     assert main(["show", str(tmp_path)]) == 0
     assert capsys.readouterr().out == metrics_table(METRICS) + "\n"
+    for content in ([1], {"overall": 3}, {**vars(METRICS), "overall": {"bbox": {"AP": "high"}}}):
+        write_json(tmp_path / "metrics.json", content)
+        assert main(["show", str(tmp_path)]) == 2
+        assert "does not hold the metrics of a run" in capsys.readouterr().err
 
 
 def test_table():

@@ -18,7 +18,7 @@ from ntt.base.settings import flatten_settings
 from ntt.base.yaml_files import read_yaml
 from ntt.config.schema import STAGES
 from ntt.errors import ConfigError, DataError, StorageError
-from ntt.run.artefacts import flat_metrics, flat_proposals, read_scoring
+from ntt.run.artefacts import flat_proposals, read_metrics, read_scoring
 from ntt.run.rundir import RunDirectory
 from ntt.types import Metrics
 
@@ -113,7 +113,7 @@ def read_run(path: Path) -> RunRecord:
     if not directory.metrics.is_file():
         return record
     try:
-        metrics = _read_metrics(directory.metrics)
+        metrics = read_metrics(own_file(directory.metrics))
         scoring = _read_scoring(directory.leave_one_out, config["matcher"])
         recall = _read_recall(directory.proposals)
         metadata = read_json(own_file(directory.facts)) if directory.facts.is_file() else {}
@@ -193,21 +193,6 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _is_number(value: Any) -> bool:
     """Return whether a value is an integer that fits a table's column."""
     return isinstance(value, int) and 0 <= value < 2**31
-
-
-def _read_metrics(path: Path) -> Metrics:
-    content = read_json(own_file(path))
-    try:
-        metrics = Metrics(**content)
-        counts = (metrics.num_images, metrics.num_detections)
-        unusable = [name for name, value in flat_metrics(metrics).items() if not math.isfinite(value)]
-        unusable += [] if all(isinstance(count, int) and count < 2**53 for count in counts) else ["num_images"]
-        unusable += [name for name in metrics.overall if name == "seconds"]
-    except (TypeError, AttributeError, OverflowError) as error:
-        raise DataError(f"{path} does not hold the metrics of a run: {error}.") from error
-    if unusable:
-        raise DataError(f"{path} does not hold the metrics of a run: {', '.join(unusable[:5])} is not a finite number.")
-    return metrics
 
 
 def _read_scoring(path: Path, matcher: Mapping[str, Any]) -> str:

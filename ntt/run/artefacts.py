@@ -251,8 +251,19 @@ def write_metrics(path: Path, metrics: Metrics) -> Path:
 
 
 def read_metrics(path: Path) -> Metrics:
-    """Read metrics back."""
-    return Metrics(**read_json(path))
+    """Read metrics back; a StorageError if the file holds something else."""
+    problem = f"{path} does not hold the metrics of a run."
+    try:
+        metrics = Metrics(**read_json(path))
+        counts = (metrics.num_images, metrics.num_detections)
+        unusable = [name for name, value in flat_metrics(metrics).items() if not math.isfinite(value)]
+        unusable += [] if all(isinstance(count, int) and count < 2**53 for count in counts) else ["num_images"]
+        unusable += [name for name in metrics.overall if name == "seconds"]
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise StorageError(problem) from error
+    if unusable:
+        raise StorageError(f"{problem} {', '.join(unusable[:5])} is not a finite number.")
+    return metrics
 
 
 def flat_metrics(metrics: Metrics) -> dict[str, float]:
