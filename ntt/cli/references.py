@@ -34,3 +34,7 @@ def check(overrides: tuple[str, ...], table_format: "Format", out: Path | None) 
     from ntt.cli.reference_check import check_settings
 
     check_settings(overrides, table_format, out)
+
+
+# The same search answers both questions.
+references.add_command(check, "rank")
