@@ -11,33 +11,52 @@ import numpy as np
 import numpy.typing as npt
 
 from ntt.ops.mask_changes import Changes
-from ntt.ops.ragged import ranges
+from ntt.ops.ragged import chunks, ranges
 from ntt.types import IntArray, RunLengths
 
 _LONGEST = np.iinfo(np.uint16).max
+_CHANGES = 1 << 20
 
 
 def to_run_lengths(changes: Changes) -> RunLengths:
     """Measure the runs between changes; a run too long for 16 bits continues in further rows."""
     per_mask_N = changes.per_mask_N
+    last_N = np.cumsum(per_mask_N)
+    # Several masks at a time: those of noise have so many changes that all at once would take gigabytes.
+    parts = [
+        _measure(
+            changes.flat_T[last_N[part][0] - per_mask_N[part][0] : last_N[part][-1]],
+            per_mask_N[part],
+            np.arange(part.start, part.start + len(per_mask_N[part]) + 1) * changes.length,
+        )
+        for part in chunks(per_mask_N, _CHANGES)
+        if len(per_mask_N[part])
+    ]
+    if not parts:
+        return RunLengths(np.zeros((0, 2), dtype=np.uint16), np.zeros(0, dtype=np.int64))
+    runs_R2, rows_N = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return RunLengths(runs_R2, rows_N)
+
+
+def _measure(flat_T: IntArray, per_mask_N: IntArray, borders_N: IntArray) -> tuple[npt.NDArray[np.uint16], IntArray]:
+    """Measure the runs of N masks between `borders_N`, the N + 1 pixels at which the masks begin and end."""
     # A mask ends with a run of foreground, empty if its last pixel is background: one or two more ends.
     missing_N = 2 - per_mask_N % 2
-    mask_ends_N = np.arange(1, changes.count + 1) * changes.length
-    ends_T = np.insert(changes.flat_T, np.repeat(np.cumsum(per_mask_N), missing_N), np.repeat(mask_ends_N, missing_N))
-    runs_R2 = np.diff(ends_T, prepend=0).reshape(-1, 2)
+    ends_T = np.insert(flat_T, np.repeat(np.cumsum(per_mask_N), missing_N), np.repeat(borders_N[1:], missing_N))
+    runs_R2 = np.diff(ends_T, prepend=borders_N[0]).reshape(-1, 2)
     full_R2 = runs_R2 // _LONGEST
     rest_R2 = runs_R2 - full_R2 * _LONGEST
     before_R, after_R = full_R2.T
     last_R = np.cumsum(before_R + 1 + after_R)
     rows_N = np.diff(last_R[np.cumsum((per_mask_N + missing_N) // 2) - 1], prepend=0)
     if not full_R2.any():
-        return RunLengths(rest_R2.astype(np.uint16), rows_N)
+        return rest_R2.astype(np.uint16), rows_N
     own_R = last_R - after_R - 1
     parts_R2 = np.zeros((int(last_R[-1]), 2), dtype=np.uint16)
     parts_R2[own_R] = rest_R2
     for column, counts_R, first_R in ((0, before_R, own_R - before_R), (1, after_R, own_R + 1)):
         parts_R2[ranges(first_R, counts_R), column] = _LONGEST
-    return RunLengths(parts_R2, rows_N)
+    return parts_R2, rows_N
 
 
 def foreground_edges(masks: RunLengths) -> IntArray:
