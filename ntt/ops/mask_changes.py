@@ -88,8 +88,13 @@ def full_size_changes(logits_Nhw: torch.Tensor, foreground_Nhw: torch.Tensor, he
 def _in_chunks(find: Callable[[slice], torch.Tensor], masks: torch.Tensor, length: int, mask_size: int) -> torch.Tensor:
     """Find the changes of masks, as many at a time as memory allows for `mask_size` numbers each."""
     step = max(1, _limit(masks.device, _SAMPLES_CPU, _SAMPLES_GPU) // max(1, mask_size))
-    parts = [find(slice(start, start + step)) + start * length for start in range(0, len(masks), step)]
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+    # Noisy masks have tens of millions of changes: small numbers until all are there.
+    small = torch.int32 if step * length < 2**31 else torch.int64
+    parts = [find(slice(start, start + step)).to(small) for start in range(0, len(masks), step)]
+    changes = torch.empty(sum(map(len, parts)), dtype=torch.int64, device=masks.device)
+    for number, part_T in enumerate(changes.split([len(part) for part in parts])):
+        part_T.copy_(parts[number]).add_(number * step * length)
+    return changes
 
 
 def _compare_all(foreground_nHW: torch.Tensor) -> torch.Tensor:
