@@ -8,6 +8,7 @@ objects.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,14 +172,16 @@ def _num_keypoint_values(content: Any, path: Path) -> int:
     raise DataError(f"{path} has kpt_shape {shortened(shape)}: [number of keypoints, 2 or 3] is needed. Correct it.")
 
 
-class _Row(NamedTuple):
+@dataclass(frozen=True)
+class _Row:
     """A line of a label file, and where it is."""
 
     text: str
     where: str
 
-    def parse(self) -> tuple[int, list[float]]:
-        """Return the class number and the values after it."""
+    @cached_property
+    def content(self) -> tuple[int, list[float]]:
+        """The class number and the values after it."""
         words = self.text.split()
         try:
             return int(words[0]), [float(word) for word in words[1:]]
@@ -187,7 +190,7 @@ class _Row(NamedTuple):
 
 
 def _object(row: _Row, classes: YoloClasses, image: Json) -> LabelledObject:
-    where, (number, values) = row.where, row.parse()
+    where, (number, values) = row.where, row.content
     height, width = image["height"], image["width"]
     if number not in classes.names:
         available = shortened(sorted(classes.names))
@@ -210,14 +213,14 @@ def _object(row: _Row, classes: YoloClasses, image: Json) -> LabelledObject:
 
 def _leaves_image(row: _Row) -> bool:
     """Return whether a box extends beyond the image by more than a tenth of it."""
-    _, values = row.parse()
+    _, values = row.content
     ends = [centre + sign * size / 2 for centre, size in zip(values[:2], values[2:4], strict=True) for sign in (-1, 1)]
     return len(values) == 4 and not -_EXCESS <= min(ends) <= max(ends) <= 1 + _EXCESS
 
 
 def _is_like_keypoints(row: _Row) -> bool:
     """Return whether all points after the first four values lie in the box that these would describe."""
-    _, values = row.parse()
+    _, values = row.content
     centre_x, centre_y, width, height = values[:4]
 
     def is_inside(x: float, y: float) -> bool:

@@ -92,8 +92,8 @@ def _in_chunks(find: Callable[[slice], torch.Tensor], masks: torch.Tensor, lengt
     small = torch.int32 if step * length < 2**31 else torch.int64
     parts = [find(slice(start, start + step)).to(small) for start in range(0, len(masks), step)]
     changes = torch.empty(sum(map(len, parts)), dtype=torch.int64, device=masks.device)
-    for number, part_T in enumerate(changes.split([len(part) for part in parts])):
-        part_T.copy_(parts[number]).add_(number * step * length)
+    for number, (part_T, small_T) in enumerate(zip(changes.split([*map(len, parts)]), parts, strict=True)):
+        part_T.copy_(small_T).add_(number * step * length)
     return changes
 
 

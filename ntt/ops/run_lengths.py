@@ -21,21 +21,18 @@ _CHANGES = 1 << 20
 def to_run_lengths(changes: Changes) -> RunLengths:
     """Measure the runs between changes; a run too long for 16 bits continues in further rows."""
     per_mask_N = changes.per_mask_N
-    last_N = np.cumsum(per_mask_N)
+    first_N = np.concatenate([[0], np.cumsum(per_mask_N)])
+    borders_N = np.arange(changes.count + 1) * changes.length
     # Several masks at a time: those of noise have so many changes that all at once would take gigabytes.
     parts = [
         _measure(
-            changes.flat_T[last_N[part][0] - per_mask_N[part][0] : last_N[part][-1]],
+            changes.flat_T[first_N[part.start] : first_N[part.stop]],
             per_mask_N[part],
-            np.arange(part.start, part.start + len(per_mask_N[part]) + 1) * changes.length,
+            borders_N[part.start : part.stop + 1],
         )
         for part in chunks(per_mask_N, _CHANGES)
-        if len(per_mask_N[part])
     ]
-    if not parts:
-        return RunLengths(np.zeros((0, 2), dtype=np.uint16), np.zeros(0, dtype=np.int64))
-    runs_R2, rows_N = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return RunLengths(runs_R2, rows_N)
+    return RunLengths(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _measure(flat_T: IntArray, per_mask_N: IntArray, borders_N: IntArray) -> tuple[npt.NDArray[np.uint16], IntArray]:
