@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ntt.data.coco_entries import Findings
-from ntt.ops.boxes import with_corners, with_sizes
+from ntt.ops.boxes import pair_iou, with_corners, with_sizes
 from ntt.types import ImageId, Instance, IntArray
 
 Array = npt.NDArray[np.float64]
@@ -179,13 +179,11 @@ def repeated_objects(instances: Sequence[Instance]) -> list[int]:
     groups_N = np.fromiter((groups.setdefault((i.image_id, i.category_id), len(groups)) for i in instances), np.int64)
     boxes = _rows((instance.bbox_xywh for instance in instances), 4)
     order = np.lexsort((boxes[:, 0], groups_N))
-    edges, areas = with_corners(boxes), boxes[:, 2:].prod(axis=1)
+    corners = with_corners(boxes)
     repeated: set[int] = set()
     for step in range(1, _NEIGHBOURS + 1):
-        one, other = order[:-step], order[step:]
-        overlap = np.minimum(edges[one], edges[other])[:, 2:] - np.maximum(edges[one], edges[other])[:, :2]
-        shared = overlap.clip(min=0).prod(axis=1)
-        is_close = (np.abs(edges[one] - edges[other]) <= _REPEAT_PX).all(axis=1) & (shared > 0)
-        is_close |= shared > _MOST * (areas[one] + areas[other] - shared)
-        repeated.update(np.maximum(one, other)[is_close & (groups_N[one] == groups_N[other])].tolist())
+        first, second = order[:-step], order[step:]
+        ious = pair_iou(corners[first], corners[second])
+        is_close = (np.abs(corners[first] - corners[second]) <= _REPEAT_PX).all(axis=1) & (ious > 0) | (ious > _MOST)
+        repeated.update(np.maximum(first, second)[is_close & (groups_N[first] == groups_N[second])].tolist())
     return [instances[index].id for index in sorted(repeated)]

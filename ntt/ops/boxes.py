@@ -62,7 +62,7 @@ def _first_and_last(occupied_Nk: npt.NDArray[np.bool_]) -> tuple[IntArray, IntAr
     return first_N, np.where(occupied_Nk.any(axis=1), last_N, -1)
 
 
-def pair_iou(first_xyxy: FloatArray, second_xyxy: FloatArray) -> npt.NDArray[np.float64]:
+def pair_iou(first_xyxy: npt.NDArray[Floats], second_xyxy: npt.NDArray[Floats]) -> npt.NDArray[np.float64]:
     """Compute the intersection over union of boxes at the same index: float64 [P], 0 if both have no area.
 
     Coordinates are continuous: (3, 3, 3, 3) has area 0.
