@@ -250,6 +250,10 @@ class Detections:
     boxes_xywh: FloatArray
     rles: tuple[bytes, ...]
 
+    def reaching(self, thresholds_C: FloatArray) -> IntArray:
+        """Return the indices of the detections that reach the threshold of their class."""
+        return np.flatnonzero(self.scores >= thresholds_C[self.labels])
+
 
 @dataclass(frozen=True)
 class Metrics:

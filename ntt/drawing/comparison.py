@@ -63,7 +63,7 @@ def _range_text(thresholds_C: FloatArray) -> str:
 
 
 def _confident(detections: Detections, thresholds_C: FloatArray) -> DrawnInstances:
-    indices = np.flatnonzero(detections.scores >= thresholds_C[detections.labels])
+    indices = detections.reaching(thresholds_C)
     return DrawnInstances(
         labels=detections.labels[indices],
         boxes_xywh=detections.boxes_xywh[indices],

@@ -61,7 +61,7 @@ def image_quality(
     if ground_truth is None:
         return None
     objects, overlaps = match_objects(ground_truth, detections)
-    counted = detections.scores >= thresholds_C[detections.labels]
+    counted = detections.reaching(thresholds_C)
     num_matched = np.count_nonzero(objects[counted] >= 0)
     num_objects = np.count_nonzero(~ground_truth.iscrowd)
     weight = num_matched / 2 + np.count_nonzero(objects[counted] == WRONG) / 2 + num_objects / 2

@@ -100,9 +100,7 @@ def write_counts(
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", "class", "number", "best_score", "threshold"])
     for record, image in zip(images, detections, strict=True):
-        numbers = np.bincount(
-            image.labels[image.scores >= thresholds_C[image.labels]], minlength=len(categories)
-        ).tolist()
+        numbers = np.bincount(image.labels[image.reaching(thresholds_C)], minlength=len(categories)).tolist()
         # Detections are sorted by descending score: the first of a class is its best.
         best = dict(zip(image.labels[::-1].tolist(), image.scores[::-1].tolist(), strict=True))
         for label in sorted(best):

@@ -77,8 +77,7 @@ def counts_table(detections: Sequence[Detections], categories: Sequence[Category
     """Return a table of each class's threshold, its detections that reach it, and the images with any of them."""
     totals_C, images_C = np.zeros((2, len(categories)), dtype=np.int64)
     for image in detections:
-        labels = image.labels[image.scores >= thresholds_C[image.labels]]
-        counts_C = np.bincount(labels, minlength=len(categories))
+        counts_C = np.bincount(image.labels[image.reaching(thresholds_C)], minlength=len(categories))
         totals_C += counts_C
         images_C += counts_C > 0
     columns = (thresholds_C.tolist(), totals_C.tolist(), images_C.tolist())
