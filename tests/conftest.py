@@ -45,7 +45,7 @@ def golden_dir(shared_dir: Path) -> Path:
 
 
 @pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> str:
+def device(request) -> str:
     """Where models run. `-m "gpu and parity"` repeats on a CUDA device what the parity tests do on the CPU."""
     import torch
 
@@ -55,7 +55,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def slurm_cluster(tmp_path_factory) -> Iterator[Cluster]:
     """A SLURM cluster of this machine alone, in a folder of its own; started once for all tests that use it."""
     obstacle = why_not()
     if obstacle:
@@ -67,7 +67,7 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(tmp_path_factory) -> Path:
     """The data set of `tiny_data`, for tests that leave it as it is."""
     from tiny_data import make_tiny
 
@@ -75,7 +75,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_store(tmp_path_factory) -> Path:
     """One store for all tests that do not look into it, so that candidates are computed once."""
     return tmp_path_factory.mktemp("store")
 

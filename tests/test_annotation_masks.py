@@ -42,7 +42,7 @@ def compressed() -> str:
 
 
 @pytest.mark.parametrize("counts", [RUNS, compressed(), compressed().encode()])
-def test_run_length_codes_of_all_kinds(counts: Any) -> None:
+def test_run_length_codes_of_all_kinds(counts: Any):
     coded = instance({"size": [3, 5], "counts": counts})
     mask = instance_mask(coded, 3, 5)
     assert mask.dtype == np.bool_
@@ -50,7 +50,7 @@ def test_run_length_codes_of_all_kinds(counts: Any) -> None:
     assert instance_rle(coded, 3, 5) == compressed().encode()
 
 
-def test_an_rle_of_another_size_and_no_polygon_are_refused() -> None:
+def test_an_rle_of_another_size_and_no_polygon_are_refused():
     with pytest.raises(DataError, match=r"A mask of .height, width. .5, 3. does not fit an image of .3, 5."):
         instance_mask(instance({"size": [5, 3], "counts": RUNS}), 3, 5)
     with pytest.raises(DataError, match="without polygons"):
@@ -66,11 +66,11 @@ def test_an_rle_of_another_size_and_no_polygon_are_refused() -> None:
         ([[2.0, 2.0, 2.1, 2.0, 2.1, 2.1]], (0, 0), (0, 0)),
     ],
 )
-def test_polygons_are_united_and_clipped(polygons: Any, rows: tuple[int, int], columns: tuple[int, int]) -> None:
+def test_polygons_are_united_and_clipped(polygons: Any, rows: tuple[int, int], columns: tuple[int, int]):
     np.testing.assert_array_equal(instance_mask(instance(polygons), 5, 8), filled(rows, columns))
 
 
-def test_a_box_serves_as_mask() -> None:
+def test_a_box_serves_as_mask():
     np.testing.assert_array_equal(instance_mask(instance(None, (1, 2, 3, 2)), 5, 8), filled((2, 4), (1, 4)))
     assert instance_rle(instance(None, (1, 2, 3, 2)), 5, 8) == instance_rle(instance([[1, 2, 4, 2, 4, 4, 1, 4]]), 5, 8)
 
@@ -91,11 +91,11 @@ def test_a_box_serves_as_mask() -> None:
 )
 def test_boxes_cover_the_pixels_whose_centres_they_hold(
     box: tuple[float, float, float, float], rows: tuple[int, int], columns: tuple[int, int]
-) -> None:
+):
     np.testing.assert_array_equal(box_mask(box, 5, 8), filled(rows, columns))
 
 
-def test_area_and_box_of_an_rle() -> None:
+def test_area_and_box_of_an_rle():
     counts = compressed().encode()
     assert rle_area(counts, 3, 5) == 5
     assert rle_box(counts, 3, 5) == (2, 0, 2, 3)
@@ -104,7 +104,7 @@ def test_area_and_box_of_an_rle() -> None:
     assert rle_box(empty, 3, 5) == (0, 0, 0, 0)
 
 
-def test_runs_are_unpacked() -> None:
+def test_runs_are_unpacked():
     assert unpack_runs(compressed()) == RUNS
     assert unpack_runs("") == []
     mask = np.asfortranarray(np.random.default_rng(0).random((97, 103)) < 0.3, dtype=np.uint8)
@@ -129,7 +129,7 @@ def test_runs_are_unpacked() -> None:
         ("", "cover 0 pixels, the image has 15"),
     ],
 )
-def test_runs_from_files_are_checked(counts: Any, text: str) -> None:
+def test_runs_from_files_are_checked(counts: Any, text: str):
     with pytest.raises(ValueError, match=text):
         checked_runs(counts, 3, 5)
     assert checked_runs(RUNS, 3, 5) == RUNS

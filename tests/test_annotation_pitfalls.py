@@ -83,13 +83,13 @@ READINGS: dict[str, Callable[[Box], Any]] = {
 
 @pytest.mark.parametrize("text", READINGS)
 @pytest.mark.parametrize("masks", [lambda box: [rectangle(box)], run_lengths])
-def test_boxes_that_are_something_else_than_coco_s(tmp_path: Path, text: str, masks: Callable[[Box], Any]) -> None:
+def test_boxes_that_are_something_else_than_coco_s(tmp_path: Path, text: str, masks: Callable[[Box], Any]):
     with pytest.raises(DataError, match=r"annotations\.json: \d of 4 boxes contradict their masks") as caught:
         read(tmp_path, changed(boxes_as(READINGS[text]), sound(masks)))
     assert f"they look like {text}" in str(caught.value)
 
 
-def test_boxes_of_images_resized_to_one_size(tmp_path: Path) -> None:
+def test_boxes_of_images_resized_to_one_size(tmp_path: Path):
     content = changed(boxes_as(lambda b: np.array(b) * (2, 8 / 3, 2, 8 / 3)))
     content["images"][1].update(width=WIDTH * 2, height=HEIGHT * 2)
     for entry in content["annotations"][2:]:  # the second image is twice as large, its boxes are as before
@@ -102,7 +102,7 @@ def test_boxes_of_images_resized_to_one_size(tmp_path: Path) -> None:
     ("fraction", "masks", "what"),
     [(["bbox"], [rectangle], "boxes"), (["segmentation"], [rectangle], "masks"), (["bbox"], None, "boxes")],
 )
-def test_fractions_of_the_image(tmp_path: Path, fraction: list[str], masks: Any, what: str) -> None:
+def test_fractions_of_the_image(tmp_path: Path, fraction: list[str], masks: Any, what: str):
     content = sound(None if masks is None else lambda box: [rectangle(box)])
     for entry in content["annotations"]:
         scaled = np.array(entry["bbox"]) / (WIDTH, HEIGHT, WIDTH, HEIGHT)
@@ -111,7 +111,7 @@ def test_fractions_of_the_image(tmp_path: Path, fraction: list[str], masks: Any,
         read(tmp_path, content)
 
 
-def test_boxes_without_masks_that_leave_their_images(tmp_path: Path) -> None:
+def test_boxes_without_masks_that_leave_their_images(tmp_path: Path):
     corners = changed(boxes_as(READINGS["[left, top, right, bottom]."]), sound(None))
     with pytest.raises(DataError, match=r"of 4 boxes leave their images: they look like \[left, top, right, bottom\]"):
         read(tmp_path, corners)
@@ -119,7 +119,7 @@ def test_boxes_without_masks_that_leave_their_images(tmp_path: Path) -> None:
         read(tmp_path, changed(boxes_as(lambda b: np.array(b) * 3), sound(None)))
 
 
-def test_single_contradictions_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_single_contradictions_are_named(tmp_path: Path, caplog):
     content = sound()
     content["annotations"][2]["bbox"] = [74, 24, 124, 62]
     _, log = log_of(tmp_path, content, caplog)
@@ -132,7 +132,7 @@ def test_single_contradictions_are_named(tmp_path: Path, caplog: pytest.LogCaptu
     )
 
 
-def test_sound_boxes_are_not_questioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_sound_boxes_are_not_questioned(tmp_path: Path, caplog):
     """Rounded, drawn loosely, clipped where the mask is not, of a thin object: none of these is a contradiction."""
     for written in (
         lambda b: (b[0] + 0.4, b[1] - 0.7, b[2] - 1, b[3] + 1),
@@ -144,7 +144,7 @@ def test_sound_boxes_are_not_questioned(tmp_path: Path, caplog: pytest.LogCaptur
     assert log_of(tmp_path, {**sound(), "annotations": [thin, beyond]}, caplog)[1] == ""
 
 
-def test_masks_and_boxes_of_larger_images(tmp_path: Path) -> None:
+def test_masks_and_boxes_of_larger_images(tmp_path: Path):
     content = changed(boxes_as(lambda b: np.array(b) * 2), sound(lambda box: [[2 * v for v in rectangle(box)]]))
     with pytest.raises(DataError, match="of 4 boxes leave their images: they look like those of larger images"):
         read(tmp_path, content)
@@ -157,9 +157,7 @@ def test_masks_and_boxes_of_larger_images(tmp_path: Path) -> None:
         ((0, 0, 1, 1), "differ from their masks by left +0, top +0, width +1, height +1 px. COCO's width is right - "),
     ],
 )
-def test_boxes_counted_in_another_way_are_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, by: Box, text: str
-) -> None:
+def test_boxes_counted_in_another_way_are_named(tmp_path: Path, caplog, by: Box, text: str):
     _, log = log_of(tmp_path, changed(boxes_as(lambda b: np.add(b, by))), caplog)
     assert log.startswith(f"The boxes {text}")
 
@@ -167,7 +165,7 @@ def test_boxes_counted_in_another_way_are_named(
 # Crowd regions
 
 
-def test_crowd_regions_are_counted_and_can_be_read_as_objects(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_crowd_regions_are_counted_and_can_be_read_as_objects(tmp_path: Path, caplog):
     content = sound(run_lengths)
     for entry in content["annotations"][:2]:
         entry["iscrowd"] = 1
@@ -181,7 +179,7 @@ def test_crowd_regions_are_counted_and_can_be_read_as_objects(tmp_path: Path, ca
     assert objects.file_sha256 == dataset.file_sha256 == dataset.digest
 
 
-def test_few_crowd_regions_are_counted_without_a_question(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_few_crowd_regions_are_counted_without_a_question(tmp_path: Path, caplog):
     box = [20, 20, 30, 30]
     entries = [annotation(n, 5, 1, [4 * n, *box[1:]], iscrowd=int(n == 1)) for n in range(1, 13)]
     _, log = log_of(tmp_path, document(annotations=entries), caplog)
@@ -202,16 +200,14 @@ def test_few_crowd_regions_are_counted_without_a_question(tmp_path: Path, caplog
         (1900, lambda box: [rectangle(box)], False),
     ],
 )
-def test_areas_that_contradict_their_objects(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, area: float, masks: Any, is_named: bool
-) -> None:
+def test_areas_that_contradict_their_objects(tmp_path: Path, caplog, area: float, masks: Any, is_named: bool):
     dataset, log = log_of(tmp_path, changed(lambda entry: entry.update(area=area), sound(masks)), caplog)
     assert log.startswith("4 annotation(s) have an `area` that contradicts the mask or box") is is_named
     assert dataset.instances[0].area_px == area
 
 
 @pytest.mark.parametrize("shift_px", [0, 0.3, 1, 2])
-def test_objects_annotated_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture, shift_px: float) -> None:
+def test_objects_annotated_twice(tmp_path: Path, caplog, shift_px: float):
     content = sound()
     for entry in content["annotations"][:]:
         left, *rest = entry["bbox"]
@@ -221,9 +217,7 @@ def test_objects_annotated_twice(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize(("indices", "is_named"), [((0, 0, 1, 1), False), ((0, 0, 0, 1), True), ((0, 1, 1, 2), True)])
-def test_shot_indices_that_are_no_count(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, indices: tuple[int, ...], is_named: bool
-) -> None:
+def test_shot_indices_that_are_no_count(tmp_path: Path, caplog, indices: tuple[int, ...], is_named: bool):
     content = sound()
     for entry, index in zip(content["annotations"], indices, strict=True):
         entry["shot_index"] = float(index)
@@ -246,7 +240,7 @@ def test_shot_indices_that_are_no_count(
         ('"counts"', '"counts": "0", "counts"', "counts"),
     ],
 )
-def test_keys_with_two_values_are_refused(tmp_path: Path, old: str, new: str, key: str) -> None:
+def test_keys_with_two_values_are_refused(tmp_path: Path, old: str, new: str, key: str):
     text = json.dumps(sound(run_lengths))
     with pytest.raises(DataError, match=f"objects with the same key twice and different values: `{key}`"):
         read(tmp_path, text.replace(old, new))
@@ -266,7 +260,7 @@ def renamed(content: Json, images: Any, classes: Any, ids: Any) -> Json:
 
 
 @pytest.mark.parametrize("kind", [float, str, lambda n: n + 2**63, lambda n: [f"n{n}", n][n % 2]])
-def test_ids_of_every_kind_are_read(tmp_path: Path, kind: Callable[[int], Any]) -> None:
+def test_ids_of_every_kind_are_read(tmp_path: Path, kind: Callable[[int], Any]):
     dataset = read(tmp_path, renamed(sound(), kind, kind, kind))
     names = {category.id: category.name for category in dataset.categories}
     assert [names[instance.category_id] for instance in dataset.instances] == ["dog", "cat", "dog", "cat"]
@@ -275,7 +269,7 @@ def test_ids_of_every_kind_are_read(tmp_path: Path, kind: Callable[[int], Any]) 
 
 
 @pytest.mark.parametrize(("images", "references"), [(str, int), (int, str), (str, float), (int, float), (float, str)])
-def test_ids_written_in_two_ways_name_the_same_image(tmp_path: Path, images: Any, references: Any) -> None:
+def test_ids_written_in_two_ways_name_the_same_image(tmp_path: Path, images: Any, references: Any):
     content = renamed(sound(), images, int, int)
     for entry in content["annotations"]:
         entry.update(image_id=references(int(entry["image_id"])), category_id=references(entry["category_id"]))
@@ -283,7 +277,7 @@ def test_ids_written_in_two_ways_name_the_same_image(tmp_path: Path, images: Any
     assert [int(instance.image_id) for instance in dataset.instances] == [1, 1, 2, 2]
 
 
-def test_numbers_in_text_are_drawn_like_numbers(tmp_path: Path) -> None:
+def test_numbers_in_text_are_drawn_like_numbers(tmp_path: Path):
     def drawn(content: Json) -> list[int]:
         dataset = read(tmp_path, content)
         sample = sample_native(dataset, dataset.categories, shots=1, seed=0, strict=False, validity=Validity(1, 0))
@@ -292,9 +286,7 @@ def test_numbers_in_text_are_drawn_like_numbers(tmp_path: Path) -> None:
     assert drawn(renamed(sound(), str, str, str)) == drawn(sound())
 
 
-def test_text_that_acts_on_a_terminal_is_replaced_in_class_names(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_text_that_acts_on_a_terminal_is_replaced_in_class_names(tmp_path: Path, caplog):
     content = sound()
     content["categories"][0]["name"] = "\x1b[31mdog\x07\u202e\ud800"
     dataset, log = log_of(tmp_path, content, caplog)
@@ -318,7 +310,7 @@ def test_text_that_acts_on_a_terminal_is_replaced_in_class_names(
         ({"id": "a\ud800"}, "an `id` that is a whole number or text is needed"),
     ],
 )
-def test_claims_that_nothing_can_fulfil(tmp_path: Path, change: Json, text: str) -> None:
+def test_claims_that_nothing_can_fulfil(tmp_path: Path, change: Json, text: str):
     content = sound()
     content["images"][0].update(change)
     with pytest.raises(DataError, match=text) as caught:
@@ -339,7 +331,7 @@ HUGE = int("9" * 4000)
         {"segmentation": {"size": [HUGE, WIDTH], "counts": [1]}},
     ],
 )
-def test_numbers_of_4000_digits(tmp_path: Path, change: Json) -> None:
+def test_numbers_of_4000_digits(tmp_path: Path, change: Json):
     with pytest.raises(DataError) as caught:
         read(tmp_path, changed(lambda entry: entry.update(change)))
     assert len(str(caught.value)) < 1000
@@ -348,7 +340,7 @@ def test_numbers_of_4000_digits(tmp_path: Path, change: Json) -> None:
     assert read(tmp_path, content).instances[0].id == HUGE
 
 
-def test_outlines_that_are_too_long_to_draw(tmp_path: Path) -> None:
+def test_outlines_that_are_too_long_to_draw(tmp_path: Path):
     zigzag = [value for n in range(3000) for value in (9000 * (n % 2), n / 100)]
     with pytest.raises(DataError, match="has a polygon of 3000 corners whose outline is too long to draw"):
         read(tmp_path, changed(lambda entry: entry.update(segmentation=[zigzag])))
@@ -367,7 +359,7 @@ def test_outlines_that_are_too_long_to_draw(tmp_path: Path) -> None:
         lambda entry: entry.update(segmentation={**run_lengths(tuple(entry["bbox"])), "size": [120.0, 160.0]}),
     ],
 )
-def test_unusual_ways_to_write_the_same(tmp_path: Path, change: Callable[[Json], Any]) -> None:
+def test_unusual_ways_to_write_the_same(tmp_path: Path, change: Callable[[Json], Any]):
     expected, dataset = read(tmp_path, sound()), read(tmp_path, changed(change))
     assert [instance.bbox_xywh for instance in dataset.instances] == [i.bbox_xywh for i in expected.instances]
     assert [instance.area_px for instance in dataset.instances] == [i.area_px for i in expected.instances]
@@ -383,7 +375,7 @@ def test_unusual_ways_to_write_the_same(tmp_path: Path, change: Callable[[Json],
         ([{"id": n, "name": f"zoo {n}", "supercategory": "none"} for n in (0, 8)], None),
     ],
 )
-def test_the_class_that_roboflow_puts_above_all_others(tmp_path: Path, entries: list[Json], root: int | None) -> None:
+def test_the_class_that_roboflow_puts_above_all_others(tmp_path: Path, entries: list[Json], root: int | None):
     content = sound()
     content["categories"] += entries
     assert read(tmp_path, content).root_class == root
@@ -423,7 +415,7 @@ def test_the_class_that_roboflow_puts_above_all_others(tmp_path: Path, entries: 
         ),
     ],
 )
-def test_one_mistake_is_reported_once(tmp_path: Path, change: Callable[[Json], Any], text: str) -> None:
+def test_one_mistake_is_reported_once(tmp_path: Path, change: Callable[[Json], Any], text: str):
     content = sound()
     change(content)
     with pytest.raises(DataError) as caught:

@@ -52,7 +52,7 @@ def repo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "small_grid.pth"
     torch.save(filled_tensors(meta_shapes(rows=3)), path)
     return path
@@ -68,7 +68,7 @@ def figures(out: str) -> list[float]:
     return [float(line.split()[-1]) for line in out.splitlines()[1:4]]
 
 
-def test_agreement(repo: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_agreement(repo: Path, weights: Path, capsys):
     assert main(command(repo, weights)) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"dinov2_vits14 at {SIDE} pixels, one image of random colours: timm's network against")
@@ -84,13 +84,8 @@ def test_agreement(repo: Path, weights: Path, capsys: pytest.CaptureFixture[str]
     [("", "0", None), (" + 0.01", "1e-4", 0.01), (" * float('nan')", "1e30", np.nan)],
 )
 def test_another_computation_is_found(
-    repo: Path,
-    weights: Path,
-    change: str,
-    tolerance: str,
-    difference: float | None,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    repo: Path, weights: Path, change: str, tolerance: str, difference: float | None, capsys
+):
     changed = HUBCONF.replace('"x_norm_patchtokens": tokens', f'"x_norm_patchtokens": tokens{change}')
     (repo / "hubconf.py").write_text(changed)
     assert main(command(repo, weights, "--tolerance", tolerance)) == 1
@@ -100,7 +95,7 @@ def test_another_computation_is_found(
     assert out.endswith(f"the implementations differ by more than {float(tolerance):g}\n")
 
 
-def test_images_of_any_size(repo: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_of_any_size(repo: Path, weights: Path, tmp_path: Path, capsys):
     paths = []
     for index, size in enumerate([(50, 30), (20, 70)]):
         paths.append(str(tmp_path / f"{index}.png"))
@@ -121,7 +116,7 @@ def test_images_of_any_size(repo: Path, weights: Path, tmp_path: Path, capsys: p
         (["missing.png"], "missing.png"),
     ],
 )
-def test_mistakes(repo: Path, weights: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(repo: Path, weights: Path, more: list[str], message: str, capsys):
     assert main(command(repo, weights, *more)) == 2
     err = capsys.readouterr().err
     assert "Error: " in err

@@ -294,7 +294,7 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(root: Path):
     ],
 )
 def test_images_go_together_to_a_segmenter_that_takes_several(
-    root: Path, caplog: pytest.LogCaptureFixture, image_batch: int | None, most: int, groups: list[int]
+    root: Path, caplog, image_batch: int | None, most: int, groups: list[int]
 ):
     one_by_one = converted(root, Prompted(), box_masks=BoxMasks(Prompted(), Store(root / "one")))
     segmenter = Together(most=most)
@@ -336,9 +336,7 @@ def words(root: Path, *more: str) -> list[str]:
     ]
 
 
-def test_the_command_goes_on_after_an_interruption(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_the_command_goes_on_after_an_interruption(root: Path, monkeypatch, capsys):
     for stub, status in ((Prompted(fails_at=3), 130), (second := Prompted(), 0)):
         monkeypatch.setattr("ntt.cli.boxes_to_masks.choose_box_segmenter", lambda *_, stub=stub: stub)
         assert main(words(root, "--pictures", str(root / "pictures"), "--format", "polygon")) == status
@@ -373,7 +371,7 @@ def test_the_command_takes_any_segmenter(root: Path):
         (["--images", "/nowhere"], "/nowhere does not exist"),
     ],
 )
-def test_errors_of_the_command(root: Path, capsys: pytest.CaptureFixture[str], more: list[str], problem: str):
+def test_errors_of_the_command(root: Path, capsys, more: list[str], problem: str):
     try:
         status = main(words(root, *(word.replace("ROOT", str(root)) for word in more)))
     except SystemExit as stop:  # Hydra's way
@@ -402,9 +400,7 @@ def memory_of(
     return run_dir, [feature.flatten().tolist() for feature in memory.features]
 
 
-def test_references_get_their_masks_from_box_prompts(
-    box_only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_references_get_their_masks_from_box_prompts(box_only: Path, tmp_path: Path, monkeypatch, capsys):
     stub = Prompted()
     folder, by_box = memory_of(box_only, tmp_path, monkeypatch, stub, "memory.box_masks=box")
     assert not stub.calls
@@ -419,7 +415,7 @@ def test_references_get_their_masks_from_box_prompts(
     assert len(stub.calls) == 2  # found in the store
 
 
-def test_a_box_in_which_nothing_is_found_serves_as_mask(box_only: Path, tmp_path: Path, caplog: Any):
+def test_a_box_in_which_nothing_is_found_serves_as_mask(box_only: Path, tmp_path: Path, caplog):
     dataset = read_coco(box_only / "annotations" / "references.json", box_only / "images")
     instance = dataset.instances[0]
     record = dataset.images[instance.image_id]

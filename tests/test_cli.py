@@ -37,7 +37,7 @@ METRICS = Metrics(
 )
 
 
-def test_check_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_check_of_a_folder(tmp_path: Path, capsys):
     root = make_tiny(tmp_path / "tiny")
     assert main(["data", "check", str(root), "--decode"]) == 0
     out = capsys.readouterr().out
@@ -63,7 +63,7 @@ def test_check_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert "targets_1.png" in capsys.readouterr().err
 
 
-def test_demo_data_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_demo_data_into_a_folder(tmp_path: Path, capsys):
     folder = tmp_path / "demo"
     assert main(["data", "demo", str(folder)]) == 0
     assert str(folder) in capsys.readouterr().out
@@ -72,7 +72,7 @@ def test_demo_data_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert f"{folder} exists already. Name a new folder." in capsys.readouterr().err
 
 
-def test_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_show(tmp_path: Path, capsys):
     assert main(["show", str(tmp_path)]) == 2
     assert "has no metrics.json" in capsys.readouterr().err
     write_json(tmp_path / "metrics.json", vars(METRICS))
@@ -175,7 +175,7 @@ printf '%s\n' "${COMPREPLY[@]}"
     assert (done.stdout.splitlines(), done.stderr) == (expected, "")
 
 
-def test_completion_for_an_unknown_shell(capsys: pytest.CaptureFixture[str]):
+def test_completion_for_an_unknown_shell(capsys):
     for shell in ("zsh", "fish"):
         assert main(["run", "-sc", f"install={shell}"]) == 0
         assert "_NTT_COMPLETE" in capsys.readouterr().out
@@ -196,7 +196,7 @@ sys.exit(f"{status} {heavy} {time.process_time()}" if status or heavy or time.pr
     assert "Training-free" in done.stdout
 
 
-def test_completion_of_the_shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_completion_of_the_shell(monkeypatch, capsys):
     for name, value in {"_NTT_COMPLETE": "bash_complete", "COMP_WORDS": "ntt sweep ", "COMP_CWORD": "2"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit):
@@ -204,7 +204,7 @@ def test_completion_of_the_shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "plain,collect" in capsys.readouterr().out
 
 
-def test_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]):
+def test_unknown_command_is_refused(capsys):
     assert main(["dance"]) == 2
     assert "No such command 'dance'" in capsys.readouterr().err
     assert main(["sweep", "list", "seed=0"]) == 2
@@ -218,9 +218,7 @@ def test_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]):
         (KeyboardInterrupt(), 130, "\nInterrupted. Run the same command again to resume.\n"),
     ],
 )
-def test_what_ends_a_command(
-    error: BaseException, status: int, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_what_ends_a_command(error: BaseException, status: int, text: str, monkeypatch, capsys):
     def fail() -> None:
         raise error
 
@@ -255,7 +253,7 @@ def test_a_reader_that_goes_away_is_no_error(code: str, status: int, said: bytes
     assert process.returncode == status
 
 
-def test_ntt_run_takes_what_main_py_takes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_ntt_run_takes_what_main_py_takes(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["ntt"])
     assert main(["run", "--cfg", "job", "shots=3shot"]) == 0
     assert "count: 3" in capsys.readouterr().out
@@ -265,7 +263,7 @@ def test_ntt_run_takes_what_main_py_takes(monkeypatch: pytest.MonkeyPatch, capsy
     assert "there is no setting 'sede'. Did you mean seed?" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_a_run_with_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_ctrl_c_ends_a_run_with_one_line(monkeypatch, capsys):
     def interrupt(config: ExperimentConfig) -> None:
         raise KeyboardInterrupt
 

@@ -30,7 +30,7 @@ def refused_annotation(folder: Path, **changes: Any) -> str:
     return refusal(folder, document(annotations=[{**annotation(3, 5, 1, [20, 20, 50, 40]), **changes}]))
 
 
-def test_a_plain_file(tmp_path: Path) -> None:
+def test_a_plain_file(tmp_path: Path):
     # A byte order mark is tolerated.
     dataset = read(tmp_path, "\ufeff" + json.dumps(document()))
     assert dataset.categories == (Category(1, "cat"), Category(7, "dog"))
@@ -42,7 +42,7 @@ def test_a_plain_file(tmp_path: Path) -> None:
     assert dataset.digest == hashlib.sha256(dataset.annotation_file.read_bytes()).hexdigest()
 
 
-def test_look_ups(tmp_path: Path) -> None:
+def test_look_ups(tmp_path: Path):
     entries = [annotation(9, 5, 7, [0, 0, 9, 9]), annotation(2, 5, 1, [0, 0, 9, 9]), annotation(4, 5, 7, [0, 0, 9, 9])]
     dataset = read(tmp_path, document(annotations=entries))
     assert [i.id for i in dataset.instances_of_image(5)] == [9, 2, 4]
@@ -56,7 +56,7 @@ def test_look_ups(tmp_path: Path) -> None:
 # Files
 
 
-def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
+def test_a_missing_file_names_its_neighbours(tmp_path: Path):
     (tmp_path / "train.json").write_text("{}")
     with pytest.raises(DataError, match=r"no annotation file .*val\.json\. The folder holds train\.json\."):
         read_coco(tmp_path / "val.json", tmp_path)
@@ -68,7 +68,7 @@ def test_a_missing_file_names_its_neighbours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\xfa\x00{", b'{"a": "\xe9"}', b'{"a": 1' + b"0" * 5000 + b"}"])
-def test_bytes_that_are_no_text_or_no_usable_number(tmp_path: Path, content: bytes) -> None:
+def test_bytes_that_are_no_text_or_no_usable_number(tmp_path: Path, content: bytes):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(DataError, match="is not valid JSON"):
         read_coco(tmp_path / "a.json", tmp_path)
@@ -87,12 +87,12 @@ def test_bytes_that_are_no_text_or_no_usable_number(tmp_path: Path, content: byt
         (document(annotations=None), ["`annotations` is missing"]),
     ],
 )
-def test_refused_files(tmp_path: Path, content: Any, parts: list[str]) -> None:
+def test_refused_files(tmp_path: Path, content: Any, parts: list[str]):
     message = refusal(tmp_path, content)
     assert [part for part in parts if part not in message] == []
 
 
-def test_annotations_may_be_absent_for_targets_only(tmp_path: Path) -> None:
+def test_annotations_may_be_absent_for_targets_only(tmp_path: Path):
     dataset = read(tmp_path, document(annotations=None), annotations_required=False)
     assert (dataset.has_annotations, dataset.has_masks, dataset.instances) == (False, False, ())
     assert read(tmp_path, document(annotations=[])).has_annotations
@@ -139,13 +139,13 @@ SIZES = "both must be whole numbers of at least 1"
         ),
     ],
 )
-def test_refused_categories_and_images(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
+def test_refused_categories_and_images(tmp_path: Path, changes: dict[str, Any], text: str):
     message = refusal(tmp_path, document(**changes))
     assert text in message
     assert "problems" not in message  # one alone, without a list
 
 
-def test_one_file_under_two_ids_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_file_under_two_ids_is_told(tmp_path: Path, caplog):
     again = {**IMAGE, "id": 6, "file_name": "./a.png"}
     dataset = read(tmp_path, document(images=[IMAGE, again, {**IMAGE, "id": 7, "file_name": "b.png"}]))
     assert len(dataset.images) == 3
@@ -155,7 +155,7 @@ def test_one_file_under_two_ids_is_told(tmp_path: Path, caplog: pytest.LogCaptur
     assert caplog.text == ""
 
 
-def test_links_may_lead_out_of_the_folder_and_missing_sizes_are_read(tmp_path: Path) -> None:
+def test_links_may_lead_out_of_the_folder_and_missing_sizes_are_read(tmp_path: Path):
     save_image(tmp_path / "elsewhere" / "b.png", gradient(10, 20))
     (tmp_path / "images").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "a.png").symlink_to(tmp_path / "elsewhere" / "b.png")
@@ -173,7 +173,7 @@ def test_links_may_lead_out_of_the_folder_and_missing_sizes_are_read(tmp_path: P
     ],
 )
 @pytest.mark.parametrize("image_id", [5, "x/1"])
-def test_accepted_images(tmp_path: Path, changes: dict[str, Any], name: str, image_id: Any) -> None:
+def test_accepted_images(tmp_path: Path, changes: dict[str, Any], name: str, image_id: Any):
     content = document(images=[{**IMAGE, **changes, "id": image_id}], annotations=[annotation(1, image_id, 1, [0] * 4)])
     record = read(tmp_path, content).images[image_id]
     assert record == ImageRecord(image_id, name, tmp_path / "images" / name, 100, 200)
@@ -183,7 +183,7 @@ def test_accepted_images(tmp_path: Path, changes: dict[str, Any], name: str, ima
 # Annotations
 
 
-def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path):
     content = document(
         images=[IMAGE, {**IMAGE, "id": 6, "file_name": "../b.png"}],
         categories=[{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}],
@@ -200,7 +200,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         assert part in message
 
 
-def test_missing_annotation_ids_are_numbered_on(tmp_path: Path) -> None:
+def test_missing_annotation_ids_are_numbered_on(tmp_path: Path):
     entry = {key: value for key, value in annotation(0, 5, 1, [0, 0, 9, 9]).items() if key != "id"}
     assert [i.id for i in read(tmp_path, document(annotations=[entry, entry])).instances] == [1, 2]
     mixed = [entry, annotation(4, 5, 1, [0, 0, 9, 9]), entry]
@@ -219,7 +219,7 @@ RLE = {"size": [100, 200], "counts": [210, 3, 97, 3, 19687]}
         ({"bbox": [2, 10, 2.5, 3], "area": 99}, (2, 10, 2.5, 3), 99),
     ],
 )
-def test_missing_boxes_and_areas_are_measured(tmp_path: Path, changes: dict[str, Any], box: Any, area: float) -> None:
+def test_missing_boxes_and_areas_are_measured(tmp_path: Path, changes: dict[str, Any], box: Any, area: float):
     entry = {"id": 1, "image_id": 5, "category_id": 1, **changes}
     (instance,) = read(tmp_path, document(annotations=[entry])).instances
     assert (instance.bbox_xywh, instance.area_px) == (box, area)
@@ -262,13 +262,13 @@ def test_missing_boxes_and_areas_are_measured(tmp_path: Path, changes: dict[str,
         ({"segmentation": {"size": [100, 200], "counts": [19999]}}, "its runs cover 19999 pixels, the image has 20000"),
     ],
 )
-def test_refused_values(tmp_path: Path, changes: dict[str, Any], text: str) -> None:
+def test_refused_values(tmp_path: Path, changes: dict[str, Any], text: str):
     message = refused_annotation(tmp_path, **changes)
     assert "Annotation 3 " in message
     assert text in message
 
 
-def test_annotations_without_a_usable_id(tmp_path: Path) -> None:
+def test_annotations_without_a_usable_id(tmp_path: Path):
     assert "Annotation 1 is 7, not an object" in refusal(tmp_path, document(annotations=[7]))
     twice = [annotation(1, 5, 1, [0, 0, 9, 9])] * 2
     assert "Annotation id 1 occurs more than once" in refusal(tmp_path, document(annotations=twice))
@@ -276,7 +276,7 @@ def test_annotations_without_a_usable_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, [], [[]], {}])
-def test_empty_segmentations_mean_box_only(tmp_path: Path, nothing: Any) -> None:
+def test_empty_segmentations_mean_box_only(tmp_path: Path, nothing: Any):
     entry = annotation(1, 5, 1, [2, 10, 20, 30], segmentation=nothing)
     assert read(tmp_path, document(annotations=[entry])).instances[0].segmentation is None
 
@@ -298,9 +298,7 @@ def test_empty_segmentations_mean_box_only(tmp_path: Path, nothing: Any) -> None
         ),
     ],
 )
-def test_unusable_annotations_are_left_out_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, entry: dict[str, Any], reason: str
-) -> None:
+def test_unusable_annotations_are_left_out_and_counted(tmp_path: Path, caplog, entry: dict[str, Any], reason: str):
     entries = [annotation(1, 5, 1, [0, 0, 9, 9]), entry, {**entry, "id": 3}, annotation(4, 5, 7, [0, 0, 9, 9])]
     with caplog.at_level(logging.WARNING):
         dataset = read(tmp_path, document(annotations=entries))
@@ -321,16 +319,14 @@ def test_unusable_annotations_are_left_out_and_counted(
         ([150, 0, 51.01, 10], (150, 0, 50, 10), True),
     ],
 )
-def test_boxes_that_stick_out_are_clipped(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, box: Any, clipped: Any, warned: bool
-) -> None:
+def test_boxes_that_stick_out_are_clipped(tmp_path: Path, caplog, box: Any, clipped: Any, warned: bool):
     dataset = read(tmp_path, document(annotations=[annotation(1, 5, 1, box)]))
     assert dataset.instances[0].bbox_xywh == clipped
     assert dataset.boxes_as_written == {1: tuple(box)}
     assert ("1 annotation(s) clipped: the box sticks out of the image (id 1)" in caplog.text) is warned
 
 
-def test_masks_are_complete_when_every_object_has_one(tmp_path: Path) -> None:
+def test_masks_are_complete_when_every_object_has_one(tmp_path: Path):
     with_mask = annotation(1, 5, 1, [20, 20, 40, 30], segmentation=SQUARE)
     crowd = annotation(2, 5, 1, [20, 20, 40, 30], iscrowd=1)
     assert read(tmp_path, document(annotations=[with_mask, crowd])).has_masks
@@ -338,7 +334,7 @@ def test_masks_are_complete_when_every_object_has_one(tmp_path: Path) -> None:
     assert not read(tmp_path, document(annotations=[with_mask, {**crowd, "iscrowd": 0}])).has_masks
 
 
-def test_all_kinds_of_segmentation_are_kept(tmp_path: Path) -> None:
+def test_all_kinds_of_segmentation_are_kept(tmp_path: Path):
     text = mask_api.frPyObjects(RLE, 100, 200)["counts"].decode()
     kinds = [SQUARE, RLE, {"size": [100, 200], "counts": text}]
     entries = [{"id": n, "image_id": 5, "category_id": 1, "segmentation": kind} for n, kind in enumerate(kinds)]
@@ -361,7 +357,7 @@ def test_all_kinds_of_segmentation_are_kept(tmp_path: Path) -> None:
 )
 def test_real_files(
     shared_dir: Path, folder: str, images: tuple[int, int], instances: tuple[int, int], has_masks: bool
-) -> None:
+):
     root = shared_dir / "data" / folder
     for index, name in enumerate(("references", "targets")):
         dataset = read_coco(root / "annotations" / f"{name}.json", root / "images")

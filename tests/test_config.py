@@ -101,7 +101,7 @@ def test_aliases_of_the_published_stage_names():
         ("split.classes=person", ["split.classes=person", "Write split.classes=[person]"]),
     ],
 )
-def test_wrong_overrides_are_explained(override: str, expected: list[str], capsys: pytest.CaptureFixture[str]):
+def test_wrong_overrides_are_explained(override: str, expected: list[str], capsys):
     with pytest.raises(SystemExit) as caught:
         check_overrides([override])
     assert caught.value.code == 2
@@ -138,7 +138,7 @@ def test_text_keeps_what_was_typed(line: str, kept: str):
 
 
 @pytest.mark.parametrize("phase", ["check_overrides", "from_hydra"])
-def test_ctrl_c_ends_with_one_line(phase: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_ctrl_c_ends_with_one_line(phase: str, monkeypatch, capsys):
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
@@ -149,7 +149,7 @@ def test_ctrl_c_ends_with_one_line(phase: str, monkeypatch: pytest.MonkeyPatch, 
     assert capsys.readouterr().err == "\nInterrupted. Run the same command again to resume.\n"
 
 
-def test_a_folder_named_like_a_number_is_that_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_folder_named_like_a_number_is_that_folder(monkeypatch, tmp_path: Path):
     configs: list[config.ExperimentConfig] = []
     lines = ["runtime.output_root=2024_01_15", "split.classes=[1e3,null,true]", "runtime.data_root=null"]
     monkeypatch.setattr("sys.argv", ["main.py", *lines])
@@ -205,9 +205,7 @@ def test_right_command_lines_pass(words: list[str]):
         (["hydra/launcher=submitit_lokal"], "Did you mean submitit_local?"),
     ],
 )
-def test_every_value_of_a_multirun_is_tried_before_it_begins(
-    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
-):
+def test_every_value_of_a_multirun_is_tried_before_it_begins(words: list[str], expected: str, capsys):
     with pytest.raises(SystemExit) as caught:
         check_overrides(["--multirun", *words])
     assert caught.value.code == 2
@@ -246,7 +244,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[config.Experimen
     return configs
 
 
-def test_options_in_a_folder_of_ones_own(own_conf: Path, monkeypatch: pytest.MonkeyPatch):
+def test_options_in_a_folder_of_ones_own(own_conf: Path, monkeypatch):
     monkeypatch.chdir(own_conf.parent)
     (option,) = typed(monkeypatch, "--config-dir", "own", "matcher=good", "seed=3")
     assert (option.matcher.name, vars(option.matcher)["merging"], option.seed) == ("good", "hard", 3)
@@ -284,11 +282,7 @@ def test_options_in_a_folder_of_ones_own(own_conf: Path, monkeypatch: pytest.Mon
     ],
 )
 def test_mistakes_in_options_of_ones_own_are_explained(
-    words: list[str],
-    expected: str,
-    own_conf: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: list[str], expected: str, own_conf: Path, monkeypatch, capsys
 ):
     with pytest.raises(SystemExit) as caught:
         typed(monkeypatch, "--config-dir", str(own_conf), *words)
@@ -296,9 +290,7 @@ def test_mistakes_in_options_of_ones_own_are_explained(
     assert expected in capsys.readouterr().err
 
 
-def test_help_has_examples_and_every_option_but_no_schema(
-    own_conf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_help_has_examples_and_every_option_but_no_schema(own_conf: Path, monkeypatch, capsys):
     assert typed(monkeypatch, "--help", "--config-dir", str(own_conf)) == []
     text = capsys.readouterr().out
     assert text.count("\n  python main.py ") == 7, "the usage and six examples"
@@ -309,15 +301,13 @@ def test_help_has_examples_and_every_option_but_no_schema(
     assert "schema/" not in text
 
 
-def test_completion_is_installed_as_hydra_does_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_completion_is_installed_as_hydra_does_it(monkeypatch, capsys):
     for shell in ("bash", "fish"):
         assert typed(monkeypatch, "-sc", f"install={shell}") == []
         assert "complete" in capsys.readouterr().out
 
 
-def test_a_multirun_draws_nothing_unless_asked_and_ends_with_a_table(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_multirun_draws_nothing_unless_asked_and_ends_with_a_table(monkeypatch, tmp_path: Path, capsys):
     drawn: list[bool] = []
     monkeypatch.setattr(runner, "run", lambda config, **rest: drawn.append(config.visualisation.enabled))
     for words in ([], ["visualisation.max_images=3"]):
@@ -337,9 +327,7 @@ def test_a_multirun_draws_nothing_unless_asked_and_ends_with_a_table(
     assert "\nmatcher.name  shots.name  box AP " in capsys.readouterr().out
 
 
-def test_a_point_of_a_multirun_that_fails_leaves_the_others(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_point_of_a_multirun_that_fails_leaves_the_others(monkeypatch, tmp_path: Path, capsys):
     done: list[int] = []
 
     def run(config: config.ExperimentConfig) -> None:
@@ -357,7 +345,7 @@ def test_a_point_of_a_multirun_that_fails_leaves_the_others(
     )
 
 
-def test_axes_of_a_multirun_are_tried_one_at_a_time(monkeypatch: pytest.MonkeyPatch):
+def test_axes_of_a_multirun_are_tried_one_at_a_time(monkeypatch):
     tried = []
     noted = "ntt.config.command_line.from_hydra"
     monkeypatch.setattr(noted, lambda cfg: tried.append((cfg.seed, cfg.shots.name, cfg.stage)))

@@ -197,7 +197,7 @@ def test_real_files_split_and_merged_are_whole_again(shared_dir: Path, tmp_path:
 # Commands
 
 
-def test_commands_cut_and_merge(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_commands_cut_and_merge(tmp_path: Path, capsys):
     root = make_tiny(tmp_path / "tiny")
     source = root / "annotations/targets.json"
     before = source.read_bytes()
@@ -216,7 +216,7 @@ def test_commands_cut_and_merge(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert source.read_bytes() == before
 
 
-def test_commands_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_commands_convert(tmp_path: Path, capsys):
     Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
     before = list(tmp_path.iterdir())
     assert main(["data", "convert", "yolo", str(tmp_path), "--output", str(tmp_path / "boats.json")]) == 2
@@ -233,7 +233,7 @@ def test_commands_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert json.loads((tmp_path / "voc.json").read_text())["annotations"][0]["bbox"] == [11, 21, 29, 39]
 
 
-def test_what_a_run_could_not_use_is_not_left_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_what_a_run_could_not_use_is_not_left_behind(tmp_path: Path, capsys):
     Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
     far = {"label": "boat", "points": [[1, 1], [50_000, 1], [50_000, 9]]}
     (tmp_path / "a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": [far]}))
@@ -249,9 +249,7 @@ def sample(root: Path, output: Path, *more: str) -> int:
 
 
 @pytest.mark.parametrize("sampler", ["native", "reference", "fixed"])
-def test_a_run_with_sampled_references_uses_the_same_ones(
-    tmp_path: Path, sampler: str, capsys: pytest.CaptureFixture[str]
-):
+def test_a_run_with_sampled_references_uses_the_same_ones(tmp_path: Path, sampler: str, capsys):
     root = make_tiny(tmp_path / "tiny")
     chosen = [f"shots.sampler={sampler}", "shots=2shot", "seed=3"]
     assert sample(root, root / "annotations/shared.json", "--pictures", str(tmp_path / "sheet"), *chosen) == 0
@@ -291,7 +289,7 @@ def test_a_class_without_an_example_is_left_out_by_the_reference_sampler_only(tm
     assert list(drawn["names"].values()) == ["disc", "square"]
 
 
-def test_wrong_wishes_for_references_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_wrong_wishes_for_references_are_refused(tmp_path: Path, capsys):
     root = make_tiny(tmp_path / "tiny")
     source = root / "annotations/references.json"
     assert sample(root, source) == 2

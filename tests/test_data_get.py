@@ -125,7 +125,7 @@ def test_archives_that_cannot_be_unpacked(content: bytes, text: str, tmp_path: P
     assert tree(tmp_path / "out") == {}
 
 
-def test_a_full_disk_is_noticed_before_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_is_noticed_before_unpacking(tmp_path: Path, monkeypatch):
     (tmp_path / "x.zip").write_bytes(zipped({"a.txt": b"a"}))
     free = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda _: free)
@@ -151,7 +151,7 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(tmp_path: Path, monkeypatch) -> Iterator[World]:
     with serve(Site()) as site:
         made = World(site, tmp_path / "made", tmp_path / "data")
         monkeypatch.setattr(fetch, "archives", lambda _: tuple(made.archives))
@@ -172,7 +172,7 @@ def offer_coco(world: World):
     return details
 
 
-def test_get_coco(world: World, capsys: pytest.CaptureFixture[str]):
+def test_get_coco(world: World, capsys):
     details = offer_coco(world)
     assert main(["data", "get", "coco"]) == 0
     assert tree(world.root / "coco") == tree(world.made / "coco")
@@ -185,7 +185,7 @@ def test_get_coco(world: World, capsys: pytest.CaptureFixture[str]):
     assert not (world.root / "coco" / ".downloads").exists()
 
 
-def test_an_archive_placed_by_hand_is_compared_before_it_is_unpacked(world: World, capsys: pytest.CaptureFixture[str]):
+def test_an_archive_placed_by_hand_is_compared_before_it_is_unpacked(world: World, capsys):
     offer_coco(world)
     archive = world.root / "coco" / ".downloads" / "val2017.zip"
     archive.parent.mkdir(parents=True)
@@ -208,7 +208,7 @@ def test_an_interrupted_unpacking_is_finished(world: World):
     assert victim.read_bytes() == (world.made / "coco" / "train2017" / "000000000100.jpg").read_bytes()
 
 
-def test_a_wrong_archive_is_refused(world: World, capsys: pytest.CaptureFixture[str]):
+def test_a_wrong_archive_is_refused(world: World, capsys):
     offer_coco(world)
     world.site.files["pub/val2017.zip"] += b"x"
     assert main(["data", "get", "coco"]) == 2
@@ -216,13 +216,13 @@ def test_a_wrong_archive_is_refused(world: World, capsys: pytest.CaptureFixture[
     assert not (world.root / "coco" / "val2017").exists()
 
 
-def test_an_archive_without_what_it_should_hold(world: World, capsys: pytest.CaptureFixture[str]):
+def test_an_archive_without_what_it_should_hold(world: World, capsys):
     world.offer("val2017.zip", "coco", {"val2017/1.jpg": b"1"}, {"val2017": 5})
     assert main(["data", "get", "coco"]) == 2
     assert "val2017.zip is incomplete: val2017 in" in capsys.readouterr().err
 
 
-def test_offline_and_mirror(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_offline_and_mirror(world: World, capsys, monkeypatch):
     offer_coco(world)
     assert main(["data", "get", "coco", "--offline"]) == 2
     assert "val2017.zip is not there, and downloads are switched off. It is published at" in capsys.readouterr().err
@@ -280,7 +280,7 @@ def offer_voc(world: World):
     return details, lists
 
 
-def test_get_voc_converts_and_makes_the_few_shot_files(world: World, capsys: pytest.CaptureFixture[str]):
+def test_get_voc_converts_and_makes_the_few_shot_files(world: World, capsys):
     details, lists = offer_voc(world)
     assert len(lists) == 5 * 20
     assert main(["data", "get", "voc"]) == 0
@@ -318,7 +318,7 @@ def test_few_shot_lists_keep_their_order_and_name_known_images(tmp_path: Path):
         write_kshot_files(root, (1,))
 
 
-def test_the_others_are_told_where_to_find_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_others_are_told_where_to_find_them(tmp_path: Path, capsys):
     assert main(["data", "get", "cdfsod_dior", "--data-root", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert "published at https://github.com/lovelyqian/CDFSOD-benchmark" in out
@@ -349,7 +349,7 @@ def offer_lists(world: World, monkeypatch: pytest.MonkeyPatch, option: str = "cd
     return details
 
 
-def test_get_kshot_lists(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_get_kshot_lists(world: World, capsys, monkeypatch):
     details = offer_lists(world, monkeypatch)
     assert main(["data", "get", "cdfsod-lists"]) == 0
     assert "10_shot.json: written" in capsys.readouterr().out
@@ -367,7 +367,7 @@ def test_get_kshot_lists(world: World, capsys: pytest.CaptureFixture[str], monke
     assert len(world.site.requests) == asked == 3
 
 
-def test_kshot_lists_before_the_data_set(world: World, capsys: pytest.CaptureFixture[str], monkeypatch):
+def test_kshot_lists_before_the_data_set(world: World, capsys, monkeypatch):
     offer_lists(world, monkeypatch)
     shutil.rmtree(world.root / "UODD")
     assert main(["data", "get", "cdfsod-lists"]) == 0
@@ -375,7 +375,7 @@ def test_kshot_lists_before_the_data_set(world: World, capsys: pytest.CaptureFix
     assert sorted(tree(world.root / "UODD")) == [f"annotations/{shots}_shot_converted.json" for shots in (10, 1, 5)]
 
 
-def test_other_lists_than_the_published_ones(world: World, capsys: pytest.CaptureFixture[str], monkeypatch):
+def test_other_lists_than_the_published_ones(world: World, capsys, monkeypatch):
     """A K_shot.json of the user's is kept, and compared; a list that was changed is refused."""
     offer_lists(world, monkeypatch)
     annotations = world.root / "UODD" / "annotations"
@@ -410,7 +410,7 @@ def test_the_published_lists_are_recognised(shared_dir: Path):
             assert len({image for _, image, _ in references}) == details.shot_images[shots]
 
 
-def test_the_benchmark_as_its_users_have_it(shared_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_benchmark_as_its_users_have_it(shared_dir: Path, tmp_path: Path, capsys):
     """UODD passes its check, lists included, and its references are those of the lists."""
     assert main(["data", "check", "cdfsod_uodd", "--root", str(shared_dir / "data" / "cdfsod" / "UODD")]) == 0
     assert capsys.readouterr().out.count("the references of the benchmark's list") == 3
@@ -423,7 +423,7 @@ def test_the_benchmark_as_its_users_have_it(shared_dir: Path, tmp_path: Path, ca
     assert [len(entries) for entries in references.values()] == [10, 10, 10]
 
 
-def test_the_folder_of_one_data_set(world: World, capsys: pytest.CaptureFixture[str]):
+def test_the_folder_of_one_data_set(world: World, capsys):
     """`--root` names it for get as for check; of LVIS, the images stay those of coco/ beside it."""
     make_miniature("lvis_minival", world.made)
     world.offer("val2017.zip", "coco", world.below("coco", "val2017/"), {"val2017": 1})

@@ -54,7 +54,7 @@ def edited(root: Path, change: Callable[[Json], Any], *roles: str) -> Path:
 @pytest.mark.parametrize("size", [{"height": 10, "width": 20}, {}])
 def test_a_file_of_a_similar_name_is_named_once(
     tmp_path: Path, on_disk: str, written: str, difference: str, size: dict[str, int]
-) -> None:
+):
     others = [f"{number}/{written}" for number in range(3)] if "\\" not in written and "/" not in written else []
     images = [{"id": n, "file_name": name, **size} for n, name in enumerate([written, *others], start=5)]
     for name in [on_disk, *(f"{number}/{on_disk}" for number in range(len(others)))]:
@@ -69,7 +69,7 @@ def test_a_file_of_a_similar_name_is_named_once(
     assert "problems" not in message
 
 
-def test_files_that_are_nowhere(tmp_path: Path) -> None:
+def test_files_that_are_nowhere(tmp_path: Path):
     images = [{"id": n, "file_name": f"{n}.png"} for n in (5, 6)]
     with pytest.raises(DataError, match=r"None of the 2 images exist, such as .*/images/5\.png\. Is the folder right"):
         read(tmp_path, document(images=images))
@@ -81,7 +81,7 @@ def test_files_that_are_nowhere(tmp_path: Path) -> None:
 # The same picture as reference and as target
 
 
-def test_the_same_picture_is_found_whatever_it_is_called_and_however_it_is_stored(tmp_path: Path) -> None:
+def test_the_same_picture_is_found_whatever_it_is_called_and_however_it_is_stored(tmp_path: Path):
     noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     reference = record(save_image(tmp_path / "reference.png", noise))
     twin = record(save_image(tmp_path / "twin.png", noise))
@@ -105,7 +105,7 @@ def test_the_same_picture_is_found_whatever_it_is_called_and_however_it_is_store
     assert same_images_sentence(blank[:1], blank[1:]) is None
 
 
-def test_classes_without_objects_and_crowded_images(tmp_path: Path) -> None:
+def test_classes_without_objects_and_crowded_images(tmp_path: Path):
     entries = [annotation(n, 5, 1, [n, 0, 9, 9]) for n in range(1, 5)]
     targets = read(tmp_path, document(annotations=[*entries, annotation(9, 5, 7, [0, 0, 9, 9], iscrowd=1)]))
     assert content_sentences(targets.categories, targets, 3) == [
@@ -126,7 +126,7 @@ def painted(content: Json) -> None:
         entry["iscrowd"] = 1
 
 
-def test_data_check_says_what_a_run_would_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_says_what_a_run_would_do(tmp_path: Path, capsys):
     def check(change: Callable[[Json], Any], name: str, *roles: str) -> tuple[int, str]:
         root = edited(make_tiny(tmp_path / name), change, *roles)
         return main(["data", "check", str(root)]), capsys.readouterr().out
@@ -150,9 +150,7 @@ def metrics(root: Path, output: Path, store: Path, *more: str) -> Json:
     return content
 
 
-def test_what_is_read_in_another_way_gives_the_same_numbers(
-    tmp_path: Path, shared_store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_read_in_another_way_gives_the_same_numbers(tmp_path: Path, shared_store: Path, capsys):
     expected = metrics(make_tiny(tmp_path / "sound"), tmp_path, shared_store)
     assert expected["overall"]["bbox"]["AP"] > 0
     root = edited(make_tiny(tmp_path / "painted"), painted)
@@ -176,9 +174,7 @@ def test_what_is_read_in_another_way_gives_the_same_numbers(
     assert "Class 'shapes' is left out" in capsys.readouterr().out
 
 
-def test_ground_truth_of_crowd_regions_alone(
-    tmp_path: Path, shared_store: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ground_truth_of_crowd_regions_alone(tmp_path: Path, shared_store: Path, capsys):
     root = make_tiny(tmp_path / "tiny")
     edited(root, lambda content: [entry.update(iscrowd=1) for entry in content["annotations"]], "targets")
     metrics(root, tmp_path, shared_store)

@@ -21,7 +21,7 @@ CUDA = torch.device("cuda", 1)
 
 
 @pytest.fixture
-def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_gpus(monkeypatch) -> None:
     """Let torch say that there are two CUDA devices of compute capability 7.5."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -30,19 +30,19 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_gpu(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends, "mps", SimpleNamespace(is_available=lambda: False))
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_auto_and_cpu_without_a_gpu() -> None:
+def test_auto_and_cpu_without_a_gpu():
     assert resolve_device("auto") == CPU
     assert resolve_device("cpu") == CPU
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_auto_and_cuda_leave_the_index_to_the_process() -> None:
+def test_auto_and_cuda_leave_the_index_to_the_process():
     assert resolve_device("auto") == torch.device("cuda")
     assert resolve_device("auto").index is None
     assert resolve_device("cuda").index is None
@@ -51,7 +51,7 @@ def test_auto_and_cuda_leave_the_index_to_the_process() -> None:
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_a_number_beyond_the_last_device_is_refused() -> None:
+def test_a_number_beyond_the_last_device_is_refused():
     with pytest.raises(
         ConfigError, match=r"cuda:2: this computer has 2 CUDA device\(s\), numbered 0 to 1\. Use one of"
     ):
@@ -67,13 +67,13 @@ def test_a_number_beyond_the_last_device_is_refused() -> None:
         ("mps", "runtime.device=mps: this computer has no usable Metal device"),
     ],
 )
-def test_devices_that_are_not_there_are_refused(name: str, problem: str) -> None:
+def test_devices_that_are_not_there_are_refused(name: str, problem: str):
     with pytest.raises(ConfigError, match=problem):
         resolve_device(name)
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "mps:0", "CUDA"])
-def test_other_names_are_refused(name: str) -> None:
+def test_other_names_are_refused(name: str):
     with pytest.raises(ConfigError) as caught:
         resolve_device(name)
     assert str(caught.value) == f"runtime.device={name} is not known. Use one of: auto, cpu, cuda, cuda:N, mps."
@@ -87,13 +87,13 @@ def test_other_names_are_refused(name: str) -> None:
         ("fp16", r"precision=fp16 is not known\. Use one of: float32, tf32, bfloat16, float16\."),
     ],
 )
-def test_precisions_the_cpu_lacks(precision: str, problem: str) -> None:
+def test_precisions_the_cpu_lacks(precision: str, problem: str):
     for check in (check_precision, effective_precision, lambda *given: autocast(*given).__enter__()):
         with pytest.raises(ConfigError, match=problem):
             check(precision, CPU)
 
 
-def test_bfloat16_and_tf32_need_compute_capability_8_0(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_and_tf32_need_compute_capability_8_0(two_gpus: None, monkeypatch):
     check_precision("float32", CUDA)
     check_precision("float16", CUDA)
     for precision in ("tf32", "bfloat16"):
@@ -107,13 +107,13 @@ def test_bfloat16_and_tf32_need_compute_capability_8_0(two_gpus: None, monkeypat
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_matrix_products_have_the_precision_asked_for(precision: str, dtype: torch.dtype) -> None:
+def test_matrix_products_have_the_precision_asked_for(precision: str, dtype: torch.dtype):
     with autocast(precision, CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
     assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
-def test_float32_means_float32_even_inside_another_block() -> None:
+def test_float32_means_float32_even_inside_another_block():
     with autocast("bfloat16", CPU), autocast("float32", CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
@@ -129,7 +129,7 @@ def _settings_then_failure(inside: list[tuple[bool, bool]]) -> None:
 
 
 @pytest.mark.parametrize("before", [(False, True), (True, False)])
-def test_tensor_float_settings_are_off_inside_and_restored(before: tuple[bool, bool]) -> None:
+def test_tensor_float_settings_are_off_inside_and_restored(before: tuple[bool, bool]):
     own, inside = _tensor_float_settings(), []
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
     try:
@@ -142,7 +142,7 @@ def test_tensor_float_settings_are_off_inside_and_restored(before: tuple[bool, b
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_denormals_are_flushed_inside_and_the_callers_setting_is_restored(before: bool) -> None:
+def test_denormals_are_flushed_inside_and_the_callers_setting_is_restored(before: bool):
     denormals = torch.full((4,), 1e-40)
     torch.set_flush_denormal(before)
     try:
@@ -158,7 +158,7 @@ def test_denormals_are_flushed_inside_and_the_callers_setting_is_restored(before
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_tf32_differs_from_float32_on_a_gpu() -> None:
+def test_tf32_differs_from_float32_on_a_gpu():
     device = resolve_device("cuda")
     a = torch.randn(256, 256, device=device)
     with autocast("float32", device):
@@ -169,7 +169,7 @@ def test_tf32_differs_from_float32_on_a_gpu() -> None:
     assert not torch.equal(exact, rough)
 
 
-def test_bfloat16_where_the_cpu_has_none(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_bfloat16_where_the_cpu_has_none(monkeypatch, caplog):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     assert effective_precision("bfloat16", CPU) == "bfloat16"
     assert not caplog.records
@@ -179,7 +179,7 @@ def test_bfloat16_where_the_cpu_has_none(monkeypatch: pytest.MonkeyPatch, caplog
     assert effective_precision("float32", CPU) == "float32"
 
 
-def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_needs_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(
         ConfigError, match="needs a C.. compiler on the CPU, and no-such-compiler is not found. Install"
@@ -195,7 +195,7 @@ def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_recorded_network_computes_the_same(precision: str) -> None:
+def test_a_recorded_network_computes_the_same(precision: str):
     device = torch.device("cuda", 0)
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(8, 4))
     network = network.to(device)

@@ -12,7 +12,7 @@ from ntt.base.digests import sha256_of
 
 
 @pytest.fixture
-def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def hashed(monkeypatch) -> list[str]:
     """Let files count as settled at once, and note each file that is read."""
     names: list[str] = []
     real = digests._hash
@@ -26,7 +26,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_a_file_is_read_once(tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_a_file_is_read_once(tmp_path: Path, hashed: list[str], monkeypatch):
     path = tmp_path / "a"
     path.write_bytes(b"one")
     assert sha256_of(path) == sha256_of(path) == hashlib.sha256(b"one").hexdigest()

@@ -30,14 +30,14 @@ SMALL_GRID = 3
 
 
 @pytest.fixture(scope="module")
-def vits14(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vits14(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "dinov2_vits14_pretrain.pth"
     torch.save(filled_tensors(meta_shapes()), path)
     return path
 
 
 @pytest.fixture(scope="module")
-def vits14_reg4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vits14_reg4(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "dinov2_vits14_reg4_pretrain.pth"
     torch.save(filled_tensors(meta_shapes(registers=4)), path)
     return path
@@ -60,7 +60,7 @@ def _standardised(images: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parity
 @pytest.mark.parametrize("crops", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_tokens_are_those_of_the_reference(shared_dir: Path, vits14: Path, crops: int, device: str) -> None:
+def test_tokens_are_those_of_the_reference(shared_dir: Path, vits14: Path, crops: int, device: str):
     golden = np.load(shared_dir / "golden" / "memory.npz")
     references = json.loads((shared_dir / "golden" / "references.json").read_text())
     data = read_coco(shared_dir / "data/coco_dev/annotations/references.json", shared_dir / "data/coco_dev/images")
@@ -77,7 +77,7 @@ def test_tokens_are_those_of_the_reference(shared_dir: Path, vits14: Path, crops
 
 
 @pytest.mark.parametrize("side", [70, 98])
-def test_plain_model_equals_the_plain_equations_at_any_size(vits14: Path, side: int) -> None:
+def test_plain_model_equals_the_plain_equations_at_any_size(vits14: Path, side: int):
     state = torch.load(vits14, weights_only=True)
     images = _images(1, side)
     rows = side // 14
@@ -89,7 +89,7 @@ def test_plain_model_equals_the_plain_equations_at_any_size(vits14: Path, side: 
     torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
 
 
-def test_registers_enter_between_class_token_and_patches(vits14_reg4: Path) -> None:
+def test_registers_enter_between_class_token_and_patches(vits14_reg4: Path):
     state = torch.load(vits14_reg4, weights_only=True)
     images = _images(2, 70)
     state["pos_embed"] = resize_position_embedding(state["pos_embed"], 5, offset=0.0, antialias=True)
@@ -99,7 +99,7 @@ def test_registers_enter_between_class_token_and_patches(vits14_reg4: Path) -> N
 
 
 @pytest.mark.parametrize("block", [0, 8, 11])
-def test_features_of_a_block_are_its_tokens_after_the_final_norm(vits14: Path, block: int) -> None:
+def test_features_of_a_block_are_its_tokens_after_the_final_norm(vits14: Path, block: int):
     state = torch.load(vits14, weights_only=True)
     later = tuple(f"blocks.{index}." for index in range(block + 1, 12))
     state = {name: value for name, value in state.items() if not name.startswith(later)} if later else state
@@ -110,7 +110,7 @@ def test_features_of_a_block_are_its_tokens_after_the_final_norm(vits14: Path, b
     assert encoder.fingerprint != _encoder(vits14, input_size=42).fingerprint
 
 
-def test_swiglu_layers_of_the_giant_model_keep_their_meaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swiglu_layers_of_the_giant_model_keep_their_meaning(tmp_path: Path, monkeypatch):
     # The giant's architecture, cut to two narrow blocks.
     import timm
     from timm.layers import SwiGLUPacked
@@ -141,7 +141,7 @@ def test_swiglu_layers_of_the_giant_model_keep_their_meaning(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_published_layout_fits_timms_network(name: str) -> None:
+def test_every_published_layout_fits_timms_network(name: str):
     import timm
 
     model = variant(name)
@@ -186,7 +186,7 @@ def _cubic(distance: float, a: float = -0.75) -> float:
 
 
 @pytest.mark.parametrize("rows", [1, 16, 38, 73])
-def test_position_embedding_of_plain_models_is_sampled_at_the_offset_scale(rows: int) -> None:
+def test_position_embedding_of_plain_models_is_sampled_at_the_offset_scale(rows: int):
     embedding = torch.randn(1, 1 + 37 * 37, 5, generator=torch.Generator().manual_seed(0))
     resized = resize_position_embedding(embedding, rows, offset=0.1, antialias=False)
     assert resized.shape == (1, 1 + rows * rows, 5)
@@ -195,7 +195,7 @@ def test_position_embedding_of_plain_models_is_sampled_at_the_offset_scale(rows:
     assert (plain - resized).abs().max() > 1e-3
 
 
-def test_position_embedding_of_register_models_is_antialiased() -> None:
+def test_position_embedding_of_register_models_is_antialiased():
     assert VARIANTS["dinov2_vits14_reg4"].resizing == (0, True)
     assert VARIANTS["dinov2_vits14"].resizing == (0.1, False)
     # A checkerboard halved with antialiasing is flat in the middle; without, its two values survive.
@@ -205,14 +205,14 @@ def test_position_embedding_of_register_models_is_antialiased() -> None:
     torch.testing.assert_close(smooth[1:3, 1:3], torch.full((2, 2), 0.5), rtol=0, atol=0.01)
 
 
-def test_position_embedding_of_the_right_grid_is_left_alone_and_one_that_is_not_square_refused() -> None:
+def test_position_embedding_of_the_right_grid_is_left_alone_and_one_that_is_not_square_refused():
     embedding = torch.randn(1, 1 + 9, 5)
     assert resize_position_embedding(embedding, 3, offset=0.1, antialias=False) is embedding
     with pytest.raises(ValueError, match="a position embedding of 10 patches is not square"):
         resize_position_embedding(torch.zeros(1, 11, 4), 3, offset=0.0, antialias=True)
 
 
-def test_facts_of_an_encoder(vits14: Path) -> None:
+def test_facts_of_an_encoder(vits14: Path):
     encoder = _encoder(vits14, input_size=42)
     assert (encoder.name, encoder.input_size, encoder.patch_size) == ("mine", 42, 14)
     fingerprint = dict(encoder.fingerprint)
@@ -231,7 +231,7 @@ def test_facts_of_an_encoder(vits14: Path) -> None:
     json.dumps(fingerprint)
 
 
-def test_an_image_is_encoded_alike_alone_and_in_a_batch(vits14: Path) -> None:
+def test_an_image_is_encoded_alike_alone_and_in_a_batch(vits14: Path):
     encoder = _encoder(vits14, input_size=42)
     images = _images(3, 42)
     features = encoder.encode(images)
@@ -243,7 +243,7 @@ def test_an_image_is_encoded_alike_alone_and_in_a_batch(vits14: Path) -> None:
         encoder.encode(torch.zeros(1, 3, 42, 56))
 
 
-def test_bfloat16_is_near_float32_and_returns_float32(vits14: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_is_near_float32_and_returns_float32(vits14: Path, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     images = _images(1, 70)
     exact = _encoder(vits14, input_size=70).encode(images)
@@ -253,7 +253,7 @@ def test_bfloat16_is_near_float32_and_returns_float32(vits14: Path, monkeypatch:
     assert torch.nn.functional.cosine_similarity(exact, rough, dim=1).min() > 0.99
 
 
-def test_compile_sends_the_network_through_torch_compile(vits14: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_sends_the_network_through_torch_compile(vits14: Path, monkeypatch):
     sent = []
     monkeypatch.setattr(torch, "compile", lambda function: sent.append(function) or function)
     images = _images(1, 42)
@@ -280,12 +280,12 @@ def test_compile_sends_the_network_through_torch_compile(vits14: Path, monkeypat
         ({"repo_dir": "/nowhere"}, r"is not used by backbone.implementation=timm"),
     ],
 )
-def test_impossible_settings_are_refused(vits14: Path, settings: dict[str, Any], problem: str) -> None:
+def test_impossible_settings_are_refused(vits14: Path, settings: dict[str, Any], problem: str):
     with pytest.raises(ConfigError, match=problem):
         _encoder(vits14, **settings)
 
 
-def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path, vits14_reg4: Path) -> None:
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path, vits14_reg4: Path):
     foreign, incomplete = tmp_path / "foreign.pth", tmp_path / "incomplete.pth"
     torch.save({"conv.weight": torch.zeros(2)}, foreign)
     state = filled_tensors(meta_shapes(rows=SMALL_GRID))
@@ -301,7 +301,7 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path, vits14_reg4: Pa
             _encoder(path, input_size=42).encode(_images(1, 42))
 
 
-def test_the_official_file_is_looked_for_and_its_digest_checked(tmp_path: Path, vits14: Path) -> None:
+def test_the_official_file_is_looked_for_and_its_digest_checked(tmp_path: Path, vits14: Path):
     config = Dinov2Config(name="dinov2_vits14", model="dinov2_vits14", input_size=42)
     with pytest.raises(WeightsError, match="The weights dinov2_vits14 are missing"):
         config.build(Placement(weights_root=tmp_path))

@@ -17,7 +17,7 @@ from ntt.errors import DistributedError
 ALONE = ProcessGroup()
 
 
-def test_without_environment_one_process_deals_everything_to_itself(monkeypatch: pytest.MonkeyPatch):
+def test_without_environment_one_process_deals_everything_to_itself(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with join_process_group(timeout_s=5) as group:
         assert group == ALONE
@@ -83,7 +83,7 @@ def test_processes_agree_and_a_killed_one_stops_those_that_wait_for_it():
         assert ["Another process of this run has stopped" in line for line in rest] == [True] * (rank != 1), (out, err)
 
 
-def test_processes_that_do_not_meet_are_a_clear_error(monkeypatch: pytest.MonkeyPatch):
+def test_processes_that_do_not_meet_are_a_clear_error(monkeypatch):
     for key, value in {**meeting(1, 2), "MASTER_PORT": free_port()}.items():
         monkeypatch.setenv(key, value)
     with (

@@ -109,7 +109,7 @@ def test_runs_in_the_documents_compose():
     compose_many(points)
 
 
-def test_the_tutorial_makes_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_tutorial_makes_its_folder(tmp_path: Path, monkeypatch):
     (script,) = documented_files(PROJECT_DIR / "docs" / "tutorial.md").values()
     monkeypatch.chdir(tmp_path)
     exec(compile(script, "coins.py", "exec"), {})

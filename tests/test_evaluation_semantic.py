@@ -87,7 +87,7 @@ def test_both_ends_of_the_threshold(tmp_path: Path):
         assert metrics.overall["semantic"] == {"mIoU": pytest.approx(expected)}, threshold
 
 
-def test_off_by_default_and_without_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_off_by_default_and_without_masks(tmp_path: Path, caplog):
     truth = dataset(tmp_path, [entry(1, 1, LEFT, masked=False)], image_ids=[1], classes=CLASSES)
     assert "semantic" not in measure(truth, "none", [detect(1)]).overall
     with caplog.at_level(logging.WARNING):

@@ -132,7 +132,7 @@ def test_the_hours_in_the_docs_follow_from_the_stated_assumption():
 
 
 @pytest.fixture(scope="session")
-def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_root(tmp_path_factory) -> Path:
     """The miniatures of all data sets."""
     root = tmp_path_factory.mktemp("published")
     for option in (*COCO_LIKE, *CDFSOD):
@@ -143,7 +143,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def output(tmp_path_factory) -> Path:
     """One output folder, so that all rows share one store."""
     return tmp_path_factory.mktemp("out")
 
@@ -176,7 +176,7 @@ def test_the_command_of_the_docs_runs_on_a_miniature(data_root: Path, output: Pa
 
 
 @pytest.mark.slow
-def test_the_sweep_of_a_table_runs_on_a_miniature(data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_sweep_of_a_table_runs_on_a_miniature(data_root: Path, tmp_path: Path, capsys):
     words = [*EMBEDDED, *SMALL, *places(data_root, tmp_path)]
     file = str(CONF_DIR.parent / "sweeps" / "table_merging.yaml")
     assert main(["sweep", "run", file, *words, "--output-root", str(tmp_path)]) == 0

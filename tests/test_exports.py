@@ -192,7 +192,7 @@ def test_what_cannot_be_found_is_named(work: Path):
     assert located(work, ["dataset.targets=../photos", "dataset.reference_images=b"])[0].images[1].path.is_file()
 
 
-def test_an_export_is_checked_under_its_own_names(work: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_export_is_checked_under_its_own_names(work: Path, capsys):
     assert CocoJsonConfig().references == "annotations/references.json"
     cvat(work / "my_set")
     assert main(["data", "check", str(work / "my_set"), "--targets", str(work / "photos")]) == 0
@@ -202,7 +202,7 @@ def test_an_export_is_checked_under_its_own_names(work: Path, capsys: pytest.Cap
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory, shared_store: Path) -> Path:
+def found(tmp_path_factory, shared_store: Path) -> Path:
     """A finished run on photographs, found with examples as Roboflow exports them."""
     work = tmp_path_factory.mktemp("work")
     tiny = make_tiny(work / "tiny")
@@ -284,7 +284,7 @@ def test_exported_detections_are_read_back_as_references(found: Path, tmp_path: 
         assert overlap(instance.segmentation, row["segmentation"]) > 0.9
 
 
-def test_exports_begin_at_the_proposed_thresholds(found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_exports_begin_at_the_proposed_thresholds(found: Path, tmp_path: Path, capsys):
     run = shutil.copytree(found, tmp_path / "run")
     for thresholds, said in (({"disc": 0.5, "square": 0.65}, "0.50 to 0.65, by class"), ({}, "0.4")):
         document = {"scoring": "ntt", "thresholds": thresholds}
@@ -347,7 +347,7 @@ def test_objects_of_several_parts_stay_one_object(tmp_path: Path):
         detections.to_labelme([image, DetectedImage(8, "a.jpg", 40, 50, (boat,))])
 
 
-def test_what_is_no_run_with_detections_is_refused(found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_what_is_no_run_with_detections_is_refused(found: Path, tmp_path: Path, capsys):
     assert main(["export", "coco", str(tmp_path)]) == 2
     assert "has no images.json" in capsys.readouterr().err
     shutil.copytree(found, tmp_path / "run")

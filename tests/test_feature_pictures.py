@@ -14,7 +14,7 @@ from ntt.types import Category, ImageRecord, Prototypes
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def store(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("store")
 
 
@@ -67,7 +67,7 @@ def test_pictures_of_features_are_drawn_on_request(tiny: Path, tmp_path: Path, s
 
 
 def test_asked_for_later_they_are_added_and_only_then_is_the_backbone_used(
-    tiny: Path, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, store: Path, monkeypatch
 ):
     _, before = drawn(tiny, tmp_path, store)
     assert not [name for name in before if name.startswith("features/")]

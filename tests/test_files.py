@@ -82,7 +82,7 @@ def test_what_cannot_be_written_or_read_is_named(tmp_path: Path):
         pass
 
 
-def test_records(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_records(tmp_path: Path, caplog):
     directory = RunDirectory(tmp_path)
     assert directory.record("memory") is None
     assert not directory.is_done("memory", "key")
@@ -109,9 +109,7 @@ def test_records(tmp_path: Path, caplog: pytest.LogCaptureFixture):
 @pytest.mark.parametrize(
     "content", ["[]", "3", '{"memory": []}', '{"memory": {"references": 3}}', '{"a": {"b": [1]}}', "{"]
 )
-def test_lists_of_used_entries_of_another_shape_are_passed_over(
-    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
-):
+def test_lists_of_used_entries_of_another_shape_are_passed_over(tmp_path: Path, content: str, caplog):
     (tmp_path / "store_keys.json").write_text(content)
     assert used_store_keys(tmp_path) == {}
     RunDirectory(tmp_path).write_store_keys("memory", [("references", "ab" * 32)])
@@ -119,7 +117,7 @@ def test_lists_of_used_entries_of_another_shape_are_passed_over(
     assert "store_keys.json" in caplog.text
 
 
-def test_names_are_shown_in_any_encoding_and_obeyed_by_no_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_names_are_shown_in_any_encoding_and_obeyed_by_no_terminal(tmp_path: Path, monkeypatch):
     screen = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen, encoding="ascii", errors="strict"))
     with console_logging(), file_logging(tmp_path):
@@ -129,7 +127,7 @@ def test_names_are_shown_in_any_encoding_and_obeyed_by_no_terminal(tmp_path: Pat
     assert str(StorageError("a\x1b[2J\r\u202eb")) == "a\ufffd[2J\ufffd\ufffdb"
 
 
-def test_the_log_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_log_of_a_run(tmp_path: Path, capsys):
     logger = logging.getLogger("ntt.somewhere")
     with console_logging(), file_logging(tmp_path / "run"):
         logger.info("said")
@@ -170,7 +168,7 @@ def test_tensors_come_back(tmp_path: Path):
         results.read_memory(tmp_path / "memory.safetensors")
 
 
-def test_progress_is_logged_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+def test_progress_is_logged_now_and_then(monkeypatch, caplog):
     monkeypatch.setattr("ntt.base.progress._LOG_EVERY_S", 0.0)
     with caplog.at_level(logging.INFO, logger="ntt"):
         assert list(track([1, 2, 3], "candidates", unit="image", visible=True)) == [1, 2, 3]
@@ -180,9 +178,7 @@ def test_progress_is_logged_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog
     assert not caplog.text
 
 
-def test_on_a_terminal_progress_is_a_bar_and_its_lines_go_to_the_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_on_a_terminal_progress_is_a_bar_and_its_lines_go_to_the_log(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr("ntt.base.progress._LOG_EVERY_S", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with console_logging(), file_logging(tmp_path):
@@ -202,7 +198,7 @@ def test_facts_of_the_machine():
     assert 10 < peak_memory_mb(placement)["process"] < 1e6
 
 
-def test_determinism_is_asked_of_cublas_but_a_users_own_setting_stays(monkeypatch: pytest.MonkeyPatch):
+def test_determinism_is_asked_of_cublas_but_a_users_own_setting_stays(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     apply_runtime(RuntimeConfig(name="local", device="cpu"), local_rank=0)
@@ -212,7 +208,7 @@ def test_determinism_is_asked_of_cublas_but_a_users_own_setting_stays(monkeypatc
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
-def test_json_with_half_a_surrogate_pair_is_written(tmp_path: Path) -> None:
+def test_json_with_half_a_surrogate_pair_is_written(tmp_path: Path):
     value = {"caption": "ö \ud83d", "name": "\u00f6"}
     write_json(tmp_path / "a.json", value)
     assert json.loads((tmp_path / "a.json").read_bytes()) == value

@@ -161,7 +161,7 @@ def rewrite(document: Json, stream: random.Random) -> str:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(tmp_path_factory) -> Path:
     root = make_tiny(tmp_path_factory.mktemp("fuzz") / "tiny")
     for file in (root / "annotations").iterdir():  # `area` as it is measured where it is absent
         content = json.loads(file.read_text())
@@ -196,7 +196,7 @@ def attempt(root: Path, given: list[Detections], caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_spoilt_annotation_files(tiny: Path, twin: Any, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_spoilt_annotation_files(tiny: Path, twin: Any, seed: int, caplog):
     """A hundred times one value is replaced by rubbish: refused, named, or the result is that of the sound twin."""
     expected, given, texts = twin
     stream = random.Random(seed)
@@ -213,8 +213,8 @@ def test_spoilt_annotation_files(tiny: Path, twin: Any, seed: int, caplog: pytes
 
 @pytest.mark.parametrize("seed", range(3))
 def test_spoilt_annotation_files_in_whole_runs(
-    tiny: Path, twin: Any, seed: int, tmp_path: Path, shared_store: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    tiny: Path, twin: Any, seed: int, tmp_path: Path, shared_store: Path, caplog
+):
     """The same from the command line's settings to metrics.json, models included."""
     config, logger = compose_config(settings(tiny, tmp_path, shared_store)), logging.getLogger("ntt")
     stream, texts = random.Random(3000 + seed), twin[2]
@@ -244,9 +244,7 @@ def test_spoilt_annotation_files_in_whole_runs(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_annotation_files_written_in_another_way(
-    tiny: Path, twin: Any, seed: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_annotation_files_written_in_another_way(tiny: Path, twin: Any, seed: int, caplog):
     expected, given, texts = twin
     stream = random.Random(1000 + seed)
     for number in range(100):
@@ -261,9 +259,7 @@ def test_annotation_files_written_in_another_way(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_annotation_files_with_damaged_bytes(
-    tiny: Path, twin: Any, seed: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_annotation_files_with_damaged_bytes(tiny: Path, twin: Any, seed: int, caplog):
     """Bytes exchanged, removed, inserted, cut off: what is left may be another sound file, so results may differ."""
     _, given, texts = twin
     stream = random.Random(2000 + seed)

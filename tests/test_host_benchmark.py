@@ -4,7 +4,6 @@ import json
 import sys
 
 import numpy as np
-import pytest
 import torch
 
 from benchmarks import host, precision
@@ -13,7 +12,7 @@ from ntt.ops.run_lengths import to_run_lengths
 from ntt.types import Candidates, Metrics
 
 
-def test_host_benchmark_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_host_benchmark_runs(monkeypatch, capsys):
     options = "--device-ms 4 --images 6 --masks 10 --channels 8 --size 64 48"
     monkeypatch.setattr(sys, "argv", ["host", *options.split()])
     host.main()
@@ -30,7 +29,7 @@ def candidates(*widths: int) -> Candidates:
     return Candidates(1, 8, to_run_lengths(mask_changes(masks[:, None])), nothing, nothing[:, 0], nothing)
 
 
-def test_agreement_by_hand() -> None:
+def test_agreement_by_hand():
     metrics, exact = (Metrics({"bbox": {"AP": ap}, "semantic": {"mIoU": 1.0}}, {}, 2, 9) for ap in (30.5, 31.0))
     agreement = precision.compare(
         [candidates(4, 8), candidates(2)], [candidates(8, 2), candidates(1, 4)], metrics, exact

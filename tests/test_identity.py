@@ -40,7 +40,7 @@ REACH: dict[str, set[str]] = {
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+def config(tmp_path_factory) -> ExperimentConfig:
     root = make_tiny(tmp_path_factory.mktemp("data") / "tiny")
     return compose_config(["dataset=coco_json", f"dataset.root={root}", "shots=1shot"])
 
@@ -102,7 +102,7 @@ def test_options_of_one_name_and_two_kinds_are_two_runs(config: ExperimentConfig
     assert run_identity(other)["settings"] != run_identity(config)["settings"]
 
 
-def test_two_schemas_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch):
+def test_two_schemas_of_one_name_are_refused(monkeypatch):
     monkeypatch.setattr("ntt.matchers.nearest.NearestMatcher.SCHEMA", "kmeans")
     with pytest.raises(
         ConfigError, match=r"ntt\.matchers\.kmeans and ntt\.matchers\.nearest both have SCHEMA = 'kmeans'"

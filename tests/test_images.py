@@ -59,13 +59,13 @@ def palette(colour: int) -> Image.Image:
         ("a.png", Image.new("LA", (30, 20), (10, 0)), (255, 255, 255)),
     ],
 )
-def test_other_kinds_become_rgb(tmp_path: Path, name: str, image: Image.Image, expected: tuple[int, int, int]) -> None:
+def test_other_kinds_become_rgb(tmp_path: Path, name: str, image: Image.Image, expected: tuple[int, int, int]):
     pixels = read_image(record(stored(tmp_path / name, image)))
     assert (pixels.shape, pixels.dtype) == ((20, 30, 3), np.uint8)
     np.testing.assert_array_equal(pixels[3, 4], expected)
 
 
-def test_transparent_palettes_and_animations(tmp_path: Path) -> None:
+def test_transparent_palettes_and_animations(tmp_path: Path):
     image = palette(1)
     image.putpixel((0, 0), 0)
     image.save(tmp_path / "a.png", transparency=1)
@@ -95,7 +95,7 @@ def test_transparent_palettes_and_animations(tmp_path: Path) -> None:
         (np.float32, [np.nan, 0.0, 1.0], [0, 0, 255]),
     ],
 )
-def test_deep_grey_is_scaled_by_its_range(tmp_path: Path, dtype: Any, values: list[float], expected: list[int]) -> None:
+def test_deep_grey_is_scaled_by_its_range(tmp_path: Path, dtype: Any, values: list[float], expected: list[int]):
     path = stored(tmp_path / "a.tiff", np.array([values], dtype=dtype))
     np.testing.assert_array_equal(read_image(record(path, 1, 3))[0, :, 2], expected)
 
@@ -117,7 +117,7 @@ SQUARE = gradient(20, 20)
 )
 def test_images_are_turned_as_the_annotations_mean_them(
     tmp_path: Path, name: str, image: Any, orientation: int | None, size: tuple[int, int], expected: Any
-) -> None:
+):
     path = stored(tmp_path / name, image, orientation)
     np.testing.assert_array_equal(read_image(record(path, *size)), expected)
     stored_size = image.shape[:2]
@@ -134,12 +134,12 @@ def test_images_are_turned_as_the_annotations_mean_them(
 )
 def test_another_size_than_annotated(
     tmp_path: Path, name: str, orientation: int | None, size: tuple[int, int], text: str
-) -> None:
+):
     with pytest.raises(DataError, match=text):
         read_image(record(stored(tmp_path / name, PIXELS, orientation), *size))
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read(tmp_path: Path):
     with pytest.raises(DataError, match=r"There is no image .*a\.png\. Add it"):
         read_image(record(tmp_path / "a.png"))
     with pytest.raises(DataError, match="There is no image"):
@@ -152,7 +152,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_image(record(tmp_path / "b.png"))
 
 
-def test_postscript_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postscript_is_never_run(tmp_path: Path, monkeypatch):
     Image.fromarray(PIXELS).save(tmp_path / "a.eps")
     monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("started a program"))
     with pytest.raises(DataError, match=r"a\.eps is not an image in a format that can be read"):
@@ -168,20 +168,20 @@ def truncated(path: Path, keep: float) -> Path:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "tiff", "webp", "avif", "jp2", "ppm"])
 @pytest.mark.parametrize("full", [False, True])
-def test_whole_images_pass_and_truncated_ones_are_found(tmp_path: Path, suffix: str, full: bool) -> None:
+def test_whole_images_pass_and_truncated_ones_are_found(tmp_path: Path, suffix: str, full: bool):
     check_images([record(save_image(tmp_path / f"whole.{suffix}", PIXELS))], full=full)
     path = truncated(tmp_path / f"a.{suffix}", 0.7)
     with pytest.raises(DataError, match=rf"a\.{suffix} is (damaged and cannot be decoded|not an image)"):
         check_images([record(path, 200, 300)], full=full)
 
 
-def test_bytes_behind_the_end_mark_are_tolerated(tmp_path: Path) -> None:
+def test_bytes_behind_the_end_mark_are_tolerated(tmp_path: Path):
     path = save_image(tmp_path / "a.jpg", PIXELS)
     path.write_bytes(path.read_bytes() + b"\0" * 9)
     check_images([record(path)])
 
 
-def test_damage_in_the_middle_is_found_by_decoding(tmp_path: Path) -> None:
+def test_damage_in_the_middle_is_found_by_decoding(tmp_path: Path):
     path = truncated(tmp_path / "a.png", 1.0)
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
@@ -192,7 +192,7 @@ def test_damage_in_the_middle_is_found_by_decoding(tmp_path: Path) -> None:
         check_images([record(path, 200, 300)], full=True)
 
 
-def test_images_beyond_the_limit_are_not_decoded(tmp_path: Path) -> None:
+def test_images_beyond_the_limit_are_not_decoded(tmp_path: Path):
     path = stored(tmp_path / "a.png", Image.new("1", (9460, 9460)))
     for call in (lambda: read_image(record(path, 9460, 9460)), lambda: check_images([record(path, 9460, 9460)])):
         with pytest.raises(DataError, match=rf"a\.png is too large .*Images of up to {MAX_PIXELS} pixels are read"):
@@ -203,7 +203,7 @@ def test_images_beyond_the_limit_are_not_decoded(tmp_path: Path) -> None:
             upright_size(path)
 
 
-def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path):
     good = save_image(tmp_path / "good.png", PIXELS)
     (tmp_path / "text.png").write_text("x")
     records = [
@@ -220,13 +220,13 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     assert [name in message for name in ("missing.png", "text.png", "says 4 x 4", "cut.jpg")] == [True] * 4
 
 
-def test_a_wrong_image_folder_is_one_problem(tmp_path: Path) -> None:
+def test_a_wrong_image_folder_is_one_problem(tmp_path: Path):
     check_images([])
     with pytest.raises(DataError, match=r"^None of the 2 images exist, such as .*a\.png\. Is the folder right"):
         check_images([record(tmp_path / "a.png"), record(tmp_path / "b.png")])
 
 
-def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
+def test_the_digest_is_that_of_the_bytes(tmp_path: Path):
     path = save_image(tmp_path / "a.png", PIXELS)
     assert image_digest(record(path)) == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -256,7 +256,7 @@ def ppm16(path: Path, values: np.ndarray, top: int = 65535) -> Path:
 DEEP = PIXELS.astype(np.uint16) * 16
 
 
-def test_opacity_may_have_12_bits_in_16_as_the_colours_have(tmp_path: Path) -> None:
+def test_opacity_may_have_12_bits_in_16_as_the_colours_have(tmp_path: Path):
     path = png16(tmp_path / "a.png", np.dstack([DEEP, np.full((20, 30), 4095, np.uint16)]))
     np.testing.assert_array_equal(read_image(record(path)), read_image(record(png16(tmp_path / "b.png", DEEP))))
 
@@ -266,7 +266,7 @@ def test_opacity_may_have_12_bits_in_16_as_the_colours_have(tmp_path: Path) -> N
     ("values", "options"),
     [(DEEP[..., 0], {"photometric": "miniswhite"}), (DEEP.transpose(2, 0, 1), {"planarconfig": "separate"})],
 )
-def test_tiff_files_that_pillow_decodes_wrongly(tmp_path: Path, dtype: Any, values: Any, options: Any) -> None:
+def test_tiff_files_that_pillow_decodes_wrongly(tmp_path: Path, dtype: Any, values: Any, options: Any):
     tifffile.imwrite(tmp_path / "a.tif", values.astype(dtype), **({"photometric": "rgb"} | options))
     with pytest.raises(DataError, match=r"a\.tif is .*TIFF|not an image in a format that can be read"):
         check_images([record(tmp_path / "a.tif")])
@@ -280,9 +280,7 @@ def test_tiff_files_that_pillow_decodes_wrongly(tmp_path: Path, dtype: Any, valu
         (np.linspace(-1, 1, 600, dtype=np.float32).reshape(20, 30), "50 % of the pixels are negative"),
     ],
 )
-def test_pixels_that_come_out_blank_are_named(
-    tmp_path: Path, image: Any, text: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_pixels_that_come_out_blank_are_named(tmp_path: Path, image: Any, text: str, caplog):
     path = stored(tmp_path / "a.tiff", image)
     white_level([path])
     read_image(record(path))
@@ -300,7 +298,7 @@ def test_pixels_that_come_out_blank_are_named(
         ("tiff", partial(tiff16, byteorder=">")),
     ],
 )
-def test_twelve_bits_in_rgb_of_sixteen(tmp_path: Path, suffix: str, write: Any) -> None:
+def test_twelve_bits_in_rgb_of_sixteen(tmp_path: Path, suffix: str, write: Any):
     path = write(tmp_path / f"a.{suffix}", DEEP)
     check_images([record(path)], full=True)
     np.testing.assert_array_equal(read_image(record(path)), PIXELS)
@@ -310,7 +308,7 @@ def test_twelve_bits_in_rgb_of_sixteen(tmp_path: Path, suffix: str, write: Any) 
         check_images([record(path)])
 
 
-def test_transparent_deep_images_lie_on_white(tmp_path: Path) -> None:
+def test_transparent_deep_images_lie_on_white(tmp_path: Path):
     opacity = np.full((20, 30, 1), 65535, np.uint16)
     opacity[:10] = 0
     for values in (np.concatenate([DEEP, opacity], axis=2), np.concatenate([DEEP[..., :1], opacity], axis=2)):
@@ -319,12 +317,12 @@ def test_transparent_deep_images_lie_on_white(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels[10:, :, 0], PIXELS[10:, :, 0])
 
 
-def test_deep_tiff_files_are_upright(tmp_path: Path) -> None:
+def test_deep_tiff_files_are_upright(tmp_path: Path):
     path = tiff16(tmp_path / "a.tiff", DEEP, extratags=[(274, "H", 1, 6, True)])
     np.testing.assert_array_equal(read_image(record(path, 30, 20)), np.rot90(PIXELS, k=-1))
 
 
-def test_one_white_level_for_a_data_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_white_level_for_a_data_set(tmp_path: Path, caplog):
     """Neither a dark image nor a hot pixel changes how bright an image is beside the others."""
     grey = np.linspace(0, 3000, 2000).reshape(40, 50).astype(np.uint16)
     hot, dark = grey.copy(), grey // 16
@@ -346,7 +344,7 @@ def test_one_white_level_for_a_data_set(tmp_path: Path, caplog: pytest.LogCaptur
     assert "Set dataset.white_level" in caplog.text
 
 
-def test_references_of_12_bits_and_targets_of_16(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_references_of_12_bits_and_targets_of_16(tmp_path: Path, caplog):
     images = (np.full((8, 8), value, np.uint16) for value in (3000, 12000, 60000))
     low, middle, high = (stored(tmp_path / f"{index}.png", image) for index, image in enumerate(images))
     assert white_level([low], [middle]) == 16383
@@ -356,9 +354,7 @@ def test_references_of_12_bits_and_targets_of_16(tmp_path: Path, caplog: pytest.
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_orientations_that_the_size_does_not_tell(
-    tmp_path: Path, orientation: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_orientations_that_the_size_does_not_tell(tmp_path: Path, orientation: int, caplog):
     side = gradient(20, 20 if orientation > 4 else 30)
     path = stored(tmp_path / "a.png", side, orientation)
     turned = np.array(ImageOps.exif_transpose(Image.open(path)))
@@ -375,7 +371,7 @@ def test_orientations_that_the_size_does_not_tell(
     assert "dataset.orientation=stored" in caplog.text
 
 
-def test_content_of_another_format_than_the_ending_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_content_of_another_format_than_the_ending_is_named(tmp_path: Path, caplog):
     Image.fromarray(PIXELS).save(tmp_path / "a.png", format="JPEG")
     Image.fromarray(PIXELS).save(tmp_path / "a.jfif", format="JPEG")
     check_images([record(tmp_path / "a.jfif")])
@@ -385,7 +381,7 @@ def test_content_of_another_format_than_the_ending_is_named(tmp_path: Path, capl
     assert "are of another format than their suffix suggests" in caplog.text
 
 
-def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "a.png")
     for call in (lambda r: check_images([r]), read_image, image_digest, lambda r: upright_size(r.path)):
         with pytest.raises(DataError, match=r"a\.png cannot be read: .*not a regular file"):

@@ -67,9 +67,7 @@ def go(root: Path, folder: Path, store: Path, *more: str) -> Path:
     return run_directory(config)
 
 
-def test_the_references_choose_and_the_run_says_so(
-    tmp_path: Path, shared_store: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_references_choose_and_the_run_says_so(tmp_path: Path, shared_store: Path, capsys):
     root = make_tiny(tmp_path / "tiny")
     auto = ("shots=2shot", "matcher=auto", "matcher.draws=10", "matcher.certainty=0.5")
     for settings_of_choice in (
@@ -119,7 +117,7 @@ def test_who_asks_for_it(words: tuple[str, ...], stages: set[str], tmp_path: Pat
     assert not on_one_image.leaves_one_out
 
 
-def test_the_command(tmp_path: Path, shared_store: Path, capfd: pytest.CaptureFixture[str]):
+def test_the_command(tmp_path: Path, shared_store: Path, capfd):
     root = make_tiny(tmp_path / "tiny")
     words = settings(root, tmp_path / "out", shared_store, "shots=2shot", "matcher.draws=10")
     assert main(["references", "check", *words, "--out", str(tmp_path / "check")]) == 0

@@ -161,7 +161,7 @@ def test_one_background_prototype_or_one_a_reference(mode: Any, cosine: float):
     ],
 )
 def test_references_without_background_give_the_published_scores(
-    matcher: DetectingMatcher, warning: str, backgrounds: tuple[torch.Tensor, ...], caplog: pytest.LogCaptureFixture
+    matcher: DetectingMatcher, warning: str, backgrounds: tuple[torch.Tensor, ...], caplog
 ):
     memory = MemoryBank(CATEGORIES, FEATURES, backgrounds)
     with caplog.at_level(logging.WARNING, logger="ntt"):

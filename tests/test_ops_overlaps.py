@@ -14,7 +14,7 @@ from ntt.ops.run_lengths import to_run_lengths
 
 @pytest.mark.parametrize("limit", [1, 1 << 16])
 @pytest.mark.parametrize("masks", [pytest.param(masks, id=name) for name, masks in drawn_masks().items()])
-def test_equal_to_pycocotools(masks: torch.Tensor, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_to_pycocotools(masks: torch.Tensor, limit: int, monkeypatch):
     monkeypatch.setattr(overlaps, "_SEGMENTS", limit)
     masks = masks[masks.any(dim=2).any(dim=1)]
     segments = Segments.of(to_run_lengths(mask_changes(masks)), *masks.shape[1:])
@@ -26,7 +26,7 @@ def test_equal_to_pycocotools(masks: torch.Tensor, limit: int, monkeypatch: pyte
     assert np.array_equal(overlaps_with_earlier(segments, groups_N), expected)
 
 
-def test_by_hand() -> None:
+def test_by_hand():
     masks = torch.zeros(3, 4, 8, dtype=torch.bool)
     masks[0, :, :4] = masks[1, :2, 2:4] = masks[2, :, 6:] = True
     segments = Segments.of(to_run_lengths(mask_changes(masks)), 4, 8)
@@ -35,7 +35,7 @@ def test_by_hand() -> None:
     assert segments.boxes_xyxy.tolist() == [[0, 0, 4, 4], [2, 0, 4, 2], [6, 0, 8, 4]]
 
 
-def test_no_masks() -> None:
+def test_no_masks():
     segments = Segments.of(to_run_lengths(mask_changes(torch.zeros(0, 4, 8, dtype=torch.bool))), 4, 8)
     assert segments.boxes_xywh.shape == (0, 4)
     assert overlaps_with_earlier(segments, np.zeros(0, dtype=int)).shape == (0, 0)

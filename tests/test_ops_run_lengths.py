@@ -63,7 +63,7 @@ def check_resized(logits_Nhw: torch.Tensor, height: int, width: int) -> None:
 
 @pytest.mark.parametrize(("grid", "image"), SIZES)
 @pytest.mark.parametrize("kind", ["smooth", "noise", "whole numbers", "halves", "quarters of signs"])
-def test_equal_to_masks_resized_pixel_by_pixel(kind: str, grid: tuple[int, int], image: tuple[int, int]) -> None:
+def test_equal_to_masks_resized_pixel_by_pixel(kind: str, grid: tuple[int, int], image: tuple[int, int]):
     logits = smooth(7, *grid) if kind != "noise" else torch.randn(7, *grid, generator=GENERATOR)
     # Whole numbers and fractions with few digits give sums of 0, where the processor's order of adding decides.
     rounded = {
@@ -75,7 +75,7 @@ def test_equal_to_masks_resized_pixel_by_pixel(kind: str, grid: tuple[int, int],
     check_resized(logits, *image)
 
 
-def test_equal_on_recorded_masks(golden_dir: Path) -> None:
+def test_equal_on_recorded_masks(golden_dir: Path):
     for path in sorted(golden_dir.glob("matching_[0-9]*.npz"))[:2]:
         recorded = np.load(path)
         logits = torch.from_numpy(recorded["mask_logits_x16_int8"][::5])
@@ -96,7 +96,7 @@ def drawn_masks() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("masks", [pytest.param(masks, id=name) for name, masks in drawn_masks().items()])
-def test_full_size_masks(masks: torch.Tensor) -> None:
+def test_full_size_masks(masks: torch.Tensor):
     changes = mask_changes(masks)
     assert to_text(to_run_lengths(changes)) == pycocotools(masks)
     has_foreground = masks.any(dim=2).any(dim=1).numpy()
@@ -109,7 +109,7 @@ def test_full_size_masks(masks: torch.Tensor) -> None:
     assert to_text(run_lengths) == pycocotools(masks[some.copy()])
 
 
-def test_no_masks() -> None:
+def test_no_masks():
     assert encoded(torch.zeros(0, 8, 8), 20, 20) == ()
     none = to_run_lengths(mask_changes(torch.zeros(0, 8, 8, dtype=torch.bool)))
     assert run_lengths_problem(none, 64) is None
@@ -128,12 +128,12 @@ def test_no_masks() -> None:
         ([1, 1], [[3, 2], [5, 0]], "a mask has no foreground"),
     ],
 )
-def test_impossible_run_lengths(rows: list[int], runs: list[list[int]], expected: str) -> None:
+def test_impossible_run_lengths(rows: list[int], runs: list[list[int]], expected: str):
     masks = RunLengths(np.array(runs, dtype=np.uint16), np.array(rows, dtype=np.int64))
     assert str(run_lengths_problem(masks, 5)).endswith(expected)
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_nothing(monkeypatch):
     logits = smooth(9, 32, 32)
     whole = [encoded(logits, 90, 70), encoded(logits, 20, 70)]
     monkeypatch.setattr(module, "_SAMPLES_CPU", 1)
@@ -144,6 +144,6 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["smooth", "whole numbers"])
-def test_a_gpu_finds_the_same(kind: str) -> None:
+def test_a_gpu_finds_the_same(kind: str):
     logits = smooth(30, 256, 256) if kind == "smooth" else smooth(30, 256, 256).sign().to(torch.int8)
     assert encoded(logits.cuda(), 480, 640) == encoded(logits, 480, 640)

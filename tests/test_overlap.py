@@ -26,7 +26,7 @@ def run(count: int, *, computing: int = 0, **parts: Callable[[Any], Any]) -> lis
 
 @pytest.mark.parametrize("computing", [0, 1, 2])
 @pytest.mark.parametrize("count", [0, 1, 2, 50])
-def test_results_come_in_order(count: int, computing: int) -> None:
+def test_results_come_in_order(count: int, computing: int):
     def late(value: int) -> int:
         time.sleep(0.002 * (value % 3))
         return value + 1
@@ -36,7 +36,7 @@ def test_results_come_in_order(count: int, computing: int) -> None:
 
 @pytest.mark.parametrize("computing", [0, 2])
 @pytest.mark.parametrize("part", ["load", "compute", "finish"])
-def test_an_error_in_any_part_comes_out_as_it_is_and_nothing_is_begun_after_it(part: str, computing: int) -> None:
+def test_an_error_in_any_part_comes_out_as_it_is_and_nothing_is_begun_after_it(part: str, computing: int):
     begun: list[int] = []
     before = threading.active_count()
 
@@ -58,20 +58,20 @@ def test_an_error_in_any_part_comes_out_as_it_is_and_nothing_is_begun_after_it(p
 
 
 @pytest.mark.parametrize("computing", [0, 2])
-def test_few_items_are_under_way(computing: int) -> None:
+def test_few_items_are_under_way(computing: int):
     loaded: list[int] = []
     for done, _ in enumerate(overlap(range(60), load=loaded.append, compute=str, finish=str, computing=computing)):
         assert len(loaded) - done < 15
 
 
-def test_the_first_item_is_done_before_the_second_is_begun() -> None:
+def test_the_first_item_is_done_before_the_second_is_begun():
     order: list[str] = []
     run(2, load=lambda k: order.append(f"load {k}"), finish=lambda _: order.append("finish"), computing=2)
     assert order[:2] == ["load 0", "finish"]
 
 
 @pytest.mark.parametrize("computing", [0, 2])
-def test_loading_runs_ahead_and_finishing_follows_behind(computing: int) -> None:
+def test_loading_runs_ahead_and_finishing_follows_behind(computing: int):
     loading, calculating = ([threading.Event() for _ in range(6)] for _ in range(2))
 
     def load(number: int) -> int:
@@ -88,7 +88,7 @@ def test_loading_runs_ahead_and_finishing_follows_behind(computing: int) -> None
     assert run(6, computing=computing, load=load, compute=compute, finish=finish) == list(range(6))
 
 
-def test_an_interrupt_in_the_callers_thread_ends_it() -> None:
+def test_an_interrupt_in_the_callers_thread_ends_it():
     def interrupted(value: int) -> int:
         if value == 3:
             raise KeyboardInterrupt
@@ -116,7 +116,7 @@ class Fixed:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_stage_gives_the_same_entries_however_it_runs(threads: int, tmp_path: Path) -> None:
+def test_the_stage_gives_the_same_entries_however_it_runs(threads: int, tmp_path: Path):
     images = []
     for number in range(8):
         # The first and the last are the same.
@@ -136,7 +136,7 @@ def test_the_stage_gives_the_same_entries_however_it_runs(threads: int, tmp_path
     assert len(tested.store.written) == 7
 
 
-def test_the_same_image_in_another_size_has_other_candidates(tmp_path: Path) -> None:
+def test_the_same_image_in_another_size_has_other_candidates(tmp_path: Path):
     Image.new("RGB", (40, 30)).save(tmp_path / "0.png")
     image, tested = ImageRecord(0, "0.png", tmp_path / "0.png", 30, 40), source(tmp_path / "store")
     keys = [tested.key(each) for each in (image, replace(image, height=40, width=30))]

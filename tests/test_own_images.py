@@ -132,7 +132,7 @@ def test_a_mask_painted_black_on_white_is_questioned(own: Path):
     assert str(path) in note
 
 
-def test_what_is_not_understood_is_named(own: Path, caplog: pytest.LogCaptureFixture):
+def test_what_is_not_understood_is_named(own: Path, caplog):
     for name in ("references/disc/references_0.xml", "references/disc/a.HEIC", "targets/b.cr2", "targets/c_box.txt"):
         (own / name).touch()
     (own / "targets/README.md").touch()
@@ -273,7 +273,7 @@ def test_unusable_examples_are_all_told_at_once(own: Path):
     assert "6 problems" in message
 
 
-def test_an_example_that_cannot_be_read(own: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_example_that_cannot_be_read(own: Path, monkeypatch):
     denied = Mock(side_effect=PermissionError(13, "Permission denied"))
     monkeypatch.setattr("ntt.convert.plain_folder.sha256_of", denied)
     with pytest.raises(DataError, match=r"references_0\.png cannot be read: .*denied\. It must be a readable file"):
@@ -324,7 +324,7 @@ def test_targets_with_some_annotations(own: Path):
     )
 
 
-def test_one_command_from_a_plain_folder_to_pictures(own: Path, go: Go, capsys: pytest.CaptureFixture[str]):
+def test_one_command_from_a_plain_folder_to_pictures(own: Path, go: Go, capsys):
     before = sorted(path.relative_to(own) for path in own.rglob("*"))
     run = go(own)
     out = capsys.readouterr().out
@@ -352,7 +352,7 @@ def test_one_command_from_a_plain_folder_to_pictures(own: Path, go: Go, capsys: 
     assert run.parent.parent.name == "my_set"
 
 
-def test_metrics_where_targets_are_annotated(own: Path, go: Go, capsys: pytest.CaptureFixture[str]):
+def test_metrics_where_targets_are_annotated(own: Path, go: Go, capsys):
     labelme(
         own / "targets/targets_1.json",
         shape("square", "polygon", np.reshape(polygon(7, 40, 20, 50)[0], (-1, 2)).tolist()),
@@ -387,7 +387,7 @@ def test_a_changed_folder_is_never_met_with_stale_results(own: Path, go: Go):
     assert json.loads((run / "references.json").read_text())["digest"] != first
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path: Path, go: Go, capsys: pytest.CaptureFixture[str]):
+def test_a_folder_that_is_none_is_refused(tmp_path: Path, go: Go, capsys):
     with pytest.raises(DataError, match="dataset.root=.*nowhere is not a folder"):
         go(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -399,9 +399,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path, go: Go, capsys: pytest
     assert "--references and --targets" in error
 
 
-def test_a_plain_folder_is_checked_like_any_other(
-    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_a_plain_folder_is_checked_like_any_other(own: Path, monkeypatch, capsys):
     monkeypatch.chdir(own.parent)
     assert main(["data", "check", "my_set"]) == 0
     out = capsys.readouterr().out
@@ -413,7 +411,7 @@ def test_a_plain_folder_is_checked_like_any_other(
     assert "references_0_mask.png is not an image" in capsys.readouterr().err
 
 
-def test_a_plain_folder_to_coco_files(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_plain_folder_to_coco_files(own: Path, tmp_path: Path, capsys):
     assert main(["data", "convert", "folder", str(own), "--output", str(tmp_path / "coco")]) == 0
     out = capsys.readouterr().out
     assert "2 images, 2 objects (2 with a mask, 0 crowd regions)" in out

@@ -75,7 +75,7 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory, device: str) -> ReferenceEncoder:
+def encoder(tmp_path_factory, device: str) -> ReferenceEncoder:
     folder = tmp_path_factory.mktemp("end_to_end")
     torch.save(filled_tensors(meta_shapes()), folder / "vits14.pth")
     config = Dinov2Config(model="dinov2_vits14", weights=str(folder / "vits14.pth"))
@@ -102,7 +102,7 @@ def scene(shared_dir: Path, golden_dir: Path, encoder: ReferenceEncoder, referen
 @pytest.mark.parametrize("classes", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_memory_holds_the_recorded_features(
     classes: int, encoder: ReferenceEncoder, references: ReferenceSet, golden_dir: Path
-) -> None:
+):
     first = replace(references, categories=references.categories[:classes], instances=references.instances[:classes])
     memory = fill_memory(references=first, encoder=encoder, group=ProcessGroup())
     recorded = np.load(golden_dir / "memory.npz")["instance_feats"][:classes]
@@ -147,7 +147,7 @@ class Remembering:
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory, device: str) -> Remembering:
+def ours(tmp_path_factory, device: str) -> Remembering:
     checkpoint = save_checkpoint(filled_tiny(), tmp_path_factory.mktemp("weights") / f"{TINY}.pt")
     config = Sam2Config(name=TINY, weights=str(checkpoint), model=TINY, points_per_side=GRID, min_predicted_iou=0.0)
     return Remembering(config.build(Placement(device=device)))
@@ -225,7 +225,7 @@ EACH_IMAGE = pytest.mark.parametrize(
 
 @EACH_IMAGE
 @pytest.mark.timeout(900)
-def test_masks_and_their_iou_are_the_recorded_ones(image_id: int, scene: Scene, ours: Remembering, device: str) -> None:
+def test_masks_and_their_iou_are_the_recorded_ones(image_id: int, scene: Scene, ours: Remembering, device: str):
     recorded, record = np.load(scene.golden / f"sam2_{image_id}.npz"), scene.targets.images[image_id]
     proposals = ours.propose(resize_to_canvas(read_image(record), (1024, 1024)), torch.empty(0))
     logits, iou = proposals.logits_Nhw.cpu().numpy(), proposals.predicted_iou_N.cpu().numpy()
@@ -243,9 +243,7 @@ def test_masks_and_their_iou_are_the_recorded_ones(image_id: int, scene: Scene, 
 
 
 @EACH_IMAGE
-def test_recorded_masks_give_the_recorded_detections(
-    image_id: int, scene: Scene, ours: Remembering, device: str
-) -> None:
+def test_recorded_masks_give_the_recorded_detections(image_id: int, scene: Scene, ours: Remembering, device: str):
     expected = recorded_detections(scene.golden, image_id)
     found = scene.detect(RecordedMasks(scene.golden, image_id, ours), image_id)
     assert category_ids(scene, found) == [entry["category_id"] for entry in expected]
@@ -257,7 +255,7 @@ def test_recorded_masks_give_the_recorded_detections(
 
 @EACH_IMAGE
 @pytest.mark.timeout(900)
-def test_images_give_the_recorded_detections(image_id: int, scene: Scene, ours: Remembering, device: str) -> None:
+def test_images_give_the_recorded_detections(image_id: int, scene: Scene, ours: Remembering, device: str):
     expected = recorded_detections(scene.golden, image_id)
     found = scene.detect(ours, image_id)
     assert category_ids(scene, found) == [entry["category_id"] for entry in expected]

@@ -29,7 +29,7 @@ def memory(recorded_dir: Path) -> MemoryBank:
 
 
 @pytest.fixture(scope="module", params=IMAGES)
-def image(request: pytest.FixtureRequest, recorded_dir: Path, device: str) -> tuple[int, Candidates, dict[str, Any]]:
+def image(request, recorded_dir: Path, device: str) -> tuple[int, Candidates, dict[str, Any]]:
     """An image's id, its candidates made by us, and the recorded values."""
     recorded = dict(np.load(recorded_dir / f"matching_{request.param}.npz"))
     keep = recorded["pred_iou"] > 0.4

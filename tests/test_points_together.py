@@ -37,7 +37,7 @@ def configs(tmp_path: Path) -> dict[str, list[ExperimentConfig]]:
 
 
 @pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def reads(monkeypatch) -> list[str]:
     """Note each image whose candidates are read."""
     names: list[str] = []
     get = CandidateSource.get
@@ -82,7 +82,7 @@ def test_points_together_write_what_points_alone_write(configs: dict[str, list[E
 
 
 def test_a_point_that_cannot_be_prepared_fails_by_itself(
-    configs: dict[str, list[ExperimentConfig]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    configs: dict[str, list[ExperimentConfig]], tmp_path: Path, monkeypatch
 ):
     shared, points = Workspace(), configs["together"][:3]
     monkeypatch.setattr(together, "MAX_IMAGES", 8)
@@ -93,7 +93,7 @@ def test_a_point_that_cannot_be_prepared_fails_by_itself(
         runner.run(points[0], workspace=shared)
 
 
-def test_nothing_is_written_ahead(configs: dict[str, list[ExperimentConfig]], caplog: pytest.LogCaptureFixture):
+def test_nothing_is_written_ahead(configs: dict[str, list[ExperimentConfig]], caplog):
     with caplog.at_level(logging.INFO, logger="ntt"):
         match_ahead(configs["together"][:2], Workspace())
     assert not run_directory(configs["together"][0]).exists()

@@ -135,7 +135,7 @@ def test_boxes_and_whole_images_serve_as_examples(tiny: Path, shared_store: Path
     assert len(few(tiny / "images/targets_0.png")) == 3
 
 
-def test_nothing_is_kept_unless_asked_for(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_kept_unless_asked_for(tiny: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mask = Image.fromarray(shape_mask(3, 20, 20, 40))
     plain = ntt.Predictor([ntt.Reference(tiny / "images/references_0.png", "disc", mask)], overrides=QUICK)
@@ -218,9 +218,7 @@ def test_photographs_that_a_package_ships():
         assert found.scores[0] > 0.5
 
 
-def test_the_documented_examples_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_the_documented_examples_run(tmp_path: Path, monkeypatch, capsys):
     root = make_folder(tmp_path / "my_set")
     with Image.open(root / "targets/targets_1.png") as picture:
         picture.save(root / "targets/monday.jpg", quality=95)
@@ -328,7 +326,7 @@ def test_a_memory_is_saved_and_read_by_the_same_models_only(
             ntt.Predictor(references, memory=memory)
 
 
-def test_examples_on_one_image_propose_no_thresholds(tiny: Path, shared_store: Path, monkeypatch: pytest.MonkeyPatch):
+def test_examples_on_one_image_propose_no_thresholds(tiny: Path, shared_store: Path, monkeypatch):
     image = tiny / "images/references_0.png"
     boxes = [ntt.Reference(image, "disc", box_xyxy=(20, 20, side, side)) for side in (50, 60)]
     monkeypatch.setattr("ntt.predictor.predictor.check_references", None)

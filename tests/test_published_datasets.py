@@ -34,7 +34,7 @@ OPTIONS = (*COCO_LIKE, *CDFSOD)
 
 
 @pytest.fixture(scope="session")
-def miniatures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, DatasetDetails]]:
+def miniatures(tmp_path_factory) -> tuple[Path, Mapping[str, DatasetDetails]]:
     """All data sets below one data root, and their details."""
     root = tmp_path_factory.mktemp("published")
     details = {option: make_miniature(option, root) for option in OPTIONS}
@@ -197,7 +197,7 @@ def test_classes_with_other_than_k_examples_are_mentioned(tmp_path: Path):
     assert "         classes with other than 2 examples: tvmonitor 1" in report.lines
 
 
-def test_check_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def test_check_command(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setenv("NTT_DATA", str(tmp_path))
     details = make_miniature("cdfsod_fish", tmp_path)
     assert main(["data", "check", "cdfsod_fish"]) == 1
@@ -213,9 +213,7 @@ def test_check_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monke
     assert main(["data", "check", "cdfsod_fish", "--root", str(moved), "--decode"]) == 0
 
 
-def test_check_command_names_everything_that_is_missing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+def test_check_command_names_everything_that_is_missing(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setenv("NTT_DATA", str(tmp_path))
     assert main(["data", "check", "coco"]) == 1
     out = capsys.readouterr().out
@@ -225,9 +223,7 @@ def test_check_command_names_everything_that_is_missing(
     assert "Run `ntt data get coco`" in out
 
 
-def test_check_only_reads_the_folder_it_is_given(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+def test_check_only_reads_the_folder_it_is_given(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = make_tiny(tmp_path / "tiny")
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
@@ -251,7 +247,7 @@ def test_check_only_reads_the_folder_it_is_given(
         (["tests", "--root", "x"], "--root goes with the name of a data set, tests is a folder or unknown"),
     ],
 )
-def test_check_refuses_what_it_would_not_read(words: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+def test_check_refuses_what_it_would_not_read(words: list[str], message: str, capsys):
     assert main(["data", "check", *words]) == 2
     assert message in capsys.readouterr().err
 
@@ -275,7 +271,7 @@ def small(option: str, root: Path, output: Path, *more: str) -> config.Experimen
 
 
 def test_a_box_only_set_runs_from_end_to_end(
-    miniatures: tuple[Path, Mapping[str, DatasetDetails]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    miniatures: tuple[Path, Mapping[str, DatasetDetails]], tmp_path: Path, capsys
 ):
     made = small("cdfsod_fish", miniatures[0], tmp_path, "split=cdfsod_fish")
     runner.run(made)
@@ -286,7 +282,7 @@ def test_a_box_only_set_runs_from_end_to_end(
 
 
 def test_difficult_objects_of_voc_count_by_one_setting(
-    miniatures: tuple[Path, Mapping[str, DatasetDetails]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    miniatures: tuple[Path, Mapping[str, DatasetDetails]], tmp_path: Path, capsys
 ):
     """VOC's own protocol leaves them out of the count; as ordinary objects they are among the 20 of the file."""
     counts = {}

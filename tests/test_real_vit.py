@@ -81,7 +81,7 @@ def graph() -> Any:
 
 
 @pytest.fixture(scope="module")
-def weights(graph: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(graph: Any, tmp_path_factory) -> Path:
     """The graph's tensors as a checkpoint in Meta's layout."""
     from onnx import numpy_helper
 
@@ -96,7 +96,7 @@ def encoder_of(weights: Path, side: int, block: int | None) -> Dinov2:
     return config.build(Placement())
 
 
-def test_a_block_computes_what_the_graph_computes(graph: Any, weights: Path) -> None:
+def test_a_block_computes_what_the_graph_computes(graph: Any, weights: Path):
     import onnx
     from onnx.reference import ReferenceEvaluator
 
@@ -137,9 +137,7 @@ def accuracy(weights: Path, block: int | None, folder: Path, store: Path) -> flo
 
 
 @pytest.mark.timeout(1800)
-def test_an_earlier_block_knows_classes_that_the_last_has_unlearnt(
-    weights: Path, shared_dir: Path, tmp_path: Path
-) -> None:
+def test_an_earlier_block_knows_classes_that_the_last_has_unlearnt(weights: Path, shared_dir: Path, tmp_path: Path):
     # Of 20 classes, chance is 5 %.
     folder = shared_dir / "data" / "coco_dev"
     by_block = {block: accuracy(weights, block, folder, tmp_path) for block in (8, None)}

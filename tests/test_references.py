@@ -32,7 +32,7 @@ def drawn(
     return drawn_references(ExperimentConfig(shots=settings, seed=seed), dataset, categories)
 
 
-def test_a_reference_set_is_complete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_reference_set_is_complete(tmp_path: Path, caplog):
     references = drawn(small(tmp_path), categories=(B, A))
     assert references.categories == (A, B)
     assert [[i.category_id for i in instances] for instances in references.instances] == [[1, 1], [2, 2]]
@@ -44,13 +44,13 @@ def test_a_reference_set_is_complete(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize(("sampler", "count"), [("native", 2), ("reference", 2), ("fixed", 4), ("shot_index", 4)])
-def test_every_sampler_can_be_chosen(tmp_path: Path, sampler: Any, count: int) -> None:
+def test_every_sampler_can_be_chosen(tmp_path: Path, sampler: Any, count: int):
     references = drawn(small(tmp_path, shot_index=0), sampler=sampler)
     assert [len(instances) for instances in references.instances] == [count, count]
     assert references.sampler == sampler
 
 
-def test_every_instance_of_a_file_without_a_number_of_shots(tmp_path: Path) -> None:
+def test_every_instance_of_a_file_without_a_number_of_shots(tmp_path: Path):
     dataset = many(tmp_path, [(1, 0, GOOD), (1, 1, GOOD), (2, 0, GOOD)], num_images=2)
     references = drawn(dataset, sampler="fixed", count=None)
     assert [[i.id for i in group] for group in references.instances] == [[1, 2], [3]]
@@ -58,7 +58,7 @@ def test_every_instance_of_a_file_without_a_number_of_shots(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("sampler", ["native", "reference"])
-def test_validity_is_handed_on(tmp_path: Path, sampler: Any) -> None:
+def test_validity_is_handed_on(tmp_path: Path, sampler: Any):
     dataset = small(tmp_path)
     with pytest.raises(DataError, match="box sides of 61 px or more, 10 px"):
         drawn(dataset, sampler=sampler, min_box_side_px=61.0)
@@ -67,7 +67,7 @@ def test_validity_is_handed_on(tmp_path: Path, sampler: Any) -> None:
     assert drawn(dataset, sampler=sampler, border_px=51.0, strict=False).instances
 
 
-def test_the_digest_follows_from_what_was_drawn_alone(tmp_path: Path) -> None:
+def test_the_digest_follows_from_what_was_drawn_alone(tmp_path: Path):
     dataset = small(tmp_path, shot_index=0)
     assert drawn(dataset, strict=False, border_px=0.0).digest == drawn(dataset).digest
     assert drawn(dataset, sampler="fixed").digest == drawn(dataset, sampler="shot_index", seed=4).digest
@@ -85,7 +85,7 @@ def test_the_digest_follows_from_what_was_drawn_alone(tmp_path: Path) -> None:
         (lambda content: content.update(info={"year": 2020}), False),
     ],
 )
-def test_the_digest_changes_with_every_part_of_what_was_drawn(tmp_path: Path, change: Any, is_decisive: bool) -> None:
+def test_the_digest_changes_with_every_part_of_what_was_drawn(tmp_path: Path, change: Any, is_decisive: bool):
     dataset = small(tmp_path)
     content = json.loads(dataset.annotation_file.read_text())
     change(content)
@@ -95,7 +95,7 @@ def test_the_digest_changes_with_every_part_of_what_was_drawn(tmp_path: Path, ch
     assert (before.digest != after.digest) is is_decisive
 
 
-def test_the_json_names_everything(tmp_path: Path) -> None:
+def test_the_json_names_everything(tmp_path: Path):
     dataset = small(tmp_path)
     references = drawn(dataset, sampler="fixed", count=4, seed=3)
     assert references_to_json(references, dataset) == {

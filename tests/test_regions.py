@@ -40,7 +40,7 @@ def _square_on_grey(height: int = 64, width: int = 64) -> tuple[torch.Tensor, to
 
 
 @pytest.fixture
-def quarters(monkeypatch: pytest.MonkeyPatch) -> Leaves:
+def quarters(monkeypatch) -> Leaves:
     """Four leaves of 2x2 pixels: black and dark above, grey and white below."""
     canvas = torch.zeros(3, 4, 4)
     canvas[:, :2, 2:], canvas[:, 2:, :2], canvas[:, 2:, 2:] = 0.1, 0.6, 1.0
@@ -49,7 +49,7 @@ def quarters(monkeypatch: pytest.MonkeyPatch) -> Leaves:
     return find_leaves(canvas, _features(), count=4, components=3)
 
 
-def test_leaves_of_four_quarters(quarters: Leaves) -> None:
+def test_leaves_of_four_quarters(quarters: Leaves):
     assert quarters.area_L.tolist() == [4.0] * 4
     assert quarters.box_L4.tolist() == [[0, 0, 1, 1], [2, 0, 3, 1], [0, 2, 1, 3], [2, 2, 3, 3]]
     assert quarters.frame_L.tolist() == [4.0] * 4
@@ -62,12 +62,12 @@ def test_leaves_of_four_quarters(quarters: Leaves) -> None:
     assert quarters.colour_square_L[3] == pytest.approx(25.0, abs=1e-2)
 
 
-def test_leaf_count_is_an_upper_bound() -> None:
+def test_leaf_count_is_an_upper_bound():
     canvas = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(5))
     assert [len(find_leaves(canvas, _features(), count=n, components=2).area_L) for n in (2, 50)] == [2, 50]
 
 
-def test_features_keep_their_distances_when_all_directions_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_keep_their_distances_when_all_directions_are_kept(monkeypatch):
     monkeypatch.setattr(leaves_module, "_watershed", lambda lab, count: np.array([[0, 1], [2, 3]]))
     features = torch.arange(8.0).view(2, 2, 2) ** 2
     leaves = find_leaves(torch.zeros(3, 2, 2), features, count=4, components=2)
@@ -80,7 +80,7 @@ def _distances(values_LK: np.ndarray) -> np.ndarray:
     return np.linalg.norm(values_LK[:, None] - values_LK[None], axis=-1)
 
 
-def test_tree_merges_the_likest_first(quarters: Leaves) -> None:
+def test_tree_merges_the_likest_first(quarters: Leaves):
     tree, altitudes = build_tree(quarters, Linkage("ward", colour=1.0))
     parents = tree.parents()
     assert parents[0] == parents[1] == 4
@@ -89,7 +89,7 @@ def test_tree_merges_the_likest_first(quarters: Leaves) -> None:
 
 
 @pytest.mark.parametrize("linkage", LINKAGES)
-def test_every_linkage_builds_a_whole_tree(linkage: Linkage, quarters: Leaves) -> None:
+def test_every_linkage_builds_a_whole_tree(linkage: Linkage, quarters: Leaves):
     tree, _ = build_tree(quarters, linkage)
     assert tree.num_vertices() == 7
     nodes = measure_nodes(quarters, tree, np.arange(7.0))
@@ -98,7 +98,7 @@ def test_every_linkage_builds_a_whole_tree(linkage: Linkage, quarters: Leaves) -
     assert nodes.area_N.tolist() == [4.0] * 4 + [float(4 * row.sum()) for row in nodes.members_NL[4:]]
 
 
-def test_measurements_of_the_upper_half(quarters: Leaves) -> None:
+def test_measurements_of_the_upper_half(quarters: Leaves):
     leaves = quarters
     nodes = measure_nodes(leaves, *build_tree(leaves, Linkage("ward", colour=1.0)))
     assert nodes.members_NL[4].tolist() == [True, True, False, False]
@@ -118,7 +118,7 @@ def test_measurements_of_the_upper_half(quarters: Leaves) -> None:
     assert {name: upper[name] for name in expected} == pytest.approx(expected, abs=1e-3)
 
 
-def test_objectness_is_the_intercept_at_the_mean_and_clipped_at_three_deviations() -> None:
+def test_objectness_is_the_intercept_at_the_mean_and_clipped_at_three_deviations():
     mean, deviation = np.array(list(COEFFICIENTS.values()))[:, :2].T
     assert objectness(mean[None])[0] == pytest.approx(1 / (1 + np.exp(-INTERCEPT)), rel=1e-5)
     at, beyond = mean + np.outer([3, -3], deviation), mean + np.outer([50, -50], deviation)
@@ -126,20 +126,20 @@ def test_objectness_is_the_intercept_at_the_mean_and_clipped_at_three_deviations
     assert not np.array_equal(objectness(at), objectness(mean + np.outer([2, -2], deviation)))
 
 
-def test_overlaps_weighs_leaves_by_area() -> None:
+def test_overlaps_weighs_leaves_by_area():
     members = np.array([[True, True, False], [False, True, True], [False, False, True]])
     iou = overlaps(members, np.array([1.0, 2.0, 3.0]))
     assert iou == pytest.approx(np.array([[1, 2 / 6, 0], [2 / 6, 1, 3 / 5], [0, 3 / 5, 1]]))
 
 
 @pytest.mark.parametrize(("max_iou", "limit", "kept"), [(0.5, 9, [0, 1, 2]), (0.49, 9, [0, 2]), (0.5, 1, [0])])
-def test_distinct_keeps_at_the_threshold_and_drops_above(max_iou: float, limit: int, kept: list[int]) -> None:
+def test_distinct_keeps_at_the_threshold_and_drops_above(max_iou: float, limit: int, kept: list[int]):
     members = np.array([[True, True, False, False], [True, False, False, False], [False, False, True, True]])
     assert distinct(members, np.ones(4), max_iou=max_iou, limit=limit).tolist() == kept
     assert distinct(members[:0], np.ones(4), max_iou=max_iou, limit=limit).tolist() == []
 
 
-def test_select_orders_by_score_hands_on_free_budget_and_breaks_ties_by_order() -> None:
+def test_select_orders_by_score_hands_on_free_budget_and_breaks_ties_by_order():
     # Two leaves of more than 2 % of the image, three below 0.1 %: the large ones leave budget to the small ones.
     area = np.array([500.0, 490.0, 0.5, 0.5, 0.5])
     score = np.array([0.2, 0.9, 0.5, 0.5, 0.1], dtype=np.float32)
@@ -149,7 +149,7 @@ def test_select_orders_by_score_hands_on_free_budget_and_breaks_ties_by_order() 
     assert selected.tolist() == list(range(10))
 
 
-def test_contract_and_fingerprint() -> None:
+def test_contract_and_fingerprint():
     regions: Segmenter = _regions()
     assert regions.name == "regions"
     fingerprint = json.loads(json.dumps(regions.fingerprint))
@@ -161,7 +161,7 @@ def test_contract_and_fingerprint() -> None:
     assert {size: regions.canvas_hw(*size) for size in sizes} == sizes
 
 
-def test_finds_a_square() -> None:
+def test_finds_a_square():
     canvas, mask = _square_on_grey(128, 128)
     proposals = _regions(canvas_side=128, mask_side=128).propose(canvas, _features())
     inside = proposals.logits_Nhw > 0
@@ -174,7 +174,7 @@ def test_finds_a_square() -> None:
     assert 0 < scores[-1] <= scores[0] < 1
 
 
-def test_every_proposal_is_connected_and_distinct() -> None:
+def test_every_proposal_is_connected_and_distinct():
     from scipy.ndimage import label
 
     canvas = torch.rand(3, 40, 56, generator=torch.Generator().manual_seed(1))
@@ -187,21 +187,21 @@ def test_every_proposal_is_connected_and_distinct() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 64), (64, 8), (9, 33)])
-def test_odd_shapes_work(height: int, width: int) -> None:
+def test_odd_shapes_work(height: int, width: int):
     canvas = torch.rand(3, height, width, generator=torch.Generator().manual_seed(2))
     proposals = _regions(canvas_side=64, mask_side=64).propose(canvas, _features(side=1 if height == 8 else 3))
     assert len(proposals.logits_Nhw) == len(proposals.predicted_iou_N) > 0
     assert bool(torch.isfinite(proposals.predicted_iou_N).all())
 
 
-def test_an_image_of_one_colour_gives_the_whole_image() -> None:
+def test_an_image_of_one_colour_gives_the_whole_image():
     proposals = _regions(canvas_side=64, mask_side=32).propose(torch.full((3, 48, 64), 0.3), _features())
     assert proposals.logits_Nhw.shape == (1, 24, 32)
     assert bool((proposals.logits_Nhw > 0).all())
     assert proposals.predicted_iou_N.tolist() == [0.5]
 
 
-def test_same_output_whatever_the_number_of_threads() -> None:
+def test_same_output_whatever_the_number_of_threads():
     canvas = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(3))
     regions = _regions(canvas_side=64, mask_side=64, leaves=200)
     results = []
@@ -212,7 +212,7 @@ def test_same_output_whatever_the_number_of_threads() -> None:
     assert torch.equal(results[0].predicted_iou_N, results[1].predicted_iou_N)
 
 
-def test_limits_of_number_and_objectness() -> None:
+def test_limits_of_number_and_objectness():
     canvas = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(4))
 
     def scores(**limits) -> torch.Tensor:
@@ -230,19 +230,19 @@ def test_limits_of_number_and_objectness() -> None:
     assert len(scores(min_objectness=0.999)) == 0
 
 
-def test_masks_finer_than_the_canvas_are_refused() -> None:
+def test_masks_finer_than_the_canvas_are_refused():
     with pytest.raises(ConfigError, match=r"segmenter\.mask_side=200 is larger than segmenter\.canvas_side=100"):
         _regions(canvas_side=100, mask_side=200)
 
 
-def test_nodes_of_all_hierarchies_share_their_leaves(quarters: Leaves) -> None:
+def test_nodes_of_all_hierarchies_share_their_leaves(quarters: Leaves):
     nodes = all_nodes(quarters)
     assert nodes.members_NL.shape[0] == 6 + 2 * (len(LINKAGES) - 1)
     assert (nodes.members_NL.sum(axis=1) == 1).sum() == 4
     assert np.isfinite(nodes.descriptors_NF).all()
 
 
-def test_proposals_on_a_real_image(shared_dir: Path) -> None:
+def test_proposals_on_a_real_image(shared_dir: Path):
     """Fruits on a table: nearly all are found, and the objectness puts good masks before bad ones."""
     from scipy.stats import spearmanr
 

@@ -168,7 +168,7 @@ def test_curves_thresholds_and_confusions_by_hand(tmp_path: Path):
     assert names[-3:] == ["precision_recall_tiny", "confusion_tiny", "confusion_tiny_2"]
 
 
-def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("ntt.reports.gallery.MAX_DETECTIONS", 2)
     runs, _ = tiny_runs(tmp_path)
     gallery = gallery_of(runs, 3)
@@ -187,7 +187,7 @@ def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path, mon
     assert [run["proposed"] for run in shown["runs"]] == [[0.85, 0.15], [None, None]]
 
 
-def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("ntt.reports.gallery.MAX_SIDE_PX", 64)
     runs, _ = tiny_runs(tmp_path)
     (shown,) = gallery_of(runs, 24).sets
@@ -197,7 +197,7 @@ def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkey
     assert (mask.sum(), mask[5:25, 5:25].all()) == (400, True)
 
 
-def test_a_gallery_is_bounded_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_gallery_is_bounded_and_says_so(tmp_path: Path, monkeypatch):
     runs, _ = tiny_runs(tmp_path)
     assert gallery_of(runs, 0) == Gallery((), ())
     monkeypatch.setattr("ntt.reports.detected.MAX_RUNS", 1)
@@ -239,7 +239,7 @@ def test_a_data_set_that_is_gone_costs_a_note(tmp_path: Path):
 
 
 @pytest.mark.parametrize("key", ["root", "targets"])
-def test_nothing_in_the_configuration_of_a_run_is_resolved(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_in_the_configuration_of_a_run_is_resolved(tmp_path: Path, key: str, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "s3cret")
     _, made = tiny_runs(tmp_path)
     for directory in made.values():
@@ -269,7 +269,7 @@ def test_a_page_needs_nothing_else_and_escapes_every_name(tmp_path: Path):
     assert "default-src 'none'" in text
 
 
-def test_the_command_prints_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_prints_tables(tmp_path: Path, capsys):
     make_runs(tmp_path, {"seed=0": box_metrics(10), "seed=1": box_metrics(14), "seed=2": None})
     assert main(["report", str(tmp_path)]) == 0
     out = capsys.readouterr().out
@@ -277,7 +277,7 @@ def test_the_command_prints_tables(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "### Without a result: 1 of 3 runs" in out
 
 
-def test_the_command_writes_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_writes_files(tmp_path: Path, capsys):
     make_runs(tmp_path / "runs", {f"seed={seed} shots={seed + 1}shot": box_metrics(10) for seed in (0, 1)})
     out = tmp_path / "out"
     words = ["report", str(tmp_path / "runs"), "--out", str(out), "--plots", "--format", "csv"]
@@ -303,7 +303,7 @@ def test_what_a_killed_report_left_is_removed(tmp_path: Path):
     assert [path.exists() for path in left] == [False, False, True]
 
 
-def test_runs_on_images_without_annotations_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_runs_on_images_without_annotations_are_reported(tmp_path: Path, capsys):
     make_runs(tmp_path, {"seed=0": Metrics(overall={}, per_class={}, num_images=4, num_detections=9)})
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "out"), "--plots"]) == 0
     text = (tmp_path / "out" / "results.md").read_text()
@@ -322,9 +322,7 @@ def test_runs_on_images_without_annotations_are_reported(tmp_path: Path, capsys:
         (["--compare", "a=b", "c=d"], "no finished run with bbox/AP has it. There is no setting a."),
     ],
 )
-def test_mistakes_on_the_command_line(
-    tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
-):
+def test_mistakes_on_the_command_line(tmp_path: Path, more: list[str], message: str, capsys):
     make_runs(tmp_path, {"seed=0": box_metrics(10)})
     assert main(["report", str(tmp_path), *more]) == 2
     assert message in capsys.readouterr().err

@@ -55,7 +55,7 @@ def test_every_point_of_a_sweep_has_a_record(tmp_path: Path):
     assert results_table(runs, "bbox/AP").frame.runs.tolist() == ["1 of 5"]
 
 
-def test_a_report_on_a_sweep_that_has_not_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_report_on_a_sweep_that_has_not_begun(tmp_path: Path, capsys):
     folder, _ = make_sweep(tmp_path, ["seed=0", "seed=1"])
     assert main(["report", str(folder.root), "--html", str(tmp_path / "page.html")]) == 0
     out = capsys.readouterr().out
@@ -95,7 +95,7 @@ PUBLISHED = ExpectedResult(
 
 
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> list[ExpectedResult]:
+def published(monkeypatch) -> list[ExpectedResult]:
     """Published numbers, of an experiment that is the default one at one shot; tests may change them."""
     (config,) = compose_many([["shots=1shot"]])
     results = [PUBLISHED]

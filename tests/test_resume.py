@@ -43,7 +43,7 @@ def interrupted(folder: Path, *, num_images: int, kills: int) -> Json:
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Json:
+def report(tmp_path_factory) -> Json:
     """What happened to a small job that was killed three times, started twice at once, and starved."""
     return interrupted(tmp_path_factory.mktemp("interrupted"), num_images=5, kills=3)
 
@@ -98,7 +98,7 @@ def small_disk(tmp_path: Path):
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def test_a_full_disk(tmp_path: Path, small_disk: Path, capfd: pytest.CaptureFixture[str]):
+def test_a_full_disk(tmp_path: Path, small_disk: Path, capfd):
     data = make_data(tmp_path / "data", 3)
     filler = small_disk / "filler"
     job = compose_config(settings(data, small_disk / "runs", small_disk / "store"))

@@ -45,7 +45,7 @@ def go(tiny: Path, tmp_path: Path, models: Workspace) -> Go:
 
 
 @pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def computed(monkeypatch) -> list[str]:
     """Note each image whose candidates are computed."""
     names: list[str] = []
     load = CandidateSource.load
@@ -108,9 +108,7 @@ def read_detections(folder: Path) -> dict[int, list[object]]:
     return found
 
 
-def test_a_complete_store_of_another_user_serves_a_run(
-    go: Go, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_a_complete_store_of_another_user_serves_a_run(go: Go, tiny: Path, tmp_path: Path, monkeypatch, capsys):
     store = tmp_path / "store"
     whole = read_detections(go())
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
@@ -129,7 +127,7 @@ def test_a_complete_store_of_another_user_serves_a_run(
     assert not (tmp_path / "again").exists()
 
 
-def test_an_entry_that_is_a_folder_is_named_with_its_remedy(go: Go, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_entry_that_is_a_folder_is_named_with_its_remedy(go: Go, tmp_path: Path, capsys):
     go()
     entry = next((tmp_path / "store" / "candidates").rglob("*.safetensors"))
     entry.unlink()
@@ -141,7 +139,7 @@ def test_an_entry_that_is_a_folder_is_named_with_its_remedy(go: Go, tmp_path: Pa
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "foreign"])
 def test_a_damaged_entry_is_reported_and_computed_again(
-    go: Go, tmp_path: Path, computed: list[str], damage: str, capsys: pytest.CaptureFixture[str]
+    go: Go, tmp_path: Path, computed: list[str], damage: str, capsys
 ):
     expected = (go() / "predictions.json").read_bytes()
     entries = sorted((tmp_path / "store" / "candidates").rglob("*.safetensors"))
@@ -160,7 +158,7 @@ def test_a_damaged_entry_is_reported_and_computed_again(
     assert {path: path.read_bytes() for path in entries} == bytes_before
 
 
-def test_altered_files_are_noticed(go: Go, capsys: pytest.CaptureFixture[str]):
+def test_altered_files_are_noticed(go: Go, capsys):
     folder = go()
     names = ("references.json", "memory.safetensors", "prototypes.safetensors", "candidates.json", "predictions.json")
     stages = ("references", "memory", "prototypes", "candidates", "matching", "evaluation")
@@ -212,9 +210,7 @@ def test_a_run_lists_the_entries_it_has_used(go: Go, tmp_path: Path):
     assert used_store_keys(second)["candidates"] == used_store_keys(folder)["candidates"]
 
 
-def test_a_workspace_changes_no_bit_and_reads_once(
-    go: Go, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
+def test_a_workspace_changes_no_bit_and_reads_once(go: Go, monkeypatch, caplog):
     points = [(f"seed={seed}", f"shots={shots}shot") for seed in (0, 1) for shots in (1, 2)]
     alone = [go(*point, out="alone", space=Workspace()) for point in points]
     monkeypatch.setattr(digests, "_SETTLED_NS", -1)
@@ -259,7 +255,7 @@ def test_other_models_are_built_anew(models: Workspace):
     assert space.segmenter(other.segmenter, placement) is not segmenter
 
 
-def test_a_full_log_does_not_hide_the_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_a_full_log_does_not_hide_the_error(tmp_path: Path, capfd):
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     (tmp_path / "run.log").symlink_to("/dev/full")

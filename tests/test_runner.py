@@ -37,7 +37,7 @@ def root(tiny: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny, tmp_path / "copy"))
 
 
-def test_a_run_leaves_everything(run: Run, tiny: Path, caplog: pytest.LogCaptureFixture):
+def test_a_run_leaves_everything(run: Run, tiny: Path, caplog):
     folder = run("visualisation.enabled=true")
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     documents = ("identity", "facts", "references", "candidates", "predictions", "metrics")
@@ -58,14 +58,14 @@ def test_a_run_leaves_everything(run: Run, tiny: Path, caplog: pytest.LogCapture
     assert len(loaded.anns) == len(json.loads((folder / "predictions.json").read_text())) > 0
 
 
-def test_the_log_file_has_what_was_said_of_the_inputs(run: Run, capsys: pytest.CaptureFixture[str]):
+def test_the_log_file_has_what_was_said_of_the_inputs(run: Run, capsys):
     log = (run("shots=30shot", "stage=memory") / "run.log").read_text()
     (warning,) = [line for line in capsys.readouterr().out.splitlines() if "30" in line and "disc" in line]
     assert log.count(warning) == 1
     assert log.index(warning) < log.index("Run directory: ")
 
 
-def test_a_finished_run_does_nothing(run: Run, capsys: pytest.CaptureFixture[str]):
+def test_a_finished_run_does_nothing(run: Run, capsys):
     folder = run()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"}
     capsys.readouterr()
@@ -112,9 +112,7 @@ def test_a_repeated_stage_gives_the_same_as_a_whole_run(run: Run):
     assert (folder / "predictions.json").read_bytes() == predictions
 
 
-def test_targets_without_annotations_give_predictions_and_pictures(
-    run: Run, root: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_targets_without_annotations_give_predictions_and_pictures(run: Run, root: Path, capsys):
     with edited(root, "targets") as content:
         del content["annotations"]
     folder = run("visualisation.enabled=true", root=root)
@@ -125,7 +123,7 @@ def test_targets_without_annotations_give_predictions_and_pictures(
     assert "no annotations" in capsys.readouterr().out
 
 
-def test_box_only_references_and_targets(run: Run, root: Path, capsys: pytest.CaptureFixture[str]):
+def test_box_only_references_and_targets(run: Run, root: Path, capsys):
     for name in ("references", "targets"):
         with edited(root, name) as content:
             for annotation in content["annotations"]:
@@ -144,9 +142,7 @@ def test_chosen_pictures(run: Run):
         assert picture.width > 2 * 480
 
 
-def test_pictures_of_an_earlier_run_are_not_announced_where_none_are_wanted(
-    run: Run, capsys: pytest.CaptureFixture[str]
-):
+def test_pictures_of_an_earlier_run_are_not_announced_where_none_are_wanted(run: Run, capsys):
     run("visualisation.enabled=true", "visualisation.max_images=1", "visualisation.contact_sheet_size=0")
     assert "\npictures " in capsys.readouterr().out
     folder = run()
@@ -219,7 +215,7 @@ def test_classes_that_differ_between_the_files_are_refused(run: Run, root: Path)
         run(root=root)
 
 
-def test_annotated_classes_without_references_are_named(run: Run, root: Path, capsys: pytest.CaptureFixture[str]):
+def test_annotated_classes_without_references_are_named(run: Run, root: Path, capsys):
     with edited(root, "references") as content:
         content["categories"] = [category for category in content["categories"] if category["id"] == 3]
         content["annotations"] = [annotation for annotation in content["annotations"] if annotation["category_id"] == 3]
@@ -266,9 +262,7 @@ def test_processes_do_not_change_a_bit(tmp_path: Path, run: Run, tiny: Path, roo
         assert read(together / "facts.json")["processes"] == 2
 
 
-def test_multirun_gives_every_point_its_own_directory(
-    tiny: Path, tmp_path: Path, shared_store: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_multirun_gives_every_point_its_own_directory(tiny: Path, tmp_path: Path, shared_store: Path, monkeypatch):
     words = settings(tiny, tmp_path / "out", shared_store)
     words.remove("shots=1shot")
     monkeypatch.setattr("sys.argv", ["main.py", "--multirun", *words, "seed=0,1", "shots=1shot"])

@@ -63,7 +63,7 @@ def tiny() -> Any:
     "name",
     [name if name == "sam2.1_hiera_tiny" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS],
 )
-def test_equals_the_package(name: str, device: str) -> None:
+def test_equals_the_package(name: str, device: str):
     """In float64, where rounding cannot hide a mistake, on the package's own embedding of two prompts."""
     model, features, points = filled_model(name), random_features(), POINTS[:2]
     ours = our_decoding(model, features, torch.float64, device)
@@ -76,7 +76,7 @@ def test_equals_the_package(name: str, device: str) -> None:
         torch.testing.assert_close(ours.all_masks(decoded).cpu(), logits, rtol=0, atol=1e-8)
 
 
-def test_equals_the_package_for_boxes(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_the_package_for_boxes(tiny: Any, monkeypatch):
     features = random_features(1)
     ours = our_decoding(tiny, features, torch.float64)
     boxes = torch.tensor([[10.0, 20.0, 300.0, 400.0], [512.0, 500.0, 1000.0, 1023.0]])
@@ -91,7 +91,7 @@ def test_equals_the_package_for_boxes(tiny: Any, monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(ours.all_masks(decoded)[:, :1], logits, rtol=0, atol=1e-8)
 
 
-def test_prompts_are_embedded_as_in_the_package(tiny: Any) -> None:
+def test_prompts_are_embedded_as_in_the_package(tiny: Any):
     prompts = PromptEncoder.from_state(tiny.state_dict())
     boxes = torch.tensor([[10.0, 20.0, 300.0, 400.0]])
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_prompts_are_embedded_as_in_the_package(tiny: Any) -> None:
         torch.testing.assert_close(prompts.grid_positions(), dense, rtol=0, atol=1e-6)
 
 
-def test_float32_is_as_exact_as_the_package(tiny: Any) -> None:
+def test_float32_is_as_exact_as_the_package(tiny: Any):
     # These weights amplify rounding: the package's own float32 result is off by more than 1e-4. Ours may be no worse
     # than a small multiple of that.
     features = random_features()
@@ -140,7 +140,7 @@ def tame() -> Any:
 
 
 @pytest.mark.parity
-def test_float32_agrees_to_rounding_where_the_model_is_tame(tame: Any, device: str) -> None:
+def test_float32_agrees_to_rounding_where_the_model_is_tame(tame: Any, device: str):
     features = random_features()
     labels = torch.ones(len(POINTS), 1, dtype=torch.int)
     package, package_iou = package_decode(tame, features, POINTS[:, None], labels, multimask=True)
@@ -151,7 +151,7 @@ def test_float32_agrees_to_rounding_where_the_model_is_tame(tame: Any, device: s
         torch.testing.assert_close(ours.all_masks(decoded).cpu(), package, rtol=0, atol=1e-4)
 
 
-def test_bfloat16_is_close_where_the_model_is_tame(tame: Any) -> None:
+def test_bfloat16_is_close_where_the_model_is_tame(tame: Any):
     features = random_features()
     exact, half = (our_decoding(tame, features, dtype) for dtype in (torch.float32, torch.bfloat16))
     with torch.no_grad():
@@ -164,7 +164,7 @@ def test_bfloat16_is_close_where_the_model_is_tame(tame: Any) -> None:
     assert float((logits[0] - logits[1]).square().mean().sqrt()) < 0.1 * float(logits[0].std())
 
 
-def test_prompts_do_not_influence_each_other(tiny: Any) -> None:
+def test_prompts_do_not_influence_each_other(tiny: Any):
     ours = our_decoding(tiny, random_features(), torch.float64)
     with torch.no_grad():
         tokens = ours.prompts.points(POINTS)
@@ -178,14 +178,14 @@ def test_prompts_do_not_influence_each_other(tiny: Any) -> None:
             torch.testing.assert_close(selected[:, 0], logits[index, 1], rtol=0, atol=1e-5)
 
 
-def test_space_to_depth_keeps_cells_together() -> None:
+def test_space_to_depth_keeps_cells_together():
     # One channel, 2 x 4 pixels 0..7: two cells of 2 x 2.
     cells = space_to_depth(torch.arange(8.0).view(1, 2, 4), 2)
     assert cells.squeeze(-1).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 32])
-def test_mean_square_by_hand(block: int) -> None:
+def test_mean_square_by_hand(block: int):
     # rows (1, 0), (1, 1), (0, 2) with coefficients 1, 2, 3 make (3, 8): 73; the base (1, 1) adds 2 * 11 linearly.
     rows = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
     twice_linear = 2 * rows.sum(dim=1)[None, :, None]

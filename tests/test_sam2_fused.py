@@ -50,7 +50,7 @@ def assert_equal(model: object, dtype: torch.dtype, device: str, tolerance: floa
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_kernels_in_the_interpreter() -> None:
+def test_kernels_in_the_interpreter():
     tests = Path(__file__).parent
     script = SCRIPT.format(project=str(tests.parent), tests=str(tests))
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
@@ -64,5 +64,5 @@ def test_kernels_in_the_interpreter() -> None:
     ("dtype", "tf32", "tolerance"),
     [(torch.float32, False, 1e-5), (torch.float32, True, 3e-3), (torch.bfloat16, False, 3e-2)],
 )
-def test_kernels_on_a_gpu(dtype: torch.dtype, tf32: bool, tolerance: float) -> None:
+def test_kernels_on_a_gpu(dtype: torch.dtype, tf32: bool, tolerance: float):
     assert_equal(tame_model(), dtype, "cuda", tolerance, tf32=tf32)

@@ -28,7 +28,7 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(tmp_path_factory) -> Path:
     return save_checkpoint(filled_tiny(), tmp_path_factory.mktemp("weights") / "sam2_hiera_tiny.pt")
 
 
@@ -81,7 +81,7 @@ def quick(loaded: Loaded, **settings: Any) -> Sam2:
     return ours
 
 
-def test_image_encoder_is_the_packages(loaded: Loaded) -> None:
+def test_image_encoder_is_the_packages(loaded: Loaded):
     # A quarter of the canvas: the windows of its blocks are padded, as they are at full size.
     images = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -92,7 +92,7 @@ def test_image_encoder_is_the_packages(loaded: Loaded) -> None:
         torch.testing.assert_close(level, expected)
 
 
-def test_proposals_have_the_promised_form(everything: Proposals) -> None:
+def test_proposals_have_the_promised_form(everything: Proposals):
     logits, iou = everything.logits_Nhw, everything.predicted_iou_N
     assert (logits.shape, iou.shape) == ((9, 256, 256), (9,))
     assert logits.dtype == iou.dtype == torch.float32
@@ -106,7 +106,7 @@ def assert_alike(proposals: Proposals, expected: Proposals, index: Any = slice(N
     assert float(((proposals.logits_Nhw > 0) == (expected.logits_Nhw[index] > 0)).float().mean()) > 0.999
 
 
-def test_threshold_keeps_what_is_above_it(loaded: Loaded, canvas: torch.Tensor, everything: Proposals) -> None:
+def test_threshold_keeps_what_is_above_it(loaded: Loaded, canvas: torch.Tensor, everything: Proposals):
     middle = float(everything.predicted_iou_N.sort().values[3:5].mean())
     above = everything.predicted_iou_N > middle
     assert int(above.sum()) == 5
@@ -118,23 +118,23 @@ def test_threshold_keeps_what_is_above_it(loaded: Loaded, canvas: torch.Tensor, 
 @pytest.mark.parametrize(("batch", "threads"), [(1, 1), (5, 1), (4, 2)])
 def test_batches_and_threads_do_not_matter(
     batch: int, threads: int, loaded: Loaded, canvas: torch.Tensor, everything: Proposals
-) -> None:
+):
     torch.set_num_threads(threads)
     proposals = quick(loaded, min_predicted_iou=0.0, prompt_batch_size=batch).propose(canvas)
     assert torch.get_num_threads() == threads
     assert_alike(proposals, everything)
 
 
-def test_remainder_is_dropped_on_request(loaded: Loaded, canvas: torch.Tensor, everything: Proposals) -> None:
+def test_remainder_is_dropped_on_request(loaded: Loaded, canvas: torch.Tensor, everything: Proposals):
     assert_alike(quick(loaded, min_predicted_iou=0.0, drop_remainder_of=4).propose(canvas), everything, slice(8))
 
 
-def test_no_mem_embed_changes_the_result(loaded: Loaded, canvas: torch.Tensor, everything: Proposals) -> None:
+def test_no_mem_embed_changes_the_result(loaded: Loaded, canvas: torch.Tensor, everything: Proposals):
     proposals = quick(loaded, min_predicted_iou=0.0, use_no_mem_embed=True).propose(canvas)
     assert float((proposals.predicted_iou_N - everything.predicted_iou_N).abs().max()) > 1e-3
 
 
-def test_boxes_as_the_package_predicts_them(loaded: Loaded, canvas: torch.Tensor) -> None:
+def test_boxes_as_the_package_predicts_them(loaded: Loaded, canvas: torch.Tensor):
     boxes = torch.tensor([[100.0, 100.0, 500.0, 400.0], [0.0, 0.0, 1023.0, 1023.0], [600.0, 300.0, 600.0, 300.0]])
     segmenter = quick(loaded, use_no_mem_embed=True)
     ours, package = segmenter.segment_boxes(canvas, boxes), filled_tiny()
@@ -150,7 +150,7 @@ def test_boxes_as_the_package_predicts_them(loaded: Loaded, canvas: torch.Tensor
 
 
 @pytest.mark.parametrize("encoder", ["quick", pytest.param("real", marks=pytest.mark.slow)])
-def test_images_together_are_segmented_as_one_by_one(encoder: str, loaded: Loaded, canvas: torch.Tensor) -> None:
+def test_images_together_are_segmented_as_one_by_one(encoder: str, loaded: Loaded, canvas: torch.Tensor):
     ours = quick(loaded)
     if encoder == "real":
         ours.__dict__["_model"] = loaded.model
@@ -177,20 +177,20 @@ def test_images_together_are_segmented_as_one_by_one(encoder: str, loaded: Loade
         (torch.tensor([[0.0, 0, float("nan"), 5]]), "box 0 is .*nan.*expected finite"),
     ],
 )
-def test_bad_boxes(checkpoint: Path, canvas: torch.Tensor, boxes: torch.Tensor, message: str) -> None:
+def test_bad_boxes(checkpoint: Path, canvas: torch.Tensor, boxes: torch.Tensor, message: str):
     good = torch.tensor([[0.0, 0, 5, 5]])
     with pytest.raises(ValueError, match=message):
         segmenter(checkpoint).segment_boxes_of_images([canvas, canvas], [good, boxes])
 
 
-def test_canvas_is_always_square(checkpoint: Path) -> None:
+def test_canvas_is_always_square(checkpoint: Path):
     ours = segmenter(checkpoint)
     assert ours.canvas_hw(480, 640) == ours.canvas_hw(9, 5000) == (1024, 1024)
     with pytest.raises(ValueError, match=r"canvas of shape \(3, 480, 640\); expected \(3, 1024, 1024\)"):
         ours.propose(torch.zeros(3, 480, 640))
 
 
-def test_fingerprint_names_what_decides_the_result(checkpoint: Path) -> None:
+def test_fingerprint_names_what_decides_the_result(checkpoint: Path):
     plain = segmenter(checkpoint)
     assert plain.name == TINY
     assert json.loads(json.dumps(plain.fingerprint)) == plain.fingerprint
@@ -206,12 +206,12 @@ def test_fingerprint_names_what_decides_the_result(checkpoint: Path) -> None:
         assert segmenter(checkpoint, **change).fingerprint != plain.fingerprint
 
 
-def test_a_precision_the_device_lacks(checkpoint: Path) -> None:
+def test_a_precision_the_device_lacks(checkpoint: Path):
     with pytest.raises(ConfigError, match="float16.* is not available on the CPU"):
         segmenter(checkpoint, precision="float16")
 
 
-def test_missing_weights_name_the_command(tmp_path: Path) -> None:
+def test_missing_weights_name_the_command(tmp_path: Path):
     with pytest.raises(
         WeightsError, match=r"none\.pt of sam2_hiera_tiny does not exist.*`ntt weights get sam2_hiera_tiny`"
     ):
@@ -220,14 +220,14 @@ def test_missing_weights_name_the_command(tmp_path: Path) -> None:
         Sam2Config(name="sam2", model="sam2.1_hiera_small").build(Placement(weights_root=tmp_path))
 
 
-def test_weights_of_another_model(checkpoint: Path, canvas: torch.Tensor) -> None:
+def test_weights_of_another_model(checkpoint: Path, canvas: torch.Tensor):
     model = "sam2.1_hiera_tiny"
     message = f"given for segmenter.model={model}, but it holds the weights of sam2_hiera_tiny. Fetch .*{model}`"
     with pytest.raises(WeightsError, match=message):
         segmenter(checkpoint, model=model).propose(canvas)
 
 
-def test_weights_of_something_else(tmp_path: Path, canvas: torch.Tensor) -> None:
+def test_weights_of_something_else(tmp_path: Path, canvas: torch.Tensor):
     path = tmp_path / "other.pt"
     torch.save({"model": {"layer.weight": torch.zeros(2)}}, path)
     with pytest.raises(WeightsError, match="holds weights of no known SAM2 model"):
@@ -235,7 +235,7 @@ def test_weights_of_something_else(tmp_path: Path, canvas: torch.Tensor) -> None
 
 
 @pytest.mark.parametrize("missing", ["sam_mask_decoder.iou_token.weight", "image_encoder.neck.convs.0.conv.bias"])
-def test_incomplete_weights(missing: str, tmp_path: Path, canvas: torch.Tensor) -> None:
+def test_incomplete_weights(missing: str, tmp_path: Path, canvas: torch.Tensor):
     state = {name: value for name, value in filled_tiny().state_dict().items() if name != missing}
     path = tmp_path / "part.pt"
     torch.save({"model": state}, path)
@@ -243,9 +243,7 @@ def test_incomplete_weights(missing: str, tmp_path: Path, canvas: torch.Tensor) 
         segmenter(path).propose(canvas)
 
 
-def test_another_file_in_the_place_of_the_official_one_is_refused_with_the_key(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_another_file_in_the_place_of_the_official_one_is_refused_with_the_key(checkpoint: Path, tmp_path: Path):
     # The key is computed at the start of a run; the model is built hours later, maybe.
     (tmp_path / "sam2_hiera_tiny.pt").write_bytes(checkpoint.read_bytes())
     ours = Sam2Config(name="sam2", model=TINY).build(Placement(weights_root=tmp_path))
@@ -257,13 +255,13 @@ def test_another_file_in_the_place_of_the_official_one_is_refused_with_the_key(
     "name",
     [name if name == "sam2.1_hiera_small" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS],
 )
-def test_encoder_has_the_packages_parameters(name: str) -> None:
+def test_encoder_has_the_packages_parameters(name: str):
     expected = {key: value.shape for key, value in package_model(name).image_encoder.state_dict().items()}
     assert {key: value.shape for key, value in build_image_encoder(name).state_dict().items()} == expected
     assert list(ARCHITECTURES) == list(CONFIGS)
 
 
-def test_building_leaves_the_random_stream_alone() -> None:
+def test_building_leaves_the_random_stream_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -295,7 +293,7 @@ print('done')
 """
 
 
-def test_hydra_is_left_alone(tmp_path: Path) -> None:
+def test_hydra_is_left_alone(tmp_path: Path):
     # In a process of its own: importing the package for the first time would start Hydra globally.
     (tmp_path / "app.yaml").write_text("answer: 42\nhydra:\n  run:\n    dir: .\n  output_subdir: null\n")
     (tmp_path / "script.py").write_text(HYDRA.format(folder=str(tmp_path), model=TINY))

@@ -55,7 +55,7 @@ def plenty(folder: Path) -> CocoDataset:
 # The native sampler
 
 
-def test_native_fewer_shots_are_a_prefix(tmp_path: Path) -> None:
+def test_native_fewer_shots_are_a_prefix(tmp_path: Path):
     dataset = plenty(tmp_path)
     (longest,) = native(dataset, A, shots=20)
     assert sorted(longest) == [i.id for i in dataset.instances_of_category(1)]
@@ -63,14 +63,14 @@ def test_native_fewer_shots_are_a_prefix(tmp_path: Path) -> None:
         assert native(dataset, A, shots=shots) == [longest[:shots]]
 
 
-def test_native_draws_do_not_depend_on_other_categories(tmp_path: Path) -> None:
+def test_native_draws_do_not_depend_on_other_categories(tmp_path: Path):
     dataset = plenty(tmp_path)
     together = native(dataset, A, B, C, shots=4)
     assert together == [native(dataset, category, shots=4)[0] for category in (A, B, C)]
     assert native(dataset, C, A, shots=4) == [together[2], together[0]]
 
 
-def test_native_draws_depend_neither_on_the_order_of_the_file_nor_on_what_is_not_drawn(tmp_path: Path) -> None:
+def test_native_draws_depend_neither_on_the_order_of_the_file_nor_on_what_is_not_drawn(tmp_path: Path):
     dataset = plenty(tmp_path)
     content = json.loads(dataset.annotation_file.read_text())
     last = [order[-1] for order in native(dataset, A, B, shots=20)]
@@ -79,7 +79,7 @@ def test_native_draws_depend_neither_on_the_order_of_the_file_nor_on_what_is_not
     assert native(read(tmp_path, content), A, B, shots=5) == native(dataset, A, B, shots=5)
 
 
-def test_native_draws_are_the_same_everywhere_and_even(tmp_path: Path) -> None:
+def test_native_draws_are_the_same_everywhere_and_even(tmp_path: Path):
     """The first three of a for two seeds, written down once: no library or platform may change them."""
     dataset = plenty(tmp_path)
     assert native(dataset, A, shots=3, seed=0) == [[6, 1, 47]]
@@ -89,7 +89,7 @@ def test_native_draws_are_the_same_everywhere_and_even(tmp_path: Path) -> None:
     assert 25 <= min(firsts.values()) <= max(firsts.values()) <= 75  # 50 expected each, standard deviation 7
 
 
-def test_native_takes_every_image_once_before_any_twice(tmp_path: Path) -> None:
+def test_native_takes_every_image_once_before_any_twice(tmp_path: Path):
     dataset = plenty(tmp_path)
     image_of = {i.id: i.image_id for i in dataset.instances}
     for seed in range(5):
@@ -97,7 +97,7 @@ def test_native_takes_every_image_once_before_any_twice(tmp_path: Path) -> None:
         assert [len({image_of[number] for number in half}) for half in (order[:10], order[10:])] == [10, 10]
 
 
-def test_native_takes_valid_instances_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_native_takes_valid_instances_first(tmp_path: Path, caplog):
     boxes = [(1, 0, SMALL), (1, 1, GOOD), (1, 2, BORDER), (1, 1, GOOD), (1, 3, SMALL), (1, 1, BORDER)]
     dataset = many(tmp_path, boxes, num_images=4)
     for seed in range(10):
@@ -124,7 +124,7 @@ def test_native_takes_valid_instances_first(tmp_path: Path, caplog: pytest.LogCa
         ([358, 358.01, 32, 32], False),
     ],
 )
-def test_both_ends_of_validity(tmp_path: Path, box: list[float], valid: bool) -> None:
+def test_both_ends_of_validity(tmp_path: Path, box: list[float], valid: bool):
     dataset = many(tmp_path, [(1, 0, box)], num_images=1)
     for draw in (native, reference):
         if valid:
@@ -134,7 +134,7 @@ def test_both_ends_of_validity(tmp_path: Path, box: list[float], valid: bool) ->
                 draw(dataset, A, shots=1, strict=True)
 
 
-def test_native_warns_once_of_all_short_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_native_warns_once_of_all_short_classes(tmp_path: Path, caplog):
     dataset = many(tmp_path, [(1, 0, GOOD), (2, 0, SMALL), (2, 1, GOOD), (3, 0, GOOD), (3, 1, GOOD)], num_images=2)
     assert [len(drawn) for drawn in native(dataset, A, B, C, shots=2)] == [1, 2, 2]
     (record,) = caplog.records
@@ -159,7 +159,7 @@ DRAWS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_classes_without_a_usable_instance(tmp_path: Path, name: str) -> None:
+def test_classes_without_a_usable_instance(tmp_path: Path, name: str):
     dataset = many(tmp_path, [(1, 0, GOOD)], num_images=1, shot_index=0)
     with pytest.raises(DataError, match=r"annotations\.json has no .* of 2 of the 3 classes: b, c\. Name the others"):
         DRAWS[name](dataset, A, B, C)
@@ -167,7 +167,7 @@ def test_classes_without_a_usable_instance(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", DRAWS)
 @pytest.mark.parametrize("mark", [{"iscrowd": 1}, {"isimpossible": 1}])
-def test_crowds_and_impossible_instances_are_never_drawn(tmp_path: Path, name: str, mark: dict[str, int]) -> None:
+def test_crowds_and_impossible_instances_are_never_drawn(tmp_path: Path, name: str, mark: dict[str, int]):
     dataset = many(tmp_path, [(1, n, GOOD) for n in range(20)], num_images=20, shot_index=0, **mark)
     with pytest.raises(DataError, match="of 1 of the 1 classes: a"):
         DRAWS[name](dataset, A)
@@ -180,7 +180,7 @@ def test_crowds_and_impossible_instances_are_never_drawn(tmp_path: Path, name: s
 # The reference sampler
 
 
-def test_reference_consumes_one_stream_in_order_of_appearance(tmp_path: Path) -> None:
+def test_reference_consumes_one_stream_in_order_of_appearance(tmp_path: Path):
     """The draws worked out with Python's own shuffle: b comes first in the file, so it is shuffled first."""
     dataset = many(tmp_path, [(2, 0, GOOD), (1, 0, GOOD), (2, 1, GOOD), (1, 1, GOOD), (2, 2, GOOD)], num_images=3)
     for seed in range(5):
@@ -191,7 +191,7 @@ def test_reference_consumes_one_stream_in_order_of_appearance(tmp_path: Path) ->
         assert reference(dataset, A, B, shots=2, seed=seed) == [of_a, of_b[:2]]
 
 
-def test_reference_shuffles_what_cannot_be_drawn_too(tmp_path: Path) -> None:
+def test_reference_shuffles_what_cannot_be_drawn_too(tmp_path: Path):
     boxes = [GOOD, [50, 50, 0, 0], GOOD, GOOD, GOOD, [50, 50, 60, 0]]
     content = json.loads(
         many(tmp_path, [(1, n, box) for n, box in enumerate(boxes)], num_images=6).annotation_file.read_text()
@@ -204,7 +204,7 @@ def test_reference_shuffles_what_cannot_be_drawn_too(tmp_path: Path) -> None:
         assert reference(dataset, A, shots=2, seed=seed) == [[n for n in order if n in (1, 3)]]
 
 
-def test_reference_takes_one_instance_an_image_then_repeats(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_reference_takes_one_instance_an_image_then_repeats(tmp_path: Path, caplog):
     dataset = many(tmp_path, [(1, 0, GOOD), (1, 0, GOOD), (1, 0, GOOD), (1, 1, GOOD)], num_images=2)
     for seed in range(5):
         order = [1, 2, 3, 4]
@@ -215,7 +215,7 @@ def test_reference_takes_one_instance_an_image_then_repeats(tmp_path: Path, capl
     assert caplog.records[-1].getMessage().endswith("asked for; instances are repeated or invalid ones taken: a 2")
 
 
-def test_reference_takes_invalid_instances_where_none_is_valid(tmp_path: Path) -> None:
+def test_reference_takes_invalid_instances_where_none_is_valid(tmp_path: Path):
     dataset = many(tmp_path, [(1, 0, SMALL), (1, 0, BORDER), (1, 0, SMALL)], num_images=1)
     order = [1, 2, 3]
     random.Random(7).shuffle(order)
@@ -223,7 +223,7 @@ def test_reference_takes_invalid_instances_where_none_is_valid(tmp_path: Path) -
     assert reference(dataset, A, shots=4, seed=7) == [[*order, order[0]]]
 
 
-def test_reference_leaves_out_classes_without_an_annotation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_reference_leaves_out_classes_without_an_annotation(tmp_path: Path, caplog):
     dataset = many(tmp_path, [(1, 0, GOOD), (2, 0, [50, 50, 0, 60])], num_images=1)
     assert annotated_categories(dataset, [A, B, C]) == (A, B)  # b has one that cannot be used, and is refused
     record = caplog.records[-1]
@@ -232,7 +232,7 @@ def test_reference_leaves_out_classes_without_an_annotation(tmp_path: Path, capl
 
 
 @pytest.mark.parametrize(("draw", "what"), [(native, "valid instances"), (reference, "images with a valid instance")])
-def test_strict_sampling_lists_every_short_class(tmp_path: Path, draw: Any, what: str) -> None:
+def test_strict_sampling_lists_every_short_class(tmp_path: Path, draw: Any, what: str):
     dataset = many(tmp_path, [(1, 0, GOOD), (2, 0, SMALL), (3, 0, GOOD), (3, 1, GOOD)], num_images=2)
     rule = f"{what} (box sides of 32 px or more, 10 px or more from the image border)"
     with pytest.raises(DataError, match=re.escape(f"Too few {rule} for 2 shots: a 1, b 0. Lower shots.count, set")):
@@ -241,7 +241,7 @@ def test_strict_sampling_lists_every_short_class(tmp_path: Path, draw: Any, what
 
 
 @pytest.mark.parity
-def test_reference_draws_equal_the_recorded_ones(recorded_dir: Path) -> None:
+def test_reference_draws_equal_the_recorded_ones(recorded_dir: Path):
     recorded = json.loads((recorded_dir / "sampler.json").read_text())
     dataset = read_coco(recorded_dir / "sampler_annotations.json", recorded_dir)
     splits = {"few_shot_classes": "coco_novel20", "default_classes": "coco_all80"}
@@ -262,7 +262,7 @@ def test_reference_draws_equal_the_recorded_ones(recorded_dir: Path) -> None:
 # Fixed lists
 
 
-def test_fixed_takes_everything_in_file_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_fixed_takes_everything_in_file_order(tmp_path: Path, caplog):
     dataset = many(tmp_path, [(2, 0, GOOD), (1, 0, SMALL), (2, 1, BORDER), (1, 0, GOOD), (3, 0, GOOD)], num_images=2)
     assert ids(sample_fixed(dataset, [A, B], shots=2, strict=True)) == [[2, 4], [1, 3]]
     assert not caplog.records
@@ -282,12 +282,12 @@ def shot_indices(folder: Path, *indices: int | None) -> CocoDataset:
 
 
 @pytest.mark.parametrize(("shots", "expected"), [(1, [2]), (2, [2, 4, 5]), (3, [2, 4, 5, 1])])
-def test_shot_index_goes_by_its_order(tmp_path: Path, shots: int, expected: list[int]) -> None:
+def test_shot_index_goes_by_its_order(tmp_path: Path, shots: int, expected: list[int]):
     dataset = shot_indices(tmp_path, 2, 0, None, 1, 1)
     assert ids(sample_shot_index(dataset, [A], shots=shots, strict=True)) == [expected]
 
 
-def test_too_few_or_no_shot_indices(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_or_no_shot_indices(tmp_path: Path, caplog):
     dataset = shot_indices(tmp_path, 1, 0)
     with pytest.raises(DataError, match="Too few annotations with shot_index < 3 for 3 shots: a 2"):
         sample_shot_index(dataset, [A], shots=3, strict=True)

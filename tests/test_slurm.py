@@ -186,7 +186,7 @@ def test_arrays_are_no_larger_than_the_site_allows(tmp_path: Path):
     assert arrays[-1].after == {0: (2,), 1: (0,)}
 
 
-def test_a_dry_run_shows_every_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_dry_run_shows_every_script(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     overrides = ["account=vision", "points.partition=quick", "extra.mail-type=FAIL"]
     scripts = slurm.dry_run(SweepFolder(tmp_path), two_data_sets(tmp_path), overrides=overrides)
@@ -231,7 +231,7 @@ def test_records_are_read_back_as_written(tmp_path: Path):
 
 
 @pytest.fixture
-def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fake_slurm(tmp_path: Path, monkeypatch) -> Path:
     """A folder that is the whole PATH; programs of SLURM are put into it."""
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -323,9 +323,7 @@ def test_without_slurm_the_message_says_so(tmp_path: Path, fake_slurm: Path):
         slurm.submit(SweepFolder(tmp_path / "sweep"), two_data_sets(tmp_path))
 
 
-def test_status_does_without_a_queue_that_does_not_answer(
-    tmp_path: Path, fake_slurm: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_status_does_without_a_queue_that_does_not_answer(tmp_path: Path, fake_slurm: Path, capsys):
     folder, plan = SweepFolder(tmp_path / "sweeps" / "two"), two_data_sets(tmp_path)
     write_plan(folder, plan)
     write_jobs(folder, [record("5", *[(point.id,) for point in plan.points])])
@@ -362,9 +360,7 @@ def test_a_refused_job_is_reported_and_none_of_it_counts(tmp_path: Path, fake_sl
     assert list(folder.logs.iterdir()) == []
 
 
-def test_a_submission_that_ends_before_its_record_is_not_repeated(
-    tmp_path: Path, fake_slurm: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_submission_that_ends_before_its_record_is_not_repeated(tmp_path: Path, fake_slurm: Path, monkeypatch):
     program(fake_slurm, "sbatch", '[ "$1" = --version ] || echo "Submitted batch job 77"')
     program(fake_slurm, "srun", "")
     program(fake_slurm, "squeue", "")
@@ -467,7 +463,7 @@ def test_a_copy_that_was_changed_is_refused(tmp_path: Path, name: str, text: str
 
 @pytest.mark.parametrize(("gpus", "is_alone"), [("2,3", False), (None, True)])
 def test_a_job_of_this_machine_sees_its_gpus_and_ends_when_told_or_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: str | None, is_alone: bool
+    tmp_path: Path, monkeypatch, gpus: str | None, is_alone: bool
 ):
     launcher = subprocess.Popen(["sleep", "600"])
     before = signal.getsignal(signal.SIGTERM)
@@ -563,7 +559,7 @@ def planned(tmp_path: Path) -> SweepFolder:
     return folder
 
 
-def test_points_whose_shared_work_is_missing_fail_at_once(planned: SweepFolder, monkeypatch: pytest.MonkeyPatch):
+def test_points_whose_shared_work_is_missing_fail_at_once(planned: SweepFolder, monkeypatch):
     tried = []
     monkeypatch.setattr(worker._Worker, "_run_point", lambda _, point, *rest: tried.append(point.id) or True)
     planned.write_state("candidates-a.0of2", TaskState(status="done"))
@@ -629,7 +625,7 @@ def test_processes_of_a_job_meet_once_and_again_after_a_failure(planned: SweepFo
     assert "Another process of this run has stopped" in (planned.state("p2").error or "")
 
 
-def test_processes_that_do_not_meet_fail_their_points(planned: SweepFolder, monkeypatch: pytest.MonkeyPatch):
+def test_processes_that_do_not_meet_fail_their_points(planned: SweepFolder, monkeypatch):
     for key, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"}.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(NttError, match="2 of 2 tasks"):

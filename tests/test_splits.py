@@ -19,12 +19,12 @@ def refusal(available: list[Category], classes: list[str], name: str = "all") ->
     return str(caught.value)
 
 
-def test_all_classes_or_those_named_come_by_id() -> None:
+def test_all_classes_or_those_named_come_by_id():
     assert resolve_split(PETS) == (Category(2, "airplane"), Category(5, "cat"), Category(9, "dog"))
     assert resolve_split(PETS, classes=["dog", "cat"]) == (Category(5, "cat"), Category(9, "dog"))
 
 
-def test_classes_that_are_not_there() -> None:
+def test_classes_that_are_not_there():
     assert refusal(PETS, ["cat", "Dogs"]) == (
         "split.classes names the class 'Dogs', which the data set does not have. The nearest is 'dog'. It has 3 "
         "classes: airplane, cat, dog. Choose from these in split.classes."
@@ -37,14 +37,14 @@ def test_classes_that_are_not_there() -> None:
     assert "class 29 and 5 more." in refusal(many, ["zz"])
 
 
-def test_coco_splits_partition_the_80_classes() -> None:
+def test_coco_splits_partition_the_80_classes():
     available = [Category(number, name) for number, name in enumerate(split_classes("coco_all80"), start=1)]
     folds = [resolve_split(available, classes=split_classes(f"coco20i_fold{fold}")) for fold in range(4)]
     assert sorted(category.id for fold in folds for category in fold) == list(range(1, 81))
     assert len(resolve_split(available, classes=split_classes("coco_novel20"))) == 20
 
 
-def test_lists_are_the_published_ones(shared_dir: Path) -> None:
+def test_lists_are_the_published_ones(shared_dir: Path):
     published = json.loads((shared_dir / "splits.json").read_text())
     lists = {name: classes for name, classes in published.items() if isinstance(classes, list)}
     lists |= {f"cdfsod_{name.lower().replace('-', '_')}": classes for name, classes in published["cdfsod"].items()}

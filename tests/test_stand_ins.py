@@ -16,7 +16,7 @@ from ntt.run.artefacts import read_memory, read_prototypes
 
 
 @pytest.mark.slow
-def test_a_probe_and_a_choice_by_the_references(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_probe_and_a_choice_by_the_references(tmp_path: Path, capsys):
     torch.save(filled_tensors(meta_shapes()), tmp_path / "vits14.pth")
     save_checkpoint(filled_tiny(), tmp_path / "tiny.pt")
     for folder in ("images", "annotations"):

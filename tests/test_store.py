@@ -76,7 +76,7 @@ def test_key_ignores_order_but_not_values():
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped bit", "empty", "foreign", "not safetensors"])
-def test_damaged_entry_is_reported_and_absent(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture):
+def test_damaged_entry_is_reported_and_absent(tmp_path: Path, damage: str, caplog):
     store = Store(tmp_path)
     store.write_candidates(KEY, some_candidates(), feature_dtype="float16")
     path = store.path("candidates", KEY)
@@ -117,7 +117,7 @@ def test_damaged_entry_is_reported_and_absent(tmp_path: Path, damage: str, caplo
     ],
 )
 def test_impossible_content_with_a_right_checksum_is_absent(
-    tmp_path: Path, name: str, value: np.ndarray, problem: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, name: str, value: np.ndarray, problem: str, caplog
 ):
     store = Store(tmp_path)
     arrays, notes = candidates_to_arrays(some_candidates(), "float16")

@@ -43,7 +43,7 @@ def command(store: Store, *words: str) -> int:
     return main(["store", words[0], "--store", str(store.root), *words[1:]])
 
 
-def test_info(store: Store, capsys: pytest.CaptureFixture[str]):
+def test_info(store: Store, capsys):
     old = [entry(store, number, days=2 + number) for number in range(3)]
     entry(store, 9, kind="references", days=0, size=10)
     assert command(store, "info") == 0
@@ -55,7 +55,7 @@ def test_info(store: Store, capsys: pytest.CaptureFixture[str]):
     assert lines[4].split()[:2] == ["all", "4"]
 
 
-def test_verify_finds_and_removes_damage(store: Store, capsys: pytest.CaptureFixture[str]):
+def test_verify_finds_and_removes_damage(store: Store, capsys):
     good, flipped, foreign, short = (entry(store, number) for number in range(4))
     assert command(store, "verify") == 0
     assert "4 entries read, 0 damaged." in capsys.readouterr().out
@@ -75,7 +75,7 @@ def test_verify_finds_and_removes_damage(store: Store, capsys: pytest.CaptureFix
     assert list(store.root.rglob("*.safetensors")) == [good]
 
 
-def test_a_folder_without_the_mark_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_folder_without_the_mark_is_refused(tmp_path: Path, capsys):
     weights = tmp_path / "weights" / "ab" / f"ab{'0' * 62}.safetensors"
     weights.parent.mkdir(parents=True)
     weights.touch()
@@ -104,7 +104,7 @@ def test_foreign_files_in_a_store_are_never_removed(store: Store, tmp_path: Path
     assert all(path.exists() for path in (*foreign, elsewhere, store.root / MARK))
 
 
-def test_prune_by_age(store: Store, capsys: pytest.CaptureFixture[str]):
+def test_prune_by_age(store: Store, capsys):
     old, young = entry(store, 0, days=40), entry(store, 1, days=20)
     assert command(store, "prune", "--older-than", "30", "--dry-run") == 0
     assert "1 of 2 entries" in capsys.readouterr().out
@@ -114,7 +114,7 @@ def test_prune_by_age(store: Store, capsys: pytest.CaptureFixture[str]):
     assert young.exists()
 
 
-def test_prune_by_size_takes_the_least_recently_used(store: Store, capsys: pytest.CaptureFixture[str]):
+def test_prune_by_size_takes_the_least_recently_used(store: Store, capsys):
     paths = [entry(store, number, days=10 - number) for number in range(4)]
     each = paths[0].stat().st_size
     assert command(store, "prune", "--max-size", str(2 * each)) == 0
@@ -124,7 +124,7 @@ def test_prune_by_size_takes_the_least_recently_used(store: Store, capsys: pytes
     assert "1 of 2 entries" in capsys.readouterr().out
 
 
-def test_what_was_just_used_stays(store: Store, capsys: pytest.CaptureFixture[str]):
+def test_what_was_just_used_stays(store: Store, capsys):
     path = entry(store, 0, days=0)
     assert command(store, "prune", "--max-size", "0") == 0
     assert path.exists()
@@ -133,7 +133,7 @@ def test_what_was_just_used_stays(store: Store, capsys: pytest.CaptureFixture[st
     assert not path.exists()
 
 
-def test_prune_what_no_run_uses(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_prune_what_no_run_uses(store: Store, tmp_path: Path, capsys):
     used, unused, other_kind = entry(store, 0), entry(store, 1), entry(store, 0, kind="references")
     assert command(store, "prune", "--unused", "--runs", str(tmp_path / "runs")) == 2
     assert "every entry would count as unused" in capsys.readouterr().err
@@ -186,7 +186,7 @@ def test_prune_removes_abandoned_temporary_files(store: Store):
         (["--keep-hours", "-1"], "-1.0 is not in the range x>=0"),
     ],
 )
-def test_bad_arguments(store: Store, words: list[str], expected: str, capsys: pytest.CaptureFixture[str]):
+def test_bad_arguments(store: Store, words: list[str], expected: str, capsys):
     path = entry(store, 0)
     name, value = words
     assert command(store, "prune", f"{name}={value}") == 2
@@ -215,7 +215,7 @@ def test_use_is_noted_at_most_once_a_day(store: Store):
     assert time.time() - path.stat().st_mtime < USE_RESOLUTION_S / 2, "who looks for an entry will need it"
 
 
-def test_a_store_of_somebody_else_can_be_read(store: Store, monkeypatch: pytest.MonkeyPatch):
+def test_a_store_of_somebody_else_can_be_read(store: Store, monkeypatch):
     entry(store, 0)
 
     def refused(*_: object) -> None:

@@ -72,7 +72,7 @@ class Study:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def done(tmp_path_factory) -> Study:
     """The sweep after `ntt sweep run` with two processes; tests must leave it as it is."""
     study = Study(tmp_path_factory.mktemp("sweep"))
     assert main(study.command("run", str(study.file), "--processes", "2")) == 0
@@ -180,7 +180,7 @@ def test_plans_of_one_name(study: Study):
     assert renamed.root.name == "hard"
 
 
-def test_a_plan_says_each_warning_once(study: Study, caplog: pytest.LogCaptureFixture):
+def test_a_plan_says_each_warning_once(study: Study, caplog):
     study.vary("{seed: [0, 1, 2], shots: [2shot, 3shot]}")
     for _ in range(2):
         caplog.clear()
@@ -215,14 +215,14 @@ def test_shared_work_was_done_once_and_divided(done: Study):
     assert lists == 4, "two processes, two kinds of work"
 
 
-def test_a_finished_sweep_does_nothing_again(done: Study, capfd: pytest.CaptureFixture[str]):
+def test_a_finished_sweep_does_nothing_again(done: Study, capfd):
     before = {path: path.stat().st_mtime_ns for path in done.output.rglob("metrics.json")}
     assert main(done.command("run", "four", "--processes", "2")) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "4 points: 4 done" in capfd.readouterr().out
 
 
-def test_the_commands_tell_where_a_sweep_stands(done: Study, capfd: pytest.CaptureFixture[str]):
+def test_the_commands_tell_where_a_sweep_stands(done: Study, capfd):
     assert main(done.command("status", str(done.file))) == 0
     status = capfd.readouterr().out
     assert "Sweep four: 4 points: 4 done" in status
@@ -260,19 +260,13 @@ def test_a_sweep_is_found_by_name_file_and_folder(done: Study):
         (("plan", "four.yaml", "--name", "a b"), "name=a b is invalid"),
     ],
 )
-def test_what_cannot_be_done_is_said_plainly(
-    words: tuple[str, ...],
-    expected: str,
-    done: Study,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-):
+def test_what_cannot_be_done_is_said_plainly(words: tuple[str, ...], expected: str, done: Study, capfd, monkeypatch):
     monkeypatch.chdir(done.file.parent)
     assert main(done.command(*words)) == 2
     assert expected in capfd.readouterr().err
 
 
-def test_settings_may_follow_options(study: Study, capfd: pytest.CaptureFixture[str]):
+def test_settings_may_follow_options(study: Study, capfd):
     assert main([*study.command("plan", str(study.file), "shots=1shot", "--name", "late"), "seed=0"]) == 0
     assert "Sweep late: 1 point," in capfd.readouterr().out
     assert main([*study.command("status", "four"), "seed=0"]) == 2
@@ -282,7 +276,7 @@ def test_settings_may_follow_options(study: Study, capfd: pytest.CaptureFixture[
 # --- failures, interruptions, changes
 
 
-def test_a_failing_point_is_recorded_and_spoils_nothing_else(study: Study, capfd: pytest.CaptureFixture[str]):
+def test_a_failing_point_is_recorded_and_spoils_nothing_else(study: Study, capfd):
     study.vary("{shots: [1shot, 5shot], shots.strict: [false, true]}")
     folder, plan = study.plan()
     assert [bool(point.problem) for point in plan.points] == [False, False, False, True]

@@ -53,7 +53,7 @@ def test_a_process_told_to_stop_leaves_its_task_waiting(folder: SweepFolder):
     assert folder.state("a").attempts == 2
 
 
-def test_signs_of_life_come_while_the_work_goes_on(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch):
+def test_signs_of_life_come_while_the_work_goes_on(folder: SweepFolder, monkeypatch):
     monkeypatch.setattr(state, "HEARTBEAT_S", 0.01)
     with folder.working_on("a") as count:
         first = folder.state("a").heartbeat_s
@@ -66,7 +66,7 @@ def test_signs_of_life_come_while_the_work_goes_on(folder: SweepFolder, monkeypa
     assert (later.heartbeat_s or 0) > (first or 0)
 
 
-def test_a_full_disk_does_not_end_the_work(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_does_not_end_the_work(folder: SweepFolder, monkeypatch):
     monkeypatch.setattr(state, "HEARTBEAT_S", 0.01)
     written = state.write_json
     failures: list[object] = []
@@ -112,7 +112,7 @@ def test_a_process_that_is_gone_from_this_machine_is_lost_at_once(folder: SweepF
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", '{"status": "done", "colour": 3}', '{"status": "gone"}', '{"pid": "x"}']
 )
-def test_a_damaged_file_counts_as_none(folder: SweepFolder, content: str, caplog: pytest.LogCaptureFixture):
+def test_a_damaged_file_counts_as_none(folder: SweepFolder, content: str, caplog):
     path = folder.root / "state" / "a.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)

@@ -19,7 +19,7 @@ NOW = time.time()
 
 
 @pytest.fixture(autouse=True)
-def _stopped_clock(monkeypatch: pytest.MonkeyPatch):
+def _stopped_clock(monkeypatch):
     """Let all of these tests take place at NOW: signs of life grow old while other tests run."""
     monkeypatch.setattr(time, "time", lambda: NOW)
 

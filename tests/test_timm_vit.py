@@ -24,7 +24,7 @@ def _save(model: str, path: Path, **settings: object) -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("timm") / "tiny.pth"
     _save(TINY, path)
     return path
@@ -40,7 +40,7 @@ def _images(side: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_features_are_timms_patch_tokens_at_the_models_own_size(tiny: Path) -> None:
+def test_features_are_timms_patch_tokens_at_the_models_own_size(tiny: Path):
     encoder = _encoder(weights=tiny)
     assert (encoder.name, encoder.input_size, encoder.patch_size) == ("timm", 224, 16)
     images = _images(224)
@@ -57,7 +57,7 @@ def test_features_are_timms_patch_tokens_at_the_models_own_size(tiny: Path) -> N
     torch.testing.assert_close(of_block, network.forward_features(images * 2 - 1)[:, 1:], rtol=0, atol=2e-5)
 
 
-def test_patches_of_averaging_models_are_normalised_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patches_of_averaging_models_are_normalised_too(tmp_path: Path, monkeypatch):
     create = timm.create_model
 
     def shallow(name: str, **settings: object) -> torch.nn.Module:
@@ -74,7 +74,7 @@ def test_patches_of_averaging_models_are_normalised_too(tmp_path: Path, monkeypa
     torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
 
 
-def test_fingerprint_follows_the_weights(tiny: Path, tmp_path: Path) -> None:
+def test_fingerprint_follows_the_weights(tiny: Path, tmp_path: Path):
     encoder = _encoder(weights=tiny)
     fingerprint = dict(encoder.fingerprint)
     json.dumps(fingerprint)
@@ -87,7 +87,7 @@ def test_fingerprint_follows_the_weights(tiny: Path, tmp_path: Path) -> None:
     assert {key for key in fingerprint if fingerprint[key] != changed[key]} == {"weights"}
 
 
-def test_weights_of_timms_own_download_are_digested(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_timms_own_download_are_digested(monkeypatch):
     create = timm.create_model
     asked = []
 
@@ -125,9 +125,7 @@ def test_weights_of_timms_own_download_are_digested(monkeypatch: pytest.MonkeyPa
         ({"weights": "FILE", "model": "resnet18"}, "'resnet18' is not a plain vision transformer"),
     ],
 )
-def test_impossible_settings_are_refused(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], problem: str
-) -> None:
+def test_impossible_settings_are_refused(tiny: Path, monkeypatch, settings: dict[str, Any], problem: str):
     monkeypatch.setenv("NTT_OFFLINE", "1")
     if "weights" in settings:
         settings = {**settings, "weights": Path(str(settings["weights"]).replace("FILE", str(tiny)))}
@@ -135,7 +133,7 @@ def test_impossible_settings_are_refused(
         _encoder(**settings)
 
 
-def test_weights_of_another_model_are_refused(tiny: Path, tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused(tiny: Path, tmp_path: Path):
     with pytest.raises(WeightsError, match=r"does not fit vit_small_patch16_224: (.|\n)* Give the file of that model"):
         _encoder(model="vit_small_patch16_224", weights=tiny).encode(_images(224))
     incomplete, strange = torch.load(tiny, weights_only=True), torch.load(tiny, weights_only=True)
@@ -149,7 +147,7 @@ def test_weights_of_another_model_are_refused(tiny: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("reads_values", [False, True])
-def test_networks_to_be_filled_leave_the_random_stream_alone(reads_values: bool) -> None:
+def test_networks_to_be_filled_leave_the_random_stream_alone(reads_values: bool):
     def create() -> torch.nn.Linear:
         layer = torch.nn.Linear(2, 2)
         if reads_values:

@@ -35,7 +35,7 @@ KEY = "f00d" * 10
 
 
 @pytest.fixture(autouse=True)
-def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _no_account(monkeypatch, tmp_path: Path) -> Iterator[None]:
     """No key, no settings and no home of whoever runs the tests; W&B's background process ends with the test."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
@@ -98,7 +98,7 @@ def pictures(folder: Path, count: int) -> dict[str, Path]:
     return paths
 
 
-def test_a_run_is_written_offline_without_a_key_and_can_be_read_back(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_run_is_written_offline_without_a_key_and_can_be_read_back(tmp_path: Path, caplog):
     caplog.set_level(logging.INFO, "ntt")
     config = WandbTrackerConfig(name="wandb", folder=str(tmp_path), tags=["mine"], max_pictures=2)
     tracker = config.build(identity(tmp_path))
@@ -131,9 +131,7 @@ def test_a_run_is_written_offline_without_a_key_and_can_be_read_back(tmp_path: P
     assert f"Send it with: wandb sync {folder}" in caplog.text
 
 
-def test_offline_attempts_have_ids_of_their_own_and_an_agent_keeps_its_id(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_offline_attempts_have_ids_of_their_own_and_an_agent_keeps_its_id(tmp_path: Path, monkeypatch):
     config = WandbTrackerConfig(name="wandb", folder=str(tmp_path), mode="offline")
     for failed in (True, False):
         config.build(identity(tmp_path)).finish(failed=failed)
@@ -146,7 +144,7 @@ def test_offline_attempts_have_ids_of_their_own_and_an_agent_keeps_its_id(
     assert {run_id.partition("-")[0] for run_id in runs} == {"0123456789abcdef"}
 
 
-def test_a_whole_run_tells_its_tracker_everything(tmp_path: Path, shared_store: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_whole_run_tells_its_tracker_everything(tmp_path: Path, shared_store: Path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     root = make_tiny(tmp_path / "tiny")
     words = settings(root, tmp_path, shared_store, "tracker=wandb", "tracker.mode=offline", "tracker.group=s")
@@ -308,12 +306,7 @@ def test_a_server_that_cannot_be_used_costs_one_warning_and_little_time(tmp_path
     ],
 )
 def test_a_package_that_is_missing_and_a_bad_folder_cost_a_warning(
-    config: TrackerConfig,
-    package: str | None,
-    reason: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    config: TrackerConfig, package: str | None, reason: str, tmp_path: Path, monkeypatch, caplog
 ):
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("not a folder")
@@ -337,9 +330,7 @@ class Recorder(Tracker):
         raise OSError(28, "No space left on device")
 
 
-def test_a_tracker_that_fails_warns_once_and_thousands_of_classes_are_in_the_table_only(
-    caplog: pytest.LogCaptureFixture,
-):
+def test_a_tracker_that_fails_warns_once_and_thousands_of_classes_are_in_the_table_only(caplog):
     tracker = Recorder(name="wandb")
     tracker.log_metrics({**METRICS, **{f"bbox/AP/{number}": 1.0 for number in range(2000)}})
     tracker.log_metrics(METRICS)
@@ -364,13 +355,7 @@ def test_a_tracker_that_fails_warns_once_and_thousands_of_classes_are_in_the_tab
     ],
 )
 def test_online_only_with_a_key_where_the_package_looks_for_one(
-    mode: str,
-    variables: dict[str, str],
-    logged_in_to: str | None,
-    online: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    mode: str, variables: dict[str, str], logged_in_to: str | None, online: bool, monkeypatch, tmp_path: Path, capfd
 ):
     import wandb
 
@@ -414,7 +399,7 @@ WANDB_SWEEPS = sorted((PROJECT_DIR / "sweeps").glob("wandb/*.yaml"))
 
 
 @pytest.mark.parametrize("path", WANDB_SWEEPS, ids=lambda path: path.stem)
-def test_the_command_line_of_an_agent_composes(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_command_line_of_an_agent_composes(path: Path, tmp_path: Path, monkeypatch):
     from wandb import wandb_agent
 
     sweep = yaml.safe_load(path.read_text())

@@ -32,14 +32,14 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _plain_environment(monkeypatch) -> None:
     monkeypatch.delenv("NTT_OFFLINE", raising=False)
     monkeypatch.delenv("NTT_WEIGHTS_MIRROR", raising=False)
     monkeypatch.setenv("no_proxy", "*")
 
 
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(monkeypatch) -> Iterator[Site]:
     """A server with one of two small checkpoints that take the place of the official ones."""
     with serve(Site(files={"official/tiny.pt": CONTENT})) as running:
         entries = {
@@ -50,7 +50,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         yield running
 
 
-def test_registry_is_complete_and_well_formed() -> None:
+def test_registry_is_complete_and_well_formed():
     dino = [f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg4")]
     sam = [f"sam2{minor}_hiera_{size}" for minor in ("", ".1") for size in ("tiny", "small", "base_plus", "large")]
     assert list(checkpoints()) == sam + dino
@@ -62,18 +62,18 @@ def test_registry_is_complete_and_well_formed() -> None:
     assert checkpoint("dinov2_vitl14_reg4").path == "dinov2/dinov2_vitl14_reg4_pretrain.pth"
 
 
-def test_registry_agrees_with_the_given_list(shared_dir: Path) -> None:
+def test_registry_agrees_with_the_given_list(shared_dir: Path):
     given = json.loads((shared_dir / "checkpoints.json").read_text())
     given.pop("note")
     assert {name: {"url": e.url, "sha256": e.sha256} for name, e in checkpoints().items()} == given
 
 
-def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
+def test_unknown_names_list_the_known_ones(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"No checkpoint is called 'sam3'\. Known names: sam2_hiera_tiny, "):
         locate("sam3", tmp_path)
 
 
-def test_missing_weights_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_name_the_command(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = Path("checkpoints/dinov2/dinov2_vits14_pretrain.pth")
     with pytest.raises(WeightsError, match=f"{path} does not exist. Fetch them with `ntt weights get dinov2_vits14`."):
@@ -84,7 +84,7 @@ def test_missing_weights_name_the_command(tmp_path: Path, monkeypatch: pytest.Mo
     assert fetch_command("a", Path("my weights")) == "ntt weights get a --root 'my weights'"
 
 
-def test_fetch_downloads_once(site: Site, tmp_path: Path) -> None:
+def test_fetch_downloads_once(site: Site, tmp_path: Path):
     seen = []
     path = fetch("tiny", tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert path == tmp_path / "sub" / "tiny.pt"
@@ -94,7 +94,7 @@ def test_fetch_downloads_once(site: Site, tmp_path: Path) -> None:
     assert len(site.requests) == 1
 
 
-def test_fetch_does_not_overwrite_another_file(site: Site, tmp_path: Path) -> None:
+def test_fetch_does_not_overwrite_another_file(site: Site, tmp_path: Path):
     path = tmp_path / "sub" / "tiny.pt"
     path.parent.mkdir()
     path.write_bytes(b"mine")
@@ -105,15 +105,13 @@ def test_fetch_does_not_overwrite_another_file(site: Site, tmp_path: Path) -> No
     assert site.requests == []
 
 
-def test_a_failed_fetch_names_the_mirror(site: Site, tmp_path: Path) -> None:
+def test_a_failed_fetch_names_the_mirror(site: Site, tmp_path: Path):
     with pytest.raises(WeightsError, match=r"--mirror URL or NTT_WEIGHTS_MIRROR=URL"):
         fetch("tiny", tmp_path, mirror=f"{site.url}/nowhere")
 
 
 @pytest.mark.parametrize(("variable", "setting"), [("/copy", None), ("/nowhere", "/copy/")])
-def test_fetch_uses_a_mirror(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, setting: str | None
-) -> None:
+def test_fetch_uses_a_mirror(site: Site, tmp_path: Path, monkeypatch, variable: str, setting: str | None):
     site.files = {"copy/sub/tiny.pt": CONTENT}
     monkeypatch.setenv("NTT_WEIGHTS_MIRROR", site.url + variable)
     path = fetch("tiny", tmp_path, mirror=None if setting is None else site.url + setting)
@@ -121,9 +119,7 @@ def test_fetch_uses_a_mirror(
     assert [path for path, _ in site.requests] == ["copy/official/tiny.pt", "copy/sub/tiny.pt"]
 
 
-def test_offline_fetch_takes_what_is_there_and_asks_for_nothing(
-    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_fetch_takes_what_is_there_and_asks_for_nothing(site: Site, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("NTT_OFFLINE", "1")
     with pytest.raises(WeightsError, match=f"Download {site.url}/official/tiny.pt to that path"):
         fetch("tiny", tmp_path)
@@ -136,7 +132,7 @@ def test_offline_fetch_takes_what_is_there_and_asks_for_nothing(
     assert site.requests == []
 
 
-def test_offline_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_switch(monkeypatch):
     for value, offline in {"1": True, "true": True, "YES": True, "0": False, "": False}.items():
         monkeypatch.setenv("NTT_OFFLINE", value)
         assert is_offline() is offline
@@ -155,12 +151,12 @@ def _assert_is_state(state: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("content", [STATE, {"model": STATE, "epoch": 3}, {"state_dict": STATE}])
-def test_state_dicts_are_read_wrapped_or_not(tmp_path: Path, content: dict[str, object], zipped: bool) -> None:
+def test_state_dicts_are_read_wrapped_or_not(tmp_path: Path, content: dict[str, object], zipped: bool):
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     _assert_is_state(load_state_dict(tmp_path / "a.pth"))
 
 
-def test_safetensors_are_read_and_the_digest_is_checked_before(tmp_path: Path) -> None:
+def test_safetensors_are_read_and_the_digest_is_checked_before(tmp_path: Path):
     path = tmp_path / "a.safetensors"
     save_file(STATE, path)
     _assert_is_state(load_state_dict(path, expected_sha256=file_digest(path).upper()))
@@ -190,7 +186,7 @@ def _saved(content: object, **options: bool) -> bytes:
         (_saved({3: torch.zeros(1)}), "it has entries that are not named tensors, such as '3'"),
     ],
 )
-def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: bytes, problem: str):
     path = tmp_path / "dinov2" / "dinov2_vits14_pretrain.pth"
     path.parent.mkdir()
     path.write_bytes(content)
@@ -198,7 +194,7 @@ def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: bytes, 
         load_state_dict(path)
 
 
-def test_missing_files_name_the_command_where_the_name_is_known(tmp_path: Path) -> None:
+def test_missing_files_name_the_command_where_the_name_is_known(tmp_path: Path):
     with pytest.raises(WeightsError, match="Fetch it with `ntt weights get sam2_hiera_tiny --root"):
         load_state_dict(tmp_path / "sam2_hiera_tiny.pt")
     with pytest.raises(WeightsError, match=r"mine.pt does not exist\. Give the path of a checkpoint"):
@@ -215,7 +211,7 @@ class _Attack:
         return os.mkdir, (str(self.mark),)
 
 
-def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
+def test_code_in_a_file_is_never_run(tmp_path: Path):
     path, mark = tmp_path / "a.pth", tmp_path / "was_run"
     path.write_bytes(pickle.dumps({"a": _Attack(mark)}, protocol=2))
     with pytest.raises(WeightsError):
@@ -230,9 +226,7 @@ def _run(*arguments: str) -> int:
     return main(["weights", *arguments])
 
 
-def test_command_get(
-    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_get(site: Site, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert _run("get", "tiny", "--root", str(tmp_path), "--mirror", site.url) == 0
     out, err = capsys.readouterr()
@@ -245,7 +239,7 @@ def test_command_get(
     assert len(site.requests) == 1
 
 
-def test_command_list(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_list(site: Site, tmp_path: Path, capsys):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "tiny.pt").write_bytes(bytes(3_000_000))
     assert _run("list", "--urls", "--root", str(tmp_path)) == 0
@@ -256,7 +250,7 @@ def test_command_list(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert lines[5].split() == ["other", "0", "no"]
 
 
-def test_command_list_names_size_licence_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_list_names_size_licence_and_options(capsys):
     assert _run("list") == 0
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:] if line}
     assert rows["dinov2_vitg14"] == ["4,546", "Apache-2.0", "no", "backbone=dinov2_vitg14"]
@@ -274,9 +268,7 @@ def test_command_list_names_size_licence_and_options(capsys: pytest.CaptureFixtu
         (["backbone=dinov2_vits14", "backbone.weights=mine.pt", "seed=2"], []),
     ],
 )
-def test_command_get_for_a_run(
-    settings: list[str], names: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_get_for_a_run(settings: list[str], names: list[str], monkeypatch, capsys):
     fetched: list[tuple[str, Path]] = []
     monkeypatch.setattr(weights, "fetch", lambda name, root, **rest: fetched.append((name, root)))
     assert _run("get", "--for", *settings, "runtime.weights_root=/models") == 0
@@ -286,7 +278,7 @@ def test_command_get_for_a_run(
     assert "Name a checkpoint, or settings of a run after --for." in capsys.readouterr().err
 
 
-def test_command_verify(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_verify(site: Site, tmp_path: Path, capsys):
     assert _run("verify", "--root", str(tmp_path)) == 2
     assert "Fetch one, for example with `ntt weights get" in capsys.readouterr().err
     path = tmp_path / "sub" / "tiny.pt"

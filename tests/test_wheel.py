@@ -28,7 +28,7 @@ print("installed in", ntt.__file__)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory) -> Path:
     """The folder a wheel built from this project is installed in."""
     root = tmp_path_factory.mktemp("wheel")
     source = root / "source"

@@ -31,7 +31,7 @@ Results = dict[str, tuple[bytes, bytes]]
 
 
 @pytest.fixture
-def cluster(slurm_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(slurm_cluster: Cluster, monkeypatch) -> Iterator[Cluster]:
     """The cluster, reached by SLURM's commands of this process; left idle."""
     for key, value in slurm_cluster.env.items():
         monkeypatch.setenv(key, value)
@@ -42,7 +42,7 @@ def cluster(slurm_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 @pytest.fixture
-def sweep(tiny: Path, undisturbed: tuple[Path, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+def sweep(tiny: Path, undisturbed: tuple[Path, Results], tmp_path: Path, monkeypatch) -> Sweep:
     """One point. The job of its candidates stops after each image it has stored, until `release`."""
     shutil.copytree(undisturbed[0] / "references", tmp_path / "store" / "references")
     (tmp_path / "hold").touch()
@@ -52,7 +52,7 @@ def sweep(tiny: Path, undisturbed: tuple[Path, Results], tmp_path: Path, monkeyp
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+def undisturbed(tiny: Path, tmp_path_factory) -> tuple[Path, Results]:
     """The store of the point of `sweep`, and what it gives, without a cluster."""
     folder = tmp_path_factory.mktemp("undisturbed")
     results = local_results(planned(write_sweep(folder, tiny, axes={"shots": ["1shot"]})), folder / "local")
