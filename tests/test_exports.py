@@ -18,7 +18,7 @@ from tiny_data import HEIGHT, WIDTH, make_tiny
 from ntt.cli.main import main
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
-from ntt.convert.detections import DetectedImage, DetectedObject
+from ntt.convert import detections
 from ntt.convert.labelme import mask_object
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import segmentation_rle
@@ -329,22 +329,24 @@ def test_objects_of_several_parts_stay_one_object(tmp_path: Path):
     mask[5:15, 5:20] = mask[20:35, 25:45] = True
     part = mask_object("boat", mask).segmentation
     assert isinstance(part, dict)
-    boat = DetectedObject(Category(1, "boat"), 0.9, (5, 5, 40, 30), part["counts"].encode())
-    image = DetectedImage(7, "a.png", 40, 50, (boat, boat))
-    assert [len(polygon) for polygon in image.polygons(boat)] == [8, 8]
-    from ntt.convert import detections
-
-    shapes = detections.to_labelme([image])["a.json"]["shapes"]
+    polygons = detections.mask_polygons(part["counts"].encode(), 40, 50)
+    assert [len(polygon) for polygon in polygons] == [8, 8]
+    boat = {"image_id": 7, "category_id": 1, "segmentation": polygons, "bbox": [5, 5, 40, 30], "score": 0.9}
+    image = {"id": 7, "file_name": "a.png", "height": 40, "width": 50}
+    categories = [{"id": 1, "name": "boat"}]
+    document: Json = {"categories": categories, "images": [image], "annotations": [boat, boat]}
+    shapes = detections.to_labelme(document)["a.json"]["shapes"]
     assert [shape["group_id"] for shape in shapes] == [1, 1, 2, 2]
-    root = ElementTree.fromstring(detections.to_cvat([image]))
+    root = ElementTree.fromstring(detections.to_cvat(document))
     assert [polygon.get("group_id") for polygon in root.iter("polygon")] == ["1", "1", "2", "2"]
-    (tmp_path / "refs.json").write_text(json.dumps(detections.to_coco([image])))
+    (tmp_path / "refs.json").write_text(json.dumps(document))
     Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
     first, _ = read_coco(tmp_path / "refs.json", tmp_path).instances
     drawn = decode_masks([segmentation_rle(first.segmentation, 40, 50)], 40, 50)[0]  # type: ignore[arg-type]
     np.testing.assert_array_equal(drawn, mask)
+    document["images"].append({**image, "id": 8, "file_name": "a.jpg"})
     with pytest.raises(DataError, match="Rename one of the images"):
-        detections.to_labelme([image, DetectedImage(8, "a.jpg", 40, 50, (boat,))])
+        detections.to_labelme({**document, "annotations": [boat, {**boat, "image_id": 8}]})
 
 
 def test_what_is_no_run_with_detections_is_refused(found: Path, tmp_path: Path, capsys):

@@ -65,19 +65,19 @@ def _files(
 
     proposed = read_proposed_thresholds(directory.leave_one_out) if above is None else {}
     default = FIXED_THRESHOLD if above is None else above
-    images = formats.read_detections(directory.images, directory.predictions, above=default, above_of_class=proposed)
-    count = sum(len(image.objects) for image in images)
+    found = formats.read_detections(directory.images, directory.predictions, above=default, above_of_class=proposed)
     score = f"{min(proposed.values()):.2f} to {max(proposed.values()):.2f}, by class" if proposed else f"{default:g}"
-    click.echo(f"{count} detections of a score of at least {score} in {len(images)} images")
+    counts = f"{len(found['annotations'])} detections of a score of at least {score}"
+    click.echo(f"{counts} in {len(found['images'])} images")
     if tool == "labelme":
-        return {output / name: _json(document) for name, document in formats.to_labelme(images).items()}
+        return {output / name: _json(document) for name, document in formats.to_labelme(found).items()}
     if tool == "cvat":
-        return {output: formats.to_cvat(images)}
+        return {output: formats.to_cvat(found)}
     if tool == "coco":
-        return {output: _json(formats.to_coco(images))}
+        return {output: _json(found)}
     return {
-        output: _json(formats.to_label_studio(images, prefix=prefix)),
-        output.with_suffix(".xml"): formats.label_studio_interface(formats.class_names(images)),
+        output: _json(formats.to_label_studio(found, prefix=prefix)),
+        output.with_suffix(".xml"): formats.label_studio_interface(formats.class_names(found)),
     }
 
 

@@ -4,10 +4,9 @@ Masks become polygons, since those are what tools let people edit: the outlines 
 `TOLERANCE_PX`, holes filled.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,49 +16,20 @@ from ntt.data.images import MAX_PIXELS
 from ntt.data.masks import checked_runs, mask_to_polygons, rle_area
 from ntt.errors import DataError, printable
 from ntt.ops.masks import decode_masks
-from ntt.types import Category, Json
+from ntt.types import Json
 
 TOLERANCE_PX = 0.7
 
 
-@dataclass(frozen=True)
-class DetectedObject:
-    """One detection; its mask as compressed run lengths of the image's size."""
-
-    category: Category
-    score: float
-    bbox_xywh: tuple[float, ...]
-    counts: bytes
-
-
-@dataclass(frozen=True)
-class DetectedImage:
-    """An image that was searched and what was found in it, by descending score."""
-
-    id: int | str
-    file_name: str
-    height: int
-    width: int
-    objects: tuple[DetectedObject, ...]
-
-    def polygons(self, detected: DetectedObject) -> list[list[float]]:
-        """Return the outlines of a mask's parts as COCO polygons in pixels."""
-        from skimage.measure import approximate_polygon
-
-        simplified = []
-        for polygon in mask_to_polygons(decode_masks([detected.counts], self.height, self.width)[0]):
-            points = np.reshape(polygon, (-1, 2))
-            ring = approximate_polygon(np.vstack([points, points[:1]]), TOLERANCE_PX)[:-1]
-            simplified.append((ring if len(ring) >= 3 else points).round(2).ravel().tolist())
-        return simplified
-
-
 def read_detections(
     images_file: Path, predictions_file: Path, *, above: float, above_of_class: Mapping[str, float]
-) -> list[DetectedImage]:
+) -> Json:
     """Read a run's `images.json` and the detections of `predictions.json` with at least a score.
 
     `above_of_class` has the score of some classes by name, `above` is that of the others.
+
+    Returns:
+        An annotation file in COCO format with the detected classes, whose annotations carry their `score`.
 
     Raises:
         StorageError: if a file is missing or damaged.
@@ -67,181 +37,160 @@ def read_detections(
     """
     document, rows = read_json(images_file), read_json(predictions_file)
     try:
-        categories = {entry["id"]: Category(entry["id"], str(entry["name"])) for entry in document["categories"]}
-        sizes = {entry["id"]: _size(entry) for entry in document["images"]}
-        objects: dict[Any, list[DetectedObject]] = {number: [] for number in sizes}
-        for row in rows:
-            category = categories[row["category_id"]]
-            if row["score"] >= above_of_class.get(category.name, above):
-                counts = row["segmentation"]["counts"]
-                checked_runs(counts, *sizes[row["image_id"]])
-                box = tuple(map(float, row["bbox"]))
-                objects[row["image_id"]].append(
-                    DetectedObject(category, float(row["score"]), box, counts.encode("ascii"))
-                )
-        return [
-            DetectedImage(entry["id"], _inside(entry["file_name"]), *sizes[entry["id"]], tuple(objects[entry["id"]]))
-            for entry in document["images"]
-        ]
+        names = {entry["id"]: str(entry["name"]) for entry in document["categories"]}
+        images = {entry["id"]: _image(entry) for entry in document["images"]}
+        rows = [row for row in rows if row["score"] >= above_of_class.get(names[row["category_id"]], above)]
+        annotations = [_annotation(number, row, images[row["image_id"]]) for number, row in enumerate(rows, start=1)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{predictions_file} or {images_file} is not what a run writes ({error!r}). Run again."
         ) from error
-
-
-def _size(entry: Json) -> tuple[int, int]:
-    height, width = int(entry["height"]), int(entry["width"])
-    if min(height, width) < 1 or height * width > MAX_PIXELS:
-        raise ValueError(f"an image of {height} x {width} pixels")
-    return height, width
-
-
-def _inside(file_name: str) -> str:
-    """Refuse a file name that leads out of a folder: files are written under names made of it."""
-    path = PurePosixPath(file_name)
-    if path.is_absolute() or ".." in path.parts or not path.name:
-        raise ValueError(f"the file name {file_name!r} leads out of its folder")
-    return file_name
-
-
-def class_names(images: Sequence[DetectedImage]) -> list[str]:
-    """Return the names of the detected classes in alphabetical order."""
-    return sorted({detected.category.name for image in images for detected in image.objects})
-
-
-def to_coco(images: Sequence[DetectedImage]) -> Json:
-    """Return an annotation file in COCO format; annotations carry their `score`."""
-    categories = {detected.category.id: detected.category for image in images for detected in image.objects}
-    annotations: list[Json] = []
-    for image in images:
-        for detected in image.objects:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image.id,
-                    "category_id": detected.category.id,
-                    "bbox": list(detected.bbox_xywh),
-                    "area": rle_area(detected.counts, image.height, image.width),
-                    "iscrowd": 0,
-                    "segmentation": image.polygons(detected),
-                    "score": detected.score,
-                }
-            )
+    detected = sorted({row["category_id"] for row in rows})
     return {
         "info": {"description": "detections of ntt, to be corrected"},
-        "categories": [{"id": number, "name": categories[number].name} for number in sorted(categories)],
-        "images": [
-            {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
-            for image in images
-        ],
+        "categories": [{"id": number, "name": names[number]} for number in detected],
+        "images": list(images.values()),
         "annotations": annotations,
     }
 
 
-def to_labelme(images: Sequence[DetectedImage]) -> Mapping[str, Json]:
+def _image(entry: Json) -> Json:
+    """Check an image; its file name must not lead out of a folder, as files are written under names made of it."""
+    height, width = int(entry["height"]), int(entry["width"])
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
+        raise ValueError(f"an image of {height} x {width} pixels")
+    path = PurePosixPath(entry["file_name"])
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise ValueError(f"the file name {entry['file_name']!r} leads out of its folder")
+    return {"id": entry["id"], "file_name": entry["file_name"], "height": height, "width": width}
+
+
+def _annotation(number: int, row: Json, image: Json) -> Json:
+    size, counts = (image["height"], image["width"]), row["segmentation"]["counts"]
+    checked_runs(counts, *size)
+    mask = counts.encode("ascii")
+    return {
+        "id": number,
+        "image_id": image["id"],
+        "category_id": row["category_id"],
+        "bbox": list(map(float, row["bbox"])),
+        "area": rle_area(mask, *size),
+        "iscrowd": 0,
+        "segmentation": mask_polygons(mask, *size),
+        "score": float(row["score"]),
+    }
+
+
+def mask_polygons(mask: bytes, height: int, width: int) -> list[list[float]]:
+    """Return the simplified outlines of the parts of a mask, COCO compressed RLE, as COCO polygons in pixels."""
+    from skimage.measure import approximate_polygon
+
+    simplified = []
+    for polygon in mask_to_polygons(decode_masks([mask], height, width)[0]):
+        points = np.reshape(polygon, (-1, 2))
+        ring = approximate_polygon(np.vstack([points, points[:1]]), TOLERANCE_PX)[:-1]
+        simplified.append((ring if len(ring) >= 3 else points).round(2).ravel().tolist())
+    return simplified
+
+
+def _objects_of_images(document: Json) -> Iterator[tuple[Json, list[tuple[str, float, list[list[list[float]]]]]]]:
+    """Yield each image with the class, score and polygons, [[x, y], ...] each, of its objects."""
+    names = {entry["id"]: entry["name"] for entry in document["categories"]}
+    objects = defaultdict(list)
+    for entry in document["annotations"]:
+        polygons = [np.reshape(polygon, (-1, 2)).tolist() for polygon in entry["segmentation"]]
+        objects[entry["image_id"]].append((names[entry["category_id"]], entry["score"], polygons))
+    return ((image, objects[image["id"]]) for image in document["images"])
+
+
+def class_names(document: Json) -> list[str]:
+    """Return the names of the detected classes in alphabetical order."""
+    return sorted(entry["name"] for entry in document["categories"])
+
+
+def to_labelme(document: Json) -> Mapping[str, Json]:
     """Return a LabelMe file for each image with detections, by its path: the image's with the ending .json.
+
+    Several parts of an object are joined by a group.
 
     Raises:
         DataError: if two images would have the same file.
     """
     files: dict[str, Json] = {}
-    for image in images:
-        path = PurePosixPath(image.file_name).with_suffix(".json").as_posix()
+    for image, objects in _objects_of_images(document):
+        name = image["file_name"]
+        path = PurePosixPath(name).with_suffix(".json").as_posix()
         if path in files:
-            raise DataError(f"{image.file_name} and another image would both have {path}. Rename one of the images.")
-        shapes = [
-            shape
-            for number, detected in enumerate(image.objects, start=1)
-            for shape in _shapes(image, detected, number)
+            raise DataError(f"{name} and another image would both have {path}. Rename one of the images.")
+        shapes: list[Json] = [
+            {
+                "label": label,
+                "points": points,
+                "group_id": number if len(polygons) > 1 else None,
+                "description": f"score {score:.3f}",
+                "shape_type": "polygon",
+                "flags": {},
+            }
+            for number, (label, score, polygons) in enumerate(objects, start=1)
+            for points in polygons
         ]
         if shapes:
-            files[path] = {
-                "version": "5.5.0",
-                "flags": {},
-                "shapes": shapes,
-                "imagePath": PurePosixPath(image.file_name).name,
-                "imageData": None,
-                "imageHeight": image.height,
-                "imageWidth": image.width,
-            }
+            size = {"imageHeight": image["height"], "imageWidth": image["width"]}
+            picture = {"imagePath": PurePosixPath(name).name, "imageData": None, **size}
+            files[path] = {"version": "5.5.0", "flags": {}, "shapes": shapes, **picture}
     return files
 
 
-def _shapes(image: DetectedImage, detected: DetectedObject, number: int) -> list[Json]:
-    """Return LabelMe's shapes of one object; several parts are joined by a group."""
-    polygons = image.polygons(detected)
-    return [
-        {
-            "label": detected.category.name,
-            "points": np.reshape(polygon, (-1, 2)).tolist(),
-            "group_id": number if len(polygons) > 1 else None,
-            "description": f"score {detected.score:.3f}",
-            "shape_type": "polygon",
-            "flags": {},
-        }
-        for polygon in polygons
-    ]
-
-
-def to_cvat(images: Sequence[DetectedImage]) -> str:
+def to_cvat(document: Json) -> str:
     """Return the XML of "CVAT for images 1.1"; several parts of an object are joined by a group."""
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
     labels = ElementTree.SubElement(ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task"), "labels")
-    for name in class_names(images):
+    for name in class_names(document):
         ElementTree.SubElement(ElementTree.SubElement(labels, "label"), "name").text = printable(name)
     group = 0
-    for number, image in enumerate(images):
-        size = {"width": str(image.width), "height": str(image.height)}
-        entry = ElementTree.SubElement(root, "image", {"id": str(number), "name": printable(image.file_name), **size})
-        for detected in image.objects:
-            polygons = image.polygons(detected)
+    for number, (image, objects) in enumerate(_objects_of_images(document)):
+        size = {"width": str(image["width"]), "height": str(image["height"])}
+        attributes = {"id": str(number), "name": printable(image["file_name"]), **size}
+        entry = ElementTree.SubElement(root, "image", attributes)
+        for label, _, polygons in objects:
             group += len(polygons) > 1
+            attributes = {"label": printable(label), "source": "auto", "occluded": "0", "z_order": "0"}
+            attributes |= {"group_id": str(group)} if len(polygons) > 1 else {}
             for polygon in polygons:
-                points = ";".join(f"{x:g},{y:g}" for x, y in np.reshape(polygon, (-1, 2)).tolist())
-                attributes = {
-                    "label": printable(detected.category.name),
-                    "source": "auto",
-                    "occluded": "0",
-                    "z_order": "0",
-                }
-                attributes |= {"group_id": str(group)} if len(polygons) > 1 else {}
+                points = ";".join(f"{x:g},{y:g}" for x, y in polygon)
                 ElementTree.SubElement(entry, "polygon", {**attributes, "points": points})
     ElementTree.indent(root)
     text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return text.decode() + "\n"
 
 
-def to_label_studio(images: Sequence[DetectedImage], *, prefix: str) -> list[Json]:
+def to_label_studio(document: Json, *, prefix: str) -> list[Json]:
     """Return Label Studio's tasks with predictions; `prefix` and the file name make the address of each image."""
-    return [
-        {
-            "data": {"image": prefix + image.file_name},
-            "predictions": [{"model_version": "ntt", "result": _regions(image)}],
-        }
-        for image in images
-    ]
-
-
-def _regions(image: DetectedImage) -> list[Json]:
-    scale = np.array([100 / image.width, 100 / image.height])
-    regions: list[Json] = []
-    for detected in image.objects:
-        for polygon in image.polygons(detected):
-            points = (np.reshape(polygon, (-1, 2)) * scale).round(4).tolist()
-            regions.append(
-                {
-                    "id": f"region{len(regions) + 1}",
-                    "type": "polygonlabels",
-                    "from_name": "label",
-                    "to_name": "image",
-                    "original_width": image.width,
-                    "original_height": image.height,
-                    "value": {"points": points, "closed": True, "polygonlabels": [detected.category.name]},
-                    "score": detected.score,
-                }
-            )
-    return regions
+    tasks = []
+    for image, objects in _objects_of_images(document):
+        scale = np.array([100 / image["width"], 100 / image["height"]])
+        polygons = [(label, score, polygon) for label, score, parts in objects for polygon in parts]
+        regions = [
+            {
+                "id": f"region{number}",
+                "type": "polygonlabels",
+                "from_name": "label",
+                "to_name": "image",
+                "original_width": image["width"],
+                "original_height": image["height"],
+                "value": {
+                    "points": np.multiply(polygon, scale).round(4).tolist(),
+                    "closed": True,
+                    "polygonlabels": [label],
+                },
+                "score": score,
+            }
+            for number, (label, score, polygon) in enumerate(polygons, start=1)
+        ]
+        predictions = [{"model_version": "ntt", "result": regions}]
+        tasks.append({"data": {"image": prefix + image["file_name"]}, "predictions": predictions})
+    return tasks
 
 
 def label_studio_interface(names: Sequence[str]) -> str:
