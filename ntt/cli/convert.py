@@ -39,7 +39,8 @@ def convert() -> None:
 @click.option("--zero-based", is_flag=True, help="Corners are counted from 0, the far one exclusive, unlike VOC.")
 def voc(output: Path, list_file: Path | None, categories: Path | None, **options: Any) -> None:
     """Pascal VOC XML files, one per image."""
-    from ntt.convert.voc import convert_voc, read_list
+    from ntt.convert.base import read_list
+    from ntt.convert.voc import convert_voc
 
     def converted() -> "Converted":
         names = None if list_file is None else read_list(list_file)

@@ -146,9 +146,9 @@ def merge(inputs: tuple[tuple[Path, Path], ...], output: Path) -> None:
 def subset(file: Path, output: Path, classes: tuple[str, ...], list_file: Path | None, **options: Any) -> None:
     """Keep some classes or images of a COCO file."""
     from ntt.cli.annotation_files import write_document
+    from ntt.convert.base import read_list
     from ntt.convert.coco_files import read_whole
     from ntt.convert.coco_files import subset as cut
-    from ntt.convert.voc import read_list
 
     check_output(output)
     names = None if list_file is None else read_list(list_file)

@@ -5,8 +5,8 @@ paths: they are looked up among the files of the image folder (`ntt.convert.fold
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -70,9 +70,15 @@ class LabelledObject:
 class CocoBuilder:
     """Collects images and objects, the problems found in them, and notes on what was left out."""
 
-    def __init__(self, images: Folder, categories: Sequence[Category] | None = None) -> None:
-        """Start an empty file; `categories` are the classes to keep, None: all, numbered in order of name."""
-        self.problems = list(images.problems)
+    def __init__(
+        self, images: Folder, categories: Sequence[Category] | None = None, *, annotations: Folder | None = None
+    ) -> None:
+        """Start an empty file; `categories` are the classes to keep, None: all, numbered in order of name.
+
+        `annotations` is the folder of the annotation files if that is not the images'.
+        """
+        self.folder, self._listing = images, annotations or images
+        self.problems = [*images.problems, *self._listing.problems]
         self._root = images.root.absolute()
         self._given_ids = None if categories is None else {category.name: category.id for category in categories}
         self._images: list[Json] = []
@@ -81,15 +87,9 @@ class CocoBuilder:
         self._examples: dict[str, object] = {}
 
     def annotated_images(
-        self,
-        images: Folder,
-        files: Sequence[Path],
-        root: Path,
-        read: Callable[[Path], tuple[T, str | None]],
-        *,
-        is_part: bool = False,
+        self, files: Sequence[Path], read: Callable[[Path], tuple[T, str | None]], *, is_part: bool = False
     ) -> Iterator[tuple[Path, T, Path]]:
-        """Yield annotation files below `root`, their content, and the image of each.
+        """Yield annotation files, their content, and the image of each.
 
         `read` returns a file's content and the image name it states. Wrong names are noted, and so are images without a
         file, unless the files are only a part (`is_part`).
@@ -98,16 +98,17 @@ class CocoBuilder:
         for file in files:
             with self.collecting():
                 content, stated = read(file)
-                path, names_another = images.find(stated, file, root)
+                path, names_another = self.folder.find(stated, file, self._listing.root)
                 if names_another:
                     self.note(NAMES_ANOTHER, file)
                 if file_of.setdefault(path, file) != file:
                     raise DataError(f"{file_of[path]} and {file} describe one image, {path}. Remove one of them.")
                 yield file, content, path
-        left_out = [path for path in images.images if path not in file_of]
+        left_out = [path for path in self.folder.images if path not in file_of]
         if left_out and not is_part:
             self.note("image(s) without a file of annotations left out", *left_out)
-        self.note_passed_over(images.passed_over(images.images, harmless=ANNOTATION_SUFFIXES))
+        for folder in dict.fromkeys((self._listing, self.folder)):
+            self.note_passed_over(folder.passed_over(files, harmless=ANNOTATION_SUFFIXES))
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -232,6 +233,35 @@ def read_lines(path: Path, max_bytes: int = 64 << 20) -> list[str]:
         return re.split("\r\n|\n|\r", read_bytes(path, max_bytes).decode("utf-8-sig").rstrip("\r\n"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} cannot be read: {error}. A text file in UTF-8 is needed.") from error
+
+
+def read_list(list_file: Path) -> list[str]:
+    """Read a list of images such as ImageSets/Main/test.txt: the first word of each line that is not empty."""
+    names = [line.split()[0] for line in read_lines(list_file) if line.strip()]
+    if not names:
+        raise DataError(f"The list {list_file} is empty: one image name per line is needed.")
+    return names
+
+
+def find_listed(names: Iterable[str], names_of: Mapping[T, Sequence[str]], where: str) -> list[T]:
+    """Return what a list names, each once: `names_of` has the names of each, of which the first that fits counts.
+
+    Raises:
+        DataError: for every name that nothing has, or several have; `where` says in a message where it was looked for.
+    """
+    tables: list[defaultdict[str, list[T]]] = [defaultdict(list) for _ in next(iter(names_of.values()), ())]
+    for each, own_names in names_of.items():
+        for table, name in zip(tables, own_names, strict=True):
+            table[name].append(each)
+    matches = {name: next((table[name] for table in tables if name in table), []) for name in names}
+    problems = [
+        f"{name!r} of the list {f'means {len(found)} images' if found else 'is no image'} of {where}. Write its whole "
+        "name, or remove it."
+        for name, found in matches.items()
+        if len(found) != 1
+    ]
+    raise_all(problems, DataError, summary="The list does not fit")
+    return list(dict.fromkeys(found[0] for found in matches.values()))
 
 
 def polygon_box(polygons: Sequence[Sequence[float]]) -> Box:

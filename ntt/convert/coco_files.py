@@ -3,13 +3,12 @@
 import hashlib
 import json
 import os
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ntt.base.digests import content_key
-from ntt.convert.base import Converted
+from ntt.convert.base import Converted, find_listed
 from ntt.data.coco import CocoDataset, raw_annotations, read_coco
 from ntt.data.coco_entries import CLASS_LISTS, is_image_id
 from ntt.data.documents import read_document
@@ -70,7 +69,8 @@ def subset(
         ConfigError: for a class or a number of images that the file does not have.
         DataError: for a listed image that it does not have, and if no image is left.
     """
-    image_ids = {image["id"] for image in document["images"]} if names is None else _listed(document, names)
+    names_of = _names_of_images(document)
+    image_ids = set(names_of) if names is None else set(find_listed(names, names_of, "the file"))
     class_ids = _class_ids(document, classes)
     if drop_empty:
         annotations = document.get("annotations") or []
@@ -234,25 +234,9 @@ def _class_ids(document: Json, classes: Sequence[str] | None) -> set[int]:
     return set(by_name.values()) if classes is None else {by_name[name] for name in classes}
 
 
-def _listed(document: Json, names: Sequence[str]) -> set[ImageId]:
-    """Return the ids of the images that a list names in any of four ways, of which the first that fits counts."""
-    tables: list[defaultdict[str, list[ImageId]]] = [defaultdict(list) for _ in range(4)]
-    for image in document["images"]:
-        path = PurePosixPath(str(image.get("file_name")))
-        ways = (str(image.get("file_name")), path.name, path.stem, str(image["id"]))
-        for table, name in zip(tables, ways, strict=True):
-            table[name].append(image["id"])
-    image_ids: set[ImageId] = set()
-    problems: list[str] = []
-    for name in names:
-        matches = next((table[name] for table in tables if name in table), [])
-        if len(matches) == 1:
-            image_ids.add(matches[0])
-        else:
-            what = f"means {len(matches)} images" if matches else "is no image"
-            problems.append(f"{name!r} of the list {what} of the file. Write its whole file name, or remove it.")
-    raise_all(problems, DataError, summary="The list does not fit the file")
-    return image_ids
+def _names_of_images(document: Json) -> dict[ImageId, tuple[str, ...]]:
+    names = {image["id"]: str(image.get("file_name")) for image in document["images"]}
+    return {i: (name, PurePosixPath(name).name, PurePosixPath(name).stem, str(i)) for i, name in names.items()}
 
 
 def _drawn(image_ids: Collection[ImageId], seed: int) -> list[ImageId]:

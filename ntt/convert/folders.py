@@ -71,7 +71,8 @@ class Folder:
         return self._images_by_stem.get((folder, stem.lower()), [])
 
     def passed_over(self, used: Collection[Path], harmless: Collection[str] = ()) -> list[Path]:
-        """Return the files that are neither used nor harmless; a README is, and files with a `harmless` suffix are."""
+        """Return the files that are neither images nor used nor harmless, as a README or a `harmless` suffix is."""
+        used = {*used, *self.images}
         return [
             path
             for path in self.files
@@ -110,8 +111,8 @@ class Folder:
         stated = (name or "").replace("\\", "/")
         base = posixpath.basename(stated)
         for candidate in (posixpath.join(subfolder.as_posix(), stated), stated, (subfolder / base).as_posix()):
-            path = self._images_by_path.get(posixpath.normpath(candidate))
-            if path is not None:
+            path = self.root / posixpath.normpath(candidate)
+            if path in self._images:
                 return path
         same_name = self._images_by_name.get(base.lower(), [])
         return same_name[0] if len(same_name) == 1 else None
@@ -120,7 +121,7 @@ class Folder:
         for path in sorted(folder.iterdir()):
             if path.name.startswith(".") or path == self._without:
                 continue
-            if not _is_text(path.name):
+            if path.name.encode(errors="replace") != os.fsencode(path.name):
                 self.problems.append(f"The name of {os.fsencode(path)!r} is not UTF-8. Rename it.")
             elif path.is_dir():
                 real = path.resolve()
@@ -143,8 +144,8 @@ class Folder:
         return _grouped(self.files, lambda path: (path.parent, path.name.lower()))
 
     @cached_property
-    def _images_by_path(self) -> dict[str, Path]:
-        return {path.relative_to(self.root).as_posix(): path for path in self.images}
+    def _images(self) -> frozenset[Path]:
+        return frozenset(self.images)
 
     @cached_property
     def _images_by_name(self) -> Mapping[str, list[Path]]:
@@ -160,11 +161,3 @@ def _grouped(paths: Sequence[Path], key: Callable[[Path], K]) -> Mapping[K, list
     for path in paths:
         groups[key(path)].append(path)
     return groups
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -47,10 +47,8 @@ def convert_labelme(
         DataError: listing every file that cannot be used.
     """
     listing = Folder(annotations)
-    folder = listing if images is None else Folder(images)
-    builder = CocoBuilder(folder, categories)
-    files = listing.with_suffix(".json")
-    for file, document, path in builder.annotated_images(folder, files, annotations, _read):
+    builder = CocoBuilder(listing if images is None else Folder(images), categories, annotations=listing)
+    for file, document, path in builder.annotated_images(listing.with_suffix(".json"), _read):
         with builder.collecting():
             builder.add_objects(*_labelled(builder, path, file, document))
     return builder.finish(annotations)

@@ -19,7 +19,7 @@ for metrics: `targets.json` next to the folder, in COCO format, or LabelMe files
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +55,9 @@ def convert_references(root: Path, categories: Sequence[Category] | None = None)
     builder = CocoBuilder(folder, categories)
     counts: Counter[str] = Counter()
     images: dict[str, Json] = {}
-    for example in _sort_files(folder, builder):
+    for path, masks in _sort_files(folder, builder).items():
         with builder.collecting():
-            counts.update(labelled.name for labelled in _add_example(builder, example, root, images))
+            counts.update(labelled.name for labelled in _add_example(builder, path, masks, images))
     _check_classes(builder, root, counts, categories)
     converted = builder.finish(root)
     seen: Counter[int] = Counter()
@@ -92,7 +92,7 @@ def convert_targets(root: Path, categories: Sequence[Category], *, without: Path
             else:
                 builder.add_image(path)
     used = {path for files in labels.values() for path in files}
-    builder.note_passed_over(folder.passed_over({*used, *folder.images}))
+    builder.note_passed_over(folder.passed_over(used))
     unlabelled = [path for path, files in labels.items() if not files]
     if used and unlabelled:
         builder.note("target image(s) without a LabelMe file count as images that show no object", *unlabelled)
@@ -111,62 +111,51 @@ def coco_categories(annotation_file: Path) -> tuple[Category, ...]:
     return categories
 
 
-@dataclass(frozen=True)
-class _Example:
-    """An example image and the files that belong to it."""
-
-    path: Path
-    masks: list[Path]
-    boxes: list[Path]
-    labelme: list[Path]
-
-
-def _sort_files(folder: Folder, builder: CocoBuilder) -> list[_Example]:
-    """Return the example images with the files that belong to them.
+def _sort_files(folder: Folder, builder: CocoBuilder) -> dict[Path, list[Path]]:
+    """Return the example images, each with its masks.
 
     A file that may have been meant for an image, but would be ignored or taken for another example, is a problem: the
     whole image would count. Other files that are not understood are noted.
     """
-    masks = {path: match["stem"] for path in folder.images if (match := _MASK_NAME.fullmatch(path.stem))}
-    images = [path for path in folder.images if path not in masks]
-    examples = {
-        path: _Example(path, [], folder.beside(path, _BOX_ENDING), folder.beside(path, ".json")) for path in images
-    }
-    for path, stem in masks.items():
-        owners = [owner for owner in folder.images_called(path.parent, stem) if owner in examples]
+    stems = {path: match["stem"] for path in folder.images if (match := _MASK_NAME.fullmatch(path.stem))}
+    examples: dict[Path, list[Path]] = {path: [] for path in folder.images if path not in stems}
+    for mask, stem in stems.items():
+        owners = [owner for owner in folder.images_called(mask.parent, stem) if owner in examples]
         if not owners:
-            builder.problems.append(_belongs_to_nothing(path, "mask", stem))
+            builder.problems.append(_belongs_to_nothing(mask, "mask", stem))
         for owner in owners:
-            examples[owner].masks.append(path)
-    used = {*folder.images, *(file for example in examples.values() for file in (*example.boxes, *example.labelme))}
-    passed_over = folder.passed_over(used)
+            examples[owner].append(mask)
+    passed_over = folder.passed_over([file for path in examples for file in folder.beside(path, _BOX_ENDING, ".json")])
     boxes = [path for path in passed_over if path.name.lower().endswith(_BOX_ENDING)]
     builder.problems += [_belongs_to_nothing(path, "file of boxes", path.name[: -len(_BOX_ENDING)]) for path in boxes]
     builder.note_passed_over([path for path in passed_over if path not in boxes])
-    twins = {path: [*folder.images_called(path.parent, path.stem)] for path in images}
+    twins = {path: [*folder.images_called(path.parent, path.stem)] for path in examples}
     for first, second, *_ in {tuple(paths) for paths in twins.values() if len(paths) > 1}:
         remedy = f"If one is a mask, call it {first.stem}_mask.png; else rename it."
         builder.problems.append(f"{first} and {second.name} have one name. {remedy}")
-    return [example for path, example in examples.items() if len(twins[path]) == 1]
+    return {path: masks for path, masks in examples.items() if len(twins[path]) == 1}
 
 
 def _belongs_to_nothing(path: Path, kind: str, stem: str) -> str:
     return f"{path} is named like a {kind}, but there is no image {stem}.* next to it. Give both the same name."
 
 
-def _add_example(builder: CocoBuilder, example: _Example, root: Path, images: dict[str, Json]) -> list[LabelledObject]:
+def _add_example(
+    builder: CocoBuilder, path: Path, masks: Sequence[Path], images: dict[str, Json]
+) -> list[LabelledObject]:
     """Add one example image with its objects, and return these.
 
     A copy of an image in `images`, in the folder of another class for instance, is that image with further objects.
     """
-    path, parts = example.path, example.path.relative_to(root).parts
+    parts = path.relative_to(builder.folder.root).parts
     name = parts[0].strip() if len(parts) > 1 else None
-    kinds = [*(["a mask"] if example.masks else []), *(file.name for file in (*example.labelme, *example.boxes))]
+    boxes, labelme = (builder.folder.beside(path, ending) for ending in (_BOX_ENDING, ".json"))
+    kinds = [*(["a mask"] if masks else []), *(file.name for file in (*labelme, *boxes))]
     if len(kinds) > 1:
         raise DataError(f"{path} has {' and '.join(kinds)}, and only one can apply. Remove all but one.")
-    if example.labelme:
-        image, objects = labelled_image(builder, path, example.labelme[0])
-        objects = _of_class(objects, example.labelme[0], name)
+    if labelme:
+        image, objects = labelled_image(builder, path, labelme[0])
+        objects = _of_class(objects, labelme[0], name)
         builder.add_objects(image, objects)
         return objects
     try:
@@ -177,10 +166,10 @@ def _add_example(builder: CocoBuilder, example: _Example, root: Path, images: di
     size = (image["height"], image["width"])
     if name is None:
         raise DataError(f"{path} is not in a class folder and has no LabelMe file {path.stem}.json. {_HINT}")
-    if example.masks:
-        objects = [_masked(name, mask, size, builder) for mask in example.masks]
-    elif example.boxes:
-        objects = _boxes(example.boxes[0], size, name)
+    if masks:
+        objects = [_masked(name, mask, size, builder) for mask in masks]
+    elif boxes:
+        objects = _boxes(boxes[0], size, name)
     elif _is_two_coloured(path):
         raise DataError(
             f"{path} has two colours, like a mask. Call it NAME_mask.png beside the image NAME, or remove it."

@@ -9,24 +9,15 @@ regions, and therefore are not references. `difficult` and `truncated` are kept 
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
-from ntt.convert.base import (
-    Box,
-    CocoBuilder,
-    Converted,
-    LabelledObject,
-    polygon_box,
-    read_bytes,
-    read_lines,
-)
-from ntt.convert.folders import ANNOTATION_SUFFIXES, Folder
-from ntt.errors import DataError, raise_all
+from ntt.convert.base import Box, CocoBuilder, Converted, LabelledObject, find_listed, polygon_box, read_bytes
+from ntt.convert.folders import Folder
+from ntt.errors import DataError
 from ntt.types import Category
 
 DifficultMode = Literal["crowd", "keep", "drop"]
@@ -59,13 +50,10 @@ def convert_voc(
     listing = Folder(annotations)
     files = listing.with_suffix(".xml")
     if names is not None:
-        files = _named(files, names, annotations)
-    folder = Folder(images)
-    builder = CocoBuilder(folder, categories)
-    builder.problems += listing.problems
-    builder.note_passed_over(listing.passed_over([*files, *listing.images], harmless=ANNOTATION_SUFFIXES))
-    is_part = names is not None
-    for file, tree, path in builder.annotated_images(folder, files, annotations, _read, is_part=is_part):
+        relative = {path: path.relative_to(annotations).with_suffix("") for path in files}
+        files = find_listed(names, {p: (r.as_posix(), r.name) for p, r in relative.items()}, str(annotations))
+    builder = CocoBuilder(Folder(images), categories, annotations=listing)
+    for file, tree, path in builder.annotated_images(files, _read, is_part=names is not None):
         with builder.collecting():
             objects = [
                 _object(element, f"{file}: object {number}", zero_based)
@@ -74,14 +62,6 @@ def convert_voc(
             image = builder.add_image(path, _size(tree), stated_by=file)
             builder.add_objects(image, _treated(objects, difficult, builder))
     return builder.finish(annotations)
-
-
-def read_list(list_file: Path) -> list[str]:
-    """Read a list of images such as ImageSets/Main/test.txt: the first word of each line that is not empty."""
-    names = [line.split()[0] for line in read_lines(list_file) if line.strip()]
-    if not names:
-        raise DataError(f"The list {list_file} is empty: one image name per line is needed.")
-    return names
 
 
 class _NoDoctype(TreeBuilder):
@@ -108,26 +88,6 @@ def read_xml(path: Path) -> Element:
 def _read(path: Path) -> tuple[Element, str | None]:
     tree = read_xml(path)
     return tree, tree.findtext("filename")
-
-
-def _named(files: Sequence[Path], names: Sequence[str], root: Path) -> list[Path]:
-    """Return the files that a list names, without suffix, by their path below the folder or its last part."""
-    by_name: defaultdict[str, list[Path]] = defaultdict(list)
-    for path in files:
-        relative = path.relative_to(root).with_suffix("")
-        for name in {relative.as_posix(), relative.name}:
-            by_name[name].append(path)
-    names = list(dict.fromkeys(names))
-    missing = [name for name in names if name not in by_name]
-    if missing:
-        raise DataError(f"The list names {len(missing)} image(s) without an XML file, such as {missing[0]!r}.")
-    problems = [
-        f"The list's {name!r} means {by_name[name][0]} and {by_name[name][1]}. Write the path below {root}."
-        for name in names
-        if len(by_name[name]) > 1
-    ]
-    raise_all(problems, DataError, summary="The list is ambiguous")
-    return [by_name[name][0] for name in names]
 
 
 def _treated(objects: Sequence[LabelledObject], difficult: DifficultMode, builder: CocoBuilder) -> list[LabelledObject]:

@@ -6,16 +6,15 @@ those of the image turned upright, as the tools that write these files see it. A
 objects.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from ntt.base.yaml_files import Plain, read_yaml
-from ntt.convert.base import Box, CocoBuilder, Converted, LabelledObject, polygon_box, read_lines
+from ntt.convert.base import CocoBuilder, Converted, LabelledObject, polygon_box, read_lines
 from ntt.convert.folders import ANNOTATION_SUFFIXES, Folder
 from ntt.data.coco_entries import shortened
 from ntt.errors import DataError
@@ -90,12 +89,11 @@ def convert_yolo(*, images: Path, labels: Path, classes: YoloClasses) -> Convert
         DataError: listing every file that cannot be used.
     """
     folder, listing = Folder(images), Folder(labels)
-    builder = CocoBuilder(folder, [Category(number + 1, name) for number, name in classes.names.items()])
-    builder.problems += [problem for problem in listing.problems if problem not in builder.problems]
-    builder.note_passed_over(folder.passed_over(folder.images, harmless=ANNOTATION_SUFFIXES))
+    categories = [Category(number + 1, name) for number, name in classes.names.items()]
+    builder = CocoBuilder(folder, categories, annotations=listing)
+    builder.note_passed_over(folder.passed_over((), harmless=ANNOTATION_SUFFIXES))
     used: set[Path] = set()
-    lines_like_keypoints, outlines = 0, 0
-    outside: list[str] = []
+    all_rows: list[_Row] = []
     unlabelled: list[Path] = []
     for path in folder.images:
         twin = labels / path.relative_to(images)
@@ -108,20 +106,18 @@ def convert_yolo(*, images: Path, labels: Path, classes: YoloClasses) -> Convert
             image = builder.add_image(path)
             if len(files) > 1:
                 raise DataError(f"{path} has the label files {' and '.join(map(str, files))}. Remove all but one.")
-            rows = [_Row(line, f"{file}, line {n}") for file in files for n, line in enumerate(read_lines(file), 1)]
-            rows = [row for row in rows if row.text.strip()]
+            rows = [row for file in files for row in _rows(file)]
             builder.add_objects(image, [_object(row, classes, image) for row in rows])
-            outside += [row.where for row in rows if _leaves_image(row)]
+            all_rows += rows
             unlabelled += [] if files else [path]
-            outlines += sum(len(row.text.split()) > 5 for row in rows)
-            lines_like_keypoints += sum(_is_like_keypoints(row) for row in rows)
-    if outlines and lines_like_keypoints == outlines and not classes.num_keypoint_values:
-        builder.note(f"of {outlines} outline(s) look like a box with keypoints: if they are, name their data.yaml")
-    if outside:
+    outlines = [row for row in all_rows if len(row.values) > 4]
+    if outlines and all(map(_is_like_keypoints, outlines)) and not classes.num_keypoint_values:
+        builder.note(f"of {len(outlines)} outline(s) look like a box with keypoints: if they are, name their data.yaml")
+    if outside := [row.where for row in all_rows if _leaves_image(row)]:
         builder.note("box(es) leave their images by far: are they corners in place of centre and size?", *outside)
     if 2 * len(unlabelled) > len(folder.images):
         builder.note("image(s) have no label file: most images show no object", *unlabelled)
-    unused = [path for path in listing.passed_over([*used, *listing.images]) if path.name.lower() != "notes.json"]
+    unused = [path for path in listing.passed_over(used) if path.name.lower() != "notes.json"]
     if unused:
         builder.note("file(s) among the labels without an image, or with another ending than .txt", *unused)
     return builder.finish(labels)
@@ -172,25 +168,26 @@ def _num_keypoint_values(content: Any, path: Path) -> int:
     raise DataError(f"{path} has kpt_shape {shortened(shape)}: [number of keypoints, 2 or 3] is needed. Correct it.")
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A line of a label file, and where it is."""
+class _Row(NamedTuple):
+    """A line of a label file: where it is, the class number and the values after it."""
 
-    text: str
     where: str
+    number: int
+    values: list[float]
 
-    @cached_property
-    def content(self) -> tuple[int, list[float]]:
-        """The class number and the values after it."""
-        words = self.text.split()
+
+def _rows(file: Path) -> Iterator[_Row]:
+    for number, line in enumerate(read_lines(file), start=1):
+        where, words = f"{file}, line {number}", line.split()
         try:
-            return int(words[0]), [float(word) for word in words[1:]]
+            if words:
+                yield _Row(where, int(words[0]), [float(word) for word in words[1:]])
         except ValueError:
-            raise DataError(f"{self.where}: {self.text[:60]!r} are not all numbers. Correct the line.") from None
+            raise DataError(f"{where}: {line[:60]!r} are not all numbers. Correct the line.") from None
 
 
 def _object(row: _Row, classes: YoloClasses, image: Json) -> LabelledObject:
-    where, (number, values) = row.where, row.content
+    where, number, values = row
     height, width = image["height"], image["width"]
     if number not in classes.names:
         available = shortened(sorted(classes.names))
@@ -206,32 +203,28 @@ def _object(row: _Row, classes: YoloClasses, image: Json) -> LabelledObject:
     if not all(-_TOLERANCE <= value <= 1 + _TOLERANCE for value in values):
         raise DataError(f"{where} has the values {values[:4]} ...: fractions of the sides are needed, not pixels.")
     if len(values) == 4:
-        return LabelledObject(classes.names[number], _box(values, height, width))
+        centre_x, centre_y, box_width, box_height = values
+        left, top = (centre_x - box_width / 2) * width, (centre_y - box_height / 2) * height
+        return LabelledObject(classes.names[number], (left, top, box_width * width, box_height * height))
     polygon = [round(value * (height if index % 2 else width), 3) for index, value in enumerate(values)]
     return LabelledObject(classes.names[number], polygon_box([polygon]), [polygon])
 
 
 def _leaves_image(row: _Row) -> bool:
     """Return whether a box extends beyond the image by more than a tenth of it."""
-    _, values = row.content
+    values = row.values
     ends = [centre + sign * size / 2 for centre, size in zip(values[:2], values[2:4], strict=True) for sign in (-1, 1)]
     return len(values) == 4 and not -_EXCESS <= min(ends) <= max(ends) <= 1 + _EXCESS
 
 
 def _is_like_keypoints(row: _Row) -> bool:
     """Return whether all points after the first four values lie in the box that these would describe."""
-    _, values = row.content
+    values = row.values
     centre_x, centre_y, width, height = values[:4]
 
     def is_inside(x: float, y: float) -> bool:
         slack = 1 / 2 + _TOLERANCE
         return (x == y == 0) or (abs(x - centre_x) <= width * slack and abs(y - centre_y) <= height * slack)
 
-    counts = [step for step in (2, 3) if len(values) > 4 and (len(values) - 4) % step == 0]
+    counts = [step for step in (2, 3) if (len(values) - 4) % step == 0]
     return any(all(is_inside(*values[n : n + 2]) for n in range(4, len(values), step)) for step in counts)
-
-
-def _box(values: Sequence[float], height: int, width: int) -> Box:
-    centre_x, centre_y, box_width, box_height = values
-    left, top = (centre_x - box_width / 2) * width, (centre_y - box_height / 2) * height
-    return (left, top, box_width * width, box_height * height)

@@ -1,14 +1,14 @@
 """Pascal VOC as published (VOCdevkit, and the few-shot lists of the field) to the COCO files the options read."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ntt.base.files import write_json
-from ntt.convert.voc import convert_voc, read_list
+from ntt.convert.base import find_listed, read_list
+from ntt.convert.voc import convert_voc
 from ntt.data.documents import read_document
 from ntt.datasets.published.details import known_datasets
-from ntt.errors import DataError
 from ntt.types import Category, Json
 
 TRAINVAL = "annotations/trainval0712.json"
@@ -51,7 +51,7 @@ def write_kshot_files(root: Path, shots: Sequence[int]) -> list[Path]:
     if not missing:
         return []
     trainval = read_document(root / TRAINVAL)
-    image_ids = {Path(image["file_name"]).stem: image["id"] for image in trainval["images"]}
+    stems_of_ids = {image["id"]: (Path(image["file_name"]).stem,) for image in trainval["images"]}
     objects: dict[tuple[int, int], list[Json]] = defaultdict(list)
     for entry in trainval["annotations"]:
         if not entry["iscrowd"]:
@@ -59,7 +59,9 @@ def write_kshot_files(root: Path, shots: Sequence[int]) -> list[Path]:
     for path, count in missing.items():
         references: list[Json] = []
         for category in trainval["categories"]:
-            ids = _listed_images(root / "vocsplit" / list_name(category["name"], count), image_ids)
+            list_file = root / "vocsplit" / list_name(category["name"], count)
+            stems = [Path(line).stem for line in read_list(list_file)]
+            ids = find_listed(stems, stems_of_ids, f"VOC's trainval, for {list_file}")
             in_order = [entry for image_id in ids for entry in objects.get((image_id, category["id"]), ())]
             references += in_order[:count]
         used = {entry["image_id"] for entry in references}
@@ -67,12 +69,3 @@ def write_kshot_files(root: Path, shots: Sequence[int]) -> list[Path]:
         document = {"images": images, "annotations": references, "categories": trainval["categories"]}
         write_json(path, document, indent=None)
     return list(missing)
-
-
-def _listed_images(list_file: Path, image_ids: Mapping[str, int]) -> list[int]:
-    """Return the ids of the images a list names, each once."""
-    stems = dict.fromkeys(Path(line).stem for line in read_list(list_file))
-    unknown = [stem for stem in stems if stem not in image_ids]
-    if unknown:
-        raise DataError(f"{list_file} names {unknown[0]!r}, which is not an image of VOC 2007 or 2012 trainval.")
-    return [image_ids[stem] for stem in stems]
