@@ -3,7 +3,7 @@
 import importlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -78,6 +78,29 @@ def tiny(tmp_path_factory) -> Path:
 def shared_store(tmp_path_factory) -> Path:
     """One store for all tests that do not look into it, so that candidates are computed once."""
     return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def cli(capsys) -> Callable[..., str]:
+    """Call `ntt` in this process; returns what it says: its output, or the message of a user error (status 2)."""
+    from ntt.cli.main import main
+
+    def call(*words: object, status: int = 0) -> str:
+        capsys.readouterr()
+        ended_with = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert ended_with == status, out + err
+        return err if status == 2 else out
+
+    return call
+
+
+@contextmanager
+def refused(error: type[BaseException], *parts: str) -> Iterator[None]:
+    """Expect an error whose text has all these parts."""
+    with pytest.raises(error) as caught:
+        yield
+    assert [part for part in parts if part not in str(caught.value)] == [], str(caught.value)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from ntt.cli.main import main
 from tests.dinov2_layout import meta_shapes
 from tests.filled_weights import filled_tensors
 
@@ -68,9 +67,8 @@ def figures(out: str) -> list[float]:
     return [float(line.split()[-1]) for line in out.splitlines()[1:4]]
 
 
-def test_agreement(repo: Path, weights: Path, capsys):
-    assert main(command(repo, weights)) == 0
-    out = capsys.readouterr().out
+def test_agreement(repo: Path, weights: Path, cli):
+    out = cli(*command(repo, weights))
     assert out.startswith(f"dinov2_vits14 at {SIDE} pixels, one image of random colours: timm's network against")
     difference, size, cosine = figures(out)
     assert 0 < difference < 1e-4
@@ -84,24 +82,22 @@ def test_agreement(repo: Path, weights: Path, capsys):
     [("", "0", None), (" + 0.01", "1e-4", 0.01), (" * float('nan')", "1e30", np.nan)],
 )
 def test_another_computation_is_found(
-    repo: Path, weights: Path, change: str, tolerance: str, difference: float | None, capsys
+    repo: Path, weights: Path, change: str, tolerance: str, difference: float | None, cli
 ):
     changed = HUBCONF.replace('"x_norm_patchtokens": tokens', f'"x_norm_patchtokens": tokens{change}')
     (repo / "hubconf.py").write_text(changed)
-    assert main(command(repo, weights, "--tolerance", tolerance)) == 1
-    out = capsys.readouterr().out
+    out = cli(*command(repo, weights, "--tolerance", tolerance), status=1)
     if difference is not None:
         assert figures(out)[0] == pytest.approx(difference, rel=0.02, nan_ok=True)
     assert out.endswith(f"the implementations differ by more than {float(tolerance):g}\n")
 
 
-def test_images_of_any_size(repo: Path, weights: Path, tmp_path: Path, capsys):
+def test_images_of_any_size(repo: Path, weights: Path, tmp_path: Path, cli):
     paths = []
     for index, size in enumerate([(50, 30), (20, 70)]):
         paths.append(str(tmp_path / f"{index}.png"))
         Image.new("RGB", size, (200, 100 * index, 30)).save(paths[-1])
-    assert main(command(repo, weights, *paths)) == 0
-    assert f"at {SIDE} pixels, 2 image(s): timm's" in capsys.readouterr().out
+    assert f"at {SIDE} pixels, 2 image(s): timm's" in cli(*command(repo, weights, *paths))
 
 
 @pytest.mark.parametrize(
@@ -116,8 +112,7 @@ def test_images_of_any_size(repo: Path, weights: Path, tmp_path: Path, capsys):
         (["missing.png"], "missing.png"),
     ],
 )
-def test_mistakes(repo: Path, weights: Path, more: list[str], message: str, capsys):
-    assert main(command(repo, weights, *more)) == 2
-    err = capsys.readouterr().err
+def test_mistakes(repo: Path, weights: Path, more: list[str], message: str, cli):
+    err = cli(*command(repo, weights, *more), status=2)
     assert "Error: " in err
     assert re.search(message, err), err

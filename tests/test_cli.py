@@ -37,51 +37,41 @@ METRICS = Metrics(
 )
 
 
-def test_check_of_a_folder(tmp_path: Path, capsys):
+def test_check_of_a_folder(tmp_path: Path, cli):
     root = make_tiny(tmp_path / "tiny")
-    assert main(["data", "check", str(root), "--decode"]) == 0
-    out = capsys.readouterr().out
+    out = cli("data", "check", root, "--decode")
     assert "3 images, 4 annotations, masks" in out
     assert "4 images, 5 annotations, masks" in out
     assert "disc             2        3" in out
     for name in ("references", "targets"):
         with edited(root, name) as content:
             content["categories"].append({"id": 9, "name": "zebra"})
-    assert main(["data", "check", str(root)]) == 1
-    assert "No example in the references: zebra" in capsys.readouterr().out
+    assert "No example in the references: zebra" in cli("data", "check", root, status=1)
     with edited(root, "targets") as content:
         content["categories"][0]["name"] = "other"
-    assert main(["data", "check", str(root)]) == 2
-    assert "'disc' has id 3 in the references and none in" in capsys.readouterr().err
+    assert "'disc' has id 3 in the references and none in" in cli("data", "check", root, status=2)
     with edited(root, "targets") as content:
         del content["annotations"]
         content["categories"][0]["name"] = "disc"
-    assert main(["data", "check", str(root)]) == 1
-    assert "no annotations: predictions and pictures, no metrics" in capsys.readouterr().out
+    assert "no annotations: predictions and pictures, no metrics" in cli("data", "check", root, status=1)
     (root / "images" / "targets_1.png").unlink()
-    assert main(["data", "check", str(root)]) == 2
-    assert "targets_1.png" in capsys.readouterr().err
+    assert "targets_1.png" in cli("data", "check", root, status=2)
 
 
-def test_demo_data_into_a_folder(tmp_path: Path, capsys):
+def test_demo_data_into_a_folder(tmp_path: Path, cli):
     folder = tmp_path / "demo"
-    assert main(["data", "demo", str(folder)]) == 0
-    assert str(folder) in capsys.readouterr().out
+    assert str(folder) in cli("data", "demo", folder)
     assert main(["data", "check", str(folder)]) == 0
-    assert main(["data", "demo", str(folder)]) == 2
-    assert f"{folder} exists already. Name a new folder." in capsys.readouterr().err
+    assert f"{folder} exists already. Name a new folder." in cli("data", "demo", folder, status=2)
 
 
-def test_show(tmp_path: Path, capsys):
-    assert main(["show", str(tmp_path)]) == 2
-    assert "has no metrics.json" in capsys.readouterr().err
+def test_show(tmp_path: Path, cli):
+    assert "has no metrics.json" in cli("show", tmp_path, status=2)
     write_json(tmp_path / "metrics.json", vars(METRICS))
-    assert main(["show", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == metrics_table(METRICS) + "\n"
+    assert cli("show", tmp_path) == metrics_table(METRICS) + "\n"
     for content in ([1], {"overall": 3}, {**vars(METRICS), "overall": {"bbox": {"AP": "high"}}}):
         write_json(tmp_path / "metrics.json", content)
-        assert main(["show", str(tmp_path)]) == 2
-        assert "does not hold the metrics of a run" in capsys.readouterr().err
+        assert "does not hold the metrics of a run" in cli("show", tmp_path, status=2)
 
 
 def test_table():
@@ -175,12 +165,12 @@ printf '%s\n' "${COMPREPLY[@]}"
     assert (done.stdout.splitlines(), done.stderr) == (expected, "")
 
 
-def test_completion_for_an_unknown_shell(capsys):
+def test_completion_for_an_unknown_shell(cli):
     for shell in ("zsh", "fish"):
-        assert main(["run", "-sc", f"install={shell}"]) == 0
-        assert "_NTT_COMPLETE" in capsys.readouterr().out
-    assert main(["run", "-sc", "install=tcsh"]) == 2
-    assert "-sc install=tcsh: write install=bash, install=zsh or install=fish." in capsys.readouterr().err
+        assert "_NTT_COMPLETE" in cli("run", "-sc", f"install={shell}")
+    assert "-sc install=tcsh: write install=bash, install=zsh or install=fish." in cli(
+        "run", "-sc", "install=tcsh", status=2
+    )
 
 
 def test_help_is_there_at_once():
@@ -204,11 +194,9 @@ def test_completion_of_the_shell(monkeypatch, capsys):
     assert "plain,collect" in capsys.readouterr().out
 
 
-def test_unknown_command_is_refused(capsys):
-    assert main(["dance"]) == 2
-    assert "No such command 'dance'" in capsys.readouterr().err
-    assert main(["sweep", "list", "seed=0"]) == 2
-    assert "Got unexpected extra argument (seed=0)" in capsys.readouterr().err
+def test_unknown_command_is_refused(cli):
+    assert "No such command 'dance'" in cli("dance", status=2)
+    assert "Got unexpected extra argument (seed=0)" in cli("sweep", "list", "seed=0", status=2)
 
 
 @pytest.mark.parametrize(
@@ -253,10 +241,9 @@ def test_a_reader_that_goes_away_is_no_error(code: str, status: int, said: bytes
     assert process.returncode == status
 
 
-def test_ntt_run_takes_what_main_py_takes(monkeypatch, capsys):
+def test_ntt_run_takes_what_main_py_takes(monkeypatch, capsys, cli):
     monkeypatch.setattr("sys.argv", ["ntt"])
-    assert main(["run", "--cfg", "job", "shots=3shot"]) == 0
-    assert "count: 3" in capsys.readouterr().out
+    assert "count: 3" in cli("run", "--cfg", "job", "shots=3shot")
     with pytest.raises(SystemExit) as caught:
         main(["run", "sede=1"])
     assert caught.value.code == 2

@@ -7,7 +7,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT_DIR
+from conftest import PROJECT_DIR, refused
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
@@ -45,12 +45,16 @@ def test_an_experiment_goes_with_another_data_set():
 
 
 def test_several_mistakes_are_reported_at_once():
-    with pytest.raises(ConfigError) as caught:
+    with refused(
+        ConfigError,
+        "seed=-1",
+        "shots.count=0",
+        "stage=walk",
+        "visualisation.score_threshold=2",
+        "shots.sampler=dice",
+        "one of native, reference, fixed, shot_index",
+    ):
         composed("seed=-1", "shots.count=0", "stage=walk", "visualisation.score_threshold=2", "shots.sampler=dice")
-    message = str(caught.value)
-    for part in ("seed=-1", "shots.count=0", "stage=walk", "visualisation.score_threshold=2", "shots.sampler=dice"):
-        assert part in message
-    assert "one of native, reference, fixed, shot_index" in message
 
 
 @pytest.mark.parametrize(

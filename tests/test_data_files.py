@@ -197,49 +197,48 @@ def test_real_files_split_and_merged_are_whole_again(shared_dir: Path, tmp_path:
 # Commands
 
 
-def test_commands_cut_and_merge(tmp_path: Path, capsys):
+def test_commands_cut_and_merge(tmp_path: Path, cli):
     root = make_tiny(tmp_path / "tiny")
     source = root / "annotations/targets.json"
     before = source.read_bytes()
     out = tmp_path / "out"
-    assert main(["data", "subset", str(source), "--class", "disc", "--output", str(out / "disc.json")]) == 0
-    assert "4 images, 3 annotations, 1 classes written to" in capsys.readouterr().out
+    assert "4 images, 3 annotations, 1 classes written to" in cli(
+        "data", "subset", source, "--class", "disc", "--output", out / "disc.json"
+    )
     assert main(["data", "split", str(source), "train=0.75", "val=0.25", "--output", str(out)]) == 0
     assert [len(json.loads((out / f"{name}.json").read_text())["images"]) for name in ("train", "val")] == [3, 1]
     pairs = [word for name in ("train", "val") for word in ("--input", str(out / f"{name}.json"), str(root / "images"))]
-    assert main(["data", "merge", *pairs, "--output", str(out / "all.json")]) == 0
-    assert "4 images, 5 objects (5 with a mask, 0 crowd regions)" in capsys.readouterr().out
-    assert main(["data", "merge", *pairs, "--output", str(out / "all.json")]) == 2
-    assert "exists already. Name another file" in capsys.readouterr().err
-    assert main(["data", "split", str(source), "../x=1", "--output", str(out)]) == 2
-    assert "cannot be part of a file name" in capsys.readouterr().err
+    assert "4 images, 5 objects (5 with a mask, 0 crowd regions)" in cli(
+        "data", "merge", *pairs, "--output", out / "all.json"
+    )
+    assert "exists already. Name another file" in cli("data", "merge", *pairs, "--output", out / "all.json", status=2)
+    assert "cannot be part of a file name" in cli("data", "split", source, "../x=1", "--output", out, status=2)
     assert source.read_bytes() == before
 
 
-def test_commands_convert(tmp_path: Path, capsys):
+def test_commands_convert(tmp_path: Path, cli):
     Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
     before = list(tmp_path.iterdir())
-    assert main(["data", "convert", "yolo", str(tmp_path), "--output", str(tmp_path / "boats.json")]) == 2
-    assert "has no images/train/ with labels/train/" in capsys.readouterr().err
+    assert "has no images/train/ with labels/train/" in cli(
+        "data", "convert", "yolo", tmp_path, "--output", tmp_path / "boats.json", status=2
+    )
     assert list(tmp_path.iterdir()) == before
     corners = "<xmin>11</xmin><ymin>21</ymin><xmax>40</xmax><ymax>60</ymax>"
     boat = f"<object><name>boat</name><difficult>1</difficult><bndbox>{corners}</bndbox></object>"
     (tmp_path / "a.xml").write_text(f"<annotation><filename>a.png</filename>{boat}</annotation>")
     words = ["--annotations", str(tmp_path), "--images", str(tmp_path), "--output", str(tmp_path / "voc.json")]
-    assert main(["data", "convert", "voc", *words, "--difficult", "keep", "--zero-based"]) == 0
-    out = capsys.readouterr().out
+    out = cli("data", "convert", "voc", *words, "--difficult", "keep", "--zero-based")
     assert "1 images, 1 objects (0 with a mask, 0 crowd regions)" in out
     assert f"its file names start from {tmp_path}\n" in out
     assert json.loads((tmp_path / "voc.json").read_text())["annotations"][0]["bbox"] == [11, 21, 29, 39]
 
 
-def test_what_a_run_could_not_use_is_not_left_behind(tmp_path: Path, capsys):
+def test_what_a_run_could_not_use_is_not_left_behind(tmp_path: Path, cli):
     Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
     far = {"label": "boat", "points": [[1, 1], [50_000, 1], [50_000, 9]]}
     (tmp_path / "a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": [far]}))
     words = ["--annotations", str(tmp_path), "--output", str(tmp_path / "out.json")]
-    assert main(["data", "convert", "labelme", *words]) == 2
-    assert "a polygon from 1.0 to 50000.0 px" in capsys.readouterr().err
+    assert "a polygon from 1.0 to 50000.0 px" in cli("data", "convert", "labelme", *words, status=2)
     assert not (tmp_path / "out.json").exists()
 
 
@@ -289,7 +288,7 @@ def test_a_class_without_an_example_is_left_out_by_the_reference_sampler_only(tm
     assert list(drawn["names"].values()) == ["disc", "square"]
 
 
-def test_wrong_wishes_for_references_are_refused(tmp_path: Path, capsys):
+def test_wrong_wishes_for_references_are_refused(tmp_path: Path, capsys, cli):
     root = make_tiny(tmp_path / "tiny")
     source = root / "annotations/references.json"
     assert sample(root, source) == 2
@@ -298,8 +297,9 @@ def test_wrong_wishes_for_references_are_refused(tmp_path: Path, capsys):
     assert "The nearest is 'disc'" in capsys.readouterr().err
     assert sample(root, tmp_path / "refs.json", "shots=30shot", "shots.strict=true") == 2
     assert "for 30 shots" in capsys.readouterr().err
-    assert main(["data", "sample-references", "--annotations", str(source), "--output", str(tmp_path / "a.json")]) == 2
-    assert "--annotations is given without --images" in capsys.readouterr().err
+    assert "--annotations is given without --images" in cli(
+        "data", "sample-references", "--annotations", source, "--output", tmp_path / "a.json", status=2
+    )
     assert not (tmp_path / "refs.json").exists()
 
 

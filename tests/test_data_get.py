@@ -172,26 +172,24 @@ def offer_coco(world: World):
     return details
 
 
-def test_get_coco(world: World, capsys):
+def test_get_coco(world: World, capsys, cli):
     details = offer_coco(world)
     assert main(["data", "get", "coco"]) == 0
     assert tree(world.root / "coco") == tree(world.made / "coco")
     assert check_published(details, files_by_shots(details, None)).problems == []
     assert "val2017.zip: 2 files unpacked" in capsys.readouterr().out
     asked = len(world.site.requests)
-    assert main(["data", "get", "coco"]) == 0
-    assert "val2017.zip: already there (val2017)" in capsys.readouterr().out
+    assert "val2017.zip: already there (val2017)" in cli("data", "get", "coco")
     assert len(world.site.requests) == asked == 3
     assert not (world.root / "coco" / ".downloads").exists()
 
 
-def test_an_archive_placed_by_hand_is_compared_before_it_is_unpacked(world: World, capsys):
+def test_an_archive_placed_by_hand_is_compared_before_it_is_unpacked(world: World, cli):
     offer_coco(world)
     archive = world.root / "coco" / ".downloads" / "val2017.zip"
     archive.parent.mkdir(parents=True)
     archive.write_bytes(zipped({"val2017/1.jpg": b"another"}))
-    assert main(["data", "get", "coco"]) == 2
-    assert "val2017.zip is not the published archive: its md5 is" in capsys.readouterr().err
+    assert "val2017.zip is not the published archive: its md5 is" in cli("data", "get", "coco", status=2)
     assert not (world.root / "coco" / "val2017").exists()
     archive.write_bytes(world.site.files["pub/val2017.zip"])
     assert main(["data", "get", "coco"]) == 0
@@ -208,24 +206,23 @@ def test_an_interrupted_unpacking_is_finished(world: World):
     assert victim.read_bytes() == (world.made / "coco" / "train2017" / "000000000100.jpg").read_bytes()
 
 
-def test_a_wrong_archive_is_refused(world: World, capsys):
+def test_a_wrong_archive_is_refused(world: World, cli):
     offer_coco(world)
     world.site.files["pub/val2017.zip"] += b"x"
-    assert main(["data", "get", "coco"]) == 2
-    assert "is not the expected file: its md5 is" in capsys.readouterr().err
+    assert "is not the expected file: its md5 is" in cli("data", "get", "coco", status=2)
     assert not (world.root / "coco" / "val2017").exists()
 
 
-def test_an_archive_without_what_it_should_hold(world: World, capsys):
+def test_an_archive_without_what_it_should_hold(world: World, cli):
     world.offer("val2017.zip", "coco", {"val2017/1.jpg": b"1"}, {"val2017": 5})
-    assert main(["data", "get", "coco"]) == 2
-    assert "val2017.zip is incomplete: val2017 in" in capsys.readouterr().err
+    assert "val2017.zip is incomplete: val2017 in" in cli("data", "get", "coco", status=2)
 
 
-def test_offline_and_mirror(world: World, capsys, monkeypatch):
+def test_offline_and_mirror(world: World, cli, monkeypatch):
     offer_coco(world)
-    assert main(["data", "get", "coco", "--offline"]) == 2
-    assert "val2017.zip is not there, and downloads are switched off. It is published at" in capsys.readouterr().err
+    assert "val2017.zip is not there, and downloads are switched off. It is published at" in cli(
+        "data", "get", "coco", "--offline", status=2
+    )
     assert world.site.requests == []
     with serve(Site(files={f"copy/coco/{k.removeprefix('pub/')}": v for k, v in world.site.files.items()})) as mirror:
         monkeypatch.setenv("NTT_DATA_MIRROR", f"{mirror.url}/copy")
@@ -280,11 +277,10 @@ def offer_voc(world: World):
     return details, lists
 
 
-def test_get_voc_converts_and_makes_the_few_shot_files(world: World, capsys):
+def test_get_voc_converts_and_makes_the_few_shot_files(world: World, cli):
     details, lists = offer_voc(world)
     assert len(lists) == 5 * 20
-    assert main(["data", "get", "voc"]) == 0
-    assert "5_shot.json: written" in capsys.readouterr().out
+    assert "5_shot.json: written" in cli("data", "get", "voc")
     assert check_published(details, files_by_shots(details, None)).problems == []
     trainval = json.loads((world.root / "voc" / "annotations" / "trainval0712.json").read_text())
     assert [image["file_name"] for image in trainval["images"]] == [
@@ -318,17 +314,16 @@ def test_few_shot_lists_keep_their_order_and_name_known_images(tmp_path: Path):
         write_kshot_files(root, (1,))
 
 
-def test_the_others_are_told_where_to_find_them(tmp_path: Path, capsys):
-    assert main(["data", "get", "cdfsod_dior", "--data-root", str(tmp_path)]) == 1
-    out = capsys.readouterr().out
+def test_the_others_are_told_where_to_find_them(tmp_path: Path, cli):
+    out = cli("data", "get", "cdfsod_dior", "--data-root", tmp_path, status=1)
     assert "published at https://github.com/lovelyqian/CDFSOD-benchmark" in out
     for name in ("annotations/1_shot.json", "annotations/10_shot.json", "annotations/test.json", "train/", "test/"):
         assert f"  {tmp_path / 'DIOR'}/{name}\n" in out
     make_miniature("cdfsod_dior", tmp_path)
-    assert main(["data", "get", "cdfsod_dior", "--data-root", str(tmp_path)]) == 0
-    assert "CD-FSOD, DIOR is present" in capsys.readouterr().out
-    assert main(["data", "get", "imagenet"]) == 2
-    assert "There is no published data set named 'imagenet'. Available: coco, lvis," in capsys.readouterr().err
+    assert "CD-FSOD, DIOR is present" in cli("data", "get", "cdfsod_dior", "--data-root", tmp_path)
+    assert "There is no published data set named 'imagenet'. Available: coco, lvis," in cli(
+        "data", "get", "imagenet", status=2
+    )
 
 
 def offer_lists(world: World, monkeypatch: pytest.MonkeyPatch, option: str = "cdfsod_uodd") -> DatasetDetails:
@@ -349,10 +344,9 @@ def offer_lists(world: World, monkeypatch: pytest.MonkeyPatch, option: str = "cd
     return details
 
 
-def test_get_kshot_lists(world: World, capsys, monkeypatch):
+def test_get_kshot_lists(world: World, cli, monkeypatch):
     details = offer_lists(world, monkeypatch)
-    assert main(["data", "get", "cdfsod-lists"]) == 0
-    assert "10_shot.json: written" in capsys.readouterr().out
+    assert "10_shot.json: written" in cli("data", "get", "cdfsod-lists")
     assert check_published(details, files_by_shots(details, None)).problems == []
     written, original = (
         read_coco(root / "UODD" / "annotations" / "5_shot.json", world.root / "UODD" / "train")
@@ -362,38 +356,37 @@ def test_get_kshot_lists(world: World, capsys, monkeypatch):
     sizes = [{i.file_name: (i.height, i.width) for i in data.images.values()} for data in (written, original)]
     assert sizes[0] == sizes[1]
     asked = len(world.site.requests)
-    assert main(["data", "get", "cdfsod-lists"]) == 0
-    assert "has its K_shot.json already" in capsys.readouterr().out
+    assert "has its K_shot.json already" in cli("data", "get", "cdfsod-lists")
     assert len(world.site.requests) == asked == 3
 
 
-def test_kshot_lists_before_the_data_set(world: World, capsys, monkeypatch):
+def test_kshot_lists_before_the_data_set(world: World, cli, monkeypatch):
     offer_lists(world, monkeypatch)
     shutil.rmtree(world.root / "UODD")
-    assert main(["data", "get", "cdfsod-lists"]) == 0
-    assert "call again once annotations/test.json and train/ are there" in capsys.readouterr().out
+    assert "call again once annotations/test.json and train/ are there" in cli("data", "get", "cdfsod-lists")
     assert sorted(tree(world.root / "UODD")) == [f"annotations/{shots}_shot_converted.json" for shots in (10, 1, 5)]
 
 
-def test_other_lists_than_the_published_ones(world: World, capsys, monkeypatch):
+def test_other_lists_than_the_published_ones(world: World, cli, monkeypatch):
     """A K_shot.json of the user's is kept, and compared; a list that was changed is refused."""
     offer_lists(world, monkeypatch)
     annotations = world.root / "UODD" / "annotations"
     own = json.loads((world.made / "UODD" / "annotations" / "1_shot.json").read_text())
     own["annotations"][0]["bbox"][0] += 1
     (annotations / "1_shot.json").write_text(json.dumps(own))
-    assert main(["data", "check", "cdfsod_uodd"]) == 1
-    assert "Fetch the list with `ntt data get cdfsod-lists` and check again" in capsys.readouterr().out
+    assert "Fetch the list with `ntt data get cdfsod-lists` and check again" in cli(
+        "data", "check", "cdfsod_uodd", status=1
+    )
     assert main(["data", "get", "cdfsod-lists"]) == 0
-    assert main(["data", "check", "cdfsod_uodd"]) == 1
-    out = capsys.readouterr().out
+    out = cli("data", "check", "cdfsod_uodd", status=1)
     assert "1_shot.json has other references than the benchmark's list. Classes that differ from " in out
     assert "1_shot_converted.json: seacucumber.\n" in out
     assert "other references" not in out.replace("1_shot.json has other references", "")
     path = annotations / "5_shot_converted.json"
     path.write_text(path.read_text().replace("UODD/train/", "UODD/train/../"))
-    assert main(["data", "get", "cdfsod-lists"]) == 2
-    assert "5_shot_converted.json is not the published list: its sha256 differs" in capsys.readouterr().err
+    assert "5_shot_converted.json is not the published list: its sha256 differs" in cli(
+        "data", "get", "cdfsod-lists", status=2
+    )
     with pytest.raises(DataError, match=r"is not below train/"):
         published_references(path)
 
@@ -410,10 +403,14 @@ def test_the_published_lists_are_recognised(shared_dir: Path):
             assert len({image for _, image, _ in references}) == details.shot_images[shots]
 
 
-def test_the_benchmark_as_its_users_have_it(shared_dir: Path, tmp_path: Path, capsys):
+def test_the_benchmark_as_its_users_have_it(shared_dir: Path, tmp_path: Path, cli):
     """UODD passes its check, lists included, and its references are those of the lists."""
-    assert main(["data", "check", "cdfsod_uodd", "--root", str(shared_dir / "data" / "cdfsod" / "UODD")]) == 0
-    assert capsys.readouterr().out.count("the references of the benchmark's list") == 3
+    assert (
+        cli("data", "check", "cdfsod_uodd", "--root", shared_dir / "data" / "cdfsod" / "UODD").count(
+            "the references of the benchmark's list"
+        )
+        == 3
+    )
     words = [
         *("dataset=cdfsod_uodd", "split=cdfsod_uodd", "shots=10shot", "stage=references"),
         *(f"runtime.data_root={shared_dir}/data/cdfsod", f"runtime.output_root={tmp_path}"),
@@ -423,7 +420,7 @@ def test_the_benchmark_as_its_users_have_it(shared_dir: Path, tmp_path: Path, ca
     assert [len(entries) for entries in references.values()] == [10, 10, 10]
 
 
-def test_the_folder_of_one_data_set(world: World, capsys):
+def test_the_folder_of_one_data_set(world: World, cli):
     """`--root` names it for get as for check; of LVIS, the images stay those of coco/ beside it."""
     make_miniature("lvis_minival", world.made)
     world.offer("val2017.zip", "coco", world.below("coco", "val2017/"), {"val2017": 1})
@@ -432,10 +429,10 @@ def test_the_folder_of_one_data_set(world: World, capsys):
         world.offer(f"{name}.zip", "lvis", world.below("lvis", name), {name: 1})
     assert main(["data", "get", "lvis", "--root", str(world.root / "L1")]) == 0
     assert {path.split("/")[0] for path in tree(world.root)} == {"L1", "coco"}
-    assert main(["data", "get", "cdfsod_uodd", "--root", "/my/uodd"]) == 1
-    assert "  /my/uodd/annotations/test.json\n" in capsys.readouterr().out
-    assert main(["data", "get", "cdfsod-lists", "--root", "/my/uodd"]) == 2
-    assert "--root /my/uodd: cdfsod-lists serves six data sets" in capsys.readouterr().err
+    assert "  /my/uodd/annotations/test.json\n" in cli("data", "get", "cdfsod_uodd", "--root", "/my/uodd", status=1)
+    assert "--root /my/uodd: cdfsod-lists serves six data sets" in cli(
+        "data", "get", "cdfsod-lists", "--root", "/my/uodd", status=2
+    )
 
 
 def test_the_registry_of_archives_is_well_formed():

@@ -192,11 +192,10 @@ def test_what_cannot_be_found_is_named(work: Path):
     assert located(work, ["dataset.targets=../photos", "dataset.reference_images=b"])[0].images[1].path.is_file()
 
 
-def test_an_export_is_checked_under_its_own_names(work: Path, capsys):
+def test_an_export_is_checked_under_its_own_names(work: Path, cli):
     assert CocoJsonConfig().references == "annotations/references.json"
     cvat(work / "my_set")
-    assert main(["data", "check", str(work / "my_set"), "--targets", str(work / "photos")]) == 0
-    out = capsys.readouterr().out
+    out = cli("data", "check", work / "my_set", "--targets", work / "photos")
     assert "annotations/instances_default.json" in out
     assert "2 images, 0 annotations, no annotations: predictions and pictures, no metrics" in out
 
@@ -284,7 +283,7 @@ def test_exported_detections_are_read_back_as_references(found: Path, tmp_path: 
         assert overlap(instance.segmentation, row["segmentation"]) > 0.9
 
 
-def test_exports_begin_at_the_proposed_thresholds(found: Path, tmp_path: Path, capsys):
+def test_exports_begin_at_the_proposed_thresholds(found: Path, tmp_path: Path, capsys, cli):
     run = shutil.copytree(found, tmp_path / "run")
     for thresholds, said in (({"disc": 0.5, "square": 0.65}, "0.50 to 0.65, by class"), ({}, "0.4")):
         document = {"scoring": "ntt", "thresholds": thresholds}
@@ -297,8 +296,7 @@ def test_exports_begin_at_the_proposed_thresholds(found: Path, tmp_path: Path, c
         assert f"a score of at least {said} in 2 images" in capsys.readouterr().out
     for content in ('{"thresholds": [1]}', '{"thresholds": {"disc": NaN}}', "{}", "["):
         (run / "leave_one_out.json").write_text(content)
-        assert main(["export", "coco", str(run), "--output", str(run / "no.json")]) == 2
-        assert "leave_one_out.json" in capsys.readouterr().err
+        assert "leave_one_out.json" in cli("export", "coco", run, "--output", run / "no.json", status=2)
 
 
 def test_cvat_and_label_studio_get_the_same_outlines(found: Path, tmp_path: Path):
@@ -349,13 +347,11 @@ def test_objects_of_several_parts_stay_one_object(tmp_path: Path):
         detections.to_labelme({**document, "annotations": [boat, {**boat, "image_id": 8}]})
 
 
-def test_what_is_no_run_with_detections_is_refused(found: Path, tmp_path: Path, capsys):
-    assert main(["export", "coco", str(tmp_path)]) == 2
-    assert "has no images.json" in capsys.readouterr().err
+def test_what_is_no_run_with_detections_is_refused(found: Path, tmp_path: Path, cli):
+    assert "has no images.json" in cli("export", "coco", tmp_path, status=2)
     shutil.copytree(found, tmp_path / "run")
     (tmp_path / "run/coco.json").touch()
-    assert main(["export", "coco", str(tmp_path / "run")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "exists already" in cli("export", "coco", tmp_path / "run", status=2)
     for change, text in (
         (lambda document: document["images"][0].update(file_name="../../evil.png"), "leads out of its folder"),
         (lambda document: document["images"][0].update(height=10**9, width=10**9), "pixels"),
@@ -366,5 +362,4 @@ def test_what_is_no_run_with_detections_is_refused(found: Path, tmp_path: Path, 
         document = json.loads((found / "images.json").read_text())
         change(document)
         (tmp_path / "run/images.json").write_text(json.dumps(document))
-        assert main(["export", "labelme", str(tmp_path / "run")]) == 2
-        assert text in capsys.readouterr().err
+        assert text in cli("export", "labelme", tmp_path / "run", status=2)

@@ -197,45 +197,40 @@ def test_classes_with_other_than_k_examples_are_mentioned(tmp_path: Path):
     assert "         classes with other than 2 examples: tvmonitor 1" in report.lines
 
 
-def test_check_command(tmp_path: Path, capsys, monkeypatch):
+def test_check_command(tmp_path: Path, cli, monkeypatch):
     monkeypatch.setenv("NTT_DATA", str(tmp_path))
     details = make_miniature("cdfsod_fish", tmp_path)
-    assert main(["data", "check", "cdfsod_fish"]) == 1
-    out = capsys.readouterr().out
+    out = cli("data", "check", "cdfsod_fish", status=1)
     assert "test.json: 2 images, 9 annotations, boxes only" in out
     assert "test.json has 2 images, the published file has 909." in out
     assert "fish 9 (3029)" in out
     assert "published at https://github.com/lovelyqian/CDFSOD-benchmark" in out
     monkeypatch.setattr("ntt.cli.data_check.known_datasets", lambda: {"cdfsod_fish": details})
-    assert main(["data", "check", "cdfsod_fish"]) == 0
-    assert capsys.readouterr().out.endswith("All files are present and as published.\n")
+    assert cli("data", "check", "cdfsod_fish").endswith("All files are present and as published.\n")
     moved = (tmp_path / "FISH").rename(tmp_path / "with = and, comma")
     assert main(["data", "check", "cdfsod_fish", "--root", str(moved), "--decode"]) == 0
 
 
-def test_check_command_names_everything_that_is_missing(tmp_path: Path, capsys, monkeypatch):
+def test_check_command_names_everything_that_is_missing(tmp_path: Path, cli, monkeypatch):
     monkeypatch.setenv("NTT_DATA", str(tmp_path))
-    assert main(["data", "check", "coco"]) == 1
-    out = capsys.readouterr().out
+    out = cli("data", "check", "coco", status=1)
     for half in ("val", "train"):
         assert f"There is no annotation file {tmp_path}/coco/annotations/instances_{half}2017.json" in out
         assert f"There is no image folder {tmp_path}/coco/{half}2017" in out
     assert "Run `ntt data get coco`" in out
 
 
-def test_check_only_reads_the_folder_it_is_given(tmp_path: Path, capsys, monkeypatch):
+def test_check_only_reads_the_folder_it_is_given(tmp_path: Path, cli, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = make_tiny(tmp_path / "tiny")
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    assert main(["data", "check", str(root)]) == 0
-    assert "4 images, 5 annotations, masks" in capsys.readouterr().out
+    assert "4 images, 5 annotations, masks" in cli("data", "check", root)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
     assert main(["data", "check", "coco_json", "--root", str(root)]) == 0
     # A target that is a reference under another name is found.
     shutil.copy(root / "images" / "references_0.png", root / "images" / "targets_1.png")
-    assert main(["data", "check", str(root)]) == 1
-    assert "1 of 4 target images are also images of the references file" in capsys.readouterr().out
+    assert "1 of 4 target images are also images of the references file" in cli("data", "check", root, status=1)
 
 
 @pytest.mark.parametrize(
@@ -247,9 +242,8 @@ def test_check_only_reads_the_folder_it_is_given(tmp_path: Path, capsys, monkeyp
         (["tests", "--root", "x"], "--root goes with the name of a data set, tests is a folder or unknown"),
     ],
 )
-def test_check_refuses_what_it_would_not_read(words: list[str], message: str, capsys):
-    assert main(["data", "check", *words]) == 2
-    assert message in capsys.readouterr().err
+def test_check_refuses_what_it_would_not_read(words: list[str], message: str, cli):
+    assert message in cli("data", "check", *words, status=2)
 
 
 def test_facts_agree_with_the_benchmark(shared_dir: Path):

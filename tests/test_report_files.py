@@ -269,20 +269,20 @@ def test_a_page_needs_nothing_else_and_escapes_every_name(tmp_path: Path):
     assert "default-src 'none'" in text
 
 
-def test_the_command_prints_tables(tmp_path: Path, capsys):
+def test_the_command_prints_tables(tmp_path: Path, cli):
     make_runs(tmp_path, {"seed=0": box_metrics(10), "seed=1": box_metrics(14), "seed=2": None})
-    assert main(["report", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
+    out = cli("report", tmp_path)
     assert "| demo     | all   |     5 | efficientnet_lite0 + regions + ntt | 2 of 3 | 12.0 ± 2.8 (2) |" in out
     assert "### Without a result: 1 of 3 runs" in out
 
 
-def test_the_command_writes_files(tmp_path: Path, capsys):
+def test_the_command_writes_files(tmp_path: Path, cli):
     make_runs(tmp_path / "runs", {f"seed={seed} shots={seed + 1}shot": box_metrics(10) for seed in (0, 1)})
     out = tmp_path / "out"
     words = ["report", str(tmp_path / "runs"), "--out", str(out), "--plots", "--format", "csv"]
-    assert main([*words, "--compare", "shots=1shot", "shots=1shot"]) == 0
-    assert capsys.readouterr().out.count("plot           ") == 8  # the data set's predictions are not there
+    assert (
+        cli(*words, "--compare", "shots=1shot", "shots=1shot").count("plot           ") == 8
+    )  # the data set's predictions are not there
     assert sorted(path.stem for path in out.glob("*.csv")) == ["classes", "comparison", "results", "runs"]
     assert (out / "results.csv").read_text().startswith("data set,split,shots,method,runs,box AP mean,")
     with Image.open(out / "shots.png") as image:
@@ -322,10 +322,9 @@ def test_runs_on_images_without_annotations_are_reported(tmp_path: Path, capsys)
         (["--compare", "a=b", "c=d"], "no finished run with bbox/AP has it. There is no setting a."),
     ],
 )
-def test_mistakes_on_the_command_line(tmp_path: Path, more: list[str], message: str, capsys):
+def test_mistakes_on_the_command_line(tmp_path: Path, more: list[str], message: str, cli):
     make_runs(tmp_path, {"seed=0": box_metrics(10)})
-    assert main(["report", str(tmp_path), *more]) == 2
-    assert message in capsys.readouterr().err
+    assert message in cli("report", tmp_path, *more, status=2)
 
 
 def test_the_page_in_a_browser(tmp_path: Path):

@@ -8,7 +8,6 @@ import pytest
 from report_samples import box_metrics, make_runs, mean_of
 from sweep_samples import make_plan, make_point
 
-from ntt.cli.main import main
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_directory, run_id
 from ntt.reports import expected
@@ -55,10 +54,9 @@ def test_every_point_of_a_sweep_has_a_record(tmp_path: Path):
     assert results_table(runs, "bbox/AP").frame.runs.tolist() == ["1 of 5"]
 
 
-def test_a_report_on_a_sweep_that_has_not_begun(tmp_path: Path, capsys):
+def test_a_report_on_a_sweep_that_has_not_begun(tmp_path: Path, cli):
     folder, _ = make_sweep(tmp_path, ["seed=0", "seed=1"])
-    assert main(["report", str(folder.root), "--html", str(tmp_path / "page.html")]) == 0
-    out = capsys.readouterr().out
+    out = cli("report", folder.root, "--html", tmp_path / "page.html")
     assert "| 0 of 2 |" in out
     assert "Without a result: 2 of 2 runs" in out
     text = (tmp_path / "page.html").read_text()

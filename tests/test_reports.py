@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import refused
 from report_samples import box_metrics, make_runs, mean_of
 
 import ntt
@@ -171,10 +172,8 @@ def test_values_of_another_shape_end_in_a_report_all_the_same(tmp_path: Path, na
 
 def test_folders_without_runs_are_refused_together(tmp_path: Path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError) as caught:
+    with refused(DataError, "empty holds no run directory", "nowhere is not a folder"):
         read_runs([tmp_path / "empty", tmp_path / "nowhere"])
-    assert "empty holds no run directory" in str(caught.value)
-    assert "nowhere is not a folder" in str(caught.value)
 
 
 def test_rows_are_settings_and_differ_by_what_their_names_say(tmp_path: Path):
