@@ -108,7 +108,7 @@ def test_a_plan_names_points_shared_work_and_costs(tmp_path: Path):
     assert (candidates.kind, candidates.num_items, candidates.num_cached) == ("candidates", 4, 0)
     # The references file has four instances that may be drawn; two shots of two classes draw all of them.
     assert (references.kind, references.num_items, references.num_cached) == ("references", 4, 0)
-    assert (candidates.item_s, references.item_s) == (1.0, None)
+    assert (candidates.cost.seconds, references.cost.seconds) == (1.0, None)
     text = plan_text(folder, plan)
     for part in (
         "Sweep four: 4 points, 0 done",
@@ -244,8 +244,8 @@ def test_the_commands_tell_where_a_sweep_stands(done: Study, capfd):
 
 def test_a_sweep_is_found_by_name_file_and_folder(done: Study):
     folder = open_sweep("four", done.output)
-    assert open_sweep(str(done.file), done.output) == folder
-    assert open_sweep(str(folder.root), Path("elsewhere")) == folder
+    assert open_sweep(str(done.file), done.output).root == folder.root
+    assert open_sweep(str(folder.root), Path("elsewhere")).root == folder.root
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_a_deleted_result_is_missing_again(study: Study):
 
 def test_a_run_outside_the_sweep_counts(study: Study):
     folder, plan = study.plan("shots=1shot", "seed=0")
-    runner.run(compose_points(plan)[0].config)
+    runner.run(compose_points(plan)[0][1])
     assert not is_done(folder, plan.points[0])
     again = refresh(folder)
     assert again.points[0].finished

@@ -24,7 +24,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def labels(path: Path, *overrides: str) -> list[str]:
-    return [point.label for point in expand(read_spec(path), overrides)]
+    return [point.label for point, _ in expand(read_spec(path), overrides)]
 
 
 def refusal(path: Path, *overrides: str) -> str:
@@ -52,7 +52,7 @@ def ends(spec: SweepSpec) -> SweepSpec:
 def test_every_sweep_of_the_project_is_usable(path: Path, tmp_path: Path):
     spec = read_spec(path)
     points = expand(ends(spec), with_root(spec, tmp_path))
-    assert len({point.run_dir for point in points}) == 2
+    assert len({point.run_dir for point, _ in points}) == 2
     assert spec.description
 
 
@@ -61,7 +61,7 @@ def test_every_sweep_of_the_project_is_usable(path: Path, tmp_path: Path):
 def test_every_sweep_expands(path: Path, tmp_path: Path):
     spec = read_spec(path)
     points = expand(spec, with_root(spec, tmp_path))
-    assert len({point.run_dir for point in points}) == len(points) > 1
+    assert len({point.run_dir for point, _ in points}) == len(points) > 1
 
 
 @pytest.mark.parametrize(
@@ -91,34 +91,34 @@ def test_points_of_a_file(text: str, expected: list[str], tmp_path: Path):
 
 def test_a_point_is_what_main_would_run(tmp_path: Path):
     path = write(tmp_path, "base: [dataset=demo, seed=3]\naxes: {shots: [1shot, 5shot]}")
-    (first, _) = expand(read_spec(path), ["matcher.merging=hard"])
+    (first, config), _ = expand(read_spec(path), ["matcher.merging=hard"])
     single = compose_config(
         ["dataset=demo", "seed=3", "shots=1shot", "matcher.merging=hard", "visualisation.enabled=false"]
     )
-    assert first.config == single
+    assert config == single
     assert first.id == run_id(single)
     assert first.run_dir.name.endswith(first.id[:10])
 
 
 def test_pictures_are_off_unless_asked_for(tmp_path: Path):
     off = write(tmp_path, "axes: {seed: [0, 1]}")
-    assert [point.config.visualisation.enabled for point in expand(read_spec(off))] == [False, False]
-    assert expand(read_spec(off), ["visualisation.enabled=true"])[0].config.visualisation.enabled
+    assert [config.visualisation.enabled for _, config in expand(read_spec(off))] == [False, False]
+    assert expand(read_spec(off), ["visualisation.enabled=true"])[0][1].visualisation.enabled
     on = write(tmp_path, "pictures: true\naxes: {seed: [0]}")
-    assert expand(read_spec(on))[0].config.visualisation.enabled
+    assert expand(read_spec(on))[0][1].visualisation.enabled
 
 
 def test_the_command_line_fixes_an_axis_and_replaces_a_part_of_the_base(tmp_path: Path):
     path = write(tmp_path, "base: {dataset: demo, shots: 1shot}\naxes: {seed: [0, 1], matcher.merging: [soft, hard]}")
     assert labels(path, "seed=7", "shots=2shot") == ["seed=7 matcher.merging=soft", "seed=7 matcher.merging=hard"]
-    assert expand(read_spec(path), ["shots=2shot"])[0].config.shots.count == 2
+    assert expand(read_spec(path), ["shots=2shot"])[0][1].shots.count == 2
     assert "these points" not in refusal(path, "seed=1,2")
     assert "seed=1,2: this is not one value for one setting" in refusal(path, "seed=1,2")
 
 
 def test_an_experiment_may_be_the_base(tmp_path: Path):
     path = write(tmp_path, "base: ntt_reference\naxes: {seed: [0]}")
-    assert expand(read_spec(path))[0].config.matcher.name == "ntt_reference"
+    assert expand(read_spec(path))[0][1].matcher.name == "ntt_reference"
 
 
 def test_points_that_would_share_a_directory_are_refused(tmp_path: Path):
@@ -204,11 +204,11 @@ def test_text_and_paths_keep_what_was_typed(tmp_path: Path):
     path = write(tmp_path, "axes: {dataset.root: [2024_01_15, 1e3, 007, 2024-01-15, no]}\nbase: {dataset: coco_json}")
     roots = ["2024_01_15", "1e3", "007", "2024-01-15", "no"]
     spec = read_spec(path)
-    assert [vars(point.config.dataset)["root"] for point in expand(spec)] == roots
-    (one,) = expand(spec, ["dataset.root=1_0", "split.classes=[1e3,null,true,2024_01,'a b',b c]"])
-    assert vars(one.config.dataset)["root"] == "1_0"
-    assert one.config.split.classes == ["1e3", "null", "true", "2024_01", "a b", "b c"]
-    assert one.label == "dataset.root=1_0"
+    assert [vars(config.dataset)["root"] for _, config in expand(spec)] == roots
+    ((point, config),) = expand(spec, ["dataset.root=1_0", "split.classes=[1e3,null,true,2024_01,'a b',b c]"])
+    assert vars(config.dataset)["root"] == "1_0"
+    assert config.split.classes == ["1e3", "null", "true", "2024_01", "a b", "b c"]
+    assert point.label == "dataset.root=1_0"
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path):

@@ -27,8 +27,8 @@ def _stopped_clock(monkeypatch):
 def plan_of(folder: SweepFolder, *, item_s: float | None = None, point_s: float | None = None) -> Plan:
     return make_plan(
         "study",
-        [make_point(name, folder.root.parent / name, "candidates-1", seconds=point_s) for name in "abc"],
-        [make_unit("candidates-1", num_cached=2, item_s=item_s)],
+        [make_point(name, folder.root.parent / name, "candidates-1", cost=Cost(point_s, "")) for name in "abc"],
+        [make_unit("candidates-1", num_cached=2, cost=Cost(item_s, ""))],
         created_s=NOW - 1000,
         resources=Resources(candidates=StageResources(shards=4), points=StageResources(points_per_job=2)),
     )

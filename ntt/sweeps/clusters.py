@@ -6,7 +6,7 @@ What a job gets comes from the sweep file's `resources`, the profile, the profil
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ntt.base.settings import setting
 from ntt.base.typed import read_fields
 from ntt.base.yaml_files import read_yaml
 from ntt.errors import ConfigError, raise_all
-from ntt.sweeps.spec import StageResources
+from ntt.sweeps.spec import JobSize, StageResources
 
 CLUSTERS_DIR = CONFIG_ROOT / "sweeps" / "clusters"
 STAGES = ("candidates", "references", "points")
@@ -24,8 +24,11 @@ _OWN_FLAGS = ("array", "dependency", "job-name", "open-mode", "output", "error",
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobRequest:
-    """What the jobs of one stage request from the cluster. Each key but `tasks` may be set in a profile."""
+class JobRequest(JobSize):
+    """What the jobs of one stage request from the cluster.
+
+    Each key but `tasks` may be set in a profile: shards are counted by it, so the sweep file alone decides.
+    """
 
     partition: str | None = None
     """Partition, or several with commas; null: the cluster's default."""
@@ -44,21 +47,6 @@ class JobRequest:
 
     gpu_type: str | None = None
     """Type of GPU, such as a100: gpus are then asked for as gres=gpu:TYPE:N; null: any type."""
-
-    gpus: int = setting(0, ge=0)
-    """GPUs of one job."""
-
-    cpus: int = setting(2, ge=1)
-    """CPU cores of one task."""
-
-    mem_gb: float | None = setting(8.0, ge=0)
-    """Memory of one job, GB; null: not requested, if the site ties it to cores or GPUs; 0: all of the node."""
-
-    timeout_min: int = setting(240, ge=1)
-    """Time limit of one job, minutes. At 10 minutes or less every interruption counts as a time-out."""
-
-    tasks: int = 1
-    """Processes of one job, all on one node. Decided by the sweep file alone: shards are counted by it."""
 
     max_parallel: int = setting(256, ge=1)
     """Largest number of jobs of one array that run at the same time; a sweep's own limit applies too."""
@@ -105,9 +93,7 @@ class ClusterProfile:
 
     def request(self, stage: str, resources: StageResources, *, max_parallel: int | None) -> JobRequest:
         """Decide what the jobs of a stage ask for, given its resources and the sweep file's limit on jobs."""
-        values: dict[str, Any] = {
-            key: getattr(resources, key) for key in ("gpus", "cpus", "mem_gb", "timeout_min", "tasks")
-        }
+        values: dict[str, Any] = {item.name: getattr(resources, item.name) for item in fields(JobSize)}
         extra: dict[str, Any] = {}
         for layer in (layer for stages, layer in self.layers if stages in ("", stage)):
             extra.update(layer.get("extra", {}))

@@ -16,7 +16,6 @@ from ntt.sweeps.state import SweepFolder
 
 _LOOKED_UP_S = 0.01
 """No model takes less for an image or a reference; a look-up in the store does."""
-_DEFAULTS = {("regions", "candidates"): (1.0, "docs/models.md, an idle CPU core")}
 _ITEMS = {"candidates": "candidates", "memory": "references"}
 _REST = ("references", "prototypes", "matching", "evaluation")
 
@@ -27,6 +26,10 @@ class Cost:
 
     seconds: float | None
     source: str
+
+
+UNKNOWN = Cost(None, "nothing measured yet")
+_DEFAULTS = {("regions", "candidates"): Cost(1.0, "docs/models.md, an idle CPU core")}
 
 
 def item_cost(kind: str, config: ExperimentConfig) -> Cost:
@@ -41,7 +44,7 @@ def item_cost(kind: str, config: ExperimentConfig) -> Cost:
     same = [seconds for dataset, seconds in measured if dataset == label]
     comparable = same or [seconds for _, seconds in measured]
     if not comparable:
-        return Cost(*_DEFAULTS.get((config.segmenter.name, kind), (None, "nothing measured yet")))
+        return _DEFAULTS.get((config.segmenter.name, kind), UNKNOWN)
     return Cost(max(comparable), f"slowest of {len(comparable)} on {label if same else 'other data sets'}")
 
 
@@ -49,7 +52,7 @@ def point_cost(config: ExperimentConfig) -> Cost:
     """Return what a point takes on top of shared work: the median of earlier runs on the same data set."""
     label = config.dataset.label()
     rest = [run["rest"] for dataset, run in _earlier_runs(config) if dataset == label and "rest" in run]
-    return Cost(median(rest), f"median of {len(rest)} on {label}") if rest else Cost(None, "nothing measured yet")
+    return Cost(median(rest), f"median of {len(rest)} on {label}") if rest else UNKNOWN
 
 
 def models_label(kind: str, config: ExperimentConfig) -> str:

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from ntt.sweeps.clusters import ClusterProfile, JobRequest
 from ntt.sweeps.job import Job, Shard
-from ntt.sweeps.plan import Plan, PlannedPoint
+from ntt.sweeps.plan import Plan
+from ntt.sweeps.points import Point
 from ntt.sweeps.state import SweepFolder
 from ntt.sweeps.status import is_done
 from ntt.sweeps.units import WorkUnit
@@ -15,7 +16,7 @@ from ntt.sweeps.units import WorkUnit
 T = TypeVar("T")
 
 
-def local_jobs(plan: Plan, points: Sequence[PlannedPoint], *, processes: int) -> tuple[list[Job], list[Job]]:
+def local_jobs(plan: Plan, points: Sequence[Point], *, processes: int) -> tuple[list[Job], list[Job]]:
     """Divide the shared work that is not in the store, and the points that follow it, among processes."""
     needed = {unit for point in points for unit in point.units}
     units = [unit for unit in plan.units if unit.id in needed and unit.num_missing]
@@ -61,7 +62,7 @@ def cluster_arrays(
             shards += of_unit
             jobs += [Job(shards=tuple(of_unit[first :: resources.shards])) for first in range(resources.shards)]
         arrays += _arrays(kind, [job for job in jobs if not _is_covered(folder, job, queued)], plan, profile, arrays)
-    groups: dict[tuple[str, ...], list[PlannedPoint]] = {}
+    groups: dict[tuple[str, ...], list[Point]] = {}
     for point in (point for point in points if point.id not in queued):
         groups.setdefault(point.units if plan.max_parallel is None else (), []).append(point)
     for group in groups.values():
@@ -105,7 +106,7 @@ def _shards(unit: WorkUnit, count: int) -> list[Shard]:
     return [Shard(unit.id, index, count) for index in range(count)]
 
 
-def _points_job(points: Sequence[PlannedPoint], shards: Sequence[Shard]) -> Job:
+def _points_job(points: Sequence[Point], shards: Sequence[Shard]) -> Job:
     """Return a job of points that needs those of the shards that its points build on."""
     units = {unit for point in points for unit in point.units}
     needs = tuple(shard.task for shard in shards if shard.unit in units)

@@ -5,32 +5,42 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from ntt.config.command_line import read_override
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_directory, run_id
 from ntt.config.schema import ExperimentConfig
 from ntt.errors import ConfigError, raise_all
+from ntt.sweeps.costs import UNKNOWN, Cost
 from ntt.sweeps.spec import Settings, SweepSpec, Value, matches, merge_overrides, override_text
 
 _MAX_POINTS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointBase:
-    """One run of a sweep, with or without its configuration.
+class Point:
+    """One run of a sweep.
 
     Attributes:
         id: see `ntt.config.identity.run_id`.
         settings: what distinguishes this point from the others, in the file's order.
         overrides: the command line that would make `main.py` run this point.
         run_dir: absolute.
+        units: ids of the shared work it builds on; this and what follows as of the time of planning.
+        finished: whether its run directory holds a valid result.
+        cost: of what it does on top of shared work.
+        problem: why it cannot be run; "" if nothing speaks against it.
     """
 
     id: str
     settings: Settings
     overrides: tuple[str, ...]
     run_dir: Path
+    units: tuple[str, ...] = ()
+    finished: bool = False
+    cost: Cost = UNKNOWN
+    problem: str = ""
 
     @property
     def label(self) -> str:
@@ -38,14 +48,10 @@ class PointBase:
         return " ".join(override_text(key, value) for key, value in self.settings.items())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Point(PointBase):
-    """One run of a sweep with its configuration."""
-
-    config: ExperimentConfig
+ComposedPoint: TypeAlias = tuple[Point, ExperimentConfig]
 
 
-def expand(spec: SweepSpec, overrides: Sequence[str] = ()) -> tuple[Point, ...]:
+def expand(spec: SweepSpec, overrides: Sequence[str] = ()) -> list[ComposedPoint]:
     """Compose every point of a sweep, in the order of its file, the last axis varying fastest.
 
     The `overrides` of the command line come after the base; one that sets an axis replaces the whole axis.
@@ -60,18 +66,13 @@ def expand(spec: SweepSpec, overrides: Sequence[str] = ()) -> tuple[Point, ...]:
         merge_overrides(common, [override_text(key, value) for key, value in settings.items()])
         for settings in combinations
     ]
-    points = tuple(
-        make_point(settings, line, config)
-        for settings, line, config in zip(combinations, lines, compose_many(lines), strict=True)
-    )
-    _check(spec, points)
-    return points
-
-
-def make_point(settings: Settings, overrides: Sequence[str], config: ExperimentConfig) -> Point:
-    """Return the point of a configuration."""
-    run_dir = run_directory(config).absolute()
-    return Point(id=run_id(config), settings=settings, overrides=tuple(overrides), config=config, run_dir=run_dir)
+    configs = compose_many(lines)
+    points = [
+        Point(id=run_id(config), settings=settings, overrides=tuple(line), run_dir=run_directory(config).absolute())
+        for settings, line, config in zip(combinations, lines, configs, strict=True)
+    ]
+    _check(spec, points, configs)
+    return list(zip(points, configs, strict=True))
 
 
 def _combinations(spec: SweepSpec, overrides: Sequence[str]) -> tuple[list[str], list[dict[str, Value]]]:
@@ -104,9 +105,9 @@ def _agrees(settings: Settings, excluded: Settings) -> bool:
     return all(key in settings and matches(settings[key], value) for key, value in excluded.items())
 
 
-def _check(spec: SweepSpec, points: Sequence[Point]) -> None:
+def _check(spec: SweepSpec, points: Sequence[Point], configs: Sequence[ExperimentConfig]) -> None:
     """Refuse points that are not whole runs, or that share a folder."""
-    stages = sorted({point.config.stage for point in points} - {"all"})
+    stages = sorted({config.stage for config in configs} - {"all"})
     problems = [f"{spec.source}: stage={stage} is invalid: a sweep does all stages. Leave it out." for stage in stages]
     owners: dict[Path, Point] = {}
     for point in points:

@@ -11,7 +11,8 @@ from ntt.config.identity import run_identity
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.reports.records import PLAN, RunRecord, find_run_directories, read_run
 from ntt.reports.summary import runs_frame
-from ntt.sweeps.plan import PlannedPoint, read_plan
+from ntt.sweeps.plan import read_plan
+from ntt.sweeps.points import Point
 from ntt.sweeps.state import SweepFolder
 
 
@@ -70,7 +71,7 @@ def _records(folder: Path) -> Iterable[RunRecord]:
     return (_point(sweep, point) for point in read_plan(sweep).points)
 
 
-def _point(sweep: SweepFolder, point: PlannedPoint) -> RunRecord:
+def _point(sweep: SweepFolder, point: Point) -> RunRecord:
     state = sweep.observed(point.id)
     begun = (point.run_dir / "config.yaml").is_file() or (point.run_dir / "metrics.json").is_file()
     record = read_run(point.run_dir) if begun else _not_begun(point)
@@ -81,7 +82,7 @@ def _point(sweep: SweepFolder, point: PlannedPoint) -> RunRecord:
     return record
 
 
-def _not_begun(point: PlannedPoint) -> RunRecord:
+def _not_begun(point: Point) -> RunRecord:
     try:
         (config,) = compose_many([point.overrides])
     except ConfigError as error:

@@ -20,8 +20,8 @@ _KEY = re.compile(r"(?!hydra)[A-Za-z_][\w-]*([./][A-Za-z_0-9][\w-]*)*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageResources:
-    """Resources of one job of a stage."""
+class JobSize:
+    """Resources of one job."""
 
     gpus: int = setting(0, ge=0)
     """GPUs of one job."""
@@ -29,14 +29,20 @@ class StageResources:
     cpus: int = setting(2, ge=1)
     """CPU cores of one task."""
 
-    mem_gb: float = setting(8.0, gt=0)
-    """Memory of one job, GB."""
+    mem_gb: float | None = setting(8.0, ge=0)
+    """Memory of one job, GB; null: not requested, if the site ties it to cores or GPUs; 0: all of the node."""
 
     timeout_min: int = setting(240, ge=1)
-    """Time limit of one job, minutes."""
+    """Time limit of one job, minutes. At 10 minutes or less every interruption counts as a time-out."""
 
     tasks: int = setting(1, ge=1)
-    """Processes of one job. Shards of shared work are distributed over them; a point runs distributed over them."""
+    """Processes of one job, all on one node. Shards of shared work are distributed over them; a point runs distributed
+    over them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResources(JobSize):
+    """Resources of one job of a stage, and how its work is divided into jobs."""
 
     shards: int = setting(1, ge=1)
     """Jobs among which shared work is divided; for `candidates` and `references` only."""

@@ -69,31 +69,18 @@ class Count:
     computed: int = 0
 
 
-@dataclass(frozen=True)
 class SweepFolder:
     """The folder of one sweep."""
 
-    root: Path
-
-    @property
-    def plan(self) -> Path:
-        """The plan; written last, so that its presence means the sweep is ready to be worked on."""
-        return self.root / "plan.json"
-
-    @property
-    def jobs(self) -> Path:
-        """What was submitted to a cluster; see `ntt.sweeps.queue`."""
-        return self.root / "jobs.json"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of the jobs' output."""
-        return self.root / "logs"
-
-    @property
-    def tables(self) -> Path:
-        """Folder of collected tables."""
-        return self.root / "tables"
+    def __init__(self, root: Path) -> None:
+        """Name the files; nothing is read or written."""
+        self.root = root
+        # Written last, so that its presence means the sweep is ready to be worked on.
+        self.plan = root / "plan.json"
+        # What was submitted to a cluster; see `ntt.sweeps.queue`.
+        self.jobs = root / "jobs.json"
+        # Folders of the jobs' output and of collected tables.
+        self.logs, self.tables = root / "logs", root / "tables"
 
     def shard_folder(self, task: str) -> Path:
         """Folder in which a shard lists the store entries that it has computed or found."""

@@ -8,7 +8,8 @@ from itertools import chain
 from statistics import mean
 
 from ntt.run.rundir import RunDirectory
-from ntt.sweeps.plan import Plan, PlannedPoint
+from ntt.sweeps.plan import Plan
+from ntt.sweeps.points import Point
 from ntt.sweeps.queue import observe
 from ntt.sweeps.state import SweepFolder, TaskState
 from ntt.sweeps.units import WorkUnit
@@ -45,7 +46,7 @@ class SweepStatus:
         left_s: estimated time left with as many processes as now, at least one; None without a basis.
     """
 
-    points: tuple[tuple[PlannedPoint, TaskState], ...]
+    points: tuple[tuple[Point, TaskState], ...]
     units: tuple[UnitStatus, ...]
     elapsed_s: float | None
     left_s: float | None
@@ -56,7 +57,7 @@ class SweepStatus:
         return Counter(state.status for _, state in self.points)
 
 
-def is_done(folder: SweepFolder, point: PlannedPoint) -> bool:
+def is_done(folder: SweepFolder, point: Point) -> bool:
     """Return whether a point has its result."""
     return _with_result(point, folder.observed(point.id)).status == "done"
 
@@ -83,7 +84,7 @@ def sweep_status(folder: SweepFolder, plan: Plan, *, asks_queue: bool = True) ->
     return SweepStatus(points, units, elapsed_s, _left_s(points, units, max(1, running)))
 
 
-def _with_result(point: PlannedPoint, state: TaskState) -> TaskState:
+def _with_result(point: Point, state: TaskState) -> TaskState:
     """Correct a state: a point is done only while its metrics exist, and may have been run outside the sweep."""
     has_metrics = RunDirectory(point.run_dir).metrics.is_file()
     if state.status == "done" and not has_metrics:
@@ -99,15 +100,13 @@ def _unit_status(plan: Plan, unit: WorkUnit, shards: Mapping[str, TaskState], *,
     return UnitStatus(unit, min(unit.num_items, (unit.num_cached or 0) + computed), shards, is_needed)
 
 
-def _left_s(
-    points: Sequence[tuple[PlannedPoint, TaskState]], units: Sequence[UnitStatus], processes: int
-) -> float | None:
+def _left_s(points: Sequence[tuple[Point, TaskState]], units: Sequence[UnitStatus], processes: int) -> float | None:
     """Estimate from what this sweep has measured, else from the plan's figures."""
     measured = [state.seconds for _, state in points if state.status == "done" and state.seconds is not None]
     parts = [(_item_s(unit), unit.num_missing, 0.0) for unit in units if unit.is_needed and unit.num_missing]
     for point, state in ((point, state) for point, state in points if state.status != "done"):
         spent = (state.seconds or 0.0) if state.status == "running" else 0.0
-        parts.append((mean(measured) if measured else point.seconds, 1, spent))
+        parts.append((mean(measured) if measured else point.cost.seconds, 1, spent))
     estimates = [max(0.0, each * count - spent) for each, count, spent in parts if each is not None]
     return sum(estimates) / processes if len(estimates) == len(parts) else None
 
@@ -115,4 +114,4 @@ def _left_s(
 def _item_s(unit: UnitStatus) -> float | None:
     computed = sum(state.computed for state in unit.shards.values())
     seconds = sum(state.seconds or 0.0 for state in unit.shards.values() if state.computed)
-    return seconds / computed if computed else unit.unit.item_s
+    return seconds / computed if computed else unit.unit.cost.seconds

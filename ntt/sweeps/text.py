@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ntt.run.table import align
-from ntt.sweeps.plan import Plan, PlannedPoint
+from ntt.sweeps.plan import Plan
+from ntt.sweeps.points import Point
 from ntt.sweeps.state import STATUSES, SweepFolder, TaskState
 from ntt.sweeps.status import SweepStatus, UnitStatus
 from ntt.sweeps.units import WorkUnit
@@ -84,13 +85,13 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def _prospect(point: PlannedPoint) -> str:
+def _prospect(point: Point) -> str:
     return "fails" if point.problem else "done" if point.finished else "to do"
 
 
 def _unit_row(unit: WorkUnit) -> tuple[str, ...]:
     there = "?" if unit.num_cached is None else str(unit.num_cached)
-    numbers = (str(unit.num_items), there, str(unit.num_missing), _time(unit.item_s), _time(unit.missing_s))
+    numbers = (str(unit.num_items), there, str(unit.num_missing), _time(unit.cost.seconds), _time(unit.missing_s))
     return f"{unit.kind}, {unit.label}", *numbers
 
 
@@ -100,7 +101,7 @@ def _job_rows(plan: Plan, units: Sequence[WorkUnit]) -> list[tuple[str, ...]]:
         resources = plan.resources.candidates if unit.kind == "candidates" else plan.resources.references
         processes = min(resources.shards * resources.tasks, unit.num_missing)
         jobs.append((unit.kind, math.ceil(processes / resources.tasks), processes, unit.missing_s))
-    if todo := [point.seconds for point in plan.points if not point.finished]:
+    if todo := [point.cost.seconds for point in plan.points if not point.finished]:
         number = math.ceil(len(todo) / plan.resources.points.points_per_job)
         jobs.append(("points", number, number, None if None in todo else sum(filter(None, todo))))
     rows = [(what, str(number), _time(seconds, parts), _time(seconds)) for what, number, parts, seconds in jobs]
@@ -111,10 +112,10 @@ def _job_rows(plan: Plan, units: Sequence[WorkUnit]) -> list[tuple[str, ...]]:
 
 def _sources(plan: Plan, units: Sequence[WorkUnit]) -> list[str]:
     """Return where the times come from."""
-    sources = {unit.kind: unit.item_s_source for unit in units}
+    sources = {unit.kind: unit.cost.source for unit in units}
     todo = [point for point in plan.points if not point.finished]
     if todo:
-        sources["points"] = todo[0].seconds_source
+        sources["points"] = todo[0].cost.source
     return ["", *(f"  time of {kind}: {source}" for kind, source in sources.items())] if sources else []
 
 
@@ -131,7 +132,7 @@ def _unit_lines(unit: UnitStatus) -> list[str]:
     ]
 
 
-def _point_lines(point: PlannedPoint, state: TaskState, *, verbose: bool) -> list[str]:
+def _point_lines(point: Point, state: TaskState, *, verbose: bool) -> list[str]:
     details = []
     if state.status == "running" and state.started_s is not None:
         details.append(duration(max(0.0, time.time() - state.started_s)))

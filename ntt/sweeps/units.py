@@ -5,22 +5,22 @@ those entries, not by the settings that happen to vary.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from ntt.base.digests import content_key
 from ntt.base.log import each_warning_once
-from ntt.config.identity import model_settings, run_id, stage_settings
+from ntt.config.identity import model_settings, stage_settings
 from ntt.config.schema import RuntimeConfig
 from ntt.errors import ConfigError, NttError
 from ntt.models.device import check_precision, resolve_device
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Workspace
 from ntt.run.stages import CANDIDATES, is_finished
-from ntt.sweeps.costs import item_cost, models_label
-from ntt.sweeps.points import Point
+from ntt.sweeps.costs import Cost, item_cost, models_label, point_cost
+from ntt.sweeps.points import ComposedPoint, Point
 
 _LOG = logging.getLogger(__name__)
 _ID_LENGTH = 12
@@ -36,21 +36,17 @@ class WorkUnit:
         id: kind and a digest, usable as a file name.
         kind: "candidates" or "references".
         label: a readable name.
-        point: id of the first point that builds on it, whose settings are used.
         num_items: images, or reference instances.
         num_cached: how many of them are in the store; None if the planning machine cannot tell.
-        item_s: seconds per item, or None if unknown.
-        item_s_source: where that figure comes from.
+        cost: of one item.
     """
 
     id: str
     kind: str
     label: str
-    point: str
     num_items: int
     num_cached: int | None
-    item_s: float | None
-    item_s_source: str
+    cost: Cost
 
     @property
     def num_missing(self) -> int:
@@ -60,7 +56,7 @@ class WorkUnit:
     @property
     def missing_s(self) -> float | None:
         """Seconds that the missing items take in one process; None if unknown."""
-        return None if self.item_s is None else self.item_s * self.num_missing
+        return None if self.cost.seconds is None else self.cost.seconds * self.num_missing
 
     @property
     def item(self) -> str:
@@ -68,51 +64,36 @@ class WorkUnit:
         return "image" if self.kind == "candidates" else "reference"
 
 
-@dataclass(frozen=True)
-class Inventory:
-    """What points need, and what exists.
-
-    Attributes:
-        units_of: point id -> ids of its units.
-        finished: ids of points whose run directory holds a valid result.
-        problems: point id -> why it cannot be run; such points appear nowhere else.
-    """
-
-    units: tuple[WorkUnit, ...]
-    units_of: Mapping[str, tuple[str, ...]]
-    finished: frozenset[str]
-    problems: Mapping[str, str]
-
-
 @each_warning_once()
-def take_inventory(points: Sequence[Point]) -> Inventory:
+def take_inventory(composed: Sequence[ComposedPoint]) -> tuple[tuple[Point, ...], tuple[WorkUnit, ...]]:
     """Read the annotation files, name the shared work, and see what the store and the run directories hold.
 
     On a machine without the points' device (a login node) the store cannot be queried, because models are part of its
     keys; units are then distinguished by their settings.
 
+    Returns:
+        The points as of now, and the work that those without a problem share.
+
     Raises:
         NttError: if none of the points can be run.
     """
     workspace = Workspace()
-    pipelines: dict[str, list[Pipeline]] = {}
-    units_of: dict[str, tuple[str, ...]] = {}
-    finished, problems = set(), dict[str, str]()
-    for point in points:
+    sharing: dict[str, list[Pipeline]] = {}
+    points: list[Point] = []
+    for point, config in composed:
+        point = replace(point, units=(), finished=False, cost=point_cost(config), problem="")
         try:
-            pipeline = Pipeline(point.config, workspace=workspace)
-            units_of[point.id] = _unit_ids(pipeline)
+            pipeline = Pipeline(config, workspace=workspace)
+            units = _unit_ids(pipeline)
         except NttError as error:
-            problems[point.id] = str(error)
-            if len(problems) == len(points):
+            points.append(replace(point, problem=str(error)))
+            if len(points) == len(composed) and all(point.problem for point in points):
                 raise
             continue
-        for unit in units_of[point.id]:
-            pipelines.setdefault(unit, []).append(pipeline)
-        if _is_finished(pipeline):
-            finished.add(point.id)
-    units = tuple(_work_unit(unit, sharing) for unit, sharing in pipelines.items())
-    return Inventory(units, units_of, frozenset(finished), problems)
+        for unit in units:
+            sharing.setdefault(unit, []).append(pipeline)
+        points.append(replace(point, units=units, finished=_is_finished(pipeline)))
+    return tuple(points), tuple(_work_unit(unit, pipelines) for unit, pipelines in sharing.items())
 
 
 def shared_items(
@@ -195,14 +176,11 @@ def _work_unit(unit: str, pipelines: Sequence[Pipeline]) -> WorkUnit:
     kind = unit.partition("-")[0]
     config = pipelines[0].config
     items, is_stored, _ = shared_items(kind, pipelines)
-    cost = item_cost(kind, config)
     return WorkUnit(
         id=unit,
         kind=kind,
         label=f"{config.dataset.label()}, {models_label(kind, config)}",
-        point=run_id(config),
         num_items=len(items),
         num_cached=sum(is_stored(*item) for item in items) if _has_device(config.runtime) else None,
-        item_s=cost.seconds,
-        item_s_source=cost.source,
+        cost=item_cost(kind, config),
     )

@@ -26,7 +26,8 @@ from ntt.run.rundir import RunDirectory
 from ntt.run.shared import process_workspace
 from ntt.run.together import match_ahead
 from ntt.sweeps.job import Job, Shard
-from ntt.sweeps.plan import Plan, PlannedPoint, compose_points, read_plan
+from ntt.sweeps.plan import Plan, compose_points, read_plan
+from ntt.sweeps.points import Point
 from ntt.sweeps.state import Count, SweepFolder, TaskState
 from ntt.sweeps.status import is_done
 from ntt.sweeps.units import shared_items
@@ -81,8 +82,8 @@ class _Worker:
     def _fill(self, shard: Shard, count: Count) -> None:
         unit = self.plan.unit(shard.unit)
         members = {point.id for point in self.plan.points if unit.id in point.units}
-        points = compose_points(self.plan, members)
-        pipelines = [Pipeline(point.config, workspace=process_workspace()) for point in points]
+        composed = compose_points(self.plan, members)
+        pipelines = [Pipeline(config, workspace=process_workspace()) for _, config in composed]
         items, is_stored, compute = shared_items(unit.kind, pipelines)
         items = items[shard.index :: shard.count]
         check_images([item[-1] for item in items], full=pipelines[0].config.dataset.decode_images)
@@ -119,7 +120,7 @@ class _Worker:
                 waiting.clear()
         return failed
 
-    def _run_sharing(self, points: Sequence[PlannedPoint], group: ProcessGroup) -> list[str]:
+    def _run_sharing(self, points: Sequence[Point], group: ProcessGroup) -> list[str]:
         """Match points with the same candidates together, then run each; return the ids of failed ones."""
         failed: list[str] = []
         waiting, configs = list(points), dict[str, ExperimentConfig]()
@@ -130,7 +131,7 @@ class _Worker:
             del waiting[:count]
         return failed
 
-    def _match_ahead(self, points: Sequence[PlannedPoint], configs: dict[str, ExperimentConfig]) -> int:
+    def _match_ahead(self, points: Sequence[Point], configs: dict[str, ExperimentConfig]) -> int:
         """Compose all points, and match as many of the first ones as fit into memory; return how many."""
         try:
             configs.update({point.id: point_config(self.plan, point) for point in points if point.id not in configs})
@@ -139,7 +140,7 @@ class _Worker:
             _LOG.debug("The points are not matched together.", exc_info=True)
             return len(points)
 
-    def _run_point(self, point: PlannedPoint, group: ProcessGroup, config: ExperimentConfig | None) -> bool:
+    def _run_point(self, point: Point, group: ProcessGroup, config: ExperimentConfig | None) -> bool:
         """Run one point unless it is done; return whether it is done now."""
         try:
             if broadcast_from_main(group.is_main and is_done(self.folder, point), group):
@@ -152,12 +153,12 @@ class _Worker:
             return False
         return True
 
-    def _timeout_s(self, points: Sequence[PlannedPoint]) -> int:
+    def _timeout_s(self, points: Sequence[Point]) -> int:
         with suppress(NttError):  # a point that cannot be composed fails with its own message when it is run
             return point_config(self.plan, points[0]).runtime.dist_timeout_s
         return ExperimentConfig().runtime.dist_timeout_s
 
-    def _record_blocked(self, points: Sequence[PlannedPoint]) -> list[str]:
+    def _record_blocked(self, points: Sequence[Point]) -> list[str]:
         """Record points whose shared work is not done as failed, and return their ids.
 
         They could compute what is missing themselves, but dozens of them would compute the same, each with the
@@ -183,7 +184,7 @@ class _Worker:
                 return undone
             time.sleep(0.5)
 
-    def _record(self, points: Sequence[PlannedPoint], error: str) -> list[str]:
+    def _record(self, points: Sequence[Point], error: str) -> list[str]:
         """Record points as failed without trying them."""
         if self.rank == 0:
             for point in points:
@@ -192,16 +193,16 @@ class _Worker:
         return [point.id for point in points]
 
 
-def by_candidates(points: Iterable[PlannedPoint]) -> list[list[PlannedPoint]]:
+def by_candidates(points: Iterable[Point]) -> list[list[Point]]:
     """Group points by the candidates they share, in the order of first members."""
-    groups: dict[str, list[PlannedPoint]] = {}
+    groups: dict[str, list[Point]] = {}
     for point in points:
         unit = next((unit for unit in point.units if unit.startswith("candidates-")), point.id)
         groups.setdefault(unit, []).append(point)
     return list(groups.values())
 
 
-def point_config(plan: Plan, point: PlannedPoint) -> ExperimentConfig:
+def point_config(plan: Plan, point: Point) -> ExperimentConfig:
     """Compose one point; its tracker groups the points of the sweep."""
-    config = compose_points(plan, {point.id})[0].config
+    ((_, config),) = compose_points(plan, {point.id})
     return replace(config, tracker=replace(config.tracker, group=config.tracker.group or plan.name))
