@@ -41,7 +41,12 @@ class Prompted:
     def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
         raise AssertionError("boxes are prompts here")
 
-    def segment_boxes(self, canvas_3hw: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
+    images_at_once = 1
+
+    def segment_boxes(self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [self._segment(*prompts) for prompts in zip(canvases, boxes, strict=True)]
+
+    def _segment(self, canvas_3hw: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
         if len(self.calls) == self._fails_at:
             raise KeyboardInterrupt
         self.calls.append(boxes_xyxy.tolist())
@@ -63,13 +68,11 @@ class Together(Prompted):
         self.groups: list[int] = []
         self._most = most
 
-    def segment_boxes_of_images(
-        self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
-    ) -> list[torch.Tensor]:
+    def segment_boxes(self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         self.groups.append(len(canvases))
         if len(canvases) > self._most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return [self.segment_boxes(*prompts) for prompts in zip(canvases, boxes, strict=True)]
+        return super().segment_boxes(canvases, boxes)
 
 
 class Proposer:
@@ -185,7 +188,7 @@ def test_what_makes_masks_of_boxes():
     assert choose_box_segmenter("auto", proposer, backbone) is None
     fallback = choose_box_segmenter("segmenter", proposer, backbone)
     assert isinstance(fallback, ProposalBoxes)
-    masks = fallback.segment_boxes(torch.rand(3, 40, 60), torch.tensor([[20.0, 10.0, 40.0, 26.0]]))
+    (masks,) = fallback.segment_boxes([torch.rand(3, 40, 60)], [torch.tensor([[20.0, 10.0, 40.0, 26.0]])])
     assert cells(masks[0]) == (10, 5, 20, 13)  # boxes are scaled from the canvas to the grid
     assert fallback.fingerprint["segmenter"] == proposer.fingerprint
     assert fallback.fingerprint["backbone"] == backbone.fingerprint
@@ -423,7 +426,7 @@ def test_a_box_in_which_nothing_is_found_serves_as_mask(box_only: Path, tmp_path
     masks = ReferenceMasks(BoxMasks(segmenter, Store(tmp_path / "store")))
     assert int(masks.mask(instance, record).sum()) == 20 * 40
     segmenter.fingerprint = {"stub": "nothing"}
-    segmenter.segment_boxes = lambda canvas, boxes: torch.full((1, 4, 4), -1.0)  # type: ignore[method-assign]
+    segmenter.segment_boxes = lambda canvases, boxes: [torch.full((1, 4, 4), -1.0)]  # type: ignore[method-assign]
     with caplog.at_level(logging.WARNING):
         assert masks.rle(instance, record) is None
         assert int(masks.mask(instance, record).sum()) == 40 * 40

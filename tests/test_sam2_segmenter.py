@@ -137,7 +137,7 @@ def test_no_mem_embed_changes_the_result(loaded: Loaded, canvas: torch.Tensor, e
 def test_boxes_as_the_package_predicts_them(loaded: Loaded, canvas: torch.Tensor):
     boxes = torch.tensor([[100.0, 100.0, 500.0, 400.0], [0.0, 0.0, 1023.0, 1023.0], [600.0, 300.0, 600.0, 300.0]])
     segmenter = quick(loaded, use_no_mem_embed=True)
-    ours, package = segmenter.segment_boxes(canvas, boxes), filled_tiny()
+    ours, package = segmenter.segment_boxes([canvas], [boxes])[0], filled_tiny()
     fine0, fine1, embedding = (level[None] for level in segmenter._encode([canvas])[0])
     with torch.no_grad():
         features = Features(embedding + package.no_mem_embed.view(1, -1, 1, 1), (fine0, fine1))
@@ -157,15 +157,15 @@ def test_images_together_are_segmented_as_one_by_one(encoder: str, loaded: Loade
     canvases = [canvas, canvas.flip(2) * 0.8]
     first, second = torch.tensor([[100.0, 100.0, 500.0, 400.0]]), torch.tensor([[600.0, 300.0, 900.0, 800.0]])
     boxes = [torch.cat([first, second]), first]
-    together = ours.segment_boxes_of_images(canvases, boxes)
+    together = ours.segment_boxes(canvases, boxes)
     assert [len(logits) for logits in together] == [2, 1]
     for both, image, boxes_B4 in zip(together, canvases, boxes, strict=True):
-        alone = ours.segment_boxes(image, boxes_B4)
+        (alone,) = ours.segment_boxes([image], [boxes_B4])
         assert float((both - alone).abs().max()) < 1e-4
         assert torch.equal(both > 0, alone > 0)
     assert float((together[0][0] - together[1][0]).abs().max()) > 1e-2
-    assert ours.segment_boxes_of_images([], []) == []
-    assert ours.segment_boxes(canvas, torch.empty(0, 4)).shape == (0, 256, 256)
+    assert ours.segment_boxes([], []) == []
+    assert ours.segment_boxes([canvas], [torch.empty(0, 4)])[0].shape == (0, 256, 256)
     assert ours.images_at_once == 1
 
 
@@ -180,7 +180,7 @@ def test_images_together_are_segmented_as_one_by_one(encoder: str, loaded: Loade
 def test_bad_boxes(checkpoint: Path, canvas: torch.Tensor, boxes: torch.Tensor, message: str):
     good = torch.tensor([[0.0, 0, 5, 5]])
     with pytest.raises(ValueError, match=message):
-        segmenter(checkpoint).segment_boxes_of_images([canvas, canvas], [good, boxes])
+        segmenter(checkpoint).segment_boxes([canvas, canvas], [good, boxes])
 
 
 def test_canvas_is_always_square(checkpoint: Path):

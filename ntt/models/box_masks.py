@@ -23,7 +23,7 @@ from ntt.data.images import image_digest, read_image
 from ntt.data.masks import instance_mask, instance_rle, mask_to_polygons
 from ntt.models.backbones.base import Backbone
 from ntt.models.batching import BatchRunner
-from ntt.models.segmenters.base import BoxSegmenter, Segmenter, takes_boxes, takes_images
+from ntt.models.segmenters.base import BoxSegmenter, Segmenter, takes_boxes
 from ntt.models.segmenters.box_fallback import ProposalBoxes
 from ntt.ops.canvas import resize_to_canvas
 from ntt.ops.mask_changes import full_size_changes
@@ -68,13 +68,12 @@ class BoxMasks:
         return next(self.get_all([(record, boxes_xywh)]))
 
     def get_all(self, images: Sequence[BoxesOfImage], *, image_batch: int | None = None) -> Iterator[Rles]:
-        """Yield what `get` returns for each image, several at a time if the segmenter takes several.
+        """Yield what `get` returns for each image.
 
-        `image_batch` is how many, 1 or more, by default as many as suit the segmenter's device. It is halved when
-        memory runs out.
+        `image_batch` images are segmented at a time, by default as many as suit the segmenter's device; it is halved
+        when memory runs out.
         """
-        most = self.segmenter.images_at_once if takes_images(self.segmenter) else 1
-        size = most if image_batch is None else image_batch
+        size = self.segmenter.images_at_once if image_batch is None else image_batch
         batches = BatchRunner(size, unit="images", setting="--image-batch")
         for start in range(0, len(images), size):
             yield from self._get_together(images[start : start + size], batches)
@@ -85,17 +84,12 @@ class BoxMasks:
 
         def compute(start: int, stop: int) -> list[Rles]:
             batch = missing[start:stop]
-            return [self._write(*image, logits) for image, logits in zip(batch, self._segment(batch), strict=True)]
+            canvases, boxes = zip(*(self._prompts(*image) for image in batch), strict=True)
+            masks = self.segmenter.segment_boxes(canvases, boxes)
+            return [self._write(*image, logits) for image, logits in zip(batch, masks, strict=True)]
 
         computed = chain.from_iterable(batches.run(compute, len(missing)))
         return (next(computed) if rles is None else rles for rles in stored)
-
-    def _segment(self, images: Sequence[BoxesOfImage]) -> list[torch.Tensor]:
-        prompts = [self._prompts(*image) for image in images]
-        if takes_images(self.segmenter):
-            canvases, boxes = zip(*prompts, strict=True)
-            return self.segmenter.segment_boxes_of_images(canvases, boxes)
-        return [self.segmenter.segment_boxes(*prompt) for prompt in prompts]
 
     def _read(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> Rles | None:
         def parse(arrays: Arrays, notes: Notes) -> Rles:

@@ -47,35 +47,22 @@ class BoxSegmenter(CanvasModel, Protocol):
     `ntt.models.segmenters.box_fallback` makes one of any other segmenter.
     """
 
-    def segment_boxes(self, canvas_3hw: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
-        """Segment the object in each box of one image.
-
-        Args:
-            canvas_3hw: float32 RGB in [0, 1] of size `canvas_hw`.
-            boxes_xyxy: float32 [B, 4] in canvas pixels.
-
-        Returns:
-            Mask logits [B, h, w] of any float or signed integer dtype, on a grid that covers the whole image;
-            foreground is > 0. No foreground means that nothing was found.
-        """
-
-
-class BatchedBoxSegmenter(BoxSegmenter, Protocol):
-    """A box segmenter that takes several images at once."""
-
     @property
     def images_at_once(self) -> int:
         """How many images to pass at once on its device, 1 or more."""
 
-    def segment_boxes_of_images(
-        self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
-    ) -> list[torch.Tensor]:
-        """Do for each image what `segment_boxes` does, up to rounding; numbers of boxes may differ."""
+    def segment_boxes(self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Segment the object in each box of some images.
 
+        Args:
+            canvases: of each image, float32 RGB [3, h, w] in [0, 1] of size `canvas_hw`.
+            boxes: of each image, float32 [B, 4], xyxy in canvas pixels; B may differ.
 
-def takes_images(segmenter: BoxSegmenter) -> TypeGuard[BatchedBoxSegmenter]:
-    """Return whether a box segmenter takes several images at once."""
-    return callable(getattr(segmenter, "segment_boxes_of_images", None))
+        Returns:
+            For each image, mask logits [B, h, w] of any float or signed integer dtype, on a grid that covers the whole
+            image; foreground is > 0. No foreground means that nothing was found. Up to rounding, they do not depend on
+            the other images.
+        """
 
 
 def takes_boxes(segmenter: object) -> TypeGuard[BoxSegmenter]:

@@ -3,7 +3,7 @@
 Suffixes: N proposals, B boxes, h and w the grid of the proposals.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ class ProposalBoxes:
 
     segmenter: Segmenter
     backbone: Backbone
+    images_at_once: int = 1
 
     @property
     def name(self) -> str:
@@ -51,14 +52,17 @@ class ProposalBoxes:
         return self.segmenter.canvas_hw(height, width)
 
     @torch.no_grad()
-    def segment_boxes(self, canvas_3hw: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
+    def segment_boxes(self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Segment the object in each box; see `ntt.models.segmenters.base.BoxSegmenter`."""
-        feature_map_Dhw = self.backbone.encode(encoder_input(canvas_3hw, self.backbone.input_size))[0].float()
-        proposals = self.segmenter.propose(canvas_3hw, feature_map_Dhw)
-        rows, columns = proposals.logits_Nhw.shape[1:]
-        height, width = canvas_3hw.shape[1:]
-        scale = np.array([columns / width, rows / height] * 2, dtype=np.float32)
-        return best_proposals(proposals, boxes_xyxy.cpu().numpy() * scale)
+        masks = []
+        for canvas_3hw, boxes_xyxy in zip(canvases, boxes, strict=True):
+            feature_map_Dhw = self.backbone.encode(encoder_input(canvas_3hw, self.backbone.input_size))[0].float()
+            proposals = self.segmenter.propose(canvas_3hw, feature_map_Dhw)
+            rows, columns = proposals.logits_Nhw.shape[1:]
+            height, width = canvas_3hw.shape[1:]
+            scale = np.array([columns / width, rows / height] * 2, dtype=np.float32)
+            masks.append(best_proposals(proposals, boxes_xyxy.cpu().numpy() * scale))
+        return masks
 
 
 def best_proposals(proposals: Proposals, boxes_xyxy: FloatArray) -> torch.Tensor:

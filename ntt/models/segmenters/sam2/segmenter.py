@@ -175,15 +175,21 @@ class Sam2:
         parts = self._decode_all(terms, self._grid_BPC, best_masks, first_mask=1)
         return Proposals(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
 
-    def segment_boxes(self, canvas_3hw: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
+    @property
+    def images_at_once(self) -> int:
+        """How many images to pass to `segment_boxes` at once on this device."""
+        return _CPU_IMAGES if self._on_cpu else _GPU_IMAGES
+
+    @torch.no_grad()
+    def segment_boxes(self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Segment the object in each box: SAM2's single mask for a box prompt, chosen as its image predictor does.
 
         The single-mask output is used if it is stable, that is, if its area hardly changes when the threshold moves a
-        little; otherwise the best of the three multimask outputs.
+        little; otherwise the best of the three multimask outputs. Images go through the image encoder together.
 
         Args:
-            canvas_3hw: float32 RGB in [0, 1], 1024 x 1024.
-            boxes_xyxy: [B, 4] in canvas pixels, left <= right and top <= bottom.
+            canvases: float32 RGB in [0, 1], 1024 x 1024.
+            boxes: [B, 4] of each image in canvas pixels, left <= right and top <= bottom.
 
         Returns:
             float32 logits [B, 256, 256] on the model's device; foreground is > 0, and may be absent.
@@ -192,18 +198,6 @@ class Sam2:
             ValueError: for a canvas or boxes of another shape, and for boxes that are not finite or turned over.
             WeightsError: at the first call, if the weights are damaged or of another model.
         """
-        return self.segment_boxes_of_images([canvas_3hw], [boxes_xyxy])[0]
-
-    @property
-    def images_at_once(self) -> int:
-        """How many images to pass to `segment_boxes_of_images` at once on this device."""
-        return _CPU_IMAGES if self._on_cpu else _GPU_IMAGES
-
-    @torch.no_grad()
-    def segment_boxes_of_images(
-        self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
-    ) -> list[torch.Tensor]:
-        """Do for each image what `segment_boxes` does; images go through the image encoder together."""
         for boxes_xyxy in boxes:
             _check_boxes(boxes_xyxy)
         # Terms of one image at a time: they take more memory than the maps they are computed from.
