@@ -16,11 +16,11 @@ from ntt.errors import ConfigError, WeightsError
 from ntt.models import weights
 from ntt.models.weights import (
     Checkpoint,
+    checked_digest,
     checkpoint,
     checkpoints,
     fetch,
     fetch_command,
-    file_digest,
     is_offline,
     load_state_dict,
     locate,
@@ -159,11 +159,11 @@ def test_state_dicts_are_read_wrapped_or_not(tmp_path: Path, content: dict[str, 
 def test_safetensors_are_read_and_the_digest_is_checked_before(tmp_path: Path):
     path = tmp_path / "a.safetensors"
     save_file(STATE, path)
-    _assert_is_state(load_state_dict(path, expected_sha256=file_digest(path).upper()))
+    _assert_is_state(load_state_dict(path, expected_sha256=checked_digest(path).upper()))
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(WeightsError, match="is truncated or damaged"):
         load_state_dict(path)
-    with pytest.raises(WeightsError, match=f"its sha256 is {file_digest(path)}, expected {'1' * 64}"):
+    with pytest.raises(WeightsError, match=f"its sha256 is {checked_digest(path)}, expected {'1' * 64}"):
         load_state_dict(path, expected_sha256="1" * 64)
 
 
@@ -200,7 +200,7 @@ def test_missing_files_name_the_command_where_the_name_is_known(tmp_path: Path):
     with pytest.raises(WeightsError, match=r"mine.pt does not exist\. Give the path of a checkpoint"):
         load_state_dict(tmp_path / "mine.pt")
     with pytest.raises(WeightsError, match=r"none cannot be read: No such file or directory\."):
-        file_digest(tmp_path / "none")
+        checked_digest(tmp_path / "none")
 
 
 class _Attack:

@@ -108,7 +108,7 @@ def verify(names: tuple[str, ...], root: Path) -> int:
 
     Without NAME, all that are on disk. The exit status is 1 if a file is damaged, or named but missing.
     """
-    from ntt.models.weights import checkpoint, checkpoints, fetch_command, file_digest
+    from ntt.models.weights import checked_digest, checkpoint, checkpoints, fetch_command
 
     on_disk = [name for name, entry in checkpoints().items() if (root / entry.path).is_file()]
     entries = [checkpoint(name) for name in names or on_disk]
@@ -120,7 +120,7 @@ def verify(names: tuple[str, ...], root: Path) -> int:
     status = 0
     for entry in entries:
         path = root / entry.path
-        digest = file_digest(path) if path.is_file() else None
+        digest = checked_digest(path) if path.is_file() else None
         state = "missing" if digest is None else "ok" if digest == entry.sha256 else "damaged"
         click.echo(f"{entry.name}: {state}  {path}")
         if state == "damaged":

@@ -150,17 +150,12 @@ def fetch(
     return path
 
 
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a weights file; a WeightsError if it cannot be read."""
+def checked_digest(path: Path, expected_sha256: str | None = None) -> str:
+    """Return the sha256 of a weights file; a WeightsError if it is not the expected one (None: any) or unreadable."""
     try:
-        return sha256_of(path)
+        digest = sha256_of(path)
     except OSError as error:
         raise WeightsError(f"The file {path} cannot be read: {error.strerror or error}.") from error
-
-
-def checked_digest(path: Path, expected_sha256: str | None) -> str:
-    """Return the sha256 of a weights file; a WeightsError if it is not the expected one (None: any) or unreadable."""
-    digest = file_digest(path)
     if expected_sha256 is not None and digest != expected_sha256.lower():
         raise WeightsError(
             f"The weights file {path} is damaged or another file: its sha256 is {digest}, expected {expected_sha256}. "

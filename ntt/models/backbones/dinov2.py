@@ -50,7 +50,6 @@ class Dinov2Config(VisionTransformerConfig):
 class Dinov2(VisionTransformer):
     """Patch tokens of a DINOv2 model after its final normalisation, as a feature map."""
 
-    kind = Dinov2Config.SCHEMA
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
 

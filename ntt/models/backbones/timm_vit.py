@@ -15,7 +15,7 @@ from torch import nn
 from ntt.base.settings import setting
 from ntt.errors import ConfigError, WeightsError
 from ntt.models.backbones.vit import TokensOf, VisionTransformer, VisionTransformerConfig, without_values
-from ntt.models.weights import OFFLINE_VARIABLE, file_digest, is_offline, load_state_dict
+from ntt.models.weights import OFFLINE_VARIABLE, checked_digest, is_offline, load_state_dict
 from ntt.types import Placement
 
 
@@ -49,7 +49,6 @@ class TimmVit(VisionTransformer):
     """
 
     config: TimmVitConfig
-    kind = TimmVitConfig.SCHEMA
 
     def __init__(self, config: TimmVitConfig, placement: Placement) -> None:
         """Check the settings, and that the weights exist or may be downloaded."""
@@ -69,7 +68,7 @@ class TimmVit(VisionTransformer):
     @property
     def weights_digest(self) -> str:
         """The sha256 of the file, or of the network's tensors if timm supplies them."""
-        return self._network_and_digest[1] if self._weights is None else file_digest(self._weights)
+        return self._network_and_digest[1] if self._weights is None else checked_digest(self._weights)
 
     @cached_property
     def _network_and_digest(self) -> tuple[Any, str]:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -24,6 +24,8 @@ _LOG = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class VisionTransformerConfig(BackboneConfig):
     """Settings that all vision transformers share."""
+
+    SCHEMA: ClassVar[str]
 
     block: int | None = setting(None, ge=0)
     """Block whose patch tokens are the features, counted from 0; they go through the final normalisation. Null: the
@@ -51,8 +53,6 @@ class VisionTransformer(ABC):
         self.precision = effective_precision(placement.precision, self.device)
         self.compile = placement.compile
 
-    kind: str
-    """Name of the schema."""
     mean: Sequence[float]
     """Per channel, subtracted from images in [0, 1]."""
     std: Sequence[float]
@@ -74,7 +74,7 @@ class VisionTransformer(ABC):
     def fingerprint(self) -> Mapping[str, Any]:
         """What decides the output. Reads the weights, and refuses a file with an unexpected sha256."""
         return {
-            "kind": self.kind,
+            "kind": self.config.SCHEMA,
             **deciding_settings(self.config),
             "weights": self.weights_digest,
             "input_size": self.input_size,

@@ -65,10 +65,12 @@ def find_leaves(canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor, *, coun
     lab = _lab(canvas_3hw)
     height, width = lab.shape[:2]
     labels = _watershed(lab, count)
-    features = _upsample(_principal(feature_map_Dhw, components), height, width)
+    features = _principal(feature_map_Dhw, components, (height, width))
     area = np.bincount(labels.ravel()).astype(np.float64)
     edges, length, gradient = _adjacency(labels, _gradients(lab))
     scaled = np.moveaxis(lab, 2, 0) / _LAB_SCALE
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    sides = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
 
     def means(maps_Khw: Array) -> Array:
         return _sums(labels, maps_Khw) / area[:, None]
@@ -77,8 +79,8 @@ def find_leaves(canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor, *, coun
         labels_hw=labels,
         area_L=area,
         box_L4=_boxes(labels),
-        frame_L=_frame(labels, len(area)),
-        moments_L5=_moments(labels),
+        frame_L=np.bincount(sides, minlength=len(area)).astype(np.float64),
+        moments_L5=_sums(labels, np.stack([x, y, x * x, y * y, x * y])),
         colour_L3=means(scaled),
         colour_square_L=means(np.sum(scaled**2, axis=0)[None])[:, 0],
         feature_LK=means(features),
@@ -117,8 +119,14 @@ def _watershed(lab: Array, count: int) -> IntArray:
     return np.asarray(labels, dtype=np.int64).reshape(height, width)
 
 
-def _principal(feature_map_Dhw: torch.Tensor, components: int) -> Array:
-    """Centre the features, scale them to mean squared norm 1, and project them on their principal directions."""
+def _principal(feature_map_Dhw: torch.Tensor, components: int, size: tuple[int, int]) -> Array:
+    """Centre the features, scale them to mean squared norm 1, project them on their principal directions, and resize.
+
+    Returns:
+        float64 [components, height, width].
+    """
+    from torch.nn.functional import interpolate
+
     features = feature_map_Dhw.detach().cpu().to(torch.float64).numpy()
     channels, height, width = features.shape
     flat = features.reshape(channels, -1)
@@ -126,15 +134,11 @@ def _principal(feature_map_Dhw: torch.Tensor, components: int) -> Array:
     flat = flat / max(float(np.sqrt(np.mean(np.sum(flat**2, axis=0)))), 1e-9)
     _, directions = np.linalg.eigh(flat @ flat.T)
     projected = directions[:, ::-1][:, :components].T @ flat
-    return np.ascontiguousarray(projected.reshape(-1, height, width))
-
-
-def _upsample(features_Kgg: Array, height: int, width: int) -> Array:
-    from torch.nn.functional import interpolate
-
-    resized = interpolate(torch.from_numpy(features_Kgg)[None], (height, width), mode="bilinear", align_corners=False)
-    upsampled: Array = resized[0].numpy()
-    return upsampled
+    maps_Kgg = np.ascontiguousarray(projected.reshape(-1, height, width))
+    resized: Array = interpolate(torch.from_numpy(maps_Kgg)[None], size, mode="bilinear", align_corners=False)[
+        0
+    ].numpy()
+    return resized
 
 
 def _gradients(lab: Array) -> list[Array]:
@@ -161,22 +165,11 @@ def _sums(labels_hw: IntArray, maps_Khw: Array) -> Array:
     return np.stack([np.bincount(flat, channel.ravel()) for channel in maps_Khw], axis=1)
 
 
-def _moments(labels_hw: IntArray) -> Array:
-    height, width = labels_hw.shape
-    y, x = np.mgrid[:height, :width].astype(np.float64)
-    return _sums(labels_hw, np.stack([x, y, x * x, y * y, x * y]))
-
-
 def _boxes(labels_hw: IntArray) -> Array:
     from scipy.ndimage import find_objects
 
     slices = find_objects(labels_hw + 1)
     return np.array([[x.start, y.start, x.stop - 1, y.stop - 1] for y, x in slices], dtype=np.float64)
-
-
-def _frame(labels_hw: IntArray, count: int) -> Array:
-    sides = np.concatenate([labels_hw[0], labels_hw[-1], labels_hw[:, 0], labels_hw[:, -1]])
-    return np.bincount(sides, minlength=count).astype(np.float64)
 
 
 def _adjacency(labels_hw: IntArray, maps: list[Array]) -> tuple[IntArray, Array, Array]:

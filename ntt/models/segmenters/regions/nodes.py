@@ -31,7 +31,7 @@ def measure_nodes(leaves: Leaves, tree: Any, altitudes_N: Array) -> Nodes:
     columns = _shape(leaves, sums) | _border(leaves, sums) | _content(leaves, sums) | _scale(sums, parents, altitudes_N)
     descriptors = np.stack([columns[name] for name in DESCRIPTORS], axis=1)
     keep = slice(0, max(1, len(parents) - 1))
-    return Nodes(_members(parents, len(leaves.area_L))[keep], sums.area[keep], descriptors[keep])
+    return Nodes(_members(parents, len(leaves.area_L))[keep], sums["area"][keep], descriptors[keep])
 
 
 def _members(parents_N: npt.NDArray[np.int64], leaf_count: int) -> npt.NDArray[np.bool_]:
@@ -42,53 +42,36 @@ def _members(parents_N: npt.NDArray[np.int64], leaf_count: int) -> npt.NDArray[n
     return members
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Sums over each node's pixels, over its outer border, and over the leaf borders inside it."""
-
-    area: Array
-    box: Array
-    frame: Array
-    moments: Array
-    colour: Array
-    colour_square: Array
-    feature: Array
-    feature_square: Array
-    texture: Array
-    border: Array
-    border_values: Array
-    inner: Array
-    inner_values: Array
-    ring_colour: Array
-    ring_feature: Array
-
-
-def _sums(leaves: Leaves, tree: Any) -> _Sums:
+def _sums(leaves: Leaves, tree: Any) -> dict[str, Array]:
+    """Sum over each node's pixels, over its outer border, and over the leaf borders inside it; its box, too."""
     import higra as hg
+
+    area = leaves.area_L
+    values = {
+        "area": area,
+        "frame": leaves.frame_L,
+        "moments": leaves.moments_L5,
+        "colour": leaves.colour_L3 * area[:, None],
+        "colour_square": leaves.colour_square_L * area,
+        "feature": leaves.feature_LK * area[:, None],
+        "feature_square": leaves.feature_square_L * area,
+        "texture": leaves.texture_L1[:, 0] * area,
+    }
 
     def up(values: Array, accumulator: Any = hg.Accumulators.sum) -> Array:
         return np.asarray(hg.accumulate_sequential(tree, np.ascontiguousarray(values), accumulator))
 
-    area = leaves.area_L[:, None]
     low, high = up(leaves.box_L4[:, :2], hg.Accumulators.min), up(leaves.box_L4[:, 2:], hg.Accumulators.max)
     outer, inner, ring = _borders(leaves, tree)
-    return _Sums(
-        area=up(leaves.area_L),
-        box=np.concatenate([low, high], axis=1),
-        frame=up(leaves.frame_L),
-        moments=up(leaves.moments_L5),
-        colour=up(leaves.colour_L3 * area),
-        colour_square=up(leaves.colour_square_L * leaves.area_L),
-        feature=up(leaves.feature_LK * area),
-        feature_square=up(leaves.feature_square_L * leaves.area_L),
-        texture=up(leaves.texture_L1[:, 0] * leaves.area_L),
-        border=outer[:, 0],
-        border_values=outer[:, 1:],
-        inner=inner[:, 0],
-        inner_values=inner[:, 1:],
-        ring_colour=ring[:, :3],
-        ring_feature=ring[:, 3:],
-    )
+    return {name: up(each) for name, each in values.items()} | {
+        "box": np.concatenate([low, high], axis=1),
+        "border": outer[:, 0],
+        "border_values": outer[:, 1:],
+        "inner": inner[:, 0],
+        "inner_values": inner[:, 1:],
+        "ring_colour": ring[:, :3],
+        "ring_feature": ring[:, 3:],
+    }
 
 
 def _borders(leaves: Leaves, tree: Any) -> tuple[Array, Array, Array]:
@@ -120,26 +103,26 @@ def _scatter(index: npt.NDArray[np.int64], values_EK: Array, count: int) -> Arra
     return np.stack([np.bincount(index, column, minlength=count) for column in values_EK.T], axis=1)
 
 
-def _shape(leaves: Leaves, sums: _Sums) -> dict[str, Array]:
+def _shape(leaves: Leaves, sums: dict[str, Array]) -> dict[str, Array]:
     height, width = leaves.labels_hw.shape
-    sides = sums.box[:, 2:] - sums.box[:, :2] + 1
-    x, y, xx, yy, xy = (sums.moments / sums.area[:, None]).T
+    sides = sums["box"][:, 2:] - sums["box"][:, :2] + 1
+    x, y, xx, yy, xy = (sums["moments"] / sums["area"][:, None]).T
     # A pixel is a square, not a point: 1/12 is the variance along its side.
     determinant = (xx - x * x + 1 / 12) * (yy - y * y + 1 / 12) - (xy - x * y) ** 2
     return {
-        "log_area": np.log(sums.area / (height * width)),
-        "compactness": 4 * np.pi * sums.area / (sums.border + sums.frame + _TINY) ** 2,
-        "extent": sums.area / sides.prod(axis=1),
-        "ellipse_fit": np.minimum(1.0, sums.area / (4 * np.pi * np.sqrt(np.maximum(determinant, 1 / 144)))),
+        "log_area": np.log(sums["area"] / (height * width)),
+        "compactness": 4 * np.pi * sums["area"] / (sums["border"] + sums["frame"] + _TINY) ** 2,
+        "extent": sums["area"] / sides.prod(axis=1),
+        "ellipse_fit": np.minimum(1.0, sums["area"] / (4 * np.pi * np.sqrt(np.maximum(determinant, 1 / 144)))),
         "log_aspect": np.abs(np.log(sides[:, 0] / sides[:, 1])),
-        "frame_share": sums.frame / (sums.border + sums.frame + _TINY),
+        "frame_share": sums["frame"] / (sums["border"] + sums["frame"] + _TINY),
         "centre_distance": np.hypot((x + 0.5) / width - 0.5, (y + 0.5) / height - 0.5),
     }
 
 
-def _border(leaves: Leaves, sums: _Sums) -> dict[str, Array]:
-    along = sums.border_values / (sums.border + _TINY)[:, None]
-    inside = sums.inner_values[:, 1] / (sums.inner + _TINY)
+def _border(leaves: Leaves, sums: dict[str, Array]) -> dict[str, Array]:
+    along = sums["border_values"] / (sums["border"] + _TINY)[:, None]
+    inside = sums["inner_values"][:, 1] / (sums["inner"] + _TINY)
     typical = np.sum(leaves.gradient_E2[:, 1] * leaves.length_E) / (np.sum(leaves.length_E) + _TINY)
     return {
         "gradient_fine": along[:, 0],
@@ -152,29 +135,29 @@ def _border(leaves: Leaves, sums: _Sums) -> dict[str, Array]:
     }
 
 
-def _content(leaves: Leaves, sums: _Sums) -> dict[str, Array]:
-    area, border = sums.area[:, None], (sums.border + _TINY)[:, None]
-    colour, feature = sums.colour / area, sums.feature / area
+def _content(leaves: Leaves, sums: dict[str, Array]) -> dict[str, Array]:
+    area, border = sums["area"][:, None], (sums["border"] + _TINY)[:, None]
+    colour, feature = sums["colour"] / area, sums["feature"] / area
     frame = leaves.frame_L[:, None] / leaves.frame_L.sum()
     frame_colour = np.sum(leaves.colour_L3 * frame, axis=0)
     frame_feature = np.sum(leaves.feature_LK * frame, axis=0)
     return {
-        "colour_contrast": _norm(colour - sums.ring_colour / border),
-        "feature_contrast": _norm(feature - sums.ring_feature / border),
-        "colour_spread": np.sqrt(np.maximum(sums.colour_square / sums.area - np.sum(colour**2, axis=1), 0)),
-        "feature_spread": np.sqrt(np.maximum(sums.feature_square / sums.area - np.sum(feature**2, axis=1), 0)),
+        "colour_contrast": _norm(colour - sums["ring_colour"] / border),
+        "feature_contrast": _norm(feature - sums["ring_feature"] / border),
+        "colour_spread": np.sqrt(np.maximum(sums["colour_square"] / sums["area"] - np.sum(colour**2, axis=1), 0)),
+        "feature_spread": np.sqrt(np.maximum(sums["feature_square"] / sums["area"] - np.sum(feature**2, axis=1), 0)),
         "feature_from_frame": _norm(feature - frame_feature),
         "colour_from_frame": _norm(colour - frame_colour),
         "feature_norm": _norm(feature),
-        "texture": sums.texture / sums.area,
+        "texture": sums["texture"] / sums["area"],
     }
 
 
-def _scale(sums: _Sums, parents: npt.NDArray[np.int64], altitudes: Array) -> dict[str, Array]:
+def _scale(sums: dict[str, Array], parents: npt.NDArray[np.int64], altitudes: Array) -> dict[str, Array]:
     floor = max(float(altitudes.max()), _TINY) * 1e-6
     cost = np.log(np.maximum(altitudes, floor))
     return {
-        "log_parent_area": np.log(sums.area[parents] / sums.area),
+        "log_parent_area": np.log(sums["area"][parents] / sums["area"]),
         "log_parent_cost": np.minimum(cost[parents] - cost, 3.0),
     }
 

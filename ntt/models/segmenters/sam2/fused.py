@@ -1,7 +1,8 @@
 """The decoder in a few GPU kernels, which write neither attention over the image nor intermediate maps to memory.
 
 The steps of `decoder.py` and `upscaling.py` cause some 30 times the memory traffic of their inputs and results. The
-algebra is the same, and the results agree up to rounding. Only for prompts of one point, that is of eight tokens.
+algebra is the same, and the results agree up to rounding. Only for prompts of one point whose three multimask outputs
+are decoded and of which one is drawn: eight tokens per prompt.
 """
 
 from typing import Any
@@ -10,22 +11,21 @@ import torch
 import torch.nn.functional as F
 
 from ntt.models.segmenters.sam2 import kernels
-from ntt.models.segmenters.sam2.decoder import DecodedPrompts, FastDecoder, Rows, gram
+from ntt.models.segmenters.sam2.decoder import FastDecoder, Rows, gram
 from ntt.models.segmenters.sam2.folding import LAYER_NORM_EPS, UPSCALE_NORM_EPS, DecoderWeights
 from ntt.models.segmenters.sam2.image_terms import ImageTerms
 from ntt.models.segmenters.sam2.products import HEADS, join_heads, split_heads
 from ntt.models.segmenters.sam2.upscaling import FoldedTokens
 
-_POINT_TOKENS, _ROWS = 2, 64
+_ROWS = 64
 
 
 class FusedDecoder(FastDecoder):
-    """`FastDecoder` for CUDA."""
+    """`FastDecoder` for CUDA, for points."""
 
     def __init__(self, weights: DecoderWeights, *, dtype: torch.dtype = torch.float32, tf32: bool = False) -> None:
         """Keep the weights; `tf32`: whether float32 products may be rounded to TensorFloat-32."""
         super().__init__(weights, dtype=dtype)
-        self._plain = FastDecoder(weights, dtype=dtype)
         # Image tokens per program, and how the last layer is multiplied: the fastest on an H200.
         self._block = 64 if dtype.itemsize == 2 else 32
         self.last_by_product = dtype.itemsize == 2
@@ -36,18 +36,10 @@ class FusedDecoder(FastDecoder):
             "num_stages": 2,
         }
 
-    def decode(self, terms: ImageTerms, prompt_tokens_BPC: torch.Tensor, *, first_mask: int = 0) -> DecodedPrompts:
-        """As `FastDecoder.decode`."""
-        is_point = prompt_tokens_BPC.shape[1] == _POINT_TOKENS and first_mask == 1
-        decode = super().decode if is_point else self._plain.decode
-        return decode(terms, prompt_tokens_BPC, first_mask=first_mask)
-
     def upscale(
         self, terms: ImageTerms, tokens: FoldedTokens, index_B: torch.Tensor, hyper_BMD: torch.Tensor
     ) -> torch.Tensor:
-        """As `FastDecoder.upscale`."""
-        if hyper_BMD.shape[1] != 1 or tokens.coefficients_BKN.shape[1] != 2 * _ROWS + 1:
-            return super().upscale(terms, tokens, index_B, hyper_BMD)
+        """As `FastDecoder.upscale`, of one mask per prompt."""
         rows, columns = terms.grid_yx
         logits = torch.empty(len(index_B), 1, rows * 4, columns * 4, device=index_B.device)
         if len(index_B):

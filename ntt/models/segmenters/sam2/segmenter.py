@@ -87,7 +87,8 @@ class _Model:
 
     image_encoder: Callable[[torch.Tensor], Mapping[str, Sequence[torch.Tensor]]]
     prompt_encoder: PromptEncoder
-    decoder: FastDecoder
+    point_decoder: FastDecoder
+    box_decoder: FastDecoder
     no_mem_C: torch.Tensor
     mean_311: torch.Tensor
     std_311: torch.Tensor
@@ -97,14 +98,10 @@ class Sam2:
     """SAM2 as a proposer of masks: one positive point per grid cell, the best of its three masks."""
 
     def __init__(self, config: Sam2Config, placement: Placement) -> None:
-        """Check the settings; the weights are read at the first image.
+        """Check the settings, and that the weights exist; they are read at the first image.
 
         `runtime.compile` compiles the image encoder (`ntt.models.compiling`), and on CUDA lets the decoder use kernels
         of its own.
-
-        Raises:
-            ConfigError: for settings that cannot be run.
-            WeightsError: if the checkpoint does not exist.
         """
         self.config, self.name = config, config.name
         self.device = resolve_device(placement.device)
@@ -146,15 +143,11 @@ class Sam2:
         """Propose the best mask of every grid point whose predicted IoU is above the threshold.
 
         Args:
-            canvas_3hw: float32 RGB in [0, 1], 1024 x 1024.
+            canvas_3hw: float32 RGB in [0, 1], 1024 x 1024; else a ValueError.
             feature_map_Dhw: not used.
 
         Returns:
             float32 logits [N, 256, 256] and predicted IoUs [N] in the order of the grid, on the model's device.
-
-        Raises:
-            ValueError: for a canvas of another shape.
-            WeightsError: at the first call, if the weights are damaged or of another model.
         """
         del feature_map_Dhw
         terms = self._terms(self._encode([canvas_3hw])[0])
@@ -168,7 +161,7 @@ class Sam2:
             for part, (iou_B, mask_B), keep_B in zip(parts, best, keep_of_parts, strict=True):
                 index = keep_B.nonzero()[:, 0].to(self.device, non_blocking=True)
                 hyper_B1D = part.hyper_BMD[index, mask_B[index]][:, None]
-                logits.append(self._model.decoder.upscale(terms, part.tokens, index, hyper_B1D)[:, 0])
+                logits.append(self._model.point_decoder.upscale(terms, part.tokens, index, hyper_B1D)[:, 0])
                 ious.append(iou_B[index])
             return torch.cat(logits), torch.cat(ious)
 
@@ -196,7 +189,6 @@ class Sam2:
 
         Raises:
             ValueError: for a canvas or boxes of another shape, and for boxes that are not finite or turned over.
-            WeightsError: at the first call, if the weights are damaged or of another model.
         """
         for boxes_xyxy in boxes:
             _check_boxes(boxes_xyxy)
@@ -216,7 +208,7 @@ class Sam2:
                 everything = torch.arange(len(part.hyper_BMD), device=self.device)
                 best_B = part.predicted_iou_BM[:, 1:].argmax(dim=1) + 1
                 hyper_B2D = torch.stack([part.hyper_BMD[:, 0], part.hyper_BMD[everything, best_B]], dim=1)
-                single, multi = self._model.decoder.upscale(terms, part.tokens, everything, hyper_B2D).unbind(dim=1)
+                single, multi = self._model.box_decoder.upscale(terms, part.tokens, everything, hyper_B2D).unbind(dim=1)
                 masks.append(torch.where(_is_stable(single)[:, None, None], single, multi))
             return torch.cat(masks)
 
@@ -242,7 +234,7 @@ class Sam2:
             embedding = embedding + model.no_mem_C[:, None, None]
         with self._arithmetic:
             return compute_image_terms(
-                model.decoder.weights.image, embedding, (fine0, fine1), dtype=_DTYPES[self.precision]
+                model.box_decoder.weights.image, embedding, (fine0, fine1), dtype=_DTYPES[self.precision]
             )
 
     def _decode_all(
@@ -258,7 +250,8 @@ class Sam2:
         A CPU draws each batch at once, which saves memory; a GPU draws when all are decoded, so that the program waits
         for it only once.
         """
-        decoder = self._model.decoder
+        model, is_point = self._model, first_mask > 0
+        decoder = model.point_decoder if is_point else model.box_decoder
 
         # Grad mode is per thread, and batches may run in other threads.
         @torch.no_grad()
@@ -268,7 +261,7 @@ class Sam2:
 
         workers = torch.get_num_threads() if self._on_cpu else 1
         with self._arithmetic:
-            batches = self._batches if first_mask else self._box_batches
+            batches = self._batches if is_point else self._box_batches
             parts = batches.run(decode, len(tokens_BPC), workers=workers)
             return parts if self._on_cpu else [draw(parts)]
 
@@ -292,12 +285,11 @@ class Sam2:
             weights = fold(decoder_part, prompts.grid_positions()).to(self.device, dtype)
         except (KeyError, RuntimeError) as error:
             raise misfit(name, str(error)) from error
+        point_decoder = box_decoder = FastDecoder(weights, dtype=dtype)
         if self._is_fused:
             from ntt.models.segmenters.sam2.fused import FusedDecoder
 
-            decoder: FastDecoder = FusedDecoder(weights, dtype=dtype, tf32=self.precision == "tf32")
-        else:
-            decoder = FastDecoder(weights, dtype=dtype)
+            point_decoder = FusedDecoder(weights, dtype=dtype, tf32=self.precision == "tf32")
         _LOG.info("Built %s from %s on %s", name, self._weights.path, self.device)
         mean_311, std_311 = (
             torch.tensor(value, device=self.device)[:, None, None] for value in (_IMAGENET_MEAN, _IMAGENET_STD)
@@ -305,7 +297,8 @@ class Sam2:
         return _Model(
             image_encoder=compiled(encoder, self.device) if self.compile else encoder,
             prompt_encoder=prompts.to(self.device),
-            decoder=decoder,
+            point_decoder=point_decoder,
+            box_decoder=box_decoder,
             no_mem_C=no_mem_C.to(self.device),
             mean_311=mean_311,
             std_311=std_311,
