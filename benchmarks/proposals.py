@@ -4,9 +4,9 @@
 
 Every target image counts, and every object of any class that is not a crowd and, where a set has masks, has one.
 Recall is the share of objects that some candidate reaches with an IoU above 0.5 or 0.7: of masks at full size, of boxes
-where a set has boxes only. Rank correlation is Spearman's between predicted IoU and best true IoU over the candidates
-of an image, mean over the images with objects. Seconds are processor time of `propose` alone, median
-over the first images, computed anew.
+where a set has boxes only; in the last columns at 0.5, by the object's share of the image. Rank correlation is that of
+Spearman between predicted IoU and best true IoU over the candidates of an image, mean over the images with objects.
+Seconds are processor time of `propose` alone, median over the first images, computed anew.
 """
 
 import argparse
@@ -27,6 +27,9 @@ from ntt.ops.overlaps import Segments
 from ntt.ops.run_lengths import to_text
 from ntt.run.pipeline import Pipeline
 from ntt.types import Candidates, ImageRecord, Instance
+
+# Limits of an object's share of the image.
+SHARES = (0.001, 0.005, 0.02)
 
 
 def best_overlaps(
@@ -53,11 +56,12 @@ def row(name: str, pipeline: Pipeline, timed: int) -> str:
         ]
         for record in data.images.values()
     }
-    reached, ranks, counts = [], [], []
+    reached, shares, ranks, counts = [], [], [], []
     for record in track(list(data.images.values()), name, unit="image", visible=True):
         found = pipeline.models.source.get(record)
         counts.append(len(found))
         wanted = objects[record.id]
+        shares += [one.area_px / (record.height * record.width) for one in wanted]
         if not wanted or len(found) < 2:
             reached += [0.0] * len(wanted)
             continue
@@ -66,6 +70,7 @@ def row(name: str, pipeline: Pipeline, timed: int) -> str:
         ranks.append(float(spearmanr(found.predicted_iou, overlap.max(axis=1)).statistic))
     seconds = [propose_s(pipeline, record) for record in list(data.images.values())[:timed]]
     best = np.array(reached)
+    groups = [best[np.digitize(shares, SHARES) == group] for group in range(len(SHARES) + 1)]
     cells = [
         name + (" (boxes)" if boxes else ""),
         str(len(counts)),
@@ -75,6 +80,7 @@ def row(name: str, pipeline: Pipeline, timed: int) -> str:
         f"{mean(counts):.0f}",
         f"{np.nanmean(ranks):.3f}",
         f"{median(seconds):.2f}" if seconds else "-",
+        *(f"{np.mean(group > 0.5):.2f} of {len(group)}" if len(group) else "-" for group in groups),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -97,8 +103,9 @@ def main() -> None:
     args = parser.parse_args()
     roots = [path for path in sorted(args.folder.iterdir()) if (path / "annotations" / "targets.json").is_file()]
     lines = [
-        "| set | images | objects | recall 0.5 | recall 0.7 | masks an image | rank correlation | `propose`, s |",
-        "|" + "---|" * 8,
+        "| set | images | objects | recall 0.5 | recall 0.7 | masks per image | rank correlation | `propose`, s "
+        "| below 0.1 % | below 0.5 % | below 2 % | above |",
+        "|" + "---|" * 12,
     ]
     for root in roots:
         if args.sets is None or root.name in args.sets:
