@@ -5,7 +5,7 @@ What a job gets comes from the sweep file's `resources`, the profile, the profil
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -162,15 +162,11 @@ def _checked(values: Any, problems: list[str], *, where: str) -> dict[str, Any]:
     """Return the usable settings, and note what is wrong with the others."""
     inner: list[str] = []
     usable = read_fields(JobRequest, values, inner, without=("tasks",))
-    inner += _extra_problems(usable.get("extra", {}))
+    for key in map(str, usable.get("extra", {})):
+        if not re.fullmatch(r"[a-z][a-z0-9_-]*", key):
+            inner.append(f"extra.{key}: this is not the long name of a parameter of sbatch, such as mail-type.")
+        if key.replace("_", "-") in _OWN_FLAGS:
+            inner.append(f"extra.{key} is set by the sweep itself, as are {', '.join(_OWN_FLAGS)}.")
     inner += [f"{key} has more than one line." for key, value in usable.items() if "\n" in str(value)]
     problems += [f"{where}: {problem}" for problem in inner]
     return usable
-
-
-def _extra_problems(extra: Mapping[Any, Any]) -> Iterable[str]:
-    for key in map(str, extra):
-        if not re.fullmatch(r"[a-z][a-z0-9_-]*", key):
-            yield f"extra.{key}: this is not the long name of a parameter of sbatch, such as mail-type."
-        if key.replace("_", "-") in _OWN_FLAGS:
-            yield f"extra.{key} is set by the sweep itself, as are {', '.join(_OWN_FLAGS)}."

@@ -61,7 +61,9 @@ def cluster_arrays(
             of_unit = _shards(unit, resources.shards * resources.tasks)
             shards += of_unit
             jobs += [Job(shards=tuple(of_unit[first :: resources.shards])) for first in range(resources.shards)]
-        arrays += _arrays(kind, [job for job in jobs if not _is_covered(folder, job, queued)], plan, profile, arrays)
+        done = {task for job in jobs for task in job.tasks if folder.state(task).status == "done"}
+        jobs = [job for job in jobs if not done.issuperset(job.tasks) and not queued.keys() & set(job.tasks)]
+        arrays += _arrays(kind, jobs, plan, profile, arrays)
     groups: dict[tuple[str, ...], list[Point]] = {}
     for point in (point for point in points if point.id not in queued):
         groups.setdefault(point.units if plan.max_parallel is None else (), []).append(point)
@@ -95,11 +97,6 @@ def _arrays(
             after = {len(before) - 1: tuple(range(len(before[-1].jobs)))}
         arrays.append(JobArray(stage=stage, jobs=tuple(part), request=request, after=after, after_jobs=after_jobs))
     return arrays
-
-
-def _is_covered(folder: SweepFolder, job: Job, queued: Mapping[str, str]) -> bool:
-    """Return whether all of a job is done, or some of it in the queue."""
-    return all(folder.state(task).status == "done" for task in job.tasks) or any(task in queued for task in job.tasks)
 
 
 def _shards(unit: WorkUnit, count: int) -> list[Shard]:

@@ -135,9 +135,9 @@ def _left_by(folder: SweepFolder, job: Job, *, log: Path) -> list[Job]:
 def _progress(folder: SweepFolder, plan: Plan) -> str:
     """Return a sweep's progress in one line."""
     status = sweep_status(folder, plan, asks_queue=False)
-    unfinished = [unit for unit in status.units if unit.is_needed and unit.num_missing]
+    unfinished = [each.unit for each in status.units if each.is_needed and each.unit.num_missing]
     if unfinished:
-        return "; ".join(f"{unit.unit.kind} {unit.num_there} of {unit.unit.num_items}" for unit in unfinished)
+        return "; ".join(f"{unit.kind} {unit.num_cached} of {unit.num_items}" for unit in unfinished)
     counts = status.counts
     parts = [f"{counts['done']} of {len(plan.points)} points done"]
     return ", ".join([*parts, *(f"{counts[name]} {name}" for name in ("running", "failed") if counts[name])])

@@ -98,11 +98,11 @@ def _combinations(spec: SweepSpec, overrides: Sequence[str]) -> tuple[list[str],
         for values in itertools.product(*axes.values())
     ]
     common = merge_overrides([override_text("visualisation.enabled", spec.pictures)], spec.base_overrides, rest)
-    return common, [settings for settings in combinations if not any(_agrees(settings, axes) for axes in spec.exclude)]
 
+    def is_excluded(settings: Settings, exclusion: Settings) -> bool:
+        return all(key in settings and matches(settings[key], value) for key, value in exclusion.items())
 
-def _agrees(settings: Settings, excluded: Settings) -> bool:
-    return all(key in settings and matches(settings[key], value) for key, value in excluded.items())
+    return common, [own for own in combinations if not any(is_excluded(own, each) for each in spec.exclude)]
 
 
 def _check(spec: SweepSpec, points: Sequence[Point], configs: Sequence[ExperimentConfig]) -> None:

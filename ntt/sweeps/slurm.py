@@ -118,7 +118,9 @@ def cancel(folder: SweepFolder) -> list[str]:
         now = time.time()
         arrays = [replace(array, cancelled_s=now) if array.job_id in ids else array for array in arrays]
         write_jobs(folder, arrays)
-        _wait_until_gone(folder)
+        end = time.monotonic() + _CANCEL_WAIT_S  # jobs may take until SLURM kills them after its KillWait
+        while read_queue(folder)[1] and time.monotonic() < end:
+            time.sleep(0.5)
         for task, (job, _) in owners(arrays).items():
             state = folder.state(task)
             if job in live and state.status not in ("done", "failed"):
@@ -249,10 +251,3 @@ def _remedy(reason: str) -> str:
     if "limit" in reason.lower():
         return f"The site limits how much a user may submit: wait for jobs to end {again}."
     return f"Change the profile's setting that it names, {again}."
-
-
-def _wait_until_gone(folder: SweepFolder) -> None:
-    """Give jobs time to end before SLURM kills them after its KillWait."""
-    end = time.monotonic() + _CANCEL_WAIT_S
-    while read_queue(folder)[1] and time.monotonic() < end:
-        time.sleep(0.5)

@@ -102,9 +102,10 @@ class SweepFolder:
     def observed(self, task: str, *, now_s: float | None = None) -> TaskState:
         """Return a task's state, "lost" instead of "running" if the process that worked on it is gone."""
         state = self.state(task)
-        if state.status == "running" and _is_silent(state, time.time() if now_s is None else now_s):
-            return replace(state, status="lost")
-        return state
+        ended = state.host == socket.gethostname() and state.pid is not None and not is_alive(state.pid)
+        silence_s = (time.time() if now_s is None else now_s) - (state.heartbeat_s or 0.0)
+        is_lost = state.status == "running" and (ended or silence_s > SILENCE_LIMIT_S)
+        return replace(state, status="lost") if is_lost else state
 
     def reset(self, task: str) -> None:
         """Make a task wait again, whatever its state; only its number of attempts stays."""
@@ -161,12 +162,6 @@ def _beat(folder: SweepFolder, task: str, begun: TaskState, count: Count, stop: 
             folder.write_state(task, replace(begun, heartbeat_s=time.time(), **asdict(count)))
         except StorageError as error:
             _LOG.warning("%s", error)
-
-
-def _is_silent(state: TaskState, now_s: float) -> bool:
-    if state.host == socket.gethostname() and state.pid is not None and not is_alive(state.pid):
-        return True
-    return state.heartbeat_s is None or now_s - state.heartbeat_s > SILENCE_LIMIT_S
 
 
 def read_record(cls: type[T], path: Path, *, remedy: str) -> T:

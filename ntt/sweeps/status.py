@@ -2,12 +2,13 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import mean
 
 from ntt.run.rundir import RunDirectory
+from ntt.sweeps.costs import Cost
 from ntt.sweeps.plan import Plan
 from ntt.sweeps.points import Point
 from ntt.sweeps.queue import observe
@@ -17,23 +18,17 @@ from ntt.sweeps.units import WorkUnit
 
 @dataclass(frozen=True)
 class UnitStatus:
-    """A unit of shared work and how much of it exists, as far as shards have reported.
+    """A unit of shared work.
 
     Attributes:
-        num_there: items known to be in the store.
+        unit: with what exists, and what an item costs, as far as shards have reported.
         shards: observed states of its shards by task.
         is_needed: whether a point that is not done builds on it.
     """
 
     unit: WorkUnit
-    num_there: int
     shards: Mapping[str, TaskState]
     is_needed: bool
-
-    @property
-    def num_missing(self) -> int:
-        """Items not known to be in the store."""
-        return max(0, self.unit.num_items - self.num_there)
 
 
 @dataclass(frozen=True)
@@ -73,8 +68,9 @@ def sweep_status(folder: SweepFolder, plan: Plan, *, asks_queue: bool = True) ->
     states = observe(folder, tasks) if asks_queue else {task: folder.observed(task) for task in tasks}
     points = tuple((point, _with_result(point, states[point.id])) for point in plan.points)
     needed = {unit for point, state in points if state.status != "done" for unit in point.units}
+    shards = {unit.id: {task: states[task] for task in shards_of[unit.id]} for unit in plan.units}
     units = tuple(
-        _unit_status(plan, unit, {task: states[task] for task in shards_of[unit.id]}, is_needed=unit.id in needed)
+        UnitStatus(_unit_now(unit, plan.created_s, shards[unit.id].values()), shards[unit.id], unit.id in needed)
         for unit in plan.units
     )
     begun = [state.started_s for state in states.values() if state.started_s is not None]
@@ -94,24 +90,21 @@ def _with_result(point: Point, state: TaskState) -> TaskState:
     return state
 
 
-def _unit_status(plan: Plan, unit: WorkUnit, shards: Mapping[str, TaskState], *, is_needed: bool) -> UnitStatus:
-    # The plan's count includes what was in the store when the plan was made.
-    computed = sum(state.computed for state in shards.values() if (state.started_s or 0.0) >= plan.created_s)
-    return UnitStatus(unit, min(unit.num_items, (unit.num_cached or 0) + computed), shards, is_needed)
+def _unit_now(unit: WorkUnit, planned_s: float, shards: Collection[TaskState]) -> WorkUnit:
+    """Update a unit, which counts what was in the store when the plan was made, by what its shards have computed."""
+    new = sum(state.computed for state in shards if (state.started_s or 0.0) >= planned_s)
+    computed = sum(state.computed for state in shards)
+    seconds = sum(state.seconds or 0.0 for state in shards if state.computed)
+    cost = Cost(seconds / computed, "this sweep") if computed else unit.cost
+    return replace(unit, num_cached=min(unit.num_items, (unit.num_cached or 0) + new), cost=cost)
 
 
 def _left_s(points: Sequence[tuple[Point, TaskState]], units: Sequence[UnitStatus], processes: int) -> float | None:
     """Estimate from what this sweep has measured, else from the plan's figures."""
+    left = [unit.unit.missing_s for unit in units if unit.is_needed and unit.unit.num_missing]
     measured = [state.seconds for _, state in points if state.status == "done" and state.seconds is not None]
-    parts = [(_item_s(unit), unit.num_missing, 0.0) for unit in units if unit.is_needed and unit.num_missing]
     for point, state in ((point, state) for point, state in points if state.status != "done"):
+        seconds = mean(measured) if measured else point.cost.seconds
         spent = (state.seconds or 0.0) if state.status == "running" else 0.0
-        parts.append((mean(measured) if measured else point.cost.seconds, 1, spent))
-    estimates = [max(0.0, each * count - spent) for each, count, spent in parts if each is not None]
-    return sum(estimates) / processes if len(estimates) == len(parts) else None
-
-
-def _item_s(unit: UnitStatus) -> float | None:
-    computed = sum(state.computed for state in unit.shards.values())
-    seconds = sum(state.seconds or 0.0 for state in unit.shards.values() if state.computed)
-    return seconds / computed if computed else unit.unit.cost.seconds
+        left.append(None if seconds is None else max(0.0, seconds - spent))
+    return None if None in left else sum(filter(None, left)) / processes

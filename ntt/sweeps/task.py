@@ -50,7 +50,8 @@ class JobTask:
         if self.code is not None:
             _check_code(self.code)
         if self.launcher is not None:
-            _end_with(self.launcher)
+            signal.signal(signal.SIGTERM, _leave)
+            threading.Thread(target=_watch, args=(self.launcher,), daemon=True).start()
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)
             os.environ.update({} if self.visible_gpus is None else {"CUDA_VISIBLE_DEVICES": self.visible_gpus})
         os.chdir(self.work_dir)
@@ -84,18 +85,14 @@ def _check_code(code: Snapshot) -> None:
         )
 
 
-def _end_with(launcher: int) -> None:
-    """End this process, through all `finally` blocks, when its launcher asks for it (SIGTERM) or is gone."""
-    signal.signal(signal.SIGTERM, _leave)
-    threading.Thread(target=_watch, args=(launcher,), daemon=True).start()
-
-
 def _leave(number: int, _: object) -> None:
+    """End this process through all `finally` blocks."""
     signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the clean-up
     sys.exit(128 + number)
 
 
 def _watch(pid: int) -> None:
+    """End this process when its launcher is gone."""
     while is_alive(pid):
         time.sleep(_LOOK_EVERY_S)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -20,7 +20,8 @@ def plan_text(folder: SweepFolder, plan: Plan) -> str:
     """Describe a plan: points, shared work and how much of it exists, jobs and time."""
     todo = [point for point in plan.points if not point.finished]
     lines = [f"Sweep {plan.name}: {counted(len(plan.points), 'point')}, {len(plan.points) - len(todo)} done", ""]
-    lines += [f"  {_prospect(point):<7}{point.label}" for point in plan.points[:_SHOWN_POINTS]]
+    for point in plan.points[:_SHOWN_POINTS]:
+        lines.append(f"  {'fails' if point.problem else 'done' if point.finished else 'to do':<7}{point.label}")
     if len(plan.points) > _SHOWN_POINTS:
         lines.append(f"  ... and {len(plan.points) - _SHOWN_POINTS} more")
     lines += ["", *align([("shared work", "of", "there", "to do", "each", "in all"), *map(_unit_row, plan.units)])]
@@ -85,10 +86,6 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def _prospect(point: Point) -> str:
-    return "fails" if point.problem else "done" if point.finished else "to do"
-
-
 def _unit_row(unit: WorkUnit) -> tuple[str, ...]:
     there = "?" if unit.num_cached is None else str(unit.num_cached)
     numbers = (str(unit.num_items), there, str(unit.num_missing), _time(unit.cost.seconds), _time(unit.missing_s))
@@ -124,7 +121,7 @@ def _unit_lines(unit: UnitStatus) -> list[str]:
     states = list(unit.shards.values())
     counts = Counter(state.status for state in states)
     parts = ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])
-    there = f"{unit.num_there} of {unit.unit.num_items}"
+    there = f"{unit.unit.num_cached} of {unit.unit.num_items}"
     reasons = Counter(f"{state.status}: {state.error}" for state in states if state.error)
     return [
         f"  {unit.unit.kind}, {unit.unit.label}: {there}" + (f" ({parts})" if parts else ""),

@@ -84,12 +84,14 @@ def take_inventory(composed: Sequence[ComposedPoint]) -> tuple[tuple[Point, ...]
         point = replace(point, units=(), finished=False, cost=point_cost(config), problem="")
         try:
             pipeline = Pipeline(config, workspace=workspace)
-            units = _unit_ids(pipeline)
+            _ = pipeline.references  # fails where they cannot be drawn
+            keys = {"candidates": _candidates_key(pipeline), "references": _references_key(pipeline)}
         except NttError as error:
             points.append(replace(point, problem=str(error)))
             if len(points) == len(composed) and all(point.problem for point in points):
                 raise
             continue
+        units = tuple(f"{kind}-{key[:_ID_LENGTH]}" for kind, key in keys.items())
         for unit in units:
             sharing.setdefault(unit, []).append(pipeline)
         points.append(replace(point, units=units, finished=_is_finished(pipeline)))
@@ -145,13 +147,6 @@ def _is_finished(pipeline: Pipeline) -> bool:
     if _has_device(pipeline.config.runtime):
         return is_finished(pipeline)
     return pipeline.directory.metrics.is_file()
-
-
-def _unit_ids(pipeline: Pipeline) -> tuple[str, ...]:
-    """Return the ids of the shared work a point builds on; fail if its references cannot be drawn."""
-    _ = pipeline.references
-    keys = {"candidates": _candidates_key(pipeline), "references": _references_key(pipeline)}
-    return tuple(f"{kind}-{key[:_ID_LENGTH]}" for kind, key in keys.items())
 
 
 def _candidates_key(pipeline: Pipeline) -> str:
