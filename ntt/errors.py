@@ -5,7 +5,7 @@ A message states what is wrong, with the value and what is allowed, and what to 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
 EXIT_USER_ERROR = 2
@@ -18,6 +18,12 @@ def printable(text: str) -> str:
     """Replace control characters, which a terminal would obey, and lone surrogates; keep line breaks and tabs."""
     allowed = "\n\t\xa0\u200c\u200d"  # the last three, a space and joiners, occur in names
     return "".join(each if each.isprintable() or each in allowed else "\ufffd" for each in text)
+
+
+def listed(names: Iterable[object], most: int = 10) -> str:
+    """Return names separated by commas; beyond `most` of them, how many more there are."""
+    texts = list(map(str, names))
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 class NttError(Exception):

@@ -144,7 +144,7 @@ def test_native_warns_once_of_all_short_classes(tmp_path: Path, caplog):
     twelve = [Category(n, f"k{n}") for n in range(1, 13)]
     entries = [annotation(c.id, 5, c.id, [20, 20, 40, 40]) for c in twelve]
     native(read(tmp_path, document(categories=list(map(vars, twelve)), annotations=entries)), *twelve, shots=2)
-    assert caplog.records[0].getMessage().endswith("k10 1 and 2 more classes")
+    assert caplog.records[0].getMessage().endswith("k10 1 and 2 more")
 
 
 # What every sampler refuses

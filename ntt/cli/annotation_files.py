@@ -7,10 +7,8 @@ import click
 from ntt.base.files import write_json
 from ntt.convert.base import Converted
 from ntt.data.coco import read_coco
-from ntt.errors import DataError
+from ntt.errors import DataError, listed
 from ntt.types import Json
-
-_SHOWN_CLASSES = 10
 
 
 def write_and_check(converted: Converted, output: Path) -> None:
@@ -30,11 +28,10 @@ def write_and_check(converted: Converted, output: Path) -> None:
     crowds = sum(instance.iscrowd for instance in dataset.instances)
     masks = sum(instance.segmentation is not None for instance in dataset.instances)
     names = [category.name for category in dataset.categories]
-    shortened = ", ".join(names[:_SHOWN_CLASSES]) + (", ..." if len(names) > _SHOWN_CLASSES else "")
     click.echo(
         f"{len(dataset.images)} images, {len(dataset.instances)} objects ({masks} with a mask, {crowds} crowd regions)"
     )
-    click.echo(f"{len(names)} classes: {shortened}")
+    click.echo(f"{len(names)} classes: {listed(names)}")
     click.echo(f"written to {output}")
     click.echo(f"its file names start from {converted.image_root}")
 

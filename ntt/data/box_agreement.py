@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ntt.data.coco_entries import Findings
+from ntt.errors import listed
 from ntt.ops.boxes import pair_iou, with_corners, with_sizes
 from ntt.types import ImageId, Instance, IntArray
 
@@ -85,9 +86,8 @@ def _compare_with_masks(indices_N: IntArray, boxes: Array, masks: Array, sizes_N
     of_all = _explanation(boxes[sample], masks[sample], sizes_N2[sample])
     differing = np.flatnonzero(differs_N)[:_SAMPLE]
     reason = of_all or _explanation(boxes[differing], masks[differing], sizes_N2[differing])
-    first_ids = ", ".join(str(findings.boxes[index][0]) for index in indices_N[differs_N][:5])
-    first_ids += ", ..." if count > 5 else ""
-    sentence = f"{count} of {len(boxes)} boxes contradict their masks (annotation {first_ids}){reason}. {_REMEDY}"
+    ids = listed((findings.boxes[index][0] for index in indices_N[differs_N]), 5)
+    sentence = f"{count} of {len(boxes)} boxes contradict their masks (annotation {ids}){reason}. {_REMEDY}"
     is_rule = of_all or 2 * count > len(boxes)
     kind = findings.problems if is_rule else findings.warnings
     kind.append(f"{sentence}, or leave it out to use the masks' boxes.")

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import attrgetter
@@ -23,7 +23,7 @@ from ntt.data.coco_entries import (
 )
 from ntt.data.documents import parse_document, read_bytes, read_document
 from ntt.data.images import depth_sample
-from ntt.errors import DataError, printable, raise_all
+from ntt.errors import DataError, listed, printable, raise_all
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
 _LOG = logging.getLogger(__name__)
@@ -42,7 +42,6 @@ class CocoDataset:
     Attributes:
         categories: sorted by id.
         instances: usable annotations, in file order, boxes clipped to their images.
-        has_masks: whether there are non-crowd instances and all of them have a segmentation.
         has_annotations: whether the file has an `annotations` list, which may be empty.
         digest: SHA-256 of the file's bytes, hexadecimal; "-without-crowds" follows where `iscrowd` was not read.
         dropped: (number of instances before it in the file, annotation) of those left out because their box or mask
@@ -57,7 +56,6 @@ class CocoDataset:
     categories: tuple[Category, ...]
     images: Mapping[ImageId, ImageRecord]
     instances: tuple[Instance, ...]
-    has_masks: bool
     has_annotations: bool
     annotation_file: Path
     digest: str
@@ -72,6 +70,12 @@ class CocoDataset:
     def file_sha256(self) -> str:
         """SHA-256 of the file's bytes."""
         return self.digest[:64]
+
+    @cached_property
+    def has_masks(self) -> bool:
+        """Whether there are non-crowd instances and all of them have a segmentation."""
+        segmentations = [instance.segmentation for instance in self.instances if not instance.iscrowd]
+        return bool(segmentations) and None not in segmentations
 
     def searched_by_default(self) -> tuple[Category, ...]:
         """Return the categories without `root_class`, of which a note is logged."""
@@ -145,8 +149,7 @@ def read_coco(
     sections = _sections(document, annotations_required, findings)
     if not image_dir.is_dir():
         findings.problems.append(f"The image folder {image_dir} does not exist. Create it or name another one.")
-    if findings.problems:
-        _raise(findings, annotation_file)
+    _raise(findings, annotation_file)
     categories = parse_categories(sections["categories"], findings)
     images = parse_images(sections["images"], image_dir, findings)
     entries = sections.get("annotations", [])
@@ -160,7 +163,6 @@ def read_coco(
         categories=categories,
         images=images,
         instances=instances,
-        has_masks=_all_have_masks(instances),
         has_annotations="annotations" in sections,
         annotation_file=annotation_file,
         digest=hashlib.sha256(content).hexdigest() + ("" if crowd == "regions" else "-without-crowds"),
@@ -183,12 +185,7 @@ def count_difficult(dataset: CocoDataset, difficult: Literal["crowd", "ordinary"
         replace(instance, iscrowd=difficult == "crowd") if instance.isdifficult else instance
         for instance in dataset.instances
     )
-    return replace(dataset, instances=instances, has_masks=_all_have_masks(instances))
-
-
-def _all_have_masks(instances: Iterable[Instance]) -> bool:
-    objects = [instance for instance in instances if not instance.iscrowd]
-    return bool(objects) and all(instance.segmentation is not None for instance in objects)
+    return replace(dataset, instances=instances)
 
 
 def raw_annotations(dataset: CocoDataset) -> dict[int, dict[str, Any]]:
@@ -218,8 +215,7 @@ def _warn(findings: Findings, path: Path) -> None:
     for sentence in findings.warnings:
         _LOG.warning("%s: %s", path, printable(sentence))
     for what, ids in findings.notes.items():
-        first_ids = ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
-        _LOG.warning("%s: %d annotation(s) %s (id %s)", path, len(ids), what, first_ids)
+        _LOG.warning("%s: %d annotation(s) %s (id %s)", path, len(ids), what, listed(ids, 5))
 
 
 def _warn_of_crowds(instances: Sequence[Instance], path: Path) -> None:

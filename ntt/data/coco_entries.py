@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from ntt.data.images import MAX_PIXELS, upright_size
 from ntt.data.missing_images import missing_problems
-from ntt.errors import DataError, printable
+from ntt.errors import DataError, listed, printable
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
 Box = tuple[float, float, float, float]
@@ -144,12 +144,11 @@ def _warn_of_repeated_files(records: Iterable[ImageRecord], findings: Findings) 
     by_name: defaultdict[str, list[ImageId]] = defaultdict(list)
     for record in records:
         by_name[record.file_name].append(record.id)
-    repeated = [f"{name} by ids {', '.join(map(repr, ids))}" for name, ids in by_name.items() if len(ids) > 1]
+    repeated = [f"{name} by ids {' and '.join(map(repr, ids))}" for name, ids in by_name.items() if len(ids) > 1]
     if repeated:
-        examples = "; ".join(repeated[:5]) + ("; ..." if len(repeated) > 5 else "")
         findings.warnings.append(
-            f"{len(repeated)} file(s) are named by several entries of `images` ({examples}), each of which counts as "
-            "its own image. Join the entries if they are one image."
+            f"{len(repeated)} file(s) are named by several entries of `images` ({listed(repeated, 5)}), each of which "
+            "counts as its own image. Join the entries if they are one image."
         )
 
 

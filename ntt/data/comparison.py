@@ -10,7 +10,7 @@ from PIL import Image
 
 from ntt.data.coco import CocoDataset
 from ntt.data.images import image_digest, read_image
-from ntt.errors import DataError
+from ntt.errors import DataError, listed
 from ntt.types import Category, ImageRecord
 
 Pair = tuple[ImageRecord, ImageRecord]
@@ -35,13 +35,12 @@ def same_images_sentence(references: Sequence[ImageRecord], targets: Sequence[Im
     alike = similar_images(references, others)
     if not pairs and not alike:
         return None
-    named = ", ".join(f"{t.file_name} (as reference: {r.file_name})" for r, t in [*pairs, *alike][:_NAMED])
-    more = f" and {len(pairs) + len(alike) - _NAMED} more" if len(pairs) + len(alike) > _NAMED else ""
     kinds = [f"{len(pairs)} byte for byte"] if pairs else []
     kinds += [f"{len(alike)} as the same picture in another file"] if alike else []
+    named = listed((f"{t.file_name} (as reference: {r.file_name})" for r, t in [*pairs, *alike]), _NAMED)
     count = f"{len(pairs) + len(alike)} of {len(targets)} target images are also images of the references file"
     remedy = "A target that served as a reference is found too easily; remove it from one of the two files."
-    return f"{count}, {' and '.join(kinds)}: {named}{more}. {remedy}"
+    return f"{count}, {' and '.join(kinds)}: {named}. {remedy}"
 
 
 def identical_images(references: Sequence[ImageRecord], targets: Sequence[ImageRecord]) -> list[Pair]:
@@ -67,12 +66,8 @@ def similar_images(references: Sequence[ImageRecord], targets: Sequence[ImageRec
     candidates = [record for record in targets if (record.height, record.width) in sizes]
     if len(candidates) > _MOST_DECODED or not candidates:
         return []
-    pairs: list[Pair] = []
-    for target in candidates:
-        alike = (record for record in references if _look_alike(record, target))
-        reference = next(alike, None)
-        pairs += [] if reference is None else [(reference, target)]
-    return pairs
+    alike = ((next((each for each in references if _look_alike(each, target)), None), target) for target in candidates)
+    return [(reference, target) for reference, target in alike if reference is not None]
 
 
 def _look_alike(reference: ImageRecord, target: ImageRecord) -> bool:
@@ -108,8 +103,7 @@ def content_sentences(categories: Sequence[Category], targets: CocoDataset, max_
     absent = [category.name for category in categories if category.id not in present]
     sentences = []
     if absent:
-        listed = ", ".join(absent[:_NAMED]) + (", ..." if len(absent) > _NAMED else "")
-        sentences.append(f"{len(absent)} class(es) have no object in the targets and no AP: {listed}.")
+        sentences.append(f"{len(absent)} class(es) have no object in the targets and no AP: {listed(absent, _NAMED)}.")
     counts = Counter(instance.image_id for instance in objects)
     crowded = [image_id for image_id, count in counts.items() if count > max_detections]
     if crowded:

@@ -269,16 +269,12 @@ def _must_turn(
         return _orientation(image) != 1
     if (image.height, image.width) == size_hw:
         return False
-    raise DataError(
-        f"{path} has {_described_size(image)}, {stated_by} says {size_hw[1]} x {size_hw[0]}. Use the image the "
-        "annotations were drawn on, or correct the size."
-    )
-
-
-def _described_size(image: Image.Image) -> str:
-    turned = " once turned upright" if _orientation(image) in _SIDEWAYS else ""
     height, width = _upright(image)
-    return f"{width} x {height} pixels{turned}"
+    turned = " once turned upright" if _orientation(image) in _SIDEWAYS else ""
+    raise DataError(
+        f"{path} has {width} x {height} pixels{turned}, {stated_by} says {size_hw[1]} x {size_hw[0]}. Use the image "
+        "that the annotations were drawn on, or correct the size."
+    )
 
 
 def _check(record: ImageRecord, *, full: bool) -> tuple[str | None, list[str]]:

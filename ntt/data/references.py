@@ -81,7 +81,6 @@ def reference_targets(
         categories=references.categories,
         images=references.images,
         instances=tuple(objects),
-        has_masks=bool(objects) and all(instance.segmentation is not None for instance in objects),
         has_annotations=True,
         annotation_file=Path("references"),
         digest=content_key([[i.id, i.image_id, i.category_id, i.bbox_xywh, i.iscrowd] for i in objects]),

@@ -17,14 +17,13 @@ from operator import attrgetter
 
 from ntt.data.coco import CocoDataset
 from ntt.data.documents import whole_number
-from ntt.errors import DataError
+from ntt.errors import DataError, listed
 from ntt.types import Category, ImageId, Instance
 
 Sample = tuple[tuple[Instance, ...], ...]
 """For each category, in the order given, its instances."""
 
 _LOG = logging.getLogger(__name__)
-_NAMED_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def annotated_categories(dataset: CocoDataset, categories: Sequence[Category]) -
             "evaluated: %s",
             len(empty),
             dataset.annotation_file,
-            _listed(empty),
+            listed(empty),
         )
     return tuple(category for category in categories if category.id in annotated)
 
@@ -140,7 +139,7 @@ def sample_fixed(dataset: CocoDataset, categories: Sequence[Category], *, shots:
             "sampler=fixed takes every annotation of %s; these classes do not have shots=%d: %s",
             dataset.annotation_file,
             shots,
-            _listed(other),
+            listed(other),
         )
     return tuple(pools)
 
@@ -178,7 +177,7 @@ def uneven_shot_indices(dataset: CocoDataset, categories: Sequence[Category]) ->
     if not names:
         return None
     what = (
-        f"`shot_index`, counted from 0, occurs twice or leaves out a number in {len(names)} class(es): {_listed(names)}"
+        f"`shot_index`, counted from 0, occurs twice or leaves out a number in {len(names)} class(es): {listed(names)}"
     )
     return f"{what}. With shots.sampler=shot_index these have more or fewer references than shots.count."
 
@@ -226,7 +225,7 @@ def _require_any(dataset: CocoDataset, categories: Sequence[Category], counts: S
         others = "Name the others in split.classes; " if len(empty) < len(categories) else "Note that "
         raise DataError(
             f"{dataset.annotation_file} has no {what} of {len(empty)} of the {len(categories)} classes: "
-            f"{_listed(empty)}. {others}crowd regions (but see dataset.crowd), instances marked impossible and boxes "
+            f"{listed(empty)}. {others}crowd regions (but see dataset.crowd), instances marked impossible and boxes "
             "without area do not count."
         )
 
@@ -236,7 +235,7 @@ def _check_counts(
 ) -> None:
     """Refuse or, if not `strict`, warn once of the categories with fewer than `shots` of the counted instances."""
     short = [(c.name, count) for c, count in zip(categories, counts, strict=True) if count < shots]
-    counted = _listed([f"{name} {count}" for name, count in short])
+    counted = listed(f"{name} {count}" for name, count in short)
     if short and strict:
         raise DataError(
             f"Too few {what} for {shots} shots: {counted}. Lower shots.count, set shots.strict=false to take what "
@@ -244,8 +243,3 @@ def _check_counts(
         )
     if short:
         _LOG.warning("Classes with fewer %s than the %d shots asked for; %s: %s", what, shots, remark, counted)
-
-
-def _listed(entries: Sequence[str]) -> str:
-    more = f" and {len(entries) - _NAMED_CLASSES} more classes" if len(entries) > _NAMED_CLASSES else ""
-    return ", ".join(entries[:_NAMED_CLASSES]) + more

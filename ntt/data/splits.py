@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from ntt.base.project import CONF_DIR
-from ntt.errors import ConfigError, raise_all
+from ntt.errors import ConfigError, listed, raise_all
 from ntt.types import Category
-
-_LISTED_NAMES = 30
 
 
 def split_classes(option: str) -> tuple[str, ...]:
@@ -61,9 +59,7 @@ def _check_available(classes: Sequence[str], by_name: Mapping[str, Category], *,
         if name not in by_name
     ]
     if problems:
-        listed = ", ".join(names[:_LISTED_NAMES])
-        more = f" and {len(names) - _LISTED_NAMES} more" if len(names) > _LISTED_NAMES else ""
-        problems[-1] += f" It has {len(names)} classes: {listed}{more}. Choose from these in split.classes."
+        problems[-1] += f" It has {len(names)} classes: {listed(names, 30)}. Choose from these in split.classes."
     raise_all(problems, ConfigError, summary=f"{len(problems)} of {len(classes)} classes are not in the data set")
 
 

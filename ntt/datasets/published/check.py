@@ -1,7 +1,7 @@
 """Compares a published data set on disk with what it must contain."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +11,8 @@ from ntt.data.images import check_images
 from ntt.datasets.base import DatasetFiles
 from ntt.datasets.published import cdfsod
 from ntt.datasets.published.details import Counts, DatasetDetails, KshotList
-from ntt.errors import DataError
+from ntt.errors import DataError, listed
 from ntt.types import ImageRecord
-
-_NAMED = 8
 
 
 @dataclass
@@ -112,8 +110,9 @@ def _class_problems(file: Path, names: set[str], details: DatasetDetails) -> lis
         same = len(names) == details.num_classes
         return [] if same else [f"{file} has {len(names)} classes, the published file has {details.num_classes}."]
     missing, surplus = set(details.class_names) - names, names - set(details.class_names)
-    problems = [f"{file} lacks the class(es) {_listed(missing)}."] if missing else []
-    return problems + ([f"{file} has the class(es) {_listed(surplus)}, which are not known."] if surplus else [])
+    problems = [f"{file} lacks the class(es) {listed(sorted(missing), 8)}."] if missing else []
+    unknown = f"{file} has the class(es) {listed(sorted(surplus), 8)}, which are not known."
+    return [*problems, unknown] if surplus else problems
 
 
 def _check_shots(report: CheckReport, references: CocoDataset, shots: int) -> None:
@@ -122,9 +121,9 @@ def _check_shots(report: CheckReport, references: CocoDataset, shots: int) -> No
     other = {category.name: counts[category.id] for category in references.categories if counts[category.id] != shots}
     empty = [name for name, count in other.items() if count == 0]
     if empty:
-        report.problems.append(f"{references.annotation_file} has no example of {_listed(empty)}.")
+        report.problems.append(f"{references.annotation_file} has no example of {listed(empty, 8)}.")
     elif other:
-        differing = _listed(f"{name} {count}" for name, count in other.items())
+        differing = listed((f"{name} {count}" for name, count in other.items()), 8)
         report.lines.append(f"         classes with other than {shots} examples: {differing}")
 
 
@@ -137,7 +136,7 @@ def _check_list(report: CheckReport, dataset: CocoDataset, published: KshotList,
     path = cdfsod.list_path(dataset.annotation_file.parent.parent, shots)
     if path.is_file():
         differing = cdfsod.differing_classes(references, cdfsod.published_references(path))
-        remedy = f"Classes that differ from {path.name}: {_listed(differing)}."
+        remedy = f"Classes that differ from {path.name}: {listed(differing, 8)}."
     else:
         remedy = "Fetch the list with `ntt data get cdfsod-lists` and check again to see which classes differ."
     report.problems.append(f"{dataset.annotation_file} has other references than the benchmark's list. {remedy}")
@@ -155,9 +154,3 @@ def _check_images(report: CheckReport, kind: str, records: Sequence[ImageRecord]
         check_images(present, full=decode)
     except DataError as error:
         report.problems.append(str(error))
-
-
-def _listed(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    more = f" and {len(ordered) - _NAMED} more" if len(ordered) > _NAMED else ""
-    return ", ".join(ordered[:_NAMED]) + more
