@@ -91,7 +91,7 @@ def test_table():
 
 def help_texts(command: click.Command, parent: click.Context | None = None, name: str = "ntt") -> Iterator[str]:
     """The help of a command and of all commands below it."""
-    context = click.Context(command, parent, name, terminal_width=100, help_option_names=["-h", "--help"])
+    context = click.Context(command, parent, name, **{**command.context_settings, "terminal_width": 100})
     yield f"$ {context.command_path} --help\n{command.get_help(context)}\n\n"
     for below, subcommand in sorted(getattr(command, "commands", {}).items()):
         yield from help_texts(subcommand, context, below)

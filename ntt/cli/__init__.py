@@ -4,6 +4,6 @@ main                                        the command and its errors
 run data convert weights store sweep        one module per command: parameters and help texts. Modules that load torch
 report show backbone references             are imported when a command runs
 data_check data_get boxes_to_masks          the work of the longer commands
-sample_references report_files reference_check
+report_files reference_check
 annotation_files options                    what commands share
 """

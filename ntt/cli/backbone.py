@@ -20,18 +20,12 @@ def backbone() -> None:
 @backbone.command()
 @click.argument("images", nargs=-1, type=PATH, metavar="[IMAGE]...")
 @click.option("--repo-dir", type=PATH, required=True, metavar="FOLDER", help="Clone of Meta's repository.")
-@click.option("--model", default="dinov2_vitl14", show_default=True, help="As in conf/backbone.")
+@click.option("--model", default="dinov2_vitl14", help="As in conf/backbone.")
 @click.option("--weights", type=PATH, metavar="FILE", help="In Meta's layout. Default: the official file.")
+@click.option("--root", type=PATH, default=WEIGHTS_ROOT, metavar="FOLDER", help="Of official weights.")
+@click.option("--input-size", default=518, metavar="PX", help="Images are resized to this side.")
 @click.option(
-    "--root", type=PATH, default=WEIGHTS_ROOT, show_default=True, metavar="FOLDER", help="Of official weights."
-)
-@click.option("--input-size", default=518, show_default=True, metavar="PX", help="Images are resized to this side.")
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0),
-    default=1e-4,
-    show_default=True,
-    help="Largest difference of a feature allowed.",
+    "--tolerance", type=click.FloatRange(min=0), default=1e-4, help="Largest difference of a feature allowed."
 )
 def compare(
     images: tuple[Path, ...],

@@ -9,12 +9,11 @@ import click
 
 from ntt.config.command_line import check_overrides
 from ntt.config.compose import compose_config
-from ntt.config.schema import ExperimentConfig
-from ntt.data.coco import CocoDataset, read_coco
+from ntt.data.coco import read_coco
 from ntt.data.images import check_images, read_image
 from ntt.drawing.instances import draw_instances
-from ntt.models.box_masks import BoxMasks, Conversion, choose_box_segmenter, convert
-from ntt.models.segmenters.base import BoxSegmenter
+from ntt.errors import listed
+from ntt.models.box_masks import BoxMasks, choose_box_segmenter, convert
 from ntt.run.inputs import read_alike
 from ntt.run.models import build_models
 from ntt.stages.target_pictures import drawn_instances, picture_stem, save_picture
@@ -28,7 +27,9 @@ def make_masks(
     """Write a copy of an annotation file in which boxes have masks; `options` are passed to `convert`."""
     check_overrides(overrides)
     config = compose_config(overrides)
-    segmenter = _build(config)
+    models = build_models(config)
+    segmenter = choose_box_segmenter("segmenter", models.segmenter, models.backbone)
+    assert segmenter is not None
     (dataset,) = read_alike([read_coco(annotations, images)], config.dataset)
     check_images([dataset.images[image_id] for image_id in dict.fromkeys(i.image_id for i in dataset.instances)])
     parts = output.with_name(f"{output.name}.parts")
@@ -36,8 +37,11 @@ def make_masks(
         click.echo(f"Going on with what is in {parts}")
 
     def draw(record: ImageRecord, instances: Sequence[Instance], rles: Mapping[int, bytes]) -> None:
+        """Draw an image with its own and its new masks."""
         assert pictures is not None
-        _draw(dataset, record, instances, rles, pictures / f"{picture_stem(record)}.png")
+        drawn = drawn_instances(instances, dataset.categories, record, masks=rles)
+        picture = draw_instances(read_image(record), drawn, [category.name for category in dataset.categories])
+        save_picture(picture, pictures / f"{picture_stem(record)}.png")
 
     result = convert(
         dataset=dataset,
@@ -47,32 +51,9 @@ def make_masks(
         **options,
     )
     shutil.rmtree(parts, ignore_errors=True)
-    _report(result, segmenter.name, output)
-
-
-def _build(config: ExperimentConfig) -> BoxSegmenter:
-    models = build_models(config)
-    box_segmenter = choose_box_segmenter("segmenter", models.segmenter, models.backbone)
-    assert box_segmenter is not None
-    return box_segmenter
-
-
-def _report(result: Conversion, name: str, output: Path) -> None:
+    name, without = segmenter.name, result.boxes_as_masks
     click.echo(f"{result.num_new} masks made by {name}, {result.num_unchanged} annotations left as they were")
-    count = len(result.boxes_as_masks)
-    if count:
-        ids = ", ".join(map(str, result.boxes_as_masks[:10])) + (", ..." if count > 10 else "")
-        click.echo(f"Warning: {name} found nothing in {count} boxes, which serve as masks (annotations {ids})")
+    if without:
+        sentence = f"{name} found nothing in {len(without)} boxes, which serve as masks"
+        click.echo(f"Warning: {sentence} (annotations {listed(without)})")
     click.echo(f"written to {output}")
-
-
-def _draw(
-    dataset: CocoDataset,
-    record: ImageRecord,
-    instances: Sequence[Instance],
-    rles: Mapping[int, bytes],
-    path: Path,
-) -> None:
-    """Draw an image with its own and its new masks."""
-    drawn = drawn_instances(instances, dataset.categories, record, masks=rles)
-    save_picture(draw_instances(read_image(record), drawn, [category.name for category in dataset.categories]), path)

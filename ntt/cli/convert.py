@@ -1,6 +1,6 @@
 """`ntt data convert`: annotations of other formats to COCO files. The originals are never changed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,6 @@ def convert() -> None:
     "--difficult",
     type=click.Choice(("crowd", "keep", "drop")),
     default="crowd",
-    show_default=True,
     help="Difficult objects become crowd regions, as VOC's evaluation asks for, ordinary objects, or nothing.",
 )
 @click.option("--zero-based", is_flag=True, help="Corners are counted from 0, the far one exclusive, unlike VOC.")
@@ -52,7 +51,7 @@ def voc(output: Path, list_file: Path | None, categories: Path | None, **options
 @convert.command()
 @output_option
 @click.argument("root", type=PATH, required=False, metavar="[FOLDER]")
-@click.option("--subset", default="train", show_default=True, help="train, val, ..., or all.")
+@click.option("--subset", default="train", help="train, val, ..., or all.")
 @click.option("--images", type=PATH, metavar="FOLDER", help="Instead of FOLDER and --subset.")
 @click.option("--labels", type=PATH, metavar="FOLDER", help="Of the text files.")
 @click.option("--names", type=PATH, metavar="FILE", help="Class names: data.yaml or classes.txt.")
@@ -109,20 +108,15 @@ def folder(output: Path, root: Path) -> None:
     It contains references/CLASS/IMAGE and targets/IMAGE; see docs/data.md.
     """
     from ntt.cli.annotation_files import write_and_check
-
-    documents = _plain_folder(root)
-    for name in documents:
-        check_output(output / name)
-    for name, converted in documents.items():
-        write_and_check(converted, output / name)
-
-
-def _plain_folder(root: Path) -> "Mapping[str, Converted]":
     from ntt.convert.plain_folder import convert_references, convert_targets
 
+    names = ("references.json", "targets.json")
+    for name in names:
+        check_output(output / name)
     references = convert_references(root / "references")
     targets = convert_targets(root / "targets", references.categories)
-    return {"references.json": references, "targets.json": targets}
+    for name, converted in zip(names, (references, targets), strict=True):
+        write_and_check(converted, output / name)
 
 
 def _read(categories: Path | None) -> "tuple[Category, ...] | None":

@@ -1,7 +1,7 @@
 """`ntt data`: fetch, check, convert, divide and merge data sets; references to keep and share."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -9,7 +9,10 @@ from ntt.cli.convert import convert
 from ntt.cli.options import PATH, check_output, output_option, overrides_argument
 from ntt.errors import ConfigError
 
-_seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the draw.")
+if TYPE_CHECKING:
+    from ntt.data.coco import Crowd
+
+_seed_option = click.option("--seed", type=int, default=0, help="Of the draw.")
 
 
 @click.group()
@@ -80,14 +83,7 @@ def get(name: str, data_root: Path | None, root: Path | None, **options: Any) ->
 @click.option("--images", type=PATH, required=True, metavar="FOLDER", help="Its file names start from here.")
 @output_option
 @click.option("--segmenter", metavar="OPTION", help="As in conf/segmenter, such as sam2. Default: regions.")
-@click.option(
-    "--format",
-    "mask_format",
-    type=click.Choice(("rle", "polygon")),
-    default="rle",
-    show_default=True,
-    help="Of the masks.",
-)
+@click.option("--format", "mask_format", type=click.Choice(("rle", "polygon")), default="rle", help="Of the masks.")
 @click.option("--overwrite-masks", is_flag=True, help="Also for annotations that have a mask.")
 @click.option(
     "--image-batch",
@@ -206,9 +202,32 @@ def sample(
     References are drawn as by a run with the same settings KEY=VALUE, such as shots=5shot shots.sampler=reference
     seed=42 split=coco_novel20. A run uses the file with dataset.references=FILE shots.sampler=shot_index.
     """
-    from ntt.cli.sample_references import write_sample
+    from ntt.cli.annotation_files import write_and_check
+    from ntt.config.command_line import check_overrides
+    from ntt.config.compose import compose_config
+    from ntt.convert.references import references_document
+    from ntt.data.coco import read_coco
+    from ntt.data.images import check_images
+    from ntt.models.box_masks import ReferenceMasks
+    from ntt.run.inputs import drawn_references, read_inputs, searched_categories
+    from ntt.stages.pictures import draw_references
 
     check_output(output, sources=[] if annotations is None else [annotations])
     if annotations is not None and images is None:
         raise ConfigError("--annotations is given without --images. Name the folder its file names start from.")
-    write_sample(annotations, images, output, pictures=pictures, overrides=overrides)
+    check_overrides(overrides)
+    config = compose_config(overrides)
+    if annotations is None or images is None:
+        inputs = read_inputs(config)
+        dataset, categories = inputs.reference_data, inputs.categories
+    else:
+        dataset = read_coco(annotations, images, crowd=cast("Crowd", config.dataset.crowd))
+        categories = searched_categories(config, dataset)
+    references = drawn_references(config, dataset, categories)
+    if pictures is not None:
+        check_images(list(references.images.values()))
+    write_and_check(references_document(references, dataset), output)
+    click.echo(f"digest {references.digest}")
+    if pictures is not None:
+        for path in draw_references(references=references, masks=ReferenceMasks(None), folder=pictures):
+            click.echo(f"drawn in {path}")

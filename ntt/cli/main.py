@@ -22,7 +22,7 @@ from ntt.errors import EXIT_USER_ERROR, NttError
 EXIT_INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120, "show_default": True})
 @click.version_option(__version__, prog_name="ntt", message="%(prog)s %(version)s")
 def ntt() -> None:
     """Training-free, reference-based instance segmentation.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=PATH, metavar="RUNS_OR_SWEEP...")
-@click.option("--metric", default="bbox/AP", show_default=True, help="What comparisons and plots show.")
+@click.option("--metric", default="bbox/AP", help="What comparisons and plots show.")
 @click.option(
     "--compare",
     type=(str, str),
@@ -23,13 +23,11 @@ if TYPE_CHECKING:
     help="Difference of two settings, KEY=VALUE each, paired over seeds; may be repeated.",
 )
 @click.option("--expected", is_flag=True, help="Compare with the published values.")
-@click.option("--format", "table_format", type=FORMAT, default="markdown", show_default=True, help="Of the tables.")
+@click.option("--format", "table_format", type=FORMAT, default="markdown", help="Of the tables.")
 @click.option("--out", type=PATH, metavar="FOLDER", help="Write tables (and plots) into this folder.")
 @click.option("--plots", is_flag=True, help="Draw plots, PNG and PDF, into the folder of --out.")
 @click.option("--html", type=PATH, metavar="FILE", help="Write one self-contained page with a gallery.")
-@click.option(
-    "--gallery-images", type=click.IntRange(min=0), default=24, show_default=True, metavar="N", help="Per data set."
-)
+@click.option("--gallery-images", type=click.IntRange(min=0), default=24, metavar="N", help="Per data set.")
 def report(
     folders: tuple[Path, ...],
     metric: str,

@@ -22,7 +22,7 @@ _KEEP_HOURS = 24.0
 _KEEP_HOURS_UNUSED = 14 * 24.0
 
 _store_option = click.option(
-    "--store", "root", type=PATH, default=STORE_ROOT, show_default=True, metavar="FOLDER", help="Folder of the store."
+    "--store", "root", type=PATH, default=STORE_ROOT, metavar="FOLDER", help="Folder of the store."
 )
 
 
@@ -85,7 +85,6 @@ def verify(root: Path, removes: bool) -> int:
     type=PATH,
     multiple=True,
     default=(OUTPUT_ROOT,),
-    show_default=True,
     metavar="FOLDER",
     help="Folder of run directories, for --unused; may be repeated.",
 )

@@ -22,12 +22,11 @@ _root_option = click.option(
     "--output-root",
     type=PATH,
     default=OUTPUT_ROOT,
-    show_default=True,
     metavar="FOLDER",
     help="Folder to search for sweeps by name: runtime.output_root of their points.",
 )
 _processes_option = click.option(
-    "--processes", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="On this machine."
+    "--processes", type=click.IntRange(min=1), default=1, metavar="N", help="On this machine."
 )
 _cluster_option = click.option("--cluster", metavar="PROFILE", help="Cluster profile, instead of the file's.")
 _set_option = click.option(
@@ -130,8 +129,8 @@ def status(sweep: str, output_root: Path, verbose: bool) -> None:
 @sweep.command()
 @_sweep_argument
 @_root_option
-@click.option("--metric", default="bbox/AP", show_default=True, help="Of the table of single points.")
-@click.option("--format", "table_format", type=FORMAT, default="markdown", show_default=True, help="Of the tables.")
+@click.option("--metric", default="bbox/AP", help="Of the table of single points.")
+@click.option("--format", "table_format", type=FORMAT, default="markdown", help="Of the tables.")
 def collect(sweep: str, output_root: Path, metric: str, table_format: "Format") -> None:
     """Print the tables of a sweep, and what is missing from them."""
     from ntt.cli.report_files import report_tables, write_files

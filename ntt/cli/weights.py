@@ -9,9 +9,7 @@ from ntt.base.project import WEIGHTS_ROOT
 from ntt.cli.options import PATH
 from ntt.errors import ConfigError
 
-_root_option = click.option(
-    "--root", type=PATH, default=WEIGHTS_ROOT, show_default=True, metavar="FOLDER", help="Folder of the weights."
-)
+_root_option = click.option("--root", type=PATH, default=WEIGHTS_ROOT, metavar="FOLDER", help="Folder of the weights.")
 
 
 @click.group()
