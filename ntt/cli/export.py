@@ -25,7 +25,9 @@ _NAMES = {"coco": "coco.json", "cvat": "cvat.xml", "label-studio": "label-studio
     help="Lowest score of a detection; default: that proposed by the references of its class, else 0.4.",
 )
 @click.option("--output", type=PATH, metavar="PATH", help="Default: coco.json, cvat.xml, ... or labelme/ in the run.")
-@click.option("--prefix", default="", help="Label Studio: what turns an image's file name into an address.")
+@click.option(
+    "--prefix", default="", show_default=False, help="Label Studio: what turns an image's file name into an address."
+)
 def export(tool: str, run: Path, above: float | None, output: Path | None, prefix: str) -> None:
     """Write a run's detections for an annotation tool, to be corrected.
 

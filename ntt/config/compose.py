@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ntt.base.settings import setting_problems
-from ntt.config.explain import COMPOSE_ERRORS, first_problem, group_options, no_schema, removal_problem, unreadable
+from ntt.config.explain import COMPOSE_ERRORS, first_problem, no_schema, removal_problem, unreadable
 from ntt.config.registry import OPTION_GROUPS
 from ntt.config.schema import STAGE_ALIASES, ExperimentConfig
 from ntt.config.sources import active_sources, compose_lines, hydra_session
@@ -33,7 +33,7 @@ def compose_config(overrides: Sequence[str]) -> ExperimentConfig:
 def compose_many(points: Sequence[Sequence[str]]) -> list[ExperimentConfig]:
     """Compose many configurations, each from its overrides, much faster than `compose_config` would.
 
-    Parts composed once are kept as long as the process lives, so later changes in `conf/` are not seen.
+    What the same options give is kept as long as the process lives, so later changes in `conf/` are not seen.
     """
     with hydra_session():
         return [from_hydra(compose_cached(overrides)) for overrides in points]
@@ -87,13 +87,13 @@ def from_hydra(cfg: DictConfig) -> ExperimentConfig:
 
 
 def compose_cached(overrides: Sequence[str]) -> DictConfig:
-    """Do what Hydra's `compose` does, from parts composed earlier, and explain refusals. Needs a `hydra_session`."""
+    """Do what Hydra's `compose` does, once for the same options, and explain refusals. Needs a `hydra_session`."""
     try:
         parsed = OverridesParser.create().parse_overrides(keep_text(overrides))
         if (removal := removal_problem(parsed)) is not None:
             raise ConfigError(removal)
         options = tuple(override.input_line or "" for override in parsed if not _sets_a_value(override))
-        config = copy.deepcopy(_whole(options, (active_sources(), os.environ.get(DATA_VARIABLE))))
+        config = copy.deepcopy(_composed(options, (active_sources(), os.environ.get(DATA_VARIABLE))))
         for override in filter(_sets_a_value, parsed):
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
     except OverrideParseException as error:
@@ -104,31 +104,9 @@ def compose_cached(overrides: Sequence[str]) -> DictConfig:
 
 
 @cache
-def _whole(options: tuple[str, ...], context: Hashable) -> DictConfig:
-    """Assemble a configuration from the parts its options name; experiments reach into other groups."""
-    by_key = {line.partition("=")[0]: line for line in options}
-    groups = {key: line for key, line in by_key.items() if "/" not in key and group_options(key)}
-    others = tuple(line for line in options if line not in groups.values())
-    base = _part(others, context)
-    parts = {group: _part((*others, line), context) for group, line in groups.items()}
-    if not all(_differs_only_in(group, part, base) for group, part in parts.items()):
-        return _part(options, context)
-    whole = copy.deepcopy(base)
-    for group, part in parts.items():
-        whole[group] = part[group]
-    return whole
-
-
-@cache
-def _part(lines: tuple[str, ...], context: Hashable) -> DictConfig:
+def _composed(options: tuple[str, ...], context: Hashable) -> DictConfig:
     """Compose; `context` is what else decides the result: the sources of options, a variable that a default reads."""
-    return compose_lines(lines)
-
-
-def _differs_only_in(group: str, part: DictConfig, base: DictConfig) -> bool:
-    part_values: Any = OmegaConf.to_container(part)
-    base_values: Any = OmegaConf.to_container(base)
-    return all(part_values[key] == base_values[key] for key in part_values if key != group)
+    return compose_lines(options)
 
 
 def _sets_a_value(override: Override) -> bool:
