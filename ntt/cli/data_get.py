@@ -44,19 +44,15 @@ def get_data(
     data_root = (data_root or configured).absolute()
     source = Source(mirror=mirror or None, offline=offline or is_offline(), keep_archives=keep_archives)
     if name == LISTS:
-        return _get_lists(data_root, source)
+        with download_bars() as progress:
+            listed = [details for details in datasets.values() if details.lists]
+            sentences = fetch_kshot_lists(listed, data_root, replace(source, progress=progress))
+        click.echo("\n".join(sentences))
+        return 0
     details = datasets[name]
     if details.get is None:
         return _describe(details, files_by_shots(details, root, data_root=data_root))
     return _get(details, data_root, root, source)
-
-
-def _get_lists(data_root: Path, source: Source) -> int:
-    datasets = [details for details in known_datasets().values() if details.lists]
-    with download_bars() as progress:
-        sentences = fetch_kshot_lists(datasets, data_root, replace(source, progress=progress))
-    click.echo("\n".join(sentences))
-    return 0
 
 
 def _get(details: DatasetDetails, data_root: Path, root: Path | None, source: Source) -> int:

@@ -1,13 +1,19 @@
 """The data set interface: where a references file, a targets file and their images are stored."""
 
+import json
+import logging
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ntt.base.digests import content_key
+from ntt.base.files import write_text
 from ntt.base.settings import setting
+from ntt.convert.base import Converted
 from ntt.errors import DataError
 
+_LOG = logging.getLogger(__name__)
 DATA_VARIABLE = "NTT_DATA"
 """Environment variable that names the folder of the published data sets."""
 
@@ -20,6 +26,16 @@ class DatasetFiles:
     reference_images: Path
     targets_file: Path
     target_images: Path
+
+
+def write_list(converted: Converted, path: Path) -> Path:
+    """Write an annotation file unless it exists with this content; several processes may do so at the same time."""
+    for note in converted.notes:
+        _LOG.warning("%s: %s.", converted.image_root, note)
+    text = json.dumps(converted.document, ensure_ascii=False) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+    return path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +109,10 @@ class RootedConfig(DatasetConfig):
         """Return a path below the root or, if there is nothing, below the working directory."""
         below, here = self.below_root(relative), Path(os.path.normpath(Path(relative).expanduser().absolute()))
         return here if here.exists() and not below.exists() else below
+
+    def list_folder(self, cache_root: Path, *folders: Path) -> Path:
+        """Return the folder for annotation files that list `folders`; data sets of the same name do not share one."""
+        return cache_root / f"folder-{self.label()}-{content_key([str(folder) for folder in folders])[:10]}"
 
     def _require_root(self, *contents: str) -> None:
         if not self.root_path.is_dir():

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from ntt.convert.plain_folder import coco_categories, convert_targets
-from ntt.datasets.base import DatasetFiles, RootedConfig
+from ntt.datasets.base import DatasetFiles, RootedConfig, write_list
 from ntt.datasets.exports import find_annotation_file, find_image_folder
-from ntt.datasets.lists import list_folder, write_list
 from ntt.errors import DataError, raise_all
 
 
@@ -75,8 +74,5 @@ class CocoJsonConfig(RootedConfig):
         """List all images of a folder of targets, without annotations unless it holds LabelMe files."""
         folder = files.targets_file
         targets = convert_targets(folder, coco_categories(files.references_file))
-        return replace(
-            files,
-            targets_file=write_list(targets, list_folder(cache_root, self.label(), folder) / "targets.json"),
-            target_images=folder,
-        )
+        written = write_list(targets, self.list_folder(cache_root, folder) / "targets.json")
+        return replace(files, targets_file=written, target_images=folder)

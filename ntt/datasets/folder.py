@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ntt.convert.plain_folder import coco_categories, convert_references, convert_targets
-from ntt.datasets.base import DatasetFiles, RootedConfig
-from ntt.datasets.lists import list_folder, write_list
+from ntt.datasets.base import DatasetFiles, RootedConfig, write_list
 
 TARGETS_FILE = "targets.json"
 
@@ -37,14 +36,9 @@ class FolderConfig(RootedConfig):
         targets = root if self.targets is None else self.targets_path(self.targets)
         given = root / TARGETS_FILE
         examples = convert_references(references, coco_categories(given) if given.is_file() else None)
-        cache = list_folder(cache_root, self.label(), references, targets)
-        write_list(examples, cache / "references.json")
+        cache = self.list_folder(cache_root, references, targets)
+        references_file = write_list(examples, cache / "references.json")
         if not given.is_file():
             without = references if self.targets is None else None
-            write_list(convert_targets(targets, examples.categories, without=without), cache / TARGETS_FILE)
-        return DatasetFiles(
-            references_file=cache / "references.json",
-            reference_images=references,
-            targets_file=given if given.is_file() else cache / TARGETS_FILE,
-            target_images=targets,
-        )
+            given = write_list(convert_targets(targets, examples.categories, without=without), cache / TARGETS_FILE)
+        return DatasetFiles(references_file, reference_images=references, targets_file=given, target_images=targets)

@@ -73,14 +73,12 @@ def write_kshot_file(root: Path, shots: int) -> Path | None:
         image_id = image_ids.setdefault(image, len(image_ids) + 1)
         annotation = {"id": number, "image_id": image_id, "category_id": ids[name], "bbox": box}
         annotations.append({**annotation, "area": box[2] * box[3], "iscrowd": 0})
-    images = [_image_entry(root, image, number) for image, number in image_ids.items()]
+    images = []
+    for image, number in image_ids.items():
+        height, width = upright_size(root / IMAGES / image)
+        images.append({"id": number, "file_name": str(image), "width": width, "height": height})
     write_json(target, {"images": images, "annotations": annotations, "categories": categories})
     return target
-
-
-def _image_entry(root: Path, image: PurePosixPath, image_id: int) -> Json:
-    height, width = upright_size(root / IMAGES / image)
-    return {"id": image_id, "file_name": str(image), "width": width, "height": height}
 
 
 def published_references(path: Path) -> list[Reference]:

@@ -84,13 +84,13 @@ class DatasetDetails:
     title: str
     official: str
     terms: str
-    get: str | None
     class_names: tuple[str, ...]
     num_classes: int
-    shots: tuple[int, ...]
-    references: Counts
-    shot_images: Mapping[int, int]
     targets: Counts
+    references: Counts = field(default_factory=Counts)
+    get: str | None = None
+    shots: tuple[int, ...] = ()
+    shot_images: Mapping[int, int] = field(default_factory=dict)
     folder: str | None = None
     lists: Mapping[int, KshotList] = field(default_factory=dict)
 
@@ -115,26 +115,18 @@ def few_shot_lists_url() -> str:
 
 
 def _details(name: str, entry: Mapping[str, Any]) -> DatasetDetails:
-    base = _document()["cdfsod_lists"]
-    classes = split_classes(entry["classes"]) if "classes" in entry else tuple(entry.get("class_names", ()))
-    return DatasetDetails(
-        name=name,
-        title=entry["title"],
-        official=entry["official"],
-        terms=entry["terms"],
-        get=entry.get("get"),
-        class_names=classes,
-        num_classes=entry.get("num_classes", len(classes)),
-        shots=tuple(entry.get("shots", ())),
-        references=Counts(**entry.get("references", {})),
-        shot_images={int(shots): images for shots, images in entry.get("shot_images", {}).items()},
-        targets=Counts(**entry["targets"]),
-        folder=entry.get("folder"),
-        lists={
-            int(shots): KshotList(url=f"{base}{entry['folder']}/annotations/{shots}_shot_converted.json", **digests)
-            for shots, digests in entry.get("lists", {}).items()
-        },
-    )
+    values = dict(entry)
+    option, names = values.pop("classes", None), values.pop("class_names", ())
+    names = tuple(names) if option is None else split_classes(option)
+    values |= {key: Counts(**values[key]) for key in ("references", "targets") if key in values}
+    values["shots"] = tuple(values.get("shots", ()))
+    values["shot_images"] = {int(shots): images for shots, images in values.get("shot_images", {}).items()}
+    folder = f"{_document()['cdfsod_lists']}{values.get('folder')}/annotations"
+    values["lists"] = {
+        int(shots): KshotList(url=f"{folder}/{shots}_shot_converted.json", **digests)
+        for shots, digests in values.get("lists", {}).items()
+    }
+    return DatasetDetails(**{"name": name, "class_names": names, "num_classes": len(names), **values})
 
 
 @cache
