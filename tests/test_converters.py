@@ -535,12 +535,12 @@ def test_unusable_labelme_shapes_are_refused(tmp_path: Path, bad: Any, text: str
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[" * 100_000, "cannot be read as JSON"),
-        ("[]", "is not a LabelMe file"),
+        ("{", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        ("[]", "holds a JSON list"),
         ('{"images": []}', "is not a LabelMe file"),
         ('{"shapes": 3}', "is not a LabelMe file"),
-        ('{"shapes": [], "shapes": []}', "the same key twice"),
+        ('{"shapes": [], "shapes": [1]}', "the same key twice"),
         ('{"shapes": []}', "there is no object with a class"),
     ],
 )

@@ -7,7 +7,6 @@ are the labels `__ignore__` and `_background_`. The copy of the image inside the
 
 import base64
 import io
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -17,10 +16,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ntt.convert.base import NAMES_ANOTHER, CocoBuilder, Converted, LabelledObject, polygon_box, read_bytes
+from ntt.convert.base import NAMES_ANOTHER, CocoBuilder, Converted, LabelledObject, polygon_box
 from ntt.convert.folders import Folder
 from ntt.data.coco_entries import all_numbers, whole
-from ntt.data.documents import whole_number
+from ntt.data.documents import read_document, whole_number
 from ntt.data.masks import BoolArray, rle_box, segmentation_rle
 from ntt.errors import DataError
 from ntt.ops.masks import decode_masks, encode_masks
@@ -28,7 +27,6 @@ from ntt.types import Category, Json
 
 _IGNORED_LABELS = ("__ignore__", "_background_")
 _OUTLINE_ERROR_PX = 0.1
-_MAX_BYTES = 256 << 20
 _NO_AREA = ("point", "points", "line", "linestrip")
 
 
@@ -79,20 +77,10 @@ def mask_object(name: str, mask_HW: BoolArray) -> LabelledObject:
 
 def _read(file: Path) -> tuple[Json, str]:
     """Return a LabelMe file and the image name it states."""
-    try:
-        document = json.loads(read_bytes(file, _MAX_BYTES), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read as JSON: {error}. Save it again from LabelMe.") from error
-    if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
+    document = read_document(file)
+    if not isinstance(document.get("shapes"), list):
         raise DataError(f"{file} is not a LabelMe file: it has no list `shapes`. Save it from LabelMe, or remove it.")
     return document, str(document.get("imagePath") or "")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> Json:
-    entry = dict(pairs)
-    if len(entry) < len(pairs):
-        raise ValueError("an object has the same key twice")
-    return entry
 
 
 def _objects(shapes: list[Any], file: Path, size_hw: tuple[int, int], builder: CocoBuilder) -> list[LabelledObject]:

@@ -9,7 +9,7 @@ regions, and therefore are not references. `difficult` and `truncated` are kept 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -71,8 +71,8 @@ class _NoDoctype(TreeBuilder):
         raise ValueError("it has a document type declaration (<!DOCTYPE ...>), which annotation files do not need")
 
 
-def read_xml(path: Path) -> Element:
-    """Parse a VOC file of unknown origin; refuse a document type declaration, another root, more than 16 MiB."""
+def _read(path: Path) -> tuple[Element, str | None]:
+    """Parse a VOC file of unknown origin, without document type declarations; return it with the image it states."""
     data = read_bytes(path, _MAX_XML_BYTES)
     try:
         parser = XMLParser(target=_NoDoctype())
@@ -82,12 +82,7 @@ def read_xml(path: Path) -> Element:
         raise DataError(f"{path} is not usable XML: {error}. Export the annotation again.") from error
     if root.tag != "annotation":
         raise DataError(f"{path} begins with <{root.tag}>, a VOC file begins with <annotation>.")
-    return root
-
-
-def _read(path: Path) -> tuple[Element, str | None]:
-    tree = read_xml(path)
-    return tree, tree.findtext("filename")
+    return root, root.findtext("filename")
 
 
 def _treated(objects: Sequence[LabelledObject], difficult: DifficultMode, builder: CocoBuilder) -> list[LabelledObject]:
@@ -117,20 +112,14 @@ def _object(element: Element, where: str, zero_based: bool) -> LabelledObject:
         raise DataError(f"{where} has no <name>, the class is needed.")
     extras = {key: int(_is_true(element.findtext(key))) for key in ("difficult", "truncated")}
     polygons = [_polygon(polygon, f"{where} ({name})") for polygon in element.findall("polygon")]
-    if polygons and element.find("bndbox") is None:
-        box = polygon_box(polygons)
-    else:
-        box = _box(element, f"{where} ({name})", zero_based)
+    has_box = element.find("bndbox") is not None or not polygons
+    box = _box(element, f"{where} ({name})", zero_based) if has_box else polygon_box(polygons)
     return LabelledObject(name, box, polygons or None, extras=extras)
 
 
 def _polygon(element: Element, where: str) -> list[float]:
     """Read <x1>, <y1>, <x2>, ... or <pt><x>, <y></pt>, as tools write them: in pixels, counted from 0."""
-    texts = [part.text or "" for part in element.iter() if part.tag.strip("0123456789") in ("x", "y")]
-    try:
-        values = [float(text) for text in texts]
-    except ValueError:
-        values = []
+    values = _numbers(part.text for part in element.iter() if part.tag.strip("0123456789") in ("x", "y"))
     if len(values) < 6 or len(values) % 2 or not all(map(math.isfinite, values)):
         raise DataError(f"{where} has an unusable <polygon>: three points or more, <x1>, <y1>, <x2>, ..., are needed.")
     return values
@@ -138,14 +127,21 @@ def _polygon(element: Element, where: str) -> list[float]:
 
 def _box(element: Element, where: str, zero_based: bool) -> Box:
     texts = [(element.findtext(f"bndbox/{key}") or "").strip() for key in ("xmin", "ymin", "xmax", "ymax")]
-    try:
-        left, top, right, bottom = map(float, texts)
-    except ValueError:
-        raise DataError(f"{where} has the corners {texts}: four numbers xmin, ymin, xmax, ymax are needed.") from None
+    if len(corners := _numbers(texts)) < 4:
+        raise DataError(f"{where} has the corners {texts}: four numbers xmin, ymin, xmax, ymax are needed.")
+    left, top, right, bottom = corners
     if right < left or bottom < top:
         raise DataError(f"{where} has the corners {texts}: xmax and ymax must not be smaller than xmin and ymin.")
     first = 0.0 if zero_based else 1.0
     return (left - first, top - first, right - left + first, bottom - top + first)
+
+
+def _numbers(texts: Iterable[str | None]) -> list[float]:
+    """Return the numbers that texts stand for; none if one of them stands for no number."""
+    try:
+        return [float(text or "") for text in texts]
+    except ValueError:
+        return []
 
 
 def _is_true(text: str | None) -> bool:
@@ -153,7 +149,5 @@ def _is_true(text: str | None) -> bool:
 
 
 def _whole(text: str | None) -> int:
-    try:
-        return int(float(text or 0))
-    except (ValueError, OverflowError):
-        return 0
+    number = sum(_numbers([text]))
+    return int(number) if math.isfinite(number) else 0

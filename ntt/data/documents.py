@@ -1,4 +1,4 @@
-"""Annotation files as JSON: reading them, duplicate keys, and ids in a form in which they can be compared."""
+"""Annotation files as JSON (COCO, LabelMe): duplicate keys, and ids in a form in which they can be compared."""
 
 import hashlib
 import json
@@ -16,6 +16,7 @@ _KEYS = frozenset(
         *("file_name", "coco_url", "height", "width", "neg_category_ids", "not_exhaustive_category_ids"),
         *("bbox", "segmentation", "size", "counts", "area", "iscrowd", "ignore", "isimpossible", "difficult"),
         "shot_index",
+        *("shapes", "label", "points", "shape_type", "group_id", "mask", "imagePath", "imageHeight", "imageWidth"),
     )
 )
 """Keys that are read; others may be repeated in an object."""
@@ -37,7 +38,7 @@ def read_bytes(path: Path) -> bytes:
             return stream.read()
     except OSError as error:
         if path.exists():
-            raise DataError(f"{path} cannot be read: {error}. An annotation file in COCO format is needed.") from error
+            raise DataError(f"{path} cannot be read: {error}. An annotation file is needed.") from error
         siblings = sorted(sibling.name for sibling in path.parent.glob("*.json"))
         hint = f" The folder holds {', '.join(siblings[:10])}." if siblings else ""
         raise DataError(f"There is no annotation file {path}.{hint} Correct the path or put the file there.") from error
@@ -64,7 +65,7 @@ def parse_document(content: bytes, path: Path) -> dict[str, Any]:
         cause = str(error).partition(";")[0]  # without what Python advises its programmers
         raise DataError(f"{path} is not valid JSON: {cause}. Export the annotations again.") from error
     if not isinstance(document, dict):
-        raise DataError(f"{path} holds a JSON {type(document).__name__}, not an object with `images` and `categories`.")
+        raise DataError(f"{path} holds a JSON {type(document).__name__}, an object is needed. Export it again.")
     if repeated:
         listed = ", ".join(f"`{key}`" for key in sorted(repeated))
         raise DataError(f"{path} has objects with the same key twice and different values: {listed}. Keep one of them.")
