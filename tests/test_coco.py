@@ -149,7 +149,7 @@ def test_one_file_under_two_ids_is_told(tmp_path: Path, caplog):
     again = {**IMAGE, "id": 6, "file_name": "./a.png"}
     dataset = read(tmp_path, document(images=[IMAGE, again, {**IMAGE, "id": 7, "file_name": "b.png"}]))
     assert len(dataset.images) == 3
-    assert "1 file(s) are named by several entries of `images` (a.png by ids 5, 6)" in caplog.text
+    assert "1 file(s) are named by several entries of `images` (a.png by ids 5 and 6)" in caplog.text
     caplog.clear()
     read(tmp_path, document())
     assert caplog.text == ""

@@ -296,8 +296,7 @@ def yolo(tmp_path: Path) -> Path:
 
 
 def from_yolo(root: Path) -> Converted:
-    places = find_places(root, "train")
-    return convert_yolo(images=places.images, labels=places.labels, classes=read_classes(places.names_file))
+    return convert_yolo(root)
 
 
 def test_yolo_boxes_and_outlines(yolo: Path, tmp_path: Path):

@@ -30,12 +30,11 @@ def ids(made: Json, key: str = "images") -> list[int]:
     return [entry["id"] for entry in made[key]]
 
 
-def test_a_subset_of_classes_keeps_images_unless_told_otherwise():
+def test_a_subset_of_classes_keeps_images():
     dogs = subset(whole(), classes=["dog"])
     assert dogs["categories"] == [{"id": 7, "name": "dog"}]
     assert len(dogs["images"]) == 10
     assert [(entry["id"], entry["note"]) for entry in dogs["annotations"]] == [(100 + i, "x") for i in range(0, 10, 2)]
-    assert ids(subset(whole(), classes=["dog"], drop_empty=True)) == [0, 2, 4, 6, 8]
 
 
 def test_a_subset_of_images_is_drawn_by_seed_and_grows():
@@ -74,10 +73,7 @@ def test_impossible_subsets_are_refused(options: Any, error: type[Exception], te
 
 
 def test_subsets_of_a_file_without_annotations():
-    bare = document(annotations=None)
-    assert "annotations" not in subset(bare, num_images=1)
-    with pytest.raises(DataError, match="No image is left"):
-        subset(bare, drop_empty=True)
+    assert "annotations" not in subset(document(annotations=None), num_images=1)
 
 
 def test_parts_are_disjoint_and_complete():

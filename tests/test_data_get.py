@@ -198,10 +198,11 @@ def test_an_archive_placed_by_hand_is_compared_before_it_is_unpacked(world: Worl
 
 def test_an_interrupted_unpacking_is_finished(world: World):
     offer_coco(world)
-    assert main(["data", "get", "coco", "--keep-archives"]) == 0
+    assert main(["data", "get", "coco"]) == 0
     victim = world.root / "coco" / "train2017" / "000000000100.jpg"
     victim.write_bytes(b"half")
-    (world.root / "coco" / ".downloads" / "train2017.zip.unfinished").write_text("")
+    (world.root / "coco" / ".downloads").mkdir(exist_ok=True)
+    (world.root / "coco" / ".downloads" / "train2017.zip.unfinished").touch()
     assert main(["data", "get", "coco"]) == 0
     assert victim.read_bytes() == (world.made / "coco" / "train2017" / "000000000100.jpg").read_bytes()
 

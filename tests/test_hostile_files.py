@@ -72,7 +72,7 @@ def sentence_at_most(read: Callable[[], Any]) -> None:
 
 def as_yolo(path: Path) -> None:
     (path.parent / "data.yaml").write_text("kpt_shape: [2, 2]\nnames: [boat, bird]\n")
-    convert_yolo(images=path.parent, labels=path.parent, classes=read_classes(path.parent / "data.yaml"))
+    convert_yolo(images=path.parent, labels=path.parent, names=path.parent / "data.yaml")
 
 
 def as_box(path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ntt.cli.options import PATH, check_output, output_option
-from ntt.errors import ConfigError
 
 if TYPE_CHECKING:
     from ntt.convert.base import Converted
@@ -55,22 +54,14 @@ def voc(output: Path, list_file: Path | None, categories: Path | None, **options
 @click.option("--images", type=PATH, metavar="FOLDER", help="Instead of FOLDER and --subset.")
 @click.option("--labels", type=PATH, metavar="FOLDER", help="Of the text files.")
 @click.option("--names", type=PATH, metavar="FILE", help="Class names: data.yaml or classes.txt.")
-def yolo(
-    output: Path, root: Path | None, subset: str, images: Path | None, labels: Path | None, names: Path | None
-) -> None:
+def yolo(output: Path, root: Path | None, subset: str, **files: Path | None) -> None:
     """YOLO text files with boxes or outlines, one per image.
 
     FOLDER has one of the usual layouts.
     """
-    from ntt.convert.yolo import convert_yolo, find_places, read_classes
+    from ntt.convert.yolo import convert_yolo
 
-    if root is not None:
-        usual = find_places(root, subset)
-        images, labels, names = images or usual.images, labels or usual.labels, names or usual.names_file
-    if images is None or labels is None or names is None:
-        raise ConfigError("Name a folder in one of the usual layouts, or all of --images, --labels and --names.")
-    image_folder, label_folder, names_file = images, labels, names
-    _write(output, lambda: convert_yolo(images=image_folder, labels=label_folder, classes=read_classes(names_file)))
+    _write(output, lambda: convert_yolo(root, subset, **files))
 
 
 @convert.command()

@@ -65,7 +65,6 @@ def check(dataset: str, root: Path | None, decode: bool, **files: str | None) ->
 @click.option("--root", type=PATH, metavar="FOLDER", help="Of this data set. Default: its folder below the data root.")
 @click.option("--mirror", envvar="NTT_DATA_MIRROR", show_envvar=True, help="Base URL instead of the official hosts.")
 @click.option("--offline", is_flag=True, help="Download nothing, use existing files; also with NTT_OFFLINE=1.")
-@click.option("--keep-archives", is_flag=True, help="Do not delete archives once they are unpacked.")
 def get(name: str, data_root: Path | None, root: Path | None, **options: Any) -> int:
     """Download a published data set; an interrupted download resumes.
 
@@ -138,7 +137,6 @@ def merge(inputs: tuple[tuple[Path, Path], ...], output: Path) -> None:
 @click.option("--images", "num_images", type=int, metavar="N", help="Keep N images, drawn by --seed.")
 @_seed_option
 @click.option("--list", "list_file", type=PATH, metavar="FILE", help="Keep the images named there, one per line.")
-@click.option("--drop-empty", is_flag=True, help="Leave out images without an object of the classes.")
 def subset(file: Path, output: Path, classes: tuple[str, ...], list_file: Path | None, **options: Any) -> None:
     """Keep some classes or images of a COCO file."""
     from ntt.cli.annotation_files import write_document

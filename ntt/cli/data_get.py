@@ -18,15 +18,7 @@ from ntt.models.weights import is_offline
 LISTS = "cdfsod-lists"
 
 
-def get_data(
-    name: str,
-    data_root: Path | None,
-    root: Path | None,
-    *,
-    mirror: str | None,
-    offline: bool,
-    keep_archives: bool,
-) -> int:
+def get_data(name: str, data_root: Path | None, root: Path | None, *, mirror: str | None, offline: bool) -> int:
     """Download a published data set, or cdfsod-lists; return 1 if it must be fetched by hand and is missing.
 
     `data_root` is the folder of all published data sets, by default next to `root` or as configured; `root` is the
@@ -42,7 +34,7 @@ def get_data(
         raise ConfigError(f"--root {root}: {LISTS} serves six data sets. Name the folder they are in with --data-root.")
     configured = root.parent if root is not None else Path(compose_config([]).runtime.data_root).expanduser()
     data_root = (data_root or configured).absolute()
-    source = Source(mirror=mirror or None, offline=offline or is_offline(), keep_archives=keep_archives)
+    source = Source(mirror=mirror or None, offline=offline or is_offline())
     if name == LISTS:
         with download_bars() as progress:
             listed = [details for details in datasets.values() if details.lists]

@@ -1,6 +1,7 @@
 """What all converters share: an annotation file under construction.
 
-A converter reads a foreign format and returns a `Converted`; none writes. Names in foreign files are never used as
+A converter reads a foreign format and returns a `Converted`, or raises a DataError that lists everything that cannot be
+used; none writes. Names in foreign files are never used as
 paths: they are looked up among the files of the image folder (`ntt.convert.folders`).
 """
 

@@ -52,7 +52,6 @@ def subset(
     num_images: int | None = None,
     seed: int = 0,
     names: Sequence[str] | None = None,
-    drop_empty: bool = False,
 ) -> Json:
     """Keep a part of a file: first the listed images, then the classes, then a number of images.
 
@@ -63,20 +62,14 @@ def subset(
             of the draw of n + 1.
         seed: of that draw.
         names: images to keep, as file names, their last parts, these without suffix, or ids; None: all.
-        drop_empty: leave out images without an object.
 
     Raises:
         ConfigError: for a class or a number of images that the file does not have.
-        DataError: for a listed image that it does not have, and if no image is left.
+        DataError: for a listed image that it does not have.
     """
     names_of = _names_of_images(document)
     image_ids = set(names_of) if names is None else set(find_listed(names, names_of, "the file"))
     class_ids = _class_ids(document, classes)
-    if drop_empty:
-        annotations = document.get("annotations") or []
-        image_ids &= {entry["image_id"] for entry in annotations if entry["category_id"] in class_ids}
-    if not image_ids:
-        raise DataError("No image is left. Choose other classes, or keep images without objects.")
     if num_images is not None:
         if not 1 <= num_images <= len(image_ids):
             raise ConfigError(f"{num_images} images cannot be chosen: there are {len(image_ids)}.")

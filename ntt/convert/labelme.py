@@ -40,9 +40,6 @@ def convert_labelme(
     """Read a folder of LabelMe files, with images in the same folder unless `images` names another.
 
     `categories` are the classes to keep, with their ids; None: all, numbered in order of name.
-
-    Raises:
-        DataError: listing every file that cannot be used.
     """
     listing = Folder(annotations)
     builder = CocoBuilder(listing if images is None else Folder(images), categories, annotations=listing)

@@ -45,9 +45,6 @@ def convert_references(root: Path, categories: Sequence[Category] | None = None)
     """Read the examples in a folder with one subfolder per class; `categories` are those that have ids already.
 
     Annotations have a `shot_index`, the index of the example within its class in order of file name.
-
-    Raises:
-        DataError: listing everything that cannot be used.
     """
     if not root.is_dir():
         raise DataError(f"There is no folder {root}. {_HINT}")
@@ -71,9 +68,6 @@ def convert_targets(root: Path, categories: Sequence[Category], *, without: Path
     """Read the images to search, and the objects of `categories` in their LabelMe files.
 
     The subfolder `without` is left out. If no image has a LabelMe file, the result has no `annotations`.
-
-    Raises:
-        DataError: listing everything that cannot be used.
     """
     if not root.is_dir():
         raise DataError(f"There is no folder {root}. Put the images to search there.")

@@ -43,9 +43,6 @@ def convert_voc(
         categories: classes to keep, with their ids; None: all, numbered in order of name.
         difficult: whether difficult objects become crowd regions, are kept as ordinary objects, or are dropped.
         zero_based: corners are counted from 0, the far one exclusive.
-
-    Raises:
-        DataError: listing every file that cannot be used.
     """
     listing = Folder(annotations)
     files = listing.with_suffix(".xml")

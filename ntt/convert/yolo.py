@@ -17,7 +17,7 @@ from ntt.base.yaml_files import Plain, read_yaml
 from ntt.convert.base import CocoBuilder, Converted, LabelledObject, polygon_box, read_lines
 from ntt.convert.folders import ANNOTATION_SUFFIXES, Folder
 from ntt.data.coco_entries import shortened
-from ntt.errors import DataError
+from ntt.errors import ConfigError, DataError
 from ntt.types import Category, Json
 
 _TOLERANCE = 0.01
@@ -80,14 +80,24 @@ def read_classes(names_file: Path) -> YoloClasses:
     return YoloClasses(names, num_values)
 
 
-def convert_yolo(*, images: Path, labels: Path, classes: YoloClasses) -> Converted:
+def convert_yolo(
+    root: Path | None = None,
+    subset: str = "train",
+    *,
+    images: Path | None = None,
+    labels: Path | None = None,
+    names: Path | None = None,
+) -> Converted:
     """Read a folder of images and the folder of their text files: the label of images/a/b.jpg is labels/a/b.txt.
 
-    Category ids are the class numbers plus 1.
-
-    Raises:
-        DataError: listing every file that cannot be used.
+    Category ids are the class numbers plus 1. What is not given is found below `root`, see `find_places`.
     """
+    if root is not None:
+        usual = find_places(root, subset)
+        images, labels, names = images or usual.images, labels or usual.labels, names or usual.names_file
+    if images is None or labels is None or names is None:
+        raise ConfigError("Name a folder in one of the usual layouts, or all of --images, --labels and --names.")
+    classes = read_classes(names)
     folder, listing = Folder(images), Folder(labels)
     categories = [Category(number + 1, name) for number, name in classes.names.items()]
     builder = CocoBuilder(folder, categories, annotations=listing)

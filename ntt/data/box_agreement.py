@@ -109,11 +109,8 @@ def _agree(boxes: Array, masks: Array, sizes_N2: Array, least_iou: float) -> Boo
     """Return whether boxes, clipped to the images, overlap enough or have the same edges up to rounding: bool [N]."""
     limits = np.tile(sizes_N2, 2)
     edges, others = (np.clip(with_corners(each), 0, limits) for each in (boxes, masks))
-    overlap = np.clip(np.minimum(edges, others)[:, 2:] - np.maximum(edges, others)[:, :2], 0, None).prod(axis=1)
-    areas = [np.clip(e[:, 2:] - e[:, :2], 0, None).prod(axis=1) for e in (edges, others)]
     same = np.asarray((np.abs(edges - others) <= _SLACK_PX).all(axis=1))
-    overlaps: BoolArray = overlap >= least_iou * (areas[0] + areas[1] - overlap)
-    return same | overlaps
+    return same | (pair_iou(edges, others) >= least_iou)
 
 
 def _readings(boxes: Array, masks: Array, sizes_N2: Array) -> Iterator[tuple[str, Array]]:

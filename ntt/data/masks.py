@@ -26,9 +26,7 @@ def instance_mask(instance: Instance, height: int, width: int) -> BoolArray:
     Raises:
         DataError: if the segmentation is an RLE of another size.
     """
-    if instance.segmentation is None:
-        return box_mask(instance.bbox_xywh, height, width)
-    counts = segmentation_rle(instance.segmentation, height, width)
+    counts = instance_rle(instance, height, width)
     return np.asarray(mask_api.decode({"size": [height, width], "counts": counts}), dtype=np.bool_)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from ntt.convert.base import Converted
 from ntt.convert.labelme import convert_labelme, mask_object
 from ntt.convert.plain_folder import convert_references, foreground, read_mask
-from ntt.convert.yolo import convert_yolo, find_places, read_classes
+from ntt.convert.yolo import convert_yolo
 from ntt.data.coco import read_coco
 from ntt.data.images import upright_size
 from ntt.data.masks import instance_mask, segmentation_rle
@@ -72,9 +72,7 @@ def references_from_labelme(folder: PathLike) -> list[Reference]:
 
 def references_from_yolo(root: PathLike, *, subset: str = "train") -> list[Reference]:
     """Read all objects of a subset of a YOLO data set with its class names; errors as for `references_from_folder`."""
-    layout = find_places(Path(root).expanduser(), subset)
-    classes = read_classes(layout.names_file)
-    return _references(convert_yolo(images=layout.images, labels=layout.labels, classes=classes))
+    return _references(convert_yolo(Path(root).expanduser(), subset))
 
 
 def references_from_coco(annotations: PathLike, images: PathLike) -> list[Reference]:

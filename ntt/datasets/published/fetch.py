@@ -24,13 +24,11 @@ class Source:
 
     Attributes:
         mirror: base URL that replaces the official hosts; None: the official hosts.
-        keep_archives: do not delete archives once they are unpacked.
         progress: called with the name of a step, returns what is called with (bytes done, total bytes).
     """
 
     mirror: str | None = None
     offline: bool = False
-    keep_archives: bool = False
     progress: Callable[[str], Progress] = lambda _: lambda done, total: None
 
 
@@ -73,10 +71,9 @@ def _fetch_archive(archive: Archive, folder: Path, source: Source) -> str:
         listed = ", ".join(archive.provides)
         raise DataError(f"{file} is incomplete: {listed} in {folder} are not all there.")
     unfinished.unlink()
-    if not source.keep_archives:
-        file.unlink()
-        with suppress(OSError):  # other archives remain
-            file.parent.rmdir()
+    file.unlink()
+    with suppress(OSError):  # other archives remain
+        file.parent.rmdir()
     return f"{archive.file_name}: {count} files unpacked into {folder}"
 
 
