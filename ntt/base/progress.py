@@ -29,11 +29,9 @@ def track(items: Iterable[T], stage: str, *, unit: str, visible: bool) -> Iterat
             started = now  # the first item takes longer: models are loaded for it
         if done and now - logged >= _LOG_EVERY_S:
             logged = now
-            of_all, left = "", ""
-            if total is not None:
-                of_all = f" of {total}"
-            if total is not None and done > 1:
-                left = f", about {(now - started) / (done - 1) * (total - done):.0f} s left"
+            of_all = "" if total is None else f" of {total}"
+            rest_s = (now - started) / (done - 1) * (total - done) if total is not None and done > 1 else None
+            left = "" if rest_s is None else f", about {rest_s:.0f} s left"
             # With a bar on the terminal the line is for the run's log alone.
             _LOG.info("%-14s %d%s %ss%s", stage, done, of_all, unit, left, extra={"has_bar": has_bar})
         yield item

@@ -25,6 +25,7 @@ from ntt.datasets.published.details import DatasetDetails, known_datasets
 from ntt.errors import ConfigError, printable
 from ntt.evaluation.curves import MAX_DETECTIONS
 from ntt.run.inputs import check_agreement
+from ntt.run.table import align
 
 
 def check_data(name: str, root: Path | None, files: Mapping[str, Any], *, decode: bool) -> int:
@@ -150,8 +151,5 @@ def _check_any(files: DatasetFiles, crowd: Crowd, *, decode: bool) -> int:
 def _class_table(references: CocoDataset, targets: CocoDataset) -> str:
     sets = (references, targets)
     counts = [Counter(instance.category_id for instance in data.instances if not instance.iscrowd) for data in sets]
-    width = max(len("class"), *(len(category.name) for category in references.categories))
-    lines = [f"{'class':<{width}}  references  targets"]
-    for category in references.categories:
-        lines.append(f"{category.name:<{width}}  {counts[0][category.id]:>10}  {counts[1][category.id]:>7}")
-    return "\n".join(lines)
+    rows = [(c.name, str(counts[0][c.id]), str(counts[1][c.id])) for c in references.categories]
+    return "\n".join(align([("class", "references", "targets"), *rows]))

@@ -26,7 +26,8 @@ def missing_problems(missing: Sequence[ImageRecord], total: int) -> list[str]:
     alike: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     unexplained: list[ImageRecord] = []
     for folder, records in by_folder.items():
-        files = {_form(name): name for name in _files_below(folder)}
+        paths = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+        files = {_form(name): name for name in (path.relative_to(folder).as_posix() for path in paths)}
         for record in records:
             file = next((files[form] for form in _forms_below(record.file_name) if form in files), None)
             if file is None:
@@ -40,13 +41,6 @@ def missing_problems(missing: Sequence[ImageRecord], total: int) -> list[str]:
         f"differ by {difference}; correct `file_name`."
         for difference, pairs in alike.items()
     ] + [f"There is no image {record.path}. Add it, or correct the image folder." for record in unexplained]
-
-
-def _files_below(folder: Path) -> Iterator[str]:
-    """Yield the paths of all files below a folder, relative to it, with slashes."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            yield Path(parent, name).relative_to(folder).as_posix()
 
 
 def _form(name: str, *, without: str | None = None) -> str:

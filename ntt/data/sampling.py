@@ -194,19 +194,20 @@ def _usable_pools(dataset: CocoDataset, categories: Sequence[Category]) -> list[
 
 def _ranked(pool: Sequence[Instance], valid: Sequence[bool], seed: int) -> tuple[Instance, ...]:
     """Order the instances of a category: valid before invalid, then images once before twice, then as drawn."""
-    drawn = sorted(zip(pool, valid, strict=True), key=lambda entry: (not entry[1], _draw_key(entry[0], seed)))
+
+    def draw(entry: tuple[Instance, bool]) -> tuple[bool, bytes]:
+        instance, is_valid = entry
+        # An image id that is a number in text is drawn like the number.
+        identity = json.dumps([seed, instance.category_id, whole_number(instance.image_id), instance.id])
+        return not is_valid, hashlib.blake2b(identity.encode("utf-8"), digest_size=16).digest()
+
+    drawn = sorted(zip(pool, valid, strict=True), key=draw)
     seen: Counter[ImageId] = Counter()
     ranks: list[tuple[bool, int, int]] = []
     for index, (instance, is_valid) in enumerate(drawn):
         ranks.append((not is_valid, seen[instance.image_id], index))
         seen[instance.image_id] += 1
     return tuple(drawn[index][0] for _, _, index in sorted(ranks))
-
-
-def _draw_key(instance: Instance, seed: int) -> bytes:
-    # An image id that is a number in text is drawn like the number.
-    identity = json.dumps([seed, instance.category_id, whole_number(instance.image_id), instance.id])
-    return hashlib.blake2b(identity.encode("utf-8"), digest_size=16).digest()
 
 
 def _groups_by_appearance(dataset: CocoDataset, categories: Sequence[Category]) -> dict[int, list[Instance]]:

@@ -53,18 +53,13 @@ def resolve_split(
 
 def _check_available(classes: Sequence[str], by_name: Mapping[str, Category], *, origin: str) -> None:
     names = sorted(by_name)
-    problems = [
-        f"{origin} names the class {name!r}, which the data set does not have.{_hint(name, names)}"
-        for name in classes
-        if name not in by_name
-    ]
+    by_lower = {name.lower(): name for name in names}
+    problems: list[str] = []
+    for name in classes:
+        if name not in by_name:
+            close = [repr(by_lower[other]) for other in difflib.get_close_matches(name.lower(), by_lower)]
+            hint = f" The nearest is {' or '.join(close)}." if close else ""
+            problems.append(f"{origin} names the class {name!r}, which the data set does not have.{hint}")
     if problems:
         problems[-1] += f" It has {len(names)} classes: {listed(names, 30)}. Choose from these in split.classes."
     raise_all(problems, ConfigError, summary=f"{len(problems)} of {len(classes)} classes are not in the data set")
-
-
-def _hint(name: str, names: Sequence[str]) -> str:
-    """Suggest the most similar names."""
-    by_lower = {other.lower(): other for other in names}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
-    return f" The nearest is {' or '.join(repr(by_lower[other]) for other in close)}." if close else ""

@@ -47,14 +47,10 @@ class CocoJsonConfig(RootedConfig):
             export = find_annotation_file(self.root_path)
             files = files if export is None else replace(files, references_file=export)
         is_folder = files.targets_file.is_dir()
-        problems = [
-            f"dataset.{key}: there is no {kind} {path}. Add it, or correct dataset.{key}."
-            for key, path, kind, is_there in (
-                ("references", files.references_file, "file", files.references_file.is_file()),
-                ("targets", files.targets_file, "file or folder", files.targets_file.is_file() or is_folder),
-            )
-            if not is_there
-        ]
+        missing = [] if files.references_file.is_file() else [("references", f"file {files.references_file}")]
+        if not files.targets_file.is_file() and not is_folder:
+            missing.append(("targets", f"file or folder {files.targets_file}"))
+        problems = [f"dataset.{key}: there is no {what}. Add it, or correct dataset.{key}." for key, what in missing]
         raise_all(problems, DataError, summary="The data set is incomplete")
         files = replace(files, reference_images=self._image_folder("reference_images", files.references_file))
         if is_folder:

@@ -23,7 +23,7 @@ from ntt.run.artefacts import MEMORY_FIELDS, read_memory, read_memory_thresholds
 from ntt.run.models import build_models
 from ntt.stages.leave_one_out import check_references
 from ntt.stages.matching import build_prototypes
-from ntt.stages.memory import ReferenceEncoder, fill_memory
+from ntt.stages.memory import fill_memory
 from ntt.store.entries import Arrays
 from ntt.store.store import Store
 from ntt.types import MemoryBank, ReferenceCheck, ReferenceSet
@@ -115,14 +115,11 @@ class Predictor:
         options = ", ".join(option.name for option in (config.backbone, config.segmenter, config.matcher)) + used
         return f"Predictor({len(self.classes)} classes: {', '.join(self.classes)}; {options})"
 
-    def _encoder(self, references: ReferenceSet | None) -> ReferenceEncoder:
-        if references is None or not self._matcher.reads_clear_surroundings:
-            return self._models.encoder
-        return replace(self._models.encoder, objects_of_image=references.instances_of_image)
-
     def _fill(self, references: ReferenceSet) -> MemoryBank:
         source = self._models.source if self._matcher.reads_full_images else None
-        encoder = self._encoder(references)
+        encoder = self._models.encoder
+        if self._matcher.reads_clear_surroundings:
+            encoder = replace(encoder, objects_of_image=references.instances_of_image)
         return fill_memory(references=references, encoder=encoder, group=ProcessGroup(), source=source)
 
     @property

@@ -46,14 +46,11 @@ def unpack(archive: Path, folder: Path, progress: Callable[[int, int], None] | N
     with _reading(archive):
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
-                return _unpack(_zip_members(opened), archive, folder, progress)
+                infos = [info for info in opened.infolist() if not info.is_dir()]
+                members = [_Member(info.filename, info.file_size, partial(opened.open, info)) for info in infos]
+                return _unpack(members, archive, folder, progress)
         with tarfile.open(archive, "r:*") as tar:
             return _unpack(_tar_members(tar, archive), archive, folder, progress)
-
-
-def _zip_members(opened: zipfile.ZipFile) -> list[_Member]:
-    infos = [info for info in opened.infolist() if not info.is_dir()]
-    return [_Member(info.filename, info.file_size, partial(opened.open, info)) for info in infos]
 
 
 def _tar_members(opened: tarfile.TarFile, archive: Path) -> list[_Member]:
@@ -84,7 +81,7 @@ def _unpack(
             what = f"a file named {member.name!r}, which would be outside the folder"
             raise DataError(f"{archive} holds {what}. Nothing was unpacked.")
     total = sum(member.num_bytes for member in members)
-    missing = [member for member in members if not _is_there(folder / member.name, member.num_bytes)]
+    missing = [m for m in members if not (file := folder / m.name).is_file() or file.stat().st_size != m.num_bytes]
     needed = sum(member.num_bytes for member in missing)
     require_space(folder, needed, f"the files of {archive.name}")
     done = total - needed
@@ -118,7 +115,3 @@ def _reading(archive: Path) -> Iterator[None]:
             remedy = "Unpack it yourself into the same folder, or pack it again as an ordinary zip or tar file"
             raise DataError(f"{archive} cannot be unpacked ({cause}). {remedy}.") from error
         raise DataError(f"{archive} is damaged or not an archive ({cause}). Delete it and start again.") from error
-
-
-def _is_there(path: Path, num_bytes: int) -> bool:
-    return path.is_file() and path.stat().st_size == num_bytes
