@@ -65,7 +65,7 @@ def parse_document(content: bytes, path: Path) -> dict[str, Any]:
         cause = str(error).partition(";")[0]  # without what Python advises its programmers
         raise DataError(f"{path} is not valid JSON: {cause}. Export the annotations again.") from error
     if not isinstance(document, dict):
-        raise DataError(f"{path} holds a JSON {type(document).__name__}, an object is needed. Export it again.")
+        raise DataError(f"{path} holds a JSON {type(document).__name__}, not an object. Export it again.")
     if repeated:
         listed = ", ".join(f"`{key}`" for key in sorted(repeated))
         raise DataError(f"{path} has objects with the same key twice and different values: {listed}. Keep one of them.")
