@@ -1,19 +1,7 @@
-"""A plain folder of images, without annotation files, to COCO.
+"""A plain folder of images, without annotation files, to COCO: `references/<class>/<image>` and `targets/<image>`.
 
-    my_set/
-      references/<class>/<image>      examples, in folders named after the class
-      targets/<image>                 images to search
-
-A file next to an example image `a.jpg` shows which part of it is the object:
-
-- `a_mask.png`, or in another format: a mask of the image's size, white (or any colour) on black; `a_mask_2.png`,
-  `a_mask_3.png` and so on for further objects;
-- `a_box.txt`: one box per line, `left top right bottom` in pixels;
-- `a.json`: a LabelMe file; only shapes labelled with the class count;
-- no such file: the whole image.
-
-Images directly in `references` need a LabelMe file, whose labels are the classes. Targets may have annotations,
-for metrics: `targets.json` next to the folder, in COCO format, or LabelMe files next to the images.
+A file next to an example `a.jpg` marks the object: `a_mask.png`, `a_box.txt` or a LabelMe file `a.json`; without one it
+is the whole image. docs/data.md describes the layout.
 """
 
 import re

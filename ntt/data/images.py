@@ -1,12 +1,9 @@
 """Opening images, deciding which way up they are, and checking them before long work.
 
-How pixels become 8-bit RGB is described in `ntt.data.pixels`. Of animations and multi-page files the first picture is
-read.
-
-Orientation: an image with an EXIF orientation is turned upright, because that is what annotation tools show. It is
-left as stored if the annotation file gives the stored size and the upright size differs. If the size does not decide
-(square images, images stored upside down or mirrored), the setting `dataset.orientation` does; without it, such images
-are turned upright, with a warning. TIFF files are always upright.
+An image with an EXIF orientation is turned upright, because that is what annotation tools show, unless the annotation
+file gives the stored size and the upright size differs. If the size does not decide, `dataset.orientation` does;
+without it, such images are turned upright, with a warning. TIFF files are always upright. Of animations and multi-page
+files the first picture is read.
 """
 
 import logging

@@ -1,15 +1,10 @@
-"""How pixels become 8-bit RGB.
+"""How pixels become 8-bit RGB; docs/data.md states the rule for images of more than 8 bits.
 
 - Grey, 1-bit and palette images are expanded; CMYK and other colour spaces are converted by Pillow without profiles.
 - Transparent images are composited over white, as image viewers and annotation tools on a white page show it.
-- Images of more than 8 bits, grey or RGB, are scaled so that the white level becomes 255; brighter values become 255,
-  negative ones and NaN 0. Cameras and microscopes store 12 bits in files of 16, which would otherwise come out black.
-
-The white level is one number for a data set, so that its images stay comparable: the setting `dataset.white_level`, or
-else the smallest range of 8, 10, 12, 14 or 16 bits that fits the brightest pixels of up to 16 evenly chosen images. One
-pixel in a thousand is ignored, because hot pixels would darken everything else. Values beyond 16 bits are scaled by the
-brightest pixels themselves. Floating-point images have the range 1 or 255 if that fits them and they would not come out
-black. A single image, such as one given to `Predictor`, is scaled by its own range.
+- Images of more than 8 bits are scaled so that the white level becomes 255; brighter values become 255, negative ones
+  and NaN 0. Values beyond 16 bits are scaled by the brightest pixels themselves. Floating-point images have the range 1
+  or 255 if that fits them and they would not come out black.
 """
 
 import logging
