@@ -207,7 +207,7 @@ def test_commands_cut_and_merge(tmp_path: Path, cli):
     assert "4 images, 5 objects (5 with a mask, 0 crowd regions)" in cli(
         "data", "merge", *pairs, "--output", out / "all.json"
     )
-    assert "exists already. Name another file" in cli("data", "merge", *pairs, "--output", out / "all.json", status=2)
+    assert "files are never changed. Name another file" in cli("data", "merge", *pairs, "--output", out / "all.json", status=2)
     assert "cannot be part of a file name" in cli("data", "split", source, "../x=1", "--output", out, status=2)
     assert source.read_bytes() == before
 
@@ -288,7 +288,7 @@ def test_wrong_wishes_for_references_are_refused(tmp_path: Path, capsys, cli):
     root = make_tiny(tmp_path / "tiny")
     source = root / "annotations/references.json"
     assert sample(root, source) == 2
-    assert "is the annotation file itself, which is never changed" in capsys.readouterr().err
+    assert "exists already, and files are never changed" in capsys.readouterr().err
     assert sample(root, tmp_path / "refs.json", "split.classes=[dics]") == 2
     assert "The nearest is 'disc'" in capsys.readouterr().err
     assert sample(root, tmp_path / "refs.json", "shots=30shot", "shots.strict=true") == 2

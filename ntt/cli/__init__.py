@@ -5,5 +5,5 @@ run data convert weights store sweep        one module per command: parameters a
 report show backbone references             are imported when a command runs
 data_check data_get boxes_to_masks          the work of the longer commands
 report_files reference_check
-annotation_files options                    what commands share
+options                                     what commands share
 """

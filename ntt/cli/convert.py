@@ -1,19 +1,25 @@
 """`ntt data convert`: annotations of other formats to COCO files. The originals are never changed."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from ntt.cli.options import PATH, check_output, output_option
+from ntt.cli.options import PATH, check_output, output_option, write_and_check
 
-if TYPE_CHECKING:
-    from ntt.convert.base import Converted
-    from ntt.types import Category
+
+def _read_categories(context: click.Context, parameter: click.Parameter, file: Path | None) -> Any:
+    from ntt.convert.plain_folder import coco_categories
+
+    return None if file is None else coco_categories(file)
+
 
 _categories_option = click.option(
-    "--categories", type=PATH, metavar="FILE", help="Keep the classes of this COCO file, with their ids."
+    "--categories",
+    type=PATH,
+    metavar="FILE",
+    callback=_read_categories,
+    help="Keep the classes of this COCO file, with their ids.",
 )
 
 
@@ -35,16 +41,13 @@ def convert() -> None:
     help="Difficult objects become crowd regions, as VOC's evaluation asks for, ordinary objects, or nothing.",
 )
 @click.option("--zero-based", is_flag=True, help="Corners are counted from 0, the far one exclusive, unlike VOC.")
-def voc(output: Path, list_file: Path | None, categories: Path | None, **options: Any) -> None:
+def voc(output: Path, list_file: Path | None, **options: Any) -> None:
     """Pascal VOC XML files, one per image."""
     from ntt.convert.base import read_list
     from ntt.convert.voc import convert_voc
 
-    def converted() -> "Converted":
-        names = None if list_file is None else read_list(list_file)
-        return convert_voc(names=names, categories=_read(categories), **options)
-
-    _write(output, converted)
+    names = None if list_file is None else read_list(list_file)
+    write_and_check(convert_voc(names=names, **options), output)
 
 
 @convert.command()
@@ -61,7 +64,7 @@ def yolo(output: Path, root: Path | None, subset: str, **files: Path | None) -> 
     """
     from ntt.convert.yolo import convert_yolo
 
-    _write(output, lambda: convert_yolo(root, subset, **files))
+    write_and_check(convert_yolo(root, subset, **files), output)
 
 
 @convert.command()
@@ -69,11 +72,11 @@ def yolo(output: Path, root: Path | None, subset: str, **files: Path | None) -> 
 @click.option("--annotations", type=PATH, required=True, metavar="FOLDER", help="Of the JSON files.")
 @click.option("--images", type=PATH, metavar="FOLDER", help="Default: the same folder.")
 @_categories_option
-def labelme(output: Path, annotations: Path, images: Path | None, categories: Path | None) -> None:
+def labelme(output: Path, **options: Any) -> None:
     """LabelMe JSON files, one per image."""
     from ntt.convert.labelme import convert_labelme
 
-    _write(output, lambda: convert_labelme(annotations=annotations, images=images, categories=_read(categories)))
+    write_and_check(convert_labelme(**options), output)
 
 
 @convert.command("references-pickle")
@@ -87,7 +90,7 @@ def references_pickle(output: Path, pickle_file: Path, annotations: Path, images
     from ntt.data.coco import read_coco
 
     dataset = read_coco(annotations, images)
-    _write(output, lambda: convert_reference_pickle(pickle_file=pickle_file, dataset=dataset))
+    write_and_check(convert_reference_pickle(pickle_file=pickle_file, dataset=dataset), output)
 
 
 @convert.command()
@@ -98,7 +101,6 @@ def folder(output: Path, root: Path) -> None:
 
     It contains references/CLASS/IMAGE and targets/IMAGE; see docs/data.md.
     """
-    from ntt.cli.annotation_files import write_and_check
     from ntt.convert.plain_folder import convert_references, convert_targets
 
     names = ("references.json", "targets.json")
@@ -108,17 +110,3 @@ def folder(output: Path, root: Path) -> None:
     targets = convert_targets(root / "targets", references.categories)
     for name, converted in zip(names, (references, targets), strict=True):
         write_and_check(converted, output / name)
-
-
-def _read(categories: Path | None) -> "tuple[Category, ...] | None":
-    from ntt.convert.plain_folder import coco_categories
-
-    return None if categories is None else coco_categories(categories)
-
-
-def _write(output: Path, make: "Callable[[], Converted]") -> None:
-    """Convert, unless the output exists."""
-    from ntt.cli.annotation_files import write_and_check
-
-    check_output(output)
-    write_and_check(make(), output)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from ntt.cli.convert import convert
-from ntt.cli.options import PATH, check_output, output_option, overrides_argument
+from ntt.cli.options import PATH, check_output, output_option, overrides_argument, write_and_check, write_document
 from ntt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -103,7 +103,6 @@ def boxes_to_masks(
     """
     from ntt.cli.boxes_to_masks import make_masks
 
-    check_output(output, sources=[annotations])
     lines = [*([] if segmenter is None else [f"segmenter={segmenter}"]), *overrides]
     make_masks(annotations, output=output, overrides=lines, **options)
 
@@ -121,10 +120,8 @@ def boxes_to_masks(
 @output_option
 def merge(inputs: tuple[tuple[Path, Path], ...], output: Path) -> None:
     """Merge COCO files; classes are matched by name."""
-    from ntt.cli.annotation_files import write_and_check
     from ntt.convert.coco_files import merge as merged
 
-    check_output(output)
     if len(inputs) < 2:
         raise ConfigError("--input is given once, there is nothing to merge it with. Give it once for each file.")
     write_and_check(merged(inputs), output)
@@ -139,12 +136,10 @@ def merge(inputs: tuple[tuple[Path, Path], ...], output: Path) -> None:
 @click.option("--list", "list_file", type=PATH, metavar="FILE", help="Keep the images named there, one per line.")
 def subset(file: Path, output: Path, classes: tuple[str, ...], list_file: Path | None, **options: Any) -> None:
     """Keep some classes or images of a COCO file."""
-    from ntt.cli.annotation_files import write_document
     from ntt.convert.base import read_list
     from ntt.convert.coco_files import read_whole
     from ntt.convert.coco_files import subset as cut
 
-    check_output(output)
     names = None if list_file is None else read_list(list_file)
     write_document(cut(read_whole(file), classes=classes or None, names=names, **options), output)
 
@@ -159,7 +154,6 @@ def split(file: Path, parts: tuple[str, ...], output: Path, seed: int) -> None:
 
     Such as train=0.8 val=0.2; the shares add up to 1.
     """
-    from ntt.cli.annotation_files import write_document
     from ntt.convert.coco_files import read_whole
     from ntt.convert.coco_files import split as cut
 
@@ -200,7 +194,6 @@ def sample(
     References are drawn as by a run with the same settings KEY=VALUE, such as shots=5shot shots.sampler=reference
     seed=42 split=coco_novel20. A run uses the file with dataset.references=FILE shots.sampler=shot_index.
     """
-    from ntt.cli.annotation_files import write_and_check
     from ntt.config.command_line import check_overrides
     from ntt.config.compose import compose_config
     from ntt.convert.references import references_document
@@ -210,7 +203,6 @@ def sample(
     from ntt.run.inputs import drawn_references, read_inputs, searched_categories
     from ntt.stages.pictures import draw_references
 
-    check_output(output, sources=[] if annotations is None else [annotations])
     if annotations is not None and images is None:
         raise ConfigError("--annotations is given without --images. Name the folder its file names start from.")
     check_overrides(overrides)

@@ -1,13 +1,16 @@
-"""What commands have in common: types of parameters, settings of a run, and the check of an output file."""
+"""What commands have in common: types of parameters, settings of a run, and annotation files to write."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ntt.errors import ConfigError
+from ntt.base.files import write_json
+from ntt.errors import ConfigError, DataError, listed
+
+if TYPE_CHECKING:
+    from ntt.convert.base import Converted
 
 
 class _UserPath(click.Path):
@@ -24,14 +27,50 @@ FORMAT = click.Choice(("markdown", "csv", "latex"))
 overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 """Settings of a run; they may be given between and after options."""
 
-output_option = click.option("--output", type=PATH, required=True, metavar="FILE", help="Annotation file to write.")
 
-
-def check_output(output: Path, *, sources: Sequence[Path] = ()) -> None:
-    """Raise a ConfigError if an output file exists already; `sources` are the files that the command reads."""
-    if output.exists() and any(source.exists() and output.samefile(source) for source in sources):
-        raise ConfigError(
-            f"--output={output} is the annotation file itself, which is never changed. Name another file."
-        )
+def check_output(output: Path) -> Path:
+    """Raise a ConfigError if an output file exists already; it may be one of the input."""
     if output.exists():
-        raise ConfigError(f"--output={output} exists already. Name another file, or delete it first.")
+        raise ConfigError(f"--output={output} exists already, and files are never changed. Name another file.")
+    return output
+
+
+output_option = click.option(
+    "--output",
+    type=PATH,
+    required=True,
+    metavar="FILE",
+    callback=lambda context, parameter, output: check_output(output),
+    help="Annotation file to write.",
+)
+
+
+def write_and_check(converted: "Converted", output: Path) -> None:
+    """Write a new annotation file, read it like a run, and print what it contains.
+
+    Raises:
+        DataError: if a run could not use it; the file is then removed.
+    """
+    from ntt.data.coco import read_coco
+
+    write_json(output, converted.document, indent=None)
+    try:
+        dataset = read_coco(output, converted.image_root, annotations_required=False)
+    except DataError:
+        output.unlink()
+        raise
+    for note in converted.notes:
+        click.echo(f"Note: {note}")
+    crowds = sum(instance.iscrowd for instance in dataset.instances)
+    masks = sum(instance.segmentation is not None for instance in dataset.instances)
+    names = [category.name for category in dataset.categories]
+    objects = f"{len(dataset.instances)} objects ({masks} with a mask, {crowds} crowd regions)"
+    click.echo(f"{len(dataset.images)} images, {objects}\n{len(names)} classes: {listed(names)}")
+    click.echo(f"written to {output}\nits file names start from {converted.image_root}")
+
+
+def write_document(document: dict[str, Any], output: Path) -> None:
+    """Write a part of an annotation file and print how much it contains."""
+    write_json(output, document, indent=None)
+    counts = (len(document["images"]), len(document.get("annotations") or []), len(document["categories"]))
+    click.echo(f"{counts[0]} images, {counts[1]} annotations, {counts[2]} classes written to {output}")
