@@ -7,8 +7,9 @@ import pytest
 from conftest import PROJECT_DIR
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ntt.config.compose import compose_config, compose_many
+from ntt.config.compose import compose_config, compose_many, from_hydra
 from ntt.config.identity import run_id
+from ntt.config.sources import compose_lines, hydra_session
 from ntt.config.typed_text import keep_text
 from ntt.errors import ConfigError
 from ntt.sweeps.points import expand
@@ -237,10 +238,12 @@ def test_other_values_survive_hydras_grammar(value: Value):
     assert (read, type(read)) == (([], list) if value == () else (value, type(value)))
 
 
-def test_composing_many_equals_composing_each():
+def test_composing_many_equals_what_hydra_composes():
     lines = [
         ["seed=3", "shots=1shot", "matcher.merging=hard"],
         ["seed=4", "shots=1shot", "split.classes=[cat,'b c']", "visualisation.max_images=null"],
         ["experiment=ntt_reference", "seed=5"],
     ]
-    assert compose_many(lines) == [compose_config(line) for line in lines]
+    with hydra_session():
+        expected = [from_hydra(compose_lines(keep_text(line))) for line in lines]
+    assert compose_many(lines) == expected

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from ntt.config.command_line import check_overrides
 from ntt.config.compose import compose_config
 from ntt.data.coco import read_coco
 from ntt.data.images import check_images, read_image
@@ -25,7 +24,6 @@ def make_masks(
     annotations: Path, images: Path, output: Path, *, overrides: Sequence[str], pictures: Path | None, **options: Any
 ) -> None:
     """Write a copy of an annotation file in which boxes have masks; `options` are passed to `convert`."""
-    check_overrides(overrides)
     config = compose_config(overrides)
     models = build_models(config)
     segmenter = choose_box_segmenter("segmenter", models.segmenter, models.backbone)

@@ -194,7 +194,6 @@ def sample(
     References are drawn as by a run with the same settings KEY=VALUE, such as shots=5shot shots.sampler=reference
     seed=42 split=coco_novel20. A run uses the file with dataset.references=FILE shots.sampler=shot_index.
     """
-    from ntt.config.command_line import check_overrides
     from ntt.config.compose import compose_config
     from ntt.convert.references import references_document
     from ntt.data.coco import read_coco
@@ -205,7 +204,6 @@ def sample(
 
     if annotations is not None and images is None:
         raise ConfigError("--annotations is given without --images. Name the folder its file names start from.")
-    check_overrides(overrides)
     config = compose_config(overrides)
     if annotations is None or images is None:
         inputs = read_inputs(config)

@@ -87,11 +87,9 @@ def get(names: tuple[str, ...], of_run: bool, root: Path, mirror: str | None, of
 
 def _of_run(overrides: Sequence[str], root: Path) -> tuple[list[str], Path]:
     """Return the checkpoints that a run reads, and the folder it looks in unless `root` is given."""
-    from ntt.config.command_line import check_overrides
     from ntt.config.compose import compose_config
     from ntt.models.weights import checkpoints
 
-    check_overrides(overrides)
     config = compose_config(overrides)
     models = [vars(group) for group in (config.backbone, config.segmenter)]
     names = [model["model"] for model in models if model.get("model") in checkpoints() and not model.get("weights")]

@@ -25,15 +25,17 @@ from ntt.errors import ConfigError, raise_all
 
 
 def compose_config(overrides: Sequence[str]) -> ExperimentConfig:
-    """Compose `conf/config.yaml` with overrides, outside a Hydra program; raises what `from_hydra` does."""
-    with hydra_session():
-        return from_hydra(compose_lines(keep_text(overrides)))
+    """Compose `conf/config.yaml` with overrides, outside a Hydra program; see `compose_many`."""
+    return compose_many([overrides])[0]
 
 
 def compose_many(points: Sequence[Sequence[str]]) -> list[ExperimentConfig]:
-    """Compose many configurations, each from its overrides, much faster than `compose_config` would.
+    """Compose configurations, each from its overrides.
 
     What the same options give is kept as long as the process lives, so later changes in `conf/` are not seen.
+
+    Raises:
+        ConfigError: that explains the first override to be refused, or as `from_hydra` does.
     """
     with hydra_session():
         return [from_hydra(compose_cached(overrides)) for overrides in points]

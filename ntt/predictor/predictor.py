@@ -11,7 +11,7 @@ from typing import Any
 from ntt.base.digests import content_key
 from ntt.base.distributed import ProcessGroup
 from ntt.base.progress import track
-from ntt.config.compose import compose_many
+from ntt.config.compose import compose_config
 from ntt.convert.folders import Folder
 from ntt.data.references import are_complete, reference_targets
 from ntt.errors import ConfigError, DataError, raise_all
@@ -64,7 +64,7 @@ class Predictor:
         self._examples = () if references is None else checked_examples(references)
         options = [f"backbone={backbone}", f"segmenter={segmenter}", f"matcher={matcher}"]
         options += [] if device is None else [f"runtime.device={device}"]
-        (config,) = compose_many([[*options, *overrides]])
+        config = compose_config([*options, *overrides])
         entries = _NoStore(Path()) if store is None else Store(Path(store).expanduser().absolute())
         self._models, self._matcher = build_models(config, store=entries), config.matcher
         if memory is not None:
