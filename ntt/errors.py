@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
-EXIT_USER_ERROR = 2
-"""Exit status of a program that ends with such an error."""
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+"""Exit status of a program that ends with such an error, or with Ctrl-C."""
 _NAME = re.compile(r"[\d/'\"=]|\w[._]\w")
 _NAMED = 4
 

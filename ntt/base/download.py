@@ -124,7 +124,12 @@ class _Transfer:
     def fetch_verified(self, urls: Sequence[str]) -> None:
         """Fetch and verify; a download that was resumed and has a wrong digest is repeated from the start."""
         while True:
-            self._fetch_from_any(urls)
+            for self.url in urls:
+                if self._fetch_with_retries():
+                    break
+                _LOG.info("%s has no %s", self.source, self.label)
+            else:
+                raise DownloadError(f"There is no {self.label} at {' and '.join(map(display_url, urls))}.")
             digest = digest_of(self.part, self.algorithm)
             with self.part.open("rb") as file:
                 is_page = file.read(64).lstrip().startswith(b"<")
@@ -138,13 +143,6 @@ class _Transfer:
                     + ("that of a web page, such as a login page." if is_page else f"expected {self.expected}.")
                 )
             _LOG.warning("The resumed download of %s has a wrong %s; restarting it.", self.label, self.algorithm)
-
-    def _fetch_from_any(self, urls: Sequence[str]) -> None:
-        for self.url in urls:
-            if self._fetch_with_retries():
-                return
-            _LOG.info("%s has no %s", self.source, self.label)
-        raise DownloadError(f"There is no {self.label} at {' and '.join(map(display_url, urls))}.")
 
     def _fetch_with_retries(self) -> bool:
         """Return whether the server has the file; retry after transient failures."""
@@ -162,8 +160,8 @@ class _Transfer:
                         f"The {self.label} cannot be fetched from {self.source}: {error} ({failures} attempts, {size} "
                         f"bytes are kept). Try again later, or copy the file to {self.target}."
                     ) from error
-                pause_s = _FIRST_PAUSE_S * 2.0 ** (failures - 1) if error.pause_s is None else error.pause_s
-                pause_s = min(pause_s, _LONGEST_PAUSE_S)
+                usual_s = _FIRST_PAUSE_S * 2.0 ** (failures - 1)
+                pause_s = min(usual_s if error.pause_s is None else error.pause_s, _LONGEST_PAUSE_S)
                 _LOG.warning("%s: %s; retrying in %.0f s", self.source, error, pause_s)
                 time.sleep(pause_s)
 

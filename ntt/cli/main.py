@@ -17,9 +17,7 @@ from ntt.cli.show import show
 from ntt.cli.store import store
 from ntt.cli.sweep import sweep
 from ntt.cli.weights import weights
-from ntt.errors import EXIT_USER_ERROR, NttError
-
-EXIT_INTERRUPTED = 130
+from ntt.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, NttError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120, "show_default": True})

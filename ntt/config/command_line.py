@@ -29,11 +29,10 @@ from ntt.config.help import help_text
 from ntt.config.schema import ExperimentConfig
 from ntt.config.sources import ConfigSources, hydra_session, register
 from ntt.config.typed_text import keep_text
-from ntt.errors import EXIT_USER_ERROR, ConfigError, NttError
+from ntt.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ConfigError, NttError
 
 _MAX_VALUES_CHECKED = 1000
 _MAX_POINTS_LISTED = 10_000
-_EXIT_INTERRUPTED = 130
 
 
 def run_hydra(
@@ -50,7 +49,7 @@ def run_hydra(
         _run_hydra(run, after_multirun)
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. Run the same command again to resume.\n")
-        raise SystemExit(_EXIT_INTERRUPTED) from None
+        raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 def _run_hydra(

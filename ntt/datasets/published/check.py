@@ -59,15 +59,10 @@ def describe_masks(dataset: CocoDataset) -> str:
     if not objects:
         what = f"all {crowds} are crowd regions" if crowds else "no annotations"
         return f"{what}: predictions and pictures, no metrics"
-    if crowds:
-        return f"{crowds} crowd regions, {_masks(with_mask, len(objects))}"
-    return _masks(with_mask, len(objects))
-
-
-def _masks(with_mask: int, objects: int) -> str:
-    if 0 < with_mask < objects:
-        return f"{with_mask} of {objects} objects with a mask, the others boxes only"
-    return "masks" if with_mask else "boxes only"
+    masks = "masks" if with_mask else "boxes only"
+    if 0 < with_mask < len(objects):
+        masks = f"{with_mask} of {len(objects)} objects with a mask, the others boxes only"
+    return f"{crowds} crowd regions, {masks}" if crowds else masks
 
 
 def _check_file(
