@@ -7,14 +7,16 @@ import difflib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ntt.base.settings import flatten_settings
 from ntt.config.registry import OPTION_GROUPS, option_schemas
 from ntt.config.sources import active_sources, compose_lines, hydra_session
 
@@ -110,7 +112,7 @@ def _explain(line: str, error: Exception, others: Sequence[str]) -> str:
         return _no_such_plugin(line, value, options)
     if options:
         return _no_such_option(key, value, options)
-    settings = _all_settings(compose_lines(others))
+    settings = flatten_settings(cast("dict[str, Any]", OmegaConf.to_container(compose_lines(others))))
     if key not in settings:
         return _no_such_setting(line, key, settings)
     reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
@@ -159,18 +161,7 @@ def _no_such_option(group: str, value: str, options: Sequence[str]) -> str:
 
 
 def _no_such_setting(line: str, key: str, settings: Mapping[str, object]) -> str:
-    groups = [name for name in settings if "." not in key and group_options(name)]
-    values = [name for name, node in settings.items() if not isinstance(node, DictConfig)]
-    close = difflib.get_close_matches(key, [*groups, *values], n=1)
+    sections = dict.fromkeys(name.partition(".")[0] for name in settings if "." not in key)
+    close = difflib.get_close_matches(key, [*filter(group_options, sections), *settings], n=1)
     guess = f"Did you mean {close[0]}?" if close else "See all settings with: python main.py --cfg job"
     return f"{line}: there is no setting {key!r}. {guess}"
-
-
-def _all_settings(config: DictConfig, prefix: str = "") -> dict[str, object]:
-    """Return every dotted key with its value; sections are listed too."""
-    settings: dict[str, object] = {}
-    for name in map(str, config):
-        value = "???" if OmegaConf.is_missing(config, name) else config[name]
-        settings[f"{prefix}{name}"] = value
-        settings |= _all_settings(value, f"{prefix}{name}.") if isinstance(value, DictConfig) else {}
-    return settings
