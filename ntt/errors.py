@@ -16,6 +16,8 @@ _NAMED = 4
 
 def printable(text: str) -> str:
     """Replace control characters, which a terminal would obey, and lone surrogates; keep line breaks and tabs."""
+    if text.isprintable():
+        return text
     allowed = "\n\t\xa0\u200c\u200d"  # the last three, a space and joiners, occur in names
     return "".join(each if each.isprintable() or each in allowed else "\ufffd" for each in text)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntt.ops.boxes import best_first, boxes_from_masks, overlapping_pairs, pair_iou, unsuppressed
+from ntt.ops.boxes import best_first, boxes_from_masks, pair_iou, unsuppressed
 
 
 @pytest.mark.parametrize("width", [8, 11])
@@ -34,8 +34,7 @@ def test_iou_by_hand():
 
 def suppress(boxes: np.ndarray, ranking: np.ndarray, labels: np.ndarray, threshold: float) -> list[int]:
     order = best_first(ranking)
-    pairs = overlapping_pairs(boxes[order], labels[order], iou_threshold=threshold)
-    return order[unsuppressed(len(order), *pairs)].tolist()
+    return order[unsuppressed(boxes[order], labels[order], iou_threshold=threshold)].tolist()
 
 
 def nms(boxes: list[list[float]], ranking: list[float], labels: list[int], threshold: float) -> list[int]:

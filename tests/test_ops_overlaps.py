@@ -6,16 +6,13 @@ import torch
 from pycocotools import mask as coco_mask
 from test_ops_run_lengths import drawn_masks, pycocotools
 
-from ntt.ops import overlaps
 from ntt.ops.mask_changes import mask_changes
 from ntt.ops.overlaps import Segments, overlaps_with_earlier
 from ntt.ops.run_lengths import to_run_lengths
 
 
-@pytest.mark.parametrize("limit", [1, 1 << 16])
 @pytest.mark.parametrize("masks", [pytest.param(masks, id=name) for name, masks in drawn_masks().items()])
-def test_equal_to_pycocotools(masks: torch.Tensor, limit: int, monkeypatch):
-    monkeypatch.setattr(overlaps, "_SEGMENTS", limit)
+def test_equal_to_pycocotools(masks: torch.Tensor):
     masks = masks[masks.any(dim=2).any(dim=1)]
     segments = Segments.of(to_run_lengths(mask_changes(masks)), *masks.shape[1:])
     coded = [{"size": list(masks.shape[1:]), "counts": text} for text in pycocotools(masks)]
@@ -31,7 +28,6 @@ def test_by_hand():
     masks[0, :, :4] = masks[1, :2, 2:4] = masks[2, :, 6:] = True
     segments = Segments.of(to_run_lengths(mask_changes(masks)), 4, 8)
     assert overlaps_with_earlier(segments, np.zeros(3, dtype=int)).tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
-    assert segments.intersections(np.array([0, 1, 0]), np.array([1, 0, 2])).tolist() == [4, 4, 0]
     assert segments.boxes_xyxy.tolist() == [[0, 0, 4, 4], [2, 0, 4, 2], [6, 0, 8, 4]]
 
 

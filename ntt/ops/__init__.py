@@ -7,5 +7,5 @@ mask_changes  where full-size masks begin and end         merging      scores of
 run_lengths   the same as numbers, and as COCO's text     clustering   k-means
 masks         sums over encoded masks                     diffusion    scores along a graph of candidates
 candidates    from proposals to candidates                ragged       rows of different lengths in flat arrays
-crops         references cut out of their images
+crops         references cut out of their images          compiled     loops as machine code
 """

@@ -7,14 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ntt.ops.ragged import chunks, ranges
+from ntt.ops.compiled import compiled
 from ntt.types import FloatArray, IntArray
 
 Floats = TypeVar("Floats", bound=np.number[Any])
-
-# Pairs of boxes compared at a time: as many as fit into the cache.
-_PAIRS = 1 << 14
-_MARGIN = 1e-3
 
 
 def with_corners(boxes_xywh: npt.NDArray[Floats]) -> npt.NDArray[Floats]:
@@ -78,44 +74,38 @@ def pair_iou(first_xyxy: npt.NDArray[Floats], second_xyxy: npt.NDArray[Floats]) 
     return iou
 
 
-def overlapping_pairs(boxes_xyxy: FloatArray, groups_N: IntArray, *, iou_threshold: float) -> tuple[IntArray, IntArray]:
-    """Find the pairs of boxes of the same group whose IoU exceeds a threshold.
+def unsuppressed(boxes_xyxy: FloatArray, groups_N: IntArray, *, iou_threshold: float) -> npt.NDArray[np.bool_]:
+    """Return which boxes are left if, from the first on, each that is left suppresses later ones of its group.
 
     As in the reference, inclusive corners are taken for continuous coordinates, so a box one pixel wide has no area and
     overlaps nothing. IoU is computed in float64, so that rounding does not lift an IoU of exactly the threshold above.
 
-    Returns:
-        int64 [P] and int64 [P], the lower and the higher index of each pair.
+    Args:
+        boxes_xyxy: float32 [N, 4], best first.
+        groups_N: int64.
+        iou_threshold: what the IoU of a box with an earlier one must exceed.
     """
-    order = np.lexsort((boxes_xyxy[:, 0], groups_N))
-    left, top, right, bottom = np.ascontiguousarray(boxes_xyxy[order].T)
-    right, bottom = np.maximum(right, left), np.maximum(bottom, top)
-    areas = (right - left) * (bottom - top)
-    # I / (A + B - I) > t is I > t / (1 + t) * (A + B). float32 is off by far less than the margin.
-    least, most = (max(iou_threshold + margin, 0.0) for margin in (-_MARGIN, _MARGIN))
-    # Among boxes that begin further right, only those that leave enough of the width can overlap enough.
-    span = right.max(initial=0.0) - left.min(initial=0.0) + 1.0
-    groups = groups_N[order]
-    offsets = span * np.cumsum(groups != np.concatenate([groups[:1], groups[:-1]]))
-    ends = np.searchsorted(left + offsets, right - least * (right - left) + offsets)
-    following = np.arange(1, len(order) + 1)
-    counts = np.maximum(ends - following, 0)
-    parts = [np.zeros((3, 0), dtype=np.int64)]
-    for part in chunks(counts, _PAIRS):
-        first_P, second_P = np.repeat(following[part] - 1, counts[part]), ranges(following[part], counts[part])
-        top_P, right_P, bottom_P, totals = (np.repeat(of[part], counts[part]) for of in (top, right, bottom, areas))
-        intersections = np.minimum(bottom_P, bottom.take(second_P)) - np.maximum(top_P, top.take(second_P))
-        intersections *= np.minimum(right_P, right.take(second_P)) - left.take(second_P)
-        totals += areas.take(second_P)
-        close = np.flatnonzero(intersections > np.float32(least / (1 + least)) * totals)
-        is_close_call = intersections[close] <= np.float32(most / (1 + most)) * totals[close]
-        parts.append(np.stack([order[first_P[close]], order[second_P[close]], is_close_call]))
-    first_P, second_P, is_close_call = np.concatenate(parts, axis=1)
-    is_above = is_close_call == 0
-    doubtful = np.flatnonzero(is_close_call)
-    is_above[doubtful] = pair_iou(boxes_xyxy[first_P[doubtful]], boxes_xyxy[second_P[doubtful]]) > iou_threshold
-    first_P, second_P = first_P[is_above], second_P[is_above]
-    return np.minimum(first_P, second_P), np.maximum(first_P, second_P)
+    order = np.argsort(groups_N, kind="stable")
+    is_left_N = np.empty(len(order), dtype=np.bool_)
+    is_left_N[order] = _unsuppressed(boxes_xyxy[order].astype(np.float64), groups_N[order], iou_threshold)
+    return is_left_N
+
+
+@compiled
+def _unsuppressed(boxes_N4: npt.NDArray[np.float64], groups_N: IntArray, threshold: float) -> npt.NDArray[np.bool_]:
+    """Return the same for boxes that are sorted by their groups."""
+    is_left = np.ones(len(boxes_N4), np.bool_)
+    areas = (boxes_N4[:, 2] - boxes_N4[:, 0]) * (boxes_N4[:, 3] - boxes_N4[:, 1])
+    for index in range(len(boxes_N4)):
+        later = index + 1
+        while is_left[index] and later < len(boxes_N4) and groups_N[later] == groups_N[index]:
+            width = min(boxes_N4[index, 2], boxes_N4[later, 2]) - max(boxes_N4[index, 0], boxes_N4[later, 0])
+            height = min(boxes_N4[index, 3], boxes_N4[later, 3]) - max(boxes_N4[index, 1], boxes_N4[later, 1])
+            if width > 0 and height > 0:
+                shared = width * height
+                is_left[later] &= shared / (areas[index] + areas[later] - shared) <= threshold
+            later += 1
+    return is_left
 
 
 def best_first(ranking: FloatArray) -> IntArray:
@@ -128,27 +118,3 @@ def members_of_classes(labels: IntArray) -> list[IntArray]:
     order = np.argsort(labels, kind="stable")
     edges = np.flatnonzero(np.diff(labels[order])) + 1
     return [order[start:end] for start, end in pairwise([0, *edges.tolist(), len(labels)]) if end]
-
-
-def unsuppressed(count: int, better_P: IntArray, worse_P: IntArray) -> npt.NDArray[np.bool_]:
-    """Go down a ranking of N members, the best at index 0; each that survives suppresses those it is paired with.
-
-    Args:
-        count: N.
-        better_P: int64 [P], the better member of each pair.
-        worse_P: int64 [P], the other member.
-
-    Returns:
-        bool [N], which members survive.
-    """
-    alive = np.ones(count, dtype=np.bool_)
-    # In each round, members that are not the worse of any pair survive, and suppress. The best member of the pairs that
-    # remain is always among them, so this ends.
-    while len(better_P):
-        is_worse = np.zeros(count, dtype=np.bool_)
-        is_worse[worse_P] = True
-        is_decided_P = ~is_worse[better_P]
-        alive[worse_P[is_decided_P]] = False
-        is_open_P = alive[worse_P] & alive[better_P]
-        better_P, worse_P = better_P[is_open_P], worse_P[is_open_P]
-    return alive

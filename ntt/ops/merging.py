@@ -6,7 +6,6 @@ Suffixes: N masks of one class, best first; D channels.
 import numpy as np
 import numpy.typing as npt
 
-from ntt.ops.boxes import unsuppressed
 from ntt.ops.similarity import cosine_similarity
 from ntt.types import FloatArray
 
@@ -41,5 +40,8 @@ def hard_survivors(overlaps_NN: npt.NDArray[np.float64], *, threshold: float) ->
     `overlaps_NN`, float64 [N, N], is the part of mask i that mask j < i covers, else 0. Returns bool [N], which masks
     stay.
     """
-    worse_P, better_P = np.nonzero(overlaps_NN > threshold)
-    return unsuppressed(len(overlaps_NN), better_P, worse_P)
+    is_left = np.ones(len(overlaps_NN), dtype=np.bool_)
+    for index, overlaps_N in enumerate(overlaps_NN.T):
+        if is_left[index]:
+            is_left &= overlaps_N <= threshold
+    return is_left

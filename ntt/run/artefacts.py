@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -60,12 +61,14 @@ def write_predictions(path: Path, detections: Sequence[Detections], categories: 
 def results_text(image: Detections, categories: Sequence[Category]) -> str:
     """Return the results of one image just as `json.dumps` would write them, in half the time."""
     image_id, size = json.dumps(image.image_id, ensure_ascii=False), f"[{image.height}, {image.width}]"
-    slash, escaped = "\\", "\\\\"  # the only character in run lengths that JSON escapes
-    columns = (image.labels.tolist(), image.scores.tolist(), image.boxes_xywh.tolist(), image.rles)
+    # The backslash is the only character in run lengths that JSON escapes.
+    counts = b" ".join(image.rles).decode().replace("\\", "\\\\").split()
+    ids = [categories[label].id for label in image.labels.tolist()]
+    columns = (ids, image.scores.tolist(), image.boxes_xywh.tolist(), counts)
     return ", ".join(
-        f'{{"image_id": {image_id}, "category_id": {categories[label].id}, "score": {score!r}, "bbox": {box!r}, '
-        f'"segmentation": {{"size": {size}, "counts": "{rle.decode().replace(slash, escaped)}"}}}}'
-        for label, score, box, rle in zip(*columns, strict=True)
+        f'{{"image_id": {image_id}, "category_id": {category_id}, "score": {score!r}, "bbox": {box!r}, '
+        f'"segmentation": {{"size": {size}, "counts": "{text}"}}}}'
+        for category_id, score, box, text in zip(*columns, strict=True)
     )
 
 
@@ -99,13 +102,13 @@ def write_counts(
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", "class", "number", "best_score", "threshold"])
+    names, thresholds = [printable(category.name) for category in categories], [f"{value:g}" for value in thresholds_C]
     for record, image in zip(images, detections, strict=True):
-        numbers = np.bincount(image.labels[image.reaching(thresholds_C)], minlength=len(categories)).tolist()
+        file_name, numbers = printable(record.file_name), Counter(image.labels[image.reaching(thresholds_C)].tolist())
         # Detections are sorted by descending score: the first of a class is its best.
         best = dict(zip(image.labels[::-1].tolist(), image.scores[::-1].tolist(), strict=True))
         for label in sorted(best):
-            names = (printable(record.file_name), printable(categories[label].name))
-            writer.writerow([*names, numbers[label], f"{best[label]:.4f}", f"{thresholds_C[label]:g}"])
+            writer.writerow([file_name, names[label], numbers[label], f"{best[label]:.4f}", thresholds[label]])
     return write_text(path, stream.getvalue())
 
 
