@@ -80,11 +80,7 @@ def _warn_of_blank(path: Path, grey: int) -> None:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Read the height and width of an image, turned as its EXIF orientation requires, from the file's header.
-
-    Raises:
-        DataError: if the file is missing, not an image, or larger than `MAX_PIXELS`.
-    """
+    """Read height and width from a file's header, turned as EXIF requires; errors as for `opened_image`."""
     with opened_image(path) as image:
         return _upright(image)
 
@@ -139,11 +135,7 @@ def _level(path: Path, *, look_only: bool = False) -> tuple[float, bool] | None:
 
 
 def check_size(path: Path, size_hw: tuple[int, int], *, stated_by: Path) -> None:
-    """Compare the size (height, width) in the file `stated_by` with the image's own.
-
-    Raises:
-        DataError: if the image has this size neither as stored nor turned upright, or cannot be read.
-    """
+    """Raise a DataError if an image has the (height, width) of the file `stated_by` neither upright nor as stored."""
     with opened_image(path) as image:
         _must_turn(image, path, size_hw, str(stated_by))
 

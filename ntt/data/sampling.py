@@ -1,8 +1,9 @@
 """Samplers: which annotated instances serve as references (docs/method.md).
 
 All of them are pure functions of the data set, the categories, the number of shots and the seed. Crowd regions and
-instances marked impossible are never drawn. A category without usable instances is always an error. With too few valid
-ones, strict sampling raises an error, too, and lenient sampling gives one warning of all such categories.
+instances marked impossible are never drawn. A DataError lists all categories without usable instances. With too few
+valid ones (`sample_reference` counts one per image), strict sampling raises one, too, and lenient sampling gives one
+warning of all such categories.
 """
 
 import hashlib
@@ -55,9 +56,6 @@ def sample_native(
     therefore does not change with other categories, other annotations, the order of the file, the platform or library
     versions, and the k-shot set is a prefix of the (k+1)-shot set. Valid instances come before invalid ones, and within
     both groups every image once before any image twice.
-
-    Raises:
-        DataError: listing every category without a usable instance or, if `strict`, with fewer than `shots` valid ones.
     """
     pools = _usable_pools(dataset, categories)
     valid = [[validity.holds(instance, dataset) for instance in pool] for pool in pools]
@@ -79,9 +77,6 @@ def sample_reference(
 
     One deviation: if a category has no valid instance, the published code may fall back on a crowd region or a box
     without area; these are skipped here.
-
-    Raises:
-        DataError: as `sample_native`; if `strict`, `shots` images with a valid instance are needed.
     """
     usable = {instance.id for pool in _usable_pools(dataset, categories) for instance in pool}
     stream = random.Random(seed)
@@ -123,9 +118,6 @@ def sample_fixed(dataset: CocoDataset, categories: Sequence[Category], *, shots:
     """Take every usable annotation of a k-shot file, such as those of CD-FSOD and Pascal VOC.
 
     `shots` is the expected k, which is only compared with the file's; None: no comparison.
-
-    Raises:
-        DataError: listing every category without a usable instance or, if `strict`, with fewer than `shots`.
     """
     pools = _usable_pools(dataset, categories)
     counts = [len(pool) for pool in pools]
@@ -145,12 +137,7 @@ def sample_fixed(dataset: CocoDataset, categories: Sequence[Category], *, shots:
 
 
 def sample_shot_index(dataset: CocoDataset, categories: Sequence[Category], *, shots: int, strict: bool) -> Sample:
-    """Take the annotations whose `shot_index` is below `shots`, in that order.
-
-    Raises:
-        DataError: if no annotation carries `shot_index`; and listing every category without a usable instance or, if
-            `strict`, with fewer than `shots`.
-    """
+    """Take the annotations whose `shot_index` is below `shots`, in that order; a DataError if none has one."""
     if all(instance.shot_index is None for instance in dataset.instances):
         raise DataError(f"No annotation of {dataset.annotation_file} has a `shot_index`. Use shots.sampler=native.")
     if uneven := uneven_shot_indices(dataset, categories):
