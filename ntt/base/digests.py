@@ -42,11 +42,7 @@ def file_identity(descriptor: int) -> FileIdentity:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits.
-
-    Raises:
-        OSError: if the file cannot be read.
-    """
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits; an OSError if the file cannot be read."""
     with open_regular(path) as stream:
         identity = file_identity(stream.fileno())
         cached = _CACHE.get(identity)

@@ -130,11 +130,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that this program has written.
-
-    Raises:
-        StorageError: if it is missing or damaged.
-    """
+    """Read a JSON file that this program has written; a StorageError if it is missing or damaged."""
     try:
         if path.exists() and not path.is_file():  # reading a named pipe would wait for ever
             raise ValueError("it is no file")

@@ -65,11 +65,7 @@ def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
 
 
 def from_hydra(cfg: DictConfig) -> ExperimentConfig:
-    """Turn what Hydra composed from `conf/config.yaml` into checked dataclasses.
-
-    Raises:
-        ConfigError: naming every missing or unusable value at once.
-    """
+    """Turn what Hydra composed into checked dataclasses; a ConfigError names all missing and unusable values."""
     added = [f"There is no setting {key}. See all settings with: python main.py --cfg job" for key in _added_keys(cfg)]
     raise_all(added, ConfigError, summary="The configuration has unknown settings")
     try:

@@ -6,7 +6,7 @@ paths: they are looked up among the files of the image folder (`ntt.convert.fold
 """
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,8 +84,9 @@ class CocoBuilder:
         self._given_ids = None if categories is None else {category.name: category.id for category in categories}
         self._images: list[Json] = []
         self._objects: list[tuple[Json, LabelledObject]] = []
-        self._notes = Counter(images.notes)
-        self._examples: dict[str, object] = {}
+        self._notes: defaultdict[str, list[object]] = defaultdict(list)
+        for what in images.notes:
+            self.note(what)
 
     def annotated_images(
         self, files: Sequence[Path], read: Callable[[Path], tuple[T, str | None]], *, is_part: bool = False
@@ -124,9 +125,7 @@ class CocoBuilder:
 
         `what` completes the sentence "N ...", to which the first example is added in brackets.
         """
-        self._notes[what] += max(1, len(examples))
-        if examples:
-            self._examples.setdefault(what, examples[0])
+        self._notes[what] += examples or [None]
 
     def note_passed_over(self, files: Sequence[Path]) -> None:
         """Note files that were not used."""
@@ -154,16 +153,15 @@ class CocoBuilder:
         """Add the objects of an image, except those of other classes and those whose boxes have no area."""
         for labelled in objects:
             name, box = labelled.name, labelled.bbox_xywh
+            where = f"{image['file_name']}: an object of class {name!r} with the box {list(box)}"
             if self._given_ids is not None and name not in self._given_ids:
                 self.note(f"object(s) of class {name!r} left out, which is not among the chosen classes")
             elif not all(abs(value) <= _LARGEST_PX for value in labelled.coordinates()):  # or nan
-                where = f"{image['file_name']}: an object of class {name!r}"
-                self.problems.append(f"{where} with the box {list(box)} has points that are not in pixels of an image.")
+                self.problems.append(f"{where} has points that are not in pixels of an image.")
             elif min(box[2:]) <= 0:
                 self.note(f"object(s) of class {name!r} left out, whose box has no area")
             elif _looks_like_fractions(box):
-                where = f"{image['file_name']}: an object of class {name!r}"
-                self.problems.append(f"{where} has the box {list(box)}: pixels are needed, these look like fractions.")
+                self.problems.append(f"{where}: pixels are needed, these look like fractions.")
             else:
                 self._objects.append((image, labelled))
 
@@ -186,9 +184,11 @@ class CocoBuilder:
                 for number, (image, labelled) in enumerate(self._objects, start=1)
             ],
         }
-        notes = [f"{count} {what}" for what, count in self._notes.items()]
-        examples = [f" ({self._examples[what]})" if what in self._examples else "" for what in self._notes]
-        return Converted(document, self._root, tuple(map(str.__add__, notes, examples)))
+        notes = (
+            f"{len(examples)} {what}" + ("" if examples[0] is None else f" ({examples[0]})")
+            for what, examples in self._notes.items()
+        )
+        return Converted(document, self._root, tuple(notes))
 
 
 def _looks_like_fractions(box: Box) -> bool:

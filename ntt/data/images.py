@@ -182,11 +182,7 @@ def image_digest(record: ImageRecord) -> str:
 
 
 def opened_image(path: Path) -> Image.Image:
-    """Open an image without decoding it.
-
-    Raises:
-        DataError: if the file is missing, not an image, or larger than `MAX_PIXELS`.
-    """
+    """Open an image without decoding it; a DataError if it is missing, no image, or larger than `MAX_PIXELS`."""
     try:
         open_regular(path).close()
         image = Image.open(path, formats=_available_formats())

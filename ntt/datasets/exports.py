@@ -34,11 +34,7 @@ _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 def find_annotation_file(root: Path) -> Path | None:
-    """Return the first file below a folder with a name that annotation tools give COCO files.
-
-    Raises:
-        DataError: if several match one pattern.
-    """
+    """Return the first file named as annotation tools name COCO files; a DataError if several match one pattern."""
     for pattern in _PATTERNS:
         files = sorted(root.glob(pattern))
         if len(files) > 1:

@@ -163,11 +163,7 @@ class Predictor:
         write_memory(Path(path).expanduser(), self._memory, made_with=self._settings, thresholds=thresholds)
 
     def __call__(self, image: ImageLike) -> Instances:
-        """Search one image.
-
-        Raises:
-            DataError: if it cannot be read.
-        """
+        """Search one image; a DataError if it cannot be read."""
         with as_file(image) as record:
             candidates = self._models.source.get(record)
             detections = self._matcher.match(record.id, candidates, self._prototypes)
