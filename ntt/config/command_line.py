@@ -24,7 +24,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from ntt.base.project import CONF_DIR
 from ntt.config.compose import compose_cached, from_hydra
-from ntt.config.explain import first_problem, quoting_hint, removal_problem, unreadable
+from ntt.config.explain import quoting_hint, unreadable
 from ntt.config.help import help_text
 from ntt.config.schema import ExperimentConfig
 from ntt.config.sources import ConfigSources, hydra_session, register
@@ -157,7 +157,12 @@ def check_overrides(arguments: Sequence[str]) -> None:
         with hydra_session(_sources(args)):  # a glob asks the loader which options there are
             parser = OverridesParser.create(GlobalHydra.instance().config_loader())
             overrides = parser.parse_overrides(keep_text(args.overrides))
-            _check_first_values(overrides, is_multirun=args.multirun)
+            for override in overrides:
+                if override.is_sweep_override() and not override.is_hydra_override() and not args.multirun:
+                    line = str(override.input_line)
+                    hint = quoting_hint(line)
+                    raise ConfigError(f"{line}: these are several values. Give one, or add --multirun.{hint}")
+            compose_cached([values[0] for override in overrides if (values := _values(override))])
             if args.multirun:
                 _check_points(overrides)
     except OverrideParseException as error:
@@ -181,17 +186,6 @@ def _plain_value(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_plain_value(member) for member in value)
     return value.text if isinstance(value, QuotedString) else value
-
-
-def _check_first_values(overrides: Sequence[Override], *, is_multirun: bool) -> None:
-    for override in overrides:
-        if override.is_sweep_override() and not override.is_hydra_override() and not is_multirun:
-            line = str(override.input_line)
-            raise ConfigError(f"{line}: these are several values. Give one, or add --multirun.{quoting_hint(line)}")
-    lines = [line for override in overrides for line in (_values(override) or ())[:1]]
-    problem = removal_problem(overrides) or first_problem(lines)
-    if problem is not None:
-        raise ConfigError(problem)
 
 
 def _check_points(overrides: Sequence[Override]) -> None:

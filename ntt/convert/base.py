@@ -14,8 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ntt.base.files import open_regular
 from ntt.convert.folders import ANNOTATION_SUFFIXES, Folder
+from ntt.data.documents import read_bytes
 from ntt.data.images import check_size, upright_size
 from ntt.data.masks import rle_area, segmentation_rle
 from ntt.errors import DataError, raise_all
@@ -213,18 +213,6 @@ def _entry(number: int, image: Json, category_id: int, labelled: LabelledObject)
         entry["segmentation"] = labelled.segmentation
         entry["area"] = rle_area(segmentation_rle(labelled.segmentation, *size), *size)
     return entry
-
-
-def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """Read a file of unknown origin; refuse one that is too large for an annotation file."""
-    try:
-        with open_regular(path) as stream:
-            data = stream.read(max_bytes + 1)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}.") from error
-    if len(data) > max_bytes:
-        raise DataError(f"{path} has more than {max_bytes} bytes. An annotation file of one image is smaller.")
-    return data
 
 
 def read_lines(path: Path, max_bytes: int = 64 << 20) -> list[str]:

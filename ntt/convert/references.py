@@ -15,10 +15,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from ntt.convert.base import Converted, read_bytes
+from ntt.convert.base import Converted
 from ntt.data.coco import CocoDataset, raw_annotations
 from ntt.data.coco_entries import is_image_id
-from ntt.data.documents import read_document
+from ntt.data.documents import read_bytes, read_document
 from ntt.data.references import assemble_references, reference_details
 from ntt.errors import DataError, raise_all
 from ntt.types import Category, ImageId, Instance, Json, ReferenceSet

@@ -31,11 +31,14 @@ def read_document(annotation_file: Path) -> dict[str, Any]:
     return parse_document(read_bytes(annotation_file), annotation_file)
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read an annotation file; a DataError names what else its folder holds."""
+def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:
+    """Read a file of annotations; a DataError names what else its folder holds, or says that it is too large."""
     try:
         with open_regular(path) as stream:
-            return stream.read()
+            content = stream.read() if max_bytes is None else stream.read(max_bytes + 1)
+        if max_bytes is not None and len(content) > max_bytes:
+            raise DataError(f"{path} has more than {max_bytes} bytes. An annotation file of one image is smaller.")
+        return content
     except OSError as error:
         if path.exists():
             raise DataError(f"{path} cannot be read: {error}. An annotation file is needed.") from error
