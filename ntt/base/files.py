@@ -132,9 +132,8 @@ def open_regular(path: Path) -> BinaryIO:
 def read_json(path: Path) -> Any:
     """Read a JSON file that this program has written; a StorageError if it is missing or damaged."""
     try:
-        if path.exists() and not path.is_file():  # reading a named pipe would wait for ever
-            raise ValueError("it is no file")
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as stream:
+            return json.load(stream)
     except (OSError, ValueError, RecursionError) as error:
         raise StorageError(f"{path} cannot be read: {error}.") from error
 
