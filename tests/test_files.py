@@ -76,7 +76,7 @@ def test_what_cannot_be_written_or_read_is_named(tmp_path: Path):
     with pytest.raises(StorageError, match="it is a folder. Remove it and run the same command again"):
         write_text(tmp_path, "x")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(StorageError, match="pipe cannot be read: it is no file"):
+    with pytest.raises(StorageError, match="pipe cannot be read: .*it is not a regular file"):
         read_json(tmp_path / "pipe")
     with pytest.raises(StorageError, match="Set runtime.output_root"), file_logging(tmp_path / "a.json" / "run"):
         pass
