@@ -1,7 +1,7 @@
 """Which detection finds which object, by COCO's or LVIS' rules, for many thresholds and area ranges at once.
 
-Suffixes: A area ranges, T IoU thresholds, D detections, P pairs of a detection and an object; d detections and g
-objects of one image.
+Suffixes: A area ranges, T IoU thresholds, D detections, G objects, P pairs of a detection and an object; d detections
+and g objects of one image.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from ntt.evaluation.curves import AREA_RANGES_PX, IOU_THRESHOLDS_T, MAX_DETECTIO
 from ntt.evaluation.ground_truth import BoolArray, GroundTruth
 from ntt.evaluation.table import DetectionTable, ranks
 from ntt.ops.boxes import members_of_classes
+from ntt.ops.compiled import compiled
 from ntt.ops.ragged import chunks, ranges
 from ntt.types import IntArray
 
@@ -64,11 +65,16 @@ def match(table: DetectionTable, ground_truth: GroundTruth, kind: str) -> Matche
     is_match = np.zeros((len(AREA_RANGES_PX), len(IOU_THRESHOLDS_T), len(rows)), dtype=np.bool_)
     is_ignored = np.repeat(is_outside[:, None], len(IOU_THRESHOLDS_T), axis=1)
     reaching = _reaching(table, rows, ground_truth, kind)
-    is_contested_P = _is_contested(reaching)
-    _assign_alone(reaching.take(~is_contested_P), ground_truth, is_match, is_ignored)
-    contested = reaching.take(is_contested_P)
-    for members in members_of_classes(pairs[contested.detections_P]):
-        _assign_in_turn(contested.take(members), ground_truth, is_match, is_ignored)
+    _assign(
+        reaching.detections_P,
+        reaching.objects_P,
+        reaching.ious_P,
+        IOU_THRESHOLDS_T,
+        ground_truth.is_crowd,
+        ground_truth.is_ignored,
+        is_match,
+        is_ignored,
+    )
     return Matches(rows=rows, ranks=rank_of_row[rows], is_match=is_match, is_ignored=is_ignored)
 
 
@@ -86,7 +92,7 @@ class _Reaching:
 
 
 def _reaching(table: DetectionTable, rows: IntArray, ground_truth: GroundTruth, kind: str) -> _Reaching:
-    """Find the pairs by pycocotools' own arithmetic, so that it agrees in every digit; by object, then by rank."""
+    """Find the pairs, by detection, then in file order; pycocotools' own arithmetic, so that it agrees in every digit."""
     first_D, counts_D = ground_truth.objects_of(table.images[rows], table.labels[rows])
     find_ious = _box_ious if kind == "bbox" else _mask_ious
     parts = []
@@ -96,8 +102,7 @@ def _reaching(table: DetectionTable, rows: IntArray, ground_truth: GroundTruth, 
         pairs = _Reaching(detections_P, objects_P, find_ious(table, rows[detections_P], ground_truth, objects_P))
         parts.append(pairs.take(np.flatnonzero(pairs.ious_P >= IOU_THRESHOLDS_T[0])))
     columns = zip(*((part.detections_P, part.objects_P, part.ious_P) for part in parts), strict=True)
-    pairs = _Reaching(*map(np.concatenate, columns))
-    return pairs.take(np.lexsort((pairs.detections_P, pairs.objects_P)))
+    return _Reaching(*map(np.concatenate, columns))
 
 
 def _box_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTruth, objects_P: IntArray) -> FloatArray:
@@ -131,48 +136,35 @@ def _mask_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTrut
     return ious_P
 
 
-def _is_contested(reaching: _Reaching) -> BoolArray:
-    """Return which objects, pair by pair, are reached by a detection that reaches another one, too."""
-    if not len(reaching.ious_P):
-        return np.zeros(0, dtype=np.bool_)
-    has_choice_P = np.bincount(reaching.detections_P)[reaching.detections_P] > 1
-    is_contested: BoolArray = np.isin(reaching.objects_P, reaching.objects_P[has_choice_P])
-    return is_contested
-
-
-def _assign_alone(reaching: _Reaching, ground_truth: GroundTruth, is_match: BoolArray, is_ignored: BoolArray) -> None:
-    """Give every object to the first detection that reaches it, a crowd region to all; no detection has a choice.
-
-    Sets `is_match` where a detection finds an object, and `is_ignored` there to whether the object is ignored.
-    """
-    detections_P, objects_P = reaching.detections_P, reaching.objects_P
-    reaches_TP = reaching.ious_P >= IOU_THRESHOLDS_T[:, None]
-    before_TP = np.cumsum(reaches_TP, axis=1, dtype=np.int64) - reaches_TP
-    # Of the pairs before, those of other objects do not count.
-    starts_P = np.searchsorted(objects_P, objects_P)
-    takes_TP = reaches_TP & ((before_TP == before_TP[:, starts_P]) | ground_truth.is_crowd[objects_P])
-    is_match[..., detections_P] = takes_TP
-    is_object_ignored_A1P = ground_truth.is_ignored[:, None, objects_P]
-    is_ignored[..., detections_P] = np.where(takes_TP, is_object_ignored_A1P, is_ignored[..., detections_P])
-
-
-def _assign_in_turn(reaching: _Reaching, ground_truth: GroundTruth, is_match: BoolArray, is_ignored: BoolArray) -> None:
-    """Let the detections of one image and class take objects one after the other; sets what `_assign_alone` does."""
-    objects, columns_P = np.unique(reaching.objects_P, return_inverse=True)
-    detections, rows_P = np.unique(reaching.detections_P, return_inverse=True)
-    ious_dg = np.zeros((len(detections), len(objects)))
-    ious_dg[rows_P, columns_P] = reaching.ious_P
-    is_crowd, is_object_ignored = ground_truth.is_crowd[objects], ground_truth.is_ignored[:, objects]
-    free_ATg = np.ones((len(is_object_ignored), len(IOU_THRESHOLDS_T), len(objects)), dtype=np.bool_)
-    for detection, ious_g in zip(detections.tolist(), ious_dg, strict=True):
-        open_ATg = free_ATg & (ious_g >= IOU_THRESHOLDS_T[:, None])
-        counting_ATg = open_ATg & ~is_object_ignored[:, None]
-        choice_ATg = np.where(counting_ATg.any(axis=-1, keepdims=True), counting_ATg, open_ATg)
-        # Reversed, because of equal ones the last is taken and argmax gives the first.
-        values_ATg = np.where(choice_ATg, ious_g, -1.0)[..., ::-1]
-        best_AT = len(objects) - 1 - values_ATg.argmax(axis=-1)
-        ranges, steps = np.nonzero(choice_ATg.any(axis=-1))
-        taken = best_AT[ranges, steps]
-        is_match[ranges, steps, detection] = True
-        is_ignored[ranges, steps, detection] = is_object_ignored[ranges, taken]
-        free_ATg[ranges, steps, taken] = is_crowd[taken]
+@compiled
+def _assign(
+    detections_P: IntArray,
+    objects_P: IntArray,
+    ious_P: FloatArray,
+    thresholds_T: FloatArray,
+    is_crowd_G: BoolArray,
+    is_object_ignored_AG: BoolArray,
+    is_match_ATD: BoolArray,
+    is_ignored_ATD: BoolArray,
+) -> None:
+    """Let detections take objects in turn; set where they find one, and whether that is an ignored one."""
+    is_taken_ATG = np.zeros((len(is_object_ignored_AG), len(thresholds_T), len(is_crowd_G)), np.bool_)
+    start = 0
+    while start < len(detections_P):
+        detection, end = detections_P[start], start
+        while end < len(detections_P) and detections_P[end] == detection:
+            end += 1
+        for area, is_object_ignored in enumerate(is_object_ignored_AG):
+            for step, threshold in enumerate(thresholds_T):
+                best, best_iou, is_best_ignored = -1, 0.0, True
+                for pair in range(start, end):
+                    iou, candidate = ious_P[pair], objects_P[pair]
+                    if iou < threshold or (is_taken_ATG[area, step, candidate] and not is_crowd_G[candidate]):
+                        continue
+                    is_ignored = is_object_ignored[candidate]
+                    if is_ignored < is_best_ignored or (is_ignored == is_best_ignored and iou >= best_iou):
+                        best, best_iou, is_best_ignored = candidate, iou, is_ignored
+                if best >= 0:
+                    is_taken_ATG[area, step, best] = is_match_ATD[area, step, detection] = True
+                    is_ignored_ATD[area, step, detection] = is_best_ignored
+        start = end
