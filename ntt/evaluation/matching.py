@@ -92,7 +92,7 @@ class _Reaching:
 
 
 def _reaching(table: DetectionTable, rows: IntArray, ground_truth: GroundTruth, kind: str) -> _Reaching:
-    """Find the pairs, by detection, then in file order; pycocotools' own arithmetic, so that it agrees in every digit."""
+    """Find the pairs, by detection, then in file order, by pycocotools' own arithmetic: equal in every digit."""
     first_D, counts_D = ground_truth.objects_of(table.images[rows], table.labels[rows])
     find_ious = _box_ious if kind == "bbox" else _mask_ious
     parts = []
