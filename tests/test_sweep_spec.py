@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ntt.config.compose import compose_config, compose_many, from_hydra
 from ntt.config.identity import run_id
-from ntt.config.sources import compose_lines, hydra_session
+from ntt.config.registry import compose_lines, hydra_session
 from ntt.config.typed_text import keep_text
 from ntt.errors import ConfigError
 from ntt.sweeps.points import expand

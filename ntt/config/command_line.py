@@ -26,8 +26,8 @@ from ntt.base.project import CONF_DIR
 from ntt.config.compose import compose_cached, from_hydra
 from ntt.config.explain import quoting_hint, unreadable
 from ntt.config.help import help_text
+from ntt.config.registry import ConfigSources, hydra_session, register
 from ntt.config.schema import ExperimentConfig
-from ntt.config.sources import ConfigSources, hydra_session, register
 from ntt.config.typed_text import keep_text
 from ntt.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ConfigError, NttError
 

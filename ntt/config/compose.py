@@ -16,9 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ntt.base.settings import setting_problems
 from ntt.config.explain import COMPOSE_ERRORS, first_problem, no_schema, removal_problem, unreadable
-from ntt.config.registry import OPTION_GROUPS
+from ntt.config.registry import OPTION_GROUPS, active_sources, compose_lines, hydra_session
 from ntt.config.schema import STAGE_ALIASES, ExperimentConfig
-from ntt.config.sources import active_sources, compose_lines, hydra_session
 from ntt.config.typed_text import keep_text
 from ntt.datasets.base import DATA_VARIABLE
 from ntt.errors import ConfigError, raise_all

@@ -17,8 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ntt.base.settings import flatten_settings
-from ntt.config.registry import OPTION_GROUPS, option_schemas
-from ntt.config.sources import active_sources, compose_lines, hydra_session
+from ntt.config.registry import OPTION_GROUPS, active_sources, compose_lines, hydra_session, option_schemas
 
 # Hydra raises a bare ValueError for a group option that is not a word, such as shots=5.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)

@@ -1,4 +1,4 @@
-"""Finds the options of each config group and passes their schemas to Hydra.
+"""What Hydra knows: the schemas of the options, and the folders of configurations, the user's own among them.
 
 A backbone, segmenter, matcher, data set or tracker is one module in the group's package and one YAML file in
 `conf/<group>/`. The module declares a dataclass derived from the group's base schema, with a class variable `SCHEMA`
@@ -8,13 +8,23 @@ that names it; nothing has to be registered.
 import importlib
 import inspect
 import pkgutil
-from dataclasses import is_dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, is_dataclass
 from functools import cache
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
+from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
+from ntt.base.project import CONF_DIR, CONFIG_ROOT
 from ntt.config.schema import ExperimentConfig, RuntimeConfig, ShotsConfig, SplitConfig
 from ntt.datasets.base import DatasetConfig
 from ntt.errors import ConfigError
@@ -36,13 +46,15 @@ OPTION_GROUPS: dict[str, tuple[str, type]] = {
 }
 
 
-def register_schemas() -> None:
-    """Put every schema into Hydra's config store, with the defaults of this moment: NTT_DATA may change."""
+def register(*more: Path) -> None:
+    """Pass schemas, with the defaults of this moment (NTT_DATA may change), and folders of options to Hydra."""
     store = ConfigStore.instance()
     store.store(name="schema", node=_writable(ExperimentConfig))
     for group, schema in _PLAIN_GROUPS.items():
         store.store(group=f"schema/{group}", name="base", node=_writable(schema))
     _register_options()
+    Plugins.instance().register(SearchPath)
+    SearchPath.folders = (CONF_DIR, CONFIG_ROOT / "experiments", *more)
 
 
 @cache
@@ -83,3 +95,60 @@ def _writable(schema: Any) -> DictConfig:
         if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
             _writable(config[key])
     return config
+
+
+@dataclass(frozen=True)
+class ConfigSources:
+    """Which configuration is composed, and from what; the defaults are the project's own.
+
+    Attributes:
+        name: of the primary configuration, as `--config-name` gives it.
+        path: its folder, as `--config-path` gives it. Options that it lacks are those of the project.
+        folder: searched for further options, as `--config-dir` gives it; None: none.
+    """
+
+    name: str = "config"
+    path: Path = CONF_DIR
+    folder: Path | None = None
+
+
+class SearchPath(SearchPathPlugin):
+    """Adds folders to the search path of every Hydra configuration in this process."""
+
+    folders: ClassVar[tuple[Path, ...]] = ()
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the folders."""
+        for folder in self.folders:
+            search_path.append("ntt", f"file://{folder}")
+
+
+_ACTIVE: ContextVar[ConfigSources] = ContextVar("sources")
+
+
+@contextmanager
+def hydra_session(sources: ConfigSources | None = None) -> Iterator[None]:
+    """Let Hydra read configurations, by default the project's own, from anywhere while the block runs."""
+    sources = sources or ConfigSources()
+    # Hydra may already be in use by the application that called us, or by a package such as sam2.
+    state, folders = GlobalHydra.instance(), SearchPath.folders
+    before, state.hydra = state.hydra, None
+    register(*(() if sources.folder is None else (sources.folder,)))
+    active = _ACTIVE.set(sources)
+    try:
+        with initialize_config_dir(str(sources.path), version_base="1.3"):
+            yield
+    finally:
+        _ACTIVE.reset(active)
+        GlobalHydra.instance().hydra = before
+        SearchPath.folders = folders
+
+
+def active_sources() -> ConfigSources:
+    """Return the sources of the session."""
+    return _ACTIVE.get(ConfigSources())
+
+
+def compose_lines(lines: Sequence[str]) -> DictConfig:
+    """Compose the primary configuration of the session with overrides."""
+    return compose(active_sources().name, overrides=list(lines))
