@@ -12,8 +12,7 @@ from ntt.cli.data import data
 from ntt.cli.export import export
 from ntt.cli.references import references
 from ntt.cli.report import report
-from ntt.cli.run import run
-from ntt.cli.show import show
+from ntt.cli.run import run, show
 from ntt.cli.store import store
 from ntt.cli.sweep import sweep
 from ntt.cli.weights import weights

@@ -1,12 +1,14 @@
-"""`ntt run`: one experiment from images to metrics, like `python main.py` in a clone."""
+"""`ntt run`: one experiment from images to metrics, like `python main.py` in a clone; `ntt show`: its metrics."""
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 from click.shell_completion import get_completion_class
 
-from ntt.errors import ConfigError
+from ntt.cli.options import PATH
+from ntt.errors import ConfigError, DataError
 
 _BASH = """
 # A setting is one word, and what has to go on is not followed by a blank.
@@ -57,3 +59,20 @@ def _completion_script(root: click.Context, words: Sequence[str]) -> str:
     if action != "install" or completion is None:
         raise ConfigError(f"-sc {' '.join(words)}: write install=bash, install=zsh or install=fish.")
     return completion(root.command, {}, "ntt", "_NTT_COMPLETE").source() + (_BASH if shell == "bash" else "")
+
+
+@click.command()
+@click.argument("directory", type=PATH, metavar="RUN_DIRECTORY")
+def show(directory: Path) -> None:
+    """Print the metrics of a finished run."""
+    from ntt.run.artefacts import read_metrics
+    from ntt.run.rundir import RunDirectory
+    from ntt.run.table import metrics_table
+
+    metrics = RunDirectory(directory).metrics
+    if not metrics.is_file():
+        raise DataError(
+            f"{directory} has no metrics.json, so it is not the folder of a finished run. Give the folder that the run "
+            "named at its end, or start the run again to finish it."
+        )
+    click.echo(metrics_table(read_metrics(metrics)))

@@ -2,8 +2,8 @@
 
 - `documents`: annotation files as JSON, with ids in one form
 - `coco`: reads and checks a file in COCO format; `coco_entries`, `coco_annotations` and `box_agreement` are its parts
-- `comparison`: compares references with targets; `missing_images`: names that differ from those on disk
-- `images`: image files as RGB, and checks of them
+- `comparison`: compares references with targets
+- `images`: image files as RGB, and checks of them and of their names
 - `masks`: masks of annotated objects
 - `splits`: the classes of an experiment
 - `sampling`, `references`: which instances serve as references, and their record

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-from ntt.data.images import MAX_PIXELS, upright_size
-from ntt.data.missing_images import missing_problems
+from ntt.data.images import MAX_PIXELS, missing_problems, upright_size
 from ntt.errors import DataError, listed, printable
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
