@@ -157,7 +157,7 @@ def test_every_published_layout_fits_timms_network(name: str):
     )
     state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     assert identify(state) is model
-    converted = to_timm_layout(state, model, SMALL_GRID)
+    converted = to_timm_layout(state, model, network, SMALL_GRID)
     assert {key: value.shape for key, value in converted.items()} == {
         key: value.shape for key, value in network.state_dict().items()
     }

@@ -107,7 +107,7 @@ def _timm_network(
     side = rows * PATCH_SIZE
     create = partial(timm.create_model, model.timm_name, pretrained=False, num_classes=0, img_size=side)
     network: Any = without_values(create)
-    _fill(network, to_timm_layout(state, model, rows), path)
+    _fill(network, to_timm_layout(state, model, network, rows), path)
 
     def tokens_of(images: torch.Tensor) -> torch.Tensor:
         tokens: torch.Tensor = network.forward_features(images)

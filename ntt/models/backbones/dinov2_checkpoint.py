@@ -1,4 +1,4 @@
-"""The layout of Meta's DINOv2 checkpoints: which model one belongs to, and how timm names its tensors."""
+"""The layout of Meta's DINOv2 checkpoints: which model one belongs to, and its form for timm."""
 
 import math
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from ntt.errors import ConfigError, WeightsError
@@ -111,28 +112,20 @@ def resize_position_embedding(
     return torch.cat((embedding_1ND[:, :1], patches.to(embedding_1ND.dtype)), dim=1)
 
 
-def to_timm_layout(state: Mapping[str, torch.Tensor], model: Variant, rows: int) -> dict[str, torch.Tensor]:
-    """Rename and reshape a checkpoint of Meta's layout for timm's network of the same model.
+def to_timm_layout(
+    state: Mapping[str, torch.Tensor], model: Variant, network: nn.Module, rows: int
+) -> Mapping[str, torch.Tensor]:
+    """Convert a checkpoint, accepted by `require_model`, for timm's network with `rows` x `rows` patches.
 
-    - The mask token, needed only for training, is dropped.
-    - The SwiGLU layers `w12` and `w3` of the giant model are timm's `fc1` and `fc2`.
-    - timm's networks with registers add position embeddings to patches only, so the class token's is added here.
-
-    Args:
-        state: name -> tensor, accepted by `require_model`.
-        model: the model it belongs to.
-        rows: rows and columns of the patch grid at the input size in use.
+    timm's own converter would resample position embeddings in another way.
     """
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
     state = {name: tensor.float() for name, tensor in state.items()}
     offset, antialias = model.resizing
-    positions = resize_position_embedding(state.pop("pos_embed"), rows, offset=offset, antialias=antialias)
-    renamed = {"pos_embed": positions} | {
-        name.replace(".mlp.w12.", ".mlp.fc1.").replace(".mlp.w3.", ".mlp.fc2."): tensor
-        for name, tensor in state.items()
-        if name != "mask_token"
-    }
-    if model.registers:
-        renamed["reg_token"] = renamed.pop("register_tokens")
-        renamed["cls_token"] = renamed["cls_token"] + positions[:, :1]
-        renamed["pos_embed"] = positions[:, 1:]
-    return renamed
+    positions = resize_position_embedding(state["pos_embed"], rows, offset=offset, antialias=antialias)
+    # timm recognises Meta's layout by the mask token, which it drops.
+    converted: Mapping[str, torch.Tensor] = checkpoint_filter_fn(
+        {"mask_token": positions, **state, "pos_embed": positions}, network
+    )
+    return converted

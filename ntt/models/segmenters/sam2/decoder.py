@@ -115,7 +115,7 @@ class FastDecoder:
         `index_B` selects the prompts; `hyper_BMD` are the last-layer weights of their masks.
         """
         if len(index_B) != len(tokens.rows_BKF):
-            tokens = tokens.select(index_B)
+            tokens = tokens.part(index_B)
         return upscale(self.weights.rows, terms, tokens, hyper_BMD)
 
     @property

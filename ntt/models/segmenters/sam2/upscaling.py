@@ -17,6 +17,7 @@ _SUB_PIXELS = 4
 _TOKENS_AT_A_TIME = 512
 # On a GPU, prompts at a time: about 50 MiB each in float32.
 _PROMPTS_AT_A_TIME = 64
+_ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,13 @@ class FoldedTokens:
     scale1_B1N: torch.Tensor
     scale2_B1N: torch.Tensor
 
-    def piece(self, prompts: slice, tokens: slice) -> "FoldedTokens":
-        """Return a view of some prompts and some image tokens."""
+    def part(self, prompts: slice | torch.Tensor, tokens: slice = _ALL) -> "FoldedTokens":
+        """Return some prompts, as a view if they are a slice, and some image tokens."""
         return FoldedTokens(
-            self.coefficients_BKN[prompts, :, tokens],
+            self.coefficients_BKN[prompts][:, :, tokens],
             self.rows_BKF[prompts],
-            self.scale1_B1N[prompts, :, tokens],
-            self.scale2_B1N[prompts, :, tokens],
-        )
-
-    def select(self, index_B: torch.Tensor) -> "FoldedTokens":
-        """Return a copy of the prompts in an index."""
-        return FoldedTokens(
-            self.coefficients_BKN[index_B], self.rows_BKF[index_B], self.scale1_B1N[index_B], self.scale2_B1N[index_B]
+            self.scale1_B1N[prompts][:, :, tokens],
+            self.scale2_B1N[prompts][:, :, tokens],
         )
 
 
@@ -99,7 +94,7 @@ def upscale(weights: RowWeights, terms: ImageTerms, tokens: FoldedTokens, hyper_
             part = slice(start, start + step)
             fine = slice(start * _SUB_PIXELS, (start + step) * _SUB_PIXELS)
             shared = (terms.up_NF[part], terms.skip1_NF[part], terms.skip0_NF[fine])
-            logits = _upscale_piece(weights, shared, tokens.piece(prompts, part), hyper[prompts])
+            logits = _upscale_piece(weights, shared, tokens.part(prompts, part), hyper[prompts])
             out[prompts, start * pixels_per_token : (start + step) * pixels_per_token] = logits
     rows, columns = terms.grid_yx
     pixels = out.view(batch, rows, columns, 2, 2, 2, 2, masks).permute(0, 7, 1, 3, 5, 2, 4, 6)
