@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ntt.base.files import read_json
 from ntt.reports.records import find_run_directories, read_run
 from ntt.reports.summary import runs_frame
 from ntt.reports.tables import Table, render
-from ntt.run.artefacts import read_operating_points
 from ntt.run.rundir import RunDirectory
 
 BASE = "ntt"
@@ -36,11 +36,9 @@ def load(folder: Path) -> pd.DataFrame:
     runs = runs[runs.counted].copy()
     runs["matcher"] = [config["matcher"]["name"] for config in runs.config]
     directories = [RunDirectory(Path(path)) for path in runs.path]
-    points = [
-        read_operating_points(each.thresholds).get("", {}) if each.thresholds.is_file() else {} for each in directories
-    ]
+    points = [read_json(each.thresholds).get("", {}) if each.thresholds.is_file() else {} for each in directories]
     for kind in ("fixed", "proposed", "best"):
-        runs[f"F1/{kind}"] = [of_run[kind].f1 if kind in of_run else np.nan for of_run in points]
+        runs[f"F1/{kind}"] = [of_run[kind]["f1"] if kind in of_run else np.nan for of_run in points]
     return runs
 
 

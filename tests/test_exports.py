@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -27,7 +28,7 @@ from ntt.errors import DataError
 from ntt.ops.masks import decode_masks
 from ntt.run import runner
 from ntt.run.artefacts import write_counts, write_images
-from ntt.types import Category, Detections, ImageRecord, Json
+from ntt.types import Category, Detections, ImageRecord, Json, ReferenceCheck
 
 BOXES = {f"{stem}.png": (name, [x, y, size, size]) for name, (stem, (_, x, y, size)) in EXAMPLES.items()}
 """Image -> its class and the box of its object."""
@@ -286,8 +287,8 @@ def test_exported_detections_are_read_back_as_references(found: Path, tmp_path: 
 def test_exports_begin_at_the_proposed_thresholds(found: Path, tmp_path: Path, capsys, cli):
     run = shutil.copytree(found, tmp_path / "run")
     for thresholds, said in (({"disc": 0.5, "square": 0.65}, "0.50 to 0.65, by class"), ({}, "0.4")):
-        document = {"scoring": "ntt", "thresholds": thresholds}
-        (run / "leave_one_out.json").write_text(json.dumps(document))
+        check = ReferenceCheck("ntt", {}, {}, thresholds, is_complete=True, num_images=2)
+        (run / "leave_one_out.json").write_text(json.dumps(asdict(check)))
         assert main(["export", "coco", str(run), "--output", str(run / f"{len(thresholds)}.json")]) == 0
         exported = json.loads((run / f"{len(thresholds)}.json").read_text())["annotations"]
         least = [thresholds.get("disc", 0.4), thresholds.get("square", 0.4)]

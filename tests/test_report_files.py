@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -17,6 +17,7 @@ from pycocotools import mask as mask_api
 from report_samples import box_metrics, make_runs
 from tiny_data import make_tiny
 
+from ntt.base.files import write_json
 from ntt.cli.main import main
 from ntt.reports import figures
 from ntt.reports.detected import confusion, read_detected, thresholds_table
@@ -24,7 +25,7 @@ from ntt.reports.gallery import Gallery, make_gallery
 from ntt.reports.page import render_page
 from ntt.reports.plots import Plot, make_plots
 from ntt.reports.tables import Table
-from ntt.run.artefacts import write_predictions, write_reference_check
+from ntt.run.artefacts import write_predictions
 from ntt.run.rundir import RunDirectory
 from ntt.sweeps.records import read_runs
 from ntt.types import Category, Detections, Metrics, ReferenceCheck
@@ -74,7 +75,7 @@ def tiny_runs(folder: Path, *, first_class: str = "disc") -> tuple[pd.DataFrame,
     for directory in made.values():
         write_predictions(RunDirectory(directory).predictions, DETECTIONS, categories)
     check = ReferenceCheck("ntt", {}, {"ntt": {}}, {first_class: 0.85, "square": 0.15}, is_complete=True, num_images=2)
-    write_reference_check(RunDirectory(next(iter(made.values()))).leave_one_out, check)
+    write_json(RunDirectory(next(iter(made.values()))).leave_one_out, asdict(check))
     return read_runs([folder / "outputs"]), made
 
 

@@ -5,6 +5,7 @@ import io
 import math
 import os
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from conftest import refused
 from report_samples import box_metrics, make_runs, mean_of
 
 import ntt
+from ntt.base.files import write_json
 from ntt.cli.main import main
 from ntt.config.compose import compose_many
 from ntt.errors import ConfigError, DataError
@@ -22,7 +24,7 @@ from ntt.reports.records import ALL_SHOTS, read_run
 from ntt.reports.significance import compare, paired_test
 from ntt.reports.summary import name_series, runs_frame, settings_with
 from ntt.reports.tables import Table, escape_latex, render
-from ntt.run.artefacts import write_metrics, write_reference_check
+from ntt.run.artefacts import write_metrics
 from ntt.run.multirun import multirun_table
 from ntt.sweeps.records import read_runs
 from ntt.types import ReferenceCheck
@@ -267,7 +269,7 @@ def test_reports_name_the_matcher_that_the_references_chose(tmp_path: Path):
     folders = make_runs(tmp_path, dict.fromkeys(lines, box_metrics(10.0)))
     for line, scoring in zip(lines, ("probe_half", "ntt", "probe_half"), strict=False):
         check = ReferenceCheck(scoring, better={}, expected={}, thresholds={}, is_complete=True, num_images=3)
-        write_reference_check(folders[line] / "leave_one_out.json", check)
+        write_json(folders[line] / "leave_one_out.json", asdict(check))
     assert ntt.load_runs(tmp_path).groupby("matcher.name").scoring.agg(list).to_dict() == {
         "auto": ["probe_half", "ntt", "probe_half"],
         "ntt": ["ntt"] * 3,
@@ -286,7 +288,7 @@ def test_reports_name_the_matcher_that_the_references_chose(tmp_path: Path):
     configs = compose_many([[*line.split(), f"runtime.output_root={tmp_path}"] for line in lines])
     heading, *rows = multirun_table(configs).splitlines()[:7]
     assert [row.split()[heading.split().index("chosen")] for row in rows] == ["probe_half", "ntt", "probe_half", *"---"]
-    (folders[lines[0]] / "leave_one_out.json").write_text('{"scoring": "kmeans"}')
+    write_json(folders[lines[0]] / "leave_one_out.json", asdict(replace(check, scoring="kmeans")))
     assert multirun_table(configs).splitlines()[1].split()[heading.split().index("chosen")] == "-"
     assert "names no matcher of ntt, ntt_best100" in missing(read_runs([tmp_path])).reason[0]
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from ntt.base.files import read_json
 from ntt.base.settings import range_problems
 from ntt.base.yaml_files import Plain
+from ntt.errors import StorageError
 
 T = TypeVar("T")
 _WORDS = {
@@ -68,6 +70,22 @@ def read_fields(
             usable.pop(name, None)
             problems += inner
     return usable
+
+
+def read_record(cls: type[T], path: Path, *, remedy: str) -> T:
+    """Read a JSON file into the dataclass it was written from.
+
+    Raises:
+        StorageError: if it is damaged, or of another version of this program; ends with `remedy`.
+    """
+    problems: list[str] = []
+    try:
+        record = read_dataclass(cls, read_json(path), problems)
+    except StorageError as error:
+        raise StorageError(f"{error} {remedy}") from error
+    if record is None or problems:
+        raise StorageError(f"{path} is of another version of this program ({problems[0]}) {remedy}")
+    return record
 
 
 def unknown_key(key: str, allowed: list[str]) -> str:

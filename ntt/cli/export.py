@@ -63,9 +63,10 @@ def _files(
     """Return the files to write."""
     from ntt.convert import detections as formats
     from ntt.evaluation.options import FIXED_THRESHOLD
-    from ntt.run.artefacts import read_proposed_thresholds
+    from ntt.run.artefacts import read_reference_check
 
-    proposed = read_proposed_thresholds(directory.leave_one_out) if above is None else {}
+    file = directory.leave_one_out
+    proposed = read_reference_check(file).thresholds if above is None and file.is_file() else {}
     default = FIXED_THRESHOLD if above is None else above
     found = formats.read_detections(directory.images, directory.predictions, above=default, above_of_class=proposed)
     score = f"{min(proposed.values()):.2f} to {max(proposed.values()):.2f}, by class" if proposed else f"{default:g}"

@@ -25,7 +25,7 @@ from ntt.evaluation.thresholds import OperatingPoint, RankedDetections, ranked_d
 from ntt.reports.records import own_file
 from ntt.reports.summary import SETTING, choice, name_series, shots_text
 from ntt.reports.tables import Table
-from ntt.run.artefacts import read_predictions, read_proposed_thresholds
+from ntt.run.artefacts import read_predictions, read_reference_check
 from ntt.run.inputs import read_inputs
 from ntt.run.rundir import RunDirectory
 from ntt.types import Category, Detections, ImageRecord, IntArray
@@ -150,9 +150,9 @@ def _read_set(data: str, group: pd.DataFrame) -> Detected:
     )
 
 
-def _read_proposed(folder: Path) -> dict[str, float]:
+def _read_proposed(folder: Path) -> Mapping[str, float]:
     path = RunDirectory(folder).leave_one_out
-    return read_proposed_thresholds(own_file(path)) if path.exists() else {}
+    return read_reference_check(own_file(path)).thresholds if path.exists() else {}
 
 
 def _read_predictions(folder: Path, records: Sequence[ImageRecord], categories: Sequence[Category]) -> list[Detections]:

@@ -16,10 +16,8 @@ import torch
 
 from ntt.base.files import read_json, write_bytes, write_json, write_parts, write_text
 from ntt.base.garbage import no_collection
-from ntt.data.coco import CocoDataset
-from ntt.data.references import references_to_json
+from ntt.base.typed import read_record
 from ntt.errors import ConfigError, StorageError, printable
-from ntt.evaluation.thresholds import OperatingPoint, OperatingPoints
 from ntt.types import (
     Category,
     Detections,
@@ -31,7 +29,6 @@ from ntt.types import (
     ProposalRecall,
     Prototypes,
     ReferenceCheck,
-    ReferenceSet,
 )
 
 # Prefixes of the names of a memory's tensors, and the fields they belong to.
@@ -133,21 +130,6 @@ def read_predictions(path: Path, images: Sequence[ImageRecord], categories: Sequ
     ]
 
 
-def write_references(path: Path, references: ReferenceSet, dataset: CocoDataset) -> Path:
-    """Write which annotations of the references file the references are."""
-    return write_json(path, references_to_json(references, dataset))
-
-
-def write_candidate_counts(path: Path, counts: Sequence[int]) -> Path:
-    """Write the number of candidates of each image."""
-    return write_json(path, {"candidates_per_image": counts})
-
-
-def read_candidate_counts(path: Path) -> tuple[int, ...]:
-    """Read the numbers of candidates back."""
-    return tuple(read_json(path)["candidates_per_image"])
-
-
 def flat_proposals(recall: ProposalRecall) -> dict[str, float]:
     """Return the recall of the candidates under flat names, such as "proposals/box_AR100"."""
     names = {"bbox": "box", "segm": "mask"}
@@ -189,46 +171,20 @@ def read_memory(path: Path, *, made_with: str = "") -> MemoryBank:
     return MemoryBank(categories=categories, **vectors)
 
 
-def write_reference_check(path: Path, check: ReferenceCheck) -> Path:
-    """Write the result of leaving references out in turn."""
-    return write_json(path, asdict(check))
-
-
 def read_reference_check(path: Path) -> ReferenceCheck:
-    """Read it back."""
-    return ReferenceCheck(**read_json(path))
+    """Read the result of leaving references out in turn; a StorageError if the file holds something else."""
+    check = read_record(ReferenceCheck, path, remedy="Run again.")
+    if not all(map(math.isfinite, check.thresholds.values())):
+        raise StorageError(f"{path} has a threshold that is no number. Run again.")
+    return check
 
 
 def read_scoring(path: Path, choices: Collection[str]) -> str:
     """Read from the same file which matcher the references have chosen; a StorageError if it is none of `choices`."""
-    check = read_json(path)
-    scoring = check.get("scoring") if isinstance(check, dict) else None
-    if not isinstance(scoring, str) or scoring not in choices:
+    scoring = read_reference_check(path).scoring
+    if scoring not in choices:
         raise StorageError(f"{path} names no matcher of {', '.join(choices)}.")
     return scoring
-
-
-def read_proposed_thresholds(path: Path) -> dict[str, float]:
-    """Read the proposed score threshold of each class by name; {} where the references of the run proposed none."""
-    if not path.is_file():
-        return {}
-    try:
-        thresholds = {str(name): float(score) for name, score in read_json(path)["thresholds"].items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StorageError(f"{path} is not what a run writes ({error!r}). Run again.") from error
-    if not all(map(math.isfinite, thresholds.values())):
-        raise StorageError(f"{path} has a threshold that is no number. Run again.")
-    return thresholds
-
-
-def write_operating_points(path: Path, points: OperatingPoints) -> Path:
-    """Write precision, recall and F1 at thresholds."""
-    return write_json(path, {name: {kind: asdict(point) for kind, point in of.items()} for name, of in points.items()})
-
-
-def read_operating_points(path: Path) -> OperatingPoints:
-    """Read them back."""
-    return {name: {kind: OperatingPoint(**p) for kind, p in of.items()} for name, of in read_json(path).items()}
 
 
 def write_prototypes(path: Path, prototypes: Prototypes) -> Path:

@@ -16,7 +16,8 @@ _METRICS = {"bbox/AP": "box AP", "segm/AP": "mask AP"}
 def multirun_table(configs: Sequence[ExperimentConfig]) -> str:
     """Return one line per point, with the settings that differ between points, and how to compare them further."""
     settings = [run_identity(config)["settings"] for config in configs]
-    keys = [key for key in dict.fromkeys(key for own in settings for key in own) if _differs(key, settings)]
+    all_keys = dict.fromkeys(key for own in settings for key in own)
+    keys = [key for key in all_keys if any(own.get(key) != settings[0].get(key) for own in settings)]
     keys = [key for key in keys if not _follows_from_name(key, settings)]
     scorings = [_scoring(config) for config in configs]
     keys += ["chosen"] if any(scorings) else []
@@ -48,8 +49,3 @@ def _follows_from_name(key: str, settings: Sequence[dict[str, object]]) -> bool:
     name = f"{key.partition('.')[0]}.name"
     pairs = {(repr(own.get(name)), repr(own.get(key))) for own in settings}
     return key != name and len(pairs) == len({option for option, _ in pairs}) > 1
-
-
-def _differs(key: str, settings: Sequence[dict[str, object]]) -> bool:
-    """Return whether points have different values."""
-    return any(own.get(key) != settings[0].get(key) for own in settings)

@@ -1,6 +1,7 @@
 """The stages of a run, in order; what each of them computes is in `ntt.stages`."""
 
 import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -9,10 +10,10 @@ import numpy as np
 
 from ntt.base import distributed as dist
 from ntt.base.files import read_json, write_json
-from ntt.data.references import are_complete, reference_targets
+from ntt.data.references import are_complete, reference_targets, references_to_json
 from ntt.evaluation.ground_truth import difficult_as
 from ntt.evaluation.options import FIXED_THRESHOLD, Painting, Protocol
-from ntt.evaluation.thresholds import OperatingPoints
+from ntt.evaluation.thresholds import OperatingPoint, OperatingPoints
 from ntt.matchers.auto import AutoMatcher
 from ntt.matchers.base import MatcherConfig
 from ntt.run import artefacts
@@ -50,7 +51,7 @@ REFERENCES: Stage[ReferenceSet] = Stage(
     },
     compute=lambda run: run.references,
     write=lambda run, references: [
-        artefacts.write_references(run.directory.references, references, run.inputs.reference_data)
+        write_json(run.directory.references, references_to_json(references, run.inputs.reference_data))
     ],
     read=lambda run: run.references,
     describe=lambda it: f"{sum(map(len, it.instances))} instances of {len(it.categories)} classes",
@@ -112,7 +113,7 @@ LEAVE_ONE_OUT: Stage[ReferenceCheck] = Stage(
         source=run.models.source,
         group=run.group,
     ),
-    write=lambda run, check: [artefacts.write_reference_check(run.directory.leave_one_out, check)],
+    write=lambda run, check: [write_json(run.directory.leave_one_out, asdict(check))],
     read=lambda run: artefacts.read_reference_check(run.directory.leave_one_out),
     describe=lambda check: f"{check.scoring} finds references at box AP {check.expected[check.scoring].get('', 0):.1f}",
 )
@@ -147,8 +148,8 @@ CANDIDATES: Stage[tuple[int, ...]] = Stage(
     compute=lambda run: find_candidates(
         images=[*run.targets, *run.reference_images], source=run.models.source, group=run.group
     )[: len(run.targets)],
-    write=lambda run, counts: [artefacts.write_candidate_counts(run.directory.candidates, counts)],
-    read=lambda run: artefacts.read_candidate_counts(run.directory.candidates),
+    write=lambda run, counts: [write_json(run.directory.candidates, {"candidates_per_image": counts})],
+    read=lambda run: tuple(read_json(run.directory.candidates)["candidates_per_image"]),
     describe=lambda counts: f"{sum(counts)} candidates in {len(counts)} images",
 )
 
@@ -286,8 +287,16 @@ THRESHOLDS: Stage[OperatingPoints] = Stage(
     may_need=lambda run: (LEAVE_ONE_OUT,) if run.leaves_one_out else (),
     inputs=lambda run: {"version": EVALUATION_VERSION, "ground_truth": run.inputs.target_data.digest},
     compute=_measure_thresholds,
-    write=lambda run, points: [artefacts.write_operating_points(run.directory.thresholds, points)],
-    read=lambda run: artefacts.read_operating_points(run.directory.thresholds),
+    write=lambda run, points: [
+        write_json(
+            run.directory.thresholds,
+            {name: {kind: asdict(point) for kind, point in of.items()} for name, of in points.items()},
+        )
+    ],
+    read=lambda run: {
+        name: {kind: OperatingPoint(**values) for kind, values in of.items()}
+        for name, of in read_json(run.directory.thresholds).items()
+    },
     describe=lambda points: ", ".join(f"F1 {point.f1:.1f} {kind}" for kind, point in points.get("", {}).items()),
 )
 

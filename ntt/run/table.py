@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ntt.evaluation.federated import FREQUENCIES
-from ntt.evaluation.thresholds import OperatingPoint, OperatingPoints
+from ntt.evaluation.thresholds import OperatingPoints
 from ntt.types import Category, Detections, FloatArray, Metrics, ProposalRecall, ReferenceCheck
 
 _COLUMNS = {
@@ -34,10 +34,8 @@ def metrics_table(metrics: Metrics, recall: ProposalRecall | None = None) -> str
     classes = list(metrics.per_class[kinds[0]])
     rows = [[name, *_cells(metrics, kinds, name)] for name in classes]
     rows.append(["all classes", *_cells(metrics, kinds, None)])
-    lines = align([heading, *rows])
-    rule = "-" * max(len(line) for line in lines)
     head = [] if metrics.difficult is None else [f"Difficult objects count as {_DIFFICULT[metrics.difficult]}."]
-    table = [*head, lines[0], rule, *lines[1:-1], rule, lines[-1]]
+    table = [*head, *_ruled([heading, *rows])]
     if "segm" not in kinds:
         table.append(_why_no_masks(metrics))
     if recall:
@@ -63,14 +61,12 @@ def thresholds_table(points: OperatingPoints) -> str:
     kinds = list(points.get("", {}))
     titles = {"fixed": "fixed", "proposed": "proposed", "best": "best possible"}
     heading = ["class", *(text for kind in kinds for text in (f"{titles[kind]} score", "precision", "recall", "F1"))]
-    rows = [
-        [name or "mean", *(text for kind in kinds for text in _point_cells(of_class[kind]))]
-        for name, of_class in points.items()
-    ]
-    lines = align([heading, *rows])
-    rule = "-" * max(len(line) for line in lines)
+    rows = [[name or "mean"] for name in points]
+    for row, of_class in zip(rows, points.values(), strict=True):
+        for point in (of_class[kind] for kind in kinds):
+            row += [f"{point.threshold:.2f}", *(f"{value:.1f}" for value in (point.precision, point.recall, point.f1))]
     title = "Boxes from a score on, at IoU 0.5; proposed scores are those of left-out references:"
-    return "\n".join([title, lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    return "\n".join([title, *_ruled([heading, *rows])])
 
 
 def counts_table(detections: Sequence[Detections], categories: Sequence[Category], thresholds_C: FloatArray) -> str:
@@ -95,10 +91,6 @@ def choice_text(check: ReferenceCheck) -> str:
     shares = ", ".join(f"{name} {share:.0%}" for name, share in check.better.items())
     text = f"Matcher chosen by the references: {check.scoring}. Better than {first} in so many draws: {shares or '-'}."
     return text if check.is_complete else f"{text} They may not choose: their images are not annotated in full."
-
-
-def _point_cells(point: OperatingPoint) -> list[str]:
-    return [f"{point.threshold:.2f}", *(f"{value:.1f}" for value in (point.precision, point.recall, point.f1))]
 
 
 def _why_no_masks(metrics: Metrics) -> str:
@@ -149,6 +141,13 @@ def _rejection(values: Mapping[str, float], num_classes: int) -> list[str]:
             f"(mean of {values['classes@R50']:.0f} of {num_classes} classes)."
         )
     return lines
+
+
+def _ruled(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table with rules below its heading and above its last row."""
+    heading, *lines = align(rows)
+    rule = "-" * max(map(len, (heading, *lines)))
+    return [heading, rule, *lines[:-1], rule, lines[-1]]
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:

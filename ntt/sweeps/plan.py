@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ntt.base.files import write_json
+from ntt.base.typed import read_record
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_id
 from ntt.errors import ConfigError, raise_all
 from ntt.sweeps.points import ComposedPoint, Point
 from ntt.sweeps.spec import Resources, SweepSpec
-from ntt.sweeps.state import SweepFolder, read_record
+from ntt.sweeps.state import SweepFolder
 from ntt.sweeps.units import WorkUnit, take_inventory
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from ntt.base.files import write_json
+from ntt.base.typed import read_record
 from ntt.errors import ConfigError
-from ntt.sweeps.state import SweepFolder, TaskState, read_record
+from ntt.sweeps.state import SweepFolder, TaskState
 
 _QUEUE_TIMEOUT_S = 60
 # States that stay visible for some minutes after a job's end. A job that is COMPLETING has not ended.

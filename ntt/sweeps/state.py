@@ -14,14 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
-from ntt.base.files import is_alive, read_json, write_json
+from ntt.base.files import is_alive, write_json
 from ntt.base.settings import setting
-from ntt.base.typed import read_dataclass
+from ntt.base.typed import read_record
 from ntt.errors import StorageError
 
-T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 STATUSES = ("waiting", "running", "done", "failed", "cancelled", "lost")
 HEARTBEAT_S = 15.0
@@ -162,19 +160,3 @@ def _beat(folder: SweepFolder, task: str, begun: TaskState, count: Count, stop: 
             folder.write_state(task, replace(begun, heartbeat_s=time.time(), **asdict(count)))
         except StorageError as error:
             _LOG.warning("%s", error)
-
-
-def read_record(cls: type[T], path: Path, *, remedy: str) -> T:
-    """Read a JSON file of a sweep into the dataclass it was written from.
-
-    Raises:
-        StorageError: if it is damaged, or of another version of this program; ends with `remedy`.
-    """
-    problems: list[str] = []
-    try:
-        record = read_dataclass(cls, read_json(path), problems)
-    except StorageError as error:
-        raise StorageError(f"{error} {remedy}") from error
-    if record is None or problems:
-        raise StorageError(f"{path} is of another version of this program ({problems[0]}) {remedy}")
-    return record
