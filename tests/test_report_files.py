@@ -145,9 +145,9 @@ def test_curves_thresholds_and_confusions_by_hand(tmp_path: Path):
     """Discs: two of three found, at 0.9 and 0.3. Squares: at 0.8 and 0.5, and a wrong one at 0.2."""
     runs, _ = tiny_runs(tmp_path)
     (detected,), _ = read_detected(runs)
-    disc, square = detected.curves[0]
-    assert (disc.name, disc.ranked.num_objects, disc.precision.tolist()) == ("disc", 3, [1, 1])
-    assert (square.ranked.scores.round(2).tolist(), square.recall.tolist()) == ([0.8, 0.5, 0.2], [0.5, 1, 1])
+    disc, square = detected.ranked[0]["disc"], detected.ranked[0]["square"]
+    assert (disc.num_objects, disc.is_true.tolist()) == (3, [True, True])
+    assert (square.scores.round(2).tolist(), square.is_true.tolist()) == ([0.8, 0.5, 0.2], [True, True, False])
     rows = thresholds_table([detected]).frame.iloc[:, 2:].values.tolist()
     best_disc, best_square = ["0.30", 100, pytest.approx(200 / 3), pytest.approx(80)], ["0.50", 100, 100, 100]
     assert rows == [

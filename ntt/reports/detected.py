@@ -14,10 +14,8 @@ import pandas as pd
 
 from ntt.config.compose import restore_data
 from ntt.data.coco import CocoDataset
-from ntt.drawing.instances import DrawnInstances
 from ntt.drawing.quality import IN_CROWD, match_objects
 from ntt.errors import DataError, NttError
-from ntt.evaluation.curves import FloatArray
 from ntt.evaluation.ground_truth import GroundTruth, prepare_ground_truth
 from ntt.evaluation.matching import Matches, match
 from ntt.evaluation.table import DetectionTable, tabulate
@@ -28,30 +26,13 @@ from ntt.reports.tables import Table
 from ntt.run.artefacts import read_predictions, read_reference_check
 from ntt.run.inputs import read_inputs
 from ntt.run.rundir import RunDirectory
+from ntt.stages.target_pictures import drawn_instances
 from ntt.types import Category, Detections, ImageRecord, IntArray
 
 MAX_RUNS = 6
 """Per data set; of each setting, the run with the lowest seed."""
 
 _MAX_BYTES = 2 << 30
-
-
-@dataclass(frozen=True)
-class ClassCurve:
-    """The ranked detections of one class that has objects and detections."""
-
-    name: str
-    ranked: RankedDetections
-
-    @property
-    def precision(self) -> FloatArray:
-        """Precision of the first 1, 2, ... detections, float64 in [0, 1]."""
-        return np.cumsum(self.ranked.is_true) / np.arange(1, len(self.ranked.scores) + 1)
-
-    @property
-    def recall(self) -> FloatArray:
-        """Recall of the first 1, 2, ... detections, float64 in [0, 1]."""
-        return np.cumsum(self.ranked.is_true) / self.ranked.num_objects
 
 
 @dataclass(frozen=True)
@@ -75,21 +56,18 @@ class Detected:
     num_settings: int
 
     @cached_property
-    def curves(self) -> list[list[ClassCurve]]:
-        """Per run, the curves of the classes that have objects and detections, in their order."""
-        return [
-            [
-                ClassCurve(category.name, ranked)
-                for label, category in enumerate(self._ground_truth.categories)
-                if len((ranked := self._ranked(run, [label])).scores) and ranked.num_objects
-            ]
+    def ranked(self) -> list[dict[str, RankedDetections]]:
+        """Per run, the detections of each class that has objects and detections, by its name."""
+        of_runs = [
+            {category.name: self._ranked(run, [label]) for label, category in enumerate(self._ground_truth.categories)}
             for run in range(len(self.detections))
         ]
+        return [{name: each for name, each in of.items() if len(each.scores) and each.num_objects} for of in of_runs]
 
     def overall_threshold(self, run: int) -> float:
-        """Return the lowest score counted for the largest F1 over all classes with a curve together; 0 without any."""
-        names = {curve.name for curve in self.curves[run]}
-        labels = [label for label, category in enumerate(self._ground_truth.categories) if category.name in names]
+        """Return the lowest score counted for the largest F1 over all ranked classes together; 0 without any."""
+        categories = self._ground_truth.categories
+        labels = [label for label, category in enumerate(categories) if category.name in self.ranked[run]]
         return best_point(self._ranked(run, labels)).threshold if labels else 0.0
 
     def _ranked(self, run: int, labels: Sequence[int]) -> RankedDetections:
@@ -135,6 +113,7 @@ def _read_set(data: str, group: pd.DataFrame) -> Detected:
         inputs = read_inputs(replace(config, runtime=replace(config.runtime, cache_root=cache)))
     records = list(inputs.target_data.images.values())
     names = name_series(runs.assign(scoring=""))
+    checks = [RunDirectory(Path(path)).leave_one_out for path in runs.path]
     chosen = [choice(runs.iloc[[row]]) for row in range(len(runs))]
     return Detected(
         data=data,
@@ -145,21 +124,17 @@ def _read_set(data: str, group: pd.DataFrame) -> Detected:
             for run, matcher in zip(runs.itertuples(), chosen, strict=True)
         ],
         detections=[_read_predictions(Path(path), records, inputs.categories) for path in runs.path],
-        proposed=[_read_proposed(Path(path)) for path in runs.path],
+        proposed=[read_reference_check(own_file(file)).thresholds if file.exists() else {} for file in checks],
         num_settings=len(group),
     )
-
-
-def _read_proposed(folder: Path) -> Mapping[str, float]:
-    path = RunDirectory(folder).leave_one_out
-    return read_reference_check(own_file(path)).thresholds if path.exists() else {}
 
 
 def _read_predictions(folder: Path, records: Sequence[ImageRecord], categories: Sequence[Category]) -> list[Detections]:
     path = own_file(RunDirectory(folder).predictions, max_bytes=_MAX_BYTES)
     try:
         detections = read_predictions(path, records, categories)
-        problem = next((problem for each in detections if (problem := _problem(each))), None)
+        is_finite = all(np.isfinite(values).all() for each in detections for values in (each.boxes_xywh, each.scores))
+        problem = None if is_finite else "a box or a score is no number"
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         problem = repr(error)
     if problem is not None:
@@ -167,24 +142,18 @@ def _read_predictions(folder: Path, records: Sequence[ImageRecord], categories: 
     return detections
 
 
-def _problem(detections: Detections) -> str | None:
-    """Return what makes a detection impossible for this program; masks are checked when they are drawn."""
-    is_finite = np.isfinite(detections.boxes_xywh).all() and np.isfinite(detections.scores).all()
-    return None if is_finite else "a box or a score is no number"
-
-
 def thresholds_table(detected: Sequence[Detected]) -> Table:
     """One row per run and class: the quality at the proposed threshold and at the score with the largest F1."""
     rows: list[tuple[object, ...]] = []
     for each in detected:
-        for label, curves, scores in zip(each.labels, each.curves, each.proposed, strict=True):
+        for label, classes, scores in zip(each.labels, each.ranked, each.proposed, strict=True):
             if not each.targets.has_annotations:
                 rows += [(each.data, label, name, None, f"{score:.2f}", *[None] * 7) for name, score in scores.items()]
                 continue
-            for curve in curves:
-                proposal = curve.ranked.at(scores[curve.name]) if curve.name in scores else None
-                cells = (*_cells(proposal), *_cells(best_point(curve.ranked)))
-                rows.append((each.data, label, curve.name, curve.ranked.num_objects, *cells))
+            for name, ranked in classes.items():
+                proposal = ranked.at(scores[name]) if name in scores else None
+                cells = (*_cells(proposal), *_cells(best_point(ranked)))
+                rows.append((each.data, label, name, ranked.num_objects, *cells))
     proposed, best = ("proposed score", "P", "R", "F1"), ("best score", "best P", "best R", "best F1")
     names = ["data set", "run", "class", "objects", *proposed, *best]
     notes = (
@@ -208,18 +177,13 @@ def confusion(detected: Detected, run: int) -> tuple[IntArray, float]:
         missed objects. And the score, of all classes together.
     """
     threshold = detected.overall_threshold(run)
-    class_indices = {category.id: index for index, category in enumerate(detected.categories)}
-    counts = np.zeros((len(class_indices) + 1,) * 2, dtype=np.int64)
+    counts = np.zeros((len(detected.categories) + 1,) * 2, dtype=np.int64)
     for detections in detected.detections[run]:
-        instances = detected.targets.instances_of_image(detections.image_id)
-        objects = [instance for instance in instances if instance.category_id in class_indices]
-        true_labels = np.array([class_indices[instance.category_id] for instance in objects], dtype=np.int64)
-        drawn = DrawnInstances(
-            labels=np.zeros_like(true_labels),
-            boxes_xywh=np.array([instance.bbox_xywh for instance in objects], dtype=np.float32).reshape(-1, 4),
-            rles=[None] * len(objects),
-            iscrowd=np.array([instance.iscrowd for instance in objects], dtype=bool),
-        )
+        record = detected.targets.images[detections.image_id]
+        boxes = [replace(each, segmentation=None) for each in detected.targets.instances_of_image(record.id)]
+        drawn = drawn_instances(boxes, detected.categories, record, masks={})
+        true_labels = drawn.labels
+        drawn = replace(drawn, labels=np.zeros_like(true_labels))
         rows = np.flatnonzero(detections.scores >= threshold)
         without_class = replace(
             detections,

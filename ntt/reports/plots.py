@@ -160,18 +160,19 @@ def plot_precision_recall(detected: Detected) -> Plot | None:
 
     Of many classes, those with the most objects are drawn. A dot marks the score with the best F1.
     """
-    curves = [{curve.name: curve for curve in of_run} for of_run in detected.curves]
-    objects = {name: curve.ranked.num_objects for of_run in curves for name, curve in of_run.items()}
+    objects = {name: ranked.num_objects for of_run in detected.ranked for name, ranked in of_run.items()}
     classes = sorted(objects, key=lambda name: -objects[name])[:MAX_CURVES]
     if not classes:
         return None
     figure, panels = figures.panels(len(classes))
     for axes, name in zip(panels, classes, strict=True):
-        for index, (label, of_run) in enumerate(zip(detected.labels, curves, strict=True)):
+        for index, (label, of_run) in enumerate(zip(detected.labels, detected.ranked, strict=True)):
             if name in of_run:
-                curve, style = of_run[name], figures.line_style(index)
-                axes.plot(100 * curve.recall, 100 * curve.precision, **style | {"marker": ""}, label=label)
-                best = best_point(curve.ranked)
+                ranked, style = of_run[name], figures.line_style(index)
+                hits, counts = np.cumsum(ranked.is_true), np.arange(1, len(ranked.scores) + 1)
+                recall, precision = 100 * hits / ranked.num_objects, 100 * hits / counts
+                axes.plot(recall, precision, **style | {"marker": ""}, label=label)
+                best = best_point(ranked)
                 axes.plot(best.recall, best.precision, color=style["color"], marker=style["marker"])
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 102)

@@ -66,15 +66,15 @@ def stored_files(root: Path) -> list[StoredFile]:
             "--store; it is `runtime.store_root` of the runs that filled it."
         )
     entries = []
-    for kind in _folders(root):
-        for part in _folders(kind):
-            with os.scandir(part) as files:
-                for file in files:
-                    key = file.name.removesuffix(SUFFIX)
-                    if file.name != key and _is_key(key, part.name) and file.is_file(follow_symlinks=False):
-                        with contextlib.suppress(OSError):  # removed in the meantime
-                            stat = file.stat()
-                            entries.append(StoredFile(Path(file.path), kind.name, key, stat.st_size, stat.st_mtime))
+    for folder, _, names in os.walk(root):  # enters no links
+        parts = Path(folder).relative_to(root).parts
+        for name in names if len(parts) == 2 else ():
+            path, key = Path(folder, name), name.removesuffix(SUFFIX)
+            is_entry = key != name and key.startswith(parts[-1]) and _KEY.fullmatch(key) is not None
+            if is_entry and path.is_file() and not path.is_symlink():
+                with contextlib.suppress(OSError):  # removed in the meantime
+                    stat = path.stat()
+                    entries.append(StoredFile(path, parts[0], key, stat.st_size, stat.st_mtime))
     return sorted(entries, key=lambda entry: (entry.used_at, entry.path))
 
 
@@ -139,12 +139,3 @@ def _is_outdated(entry: StoredFile, selection: Selection, now: float) -> bool:
         return True
     used = selection.known_keys
     return used is not None and (entry.kind, entry.key[:KEY_DIGITS]) not in used
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
-
-
-def _is_key(name: str, first_digits: str) -> bool:
-    """Return whether a file's name is the key of an entry in its folder."""
-    return name.startswith(first_digits) and _KEY.fullmatch(name) is not None
