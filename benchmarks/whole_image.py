@@ -116,7 +116,7 @@ def fill_dinov2(model: str, path: str) -> None:
     """Write a DINOv2 checkpoint filled by the rule of the tests."""
     import torch
 
-    from ntt.models.backbones.dinov2_checkpoint import variant
+    from ntt.models.backbones.dinov2 import variant
     from tests.dinov2_layout import meta_shapes
     from tests.filled_weights import filled_tensors
 
@@ -173,7 +173,7 @@ def shown_to(arguments: argparse.Namespace) -> Any:
     from PIL import Image
 
     from benchmarks.parts import Shown
-    from ntt.models.backbones.dinov2_checkpoint import variant
+    from ntt.models.backbones.dinov2 import variant
 
     with Image.open(arguments.image) as image:
         pixels = np.array(image.convert("RGB"))

@@ -12,9 +12,10 @@ from ntt.data.images import read_image
 from ntt.data.masks import instance_mask
 from ntt.errors import ConfigError, WeightsError
 from ntt.models.backbones import dinov2 as dinov2_module
-from ntt.models.backbones.dinov2 import Dinov2, Dinov2Config
-from ntt.models.backbones.dinov2_checkpoint import (
+from ntt.models.backbones.dinov2 import (
     VARIANTS,
+    Dinov2,
+    Dinov2Config,
     identify,
     resize_position_embedding,
     to_timm_layout,

@@ -21,8 +21,7 @@ from ntt.base.files import write_json
 from ntt.cli.main import main
 from ntt.reports import figures
 from ntt.reports.detected import confusion, read_detected, thresholds_table
-from ntt.reports.gallery import Gallery, make_gallery
-from ntt.reports.page import render_page
+from ntt.reports.page import Gallery, make_gallery, render_page
 from ntt.reports.plots import Plot, make_plots
 from ntt.reports.tables import Table
 from ntt.run.artefacts import write_predictions
@@ -170,7 +169,7 @@ def test_curves_thresholds_and_confusions_by_hand(tmp_path: Path):
 
 
 def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("ntt.reports.gallery.MAX_DETECTIONS", 2)
+    monkeypatch.setattr("ntt.reports.page.MAX_DETECTIONS", 2)
     runs, _ = tiny_runs(tmp_path)
     gallery = gallery_of(runs, 3)
     (shown,) = gallery.sets
@@ -189,7 +188,7 @@ def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path, mon
 
 
 def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("ntt.reports.gallery.MAX_SIDE_PX", 64)
+    monkeypatch.setattr("ntt.reports.page.MAX_SIDE_PX", 64)
     runs, _ = tiny_runs(tmp_path)
     (shown,) = gallery_of(runs, 24).sets
     image, found = shown["images"][0], shown["runs"][0]["found"][0][0]
@@ -203,7 +202,7 @@ def test_a_gallery_is_bounded_and_says_so(tmp_path: Path, monkeypatch):
     assert gallery_of(runs, 0) == Gallery((), ())
     monkeypatch.setattr("ntt.reports.detected.MAX_RUNS", 1)
     assert gallery_of(runs, 4).notes == ("tiny: 1 of 2 settings are shown.",)
-    monkeypatch.setattr("ntt.reports.gallery.MAX_BYTES", 12e3)
+    monkeypatch.setattr("ntt.reports.page.MAX_BYTES", 12e3)
     (shown,) = gallery_of(runs, 4).sets
     assert 0 < len(shown["images"]) < 4
 

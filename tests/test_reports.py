@@ -25,7 +25,7 @@ from ntt.reports.significance import compare, paired_test
 from ntt.reports.summary import name_series, runs_frame, settings_with
 from ntt.reports.tables import Table, escape_latex, render
 from ntt.run.artefacts import write_metrics
-from ntt.run.multirun import multirun_table
+from ntt.run.table import multirun_table
 from ntt.sweeps.records import read_runs
 from ntt.types import ReferenceCheck
 

@@ -21,8 +21,8 @@ from ntt.run import shared as workspace
 from ntt.run.environment import apply_runtime
 from ntt.run.shared import Workspace
 from ntt.stages.candidates import CandidateSource
+from ntt.store.maintenance import KEY_DIGITS, used_store_keys
 from ntt.store.store import Store
-from ntt.store.usage import KEY_DIGITS, used_store_keys
 from ntt.types import ImageRecord
 
 Go = Callable[..., Path]

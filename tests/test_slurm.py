@@ -23,12 +23,10 @@ from ntt.sweeps.layout import cluster_arrays
 from ntt.sweeps.plan import Plan, write_plan
 from ntt.sweeps.queue import ArrayRecord, observe, owners, read_jobs, read_queue, write_jobs
 from ntt.sweeps.slurm import sbatch_parameters
-from ntt.sweeps.snapshot import code_digest, take_snapshot
 from ntt.sweeps.spec import Resources, StageResources
 from ntt.sweeps.state import SweepFolder, TaskState
-from ntt.sweeps.status import sweep_status
-from ntt.sweeps.task import JobTask
-from ntt.sweeps.text import status_text
+from ntt.sweeps.status import status_text, sweep_status
+from ntt.sweeps.task import JobTask, code_digest, take_snapshot
 
 # --- profiles
 

@@ -14,9 +14,8 @@ from ntt.cli.main import main
 from ntt.cli.store import parse_size
 from ntt.errors import ConfigError
 from ntt.run.rundir import RunDirectory
-from ntt.store.maintenance import Selection, choose, stored_files
+from ntt.store.maintenance import KEY_DIGITS, Selection, choose, stored_files
 from ntt.store.store import MARK, USE_RESOLUTION_S, Store
-from ntt.store.usage import KEY_DIGITS
 from ntt.sweeps.state import SweepFolder
 
 DAY_S = 24 * 3600.0

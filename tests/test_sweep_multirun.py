@@ -11,7 +11,7 @@ from tiny_data import SMALL, make_tiny
 
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
-from ntt.sweeps.service import plan_file
+from ntt.sweeps.plan import plan_file
 
 pytestmark = pytest.mark.slow
 

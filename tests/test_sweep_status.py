@@ -12,8 +12,7 @@ from ntt.sweeps.costs import Cost, item_cost, point_cost
 from ntt.sweeps.plan import Plan
 from ntt.sweeps.spec import Resources, StageResources
 from ntt.sweeps.state import SweepFolder, TaskState
-from ntt.sweeps.status import sweep_status
-from ntt.sweeps.text import plan_text, status_text
+from ntt.sweeps.status import plan_text, status_text, sweep_status
 
 NOW = time.time()
 

@@ -46,8 +46,7 @@ def compare(
 
     from torch.nn.functional import cosine_similarity
 
-    from ntt.models.backbones.dinov2 import Dinov2Config
-    from ntt.models.backbones.dinov2_checkpoint import PATCH_SIZE, variant
+    from ntt.models.backbones.dinov2 import PATCH_SIZE, Dinov2Config, variant
     from ntt.models.backbones.vit import check_input_size
     from ntt.models.weights import locate
     from ntt.types import Placement

@@ -51,7 +51,7 @@ def report(
     """
     from ntt.cli.report_files import report_tables, write_files, write_page
     from ntt.reports.detected import read_detected, thresholds_table
-    from ntt.reports.gallery import make_gallery
+    from ntt.reports.page import make_gallery
     from ntt.reports.plots import make_plots
     from ntt.reports.tables import render
     from ntt.sweeps.records import read_runs

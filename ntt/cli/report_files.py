@@ -18,8 +18,7 @@ from ntt.reports.content import (
     runs_table,
 )
 from ntt.reports.expected import expected_table
-from ntt.reports.gallery import Gallery
-from ntt.reports.page import render_page
+from ntt.reports.page import Gallery, render_page
 from ntt.reports.plots import Plot, save_plots
 from ntt.reports.summary import metric_names
 from ntt.reports.tables import SUFFIXES, Format, Table, render

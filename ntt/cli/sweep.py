@@ -60,8 +60,8 @@ def sweep() -> None:
 @_name_option
 def plan(sweep: str, overrides: tuple[str, ...], name: str | None) -> None:
     """Print points, shared work, existing results, jobs and hours."""
-    from ntt.sweeps.service import plan_file
-    from ntt.sweeps.text import plan_text
+    from ntt.sweeps.plan import plan_file
+    from ntt.sweeps.status import plan_text
 
     click.echo(plan_text(*plan_file(Path(sweep), overrides, name=name)))
 
@@ -96,7 +96,7 @@ def submit(
 ) -> None:
     """Send a sweep to a SLURM cluster and return."""
     from ntt.sweeps import slurm
-    from ntt.sweeps.service import plan_file
+    from ntt.sweeps.plan import plan_file
 
     if dry_run:
         planned = plan_file(Path(sweep), overrides, name=name)
@@ -111,10 +111,8 @@ def submit(
 @click.option("--verbose", is_flag=True, help="Tracebacks and finished points, too.")
 def status(sweep: str, output_root: Path, verbose: bool) -> None:
     """Print points by state, time elapsed and left."""
-    from ntt.sweeps.plan import read_plan
-    from ntt.sweeps.service import open_sweep
-    from ntt.sweeps.status import sweep_status
-    from ntt.sweeps.text import status_text
+    from ntt.sweeps.plan import open_sweep, read_plan
+    from ntt.sweeps.status import status_text, sweep_status
 
     folder = open_sweep(sweep, output_root)
     plan = read_plan(folder)
@@ -135,8 +133,8 @@ def collect(sweep: str, output_root: Path, metric: str, table_format: "Format") 
     """Print the tables of a sweep, and what is missing from them."""
     from ntt.cli.report_files import report_tables, write_files
     from ntt.reports.tables import render
+    from ntt.sweeps.plan import open_sweep
     from ntt.sweeps.records import read_runs
-    from ntt.sweeps.service import open_sweep
 
     folder = open_sweep(sweep, output_root)
     runs = read_runs([folder.root])
@@ -159,7 +157,7 @@ def retry(
     sweep: str, output_root: Path, cluster: str | None, cluster_overrides: tuple[str, ...], processes: int
 ) -> int:
     """Repeat what failed, was cancelled or was lost, on the machine or cluster used before."""
-    from ntt.sweeps.service import open_sweep, refresh
+    from ntt.sweeps.plan import open_sweep, refresh
 
     folder = open_sweep(sweep, output_root)
     plan = refresh(folder)
@@ -175,8 +173,8 @@ def retry(
 def cancel(sweep: str, output_root: Path) -> None:
     """End the jobs of a sweep on a cluster; what is finished stays."""
     from ntt.sweeps import slurm
-    from ntt.sweeps.service import open_sweep
-    from ntt.sweeps.text import counted
+    from ntt.sweeps.plan import open_sweep
+    from ntt.sweeps.status import counted
 
     folder = open_sweep(sweep, output_root)
     if not folder.jobs.is_file():
@@ -192,10 +190,8 @@ def cancel(sweep: str, output_root: Path) -> None:
 @_root_option
 def list_sweeps(output_root: Path) -> None:
     """Print all sweeps and their progress."""
-    from ntt.sweeps.plan import read_plan
-    from ntt.sweeps.service import all_sweeps
-    from ntt.sweeps.status import sweep_status
-    from ntt.sweeps.text import list_text
+    from ntt.sweeps.plan import all_sweeps, read_plan
+    from ntt.sweeps.status import list_text, sweep_status
 
     rows = []
     for folder in all_sweeps(output_root):
@@ -209,7 +205,7 @@ def list_sweeps(output_root: Path) -> None:
 
 def _open(sweep: str, overrides: Sequence[str], name: str | None, output_root: Path) -> "tuple[SweepFolder, Plan]":
     """Plan a sweep file and write the plan, or update that of an existing sweep."""
-    from ntt.sweeps.service import is_sweep_file, keep_plan, open_sweep, plan_file, refresh
+    from ntt.sweeps.plan import is_sweep_file, keep_plan, open_sweep, plan_file, refresh
 
     if is_sweep_file(sweep):
         folder, plan = plan_file(Path(sweep), overrides, name=name)
@@ -228,7 +224,7 @@ def _open(sweep: str, overrides: Sequence[str], name: str | None, output_root: P
 
 def _submit(folder: "SweepFolder", plan: "Plan", cluster: str | None, overrides: Sequence[str]) -> None:
     from ntt.sweeps import slurm
-    from ntt.sweeps.text import counted
+    from ntt.sweeps.status import counted
 
     arrays, queued = slurm.submit(folder, plan, cluster=cluster, overrides=overrides)
     for array in arrays:
@@ -242,8 +238,7 @@ def _submit(folder: "SweepFolder", plan: "Plan", cluster: str | None, overrides:
 
 def _run_here(folder: "SweepFolder", plan: "Plan", processes: int) -> int:
     from ntt.sweeps.local import run_local
-    from ntt.sweeps.status import sweep_status
-    from ntt.sweeps.text import counted, status_text
+    from ntt.sweeps.status import counted, status_text, sweep_status
 
     with _progress_line() as show:
         run_local(folder, plan, processes=processes, on_change=show)

@@ -8,6 +8,5 @@ content       the tables of a report
 expected      ours next to the published values
 figures       what plots have in common
 plots         the plots of a report
-gallery       images, ground truth and predictions for the page
-page          the HTML page; its templates, style and script are in assets/
+page          the HTML page and its pictures; its templates, style and script are in assets/
 """

@@ -14,7 +14,7 @@ from ntt.base.files import read_json, write_json, write_text
 from ntt.config.identity import run_identity
 from ntt.config.schema import STAGES, ExperimentConfig
 from ntt.errors import StorageError
-from ntt.store.usage import KEY_DIGITS, STORE_KEYS, used_store_keys
+from ntt.store.maintenance import KEY_DIGITS, STORE_KEYS, used_store_keys
 
 _LOG = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from ntt.run.artefacts import flat_metrics, flat_proposals, write_counts
 from ntt.run.checks import check_run
 from ntt.run.environment import environment_details
 from ntt.run.inputs import input_files
-from ntt.run.multirun import multirun_table
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Workspace, process_workspace
 from ntt.run.stages import (
@@ -26,7 +25,7 @@ from ntt.run.stages import (
     is_finished,
     score_thresholds,
 )
-from ntt.run.table import choice_text, counts_table, metrics_table, thresholds_table
+from ntt.run.table import choice_text, counts_table, metrics_table, multirun_table, thresholds_table
 from ntt.trackers.base import RunIdentity, Tracker
 from ntt.types import Metrics, ProposalRecall
 

@@ -2,6 +2,5 @@
 
 store          entries by the digest of everything that decides them
 entries        their files: reading, writing, checking
-maintenance    inventory, verification and pruning, for `ntt store`
-usage          which entries a run has used
+maintenance    inventory, verification and pruning, for `ntt store`; which entries a run has used
 """

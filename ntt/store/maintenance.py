@@ -1,4 +1,4 @@
-"""Inventory, verification and pruning of a store.
+"""Inventory, verification and pruning of a store, and which of its entries a run has used.
 
 All of it is safe while runs read and write: an entry that vanishes is computed again, and files that a running process
 is writing are never touched. Only entries in a folder with the store's mark are considered: anything else there, or
@@ -6,6 +6,7 @@ behind a link, is never removed.
 """
 
 import contextlib
+import logging
 import os
 import re
 import time
@@ -13,10 +14,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ntt.base.files import read_json
 from ntt.errors import StorageError
 from ntt.store.entries import DAMAGE, PARSERS, load_entry
 from ntt.store.store import MARK, SUFFIX, USE_RESOLUTION_S
-from ntt.store.usage import KEY_DIGITS, STORE_KEYS, used_store_keys
 
 _KEY = re.compile("[0-9a-f]{64}")
 
@@ -139,3 +140,30 @@ def _is_outdated(entry: StoredFile, selection: Selection, now: float) -> bool:
         return True
     used = selection.known_keys
     return used is not None and (entry.kind, entry.key[:KEY_DIGITS]) not in used
+
+
+_LOG = logging.getLogger(__name__)
+
+STORE_KEYS = "store_keys.json"
+KEY_DIGITS = 16
+"""Hexadecimal digits of a store key that are listed: enough to distinguish 2^32 entries."""
+
+
+def used_store_keys(root: Path) -> dict[str, dict[str, list[str]]]:
+    """Return stage -> kind -> beginnings of the keys of store entries that the run in a directory has used.
+
+    Without such a list, or with a damaged one, it has used nothing.
+    """
+    if not (root / STORE_KEYS).is_file():
+        return {}
+    try:
+        used: dict[str, dict[str, list[str]]] = read_json(root / STORE_KEYS)
+        if not all(isinstance(key, str) for kinds in used.values() for keys in kinds.values() for key in keys):
+            raise TypeError("a key is no text")
+    except StorageError as error:
+        _LOG.warning("%s", error)
+        return {}
+    except (AttributeError, TypeError) as error:
+        _LOG.warning("%s does not list entries of the store (%s); it is ignored.", root / STORE_KEYS, error)
+        return {}
+    return used

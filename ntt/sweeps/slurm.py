@@ -24,9 +24,8 @@ from ntt.sweeps.clusters import ClusterProfile, JobRequest, load_profile, profil
 from ntt.sweeps.layout import JobArray, cluster_arrays
 from ntt.sweeps.plan import Plan
 from ntt.sweeps.queue import ArrayRecord, owners, read_queue, slurm_command, write_jobs
-from ntt.sweeps.snapshot import Snapshot, code_digest, take_snapshot
 from ntt.sweeps.state import SweepFolder
-from ntt.sweeps.task import JobTask
+from ntt.sweeps.task import JobTask, Snapshot, code_digest, take_snapshot
 
 _LOG = logging.getLogger(__name__)
 _CANCEL_WAIT_S = 40.0

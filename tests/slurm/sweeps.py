@@ -9,8 +9,7 @@ import yaml
 from slurm.cluster import Cluster
 from tiny_data import SMALL
 
-from ntt.sweeps.plan import Plan, write_plan
-from ntt.sweeps.service import plan_file, refresh
+from ntt.sweeps.plan import Plan, plan_file, refresh, write_plan
 from ntt.sweeps.state import SweepFolder
 
 

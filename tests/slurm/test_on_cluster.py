@@ -22,8 +22,8 @@ from ntt.run import runner
 from ntt.sweeps import slurm
 from ntt.sweeps.clusters import CLUSTERS_DIR
 from ntt.sweeps.queue import observe, read_jobs, read_queue
-from ntt.sweeps.snapshot import take_snapshot
 from ntt.sweeps.state import TaskState
+from ntt.sweeps.task import take_snapshot
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 

@@ -2,8 +2,7 @@
 
 base                 what a backbone is, and the base schema
 vit                  what vision transformers share
-dinov2               DINOv2, by timm's networks or by Meta's own code
-dinov2_checkpoint    the layout of Meta's checkpoints
+dinov2               DINOv2, by timm's networks or by Meta's own code, and the layout of Meta's checkpoints
 timm_vit             any vision transformer of timm
 efficientnet_lite0   ImageNet weights that come with a package
 """
