@@ -169,20 +169,6 @@ def test_images_together_are_segmented_as_one_by_one(encoder: str, loaded: Loade
     assert ours.images_at_once == 1
 
 
-@pytest.mark.parametrize(
-    ("boxes", "message"),
-    [
-        (torch.zeros(4), r"boxes of shape \(4,\); expected \[B, 4\]"),
-        (torch.tensor([[0.0, 0, 5, 5], [5, 0, 4, 9]]), r"box 1 is \[5.0, 0.0, 4.0, 9.0\]"),
-        (torch.tensor([[0.0, 0, float("nan"), 5]]), "box 0 is .*nan.*expected finite"),
-    ],
-)
-def test_bad_boxes(checkpoint: Path, canvas: torch.Tensor, boxes: torch.Tensor, message: str):
-    good = torch.tensor([[0.0, 0, 5, 5]])
-    with pytest.raises(ValueError, match=message):
-        segmenter(checkpoint).segment_boxes([canvas, canvas], [good, boxes])
-
-
 def test_canvas_is_always_square(checkpoint: Path):
     ours = segmenter(checkpoint)
     assert ours.canvas_hw(480, 640) == ours.canvas_hw(9, 5000) == (1024, 1024)

@@ -209,7 +209,7 @@ def test_a_dry_run_shows_every_script(tmp_path: Path, monkeypatch):
 def record(job: str, *jobs: tuple[str, ...], cancelled_s: float | None = None) -> ArrayRecord:
     return ArrayRecord(
         name=f"ntt-{job}", job_id=job, stage="points", jobs=jobs, cluster="cpu", overrides=("cpus=1",), code="c",
-        submitted_s=1.0, cancelled_s=cancelled_s,
+        cancelled_s=cancelled_s,
     )  # fmt: skip
 
 

@@ -220,7 +220,13 @@ def convert(
                 boxes_as_masks.append(instance.id)
                 rle = instance_rle(replace(instance, segmentation=None), record.height, record.width)
             rles[instance.id] = rle
-            segmentations[instance.id] = _segmentation(rles[instance.id], record, mask_format)
+            size = (record.height, record.width)
+            is_polygon = mask_format == "polygon"
+            segmentations[instance.id] = (
+                mask_to_polygons(decode_masks([rle], *size)[0])
+                if is_polygon
+                else {"size": list(size), "counts": rle.decode("ascii")}
+            )
         if on_image is not None:
             on_image(record, dataset.instances_of_image(record.id), rles)
     document = read_document(dataset.annotation_file)
@@ -231,9 +237,3 @@ def convert(
     write_json(output, document, indent=None)
     num_unchanged = len(document["annotations"]) - len(segmentations)
     return Conversion(len(segmentations) - len(boxes_as_masks), num_unchanged, tuple(boxes_as_masks))
-
-
-def _segmentation(rle: bytes, record: ImageRecord, mask_format: MaskFormat) -> Any:
-    if mask_format == "rle":
-        return {"size": [record.height, record.width], "counts": rle.decode("ascii")}
-    return mask_to_polygons(decode_masks([rle], record.height, record.width)[0])

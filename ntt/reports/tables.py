@@ -83,7 +83,9 @@ def cell_text(cell: Any) -> str:
 
 def render(table: Table, form: Format) -> str:
     """Return a table as text in one of the three formats, ending with a line break."""
-    return {"markdown": _markdown, "csv": _csv, "latex": _latex}[form](table)
+    if form == "csv":
+        return str(table.frame.map(_csv_cell).to_csv(index=False, lineterminator="\n"))
+    return _markdown(table) if form == "markdown" else _latex(table)
 
 
 def escape_latex(text: str) -> str:
@@ -145,11 +147,6 @@ def _latex_cells(table: Table, column: Column) -> list[str]:
     groups = rounded.groupby([table.frame[name] for name in table.groups])
     is_best = (rounded == groups.transform("max")) & (groups.transform("count") > 1)
     return [rf"\textbf{{{text}}}" if best else text for text, best in zip(texts, is_best, strict=True)]
-
-
-def _csv(table: Table) -> str:
-    text: str = table.frame.map(_csv_cell).to_csv(index=False, lineterminator="\n")
-    return text
 
 
 def _csv_cell(cell: Any) -> Any:

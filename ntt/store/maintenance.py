@@ -7,6 +7,7 @@ behind a link, is never removed.
 
 import contextlib
 import logging
+import math
 import os
 import re
 import time
@@ -108,13 +109,18 @@ def keys_of_runs(folders: Sequence[Path]) -> tuple[set[tuple[str, str]], int]:
     return used, count
 
 
-def choose(entries: Sequence[StoredFile], selection: Selection, *, now: float | None = None) -> list[StoredFile]:
-    """Return the entries to remove; `entries` come with the least recently used first, `now` in seconds since 1970."""
-    now = time.time() if now is None else now
+def choose(entries: Sequence[StoredFile], selection: Selection) -> list[StoredFile]:
+    """Return the entries to remove; `entries` come with the least recently used first."""
+    now, used = time.time(), selection.known_keys
+    oldest_s = math.inf if selection.unused_days is None else selection.unused_days * 24 * 3600
     # An entry's time may lag behind its last use by the resolution.
     spared_s = selection.keep_hours * 3600 + USE_RESOLUTION_S if selection.keep_hours else 0.0
     free = [entry for entry in entries if now - entry.used_at > spared_s]
-    outdated = [entry for entry in free if _is_outdated(entry, selection, now)]
+    outdated = [
+        entry
+        for entry in free
+        if now - entry.used_at > oldest_s or (used is not None and (entry.kind, entry.key[:KEY_DIGITS]) not in used)
+    ]
     if selection.max_bytes is not None:
         gone = set(outdated)
         surplus = sum(entry.num_bytes for entry in entries if entry not in gone) - selection.max_bytes
@@ -133,13 +139,6 @@ def remove(paths: Iterable[Path]) -> int:
             path.unlink()
             count += 1
     return count
-
-
-def _is_outdated(entry: StoredFile, selection: Selection, now: float) -> bool:
-    if selection.unused_days is not None and now - entry.used_at > selection.unused_days * 24 * 3600:
-        return True
-    used = selection.known_keys
-    return used is not None and (entry.kind, entry.key[:KEY_DIGITS]) not in used
 
 
 _LOG = logging.getLogger(__name__)

@@ -30,8 +30,7 @@ class ArrayRecord:
         cluster: the profile as it was named.
         overrides: of the profile.
         code: digest of the copy of the program that it runs.
-        submitted_s: seconds since 1970.
-        cancelled_s: when `cancel` withdrew it, or None.
+        cancelled_s: when `cancel` withdrew it, seconds since 1970, or None.
     """
 
     name: str
@@ -41,7 +40,6 @@ class ArrayRecord:
     cluster: str
     overrides: tuple[str, ...]
     code: str
-    submitted_s: float
     cancelled_s: float | None = None
 
     def member(self, index: int) -> str:

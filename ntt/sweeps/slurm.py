@@ -77,7 +77,6 @@ def submit(
                 cluster=profile.source,
                 overrides=profile.lines,
                 code=code.digest,
-                submitted_s=time.time(),
             )
             dependency = _dependency(array, arrays, [earlier.job_id for earlier in submitted])
             executor = _executor(folder, record.name, array, code, dependency)

@@ -34,8 +34,7 @@ class TaskState:
         status: one of `STATUSES`; "lost" is never written, only concluded (see `SweepFolder.observed`).
         attempts: how often work on it has begun.
         job: id of the last job that worked on it, or None.
-        items: items of a shard that are in the store so far.
-        computed: how many of them this shard has computed.
+        computed: how many items a shard has added to the store.
         error: what went wrong, in a sentence; `traceback`: where.
     """
 
@@ -47,7 +46,6 @@ class TaskState:
     pid: int | None = None
     job: str | None = None
     attempts: int = 0
-    items: int = 0
     computed: int = 0
     error: str | None = None
     traceback: str | None = None
@@ -63,7 +61,6 @@ class TaskState:
 class Count:
     """Progress of the work on a shard; see `TaskState`."""
 
-    items: int = 0
     computed: int = 0
 
 

@@ -248,4 +248,4 @@ def _point_lines(point: Point, state: TaskState, *, verbose: bool) -> list[str]:
 
 
 def _time(seconds: float | None, parts: int = 1) -> str:
-    return "unknown" if seconds is None or math.isinf(seconds) else duration(seconds / max(1, parts))
+    return "unknown" if seconds is None else duration(seconds / max(1, parts))

@@ -90,7 +90,6 @@ class _Worker:
         for item in track(items, unit.kind, unit=unit.item, visible=True):
             is_new = not is_stored(*item)
             compute(*item)
-            count.items += 1
             count.computed += is_new
         # So that the entries count as used before any point has used them; see `ntt.store.maintenance.keys_of_runs`.
         used = pipelines[0].models.store.used

@@ -72,7 +72,14 @@ class TimmVit(VisionTransformer):
 
     @cached_property
     def _network_and_digest(self) -> tuple[Any, str]:
-        network = _downloaded(self.config.model)
+        model = self.config.model
+        try:
+            with torch.random.fork_rng(devices=[]):
+                network: nn.Module = _create(model, pretrained=True)
+        except Exception as error:  # timm's download code and the libraries below it raise many kinds
+            raise WeightsError(
+                f"timm could not supply the weights of {model}: {error}. Check the network, or set backbone.weights."
+            ) from error
         return network, _tensors_digest(network)
 
     def build(self) -> tuple[nn.Module, TokensOf]:
@@ -134,17 +141,6 @@ def _outline(model: str) -> Any:
             f"backbone.model={model!r} is not a plain vision transformer with square patches and any input size. "
             "Choose a timm model such as vit_base_patch16_224."
         )
-    return network
-
-
-def _downloaded(model: str) -> nn.Module:
-    try:
-        with torch.random.fork_rng(devices=[]):
-            network: nn.Module = _create(model, pretrained=True)
-    except Exception as error:  # timm's download code and the libraries below it raise many kinds
-        raise WeightsError(
-            f"timm could not supply the weights of {model}: {error}. Check the network, or set backbone.weights."
-        ) from error
     return network
 
 

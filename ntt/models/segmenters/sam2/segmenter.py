@@ -186,12 +186,7 @@ class Sam2:
 
         Returns:
             float32 logits [B, 256, 256] on the model's device; foreground is > 0, and may be absent.
-
-        Raises:
-            ValueError: for a canvas or boxes of another shape, and for boxes that are not finite or turned over.
         """
-        for boxes_xyxy in boxes:
-            _check_boxes(boxes_xyxy)
         # Terms of one image at a time: they take more memory than the maps they are computed from.
         maps = self._encode(canvases) if canvases else []
         return [self._segment(self._terms(map_), boxes_B4) for map_, boxes_B4 in zip(maps, boxes, strict=True)]
@@ -302,19 +297,6 @@ class Sam2:
             no_mem_C=no_mem_C.to(self.device),
             mean_311=mean_311,
             std_311=std_311,
-        )
-
-
-def _check_boxes(boxes_xyxy: torch.Tensor) -> None:
-    if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4:
-        raise ValueError(f"boxes of shape {tuple(boxes_xyxy.shape)}; expected [B, 4]")
-    turned_over = (boxes_xyxy[:, 2:] < boxes_xyxy[:, :2]).any(dim=1)
-    bad = (turned_over | ~boxes_xyxy.isfinite().all(dim=1)).nonzero()
-    if len(bad):
-        index = int(bad[0, 0])
-        raise ValueError(
-            f"box {index} is {boxes_xyxy[index].tolist()}; expected finite left, top, right, bottom with left <= right "
-            "and top <= bottom"
         )
 
 
