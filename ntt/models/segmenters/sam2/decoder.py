@@ -95,6 +95,13 @@ def _inverse_deviation(
     return variance.clamp_(min=0).add_(LAYER_NORM_EPS).rsqrt_()[:, None]
 
 
+def keys_and_values(terms: ImageTerms, rows: Rows, *, outer: bool) -> tuple[torch.Tensor, ...]:
+    """Return the projections of image and rows after block 0, or with `outer` after block 1: keys, then values."""
+    if outer:
+        return terms.key2_2HdN, rows["key2"], terms.value2_HdN, rows["value2"]
+    return terms.key1_2HdN, rows["key1"], terms.value1_HdN, rows["value1"]
+
+
 class FastDecoder:
     """The decoder with folded weights. Holds no state between calls and may be called from several threads."""
 
@@ -147,7 +154,7 @@ class FastDecoder:
 
         queries = _norm(queries + _self_attention(queries + tokens, queries, second), second["norm1"])
         query = split_heads(_linear(queries + tokens, second["from_image_query"]))
-        gathered = self._gather(query, terms.key1_2HdN, terms.value1_HdN, rows["key1"], rows["value1"], folded)
+        gathered = self._gather(terms, query, rows, folded, outer=False)
         queries = _after_image(queries, gathered, second)
         key, value = self._keys_and_values(queries, tokens, second)
         more_rows = self.weights.rows.second_rows(value) | {"values": value}
@@ -198,14 +205,10 @@ class FastDecoder:
         *,
         outer: bool = False,
     ) -> torch.Tensor:
-        """Products [B, R, N] of tokens with the projected image tokens after a block.
+        """Products [B, R, N] of tokens, scaled, with the projected image tokens after block 0.
 
-        Args:
-            query_BHTd: queries or keys of the prompt's tokens, scaled.
-            shared_2HdN: projected base tokens and projected positions.
-            rows_BKE: projected rows, of block 0 or of both.
-            folded: image tokens.
-            outer: after block 1, whose scale multiplies base and rows together.
+        `shared_2HdN` are projected base tokens and projected positions, `rows_BKE` projected rows. With `outer` it is
+        after block 1, whose scale multiplies base and rows together.
         """
         query = query_BHTd.to(self.dtype)
         of_rows = torch.matmul(query, split_heads(rows_BKE).to(self.dtype).transpose(2, 3)).flatten(1, 2)
@@ -216,20 +219,13 @@ class FastDecoder:
         return add_shared_product_(scores, query, shared_2HdN[1])
 
     def _gather(
-        self,
-        query_BHTd: torch.Tensor,
-        key_2HdN: torch.Tensor,
-        value_HdN: torch.Tensor,
-        key_rows_BKE: torch.Tensor,
-        value_rows_BKE: torch.Tensor,
-        folded: FoldedTokens,
-        *,
-        outer: bool = False,
+        self, terms: ImageTerms, query_BHTd: torch.Tensor, rows: Rows, folded: FoldedTokens, *, outer: bool
     ) -> torch.Tensor:
         """Average [B, T, E] of projected image tokens under the attention of a prompt's tokens, in the accurate dtype.
 
         Keys are those of the base tokens, of the positions and of the folded rows; see `_scores`.
         """
+        key_2HdN, key_rows_BKE, value_HdN, value_rows_BKE = keys_and_values(terms, rows, outer=outer)
         attention = self._scores(query_BHTd, key_2HdN, key_rows_BKE, folded, outer=outer).softmax(dim=-1)
         if outer:
             attention.mul_(folded.scale2_B1N.to(self.dtype))
@@ -255,8 +251,7 @@ class FastDecoder:
             torch.cat([x[:, 1:2], x[:, 2 + first_mask : 2 + self.num_masks]], dim=1) for x in (queries, tokens)
         )
         query = split_heads(_linear(queries + tokens, weights.final_query))
-        shared = (terms.key2_2HdN, terms.value2_HdN)
-        gathered = self._gather(query, *shared, rows["key2"], rows["value2"], folded, outer=True)
+        gathered = self._gather(terms, query, rows, folded, outer=True)
         queries = _norm(queries + _linear(gathered, weights.final_out), weights.final_norm)
         iou = queries[:, 0]
         for layer in weights.iou[:-1]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ntt.models.segmenters.sam2 import kernels
-from ntt.models.segmenters.sam2.decoder import FastDecoder, Rows, gram
+from ntt.models.segmenters.sam2.decoder import FastDecoder, Rows, gram, keys_and_values
 from ntt.models.segmenters.sam2.folding import LAYER_NORM_EPS, UPSCALE_NORM_EPS, DecoderWeights
 from ntt.models.segmenters.sam2.image_terms import ImageTerms
 from ntt.models.segmenters.sam2.products import HEADS, join_heads, split_heads
@@ -112,16 +112,9 @@ class FusedDecoder(FastDecoder):
         )
 
     def _gather(
-        self,
-        query_BHTd: torch.Tensor,
-        key_2HdN: torch.Tensor,
-        value_HdN: torch.Tensor,
-        key_rows_BKE: torch.Tensor,
-        value_rows_BKE: torch.Tensor,
-        folded: FoldedTokens,
-        *,
-        outer: bool = False,
+        self, terms: ImageTerms, query_BHTd: torch.Tensor, rows: Rows, folded: FoldedTokens, *, outer: bool
     ) -> torch.Tensor:
+        key_2HdN, key_rows_BKE, value_HdN, value_rows_BKE = keys_and_values(terms, rows, outer=outer)
         (batch, _, count, depth), width = query_BHTd.shape, 2 * _ROWS if outer else _ROWS
         products = self._products(query_BHTd, key_rows_BKE)
         num_rows = HEADS * count
