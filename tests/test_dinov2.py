@@ -206,11 +206,9 @@ def test_position_embedding_of_register_models_is_antialiased():
     torch.testing.assert_close(smooth[1:3, 1:3], torch.full((2, 2), 0.5), rtol=0, atol=0.01)
 
 
-def test_position_embedding_of_the_right_grid_is_left_alone_and_one_that_is_not_square_refused():
+def test_position_embedding_of_the_right_grid_is_left_alone():
     embedding = torch.randn(1, 1 + 9, 5)
     assert resize_position_embedding(embedding, 3, offset=0.1, antialias=False) is embedding
-    with pytest.raises(ValueError, match="a position embedding of 10 patches is not square"):
-        resize_position_embedding(torch.zeros(1, 11, 4), 3, offset=0.0, antialias=True)
 
 
 def test_facts_of_an_encoder(vits14: Path):

@@ -29,17 +29,8 @@ def draw_comparison(
 ) -> Image.Image:
     """Draw ground truth on the left, predictions on the right, a header above and the classes present below.
 
-    Args:
-        image_HW3: uint8 [H, W, 3], RGB.
-        ground_truth: None for an image without annotations, whose predictions are drawn alone.
-        detections: of this image.
-        class_names: by class index.
-        thresholds_C: float32, the lowest score of each class that is drawn.
-        file_name: at the left of the header.
-        note: at the right of the header.
-
-    Returns:
-        RGB, at least 480 px wide.
+    The image is uint8 [H, W, 3], RGB, the picture at least 480 px wide. Without ground truth, predictions are drawn
+    alone, from the threshold of their class on. The header has the file name at the left and the note at the right.
     """
     predicted = _confident(detections, thresholds_C)
     panels = []

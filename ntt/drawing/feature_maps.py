@@ -19,12 +19,8 @@ def draw_feature_pca(feature_map_Dgg: FloatMap, weights_gg: FloatMap, image_HW3:
     """Draw an image next to its patch features, their first three principal components as red, green and blue.
 
     Similar colours are similar features. The components describe what varies within the weighted patches; the others
-    fade out.
-
-    Args:
-        feature_map_Dgg: [D, g, g], one feature per patch.
-        weights_gg: [g, g] in [0, 1], such as a reference's mask on the patch grid.
-        image_HW3: uint8 [H, W, 3], the image or crop the features were taken from.
+    fade out. `weights_gg`, in [0, 1], are such as a reference's mask on the patch grid; `image_HW3`, uint8, is the
+    image or crop that the features were taken from.
     """
     channels, rows, columns = feature_map_Dgg.shape
     features_ND = np.asarray(feature_map_Dgg, dtype=np.float64).reshape(channels, -1).T

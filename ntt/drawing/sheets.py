@@ -37,14 +37,8 @@ def cut_reference_tile(
 
     The side of the crop is 1.5 times the longer side of the box; beyond the image the tile is black.
 
-    Args:
-        image_HW3: uint8 [H, W, 3], RGB.
-        label: class index; decides the colour.
-        class_name: for the caption.
-        box_xywh: in image pixels.
-        rle: full-size mask, COCO compressed RLE, or None for a box-only annotation.
-        file_name: of the image, for the caption.
-        annotation_id: for the caption.
+    The image is uint8 [H, W, 3], RGB, the box in its pixels, `rle` the full-size mask as COCO compressed RLE, None for
+    a box-only annotation. The class index `label` decides the colour; the rest is for the caption.
     """
     height, width = image_HW3.shape[:2]
     x, y, box_width, box_height = map(float, box_xywh)

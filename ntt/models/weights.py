@@ -119,7 +119,7 @@ def fetch(
     """Make sure a checkpoint is on disk and intact; download it if it is missing.
 
     Args:
-        name: a name of the registry.
+        name: of the registry.
         root: the weights folder; created if need be.
         mirror: base URL that replaces the official host, or of a copy of a weights folder. None: the environment
             variable NTT_WEIGHTS_MIRROR, else the official host.
@@ -167,13 +167,9 @@ def checked_digest(path: Path, expected_sha256: str | None = None) -> str:
 def load_state_dict(path: Path, *, expected_sha256: str | None = None) -> dict[str, torch.Tensor]:
     """Read named tensors from a checkpoint onto the CPU, without running any code in it.
 
-    Args:
-        path: a `.safetensors` file, or one written by `torch.save` that holds a state dict, perhaps under the key
-            "model" or "state_dict".
-        expected_sha256: hex digest the file must have; None: any.
-
-    Raises:
-        WeightsError: if the file is missing, damaged, has another digest, contains code, or is no state dict.
+    It is a `.safetensors` file, or one written by `torch.save` that holds a state dict, perhaps under the key "model"
+    or "state_dict". A WeightsError if it is missing, damaged, contains code, is no state dict, or has another digest
+    than `expected_sha256`, in hex.
     """
     if not path.is_file():
         raise WeightsError(f"The weights file {path} does not exist. {_remedy(path)}")

@@ -31,13 +31,9 @@ def run_local(
 ) -> None:
     """Do everything that is not done, shared work first. Failures are recorded; the rest continues.
 
-    May be interrupted and called again at any time; points that another process works on are left to it.
-
-    Args:
-        folder: the sweep's folder, which holds the plan.
-        plan: new or refreshed, so that its counts of what is stored are right.
-        processes: jobs that run at the same time.
-        on_change: receives a line about the progress whenever that may have changed.
+    May be interrupted and called again at any time; points that another process works on are left to it. The plan is
+    written, and new or refreshed, so that its counts of what is stored are right. `processes` jobs run at a time, and
+    `on_change` receives a line about the progress whenever that may have changed.
     """
     points = [p for p in plan.points if not p.finished and folder.observed(p.id).status != "running"]
     for point in points:

@@ -25,10 +25,8 @@ class ArrayRecord:
     Attributes:
         name: its name in the queue, which no other array has.
         job_id: as sbatch reported it; "" until the submission is complete.
-        stage: "candidates", "references" or "points".
         jobs: the tasks of each job of the array, in order.
-        cluster: the profile as it was named.
-        overrides: of the profile.
+        cluster: the profile as it was named; `overrides` of it.
         code: digest of the copy of the program that it runs.
         cancelled_s: when `cancel` withdrew it, seconds since 1970, or None.
     """

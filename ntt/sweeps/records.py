@@ -17,16 +17,10 @@ from ntt.sweeps.state import SweepFolder
 
 
 def read_runs(folders: Sequence[Path]) -> pd.DataFrame:
-    """Read every run of some folders, each once.
+    """Read every run of some folders, each once: one row per run, from `ntt.reports.summary.runs_frame`.
 
     Folders may be run directories, contain some at any depth, or be those of sweeps, all of whose points are returned,
-    whether they have run or not.
-
-    Returns:
-        One row per run, from `ntt.reports.summary.runs_frame`.
-
-    Raises:
-        DataError: if a folder does not exist or holds no run.
+    whether they have run or not. A DataError if a folder does not exist or holds no run.
     """
     records_by_path: dict[Path, RunRecord] = {}
     problems = []

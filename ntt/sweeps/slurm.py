@@ -38,11 +38,8 @@ def submit(
 
     This serves the first submission, one after an interruption, and the repetition of failed, cancelled and lost tasks.
 
-    Args:
-        folder: the sweep's folder, with its plan written.
-        plan: its plan, ideally refreshed with `replan`.
-        cluster: name of a profile; None: that of the previous submission, else the sweep file's.
-        overrides: of the profile, see `load_profile`; without either, those of the previous submission.
+    The plan is written, and ideally refreshed. Profile and overrides (see `load_profile`) are by default those of the
+    previous submission, else the sweep file's.
 
     Returns:
         The submitted arrays, and the tasks that were in the queue already.

@@ -34,10 +34,7 @@ class Backbone(Protocol):
         """What decides the output, JSON-able: settings, digest of the weights, precision."""
 
     def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
-        """Encode images.
-
-        Args:
-            images_B3HW: float32 RGB in [0, 1], H = W = `input_size`. Normalisation happens inside.
+        """Encode images, float32 RGB in [0, 1] with H = W = `input_size`; normalisation happens inside.
 
         Returns:
             float32 [B, D, h, w] with h = w = input_size // patch_size, on the device of the weights.

@@ -98,18 +98,10 @@ def resize_position_embedding(
     """Resample a position embedding to another square grid with the arithmetic of Meta's code.
 
     With an `offset`, Meta's `interpolate_pos_encoding` passes the scale (rows + offset) / rows_before instead of the
-    output size, so the sampling points are not those of a plain resize.
-
-    Args:
-        embedding_1ND: float [1, 1 + rows_before**2, D], the class token's embedding first.
-        rows: rows and columns of the new grid; an embedding that has them already is returned unchanged.
-        offset: added to the grid size before the scale.
-        antialias: widen the filter where the grid shrinks.
+    output size, so the sampling points are not those of a plain resize. `embedding_1ND` is [1, 1 + rows_before**2, D],
+    the class token's embedding first.
     """
-    count, channels = embedding_1ND.shape[1] - 1, embedding_1ND.shape[2]
-    before = math.isqrt(count)
-    if before * before != count:
-        raise ValueError(f"a position embedding of {count} patches is not square")
+    channels, before = embedding_1ND.shape[2], math.isqrt(embedding_1ND.shape[1] - 1)
     if rows == before:
         return embedding_1ND
     grid = embedding_1ND[:, 1:].float().reshape(1, before, before, channels).permute(0, 3, 1, 2)

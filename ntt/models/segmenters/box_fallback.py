@@ -72,12 +72,8 @@ def best_proposals(proposals: Proposals, boxes_xyxy: FloatArray) -> torch.Tensor
     too; among equals, the one with the higher predicted IoU, then the earlier one. Cells of the grid whose centre lies
     outside the box are removed.
 
-    Args:
-        proposals: N masks of one image.
-        boxes_xyxy: float32 [B, 4], in cells of the proposals' grid, right and bottom exclusive.
-
-    Returns:
-        float32 [B, h, w], 1 for foreground and -1 elsewhere; without foreground where no proposal fits.
+    Boxes are float32 [B, 4] in cells of the proposals' grid, right and bottom exclusive; the result is float32
+    [B, h, w], 1 for foreground and -1 elsewhere, without foreground where no proposal fits.
     """
     foreground_Nhw = proposals.logits_Nhw > 0
     count, rows, columns = foreground_Nhw.shape

@@ -26,17 +26,9 @@ def select(
     canvas_px: int,
     max_masks: int,
 ) -> IntArray:
-    """Select at most `max_masks` regions by descending score within each size class.
+    """Select at most `max_masks` regions by descending score within each size class: int64 [S], by descending score.
 
-    Args:
-        members_NL: the leaves of each region.
-        area_L: pixels of each leaf.
-        score_N: higher is better.
-        canvas_px: pixels of the whole image.
-        max_masks: most regions to select.
-
-    Returns:
-        int64 [S], by descending score.
+    `members_NL` are the leaves of each region, `area_L` the pixels of each leaf, `canvas_px` those of the image.
     """
     share = members_NL @ area_L / canvas_px
     size_class = np.searchsorted(np.asarray(SIZE_ENDS[:-1]), share, side="left")

@@ -237,14 +237,10 @@ def _per_head(rows: torch.Tensor) -> torch.Tensor:
 
 
 def fold(state: State, positions_CN: torch.Tensor) -> DecoderWeights:
-    """Fold a checkpoint's decoder.
+    """Fold a checkpoint's decoder: weights in float64, on the device of the checkpoint.
 
-    Args:
-        state: SAM2 state dict with its official names; only `sam_mask_decoder.*` is read.
-        positions_CN: float [C, N], position encoding of the image tokens in row-major order.
-
-    Returns:
-        Folded weights in float64, on the device of the checkpoint.
+    Of the state dict only `sam_mask_decoder.*` is read. `positions_CN`, float [C, N], is the position encoding of the
+    image tokens in row-major order.
     """
     layers = [f"{_TRANSFORMER}layers.{index}." for index in range(2)]
     norm1, norm2 = (_linear(state, layer + "norm4") for layer in layers)

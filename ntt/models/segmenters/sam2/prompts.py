@@ -17,19 +17,11 @@ _POSITIVE, _TOP_LEFT, _BOTTOM_RIGHT = 1, 2, 3
 
 
 def point_grid(points_per_side: int, *, drop_remainder_of: int | None = None) -> torch.Tensor:
-    """Lay a square grid of points over the canvas.
+    """Lay a square grid of points over the canvas: float32 [B, 2], x-major, so that y varies fastest.
 
-    Args:
-        points_per_side: n; the coordinates along each axis are `linspace(0, 1023, n) + 0.5`. The last point lies half
-            a pixel outside the canvas, as in the published method.
-        drop_remainder_of: divide the list into batches of this size and drop an incomplete last one, as the published
-            program does; None: keep all points.
-
-    Returns:
-        float32 [B, 2], x-major: y varies fastest.
-
-    Raises:
-        ConfigError: if no point is left.
+    The coordinates along each axis are `linspace(0, 1023, points_per_side) + 0.5`: the last point lies half a pixel
+    outside the canvas, as in the published method. With `drop_remainder_of` the list is divided into batches of this
+    size and an incomplete last one dropped, as the published program does; a ConfigError if no point is left.
     """
     axis = torch.linspace(0, CANVAS_PX - 1, points_per_side) + 0.5
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)

@@ -61,14 +61,10 @@ def _upscale_piece(
     tokens: FoldedTokens,
     hyper: torch.Tensor,
 ) -> torch.Tensor:
-    """Logits [B, n * S * S, M] of some image tokens.
+    """Logits [B, n * S * S, M] of n image tokens, with last-layer weights `hyper` [B, D, M].
 
-    Args:
-        weights: folded weights.
-        shared: the image's part of the first transposed convolution [n, F], the terms added to it [n, F], and those
-            added to the second [n * S, F].
-        tokens: folded tokens of n image tokens.
-        hyper: [B, D, M].
+    `shared` are the image's part of the first transposed convolution [n, F], the terms added to it [n, F], and those
+    added to the second [n * S, F].
     """
     base_nF, skip1_nF, skip0_nF = shared
     batch, depth = len(hyper), weights.up1_norm.weight.shape[0]
