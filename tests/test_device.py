@@ -84,7 +84,6 @@ def test_other_names_are_refused(name: str):
     [
         ("float16", r"precision=float16 is not available on the CPU\. Use runtime.precision=float32 or"),
         ("tf32", r"precision=tf32 exists on CUDA devices only, and runtime.device=cpu\. Use"),
-        ("fp16", r"precision=fp16 is not known\. Use one of: float32, tf32, bfloat16, float16\."),
     ],
 )
 def test_precisions_the_cpu_lacks(precision: str, problem: str):

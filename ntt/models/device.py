@@ -33,38 +33,32 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, colon, index = name.partition(":")
-    plain = kind in ("cpu", "cuda", "mps") and not colon
-    if not plain and not (kind == "cuda" and index.isascii() and index.isdigit()):
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or (device.type != "cuda" and name not in ("cpu", "mps")):
         raise ConfigError(f"runtime.device={name} is not known. Use one of: {_DEVICES}.")
-    if kind == "cuda":
-        _require_cuda(name, index)
-    if kind == "mps" and not torch.backends.mps.is_available():
+    if name == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(
             f"runtime.device={name}: this computer has no usable Metal device. Use runtime.device=cpu or auto."
         )
-    return torch.device(name)
-
-
-def _require_cuda(name: str, index: str) -> None:
-    if not torch.cuda.is_available():
+    if device.type == "cuda" and not torch.cuda.is_available():
         built = "" if torch.version.cuda else " (the installed torch is built without CUDA)"
         raise ConfigError(f"runtime.device={name}: no CUDA device is available{built}. Use runtime.device=cpu or auto.")
-    count = torch.cuda.device_count()
-    if index and int(index) >= count:
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise ConfigError(
             f"runtime.device={name}: this computer has {count} CUDA device(s), numbered 0 to {count - 1}. "
             "Use one of these numbers, or runtime.device=auto."
         )
+    return device
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse, with a ConfigError, a precision that is unknown or that the device cannot compute in.
+    """Refuse, with a ConfigError, a precision that the device cannot compute in.
 
     "tf32" is float32 with TensorFloat-32 matrix products.
     """
-    if precision not in PRECISIONS:
-        raise ConfigError(f"runtime.precision={precision} is not known. Use one of: {', '.join(PRECISIONS)}.")
     if precision == "float16" and device.type == "cpu":
         raise ConfigError(
             "runtime.precision=float16 is not available on the CPU. Use runtime.precision=float32 or bfloat16, or "
