@@ -343,7 +343,7 @@ def test_contact_sheet_reduces_large_pictures():
 
 def components(features, weights) -> np.ndarray:
     """The right half of the picture."""
-    return np.asarray(draw_feature_pca(features, weights, grey_image(480, 480)))[-494:-14, -494:-14]
+    return np.asarray(draw_feature_pca(features, weights, grey_image(480, 480)))[16:496, -496:-16]
 
 
 def test_feature_pca_separates_two_kinds_of_patches():
@@ -362,12 +362,11 @@ def test_feature_pca_of_flat_features_is_grey(shape, weight):
     assert abs(right[300, -100].astype(int) - 128).max() <= 1
 
 
-def test_similarity_map_is_brightest_where_it_is_highest_and_one_colour_of_a_constant(written):
+def test_similarity_map_is_brightest_where_it_is_highest_and_one_colour_of_a_constant():
     similarity = np.zeros((4, 4), dtype=np.float32)
     similarity[:, 2:] = 1.0
-    row = np.asarray(draw_similarity_map(grey_image(480, 480), similarity, "dog", value_range=(0.0, 1.0))).astype(int)
-    assert row[250, 14 + 400].sum() > row[250, 14 + 50].sum() + 100
-    assert written == ["dog", "0.00 dark to 1.00 bright"]
+    row = np.asarray(draw_similarity_map(grey_image(480, 480), similarity, value_range=(0.0, 1.0))).astype(int)
+    assert row[250, 400].sum() > row[250, 50].sum() + 100
     flat = np.full((3, 3), 0.3, np.float32)
-    picture = np.asarray(draw_similarity_map(grey_image(480, 480), flat, "flat", value_range=(0.3, 0.3)))
-    assert len(np.unique(picture[60:400, 20:480].reshape(-1, 3), axis=0)) == 1
+    picture = np.asarray(draw_similarity_map(grey_image(480, 480), flat, value_range=(0.3, 0.3)))
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 1

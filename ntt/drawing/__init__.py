@@ -5,7 +5,6 @@ text          fonts, measured text, labels
 instances     an image with its instances: masks, boxes, labels
 comparison    ground truth next to predictions
 feature_maps  features and similarities
-sheets        pages of references, of best and of worst images
-layout        pictures side by side with their captions
+sheets        pictures in a grid with their captions; references
 quality       the number that ranks images
 """

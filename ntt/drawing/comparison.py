@@ -8,11 +8,10 @@ from PIL import Image, ImageDraw
 
 from ntt.drawing.colours import ByteArray, class_colour
 from ntt.drawing.instances import DrawnInstances, draw_instances
-from ntt.drawing.layout import MARGIN, Panel, caption_size_px, side_by_side
+from ntt.drawing.sheets import GAP, MARGIN, MIN_WIDTH, Tile, caption_size_px, draw_contact_sheet
 from ntt.drawing.text import FAINT_INK, PAPER, draw_notice, line_height_px, shorten, text_width_px, write
 from ntt.types import Detections, FloatArray
 
-_MIN_WIDTH = 480
 _MAX_LEGEND_ROWS = 8
 _LEGEND_NAME_PX = 180
 
@@ -33,18 +32,19 @@ def draw_comparison(
     alone, from the threshold of their class on. The header has the file name at the left and the note at the right.
     """
     predicted = _confident(detections, thresholds_C)
-    panels = []
+    tiles: list[Tile] = []
     if ground_truth is not None:
         picture = _picture(image_HW3, ground_truth, class_names, "no object annotated")
-        panels.append(Panel(picture, "Ground truth", _counts(ground_truth)))
+        tiles.append((picture, ("Ground truth", _counts(ground_truth))))
     threshold = _range_text(thresholds_C)
     picture = _picture(image_HW3, predicted, class_names, f"no detection above {threshold}")
     detail = f"{len(predicted.labels)} of {len(detections.labels)} with score ≥ {threshold}"
-    panels.append(Panel(picture, "Predictions", detail))
-    content = sum(panel.picture.width for panel in panels) + MARGIN * (len(panels) - 1)
-    legend_width = max(_MIN_WIDTH - 2 * MARGIN, content)
-    footer = draw_legend(ground_truth, predicted, class_names, legend_width, caption_size_px(panels[0].picture))
-    return side_by_side(panels, heading=file_name, note=note, footer=footer, min_width=_MIN_WIDTH)
+    tiles.append((picture, ("Predictions", detail)))
+    legend_width = max(MIN_WIDTH - 2 * MARGIN, len(tiles) * (picture.width + GAP) - GAP)
+    footer = draw_legend(ground_truth, predicted, class_names, legend_width, caption_size_px(picture))
+    return draw_contact_sheet(
+        tiles, title=file_name, note=note, columns=len(tiles), footer=footer, most_px=picture.width
+    )
 
 
 def _range_text(thresholds_C: FloatArray) -> str:

@@ -6,7 +6,7 @@ from PIL import Image
 
 from ntt.drawing.colours import ByteArray
 from ntt.drawing.instances import scaled_picture
-from ntt.drawing.layout import Panel, side_by_side
+from ntt.drawing.sheets import draw_contact_sheet
 from ntt.drawing.text import PAPER
 
 FloatMap = npt.NDArray[np.floating]
@@ -33,12 +33,12 @@ def draw_feature_pca(feature_map_Dgg: FloatMap, weights_gg: FloatMap, image_HW3:
     opacity = Image.fromarray(np.rint(20 + 235 * np.clip(weights_N, 0, 1)).astype(np.uint8).reshape(rows, columns))
     faded = Image.blend(left.convert("L").convert("RGB"), Image.new("RGB", left.size, PAPER), 0.6)
     right = Image.composite(right, faded, opacity.resize(left.size, Image.Resampling.NEAREST))
-    heading = f"Features: principal components under the mask ({columns} × {rows})"
-    return side_by_side([Panel(left, "Image"), Panel(right, heading)])
+    caption = f"Features: principal components under the mask ({columns} × {rows})"
+    return draw_contact_sheet([(left, ["Image"]), (right, [caption])], columns=2)
 
 
 def draw_similarity_map(
-    image_HW3: ByteArray, similarity_hw: FloatMap, title: str, *, value_range: tuple[float, float]
+    image_HW3: ByteArray, similarity_hw: FloatMap, *, value_range: tuple[float, float]
 ) -> Image.Image:
     """Draw a heat map over an image, dark at the lower value of `value_range`, bright at the upper one.
 
@@ -54,8 +54,7 @@ def draw_similarity_map(
     table = colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
     heat = Image.fromarray(table[np.rint(np.asarray(smooth) * 255).astype(np.uint8)])
     grey = picture.convert("L").convert("RGB")
-    painted = Image.composite(heat, grey, Image.new("L", picture.size, _HEAT_OPACITY))
-    return side_by_side([Panel(painted, title, f"{low:.2f} dark to {high:.2f} bright")])
+    return Image.composite(heat, grey, Image.new("L", picture.size, _HEAT_OPACITY))
 
 
 def _principal_components(features_ND: Array, weights_N: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Sheets of many small pictures: a run's references, its best and its worst images."""
+"""Pictures in a grid with their captions: ground truth next to predictions, references, the best and worst images."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -7,14 +7,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ntt.drawing.colours import ByteArray, class_colour
-from ntt.drawing.instances import annotate_box, annotate_mask, decode_mask
-from ntt.drawing.text import FAINT_INK, INK, PAPER, draw_notice, line_height_px, shorten, write
+from ntt.drawing.instances import annotate_box, annotate_mask, decode_mask, label_size_px
+from ntt.drawing.text import FAINT_INK, INK, PAPER, draw_notice, line_height_px, shorten, text_width_px, write
 
-_MARGIN = 16
-_GAP = 10
-_TITLE_PX = 20
+MARGIN, GAP, MIN_WIDTH = 16, 10, 480
 _CAPTION_PX = 12
-_MIN_WIDTH = 480
+_TITLE_SCALE = 1.6
 _PAGE_COLUMNS, _PAGE_ROWS = 8, 8
 _TILE_PX = 176
 _MAX_COLUMN_PX = 640
@@ -71,35 +69,55 @@ def draw_reference_pages(tiles: Sequence[Tile], *, title: str) -> list[Image.Ima
     ]
 
 
-def draw_contact_sheet(tiles: Sequence[Tile], *, title: str, columns: int) -> Image.Image:
+def draw_contact_sheet(
+    tiles: Sequence[Tile],
+    *,
+    title: str = "",
+    note: str = "",
+    columns: int,
+    footer: Image.Image | None = None,
+    most_px: int = _MAX_COLUMN_PX,
+) -> Image.Image:
     """Draw pictures of any size in a grid, in reading order, each with its caption below, as many lines for all.
 
-    Pictures wider than 640 px are reduced to that width.
+    Pictures wider than `most_px` are reduced to that width. The title is above them, with a note at its right, and the
+    footer below; the largest picture decides the size of the text.
     """
-    title_px = line_height_px(_TITLE_PX) + 12
-    tile_width = min(_MAX_COLUMN_PX, max((picture.width for picture, _ in tiles), default=0))
+    tile_width = min(most_px, max((picture.width for picture, _ in tiles), default=0))
     pictures = [picture.copy() for picture, _ in tiles]
     for picture in pictures:
         picture.thumbnail((tile_width, picture.height), Image.Resampling.LANCZOS)
-    line = line_height_px(_CAPTION_PX)
-    caption_px = line * len(tiles[0][1]) + 12 if tiles else 120
+    text_px = max(map(caption_size_px, pictures), default=_CAPTION_PX)
+    title_px, line = round(_TITLE_SCALE * text_px), line_height_px(text_px)
+    title_height = line_height_px(title_px) + 12 if title or note else 0
+    caption_height = line * len(tiles[0][1]) + 12 if tiles else 120
     starts = range(0, len(tiles), columns)
-    heights = [max(picture.height for picture in pictures[i : i + columns]) + caption_px + _GAP for i in starts]
+    heights = [max(picture.height for picture in pictures[i : i + columns]) + caption_height + GAP for i in starts]
 
-    width = max(_MIN_WIDTH, 2 * _MARGIN + min(columns, len(tiles)) * (tile_width + _GAP) - _GAP)
-    sheet = Image.new("RGB", (width, 2 * _MARGIN + title_px + (sum(heights) or caption_px)), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    title = shorten(title, width - 2 * _MARGIN, _TITLE_PX, bold=True)
-    write(draw, (_MARGIN, _MARGIN + line_height_px(_TITLE_PX) // 2), title, _TITLE_PX, bold=True)
+    width = max(MIN_WIDTH, 2 * MARGIN + min(columns, len(tiles)) * (tile_width + GAP) - GAP)
+    bottom = MARGIN + title_height + (sum(heights) or caption_height)
+    sheet = Image.new("RGB", (width, bottom + (footer.height if footer else 0) + MARGIN), PAPER)
+    draw, middle = ImageDraw.Draw(sheet), MARGIN + line_height_px(title_px) // 2
+    if note:
+        write(draw, (width - MARGIN, middle), note, text_px, anchor="rm")
+    room = width - 2 * MARGIN - (text_width_px(note, text_px) + GAP if note else 0)
+    write(draw, (MARGIN, middle), shorten(title, room, title_px, bold=True, middle=True), title_px, bold=True)
     if not tiles:
-        draw_notice(sheet, "nothing to show", _TITLE_PX)
+        draw_notice(sheet, "nothing to show", title_px)
     for index, (picture, (_, caption)) in enumerate(zip(pictures, tiles, strict=True)):
-        left = _MARGIN + index % columns * (tile_width + _GAP)
-        top = _MARGIN + title_px + sum(heights[: index // columns])
+        left = MARGIN + index % columns * (tile_width + GAP)
+        top = MARGIN + title_height + sum(heights[: index // columns])
         sheet.paste(picture, (left, top))
         for number, text in enumerate(caption):
             bold = number == 0
-            text = shorten(text, tile_width, _CAPTION_PX, bold=bold, middle=True)
+            text = shorten(text, tile_width, text_px, bold=bold, middle=True)
             middle = top + picture.height + 4 + line * number + line // 2
-            write(draw, (left, middle), text, _CAPTION_PX, bold=bold, fill=INK if bold else FAINT_INK)
+            write(draw, (left, middle), text, text_px, bold=bold, fill=INK if bold else FAINT_INK)
+    if footer:
+        sheet.paste(footer, (MARGIN, bottom))
     return sheet
+
+
+def caption_size_px(picture: Image.Image) -> int:
+    """Return the text size for captions of a picture."""
+    return max(_CAPTION_PX, label_size_px(picture.size))

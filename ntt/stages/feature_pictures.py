@@ -70,9 +70,13 @@ def class_similarity(feature_map_Dhw: torch.Tensor, prototypes: Prototypes) -> F
 
 def _similarity_sheet(record: ImageRecord, similarity_Chw: FloatArray, categories: Sequence[Category]) -> Image.Image:
     image = read_image(record)
-    ends = (float(similarity_Chw.min()), float(similarity_Chw.max()))
+    low, high = float(similarity_Chw.min()), float(similarity_Chw.max())
+    ends = f"{low:.2f} dark to {high:.2f} bright"
     tiles = [
-        (draw_similarity_map(image, map_hw, category.name, value_range=ends), [f"highest {float(map_hw.max()):.2f}"])
+        (
+            draw_similarity_map(image, map_hw, value_range=(low, high)),
+            [category.name, f"{ends}, highest {float(map_hw.max()):.2f}"],
+        )
         for map_hw, category in zip(similarity_Chw, categories, strict=True)
     ]
     title = f"Similarity of {Path(record.file_name).name} with each class"
