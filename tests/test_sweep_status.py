@@ -58,8 +58,8 @@ def test_time_left_by_the_plans_figures_while_nothing_is_measured(folder: SweepF
 
 def test_time_left_by_what_the_sweep_has_measured(folder: SweepFolder):
     plan = plan_of(folder, item_s=3.0, point_s=20.0)
-    shard = TaskState("done", started_s=NOW - 100, heartbeat_s=NOW - 80, finished_s=NOW - 80, items=5, computed=4)
-    before = TaskState("done", started_s=NOW - 2000, heartbeat_s=NOW - 1990, finished_s=NOW - 1990, items=2, computed=0)
+    shard = TaskState("done", started_s=NOW - 100, heartbeat_s=NOW - 80, finished_s=NOW - 80, computed=4)
+    before = TaskState("done", started_s=NOW - 2000, heartbeat_s=NOW - 1990, finished_s=NOW - 1990, computed=0)
     folder.write_state("candidates-1.0of2", shard)
     folder.write_state("candidates-1.1of2", before)
     finish(folder, plan, "a")
@@ -162,7 +162,7 @@ def test_shards_of_sweeps_are_measurements_too(tmp_path: Path):
     folder.root.mkdir(parents=True)
     folder.plan.write_text(json.dumps({"units": units}))
     for unit, seconds in (("candidates-1", 12.0), ("candidates-2", 99.0)):
-        shard = TaskState("done", started_s=NOW - seconds, heartbeat_s=NOW, finished_s=NOW, items=5, computed=3)
+        shard = TaskState("done", started_s=NOW - seconds, heartbeat_s=NOW, finished_s=NOW, computed=3)
         folder.write_state(f"{unit}.0of1", shard)
     # 12 s for three computed images; the run found all of its images in the store.
     assert item_cost("candidates", config).seconds == pytest.approx(4.0)
