@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from ntt.drawing.colours import ByteArray, class_colour
-from ntt.drawing.instances import annotate_box, annotate_mask, decode_mask, label_size_px
+from ntt.drawing.instances import annotate_mask, decode_mask, label_size_px
 from ntt.drawing.text import FAINT_INK, INK, PAPER, draw_notice, line_height_px, shorten, text_width_px, write
 
 MARGIN, GAP, MIN_WIDTH = 16, 10, 480
@@ -45,17 +44,14 @@ def cut_reference_tile(
     window, size = (left, top, left + side, top + side), (_TILE_PX, _TILE_PX)
     image = Image.fromarray(image_HW3).crop(window).resize(size, Image.Resampling.BICUBIC)
     dark = Image.blend(image, Image.new("RGB", size, (20, 22, 26)), 0.5)
-    colour = class_colour(label)
     if rle is None:
-        box_xyxy = (np.array([x, y, x + box_width, y + box_height]) - [left, top, left, top]) * (_TILE_PX / side)
-        mask = Image.new("L", size, 0)
-        ImageDraw.Draw(mask).rectangle(tuple(box_xyxy.round().tolist()), fill=255)
-        picture = Image.composite(image, dark, mask)
-        annotate_box(picture, box_xyxy, colour=colour)
+        mask = Image.new("L", (width, height), 0)
+        ImageDraw.Draw(mask).rectangle((x, y, x + max(0, box_width - 1), y + max(0, box_height - 1)), fill=255)
     else:
-        mask = decode_mask(rle, height=height, width=width).crop(window).resize(size, Image.Resampling.BICUBIC)
-        picture = Image.composite(image, dark, mask)
-        annotate_mask(picture, mask, colour=colour, opacity=0.0)
+        mask = decode_mask(rle, height=height, width=width)
+    mask = mask.crop(window).resize(size, Image.Resampling.BICUBIC)
+    picture = Image.composite(image, dark, mask)
+    annotate_mask(picture, mask, colour=class_colour(label), opacity=0.0)
     return picture, (class_name, file_name, f"annotation {annotation_id}{' · box only' if rle is None else ''}")
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ntt.base.settings import setting
 from ntt.errors import ConfigError, WeightsError
-from ntt.models.backbones.vit import TokensOf, VisionTransformer, VisionTransformerConfig, without_values
+from ntt.models.backbones.vit import TokensOf, VisionTransformer, VisionTransformerConfig, timm_tokens, without_values
 from ntt.models.weights import WeightsFile, load_state_dict
 from ntt.types import Placement
 
@@ -220,12 +220,7 @@ def _timm_network(
     create = partial(timm.create_model, model.timm_name, pretrained=False, num_classes=0, img_size=side)
     network: Any = without_values(create)
     _fill(network, to_timm_layout(state, model, network, rows), path)
-
-    def tokens_of(images: torch.Tensor) -> torch.Tensor:
-        tokens: torch.Tensor = network.forward_features(images)
-        return tokens[:, network.num_prefix_tokens :]
-
-    return network, tokens_of
+    return network, timm_tokens(network)
 
 
 def _official_network(

@@ -14,7 +14,7 @@ from torch import nn
 
 from ntt.base.settings import setting
 from ntt.errors import ConfigError, WeightsError
-from ntt.models.backbones.vit import TokensOf, VisionTransformer, VisionTransformerConfig, without_values
+from ntt.models.backbones.vit import TokensOf, VisionTransformer, VisionTransformerConfig, timm_tokens, without_values
 from ntt.models.weights import OFFLINE_VARIABLE, checked_digest, is_offline, load_state_dict
 from ntt.types import Placement
 
@@ -86,15 +86,7 @@ class TimmVit(VisionTransformer):
         """Build the network from the file, or from what timm downloads."""
         model, file = self.config.model, self._weights
         network: Any = self._network_and_digest[0] if file is None else _filled(model, file)
-
-        def tokens_of(images: torch.Tensor) -> torch.Tensor:
-            tokens: torch.Tensor = network.forward_features(images)
-            # Models that average patches normalise only then, in `fc_norm`.
-            if isinstance(network.norm, nn.Identity):
-                tokens = network.fc_norm(tokens)
-            return tokens[:, network.num_prefix_tokens :]
-
-        return network, tokens_of
+        return network, timm_tokens(network)
 
 
 def _check_weights(model: str, weights: Path | None, *, pretrained: bool) -> None:

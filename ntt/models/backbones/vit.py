@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import torch
+from torch import nn
 
 from ntt.base.settings import deciding_settings, setting
 from ntt.errors import ConfigError
@@ -124,6 +125,19 @@ def without_values(create: Callable[[], T]) -> T:
     except RuntimeError:  # older versions of timm read tensors while they build
         with torch.random.fork_rng(devices=[]):
             return create()
+
+
+def timm_tokens(network: Any) -> TokensOf:
+    """Return the function from images to patch tokens of one of timm's vision transformers."""
+
+    def tokens_of(images: torch.Tensor) -> torch.Tensor:
+        tokens: torch.Tensor = network.forward_features(images)
+        # Models that average patches normalise only then, in `fc_norm`.
+        if isinstance(network.norm, nn.Identity):
+            tokens = network.fc_norm(tokens)
+        return tokens[:, network.num_prefix_tokens :]
+
+    return tokens_of
 
 
 def check_shape(images_B3HW: torch.Tensor, side: int) -> None:

@@ -72,15 +72,18 @@ def find_leaves(canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor, *, coun
     y, x = np.mgrid[:height, :width].astype(np.float64)
     sides = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
 
+    def sums(maps_Khw: Array) -> Array:
+        return scatter(labels.ravel(), maps_Khw.reshape(len(maps_Khw), -1).T, len(area))
+
     def means(maps_Khw: Array) -> Array:
-        return _sums(labels, maps_Khw) / area[:, None]
+        return sums(maps_Khw) / area[:, None]
 
     return Leaves(
         labels_hw=labels,
         area_L=area,
         box_L4=_boxes(labels),
         frame_L=np.bincount(sides, minlength=len(area)).astype(np.float64),
-        moments_L5=_sums(labels, np.stack([x, y, x * x, y * y, x * y])),
+        moments_L5=sums(np.stack([x, y, x * x, y * y, x * y])),
         colour_L3=means(scaled),
         colour_square_L=means(np.sum(scaled**2, axis=0)[None])[:, 0],
         feature_LK=means(features),
@@ -160,9 +163,9 @@ def _texture(lab: Array) -> Array:
     return texture
 
 
-def _sums(labels_hw: IntArray, maps_Khw: Array) -> Array:
-    flat = labels_hw.ravel()
-    return np.stack([np.bincount(flat, channel.ravel()) for channel in maps_Khw], axis=1)
+def scatter(index: IntArray, values_EK: Array, count: int) -> Array:
+    """Sum the rows of values that have the same index: [count, K]."""
+    return np.stack([np.bincount(index, column, minlength=count) for column in values_EK.T], axis=1)
 
 
 def _boxes(labels_hw: IntArray) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ntt.models.segmenters.regions.leaves import Array, Leaves
+from ntt.models.segmenters.regions.leaves import Array, Leaves, scatter
 from ntt.models.segmenters.regions.objectness import DESCRIPTORS
 
 _TINY = 1e-9
@@ -87,20 +87,16 @@ def _borders(leaves: Leaves, tree: Any) -> tuple[Array, Array, Array]:
     length = leaves.length_E[:, None]
     steps = [np.sqrt(np.sum((x[first] - x[second]) ** 2, axis=1)) for x in (leaves.colour_L3, leaves.feature_LK)]
     values = np.concatenate([length, length * leaves.gradient_E2, length * np.stack(steps, axis=1)], axis=1)
-    at_leaves = _scatter(first, values, count) + _scatter(second, values, count)
-    ring_at_leaves = _scatter(first, length * traits[second], count) + _scatter(second, length * traits[first], count)
+    at_leaves = scatter(first, values, count) + scatter(second, values, count)
+    ring_at_leaves = scatter(first, length * traits[second], count) + scatter(second, length * traits[first], count)
     inside = np.concatenate([values, length * (traits[first] + traits[second])], axis=1)
     ancestor = np.asarray(tree.lowest_common_ancestor(first, second), dtype=np.int64)
     start = np.zeros((count, inside.shape[1]))
-    inner = hg.accumulate_and_add_sequential(tree, _scatter(ancestor, inside, nodes), start, hg.Accumulators.sum)
+    inner = hg.accumulate_and_add_sequential(tree, scatter(ancestor, inside, nodes), start, hg.Accumulators.sum)
     total = hg.accumulate_sequential(tree, np.concatenate([at_leaves, ring_at_leaves], axis=1), hg.Accumulators.sum)
     width = values.shape[1]
     outer = np.maximum(total[:, :width] - 2 * inner[:, :width], 0.0)
     return outer, inner[:, :width], total[:, width:] - inner[:, width:]
-
-
-def _scatter(index: npt.NDArray[np.int64], values_EK: Array, count: int) -> Array:
-    return np.stack([np.bincount(index, column, minlength=count) for column in values_EK.T], axis=1)
 
 
 def _shape(leaves: Leaves, sums: dict[str, Array]) -> dict[str, Array]:
