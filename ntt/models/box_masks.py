@@ -63,12 +63,8 @@ class BoxMasks:
     segmenter: BoxSegmenter
     store: Store
 
-    def get(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> Rles:
-        """Return the full-size mask of each COCO box of one image, as compressed RLE; None if nothing was found."""
-        return next(self.get_all([(record, boxes_xywh)]))
-
     def get_all(self, images: Sequence[BoxesOfImage], *, image_batch: int | None = None) -> Iterator[Rles]:
-        """Yield what `get` returns for each image.
+        """Yield the full-size mask of each COCO box of each image, as compressed RLE; None if nothing was found.
 
         `image_batch` images are segmented at a time, by default as many as suit the segmenter's device; it is halved
         when memory runs out.
@@ -155,7 +151,7 @@ class ReferenceMasks:
         """Return the instance's mask, COCO compressed RLE; None if its box serves as the mask."""
         if instance.segmentation is not None:
             return instance_rle(instance, record.height, record.width)
-        return None if self.maker is None else self.maker.get(record, [instance.bbox_xywh])[0]
+        return None if self.maker is None else next(self.maker.get_all([(record, [instance.bbox_xywh])]))[0]
 
     def mask(self, instance: Instance, record: ImageRecord) -> npt.NDArray[np.bool_]:
         """Return the instance's mask, bool [height, width]."""

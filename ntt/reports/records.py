@@ -163,7 +163,7 @@ def _read_metadata(metadata: Any) -> dict[str, Any]:
                 if name in STAGES and math.isfinite(stage.get("seconds", math.nan))
             },
             "finished_utc": str(stages.get("evaluation", {}).get("finished_utc", "")),
-            "version": f"{metadata.get('git', {}).get('revision')} {metadata.get('packages', {}).get('ntt')}",
+            "version": f"{metadata.get('git')} {metadata.get('packages', {}).get('ntt')}",
         }
     except (AttributeError, TypeError, ValueError, OverflowError):
         return {}

@@ -87,18 +87,10 @@ def _versions() -> dict[str, str]:
 
 
 @cache
-def _git_revision() -> dict[str, Any] | None:
-    """Return the checkout's revision and whether it has uncommitted changes, or None outside a checkout."""
-    if not (PROJECT_DIR / ".git").exists():
-        return None
-    try:
-        revision = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"revision": revision, "changed": bool(changed)}
-
-
-def _git(*words: str) -> str:
-    command = ["git", "-C", str(PROJECT_DIR), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+def _git_revision() -> str | None:
+    """Return the checkout's revision, ending in "-dirty" if files of it have changed; None outside a checkout."""
+    command = ["git", "-C", str(PROJECT_DIR), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    with suppress(OSError, subprocess.SubprocessError):
+        if (PROJECT_DIR / ".git").exists():
+            return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    return None

@@ -28,7 +28,7 @@ from ntt.run.together import match_ahead
 from ntt.sweeps.job import Job, Shard
 from ntt.sweeps.plan import Plan, compose_points, read_plan
 from ntt.sweeps.points import Point
-from ntt.sweeps.state import Count, SweepFolder, TaskState
+from ntt.sweeps.state import SweepFolder, TaskState
 from ntt.sweeps.status import is_done
 from ntt.sweeps.units import shared_items
 
@@ -71,29 +71,26 @@ class _Worker:
 
     def fill(self, shard: Shard) -> bool:
         """Compute the items of a shard into the store, losing at most one if stopped; return False if that failed."""
+        unit = self.plan.unit(shard.unit)
+        members = {point.id for point in self.plan.points if unit.id in point.units}
         try:
             with console_logging(), self.folder.working_on(shard.task, job=self.job_id) as count:
-                self._fill(shard, count)
+                composed = compose_points(self.plan, members)
+                pipelines = [Pipeline(config, workspace=process_workspace()) for _, config in composed]
+                items, is_stored, compute = shared_items(unit.kind, pipelines)
+                items = items[shard.index :: shard.count]
+                check_images([item[-1] for item in items], full=pipelines[0].config.dataset.decode_images)
+                for item in track(items, unit.kind, unit=unit.item, visible=True):
+                    is_new = not is_stored(*item)
+                    compute(*item)
+                    count.computed += is_new
+                # So that entries count as used before any point has used them; see `store.maintenance.keys_of_runs`.
+                used = pipelines[0].models.store.used
+                RunDirectory(self.folder.shard_folder(shard.task)).write_store_keys(shard.task, used)
         except Exception:
             _LOG.exception("%s failed; the others continue.", shard.task)
             return False
         return True
-
-    def _fill(self, shard: Shard, count: Count) -> None:
-        unit = self.plan.unit(shard.unit)
-        members = {point.id for point in self.plan.points if unit.id in point.units}
-        composed = compose_points(self.plan, members)
-        pipelines = [Pipeline(config, workspace=process_workspace()) for _, config in composed]
-        items, is_stored, compute = shared_items(unit.kind, pipelines)
-        items = items[shard.index :: shard.count]
-        check_images([item[-1] for item in items], full=pipelines[0].config.dataset.decode_images)
-        for item in track(items, unit.kind, unit=unit.item, visible=True):
-            is_new = not is_stored(*item)
-            compute(*item)
-            count.computed += is_new
-        # So that the entries count as used before any point has used them; see `ntt.store.maintenance.keys_of_runs`.
-        used = pipelines[0].models.store.used
-        RunDirectory(self.folder.shard_folder(shard.task)).write_store_keys(shard.task, used)
 
     def run_points(self) -> list[str]:
         """Run the points of the job, together where they share candidates; return the ids of those that failed.
