@@ -118,24 +118,15 @@ def _markdown(table: Table) -> str:
 
 def _latex(table: Table) -> str:
     columns = table.columns()
-    cells = [[escape_latex(column.name), *_latex_cells(table, column)] for column in columns]
-    heading, *body = (" & ".join(row) + r" \\" for row in zip(*cells, strict=True))
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape_latex(table.title)}}}",
-        rf"\begin{{tabular}}{{{''.join('r' if column.is_numeric else 'l' for column in columns)}}}",
-        r"\toprule",
-        heading,
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}",
-        *(rf"\par\footnotesize {escape_latex(note)}" for note in table.notes),
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+    frame = pd.DataFrame({escape_latex(column.name): _latex_cells(table, column) for column in columns})
+    text: str = frame.style.hide(axis="index").to_latex(
+        column_format="".join("r" if column.is_numeric else "l" for column in columns),
+        caption=escape_latex(table.title),
+        position_float="centering",
+        hrules=True,
+    )
+    notes = "".join(rf"\par\footnotesize {escape_latex(note)}" + "\n" for note in table.notes)
+    return r"% needs \usepackage{booktabs}" + "\n" + text.replace(r"\end{table}", notes + r"\end{table}")
 
 
 def _latex_cells(table: Table, column: Column) -> list[str]:
