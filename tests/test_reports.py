@@ -19,9 +19,9 @@ from ntt.base.files import write_json
 from ntt.cli.main import main
 from ntt.config.compose import compose_many
 from ntt.errors import ConfigError, DataError
-from ntt.reports.content import classes_table, comparison_table, missing_table, results_table, runs_table
+from ntt.reports.content import classes_table, missing_table, results_table, runs_table
 from ntt.reports.records import ALL_SHOTS, read_run
-from ntt.reports.significance import compare, paired_test
+from ntt.reports.significance import comparison_table, paired_test
 from ntt.reports.summary import name_series, runs_frame, settings_with
 from ntt.reports.tables import Table, escape_latex, render
 from ntt.run.artefacts import write_metrics
@@ -302,10 +302,10 @@ def test_a_group_stands_for_its_option_and_everything_below(tmp_path: Path):
         for name in ("ntt", "ntt_reference")
     }
     make_runs(tmp_path, runs)
-    pairs = compare(read_runs([tmp_path]), "matcher=ntt_reference", "matcher=ntt", metric="bbox/AP")
-    assert pairs[["shots_a", "shots_b", "rest", "n", "mean"]].values.tolist() == [
-        [1, 1, "efficientnet_lite0 + regions", 2, 0.0],
-        [5, 5, "efficientnet_lite0 + regions", 3, 3.0],
+    table = comparison_table(read_runs([tmp_path]), "matcher=ntt_reference", "matcher=ntt", "bbox/AP")
+    assert table.frame[["shots", "common", "pairs n", "B − A"]].values.tolist() == [
+        ["1", "efficientnet_lite0 + regions", 2, "+0.00"],
+        ["5", "efficientnet_lite0 + regions", 3, "+3.00"],
     ]
 
 
@@ -324,7 +324,7 @@ def test_what_cannot_be_compared_is_explained(
 ):
     merging_runs(tmp_path)
     with pytest.raises(error, match=message):
-        compare(read_runs([tmp_path]), first, second, metric="bbox/AP")
+        comparison_table(read_runs([tmp_path]), first, second, "bbox/AP")
 
 
 TABLE = Table(

@@ -9,17 +9,11 @@ import pandas as pd
 
 from ntt.base.files import remove_stale_temporaries, write_bytes, write_text
 from ntt.errors import ConfigError
-from ntt.reports.content import (
-    classes_table,
-    comparison_table,
-    metric_label,
-    missing_table,
-    results_table,
-    runs_table,
-)
+from ntt.reports.content import classes_table, metric_label, missing_table, results_table, runs_table
 from ntt.reports.expected import expected_table
 from ntt.reports.page import Gallery, render_page
 from ntt.reports.plots import Plot, save_plots
+from ntt.reports.significance import comparison_table
 from ntt.reports.summary import metric_names
 from ntt.reports.tables import SUFFIXES, Format, Table, render
 

@@ -2,7 +2,7 @@
 
 records       run directories read as plain data
 summary       runs as a pandas table; means over seeds
-significance  paired tests between two settings
+significance  two settings compared, with paired tests
 tables        a table as markdown, CSV and LaTeX
 content       the tables of a report
 expected      ours next to the published values

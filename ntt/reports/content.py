@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 
 from ntt.evaluation.proposals import LIMITS
-from ntt.reports.significance import MIN_PAIRS, compare
 from ntt.reports.summary import SETTING, choice, shots_cell, shots_text, statistics
 from ntt.reports.tables import Table
 
@@ -93,43 +92,6 @@ def missing_table(runs: pd.DataFrame) -> Table | None:
     return Table("missing", f"Without a result: {len(missing)} of {len(runs)} runs", frame, notes)
 
 
-def comparison_table(runs: pd.DataFrame, first: str, second: str, metric: str) -> Table:
-    """One row for any two settings that differ only as requested.
-
-    Raises:
-        NttError: what `ntt.reports.significance.compare` raises.
-    """
-    pairs = compare(runs, first, second, metric=metric)
-    notes = [
-        "Paired over seeds: each seed draws the same references for both. p-values are two-sided and not corrected for "
-        "the number of rows; with n pairs the sign-flip test cannot fall below 2 / 2^n.",
-    ]
-    if pairs.n.min() < MIN_PAIRS:
-        notes.append(f"With fewer than {MIN_PAIRS} pairs there is no test.")
-    unpaired = sorted(set(pairs.unpaired.sum()))
-    if unpaired:
-        notes.append(f"Seeds that only one side has, left out of its row: {', '.join(map(str, unpaired))}.")
-    rows = [
-        {
-            "data set": pair.data,
-            "shots": " / ".join(dict.fromkeys(str(shots_cell(shots)) for shots in (pair.shots_a, pair.shots_b))),
-            "common": pair.rest,
-            "pairs n": pair.n,
-            "A": round(float(pair.mean_a), 3),
-            "B": round(float(pair.mean_b), 3),
-            "B − A": f"{pair.mean:+.2f}".replace("-", "−"),
-            "std": None if pair.std is None else f"{pair.std:.2f}",
-            "p (t-test)": _p_text(pair.p_t),
-            "p (sign flips)": _p_text(pair.p_flips),
-            "chosen in A": pair.chosen_a,
-            "chosen in B": pair.chosen_b,
-        }
-        for pair in pairs.itertuples()
-    ]
-    frame = pd.DataFrame(rows, dtype=object)
-    return Table("comparison", f"{metric_label(metric)}: A is {first}, B is {second}", frame, tuple(notes))
-
-
 def _identity(grouped: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Return the columns that name a setting, and the matchers its references chose; one row per group."""
     frame = grouped.index.to_frame(index=False)
@@ -165,9 +127,3 @@ def _common_folder(runs: pd.DataFrame) -> str:
 
 def _seconds_columns(runs: pd.DataFrame) -> list[str]:
     return [name for name in runs if name.startswith("seconds/")]
-
-
-def _p_text(value: float | None) -> str | None:
-    if value is None:
-        return None
-    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -20,8 +20,10 @@ import pandas as pd
 
 from ntt.base.digests import content_key
 from ntt.errors import ConfigError, DataError
+from ntt.reports.content import metric_label
 from ntt.reports.records import METHOD_GROUPS
-from ntt.reports.summary import choice, differing_settings, value_text
+from ntt.reports.summary import choice, differing_settings, shots_cell, value_text
+from ntt.reports.tables import Table
 
 MIN_PAIRS = 3
 _MAX_EXACT_PAIRS = 12
@@ -48,8 +50,8 @@ def paired_test(differences: npt.NDArray[np.float64]) -> tuple[float | None, flo
     return p_t, p_flips
 
 
-def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> pd.DataFrame:
-    """Compare any two settings that differ exactly as two texts state.
+def comparison_table(runs: pd.DataFrame, first: str, second: str, metric: str) -> Table:
+    """Compare any two settings that differ exactly as two texts state: one row per pair of settings.
 
     Args:
         runs: from `ntt.reports.summary.runs_frame`.
@@ -57,12 +59,6 @@ def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> pd.D
             ("matcher=ntt") matches its option and every setting below it.
         second: B.
         metric: flat name, such as "bbox/AP".
-
-    Returns:
-        One row per pair of settings: `data`, `shots_a`, `shots_b`; `rest`, the settings in common; `n` pairs of
-        runs, `mean_a` and `mean_b` over them; `mean` and sample standard deviation `std` of B - A; `p_t` and `p_flips`
-        of `paired_test`; `chosen_a` and `chosen_b`, the matchers that the references chose, or None; `unpaired`,
-        seeds that only one of the two has.
 
     Raises:
         ConfigError: if a text is not a setting, or matches more than one setting.
@@ -81,34 +77,56 @@ def compare(runs: pd.DataFrame, first: str, second: str, *, metric: str) -> pd.D
         sides.append(_with_rest(text, side, keys))
     pairs = sides[0].merge(sides[1], how="outer", on=["rest", "seed"], suffixes=("_a", "_b"), indicator="side")
     names = _rest_names(sides[0][sides[0].rest.isin(sides[1].rest)], keys)
-    rows = []
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    unpaired: set[int] = set()
     for rest, group in pairs.groupby("rest"):
         both = group[group.side == "both"]
         if not both.empty:
-            a, b = (both[f"{metric}_{side}"].to_numpy(np.float64) for side in "ab")
-            p_t, p_flips = paired_test(b - a)
-            row = {
-                "data": both.data_a.iloc[0],
-                "shots_a": both.shots_a.iloc[0],
-                "shots_b": both.shots_b.iloc[0],
-                "rest": names[rest],
-                "n": len(both),
-                "mean_a": a.mean(),
-                "mean_b": b.mean(),
-                "mean": (b - a).mean(),
-                "std": (b - a).std(ddof=1) if len(both) > 1 else None,
-                "p_t": p_t,
-                "p_flips": p_flips,
-                **{f"chosen_{side}": _choice(both, side) for side in "ab"},
-                "unpaired": sorted(map(int, group.seed[group.side != "both"])),
+            data, *shots = both.iloc[0][["data_a", "shots_a", "shots_b"]]
+            order = (data, *shots, rest)
+            rows[order] = {
+                "data set": data,
+                "shots": " / ".join(dict.fromkeys(str(shots_cell(count)) for count in shots)),
+                "common": names[rest],
+                **_cells(*(both[f"{metric}_{side}"].to_numpy(np.float64) for side in "ab")),
+                **{f"chosen in {side.upper()}": _choice(both, side) for side in "ab"},
             }
-            rows.append(row)
+            unpaired.update(map(int, group.seed[group.side != "both"]))
     if not rows:
         raise DataError(
             f"--compare {first} {second}: no two runs with the same seed differ in just this. Run both settings with "
             "the same data set, shots and seeds."
         )
-    return pd.DataFrame(rows, dtype=object).sort_values(["data", "shots_a", "shots_b", "rest"])
+    notes = [
+        "Paired over seeds: each seed draws the same references for both. p-values are two-sided and not corrected for "
+        "the number of rows; with n pairs the sign-flip test cannot fall below 2 / 2^n.",
+    ]
+    if min(row["pairs n"] for row in rows.values()) < MIN_PAIRS:
+        notes.append(f"With fewer than {MIN_PAIRS} pairs there is no test.")
+    if unpaired:
+        notes.append(f"Seeds that only one side has, left out of its row: {', '.join(map(str, sorted(unpaired)))}.")
+    frame = pd.DataFrame([rows[key] for key in sorted(rows)], dtype=object)
+    return Table("comparison", f"{metric_label(metric)}: A is {first}, B is {second}", frame, tuple(notes))
+
+
+def _cells(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Return the cells of a row that come from the values of its pairs of runs."""
+    p_t, p_flips = paired_test(b - a)
+    return {
+        "pairs n": len(a),
+        "A": round(float(a.mean()), 3),
+        "B": round(float(b.mean()), 3),
+        "B − A": f"{(b - a).mean():+.2f}".replace("-", "−"),
+        "std": f"{(b - a).std(ddof=1):.2f}" if len(a) > 1 else None,
+        "p (t-test)": _p_text(p_t),
+        "p (sign flips)": _p_text(p_flips),
+    }
+
+
+def _p_text(value: float | None) -> str | None:
+    if value is None:
+        return None
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def _choice(pairs: pd.DataFrame, side: str) -> str | None:
