@@ -109,8 +109,8 @@ def test_a_configuration_nobody_can_use(tmp_path: Path, config: str, problem: st
     (tmp_path / "config.yaml").write_text(config)
     (tmp_path / "metrics.json").write_text("{}")
     record = read_run(tmp_path)
-    assert record.state == "damaged"
-    assert problem in record.problem
+    assert record["state"] == "damaged"
+    assert problem in record["problem"]
     runs = runs_frame([record])
     assert results_table(runs, "bbox/AP").frame.empty
     assert missing(runs).state.tolist() == ["damaged"]
@@ -144,9 +144,9 @@ def test_run_directories_of_others_are_plain_data(tmp_path: Path, name: str, con
     if content == "huge":
         os.truncate(run / name, 65 << 20)
     record = read_run(run)
-    assert record.state == "damaged"
-    assert problem in record.problem
-    assert "SECRET" not in record.problem
+    assert record["state"] == "damaged"
+    assert problem in record["problem"]
+    assert "SECRET" not in record["problem"]
 
 
 @pytest.mark.parametrize(

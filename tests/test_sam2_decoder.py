@@ -174,7 +174,7 @@ def test_prompts_do_not_influence_each_other(tiny: Any):
         torch.testing.assert_close(ours.all_masks(alone)[0], logits[1], rtol=0, atol=1e-5)
         for index in (torch.tensor([2, 0]), torch.tensor([], dtype=torch.long)):
             hyper = together.hyper_BMD[index, 1:2]
-            selected = upscale(ours.decoder.weights.rows, ours.terms, together.tokens.select(index), hyper)
+            selected = upscale(ours.decoder.weights.rows, ours.terms, together.tokens.part(index), hyper)
             torch.testing.assert_close(selected[:, 0], logits[index, 1], rtol=0, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Run directories read into records, as plain data: nothing in them is resolved or executed.
+"""Run directories read as plain data: nothing in them is resolved or executed.
 
 A run is finished if its metrics exist. Anything else is recorded too, with the reason, so that tables can report what
 is missing instead of averaging over what happens to exist.
@@ -8,21 +8,21 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from ntt.base.files import read_json
 from ntt.base.settings import flatten_settings
 from ntt.base.yaml_files import read_yaml
 from ntt.config.schema import STAGES
 from ntt.errors import ConfigError, DataError, StorageError
-from ntt.run.artefacts import flat_proposals, read_metrics, read_scoring
+from ntt.run.artefacts import flat_metrics, flat_proposals, read_metrics, read_scoring
 from ntt.run.rundir import RunDirectory
-from ntt.types import Metrics
 
-State: TypeAlias = Literal["finished", "unfinished", "failed", "damaged", "missing"]
+RunRow: TypeAlias = dict[str, Any]
+"""What is known of a run: columns of `ntt.reports.summary.runs_frame`, and under "values" its metrics by flat name."""
+
 PLAN = "plan.json"
 """The file that makes a folder the folder of a sweep."""
 
@@ -34,55 +34,34 @@ _SECTIONS = ("dataset", *METHOD_GROUPS, "shots", "split")
 _DECIDING = ("memory", "candidates", "evaluation", "seed")
 
 
-@dataclass(frozen=True)
-class RunRecord:
-    """One run, or one point of a sweep that has no run yet.
+def describe_run(
+    path: Path, config: Mapping[str, Any], dataset: str, settings: Mapping[str, Any], *, state: str, problem: str
+) -> RunRow:
+    """Return what is known of a run without results.
 
-    Attributes:
+    Args:
         path: the run directory, absolute.
-        state: "unfinished" has no metrics; "damaged" has files that cannot be read; "missing" is a point of a sweep
-            that has not begun; "failed" one that ended in an error.
-        problem: what is wrong; empty for a finished run.
-        config: as plain values; empty if it could not be read.
+        config: as plain values.
         dataset: the data set's label.
         settings: in the form of `ntt.config.identity.run_identity`.
-        scoring: name of the matcher in use: with `matcher=auto` the chosen one; empty if unknown.
-        recall: of the candidates, by flat name such as "proposals/box_AR100".
-        stage_seconds: of each stage whose time was recorded.
-        finished_utc: when the run was evaluated, ISO 8601; empty if unknown.
-        version: revision and version of the program; empty if unknown.
+        state: "unfinished" has no metrics; "damaged" has files that cannot be read; "missing" is a point of a sweep
+            that has not begun; "failed" one that ended in an error; "finished" has metrics.
+        problem: what is wrong; empty for a finished run.
     """
-
-    path: Path
-    state: State
-    problem: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    dataset: str = "?"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Metrics | None = None
-    scoring: str = ""
-    recall: Mapping[str, float] = field(default_factory=dict)
-    stage_seconds: Mapping[str, float] = field(default_factory=dict)
-    finished_utc: str = ""
-    version: str = ""
-
-    @property
-    def shots(self) -> int:
-        """Reference instances per class; `ALL_SHOTS` for all."""
-        count = self.config["shots"]["count"]
-        return ALL_SHOTS if count is None else int(count)
-
-    @property
-    def split(self) -> str:
-        """Name of the split, or the number of classes if the run lists its own."""
-        split = self.config["split"]
-        is_own_list = split["name"] == "all" and split.get("classes") is not None
-        return f"{len(split['classes'])} classes" if is_own_list else str(split["name"])
-
-    @property
-    def method(self) -> tuple[str, ...]:
-        """Backbone, segmenter and matcher."""
-        return tuple(str(self.config[group]["name"]) for group in METHOD_GROUPS)
+    split, shots = config["split"], config["shots"]["count"]
+    is_own_list = split["name"] == "all" and split.get("classes") is not None
+    return {
+        "path": str(path),
+        "state": state,
+        "problem": problem,
+        "config": config,
+        "settings": settings,
+        "dataset": dataset,
+        "split": f"{len(split['classes'])} classes" if is_own_list else str(split["name"]),
+        "shots": ALL_SHOTS if shots is None else int(shots),
+        "seed": config["seed"],
+        "parts": tuple(str(config[group]["name"]) for group in METHOD_GROUPS),
+    }
 
 
 def find_run_directories(folder: Path) -> Iterator[Path]:
@@ -100,27 +79,27 @@ def find_run_directories(folder: Path) -> Iterator[Path]:
             folders.clear()
 
 
-def read_run(path: Path) -> RunRecord:
-    """Read one run directory; problems are noted in the record, not raised."""
+def read_run(path: Path) -> RunRow:
+    """Read one run directory; problems are noted in the row, not raised."""
     directory = RunDirectory(path)
     try:
         config = _read_config(directory.config)
         settings = _read_settings(directory.identity, config)
     except (StorageError, DataError) as error:
-        return RunRecord(path, "damaged", str(error))
+        return {"path": str(path), "state": "damaged", "problem": str(error)}
     dataset = _dataset_label(path, config)
-    record = RunRecord(path, "unfinished", "it has no metrics yet", config, dataset, settings)
+    run = describe_run(path, config, dataset, settings, state="unfinished", problem="it has no metrics yet")
     if not directory.metrics.is_file():
-        return record
+        return run
     try:
         metrics = read_metrics(own_file(directory.metrics))
         scoring = _read_scoring(directory.leave_one_out, config["matcher"])
-        recall = _read_recall(directory.proposals)
+        values = flat_metrics(metrics) | _read_recall(directory.proposals)
         metadata = read_json(own_file(directory.facts)) if directory.facts.is_file() else {}
     except (StorageError, DataError) as error:
-        return replace(record, state="damaged", problem=str(error))
-    record = replace(record, state="finished", problem="", metrics=metrics, scoring=scoring, recall=recall)
-    return replace(record, **_read_metadata(metadata))
+        return run | {"state": "damaged", "problem": str(error)}
+    run |= {"state": "finished", "problem": "", "scoring": scoring, "images": metrics.num_images, "values": values}
+    return run | _read_metadata(metadata)
 
 
 def own_file(path: Path, *, max_bytes: float = 64 << 20) -> Path:
@@ -153,11 +132,11 @@ def _read_settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_metadata(metadata: Any) -> dict[str, Any]:
-    """Return the fields of a record that come from the run's metadata; nothing if its structure differs."""
+    """Return the columns that come from the run's metadata; nothing if its structure differs."""
     try:
         stages = metadata.get("stages", {})
         return {
-            "stage_seconds": {
+            "seconds": {
                 name: float(stage["seconds"])
                 for name, stage in stages.items()
                 if name in STAGES and math.isfinite(stage.get("seconds", math.nan))

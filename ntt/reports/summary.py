@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ntt.base.digests import content_key
-from ntt.reports.records import ALL_SHOTS, METHOD_GROUPS, RunRecord
-from ntt.run.artefacts import flat_metrics
+from ntt.reports.records import ALL_SHOTS, METHOD_GROUPS, RunRow
 
 SETTING = ["dataset", "split", "shots", "label", "setting", "data"]
 """Columns that are equal for all runs of a setting, in the order by which tables are sorted."""
@@ -25,49 +24,40 @@ _BASE = [
 ]
 
 
-def runs_frame(records: Sequence[RunRecord]) -> pd.DataFrame:
+def runs_frame(runs: Sequence[RunRow]) -> pd.DataFrame:
     """Arrange runs as a table.
 
     Returns:
-        One row per run. Columns: `path`, `state` and `problem` as in `RunRecord`; `dataset`, `split`, `shots` (0: all
-        there are), `seed`; `method`; `scoring`, the matcher in use, which with `matcher=auto` the references choose;
-        `label`, the method with what distinguishes it from others; `setting`, equal for runs that
-        differ in the seed only; `data`, data set and split in one; `counted`, false for a run without metrics or one
-        that was repeated later; `finished_utc`, `version`, `images`; metrics by flat name such as
-        "bbox/AP" or "segm/AP50/cat"; "seconds/matching" and so on. `parts`, `settings` and `config` are for reports.
+        One row per run. Columns: `path`; `state` and `problem` as in `describe_run`; `dataset`, `split`, `shots` (0:
+        all there are), `seed`; `method`; `scoring`, the matcher in use, which with `matcher=auto` the references chose;
+        `label`, the method with what distinguishes it from others; `setting`, equal for runs that differ in the seed
+        only; `data`, data set and split in one; `counted`, false for a run without metrics or one that was repeated
+        later; `finished_utc`, ISO 8601, and `version` of the program, empty if unknown; `images`; metrics by flat name
+        such as "bbox/AP" or "segm/AP50/cat"; "seconds/matching" and so on. `parts`, `settings` and `config` are for
+        reports.
     """
-    labelled = _method_parts(records)
-    rows = [_row(record, parts) for record, parts in zip(records, labelled, strict=True)]
+    rows = [_named(run, extras) for run, extras in zip(runs, _distinguishing(runs), strict=True)]
     base = pd.DataFrame(rows, columns=_BASE, dtype=object)
     base = base.astype({"shots": "Int64", "seed": "Int64", "images": "Int64"})
     finished = base[base.state == "finished"].sort_values(["finished_utc", "path"])
     base["counted"] = base.index.isin(finished.drop_duplicates(["setting", "seed"], keep="last").index)
-    flat = [{**(flat_metrics(record.metrics) if record.metrics else {}), **record.recall} for record in records]
-    metrics = pd.DataFrame(flat, dtype=float)
-    seconds = pd.DataFrame([record.stage_seconds for record in records], dtype=float).add_prefix("seconds/")
+    metrics = pd.DataFrame([run.get("values", {}) for run in runs], dtype=float)
+    seconds = pd.DataFrame([run.get("seconds", {}) for run in runs], dtype=float).add_prefix("seconds/")
     return pd.concat([base, metrics, seconds], axis=1)
 
 
-def _row(record: RunRecord, parts: tuple[str, ...]) -> dict[str, Any]:
-    row = {"path": str(record.path), "state": record.state, "problem": record.problem, "config": record.config}
-    row["scoring"] = record.scoring
-    if not record.config:
-        return row
-    method = " + ".join(record.method)
-    return row | {
-        "dataset": record.dataset,
-        "split": record.split,
-        "shots": record.shots,
-        "seed": record.config["seed"],
+def _named(run: RunRow, extras: Sequence[str]) -> RunRow:
+    """Add the names of method, setting and data."""
+    run = {"scoring": "", "finished_utc": "", "version": "", **run}
+    if "config" not in run:
+        return run
+    method = " + ".join(run["parts"])
+    return run | {
         "method": method,
-        "label": ", ".join([method, *parts[len(record.method) :]]),
-        "setting": content_key({"data set": record.dataset, **record.settings, "seed": None}),
-        "data": record.dataset if record.split == "all" else f"{record.dataset} {record.split}",
-        "finished_utc": record.finished_utc,
-        "version": record.version,
-        "images": record.metrics.num_images if record.metrics else None,
-        "parts": parts,
-        "settings": record.settings,
+        "label": ", ".join([method, *extras]),
+        "setting": content_key({"data set": run["dataset"], **run["settings"], "seed": None}),
+        "data": run["dataset"] if run["split"] == "all" else f"{run['dataset']} {run['split']}",
+        "parts": (*run["parts"], *extras),
     }
 
 
@@ -148,18 +138,18 @@ def value_text(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _method_parts(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
-    """Return backbone, segmenter and matcher of each run, and the settings in which it differs from its peers."""
+def _distinguishing(runs: Sequence[RunRow]) -> list[list[str]]:
+    """Return the settings in which each run differs from others of the same data set and method."""
     peers: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for record in records:
-        if record.config:
-            peers.setdefault((record.dataset, *record.method), []).append(record.settings)
+    for run in runs:
+        if "config" in run:
+            peers.setdefault((run["dataset"], *run["parts"]), []).append(run["settings"])
     differing = {key: [name for name in differing_settings(own) if name not in _NAMED] for key, own in peers.items()}
-    parts = []
-    for record in records:
-        own = differing.get((record.dataset, *record.method), []) if record.config else []
+    extras = []
+    for run in runs:
+        peer = (run["dataset"], *run["parts"]) if "config" in run else ()
+        names = differing.get(peer, [])
         # A key that others have and this one lacks belongs to another version of the program or another kind of
         # part; naming what is absent would not help.
-        extras = [f"{name}={value_text(record.settings[name])}" for name in own if name in record.settings]
-        parts.append((*record.method, *extras) if record.config else ())
-    return parts
+        extras.append([f"{n}={value_text(run['settings'][n])}" for n in names if n in run["settings"]])
+    return extras

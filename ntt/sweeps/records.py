@@ -1,7 +1,7 @@
 """Records of all runs in folders, and of sweeps, including the points that have not run."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +9,7 @@ import pandas as pd
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_identity
 from ntt.errors import ConfigError, DataError, raise_all
-from ntt.reports.records import PLAN, RunRecord, find_run_directories, read_run
+from ntt.reports.records import PLAN, RunRow, describe_run, find_run_directories, read_run
 from ntt.reports.summary import runs_frame
 from ntt.sweeps.plan import read_plan
 from ntt.sweeps.points import Point
@@ -22,7 +22,7 @@ def read_runs(folders: Sequence[Path]) -> pd.DataFrame:
     Folders may be run directories, contain some at any depth, or be those of sweeps, all of whose points are returned,
     whether they have run or not. A DataError if a folder does not exist or holds no run.
     """
-    records_by_path: dict[Path, RunRecord] = {}
+    records_by_path: dict[Path, RunRow] = {}
     problems = []
     for folder in folders:
         records = list(_records(folder))
@@ -34,7 +34,7 @@ def read_runs(folders: Sequence[Path]) -> pd.DataFrame:
                 "of `python main.py`, outputs by default, or the folder of a sweep, outputs/sweeps/NAME."
             )
         for record in records:
-            records_by_path.setdefault(record.path.resolve(), record)
+            records_by_path.setdefault(Path(record["path"]).resolve(), record)
     raise_all(problems, DataError, summary="Some folders cannot be reported on")
     return runs_frame(list(records_by_path.values()))
 
@@ -58,29 +58,31 @@ def load_runs(*folders: "str | Path") -> pd.DataFrame:
     return runs.drop(columns=["parts", "settings", "config"]).join(settings)
 
 
-def _records(folder: Path) -> Iterable[RunRecord]:
+def _records(folder: Path) -> Iterable[RunRow]:
     if not (folder / PLAN).is_file():
         return (read_run(path) for path in find_run_directories(folder))
     sweep = SweepFolder(folder.absolute())
     return (_point(sweep, point) for point in read_plan(sweep).points)
 
 
-def _point(sweep: SweepFolder, point: Point) -> RunRecord:
+def _point(sweep: SweepFolder, point: Point) -> RunRow:
     state = sweep.observed(point.id)
     begun = (point.run_dir / "config.yaml").is_file() or (point.run_dir / "metrics.json").is_file()
-    record = read_run(point.run_dir) if begun else _not_begun(point)
-    if record.state in ("unfinished", "missing") and state.status == "failed":
-        return replace(record, state="failed", problem=(state.error or "unknown error").splitlines()[0])
-    if record.state in ("unfinished", "missing") and state.status != "waiting":
-        return replace(record, problem=f"{record.problem}; the sweep reports: {state.status}")
-    return record
+    run = read_run(point.run_dir) if begun else _not_begun(point)
+    if run["state"] in ("unfinished", "missing") and state.status == "failed":
+        return run | {"state": "failed", "problem": (state.error or "unknown error").splitlines()[0]}
+    if run["state"] in ("unfinished", "missing") and state.status != "waiting":
+        return run | {"problem": f"{run['problem']}; the sweep reports: {state.status}"}
+    return run
 
 
-def _not_begun(point: Point) -> RunRecord:
+def _not_begun(point: Point) -> RunRow:
+    missing = {"state": "missing", "problem": "it has not begun"}
     try:
         (config,) = compose_many([point.overrides])
     except ConfigError as error:
-        reason = str(error).splitlines()[0]
-        return RunRecord(point.run_dir, "missing", f"it has not begun, and cannot: {point.label}: {reason}")
-    settings = run_identity(config)["settings"]
-    return RunRecord(point.run_dir, "missing", "it has not begun", asdict(config), config.dataset.label(), settings)
+        problem = f"it has not begun, and cannot: {point.label}: {str(error).splitlines()[0]}"
+        return {"path": str(point.run_dir), **missing, "problem": problem}
+    return describe_run(
+        point.run_dir, asdict(config), config.dataset.label(), run_identity(config)["settings"], **missing
+    )
