@@ -152,7 +152,7 @@ def edit(path: Path, change: Callable[[Any], object]) -> None:
     [
         (
             lambda root: (root / "test/0.jpg").unlink(),
-            ["1 target images are missing, the first is ", "test/0.jpg"],
+            ["There is no image ", "test/0.jpg"],
         ),
         (lambda root: os.truncate(root / "test/0.jpg", 2000), ["test/0.jpg", "damaged"]),
         (

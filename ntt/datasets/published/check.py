@@ -140,12 +140,9 @@ def _check_list(report: CheckReport, dataset: CocoDataset, published: KshotList,
 def _check_images(report: CheckReport, kind: str, records: Sequence[ImageRecord], *, decode: bool) -> None:
     if not records:
         return
-    missing = [record for record in records if not record.path.is_file()]
-    present = [record for record in records if record.path.is_file()] if missing else records
-    report.lines.append(f"present  {len(present)} of {len(records)} {kind} images")
-    if missing:
-        report.problems.append(f"{len(missing)} {kind} images are missing, the first is {missing[0].path}.")
+    present = sum(record.path.is_file() for record in records)
+    report.lines.append(f"present  {present} of {len(records)} {kind} images")
     try:
-        check_images(present, full=decode)
+        check_images(records, full=decode)
     except DataError as error:
         report.problems.append(str(error))
