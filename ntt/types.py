@@ -148,10 +148,11 @@ class ReferenceCheck:
         better: name of another matcher -> share of the bootstrap draws in which its AP exceeds that of the first one;
             empty if there is nothing to choose from.
         expected: name of a matcher -> class name -> box AP on left-out images, percent; "" for all classes.
-        thresholds: class name -> lowest score at which a detection of `scoring` is worth showing; without classes for
-            which none can be proposed.
+        thresholds: class name -> lowest score at which a detection of `scoring` is worth showing; empty if none can be
+            proposed.
         is_complete: whether the reference images count as annotated in full.
         num_images: reference images.
+        obstacle: why the references may not choose a matcher; "" if they may, or if there is nothing to choose from.
     """
 
     scoring: str
@@ -160,6 +161,7 @@ class ReferenceCheck:
     thresholds: Mapping[str, float]
     is_complete: bool
     num_images: int
+    obstacle: str = ""
 
 
 @dataclass(frozen=True)

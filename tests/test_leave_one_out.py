@@ -11,6 +11,9 @@ from ntt.cli.main import main
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
 from ntt.data.references import are_complete, reference_targets
+from ntt.errors import ConfigError
+from ntt.matchers.auto import AutoMatcher, scorings
+from ntt.matchers.prototype import PrototypeMatcher
 from ntt.run import runner
 from ntt.run.pipeline import Pipeline
 from ntt.stages.leave_one_out import reduced_memory
@@ -67,6 +70,44 @@ def go(root: Path, folder: Path, store: Path, *more: str) -> Path:
     return run_directory(config)
 
 
+def test_references_choose_with_certainty_or_not_at_all():
+    auto = AutoMatcher(choices={name: PrototypeMatcher(name=name) for name in ("ntt", "b", "c")}, certainty=0.9)
+    assert auto.choose({"ntt": 10.0, "b": 20.0, "c": 30.0}, {"b": 0.9, "c": 0.89}) == "b"
+    assert auto.choose({"ntt": 10.0, "b": 20.0, "c": 30.0}, {"b": 0.9, "c": 1.0}) == "c"
+    assert auto.choose({"ntt": 10.0, "b": 20.0, "c": 30.0}, {"b": 0.8, "c": 0.8}) == "ntt"
+    assert auto.obstacle([3, 1, 3], is_complete=True) == ""
+    assert auto.obstacle([3, 1, 2], is_complete=True) == "there are fewer than 3 per class"
+    assert auto.obstacle([3, 3, 3], is_complete=False) == "their images are not annotated in full"
+
+
+def test_settings_of_an_experiment_reach_every_choice():
+    matcher = compose_config(["experiment=lvis", "matcher=auto", "matcher.choices.ntt.merging=hard"]).matcher
+    assert {(choice.max_detections, choice.on_empty) for choice in scorings(matcher).values()} == {(300, "empty")}
+    assert scorings(matcher)["ntt"].merging == "hard"
+    assert scorings(compose_config(["matcher=auto"]).matcher)["ntt"] == PrototypeMatcher(name="ntt")
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        (
+            "matcher.choices.ntt.merging=bogus",
+            r"matcher\.choices\.ntt\.merging=bogus is invalid. Allowed: one of soft_s",
+        ),
+        ("matcher.choices.probe_half.ridge=0", r"choices\.probe_half\.ridge=0.0 is invalid. Allowed: more than 0"),
+        ("matcher.choices.ntt=3", "choices: ntt cannot be chosen. Name other matchers"),
+        ("+matcher.choices.own=null", "choices: own cannot be chosen. Name other matchers"),
+        ("+matcher@matcher.choices.own=auto", "choices: own cannot be chosen. Name other matchers"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused(word: str, text: str):
+    with pytest.raises(ConfigError, match=text):
+        compose_config(["matcher=auto", word])
+    assert AutoMatcher(name="auto").problems() == [
+        "matcher.choices: there is nothing to choose from. Name other matchers, as conf/matcher/auto.yaml does."
+    ]
+
+
 def test_the_references_choose_and_the_run_says_so(tmp_path: Path, shared_store: Path, capsys):
     root = make_tiny(tmp_path / "tiny")
     auto = ("shots=2shot", "matcher=auto", "matcher.draws=10", "matcher.certainty=0.5")
@@ -86,9 +127,31 @@ def test_the_references_choose_and_the_run_says_so(tmp_path: Path, shared_store:
         assert "_auto_" in folder.name
         if len(settings_of_choice) < 2:
             assert check["scoring"] == "ntt"
+            assert check["obstacle"]
     best = max(check["expected"], key=lambda name: check["expected"][name][""])
     assert check["scoring"] in (best, "ntt")
     assert set(read(folder / "thresholds.json")[""]) == {"fixed", "proposed", "best"}
+    one_shot = go(root, tmp_path / "out", shared_store, *auto, "shots=1shot")
+    assert read(one_shot / "leave_one_out.json")["thresholds"] == {}
+    assert set(read(one_shot / "thresholds.json")[""]) == {"fixed", "best"}
+
+
+def test_what_other_references_proposed_is_removed(tmp_path: Path, shared_store: Path):
+    root, pictures = make_tiny(tmp_path / "tiny"), ("visualisation.enabled=true", "visualisation.max_images=1")
+    folder = go(root, tmp_path / "out", shared_store, "shots=2shot", *pictures)
+    outdated = [folder / "leave_one_out.json", folder / "thresholds.json", *folder.glob("pictures/**/*.png")]
+    go(root, tmp_path / "out", shared_store, "shots=2shot")
+    assert all(path.is_file() for path in outdated)
+    assert len(outdated) > 3
+    file = root / "annotations/references.json"
+    document = read(file)
+    for annotation in document["annotations"]:
+        annotation["id"] += 100
+    file.write_text(json.dumps(document))
+    (folder / "pictures/note.txt").write_text("mine")
+    assert go(root, tmp_path / "out", shared_store, "shots=2shot") == folder
+    assert not any(path.exists() for path in outdated)
+    assert (folder / "pictures/note.txt").exists()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from ntt.data.masks import instance_mask
 from ntt.errors import ConfigError, DataError, StorageError
 from ntt.predictor.references import as_file
 from ntt.run import artefacts as results
+from ntt.stages.candidates import CandidateSource
 
 # Coarse masks and small inputs, for speed.
 QUICK = ("backbone.input_size=64", "segmenter.canvas_side=128", "segmenter.mask_side=128", "segmenter.leaves=150")
@@ -331,6 +333,14 @@ def test_examples_on_one_image_propose_no_thresholds(tiny: Path, shared_store: P
     boxes = [ntt.Reference(image, "disc", box_xyxy=(20, 20, side, side)) for side in (50, 60)]
     monkeypatch.setattr("ntt.predictor.predictor.check_references", None)
     assert ntt.Predictor(boxes, overrides=QUICK, store=shared_store).thresholds == {"disc": 0.4}
+
+
+@pytest.mark.parametrize("matcher", ["ntt_full_both", "auto"])
+def test_without_a_store_images_of_examples_are_segmented_once(matcher: str, tiny: Path, monkeypatch):
+    compute = Mock(side_effect=CandidateSource.compute)
+    monkeypatch.setattr(CandidateSource, "compute", lambda *arguments: compute(*arguments))
+    ntt.Predictor(examples(tiny), matcher=matcher, overrides=QUICK)
+    assert compute.call_count == len({each.image for each in examples(tiny)})
 
 
 def test_examples_from_annotation_files(tiny: Path, tmp_path: Path):

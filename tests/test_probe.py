@@ -52,6 +52,14 @@ def test_classes_against_pooled_surroundings():
     np.testing.assert_allclose(found, [[1, 4 / 11], [4 / 11, 1], [0.4 / 11, 4.6 / 11]], atol=1e-6)
 
 
+def test_surroundings_weigh_as_much_as_the_references():
+    # m = (0.3, 0.1), a = (0.7, -0.1), (-0.3, 0.9), (0.3, -0.9) with weights 1/2, 1/4, 1/4; trace(H) = 0.7,
+    # H = [[29, -17], [-17, 41]] / 100, v is a multiple of (0.515, 0.055), and a.v = 0.355.
+    memory = MemoryBank((CAT,), (vectors([1], channels=2),), (vectors([0, 1], [1.2, -1.6], channels=2),))
+    found = scores(ProbeMatcher(), memory, vectors([1], [0.8, 0.6], [0.6, 0.8], [0, 1], channels=2))[:, 0]
+    np.testing.assert_allclose(found, [1, 0.285 / 0.355, 0.193 / 0.355, -1], atol=1e-6)
+
+
 def test_predicted_iou_weakens_scores():
     rows = vectors([1], [0, 1])
     plain, weighted = (scores(ProbeMatcher(iou_power=power), TWO, rows) for power in (0.0, 0.5))

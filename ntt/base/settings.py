@@ -45,7 +45,10 @@ def setting_problems(settings: Any, prefix: str = "") -> list[str]:
     for declared in fields(settings):
         key = f"{prefix}.{declared.name}" if prefix else declared.name
         value = getattr(settings, declared.name)
-        problems += setting_problems(value, key) if is_dataclass(value) else range_problems(declared, value, key)
+        members = {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
+        for name, member in members.items():
+            is_nested = is_dataclass(member)
+            problems += setting_problems(member, name) if is_nested else range_problems(declared, member, name)
     return problems
 
 

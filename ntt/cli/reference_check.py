@@ -84,7 +84,8 @@ def _matchers(check: ReferenceCheck) -> Table:
         }
         for name, values in check.expected.items()
     ]
-    return Table("matchers", "Matchers", pd.DataFrame(rows))
+    notes = [f"The references may not choose: {check.obstacle}."] if check.obstacle else []
+    return Table("matchers", "Matchers", pd.DataFrame(rows), tuple(notes))
 
 
 def _references(

@@ -78,7 +78,8 @@ def from_hydra(cfg: DictConfig) -> ExperimentConfig:
     bare = [group for group in OPTION_GROUPS if not hasattr(getattr(config, group), "SCHEMA")]
     raise_all([no_schema(group) for group in bare], ConfigError, summary="Some options have no schema")
     config = replace(config, stage=STAGE_ALIASES.get(config.stage, config.stage))
-    problems = [*setting_problems(config), *config.shots.problems(), *config.split.problems()]
+    parts = (config.shots, config.split, config.matcher)
+    problems = [*setting_problems(config), *(problem for part in parts for problem in part.problems())]
     raise_all(problems, ConfigError, summary="The configuration cannot be run")
     return config
 

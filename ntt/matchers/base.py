@@ -37,6 +37,10 @@ class MatcherConfig:
         """Whether the memory must contain surroundings without other objects."""
         return False
 
+    def problems(self) -> list[str]:
+        """Return one sentence per problem of the settings besides their ranges."""
+        return []
+
     def select(self, memory: MemoryBank) -> MemoryBank:
         """Return the memory for `build_prototypes`: without the empty backgrounds of instances that have none."""
         return replace(memory, backgrounds=tuple(vectors[vectors.any(dim=1)] for vectors in memory.backgrounds))

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +17,12 @@ from ntt.convert.folders import Folder
 from ntt.data.references import are_complete, reference_targets
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.evaluation.options import FIXED_THRESHOLD
-from ntt.matchers.auto import AutoMatcher
+from ntt.matchers.auto import AutoMatcher, scorings
 from ntt.predictor.references import ImageLike, PathLike, Reference, as_file, checked_examples, reference_set
 from ntt.predictor.results import Instances
 from ntt.run.artefacts import MEMORY_FIELDS, read_memory, read_memory_thresholds, write_memory
 from ntt.run.models import build_models
+from ntt.stages.candidates import CandidateSource
 from ntt.stages.leave_one_out import check_references
 from ntt.stages.matching import build_prototypes
 from ntt.stages.memory import fill_memory
@@ -73,11 +75,12 @@ class Predictor:
             self._saved_thresholds, self._can_propose = read_memory_thresholds(path), False
         else:
             self._saved_thresholds = {}
-            with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
-                examples = reference_set(self._examples, Path(folder))
-                self._memory, self._can_propose = self._fill(examples), examples.can_be_left_out
+            with self._references() as (examples, source):
+                self._memory, self._can_propose = self._fill(examples, source), examples.can_be_left_out
+                if isinstance(self._matcher, AutoMatcher):
+                    self._check = self._check_references(examples, source)
         if isinstance(self._matcher, AutoMatcher):
-            self._matcher = self._matcher.choices[self._check.scoring]
+            self._matcher = scorings(self._matcher)[self._check.scoring]
         self._prototypes = build_prototypes(memory=self._memory, matcher=self._matcher)
 
     @cached_property
@@ -95,18 +98,29 @@ class Predictor:
     def _check(self) -> ReferenceCheck:
         if not self._examples:
             raise ConfigError("matcher=auto needs the examples, not only their memory. Give them, or name a matcher.")
+        with self._references() as (references, source):
+            return self._check_references(references, source)
+
+    def _check_references(self, references: ReferenceSet, source: CandidateSource) -> ReferenceCheck:
+        answer, objects_of_image = self._models.config.dataset.references_complete, references.instances_of_image
+        return check_references(
+            references=references,
+            objects=reference_targets(references, objects_of_image),
+            is_complete=are_complete(references, objects_of_image, answer=answer),
+            memory=self._memory,
+            matcher=self._matcher,
+            source=source,
+            group=ProcessGroup(),
+        )
+
+    @contextmanager
+    def _references(self) -> Iterator[tuple[ReferenceSet, CandidateSource]]:
+        """Return the examples, and a source that finds the candidates of their images once, even without a store."""
+        source = self._models.source
         with tempfile.TemporaryDirectory(prefix="ntt-") as folder:
-            references = reference_set(self._examples, Path(folder))
-            answer, objects_of_image = self._models.config.dataset.references_complete, references.instances_of_image
-            return check_references(
-                references=references,
-                objects=reference_targets(references, objects_of_image),
-                is_complete=are_complete(references, objects_of_image, answer=answer),
-                memory=self._memory,
-                matcher=self._matcher,
-                source=self._models.source,
-                group=ProcessGroup(),
-            )
+            if isinstance(source.store, _NoStore):
+                source = replace(source, store=Store(Path(folder, "store")))
+            yield reference_set(self._examples, Path(folder)), source
 
     def __repr__(self) -> str:
         """Return one line: classes and models."""
@@ -115,12 +129,12 @@ class Predictor:
         options = ", ".join(option.name for option in (config.backbone, config.segmenter, config.matcher)) + used
         return f"Predictor({len(self.classes)} classes: {', '.join(self.classes)}; {options})"
 
-    def _fill(self, references: ReferenceSet) -> MemoryBank:
-        source = self._models.source if self._matcher.reads_full_images else None
+    def _fill(self, references: ReferenceSet, source: CandidateSource) -> MemoryBank:
+        read = source if self._matcher.reads_full_images else None
         encoder = self._models.encoder
         if self._matcher.reads_clear_surroundings:
             encoder = replace(encoder, objects_of_image=references.instances_of_image)
-        return fill_memory(references=references, encoder=encoder, group=ProcessGroup(), source=source)
+        return fill_memory(references=references, encoder=encoder, group=ProcessGroup(), source=read)
 
     @property
     def _settings(self) -> str:

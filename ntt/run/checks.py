@@ -10,6 +10,7 @@ from ntt.data.comparison import content_sentences, same_images_sentence
 from ntt.errors import ConfigError, DataError
 from ntt.evaluation.curves import MAX_DETECTIONS
 from ntt.evaluation.options import Protocol
+from ntt.matchers.auto import scorings
 from ntt.run.pipeline import Pipeline
 from ntt.run.stages import CANDIDATES, LEAVE_ONE_OUT, MEMORY, REFERENCES
 from ntt.types import ImageRecord
@@ -49,7 +50,7 @@ def _warn_of_contents(run: Pipeline, *, compares_images: bool) -> None:
     """Warn of target images that are references too, classes without objects, and images with too many objects."""
     config, inputs = run.config, run.inputs
     counted = MAX_DETECTIONS[cast("Protocol", config.evaluation.protocol)][-1]
-    limit = min(getattr(config.matcher, "max_detections", counted), counted)
+    limit = min(_max_detections(config) or counted, counted)
     sentences = content_sentences(inputs.categories, inputs.target_data, limit)
     if inputs.target_data.has_annotations and compares_images:
         sentences += filter(None, [same_images_sentence(list(run.references.images.values()), run.targets)])
@@ -59,13 +60,19 @@ def _warn_of_contents(run: Pipeline, *, compares_images: bool) -> None:
 
 def warn_of_few_detections(config: ExperimentConfig) -> None:
     """Warn where the matcher keeps fewer detections per image than LVIS' protocol counts."""
-    limit, counted = getattr(config.matcher, "max_detections", None), MAX_DETECTIONS["lvis"][-1]
+    limit, counted = _max_detections(config), MAX_DETECTIONS["lvis"][-1]
     if config.evaluation.protocol == "lvis" and limit is not None and limit < counted:
         _LOG.warning(
             "evaluation.protocol=lvis counts %d detections per image, matcher.max_detections=%d keeps fewer. Set "
             "matcher.max_detections=%d for figures to compare with others.",
             *(counted, limit, counted),
         )
+
+
+def _max_detections(config: ExperimentConfig) -> int | None:
+    """Return how many detections an image can have with any of the matchers that may be used; None if unknown."""
+    limits = (getattr(matcher, "max_detections", None) for matcher in scorings(config.matcher).values())
+    return min(filter(None, limits), default=None)
 
 
 def _missing_candidates(run: Pipeline) -> list[ImageRecord]:

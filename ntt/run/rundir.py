@@ -100,6 +100,13 @@ class RunDirectory:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         write_json(self._record_path(stage), {"key": key, "files": written, "finished_utc": now, **details})
 
+    def discard(self, stage: str) -> None:
+        """Remove what a stage has written, according to its record."""
+        record = self.record(stage)
+        for name in record["files"] if record else ():
+            (self.root / name).unlink(missing_ok=True)
+        self._record_path(stage).unlink(missing_ok=True)
+
     def write_store_keys(self, stage: str, used: Collection[tuple[str, str]]) -> None:
         """Record kind and key of the store entries that a stage has used, for pruning the store."""
         by_stage = used_store_keys(self.root)

@@ -20,6 +20,7 @@ from ntt.run.stages import (
     LEAVE_ONE_OUT,
     MATCHING,
     PROPOSALS,
+    STAGES,
     THRESHOLDS,
     asked_stages,
     is_finished,
@@ -85,6 +86,9 @@ def _make_stages(pipeline: Pipeline) -> Metrics | None:
     try:
         environment = environment_details(pipeline.models.placement, num_processes=pipeline.group.size)
         _LOG.info("Run directory: %s", directory.root)
+        if config.stage == "all" and not pipeline.is_done(MATCHING) and pipeline.group.is_main:
+            for stage in set(STAGES) - set(asked_stages(pipeline)):  # of an earlier run, with other inputs
+                directory.discard(stage.name)
         for stage in asked_stages(pipeline):
             pipeline.result(stage)
             if pipeline.group.is_main:

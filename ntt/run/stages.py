@@ -14,7 +14,7 @@ from ntt.data.references import are_complete, reference_targets, references_to_j
 from ntt.evaluation.ground_truth import difficult_as
 from ntt.evaluation.options import FIXED_THRESHOLD, Painting, Protocol
 from ntt.evaluation.thresholds import OperatingPoint, OperatingPoints
-from ntt.matchers.auto import AutoMatcher
+from ntt.matchers.auto import scorings
 from ntt.matchers.base import MatcherConfig
 from ntt.run import artefacts
 from ntt.run.pipeline import Pipeline, Stage
@@ -122,7 +122,7 @@ LEAVE_ONE_OUT: Stage[ReferenceCheck] = Stage(
 def matcher_of(run: Pipeline) -> MatcherConfig:
     """Return the matcher of a run: that of its settings, or the one its references choose."""
     matcher = run.config.matcher
-    return matcher.choices[run.result(LEAVE_ONE_OUT).scoring] if isinstance(matcher, AutoMatcher) else matcher
+    return scorings(matcher)[run.result(LEAVE_ONE_OUT).scoring if run.has_choice else matcher.name]
 
 
 PROTOTYPES: Stage[Prototypes] = Stage(
@@ -269,7 +269,7 @@ VISUALISATION: Stage[list[Path]] = Stage(
 def _measure_thresholds(run: Pipeline) -> OperatingPoints:
     names, detections = [category.name for category in run.inputs.categories], run.result(MATCHING)
     thresholds = {"fixed": dict.fromkeys(names, FIXED_THRESHOLD)}
-    if run.leaves_one_out:
+    if run.leaves_one_out and run.result(LEAVE_ONE_OUT).thresholds:
         thresholds["proposed"] = dict(zip(names, _thresholds(run).tolist(), strict=True))
     measure = partial(
         evaluate_thresholds,

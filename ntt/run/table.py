@@ -97,7 +97,7 @@ def choice_text(check: ReferenceCheck) -> str:
     first = next(iter(check.expected))
     shares = ", ".join(f"{name} {share:.0%}" for name, share in check.better.items())
     text = f"Matcher chosen by the references: {check.scoring}. Better than {first} in so many draws: {shares or '-'}."
-    return text if check.is_complete else f"{text} They may not choose: their images are not annotated in full."
+    return f"{text} They may not choose: {check.obstacle}." if check.obstacle else text
 
 
 def _why_no_masks(metrics: Metrics) -> str:

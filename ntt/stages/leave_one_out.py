@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ntt.base.distributed import ProcessGroup, compute_on_main, map_dealt
+from ntt.base.log import each_warning_once
 from ntt.data.coco import CocoDataset
 from ntt.errors import DataError
 from ntt.evaluation.bootstrap import bootstrap_ap
@@ -38,7 +39,7 @@ from ntt.types import (
     ReferenceSet,
 )
 
-VERSION = 2
+VERSION = 3
 """Counts changes of what the stage computes; part of its key."""
 
 _LOG = logging.getLogger(__name__)
@@ -88,7 +89,8 @@ def search_left_out(
         remaining = reduced_memory(memory, references, without_image=record.id)
         return search_with(record, source, [(matcher, *remaining) for matcher in matchers])
 
-    images = map_dealt(search, records, group=group, label="leave one out", unit="image")
+    with each_warning_once():
+        images = map_dealt(search, records, group=group, label="leave one out", unit="image")
     return [list(of_matcher) for of_matcher in zip(*images, strict=True)]
 
 
@@ -163,15 +165,17 @@ def _conclude(
     expected = {name: box_ap(of_scoring, references, objects) for name, of_scoring in detections.items()}
     ground_truth = prepare_ground_truth(objects, references.categories)
     better: dict[str, float] = {}
-    scoring = names[0]
+    scoring, obstacle = names[0], ""
+    if isinstance(matcher, AutoMatcher):
+        counts = [len({instance.id for instance in members}) for members in references.instances]
+        obstacle = matcher.obstacle(counts, is_complete=is_complete)
     if isinstance(matcher, AutoMatcher) and len(objects.images) > 1 and objects.instances:
         draws = {
             name: _draw(of_scoring, references, ground_truth, matcher.draws) for name, of_scoring in detections.items()
         }
         better = {name: float((draws[name] > draws[scoring]).mean()) for name in names[1:]}
-        if is_complete and references.shots >= matcher.min_shots:
-            convincing = [name for name, share in better.items() if share >= matcher.certainty]
-            scoring = max([scoring, *convincing], key=lambda name: expected[name].get(_ALL, 0.0))
+        if not obstacle:
+            scoring = matcher.choose({name: of_name.get(_ALL, 0.0) for name, of_name in expected.items()}, better)
     table = tabulate(detections[scoring], references.categories, ground_truth)
     num_images = [len({instance.image_id for instance in members}) for members in references.instances]
     proposals = propose_thresholds(match(table, ground_truth, "bbox"), table, ground_truth, num_images=num_images)
@@ -182,10 +186,11 @@ def _conclude(
         thresholds={
             category.name: threshold
             for category, threshold in zip(references.categories, proposals, strict=True)
-            if threshold is not None
+            if threshold is not None and references.can_be_left_out
         },
         is_complete=is_complete,
         num_images=len(objects.images),
+        obstacle=obstacle,
     )
 
 
