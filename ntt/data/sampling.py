@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import cycle, islice
 from operator import attrgetter
 
@@ -185,8 +186,7 @@ def _ranked(pool: Sequence[Instance], valid: Sequence[bool], seed: int) -> tuple
     def draw(entry: tuple[Instance, bool]) -> tuple[bool, bytes]:
         instance, is_valid = entry
         # An image id that is a number in text is drawn like the number.
-        identity = json.dumps([seed, instance.category_id, whole_number(instance.image_id), instance.id])
-        return not is_valid, hashlib.blake2b(identity.encode("utf-8"), digest_size=16).digest()
+        return not is_valid, _hash(seed, instance.category_id, whole_number(instance.image_id), instance.id)
 
     drawn = sorted(zip(pool, valid, strict=True), key=draw)
     seen: Counter[ImageId] = Counter()
@@ -195,6 +195,11 @@ def _ranked(pool: Sequence[Instance], valid: Sequence[bool], seed: int) -> tuple
         ranks.append((not is_valid, seen[instance.image_id], index))
         seen[instance.image_id] += 1
     return tuple(drawn[index][0] for _, _, index in sorted(ranks))
+
+
+@lru_cache(1 << 18)  # the points of a sweep draw with the same seeds for all numbers of shots
+def _hash(*identity: int | str) -> bytes:
+    return hashlib.blake2b(json.dumps(identity).encode("utf-8"), digest_size=16).digest()
 
 
 def _groups_by_appearance(dataset: CocoDataset, categories: Sequence[Category]) -> dict[int, list[Instance]]:
