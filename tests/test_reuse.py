@@ -246,13 +246,13 @@ def test_other_models_are_built_anew(models: Workspace):
     first = compose_config(list(SMALL))
     placement = apply_runtime(first.runtime, local_rank=0)
     space = Workspace()
-    backbone = space.backbone(first.backbone, placement)
-    assert space.backbone(compose_config(list(SMALL)).backbone, placement) is backbone
+    backbone = space.model("backbone", first.backbone, placement)
+    assert space.model("backbone", compose_config(list(SMALL)).backbone, placement) is backbone
     other = compose_config(["backbone.input_size=64"])
-    assert space.backbone(other.backbone, placement).input_size == 64
-    segmenter = space.segmenter(first.segmenter, placement)
-    assert space.segmenter(first.segmenter, placement) is segmenter
-    assert space.segmenter(other.segmenter, placement) is not segmenter
+    assert space.model("backbone", other.backbone, placement).input_size == 64
+    segmenter = space.model("segmenter", first.segmenter, placement)
+    assert space.model("segmenter", first.segmenter, placement) is segmenter
+    assert space.model("segmenter", other.segmenter, placement) is not segmenter
 
 
 def test_a_full_log_does_not_hide_the_error(tmp_path: Path, capfd):

@@ -14,7 +14,7 @@ from ntt.cli.main import main
 from ntt.cli.store import parse_size
 from ntt.errors import ConfigError
 from ntt.run.rundir import RunDirectory
-from ntt.store.maintenance import KEY_DIGITS, Selection, choose, stored_files
+from ntt.store.maintenance import KEY_DIGITS, choose, stored_files
 from ntt.store.store import MARK, USE_RESOLUTION_S, Store
 from ntt.sweeps.state import SweepFolder
 
@@ -240,5 +240,5 @@ def test_choosing_counts_what_goes_anyway(store: Store):
         entry(store, number, days=10 * (4 - number))
     entries = stored_files(store.root)
     each = entries[0].num_bytes
-    chosen = choose(entries, Selection(unused_days=35, max_bytes=3 * each))
+    chosen = choose(entries, unused_days=35, max_bytes=3 * each)
     assert chosen == entries[:1], "the one that is too old makes enough room"

@@ -1,7 +1,7 @@
 """`ntt store`: inspect, check and clean up the store of candidates and reference features."""
 
 import time
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,18 +107,15 @@ def prune(
 ) -> None:
     """Remove entries, and temporary files of ended processes."""
     from ntt.base.files import stale_temporaries
-    from ntt.store.maintenance import Selection, choose, remove, stored_files
+    from ntt.store.maintenance import choose, remove, stored_files
 
     entries, abandoned = stored_files(root), stale_temporaries(root)
     if keep_hours is None:
         keep_hours = _KEEP_HOURS_UNUSED if unused else _KEEP_HOURS
-    selection = Selection(
-        unused_days=older_than,
-        max_bytes=None if max_size is None else parse_size(max_size),
-        known_keys=_used_keys(runs) if unused else None,
-        keep_hours=keep_hours,
-    )
-    selected = choose(entries, selection)
+    max_bytes = None if max_size is None else parse_size(max_size)
+    known_keys = _used_keys(runs) if unused else None
+    select = partial(choose, entries, unused_days=older_than, known_keys=known_keys)
+    selected = select(max_bytes=max_bytes, keep_hours=keep_hours)
     verb = "would be removed" if dry_run else "removed"
     if not dry_run:
         remove(abandoned)
@@ -130,10 +127,10 @@ def prune(
     if abandoned:
         click.echo(f"{len(abandoned)} temporary files of ended processes {verb}.")
     if unused:
-        spared = len(choose(entries, replace(selection, keep_hours=0.0, max_bytes=None))) - len(selected)
+        spared = len(select(keep_hours=0.0)) - len(selected)
         if spared > 0:
             click.echo(f"{spared} unused ones are kept for now: --keep-hours {keep_hours:g}.")
-    if selection.max_bytes is not None and rest > selection.max_bytes:
+    if max_bytes is not None and rest > max_bytes:
         click.echo(f"The rest was used within the last {keep_hours:g} hours; --keep-hours 0 removes that, too.")
 
 

@@ -87,8 +87,8 @@ def build_models(
     # Without its device the models are still asked for their weights.
     weights_root = Path(config.runtime.weights_root).expanduser()
     trial = placement or Placement("cpu", "float32", compile=False, weights_root=weights_root)
-    backbone = attempt(lambda: workspace.backbone(config.backbone, trial))
-    segmenter = attempt(lambda: workspace.segmenter(config.segmenter, trial))
+    backbone = attempt(lambda: workspace.model("backbone", config.backbone, trial))
+    segmenter = attempt(lambda: workspace.model("segmenter", config.segmenter, trial))
     if problems:
         raise_all([str(error) for error in problems], type(problems[0]), summary="The models cannot be used here")
     assert placement is not None and backbone is not None and segmenter is not None  # noqa: PT018

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ntt.base.digests import FileIdentity, file_identity, sha256_of
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import check_images
-from ntt.models.backbones.base import Backbone, BackboneConfig
-from ntt.models.segmenters.base import Segmenter, SegmenterConfig
+from ntt.models.backbones.base import BackboneConfig
+from ntt.models.segmenters.base import SegmenterConfig
 from ntt.types import ImageRecord, Placement
 
 _MAX_DATASETS = 4
@@ -63,15 +63,8 @@ class Workspace:
             self._datasets.popitem(last=False)
         return dataset
 
-    def backbone(self, config: BackboneConfig, placement: Placement) -> Backbone:
-        """Return the backbone of these settings; only the last one is kept, so a change of models frees memory."""
-        return cast("Backbone", self._model("backbone", config, placement))
-
-    def segmenter(self, config: SegmenterConfig, placement: Placement) -> Segmenter:
-        """Return the segmenter of these settings; only the last one is kept."""
-        return cast("Segmenter", self._model("segmenter", config, placement))
-
-    def _model(self, kind: str, config: BackboneConfig | SegmenterConfig, placement: Placement) -> Any:
+    def model(self, kind: str, config: BackboneConfig | SegmenterConfig, placement: Placement) -> Any:
+        """Return the model of these settings; only the last of a kind is kept, so a change of models frees memory."""
         if kind not in self._models or self._models[kind][:2] != (config, placement):
             self._models.pop(kind, None)
             self._models[kind] = (config, placement, config.build(placement))

@@ -157,11 +157,7 @@ CANDIDATES: Stage[tuple[int, ...]] = Stage(
 def _measure_proposals(run: Pipeline) -> ProposalRecall:
     """Look the recall up in the store, where runs with other seeds, shots and matchers leave it, or compute it."""
     store, key = run.models.store, run.key(PROPOSALS)
-
-    def look_up() -> ProposalRecall | None:
-        return store.read("proposals", key, recall_from_notes)
-
-    stored = dist.compute_on_main(look_up, run.group)
+    stored = dist.compute_on_main(lambda: store.read("proposals", key, recall_from_notes), run.group)
     if stored is not None:
         return stored
     recall = measure_proposals(

@@ -39,23 +39,6 @@ class StoredFile:
     used_at: float
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Which entries to remove.
-
-    Attributes:
-        unused_days: those unused for so many days; None: age does not count.
-        max_bytes: the least recently used ones, until the rest fits; None: size does not count.
-        known_keys: those whose key does not begin with one of these; None: use by runs does not count.
-        keep_hours: never those used within so many hours; 0: none is spared.
-    """
-
-    unused_days: float | None = None
-    max_bytes: int | None = None
-    known_keys: Collection[tuple[str, str]] | None = None
-    keep_hours: float = 24.0
-
-
 def stored_files(root: Path) -> list[StoredFile]:
     """List all entries of a store, the least recently used first; links and files with other names are left out.
 
@@ -109,21 +92,36 @@ def keys_of_runs(folders: Sequence[Path]) -> tuple[set[tuple[str, str]], int]:
     return used, count
 
 
-def choose(entries: Sequence[StoredFile], selection: Selection) -> list[StoredFile]:
-    """Return the entries to remove; `entries` come with the least recently used first."""
-    now, used = time.time(), selection.known_keys
-    oldest_s = math.inf if selection.unused_days is None else selection.unused_days * 24 * 3600
+def choose(
+    entries: Sequence[StoredFile],
+    *,
+    unused_days: float | None = None,
+    max_bytes: int | None = None,
+    known_keys: Collection[tuple[str, str]] | None = None,
+    keep_hours: float = 24.0,
+) -> list[StoredFile]:
+    """Return the entries to remove.
+
+    Args:
+        entries: the least recently used first.
+        unused_days: those unused for so many days; None: age does not count.
+        max_bytes: the least recently used ones, until the rest fits; None: size does not count.
+        known_keys: those whose key does not begin with one of these; None: use by runs does not count.
+        keep_hours: never those used within so many hours; 0: none is spared.
+    """
+    now, used = time.time(), known_keys
+    oldest_s = math.inf if unused_days is None else unused_days * 24 * 3600
     # An entry's time may lag behind its last use by the resolution.
-    spared_s = selection.keep_hours * 3600 + USE_RESOLUTION_S if selection.keep_hours else 0.0
+    spared_s = keep_hours * 3600 + USE_RESOLUTION_S if keep_hours else 0.0
     free = [entry for entry in entries if now - entry.used_at > spared_s]
     outdated = [
         entry
         for entry in free
         if now - entry.used_at > oldest_s or (used is not None and (entry.kind, entry.key[:KEY_DIGITS]) not in used)
     ]
-    if selection.max_bytes is not None:
+    if max_bytes is not None:
         gone = set(outdated)
-        surplus = sum(entry.num_bytes for entry in entries if entry not in gone) - selection.max_bytes
+        surplus = sum(entry.num_bytes for entry in entries if entry not in gone) - max_bytes
         for entry in free:
             if surplus > 0 and entry not in gone:
                 outdated.append(entry)
