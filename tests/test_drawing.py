@@ -140,12 +140,12 @@ def test_mask_is_tinted_outlined_and_the_rest_untouched():
 
 
 @pytest.mark.parametrize("empty_mask", [True, False])
-def test_box_without_mask_is_outlined_thinly(empty_mask):
+def test_box_without_mask_is_outlined_and_tinted_faintly(empty_mask):
     instances = boxes_only(400, 500, [(100, 100, 200, 200)], [0])
     if empty_mask:
         instances = replace(instances, rles=(rle(400, 500, (0, 0, 0, 0)),))
     picture = pixels(grey_image(400, 500), instances, ["thing"])
-    assert picture[250, 100].tolist() == list(class_colour(0))
+    assert np.abs(picture[250, 98:103] - class_colour(0)).sum(axis=1).min() <= 6
     assert np.abs(picture[250, 200] - GREY).max() < 20
 
 

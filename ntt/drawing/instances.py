@@ -18,7 +18,7 @@ BoxXyxy = npt.NDArray[np.float64]
 
 MIN_DRAWN_WIDTH = 480
 MAX_DRAWN_SIDE = 1600
-MASK_OPACITY = 0.42
+MASK_OPACITY, BOX_OPACITY = 0.42, 0.1
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def scaled_picture(image_HW3: ByteArray) -> Image.Image:
 
 
 def draw_instances(image_HW3: ByteArray, instances: DrawnInstances, class_names: Sequence[str]) -> Image.Image:
-    """Draw instances over their image: translucent masks with outlines, thin boxes where there is no mask, labels.
+    """Draw instances over their image: translucent masks with outlines, boxes where there is no mask, labels.
 
     Instances are painted from the largest to the smallest. Labels are placed from the highest score down, without
     scores from the smallest object up. The picture has the size that `scaled_picture` gives it.
@@ -76,11 +76,11 @@ def draw_instances(image_HW3: ByteArray, instances: DrawnInstances, class_names:
     for i in np.argsort(-areas, kind="stable").tolist():
         rle = instances.rles[i]
         if rle is None or areas[i] == 0:
-            annotate_box(picture, boxes_xyxy[i], colour=colours[i])
-            continue
-        mask = decode_mask(rle, height=height, width=width).resize(picture.size, Image.Resampling.BILINEAR)
-        # A mask that fills the picture is painted more faintly, so that objects on it stay visible.
-        opacity = MASK_OPACITY * (1 - 0.6 * areas[i] / (height * width))
+            mask, opacity = box_mask(picture.size, boxes_xyxy[i]), BOX_OPACITY
+        else:
+            mask = decode_mask(rle, height=height, width=width).resize(picture.size, Image.Resampling.BILINEAR)
+            # A mask that fills the picture is painted more faintly, so that objects on it stay visible.
+            opacity = MASK_OPACITY * (1 - 0.6 * areas[i] / (height * width))
         annotate_mask(picture, mask, colour=colours[i], opacity=opacity, hatched=bool(instances.iscrowd[i]))
     order = np.argsort(areas if instances.scores is None else -np.asarray(instances.scores), kind="stable").tolist()
     annotate_labels(picture, [(instances.caption(i, class_names), colours[i], boxes_xyxy[i]) for i in order])
@@ -90,6 +90,14 @@ def draw_instances(image_HW3: ByteArray, instances: DrawnInstances, class_names:
 def decode_mask(rle: bytes, *, height: int, width: int) -> Image.Image:
     """Return a mask at full size, mode L, 0 or 255."""
     return Image.fromarray(decode_masks([rle], height, width)[0].astype(np.uint8) * np.uint8(255))
+
+
+def box_mask(size: tuple[int, int], box_xyxy: BoxXyxy) -> Image.Image:
+    """Return the inside of a box as a mask of this width and height, mode L, 0 or 255."""
+    mask = Image.new("L", size, 0)
+    left, top, right, bottom = np.rint(box_xyxy).astype(int).tolist()
+    ImageDraw.Draw(mask).rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), fill=255)
+    return mask
 
 
 def label_size_px(size: tuple[int, int]) -> int:
@@ -118,16 +126,6 @@ def annotate_mask(
     blurred = mask.filter(ImageFilter.GaussianBlur(line_px / 1.35))
     picture.paste((0, 0, 0), (left, top), blurred.point(_rim_table(0.04, 0.35, opacity=0.5)))
     picture.paste(colour, (left, top), blurred.point(_rim_table(0.25, 0.60, opacity=1.0)))
-
-
-def annotate_box(picture: Image.Image, box_xyxy: BoxXyxy, *, colour: Rgb) -> None:
-    """Outline one box."""
-    limits = np.array([picture.width - 1, picture.height - 1] * 2)
-    left, top, right, bottom = np.clip(np.rint(box_xyxy), 0, limits).astype(int).tolist()
-    line = max(1, round(_line_px(picture.size)))
-    draw = ImageDraw.Draw(picture, "RGBA")
-    draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=(0, 0, 0, 110), width=line + 2)
-    draw.rectangle((left, top, right, bottom), fill=(*colour, 26), outline=(*colour, 255), width=line)
 
 
 def annotate_labels(picture: Image.Image, labels: Iterable[tuple[str, Rgb, BoxXyxy]]) -> None:

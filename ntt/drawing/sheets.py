@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from ntt.drawing.colours import ByteArray, class_colour
-from ntt.drawing.instances import annotate_mask, decode_mask, label_size_px
+from ntt.drawing.instances import annotate_mask, box_mask, decode_mask, label_size_px
 from ntt.drawing.text import FAINT_INK, INK, PAPER, draw_notice, line_height_px, shorten, text_width_px, write
 
 MARGIN, GAP, MIN_WIDTH = 16, 10, 480
@@ -45,8 +46,7 @@ def cut_reference_tile(
     image = Image.fromarray(image_HW3).crop(window).resize(size, Image.Resampling.BICUBIC)
     dark = Image.blend(image, Image.new("RGB", size, (20, 22, 26)), 0.5)
     if rle is None:
-        mask = Image.new("L", (width, height), 0)
-        ImageDraw.Draw(mask).rectangle((x, y, x + max(0, box_width - 1), y + max(0, box_height - 1)), fill=255)
+        mask = box_mask((width, height), np.array([x, y, x + box_width, y + box_height]))
     else:
         mask = decode_mask(rle, height=height, width=width)
     mask = mask.crop(window).resize(size, Image.Resampling.BICUBIC)
