@@ -309,11 +309,11 @@ def test_images_go_together_to_a_segmenter_that_takes_several(
 
 def test_only_what_is_missing_goes_to_the_segmenter(root: Path):
     prompts = [(record, [(10.0, 10.0, 40.0, 40.0)]) for record in dataset_of(root).images.values()]
-    next(BoxMasks(Together(), Store(root / "parts")).get_all([prompts[1]]))
+    next(BoxMasks(Together(), Store(root / "parts")).get([prompts[1]]))
     again = Together()
-    masks = list(BoxMasks(again, Store(root / "parts")).get_all(prompts, image_batch=4))
+    masks = list(BoxMasks(again, Store(root / "parts")).get(prompts, image_batch=4))
     assert again.groups == [3]
-    assert masks == [next(BoxMasks(Together(), Store(root / "other")).get_all([prompt])) for prompt in prompts]
+    assert masks == [next(BoxMasks(Together(), Store(root / "other")).get([prompt])) for prompt in prompts]
 
 
 def test_a_file_without_ids_keeps_its_order(root: Path):

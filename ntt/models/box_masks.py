@@ -63,7 +63,7 @@ class BoxMasks:
     segmenter: BoxSegmenter
     store: Store
 
-    def get_all(self, images: Sequence[BoxesOfImage], *, image_batch: int | None = None) -> Iterator[Rles]:
+    def get(self, images: Sequence[BoxesOfImage], *, image_batch: int | None = None) -> Iterator[Rles]:
         """Yield the full-size mask of each COCO box of each image, as compressed RLE; None if nothing was found.
 
         `image_batch` images are segmented at a time, by default as many as suit the segmenter's device; it is halved
@@ -151,7 +151,7 @@ class ReferenceMasks:
         """Return the instance's mask, COCO compressed RLE; None if its box serves as the mask."""
         if instance.segmentation is not None:
             return instance_rle(instance, record.height, record.width)
-        return None if self.maker is None else next(self.maker.get_all([(record, [instance.bbox_xywh])]))[0]
+        return None if self.maker is None else next(self.maker.get([(record, [instance.bbox_xywh])]))[0]
 
     def mask(self, instance: Instance, record: ImageRecord) -> npt.NDArray[np.bool_]:
         """Return the instance's mask, bool [height, width]."""
@@ -195,7 +195,7 @@ def convert(
         box_masks: makes and stores the masks, so that another call resumes where an interrupted one stopped.
         mask_format: "rle", or "polygon": outlines along pixel edges, holes filled.
         overwrite_masks: replace existing masks too.
-        image_batch: see `BoxMasks.get_all`.
+        image_batch: see `BoxMasks.get`.
         on_image: called with each image that has new masks, its instances, and the new masks by annotation id.
 
     Raises:
@@ -206,7 +206,7 @@ def convert(
         if not instance.iscrowd and (overwrite_masks or instance.segmentation is None):
             box_only.setdefault(dataset.images[instance.image_id], []).append(instance)
     images = [(record, [instance.bbox_xywh for instance in instances]) for record, instances in box_only.items()]
-    masks = box_masks.get_all(images, image_batch=image_batch)
+    masks = box_masks.get(images, image_batch=image_batch)
     segmentations: dict[int, Any] = {}
     boxes_as_masks: list[int] = []
     for record in track(list(box_only), "boxes to masks", unit="image", visible=True):

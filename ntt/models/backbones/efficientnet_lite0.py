@@ -70,14 +70,10 @@ class EfficientNetLite0:
         digest = sha256_of(self._path)
         if digest != _WEIGHTS_SHA256:
             raise WeightsError(_reinstall(self._path, f"its sha256 is {digest}, expected {_WEIGHTS_SHA256}"))
-        self._settings = {**deciding_settings(config), "weights": digest}
-
-    @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """What decides the output."""
-        return {
-            "kind": EfficientNetLite0Config.SCHEMA,
-            **self._settings,
+        self.fingerprint: Mapping[str, Any] = {
+            "kind": config.SCHEMA,
+            **deciding_settings(config),
+            "weights": digest,
             "layer": f"blocks[{_LAST_STAGE}]",
             "output_stride": _STRIDE_PX,
             "precision": "float32",

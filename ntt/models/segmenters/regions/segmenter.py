@@ -73,11 +73,11 @@ class Regions:
             )
         self.config = config
         self.name = config.name
-
-    @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """What decides the output."""
-        return {"kind": self.config.SCHEMA, "version": _VERSION, **deciding_settings(self.config)}
+        self.fingerprint: Mapping[str, Any] = {
+            "kind": config.SCHEMA,
+            "version": _VERSION,
+            **deciding_settings(config),
+        }
 
     def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the canvas: the longer side is `canvas_side`, the shorter one at least 8 pixels."""
