@@ -4,10 +4,9 @@ Sharing never changes a result: annotation files are identified by the digest of
 on disk, models by their settings and placement, results by the keys of their stages.
 """
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,27 +40,16 @@ class Workspace:
 
     tidied: set[Path] = field(default_factory=set)
     prepared: dict[str, Prepared] = field(default_factory=dict)
-    _datasets: "OrderedDict[tuple[Path, Path, tuple[tuple[str, Any], ...], str], CocoDataset]" = field(
-        default_factory=OrderedDict
-    )
+    _read: Callable[..., CocoDataset] = field(default_factory=lambda: lru_cache(_MAX_DATASETS)(_read_version))
     _checked: set[_ImageState] = field(default_factory=set)
     _models: dict[str, tuple[Any, Placement, Any]] = field(default_factory=dict)
 
     def read_coco(self, annotation_file: Path, image_dir: Path, **options: Any) -> CocoDataset:
         """Do what `ntt.data.coco.read_coco` does, once while the file's bytes do not change."""
         try:
-            key = (annotation_file, image_dir, tuple(sorted(options.items())), sha256_of(annotation_file))
+            return self._read(annotation_file, image_dir, sha256_of(annotation_file), **options)
         except OSError:  # the reader explains it
             return read_coco(annotation_file, image_dir, **options)
-        dataset = self._datasets.pop(key, None)
-        if dataset is None:
-            dataset = read_coco(annotation_file, image_dir, **options)
-        if dataset.file_sha256 != key[-1]:  # the file changed in the meantime
-            return dataset
-        self._datasets[key] = dataset
-        if len(self._datasets) > _MAX_DATASETS:
-            self._datasets.popitem(last=False)
-        return dataset
 
     def model(self, kind: str, config: BackboneConfig | SegmenterConfig, placement: Placement) -> Any:
         """Return the model of these settings; only the last of a kind is kept, so a change of models frees memory."""
@@ -82,6 +70,14 @@ class Workspace:
 def process_workspace() -> Workspace:
     """Return this process's workspace, for programs that run points in succession, such as a multirun."""
     return Workspace()
+
+
+def _read_version(annotation_file: Path, image_dir: Path, sha256: str, **options: Any) -> CocoDataset:
+    """Read an annotation file whose bytes have a digest; raise OSError if they have changed by now."""
+    dataset = read_coco(annotation_file, image_dir, **options)
+    if dataset.file_sha256 != sha256:
+        raise OSError(f"{annotation_file} changes while it is read")
+    return dataset
 
 
 def _state(record: ImageRecord, full: bool) -> _ImageState | None:
