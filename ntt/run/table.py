@@ -19,8 +19,8 @@ _COLUMNS = {
     "segm": {"mask AP": "AP", "mask AP50": "AP50", "mask AP75": "AP75", "mask AR": "AR100"},
     "semantic": {"IoU": "IoU"},
 }
-_NAME_OVERALL = {"IoU": "mIoU"}
-_NAME_BY_LVIS = {"AR100": "AR300"}
+# Names over all classes, and by LVIS' own protocol.
+_OTHER_NAMES = {"IoU": "mIoU", "AR100": "AR300"}
 _DIFFICULT = {
     "crowd": "crowd regions (evaluation.difficult=crowd)",
     "ordinary": "ordinary objects (evaluation.difficult=ordinary)",
@@ -111,11 +111,11 @@ def _why_no_masks(metrics: Metrics) -> str:
 
 def _cells(metrics: Metrics, kinds: Sequence[str], label: str | None) -> list[str]:
     cells = []
-    other_names = (_NAME_BY_LVIS if _is_by_lvis(metrics) else {}) | (_NAME_OVERALL if label is None else {})
     for kind in kinds:
         values = metrics.overall[kind] if label is None else metrics.per_class[kind].get(label, {})
-        names = [other_names.get(name, name) for name in _COLUMNS[kind].values()]
-        cells += [f"{values[name]:.1f}" if name in values else "-" for name in names]
+        for name in _COLUMNS[kind].values():
+            value = values.get(name, values.get(_OTHER_NAMES.get(name, name)))
+            cells.append("-" if value is None else f"{value:.1f}")
     return cells
 
 
