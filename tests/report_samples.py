@@ -48,7 +48,7 @@ def make_runs(root: Path, runs: Mapping[str, Metrics | None], *, data: Path | No
         for number, stage in enumerate(("candidates", "evaluation") if metrics is not None else ("candidates",)):
             directory.write_record(stage, "key", [], {"seconds": 10.0 / (1 + 9 * number)})
         if metrics is not None:
-            directory.write_facts({"git": {"revision": "abc"}, "packages": {"ntt": "0.1.0"}})
+            directory.write_facts({"git": "abc", "packages": {"ntt-seg": "0.1.0"}})
             write_metrics(directory.metrics, metrics)
         directories[line] = directory.root
     return directories

@@ -194,7 +194,7 @@ def test_facts_of_the_machine():
     facts = environment_details(placement, num_processes=3)
     assert facts["processes"] == 3
     assert facts["threads"] == 1
-    assert {"torch", "numpy", "pycocotools"} <= set(facts["packages"])
+    assert {"ntt-seg", "torch", "numpy", "pycocotools"} <= set(facts["packages"])
     assert 10 < peak_memory_mb(placement)["process"] < 1e6
 
 

@@ -142,7 +142,7 @@ def _read_metadata(metadata: Any) -> dict[str, Any]:
                 if name in STAGES and math.isfinite(stage.get("seconds", math.nan))
             },
             "finished_utc": str(stages.get("evaluation", {}).get("finished_utc", "")),
-            "version": f"{metadata.get('git')} {metadata.get('packages', {}).get('ntt')}",
+            "version": f"{metadata.get('git')} {metadata.get('packages', {}).get('ntt-seg')}",
         }
     except (AttributeError, TypeError, ValueError, OverflowError):
         return {}
