@@ -18,9 +18,9 @@ from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import mask_to_polygons, segmentation_rle
 from ntt.models.box_masks import BoxMasks, Conversion, ReferenceMasks, choose_box_segmenter, convert
 from ntt.models.segmenters.box_fallback import ProposalBoxes, best_proposals
+from ntt.models.segmenters.regions import RegionsConfig
 from ntt.ops.masks import decode_masks
 from ntt.run.artefacts import read_memory
-from ntt.run.shared import Workspace
 from ntt.store.store import Store
 from ntt.types import FloatArray, Proposals
 
@@ -396,7 +396,7 @@ def box_only(tmp_path: Path) -> Path:
 def memory_of(
     root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, stub: object, *more: str
 ) -> tuple[Path, list[list[float]]]:
-    monkeypatch.setattr(Workspace, "segmenter", lambda self, config, placement: stub)
+    monkeypatch.setattr(RegionsConfig, "build", lambda self, placement: stub)
     run_dir = run_with(settings(root, folder / "out", folder / "store", "stage=memory", *more))
     memory = read_memory(run_dir / "memory.safetensors")
     return run_dir, [feature.flatten().tolist() for feature in memory.features]
