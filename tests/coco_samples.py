@@ -34,13 +34,9 @@ def read(folder: Path, content: Any, **options: Any) -> CocoDataset:
 
 
 def many(folder: Path, boxes: list[tuple[int, int, list[float]]], *, num_images: int, **more: Any) -> CocoDataset:
-    """A data set of images 0, 1, ... of 400 x 400 px with classes a (1), b (2), c (3).
+    """A data set of images 0, 1, ... of 400 x 400 px with classes a (1), b (2), c (3), and more in every annotation.
 
-    Args:
-        folder: where its file is written.
-        boxes: (category id, image id, box) of each annotation; annotations are numbered from 1.
-        num_images: how many images.
-        more: extra values of every annotation.
+    `boxes` are category id, image id and box of each annotation, which are numbered from 1.
     """
     content = {
         "images": [{"id": i, "file_name": f"{i}.png", "height": 400, "width": 400} for i in range(num_images)],

@@ -2,11 +2,14 @@
 
 import importlib
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from slurm.cluster import Cluster, why_not
@@ -14,7 +17,7 @@ from slurm.cluster import Cluster, why_not
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 SHARED_DIR = PROJECT_DIR.parent / "shared"
 # The files that take longest, longest first.
-LONGEST = ("on_cluster", "sweep_local", "parity_end_to_end", "config", "runner", "wheel", "reuse", "resume", "docs")
+LONGEST = ("on_cluster", "sweep_local", "parity_end_to_end", "config", "runner", "docs", "reuse", "resume")
 
 
 @pytest.hookimpl(trylast=True)
@@ -95,11 +98,23 @@ def cli(capsys) -> Callable[..., str]:
     return call
 
 
+def run_python(*words: object, cwd: Path = PROJECT_DIR, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run this project's code in a process of its own, with one thread and with environment variables on top."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_DIR), "OMP_NUM_THREADS": "1", **variables}
+    words = [sys.executable, *map(str, words)]
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def cases(*names: str, ids: Any = None) -> Callable[..., pytest.MarkDecorator]:
+    """Run a test once for each row of values: `@cases("number", "square")((2, 4), (3, 9))`, short for `parametrize`."""
+    return lambda *rows: pytest.mark.parametrize(names if len(names) > 1 else names[0], rows, ids=ids)
+
+
 @contextmanager
-def refused(error: type[BaseException], *parts: str) -> Iterator[None]:
+def refused(error: type[BaseException], *parts: str) -> "Iterator[pytest.ExceptionInfo[BaseException]]":
     """Expect an error whose text has all these parts."""
     with pytest.raises(error) as caught:
-        yield
+        yield caught
     assert [part for part in parts if part not in str(caught.value)] == [], str(caught.value)
 
 

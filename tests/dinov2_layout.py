@@ -16,11 +16,8 @@ def meta_shapes(
     shapes: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, dim), "pos_embed": (1, 1 + rows * rows, dim)}
     if registers:
         shapes["register_tokens"] = (1, registers, dim)
-    shapes |= {
-        "mask_token": (1, dim),
-        "patch_embed.proj.weight": (dim, 3, 14, 14),
-        "patch_embed.proj.bias": (dim,),
-    }
+    patches = "patch_embed.proj"
+    shapes |= {"mask_token": (1, dim), f"{patches}.weight": (dim, 3, 14, 14), f"{patches}.bias": (dim,)}
     for index in range(depth):
         block = {"norm1": (dim,), "attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim), "norm2": (dim,)}
         if swiglu_hidden is None:

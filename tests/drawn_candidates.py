@@ -1,6 +1,7 @@
 """Candidates with masks that can be worked out by hand."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,14 +37,14 @@ def rectangles(
     masks = torch.zeros(len(boxes), HEIGHT, WIDTH, dtype=torch.bool)
     for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
         mask[top : bottom + 1, left : right + 1] = True
-    return Candidates(
-        height=HEIGHT,
-        width=WIDTH,
-        masks=to_run_lengths(mask_changes(masks)),
-        grid_boxes_xyxy=np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        predicted_iou=np.array(predicted_iou, dtype=np.float32),
-        features=np.array(features, dtype=np.float32).reshape(-1, channels),
-    )
+    return candidates(masks, predicted_iou, np.reshape(features, (-1, channels)), boxes=boxes)
+
+
+def candidates(masks_NHW: torch.Tensor, predicted_iou: Any, features: Any, *, boxes: Any = None) -> Candidates:
+    """Candidates with these masks; their boxes are those of the masks unless they are given."""
+    boxes = boxes_from_masks(masks_NHW) if boxes is None else np.array(boxes, dtype=np.float32).reshape(-1, 4)
+    scores, features = np.array(predicted_iou, dtype=np.float32), np.array(features, dtype=np.float32)
+    return Candidates(*masks_NHW.shape[1:], to_run_lengths(mask_changes(masks_NHW)), boxes, scores, features)
 
 
 def random_candidates(seed: int, count: int, *, directions_CD: np.ndarray) -> Candidates:
@@ -58,11 +59,4 @@ def random_candidates(seed: int, count: int, *, directions_CD: np.ndarray) -> Ca
     features = directions_CD[generator.integers(0, len(directions_CD), count)]
     features = features + generator.normal(size=features.shape) * 1.1
     features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float16)
-    return Candidates(
-        height=height,
-        width=width,
-        masks=to_run_lengths(mask_changes(masks)),
-        grid_boxes_xyxy=boxes_from_masks(masks),
-        predicted_iou=(generator.integers(0, 12, count) / 12).astype(np.float32),
-        features=features.astype(np.float32),
-    )
+    return candidates(masks, generator.integers(0, 12, count) / 12, features)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from coco_samples import annotation
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -23,10 +24,10 @@ HEIGHT, WIDTH = 40, 50
 Box = tuple[int, int, int, int]
 
 
-def rectangle(box: Box) -> np.ndarray:
-    """Bool [HEIGHT, WIDTH] of a box (left, top, width, height)."""
+def rectangle(box: Box, size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
+    """Bool [rows, columns] of a box (left, top, width, height)."""
     left, top, width, height = box
-    mask = np.zeros((HEIGHT, WIDTH), dtype=np.bool_)
+    mask = np.zeros(size, dtype=np.bool_)
     mask[top : top + height, left : left + width] = True
     return mask
 
@@ -38,10 +39,9 @@ def encode(mask: np.ndarray) -> bytes:
 
 def entry(image_id: ImageId, category_id: int, box: Box, *, masked: bool = True, **more: Any) -> Json:
     """An annotation whose mask is its box."""
+    mask = {"size": [HEIGHT, WIDTH], "counts": encode(rectangle(box)).decode("ascii")}
     row: Json = {"image_id": image_id, "category_id": category_id, "bbox": list(box), **more}
-    if masked:
-        row["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": encode(rectangle(box)).decode("ascii")}
-    return row
+    return {**row, "segmentation": mask} if masked else row
 
 
 def dataset(
@@ -55,32 +55,27 @@ def dataset(
 ) -> CocoDataset:
     """Write an annotation file and read it. `image_facts` and `frequencies` are what LVIS' files have on top."""
     facts, letters = image_facts or {}, frequencies or {}
-    document = {
-        "images": [
-            {"id": one, "file_name": f"{one}.png", "height": HEIGHT, "width": WIDTH, **facts.get(one, {})}
-            for one in image_ids
-        ],
-        "categories": [
-            {"id": number, "name": name} | ({"frequency": letters[number]} if number in letters else {})
-            for number, name in classes.items()
-        ],
-        "annotations": list(annotations),
-    }
+    size = {"height": HEIGHT, "width": WIDTH}
+    images = [{"id": one, "file_name": f"{one}.png", **size, **facts.get(one, {})} for one in image_ids]
+    names = [{"id": number, "name": name} for number, name in classes.items()]
+    names = [row | ({"frequency": letters[row["id"]]} if row["id"] in letters else {}) for row in names]
     path = folder / "targets.json"
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps({"images": images, "categories": names, "annotations": list(annotations)}))
     return read_coco(path, folder)
 
 
-def detect(image_id: ImageId, *shapes: tuple[int, Box, float]) -> Detections:
-    """Detections of (class index, box, score) whose masks are their boxes."""
+def detect(
+    image_id: ImageId, *shapes: tuple[int, Box, float], size: tuple[int, int] = (HEIGHT, WIDTH), masks: Any = None
+) -> Detections:
+    """Detections of (class index, box, score) with these masks; without any, their masks are their boxes."""
+    labels, boxes, scores = zip(*shapes, strict=True) if shapes else ((), (), ())
     return Detections(
-        image_id=image_id,
-        height=HEIGHT,
-        width=WIDTH,
-        labels=np.array([label for label, _, _ in shapes], dtype=np.int64),
-        scores=np.array([score for _, _, score in shapes], dtype=np.float32),
-        boxes_xywh=np.array([box for _, box, _ in shapes], dtype=np.float32).reshape(-1, 4),
-        rles=tuple(encode(rectangle(box)) for _, box, _ in shapes),
+        image_id,
+        *size,
+        labels=np.array(labels, dtype=np.int64),
+        scores=np.array(scores, dtype=np.float32),
+        boxes_xywh=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        rles=tuple(map(encode, (rectangle(box, size) for box in boxes) if masks is None else masks)),
     )
 
 
@@ -90,32 +85,23 @@ def cocoeval(
     """Evaluate with pycocotools; images are numbered in the order of their ids, which it takes as numbers only."""
     numbers = {image_id: number for number, image_id in enumerate(sorted(dataset.images, key=_by_type), start=1)}
     ids = {category.id for category in categories}
-    objects = [
-        {
-            "image_id": numbers[instance.image_id],
-            "category_id": instance.category_id,
-            "bbox": list(dataset.boxes_as_written.get(instance.id, instance.bbox_xywh)),
-            "area": instance.area_px,
-            "iscrowd": int(instance.iscrowd),
-            **({"segmentation": _mask(instance, dataset.images[instance.image_id])} if kind == "segm" else {}),
-        }
-        for instance in dataset.instances
-        if instance.category_id in ids
-    ]
-    rows = [
-        {
-            "image_id": numbers[each.image_id],
-            "category_id": categories[label].id,
-            "score": float(score),
-            "bbox": [float(value) for value in box],
-            "area": float(box[2]) * float(box[3]) if kind == "bbox" else float(coco_mask.area(mask)),
-            "segmentation": mask,
-            "iscrowd": 0,
-        }
-        for each in detections
-        for label, score, box, counts in zip(each.labels, each.scores, each.boxes_xywh, each.rles, strict=True)
-        for mask in [{"size": [each.height, each.width], "counts": counts}]
-    ]
+    objects, rows = [], []
+    for each in (instance for instance in dataset.instances if instance.category_id in ids):
+        box = list(dataset.boxes_as_written.get(each.id, each.bbox_xywh))
+        more: Json = {"area": each.area_px, "iscrowd": int(each.iscrowd)}
+        if kind == "segm":
+            more["segmentation"] = _mask(each, dataset.images[each.image_id])
+        objects.append(annotation(0, numbers[each.image_id], each.category_id, box, **more))
+    for image in detections:
+        for label, score, box, counts in zip(
+            image.labels, image.scores, image.boxes_xywh.tolist(), image.rles, strict=True
+        ):
+            mask = {"size": [image.height, image.width], "counts": counts}
+            more = {"area": box[2] * box[3] if kind == "bbox" else float(coco_mask.area(mask)), "iscrowd": 0}
+            category = categories[label].id
+            rows.append(
+                annotation(0, numbers[image.image_id], category, box, score=float(score), segmentation=mask, **more)
+            )
     with contextlib.redirect_stdout(io.StringIO()):
         images = [{"id": numbers[one.id], "height": one.height, "width": one.width} for one in dataset.images.values()]
         evaluation = COCOeval(_coco(objects, images, categories), _coco(rows, images, categories), kind)
@@ -136,11 +122,8 @@ def _mask(instance: Instance, image: ImageRecord) -> Json:
 
 
 def _coco(rows: Sequence[Json], images: Sequence[Json], categories: Sequence[Category]) -> COCO:
-    coco = COCO()
-    coco.dataset = {
-        "images": images,
-        "categories": [{"id": category.id} for category in categories],
-        "annotations": [{**row, "id": number} for number, row in enumerate(rows, start=1)],
-    }
+    coco, annotations = COCO(), [{**row, "id": number} for number, row in enumerate(rows, start=1)]
+    classes = [{"id": category.id} for category in categories]
+    coco.dataset = {"images": images, "categories": classes, "annotations": annotations}
     coco.createIndex()
     return coco

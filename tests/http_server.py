@@ -10,28 +10,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Site:
-    """What the server holds and how it behaves; tests change it between or during requests.
+    """What the server holds and how it behaves; tests change it between or during requests."""
 
-    Attributes:
-        files: path without the leading slash -> content.
-        honours_range: False: always the whole file, with status 200.
-        cut_after: bytes of body after which the connection is closed, once per entry, first request first.
-        statuses: answered with instead of the file, once per entry; with `retry_after` where it is set.
-        sends_length: False: no Content-Length, the end of the connection is the end of the file.
-        before_body: called before each body is sent.
-        requests: (path, Range header) of every request so far.
-        logins: "user:password" of the requests that had one.
-    """
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    honours_range: bool = True
-    cut_after: list[int] = field(default_factory=list)
-    statuses: list[int] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)  # path without the leading slash -> content
+    honours_range: bool = True  # False: always the whole file, with status 200
+    cut_after: list[int] = field(default_factory=list)  # bytes of body until the connection is closed, once per entry
+    statuses: list[int] = field(default_factory=list)  # answered with instead of the file, once per entry
     retry_after: str | None = None
-    sends_length: bool = True
+    sends_length: bool = True  # False: the end of the connection is the end of the file
     before_body: Callable[[], None] = lambda: None
-    requests: list[tuple[str, str | None]] = field(default_factory=list)
-    logins: set[str] = field(default_factory=set)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)  # path and Range header
+    logins: set[str] = field(default_factory=set)  # "user:password"
     url: str = ""
 
     @property

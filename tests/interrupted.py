@@ -36,13 +36,9 @@ def job(data: Path, work: Path) -> list[str]:
 
 
 def child(data: Path, work: Path, journal: Path, *, starve_at: int | None = None) -> int:
-    """Start the job in a child process and return its number.
+    """Start the job in a child process, which notes in the journal each image it begins; return its number.
 
-    Args:
-        data: the data set.
-        work: where runs and store lie.
-        journal: file to which the id of each image is added when the work on it begins.
-        starve_at: from the image of this number on, counted from 1, no file may have more than a kilobyte; None: never.
+    From the image of number `starve_at` on, counted from 1, no file may have more than a kilobyte.
     """
     journal.touch()
     number = os.fork()
@@ -126,17 +122,9 @@ def killed(data: Path, work: Path, expected: dict[str, str], kills: int, seconds
             now = len(list((place / "store" / "candidates").rglob("*.safetensors")))
             lost += now < entries
             entries = now
-        last = wait(child(data, place, journal))
-        rounds.append(
-            {
-                "kills": here,
-                "status": last,
-                "begun": begun(journal),
-                "vanished": lost,
-                "same": snapshot(place) == expected,
-                "temporaries": temporaries(place),
-            }
-        )
+        report = {"kills": here, "vanished": lost, "status": wait(child(data, place, journal))}
+        same = snapshot(place) == expected
+        rounds.append({**report, "begun": begun(journal), "same": same, "temporaries": temporaries(place)})
     return {"rounds": rounds}
 
 
@@ -154,15 +142,9 @@ def starved(data: Path, work: Path, expected: dict[str, str]) -> dict[str, Any]:
     first = wait(child(data, place, journal, starve_at=3))
     kept = len(list((place / "store" / "candidates").rglob("*.safetensors")))
     between, said = temporaries(place), Path(f"{place}.out").read_text()
-    second = wait(child(data, place, journal))
-    return {
-        "statuses": [first, second],
-        "kept": kept,
-        "said": said,
-        "same": snapshot(place) == expected,
-        "temporaries": between + temporaries(place),
-        "begun": begun(journal),
-    }
+    report = {"kept": kept, "said": said, "statuses": [first, wait(child(data, place, journal))]}
+    left, same = between + temporaries(place), snapshot(place) == expected
+    return {**report, "same": same, "temporaries": left, "begun": begun(journal)}
 
 
 def main() -> None:

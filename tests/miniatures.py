@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from coco_samples import annotation
 from PIL import Image
 
 from ntt.data.splits import split_classes
 from ntt.datasets.published import cdfsod
 from ntt.datasets.published.details import Counts, DatasetDetails, KshotList, known_datasets
-from ntt.datasets.published.voc import list_name
+from ntt.datasets.published.voc import convert_devkit, list_name, write_kshot_files
 
 HEIGHT, WIDTH = 180, 240
 _CELL, _SIZE, _OFFSET = 60, 40, 10
@@ -64,14 +65,8 @@ class CocoFile:
         """Enter an image; `names` says how it is called (file_name or coco_url) and what else is known of it."""
         self.content["images"].append({"id": image_id, "height": HEIGHT, "width": WIDTH, **names})
         for thing in things:
-            entry = {
-                "id": len(self.content["annotations"]) + 1,
-                "image_id": image_id,
-                "category_id": self.content["categories"][thing.label]["id"],
-                "bbox": thing.bbox,
-                "area": _SIZE * _SIZE,
-                "iscrowd": 0,
-            }
+            number, category = len(self.content["annotations"]) + 1, self.content["categories"][thing.label]
+            entry = annotation(number, image_id, category["id"], thing.bbox, area=_SIZE * _SIZE, iscrowd=0)
             self.content["annotations"].append({**entry, "segmentation": [thing.polygon]} if self._masks else entry)
 
     def write(self, path: Path) -> Counts:
@@ -91,6 +86,14 @@ def make_miniature(option: str, data_root: Path) -> DatasetDetails:
     if option in ("lvis", "lvis_minival"):
         return _make_lvis(details, data_root)
     return make_voc(details, data_root / "voc")
+
+
+def make_miniatures(root: Path) -> tuple[Path, Mapping[str, DatasetDetails]]:
+    """Generate all data sets below one data root, converted; returns it and their details."""
+    details = {option: make_miniature(option, root) for option in (*COCO_LIKE, *CDFSOD)}
+    convert_devkit(root / "voc")
+    write_kshot_files(root / "voc", known_datasets()["voc_kshot"].shots)
+    return root, details
 
 
 def _chunks(labels: Sequence[int]) -> list[Sequence[int]]:

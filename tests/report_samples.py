@@ -33,10 +33,7 @@ def box_metrics(ap: float, *, classes: Sequence[str] = CLASSES, segm: float | No
 def make_runs(root: Path, runs: Mapping[str, Metrics | None], *, data: Path | None = None) -> dict[str, Path]:
     """Write a run directory for each command line of `main.py`; None stands for a run without metrics.
 
-    Args:
-        root: the output root.
-        runs: overrides, separated by blanks -> metrics.
-        data: folder in COCO format; takes the place of the data set `demo`.
+    `data`, a folder in COCO format, takes the place of the data set `demo`.
     """
     directories = {}
     for (line, metrics), config in zip(runs.items(), _compose(runs), strict=True):

@@ -112,16 +112,10 @@ class Rounding:
     """What rounding does to the package's own masks of one image: how far its float32 is from its float64.
 
     The stand-in weights amplify rounding, by how much depends on image and processor. So tests ask of our masks that
-    they are no further from the truth than a small multiple of this.
-
-    Attributes:
-        prompts: which points of the grid it was measured with.
-        exact_logits_BHW: float64, the best mask of each prompt.
-        exact_iou_B: float64, its predicted IoU.
-        logits_BHW, iou_B: the same computed in float32.
+    they are no further from the truth than a small multiple of this. Logits are of the best mask of each prompt.
     """
 
-    prompts: slice
+    prompts: slice  # of the points of the grid
     exact_logits_BHW: npt.NDArray[np.float64]
     exact_iou_B: npt.NDArray[np.float64]
     logits_BHW: npt.NDArray[np.float32]
@@ -168,4 +162,4 @@ def decode_best(
         best = iou.argmax(dim=1)
         every = torch.arange(len(best), device=best.device)
         parts.append((logits[every, best], iou[every, best]))
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    return tuple(map(torch.cat, zip(*parts, strict=True)))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from coco_samples import annotation, document, read
+from conftest import cases, refused
 from pycocotools import mask as mask_api
 
 from ntt.data.coco import CocoDataset
@@ -63,46 +64,55 @@ def log_of(folder: Path, content: Any, caplog: pytest.LogCaptureFixture, **optio
 
 # Boxes that contradict masks
 
+
+def corners(b: Box) -> Box:
+    return b[0], b[1], b[0] + b[2], b[1] + b[3]
+
+
 READINGS: dict[str, Callable[[Box], Any]] = {
-    "[left, top, right, bottom].": lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]),
+    "[left, top, right, bottom].": corners,
     "[centre x, centre y, width, height].": lambda b: (b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]),
     "[top, left, height, width].": lambda b: (b[1], b[0], b[3], b[2]),
     "[top, left, bottom, right].": lambda b: (b[1], b[0], b[1] + b[3], b[0] + b[2]),
     "[left, top, width, height] in thousandths of the image.": lambda b: np.array(b) / (0.16, 0.12, 0.16, 0.12),
-    "[left, top, right, bottom] in thousandths": lambda b: np.array(READINGS["[left, top, right, bottom]."](b)) / (
-        0.16, 0.12, 0.16, 0.12),
+    "[left, top, right, bottom] in thousandths": lambda b: np.array(corners(b)) / (0.16, 0.12, 0.16, 0.12),
     "[left, top, width, height] scaled by 0.5.": lambda b: np.array(b) / 2,
     "[left, top, width, height] scaled by 3.": lambda b: np.array(b) * 3,
     "[left, top, width, height] scaled by 4 and 5.33.": lambda b: np.array(b) * (4, 16 / 3, 4, 16 / 3),
-    "[left, top, right, bottom] scaled by 2.": lambda b: np.array(READINGS["[left, top, right, bottom]."](b)) * 2,
+    "[left, top, right, bottom] scaled by 2.": lambda b: np.array(corners(b)) * 2,
     "boxes counted from the bottom of the image.": lambda b: (b[0], HEIGHT - b[1] - b[3], b[2], b[3]),
     "boxes of the mirrored image.": lambda b: (WIDTH - b[0] - b[2], b[1], b[2], b[3]),
     "boxes shifted by -60 and 40 px.": lambda b: (b[0] - 60, b[1] + 40, b[2], b[3]),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("text", READINGS)
-@pytest.mark.parametrize("masks", [lambda box: [rectangle(box)], run_lengths])
-def test_boxes_that_are_something_else_than_coco_s(tmp_path: Path, text: str, masks: Callable[[Box], Any]):
+@cases("text")(*READINGS)
+@cases("masks")(lambda box: [rectangle(box)], run_lengths)
+def test_boxes_that_are_something_else_than_coco_s(tmp_path, text, masks):
     with pytest.raises(DataError, match=r"annotations\.json: \d of 4 boxes contradict their masks") as caught:
         read(tmp_path, changed(boxes_as(READINGS[text]), sound(masks)))
     assert f"they look like {text}" in str(caught.value)
 
 
-def test_boxes_of_images_resized_to_one_size(tmp_path: Path):
+def test_boxes_of_resized_images_and_boxes_that_leave_their_images(tmp_path):
     content = changed(boxes_as(lambda b: np.array(b) * (2, 8 / 3, 2, 8 / 3)))
     content["images"][1].update(width=WIDTH * 2, height=HEIGHT * 2)
     for entry in content["annotations"][2:]:  # the second image is twice as large, its boxes are as before
         entry["segmentation"] = [[2 * value for value in entry["segmentation"][0]]]
     with pytest.raises(DataError, match="they look like .* of images of 320 x 320 px"):
         read(tmp_path, content)
+    with pytest.raises(DataError, match=r"of 4 boxes leave their images: they look like \[left, top, right, bottom\]"):
+        read(tmp_path, changed(boxes_as(corners), sound(None)))
+    both = changed(boxes_as(lambda b: np.array(b) * 2), sound(lambda box: [[2 * v for v in rectangle(box)]]))
+    for content in (both, changed(boxes_as(lambda b: np.array(b) * 3), sound(None))):
+        with pytest.raises(DataError, match="of 4 boxes leave their images: they look like those of larger images"):
+            read(tmp_path, content)
 
 
-@pytest.mark.parametrize(
-    ("fraction", "masks", "what"),
-    [(["bbox"], [rectangle], "boxes"), (["segmentation"], [rectangle], "masks"), (["bbox"], None, "boxes")],
+@cases("fraction", "masks", "what")(
+    (["bbox"], [rectangle], "boxes"), (["segmentation"], [rectangle], "masks"), (["bbox"], None, "boxes")
 )
-def test_fractions_of_the_image(tmp_path: Path, fraction: list[str], masks: Any, what: str):
+def test_fractions_of_the_image(tmp_path, fraction, masks, what):
     content = sound(None if masks is None else lambda box: [rectangle(box)])
     for entry in content["annotations"]:
         scaled = np.array(entry["bbox"]) / (WIDTH, HEIGHT, WIDTH, HEIGHT)
@@ -111,15 +121,7 @@ def test_fractions_of_the_image(tmp_path: Path, fraction: list[str], masks: Any,
         read(tmp_path, content)
 
 
-def test_boxes_without_masks_that_leave_their_images(tmp_path: Path):
-    corners = changed(boxes_as(READINGS["[left, top, right, bottom]."]), sound(None))
-    with pytest.raises(DataError, match=r"of 4 boxes leave their images: they look like \[left, top, right, bottom\]"):
-        read(tmp_path, corners)
-    with pytest.raises(DataError, match="of 4 boxes leave their images: they look like those of larger images"):
-        read(tmp_path, changed(boxes_as(lambda b: np.array(b) * 3), sound(None)))
-
-
-def test_single_contradictions_are_named(tmp_path: Path, caplog):
+def test_single_contradictions_are_named_and_sound_boxes_not(tmp_path, caplog):
     content = sound()
     content["annotations"][2]["bbox"] = [74, 24, 124, 62]
     _, log = log_of(tmp_path, content, caplog)
@@ -127,13 +129,8 @@ def test_single_contradictions_are_named(tmp_path: Path, caplog):
     # Also among many, where the file as it is explains nearly all.
     for n in range(20):
         content["annotations"] += [annotation(10 + n, 1, 1, [n, 0, 9, 9], segmentation=[rectangle((n, 0, 9, 9))])]
-    assert log_of(tmp_path, content, caplog)[1].startswith(
-        "1 of 24 boxes contradict their masks (annotation 3): they lo"
-    )
-
-
-def test_sound_boxes_are_not_questioned(tmp_path: Path, caplog):
-    """Rounded, drawn loosely, clipped where the mask is not, of a thin object: none of these is a contradiction."""
+    assert log_of(tmp_path, content, caplog)[1].startswith("1 of 24 boxes contradict their masks (annotation 3): they")
+    # Rounded, drawn loosely, clipped where the mask is not, of a thin object: none of these is a contradiction.
     for written in (
         lambda b: (b[0] + 0.4, b[1] - 0.7, b[2] - 1, b[3] + 1),
         lambda b: (b[0] - b[2] / 8, b[1] - b[3] / 8, b[2] * 1.25, b[3] * 1.25),
@@ -144,28 +141,17 @@ def test_sound_boxes_are_not_questioned(tmp_path: Path, caplog):
     assert log_of(tmp_path, {**sound(), "annotations": [thin, beyond]}, caplog)[1] == ""
 
 
-def test_masks_and_boxes_of_larger_images(tmp_path: Path):
-    content = changed(boxes_as(lambda b: np.array(b) * 2), sound(lambda box: [[2 * v for v in rectangle(box)]]))
-    with pytest.raises(DataError, match="of 4 boxes leave their images: they look like those of larger images"):
-        read(tmp_path, content)
-
-
-@pytest.mark.parametrize(
-    ("by", "text"),
-    [
-        ((1, 1, 0, 0), "are shifted by 1 and 1 px from their masks: counted from 1? COCO counts from 0."),
-        ((0, 0, 1, 1), "differ from their masks by left +0, top +0, width +1, height +1 px. COCO's width is right - "),
-    ],
+@cases("by", "text")(
+    ((1, 1, 0, 0), "are shifted by 1 and 1 px from their masks: counted from 1? COCO counts from 0."),
+    ((0, 0, 1, 1), "differ from their masks by left +0, top +0, width +1, height +1 px. COCO's width is right - "),
 )
-def test_boxes_counted_in_another_way_are_named(tmp_path: Path, caplog, by: Box, text: str):
+def test_boxes_counted_in_another_way_are_named(tmp_path, caplog, by, text):
     _, log = log_of(tmp_path, changed(boxes_as(lambda b: np.add(b, by))), caplog)
     assert log.startswith(f"The boxes {text}")
 
 
 # Crowd regions
-
-
-def test_crowd_regions_are_counted_and_can_be_read_as_objects(tmp_path: Path, caplog):
+def test_crowd_regions_are_counted_and_can_be_read_as_objects(tmp_path, caplog):
     content = sound(run_lengths)
     for entry in content["annotations"][:2]:
         entry["iscrowd"] = 1
@@ -177,9 +163,6 @@ def test_crowd_regions_are_counted_and_can_be_read_as_objects(tmp_path: Path, ca
     assert not any(instance.iscrowd for instance in objects.instances)
     assert objects.digest != dataset.digest
     assert objects.file_sha256 == dataset.file_sha256 == dataset.digest
-
-
-def test_few_crowd_regions_are_counted_without_a_question(tmp_path: Path, caplog):
     box = [20, 20, 30, 30]
     entries = [annotation(n, 5, 1, [4 * n, *box[1:]], iscrowd=int(n == 1)) for n in range(1, 13)]
     _, log = log_of(tmp_path, document(annotations=entries), caplog)
@@ -187,27 +170,22 @@ def test_few_crowd_regions_are_counted_without_a_question(tmp_path: Path, caplog
 
 
 # What pycocotools would take as it is
-
-
-@pytest.mark.parametrize(
-    ("area", "masks", "is_named"),
-    [
-        (0, lambda box: [rectangle(box)], True),
-        (WIDTH * HEIGHT, run_lengths, True),
-        (0, None, True),
-        (WIDTH * HEIGHT, None, True),
-        (100, None, False),  # the area of a mask that the file does not have
-        (1900, lambda box: [rectangle(box)], False),
-    ],
+@cases("area", "masks", "is_named")(
+    (0, lambda box: [rectangle(box)], True),
+    (WIDTH * HEIGHT, run_lengths, True),
+    (0, None, True),
+    (WIDTH * HEIGHT, None, True),
+    (100, None, False),  # the area of a mask that the file does not have
+    (1900, lambda box: [rectangle(box)], False),
 )
-def test_areas_that_contradict_their_objects(tmp_path: Path, caplog, area: float, masks: Any, is_named: bool):
+def test_areas_that_contradict_their_objects(tmp_path, caplog, area, masks, is_named):
     dataset, log = log_of(tmp_path, changed(lambda entry: entry.update(area=area), sound(masks)), caplog)
     assert log.startswith("4 annotation(s) have an `area` that contradicts the mask or box") is is_named
     assert dataset.instances[0].area_px == area
 
 
-@pytest.mark.parametrize("shift_px", [0, 0.3, 1, 2])
-def test_objects_annotated_twice(tmp_path: Path, caplog, shift_px: float):
+@cases("shift_px")(0, 0.3, 1, 2)
+def test_objects_annotated_twice(tmp_path, caplog, shift_px):
     content = sound()
     for entry in content["annotations"][:]:
         left, *rest = entry["bbox"]
@@ -216,8 +194,8 @@ def test_objects_annotated_twice(tmp_path: Path, caplog, shift_px: float):
     assert log == "4 annotation(s) have image, class and box of another one: annotated twice? (id 11, 12, 13, 14)"
 
 
-@pytest.mark.parametrize(("indices", "is_named"), [((0, 0, 1, 1), False), ((0, 0, 0, 1), True), ((0, 1, 1, 2), True)])
-def test_shot_indices_that_are_no_count(tmp_path: Path, caplog, indices: tuple[int, ...], is_named: bool):
+@cases("indices", "is_named")(((0, 0, 1, 1), False), ((0, 0, 0, 1), True), ((0, 1, 1, 2), True))
+def test_shot_indices_that_are_no_count(tmp_path, caplog, indices, is_named):
     content = sound()
     for entry, index in zip(content["annotations"], indices, strict=True):
         entry["shot_index"] = float(index)
@@ -229,18 +207,13 @@ def test_shot_indices_that_are_no_count(tmp_path: Path, caplog, indices: tuple[i
 
 
 # JSON, ids and names
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "key"),
-    [
-        ('"categories"', '"annotations": [], "categories"', "annotations"),
-        ('"file_name": "1.png"', '"file_name": "0.png", "file_name": "1.png"', "file_name"),
-        ('"image_id": 2', '"image_id": 1, "image_id": 2', "image_id"),
-        ('"counts"', '"counts": "0", "counts"', "counts"),
-    ],
+@cases("old", "new", "key")(
+    ('"categories"', '"annotations": [], "categories"', "annotations"),
+    ('"file_name": "1.png"', '"file_name": "0.png", "file_name": "1.png"', "file_name"),
+    ('"image_id": 2', '"image_id": 1, "image_id": 2', "image_id"),
+    ('"counts"', '"counts": "0", "counts"', "counts"),
 )
-def test_keys_with_two_values_are_refused(tmp_path: Path, old: str, new: str, key: str):
+def test_keys_with_two_values_are_refused(tmp_path, old, new, key):
     text = json.dumps(sound(run_lengths))
     with pytest.raises(DataError, match=f"objects with the same key twice and different values: `{key}`"):
         read(tmp_path, text.replace(old, new))
@@ -259,8 +232,8 @@ def renamed(content: Json, images: Any, classes: Any, ids: Any) -> Json:
     return content
 
 
-@pytest.mark.parametrize("kind", [float, str, lambda n: n + 2**63, lambda n: [f"n{n}", n][n % 2]])
-def test_ids_of_every_kind_are_read(tmp_path: Path, kind: Callable[[int], Any]):
+@cases("kind")(float, str, lambda n: n + 2**63, lambda n: [f"n{n}", n][n % 2])
+def test_ids_of_every_kind_are_read(tmp_path, kind):
     dataset = read(tmp_path, renamed(sound(), kind, kind, kind))
     names = {category.id: category.name for category in dataset.categories}
     assert [names[instance.category_id] for instance in dataset.instances] == ["dog", "cat", "dog", "cat"]
@@ -268,8 +241,8 @@ def test_ids_of_every_kind_are_read(tmp_path: Path, kind: Callable[[int], Any]):
     assert len({instance.id for instance in dataset.instances}) == 4
 
 
-@pytest.mark.parametrize(("images", "references"), [(str, int), (int, str), (str, float), (int, float), (float, str)])
-def test_ids_written_in_two_ways_name_the_same_image(tmp_path: Path, images: Any, references: Any):
+@cases("images", "references")((str, int), (int, str), (str, float), (int, float), (float, str))
+def test_ids_written_in_two_ways_name_the_same_image(tmp_path, images, references):
     content = renamed(sound(), images, int, int)
     for entry in content["annotations"]:
         entry.update(image_id=references(int(entry["image_id"])), category_id=references(entry["category_id"]))
@@ -277,7 +250,7 @@ def test_ids_written_in_two_ways_name_the_same_image(tmp_path: Path, images: Any
     assert [int(instance.image_id) for instance in dataset.instances] == [1, 1, 2, 2]
 
 
-def test_numbers_in_text_are_drawn_like_numbers(tmp_path: Path):
+def test_numbers_in_text_are_drawn_like_numbers(tmp_path):
     def drawn(content: Json) -> list[int]:
         dataset = read(tmp_path, content)
         sample = sample_native(dataset, dataset.categories, shots=1, seed=0, strict=False, validity=Validity(1, 0))
@@ -286,7 +259,7 @@ def test_numbers_in_text_are_drawn_like_numbers(tmp_path: Path):
     assert drawn(renamed(sound(), str, str, str)) == drawn(sound())
 
 
-def test_text_that_acts_on_a_terminal_is_replaced_in_class_names(tmp_path: Path, caplog):
+def test_text_that_acts_on_a_terminal_is_replaced_in_class_names(tmp_path, caplog):
     content = sound()
     content["categories"][0]["name"] = "\x1b[31mdog\x07\u202e\ud800"
     dataset, log = log_of(tmp_path, content, caplog)
@@ -297,20 +270,17 @@ def test_text_that_acts_on_a_terminal_is_replaced_in_class_names(tmp_path: Path,
     assert read(tmp_path, content).categories[1].name == persian
 
 
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        ({"width": 10**9, "height": 10**9}, "has 1000000000 x 1000000000 pixels, of which up to 89478485 are read"),
-        ({"width": int("9" * 4000)}, r"9\.\.\. x 120 pixels"),
-        ({"width": 1e300}, "pixels, of which up to"),
-        ({"file_name": "x" * 300 + ".png"}, "304 bytes of at most 255"),
-        ({"file_name": "ä" * 128}, "256 bytes of at most 255"),
-        ({"file_name": "a/" * 2500 + "a.png"}, "5005 bytes of at most 3072"),
-        ({"file_name": "a\ud800.png"}, "no file has such a name"),
-        ({"id": "a\ud800"}, "an `id` that is a whole number or text is needed"),
-    ],
+@cases("change", "text")(
+    ({"width": 10**9, "height": 10**9}, "has 1000000000 x 1000000000 pixels, of which up to 89478485 are read"),
+    ({"width": int("9" * 4000)}, r"9\.\.\. x 120 pixels"),
+    ({"width": 1e300}, "pixels, of which up to"),
+    ({"file_name": "x" * 300 + ".png"}, "304 bytes of at most 255"),
+    ({"file_name": "ä" * 128}, "256 bytes of at most 255"),
+    ({"file_name": "a/" * 2500 + "a.png"}, "5005 bytes of at most 3072"),
+    ({"file_name": "a\ud800.png"}, "no file has such a name"),
+    ({"id": "a\ud800"}, "an `id` that is a whole number or text is needed"),
 )
-def test_claims_that_nothing_can_fulfil(tmp_path: Path, change: Json, text: str):
+def test_claims_that_nothing_can_fulfil(tmp_path, change, text):
     content = sound()
     content["images"][0].update(change)
     with pytest.raises(DataError, match=text) as caught:
@@ -321,17 +291,14 @@ def test_claims_that_nothing_can_fulfil(tmp_path: Path, change: Json, text: str)
 HUGE = int("9" * 4000)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        *({key: HUGE} for key in ("image_id", "category_id", "area", "iscrowd")),
-        {"bbox": [1, 2.5, HUGE, 4]},
-        {"segmentation": [[1, 2.5, HUGE, 4, 5, 6]]},
-        {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HUGE]}},
-        {"segmentation": {"size": [HUGE, WIDTH], "counts": [1]}},
-    ],
+@cases("change")(
+    *({key: HUGE} for key in ("image_id", "category_id", "area", "iscrowd")),
+    {"bbox": [1, 2.5, HUGE, 4]},
+    {"segmentation": [[1, 2.5, HUGE, 4, 5, 6]]},
+    {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [HUGE]}},
+    {"segmentation": {"size": [HUGE, WIDTH], "counts": [1]}},
 )
-def test_numbers_of_4000_digits(tmp_path: Path, change: Json):
+def test_numbers_of_4000_digits(tmp_path, change):
     with pytest.raises(DataError) as caught:
         read(tmp_path, changed(lambda entry: entry.update(change)))
     assert len(str(caught.value)) < 1000
@@ -340,42 +307,34 @@ def test_numbers_of_4000_digits(tmp_path: Path, change: Json):
     assert read(tmp_path, content).instances[0].id == HUGE
 
 
-def test_outlines_that_are_too_long_to_draw(tmp_path: Path):
+def test_outlines_that_are_too_long_to_draw(tmp_path):
     zigzag = [value for n in range(3000) for value in (9000 * (n % 2), n / 100)]
     with pytest.raises(DataError, match="has a polygon of 3000 corners whose outline is too long to draw"):
         read(tmp_path, changed(lambda entry: entry.update(segmentation=[zigzag])))
 
 
 # Exports of other tools
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda entry: entry.update(iscrowd=0.0),
-        lambda entry: entry.update(bbox=[]),
-        lambda entry: entry["segmentation"].append([]),
-        lambda entry: entry.update(segmentation=entry["segmentation"][0]),
-        lambda entry: entry.update(segmentation={**run_lengths(tuple(entry["bbox"])), "size": [120.0, 160.0]}),
-    ],
+@cases("change")(
+    lambda entry: entry.update(iscrowd=0.0),
+    lambda entry: entry.update(bbox=[]),
+    lambda entry: entry["segmentation"].append([]),
+    lambda entry: entry.update(segmentation=entry["segmentation"][0]),
+    lambda entry: entry.update(segmentation={**run_lengths(tuple(entry["bbox"])), "size": [120.0, 160.0]}),
 )
-def test_unusual_ways_to_write_the_same(tmp_path: Path, change: Callable[[Json], Any]):
+def test_unusual_ways_to_write_the_same(tmp_path, change):
     expected, dataset = read(tmp_path, sound()), read(tmp_path, changed(change))
     assert [instance.bbox_xywh for instance in dataset.instances] == [i.bbox_xywh for i in expected.instances]
     assert [instance.area_px for instance in dataset.instances] == [i.area_px for i in expected.instances]
     assert dataset.has_masks
 
 
-@pytest.mark.parametrize(
-    ("entries", "root"),
-    [
-        ([{"id": 0, "name": "zoo", "supercategory": "none"}], 0),
-        ([{"id": 0, "name": "zoo"}], None),
-        ([{"id": 8, "name": "zoo", "supercategory": "none"}], None),
-        ([{"id": n, "name": f"zoo {n}", "supercategory": "none"} for n in (0, 8)], None),
-    ],
+@cases("entries", "root")(
+    ([{"id": 0, "name": "zoo", "supercategory": "none"}], 0),
+    ([{"id": 0, "name": "zoo"}], None),
+    ([{"id": 8, "name": "zoo", "supercategory": "none"}], None),
+    ([{"id": n, "name": f"zoo {n}", "supercategory": "none"} for n in (0, 8)], None),
 )
-def test_the_class_that_roboflow_puts_above_all_others(tmp_path: Path, entries: list[Json], root: int | None):
+def test_the_class_that_roboflow_puts_above_all_others(tmp_path, entries, root):
     content = sound()
     content["categories"] += entries
     assert read(tmp_path, content).root_class == root
@@ -384,40 +343,23 @@ def test_the_class_that_roboflow_puts_above_all_others(tmp_path: Path, entries: 
         assert read(tmp_path, content).root_class is None
 
 
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        (
-            lambda content: changed(lambda entry: entry.update(category_id=9), content),
-            "Annotation 1 has category_id 9, which is not in `categories`. The same holds for 3 more (2, 3, 4).",
-        ),
-        (
-            lambda content: changed(
-                lambda entry: entry.update(segmentation={"size": [1, entry["id"]], "counts": "0"}), content
-            ),
-            "Annotation 1 has an RLE of size [1, 1], image 1 has [120, 160] (height, width). The same "
-            "holds for 3 more (2, 3, 4).",
-        ),
-        (
-            lambda content: [entry.update(id=entry["id"] / 4) for entry in content["images"]],
-            "images[0] is {'id': 0.25, 'file_name': '1.png', 'height': 120, 'width': 160}: an `id` that is a whole "
-            "number or text is needed. The same holds for 1 more (images[1]).",
-        ),
-        (
-            lambda content: [entry.update(id=f"00{entry['id']}") for entry in content["images"]],
-            "Annotation 1 has image_id 1, which is not in `images`. There is '001': write both alike. The same holds "
-            "for 3 more (2, 3, 4).",
-        ),
-        (
-            lambda content: changed(lambda entry: entry.update(image_id=f"00{entry['image_id']}"), content),
-            "Annotation 1 has image_id '001', which is not in `images`. There is 1: write both alike. The same holds "
-            "for 3 more (2, 3, 4).",
-        ),
-    ],
-)
-def test_one_mistake_is_reported_once(tmp_path: Path, change: Callable[[Json], Any], text: str):
+@cases("part", "key", "written", "text")(
+        ("annotations", "category_id", lambda _: 9, "has category_id 9, which is not in `categories`."),
+        ("annotations", "segmentation", lambda n: {"size": [1, n], "counts": "0"}, "has an RLE of size [1, 1], image "
+         "1 has [120, 160] (height, width)."),
+        ("annotations", "image_id", lambda n: f"00{(n + 1) // 2}", "has image_id '001', which is not in `images`. "
+         "There is 1: write both alike."),
+        ("images", "id", lambda n: f"00{n}", "has image_id 1, which is not in `images`. There is '001': write both "
+         "alike."),
+    )  # fmt: skip
+def test_one_mistake_is_reported_once(tmp_path, part, key, written, text):
     content = sound()
-    change(content)
+    for entry in content[part]:
+        entry[key] = written(entry["id"])
     with pytest.raises(DataError) as caught:
         read(tmp_path, content)
-    assert str(caught.value).endswith(f"annotations.json: {text}")
+    assert str(caught.value).endswith(f".json: Annotation 1 {text} The same holds for 3 more (2, 3, 4).")
+    for entry in content["images"]:
+        entry["id"] = 0.25 * int(entry["id"])
+    with refused(DataError, "images[0] is {'id': 0.25, 'file_name'", "text is needed. The same holds for 1 more (im"):
+        read(tmp_path, content)

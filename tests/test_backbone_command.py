@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import cases
 from PIL import Image
 
 from tests.dinov2_layout import meta_shapes
@@ -67,7 +68,7 @@ def figures(out: str) -> list[float]:
     return [float(line.split()[-1]) for line in out.splitlines()[1:4]]
 
 
-def test_agreement(repo: Path, weights: Path, cli):
+def test_agreement_on_images_of_any_size(repo, weights, cli, tmp_path):
     out = cli(*command(repo, weights))
     assert out.startswith(f"dinov2_vits14 at {SIDE} pixels, one image of random colours: timm's network against")
     difference, size, cosine = figures(out)
@@ -75,15 +76,17 @@ def test_agreement(repo: Path, weights: Path, cli):
     assert 0.5 < size < 1.5
     assert cosine > 0.999999
     assert out.endswith("the implementations agree within 0.0001\n")
+    paths = []
+    for index, size in enumerate([(50, 30), (20, 70)]):
+        paths.append(str(tmp_path / f"{index}.png"))
+        Image.new("RGB", size, (200, 100 * index, 30)).save(paths[-1])
+    assert f"at {SIDE} pixels, 2 image(s): timm's" in cli(*command(repo, weights, *paths))
 
 
-@pytest.mark.parametrize(
-    ("change", "tolerance", "difference"),
-    [("", "0", None), (" + 0.01", "1e-4", 0.01), (" * float('nan')", "1e30", np.nan)],
+@cases("change", "tolerance", "difference")(
+    ("", "0", None), (" + 0.01", "1e-4", 0.01), (" * float('nan')", "1e30", np.nan)
 )
-def test_another_computation_is_found(
-    repo: Path, weights: Path, change: str, tolerance: str, difference: float | None, cli
-):
+def test_another_computation_is_found(repo, weights, change, tolerance, difference, cli):
     changed = HUBCONF.replace('"x_norm_patchtokens": tokens', f'"x_norm_patchtokens": tokens{change}')
     (repo / "hubconf.py").write_text(changed)
     out = cli(*command(repo, weights, "--tolerance", tolerance), status=1)
@@ -92,27 +95,16 @@ def test_another_computation_is_found(
     assert out.endswith(f"the implementations differ by more than {float(tolerance):g}\n")
 
 
-def test_images_of_any_size(repo: Path, weights: Path, tmp_path: Path, cli):
-    paths = []
-    for index, size in enumerate([(50, 30), (20, 70)]):
-        paths.append(str(tmp_path / f"{index}.png"))
-        Image.new("RGB", size, (200, 100 * index, 30)).save(paths[-1])
-    assert f"at {SIDE} pixels, 2 image(s): timm's" in cli(*command(repo, weights, *paths))
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--input-size", "40"], "input_size=40 is not a positive multiple of the patch size 14.* 28 or 42"),
-        (["--tolerance", "-1"], "-1.0 is not in the range x>=0"),
-        (["--model", "dinov3"], "'dinov3' is no DINOv2 model. Use one of"),
-        (["--model", "dinov2_vitb14"], "looks like dinov2_vits14"),
-        (["--weights", "none.pth"], "none.pth of dinov2_vits14 does not exist"),
-        (["--repo-dir", "nowhere"], "there is no nowhere/hubconf.py"),
-        (["missing.png"], "missing.png"),
-    ],
+@cases("more", "message")(
+    (["--input-size", "40"], "input_size=40 is not a positive multiple of the patch size 14.* 28 or 42"),
+    (["--tolerance", "-1"], "-1.0 is not in the range x>=0"),
+    (["--model", "dinov3"], "'dinov3' is no DINOv2 model. Use one of"),
+    (["--model", "dinov2_vitb14"], "looks like dinov2_vits14"),
+    (["--weights", "none.pth"], "none.pth of dinov2_vits14 does not exist"),
+    (["--repo-dir", "nowhere"], "there is no nowhere/hubconf.py"),
+    (["missing.png"], "missing.png"),
 )
-def test_mistakes(repo: Path, weights: Path, more: list[str], message: str, cli):
+def test_mistakes(repo, weights, more, message, cli):
     err = cli(*command(repo, weights, *more), status=2)
     assert "Error: " in err
     assert re.search(message, err), err

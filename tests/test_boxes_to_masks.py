@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from coco_samples import annotation
+from conftest import cases
 from scipy import ndimage
 from tiny_data import edited, make_tiny, read, run_with, settings
 
@@ -122,9 +124,7 @@ def cells(mask_hw: torch.Tensor) -> tuple[int, int, int, int]:
 
 
 # Polygons
-
-
-def test_polygons_of_masks_by_hand():
+def test_polygons_of_masks():
     mask = np.zeros((4, 6), dtype=bool)
     mask[1, 2] = True
     assert mask_to_polygons(mask) == [[3, 1, 3, 2, 2, 2, 2, 1]]
@@ -132,9 +132,6 @@ def test_polygons_of_masks_by_hand():
     assert mask_to_polygons(mask) == [[3, 1, 3, 2, 2, 2, 2, 1], [4, 2, 4, 3, 3, 3, 3, 2]]
     assert mask_to_polygons(np.zeros((3, 3), dtype=bool)) == []
     assert mask_to_polygons(np.ones((2, 3), dtype=bool)) == [[3, 0, 3, 2, 0, 2, 0, 0]]
-
-
-def test_polygons_draw_the_mask_again_with_holes_filled():
     generator = np.random.default_rng(0)
     for trial in range(20):
         height, width = generator.integers(2, 30, 2).tolist()
@@ -149,35 +146,26 @@ def test_polygons_draw_the_mask_again_with_holes_filled():
 
 
 # Choosing among proposals
-
-
-def test_the_proposal_with_the_closest_box_is_cut_to_the_box():
+def test_the_proposal_with_the_closest_box_is_cut_to_the_box_and_the_better_of_equals_taken():
     proposals = rectangles((0, 0, 12, 10), (2, 2, 9, 7), (2, 2, 4, 4))
     chosen = best_proposals(proposals, boxes((3, 2, 9, 8), (0, 0, 12, 9)))
     assert [cells(mask) for mask in chosen] == [(3, 2, 9, 7), (0, 0, 12, 9)]
     assert set(chosen.unique().tolist()) == {-1.0, 1.0}
-
-
-@pytest.mark.parametrize(
-    ("proposals", "box", "foreground"),
-    [
-        (rectangles((2, 2, 8, 8)), (2.5, 2.6, 7.5, 7.4), 5 * 4),  # a cell belongs to the box if its centre does
-        (rectangles((0, 0, 4, 4)), (0, 0, 4, 8), 16),  # IoU 1/2 fits, less does not
-        (rectangles((0, 0, 4, 4)), (0, 0, 4, 8.01), 0),
-        (Proposals(torch.zeros(0, 10, 12), torch.zeros(0)), (0, 0, 4, 4), 0),
-        (Proposals(torch.full((1, 10, 12), -1.0), torch.ones(1)), (0, 0, 4, 4), 0),
-    ],
-)
-def test_what_is_left_in_the_box(proposals: Proposals, box: tuple[float, float, float, float], foreground: int):
-    assert int((best_proposals(proposals, boxes(box)) > 0).sum()) == foreground
-    assert best_proposals(proposals, boxes()).shape == (0, 10, 12)
-
-
-def test_of_equal_proposals_the_better_predicted_is_taken():
     proposals = rectangles((2, 2, 6, 6), (2, 2, 6, 6), (2, 2, 6, 6), iou=[0.3, 0.8, 0.8])
     proposals.logits_Nhw[0, 3, 3] = proposals.logits_Nhw[1, 4, 4] = proposals.logits_Nhw[2, 3, 4] = -1
     (mask,) = best_proposals(proposals, boxes((2, 2, 6, 6)))
     assert torch.equal(mask > 0, proposals.logits_Nhw[1] > 0)
+
+
+@cases("proposals", "box", "foreground")(
+    (rectangles((2, 2, 8, 8)), (2.5, 2.6, 7.5, 7.4), 5 * 4),  # a cell belongs to the box if its centre does
+    *((rectangles((0, 0, 4, 4)), (0, 0, 4, side), left) for side, left in ((8, 16), (8.01, 0))),  # IoU 1/2 fits
+    (Proposals(torch.zeros(0, 10, 12), torch.zeros(0)), (0, 0, 4, 4), 0),
+    (Proposals(torch.full((1, 10, 12), -1.0), torch.ones(1)), (0, 0, 4, 4), 0),
+)
+def test_what_is_left_in_the_box(proposals, box, foreground):
+    assert int((best_proposals(proposals, boxes(box)) > 0).sum()) == foreground
+    assert best_proposals(proposals, boxes()).shape == (0, 10, 12)
 
 
 def test_what_makes_masks_of_boxes():
@@ -195,11 +183,9 @@ def test_what_makes_masks_of_boxes():
 
 
 # Whole annotation files
-
-
 def without_masks(content: Any, *, number: int | None = None) -> Any:
-    for annotation in content["annotations"][:number]:
-        del annotation["segmentation"]
+    for entry in content["annotations"][:number]:
+        del entry["segmentation"]
     return content
 
 
@@ -209,10 +195,9 @@ def root(tmp_path: Path) -> Path:
     folder = make_tiny(tmp_path / "tiny")
     path = folder / "annotations" / "targets.json"
     content = without_masks(read(path), number=-1)
-    extra = {"image_id": 103, "category_id": 3, "area": 16}
-    content["annotations"].insert(1, {"id": 50, **extra, "bbox": [200, 200, 4, 4], "note": "outside"})
-    content["annotations"].append({"id": 51, **extra, "bbox": [10, 20, 30, 30], "iscrowd": 1})
-    content["annotations"].append({"id": 52, **extra, "bbox": [60, 60, 4, 4], "note": "tiny"})
+    content["annotations"].insert(1, annotation(50, 103, 3, [200, 200, 4, 4], area=16, note="outside"))
+    content["annotations"].append(annotation(51, 103, 3, [10, 20, 30, 30], area=16, iscrowd=1))
+    content["annotations"].append(annotation(52, 103, 3, [60, 60, 4, 4], area=16, note="tiny"))
     content["info"] = {"description": "kept"}
     path.write_text(json.dumps(content))
     return folder
@@ -224,15 +209,8 @@ def dataset_of(root: Path) -> CocoDataset:
 
 def converted(root: Path, segmenter: Prompted, **changes: Any) -> tuple[Conversion, dict[int, dict[str, Any]]]:
     output = root / "out.json"
-    result = convert(
-        **{
-            "dataset": dataset_of(root),
-            "output": output,
-            "box_masks": BoxMasks(segmenter, Store(root / "parts")),
-            "mask_format": "rle",
-            **changes,
-        }
-    )
+    usual = {"box_masks": BoxMasks(segmenter, Store(root / "parts")), "mask_format": "rle"}
+    result = convert(dataset=dataset_of(root), output=output, **{**usual, **changes})
     return result, {entry.get("id"): entry for entry in read(output)["annotations"]}
 
 
@@ -240,7 +218,7 @@ def area(entry: dict[str, Any]) -> int:
     return int(decode_masks([segmentation_rle(entry["segmentation"], 96, 128)], 96, 128).sum())
 
 
-def test_box_only_annotations_get_masks_and_nothing_else_changes(root: Path):
+def test_box_only_annotations_get_masks_and_nothing_else_changes(root):
     before = (root / "annotations" / "targets.json").read_bytes()
     segmenter = Prompted()
     result, entries = converted(root, segmenter)
@@ -271,7 +249,7 @@ def test_box_only_annotations_get_masks_and_nothing_else_changes(root: Path):
     assert area(entries[5]) == 18 * 36
 
 
-def test_an_interrupted_conversion_goes_on_where_it_stopped(root: Path):
+def test_an_interrupted_conversion_goes_on_where_it_stopped(root):
     with pytest.raises(KeyboardInterrupt):
         converted(root, Prompted(fails_at=2))
     assert not (root / "out.json").exists()
@@ -286,19 +264,15 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(root: Path):
     assert len(other.calls) == 4  # what another segmenter left is not used
 
 
-@pytest.mark.parametrize(
-    ("image_batch", "most", "groups"),
-    [
-        (None, 99, [3, 1]),
-        (1, 99, [1, 1, 1, 1]),
-        (2, 99, [2, 2]),
-        (100, 99, [4]),
-        (3, 1, [3, 1, 1, 1, 1]),  # memory runs out
-    ],
+@cases("image_batch", "most", "groups")(
+    # In the last, memory runs out.
+    (None, 99, [3, 1]),
+    (1, 99, [1] * 4),
+    (2, 99, [2, 2]),
+    (100, 99, [4]),
+    (3, 1, [3, 1, 1, 1, 1]),
 )
-def test_images_go_together_to_a_segmenter_that_takes_several(
-    root: Path, caplog, image_batch: int | None, most: int, groups: list[int]
-):
+def test_images_go_together_to_a_segmenter_that_takes_several(root, caplog, image_batch, most, groups):
     one_by_one = converted(root, Prompted(), box_masks=BoxMasks(Prompted(), Store(root / "one")))
     segmenter = Together(most=most)
     assert converted(root, segmenter, image_batch=image_batch) == one_by_one
@@ -307,16 +281,13 @@ def test_images_go_together_to_a_segmenter_that_takes_several(
     assert (warning in caplog.text) == (most == 1)
 
 
-def test_only_what_is_missing_goes_to_the_segmenter(root: Path):
+def test_only_what_is_missing_goes_to_the_segmenter_and_a_file_without_ids_keeps_its_order(root):
     prompts = [(record, [(10.0, 10.0, 40.0, 40.0)]) for record in dataset_of(root).images.values()]
     next(BoxMasks(Together(), Store(root / "parts")).get([prompts[1]]))
     again = Together()
     masks = list(BoxMasks(again, Store(root / "parts")).get(prompts, image_batch=4))
     assert again.groups == [3]
     assert masks == [next(BoxMasks(Together(), Store(root / "other")).get([prompt])) for prompt in prompts]
-
-
-def test_a_file_without_ids_keeps_its_order(root: Path):
     with edited(root, "targets") as content:
         for entry in content["annotations"]:
             del entry["id"]
@@ -327,19 +298,13 @@ def test_a_file_without_ids_keeps_its_order(root: Path):
 
 
 # The command
-
-
 def words(root: Path, *more: str) -> list[str]:
-    return [
-        *("data", "boxes-to-masks", "--annotations", str(root / "annotations" / "targets.json")),
-        *("--images", str(root / "images"), "--output", str(root / "masks.json")),
-        *more,
-        "runtime.threads=1",
-        f"runtime.weights_root={root}",
-    ]
+    files = {"annotations": "annotations/targets.json", "images": "images", "output": "masks.json"}
+    options = [word for name, file in files.items() for word in (f"--{name}", str(root / file))]
+    return ["data", "boxes-to-masks", *options, *more, "runtime.threads=1", f"runtime.weights_root={root}"]
 
 
-def test_the_command_goes_on_after_an_interruption(root: Path, monkeypatch, capsys):
+def test_the_command_goes_on_after_an_interruption(root, monkeypatch, capsys):
     for stub, status in ((Prompted(fails_at=3), 130), (second := Prompted(), 0)):
         monkeypatch.setattr("ntt.cli.boxes_to_masks.choose_box_segmenter", lambda *_, stub=stub: stub)
         assert main(words(root, "--pictures", str(root / "pictures"), "--format", "polygon")) == status
@@ -351,12 +316,11 @@ def test_the_command_goes_on_after_an_interruption(root: Path, monkeypatch, caps
     assert "(annotations 52)" in out
     assert isinstance(read(root / "masks.json")["annotations"][0]["segmentation"], list)
     assert not (root / "masks.json.parts").exists()
-    assert sorted(path.name for path in (root / "pictures").iterdir()) == [
-        f"targets_{place}_{101 + place}.png" for place in range(4)
-    ]
+    drawn = sorted(path.name for path in (root / "pictures").iterdir())
+    assert drawn == [f"targets_{place}_{101 + place}.png" for place in range(4)]
 
 
-def test_the_command_takes_any_segmenter(root: Path):
+def test_the_command_takes_any_segmenter(root):
     coarse = ("segmenter.canvas_side=96", "segmenter.mask_side=96", "segmenter.leaves=50", "backbone.input_size=64")
     assert main(words(root, "--segmenter", "regions", *coarse)) == 0
     entries = read(root / "masks.json")["annotations"]
@@ -364,16 +328,13 @@ def test_the_command_takes_any_segmenter(root: Path):
     assert read_coco(root / "masks.json", root / "images").has_masks
 
 
-@pytest.mark.parametrize(
-    ("more", "problem"),
-    [
-        (["--output", "ROOT/annotations/targets.json"], "exists already, and files are never changed"),
-        (["--segmenter", "sam3"], "segmenter=sam3: there is no such option"),
-        (["--image-batch", "0"], "0 is not in the range x>=1"),
-        (["--images", "/nowhere"], "/nowhere does not exist"),
-    ],
+@cases("more", "problem")(
+    (["--output", "ROOT/annotations/targets.json"], "exists already, and files are never changed"),
+    (["--segmenter", "sam3"], "segmenter=sam3: there is no such option"),
+    (["--image-batch", "0"], "0 is not in the range x>=1"),
+    (["--images", "/nowhere"], "/nowhere does not exist"),
 )
-def test_errors_of_the_command(root: Path, capsys, more: list[str], problem: str):
+def test_errors_of_the_command(root, capsys, more, problem):
     try:
         status = main(words(root, *(word.replace("ROOT", str(root)) for word in more)))
     except SystemExit as stop:  # Hydra's way
@@ -383,8 +344,6 @@ def test_errors_of_the_command(root: Path, capsys, more: list[str], problem: str
 
 
 # References of a run
-
-
 @pytest.fixture
 def box_only(tmp_path: Path) -> Path:
     folder = make_tiny(tmp_path / "tiny")
@@ -393,16 +352,14 @@ def box_only(tmp_path: Path) -> Path:
     return folder
 
 
-def memory_of(
-    root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, stub: object, *more: str
-) -> tuple[Path, list[list[float]]]:
+def memory_of(root: Path, folder: Path, monkeypatch: Any, stub: object, *more: str) -> tuple[Path, list[list[float]]]:
     monkeypatch.setattr(RegionsConfig, "build", lambda self, placement: stub)
     run_dir = run_with(settings(root, folder / "out", folder / "store", "stage=memory", *more))
     memory = read_memory(run_dir / "memory.safetensors")
     return run_dir, [feature.flatten().tolist() for feature in memory.features]
 
 
-def test_references_get_their_masks_from_box_prompts(box_only: Path, tmp_path: Path, monkeypatch, capsys):
+def test_references_get_their_masks_from_box_prompts(box_only, tmp_path, monkeypatch, capsys):
     stub = Prompted()
     folder, by_box = memory_of(box_only, tmp_path, monkeypatch, stub, "memory.box_masks=box")
     assert not stub.calls
@@ -417,7 +374,7 @@ def test_references_get_their_masks_from_box_prompts(box_only: Path, tmp_path: P
     assert len(stub.calls) == 2  # found in the store
 
 
-def test_a_box_in_which_nothing_is_found_serves_as_mask(box_only: Path, tmp_path: Path, caplog):
+def test_a_box_in_which_nothing_is_found_serves_as_mask(box_only, tmp_path, caplog):
     dataset = read_coco(box_only / "annotations" / "references.json", box_only / "images")
     instance = dataset.instances[0]
     record = dataset.images[instance.image_id]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from coco_samples import annotation, document, read
+from conftest import cases, refused
 from PIL import Image
 
 from ntt.convert.base import Converted, read_list
@@ -40,8 +41,6 @@ def reread(converted: Converted, folder: Path) -> CocoDataset:
 
 
 # Pascal VOC
-
-
 def voc_object(name: str, corners: tuple[Any, ...], **flags: int | str) -> str:
     tags = "".join(f"<{key}>{value}</{key}>" for key, value in flags.items())
     box = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))
@@ -74,48 +73,12 @@ def from_voc(root: Path, **more: Any) -> Converted:
     return convert_voc(annotations=root / "Annotations", images=root / "JPEGImages", **more)
 
 
-def test_voc_boxes_count_from_one_and_include_the_last_pixel(voc: Path, tmp_path: Path):
+def test_voc_boxes_count_from_one_unless_told_otherwise(voc, tmp_path):
     data = reread(from_voc(voc), tmp_path)
     assert [(c.id, c.name) for c in data.categories] == [(1, "cat"), (2, "dog")]
     assert [instance.bbox_xywh for instance in data.instances] == [(0, 0, 100, 80), (10, 20, 20, 40), (4, 4, 1, 5)]
-    assert [(image.file_name, image.height, image.width) for image in data.images.values()] == [
-        (f"00000{n}.jpg", 80, 100) for n in (1, 2, 3)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("difficult", "objects", "notes"),
-    [
-        ("crowd", [(0, 0, 1), (1, 1, 0), (0, 0, 0)], ()),
-        ("keep", [(0, 0, 1), (0, 1, 0), (0, 0, 0)], ()),
-        ("drop", [(0, 0, 1), (0, 0, 0)], ("1 difficult object(s) left out",)),
-    ],
-)
-def test_voc_difficult_objects(voc: Path, difficult: str, objects: list[tuple[int, int, int]], notes: tuple[str, ...]):
-    converted = from_voc(voc, difficult=difficult)
-    entries = converted.document["annotations"]
-    assert [(e["iscrowd"], e["difficult"], e["truncated"]) for e in entries] == objects
-    assert converted.notes == notes
-
-
-def test_voc_lists_and_classes_choose(voc: Path):
-    (voc / "test.txt").write_text("000003\n000001  1\n\n")
-    categories = [Category(7, "dog"), Category(9, "cow")]
-    document = from_voc(voc, names=read_list(voc / "test.txt"), categories=categories).document
-    assert [image["file_name"] for image in document["images"]] == ["000003.jpg", "000001.jpg"]
-    assert document["categories"] == [{"id": 7, "name": "dog"}, {"id": 9, "name": "cow"}]
-    assert [entry["category_id"] for entry in document["annotations"]] == [7]
-    assert from_voc(voc, categories=categories).notes == (
-        "1 object(s) of class 'cat' left out, which is not among the chosen classes",
-    )
-    with pytest.raises(DataError, match="of the list is no image of"):
-        from_voc(voc, names=["../../etc/passwd"])
-    (voc / "test.txt").write_text("\n")
-    with pytest.raises(DataError, match="is empty"):
-        read_list(voc / "test.txt")
-
-
-def test_voc_corners_from_zero(voc: Path):
+    images = [(image.file_name, image.height, image.width) for image in data.images.values()]
+    assert images == [(f"00000{n}.jpg", 80, 100) for n in (1, 2, 3)]
     voc_file(voc / "Annotations/000001.xml", voc_object("dog", (0, 10, 20, 30)), filename="000001.jpg")
     assert "convert with --zero-based" in from_voc(voc).notes[0]
     converted = from_voc(voc, zero_based=True)
@@ -123,7 +86,35 @@ def test_voc_corners_from_zero(voc: Path):
     assert converted.notes == ("1 object(s) of class 'dog' left out, whose box has no area",)
 
 
-def test_stated_sizes_are_compared_with_the_picture(voc: Path):
+@cases("difficult", "objects", "notes")(
+    ("crowd", [(0, 0, 1), (1, 1, 0), (0, 0, 0)], ()),
+    ("keep", [(0, 0, 1), (0, 1, 0), (0, 0, 0)], ()),
+    ("drop", [(0, 0, 1), (0, 0, 0)], ("1 difficult object(s) left out",)),
+)
+def test_voc_difficult_objects(voc, difficult, objects, notes):
+    converted = from_voc(voc, difficult=difficult)
+    entries = converted.document["annotations"]
+    assert [(e["iscrowd"], e["difficult"], e["truncated"]) for e in entries] == objects
+    assert converted.notes == notes
+
+
+def test_voc_lists_and_classes_choose(voc):
+    (voc / "test.txt").write_text("000003\n000001  1\n\n")
+    categories = [Category(7, "dog"), Category(9, "cow")]
+    document = from_voc(voc, names=read_list(voc / "test.txt"), categories=categories).document
+    assert [image["file_name"] for image in document["images"]] == ["000003.jpg", "000001.jpg"]
+    assert document["categories"] == [{"id": 7, "name": "dog"}, {"id": 9, "name": "cow"}]
+    assert [entry["category_id"] for entry in document["annotations"]] == [7]
+    (note,) = from_voc(voc, categories=categories).notes
+    assert note == "1 object(s) of class 'cat' left out, which is not among the chosen classes"
+    with pytest.raises(DataError, match="of the list is no image of"):
+        from_voc(voc, names=["../../etc/passwd"])
+    (voc / "test.txt").write_text("\n")
+    with pytest.raises(DataError, match="is empty"):
+        read_list(voc / "test.txt")
+
+
+def test_stated_sizes_are_compared_with_the_picture(voc):
     sideways = Image.Exif()
     sideways[0x0112] = 6
     Image.new("RGB", (100, 80)).save(voc / "JPEGImages/000001.jpg", exif=sideways)
@@ -136,35 +127,30 @@ def test_stated_sizes_are_compared_with_the_picture(voc: Path):
         from_voc(voc)
 
 
+STRANGE_ENCODINGS = ("klingon", "utf-7", "punycode", "rot13")
 FAR = "<polygon><x1>1</x1><y1>2</y1><x2>1e12</x2><y2>2</y2><x3>9</x3><y3>8</y3></polygon></object>"
 
 
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        ("<annotation>", "is not usable XML"),
-        ("<image/>", "begins with <image>"),
-        ('<!DOCTYPE a [<!ENTITY b "cc">]><annotation>&b;</annotation>', "document type declaration"),
-        ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotation/>', "document type declaration"),
-        ("<annotation><object/></annotation>", "has no <name>"),
-        (f"<annotation>{voc_object('dog', (1, 2, 'x', 4))}</annotation>", "has the corners"),
-        (f"<annotation>{voc_object('dog', (9, 2, 3, 4))}</annotation>", "must not be smaller"),
-        (f"<annotation>{voc_object('dog', (0.1, 0.2, 0.5, 1))}</annotation>", "these look like fractions"),
-        (f"<annotation>{voc_object('dog', ('nan', 2, 'inf', 4))}</annotation>", "not in pixels of an image"),
-        (f"<annotation>{voc_object('dog', (1, 2, 3, 4)).replace('</object>', FAR)}</annotation>", "not in pixels of"),
-        ('<?xml version="1.0" encoding="klingon"?><annotation/>', "is not usable XML"),
-        ('<?xml version="1.0" encoding="utf-7"?><annotation/>', "is not usable XML"),
-        ('<?xml version="1.0" encoding="punycode"?><annotation/>', "is not usable XML"),
-        ('<?xml version="1.0" encoding="rot13"?><annotation/>', "is not usable XML"),
-    ],
+@cases("content", "text")(
+    ("<annotation>", "is not usable XML"),
+    ("<image/>", "begins with <image>"),
+    ('<!DOCTYPE a [<!ENTITY b "cc">]><annotation>&b;</annotation>', "document type declaration"),
+    ('<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotation/>', "document type declaration"),
+    ("<annotation><object/></annotation>", "has no <name>"),
+    (f"<annotation>{voc_object('dog', (1, 2, 'x', 4))}</annotation>", "has the corners"),
+    (f"<annotation>{voc_object('dog', (9, 2, 3, 4))}</annotation>", "must not be smaller"),
+    (f"<annotation>{voc_object('dog', (0.1, 0.2, 0.5, 1))}</annotation>", "these look like fractions"),
+    (f"<annotation>{voc_object('dog', ('nan', 2, 'inf', 4))}</annotation>", "not in pixels of an image"),
+    (f"<annotation>{voc_object('dog', (1, 2, 3, 4)).replace('</object>', FAR)}</annotation>", "not in pixels of"),
+    *((f'<?xml version="1.0" encoding="{name}"?><annotation/>', "is not usable XML") for name in STRANGE_ENCODINGS),
 )
-def test_unusable_voc_files_are_refused(voc: Path, content: str, text: str):
+def test_unusable_voc_files_are_refused(voc, content, text):
     (voc / "Annotations/000002.xml").write_text(content)
     with pytest.raises(DataError, match=f"00000.*{re.escape(text)}"):
         from_voc(voc)
 
 
-def test_names_in_foreign_files_never_leave_the_image_folder(voc: Path, tmp_path: Path):
+def test_names_in_foreign_files_never_leave_the_image_folder(voc, tmp_path):
     secret = picture(tmp_path / "secret.jpg")
     for name in (str(secret), "../../secret.jpg", "..\\..\\secret.jpg", "/etc/passwd"):
         voc_file(voc / "Annotations/000009.xml", filename=name)
@@ -176,7 +162,7 @@ def test_names_in_foreign_files_never_leave_the_image_folder(voc: Path, tmp_path
     assert from_voc(voc).document["images"][-1]["file_name"] == "000002.jpg"
 
 
-def test_images_are_found_by_name_then_by_stem(tmp_path: Path):
+def test_images_are_found_by_name_then_by_stem(tmp_path):
     for name in ("a.jpg", "sub/a.jpg", "sub/b.PNG", "c.png"):
         picture(tmp_path / name)
     (tmp_path / ".hidden").mkdir()
@@ -195,8 +181,8 @@ def test_images_are_found_by_name_then_by_stem(tmp_path: Path):
             folder.find(name, tmp_path / file, tmp_path)
 
 
-@pytest.mark.parametrize("stated", [("000002.jpg", "000001.jpg"), ("000001.jpg", "000001.jpg")])
-def test_voc_files_that_name_each_others_images(voc: Path, stated: tuple[str, str]):
+@cases("stated")(("000002.jpg", "000001.jpg"), ("000001.jpg", "000001.jpg"))
+def test_voc_files_that_name_each_others_images(voc, stated):
     for number, (filename, label) in enumerate(zip(stated, ("dog", "cat"), strict=True), start=1):
         voc_file(voc / f"Annotations/00000{number}.xml", voc_object(label, (1, 1, 9, 9)), filename=filename)
     converted = from_voc(voc)
@@ -208,14 +194,11 @@ def test_voc_files_that_name_each_others_images(voc: Path, stated: tuple[str, st
     assert f"{count} file(s) name another image than the file's own name, which counts" in converted.notes[0]
 
 
-@pytest.mark.parametrize(
-    "polygon",
-    [
-        "<polygon><x1>1</x1><y1>2</y1><x2>9</x2><y2>2</y2><x3>9</x3><y3>8</y3></polygon>",
-        "<polygon><pt><x>1</x><y>2</y></pt><pt><x>9</x><y>2</y></pt><pt><x>9</x><y>8</y></pt></polygon>",
-    ],
+@cases("polygon")(
+    "<polygon><x1>1</x1><y1>2</y1><x2>9</x2><y2>2</y2><x3>9</x3><y3>8</y3></polygon>",
+    "<polygon><pt><x>1</x><y>2</y></pt><pt><x>9</x><y>2</y></pt><pt><x>9</x><y>8</y></pt></polygon>",
 )
-def test_voc_polygons_are_masks(voc: Path, polygon: str, tmp_path: Path):
+def test_voc_polygons_are_masks(voc, polygon, tmp_path):
     boxed = voc_object("dog", (2, 3, 9, 8)).replace("</object>", f"{polygon}{polygon}</object>")
     voc_file(voc / "Annotations/000001.xml", boxed, f"<object><name>dog</name>{polygon}</object>")
     first, second, *_ = reread(from_voc(voc), tmp_path).instances
@@ -226,7 +209,7 @@ def test_voc_polygons_are_masks(voc: Path, polygon: str, tmp_path: Path):
         from_voc(voc)
 
 
-def test_two_voc_files_of_one_name_in_a_list(voc: Path):
+def test_two_voc_files_of_one_name_in_a_list(voc):
     for folder in "ab":
         picture(voc / f"JPEGImages/{folder}/7.jpg")
         voc_file(voc / f"Annotations/{folder}/7.xml", voc_object("dog", (1, 1, 9, 9)), filename="7.jpg")
@@ -237,7 +220,9 @@ def test_two_voc_files_of_one_name_in_a_list(voc: Path):
     assert len(from_voc(voc).document["images"]) == 5
 
 
-def test_two_files_of_one_image_are_a_problem(voc: Path, yolo: Path):
+def test_images_without_a_file_are_named_and_two_files_of_one_are_a_problem(voc, yolo):
+    (voc / "Annotations/000003.xml").unlink()
+    assert from_voc(voc).notes[-1].startswith("1 image(s) without a file of annotations left out (")
     voc_file(voc / "Annotations/more/000001.xml", voc_object("dog", (1, 1, 9, 9)))
     with pytest.raises(DataError, match=r"more/000001\.xml describe one image, .*000001\.jpg"):
         from_voc(voc)
@@ -245,15 +230,8 @@ def test_two_files_of_one_image_are_a_problem(voc: Path, yolo: Path):
     assert "1 image(s) share their label file with another of the same name" in from_yolo(yolo).notes[0]
 
 
-def test_images_without_a_file_are_named(voc: Path):
-    (voc / "Annotations/000003.xml").unlink()
-    assert from_voc(voc).notes[-1].startswith("1 image(s) without a file of annotations left out (")
-
-
 # Folders
-
-
-def test_links_are_followed_and_what_cannot_be_used_is_told(tmp_path: Path):
+def test_links_are_followed_and_what_cannot_be_used_is_told(tmp_path):
     root, pool = tmp_path / "set", tmp_path / "pool"
     for path in (root / "1.png", pool / "2.jfif", pool / "deep/3.JP2", pool / "4.ppm", pool / "5.avif"):
         picture(path.with_suffix(".png")).rename(path)
@@ -281,8 +259,6 @@ def test_links_are_followed_and_what_cannot_be_used_is_told(tmp_path: Path):
 
 
 # YOLO
-
-
 @pytest.fixture
 def yolo(tmp_path: Path) -> Path:
     root = tmp_path / "yolo"
@@ -299,7 +275,7 @@ def from_yolo(root: Path) -> Converted:
     return convert_yolo(root)
 
 
-def test_yolo_boxes_and_outlines(yolo: Path, tmp_path: Path):
+def test_yolo_boxes_and_outlines(yolo, tmp_path):
     (yolo / "labels/train/b.txt").write_text("0 0.001 0.001 0 0")
     (yolo / "labels/train/z.txt").write_text("0 0.5 0.5 0.1 0.1")
     converted = from_yolo(yolo)
@@ -314,7 +290,7 @@ def test_yolo_boxes_and_outlines(yolo: Path, tmp_path: Path):
     assert len(data.images) == 3
 
 
-def test_yolo_layouts_and_names(yolo: Path):
+def test_yolo_layouts_and_names(yolo):
     (yolo / "data.yaml").write_text("names: ['boat ', ' bird']")
     assert from_yolo(yolo).document["categories"][1] == {"id": 2, "name": "bird"}
     (yolo / "data.yaml").unlink()
@@ -332,25 +308,22 @@ def test_yolo_layouts_and_names(yolo: Path):
         find_places(yolo, "train")
 
 
-@pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        ("0 0.1 0.2 0.3", "has 3 values after the class"),
-        ("0 0.1 0.2 0.3 0.4 0.9", "score of a prediction"),
-        ("0 a b c d", "are not all numbers"),
-        ("5 0.1 0.2 0.3 0.4", "class 5 has no name; there are [0, 1]"),
-        ("0 50 40 20 10", "not pixels"),
-        ("0 nan 0.2 0.3 0.4", "not pixels"),
-    ],
+@cases("line", "text")(
+    ("0 0.1 0.2 0.3", "has 3 values after the class"),
+    ("0 0.1 0.2 0.3 0.4 0.9", "score of a prediction"),
+    ("0 a b c d", "are not all numbers"),
+    ("5 0.1 0.2 0.3 0.4", "class 5 has no name; there are [0, 1]"),
+    ("0 50 40 20 10", "not pixels"),
+    ("0 nan 0.2 0.3 0.4", "not pixels"),
 )
-def test_unusable_yolo_lines_are_refused(yolo: Path, line: str, text: str):
+def test_unusable_yolo_lines_are_refused(yolo, line, text):
     (yolo / "labels/train/b.txt").write_text(f"1 0.5 0.5 0.2 0.5\n{line}\n")
     with pytest.raises(DataError, match=f"b.txt, line 2.*{re.escape(text)}"):
         from_yolo(yolo)
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
-def test_yolo_keypoints_are_no_outlines(yolo: Path, dimensions: int):
+@cases("dimensions")(2, 3)
+def test_yolo_keypoints_are_no_outlines(yolo, dimensions):
     corners = ["0.4 0.3", "0.6 0.3", "0.6 0.7", "0 0"]
     line = "1 0.5 0.5 0.2 0.4 " + " ".join(corner + (" 1" if dimensions == 3 else "") for corner in corners)
     (yolo / "labels/train/a.txt").write_text(f"{line}\n")
@@ -366,7 +339,7 @@ def test_yolo_keypoints_are_no_outlines(yolo: Path, dimensions: int):
         from_yolo(yolo)
 
 
-def test_boxes_and_folders_that_are_no_yolo_labels_are_questioned(yolo: Path):
+def test_boxes_and_folders_that_are_no_yolo_labels_are_questioned(yolo):
     labels = yolo / "labels/train"
     (labels / "b.txt").write_text("0 0.1 0.1 0.9 0.95\n")  # corners
     text = "box(es) leave their images by far: are they corners in place of centre and size?"
@@ -376,15 +349,12 @@ def test_boxes_and_folders_that_are_no_yolo_labels_are_questioned(yolo: Path):
     assert "3 image(s) have no label file: most images show no object" in from_yolo(yolo).notes[0]
 
 
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("boat\n\n bird\nfish\n\n", {0: "boat", 2: "bird", 3: "fish"}),
-        ("\ufeffboat\r\n\r\nbird  \rfish", {0: "boat", 2: "bird", 3: "fish"}),
-        ("boat\u2028x\n\nbird\x0b\nfi\x85sh", {0: "boat\u2028x", 2: "bird", 3: "fi\x85sh"}),  # no ends of lines
-    ],
+@cases("text", "names")(
+    ("boat\n\n bird\nfish\n\n", {0: "boat", 2: "bird", 3: "fish"}),
+    ("\ufeffboat\r\n\r\nbird  \rfish", {0: "boat", 2: "bird", 3: "fish"}),
+    ("boat\u2028x\n\nbird\x0b\nfi\x85sh", {0: "boat\u2028x", 2: "bird", 3: "fi\x85sh"}),  # no ends of lines
 )
-def test_empty_lines_of_a_list_of_names_count(yolo: Path, text: str, names: dict[int, str]):
+def test_empty_lines_of_a_list_of_names_count(yolo, text, names):
     (yolo / "data.yaml").unlink()
     (yolo / "classes.txt").write_bytes(text.encode())
     assert read_classes(yolo / "classes.txt").names == names
@@ -392,8 +362,8 @@ def test_empty_lines_of_a_list_of_names_count(yolo: Path, text: str, names: dict
         from_yolo(yolo)
 
 
-@pytest.mark.parametrize("name", ["{}.TXT", "{}.png.txt", "{}.PNG.Txt"])
-def test_label_files_in_other_spellings(yolo: Path, name: str):
+@cases("name")("{}.TXT", "{}.png.txt", "{}.PNG.Txt")
+def test_label_files_in_other_spellings(yolo, name):
     labels = yolo / "labels/train"
     for stem in "ab":
         (labels / f"{stem}.txt").rename(labels / name.format(stem))
@@ -406,8 +376,8 @@ def test_label_files_in_other_spellings(yolo: Path, name: str):
         from_yolo(yolo)
 
 
-@pytest.mark.parametrize("written", ["no", "TRUE", "01", "1.5", "2024-01-15", "null", "~", "1_000", "0x1F", "[a]"])
-def test_names_that_yaml_reads_as_something_else(yolo: Path, written: str):
+@cases("written")("no", "TRUE", "01", "1.5", "2024-01-15", "null", "~", "1_000", "0x1F", "[a]")
+def test_names_that_yaml_reads_as_something_else(yolo, written):
     (yolo / "data.yaml").write_text(f"names: [boat, {written}]\n")
     with pytest.raises(DataError, match=r"data\.yaml: names\[1\] is .*: YAML reads .*Quote the name"):
         from_yolo(yolo)
@@ -415,22 +385,17 @@ def test_names_that_yaml_reads_as_something_else(yolo: Path, written: str):
     assert read_classes(yolo / "data.yaml").names[1] == written
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["names: 3", "- boat", "names: {0: a, 00: b}", "nc: 3\nnames: [a, b]",
+@cases("content")("names: 3", "- boat", "names: {0: a, 00: b}", "nc: 3\nnames: [a, b]",
      "names: {a: boat}", "names: [1, 2]", "names: [a, ' a ']", "names: [' ']", "[", "",
      "names: " + "[" * 1000, "#" * 2_000_000, "names: &a [*a]", "names: " + "9" * 5000,
-     "a: &a {b: 1}\nc: &c {<<: [*a, *a, *a]}\nnames: [x]"],
-)  # fmt: skip
-def test_unusable_yolo_names_are_refused(yolo: Path, content: str):
+     "a: &a {b: 1}\nc: &c {<<: [*a, *a, *a]}\nnames: [x]")  # fmt: skip
+def test_unusable_yolo_names_are_refused(yolo, content):
     (yolo / "data.yaml").write_text(content)
     with pytest.raises((DataError, ConfigError), match=r"data\.yaml"):
         from_yolo(yolo)
 
 
 # LabelMe
-
-
 def labelme_file(path: Path, *shapes: dict[str, Any], **more: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"version": "5.4.1", "flags": {}, "shapes": list(shapes), "imagePath": f"{path.stem}.png"}
@@ -451,7 +416,7 @@ def from_labelme(folder: Path, *shapes: dict[str, Any], **more: Any) -> Converte
     return convert_labelme(annotations=folder)
 
 
-def test_labelme_polygons_rectangles_and_circles(tmp_path: Path):
+def test_labelme_polygons_rectangles_and_circles(tmp_path):
     shapes = [
         shape("boat", "polygon", TRIANGLE),
         shape("bird", "rectangle", [[50, 40], [20, 60]]),
@@ -466,7 +431,7 @@ def test_labelme_polygons_rectangles_and_circles(tmp_path: Path):
     assert moon.area_px == pytest.approx(np.pi * 100, rel=0.04)
 
 
-def test_labelme_groups_are_one_object_and_shapes_without_area_none(tmp_path: Path):
+def test_labelme_groups_are_one_object_and_shapes_without_area_none(tmp_path):
     far = [[70, 50], [90, 50], [90, 70]]
     converted = from_labelme(
         tmp_path / "in",
@@ -484,11 +449,8 @@ def test_labelme_groups_are_one_object_and_shapes_without_area_none(tmp_path: Pa
     assert [entry["name"] for entry in converted.document["categories"]] == ["bird", "boat"]
     assert [entry["bbox"] for entry in entries] == [[10, 10, 80, 60], [70, 50, 20, 20], [1, 2, 6, 6], [50, 6, 20, 2]]
     assert [len(entry.get("segmentation", [])) for entry in entries] == [2, 1, 0, 0]
-    assert converted.notes == (
-        "1 shape(s) of type 'point' left out, which have no area",
-        "1 shape(s) of type 'linestrip' left out, which have no area",
-        "1 shape(s) labelled '__ignore__' left out",
-    )
+    without_area = tuple(f"1 shape(s) of type '{kind}' left out, which have no area" for kind in ("point", "linestrip"))
+    assert converted.notes == (*without_area, "1 shape(s) labelled '__ignore__' left out")
 
 
 def painted(mask: np.ndarray) -> str:
@@ -497,7 +459,7 @@ def painted(mask: np.ndarray) -> str:
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def test_labelme_painted_masks(tmp_path: Path):
+def test_labelme_painted_masks(tmp_path):
     mask = np.array([[True, False, True], [False, True, True]])
     converted = from_labelme(
         tmp_path / "in",
@@ -511,53 +473,48 @@ def test_labelme_painted_masks(tmp_path: Path):
     np.testing.assert_array_equal(instance_mask(instance, 80, 100), expected)
 
 
-@pytest.mark.parametrize(
-    ("bad", "text"),
-    [
-        (shape("", "polygon", TRIANGLE), "shape 2 has the label ''"),
-        (shape("boat", "polygon", [[1, 2], [3, 4]]), "is a 'polygon' of 2 points"),
-        (shape("boat", "polygon", [[1, 2], [3, "x"], [4, 5]]), "unusable points"),
-        (shape("boat", "polygon", None), "unusable points"),
-        (shape("boat", "star", TRIANGLE), "is a 'star'"),
-        (shape("boat", "mask", [[1, 1], [2, 2]], mask="%%%"), "the painted mask cannot be read"),
-        (shape("boat", "mask", [[1, 1], [9, 9]], mask=painted(np.ones((2, 2), bool))), "its corners"),
-        (shape("boat", "mask", [[99, 1], [100, 2]], mask=painted(np.ones((2, 2), bool))), "sticks out"),
-        (shape("boat", "mask", [[-1, 1], [0, 2]], mask=painted(np.ones((2, 2), bool))), "sticks out"),
-        ("boat", "shape 2 has the label None"),
-    ],
+@cases("bad", "text")(
+    (shape("", "polygon", TRIANGLE), "shape 2 has the label ''"),
+    (shape("boat", "polygon", [[1, 2], [3, 4]]), "is a 'polygon' of 2 points"),
+    (shape("boat", "polygon", [[1, 2], [3, "x"], [4, 5]]), "unusable points"),
+    (shape("boat", "polygon", None), "unusable points"),
+    (shape("boat", "star", TRIANGLE), "is a 'star'"),
+    (shape("boat", "mask", [[1, 1], [2, 2]], mask="%%%"), "the painted mask cannot be read"),
+    (shape("boat", "mask", [[1, 1], [9, 9]], mask=painted(np.ones((2, 2), bool))), "its corners"),
+    *(
+        (shape("boat", "mask", [[left, 1], [left + 1, 2]], mask=painted(np.ones((2, 2), bool))), "sticks out")
+        for left in (-1, 99)
+    ),
+    ("boat", "shape 2 has the label None"),
 )
-def test_unusable_labelme_shapes_are_refused(tmp_path: Path, bad: Any, text: str):
+def test_unusable_labelme_shapes_are_refused(tmp_path, bad, text):
     with pytest.raises(DataError, match=re.escape(text)):
         from_labelme(tmp_path, shape("boat", "polygon", TRIANGLE), bad)
 
 
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        ("{", "is not valid JSON"),
-        ("[" * 100_000, "is not valid JSON"),
-        ("[]", "holds a JSON list"),
-        ('{"images": []}', "is not a LabelMe file"),
-        ('{"shapes": 3}', "is not a LabelMe file"),
-        ('{"shapes": [], "shapes": [1]}', "the same key twice"),
-        ('{"shapes": []}', "there is no object with a class"),
-    ],
+@cases("content", "text")(
+    ("{", "is not valid JSON"),
+    ("[" * 100_000, "is not valid JSON"),
+    ("[]", "holds a JSON list"),
+    ('{"images": []}', "is not a LabelMe file"),
+    ('{"shapes": 3}', "is not a LabelMe file"),
+    ('{"shapes": [], "shapes": [1]}', "the same key twice"),
+    ('{"shapes": []}', "there is no object with a class"),
 )
-def test_unusable_labelme_files_are_refused(tmp_path: Path, content: str, text: str):
+def test_unusable_labelme_files_are_refused(tmp_path, content, text):
     picture(tmp_path / "a.png")
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(DataError, match=text):
         convert_labelme(annotations=tmp_path)
 
 
-def test_folders_without_annotation_files_are_refused(tmp_path: Path):
-    with pytest.raises(DataError, match=r"holds no \.xml file"):
-        convert_voc(annotations=tmp_path, images=tmp_path)
-    with pytest.raises(DataError, match="does not exist"):
-        convert_labelme(annotations=tmp_path / "nowhere")
+def test_folders_without_annotation_files_are_refused(tmp_path):
+    for name, text in ((".", "holds no .xml file"), ("nowhere", "does not exist")):
+        with refused(DataError, text):
+            convert_voc(annotations=tmp_path / name, images=tmp_path)
 
 
-def test_labelme_images_in_a_folder_of_their_own(tmp_path: Path):
+def test_labelme_images_in_a_folder_of_their_own(tmp_path):
     picture(tmp_path / "images/sub/a.png")
     file = tmp_path / "json/sub/a.json"
     labelme_file(file, shape("boat", "polygon", TRIANGLE), imagePath="..\\..\\images\\sub\\a.png")
@@ -567,7 +524,7 @@ def test_labelme_images_in_a_folder_of_their_own(tmp_path: Path):
     assert document["annotations"][0]["category_id"] == 4
 
 
-def test_labelme_files_that_name_another_image(tmp_path: Path):
+def test_labelme_files_that_name_another_image(tmp_path):
     for stem, named in (("a", "b"), ("b", "b")):
         picture(tmp_path / f"{stem}.png")
         labelme_file(tmp_path / f"{stem}.json", shape("boat", "polygon", TRIANGLE), imagePath=f"{named}.png")
@@ -577,8 +534,6 @@ def test_labelme_files_that_name_another_image(tmp_path: Path):
 
 
 # Pickled lists of references
-
-
 class Malicious:
     """Runs a command when unpickled by an ordinary reader."""
 
@@ -606,17 +561,15 @@ def listed(*picks: tuple[Any, Any]) -> list[dict[str, Any]]:
     return [{"img_id": image, "ann_ids": [number]} for image, number in picks]
 
 
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-def test_plain_pickles_of_every_protocol_are_read(tmp_path: Path, protocol: int):
-    content = OrderedDict(
-        [(7, [{"img_id": 3, "ann_ids": [1, 2**40, -5]}]), ("cat", ((1.5, None), True, "ä", (), (2,)))]
-    )
+@cases("protocol")(0, 1, 2, 3, 4, 5)
+def test_plain_pickles_of_every_protocol_are_read(tmp_path, protocol):
+    content = OrderedDict({7: [{"img_id": 3, "ann_ids": [1, 2**40, -5]}], "cat": ((1.5, None), True, "ä", (), (2,))})
     loaded = load_plain(dumped(tmp_path / "a.pkl", content, protocol))
     assert loaded == content
     assert type(loaded) is dict
 
 
-def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path):
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path):
     mark = tmp_path / "ran"
     for protocol in range(6):
         path = dumped(tmp_path / "bad.pkl", {1: Malicious(f"touch {mark}")}, protocol)
@@ -633,18 +586,15 @@ def naming(module: str, name: str) -> list[bytes]:
     return [b"c" + f"{module}\n{name}\n".encode() + b")R.", b"\x80\x04" + b"".join(parts) + b"\x93)R."]
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        *naming("builtins", "eval"),
-        *naming("collections", "OrderedDict.fromkeys"),
-        *naming("collections", "defaultdict"),
-        *naming("ntt.base.files", "write_text"),
-        *naming("numpy._core.multiarray", "_reconstruct"),
-        *(b"Pname\n.", b"]Q.", b"\x82\x01.", b"", b"]", b"zip"),
-    ],
+@cases("data")(
+    *naming("builtins", "eval"),
+    *naming("collections", "OrderedDict.fromkeys"),
+    *naming("collections", "defaultdict"),
+    *naming("ntt.base.files", "write_text"),
+    *naming("numpy._core.multiarray", "_reconstruct"),
+    *(b"Pname\n.", b"]Q.", b"\x82\x01.", b"", b"]", b"zip"),
 )
-def test_other_names_tricks_and_broken_files_are_refused(tmp_path: Path, data: bytes):
+def test_other_names_tricks_and_broken_files_are_refused(tmp_path, data):
     (tmp_path / "bad.pkl").write_bytes(data)
     with pytest.raises(DataError, match="is refused"):
         load_plain(tmp_path / "bad.pkl")
@@ -658,55 +608,40 @@ def bomb() -> list[Any]:
     return unfolding
 
 
-def test_a_pickled_list_becomes_a_references_file(tmp_path: Path):
+def test_a_pickled_list_becomes_a_references_file(tmp_path):
     dataset = small_dataset(tmp_path)
     path = dumped(tmp_path / "list.pkl", OrderedDict([(7, listed((5, 2), (5, 2))), (1, listed((6, 3), (5, 1)))]))
     converted = convert_reference_pickle(pickle_file=path, dataset=dataset)
     entries = converted.document["annotations"]
-    assert [(e["category_id"], e["id"], e["shot_index"], e.get("repeat_of")) for e in entries] == [
-        (1, 3, 0, None),
-        (1, 1, 1, None),
-        (7, 2, 0, None),
-        (7, 5, 1, 2),
-    ]
+    rows = [(e["category_id"], e["id"], e["shot_index"], e.get("repeat_of")) for e in entries]
+    assert rows == [(1, 3, 0, None), (1, 1, 1, None), (7, 2, 0, None), (7, 5, 1, 2)]
     assert all(entry["source"] == "x" for entry in entries)
     assert converted.document["images"][0]["license"] == 3
     details = converted.document["info"]["references"]
-    assert (details["file"], details["file_sha256"], details["list"]) == (
-        "annotations.json",
-        dataset.digest,
-        "list.pkl",
-    )
+    assert [details[key] for key in ("file", "file_sha256", "list")] == ["annotations.json", dataset.digest, "list.pkl"]
 
 
-def test_further_annotations_of_an_entry_and_crowds_are_left_out_and_told(tmp_path: Path):
+def test_further_annotations_of_an_entry_and_crowds_are_left_out_and_told(tmp_path):
     content = {1: [{"img_id": 5, "ann_ids": [1, 2]}, *listed((6, 4))]}
-    converted = convert_reference_pickle(
-        pickle_file=dumped(tmp_path / "list.pkl", content), dataset=small_dataset(tmp_path)
-    )
+    path = dumped(tmp_path / "list.pkl", content)
+    converted = convert_reference_pickle(pickle_file=path, dataset=small_dataset(tmp_path))
     assert [entry["id"] for entry in converted.document["annotations"]] == [1]
     assert converted.notes[0].startswith("1 further annotation(s) of an entry left out")
     assert converted.notes[1].startswith("annotation 4 of image 6 and class 'cat' left out: a crowd region")
 
 
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        ([], "is no few-shot list"),
-        ({}, "is no few-shot list"),
-        ({1: 3}, "is no few-shot list"),
-        ({1: [{"img_id": 5, "ann_ids": bomb()}]}, "is no few-shot list"),
-        ({1.5: [{"img_id": 5, "ann_ids": [1]}]}, "is no few-shot list"),
-        ({1: [{"img_id": 5}]}, "is no few-shot list"),
-        ({1: [{"img_id": 5, "ann_ids": []}]}, "is no few-shot list"),
-        ({1: [{"img_id": 5, "ann_ids": ["1"]}]}, "is no few-shot list"),
-        ({99: listed((5, 1))}, "Category 99 of the list is not in"),
-        ({7: listed((5, 1))}, "annotation 1 of image 5 and class 'dog' is not in"),
-        ({1: listed((6, 1))}, "annotation 1 of image 6 and class 'cat' is not in"),
-        ({1: listed((6, 4))}, "Category 1 (cat) has no usable reference"),
-    ],
+NO_LISTS = ([], {}, {1: 3}, {1: [{"img_id": 5}]}, {1.5: listed((5, 1))})
+
+
+@cases("content", "text")(
+    *((wrong, "is no few-shot list") for wrong in NO_LISTS),
+    *(({1: [{"img_id": 5, "ann_ids": numbers}]}, "is no few-shot list") for numbers in (bomb(), [], ["1"])),
+    ({99: listed((5, 1))}, "Category 99 of the list is not in"),
+    ({7: listed((5, 1))}, "annotation 1 of image 5 and class 'dog' is not in"),
+    ({1: listed((6, 1))}, "annotation 1 of image 6 and class 'cat' is not in"),
+    ({1: listed((6, 4))}, "Category 1 (cat) has no usable reference"),
 )
-def test_lists_that_do_not_fit_are_refused(tmp_path: Path, content: Any, text: str):
+def test_lists_that_do_not_fit_are_refused(tmp_path, content, text):
     path = dumped(tmp_path / "list.pkl", content)
     with pytest.raises(DataError, match=re.escape(text)):
         convert_reference_pickle(pickle_file=path, dataset=small_dataset(tmp_path))

@@ -4,10 +4,10 @@ import json
 import pickle
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 import pytest
 from coco_samples import annotation, document
+from conftest import cases, refused
 from PIL import Image
 from tiny_data import edited, make_tiny, run_with
 
@@ -30,14 +30,11 @@ def ids(made: Json, key: str = "images") -> list[int]:
     return [entry["id"] for entry in made[key]]
 
 
-def test_a_subset_of_classes_keeps_images():
+def test_subsets_of_classes_and_of_images():
     dogs = subset(whole(), classes=["dog"])
     assert dogs["categories"] == [{"id": 7, "name": "dog"}]
     assert len(dogs["images"]) == 10
     assert [(entry["id"], entry["note"]) for entry in dogs["annotations"]] == [(100 + i, "x") for i in range(0, 10, 2)]
-
-
-def test_a_subset_of_images_is_drawn_by_seed_and_grows():
     three, four = (ids(subset(whole(), num_images=n, seed=3)) for n in (3, 4))
     assert set(three) < set(four)
     assert len(three) == 3
@@ -46,34 +43,25 @@ def test_a_subset_of_images_is_drawn_by_seed_and_grows():
     assert sorted(ids(subset(shuffled, num_images=3, seed=3))) == sorted(three)
     assert ids(subset(whole(), num_images=3, seed=4)) != three
     assert subset(whole(), num_images=10) == whole()
-
-
-def test_a_subset_by_list():
     content = whole()
     content["images"][3]["file_name"] = "deep/x.png"
     assert ids(subset(content, names=["0.png", "x.png", "5"])) == [0, 3, 5]
+    assert "annotations" not in subset(document(annotations=None), num_images=1)
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "text"),
-    [
-        ({"classes": ["cow"]}, ConfigError, "no class 'cow'. It has dog, cat"),
-        ({"num_images": 11}, ConfigError, "11 images cannot be chosen: there are 10"),
-        ({"num_images": 0}, ConfigError, "0 images cannot be chosen"),
-        ({"names": ["y"]}, DataError, "'y' of the list is no image of the file"),
-        ({"names": ["x.png"]}, DataError, "'x.png' of the list means 2 images"),
-    ],
+@cases("options", "error", "text")(
+    ({"classes": ["cow"]}, ConfigError, "no class 'cow'. It has dog, cat"),
+    ({"num_images": 11}, ConfigError, "11 images cannot be chosen: there are 10"),
+    ({"num_images": 0}, ConfigError, "0 images cannot be chosen"),
+    ({"names": ["y"]}, DataError, "'y' of the list is no image of the file"),
+    ({"names": ["x.png"]}, DataError, "'x.png' of the list means 2 images"),
 )
-def test_impossible_subsets_are_refused(options: Any, error: type[Exception], text: str):
+def test_impossible_subsets_are_refused(options, error, text):
     content = whole()
     for index, folder in ((3, "deep"), (4, "other")):
         content["images"][index]["file_name"] = f"{folder}/x.png"
     with pytest.raises(error, match=text):
         subset(content, **options)
-
-
-def test_subsets_of_a_file_without_annotations():
-    assert "annotations" not in subset(document(annotations=None), num_images=1)
 
 
 def test_parts_are_disjoint_and_complete():
@@ -87,33 +75,27 @@ def test_parts_are_disjoint_and_complete():
     assert made == split(whole(), shares, seed=1)
 
 
-@pytest.mark.parametrize(
-    ("parts", "text"),
-    [
-        ({"a": 0.5, "b": 0.4}, "add up to 1"),
-        ({"a": float("nan"), "b": 0.4}, "must be above 0 and add up to 1"),
-        ({"a": 1.2, "b": -0.2}, "above 0"),
-        ({"a": 0.99, "b": 0.01}, "no image of 10"),
-    ],
+@cases("parts", "text")(
+    ({"a": 0.5, "b": 0.4}, "add up to 1"),
+    ({"a": float("nan"), "b": 0.4}, "must be above 0 and add up to 1"),
+    ({"a": 1.2, "b": -0.2}, "above 0"),
+    ({"a": 0.99, "b": 0.01}, "no image of 10"),
 )
-def test_impossible_parts_are_refused(parts: dict[str, float], text: str):
+def test_impossible_parts_are_refused(parts, text):
     with pytest.raises(ConfigError, match=text):
         split(whole(), parts)
 
 
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"images": [{"file_name": "a"}]}, "`images` must be a list of objects with an `id`"),
-        ({"categories": None}, "`categories` must be a list"),
-        ({"images": [{"id": [5]}]}, "`images` must be a list of objects with an `id` that is a whole number or text"),
-        ({"annotations": 3}, "`annotations` must be a list"),
-        ({"annotations": [{"image_id": [5], "category_id": 1}]}, "annotations.0. has a image_id that is not in"),
-        ({"annotations": [annotation(1, 6, 1, [1, 1, 5, 5])]}, "annotations.0. has a image_id that is not in `images`"),
-        ({"images": [{"id": 5}, {"id": 5}]}, "an id of `images` occurs more than once"),
-    ],
+@cases("changes", "text")(
+    ({"images": [{"file_name": "a"}]}, "`images` must be a list of objects with an `id`"),
+    ({"categories": None}, "`categories` must be a list"),
+    ({"images": [{"id": [5]}]}, "`images` must be a list of objects with an `id` that is a whole number or text"),
+    ({"annotations": 3}, "`annotations` must be a list"),
+    ({"annotations": [{"image_id": [5], "category_id": 1}]}, "annotations.0. has a image_id that is not in"),
+    ({"annotations": [annotation(1, 6, 1, [1, 1, 5, 5])]}, "annotations.0. has a image_id that is not in `images`"),
+    ({"images": [{"id": 5}, {"id": 5}]}, "an id of `images` occurs more than once"),
 )
-def test_files_whose_parts_do_not_fit_are_refused(tmp_path: Path, changes: Any, text: str):
+def test_files_whose_parts_do_not_fit_are_refused(tmp_path, changes, text):
     (tmp_path / "a.json").write_text(json.dumps(document(**changes)))
     with pytest.raises(DataError, match=text):
         read_whole(tmp_path / "a.json")
@@ -126,13 +108,12 @@ def written(folder: Path, name: str, content: Json) -> tuple[Path, Path]:
     return path, folder / name
 
 
-def test_merging_matches_classes_by_name(tmp_path: Path):
+def test_merging_matches_classes_by_name(tmp_path):
     first = written(tmp_path, "first", document())
-    other = document(
-        categories=[{"id": 1, "name": "dog", "frequency": "r"}, {"id": 2, "name": "cow"}],
-        images=[{"id": 9, "file_name": "a.png", "height": 50, "width": 60, "license": 4}],
-        annotations=[annotation(8, 9, 1, [1, 1, 5, 5]), annotation(9, 9, 2, [1, 1, 5, 5], note="x")],
-    )
+    classes = [{"id": 1, "name": "dog", "frequency": "r"}, {"id": 2, "name": "cow"}]
+    images = [{"id": 9, "file_name": "a.png", "height": 50, "width": 60, "license": 4}]
+    entries = [annotation(8, 9, 1, [1, 1, 5, 5]), annotation(9, 9, 2, [1, 1, 5, 5], note="x")]
+    other = document(categories=classes, images=images, annotations=entries)
     made = merge([first, written(tmp_path, "second", other)])
     assert [(c["id"], c["name"]) for c in made.document["categories"]] == [(1, "cat"), (2, "cow"), (7, "dog")]
     assert [(i["id"], i["file_name"]) for i in made.document["images"]] == [(5, "first/a.png"), (9, "second/a.png")]
@@ -143,7 +124,7 @@ def test_merging_matches_classes_by_name(tmp_path: Path):
     assert made.notes == ("class 'dog' of second.json has id 7 now, had 1",)
 
 
-def test_merging_renumbers_where_ids_clash_and_joins_the_same_image(tmp_path: Path):
+def test_merging_renumbers_where_ids_clash_and_joins_the_same_image(tmp_path):
     cats = document(annotations=[annotation(1, 5, 1, [20, 20, 50, 40])])
     dogs = document(annotations=[annotation(1, 5, 7, [20, 20, 50, 40])])
     first = written(tmp_path, "same", cats)
@@ -156,7 +137,7 @@ def test_merging_renumbers_where_ids_clash_and_joins_the_same_image(tmp_path: Pa
     assert [(e["id"], e["image_id"]) for e in clashing["annotations"]] == [(1, 1), (2, 2)]
 
 
-def test_an_object_that_two_files_have_is_written_once(tmp_path: Path):
+def test_objects_of_two_files_are_written_once_where_files_can_be_merged(tmp_path):
     """Files that overlap would double their objects; within a file, equal annotations are left as they are."""
     here, there = [20, 20, 50, 40], [30, 20, 50, 40]
     first = written(tmp_path, "same", document(annotations=[annotation(1, 5, 1, here), annotation(2, 5, 1, here)]))
@@ -165,19 +146,18 @@ def test_an_object_that_two_files_have_is_written_once(tmp_path: Path):
     made = merge([first, (tmp_path / "other.json", tmp_path / "same")])
     assert [(e["id"], e["bbox"]) for e in made.document["annotations"]] == [(1, here), (2, here), (9, there)]
     assert made.notes == ("1 annotation(s) left out, which an earlier file has for the same image",)
-
-
-def test_files_that_cannot_be_merged_are_refused(tmp_path: Path):
     first = written(tmp_path, "same", document())
-    with pytest.raises(DataError, match="has no annotations, other files have"):
-        merge([first, written(tmp_path, "bare", document(annotations=None))])
     smaller = document(images=[{"id": 5, "file_name": "a.png", "height": 99, "width": 200}])
-    (tmp_path / "smaller.json").write_text(json.dumps(smaller))
-    with pytest.raises(DataError, match="has different sizes in the files"):
-        merge([first, (tmp_path / "smaller.json", tmp_path / "same")])
+    for content, text in (
+        (document(annotations=None), "no annotations, other files have"),
+        (smaller, "different sizes"),
+    ):
+        path, _ = written(tmp_path, "other", content)
+        with refused(DataError, text):
+            merge([first, (path, tmp_path / "same")])
 
 
-def test_real_files_split_and_merged_are_whole_again(shared_dir: Path, tmp_path: Path):
+def test_real_files_split_and_merged_are_whole_again(shared_dir, tmp_path):
     source = shared_dir / "data/fruits_nuts_dev"
     truth = read_coco(source / "annotations/targets.json", source / "images")
     for name, part in split(read_whole(truth.annotation_file), {"a": 0.5, "b": 0.5}).items():
@@ -191,33 +171,28 @@ def test_real_files_split_and_merged_are_whole_again(shared_dir: Path, tmp_path:
 
 
 # Commands
-
-
-def test_commands_cut_and_merge(tmp_path: Path, cli):
+def test_commands_cut_and_merge(tmp_path, cli):
     root = make_tiny(tmp_path / "tiny")
     source = root / "annotations/targets.json"
     before = source.read_bytes()
     out = tmp_path / "out"
-    assert "4 images, 3 annotations, 1 classes written to" in cli(
-        "data", "subset", source, "--class", "disc", "--output", out / "disc.json"
-    )
+    said = cli("data", "subset", source, "--class", "disc", "--output", out / "disc.json")
+    assert "4 images, 3 annotations, 1 classes written to" in said
     assert main(["data", "split", str(source), "train=0.75", "val=0.25", "--output", str(out)]) == 0
     assert [len(json.loads((out / f"{name}.json").read_text())["images"]) for name in ("train", "val")] == [3, 1]
     pairs = [word for name in ("train", "val") for word in ("--input", str(out / f"{name}.json"), str(root / "images"))]
-    assert "4 images, 5 objects (5 with a mask, 0 crowd regions)" in cli(
-        "data", "merge", *pairs, "--output", out / "all.json"
-    )
-    assert "files are never changed" in cli("data", "merge", *pairs, "--output", out / "all.json", status=2)
+    merging = ("data", "merge", *pairs, "--output", out / "all.json")
+    assert "4 images, 5 objects (5 with a mask, 0 crowd regions)" in cli(*merging)
+    assert "files are never changed" in cli(*merging, status=2)
     assert "cannot be part of a file name" in cli("data", "split", source, "../x=1", "--output", out, status=2)
     assert source.read_bytes() == before
 
 
-def test_commands_convert(tmp_path: Path, cli):
+def test_commands_convert_and_leave_nothing_that_a_run_could_not_use(tmp_path, cli):
     Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
     before = list(tmp_path.iterdir())
-    assert "has no images/train/ with labels/train/" in cli(
-        "data", "convert", "yolo", tmp_path, "--output", tmp_path / "boats.json", status=2
-    )
+    refusal = cli("data", "convert", "yolo", tmp_path, "--output", tmp_path / "boats.json", status=2)
+    assert "has no images/train/ with labels/train/" in refusal
     assert list(tmp_path.iterdir()) == before
     corners = "<xmin>11</xmin><ymin>21</ymin><xmax>40</xmax><ymax>60</ymax>"
     boat = f"<object><name>boat</name><difficult>1</difficult><bndbox>{corners}</bndbox></object>"
@@ -227,10 +202,7 @@ def test_commands_convert(tmp_path: Path, cli):
     assert "1 images, 1 objects (0 with a mask, 0 crowd regions)" in out
     assert f"its file names start from {tmp_path}\n" in out
     assert json.loads((tmp_path / "voc.json").read_text())["annotations"][0]["bbox"] == [11, 21, 29, 39]
-
-
-def test_what_a_run_could_not_use_is_not_left_behind(tmp_path: Path, cli):
-    Image.new("RGB", (100, 80)).save(tmp_path / "a.png")
+    (tmp_path / "voc.json").unlink()
     far = {"label": "boat", "points": [[1, 1], [50_000, 1], [50_000, 9]]}
     (tmp_path / "a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": [far]}))
     words = ["--annotations", str(tmp_path), "--output", str(tmp_path / "out.json")]
@@ -238,17 +210,16 @@ def test_what_a_run_could_not_use_is_not_left_behind(tmp_path: Path, cli):
     assert not (tmp_path / "out.json").exists()
 
 
-def sample(root: Path, output: Path, *more: str) -> int:
-    words = ["--annotations", str(root / "annotations/references.json"), "--images", str(root / "images")]
-    return main(["data", "sample-references", *words, "--output", str(output), *more])
+def sampling(root: Path, output: Path, *more: str) -> list[str]:
+    files = ["--annotations", str(root / "annotations/references.json"), "--images", str(root / "images")]
+    return ["data", "sample-references", *files, "--output", str(output), *more]
 
 
-@pytest.mark.parametrize("sampler", ["native", "reference", "fixed"])
-def test_a_run_with_sampled_references_uses_the_same_ones(tmp_path: Path, sampler: str, capsys):
+@cases("sampler")("native", "reference", "fixed")
+def test_a_run_with_sampled_references_uses_the_same_ones(tmp_path, sampler, cli):
     root = make_tiny(tmp_path / "tiny")
     chosen = [f"shots.sampler={sampler}", "shots=2shot", "seed=3"]
-    assert sample(root, root / "annotations/shared.json", "--pictures", str(tmp_path / "sheet"), *chosen) == 0
-    out = capsys.readouterr().out
+    out = cli(*sampling(root, root / "annotations/shared.json", "--pictures", str(tmp_path / "sheet"), *chosen))
     assert "3 images, 4 objects" in out
     with Image.open(tmp_path / "sheet/references.png") as sheet:
         assert sheet.width > 400
@@ -271,7 +242,7 @@ def test_a_run_with_sampled_references_uses_the_same_ones(tmp_path: Path, sample
     assert recorded["targets"]["file"].endswith("targets.json")
 
 
-def test_a_class_without_an_example_is_left_out_by_the_reference_sampler_only(tmp_path: Path):
+def test_a_class_without_an_example_is_left_out_by_the_reference_sampler_only(tmp_path):
     root = make_tiny(tmp_path / "tiny")
     for name in ("references", "targets"):
         with edited(root, name) as content:
@@ -284,22 +255,21 @@ def test_a_class_without_an_example_is_left_out_by_the_reference_sampler_only(tm
     assert list(drawn["names"].values()) == ["disc", "square"]
 
 
-def test_wrong_wishes_for_references_are_refused(tmp_path: Path, capsys, cli):
+def test_wrong_wishes_for_references_are_refused(tmp_path, cli):
     root = make_tiny(tmp_path / "tiny")
     source = root / "annotations/references.json"
-    assert sample(root, source) == 2
-    assert "exists already, and files are never changed" in capsys.readouterr().err
-    assert sample(root, tmp_path / "refs.json", "split.classes=[dics]") == 2
-    assert "The nearest is 'disc'" in capsys.readouterr().err
-    assert sample(root, tmp_path / "refs.json", "shots=30shot", "shots.strict=true") == 2
-    assert "for 30 shots" in capsys.readouterr().err
-    assert "--annotations is given without --images" in cli(
-        "data", "sample-references", "--annotations", source, "--output", tmp_path / "a.json", status=2
-    )
+    for output, more, text in (
+        (source, (), "exists already, and files are never changed"),
+        (tmp_path / "refs.json", ("split.classes=[dics]",), "The nearest is 'disc'"),
+        (tmp_path / "refs.json", ("shots=30shot", "shots.strict=true"), "for 30 shots"),
+    ):
+        assert text in cli(*sampling(root, output, *more), status=2)
+    words = ("data", "sample-references", "--annotations", source, "--output", tmp_path / "a.json")
+    assert "--annotations is given without --images" in cli(*words, status=2)
     assert not (tmp_path / "refs.json").exists()
 
 
-def test_the_published_draw_is_the_one_of_our_command(shared_dir: Path, golden_dir: Path, tmp_path: Path):
+def test_the_published_draw_is_the_one_of_our_command(shared_dir, golden_dir, tmp_path):
     """The recorded draw of the published sampler: drawn by ours it is the same file as converted from its pickle."""
     root = shared_dir / "data/coco_dev"
     words = ["--annotations", str(root / "annotations/targets.json"), "--images", str(root / "images")]

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import cases, refused
 from http_server import Site, serve
 from miniatures import make_miniature
 
@@ -60,8 +61,8 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("pack", [zipped, lambda files: tarred(files, links={"b.txt": "/etc/passwd"})])
-def test_unpacking(pack, tmp_path: Path):
+@cases("pack")(zipped, lambda files: tarred(files, links={"b.txt": "/etc/passwd"}))
+def test_unpacking(pack, tmp_path):
     """Links are left out."""
     files = {"a/1.txt": b"one", "a/b/2.txt": b"", "3.txt": b"three" * 100}
     (tmp_path / "x.bin").write_bytes(pack(files))
@@ -71,20 +72,16 @@ def test_unpacking(pack, tmp_path: Path):
     assert states[-1] == (503, 503)
 
 
-@pytest.mark.parametrize("pack", [zipped, tarred])
-@pytest.mark.parametrize("name", ["../out.txt", "a/../../out.txt", "/etc/out.txt"])
-def test_names_that_lead_out_are_refused_before_anything_is_written(pack, name: str, tmp_path: Path):
+@cases("pack")(zipped, tarred)
+@cases("name")("../out.txt", "a/../../out.txt", "/etc/out.txt")
+def test_names_that_lead_out_are_refused_before_anything_is_written(pack, name, tmp_path):
     (tmp_path / "x.bin").write_bytes(pack({"good.txt": b"good", name: b"bad"}))
     with pytest.raises(DataError, match=r"would be outside the folder\. Nothing was unpacked"):
         unpack(tmp_path / "x.bin", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def flipped() -> bytes:
-    """A zip archive with one bit wrong."""
-    data = bytearray(zipped({"a.txt": bytes(range(256)) * 8}))
-    data[60] ^= 1
-    return bytes(data)
+ZIP = zipped({"a.txt": bytes(range(256)) * 8})
 
 
 def marked(data: bytes, *, flags: int = 0, method: int = 8) -> bytes:
@@ -100,32 +97,29 @@ TWO = tarred({"a.txt": b"a" * 600, "b.txt": b"b"})
 NO_HEADER = TWO[:1536] + b"x" * 512 + TWO[2048:]
 
 
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        (b"", "is damaged"),
-        (b"no archive", "is damaged"),
-        (TWO[:1100], "is damaged"),  # in the middle of a file
-        (TWO[:1536], "is cut off"),  # between two files
-        (NO_HEADER, "no file begins at byte 1536"),
-        (gzip.compress(NO_HEADER), "no file begins at byte 1536"),
-        (gzip.compress(TWO)[:-20], "is damaged"),
-        (gzip.compress(TWO)[:-8] + b"12345678", "CRC check failed"),
-        (bz2.compress(TWO)[:-9] + b"123456789", "is damaged"),
-        (lzma.compress(TWO)[:-9], "is damaged"),
-        (flipped(), "is damaged"),
-        (marked(zipped({"a.txt": b"a"}), flags=1), "is encrypted"),
-        (marked(zipped({"a.txt": b"a"}), method=9), "compression .*is not supported.*Unpack it yourself"),
-    ],
+@cases("content", "text")(
+    (b"", "is damaged"),
+    (b"no archive", "is damaged"),
+    (TWO[:1100], "is damaged"),  # in the middle of a file
+    (TWO[:1536], "is cut off"),  # between two files
+    (NO_HEADER, "no file begins at byte 1536"),
+    (gzip.compress(NO_HEADER), "no file begins at byte 1536"),
+    (gzip.compress(TWO)[:-20], "is damaged"),
+    (gzip.compress(TWO)[:-8] + b"12345678", "CRC check failed"),
+    (bz2.compress(TWO)[:-9] + b"123456789", "is damaged"),
+    (lzma.compress(TWO)[:-9], "is damaged"),
+    (ZIP[:60] + bytes([ZIP[60] ^ 1]) + ZIP[61:], "is damaged"),
+    (marked(zipped({"a.txt": b"a"}), flags=1), "is encrypted"),
+    (marked(zipped({"a.txt": b"a"}), method=9), "compression .*is not supported.*Unpack it yourself"),
 )
-def test_archives_that_cannot_be_unpacked(content: bytes, text: str, tmp_path: Path):
+def test_archives_that_cannot_be_unpacked(content, text, tmp_path):
     (tmp_path / "x.bin").write_bytes(content)
     with pytest.raises(DataError, match=text):
         unpack(tmp_path / "x.bin", tmp_path / "out")
     assert tree(tmp_path / "out") == {}
 
 
-def test_a_full_disk_is_noticed_before_unpacking(tmp_path: Path, monkeypatch):
+def test_a_full_disk_is_noticed_before_unpacking(tmp_path, monkeypatch):
     (tmp_path / "x.zip").write_bytes(zipped({"a.txt": b"a"}))
     free = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda _: free)
@@ -163,7 +157,7 @@ def world(tmp_path: Path, monkeypatch) -> Iterator[World]:
         yield made
 
 
-def offer_coco(world: World):
+def offer_coco(world: World) -> DatasetDetails:
     details = make_miniature("coco", world.made)
     world.offer("val2017.zip", "coco", world.below("coco", "val2017/"), {"val2017": 2})
     world.offer("train2017.zip", "coco", world.below("coco", "train2017/"), {"train2017": 7})
@@ -172,7 +166,7 @@ def offer_coco(world: World):
     return details
 
 
-def test_get_coco(world: World, capsys, cli):
+def test_get_coco(world, capsys, cli):
     details = offer_coco(world)
     assert main(["data", "get", "coco"]) == 0
     assert tree(world.root / "coco") == tree(world.made / "coco")
@@ -184,7 +178,7 @@ def test_get_coco(world: World, capsys, cli):
     assert not (world.root / "coco" / ".downloads").exists()
 
 
-def test_an_archive_placed_by_hand_is_compared_before_it_is_unpacked(world: World, cli):
+def test_an_archive_placed_by_hand_is_compared_before_it_is_unpacked(world, cli):
     offer_coco(world)
     archive = world.root / "coco" / ".downloads" / "val2017.zip"
     archive.parent.mkdir(parents=True)
@@ -196,7 +190,7 @@ def test_an_archive_placed_by_hand_is_compared_before_it_is_unpacked(world: Worl
     assert "pub/val2017.zip" not in {path for path, _ in world.site.requests}
 
 
-def test_an_interrupted_unpacking_is_finished(world: World):
+def test_an_interrupted_unpacking_is_finished(world):
     offer_coco(world)
     assert main(["data", "get", "coco"]) == 0
     victim = world.root / "coco" / "train2017" / "000000000100.jpg"
@@ -207,24 +201,22 @@ def test_an_interrupted_unpacking_is_finished(world: World):
     assert victim.read_bytes() == (world.made / "coco" / "train2017" / "000000000100.jpg").read_bytes()
 
 
-def test_a_wrong_archive_is_refused(world: World, cli):
+def test_a_wrong_archive_is_refused(world, cli):
     offer_coco(world)
     world.site.files["pub/val2017.zip"] += b"x"
     assert "is not the expected file: its md5 is" in cli("data", "get", "coco", status=2)
     assert not (world.root / "coco" / "val2017").exists()
 
 
-def test_an_archive_without_what_it_should_hold(world: World, cli):
+def test_an_archive_without_what_it_should_hold(world, cli):
     world.offer("val2017.zip", "coco", {"val2017/1.jpg": b"1"}, {"val2017": 5})
     assert "val2017.zip is incomplete: val2017 in" in cli("data", "get", "coco", status=2)
 
 
-def test_offline_and_mirror(world: World, cli, monkeypatch):
+def test_offline_and_mirror(world, cli, monkeypatch):
     offer_coco(world)
-    assert "val2017.zip is not there, and downloads are switched off. It is published at" in cli(
-        "data", "get", "coco", "--offline", status=2
-    )
-    assert world.site.requests == []
+    refusal = cli("data", "get", "coco", "--offline", status=2)
+    assert "val2017.zip is not there, and downloads are switched off. It is published at" in refusal
     with serve(Site(files={f"copy/coco/{k.removeprefix('pub/')}": v for k, v in world.site.files.items()})) as mirror:
         monkeypatch.setenv("NTT_DATA_MIRROR", f"{mirror.url}/copy")
         assert main(["data", "get", "coco"]) == 0
@@ -232,30 +224,31 @@ def test_offline_and_mirror(world: World, cli, monkeypatch):
     assert world.site.requests == []
 
 
-def test_get_lvis_makes_minival(world: World):
+def offer_lvis(world: World) -> DatasetDetails:
     details = make_miniature("lvis_minival", world.made)
-    expected = json.loads((world.made / "lvis" / "lvis_v1_minival.json").read_text())
     world.offer("val2017.zip", "coco", world.below("coco", "val2017/"), {"val2017": 1})
-    world.offer("train2017.zip", "coco", world.below("coco", "train2017/"), {"train2017": 3})
-    for half in ("train", "val"):
-        name = f"lvis_v1_{half}.json"
+    for name in ("lvis_v1_train.json", "lvis_v1_val.json"):
         world.offer(f"{name}.zip", "lvis", world.below("lvis", name), {name: 1})
+    return details
+
+
+def test_get_lvis_makes_minival(world):
+    details = offer_lvis(world)
+    expected = json.loads((world.made / "lvis" / "lvis_v1_minival.json").read_text())
+    world.offer("train2017.zip", "coco", world.below("coco", "train2017/"), {"train2017": 3})
     assert main(["data", "get", "lvis_minival"]) == 0
     assert json.loads((world.root / "lvis" / "lvis_v1_minival.json").read_text()) == expected
     assert check_published(details, files_by_shots(details, None)).problems == []
     assert write_minival(world.root / "lvis") is None
 
 
-def test_minival_needs_val(tmp_path: Path):
-    with pytest.raises(DataError, match=r"There is no annotation file .*lvis_v1_val\.json"):
-        write_minival(tmp_path)
-    for content, message in (
-        ('{"images": [', r"lvis_v1_val\.json is not valid JSON"),
-        ("{}", r"lvis_v1_val\.json: `images` must be a list"),
-        ('{"images": [{"id": 1, "coco_url": "x/train2017/1.jpg"}], "categories": []}', "names no image of val2017"),
-    ):
-        (tmp_path / "lvis_v1_val.json").write_text(content)
-        with pytest.raises(DataError, match=message):
+def test_minival_needs_val(tmp_path):
+    elsewhere = '{"images": [{"id": 1, "coco_url": "x/train2017/1.jpg"}], "categories": []}'
+    for content, text in ((None, "There is no annotation file"), ('{"images": [', "is not valid JSON"),
+                          ("{}", "`images` must be a list"), (elsewhere, "names no image of val2017")):  # fmt: skip
+        if content is not None:
+            (tmp_path / "lvis_v1_val.json").write_text(content)
+        with refused(DataError, "lvis_v1_val.json", text):
             write_minival(tmp_path)
 
 
@@ -278,18 +271,15 @@ def offer_voc(world: World):
     return details, lists
 
 
-def test_get_voc_converts_and_makes_the_few_shot_files(world: World, cli):
+def test_get_voc_converts_and_makes_the_few_shot_files(world, cli):
     details, lists = offer_voc(world)
     assert len(lists) == 5 * 20
     assert "5_shot.json: written" in cli("data", "get", "voc")
     assert check_published(details, files_by_shots(details, None)).problems == []
     trainval = json.loads((world.root / "voc" / "annotations" / "trainval0712.json").read_text())
-    assert [image["file_name"] for image in trainval["images"]] == [
-        "VOC2007/JPEGImages/000005.jpg",
-        "VOC2007/JPEGImages/000007.jpg",
-        "VOC2012/JPEGImages/2008_000008.jpg",
-        "VOC2012/JPEGImages/2008_000015.jpg",
-    ]
+    names = ("VOC2007/JPEGImages/000005", "VOC2007/JPEGImages/000007")
+    names += ("VOC2012/JPEGImages/2008_000008", "VOC2012/JPEGImages/2008_000015")
+    assert [image["file_name"] for image in trainval["images"]] == [f"{name}.jpg" for name in names]
     assert len({entry["id"] for entry in trainval["annotations"]}) == 48
     assert trainval["annotations"][0]["bbox"] == [10, 10, 40, 40]
     asked = len(world.site.requests)
@@ -297,7 +287,7 @@ def test_get_voc_converts_and_makes_the_few_shot_files(world: World, cli):
     assert len(world.site.requests) == asked
 
 
-def test_few_shot_lists_keep_their_order_and_name_known_images(tmp_path: Path):
+def test_few_shot_lists_keep_their_order_and_name_known_images(tmp_path):
     make_miniature("voc", tmp_path)
     root = tmp_path / "voc"
     convert_devkit(root)
@@ -315,16 +305,15 @@ def test_few_shot_lists_keep_their_order_and_name_known_images(tmp_path: Path):
         write_kshot_files(root, (1,))
 
 
-def test_the_others_are_told_where_to_find_them(tmp_path: Path, cli):
+def test_the_others_are_told_where_to_find_them(tmp_path, cli):
     out = cli("data", "get", "cdfsod_dior", "--data-root", tmp_path, status=1)
     assert "published at https://github.com/lovelyqian/CDFSOD-benchmark" in out
     for name in ("annotations/1_shot.json", "annotations/10_shot.json", "annotations/test.json", "train/", "test/"):
         assert f"  {tmp_path / 'DIOR'}/{name}\n" in out
     make_miniature("cdfsod_dior", tmp_path)
     assert "CD-FSOD, DIOR is present" in cli("data", "get", "cdfsod_dior", "--data-root", tmp_path)
-    assert "There is no published data set named 'imagenet'. Available: coco, lvis," in cli(
-        "data", "get", "imagenet", status=2
-    )
+    refusal = cli("data", "get", "imagenet", status=2)
+    assert "There is no published data set named 'imagenet'. Available: coco, lvis," in refusal
 
 
 def offer_lists(world: World, monkeypatch: pytest.MonkeyPatch, option: str = "cdfsod_uodd") -> DatasetDetails:
@@ -345,7 +334,7 @@ def offer_lists(world: World, monkeypatch: pytest.MonkeyPatch, option: str = "cd
     return details
 
 
-def test_get_kshot_lists(world: World, cli, monkeypatch):
+def test_get_kshot_lists(world, cli, monkeypatch):
     details = offer_lists(world, monkeypatch)
     assert "10_shot.json: written" in cli("data", "get", "cdfsod-lists")
     assert check_published(details, files_by_shots(details, None)).problems == []
@@ -361,23 +350,21 @@ def test_get_kshot_lists(world: World, cli, monkeypatch):
     assert len(world.site.requests) == asked == 3
 
 
-def test_kshot_lists_before_the_data_set(world: World, cli, monkeypatch):
+def test_kshot_lists_before_the_data_set(world, cli, monkeypatch):
     offer_lists(world, monkeypatch)
     shutil.rmtree(world.root / "UODD")
     assert "call again once annotations/test.json and train/ are there" in cli("data", "get", "cdfsod-lists")
     assert sorted(tree(world.root / "UODD")) == [f"annotations/{shots}_shot_converted.json" for shots in (10, 1, 5)]
 
 
-def test_other_lists_than_the_published_ones(world: World, cli, monkeypatch):
+def test_other_lists_than_the_published_ones(world, cli, monkeypatch):
     """A K_shot.json of the user's is kept, and compared; a list that was changed is refused."""
     offer_lists(world, monkeypatch)
     annotations = world.root / "UODD" / "annotations"
     own = json.loads((world.made / "UODD" / "annotations" / "1_shot.json").read_text())
     own["annotations"][0]["bbox"][0] += 1
     (annotations / "1_shot.json").write_text(json.dumps(own))
-    assert "Fetch the list with `ntt data get cdfsod-lists` and check again" in cli(
-        "data", "check", "cdfsod_uodd", status=1
-    )
+    assert "Fetch the list with `ntt data get cdfsod-lists`" in cli("data", "check", "cdfsod_uodd", status=1)
     assert main(["data", "get", "cdfsod-lists"]) == 0
     out = cli("data", "check", "cdfsod_uodd", status=1)
     assert "1_shot.json has other references than the benchmark's list. Classes that differ from " in out
@@ -385,14 +372,12 @@ def test_other_lists_than_the_published_ones(world: World, cli, monkeypatch):
     assert "other references" not in out.replace("1_shot.json has other references", "")
     path = annotations / "5_shot_converted.json"
     path.write_text(path.read_text().replace("UODD/train/", "UODD/train/../"))
-    assert "5_shot_converted.json is not the published list: its sha256 differs" in cli(
-        "data", "get", "cdfsod-lists", status=2
-    )
+    assert "5_shot_converted.json is not the published list" in cli("data", "get", "cdfsod-lists", status=2)
     with pytest.raises(DataError, match=r"is not below train/"):
         published_references(path)
 
 
-def test_the_published_lists_are_recognised(shared_dir: Path):
+def test_the_published_lists_are_recognised(shared_dir):
     """Digests of the files as they are published."""
     for details in known_datasets().values():
         for shots, published in details.lists.items():
@@ -404,7 +389,7 @@ def test_the_published_lists_are_recognised(shared_dir: Path):
             assert len({image for _, image, _ in references}) == details.shot_images[shots]
 
 
-def test_the_benchmark_as_its_users_have_it(shared_dir: Path, tmp_path: Path, cli):
+def test_the_benchmark_as_its_users_have_it(shared_dir, tmp_path, cli):
     """UODD passes its check, lists included, and its references are those of the lists."""
     assert (
         cli("data", "check", "cdfsod_uodd", "--root", shared_dir / "data" / "cdfsod" / "UODD").count(
@@ -421,19 +406,13 @@ def test_the_benchmark_as_its_users_have_it(shared_dir: Path, tmp_path: Path, cl
     assert [len(entries) for entries in references.values()] == [10, 10, 10]
 
 
-def test_the_folder_of_one_data_set(world: World, cli):
+def test_the_folder_of_one_data_set(world, cli):
     """`--root` names it for get as for check; of LVIS, the images stay those of coco/ beside it."""
-    make_miniature("lvis_minival", world.made)
-    world.offer("val2017.zip", "coco", world.below("coco", "val2017/"), {"val2017": 1})
-    for half in ("train", "val"):
-        name = f"lvis_v1_{half}.json"
-        world.offer(f"{name}.zip", "lvis", world.below("lvis", name), {name: 1})
+    offer_lvis(world)
     assert main(["data", "get", "lvis", "--root", str(world.root / "L1")]) == 0
     assert {path.split("/")[0] for path in tree(world.root)} == {"L1", "coco"}
     assert "  /my/uodd/annotations/test.json\n" in cli("data", "get", "cdfsod_uodd", "--root", "/my/uodd", status=1)
-    assert "--root /my/uodd: cdfsod-lists serves six data sets" in cli(
-        "data", "get", "cdfsod-lists", "--root", "/my/uodd", status=2
-    )
+    assert "cdfsod-lists serves six data sets" in cli("data", "get", "cdfsod-lists", "--root", "/my/uodd", status=2)
 
 
 def test_the_registry_of_archives_is_well_formed():

@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from coco_samples import annotation, document, gradient, read, save_image
+from conftest import cases, refused
 from PIL import Image
-from tiny_data import make_tiny
+from tiny_data import make_tiny, run_with
 
 from ntt.cli.main import main
-from ntt.config.compose import compose_config
-from ntt.config.identity import run_directory
 from ntt.data.comparison import content_sentences, identical_images, same_images_sentence
 from ntt.data.images import check_images
 from ntt.errors import DataError
-from ntt.run import runner
 from ntt.types import ImageRecord, Json
 
 
@@ -37,39 +35,28 @@ def edited(root: Path, change: Callable[[Json], Any], *roles: str) -> Path:
 
 
 # Names that differ from those on disk
-
-
-@pytest.mark.parametrize(
-    ("on_disk", "written", "difference"),
-    [
-        ("a.png", "images\\a.png", "a backslash in place of a slash and leading folders"),
-        ("day/a.png", "day\\a.png", "a backslash in place of a slash"),
-        ("a.png", "A.PNG", "upper and lower case"),
-        ("my a.png", "my%20a.png", "an escape such as %20"),
-        (unicodedata.normalize("NFC", "ö.png"), unicodedata.normalize("NFD", "ö.png"), "the Unicode form of a letter"),
-        (unicodedata.normalize("NFD", "ö.png"), "Ö.png", "the Unicode form of a letter and upper and lower case"),
-        ("a.png", "train/images/a.png", "leading folders"),
-    ],
+@cases("on_disk", "written", "difference")(
+    ("a.png", "images\\a.png", "a backslash in place of a slash and leading folders"),
+    ("day/a.png", "day\\a.png", "a backslash in place of a slash"),
+    ("a.png", "A.PNG", "upper and lower case"),
+    ("my a.png", "my%20a.png", "an escape such as %20"),
+    (unicodedata.normalize("NFC", "ö.png"), unicodedata.normalize("NFD", "ö.png"), "the Unicode form of a letter"),
+    (unicodedata.normalize("NFD", "ö.png"), "Ö.png", "the Unicode form of a letter and upper and lower case"),
+    ("a.png", "train/images/a.png", "leading folders"),
 )
-@pytest.mark.parametrize("size", [{"height": 10, "width": 20}, {}])
-def test_a_file_of_a_similar_name_is_named_once(
-    tmp_path: Path, on_disk: str, written: str, difference: str, size: dict[str, int]
-):
+@cases("size")({"height": 10, "width": 20}, {})
+def test_a_file_of_a_similar_name_is_named_once(tmp_path, on_disk, written, difference, size):
     others = [f"{number}/{written}" for number in range(3)] if "\\" not in written and "/" not in written else []
     images = [{"id": n, "file_name": name, **size} for n, name in enumerate([written, *others], start=5)]
     for name in [on_disk, *(f"{number}/{on_disk}" for number in range(len(others)))]:
         save_image(tmp_path / "images" / name, gradient(10, 20))
-    with pytest.raises(DataError) as caught:
+    differ = f"of {len(images)} images have other names on disk: {written!r} exists as {on_disk!r}."
+    with refused(DataError, f"{len(images)} {differ}", f"These differ by {difference}; correct `file_name`.") as error:
         check_images(list(read(tmp_path, document(images=images, annotations=[])).images.values()))
-    message = str(caught.value)
-    assert (
-        f"{len(images)} of {len(images)} images have other names on disk: {written!r} exists as {on_disk!r}." in message
-    )
-    assert f"These differ by {difference}; correct `file_name`." in message
-    assert "problems" not in message
+    assert "problems" not in str(error.value)
 
 
-def test_files_that_are_nowhere(tmp_path: Path):
+def test_files_that_are_nowhere(tmp_path):
     images = [{"id": n, "file_name": f"{n}.png"} for n in (5, 6)]
     with pytest.raises(DataError, match=r"None of the 2 images exist, such as .*/images/5\.png\. Is the folder right"):
         read(tmp_path, document(images=images))
@@ -79,25 +66,20 @@ def test_files_that_are_nowhere(tmp_path: Path):
 
 
 # The same picture as reference and as target
-
-
-def test_the_same_picture_is_found_whatever_it_is_called_and_however_it_is_stored(tmp_path: Path):
+def test_the_same_picture_is_found_whatever_it_is_called_and_however_it_is_stored(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     reference = record(save_image(tmp_path / "reference.png", noise))
     twin = record(save_image(tmp_path / "twin.png", noise))
-    others = [
-        record(save_image(tmp_path / f"other.{kind}", noise, **options))
-        for kind, options in (("bmp", {}), ("jpg", {"quality": 90}), ("tif", {}))
-    ]
+    kinds = {"bmp": {}, "jpg": {"quality": 90}, "tif": {}}
+    others = [record(save_image(tmp_path / f"other.{kind}", noise, **options)) for kind, options in kinds.items()]
     different = record(save_image(tmp_path / "different.png", noise[::-1]))
     missing = ImageRecord("x", "x.png", tmp_path / "x.png", 96, 128)
     targets = [different, twin, *others, missing]
     assert identical_images([reference], targets) == [(reference, twin)]
     sentence = same_images_sentence([reference], targets)
     assert sentence is not None
-    assert sentence.startswith(
-        "4 of 6 target images are also images of the references file, 1 byte for byte and 3 as the same"
-    )
+    same = "4 of 6 target images are also images of the references file, 1 byte for byte and 3 as the same"
+    assert sentence.startswith(same)
     assert "twin.png (as reference: reference.png), other.bmp (as reference: reference.png)" in sentence
     assert same_images_sentence([reference], [different, missing]) is None
     # Pictures without anything in them resemble each other without being the same.
@@ -105,7 +87,7 @@ def test_the_same_picture_is_found_whatever_it_is_called_and_however_it_is_store
     assert same_images_sentence(blank[:1], blank[1:]) is None
 
 
-def test_classes_without_objects_and_crowded_images(tmp_path: Path):
+def test_classes_without_objects_and_crowded_images(tmp_path):
     entries = [annotation(n, 5, 1, [n, 0, 9, 9]) for n in range(1, 5)]
     targets = read(tmp_path, document(annotations=[*entries, annotation(9, 5, 7, [0, 0, 9, 9], iscrowd=1)]))
     assert content_sentences(targets.categories, targets, 3) == [
@@ -119,14 +101,12 @@ def test_classes_without_objects_and_crowded_images(tmp_path: Path):
 
 
 # The command and runs
-
-
 def painted(content: Json) -> None:
     for entry in content["annotations"][1:3]:
         entry["iscrowd"] = 1
 
 
-def test_data_check_says_what_a_run_would_do(tmp_path: Path, capsys):
+def test_data_check_says_what_a_run_would_do(tmp_path, capsys):
     def check(change: Callable[[Json], Any], name: str, *roles: str) -> tuple[int, str]:
         root = edited(make_tiny(tmp_path / name), change, *roles)
         return main(["data", "check", str(root)]), capsys.readouterr().out
@@ -144,13 +124,11 @@ def test_data_check_says_what_a_run_would_do(tmp_path: Path, capsys):
 
 def metrics(root: Path, output: Path, store: Path, *more: str) -> Json:
     words = [f"dataset.root={root}", f"runtime.output_root={output}", f"runtime.store_root={store}", *more]
-    config = compose_config(["dataset=coco_json", "shots=all", "visualisation.enabled=false", *words])
-    runner.run(config)
-    content: Json = json.loads((run_directory(config) / "metrics.json").read_text())
-    return content
+    folder = run_with(["dataset=coco_json", "shots=all", "visualisation.enabled=false", *words])
+    return json.loads((folder / "metrics.json").read_text())
 
 
-def test_what_is_read_in_another_way_gives_the_same_numbers(tmp_path: Path, shared_store: Path, capsys):
+def test_what_is_read_in_another_way_gives_the_same_numbers(tmp_path, shared_store, capsys):
     expected = metrics(make_tiny(tmp_path / "sound"), tmp_path, shared_store)
     assert expected["overall"]["bbox"]["AP"] > 0
     root = edited(make_tiny(tmp_path / "painted"), painted)
@@ -174,7 +152,7 @@ def test_what_is_read_in_another_way_gives_the_same_numbers(tmp_path: Path, shar
     assert "Class 'shapes' is left out" in capsys.readouterr().out
 
 
-def test_ground_truth_of_crowd_regions_alone(tmp_path: Path, shared_store: Path, capsys):
+def test_ground_truth_of_crowd_regions_alone(tmp_path, shared_store, capsys):
     root = make_tiny(tmp_path / "tiny")
     edited(root, lambda content: [entry.update(iscrowd=1) for entry in content["annotations"]], "targets")
     metrics(root, tmp_path, shared_store)

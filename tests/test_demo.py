@@ -1,11 +1,11 @@
 """The demo data set: its files agree with each other and fit every sampler."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import cases
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -17,17 +17,23 @@ def read(split: str) -> dict[str, Any]:
     return json.loads((DEMO_FOLDER / "annotations" / f"{split}.json").read_text(encoding="utf-8"))
 
 
-def test_it_lies_in_the_package(tmp_path: Path):
+def test_it_lies_in_the_package_with_every_photograph_credited_and_is_copied(tmp_path):
     files = DemoConfig(name="demo").locate(tmp_path)
     assert files.references_file.is_file()
     assert files.targets_file.is_file()
     assert files.reference_images.is_dir()
     assert list(tmp_path.iterdir()) == []
     assert sum(path.stat().st_size for path in DEMO_FOLDER.rglob("*")) < 3.5e6
+    credit = (DEMO_FOLDER / "CREDITS.md").read_text(encoding="utf-8")
+    for photograph in read("targets")["info"]["photographs"]:
+        assert f"| {photograph['title']} | {photograph['author']} |" in credit
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot be copied to .*set"):
+        copy_demo(tmp_path / "file" / "set")
 
 
-@pytest.mark.parametrize("split", ["references", "targets"])
-def test_images_are_as_the_annotation_file_says(split: str):
+@cases("split")("references", "targets")
+def test_images_are_as_the_annotation_file_says(split):
     content = read(split)
     on_disk = {path.name for path in (DEMO_FOLDER / "images").glob(f"{split[:-1]}_*.jpg")}
     assert {entry["file_name"] for entry in content["images"]} == on_disk
@@ -39,16 +45,10 @@ def test_images_are_as_the_annotation_file_says(split: str):
         assert entry["license"] == min(licences[name] for name in entry["photographs"])
 
 
-def test_every_photograph_is_credited():
-    credit = (DEMO_FOLDER / "CREDITS.md").read_text(encoding="utf-8")
-    for photograph in read("targets")["info"]["photographs"]:
-        assert f"| {photograph['title']} | {photograph['author']} |" in credit
-
-
 # pycocotools 2.0.11 decodes with a numpy call that numpy 2.4 warns about.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize("split", ["references", "targets"])
-def test_masks_agree_with_boxes_and_areas_and_do_not_share_pixels(split: str):
+@cases("split")("references", "targets")
+def test_masks_agree_with_boxes_and_areas_and_do_not_share_pixels(split):
     content = read(split)
     painted = {entry["id"]: np.zeros((360, 480), dtype=int) for entry in content["images"]}
     for entry in content["annotations"]:
@@ -72,9 +72,3 @@ def test_references_hold_ten_valid_shots_of_every_class():
             left, top, width, height = entry["bbox"]
             assert min(width, height) >= 32
             assert min(left, top, 480 - left - width, 360 - top - height) >= 10
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"cannot be copied to .*set"):
-        copy_demo(tmp_path / "file" / "set")

@@ -1,11 +1,11 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import cases
 
 from ntt.data.coco import read_coco
 from ntt.data.images import read_image
@@ -19,7 +19,6 @@ from ntt.models.backbones.dinov2 import (
     identify,
     resize_position_embedding,
     to_timm_layout,
-    variant,
 )
 from ntt.models.backbones.vit import without_values
 from ntt.ops.crops import crop_reference
@@ -30,18 +29,19 @@ from tests.filled_weights import filled_tensors
 SMALL_GRID = 3
 
 
+def _saved(path: Path, **shapes: int) -> Path:
+    torch.save(filled_tensors(meta_shapes(**shapes)), path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def vits14(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "dinov2_vits14_pretrain.pth"
-    torch.save(filled_tensors(meta_shapes()), path)
-    return path
+    return _saved(tmp_path_factory.mktemp("weights") / "dinov2_vits14_pretrain.pth")
 
 
 @pytest.fixture(scope="module")
 def vits14_reg4(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "dinov2_vits14_reg4_pretrain.pth"
-    torch.save(filled_tensors(meta_shapes(registers=4)), path)
-    return path
+    return _saved(tmp_path_factory.mktemp("weights") / "dinov2_vits14_reg4_pretrain.pth", registers=4)
 
 
 def _encoder(weights: Path, model: str = "dinov2_vits14", *, placement: Placement | None = None, **settings) -> Dinov2:
@@ -60,8 +60,8 @@ def _standardised(images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("crops", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_tokens_are_those_of_the_reference(shared_dir: Path, vits14: Path, crops: int, device: str):
+@cases("crops")(1, pytest.param(3, marks=pytest.mark.slow))
+def test_tokens_are_those_of_the_reference(shared_dir, vits14, crops, device):
     golden = np.load(shared_dir / "golden" / "memory.npz")
     references = json.loads((shared_dir / "golden" / "references.json").read_text())
     data = read_coco(shared_dir / "data/coco_dev/annotations/references.json", shared_dir / "data/coco_dev/images")
@@ -77,8 +77,8 @@ def test_tokens_are_those_of_the_reference(shared_dir: Path, vits14: Path, crops
         np.testing.assert_allclose(tokens[::37], expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("side", [70, 98])
-def test_plain_model_equals_the_plain_equations_at_any_size(vits14: Path, side: int):
+@cases("side")(70, 98)
+def test_plain_model_equals_the_plain_equations_at_any_size(vits14, side):
     state = torch.load(vits14, weights_only=True)
     images = _images(1, side)
     rows = side // 14
@@ -90,7 +90,7 @@ def test_plain_model_equals_the_plain_equations_at_any_size(vits14: Path, side: 
     torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
 
 
-def test_registers_enter_between_class_token_and_patches(vits14_reg4: Path):
+def test_registers_enter_between_class_token_and_patches(vits14_reg4):
     state = torch.load(vits14_reg4, weights_only=True)
     images = _images(2, 70)
     state["pos_embed"] = resize_position_embedding(state["pos_embed"], 5, offset=0.0, antialias=True)
@@ -99,8 +99,8 @@ def test_registers_enter_between_class_token_and_patches(vits14_reg4: Path):
     torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("block", [0, 8, 11])
-def test_features_of_a_block_are_its_tokens_after_the_final_norm(vits14: Path, block: int):
+@cases("block")(0, 8, 11)
+def test_features_of_a_block_are_its_tokens_after_the_final_norm(vits14, block):
     state = torch.load(vits14, weights_only=True)
     later = tuple(f"blocks.{index}." for index in range(block + 1, 12))
     state = {name: value for name, value in state.items() if not name.startswith(later)} if later else state
@@ -111,7 +111,7 @@ def test_features_of_a_block_are_its_tokens_after_the_final_norm(vits14: Path, b
     assert encoder.fingerprint != _encoder(vits14, input_size=42).fingerprint
 
 
-def test_swiglu_layers_of_the_giant_model_keep_their_meaning(tmp_path: Path, monkeypatch):
+def test_swiglu_layers_of_the_giant_model_keep_their_meaning(tmp_path, monkeypatch):
     # The giant's architecture, cut to two narrow blocks.
     import timm
     from timm.layers import SwiGLUPacked
@@ -128,40 +128,32 @@ def test_swiglu_layers_of_the_giant_model_keep_their_meaning(tmp_path: Path, mon
         assert type(giant.blocks[0].mlp).__name__ == "GluMlp"
         return create(
             "vit_small_patch14_dinov2", embed_dim=48, depth=2, num_heads=4, mlp_ratio=2.66667 * 2,
-            mlp_layer=SwiGLUPacked, act_layer=torch.nn.SiLU, **settings,
+            mlp_layer=SwiGLUPacked, act_layer=torch.nn.SiLU, **settings
         )  # fmt: skip
 
     monkeypatch.setattr(timm, "create_model", create_small)
-    state = filled_tensors(meta_shapes(dim=48, depth=2, swiglu_hidden=128, rows=SMALL_GRID))
-    path = tmp_path / "giant.pth"
-    torch.save(state, path)
+    path = _saved(tmp_path / "giant.pth", dim=48, depth=2, swiglu_hidden=128, rows=SMALL_GRID)
+    state = torch.load(path, weights_only=True)
     images = _images(1, 14 * SMALL_GRID)
     features = _encoder(path, name, input_size=14 * SMALL_GRID).encode(images)
     expected = meta_forward(state, _standardised(images), heads=4)
     torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_published_layout_fits_timms_network(name: str):
+@cases("name")(*VARIANTS)
+def test_every_published_layout_fits_timms_network(name):
     import timm
 
-    model = variant(name)
-    network = without_values(
-        lambda: timm.create_model(model.timm_name, pretrained=False, num_classes=0, img_size=14 * SMALL_GRID)
-    )
-    shapes = meta_shapes(
-        dim=model.feature_dim,
-        depth=model.depth,
-        registers=model.registers,
-        swiglu_hidden=4096 if "vitg" in name else None,
-        rows=SMALL_GRID,
-    )
+    model = VARIANTS[name]
+    options = {"pretrained": False, "num_classes": 0, "img_size": 14 * SMALL_GRID}
+    network = without_values(lambda: timm.create_model(model.timm_name, **options))
+    sizes = {"dim": model.feature_dim, "depth": model.depth, "registers": model.registers, "rows": SMALL_GRID}
+    shapes = meta_shapes(**sizes, swiglu_hidden=4096 if "vitg" in name else None)
     state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     assert identify(state) is model
     converted = to_timm_layout(state, model, network, SMALL_GRID)
-    assert {key: value.shape for key, value in converted.items()} == {
-        key: value.shape for key, value in network.state_dict().items()
-    }
+    expected, found = ({key: value.shape for key, value in x.items()} for x in (network.state_dict(), converted))
+    assert found == expected
 
 
 def _positions_as_published(embedding: torch.Tensor, rows: int) -> torch.Tensor:
@@ -186,8 +178,8 @@ def _cubic(distance: float, a: float = -0.75) -> float:
     return a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a if distance < 2 else 0.0
 
 
-@pytest.mark.parametrize("rows", [1, 16, 38, 73])
-def test_position_embedding_of_plain_models_is_sampled_at_the_offset_scale(rows: int):
+@cases("rows")(1, 16, 38, 73)
+def test_position_embedding_of_plain_models_is_sampled_at_the_offset_scale(rows):
     embedding = torch.randn(1, 1 + 37 * 37, 5, generator=torch.Generator().manual_seed(0))
     resized = resize_position_embedding(embedding, rows, offset=0.1, antialias=False)
     assert resized.shape == (1, 1 + rows * rows, 5)
@@ -196,7 +188,7 @@ def test_position_embedding_of_plain_models_is_sampled_at_the_offset_scale(rows:
     assert (plain - resized).abs().max() > 1e-3
 
 
-def test_position_embedding_of_register_models_is_antialiased():
+def test_position_embeddings_of_register_models_and_of_odd_sizes():
     assert VARIANTS["dinov2_vits14_reg4"].resizing == (0, True)
     assert VARIANTS["dinov2_vits14"].resizing == (0.1, False)
     # A checkerboard halved with antialiasing is flat in the middle; without, its two values survive.
@@ -204,34 +196,18 @@ def test_position_embedding_of_register_models_is_antialiased():
     embedding = torch.cat((torch.zeros(1, 1, 1), board.float().reshape(1, 64, 1)), dim=1)
     smooth = resize_position_embedding(embedding, 4, offset=0.0, antialias=True)[0, 1:, 0].view(4, 4)
     torch.testing.assert_close(smooth[1:3, 1:3], torch.full((2, 2), 0.5), rtol=0, atol=0.01)
-
-
-def test_position_embedding_of_the_right_grid_is_left_alone():
     embedding = torch.randn(1, 1 + 9, 5)
     assert resize_position_embedding(embedding, 3, offset=0.1, antialias=False) is embedding
 
 
-def test_facts_of_an_encoder(vits14: Path):
+def test_facts_of_an_encoder_that_encodes_images_alike_in_a_batch(vits14):
     encoder = _encoder(vits14, input_size=42)
     assert (encoder.name, encoder.input_size, encoder.patch_size) == ("mine", 42, 14)
     fingerprint = dict(encoder.fingerprint)
     assert len(fingerprint.pop("weights")) == 64
-    assert fingerprint == {
-        "kind": "dinov2",
-        "model": "dinov2_vits14",
-        "repo_dir": None,
-        "input_size": 42,
-        "layer": "patch tokens after the final norm",
-        "precision": "float32",
-        "compile": False,
-        "implementation": "timm",
-        "block": None,
-    }
-    json.dumps(fingerprint)
-
-
-def test_an_image_is_encoded_alike_alone_and_in_a_batch(vits14: Path):
-    encoder = _encoder(vits14, input_size=42)
+    settings = {"kind": "dinov2", "model": "dinov2_vits14", "input_size": 42, "implementation": "timm"}
+    layer = {"layer": "patch tokens after the final norm", "block": None, "repo_dir": None}
+    assert json.loads(json.dumps(fingerprint)) == {**settings, **layer, "precision": "float32", "compile": False}
     images = _images(3, 42)
     features = encoder.encode(images)
     assert torch.equal(features, encoder.encode(images))
@@ -242,7 +218,7 @@ def test_an_image_is_encoded_alike_alone_and_in_a_batch(vits14: Path):
         encoder.encode(torch.zeros(1, 3, 42, 56))
 
 
-def test_bfloat16_is_near_float32_and_returns_float32(vits14: Path, monkeypatch):
+def test_bfloat16_is_near_float32_and_compile_builds_the_network_once(vits14, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     images = _images(1, 70)
     exact = _encoder(vits14, input_size=70).encode(images)
@@ -250,9 +226,6 @@ def test_bfloat16_is_near_float32_and_returns_float32(vits14: Path, monkeypatch)
     assert rough.dtype == torch.float32
     assert not torch.equal(exact, rough)
     assert torch.nn.functional.cosine_similarity(exact, rough, dim=1).min() > 0.99
-
-
-def test_compile_sends_the_network_through_torch_compile(vits14: Path, monkeypatch):
     sent = []
     monkeypatch.setattr(torch, "compile", lambda function: sent.append(function) or function)
     images = _images(1, 42)
@@ -263,28 +236,21 @@ def test_compile_sends_the_network_through_torch_compile(vits14: Path, monkeypat
     assert encoder.fingerprint["compile"] is True
 
 
-@pytest.mark.parametrize(
-    ("settings", "problem"),
-    [
-        (
-            {"input_size": 500},
-            r"input_size=500 is not a positive multiple of the patch size 14\. Choose for example 490 or 504\.",
-        ),
-        ({"block": 12}, r"backbone.block=12, but the network has 12 blocks. Choose 0 to 11, or null for the last\."),
-        ({"input_size": 0}, "Choose for example 14 or 28"),
-        ({"input_size": 13}, "Choose for example 14 or 28"),
-        ({"model": "dinov3"}, r"backbone.model='dinov3' is no DINOv2 model. Use one of: dinov2_vits14, "),
-        ({"implementation": "official"}, r"needs Meta's code, and backbone.repo_dir is not set. Run `git clone "),
-        ({"implementation": "official", "repo_dir": "/nowhere"}, r"there is no /nowhere/hubconf.py"),
-        ({"repo_dir": "/nowhere"}, r"is not used by backbone.implementation=timm"),
-    ],
+@cases("settings", "problem")(
+    ({"input_size": 500}, r"=500 is no[^.]* multiple of the patch size 14\. Choose for example 490 or 504\."),
+    ({"block": 12}, r"backbone.block=12, but the network has 12 blocks. Choose 0 to 11, or null for the last\."),
+    *(({"input_size": size}, "Choose for example 14 or 28") for size in (0, 13)),
+    ({"model": "dinov3"}, r"backbone.model='dinov3' is no DINOv2 model. Use one of: dinov2_vits14, "),
+    ({"implementation": "official"}, r"needs Meta's code, and backbone.repo_dir is not set. Run `git clone "),
+    ({"implementation": "official", "repo_dir": "/nowhere"}, r"there is no /nowhere/hubconf.py"),
+    ({"repo_dir": "/nowhere"}, r"is not used by backbone.implementation=timm"),
 )
-def test_impossible_settings_are_refused(vits14: Path, settings: dict[str, Any], problem: str):
+def test_impossible_settings_are_refused(vits14, settings, problem):
     with pytest.raises(ConfigError, match=problem):
         _encoder(vits14, **settings)
 
 
-def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path, vits14_reg4: Path):
+def test_checkpoints_that_do_not_fit_are_refused(tmp_path, vits14_reg4):
     foreign, incomplete = tmp_path / "foreign.pth", tmp_path / "incomplete.pth"
     torch.save({"conv.weight": torch.zeros(2)}, foreign)
     state = filled_tensors(meta_shapes(rows=SMALL_GRID))
@@ -300,7 +266,7 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path, vits14_reg4: Pa
             _encoder(path, input_size=42).encode(_images(1, 42))
 
 
-def test_the_official_file_is_looked_for_and_its_digest_checked(tmp_path: Path, vits14: Path):
+def test_the_official_file_is_looked_for_and_its_digest_checked(tmp_path, vits14):
     config = Dinov2Config(name="dinov2_vits14", model="dinov2_vits14", input_size=42)
     with pytest.raises(WeightsError, match="The weights dinov2_vits14 are missing"):
         config.build(Placement(weights_root=tmp_path))

@@ -5,11 +5,10 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT_DIR
+from conftest import PROJECT_DIR, cases
 
 from ntt.base.distributed import ProcessGroup, barrier, broadcast_from_main, gather, join_process_group, share
 from ntt.errors import DistributedError
@@ -26,18 +25,15 @@ def test_without_environment_one_process_deals_everything_to_itself(monkeypatch)
     assert gather([(1, "b"), (0, "a")], 2, ALONE) == ["a", "b"]
     assert broadcast_from_main(5, ALONE) == 5
     barrier(ALONE)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
-@pytest.mark.parametrize("count", [0, 1, 2, 5])
-def test_every_item_is_dealt_out_once(size: int, count: int):
-    dealt = [pair for rank in range(size) for pair in share(range(count), ProcessGroup(rank=rank, size=size))]
-    assert sorted(dealt) == [(item, item) for item in range(count)]
-
-
-def test_missing_results_are_refused():
     with pytest.raises(DistributedError, match="1 of 3 results are missing, the first at position 1"):
         gather([(0, "a"), (2, "c")], 3, ALONE)
+
+
+@cases("size")(1, 2, 3, 7)
+@cases("count")(0, 1, 2, 5)
+def test_every_item_is_dealt_out_once(size, count):
+    dealt = [pair for rank in range(size) for pair in share(range(count), ProcessGroup(rank=rank, size=size))]
+    assert sorted(dealt) == [(item, item) for item in range(count)]
 
 
 def meeting(rank: int, size: int) -> dict[str, str]:
@@ -93,7 +89,7 @@ def test_processes_that_do_not_meet_are_a_clear_error(monkeypatch):
         pass
 
 
-def test_processes_join_again_and_again(tmp_path: Path):
+def test_processes_join_again_and_again(tmp_path):
     """Under torchrun one store serves all groups of a multirun: the address of an earlier group must not be used."""
     (tmp_path / "join.py").write_text("""
 import os, time

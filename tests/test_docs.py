@@ -1,10 +1,9 @@
-"""What the documents show works, and what they list agrees with the project."""
+"""What the documents show works, what they list agrees with the project, and the installed package works."""
 
 import json
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import click
 import pytest
 import yaml
-from conftest import PROJECT_DIR
+from conftest import PROJECT_DIR, run_python
 from tiny_data import SMALL, make_tiny
 
 from ntt.cli.main import ntt
@@ -21,6 +20,11 @@ from ntt.run.runner import run
 
 if sys.version_info >= (3, 11):
     import tomllib
+import os
+import subprocess
+import sys
+
+from conftest import cases
 
 
 def documented_files(document: Path) -> dict[str, str]:
@@ -29,7 +33,7 @@ def documented_files(document: Path) -> dict[str, str]:
     return dict(blocks)
 
 
-def test_the_worked_example_is_an_option_like_any_other(tmp_path: Path):
+def test_the_worked_example_is_an_option_like_any_other(tmp_path):
     files = documented_files(PROJECT_DIR / "CONTRIBUTING.md")
     assert set(files) == {"ntt/matchers/every_instance.py", "conf/matcher/every_instance.yaml"}
     for name in ("ntt", "conf", "experiments"):
@@ -39,11 +43,8 @@ def test_the_worked_example_is_an_option_like_any_other(tmp_path: Path):
         (tmp_path / name).write_text(text)
     root = make_tiny(tmp_path / "tiny")
     words = ["matcher=every_instance", "matcher.merging=soft", "shots=1shot", "visualisation.enabled=false"]
-    done = subprocess.run(
-        [sys.executable, "main.py", "dataset=coco_json", f"dataset.root={root}", *words, *SMALL],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
+    done = run_python(
+        "main.py", "dataset=coco_json", f"dataset.root={root}", *words, *SMALL, cwd=tmp_path, PYTHONPATH=""
     )
     assert done.returncode == 0, done.stderr
     assert "efficientnet_lite0_regions_every_instance_" in done.stdout
@@ -59,14 +60,11 @@ def project() -> dict[str, Any]:
     return table
 
 
-def test_conda_environment_has_the_same_direct_dependencies(project: dict[str, Any]):
+def test_environments_have_the_direct_dependencies(project):
     conda = yaml.safe_load((PROJECT_DIR / "environment.yml").read_text())["dependencies"]
     (pip,) = [entry["pip"] for entry in conda if isinstance(entry, dict)]
     assert sorted(line for line in pip if not line.startswith("-")) == sorted(project["dependencies"])
     assert f"python{project['requires-python']}" in conda
-
-
-def test_the_lock_pins_every_direct_dependency(project: dict[str, Any]):
     lock = (PROJECT_DIR / "requirements.lock").read_text()
     pinned = {line.split("==")[0] for line in lock.splitlines() if "==" in line}
     extras = project["optional-dependencies"]
@@ -109,7 +107,7 @@ def test_runs_in_the_documents_compose():
     compose_many(points)
 
 
-def test_the_tutorial_makes_its_folder(tmp_path: Path, monkeypatch):
+def test_the_tutorial_makes_its_folder(tmp_path, monkeypatch):
     (script,) = documented_files(PROJECT_DIR / "docs" / "tutorial.md").values()
     monkeypatch.chdir(tmp_path)
     exec(compile(script, "coins.py", "exec"), {})
@@ -119,7 +117,7 @@ def test_the_tutorial_makes_its_folder(tmp_path: Path, monkeypatch):
     assert len(references) == 3
 
 
-def test_commands_in_the_documents_can_be_read():
+def test_commands_and_the_container_of_the_documents_can_be_read():
     context = ntt.make_context("ntt", ["--"], resilient_parsing=True)
     for line in lines_that_begin("ntt"):
         command: click.Command | None = ntt
@@ -128,19 +126,68 @@ def test_commands_in_the_documents_can_be_read():
             name, command, words = command.resolve_command(context, words)
         assert command is not None
         command.make_context(name, words, parent=context)
-
-
-def test_the_container_is_built_from_files_that_exist():
     recipe = (PROJECT_DIR / "apptainer.def").read_text(encoding="utf-8")
     names = re.findall(r"^    (\S+) /opt/ntt/\1$", recipe, flags=re.MULTILINE)
     assert {"ntt", "conf", "requirements.lock"} <= set(names)
     assert all((PROJECT_DIR / name).exists() for name in names)
 
 
-def test_the_site_builds_without_a_warning(tmp_path: Path):
+def test_the_site_builds_without_a_warning(tmp_path):
     """Links to pages and headings, the navigation, and docstrings of the API page."""
     pytest.importorskip("mkdocs")
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(words, cwd=PROJECT_DIR, capture_output=True, text=True)
+    done = run_python("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "index.html").is_file()
+
+
+FOLDERS = ("ntt", "conf", "experiments", "sweeps")
+CODE = """
+from pathlib import Path
+import ntt
+from ntt.cli.main import main
+
+example = Path(ntt.__file__).parent / "datasets/demo_data/images/reference_0000.jpg"
+settings = ["backbone.input_size=224", "segmenter.canvas_side=192", "segmenter.mask_side=96", "segmenter.leaves=200",
+            "segmenter.max_masks=50"]
+predictor = ntt.Predictor([ntt.Reference(example, "thing", box_xyxy=(20, 20, 200, 200))], overrides=settings)
+assert main(["data", "check", "demo"]) == 0
+assert main(["sweep", "plan", "sweeps/demo_small.yaml", "shots=1shot"]) == 0
+main(["run", "dataset=demo", "shots=1shot", "visualisation.enabled=false", *settings])
+assert len(list(Path("outputs").rglob("metrics.json"))) == 1
+print("installed in", ntt.__file__)
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The folder a wheel built from this project is installed in."""
+    root = tmp_path_factory.mktemp("wheel")
+    source = root / "source"
+    for name in FOLDERS:
+        shutil.copytree(PROJECT_DIR / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(PROJECT_DIR / name, source)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    no_network = ["--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "wheel", *no_network, "--wheel-dir", root, source], check=True)
+    (wheel,) = root.glob("ntt_seg-*.whl")
+    subprocess.run([*pip, "install", *no_network, "--target", root / "site", wheel], check=True)
+    return root / "site"
+
+
+@cases("folder")(*FOLDERS)
+def test_everything_travels(site, folder):
+    source = site.parent / "source" / folder
+    installed = site / "ntt" if folder == "ntt" else site / "ntt" / "_project" / folder
+    files = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
+    assert [name for name in files if not (installed / name).is_file()] == []
+    assert files
+
+
+def test_commands_work_outside_the_clone(site, tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", CODE], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"installed in {site / 'ntt' / '__init__.py'}\n")
+    done = subprocess.run([site / "bin" / "ntt", "--version"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.startswith("ntt "), done.stderr

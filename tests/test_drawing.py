@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import cases
+from evaluation_samples import Box, detect, encode, rectangle
 from PIL import Image, ImageDraw
-from pycocotools import mask as coco_mask
 
 from ntt.drawing import instances, text
 from ntt.drawing.colours import class_colour, text_colour
@@ -24,12 +25,8 @@ def grey_image(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), GREY, dtype=np.uint8)
 
 
-def rle(height: int, width: int, box: tuple[int, int, int, int]) -> bytes:
-    """Mask of a rectangle (left, top, width, height)."""
-    mask = np.zeros((height, width), dtype=np.uint8, order="F")
-    left, top, box_width, box_height = box
-    mask[top : top + box_height, left : left + box_width] = 1
-    return coco_mask.encode(mask)["counts"]
+def rle(height: int, width: int, box: Box) -> bytes:
+    return encode(rectangle(box, (height, width)))
 
 
 def truth(height, width, boxes, labels, *, crowd=None) -> DrawnInstances:
@@ -42,15 +39,7 @@ def truth(height, width, boxes, labels, *, crowd=None) -> DrawnInstances:
 
 
 def found(height, width, boxes, labels, scores) -> Detections:
-    return Detections(
-        image_id=1,
-        height=height,
-        width=width,
-        labels=np.array(labels, dtype=np.int64),
-        scores=np.array(scores, dtype=np.float32),
-        boxes_xywh=np.array(boxes, dtype=np.float32).reshape(-1, 4),
-        rles=tuple(rle(height, width, box) for box in boxes),
-    )
+    return detect(1, *zip(labels, boxes, scores, strict=True), size=(height, width))
 
 
 def boxes_only(height, width, boxes, labels, *, crowd=None) -> DrawnInstances:
@@ -99,7 +88,7 @@ def test_a_hundred_colours_differ_and_then_repeat():
     assert class_colour(101) == class_colour(1)
 
 
-@pytest.mark.parametrize(("background", "ink"), [((255, 255, 0), 0), ((0, 0, 200), 255)])
+@cases("background", "ink")(((255, 255, 0), 0), ((0, 0, 200), 255))
 def test_text_colour_contrasts(background, ink):
     assert text_colour(background) == (ink,) * 3
 
@@ -139,7 +128,7 @@ def test_mask_is_tinted_outlined_and_the_rest_untouched():
     assert np.abs(picture[250, 98:103] - class_colour(0)).sum(axis=1).min() <= 6
 
 
-@pytest.mark.parametrize("empty_mask", [True, False])
+@cases("empty_mask")(True, False)
 def test_box_without_mask_is_outlined_and_tinted_faintly(empty_mask):
     instances = boxes_only(400, 500, [(100, 100, 200, 200)], [0])
     if empty_mask:
@@ -156,15 +145,14 @@ def test_crowd_is_hatched_and_named_so(labels):
     assert [label[-1] for label in labels] == ["thing (crowd)"]
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((480, 640), (640, 480)), ((1080, 1920), (1600, 900)), ((1, 1), (480, 480)), ((4000, 100), (40, 1600))],
+@cases("size", "expected")(
+    ((480, 640), (640, 480)), ((1080, 1920), (1600, 900)), ((1, 1), (480, 480)), ((4000, 100), (40, 1600))
 )
 def test_drawn_size(size, expected):
     assert draw_instances(grey_image(*size), truth(*size, [], []), ["a"]).size == expected
 
 
-@pytest.mark.parametrize("size", [(200, 200), (1, 1), (4000, 30), (30, 4000)])
+@cases("size")((200, 200), (1, 1), (4000, 30), (30, 4000))
 def test_labels_stay_inside_on_every_size(size, labels):
     height, width = size
     boxes = [(0, 0, width, height), (width - 1, height - 1, 1, 1), (0, height - 1, 1, 1), (width - 1, 0, 1, 1)]
@@ -185,24 +173,15 @@ def test_names_of_any_script_are_drawn(labels):
 
 
 def compared(known: DrawnInstances | None, detections: Detections, *, threshold=0.4, **more) -> Image.Image:
-    image = grey_image(detections.height, detections.width)
+    image, thresholds = grey_image(detections.height, detections.width), np.full(9, threshold, dtype=np.float32)
     names = ["apple", "bear", "cat", "dog"]
-    return draw_comparison(
-        image,
-        ground_truth=known,
-        detections=detections,
-        class_names=names,
-        thresholds_C=np.full(9, threshold, dtype=np.float32),
-        **more,
-    )
+    of_image = {"ground_truth": known, "detections": detections, "class_names": names, "thresholds_C": thresholds}
+    return draw_comparison(image, **of_image, **more)
 
 
-def test_a_panel_without_objects_says_so(written):
+def test_a_panel_tells_counts_file_and_note_or_that_it_is_empty(written):
     compared(truth(300, 500, [], []), found(300, 500, [(10, 10, 80, 80)], [0], [0.39]))
     assert {"no detection above 0.40", "no object annotated"} <= set(written)
-
-
-def test_comparison_tells_counts_file_and_note(written):
     known = boxes_only(300, 500, [(10, 10, 80, 80), (200, 10, 80, 80)], [0, 1], crowd=[False, True])
     detections = found(300, 500, [(10, 10, 80, 80), (200, 10, 80, 80)], [2, 2], [0.4, 0.39])
     compared(known, detections, file_name="photo.jpg", note="quality 0.83")
@@ -226,8 +205,6 @@ def test_legend_ends_with_the_number_of_classes_left_out(written):
 
 
 # Quality
-
-
 def test_matches_hold_above_any_threshold():
     """By score: the box takes its object, its repeat is wrong, and so is another class; one lies in the crowd."""
     known = truth(90, 90, [BOX, (50, 50, 30, 30)], [0, 1], crowd=[False, True])
@@ -241,31 +218,25 @@ def quality(known, detections, threshold=0.5):
     return image_quality(known, detections, thresholds_C=np.full(9, threshold, dtype=np.float32))
 
 
-@pytest.mark.parametrize(
-    ("objects", "boxes", "label", "score", "expected"),
-    [
-        (None, [BOX], 0, 0.9, None),
-        ([], [], 0, 0.9, None),
-        ([], [BOX], 0, 0.49, None),
-        ([BOX], [], 0, 0.9, 0.0),  # missed
-        ([], [BOX], 0, 0.9, 0.0),  # a false alarm
-        ([BOX], [BOX], 1, 0.9, 0.0),  # of another class
-    ],
+@cases("objects", "boxes", "label", "score", "expected")(
+    (None, [BOX], 0, 0.9, None),
+    ([], [], 0, 0.9, None),
+    ([], [BOX], 0, 0.49, None),
+    ([BOX], [], 0, 0.9, 0.0),  # missed
+    ([], [BOX], 0, 0.9, 0.0),  # a false alarm
+    ([BOX], [BOX], 1, 0.9, 0.0),  # of another class
 )
 def test_quality_of_nothing_to_rank_is_none_and_of_only_mistakes_zero(objects, boxes, label, score, expected):
     known = None if objects is None else truth(50, 50, objects, [0] * len(objects))
     assert quality(known, found(50, 50, boxes, [label] * len(boxes), [score] * len(boxes))) == expected
 
 
-@pytest.mark.parametrize(
-    ("objects", "detections", "expected"),
-    [
-        # One exact hit, one with IoU 0.5, one miss, one false alarm: 1.5 / (2 + 1/2 + 1/2).
-        ("full0 half_of0 far1", [(BOX, 0, 0.9), ((50, 10, 10, 20), 0, 0.8), (BOX, 2, 0.7)], 0.5),
-        # The higher score takes the object although the other overlaps more: 0.5 / (1 + 1/2).
-        ("full0", [(BOX, 0, 0.6), (HALF, 0, 0.9)], 1 / 3),
-        ("full0", [((10, 10, 9, 20), 0, 0.7)], 0.0),  # IoU 0.45 is no match
-    ],
+@cases("objects", "detections", "expected")(
+    # One exact hit, one with IoU 0.5, one miss, one false alarm: 1.5 / (2 + 1/2 + 1/2).
+    ("full0 half_of0 far1", [(BOX, 0, 0.9), ((50, 10, 10, 20), 0, 0.8), (BOX, 2, 0.7)], 0.5),
+    # The higher score takes the object although the other overlaps more: 0.5 / (1 + 1/2).
+    ("full0", [(BOX, 0, 0.6), (HALF, 0, 0.9)], 1 / 3),
+    ("full0", [((10, 10, 9, 20), 0, 0.7)], 0.0),  # IoU 0.45 is no match
 )
 def test_quality_by_hand(objects, detections, expected):
     boxes = {"full0": BOX, "half_of0": (50, 10, 20, 20), "far1": (10, 60, 5, 5)}
@@ -273,20 +244,14 @@ def test_quality_by_hand(objects, detections, expected):
     assert quality(known, found(100, 100, *zip(*detections, strict=True))) == pytest.approx(expected)
 
 
-def test_quality_counts_a_score_equal_to_the_threshold():
+def test_quality_of_equal_scores_masks_and_crowds():
     # A float32 score of 0.7 counts at the threshold 0.7, which float64 would call larger.
     known, half = truth(50, 50, [BOX], [0]), found(50, 50, [HALF], [0], [0.7])
     assert [quality(known, half, threshold=threshold) for threshold in (0.7, 0.71)] == [pytest.approx(0.5), 0.0]
-
-
-def test_quality_uses_masks_where_both_have_one_else_boxes():
     # The mask fills half of the box the file gives; the second object has no mask.
     known = replace(truth(50, 50, [HALF, HALF], [0, 1]), boxes_xywh=np.array([BOX, BOX], np.float32))
     known = replace(known, rles=(known.rles[0], None))
     assert quality(known, found(50, 50, [BOX, BOX], [0, 1], [0.9, 0.8])) == pytest.approx((0.5 + 1.0) / 2)
-
-
-def test_quality_forgives_detections_in_a_crowd_of_their_class():
     crowd = truth(50, 50, [(0, 0, 40, 40)], [0], crowd=[True])
     assert quality(crowd, found(50, 50, [BOX], [0], [0.9])) is None
     assert quality(crowd, found(50, 50, [BOX], [1], [0.9])) == 0.0
@@ -296,15 +261,12 @@ def test_quality_forgives_detections_in_a_crowd_of_their_class():
 
 
 # Sheets
-
-
 def cut(image, box, rle_or_none) -> tuple[Image.Image, tuple[str, ...]]:
-    return cut_reference_tile(
-        image, label=0, class_name="a", box_xywh=box, rle=rle_or_none, file_name="a.jpg", annotation_id=7
-    )
+    shown = {"label": 0, "class_name": "a", "file_name": "a.jpg", "annotation_id": 7}
+    return cut_reference_tile(image, box_xywh=box, rle=rle_or_none, **shown)
 
 
-@pytest.mark.parametrize("with_mask", [True, False])
+@cases("with_mask")(True, False)
 def test_reference_tile_shows_the_object_bright_and_its_surroundings_dark(with_mask):
     box = (30, 30, 40, 40)
     image = np.full((100, 100, 3), 200, dtype=np.uint8)
@@ -316,20 +278,17 @@ def test_reference_tile_shows_the_object_bright_and_its_surroundings_dark(with_m
     assert (pixels[8, 8] < 130).all()
 
 
-@pytest.mark.parametrize("box", [(0, 0, 100, 50), (99, 49, 1, 1), (100, 50, 0, 0)])
+@cases("box")((0, 0, 100, 50), (99, 49, 1, 1), (100, 50, 0, 0))
 def test_reference_tile_at_the_border_is_still_a_full_tile(box):
     assert cut(grey_image(50, 100), box, None)[0].size == (176, 176)
 
 
-def test_references_break_into_pages(written):
+def test_sheets_break_into_pages_and_reduce_large_pictures(written):
     tiles = [(Image.new("RGB", (100, 100)), ("Kätzchen", f"{i}.jpg")) for i in range(80)]
     pages = draw_reference_pages(tiles, title="References")
     assert [page.width for page in pages] == [2 * 16 + 8 * 110 - 10] * 2
     assert written[:3] == ["References · page 1 of 2", "Kätzchen", "0.jpg"]
     assert written[-2:] == ["Kätzchen", "79.jpg"]
-
-
-def test_contact_sheet_reduces_large_pictures():
     tiles = [(Image.new("RGB", (side, 400), (9, 9, 9)), ["quality 0.83"]) for side in (1280, 200)]
     dark = (np.asarray(draw_contact_sheet(tiles * 2, title="Best", columns=2)) == 9).all(axis=2)
     assert dark.shape[1] == 2 * 16 + 2 * 640 + 10
@@ -339,8 +298,6 @@ def test_contact_sheet_reduces_large_pictures():
 
 
 # Feature pictures
-
-
 def components(features, weights) -> np.ndarray:
     """The right half of the picture."""
     return np.asarray(draw_feature_pca(features, weights, grey_image(480, 480)))[16:496, -496:-16]
@@ -355,8 +312,8 @@ def test_feature_pca_separates_two_kinds_of_patches():
     assert right[240, 400].tolist() == [0, 128, 128]
 
 
-@pytest.mark.parametrize("shape", [(3, 1, 1), (1, 2, 2), (8, 37, 37)])
-@pytest.mark.parametrize("weight", [0.0, 1.0])
+@cases("shape")((3, 1, 1), (1, 2, 2), (8, 37, 37))
+@cases("weight")(0.0, 1.0)
 def test_feature_pca_of_flat_features_is_grey(shape, weight):
     right = components(np.full(shape, 0.7, dtype=np.float32), np.full(shape[1:], weight, dtype=np.float32))
     assert abs(right[300, -100].astype(int) - 128).max() <= 1

@@ -4,20 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import evaluation_samples
 import numpy as np
 import pytest
-from evaluation_samples import encode
 from tiny_data import HEIGHT, WIDTH, shape_mask
 
 from ntt.data.coco import read_coco
 from ntt.evaluation.options import Painting
-from ntt.run.artefacts import (
-    flat_metrics,
-    read_metrics,
-    read_predictions,
-    write_metrics,
-    write_predictions,
-)
+from ntt.run.artefacts import flat_metrics, read_metrics, read_predictions, write_metrics, write_predictions
 from ntt.run.table import metrics_table
 from ntt.stages.evaluation import evaluate
 from ntt.types import Category, Detections, Metrics
@@ -28,15 +22,8 @@ DISC, SQUARE = Category(3, "disc"), Category(7, "square")
 def detect(image_id: int, *shapes: tuple[int, int, int, int, float]) -> Detections:
     """Detections of (class index, x, y, size, score)."""
     masks = [shape_mask((3, 7)[label], x, y, size) for label, x, y, size, _ in shapes]
-    return Detections(
-        image_id=image_id,
-        height=HEIGHT,
-        width=WIDTH,
-        labels=np.array([shape[0] for shape in shapes], dtype=np.int64),
-        scores=np.array([shape[4] for shape in shapes], dtype=np.float32),
-        boxes_xywh=np.array([[x, y, size, size] for _, x, y, size, _ in shapes], dtype=np.float32).reshape(-1, 4),
-        rles=tuple(encode(mask) for mask in masks),
-    )
+    boxes = ((label, (x, y, size, size), score) for label, x, y, size, score in shapes)
+    return evaluation_samples.detect(image_id, *boxes, size=(HEIGHT, WIDTH), masks=masks)
 
 
 PERFECT = [detect(101, (0, 10, 10, 40, 0.9), (1, 70, 40, 36, 0.8)), detect(102, (1, 40, 20, 50, 0.9)), detect(103)]
@@ -47,23 +34,11 @@ MIXED += [detect(103, (1, 5, 5, 30, 0.5)), detect(104, (0, 70, 32, 44, 0.6), (0,
 
 def evaluated(tiny: Path, detections: list[Detections], *, semantic: Painting = "none") -> Metrics:
     ground_truth = read_coco(tiny / "annotations" / "targets.json", tiny / "images")
-    return evaluate(
-        detections=detections,
-        ground_truth=ground_truth,
-        categories=(DISC, SQUARE),
-        semantic=semantic,
-        semantic_threshold=0.75,
-    )
+    choice = {"semantic": semantic, "semantic_threshold": 0.75}
+    return evaluate(detections=detections, ground_truth=ground_truth, categories=(DISC, SQUARE), **choice)
 
 
-def test_perfect_detections_score_100(tiny: Path):
-    metrics = evaluated(tiny, PERFECT)
-    assert (metrics.num_images, metrics.num_detections) == (4, 5)
-    flat = flat_metrics(metrics)
-    assert [flat[name] for name in ("bbox/AP", "segm/AP50/square", "bbox/AR100/disc")] == pytest.approx([100] * 3)
-
-
-def test_predictions_are_written_as_json_has_them(tmp_path: Path):
+def test_predictions_and_metrics_come_back_as_they_were(tmp_path, tiny):
     odd = replace(MIXED[0], image_id='ü"\\', rles=tuple(b"0\\" + rle for rle in MIXED[0].rles))
     for detections in ([], [*MIXED, odd], [odd]):
         write_predictions(tmp_path / "predictions.json", detections, (DISC, SQUARE))
@@ -71,9 +46,6 @@ def test_predictions_are_written_as_json_has_them(tmp_path: Path):
         results = json.loads(text)
         assert text == json.dumps(results, ensure_ascii=False) + "\n"
         assert len(results) == sum(len(image.labels) for image in detections)
-
-
-def test_files_come_back_as_they_were(tiny: Path, tmp_path: Path):
     metrics = evaluated(tiny, MIXED)
     write_metrics(tmp_path / "metrics.json", metrics)
     assert read_metrics(tmp_path / "metrics.json") == metrics
@@ -88,7 +60,7 @@ def test_files_come_back_as_they_were(tiny: Path, tmp_path: Path):
             assert getattr(before, name).dtype == getattr(after, name).dtype
 
 
-def test_semantic_columns_of_the_table(tiny: Path):
+def test_semantic_columns_of_the_table(tiny):
     metrics = evaluated(tiny, PERFECT, semantic="correct")
     lines = metrics_table(metrics).splitlines()
     assert lines[0].split()[-3:] == ["mask", "AR", "IoU"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import cases
 from evaluation_samples import HEIGHT, WIDTH, Box, dataset, detect, entry
 
 from ntt.config.compose import compose_config, compose_many
@@ -42,9 +43,8 @@ def lvis(
     classes: dict[int, str] = CLASSES,
     frequencies: Mapping[int, str] = LETTERS,
 ) -> CocoDataset:
-    return dataset(
-        folder, annotations, image_ids=list(images), classes=classes, image_facts=images, frequencies=frequencies
-    )
+    more = {"image_facts": images, "frequencies": frequencies}
+    return dataset(folder, annotations, image_ids=list(images), classes=classes, **more)
 
 
 def measure(truth: CocoDataset, *detections: Detections) -> Metrics:
@@ -57,16 +57,13 @@ def average(metrics: Metrics, name: str = "AP") -> float:
     return round(metrics.overall["bbox"][name], 9)
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        (facts(), facts(), 100.0),  # nobody looked for cats in image 2: the miss there is left out
-        (facts(), facts(absent=[1]), 50.0),  # there is verified to be none: the miss is wrong
-        (facts(absent=[1]), facts(), 100.0),  # image 1 has one, whatever the list says
-        (facts(), facts(absent=[1], not_exhaustive=[1]), 100.0),
-    ],
+@cases("first", "second", "expected")(
+    (facts(), facts(), 100.0),  # nobody looked for cats in image 2: the miss there is left out
+    (facts(), facts(absent=[1]), 50.0),  # there is verified to be none: the miss is wrong
+    (facts(absent=[1]), facts(), 100.0),  # image 1 has one, whatever the list says
+    (facts(), facts(absent=[1], not_exhaustive=[1]), 100.0),
 )
-def test_a_miss_where_there_is_no_object(tmp_path: Path, first: Json, second: Json, expected: float):
+def test_a_miss_where_there_is_no_object(tmp_path, first, second, expected):
     """The miss scores higher than the hit, so precision is 1/2 at every recall where it counts."""
     truth = lvis(tmp_path, [entry(1, 1, HERE)], {1: first, 2: second})
     metrics = measure(truth, detect(1, (0, HERE, 0.8)), detect(2, (0, THERE, 0.9)))
@@ -75,10 +72,8 @@ def test_a_miss_where_there_is_no_object(tmp_path: Path, first: Json, second: Js
     assert metrics.num_detections == 2
 
 
-@pytest.mark.parametrize(("not_exhaustive", "expected"), [([], 50.0), ([2], 50.0), ([1], 100.0), ([3, 1], 100.0)])
-def test_a_miss_where_there_are_more_objects_than_annotations(
-    tmp_path: Path, not_exhaustive: list[int], expected: float
-):
+@cases("not_exhaustive", "expected")(([], 50.0), ([2], 50.0), ([1], 100.0), ([3, 1], 100.0))
+def test_a_miss_where_there_are_more_objects_than_annotations(tmp_path, not_exhaustive, expected):
     """What finds an object is right all the same; a second detection of it is passed over like a miss."""
     truth = lvis(tmp_path, [entry(1, 1, HERE)], {1: facts(not_exhaustive=not_exhaustive)})
     assert average(measure(truth, detect(1, (0, THERE, 0.9), (0, HERE, 0.8)))) == pytest.approx(expected)
@@ -89,7 +84,7 @@ def test_a_miss_where_there_are_more_objects_than_annotations(
     assert average(nothing) == 0
 
 
-def test_three_hundred_detections_an_image_over_all_classes(tmp_path: Path):
+def test_three_hundred_detections_an_image_over_all_classes(tmp_path):
     """Detections of classes that nobody looked for take places too."""
     truth = lvis(tmp_path, [entry(1, 1, HERE)], {1: facts(), 2: facts()})
     dogs: list[tuple[int, Box, float]] = [(1, THERE, 0.9)] * 300
@@ -102,13 +97,11 @@ def test_three_hundred_detections_an_image_over_all_classes(tmp_path: Path):
     assert average(measure(truth, detect(1, *dogs[:299], (0, HERE, 0.8)), detect(2, *dogs))) == 100
     # Only searched classes are counted.
     cats = truth.categories[:1]
-    alone = evaluate(
-        detections=[detect(1, (0, HERE, 0.8)), detect(2)], ground_truth=truth, categories=cats, protocol="lvis"
-    )
-    assert average(alone) == 100
+    found = [detect(1, (0, HERE, 0.8)), detect(2)]
+    assert average(evaluate(detections=found, ground_truth=truth, categories=cats, protocol="lvis")) == 100
 
 
-def test_groups_of_frequency(tmp_path: Path):
+def test_groups_of_frequency(tmp_path):
     """Cats are rare and found, dogs common and found behind a miss; of the frequent birds there is none."""
     annotations = [entry(1, 1, HERE), entry(1, 2, HERE)]
     detections = detect(1, (0, HERE, 0.9), (1, THERE, 0.9), (1, HERE, 0.8), (2, HERE, 0.9))
@@ -125,7 +118,7 @@ def test_groups_of_frequency(tmp_path: Path):
     assert average(together, "APf") == pytest.approx(75)
 
 
-def test_a_crowd_region_is_an_object_like_any_other(tmp_path: Path):
+def test_crowd_regions_are_objects_and_those_marked_ignore_neither_wanted_nor_wrong(tmp_path):
     """One of two objects is found: precision 1 at 51 of the 101 recalls. COCO's protocol does not miss the crowd."""
     truth = lvis(tmp_path, [entry(1, 1, HERE), entry(1, 1, THERE, iscrowd=1)], {1: facts()})
     detections = detect(1, (0, HERE, 0.9))
@@ -133,9 +126,6 @@ def test_a_crowd_region_is_an_object_like_any_other(tmp_path: Path):
     assert average(evaluate(detections=[detections], ground_truth=truth, categories=truth.categories)) == 100
     both = detect(1, (0, HERE, 0.9), (0, THERE, 0.8))
     assert average(measure(truth, both), "AR300") == 100
-
-
-def test_an_object_marked_ignore_is_neither_wanted_nor_wrong(tmp_path: Path):
     annotations = [entry(1, 1, HERE), entry(1, 1, THERE, ignore=1)]
     truth = lvis(tmp_path, annotations, {1: facts()})
     assert average(measure(truth, detect(1, (0, HERE, 0.9)))) == 100
@@ -146,7 +136,7 @@ def test_an_object_marked_ignore_is_neither_wanted_nor_wrong(tmp_path: Path):
     assert average(measure(only, detect(1, (0, HERE, 0.8)), detect(2, (0, HERE, 0.9)))) == pytest.approx(50)
 
 
-def test_what_has_no_area_is_not_there(tmp_path: Path):
+def test_what_has_no_area_is_not_there(tmp_path):
     """An annotation of area 0 is no object, nor does it make the class present; detections of area 0 are left out."""
     annotations = [entry(1, 1, HERE), entry(2, 1, HERE, area=0)]
     truth = lvis(tmp_path, annotations, {1: facts(), 2: facts()})
@@ -156,25 +146,17 @@ def test_what_has_no_area_is_not_there(tmp_path: Path):
     metrics = measure(truth, flat, detect(2))
     assert metrics.overall["bbox"]["AP"] == pytest.approx(100)
     assert metrics.overall["segm"]["AP"] == pytest.approx(50)  # its mask has an area
-
-
-def test_an_annotation_that_cannot_be_used_still_says_that_the_class_is_there(tmp_path: Path):
     annotations = [entry(1, 1, HERE), entry(2, 1, (5, 5, 0, 9), area=3, masked=False)]
     truth = lvis(tmp_path, annotations, {1: facts(), 2: facts()})
     assert len(truth.dropped) == 1
     assert average(measure(truth, detect(1, (0, HERE, 0.8)), detect(2, (0, THERE, 0.9)))) == pytest.approx(50)
 
 
-def test_rejection_goes_by_verified_absence(tmp_path: Path):
+def test_rejection_goes_by_verified_absence(tmp_path):
     """Cats: of images 2 to 4 only 2 and 3 are known to have none, and image 2 has the one false positive."""
     annotations = [entry(1, 1, HERE)]
     images = {1: facts(), 2: facts([1, 2, 3]), 3: facts([1]), 4: facts()}
-    detections = [
-        detect(1, (0, HERE, 0.8)),
-        detect(2, (0, HERE, 0.9)),
-        detect(3, (0, HERE, 0.7)),
-        detect(4, (0, HERE, 1)),
-    ]
+    detections = [detect(number, (0, HERE, score)) for number, score in enumerate((0.8, 0.9, 0.7, 1), start=1)]
     rejection = measure(lvis(tmp_path, annotations, images), *detections)
     cat = rejection.per_class["rejection"]["cat"]
     assert (cat["FPPI@R50"], cat["negative_images"], cat["max_recall"]) == (0.5, 2, 100)
@@ -183,7 +165,7 @@ def test_rejection_goes_by_verified_absence(tmp_path: Path):
     assert "rejection" not in unknown.overall
 
 
-def test_the_table_says_whose_protocol_it_is(tmp_path: Path):
+def test_the_table_says_whose_protocol_it_is(tmp_path):
     truth = lvis(tmp_path, [entry(1, 1, HERE), entry(1, 3, THERE)], {1: facts()})
     lines = metrics_table(measure(truth, detect(1, (0, HERE, 0.9)))).splitlines()
     assert lines[2].split() == ["cat", *["100.0"] * 8]
@@ -195,8 +177,6 @@ def test_the_table_says_whose_protocol_it_is(tmp_path: Path):
 
 
 # Figures of the official program
-
-
 def random_case(folder: Path, seed: int) -> tuple[CocoDataset, list[Detections]]:
     """Near hits, repeats and guesses with few distinct scores; all lists; an image with more than 300 detections.
 
@@ -237,8 +217,7 @@ OFFICIAL_NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"
 OFFICIAL = {
     "bbox": [
         0.14163954146157104, 0.2350272998507066, 0.15294140970161088, 0.26256592309084364, 0.533993399339934,
-        0.21848184818481844, 0.03660767079677927, 0.0, 0.2649752475247525, 0.29375, 0.425, 0.55,
-        0.21666666666666667,
+        0.21848184818481844, 0.03660767079677927, 0.0, 0.2649752475247525, 0.29375, 0.425, 0.55, 0.21666666666666667,
     ],
     "segm": [
         0.20450864734391014, 0.3102607398282497, 0.19765056811745246, 0.33900208532065823, 0.5535891089108911,
@@ -248,7 +227,7 @@ OFFICIAL = {
 }  # fmt: skip
 
 
-def test_figures_of_the_official_program(tmp_path: Path):
+def test_figures_of_the_official_program(tmp_path):
     """Recorded from `LVISEval` of the PyPI package lvis 0.5.3, numpy's removed name `float` put back.
 
     It was given the file of `random_case(folder, 1)` and the detections as `detections_to_coco` writes them, without
@@ -265,8 +244,6 @@ def test_figures_of_the_official_program(tmp_path: Path):
 
 
 # Settings and files
-
-
 def test_the_data_set_chooses_the_protocol_and_a_matcher_that_keeps_too_few_is_named(caplog):
     caplog.set_level(logging.WARNING)
     few, coco = compose_many([["dataset=lvis"], ["dataset=coco"]])
@@ -292,16 +269,13 @@ def coco_folder(folder: Path, images: Mapping[ImageId, Json], *, annotated: bool
     return compose_config(["dataset=coco_json", f"dataset.root={folder}", "evaluation.protocol=lvis"])
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [{}, {"neg_category_ids": [1]}, {"neg_category_ids": ["cat"], "not_exhaustive_category_ids": []}],
-)
-def test_files_that_do_not_say_what_was_looked_for_are_refused(tmp_path: Path, broken: Json):
+@cases("broken")({}, {"neg_category_ids": [1]}, {"neg_category_ids": ["cat"], "not_exhaustive_category_ids": []})
+def test_files_that_do_not_say_what_was_looked_for_are_refused(tmp_path, broken):
     with pytest.raises(DataError, match=r"needs the lists `neg_cat.* 2 of 3 images of .*\(image 2, 3\).*protocol=coco"):
         measure(lvis(tmp_path, [entry(1, 1, HERE)], {1: facts(), 2: broken, 3: broken}))
 
 
-def test_a_run_refuses_them_before_any_work_but_targets_without_annotations_need_no_lists(tmp_path: Path):
+def test_a_run_refuses_them_before_any_work_but_targets_without_annotations_need_no_lists(tmp_path):
     (tmp_path / "bare").mkdir()
     inputs = read_inputs(coco_folder(tmp_path / "bare", {1: {}}, annotated=False))
     metrics = measure(inputs.target_data)
@@ -313,7 +287,7 @@ def test_a_run_refuses_them_before_any_work_but_targets_without_annotations_need
     assert read_inputs(by_coco).target_data.has_annotations
 
 
-def test_merged_files_keep_the_lists_under_the_new_ids(tmp_path: Path):
+def test_merged_files_keep_the_lists_under_the_new_ids(tmp_path):
     """Dogs have id 2 in the first file and cats in the second, where cats become 3."""
     files = []
     for image_id, classes in ((1, {1: "cat", 2: "dog"}), (5, {2: "bird", 1: "cat"})):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_samples import HEIGHT, WIDTH, Box, cocoeval, dataset, detect, entry
+from conftest import cases
+from evaluation_samples import HEIGHT, WIDTH, Box, cocoeval, dataset, detect, encode, entry
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -75,9 +76,9 @@ def random_case(
     return dataset(folder, annotations, image_ids=image_ids, classes=CLASSES), detections
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("masked", [True, False], ids=["masks", "boxes"])
-def test_random_images(tmp_path: Path, seed: int, masked: bool, monkeypatch):
+@cases("seed")(*range(6))
+@cases("masked", ids=["masks", "boxes"])(True, False)
+def test_random_images(tmp_path, seed, masked, monkeypatch):
     monkeypatch.setattr("ntt.evaluation.matching._PAIRS", (1 << 20, 5)[seed % 2])
     ids: list[ImageId] = [30, 4, 100, 7, 22, 1, 55, 8] if seed % 2 else ["b", "a", "10", "9", "é", "z", "A", "bb"]
     truth, detections = random_case(tmp_path, seed, ids, masked=masked)
@@ -85,7 +86,7 @@ def test_random_images(tmp_path: Path, seed: int, masked: bool, monkeypatch):
     assert assert_same(truth, detections, truth.categories) > 0
 
 
-def test_boxes_count_as_written_and_crowds_without_a_mask_as_their_box(tmp_path: Path):
+def test_boxes_count_as_written_and_a_hundred_of_a_class(tmp_path):
     annotations = [
         {**entry(1, 2, (0, 10, 15, 10)), "bbox": [-5, 10, 20, 10], "id": 0},
         entry(1, 2, (20, 0, 20, 30), masked=False, iscrowd=1),
@@ -95,9 +96,6 @@ def test_boxes_count_as_written_and_crowds_without_a_mask_as_their_box(tmp_path:
     boxes = [(0, (0, 10, 15, 10), 0.9), (0, (22, 2, 9, 9), 0.8)]
     detections = [replace(detect(1, *boxes), boxes_xywh=np.array([[-5, 10, 20, 10], [22, 2, 9, 9]], dtype=np.float32))]
     assert assert_same(truth, detections, truth.categories) == pytest.approx(100)
-
-
-def test_more_than_a_hundred_of_one_class(tmp_path: Path):
     boxes: list[Box] = [(column, row, 2, 2) for column in range(0, 48, 3) for row in range(0, 36, 4)]
     truth = dataset(tmp_path, [entry(1, 2, box) for box in boxes[:120]], image_ids=[1], classes=CLASSES)
     scores = np.linspace(1, 0.1, len(boxes)).tolist()
@@ -107,37 +105,23 @@ def test_more_than_a_hundred_of_one_class(tmp_path: Path):
     assert recall.overall["bbox"]["AR100"] == pytest.approx(100 * 100 / 120)
 
 
-@pytest.mark.parametrize(
-    ("annotations", "detected"),
-    [
-        ([entry(1, 2, SMALL)], []),
-        ([entry(1, 9, SMALL)], [(0, SMALL, 0.9), (0, (1, 0, 10, 10), 0.9)]),
-        ([entry(1, 2, (5, 5, 30, 30), iscrowd=1)], [(0, SMALL, 0.9)]),
-    ],
-    ids=["no detections", "no objects of the class", "crowd only"],
+@cases("annotations", "detected", ids=["no detections", "no objects of the class", "crowd only"])(
+    ([entry(1, 2, SMALL)], []),
+    ([entry(1, 9, SMALL)], [(0, SMALL, 0.9), (0, (1, 0, 10, 10), 0.9)]),
+    ([entry(1, 2, (5, 5, 30, 30), iscrowd=1)], [(0, SMALL, 0.9)]),
 )
-def test_degenerate(tmp_path: Path, annotations: list[Json], detected: list[tuple[int, Box, float]]):
+def test_degenerate(tmp_path, annotations, detected):
     truth = dataset(tmp_path, annotations, image_ids=[1, 2], classes=CLASSES)
     assert_same(truth, [detect(1, *detected), detect(2)], truth.categories)
 
 
-@pytest.mark.parametrize(
-    ("objects", "crowds", "detected", "is_match", "is_ignored"),
-    [
-        # Of two equal objects the last is taken first; the second detection gets the other, a third nothing.
-        ([SMALL, SMALL], [], [SMALL] * 3, [True, True, False], [False, False, False]),
-        # A crowd region swallows what lies in it.
-        ([SMALL], [(20, 0, 20, 20)], [(20, 0, 5, 5), (30, 5, 5, 5), SMALL], [True] * 3, [True, True, False]),
-    ],
+@cases("objects", "crowds", "detected", "is_match", "is_ignored")(
+    # Of two equal objects the last is taken first; the second detection gets the other, a third nothing.
+    ([SMALL, SMALL], [], [SMALL] * 3, [True, True, False], [False, False, False]),
+    # A crowd region swallows what lies in it.
+    ([SMALL], [(20, 0, 20, 20)], [(20, 0, 5, 5), (30, 5, 5, 5), SMALL], [True] * 3, [True, True, False]),
 )
-def test_assignments_by_hand(
-    tmp_path: Path,
-    objects: list[Box],
-    crowds: list[Box],
-    detected: list[Box],
-    is_match: list[bool],
-    is_ignored: list[bool],
-):
+def test_assignments_by_hand(tmp_path, objects, crowds, detected, is_match, is_ignored):
     annotations = [*(entry(1, 2, box) for box in objects), *(entry(1, 2, box, iscrowd=1) for box in crowds)]
     data = dataset(tmp_path, annotations, image_ids=[1], classes={2: "a"})
     detections = [detect(1, *((0, box, 0.9) for box in detected))]
@@ -148,36 +132,30 @@ def test_assignments_by_hand(
     assert assert_same(data, detections, data.categories) == pytest.approx(100)
 
 
-@pytest.mark.parametrize(
-    "ids",
-    [
-        [2**63 - 2, 2**63 - 1, 2**63, 2**64 + 5],
-        [5, 2**53, 2**53 + 1, 2**128],
-        ["a", "b", "c", "d"],
-        [7, 2**63, "7", "x"],
-    ],
+@cases("ids")(
+    [2**63 - 2, 2**63 - 1, 2**63, 2**64 + 5],
+    [5, 2**53, 2**53 + 1, 2**128],
+    ["a", "b", "c", "d"],
+    [7, 2**63, "7", "x"],
 )
-def test_ids_of_any_kind_give_the_same_numbers(tmp_path: Path, ids: list[ImageId]):
+def test_ids_of_any_kind_give_the_same_numbers(tmp_path, ids):
     """Images and categories are numbered anew: from 2^53 on float64 cannot tell ids apart, from 2^63 on int64."""
     data, detections = random_case(tmp_path, 11, [1, 2, 3, 4], masked=True)
     plain = evaluate(detections=detections, ground_truth=data, categories=data.categories, semantic="correct")
     assert set(plain.overall) == {"bbox", "segm", "semantic", "rejection"}
-    moved = replace(
-        data,
-        digest=str(ids),
-        images={ids[number - 1]: replace(image, id=ids[number - 1]) for number, image in data.images.items()},
-        categories=tuple(replace(each, id=each.id + 2**63 - 5) for each in data.categories),
-        instances=tuple(
-            replace(each, image_id=ids[each.image_id - 1], category_id=each.category_id + 2**63 - 5)
-            for each in data.instances
-        ),
+    new_ids, offset = dict(zip(data.images, ids, strict=True)), 2**63 - 5
+    images = {new_ids[number]: replace(image, id=new_ids[number]) for number, image in data.images.items()}
+    categories = tuple(replace(each, id=each.id + offset) for each in data.categories)
+    instances = tuple(
+        replace(each, image_id=new_ids[each.image_id], category_id=each.category_id + offset) for each in data.instances
     )
+    moved = replace(data, digest=str(ids), images=images, categories=categories, instances=instances)
     detections = [replace(each, image_id=ids[each.image_id - 1]) for each in detections]
     metrics = evaluate(detections=detections, ground_truth=moved, categories=moved.categories, semantic="correct")
     assert metrics == plain
 
 
-def test_ground_truth_is_prepared_once(tmp_path: Path):
+def test_ground_truth_is_prepared_once(tmp_path):
     truth, _ = random_case(tmp_path, 1, [1, 2, 3], masked=True)
     again = read_coco(truth.annotation_file, tmp_path)
     assert prepare_ground_truth(truth, truth.categories) is prepare_ground_truth(again, truth.categories)
@@ -196,34 +174,22 @@ def shaken(truth: CocoDataset, categories: tuple[Category, ...], *, seed: int) -
     class_indices = {category.id: index for index, category in enumerate(categories)}
     detections = []
     for image in truth.images.values():
-        labels, scores, boxes, rles = [], [], [], []
+        shapes, masks = [], []
         for instance in truth.instances_of_image(image.id):
             if instance.category_id not in class_indices:
                 continue
             mask = instance_mask(instance, image.height, image.width)
             for _ in range(int(random.integers(1, 4))):
-                moved = np.roll(mask, random.integers(-4, 5, 2).tolist(), axis=(0, 1))
-                encoded = coco_mask.encode(np.asfortranarray(moved, dtype=np.uint8))
+                masks.append(np.roll(mask, random.integers(-4, 5, 2).tolist(), axis=(0, 1)))
                 label = class_indices[instance.category_id]
-                labels.append(int(random.integers(len(categories))) if random.random() < 0.2 else label)
-                scores.append(float(random.integers(1, 21)) / 20)
-                boxes.append(coco_mask.toBbox(encoded))
-                rles.append(encoded["counts"])
-        detections.append(
-            Detections(
-                image_id=image.id,
-                height=image.height,
-                width=image.width,
-                labels=np.array(labels, dtype=np.int64),
-                scores=np.array(scores, dtype=np.float32),
-                boxes_xywh=np.array(boxes, dtype=np.float32).reshape(-1, 4),
-                rles=tuple(rles),
-            )
-        )
+                label = int(random.integers(len(categories))) if random.random() < 0.2 else label
+                box = coco_mask.toBbox({"size": mask.shape, "counts": encode(masks[-1])})
+                shapes.append((label, box, float(random.integers(1, 21)) / 20))
+        detections.append(detect(image.id, *shapes, size=(image.height, image.width), masks=masks))
     return detections
 
 
-def test_real_ground_truth(shared_dir: Path, tmp_path: Path):
+def test_real_ground_truth(shared_dir, tmp_path):
     root = shared_dir / "data" / "coco_dev"
     truth = read_coco(root / "annotations" / "targets.json", root / "images")
     categories = tuple(one for one in truth.categories if one.id % 4 == 1)

@@ -3,14 +3,12 @@
 import itertools
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PROJECT_DIR
-from miniatures import CDFSOD, COCO_LIKE, make_miniature
+from conftest import PROJECT_DIR, cases, run_python
+from miniatures import make_miniatures
 from tiny_data import SMALL
 
 from ntt.base.project import CONF_DIR
@@ -19,7 +17,6 @@ from ntt.config import schema as config
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_directory
 from ntt.datasets.published.details import known_datasets
-from ntt.datasets.published.voc import convert_devkit, write_kshot_files
 from ntt.reports.expected import load_expected
 from ntt.run import runner
 from ntt.sweeps.spec import read_spec
@@ -58,11 +55,15 @@ def check_row(row: str, made: config.ExperimentConfig) -> None:
     assert [row["overrides"] for row in made.published["rows"]].count(list(result.overrides)) == 1
 
 
-def test_every_experiment_composes_as_its_first_row():
+def test_experiments_compose_as_their_first_rows_and_what_is_published_does_not_decide():
     first = {result.experiment: result for result in reversed(load_expected())}
     assert {*first, "ntt_reference"} == set(FILES)
     for result, made in zip(first.values(), compose_many([r.command_line for r in first.values()]), strict=True):
         check_row(result.row, made)
+    lines = ["experiment=merging", "matcher.merging=soft_semantic"], ["experiment=coco_novel20"]
+    merging, main_table = compose_many(lines)
+    assert run_directory(merging) == run_directory(main_table)
+    assert merging.published != main_table.published
 
 
 @pytest.mark.slow
@@ -71,15 +72,8 @@ def test_every_row_composes():
         check_row(row, made)
 
 
-def test_what_is_published_does_not_decide_where_a_run_lies():
-    lines = ["experiment=merging", "matcher.merging=soft_semantic"], ["experiment=coco_novel20"]
-    merging, main_table = compose_many(lines)
-    assert run_directory(merging) == run_directory(main_table)
-    assert merging.published != main_table.published
-
-
-@pytest.mark.parametrize("table", TABLES)
-def test_a_sweep_runs_every_row_of_a_table(table: str):
+@cases("table")(*TABLES)
+def test_a_sweep_runs_every_row_of_a_table(table):
     spec = read_spec(CONF_DIR.parent / "sweeps" / f"table_{table}.yaml")
     axes = dict(spec.axes)
     seeds = {result.seeds for result in load_expected() if result.table == table}
@@ -89,7 +83,7 @@ def test_a_sweep_runs_every_row_of_a_table(table: str):
     assert {frozenset(point) for point in points} == expected
 
 
-def test_values_agree_with_the_reference_numbers(shared_dir: Path):
+def test_values_agree_with_the_reference_numbers(shared_dir):
     numbers = json.loads((shared_dir / "reference_numbers.json").read_text())
     study = numbers["coco_novel20_ten_seeds"]
     for shots, (mean, std) in study["box_mean_std"].items():
@@ -112,7 +106,7 @@ def test_values_agree_with_the_reference_numbers(shared_dir: Path):
     assert numbers["seconds_per_image_a100"]["ntt"] == SECONDS_PER_IMAGE
 
 
-def test_a_value_has_a_tolerance_and_a_source():
+def test_values_have_sources_and_the_hours_in_the_docs_follow_from_them():
     for path in FILES.values():
         published = yaml.safe_load(path.read_text()).get("published", {"rows": []})
         assert all(({**published, **row}["source"]) for row in published["rows"])
@@ -120,9 +114,6 @@ def test_a_value_has_a_tolerance_and_a_source():
         assert (result.value is None) == (result.tolerance is None)
         assert result.tolerance is None or result.tolerance > 0
         assert result.dataset in known_datasets()
-
-
-def test_the_hours_in_the_docs_follow_from_the_stated_assumption():
     text = (PROJECT_DIR / "docs" / "experiments.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `sweeps/table_(\w+)\.yaml` \|[^|]*\| ([\d,]+) \| ([\d.]+) \|", text, flags=re.MULTILINE)
     assert {table for table, _, _ in rows} == set(TABLES)
@@ -134,12 +125,7 @@ def test_the_hours_in_the_docs_follow_from_the_stated_assumption():
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory) -> Path:
     """The miniatures of all data sets."""
-    root = tmp_path_factory.mktemp("published")
-    for option in (*COCO_LIKE, *CDFSOD):
-        make_miniature(option, root)
-    convert_devkit(root / "voc")
-    write_kshot_files(root / "voc", known_datasets()["voc_kshot"].shots)
-    return root
+    return make_miniatures(tmp_path_factory.mktemp("published"))[0]
 
 
 @pytest.fixture(scope="session")
@@ -149,16 +135,13 @@ def output(tmp_path_factory) -> Path:
 
 
 def places(data_root: Path, output: Path) -> list[str]:
-    return [
-        f"runtime.data_root={data_root}",
-        f"runtime.output_root={output}",
-        f"runtime.store_root={output}/store",
-    ]
+    roots = {"data": data_root, "output": output, "store": output / "store"}
+    return [f"runtime.{name}_root={path}" for name, path in roots.items()]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", ROWS)
-def test_a_row_runs_on_its_miniature(row: str, data_root: Path, output: Path):
+@cases("row")(*ROWS)
+def test_a_row_runs_on_its_miniature(row, data_root, output):
     (made,) = compose_many([[*ROWS[row].command_line, *EMBEDDED, *SMALL, *places(data_root, output)]])
     runner.run(made)
     overall = json.loads((run_directory(made) / "metrics.json").read_text())["overall"]
@@ -168,15 +151,15 @@ def test_a_row_runs_on_its_miniature(row: str, data_root: Path, output: Path):
 
 
 @pytest.mark.slow
-def test_the_command_of_the_docs_runs_on_a_miniature(data_root: Path, output: Path):
+def test_the_command_of_the_docs_runs_on_a_miniature(data_root, output):
     words = ["experiment=cdfsod_neu_det", "shots=5shot", *EMBEDDED, *SMALL, *places(data_root, output / "command")]
-    done = subprocess.run([sys.executable, "main.py", *words], cwd=PROJECT_DIR, capture_output=True, text=True)
+    done = run_python("main.py", *words)
     assert done.returncode == 0, done.stderr
     assert "Masks are not evaluated" in done.stdout
 
 
 @pytest.mark.slow
-def test_the_sweep_of_a_table_runs_on_a_miniature(data_root: Path, tmp_path: Path, capsys, cli):
+def test_the_sweep_of_a_table_runs_on_a_miniature(data_root, tmp_path, capsys, cli):
     words = [*EMBEDDED, *SMALL, *places(data_root, tmp_path)]
     file = str(CONF_DIR.parent / "sweeps" / "table_merging.yaml")
     assert main(["sweep", "run", file, *words, "--output-root", str(tmp_path)]) == 0

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from own_images import EXAMPLES
+from conftest import cases
 from PIL import Image
 from pycocotools.coco import COCO
-from tiny_data import HEIGHT, WIDTH, make_tiny
+from tiny_data import EXAMPLES, HEIGHT, WIDTH, make_tiny, run_with
 
 from ntt.cli.main import main
 from ntt.config.compose import compose_config
-from ntt.config.identity import run_directory
 from ntt.convert import detections
 from ntt.convert.labelme import mask_object
 from ntt.data.coco import CocoDataset, read_coco
@@ -26,7 +24,6 @@ from ntt.data.masks import segmentation_rle
 from ntt.datasets.coco_json import CocoJsonConfig
 from ntt.errors import DataError
 from ntt.ops.masks import decode_masks
-from ntt.run import runner
 from ntt.run.artefacts import write_counts, write_images
 from ntt.types import Category, Detections, ImageRecord, Json, ReferenceCheck
 
@@ -34,14 +31,18 @@ BOXES = {f"{stem}.png": (name, [x, y, size, size]) for name, (stem, (_, x, y, si
 """Image -> its class and the box of its object."""
 
 
+def with_photos(folder: Path) -> Path:
+    """Write `photos`, the images to search; the annotated images are in `tiny`."""
+    tiny = make_tiny(folder / "tiny")
+    (folder / "photos/day1").mkdir(parents=True)
+    for number, below in enumerate(("photos", "photos/day1")):
+        shutil.copy(tiny / f"images/targets_{number}.png", folder / below / f"{number}.png")
+    return folder
+
+
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    """An empty folder but for `photos`, the images to search; the annotated images are in `tiny`."""
-    tiny = make_tiny(tmp_path / "tiny")
-    (tmp_path / "photos/day1").mkdir(parents=True)
-    for number, folder in enumerate(("photos", "photos/day1")):
-        shutil.copy(tiny / f"images/targets_{number}.png", tmp_path / folder / f"{number}.png")
-    return tmp_path
+    return with_photos(tmp_path)
 
 
 def images_into(folder: Path) -> None:
@@ -54,7 +55,7 @@ def folder_of_tiny(folder: Path) -> Path:
     return next(parent / "tiny/images" for parent in folder.parents if (parent / "tiny").is_dir())
 
 
-def coco(file: Path, images: Path, *, named: str = "{}") -> None:
+def coco(file: Path, images: Path, *, named: str = "{}") -> list[str]:
     """Write the annotations as a COCO file whose file names are `named`, and the images into their folder."""
     images_into(images)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -68,26 +69,23 @@ def coco(file: Path, images: Path, *, named: str = "{}") -> None:
         for i, (name, box) in enumerate(BOXES.values(), 1)
     ]
     file.write_text(json.dumps(document))
+    return []
 
 
 def roboflow(root: Path) -> list[str]:
-    coco(root / "train/_annotations.coco.json", root / "train")
-    return []
+    return coco(root / "train/_annotations.coco.json", root / "train")
 
 
 def cvat(root: Path) -> list[str]:
-    coco(root / "annotations/instances_default.json", root / "images/default")
-    return []
+    return coco(root / "annotations/instances_default.json", root / "images/default")
 
 
 def label_studio(root: Path) -> list[str]:
-    coco(root / "result.json", root / "images", named="images/{}")
-    return []
+    return coco(root / "result.json", root / "images", named="images/{}")
 
 
 def via(root: Path) -> list[str]:
-    coco(root / "via_project_9Nov2026_coco.json", root)
-    return []
+    return coco(root / "via_project_9Nov2026_coco.json", root)
 
 
 def yolo(root: Path) -> list[str]:
@@ -147,8 +145,8 @@ def located(work: Path, words: list[str]) -> tuple[CocoDataset, CocoDataset]:
     return references, read_coco(files.targets_file, files.target_images, annotations_required=False)
 
 
-@pytest.mark.parametrize("write", FORMATS)
-def test_annotated_examples_and_a_folder_of_photos(work: Path, write: Callable[[Path], list[str]]):
+@cases("write")(*FORMATS)
+def test_annotated_examples_and_a_folder_of_photos(work, write):
     (work / "my_set").mkdir()
     references, targets = located(work, [*write(work / "my_set"), f"dataset.targets={work}/photos"])
     names = {category.id: category.name for category in references.categories}
@@ -162,7 +160,7 @@ def test_annotated_examples_and_a_folder_of_photos(work: Path, write: Callable[[
     assert (targets.has_annotations, targets.categories) == (False, references.categories)
 
 
-def test_targets_that_are_null_are_all_images(work: Path):
+def test_targets_that_are_null_are_all_images(work):
     label_studio(work / "my_set")
     _, targets = located(work, ["dataset.targets=null"])
     assert [image.file_name for image in targets.images.values()] == sorted(BOXES)
@@ -173,7 +171,7 @@ def test_targets_that_are_null_are_all_images(work: Path):
     assert [image.file_name for image in targets.images.values()] == ["photos/0.png", "photos/day1/1.png"]
 
 
-def test_what_cannot_be_found_is_named(work: Path):
+def test_what_cannot_be_found_is_named(work):
     (work / "my_set").mkdir()
     with pytest.raises(DataError, match=r"dataset.references: there is no file .*annotations/references.json"):
         located(work, ["dataset.targets=../photos"])
@@ -193,7 +191,7 @@ def test_what_cannot_be_found_is_named(work: Path):
     assert located(work, ["dataset.targets=../photos", "dataset.reference_images=b"])[0].images[1].path.is_file()
 
 
-def test_an_export_is_checked_under_its_own_names(work: Path, cli):
+def test_an_export_is_checked_under_its_own_names(work, cli):
     assert CocoJsonConfig().references == "annotations/references.json"
     cvat(work / "my_set")
     out = cli("data", "check", work / "my_set", "--targets", work / "photos")
@@ -204,29 +202,20 @@ def test_an_export_is_checked_under_its_own_names(work: Path, cli):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, shared_store: Path) -> Path:
     """A finished run on photographs, found with examples as Roboflow exports them."""
-    work = tmp_path_factory.mktemp("work")
-    tiny = make_tiny(work / "tiny")
-    (work / "photos/day1").mkdir(parents=True)
-    for number, folder in enumerate(("photos", "photos/day1")):
-        shutil.copy(tiny / f"images/targets_{number}.png", work / folder / f"{number}.png")
+    work = with_photos(tmp_path_factory.mktemp("work"))
     roboflow(work / "my_set")
     places = [f"runtime.{name}_root={work}/{name}" for name in ("cache", "output")]
     words = [f"dataset.root={work}/my_set", f"dataset.targets={work}/photos", f"runtime.store_root={shared_store}"]
     settings = ["visualisation.enabled=false", "visualisation.score_threshold=0.6"]
-    config = compose_config(["dataset=coco_json", "shots=all", *words, *places, *settings])
-    runner.run(config)
-    return run_directory(config)
+    return run_with(["dataset=coco_json", "shots=all", *words, *places, *settings])
 
 
-def test_predictions_have_a_sibling_that_names_images_and_classes(found: Path):
+def test_predictions_have_siblings_that_name_images_and_classes_and_count_them(found):
     coco_file = COCO(str(found / "images.json"))
     results = coco_file.loadRes(str(found / "predictions.json"))
     assert [image["file_name"] for image in coco_file.dataset["images"]] == ["0.png", "day1/1.png"]
     assert [entry["name"] for entry in coco_file.dataset["categories"]] == ["disc", "square"]
     assert len(results.anns) == len(json.loads((found / "predictions.json").read_text()))
-
-
-def test_counts_are_those_of_the_predictions(found: Path):
     with (found / "counts.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     predictions = json.loads((found / "predictions.json").read_text())
@@ -245,7 +234,7 @@ def test_counts_are_those_of_the_predictions(found: Path):
         assert row["threshold"] == "0.6"
 
 
-def test_names_that_are_no_text_lose_no_result(tmp_path: Path):
+def test_names_that_are_no_text_lose_no_result(tmp_path):
     record, category = ImageRecord(1, "\udcff\x1b.png", Path(), 4, 5), Category(1, "a\x1b[31m,b")
     scores = np.array([0.25], np.float32)
     found = Detections(1, 4, 5, np.zeros(1, np.int64), scores, np.zeros((1, 4), np.float32), ("",))
@@ -264,8 +253,8 @@ def overlap(first: Any, second: Any) -> float:
     return float((masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum())
 
 
-@pytest.mark.parametrize("tool", ["coco", "labelme"])
-def test_exported_detections_are_read_back_as_references(found: Path, tmp_path: Path, tool: str):
+@cases("tool")("coco", "labelme")
+def test_exported_detections_are_read_back_as_references(found, tmp_path, tool):
     output, refs = tmp_path / "out", tmp_path / "refs.json"
     photos = found.parents[3] / "photos"
     assert main(["export", tool, str(found), "--above", "0.55", "--output", str(output)]) == 0
@@ -284,7 +273,7 @@ def test_exported_detections_are_read_back_as_references(found: Path, tmp_path: 
         assert overlap(instance.segmentation, row["segmentation"]) > 0.9
 
 
-def test_exports_begin_at_the_proposed_thresholds(found: Path, tmp_path: Path, capsys, cli):
+def test_exports_begin_at_the_proposed_thresholds(found, tmp_path, capsys, cli):
     run = shutil.copytree(found, tmp_path / "run")
     for thresholds, said in (({"disc": 0.5, "square": 0.65}, "0.50 to 0.65, by class"), ({}, "0.4")):
         check = ReferenceCheck("ntt", {}, {}, thresholds, is_complete=True, num_images=2)
@@ -300,7 +289,7 @@ def test_exports_begin_at_the_proposed_thresholds(found: Path, tmp_path: Path, c
         assert "leave_one_out.json" in cli("export", "coco", run, "--output", run / "no.json", status=2)
 
 
-def test_cvat_and_label_studio_get_the_same_outlines(found: Path, tmp_path: Path):
+def test_cvat_and_label_studio_get_the_same_outlines(found, tmp_path):
     for tool, name in (("cvat", "a.xml"), ("label-studio", "b.json")):
         words = ["--above", "0.55", "--output", str(tmp_path / name), "--prefix", "/data/local-files/?d="]
         assert main(["export", tool, str(found), *words]) == 0
@@ -318,12 +307,11 @@ def test_cvat_and_label_studio_get_the_same_outlines(found: Path, tmp_path: Path
             assert region["value"]["polygonlabels"] == [polygon.get("label")]
     interface = ElementTree.parse(tmp_path / "b.xml").getroot()
     labels = {label.get("value") for label in interface.iter("Label")}
-    assert labels == {
-        region["value"]["polygonlabels"][0] for task in tasks for region in task["predictions"][0]["result"]
-    }
+    regions = [region for task in tasks for region in task["predictions"][0]["result"]]
+    assert labels == {region["value"]["polygonlabels"][0] for region in regions}
 
 
-def test_objects_of_several_parts_stay_one_object(tmp_path: Path):
+def test_objects_of_several_parts_stay_one_object(tmp_path):
     mask = np.zeros((40, 50), dtype=bool)
     mask[5:15, 5:20] = mask[20:35, 25:45] = True
     part = mask_object("boat", mask).segmentation
@@ -348,7 +336,7 @@ def test_objects_of_several_parts_stay_one_object(tmp_path: Path):
         detections.to_labelme({**document, "annotations": [boat, {**boat, "image_id": 8}]})
 
 
-def test_what_is_no_run_with_detections_is_refused(found: Path, tmp_path: Path, cli):
+def test_what_is_no_run_with_detections_is_refused(found, tmp_path, cli):
     assert "has no images.json" in cli("export", "coco", tmp_path, status=2)
     shutil.copytree(found, tmp_path / "run")
     (tmp_path / "run/coco.json").touch()

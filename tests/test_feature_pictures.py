@@ -34,11 +34,8 @@ def test_names_of_pictures_are_short_and_unique_by_image_id():
 
 def test_similarity_of_cells_by_hand():
     vectors = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.0, -1.0]])
-    prototypes = Prototypes(
-        categories=(Category(3, "a"), Category(5, "b")),
-        vectors_PD=vectors,
-        labels_P=torch.tensor([0, 0, 1, -1]),  # two prototypes of a, one of b, one of background
-    )
+    labels = torch.tensor([0, 0, 1, -1])  # two prototypes of a, one of b, one of background
+    prototypes = Prototypes((Category(3, "a"), Category(5, "b")), vectors, labels)
     cells = torch.tensor([[[2.0, 3.0], [0.0, 0.0]], [[0.0, 4.0], [-5.0, 0.0]]])  # D = 2, a grid of 2 x 2
     found = class_similarity(cells, prototypes)
     # (2, 0) is a's first; (3, 4) / 5 is a's second; (0, -5) is like nothing but background; (0, 0) like nothing.
@@ -46,19 +43,13 @@ def test_similarity_of_cells_by_hand():
     torch.testing.assert_close(torch.from_numpy(found.copy()), torch.tensor(expected))
 
 
-def test_pictures_of_features_are_drawn_on_request(tiny: Path, tmp_path: Path, store: Path):
-    more = (
-        "visualisation.features=true",
-        "visualisation.max_feature_images=2",
-        "visualisation.image_ids=[102,103,104]",
-    )
-    folder, names = drawn(tiny, tmp_path, store, *more)
+def test_pictures_of_features_are_drawn_on_request(tiny, tmp_path, store):
+    more = ("features=true", "max_feature_images=2", "image_ids=[102,103,104]")
+    folder, names = drawn(tiny, tmp_path, store, *(f"visualisation.{setting}" for setting in more))
     features = {name for name in names if name.startswith("features/")}
-    assert {name for name in features if "similarity" in name} == {
-        "features/similarity_targets_1_102.png",
-        "features/similarity_targets_2_103.png",
-    }
-    references = features - {name for name in features if "similarity" in name}
+    similarities = {f"features/similarity_targets_{name}.png" for name in ("1_102", "2_103")}
+    assert {name for name in features if "similarity" in name} == similarities
+    references = features - similarities
     assert len(references) == 2
     assert sorted(name.split("_")[1] for name in references) == ["disc", "square"]
     for name in features:
@@ -66,9 +57,7 @@ def test_pictures_of_features_are_drawn_on_request(tiny: Path, tmp_path: Path, s
             assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 100
 
 
-def test_asked_for_later_they_are_added_and_only_then_is_the_backbone_used(
-    tiny: Path, tmp_path: Path, store: Path, monkeypatch
-):
+def test_asked_for_later_they_are_added_and_only_then_is_the_backbone_used(tiny, tmp_path, store, monkeypatch):
     _, before = drawn(tiny, tmp_path, store)
     assert not [name for name in before if name.startswith("features/")]
 

@@ -1,30 +1,34 @@
-"""Files appear whole or not at all; run directories keep their records."""
+"""Files appear whole or not at all, digests are never stale; run directories keep their records."""
 
+import hashlib
 import io
 import json
 import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import cases
 
-from ntt.base import files
+from ntt.base import digests, files
+from ntt.base.digests import sha256_of
 from ntt.base.files import atomic_path, read_json, remove_stale_temporaries, stale_temporaries, write_json, write_text
 from ntt.base.log import console_logging, file_logging
 from ntt.base.progress import track
 from ntt.config.schema import RuntimeConfig
 from ntt.errors import StorageError
 from ntt.run import artefacts as results
-from ntt.run.environment import apply_runtime, environment_details, peak_memory_mb
+from ntt.run.environment import apply_runtime
 from ntt.run.rundir import RunDirectory
 from ntt.store.maintenance import used_store_keys
 from ntt.types import Category, MemoryBank, Prototypes
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     target = tmp_path / "a.txt"
     write_text(target, "old")
 
@@ -39,22 +43,18 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_abandoned_temporary_files_of_ours_go_after_a_day(tmp_path: Path):
+def test_abandoned_temporary_files_of_ours_go_after_a_day(tmp_path):
     """At once where their process is dead. What others call `.tmp`, or link to, is never touched."""
     names = [".ntt-old.tmp", ".ntt-new.tmp", "foreign.tmp", ".ntt-notes", "x.ntt-old.tmp"]
+    (tmp_path / "below").mkdir()
     for path in (tmp_path / "below" / name for name in names):
-        path.parent.mkdir(exist_ok=True)
         path.touch()
         os.utime(path, (0, 0) if "new" not in path.name else None)
     dead = subprocess.Popen(["true"])
     dead.wait()
-    (tmp_path / "below" / f".ntt-{files._HOST}-{dead.pid}-x.tmp").touch()
-    names += [
-        f".ntt-{files._HOST}-{os.getpid()}-x.tmp",
-        f".ntt-{files._HOST}{'9' * 30}-x.tmp",
-        f".ntt-elsewhere-{dead.pid}-x.tmp",
-    ]
-    for name in names[-3:]:
+    owners = (f"{files._HOST}-{os.getpid()}", f"{files._HOST}{'9' * 30}", f"elsewhere-{dead.pid}")
+    names += [f".ntt-{owner}-x.tmp" for owner in owners]
+    for name in (*names[-3:], f".ntt-{files._HOST}-{dead.pid}-x.tmp"):
         (tmp_path / "below" / name).touch()
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "link").symlink_to(tmp_path / "below")
@@ -63,7 +63,7 @@ def test_abandoned_temporary_files_of_ours_go_after_a_day(tmp_path: Path):
     assert {path.name for path in (tmp_path / "below").iterdir()} == set(names[1:])
 
 
-def test_what_cannot_be_written_or_read_is_named(tmp_path: Path):
+def test_what_cannot_be_written_or_read_is_named(tmp_path):
     write_text(tmp_path / ("ü" * 125), "long names can be written")
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"x": float("nan")})
@@ -80,9 +80,12 @@ def test_what_cannot_be_written_or_read_is_named(tmp_path: Path):
         read_json(tmp_path / "pipe")
     with pytest.raises(StorageError, match="Set runtime.output_root"), file_logging(tmp_path / "a.json" / "run"):
         pass
+    value = {"caption": "ö \ud83d", "name": "\u00f6"}
+    write_json(tmp_path / "a.json", value)
+    assert json.loads((tmp_path / "a.json").read_bytes()) == value
 
 
-def test_records(tmp_path: Path, caplog):
+def test_records(tmp_path, caplog):
     directory = RunDirectory(tmp_path)
     assert directory.record("memory") is None
     assert not directory.is_done("memory", "key")
@@ -93,10 +96,7 @@ def test_records(tmp_path: Path, caplog):
     directory.memory.unlink()
     assert not directory.is_done("memory", "key")
     shapes = ["{", "[]", "3", "null", "[" * 10**5, '{"key": "key", "files": {}}', '{"files": {}, "seconds": "1"}']
-    shapes += [
-        '{"key": "key", "files": {"../a": {}}, "seconds": 1}',
-        '{"key": "key", "files": {"/a": {}}, "seconds": 1}',
-    ]
+    shapes += [f'{{"key": "key", "files": {{"{name}": {{}}}}, "seconds": 1}}' for name in ("../a", "/a")]
     for shape in shapes:
         caplog.clear()
         (tmp_path / "stages" / "memory.json").write_text(shape)
@@ -106,10 +106,8 @@ def test_records(tmp_path: Path, caplog):
         assert "The stage is repeated" in caplog.text or shape == "null"
 
 
-@pytest.mark.parametrize(
-    "content", ["[]", "3", '{"memory": []}', '{"memory": {"references": 3}}', '{"a": {"b": [1]}}', "{"]
-)
-def test_lists_of_used_entries_of_another_shape_are_passed_over(tmp_path: Path, content: str, caplog):
+@cases("content")("[]", "3", '{"memory": []}', '{"memory": {"references": 3}}', '{"a": {"b": [1]}}', "{")
+def test_lists_of_used_entries_of_another_shape_are_passed_over(tmp_path, content, caplog):
     (tmp_path / "store_keys.json").write_text(content)
     assert used_store_keys(tmp_path) == {}
     RunDirectory(tmp_path).write_store_keys("memory", [("references", "ab" * 32)])
@@ -117,7 +115,7 @@ def test_lists_of_used_entries_of_another_shape_are_passed_over(tmp_path: Path, 
     assert "store_keys.json" in caplog.text
 
 
-def test_names_are_shown_in_any_encoding_and_obeyed_by_no_terminal(tmp_path: Path, monkeypatch):
+def test_names_are_shown_in_any_encoding_and_obeyed_by_no_terminal(tmp_path, monkeypatch):
     screen = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen, encoding="ascii", errors="strict"))
     with console_logging(), file_logging(tmp_path):
@@ -127,7 +125,7 @@ def test_names_are_shown_in_any_encoding_and_obeyed_by_no_terminal(tmp_path: Pat
     assert str(StorageError("a\x1b[2J\r\u202eb")) == "a\ufffd[2J\ufffd\ufffdb"
 
 
-def test_the_log_of_a_run(tmp_path: Path, capsys):
+def test_the_log_of_a_run(tmp_path, capsys):
     logger = logging.getLogger("ntt.somewhere")
     with console_logging(), file_logging(tmp_path / "run"):
         logger.info("said")
@@ -147,7 +145,7 @@ def test_the_log_of_a_run(tmp_path: Path, capsys):
     assert not (tmp_path / "other").exists()
 
 
-def test_tensors_come_back(tmp_path: Path):
+def test_tensors_come_back(tmp_path):
     categories = (Category(1, "cat"), Category(4, "ü"))
     backgrounds = (torch.rand(1, 3), torch.rand(0, 3))
     memory = MemoryBank(categories, (torch.rand(2, 3), torch.rand(1, 3)), backgrounds)
@@ -168,7 +166,7 @@ def test_tensors_come_back(tmp_path: Path):
         results.read_memory(tmp_path / "memory.safetensors")
 
 
-def test_progress_is_logged_now_and_then(monkeypatch, caplog):
+def test_progress_is_logged_now_and_then_and_is_a_bar_on_a_terminal(monkeypatch, caplog, tmp_path, capsys):
     monkeypatch.setattr("ntt.base.progress._LOG_EVERY_S", 0.0)
     with caplog.at_level(logging.INFO, logger="ntt"):
         assert list(track([1, 2, 3], "candidates", unit="image", visible=True)) == [1, 2, 3]
@@ -176,9 +174,6 @@ def test_progress_is_logged_now_and_then(monkeypatch, caplog):
     caplog.clear()
     assert list(track([1, 2], "candidates", unit="image", visible=False)) == [1, 2]
     assert not caplog.text
-
-
-def test_on_a_terminal_progress_is_a_bar_and_its_lines_go_to_the_log(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr("ntt.base.progress._LOG_EVERY_S", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with console_logging(), file_logging(tmp_path):
@@ -208,7 +203,47 @@ def test_determinism_is_asked_of_cublas_but_a_users_own_setting_stays(monkeypatc
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
-def test_json_with_half_a_surrogate_pair_is_written(tmp_path: Path):
-    value = {"caption": "ö \ud83d", "name": "\u00f6"}
-    write_json(tmp_path / "a.json", value)
-    assert json.loads((tmp_path / "a.json").read_bytes()) == value
+@pytest.fixture
+def hashed(monkeypatch) -> list[str]:
+    """Let files count as settled at once, and note each file that is read."""
+    names: list[str] = []
+    real = digests._hash
+
+    def noted(stream, algorithm="sha256"):
+        names.append(Path(stream.name).name)
+        return real(stream, algorithm)
+
+    monkeypatch.setattr(digests, "_hash", noted)
+    monkeypatch.setattr(digests, "_SETTLED_NS", -1)
+    return names
+
+
+def test_a_file_is_read_once(tmp_path, hashed, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    assert sha256_of(path) == sha256_of(path) == hashlib.sha256(b"one").hexdigest()
+    (tmp_path / "b").symlink_to(path)
+    assert sha256_of(tmp_path / "b") == sha256_of(path)
+    assert hashed == ["a"]
+    # A file that has just changed is read again.
+    monkeypatch.setattr(digests, "_SETTLED_NS", 60 * 10**9)
+    (tmp_path / "c").write_bytes(b"one")
+    assert sha256_of(tmp_path / "c") == sha256_of(tmp_path / "c") == sha256_of(path)
+    assert hashed == ["a", "c", "c"]
+
+
+@cases("replace")(False, True)
+def test_the_same_size_and_date_do_not_deceive(tmp_path, hashed, replace):
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    before = path.stat()
+    sha256_of(path)
+    time.sleep(0.05)  # file systems take their time from a clock that ticks a few hundred times a second
+    if replace:
+        (tmp_path / "new").write_bytes(b"two")
+        (tmp_path / "new").replace(path)
+    else:
+        path.write_bytes(b"two")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert sha256_of(path) == hashlib.sha256(b"two").hexdigest()

@@ -10,13 +10,14 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import cases
 from tiny_data import make_tiny, read, settings
 
 from ntt.config.compose import compose_config
@@ -128,6 +129,17 @@ def spoil(document: Json, stream: random.Random) -> str:
     return f"{kind} {path} {repr(junk)[:40]}"
 
 
+@contextmanager
+def spoilt(root: Path, texts: dict[str, str], stream: random.Random) -> Iterator[str]:
+    """Spoil one of the annotation files, and say how."""
+    role = stream.choice(("references", "targets"))
+    document = json.loads(texts[role])
+    what = spoil(document, stream)
+    (root / f"annotations/{role}.json").write_text(json.dumps(document))
+    yield f"{role}: {what}"
+    (root / f"annotations/{role}.json").write_text(texts[role])
+
+
 def rewrite(document: Json, stream: random.Random) -> str:
     """Write the same in another way."""
     as_number: Callable[[int], Any] = stream.choice([float, str, lambda number: number])
@@ -195,26 +207,20 @@ def attempt(root: Path, given: list[Detections], caplog: pytest.LogCaptureFixtur
     return result, caplog.text
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_spoilt_annotation_files(tiny: Path, twin: Any, seed: int, caplog):
+@cases("seed")(*range(12))
+def test_spoilt_annotation_files(tiny, twin, seed, caplog):
     """A hundred times one value is replaced by rubbish: refused, named, or the result is that of the sound twin."""
     expected, given, texts = twin
     stream = random.Random(seed)
     for number in range(100):
-        role = stream.choice(("references", "targets"))
-        document = json.loads(texts[role])
-        what = spoil(document, stream)
-        (tiny / f"annotations/{role}.json").write_text(json.dumps(document))
-        result, warnings = attempt(tiny, given, caplog)
-        (tiny / f"annotations/{role}.json").write_text(texts[role])
+        with spoilt(tiny, texts, stream) as what:
+            result, warnings = attempt(tiny, given, caplog)
         if result is not None and not warnings:
-            assert result == expected, f"{seed}/{number} {role}: {what}"
+            assert result == expected, f"{seed}/{number} {what}"
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_spoilt_annotation_files_in_whole_runs(
-    tiny: Path, twin: Any, seed: int, tmp_path: Path, shared_store: Path, caplog
-):
+@cases("seed")(*range(3))
+def test_spoilt_annotation_files_in_whole_runs(tiny, twin, seed, tmp_path, shared_store, caplog):
     """The same from the command line's settings to metrics.json, models included."""
     config, logger = compose_config(settings(tiny, tmp_path, shared_store)), logging.getLogger("ntt")
     stream, texts = random.Random(3000 + seed), twin[2]
@@ -229,22 +235,17 @@ def test_spoilt_annotation_files_in_whole_runs(
     try:
         expected, usual = metrics()
         for number in range(15):
-            role = stream.choice(("references", "targets"))
-            document = json.loads(texts[role])
-            what = spoil(document, stream)
-            (tiny / f"annotations/{role}.json").write_text(json.dumps(document))
-            with suppress(NttError):
+            with spoilt(tiny, texts, stream) as what, suppress(NttError):
                 result, warnings = metrics()
-                assert result == expected or warnings - usual, f"{seed}/{number} {role}: {what}"
-            (tiny / f"annotations/{role}.json").write_text(texts[role])
+                assert result == expected or warnings - usual, f"{seed}/{number} {what}"
     finally:
         logger.removeHandler(caplog.handler)
         for role, text in texts.items():
             (tiny / f"annotations/{role}.json").write_text(text)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_annotation_files_written_in_another_way(tiny: Path, twin: Any, seed: int, caplog):
+@cases("seed")(*range(4))
+def test_annotation_files_written_in_another_way(tiny, twin, seed, caplog):
     expected, given, texts = twin
     stream = random.Random(1000 + seed)
     for number in range(100):
@@ -258,8 +259,8 @@ def test_annotation_files_written_in_another_way(tiny: Path, twin: Any, seed: in
         (tiny / f"annotations/{role}.json").write_text(text)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_annotation_files_with_damaged_bytes(tiny: Path, twin: Any, seed: int, caplog):
+@cases("seed")(*range(4))
+def test_annotation_files_with_damaged_bytes(tiny, twin, seed, caplog):
     """Bytes exchanged, removed, inserted, cut off: what is left may be another sound file, so results may differ."""
     _, given, texts = twin
     stream = random.Random(2000 + seed)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import cases
 from PIL import Image
 from test_converters import picture, shape, voc_file, voc_object
 from test_data_get import tarred, zipped
@@ -96,8 +97,8 @@ TEXTS: dict[str, tuple[bytes, Callable[[Path], Any]]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TEXTS)
-def test_damaged_files_of_other_formats(name: str, tmp_path: Path):
+@cases("name")(*TEXTS)
+def test_damaged_files_of_other_formats(name, tmp_path):
     content, read = TEXTS[name]
     generator = random.Random(name)
     for number in range(_TIMES):
@@ -109,7 +110,7 @@ def test_damaged_files_of_other_formats(name: str, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_damaged_voc_files(tmp_path: Path):
+def test_damaged_voc_files(tmp_path):
     picture(tmp_path / "a.png")
     voc_file(tmp_path / "a.xml", voc_object("dog", (1, 2, 3, 4), difficult=1), filename="a.png")
     content, generator = (tmp_path / "a.xml").read_bytes(), random.Random(0)
@@ -119,9 +120,9 @@ def test_damaged_voc_files(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "16 bits"])
+@cases("kind")("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "16 bits")
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_images(kind: str, tmp_path: Path):
+def test_damaged_images(kind, tmp_path):
     generator = random.Random(kind)
     deep = [write(tmp_path / "deep", DEEP).read_bytes() for write in (png16, ppm16, tiff16)]
     for _ in range(_TIMES):

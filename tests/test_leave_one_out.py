@@ -3,18 +3,15 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
-from tiny_data import make_tiny, read, settings
+from conftest import cases, refused
+from tiny_data import make_tiny, read, run_with, settings
 
-from ntt.cli.main import main
 from ntt.config.compose import compose_config
-from ntt.config.identity import run_directory
 from ntt.data.references import are_complete, reference_targets
 from ntt.errors import ConfigError
 from ntt.matchers.auto import AutoMatcher, scorings
 from ntt.matchers.prototype import PrototypeMatcher
-from ntt.run import runner
 from ntt.run.pipeline import Pipeline
 from ntt.stages.leave_one_out import reduced_memory
 from ntt.types import Category, ImageRecord, Instance, MemoryBank, ReferenceSet
@@ -37,24 +34,12 @@ REFERENCES = ReferenceSet(
 OBJECTS = {1: (*CATS[:1], *DOGS, instance(4, 1, 3)), 2: (*CATS[1:], instance(5, 2, 9))}
 
 
-def test_what_there_is_to_find():
+def test_targets_and_memory_without_an_image():
     targets = reference_targets(REFERENCES, OBJECTS.__getitem__)
     # The only dog is on the first image: there is nothing to find it by.
     assert [each.id for each in targets.instances] == [1, 4, 2]
     assert list(targets.images) == [1, 2]
     assert targets.digest != reference_targets(REFERENCES, lambda image: OBJECTS[image][:1]).digest
-
-
-@pytest.mark.parametrize(("counts", "expected"), [((2, 1), False), ((2, 2), True), ((1, 1), False)])
-def test_images_with_two_objects_count_as_annotated_in_full(counts: tuple[int, int], expected: bool):
-    def objects(image: int) -> list[Instance]:
-        return list(OBJECTS[image][: counts[image - 1]])
-
-    assert are_complete(REFERENCES, objects, answer="auto") == expected
-    assert are_complete(REFERENCES, objects, answer=not expected) != expected
-
-
-def test_the_memory_without_an_image():
     memory = MemoryBank(REFERENCES.categories, (torch.eye(2), torch.ones(1, 2)), full=(torch.eye(2), torch.zeros(1, 2)))
     without_first, labels = reduced_memory(memory, REFERENCES, without_image=1)
     assert ([each.name for each in without_first.categories], labels.tolist()) == (["cat"], [0])
@@ -64,10 +49,17 @@ def test_the_memory_without_an_image():
     assert ([each.name for each in without_second.categories], labels.tolist()) == (["dog"], [1])
 
 
+@cases("counts", "expected")(((2, 1), False), ((2, 2), True), ((1, 1), False))
+def test_images_with_two_objects_count_as_annotated_in_full(counts, expected):
+    def objects(image: int) -> list[Instance]:
+        return list(OBJECTS[image][: counts[image - 1]])
+
+    assert are_complete(REFERENCES, objects, answer="auto") == expected
+    assert are_complete(REFERENCES, objects, answer=not expected) != expected
+
+
 def go(root: Path, folder: Path, store: Path, *more: str) -> Path:
-    config = compose_config(settings(root, folder, store, *more))
-    runner.run(config)
-    return run_directory(config)
+    return run_with(settings(root, folder, store, *more))
 
 
 def test_references_choose_with_certainty_or_not_at_all():
@@ -87,36 +79,27 @@ def test_settings_of_an_experiment_reach_every_choice():
     assert scorings(compose_config(["matcher=auto"]).matcher)["ntt"] == PrototypeMatcher(name="ntt")
 
 
-@pytest.mark.parametrize(
-    ("word", "text"),
-    [
-        (
-            "matcher.choices.ntt.merging=bogus",
-            r"matcher\.choices\.ntt\.merging=bogus is invalid. Allowed: one of soft_s",
-        ),
-        ("matcher.choices.probe_half.ridge=0", r"choices\.probe_half\.ridge=0.0 is invalid. Allowed: more than 0"),
-        ("matcher.choices.ntt=3", "choices: ntt cannot be chosen. Name other matchers"),
-        ("+matcher.choices.own=null", "choices: own cannot be chosen. Name other matchers"),
-        ("+matcher@matcher.choices.own=auto", "choices: own cannot be chosen. Name other matchers"),
-    ],
+@cases("word", "text")(
+    ("matcher.choices.ntt.merging=bogus", "matcher.choices.ntt.merging=bogus is invalid. Allowed: one of soft_s"),
+    ("matcher.choices.probe_half.ridge=0", "choices.probe_half.ridge=0.0 is invalid. Allowed: more than 0"),
+    ("matcher.choices.ntt=3", "choices: ntt cannot be chosen. Name other matchers"),
+    ("+matcher.choices.own=null", "choices: own cannot be chosen. Name other matchers"),
+    ("+matcher@matcher.choices.own=auto", "choices: own cannot be chosen. Name other matchers"),
 )
-def test_what_cannot_be_chosen_is_refused(word: str, text: str):
-    with pytest.raises(ConfigError, match=text):
+def test_what_cannot_be_chosen_is_refused(word, text):
+    with refused(ConfigError, text):
         compose_config(["matcher=auto", word])
     assert AutoMatcher(name="auto").problems() == [
         "matcher.choices: there is nothing to choose from. Name other matchers, as conf/matcher/auto.yaml does."
     ]
 
 
-def test_the_references_choose_and_the_run_says_so(tmp_path: Path, shared_store: Path, capsys):
+def test_the_references_choose_and_the_run_says_so(tmp_path, shared_store, capsys):
     root = make_tiny(tmp_path / "tiny")
     auto = ("shots=2shot", "matcher=auto", "matcher.draws=10", "matcher.certainty=0.5")
-    for settings_of_choice in (
-        (),
-        ("matcher.min_shots=2",),
-        ("matcher.min_shots=2", "dataset.references_complete=true"),
-    ):
-        folder = go(root, tmp_path / "out", shared_store, *auto, *settings_of_choice)
+    choices = ("matcher.min_shots=2", "dataset.references_complete=true")
+    for number in range(3):
+        folder = go(root, tmp_path / "out", shared_store, *auto, *choices[:number])
         check = read(folder / "leave_one_out.json")
         assert set(check["expected"]) == {"ntt", "ntt_best100", "ntt_full_both", "probe_half"}
         assert set(check["better"]) == set(check["expected"]) - {"ntt"}
@@ -125,7 +108,7 @@ def test_the_references_choose_and_the_run_says_so(tmp_path: Path, shared_store:
         assert (folder / "metrics.json").read_bytes() == (chosen / "metrics.json").read_bytes()
         assert f"Matcher chosen by the references: {check['scoring']}." in capsys.readouterr().out
         assert "_auto_" in folder.name
-        if len(settings_of_choice) < 2:
+        if number < 2:
             assert check["scoring"] == "ntt"
             assert check["obstacle"]
     best = max(check["expected"], key=lambda name: check["expected"][name][""])
@@ -136,7 +119,7 @@ def test_the_references_choose_and_the_run_says_so(tmp_path: Path, shared_store:
     assert set(read(one_shot / "thresholds.json")[""]) == {"fixed", "best"}
 
 
-def test_what_other_references_proposed_is_removed(tmp_path: Path, shared_store: Path):
+def test_what_other_references_proposed_is_removed(tmp_path, shared_store):
     root, pictures = make_tiny(tmp_path / "tiny"), ("visualisation.enabled=true", "visualisation.max_images=1")
     folder = go(root, tmp_path / "out", shared_store, "shots=2shot", *pictures)
     outdated = [folder / "leave_one_out.json", folder / "thresholds.json", *folder.glob("pictures/**/*.png")]
@@ -154,17 +137,14 @@ def test_what_other_references_proposed_is_removed(tmp_path: Path, shared_store:
     assert (folder / "pictures/note.txt").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "stages"),
-    [
-        ((), set()),
-        (("visualisation.enabled=true",), {"thresholds", "leave_one_out"}),
-        (("visualisation.enabled=true", "shots=1shot"), {"thresholds"}),
-        (("visualisation.enabled=true", "evaluation.thresholds=fixed"), set()),
-        (("evaluation.thresholds=proposed",), {"thresholds", "leave_one_out"}),
-    ],
+@cases("words", "stages")(
+    ((), set()),
+    (("visualisation.enabled=true",), {"thresholds", "leave_one_out"}),
+    (("visualisation.enabled=true", "shots=1shot"), {"thresholds"}),
+    (("visualisation.enabled=true", "evaluation.thresholds=fixed"), set()),
+    (("evaluation.thresholds=proposed",), {"thresholds", "leave_one_out"}),
 )
-def test_who_asks_for_it(words: tuple[str, ...], stages: set[str], tmp_path: Path):
+def test_who_asks_for_it(words, stages, tmp_path):
     root = make_tiny(tmp_path / "tiny")
     run = Pipeline(compose_config(settings(root, tmp_path / "out", tmp_path / "store", "shots=2shot", *words)))
     asked = {"leave_one_out"} if run.leaves_one_out else set()
@@ -180,17 +160,15 @@ def test_who_asks_for_it(words: tuple[str, ...], stages: set[str], tmp_path: Pat
     assert not on_one_image.leaves_one_out
 
 
-def test_the_command(tmp_path: Path, shared_store: Path, capfd):
+def test_the_command(tmp_path, shared_store, cli):
     root = make_tiny(tmp_path / "tiny")
     words = settings(root, tmp_path / "out", shared_store, "shots=2shot", "matcher.draws=10")
-    assert main(["references", "check", *words, "--out", str(tmp_path / "check")]) == 0
-    text = capfd.readouterr().out
-    for part in ("| disc ", "AP probe_half", "better than ntt", "No class has references on three images"):
-        assert part in text
+    text = cli("references", "check", *words, "--out", tmp_path / "check")
+    parts = ("| disc ", "AP probe_half", "better than ntt", "No class has references on three images")
+    assert [part for part in parts if part not in text] == []
     rows = [line.split() for line in text.split("### References\n")[1].splitlines() if line.startswith("| ")][1:]
     ranking = [(row[1], -float(row[7])) for row in rows if row[1] in ("disc", "square")]
     assert (len(ranking), ranking) == (4, sorted(ranking))
-    assert {path.name for path in (tmp_path / "check").iterdir()} == {
-        *("classes.md", "matchers.md", "references.md", "check.json", "references.png")
-    }
+    names = {"classes.md", "matchers.md", "references.md", "check.json", "references.png"}
+    assert {path.name for path in (tmp_path / "check").iterdir()} == names
     assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import cases
 from drawn_candidates import rectangles
 
 from ntt.base.settings import setting_problems
@@ -65,18 +66,16 @@ def test_nearest_averages_the_best_instances():
     # Cosines with the two cats: 1 and 0.8, then 0 and 0.6; there is one dog, however many are asked for.
     np.testing.assert_allclose(scores(NearestMatcher(neighbours=1), AXES), [[1, 0], [0.6, 0], [0, 1]], atol=1e-7)
     np.testing.assert_allclose(scores(NearestMatcher(neighbours=2), AXES), [[0.9, 0], [0.3, 0], [0, 1]], atol=1e-7)
-    np.testing.assert_array_equal(
-        scores(NearestMatcher(neighbours=5), AXES), scores(NearestMatcher(neighbours=2), AXES)
-    )
+    five, two = (scores(NearestMatcher(neighbours=number), AXES) for number in (5, 2))
+    np.testing.assert_array_equal(five, two)
 
 
 FOUR_CATS = MemoryBank(
-    CATEGORIES,
-    (torch.tensor([[1.0, 0, 0, 0], [0, 2.0, 0, 0], [4.0, 3.0, 0, 0], [0, 0.6, 0, 0.8]]), FEATURES[1]),
+    CATEGORIES, (torch.tensor([[1.0, 0, 0, 0], [0, 2.0, 0, 0], [4.0, 3.0, 0, 0], [0, 0.6, 0, 0.8]]), FEATURES[1])
 )
 
 
-def test_kmeans_groups_instances_and_averages_them():
+def test_kmeans_groups_instances_class_by_class_and_averages_them():
     made = prototypes(KMeansMatcher(prototypes_per_class=2), FOUR_CATS)
     assert made.labels_P.tolist() == [0, 0, 1]
     # The first and third cat, cosine 0.8, and the second and fourth, cosine 0.6.
@@ -85,24 +84,13 @@ def test_kmeans_groups_instances_and_averages_them():
     np.testing.assert_allclose(made.vectors_PD[:2], expected, rtol=1e-6)
     found = scores(KMeansMatcher(prototypes_per_class=2), AXES, FOUR_CATS)
     np.testing.assert_allclose(found[1], [2.6 / np.hypot(2.6, 0.8), 0], rtol=1e-6)
-
-
-def test_kmeans_with_fewer_instances_than_groups_keeps_them_all():
     made = prototypes(KMeansMatcher(prototypes_per_class=3))
     assert made.labels_P.tolist() == [0, 0, 1]
     np.testing.assert_allclose(made.vectors_PD, [[1, 0, 0, 0], [0.8, 0.6, 0, 0], [0, 0, 1, 0]], rtol=1e-6)
-
-
-def test_kmeans_with_one_group_is_the_published_matcher():
-    one, published = (
-        prototypes(KMeansMatcher(prototypes_per_class=1), FOUR_CATS),
-        prototypes(PrototypeMatcher(), FOUR_CATS),
-    )
+    matchers = (KMeansMatcher(prototypes_per_class=1), PrototypeMatcher())
+    one, published = (prototypes(matcher, FOUR_CATS) for matcher in matchers)
     assert torch.equal(one.vectors_PD, published.vectors_PD)
     assert torch.equal(one.labels_P, published.labels_P)
-
-
-def test_kmeans_of_a_class_does_not_depend_on_the_others():
     many = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32))
     alone = prototypes(KMeansMatcher(), MemoryBank(CATEGORIES[1:], (many,)))
     among = prototypes(KMeansMatcher(), MemoryBank(CATEGORIES, (many[:10], many)))
@@ -119,6 +107,9 @@ def test_a_background_prototype_competes_with_the_classes():
     np.testing.assert_allclose(found[0], [CAT_MEAN[0], 0], rtol=1e-6)
     assert found[1].tolist() == [-1, -1]
     np.testing.assert_allclose(found[2:], [[0, 1], [0, 0.6], [0, 0.6]], rtol=1e-6)
+    found = scores(BackgroundMatcher(on_background="damp", sigma=0.5), AXES)
+    np.testing.assert_allclose(found[1, 0], CAT_MEAN[1] * np.exp(-(0.8 - CAT_MEAN[1]) / 0.5), rtol=1e-5)
+    np.testing.assert_allclose(found[2], [0, 1], rtol=1e-6)
 
 
 def test_a_dropped_candidate_suppresses_none():
@@ -126,21 +117,12 @@ def test_a_dropped_candidate_suppresses_none():
     twice = candidates([AXES[1], AXES[0]], [(0, 0, 9, 9)] * 2)
     assert match(BackgroundMatcher(), twice).scores.tolist() == pytest.approx([CAT_MEAN[0]])
     assert match(PrototypeMatcher(), twice).scores.tolist() == pytest.approx([CAT_MEAN[1]])
-
-
-def test_nothing_but_background_is_an_empty_result():
     found = match(BackgroundMatcher(), candidates([AXES[1]]))
     assert (found.labels.shape, found.scores.shape, found.boxes_xywh.shape, found.rles) == ((0,), (0,), (0, 4), ())
 
 
-def test_damping_by_background():
-    found = scores(BackgroundMatcher(on_background="damp", sigma=0.5), AXES)
-    np.testing.assert_allclose(found[1, 0], CAT_MEAN[1] * np.exp(-(0.8 - CAT_MEAN[1]) / 0.5), rtol=1e-5)
-    np.testing.assert_allclose(found[2], [0, 1], rtol=1e-6)
-
-
-@pytest.mark.parametrize(("mode", "cosine"), [("mean", 0.5**0.5), ("each", 1.0)])
-def test_one_background_prototype_or_one_a_reference(mode: Any, cosine: float):
+@cases("mode", "cosine")(("mean", 0.5**0.5), ("each", 1.0))
+def test_one_background_prototype_or_one_a_reference(mode, cosine):
     memory = MemoryBank(CATEGORIES, FEATURES, (torch.tensor([[0, 3.0, 0, 0]]), torch.tensor([[0, 0, 0, 3.0]])))
     matcher = BackgroundMatcher(background_prototypes=mode, on_background="damp", sigma=1.0)
     assert prototypes(matcher, memory).labels_P.tolist() == [0, 1, *[-1] * (2 if mode == "each" else 1)]
@@ -148,55 +130,39 @@ def test_one_background_prototype_or_one_a_reference(mode: Any, cosine: float):
     np.testing.assert_allclose(scores(matcher, AXES, memory)[1, 0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("backgrounds", [(), (torch.zeros(0, 4), torch.zeros(0, 4))])
-@pytest.mark.parametrize(
-    ("matcher", "warning"),
-    [
-        (BackgroundMatcher(), "No reference shows any background: there is no background prototype."),
-        (
-            NegativeMatcher(negatives="background"),
-            "No reference shows any background: there are no negatives from the surroundings.",
-        ),
-        (ProbeMatcher(), "No reference shows any background: candidates are scored by the published cosine."),
-    ],
+@cases("backgrounds")((), (torch.zeros(0, 4), torch.zeros(0, 4)))
+@cases("matcher", "warning")(
+    (BackgroundMatcher(), "there is no background prototype."),
+    (NegativeMatcher(negatives="background"), "there are no negatives from the surroundings."),
+    (ProbeMatcher(), "candidates are scored by the published cosine."),
 )
-def test_references_without_background_give_the_published_scores(
-    matcher: DetectingMatcher, warning: str, backgrounds: tuple[torch.Tensor, ...], caplog
-):
+def test_references_without_background_give_the_published_scores(matcher, warning, backgrounds, caplog):
     memory = MemoryBank(CATEGORIES, FEATURES, backgrounds)
     with caplog.at_level(logging.WARNING, logger="ntt"):
         found = scores(matcher, AXES, memory)
-    assert caplog.messages == [warning]
+    assert caplog.messages == [f"No reference shows any background: {warning}"]
     np.testing.assert_array_equal(found, scores(PrototypeMatcher(), AXES, memory))
 
 
-def test_negatives_of_a_class_are_its_surroundings_and_the_other_classes():
+def test_negatives_of_a_class_are_its_own_surroundings_and_the_other_classes():
     made = prototypes(NegativeMatcher())
     # Two means; the cats' surroundings; two cats, negatives of dogs, and a dog, negative of cats.
     assert made.labels_P.tolist() == [0, 1, -2, -4, -4, -5]
     # Between cat and dog: 0.8 with the mean of the dogs, 0.6 with the nearest cat, so only cats are damped.
     between = [0.6, 0, 0.8, 0]
     cat = 0.6 * CAT_MEAN[0]
-    np.testing.assert_allclose(
-        scores(NegativeMatcher(), [between]), [[cat * np.exp(-(0.8 - cat) / 0.8), 0.8]], rtol=1e-5
-    )
+    damped = cat * np.exp(-(0.8 - cat) / 0.8)
+    np.testing.assert_allclose(scores(NegativeMatcher(), [between]), [[damped, 0.8]], rtol=1e-5)
     np.testing.assert_allclose(scores(NegativeMatcher(negatives="background"), [between]), [[cat, 0.8]], rtol=1e-5)
-
-
-def test_surroundings_are_negatives_of_their_own_class_only():
     # Cosines: background 0.8 * 0.6 = 0.48 and cats 0.19; dogs 0.8.
     found = scores(NegativeMatcher(negatives="background"), [[0, 0.6, 0.8, 0]])
     cat = 0.6 * CAT_MEAN[1]
     np.testing.assert_allclose(found, [[cat * np.exp(-(0.48 - cat) / 0.8), 0.8]], rtol=1e-5)
     without = scores(NegativeMatcher(negatives="other_classes"), [[0, 0.6, 0, 0.8]])
     np.testing.assert_allclose(without, [[cat, 0]], rtol=1e-5)
-
-
-def test_with_one_class_only_surroundings_are_negatives():
     memory = MemoryBank(CATEGORIES[:1], FEATURES[:1], BACKGROUNDS[:1])
-    np.testing.assert_array_equal(
-        scores(NegativeMatcher(negatives="other_classes"), AXES, memory), scores(PrototypeMatcher(), AXES, memory)
-    )
+    found = scores(NegativeMatcher(negatives="other_classes"), AXES, memory)
+    np.testing.assert_array_equal(found, scores(PrototypeMatcher(), AXES, memory))
 
 
 # A large mask, a smaller one of the same class inside it (box IoU 90 / 209), and one inside both.
@@ -212,18 +178,11 @@ def test_graph_diffusion_weakens_fragments():
     np.testing.assert_allclose(found.scores, plain, rtol=1e-4)
 
 
-@pytest.mark.parametrize("matcher", MATCHERS)
-def test_an_image_without_candidates_or_without_anything_similar(matcher: type[DetectingMatcher]):
+@cases("matcher")(*MATCHERS)
+def test_an_image_without_candidates_or_without_anything_similar(matcher):
     assert match(matcher(), candidates([])).rles == ()
     if matcher is not ProbeMatcher:  # to which whatever is unlike the surroundings has some similarity
         assert match(matcher(), candidates([[0, 0, 0, 1.0]])).rles == ()
-
-
-@pytest.mark.parametrize("matcher", MATCHERS)
-def test_the_same_call_gives_the_same_result(matcher: type[DetectingMatcher]):
-    one, two = (match(matcher(), NESTED) for _ in range(2))
-    np.testing.assert_array_equal(one.scores, two.scores)
-    assert one.rles == two.rles
 
 
 OWN_SETTINGS: dict[type[DetectingMatcher], dict[str, Any]] = {
@@ -236,8 +195,8 @@ OWN_SETTINGS: dict[type[DetectingMatcher], dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("matcher", MATCHERS)
-def test_fingerprints_name_every_setting(matcher: type[DetectingMatcher]):
+@cases("matcher")(*MATCHERS)
+def test_fingerprints_name_every_setting(matcher):
     shared = dict(PrototypeMatcher().fingerprint)
     if matcher is GraphDiffusionMatcher:
         del shared["merging"], shared["hard_merge_threshold"]
@@ -246,66 +205,59 @@ def test_fingerprints_name_every_setting(matcher: type[DetectingMatcher]):
     assert made == {**shared, **own, "kind": matcher.SCHEMA}
 
 
-@pytest.mark.parametrize(
-    ("matcher", "wrong", "allowed"),
-    [
-        (NearestMatcher, {"neighbours": 0}, "1 or more"),
-        (KMeansMatcher, {"prototypes_per_class": 0}, "1 or more"),
-        (KMeansMatcher, {"clustering_seed": -1}, "0 or more"),
-        (BackgroundMatcher, {"background_prototypes": "all"}, "one of mean, each"),
-        (BackgroundMatcher, {"on_background": "keep"}, "one of drop, damp"),
-        (BackgroundMatcher, {"sigma": 0.0}, "more than 0"),
-        (NegativeMatcher, {"negatives": "none"}, "one of both, background, other_classes"),
-        (NegativeMatcher, {"sigma": float("nan")}, "more than 0"),
-        (ProbeMatcher, {"ridge": 0.0}, "more than 0"),
-        (ProbeMatcher, {"reference_vectors": "best"}, "one of crop, both, full, mean"),
-        (GraphDiffusionMatcher, {"alpha": 1.01}, "0 to 1"),
-        (GraphDiffusionMatcher, {"alpha": -0.01}, "0 to 1"),
-        (GraphDiffusionMatcher, {"decay_power": float("inf")}, "more than 0"),
-        (GraphDiffusionMatcher, {"steps": 0}, "1 to 100000"),
-        (GraphDiffusionMatcher, {"transition": "sparse"}, "one of normalised, plain"),
-        (GraphDiffusionMatcher, {"nms_iou_threshold": 1.5}, "0 to 1"),
-    ],
+@cases("matcher", "wrong", "allowed")(
+    (NearestMatcher, {"neighbours": 0}, "1 or more"),
+    (KMeansMatcher, {"prototypes_per_class": 0}, "1 or more"),
+    (KMeansMatcher, {"clustering_seed": -1}, "0 or more"),
+    (BackgroundMatcher, {"background_prototypes": "all"}, "one of mean, each"),
+    (BackgroundMatcher, {"on_background": "keep"}, "one of drop, damp"),
+    (BackgroundMatcher, {"sigma": 0.0}, "more than 0"),
+    (NegativeMatcher, {"negatives": "none"}, "one of both, background, other_classes"),
+    (NegativeMatcher, {"sigma": float("nan")}, "more than 0"),
+    (ProbeMatcher, {"ridge": 0.0}, "more than 0"),
+    (ProbeMatcher, {"reference_vectors": "best"}, "one of crop, both, full, mean"),
+    (GraphDiffusionMatcher, {"alpha": 1.01}, "0 to 1"),
+    (GraphDiffusionMatcher, {"alpha": -0.01}, "0 to 1"),
+    (GraphDiffusionMatcher, {"decay_power": float("inf")}, "more than 0"),
+    (GraphDiffusionMatcher, {"steps": 0}, "1 to 100000"),
+    (GraphDiffusionMatcher, {"transition": "sparse"}, "one of normalised, plain"),
+    (GraphDiffusionMatcher, {"nms_iou_threshold": 1.5}, "0 to 1"),
+    (PrototypeMatcher, {"nms_iou_threshold": float("nan")}, "0 to 1"),
+    (PrototypeMatcher, {"nms_iou_threshold": -0.01}, "0 to 1"),
+    (PrototypeMatcher, {"hard_merge_threshold": 1.01}, "0 to 1"),
+    (PrototypeMatcher, {"min_score": 1.0}, "0 to less than 1"),
+    (PrototypeMatcher, {"max_candidates_after_nms": 0}, "1 or more"),
+    (PrototypeMatcher, {"box_convention": "voc"}, "one of coco, reference"),
+    (PrototypeMatcher, {"on_empty": "skip"}, "one of empty, raise"),
+    (PrototypeMatcher, {"merging": "gentle"}, "one of soft_semantic, soft, hard, none"),
 )
-def test_each_setting_has_a_range(matcher: type[DetectingMatcher], wrong: dict[str, Any], allowed: str):
+def test_each_setting_has_a_range(matcher, wrong, allowed):
     ((key, value),) = wrong.items()
     problem = f"matcher.{key}={value} is invalid. Allowed: {allowed}."
     assert setting_problems(matcher(**wrong), "matcher") == [problem]
+    assert setting_problems(PrototypeMatcher(nms_iou_threshold=0.0, min_score=0.0), "matcher") == []
 
 
-@pytest.mark.parametrize(
-    ("option", "expected"),
-    [
-        ("ntt_reference", PrototypeMatcher(name="ntt_reference", box_convention="reference", on_empty="raise")),
-        ("ntt_hard", PrototypeMatcher(name="ntt_hard", merging="hard")),
-        ("ntt_soft", PrototypeMatcher(name="ntt_soft", merging="soft")),
-        ("ntt_none", PrototypeMatcher(name="ntt_none", merging="none")),
-        ("ntt_best100", PrototypeMatcher(name="ntt_best100", nms_iou_threshold=1.0, max_candidates_after_nms=100)),
-        ("nearest", NearestMatcher(name="nearest")),
-        ("kmeans", KMeansMatcher(name="kmeans")),
-        ("background", BackgroundMatcher(name="background")),
-        ("negative", NegativeMatcher(name="negative")),
-        (
-            "ntt_full_both",
-            PrototypeMatcher(
-                name="ntt_full_both",
-                reference_vectors="both",
-                nms_iou_threshold=1.0,
-                max_candidates_after_nms=100,
-            ),
-        ),
-        ("probe", ProbeMatcher(name="probe", surroundings="clear")),
-        ("graph_diffusion", GraphDiffusionMatcher(name="graph_diffusion")),
-        (
-            "graph_diffusion_published",
-            GraphDiffusionMatcher(
-                name="graph_diffusion_published",
-                nms_iou_threshold=1.0,
-                max_candidates_after_nms=100,
-                transition="plain",
-            ),
-        ),
-    ],
+BEST_100: dict[str, Any] = {"nms_iou_threshold": 1.0, "max_candidates_after_nms": 100}
+
+
+@cases("option", "expected")(
+    ("ntt_reference", PrototypeMatcher(name="ntt_reference", box_convention="reference", on_empty="raise")),
+    ("ntt_hard", PrototypeMatcher(name="ntt_hard", merging="hard")),
+    ("ntt_soft", PrototypeMatcher(name="ntt_soft", merging="soft")),
+    ("ntt_none", PrototypeMatcher(name="ntt_none", merging="none")),
+    ("ntt_best100", PrototypeMatcher(name="ntt_best100", **BEST_100)),
+    ("nearest", NearestMatcher(name="nearest")),
+    ("kmeans", KMeansMatcher(name="kmeans")),
+    ("background", BackgroundMatcher(name="background")),
+    ("negative", NegativeMatcher(name="negative")),
+    ("ntt_full_both", PrototypeMatcher(name="ntt_full_both", reference_vectors="both", **BEST_100)),
+    ("probe", ProbeMatcher(name="probe", surroundings="clear")),
+    ("graph_diffusion", GraphDiffusionMatcher(name="graph_diffusion")),
+    (
+        "graph_diffusion_published",
+        GraphDiffusionMatcher(name="graph_diffusion_published", transition="plain", **BEST_100),
+    ),
 )
-def test_options_are_their_matcher(option: str, expected: DetectingMatcher):
+def test_options_are_their_matcher(option, expected):
     assert compose_config([f"matcher={option}"]).matcher == expected

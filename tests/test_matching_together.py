@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import cases
 from drawn_candidates import random_candidates, rles_of
 from pycocotools import mask as coco_mask
 
@@ -65,8 +66,8 @@ def content(result: Detections | DataError) -> tuple[object, ...]:
     return (result.labels.tolist(), result.scores.tobytes(), result.boxes_xywh.tobytes(), result.rles)
 
 
-@pytest.mark.parametrize("number", range(len(SIZES)))
-def test_points_together_are_equal_to_points_alone(number: int, matchers: list[MatcherConfig]):
+@cases("number")(*range(len(SIZES)))
+def test_points_together_are_equal_to_points_alone(number, matchers):
     candidates, memory = drawn(number)
     points = [(matcher, prototypes(matcher, memory)) for matcher in matchers]
     together = list(match_together(7, candidates, points))
@@ -93,9 +94,9 @@ def test_a_matcher_of_another_kind_is_asked_by_itself():
     assert content(first) == content(third) == content(plain.match(7, candidates, vectors))
 
 
-@pytest.mark.parametrize("merging", ["soft_semantic", "soft", "hard", "none"])
-@pytest.mark.parametrize("number", range(1, len(SIZES)))
-def test_matching_equals_a_plain_walk(number: int, merging: str):
+@cases("merging")("soft_semantic", "soft", "hard", "none")
+@cases("number")(*range(1, len(SIZES)))
+def test_matching_equals_a_plain_walk(number, merging):
     candidates, memory = drawn(number)
     matcher = PrototypeMatcher(merging=merging, max_detections=30)
     result = matcher.match(7, candidates, prototypes(matcher, memory))

@@ -1,15 +1,16 @@
-"""Run lengths without full-size masks: byte for byte what pycocotools makes of the masks resized pixel by pixel."""
-
-from pathlib import Path
+"""Run lengths, full-size masks, and overlaps: equal to pycocotools in every bit."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import cases
 from pycocotools import mask as coco_mask
 
 from ntt.ops import mask_changes as module
 from ntt.ops.mask_changes import full_size_changes, mask_changes
+from ntt.ops.masks import decode_masks, encode_masks, mask_ious, rle_areas
+from ntt.ops.overlaps import Segments, overlaps_with_earlier
 from ntt.ops.resize import resize_matrix
 from ntt.ops.run_lengths import run_lengths_problem, take, to_run_lengths, to_text
 from ntt.types import RunLengths
@@ -61,9 +62,9 @@ def check_resized(logits_Nhw: torch.Tensor, height: int, width: int) -> None:
     assert counts == pycocotools(foreground)
 
 
-@pytest.mark.parametrize(("grid", "image"), SIZES)
-@pytest.mark.parametrize("kind", ["smooth", "noise", "whole numbers", "halves", "quarters of signs"])
-def test_equal_to_masks_resized_pixel_by_pixel(kind: str, grid: tuple[int, int], image: tuple[int, int]):
+@cases("grid", "image")(*SIZES)
+@cases("kind")("smooth", "noise", "whole numbers", "halves", "quarters of signs")
+def test_equal_to_masks_resized_pixel_by_pixel(kind, grid, image):
     logits = smooth(7, *grid) if kind != "noise" else torch.randn(7, *grid, generator=GENERATOR)
     # Whole numbers and fractions with few digits give sums of 0, where the processor's order of adding decides.
     rounded = {
@@ -75,7 +76,7 @@ def test_equal_to_masks_resized_pixel_by_pixel(kind: str, grid: tuple[int, int],
     check_resized(logits, *image)
 
 
-def test_equal_on_recorded_masks(golden_dir: Path):
+def test_equal_on_recorded_masks(golden_dir):
     for path in sorted(golden_dir.glob("matching_[0-9]*.npz"))[:2]:
         recorded = np.load(path)
         logits = torch.from_numpy(recorded["mask_logits_x16_int8"][::5])
@@ -95,8 +96,8 @@ def drawn_masks() -> dict[str, torch.Tensor]:
     return masks
 
 
-@pytest.mark.parametrize("masks", [pytest.param(masks, id=name) for name, masks in drawn_masks().items()])
-def test_full_size_masks(masks: torch.Tensor):
+@cases("masks")(*[pytest.param(masks, id=name) for name, masks in drawn_masks().items()])
+def test_full_size_masks(masks):
     changes = mask_changes(masks)
     assert to_text(to_run_lengths(changes)) == pycocotools(masks)
     has_foreground = masks.any(dim=2).any(dim=1).numpy()
@@ -109,31 +110,11 @@ def test_full_size_masks(masks: torch.Tensor):
     assert to_text(run_lengths) == pycocotools(masks[some.copy()])
 
 
-def test_no_masks():
+def test_chunks_change_nothing_and_no_masks_are_none(monkeypatch):
     assert encoded(torch.zeros(0, 8, 8), 20, 20) == ()
     none = to_run_lengths(mask_changes(torch.zeros(0, 8, 8, dtype=torch.bool)))
     assert run_lengths_problem(none, 64) is None
     assert to_text(none) == ()
-
-
-@pytest.mark.parametrize(
-    ("rows", "runs", "expected"),
-    [
-        ([1], [[3, 2], [0, 0]], "fit its masks"),
-        ([2, 0], [[3, 1], [0, 1]], "fit its masks"),
-        ([3, -1], [[3, 1], [0, 1]], "fit its masks"),
-        ([2**62, 2**62, 2**62, 2**62 + 2], [[3, 1], [0, 1]], "fit its masks"),
-        ([], [[3, 2]], "fit its masks"),
-        ([1, 1], [[3, 3], [2, 2]], "fit its size"),
-        ([1, 1], [[3, 2], [5, 0]], "a mask has no foreground"),
-    ],
-)
-def test_impossible_run_lengths(rows: list[int], runs: list[list[int]], expected: str):
-    masks = RunLengths(np.array(runs, dtype=np.uint16), np.array(rows, dtype=np.int64))
-    assert str(run_lengths_problem(masks, 5)).endswith(expected)
-
-
-def test_chunks_change_nothing(monkeypatch):
     logits = smooth(9, 32, 32)
     whole = [encoded(logits, 90, 70), encoded(logits, 20, 70)]
     monkeypatch.setattr(module, "_SAMPLES_CPU", 1)
@@ -141,9 +122,100 @@ def test_chunks_change_nothing(monkeypatch):
     assert [encoded(logits, 90, 70), encoded(logits, 20, 70)] == whole
 
 
+@cases("rows", "runs", "expected")(
+    ([1], [[3, 2], [0, 0]], "fit its masks"),
+    ([2, 0], [[3, 1], [0, 1]], "fit its masks"),
+    ([3, -1], [[3, 1], [0, 1]], "fit its masks"),
+    ([2**62, 2**62, 2**62, 2**62 + 2], [[3, 1], [0, 1]], "fit its masks"),
+    ([], [[3, 2]], "fit its masks"),
+    ([1, 1], [[3, 3], [2, 2]], "fit its size"),
+    ([1, 1], [[3, 2], [5, 0]], "a mask has no foreground"),
+)
+def test_impossible_run_lengths(rows, runs, expected):
+    masks = RunLengths(np.array(runs, dtype=np.uint16), np.array(rows, dtype=np.int64))
+    assert str(run_lengths_problem(masks, 5)).endswith(expected)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("kind", ["smooth", "whole numbers"])
-def test_a_gpu_finds_the_same(kind: str):
+@cases("kind")("smooth", "whole numbers")
+def test_a_gpu_finds_the_same(kind):
     logits = smooth(30, 256, 256) if kind == "smooth" else smooth(30, 256, 256).sign().to(torch.int8)
     assert encoded(logits.cuda(), 480, 640) == encoded(logits, 480, 640)
+
+
+@cases("masks")(*[pytest.param(masks, id=name) for name, masks in drawn_masks().items()])
+def test_equal_to_pycocotools(masks):
+    masks = masks[masks.any(dim=2).any(dim=1)]
+    segments = Segments.of(to_run_lengths(mask_changes(masks)), *masks.shape[1:])
+    coded = [{"size": list(masks.shape[1:]), "counts": text} for text in pycocotools(masks)]
+    assert segments.areas_N.tolist() == coco_mask.area(coded).tolist()
+    assert np.array_equal(segments.boxes_xywh, coco_mask.toBbox(coded).astype(np.float32))
+    groups_N = np.arange(len(masks)) % 3
+    expected = np.tril(coco_mask.iou(coded, coded, [1] * len(masks)), k=-1) * (groups_N[:, None] == groups_N)
+    assert np.array_equal(overlaps_with_earlier(segments, groups_N), expected)
+
+
+def test_by_hand():
+    masks = torch.zeros(3, 4, 8, dtype=torch.bool)
+    masks[0, :, :4] = masks[1, :2, 2:4] = masks[2, :, 6:] = True
+    segments = Segments.of(to_run_lengths(mask_changes(masks)), 4, 8)
+    assert overlaps_with_earlier(segments, np.zeros(3, dtype=int)).tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert segments.boxes_xyxy.tolist() == [[0, 0, 4, 4], [2, 0, 4, 2], [6, 0, 8, 4]]
+    segments = Segments.of(to_run_lengths(mask_changes(torch.zeros(0, 4, 8, dtype=torch.bool))), 4, 8)
+    assert segments.boxes_xywh.shape == (0, 4)
+    assert overlaps_with_earlier(segments, np.zeros(0, dtype=int)).shape == (0, 0)
+
+
+def encode_full_size(logits: torch.Tensor, height: int, width: int) -> tuple[bytes, ...]:
+    return to_text(to_run_lengths(full_size_changes(logits, logits > 0, height, width)))
+
+
+def blobs(count: int, height: int, width: int) -> torch.Tensor:
+    """Smooth random logits, most of them negative."""
+    noise = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.8
+    return F.interpolate(noise, (height, width), mode="bicubic", align_corners=False)[:, 0]
+
+
+@cases("image_hw")((480, 640), (100, 60), (64, 64), (64, 300), (1, 37))
+def test_equals_antialiased_interpolation(image_hw):
+    logits = blobs(12, 64, 64)
+    found = decode_masks(encode_full_size(logits, *image_hw), *image_hw)
+    values = F.interpolate(logits[None], image_hw, mode="bilinear", align_corners=False, antialias=True)[0]
+    clear = (values.abs() > 1e-5).numpy()
+    assert np.array_equal(found[clear], (values > 0).numpy()[clear])
+    assert clear.mean() > 0.999
+
+
+def test_edges_and_the_threshold():
+    # torch's own antialiased interpolation gets this one wrong, so it is no standard here.
+    logits = blobs(12, 64, 64)
+    upright = decode_masks(encode_full_size(logits, 37, 1), 37, 1)
+    lying = decode_masks(encode_full_size(logits.mT.contiguous(), 1, 37), 1, 37)
+    assert np.array_equal(upright, lying.transpose(0, 2, 1))
+    assert upright.any()
+    logits = torch.tensor([[[0, 1], [-1, 0]]], dtype=torch.int8)
+    assert decode_masks(encode_full_size(logits, 2, 2), 2, 2).tolist() == [[[False, True], [False, False]]]
+    assert encode_full_size(logits, 7, 5) == encode_full_size(logits.float(), 7, 5)
+    logits = torch.full((1, 16, 16), -1.0)
+    logits[0, 15, 15] = 9.0
+    rles = encode_full_size(logits, 32, 64)
+    # Along the last row, from -1 to 9 the zero lies at a tenth: column 58 is at 14.125, column 57 at 13.875.
+    rows, columns = np.nonzero(decode_masks(rles, 32, 64)[0])
+    assert (columns.min(), rows.min(), columns.max(), rows.max()) == (58, 29, 63, 31)
+
+
+def test_areas_and_round_trip_also_of_nothing():
+    assert encode_full_size(torch.zeros(0, 4, 4), 8, 8) == ()
+    empty = encode_full_size(torch.zeros(1, 4, 4), 8, 8)
+    assert rle_areas(empty).tolist() == [0]
+    assert rle_areas(()).shape == (0,)
+    assert decode_masks((), 8, 9).shape == (0, 8, 9)
+    assert mask_ious((), empty, 8, 8).shape == (0, 1)
+    masks = torch.zeros(2, 5, 7, dtype=torch.bool)
+    masks[0, 1:3, 2:6] = True
+    masks[1, 4, 6] = True
+    rles = encode_masks(masks)
+    assert all(isinstance(rle, bytes) for rle in rles)
+    assert np.array_equal(decode_masks(rles, 5, 7), masks.numpy())
+    assert rle_areas(rles).tolist() == [8, 1]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import cases
 from PIL import Image
 
 from ntt.base.distributed import ProcessGroup
@@ -24,9 +25,9 @@ def run(count: int, *, computing: int = 0, **parts: Callable[[Any], Any]) -> lis
     return list(overlap(range(count), **{**same, **parts}, computing=computing))
 
 
-@pytest.mark.parametrize("computing", [0, 1, 2])
-@pytest.mark.parametrize("count", [0, 1, 2, 50])
-def test_results_come_in_order(count: int, computing: int):
+@cases("computing")(0, 1, 2)
+@cases("count")(0, 1, 2, 50)
+def test_results_come_in_order(count, computing):
     def late(value: int) -> int:
         time.sleep(0.002 * (value % 3))
         return value + 1
@@ -34,9 +35,9 @@ def test_results_come_in_order(count: int, computing: int):
     assert run(count, computing=computing, load=late, compute=late, finish=late) == [k + 3 for k in range(count)]
 
 
-@pytest.mark.parametrize("computing", [0, 2])
-@pytest.mark.parametrize("part", ["load", "compute", "finish"])
-def test_an_error_in_any_part_comes_out_as_it_is_and_nothing_is_begun_after_it(part: str, computing: int):
+@cases("computing")(0, 2)
+@cases("part")("load", "compute", "finish")
+def test_an_error_in_any_part_comes_out_as_it_is_and_nothing_is_begun_after_it(part, computing):
     begun: list[int] = []
     before = threading.active_count()
 
@@ -57,21 +58,29 @@ def test_an_error_in_any_part_comes_out_as_it_is_and_nothing_is_begun_after_it(p
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("computing", [0, 2])
-def test_few_items_are_under_way(computing: int):
+@cases("computing")(0, 2)
+def test_few_items_are_under_way(computing):
     loaded: list[int] = []
     for done, _ in enumerate(overlap(range(60), load=loaded.append, compute=str, finish=str, computing=computing)):
         assert len(loaded) - done < 15
 
 
-def test_the_first_item_is_done_before_the_second_is_begun():
+def test_the_first_item_is_done_before_the_second_and_an_interrupt_ends_it():
     order: list[str] = []
     run(2, load=lambda k: order.append(f"load {k}"), finish=lambda _: order.append("finish"), computing=2)
     assert order[:2] == ["load 0", "finish"]
 
+    def interrupted(value: int) -> int:
+        if value == 3:
+            raise KeyboardInterrupt
+        return value
 
-@pytest.mark.parametrize("computing", [0, 2])
-def test_loading_runs_ahead_and_finishing_follows_behind(computing: int):
+    with pytest.raises(KeyboardInterrupt):
+        run(1000, compute=interrupted)
+
+
+@cases("computing")(0, 2)
+def test_loading_runs_ahead_and_finishing_follows_behind(computing):
     loading, calculating = ([threading.Event() for _ in range(6)] for _ in range(2))
 
     def load(number: int) -> int:
@@ -86,16 +95,6 @@ def test_loading_runs_ahead_and_finishing_follows_behind(computing: int):
         return number if number in (0, 5) or calculating[number + 1].wait(30) else -1
 
     assert run(6, computing=computing, load=load, compute=compute, finish=finish) == list(range(6))
-
-
-def test_an_interrupt_in_the_callers_thread_ends_it():
-    def interrupted(value: int) -> int:
-        if value == 3:
-            raise KeyboardInterrupt
-        return value
-
-    with pytest.raises(KeyboardInterrupt):
-        run(1000, compute=interrupted)
 
 
 class Fixed:
@@ -115,8 +114,8 @@ class Fixed:
         return Proposals(canvas_3hw - canvas_3hw.mean(), torch.ones(3))
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_stage_gives_the_same_entries_however_it_runs(threads: int, tmp_path: Path):
+@cases("threads")(1, 2)
+def test_the_stage_gives_the_same_entries_however_it_runs(threads, tmp_path):
     images = []
     for number in range(8):
         # The first and the last are the same.
@@ -136,7 +135,7 @@ def test_the_stage_gives_the_same_entries_however_it_runs(threads: int, tmp_path
     assert len(tested.store.written) == 7
 
 
-def test_the_same_image_in_another_size_has_other_candidates(tmp_path: Path):
+def test_the_same_image_in_another_size_has_other_candidates(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "0.png")
     image, tested = ImageRecord(0, "0.png", tmp_path / "0.png", 30, 40), source(tmp_path / "store")
     keys = [tested.key(each) for each in (image, replace(image, height=40, width=30))]

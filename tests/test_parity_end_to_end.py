@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from conftest import cases
 from dinov2_layout import meta_shapes
 from filled_weights import filled_tensors
 from pycocotools import mask as coco_mask
@@ -99,10 +100,8 @@ def scene(shared_dir: Path, golden_dir: Path, encoder: ReferenceEncoder, referen
     return Scene(encoder.backbone, prototypes, targets, golden_dir, encoder.store)
 
 
-@pytest.mark.parametrize("classes", [1, pytest.param(4, marks=pytest.mark.slow)])
-def test_memory_holds_the_recorded_features(
-    classes: int, encoder: ReferenceEncoder, references: ReferenceSet, golden_dir: Path
-):
+@cases("classes")(1, pytest.param(4, marks=pytest.mark.slow))
+def test_memory_holds_the_recorded_features(classes, encoder, references, golden_dir):
     first = replace(references, categories=references.categories[:classes], instances=references.instances[:classes])
     memory = fill_memory(references=first, encoder=encoder, group=ProcessGroup())
     recorded = np.load(golden_dir / "memory.npz")["instance_feats"][:classes]
@@ -218,14 +217,12 @@ def typical(errors: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.asarray(np.sqrt(np.square(errors.astype(np.float64)).mean(axis=(1, 2))))
 
 
-EACH_IMAGE = pytest.mark.parametrize(
-    "image_id", [20992, *(pytest.param(image_id, marks=pytest.mark.slow) for image_id in (5001, 10764))]
-)
+EACH_IMAGE = cases("image_id")(20992, *(pytest.param(image_id, marks=pytest.mark.slow) for image_id in (5001, 10764)))
 
 
 @EACH_IMAGE
 @pytest.mark.timeout(900)
-def test_masks_and_their_iou_are_the_recorded_ones(image_id: int, scene: Scene, ours: Remembering, device: str):
+def test_masks_and_their_iou_are_the_recorded_ones(image_id, scene, ours, device):
     recorded, record = np.load(scene.golden / f"sam2_{image_id}.npz"), scene.targets.images[image_id]
     proposals = ours.propose(resize_to_canvas(read_image(record), (1024, 1024)), torch.empty(0))
     logits, iou = proposals.logits_Nhw.cpu().numpy(), proposals.predicted_iou_N.cpu().numpy()
@@ -243,7 +240,7 @@ def test_masks_and_their_iou_are_the_recorded_ones(image_id: int, scene: Scene, 
 
 
 @EACH_IMAGE
-def test_recorded_masks_give_the_recorded_detections(image_id: int, scene: Scene, ours: Remembering, device: str):
+def test_recorded_masks_give_the_recorded_detections(image_id, scene, ours, device):
     expected = recorded_detections(scene.golden, image_id)
     found = scene.detect(RecordedMasks(scene.golden, image_id, ours), image_id)
     assert category_ids(scene, found) == [entry["category_id"] for entry in expected]
@@ -255,7 +252,7 @@ def test_recorded_masks_give_the_recorded_detections(image_id: int, scene: Scene
 
 @EACH_IMAGE
 @pytest.mark.timeout(900)
-def test_images_give_the_recorded_detections(image_id: int, scene: Scene, ours: Remembering, device: str):
+def test_images_give_the_recorded_detections(image_id, scene, ours, device):
     expected = recorded_detections(scene.golden, image_id)
     found = scene.detect(ours, image_id)
     assert category_ids(scene, found) == [entry["category_id"] for entry in expected]

@@ -53,14 +53,10 @@ def expected_detections(folder: Path, image_id: int) -> list[dict[str, Any]]:
     return [entry for entry in entries if entry["image_id"] == image_id]
 
 
-def test_similarity(image: tuple[int, Candidates, dict[str, Any]], memory: MemoryBank):
+def test_similarity_labels_and_penalties(image, memory):
     _, candidates, recorded = image
     found = REFERENCE.class_scores(candidates, prototypes(REFERENCE, memory))
     np.testing.assert_allclose(found, recorded["similarity"], atol=1e-5)
-
-
-def test_labels_and_penalties_after_suppression(image: tuple[int, Candidates, dict[str, Any]], memory: MemoryBank):
-    _, candidates, recorded = image
     scores = REFERENCE.class_scores(candidates, prototypes(REFERENCE, memory))
     labels = scores.argmax(axis=1)
     terms = ImageTerms(candidates)
@@ -82,7 +78,7 @@ def mask_iou(found: Detections, expected: list[dict[str, Any]]) -> list[float]:
     ]
 
 
-def test_detections(image: tuple[int, Candidates, dict[str, Any]], memory: MemoryBank, recorded_dir: Path):
+def test_detections_and_what_default_settings_change(image, memory, recorded_dir):
     image_id, candidates, _ = image
     found = REFERENCE.match(image_id, candidates, prototypes(REFERENCE, memory))
     expected = expected_detections(recorded_dir, image_id)
@@ -94,27 +90,11 @@ def test_detections(image: tuple[int, Candidates, dict[str, Any]], memory: Memor
     corners[:, 2:] += corners[:, :2]
     np.testing.assert_array_equal(corners, np.array([entry["bbox_xyxy"] for entry in expected], dtype=np.float32))
     assert min(mask_iou(found, expected)) > 0.999
-
-
-def test_default_settings_change_the_boxes_only(
-    image: tuple[int, Candidates, dict[str, Any]], memory: MemoryBank, recorded_dir: Path
-):
-    image_id, candidates, _ = image
     ours = PrototypeMatcher()
     found = ours.match(image_id, candidates, prototypes(ours, memory))
     reference = REFERENCE.match(image_id, candidates, prototypes(REFERENCE, memory))
     assert np.array_equal(found.scores, reference.scores)
     assert found.rles == reference.rles
-    expected = expected_detections(recorded_dir, image_id)
     coco_boxes = [coco_mask.toBbox(entry["segmentation"]) for entry in expected]
     np.testing.assert_array_equal(found.boxes_xywh, np.array(coco_boxes, dtype=np.float32))
     assert np.array_equal(found.boxes_xywh - reference.boxes_xywh, np.tile(np.float32([0, 0, 1, 1]), (100, 1)))
-
-
-def test_half_precision_features_stay_within_the_agreed_tolerance(
-    image: tuple[int, Candidates, dict[str, Any]], memory: MemoryBank
-):
-    _, candidates, recorded = image
-    rounded = candidates.features.astype(np.float16).astype(np.float32)
-    vectors, _ = REFERENCE.build_prototypes(memory)
-    np.testing.assert_allclose((rounded @ vectors.numpy().T).clip(0), recorded["similarity"], atol=1e-4)

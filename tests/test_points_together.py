@@ -61,7 +61,7 @@ def run_all(configs: list[ExperimentConfig], workspace: Workspace) -> list[str]:
     return errors
 
 
-def test_points_together_write_what_points_alone_write(configs: dict[str, list[ExperimentConfig]], reads: list[str]):
+def test_points_together_write_what_points_alone_write(configs, reads):
     errors = run_all(configs["alone"], Workspace())
     assert len(errors) == 1
     assert "candidates scores above 0.99" in errors[0]
@@ -81,9 +81,7 @@ def test_points_together_write_what_points_alone_write(configs: dict[str, list[E
     assert reads == [], "one point is left, and matches itself"
 
 
-def test_a_point_that_cannot_be_prepared_fails_by_itself(
-    configs: dict[str, list[ExperimentConfig]], tmp_path: Path, monkeypatch
-):
+def test_a_point_that_cannot_be_prepared_fails_by_itself(configs, tmp_path, monkeypatch):
     shared, points = Workspace(), configs["together"][:3]
     monkeypatch.setattr(together, "MAX_IMAGES", 8)
     assert match_ahead(points, shared) == 2, "the third does not fit"
@@ -93,7 +91,7 @@ def test_a_point_that_cannot_be_prepared_fails_by_itself(
         runner.run(points[0], workspace=shared)
 
 
-def test_nothing_is_written_ahead(configs: dict[str, list[ExperimentConfig]], caplog):
+def test_nothing_is_written_ahead(configs, caplog):
     with caplog.at_level(logging.INFO, logger="ntt"):
         match_ahead(configs["together"][:2], Workspace())
     assert not run_directory(configs["together"][0]).exists()

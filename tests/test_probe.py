@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pytest
 import torch
+from conftest import cases
 from drawn_candidates import rectangles
 
 from ntt.matchers.probe import ProbeMatcher
@@ -32,8 +32,8 @@ def scores(matcher: DetectingMatcher, memory: MemoryBank, rows: torch.Tensor) ->
     return found
 
 
-@pytest.mark.parametrize("channels", [2, 4], ids=["primal", "dual"])
-def test_one_reference_of_one_class(channels: int):
+@cases("channels", ids=["primal", "dual"])(2, 4)
+def test_one_reference_of_one_class(channels):
     # m = (0, 1), a = (1, -1): v is a multiple of a, and the probe (1, -1) / 2 whatever the ridge.
     memory = MemoryBank((CAT,), (vectors([2], channels=channels),), (vectors([0, 3], channels=channels),))
     rows = vectors([1], [0.8, 0.6], [0.6, 0.8], [0, 1], [-1], channels=channels)
@@ -50,6 +50,9 @@ TWO = MemoryBank((CAT, DOG), (vectors([1]), vectors([0, 5])), (vectors([0, 0, 2]
 def test_classes_against_pooled_surroundings():
     found = scores(ProbeMatcher(ridge=3.0), TWO, vectors([1], [0, 1], [0, 0.6, 0.8]))
     np.testing.assert_allclose(found, [[1, 4 / 11], [4 / 11, 1], [0.4 / 11, 4.6 / 11]], atol=1e-6)
+    rows = vectors([1], [0, 1])
+    plain, weighted = (scores(ProbeMatcher(iou_power=power), TWO, rows) for power in (0.0, 0.5))
+    np.testing.assert_allclose(weighted, plain * np.sqrt([[0.9], [0.5]]), rtol=1e-6)
 
 
 def test_surroundings_weigh_as_much_as_the_references():
@@ -60,13 +63,7 @@ def test_surroundings_weigh_as_much_as_the_references():
     np.testing.assert_allclose(found, [1, 0.285 / 0.355, 0.193 / 0.355, -1], atol=1e-6)
 
 
-def test_predicted_iou_weakens_scores():
-    rows = vectors([1], [0, 1])
-    plain, weighted = (scores(ProbeMatcher(iou_power=power), TWO, rows) for power in (0.0, 0.5))
-    np.testing.assert_allclose(weighted, plain * np.sqrt([[0.9], [0.5]]), rtol=1e-6)
-
-
-def test_the_guard_spares_surroundings_that_look_like_the_class():
+def test_surroundings_that_look_like_the_class():
     # What surrounds the dog looks like a cat: cats keep the probe above, and dogs have one against both.
     memory = MemoryBank(TWO.categories, TWO.features, (TWO.backgrounds[0], vectors([4, 0, 3])))
     rows = vectors([1], [0, 1], [0, 0.6, 0.8])
@@ -74,11 +71,12 @@ def test_the_guard_spares_surroundings_that_look_like_the_class():
     np.testing.assert_allclose(guarded[:, 0], [1, 4 / 11, 0.4 / 11], atol=1e-6)
     np.testing.assert_allclose(guarded[:, 1], plain[:, 1], atol=1e-6)
     assert abs(plain[2, 0] - guarded[2, 0]) > 0.01
-
-
-def test_a_class_that_looks_like_its_surroundings_has_the_cosine_alone():
     memory = MemoryBank((CAT, DOG), (vectors([1], [-1]), vectors([0, 1])), (vectors([0, 0, 1], [0, 0, -1]),))
     assert scores(ProbeMatcher(), memory, vectors([1], [0, 1]))[:, 0].tolist() == [-1, 0]
+    half = vectors([0.5**0.5, 0, 0.5**0.5])
+    assert scores(ProbeMatcher(), TWO, half)[0, 0] < scores(PrototypeMatcher(), TWO, half)[0, 0]
+    memory = MemoryBank(TWO.categories, TWO.features, (vectors(), vectors()))
+    np.testing.assert_array_equal(scores(ProbeMatcher(), memory, half), scores(PrototypeMatcher(), memory, half))
 
 
 def test_primal_and_dual_agree():
@@ -92,10 +90,3 @@ def test_primal_and_dual_agree():
     # Rows of no weight change nothing.
     more = ridge_directions(*(np.concatenate([part, 0 * part]) for part in (rows, weights, targets)), ridge=0.3)
     np.testing.assert_allclose(more, primal, rtol=1e-9)
-
-
-def test_half_a_background_is_half_a_score_and_without_background_it_is_the_published_matcher():
-    half = vectors([0.5**0.5, 0, 0.5**0.5])
-    assert scores(ProbeMatcher(), TWO, half)[0, 0] < scores(PrototypeMatcher(), TWO, half)[0, 0]
-    memory = MemoryBank(TWO.categories, TWO.features, (vectors(), vectors()))
-    np.testing.assert_array_equal(scores(ProbeMatcher(), memory, half), scores(PrototypeMatcher(), memory, half))

@@ -1,15 +1,19 @@
 """The region proposer: its parts on images worked by hand, its contract, and real images."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import cases
 from PIL import Image
+from scipy.ndimage import label
+from scipy.stats import spearmanr
 
+from ntt.data.coco import read_coco
 from ntt.data.masks import instance_mask
 from ntt.errors import ConfigError
+from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0Config
 from ntt.models.segmenters.base import Segmenter
 from ntt.models.segmenters.regions import Regions, RegionsConfig
 from ntt.models.segmenters.regions import leaves as leaves_module
@@ -19,6 +23,7 @@ from ntt.models.segmenters.regions.objectness import COEFFICIENTS, DESCRIPTORS, 
 from ntt.models.segmenters.regions.segmenter import all_nodes
 from ntt.models.segmenters.regions.selection import distinct, overlaps, select
 from ntt.models.segmenters.regions.trees import LINKAGES, Linkage, build_tree
+from ntt.ops.canvas import encoder_input, resize_to_canvas
 from ntt.types import Placement
 
 
@@ -49,7 +54,7 @@ def quarters(monkeypatch) -> Leaves:
     return find_leaves(canvas, _features(), count=4, components=3)
 
 
-def test_leaves_of_four_quarters(quarters: Leaves):
+def test_leaves_of_four_quarters(quarters):
     assert quarters.area_L.tolist() == [4.0] * 4
     assert quarters.box_L4.tolist() == [[0, 0, 1, 1], [2, 0, 3, 1], [0, 2, 1, 3], [2, 2, 3, 3]]
     assert quarters.frame_L.tolist() == [4.0] * 4
@@ -62,34 +67,32 @@ def test_leaves_of_four_quarters(quarters: Leaves):
     assert quarters.colour_square_L[3] == pytest.approx(25.0, abs=1e-2)
 
 
-def test_leaf_count_is_an_upper_bound():
+def test_leaves_are_at_most_as_many_as_asked_for_and_keep_distances(monkeypatch):
     canvas = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(5))
     assert [len(find_leaves(canvas, _features(), count=n, components=2).area_L) for n in (2, 50)] == [2, 50]
-
-
-def test_features_keep_their_distances_when_all_directions_are_kept(monkeypatch):
     monkeypatch.setattr(leaves_module, "_watershed", lambda lab, count: np.array([[0, 1], [2, 3]]))
     features = torch.arange(8.0).view(2, 2, 2) ** 2
     leaves = find_leaves(torch.zeros(3, 2, 2), features, count=4, components=2)
     centred = features.view(2, 4).double() - features.view(2, 4).double().mean(dim=1, keepdim=True)
     scaled = (centred / centred.square().sum(dim=0).mean().sqrt()).T
-    assert np.allclose(torch.cdist(scaled, scaled).numpy(), _distances(leaves.feature_LK), atol=1e-9)
+    kept = torch.from_numpy(leaves.feature_LK)
+    torch.testing.assert_close(torch.cdist(scaled, scaled), torch.cdist(kept, kept), rtol=0, atol=1e-9)
 
 
-def _distances(values_LK: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(values_LK[:, None] - values_LK[None], axis=-1)
-
-
-def test_tree_merges_the_likest_first(quarters: Leaves):
+def test_trees_merge_the_likest_first_and_share_their_leaves(quarters):
     tree, altitudes = build_tree(quarters, Linkage("ward", colour=1.0))
     parents = tree.parents()
     assert parents[0] == parents[1] == 4
     assert parents[2] == parents[3] == 5
     assert (np.diff(altitudes[4:]) >= 0).all()
+    nodes = all_nodes(quarters)
+    assert nodes.members_NL.shape[0] == 6 + 2 * (len(LINKAGES) - 1)
+    assert (nodes.members_NL.sum(axis=1) == 1).sum() == 4
+    assert np.isfinite(nodes.descriptors_NF).all()
 
 
-@pytest.mark.parametrize("linkage", LINKAGES)
-def test_every_linkage_builds_a_whole_tree(linkage: Linkage, quarters: Leaves):
+@cases("linkage")(*LINKAGES)
+def test_every_linkage_builds_a_whole_tree(linkage, quarters):
     tree, _ = build_tree(quarters, linkage)
     assert tree.num_vertices() == 7
     nodes = measure_nodes(quarters, tree, np.arange(7.0))
@@ -98,7 +101,7 @@ def test_every_linkage_builds_a_whole_tree(linkage: Linkage, quarters: Leaves):
     assert nodes.area_N.tolist() == [4.0] * 4 + [float(4 * row.sum()) for row in nodes.members_NL[4:]]
 
 
-def test_measurements_of_the_upper_half(quarters: Leaves):
+def test_measurements_of_the_upper_half(quarters):
     leaves = quarters
     nodes = measure_nodes(leaves, *build_tree(leaves, Linkage("ward", colour=1.0)))
     assert nodes.members_NL[4].tolist() == [True, True, False, False]
@@ -118,22 +121,19 @@ def test_measurements_of_the_upper_half(quarters: Leaves):
     assert {name: upper[name] for name in expected} == pytest.approx(expected, abs=1e-3)
 
 
-def test_objectness_is_the_intercept_at_the_mean_and_clipped_at_three_deviations():
+def test_objectness_and_overlaps_by_hand():
     mean, deviation = np.array(list(COEFFICIENTS.values()))[:, :2].T
     assert objectness(mean[None])[0] == pytest.approx(1 / (1 + np.exp(-INTERCEPT)), rel=1e-5)
     at, beyond = mean + np.outer([3, -3], deviation), mean + np.outer([50, -50], deviation)
     assert np.array_equal(objectness(at), objectness(beyond))
     assert not np.array_equal(objectness(at), objectness(mean + np.outer([2, -2], deviation)))
-
-
-def test_overlaps_weighs_leaves_by_area():
     members = np.array([[True, True, False], [False, True, True], [False, False, True]])
     iou = overlaps(members, np.array([1.0, 2.0, 3.0]))
     assert iou == pytest.approx(np.array([[1, 2 / 6, 0], [2 / 6, 1, 3 / 5], [0, 3 / 5, 1]]))
 
 
-@pytest.mark.parametrize(("max_iou", "limit", "kept"), [(0.5, 9, [0, 1, 2]), (0.49, 9, [0, 2]), (0.5, 1, [0])])
-def test_distinct_keeps_at_the_threshold_and_drops_above(max_iou: float, limit: int, kept: list[int]):
+@cases("max_iou", "limit", "kept")((0.5, 9, [0, 1, 2]), (0.49, 9, [0, 2]), (0.5, 1, [0]))
+def test_distinct_keeps_at_the_threshold_and_drops_above(max_iou, limit, kept):
     members = np.array([[True, True, False, False], [True, False, False, False], [False, False, True, True]])
     assert distinct(members, np.ones(4), max_iou=max_iou, limit=limit).tolist() == kept
     assert distinct(members[:0], np.ones(4), max_iou=max_iou, limit=limit).tolist() == []
@@ -159,9 +159,11 @@ def test_contract_and_fingerprint():
     # The canvas keeps the aspect ratio.
     sizes = {(480, 640): (384, 512), (8, 8): (512, 512), (5000, 10): (512, 8)}
     assert {size: regions.canvas_hw(*size) for size in sizes} == sizes
+    with pytest.raises(ConfigError, match=r"segmenter\.mask_side=200 is larger than segmenter\.canvas_side=100"):
+        _regions(canvas_side=100, mask_side=200)
 
 
-def test_finds_a_square():
+def test_finds_a_square_and_the_whole_of_one_colour():
     canvas, mask = _square_on_grey(128, 128)
     proposals = _regions(canvas_side=128, mask_side=128).propose(canvas, _features())
     inside = proposals.logits_Nhw > 0
@@ -172,11 +174,13 @@ def test_finds_a_square():
     scores = proposals.predicted_iou_N.tolist()
     assert scores == sorted(scores, reverse=True)
     assert 0 < scores[-1] <= scores[0] < 1
+    proposals = _regions(canvas_side=64, mask_side=32).propose(torch.full((3, 48, 64), 0.3), _features())
+    assert proposals.logits_Nhw.shape == (1, 24, 32)
+    assert bool((proposals.logits_Nhw > 0).all())
+    assert proposals.predicted_iou_N.tolist() == [0.5]
 
 
-def test_every_proposal_is_connected_and_distinct():
-    from scipy.ndimage import label
-
+def test_proposals_are_connected_distinct_and_the_same_with_any_number_of_threads():
     canvas = torch.rand(3, 40, 56, generator=torch.Generator().manual_seed(1))
     proposals = _regions(canvas_side=64, mask_side=56, leaves=60).propose(canvas, _features())
     masks = (proposals.logits_Nhw > 0).numpy()
@@ -184,24 +188,6 @@ def test_every_proposal_is_connected_and_distinct():
     assert all(label(mask)[1] == 1 for mask in masks)
     assert len({mask.tobytes() for mask in masks}) == len(masks)
     assert not masks.all(axis=(1, 2)).any()
-
-
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 64), (64, 8), (9, 33)])
-def test_odd_shapes_work(height: int, width: int):
-    canvas = torch.rand(3, height, width, generator=torch.Generator().manual_seed(2))
-    proposals = _regions(canvas_side=64, mask_side=64).propose(canvas, _features(side=1 if height == 8 else 3))
-    assert len(proposals.logits_Nhw) == len(proposals.predicted_iou_N) > 0
-    assert bool(torch.isfinite(proposals.predicted_iou_N).all())
-
-
-def test_an_image_of_one_colour_gives_the_whole_image():
-    proposals = _regions(canvas_side=64, mask_side=32).propose(torch.full((3, 48, 64), 0.3), _features())
-    assert proposals.logits_Nhw.shape == (1, 24, 32)
-    assert bool((proposals.logits_Nhw > 0).all())
-    assert proposals.predicted_iou_N.tolist() == [0.5]
-
-
-def test_same_output_whatever_the_number_of_threads():
     canvas = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(3))
     regions = _regions(canvas_side=64, mask_side=64, leaves=200)
     results = []
@@ -210,6 +196,14 @@ def test_same_output_whatever_the_number_of_threads():
         results.append(regions.propose(canvas, _features(channels=48, side=14)))
     assert torch.equal(results[0].logits_Nhw, results[1].logits_Nhw)
     assert torch.equal(results[0].predicted_iou_N, results[1].predicted_iou_N)
+
+
+@cases("height", "width")((8, 8), (8, 64), (64, 8), (9, 33))
+def test_odd_shapes_work(height, width):
+    canvas = torch.rand(3, height, width, generator=torch.Generator().manual_seed(2))
+    proposals = _regions(canvas_side=64, mask_side=64).propose(canvas, _features(side=1 if height == 8 else 3))
+    assert len(proposals.logits_Nhw) == len(proposals.predicted_iou_N) > 0
+    assert bool(torch.isfinite(proposals.predicted_iou_N).all())
 
 
 def test_limits_of_number_and_objectness():
@@ -230,26 +224,8 @@ def test_limits_of_number_and_objectness():
     assert len(scores(min_objectness=0.999)) == 0
 
 
-def test_masks_finer_than_the_canvas_are_refused():
-    with pytest.raises(ConfigError, match=r"segmenter\.mask_side=200 is larger than segmenter\.canvas_side=100"):
-        _regions(canvas_side=100, mask_side=200)
-
-
-def test_nodes_of_all_hierarchies_share_their_leaves(quarters: Leaves):
-    nodes = all_nodes(quarters)
-    assert nodes.members_NL.shape[0] == 6 + 2 * (len(LINKAGES) - 1)
-    assert (nodes.members_NL.sum(axis=1) == 1).sum() == 4
-    assert np.isfinite(nodes.descriptors_NF).all()
-
-
-def test_proposals_on_a_real_image(shared_dir: Path):
+def test_proposals_on_a_real_image(shared_dir):
     """Fruits on a table: nearly all are found, and the objectness puts good masks before bad ones."""
-    from scipy.stats import spearmanr
-
-    from ntt.data.coco import read_coco
-    from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0Config
-    from ntt.ops.canvas import encoder_input, resize_to_canvas
-
     root = shared_dir / "data" / "fruits_nuts_dev"
     dataset = read_coco(root / "annotations" / "targets.json", root / "images")
     record = next(iter(dataset.images.values()))

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -12,6 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 from browser import open_browser, why_not
+from conftest import cases
+from evaluation_samples import detect
 from PIL import Image
 from pycocotools import mask as mask_api
 from report_samples import box_metrics, make_runs
@@ -27,36 +30,17 @@ from ntt.reports.tables import Table
 from ntt.run.artefacts import write_predictions
 from ntt.run.rundir import RunDirectory
 from ntt.sweeps.records import read_runs
-from ntt.types import Category, Detections, Metrics, ReferenceCheck
+from ntt.types import Category, Metrics, ReferenceCheck
 
 EVIL = '</script><img src=x onerror="window.hacked=1">"\'&'
 
 
-def rle_of(mask: np.ndarray) -> bytes:
-    return bytes(mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"])
-
-
-def detections(image_id: int, objects: list[tuple[int, float, tuple[int, int, int, int]]]) -> Detections:
-    """Detections of the tiny data set's images (96 x 128) whose masks fill their boxes."""
-    masks = np.zeros((len(objects), 96, 128), dtype=bool)
-    for mask, (_, _, (x, y, w, h)) in zip(masks, objects, strict=True):
-        mask[y : y + h, x : x + w] = True
-    return Detections(
-        image_id=image_id,
-        height=96,
-        width=128,
-        labels=np.array([label for label, _, _ in objects], dtype=np.int64),
-        scores=np.array([score for _, score, _ in objects], dtype=np.float32),
-        boxes_xywh=np.array([box for _, _, box in objects], dtype=np.float32).reshape(-1, 4),
-        rles=tuple(map(rle_of, masks)),
-    )
-
-
+found = partial(detect, size=(96, 128))
 DETECTIONS = [
-    detections(101, [(0, 0.9, (10, 10, 40, 40)), (1, 0.5, (70, 40, 36, 36)), (1, 0.2, (0, 0, 20, 20))]),
-    detections(102, [(1, 0.8, (40, 20, 50, 50))]),
-    detections(103, []),
-    detections(104, [(0, 0.3, (70, 30, 44, 44))]),
+    found(101, (0, (10, 10, 40, 40), 0.9), (1, (70, 40, 36, 36), 0.5), (1, (0, 0, 20, 20), 0.2)),
+    found(102, (1, (40, 20, 50, 50), 0.8)),
+    found(103),
+    found(104, (0, (70, 30, 44, 44), 0.3)),
 ]
 
 
@@ -96,16 +80,14 @@ RUNS_WITH_SHOTS: dict[str, Metrics | None] = {
 }
 
 
-def test_a_plot_shows_the_numbers_of_its_summaries(tmp_path: Path):
+def test_a_plot_shows_the_numbers_of_its_summaries(tmp_path):
     plots = plots_of(tmp_path, RUNS_WITH_SHOTS)
     assert list(plots) == ["shots", "datasets", "time", "classes_demo"]
     assert len({axes.get_ylim() for axes in plots["datasets"].figure.axes}) == 1
     (axes,) = plots["shots"].figure.axes
     lines = {str(line.get_label()): line.get_xydata().tolist() for line in axes.get_lines()}
-    assert lines == {
-        "matcher.merging=hard": [[1, 7.5], [2, 8.5], [5, 11.5]],
-        "matcher.merging=soft": [[1, 11.5], [2, 12.5], [5, 15.5]],
-    }
+    hard, soft = [[1, 7.5], [2, 8.5], [5, 11.5]], [[1, 11.5], [2, 12.5], [5, 15.5]]
+    assert lines == {"matcher.merging=hard": hard, "matcher.merging=soft": soft}
     (band, _) = axes.collections
     spread = np.sqrt(0.5)  # of two values that differ by 1
     assert band.get_datalim(axes.transData).ymin == pytest.approx(7.5 - spread)
@@ -121,15 +103,14 @@ def test_a_plot_shows_the_numbers_of_its_summaries(tmp_path: Path):
     assert {tuple(line.get_xdata()) for line in time.get_lines()} == {(11.0, 11.0)}
 
 
-def test_plots_of_one_run_and_of_none(tmp_path: Path):
+def test_plots_of_one_run_and_of_none(tmp_path):
     assert list(plots_of(tmp_path / "one", {"seed=0": box_metrics(10)})) == ["datasets", "time", "classes_demo"]
     assert plots_of(tmp_path / "none", {"seed=0": None}) == {}
-    # All shots are no number of shots.
-    plots = plots_of(tmp_path / "all", {"shots=all": box_metrics(20), "shots=1shot": box_metrics(10)})
-    assert "shots" not in plots
+    all_shots = plots_of(tmp_path / "all", {"shots=all": box_metrics(20), "shots=1shot": box_metrics(10)})
+    assert "shots" not in all_shots, "all shots are no number of shots"
 
 
-def test_of_many_classes_the_best_and_the_worst_are_drawn(tmp_path: Path):
+def test_of_many_classes_the_best_and_the_worst_are_drawn(tmp_path):
     metrics = box_metrics(10, classes=["price $a$_b", "猫", *(f"class {n}" for n in range(68))], segm=5)
     metrics.per_class["bbox"]["class 60"]["AP"] = 90.0
     figure = plots_of(tmp_path, {"seed=0": metrics})["classes_demo"].figure
@@ -140,7 +121,7 @@ def test_of_many_classes_the_best_and_the_worst_are_drawn(tmp_path: Path):
     assert figures.to_bytes(figure, "png").startswith(b"\x89PNG")  # dollar signs and foreign letters too
 
 
-def test_curves_thresholds_and_confusions_by_hand(tmp_path: Path):
+def test_curves_thresholds_and_confusions_by_hand(tmp_path):
     """Discs: two of three found, at 0.9 and 0.3. Squares: at 0.8 and 0.5, and a wrong one at 0.2."""
     runs, _ = tiny_runs(tmp_path)
     (detected,), _ = read_detected(runs)
@@ -168,7 +149,7 @@ def test_curves_thresholds_and_confusions_by_hand(tmp_path: Path):
     assert names[-3:] == ["precision_recall_tiny", "confusion_tiny", "confusion_tiny_2"]
 
 
-def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path, monkeypatch):
+def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path, monkeypatch):
     monkeypatch.setattr("ntt.reports.page.MAX_DETECTIONS", 2)
     runs, _ = tiny_runs(tmp_path)
     gallery = gallery_of(runs, 3)
@@ -187,7 +168,7 @@ def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path: Path, mon
     assert [run["proposed"] for run in shown["runs"]] == [[0.85, 0.15], [None, None]]
 
 
-def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkeypatch):
+def test_large_images_are_reduced_with_everything_in_them(tmp_path, monkeypatch):
     monkeypatch.setattr("ntt.reports.page.MAX_SIDE_PX", 64)
     runs, _ = tiny_runs(tmp_path)
     (shown,) = gallery_of(runs, 24).sets
@@ -197,7 +178,7 @@ def test_large_images_are_reduced_with_everything_in_them(tmp_path: Path, monkey
     assert (mask.sum(), mask[5:25, 5:25].all()) == (400, True)
 
 
-def test_a_gallery_is_bounded_and_says_so(tmp_path: Path, monkeypatch):
+def test_a_gallery_is_bounded_and_says_so(tmp_path, monkeypatch):
     runs, _ = tiny_runs(tmp_path)
     assert gallery_of(runs, 0) == Gallery((), ())
     monkeypatch.setattr("ntt.reports.detected.MAX_RUNS", 1)
@@ -205,23 +186,20 @@ def test_a_gallery_is_bounded_and_says_so(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("ntt.reports.page.MAX_BYTES", 12e3)
     (shown,) = gallery_of(runs, 4).sets
     assert 0 < len(shown["images"]) < 4
+    (tmp_path / "tiny").rename(tmp_path / "moved")
+    gone = gallery_of(runs, 1)
+    assert (gone.sets, gone.notes[0][:34]) == ((), "tiny is not shown: dataset.root=/t"[:34])
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ('"image_id": 101', '"image_id": 7'),
-        ('"score": 0.5', '"score": NaN'),
-        ('"score": 0.5', '"score": {}'),
-        ('"bbox": [10.0', '"bbox": [1e999'),
-        ('"counts": "', '"counts": "ooooo'),
-        ('"counts": "', '"counts": "\u00e9'),
-        ('"segmentation": {', '"segmentation": 3, "x": {'),
-        ("[{", "[[], {"),
-        ("[{", "[" * 10**5),
-    ],
+@cases("old", "new")(
+    ('"image_id": 101', '"image_id": 7'),
+    *(('"score": 0.5', f'"score": {value}') for value in ("NaN", "{}")),
+    ('"bbox": [10.0', '"bbox": [1e999'),
+    *(('"counts": "', f'"counts": "{text}') for text in ("ooooo", "\u00e9")),
+    ('"segmentation": {', '"segmentation": 3, "x": {'),
+    *(("[{", text) for text in ("[[], {", "[" * 10**5)),
 )
-def test_predictions_that_do_not_fit_cost_a_note(tmp_path: Path, old: str, new: str):
+def test_predictions_that_do_not_fit_cost_a_note(tmp_path, old, new):
     runs, made = tiny_runs(tmp_path)
     path = RunDirectory(next(iter(made.values()))).predictions
     assert old in path.read_text()
@@ -230,16 +208,8 @@ def test_predictions_that_do_not_fit_cost_a_note(tmp_path: Path, old: str, new: 
     assert "does not fit the data set" in note or "cannot be read" in note
 
 
-def test_a_data_set_that_is_gone_costs_a_note(tmp_path: Path):
-    runs, _ = tiny_runs(tmp_path)
-    (tmp_path / "tiny").rename(tmp_path / "moved")
-    gallery = gallery_of(runs, 1)
-    assert gallery.sets == ()
-    assert gallery.notes[0].startswith("tiny is not shown: dataset.root=")
-
-
-@pytest.mark.parametrize("key", ["root", "targets"])
-def test_nothing_in_the_configuration_of_a_run_is_resolved(tmp_path: Path, key: str, monkeypatch):
+@cases("key")("root", "targets")
+def test_nothing_in_the_configuration_of_a_run_is_resolved(tmp_path, key, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "s3cret")
     _, made = tiny_runs(tmp_path)
     for directory in made.values():
@@ -255,7 +225,7 @@ def test_nothing_in_the_configuration_of_a_run_is_resolved(tmp_path: Path, key: 
     assert not any("s3cret" in path.read_text() for path in (page, *(tmp_path / "out").iterdir()))
 
 
-def test_a_page_needs_nothing_else_and_escapes_every_name(tmp_path: Path):
+def test_a_page_needs_nothing_else_and_escapes_every_name(tmp_path):
     runs, _ = tiny_runs(tmp_path, first_class=EVIL)
     tables = [Table("results", EVIL, pd.DataFrame({EVIL: [EVIL], "n": [1.0]}), (EVIL,))]
     text = render_page(EVIL, EVIL, tables, make_plots(runs, "bbox/AP")[:1], gallery_of(runs, 1))
@@ -269,14 +239,7 @@ def test_a_page_needs_nothing_else_and_escapes_every_name(tmp_path: Path):
     assert "default-src 'none'" in text
 
 
-def test_the_command_prints_tables(tmp_path: Path, cli):
-    make_runs(tmp_path, {"seed=0": box_metrics(10), "seed=1": box_metrics(14), "seed=2": None})
-    out = cli("report", tmp_path)
-    assert "| demo     | all   |     5 | efficientnet_lite0 + regions + ntt | 2 of 3 | 12.0 ± 2.8 (2) |" in out
-    assert "### Without a result: 1 of 3 runs" in out
-
-
-def test_the_command_writes_files(tmp_path: Path, cli):
+def test_the_command_writes_files(tmp_path, cli):
     make_runs(tmp_path / "runs", {f"seed={seed} shots={seed + 1}shot": box_metrics(10) for seed in (0, 1)})
     out = tmp_path / "out"
     words = ["report", str(tmp_path / "runs"), "--out", str(out), "--plots", "--format", "csv"]
@@ -291,7 +254,7 @@ def test_the_command_writes_files(tmp_path: Path, cli):
     assert (out / "shots.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_what_a_killed_report_left_is_removed(tmp_path: Path):
+def test_what_a_killed_report_left_is_removed(tmp_path):
     make_runs(tmp_path / "runs", {"seed=0": box_metrics(10)})
     left = [tmp_path / "out" / ".ntt-a.tmp", tmp_path / ".ntt-b.tmp", tmp_path / "runs" / ".ntt-c.tmp"]
     for path in left:
@@ -303,7 +266,7 @@ def test_what_a_killed_report_left_is_removed(tmp_path: Path):
     assert [path.exists() for path in left] == [False, False, True]
 
 
-def test_runs_on_images_without_annotations_are_reported(tmp_path: Path, capsys):
+def test_runs_on_images_without_annotations_are_reported(tmp_path, capsys):
     make_runs(tmp_path, {"seed=0": Metrics(overall={}, per_class={}, num_images=4, num_detections=9)})
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "out"), "--plots"]) == 0
     text = (tmp_path / "out" / "results.md").read_text()
@@ -312,22 +275,19 @@ def test_runs_on_images_without_annotations_are_reported(tmp_path: Path, capsys)
     assert "plot " not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--plots"], "--plots draws into a folder: add --out FOLDER"),
-        (["--metric", "bbox/APP"], "bbox/APP: no run has it. Allowed: one of bbox/AP, bbox/AP50."),
-        (["--gallery-images", "-1"], "-1 is not in the range x>=0"),
-        (["--html", "."], "--html . is a folder. Name a file, for example report.html"),
-        (["--compare", "a=b", "c=d"], "no finished run with bbox/AP has it. There is no setting a."),
-    ],
+@cases("more", "message")(
+    (["--plots"], "--plots draws into a folder: add --out FOLDER"),
+    (["--metric", "bbox/APP"], "bbox/APP: no run has it. Allowed: one of bbox/AP, bbox/AP50."),
+    (["--gallery-images", "-1"], "-1 is not in the range x>=0"),
+    (["--html", "."], "--html . is a folder. Name a file, for example report.html"),
+    (["--compare", "a=b", "c=d"], "no finished run with bbox/AP has it. There is no setting a."),
 )
-def test_mistakes_on_the_command_line(tmp_path: Path, more: list[str], message: str, cli):
+def test_mistakes_on_the_command_line(tmp_path, more, message, cli):
     make_runs(tmp_path, {"seed=0": box_metrics(10)})
     assert message in cli("report", tmp_path, *more, status=2)
 
 
-def test_the_page_in_a_browser(tmp_path: Path):
+def test_the_page_in_a_browser(tmp_path):
     pytest.importorskip("selenium")
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import cases
 from report_samples import box_metrics, make_runs, mean_of
 from sweep_samples import make_plan, make_point
 
@@ -35,7 +36,7 @@ def make_sweep(root: Path, lines: list[str]) -> tuple[SweepFolder, list[str]]:
     return folder, [point.id for point in points]
 
 
-def test_every_point_of_a_sweep_has_a_record(tmp_path: Path):
+def test_every_point_of_a_sweep_has_a_record(tmp_path):
     lines = [f"seed={seed}" for seed in range(5)]
     folder, ids = make_sweep(tmp_path, lines)
     make_runs(tmp_path, {"seed=0": box_metrics(10), "seed=1": None, "seed=2": None, "seed=9": box_metrics(99)})
@@ -54,7 +55,7 @@ def test_every_point_of_a_sweep_has_a_record(tmp_path: Path):
     assert results_table(runs, "bbox/AP").frame.runs.tolist() == ["1 of 5"]
 
 
-def test_a_report_on_a_sweep_that_has_not_begun(tmp_path: Path, cli):
+def test_a_report_on_a_sweep_that_has_not_begun(tmp_path, cli):
     folder, _ = make_sweep(tmp_path, ["seed=0", "seed=1"])
     out = cli("report", folder.root, "--html", tmp_path / "page.html")
     assert "| 0 of 2 |" in out
@@ -65,13 +66,10 @@ def test_a_report_on_a_sweep_that_has_not_begun(tmp_path: Path, cli):
     assert 'id="plots"' not in text
 
 
-def test_points_of_a_sweep_are_tracked_under_its_name(tmp_path: Path):
+def test_points_are_tracked_under_the_name_of_the_sweep_and_listed_if_they_no_longer_compose(tmp_path):
     folder, ids = make_sweep(tmp_path, ["seed=0", "seed=1 tracker.group=mine"])
     plan = read_plan(folder)
     assert [point_config(plan, plan.point(point)).tracker.group for point in ids] == ["small", "mine"]
-
-
-def test_a_point_that_no_longer_composes_is_listed(tmp_path: Path):
     folder, _ = make_sweep(tmp_path, ["seed=0"])
     text = folder.plan.read_text()
     folder.plan.write_text(text.replace('"seed=0"', '"matcher=gone"'))
@@ -80,16 +78,8 @@ def test_a_point_that_no_longer_composes_is_listed(tmp_path: Path):
     assert "it has not begun, and cannot" in row.problem
 
 
-PUBLISHED = ExpectedResult(
-    experiment="row",
-    overrides=("backbone=efficientnet_lite0",),
-    table="t",
-    dataset="demo",
-    metric="bbox/AP",
-    value=20.0,
-    tolerance=0.5,
-    seeds=(0, 1),
-)
+ROW = {"experiment": "row", "overrides": ("backbone=efficientnet_lite0",), "table": "t", "dataset": "demo"}
+PUBLISHED = ExpectedResult(**ROW, metric="bbox/AP", value=20.0, tolerance=0.5, seeds=(0, 1))
 
 
 @pytest.fixture
@@ -112,23 +102,20 @@ def expected_of_nothing() -> Table:
     return expected_table(runs_frame([]))
 
 
-@pytest.mark.parametrize(
-    ("ap", "difference", "word"),
-    [
-        (20.5, "+0.5", "within tolerance"),
-        (19.5, "−0.5", "within tolerance"),
-        (19.4, "−0.6", "below"),
-        (20.6, "+0.6", "above"),
-    ],
+@cases("ap", "difference", "word")(
+    (20.5, "+0.5", "within tolerance"),
+    (19.5, "−0.5", "within tolerance"),
+    (19.4, "−0.6", "below"),
+    (20.6, "+0.6", "above"),
 )
 @pytest.mark.usefixtures("published")
-def test_verdicts(tmp_path: Path, ap: float, difference: str, word: str):
+def test_verdicts(tmp_path, ap, difference, word):
     runs = {f"seed={seed} shots=1shot runtime.threads=2": box_metrics(ap) for seed in (0, 1)}
     make_runs(tmp_path, {**runs, "seed=2 shots=1shot": box_metrics(90), "seed=0 shots=5shot": box_metrics(90)})
     assert verdict(tmp_path) == [f"{ap} ± 0.0 (2)", "20.0", "0.5", difference, word]
 
 
-def test_rows_without_a_verdict(tmp_path: Path, published: list[ExpectedResult]):
+def test_rows_without_a_verdict(tmp_path, published):
     assert expected_of_nothing().notes[-1] == "1 published numbers: not run 1. Rows without one: 0."
     make_runs(tmp_path, {"seed=1 shots=1shot": box_metrics(20)})
     assert verdict(tmp_path)[-1] == "incomplete: 1 of 2 seeds"
@@ -139,7 +126,7 @@ def test_rows_without_a_verdict(tmp_path: Path, published: list[ExpectedResult])
 
 
 @pytest.mark.usefixtures("published")
-def test_a_run_of_the_experiment_with_other_settings_is_named(tmp_path: Path):
+def test_a_run_of_the_experiment_with_other_settings_is_named(tmp_path):
     (config,) = compose_many([["shots=1shot", "matcher.merging=hard"]])
     directory = RunDirectory(tmp_path / "run")
     directory.write_config(replace(config, experiment="row"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import refused
+from conftest import cases, refused
 from report_samples import box_metrics, make_runs, mean_of
 
 import ntt
@@ -30,6 +30,7 @@ from ntt.sweeps.records import read_runs
 from ntt.types import ReferenceCheck
 
 METHOD = "efficientnet_lite0 + regions + ntt"
+FILES = ("config.yaml", "identity.json", "metrics.json")
 
 
 def missing(runs: pd.DataFrame) -> pd.DataFrame:
@@ -39,10 +40,9 @@ def missing(runs: pd.DataFrame) -> pd.DataFrame:
     return table.frame
 
 
-def test_runs_can_be_loaded_as_a_data_frame(tmp_path: Path):
-    made = make_runs(
-        tmp_path, {"seed=0": box_metrics(20, segm=15), "seed=1 matcher.merging=soft": box_metrics(10), "seed=2": None}
-    )
+def test_runs_can_be_loaded_as_a_data_frame(tmp_path):
+    runs = {"seed=0": box_metrics(20, segm=15), "seed=1 matcher.merging=soft": box_metrics(10), "seed=2": None}
+    made = make_runs(tmp_path, runs)
     (tmp_path / "code" / "conf").mkdir(parents=True)
     (tmp_path / "code" / "conf" / "config.yaml").write_text("seed: 0")  # a copy of the program is not a run
     runs = ntt.load_runs(tmp_path).set_index("seed")
@@ -57,7 +57,7 @@ def test_runs_can_be_loaded_as_a_data_frame(tmp_path: Path):
     assert not {"config", "parts", "settings", "runtime.output_root"} & set(runs)
 
 
-def test_a_run_with_every_reference_has_no_number_of_shots(tmp_path: Path):
+def test_a_run_with_every_reference_has_no_number_of_shots(tmp_path):
     make_runs(tmp_path, {"shots=all": box_metrics(20.0), "shots=1shot": box_metrics(10.0), "shots=all seed=1": None})
     runs = read_runs([tmp_path])
     assert sorted(runs.shots) == [ALL_SHOTS, ALL_SHOTS, 1]
@@ -68,7 +68,7 @@ def test_a_run_with_every_reference_has_no_number_of_shots(tmp_path: Path):
     assert pair[2:8] == ("1 / all", METHOD, 1, 10.0, 20.0, "+10.00")
 
 
-def test_runs_without_metrics_are_kept_and_damaged_ones_explained(tmp_path: Path):
+def test_runs_without_metrics_are_kept_and_damaged_ones_explained(tmp_path):
     damage = {
         2: ('{"overall": ', "metrics.json cannot be read"),
         3: ('{"overall": {"bbox": {"AP": "high"}}}', "does not hold the metrics of a run"),
@@ -88,24 +88,21 @@ CONFIG = "seed: 0\nsplit: {name: all, classes: null}\nshots: {name: 5shot, count
 CONFIG += "".join(f"{group}: {{name: x}}\n" for group in ("dataset", "backbone", "segmenter", "matcher"))
 
 
-def test_a_run_without_its_identity_is_read_by_its_configuration(tmp_path: Path):
+def test_a_run_without_its_identity_is_read_by_its_configuration(tmp_path):
     (tmp_path / "config.yaml").write_text(CONFIG)
     write_metrics(tmp_path / "metrics.json", box_metrics(10))
     (run,) = read_runs([tmp_path]).itertuples()
     assert (run.state, run.settings["shots.since"]) == ("finished", "2026-01-01")
 
 
-@pytest.mark.parametrize(
-    ("config", "problem"),
-    [
-        ("a: [", "is not readable as YAML"),
-        ("a: 1", "dataset, backbone, segmenter, matcher, shots, split, seed is unusable"),
-        ("- seed", "is not the configuration of a run"),
-        (CONFIG.replace("classes: null", "classes: 5"), "run: split is unusable"),
-        (CONFIG.replace("count: 5", "count: many"), "run: shots is unusable"),
-    ],
+@cases("config", "problem")(
+    ("a: [", "is not readable as YAML"),
+    ("a: 1", "dataset, backbone, segmenter, matcher, shots, split, seed is unusable"),
+    ("- seed", "is not the configuration of a run"),
+    (CONFIG.replace("classes: null", "classes: 5"), "run: split is unusable"),
+    (CONFIG.replace("count: 5", "count: many"), "run: shots is unusable"),
 )
-def test_a_configuration_nobody_can_use(tmp_path: Path, config: str, problem: str):
+def test_a_configuration_nobody_can_use(tmp_path, config, problem):
     (tmp_path / "config.yaml").write_text(config)
     (tmp_path / "metrics.json").write_text("{}")
     record = read_run(tmp_path)
@@ -116,22 +113,16 @@ def test_a_configuration_nobody_can_use(tmp_path: Path, config: str, problem: st
     assert missing(runs).state.tolist() == ["damaged"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "problem"),
-    [
-        ("config.yaml", "seed: &a [*a]", "aliases (*name) are not read"),
-        ("config.yaml", "key: sk-SECRET: x", "line 1, is not readable as YAML: mapping values are not allowed here"),
-        ("config.yaml", "link", "is a link that leads out of the run directory"),
-        ("config.yaml", "pipe", "there is no such file"),
-        ("config.yaml", "huge", "it has more than 64 MiB"),
-        ("identity.json", "[]", "does not hold the settings of a run"),
-        ("identity.json", "link", "is a link that leads out of the run directory"),
-        ("metrics.json", "[" * 10**5, "cannot be read: maximum recursion depth"),
-        ("metrics.json", "link", "is a link that leads out of the run directory"),
-        ("facts.json", "huge", "it has more than 64 MiB"),
-    ],
+@cases("name", "content", "problem")(
+    ("config.yaml", "seed: &a [*a]", "aliases (*name) are not read"),
+    ("config.yaml", "key: sk-SECRET: x", "line 1, is not readable as YAML: mapping values are not allowed here"),
+    *((name, "link", "is a link that leads out of the run directory") for name in FILES),
+    *((name, "huge", "it has more than 64 MiB") for name in ("config.yaml", "facts.json")),
+    ("config.yaml", "pipe", "there is no such file"),
+    ("identity.json", "[]", "does not hold the settings of a run"),
+    ("metrics.json", "[" * 10**5, "cannot be read: maximum recursion depth"),
 )
-def test_run_directories_of_others_are_plain_data(tmp_path: Path, name: str, content: str, problem: str):
+def test_run_directories_of_others_are_plain_data(tmp_path, name, content, problem):
     (run,) = make_runs(tmp_path / "runs", {"seed=0": box_metrics(10)}).values()
     (tmp_path / "secret").write_text("password: SECRET: x")
     (run / name).unlink()
@@ -149,21 +140,18 @@ def test_run_directories_of_others_are_plain_data(tmp_path: Path, name: str, con
     assert "SECRET" not in record["problem"]
 
 
-@pytest.mark.parametrize(
-    ("name", "old", "new"),
-    [
-        ("metrics.json", '"num_images": 4', f'"num_images": {10**30}'),
-        ("metrics.json", '"bbox"', '"seconds"'),
-        ("metrics.json", '"disc"', '"\\ud800 $x"'),
-        ("metrics.json", '"AP": 10', '"AP": 1e999'),
-        ("config.yaml", "seed: 0", f"seed: {10**30}"),
-        ("config.yaml", "name: ntt\n", "name: [ntt]\n"),
-        ("config.yaml", "seed: 0", "seed: 0\n2026-01-01: {2: .nan}"),
-        ("facts.json", '"seconds": 10.0', '"seconds": 1e999'),
-        ("identity.json", '"matcher.merging": "soft_semantic"', '"matcher.merging": {"a": [NaN]}'),
-    ],
+@cases("name", "old", "new")(
+    ("metrics.json", '"num_images": 4', f'"num_images": {10**30}'),
+    ("metrics.json", '"bbox"', '"seconds"'),
+    ("metrics.json", '"disc"', '"\\ud800 $x"'),
+    ("metrics.json", '"AP": 10', '"AP": 1e999'),
+    ("config.yaml", "seed: 0", f"seed: {10**30}"),
+    ("config.yaml", "name: ntt\n", "name: [ntt]\n"),
+    ("config.yaml", "seed: 0", "seed: 0\n2026-01-01: {2: .nan}"),
+    ("facts.json", '"seconds": 10.0', '"seconds": 1e999'),
+    ("identity.json", '"matcher.merging": "soft_semantic"', '"matcher.merging": {"a": [NaN]}'),
 )
-def test_values_of_another_shape_end_in_a_report_all_the_same(tmp_path: Path, name: str, old: str, new: str):
+def test_values_of_another_shape_end_in_a_report_all_the_same(tmp_path, name, old, new):
     (run,) = make_runs(tmp_path, {"seed=0": box_metrics(10)}).values()
     text = (run / name).read_text()
     assert old in text
@@ -172,36 +160,27 @@ def test_values_of_another_shape_end_in_a_report_all_the_same(tmp_path: Path, na
     assert main(words) == 0
 
 
-def test_folders_without_runs_are_refused_together(tmp_path: Path):
+def test_folders_without_runs_are_refused_together(tmp_path):
     (tmp_path / "empty").mkdir()
     with refused(DataError, "empty holds no run directory", "nowhere is not a folder"):
         read_runs([tmp_path / "empty", tmp_path / "nowhere"])
 
 
-def test_rows_are_settings_and_differ_by_what_their_names_say(tmp_path: Path):
-    make_runs(
-        tmp_path,
-        {
-            "shots=1shot seed=0": box_metrics(10),
-            "shots=1shot seed=1": box_metrics(14),
-            "shots=1shot seed=0 matcher.merging=hard": box_metrics(8),
-            "shots=5shot seed=0": box_metrics(20),
-            "shots=5shot seed=0 visualisation.enabled=false tracker=wandb runtime.threads=1": box_metrics(20),
-        },
-    )
+def test_rows_are_settings_and_differ_by_what_their_names_say(tmp_path):
+    lines = {"shots=1shot seed=0": 10, "shots=1shot seed=1": 14, "shots=1shot seed=0 matcher.merging=hard": 8}
+    lines |= {"shots=5shot": 20, "shots=5shot visualisation.enabled=false tracker=wandb runtime.threads=1": 20}
+    make_runs(tmp_path, {line: box_metrics(ap) for line, ap in lines.items()})
     runs = read_runs([tmp_path])
     settings = settings_with(runs, "bbox/AP")
-    assert settings[["shots", "label", "count"]].values.tolist() == [
-        [1, f"{METHOD}, matcher.merging=hard", 1],
-        [1, f"{METHOD}, matcher.merging=soft_semantic", 2],
-        [5, f"{METHOD}, matcher.merging=soft_semantic", 1],
-    ]
+    rows = [[shots, f"{METHOD}, matcher.merging={name}", n] for shots, name, n in
+            ((1, "hard", 1), (1, "soft_semantic", 2), (5, "soft_semantic", 1))]  # fmt: skip
+    assert settings[["shots", "label", "count"]].values.tolist() == rows
     names = name_series(runs)
     assert names.common == METHOD
     assert list(names.short.values()) == ["matcher.merging=hard", "matcher.merging=soft_semantic"]
 
 
-def test_of_two_runs_with_the_same_settings_the_later_one_counts(tmp_path: Path):
+def test_of_two_runs_with_the_same_settings_the_later_one_counts(tmp_path):
     old = make_runs(tmp_path / "old", {"seed=0": box_metrics(10)})["seed=0"]
     make_runs(tmp_path / "new", {"seed=0": box_metrics(30)})
     facts = (old / "facts.json").read_text()
@@ -211,7 +190,7 @@ def test_of_two_runs_with_the_same_settings_the_later_one_counts(tmp_path: Path)
     assert any(f"a later run has the same settings: {old}." in note for note in results_table(runs, "bbox/AP").notes)
 
 
-def test_runs_of_different_versions_are_pointed_out(tmp_path: Path):
+def test_runs_of_different_versions_are_pointed_out(tmp_path):
     made = make_runs(tmp_path, {"seed=0": box_metrics(10), "seed=1": box_metrics(20)})
     facts = made["seed=1"] / "facts.json"
     facts.write_text(facts.read_text().replace('"abc"', '"def"'))
@@ -219,32 +198,34 @@ def test_runs_of_different_versions_are_pointed_out(tmp_path: Path):
     assert f"demo, 5 shots, {METHOD}: averaged over runs of 2 versions of the program." in notes
 
 
-@pytest.mark.parametrize("stages", ['["matching"]', '{"matching": 3}', '{"evaluation": {"seconds": "long"}}'])
-def test_stages_of_another_shape_cost_their_seconds_only(tmp_path: Path, stages: str):
+@cases("stages")('["matching"]', '{"matching": 3}', '{"evaluation": {"seconds": "long"}}')
+def test_stages_of_another_shape_cost_their_seconds_only(tmp_path, stages):
     (run,) = make_runs(tmp_path, {"seed=0": box_metrics(10)}).values()
     (run / "facts.json").write_text(f'{{"stages": {stages}}}')
     assert runs_table(read_runs([tmp_path]), "bbox/AP").frame["box AP"].tolist() == [10.0]
 
 
-def test_t_test_by_hand():
+def test_settings_are_compared_over_the_seeds_both_have_by_a_t_test(tmp_path):
     # mean 2, standard deviation 1, t = 2 sqrt(3); two degrees of freedom: p = 1 - t / sqrt(2 + t^2)
     t = 2 * math.sqrt(3)
     assert paired_test(np.array([1.0, 2.0, 3.0]))[0] == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    merging_runs(tmp_path)
+    runs = read_runs([tmp_path])
+    table = comparison_table(runs, "matcher.merging=hard", "matcher.merging=soft", "bbox/AP")
+    assert table.frame.iloc[0, 3:-2].tolist() == [3, 11.0, 13.0, "+2.00", "1.00", "0.0742", "0.2500"]
+    assert any("Seeds that only one side has, left out of its row: 3, 4" in note for note in table.notes)
 
 
-@pytest.mark.parametrize(
-    ("differences", "has_t_test", "p_flips"),
-    [
-        ([1.0, 2.0], False, None),
-        ([1.0, 2.0, 3.0], True, 0.25),  # of the 8 sign patterns only + + + and - - - sum to 6 or more
-        ([1.0, -1.0, 2.0], True, 0.75),  # sums 4, 0, 2, -2, 2, -2, 0, -4: six are at least as far from 0 as 2
-        ([2.0, 2.0, 2.0], False, 0.25),  # no spread, no t
-        ([0.1, 0.2, 0.3, 0.4, 0.5], True, 2 / 32),  # sums that differ by rounding are equal
-        ([1.0] * 6 + [2.0] * 6, True, 2 / 2**12),
-        ([1.0] * 6 + [2.0] * 7, True, None),
-    ],
+@cases("differences", "has_t_test", "p_flips")(
+    ([1.0, 2.0], False, None),
+    ([1.0, 2.0, 3.0], True, 0.25),  # of the 8 sign patterns only + + + and - - - sum to 6 or more
+    ([1.0, -1.0, 2.0], True, 0.75),  # sums 4, 0, 2, -2, 2, -2, 0, -4: six are at least as far from 0 as 2
+    ([2.0, 2.0, 2.0], False, 0.25),  # no spread, no t
+    ([0.1, 0.2, 0.3, 0.4, 0.5], True, 2 / 32),  # sums that differ by rounding are equal
+    ([1.0] * 6 + [2.0] * 6, True, 2 / 2**12),
+    ([1.0] * 6 + [2.0] * 7, True, None),
 )
-def test_sign_flips_by_hand_and_the_ends_of_both_tests(differences: list[float], has_t_test: bool, p_flips: float):
+def test_sign_flips_by_hand_and_the_ends_of_both_tests(differences, has_t_test, p_flips):
     p_t, found = paired_test(np.array(differences))
     assert (p_t is not None, found) == (has_t_test, p_flips)
 
@@ -256,32 +237,20 @@ def merging_runs(root: Path) -> None:
     make_runs(root, runs)
 
 
-def test_settings_are_compared_over_the_seeds_both_have(tmp_path: Path):
-    merging_runs(tmp_path)
-    runs = read_runs([tmp_path])
-    table = comparison_table(runs, "matcher.merging=hard", "matcher.merging=soft", "bbox/AP")
-    assert table.frame.iloc[0, 3:-2].tolist() == [3, 11.0, 13.0, "+2.00", "1.00", "0.0742", "0.2500"]
-    assert any("Seeds that only one side has, left out of its row: 3, 4" in note for note in table.notes)
-
-
-def test_reports_name_the_matcher_that_the_references_chose(tmp_path: Path):
+def test_reports_name_the_matcher_that_the_references_chose(tmp_path):
     lines = [f"matcher={name} seed={seed}" for name in ("auto", "ntt") for seed in range(3)]
     folders = make_runs(tmp_path, dict.fromkeys(lines, box_metrics(10.0)))
     for line, scoring in zip(lines, ("probe_half", "ntt", "probe_half"), strict=False):
         check = ReferenceCheck(scoring, better={}, expected={}, thresholds={}, is_complete=True, num_images=3)
         write_json(folders[line] / "leave_one_out.json", asdict(check))
-    assert ntt.load_runs(tmp_path).groupby("matcher.name").scoring.agg(list).to_dict() == {
-        "auto": ["probe_half", "ntt", "probe_half"],
-        "ntt": ["ntt"] * 3,
-    }
+    scorings = ntt.load_runs(tmp_path).groupby("matcher.name").scoring.agg(list).to_dict()
+    assert scorings == {"auto": ["probe_half", "ntt", "probe_half"], "ntt": ["ntt"] * 3}
     runs = read_runs([tmp_path])
     chosen, plain = METHOD.replace("ntt", "auto: probe_half 2x, ntt 1x"), METHOD
     for table, rows in ((results_table(runs, "bbox/AP"), 1), (classes_table(runs, "bbox/AP"), 2)):
         assert table.frame.method.tolist() == [chosen] * rows + [plain] * rows
-    assert [method.rpartition(" + ")[2] for method in runs_table(runs, "bbox/AP").frame.method] == [
-        *("auto: probe_half", "auto: ntt", "auto: probe_half"),
-        *["ntt"] * 3,
-    ]
+    names = [method.rpartition(" + ")[2] for method in runs_table(runs, "bbox/AP").frame.method]
+    assert names == ["auto: probe_half", "auto: ntt", "auto: probe_half", *["ntt"] * 3]
     assert list(name_series(runs).short.values()) == ["auto: probe_half 2x, ntt 1x", "ntt"]
     comparison = comparison_table(runs, "matcher=ntt", "matcher=auto", "bbox/AP").columns()
     assert [column.texts for column in comparison if "chosen" in column.name] == [["probe_half 2x, ntt 1x"]]
@@ -293,57 +262,38 @@ def test_reports_name_the_matcher_that_the_references_chose(tmp_path: Path):
     assert "names no matcher of ntt, ntt_best100" in missing(read_runs([tmp_path])).reason[0]
 
 
-def test_a_group_stands_for_its_option_and_everything_below(tmp_path: Path):
+def test_a_group_stands_for_its_option_and_everything_below(tmp_path):
     runs = {f"seed={seed} matcher=ntt": box_metrics(20 + seed) for seed in range(3)}
     runs |= {f"seed={seed} matcher=ntt_reference": box_metrics(18.0) for seed in range(3)}
-    runs |= {
-        f"seed={seed} shots=1shot matcher={name}": box_metrics(5.0)
-        for seed in (0, 1)
-        for name in ("ntt", "ntt_reference")
-    }
+    for name in ("ntt", "ntt_reference"):
+        runs |= {f"seed={seed} shots=1shot matcher={name}": box_metrics(5.0) for seed in (0, 1)}
     make_runs(tmp_path, runs)
     table = comparison_table(read_runs([tmp_path]), "matcher=ntt_reference", "matcher=ntt", "bbox/AP")
-    assert table.frame[["shots", "common", "pairs n", "B − A"]].values.tolist() == [
-        ["1", "efficientnet_lite0 + regions", 2, "+0.00"],
-        ["5", "efficientnet_lite0 + regions", 3, "+3.00"],
+    rows = [
+        [shots, "efficientnet_lite0 + regions", n, text] for shots, n, text in (("1", 2, "+0.00"), ("5", 3, "+3.00"))
     ]
+    assert table.frame[["shots", "common", "pairs n", "B − A"]].values.tolist() == rows
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "error", "message"),
-    [
-        ("soft", "matcher.merging=hard", ConfigError, "this is not a setting. Write KEY=VALUE"),
-        ("matcher.merging=none", "matcher.merging=hard", ConfigError, "has it. matcher.merging is hard or soft there"),
-        ("matcher.glue=1", "matcher.merging=hard", ConfigError, "There is no setting matcher.glue"),
-        ("matcher=ntt", "matcher=ntt", ConfigError, "several settings, which differ in matcher.merging"),
-        ("matcher.merging=soft,seed=3", "matcher.merging=hard,seed=4", DataError, "no two runs with the same seed"),
-    ],
+@cases("first", "second", "error", "message")(
+    ("soft", "matcher.merging=hard", ConfigError, "this is not a setting. Write KEY=VALUE"),
+    ("matcher.merging=none", "matcher.merging=hard", ConfigError, "has it. matcher.merging is hard or soft there"),
+    ("matcher.glue=1", "matcher.merging=hard", ConfigError, "There is no setting matcher.glue"),
+    ("matcher=ntt", "matcher=ntt", ConfigError, "several settings, which differ in matcher.merging"),
+    ("matcher.merging=soft,seed=3", "matcher.merging=hard,seed=4", DataError, "no two runs with the same seed"),
 )
-def test_what_cannot_be_compared_is_explained(
-    tmp_path: Path, first: str, second: str, error: type[Exception], message: str
-):
+def test_what_cannot_be_compared_is_explained(tmp_path, first, second, error, message):
     merging_runs(tmp_path)
     with pytest.raises(error, match=message):
         comparison_table(read_runs([tmp_path]), first, second, "bbox/AP")
 
 
-TABLE = Table(
-    "t",
-    "A | title",
-    pd.DataFrame(
-        {
-            "name": ["a_b | 50 % <b>", "=SUM(A1)\x1b[31m"],
-            "AP mean": [11.0, 1.5],
-            "AP std": [math.sqrt(2), math.nan],
-            "AP n": [2, 1],
-            "n": pd.Series([2, None], dtype="Int64"),
-        }
-    ),
-    ("A note & more.",),
-)
+ROWS = [["a_b | 50 % <b>", 11.0, math.sqrt(2), 2, 2], ["=SUM(A1)\x1b[31m", 1.5, math.nan, 1, None]]
+FRAME = pd.DataFrame(ROWS, columns=["name", "AP mean", "AP std", "AP n", "n"]).astype({"n": "Int64"})
+TABLE = Table("t", "A | title", FRAME, ("A note & more.",))
 
 
-def test_markdown():
+def test_tables_in_every_format():
     assert render(TABLE, "markdown") == (
         "### A \\| title\n"
         "\n"
@@ -354,16 +304,10 @@ def test_markdown():
         "\n"
         "- A note & more.\n"
     )
-
-
-def test_csv_keeps_all_digits_and_starts_no_formula():
     rows = list(csv.reader(io.StringIO(render(TABLE, "csv"))))
     assert rows[0] == ["name", "AP mean", "AP std", "AP n", "n"]
     assert rows[1] == ["a_b | 50 % <b>", "11.0", str(math.sqrt(2)), "2", "2"]
     assert rows[2] == ["'=SUM(A1)�[31m", "1.5", "", "1", ""]
-
-
-def test_latex_is_escaped():
     text = render(TABLE, "latex")
     assert r"\caption{A \textbar{} title}" in text
     assert r"a\_b \textbar{} 50 \% \textless{}b\textgreater{} & 11.0 $\pm$ 1.4 (2) & 2 \\" in text
@@ -372,7 +316,7 @@ def test_latex_is_escaped():
     assert escape_latex("\\a{b}$^~#") == r"\textbackslash{}a\{b\}\$\textasciicircum{}\textasciitilde{}\#"
 
 
-def test_tables_of_a_report(tmp_path: Path):
+def test_tables_of_a_report(tmp_path):
     make_runs(tmp_path, {"seed=0": box_metrics(10, segm=5), "seed=1": box_metrics(14), "seed=2": None})
     runs = read_runs([tmp_path])
     columns = {column.name: column.texts for column in results_table(runs, "bbox/AP").columns()}

@@ -3,11 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT_DIR
+from conftest import run_python
 from tiny_data import make_split, settings
 
 from ntt.config.compose import compose_config
@@ -28,13 +27,7 @@ def make_data(folder: Path, num_images: int) -> Path:
 
 def interrupted(folder: Path, *, num_images: int, kills: int) -> Json:
     data = make_data(folder / "data", num_images)
-    done = subprocess.run(
-        [sys.executable, "tests/interrupted.py", str(data), str(folder / "work"), str(kills)],
-        cwd=PROJECT_DIR,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(PROJECT_DIR), "OMP_NUM_THREADS": "1"},
-    )
+    done = run_python("tests/interrupted.py", data, folder / "work", kills)
     assert done.returncode == 0, done.stderr
     report: Json = json.loads(done.stdout.splitlines()[-1])
     assert report["alone"] == {"status": 0, "same": True}
@@ -59,15 +52,12 @@ def check_killed(report: Json, *, kills: int) -> None:
         assert one["temporaries"] == []
 
 
-def test_a_killed_job_goes_on(report: Json):
+def test_a_killed_job_and_two_jobs_at_once_give_the_same(report):
     check_killed(report, kills=3)
-
-
-def test_two_identical_jobs_at_once(report: Json):
     assert report["twins"] == {"statuses": [0, 0], "same": True, "temporaries": []}
 
 
-def test_a_limit_of_file_sizes(report: Json):
+def test_a_limit_of_file_sizes(report):
     starved = report["starved"]
     assert starved["statuses"] == [2, 0]
     assert "the disk is full. Make space and run the same command again" in starved["said"]
@@ -80,7 +70,7 @@ def test_a_limit_of_file_sizes(report: Json):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_job_killed_fifty_times(tmp_path: Path):
+def test_a_job_killed_fifty_times(tmp_path):
     check_killed(interrupted(tmp_path, num_images=12, kills=50), kills=50)
 
 
@@ -89,16 +79,14 @@ def small_disk(tmp_path: Path):
     """A file system of one megabyte."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, text=True
-    )
-    if mounted.returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("only an administrator can mount a small file system")
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def test_a_full_disk(tmp_path: Path, small_disk: Path, capfd):
+def test_a_full_disk(tmp_path, small_disk, capfd):
     data = make_data(tmp_path / "data", 3)
     filler = small_disk / "filler"
     job = compose_config(settings(data, small_disk / "runs", small_disk / "store"))

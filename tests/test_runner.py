@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT_DIR, refused
+from conftest import cases, refused, run_python
 from PIL import Image
 from pycocotools.coco import COCO
 from tiny_data import edited, read, run_with, settings
@@ -37,7 +35,7 @@ def root(tiny: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny, tmp_path / "copy"))
 
 
-def test_a_run_leaves_everything(run: Run, tiny: Path, caplog):
+def test_a_run_leaves_everything(run, tiny, caplog):
     folder = run("visualisation.enabled=true")
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     documents = ("identity", "facts", "references", "candidates", "predictions", "metrics")
@@ -58,14 +56,11 @@ def test_a_run_leaves_everything(run: Run, tiny: Path, caplog):
     assert len(loaded.anns) == len(json.loads((folder / "predictions.json").read_text())) > 0
 
 
-def test_the_log_file_has_what_was_said_of_the_inputs(run: Run, capsys):
+def test_a_finished_run_does_nothing_and_the_log_has_what_was_said(run, capsys):
     log = (run("shots=30shot", "stage=memory") / "run.log").read_text()
     (warning,) = [line for line in capsys.readouterr().out.splitlines() if "30" in line and "disc" in line]
     assert log.count(warning) == 1
     assert log.index(warning) < log.index("Run directory: ")
-
-
-def test_a_finished_run_does_nothing(run: Run, capsys):
     folder = run()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"}
     capsys.readouterr()
@@ -74,7 +69,7 @@ def test_a_finished_run_does_nothing(run: Run, capsys):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_changed_annotations_are_never_met_with_stale_results(run: Run, root: Path):
+def test_changed_annotations_are_never_met_with_stale_results(run, root):
     folder = run(root=root)
     before = read(folder / "metrics.json")
     with edited(root, "targets") as content:
@@ -92,7 +87,7 @@ def test_changed_annotations_are_never_met_with_stale_results(run: Run, root: Pa
     assert (folder / "predictions.json").read_bytes() != predictions
 
 
-def test_one_stage_makes_what_it_needs_and_no_more(run: Run):
+def test_one_stage_makes_what_it_needs_and_no_more(run):
     folder = run("stage=candidates")
     assert {path.stem for path in (folder / "stages").iterdir()} == {"candidates"}
     run("stage=fill_memory")
@@ -103,46 +98,17 @@ def test_one_stage_makes_what_it_needs_and_no_more(run: Run):
     assert not (folder / "stages" / "visualisation.json").exists()
 
 
-def test_a_repeated_stage_gives_the_same_as_a_whole_run(run: Run):
-    folder = run()
-    predictions = (folder / "predictions.json").read_bytes()
-    (folder / "stages" / "matching.json").unlink()
-    (folder / "predictions.json").unlink()
-    run("stage=matching")
-    assert (folder / "predictions.json").read_bytes() == predictions
-
-
-def test_targets_without_annotations_give_predictions_and_pictures(run: Run, root: Path, capsys):
-    with edited(root, "targets") as content:
-        del content["annotations"]
-    folder = run("visualisation.enabled=true", root=root)
-    assert read(folder / "metrics.json")["overall"] == {}
-    assert len(json.loads((folder / "predictions.json").read_text())) > 0
-    assert len(list((folder / "pictures" / "targets").iterdir())) == 4
-    assert not (folder / "pictures" / "best.png").exists()
-    assert "no annotations" in capsys.readouterr().out
-
-
-def test_box_only_references_and_targets(run: Run, root: Path, capsys):
-    for name in ("references", "targets"):
-        with edited(root, name) as content:
-            for annotation in content["annotations"]:
-                del annotation["segmentation"]
-    folder = run(root=root)
-    assert set(read(folder / "metrics.json")["overall"]) == {"bbox", "rejection"}
-    assert "Masks are not evaluated" in capsys.readouterr().out
-
-
-def test_chosen_pictures(run: Run):
-    settings = ("enabled=true", "image_ids=[102,104]")
-    folder = run(*(f"visualisation.{setting}" for setting in settings))
+def test_chosen_pictures(run):
+    folder = run("visualisation.enabled=true", "visualisation.image_ids=[102,104]")
     names = sorted(path.name for path in (folder / "pictures" / "targets").iterdir())
     assert names == ["targets_1_102.png", "targets_3_104.png"]
     with Image.open(folder / "pictures" / "targets" / "targets_1_102.png") as picture:
         assert picture.width > 2 * 480
+    with pytest.raises(ConfigError, match=r"visualisation.image_ids=\[1\]: no target image has such an id"):
+        run("visualisation.image_ids=[1,101]")
 
 
-def test_pictures_of_an_earlier_run_are_not_announced_where_none_are_wanted(run: Run, capsys):
+def test_pictures_of_an_earlier_run_are_not_announced_where_none_are_wanted(run, capsys):
     run("visualisation.enabled=true", "visualisation.max_images=1", "visualisation.contact_sheet_size=0")
     assert "\npictures " in capsys.readouterr().out
     folder = run()
@@ -150,7 +116,7 @@ def test_pictures_of_an_earlier_run_are_not_announced_where_none_are_wanted(run:
     assert "pictures " not in capsys.readouterr().out
 
 
-def test_what_is_wrong_with_both_files_is_reported_at_once(run: Run, root: Path, tmp_path: Path):
+def test_what_is_wrong_with_both_files_is_reported_at_once(run, root, tmp_path):
     (root / "images" / "targets_2.png").unlink()
     (root / "images" / "references_0.png").write_bytes(b"no image")
     with refused(DataError, "targets_2.png", "references_0.png is not an image"):
@@ -165,7 +131,7 @@ def test_what_is_wrong_with_both_files_is_reported_at_once(run: Run, root: Path,
     assert str(caught.value).count("is not valid JSON") == 1
 
 
-def test_missing_weights_and_a_missing_device_are_reported_at_once(tmp_path: Path):
+def test_missing_weights_and_a_missing_device_are_reported_at_once(tmp_path):
     words = ["backbone=dinov2_vits14", "segmenter=sam2_tiny", f"runtime.weights_root={tmp_path}"]
     words += [f"runtime.output_root={tmp_path}", f"runtime.store_root={tmp_path}"]
     with refused(
@@ -179,20 +145,15 @@ def test_missing_weights_and_a_missing_device_are_reported_at_once(tmp_path: Pat
         runner.run(compose_config(words))
 
 
-def test_unknown_image_ids_are_refused(run: Run):
-    with pytest.raises(ConfigError, match=r"visualisation.image_ids=\[1\]: no target image has such an id"):
-        run("visualisation.image_ids=[1,101]")
-
-
-def test_a_store_that_cannot_be_written_is_found_first(run: Run, tmp_path: Path):
+def test_a_store_that_cannot_be_written_is_found_first(run, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"Cannot write .*/\.writable"):
         run(store=tmp_path / "file" / "store")
     assert not list((tmp_path / "out").rglob("memory.safetensors"))
 
 
-@pytest.mark.parametrize("trouble", ["no data", "no image"])
-def test_a_refused_run_leaves_no_directory(run: Run, tiny: Path, tmp_path: Path, trouble: str):
+@cases("trouble")("no data", "no image")
+def test_a_refused_run_leaves_no_directory(run, tiny, tmp_path, trouble):
     root = tmp_path / "copy"
     if trouble == "no image":  # found when all keys have been made already
         shutil.copytree(tiny, root)
@@ -203,25 +164,22 @@ def test_a_refused_run_leaves_no_directory(run: Run, tiny: Path, tmp_path: Path,
     assert not (tmp_path / "deep").exists()
 
 
-def test_classes_that_differ_between_the_files_are_refused(run: Run, root: Path):
-    with edited(root, "targets") as content:
-        content["categories"][0]["id"] = 9
-        for annotation in content["annotations"]:
-            annotation["category_id"] = 9 if annotation["category_id"] == 3 else 7
-    with pytest.raises(DataError, match="'disc' has id 3 in the references and 9 in"):
-        run(root=root)
-
-
-def test_annotated_classes_without_references_are_named(run: Run, root: Path, capsys):
+def test_classes_that_differ_between_the_files_are_named_or_refused(run, root, capsys):
     with edited(root, "references") as content:
-        content["categories"] = [category for category in content["categories"] if category["id"] == 3]
-        content["annotations"] = [annotation for annotation in content["annotations"] if annotation["category_id"] == 3]
+        for part, key in (("categories", "id"), ("annotations", "category_id")):
+            content[part] = [entry for entry in content[part] if entry[key] == 3]
     run("stage=references", root=root)
     said = capsys.readouterr().out
     assert "1 class(es) of the targets are not among the references" in said
     assert "neither searched nor evaluated: square." in said
     run("stage=references", "split.classes=[disc]", root=root)
     assert "neither searched" not in capsys.readouterr().out
+    with edited(root, "targets") as content:
+        content["categories"][0]["id"] = 9
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 9 if annotation["category_id"] == 3 else 7
+    with pytest.raises(DataError, match="'disc' has id 3 in the references and 9 in"):
+        run(root=root)
 
 
 RUNS = """
@@ -233,7 +191,7 @@ for words in json.loads(sys.argv[1]):
 """
 
 
-def test_processes_do_not_change_a_bit(tmp_path: Path, run: Run, tiny: Path, root: Path):
+def test_processes_do_not_change_a_bit(tmp_path, run, tiny, root):
     """Two processes, with more and with fewer images than processes."""
     with edited(root, "targets") as content:
         content["images"] = content["images"][:1]
@@ -243,10 +201,8 @@ def test_processes_do_not_change_a_bit(tmp_path: Path, run: Run, tiny: Path, roo
     many = {data: tmp_path / f"many-{data.name}" for data in asked}
     jobs = [settings(data, many[data], many[data] / "store", *more) for data, more in asked.items()]
     (tmp_path / "runs.py").write_text(RUNS)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, tmp_path / "runs.py", json.dumps(jobs)], cwd=PROJECT_DIR, capture_output=True, text=True
-    )
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = run_python(*launcher, tmp_path / "runs.py", json.dumps(jobs))
     assert done.returncode == 0, done.stderr
     names = ["references.json", "predictions.json", "metrics.json", "candidates.json"]
     more = {tiny: [], root: ["leave_one_out.json", "thresholds.json", "memory.safetensors"]}
@@ -259,17 +215,9 @@ def test_processes_do_not_change_a_bit(tmp_path: Path, run: Run, tiny: Path, roo
         assert read(together / "facts.json")["processes"] == 2
 
 
-def test_multirun_gives_every_point_its_own_directory(tiny: Path, tmp_path: Path, shared_store: Path, monkeypatch):
-    words = settings(tiny, tmp_path / "out", shared_store)
-    words.remove("shots=1shot")
-    monkeypatch.setattr("sys.argv", ["main.py", "--multirun", *words, "seed=0,1", "shots=1shot"])
-    runner.main()
-    assert len(list((tmp_path / "out").rglob("metrics.json"))) == 2
-
-
-def test_the_program_ends_with_the_plain_message(tmp_path: Path):
+def test_the_program_ends_with_the_plain_message(tmp_path):
     words = ["dataset=coco_json", "dataset.root=/nowhere", f"runtime.output_root={tmp_path}"]
-    done = subprocess.run([sys.executable, "main.py", *words], cwd=PROJECT_DIR, capture_output=True, text=True)
+    done = run_python("main.py", *words)
     assert done.returncode == 2
     assert "dataset.root=/nowhere is not a folder" in done.stderr
     assert "Traceback" not in done.stderr

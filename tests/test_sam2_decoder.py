@@ -1,20 +1,25 @@
-"""The fast decoder against the package's own: equal in exact arithmetic, as good in float32, lighter."""
+"""Prompts, batches and the fast decoder: equal to the package in exact arithmetic, as good in float32, lighter."""
 
+import logging
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from conftest import cases
 from filled_weights import fill_state_dict
 from sam2_package import CONFIGS, Features, package_decode, package_model, random_features
 
+from ntt.errors import ConfigError
+from ntt.models.batching import BatchRunner, is_out_of_memory
 from ntt.models.device import autocast
 from ntt.models.segmenters.sam2.decoder import DecodedPrompts, FastDecoder
 from ntt.models.segmenters.sam2.folding import fold
 from ntt.models.segmenters.sam2.image_terms import ImageTerms, compute_image_terms, space_to_depth
 from ntt.models.segmenters.sam2.model import decoder_state
 from ntt.models.segmenters.sam2.products import mean_square
-from ntt.models.segmenters.sam2.prompts import PromptEncoder
+from ntt.models.segmenters.sam2.prompts import PromptEncoder, point_grid
 from ntt.models.segmenters.sam2.upscaling import upscale
 
 POINTS = torch.tensor([[0.5, 0.5], [300.0, 700.0], [1023.5, 12.25]])
@@ -59,11 +64,10 @@ def tiny() -> Any:
 
 # All eight have the same decoder; one that is filled by name has the same weights, too.
 @pytest.mark.parity
-@pytest.mark.parametrize(
-    "name",
-    [name if name == "sam2.1_hiera_tiny" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS],
+@cases("name")(
+    *[name if name == "sam2.1_hiera_tiny" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
 )
-def test_equals_the_package(name: str, device: str):
+def test_equals_the_package(name, device):
     """In float64, where rounding cannot hide a mistake, on the package's own embedding of two prompts."""
     model, features, points = filled_model(name), random_features(), POINTS[:2]
     ours = our_decoding(model, features, torch.float64, device)
@@ -76,7 +80,7 @@ def test_equals_the_package(name: str, device: str):
         torch.testing.assert_close(ours.all_masks(decoded).cpu(), logits, rtol=0, atol=1e-8)
 
 
-def test_equals_the_package_for_boxes(tiny: Any, monkeypatch):
+def test_equals_the_package_for_boxes(tiny, monkeypatch):
     features = random_features(1)
     ours = our_decoding(tiny, features, torch.float64)
     boxes = torch.tensor([[10.0, 20.0, 300.0, 400.0], [512.0, 500.0, 1000.0, 1023.0]])
@@ -91,7 +95,7 @@ def test_equals_the_package_for_boxes(tiny: Any, monkeypatch):
         torch.testing.assert_close(ours.all_masks(decoded)[:, :1], logits, rtol=0, atol=1e-8)
 
 
-def test_prompts_are_embedded_as_in_the_package(tiny: Any):
+def test_prompts_are_embedded_as_in_the_package(tiny):
     prompts = PromptEncoder.from_state(tiny.state_dict())
     boxes = torch.tensor([[10.0, 20.0, 300.0, 400.0]])
     with torch.no_grad():
@@ -104,7 +108,7 @@ def test_prompts_are_embedded_as_in_the_package(tiny: Any):
         torch.testing.assert_close(prompts.grid_positions(), dense, rtol=0, atol=1e-6)
 
 
-def test_float32_is_as_exact_as_the_package(tiny: Any):
+def test_float32_is_as_exact_as_the_package(tiny):
     # These weights amplify rounding: the package's own float32 result is off by more than 1e-4. Ours may be no worse
     # than a small multiple of that.
     features = random_features()
@@ -140,7 +144,7 @@ def tame() -> Any:
 
 
 @pytest.mark.parity
-def test_float32_agrees_to_rounding_where_the_model_is_tame(tame: Any, device: str):
+def test_float32_agrees_to_rounding_where_the_model_is_tame(tame, device):
     features = random_features()
     labels = torch.ones(len(POINTS), 1, dtype=torch.int)
     package, package_iou = package_decode(tame, features, POINTS[:, None], labels, multimask=True)
@@ -151,7 +155,7 @@ def test_float32_agrees_to_rounding_where_the_model_is_tame(tame: Any, device: s
         torch.testing.assert_close(ours.all_masks(decoded).cpu(), package, rtol=0, atol=1e-4)
 
 
-def test_bfloat16_is_close_where_the_model_is_tame(tame: Any):
+def test_bfloat16_is_close_where_the_model_is_tame(tame):
     features = random_features()
     exact, half = (our_decoding(tame, features, dtype) for dtype in (torch.float32, torch.bfloat16))
     with torch.no_grad():
@@ -164,7 +168,7 @@ def test_bfloat16_is_close_where_the_model_is_tame(tame: Any):
     assert float((logits[0] - logits[1]).square().mean().sqrt()) < 0.1 * float(logits[0].std())
 
 
-def test_prompts_do_not_influence_each_other(tiny: Any):
+def test_prompts_do_not_influence_each_other(tiny):
     ours = our_decoding(tiny, random_features(), torch.float64)
     with torch.no_grad():
         tokens = ours.prompts.points(POINTS)
@@ -184,10 +188,83 @@ def test_space_to_depth_keeps_cells_together():
     assert cells.squeeze(-1).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
 
 
-@pytest.mark.parametrize("block", [1, 2, 3, 32])
-def test_mean_square_by_hand(block: int):
+@cases("block")(1, 2, 3, 32)
+def test_mean_square_by_hand(block):
     # rows (1, 0), (1, 1), (0, 2) with coefficients 1, 2, 3 make (3, 8): 73; the base (1, 1) adds 2 * 11 linearly.
     rows = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
     twice_linear = 2 * rows.sum(dim=1)[None, :, None]
     result = mean_square(torch.tensor([1.0, 2.0, 3.0])[None, :, None], twice_linear, (rows @ rows.T)[None], block=block)
     assert result.tolist() == [[73.0 + 22.0]]
+
+
+def test_grids_of_points():
+    grid = point_grid(3)
+    assert grid.dtype == torch.float32
+    assert grid.tolist() == [[x, y] for x in (0.5, 512.0, 1023.5) for y in (0.5, 512.0, 1023.5)]
+    assert point_grid(1).tolist() == [[0.5, 0.5]]
+    assert len(point_grid(20)) == 400
+    assert torch.equal(point_grid(20, drop_remainder_of=256), point_grid(20)[:256])
+    assert len(point_grid(32, drop_remainder_of=256)) == 1024
+    with pytest.raises(ConfigError, match="more than the 225 points of a 15 x 15 grid: no point would be left"):
+        point_grid(15, drop_remainder_of=256)
+
+
+@cases("count", "workers")((0, 1), (1, 1), (7, 1), (7, 2), (8, 3), (2, 4))
+def test_batches_cover_everything_in_order(count, workers):
+    parts = BatchRunner(3).run(lambda start, stop: list(range(start, stop)), count, workers=workers)
+    assert [index for part in parts for index in part] == list(range(count))
+    assert all(len(part) <= 3 for part in parts)
+
+
+def test_workers_compute_with_one_thread_and_leave_the_setting():
+    torch.set_num_threads(2)
+    inside = BatchRunner(1).run(lambda start, stop: torch.get_num_threads(), 4, workers=2)
+    assert inside == [1, 1, 1, 1]
+    assert torch.get_num_threads() == 2
+    seen: list[int] = []
+    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert seen == [2]
+
+
+@cases("workers")(1, 2)
+def test_memory_running_out_halves_the_batch(workers, caplog):
+    def work(start: int, stop: int) -> list[int]:
+        if stop - start > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return list(range(start, stop))
+
+    runner = BatchRunner(16)
+    with caplog.at_level(logging.WARNING):
+        parts = runner.run(work, 40, workers=workers)
+    assert [index for part in parts for index in part] == list(range(40))
+    assert runner.batch_size == 2
+    assert len(caplog.records) == 1
+    assert "Memory ran out with 16 prompts at a time; continuing with 8" in caplog.text
+    runner.run(work, 40, workers=workers)
+    assert len(caplog.records) == 1
+
+
+@cases("error", "size")(
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 1),
+    (RuntimeError("shapes do not match"), 4),
+)
+def test_what_smaller_batches_do_not_cure_is_an_error(error, size):
+    sizes: list[int] = []
+
+    def work(start: int, stop: int) -> None:
+        sizes.append(stop - start)
+        raise error
+
+    with pytest.raises(RuntimeError, match=str(error)[-20:]):
+        BatchRunner(4).run(work, 4)
+    assert sizes[-1] == size
+
+
+def test_which_errors_mean_that_memory_ran_out():
+    assert not is_out_of_memory(ValueError("not enough memory"))
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import cases
 from sam2_package import random_features
 from test_sam2_decoder import Decoding, our_decoding, tame_model
 
@@ -60,9 +61,8 @@ def test_kernels_in_the_interpreter():
 @pytest.mark.gpu
 @pytest.mark.parity
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(
-    ("dtype", "tf32", "tolerance"),
-    [(torch.float32, False, 1e-5), (torch.float32, True, 3e-3), (torch.bfloat16, False, 3e-2)],
+@cases("dtype", "tf32", "tolerance")(
+    (torch.float32, False, 1e-5), (torch.float32, True, 3e-3), (torch.bfloat16, False, 3e-2)
 )
-def test_kernels_on_a_gpu(dtype: torch.dtype, tf32: bool, tolerance: float):
+def test_kernels_on_a_gpu(dtype, tf32, tolerance):
     assert_equal(tame_model(), dtype, "cuda", tolerance, tf32=tf32)

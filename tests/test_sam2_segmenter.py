@@ -1,30 +1,19 @@
 """SAM2 as a segmenter: settings, weights, thresholds, batches, and boxes."""
 
 import json
-import subprocess
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from sam2_package import (
-    CONFIGS,
-    TINY,
-    Features,
-    filled_tiny,
-    package_decode,
-    package_model,
-    save_checkpoint,
-)
+from conftest import cases, run_python
+from sam2_package import CONFIGS, TINY, Features, filled_tiny, package_decode, package_model, save_checkpoint
 
 from ntt.errors import ConfigError, WeightsError
 from ntt.models.segmenters.sam2 import Sam2, Sam2Config
 from ntt.models.segmenters.sam2.model import ARCHITECTURES, build_image_encoder
 from ntt.types import Placement, Proposals
-
-PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +38,7 @@ class QuickEncoder(torch.nn.Module):
         return {"backbone_fpn": [torch.nn.functional.conv2d(image, weights) for image in coloured]}
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A model read from its checkpoint."""
 
     checkpoint: Path
@@ -81,7 +69,7 @@ def quick(loaded: Loaded, **settings: Any) -> Sam2:
     return ours
 
 
-def test_image_encoder_is_the_packages(loaded: Loaded):
+def test_image_encoder_is_the_packages_and_leaves_the_random_stream_alone(loaded):
     # A quarter of the canvas: the windows of its blocks are padded, as they are at full size.
     images = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -90,9 +78,14 @@ def test_image_encoder_is_the_packages(loaded: Loaded):
         )
     for level, expected in zip(ours, package, strict=True):
         torch.testing.assert_close(level, expected)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    build_image_encoder(TINY)
+    assert torch.equal(torch.rand(3), expected)
 
 
-def test_proposals_have_the_promised_form(everything: Proposals):
+def test_proposals_have_the_promised_form(everything):
     logits, iou = everything.logits_Nhw, everything.predicted_iou_N
     assert (logits.shape, iou.shape) == ((9, 256, 256), (9,))
     assert logits.dtype == iou.dtype == torch.float32
@@ -106,35 +99,27 @@ def assert_alike(proposals: Proposals, expected: Proposals, index: Any = slice(N
     assert float(((proposals.logits_Nhw > 0) == (expected.logits_Nhw[index] > 0)).float().mean()) > 0.999
 
 
-def test_threshold_keeps_what_is_above_it(loaded: Loaded, canvas: torch.Tensor, everything: Proposals):
+def test_what_is_kept_and_what_changes_it(loaded, canvas, everything):
     middle = float(everything.predicted_iou_N.sort().values[3:5].mean())
     above = everything.predicted_iou_N > middle
     assert int(above.sum()) == 5
     assert_alike(quick(loaded, min_predicted_iou=middle).propose(canvas), everything, above)
     nothing = quick(loaded, min_predicted_iou=0.9999).propose(canvas)
     assert (nothing.logits_Nhw.shape, nothing.predicted_iou_N.shape) == ((0, 256, 256), (0,))
+    assert_alike(quick(loaded, min_predicted_iou=0.0, drop_remainder_of=4).propose(canvas), everything, slice(8))
+    proposals = quick(loaded, min_predicted_iou=0.0, use_no_mem_embed=True).propose(canvas)
+    assert float((proposals.predicted_iou_N - everything.predicted_iou_N).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize(("batch", "threads"), [(1, 1), (5, 1), (4, 2)])
-def test_batches_and_threads_do_not_matter(
-    batch: int, threads: int, loaded: Loaded, canvas: torch.Tensor, everything: Proposals
-):
+@cases("batch", "threads")((1, 1), (5, 1), (4, 2))
+def test_batches_and_threads_do_not_matter(batch, threads, loaded, canvas, everything):
     torch.set_num_threads(threads)
     proposals = quick(loaded, min_predicted_iou=0.0, prompt_batch_size=batch).propose(canvas)
     assert torch.get_num_threads() == threads
     assert_alike(proposals, everything)
 
 
-def test_remainder_is_dropped_on_request(loaded: Loaded, canvas: torch.Tensor, everything: Proposals):
-    assert_alike(quick(loaded, min_predicted_iou=0.0, drop_remainder_of=4).propose(canvas), everything, slice(8))
-
-
-def test_no_mem_embed_changes_the_result(loaded: Loaded, canvas: torch.Tensor, everything: Proposals):
-    proposals = quick(loaded, min_predicted_iou=0.0, use_no_mem_embed=True).propose(canvas)
-    assert float((proposals.predicted_iou_N - everything.predicted_iou_N).abs().max()) > 1e-3
-
-
-def test_boxes_as_the_package_predicts_them(loaded: Loaded, canvas: torch.Tensor):
+def test_boxes_as_the_package_predicts_them(loaded, canvas):
     boxes = torch.tensor([[100.0, 100.0, 500.0, 400.0], [0.0, 0.0, 1023.0, 1023.0], [600.0, 300.0, 600.0, 300.0]])
     segmenter = quick(loaded, use_no_mem_embed=True)
     ours, package = segmenter.segment_boxes([canvas], [boxes])[0], filled_tiny()
@@ -149,8 +134,8 @@ def test_boxes_as_the_package_predicts_them(loaded: Loaded, canvas: torch.Tensor
     assert float((ours - expected[:, 0]).abs().median()) < 0.01
 
 
-@pytest.mark.parametrize("encoder", ["quick", pytest.param("real", marks=pytest.mark.slow)])
-def test_images_together_are_segmented_as_one_by_one(encoder: str, loaded: Loaded, canvas: torch.Tensor):
+@cases("encoder")("quick", pytest.param("real", marks=pytest.mark.slow))
+def test_images_together_are_segmented_as_one_by_one(encoder, loaded, canvas):
     ours = quick(loaded)
     if encoder == "real":
         ours.__dict__["_model"] = loaded.model
@@ -169,59 +154,42 @@ def test_images_together_are_segmented_as_one_by_one(encoder: str, loaded: Loade
     assert ours.images_at_once == 1
 
 
-def test_canvas_is_always_square(checkpoint: Path):
+def test_fingerprint_and_canvas(checkpoint):
+    plain = segmenter(checkpoint)
+    assert plain.name == TINY
+    assert json.loads(json.dumps(plain.fingerprint)) == plain.fingerprint
+    assert plain.fingerprint == segmenter(checkpoint, prompt_batch_size=7).fingerprint
+    changes: dict[str, Any] = {"points_per_side": 4, "min_predicted_iou": 0.5, "use_no_mem_embed": True}
+    for name, value in {**changes, "drop_remainder_of": 4, "compile": True}.items():
+        assert segmenter(checkpoint, **{name: value}).fingerprint != plain.fingerprint, name
     ours = segmenter(checkpoint)
     assert ours.canvas_hw(480, 640) == ours.canvas_hw(9, 5000) == (1024, 1024)
     with pytest.raises(ValueError, match=r"canvas of shape \(3, 480, 640\); expected \(3, 1024, 1024\)"):
         ours.propose(torch.zeros(3, 480, 640))
 
 
-def test_fingerprint_names_what_decides_the_result(checkpoint: Path):
-    plain = segmenter(checkpoint)
-    assert plain.name == TINY
-    assert json.loads(json.dumps(plain.fingerprint)) == plain.fingerprint
-    assert plain.fingerprint == segmenter(checkpoint, prompt_batch_size=7).fingerprint
-    changes: list[dict[str, Any]] = [
-        {"points_per_side": 4},
-        {"min_predicted_iou": 0.5},
-        {"use_no_mem_embed": True},
-        {"drop_remainder_of": 4},
-        {"compile": True},
-    ]
-    for change in changes:
-        assert segmenter(checkpoint, **change).fingerprint != plain.fingerprint
-
-
-def test_a_precision_the_device_lacks(checkpoint: Path):
+def test_missing_weights_name_the_command_and_a_precision_the_device_lacks_is_refused(checkpoint, tmp_path):
     with pytest.raises(ConfigError, match="float16.* is not available on the CPU"):
         segmenter(checkpoint, precision="float16")
-
-
-def test_missing_weights_name_the_command(tmp_path: Path):
-    with pytest.raises(
-        WeightsError, match=r"none\.pt of sam2_hiera_tiny does not exist.*`ntt weights get sam2_hiera_tiny`"
-    ):
+    with pytest.raises(WeightsError, match=r"none\.pt of sam2_hiera_tiny does not exist.*`ntt weights get sam2_hiera"):
         segmenter(tmp_path / "none.pt")
     with pytest.raises(WeightsError, match=r"ntt weights get sam2\.1_hiera_small"):
         Sam2Config(name="sam2", model="sam2.1_hiera_small").build(Placement(weights_root=tmp_path))
 
 
-def test_weights_of_another_model(checkpoint: Path, canvas: torch.Tensor):
+def test_weights_of_another_model_or_of_something_else(checkpoint, canvas, tmp_path):
     model = "sam2.1_hiera_tiny"
     message = f"given for segmenter.model={model}, but it holds the weights of sam2_hiera_tiny. Fetch .*{model}`"
     with pytest.raises(WeightsError, match=message):
         segmenter(checkpoint, model=model).propose(canvas)
-
-
-def test_weights_of_something_else(tmp_path: Path, canvas: torch.Tensor):
     path = tmp_path / "other.pt"
     torch.save({"model": {"layer.weight": torch.zeros(2)}}, path)
     with pytest.raises(WeightsError, match="holds weights of no known SAM2 model"):
         segmenter(path).propose(canvas)
 
 
-@pytest.mark.parametrize("missing", ["sam_mask_decoder.iou_token.weight", "image_encoder.neck.convs.0.conv.bias"])
-def test_incomplete_weights(missing: str, tmp_path: Path, canvas: torch.Tensor):
+@cases("missing")("sam_mask_decoder.iou_token.weight", "image_encoder.neck.convs.0.conv.bias")
+def test_incomplete_weights(missing, tmp_path, canvas):
     state = {name: value for name, value in filled_tiny().state_dict().items() if name != missing}
     path = tmp_path / "part.pt"
     torch.save({"model": state}, path)
@@ -229,7 +197,7 @@ def test_incomplete_weights(missing: str, tmp_path: Path, canvas: torch.Tensor):
         segmenter(path).propose(canvas)
 
 
-def test_another_file_in_the_place_of_the_official_one_is_refused_with_the_key(checkpoint: Path, tmp_path: Path):
+def test_another_file_in_the_place_of_the_official_one_is_refused_with_the_key(checkpoint, tmp_path):
     # The key is computed at the start of a run; the model is built hours later, maybe.
     (tmp_path / "sam2_hiera_tiny.pt").write_bytes(checkpoint.read_bytes())
     ours = Sam2Config(name="sam2", model=TINY).build(Placement(weights_root=tmp_path))
@@ -237,22 +205,13 @@ def test_another_file_in_the_place_of_the_official_one_is_refused_with_the_key(c
         _ = ours.fingerprint
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name == "sam2.1_hiera_small" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS],
+@cases("name")(
+    *[name if name == "sam2.1_hiera_small" else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
 )
-def test_encoder_has_the_packages_parameters(name: str):
+def test_encoder_has_the_packages_parameters(name):
     expected = {key: value.shape for key, value in package_model(name).image_encoder.state_dict().items()}
     assert {key: value.shape for key, value in build_image_encoder(name).state_dict().items()} == expected
     assert list(ARCHITECTURES) == list(CONFIGS)
-
-
-def test_building_leaves_the_random_stream_alone():
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    build_image_encoder(TINY)
-    assert torch.equal(torch.rand(3), expected)
 
 
 HYDRA = """
@@ -279,12 +238,10 @@ print('done')
 """
 
 
-def test_hydra_is_left_alone(tmp_path: Path):
+def test_hydra_is_left_alone(tmp_path):
     # In a process of its own: importing the package for the first time would start Hydra globally.
     (tmp_path / "app.yaml").write_text("answer: 42\nhydra:\n  run:\n    dir: .\n  output_subdir: null\n")
     (tmp_path / "script.py").write_text(HYDRA.format(folder=str(tmp_path), model=TINY))
-    command = [sys.executable, "-W", "error", "script.py"]
-    environment = {"PYTHONPATH": str(PROJECT_DIR)}
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    result = run_python("-W", "error", "script.py", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.endswith("done\n")

@@ -1,4 +1,4 @@
-"""Samplers: the order of the draw, its independence of everything that should not matter, and refusals."""
+"""Classes and samplers: the order of the draw, its independence of everything that should not matter, and refusals."""
 
 import json
 import logging
@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from coco_samples import annotation, document, many, read
+from conftest import cases
 
+from ntt.base.project import CONF_DIR
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.sampling import (
     Sample,
@@ -22,7 +24,7 @@ from ntt.data.sampling import (
     sample_shot_index,
 )
 from ntt.data.splits import resolve_split, split_classes
-from ntt.errors import DataError
+from ntt.errors import ConfigError, DataError
 from ntt.types import Category
 
 A, B, C = Category(1, "a"), Category(2, "b"), Category(3, "c")
@@ -53,24 +55,15 @@ def plenty(folder: Path) -> CocoDataset:
 
 
 # The native sampler
-
-
-def test_native_fewer_shots_are_a_prefix(tmp_path: Path):
+def test_native_draws_depend_on_nothing_that_should_not_matter(tmp_path):
     dataset = plenty(tmp_path)
     (longest,) = native(dataset, A, shots=20)
     assert sorted(longest) == [i.id for i in dataset.instances_of_category(1)]
     for shots in range(1, 20):
         assert native(dataset, A, shots=shots) == [longest[:shots]]
-
-
-def test_native_draws_do_not_depend_on_other_categories(tmp_path: Path):
-    dataset = plenty(tmp_path)
     together = native(dataset, A, B, C, shots=4)
     assert together == [native(dataset, category, shots=4)[0] for category in (A, B, C)]
     assert native(dataset, C, A, shots=4) == [together[2], together[0]]
-
-
-def test_native_draws_depend_neither_on_the_order_of_the_file_nor_on_what_is_not_drawn(tmp_path: Path):
     dataset = plenty(tmp_path)
     content = json.loads(dataset.annotation_file.read_text())
     last = [order[-1] for order in native(dataset, A, B, shots=20)]
@@ -79,7 +72,7 @@ def test_native_draws_depend_neither_on_the_order_of_the_file_nor_on_what_is_not
     assert native(read(tmp_path, content), A, B, shots=5) == native(dataset, A, B, shots=5)
 
 
-def test_native_draws_are_the_same_everywhere_and_even(tmp_path: Path):
+def test_native_draws_are_even_the_same_everywhere_and_spread_over_images(tmp_path):
     """The first three of a for two seeds, written down once: no library or platform may change them."""
     dataset = plenty(tmp_path)
     assert native(dataset, A, shots=3, seed=0) == [[6, 1, 47]]
@@ -87,17 +80,13 @@ def test_native_draws_are_the_same_everywhere_and_even(tmp_path: Path):
     firsts = Counter(native(dataset, A, shots=1, seed=seed)[0][0] for seed in range(1000))
     assert len(firsts) == 20
     assert 25 <= min(firsts.values()) <= max(firsts.values()) <= 75  # 50 expected each, standard deviation 7
-
-
-def test_native_takes_every_image_once_before_any_twice(tmp_path: Path):
-    dataset = plenty(tmp_path)
     image_of = {i.id: i.image_id for i in dataset.instances}
     for seed in range(5):
         (order,) = native(dataset, A, shots=20, seed=seed)
         assert [len({image_of[number] for number in half}) for half in (order[:10], order[10:])] == [10, 10]
 
 
-def test_native_takes_valid_instances_first(tmp_path: Path, caplog):
+def test_native_takes_valid_instances_first(tmp_path, caplog):
     boxes = [(1, 0, SMALL), (1, 1, GOOD), (1, 2, BORDER), (1, 1, GOOD), (1, 3, SMALL), (1, 1, BORDER)]
     dataset = many(tmp_path, boxes, num_images=4)
     for seed in range(10):
@@ -111,20 +100,12 @@ def test_native_takes_valid_instances_first(tmp_path: Path, caplog):
     )
 
 
-@pytest.mark.parametrize(
-    ("box", "valid"),
-    [
-        ([10, 10, 32, 32], True),
-        ([9.99, 10, 32, 32], False),
-        ([10, 9.99, 32, 32], False),
-        ([10, 10, 31.99, 32], False),
-        ([10, 10, 32, 31.99], False),
-        ([358, 358, 32, 32], True),
-        ([358.01, 358, 32, 32], False),
-        ([358, 358.01, 32, 32], False),
-    ],
+@cases("box", "valid")(
+    *((box, True) for box in ([10, 10, 32, 32], [358, 358, 32, 32])),
+    *((box, False) for box in ([9.99, 10, 32, 32], [10, 9.99, 32, 32], [10, 10, 31.99, 32], [10, 10, 32, 31.99])),
+    *((box, False) for box in ([358.01, 358, 32, 32], [358, 358.01, 32, 32])),
 )
-def test_both_ends_of_validity(tmp_path: Path, box: list[float], valid: bool):
+def test_both_ends_of_validity(tmp_path, box, valid):
     dataset = many(tmp_path, [(1, 0, box)], num_images=1)
     for draw in (native, reference):
         if valid:
@@ -134,7 +115,7 @@ def test_both_ends_of_validity(tmp_path: Path, box: list[float], valid: bool):
                 draw(dataset, A, shots=1, strict=True)
 
 
-def test_native_warns_once_of_all_short_classes(tmp_path: Path, caplog):
+def test_native_warns_once_of_all_short_classes(tmp_path, caplog):
     dataset = many(tmp_path, [(1, 0, GOOD), (2, 0, SMALL), (2, 1, GOOD), (3, 0, GOOD), (3, 1, GOOD)], num_images=2)
     assert [len(drawn) for drawn in native(dataset, A, B, C, shots=2)] == [1, 2, 2]
     (record,) = caplog.records
@@ -148,8 +129,6 @@ def test_native_warns_once_of_all_short_classes(tmp_path: Path, caplog):
 
 
 # What every sampler refuses
-
-
 DRAWS: dict[str, Any] = {
     "native": lambda dataset, *categories: native(dataset, *categories, shots=1),
     "reference": lambda dataset, *categories: reference(dataset, *categories, shots=1),
@@ -158,16 +137,16 @@ DRAWS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWS)
-def test_classes_without_a_usable_instance(tmp_path: Path, name: str):
+@cases("name")(*DRAWS)
+def test_classes_without_a_usable_instance(tmp_path, name):
     dataset = many(tmp_path, [(1, 0, GOOD)], num_images=1, shot_index=0)
     with pytest.raises(DataError, match=r"annotations\.json has no .* of 2 of the 3 classes: b, c\. Name the others"):
         DRAWS[name](dataset, A, B, C)
 
 
-@pytest.mark.parametrize("name", DRAWS)
-@pytest.mark.parametrize("mark", [{"iscrowd": 1}, {"isimpossible": 1}])
-def test_crowds_and_impossible_instances_are_never_drawn(tmp_path: Path, name: str, mark: dict[str, int]):
+@cases("name")(*DRAWS)
+@cases("mark")({"iscrowd": 1}, {"isimpossible": 1})
+def test_crowds_and_impossible_instances_are_never_drawn(tmp_path, name, mark):
     dataset = many(tmp_path, [(1, n, GOOD) for n in range(20)], num_images=20, shot_index=0, **mark)
     with pytest.raises(DataError, match="of 1 of the 1 classes: a"):
         DRAWS[name](dataset, A)
@@ -178,9 +157,7 @@ def test_crowds_and_impossible_instances_are_never_drawn(tmp_path: Path, name: s
 
 
 # The reference sampler
-
-
-def test_reference_consumes_one_stream_in_order_of_appearance(tmp_path: Path):
+def test_reference_shuffles_in_order_of_appearance_what_cannot_be_drawn_too(tmp_path):
     """The draws worked out with Python's own shuffle: b comes first in the file, so it is shuffled first."""
     dataset = many(tmp_path, [(2, 0, GOOD), (1, 0, GOOD), (2, 1, GOOD), (1, 1, GOOD), (2, 2, GOOD)], num_images=3)
     for seed in range(5):
@@ -189,13 +166,9 @@ def test_reference_consumes_one_stream_in_order_of_appearance(tmp_path: Path):
         stream.shuffle(of_b)
         stream.shuffle(of_a)
         assert reference(dataset, A, B, shots=2, seed=seed) == [of_a, of_b[:2]]
-
-
-def test_reference_shuffles_what_cannot_be_drawn_too(tmp_path: Path):
     boxes = [GOOD, [50, 50, 0, 0], GOOD, GOOD, GOOD, [50, 50, 60, 0]]
-    content = json.loads(
-        many(tmp_path, [(1, n, box) for n, box in enumerate(boxes)], num_images=6).annotation_file.read_text()
-    )
+    drawn = many(tmp_path, [(1, n, box) for n, box in enumerate(boxes)], num_images=6)
+    content = json.loads(drawn.annotation_file.read_text())
     content["annotations"][3]["iscrowd"] = content["annotations"][4]["isimpossible"] = 1
     dataset = read(tmp_path, content)
     for seed in range(5):
@@ -204,7 +177,7 @@ def test_reference_shuffles_what_cannot_be_drawn_too(tmp_path: Path):
         assert reference(dataset, A, shots=2, seed=seed) == [[n for n in order if n in (1, 3)]]
 
 
-def test_reference_takes_one_instance_an_image_then_repeats(tmp_path: Path, caplog):
+def test_reference_repeats_instances_and_takes_invalid_ones(tmp_path, caplog):
     dataset = many(tmp_path, [(1, 0, GOOD), (1, 0, GOOD), (1, 0, GOOD), (1, 1, GOOD)], num_images=2)
     for seed in range(5):
         order = [1, 2, 3, 4]
@@ -213,17 +186,11 @@ def test_reference_takes_one_instance_an_image_then_repeats(tmp_path: Path, capl
         second = 4 if first != 4 else order[1]
         assert reference(dataset, A, shots=5, seed=seed) == [[first, second, first, second, first]]
     assert caplog.records[-1].getMessage().endswith("asked for; instances are repeated or invalid ones taken: a 2")
-
-
-def test_reference_takes_invalid_instances_where_none_is_valid(tmp_path: Path):
     dataset = many(tmp_path, [(1, 0, SMALL), (1, 0, BORDER), (1, 0, SMALL)], num_images=1)
     order = [1, 2, 3]
     random.Random(7).shuffle(order)
     assert reference(dataset, A, shots=2, seed=7) == [order[:2]]
     assert reference(dataset, A, shots=4, seed=7) == [[*order, order[0]]]
-
-
-def test_reference_leaves_out_classes_without_an_annotation(tmp_path: Path, caplog):
     dataset = many(tmp_path, [(1, 0, GOOD), (2, 0, [50, 50, 0, 60])], num_images=1)
     assert annotated_categories(dataset, [A, B, C]) == (A, B)  # b has one that cannot be used, and is refused
     record = caplog.records[-1]
@@ -231,8 +198,8 @@ def test_reference_leaves_out_classes_without_an_annotation(tmp_path: Path, capl
     assert record.getMessage().endswith("neither searched nor evaluated: c")
 
 
-@pytest.mark.parametrize(("draw", "what"), [(native, "valid instances"), (reference, "images with a valid instance")])
-def test_strict_sampling_lists_every_short_class(tmp_path: Path, draw: Any, what: str):
+@cases("draw", "what")((native, "valid instances"), (reference, "images with a valid instance"))
+def test_strict_sampling_lists_every_short_class(tmp_path, draw, what):
     dataset = many(tmp_path, [(1, 0, GOOD), (2, 0, SMALL), (3, 0, GOOD), (3, 1, GOOD)], num_images=2)
     rule = f"{what} (box sides of 32 px or more, 10 px or more from the image border)"
     with pytest.raises(DataError, match=re.escape(f"Too few {rule} for 2 shots: a 1, b 0. Lower shots.count, set")):
@@ -241,7 +208,7 @@ def test_strict_sampling_lists_every_short_class(tmp_path: Path, draw: Any, what
 
 
 @pytest.mark.parity
-def test_reference_draws_equal_the_recorded_ones(recorded_dir: Path):
+def test_reference_draws_equal_the_recorded_ones(recorded_dir):
     recorded = json.loads((recorded_dir / "sampler.json").read_text())
     dataset = read_coco(recorded_dir / "sampler_annotations.json", recorded_dir)
     splits = {"few_shot_classes": "coco_novel20", "default_classes": "coco_all80"}
@@ -260,9 +227,7 @@ def test_reference_draws_equal_the_recorded_ones(recorded_dir: Path):
 
 
 # Fixed lists
-
-
-def test_fixed_takes_everything_in_file_order(tmp_path: Path, caplog):
+def test_fixed_takes_everything_in_file_order(tmp_path, caplog):
     dataset = many(tmp_path, [(2, 0, GOOD), (1, 0, SMALL), (2, 1, BORDER), (1, 0, GOOD), (3, 0, GOOD)], num_images=2)
     assert ids(sample_fixed(dataset, [A, B], shots=2, strict=True)) == [[2, 4], [1, 3]]
     assert not caplog.records
@@ -281,13 +246,13 @@ def shot_indices(folder: Path, *indices: int | None) -> CocoDataset:
     return read(folder, content)
 
 
-@pytest.mark.parametrize(("shots", "expected"), [(1, [2]), (2, [2, 4, 5]), (3, [2, 4, 5, 1])])
-def test_shot_index_goes_by_its_order(tmp_path: Path, shots: int, expected: list[int]):
+@cases("shots", "expected")((1, [2]), (2, [2, 4, 5]), (3, [2, 4, 5, 1]))
+def test_shot_index_goes_by_its_order(tmp_path, shots, expected):
     dataset = shot_indices(tmp_path, 2, 0, None, 1, 1)
     assert ids(sample_shot_index(dataset, [A], shots=shots, strict=True)) == [expected]
 
 
-def test_too_few_or_no_shot_indices(tmp_path: Path, caplog):
+def test_too_few_or_no_shot_indices(tmp_path, caplog):
     dataset = shot_indices(tmp_path, 1, 0)
     with pytest.raises(DataError, match="Too few annotations with shot_index < 3 for 3 shots: a 2"):
         sample_shot_index(dataset, [A], shots=3, strict=True)
@@ -295,3 +260,45 @@ def test_too_few_or_no_shot_indices(tmp_path: Path, caplog):
     assert caplog.records[-1].getMessage().endswith(": a 2")
     with pytest.raises(DataError, match=r"No annotation of .* has a `shot_index`.* Use shots\.sampler=native"):
         sample_shot_index(shot_indices(tmp_path, None, None), [A], shots=1, strict=False)
+
+
+PETS = [Category(9, "dog"), Category(2, "airplane"), Category(5, "cat")]
+
+
+def refusal(available: list[Category], classes: list[str], name: str = "all") -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolve_split(available, classes=classes, name=name)
+    return str(caught.value)
+
+
+def test_all_classes_or_those_named_come_by_id():
+    assert resolve_split(PETS) == (Category(2, "airplane"), Category(5, "cat"), Category(9, "dog"))
+    assert resolve_split(PETS, classes=["dog", "cat"]) == (Category(5, "cat"), Category(9, "dog"))
+    available = [Category(number, name) for number, name in enumerate(split_classes("coco_all80"), start=1)]
+    folds = [resolve_split(available, classes=split_classes(f"coco20i_fold{fold}")) for fold in range(4)]
+    assert sorted(category.id for fold in folds for category in fold) == list(range(1, 81))
+    assert len(resolve_split(available, classes=split_classes("coco_novel20"))) == 20
+
+
+def test_classes_that_are_not_there():
+    assert refusal(PETS, ["cat", "Dogs"]) == (
+        "split.classes names the class 'Dogs', which the data set does not have. The nearest is 'dog'. It has 3 "
+        "classes: airplane, cat, dog. Choose from these in split.classes."
+    )
+    message = refusal(PETS, ["xx", "cat", "yy"], name="voc_split1")
+    assert "2 of 3 classes are not in the data set (2 problems):" in message
+    assert "split=voc_split1 names the class 'xx'" in message
+    many = [Category(number, f"class {number:02}") for number in range(35)]
+    assert "It has 35 classes: class 00, " in refusal(many, ["zz"])
+    assert "class 29 and 5 more." in refusal(many, ["zz"])
+
+
+def test_lists_are_the_published_ones(shared_dir):
+    published = json.loads((shared_dir / "splits.json").read_text())
+    lists = {name: classes for name, classes in published.items() if isinstance(classes, list)}
+    lists |= {f"cdfsod_{name.lower().replace('-', '_')}": classes for name, classes in published["cdfsod"].items()}
+    assert {path.stem for path in (CONF_DIR / "split").glob("*.yaml")} == {
+        *lists, "all", "lvis_rare", "lvis_common", "lvis_frequent"
+    }  # fmt: skip
+    for name, classes in lists.items():
+        assert list(split_classes(name)) == classes

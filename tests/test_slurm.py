@@ -1,7 +1,6 @@
 """What can be said of sweeps on SLURM without a cluster: profiles, scripts, arrays, records, copies of the program."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT_DIR, refused
+from conftest import PROJECT_DIR, cases, refused
 from sweep_samples import make_plan, make_point, make_unit
 
 from ntt.base.distributed import adopt_slurm_ranks
@@ -28,11 +27,10 @@ from ntt.sweeps.state import SweepFolder, TaskState
 from ntt.sweeps.status import status_text, sweep_status
 from ntt.sweeps.task import JobTask, code_digest, take_snapshot
 
+
 # --- profiles
-
-
-@pytest.mark.parametrize("name", profile_names())
-def test_every_profile_can_be_used(name: str):
+@cases("name")(*profile_names())
+def test_every_profile_can_be_used(name):
     profile = load_profile(name)
     for stage in ("candidates", "references", "points"):
         request = profile.request(stage, StageResources(), max_parallel=None)
@@ -45,11 +43,10 @@ def write_profile(folder: Path, text: str) -> str:
     return str(path)
 
 
-def test_later_words_win(tmp_path: Path):
+def test_later_words_win(tmp_path):
     text = "partition: short\nmem_gb: 20\nextra: {nice: 5}\nstages: {points: {partition: cpu, extra: {begin: now}}}"
-    profile = load_profile(
-        write_profile(tmp_path, text), ["timeout_min=60", "points.timeout_min=7", "candidates.extra.nice=9"]
-    )
+    words = ["timeout_min=60", "points.timeout_min=7", "candidates.extra.nice=9"]
+    profile = load_profile(write_profile(tmp_path, text), words)
     resources = StageResources(gpus=2, cpus=4, mem_gb=3.0, timeout_min=99, tasks=2)
     candidates = profile.request("candidates", resources, max_parallel=None)
     points = profile.request("points", resources, max_parallel=3)
@@ -59,7 +56,7 @@ def test_later_words_win(tmp_path: Path):
     assert (candidates.extra, points.extra) == ({"nice": "9"}, {"nice": "5", "begin": "now"})
 
 
-def test_all_mistakes_of_a_profile_are_named(tmp_path: Path):
+def test_all_mistakes_of_a_profile_are_named(tmp_path):
     text = """
     partitions: a
     cpus: 0
@@ -87,8 +84,8 @@ def test_all_mistakes_of_a_profile_are_named(tmp_path: Path):
         load_profile("cpu", ["gpus"])
 
 
-@pytest.mark.parametrize("text", ["- a list", "{", "stages: [points]"])
-def test_what_is_no_profile_is_refused(tmp_path: Path, text: str):
+@cases("text")("- a list", "{", "stages: [points]")
+def test_what_is_no_profile_is_refused(tmp_path, text):
     with pytest.raises(ConfigError, match=r"mine\.yaml"):
         load_profile(write_profile(tmp_path, text))
     with pytest.raises(ConfigError, match="no cluster profile 'moon'. Allowed: one of cpu, gpu_a100, local_test"):
@@ -100,7 +97,7 @@ def test_what_is_no_profile_is_refused(tmp_path: Path, text: str):
 def test_a_request_in_submitits_words():
     request = JobRequest(
         partition="gpu", qos="long", gpus=2, gpu_type="a100", cpus=4, mem_gb=1.5, tasks=2, requeue=False,
-        setup=("module load x",), srun_args=("--cpu-bind=cores",), extra={"reservation": "eccv"},
+        setup=("module load x",), srun_args=("--cpu-bind=cores",), extra={"reservation": "eccv"}
     )  # fmt: skip
     made = sbatch_parameters(request, name="n", code=Path("/a b"))
     assert made["gres"] == "gpu:a100:2"
@@ -115,8 +112,6 @@ def test_a_request_in_submitits_words():
 
 
 # --- arrays
-
-
 def two_data_sets(folder: Path, *, max_parallel: int | None = None) -> Plan:
     """Points p1 and p2 on one data set, p3 on another; references of the second are stored already."""
     units = [make_unit(name) for name in ("candidates-a", "candidates-b", "references-a")]
@@ -131,15 +126,11 @@ def two_data_sets(folder: Path, *, max_parallel: int | None = None) -> Plan:
     )
 
 
-def test_points_wait_for_just_the_shared_work_they_build_on(tmp_path: Path):
+def test_points_wait_for_just_the_shared_work_they_build_on(tmp_path):
     arrays = cluster_arrays(SweepFolder(tmp_path), two_data_sets(tmp_path), load_profile("cpu"), queued={})
     assert [array.stage for array in arrays] == ["candidates", "references", "points", "points"]
-    assert [job.tasks for job in arrays[0].jobs] == [
-        ("candidates-a.0of4", "candidates-a.2of4"),
-        ("candidates-a.1of4", "candidates-a.3of4"),
-        ("candidates-b.0of4", "candidates-b.2of4"),
-        ("candidates-b.1of4", "candidates-b.3of4"),
-    ]
+    shards = [tuple(f"candidates-{x}.{n}of4" for n in pair) for x in "ab" for pair in ((0, 2), (1, 3))]
+    assert [job.tasks for job in arrays[0].jobs] == shards
     assert [job.points for job in arrays[2].jobs] == [("p1", "p2")]
     assert arrays[2].after == {0: (0, 1), 1: (0,)}
     assert [job.points for job in arrays[3].jobs] == [("p3",)]
@@ -147,19 +138,20 @@ def test_points_wait_for_just_the_shared_work_they_build_on(tmp_path: Path):
     assert set(arrays[3].jobs[0].needs) == {f"candidates-b.{shard}of4" for shard in range(4)}
 
 
-def test_a_limit_of_the_sweep_puts_arrays_one_after_the_other(tmp_path: Path):
+def test_arrays_keep_to_the_limits_of_the_sweep_and_of_the_site(tmp_path):
     plan = two_data_sets(tmp_path, max_parallel=2)
     arrays = cluster_arrays(SweepFolder(tmp_path), plan, load_profile("cpu"), queued={})
-    assert [(array.stage, dict(array.after)) for array in arrays] == [
-        ("candidates", {}),
-        ("references", {0: (0, 1, 2, 3)}),
-        ("points", {1: (0,)}),
-    ]
+    after = [("candidates", {}), ("references", {0: (0, 1, 2, 3)}), ("points", {1: (0,)})]
+    assert [(array.stage, dict(array.after)) for array in arrays] == after
     assert {array.request.max_parallel for array in arrays} == {2}
     assert [job.points for job in arrays[2].jobs] == [("p1", "p2"), ("p3",)]
+    profile = load_profile("cpu", ["max_array_size=3"])
+    arrays = cluster_arrays(SweepFolder(tmp_path), two_data_sets(tmp_path), profile, queued={})
+    assert [(array.stage, len(array.jobs)) for array in arrays[:2]] == [("candidates", 3), ("candidates", 1)]
+    assert arrays[-1].after == {0: (2,), 1: (0,)}
 
 
-def test_what_is_done_or_waiting_is_not_submitted_again(tmp_path: Path):
+def test_what_is_done_or_waiting_is_not_submitted_again(tmp_path):
     folder, plan = SweepFolder(tmp_path), two_data_sets(tmp_path)
     for task in ("candidates-a.0of4", "candidates-a.2of4", "p1", "references-a.0of1"):
         folder.write_state(task, TaskState(status="done"))
@@ -167,21 +159,13 @@ def test_what_is_done_or_waiting_is_not_submitted_again(tmp_path: Path):
     (tmp_path / "p1" / "metrics.json").touch()
     queued = {"candidates-a.1of4": "77_0", "candidates-a.3of4": "77_0", "p3": "79"}
     arrays = cluster_arrays(folder, plan, load_profile("cpu"), queued=queued)
-    assert [(array.stage, [job.tasks for job in array.jobs]) for array in arrays] == [
-        ("candidates", [("candidates-b.0of4", "candidates-b.2of4"), ("candidates-b.1of4", "candidates-b.3of4")]),
-        ("points", [("p2",)]),
-    ]
+    shards = [("candidates-b.0of4", "candidates-b.2of4"), ("candidates-b.1of4", "candidates-b.3of4")]
+    stages = [(array.stage, [job.tasks for job in array.jobs]) for array in arrays]
+    assert stages == [("candidates", shards), ("points", [("p2",)])]
     assert (arrays[1].after, arrays[1].after_jobs) == ({}, ("77_0",))
 
 
-def test_arrays_are_no_larger_than_the_site_allows(tmp_path: Path):
-    profile = load_profile("cpu", ["max_array_size=3"])
-    arrays = cluster_arrays(SweepFolder(tmp_path), two_data_sets(tmp_path), profile, queued={})
-    assert [(array.stage, len(array.jobs)) for array in arrays[:2]] == [("candidates", 3), ("candidates", 1)]
-    assert arrays[-1].after == {0: (2,), 1: (0,)}
-
-
-def test_a_dry_run_shows_every_script(tmp_path: Path, monkeypatch):
+def test_a_dry_run_shows_every_script(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     overrides = ["account=vision", "points.partition=quick", "extra.mail-type=FAIL"]
     scripts = slurm.dry_run(SweepFolder(tmp_path), two_data_sets(tmp_path), overrides=overrides)
@@ -193,9 +177,8 @@ def test_a_dry_run_shows_every_script(tmp_path: Path, monkeypatch):
     assert "#SBATCH --signal=USR2@180" in scripts[0]
     assert f"\ncd {tmp_path / 'code' / code_digest()[:12]}\n" in scripts[0]
     assert list(tmp_path.iterdir()) == []
-    plan = two_data_sets(tmp_path)
+    plan, folder = two_data_sets(tmp_path), SweepFolder(tmp_path / "100%")
     resources = replace(plan.resources, points=StageResources(tasks=2))
-    folder = SweepFolder(tmp_path / "100%")
     scripts = slurm.dry_run(folder, replace(plan, resources=resources))
     assert ["--kill-on-bad-exit=1" in script for script in scripts] == [False, False, True, True]
     escaped = str(folder.logs).replace("%", "%%")
@@ -204,16 +187,12 @@ def test_a_dry_run_shows_every_script(tmp_path: Path, monkeypatch):
 
 
 # --- records and queue
-
-
 def record(job: str, *jobs: tuple[str, ...], cancelled_s: float | None = None) -> ArrayRecord:
-    return ArrayRecord(
-        name=f"ntt-{job}", job_id=job, stage="points", jobs=jobs, cluster="cpu", overrides=("cpus=1",), code="c",
-        cancelled_s=cancelled_s,
-    )  # fmt: skip
+    usual = {"stage": "points", "cluster": "cpu", "overrides": ("cpus=1",), "code": "c"}
+    return ArrayRecord(name=f"ntt-{job}", job_id=job, jobs=jobs, cancelled_s=cancelled_s, **usual)
 
 
-def test_records_are_read_back_as_written(tmp_path: Path):
+def test_records_are_read_back_as_written(tmp_path):
     folder = SweepFolder(tmp_path)
     assert read_jobs(folder) == []
     arrays = [record("5", ("a",), ("b", "c")), record("6", ("b",), cancelled_s=2.0)]
@@ -240,6 +219,12 @@ def program(folder: Path, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
+def submitting(folder: Path, answer: str, queue: str = "") -> None:
+    """Make sbatch run this when it is given a job."""
+    for name, text in {"sbatch": f'[ "$1" = --version ] || {answer}', "srun": "", "squeue": queue}.items():
+        program(folder, name, text)
+
+
 def show_queue(folder: Path, *rows: str) -> None:
     """Make squeue print rows "ID|STATE|REASON"; each job has the name of its `record`."""
     cells = [row.split("|") for row in rows]
@@ -247,7 +232,7 @@ def show_queue(folder: Path, *rows: str) -> None:
     program(folder, "squeue", "\n".join(f"echo '{line}'" for line in lines))
 
 
-def test_the_queue_tells_who_is_still_coming(tmp_path: Path, fake_slurm: Path):
+def test_the_queue_tells_who_is_still_coming(tmp_path, fake_slurm):
     folder = SweepFolder(tmp_path / "sweep")
     assert read_queue(folder) == ([], {})
     rows = ["5_0|RUNNING|None", "5_1|PENDING|Dependency", "6|COMPLETED|None", "7|PENDING|Resources", "9|FAILED|x"]
@@ -262,7 +247,7 @@ def test_the_queue_tells_who_is_still_coming(tmp_path: Path, fake_slurm: Path):
     assert found == [*arrays, record("8", ("e",), ("f",))]
 
 
-def test_states_and_queue_are_brought_together(tmp_path: Path, fake_slurm: Path):
+def test_states_and_queue_are_brought_together(tmp_path, fake_slurm):
     folder = SweepFolder(tmp_path / "sweep")
     write_jobs(folder, [record("5", *[(task,) for task in "abcdefg"]), record("6", ("h",), cancelled_s=1.0)])
     alive = TaskState(status="running", heartbeat_s=time.time(), host="elsewhere", pid=1, attempts=1)
@@ -293,7 +278,7 @@ def test_states_and_queue_are_brought_together(tmp_path: Path, fake_slurm: Path)
     }
 
 
-def test_held_jobs_are_named_with_what_releases_them(tmp_path: Path, fake_slurm: Path):
+def test_held_jobs_are_named_with_what_releases_them(tmp_path, fake_slurm):
     folder, plan = SweepFolder(tmp_path / "sweep"), two_data_sets(tmp_path)
     shards = [Shard("candidates-a", index, 5).task for index in range(5)]
     for task in shards:
@@ -302,23 +287,20 @@ def test_held_jobs_are_named_with_what_releases_them(tmp_path: Path, fake_slurm:
     reasons = ("launch failed requeued held", "Resources", "Resources", "JobHeldUser", "JobHeldAdmin")
     show_queue(fake_slurm, *[f"5_{index}|PENDING|{reason}" for index, reason in enumerate(reasons)])
     text = status_text(folder, plan, sweep_status(folder, plan))
-    assert "    waiting: launch failed requeued held: scontrol release 5_0 lets it continue\n" in text
-    assert "    waiting: Resources (2 shards)\n" in text
-    assert "    waiting: JobHeldUser: scontrol release 5_3 lets it continue\n" in text
-    assert (
-        "    waiting: JobHeldAdmin: scontrol release 5_4 lets it continue (by an administrator of the cluster, " in text
-    )
+    assert [line.strip()[:80] for line in text.splitlines() if "    waiting: " in line] == [
+        "waiting: launch failed requeued held: scontrol release 5_0 lets it continue",
+        "waiting: Resources (2 shards)",
+        "waiting: JobHeldUser: scontrol release 5_3 lets it continue",
+        "waiting: JobHeldAdmin: scontrol release 5_4 lets it continue (by an administrato",
+    ]
 
 
-def test_without_slurm_the_message_says_so(tmp_path: Path, fake_slurm: Path):
+def test_without_slurm_or_a_queue_that_answers(tmp_path, fake_slurm, cli):
     with pytest.raises(ConfigError, match="sbatch is not found: this machine belongs to no SLURM cluster"):
         slurm.submit(SweepFolder(tmp_path / "sweep"), two_data_sets(tmp_path))
     program(fake_slurm, "sbatch", "echo 'Unable to contact slurm controller' >&2; exit 1")
     with pytest.raises(ConfigError, match="sbatch failed with status 1: Unable to contact slurm controller"):
         slurm.submit(SweepFolder(tmp_path / "sweep"), two_data_sets(tmp_path))
-
-
-def test_status_does_without_a_queue_that_does_not_answer(tmp_path: Path, fake_slurm: Path, cli):
     folder, plan = SweepFolder(tmp_path / "sweeps" / "two"), two_data_sets(tmp_path)
     write_plan(folder, plan)
     write_jobs(folder, [record("5", *[(point.id,) for point in plan.points])])
@@ -329,35 +311,23 @@ def test_status_does_without_a_queue_that_does_not_answer(tmp_path: Path, fake_s
     assert f"{len(plan.points)} waiting" in said
 
 
-@pytest.mark.parametrize(
-    ("reason", "remedy"),
-    [
-        ("invalid partition specified", "Change the profile's setting that it names, and submit again"),
-        ("Invalid job array specification", "Give --set max_array_size=N, at most MaxArraySize of scontrol show"),
-        (
-            "Unable to contact slurm controller (connect failure)",
-            "controller is down or busy: wait until squeue answers",
-        ),
-        ("Job violates accounting/QOS policy (job submit limit, user's size)", "wait for jobs to end and submit again"),
-    ],
+@cases("reason", "remedy")(
+    ("invalid partition specified", "Change the profile's setting that it names, and submit again"),
+    ("Invalid job array specification", "Give --set max_array_size=N, at most MaxArraySize of scontrol show"),
+    ("Unable to contact slurm controller (connect)", "controller is down or busy: wait until squeue answers"),
+    ("Job violates accounting/QOS policy (job submit limit, user's size)", "wait for jobs to end and submit again"),
 )
-def test_a_refused_job_is_reported_and_none_of_it_counts(tmp_path: Path, fake_slurm: Path, reason: str, remedy: str):
-    program(fake_slurm, "sbatch", f'[ "$1" = --version ] || {{ echo "{reason}" >&2; exit 1; }}')
-    program(fake_slurm, "srun", "")
-    program(fake_slurm, "squeue", "")
+def test_a_refused_job_is_reported_and_none_of_it_counts(tmp_path, fake_slurm, reason, remedy):
+    submitting(fake_slurm, f'{{ echo "{reason}" >&2; exit 1; }}')
     folder = SweepFolder(tmp_path / "sweep")
-    with pytest.raises(ConfigError) as caught:
+    with refused(ConfigError, "SLURM refuses the jobs of candidates: ", reason, remedy):
         slurm.submit(folder, two_data_sets(tmp_path))
-    assert re.search(rf"SLURM refuses the jobs of candidates: .*{re.escape(reason)}", str(caught.value))
-    assert remedy in str(caught.value)
     assert read_queue(folder) == ([], {})
     assert list(folder.logs.iterdir()) == []
 
 
-def test_a_submission_that_ends_before_its_record_is_not_repeated(tmp_path: Path, fake_slurm: Path, monkeypatch):
-    program(fake_slurm, "sbatch", '[ "$1" = --version ] || echo "Submitted batch job 77"')
-    program(fake_slurm, "srun", "")
-    program(fake_slurm, "squeue", "")
+def test_a_submission_that_ends_before_its_record_is_not_repeated(tmp_path, fake_slurm, monkeypatch):
+    submitting(fake_slurm, 'echo "Submitted batch job 77"')
     folder = SweepFolder(tmp_path / "sweep")
     send, names = slurm._send, []
 
@@ -370,23 +340,18 @@ def test_a_submission_that_ends_before_its_record_is_not_repeated(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         slurm.submit(folder, two_data_sets(tmp_path))
     monkeypatch.setattr(slurm, "_send", send)
-    lines = [f"echo '77_{index}|PENDING|{names[0]}|Priority'" for index in range(4)]
-    program(fake_slurm, "squeue", "\n".join(lines))
-    program(fake_slurm, "sbatch", '[ "$1" = --version ] || echo "Submitted batch job 78"')
+    queue = "\n".join(f"echo '77_{index}|PENDING|{names[0]}|Priority'" for index in range(4))
+    submitting(fake_slurm, 'echo "Submitted batch job 78"', queue)
     arrays, queued = slurm.submit(folder, two_data_sets(tmp_path))
     assert [array.stage for array in arrays] == ["references", "points", "points"]
     assert len(queued) == 8, "the shards of both data sets are in the queue"
-    assert [(array.job_id, array.stage) for array in read_jobs(folder)[:2]] == [
-        ("77", "candidates"),
-        ("78", "references"),
-    ]
+    written = [(array.job_id, array.stage) for array in read_jobs(folder)]
+    assert written[:2] == [("77", "candidates"), ("78", "references")]
     assert len({array.name for array in read_jobs(folder)}) == 4
 
 
-def test_a_submission_remembers_its_profile(tmp_path: Path, fake_slurm: Path):
-    program(fake_slurm, "sbatch", '[ "$1" = --version ] || echo "Submitted batch job $(( $$ ))"')
-    program(fake_slurm, "srun", "")
-    program(fake_slurm, "squeue", "")
+def test_a_submission_remembers_its_profile(tmp_path, fake_slurm):
+    submitting(fake_slurm, 'echo "Submitted batch job $(( $$ ))"')
     folder, plan = SweepFolder(tmp_path / "sweep"), two_data_sets(tmp_path)
     first, _ = slurm.submit(folder, plan, cluster="local_test", overrides=["cpus=3"])
     second, _ = slurm.submit(folder, plan)
@@ -396,7 +361,7 @@ def test_a_submission_remembers_its_profile(tmp_path: Path, fake_slurm: Path):
     assert "--cpus-per-task=3" in script
 
 
-def test_cancelled_jobs_are_ended_and_noted(tmp_path: Path, fake_slurm: Path):
+def test_cancelled_jobs_are_ended_and_noted(tmp_path, fake_slurm):
     folder, gone = SweepFolder(tmp_path / "sweep"), tmp_path / "gone"
     assert slurm.cancel(folder) == []
     write_jobs(folder, [record("5", ("a",), ("b",)), record("6", ("c",))])
@@ -410,8 +375,6 @@ def test_cancelled_jobs_are_ended_and_noted(tmp_path: Path, fake_slurm: Path):
 
 
 # --- the copy of the program
-
-
 def make_project(folder: Path) -> Path:
     for name in ("ntt/a.py", "conf/b.yaml", "experiments/c.yaml", "main.py", "ntt/__pycache__/a.pyc", "outputs/x.py"):
         path = folder / name
@@ -420,7 +383,7 @@ def make_project(folder: Path) -> Path:
     return folder
 
 
-def test_the_program_is_copied_once(tmp_path: Path):
+def test_the_program_is_copied_once_with_every_file_it_needs(tmp_path):
     project = make_project(tmp_path / "project")
     copy = take_snapshot(tmp_path / "code", project=project)
     files = sorted(path.relative_to(copy.root).as_posix() for path in copy.root.rglob("*") if path.is_file())
@@ -430,9 +393,6 @@ def test_the_program_is_copied_once(tmp_path: Path):
     other = take_snapshot(tmp_path / "code", project=project)
     assert other.root != copy.root
     assert {path.name for path in (tmp_path / "code").iterdir()} == {copy.root.name, other.root.name}
-
-
-def test_every_file_the_program_needs_is_in_the_copy(tmp_path: Path):
     copy = take_snapshot(tmp_path).root
     for part in ("ntt", "conf", "experiments"):
         listed = subprocess.run(["git", "ls-files", part], cwd=PROJECT_DIR, capture_output=True, text=True, check=False)
@@ -441,10 +401,8 @@ def test_every_file_the_program_needs_is_in_the_copy(tmp_path: Path):
         assert [name for name in listed.stdout.split() if not (copy / name).is_file()] == []
 
 
-@pytest.mark.parametrize(
-    ("name", "text"), [("ntt/a.py", "other"), ("ntt/a.py", None), ("ntt/new.py", ""), ("json.py", "")]
-)
-def test_a_copy_that_was_changed_is_refused(tmp_path: Path, name: str, text: str | None):
+@cases("name", "text")(("ntt/a.py", "other"), ("ntt/a.py", None), ("ntt/new.py", ""), ("json.py", ""))
+def test_a_copy_that_was_changed_is_refused(tmp_path, name, text):
     copy = take_snapshot(tmp_path / "code", project=make_project(tmp_path / "project"))
     task = JobTask(sweep_dir=tmp_path, work_dir=tmp_path, code=copy, job=Job(points=("p",)))
     assert task.checkpoint().function == task
@@ -455,15 +413,12 @@ def test_a_copy_that_was_changed_is_refused(tmp_path: Path, name: str, text: str
         task()
 
 
-@pytest.mark.parametrize(("gpus", "is_alone"), [("2,3", False), (None, True)])
-def test_a_job_of_this_machine_sees_its_gpus_and_ends_when_told_or_left_alone(
-    tmp_path: Path, monkeypatch, gpus: str | None, is_alone: bool
-):
+@cases("gpus", "is_alone")(("2,3", False), (None, True))
+def test_a_job_of_this_machine_sees_its_gpus_and_ends_when_told_or_left_alone(tmp_path, monkeypatch, gpus, is_alone):
     launcher = subprocess.Popen(["sleep", "600"])
     before = signal.getsignal(signal.SIGTERM)
-    environment = {"EXECUTOR": "local", "LOCAL_JOB_ID": "12", "LOCAL_NTASKS": "2", "LOCAL_GLOBALID": "1"}
-    for key, value in environment.items():
-        monkeypatch.setenv(f"SUBMITIT_{key}", value)
+    for name, value in {"LOCAL_JOB_ID": "12", "LOCAL_NTASKS": "2", "LOCAL_GLOBALID": "1", "EXECUTOR": "local"}.items():
+        monkeypatch.setenv(f"SUBMITIT_{name}", value)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.chdir(tmp_path)
     calls = []
@@ -492,19 +447,11 @@ def test_a_job_of_this_machine_sees_its_gpus_and_ends_when_told_or_left_alone(
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == gpus
 
 
-def test_the_module_a_job_imports_first_is_light():
-    """submitit can take signals only after it; one that comes earlier ends the process."""
-    heavy = "import sys, ntt.sweeps.task; sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
-    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", heavy]) == 0
-
-
 # --- ranks
-
-
 STEP = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "7"}
 
 
-def test_ranks_of_a_step_are_adopted():
+def test_ranks_of_a_step_are_adopted(fake_slurm):
     environment = dict(STEP)
     adopt_slurm_ranks(environment)
     assert {key: environment[key] for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")} == {
@@ -512,39 +459,27 @@ def test_ranks_of_a_step_are_adopted():
     }  # fmt: skip
     adopt_slurm_ranks(environment)
     assert environment["MASTER_PORT"] == "20351", "a second meeting has a port of its own"
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {},
-        {**STEP, "SLURM_STEP_NUM_TASKS": "1"},
-        {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7"},  # the batch script itself
-        {**STEP, "WORLD_SIZE": "4", "RANK": "3"},  # torchrun below srun
-    ],
-)
-def test_other_environments_are_left_alone(environment: dict[str, str]):
-    before = dict(environment)
-    adopt_slurm_ranks(environment)
-    assert environment == before
-
-
-def test_the_first_of_several_nodes_is_asked_for(fake_slurm: Path):
     environment = {**STEP, "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "n[3-4]", "PATH": str(fake_slurm)}
+    with pytest.raises(DistributedError, match=r"first of the nodes 'n\[3-4\]' cannot be determined"):
+        adopt_slurm_ranks(dict(environment))
     program(fake_slurm, "scontrol", '[ "$*" = "show hostnames n[3-4]" ] && echo n3 && echo n4')
     adopt_slurm_ranks(environment)
     assert environment["MASTER_ADDR"] == "n3"
 
 
-def test_an_unknown_first_node_is_a_clear_error(fake_slurm: Path):
-    environment = {**STEP, "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "n[3-4]", "PATH": str(fake_slurm)}
-    with pytest.raises(DistributedError, match=r"first of the nodes 'n\[3-4\]' cannot be determined"):
-        adopt_slurm_ranks(environment)
+@cases("environment")(
+    {},
+    {**STEP, "SLURM_STEP_NUM_TASKS": "1"},
+    {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7"},  # the batch script itself
+    {**STEP, "WORLD_SIZE": "4", "RANK": "3"},  # torchrun below srun
+)
+def test_other_environments_are_left_alone(environment):
+    before = dict(environment)
+    adopt_slurm_ranks(environment)
+    assert environment == before
 
 
 # --- inside a job
-
-
 @pytest.fixture
 def planned(tmp_path: Path) -> SweepFolder:
     """The folder of `two_data_sets`, with its plan."""
@@ -553,7 +488,7 @@ def planned(tmp_path: Path) -> SweepFolder:
     return folder
 
 
-def test_points_whose_shared_work_is_missing_fail_at_once(planned: SweepFolder, monkeypatch):
+def test_points_whose_shared_work_is_missing_fail_at_once(planned, monkeypatch):
     tried = []
     monkeypatch.setattr(worker._Worker, "_run_point", lambda _, point, *rest: tried.append(point.id) or True)
     planned.write_state("candidates-a.0of2", TaskState(status="done"))
@@ -565,10 +500,8 @@ def test_points_whose_shared_work_is_missing_fail_at_once(planned: SweepFolder, 
     assert tried == ["p3"], "the point of another data set is run"
     states = [planned.state(point) for point in ("p1", "p2")]
     assert {(state.status, state.job, state.attempts) for state in states} == {("failed", "6_0", 1)}
-    assert states[0].error == (
-        "The shared work candidates-a.1of2 of this point is failed: DataError: no such image. ntt sweep retry two "
-        "repeats both."
-    )
+    shared = "The shared work candidates-a.1of2 of this point is failed: DataError: no such image."
+    assert states[0].error == f"{shared} ntt sweep retry two repeats both."
 
 
 DISTRIBUTED = """
@@ -597,19 +530,15 @@ worker.work(Path(sys.argv[1]), Job(points=("p1", "p2", "p3")), rank=int(sys.argv
 """
 
 
-def test_processes_of_a_job_meet_once_and_again_after_a_failure(planned: SweepFolder):
+def test_processes_of_a_job_meet_once_and_again_after_a_failure(planned):
     step = {**STEP, "SLURM_JOB_ID": str(os.getpid())}  # decides the ports
     environment = {**os.environ, **step, "PYTHONPATH": str(PROJECT_DIR), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", DISTRIBUTED, str(planned.root), str(rank)],
-            env={**environment, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = []
+    for rank in ("0", "1"):
+        command = [sys.executable, "-c", DISTRIBUTED, str(planned.root), rank]
+        ranked = {**environment, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+        processes.append(subprocess.Popen(command, env=ranked, **pipes))
     outputs = [process.communicate(timeout=200) for process in processes]
     for out, err in outputs:
         assert "1 of 3 tasks of this job failed: p2" in err
@@ -619,7 +548,7 @@ def test_processes_of_a_job_meet_once_and_again_after_a_failure(planned: SweepFo
     assert "Another process of this run has stopped" in (planned.state("p2").error or "")
 
 
-def test_processes_that_do_not_meet_fail_their_points(planned: SweepFolder, monkeypatch):
+def test_processes_that_do_not_meet_fail_their_points(planned, monkeypatch):
     for key, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"}.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(NttError, match="2 of 2 tasks"):

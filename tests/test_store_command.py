@@ -3,14 +3,15 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import cases
 from tqdm import tqdm
 
 from ntt.base.digests import content_key
-from ntt.cli.main import main
 from ntt.cli.store import parse_size
 from ntt.errors import ConfigError
 from ntt.run.rundir import RunDirectory
@@ -38,15 +39,15 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def command(store: Store, *words: str) -> int:
-    return main(["store", words[0], "--store", str(store.root), *words[1:]])
+@pytest.fixture
+def command(cli) -> Callable[..., str]:
+    return lambda store, action, *words, **more: cli("store", action, "--store", store.root, *words, **more)
 
 
-def test_info(store: Store, capsys):
+def test_info(store, command):
     old = [entry(store, number, days=2 + number) for number in range(3)]
     entry(store, 9, kind="references", days=0, size=10)
-    assert command(store, "info") == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = command(store, "info").splitlines()
     assert lines[2].split()[:2] == ["references", "1"]
     assert lines[2].endswith("less than a day to less than a day ago")
     assert lines[3].split()[:3] == ["values", "3", tqdm.format_sizeof(sum(path.stat().st_size for path in old), "B")]
@@ -54,38 +55,34 @@ def test_info(store: Store, capsys):
     assert lines[4].split()[:2] == ["all", "4"]
 
 
-def test_verify_finds_and_removes_damage(store: Store, capsys):
+def test_verify_finds_and_removes_damage(store, command):
     good, flipped, foreign, short = (entry(store, number) for number in range(4))
-    assert command(store, "verify") == 0
-    assert "4 entries read, 0 damaged." in capsys.readouterr().out
+    assert "4 entries read, 0 damaged." in command(store, "verify")
     data = bytearray(flipped.read_bytes())
     data[-1] ^= 1
     flipped.write_bytes(data)
     foreign.write_bytes(good.read_bytes())
     short.write_bytes(good.read_bytes()[:50])
-    assert command(store, "verify") == 1
-    said = capsys.readouterr().out
+    said = command(store, "verify", status=1)
     assert f"{flipped}: its content does not fit its checksum" in said
     assert f"{foreign}: its content does not match its name" in said
     assert str(short) in said
     assert "4 entries read, 3 damaged." in said
-    assert command(store, "verify", "--remove") == 0
-    assert "3 removed" in capsys.readouterr().out
+    assert "3 removed" in command(store, "verify", "--remove")
     assert list(store.root.rglob("*.safetensors")) == [good]
 
 
-def test_a_folder_without_the_mark_is_refused(tmp_path: Path, capsys):
+def test_a_folder_without_the_mark_is_refused(tmp_path, command):
     weights = tmp_path / "weights" / "ab" / f"ab{'0' * 62}.safetensors"
     weights.parent.mkdir(parents=True)
     weights.touch()
     for folder in (tmp_path, tmp_path / "none"):
         for action in (["info"], ["verify", "--remove"], ["prune", "--max-size", "0", "--keep-hours", "0"]):
-            assert command(Store(folder), *action) != 0
-            assert f"{folder} is not a store: it has no {MARK}" in capsys.readouterr().err
+            assert f"{folder} is not a store: it has no {MARK}" in command(Store(folder), *action, status=2)
     assert weights.exists()
 
 
-def test_foreign_files_in_a_store_are_never_removed(store: Store, tmp_path: Path):
+def test_foreign_files_in_a_store_are_never_removed(store, tmp_path, command):
     mine = entry(store, 0)
     elsewhere = tmp_path / "weights" / f"ab{'0' * 62}.safetensors"
     elsewhere.parent.mkdir()
@@ -97,111 +94,101 @@ def test_foreign_files_in_a_store_are_never_removed(store: Store, tmp_path: Path
     foreign = [mine.parent / name for name in ("model.safetensors", f"{'0' * 64}.safetensors", "notes.txt")]
     for path in foreign:
         path.touch()
-    assert command(store, "verify", "--remove") == 0
-    assert command(store, "prune", "--max-size", "0", "--keep-hours", "0") == 0
+    command(store, "verify", "--remove")
+    command(store, "prune", "--max-size", "0", "--keep-hours", "0")
     assert not mine.exists()
     assert all(path.exists() for path in (*foreign, elsewhere, store.root / MARK))
 
 
-def test_prune_by_age(store: Store, capsys):
+def test_prune_by_age(store, command):
     old, young = entry(store, 0, days=40), entry(store, 1, days=20)
-    assert command(store, "prune", "--older-than", "30", "--dry-run") == 0
-    assert "1 of 2 entries" in capsys.readouterr().out
+    assert "1 of 2 entries" in command(store, "prune", "--older-than", "30", "--dry-run")
     assert old.exists()
-    assert command(store, "prune", "--older-than", "30") == 0
-    assert not old.exists()
-    assert young.exists()
+    command(store, "prune", "--older-than", "30")
+    assert (old.exists(), young.exists()) == (False, True)
 
 
-def test_prune_by_size_takes_the_least_recently_used(store: Store, capsys):
+def test_prune_by_size_takes_the_least_recently_used(store, command):
     paths = [entry(store, number, days=10 - number) for number in range(4)]
     each = paths[0].stat().st_size
-    assert command(store, "prune", "--max-size", str(2 * each)) == 0
+    command(store, "prune", "--max-size", 2 * each)
     assert [path.exists() for path in paths] == [False, False, True, True]
-    assert command(store, "prune", "--max-size", str(2 * each - 1)) == 0
+    assert "1 of 2 entries" in command(store, "prune", "--max-size", 2 * each - 1)
     assert [path.exists() for path in paths] == [False, False, False, True]
-    assert "1 of 2 entries" in capsys.readouterr().out
 
 
-def test_what_was_just_used_stays(store: Store, capsys):
+def test_what_was_just_used_stays(store, command):
     path = entry(store, 0, days=0)
-    assert command(store, "prune", "--max-size", "0") == 0
+    said = command(store, "prune", "--max-size", "0")
     assert path.exists()
-    assert "used within the last 24 hours; --keep-hours 0 removes that, too" in capsys.readouterr().out
-    assert command(store, "prune", "--max-size", "0", "--keep-hours", "0") == 0
+    assert "used within the last 24 hours; --keep-hours 0 removes that, too" in said
+    command(store, "prune", "--max-size", "0", "--keep-hours", "0")
     assert not path.exists()
 
 
-def test_prune_what_no_run_uses(store: Store, tmp_path: Path, capsys):
+def test_prune_what_no_run_uses(store, tmp_path, command):
     used, unused, other_kind = entry(store, 0), entry(store, 1), entry(store, 0, kind="references")
-    assert command(store, "prune", "--unused", "--runs", str(tmp_path / "runs")) == 2
-    assert "every entry would count as unused" in capsys.readouterr().err
+    unused_ones = ("prune", "--unused", "--runs", tmp_path / "runs")
+    assert "every entry would count as unused" in command(store, *unused_ones, status=2)
     RunDirectory(tmp_path / "runs" / "a" / "b").write_store_keys("candidates", {("values", key(0))})
     shard = SweepFolder(tmp_path / "runs" / "sweeps" / "c").shard_folder("candidates-1.0of1")
     RunDirectory(shard).write_store_keys("candidates-1.0of1", {("values", key(2))})
     of_a_shard = entry(store, 2)
-    assert command(store, "prune", "--unused", "--runs", str(tmp_path / "runs")) == 0
-    said = capsys.readouterr().out
+    said = command(store, *unused_ones)
     assert "2 run directories and shards of sweeps have used 2 entries." in said
     assert "2 unused ones are kept for now: --keep-hours 336." in said
     assert unused.exists(), "a run to come may need it"
-    assert command(store, "prune", "--unused", "--runs", str(tmp_path / "runs"), "--keep-hours", "20") == 0
+    command(store, *unused_ones, "--keep-hours", "20")
     assert [one.exists() for one in (used, of_a_shard, unused, other_kind)] == [True, True, False, False]
 
 
-def test_entries_without_a_run_are_unused_after_two_weeks(store: Store, tmp_path: Path):
+def test_entries_without_a_run_are_unused_after_two_weeks(store, tmp_path, command):
     young, old = entry(store, 0, days=14.5), entry(store, 1, days=15.5)
     RunDirectory(tmp_path / "run").write_store_keys("candidates", {("values", key(2))})
-    assert command(store, "prune", "--unused", "--runs", str(tmp_path)) == 0
+    command(store, "prune", "--unused", "--runs", tmp_path)
     assert (young.exists(), old.exists()) == (True, False)
     young_by_age, old_by_age = entry(store, 3, days=1.5), entry(store, 4, days=2.5)
-    assert command(store, "prune", "--older-than", "0") == 0
+    command(store, "prune", "--older-than", "0")
     assert young_by_age.exists(), "the file's time may lag a day behind its last use"
     assert not old_by_age.exists()
 
 
-def test_prune_removes_abandoned_temporary_files(store: Store):
+def test_prune_removes_abandoned_temporary_files(store, command):
     entry(store, 0)
     folder = store.path("values", key(0)).parent
-    names = ["young", "old", "foreign"]
-    young, old, foreign = (folder / f"{'' if name == 'foreign' else '.ntt-'}{name}.tmp" for name in names)
-    for path in (young, old, foreign):
-        path.touch()
+    young, old, foreign = (folder / f"{name}.tmp" for name in (".ntt-young", ".ntt-old", "foreign"))
+    young.touch()
     for path in (old, foreign):
+        path.touch()
         os.utime(path, (0, 0))
-    assert command(store, "prune", "--dry-run") == 0
+    command(store, "prune", "--dry-run")
     assert old.exists()
-    assert command(store, "prune") == 0
+    command(store, "prune")
     assert [path.exists() for path in (young, old, foreign)] == [True, False, True]
     assert store.path("values", key(0)).exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--max-size", "much"], "--max-size much is not a size. Write a number and K, M, G or T"),
-        (["--max-size", "-3G"], "--max-size -3G is not a size"),
-        (["--older-than", "-1"], "-1.0 is not in the range x>=0"),
-        (["--keep-hours", "-1"], "-1.0 is not in the range x>=0"),
-    ],
+@cases("words", "expected")(
+    (["--max-size", "much"], "--max-size much is not a size. Write a number and K, M, G or T"),
+    (["--max-size", "-3G"], "--max-size -3G is not a size"),
+    (["--older-than", "-1"], "-1.0 is not in the range x>=0"),
+    (["--keep-hours", "-1"], "-1.0 is not in the range x>=0"),
 )
-def test_bad_arguments(store: Store, words: list[str], expected: str, capsys):
+def test_bad_arguments(store, words, expected, command):
     path = entry(store, 0)
-    name, value = words
-    assert command(store, "prune", f"{name}={value}") == 2
-    assert expected in capsys.readouterr().err
+    assert expected in command(store, "prune", "=".join(words), status=2)
     assert path.exists()
 
 
-@pytest.mark.parametrize(("text", "value"), [("0", 0), ("1500", 1500), ("1.5k", 1500), ("2G", 2 * 10**9)])
-def test_sizes(text: str, value: int):
+@cases("text", "value")(("0", 0), ("1500", 1500), ("1.5k", 1500), ("2G", 2 * 10**9))
+def test_sizes(text, value):
     assert parse_size(text) == value
     for wrong in ("", "G", "nan", "inf"):
         with pytest.raises(ConfigError, match="is not a size"):
             parse_size(wrong)
 
 
-def test_use_is_noted_at_most_once_a_day(store: Store):
+def test_use_is_noted_at_most_once_a_day(store):
     path = entry(store, 0, days=0.5)
     before = path.stat().st_mtime
     assert store.read("values", key(0), lambda *entry: entry) is not None
@@ -214,7 +201,7 @@ def test_use_is_noted_at_most_once_a_day(store: Store):
     assert time.time() - path.stat().st_mtime < USE_RESOLUTION_S / 2, "who looks for an entry will need it"
 
 
-def test_a_store_of_somebody_else_can_be_read(store: Store, monkeypatch):
+def test_a_store_of_somebody_else_can_be_read(store, monkeypatch):
     entry(store, 0)
 
     def refused(*_: object) -> None:
@@ -224,7 +211,7 @@ def test_a_store_of_somebody_else_can_be_read(store: Store, monkeypatch):
     assert store.read("values", key(0), lambda *entry: entry) is not None
 
 
-def test_used_keys_are_listed_once(tmp_path: Path):
+def test_used_keys_are_listed_once(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.write_store_keys("candidates", {("candidates", key(0)), ("candidates", key(1))})
     directory.write_store_keys("matching", {("candidates", key(1)), ("values", key(2))})
@@ -235,7 +222,7 @@ def test_used_keys_are_listed_once(tmp_path: Path):
     assert kept["candidates"] == {"candidates": [key(3)[:KEY_DIGITS]]}, "an earlier result's entries stay listed"
 
 
-def test_choosing_counts_what_goes_anyway(store: Store):
+def test_choosing_counts_what_goes_anyway(store):
     for number in range(4):
         entry(store, number, days=10 * (4 - number))
     entries = stored_files(store.root)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT_DIR
+from conftest import PROJECT_DIR, cases
 from tiny_data import SMALL, edited, make_tiny, run_with
 
 from ntt.cli.main import main
@@ -92,14 +92,12 @@ def wait_for(holds: Callable[[], bool]) -> None:
 
 
 # --- plans
-
-
-def test_a_plan_names_points_shared_work_and_costs(tmp_path: Path):
+def test_a_plan_names_points_shared_work_and_costs(tmp_path):
     study = Study(tmp_path)
     folder, plan = plan_file(study.file)
     assert not folder.root.exists()
-    labels = [point.label for point in plan.points]
-    assert labels == [f"shots={shots}shot seed={seed}" for shots in (1, 2) for seed in (0, 1)]
+    labels = [f"shots={shots}shot seed={seed}" for shots in (1, 2) for seed in (0, 1)]
+    assert [point.label for point in plan.points] == labels
     assert {point.units for point in plan.points} == {tuple(unit.id for unit in plan.units)}
     candidates, references = plan.units
     assert (candidates.kind, candidates.num_items, candidates.num_cached) == ("candidates", 4, 0)
@@ -107,18 +105,17 @@ def test_a_plan_names_points_shared_work_and_costs(tmp_path: Path):
     assert (references.kind, references.num_items, references.num_cached) == ("references", 4, 0)
     assert (candidates.cost.seconds, references.cost.seconds) == (1.0, None)
     text = plan_text(folder, plan)
-    for part in (
+    parts = (
         "Sweep four: 4 points, 0 done",
         "to do  shots=2shot seed=1",
         "candidates, tiny, efficientnet_lite0 + regions",
-        "time of candidates: docs/models.md",
-    ):
-        assert part in text
+    )
+    assert [part for part in (*parts, "time of candidates: docs/models.md") if part not in text] == []
     write_plan(folder, plan)
     assert read_plan(folder) == plan
 
 
-def test_only_what_decides_candidates_divides_them(tmp_path: Path):
+def test_only_what_decides_candidates_divides_them(tmp_path):
     study = Study(tmp_path)
     study.vary("{candidates.feature_dtype: [float16, float32], shots: [1shot]}")
     _, plan = plan_file(study.file)
@@ -137,31 +134,27 @@ def test_only_what_decides_candidates_divides_them(tmp_path: Path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
-def test_a_login_node_cannot_tell_what_is_stored(done: Study):
+def test_a_login_node_cannot_tell_what_is_stored(done):
     folder, plan = plan_file(done.file, ["runtime.device=cuda"])
-    assert [(unit.kind, unit.num_items, unit.num_cached) for unit in plan.units] == [
-        ("candidates", 4, None),
-        ("references", 4, None),
-    ]
+    units = [(unit.kind, unit.num_items, unit.num_cached) for unit in plan.units]
+    assert units == [("candidates", 4, None), ("references", 4, None)]
     (row,) = [line for line in plan_text(folder, plan).splitlines() if line.startswith("candidates, tiny")]
     assert row.split()[5:8] == ["4", "?", "4"]
 
 
-def test_work_is_divided_among_processes(tmp_path: Path):
+def test_work_is_divided_among_processes(tmp_path):
     _, plan = plan_file(Study(tmp_path).file)
     candidates, references = (replace(unit, num_cached=cached) for unit, cached in zip(plan.units, (0, 3), strict=True))
     shared, points = local_jobs(replace(plan, units=(candidates, references)), plan.points[:3], processes=2)
-    assert [job.tasks for job in shared] == [
-        (f"{candidates.id}.0of2", f"{references.id}.0of1"),
-        (f"{candidates.id}.1of2",),
-    ]
+    first, second, other = f"{candidates.id}.0of2", f"{candidates.id}.1of2", f"{references.id}.0of1"
+    assert [job.tasks for job in shared] == [(first, other), (second,)]
     ids = [point.id for point in plan.points]
     assert [job.points for job in points] == [(ids[0], ids[1]), (ids[2],)]
-    assert {job.needs for job in points} == {(*(f"{candidates.id}.{k}of2" for k in (0, 1)), f"{references.id}.0of1")}
+    assert {job.needs for job in points} == {(first, second, other)}
     assert local_jobs(plan, (), processes=2) == ([], [])
 
 
-def test_plans_of_one_name(study: Study):
+def test_plans_of_one_name(study):
     folder, _ = study.plan("shots=1shot")
     _, longer = plan_file(study.file)
     assert keep_plan(folder, longer) == "The plan has changed: 2 of its points are new, 0 were removed."
@@ -177,7 +170,7 @@ def test_plans_of_one_name(study: Study):
     assert renamed.root.name == "hard"
 
 
-def test_a_plan_says_each_warning_once(study: Study, caplog):
+def test_a_plan_says_each_warning_once(study, caplog):
     study.vary("{seed: [0, 1, 2], shots: [2shot, 3shot]}")
     for _ in range(2):
         caplog.clear()
@@ -187,9 +180,7 @@ def test_a_plan_says_each_warning_once(study: Study, caplog):
 
 
 # --- a sweep that is done
-
-
-def test_a_sweep_of_two_processes_equals_single_runs_bit_for_bit(done: Study, tmp_path: Path):
+def test_a_sweep_of_two_processes_equals_single_runs_bit_for_bit(done, tmp_path):
     _, plan = plan_file(done.file)
     assert all(point.finished for point in plan.points)
     for point in (plan.points[1], plan.points[2]):
@@ -199,7 +190,7 @@ def test_a_sweep_of_two_processes_equals_single_runs_bit_for_bit(done: Study, tm
             assert (alone / name).read_bytes() == (point.run_dir / name).read_bytes(), name
 
 
-def test_shared_work_was_done_once_and_divided(done: Study):
+def test_shared_work_was_done_once_and_divided(done):
     folder, plan = plan_file(done.file)
     states = [folder.state(path.stem) for path in sorted((folder.root / "state").glob("candidates-*.json"))]
     assert [(state.status, state.computed) for state in states] == [("done", 2), ("done", 2)]
@@ -212,68 +203,50 @@ def test_shared_work_was_done_once_and_divided(done: Study):
     assert lists == 4, "two processes, two kinds of work"
 
 
-def test_a_finished_sweep_does_nothing_again(done: Study, capfd):
+def test_a_finished_sweep_is_found_and_does_nothing_again(done, cli):
     before = {path: path.stat().st_mtime_ns for path in done.output.rglob("metrics.json")}
-    assert main(done.command("run", "four", "--processes", "2")) == 0
+    assert "4 points: 4 done" in cli(*done.command("run", "four", "--processes", "2"))
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert "4 points: 4 done" in capfd.readouterr().out
-
-
-def test_the_commands_tell_where_a_sweep_stands(done: Study, capfd):
-    assert main(done.command("status", str(done.file))) == 0
-    status = capfd.readouterr().out
-    assert "Sweep four: 4 points: 4 done" in status
-    assert "candidates, tiny, efficientnet_lite0 + regions: 4 of 4 (2 done)" in status
-    assert "still to do" not in status
-    assert main(done.command("status", "four", "--verbose")) == 0
-    assert "  shots=2shot seed=0 (" in capfd.readouterr().out
-    assert main(done.command("list")) == 0
-    assert capfd.readouterr().out.splitlines()[1].split()[:3] == ["four", "4", "4"]
-    assert main(done.command("collect", "four")) == 0
-    tables = capfd.readouterr().out
-    assert "Results" in tables
-    assert "(2)" in tables
-    assert "Without a result" not in tables
-    assert (done.output / "sweeps" / "four" / "tables" / "runs.csv").read_text().count("finished") == 4
-    assert main(done.command("plan", str(done.file))) == 0
-    assert "4 points, 4 done" in capfd.readouterr().out
-
-
-def test_a_sweep_is_found_by_name_file_and_folder(done: Study):
     folder = open_sweep("four", done.output)
     assert open_sweep(str(done.file), done.output).root == folder.root
     assert open_sweep(str(folder.root), Path("elsewhere")).root == folder.root
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("status", "none"), "There is no sweep 'none' below"),
-        (("cancel", "four"), "was not submitted to a cluster"),
-        (("run", "four", "seed=3"), "its settings are fixed. Give the sweep file"),
-        (("run", "four", "--processes", "0"), "0 is not in the range x>=1"),
-        (("collect", "four", "--metric", "bbox/ap"), "Allowed: one of bbox/AP"),
-        (("plan", "none.yaml"), "There is no sweep file none.yaml"),
-        (("plan", "four.yaml", "--name", "a b"), "name=a b is invalid"),
-    ],
+def test_the_commands_tell_where_a_sweep_stands(done, cli):
+    status = cli(*done.command("status", str(done.file)))
+    assert "Sweep four: 4 points: 4 done" in status
+    assert "candidates, tiny, efficientnet_lite0 + regions: 4 of 4 (2 done)" in status
+    assert "still to do" not in status
+    assert "  shots=2shot seed=0 (" in cli(*done.command("status", "four", "--verbose"))
+    assert cli(*done.command("list")).splitlines()[1].split()[:3] == ["four", "4", "4"]
+    tables = cli(*done.command("collect", "four"))
+    assert [part in tables for part in ("Results", "(2)", "Without a result")] == [True, True, False]
+    assert (done.output / "sweeps" / "four" / "tables" / "runs.csv").read_text().count("finished") == 4
+    assert "4 points, 4 done" in cli(*done.command("plan", str(done.file)))
+
+
+@cases("words", "expected")(
+    (("status", "none"), "There is no sweep 'none' below"),
+    (("cancel", "four"), "was not submitted to a cluster"),
+    (("run", "four", "seed=3"), "its settings are fixed. Give the sweep file"),
+    (("run", "four", "--processes", "0"), "0 is not in the range x>=1"),
+    (("collect", "four", "--metric", "bbox/ap"), "Allowed: one of bbox/AP"),
+    (("plan", "none.yaml"), "There is no sweep file none.yaml"),
+    (("plan", "four.yaml", "--name", "a b"), "name=a b is invalid"),
 )
-def test_what_cannot_be_done_is_said_plainly(words: tuple[str, ...], expected: str, done: Study, capfd, monkeypatch):
+def test_what_cannot_be_done_is_said_plainly(words, expected, done, cli, monkeypatch):
     monkeypatch.chdir(done.file.parent)
-    assert main(done.command(*words)) == 2
-    assert expected in capfd.readouterr().err
+    assert expected in cli(*done.command(*words), status=2)
 
 
-def test_settings_may_follow_options(study: Study, capfd):
-    assert main([*study.command("plan", str(study.file), "shots=1shot", "--name", "late"), "seed=0"]) == 0
-    assert "Sweep late: 1 point," in capfd.readouterr().out
-    assert main([*study.command("status", "four"), "seed=0"]) == 2
-    assert "unexpected extra argument (seed=0)" in capfd.readouterr().err
+def test_settings_may_follow_options(study, cli):
+    words = study.command("plan", str(study.file), "shots=1shot", "--name", "late")
+    assert "Sweep late: 1 point," in cli(*words, "seed=0")
+    assert "unexpected extra argument (seed=0)" in cli(*study.command("status", "four"), "seed=0", status=2)
 
 
 # --- failures, interruptions, changes
-
-
-def test_a_failing_point_is_recorded_and_spoils_nothing_else(study: Study, capfd):
+def test_a_failing_point_is_recorded_and_spoils_nothing_else(study, cli):
     study.vary("{shots: [1shot, 5shot], shots.strict: [false, true]}")
     folder, plan = study.plan()
     assert [bool(point.problem) for point in plan.points] == [False, False, False, True]
@@ -286,46 +259,31 @@ def test_a_failing_point_is_recorded_and_spoils_nothing_else(study: Study, capfd
     assert {state.status for state in states.values()} == {"done"}
     assert (bad.status, (bad.error or "").split(":")[0]) == ("failed", "DataError")
     assert "Traceback" in (bad.traceback or "")
-    capfd.readouterr()
-    assert main(study.command("status", "four")) == 0
-    text = capfd.readouterr().out
+    text = cli(*study.command("status", "four"))
     assert "4 points: 3 done, 1 failed" in text
     assert "\nfailed:\n  shots=5shot shots.strict=true (" in text
     assert "Traceback" not in text
-    assert main(study.command("collect", "four")) == 0
-    assert "Without a result: 1 of 4 runs" in capfd.readouterr().out
+    assert "Without a result: 1 of 4 runs" in cli(*study.command("collect", "four"))
 
 
-def test_a_deleted_result_is_missing_again(study: Study):
-    folder, plan = study.plan("shots=1shot", "seed=0")
-    (point,) = plan.points
-    work(folder.root, Job(points=(point.id,)))
-    assert is_done(folder, point)
-    shutil.rmtree(point.run_dir)
-    assert not is_done(folder, point)
-    assert sweep_status(folder, plan).counts == {"waiting": 1}
-
-
-def test_a_run_outside_the_sweep_counts(study: Study):
+def test_a_run_outside_the_sweep_counts_until_its_annotations_change_or_its_result_is_deleted(study):
     folder, plan = study.plan("shots=1shot", "seed=0")
     runner.run(compose_points(plan)[0][1])
     assert not is_done(folder, plan.points[0])
     again = refresh(folder)
     assert again.points[0].finished
     assert is_done(folder, again.points[0])
-
-
-def test_changed_annotations_make_a_point_wait_again(study: Study):
-    folder, plan = study.plan("shots=1shot", "seed=0")
     work(folder.root, Job(points=(plan.points[0].id,)))
-    assert refresh(folder).points[0].finished
     with edited(study.data, "targets") as content:
         content["annotations"] = content["annotations"][:2]
     assert is_done(folder, plan.points[0])
     assert sweep_status(folder, refresh(folder)).counts == {"waiting": 1}
+    shutil.rmtree(plan.points[0].run_dir)
+    assert not is_done(folder, plan.points[0])
+    assert sweep_status(folder, plan).counts == {"waiting": 1}
 
 
-def test_points_that_another_process_works_on_are_left_to_it(study: Study):
+def test_points_that_another_process_works_on_are_left_to_it(study):
     folder, plan = study.plan("shots=1shot", "seed=0")
     now = time.time()
     busy = TaskState(status="running", host="elsewhere", pid=1, started_s=now, heartbeat_s=now)
@@ -336,7 +294,7 @@ def test_points_that_another_process_works_on_are_left_to_it(study: Study):
     assert lines[-1] == "0 of 1 points done, 1 running"
 
 
-def test_shards_fill_the_store_by_themselves(tmp_path: Path):
+def test_shards_fill_the_store_by_themselves(tmp_path):
     study = Study(tmp_path)
     folder, plan = study.plan()
     candidates, references = plan.units
@@ -352,17 +310,15 @@ def test_shards_fill_the_store_by_themselves(tmp_path: Path):
     assert "targets_1.png" in text
 
 
-def test_each_process_of_a_job_has_shards_of_its_own(tmp_path: Path):
+def test_each_process_of_a_job_has_shards_of_its_own(tmp_path):
     folder, plan = Study(tmp_path).plan()
     shards = tuple(Shard(plan.units[1].id, index, 2) for index in range(2))
     work(folder.root, Job(shards=shards), rank=1, num_processes=2, job_id="5_0")
-    assert [(folder.state(shard.task).status, folder.state(shard.task).job) for shard in shards] == [
-        ("waiting", None),
-        ("done", "5_0"),
-    ]
+    states = [folder.state(shard.task) for shard in shards]
+    assert [(state.status, state.job) for state in states] == [("waiting", None), ("done", "5_0")]
 
 
-def test_changed_meanings_of_points_are_refused(study: Study):
+def test_changed_meanings_of_points_are_refused(study):
     folder, plan = study.plan("shots=1shot", "seed=0")
     text = folder.plan.read_text()
     folder.plan.write_text(text.replace('"seed=0"', '"seed=5"'))
@@ -377,7 +333,7 @@ def died(pid: int) -> TaskState:
     return TaskState(status="running", heartbeat_s=1.0, host="elsewhere", pid=pid, attempts=1)
 
 
-def test_a_job_that_died_costs_the_task_at_hand(tmp_path: Path):
+def test_a_job_that_died_costs_the_task_at_hand(tmp_path):
     folder = SweepFolder(tmp_path)
     job = Job(points=("a", "b", "c", "d"), needs=("n",))
     folder.write_state("a", TaskState(status="done"))
@@ -387,15 +343,11 @@ def test_a_job_that_died_costs_the_task_at_hand(tmp_path: Path):
     assert "Its process ended without a word. The kernel does this when memory runs out." in folder.state("b").error
     # One that died before its first task has nothing that could be left out.
     assert _left_by(folder, Job(points=("c", "d")), log=tmp_path / "log") == []
-    assert [(folder.state(task).status, folder.state(task).attempts) for task in "abcd"] == [
-        ("done", 0),
-        ("failed", 1),
-        ("failed", 1),
-        ("failed", 1),
-    ]
+    states = [folder.state(task) for task in "abcd"]
+    assert [(state.status, state.attempts) for state in states] == [("done", 0), *[("failed", 1)] * 3]
 
 
-def test_a_killed_process_costs_its_point_only(study: Study):
+def test_a_killed_process_costs_its_point_only(study):
     """The process is stopped at its first point and killed there; another one does the rest."""
     folder, plan = study.plan("shots=1shot")
     first, second = plan.points
@@ -412,7 +364,7 @@ def test_a_killed_process_costs_its_point_only(study: Study):
     assert folder.state(first.id).pid != folder.state(second.id).pid
 
 
-def test_an_interruption_ends_the_jobs_and_leaves_their_tasks_waiting(tmp_path: Path):
+def test_an_interruption_ends_the_jobs_and_leaves_their_tasks_waiting(tmp_path):
     """Ctrl-C reaches all processes of the terminal; the jobs leave it to the one that waits for them."""
     study = Study(tmp_path)
     folder, plan = study.plan()
@@ -428,20 +380,9 @@ def test_an_interruption_ends_the_jobs_and_leaves_their_tasks_waiting(tmp_path: 
     assert not list(study.store.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (0.0, "0 s"),
-        (0.0035, "4 ms"),
-        (0.25, "0.2 s"),
-        (3.14, "3.1 s"),
-        (9.96, "10 s"),
-        (89.4, "89 s"),
-        (91, "2 min"),
-        (3599, "1 h 0 min"),
-        (11100, "3 h 5 min"),
-        (187200, "2 d 4 h"),
-    ],
+@cases("seconds", "expected")(
+    ([0.0, 0.0035, 0.25, 3.14, 9.96, 89.4], ["0 s", "4 ms", "0.2 s", "3.1 s", "10 s", "89 s"]),
+    ([91, 3599, 11100, 187200], ["2 min", "1 h 0 min", "3 h 5 min", "2 d 4 h"]),
 )
-def test_durations_are_words(seconds: float, expected: str):
-    assert duration(seconds) == expected
+def test_durations_are_words(seconds, expected):
+    assert list(map(duration, seconds)) == expected

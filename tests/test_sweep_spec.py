@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT_DIR
+from conftest import PROJECT_DIR, cases
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ntt.config.compose import compose_config, compose_many, from_hydra
@@ -13,7 +13,7 @@ from ntt.config.registry import compose_lines, hydra_session
 from ntt.config.typed_text import keep_text
 from ntt.errors import ConfigError
 from ntt.sweeps.points import expand
-from ntt.sweeps.spec import SweepSpec, Value, override_text, read_spec
+from ntt.sweeps.spec import SweepSpec, override_text, read_spec
 
 SWEEPS = sorted((PROJECT_DIR / "sweeps").glob("*.yaml"))
 
@@ -49,8 +49,8 @@ def ends(spec: SweepSpec) -> SweepSpec:
 
 
 # The published tables are composed row by row in tests/test_experiments.py.
-@pytest.mark.parametrize("path", [one for one in SWEEPS if not one.stem.startswith("table_")], ids=lambda one: one.stem)
-def test_every_sweep_of_the_project_is_usable(path: Path, tmp_path: Path):
+@cases("path", ids=lambda one: one.stem)(*[one for one in SWEEPS if not one.stem.startswith("table_")])
+def test_every_sweep_of_the_project_is_usable(path, tmp_path):
     spec = read_spec(path)
     points = expand(ends(spec), with_root(spec, tmp_path))
     assert len({point.run_dir for point, _ in points}) == 2
@@ -58,58 +58,39 @@ def test_every_sweep_of_the_project_is_usable(path: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_sweep_expands(path: Path, tmp_path: Path):
+@cases("path", ids=lambda path: path.stem)(*SWEEPS)
+def test_every_sweep_expands(path, tmp_path):
     spec = read_spec(path)
     points = expand(spec, with_root(spec, tmp_path))
     assert len({point.run_dir for point, _ in points}) == len(points) > 1
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        pytest.param(
-            "axes: {shots: [1shot, 2shot], seed: [1, 0]}",
-            ["shots=1shot seed=1", "shots=1shot seed=0", "shots=2shot seed=1", "shots=2shot seed=0"],
-            id="the last axis varies fastest",
-        ),
-        pytest.param(
-            "{points: [{matcher: ntt, shots: 1shot}, {matcher: ntt_hard}], axes: {seed: [0, 1]}}",
-            [f"{kind} seed={seed}" for kind in ("matcher=ntt shots=1shot", "matcher=ntt_hard") for seed in (0, 1)],
-            id="points are crossed with the axes",
-        ),
-        pytest.param(
-            "axes: {shots: [1shot, 2shot, 3shot], seed: [0, 1]}\n"
-            "exclude: [{shots: [1shot, 3shot], seed: 1}, {shots: 2shot, seed: 0}]",
-            ["shots=1shot seed=0", "shots=2shot seed=1", "shots=3shot seed=0"],
-            id="exclusions take out what agrees with all of them",
-        ),
-    ],
-)
-def test_points_of_a_file(text: str, expected: list[str], tmp_path: Path):
-    assert labels(write(tmp_path, text)) == expected
+@cases("text", "expected")(
+        # The last axis varies fastest; points are crossed with the axes; exclusions take out what agrees with them.
+        ("axes: {matcher: [ntt, probe], seed: [1, 0]}", ["ntt seed=1", "ntt seed=0", "probe seed=1", "probe seed=0"]),
+        ("points: [{matcher: ntt, shots: 1shot}]\naxes: {seed: [0, 1]}", [f"ntt shots=1shot seed={n}" for n in (0, 1)]),
+        ("axes: {matcher: [ntt, probe], seed: [0, 1]}\nexclude: [{seed: 1, matcher: [ntt]}]",
+         ["ntt seed=0", "probe seed=0", "probe seed=1"]),
+    )  # fmt: skip
+def test_points_of_a_file(text, expected, tmp_path):
+    assert labels(write(tmp_path, text)) == [f"matcher={label}" for label in expected]
 
 
-def test_a_point_is_what_main_would_run(tmp_path: Path):
+def test_a_point_is_what_main_would_run_without_pictures(tmp_path):
     path = write(tmp_path, "base: [dataset=demo, seed=3]\naxes: {shots: [1shot, 5shot]}")
     (first, config), _ = expand(read_spec(path), ["matcher.merging=hard"])
-    single = compose_config(
-        ["dataset=demo", "seed=3", "shots=1shot", "matcher.merging=hard", "visualisation.enabled=false"]
-    )
-    assert config == single
-    assert first.id == run_id(single)
+    words = ["dataset=demo", "seed=3", "shots=1shot", "matcher.merging=hard", "visualisation.enabled=false"]
+    assert config == compose_config(words)
+    assert first.id == run_id(config)
     assert first.run_dir.name.endswith(first.id[:10])
-
-
-def test_pictures_are_off_unless_asked_for(tmp_path: Path):
     off = write(tmp_path, "axes: {seed: [0, 1]}")
     assert [config.visualisation.enabled for _, config in expand(read_spec(off))] == [False, False]
     assert expand(read_spec(off), ["visualisation.enabled=true"])[0][1].visualisation.enabled
-    on = write(tmp_path, "pictures: true\naxes: {seed: [0]}")
-    assert expand(read_spec(on))[0][1].visualisation.enabled
+    ((_, config),) = expand(read_spec(write(tmp_path, "base: ntt_reference\npictures: true\naxes: {seed: [0]}")))
+    assert (config.visualisation.enabled, config.matcher.name) == (True, "ntt_reference")
 
 
-def test_the_command_line_fixes_an_axis_and_replaces_a_part_of_the_base(tmp_path: Path):
+def test_the_command_line_fixes_an_axis_and_replaces_a_part_of_the_base(tmp_path):
     path = write(tmp_path, "base: {dataset: demo, shots: 1shot}\naxes: {seed: [0, 1], matcher.merging: [soft, hard]}")
     assert labels(path, "seed=7", "shots=2shot") == ["seed=7 matcher.merging=soft", "seed=7 matcher.merging=hard"]
     assert expand(read_spec(path), ["shots=2shot"])[0][1].shots.count == 2
@@ -117,91 +98,61 @@ def test_the_command_line_fixes_an_axis_and_replaces_a_part_of_the_base(tmp_path
     assert "seed=1,2: this is not one value for one setting" in refusal(path, "seed=1,2")
 
 
-def test_an_experiment_may_be_the_base(tmp_path: Path):
-    path = write(tmp_path, "base: ntt_reference\naxes: {seed: [0]}")
-    assert expand(read_spec(path))[0][1].matcher.name == "ntt_reference"
-
-
-def test_points_that_would_share_a_directory_are_refused(tmp_path: Path):
+def test_points_of_one_directory_several_mistakes_and_files_that_cannot_be_read_are_refused(tmp_path):
     message = refusal(write(tmp_path, "axes: {visualisation.score_threshold: [0.3, 0.5]}"))
     assert "(visualisation.score_threshold=0.3) and (visualisation.score_threshold=0.5) are the same run" in message
     assert "visualisation.score_threshold does not change results. Exclude one of them" in message
-
-
-def test_half_a_run_is_no_point(tmp_path: Path):
-    assert "stage=candidates is invalid: a sweep does all stages" in refusal(
-        write(tmp_path, "base: [stage=candidates]\naxes: {seed: [0, 1]}")
-    )
-
-
-def test_everything_excluded_is_refused(tmp_path: Path):
-    assert "every point is excluded" in refusal(write(tmp_path, "axes: {seed: [0]}\nexclude: [{seed: 0}]"))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("axis: {seed: [0]}", "There is no key axis. Did you mean axes?"),
-        ("name: a/b\naxes: {seed: [0]}", "name=a/b is invalid. Allowed: letters, digits"),
-        ("axes: {seed: 3}", "axes.seed=3 is invalid. Allowed: a list."),
-        ("axes: {seed: []}", "axes.seed has no value."),
-        ("axes: {seed: [0, 1, 0]}", "axes.seed=[0, 1, 0] has a value twice."),
-        ("axes: {seed: [{a: 1}]}", "axes.seed={'a': '1'} is invalid. Allowed: a word, true or false, a number"),
-        ("axes: [seed]", "axes=[seed] is invalid. Allowed: a mapping."),
-        ("base: 3\naxes: {seed: [0]}", "experiment=3: there is no such option."),
-        ("base: [dataset]\naxes: {seed: [0]}", "base=[dataset] is invalid. Allowed: a list of KEY=VALUE."),
-        ("axes: {hydra.job.num: [0]}", "axes.hydra.job.num: this is not a setting such as seed"),
-        ("points: [{seed: 1}]\naxes: {seed: [0]}", "seed is given in axes and in points."),
-        ("points: [{seed: 1}, {seed: 1}]", "points has a combination twice."),
-        ("axes: {seed: [0]}\nexclude: [{sed: 0}]", "There is no key exclude.sed. Did you mean exclude.seed?"),
-        ("axes: {seed: [0, 1]}\nexclude: [{seed: 2}]", "exclude.seed=2 never occurs. Allowed: one of 0, 1."),
-        (
-            "axes: {seed: [0]}\nresources: {points: {gpu: 1}}",
-            "resources.points.gpu. Did you mean resources.points.gpus?",
-        ),
-        ("axes: {seed: [0]}\nresources: {points: {gpus: -1}}", "gpus=-1 is invalid. Allowed: 0 or more."),
-        (
-            "axes: {seed: [0]}\nresources: {points: {cpus: true}}",
-            "cpus=true is invalid. Allowed: a whole number.",
-        ),
-        ("axes: {seed: [0]}\nmax_parallel: 0", "max_parallel=0 is invalid. Allowed: 1 or more."),
-        ("axes: {seed: [0]}\npictures: 1", "pictures=1 is invalid. Allowed: true or false."),
-        ("name: x", "There is neither an axis nor a point."),
-        ("axes: {seed: [0]}\naxes: {seed: [1]}", "study.yaml, line 2, is not readable as YAML: axes is given twice."),
-        ("axes: {seed: &s [0], shots: *s}", "line 1, is not readable as YAML: aliases (*name) are not read"),
-        ("axes: &x {seed: [0], b: *x}", "aliases (*name) are not read: write the value out"),
-        (f"axes: {'[' * 5000}", "is not readable as YAML: it is nested too deeply."),
-        (f"axes: {{seed: [{'9' * 5000}]}}", ": no setting takes a number of so many digits. Give a shorter one."),
-        (f"name: x{' ' * 1_000_000}", "has more than 1,000,000 bytes. Divide it."),
-        (
-            f"axes: {{{', '.join(f'{key}: {list(range(1000))}' for key in ('seed', 'a', 'b', 'c'))}}}",
-            "its axes make 1,000,000,000,000 points, and a sweep has at most 10,000. Vary less, or divide it.",
-        ),
-        ("axes: {seed: [0", "is not readable as YAML"),
-        ("- seed", ": [seed] is invalid. Allowed: a mapping with the keys name, description"),
-        ("", ": null is invalid. Allowed: a mapping"),
-        ("axes: {sed: [0, 1]}", "sed=0: there is no setting 'sed'. Did you mean seed?"),
-        ("axes: {shots: [1, 5]}", "shots=1: there is no such option. Allowed: one of"),
-        ("axes: {seed: [-1]}", "seed=-1 is invalid. Allowed: 0 or more"),
-    ],
-)
-def test_mistakes_are_named(text: str, expected: str, tmp_path: Path):
-    assert expected in refusal(write(tmp_path, text))
-
-
-def test_several_mistakes_are_told_at_once(tmp_path: Path):
     message = refusal(write(tmp_path, "axes: {seed: 3}\nmax_parallel: 0\nnmae: x"))
     for part in ("axes.seed=3", "max_parallel=0", "no key nmae. Did you mean name?", "neither an axis nor a point"):
         assert part in message
-
-
-def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path):
-    path = tmp_path / "study.yaml"
+    path = tmp_path / "other.yaml"
+    assert "There is no sweep file" in refusal(path)
     path.write_bytes(b"axes: {seed: [0]}\ndescription: \xff\xfe")
-    assert "study.yaml is not readable as YAML" in refusal(path)
+    assert "other.yaml is not readable as YAML" in refusal(path)
 
 
-def test_text_and_paths_keep_what_was_typed(tmp_path: Path):
+@cases("text", "expected")(
+    ("axis: {seed: [0]}", "There is no key axis. Did you mean axes?"),
+    ("name: a/b\naxes: {seed: [0]}", "name=a/b is invalid. Allowed: letters, digits"),
+    ("axes: {seed: 3}", "axes.seed=3 is invalid. Allowed: a list."),
+    ("axes: {seed: []}", "axes.seed has no value."),
+    ("axes: {seed: [0, 1, 0]}", "axes.seed=[0, 1, 0] has a value twice."),
+    ("axes: {seed: [{a: 1}]}", "axes.seed={'a': '1'} is invalid. Allowed: a word, true or false, a number"),
+    ("axes: [seed]", "axes=[seed] is invalid. Allowed: a mapping."),
+    ("base: 3\naxes: {seed: [0]}", "experiment=3: there is no such option."),
+    ("base: [dataset]\naxes: {seed: [0]}", "base=[dataset] is invalid. Allowed: a list of KEY=VALUE."),
+    ("axes: {hydra.job.num: [0]}", "axes.hydra.job.num: this is not a setting such as seed"),
+    ("points: [{seed: 1}]\naxes: {seed: [0]}", "seed is given in axes and in points."),
+    ("points: [{seed: 1}, {seed: 1}]", "points has a combination twice."),
+    ("axes: {seed: [0]}\nexclude: [{sed: 0}]", "There is no key exclude.sed. Did you mean exclude.seed?"),
+    ("axes: {seed: [0, 1]}\nexclude: [{seed: 2}]", "exclude.seed=2 never occurs. Allowed: one of 0, 1."),
+    ("axes: {seed: [0]}\nresources: {points: {gpu: 1}}", "points.gpu. Did you mean resources.points.gpus?"),
+    ("axes: {seed: [0]}\nresources: {points: {gpus: -1}}", "gpus=-1 is invalid. Allowed: 0 or more."),
+    ("axes: {seed: [0]}\nresources: {points: {cpus: true}}", "cpus=true is invalid. Allowed: a whole number."),
+    ("axes: {seed: [0]}\nmax_parallel: 0", "max_parallel=0 is invalid. Allowed: 1 or more."),
+    ("axes: {seed: [0]}\npictures: 1", "pictures=1 is invalid. Allowed: true or false."),
+    ("name: x", "There is neither an axis nor a point."),
+    ("axes: {seed: [0]}\naxes: {seed: [1]}", "study.yaml, line 2, is not readable as YAML: axes is given twice."),
+    ("axes: {seed: &s [0], shots: *s}", "line 1, is not readable as YAML: aliases (*name) are not read"),
+    ("axes: &x {seed: [0], b: *x}", "aliases (*name) are not read: write the value out"),
+    (f"axes: {'[' * 5000}", "is not readable as YAML: it is nested too deeply."),
+    (f"axes: {{seed: [{'9' * 5000}]}}", ": no setting takes a number of so many digits. Give a shorter one."),
+    (f"name: x{' ' * 1_000_000}", "has more than 1,000,000 bytes. Divide it."),
+    (f"axes: { ({key: list(range(1000)) for key in 'abcd'}) }", "its axes make 1,000,000,000,000 points, and a"),
+    ("axes: {seed: [0", "is not readable as YAML"),
+    ("- seed", ": [seed] is invalid. Allowed: a mapping with the keys name, description"),
+    ("", ": null is invalid. Allowed: a mapping"),
+    ("axes: {sed: [0, 1]}", "sed=0: there is no setting 'sed'. Did you mean seed?"),
+    ("axes: {shots: [1, 5]}", "shots=1: there is no such option. Allowed: one of"),
+    ("axes: {seed: [-1]}", "seed=-1 is invalid. Allowed: 0 or more"),
+    ("axes: {seed: [0]}\nexclude: [{seed: 0}]", "every point is excluded"),
+    ("base: [stage=candidates]\naxes: {seed: [0, 1]}", "stage=candidates is invalid: a sweep does all stages"),
+)
+def test_mistakes_are_named(text, expected, tmp_path):
+    assert expected in refusal(write(tmp_path, text))
+
+
+def test_text_and_paths_keep_what_was_typed(tmp_path):
     path = write(tmp_path, "axes: {dataset.root: [2024_01_15, 1e3, 007, 2024-01-15, no]}\nbase: {dataset: coco_json}")
     roots = ["2024_01_15", "1e3", "007", "2024-01-15", "no"]
     spec = read_spec(path)
@@ -212,19 +163,14 @@ def test_text_and_paths_keep_what_was_typed(tmp_path: Path):
     assert point.label == "dataset.root=1_0"
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path):
-    with pytest.raises(ConfigError, match="There is no sweep file"):
-        read_spec(tmp_path / "none.yaml")
-
-
 TEXTS = [
     "1shot", "a b", "it's", "x=y", "", "null", "NULL", "1", "-1", "5e3", "2024_01_15", "007", "true", "False", "nan",
     "a,b", "[x]", "\\", "a\\'b", "\\\\'", "a\\", "é", "~/x", "/a/b-c", "  x ", "a#b", "line\nbreak", "12:30", "${x}",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=repr)
-def test_text_survives_hydras_grammar(text: str):
+@cases("text", ids=repr)(*TEXTS)
+def test_text_survives_hydras_grammar(text):
     for value, expected in ((text, [text]), ((text, "b"), [text, "b"])):
         key = "dataset.root" if value == text else "split.classes"
         (line,) = keep_text([override_text(key, value)])
@@ -232,8 +178,8 @@ def test_text_survives_hydras_grammar(text: str):
         assert [getattr(one, "text", one) for one in (read if isinstance(read, list) else [read])] == expected
 
 
-@pytest.mark.parametrize("value", [0, -1, 0.25, 1e-07, True, False, None, ()], ids=repr)
-def test_other_values_survive_hydras_grammar(value: Value):
+@cases("value", ids=repr)(0, -1, 0.25, 1e-07, True, False, None, ())
+def test_other_values_survive_hydras_grammar(value):
     read = OverridesParser.create().parse_override(override_text("key", value)).value()
     assert (read, type(read)) == (([], list) if value == () else (value, type(value)))
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import cases
 
 from ntt.errors import DataError, StorageError
 from ntt.sweeps import state
@@ -20,12 +21,16 @@ def folder(tmp_path: Path) -> SweepFolder:
     return SweepFolder(tmp_path / "sweep")
 
 
-def test_a_task_nobody_began_waits(folder: SweepFolder):
+def test_shards_are_found_by_their_unit_and_wait_until_begun(folder):
     assert folder.state("a") == TaskState()
     assert folder.observed("a").status == "waiting"
+    for index in (1, 0):
+        folder.write_state(Shard("candidates-ab", index, 2).task, TaskState())
+    folder.write_state("candidates-abc.0of1", TaskState())
+    assert folder.shards("candidates-ab") == ["candidates-ab.0of2", "candidates-ab.1of2"]
 
 
-def test_work_is_done_with_its_times_and_counts(folder: SweepFolder):
+def test_work_is_done_with_its_times_and_counts(folder):
     with folder.working_on("a", job="17_3") as count:
         begun = folder.state("a")
         count.computed = 1
@@ -37,7 +42,7 @@ def test_work_is_done_with_its_times_and_counts(folder: SweepFolder):
     assert 0 <= ended.finished_s - (ended.started_s or 0) < 60
 
 
-def test_a_failure_is_kept_with_its_traceback_and_goes_on(folder: SweepFolder):
+def test_a_failure_is_kept_with_its_traceback_and_goes_on(folder):
     with pytest.raises(DataError), folder.working_on("a"):
         raise DataError("image 7 is broken.")
     ended = folder.state("a")
@@ -45,7 +50,7 @@ def test_a_failure_is_kept_with_its_traceback_and_goes_on(folder: SweepFolder):
     assert "test_sweep_state.py" in (ended.traceback or "")
 
 
-def test_a_process_told_to_stop_leaves_its_task_waiting(folder: SweepFolder):
+def test_a_process_told_to_stop_leaves_its_task_waiting(folder):
     for stop in (KeyboardInterrupt, SystemExit):
         with pytest.raises(stop), folder.working_on("a"):
             raise stop
@@ -53,7 +58,7 @@ def test_a_process_told_to_stop_leaves_its_task_waiting(folder: SweepFolder):
     assert folder.state("a").attempts == 2
 
 
-def test_signs_of_life_come_while_the_work_goes_on(folder: SweepFolder, monkeypatch):
+def test_signs_of_life_come_while_the_work_goes_on(folder, monkeypatch):
     monkeypatch.setattr(state, "HEARTBEAT_S", 0.01)
     with folder.working_on("a") as count:
         first = folder.state("a").heartbeat_s
@@ -66,7 +71,7 @@ def test_signs_of_life_come_while_the_work_goes_on(folder: SweepFolder, monkeypa
     assert (later.heartbeat_s or 0) > (first or 0)
 
 
-def test_a_full_disk_does_not_end_the_work(folder: SweepFolder, monkeypatch):
+def test_a_full_disk_does_not_end_the_work(folder, monkeypatch):
     monkeypatch.setattr(state, "HEARTBEAT_S", 0.01)
     written = state.write_json
     failures: list[object] = []
@@ -91,16 +96,13 @@ def running(**changes: object) -> TaskState:
     return TaskState(status="running", **values)  # type: ignore[arg-type]
 
 
-def test_silence_means_lost(folder: SweepFolder):
+def test_silence_and_a_process_that_is_gone_mean_lost(folder):
     now = time.time()
     folder.write_state("quiet", running(heartbeat_s=now - 181))
     folder.write_state("alive", running(heartbeat_s=now - 179))
     assert folder.observed("quiet", now_s=now).status == "lost"
     assert folder.observed("alive", now_s=now).status == "running"
     assert folder.state("quiet").status == "running"
-
-
-def test_a_process_that_is_gone_from_this_machine_is_lost_at_once(folder: SweepFolder):
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     folder.write_state("gone", running(host=socket.gethostname(), pid=child.pid))
@@ -109,19 +111,10 @@ def test_a_process_that_is_gone_from_this_machine_is_lost_at_once(folder: SweepF
     assert folder.observed("here").status == "running"
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"status": "done", "colour": 3}', '{"status": "gone"}', '{"pid": "x"}']
-)
-def test_a_damaged_file_counts_as_none(folder: SweepFolder, content: str, caplog):
+@cases("content")("", "{", "[]", '{"status": "done", "colour": 3}', '{"status": "gone"}', '{"pid": "x"}')
+def test_a_damaged_file_counts_as_none(folder, content, caplog):
     path = folder.root / "state" / "a.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
     assert folder.state("a") == TaskState()
     assert "counts as waiting" in caplog.text
-
-
-def test_shards_are_found_by_their_unit(folder: SweepFolder):
-    for index in (1, 0):
-        folder.write_state(Shard("candidates-ab", index, 2).task, TaskState())
-    folder.write_state("candidates-abc.0of1", TaskState())
-    assert folder.shards("candidates-ab") == ["candidates-ab.0of2", "candidates-ab.1of2"]

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sweep_samples import make_plan, make_point, make_unit
@@ -38,30 +39,38 @@ def folder(tmp_path: Path) -> SweepFolder:
     return SweepFolder(tmp_path / "sweep")
 
 
+def ended(status: Any, started_s: float, ended_s: float, **more: Any) -> TaskState:
+    """A state from so many seconds ago to so many seconds ago."""
+    times = {"heartbeat_s": NOW - ended_s, "finished_s": NOW - ended_s, "attempts": 1, **more}
+    return TaskState(status, started_s=NOW - started_s, **times)
+
+
 def finish(folder: SweepFolder, plan: Plan, name: str) -> None:
     run_dir = plan.point(name).run_dir
     run_dir.mkdir()
     (run_dir / "metrics.json").write_text("{}")
-    folder.write_state(
-        name, TaskState("done", started_s=NOW - 60, heartbeat_s=NOW - 50, finished_s=NOW - 50, attempts=1)
-    )
+    folder.write_state(name, ended("done", 60, 50))
 
 
-def test_time_left_by_the_plans_figures_while_nothing_is_measured(folder: SweepFolder):
+def test_time_left_by_the_plans_figures_while_nothing_is_measured(folder):
     # 8 images of 3 s and three points of 20 s, in one process.
     status = sweep_status(folder, plan_of(folder, item_s=3.0, point_s=20.0))
     assert status.left_s == pytest.approx(84.0)
     assert status.elapsed_s is None
     assert sweep_status(folder, plan_of(folder, item_s=None, point_s=20.0)).left_s is None
     assert sweep_status(folder, plan_of(folder, item_s=3.0, point_s=None)).left_s is None
+    plan = plan_of(folder, item_s=0.0, point_s=30.0)
+    for name in "ab":
+        running = TaskState("running", started_s=NOW - 10, heartbeat_s=NOW, host="elsewhere", pid=1, attempts=1)
+        folder.write_state(name, running)
+    # 20 + 20 + 30 s over two processes.
+    assert sweep_status(folder, plan).left_s == pytest.approx(35.0)
 
 
-def test_time_left_by_what_the_sweep_has_measured(folder: SweepFolder):
+def test_time_left_by_what_the_sweep_has_measured(folder):
     plan = plan_of(folder, item_s=3.0, point_s=20.0)
-    shard = TaskState("done", started_s=NOW - 100, heartbeat_s=NOW - 80, finished_s=NOW - 80, computed=4)
-    before = TaskState("done", started_s=NOW - 2000, heartbeat_s=NOW - 1990, finished_s=NOW - 1990, computed=0)
-    folder.write_state("candidates-1.0of2", shard)
-    folder.write_state("candidates-1.1of2", before)
+    folder.write_state("candidates-1.0of2", ended("done", 100, 80, computed=4))
+    folder.write_state("candidates-1.1of2", ended("done", 2000, 1990, computed=0))
     finish(folder, plan, "a")
     # 4 images took 20 s; 10 - 2 - 4 are missing: 4 x 5 s. Point a took 10 s: two more are 20 s.
     status = sweep_status(folder, plan)
@@ -71,40 +80,25 @@ def test_time_left_by_what_the_sweep_has_measured(folder: SweepFolder):
     assert status.elapsed_s == pytest.approx(1950.0)
 
 
-def test_processes_that_work_share_what_is_left(folder: SweepFolder):
-    plan = plan_of(folder, item_s=0.0, point_s=30.0)
-    for name in "ab":
-        running = TaskState("running", started_s=NOW - 10, heartbeat_s=NOW, host="elsewhere", pid=1, attempts=1)
-        folder.write_state(name, running)
-    # 20 + 20 + 30 s over two processes.
-    assert sweep_status(folder, plan).left_s == pytest.approx(35.0)
-
-
-def test_a_done_point_needs_its_metrics(folder: SweepFolder):
+def test_jobs_and_hours_of_a_plan_whose_points_need_their_metrics(folder):
+    text = plan_text(folder, plan_of(folder, item_s=1800.0, point_s=600.0))
+    # 8 images of half an hour in four jobs; three points of ten minutes in two jobs.
+    rows = {line.split("  ")[0]: line.split() for line in text.splitlines()}
+    assert " ".join(rows["candidates"][1:]) == "4 1 h 0 min 4 h 0 min"
+    assert " ".join(rows["points"][1:]) == "2 15 min 30 min"
+    assert rows["all together"][-4:] == ["4", "h", "30", "min"]
     plan = plan_of(folder)
     finish(folder, plan, "a")
     (plan.point("a").run_dir / "metrics.json").unlink()
     assert sweep_status(folder, plan).counts == {"waiting": 3}
 
 
-def test_states_are_told_with_what_matters(folder: SweepFolder):
+def test_states_are_told_with_what_matters(folder):
     plan = plan_of(folder)
     finish(folder, plan, "a")
-    lost = TaskState(
-        "running", started_s=NOW - 900, heartbeat_s=NOW - 600, host="elsewhere", pid=1, job="7_1", attempts=2
-    )
+    lost = ended("running", 900, 600, host="elsewhere", pid=1, job="7_1", attempts=2, finished_s=None)
     folder.write_state("b", lost)
-    folder.write_state(
-        "c",
-        TaskState(
-            "failed",
-            started_s=NOW - 9,
-            heartbeat_s=NOW - 5,
-            finished_s=NOW - 5,
-            error="DataError: no.",
-            traceback="T1\nT2",
-        ),
-    )
+    folder.write_state("c", ended("failed", 9, 5, error="DataError: no.", traceback="T1\nT2"))
     text = status_text(folder, plan, sweep_status(folder, plan))
     assert "Sweep study: 3 points: 1 done, 1 failed, 1 lost" in text
     assert "lost:\n  seed=b (5 min, job 7_1, attempt 2)\n" in text
@@ -117,15 +111,6 @@ def test_states_are_told_with_what_matters(folder: SweepFolder):
     assert "done:\n  seed=a (10 s)" in verbose
 
 
-def test_jobs_and_hours_of_a_plan(folder: SweepFolder):
-    text = plan_text(folder, plan_of(folder, item_s=1800.0, point_s=600.0))
-    # 8 images of half an hour in four jobs; three points of ten minutes in two jobs.
-    rows = {line.split("  ")[0]: line.split() for line in text.splitlines()}
-    assert " ".join(rows["candidates"][1:]) == "4 1 h 0 min 4 h 0 min"
-    assert " ".join(rows["points"][1:]) == "2 15 min 30 min"
-    assert rows["all together"][-4:] == ["4", "h", "30", "min"]
-
-
 def make_run(root: Path, dataset: str, digest: str, *, images: int, references: int, seconds: dict[str, float]) -> None:
     folder = root / dataset / "all_1shot_seed0" / f"efficientnet_lite0_regions_ntt_{digest}"
     (folder / "stages").mkdir(parents=True)
@@ -135,7 +120,7 @@ def make_run(root: Path, dataset: str, digest: str, *, images: int, references: 
     (folder / "references.json").write_text(json.dumps({"references": {"1": [{}] * references}}))
 
 
-def test_costs_come_from_earlier_runs(tmp_path: Path):
+def test_costs_come_from_earlier_runs(tmp_path):
     config = compose_config([f"runtime.output_root={tmp_path}"])
     assert item_cost("candidates", config) == Cost(1.0, "docs/models.md, an idle CPU core")
     assert item_cost("references", config) == Cost(None, "nothing measured yet")
@@ -152,7 +137,7 @@ def test_costs_come_from_earlier_runs(tmp_path: Path):
     assert point_cost(config) == Cost(8.0, "median of 2 on demo")
 
 
-def test_shards_of_sweeps_are_measurements_too(tmp_path: Path):
+def test_shards_of_sweeps_are_measurements_too(tmp_path):
     config = compose_config([f"runtime.output_root={tmp_path}"])
     folder = SweepFolder(tmp_path / "sweeps" / "earlier")
     make_run(tmp_path, "demo", "a", images=10, references=5, seconds={"candidates": 0.01, "memory": 0.01})
@@ -162,8 +147,7 @@ def test_shards_of_sweeps_are_measurements_too(tmp_path: Path):
     folder.root.mkdir(parents=True)
     folder.plan.write_text(json.dumps({"units": units}))
     for unit, seconds in (("candidates-1", 12.0), ("candidates-2", 99.0)):
-        shard = TaskState("done", started_s=NOW - seconds, heartbeat_s=NOW, finished_s=NOW, computed=3)
-        folder.write_state(f"{unit}.0of1", shard)
+        folder.write_state(f"{unit}.0of1", ended("done", seconds, 0, computed=3))
     # 12 s for three computed images; the run found all of its images in the store.
     assert item_cost("candidates", config).seconds == pytest.approx(4.0)
     folder.plan.write_text("{")

@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from conftest import PROJECT_DIR
+from conftest import PROJECT_DIR, cases
 from PIL import Image
 from tiny_data import make_tiny, settings
 
@@ -26,7 +27,7 @@ from ntt.config.compose import compose_config, compose_many
 from ntt.config.identity import run_directory
 from ntt.run import runner
 from ntt.trackers import wandb as ours
-from ntt.trackers.base import RunIdentity, Tracker, TrackerConfig, choose_pictures
+from ntt.trackers.base import RunIdentity, Tracker, choose_pictures
 from ntt.trackers.tensorboard import TensorboardTrackerConfig
 from ntt.trackers.wandb import WandbTrackerConfig
 
@@ -49,14 +50,9 @@ def _no_account(monkeypatch, tmp_path: Path) -> Iterator[None]:
 
 
 def identity(folder: Path) -> RunIdentity:
-    return RunIdentity(
-        run_id="0123456789abcdef",
-        name="demo_5shot_seed0",
-        group="my sweep",
-        run_dir=folder,
-        config={"seed": 0, "shots": {"name": "5shot", "count": 5}, "split": {"classes": ["a", "b"]}},
-        tags=("demo", "x" * 80),
-    )
+    names = {"run_id": "0123456789abcdef", "name": "demo_5shot_seed0", "group": "my sweep", "tags": ("demo", "x" * 80)}
+    config = {"seed": 0, "shots": {"name": "5shot", "count": 5}, "split": {"classes": ["a", "b"]}}
+    return RunIdentity(run_dir=folder, config=config, **names)
 
 
 def records(folder: Path) -> list[list[Any]]:
@@ -98,7 +94,7 @@ def pictures(folder: Path, count: int) -> dict[str, Path]:
     return paths
 
 
-def test_a_run_is_written_offline_without_a_key_and_can_be_read_back(tmp_path: Path, caplog):
+def test_a_run_is_written_offline_without_a_key_and_can_be_read_back(tmp_path, caplog):
     caplog.set_level(logging.INFO, "ntt")
     config = WandbTrackerConfig(name="wandb", folder=str(tmp_path), tags=["mine"], max_pictures=2)
     tracker = config.build(identity(tmp_path))
@@ -117,10 +113,8 @@ def test_a_run_is_written_offline_without_a_key_and_can_be_read_back(tmp_path: P
     numbers = {"stage/candidates/images_per_second": 6.0, "bbox/AP": 12.5, "bbox/AP/tug/boat": 20.0}
     assert summary(record).items() >= numbers.items()
     (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/results*.table.json")
-    assert json.loads(table.read_text()) == {
-        "columns": ["class", "bbox/AP", "bbox/AP50"],
-        "data": [["cat", 5.0, 11.0], ["tug/boat", 20.0, None], ["all classes", 12.5, 30.0]],
-    }
+    rows = [["cat", 5.0, 11.0], ["tug/boat", 20.0, None], ["all classes", 12.5, 30.0]]
+    assert json.loads(table.read_text()) == {"columns": ["class", "bbox/AP", "bbox/AP50"], "data": rows}
     sent = list(tmp_path.glob("wandb/offline-run-*/files/media/images/pictures/*.jpg"))
     assert len(sent) == 2
     with Image.open(sent[0]) as picture:
@@ -131,7 +125,7 @@ def test_a_run_is_written_offline_without_a_key_and_can_be_read_back(tmp_path: P
     assert f"Send it with: wandb sync {folder}" in caplog.text
 
 
-def test_offline_attempts_have_ids_of_their_own_and_an_agent_keeps_its_id(tmp_path: Path, monkeypatch):
+def test_offline_attempts_have_ids_of_their_own_and_an_agent_keeps_its_id(tmp_path, monkeypatch):
     config = WandbTrackerConfig(name="wandb", folder=str(tmp_path), mode="offline")
     for failed in (True, False):
         config.build(identity(tmp_path)).finish(failed=failed)
@@ -144,7 +138,7 @@ def test_offline_attempts_have_ids_of_their_own_and_an_agent_keeps_its_id(tmp_pa
     assert {run_id.partition("-")[0] for run_id in runs} == {"0123456789abcdef"}
 
 
-def test_a_whole_run_tells_its_tracker_everything(tmp_path: Path, shared_store: Path, monkeypatch):
+def test_a_whole_run_tells_its_tracker_everything(tmp_path, shared_store, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     root = make_tiny(tmp_path / "tiny")
     words = settings(root, tmp_path, shared_store, "tracker=wandb", "tracker.mode=offline", "tracker.group=s")
@@ -158,22 +152,22 @@ def test_a_whole_run_tells_its_tracker_everything(tmp_path: Path, shared_store: 
     first, second = (first_record(run, "run") for run in runs)
     assert first.run_group == second.run_group == "s"
     assert list(first.tags) == ["tiny", "all", "1shot", "efficientnet_lite0", "regions", "ntt"]
-    assert {item.value_json for run in (first, second) for item in run.config.update if item.key == "point"} == {
-        f'"{read_json(run_directory(compose_config(words)) / "identity.json")["id"]}"'
-    }
+    point = read_json(run_directory(compose_config(words)) / "identity.json")["id"]
+    items = [item for run in (first, second) for item in run.config.update if item.key == "point"]
+    assert [item.value_json for item in items] == [f'"{point}"'] * 2
     for numbers in map(summary, runs):
         assert numbers["bbox/AP"] == box_ap
         assert numbers.keys() >= {"stage/matching/seconds", "segm/AP/disc"}
     assert all(KEY.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
+@dataclass
 class Server:
     """A stand-in for W&B's server: as much of its protocol as opening and closing a run takes."""
 
-    def __init__(self, url: str, status: int | None) -> None:
-        self.url = url
-        self.status = status  # of every answer; None: no answer at all
-        self.questions: list[tuple[str, dict[str, Any]]] = []  # name and variables of each GraphQL question
+    url: str
+    status: int | None  # of every answer; None: no answer at all
+    questions: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # name and variables, of GraphQL
 
     def answer(self, body: bytes) -> bytes:
         if not body.startswith(b"{") or b'"query"' not in body:
@@ -257,7 +251,7 @@ def output_of(process: "subprocess.Popen[str]") -> str:
     return output
 
 
-def test_online_a_run_continues_under_its_id(tmp_path: Path):
+def test_online_a_run_continues_under_its_id(tmp_path):
     with server(200) as running:
         output = output_of(start_tracking(running.url, tmp_path))
     assert output.count(f"W&B: {running.url}/me/ntt/runs/abc") == 2
@@ -270,7 +264,7 @@ def test_online_a_run_continues_under_its_id(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_server_that_falls_silent_costs_a_warning_and_little_time(tmp_path: Path):
+def test_a_server_that_falls_silent_costs_a_warning_and_little_time(tmp_path):
     with server(200) as running, start_tracking(running.url, tmp_path, pause_s=2) as process:
         assert process.stdout is not None
         while process.stdout.readline().strip() != "opened":
@@ -283,11 +277,8 @@ def test_a_server_that_falls_silent_costs_a_warning_and_little_time(tmp_path: Pa
     assert time.monotonic() - started < 150
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["wrong key", pytest.param("silent", marks=pytest.mark.slow), pytest.param("gone", marks=pytest.mark.slow)],
-)
-def test_a_server_that_cannot_be_used_costs_one_warning_and_little_time(tmp_path: Path, kind: str):
+@cases("kind")("wrong key", *(pytest.param(x, marks=pytest.mark.slow) for x in ("silent", "gone")))
+def test_a_server_that_cannot_be_used_costs_one_warning_and_little_time(tmp_path, kind):
     started = time.monotonic()
     with server(401 if kind == "wrong key" else None) as unusable:
         output = output_of(start_tracking("http://127.0.0.1:9" if kind == "gone" else unusable.url, tmp_path))
@@ -297,16 +288,13 @@ def test_a_server_that_cannot_be_used_costs_one_warning_and_little_time(tmp_path
     assert [summary(run)["bbox/AP"] for run in records(tmp_path)] == [12.5, 12.5]
 
 
-@pytest.mark.parametrize(
-    ("config", "package", "reason"),
-    [
-        (WandbTrackerConfig(name="wandb", mode="offline"), "wandb", "ModuleNotFoundError"),
-        (WandbTrackerConfig(name="wandb", mode="offline", folder="file/below"), None, "NotADirectoryError"),
-        (TensorboardTrackerConfig(name="tensorboard"), "torch.utils.tensorboard", "pip install tensorboard"),
-    ],
+@cases("config", "package", "reason")(
+    (WandbTrackerConfig(name="wandb", mode="offline"), "wandb", "ModuleNotFoundError"),
+    (WandbTrackerConfig(name="wandb", mode="offline", folder="file/below"), None, "NotADirectoryError"),
+    (TensorboardTrackerConfig(name="tensorboard"), "torch.utils.tensorboard", "pip install tensorboard"),
 )
 def test_a_package_that_is_missing_and_a_bad_folder_cost_a_warning(
-    config: TrackerConfig, package: str | None, reason: str, tmp_path: Path, monkeypatch, caplog
+    config, package, reason, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("not a folder")
@@ -340,22 +328,19 @@ def test_a_tracker_that_fails_warns_once_and_thousands_of_classes_are_in_the_tab
     assert [record.message for record in caplog.records] == [warning]
 
 
-@pytest.mark.parametrize(
-    ("mode", "variables", "logged_in_to", "online"),
-    [
-        ("auto", {}, None, False),
-        ("auto", {"WANDB_API_KEY": KEY}, None, True),
-        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, None, False),
-        ("auto", {}, "", True),  # the package's own server
-        ("auto", {"WANDB_BASE_URL": "https://wandb.lab"}, "", False),
-        ("auto", {"WANDB_BASE_URL": "https://wandb.lab"}, "wandb.lab", True),
-        ("auto", {"WANDB_API_KEY": "too short"}, None, False),
-        ("online", {}, None, False),
-        ("offline", {"WANDB_API_KEY": KEY}, None, False),
-    ],
+@cases("mode", "variables", "logged_in_to", "online")(
+    ("auto", {}, None, False),
+    ("auto", {"WANDB_API_KEY": KEY}, None, True),
+    ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, None, False),
+    ("auto", {}, "", True),  # the package's own server
+    ("auto", {"WANDB_BASE_URL": "https://wandb.lab"}, "", False),
+    ("auto", {"WANDB_BASE_URL": "https://wandb.lab"}, "wandb.lab", True),
+    ("auto", {"WANDB_API_KEY": "too short"}, None, False),
+    ("online", {}, None, False),
+    ("offline", {"WANDB_API_KEY": KEY}, None, False),
 )
 def test_online_only_with_a_key_where_the_package_looks_for_one(
-    mode: str, variables: dict[str, str], logged_in_to: str | None, online: bool, monkeypatch, tmp_path: Path, capfd
+    mode, variables, logged_in_to, online, monkeypatch, tmp_path, capfd
 ):
     import wandb
 
@@ -369,14 +354,14 @@ def test_online_only_with_a_key_where_the_package_looks_for_one(
     assert capfd.readouterr().err == ""
 
 
-def test_pictures_are_chosen_evenly(tmp_path: Path):
+def test_pictures_are_chosen_evenly(tmp_path):
     drawn = pictures(tmp_path, 10)
     assert list(choose_pictures(drawn, 3)) == ["p0", "p3", "p6"]
     assert list(choose_pictures({**drawn, "gone": tmp_path / "gone.png"}, 20)) == list(drawn)
     assert choose_pictures(drawn, 0) == {}
 
 
-def test_tensorboard_events_can_be_read_back(tmp_path: Path):
+def test_tensorboard_events_can_be_read_back(tmp_path):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for _ in range(2):  # a retry begins its record again
         tracker = TensorboardTrackerConfig(name="tensorboard", max_pictures=1).build(identity(tmp_path))
@@ -398,8 +383,8 @@ def test_tensorboard_events_can_be_read_back(tmp_path: Path):
 WANDB_SWEEPS = sorted((PROJECT_DIR / "sweeps").glob("wandb/*.yaml"))
 
 
-@pytest.mark.parametrize("path", WANDB_SWEEPS, ids=lambda path: path.stem)
-def test_the_command_line_of_an_agent_composes(path: Path, tmp_path: Path, monkeypatch):
+@cases("path", ids=lambda path: path.stem)(*WANDB_SWEEPS)
+def test_the_command_line_of_an_agent_composes(path, tmp_path, monkeypatch):
     from wandb import wandb_agent
 
     sweep = yaml.safe_load(path.read_text())

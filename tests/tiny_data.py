@@ -1,12 +1,14 @@
 """A COCO-format data set small enough to run the whole pipeline in a second: coloured shapes on noise."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from coco_samples import annotation
 from PIL import Image
 
 from ntt.config.compose import compose_many
@@ -49,17 +51,9 @@ def make_split(folder: Path, name: str, scenes: list[list[tuple[int, int, int, i
         file_name, image_id = f"{name}_{place}.png", first_id + place
         for category_id, x, y, size in scene:
             pixels[shape_mask(category_id, x, y, size)] = COLOURS[category_id]
-            content["annotations"].append(
-                {
-                    "id": len(content["annotations"]) + 1,
-                    "image_id": image_id,
-                    "category_id": category_id,
-                    "bbox": [x, y, size, size],
-                    "area": size * size,
-                    "iscrowd": 0,
-                    "segmentation": polygon(category_id, x, y, size),
-                }
-            )
+            number, more = len(content["annotations"]) + 1, {"area": size * size, "iscrowd": 0}
+            more["segmentation"] = polygon(category_id, x, y, size)
+            content["annotations"].append(annotation(number, image_id, category_id, [x, y, size, size], **more))
         Image.fromarray(pixels).save(folder / "images" / file_name)
         content["images"].append({"id": image_id, "file_name": file_name, "height": HEIGHT, "width": WIDTH})
     path = folder / "annotations" / f"{name}.json"
@@ -80,16 +74,8 @@ def make_tiny(folder: Path) -> Path:
 
 def settings(root: Path, output: Path, store: Path, *more: str) -> list[str]:
     """Return the command line of a run on such a data set."""
-    return [
-        "dataset=coco_json",
-        f"dataset.root={root}",
-        "shots=1shot",
-        "visualisation.enabled=false",
-        f"runtime.output_root={output}",
-        f"runtime.store_root={store}",
-        *SMALL,
-        *more,
-    ]
+    places = [f"dataset.root={root}", f"runtime.output_root={output}", f"runtime.store_root={store}"]
+    return ["dataset=coco_json", "shots=1shot", "visualisation.enabled=false", *places, *SMALL, *more]
 
 
 def run_with(words: Sequence[str], **more: Any) -> Path:
@@ -111,3 +97,24 @@ def edited(root: Path, name: str) -> Iterator[Json]:
     content = read(path)
     yield content
     path.write_text(json.dumps(content))
+
+
+EXAMPLES = {"disc": ("references_0", (3, 20, 20, 40)), "square": ("references_1", (7, 70, 30, 40))}
+"""Class -> image of the tiny data set, and its object: category id, x, y, size."""
+
+
+def make_folder(folder: Path, *, masks: bool = True) -> Path:
+    """Write references/<class>/<image> and targets/<image> into `folder` and return it."""
+    tiny = make_tiny(folder / "tiny")
+    for name, (stem, scene) in EXAMPLES.items():
+        (folder / "references" / name).mkdir(parents=True)
+        shutil.copy(tiny / f"images/{stem}.png", folder / "references" / name)
+        if masks:
+            assert CLASSES[scene[0]] == name
+            mask = shape_mask(*scene).astype(np.uint8) * 255
+            Image.fromarray(mask).save(folder / "references" / name / f"{stem}_mask.png")
+    (folder / "targets").mkdir()
+    for place in range(2):
+        shutil.copy(tiny / f"images/targets_{place}.png", folder / "targets")
+    shutil.rmtree(tiny)
+    return folder

