@@ -344,14 +344,14 @@ def test_the_class_that_roboflow_puts_above_all_others(tmp_path, entries, root):
 
 
 @cases("part", "key", "written", "text")(
-        ("annotations", "category_id", lambda _: 9, "has category_id 9, which is not in `categories`."),
-        ("annotations", "segmentation", lambda n: {"size": [1, n], "counts": "0"}, "has an RLE of size [1, 1], image "
-         "1 has [120, 160] (height, width)."),
-        ("annotations", "image_id", lambda n: f"00{(n + 1) // 2}", "has image_id '001', which is not in `images`. "
-         "There is 1: write both alike."),
-        ("images", "id", lambda n: f"00{n}", "has image_id 1, which is not in `images`. There is '001': write both "
-         "alike."),
-    )  # fmt: skip
+    ("annotations", "category_id", lambda _: 9, "has category_id 9, which is not in `categories`."),
+    ("annotations", "segmentation", lambda n: {"size": [1, n], "counts": "0"}, "has an RLE of size [1, 1], image "
+     "1 has [120, 160] (height, width)."),
+    ("annotations", "image_id", lambda n: f"00{(n + 1) // 2}", "has image_id '001', which is not in `images`. "
+     "There is 1: write both alike."),
+    ("images", "id", lambda n: f"00{n}", "has image_id 1, which is not in `images`. There is '001': write both "
+     "alike."),
+)  # fmt: skip
 def test_one_mistake_is_reported_once(tmp_path, part, key, written, text):
     content = sound()
     for entry in content[part]:

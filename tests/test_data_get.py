@@ -243,11 +243,12 @@ def test_get_lvis_makes_minival(world):
 
 
 def test_minival_needs_val(tmp_path):
+    with refused(DataError, "There is no annotation file", "lvis_v1_val.json"):
+        write_minival(tmp_path)
     elsewhere = '{"images": [{"id": 1, "coco_url": "x/train2017/1.jpg"}], "categories": []}'
-    for content, text in ((None, "There is no annotation file"), ('{"images": [', "is not valid JSON"),
-                          ("{}", "`images` must be a list"), (elsewhere, "names no image of val2017")):  # fmt: skip
-        if content is not None:
-            (tmp_path / "lvis_v1_val.json").write_text(content)
+    problems = {'{"images": [': "is not valid JSON", "{}": "`images` must be a list", elsewhere: "no image of val2017"}
+    for content, text in problems.items():
+        (tmp_path / "lvis_v1_val.json").write_text(content)
         with refused(DataError, "lvis_v1_val.json", text):
             write_minival(tmp_path)
 

@@ -105,25 +105,25 @@ def painted(truth: CocoDataset, painting: Any, detections: Sequence[Detections],
 
 
 @cases("painting", "annotations", "detections", "expected")(
-        # Second owns all of LEFT; third keeps the 400 px of MIDDLE outside it. The order of the list does not matter.
-        ("correct", OVERLAPPING, [detect(1, (1, LEFT, 0.9), (2, MIDDLE, 0.8))], {"second": 100, "third": 50}),
-        ("correct", OVERLAPPING, [detect(1, (2, MIDDLE, 0.8), (1, LEFT, 0.9))], {"second": 100, "third": 50}),
-        # Of equal scores the one listed first owns the pixel.
-        ("correct", OVERLAPPING, [detect(1, (2, MIDDLE, 0.8), (1, LEFT, 0.8))], {"second": 50, "third": 100}),
-        # Pixels are added up over images before dividing: 800 of 800 found; of 100 px none, and 300 px elsewhere.
-        ("correct", [entry(1, 1, LEFT), entry(2, 1, SMALL)], [detect(1, (0, LEFT, 0.9)), detect(2, (0, WIDE, 0.6))],
-         {"first": 100 * 800 / 1200}),
-        # Objects of a class, 1200 px, are one region, and the crowd of 100 px belongs to it.
-        ("correct", [entry(1, 1, LEFT), entry(1, 1, MIDDLE), entry(1, 1, (40, 0, 10, 10), iscrowd=1)],
-         [detect(1, (0, (0, 0, 30, 40), 0.9))], {"first": 100 * 1200 / 1300}),
-        # Both ground truth maps have third on MIDDLE, second on the rest of LEFT, and first as background.
-        ("reference", OVERLAPPING, [detect(1, (1, LEFT, 0.9), (2, MIDDLE, 0.8))], RIGHT),
-        # Lower scores are painted later: second covers third.
-        ("reference", OVERLAPPING, [detect(1, (1, LEFT, 0.8), (2, MIDDLE, 0.9))], RIGHT | {"second": 50, "third": 50}),
-        # Background counts as the first class: image 1 is right everywhere; in image 2, 800 px are painted wrongly.
-        ("reference", [entry(1, 1, LEFT)], [detect(1), detect(2, (1, LEFT, 0.9))], {"first": 100 * 3200 / 4000}),
-        ("correct", [entry(1, 1, LEFT)], [detect(1), detect(2, (1, LEFT, 0.9))], {"first": 0}),
-    )  # fmt: skip
+    # Second owns all of LEFT; third keeps the 400 px of MIDDLE outside it. The order of the list does not matter.
+    ("correct", OVERLAPPING, [detect(1, (1, LEFT, 0.9), (2, MIDDLE, 0.8))], {"second": 100, "third": 50}),
+    ("correct", OVERLAPPING, [detect(1, (2, MIDDLE, 0.8), (1, LEFT, 0.9))], {"second": 100, "third": 50}),
+    # Of equal scores the one listed first owns the pixel.
+    ("correct", OVERLAPPING, [detect(1, (2, MIDDLE, 0.8), (1, LEFT, 0.8))], {"second": 50, "third": 100}),
+    # Pixels are added up over images before dividing: 800 of 800 found; of 100 px none, and 300 px elsewhere.
+    ("correct", [entry(1, 1, LEFT), entry(2, 1, SMALL)], [detect(1, (0, LEFT, 0.9)), detect(2, (0, WIDE, 0.6))],
+     {"first": 100 * 800 / 1200}),
+    # Objects of a class, 1200 px, are one region, and the crowd of 100 px belongs to it.
+    ("correct", [entry(1, 1, LEFT), entry(1, 1, MIDDLE), entry(1, 1, (40, 0, 10, 10), iscrowd=1)],
+     [detect(1, (0, (0, 0, 30, 40), 0.9))], {"first": 100 * 1200 / 1300}),
+    # Both ground truth maps have third on MIDDLE, second on the rest of LEFT, and first as background.
+    ("reference", OVERLAPPING, [detect(1, (1, LEFT, 0.9), (2, MIDDLE, 0.8))], RIGHT),
+    # Lower scores are painted later: second covers third.
+    ("reference", OVERLAPPING, [detect(1, (1, LEFT, 0.8), (2, MIDDLE, 0.9))], RIGHT | {"second": 50, "third": 50}),
+    # Background counts as the first class: image 1 is right everywhere; in image 2, 800 px are painted wrongly.
+    ("reference", [entry(1, 1, LEFT)], [detect(1), detect(2, (1, LEFT, 0.9))], {"first": 100 * 3200 / 4000}),
+    ("correct", [entry(1, 1, LEFT)], [detect(1), detect(2, (1, LEFT, 0.9))], {"first": 0}),
+)  # fmt: skip
 def test_paintings(tmp_path, painting, annotations, detections, expected):
     truth = dataset(tmp_path, annotations, image_ids=range(1, len(detections) + 1), classes=PAINTED_CLASSES)
     metrics = painted(truth, painting, detections)

@@ -129,21 +129,21 @@ def edit(path: Path, change: Callable[[Any], object]) -> None:
 
 
 @cases("file", "spoil", "expected")(
-        ("test/0.jpg", Path.unlink, ["There is no image ", "test/0.jpg"]),
-        ("test/0.jpg", lambda path: os.truncate(path, 2000), ["test/0.jpg", "damaged"]),
-        # a target under another name
-        ("train/ref_5_0.jpg", lambda path: shutil.copy(path, path.parents[1] / "test/1.jpg"),
-         ["1 of 2 target images are also images of the references file", "1.jpg (as reference: ref_5_0.jpg)"]),
-        ("annotations/5_shot.json", Path.unlink, ["There is no annotation file ", "5_shot.json"]),
-        ("annotations/test.json", lambda path: path.write_text("{"), ["test.json is not valid JSON"]),
-        ("annotations/test.json", lambda path: edit(path, lambda content: content["annotations"].pop()),
-         ["test.json has 8 annotations, the published file has 9", "scallop 1 (2)"]),
-        ("annotations/test.json", lambda path: edit(path, lambda it: it["categories"][0].update(name="cucumber")),
-         ["lacks the class(es) seacucumber", "has the class(es) cucumber, which are not known"]),
-        ("annotations/1_shot.json", lambda path: edit(path, lambda content: content["annotations"].pop(0)),
-         ["1_shot.json has no example of seacucumber"]),
-        ("train", shutil.rmtree, ["There is no image folder ", "UODD/train"]),
-    )  # fmt: skip
+    ("test/0.jpg", Path.unlink, ["There is no image ", "test/0.jpg"]),
+    ("test/0.jpg", lambda path: os.truncate(path, 2000), ["test/0.jpg", "damaged"]),
+    # a target under another name
+    ("train/ref_5_0.jpg", lambda path: shutil.copy(path, path.parents[1] / "test/1.jpg"),
+     ["1 of 2 target images are also images of the references file", "1.jpg (as reference: ref_5_0.jpg)"]),
+    ("annotations/5_shot.json", Path.unlink, ["There is no annotation file ", "5_shot.json"]),
+    ("annotations/test.json", lambda path: path.write_text("{"), ["test.json is not valid JSON"]),
+    ("annotations/test.json", lambda path: edit(path, lambda content: content["annotations"].pop()),
+     ["test.json has 8 annotations, the published file has 9", "scallop 1 (2)"]),
+    ("annotations/test.json", lambda path: edit(path, lambda it: it["categories"][0].update(name="cucumber")),
+     ["lacks the class(es) seacucumber", "has the class(es) cucumber, which are not known"]),
+    ("annotations/1_shot.json", lambda path: edit(path, lambda content: content["annotations"].pop(0)),
+     ["1_shot.json has no example of seacucumber"]),
+    ("train", shutil.rmtree, ["There is no image folder ", "UODD/train"]),
+)  # fmt: skip
 def test_the_check_finds_what_is_wrong(file, spoil, expected, tmp_path):
     details = make_miniature("cdfsod_uodd", tmp_path)
     spoil(tmp_path / "UODD" / file)
