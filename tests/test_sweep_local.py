@@ -266,14 +266,19 @@ def test_a_failing_point_is_recorded_and_spoils_nothing_else(study, cli):
     assert "Without a result: 1 of 4 runs" in cli(*study.command("collect", "four"))
 
 
-def test_a_run_outside_the_sweep_counts_until_its_annotations_change_or_its_result_is_deleted(study):
+def test_a_run_outside_the_sweep_counts(study):
     folder, plan = study.plan("shots=1shot", "seed=0")
     runner.run(compose_points(plan)[0][1])
     assert not is_done(folder, plan.points[0])
     again = refresh(folder)
     assert again.points[0].finished
     assert is_done(folder, again.points[0])
+
+
+def test_changed_annotations_and_a_deleted_result_make_a_point_wait_again(study):
+    folder, plan = study.plan("shots=1shot", "seed=0")
     work(folder.root, Job(points=(plan.points[0].id,)))
+    assert refresh(folder).points[0].finished
     with edited(study.data, "targets") as content:
         content["annotations"] = content["annotations"][:2]
     assert is_done(folder, plan.points[0])
