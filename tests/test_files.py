@@ -22,7 +22,7 @@ from ntt.base.progress import track
 from ntt.config.schema import RuntimeConfig
 from ntt.errors import StorageError
 from ntt.run import artefacts as results
-from ntt.run.environment import apply_runtime
+from ntt.run.environment import apply_runtime, environment_details, peak_memory_mb
 from ntt.run.rundir import RunDirectory
 from ntt.store.maintenance import used_store_keys
 from ntt.types import Category, MemoryBank, Prototypes
