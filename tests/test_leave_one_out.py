@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
 from conftest import cases, refused
+from drawn_candidates import rectangles
 from tiny_data import make_tiny, read, run_with, settings
 
+from ntt.base.distributed import ProcessGroup
 from ntt.config.compose import compose_config
 from ntt.data.references import are_complete, reference_targets
 from ntt.errors import ConfigError
@@ -14,6 +18,7 @@ from ntt.matchers.auto import AutoMatcher, scorings
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.run.pipeline import Pipeline
 from ntt.stages.leave_one_out import reduced_memory
+from ntt.stages.reference_effects import reference_agreement, reference_effects
 from ntt.types import Category, ImageRecord, Instance, MemoryBank, ReferenceSet
 
 
@@ -56,6 +61,31 @@ def test_images_with_two_objects_count_as_annotated_in_full(counts, expected):
 
     assert are_complete(REFERENCES, objects, answer="auto") == expected
     assert are_complete(REFERENCES, objects, answer=not expected) != expected
+
+
+def test_references_by_their_agreement_and_by_their_absence():
+    cats = tuple(instance(number, number, 3) for number in (1, 2, 3))
+    images = {number: ImageRecord(number, f"{number}.png", Path(f"{number}.png"), 20, 30) for number in (1, 2, 3)}
+    references = ReferenceSet(REFERENCES.categories[:1], (cats,), images, shots=3, seed=0)
+    usual, odd = [1.0, 0.0], [0.0, 1.0]
+    memory = MemoryBank(references.categories, (torch.tensor([usual, usual, odd]),))
+    agreement = reference_agreement(references, memory)
+    assert agreement == pytest.approx({1: 0.5**0.5, 2: 0.5**0.5, 3: 0.0})
+    # Each image shows its cat, and something better segmented that looks like the other kind of cat.
+    boxes = [(0, 0, 9, 9), (15, 0, 24, 9)]
+    shown = {number: rectangles(boxes, [0.5, 0.9], [usual, odd], channels=2) for number in (1, 2)}
+    shown[3] = rectangles(boxes, [0.5, 0.9], [odd, usual], channels=2)
+    effects = reference_effects(
+        references=references,
+        objects=reference_targets(references, lambda image: cats[image - 1 : image]),
+        memory=memory,
+        matcher=PrototypeMatcher(),
+        source=SimpleNamespace(get=lambda record: shown[record.id]),
+        group=ProcessGroup(),
+    )
+    # With the odd one, cats 1 and 2 tie with what is better segmented; without it, nothing else is found. With cat 1,
+    # only cat 2 is found, after two mistakes; without it, none.
+    assert effects == pytest.approx({1: 51 / 101 * 100 / 3, 2: 51 / 101 * 100 / 3, 3: 50.0 - 100.0})
 
 
 def go(root: Path, folder: Path, store: Path, *more: str) -> Path:
