@@ -144,7 +144,8 @@ def test_the_references_choose_and_the_run_says_so(tmp_path, shared_store, capsy
     best = max(check["expected"], key=lambda name: check["expected"][name][""])
     assert check["scoring"] in (best, "ntt")
     assert set(read(folder / "thresholds.json")[""]) == {"fixed", "proposed", "best"}
-    one_shot = go(root, tmp_path / "out", shared_store, *auto, "shots=1shot")
+    one_shot = go(root, tmp_path / "out", shared_store, *auto, "shots=1shot", "split.classes=[disc]")
+    assert "ntt finds no reference: none can be searched" in capsys.readouterr().out
     assert read(one_shot / "leave_one_out.json")["thresholds"] == {}
     assert set(read(one_shot / "thresholds.json")[""]) == {"fixed", "best"}
 

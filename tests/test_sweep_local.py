@@ -130,6 +130,7 @@ def test_only_what_decides_candidates_divides_them(tmp_path):
     _, plan = plan_file(study.file)
     units = [(unit.kind, unit.num_items) for unit in plan.units]
     assert units == [("candidates", 7), ("references", 4), ("references", 4)]
+    assert [unit.label.endswith("(clear surroundings)") for unit in plan.units] == [False, False, True]
     assert [len(points) for points in by_candidates(plan.points)] == [3]
 
 

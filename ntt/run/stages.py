@@ -94,6 +94,12 @@ def _is_complete(run: Pipeline) -> bool:
     return are_complete(run.references, run.objects_of_image, answer=run.config.dataset.references_complete)
 
 
+def _check_text(check: ReferenceCheck) -> str:
+    ap = check.expected[check.scoring].get("")
+    result = "no reference: none can be searched" if ap is None else f"references at box AP {ap:.1f}"
+    return f"{check.scoring} finds {result}"
+
+
 LEAVE_ONE_OUT: Stage[ReferenceCheck] = Stage(
     name="leave_one_out",
     needs=(MEMORY,),
@@ -115,7 +121,7 @@ LEAVE_ONE_OUT: Stage[ReferenceCheck] = Stage(
     ),
     write=lambda run, check: [write_json(run.directory.leave_one_out, asdict(check))],
     read=lambda run: artefacts.read_reference_check(run.directory.leave_one_out),
-    describe=lambda check: f"{check.scoring} finds references at box AP {check.expected[check.scoring].get('', 0):.1f}",
+    describe=_check_text,
 )
 
 

@@ -56,8 +56,10 @@ def point_cost(config: ExperimentConfig) -> Cost:
 
 
 def models_label(kind: str, config: ExperimentConfig) -> str:
-    """Name the models that do a unit's work."""
-    return config.backbone.name if kind == "references" else f"{config.backbone.name} + {config.segmenter.name}"
+    """Name the models that do a unit's work, and which of the two kinds of references it is."""
+    if kind == "candidates":
+        return f"{config.backbone.name} + {config.segmenter.name}"
+    return config.backbone.name + (" (clear surroundings)" if config.matcher.reads_clear_surroundings else "")
 
 
 def _earlier_shards(kind: str, config: ExperimentConfig) -> Iterable[tuple[str, float]]:
