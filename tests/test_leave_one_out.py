@@ -181,14 +181,21 @@ def test_who_asks_for_it(words, stages, tmp_path):
     asked = {"leave_one_out"} if run.leaves_one_out else set()
     assert asked | ({"thresholds"} if run.measures_thresholds else set()) == stages
     assert len(run.reference_images) == (3 if run.leaves_one_out else 0)
+
+
+def test_references_on_one_image_neither_propose_nor_choose(tmp_path: Path, shared_store: Path):
+    root = make_tiny(tmp_path / "tiny")
     file = root / "annotations/references.json"
     document = read(file)
     for annotation in document["annotations"]:
         annotation["image_id"] = document["images"][0]["id"]
     file.write_text(json.dumps(document))
     words = ("shots=all", "evaluation.thresholds=proposed")
-    on_one_image = Pipeline(compose_config(settings(root, tmp_path / "out", tmp_path / "store", *words)))
-    assert not on_one_image.leaves_one_out
+    assert not Pipeline(compose_config(settings(root, tmp_path / "out", shared_store, *words))).leaves_one_out
+    auto = ("matcher=auto", "matcher.min_shots=2", "dataset.references_complete=true")
+    check = read(go(root, tmp_path / "out", shared_store, *words, *auto) / "leave_one_out.json")
+    assert (check["scoring"], check["better"], check["obstacle"]) == ("ntt", {}, "none can be searched with the others")
+    assert check["thresholds"] == {}
 
 
 def test_the_command(tmp_path, shared_store, cli):

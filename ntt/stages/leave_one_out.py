@@ -169,11 +169,14 @@ def _conclude(
     if isinstance(matcher, AutoMatcher):
         counts = [len({instance.id for instance in members}) for members in references.instances]
         obstacle = matcher.obstacle(counts, is_complete=is_complete)
-    if isinstance(matcher, AutoMatcher) and len(objects.images) > 1 and objects.instances:
-        draws = {
-            name: _draw(of_scoring, references, ground_truth, matcher.draws) for name, of_scoring in detections.items()
-        }
-        better = {name: float((draws[name] > draws[scoring]).mean()) for name in names[1:]}
+        if objects.instances:
+            draws = {
+                name: _draw(of_scoring, references, ground_truth, matcher.draws)
+                for name, of_scoring in detections.items()
+            }
+            better = {name: float((draws[name] > draws[scoring]).mean()) for name in names[1:]}
+        else:
+            obstacle = obstacle or "none can be searched with the others"
         if not obstacle:
             scoring = matcher.choose({name: of_name.get(_ALL, 0.0) for name, of_name in expected.items()}, better)
     table = tabulate(detections[scoring], references.categories, ground_truth)
