@@ -1,7 +1,9 @@
-"""Rules of evaluation worked by hand: rejection, mIoU of painted detections, recall of candidates, thresholds."""
+"""Metrics are pycocotools'; further rules worked by hand: rejection, painted detections, recall, thresholds."""
 
+import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,76 @@ from drawn_candidates import rles_of
 from evaluation_samples import Box, cocoeval, dataset, detect, entry, rectangle
 from pycocotools import mask as coco_mask
 from pycocotools.cocoeval import COCOeval
+from tiny_data import HEIGHT, WIDTH, shape_mask
 
-from ntt.data.coco import CocoDataset
+from ntt.data.coco import CocoDataset, read_coco
 from ntt.evaluation.bootstrap import bootstrap_ap
 from ntt.evaluation.ground_truth import prepare_ground_truth
 from ntt.evaluation.matching import match
+from ntt.evaluation.options import Painting
 from ntt.evaluation.proposals import average_recall, finding_ranks
 from ntt.evaluation.table import tabulate
 from ntt.evaluation.thresholds import OperatingPoint, RankedDetections, operating_points, propose_thresholds
-from ntt.run.artefacts import flat_metrics
+from ntt.run.artefacts import flat_metrics, read_metrics, read_predictions, write_metrics, write_predictions
 from ntt.run.table import metrics_table
 from ntt.stages.evaluation import evaluate
 from ntt.types import Candidates, Category, Detections, Metrics
+
+DISC, SQUARE = Category(3, "disc"), Category(7, "square")
+
+
+def drawn(image_id: int, *shapes: tuple[int, int, int, int, float]) -> Detections:
+    """Detections of (class index, x, y, size, score)."""
+    masks = [shape_mask((3, 7)[label], x, y, size) for label, x, y, size, _ in shapes]
+    boxes = ((label, (x, y, size, size), score) for label, x, y, size, score in shapes)
+    return detect(image_id, *boxes, size=(HEIGHT, WIDTH), masks=masks)
+
+
+PERFECT = [drawn(101, (0, 10, 10, 40, 0.9), (1, 70, 40, 36, 0.8)), drawn(102, (1, 40, 20, 50, 0.9)), drawn(103)]
+PERFECT += [drawn(104, (0, 70, 30, 44, 0.9), (0, 15, 30, 36, 0.7))]
+MIXED = [drawn(101, (0, 14, 10, 40, 0.9), (0, 70, 40, 36, 0.8), (1, 71, 42, 36, 0.3)), drawn(102)]
+MIXED += [drawn(103, (1, 5, 5, 30, 0.5)), drawn(104, (0, 70, 32, 44, 0.6), (0, 15, 34, 36, 0.9))]
+
+
+def evaluated(tiny: Path, detections: list[Detections], *, semantic: Painting = "none") -> Metrics:
+    ground_truth = read_coco(tiny / "annotations" / "targets.json", tiny / "images")
+    choice = {"semantic": semantic, "semantic_threshold": 0.75}
+    return evaluate(detections=detections, ground_truth=ground_truth, categories=(DISC, SQUARE), **choice)
+
+
+def test_predictions_and_metrics_come_back_as_they_were(tmp_path, tiny):
+    odd = replace(MIXED[0], image_id='ü"\\', rles=tuple(b"0\\" + rle for rle in MIXED[0].rles))
+    for detections in ([], [*MIXED, odd], [odd]):
+        write_predictions(tmp_path / "predictions.json", detections, (DISC, SQUARE))
+        text = (tmp_path / "predictions.json").read_text(encoding="utf-8")
+        results = json.loads(text)
+        assert text == json.dumps(results, ensure_ascii=False) + "\n"
+        assert len(results) == sum(len(image.labels) for image in detections)
+    metrics = evaluated(tiny, MIXED)
+    write_metrics(tmp_path / "metrics.json", metrics)
+    assert read_metrics(tmp_path / "metrics.json") == metrics
+    truth = read_coco(tiny / "annotations" / "targets.json", tiny / "images")
+    write_predictions(tmp_path / "predictions.json", MIXED, (DISC, SQUARE))
+    back = read_predictions(tmp_path / "predictions.json", list(truth.images.values()), (DISC, SQUARE))
+    for before, after in zip(MIXED, back, strict=True):
+        assert (before.image_id, before.height, before.width) == (after.image_id, after.height, after.width)
+        assert before.rles == after.rles
+        for name in ("labels", "scores", "boxes_xywh"):
+            np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+            assert getattr(before, name).dtype == getattr(after, name).dtype
+
+
+def test_semantic_columns_of_the_table(tiny):
+    metrics = evaluated(tiny, PERFECT, semantic="correct")
+    lines = metrics_table(metrics).splitlines()
+    assert lines[0].split()[-3:] == ["mask", "AR", "IoU"]
+    discs = metrics.per_class["semantic"]["disc"]["IoU"]
+    areas = [np.count_nonzero(shape_mask(3, x, y, size)) for x, y, size in ((10, 10, 40), (70, 30, 44), (15, 30, 36))]
+    assert discs == pytest.approx(100 * sum(areas[:2]) / sum(areas), abs=2)  # the third scores 0.7; outlines round
+    assert lines[2].split()[-1] == f"{discs:.1f}"
+    assert lines[5].split()[-1] == f"{metrics.overall['semantic']['mIoU']:.1f}"
+    assert flat_metrics(metrics)["semantic/IoU/disc"] == discs
+
 
 TWO_CLASSES = {1: "cat", 2: "dog"}
 HERE: Box = (0, 0, 20, 20)

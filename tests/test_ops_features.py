@@ -1,8 +1,10 @@
-"""Reference crops, features pooled over masks, resizing, and candidates made of proposals."""
+"""Reference crops, features pooled over masks, resizing, candidates of proposals; loops compiled on a first call."""
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ntt.ops.candidates import FeatureDtype, measure
+from ntt.ops.compiled import compiled
 from ntt.ops.crops import background_feature, crop_corners, crop_reference, instance_feature
 from ntt.ops.masks import decode_masks
 from ntt.ops.pooling import l2_normalise, mask_weights, pool_masks
@@ -257,3 +260,28 @@ def test_nothing_left(count):
     assert found.features.shape == (0, 2)
     assert found.grid_boxes_xyxy.shape == (0, 4)
     assert found.predicted_iou.shape == (0,)
+
+
+def sum_of_squares(values: np.ndarray) -> float:
+    total = 0.0
+    for value in values:
+        total += value * value
+    return total
+
+
+def test_where_nothing_can_be_kept_each_process_compiles(monkeypatch):
+    calls: list[dict[str, Any]] = []
+    njit = numba.njit
+
+    def without_folder(function: Any = None, **options: Any) -> Any:
+        if function is sum_of_squares:  # Numba calls itself, too
+            calls.append(options)
+            if options.get("cache"):
+                raise RuntimeError("cannot cache function: no locator available")
+        return njit(function, **options)
+
+    monkeypatch.setattr(numba, "njit", without_folder)
+    square = compiled(sum_of_squares)
+    assert not calls, "nothing is compiled before the first call"
+    assert [square(np.arange(4.0)), square(np.arange(3.0))] == [14.0, 5.0]
+    assert calls == [{"cache": True, "nogil": True}, {"nogil": True}]
