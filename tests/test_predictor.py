@@ -271,6 +271,9 @@ def test_folders_lists_and_generators_are_searched(tiny, predictor, tmp_path):
         assert [Path(each.image).name for each in found] == names
         for ours, expected in zip(found, results[0], strict=True):
             np.testing.assert_array_equal(ours.scores, expected.scores)
+    for image in (tmp_path / names[0], pixels(tmp_path / names[0])):  # one image, whose rows are no images
+        (only,) = predictor.search(image, progress=False)
+        np.testing.assert_array_equal(only.scores, results[0][0].scores)
     pictures = iter([pixels(tmp_path / names[0]), "nowhere.png"])
     lazy = predictor.search(pictures)
     assert len(next(lazy)) == len(results[0][0])

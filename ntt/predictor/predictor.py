@@ -9,6 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from ntt.base.digests import content_key
 from ntt.base.distributed import ProcessGroup
 from ntt.base.progress import track
@@ -184,20 +187,25 @@ class Predictor:
         categories = self._prototypes.categories
         return Instances(**vars(detections), categories=categories, image=image, thresholds=lambda: self.thresholds)
 
-    def search(self, images: PathLike | Iterable[ImageLike], *, progress: bool = True) -> Iterator[Instances]:
+    def search(self, images: ImageLike | Iterable[ImageLike], *, progress: bool = True) -> Iterator[Instances]:
         """Search many images, each one once the result before it has been consumed.
 
         Args:
-            images: a folder, whose images are taken in order of name; or images in any form, also from a generator.
+            images: a folder, whose images are taken in order of name; or images in any form, also from a generator; or
+                one image.
             progress: show a bar on a terminal; elsewhere, log the progress.
 
         Yields:
             The instances of each image, which is `Instances.image`.
         """
-        if isinstance(images, str | os.PathLike):
+        if isinstance(images, str | os.PathLike) and not Path(images).expanduser().is_file():
             folder = Folder(Path(images).expanduser())
             raise_all(folder.problems, DataError, summary="Some files cannot be used")
             images = list(folder.images)
+        elif isinstance(images, str | os.PathLike | Image.Image) or (
+            isinstance(images, np.ndarray) and images.ndim in (2, 3)
+        ):
+            images = [images]
         return map(self, track(images, "searching", unit="image", visible=progress))
 
 
