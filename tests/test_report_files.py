@@ -308,7 +308,7 @@ def test_the_page_in_a_browser(tmp_path):
         def cards() -> list[str]:
             """The captions of each card, once all its canvases are drawn."""
             done = "return [...document.querySelectorAll('#cards canvas')].every((c) => c.dataset.drawn)"
-            WebDriverWait(browser, 20).until(lambda driver: driver.execute_script(done))
+            WebDriverWait(browser, 120).until(lambda driver: driver.execute_script(done))
             captions = [card.find_elements(By.TAG_NAME, "figcaption") for card in find(".card")]
             return [" | ".join(caption.text for caption in pair) for pair in captions]
 
@@ -396,8 +396,9 @@ def test_the_page_in_a_browser(tmp_path):
         assert find("#large-name")[0].text == "targets_0.png (3 of 4)"
         press(Keys.ESCAPE)
         assert not find("#large")[0].is_displayed()
+        # The browser tells the page that a dialog was closed some time after it has closed it.
+        WebDriverWait(browser, 120).until(lambda _: "image" not in state())
         assert browser.switch_to.active_element.text.startswith("targets_0.png")
-        assert "image" not in state()
         for _ in range(2):
             find("#table-runs th button")[2].click()
         assert [row.text for row in find("#table-runs tbody td:nth-child(3)")] == ["2", "2", "1"]
