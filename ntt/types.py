@@ -49,6 +49,11 @@ class ImageRecord:
     white_level: float | None = None
     orientation: str | None = None
 
+    @property
+    def folder(self) -> Path:
+        """The image folder, which `file_name` is below."""
+        return self.path.parents[self.file_name.count("/")]
+
 
 @dataclass(frozen=True)
 class Instance:

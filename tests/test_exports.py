@@ -84,6 +84,11 @@ def label_studio(root: Path) -> list[str]:
     return coco(root / "result.json", root / "images", named="images/{}")
 
 
+def label_studio_without_images(root: Path) -> list[str]:
+    """As Label Studio writes it for tasks whose images it has only read."""
+    return coco(root / "result.json", root / "images", named="/data/local-files/?d={}")
+
+
 def via(root: Path) -> list[str]:
     return coco(root / "via_project_9Nov2026_coco.json", root)
 
@@ -134,7 +139,7 @@ def plain_folder(root: Path) -> list[str]:
     return ["dataset=folder"]
 
 
-FORMATS = [plain_folder, labelme, yolo, voc, roboflow, cvat, label_studio, via]
+FORMATS = [plain_folder, labelme, yolo, voc, roboflow, cvat, label_studio, label_studio_without_images, via]
 
 
 def located(work: Path, words: list[str]) -> tuple[CocoDataset, CocoDataset]:
@@ -259,7 +264,10 @@ def test_exported_detections_are_read_back_as_references(found, tmp_path, tool):
     photos = found.parents[3] / "photos"
     assert main(["export", tool, str(found), "--above", "0.55", "--output", str(output)]) == 0
     if tool == "labelme":
-        assert (output / "day1/1.json").is_file()
+        for name in ("0", "day1/1"):  # LabelMe opens the image that the file names, seen from the file
+            file = output / f"{name}.json"
+            image = file.parent / json.loads(file.read_text())["imagePath"]
+            assert image.resolve() == (photos / f"{name}.png").resolve()
         words = ["--annotations", str(output), "--images", str(photos), "--output", str(refs)]
         assert main(["data", "convert", "labelme", *words]) == 0
     else:
@@ -273,6 +281,16 @@ def test_exported_detections_are_read_back_as_references(found, tmp_path, tool):
         assert overlap(instance.segmentation, row["segmentation"]) > 0.9
 
 
+def test_labelme_files_go_next_to_their_images(found, tmp_path, cli):
+    photos = shutil.copytree(found.parents[3] / "photos", tmp_path / "photos")
+    run = shutil.copytree(found, tmp_path / "run")
+    (run / "facts.json").unlink()
+    (photos / "own.json").touch()
+    cli("export", "labelme", run, "--output", photos)
+    assert json.loads((photos / "day1/1.json").read_text())["imagePath"] == "1.png"
+    assert "0.json exists already" in cli("export", "labelme", run, "--output", photos, status=2)
+
+
 def test_exports_begin_at_the_proposed_thresholds(found, tmp_path, capsys, cli):
     run = shutil.copytree(found, tmp_path / "run")
     for thresholds, said in (({"disc": 0.5, "square": 0.65}, "0.50 to 0.65, by class"), ({}, "0.4")):
@@ -283,7 +301,7 @@ def test_exports_begin_at_the_proposed_thresholds(found, tmp_path, capsys, cli):
         least = [thresholds.get("disc", 0.4), thresholds.get("square", 0.4)]
         rows = json.loads((run / "predictions.json").read_text())
         assert len(exported) == sum(row["score"] >= least[row["category_id"] - 1] for row in rows) > 0
-        assert f"a score of at least {said} in 2 images" in capsys.readouterr().out
+        assert f"in 2 images; lowest score: {said}" in capsys.readouterr().out
     for content in ('{"thresholds": [1]}', '{"thresholds": {"disc": NaN}}', "{}", "["):
         (run / "leave_one_out.json").write_text(content)
         assert "leave_one_out.json" in cli("export", "coco", run, "--output", run / "no.json", status=2)
@@ -322,7 +340,7 @@ def test_objects_of_several_parts_stay_one_object(tmp_path):
     image = {"id": 7, "file_name": "a.png", "height": 40, "width": 50}
     categories = [{"id": 1, "name": "boat"}]
     document: Json = {"categories": categories, "images": [image], "annotations": [boat, boat]}
-    shapes = detections.to_labelme(document)["a.json"]["shapes"]
+    shapes = detections.to_labelme(document, tmp_path, photos=None)[tmp_path / "a.json"]["shapes"]
     assert [shape["group_id"] for shape in shapes] == [1, 1, 2, 2]
     root = ElementTree.fromstring(detections.to_cvat(document))
     assert [polygon.get("group_id") for polygon in root.iter("polygon")] == ["1", "1", "2", "2"]
@@ -333,7 +351,7 @@ def test_objects_of_several_parts_stay_one_object(tmp_path):
     np.testing.assert_array_equal(drawn, mask)
     document["images"].append({**image, "id": 8, "file_name": "a.jpg"})
     with pytest.raises(DataError, match="Rename one of the images"):
-        detections.to_labelme({**document, "annotations": [boat, {**boat, "image_id": 8}]})
+        detections.to_labelme({**document, "annotations": [boat, {**boat, "image_id": 8}]}, tmp_path, photos=None)
 
 
 def test_what_is_no_run_with_detections_is_refused(found, tmp_path, cli):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ntt.cli.options import PATH, check_output
-from ntt.errors import DataError
+from ntt.errors import DataError, StorageError
 
 if TYPE_CHECKING:
     from ntt.run.rundir import RunDirectory
@@ -33,6 +33,7 @@ def export(tool: str, run: Path, above: float | None, output: Path | None, prefi
 
     \b
     ntt export labelme RUN                 a file per image; correct with: labelme PHOTOS --output RUN/labelme
+    ntt export labelme RUN --output PHOTOS the same next to the images, for folders in folders: labelme PHOTOS
     ntt export cvat RUN                    "CVAT for images 1.1", to be uploaded to a task with the images
     ntt export label-studio RUN            tasks with predictions, and the labelling interface
     ntt export coco RUN --above 0.5        an annotation file
@@ -45,10 +46,13 @@ def export(tool: str, run: Path, above: float | None, output: Path | None, prefi
     directory = RunDirectory(run)
     missing = [path for path in (directory.images, directory.predictions) if not path.is_file()]
     if missing:
-        raise DataError(f"{run} has no {missing[0].name}, so it is not the folder of a run with detections. Run again.")
+        raise DataError(
+            f"{run} has no {missing[0].name}: it is no run with detections. Name the folder that a run prints."
+        )
     output = output or run / _NAMES[tool]
-    check_output(output)
     files = _files(tool, directory, output, above=above, prefix=prefix)
+    for path in files:
+        check_output(path)
     for path, text in files.items():
         write_text(path, text)
         if len(files) < 3:
@@ -70,10 +74,10 @@ def _files(
     default = FIXED_THRESHOLD if above is None else above
     found = formats.read_detections(directory.images, directory.predictions, above=default, above_of_class=proposed)
     score = f"{min(proposed.values()):.2f} to {max(proposed.values()):.2f}, by class" if proposed else f"{default:g}"
-    counts = f"{len(found['annotations'])} detections of a score of at least {score}"
-    click.echo(f"{counts} in {len(found['images'])} images")
+    click.echo(f"{len(found['annotations'])} detections in {len(found['images'])} images; lowest score: {score}")
     if tool == "labelme":
-        return {output / name: _json(document) for name, document in formats.to_labelme(found).items()}
+        labelled = formats.to_labelme(found, output.resolve(), photos=_photos(directory))
+        return {path: _json(document) for path, document in labelled.items()}
     if tool == "cvat":
         return {output: formats.to_cvat(found)}
     if tool == "coco":
@@ -82,6 +86,16 @@ def _files(
         output: _json(formats.to_label_studio(found, prefix=prefix)),
         output.with_suffix(".xml"): formats.label_studio_interface(formats.class_names(found)),
     }
+
+
+def _photos(directory: "RunDirectory") -> Path | None:
+    """Return the folder of the images that a run has searched, if the run has noted it."""
+    from ntt.base.files import read_json
+
+    try:
+        return Path(read_json(directory.facts)["data"]["targets"]["images"])
+    except (StorageError, KeyError, TypeError):
+        return None
 
 
 def _json(document: object) -> str:

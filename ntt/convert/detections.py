@@ -4,6 +4,7 @@ Masks become polygons, since those are what tools let people edit: the outlines 
 `TOLERANCE_PX`, holes filled.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -108,18 +109,19 @@ def class_names(document: Json) -> list[str]:
     return sorted(entry["name"] for entry in document["categories"])
 
 
-def to_labelme(document: Json) -> Mapping[str, Json]:
-    """Return a LabelMe file for each image with detections, by its path: the image's with the ending .json.
+def to_labelme(document: Json, output: Path, *, photos: Path | None) -> Mapping[Path, Json]:
+    """Return a LabelMe file for each image with detections, by its path: the image's in `output`, ending in .json.
 
-    Several parts of an object are joined by a group.
+    Several parts of an object are joined by a group. LabelMe opens a file only together with its image, whose path from
+    the file is in it: `photos` is the folder of the images, or None if they will be next to their files.
 
     Raises:
         DataError: if two images would have the same file.
     """
-    files: dict[str, Json] = {}
+    files: dict[Path, Json] = {}
     for image, objects in _objects_of_images(document):
         name = image["file_name"]
-        path = PurePosixPath(name).with_suffix(".json").as_posix()
+        path = (output / name).with_suffix(".json")
         if path in files:
             raise DataError(f"{name} and another image would both have {path}. Rename one of the images.")
         shapes: list[Json] = [
@@ -136,7 +138,8 @@ def to_labelme(document: Json) -> Mapping[str, Json]:
         ]
         if shapes:
             size = {"imageHeight": image["height"], "imageWidth": image["width"]}
-            picture = {"imagePath": PurePosixPath(name).name, "imageData": None, **size}
+            image_path = os.path.relpath(photos / name, path.parent) if photos else PurePosixPath(name).name
+            picture = {"imagePath": image_path, "imageData": None, **size}
             files[path] = {"version": "5.5.0", "flags": {}, "shapes": shapes, **picture}
     return files
 

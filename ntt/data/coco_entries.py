@@ -181,7 +181,8 @@ def _checked_name(entry: dict[str, Any], image_dir: Path) -> str:
     """Return an image's path below the image folder.
 
     Only the name counts: links inside the folder may lead anywhere, because data sets are often folders of links.
-    LVIS names its images by `coco_url` alone, whose last two parts are folder and file.
+    LVIS names its images by `coco_url` alone, whose last two parts are folder and file. In exports of Label Studio, the
+    path of an image on its server's disk follows `/data/local-files/?d=`.
     """
     name = entry.get("file_name")
     if name is None and isinstance(entry.get("coco_url"), str):
@@ -189,6 +190,7 @@ def _checked_name(entry: dict[str, Any], image_dir: Path) -> str:
     start = f"Image {shortened(entry['id'])}: `file_name` is {shortened(name)}"
     if not isinstance(name, str) or not name:
         raise ValueError(f"{start}, a file name is needed. Give the image's path inside the image folder.")
+    name = name.rpartition("/data/local-files/?d=")[2]
     normal = os.path.normpath(name)
     if normal in (".", "..") or normal.startswith(("/", "../")) or "\0" in name:
         raise ValueError(f"{start}, which is not inside the image folder {image_dir}. Correct one of them.")

@@ -128,9 +128,13 @@ def _read_both(files: DatasetFiles, read: Callable[..., CocoDataset]) -> tuple[C
 
 
 def input_files(inputs: Inputs) -> dict[str, dict[str, str]]:
-    """Return the annotation files that a run reads, with the SHA-256 of each."""
+    """Return the annotation files that a run reads, with the SHA-256 and the folder of the images of each."""
     files = {"references": inputs.reference_data, "targets": inputs.target_data}
-    return {role: {"file": str(data.annotation_file), "sha256": data.file_sha256} for role, data in files.items()}
+    return {
+        role: {"file": str(data.annotation_file), "sha256": data.file_sha256, "images": str(image.folder)}
+        for role, data in files.items()
+        for image in list(data.images.values())[:1]
+    }
 
 
 def warn_of_unknown_classes(categories: tuple[Category, ...], targets: CocoDataset) -> None:
