@@ -16,6 +16,7 @@ from ntt.config.identity import experiment_settings, run_directory, run_id, run_
 from ntt.config.registry import option_schemas
 from ntt.config.schema import STAGES, ExperimentConfig
 from ntt.errors import ConfigError, raise_all
+from ntt.matchers.auto import AutoMatcher
 from ntt.reports.records import read_run
 from ntt.run import stages
 from ntt.run.pipeline import Pipeline
@@ -92,6 +93,9 @@ def test_options_of_one_name_and_two_kinds_are_two_runs(config, group):
     other = replace(config, **{group: kind(**{field.name: getattr(option, field.name) for field in fields(option)})})
     assert run_directory(other) != run_directory(config)
     assert run_identity(other)["settings"] != run_identity(config)["settings"]
+    one, another = (AutoMatcher(name="auto", choices={"ntt": each}) for each in (option, getattr(other, group)))
+    assert one.fingerprint != another.fingerprint
+    assert run_id(replace(config, matcher=one)) != run_id(replace(config, matcher=another))
 
 
 def test_two_schemas_of_one_name_are_refused(monkeypatch):

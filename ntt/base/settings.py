@@ -73,7 +73,7 @@ def allowed_values(declared: "Field[Any]") -> str:
 
 
 def deciding_settings(settings: Any) -> dict[str, Any]:
-    """Return the settings that decide a result as nested plain values, ready for a digest."""
+    """Return the settings that decide a result as nested plain values with the kinds of options, ready for a digest."""
     return {
         declared.name: _plain(getattr(settings, declared.name), is_path=declared.metadata.get("path", False))
         for declared in fields(settings)
@@ -92,8 +92,9 @@ def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str,
 def _plain(value: Any, *, is_path: bool = False) -> Any:
     if is_path and value is not None:
         return str(Path(value).expanduser().absolute())
-    if is_dataclass(value):
-        return deciding_settings(value)
+    if is_dataclass(value):  # two kinds of an option may share all settings
+        kind = {"kind": value.SCHEMA} if hasattr(value, "SCHEMA") else {}
+        return {**kind, **deciding_settings(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(member) for key, member in value.items()}
     if isinstance(value, list | tuple):

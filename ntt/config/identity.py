@@ -23,13 +23,12 @@ _STAGE_SETTINGS: dict[str, tuple[str, ...]] = {
     "evaluation": ("evaluation",),
 }
 _NAMED_GROUPS = ("dataset", "backbone", "segmenter", "matcher", "shots", "split")
-_GROUPS_WITH_KINDS = ("dataset", "backbone", "segmenter", "matcher")
 _STAGES_WITH_MODELS = ("memory", "candidates")
 
 
 def run_id(config: ExperimentConfig) -> str:
     """Return the run's id: hexadecimal digits of the digest of all settings that decide its result."""
-    return content_key(_deciding(config))[:_ID_DIGITS]
+    return content_key(deciding_settings(config))[:_ID_DIGITS]
 
 
 def run_identity(config: ExperimentConfig) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def run_identity(config: ExperimentConfig) -> dict[str, Any]:
         "id"; and "settings": those that decide the result and the names of options, by dotted key; lists as text.
     """
     names = {f"{group}.name": getattr(config, group).name for group in _NAMED_GROUPS}
-    settings = flatten_settings(_deciding(config)) | names
+    settings = flatten_settings(deciding_settings(config)) | names
     plain = {key: str(value) if isinstance(value, list) else value for key, value in settings.items()}
     return {"id": run_id(config), "settings": plain}
 
@@ -74,16 +73,8 @@ def stage_key(config: ExperimentConfig, stage: str, inputs: Mapping[str, Any]) -
 
 def model_settings(config: ExperimentConfig) -> dict[str, Any]:
     """Return what distinguishes models that cannot be built, as on a login node without their device."""
-    settings = _deciding(config)
-    return {group: settings[group] for group in ("backbone", "segmenter", "runtime")}
-
-
-def _deciding(config: ExperimentConfig) -> dict[str, Any]:
-    """Return the settings that decide a result, and the kind of each option: two kinds may share all settings."""
     settings = deciding_settings(config)
-    for group in _GROUPS_WITH_KINDS:
-        settings[group] = {"kind": getattr(getattr(config, group), "SCHEMA", ""), **settings[group]}
-    return settings
+    return {group: settings[group] for group in ("backbone", "segmenter", "runtime")}
 
 
 def experiment_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
