@@ -133,6 +133,10 @@ def test_costs_come_from_earlier_runs(tmp_path):
     # The third run found everything in the store: 0.01 s an image.
     make_run(tmp_path, "demo", "d", images=10, references=5, seconds={"candidates": 0.1, "memory": 0.1})
     assert item_cost("candidates", config) == Cost(4.0, "slowest of 2 on demo")
+    # The fourth run has segmented the images of its references.
+    make_run(tmp_path, "demo", "e", images=10, references=5, seconds={"memory": 100.0})
+    (other,) = tmp_path.glob("demo/*/*_e")
+    (other / "store_keys.json").write_text('{"memory": {"candidates": ["0123456789abcdef"]}}')
     assert item_cost("references", config) == Cost(2.0, "slowest of 3 on demo")
     assert point_cost(config) == Cost(8.0, "median of 2 on demo")
 

@@ -12,6 +12,7 @@ from ntt.base.files import read_json
 from ntt.config.schema import STAGES, ExperimentConfig
 from ntt.errors import StorageError
 from ntt.run.rundir import RunDirectory
+from ntt.store.maintenance import used_store_keys
 from ntt.sweeps.state import SweepFolder
 
 _LOOKED_UP_S = 0.01
@@ -88,6 +89,8 @@ def _measured(folder: Path) -> dict[str, float]:
     directory = RunDirectory(folder)
     stages = {stage: (directory.record(stage) or {}).get("seconds") for stage in STAGES}
     seconds = {stage: float(value) for stage, value in stages.items() if isinstance(value, int | float)}
+    if "candidates" in used_store_keys(folder).get("memory", {}):  # it has segmented the images of references, too
+        seconds.pop("memory", None)
     measured = {
         kind: seconds[stage] / count
         for stage, kind in _ITEMS.items()
