@@ -1,6 +1,5 @@
 """Reference images as targets for the other references: what is left out, what comes of it, and who uses it."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from conftest import cases, refused
 from drawn_candidates import rectangles
-from tiny_data import make_tiny, read, run_with, settings
+from tiny_data import edited, make_tiny, read, run_with, settings
 
 from ntt.base.distributed import ProcessGroup
 from ntt.config.compose import compose_config
@@ -157,11 +156,9 @@ def test_what_other_references_proposed_is_removed(tmp_path, shared_store):
     go(root, tmp_path / "out", shared_store, "shots=2shot")
     assert all(path.is_file() for path in outdated)
     assert len(outdated) > 3
-    file = root / "annotations/references.json"
-    document = read(file)
-    for annotation in document["annotations"]:
-        annotation["id"] += 100
-    file.write_text(json.dumps(document))
+    with edited(root, "references") as document:
+        for annotation in document["annotations"]:
+            annotation["id"] += 100
     (folder / "pictures/note.txt").write_text("mine")
     assert go(root, tmp_path / "out", shared_store, "shots=2shot") == folder
     assert not any(path.exists() for path in outdated)
@@ -183,13 +180,11 @@ def test_who_asks_for_it(words, stages, tmp_path):
     assert len(run.reference_images) == (3 if run.leaves_one_out else 0)
 
 
-def test_references_on_one_image_neither_propose_nor_choose(tmp_path: Path, shared_store: Path):
+def test_references_on_one_image_neither_propose_nor_choose(tmp_path, shared_store):
     root = make_tiny(tmp_path / "tiny")
-    file = root / "annotations/references.json"
-    document = read(file)
-    for annotation in document["annotations"]:
-        annotation["image_id"] = document["images"][0]["id"]
-    file.write_text(json.dumps(document))
+    with edited(root, "references") as document:
+        for annotation in document["annotations"]:
+            annotation["image_id"] = document["images"][0]["id"]
     words = ("shots=all", "evaluation.thresholds=proposed")
     assert not Pipeline(compose_config(settings(root, tmp_path / "out", shared_store, *words))).leaves_one_out
     auto = ("matcher=auto", "matcher.min_shots=2", "dataset.references_complete=true")

@@ -1,4 +1,4 @@
-"""The pipeline's stages, from images to detections, against what the reference implementation recorded.
+"""Matching alone, and the stages from images to detections, against what the reference implementation recorded.
 
 Every stage is ours and every weight is filled by rule, as when the values were recorded. With such weights SAM2's masks
 are noise: a rounding error turns single pixels, and the features are averages over those pixels. So the
@@ -26,18 +26,31 @@ from sam2_package import TINY, Rounding, filled_tiny, package_rounding, save_che
 from ntt.base.distributed import ProcessGroup
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.images import read_image
+from ntt.matchers.image_terms import ImageTerms
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.models.backbones.dinov2 import Dinov2, Dinov2Config
 from ntt.models.box_masks import ReferenceMasks
 from ntt.models.segmenters.base import Segmenter
 from ntt.models.segmenters.sam2 import Sam2, Sam2Config
+from ntt.ops.candidates import measure
 from ntt.ops.canvas import resize_to_canvas
+from ntt.ops.merging import soft_penalties
 from ntt.ops.pooling import l2_normalise, pool_masks
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.matching import build_prototypes, match_images
 from ntt.stages.memory import ReferenceEncoder, fill_memory
 from ntt.store.store import Store
-from ntt.types import Detections, ImageRecord, MemoryBank, Placement, Proposals, Prototypes, ReferenceSet
+from ntt.types import (
+    Candidates,
+    Category,
+    Detections,
+    ImageRecord,
+    MemoryBank,
+    Placement,
+    Proposals,
+    Prototypes,
+    ReferenceSet,
+)
 
 pytestmark = pytest.mark.parity
 
@@ -268,3 +281,85 @@ def test_images_give_the_recorded_detections(image_id, scene, ours, device):
     # A pixel of the masks' grid may turn at the edge of a mask.
     pixel = np.ceil(max(found.height, found.width) / 256)
     np.testing.assert_allclose(corners(found), [entry["bbox_xyxy"] for entry in expected], rtol=0, atol=pixel)
+
+
+IMAGES = (5001, 10764, 20992, 25603)
+
+
+@pytest.fixture(scope="module")
+def memory(recorded_dir: Path) -> MemoryBank:
+    recorded = np.load(recorded_dir / "matching_memory.npz")
+    categories = tuple(Category(category_id, str(category_id)) for category_id in recorded["category_ids"].tolist())
+    return MemoryBank(categories, tuple(torch.from_numpy(recorded["instance_feats"])))
+
+
+@pytest.fixture(scope="module", params=IMAGES)
+def image(request, recorded_dir: Path, device: str) -> tuple[int, Candidates, dict[str, Any]]:
+    """An image's id, its candidates made by us, and the recorded values."""
+    recorded = dict(np.load(recorded_dir / f"matching_{request.param}.npz"))
+    keep = recorded["pred_iou"] > 0.4
+    proposals = Proposals(
+        torch.from_numpy(recorded["mask_logits_x16_int8"][keep]).to(device).float() / 16,
+        torch.from_numpy(recorded["pred_iou"][keep]).to(device),
+    )
+    feature_map = torch.from_numpy(recorded["target_feats"]).to(device).float().T.reshape(-1, 37, 37)
+    height, width = recorded["image_hw"].tolist()
+    found = measure(proposals, feature_map, height=height, width=width).candidates("float32")
+    return request.param, found, recorded
+
+
+def prototypes(matcher: PrototypeMatcher, memory: MemoryBank) -> Prototypes:
+    vectors, labels = matcher.build_prototypes(memory)
+    return Prototypes(memory.categories, vectors, labels)
+
+
+def expected_detections(folder: Path, image_id: int) -> list[dict[str, Any]]:
+    entries = json.loads((folder / "matching_detections.json").read_text())
+    return [entry for entry in entries if entry["image_id"] == image_id]
+
+
+def test_similarity_labels_and_penalties(image, memory):
+    _, candidates, recorded = image
+    found = REFERENCE.class_scores(candidates, prototypes(REFERENCE, memory))
+    np.testing.assert_allclose(found, recorded["similarity"], atol=1e-5)
+    scores = REFERENCE.class_scores(candidates, prototypes(REFERENCE, memory))
+    labels = scores.argmax(axis=1)
+    terms = ImageTerms(candidates)
+    kept = terms.suppress(labels, iou_threshold=0.5)[:800]
+    assert labels[kept].tolist() == recorded["labels_after_nms"].tolist()
+    terms.compare([kept])
+    penalties = terms.per_class(
+        "soft", kept, labels[kept], lambda m: soft_penalties(terms.overlaps(m), candidates.features[m])
+    )
+    np.testing.assert_allclose(penalties, recorded["ios_after_nms"], atol=1e-5)
+
+
+def mask_iou(found: Detections, expected: list[dict[str, Any]]) -> list[float]:
+    """IoU of each pair of masks."""
+    size = [found.height, found.width]
+    return [
+        coco_mask.iou([{"size": size, "counts": rle}], [entry["segmentation"]], [0])[0, 0]
+        for rle, entry in zip(found.rles, expected, strict=True)
+    ]
+
+
+def test_detections_and_what_default_settings_change(image, memory, recorded_dir):
+    image_id, candidates, _ = image
+    found = REFERENCE.match(image_id, candidates, prototypes(REFERENCE, memory))
+    expected = expected_detections(recorded_dir, image_id)
+    assert len(found.scores) == len(expected) == 100
+    np.testing.assert_allclose(found.scores, [entry["score"] for entry in expected], atol=1e-5)
+    ids = [memory.categories[label].id for label in found.labels.tolist()]
+    assert ids == [entry["category_id"] for entry in expected]
+    corners = found.boxes_xywh.copy()
+    corners[:, 2:] += corners[:, :2]
+    np.testing.assert_array_equal(corners, np.array([entry["bbox_xyxy"] for entry in expected], dtype=np.float32))
+    assert min(mask_iou(found, expected)) > 0.999
+    ours = PrototypeMatcher()
+    found = ours.match(image_id, candidates, prototypes(ours, memory))
+    reference = REFERENCE.match(image_id, candidates, prototypes(REFERENCE, memory))
+    assert np.array_equal(found.scores, reference.scores)
+    assert found.rles == reference.rles
+    coco_boxes = [coco_mask.toBbox(entry["segmentation"]) for entry in expected]
+    np.testing.assert_array_equal(found.boxes_xywh, np.array(coco_boxes, dtype=np.float32))
+    assert np.array_equal(found.boxes_xywh - reference.boxes_xywh, np.tile(np.float32([0, 0, 1, 1]), (100, 1)))

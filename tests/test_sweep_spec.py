@@ -1,17 +1,19 @@
-"""Sweep files: what they say, and what is refused with which words."""
+"""Sweep files: what they say, what is refused with which words; Hydra's own multirun does the same."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT_DIR, cases, refused
+from conftest import PROJECT_DIR, cases, refused, run_python
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from tiny_data import SMALL, make_tiny
 
 from ntt.config.compose import compose_config, compose_many, from_hydra
-from ntt.config.identity import run_id
+from ntt.config.identity import run_directory, run_id
 from ntt.config.registry import compose_lines, hydra_session
 from ntt.config.typed_text import keep_text
 from ntt.errors import ConfigError
+from ntt.sweeps.plan import plan_file
 from ntt.sweeps.points import expand
 from ntt.sweeps.spec import SweepSpec, override_text, read_spec
 
@@ -195,3 +197,27 @@ def test_composing_many_equals_what_hydra_composes():
     with hydra_session():
         expected = [from_hydra(compose_lines(keep_text(line))) for line in lines]
     assert compose_many(lines) == expected
+
+
+@pytest.mark.slow
+@cases("launcher")("basic", "submitit_local")
+def test_a_multirun_shares_store_and_directories_with_everything_else(launcher, tmp_path):
+    data = make_tiny(tmp_path / "tiny")
+    roots = [f"runtime.{name}_root={tmp_path}/{name}" for name in ("output", "store", "cache")]
+    settings = ["dataset=coco_json", f"dataset.root={data}", *SMALL, "visualisation.enabled=false", *roots]
+    extra = [] if launcher == "basic" else [f"hydra/launcher={launcher}", "hydra.launcher.timeout_min=20"]
+    words = [PROJECT_DIR / "main.py", "--multirun", *settings, "seed=0,1", "shots=1shot,2shot", *extra]
+    done = run_python(*words, cwd=tmp_path, PYTHONWARNINGS="ignore")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Means over seeds, comparisons, plots: ntt report {tmp_path / 'output'}" in done.stdout
+    points = [[*settings, f"seed={seed}", f"shots={shots}shot"] for seed in (0, 1) for shots in (1, 2)]
+    folders = {run_directory(compose_config(point)) for point in points}
+    assert len(folders) == 4
+    assert all((folder / "metrics.json").is_file() for folder in folders)
+    assert {path.parent for path in (tmp_path / "output").rglob("metrics.json")} == folders
+    assert len(list((tmp_path / "store" / "candidates").rglob("*.safetensors"))) == 4
+    sweep = tmp_path / "same.yaml"
+    sweep.write_text("axes: {shots: [1shot, 2shot], seed: [0, 1]}")
+    _, plan = plan_file(sweep, settings)
+    assert all(point.finished for point in plan.points)
+    assert [unit.num_missing for unit in plan.units] == [0, 0]
