@@ -72,19 +72,19 @@ def _files(
     file = directory.leave_one_out
     proposed = read_reference_check(file).thresholds if above is None and file.is_file() else {}
     default = FIXED_THRESHOLD if above is None else above
-    found = formats.read_detections(directory.images, directory.predictions, above=default, above_of_class=proposed)
+    detected = formats.read_detections(directory.images, directory.predictions, above=default, above_of_class=proposed)
     score = f"{min(proposed.values()):.2f} to {max(proposed.values()):.2f}, by class" if proposed else f"{default:g}"
-    click.echo(f"{len(found['annotations'])} detections in {len(found['images'])} images; lowest score: {score}")
+    click.echo(f"{len(detected['annotations'])} detections in {len(detected['images'])} images; lowest score: {score}")
     if tool == "labelme":
-        labelled = formats.to_labelme(found, output.resolve(), photos=_photos(directory))
+        labelled = formats.to_labelme(detected, output.resolve(), photos=_photos(directory))
         return {path: _json(document) for path, document in labelled.items()}
     if tool == "cvat":
-        return {output: formats.to_cvat(found)}
+        return {output: formats.to_cvat(detected)}
     if tool == "coco":
-        return {output: _json(found)}
+        return {output: _json(detected)}
     return {
-        output: _json(formats.to_label_studio(found, prefix=prefix)),
-        output.with_suffix(".xml"): formats.label_studio_interface(formats.class_names(found)),
+        output: _json(formats.to_label_studio(detected, prefix=prefix)),
+        output.with_suffix(".xml"): formats.label_studio_interface(formats.class_names(detected)),
     }
 
 

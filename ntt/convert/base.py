@@ -244,13 +244,13 @@ def find_listed(names: Iterable[str], names_of: Mapping[T, Sequence[str]], where
             table[name].append(each)
     matches = {name: next((table[name] for table in tables if name in table), []) for name in names}
     problems = [
-        f"{name!r} of the list {f'means {len(found)} images' if found else 'is no image'} of {where}. Write its whole "
+        f"{name!r} of the list {f'means {len(own)} images' if own else 'is no image'} of {where}. Write its whole "
         "name, or remove it."
-        for name, found in matches.items()
-        if len(found) != 1
+        for name, own in matches.items()
+        if len(own) != 1
     ]
     raise_all(problems, DataError, summary="The list does not fit")
-    return list(dict.fromkeys(found[0] for found in matches.values()))
+    return list(dict.fromkeys(own[0] for own in matches.values()))
 
 
 def polygon_box(polygons: Sequence[Sequence[float]]) -> Box:

@@ -114,14 +114,14 @@ def _read_set(data: str, group: pd.DataFrame) -> Detected:
     records = list(inputs.target_data.images.values())
     names = name_series(runs.assign(scoring=""))
     checks = [RunDirectory(Path(path)).leave_one_out for path in runs.path]
-    chosen = [choice(runs.iloc[[row]]) for row in range(len(runs))]
+    choices = [choice(runs.iloc[[row]]) for row in range(len(runs))]
     return Detected(
         data=data,
         targets=inputs.target_data,
         categories=inputs.categories,
         labels=[
             f"{names.short[run.label]}{matcher}, {shots_text(run.shots)}, seed {run.seed}"
-            for run, matcher in zip(runs.itertuples(), chosen, strict=True)
+            for run, matcher in zip(runs.itertuples(), choices, strict=True)
         ],
         detections=[_read_predictions(Path(path), records, inputs.categories) for path in runs.path],
         proposed=[read_reference_check(own_file(file)).thresholds if file.exists() else {} for file in checks],

@@ -109,12 +109,14 @@ def name_series(runs: pd.DataFrame) -> SeriesNames:
     ordered = runs.dropna(subset=SETTING).sort_values(SETTING)
     parts: dict[str, tuple[str, ...]] = dict(zip(ordered.label, ordered.parts, strict=True))
     index = {label: number for number, label in enumerate(parts)}
-    chosen = {label: choice(own) for label, own in ordered.groupby("label")}
+    choices = {label: choice(own) for label, own in ordered.groupby("label")}
     if len(parts) < 2:
-        return SeriesNames("", {label: label + chosen[label] for label in parts}, index)
+        return SeriesNames("", {label: label + choices[label] for label in parts}, index)
     shared = [part for part in next(iter(parts.values())) if all(part in other for other in parts.values())]
     short = {label: ", ".join(part for part in own if part not in shared) for label, own in parts.items()}
-    return SeriesNames(" + ".join(shared), {name: (text or name) + chosen[name] for name, text in short.items()}, index)
+    return SeriesNames(
+        " + ".join(shared), {name: (text or name) + choices[name] for name, text in short.items()}, index
+    )
 
 
 def shots_cell(shots: int) -> int | str:
