@@ -335,11 +335,6 @@ def test_similarity_map_is_brightest_where_it_is_highest_and_one_colour_of_a_con
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 1
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("store")
-
-
 def drawn(tiny: Path, output: Path, store: Path, *more: str) -> tuple[Path, set[str]]:
     words = settings(tiny, output, store, "stage=visualisation", "visualisation.enabled=true", *more)
     folder = run_with(words) / "pictures"
@@ -365,9 +360,9 @@ def test_similarity_of_cells_by_hand():
     torch.testing.assert_close(torch.from_numpy(found.copy()), torch.tensor(expected))
 
 
-def test_pictures_of_features_are_drawn_on_request(tiny, tmp_path, store):
+def test_pictures_of_features_are_drawn_on_request(tiny, tmp_path, shared_store):
     more = ("features=true", "max_feature_images=2", "image_ids=[102,103,104]")
-    folder, names = drawn(tiny, tmp_path, store, *(f"visualisation.{setting}" for setting in more))
+    folder, names = drawn(tiny, tmp_path, shared_store, *(f"visualisation.{setting}" for setting in more))
     features = {name for name in names if name.startswith("features/")}
     similarities = {f"features/similarity_targets_{name}.png" for name in ("1_102", "2_103")}
     assert {name for name in features if "similarity" in name} == similarities
@@ -379,8 +374,8 @@ def test_pictures_of_features_are_drawn_on_request(tiny, tmp_path, store):
             assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 100
 
 
-def test_asked_for_later_they_are_added_and_only_then_is_the_backbone_used(tiny, tmp_path, store, monkeypatch):
-    _, before = drawn(tiny, tmp_path, store)
+def test_asked_for_later_they_are_added_and_only_then_is_the_backbone_used(tiny, tmp_path, shared_store, monkeypatch):
+    _, before = drawn(tiny, tmp_path, shared_store)
     assert not [name for name in before if name.startswith("features/")]
 
     def refuse(*_: object) -> torch.Tensor:
@@ -388,9 +383,9 @@ def test_asked_for_later_they_are_added_and_only_then_is_the_backbone_used(tiny,
 
     with monkeypatch.context() as patch:
         patch.setattr(EfficientNetLite0, "encode", refuse)
-        drawn(tiny, tmp_path / "second", store)
+        drawn(tiny, tmp_path / "second", shared_store)
         with pytest.raises(AssertionError, match="encoded"):
-            drawn(tiny, tmp_path / "second", store, "visualisation.features=true")
-    _, after = drawn(tiny, tmp_path, store, "visualisation.features=true")
+            drawn(tiny, tmp_path / "second", shared_store, "visualisation.features=true")
+    _, after = drawn(tiny, tmp_path, shared_store, "visualisation.features=true")
     assert before <= after
     assert [sum(kind in name for name in after - before) for kind in ("similarity", "reference")] == [4, 2]

@@ -15,17 +15,13 @@ from ntt.matchers.probe import ProbeMatcher
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.matchers.scoring import DetectingMatcher
 from ntt.ops.probe import ridge_directions
+from ntt.stages.matching import build_prototypes
 from ntt.types import Candidates, Category, Detections, MemoryBank, Prototypes
 
 CATEGORIES = (Category(3, "cat"), Category(8, "dog"))
 MEMORY = MemoryBank(
     categories=CATEGORIES, features=(torch.tensor([[2.0, 0.0, 0.0], [4.0, 0.0, 0.0]]), torch.tensor([[0.0, 3.0, 0.0]]))
 )
-
-
-def prototypes(matcher: PrototypeMatcher) -> Prototypes:
-    vectors, labels = matcher.build_prototypes(MEMORY)
-    return Prototypes(CATEGORIES, vectors, labels)
 
 
 candidates = partial(rectangles, channels=3)
@@ -37,7 +33,7 @@ NESTED = candidates([(0, 0, 19, 11), (0, 0, 9, 10)], [0.9, 0.8], [[0.8, 0.6, 0.0
 
 def run(found: Candidates, **settings: Any) -> Detections:
     matcher = PrototypeMatcher(**settings)
-    return matcher.match(7, found, prototypes(matcher))
+    return matcher.match(7, found, build_prototypes(memory=MEMORY, matcher=matcher))
 
 
 def test_prototypes_are_normalised_means_of_which_the_best_counts():

@@ -308,11 +308,6 @@ def image(request, recorded_dir: Path, device: str) -> tuple[int, Candidates, di
     return request.param, found, recorded
 
 
-def prototypes(matcher: PrototypeMatcher, memory: MemoryBank) -> Prototypes:
-    vectors, labels = matcher.build_prototypes(memory)
-    return Prototypes(memory.categories, vectors, labels)
-
-
 def expected_detections(folder: Path, image_id: int) -> list[dict[str, Any]]:
     entries = json.loads((folder / "matching_detections.json").read_text())
     return [entry for entry in entries if entry["image_id"] == image_id]
@@ -320,9 +315,9 @@ def expected_detections(folder: Path, image_id: int) -> list[dict[str, Any]]:
 
 def test_similarity_labels_and_penalties(image, memory):
     _, candidates, recorded = image
-    found = REFERENCE.class_scores(candidates, prototypes(REFERENCE, memory))
+    found = REFERENCE.class_scores(candidates, build_prototypes(memory=memory, matcher=REFERENCE))
     np.testing.assert_allclose(found, recorded["similarity"], atol=1e-5)
-    scores = REFERENCE.class_scores(candidates, prototypes(REFERENCE, memory))
+    scores = REFERENCE.class_scores(candidates, build_prototypes(memory=memory, matcher=REFERENCE))
     labels = scores.argmax(axis=1)
     terms = ImageTerms(candidates)
     kept = terms.suppress(labels, iou_threshold=0.5)[:800]
@@ -345,7 +340,7 @@ def mask_iou(found: Detections, expected: list[dict[str, Any]]) -> list[float]:
 
 def test_detections_and_what_default_settings_change(image, memory, recorded_dir):
     image_id, candidates, _ = image
-    found = REFERENCE.match(image_id, candidates, prototypes(REFERENCE, memory))
+    found = REFERENCE.match(image_id, candidates, build_prototypes(memory=memory, matcher=REFERENCE))
     expected = expected_detections(recorded_dir, image_id)
     assert len(found.scores) == len(expected) == 100
     np.testing.assert_allclose(found.scores, [entry["score"] for entry in expected], atol=1e-5)
@@ -356,8 +351,8 @@ def test_detections_and_what_default_settings_change(image, memory, recorded_dir
     np.testing.assert_array_equal(corners, np.array([entry["bbox_xyxy"] for entry in expected], dtype=np.float32))
     assert min(mask_iou(found, expected)) > 0.999
     ours = PrototypeMatcher()
-    found = ours.match(image_id, candidates, prototypes(ours, memory))
-    reference = REFERENCE.match(image_id, candidates, prototypes(REFERENCE, memory))
+    found = ours.match(image_id, candidates, build_prototypes(memory=memory, matcher=ours))
+    reference = REFERENCE.match(image_id, candidates, build_prototypes(memory=memory, matcher=REFERENCE))
     assert np.array_equal(found.scores, reference.scores)
     assert found.rles == reference.rles
     coco_boxes = [coco_mask.toBbox(entry["segmentation"]) for entry in expected]

@@ -1,4 +1,4 @@
-"""The published data sets: their options, their layouts, and what `ntt data check` says of them."""
+"""The published data sets and the demo: options, layouts, files, and what `ntt data check` says of them."""
 
 import json
 import os
@@ -9,10 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from coco_samples import document, read
 from conftest import cases
 from miniatures import CDFSOD, COCO_LIKE, LVIS_CLASSES, make_miniature, make_miniatures
+from PIL import Image
+from pycocotools import mask as coco_mask
 from tiny_data import SMALL, make_tiny
 
 from ntt.base.project import CONF_DIR
@@ -22,11 +25,12 @@ from ntt.config import schema as config
 from ntt.config.compose import compose_config, compose_many
 from ntt.config.identity import run_directory
 from ntt.datasets.base import DatasetFiles
+from ntt.datasets.demo import DEMO_FOLDER, DemoConfig, copy_demo
 from ntt.datasets.published.check import CheckReport, check_published
 from ntt.datasets.published.dataset import PublishedConfig
 from ntt.datasets.published.details import DatasetDetails, known_datasets
 from ntt.datasets.published.voc import convert_devkit, write_kshot_files
-from ntt.errors import ConfigError, DataError
+from ntt.errors import ConfigError, DataError, StorageError
 from ntt.run import runner
 from ntt.run.artefacts import read_metrics
 from ntt.run.inputs import read_inputs
@@ -246,3 +250,64 @@ def test_difficult_objects_of_voc_count_by_one_setting(miniatures, tmp_path, cap
     out = capsys.readouterr().out
     assert "\nDifficult objects count as crowd regions (evaluation.difficult=crowd).\nclass " in out
     assert "\nDifficult objects count as ordinary objects (evaluation.difficult=ordinary).\nclass " in out
+
+
+def demo_file(split: str) -> dict[str, Any]:
+    return json.loads((DEMO_FOLDER / "annotations" / f"{split}.json").read_text(encoding="utf-8"))
+
+
+def test_it_lies_in_the_package_with_every_photograph_credited_and_is_copied(tmp_path):
+    files = DemoConfig(name="demo").locate(tmp_path)
+    assert files.references_file.is_file()
+    assert files.targets_file.is_file()
+    assert files.reference_images.is_dir()
+    assert list(tmp_path.iterdir()) == []
+    assert sum(path.stat().st_size for path in DEMO_FOLDER.rglob("*")) < 3.5e6
+    credit = (DEMO_FOLDER / "CREDITS.md").read_text(encoding="utf-8")
+    for photograph in demo_file("targets")["info"]["photographs"]:
+        assert f"| {photograph['title']} | {photograph['author']} |" in credit
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot be copied to .*set"):
+        copy_demo(tmp_path / "file" / "set")
+
+
+@cases("split")("references", "targets")
+def test_images_are_as_the_annotation_file_says(split):
+    content = demo_file(split)
+    on_disk = {path.name for path in (DEMO_FOLDER / "images").glob(f"{split[:-1]}_*.jpg")}
+    assert {entry["file_name"] for entry in content["images"]} == on_disk
+    licences = {entry["name"]: entry["license"] for entry in content["info"]["photographs"]}
+    for entry in content["images"]:
+        with Image.open(DEMO_FOLDER / "images" / entry["file_name"]) as image:
+            assert (image.size, image.mode) == ((entry["width"], entry["height"]), "RGB") == ((480, 360), "RGB")
+        # Licences are listed strictest first.
+        assert entry["license"] == min(licences[name] for name in entry["photographs"])
+
+
+# pycocotools 2.0.11 decodes with a numpy call that numpy 2.4 warns about.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@cases("split")("references", "targets")
+def test_masks_agree_with_boxes_and_areas_and_do_not_share_pixels(split):
+    content = demo_file(split)
+    painted = {entry["id"]: np.zeros((360, 480), dtype=int) for entry in content["images"]}
+    for entry in content["annotations"]:
+        mask = coco_mask.decode(entry["segmentation"]).astype(bool)
+        rows, columns = np.nonzero(mask)
+        left, top = columns.min(), rows.min()
+        assert entry["bbox"] == [left, top, columns.max() + 1 - left, rows.max() + 1 - top]
+        assert entry["area"] == mask.sum() > 100
+        painted[entry["image_id"]] += mask
+    assert max(canvas.max() for canvas in painted.values()) == 1
+
+
+def test_references_hold_ten_valid_shots_of_every_class():
+    content = demo_file("references")
+    assert [entry["id"] for entry in content["categories"]] == [1, 2, 3, 4, 5, 6, 7]
+    for category in content["categories"]:
+        shots = [entry for entry in content["annotations"] if entry["category_id"] == category["id"]]
+        assert sorted(entry["shot_index"] for entry in shots) == list(range(10))
+        assert len({entry["image_id"] for entry in shots}) == 10
+        for entry in shots:
+            left, top, width, height = entry["bbox"]
+            assert min(width, height) >= 32
+            assert min(left, top, 480 - left - width, 360 - top - height) >= 10
