@@ -129,20 +129,24 @@ def test_modules_are_the_command(module):
     ("ntt run seed=[ sh", [""]),
     ("ntt run dataset.root=/ü matcher=near", ["matcher=nearest"]),
     ("ntt run sh", ["no blank", "shots.", "shots="]),
+    ("ntt run dataset.root=./my", [r"dataset.root=./my\ photos"]),
 )
 def test_commands_options_and_settings_complete_on_tab(line, expected, tmp_path):
     (tmp_path / "ntt").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ntt "$@"\n')
     (tmp_path / "ntt").chmod(0o755)
+    (tmp_path / "my photos").mkdir()
     setup = 'eval "$(ntt run -sc install=bash)"; compopt() { echo no blank; }; COMP_WORDS=($1)'
     script = f"{setup}; COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _ntt_words ntt; printf '%s\\n' \"${{COMPREPLY[@]}}\""
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(PROJECT_DIR)}
-    done = subprocess.run(["bash", "-c", script, "bash", line], capture_output=True, text=True, env=env, check=False)
+    words = ["bash", "-c", script, "bash", line]
+    done = subprocess.run(words, capture_output=True, text=True, env=env, cwd=tmp_path, check=False)
     assert (done.stdout.splitlines(), done.stderr) == (expected, "")
 
 
 def test_completion_for_an_unknown_shell(cli):
     for shell in ("zsh", "fish"):
         assert "_NTT_COMPLETE" in cli("run", "-sc", f"install={shell}")
+    assert "${(M)completions:#*[=./]}" in cli("run", "-sc", "install=zsh"), "these are not followed by a blank"
     refusal = cli("run", "-sc", "install=tcsh", status=2)
     assert "-sc install=tcsh: write install=bash, install=zsh or install=fish." in refusal
 

@@ -11,11 +11,22 @@ from ntt.cli.options import PATH
 from ntt.errors import ConfigError, DataError
 
 _BASH = """
-# A setting is one word, and what has to go on is not followed by a blank.
+# A setting is one word, blanks included, and what has to go on is not followed by a blank.
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
-_ntt_words() { _ntt_completion "$@"; [[ ${COMPREPLY[0]} == *[=./] ]] && compopt -o nospace; }
+_ntt_words() {
+    _ntt_completion "$@"
+    local index
+    for index in "${!COMPREPLY[@]}"; do printf -v "COMPREPLY[$index]" %q "${COMPREPLY[$index]}"; done
+    [[ ${COMPREPLY[0]} == *[=./] ]] && compopt -o nospace
+}
 complete -o nosort -F _ntt_words ntt
 """
+_ZSH = (
+    "compadd -U -V unsorted -a completions",
+    """compadd -U -V unsorted -S '' -- ${(M)completions:#*[=./]}
+        compadd -U -V unsorted -- ${completions:#*[=./]}""",
+)
+"""What adds completions, and what also adds no blank behind those that have to go on."""
 
 
 def _complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
@@ -58,7 +69,8 @@ def _completion_script(root: click.Context, words: Sequence[str]) -> str:
     completion = get_completion_class(shell)
     if action != "install" or completion is None:
         raise ConfigError(f"-sc {' '.join(words)}: write install=bash, install=zsh or install=fish.")
-    return completion(root.command, {}, "ntt", "_NTT_COMPLETE").source() + (_BASH if shell == "bash" else "")
+    source = completion(root.command, {}, "ntt", "_NTT_COMPLETE").source()
+    return source + _BASH if shell == "bash" else source.replace(*_ZSH)
 
 
 @click.command()
