@@ -61,7 +61,7 @@ def test_devices_that_are_not_there_are_refused(name, problem):
         resolve_device(name)
 
 
-@cases("name")("", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "mps:0", "CUDA")
+@cases("name")("", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:256", "cuda:1:2", "mps:0", "CUDA")
 def test_other_names_are_refused(name):
     with pytest.raises(ConfigError) as caught:
         resolve_device(name)

@@ -269,19 +269,24 @@ def sum_of_squares(values: np.ndarray) -> float:
     return total
 
 
-def test_where_nothing_can_be_kept_each_process_compiles(monkeypatch):
-    calls: list[dict[str, Any]] = []
+@pytest.mark.parametrize("fails_at", ["njit", "call"])
+def test_where_nothing_can_be_kept_each_process_compiles(monkeypatch, fails_at):
+    calls: list[bool] = []
     njit = numba.njit
 
-    def without_folder(function: Any = None, **options: Any) -> Any:
-        if function is sum_of_squares:  # Numba calls itself, too
-            calls.append(options)
-            if options.get("cache"):
-                raise RuntimeError("cannot cache function: no locator available")
-        return njit(function, **options)
+    def fail(*_):
+        raise OSError("no space left, or a damaged file")
 
-    monkeypatch.setattr(numba, "njit", without_folder)
+    def without_cache(function: Any = None, **options: Any) -> Any:
+        if function is not sum_of_squares:  # Numba calls itself, too
+            return njit(function, **options)
+        calls.append(options["cache"])
+        if not options["cache"]:
+            return njit(function, **options)
+        return fail if fails_at == "call" else fail()
+
+    monkeypatch.setattr(numba, "njit", without_cache)
     square = compiled(sum_of_squares)
     assert not calls, "nothing is compiled before the first call"
     assert [square(np.arange(4.0)), square(np.arange(3.0))] == [14.0, 5.0]
-    assert calls == [{"cache": True, "nogil": True}, {"nogil": True}]
+    assert calls == [True, False]

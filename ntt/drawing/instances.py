@@ -96,6 +96,7 @@ def box_mask(size: tuple[int, int], box_xyxy: BoxXyxy) -> Image.Image:
     """Return the inside of a box as a mask of this width and height, mode L, 0 or 255."""
     mask = Image.new("L", size, 0)
     left, top, right, bottom = np.rint(box_xyxy).astype(int).tolist()
+    left, top = min(left, size[0] - 1), min(top, size[1] - 1)
     ImageDraw.Draw(mask).rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), fill=255)
     return mask
 

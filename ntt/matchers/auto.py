@@ -47,6 +47,14 @@ class AutoMatcher(MatcherConfig):
         """Return a sentence if there is nothing to choose from, or something that is no matcher."""
         unfit = [name for name, choice in self.choices.items() if not isinstance(choice, MatcherConfig)]
         unfit += [name for name, choice in self.choices.items() if isinstance(choice, AutoMatcher)]
+        lacking = {
+            f"{name} has no setting {common}"
+            for name, choice in self.choices.items()
+            for common in ("max_detections", "on_empty")
+            if name not in unfit and getattr(self, common) is not None and not hasattr(choice, common)
+        }
+        if lacking:
+            return [f"matcher.choices: {', '.join(sorted(lacking))}. Leave it null, or choose another matcher."]
         if self.choices and not unfit:
             return []
         what = f"{', '.join(unfit)} cannot be chosen" if unfit else "there is nothing to choose from"

@@ -37,7 +37,8 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or (device.type != "cuda" and name not in ("cpu", "mps")):
+    is_known = device is not None and (device.type == "cuda" or name in ("cpu", "mps"))
+    if device is None or not is_known or str(device) != name:  # torch takes cuda:256 for cuda:0
         raise ConfigError(f"runtime.device={name} is not known. Use one of: {_DEVICES}.")
     if name == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(

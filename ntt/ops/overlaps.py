@@ -121,6 +121,10 @@ def _overlaps(
     first_F: IntArray,
 ) -> npt.NDArray[np.float64]:
     """Return what `overlaps_with_earlier` does."""
+
+    def common(above: int, below: int, other_above: int, other_below: int) -> int:
+        return max(min(below, other_below) - max(above, other_above), 0)
+
     overlaps = np.zeros((len(groups), len(groups)), np.float64)
     for mask in range(len(groups)):
         for other in range(mask):
@@ -128,39 +132,30 @@ def _overlaps(
             highest, lowest = max(boxes[mask, 1], boxes[other, 1]), min(boxes[mask, 3], boxes[other, 3])
             if groups[mask] != groups[other] or left >= right or highest >= lowest:
                 continue
-            shift, other_shift = first_C[mask] - boxes[mask, 0], first_C[other] - boxes[other, 0]
-            tops, bottoms = top[shift + left : shift + right], bottom[shift + left : shift + right]
-            other_tops = top[other_shift + left : other_shift + right]
-            other_bottoms = bottom[other_shift + left : other_shift + right]
+            start, other_start = first_C[mask] + left - boxes[mask, 0], first_C[other] + left - boxes[other, 0]
+            tops, bottoms = top[start : start + right - left], bottom[start : start + right - left]
+            other_tops = top[other_start : other_start + right - left]
+            other_bottoms = bottom[other_start : other_start + right - left]
             shared = 0
-            for column in range(right - left):
-                below, above = min(bottoms[column], other_bottoms[column]), max(tops[column], other_tops[column])
-                shared += max(below - above, 0)
-            # A further segment of one mask and the first segment of the other, in the same column.
+            for index in range(right - left):
+                shared += common(tops[index], bottoms[index], other_tops[index], other_bottoms[index])
+            # Further segments of one mask, and the first segment of the other in the same column.
             for index in range(first_F[mask], first_F[mask + 1]):
-                column = further[index, 0] - left
-                if 0 <= column < right - left:
-                    below, above = (
-                        min(further[index, 2], other_bottoms[column]),
-                        max(further[index, 1], other_tops[column]),
-                    )
-                    shared += max(below - above, 0)
+                column, above, below = further[index]
+                if left <= column < right:
+                    shared += common(above, below, other_tops[column - left], other_bottoms[column - left])
             for index in range(first_F[other], first_F[other + 1]):
-                column = further[index, 0] - left
-                if 0 <= column < right - left:
-                    below, above = min(further[index, 2], bottoms[column]), max(further[index, 1], tops[column])
-                    shared += max(below - above, 0)
+                column, above, below = further[index]
+                if left <= column < right:
+                    shared += common(above, below, tops[column - left], bottoms[column - left])
             # Further segments of both.
             index, other_index = first_F[mask], first_F[other]
             while index < first_F[mask + 1] and other_index < first_F[other + 1]:
-                column, other_column = further[index, 0], further[other_index, 0]
+                column, above, below = further[index]
+                other_column, other_above, other_below = further[other_index]
                 if column == other_column:
-                    below, above = (
-                        min(further[index, 2], further[other_index, 2]),
-                        max(further[index, 1], further[other_index, 1]),
-                    )
-                    shared += max(below - above, 0)
-                if column < other_column or (column == other_column and further[index, 2] <= further[other_index, 2]):
+                    shared += common(above, below, other_above, other_below)
+                if column < other_column or (column == other_column and below <= other_below):
                     index += 1
                 else:
                     other_index += 1

@@ -19,7 +19,7 @@ from ntt.models.device import check_compiler, check_precision, resolve_device
 from ntt.types import Placement
 
 _PACKAGES = (
-    *("ntt-seg", "torch", "torchvision", "timm", "sam2", "numpy", "scipy", "scikit-image", "higra", "pillow"),
+    *("ntt-seg", "torch", "torchvision", "timm", "sam2", "numba", "numpy", "scipy", "scikit-image", "higra", "pillow"),
     *("pycocotools", "hydra-core", "omegaconf"),
 )
 
