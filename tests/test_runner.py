@@ -61,11 +61,15 @@ def test_a_finished_run_does_nothing_and_the_log_has_what_was_said(run, capsys):
     (warning,) = [line for line in capsys.readouterr().out.splitlines() if "30" in line and "disc" in line]
     assert log.count(warning) == 1
     assert log.index(warning) < log.index("Run directory: ")
+    runner._say_weak.cache_clear()
     folder = run()
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"}
-    capsys.readouterr()
+    weak = "The models that come with the package are weak."
+    assert weak in capsys.readouterr().out
     assert run() == folder
-    assert "already finished; nothing to do" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "already finished; nothing to do" in text
+    assert weak not in text, "once per process is enough"
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

@@ -3,6 +3,7 @@
 import logging
 import time
 from dataclasses import asdict
+from functools import cache
 
 from ntt.base import distributed as dist
 from ntt.base.log import console_logging, file_logging, lenient_stdout
@@ -181,6 +182,12 @@ def _report(pipeline: Pipeline, metrics: Metrics | None) -> float | None:
         _LOG.info("counts         %s", directory.counts)
     if config.visualisation.enabled and directory.pictures.is_dir():
         _LOG.info("pictures       %s", directory.pictures)
-    if config.visualisation.enabled and {config.backbone.name, config.segmenter.name} & _EMBEDDED:
-        _LOG.info(_WEAK)
+    if {config.backbone.name, config.segmenter.name} & _EMBEDDED:
+        _say_weak()
     return metrics.overall.get("bbox", {}).get("AP")
+
+
+@cache
+def _say_weak() -> None:
+    """Log what the embedded models are; in a process with many runs, after the first."""
+    _LOG.info(_WEAK)
