@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -17,13 +18,15 @@ from test_converters import picture, shape, voc_file, voc_object
 from test_data_get import tarred, zipped
 from test_images import DEEP, PIXELS, png16, ppm16, record, tiff16
 
+from ntt.base.files import read_json, write_json
 from ntt.convert.labelme import convert_labelme
 from ntt.convert.plain_folder import convert_references, read_mask
 from ntt.convert.voc import convert_voc
 from ntt.convert.yolo import convert_yolo, read_classes
 from ntt.data.images import check_images, depth_sample, read_image, upright_size, white_level
 from ntt.datasets.published.archives import unpack
-from ntt.errors import NttError
+from ntt.errors import NttError, StorageError
+from ntt.run.rundir import RunDirectory
 
 _TIMES = 200
 _VALUES = [b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0" * 4, b"9999", b"1e99", b"nan ", b"-1  "]
@@ -129,3 +132,32 @@ def test_damaged_images(kind, tmp_path):
         content = generator.choice(deep) if kind == "16 bits" else encoded(kind)
         (tmp_path / "a").write_bytes(damaged(content, generator))
         read_everything(tmp_path / "a")
+
+
+def test_only_files_as_they_were_written_are_removed(tmp_path, monkeypatch):
+    directory, elsewhere = RunDirectory(tmp_path / "run"), tmp_path / "elsewhere"
+    (directory.root / "pictures").mkdir(parents=True)
+    elsewhere.mkdir()
+    (directory.root / "linked").symlink_to(elsewhere)
+    files = [directory.root / name for name in ("own.json", "pictures/own.png", "changed.json", "linked/other.json")]
+    for file in files:
+        write_json(file, 1)
+    files.append(directory.root / "link.json")
+    files[-1].symlink_to(files[0])
+    directory.write_record("matching", "key", files, {"seconds": 1.0})
+    files[2].write_text("changed")
+    record = directory.root / "stages/matching.json"
+    content = read_json(record)
+    content["files"] |= {name: {"bytes": 1} for name in ("", ".", "pictures", "\0", "gone.json")}
+    write_json(record, content)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuse)
+        with pytest.raises(StorageError, match=r"own\.json .* cannot be removed: denied"):
+            directory.discard("matching")
+    directory.discard("matching")
+    assert not any(file.exists() for file in (*files[:2], record))
+    assert all(os.path.lexists(file) for file in files[2:])

@@ -156,7 +156,11 @@ def test_the_references_choose_and_the_run_says_so(tmp_path, shared_store, capsy
 
 def test_what_other_references_proposed_is_removed(tmp_path, shared_store):
     root, pictures = make_tiny(tmp_path / "tiny"), ("visualisation.enabled=true", "visualisation.max_images=1")
-    folder = go(root, tmp_path / "out", shared_store, "shots=2shot", *pictures)
+    folder = go(root, tmp_path / "out", shared_store, "shots=2shot", "stage=leave_one_out")
+    go(root, tmp_path / "out", shared_store, "shots=2shot")
+    assert (folder / "leave_one_out.json").is_file()
+    assert (folder / "stages/leave_one_out.json").is_file()
+    go(root, tmp_path / "out", shared_store, "shots=2shot", *pictures)
     outdated = [folder / "leave_one_out.json", folder / "thresholds.json", *folder.glob("pictures/**/*.png")]
     go(root, tmp_path / "out", shared_store, "shots=2shot")
     assert all(path.is_file() for path in outdated)

@@ -253,8 +253,9 @@ def test_a_failing_point_is_recorded_and_spoils_nothing_else(study, cli):
     assert [bool(point.problem) for point in plan.points] == [False, False, False, True]
     text = plan_text(folder, plan)
     assert "Will fail as it is: 1 point\n  shots=5shot shots.strict=true\n    Too few " in text
-    with pytest.raises(NttError, match="1 of 4 tasks of this job failed"):
-        work(folder.root, Job(points=tuple(point.id for point in plan.points)))
+    with pytest.raises(NttError, match="2 of 5 tasks of this job failed"):
+        work(folder.root, Job(points=("gone", *(point.id for point in plan.points))))
+    assert "gone is not in the plan any more" in (folder.state("gone").error or "")
     states = {point.label: folder.state(point.id) for point in plan.points}
     bad = states.pop("shots=5shot shots.strict=true")
     assert {state.status for state in states.values()} == {"done"}
@@ -307,10 +308,11 @@ def test_shards_fill_the_store_by_themselves(tmp_path):
     work(folder.root, Job(shards=(Shard(references.id, 1, 2),)))
     assert refresh(folder).units[1].num_cached == 2
     (study.data / "images" / "targets_1.png").write_bytes(b"not an image")
-    shards = (Shard(candidates.id, 1, 2), Shard(references.id, 0, 2))
-    with pytest.raises(NttError, match=rf"1 of 2 tasks of this job failed: {candidates.id}\.1of2"):
+    shards = (Shard("candidates-gone", 0, 1), Shard(candidates.id, 1, 2), Shard(references.id, 0, 2))
+    with pytest.raises(NttError, match=rf"2 of 3 tasks of this job failed: {shards[0].task}, {shards[1].task}\."):
         work(folder.root, Job(shards=shards))
-    assert folder.state(shards[1].task).status == "done", "what failed has not stopped what follows"
+    assert folder.state(shards[2].task).status == "done", "what failed has not stopped what follows"
+    assert "candidates-gone is not in the plan any more" in (folder.state(shards[0].task).error or "")
     text = status_text(folder, plan, sweep_status(folder, plan))
     assert "candidates, tiny, efficientnet_lite0 + regions: 0 of 4 (1 failed)" in text
     assert "targets_1.png" in text

@@ -101,11 +101,24 @@ class RunDirectory:
         write_json(self._record_path(stage), {"key": key, "files": written, "finished_utc": now, **details})
 
     def discard(self, stage: str) -> None:
-        """Remove what a stage has written, according to its record."""
-        record = self.record(stage)
-        for name in record["files"] if record else ():
-            (self.root / name).unlink(missing_ok=True)
-        self._record_path(stage).unlink(missing_ok=True)
+        """Remove the record of a stage, and of its files those that are as it wrote them, none of them behind a link.
+
+        Raises:
+            StorageError: if one cannot be removed.
+        """
+        record, root = self.record(stage), self.root.resolve()
+        if record is None:
+            return
+        try:
+            for name, state in record["files"].items():
+                path = self.root / name
+                if path.is_file() and path.resolve() == root / name and _file_state(path) == state:
+                    path.unlink()
+            self._record_path(stage).unlink()
+        except OSError as error:
+            raise StorageError(
+                f"{error.filename} of an earlier run cannot be removed: {error.strerror}. Make its folder writable."
+            ) from error
 
     def write_store_keys(self, stage: str, used: Collection[tuple[str, str]]) -> None:
         """Record kind and key of the store entries that a stage has used, for pruning the store."""
@@ -124,7 +137,7 @@ class RunDirectory:
 def _is_record(record: Any) -> bool:
     """Return whether a record has the entries that are read, and names no file outside the run directory."""
     try:
-        names, peaks = list(record["files"]), list(record.get("peak_memory_mb", {}).values())
+        names, peaks = record["files"].keys(), list(record.get("peak_memory_mb", {}).values())
         is_inside = not any(Path(name).is_absolute() or ".." in Path(name).parts for name in names)
         return is_inside and all(isinstance(value, int | float) for value in (record["seconds"], *peaks))
     except (AttributeError, KeyError, TypeError):

@@ -87,9 +87,11 @@ def _make_stages(pipeline: Pipeline) -> Metrics | None:
     try:
         environment = environment_details(pipeline.models.placement, num_processes=pipeline.group.size)
         _LOG.info("Run directory: %s", directory.root)
-        if config.stage == "all" and not pipeline.is_done(MATCHING) and pipeline.group.is_main:
-            for stage in set(STAGES) - set(asked_stages(pipeline)):  # of an earlier run, with other inputs
-                directory.discard(stage.name)
+        if config.stage == "all" and not pipeline.is_done(MATCHING):
+            for stage in STAGES:  # of an earlier run, with other inputs
+                is_outdated = stage not in asked_stages(pipeline) and not pipeline.is_done(stage)
+                if is_outdated and pipeline.group.is_main:
+                    directory.discard(stage.name)
         for stage in asked_stages(pipeline):
             pipeline.result(stage)
             if pipeline.group.is_main:

@@ -214,6 +214,9 @@ MATCHING: Stage[list[Detections]] = Stage(
 
 def _draw(run: Pipeline) -> list[Path]:
     settings, detections = run.config.visualisation, run.result(MATCHING)
+    if run.group.is_main:
+        run.directory.discard(VISUALISATION.name)
+    dist.barrier(run.group)
     return draw_pictures(
         references=run.references,
         images=run.targets,
@@ -225,7 +228,6 @@ def _draw(run: Pipeline) -> list[Path]:
         sheet_size=settings.contact_sheet_size,
         num_feature_images=settings.max_feature_images,
         folder=run.directory.pictures,
-        outdated=run.directory.drawn_pictures(),
         group=run.group,
     )
 

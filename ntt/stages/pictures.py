@@ -26,21 +26,16 @@ def draw_pictures(
     sheet_size: int,
     num_feature_images: int,
     folder: Path,
-    outdated: Sequence[Path],
     group: dist.ProcessGroup,
 ) -> list[Path]:
     """Draw references, target images, and the sheets of best and worst images.
 
     With `prototypes`, also features of the references and similarities in the renderer's first `num_feature_images`
-    images. The `outdated` pictures of an earlier run are removed first.
+    images.
 
     Returns:
         The pictures; in processes other than the main one, nothing.
     """
-    if group.is_main:
-        for path in outdated:
-            path.unlink(missing_ok=True)
-    dist.barrier(group)
     pairs = [pair for pair in zip(images, detections, strict=True) if pair[0].id in renderer.image_ids]
     paths = dist.map_dealt(lambda pair: renderer.draw(*pair), pairs, group=group, label="visualisation", unit="picture")
     if prototypes is not None:

@@ -1,9 +1,10 @@
 """The plan of a sweep, made before anything runs: its points, the work they share, what exists already, the cost."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ntt.base.files import write_json
 from ntt.base.typed import read_record
@@ -15,6 +16,8 @@ from ntt.sweeps.queue import observe
 from ntt.sweeps.spec import Resources, SweepSpec, read_spec
 from ntt.sweeps.state import SweepFolder
 from ntt.sweeps.units import WorkUnit, take_inventory
+
+T = TypeVar("T", Point, WorkUnit)
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,19 @@ class Plan:
     units: tuple[WorkUnit, ...]
 
     def point(self, point_id: str) -> Point:
-        """Return a point by its id."""
-        return next(point for point in self.points if point.id == point_id)
+        """Return a point by its id; a ConfigError if it is not of the plan."""
+        return _member(self.points, point_id)
 
     def unit(self, unit_id: str) -> WorkUnit:
-        """Return a unit by its id."""
-        return next(unit for unit in self.units if unit.id == unit_id)
+        """Return a unit by its id; a ConfigError if it is not of the plan."""
+        return _member(self.units, unit_id)
+
+
+def _member(members: Iterable[T], wanted: str) -> T:
+    for member in members:
+        if member.id == wanted:
+            return member
+    raise ConfigError(f"{wanted} is not in the plan any more. Submit what is left again with ntt sweep retry.")
 
 
 def sweep_folder(points: Sequence[ComposedPoint], name: str) -> SweepFolder:

@@ -19,7 +19,7 @@ from ntt.base.log import console_logging
 from ntt.base.progress import track
 from ntt.config.schema import ExperimentConfig
 from ntt.data.images import check_images
-from ntt.errors import DistributedError, NttError
+from ntt.errors import ConfigError, DistributedError, NttError
 from ntt.run import runner
 from ntt.run.pipeline import Pipeline
 from ntt.run.rundir import RunDirectory
@@ -71,10 +71,10 @@ class _Worker:
 
     def fill(self, shard: Shard) -> bool:
         """Compute the items of a shard into the store, losing at most one if stopped; return False if that failed."""
-        unit = self.plan.unit(shard.unit)
-        members = {point.id for point in self.plan.points if unit.id in point.units}
         try:
             with console_logging(), self.folder.working_on(shard.task, job=self.job_id) as count:
+                unit = self.plan.unit(shard.unit)
+                members = {point.id for point in self.plan.points if unit.id in point.units}
                 composed = compose_points(self.plan, members)
                 pipelines = [Pipeline(config, workspace=process_workspace()) for _, config in composed]
                 items, is_stored, compute = shared_items(unit.kind, pipelines)
@@ -98,9 +98,16 @@ class _Worker:
         The processes of the job meet once. Only after a failure do they meet again, because some may have got further
         than others.
         """
-        points = [self.plan.point(point) for point in self.job.points]
+        points, failed = list[Point](), list[str]()
+        for point_id in self.job.points:
+            try:
+                points.append(self.plan.point(point_id))
+            except ConfigError as error:
+                failed.append(point_id)
+                if self.rank == 0:
+                    self.folder.record_failure(point_id, str(error), job=self.job_id)
+                    _LOG.warning("%s", error)
         waiting = deque(by_candidates(points) if self.num_processes == 1 else [[point] for point in points])
-        failed: list[str] = []
         while waiting:
             try:
                 with suppress(_OutOfStep), join_process_group(timeout_s=self._timeout_s(waiting[0])) as group:
