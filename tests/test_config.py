@@ -80,6 +80,7 @@ def test_what_cannot_be_run_is_refused(overrides, message):
     ("~dataset=demo", ["~dataset=demo: a run needs all settings"]),
     ("experiment=cdfsod_diorr", ["Did you mean experiment=cdfsod_dior?"]),
     ("shotts=1shot", ["shotts=1shot: there is no setting 'shotts'. Did you mean shots?\n"]),
+    ("memory=x", ["memory=x: memory is a section. Set its entries: memory."]),
     ("split.classes=person", ["split.classes=person", "Write split.classes=[person]"]),
 )
 def test_wrong_overrides_are_explained(override, expected, capsys):

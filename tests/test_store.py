@@ -216,6 +216,18 @@ def test_a_folder_without_the_mark_is_refused(tmp_path, command):
     assert weights.exists()
 
 
+def test_a_folder_that_cannot_be_read_is_not_taken_to_be_empty(store, command, monkeypatch):
+    path = entry(store, 0)
+
+    def refuse(folder: str) -> None:
+        raise PermissionError(13, "denied", folder)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    for words in (["info"], ["prune", "--unused", "--runs", store.root, "--keep-hours", "0"]):
+        assert f"{store.root} cannot be read: denied. Make the folder" in command(store, *words, status=2)
+    assert path.exists()
+
+
 def test_foreign_files_in_a_store_are_never_removed(store, tmp_path, command):
     mine = entry(store, 0)
     elsewhere = tmp_path / "weights" / f"ab{'0' * 62}.safetensors"

@@ -24,7 +24,9 @@ _WORDS = {
 }
 
 
-def read_dataclass(cls: type[T], values: Any, problems: list[str], *, key: str = "", **more: Any) -> T | None:
+def read_dataclass(
+    cls: type[T], values: Any, problems: list[str], *, key: str = "", strict: bool = True, **more: Any
+) -> T | None:
     """Build a dataclass from plain values; the types and metadata (`setting`) of its fields define what is allowed.
 
     Args:
@@ -32,12 +34,13 @@ def read_dataclass(cls: type[T], values: Any, problems: list[str], *, key: str =
         values: a mapping with a value for each field that has no default.
         problems: receives one sentence per unknown, missing or unusable value.
         key: the key of the values themselves, for messages; "" at the root.
+        strict: whether unknown keys are a problem; else they are ignored.
         more: values of fields that are not read.
 
     Returns:
         The instance, with defaults in place of unusable values; None if a value without default is unusable.
     """
-    usable = {**read_fields(cls, values, problems, key=key, without=tuple(more)), **more}
+    usable = {**read_fields(cls, values, problems, key=key, without=tuple(more), strict=strict), **more}
     required = {item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING}  # type: ignore[arg-type]
     if required <= set(usable):
         return cls(**usable)
@@ -47,7 +50,13 @@ def read_dataclass(cls: type[T], values: Any, problems: list[str], *, key: str =
 
 
 def read_fields(
-    cls: type[Any], values: Any, problems: list[str], *, key: str = "", without: tuple[str, ...] = ()
+    cls: type[Any],
+    values: Any,
+    problems: list[str],
+    *,
+    key: str = "",
+    without: tuple[str, ...] = (),
+    strict: bool = True,
 ) -> dict[str, Any]:
     """Return the usable values by field, some of which may be absent; see `read_dataclass`.
 
@@ -62,9 +71,9 @@ def read_fields(
     for name, value in values.items():
         inner: list[str] = []
         if name in by_name:
-            usable[name] = _convert(value, hints[name], _dotted(key, name), inner)
+            usable[name] = _convert(value, hints[name], _dotted(key, name), inner, strict)
             inner = inner or range_problems(by_name[name], usable[name], _dotted(key, name))
-        else:
+        elif strict:
             inner.append(unknown_key(_dotted(key, name), [_dotted(key, sibling) for sibling in by_name]))
         if inner:
             usable.pop(name, None)
@@ -73,14 +82,14 @@ def read_fields(
 
 
 def read_record(cls: type[T], path: Path, *, remedy: str) -> T:
-    """Read a JSON file into the dataclass it was written from.
+    """Read a JSON file into the dataclass it was written from; keys that only another version has are ignored.
 
     Raises:
         StorageError: if it is damaged, or of another version of this program; ends with `remedy`.
     """
     problems: list[str] = []
     try:
-        record = read_dataclass(cls, read_json(path), problems)
+        record = read_dataclass(cls, read_json(path), problems, strict=False)
     except StorageError as error:
         raise StorageError(f"{error} {remedy}") from error
     if record is None or problems:
@@ -94,18 +103,20 @@ def unknown_key(key: str, allowed: list[str]) -> str:
     return f"There is no key {key}. " + (f"Did you mean {close[0]}?" if close else f"Allowed: {', '.join(allowed)}.")
 
 
-def _convert(value: Any, hint: Any, key: str, problems: list[str]) -> Any:
+def _convert(value: Any, hint: Any, key: str, problems: list[str], strict: bool) -> Any:
     """Convert a value to a type, or note why that is impossible."""
     origin, members = get_origin(hint), get_args(hint)
     value = _from_text(value, hint) if isinstance(value, Plain) and origin is None else value
     if origin in (Union, UnionType):
-        return _convert_to_any(value, members, key, problems)
+        return _convert_to_any(value, members, key, problems, strict)
     if is_dataclass(hint):
-        return read_dataclass(hint, value, problems, key=key)  # type: ignore[arg-type]
+        return read_dataclass(hint, value, problems, key=key, strict=strict)  # type: ignore[arg-type]
     if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(item, members[0], key, problems) for item in value)
+        return tuple(_convert(item, members[0], key, problems, strict) for item in value)
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
-        return {str(name): _convert(item, members[1], _dotted(key, name), problems) for name, item in value.items()}
+        return {
+            str(name): _convert(item, members[1], _dotted(key, name), problems, strict) for name, item in value.items()
+        }
     if hint is Path and isinstance(value, str):
         return Path(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -126,12 +137,12 @@ def _from_text(text: Plain, hint: Any) -> Any:
     return str(text)
 
 
-def _convert_to_any(value: Any, members: tuple[Any, ...], key: str, problems: list[str]) -> Any:
+def _convert_to_any(value: Any, members: tuple[Any, ...], key: str, problems: list[str], strict: bool) -> Any:
     """Convert to the first type that fits."""
     tried: list[list[str]] = []
     for member in members:
         tried.append([])
-        converted = _convert(value, member, key, tried[-1])
+        converted = _convert(value, member, key, tried[-1], strict)
         if not tried[-1]:
             return converted
     # A mistake inside a list or mapping is more informative than another type that would have been allowed.

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ntt.base.settings import flatten_settings
 from ntt.config.registry import OPTION_GROUPS, active_sources, compose_lines, hydra_session, option_schemas
+from ntt.errors import listed
 
 # Hydra raises a bare ValueError for a group option that is not a word, such as shots=5.
 COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
@@ -160,6 +161,9 @@ def _no_such_option(group: str, value: str, options: Sequence[str]) -> str:
 
 
 def _no_such_setting(line: str, key: str, settings: Mapping[str, object]) -> str:
+    entries = [name for name in settings if name.startswith(f"{key}.")]
+    if entries:
+        return f"{line}: {key} is a section. Set its entries: {listed(entries, 4)}."
     sections = dict.fromkeys(name.partition(".")[0] for name in settings if "." not in key)
     close = difflib.get_close_matches(key, [*filter(group_options, sections), *settings], n=1)
     guess = f"Did you mean {close[0]}?" if close else "See all settings with: python main.py --cfg job"

@@ -19,7 +19,7 @@ from PIL import Image
 from ntt.convert.base import NAMES_ANOTHER, CocoBuilder, Converted, LabelledObject, polygon_box
 from ntt.convert.folders import Folder
 from ntt.data.coco_entries import all_numbers, whole
-from ntt.data.documents import read_document, whole_number
+from ntt.data.documents import parse_document, read_bytes, whole_number
 from ntt.data.masks import BoolArray, rle_box, segmentation_rle
 from ntt.errors import DataError
 from ntt.ops.masks import decode_masks, encode_masks
@@ -27,6 +27,7 @@ from ntt.types import Category, Json
 
 _IGNORED_LABELS = ("__ignore__", "_background_")
 _OUTLINE_ERROR_PX = 0.1
+_MAX_BYTES = 256 << 20
 _NO_AREA = ("point", "points", "line", "linestrip")
 
 
@@ -74,7 +75,7 @@ def mask_object(name: str, mask_HW: BoolArray) -> LabelledObject:
 
 def _read(file: Path) -> tuple[Json, str]:
     """Return a LabelMe file and the image name it states."""
-    document = read_document(file)
+    document = parse_document(read_bytes(file, _MAX_BYTES), file)
     if not isinstance(document.get("shapes"), list):
         raise DataError(f"{file} is not a LabelMe file: it has no list `shapes`. Save it from LabelMe, or remove it.")
     return document, str(document.get("imagePath") or "")

@@ -49,7 +49,8 @@ def convert_voc(
     files = listing.with_suffix(".xml")
     if names is not None:
         relative = {path: path.relative_to(annotations).with_suffix("") for path in files}
-        files = find_listed(names, {p: (r.as_posix(), r.name) for p, r in relative.items()}, str(annotations))
+        names_of = {path: (inner.as_posix(), inner.name) for path, inner in relative.items()}
+        files = find_listed(names, names_of, f"{annotations} with an XML file")
     builder = CocoBuilder(Folder(images), categories, annotations=listing)
     for file, tree, path in builder.annotated_images(files, _read, is_part=names is not None):
         with builder.collecting():
@@ -147,5 +148,5 @@ def _is_true(text: str | None) -> bool:
 
 
 def _whole(text: str | None) -> int:
-    number = sum(_numbers([text]))
-    return int(number) if math.isfinite(number) else 0
+    numbers = _numbers([text])
+    return int(numbers[0]) if numbers and math.isfinite(numbers[0]) else 0

@@ -134,7 +134,8 @@ def _read_settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 def _read_metadata(metadata: Any) -> dict[str, Any]:
     """Return the columns that come from the run's metadata; nothing if its structure differs."""
     try:
-        stages = metadata.get("stages", {})
+        stages, git = metadata.get("stages", {}), metadata.get("git")
+        revision = git.get("revision") if isinstance(git, dict) else git  # earlier versions wrote more
         return {
             "seconds": {
                 name: float(stage["seconds"])
@@ -142,7 +143,7 @@ def _read_metadata(metadata: Any) -> dict[str, Any]:
                 if name in STAGES and math.isfinite(stage.get("seconds", math.nan))
             },
             "finished_utc": str(stages.get("evaluation", {}).get("finished_utc", "")),
-            "version": f"{metadata.get('git')} {metadata.get('packages', {}).get('ntt-seg')}",
+            "version": f"{revision} {metadata.get('packages', {}).get('ntt-seg')}",
         }
     except (AttributeError, TypeError, ValueError, OverflowError):
         return {}

@@ -128,13 +128,15 @@ def _read_both(files: DatasetFiles, read: Callable[..., CocoDataset]) -> tuple[C
 
 
 def input_files(inputs: Inputs) -> dict[str, dict[str, str]]:
-    """Return the annotation files that a run reads, with the SHA-256 and the folder of the images of each."""
+    """Return the annotation files that a run reads, with the SHA-256 and, if any, the folder of the images of each."""
     files = {"references": inputs.reference_data, "targets": inputs.target_data}
-    return {
-        role: {"file": str(data.annotation_file), "sha256": data.file_sha256, "images": str(image.folder)}
-        for role, data in files.items()
-        for image in list(data.images.values())[:1]
-    }
+    return {role: _file_details(data) for role, data in files.items()}
+
+
+def _file_details(data: CocoDataset) -> dict[str, str]:
+    details = {"file": str(data.annotation_file), "sha256": data.file_sha256}
+    first = next(iter(data.images.values()), None)
+    return details if first is None else {**details, "images": str(first.folder)}
 
 
 def warn_of_unknown_classes(categories: tuple[Category, ...], targets: CocoDataset) -> None:

@@ -20,7 +20,11 @@ from ntt.errors import StorageError
 from ntt.store.entries import DAMAGE, PARSERS, load_entry
 from ntt.store.store import MARK, SUFFIX, USE_RESOLUTION_S
 
+STORE_KEYS = "store_keys.json"
+KEY_DIGITS = 16
+"""Hexadecimal digits of a store key that are listed: enough to distinguish 2^32 entries."""
 _KEY = re.compile("[0-9a-f]{64}")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def stored_files(root: Path) -> list[StoredFile]:
     """List all entries of a store, the least recently used first; links and files with other names are left out.
 
     Raises:
-        StorageError: if the folder is not a store.
+        StorageError: if the folder is not a store, or a folder in it cannot be read.
     """
     if not (root / MARK).is_file():
         raise StorageError(
@@ -51,9 +55,12 @@ def stored_files(root: Path) -> list[StoredFile]:
             "--store; it is `runtime.store_root` of the runs that filled it."
         )
     entries = []
-    for folder, _, names in os.walk(root):  # enters no links
+    for folder, folders, names in os.walk(root, onerror=_refuse):  # enters no links
         parts = Path(folder).relative_to(root).parts
-        for name in names if len(parts) == 2 else ():
+        if len(parts) < 2:
+            continue
+        folders.clear()
+        for name in names:
             path, key = Path(folder, name), name.removesuffix(SUFFIX)
             is_entry = key != name and key.startswith(parts[-1]) and _KEY.fullmatch(key) is not None
             if is_entry and path.is_file() and not path.is_symlink():
@@ -61,6 +68,11 @@ def stored_files(root: Path) -> list[StoredFile]:
                     stat = path.stat()
                     entries.append(StoredFile(path, parts[0], key, stat.st_size, stat.st_mtime))
     return sorted(entries, key=lambda entry: (entry.used_at, entry.path))
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # removed in the meantime
+        raise StorageError(f"{error.filename} cannot be read: {error.strerror}. Make the folder readable.") from error
 
 
 def damage(entry: StoredFile) -> str | None:
@@ -79,11 +91,14 @@ def keys_of_runs(folders: Sequence[Path]) -> tuple[set[tuple[str, str]], int]:
 
     Returns:
         Kind and beginning of the key of each entry; and the number of runs and shards that list what they used.
+
+    Raises:
+        StorageError: if a folder cannot be read: entries that its runs use would count as unused.
     """
     used: set[tuple[str, str]] = set()
     count = 0
     for folder in folders:
-        for subfolder, _, files in os.walk(folder):
+        for subfolder, _, files in os.walk(folder, onerror=_refuse):
             if STORE_KEYS not in files:
                 continue
             count += 1
@@ -109,7 +124,7 @@ def choose(
         known_keys: those whose key does not begin with one of these; None: use by runs does not count.
         keep_hours: never those used within so many hours; 0: none is spared.
     """
-    now, used = time.time(), known_keys
+    now = time.time()
     oldest_s = math.inf if unused_days is None else unused_days * 24 * 3600
     # An entry's time may lag behind its last use by the resolution.
     spared_s = keep_hours * 3600 + USE_RESOLUTION_S if keep_hours else 0.0
@@ -117,7 +132,8 @@ def choose(
     outdated = [
         entry
         for entry in free
-        if now - entry.used_at > oldest_s or (used is not None and (entry.kind, entry.key[:KEY_DIGITS]) not in used)
+        if now - entry.used_at > oldest_s
+        or (known_keys is not None and (entry.kind, entry.key[:KEY_DIGITS]) not in known_keys)
     ]
     if max_bytes is not None:
         gone = set(outdated)
@@ -137,13 +153,6 @@ def remove(paths: Iterable[Path]) -> int:
             path.unlink()
             count += 1
     return count
-
-
-_LOG = logging.getLogger(__name__)
-
-STORE_KEYS = "store_keys.json"
-KEY_DIGITS = 16
-"""Hexadecimal digits of a store key that are listed: enough to distinguish 2^32 entries."""
 
 
 def used_store_keys(root: Path) -> dict[str, dict[str, list[str]]]:

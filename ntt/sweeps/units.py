@@ -19,7 +19,7 @@ from ntt.models.device import check_precision, resolve_device
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Workspace
 from ntt.run.stages import CANDIDATES, is_finished
-from ntt.sweeps.costs import Cost, item_cost, models_label, point_cost
+from ntt.sweeps.costs import UNKNOWN, Cost, item_cost, models_label, point_cost
 from ntt.sweeps.points import ComposedPoint, Point
 
 _LOG = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class WorkUnit:
     label: str
     num_items: int
     num_cached: int | None
-    cost: Cost
+    cost: Cost = UNKNOWN
 
     @property
     def num_missing(self) -> int:
