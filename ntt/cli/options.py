@@ -29,7 +29,7 @@ overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE].
 
 
 def check_output(output: Path) -> Path:
-    """Raise a ConfigError if an output file exists already; it may be one of the input."""
+    """Return an output file, or raise a ConfigError if it exists already: the input may be the same file."""
     if output.exists():
         raise ConfigError(f"--output={output} exists already, and files are never changed. Name another file.")
     return output

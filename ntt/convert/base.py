@@ -1,8 +1,8 @@
 """What all converters share: an annotation file under construction.
 
 A converter reads a foreign format and returns a `Converted`, or raises a DataError that lists everything that cannot be
-used; none writes. Names in foreign files are never used as
-paths: they are looked up among the files of the image folder (`ntt.convert.folders`).
+used; none writes. Names in foreign files are never used as paths: they are looked up among the files of the image
+folder (`ntt.convert.folders`).
 """
 
 import re

@@ -229,7 +229,10 @@ def _class_ids(document: Json, classes: Sequence[str] | None) -> set[int]:
 
 def _names_of_images(document: Json) -> dict[ImageId, tuple[str, ...]]:
     names = {image["id"]: str(image.get("file_name")) for image in document["images"]}
-    return {i: (name, PurePosixPath(name).name, PurePosixPath(name).stem, str(i)) for i, name in names.items()}
+    return {
+        image_id: (name, PurePosixPath(name).name, PurePosixPath(name).stem, str(image_id))
+        for image_id, name in names.items()
+    }
 
 
 def _drawn(image_ids: Collection[ImageId], seed: int) -> list[ImageId]:

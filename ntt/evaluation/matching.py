@@ -147,7 +147,7 @@ def _assign(
     is_match_ATD: BoolArray,
     is_ignored_ATD: BoolArray,
 ) -> None:
-    """Let detections take objects in turn; set where they find one, and whether that is an ignored one."""
+    """Let detections take objects as `match` says; set where they find one, and whether that is an ignored one."""
     is_taken_ATG = np.zeros((len(is_object_ignored_AG), len(thresholds_T), len(is_crowd_G)), np.bool_)
     start = 0
     while start < len(detections_P):

@@ -216,13 +216,7 @@ def convert(
                 boxes_as_masks.append(instance.id)
                 rle = instance_rle(replace(instance, segmentation=None), record.height, record.width)
             rles[instance.id] = rle
-            size = (record.height, record.width)
-            is_polygon = mask_format == "polygon"
-            segmentations[instance.id] = (
-                mask_to_polygons(decode_masks([rle], *size)[0])
-                if is_polygon
-                else {"size": list(size), "counts": rle.decode("ascii")}
-            )
+            segmentations[instance.id] = _segmentation(rle, record, mask_format)
         if on_image is not None:
             on_image(record, dataset.instances_of_image(record.id), rles)
     document = read_document(dataset.annotation_file)
@@ -233,3 +227,9 @@ def convert(
     write_json(output, document, indent=None)
     num_unchanged = len(document["annotations"]) - len(segmentations)
     return Conversion(len(segmentations) - len(boxes_as_masks), num_unchanged, tuple(boxes_as_masks))
+
+
+def _segmentation(rle: bytes, record: ImageRecord, mask_format: MaskFormat) -> Any:
+    if mask_format == "rle":
+        return {"size": [record.height, record.width], "counts": rle.decode("ascii")}
+    return mask_to_polygons(decode_masks([rle], record.height, record.width)[0])

@@ -19,8 +19,8 @@ _COLUMNS = {
     "segm": {"mask AP": "AP", "mask AP50": "AP50", "mask AP75": "AP75", "mask AR": "AR100"},
     "semantic": {"IoU": "IoU"},
 }
-# Names over all classes, and by LVIS' own protocol.
-_OTHER_NAMES = {"IoU": "mIoU", "AR100": "AR300"}
+_OVER_ALL_CLASSES, _BY_LVIS = {"IoU": "mIoU"}, {"AR100": "AR300"}
+"""What a column's metric is called over all classes, and by LVIS' own protocol."""
 _DIFFICULT = {
     "crowd": "crowd regions (evaluation.difficult=crowd)",
     "ordinary": "ordinary objects (evaluation.difficult=ordinary)",
@@ -111,10 +111,11 @@ def _why_no_masks(metrics: Metrics) -> str:
 
 def _cells(metrics: Metrics, kinds: Sequence[str], label: str | None) -> list[str]:
     cells = []
+    names = (_OVER_ALL_CLASSES if label is None else {}) | (_BY_LVIS if _is_by_lvis(metrics) else {})
     for kind in kinds:
         values = metrics.overall[kind] if label is None else metrics.per_class[kind].get(label, {})
         for name in _COLUMNS[kind].values():
-            value = values.get(name, values.get(_OTHER_NAMES.get(name, name)))
+            value = values.get(names.get(name, name))
             cells.append("-" if value is None else f"{value:.1f}")
     return cells
 

@@ -81,7 +81,7 @@ def _unpack(
             what = f"a file named {member.name!r}, which would be outside the folder"
             raise DataError(f"{archive} holds {what}. Nothing was unpacked.")
     total = sum(member.num_bytes for member in members)
-    missing = [m for m in members if not (file := folder / m.name).is_file() or file.stat().st_size != m.num_bytes]
+    missing = [member for member in members if not _is_there(folder / member.name, member.num_bytes)]
     needed = sum(member.num_bytes for member in missing)
     require_space(folder, needed, f"the files of {archive.name}")
     done = total - needed
@@ -115,3 +115,7 @@ def _reading(archive: Path) -> Iterator[None]:
             remedy = "Unpack it yourself into the same folder, or pack it again as an ordinary zip or tar file"
             raise DataError(f"{archive} cannot be unpacked ({cause}). {remedy}.") from error
         raise DataError(f"{archive} is damaged or not an archive ({cause}). Delete it and start again.") from error
+
+
+def _is_there(path: Path, num_bytes: int) -> bool:
+    return path.is_file() and path.stat().st_size == num_bytes

@@ -65,7 +65,7 @@ def find_leaves(canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor, *, coun
     lab = _lab(canvas_3hw)
     height, width = lab.shape[:2]
     labels = _watershed(lab, count)
-    features = _principal(feature_map_Dhw, components, (height, width))
+    features = _principal_maps(feature_map_Dhw, components, (height, width))
     area = np.bincount(labels.ravel()).astype(np.float64)
     edges, length, gradient = _adjacency(labels, _gradients(lab))
     scaled = np.moveaxis(lab, 2, 0) / _LAB_SCALE
@@ -122,7 +122,7 @@ def _watershed(lab: Array, count: int) -> IntArray:
     return np.asarray(labels, dtype=np.int64).reshape(height, width)
 
 
-def _principal(feature_map_Dhw: torch.Tensor, components: int, size: tuple[int, int]) -> Array:
+def _principal_maps(feature_map_Dhw: torch.Tensor, components: int, size: tuple[int, int]) -> Array:
     """Centre the features, scale them to mean squared norm 1, project them on their principal directions, and resize.
 
     Returns:
@@ -138,9 +138,8 @@ def _principal(feature_map_Dhw: torch.Tensor, components: int, size: tuple[int, 
     _, directions = np.linalg.eigh(flat @ flat.T)
     projected = directions[:, ::-1][:, :components].T @ flat
     maps_Kgg = np.ascontiguousarray(projected.reshape(-1, height, width))
-    resized: Array = interpolate(torch.from_numpy(maps_Kgg)[None], size, mode="bilinear", align_corners=False)[
-        0
-    ].numpy()
+    maps_1Khw = interpolate(torch.from_numpy(maps_Kgg)[None], size, mode="bilinear", align_corners=False)
+    resized: Array = maps_1Khw[0].numpy()
     return resized
 
 
