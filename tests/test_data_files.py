@@ -238,7 +238,8 @@ def test_a_run_with_sampled_references_uses_the_same_ones(tmp_path, sampler, cli
     file = read_coco(root / "annotations/shared.json", root / "images")
     assert (shared["file"], shared["file_sha256"]) == ("shared.json", file.digest)
     recorded = json.loads((runs[1] / "facts.json").read_text())["data"]
-    assert recorded["references"] == {"file": str(file.annotation_file), "sha256": file.digest}
+    expected = {"file": str(file.annotation_file), "sha256": file.digest, "images": str(root / "images")}
+    assert recorded["references"] == expected
     assert recorded["targets"]["file"].endswith("targets.json")
 
 
