@@ -15,7 +15,7 @@ from ntt.types import Detections
 _LOG = logging.getLogger(__name__)
 
 # Detections of this many images, over all runs, fit into about half a gigabyte.
-MAX_IMAGES = 120_000
+MAX_IMAGES = 100_000
 
 
 def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> int:
