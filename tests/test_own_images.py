@@ -20,6 +20,7 @@ from ntt.data.masks import segmentation_rle
 from ntt.datasets.folder import FolderConfig
 from ntt.errors import DataError
 from ntt.ops.masks import decode_masks
+from ntt.run import runner
 from ntt.types import Category, Json
 
 
@@ -301,6 +302,7 @@ def test_targets_with_some_annotations(own):
 
 
 def test_one_command_from_a_plain_folder_to_pictures(own, go, capsys):
+    runner._say_weak.cache_clear()
     before = sorted(path.relative_to(own) for path in own.rglob("*"))
     run = go(own)
     out = capsys.readouterr().out
