@@ -17,7 +17,7 @@ from slurm.cluster import Cluster, why_not
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 SHARED_DIR = PROJECT_DIR.parent / "shared"
 # The files that take longest, longest first.
-LONGEST = ("on_cluster", "sweep_local", "parity_end_to_end", "config", "runner", "docs", "reuse", "resume")
+LONGEST = ("on_cluster", "parity_end_to_end", "sweep_local", "docs", "cli", "config", "runner", "dist", "report_files")
 
 
 @pytest.hookimpl(trylast=True)
