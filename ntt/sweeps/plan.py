@@ -46,11 +46,11 @@ class Plan:
         return _member(self.units, unit_id)
 
 
-def _member(members: Iterable[T], wanted: str) -> T:
+def _member(members: Iterable[T], member_id: str) -> T:
     for member in members:
-        if member.id == wanted:
+        if member.id == member_id:
             return member
-    raise ConfigError(f"{wanted} is not in the plan any more. Submit what is left again with ntt sweep retry.")
+    raise ConfigError(f"{member_id} is not in the plan any more. Submit what is left again with ntt sweep retry.")
 
 
 def sweep_folder(points: Sequence[ComposedPoint], name: str) -> SweepFolder:
