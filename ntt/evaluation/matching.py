@@ -64,11 +64,8 @@ def match(table: DetectionTable, ground_truth: GroundTruth, kind: str) -> Matche
         is_outside |= np.isin(pairs, federation.not_exhaustive)
     is_match = np.zeros((len(AREA_RANGES_PX), len(IOU_THRESHOLDS_T), len(rows)), dtype=np.bool_)
     is_ignored = np.repeat(is_outside[:, None], len(IOU_THRESHOLDS_T), axis=1)
-    reaching = _reaching(table, rows, ground_truth, kind)
     _assign(
-        reaching.detections_P,
-        reaching.objects_P,
-        reaching.ious_P,
+        *_reaching(table, rows, ground_truth, kind),
         IOU_THRESHOLDS_T,
         ground_truth.is_crowd,
         ground_truth.is_ignored,
@@ -78,31 +75,27 @@ def match(table: DetectionTable, ground_truth: GroundTruth, kind: str) -> Matche
     return Matches(rows=rows, ranks=rank_of_row[rows], is_match=is_match, is_ignored=is_ignored)
 
 
-@dataclass(frozen=True)
-class _Reaching:
-    """Pairs of a detection and an object of its image and class that overlap enough for the lowest threshold."""
+def _reaching(
+    table: DetectionTable, rows: IntArray, ground_truth: GroundTruth, kind: str
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """Find the pairs of a detection and an object of its image and class that reach the lowest threshold.
 
-    detections_P: IntArray
-    """Indices in `Matches.rows`."""
-    objects_P: IntArray
-    ious_P: FloatArray
+    The IoU is computed by pycocotools' own arithmetic, so that it is equal in every digit.
 
-    def take(self, pairs: IntArray | BoolArray) -> "_Reaching":
-        return _Reaching(self.detections_P[pairs], self.objects_P[pairs], self.ious_P[pairs])
-
-
-def _reaching(table: DetectionTable, rows: IntArray, ground_truth: GroundTruth, kind: str) -> _Reaching:
-    """Find the pairs, by detection, then in file order, by pycocotools' own arithmetic: equal in every digit."""
+    Returns:
+        int64 [P], indices in `rows`; int64 [P], objects; float64 [P], IoU; by detection, then in file order.
+    """
     first_D, counts_D = ground_truth.objects_of(table.images[rows], table.labels[rows])
     find_ious = _box_ious if kind == "bbox" else _mask_ious
     parts = []
     for part in chunks(counts_D, _PAIRS):
         detections_P = np.repeat(np.arange(len(rows))[part], counts_D[part])
         objects_P = ground_truth.by_pair[ranges(first_D[part], counts_D[part])]
-        pairs = _Reaching(detections_P, objects_P, find_ious(table, rows[detections_P], ground_truth, objects_P))
-        parts.append(pairs.take(np.flatnonzero(pairs.ious_P >= IOU_THRESHOLDS_T[0])))
-    columns = zip(*((part.detections_P, part.objects_P, part.ious_P) for part in parts), strict=True)
-    return _Reaching(*map(np.concatenate, columns))
+        ious_P = find_ious(table, rows[detections_P], ground_truth, objects_P)
+        reach_P = np.flatnonzero(ious_P >= IOU_THRESHOLDS_T[0])
+        parts.append((detections_P[reach_P], objects_P[reach_P], ious_P[reach_P]))
+    detections, objects, ious = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return detections, objects, ious
 
 
 def _box_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTruth, objects_P: IntArray) -> FloatArray:

@@ -34,6 +34,12 @@ class AutoMatcher(MatcherConfig):
     """Result for an image with no candidate left, whichever is used; null: as each of them says."""
 
     @property
+    def common(self) -> dict[str, Any]:
+        """The settings that every choice takes over from this one."""
+        settings = {"max_detections": self.max_detections, "on_empty": self.on_empty}
+        return {name: value for name, value in settings.items() if value is not None}
+
+    @property
     def reads_full_images(self) -> bool:
         """Whether one of the choices reads vectors of full images."""
         return any(matcher.reads_full_images for matcher in self.choices.values())
@@ -50,8 +56,8 @@ class AutoMatcher(MatcherConfig):
         lacking = {
             f"{name} has no setting {common}"
             for name, choice in self.choices.items()
-            for common in ("max_detections", "on_empty")
-            if name not in unfit and getattr(self, common) is not None and not hasattr(choice, common)
+            for common in self.common
+            if name not in unfit and not hasattr(choice, common)
         }
         if lacking:
             return [f"matcher.choices: {', '.join(sorted(lacking))}. Leave it null, or choose another matcher."]
@@ -81,6 +87,4 @@ def scorings(matcher: MatcherConfig) -> Mapping[str, MatcherConfig]:
     """Return the matchers that a run may use, by name: the choices, or the matcher itself."""
     if not isinstance(matcher, AutoMatcher):
         return {matcher.name: matcher}
-    common = {"max_detections": matcher.max_detections, "on_empty": matcher.on_empty}
-    common = {key: value for key, value in common.items() if value is not None}
-    return {name: replace(choice, **common) for name, choice in matcher.choices.items()}
+    return {name: replace(choice, **matcher.common) for name, choice in matcher.choices.items()}

@@ -80,6 +80,7 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
 def _make_stages(pipeline: Pipeline) -> Metrics | None:
     """Run the requested stages and report to the tracker, which is closed whatever happens."""
     config, directory, started = pipeline.config, pipeline.directory, time.monotonic()
+    asked = asked_stages(pipeline)
     tracker: Tracker = Tracker()
     if pipeline.group.is_main:
         directory.write_config(config)
@@ -89,22 +90,22 @@ def _make_stages(pipeline: Pipeline) -> Metrics | None:
         _LOG.info("Run directory: %s", directory.root)
         if config.stage == "all" and not pipeline.is_done(MATCHING):
             for stage in STAGES:  # of an earlier run, with other inputs
-                is_outdated = stage not in asked_stages(pipeline) and not pipeline.is_done(stage)
+                is_outdated = stage not in asked and not pipeline.is_done(stage)
                 if is_outdated and pipeline.group.is_main:
                     directory.discard(stage.name)
-        for stage in asked_stages(pipeline):
+        for stage in asked:
             pipeline.result(stage)
             if pipeline.group.is_main:
                 directory.write_facts({**environment, "data": input_files(pipeline.inputs)})
                 tracker.log_stage(stage.name, _stage_numbers(pipeline, stage.name))
-        if MATCHING in asked_stages(pipeline):
+        if MATCHING in asked:
             detections, thresholds_C = pipeline.result(MATCHING), score_thresholds(pipeline)
             categories = pipeline.inputs.categories
             if pipeline.group.is_main:
                 write_counts(directory.counts, pipeline.targets, detections, categories, thresholds_C=thresholds_C)
         pipeline.tidy()
         _LOG.info("Finished in %.1f s.", time.monotonic() - started)
-        metrics = pipeline.result(EVALUATION) if EVALUATION in asked_stages(pipeline) else None
+        metrics = pipeline.result(EVALUATION) if EVALUATION in asked else None
         _log_results(pipeline, tracker, metrics)
     except BaseException:
         tracker.finish(failed=True)

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import re
+import stat
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -63,10 +64,12 @@ def stored_files(root: Path) -> list[StoredFile]:
         for name in names:
             path, key = Path(folder, name), name.removesuffix(SUFFIX)
             is_entry = key != name and key.startswith(parts[-1]) and _KEY.fullmatch(key) is not None
-            if is_entry and path.is_file() and not path.is_symlink():
-                with contextlib.suppress(OSError):  # removed in the meantime
-                    stat = path.stat()
-                    entries.append(StoredFile(path, parts[0], key, stat.st_size, stat.st_mtime))
+            if not is_entry:
+                continue
+            with contextlib.suppress(OSError):  # removed in the meantime
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    entries.append(StoredFile(path, parts[0], key, status.st_size, status.st_mtime))
     return sorted(entries, key=lambda entry: (entry.used_at, entry.path))
 
 
