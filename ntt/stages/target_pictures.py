@@ -48,7 +48,7 @@ class TargetRenderer:
             class_names=[category.name for category in self.categories],
             thresholds_C=self.thresholds_C,
             file_name=Path(record.file_name).name,
-            note="" if quality is None else f"panoptic quality {quality:.2f}",
+            note=f"image {record.id}" + ("" if quality is None else f", panoptic quality {quality:.2f}"),
         )
 
     def draw(self, record: ImageRecord, detections: Detections) -> Path:
@@ -101,8 +101,7 @@ def draw_extremes(
     worst = sorted(rated)[: min(size, len(rated) // 2)]
     sheets = {folder / f"{name}.png": ranked for name, ranked in (("best", best), ("worst", worst)) if ranked}
     for path, ranked in sheets.items():
-        # The picture shows file name and quality; the caption adds the image id.
-        tiles = [(renderer.picture(images[i], detections[i]), [f"image {images[i].id}"]) for _, i in ranked]
+        tiles = [(renderer.picture(images[i], detections[i]), ()) for _, i in ranked]
         title = f"{path.stem.capitalize()} {len(ranked)} of {len(images)} images"
         save_picture(draw_contact_sheet(tiles, title=title, columns=2), path)
     return list(sheets)
