@@ -1,5 +1,6 @@
 """Comparison of references with targets: the same pictures, classes without objects, crowded images."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -66,18 +67,24 @@ def similar_images(references: Sequence[ImageRecord], targets: Sequence[ImageRec
     candidates = [record for record in targets if (record.height, record.width) in sizes]
     if len(candidates) > _MOST_DECODED or not candidates:
         return []
-    alike = ((next((each for each in references if _look_alike(each, target)), None), target) for target in candidates)
-    return [(reference, target) for reference, target in alike if reference is not None]
+    sizes = {(record.height, record.width) for record in candidates}
+    examples = _thumbnails([record for record in references if (record.height, record.width) in sizes])
+    examples = [(record, grey) for record, grey in examples if grey.std() >= _LEAST_CONTRAST]
+    means = np.array([grey.mean() for _, grey in examples])
+    alike = []
+    for target, grey in _thumbnails(candidates):
+        # Thumbnails differ at least as much as their means.
+        close = [examples[index] for index in np.flatnonzero(np.abs(means - grey.mean()) <= _SAME_GREY).tolist()]
+        alike += [(record, target) for record, other in close if _look_alike(record, other, target, grey)][:1]
+    return alike
 
 
-def _look_alike(reference: ImageRecord, target: ImageRecord) -> bool:
-    if (reference.height, reference.width) != (target.height, target.width):
-        return False
-    try:
-        grey, other = (_thumbnail(record, image_digest(record)) for record in (reference, target))
-    except DataError:  # reported by the check of all images
-        return False
-    if grey.std() < _LEAST_CONTRAST or np.abs(grey - other).mean() > _SAME_GREY:
+_Thumbnail = npt.NDArray[np.float64]
+
+
+def _look_alike(reference: ImageRecord, thumbnail: _Thumbnail, target: ImageRecord, other: _Thumbnail) -> bool:
+    is_of_size = (reference.height, reference.width) == (target.height, target.width)
+    if not is_of_size or np.abs(thumbnail - other).mean() > _SAME_GREY:
         return False
     pixels = [np.asarray(_grey(record), dtype=np.int16) for record in (reference, target)]
     return float(np.abs(pixels[0] - pixels[1]).mean()) < _SAME_PIXELS
@@ -87,8 +94,17 @@ def _grey(record: ImageRecord) -> Image.Image:
     return Image.fromarray(read_image(record)).convert("L")
 
 
+def _thumbnails(records: Sequence[ImageRecord]) -> list[tuple[ImageRecord, _Thumbnail]]:
+    """Return images with their small grey copies, without those that cannot be read: the check of all reports them."""
+    readable = []
+    for record in records:
+        with contextlib.suppress(DataError):
+            readable.append((record, _thumbnail(record, image_digest(record))))
+    return readable
+
+
 @lru_cache(_CACHED)
-def _thumbnail(record: ImageRecord, digest: str) -> npt.NDArray[np.float64]:
+def _thumbnail(record: ImageRecord, digest: str) -> _Thumbnail:
     """Return a small grey copy of the image of this digest, float64 [32, 32]."""
     return np.asarray(_grey(record).resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX), dtype=np.float64)
 
