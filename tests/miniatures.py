@@ -19,7 +19,7 @@ from PIL import Image
 from ntt.data.splits import split_classes
 from ntt.datasets.published import cdfsod
 from ntt.datasets.published.details import Counts, DatasetDetails, KshotList, known_datasets
-from ntt.datasets.published.voc import convert_devkit, list_name, write_kshot_files
+from ntt.datasets.published.fetch import convert_devkit, list_name, write_kshot_files
 
 HEIGHT, WIDTH = 180, 240
 _CELL, _SIZE, _OFFSET = 60, 40, 10

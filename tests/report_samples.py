@@ -10,7 +10,7 @@ import pandas as pd
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_directory
 from ntt.config.schema import ExperimentConfig
-from ntt.datasets.coco_json import CocoJsonConfig
+from ntt.datasets.folders import CocoJsonConfig
 from ntt.reports.summary import settings_with
 from ntt.run.artefacts import write_metrics
 from ntt.run.rundir import RunDirectory

@@ -19,7 +19,7 @@ from ntt import __version__
 from ntt.base.files import write_json
 from ntt.cli.main import main, ntt
 from ntt.cli.options import FORMAT
-from ntt.datasets.coco_json import CocoJsonConfig
+from ntt.datasets.folders import CocoJsonConfig
 from ntt.errors import NttError
 from ntt.reports.tables import SUFFIXES
 from ntt.run.table import metrics_table

@@ -29,8 +29,7 @@ from ntt.datasets.published.archives import unpack
 from ntt.datasets.published.cdfsod import list_path, published_references, references_key
 from ntt.datasets.published.check import check_published
 from ntt.datasets.published.details import Archive, DatasetDetails, archives, known_datasets
-from ntt.datasets.published.fetch import write_minival
-from ntt.datasets.published.voc import convert_devkit, list_name, write_kshot_files
+from ntt.datasets.published.fetch import convert_devkit, list_name, write_kshot_files, write_minival
 from ntt.errors import DataError, StorageError
 from ntt.run.runner import run
 

@@ -20,9 +20,9 @@ from tiny_data import HEIGHT, WIDTH, shape_mask
 
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.evaluation.bootstrap import bootstrap_ap
+from ntt.evaluation.curves import Painting
 from ntt.evaluation.ground_truth import prepare_ground_truth
 from ntt.evaluation.matching import match
-from ntt.evaluation.options import Painting
 from ntt.evaluation.proposals import average_recall, finding_ranks
 from ntt.evaluation.table import tabulate
 from ntt.evaluation.thresholds import OperatingPoint, RankedDetections, operating_points, propose_thresholds

@@ -21,7 +21,7 @@ from ntt.convert import detections
 from ntt.convert.labelme import mask_object
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import segmentation_rle
-from ntt.datasets.coco_json import CocoJsonConfig
+from ntt.datasets.folders import CocoJsonConfig
 from ntt.errors import DataError
 from ntt.ops.masks import decode_masks
 from ntt.run.artefacts import write_counts, write_images

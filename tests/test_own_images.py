@@ -17,7 +17,7 @@ from tiny_data import HEIGHT, WIDTH, make_folder, polygon, run_with, shape_mask
 from ntt.convert.plain_folder import convert_references, convert_targets, foreground
 from ntt.data.coco import read_coco
 from ntt.data.masks import segmentation_rle
-from ntt.datasets.folder import FolderConfig
+from ntt.datasets.folders import FolderConfig
 from ntt.errors import DataError
 from ntt.ops.masks import decode_masks
 from ntt.run import runner

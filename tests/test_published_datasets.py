@@ -26,10 +26,10 @@ from ntt.config.compose import compose_config, compose_many
 from ntt.config.identity import run_directory
 from ntt.datasets.base import DatasetFiles
 from ntt.datasets.demo import DEMO_FOLDER, DemoConfig, copy_demo
+from ntt.datasets.folders import PublishedConfig
 from ntt.datasets.published.check import CheckReport, check_published
-from ntt.datasets.published.dataset import PublishedConfig
 from ntt.datasets.published.details import DatasetDetails, known_datasets
-from ntt.datasets.published.voc import convert_devkit, write_kshot_files
+from ntt.datasets.published.fetch import convert_devkit, write_kshot_files
 from ntt.errors import ConfigError, DataError, StorageError
 from ntt.run import runner
 from ntt.run.artefacts import read_metrics

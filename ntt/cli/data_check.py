@@ -15,12 +15,10 @@ from ntt.data.comparison import content_sentences, same_images_sentence
 from ntt.data.images import check_images
 from ntt.data.sampling import uneven_shot_indices
 from ntt.datasets.base import DatasetConfig, DatasetFiles, RootedConfig
-from ntt.datasets.coco_json import CocoJsonConfig
 from ntt.datasets.demo import DemoConfig
 from ntt.datasets.exports import find_annotation_file
-from ntt.datasets.folder import FolderConfig
+from ntt.datasets.folders import CocoJsonConfig, FolderConfig, PublishedConfig
 from ntt.datasets.published.check import check_published, describe_masks
-from ntt.datasets.published.dataset import PublishedConfig
 from ntt.datasets.published.details import DatasetDetails, known_datasets
 from ntt.errors import ConfigError, printable
 from ntt.evaluation.curves import MAX_DETECTIONS

@@ -66,7 +66,7 @@ def _files(
 ) -> Mapping[Path, str]:
     """Return the files to write."""
     from ntt.convert import detections as formats
-    from ntt.evaluation.options import FIXED_THRESHOLD
+    from ntt.evaluation.curves import FIXED_THRESHOLD
     from ntt.run.artefacts import read_reference_check
 
     file = directory.leave_one_out

@@ -8,7 +8,7 @@ from typing import Any
 from ntt.base.project import OUTPUT_ROOT, STORE_ROOT, WEIGHTS_ROOT
 from ntt.base.settings import setting
 from ntt.datasets.base import DATA_VARIABLE, DatasetConfig
-from ntt.evaluation.options import PAINTINGS, PROTOCOLS
+from ntt.evaluation.curves import PAINTINGS, PROTOCOLS
 from ntt.matchers.base import MatcherConfig
 from ntt.models.backbones.base import BackboneConfig
 from ntt.models.device import PRECISIONS

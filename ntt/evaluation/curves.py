@@ -5,11 +5,19 @@ Suffixes: T IoU thresholds, R recall steps, K classes, A area ranges, M limits o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ntt.evaluation.options import Protocol
+Protocol = Literal["coco", "lvis"]
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+
+Painting = Literal["none", "correct", "reference"]
+PAINTINGS: tuple[str, ...] = get_args(Painting)
+
+FIXED_THRESHOLD = 0.4
+"""Lowest score of detections shown, if the references propose none."""
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -15,9 +15,8 @@ import numpy.typing as npt
 
 from ntt.data.coco import CocoDataset
 from ntt.data.masks import segmentation_rle
-from ntt.evaluation.curves import AREA_RANGES_PX, FloatArray
+from ntt.evaluation.curves import AREA_RANGES_PX, FloatArray, Protocol
 from ntt.evaluation.federated import Federation, federation_of
-from ntt.evaluation.options import Protocol
 from ntt.ops.masks import rle_areas
 from ntt.types import Category, ImageId, Instance, IntArray, Json
 

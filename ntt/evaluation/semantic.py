@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from ntt.evaluation.curves import Painting
 from ntt.evaluation.ground_truth import BoolArray, GroundTruth
-from ntt.evaluation.options import Painting
 from ntt.evaluation.table import DetectionTable
 from ntt.types import IntArray, Json
 

@@ -19,7 +19,7 @@ from ntt.config.compose import compose_config
 from ntt.convert.folders import Folder
 from ntt.data.references import are_complete, reference_targets
 from ntt.errors import ConfigError, DataError, raise_all
-from ntt.evaluation.options import FIXED_THRESHOLD
+from ntt.evaluation.curves import FIXED_THRESHOLD
 from ntt.matchers.auto import AutoMatcher, scorings
 from ntt.predictor.references import ImageLike, PathLike, Reference, as_file, checked_examples, reference_set
 from ntt.predictor.results import Instances

@@ -17,7 +17,7 @@ from ntt.base.files import write_bytes, write_json
 from ntt.data.images import read_image
 from ntt.drawing.instances import DrawnInstances, draw_instances
 from ntt.errors import ConfigError
-from ntt.evaluation.options import FIXED_THRESHOLD
+from ntt.evaluation.curves import FIXED_THRESHOLD
 from ntt.ops.boxes import with_corners
 from ntt.ops.masks import decode_masks
 from ntt.predictor.references import ImageLike, PathLike, as_file

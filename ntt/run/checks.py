@@ -8,8 +8,7 @@ from ntt.base import distributed as dist
 from ntt.config.schema import ExperimentConfig
 from ntt.data.comparison import content_sentences, same_images_sentence
 from ntt.errors import ConfigError, DataError
-from ntt.evaluation.curves import MAX_DETECTIONS
-from ntt.evaluation.options import Protocol
+from ntt.evaluation.curves import MAX_DETECTIONS, Protocol
 from ntt.matchers.auto import scorings
 from ntt.run.pipeline import Pipeline
 from ntt.run.stages import CANDIDATES, LEAVE_ONE_OUT, MEMORY, REFERENCES

@@ -11,8 +11,8 @@ import numpy as np
 from ntt.base import distributed as dist
 from ntt.base.files import read_json, write_json
 from ntt.data.references import are_complete, reference_targets, references_to_json
+from ntt.evaluation.curves import FIXED_THRESHOLD, Painting, Protocol
 from ntt.evaluation.ground_truth import difficult_as
-from ntt.evaluation.options import FIXED_THRESHOLD, Painting, Protocol
 from ntt.evaluation.thresholds import OperatingPoint, OperatingPoints
 from ntt.matchers.auto import scorings
 from ntt.matchers.base import MatcherConfig

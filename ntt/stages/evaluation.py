@@ -4,10 +4,9 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from ntt.data.coco import CocoDataset
-from ntt.evaluation.curves import Curves, averages
+from ntt.evaluation.curves import Curves, Painting, Protocol, averages
 from ntt.evaluation.ground_truth import GroundTruth, difficult_as, prepare_ground_truth
 from ntt.evaluation.matching import match
-from ntt.evaluation.options import Painting, Protocol
 from ntt.evaluation.precision_recall import precision_recall
 from ntt.evaluation.rejection import rejection
 from ntt.evaluation.semantic import semantic_scores

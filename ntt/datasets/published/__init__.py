@@ -1,13 +1,7 @@
 """Published data sets: COCO, LVIS, Pascal VOC and CD-FSOD.
 
-- `dataset`: the schema of their options
 - `details`: counts, classes and addresses, from `datasets.json`
 - `check`: what differs from the published files
-- `fetch`, `archives`: downloading and unpacking
+- `fetch`, `archives`: downloading, unpacking, and the annotation files of VOC and LVIS minival
 - `cdfsod`: the k-shot lists of CD-FSOD
-- `voc`: the annotation files made from VOCdevkit
 """
-
-from ntt.datasets.published.dataset import PublishedConfig
-
-__all__ = ["PublishedConfig"]

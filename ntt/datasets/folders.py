@@ -1,13 +1,16 @@
-"""Any folder in COCO format: images, a references file and a targets file."""
+"""Data sets in a folder: in COCO format, the published ones, and plain folders without annotation files."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from ntt.convert.plain_folder import coco_categories, convert_targets
-from ntt.datasets.base import DatasetFiles, RootedConfig, write_list
+from ntt.convert.plain_folder import coco_categories, convert_references, convert_targets
+from ntt.datasets.base import DATA_VARIABLE, DatasetFiles, RootedConfig, write_list
 from ntt.datasets.exports import find_annotation_file, find_image_folder
+from ntt.datasets.published.details import known_datasets
 from ntt.errors import DataError, raise_all
+
+TARGETS_FILE = "targets.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +75,64 @@ class CocoJsonConfig(RootedConfig):
         targets = convert_targets(folder, coco_categories(files.references_file))
         written = write_list(targets, self.list_folder(cache_root, folder) / "targets.json")
         return replace(files, targets_file=written, target_images=folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedConfig(CocoJsonConfig):
+    """Schema of COCO, LVIS, Pascal VOC and CD-FSOD in their official layouts, one YAML file each.
+
+    They are stored below a common folder (`runtime.data_root`, or the environment variable NTT_DATA), keep their own
+    name wherever they are, and `ntt data check NAME` compares them with their recorded content (`datasets.json`).
+    """
+
+    SCHEMA: ClassVar[str] = "published"
+
+    def label(self) -> str:
+        """Return the name of the data set: its folder may be called anything."""
+        return self.name
+
+    def locate(self, cache_root: Path) -> DatasetFiles:
+        """Resolve the four paths and check that they exist."""
+        try:
+            return super().locate(cache_root)
+        except DataError as error:
+            if self.name not in known_datasets():  # an option of the user's own
+                raise
+            raise DataError(
+                f"{error}\n`ntt data check {self.name}` lists what is missing, `ntt data get {self.name}` says how to "
+                f"get it. runtime.data_root or {DATA_VARIABLE} is the folder of all published data sets."
+            ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig(RootedConfig):
+    """Schema of `dataset=folder`; `ntt/convert/plain_folder.py` describes its layout."""
+
+    SCHEMA: ClassVar[str] = "folder"
+
+    references: str = "references"
+    """Folder of the example images below `root`, one folder per class."""
+
+    targets: str | None = "targets"
+    """Folder of the images to search, below `root` or the working directory; null: all images below `root` except the
+    examples."""
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """Return whether a folder looks like this layout, rather than COCO format."""
+        return (root / cls.references).is_dir() and not (root / "annotations").is_dir()
+
+    def locate(self, cache_root: Path) -> DatasetFiles:
+        """Write annotation files for the folder's current contents below the cache, and nothing into `root`."""
+        self._require_root(f"{self.references}/", f"{self.targets or 'images'}/")
+        root = self.root_path
+        references = self.below_root(self.references)
+        targets = root if self.targets is None else self.targets_path(self.targets)
+        given = root / TARGETS_FILE
+        examples = convert_references(references, coco_categories(given) if given.is_file() else None)
+        cache = self.list_folder(cache_root, references, targets)
+        references_file = write_list(examples, cache / "references.json")
+        if not given.is_file():
+            without = references if self.targets is None else None
+            given = write_list(convert_targets(targets, examples.categories, without=without), cache / TARGETS_FILE)
+        return DatasetFiles(references_file, reference_images=references, targets_file=given, target_images=targets)
