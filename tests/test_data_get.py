@@ -20,7 +20,7 @@ from http_server import Site, serve
 from miniatures import make_miniature
 
 from ntt.base.digests import sha256_of
-from ntt.cli.data_check import files_by_shots
+from ntt.cli.data_files import files_by_shots
 from ntt.cli.main import main
 from ntt.config.compose import compose_config
 from ntt.data.coco import read_coco
@@ -148,7 +148,7 @@ def world(tmp_path: Path, monkeypatch) -> Iterator[World]:
     with serve(Site()) as site:
         made = World(site, tmp_path / "made", tmp_path / "data")
         monkeypatch.setattr(fetch, "archives", lambda _: tuple(made.archives))
-        monkeypatch.setattr("ntt.cli.data_get.archives", lambda _: tuple(made.archives))
+        monkeypatch.setattr("ntt.cli.data_files.archives", lambda _: tuple(made.archives))
         monkeypatch.setattr(fetch, "few_shot_lists_url", lambda: f"{site.url}/vocsplit/")
         monkeypatch.delenv("NTT_OFFLINE", raising=False)
         monkeypatch.delenv("NTT_DATA_MIRROR", raising=False)
@@ -329,8 +329,7 @@ def offer_lists(world: World, monkeypatch: pytest.MonkeyPatch, option: str = "cd
         path.unlink()
         path.with_name(f"{shots}_shot.json").unlink()
     details = replace(made, lists=lists)
-    for module in ("data_get", "data_check"):
-        monkeypatch.setattr(f"ntt.cli.{module}.known_datasets", lambda: {option: details})
+    monkeypatch.setattr("ntt.cli.data_files.known_datasets", lambda: {option: details})
     return details
 
 

@@ -20,10 +20,11 @@ from ntt.matchers.prototype import PrototypeMatcher
 from ntt.matchers.scoring import match_together
 from ntt.ops.boxes import pair_iou
 from ntt.ops.similarity import cosine_similarity
-from ntt.run import runner, together
+from ntt.run import runner
 from ntt.run.shared import Workspace
-from ntt.run.together import match_ahead
 from ntt.stages.candidates import CandidateSource
+from ntt.sweeps import worker
+from ntt.sweeps.worker import match_ahead
 from ntt.types import Candidates, Category, Detections, FloatArray, ImageRecord, IntArray, MemoryBank, Prototypes
 
 # `auto` is none of them: it takes another option, which the references choose.
@@ -223,7 +224,7 @@ def test_points_together_write_what_points_alone_write(configs, reads):
 
 def test_a_point_that_cannot_be_prepared_fails_by_itself(configs, tmp_path, monkeypatch):
     shared, points = Workspace(), configs["together"][:3]
-    monkeypatch.setattr(together, "MAX_IMAGES", 8)
+    monkeypatch.setattr(worker, "MAX_IMAGES", 8)
     assert match_ahead(points, shared) == 2, "the third does not fit"
     (tmp_path / "tiny" / "images" / "targets_1.png").write_bytes(b"no image any more")
     assert match_ahead(points, shared) == 2

@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 from tiny_data import SMALL, make_tiny
 
 from ntt.base.project import CONF_DIR
-from ntt.cli.data_check import files_by_shots
+from ntt.cli.data_files import files_by_shots
 from ntt.cli.main import main
 from ntt.config import schema as config
 from ntt.config.compose import compose_config, compose_many
@@ -172,7 +172,7 @@ def test_check_command(tmp_path, cli, monkeypatch):
     assert "test.json has 2 images, the published file has 909." in out
     assert "fish 9 (3029)" in out
     assert "published at https://github.com/lovelyqian/CDFSOD-benchmark" in out
-    monkeypatch.setattr("ntt.cli.data_check.known_datasets", lambda: {"cdfsod_fish": details})
+    monkeypatch.setattr("ntt.cli.data_files.known_datasets", lambda: {"cdfsod_fish": details})
     assert cli("data", "check", "cdfsod_fish").endswith("All files are present and as published.\n")
     moved = (tmp_path / "FISH").rename(tmp_path / "with = and, comma")
     assert main(["data", "check", "cdfsod_fish", "--root", str(moved), "--decode"]) == 0

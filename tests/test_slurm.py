@@ -18,13 +18,12 @@ from ntt.base.distributed import adopt_slurm_ranks
 from ntt.errors import ConfigError, DistributedError, NttError, StorageError
 from ntt.sweeps import slurm, worker
 from ntt.sweeps.clusters import JobRequest, load_profile, profile_names
-from ntt.sweeps.job import Job, Shard
 from ntt.sweeps.layout import cluster_arrays
 from ntt.sweeps.plan import Plan, write_plan
 from ntt.sweeps.queue import ArrayRecord, observe, owners, read_jobs, read_queue, write_jobs
 from ntt.sweeps.slurm import sbatch_parameters
 from ntt.sweeps.spec import Resources, StageResources
-from ntt.sweeps.state import SweepFolder, TaskState
+from ntt.sweeps.state import Job, Shard, SweepFolder, TaskState
 from ntt.sweeps.status import status_text, sweep_status
 from ntt.sweeps.task import JobTask, code_digest, take_snapshot
 
@@ -514,7 +513,7 @@ import sys
 from pathlib import Path
 from ntt.base import distributed
 from ntt.sweeps import worker
-from ntt.sweeps.job import Job
+from ntt.sweeps.state import Job
 
 def run(config, *, workspace):
     with distributed.join_process_group(timeout_s=60) as group:

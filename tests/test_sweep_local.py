@@ -20,11 +20,10 @@ from ntt.cli.main import main
 from ntt.errors import ConfigError, NttError
 from ntt.run import runner
 from ntt.store.maintenance import KEY_DIGITS, keys_of_runs
-from ntt.sweeps.job import Job, Shard
 from ntt.sweeps.layout import local_jobs
 from ntt.sweeps.local import _left_by, run_local
 from ntt.sweeps.plan import Plan, compose_points, keep_plan, open_sweep, plan_file, read_plan, refresh, write_plan
-from ntt.sweeps.state import SweepFolder, TaskState
+from ntt.sweeps.state import Job, Shard, SweepFolder, TaskState
 from ntt.sweeps.status import duration, is_done, plan_text, status_text, sweep_status
 from ntt.sweeps.worker import by_candidates, work
 

@@ -12,8 +12,7 @@ from conftest import cases
 
 from ntt.errors import DataError, StorageError
 from ntt.sweeps import state
-from ntt.sweeps.job import Shard
-from ntt.sweeps.state import SweepFolder, TaskState
+from ntt.sweeps.state import Shard, SweepFolder, TaskState
 
 
 @pytest.fixture

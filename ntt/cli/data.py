@@ -50,7 +50,7 @@ def check(dataset: str, root: Path | None, decode: bool, **files: str | None) ->
     folder of images. The exit status is 1 if something is missing or different.
     """
     from ntt.base.log import console_logging
-    from ntt.cli.data_check import check_data
+    from ntt.cli.data_files import check_data
 
     given = {key: file for key, file in files.items() if file is not None}
     with console_logging():
@@ -72,7 +72,7 @@ def get(name: str, data_root: Path | None, root: Path | None, **options: Any) ->
     writes their K_shot.json. For other data sets, prints where they are published and how they must
     be stored; the exit status is then 1 unless they exist.
     """
-    from ntt.cli.data_get import get_data
+    from ntt.cli.data_files import get_data
 
     return get_data(name, data_root, root, **options)
 

@@ -3,6 +3,7 @@
 import io
 import itertools
 import sys
+import textwrap
 from argparse import Namespace
 from collections.abc import Callable, Collection, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -24,8 +25,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from ntt.base.project import CONF_DIR
 from ntt.config.compose import compose_cached, from_hydra
-from ntt.config.explain import quoting_hint, unreadable
-from ntt.config.help import help_text
+from ntt.config.explain import group_options, quoting_hint, unreadable
 from ntt.config.registry import ConfigSources, hydra_session, register
 from ntt.config.schema import ExperimentConfig
 from ntt.config.typed_text import keep_text
@@ -33,6 +33,38 @@ from ntt.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ConfigError, NttError
 
 _MAX_VALUES_CHECKED = 1000
 _MAX_POINTS_LISTED = 10_000
+_EXAMPLES = {
+    "": "the demo, a minute or two on a CPU",
+    "dataset=folder dataset.root=FOLDER shots=all": "photographs in folders named after classes",
+    "dataset=coco_json dataset.root=FOLDER shots=5shot seed=1": "a data set in COCO format",
+    "experiment=cdfsod_dior shots=5shot": "a row of a published table",
+    "--multirun seed=0,1,2 matcher=ntt,nearest": "every combination, and a table of them",
+    "--config-dir my_conf dataset=mine": "with options in YAML files of your own",
+}
+_GROUPS = (
+    *("dataset", "shots", "split", "backbone", "segmenter", "matcher", "runtime", "tracker"),
+    *("experiment", "hydra/launcher", "hydra/sweeper"),
+)
+_TEXT = """\
+Training-free, reference-based instance segmentation: one experiment from images to metrics.
+
+  {program} [GROUP=OPTION | SETTING=VALUE]... [FLAG]...
+
+Examples
+{examples}
+
+Options (GROUP=OPTION)
+{groups}
+
+Flags
+  --cfg job            print all settings and their values, and end; --cfg job --package matcher: of one group
+  --multirun, -m       run every combination of values separated by commas; without pictures unless asked for
+  --config-dir FOLDER  look for options in FOLDER/GROUP/*.yaml, too
+  --config-name NAME   start from NAME.yaml (of --config-dir, or of --config-path) instead of conf/config.yaml
+  --info searchpath    print where options are looked for; --info plugins: launchers and sweepers
+  -sc install=bash     print what completes settings on <TAB>: eval "$({program} -sc install=bash)"; or zsh, fish
+  --hydra-help         all flags of Hydra
+"""
 
 
 def run_hydra(
@@ -113,6 +145,16 @@ def _points(args: Namespace) -> list[ExperimentConfig]:
         values = [_values(override) for override in OverridesParser.create().parse_overrides(keep_text(args.overrides))]
         lines = itertools.product(*(value for value in values if value is not None)) if None not in values else ()
         return [from_hydra(compose_cached(list(point))) for point in itertools.islice(lines, _MAX_POINTS_LISTED)]
+
+
+def help_text(program: str) -> str:
+    """Return examples, the options of every group, and the flags, in a Hydra session; `program` begins the command."""
+    examples = [f"  {program} {words}".ljust(74) + meaning for words, meaning in _EXAMPLES.items()]
+    groups = []
+    for group in _GROUPS:
+        lines = textwrap.wrap(", ".join(group_options(group)), 100)
+        groups += [f"  {name:<16}{line}" for name, line in zip([group, *[""] * len(lines)], lines, strict=False)]
+    return _TEXT.format(program=program, examples="\n".join(examples), groups="\n".join(groups))
 
 
 def read_override(line: str) -> tuple[str, Any]:

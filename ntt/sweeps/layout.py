@@ -6,10 +6,9 @@ from math import ceil
 from typing import TypeVar
 
 from ntt.sweeps.clusters import ClusterProfile, JobRequest
-from ntt.sweeps.job import Job, Shard
 from ntt.sweeps.plan import Plan
 from ntt.sweeps.points import Point
-from ntt.sweeps.state import SweepFolder
+from ntt.sweeps.state import Job, Shard, SweepFolder
 from ntt.sweeps.status import is_done
 from ntt.sweeps.units import WorkUnit
 

@@ -12,11 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ntt.sweeps.job import Job
 from ntt.sweeps.layout import local_jobs
 from ntt.sweeps.plan import Plan
 from ntt.sweeps.slurm import outside_of_jobs
-from ntt.sweeps.state import SweepFolder
+from ntt.sweeps.state import Job, SweepFolder
 from ntt.sweeps.status import sweep_status
 from ntt.sweeps.task import JobTask
 

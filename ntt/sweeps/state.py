@@ -1,4 +1,4 @@
-"""The state of a sweep's points and shards: one small file each, written atomically.
+"""The tasks of a sweep, its points and shards; the jobs that do them; and their state, one small file each.
 
 There is no lock and no server. A process that works on a task writes a heartbeat every few seconds; a task whose
 heartbeat has stopped, or whose process on this machine has ended, counts as lost and not done.
@@ -24,6 +24,45 @@ _LOG = logging.getLogger(__name__)
 STATUSES = ("waiting", "running", "done", "failed", "cancelled", "lost")
 HEARTBEAT_S = 15.0
 SILENCE_LIMIT_S = 180.0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A share of a unit of shared work: its items `index::count`."""
+
+    unit: str
+    index: int
+    count: int
+
+    @property
+    def task(self) -> str:
+        """The name under which its state is kept."""
+        return f"{self.unit}.{self.index}of{self.count}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Shards of shared work, or points.
+
+    Attributes:
+        shards: distributed over the processes of the job; () for points.
+        points: ids of the points, which all processes run together; () for shards.
+        needs: tasks of shared work that must be done before the points are run.
+    """
+
+    shards: tuple[Shard, ...] = ()
+    points: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names under which the states of this work are kept."""
+        return self.points or tuple(shard.task for shard in self.shards)
+
+    def only(self, tasks: list[str]) -> "Job":
+        """Return the part of this job that does some of its tasks."""
+        shards = tuple(shard for shard in self.shards if shard.task in tasks)
+        return Job(shards=shards, points=tuple(point for point in self.points if point in tasks), needs=self.needs)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import Any
 from ntt.base.files import is_alive
 from ntt.base.project import CONFIG_ROOT, PROJECT_DIR
 from ntt.errors import ConfigError, StorageError
-from ntt.sweeps.job import Job
+from ntt.sweeps.state import Job
 
 _LOOK_EVERY_S = 1.0
 # An installed package has its configuration inside.

@@ -19,22 +19,25 @@ from ntt.base.log import console_logging
 from ntt.base.progress import track
 from ntt.config.schema import ExperimentConfig
 from ntt.data.images import check_images
-from ntt.errors import ConfigError, DistributedError, NttError
+from ntt.errors import ConfigError, DataError, DistributedError, NttError
 from ntt.run import runner
 from ntt.run.pipeline import Pipeline
 from ntt.run.rundir import RunDirectory
-from ntt.run.shared import process_workspace
-from ntt.run.together import match_ahead
-from ntt.sweeps.job import Job, Shard
+from ntt.run.shared import Prepared, Workspace, process_workspace
+from ntt.run.stages import CANDIDATES, MATCHING, PROTOTYPES, matcher_of
+from ntt.stages.matching import match_points
 from ntt.sweeps.plan import Plan, compose_points, read_plan
 from ntt.sweeps.points import Point
-from ntt.sweeps.state import SweepFolder, TaskState
+from ntt.sweeps.state import Job, Shard, SweepFolder, TaskState
 from ntt.sweeps.status import is_done
 from ntt.sweeps.units import shared_items
+from ntt.types import Detections
 
 _LOG = logging.getLogger(__name__)
 _SETTLE_S = 10.0
 """How long states written on other nodes may take to become visible here: network file systems cache what they read."""
+MAX_IMAGES = 100_000
+"""Detections of this many images, over all runs matched together, fit into about half a gigabyte."""
 
 
 def work(sweep_dir: Path, job: Job, *, rank: int = 0, num_processes: int = 1, job_id: str | None = None) -> None:
@@ -209,3 +212,56 @@ def point_config(plan: Plan, point: Point) -> ExperimentConfig:
     """Compose one point; its tracker groups the points of the sweep."""
     ((_, config),) = compose_points(plan, {point.id})
     return replace(config, tracker=replace(config.tracker, group=config.tracker.group or plan.name))
+
+
+def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> int:
+    """Put the detections of runs into the workspace, from which each run later takes its own.
+
+    Results, records and failures are those of each run alone: what cannot be prepared is left to the run, which fails
+    with its own message.
+
+    Args:
+        configs: runs in order; those whose candidates are not those of the first are left to themselves.
+        workspace: of the runs; what earlier calls have left there is dropped.
+
+    Returns:
+        How many runs were considered, at least 1, as memory allows; call again for the rest.
+    """
+    workspace.prepared.clear()
+    runs: list[Pipeline] = []
+    considered = 0
+    for config in configs:
+        run = Pipeline(config, ProcessGroup(), workspace, keeps_results=False)
+        try:
+            if considered and (considered + 1) * len(run.targets) > MAX_IMAGES:
+                break
+            if not run.is_done(MATCHING):
+                run.result(CANDIDATES)
+                run.result(PROTOTYPES)
+                runs.append(run)
+        except NttError as error:
+            _LOG.debug("Left to the run itself: %s", error)
+        considered += 1
+    sharing = [run for run in runs if run.key(CANDIDATES) == runs[0].key(CANDIDATES)]
+    if len(sharing) > 1:
+        try:
+            _match(sharing, workspace)
+        except NttError as error:
+            _LOG.debug("Left to the runs themselves: %s", error)
+    return considered
+
+
+def _match(runs: Sequence[Pipeline], workspace: Workspace) -> None:
+    images, source = runs[0].targets, runs[0].models.source
+    points = [(matcher_of(run), run.result(PROTOTYPES)) for run in runs]
+    results: list[list[Detections]] = [[] for _ in runs]
+    errors: list[DataError | None] = [None for _ in runs]
+    for outcomes in match_points(images=images, source=source, points=points):
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, DataError):
+                errors[index] = errors[index] or outcome
+            else:
+                results[index].append(outcome)
+    used = frozenset(entry for entry in source.store.used if entry[0] == "candidates")
+    for run, detections, error in zip(runs, results, errors, strict=True):
+        workspace.prepared[run.key(MATCHING)] = Prepared(error or detections, used)
