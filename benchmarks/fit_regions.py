@@ -25,7 +25,7 @@ from ntt.data.masks import instance_mask
 from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0, EfficientNetLite0Config
 from ntt.models.segmenters.regions.objectness import CLIP, DESCRIPTORS
 from ntt.models.segmenters.regions.segmenter import Regions, RegionsConfig, all_nodes
-from ntt.ops.canvas import encoder_input, resize_to_canvas
+from ntt.ops.resize import encoder_input, resize_to_canvas
 from ntt.types import Placement
 
 MOSAIC_HW = (384, 512)

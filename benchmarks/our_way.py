@@ -12,8 +12,8 @@ from ntt.models.backbones import vit
 from ntt.models.backbones.dinov2 import Dinov2
 from ntt.models.segmenters.sam2 import Sam2, segmenter
 from ntt.ops import candidates
-from ntt.ops.canvas import encoder_input, resize_to_canvas
 from ntt.ops.pooling import pool_masks
+from ntt.ops.resize import encoder_input, resize_to_canvas
 from ntt.types import Category, Detections, Proposals, Prototypes
 
 

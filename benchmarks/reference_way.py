@@ -19,8 +19,8 @@ from ntt.models.backbones.dinov2 import Dinov2
 from ntt.models.device import autocast
 from ntt.models.segmenters.sam2.model import CANVAS_PX, CHANNELS, TOKEN_GRID, load_image_encoder, read_state
 from ntt.models.segmenters.sam2.prompts import point_grid
-from ntt.ops.canvas import encoder_input, resize_to_canvas
 from ntt.ops.masks import encode_masks
+from ntt.ops.resize import encoder_input, resize_to_canvas
 from ntt.types import Detections
 
 BATCH = 256

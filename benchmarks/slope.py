@@ -35,9 +35,8 @@ from ntt.matchers.probe import ProbeMatcher
 from ntt.ops.pooling import l2_normalise
 from ntt.run.pipeline import Pipeline
 from ntt.run.stages import MEMORY
-from ntt.stages.leave_one_out import box_ap, search_left_out
+from ntt.stages.leave_one_out import box_ap, reference_effects, search_left_out
 from ntt.stages.matching import build_prototypes, match_points
-from ntt.stages.reference_effects import reference_effects
 from ntt.types import MemoryBank
 
 MATCHERS = ("ntt", "probe_half")

@@ -14,7 +14,7 @@ from filled_weights import fill_state_dict
 from PIL import Image
 
 from ntt.models.segmenters.sam2.prompts import point_grid
-from ntt.ops.canvas import resize_to_canvas
+from ntt.ops.resize import resize_to_canvas
 
 TINY = "sam2_hiera_tiny"
 

@@ -18,8 +18,15 @@ from tiny_data import edited, make_tiny, read, run_with, settings
 from ntt.cli.main import main
 from ntt.data.coco import CocoDataset, read_coco
 from ntt.data.masks import mask_to_polygons, segmentation_rle
-from ntt.models.box_masks import BoxMasks, Conversion, ReferenceMasks, choose_box_segmenter, convert
-from ntt.models.segmenters.box_fallback import ProposalBoxes, best_proposals
+from ntt.models.box_masks import (
+    BoxMasks,
+    Conversion,
+    ProposalBoxes,
+    ReferenceMasks,
+    best_proposals,
+    choose_box_segmenter,
+    convert,
+)
 from ntt.models.segmenters.regions import RegionsConfig
 from ntt.ops.masks import decode_masks
 from ntt.run.artefacts import read_memory

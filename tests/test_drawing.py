@@ -20,7 +20,7 @@ from ntt.drawing.quality import IN_CROWD, WRONG, image_quality, match_objects
 from ntt.drawing.sheets import cut_reference_tile, draw_contact_sheet, draw_reference_pages
 from ntt.drawing.text import label_size, shorten, text_width_px
 from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0
-from ntt.stages.feature_pictures import class_similarity
+from ntt.stages.pictures import class_similarity
 from ntt.stages.target_pictures import picture_stem
 from ntt.types import Category, Detections, ImageRecord, Prototypes
 

@@ -99,9 +99,9 @@ def test_options_of_one_name_and_two_kinds_are_two_runs(config, group):
 
 
 def test_two_schemas_of_one_name_are_refused(monkeypatch):
-    monkeypatch.setattr("ntt.matchers.nearest.NearestMatcher.SCHEMA", "kmeans")
+    monkeypatch.setattr("ntt.matchers.graph_diffusion.GraphDiffusionMatcher.SCHEMA", "kmeans")
     with pytest.raises(
-        ConfigError, match=r"ntt\.matchers\.kmeans and ntt\.matchers\.nearest both have SCHEMA = 'kmeans'"
+        ConfigError, match=r"graph_diffusion and ntt\.matchers\.several_prototypes both have SCHEMA = 'k"
     ):
         option_schemas(*registry.OPTION_GROUPS["matcher"])
 

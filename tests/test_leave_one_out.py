@@ -17,8 +17,7 @@ from ntt.matchers.auto import AutoMatcher, scorings
 from ntt.matchers.base import MatcherConfig
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.run.pipeline import Pipeline
-from ntt.stages.leave_one_out import reduced_memory
-from ntt.stages.reference_effects import reference_agreement, reference_effects
+from ntt.stages.leave_one_out import reduced_memory, reference_agreement, reference_effects
 from ntt.types import Category, ImageRecord, Instance, MemoryBank, ReferenceSet
 
 

@@ -14,7 +14,7 @@ from ntt.errors import DataError
 from ntt.matchers.probe import ProbeMatcher
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.matchers.scoring import DetectingMatcher
-from ntt.ops.probe import ridge_directions
+from ntt.ops.similarity import ridge_directions
 from ntt.stages.matching import build_prototypes
 from ntt.types import Candidates, Category, Detections, MemoryBank, Prototypes
 

@@ -13,14 +13,12 @@ from drawn_candidates import rectangles
 
 from ntt.base.settings import setting_problems
 from ntt.config.compose import compose_config
-from ntt.matchers.background import BackgroundMatcher
+from ntt.matchers.counterexamples import BackgroundMatcher, NegativeMatcher
 from ntt.matchers.graph_diffusion import GraphDiffusionMatcher
-from ntt.matchers.kmeans import KMeansMatcher
-from ntt.matchers.nearest import NearestMatcher
-from ntt.matchers.negative import NegativeMatcher
 from ntt.matchers.probe import ProbeMatcher
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.matchers.scoring import DetectingMatcher
+from ntt.matchers.several_prototypes import KMeansMatcher, NearestMatcher
 from ntt.types import Candidates, Category, Detections, MemoryBank, Prototypes
 
 MATCHERS = [BackgroundMatcher, GraphDiffusionMatcher, KMeansMatcher, NearestMatcher, NegativeMatcher, ProbeMatcher]

@@ -9,8 +9,7 @@ from conftest import cases
 from drawn_candidates import covered_parts
 
 from ntt.ops.clustering import spherical_kmeans
-from ntt.ops.diffusion import diffused_penalties, pagerank
-from ntt.ops.merging import decay, hard_survivors, soft_penalties
+from ntt.ops.merging import decay, diffused_penalties, hard_survivors, pagerank, soft_penalties
 from ntt.ops.similarity import best_of_others, best_per_class, cosine_similarity, damp, mean_of_best
 
 

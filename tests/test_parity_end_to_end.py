@@ -33,9 +33,9 @@ from ntt.models.box_masks import ReferenceMasks
 from ntt.models.segmenters.base import Segmenter
 from ntt.models.segmenters.sam2 import Sam2, Sam2Config
 from ntt.ops.candidates import measure
-from ntt.ops.canvas import resize_to_canvas
 from ntt.ops.merging import soft_penalties
 from ntt.ops.pooling import l2_normalise, pool_masks
+from ntt.ops.resize import resize_to_canvas
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.matching import build_prototypes, match_images
 from ntt.stages.memory import ReferenceEncoder, fill_memory

@@ -18,12 +18,10 @@ from ntt.models.segmenters.base import Segmenter
 from ntt.models.segmenters.regions import Regions, RegionsConfig
 from ntt.models.segmenters.regions import leaves as leaves_module
 from ntt.models.segmenters.regions.leaves import Leaves, find_leaves
-from ntt.models.segmenters.regions.nodes import measure_nodes
+from ntt.models.segmenters.regions.nodes import LINKAGES, Linkage, build_tree, measure_nodes
 from ntt.models.segmenters.regions.objectness import COEFFICIENTS, DESCRIPTORS, INTERCEPT, objectness
-from ntt.models.segmenters.regions.segmenter import all_nodes
-from ntt.models.segmenters.regions.selection import distinct, overlaps, select
-from ntt.models.segmenters.regions.trees import LINKAGES, Linkage, build_tree
-from ntt.ops.canvas import encoder_input, resize_to_canvas
+from ntt.models.segmenters.regions.segmenter import all_nodes, distinct, overlaps, select
+from ntt.ops.resize import encoder_input, resize_to_canvas
 from ntt.types import Placement
 
 

@@ -75,7 +75,7 @@ def _read(paths: tuple[Path, ...], side: int) -> "torch.Tensor":
     import torch
 
     from ntt.data.images import read_image, upright_size
-    from ntt.ops.canvas import resize_to_canvas
+    from ntt.ops.resize import resize_to_canvas
     from ntt.types import ImageRecord
 
     if not paths:

@@ -14,8 +14,8 @@ from ntt.reports.tables import SUFFIXES, Format, Table, render
 from ntt.run.checks import check_run
 from ntt.run.pipeline import Pipeline
 from ntt.run.stages import LEAVE_ONE_OUT, MEMORY, matcher_of
+from ntt.stages.leave_one_out import reference_agreement, reference_effects
 from ntt.stages.pictures import draw_references
-from ntt.stages.reference_effects import reference_agreement, reference_effects
 from ntt.types import ReferenceCheck, ReferenceSet
 
 _APART = -1.0

@@ -14,7 +14,7 @@ from ntt.base.settings import setting
 from ntt.matchers.image_terms import ImageTerms
 from ntt.matchers.prototype import ClassMeanMatcher
 from ntt.matchers.scoring import Survivors
-from ntt.ops.diffusion import TRANSITIONS, diffused_penalties
+from ntt.ops.merging import TRANSITIONS, diffused_penalties
 from ntt.types import FloatArray
 
 

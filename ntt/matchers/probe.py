@@ -15,8 +15,7 @@ from ntt.base.settings import setting
 from ntt.matchers.prototype import class_means
 from ntt.matchers.scoring import ScoringMatcher
 from ntt.ops.pooling import l2_normalise
-from ntt.ops.probe import Doubles, ridge_directions
-from ntt.ops.similarity import best_per_class, cosine_similarity
+from ntt.ops.similarity import Doubles, best_per_class, cosine_similarity, ridge_directions
 from ntt.types import Candidates, FloatArray, MemoryBank, Prototypes
 
 _LOG = logging.getLogger(__name__)

@@ -9,18 +9,19 @@ Suffixes: N candidates, C classes, D channels, M survivors of suppression.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from ntt.base.settings import setting
 from ntt.errors import DataError
 from ntt.matchers.base import MatcherConfig
 from ntt.matchers.image_terms import ImageTerms
-from ntt.matchers.reference_vectors import MemoryReader
 from ntt.ops.boxes import members_of_classes
 from ntt.ops.merging import decay, hard_survivors, soft_penalties
-from ntt.types import Candidates, Detections, FloatArray, ImageId, IntArray, Prototypes
+from ntt.ops.pooling import l2_normalise
+from ntt.types import Candidates, Detections, FloatArray, ImageId, IntArray, MemoryBank, Prototypes
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,19 @@ class Survivors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectingMatcher(MemoryReader, ABC):
+class DetectingMatcher(MatcherConfig, ABC):
     """A matcher that gives every candidate one score per class and suppresses duplicates."""
+
+    reference_vectors: str = setting("crop", one_of=("crop", "both", "full", "mean"))
+    """Vectors of a reference instance. crop: of its crop, as published; full: of the best candidate of its own image;
+    both: the two as two instances; mean: one between them. An instance that no candidate covers has its crop's."""
+
+    full_share: float = setting(0.5, ge=0, le=1)
+    """Share of the full image's vector in the mean; for reference_vectors=mean only."""
+
+    surroundings: str = setting("crop", one_of=("crop", "clear"))
+    """The surroundings of a reference, for matchers that use them. crop: its crop outside its mask; clear: also outside
+    the masks of all other annotated objects."""
 
     nms_iou_threshold: float = setting(0.5, ge=0, le=1)
     """IoU of boxes above which the one with the lower predicted IoU is suppressed within a class."""
@@ -59,6 +71,33 @@ class DetectingMatcher(MemoryReader, ABC):
 
     on_empty: str = setting("empty", one_of=("empty", "raise"))
     """Result for an image with no candidate left: empty (no detections) or raise (an error)."""
+
+    @property
+    def reads_full_images(self) -> bool:
+        """Whether the memory must contain vectors of full images."""
+        return self.reference_vectors != "crop"
+
+    @property
+    def reads_clear_surroundings(self) -> bool:
+        """Whether the memory must contain surroundings without other objects."""
+        return self.surroundings == "clear"
+
+    def select(self, memory: MemoryBank) -> MemoryBank:
+        """Return the memory with the `features` and `backgrounds` that the settings choose."""
+        if self.reads_clear_surroundings:
+            memory = replace(memory, backgrounds=memory.clear_backgrounds)
+        if self.reads_full_images:
+            memory = replace(memory, features=tuple(map(self._combine, memory.features, memory.full)))
+        return super().select(memory)
+
+    def _combine(self, crop_KD: torch.Tensor, full_KD: torch.Tensor) -> torch.Tensor:
+        """Combine a class's vectors, each scaled to length 1 first."""
+        crop_KD, full_KD = l2_normalise(crop_KD.float()), full_KD.float()
+        is_reached_K = full_KD.any(dim=1)
+        if self.reference_vectors == "both":
+            return torch.cat([crop_KD, full_KD[is_reached_K]])
+        share = 1.0 if self.reference_vectors == "full" else self.full_share
+        return torch.where(is_reached_K[:, None], l2_normalise((1 - share) * crop_KD + share * full_KD), crop_KD)
 
     @abstractmethod
     def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:

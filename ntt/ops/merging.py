@@ -1,4 +1,4 @@
-"""Merging of overlapping detections of one class (method.md §6).
+"""Penalties for overlapping masks of one class: the published merging (method.md §6), and diffusion along a graph.
 
 Suffixes: N masks of one class, best first; D channels.
 """
@@ -45,3 +45,55 @@ def hard_survivors(overlaps_NN: npt.NDArray[np.float64], *, threshold: float) ->
         if is_left[index]:
             is_left &= overlaps_N <= threshold
     return is_left
+
+
+TRANSITIONS = ("normalised", "plain")
+
+
+def diffused_penalties(
+    overlaps_NN: npt.NDArray[np.float64], *, alpha: float, steps: int, transition: str
+) -> FloatArray:
+    """Compute how much of each mask earlier masks of its class explain, directly or through others.
+
+    Masks are nodes; edges lead from a mask to the earlier masks of its class that cover part of it, with that part as
+    weight.
+
+    Args:
+        overlaps_NN: float64 [N, N], the part of mask i that mask j < i covers, else 0.
+        alpha: see `pagerank`.
+        steps: see `pagerank`.
+        transition: "normalised" scales the weights of the edges from a mask to a sum of 1; "plain" does not.
+
+    Returns:
+        float32 [N] in [0, 1]; 0 for a mask that no earlier one touches.
+    """
+    restart_N = overlaps_NN.max(axis=1, initial=0.0)
+    weights_NN = _row_stochastic(overlaps_NN) if transition == "normalised" else overlaps_NN
+    return pagerank(weights_NN, restart_N, alpha=alpha, steps=steps).clip(0.0, 1.0).astype(np.float32)
+
+
+def pagerank(
+    weights_NN: npt.NDArray[np.float64], restart_N: npt.NDArray[np.float64], *, alpha: float, steps: int
+) -> npt.NDArray[np.float64]:
+    """Iterate p <- alpha * W p + (1 - alpha) * v from p = 1 / N (personalised PageRank, a walk with restart).
+
+    Args:
+        weights_NN: W, float64 [N, N], not negative; row i holds the edges that leave node i.
+        restart_N: v, float64 [N].
+        alpha: the part of a node's value that comes from its neighbours, in [0, 1]; the rest comes from v.
+        steps: number of iterations, 0 or more.
+
+    Returns:
+        p, float64 [N].
+    """
+    values_N = np.full(len(restart_N), 1.0 / max(len(restart_N), 1))
+    for _ in range(steps):
+        values_N = alpha * (weights_NN @ values_N) + (1.0 - alpha) * restart_N
+    return values_N
+
+
+def _row_stochastic(weights_NN: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Scale each row to a sum of 1; a row of zeros stays."""
+    sums_N1 = weights_NN.sum(axis=1, keepdims=True)
+    scaled: npt.NDArray[np.float64] = np.divide(weights_NN, sums_N1, out=np.zeros_like(weights_NN), where=sums_N1 > 0)
+    return scaled

@@ -1,14 +1,17 @@
-"""Resizing as the method does it, and the matrices behind it.
+"""Resizing as the method does it, from images to the input of the models, and the matrices behind it (method.md §4).
 
-All functions use pixel areas (`align_corners=False`) and document whether they antialias. Shape suffixes: C channels, H
-and W rows and columns, o outputs and i inputs along one axis.
+All functions use pixel areas (`align_corners=False`) and document whether they antialias. Suffixes: C channels, H and W
+the image, h and w the segmenter's canvas, S the encoder's input, o outputs and i inputs along one axis.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 
 def resize_bicubic(image_CHW: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
@@ -78,3 +81,15 @@ def _cut_band(matrix_oi: torch.Tensor, outputs: slice, device: torch.device) -> 
     # Shrinking without antialiasing skips inputs, so rows of the adjoint can be empty: keep one column of zeros.
     inputs = slice(columns[0], columns[-1] + 1) if columns else slice(0, 1)
     return Band(outputs, inputs, matrix_oi[outputs, inputs].contiguous().to(device))
+
+
+def resize_to_canvas(image_HW3: npt.NDArray[np.uint8], canvas_hw: tuple[int, int]) -> torch.Tensor:
+    """Resize an image, uint8 RGB, to the segmenter's canvas: float32 [3, h, w], RGB in [0, 1]; bicubic, antialiased."""
+    rows, columns = canvas_hw
+    canvas = Image.fromarray(image_HW3).resize((columns, rows), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 255.0
+
+
+def encoder_input(canvas_3hw: torch.Tensor, input_size: int) -> torch.Tensor:
+    """Resize a canvas to the encoder's square input, float32 [1, 3, S, S]: bicubic, without antialiasing."""
+    return resize_bicubic(canvas_3hw, (input_size, input_size))[None]

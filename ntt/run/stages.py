@@ -21,7 +21,7 @@ from ntt.run.pipeline import Pipeline, Stage
 from ntt.run.table import recall_text
 from ntt.stages.candidates import find_candidates
 from ntt.stages.evaluation import VERSION as EVALUATION_VERSION
-from ntt.stages.evaluation import evaluate, evaluate_thresholds
+from ntt.stages.evaluation import evaluate, evaluate_thresholds, measure_proposals
 from ntt.stages.full_images import VERSION as FULL_IMAGES_VERSION
 from ntt.stages.leave_one_out import VERSION as LEAVE_ONE_OUT_VERSION
 from ntt.stages.leave_one_out import check_references
@@ -29,7 +29,6 @@ from ntt.stages.matching import build_prototypes, match_images
 from ntt.stages.memory import VERSION as MEMORY_VERSION
 from ntt.stages.memory import fill_memory
 from ntt.stages.pictures import draw_pictures
-from ntt.stages.proposals import measure_proposals
 from ntt.stages.target_pictures import TargetRenderer
 from ntt.store.entries import recall_from_notes
 from ntt.types import (

@@ -1,5 +1,5 @@
 """What each stage of a run computes, from plain arguments; `ntt.run.inputs` draws references.
 
 memory, candidates, matching (with the prototypes), evaluation: the stages ·
-pictures, target_pictures, feature_pictures: the stage `visualisation`
+pictures, target_pictures: the stage `visualisation`
 """

@@ -17,7 +17,7 @@ from ntt.models.backbones.base import Backbone
 from ntt.models.device import own_stream
 from ntt.models.segmenters.base import Segmenter
 from ntt.ops.candidates import FeatureDtype, Measurements, measure
-from ntt.ops.canvas import encoder_input, resize_to_canvas
+from ntt.ops.resize import encoder_input, resize_to_canvas
 from ntt.store.store import Store
 from ntt.types import Candidates, ImageRecord, Placement
 

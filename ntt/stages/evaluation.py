@@ -3,16 +3,19 @@
 import logging
 from collections.abc import Mapping, Sequence
 
+from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.data.coco import CocoDataset
 from ntt.evaluation.curves import Curves, Painting, Protocol, averages
 from ntt.evaluation.ground_truth import GroundTruth, difficult_as, prepare_ground_truth
 from ntt.evaluation.matching import match
 from ntt.evaluation.precision_recall import precision_recall
+from ntt.evaluation.proposals import average_recall, finding_ranks
 from ntt.evaluation.rejection import rejection
 from ntt.evaluation.semantic import semantic_scores
 from ntt.evaluation.table import DetectionTable, counted_detections, tabulate
 from ntt.evaluation.thresholds import OperatingPoints, operating_points
-from ntt.types import Category, Detections, Metrics
+from ntt.stages.candidates import CandidateSource
+from ntt.types import Category, Detections, ImageRecord, IntArray, Metrics, ProposalRecall
 
 KINDS = ("bbox", "segm")
 VERSION = 2
@@ -111,3 +114,25 @@ def _semantic(table: DetectionTable, ground_truth: GroundTruth, painting: Painti
     if scores.mean_iou is None:
         return {}
     return {"semantic": ({"mIoU": scores.mean_iou}, {label: {"IoU": iou} for label, iou in scores.iou.items()})}
+
+
+def measure_proposals(
+    *,
+    images: Sequence[ImageRecord],
+    source: CandidateSource,
+    ground_truth: CocoDataset,
+    categories: Sequence[Category],
+    group: ProcessGroup,
+) -> ProposalRecall:
+    """Compute the average recall of the candidates over the objects of the searched classes (docs/evaluation.md).
+
+    Returns:
+        "bbox" and, where all objects have masks, "segm" -> "AR100", "AR300", "AR1000", percent. Empty without objects.
+    """
+    prepared = prepare_ground_truth(ground_truth, categories)
+
+    def ranks(record: ImageRecord) -> dict[str, IntArray]:
+        return finding_ranks(source.get(record), prepared, record.id)
+
+    annotated = [image for image in images if len(prepared.objects_of_image[prepared.image_indices[image.id]])]
+    return average_recall(map_dealt(ranks, annotated, group=group, label="proposals", unit="image"))

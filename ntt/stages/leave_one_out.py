@@ -2,33 +2,36 @@
 
 The memory is used without every instance on the image, and all its annotations are the objects to find. What comes of
 it: the AP to expect, a score threshold for each class, and, if the matcher leaves it to them, the scoring.
+`ntt references check` measures the effect of single references in the same way.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 
+from ntt.base.digests import content_key
 from ntt.base.distributed import ProcessGroup, compute_on_main, map_dealt
 from ntt.base.log import each_warning_once
 from ntt.data.coco import CocoDataset
 from ntt.errors import DataError
-from ntt.evaluation.bootstrap import bootstrap_ap
 from ntt.evaluation.curves import averages
 from ntt.evaluation.ground_truth import GroundTruth, prepare_ground_truth
-from ntt.evaluation.matching import match
+from ntt.evaluation.matching import Matches, match
 from ntt.evaluation.precision_recall import precision_recall
-from ntt.evaluation.table import tabulate
+from ntt.evaluation.table import DetectionTable, tabulate
 from ntt.evaluation.thresholds import propose_thresholds
 from ntt.matchers.auto import AutoMatcher, scorings
 from ntt.matchers.base import MatcherConfig
 from ntt.matchers.scoring import match_together
+from ntt.ops.pooling import l2_normalise
 from ntt.stages.candidates import CandidateSource, find_candidates
 from ntt.stages.matching import build_prototypes
 from ntt.types import (
+    Category,
     Detections,
     FloatArray,
     ImageId,
@@ -170,10 +173,8 @@ def _conclude(
         counts = [len({instance.id for instance in members}) for members in references.instances]
         obstacle = matcher.obstacle(counts, is_complete=is_complete)
         if objects.instances:
-            draws = {
-                name: _draw(of_scoring, references, ground_truth, matcher.draws)
-                for name, of_scoring in detections.items()
-            }
+            tables = {name: tabulate(each, references.categories, ground_truth) for name, each in detections.items()}
+            draws = {name: bootstrap_ap(table, ground_truth, matcher.draws) for name, table in tables.items()}
             better = {name: float((draws[name] > draws[scoring]).mean()) for name in names[1:]}
         else:
             obstacle = obstacle or "none can be searched with the others"
@@ -197,8 +198,98 @@ def _conclude(
     )
 
 
-def _draw(
-    detections: Sequence[Detections], references: ReferenceSet, ground_truth: GroundTruth, draws: int
-) -> FloatArray:
-    table = tabulate(detections, references.categories, ground_truth)
-    return bootstrap_ap(match(table, ground_truth, "bbox"), table, ground_truth, draws=draws).astype(np.float32)
+def bootstrap_ap(table: DetectionTable, ground_truth: GroundTruth, draws: int) -> FloatArray:
+    """Return box AP for each draw of images with replacement, float32 [draws], percent; always the same draws."""
+    matches = match(table, ground_truth, "bbox")
+    generator = np.random.default_rng(0)
+    count = len(ground_truth.sizes)
+    repeats = [np.bincount(generator.integers(0, count, count), minlength=count) for _ in range(draws)]
+    image_of_row = table.images[matches.rows]
+    image_of_object = np.array(
+        [ground_truth.image_indices[instance.image_id] for instance in ground_truth.instances], dtype=np.int64
+    )
+    values = []
+    for repeat in repeats:
+        rows = np.repeat(np.arange(len(image_of_row)), repeat[image_of_row])
+        objects = np.repeat(np.arange(len(image_of_object)), repeat[image_of_object])
+        drawn = Matches(
+            matches.rows[rows], matches.ranks[rows], matches.is_match[..., rows], matches.is_ignored[..., rows]
+        )
+        drawn_truth = replace(
+            ground_truth,
+            instances=tuple(ground_truth.instances[index] for index in objects.tolist()),
+            is_ignored=ground_truth.is_ignored[:, objects],
+        )
+        values.append(averages(precision_recall(drawn, table, drawn_truth)).get("AP", 0.0))
+    return np.array(values, dtype=np.float32)
+
+
+def reference_agreement(references: ReferenceSet, memory: MemoryBank) -> dict[int, float]:
+    """Compare each reference with the others of its class.
+
+    Returns:
+        Annotation id -> cosine of its feature with the mean of those on other images, in [-1, 1]; without references
+        whose class is on one image only.
+    """
+    agreement: dict[int, float] = {}
+    for members, features_KD in zip(references.instances, memory.features, strict=True):
+        unit_KD = l2_normalise(features_KD.float())
+        for instance, unit_D in zip(members, unit_KD, strict=True):
+            is_other = torch.tensor([other.image_id != instance.image_id for other in members])
+            if is_other.any():
+                agreement[instance.id] = float(l2_normalise(unit_KD[is_other].mean(dim=0)) @ unit_D)
+    return agreement
+
+
+def reference_effects(
+    *,
+    references: ReferenceSet,
+    objects: CocoDataset,
+    memory: MemoryBank,
+    matcher: MatcherConfig,
+    source: CandidateSource,
+    group: ProcessGroup,
+) -> dict[int, float]:
+    """Measure each reference by its absence; for the arguments see `ntt.stages.leave_one_out.check_references`.
+
+    Returns:
+        Annotation id -> box AP of its class on the class's other reference images, with the reference minus without
+        it, percent. Negative: the reference stands apart. Only of classes with references on three images or more.
+    """
+
+    def search(record: ImageRecord) -> dict[int | None, Detections]:
+        own = {instance.category_id for instance in references.instances_of_image(record.id)}
+        others = [each for members in references.instances for each in members if each.image_id != record.id]
+        absent = [None, *(instance.id for instance in others if instance.category_id in own)]
+        memories = [
+            reduced_memory(memory, references, without_image=record.id, without_instance=gone) for gone in absent
+        ]
+        detections_of = search_with(record, source, [(matcher, *remaining) for remaining in memories])
+        return dict(zip(absent, detections_of, strict=True))
+
+    images = map_dealt(search, list(references.images.values()), group=group, label="effects", unit="image")
+    detections = dict(zip(references.images, images, strict=True))
+
+    def ap(category: Category, image_ids: Collection[ImageId], gone: int | None) -> float | None:
+        targets = _only(objects, category, image_ids)
+        return box_ap([detections[image_id][gone] for image_id in targets.images], references, targets).get(
+            category.name
+        )
+
+    effects: dict[int, float] = {}
+    for category, members in zip(references.categories, references.instances, strict=True):
+        images_of_class = {instance.image_id for instance in members}
+        for instance in members if len(images_of_class) > 2 else ():
+            others = images_of_class - {instance.image_id}
+            with_it, without_it = (ap(category, others, gone) for gone in (None, instance.id))
+            if with_it is not None and without_it is not None:
+                effects[instance.id] = with_it - without_it
+    return effects
+
+
+def _only(objects: CocoDataset, category: Category, image_ids: Collection[ImageId]) -> CocoDataset:
+    """Return the objects of one class in some images."""
+    images = {image_id: record for image_id, record in objects.images.items() if image_id in image_ids}
+    instances = [each for each in objects.instances if each.image_id in images and each.category_id == category.id]
+    digest = content_key([objects.digest, category.id])
+    return replace(objects, images=images, instances=tuple(instances), digest=digest)

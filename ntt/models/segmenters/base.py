@@ -44,7 +44,7 @@ class Segmenter(CanvasModel, Protocol):
 class BoxSegmenter(CanvasModel, Protocol):
     """Makes masks from boxes. A segmenter that takes boxes as prompts has `segment_boxes` as well as `propose`.
 
-    `ntt.models.segmenters.box_fallback` makes one of any other segmenter.
+    `ntt.models.box_masks` makes one of any other segmenter.
     """
 
     @property
