@@ -17,7 +17,7 @@ from ntt.errors import ConfigError
 _LOG = logging.getLogger(__name__)
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 _DEVICES = "auto, cpu, cuda, cuda:N, mps"
-_AUTOCAST_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+AUTOCAST_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _AMPERE = (8, 0)
 _LOCK = threading.Lock()
 _STREAMS: dict[torch.device, list[Any]] = {}
@@ -121,7 +121,7 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
     two threads. On a CPU, denormals are flushed (`flushed_denormals`). A ConfigError as `check_precision`.
     """
     check_precision(precision, device)
-    cast = _AUTOCAST_TYPES.get(precision)
+    cast = AUTOCAST_TYPES.get(precision)
     with (
         flushed_denormals() if device.type == "cpu" else nullcontext(),
         _tensor_float(allowed=precision == "tf32"),

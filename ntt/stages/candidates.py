@@ -108,10 +108,10 @@ class CandidateSource:
         """Threads that compute while others load and finish; 0: the main thread; None: everything in sequence.
 
         A GPU gets two images at a time, so that it has work while the program waits for one of them; with
-        TensorFloat-32, a setting of the process, only one.
+        TensorFloat-32, a setting of the process that matters until kernels are recorded, only one.
         """
         if self.device.type == "cuda":
-            return 1 if self.placement.precision == "tf32" else 2
+            return 2 if self.placement.compile or self.placement.precision != "tf32" else 1
         return None if torch.get_num_threads() == 1 else 0
 
     @property

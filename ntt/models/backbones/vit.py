@@ -13,8 +13,8 @@ from torch import nn
 from ntt.base.settings import deciding_settings, setting
 from ntt.errors import ConfigError
 from ntt.models.backbones.base import BackboneConfig
-from ntt.models.compiling import compiled
-from ntt.models.device import autocast, effective_precision, resolve_device
+from ntt.models.compiling import COMPILED_VERSION, compiled, in_precision, round_weights
+from ntt.models.device import effective_precision, resolve_device
 from ntt.types import Placement
 
 T = TypeVar("T")
@@ -81,20 +81,22 @@ class VisionTransformer(ABC):
             "input_size": self.input_size,
             "layer": "patch tokens after the final norm",
             "precision": self.precision,
-            "compile": self.compile,
+            "compile": self.compile and COMPILED_VERSION,
         }
 
     @torch.no_grad()
     def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
         """Encode images; see `ntt.models.backbones.base.Backbone`."""
         check_shape(images_B3HW, self.input_size)
-        mean_311, std_311 = (torch.tensor(each, device=self.device).view(3, 1, 1) for each in (self.mean, self.std))
-        images = (images_B3HW.to(self.device, torch.float32) - mean_311) / std_311
-        with autocast(self.precision, self.device):
-            tokens_BND = self._tokens_of(images)
+        mean_311, std_311 = self._mean_and_std
+        tokens_BND = self._tokens_of((images_B3HW.to(self.device, torch.float32) - mean_311) / std_311)
         rows = self.input_size // self.patch_size
         # Tokens are in row-major order.
-        return tokens_BND.float().transpose(1, 2).reshape(len(images), tokens_BND.shape[-1], rows, rows)
+        return tokens_BND.float().transpose(1, 2).reshape(len(tokens_BND), tokens_BND.shape[-1], rows, rows)
+
+    @cached_property
+    def _mean_and_std(self) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.tensor(each, device=self.device).view(3, 1, 1) for each in (self.mean, self.std))
 
     @cached_property
     def _tokens_of(self) -> TokensOf:
@@ -102,8 +104,9 @@ class VisionTransformer(ABC):
         if self.config.block is not None:
             network.blocks = network.blocks[: self.config.block + 1]
         network.eval().requires_grad_(requires_grad=False).to(self.device)
+        round_weights(network, self.precision, self.device)
         _LOG.info("Built %s on %s", self.name, self.device)
-        return compiled(tokens_of, self.device) if self.compile else tokens_of
+        return (compiled if self.compile else in_precision)(tokens_of, self.precision, self.device)
 
 
 def check_input_size(input_size: int, patch_size: int) -> None:

@@ -24,22 +24,24 @@ class FusedDecoder(FastDecoder):
     """`FastDecoder` for CUDA, for points."""
 
     def __init__(self, weights: DecoderWeights, *, dtype: torch.dtype = torch.float32, tf32: bool = False) -> None:
-        """Keep the weights; `tf32`: whether float32 products may be rounded to TensorFloat-32."""
+        """Keep the weights; with `tf32`, a float32 product is one in TensorFloat-32, not three."""
         super().__init__(weights, dtype=dtype)
+        is_short = dtype.itemsize == 2
         # Image tokens per program, and how the last layer is multiplied: the fastest on an H200.
-        self._block = 64 if dtype.itemsize == 2 else 32
-        self.last_by_product = dtype.itemsize == 2
+        self._block = 64 if is_short else 32
+        self.last_by_product = is_short
+        self._gelu = "tanh" if is_short else "logistic"
         self._constants: dict[str, Any] = {
-            "PRECISION": "tf32" if tf32 else "ieee",
+            "PRECISION": "tf32" if is_short or tf32 else "tf32x3",
             "BLOCK": self._block,
             "num_warps": 4,
-            "num_stages": 2,
+            "num_stages": 2 if is_short or tf32 else 1,
         }
 
     def upscale(
         self, terms: ImageTerms, tokens: FoldedTokens, index_B: torch.Tensor, hyper_BMD: torch.Tensor
     ) -> torch.Tensor:
-        """As `FastDecoder.upscale`, of one mask per prompt."""
+        """As `FastDecoder.upscale`, of one mask per prompt; where an index is -1, the logits are arbitrary."""
         rows, columns = terms.grid_yx
         logits = torch.empty(len(index_B), 1, rows * 4, columns * 4, device=index_B.device)
         if len(index_B):
@@ -65,6 +67,7 @@ class FusedDecoder(FastDecoder):
                 FIRST=weights.up2.shape[0],
                 SECOND=hyper_BMD.shape[2],
                 LAST_BY_PRODUCT=self.last_by_product,
+                GELU=self._gelu if logits.is_cuda else "plain",
                 **self._constants,
             )
         return logits

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, TypeAlias, TypeVar
@@ -11,7 +10,7 @@ import torch
 
 from ntt.base.settings import deciding_settings, setting
 from ntt.models.batching import BatchRunner
-from ntt.models.compiling import compiled
+from ntt.models.compiling import COMPILED_VERSION, compiled, in_precision, round_weights
 from ntt.models.device import autocast, effective_precision, resolve_device
 from ntt.models.segmenters.base import SegmenterConfig
 from ntt.models.segmenters.sam2.decoder import DecodedPrompts, FastDecoder
@@ -85,7 +84,7 @@ class Sam2Config(SegmenterConfig):
 class _Model:
     """The parts of a loaded model, with pixel mean and standard deviation, on its device."""
 
-    image_encoder: Callable[[torch.Tensor], Mapping[str, Sequence[torch.Tensor]]]
+    image_encoder: Callable[[torch.Tensor], _Maps]
     prompt_encoder: PromptEncoder
     point_decoder: FastDecoder
     box_decoder: FastDecoder
@@ -111,8 +110,7 @@ class Sam2:
         self._weights = WeightsFile.find(
             config.model, config.weights, placement.weights_root, setting="segmenter.weights"
         )
-        # In full float32, triton's products cost more time than the kernels save.
-        self._is_fused = self.compile and self.device.type == "cuda" and self.precision != "float32"
+        self._is_fused = self.compile and self.device.type == "cuda"
         default = _CPU_PROMPTS if self._on_cpu else _FUSED_PROMPTS if self._is_fused else _GPU_PROMPTS
         self._batches = BatchRunner(config.prompt_batch_size or default)
         # Boxes are decoded without these kernels.
@@ -130,7 +128,7 @@ class Sam2:
             **deciding_settings(self.config),
             "weights": self._weights.digest,
             "precision": self.precision,
-            "compile": self.compile,
+            "compile": self.compile and COMPILED_VERSION,
         }
 
     def canvas_hw(self, height: int, width: int) -> tuple[int, int]:
@@ -150,7 +148,12 @@ class Sam2:
             float32 logits [N, 256, 256] and predicted IoUs [N] in the order of the grid, on the model's device.
         """
         del feature_map_Dhw
-        terms = self._terms(self._encode([canvas_3hw])[0])
+        maps = self._encode([canvas_3hw])[0]
+        if self._is_fused:
+            logits_Phw, iou_P = self._propose_all(*maps)
+            keep_P = iou_P > self.config.min_predicted_iou
+            return Proposals(logits_Phw[keep_P], iou_P[keep_P])
+        terms = self._terms(maps)
 
         def best_masks(parts: Sequence[DecodedPrompts]) -> tuple[torch.Tensor, torch.Tensor]:
             best = [part.predicted_iou_BM.max(dim=1) for part in parts]
@@ -167,6 +170,36 @@ class Sam2:
 
         parts = self._decode_all(terms, self._grid_BPC, best_masks, first_mask=1)
         return Proposals(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
+
+    @cached_property
+    def _propose_all(self) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+        """From an encoded image to the best masks of all prompts, logits [P, 256, 256], and their predicted IoUs [P].
+
+        Logits of masks that `propose` drops are not computed, and arbitrary. Selecting within the kernels keeps shapes
+        fixed, so that the decoder can be recorded.
+        """
+
+        def propose(
+            fine0: torch.Tensor, fine1: torch.Tensor, embedding: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            terms = self._terms((fine0, fine1, embedding))
+
+            def best_masks(parts: Sequence[DecodedPrompts]) -> tuple[torch.Tensor, torch.Tensor]:
+                logits, ious = [], []
+                for part in parts:
+                    iou_B, mask_B = part.predicted_iou_BM.max(dim=1)
+                    prompt_B = torch.arange(len(iou_B), device=self.device)
+                    index_B = torch.where(iou_B > self.config.min_predicted_iou, prompt_B, -1)
+                    hyper_B1D = part.hyper_BMD[prompt_B, mask_B][:, None]
+                    logits.append(decoder.upscale(terms, part.tokens, index_B, hyper_B1D)[:, 0])
+                    ious.append(iou_B)
+                return torch.cat(logits), torch.cat(ious)
+
+            (best,) = self._decode_all(terms, self._grid_BPC, best_masks, first_mask=1)
+            return best
+
+        decoder = self._model.point_decoder
+        return compiled(propose, self._arithmetic, self.device)
 
     @property
     def images_at_once(self) -> int:
@@ -216,9 +249,7 @@ class Sam2:
                 raise ValueError(f"canvas of shape {tuple(canvas_3hw.shape)}; expected (3, {CANVAS_PX}, {CANVAS_PX})")
         model = self._model
         images_I3hw = (torch.stack(list(canvases)).to(self.device, torch.float32) - model.mean_311) / model.std_311
-        with autocast(self.precision, self.device):
-            fine0, fine1, embedding = model.image_encoder(images_I3hw)["backbone_fpn"]
-        return list(zip(fine0.float(), fine1.float(), embedding.float(), strict=True))
+        return list(zip(*model.image_encoder(images_I3hw), strict=True))
 
     def _terms(self, maps: _Maps) -> ImageTerms:
         """Project what all prompts of an encoded image share."""
@@ -227,7 +258,7 @@ class Sam2:
         embedding = embedding + model.prompt_encoder.no_mask_C[:, None, None]
         if self.config.use_no_mem_embed:
             embedding = embedding + model.no_mem_C[:, None, None]
-        with self._arithmetic:
+        with autocast(self._arithmetic, self.device):
             return compute_image_terms(
                 model.box_decoder.weights.image, embedding, (fine0, fine1), dtype=_DTYPES[self.precision]
             )
@@ -255,15 +286,16 @@ class Sam2:
             return draw([decoded]) if self._on_cpu else decoded
 
         workers = torch.get_num_threads() if self._on_cpu else 1
-        with self._arithmetic:
+        with autocast(self._arithmetic, self.device):
             batches = self._batches if is_point else self._box_batches
             parts = batches.run(decode, len(tokens_BPC), workers=workers)
             return parts if self._on_cpu else [draw(parts)]
 
     @property
-    def _arithmetic(self) -> AbstractContextManager[None]:
-        # The decoder casts by itself; torch only decides whether float32 may mean TensorFloat-32.
-        return autocast("tf32" if self.precision == "tf32" else "float32", self.device)
+    def _arithmetic(self) -> str:
+        """The decoder casts by itself; torch only decides whether float32 may mean TensorFloat-32."""
+        is_rough = self.precision == "tf32" or (self._is_fused and self.precision != "float32")
+        return "tf32" if is_rough else "float32"
 
     @cached_property
     def _grid_BPC(self) -> torch.Tensor:
@@ -285,12 +317,18 @@ class Sam2:
             from ntt.models.segmenters.sam2.fused import FusedDecoder
 
             point_decoder = FusedDecoder(weights, dtype=dtype, tf32=self.precision == "tf32")
+        round_weights(encoder, self.precision, self.device)
+
+        def encode(images_I3hw: torch.Tensor) -> _Maps:
+            fine0, fine1, embedding = encoder(images_I3hw)["backbone_fpn"]
+            return fine0.float(), fine1.float(), embedding.float()
+
         _LOG.info("Built %s from %s on %s", name, self._weights.path, self.device)
         mean_311, std_311 = (
             torch.tensor(value, device=self.device)[:, None, None] for value in (_IMAGENET_MEAN, _IMAGENET_STD)
         )
         return _Model(
-            image_encoder=compiled(encoder, self.device) if self.compile else encoder,
+            image_encoder=(compiled if self.compile else in_precision)(encode, self.precision, self.device),
             prompt_encoder=prompts.to(self.device),
             point_decoder=point_decoder,
             box_decoder=box_decoder,
