@@ -1,13 +1,9 @@
 """Downloading and unpacking published data sets, against a server of our own and miniature archives."""
 
-import bz2
-import gzip
 import hashlib
 import io
 import json
-import lzma
 import shutil
-import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -80,40 +76,10 @@ def test_names_that_lead_out_are_refused_before_anything_is_written(pack, name, 
     assert not (tmp_path / "out").exists()
 
 
-ZIP = zipped({"a.txt": bytes(range(256)) * 8})
-
-
-def marked(data: bytes, *, flags: int = 0, method: int = 8) -> bytes:
-    """Write other flags and another compression method into the headers of a zip archive of one file."""
-    fields = struct.pack("<HH", flags, method)
-    for signature, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
-        start = data.index(signature) + offset
-        data = data[:start] + fields + data[start + 4 :]
-    return data
-
-
-TWO = tarred({"a.txt": b"a" * 600, "b.txt": b"b"})
-NO_HEADER = TWO[:1536] + b"x" * 512 + TWO[2048:]
-
-
-@cases("content", "text")(
-    (b"", "is damaged"),
-    (b"no archive", "is damaged"),
-    (TWO[:1100], "is damaged"),  # in the middle of a file
-    (TWO[:1536], "is cut off"),  # between two files
-    (NO_HEADER, "no file begins at byte 1536"),
-    (gzip.compress(NO_HEADER), "no file begins at byte 1536"),
-    (gzip.compress(TWO)[:-20], "is damaged"),
-    (gzip.compress(TWO)[:-8] + b"12345678", "CRC check failed"),
-    (bz2.compress(TWO)[:-9] + b"123456789", "is damaged"),
-    (lzma.compress(TWO)[:-9], "is damaged"),
-    (ZIP[:60] + bytes([ZIP[60] ^ 1]) + ZIP[61:], "is damaged"),
-    (marked(zipped({"a.txt": b"a"}), flags=1), "is encrypted"),
-    (marked(zipped({"a.txt": b"a"}), method=9), "compression .*is not supported.*Unpack it yourself"),
-)
-def test_archives_that_cannot_be_unpacked(content, text, tmp_path):
+@cases("content")(b"no archive", tarred({"a.txt": b"a" * 600})[:1000], zipped({"a.txt": b"a" * 99})[:-9])
+def test_damaged_archives(content, tmp_path):
     (tmp_path / "x.bin").write_bytes(content)
-    with pytest.raises(DataError, match=text):
+    with pytest.raises(DataError, match=r"x\.bin is damaged or no archive"):
         unpack(tmp_path / "x.bin", tmp_path / "out")
     assert tree(tmp_path / "out") == {}
 

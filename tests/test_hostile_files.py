@@ -1,6 +1,5 @@
 """Random damage to images, archives and files of other formats ends in a sentence, never in a traceback or a hang."""
 
-import gzip
 import io
 import json
 import os
@@ -15,7 +14,6 @@ import pytest
 from conftest import cases
 from PIL import Image
 from test_converters import picture, shape, voc_file, voc_object
-from test_data_get import tarred, zipped
 from test_images import DEEP, PIXELS, png16, ppm16, record, tiff16
 
 from ntt.base.files import read_json, write_json
@@ -24,7 +22,6 @@ from ntt.convert.plain_folder import convert_references, read_mask
 from ntt.convert.voc import convert_voc
 from ntt.convert.yolo import convert_yolo, read_classes
 from ntt.data.images import check_images, depth_sample, read_image, upright_size, white_level
-from ntt.datasets.published.archives import unpack
 from ntt.errors import NttError, StorageError
 from ntt.run.rundir import RunDirectory
 
@@ -93,9 +90,6 @@ TEXTS: dict[str, tuple[bytes, Callable[[Path], Any]]] = {
     "data.yaml": (b"path: ..\nkpt_shape: [4, 2]\nnames:\n  0: boat\n  1: 'bird'\n", read_classes),
     "a.json": (json.dumps(LABELME).encode(), lambda path: convert_labelme(annotations=path.parent)),
     "b.txt": (b"1 2 30 30\n5,5,9,9\n", as_box),
-    "a.zip": (zipped({"a/1.txt": b"abc" * 100, "b.txt": b"x"}), lambda path: unpack(path, path.parent / "out")),
-    "a.tar": (tarred({"a/1.txt": b"abc" * 300, "b.txt": b"x"}), lambda path: unpack(path, path.parent / "out")),
-    "a.tgz": (gzip.compress(tarred({"b.txt": b"x"})), lambda path: unpack(path, path.parent / "out")),
 }
 
 
