@@ -22,6 +22,11 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() or each in allowed else "\ufffd" for each in text)
 
 
+def one_line(text: str) -> str:
+    """Put a text on one line, without control characters."""
+    return printable(" ".join(text.split()))
+
+
 def listed(names: Iterable[object], most: int = 10) -> str:
     """Return names separated by commas; beyond `most` of them, how many more there are."""
     texts = list(map(str, names))

@@ -28,8 +28,6 @@ from ntt.reports.records import ALL_SHOTS, read_run
 from ntt.reports.significance import comparison_table, paired_test
 from ntt.reports.summary import name_series, runs_frame, settings_with
 from ntt.reports.tables import Table, escape_latex, render
-from ntt.run.artefacts import write_metrics
-from ntt.run.rundir import RunDirectory
 from ntt.run.table import multirun_table
 from ntt.sweeps.plan import read_plan, write_plan
 from ntt.sweeps.records import read_runs
@@ -94,13 +92,6 @@ def test_runs_without_metrics_are_kept_and_damaged_ones_explained(tmp_path):
 
 CONFIG = "seed: 0\nsplit: {name: all, classes: null}\nshots: {name: 5shot, count: 5, since: 2026-01-01}\n"
 CONFIG += "".join(f"{group}: {{name: x}}\n" for group in ("dataset", "backbone", "segmenter", "matcher"))
-
-
-def test_a_run_without_its_identity_is_read_by_its_configuration(tmp_path):
-    (tmp_path / "config.yaml").write_text(CONFIG)
-    write_metrics(tmp_path / "metrics.json", box_metrics(10))
-    (run,) = read_runs([tmp_path]).itertuples()
-    assert (run.state, run.settings["shots.since"]) == ("finished", "2026-01-01")
 
 
 @cases("config", "problem")(
@@ -441,18 +432,6 @@ def test_rows_without_a_verdict(tmp_path, published):
     published[0] = replace(PUBLISHED, value=None, tolerance=None)
     assert verdict(tmp_path)[1:] == ["–", "–", "–", "nothing published"]
     assert expected_of_nothing().notes[-1] == "0 published numbers: none. Rows without one: 1."
-
-
-@pytest.mark.usefixtures("published")
-def test_a_run_of_the_experiment_with_other_settings_is_named(tmp_path):
-    (config,) = compose_many([["shots=1shot", "matcher.merging=hard"]])
-    directory = RunDirectory(tmp_path / "run")
-    directory.write_config(replace(config, experiment="row"))
-    write_metrics(directory.metrics, box_metrics(20))
-    assert verdict(tmp_path) == ["–", "20.0", "0.5", "–", "not run: run with another matcher.merging"]
-    other_row = replace(config.backbone, input_size=224)
-    directory.write_config(replace(config, experiment="row", backbone=other_row))
-    assert verdict(tmp_path)[-1] == "not run", "a run of another row of the same experiment"
 
 
 def test_every_published_number_has_a_row():

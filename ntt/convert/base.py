@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ntt.convert.folders import ANNOTATION_SUFFIXES, Folder
+from ntt.data.coco_entries import Box
 from ntt.data.documents import read_bytes
 from ntt.data.images import check_size, upright_size
 from ntt.data.masks import rle_area, segmentation_rle
@@ -23,7 +24,6 @@ from ntt.types import Category, Json
 
 NAMES_ANOTHER = "file(s) name another image than the file's own name, which counts: both exist"
 T = TypeVar("T")
-Box = tuple[float, float, float, float]
 _LARGEST_PX = 1e6
 
 

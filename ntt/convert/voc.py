@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Literal
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
-from ntt.convert.base import Box, CocoBuilder, Converted, LabelledObject, find_listed, polygon_box
+from ntt.convert.base import CocoBuilder, Converted, LabelledObject, find_listed, polygon_box
 from ntt.convert.folders import Folder
+from ntt.data.coco_entries import Box
 from ntt.data.documents import read_bytes
 from ntt.errors import DataError
 from ntt.types import Category

@@ -1,11 +1,11 @@
 """Fonts, measured text and small labels."""
 
-import unicodedata
 from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
 from ntt.drawing.colours import Rgb
+from ntt.errors import one_line
 
 INK: Rgb = (28, 30, 34)
 FAINT_INK: Rgb = (112, 116, 124)
@@ -21,14 +21,9 @@ _WIDE_COVERAGE_FONTS = (
 """Installed fonts to try for text without glyphs in DejaVu Sans (Chinese, Japanese, Korean)."""
 
 
-def clean(text: str) -> str:
-    """Return the text on one line: line breaks, control characters and undecodable bytes become spaces."""
-    return "".join(" " if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") else letter for letter in text)
-
-
 def text_width_px(text: str, size_px: int, *, bold: bool = False) -> int:
     """Return the width of the text on one line, rounded up."""
-    text = clean(text)
+    text = one_line(text)
     return int(_font_for(text, size_px, bold=bold).getlength(text) + 0.999)
 
 
@@ -42,7 +37,7 @@ def shorten(text: str, max_width_px: int, size_px: int, *, bold: bool = False, m
 
     `middle` cuts from the middle, which suits file names: their ends tell them apart.
     """
-    text = shortened = clean(text)
+    text = shortened = one_line(text)
     length = len(text)
     while shortened and text_width_px(shortened, size_px, bold=bold) > max_width_px:
         length -= 1
@@ -62,7 +57,7 @@ def write(
     anchor: str = "lm",
 ) -> None:
     """Write one line; `anchor` as in Pillow, by default left-middle."""
-    text = clean(text)
+    text = one_line(text)
     draw.text(position, text, fill=fill, font=_font_for(text, size_px, bold=bold), anchor=anchor)
 
 

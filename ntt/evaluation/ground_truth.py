@@ -81,10 +81,14 @@ class GroundTruth:
         return first, ordered.searchsorted(pairs, side="right") - first
 
     @cached_property
-    def groups(self) -> dict[int, IntArray]:
-        """Pair -> indices of its objects, in file order; without empty pairs."""
+    def objects_by_image(self) -> dict[int, dict[int, IntArray]]:
+        """Image index -> class index -> objects, crowd regions included, in file order; without empty entries."""
         present, starts = np.unique(self.pairs[self.by_pair], return_index=True)
-        return dict(zip(present.tolist(), np.split(self.by_pair, starts[1:]), strict=False))
+        objects: dict[int, dict[int, IntArray]] = {}
+        for pair, members in zip(present.tolist(), np.split(self.by_pair, starts[1:]), strict=False):
+            image, label = divmod(pair, len(self.categories))
+            objects.setdefault(image, {})[label] = members
+        return objects
 
     @cached_property
     def mask_areas(self) -> FloatArray:

@@ -4,8 +4,6 @@ Training-free methods score whatever they are given; this measures how many dete
 a threshold at which half of all objects are still found.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from ntt.evaluation.ground_truth import BoolArray, GroundTruth
@@ -15,31 +13,19 @@ from ntt.evaluation.table import DetectionTable
 _ALL_AREAS, _IOU_50 = 0, 0
 
 
-@dataclass(frozen=True)
-class RejectionScores:
-    """Metric name -> value, over all classes and by class index.
+def rejection(
+    table: DetectionTable, ground_truth: GroundTruth, matches: Matches
+) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
+    """Measure false positives per negative image at 50 % recall: metric name -> value, over all classes and of each.
 
     "FPPI@R50": detections with score s or higher on negative images, per negative image, where s is "score@R50": the
-    highest score at which recall is at least 50 %. Both are absent if recall never reaches that. "max_recall": percent
-    of the objects found at any score. "negative_images": their number. Over all classes also "mFPPI@R50": the mean
-    of the classes' values, and "classes@R50": how many of them have one.
-    """
+    highest score at which half of the objects are found, at IoU 0.5. Both are absent if recall never reaches that.
+    "max_recall": percent of the objects found at any score. "negative_images": their number. Over all classes also
+    "mFPPI@R50": the mean of the classes' values, and "classes@R50": how many of them have one.
 
-    overall: dict[str, float]
-    per_class: dict[int, dict[str, float]]
-
-
-def rejection(table: DetectionTable, ground_truth: GroundTruth, matches: Matches) -> RejectionScores:
-    """Measure false positives per negative image at 50 % recall.
-
-    Over all classes: an image without any of the searched classes is negative; one score threshold applies to all
-    classes, and recall is that of all objects together. For one class: an image without this class is negative, and
-    only this class's objects, detections and score count. By LVIS' protocol, an image is without a class only if
-    that was verified.
-
-    An object is found at a score if a detection with at least that score is matched with it at IoU 0.5;
-    crowd regions are not counted. Without negative images or without objects there is no entry. `matches` are those of
-    boxes, so that sets with and without masks can be compared.
+    Over all classes, images without any of the searched classes are negative, and one score applies to all; for one
+    class, images without this class. By LVIS' protocol, only verified absence counts. Empty without negative images or
+    objects. `matches` are those of boxes, so that sets with and without masks can be compared.
     """
     labels, images, scores = table.labels[matches.rows], table.images[matches.rows], table.scores[matches.rows]
     is_true = matches.is_match[_ALL_AREAS, _IOU_50] & ~matches.is_ignored[_ALL_AREAS, _IOU_50]
@@ -71,4 +57,4 @@ def rejection(table: DetectionTable, ground_truth: GroundTruth, matches: Matches
         overall["mFPPI@R50"] = sum(reached) / len(reached)
     if per_class:
         overall["classes@R50"] = float(len(reached))
-    return RejectionScores(overall, per_class)
+    return overall, per_class

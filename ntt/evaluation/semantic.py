@@ -5,8 +5,6 @@ over the whole data set and divided once, at the end. mIoU is the mean over the 
 and Todorovic, ICCV 2019) those of the fold, background not among them.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -18,43 +16,32 @@ from ntt.types import IntArray, Json
 _UNPAINTED = -1
 
 
-@dataclass(frozen=True)
-class SemanticScores:
-    """Percentages: mean and by class index. Classes without ground truth are absent."""
-
-    mean_iou: float | None
-    iou: dict[int, float]
-
-
 def semantic_scores(
     table: DetectionTable, ground_truth: GroundTruth, painting: Painting, *, score_threshold: float
-) -> SemanticScores:
-    """Paint and compare all images; detections below the threshold are not painted.
+) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
+    """Paint and compare all images: "mIoU", and "IoU" by class index, percent; without classes that have no objects.
 
-    "correct": a pixel belongs to the detection with the highest score; of equal scores, to the one listed first. An
-    unpainted pixel belongs to no class. The ground truth of a class is the union of its objects' masks, crowd regions
-    included; where objects of two classes overlap, both have the pixel.
-
-    "reference": as the published code does it. Detections are painted by descending score, so that lower scores
-    overwrite higher ones, onto a map that starts as class 0: the first class doubles as background. The ground truth
-    is painted the same way, in file order.
+    Detections below the threshold are not painted. "correct": a pixel belongs to the detection with the highest score,
+    of equal ones to the first; the ground truth of a class is the union of its objects' masks, crowd regions included.
+    "reference", as the published code does it: lower scores overwrite higher ones, on a map that starts as class 0, so
+    that the first class doubles as background; the ground truth is painted the same way, in file order.
     """
     rows = np.flatnonzero(table.scores >= score_threshold)
     best_first = _by_image(rows[np.argsort(-table.scores[rows], kind="stable")], table.images)
-    objects = _objects_by_image(ground_truth)
     add_image = _add_reference if painting == "reference" else _add_correct
     # Pixels of each class painted and in the ground truth, painted, and in the ground truth: int64 [3, classes].
     pixels = np.zeros((3, len(ground_truth.categories)), dtype=np.int64)
     for image in range(len(ground_truth.sizes)):
         detected = best_first.get(image, np.zeros(0, dtype=np.int64))
-        if painting == "reference" or len(detected) or image in objects:
-            add_image(pixels, table, ground_truth, image, detected, objects.get(image, {}))
+        if painting == "reference" or len(detected) or image in ground_truth.objects_by_image:
+            add_image(pixels, table, ground_truth, image, detected)
     both, painted, real = pixels
     iou = {
         label: 100.0 * int(both[label]) / int(painted[label] + real[label] - both[label])
         for label in np.flatnonzero(real).tolist()
     }
-    return SemanticScores(mean_iou=sum(iou.values()) / len(iou) if iou else None, iou=iou)
+    mean = {"mIoU": sum(iou.values()) / len(iou)} if iou else {}
+    return mean, {label: {"IoU": value} for label, value in iou.items()}
 
 
 def _by_image(rows: IntArray, images: IntArray) -> dict[int, IntArray]:
@@ -64,27 +51,17 @@ def _by_image(rows: IntArray, images: IntArray) -> dict[int, IntArray]:
     return dict(zip(indices.tolist(), np.split(ordered, starts[1:]), strict=False))
 
 
-def _objects_by_image(ground_truth: GroundTruth) -> dict[int, dict[int, IntArray]]:
-    """Return image index -> class index -> objects."""
-    objects: dict[int, dict[int, IntArray]] = {}
-    for pair, members in ground_truth.groups.items():
-        image, label = divmod(pair, len(ground_truth.categories))
-        objects.setdefault(image, {})[label] = members
-    return objects
-
-
 def _add_correct(
     pixels: IntArray,
     table: DetectionTable,
     ground_truth: GroundTruth,
     image: int,
     best_first: IntArray,
-    objects: dict[int, IntArray],
 ) -> None:
     both, painted, real = pixels
     labels = _painted(best_first[::-1], table, image, background=_UNPAINTED)
     painted += _histogram(labels[labels != _UNPAINTED], len(painted))
-    for label, members in objects.items():
+    for label, members in ground_truth.objects_by_image.get(image, {}).items():
         region = _decoded(coco_mask.merge([ground_truth.rles[index] for index in members.tolist()]))
         real[label] += np.count_nonzero(region)
         both[label] += np.count_nonzero(labels[region] == label)
@@ -96,10 +73,10 @@ def _add_reference(
     ground_truth: GroundTruth,
     image: int,
     best_first: IntArray,
-    objects: dict[int, IntArray],
 ) -> None:
     labels = _painted(best_first, table, image, background=0)
     real = np.zeros_like(labels)
+    objects = ground_truth.objects_by_image.get(image, {})
     in_file_order = sorted((index, label) for label, members in objects.items() for index in members.tolist())
     for index, label in in_file_order:
         np.copyto(real, label, where=_decoded(ground_truth.rles[index]))

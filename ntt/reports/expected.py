@@ -7,7 +7,6 @@ published there. `tolerance` is the difference allowed; for a mean over seeds it
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,12 +20,10 @@ from ntt.config.compose import compose_many
 from ntt.config.identity import experiment_settings, run_identity
 from ntt.config.schema import ExperimentConfig
 from ntt.reports.content import metric_label
-from ntt.reports.summary import differing_settings
 from ntt.reports.tables import Table
 
 _ABOUT_ROW = ("overrides", "tolerance", "source")
 _ROUNDING = 1e-9
-_SHOWN_KEYS = 3
 _COLUMNS = [
     *("table", "experiment", "metric", "images", "ours mean", "ours std", "ours n"),
     *("theirs", "tolerance", "difference", "verdict"),
@@ -135,8 +132,6 @@ def _row(result: ExpectedResult, config: ExperimentConfig | None, runs: pd.DataF
         row |= {"ours mean": float(values.mean()), "ours std": float(values.std()), "ours n": len(values)}
         if result.value is not None:
             row["difference"] = f"{values.mean() - result.value:+.1f}".replace("-", "−")
-    elif experiment is not None:
-        row["verdict"] = _other_settings(result, experiment, runs) or row["verdict"]
     return row
 
 
@@ -151,18 +146,3 @@ def _verdict(result: ExpectedResult, values: "pd.Series[float]") -> str:
     if abs(difference) <= result.tolerance + _ROUNDING:
         return "within tolerance"
     return "below" if difference < 0 else "above"
-
-
-def _other_settings(result: ExpectedResult, experiment: Mapping[str, Any], runs: pd.DataFrame) -> str | None:
-    """Return in which settings a run that was started as this experiment differs from it.
-
-    A run that differs in the row's own overrides belongs to another row.
-    """
-    keys = [line.partition("=")[0] for line in result.overrides]
-    for config, comparable in zip(runs.config, runs.comparable, strict=True):
-        differing = differing_settings([experiment, comparable])
-        other_row = any(setting == key or setting.startswith(f"{key}.") for setting in differing for key in keys)
-        if config.get("experiment") == result.experiment and differing and not other_row:
-            more = "" if len(differing) <= _SHOWN_KEYS else f" and {len(differing) - _SHOWN_KEYS} more"
-            return f"not run: run with another {', '.join(differing[:_SHOWN_KEYS])}{more}"
-    return None

@@ -33,14 +33,17 @@ _CHARACTERS_PER_INCH = 13
 
 def line_style(index: int) -> dict[str, Any]:
     """Return how the line of a series is drawn; after the eighth, colours repeat with other markers."""
-    colour, shape = index % len(_COLOURS), (index + index // len(_COLOURS)) % len(_MARKERS)
-    return {"color": _COLOURS[colour], "marker": _MARKERS[shape], "linestyle": _LINES[index % len(_LINES)]}
+    return {**_style(index, marker=_MARKERS), "linestyle": _LINES[index % len(_LINES)]}
 
 
 def bar_style(index: int) -> dict[str, Any]:
     """Return how the bars of a series are drawn; after the eighth, colours repeat with other hatches."""
-    colour, shape = index % len(_COLOURS), (index + index // len(_COLOURS)) % len(_HATCHES)
-    return {"color": _COLOURS[colour], "hatch": _HATCHES[shape], "edgecolor": "white", "linewidth": 0}
+    return {**_style(index, hatch=_HATCHES), "edgecolor": "white", "linewidth": 0}
+
+
+def _style(index: int, **shapes: Sequence[str]) -> dict[str, Any]:
+    shape = index + index // len(_COLOURS)
+    return {"color": _COLOURS[index % len(_COLOURS)]} | {key: of[shape % len(of)] for key, of in shapes.items()}
 
 
 def panels(count: int, *, longest_name: int = 0) -> "tuple[Figure, list[Axes]]":

@@ -13,7 +13,6 @@ from types import NoneType
 from typing import Any, TypeAlias
 
 from ntt.base.files import read_json
-from ntt.base.settings import flatten_settings
 from ntt.base.yaml_files import read_yaml
 from ntt.config.schema import STAGES
 from ntt.errors import ConfigError, DataError, StorageError
@@ -31,7 +30,6 @@ ALL_SHOTS = 0
 
 METHOD_GROUPS = ("backbone", "segmenter", "matcher")
 _SECTIONS = ("dataset", *METHOD_GROUPS, "shots", "split")
-_DECIDING = ("memory", "candidates", "evaluation", "seed")
 
 
 def describe_run(
@@ -84,7 +82,7 @@ def read_run(path: Path) -> RunRow:
     directory = RunDirectory(path)
     try:
         config = _read_config(directory.config)
-        settings = _read_settings(directory.identity, config)
+        settings = _read_settings(directory.identity)
     except (StorageError, DataError) as error:
         return {"path": str(path), "state": "damaged", "problem": str(error)}
     dataset = _dataset_label(path, config)
@@ -117,12 +115,9 @@ def own_file(path: Path, *, max_bytes: float = 64 << 20) -> Path:
     return path
 
 
-def _read_settings(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    if path.exists():
-        identity = read_json(own_file(path))
-        settings = identity.get("settings") if isinstance(identity, dict) else None
-    else:  # not copied completely: all settings that may decide a result
-        settings = flatten_settings({name: config[name] for name in (*_SECTIONS, *_DECIDING) if name in config})
+def _read_settings(path: Path) -> dict[str, Any]:
+    identity = read_json(own_file(path))
+    settings = identity.get("settings") if isinstance(identity, dict) else None
     if not isinstance(settings, dict) or not {"dataset.name", *(f"{group}.name" for group in METHOD_GROUPS)} <= set(
         settings
     ):

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 
-from ntt.errors import printable
+from ntt.errors import one_line
 
 Format: TypeAlias = Literal["markdown", "csv", "latex"]
 SUFFIXES: dict[Format, str] = {"markdown": ".md", "csv": ".csv", "latex": ".tex"}
@@ -78,7 +78,7 @@ def cell_text(cell: Any) -> str:
     """Return a cell in readable form, without control characters."""
     if pd.isna(cell):
         return "–"
-    return f"{cell:.1f}" if isinstance(cell, float) else _printable(str(cell))
+    return f"{cell:.1f}" if isinstance(cell, float) else one_line(str(cell))
 
 
 def render(table: Table, form: Format) -> str:
@@ -90,7 +90,7 @@ def render(table: Table, form: Format) -> str:
 
 def escape_latex(text: str) -> str:
     """Escape text for LaTeX."""
-    return "".join(_LATEX.get(character, character) for character in _printable(text))
+    return "".join(_LATEX.get(character, character) for character in one_line(text))
 
 
 def _mean_text(mean: float, std: float, n: int) -> str:
@@ -144,17 +144,12 @@ def _csv_cell(cell: Any) -> Any:
     if not isinstance(cell, str):
         return cell
     # Spreadsheets treat text that begins like this as a formula, and names come from annotation files.
-    return f"'{_printable(cell)}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else _printable(cell)
+    return f"'{one_line(cell)}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else one_line(cell)
 
 
 def _escape_markdown(text: str) -> str:
     """Keep names from breaking the table or becoming markup."""
-    text = _printable(text)
+    text = one_line(text)
     for character in ("\\", "|", "`", "*", "<", "["):
         text = text.replace(character, f"\\{character}")
     return text
-
-
-def _printable(text: str) -> str:
-    """Return text on one line."""
-    return printable(" ".join(text.split()))

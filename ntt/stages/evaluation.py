@@ -94,9 +94,7 @@ def _precision(table: DetectionTable, ground_truth: GroundTruth) -> _Scores:
         overall = {**averages(curves), **_group_averages(curves, ground_truth)}
         scores[kind] = (overall, {label: averages(curves, [label]) for label in range(len(ground_truth.categories))})
     rejected = rejection(table, ground_truth, box_matches)
-    if rejected.overall:
-        scores["rejection"] = (rejected.overall, rejected.per_class)
-    return scores
+    return scores | {"rejection": rejected} if rejected[0] else scores
 
 
 def _group_averages(curves: Curves, ground_truth: GroundTruth) -> dict[str, float]:
@@ -111,9 +109,7 @@ def _semantic(table: DetectionTable, ground_truth: GroundTruth, painting: Painti
         _LOG.warning("No mIoU: not every object of the ground truth has a mask.")
         return {}
     scores = semantic_scores(table, ground_truth, painting, score_threshold=threshold)
-    if scores.mean_iou is None:
-        return {}
-    return {"semantic": ({"mIoU": scores.mean_iou}, {label: {"IoU": iou} for label, iou in scores.iou.items()})}
+    return {"semantic": scores} if scores[0] else {}
 
 
 def measure_proposals(
