@@ -295,12 +295,12 @@ def test_yolo_layouts_and_names(yolo):
     assert from_yolo(yolo).document["categories"][1] == {"id": 2, "name": "bird"}
     (yolo / "data.yaml").unlink()
     (yolo / "classes.txt").write_text("boat\nbird\n")
-    assert read_classes(find_places(yolo, "train").names_file).names == {0: "boat", 1: "bird"}
+    assert read_classes(find_places(yolo, "train")[2])[0] == {0: "boat", 1: "bird"}
     (yolo / "val").mkdir()
     (yolo / "images/train").rename(yolo / "val/images")
     (yolo / "labels/train").rename(yolo / "val/labels")
-    assert find_places(yolo, "val").images == yolo / "val/images"
-    assert find_places(yolo, "train").labels == yolo / "labels"  # without parts, as Label Studio writes it
+    assert find_places(yolo, "val")[0] == yolo / "val/images"
+    assert find_places(yolo, "train")[1] == yolo / "labels"  # without parts, as Label Studio writes it
     (yolo / "images").rename(yolo / "obj_train_data")
     assert find_places(yolo, "train")[:2] == (yolo / "obj_train_data", yolo / "obj_train_data")  # CVAT
     (yolo / "obj_train_data").rmdir()
@@ -357,7 +357,7 @@ def test_boxes_and_folders_that_are_no_yolo_labels_are_questioned(yolo):
 def test_empty_lines_of_a_list_of_names_count(yolo, text, names):
     (yolo / "data.yaml").unlink()
     (yolo / "classes.txt").write_bytes(text.encode())
-    assert read_classes(yolo / "classes.txt").names == names
+    assert read_classes(yolo / "classes.txt")[0] == names
     with pytest.raises(DataError, match=r"class 1 has no name; there are \[0, 2, 3\]"):
         from_yolo(yolo)
 
@@ -382,7 +382,7 @@ def test_names_that_yaml_reads_as_something_else(yolo, written):
     with pytest.raises(DataError, match=r"data\.yaml: names\[1\] is .*: YAML reads .*Quote the name"):
         from_yolo(yolo)
     (yolo / "data.yaml").write_text(f"names: [boat, '{written}']\n")
-    assert read_classes(yolo / "data.yaml").names[1] == written
+    assert read_classes(yolo / "data.yaml")[0][1] == written
 
 
 @cases("content")("names: 3", "- boat", "names: {0: a, 00: b}", "nc: 3\nnames: [a, b]",

@@ -43,25 +43,17 @@ def test_subsets_of_classes_and_of_images():
     assert sorted(ids(subset(shuffled, num_images=3, seed=3))) == sorted(three)
     assert ids(subset(whole(), num_images=3, seed=4)) != three
     assert subset(whole(), num_images=10) == whole()
-    content = whole()
-    content["images"][3]["file_name"] = "deep/x.png"
-    assert ids(subset(content, names=["0.png", "x.png", "5"])) == [0, 3, 5]
     assert "annotations" not in subset(document(annotations=None), num_images=1)
 
 
-@cases("options", "error", "text")(
-    ({"classes": ["cow"]}, ConfigError, "no class 'cow'. It has dog, cat"),
-    ({"num_images": 11}, ConfigError, "11 images cannot be chosen: there are 10"),
-    ({"num_images": 0}, ConfigError, "0 images cannot be chosen"),
-    ({"names": ["y"]}, DataError, "'y' of the list is no image of the file"),
-    ({"names": ["x.png"]}, DataError, "'x.png' of the list means 2 images"),
+@cases("options", "text")(
+    ({"classes": ["cow"]}, "no class 'cow'. It has dog, cat"),
+    ({"num_images": 11}, "11 images cannot be chosen: there are 10"),
+    ({"num_images": 0}, "0 images cannot be chosen"),
 )
-def test_impossible_subsets_are_refused(options, error, text):
-    content = whole()
-    for index, folder in ((3, "deep"), (4, "other")):
-        content["images"][index]["file_name"] = f"{folder}/x.png"
-    with pytest.raises(error, match=text):
-        subset(content, **options)
+def test_impossible_subsets_are_refused(options, text):
+    with pytest.raises(ConfigError, match=text):
+        subset(whole(), **options)
 
 
 def test_parts_are_disjoint_and_complete():

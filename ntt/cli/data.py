@@ -133,15 +133,12 @@ def merge(inputs: tuple[tuple[Path, Path], ...], output: Path) -> None:
 @click.option("--class", "classes", multiple=True, metavar="NAME", help="Keep this class only; may be repeated.")
 @click.option("--images", "num_images", type=int, metavar="N", help="Keep N images, drawn by --seed.")
 @_seed_option
-@click.option("--list", "list_file", type=PATH, metavar="FILE", help="Keep the images named there, one per line.")
-def subset(file: Path, output: Path, classes: tuple[str, ...], list_file: Path | None, **options: Any) -> None:
+def subset(file: Path, output: Path, classes: tuple[str, ...], **options: Any) -> None:
     """Keep some classes or images of a COCO file."""
-    from ntt.convert.base import read_list
     from ntt.convert.coco_files import read_whole
     from ntt.convert.coco_files import subset as cut
 
-    names = None if list_file is None else read_list(list_file)
-    write_document(cut(read_whole(file), classes=classes or None, names=names, **options), output)
+    write_document(cut(read_whole(file), classes=classes or None, **options), output)
 
 
 @data.command()

@@ -4,11 +4,11 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ntt.base.digests import content_key
-from ntt.convert.base import Converted, find_listed
+from ntt.convert.base import Converted
 from ntt.data.coco import CocoDataset, raw_annotations, read_coco
 from ntt.data.coco_entries import CLASS_LISTS, is_image_id
 from ntt.data.documents import read_document
@@ -46,29 +46,14 @@ def read_whole(path: Path) -> Json:
 
 
 def subset(
-    document: Json,
-    *,
-    classes: Sequence[str] | None = None,
-    num_images: int | None = None,
-    seed: int = 0,
-    names: Sequence[str] | None = None,
+    document: Json, *, classes: Sequence[str] | None = None, num_images: int | None = None, seed: int = 0
 ) -> Json:
-    """Keep a part of a file: first the listed images, then the classes, then a number of images.
+    """Keep some classes and a number of images of a file (from `read_whole`); None: all.
 
-    Args:
-        document: from `read_whole`.
-        classes: class names to keep, with their annotations; None: all.
-        num_images: images to keep; None: all. The draw depends on (seed, image id) only, so a draw of n images is part
-            of the draw of n + 1.
-        seed: of that draw.
-        names: images to keep, as file names, their last parts, these without suffix, or ids; None: all.
-
-    Raises:
-        ConfigError: for a class or a number of images that the file does not have.
-        DataError: for a listed image that it does not have.
+    The draw depends on (seed, image id) only, so a draw of n images is part of the draw of n + 1. A ConfigError for a
+    class or a number of images that the file does not have.
     """
-    names_of = _names_of_images(document)
-    image_ids = set(names_of) if names is None else set(find_listed(names, names_of, "the file"))
+    image_ids = {image["id"] for image in document["images"]}
     class_ids = _class_ids(document, classes)
     if num_images is not None:
         if not 1 <= num_images <= len(image_ids):
@@ -225,14 +210,6 @@ def _class_ids(document: Json, classes: Sequence[str] | None) -> set[int]:
         listed = ", ".join(map(repr, missing))
         raise ConfigError(f"The file has no class {listed}. It has {', '.join(map(str, by_name))}.")
     return set(by_name.values()) if classes is None else {by_name[name] for name in classes}
-
-
-def _names_of_images(document: Json) -> dict[ImageId, tuple[str, ...]]:
-    names = {image["id"]: str(image.get("file_name")) for image in document["images"]}
-    return {
-        image_id: (name, PurePosixPath(name).name, PurePosixPath(name).stem, str(image_id))
-        for image_id, name in names.items()
-    }
 
 
 def _drawn(image_ids: Collection[ImageId], seed: int) -> list[ImageId]:

@@ -7,7 +7,6 @@ objects.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,24 +27,8 @@ _EXCESS = 0.1
 """How far a box may extend beyond its image, as a fraction of it, before it is questioned."""
 
 
-class YoloPlaces(NamedTuple):
-    """The folders of images and labels, and the file of class names."""
-
-    images: Path
-    labels: Path
-    names_file: Path
-
-
-@dataclass(frozen=True)
-class YoloClasses:
-    """Class names by YOLO's class number, and the number of keypoint values after each box, 0 for other labels."""
-
-    names: dict[int, str]
-    num_keypoint_values: int = 0
-
-
-def find_places(root: Path, subset: str) -> YoloPlaces:
-    """Find images, labels and class names of one subset below a folder.
+def find_places(root: Path, subset: str) -> tuple[Path, Path, Path]:
+    """Find the folders of images and labels of one subset below a folder, and the file of class names.
 
     Layouts are images/SUBSET with labels/SUBSET, and SUBSET/images with SUBSET/labels; then images with labels (Label
     Studio's, and for `subset` "all") and obj_SUBSET_data with both (CVAT's). Class names are in data.yaml, another
@@ -59,13 +42,16 @@ def find_places(root: Path, subset: str) -> YoloPlaces:
         options += [*flat, (f"obj_{subset}_data", f"obj_{subset}_data")]
     for images, labels in options:
         if (root / images).is_dir() and (root / labels).is_dir():
-            return YoloPlaces(root / images, root / labels, _names_file(root))
+            return root / images, root / labels, _names_file(root)
     tried = " or ".join(f"{images}/ with {labels}/" for images, labels in options)
     raise DataError(f"{root} has no {tried}. Choose another --subset, or give --images, --labels and --names.")
 
 
-def read_classes(names_file: Path) -> YoloClasses:
-    """Read `names` and `kpt_shape` of a data.yaml, or distinct names, one per line; empty lines count."""
+def read_classes(names_file: Path) -> tuple[dict[int, str], int]:
+    """Read a data.yaml, or distinct names, one per line; empty lines count.
+
+    Returned are the names by YOLO's class number, and the number of keypoint values after each box, 0 for other labels.
+    """
     lines = read_lines(names_file, _MAX_NAMES_BYTES)
     num_values = 0
     if names_file.suffix.lower() in (".yaml", ".yml"):
@@ -77,7 +63,7 @@ def read_classes(names_file: Path) -> YoloClasses:
         raise DataError(
             f"{names_file} lists the class names {shortened(list(names.values()))}: at least one is needed, each once."
         )
-    return YoloClasses(names, num_values)
+    return names, num_values
 
 
 def convert_yolo(
@@ -94,12 +80,12 @@ def convert_yolo(
     """
     if root is not None:
         usual = find_places(root, subset)
-        images, labels, names = images or usual.images, labels or usual.labels, names or usual.names_file
+        images, labels, names = images or usual[0], labels or usual[1], names or usual[2]
     if images is None or labels is None or names is None:
         raise ConfigError("Name a folder in one of the usual layouts, or all of --images, --labels and --names.")
-    classes = read_classes(names)
+    class_names, num_keypoint_values = read_classes(names)
     folder, listing = Folder(images), Folder(labels)
-    categories = [Category(number + 1, name) for number, name in classes.names.items()]
+    categories = [Category(number + 1, name) for number, name in class_names.items()]
     builder = CocoBuilder(folder, categories, annotations=listing)
     builder.note_passed_over(folder.passed_over((), harmless=ANNOTATION_SUFFIXES))
     used: set[Path] = set()
@@ -117,11 +103,11 @@ def convert_yolo(
             if len(files) > 1:
                 raise DataError(f"{path} has the label files {' and '.join(map(str, files))}. Remove all but one.")
             rows = [row for file in files for row in _rows(file)]
-            builder.add_objects(image, [_object(row, classes, image) for row in rows])
+            builder.add_objects(image, [_object(row, class_names, num_keypoint_values, image) for row in rows])
             all_rows += rows
             unlabelled += [] if files else [path]
     outlines = [row for row in all_rows if len(row.values) > 4]
-    if outlines and all(map(_is_like_keypoints, outlines)) and not classes.num_keypoint_values:
+    if outlines and all(map(_is_like_keypoints, outlines)) and not num_keypoint_values:
         builder.note(f"of {len(outlines)} outline(s) look like a box with keypoints: if they are, name their data.yaml")
     if outside := [row.where for row in all_rows if _leaves_image(row)]:
         builder.note("box(es) leave their images by far: are they corners in place of centre and size?", *outside)
@@ -196,15 +182,15 @@ def _rows(file: Path) -> Iterator[_Row]:
             raise DataError(f"{where}: {line[:60]!r} are not all numbers. Correct the line.") from None
 
 
-def _object(row: _Row, classes: YoloClasses, image: Json) -> LabelledObject:
+def _object(row: _Row, names: dict[int, str], num_keypoint_values: int, image: Json) -> LabelledObject:
     where, number, values = row
     height, width = image["height"], image["width"]
-    if number not in classes.names:
-        available = shortened(sorted(classes.names))
+    if number not in names:
+        available = shortened(sorted(names))
         raise DataError(f"{where}: class {number} has no name; there are {available}. Add it to the class names.")
-    if classes.num_keypoint_values:
-        if len(values) != 4 + classes.num_keypoint_values:
-            rule = f"4 of a box and {classes.num_keypoint_values} of keypoints, as kpt_shape says"
+    if num_keypoint_values:
+        if len(values) != 4 + num_keypoint_values:
+            rule = f"4 of a box and {num_keypoint_values} of keypoints, as kpt_shape says"
             raise DataError(f"{where} has {len(values)} values after the class: needed are {rule}.")
         values = values[:4]
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
@@ -215,9 +201,9 @@ def _object(row: _Row, classes: YoloClasses, image: Json) -> LabelledObject:
     if len(values) == 4:
         centre_x, centre_y, box_width, box_height = values
         left, top = (centre_x - box_width / 2) * width, (centre_y - box_height / 2) * height
-        return LabelledObject(classes.names[number], (left, top, box_width * width, box_height * height))
+        return LabelledObject(names[number], (left, top, box_width * width, box_height * height))
     polygon = [round(value * (height if index % 2 else width), 3) for index, value in enumerate(values)]
-    return LabelledObject(classes.names[number], polygon_box([polygon]), [polygon])
+    return LabelledObject(names[number], polygon_box([polygon]), [polygon])
 
 
 def _leaves_image(row: _Row) -> bool:
