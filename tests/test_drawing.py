@@ -11,13 +11,12 @@ from evaluation_samples import Box, detect, encode, rectangle
 from PIL import Image, ImageDraw
 from tiny_data import run_with, settings
 
-from ntt.drawing import instances, text
+from ntt.drawing import instances
 from ntt.drawing.colours import class_colour, text_colour
-from ntt.drawing.comparison import draw_comparison, draw_legend
 from ntt.drawing.feature_maps import draw_feature_pca, draw_similarity_map
 from ntt.drawing.instances import DrawnInstances, draw_instances
 from ntt.drawing.quality import IN_CROWD, WRONG, image_quality, match_objects
-from ntt.drawing.sheets import cut_reference_tile, draw_contact_sheet, draw_reference_pages
+from ntt.drawing.sheets import cut_reference_tile, draw_comparison, draw_contact_sheet, draw_reference_pages
 from ntt.drawing.text import label_size, shorten, text_width_px
 from ntt.models.backbones.efficientnet_lite0 import EfficientNetLite0
 from ntt.stages.pictures import class_similarity
@@ -144,10 +143,8 @@ def test_box_without_mask_is_outlined_and_tinted_faintly(empty_mask):
     assert np.abs(picture[250, 200] - GREY).max() < 20
 
 
-def test_crowd_is_hatched_and_named_so(labels):
-    instances = truth(400, 500, [(100, 100, 200, 200)], [0], crowd=[True])
-    picture = pixels(grey_image(400, 500), instances, ["thing"])
-    assert len(np.unique(picture[280, 150:250, 0])) > 1
+def test_crowd_is_named_so(labels):
+    draw_instances(grey_image(400, 500), truth(400, 500, [(100, 100, 200, 200)], [0], crowd=[True]), ["thing"])
     assert [label[-1] for label in labels] == ["thing (crowd)"]
 
 
@@ -175,7 +172,7 @@ def test_names_of_any_script_are_drawn(labels):
     names = ["Äpfel", "коты", "σκύλος", "猫", "a\nb", "", "\udcff"]
     boxes = [(20 + 80 * i, 60, 40, 40) for i in range(7)]
     draw_instances(grey_image(200, 640), truth(200, 640, boxes, list(range(7))), names)
-    assert sorted(label[-1] for label in labels) == sorted(["Äpfel", "коты", "σκύλος", "猫", "a b", " "])
+    assert sorted(label[-1] for label in labels) == sorted(["Äpfel", "коты", "σκύλος", "猫", "a b", "\ufffd"])
 
 
 def compared(known: DrawnInstances | None, detections: Detections, *, threshold=0.4, **more) -> Image.Image:
@@ -194,20 +191,10 @@ def test_a_panel_tells_counts_file_and_note_or_that_it_is_empty(written):
     assert {"photo.jpg", "quality 0.83", "Ground truth", "Predictions"} <= set(written)
     assert "1 object, 1 crowd region, boxes only" in written
     assert "1 of 2 with score ≥ 0.40" in written
-    legend = ["annotated / predicted", "apple", "1 / 0", "bear", "0 / 0", "cat", "0 / 1"]
-    assert " ".join(legend) in " ".join(written)
 
 
 BOX = (10, 10, 20, 20)
 HALF = (10, 10, 10, 20)
-
-
-def test_legend_ends_with_the_number_of_classes_left_out(written):
-    names = [f"a class with a long name {i}" for i in range(100)]
-    legend = draw_legend(None, truth(9, 9, [BOX] * 100, list(range(100))), names, width=480, text_px=13)
-    assert legend is not None
-    assert legend.size == (480, 9 * round(text.line_height_px(13) * 1.3))
-    assert written[-1] == f"… and {100 - sum(entry.startswith('a class') for entry in written)} more classes"
 
 
 # Quality

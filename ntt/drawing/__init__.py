@@ -3,8 +3,7 @@
 colours       one colour per class
 text          fonts, measured text, labels
 instances     an image with its instances: masks, boxes, labels
-comparison    ground truth next to predictions
 feature_maps  features and similarities
-sheets        pictures in a grid with their captions; references
+sheets        pictures in a grid with their captions: ground truth next to predictions; references
 quality       the number that ranks images
 """

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 from ntt.drawing.colours import ByteArray, Rgb, class_colour, text_colour
 from ntt.drawing.text import draw_label, label_size, shorten
@@ -29,7 +29,7 @@ class DrawnInstances:
         labels: int64 [N], class index.
         boxes_xywh: float32 [N, 4], image pixels.
         rles: full-size masks, COCO compressed RLE; None for an object that has only a box.
-        iscrowd: bool [N]. A crowd region is drawn hatched, named "(crowd)", and never counted as an object.
+        iscrowd: bool [N]. A crowd region is named "(crowd)" and never counted as an object.
         scores: float32 [N]; None for annotated objects.
     """
 
@@ -81,7 +81,7 @@ def draw_instances(image_HW3: ByteArray, instances: DrawnInstances, class_names:
             mask = decode_mask(rle, height=height, width=width).resize(picture.size, Image.Resampling.BILINEAR)
             # A mask that fills the picture is painted more faintly, so that objects on it stay visible.
             opacity = MASK_OPACITY * (1 - 0.6 * areas[i] / (height * width))
-        annotate_mask(picture, mask, colour=colours[i], opacity=opacity, hatched=bool(instances.iscrowd[i]))
+        annotate_mask(picture, mask, colour=colours[i], opacity=opacity)
     order = np.argsort(areas if instances.scores is None else -np.asarray(instances.scores), kind="stable").tolist()
     annotate_labels(picture, [(instances.caption(i, class_names), colours[i], boxes_xyxy[i]) for i in order])
     return picture
@@ -106,13 +106,8 @@ def label_size_px(size: tuple[int, int]) -> int:
     return round(7 + 0.011 * float(np.sqrt(size[0] * size[1])))
 
 
-def annotate_mask(
-    picture: Image.Image, mask: Image.Image, *, colour: Rgb, opacity: float, hatched: bool = False
-) -> None:
-    """Fill and outline one mask, mode L and of the picture's size; `opacity` in [0, 1] is that of the filling.
-
-    A hatched mask, as of a crowd region, is filled with stripes.
-    """
+def annotate_mask(picture: Image.Image, mask: Image.Image, *, colour: Rgb, opacity: float) -> None:
+    """Fill and outline one mask, mode L and of the picture's size; `opacity` in [0, 1] is that of the filling."""
     box = mask.getbbox()
     if box is None:
         return
@@ -121,8 +116,7 @@ def annotate_mask(
     margin = 4 + 2 * round(line_px)
     left, top = max(0, box[0] - margin), max(0, box[1] - margin)
     mask = mask.crop((left, top, min(mask.width, box[2] + margin), min(mask.height, box[3] + margin)))
-    filling = ImageChops.multiply(mask, _stripes(mask.size)) if hatched else mask
-    picture.paste(colour, (left, top), filling.point(np.rint(np.arange(256) * opacity).astype(int).tolist()))
+    picture.paste(colour, (left, top), mask.point(np.rint(np.arange(256) * opacity).astype(int).tolist()))
     # A blurred mask rises from 0 to 255 across its rim, which is where it passes the middle.
     blurred = mask.filter(ImageFilter.GaussianBlur(line_px / 1.35))
     picture.paste((0, 0, 0), (left, top), blurred.point(_rim_table(0.04, 0.35, opacity=0.5)))
@@ -164,8 +158,3 @@ def _rim_table(low: float, high: float, *, opacity: float) -> list[int]:
     nearness = 1 - np.abs(2 * np.arange(256) / 255 - 1)
     strength = np.clip((nearness - low) / (high - low), 0, 1) * opacity * 255
     return [int(value) for value in np.rint(strength)]
-
-
-def _stripes(size: tuple[int, int]) -> Image.Image:
-    rows, columns = np.arange(size[1])[:, None], np.arange(size[0])[None, :]
-    return Image.fromarray(np.where((rows + columns) % 12 < 5, 255, 40).astype(np.uint8))

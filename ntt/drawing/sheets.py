@@ -7,10 +7,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ntt.drawing.colours import ByteArray, class_colour
-from ntt.drawing.instances import annotate_mask, box_mask, decode_mask, label_size_px
+from ntt.drawing.instances import DrawnInstances, annotate_mask, box_mask, decode_mask, draw_instances, label_size_px
 from ntt.drawing.text import FAINT_INK, INK, PAPER, draw_notice, line_height_px, shorten, text_width_px, write
+from ntt.types import Detections, FloatArray
 
-MARGIN, GAP, MIN_WIDTH = 16, 10, 480
+_MARGIN, _GAP, _MIN_WIDTH = 16, 10, 480
 _CAPTION_PX = 12
 _TITLE_SCALE = 1.6
 _PAGE_COLUMNS, _PAGE_ROWS = 8, 8
@@ -19,6 +20,67 @@ _MAX_COLUMN_PX = 640
 
 Tile: TypeAlias = tuple[Image.Image, Sequence[str]]
 """A picture and the lines of its caption."""
+
+
+def draw_comparison(
+    image_HW3: ByteArray,
+    *,
+    ground_truth: DrawnInstances | None,
+    detections: Detections,
+    class_names: Sequence[str],
+    thresholds_C: FloatArray,
+    file_name: str = "",
+    note: str = "",
+) -> Image.Image:
+    """Draw ground truth on the left, predictions on the right, a header above.
+
+    The image is uint8 [H, W, 3], RGB, the picture at least 480 px wide. Without ground truth, predictions are drawn
+    alone, from the threshold of their class on. The header has the file name at the left and the note at the right.
+    """
+    predicted = _confident(detections, thresholds_C)
+    tiles: list[Tile] = []
+    if ground_truth is not None:
+        picture = _picture(image_HW3, ground_truth, class_names, "no object annotated")
+        tiles.append((picture, ("Ground truth", _counts(ground_truth))))
+    threshold = _range_text(thresholds_C)
+    picture = _picture(image_HW3, predicted, class_names, f"no detection above {threshold}")
+    detail = f"{len(predicted.labels)} of {len(detections.labels)} with score ≥ {threshold}"
+    tiles.append((picture, ("Predictions", detail)))
+    return draw_contact_sheet(tiles, title=file_name, note=note, columns=len(tiles), most_px=picture.width)
+
+
+def _range_text(thresholds_C: FloatArray) -> str:
+    """Return the threshold of all classes with as many decimals as it needs, at least two; or the range of several."""
+    low, high = float(thresholds_C.min()), float(thresholds_C.max())
+    return f"{low:.2f} to {high:.2f}" if high > low else max(f"{low:.2f}", f"{low:.6g}", key=len)
+
+
+def _confident(detections: Detections, thresholds_C: FloatArray) -> DrawnInstances:
+    indices = detections.reaching(thresholds_C)
+    return DrawnInstances(
+        labels=detections.labels[indices],
+        boxes_xywh=detections.boxes_xywh[indices],
+        rles=[detections.rles[index] for index in indices.tolist()],
+        iscrowd=np.zeros(len(indices), dtype=bool),
+        scores=detections.scores[indices],
+    )
+
+
+def _counts(ground_truth: DrawnInstances) -> str:
+    """Return what is annotated, such as "2 objects, 1 crowd region"."""
+    crowds = int(ground_truth.iscrowd.sum())
+    objects = len(ground_truth.labels) - crowds
+    parts = [f"{objects} object{'' if objects == 1 else 's'}"]
+    parts += [f"{crowds} crowd region{'' if crowds == 1 else 's'}"] if crowds else []
+    parts += ["boxes only"] if ground_truth.rles and not any(ground_truth.rles) else []
+    return ", ".join(parts)
+
+
+def _picture(image_HW3: ByteArray, instances: DrawnInstances, class_names: Sequence[str], notice: str) -> Image.Image:
+    picture = draw_instances(image_HW3, instances, class_names)
+    if not len(instances.labels):
+        draw_notice(picture, notice, _caption_size_px(picture))
+    return picture
 
 
 def cut_reference_tile(
@@ -71,49 +133,46 @@ def draw_contact_sheet(
     title: str = "",
     note: str = "",
     columns: int,
-    footer: Image.Image | None = None,
     most_px: int = _MAX_COLUMN_PX,
 ) -> Image.Image:
     """Draw pictures of any size in a grid, in reading order, each with its caption below, as many lines for all.
 
-    Pictures wider than `most_px` are reduced to that width. The title is above them, with a note at its right, and the
-    footer below; the largest picture decides the size of the text.
+    Pictures wider than `most_px` are reduced to that width. The title is above them, with a note at its right; the
+    largest picture decides the size of the text.
     """
     tile_width = min(most_px, max((picture.width for picture, _ in tiles), default=0))
     pictures = [picture.copy() for picture, _ in tiles]
     for picture in pictures:
         picture.thumbnail((tile_width, picture.height), Image.Resampling.LANCZOS)
-    text_px = max(map(caption_size_px, pictures), default=_CAPTION_PX)
+    text_px = max(map(_caption_size_px, pictures), default=_CAPTION_PX)
     title_px, line = round(_TITLE_SCALE * text_px), line_height_px(text_px)
     title_height = line_height_px(title_px) + 12 if title or note else 0
     caption_height = line * len(tiles[0][1]) + 12 if tiles else 120
     starts = range(0, len(tiles), columns)
-    heights = [max(picture.height for picture in pictures[i : i + columns]) + caption_height + GAP for i in starts]
+    heights = [max(picture.height for picture in pictures[i : i + columns]) + caption_height + _GAP for i in starts]
 
-    width = max(MIN_WIDTH, 2 * MARGIN + min(columns, len(tiles)) * (tile_width + GAP) - GAP)
-    bottom = MARGIN + title_height + (sum(heights) or caption_height)
-    sheet = Image.new("RGB", (width, bottom + (footer.height if footer else 0) + MARGIN), PAPER)
-    draw, middle = ImageDraw.Draw(sheet), MARGIN + line_height_px(title_px) // 2
+    width = max(_MIN_WIDTH, 2 * _MARGIN + min(columns, len(tiles)) * (tile_width + _GAP) - _GAP)
+    height = 2 * _MARGIN + title_height + (sum(heights) or caption_height)
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw, middle = ImageDraw.Draw(sheet), _MARGIN + line_height_px(title_px) // 2
     if note:
-        write(draw, (width - MARGIN, middle), note, text_px, anchor="rm")
-    room = width - 2 * MARGIN - (text_width_px(note, text_px) + GAP if note else 0)
-    write(draw, (MARGIN, middle), shorten(title, room, title_px, bold=True, middle=True), title_px, bold=True)
+        write(draw, (width - _MARGIN, middle), note, text_px, anchor="rm")
+    room = width - 2 * _MARGIN - (text_width_px(note, text_px) + _GAP if note else 0)
+    write(draw, (_MARGIN, middle), shorten(title, room, title_px, bold=True, middle=True), title_px, bold=True)
     if not tiles:
         draw_notice(sheet, "nothing to show", title_px)
     for index, (picture, (_, caption)) in enumerate(zip(pictures, tiles, strict=True)):
-        left = MARGIN + index % columns * (tile_width + GAP)
-        top = MARGIN + title_height + sum(heights[: index // columns])
+        left = _MARGIN + index % columns * (tile_width + _GAP)
+        top = _MARGIN + title_height + sum(heights[: index // columns])
         sheet.paste(picture, (left, top))
         for number, text in enumerate(caption):
             bold = number == 0
             text = shorten(text, tile_width, text_px, bold=bold, middle=True)
             middle = top + picture.height + 4 + line * number + line // 2
             write(draw, (left, middle), text, text_px, bold=bold, fill=INK if bold else FAINT_INK)
-    if footer:
-        sheet.paste(footer, (MARGIN, bottom))
     return sheet
 
 
-def caption_size_px(picture: Image.Image) -> int:
+def _caption_size_px(picture: Image.Image) -> int:
     """Return the text size for captions of a picture."""
     return max(_CAPTION_PX, label_size_px(picture.size))

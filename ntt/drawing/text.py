@@ -11,20 +11,10 @@ INK: Rgb = (28, 30, 34)
 FAINT_INK: Rgb = (112, 116, 124)
 PAPER: Rgb = (255, 255, 255)
 
-_WIDE_COVERAGE_FONTS = (
-    "NotoSansCJK-Regular.ttc",
-    "NotoSansCJKsc-Regular.otf",
-    "wqy-microhei.ttc",
-    "PingFang.ttc",
-    "DroidSansFallbackFull.ttf",
-)
-"""Installed fonts to try for text without glyphs in DejaVu Sans (Chinese, Japanese, Korean)."""
-
 
 def text_width_px(text: str, size_px: int, *, bold: bool = False) -> int:
     """Return the width of the text on one line, rounded up."""
-    text = one_line(text)
-    return int(_font_for(text, size_px, bold=bold).getlength(text) + 0.999)
+    return int(_dejavu(size_px, bold=bold).getlength(one_line(text)) + 0.999)
 
 
 def line_height_px(size_px: int) -> int:
@@ -57,8 +47,7 @@ def write(
     anchor: str = "lm",
 ) -> None:
     """Write one line; `anchor` as in Pillow, by default left-middle."""
-    text = one_line(text)
-    draw.text(position, text, fill=fill, font=_font_for(text, size_px, bold=bold), anchor=anchor)
+    draw.text(position, one_line(text), fill=fill, font=_dejavu(size_px, bold=bold), anchor=anchor)
 
 
 def label_size(text: str, size_px: int) -> tuple[int, int]:
@@ -89,33 +78,10 @@ def _label_padding(size_px: int) -> int:
     return max(3, round(size_px * 0.32))
 
 
-def _font_for(text: str, size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
-    """Choose DejaVu Sans, which comes with matplotlib, or if it lacks glyphs, an installed font of wide coverage."""
-    if all(ord(character) in _dejavu_characters() for character in text):
-        return _dejavu(size_px, bold=bold)
-    return _wide_coverage_font(size_px) or _dejavu(size_px, bold=bold)
-
-
 @lru_cache(maxsize=64)
 def _dejavu(size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
+    """Load DejaVu Sans, which comes with matplotlib; scripts it lacks, such as Chinese, are drawn as empty boxes."""
     import matplotlib
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/{name}", size_px)
-
-
-@lru_cache(maxsize=1)
-def _dejavu_characters() -> frozenset[int]:
-    from matplotlib.ft2font import FT2Font
-
-    return frozenset(FT2Font(str(_dejavu(10, bold=False).path)).get_charmap())
-
-
-@lru_cache(maxsize=16)
-def _wide_coverage_font(size_px: int) -> ImageFont.FreeTypeFont | None:
-    for name in _WIDE_COVERAGE_FONTS:
-        try:
-            return ImageFont.truetype(name, size_px)
-        except OSError:
-            continue
-    return None

@@ -13,10 +13,9 @@ from ntt.base.files import atomic_path
 from ntt.data.coco import CocoDataset
 from ntt.data.images import read_image
 from ntt.data.masks import instance_rle
-from ntt.drawing.comparison import draw_comparison
 from ntt.drawing.instances import DrawnInstances
 from ntt.drawing.quality import image_quality
-from ntt.drawing.sheets import draw_contact_sheet
+from ntt.drawing.sheets import draw_comparison, draw_contact_sheet
 from ntt.types import Category, Detections, FloatArray, ImageId, ImageRecord, Instance
 
 _NAME_BYTES = 80
