@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from conftest import cases
 
-from ntt.ops.boxes import best_first, boxes_from_masks, pair_iou, unsuppressed
+from ntt.ops.boxes import best_first, boxes_from_masks, overlapping_pairs, pair_iou, unsuppressed
 
 
 @cases("width")(8, 11)
@@ -31,7 +31,13 @@ def test_boxes_of_transposed_masks_and_iou_by_hand():
 
 def suppress(boxes: np.ndarray, ranking: np.ndarray, labels: np.ndarray, threshold: float) -> list[int]:
     order = best_first(ranking)
-    return order[unsuppressed(boxes[order], labels[order], iou_threshold=threshold)].tolist()
+    boxes, labels = boxes[order], labels[order]
+    left, same = (
+        order[unsuppressed(overlapping_pairs(boxes, groups, iou_threshold=threshold), labels)].tolist()
+        for groups in (labels, None)
+    )
+    assert left == same, "it does not matter whether the groups are known from the beginning"
+    return left
 
 
 def nms(boxes: list[list[float]], ranking: list[float], labels: list[int], threshold: float) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ntt.ops.boxes import best_first, members_of_classes, unsuppressed
+from ntt.ops.boxes import best_first, members_of_classes, overlapping_pairs, unsuppressed
 from ntt.ops.overlaps import Segments, overlaps_with_earlier
 from ntt.ops.run_lengths import take, to_text
 from ntt.types import Candidates, FloatArray, IntArray
@@ -33,7 +33,9 @@ class ImageTerms:
     def suppress(self, labels_N: IntArray, *, iou_threshold: float) -> IntArray:
         """Return the candidates that no better one of their class suppresses, best predicted IoU first."""
         boxes, labels = self.candidates.grid_boxes_xyxy[self._order], labels_N[self._order]
-        return self._order[unsuppressed(boxes, labels, iou_threshold=iou_threshold)]
+        groups = None if self._is_shared else labels
+        find_pairs = partial(overlapping_pairs, boxes, groups, iou_threshold=iou_threshold)
+        return self._order[unsuppressed(self._once(("pairs", iou_threshold), find_pairs), labels)]
 
     def compare(self, groups: Sequence[IntArray]) -> None:
         """Compute boxes of masks, and the overlaps of masks in the same group.

@@ -74,28 +74,38 @@ def pair_iou(first_xyxy: npt.NDArray[Floats], second_xyxy: npt.NDArray[Floats]) 
     return iou
 
 
-def unsuppressed(boxes_xyxy: FloatArray, groups_N: IntArray, *, iou_threshold: float) -> npt.NDArray[np.bool_]:
-    """Return which boxes are left if, from the first on, each that is left suppresses later ones of its group.
+def overlapping_pairs(
+    boxes_xyxy: FloatArray, groups_N: IntArray | None = None, *, iou_threshold: float
+) -> npt.NDArray[np.int32]:
+    """Find the pairs of boxes with which `unsuppressed` decides which are left.
 
     As in the reference, inclusive corners are taken for continuous coordinates, so a box one pixel wide has no area and
     overlaps nothing. IoU is computed in float64, so that rounding does not lift an IoU of exactly the threshold above.
 
     Args:
         boxes_xyxy: float32 [N, 4], best first.
-        groups_N: int64.
+        groups_N: int64; None: the groups are not known yet.
         iou_threshold: what the IoU of a box with an earlier one must exceed.
+
+    Returns:
+        int32 [P, 2], the earlier and the later box; with `groups_N` only those in which a box that is left suppresses
+        one of its group.
     """
-    order = np.argsort(groups_N, kind="stable")
-    is_left_N = np.empty(len(order), dtype=np.bool_)
-    is_left_N[order] = _unsuppressed(boxes_xyxy[order].astype(np.float64), groups_N[order], iou_threshold)
-    return is_left_N
+    is_final = groups_N is not None
+    groups = np.zeros(len(boxes_xyxy), dtype=np.int64) if groups_N is None else groups_N
+    order = np.argsort(groups, kind="stable")
+    pairs_P2 = _overlapping_pairs(boxes_xyxy[order].astype(np.float64), groups[order], iou_threshold, is_final)
+    return order[pairs_P2].astype(np.int32)
 
 
 @compiled
-def _unsuppressed(boxes_N4: npt.NDArray[np.float64], groups_N: IntArray, threshold: float) -> npt.NDArray[np.bool_]:
+def _overlapping_pairs(
+    boxes_N4: npt.NDArray[np.float64], groups_N: IntArray, threshold: float, is_final: bool
+) -> npt.NDArray[np.int32]:
     """Return the same for boxes that are sorted by their groups."""
     is_left = np.ones(len(boxes_N4), np.bool_)
     areas = (boxes_N4[:, 2] - boxes_N4[:, 0]) * (boxes_N4[:, 3] - boxes_N4[:, 1])
+    pairs, count = np.empty((len(boxes_N4) * (len(boxes_N4) - 1) // 2, 2), np.int32), 0
     for index in range(len(boxes_N4)):
         later = index + 1
         while is_left[index] and later < len(boxes_N4) and groups_N[later] == groups_N[index]:
@@ -103,8 +113,25 @@ def _unsuppressed(boxes_N4: npt.NDArray[np.float64], groups_N: IntArray, thresho
             height = min(boxes_N4[index, 3], boxes_N4[later, 3]) - max(boxes_N4[index, 1], boxes_N4[later, 1])
             if width > 0 and height > 0:
                 shared = width * height
-                is_left[later] &= shared / (areas[index] + areas[later] - shared) <= threshold
+                if shared / (areas[index] + areas[later] - shared) > threshold:
+                    pairs[count, 0], pairs[count, 1] = index, later
+                    count += 1
+                    is_left[later] = not is_final
             later += 1
+    return pairs[:count]
+
+
+@compiled
+def unsuppressed(pairs_P2: npt.NDArray[np.int32], groups_N: IntArray) -> npt.NDArray[np.bool_]:
+    """Return which boxes are left if, from the first on, each that is left suppresses later ones of its group.
+
+    `pairs_P2` are those of `overlapping_pairs`; `groups_N`, int64, are those of the boxes.
+    """
+    is_left = np.ones(len(groups_N), np.bool_)
+    for pair in range(len(pairs_P2)):
+        first, later = pairs_P2[pair, 0], pairs_P2[pair, 1]
+        if is_left[first] and groups_N[first] == groups_N[later]:
+            is_left[later] = False
     return is_left
 
 

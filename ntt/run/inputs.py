@@ -22,6 +22,7 @@ from ntt.evaluation.federated import check_checked_classes
 from ntt.types import Category, ImageRecord, ReferenceSet
 
 _READING_THREADS = 8
+_IMAGES_PER_THREAD = 64
 _LOG = logging.getLogger(__name__)
 
 
@@ -169,9 +170,10 @@ def check_agreement(categories: tuple[Category, ...], targets: CocoDataset) -> N
 def image_digests(records: Sequence[ImageRecord], group: dist.ProcessGroup) -> list[str | None]:
     """Return the SHA-256 of each image file, in every process; None for one that cannot be read."""
     positions = range(len(records))[group.rank :: group.size]
-    # A share of the images per thread: most digests are cached, and a task for each would cost more.
-    shares = [positions[index::_READING_THREADS] for index in range(_READING_THREADS)]
-    with ThreadPoolExecutor(_READING_THREADS) as pool:
+    # A share of the images per thread: most digests are cached, and a task for each, or a thread for few, costs more.
+    num_threads = min(_READING_THREADS, 1 + len(positions) // _IMAGES_PER_THREAD)
+    shares = [positions[index::num_threads] for index in range(num_threads)]
+    with ThreadPoolExecutor(num_threads) as pool:
         parts = pool.map(lambda share: [(position, _digest(records[position])) for position in share], shares)
         return dist.gather(list(itertools.chain.from_iterable(parts)), len(records), group)
 

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,6 +43,8 @@ MARK = "ntt_store.txt"
 """Name of the file that marks a folder as a store, whose files may be removed."""
 USE_RESOLUTION_S = 24 * 3600.0
 """The time of an entry's file is the time of its last use, to within this many seconds."""
+_REFERENCES = 4096
+"""Entries of references that a process remembers, because many points of a sweep use them: at most 50 MB."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class Store:
 
     def read_reference(self, key: str) -> ReferenceFeature | None:
         """Return the features of one reference instance, or None."""
-        return self.read("references", key, reference_from_arrays)
+        return self._believed("references", key, lambda path: _reference(path, key, path.stat().st_mtime_ns))
 
     def write_reference(self, key: str, feature: ReferenceFeature) -> None:
         """Write the features of one reference instance."""
@@ -159,6 +161,12 @@ class Store:
         self.used.add((kind, key))
         _renew_time(path)
         return value
+
+
+@lru_cache(_REFERENCES)
+def _reference(path: Path, key: str, _: int) -> ReferenceFeature:
+    """Read an entry as it is since the time of its last change."""
+    return reference_from_arrays(*load_entry(path, key))
 
 
 def _renew_time(path: Path) -> None:

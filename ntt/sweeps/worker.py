@@ -8,12 +8,13 @@ in a finished run directory is not computed again.
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from ntt.base.digests import content_key
 from ntt.base.distributed import ProcessGroup, broadcast_from_main, join_process_group
 from ntt.base.log import console_logging
 from ntt.base.progress import track
@@ -253,15 +254,24 @@ def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> in
 
 def _match(runs: Sequence[Pipeline], workspace: Workspace) -> None:
     images, source = runs[0].targets, runs[0].models.source
-    points = [(matcher_of(run), run.result(PROTOTYPES)) for run in runs]
-    results: list[list[Detections]] = [[] for _ in runs]
-    errors: list[DataError | None] = [None for _ in runs]
-    for outcomes in match_points(images=images, source=source, points=points):
-        for index, outcome in enumerate(outcomes):
+    # Points that ask for more shots than there are references may have the same prototypes.
+    points = {_matching_key(run): (matcher_of(run), run.result(PROTOTYPES)) for run in runs}
+    results: dict[Hashable, list[Detections]] = {key: [] for key in points}
+    errors: dict[Hashable, DataError] = {}
+    for outcomes in match_points(images=images, source=source, points=list(points.values())):
+        for key, outcome in zip(points, outcomes, strict=True):
             if isinstance(outcome, DataError):
-                errors[index] = errors[index] or outcome
+                errors.setdefault(key, outcome)
             else:
-                results[index].append(outcome)
+                results[key].append(outcome)
     used = frozenset(entry for entry in source.store.used if entry[0] == "candidates")
-    for run, detections, error in zip(runs, results, errors, strict=True):
-        workspace.prepared[run.key(MATCHING)] = Prepared(error or detections, used)
+    for run in runs:
+        key = _matching_key(run)
+        workspace.prepared[run.key(MATCHING)] = Prepared(errors.get(key) or results[key], used)
+
+
+def _matching_key(run: Pipeline) -> Hashable:
+    """Return what decides a run's detections besides the candidates."""
+    prototypes = run.result(PROTOTYPES)
+    tensors = (prototypes.vectors_PD.numpy().tobytes(), prototypes.labels_P.numpy().tobytes())
+    return content_key(matcher_of(run).fingerprint), prototypes.categories, *tensors
