@@ -1,12 +1,14 @@
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import cases, refused
 
 from ntt.errors import ConfigError
 from ntt.models.batching import BatchRunner
-from ntt.models.compiling import compiled, round_weights
+from ntt.models.compiling import _FastProducts, compiled, round_weights
 from ntt.models.device import (
     PRECISIONS,
     autocast,
@@ -170,6 +172,17 @@ def test_compiling_needs_a_compiler(monkeypatch):
     monkeypatch.setattr("ntt.models.device.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs the package triton on CUDA, which is not installed"):
         check_compiler(CUDA)
+
+
+def test_with_tf32_attention_is_computed_in_float16():
+    query, key, value = torch.randn(3, 1, 2, 5, 8, generator=torch.Generator().manual_seed(0))
+    exact = F.scaled_dot_product_attention(query, key, value, scale=0.5)
+    for precision, halves in (("tf32", True), ("bfloat16", False)):
+        attention = _FastProducts(precision, CPU).around(partial(F.scaled_dot_product_attention, scale=0.5))
+        found = attention(query, key, value)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, exact) != halves
+        torch.testing.assert_close(found, exact, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.gpu

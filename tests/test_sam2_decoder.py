@@ -282,6 +282,12 @@ import test_sam2_decoder as tests
 import torch
 torch.set_num_threads(1)
 tests.assert_equal(tests.tame_model(), torch.float32, "cpu", 1e-4)
+from ntt.models.splitting import split
+values = torch.randn(3, 700)
+high, low = split(values)
+assert torch.equal(high + low, values)
+assert not (high.view(torch.int32) & 0x1fff).any()
+assert (low.abs() <= high.abs() * 2.0**-11).all()
 """
 
 
@@ -305,6 +311,8 @@ def assert_equal(model: object, dtype: torch.dtype, device: str, tolerance: floa
             assert fused_logits.shape == logits.shape == (2, 1, 256, 256)
             assert float((fused.predicted_iou_BM - plain.predicted_iou_BM).abs().max()) < tolerance
             assert float((fused_logits - logits).square().mean().sqrt()) < 10 * tolerance
+        index, hyper_B1D = torch.tensor([-1, 2], device=device), fused.hyper_BMD[[0, 2], 1:2]
+        assert torch.equal(decoder.upscale(decoding.terms, fused.tokens, index, hyper_B1D)[1], fused_logits[1])
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
