@@ -279,8 +279,8 @@ def weights(tmp_path_factory) -> Path:
 
 
 def command(repo: Path, weights: Path, *more: str) -> list[str]:
-    options = {"--model": "dinov2_vits14", "--repo-dir": repo, "--weights": weights, "--input-size": SIDE}
-    return ["backbone", "compare", *(str(word) for option in options.items() for word in option), *more]
+    settings = ("backbone=dinov2_vits14", f"backbone.weights={weights}", f"backbone.input_size={SIDE}")
+    return ["backbone", "compare", "--repo-dir", str(repo), *settings, *more]
 
 
 def figures(out: str) -> list[float]:
@@ -298,7 +298,7 @@ def test_agreement_on_images_of_any_size(repo, weights, cli, tmp_path):
     assert out.endswith("the implementations agree within 0.0001\n")
     paths = []
     for index, size in enumerate([(50, 30), (20, 70)]):
-        paths.append(str(tmp_path / f"{index}.png"))
+        paths += ["--image", str(tmp_path / f"{index}.png")]
         Image.new("RGB", size, (200, 100 * index, 30)).save(paths[-1])
     assert f"at {SIDE} pixels, 2 image(s): timm's" in cli(*command(repo, weights, *paths))
 
@@ -316,13 +316,13 @@ def test_another_computation_is_found(repo, weights, change, tolerance, differen
 
 
 @cases("more", "message")(
-    (["--input-size", "40"], "input_size=40 is not a positive multiple of the patch size 14.* 28 or 42"),
+    (["backbone.input_size=40"], "input_size=40 is not a positive multiple of the patch size 14.* 28 or 42"),
     (["--tolerance", "-1"], "-1.0 is not in the range x>=0"),
-    (["--model", "dinov3"], "'dinov3' is no DINOv2 model. Use one of"),
-    (["--model", "dinov2_vitb14"], "looks like dinov2_vits14"),
-    (["--weights", "none.pth"], "none.pth of dinov2_vits14 does not exist"),
+    (["backbone=timm"], "backbone=timm is no DINOv2 model"),
+    (["backbone=dinov2_vitb14"], "looks like dinov2_vits14"),
+    (["backbone.weights=none.pth"], "none.pth of dinov2_vits14 does not exist"),
     (["--repo-dir", "nowhere"], "there is no nowhere/hubconf.py"),
-    (["missing.png"], "missing.png"),
+    (["--image", "missing.png"], "missing.png"),
 )
 def test_mistakes(repo, weights, more, message, cli):
     err = cli(*command(repo, weights, *more), status=2)

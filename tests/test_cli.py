@@ -16,7 +16,6 @@ from conftest import PROJECT_DIR, cases, run_python
 from tiny_data import edited, make_tiny
 
 from ntt import __version__
-from ntt.base.files import write_json
 from ntt.cli.main import main, ntt
 from ntt.cli.options import FORMAT
 from ntt.datasets.folders import CocoJsonConfig
@@ -52,17 +51,11 @@ def test_check_of_a_folder(tmp_path, cli):
     assert "targets_1.png" in cli("data", "check", root, status=2)
 
 
-def test_demo_data_into_a_folder_and_metrics_to_the_screen(tmp_path, cli):
+def test_demo_data_into_a_folder(tmp_path, cli):
     folder = tmp_path / "demo"
     assert str(folder) in cli("data", "demo", folder)
     assert main(["data", "check", str(folder)]) == 0
     assert f"{folder} exists already. Name a new folder." in cli("data", "demo", folder, status=2)
-    assert "has no metrics.json" in cli("show", tmp_path, status=2)
-    write_json(tmp_path / "metrics.json", vars(METRICS))
-    assert cli("show", tmp_path) == metrics_table(METRICS) + "\n"
-    for content in ([1], {"overall": 3}, {**vars(METRICS), "overall": {"bbox": {"AP": "high"}}}):
-        write_json(tmp_path / "metrics.json", content)
-        assert "does not hold the metrics of a run" in cli("show", tmp_path, status=2)
 
 
 def test_table():
@@ -110,9 +103,8 @@ def test_options_say_what_they_do_with_the_librarys_choices_and_defaults():
         assert f"Default: {getattr(CocoJsonConfig(), name)}." in help_text
 
 
-@cases("module")("ntt", "ntt.cli", "ntt.cli.main")
-def test_modules_are_the_command(module):
-    done = run_python("-m", module, "--version")
+def test_the_package_is_the_command():
+    done = run_python("-m", "ntt", "--version")
     assert (done.returncode, done.stdout) == (0, f"ntt {__version__}\n")
 
 

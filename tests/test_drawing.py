@@ -348,7 +348,7 @@ def test_similarity_of_cells_by_hand():
 
 
 def test_pictures_of_features_are_drawn_on_request(tiny, tmp_path, shared_store):
-    more = ("features=true", "max_feature_images=2", "image_ids=[102,103,104]")
+    more = ("features=true", "image_ids=[102,103]")
     folder, names = drawn(tiny, tmp_path, shared_store, *(f"visualisation.{setting}" for setting in more))
     features = {name for name in names if name.startswith("features/")}
     similarities = {f"features/similarity_targets_{name}.png" for name in ("1_102", "2_103")}

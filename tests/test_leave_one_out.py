@@ -210,6 +210,6 @@ def test_the_command(tmp_path, shared_store, cli):
     rows = [line.split() for line in text.split("### References\n")[1].splitlines() if line.startswith("| ")][1:]
     ranking = [(row[1], -float(row[7])) for row in rows if row[1] in ("disc", "square")]
     assert (len(ranking), ranking) == (4, sorted(ranking))
-    names = {"classes.md", "matchers.md", "references.md", "check.json", "references.png"}
+    names = {"classes.md", "matchers.md", "references.md", "references.png"}
     assert {path.name for path in (tmp_path / "check").iterdir()} == names
     assert not (tmp_path / "out").exists()

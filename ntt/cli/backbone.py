@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ntt.base.project import WEIGHTS_ROOT
-from ntt.cli.options import PATH
+from ntt.cli.options import PATH, overrides_argument
+from ntt.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -18,51 +18,41 @@ def backbone() -> None:
 
 
 @backbone.command()
-@click.argument("images", nargs=-1, type=PATH, metavar="[IMAGE]...")
+@overrides_argument
 @click.option("--repo-dir", type=PATH, required=True, metavar="FOLDER", help="Clone of Meta's repository.")
-@click.option("--model", default="dinov2_vitl14", help="As in conf/backbone.")
-@click.option("--weights", type=PATH, metavar="FILE", help="In Meta's layout. Default: the official file.")
-@click.option("--root", type=PATH, default=WEIGHTS_ROOT, metavar="FOLDER", help="Of official weights.")
-@click.option("--input-size", default=518, metavar="PX", help="Images are resized to this side.")
+@click.option("--image", "images", type=PATH, multiple=True, metavar="FILE", help="To encode; may be repeated.")
 @click.option(
     "--tolerance", type=click.FloatRange(min=0), default=1e-4, help="Largest difference of a feature allowed."
 )
-def compare(
-    images: tuple[Path, ...],
-    repo_dir: Path,
-    model: str,
-    weights: Path | None,
-    root: Path,
-    input_size: int,
-    tolerance: float,
-) -> int:
+def compare(overrides: tuple[str, ...], repo_dir: Path, images: tuple[Path, ...], tolerance: float) -> int:
     """Compare timm's DINOv2 with Meta's own code on the same weights and images.
 
     Encodes the images (default: one of random colours) with timm's network, which backbone.implementation=timm uses,
-    and with Meta's own code, backbone.implementation=official, and prints how much the features differ. The exit
-    status is 1 if they differ by more than the tolerance.
+    and with Meta's own code, backbone.implementation=official, and prints how much the features differ. KEY=VALUE are
+    settings of a run, such as backbone=dinov2_vitl14 backbone.input_size=518. The exit status is 1 if the features
+    differ by more than the tolerance.
     """
     from dataclasses import replace
 
     from torch.nn.functional import cosine_similarity
 
-    from ntt.models.backbones.dinov2 import PATCH_SIZE, Dinov2Config, variant
-    from ntt.models.backbones.vit import check_input_size
-    from ntt.models.weights import locate
+    from ntt.config.compose import compose_config
+    from ntt.models.backbones.dinov2 import Dinov2Config
     from ntt.types import Placement
 
-    variant(model)
-    check_input_size(input_size, PATCH_SIZE)
-    weights_file = str(weights or locate(model, root))
-    config = Dinov2Config(name=model, model=model, weights=weights_file, input_size=input_size)
+    settings = compose_config(overrides)
+    config, placement = settings.backbone, Placement(weights_root=Path(settings.runtime.weights_root).expanduser())
+    if not isinstance(config, Dinov2Config):
+        raise ConfigError(f"backbone={config.name} is no DINOv2 model. Name one, such as backbone=dinov2_vitl14.")
     official = replace(config, implementation="official", repo_dir=str(repo_dir))
-    images_B3HW = _read(images, input_size)
-    ours, theirs = (each.build(Placement()).encode(images_B3HW).cpu().double() for each in (config, official))
+    encoders = [each.build(placement) for each in (config, official)]
+    images_B3HW = _read(images, config.input_size)
+    ours, theirs = (encoder.encode(images_B3HW).cpu().double() for encoder in encoders)
     difference = float((ours - theirs).abs().max())
     # Written so that NaN counts as a difference.
     differs = not difference <= tolerance
     count = f"{len(images)} image(s)" if images else "one image of random colours"
-    click.echo(f"{model} at {input_size} pixels, {count}: timm's network against the code in {repo_dir}")
+    click.echo(f"{config.model} at {config.input_size} pixels, {count}: timm's network against the code in {repo_dir}")
     click.echo(f"largest difference of a feature  {difference:.2e}")
     click.echo(f"mean size of a feature           {float(theirs.abs().mean()):.2e}")
     click.echo(f"smallest cosine of two tokens    {float(cosine_similarity(ours, theirs, dim=1).min()):.8f}")
@@ -74,15 +64,10 @@ def _read(paths: tuple[Path, ...], side: int) -> "torch.Tensor":
     """Return float32 [B, 3, side, side], RGB in [0, 1]."""
     import torch
 
-    from ntt.data.images import read_image, upright_size
+    from ntt.data.images import read_image
     from ntt.ops.resize import resize_to_canvas
-    from ntt.types import ImageRecord
+    from ntt.predictor.references import image_file
 
     if not paths:
         return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    canvases = []
-    for path in paths:
-        height, width = upright_size(path)
-        record = ImageRecord(id=path.name, file_name=path.name, path=path, height=height, width=width)
-        canvases.append(resize_to_canvas(read_image(record), (side, side)))
-    return torch.stack(canvases)
+    return torch.stack([resize_to_canvas(read_image(image_file(path, path, 0)), (side, side)) for path in paths])

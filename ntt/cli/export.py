@@ -55,10 +55,7 @@ def export(tool: str, run: Path, above: float | None, output: Path | None, prefi
         check_output(path)
     for path, text in files.items():
         write_text(path, text)
-        if len(files) < 3:
-            click.echo(f"written to {path}")
-    if len(files) >= 3 or not files:
-        click.echo(f"{len(files)} files written to {output}")
+    click.echo(f"{len(files)} file(s) written to {output}")
 
 
 def _files(

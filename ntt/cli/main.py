@@ -1,6 +1,5 @@
 """The console script `ntt`."""
 
-import sys
 from collections.abc import Sequence
 
 import click
@@ -12,7 +11,7 @@ from ntt.cli.data import data
 from ntt.cli.export import export
 from ntt.cli.references import references
 from ntt.cli.report import report
-from ntt.cli.run import run, show
+from ntt.cli.run import run
 from ntt.cli.store import store
 from ntt.cli.sweep import sweep
 from ntt.cli.weights import weights
@@ -28,7 +27,7 @@ def ntt() -> None:
     """
 
 
-for command in (backbone, data, export, references, report, run, show, store, sweep, weights):
+for command in (backbone, data, export, references, report, run, store, sweep, weights):
     ntt.add_command(command)
 
 
@@ -50,7 +49,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NttError as error:
         click.echo(f"Error: {error}", err=True)
         return EXIT_USER_ERROR
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,13 +1,13 @@
 """The work of `ntt references check`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pandas as pd
 
-from ntt.base.files import write_json, write_text
+from ntt.base.files import write_text
 from ntt.config.compose import compose_config
 from ntt.data.references import reference_targets
 from ntt.reports.tables import SUFFIXES, Format, Table, render
@@ -43,9 +43,6 @@ def check_settings(overrides: Sequence[str], table_format: Format, out: Path | N
     if out is not None:
         for table, text in zip(tables, texts, strict=True):
             write_text(out / f"{table.name}{SUFFIXES[table_format]}", text)
-        by_id = {"agreement": agreement, "effects": effects}
-        texts_by_id = {name: {str(key): value for key, value in values.items()} for name, values in by_id.items()}
-        write_json(out / "check.json", {**asdict(check), **texts_by_id})
         notes = {key: f"agree {value:.2f}" for key, value in agreement.items()}
         notes |= {key: f"{notes[key]}, effect {effect:+.1f}" for key, effect in effects.items()}
         title = "References of each class, those that agree most with the others first"

@@ -19,7 +19,7 @@ def references() -> None:
 @references.command()
 @overrides_argument
 @click.option("--format", "table_format", type=FORMAT, default="markdown", help="Of the tables.")
-@click.option("--out", type=PATH, metavar="FOLDER", help="Write tables, check.json and a sheet of pictures there.")
+@click.option("--out", type=PATH, metavar="FOLDER", help="Write tables and a sheet of pictures there.")
 def check(overrides: tuple[str, ...], table_format: "Format", out: Path | None) -> None:
     """Rank the references, and search each reference image with the references on the others.
 

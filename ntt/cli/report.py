@@ -1,5 +1,6 @@
 """`ntt report`: tables, plots and a page of finished runs, and a list of missing ones."""
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,9 +50,11 @@ def report(
     ntt report outputs --html report.html
     ntt report outputs --expected                     next to the published values
     """
-    from ntt.cli.report_files import report_tables, write_files, write_page
+    from ntt.base.files import remove_stale_temporaries, write_bytes
+    from ntt.cli.report_files import report_tables, write_files
+    from ntt.reports.content import classes_table, metric_label, runs_table
     from ntt.reports.detected import read_detected, thresholds_table
-    from ntt.reports.page import make_gallery
+    from ntt.reports.page import make_gallery, render_page
     from ntt.reports.plots import make_plots
     from ntt.reports.tables import render
     from ntt.sweeps.records import read_runs
@@ -74,4 +77,16 @@ def report(
     if html is not None:
         title = f"Report: {', '.join(folder.name or str(folder) for folder in folders)}"
         gallery = make_gallery(detected, notes, images=gallery_images)
-        write_page(html, title, tables, runs, metric, plots=drawn, gallery=gallery)
+        details = [classes_table(runs, metric), runs_table(runs, metric)]
+        finished = f"{(runs.state == 'finished').sum()} of {len(runs)} runs finished"
+        made = f"made {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+        page = render_page(
+            title,
+            f"{finished}; plots show {metric_label(metric)}; {made}",
+            tables=[*tables, *(table for table in details if len(table.frame))],
+            plots=drawn,
+            gallery=gallery,
+        )
+        remove_stale_temporaries(html.parent, recursive=False)
+        write_bytes(html, page.encode(errors="replace"))  # names of folders need not be text
+        click.echo(f"page           {html}")

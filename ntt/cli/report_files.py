@@ -1,17 +1,14 @@
 """The work of `ntt report`."""
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 
-import click
 import pandas as pd
 
-from ntt.base.files import remove_stale_temporaries, write_bytes, write_text
+from ntt.base.files import remove_stale_temporaries, write_text
 from ntt.errors import ConfigError
-from ntt.reports.content import classes_table, metric_label, missing_table, results_table, runs_table
+from ntt.reports.content import classes_table, missing_table, results_table, runs_table
 from ntt.reports.expected import expected_table
-from ntt.reports.page import Gallery, render_page
 from ntt.reports.plots import Plot, save_plots
 from ntt.reports.significance import comparison_table
 from ntt.reports.summary import metric_names
@@ -52,29 +49,3 @@ def write_files(
         write_text(path, render(table, table_format))
         paths[path] = "table"
     return paths | dict.fromkeys(save_plots(plots, folder), "plot")
-
-
-def write_page(
-    path: Path,
-    title: str,
-    tables: Sequence[Table],
-    runs: pd.DataFrame,
-    metric: str,
-    *,
-    plots: Sequence[Plot],
-    gallery: Gallery,
-) -> None:
-    """Write one self-contained page."""
-    finished = (runs.state == "finished").sum()
-    now = datetime.now(timezone.utc).isoformat(sep=" ", timespec="minutes").removesuffix("+00:00")
-    details = [classes_table(runs, metric), runs_table(runs, metric)]
-    page = render_page(
-        title,
-        f"{finished} of {len(runs)} runs finished; plots show {metric_label(metric)}; made {now} UTC",
-        tables=[*tables, *(table for table in details if len(table.frame))],
-        plots=plots,
-        gallery=gallery,
-    )
-    remove_stale_temporaries(path.parent, recursive=False)
-    write_bytes(path, page.encode(errors="replace"))  # names of folders need not be text
-    click.echo(f"page           {path}")

@@ -1,14 +1,12 @@
-"""`ntt run`: one experiment from images to metrics, like `python main.py` in a clone; `ntt show`: its metrics."""
+"""`ntt run`: one experiment from images to metrics, like `python main.py` in a clone."""
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 from click.shell_completion import get_completion_class
 
-from ntt.cli.options import PATH
-from ntt.errors import ConfigError, DataError
+from ntt.errors import ConfigError
 
 _BASH = """
 # A setting is one word, blanks included, and what has to go on is not followed by a blank.
@@ -71,20 +69,3 @@ def _completion_script(root: click.Context, words: Sequence[str]) -> str:
         raise ConfigError(f"-sc {' '.join(words)}: write install=bash, install=zsh or install=fish.")
     source = completion(root.command, {}, "ntt", "_NTT_COMPLETE").source()
     return source + _BASH if shell == "bash" else source.replace(*_ZSH)
-
-
-@click.command()
-@click.argument("directory", type=PATH, metavar="RUN_DIRECTORY")
-def show(directory: Path) -> None:
-    """Print the metrics of a finished run."""
-    from ntt.run.artefacts import read_metrics
-    from ntt.run.rundir import RunDirectory
-    from ntt.run.table import metrics_table
-
-    metrics = RunDirectory(directory).metrics
-    if not metrics.is_file():
-        raise DataError(
-            f"{directory} has no metrics.json, so it is not the folder of a finished run. Give the folder that the run "
-            "named at its end, or start the run again to finish it."
-        )
-    click.echo(metrics_table(read_metrics(metrics)))

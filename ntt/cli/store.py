@@ -12,9 +12,7 @@ from ntt.cli.options import PATH
 from ntt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ntt.store.maintenance import StoredFile
+    pass
 
 _SHOWN = 10
 _DAY_S = 24 * 3600.0
@@ -36,16 +34,17 @@ def store() -> None:
 def info(root: Path) -> None:
     """Print the content of the store, its size and its age."""
     from ntt.base.files import stale_temporaries
+    from ntt.run.table import align
     from ntt.store.maintenance import stored_files
 
     entries = stored_files(root)
-    click.echo(f"{root}\n{'kind':<14}{'entries':>9}{'size':>12}{'mean':>12}   last used")
-    for kind in sorted({entry.kind for entry in entries}):
-        group = [entry for entry in entries if entry.kind == kind]
+    rows = [("kind", "entries", "size", "mean", "last used")]
+    for kind in [*sorted({entry.kind for entry in entries}), "all"]:
+        group = [entry for entry in entries if kind in (entry.kind, "all")]
         size = sum(entry.num_bytes for entry in group)
-        ages = f"{_age(group[0].used_at)} to {_age(group[-1].used_at)} ago"
-        click.echo(f"{kind:<14}{len(group):>9}{_size(size):>12}{_size(size / len(group)):>12}   {ages}")
-    click.echo(f"{'all':<14}{len(entries):>9}{_size(sum(entry.num_bytes for entry in entries)):>12}")
+        ages = f"{_age(group[0].used_at)} to {_age(group[-1].used_at)} ago" if group else ""
+        rows.append((kind, str(len(group)), _size(size), _size(size / max(1, len(group))), ages))
+    click.echo("\n".join([str(root), *align(rows)]))
     abandoned = stale_temporaries(root)
     if abandoned:
         click.echo(f"{len(abandoned)} temporary files of ended processes; `ntt store prune` removes them.")
@@ -120,7 +119,10 @@ def prune(
     if not dry_run:
         remove(abandoned)
         remove(entry.path for entry in selected)
-    _list(selected)
+    for entry in selected[:_SHOWN]:
+        click.echo(f"{entry.kind:<14}{_size(entry.num_bytes):>10}  used {_age(entry.used_at)} ago  {entry.path}")
+    if len(selected) > _SHOWN:
+        click.echo(f"... and {len(selected) - _SHOWN} more")
     size = sum(entry.num_bytes for entry in selected)
     rest = sum(entry.num_bytes for entry in entries) - size
     click.echo(f"{len(selected)} of {len(entries)} entries ({_size(size)}) {verb}; {_size(rest)} stay.")
@@ -165,14 +167,6 @@ def _size(num_bytes: float) -> str:
     from tqdm import tqdm
 
     return str(tqdm.format_sizeof(num_bytes, "B"))
-
-
-def _list(entries: "Sequence[StoredFile]") -> None:
-    for entry in entries[:_SHOWN]:
-        age = _age(entry.used_at)
-        click.echo(f"{entry.kind:<14}{_size(entry.num_bytes):>10}  used {age} ago  {entry.path}")
-    if len(entries) > _SHOWN:
-        click.echo(f"... and {len(entries) - _SHOWN} more")
 
 
 def _age(when: float) -> str:

@@ -9,7 +9,7 @@ import click
 
 from ntt.base.project import OUTPUT_ROOT
 from ntt.cli.options import FORMAT, PATH, overrides_argument
-from ntt.errors import ConfigError, NttError
+from ntt.errors import ConfigError
 
 if TYPE_CHECKING:
     from ntt.reports.tables import Format
@@ -184,23 +184,6 @@ def cancel(sweep: str, output_root: Path) -> None:
         )
     jobs = slurm.cancel(folder)
     click.echo(f"Ended {counted(len(jobs), 'job')}." if jobs else "No job of this sweep waits or runs.")
-
-
-@sweep.command("list")
-@_root_option
-def list_sweeps(output_root: Path) -> None:
-    """Print all sweeps and their progress."""
-    from ntt.sweeps.plan import all_sweeps, read_plan
-    from ntt.sweeps.status import list_text, sweep_status
-
-    rows = []
-    for folder in all_sweeps(output_root):
-        try:
-            plan = read_plan(folder)
-            rows.append((folder, plan, sweep_status(folder, plan)))
-        except NttError as error:  # of one sweep; the others are listed
-            click.echo(f"{folder.root.name}: {error}\n")
-    click.echo(list_text(rows, output_root))
 
 
 def _open(sweep: str, overrides: Sequence[str], name: str | None, output_root: Path) -> "tuple[SweepFolder, Plan]":

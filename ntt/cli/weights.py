@@ -19,8 +19,7 @@ def weights() -> None:
 
 @weights.command("list")
 @_root_option
-@click.option("--urls", is_flag=True, help="Also show the URL and the sha256 of each.")
-def list_weights(root: Path, urls: bool) -> None:
+def list_weights(root: Path) -> None:
     """Show all known checkpoints: size, licence, whether they are on disk, and the options that need them."""
     from ntt.models.weights import checkpoints
     from ntt.run.table import align
@@ -31,12 +30,7 @@ def list_weights(root: Path, urls: bool) -> None:
         state = "yes" if (root / entry.path).is_file() else "no"
         rows.append((name, f"{entry.size_mb:,}", entry.licence, state, "  ".join(options.get(name, ()))))
     width = max(len(row[-1]) for row in rows)
-    header, *lines = align([(*row[:-1], row[-1].ljust(width)) for row in rows])
-    click.echo(header)
-    for line, entry in zip(lines, checkpoints().values(), strict=True):
-        click.echo(line)
-        if urls:
-            click.echo(f"  {root / entry.path}\n  {entry.url}\n  sha256 {entry.sha256}")
+    click.echo("\n".join(align([(*row[:-1], row[-1].ljust(width)) for row in rows])))
     click.echo("\nFetch those of a run, for example: ntt weights get --for backbone=dinov2_vitl14 segmenter=sam2")
 
 

@@ -146,11 +146,8 @@ class VisualisationConfig:
     """Images on the sheets of the best and of the worst images; 0: no sheets."""
 
     features: bool = False
-    """Draw the backbone's features of each reference, and how similar each patch of a target image is to each class.
-    References and these targets are encoded again."""
-
-    max_feature_images: int = setting(4, ge=0)
-    """Target images to draw similarities of: the first of those chosen above."""
+    """Draw the backbone's features of each reference, and how similar each patch of a target image is to each class, in
+    the first four target images chosen above. References and these targets are encoded again."""
 
 
 @dataclass(frozen=True, kw_only=True)

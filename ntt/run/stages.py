@@ -225,7 +225,6 @@ def _draw(run: Pipeline) -> list[Path]:
         source=run.models.source,
         prototypes=run.result(PROTOTYPES) if settings.features else None,
         sheet_size=settings.contact_sheet_size,
-        num_feature_images=settings.max_feature_images,
         folder=run.directory.pictures,
         group=run.group,
     )

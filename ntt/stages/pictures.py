@@ -19,6 +19,9 @@ from ntt.stages.memory import ReferenceEncoder
 from ntt.stages.target_pictures import TargetRenderer, draw_extremes, picture_stem, safe_name, save_picture
 from ntt.types import Category, Detections, FloatArray, ImageRecord, Instance, Prototypes, ReferenceSet
 
+_COLUMNS = 3
+_MAX_FEATURE_IMAGES = 4
+
 
 def draw_pictures(
     *,
@@ -30,22 +33,18 @@ def draw_pictures(
     source: CandidateSource,
     prototypes: Prototypes | None,
     sheet_size: int,
-    num_feature_images: int,
     folder: Path,
     group: dist.ProcessGroup,
 ) -> list[Path]:
     """Draw references, target images, and the sheets of best and worst images.
 
-    With `prototypes`, also features of the references and similarities in the renderer's first `num_feature_images`
-    images.
-
-    Returns:
-        The pictures; in processes other than the main one, nothing.
+    With `prototypes`, also features of the references and similarities in the renderer's first four images. Returns the
+    pictures; in processes other than the main one, nothing.
     """
     pairs = [pair for pair in zip(images, detections, strict=True) if pair[0].id in renderer.image_ids]
     paths = dist.map_dealt(lambda pair: renderer.draw(*pair), pairs, group=group, label="visualisation", unit="picture")
     if prototypes is not None:
-        selected = [record for record, _ in pairs[:num_feature_images]]
+        selected = [record for record, _ in pairs[:_MAX_FEATURE_IMAGES]]
         features = folder / "features"
         paths += draw_reference_features(references=references, encoder=encoder, folder=features, group=group)
         paths += draw_similarities(images=selected, source=source, prototypes=prototypes, folder=features, group=group)
@@ -86,9 +85,6 @@ def draw_references(
     pages = draw_reference_pages(tiles, title=title or f"References: {shots}, seed {references.seed}")
     names = ["references.png"] if len(pages) == 1 else [f"references_{n + 1}.png" for n in range(len(pages))]
     return [save_picture(page, folder / name) for page, name in zip(pages, names, strict=True)]
-
-
-_COLUMNS = 3
 
 
 def draw_reference_features(

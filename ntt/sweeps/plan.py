@@ -124,7 +124,7 @@ def read_plan(folder: SweepFolder) -> Plan:
         StorageError: if it is damaged, or of another version of this program.
     """
     if not folder.plan.is_file():
-        raise ConfigError(f"There is no sweep in {folder.root}. `ntt sweep list` names all sweeps.")
+        raise ConfigError(f"There is no sweep in {folder.root}. Plan one with ntt sweep plan FILE.")
     return read_record(Plan, folder.plan, remedy="Delete it and plan the sweep again: ntt sweep plan FILE.")
 
 
@@ -153,20 +153,15 @@ def open_sweep(name: str, output_root: Path) -> SweepFolder:
     if (Path(name) / "plan.json").is_file():
         return SweepFolder(Path(name).absolute())
     sweep = read_spec(Path(name)).name if is_sweep_file(name) else name
-    folder = SweepFolder(output_root.expanduser().absolute() / "sweeps" / sweep)
+    sweeps = output_root.expanduser().absolute() / "sweeps"
+    folder = SweepFolder(sweeps / sweep)
     if not folder.plan.is_file():
-        others = ", ".join(other.root.name for other in all_sweeps(output_root)) or "none so far"
+        others = ", ".join(plan.parent.name for plan in sorted(sweeps.glob("*/plan.json"))) or "none so far"
         raise ConfigError(
             f"There is no sweep {sweep!r} below {output_root}. Sweeps there: {others}. Plan one with ntt sweep plan "
             "FILE, or name its output root with --output-root."
         )
     return folder
-
-
-def all_sweeps(output_root: Path) -> list[SweepFolder]:
-    """Return the folders of all sweeps of an output root, by name."""
-    root = output_root.expanduser().absolute() / "sweeps"
-    return [SweepFolder(path.parent) for path in sorted(root.glob("*/plan.json"))]
 
 
 def refresh(folder: SweepFolder) -> Plan:

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
 from statistics import mean
 
 from ntt.run.rundir import RunDirectory
@@ -151,18 +150,6 @@ def status_text(folder: SweepFolder, plan: Plan, status: SweepStatus, *, verbose
     estimate = "unknown" if status.left_s is None else f"about {duration(status.left_s)}"
     left = "" if is_over else f", still to do: {estimate}"
     return "\n".join([*lines, "", f"Time: {elapsed}{left}", f"Folder of the sweep: {folder.root}"])
-
-
-def list_text(sweeps: Sequence[tuple[SweepFolder, Plan, SweepStatus]], output_root: Path) -> str:
-    """Name all sweeps and their progress."""
-    if not sweeps:
-        return f"No sweep below {output_root}. Plan one: ntt sweep plan sweeps/demo_small.yaml"
-    rows: list[tuple[str, ...]] = [("sweep", "points", "done", "running", "failed or lost", "file")]
-    for folder, plan, status in sweeps:
-        counts = status.counts
-        numbers = (len(plan.points), counts["done"], counts["running"], counts["failed"] + counts["lost"])
-        rows.append((folder.root.name, *map(str, numbers), str(plan.source)))
-    return "\n".join(align(rows))
 
 
 def counted(number: int, what: str) -> str:
