@@ -9,10 +9,17 @@ from pycocotools import mask as coco_mask
 
 from ntt.ops import mask_changes as module
 from ntt.ops.mask_changes import full_size_changes, mask_changes
-from ntt.ops.masks import decode_masks, encode_masks, mask_ious, rle_areas
+from ntt.ops.masks import decode_masks, encode_masks, mask_ious
 from ntt.ops.overlaps import Segments, overlaps_with_earlier
 from ntt.ops.resize import resize_matrix
-from ntt.ops.run_lengths import run_lengths_problem, take, to_run_lengths, to_text
+from ntt.ops.run_lengths import (
+    rle_areas,
+    rle_intersections,
+    run_lengths_problem,
+    take,
+    to_run_lengths,
+    to_text,
+)
 from ntt.types import RunLengths
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -154,6 +161,20 @@ def test_equal_to_pycocotools(masks):
     groups_N = np.arange(len(masks)) % 3
     expected = np.tril(coco_mask.iou(coded, coded, [1] * len(masks)), k=-1) * (groups_N[:, None] == groups_N)
     assert np.array_equal(overlaps_with_earlier(segments, groups_N), expected)
+
+
+@cases("masks")(*[pytest.param(masks, id=name) for name, masks in drawn_masks().items()])
+def test_areas_and_intersections_from_text(masks):
+    rles, count = pycocotools(masks), len(masks)
+    flat = masks.reshape(count, -1).numpy().astype(np.int64)
+    assert rle_areas(rles).tolist() == flat.sum(axis=1).tolist()
+    pairs = np.indices((count, count)).reshape(2, -1)
+    shared = rle_intersections(rles, rles[::-1], *pairs)
+    assert np.array_equal(shared.reshape(count, count), flat @ flat[::-1].T)
+
+
+def test_damaged_text_is_read_to_its_end_only():
+    assert rle_areas([b"~~~~~~~~~", b"", b"5", b"06o"])[1:].tolist() == [0, 0, 6]
 
 
 def test_by_hand():

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from ntt.drawing.colours import ByteArray, Rgb, class_colour, text_colour
 from ntt.drawing.text import draw_label, label_size, shorten
 from ntt.ops.boxes import with_corners
-from ntt.ops.masks import decode_masks, rle_areas
+from ntt.ops.masks import decode_masks
+from ntt.ops.run_lengths import rle_areas
 from ntt.types import FloatArray, IntArray
 
 BoxXyxy = npt.NDArray[np.float64]

@@ -17,7 +17,7 @@ from ntt.data.coco import CocoDataset
 from ntt.data.masks import segmentation_rle
 from ntt.evaluation.curves import AREA_RANGES_PX, FloatArray, Protocol
 from ntt.evaluation.federated import Federation, federation_of
-from ntt.ops.masks import rle_areas
+from ntt.ops.run_lengths import rle_areas
 from ntt.types import Category, ImageId, Instance, IntArray, Json
 
 BoolArray = npt.NDArray[np.bool_]

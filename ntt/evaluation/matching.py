@@ -7,17 +7,16 @@ and g objects of one image.
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from ntt.evaluation.curves import AREA_RANGES_PX, IOU_THRESHOLDS_T, MAX_DETECTIONS, FloatArray
 from ntt.evaluation.ground_truth import BoolArray, GroundTruth
 from ntt.evaluation.table import DetectionTable, ranks
-from ntt.ops.boxes import members_of_classes
 from ntt.ops.compiled import compiled
 from ntt.ops.ragged import chunks, ranges
+from ntt.ops.run_lengths import rle_intersections
 from ntt.types import IntArray
 
-_PAIRS = 1 << 20
+_PAIRS = 1 << 16
 """Compared at once, to bound the memory."""
 
 
@@ -51,8 +50,7 @@ def match(table: DetectionTable, ground_truth: GroundTruth, kind: str) -> Matche
     `table` has the detections that the protocol counts, see `ntt.evaluation.table.counted_detections`; `kind` is "bbox"
     or, if all objects have masks, "segm".
     """
-    rank_of_row = ranks(table)
-    rows = np.lexsort((rank_of_row, table.images, table.labels))
+    rank_of_row, rows = ranks(table), table.by_class
     areas = table.box_areas if kind == "bbox" else table.mask_areas
     federation = ground_truth.federation
     counts = rank_of_row < MAX_DETECTIONS["coco"][-1] if federation is None else areas > 0
@@ -80,7 +78,7 @@ def _reaching(
 ) -> tuple[IntArray, IntArray, FloatArray]:
     """Find the pairs of a detection and an object of its image and class that reach the lowest threshold.
 
-    The IoU is computed by pycocotools' own arithmetic, so that it is equal in every digit.
+    The IoU is computed by pycocotools' arithmetic, so that it is equal in every digit.
 
     Returns:
         int64 [P], indices in `rows`; int64 [P], objects; float64 [P], IoU; by detection, then in file order.
@@ -115,17 +113,17 @@ def _box_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTruth
 def _mask_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTruth, objects_P: IntArray) -> FloatArray:
     """Return the IoU of the masks of each pair, float64 [P]; 0 if the areas alone show that it is below 0.5."""
     areas, others = table.mask_areas[rows_P], ground_truth.mask_areas[objects_P]
-    largest = np.where(ground_truth.is_crowd[objects_P], areas, np.maximum(areas, others))
-    ious_P = np.zeros(len(rows_P))
+    is_crowd = ground_truth.is_crowd[objects_P]
+    largest = np.where(is_crowd, areas, np.maximum(areas, others))
     similar_P = np.flatnonzero(np.minimum(areas, others) >= IOU_THRESHOLDS_T[0] * largest)
-    for members in members_of_classes(table.images[rows_P[similar_P]]):
-        of_image = similar_P[members]
-        rows, row_p = np.unique(rows_P[of_image], return_inverse=True)
-        objects, object_p = np.unique(objects_P[of_image], return_inverse=True)
-        masks = [table.rle(row) for row in rows.tolist()]
-        object_masks = [ground_truth.rles[index] for index in objects.tolist()]
-        ious_dg = coco_mask.iou(masks, object_masks, ground_truth.is_crowd[objects].astype(int).tolist())
-        ious_P[of_image] = ious_dg[row_p, object_p]
+    rows, row_P = np.unique(rows_P[similar_P], return_inverse=True)
+    objects, object_P = np.unique(objects_P[similar_P], return_inverse=True)
+    masks = [table.counts[row] for row in rows.tolist()]
+    object_masks = [ground_truth.rles[index]["counts"] for index in objects.tolist()]
+    intersections = rle_intersections(masks, object_masks, row_P, object_P)
+    unions = np.where(is_crowd, areas, areas + others)[similar_P] - np.where(is_crowd[similar_P], 0, intersections)
+    ious_P = np.zeros(len(rows_P))
+    ious_P[similar_P] = intersections / np.maximum(unions, 1)
     return ious_P
 
 

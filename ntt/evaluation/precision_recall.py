@@ -1,8 +1,7 @@
 """COCO's and LVIS' precision and recall from matches, equal to pycocotools' and `lvis`' own in every digit.
 
-The arithmetic is COCOeval's, operation by operation, for all area ranges and thresholds in one array operation.
-
-Suffixes as in `ntt.evaluation.curves` and `ntt.evaluation.matching`; n detections of one class.
+The arithmetic is COCOeval's, operation by operation. Suffixes as in `ntt.evaluation.curves` and
+`ntt.evaluation.matching`.
 """
 
 from functools import cache
@@ -12,57 +11,76 @@ import numpy as np
 from ntt.evaluation.curves import AREA_RANGES_PX, IOU_THRESHOLDS_T, MAX_DETECTIONS, RECALL_STEPS_R, Curves, FloatArray
 from ntt.evaluation.ground_truth import BoolArray, GroundTruth
 from ntt.evaluation.matching import Matches
-from ntt.evaluation.table import DetectionTable
+from ntt.evaluation.table import DetectionTable, narrow
+from ntt.ops.compiled import compiled
 from ntt.types import IntArray
+
+_SPACING = np.spacing(1)
 
 
 def precision_recall(matches: Matches, table: DetectionTable, ground_truth: GroundTruth) -> Curves:
     """Compute precision and recall from the matches of boxes or masks, by the protocol of the ground truth."""
-    limits = MAX_DETECTIONS[ground_truth.protocol]
+    limits, num_classes = MAX_DETECTIONS[ground_truth.protocol], len(ground_truth.categories)
     order = np.flatnonzero(matches.ranks < limits[-1])
-    order = order[np.lexsort((-table.scores[matches.rows[order]], table.labels[matches.rows[order]]))]
-    labels, ranks = table.labels[matches.rows[order]], matches.ranks[order]
-    counts_ATD = ~matches.is_ignored.take(order, axis=-1)
-    is_true_ATD = matches.is_match.take(order, axis=-1) & counts_ATD
-    sizes = (len(ground_truth.categories), len(AREA_RANGES_PX))
+    scores, labels = table.scores[matches.rows[order]], table.labels[matches.rows[order]]
+    order = order[np.lexsort((-scores, narrow(labels)))]
+    bounds = np.searchsorted(labels, np.arange(num_classes + 1))
+    counted_AK = ground_truth.num_counted
+    needed_AKR = np.stack([[_true_detections_needed(count) for count in of_range] for of_range in counted_AK.tolist()])
+    sizes = (num_classes, len(AREA_RANGES_PX))
     precision = -np.ones((len(IOU_THRESHOLDS_T), len(RECALL_STEPS_R), *sizes))
     recall = -np.ones((len(IOU_THRESHOLDS_T), *sizes, len(limits)))
-    bounds = np.searchsorted(labels, np.arange(len(ground_truth.categories) + 1))
-    for label, counted_A in enumerate(ground_truth.num_counted.T):
-        ranges = np.flatnonzero(counted_A)
-        if not len(ranges):
-            continue
-        members = slice(bounds[label], bounds[label + 1])
-        counts_ATn, is_true_ATn = counts_ATD[ranges, :, members], is_true_ATD[ranges, :, members]
-        needed_AR = np.stack([_true_detections_needed(count) for count in counted_A[ranges].tolist()])
-        precision[:, :, label, ranges] = _precision(is_true_ATn, counts_ATn, needed_AR).transpose(1, 2, 0)
-        for index, limit in enumerate(limits):
-            found_AT = np.count_nonzero(is_true_ATn & (ranks[members] < limit), axis=-1)
-            recall[:, label, ranges, index] = (found_AT / counted_A[ranges, None]).T
+    ranks, limits_M = matches.ranks, np.array(limits)
+    _follow(
+        order, bounds, ranks, matches.is_match, matches.is_ignored, counted_AK, needed_AKR, limits_M, precision, recall
+    )
     return Curves(precision=precision, recall=recall, protocol=ground_truth.protocol)
 
 
 @cache
 def _true_detections_needed(num_objects: int) -> IntArray:
-    """Return how many true detections reach each recall step: int64 [R]."""
-    return np.searchsorted(np.arange(num_objects + 1) / num_objects, RECALL_STEPS_R)
+    """Return how many true detections reach each recall step: int64 [R], at least 1."""
+    return np.searchsorted(np.arange(num_objects + 1) / max(num_objects, 1), RECALL_STEPS_R).clip(min=1)
 
 
-def _precision(is_true_ATn: BoolArray, counts_ATn: BoolArray, needed_AR: IntArray) -> FloatArray:
-    """Follow one class's detections by descending score: precision at the recall steps, float64 [A, T, R]."""
-    num_ranges, num_thresholds, count = is_true_ATn.shape
-    if not count:
-        return np.zeros((num_ranges, num_thresholds, len(RECALL_STEPS_R)))
-    # Precision rises only at true detections, so the largest one after any detection is at one of them.
-    rows, columns = np.nonzero(is_true_ATn.reshape(-1, count))
-    num_true = np.count_nonzero(is_true_ATn, axis=-1)
-    number = np.arange(len(rows)) - np.repeat(np.cumsum(num_true) - num_true.ravel(), num_true.ravel())
-    num_counted = np.cumsum(counts_ATn, axis=-1, dtype=np.int32).reshape(-1, count)[rows, columns]
-    true_positives = (number + 1).astype(np.float64)
-    false_positives = num_counted - true_positives
-    precision = np.zeros((num_true.size, num_true.max() + 1))
-    precision[rows, number] = true_positives / (false_positives + true_positives + np.spacing(1))
-    precision = np.maximum.accumulate(precision[:, ::-1], axis=-1)[:, ::-1].reshape(num_ranges, num_thresholds, -1)
-    # The k-th true detection reaches the recall step; beyond the last one, precision is 0.
-    index_A1R = np.clip(needed_AR - 1, 0, num_true.max())[:, None]
-    return np.take_along_axis(precision, np.repeat(index_A1R, num_thresholds, axis=1), axis=-1)
+@compiled
+def _follow(
+    order: IntArray,
+    bounds: IntArray,
+    ranks_D: IntArray,
+    is_match_ATD: BoolArray,
+    is_ignored_ATD: BoolArray,
+    counted_AK: IntArray,
+    needed_AKR: IntArray,
+    limits_M: IntArray,
+    precision_TRKA: FloatArray,
+    recall_TKAM: FloatArray,
+) -> None:
+    """Follow each class's detections by descending score and set precision and recall of classes with objects.
+
+    `order[bounds[k] : bounds[k + 1]]` are the detections of class k.
+    """
+    num_ranges, num_thresholds, _ = is_match_ATD.shape
+    precision = np.zeros(len(order) + 1)
+    for label in range(counted_AK.shape[1]):
+        for area in range(num_ranges):
+            if counted_AK[area, label] == 0:
+                continue
+            for step in range(num_thresholds):
+                is_match_D, is_ignored_D = is_match_ATD[area, step], is_ignored_ATD[area, step]
+                recall_M = recall_TKAM[step, label, area]
+                recall_M[:] = 0
+                num_true = num_counted = 0
+                for detection in order[bounds[label] : bounds[label + 1]]:
+                    num_counted += not is_ignored_D[detection]
+                    if is_match_D[detection] and not is_ignored_D[detection]:
+                        precision[num_true] = (num_true + 1) / (num_counted + _SPACING)
+                        num_true += 1
+                        for index, limit in enumerate(limits_M):
+                            recall_M[index] += ranks_D[detection] < limit
+                recall_M /= counted_AK[area, label]
+                # The largest precision at this number of true detections or more.
+                for number in range(num_true - 2, -1, -1):
+                    precision[number] = max(precision[number], precision[number + 1])
+                for index, needed in enumerate(needed_AKR[area, label]):
+                    precision_TRKA[step, index, label, area] = precision[needed - 1] if needed <= num_true else 0.0

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ntt.evaluation.curves import MAX_DETECTIONS, FloatArray
 from ntt.evaluation.ground_truth import GroundTruth
-from ntt.ops.masks import rle_areas
+from ntt.ops.run_lengths import rle_areas
 from ntt.types import Category, Detections, IntArray, Json
 
 
@@ -52,6 +54,11 @@ class DetectionTable:
         )
 
     @cached_property
+    def by_class(self) -> IntArray:
+        """Rows by class, image and descending score, of equal scores as listed: int64 [D]."""
+        return np.lexsort((-self.scores, narrow(self.images), narrow(self.labels)))
+
+    @cached_property
     def box_areas(self) -> FloatArray:
         """Width times height: float64 [D], pixels."""
         return np.asarray(self.boxes_xywh[:, 2] * self.boxes_xywh[:, 3])
@@ -80,10 +87,15 @@ def tabulate(
     )
 
 
+def narrow(numbers: IntArray) -> npt.NDArray[Any]:
+    """Return numbers from 0 in the smallest type: NumPy sorts 16 bits several times faster than 64."""
+    return numbers.astype(np.min_scalar_type(numbers.max(initial=0)))
+
+
 def ranks(table: DetectionTable, *, by_class: bool = True) -> IntArray:
     """Number the detections of each image, or each image and class, by descending score; ties keep their order."""
     labels = table.labels if by_class else np.zeros_like(table.labels)
-    order = np.lexsort((-table.scores, labels, table.images))
+    order = table.by_class if by_class else np.lexsort((-table.scores, narrow(table.images)))
     images, labels = table.images[order], labels[order]
     starts = np.flatnonzero(np.r_[True, (images[1:] != images[:-1]) | (labels[1:] != labels[:-1])][: len(order)])
     numbers = np.empty(len(order), dtype=np.int64)

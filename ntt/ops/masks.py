@@ -1,4 +1,4 @@
-"""Full-size masks as COCO run-length encodings, and sums over them that need no decoding.
+"""Full-size masks as COCO run-length encodings.
 
 Suffixes: N masks, h and w the segmenter's grid, H and W the image.
 """
@@ -20,24 +20,12 @@ def encode_masks(foreground_NHW: torch.Tensor) -> tuple[bytes, ...]:
     return to_text(to_run_lengths(mask_changes(foreground_NHW)))
 
 
-# pycocotools' `area` keeps the number of masks in an 8-bit integer, and NumPy 2 refuses more.
-_AREA_LIMIT = 255
-
-
 def decode_masks(rles: Sequence[bytes], height: int, width: int) -> npt.NDArray[np.bool_]:
     """Decode COCO compressed RLEs to bool [N, H, W]."""
     if not rles:
         return np.zeros((0, height, width), dtype=np.bool_)
     decoded = coco_mask.decode(_as_coco(rles, height, width))
     return cast("npt.NDArray[np.bool_]", decoded.transpose(2, 0, 1).astype(np.bool_))
-
-
-def rle_areas(rles: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """Count the foreground pixels of masks of any sizes: int64 [N]."""
-    parts = [
-        coco_mask.area(_as_coco(rles[start : start + _AREA_LIMIT], 0, 0)) for start in range(0, len(rles), _AREA_LIMIT)
-    ]
-    return np.concatenate([np.zeros(0), *parts]).astype(np.int64)
 
 
 def mask_ious(rles: Sequence[bytes], others: Sequence[bytes], height: int, width: int) -> npt.NDArray[np.float64]:

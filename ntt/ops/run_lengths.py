@@ -1,5 +1,6 @@
 """Full-size masks as run lengths: the numbers in the store, and COCO's text form. Suffixes: N masks, R rows."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,8 @@ from ntt.ops.ragged import ranges
 from ntt.types import IntArray, RunLengths
 
 _LONGEST = np.iinfo(np.uint16).max
+_READ_AT_ONCE = 4096
+"""Masks read from their text at once, to bound the memory."""
 
 
 def to_run_lengths(changes: Changes) -> RunLengths:
@@ -117,3 +120,87 @@ def _text(lengths: npt.NDArray[np.uint16], rows_N: IntArray) -> tuple[npt.NDArra
                 size += 1
         ends[mask] = size
     return characters[:size], ends
+
+
+def rle_areas(rles: Sequence[bytes]) -> IntArray:
+    """Count the foreground pixels of masks of any sizes: int64 [N]."""
+    parts = [
+        _areas(*_lengths(*_joined(rles[start : start + _READ_AT_ONCE]))) for start in range(0, len(rles), _READ_AT_ONCE)
+    ]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+
+
+def rle_intersections(
+    rles: Sequence[bytes], others: Sequence[bytes], masks_P: IntArray, others_P: IntArray
+) -> IntArray:
+    """Count the pixels that the masks of each pair, given by their indices, have in common: int64 [P]."""
+    return _intersections(*_lengths(*_joined(rles)), *_lengths(*_joined(others)), masks_P, others_P)
+
+
+def _joined(rles: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], IntArray]:
+    """Return the characters of all masks and the bounds of each, int64 [N + 1]."""
+    bounds = np.cumsum([0, *map(len, rles)], dtype=np.int64)
+    return np.frombuffer(b"".join(rles), dtype=np.uint8), bounds
+
+
+@compiled
+def _lengths(characters: npt.NDArray[np.uint8], bounds: IntArray) -> tuple[npt.NDArray[np.uint32], IntArray]:
+    """Read the text of masks: the lengths of runs of all, from background on, and the bounds of each mask's."""
+    lengths, length_bounds = np.empty(len(characters), np.uint32), np.zeros_like(bounds)
+    size = index = 0
+    for mask in range(1, len(bounds)):
+        while index < bounds[mask]:
+            length, shift, goes_on = np.int64(0), np.int64(0), True
+            while goes_on and index < bounds[mask]:
+                digit = np.int64(characters[index]) - 48
+                length |= (digit & 31) << shift
+                shift += 5
+                goes_on = (digit & 32) != 0
+                if not goes_on and digit & 16:
+                    length |= np.int64(-1) << shift
+                index += 1
+            if size - length_bounds[mask - 1] > 2:
+                length += lengths[size - 2]
+            lengths[size] = length
+            size += 1
+        length_bounds[mask] = size
+    return lengths[:size], length_bounds
+
+
+@compiled
+def _areas(lengths: npt.NDArray[np.uint32], bounds: IntArray) -> IntArray:
+    """Return what `rle_areas` does."""
+    areas_N = np.zeros(len(bounds) - 1, np.int64)
+    for mask in range(len(areas_N)):
+        for index in range(bounds[mask] + 1, bounds[mask + 1], 2):
+            areas_N[mask] += lengths[index]
+    return areas_N
+
+
+@compiled
+def _intersections(
+    lengths: npt.NDArray[np.uint32],
+    bounds: IntArray,
+    other_lengths: npt.NDArray[np.uint32],
+    other_bounds: IntArray,
+    masks_P: IntArray,
+    others_P: IntArray,
+) -> IntArray:
+    """Return what `rle_intersections` does."""
+    shared_P = np.zeros(len(masks_P), np.int64)
+    for pair in range(len(masks_P)):
+        run, last = bounds[masks_P[pair]], bounds[masks_P[pair] + 1] - 1
+        other_run, other_last = other_bounds[others_P[pair]], other_bounds[others_P[pair] + 1] - 1
+        start = end = other_start = other_end = np.int64(0)
+        # The run of foreground that ends first makes way for the next one of its mask.
+        while run < last if end <= other_end else other_run < other_last:
+            if end <= other_end:
+                start = end + lengths[run]
+                end = start + lengths[run + 1]
+                run += 2
+            else:
+                other_start = other_end + other_lengths[other_run]
+                other_end = other_start + other_lengths[other_run + 1]
+                other_run += 2
+            shared_P[pair] += max(min(end, other_end) - max(start, other_start), 0)
+    return shared_P
