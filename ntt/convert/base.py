@@ -51,7 +51,6 @@ class LabelledObject:
     """One object of a foreign annotation file, its box in image pixels.
 
     Attributes:
-        name: of its class.
         segmentation: polygons or RLE as in COCO; None if there is only a box.
         extras: further keys of the annotation, such as `iscrowd`.
     """
@@ -133,12 +132,9 @@ class CocoBuilder:
             self.note("file(s) passed over, which are neither readable images nor files that belong to one", *files)
 
     def add_image(self, path: Path, size_hw: tuple[int, int] | None = None, *, stated_by: Path | None = None) -> Json:
-        """Add an image below the image folder and return its entry.
+        """Add an image below the image folder; return its entry. A DataError if it is unreadable or of another size.
 
         Its size (height, width), stored or upright, is read from the image unless the file `stated_by` states it.
-
-        Raises:
-            DataError: if the image cannot be read or has another size.
         """
         if size_hw is None:
             size_hw = upright_size(path)
@@ -235,8 +231,7 @@ def read_list(list_file: Path) -> list[str]:
 def find_listed(names: Iterable[str], names_of: Mapping[T, Sequence[str]], where: str) -> list[T]:
     """Return what a list names, each once: `names_of` has the names of each, of which the first that fits counts.
 
-    Raises:
-        DataError: for every name that nothing has, or several have; `where` says in a message where it was looked for.
+    A DataError for every name that nothing has, or several have; `where` says in it where that was looked for.
     """
     tables: list[defaultdict[str, list[T]]] = [defaultdict(list) for _ in next(iter(names_of.values()), ())]
     for each, own_names in names_of.items():

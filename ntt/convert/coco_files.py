@@ -65,10 +65,8 @@ def subset(
 def split(document: Json, parts: Mapping[str, float], *, seed: int = 0) -> dict[str, Json]:
     """Distribute the images of a file (from `read_whole`) over several files.
 
-    `parts` gives the share of the images by name. The draw depends on (seed, image id) only.
-
-    Raises:
-        ConfigError: if the shares do not add up to 1, or a part would be empty.
+    `parts` gives the share of the images by name. The draw depends on (seed, image id) only. A ConfigError if the
+    shares do not add up to 1, or a part would be empty.
     """
     if not all(share > 0 for share in parts.values()) or not abs(sum(parts.values()) - 1) <= _SUM_TOLERANCE:  # or nan
         raise ConfigError(f"The shares {list(parts.values())} must be above 0 and add up to 1.")
@@ -91,10 +89,7 @@ def merge(inputs: Sequence[tuple[Path, Path]]) -> Converted:
 
     Classes of the same name are one class, images of the same path one image. Ids are kept if those of all files
     differ, else renumbered; an object that occurs in several files is written once. File names are relative to the
-    common parent of all image folders.
-
-    Raises:
-        DataError: if a file cannot be used, or the files disagree.
+    common parent of all image folders. A DataError if a file cannot be used, or the files disagree.
     """
     # Normalised as text, so that an image of two files has one path.
     folders = [Path(os.path.normpath(images.absolute())) for _, images in inputs]

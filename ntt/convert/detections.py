@@ -25,16 +25,10 @@ TOLERANCE_PX = 0.7
 def read_detections(
     images_file: Path, predictions_file: Path, *, above: float, above_of_class: Mapping[str, float]
 ) -> Json:
-    """Read a run's `images.json` and the detections of `predictions.json` with at least a score.
+    """Read a run's detections as a COCO file of the detected classes, whose annotations carry their `score`.
 
-    `above_of_class` has the score of some classes by name, `above` is that of the others.
-
-    Returns:
-        An annotation file in COCO format with the detected classes, whose annotations carry their `score`.
-
-    Raises:
-        StorageError: if a file is missing or damaged.
-        DataError: if their content is not what a run writes.
+    Those are read that have at least a score: `above_of_class` by class name, `above` for other classes. A StorageError
+    if a file is missing or damaged, a DataError if its content is not what a run writes.
     """
     document, rows = read_json(images_file), read_json(predictions_file)
     try:
@@ -113,10 +107,8 @@ def to_labelme(document: Json, output: Path, *, photos: Path | None) -> Mapping[
     """Return a LabelMe file for each image with detections, by its path: the image's in `output`, ending in .json.
 
     Several parts of an object are joined by a group. LabelMe opens a file only together with its image, whose path from
-    the file is in it: `photos` is the folder of the images, or None if they will be next to their files.
-
-    Raises:
-        DataError: if two images would have the same file.
+    the file is in it: `photos` is the folder of the images, or None if they will be next to their files. A DataError if
+    two images would have the same file.
     """
     files: dict[Path, Json] = {}
     for image, objects in _objects_of_images(document):

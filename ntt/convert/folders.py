@@ -85,10 +85,8 @@ class Folder:
         """Return the image that an annotation file describes, and whether the file names another image.
 
         The image with the annotation file's own stem in the corresponding subfolder comes first. Only if there is none,
-        or several, does the stated name count; of a path that leaves the folder, only the last part.
-
-        Raises:
-            DataError: if there is no such image.
+        or several, does the stated name count; of a path that leaves the folder, only the last part. A DataError if
+        there is no such image.
         """
         subfolder = annotation_file.parent.relative_to(annotation_root)
         stem = annotation_file.stem.lower()

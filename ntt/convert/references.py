@@ -1,12 +1,10 @@
 """References files to keep and share: from sampled instances, and from the reference implementation's pickled lists.
 
-Annotations, images and classes are copied unchanged, ids included, from the file they were drawn from, and annotations
-get a `shot_index`, so that a run with shots.sampler=shot_index on the new file uses the very same references. An
-instance drawn twice for a class, as the published sampler does if there are too few, is written again under another id,
-with `repeat_of`.
-
-A pickled list is an ordered dictionary, category id -> list of {"img_id": image id, "ann_ids": [annotation id]}, with
-one entry per reference and the ids of the annotation file it was drawn from.
+Entries are copied unchanged, ids included, and annotations get a `shot_index`, so that a run with
+shots.sampler=shot_index on the new file uses the very same references. An instance drawn twice for a class, as the
+published sampler does if there are too few, is written again under another id, with `repeat_of`. A pickled list is an
+ordered dictionary, category id -> list of {"img_id": image id, "ann_ids": [annotation id]}, with one entry per
+reference.
 """
 
 import io
@@ -63,8 +61,7 @@ def references_document(references: ReferenceSet, dataset: CocoDataset) -> Conve
 def convert_reference_pickle(*, pickle_file: Path, dataset: CocoDataset) -> Converted:
     """Turn a pickled list of references drawn from `dataset` into a references file.
 
-    Raises:
-        DataError: if the pickle is refused, not such a list, or does not fit the annotation file.
+    A DataError if the pickle is refused, not such a list, or does not fit the annotation file.
     """
     lists, notes = _read_lists(load_plain(pickle_file), pickle_file)
     by_key = {key: category for category in dataset.categories for key in (category.id, category.name)}

@@ -1,11 +1,9 @@
 """Pascal VOC XML files, one per image, to COCO.
 
-Boxes: VOC counts pixels from 1 and includes the last one, so xmin..xmax covers xmax - xmin + 1 pixels and begins at
-xmin - 1. Some tools write the same XML with corners counted from 0, the far one exclusive: see `zero_based`.
-
-Difficult objects: VOC's evaluation does not require them to be found, and counts no detections of them as wrong,
-however many. In COCO's evaluation only `iscrowd` has this effect (it overwrites `ignore`), so they become crowd
-regions, and therefore are not references. `difficult` and `truncated` are kept as additional keys.
+VOC counts pixels from 1 and includes the last one: xmin..xmax covers xmax - xmin + 1 pixels and begins at xmin - 1.
+VOC's evaluation neither requires difficult objects nor counts detections of them as wrong; in COCO's, only `iscrowd`
+has this effect, so they become crowd regions, and are no references. `difficult` and `truncated` are kept as additional
+keys.
 """
 
 import math
@@ -38,13 +36,9 @@ def convert_voc(
 ) -> Converted:
     """Read a folder of VOC XML files, and the folder of their images.
 
-    Args:
-        annotations: folder of the XML files.
-        images: folder of the images.
-        names: names of the XML files to read, without suffix, in this order; None: all.
-        categories: classes to keep, with their ids; None: all, numbered in order of name.
-        difficult: whether difficult objects become crowd regions, are kept as ordinary objects, or are dropped.
-        zero_based: corners are counted from 0, the far one exclusive.
+    `names` are the XML files to read, without suffix, in this order; `categories` the classes to keep, with their ids;
+    None: all, classes numbered in order of name. Difficult objects become crowd regions, are kept as ordinary objects,
+    or are dropped. With `zero_based`, corners are counted from 0, the far one exclusive.
     """
     listing = Folder(annotations)
     files = listing.with_suffix(".xml")

@@ -138,10 +138,8 @@ def read_coco(
     `info`, `licenses` and the annotations' `id`, `iscrowd` and `area` may be absent. A missing box is taken from the
     mask, a missing image size from the image file. Annotations whose box has no area or lies outside the image, or
     whose mask is empty, are left out with a warning; boxes that extend beyond the image are clipped. File names start
-    from `image_dir`, whose images are opened only for missing sizes. Target images need no `annotations`.
-
-    Raises:
-        DataError: naming every problem of the file at once, among them boxes that contradict the masks as a rule.
+    from `image_dir`, whose images are opened only for missing sizes. Target images need no `annotations`. A DataError
+    names every problem of the file, among them boxes that contradict the masks as a rule.
     """
     content = read_bytes(annotation_file)
     document = parse_document(content, annotation_file)

@@ -28,12 +28,10 @@ class Findings:
     """Problems of a file, and remarks about it. `dropped` and what follows ends up in `ntt.data.coco.CocoDataset`.
 
     Attributes:
-        problems: what makes the file unusable, one sentence each.
+        problems, warnings: what makes the file unusable, and what is strange and accepted, one sentence each.
         notes: what was corrected or left out -> ids of the annotations concerned.
-        warnings: what is strange and accepted, one sentence each.
-        broken_images: ids of images that are reported already; what refers to them is not reported again. None stands
-            for an unusable id.
-        broken_categories: the same for categories.
+        broken_images, broken_categories: ids, None for an unusable one, of those that are reported already; what refers
+            to them is not reported again.
         boxes: of every annotation its id, its box as written, the box around its mask if it has one, and its image.
     """
 

@@ -25,8 +25,7 @@ _KEYS = frozenset(
 def read_document(annotation_file: Path) -> dict[str, Any]:
     """Read an annotation file, a JSON object. Its entries are not checked; their ids are made comparable.
 
-    Raises:
-        DataError: if it cannot be read, is not a JSON object, or gives a key two values.
+    A DataError if it cannot be read, is not a JSON object, or gives a key two values.
     """
     return parse_document(read_bytes(annotation_file), annotation_file)
 

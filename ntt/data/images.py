@@ -1,9 +1,8 @@
-"""Opening images, deciding which way up they are, and checking them before long work.
+"""Opening images, deciding which way up they are (docs/data.md), and checking them before long work.
 
-An image with an EXIF orientation is turned upright, because that is what annotation tools show, unless the annotation
-file gives the stored size and the upright size differs. If the size does not decide, `dataset.orientation` does;
-without it, such images are turned upright, with a warning. TIFF files are always upright. Of animations and multi-page
-files the first picture is read.
+An image with an EXIF orientation is turned upright unless the annotation file gives the stored size and the upright
+size differs. If the size does not decide, `dataset.orientation` does. TIFF files are always upright. Of animations and
+multi-page files the first picture is read.
 """
 
 import logging
@@ -57,8 +56,7 @@ _SIZE_REMEDY = f"Images of up to {MAX_PIXELS} pixels are read: scale it down, wi
 def read_image(record: ImageRecord) -> npt.NDArray[np.uint8]:
     """Read an image: uint8 [height, width, 3], RGB, of the record's size.
 
-    Raises:
-        DataError: if the file is missing, damaged, larger than `MAX_PIXELS`, or not of the record's size.
+    A DataError if the file is missing, damaged, larger than `MAX_PIXELS`, or not of that size.
     """
     with opened_image(record.path) as image:
         mode = deep_mode(image)
@@ -146,11 +144,9 @@ def check_images(records: Sequence[ImageRecord], *, full: bool = False) -> None:
     """Check before long work that all images can be read.
 
     The end of every file is checked, so that an interrupted copy is found; files without a known end mark are decoded.
-    Damage in the middle of a file is found with `full` only, which decodes every image.
-
-    Raises:
-        DataError: listing every image that is missing, unreadable, truncated, too large, or not of the size the
-            annotation file says. Oddities that are accepted are logged.
+    Damage in the middle is found with `full` only, which decodes every image. A DataError lists every image that is
+    missing, unreadable, truncated, too large, or not of the size the annotation file says. Oddities that are accepted
+    are logged.
     """
     missing = [record for record in records if not record.path.exists()]
     problems = missing_problems(missing, len(records)) if missing else []
@@ -170,10 +166,7 @@ def check_images(records: Sequence[ImageRecord], *, full: bool = False) -> None:
 def image_digest(record: ImageRecord) -> str:
     """Return what decides an image's pixels: the SHA-256 of its file, and how it is read if that is set.
 
-    A file is read once per process unless it changes.
-
-    Raises:
-        DataError: if the file cannot be read.
+    A file is read once per process unless it changes. A DataError if it cannot be read.
     """
     try:
         digest = sha256_of(record.path)

@@ -21,10 +21,7 @@ BoolArray = npt.NDArray[np.bool_]
 def instance_mask(instance: Instance, height: int, width: int) -> BoolArray:
     """Draw an annotated object: bool [height, width], all false for a polygon too thin to cover a pixel.
 
-    Without a segmentation, its box serves as its mask.
-
-    Raises:
-        DataError: if the segmentation is an RLE of another size.
+    Without a segmentation, its box serves as its mask. A DataError if it is an RLE of another size.
     """
     counts = instance_rle(instance, height, width)
     return np.asarray(mask_api.decode({"size": [height, width], "counts": counts}), dtype=np.bool_)
@@ -42,10 +39,7 @@ def segmentation_rle(segmentation: list[list[float]] | Mapping[str, Any], height
     """Turn a segmentation into the counts of a compressed RLE.
 
     It may be polygons [[x0, y0, x1, y1, ...], ...] in pixels, whose union is the mask, or an RLE {"size": [height,
-    width], "counts": str, bytes or list of int}.
-
-    Raises:
-        DataError: if there is no polygon, or the RLE's size is not the image's.
+    width], "counts": str, bytes or list of int}. A DataError without any polygon, or if the RLE has another size.
     """
     if not isinstance(segmentation, Mapping):
         if not segmentation:
@@ -93,14 +87,11 @@ def _covered(start: float, length: float, limit: int) -> slice:
 
 
 def unpack_runs(counts: str) -> list[int]:
-    """Read the run lengths from a compressed RLE's text.
+    """Read the run lengths from a compressed RLE's text; a ValueError if it is not such a code.
 
     Each number is written in groups of five bits, lowest first, with a sixth bit if another group follows; every group
     plus 48 is one character. From the fourth run on, the text has the difference to the run two before. pycocotools
     does not check its input, so text from files is checked here first.
-
-    Raises:
-        ValueError: if the text is not such a code.
     """
     runs: list[int] = []
     value = shift = 0
@@ -124,8 +115,7 @@ def unpack_runs(counts: str) -> list[int]:
 def checked_runs(counts: Any, height: int, width: int) -> list[int]:
     """Check the counts of an RLE from a file, text or a list, and return its run lengths, background first.
 
-    Raises:
-        ValueError: with what is wrong, such as a sum other than `height * width`.
+    A ValueError says what is wrong, such as a sum other than `height * width`.
     """
     if isinstance(counts, str):
         runs = unpack_runs(counts)
@@ -150,11 +140,9 @@ _AHEAD_LEFT = ((-1, 0), (0, 0), (0, -1), (-1, -1))
 def mask_to_polygons(mask_HW: BoolArray) -> list[list[float]]:
     """Trace the outline of each part of a mask, bool [H, W], along the edges of the pixels.
 
-    COCO polygons cannot have holes, so these are filled; otherwise drawing the polygons gives the mask again.
-
-    Returns:
-        [[x0, y0, x1, y1, ...], ...] in pixels, pixel (row i, column j) covering [j, j+1] x [i, i+1]: one polygon for
-        each part of side-connected pixels. Empty for an empty mask.
+    COCO polygons [[x0, y0, x1, y1, ...], ...] in pixels, one for each part of side-connected pixels; pixel (row i,
+    column j) covers [j, j+1] x [i, i+1]. They cannot have holes, so these are filled; otherwise drawing the polygons
+    gives the mask again.
     """
     from scipy import ndimage
 

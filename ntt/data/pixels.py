@@ -1,10 +1,9 @@
 """How pixels become 8-bit RGB; docs/data.md states the rule for images of more than 8 bits.
 
-- Grey, 1-bit and palette images are expanded; CMYK and other colour spaces are converted by Pillow without profiles.
-- Transparent images are composited over white, as image viewers and annotation tools on a white page show it.
-- Images of more than 8 bits are scaled so that the white level becomes 255; brighter values become 255, negative ones
-  and NaN 0. Values beyond 16 bits are scaled by the brightest pixels themselves. Floating-point images have the range 1
-  or 255 if that fits them and they would not come out black.
+Grey, 1-bit, palette and CMYK images are converted by Pillow without profiles, transparent ones are composited over
+white. Deep images are scaled so that the white level becomes 255; brighter values become 255, negative ones and NaN 0.
+Values beyond 16 bits are scaled by the brightest pixels; floating-point images have the range 1 or 255 if that fits
+them and they would not come out black.
 """
 
 import logging

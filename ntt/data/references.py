@@ -63,9 +63,8 @@ def reference_targets(
 ) -> CocoDataset:
     """Return the images of references as targets of a search with the other images' references.
 
-    Returns:
-        All annotations of searched classes on these images, except those of classes whose references are all on the
-        same image: without it, nothing is left to find them with.
+    Their objects are the annotations of searched classes, except of classes whose references are all on the same image:
+    without it, nothing is left to find them with.
     """
     images_of = {
         category.id: {instance.image_id for instance in members}

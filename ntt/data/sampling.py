@@ -1,9 +1,8 @@
 """Samplers: which annotated instances serve as references (docs/method.md).
 
-All of them are pure functions of the data set, the categories, the number of shots and the seed. Crowd regions and
-instances marked impossible are never drawn. A DataError lists all categories without usable instances. With too few
-valid ones (`sample_reference` counts one per image), strict sampling raises one, too, and lenient sampling gives one
-warning of all such categories.
+They are pure functions of data set, categories, number of shots and seed. Crowd regions and instances marked impossible
+are never drawn. A DataError lists the categories without usable instances; with too few valid ones (`sample_reference`
+counts one per image), strict sampling raises one, too, and lenient sampling warns once.
 """
 
 import hashlib
@@ -74,10 +73,8 @@ def sample_reference(
     One random stream serves all categories in the order in which they first occur in the file, so a draw depends on
     which categories are drawn. Per category the annotations of the file, crowd regions included, are shuffled; valid
     ones of images not used yet are taken until there are k. Lenient: if none is valid, the first k usable ones are
-    taken; then those taken are repeated from the start until there are k, so an instance may occur several times.
-
-    One deviation: if a category has no valid instance, the published code may fall back on a crowd region or a box
-    without area; these are skipped here.
+    taken (the published code may take crowd regions or boxes without area); then those taken are repeated from the
+    start until there are k.
     """
     usable = {instance.id for pool in _usable_pools(dataset, categories) for instance in pool}
     stream = random.Random(seed)

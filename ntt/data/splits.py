@@ -26,15 +26,9 @@ def resolve_split(
 ) -> tuple[Category, ...]:
     """Look up the categories of an experiment among those of a data set; return them sorted by id.
 
-    Args:
-        available: the categories of the data set.
-        name: of the split, for messages.
-        classes: class names; None: not chosen by name.
-        frequency: "r", "c" or "f" for LVIS' rare, common or frequent classes; None: not chosen by frequency.
-        frequencies: category id -> frequency, if the data set's file states it.
-
-    Raises:
-        ConfigError: for classes the data set does not have.
+    They are chosen by class names or by `frequency`, "r", "c" or "f" for LVIS' rare, common or frequent classes;
+    without both, all. `frequencies` has that of each category id, if the data set's file states it; `name` is the
+    split's, for messages. A ConfigError for classes the data set does not have.
     """
     categories = list(available)
     if classes is not None:

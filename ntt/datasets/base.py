@@ -79,8 +79,7 @@ class DatasetConfig:
     def locate(self, cache_root: Path) -> DatasetFiles:
         """Return where the files are, after writing annotation files, where needed, below `cache_root`.
 
-        Raises:
-            DataError: if the data set is not where the settings say.
+        A DataError if the data set is not where the settings say.
         """
         raise NotImplementedError
 

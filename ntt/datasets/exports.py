@@ -48,10 +48,7 @@ def find_annotation_file(root: Path) -> Path | None:
 def find_image_folder(root: Path, annotation_file: Path) -> Path | None:
     """Return the folder, `root` or one below it, that the file names in an annotation file are relative to.
 
-    `images` and the file's own folder are tried first.
-
-    Raises:
-        DataError: if several other folders fit.
+    `images` and the file's own folder are tried first. A DataError if several other folders fit.
     """
     names = _first_names(annotation_file)
     if not names:

@@ -21,12 +21,8 @@ def match_objects(ground_truth: DrawnInstances, detections: Detections) -> tuple
 
     By descending score, each detection takes the object of its class that it overlaps most among those still free. IoU
     is that of the masks where both have one, else of the boxes. A detection without an object is not wrong if at least
-    half of it lies in a crowd region of its class; crowd regions are never objects.
-
-    A match depends only on detections with higher scores, so the result also holds above any threshold.
-
-    Returns:
-        For each detection the object's index, or WRONG or IN_CROWD, int64 [N]; and the IoU, float64 [N], 0 without one.
+    half of it lies in a crowd region of its class. Returns each detection's object, or WRONG or IN_CROWD, int64 [N],
+    and the IoU, float64 [N], 0 without one; since scores descend, both also hold above any threshold.
     """
     count = len(detections.labels)
     objects, overlaps = np.full(count, WRONG), np.zeros(count)
@@ -49,14 +45,11 @@ def match_objects(ground_truth: DrawnInstances, detections: Detections) -> tuple
 def image_quality(
     ground_truth: DrawnInstances | None, detections: Detections, *, thresholds_C: FloatArray
 ) -> float | None:
-    """Compute the panoptic quality of one image (Kirillov et al., 2019, eq. 1), over all classes at once.
+    """Return the panoptic quality of one image (Kirillov et al., 2019, eq. 1), over all classes at once.
 
     Sum of the IoU of matched pairs / (TP + FP / 2 + FN / 2), over detections that reach the threshold of their class;
-    see `match_objects`.
-
-    Returns:
-        Between 0 and 1; None if there is nothing to rank: no annotations, or neither an object nor a detection that
-        counts (images rightly left empty would otherwise head every list of best images).
+    see `match_objects`. Between 0 and 1; None if there is nothing to rank: no annotations, or neither an object nor a
+    detection that counts (images rightly left empty would otherwise head every list of best images).
     """
     if ground_truth is None:
         return None

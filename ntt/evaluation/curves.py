@@ -65,10 +65,9 @@ class Curves:
 
 
 def averages(curves: Curves, classes: slice | Sequence[int] = slice(None)) -> dict[str, float]:
-    """Average over thresholds, recall steps and some class indices, as the protocol's own program does.
+    """Average over thresholds, recall steps and some class indices, as the protocol's own program does: percent.
 
-    Returns:
-        Metric name -> percent, without metrics that have no objects to be computed from.
+    Metrics without objects to be computed from are absent.
     """
     limits = MAX_DETECTIONS[curves.protocol]
     areas = {name: index for index, name in enumerate(AREA_RANGES_PX)}

@@ -1,10 +1,8 @@
 """LVIS' records of images and classes, beyond the objects (Gupta et al., "LVIS", CVPR 2019, section 2).
 
-In LVIS, no image was searched for all classes. A class is evaluated in an image if it has an object there, or was
-verified to have none; detections of other classes are left out. If a class is known to have more objects than were
-annotated, detections that find none of these are ignored.
-
-A pair of image and class is one number: image index * number of classes + class index.
+No image was searched for all classes: a class is evaluated in an image if it has an object there, or was verified to
+have none. If it is known to have more objects than were annotated, detections that find none of these are ignored. A
+pair of image and class is one number: image index * number of classes + class index.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,8 +42,7 @@ def federation_of(
 ) -> Federation:
     """Collect what the file records about its images; `categories` and `image_ids` are in the order of their indices.
 
-    Raises:
-        DataError: if the file does not list for every image which classes were searched for.
+    A DataError if the file does not list for every image which classes were searched for.
     """
     check_checked_classes(dataset)
     class_indices = {category.id: index for index, category in enumerate(categories)}

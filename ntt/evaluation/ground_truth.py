@@ -32,11 +32,9 @@ class GroundTruth:
     A pair of image and class is one number: image index * number of classes + class index.
 
     Attributes:
-        protocol: "coco" or "lvis".
         categories: the searched classes, sorted by id.
         image_indices: id of every image -> its index, by ascending id: the order in which COCOeval takes them.
         sizes: (height, width) by image index.
-        instances: the objects.
         boxes_xywh: float64 [G, 4], COCO boxes as the file has them, before clipping.
         is_crowd: bool [G], crowd regions; none by LVIS' rules.
         is_ignored: bool [A, G], objects that are not required, but not wrong to find: crowd regions (COCO's protocol),
@@ -138,10 +136,8 @@ def prepare_ground_truth(
 ) -> GroundTruth:
     """Prepare the ground truth of a file and searched classes, in any order; the latest few are cached.
 
-    Files are identified by their digest and by the image sizes, which an annotation file may leave to the images.
-
-    Raises:
-        DataError: if the file lacks what LVIS' protocol needs.
+    Files are identified by their digest and by the image sizes, which an annotation file may leave to the images. A
+    DataError if the file lacks what LVIS' protocol needs.
     """
     ordered = tuple(sorted(categories, key=lambda category: category.id))
     sizes = tuple((image.id, image.height, image.width) for image in dataset.images.values())

@@ -28,9 +28,8 @@ class Matches:
         rows: int64 [D], their rows in the table, sorted by class, then image, then rank.
         ranks: int64 [D], position by score within image and class, from 0.
         is_match: bool [A, T, D], whether the detection found an object.
-        is_ignored: bool [A, T, D], whether it counts neither as right nor as wrong: it found an ignored object, or
-            found nothing and is itself outside the area range, or its class is not annotated exhaustively in its
-            image (LVIS).
+        is_ignored: bool [A, T, D], whether it is neither right nor wrong: it found an ignored object, or found nothing
+            and lies outside the area range, or its class is not annotated exhaustively in its image (LVIS).
     """
 
     rows: IntArray
@@ -43,12 +42,10 @@ def match(table: DetectionTable, ground_truth: GroundTruth, kind: str) -> Matche
     """Match detections with objects, image by image and class by class.
 
     By descending score, each detection takes the free object with the largest IoU that reaches the threshold; among
-    equals the last. Objects that count go before ignored ones; a crowd region may be taken any number of times, and
-    the IoU with it is measured against the detection alone. By LVIS' rules there are no crowd regions, and detections
-    without area are left out.
-
-    `table` has the detections that the protocol counts, see `ntt.evaluation.table.counted_detections`; `kind` is "bbox"
-    or, if all objects have masks, "segm".
+    equals the last. Objects that count go before ignored ones; a crowd region may be taken any number of times, and the
+    IoU with it is measured against the detection alone. By LVIS' rules there are no crowd regions, and detections
+    without area are left out. `table` is from `ntt.evaluation.table.counted_detections`; `kind` is "bbox" or, if all
+    objects have masks, "segm".
     """
     rank_of_row, rows = ranks(table), table.by_class
     areas = table.box_areas if kind == "bbox" else table.mask_areas
@@ -78,10 +75,8 @@ def _reaching(
 ) -> tuple[IntArray, IntArray, FloatArray]:
     """Find the pairs of a detection and an object of its image and class that reach the lowest threshold.
 
-    The IoU is computed by pycocotools' arithmetic, so that it is equal in every digit.
-
-    Returns:
-        int64 [P], indices in `rows`; int64 [P], objects; float64 [P], IoU; by detection, then in file order.
+    Their indices in `rows` and their objects, int64 [P], and IoU, float64 [P]; by detection, then in file order. The
+    IoU is computed by pycocotools' own arithmetic, so that it is equal in every digit.
     """
     first_D, counts_D = ground_truth.objects_of(table.images[rows], table.labels[rows])
     find_ious = _box_ious if kind == "bbox" else _mask_ious

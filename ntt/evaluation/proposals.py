@@ -25,10 +25,8 @@ def finding_ranks(candidates: Candidates, ground_truth: GroundTruth, image_id: I
     """Find for each object of an image the candidate that covers it, by boxes and, where all objects have them, masks.
 
     Candidate after candidate takes the free object with the largest IoU that reaches the threshold, of equal ones the
-    last. So the objects found by the first k candidates are those with a rank below k.
-
-    Returns:
-        "bbox" and "segm" -> rank of the candidate from 0, int64 [T, G], larger than any limit where there is none.
+    last. "bbox" and "segm" -> its rank from 0, int64 [T, G], larger than any limit where there is none; so the objects
+    found by the first k candidates are those with a rank below k.
     """
     index = ground_truth.image_indices[image_id]
     objects = ground_truth.objects_of_image[index]

@@ -19,8 +19,7 @@ class DetectionTable:
     """All detections, image after image. Numbers are 64-bit and equal to those of a COCO results file.
 
     Attributes:
-        images: image index of the `GroundTruth` [D].
-        labels: class index of the `GroundTruth` [D].
+        images, labels: image index and class index of the `GroundTruth` [D].
         scores: float64 [D].
         boxes_xywh: float64 [D, 4], image pixels.
         counts: D masks as compressed RLEs of their image's size.

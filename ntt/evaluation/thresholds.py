@@ -40,7 +40,6 @@ class RankedDetections:
     Attributes:
         scores: float64 [D].
         is_true: bool [D], whether the detection finds an object.
-        num_objects: number of objects to find.
     """
 
     scores: FloatArray
@@ -102,14 +101,11 @@ def ranked_detections(
 def propose_thresholds(
     matches: Matches, table: DetectionTable, ground_truth: GroundTruth, *, num_images: Sequence[int]
 ) -> list[float | None]:
-    """Propose a score for each class from detections on left-out reference images.
+    """Propose a score for each class from detections on left-out reference images; None throughout without a hit.
 
     It is the mean of the class's own proposal and that of all classes together, which alone counts for a class that is
     on one image only or is never hit. `num_images` counts the images with references of each class, `matches` are those
     of boxes.
-
-    Returns:
-        One score per class; None throughout if nothing is hit.
     """
     labels = range(len(ground_truth.categories))
     pooled = ranked_detections(matches, table, ground_truth, labels).proposal()

@@ -40,8 +40,6 @@ class Detected:
     """The targets of a data set and the detections of some runs.
 
     Attributes:
-        data: the data set's label.
-        labels: of the runs.
         detections: per run, in the order of the images.
         proposed: per run, the score threshold that its references proposed, by class name; empty without any.
         num_settings: number of settings, of which at most `MAX_RUNS` are here.
@@ -90,11 +88,7 @@ def best_point(ranked: RankedDetections) -> OperatingPoint:
 
 
 def read_detected(runs: pd.DataFrame) -> tuple[list[Detected], list[str]]:
-    """Read the detections of every data set that can still be read.
-
-    Returns:
-        The data sets, and a sentence about each one that cannot be read: it does not stop the report.
-    """
+    """Read the detections of every data set that can still be read, and a sentence about each that cannot."""
     sets: list[Detected] = []
     notes: list[str] = []
     lowest_seeds = runs[runs.counted].sort_values([*SETTING, "seed"]).drop_duplicates("setting")
@@ -170,11 +164,9 @@ def _cells(point: OperatingPoint | None) -> tuple[str | float | None, ...]:
 def confusion(detected: Detected, run: int) -> tuple[IntArray, float]:
     """Count which class each object is taken for, by the detections that reach the score with the best F1.
 
-    Each detection, by descending score, takes the object it overlaps most at IoU 0.5 or more, whatever its class.
-
-    Returns:
-        int64 [C + 1, C + 1]: true class by predicted class; the last row has detections of nothing, the last column
-        missed objects. And the score, of all classes together.
+    Each detection, by descending score, takes the object it overlaps most at IoU 0.5 or more, whatever its class. The
+    counts, int64 [C + 1, C + 1], are true class by predicted class; the last row has detections of nothing, the last
+    column missed objects. The score is that of all classes together.
     """
     threshold = detected.overall_threshold(run)
     counts = np.zeros((len(detected.categories) + 1,) * 2, dtype=np.int64)

@@ -1,9 +1,9 @@
 """Our results next to those of the method's authors.
 
-Published numbers are in percent and are stored in the files of `experiments/experiment/`, with the settings they belong
-to: under `published`, one row per command line. `source` names the entry of the reference numbers that a value was
-copied from: tables 1 to 5 and the ten-seed csv on the authors' project page and repository (July 2025). null was not
-published there. `tolerance` is the difference allowed; for a mean over seeds it is the published standard deviation.
+Published numbers, in percent, are in the files of `experiments/experiment/` with the settings they belong to: under
+`published`, one row per command line. `source` names the entry of the reference numbers that a value was copied from
+(the authors' project page and repository, July 2025). null was not published there. `tolerance` is the difference
+allowed; for a mean over seeds it is the published standard deviation.
 """
 
 from collections import Counter

@@ -1,12 +1,9 @@
 """A report as one HTML page that needs nothing else, no network and no further file; and the pictures on it.
 
-Names of classes, files and folders come from annotation files and command lines. They are inserted into the page as
-escaped text or as JSON that a script reads as data, and a content security policy keeps the page from running or
-loading anything from elsewhere.
-
-Pictures are data, too: images as JPEG, ground truth and predictions as boxes and run-length codes. The page draws them
-itself, so that one copy of an image serves every run and the reader can filter. Which object each detection finds is
-decided here; since matching proceeds by descending score, matches are valid above any score.
+Names of classes, files and folders are inserted as escaped text or as JSON that a script reads as data, and a content
+security policy keeps the page from running or loading anything else. Pictures are data, too: the page draws boxes and
+run-length codes on one JPEG copy of each image, which serves every run. Which object each detection finds is decided
+here; since matching proceeds by descending score, matches are valid above any score.
 """
 
 import base64

@@ -37,14 +37,10 @@ def describe_run(
 ) -> RunRow:
     """Return what is known of a run without results.
 
-    Args:
-        path: the run directory, absolute.
-        config: as plain values.
-        dataset: the data set's label.
-        settings: in the form of `ntt.config.identity.run_identity`.
-        state: "unfinished" has no metrics; "damaged" has files that cannot be read; "missing" is a point of a sweep
-            that has not begun; "failed" one that ended in an error; "finished" has metrics.
-        problem: what is wrong; empty for a finished run.
+    The configuration is plain values, `dataset` the data set's label, and the settings have the form of
+    `ntt.config.identity.run_identity`. `state`: "unfinished" has no metrics; "damaged" has files that cannot be read;
+    "missing" is a point of a sweep that has not begun; "failed" one that ended in an error; "finished" has metrics.
+    `problem` is what is wrong; empty for a finished run.
     """
     split, shots = config["split"], config["shots"]["count"]
     is_own_list = split["name"] == "all" and split.get("classes") is not None
@@ -103,8 +99,7 @@ def read_run(path: Path) -> RunRow:
 def own_file(path: Path, *, max_bytes: float = 64 << 20) -> Path:
     """Return the path of a run directory's file if it may be read: the directory may be somebody else's.
 
-    Raises:
-        DataError: for links that lead out of the directory, anything but regular files, and unlikely sizes.
+    A DataError for links that lead out of the directory, anything but regular files, and unlikely sizes.
     """
     if not path.resolve().is_relative_to(path.parent.resolve()):
         raise DataError(f"{path} is a link that leads out of the run directory; it is not read.")

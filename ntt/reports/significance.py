@@ -1,13 +1,8 @@
 """Is the difference between two settings more than luck of the seeds?
 
-Both settings are run with the same seeds, and each seed draws the same references for both, so the runs are pairs.
-There are two tests of the differences within pairs, both two-sided:
-
-- the paired t-test (Student 1908), which assumes that the differences are normally distributed;
-- the sign-flip permutation test (Fisher 1935), which only assumes that a difference would be as likely with the other
-  sign if the settings were equally good. It tries all 2^n sign patterns, so its smallest p-value is 2 / 2^n.
-
-The p-values are not corrected for the number of comparisons in a table.
+Each seed draws the same references for both settings, so their runs are pairs. Two tests of the differences, both
+two-sided: the paired t-test (Student 1908) and the sign-flip permutation test (Fisher 1935), see docs/evaluation.md.
+p-values are not corrected for the number of comparisons in a table.
 """
 
 import warnings
@@ -53,16 +48,9 @@ def paired_test(differences: npt.NDArray[np.float64]) -> tuple[float | None, flo
 def comparison_table(runs: pd.DataFrame, first: str, second: str, metric: str) -> Table:
     """Compare any two settings that differ exactly as two texts state: one row per pair of settings.
 
-    Args:
-        runs: from `ntt.reports.summary.runs_frame`.
-        first: A, such as "matcher.merging=hard", or several terms with commas between. A config group alone
-            ("matcher=ntt") matches its option and every setting below it.
-        second: B.
-        metric: flat name, such as "bbox/AP".
-
-    Raises:
-        ConfigError: if a text is not a setting, or matches more than one setting.
-        DataError: if no run has one of the settings, or no pair of runs differs only in this.
+    `first` is A, such as "matcher.merging=hard", or several terms with commas between; `second` is B. A config group
+    alone ("matcher=ntt") matches its option and every setting below it. A ConfigError if a text is not a setting, or
+    matches none or more than one; a DataError if no pair of runs differs only in this.
     """
     terms = [_parse(first), _parse(second)]
     keys = sorted({*terms[0], *terms[1]})

@@ -25,16 +25,14 @@ _BASE = [
 
 
 def runs_frame(runs: Sequence[RunRow]) -> pd.DataFrame:
-    """Arrange runs as a table.
+    """Arrange runs as a table, one row per run.
 
-    Returns:
-        One row per run. Columns: `path`; `state` and `problem` as in `describe_run`; `dataset`, `split`, `shots` (0:
-        all there are), `seed`; `method`; `scoring`, the matcher in use, which with `matcher=auto` the references chose;
-        `label`, the method with what distinguishes it from others; `setting`, equal for runs that differ in the seed
-        only; `data`, data set and split in one; `counted`, false for a run without metrics or one that was repeated
-        later; `finished_utc`, ISO 8601, and `version` of the program, empty if unknown; `images`; metrics by flat name
-        such as "bbox/AP" or "segm/AP50/cat"; "seconds/matching" and so on. `parts`, `settings` and `config` are for
-        reports.
+    Columns: `path`; `state` and `problem` as in `describe_run`; `dataset`, `split`, `shots` (0: all there are), `seed`;
+    `method`; `scoring`, the matcher in use, which with `matcher=auto` the references chose; `label`, the method with
+    what distinguishes it from others; `setting`, equal for runs that differ in the seed only; `data`, data set and
+    split in one; `counted`, false for a run without metrics or one that was repeated later; `finished_utc`, ISO 8601,
+    and `version` of the program, empty if unknown; `images`; metrics by flat name such as "bbox/AP" or "segm/AP50/cat";
+    "seconds/matching" and so on. `parts`, `settings` and `config` are for reports.
     """
     rows = [_named(run, extras) for run, extras in zip(runs, _distinguishing(runs), strict=True)]
     base = pd.DataFrame(rows, columns=_BASE, dtype=object)

@@ -28,8 +28,7 @@ def list_path(root: Path, shots: int) -> Path:
 def read_list(path: Path) -> list[tuple[str, PurePosixPath, list[float]]]:
     """Read a published list: class name, image path below `train/`, COCO box of every reference, in file order.
 
-    Raises:
-        DataError: if it is not such a list, or names an image outside `train/`.
+    A DataError if it is not such a list, or names an image outside `train/`.
     """
     try:
         entries = [
@@ -53,10 +52,8 @@ def _below_train(image: PurePosixPath) -> PurePosixPath:
 def write_kshot_file(root: Path, shots: int) -> Path | None:
     """Write `annotations/K_shot.json` from the published list unless it exists; return it if written.
 
-    Classes and their ids are those of `annotations/test.json`, image sizes those of the images in `train/`.
-
-    Raises:
-        DataError: if one of these is missing or does not fit the list.
+    Classes and their ids are those of `annotations/test.json`, image sizes those of the images in `train/`. A DataError
+    if one of these is missing or does not fit the list.
     """
     target = root / "annotations" / f"{shots}_shot.json"
     if target.exists():

@@ -67,15 +67,12 @@ class DatasetDetails:
     """Details of one data set option.
 
     Attributes:
-        name: of the option.
         official: page of its authors.
-        terms: of use, in a few words.
         get: name of its downloads (`archives`); None if it has no fixed address or must not be redistributed.
         class_names: the classes; empty if only their number is known.
         shots: numbers of shots for which it has a references file; empty if references are drawn.
         references: of the file that references are drawn from.
         shot_images: shots -> images of that references file.
-        targets: of the targets file.
         folder: its name below the data root; None if it is the option's.
         lists: shots -> published list of references.
     """

@@ -39,18 +39,12 @@ class Source:
 
 
 def fetch_dataset(name: str, folder_of: Callable[[str], Path], source: Source) -> list[str]:
-    """Make sure a data set (coco, lvis or voc) is complete: download, unpack and convert what is missing.
+    """Make sure a data set (coco, lvis or voc) is complete; return what was done or already existed, in sentences.
 
-    `folder_of` returns the folder of coco, lvis or voc; LVIS needs the images of COCO. Another call continues an
-    interrupted one; with nothing to do it only lists folders.
-
-    Returns:
-        What was done or already existed, in one sentence each.
-
-    Raises:
-        DataError: if an archive is damaged, or a download is needed while the network is switched off.
-        DownloadError: if an archive is not available, or is not the expected one.
-        StorageError: if the disk is full or not writable.
+    What is missing is downloaded, unpacked and converted; another call continues an interrupted one. `folder_of`
+    returns the folder of coco, lvis or voc; LVIS needs the images of COCO. A DataError if an archive is damaged, or a
+    download is needed while the network is switched off; a DownloadError if an archive is not available, or not the
+    expected one.
     """
     report = [_fetch_archive(archive, folder_of(archive.into), source) for archive in archives(name)]
     if name == "lvis":
@@ -116,14 +110,9 @@ def _few_shot_files(root: Path, source: Source) -> list[Path]:
 def fetch_kshot_lists(datasets: Iterable[DatasetDetails], data_root: Path, source: Source) -> list[str]:
     """Fetch the k-shot lists of CD-FSOD that are missing, and write the `K_shot.json` of the data sets on disk.
 
-    An existing `K_shot.json` is never changed.
-
-    Returns:
-        What was done, and which data sets are not there yet, in one sentence each.
-
-    Raises:
-        DataError: if a list on disk is not the published one, or does not fit the data set.
-        DownloadError: if a list is not available, or is not the expected one.
+    An existing `K_shot.json` is never changed. Returns what was done, and which data sets are not there yet, in
+    sentences. A DataError if a list on disk is not the published one, or does not fit the data set; a DownloadError if
+    one is not available, or not the expected one.
     """
     report = []
     for details in datasets:
