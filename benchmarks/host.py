@@ -26,7 +26,7 @@ import torch
 from benchmarks.gpu import idle_share, write_images
 from benchmarks.parts import draw_discs
 from ntt.base.distributed import ProcessGroup
-from ntt.ops.candidates import Measurements, measure
+from ntt.ops.candidates import Finish, measure
 from ntt.stages.candidates import CandidateSource, find_candidates
 from ntt.store.store import Store
 from ntt.types import Candidates, ImageRecord, Proposals
@@ -63,7 +63,7 @@ class Models:
 class RecordedSource(CandidateSource):
     """A source whose device sleeps and gives what was prepared."""
 
-    measurements: Measurements | None = None
+    measured: Finish | None = None
     device_s: float = 0.1
     meter: Meter = field(default_factory=Meter)
     computing_threads = 2
@@ -79,12 +79,12 @@ class RecordedSource(CandidateSource):
             started = time.perf_counter()
             time.sleep(self.device_s)
             self.meter.busy.append((started, time.perf_counter()))
-        return self.measurements
+        return self.measured
 
-    def finish(self, key: str, measurements: Measurements) -> Candidates:
+    def finish(self, key: str, finish: Finish) -> Candidates:
         """As ever, and timed; writing counts for itself."""
         with self.meter.part("finish"):
-            return super().finish(key, measurements)
+            return super().finish(key, finish)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> tuple[Meter, float, floa
         backbone=Models(),  # type: ignore[arg-type]
         feature_dtype="float16",
         store=TimedStore(folder / "store", meter=meter),
-        measurements=recorded,
+        measured=recorded,
         device_s=arguments.device_ms / 1e3,
         meter=meter,
     )

@@ -124,21 +124,15 @@ def test_404_is_told_at_once_and_the_next_url_is_tried(site, tmp_path):
     assert [path for path, _ in site.requests] == ["missing.pt", "gone.pt", "missing.pt", "a.pt"]
 
 
-@cases("statuses", "wish", "expected")(
-    ([503, 500, 429], None, [1.0, 2.0, 4.0]),
-    *(([503], wish, [s]) for wish, s in (("7", 7.0), ("100000", 60.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 1.0))),
-)
-def test_passing_trouble_is_waited_for_as_the_server_wishes_up_to_a_limit(
-    site, tmp_path, monkeypatch, statuses, wish, expected
-):
+def test_passing_trouble_is_waited_for(site, tmp_path, monkeypatch):
     pauses: list[float] = []
     monkeypatch.setattr(download_module.time, "sleep", pauses.append)
     monkeypatch.setattr(download_module, "_ATTEMPTS", 4)
     monkeypatch.setattr(download_module, "_FIRST_PAUSE_S", 1.0)
-    site.statuses, site.retry_after = list(statuses), wish
+    site.statuses = [503, 500, 429]
     _get(site, tmp_path / "a.pt")
     _assert_whole_and_alone(tmp_path / "a.pt")
-    assert pauses == expected
+    assert pauses == [1.0, 2.0, 4.0]
 
 
 def test_an_untrusted_certificate_is_told_at_once(tmp_path, monkeypatch):
@@ -164,13 +158,9 @@ def test_a_silent_server_is_left_and_asked_again_a_slow_one_is_waited_for(site, 
     assert len(site.requests) == 2
 
 
-@cases("slowest", "cut_after")((0.0, [10] * 3), (1e12, []))
-def test_a_server_that_sends_drop_by_drop_is_given_up(site, tmp_path, monkeypatch, slowest, cut_after):
-    monkeypatch.setattr(download_module, "_MEASURED_S", -1.0)
-    monkeypatch.setattr(download_module, "_SLOWEST_BYTES_PER_S", slowest)
-    monkeypatch.setattr(download_module, "_BLOCK_BYTES", 50)
-    site.cut_after = cut_after
-    with pytest.raises(DownloadError, match=r"(ended at 30 of 10240|sends less than 1e\+09 kB/s).*\(3 attempts"):
+def test_a_server_that_sends_drop_by_drop_is_given_up(site, tmp_path):
+    site.cut_after = [10] * 3
+    with pytest.raises(DownloadError, match=r"ended at 30 of 10240.*\(3 attempts"):
         _get(site, tmp_path / "a.pt")
 
 

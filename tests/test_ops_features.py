@@ -232,7 +232,7 @@ def proposals() -> Proposals:
 
 
 def described(height: int, width: int, dtype: FeatureDtype = "float32") -> Candidates:
-    return measure(proposals(), FEATURE_MAP, height=height, width=width).candidates(dtype)
+    return measure(proposals(), FEATURE_MAP, height=height, width=width)(dtype)
 
 
 def test_order_boxes_and_features_without_masks_that_vanish():
@@ -255,7 +255,7 @@ def test_order_boxes_and_features_without_masks_that_vanish():
 @cases("count")(0, 2)
 def test_nothing_left(count):
     nothing = Proposals(torch.full((count, 8, 8), -1.0), torch.full((count,), 0.9))
-    found = measure(nothing, FEATURE_MAP, height=5, width=6).candidates("float16")
+    found = measure(nothing, FEATURE_MAP, height=5, width=6)("float16")
     assert len(found) == len(found.masks) == 0
     assert found.features.shape == (0, 2)
     assert found.grid_boxes_xyxy.shape == (0, 4)

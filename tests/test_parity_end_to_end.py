@@ -304,7 +304,7 @@ def image(request, recorded_dir: Path, device: str) -> tuple[int, Candidates, di
     )
     feature_map = torch.from_numpy(recorded["target_feats"]).to(device).float().T.reshape(-1, 37, 37)
     height, width = recorded["image_hw"].tolist()
-    found = measure(proposals, feature_map, height=height, width=width).candidates("float32")
+    found = measure(proposals, feature_map, height=height, width=width)("float32")
     return request.param, found, recorded
 
 

@@ -32,20 +32,14 @@ _LOG = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
 _ATTEMPTS = 5  # in a row without progress
 _FIRST_PAUSE_S = 1.0  # doubles after each further failure
-_LONGEST_PAUSE_S = 60.0
 _SILENCE_S = 30.0
-_MEASURED_S, _SLOWEST_BYTES_PER_S = 60.0, 1000.0
 _PROGRESS_BYTES = 1 << 16  # what an attempt must bring not to count as failed
 _TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _GONE_STATUS = (404, 410)
 
 
 class _TransientError(Exception):
-    """A transient failure; `pause_s` is the delay the server asks for."""
-
-    def __init__(self, reason: str, pause_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.pause_s = pause_s
+    """A transient failure."""
 
 
 def display_url(url: str) -> str:
@@ -160,8 +154,7 @@ class _Transfer:
                         f"The {self.label} cannot be fetched from {self.source}: {error} ({failures} attempts, {size} "
                         f"bytes are kept). Try again later, or copy the file to {self.target}."
                     ) from error
-                usual_s = _FIRST_PAUSE_S * 2.0 ** (failures - 1)
-                pause_s = min(usual_s if error.pause_s is None else error.pause_s, _LONGEST_PAUSE_S)
+                pause_s = _FIRST_PAUSE_S * 2.0 ** (failures - 1)
                 _LOG.warning("%s: %s; retrying in %.0f s", self.source, error, pause_s)
                 time.sleep(pause_s)
 
@@ -197,10 +190,9 @@ class _Transfer:
             if error.headers.get("Content-Range", "") == f"bytes */{offset}":
                 return True
             self.part.unlink()
-            raise _TransientError("the server has another version of the file now", pause_s=0.0)
+            raise _TransientError("the server has another version of the file now")
         if error.code in _TRANSIENT_STATUS:
-            retry_after = error.headers.get("Retry-After", "")
-            raise _TransientError(reason, float(retry_after) if retry_after.isdigit() else None)
+            raise _TransientError(reason)
         raise DownloadError(f"The {self.label} cannot be fetched: {self.source} answered {reason}.")
 
     def _receive(self, response: Any, offset: int) -> None:
@@ -209,7 +201,7 @@ class _Transfer:
             offset, self.is_continuation = 0, False
         length = response.headers.get("Content-Length", "")
         total = offset + int(length) if length.isdigit() else None
-        done, started = offset, time.monotonic()
+        done = offset
         self._require_size(total or 0)
         require_space(self.part.parent, (total or 0) - offset, f"the {self.label}")
         with self.part.open("ab" if offset else "wb") as file:
@@ -226,9 +218,6 @@ class _Transfer:
                 file.write(block)
                 if self.progress is not None:
                     self.progress(done, total)
-                seconds = time.monotonic() - started
-                if seconds > _MEASURED_S and done - offset < seconds * _SLOWEST_BYTES_PER_S:
-                    raise _TransientError(f"the server sends less than {_SLOWEST_BYTES_PER_S / 1000:g} kB/s")
             file.flush()
             os.fsync(file.fileno())
         if total is not None and done < total:

@@ -6,7 +6,7 @@ Every option's dataclass is written once with `setting(...)`; checks and digests
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,14 @@ def setting(
     metadata = {name: limit for name, limit in limits.items() if limit is not None}
     metadata = {**metadata, "decides": decides, "path": path}
     return field(default=default, default_factory=default_factory, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What the options of all config groups have."""
+
+    name: str = setting("???", decides=False)
+    """Name of the option; it appears in run directories and tables."""
 
 
 def setting_problems(settings: Any, prefix: str = "") -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ntt.base.project import OUTPUT_ROOT, STORE_ROOT, WEIGHTS_ROOT
-from ntt.base.settings import setting
+from ntt.base.settings import Option, setting
 from ntt.datasets.base import DATA_VARIABLE, DatasetConfig
 from ntt.evaluation.curves import PAINTINGS, PROTOCOLS
 from ntt.matchers.base import MatcherConfig
@@ -24,11 +24,8 @@ SAMPLERS = ("native", "reference", "fixed", "shot_index")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShotsConfig:
+class ShotsConfig(Option):
     """Schema of the config group `shots`: how the references are drawn."""
-
-    name: str = setting("???", decides=False)
-    """Name of the option, such as 5shot."""
 
     count: int | None = setting(5, ge=1)
     """Reference instances per class, k. null: all usable instances of the references file (sampler=fixed only)."""
@@ -151,11 +148,8 @@ class VisualisationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuntimeConfig:
+class RuntimeConfig(Option):
     """Schema of the config group `runtime`: where and how the run executes, and where it writes."""
-
-    name: str = setting("???", decides=False)
-    """Name of the option."""
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""

@@ -6,21 +6,18 @@ from typing import Any, ClassVar
 
 import torch
 
-from ntt.base.settings import deciding_settings, setting
+from ntt.base.settings import Option, deciding_settings
 from ntt.types import Candidates, Detections, ImageId, MemoryBank, Prototypes
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatcherConfig:
+class MatcherConfig(Option):
     """Base of the config group `matcher`: the matcher itself, whose fields are the settings.
 
     Matchers condense a memory into prototypes and turn candidates into detections. They are stateless.
     """
 
     SCHEMA: ClassVar[str]
-
-    name: str = setting("???", decides=False)
-    """Name of the option; it appears in run directories and tables."""
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:

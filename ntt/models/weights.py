@@ -178,6 +178,20 @@ def load_state_dict(path: Path, *, expected_sha256: str | None = None) -> dict[s
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
 
 
+def require_model(
+    state: Mapping[str, torch.Tensor], path: Path, identified: str | None, expected: str, *, setting: str
+) -> None:
+    """Raise a WeightsError unless a checkpoint was `identified` as that of the model that `setting` asks for."""
+    if identified == expected:
+        return
+    tensors = ", ".join(list(state)[:3])
+    held = f"those of {identified}" if identified else f"those of no such model (its tensors: {tensors}, ...)"
+    raise WeightsError(
+        f"The weights file {path} was given for {setting}={expected}, but it holds {held}. Fetch the official file "
+        f"with `{fetch_command(expected, DEFAULT_ROOT)}`" + (f", or set {setting}={identified}." if identified else ".")
+    )
+
+
 def _remedy(path: Path) -> str:
     """Return what to do about a bad file: the fetch command if the path ends like that of a registered checkpoint."""
     for entry in checkpoints().values():

@@ -18,7 +18,7 @@ from ntt.convert.plain_folder import convert_references, foreground, read_mask
 from ntt.convert.yolo import convert_yolo
 from ntt.data.coco import read_coco
 from ntt.data.images import upright_size
-from ntt.data.masks import instance_mask, segmentation_rle
+from ntt.data.masks import segmentation_rle
 from ntt.data.pixels import to_rgb
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.ops.masks import decode_masks
@@ -85,13 +85,10 @@ def references_from_coco(annotations: PathLike, images: PathLike) -> list[Refere
     names = {category.id: category.name for category in dataset.categories}
     references = []
     for instance in dataset.instances:
-        record = dataset.images[instance.image_id]
-        (left, top, width, height), mask = instance.bbox_xywh, None
-        if instance.segmentation is not None:
-            mask = instance_mask(instance, record.height, record.width)
-        box = (left, top, left + width, top + height)
         if not instance.iscrowd:
-            references.append(Reference(record.path, names[instance.category_id], mask, box))
+            record, name = dataset.images[instance.image_id], names[instance.category_id]
+            size_hw = (record.height, record.width)
+            references.append(_example(record.path, name, instance.bbox_xywh, instance.segmentation, size_hw))
     return references
 
 
@@ -100,14 +97,19 @@ def _references(converted: Converted) -> list[Reference]:
     images = {entry["id"]: entry for entry in converted.document["images"]}
     references = []
     for entry in converted.document["annotations"]:
-        image = images[entry["image_id"]]
-        (left, top, width, height), mask = entry["bbox"], None
-        if "segmentation" in entry:
-            size = (image["height"], image["width"])
-            mask = decode_masks([segmentation_rle(entry["segmentation"], *size)], *size)[0]
-        path, box = converted.image_root / image["file_name"], (left, top, left + width, top + height)
-        references.append(Reference(path, names[entry["category_id"]], mask, box))
+        image, name = images[entry["image_id"]], names[entry["category_id"]]
+        path, size_hw = converted.image_root / image["file_name"], (image["height"], image["width"])
+        references.append(_example(path, name, entry["bbox"], entry.get("segmentation"), size_hw))
     return references
+
+
+def _example(
+    path: Path, name: str, bbox_xywh: Sequence[float], segmentation: Any, size_hw: tuple[int, int]
+) -> Reference:
+    left, top, width, height = bbox_xywh
+    coded = None if segmentation is None else segmentation_rle(segmentation, *size_hw)
+    mask = None if coded is None else decode_masks([coded], *size_hw)[0]
+    return Reference(path, name, mask, (left, top, left + width, top + height))
 
 
 def checked_examples(references: Any) -> tuple[Reference, ...]:

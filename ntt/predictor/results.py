@@ -1,6 +1,5 @@
 """The objects found in an image."""
 
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ntt.base.files import write_bytes, write_json
+from ntt.base.files import write_json
 from ntt.data.images import read_image
 from ntt.drawing.instances import DrawnInstances, draw_instances
 from ntt.errors import ConfigError
@@ -22,10 +21,10 @@ from ntt.ops.boxes import with_corners
 from ntt.ops.masks import decode_masks
 from ntt.predictor.references import ImageLike, PathLike, as_file
 from ntt.run.artefacts import results_text
+from ntt.stages.target_pictures import save_picture
 from ntt.types import Category, Detections, FloatArray, ImageId, Json
 
 Selection = slice | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 class DetectedInstance(NamedTuple):
@@ -125,8 +124,8 @@ class Instances(Detections):
         drawn = DrawnInstances(self.labels, self.boxes_xywh, self.rles, iscrowd, self.scores)
         return draw_instances(pixels, drawn, [category.name for category in self.categories])
 
-    def _repr_png_(self) -> bytes:
-        return _encoded(self.draw(), "PNG")
+    def _repr_png_(self) -> bytes | None:
+        return self.draw()._repr_png_()
 
     def to_coco(self, image_id: ImageId = 1) -> list[Json]:
         """Return results in COCO format: image_id, category_id (from 1), score, bbox and segmentation of each."""
@@ -139,13 +138,7 @@ class Instances(Detections):
         suffix = target.suffix.lower()
         if suffix == ".json":
             write_json(target, self.to_coco())
-        elif suffix in _FORMATS:
-            write_bytes(target, _encoded(self.draw(), _FORMATS[suffix]))
+        elif suffix in (".png", ".jpg", ".jpeg"):
+            save_picture(self.draw(), target)
         else:
             raise ConfigError(f"{target} ends in {suffix!r}: .png, .jpg or .json is needed. Rename it.")
-
-
-def _encoded(picture: Image.Image, image_format: str) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, format=image_format)
-    return stream.getvalue()

@@ -16,7 +16,7 @@ from ntt.errors import DataError
 from ntt.models.backbones.base import Backbone
 from ntt.models.device import own_stream
 from ntt.models.segmenters.base import Segmenter
-from ntt.ops.candidates import FeatureDtype, Measurements, measure
+from ntt.ops.candidates import FeatureDtype, Finish, measure
 from ntt.ops.resize import encoder_input, resize_to_canvas
 from ntt.store.store import Store
 from ntt.types import Candidates, ImageRecord, Placement
@@ -90,16 +90,16 @@ class CandidateSource:
         canvas_3hw = resize_to_canvas(read_image(record), self.segmenter.canvas_hw(record.height, record.width))
         return canvas_3hw.pin_memory() if self.device.type == "cuda" else canvas_3hw
 
-    def compute(self, record: ImageRecord, canvas_3hw: torch.Tensor) -> Measurements:
+    def compute(self, record: ImageRecord, canvas_3hw: torch.Tensor) -> Finish:
         """Do the part of the work that the device does."""
         with own_stream(self.device):
             canvas_3hw, feature_map_Dhw = self._see(canvas_3hw)
             proposals = self.segmenter.propose(canvas_3hw, feature_map_Dhw)
             return measure(proposals, feature_map_Dhw, height=record.height, width=record.width)
 
-    def finish(self, key: str, measurements: Measurements) -> Candidates:
+    def finish(self, key: str, finish: Finish) -> Candidates:
         """Turn measurements into candidates, and store them."""
-        candidates = measurements.candidates(self.feature_dtype)
+        candidates = finish(self.feature_dtype)
         self.store.write_candidates(key, candidates, feature_dtype=self.feature_dtype)
         return candidates
 

@@ -107,9 +107,9 @@ def draw_extremes(
 
 
 def save_picture(picture: Image.Image, path: Path) -> Path:
-    """Write a PNG atomically; return its path."""
+    """Write a PNG or a JPEG, by the path's suffix, atomically; return the path."""
     with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")
+        picture.save(temporary, format="PNG" if path.suffix.lower() == ".png" else "JPEG")
     return path
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ntt.base.settings import Option
+
 
 class Tracker:
     """Receives what a run measures; this one discards it. A tracker never raises."""
@@ -43,13 +45,10 @@ class RunIdentity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackerConfig:
+class TrackerConfig(Option):
     """Schema of `tracker=none` and base of the others. No setting of it decides a result."""
 
     SCHEMA: ClassVar[str] = "none"
-
-    name: str = "???"
-    """Name of the option."""
 
     group: str | None = None
     """Name under which runs are shown together; null: the sweep a run belongs to, else its data set."""

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ntt.base.settings import setting
+from ntt.base.settings import Option
 from ntt.types import Placement
 
 
@@ -46,11 +46,8 @@ class Backbone(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
+class BackboneConfig(Option):
     """Base schema of the config group `backbone`."""
-
-    name: str = setting("???", decides=False)
-    """Name of the option; it appears in run directories and tables."""
 
     def build(self, placement: Placement) -> Backbone:
         """Construct the encoder.

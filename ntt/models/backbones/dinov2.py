@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ntt.base.settings import setting
 from ntt.errors import ConfigError, WeightsError
 from ntt.models.backbones.vit import TokensOf, VisionTransformer, VisionTransformerConfig, timm_tokens, without_values
-from ntt.models.weights import WeightsFile, load_state_dict
+from ntt.models.weights import WeightsFile, load_state_dict, require_model
 from ntt.types import Placement
 
 PATCH_SIZE = 14
@@ -63,33 +63,15 @@ def variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
-def identify(state: Mapping[str, torch.Tensor]) -> Variant | None:
-    """Return the model that a checkpoint in Meta's layout belongs to, by its shapes; None if it matches none."""
+def identify(state: Mapping[str, torch.Tensor]) -> str | None:
+    """Name the model that a checkpoint in Meta's layout belongs to, by its shapes; None if it matches none."""
     token, patches = state.get("cls_token"), state.get("patch_embed.proj.weight")
     if token is None or patches is None or tuple(patches.shape[1:]) != (3, PATCH_SIZE, PATCH_SIZE):
         return None
     blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
     registers = state["register_tokens"].shape[1] if "register_tokens" in state else 0
     shape = (token.shape[-1], len(blocks), registers)
-    return next((each for each in VARIANTS.values() if (each.feature_dim, each.depth, each.registers) == shape), None)
-
-
-def require_model(state: Mapping[str, torch.Tensor], expected: Variant, path: Path) -> None:
-    """Refuse a checkpoint of another model with a WeightsError."""
-    model = identify(state)
-    if model is expected:
-        return
-    if model is None:
-        names = ", ".join(list(state)[:3])
-        raise WeightsError(
-            f"The weights file {path} is no DINOv2 checkpoint in Meta's layout (its tensors: {names}, ...). Give the "
-            f"file of {expected.name}, which `ntt weights get {expected.name}` fetches."
-        )
-    raise WeightsError(
-        f"The weights file {path} looks like {model.name}, but backbone.model={expected.name}. Set "
-        f"backbone.model={model.name}, or give the file of {expected.name}, which `ntt weights get {expected.name}` "
-        "fetches."
-    )
+    return next((name for name, v in VARIANTS.items() if (v.feature_dim, v.depth, v.registers) == shape), None)
 
 
 def resize_position_embedding(
@@ -117,7 +99,7 @@ def resize_position_embedding(
 def to_timm_layout(
     state: Mapping[str, torch.Tensor], model: Variant, network: nn.Module, rows: int
 ) -> Mapping[str, torch.Tensor]:
-    """Convert a checkpoint, accepted by `require_model`, for timm's network with `rows` x `rows` patches.
+    """Convert a checkpoint, for timm's network with `rows` x `rows` patches.
 
     timm's own converter would resample position embeddings in another way.
     """
@@ -191,7 +173,7 @@ class Dinov2(VisionTransformer):
         """Build the network from the checkpoint."""
         path = self._weights.path
         state = load_state_dict(path, expected_sha256=self._weights.expected_sha256)
-        require_model(state, self._variant, path)
+        require_model(state, path, identify(state), self._variant.name, setting="backbone.model")
         if self._repo_dir is None:
             return _timm_network(self._variant, state, self.input_size // PATCH_SIZE, path)
         return _official_network(self._variant, state, self._repo_dir, path)

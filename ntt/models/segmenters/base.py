@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeGuard
 
 import torch
 
-from ntt.base.settings import setting
+from ntt.base.settings import Option
 from ntt.types import Placement, Proposals
 
 
@@ -71,11 +71,8 @@ def takes_boxes(segmenter: object) -> TypeGuard[BoxSegmenter]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmenterConfig:
+class SegmenterConfig(Option):
     """Base schema of the config group `segmenter`."""
-
-    name: str = setting("???", decides=False)
-    """Name of the option; it appears in run directories and tables."""
 
     def build(self, placement: Placement) -> Segmenter:
         """Construct the segmenter.

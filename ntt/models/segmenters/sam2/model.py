@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ntt.errors import ConfigError, WeightsError
-from ntt.models.weights import DEFAULT_ROOT, fetch_command, load_state_dict
+from ntt.models.weights import DEFAULT_ROOT, fetch_command, load_state_dict, require_model
 
 CANVAS_PX = 1024
 TOKEN_GRID = 64
@@ -108,17 +108,8 @@ def read_state(path: Path, model: str, *, expected_sha256: str | None = None) ->
         WeightsError: for a file that is missing, damaged, not a checkpoint, or that of another model.
     """
     state = load_state_dict(path, expected_sha256=expected_sha256)
-    identified = _identify(state)
-    if identified != model:
-        held = "weights of no known SAM2 model" if identified is None else f"the weights of {identified}"
-        raise WeightsError(
-            f"The weights file {path} was given for segmenter.model={model}, but it holds {held}. {_remedy(model)}"
-        )
+    require_model(state, path, _identify(state), model, setting="segmenter.model")
     return state
-
-
-def _remedy(model: str) -> str:
-    return f"Fetch the official file with `{fetch_command(model, DEFAULT_ROOT)}`."
 
 
 def _identify(state: Mapping[str, torch.Tensor]) -> str | None:
@@ -151,7 +142,8 @@ def load_image_encoder(state: Mapping[str, torch.Tensor], model: str) -> nn.Modu
 
 def misfit(model: str, problem: str) -> WeightsError:
     """Return the error for weights that lack a parameter of their model, or have it in another shape."""
-    return WeightsError(f"The weights do not fit {model}: {problem}. {_remedy(model)}")
+    remedy = f"Fetch the official file with `{fetch_command(model, DEFAULT_ROOT)}`."
+    return WeightsError(f"The weights do not fit {model}: {problem}. {remedy}")
 
 
 def decoder_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
