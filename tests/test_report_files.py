@@ -216,7 +216,6 @@ def test_nothing_in_the_configuration_of_a_run_is_resolved(tmp_path, key, monkey
         config = yaml.safe_load((directory / "config.yaml").read_text())
         config["dataset"][key] = "${oc.env:SECRET_TOKEN}"
         (directory / "config.yaml").write_text(yaml.safe_dump(config))
-        (directory / "identity.json").unlink()  # as in a folder that was not copied whole
     page = tmp_path / "page.html"
     assert main(["report", str(tmp_path / "outputs"), "--html", str(page), "--out", str(tmp_path / "out")]) == 0
     text = page.read_text()
