@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ntt.sweeps.costs import UNKNOWN
 from ntt.sweeps.plan import Plan
 from ntt.sweeps.points import Point
 from ntt.sweeps.spec import Resources
@@ -13,7 +12,7 @@ from ntt.sweeps.units import WorkUnit
 
 def make_unit(name: str, **values: Any) -> WorkUnit:
     """Ten items, none of them stored; the kind is the beginning of the name."""
-    usual = {"label": name, "num_items": 10, "num_cached": 0, "cost": UNKNOWN}
+    usual = {"label": name, "num_items": 10, "num_cached": 0, "item_s": None}
     return WorkUnit(id=name, kind=name.partition("-")[0], **{**usual, **values})
 
 

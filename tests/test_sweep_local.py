@@ -102,14 +102,14 @@ def test_a_plan_names_points_shared_work_and_costs(tmp_path):
     assert (candidates.kind, candidates.num_items, candidates.num_cached) == ("candidates", 4, 0)
     # The references file has four instances that may be drawn; two shots of two classes draw all of them.
     assert (references.kind, references.num_items, references.num_cached) == ("references", 4, 0)
-    assert (candidates.cost.seconds, references.cost.seconds) == (1.0, None)
+    assert (candidates.item_s, references.item_s) == (1.0, None)
     text = plan_text(folder, plan)
     parts = (
         "Sweep four: 4 points, 0 done",
         "to do  shots=2shot seed=1",
         "candidates, tiny, efficientnet_lite0 + regions",
     )
-    assert [part for part in (*parts, "time of candidates: docs/models.md") if part not in text] == []
+    assert [part for part in parts if part not in text] == []
     write_plan(folder, plan)
     assert read_plan(folder) == plan
 
@@ -218,7 +218,6 @@ def test_the_commands_tell_where_a_sweep_stands(done, cli):
     assert "candidates, tiny, efficientnet_lite0 + regions: 4 of 4 (2 done)" in status
     assert "still to do" not in status
     assert "  shots=2shot seed=0 (" in cli(*done.command("status", "four", "--verbose"))
-    assert cli(*done.command("list")).splitlines()[1].split()[:3] == ["four", "4", "4"]
     tables = cli(*done.command("collect", "four"))
     assert [part in tables for part in ("Results", "(2)", "Without a result")] == [True, True, False]
     assert (done.output / "sweeps" / "four" / "tables" / "runs.csv").read_text().count("finished") == 4
@@ -387,9 +386,6 @@ def test_an_interruption_ends_the_jobs_and_leaves_their_tasks_waiting(tmp_path):
     assert not list(study.store.rglob("*.tmp"))
 
 
-@cases("seconds", "expected")(
-    ([0.0, 0.0035, 0.25, 3.14, 9.96, 89.4], ["0 s", "4 ms", "0.2 s", "3.1 s", "10 s", "89 s"]),
-    ([91, 3599, 11100, 187200], ["2 min", "1 h 0 min", "3 h 5 min", "2 d 4 h"]),
-)
-def test_durations_are_words(seconds, expected):
-    assert list(map(duration, seconds)) == expected
+def test_durations_are_words():
+    texts = ["0 s", "0.003 s", "0.25 s", "3.1 s", "10 s", "89 s", "0:01:31", "3:05:00", "2 days, 4:00:00"]
+    assert list(map(duration, (0.0, 0.0031, 0.25, 3.14, 9.96, 89.4, 91, 11100, 187200))) == texts

@@ -40,7 +40,7 @@ def refusal(path: Path, *overrides: str) -> str:
 def with_root(spec: SweepSpec, folder: Path) -> list[str]:
     """What has to be said on the command line: a folder of one's own, where the sweep does not name any."""
     varies = {key for settings in (spec.axes, *spec.points) for key in settings}
-    lacks_root = "dataset=coco_json" in spec.base_overrides and "dataset.root" not in varies
+    lacks_root = "dataset=coco_json" in spec.base and "dataset.root" not in varies
     return [f"dataset.root={folder}"] if lacks_root else []
 
 
@@ -89,12 +89,14 @@ def test_a_point_is_what_main_would_run_without_pictures(tmp_path):
     off = write(tmp_path, "axes: {seed: [0, 1]}")
     assert [config.visualisation.enabled for _, config in expand(read_spec(off))] == [False, False]
     assert expand(read_spec(off), ["visualisation.enabled=true"])[0][1].visualisation.enabled
-    ((_, config),) = expand(read_spec(write(tmp_path, "base: ntt_reference\npictures: true\naxes: {seed: [0]}")))
+    ((_, config),) = expand(
+        read_spec(write(tmp_path, "base: [experiment=ntt_reference]\npictures: true\naxes: {seed: [0]}"))
+    )
     assert (config.visualisation.enabled, config.matcher.name) == (True, "ntt_reference")
 
 
 def test_the_command_line_fixes_an_axis_and_replaces_a_part_of_the_base(tmp_path):
-    path = write(tmp_path, "base: {dataset: demo, shots: 1shot}\naxes: {seed: [0, 1], matcher.merging: [soft, hard]}")
+    path = write(tmp_path, "base: [dataset=demo, shots=1shot]\naxes: {seed: [0, 1], matcher.merging: [soft, hard]}")
     assert labels(path, "seed=7", "shots=2shot") == ["seed=7 matcher.merging=soft", "seed=7 matcher.merging=hard"]
     assert expand(read_spec(path), ["shots=2shot"])[0][1].shots.count == 2
     assert "these points" not in refusal(path, "seed=1,2")
@@ -123,7 +125,7 @@ def test_points_of_one_directory_several_mistakes_and_files_that_cannot_be_read_
     ("axes: {seed: [0, 1, 0]}", "axes.seed=[0, 1, 0] has a value twice."),
     ("axes: {seed: [{a: 1}]}", "axes.seed={'a': '1'} is invalid. Allowed: a word, true or false, a number"),
     ("axes: [seed]", "axes=[seed] is invalid. Allowed: a mapping."),
-    ("base: 3\naxes: {seed: [0]}", "experiment=3: there is no such option."),
+    ("base: 3\naxes: {seed: [0]}", "base=3 is invalid. Allowed: a list."),
     ("base: [dataset]\naxes: {seed: [0]}", "base=[dataset] is invalid. Allowed: a list of KEY=VALUE."),
     ("axes: {hydra.job.num: [0]}", "axes.hydra.job.num: this is not a setting such as seed"),
     ("points: [{seed: 1}]\naxes: {seed: [0]}", "seed is given in axes and in points."),
@@ -157,7 +159,7 @@ def test_mistakes_are_named(text, expected, tmp_path):
 
 
 def test_text_and_paths_keep_what_was_typed(tmp_path):
-    path = write(tmp_path, "axes: {dataset.root: [2024_01_15, 1e3, 007, 2024-01-15, no]}\nbase: {dataset: coco_json}")
+    path = write(tmp_path, "axes: {dataset.root: [2024_01_15, 1e3, 007, 2024-01-15, no]}\nbase: [dataset=coco_json]")
     roots = ["2024_01_15", "1e3", "007", "2024-01-15", "no"]
     spec = read_spec(path)
     assert [vars(config.dataset)["root"] for _, config in expand(spec)] == roots

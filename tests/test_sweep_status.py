@@ -9,7 +9,7 @@ import pytest
 from sweep_samples import make_plan, make_point, make_unit
 
 from ntt.config.compose import compose_config
-from ntt.sweeps.costs import Cost, item_cost, point_cost
+from ntt.sweeps.costs import item_seconds, point_seconds
 from ntt.sweeps.plan import Plan
 from ntt.sweeps.spec import Resources, StageResources
 from ntt.sweeps.state import SweepFolder, TaskState
@@ -27,8 +27,8 @@ def _stopped_clock(monkeypatch):
 def plan_of(folder: SweepFolder, *, item_s: float | None = None, point_s: float | None = None) -> Plan:
     return make_plan(
         "study",
-        [make_point(name, folder.root.parent / name, "candidates-1", cost=Cost(point_s, "")) for name in "abc"],
-        [make_unit("candidates-1", num_cached=2, cost=Cost(item_s, ""))],
+        [make_point(name, folder.root.parent / name, "candidates-1", seconds=point_s) for name in "abc"],
+        [make_unit("candidates-1", num_cached=2, item_s=item_s)],
         created_s=NOW - 1000,
         resources=Resources(candidates=StageResources(shards=4), points=StageResources(points_per_job=2)),
     )
@@ -84,9 +84,9 @@ def test_jobs_and_hours_of_a_plan_whose_points_need_their_metrics(folder):
     text = plan_text(folder, plan_of(folder, item_s=1800.0, point_s=600.0))
     # 8 images of half an hour in four jobs; three points of ten minutes in two jobs.
     rows = {line.split("  ")[0]: line.split() for line in text.splitlines()}
-    assert " ".join(rows["candidates"][1:]) == "4 1 h 0 min 4 h 0 min"
-    assert " ".join(rows["points"][1:]) == "2 15 min 30 min"
-    assert rows["all together"][-4:] == ["4", "h", "30", "min"]
+    assert " ".join(rows["candidates"][1:]) == "4 1:00:00 4:00:00"
+    assert " ".join(rows["points"][1:]) == "2 0:15:00 0:30:00"
+    assert rows["all together"][-1] == "4:30:00"
     plan = plan_of(folder)
     finish(folder, plan, "a")
     (plan.point("a").run_dir / "metrics.json").unlink()
@@ -101,8 +101,8 @@ def test_states_are_told_with_what_matters(folder):
     folder.write_state("c", ended("failed", 9, 5, error="DataError: no.", traceback="T1\nT2"))
     text = status_text(folder, plan, sweep_status(folder, plan))
     assert "Sweep study: 3 points: 1 done, 1 failed, 1 lost" in text
-    assert "lost:\n  seed=b (5 min, job 7_1, attempt 2)\n" in text
-    assert "failed:\n  seed=c (4.0 s)\n    DataError: no." in text
+    assert "lost:\n  seed=b (0:05:00, job 7_1, attempt 2)\n" in text
+    assert "failed:\n  seed=c (4 s)\n    DataError: no." in text
     assert "still to do: unknown" in text
     assert "T2" not in text
     assert "seed=a" not in text
@@ -122,23 +122,23 @@ def make_run(root: Path, dataset: str, digest: str, *, images: int, references: 
 
 def test_costs_come_from_earlier_runs(tmp_path):
     config = compose_config([f"runtime.output_root={tmp_path}"])
-    assert item_cost("candidates", config) == Cost(1.0, "docs/models.md, an idle CPU core")
-    assert item_cost("references", config) == Cost(None, "nothing measured yet")
+    assert item_seconds("candidates", config) == 1.0
+    assert item_seconds("references", config) is None
     rest = {"references": 0.5, "prototypes": 0.5, "matching": 4.0, "evaluation": 3.0}
     make_run(tmp_path, "other", "a", images=4, references=2, seconds={"candidates": 40.0, "memory": 1.0})
-    assert item_cost("candidates", config) == Cost(10.0, "slowest of 1 on other data sets")
-    assert point_cost(config) == Cost(None, "nothing measured yet")
+    assert item_seconds("candidates", config) == 10.0
+    assert point_seconds(config) is None
     make_run(tmp_path, "demo", "b", images=10, references=5, seconds={"candidates": 20.0, "memory": 10.0, **rest})
     make_run(tmp_path, "demo", "c", images=10, references=5, seconds={"candidates": 40.0, "memory": 0.1, **rest})
     # The third run found everything in the store: 0.01 s an image.
     make_run(tmp_path, "demo", "d", images=10, references=5, seconds={"candidates": 0.1, "memory": 0.1})
-    assert item_cost("candidates", config) == Cost(4.0, "slowest of 2 on demo")
+    assert item_seconds("candidates", config) == 4.0
     # The fourth run has segmented the images of its references.
     make_run(tmp_path, "demo", "e", images=10, references=5, seconds={"memory": 100.0})
     (other,) = tmp_path.glob("demo/*/*_e")
     (other / "store_keys.json").write_text('{"memory": {"candidates": ["0123456789abcdef"]}}')
-    assert item_cost("references", config) == Cost(2.0, "slowest of 3 on demo")
-    assert point_cost(config) == Cost(8.0, "median of 2 on demo")
+    assert item_seconds("references", config) == 2.0
+    assert point_seconds(config) == 8.0
 
 
 def test_shards_of_sweeps_are_measurements_too(tmp_path):
@@ -153,6 +153,6 @@ def test_shards_of_sweeps_are_measurements_too(tmp_path):
     for unit, seconds in (("candidates-1", 12.0), ("candidates-2", 99.0)):
         folder.write_state(f"{unit}.0of1", ended("done", seconds, 0, computed=3))
     # 12 s for three computed images; the run found all of its images in the store.
-    assert item_cost("candidates", config).seconds == pytest.approx(4.0)
+    assert item_seconds("candidates", config) == pytest.approx(4.0)
     folder.plan.write_text("{")
-    assert item_cost("candidates", config).seconds == 1.0
+    assert item_seconds("candidates", config) == 1.0

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from statistics import median
@@ -21,20 +20,11 @@ _ITEMS = {"candidates": "candidates", "memory": "references"}
 _REST = ("references", "prototypes", "matching", "evaluation")
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds, or None if unknown, and where the figure comes from."""
-
-    seconds: float | None
-    source: str
+_DEFAULTS = {("regions", "candidates"): 1.0}  # docs/models.md, an idle CPU core
 
 
-UNKNOWN = Cost(None, "nothing measured yet")
-_DEFAULTS = {("regions", "candidates"): Cost(1.0, "docs/models.md, an idle CPU core")}
-
-
-def item_cost(kind: str, config: ExperimentConfig) -> Cost:
-    """Return what one image ("candidates") or one reference instance ("references") takes.
+def item_seconds(kind: str, config: ExperimentConfig) -> float | None:
+    """Return the seconds that one image ("candidates") or reference instance ("references") takes; None if unknown.
 
     It is the slowest figure among runs and shards with the same models below the same output root, on the same data set
     if there are any, else on any. The slowest, because the others found some of their items in the store.
@@ -44,16 +34,14 @@ def item_cost(kind: str, config: ExperimentConfig) -> Cost:
     label = config.dataset.label()
     same = [seconds for dataset, seconds in measured if dataset == label]
     comparable = same or [seconds for _, seconds in measured]
-    if not comparable:
-        return _DEFAULTS.get((config.segmenter.name, kind), UNKNOWN)
-    return Cost(max(comparable), f"slowest of {len(comparable)} on {label if same else 'other data sets'}")
+    return max(comparable, default=_DEFAULTS.get((config.segmenter.name, kind)))
 
 
-def point_cost(config: ExperimentConfig) -> Cost:
-    """Return what a point takes on top of shared work: the median of earlier runs on the same data set."""
+def point_seconds(config: ExperimentConfig) -> float | None:
+    """Return what a point takes on top of shared work: the median of earlier runs on the same data set, or None."""
     label = config.dataset.label()
     rest = [run["rest"] for dataset, run in _earlier_runs(config) if dataset == label and "rest" in run]
-    return Cost(median(rest), f"median of {len(rest)} on {label}") if rest else UNKNOWN
+    return median(rest) if rest else None
 
 
 def models_label(kind: str, config: ExperimentConfig) -> str:

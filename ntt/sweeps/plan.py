@@ -13,7 +13,7 @@ from ntt.config.identity import run_id
 from ntt.errors import ConfigError, raise_all
 from ntt.sweeps.points import ComposedPoint, Point, expand
 from ntt.sweeps.queue import observe
-from ntt.sweeps.spec import Resources, SweepSpec, read_spec
+from ntt.sweeps.spec import Resources, read_spec
 from ntt.sweeps.state import SweepFolder
 from ntt.sweeps.units import WorkUnit, take_inventory
 
@@ -51,45 +51,6 @@ def _member(members: Iterable[T], member_id: str) -> T:
         if member.id == member_id:
             return member
     raise ConfigError(f"{member_id} is not in the plan any more. Submit what is left again with ntt sweep retry.")
-
-
-def sweep_folder(points: Sequence[ComposedPoint], name: str) -> SweepFolder:
-    """Return the folder of a sweep: `sweeps/NAME` in the output root that its points agree on."""
-    roots = sorted({str(config.runtime.output_root) for _, config in points})
-    if len(roots) > 1:
-        raise ConfigError(f"runtime.output_root={', '.join(roots)}: the points of a sweep share one output root.")
-    return SweepFolder(Path(roots[0]).expanduser().absolute() / "sweeps" / name)
-
-
-def make_plan(spec: SweepSpec, composed: Sequence[ComposedPoint]) -> Plan:
-    """Find the shared work of the points, and how much of it is done.
-
-    Reads the annotation files and looks into the store; builds no network.
-
-    Raises:
-        NttError: if none of the points can be run.
-    """
-    points, units = take_inventory(composed)
-    return Plan(
-        name=spec.name,
-        source=spec.source,
-        created_s=time.time(),
-        resources=spec.resources,
-        max_parallel=spec.max_parallel,
-        cluster=spec.cluster,
-        points=points,
-        units=units,
-    )
-
-
-def replan(plan: Plan) -> Plan:
-    """Return the plan with what is done by now; its points stay the same.
-
-    Raises:
-        ConfigError: as `compose_points`.
-    """
-    points, units = take_inventory(compose_points(plan))
-    return replace(plan, created_s=time.time(), points=points, units=units)
 
 
 def compose_points(plan: Plan, ids: Collection[str] | None = None) -> list[ComposedPoint]:
@@ -136,12 +97,26 @@ def is_sweep_file(name: str) -> bool:
 def plan_file(path: Path, overrides: Sequence[str] = (), *, name: str | None = None) -> tuple[SweepFolder, Plan]:
     """Read a sweep file and plan it, with overrides of the command line and perhaps another name; write nothing.
 
-    Raises:
-        NttError: for anything that would keep a point from running.
+    Reads the annotation files and looks into the store; builds no network. The folder is `sweeps/NAME` in the output
+    root that the points agree on. An NttError for anything that would keep all points from running.
     """
     spec = read_spec(path, name=name)
-    points = expand(spec, overrides)
-    return sweep_folder(points, spec.name), make_plan(spec, points)
+    composed = expand(spec, overrides)
+    roots = sorted({str(config.runtime.output_root) for _, config in composed})
+    if len(roots) > 1:
+        raise ConfigError(f"runtime.output_root={', '.join(roots)}: the points of a sweep share one output root.")
+    points, units = take_inventory(composed)
+    plan = Plan(
+        name=spec.name,
+        source=spec.source,
+        created_s=time.time(),
+        resources=spec.resources,
+        max_parallel=spec.max_parallel,
+        cluster=spec.cluster,
+        points=points,
+        units=units,
+    )
+    return SweepFolder(Path(roots[0]).expanduser().absolute() / "sweeps" / spec.name), plan
 
 
 def open_sweep(name: str, output_root: Path) -> SweepFolder:
@@ -165,8 +140,10 @@ def open_sweep(name: str, output_root: Path) -> SweepFolder:
 
 
 def refresh(folder: SweepFolder) -> Plan:
-    """Read a sweep's plan, update what is done of it, and write it back."""
-    plan = replan(read_plan(folder))
+    """Read a sweep's plan, update what is done of it, and write it back; its points stay the same."""
+    plan = read_plan(folder)
+    points, units = take_inventory(compose_points(plan))
+    plan = replace(plan, created_s=time.time(), points=points, units=units)
     _write(folder, plan)
     return plan
 

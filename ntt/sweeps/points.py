@@ -12,7 +12,6 @@ from ntt.config.compose import compose_many
 from ntt.config.identity import run_directory, run_id
 from ntt.config.schema import ExperimentConfig
 from ntt.errors import ConfigError, raise_all
-from ntt.sweeps.costs import UNKNOWN, Cost
 from ntt.sweeps.spec import Settings, SweepSpec, Value, matches, merge_overrides, override_text
 
 _MAX_POINTS = 10_000
@@ -29,7 +28,7 @@ class Point:
         run_dir: absolute.
         units: ids of the shared work it builds on; this and what follows as of the time of planning.
         finished: whether its run directory holds a valid result.
-        cost: of what it does on top of shared work.
+        seconds: what it takes on top of shared work; None if unknown.
         problem: why it cannot be run; "" if nothing speaks against it.
     """
 
@@ -39,7 +38,7 @@ class Point:
     run_dir: Path
     units: tuple[str, ...] = ()
     finished: bool = False
-    cost: Cost = UNKNOWN
+    seconds: float | None = None
     problem: str = ""
 
     @property
@@ -97,7 +96,7 @@ def _combinations(spec: SweepSpec, overrides: Sequence[str]) -> tuple[list[str],
         for point in (spec.points or ({},))
         for values in itertools.product(*axes.values())
     ]
-    common = merge_overrides([override_text("visualisation.enabled", spec.pictures)], spec.base_overrides, rest)
+    common = merge_overrides([override_text("visualisation.enabled", spec.pictures)], spec.base, rest)
 
     def is_excluded(settings: Settings, exclusion: Settings) -> bool:
         return all(key in settings and matches(settings[key], value) for key, value in exclusion.items())

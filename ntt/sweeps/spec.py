@@ -72,8 +72,8 @@ class SweepSpec:
 
     description: str = ""
 
-    base: tuple[str, ...] | Settings | str = ()
-    """Overrides of every point: as on the command line of `main.py`, a mapping, or the name of an experiment."""
+    base: tuple[str, ...] = ()
+    """Overrides of every point, as on the command line of `main.py`."""
 
     axes: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
     """Values of each setting. Points are all their combinations, the last axis varying fastest."""
@@ -95,15 +95,6 @@ class SweepSpec:
     pictures: bool = False
     """Whether points draw pictures."""
 
-    @property
-    def base_overrides(self) -> tuple[str, ...]:
-        """The base as lines of a command line."""
-        if isinstance(self.base, Mapping):
-            return tuple(override_text(key, value) for key, value in self.base.items())
-        if isinstance(self.base, str):
-            return (self.base if "=" in self.base else f"experiment={self.base}",)
-        return self.base
-
     def problems(self) -> list[str]:
         """Check what no field can check alone: names, repetitions, and keys set in several places."""
         return [*self._name_problems(), *self._axes_problems(), *self._exclude_problems()]
@@ -112,11 +103,10 @@ class SweepSpec:
         for key, value in (("name", self.name), ("cluster", self.cluster or "none")):
             if not _NAME.fullmatch(value):
                 yield f"{key}={value} is invalid. Allowed: letters, digits, '_', '-' and '.'."
-        if isinstance(self.base, tuple) and not all("=" in line for line in self.base):
+        if not all("=" in line for line in self.base):
             yield f"base={shown(self.base)} is invalid. Allowed: a list of KEY=VALUE."
-        named = {"axes": [self.axes], "points": self.points, "base": [self.base]}
-        for where, mappings in named.items():
-            for key in (key for mapping in mappings if isinstance(mapping, Mapping) for key in mapping):
+        for where, mappings in {"axes": [self.axes], "points": self.points}.items():
+            for key in (key for mapping in mappings for key in mapping):
                 if not _KEY.fullmatch(str(key)):
                     yield f"{where}.{key}: this is not a setting such as seed, shots or matcher.merging."
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 from ntt.base.files import is_alive, write_json
 from ntt.base.settings import setting
@@ -96,13 +97,6 @@ class TaskState:
         return None if self.started_s is None or end is None else max(0.0, end - self.started_s)
 
 
-@dataclass
-class Count:
-    """Progress of the work on a shard; see `TaskState`."""
-
-    computed: int = 0
-
-
 class SweepFolder:
     """The folder of one sweep."""
 
@@ -158,14 +152,14 @@ class SweepFolder:
         return sorted(path.stem for path in self._state_path("_").parent.glob(f"{unit}.*.json"))
 
     @contextmanager
-    def working_on(self, task: str, *, job: str | None = None) -> Iterator[Count]:
+    def working_on(self, task: str, *, job: str | None = None) -> Iterator[SimpleNamespace]:
         """Record that this process works on a task, with a heartbeat, until the block ends.
 
         Then the task is done; or failed, with its traceback, after an exception (which propagates); or waiting again,
         if the process was told to stop (KeyboardInterrupt, SystemExit). The block updates the count that is yielded,
         and each heartbeat records it.
         """
-        count, now = Count(), time.time()
+        count, now = SimpleNamespace(computed=0), time.time()
         attempts, host = self.state(task).attempts + 1, socket.gethostname()
         begun = TaskState("running", now, now, host=host, pid=os.getpid(), job=job, attempts=attempts)
         self.write_state(task, begun)
@@ -183,16 +177,16 @@ class SweepFolder:
         finally:
             stop.set()
             heartbeat.join()
-            self.write_state(task, replace(ended, heartbeat_s=time.time(), **asdict(count)))
+            self.write_state(task, replace(ended, heartbeat_s=time.time(), **vars(count)))
 
     def _state_path(self, task: str) -> Path:
         return self.root / "state" / f"{task}.json"
 
 
-def _beat(folder: SweepFolder, task: str, begun: TaskState, count: Count, stop: threading.Event) -> None:
+def _beat(folder: SweepFolder, task: str, begun: TaskState, count: SimpleNamespace, stop: threading.Event) -> None:
     """Renew the heartbeat until told to stop. A disk that is full for a time must not end the work."""
     while not stop.wait(HEARTBEAT_S):
         try:
-            folder.write_state(task, replace(begun, heartbeat_s=time.time(), **asdict(count)))
+            folder.write_state(task, replace(begun, heartbeat_s=time.time(), **vars(count)))
         except StorageError as error:
             _LOG.warning("%s", error)

@@ -5,12 +5,12 @@ import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from itertools import chain
 from statistics import mean
 
 from ntt.run.rundir import RunDirectory
 from ntt.run.table import align
-from ntt.sweeps.costs import Cost
 from ntt.sweeps.plan import Plan
 from ntt.sweeps.points import Point
 from ntt.sweeps.queue import observe
@@ -99,8 +99,8 @@ def _unit_now(unit: WorkUnit, planned_s: float, shards: Collection[TaskState]) -
     new = sum(state.computed for state in shards if (state.started_s or 0.0) >= planned_s)
     computed = sum(state.computed for state in shards)
     seconds = sum(state.seconds or 0.0 for state in shards if state.computed)
-    cost = Cost(seconds / computed, "this sweep") if computed else unit.cost
-    return replace(unit, num_cached=min(unit.num_items, (unit.num_cached or 0) + new), cost=cost)
+    item_s = seconds / computed if computed else unit.item_s
+    return replace(unit, num_cached=min(unit.num_items, (unit.num_cached or 0) + new), item_s=item_s)
 
 
 def _left_s(points: Sequence[tuple[Point, TaskState]], units: Sequence[UnitStatus], processes: int) -> float | None:
@@ -108,7 +108,7 @@ def _left_s(points: Sequence[tuple[Point, TaskState]], units: Sequence[UnitStatu
     left = [unit.unit.missing_s for unit in units if unit.is_needed and unit.unit.num_missing]
     measured = [state.seconds for _, state in points if state.status == "done" and state.seconds is not None]
     for point, state in ((point, state) for point, state in points if state.status != "done"):
-        seconds = mean(measured) if measured else point.cost.seconds
+        seconds = mean(measured) if measured else point.seconds
         spent = (state.seconds or 0.0) if state.status == "running" else 0.0
         left.append(None if seconds is None else max(0.0, seconds - spent))
     return None if None in left else sum(filter(None, left)) / processes
@@ -126,7 +126,6 @@ def plan_text(folder: SweepFolder, plan: Plan) -> str:
     needed = {unit for point in todo for unit in point.units}
     units = [unit for unit in plan.units if unit.id in needed and unit.num_missing]
     lines += ["", *align([("jobs", "number", "each", "in all"), *_job_rows(plan, units)])]
-    lines += _sources(plan, units)
     refused = [point for point in plan.points if point.problem]
     lines += ["", f"Will fail as it is: {counted(len(refused), 'point')}"] if refused else []
     lines += [f"  {point.label}\n    " + point.problem.replace("\n", "\n    ") for point in refused]
@@ -158,23 +157,13 @@ def counted(number: int, what: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as text: "8 s", "12 min", "3 h 5 min", "2 d 4 h"."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s" if seconds >= 0.05 else f"{1000 * seconds:.0f} ms" if seconds else "0 s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
+    """Return a time as text: "0.25 s", "8 s", "0:12:00", "2 days, 4:00:00"."""
+    return f"{round(seconds, 3):.2g} s" if seconds < 90 else str(timedelta(seconds=round(seconds)))
 
 
 def _unit_row(unit: WorkUnit) -> tuple[str, ...]:
     there = "?" if unit.num_cached is None else str(unit.num_cached)
-    numbers = (str(unit.num_items), there, str(unit.num_missing), _time(unit.cost.seconds), _time(unit.missing_s))
+    numbers = (str(unit.num_items), there, str(unit.num_missing), _time(unit.item_s), _time(unit.missing_s))
     return f"{unit.kind}, {unit.label}", *numbers
 
 
@@ -184,22 +173,13 @@ def _job_rows(plan: Plan, units: Sequence[WorkUnit]) -> list[tuple[str, ...]]:
         resources = plan.resources.candidates if unit.kind == "candidates" else plan.resources.references
         processes = min(resources.shards * resources.tasks, unit.num_missing)
         jobs.append((unit.kind, math.ceil(processes / resources.tasks), processes, unit.missing_s))
-    if todo := [point.cost.seconds for point in plan.points if not point.finished]:
+    if todo := [point.seconds for point in plan.points if not point.finished]:
         number = math.ceil(len(todo) / plan.resources.points.points_per_job)
         jobs.append(("points", number, number, None if None in todo else sum(filter(None, todo))))
     rows = [(what, str(number), _time(seconds, parts), _time(seconds)) for what, number, parts, seconds in jobs]
     measured = [seconds for *_, seconds in jobs if seconds is not None]
     rest = "" if len(measured) == len(jobs) else ", the unknown not counted"
     return [*rows, ("all together", "", "", _time(sum(measured)) + rest if measured or not jobs else "unknown")]
-
-
-def _sources(plan: Plan, units: Sequence[WorkUnit]) -> list[str]:
-    """Return where the times come from."""
-    sources = {unit.kind: unit.cost.source for unit in units}
-    todo = [point for point in plan.points if not point.finished]
-    if todo:
-        sources["points"] = todo[0].cost.source
-    return ["", *(f"  time of {kind}: {source}" for kind, source in sources.items())] if sources else []
 
 
 def _unit_lines(unit: UnitStatus) -> list[str]:

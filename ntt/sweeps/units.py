@@ -19,7 +19,7 @@ from ntt.models.device import check_precision, resolve_device
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Workspace
 from ntt.run.stages import CANDIDATES, is_finished
-from ntt.sweeps.costs import UNKNOWN, Cost, item_cost, models_label, point_cost
+from ntt.sweeps.costs import item_seconds, models_label, point_seconds
 from ntt.sweeps.points import ComposedPoint, Point
 
 _LOG = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class WorkUnit:
         label: a readable name.
         num_items: images, or reference instances.
         num_cached: how many of them are in the store; None if the planning machine cannot tell.
-        cost: of one item.
+        item_s: seconds that one item takes; None if unknown.
     """
 
     id: str
@@ -46,7 +46,7 @@ class WorkUnit:
     label: str
     num_items: int
     num_cached: int | None
-    cost: Cost = UNKNOWN
+    item_s: float | None
 
     @property
     def num_missing(self) -> int:
@@ -56,7 +56,7 @@ class WorkUnit:
     @property
     def missing_s(self) -> float | None:
         """Seconds that the missing items take in one process; None if unknown."""
-        return None if self.cost.seconds is None else self.cost.seconds * self.num_missing
+        return None if self.item_s is None else self.item_s * self.num_missing
 
     @property
     def item(self) -> str:
@@ -81,7 +81,7 @@ def take_inventory(composed: Sequence[ComposedPoint]) -> tuple[tuple[Point, ...]
     sharing: dict[str, list[Pipeline]] = {}
     points: list[Point] = []
     for point, config in composed:
-        point = replace(point, units=(), finished=False, cost=point_cost(config), problem="")
+        point = replace(point, units=(), finished=False, seconds=point_seconds(config), problem="")
         try:
             pipeline = Pipeline(config, workspace=workspace)
             _ = pipeline.references  # fails where they cannot be drawn
@@ -177,5 +177,5 @@ def _work_unit(unit: str, pipelines: Sequence[Pipeline]) -> WorkUnit:
         label=f"{config.dataset.label()}, {models_label(kind, config)}",
         num_items=len(items),
         num_cached=sum(is_stored(*item) for item in items) if _has_device(config.runtime) else None,
-        cost=item_cost(kind, config),
+        item_s=item_seconds(kind, config),
     )
