@@ -7,7 +7,6 @@ import textwrap
 from argparse import Namespace
 from collections.abc import Callable, Collection, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -261,7 +260,7 @@ def _values(override: Override) -> list[str] | None:
         return None
     key = override.get_key_element()
     try:
-        values = list(islice(override.sweep_string_iterator(), _MAX_VALUES_CHECKED))
+        values = list(itertools.islice(override.sweep_string_iterator(), _MAX_VALUES_CHECKED))
     except HydraException:
         return None
     if not values:

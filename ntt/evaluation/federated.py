@@ -11,13 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntt.data.coco import CocoDataset
-from ntt.errors import DataError
+from ntt.errors import DataError, listed
 from ntt.types import Category, ImageId, IntArray
 
 FREQUENCIES = ("r", "c", "f")
 """Rare, common, frequent: the groups of APr, APc and APf."""
-
-_MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,8 @@ def check_checked_classes(dataset: CocoDataset) -> None:
     lacking = [image_id for image_id in dataset.images if image_id not in dataset.checked_classes]
     if not lacking:
         return
-    names = ", ".join(map(repr, lacking[:_MAX_NAMED])) + (", ..." if len(lacking) > _MAX_NAMED else "")
     raise DataError(
         "evaluation.protocol=lvis needs the lists `neg_category_ids` and `not_exhaustive_category_ids` of every image; "
         f"{len(lacking)} of {len(dataset.images)} images of {dataset.annotation_file} have none or something else "
-        f"there (image {names}). Take LVIS' own file, or set evaluation.protocol=coco."
+        f"there (image {listed(map(repr, lacking), 5)}). Take LVIS' own file, or set evaluation.protocol=coco."
     )

@@ -17,7 +17,7 @@ from ntt.data.images import image_digest, white_level
 from ntt.data.references import assemble_references
 from ntt.data.splits import resolve_split
 from ntt.datasets.base import DatasetConfig, DatasetFiles
-from ntt.errors import ConfigError, DataError, raise_all
+from ntt.errors import ConfigError, DataError, listed, raise_all
 from ntt.evaluation.federated import check_checked_classes
 from ntt.types import Category, ImageRecord, ReferenceSet
 
@@ -149,7 +149,8 @@ def warn_of_unknown_classes(categories: tuple[Category, ...], targets: CocoDatas
         _LOG.warning(
             "%d class(es) of the targets are not among the references, and are neither searched nor evaluated: %s. Add "
             "examples of them to the references to search them.",
-            *(len(names), ", ".join(names if len(names) < 6 else [*names[:5], "..."])),
+            len(names),
+            listed(names, 5),
         )
 
 
