@@ -49,10 +49,8 @@ class ProcessGroup:
 def join_process_group(*, timeout_s: int) -> Iterator[ProcessGroup]:
     """Join the other processes, if there are any, and wait for them at the end.
 
-    Nested blocks belong to the same group. Collective operations wait `timeout_s` for the slowest process.
-
-    Raises:
-        DistributedError: if the processes do not find each other, or one is lost while others wait for it.
+    Nested blocks belong to the same group. Collective operations wait `timeout_s` for the slowest process; a
+    DistributedError if the processes do not find each other, or one is lost while others wait for it.
     """
     if dist.is_initialized():
         yield ProcessGroup(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
@@ -91,8 +89,7 @@ def share(items: Sequence[T], group: ProcessGroup) -> list[tuple[int, T]]:
 def gather(results: Sequence[tuple[int, T]], count: int, group: ProcessGroup) -> list[T]:
     """Return the results of all `count` items in order, in every process; `results` are (position, result) of its own.
 
-    Raises:
-        DistributedError: if a result is missing, or a process was lost.
+    A DistributedError if a result is missing, or a process was lost.
     """
     parts: list[Any] = [results]
     if group.size > 1:
@@ -151,9 +148,7 @@ def adopt_slurm_ranks(environment: MutableMapping[str, str]) -> None:
 
     Nothing changes where they are already set, as by torchrun, or where srun started a single process. Processes that
     form a group repeatedly get a new port each time, so that one that is early for the second does not join the first.
-
-    Raises:
-        DistributedError: if the first node's name cannot be determined.
+    A DistributedError if the first node's name cannot be determined.
     """
     size = environment.get("SLURM_STEP_NUM_TASKS", "1")
     is_ours = _MEETINGS in environment or "WORLD_SIZE" not in environment

@@ -51,8 +51,7 @@ def display_url(url: str) -> str:
 def mirrored_urls(base: str, url: str, relative_path: str) -> list[str]:
     """Return where a mirror may hold a file: under the path of its official URL, or under its path in our folder.
 
-    Raises:
-        ConfigError: if `base` is not an http or https URL.
+    A ConfigError if `base` is not an http or https URL.
     """
     if not base.startswith(("http://", "https://")) or not urlsplit(base).netloc:
         raise ConfigError(f"The mirror {display_url(base)!r} is not a URL that starts with http:// or https://.")
@@ -71,17 +70,12 @@ def download(
 ) -> None:
     """Download a file, or continue a download that was interrupted. A second process waits for the first.
 
-    Args:
-        urls: tried in turn until one has the file.
-        target: the file to write; its folder is created.
-        label: what the file is, for messages.
-        sha256: hex digest the file must have.
-        md5: used where no sha256 is published. Without either, anything but a web page is accepted.
-        progress: called with (bytes on disk, total bytes or None if unknown).
+    The `urls` are tried in turn until one has the file; `label` is what it is, for messages. It must have the `sha256`
+    or, where none is published, the `md5`, in hex; without either, anything but a web page is accepted. `progress` is
+    called with (bytes on disk, total bytes or None if unknown).
 
-    Raises:
-        DownloadError: if the file is not available, or what arrived has another digest.
-        StorageError: if the disk is full or not writable. The partial download is kept and resumed next time.
+    A DownloadError if the file is not available, or what arrived has another digest; a StorageError if the disk is full
+    or not writable. The partial download is kept and resumed next time.
     """
     algorithm, expected = ("md5", md5) if sha256 is None and md5 is not None else ("sha256", sha256)
     try:

@@ -30,8 +30,7 @@ _LOG = logging.getLogger(__name__)
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`; rename it to `path` when the block ends well, remove it otherwise.
 
-    Raises:
-        StorageError: if the disk is full or the folder cannot be written.
+    A StorageError if the disk is full or the folder cannot be written.
     """
     token = f"{_HOST}-{os.getpid()}-{secrets.token_hex(8)}"
     temporary = path.parent / f"{_TEMPORARY_PREFIX}{token}{_TEMPORARY_SUFFIX}"
@@ -151,10 +150,7 @@ def require_space(folder: Path, num_bytes: int, what: str) -> None:
 def exclusive(target: Path) -> Iterator[None]:
     """Hold the lock of `target`, the file `NAME.lock` next to it, while the block runs; create its folder.
 
-    The lock is released when its process ends, for whatever reason.
-
-    Raises:
-        OSError: if the lock file cannot be created.
+    The lock is released when its process ends, for whatever reason. An OSError if the lock file cannot be created.
     """
     from filelock import FileLock, Timeout
 

@@ -69,8 +69,7 @@ class _Console(logging.StreamHandler[TextIO]):
 def file_logging(root: Path, rank: int = 0) -> Iterator[None]:
     """Send the log of rank 0, and the error that ends the block, to the run's `run.log`.
 
-    Raises:
-        StorageError: if the run directory cannot be written.
+    A StorageError if the run directory cannot be written.
     """
     if rank:
         yield

@@ -27,10 +27,8 @@ def overlap(
 
     `load` and `finish` run in threads of their own, `compute` in `computing` threads, or with 0 in the caller's, which
     an interrupt stops at once. The first item is processed alone, in the caller's thread, so that what the first call
-    builds is built once. The number of items under way is bounded.
-
-    Raises:
-        Exception: the first error in the order of the items, unchanged. Nothing is started after it.
+    builds is built once. The number of items under way is bounded. The first error in the order of the items is raised
+    unchanged, and nothing is started after it.
     """
     remaining = iter(items)
     for item in islice(remaining, 1):

@@ -29,16 +29,10 @@ def read_dataclass(
 ) -> T | None:
     """Build a dataclass from plain values; the types and metadata (`setting`) of its fields define what is allowed.
 
-    Args:
-        cls: the dataclass.
-        values: a mapping with a value for each field that has no default.
-        problems: receives one sentence per unknown, missing or unusable value.
-        key: the key of the values themselves, for messages; "" at the root.
-        strict: whether unknown keys are a problem; else they are ignored.
-        more: values of fields that are not read.
-
-    Returns:
-        The instance, with defaults in place of unusable values; None if a value without default is unusable.
+    `values` has a value for each field that has no default, except those given as `more`, which are not read.
+    `problems` receives one sentence per unknown, missing or unusable value; `key` is that of the values themselves, ""
+    at the root. Unknown keys are ignored unless `strict`. Returns the instance, with defaults in place of unusable
+    values; None if a value without default is unusable.
     """
     usable = {**read_fields(cls, values, problems, key=key, without=tuple(more), strict=strict), **more}
     required = {item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING}  # type: ignore[arg-type]
@@ -84,8 +78,7 @@ def read_fields(
 def read_record(cls: type[T], path: Path, *, remedy: str) -> T:
     """Read a JSON file into the dataclass it was written from; keys that only another version has are ignored.
 
-    Raises:
-        StorageError: if it is damaged, or of another version of this program; ends with `remedy`.
+    A StorageError, which ends with `remedy`, if it is damaged, or of another version of this program.
     """
     problems: list[str] = []
     try:

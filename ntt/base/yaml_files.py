@@ -57,8 +57,7 @@ _TextLoader.add_constructor("tag:yaml.org,2002:str", _construct_text)
 def read_yaml(text: str | bytes, *, where: str, resolved: bool = False) -> Any:
     """Parse YAML; `where` is its file or line, for messages. `resolved`: scalars are what YAML makes of them.
 
-    Raises:
-        ConfigError: if it cannot be read, is longer than 1 MB, has an alias, or a mapping has a key twice.
+    A ConfigError if it cannot be read, is longer than 1 MB, has an alias, or a mapping has a key twice.
     """
     if len(text) > _MAX_BYTES:
         raise ConfigError(f"{where} has more than {_MAX_BYTES:,} bytes. Divide it.")

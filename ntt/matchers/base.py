@@ -43,17 +43,12 @@ class MatcherConfig(Option):
         return replace(memory, backgrounds=tuple(vectors[vectors.any(dim=1)] for vectors in memory.backgrounds))
 
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
-        """Condense the memory.
-
-        Returns:
-            `vectors_PD` and `labels_P` of a `Prototypes`, on the CPU.
-        """
+        """Condense the memory to `vectors_PD` and `labels_P` of a `Prototypes`, on the CPU."""
         raise NotImplementedError
 
     def match(self, image_id: ImageId, candidates: Candidates, prototypes: Prototypes) -> Detections:
         """Label, score, suppress and merge the candidates of one image.
 
-        Raises:
-            DataError: if nothing is left and the settings ask for an error in this case.
+        A DataError if nothing is left and the settings ask for an error in this case.
         """
         raise NotImplementedError

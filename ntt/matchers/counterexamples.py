@@ -54,11 +54,7 @@ class BackgroundMatcher(ScoringMatcher):
         return torch.cat([means_CD, l2_normalise(backgrounds_BD)]), labels_P
 
     def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:
-        """Compare with the classes and with the background.
-
-        Returns:
-            float32 [N, C]: max(0, cosine), damped; or -1 throughout for a dropped candidate.
-        """
+        """Take max(0, cosine), damped, float32 [N, C]; or -1 throughout for a candidate that background drops."""
         similarity_NP = cosine_similarity(candidates.features, prototypes.vectors_PD.numpy())
         labels_P = prototypes.labels_P.numpy()
         scores_NC = best_per_class(similarity_NP, labels_P, num_classes=len(prototypes.categories))

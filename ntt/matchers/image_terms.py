@@ -40,8 +40,7 @@ class ImageTerms:
     def compare(self, groups: Sequence[IntArray]) -> None:
         """Compute boxes of masks, and the overlaps of masks in the same group.
 
-        Args:
-            groups: int64 [n] each: the survivors of a class of one matching, or of all classes of several matchings.
+        A group, int64 [n], are the survivors of a class of one matching, or of all classes of several matchings.
         """
         candidates = self.candidates
         group_N = np.full(len(candidates), -1)
@@ -74,16 +73,10 @@ class ImageTerms:
     def per_class(
         self, name: Hashable, survivors_M: IntArray, labels_M: IntArray, compute: Callable[[IntArray], npt.NDArray[Any]]
     ) -> npt.NDArray[Any]:
-        """Compute something of each class's survivors, once for each set of them.
+        """Compute one value for each survivor, [M], class by class, and only once for each set of them.
 
-        Args:
-            name: identifies the computation, with its settings.
-            survivors_M: int64, their indices, best first; at least one.
-            labels_M: int64 [M], their classes.
-            compute: returns one value for each of some survivors.
-
-        Returns:
-            One value for each survivor, [M].
+        `name` identifies the computation, with its settings; `compute` returns one value for each of some survivors,
+        which are int64 indices, best first, at least one.
         """
         groups = members_of_classes(labels_M)
         parts = []

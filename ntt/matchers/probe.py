@@ -67,8 +67,7 @@ class ProbeMatcher(ScoringMatcher):
     ) -> tuple[Doubles, Doubles]:
         """Fit the probes of some classes against the same counter-examples: float64 [labels, D] each.
 
-        Returns:
-            Their directions, scaled so that the mean score of a class's instances is 1; and their origins.
+        Returns their directions, scaled so that the mean score of a class's instances is 1; and their origins.
         """
         counts = [len(vectors) for vectors in instances]
         origin_D = negatives_BD.mean(axis=0)
@@ -87,10 +86,9 @@ class ProbeMatcher(ScoringMatcher):
         return scaled, np.repeat(origin_D[None], len(labels), axis=0)
 
     def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:
-        """Mix the probes' scores with the cosines of class means.
+        """Mix the probes' scores with the cosines of class means: float32 [N, C], 0 or more and about 1 at most.
 
-        Returns:
-            float32 [N, C], 0 or more and about 1 at most; below 0 for a candidate that no class scores above 0.
+        It is below 0 for a candidate that no class scores above 0.
         """
         vectors_PD, labels_P = prototypes.vectors_PD.numpy(), prototypes.labels_P.numpy()
         count, is_mean = len(prototypes.categories), labels_P >= 0

@@ -101,11 +101,10 @@ class DetectingMatcher(MatcherConfig, ABC):
 
     @abstractmethod
     def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:
-        """Score every candidate for every class.
+        """Score every candidate for every class: float32 [N, C] in [0, 1].
 
-        Returns:
-            float32 [N, C] in [0, 1]. A candidate whose scores are all below 0 is rejected and does not even take
-            part in suppression; candidates with scores of 0 do, as in the published method.
+        A candidate whose scores are all below 0 is rejected and does not even take part in suppression; candidates with
+        scores of 0 do, as in the published method.
         """
 
     @abstractmethod
@@ -115,11 +114,8 @@ class DetectingMatcher(MatcherConfig, ABC):
     def match(self, image_id: ImageId, candidates: Candidates, prototypes: Prototypes) -> Detections:
         """Turn the candidates of one image into detections, with this matcher's prototypes.
 
-        Returns:
-            At most `max_detections`, by descending score; of equal scores, the better predicted IoU first.
-
-        Raises:
-            DataError: if no candidate is left and `on_empty` is "raise".
+        There are at most `max_detections`, by descending score; of equal scores, the better predicted IoU first. A
+        DataError if no candidate is left and `on_empty` is "raise".
         """
         terms = ImageTerms(candidates)
         survivors = self.survivors(terms, prototypes)
@@ -201,8 +197,7 @@ def match_together(
 ) -> Iterator[Detections | DataError]:
     """Match one image's candidates with several matchers and their prototypes.
 
-    Yields:
-        What `match` returns or raises for each point, to the last bit, in their order.
+    Yields what `match` returns or raises for each point, to the last bit, in their order.
     """
     terms = ImageTerms(candidates, is_shared=True)
     survivors = [

@@ -36,10 +36,8 @@ class BatchRunner:
         """Call `function(start, stop)` for all of `count` items, and return the results per batch, in order.
 
         The results must not depend on how items are grouped. Each of `workers` threads flushes denormals and computes
-        with a single thread, because threads within small operations mostly wait for one another.
-
-        Raises:
-            RuntimeError: if memory does not suffice even for one item.
+        with a single thread, because threads within small operations mostly wait for one another. A RuntimeError if
+        memory does not suffice even for one item.
         """
         spans = [(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size)]
         if workers == 1 or len(spans) < 2:

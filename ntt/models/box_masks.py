@@ -271,17 +271,10 @@ def convert(
     Everything else is copied unchanged: boxes and areas, so that box metrics stay the same, crowd regions, and unusable
     annotations. Each new mask comes with `mask_source`: the segmenter, or "box" where the box serves as the mask.
 
-    Args:
-        dataset: the annotations; their file is read again, and not changed.
-        output: the file to write once all masks are computed.
-        box_masks: makes and stores the masks, so that another call resumes where an interrupted one stopped.
-        mask_format: "rle", or "polygon": outlines along pixel edges, holes filled.
-        overwrite_masks: replace existing masks too.
-        image_batch: see `BoxMasks.get`.
-        on_image: called with each image that has new masks, its instances, and the new masks by annotation id.
-
-    Raises:
-        NttError: for an image that cannot be read, weights that do not fit, or a disk that is full.
+    The file of `dataset` is read again; `output` is written once all masks are computed, and another call resumes where
+    an interrupted one stopped. Polygons are outlines along pixel edges, holes filled. `overwrite_masks` replaces
+    existing masks too; `image_batch`: see `BoxMasks.get`; `on_image` is called with each image that has new masks, its
+    instances, and the new masks by annotation id.
     """
     box_only: dict[ImageRecord, list[Instance]] = {}
     for instance in dataset.instances:

@@ -81,8 +81,7 @@ class WeightsFile:
     def find(cls, model: str, own_file: str | None, root: Path, *, setting: str) -> "WeightsFile":
         """Look for `own_file`, the value of `setting`, or if it is None for the official file below `root`.
 
-        Raises:
-            WeightsError: if it does not exist.
+        A WeightsError if it does not exist.
         """
         if own_file is None:
             return cls(locate(model, root), checkpoint(model).sha256)
@@ -116,20 +115,14 @@ def fetch(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Make sure a checkpoint is on disk and intact; download it if it is missing.
+    """Make sure a registered checkpoint is on disk below `root`, created if need be, and intact; else download it.
 
-    Args:
-        name: of the registry.
-        root: the weights folder; created if need be.
-        mirror: base URL that replaces the official host, or of a copy of a weights folder. None: the environment
-            variable NTT_WEIGHTS_MIRROR, else the official host.
-        offline: do not use the network, as with NTT_OFFLINE=1 in the environment.
-        progress: called with (bytes on disk, total bytes or None if unknown).
+    `mirror` is a base URL that replaces the official host, or of a copy of a weights folder; None: the environment
+    variable NTT_WEIGHTS_MIRROR, else the official host. `offline` does not use the network, as with NTT_OFFLINE=1 in
+    the environment. `progress` is called with (bytes on disk, total bytes or None if unknown).
 
-    Raises:
-        ConfigError: if the name is not known or the mirror is not an http(s) URL.
-        WeightsError: if the file is not available, or has another sha256 than registered.
-        StorageError: if the disk is full or not writable.
+    A ConfigError if the name is not known or the mirror is no http(s) URL, a WeightsError if the file is not available
+    or has another sha256 than registered, a StorageError if the disk is full or not writable.
     """
     entry = checkpoint(name)
     path = root / entry.path

@@ -24,14 +24,9 @@ def with_sizes(boxes_xyxy: npt.NDArray[Floats]) -> npt.NDArray[Floats]:
 
 
 def boxes_from_masks(foreground_Nhw: torch.Tensor) -> FloatArray:
-    """Find the tight box of each mask.
+    """Find the tight box of each mask: float32 [N, 4], (left, top, right, bottom), inclusive pixel indices.
 
-    Args:
-        foreground_Nhw: bool [N, h, w].
-
-    Returns:
-        float32 [N, 4]: (left, top, right, bottom), inclusive pixel indices. An empty mask gives (0, 0, -1, -1), whose
-        inclusive width and height are 0.
+    An empty mask gives (0, 0, -1, -1), whose inclusive width and height are 0.
     """
     rows_Nh, columns_Nw = _occupied(foreground_Nhw)
     top_N, bottom_N = _first_and_last(rows_Nh)

@@ -14,18 +14,12 @@ _Doubles = npt.NDArray[np.float64]
 
 
 def spherical_kmeans(features_ND: FloatArray, count: int, *, generator: np.random.Generator) -> IntArray:
-    """Group vectors by cosine (spherical k-means: Dhillon and Modha, Machine Learning 42, 2001).
+    """Group N >= 1 vectors of any length by cosine (spherical k-means: Dhillon and Modha, Machine Learning 42, 2001).
 
-    Starts are drawn as in k-means++ (Arthur and Vassilvitskii, SODA 2007); the best of `RESTARTS` runs is returned.
-    Sums are in float64.
-
-    Args:
-        features_ND: float32 [N, D], N >= 1, of any length.
-        count: K, 1 or more. There are never more clusters than distinct directions.
-        generator: draws the starts; the same state gives the same clusters.
-
-    Returns:
-        int64 [N], the cluster of each vector, numbered from 0 in the order of their first members.
+    Starts are drawn as in k-means++ (Arthur and Vassilvitskii, SODA 2007); the best of `RESTARTS` runs is returned:
+    int64 [N], the cluster of each vector, numbered from 0 in the order of their first members. There are at most
+    `count`, and never more than distinct directions. Sums are in float64; the same state of the generator gives the
+    same clusters.
     """
     if count == 1 or len(features_ND) == 1:
         return np.zeros(len(features_ND), dtype=np.int64)

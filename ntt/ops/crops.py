@@ -14,12 +14,10 @@ from ntt.ops.resize import resize_bicubic
 def crop_corners(
     bbox_xywh: tuple[float, float, float, float], *, height: int, width: int, context_ratio: float
 ) -> tuple[int, int, int, int]:
-    """Place a square around a box and clip it to the image.
+    """Place a square around a box and clip it to the image: (left, top, right, bottom), right and bottom exclusive.
 
-    Its side is 1 + `context_ratio` times the longer side of the box. All numbers are image pixels.
-
-    Returns:
-        (left, top, right, bottom), right and bottom exclusive; at least one pixel each way, not square at borders.
+    Its side is 1 + `context_ratio` times the longer side of the box. All numbers are image pixels; there is at least
+    one each way, and at borders it is no square.
     """
     x, y, box_width, box_height = bbox_xywh
     left, top, right, bottom = int(x), int(y), int(x + box_width), int(y + box_height)
@@ -42,22 +40,12 @@ def crop_reference(
     grid_size: int,
     context_ratio: float = 0.2,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut out a reference instance for the encoder, with the weight of each patch.
+    """Cut out a reference instance, a COCO box and a mask, for the encoder, with the weight of each patch.
 
-    The image is resized bicubically and the mask bilinearly, both without antialiasing; the mask is then sampled at
-    the patches' nearest pixels.
-
-    Args:
-        image_HW3: RGB uint8.
-        mask_HW: bool, the instance.
-        bbox_xywh: COCO box of the instance, image pixels.
-        output_size: S, the encoder's input side, pixels.
-        grid_size: g, cells along each side of the encoder's feature map.
-        context_ratio: see `crop_corners`.
-
-    Returns:
-        The crop, float32 [3, S, S], RGB in [0, 1] up to the slight overshoot of bicubic resizing; and the weights,
-        float32 [g, g] in [0, 1], never all zero: a mask too small to be sampled gives the patch under its centre.
+    The image is resized bicubically and the mask bilinearly to S = `output_size`, both without antialiasing; the mask
+    is then sampled at the nearest pixels of the g x g patches, g = `grid_size`. Returns the crop, float32 [3, S, S],
+    RGB in [0, 1] up to the slight overshoot of bicubic resizing; and the weights, float32 [g, g] in [0, 1], never all
+    zero: a mask too small to be sampled gives the patch under its centre.
     """
     height, width = mask_HW.shape
     left, top, right, bottom = crop_corners(bbox_xywh, height=height, width=width, context_ratio=context_ratio)
@@ -89,17 +77,9 @@ def _patch_under_centre(mask_crop: npt.NDArray[np.bool_], grid_size: int) -> tor
 
 
 def instance_feature(feature_map_Dgg: torch.Tensor, weights_gg: torch.Tensor) -> torch.Tensor:
-    """Average a feature map with one weight per cell.
+    """Average a feature map with one weight per cell, not negative: float32 [D], not normalised.
 
-    Args:
-        feature_map_Dgg: float32 [D, g, g].
-        weights_gg: float32 [g, g], not negative; not all zero, as `crop_reference` guarantees.
-
-    Returns:
-        float32 [D], not normalised.
-
-    Raises:
-        ValueError: all weights are zero.
+    A ValueError if all weights are zero, which `crop_reference` never returns.
     """
     weights = weights_gg.to(feature_map_Dgg.device)
     total = weights.sum()
@@ -109,16 +89,10 @@ def instance_feature(feature_map_Dgg: torch.Tensor, weights_gg: torch.Tensor) ->
 
 
 def background_feature(feature_map_Dgg: torch.Tensor, weights_gg: torch.Tensor) -> torch.Tensor | None:
-    """Average a feature map over what an instance does not cover: each cell with 1 - its weight.
+    """Average a feature map over what an instance does not cover: each cell with 1 - its weight, in [0, 1].
 
-    The masked average of PANet (Wang et al., ICCV 2019, equation 2), with soft masks.
-
-    Args:
-        feature_map_Dgg: float32 [D, g, g].
-        weights_gg: float32 [g, g] in [0, 1], of the instance.
-
-    Returns:
-        float32 [D], not normalised; None if less than one cell is left, too little to be meaningful.
+    The masked average of PANet (Wang et al., ICCV 2019, equation 2), with soft masks: float32 [D], not normalised; None
+    if less than one cell is left, too little to be meaningful.
     """
     outside = 1.0 - weights_gg.to(feature_map_Dgg.device)
     total = outside.sum()

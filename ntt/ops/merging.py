@@ -11,15 +11,10 @@ from ntt.types import FloatArray
 
 
 def soft_penalties(overlaps_NN: npt.NDArray[np.float64], features_ND: FloatArray | None) -> FloatArray:
-    """Compute how much of each mask an earlier mask of its class already explains.
+    """Compute how much of each mask an earlier mask of its class already explains: float32 [N] in [0, 1].
 
-    Args:
-        overlaps_NN: float64 [N, N], the part of mask i that mask j < i covers, else 0.
-        features_ND: float32 [N, D], L2-normalised, to weight each overlap with max(0, cosine) of the two features; or
-            None.
-
-    Returns:
-        float32 [N] in [0, 1]: max over earlier masks of |mask & earlier| / |mask| [* cosine]; 0 for the first.
+    It is the maximum over earlier masks of |mask & earlier| / |mask|, float64 [N, N], 0 on and above the diagonal; with
+    unit features, each overlap is weighted with max(0, cosine) of the two.
     """
     if features_ND is not None and overlaps_NN.any():
         # A copy, because for the product of an array with itself NumPy uses another routine, which rounds differently.
@@ -56,16 +51,8 @@ def diffused_penalties(
     """Compute how much of each mask earlier masks of its class explain, directly or through others.
 
     Masks are nodes; edges lead from a mask to the earlier masks of its class that cover part of it, with that part as
-    weight.
-
-    Args:
-        overlaps_NN: float64 [N, N], the part of mask i that mask j < i covers, else 0.
-        alpha: see `pagerank`.
-        steps: see `pagerank`.
-        transition: "normalised" scales the weights of the edges from a mask to a sum of 1; "plain" does not.
-
-    Returns:
-        float32 [N] in [0, 1]; 0 for a mask that no earlier one touches.
+    weight. The transition "normalised" scales the weights of the edges from a mask to a sum of 1; "plain" does not.
+    Returns float32 [N] in [0, 1]; 0 for a mask that no earlier one touches.
     """
     restart_N = overlaps_NN.max(axis=1, initial=0.0)
     weights_NN = _row_stochastic(overlaps_NN) if transition == "normalised" else overlaps_NN
@@ -77,14 +64,8 @@ def pagerank(
 ) -> npt.NDArray[np.float64]:
     """Iterate p <- alpha * W p + (1 - alpha) * v from p = 1 / N (personalised PageRank, a walk with restart).
 
-    Args:
-        weights_NN: W, float64 [N, N], not negative; row i holds the edges that leave node i.
-        restart_N: v, float64 [N].
-        alpha: the part of a node's value that comes from its neighbours, in [0, 1]; the rest comes from v.
-        steps: number of iterations, 0 or more.
-
-    Returns:
-        p, float64 [N].
+    Row i of W holds the edges that leave node i, not negative; `alpha`, in [0, 1], is the part of a node's value that
+    comes from its neighbours; the rest comes from v, the restart. Returns p, float64 [N].
     """
     values_N = np.full(len(restart_N), 1.0 / max(len(restart_N), 1))
     for _ in range(steps):

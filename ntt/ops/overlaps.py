@@ -52,8 +52,7 @@ class Segments:
 def overlaps_with_earlier(segments: Segments, groups_N: IntArray) -> npt.NDArray[np.float64]:
     """Compute the part of each mask that every earlier mask of its group covers.
 
-    Returns:
-        float64 [N, N], |mask i & mask j| / |mask i| for j < i, exact up to the division; 0 elsewhere.
+    Returns float64 [N, N], |mask i & mask j| / |mask i| for j < i, exact up to the division; 0 elsewhere.
     """
     return _overlaps(
         groups_N,

@@ -28,19 +28,9 @@ def l2_normalise(vectors_ND: torch.Tensor) -> torch.Tensor:
 def pool_masks(feature_map_Dhw: torch.Tensor, foreground_NHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Average the bilinearly upsampled feature map over each mask's foreground (method.md §4), in adjoint form.
 
-    A mask's result does not depend on which masks are pooled with it: all products are of blocks of a fixed shape,
-    padded with empty masks.
-
-    Args:
-        feature_map_Dhw: float32 [D, h, w].
-        foreground_NHW: bool [N, H, W], any grid that covers the same image.
-
-    Returns:
-        float32 [N, D] on the map's device, not normalised, zero for an empty mask; and bool [N], which masks have any
-        foreground.
-
-    Raises:
-        TypeError: if the masks are not bool.
+    The masks, bool, are on any grid that covers the same image. A mask's result does not depend on which masks are
+    pooled with it: all products are of blocks of a fixed shape, padded with empty masks. Returns float32 [N, D] on the
+    map's device, not normalised, zero for an empty mask; and bool [N], which masks have any foreground.
     """
     weights_NP = mask_weights(foreground_NHW, feature_map_Dhw.shape[-2:], device=feature_map_Dhw.device)
     totals_N = weights_NP.sum(dim=1)
@@ -55,17 +45,8 @@ def mask_weights(
 ) -> torch.Tensor:
     """Compute the weight of each cell of a feature map in each mask's sum of upsampled features.
 
-    Args:
-        foreground_NHW: bool [N, H, W].
-        map_hw: rows and columns of the feature map.
-        device: where to compute.
-
-    Returns:
-        float32 [N, h * w], row-major; each row sums to the mask's area in pixels of its grid. For grids whose side is a
-        power of two, such as 256, all values are exact.
-
-    Raises:
-        TypeError: if the masks are not bool.
+    Returns float32 [N, h * w], row-major, on `device`; each row sums to the mask's area in pixels of its grid. For
+    grids whose side is a power of two, such as 256, all values are exact. A TypeError if the masks are not bool.
     """
     if foreground_NHW.dtype != torch.bool:
         raise TypeError(f"masks must be bool, found {foreground_NHW.dtype}: threshold them first")

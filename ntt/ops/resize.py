@@ -29,14 +29,8 @@ CPU = torch.device("cpu")
 def resize_matrix(inputs: int, outputs: int, *, antialias: bool, device: torch.device = CPU) -> torch.Tensor:
     """Return bilinear resizing along one axis as a matrix; `A_h @ map @ A_w.T` resizes a map.
 
-    Args:
-        inputs: samples before.
-        outputs: samples after.
-        antialias: widen the filter where the axis shrinks, as PIL does.
-        device: where the matrix is stored; it is computed on the CPU.
-
-    Returns:
-        float32 [outputs, inputs], entries in [0, 1], rows summing to 1; shared between callers, so read-only.
+    `antialias` widens the filter where the axis shrinks, as PIL does. It is float32 [outputs, inputs], entries in [0,
+    1], rows summing to 1, computed on the CPU; shared between callers, so read-only.
     """
     unit_vectors = torch.eye(inputs, dtype=torch.float32)[None, None]
     matrix = F.interpolate(unit_vectors, (outputs, inputs), mode="bilinear", align_corners=False, antialias=antialias)

@@ -15,15 +15,9 @@ def cosine_similarity(features_ND: FloatArray, vectors_PD: FloatArray) -> FloatA
 
 
 def best_per_class(similarity_NP: FloatArray, labels_P: IntArray, *, num_classes: int) -> FloatArray:
-    """Take each class's highest similarity over its prototypes.
+    """Take each class's highest similarity, not negative, over its prototypes: float32 [N, C].
 
-    Args:
-        similarity_NP: float32 [N, P], not negative.
-        labels_P: int64 [P], class index of each prototype; negative ones are left out.
-        num_classes: C.
-
-    Returns:
-        float32 [N, C]; 0 for a class without prototypes.
+    Prototypes with negative labels are left out; a class without prototypes has 0.
     """
     if np.array_equal(labels_P, np.arange(num_classes)):
         return similarity_NP
@@ -54,13 +48,7 @@ def best_of_others(scores_NC: FloatArray) -> FloatArray:
 def damp(scores_NC: FloatArray, against_NC: FloatArray, *, sigma: float) -> FloatArray:
     """Lower scores against which there is stronger evidence: score * exp(-max(0, against - score) / sigma).
 
-    Args:
-        scores_NC: float32 [N, C] in [0, 1].
-        against_NC: float32 of the same shape, or [N, 1], in [0, 1].
-        sigma: softness, above 0: a lead of sigma leaves 37 % of the score.
-
-    Returns:
-        float32 [N, C] in [0, 1]; the unchanged score where the evidence against is not stronger.
+    All are float32 in [0, 1], [N, C]; the evidence may be [N, 1]. A lead of `sigma` leaves 37 % of the score.
     """
     lead_NC = (against_NC - scores_NC).clip(min=0.0)
     damped: FloatArray = (scores_NC * np.exp(-lead_NC / sigma)).astype(np.float32)
@@ -68,19 +56,11 @@ def damp(scores_NC: FloatArray, against_NC: FloatArray, *, sigma: float) -> Floa
 
 
 def ridge_directions(rows_ND: Doubles, weights_N: Doubles, targets_NC: Doubles, *, ridge: float) -> Doubles:
-    """Solve (H + ridge * trace(H) / D * I) v_c = g_c (docs/method.md, equation 3).
+    """Solve (H + ridge * trace(H) / D * I) v_c = g_c (docs/method.md, equation 3): float64 [D, C].
 
-    H is sum_i w_i a_i a_i^T and g_c is sum_i w_i y_ic a_i over rows a_i. With fewer rows than channels, v_c comes from
-    the dual problem, A^T W^1/2 (W^1/2 A A^T W^1/2 + ridge * trace(H) / D * I)^-1 W^1/2 y_c.
-
-    Args:
-        rows_ND: a, one row per example.
-        weights_N: w, not negative.
-        targets_NC: y, the targets of each example.
-        ridge: strength of the penalty, above 0, relative to the mean eigenvalue of H.
-
-    Returns:
-        float64 [D, C]; zeros if all rows are zero.
+    H is sum_i w_i a_i a_i^T and g_c is sum_i w_i y_ic a_i over rows a_i with weights w_i, not negative, and targets
+    y_ic; `ridge` is relative to the mean eigenvalue of H. With fewer rows than channels, v_c comes from the dual
+    problem, A^T W^1/2 (W^1/2 A A^T W^1/2 + ridge * trace(H) / D * I)^-1 W^1/2 y_c. Zeros if all rows are zero.
     """
     root_N1 = np.sqrt(weights_N)[:, None]
     scaled_ND, scaled_targets_NC = rows_ND * root_N1, targets_NC * root_N1

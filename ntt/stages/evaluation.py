@@ -38,14 +38,9 @@ def evaluate(
     """Compute all metrics of a run's detections (docs/method.md, section 7; docs/evaluation.md).
 
     Every image of the ground truth counts. Masks are evaluated only if every object, whatever its class, has one; mIoU,
-    of detections that reach `semantic_threshold`, only if `semantic` chooses how to paint them.
-
-    Returns:
-        AP and AR of boxes and masks in percent, over all classes and of each; IoU, if requested; false positives per
-        image without any of the classes, if there are such images. What cannot be computed is absent.
-
-    Raises:
-        DataError: if the ground truth lacks what LVIS' protocol needs.
+    of detections that reach `semantic_threshold`, only if `semantic` chooses how to paint them; false positives only if
+    there are images without any of the classes. What cannot be computed is absent. A DataError if the ground truth
+    lacks what LVIS' protocol needs.
     """
     # Targets without annotations have no objects, and need no lists of the classes that annotators looked for.
     protocol = protocol if ground_truth.has_annotations else "coco"
@@ -122,8 +117,8 @@ def measure_proposals(
 ) -> ProposalRecall:
     """Compute the average recall of the candidates over the objects of the searched classes (docs/evaluation.md).
 
-    Returns:
-        "bbox" and, where all objects have masks, "segm" -> "AR100", "AR300", "AR1000", percent. Empty without objects.
+    Returns "bbox" and, where all objects have masks, "segm" -> "AR100", "AR300", "AR1000", percent; empty without
+    objects.
     """
     prepared = prepare_ground_truth(ground_truth, categories)
 

@@ -28,10 +28,8 @@ def full_image_features(
     """Find every instance's unit feature in its full image: that of the candidate with the largest IoU.
 
     Candidates of reference images are like any other: in the store, or computed and stored. The IoU is that of masks,
-    or of boxes if an instance has no mask. Images are distributed over the processes.
-
-    Returns:
-        Per class float32 [K, D]; zeros if no candidate reaches an IoU of `MIN_IOU`.
+    or of boxes if an instance has no mask. Images are distributed over the processes. Returns per class float32 [K, D];
+    zeros if no candidate reaches an IoU of `MIN_IOU`.
     """
     records = list(references.images.values())
     find_candidates(images=records, source=source, group=group)

@@ -61,14 +61,8 @@ def check_references(
 ) -> ReferenceCheck:
     """Search every reference image with the references on the other images; the images are distributed over processes.
 
-    Args:
-        references: those of the memory.
-        objects: the objects to find in their images, from `ntt.data.references.reference_targets`.
-        is_complete: whether the images are fully annotated; only then a scoring is chosen.
-        memory: with all vectors that the matchers read.
-        matcher: of the run.
-        source: has the candidates of the reference images.
-        group: the processes of the run.
+    The `objects` to find are those of `ntt.data.references.reference_targets`; only if the images are fully annotated
+    (`is_complete`), a scoring is chosen. The memory has all vectors that the matchers read.
     """
     choices = scorings(matcher)
     detections = search_left_out(references, memory, list(choices.values()), source, group)
@@ -225,11 +219,9 @@ def bootstrap_ap(table: DetectionTable, ground_truth: GroundTruth, draws: int) -
 
 
 def reference_agreement(references: ReferenceSet, memory: MemoryBank) -> dict[int, float]:
-    """Compare each reference with the others of its class.
+    """Compare each reference with the others of its class: annotation id -> cosine, in [-1, 1].
 
-    Returns:
-        Annotation id -> cosine of its feature with the mean of those on other images, in [-1, 1]; without references
-        whose class is on one image only.
+    It is that of its feature and the mean of those on other images; absent where the class is on one image only.
     """
     agreement: dict[int, float] = {}
     for members, features_KD in zip(references.instances, memory.features, strict=True):
@@ -250,11 +242,10 @@ def reference_effects(
     source: CandidateSource,
     group: ProcessGroup,
 ) -> dict[int, float]:
-    """Measure each reference by its absence; for the arguments see `ntt.stages.leave_one_out.check_references`.
+    """Measure each reference by its absence; for the arguments see `check_references`.
 
-    Returns:
-        Annotation id -> box AP of its class on the class's other reference images, with the reference minus without
-        it, percent. Negative: the reference stands apart. Only of classes with references on three images or more.
+    Returns annotation id -> box AP of its class on the class's other reference images, with the reference minus without
+    it, percent. Negative: the reference stands apart. Only of classes with references on three images or more.
     """
 
     def search(record: ImageRecord) -> dict[int | None, Detections]:

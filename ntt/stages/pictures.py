@@ -124,8 +124,7 @@ def draw_similarities(
 def class_similarity(feature_map_Dhw: torch.Tensor, prototypes: Prototypes) -> FloatArray:
     """Compare every cell of a feature map [D, h, w] with every class, as candidates are compared (method.md §5).
 
-    Returns:
-        float32 [C, h, w] in [0, 1], max(0, cosine) with the class's most similar prototype.
+    Returns float32 [C, h, w] in [0, 1], max(0, cosine) with the class's most similar prototype.
     """
     cells_PD = l2_normalise(feature_map_Dhw.cpu().float().flatten(1).T).numpy()
     similarity = cosine_similarity(cells_PD, prototypes.vectors_PD.numpy())

@@ -44,9 +44,7 @@ def entry_bytes(key: str, arrays: Arrays, notes: Notes) -> bytes:
 def load_entry(path: Path, key: str) -> tuple[Arrays, dict[str, str]]:
     """Return the arrays and notes of an entry, compared with its key and checksum.
 
-    Raises:
-        FileNotFoundError: if there is none.
-        DAMAGE: if it is damaged or has another key.
+    A FileNotFoundError if there is none; an error of `DAMAGE` if it is damaged or has another key.
     """
     with safetensors.safe_open(path, framework="np") as entry:
         notes = _notes(entry.metadata(), key)
@@ -78,8 +76,7 @@ def candidates_to_arrays(candidates: Candidates, feature_dtype: str) -> tuple[Ar
 def candidates_from_arrays(arrays: Arrays, notes: Notes, *, size: tuple[int, int] | None = None) -> Candidates:
     """Return the candidates that an entry holds; `size`: height and width it must have.
 
-    Raises:
-        KeyError, ValueError: for impossible values.
+    A KeyError or ValueError for impossible values.
     """
     masks = masks_from_arrays(arrays, notes, size=size)
     boxes, predicted_iou, features = arrays["grid_boxes_xyxy"], arrays["predicted_iou"], arrays["features"]

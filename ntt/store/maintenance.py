@@ -47,8 +47,7 @@ class StoredFile:
 def stored_files(root: Path) -> list[StoredFile]:
     """List all entries of a store, the least recently used first; links and files with other names are left out.
 
-    Raises:
-        StorageError: if the folder is not a store, or a folder in it cannot be read.
+    A StorageError if the folder is not a store, or a folder in it cannot be read.
     """
     if not (root / MARK).is_file():
         raise StorageError(
@@ -90,13 +89,10 @@ def damage(entry: StoredFile) -> str | None:
 
 
 def keys_of_runs(folders: Sequence[Path]) -> tuple[set[tuple[str, str]], int]:
-    """Collect what the runs, and the shards of sweeps, below some folders have used.
+    """Collect kind and beginning of the key of each entry that the runs and shards below some folders have used.
 
-    Returns:
-        Kind and beginning of the key of each entry; and the number of runs and shards that list what they used.
-
-    Raises:
-        StorageError: if a folder cannot be read: entries that its runs use would count as unused.
+    The second value is the number of those that list what they used. A StorageError if a folder cannot be read: entries
+    that its runs use would count as unused.
     """
     used: set[tuple[str, str]] = set()
     count = 0
@@ -118,14 +114,10 @@ def choose(
     known_keys: Collection[tuple[str, str]] | None = None,
     keep_hours: float = 24.0,
 ) -> list[StoredFile]:
-    """Return the entries to remove.
+    """Return the entries to remove, of `entries`, the least recently used first; None: the criterion does not count.
 
-    Args:
-        entries: the least recently used first.
-        unused_days: those unused for so many days; None: age does not count.
-        max_bytes: the least recently used ones, until the rest fits; None: size does not count.
-        known_keys: those whose key does not begin with one of these; None: use by runs does not count.
-        keep_hours: never those used within so many hours; 0: none is spared.
+    They are those unused for `unused_days`, those whose key begins with none of `known_keys`, and the least recently
+    used ones until the rest fits into `max_bytes`; never those used within `keep_hours` (0: none is spared).
     """
     now = time.time()
     oldest_s = math.inf if unused_days is None else unused_days * 24 * 3600

@@ -97,12 +97,9 @@ class Store:
         return True
 
     def write(self, kind: str, key: str, arrays: Arrays, *, notes: Notes) -> None:
-        """Write or replace an entry.
+        """Write or replace an entry; a StorageError if the disk is full or the folder cannot be written.
 
         If the store is read-only, only candidates raise an error; anything else is soon computed again, and not kept.
-
-        Raises:
-            StorageError: if the disk is full or the folder cannot be written.
         """
         if kind != "candidates" and self.writing_error is not None:
             return
@@ -126,8 +123,7 @@ class Store:
     def write_candidates(self, key: str, candidates: Candidates, *, feature_dtype: str) -> None:
         """Write the candidates of one image, whose features are already rounded to `feature_dtype`.
 
-        Raises:
-            StorageError: for values that no candidate can have, such as NaN.
+        A StorageError for values that no candidate can have, such as NaN.
         """
         arrays, notes = candidates_to_arrays(candidates, feature_dtype)
         try:

@@ -36,12 +36,9 @@ class Backbone(Protocol):
     def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
         """Encode images, float32 RGB in [0, 1] with H = W = `input_size`; normalisation happens inside.
 
-        Returns:
-            float32 [B, D, h, w] with h = w = input_size // patch_size, on the device of the weights.
-
-        Raises:
-            ValueError: if the input has another shape.
-            WeightsError: at the first call, if the weights are damaged or of another model.
+        Returns float32 [B, D, h, w] with h = w = input_size // patch_size, on the device of the weights. A ValueError
+        if the input has another shape; at the first call, a WeightsError if the weights are damaged or of another
+        model.
         """
 
 
@@ -52,8 +49,6 @@ class BackboneConfig(Option):
     def build(self, placement: Placement) -> Backbone:
         """Construct the encoder.
 
-        Raises:
-            ConfigError: for settings it cannot run with.
-            WeightsError: for weights that are missing or unfit.
+        A ConfigError for settings it cannot run with, a WeightsError for weights that are missing or unfit.
         """
         raise NotImplementedError

@@ -35,9 +35,7 @@ class Segmenter(CanvasModel, Protocol):
     def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
         """Propose masks in one image, in any order, on any grid that covers the whole image.
 
-        Args:
-            canvas_3hw: float32 RGB in [0, 1] of size `canvas_hw`.
-            feature_map_Dhw: the backbone's features of the same image, for segmenters that use them.
+        The canvas is float32 RGB in [0, 1] of size `canvas_hw`; the feature map is the backbone's of the same image.
         """
 
 
@@ -54,14 +52,10 @@ class BoxSegmenter(CanvasModel, Protocol):
     def segment_boxes(self, canvases: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Segment the object in each box of some images.
 
-        Args:
-            canvases: of each image, float32 RGB [3, h, w] in [0, 1] of size `canvas_hw`.
-            boxes: of each image, float32 [B, 4], xyxy in canvas pixels; B may differ.
-
-        Returns:
-            For each image, mask logits [B, h, w] of any float or signed integer dtype, on a grid that covers the whole
-            image; foreground is > 0. No foreground means that nothing was found. Up to rounding, they do not depend on
-            the other images.
+        For each image it gets a canvas, float32 RGB [3, h, w] in [0, 1] of size `canvas_hw`, and boxes, float32 [B, 4],
+        xyxy in canvas pixels; B may differ. For each it returns mask logits [B, h, w] of any float or signed integer
+        dtype, on a grid that covers the whole image; foreground is > 0. No foreground means that nothing was found. Up
+        to rounding, they do not depend on the other images.
         """
 
 
@@ -77,8 +71,6 @@ class SegmenterConfig(Option):
     def build(self, placement: Placement) -> Segmenter:
         """Construct the segmenter.
 
-        Raises:
-            ConfigError: for settings it cannot run with.
-            WeightsError: for weights that are missing or unfit.
+        A ConfigError for settings it cannot run with, a WeightsError for weights that are missing or unfit.
         """
         raise NotImplementedError

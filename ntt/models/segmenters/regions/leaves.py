@@ -54,13 +54,10 @@ class Leaves:
 
 
 def find_leaves(canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor, *, count: int, components: int) -> Leaves:
-    """Cut an image into leaves and measure them.
+    """Cut an image, float32 RGB in [0, 1], into leaves and measure them.
 
-    Args:
-        canvas_3hw: float32 RGB in [0, 1].
-        feature_map_Dhw: the backbone's features of the same image, any grid.
-        count: largest number of leaves; images of little detail or few pixels give fewer.
-        components: principal directions of the features to keep.
+    The feature map is the backbone's of the same image, on any grid, of which `components` principal directions are
+    kept. There are at most `count` leaves; images of little detail or few pixels give fewer.
     """
     lab = _lab(canvas_3hw)
     height, width = lab.shape[:2]
@@ -125,8 +122,7 @@ def _watershed(lab: Array, count: int) -> IntArray:
 def _principal_maps(feature_map_Dhw: torch.Tensor, components: int, size: tuple[int, int]) -> Array:
     """Centre the features, scale them to mean squared norm 1, project them on their principal directions, and resize.
 
-    Returns:
-        float64 [components, height, width].
+    Returns float64 [components, height, width].
     """
     from torch.nn.functional import interpolate
 

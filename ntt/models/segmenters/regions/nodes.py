@@ -46,8 +46,7 @@ LINKAGES: tuple[Linkage, ...] = (
 def build_tree(leaves: Leaves, linkage: Linkage) -> tuple[Any, Array]:
     """Merge adjacent leaves two by two until one region is left.
 
-    Returns:
-        higra's tree, whose first L nodes are the leaves, and the cost of each merge, float64 [nodes].
+    Returns higra's tree, whose first L nodes are the leaves, and the cost of each merge, float64 [nodes].
     """
     import higra as hg
 

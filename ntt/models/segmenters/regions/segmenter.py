@@ -92,9 +92,8 @@ class Regions:
     def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:
         """Propose masks in one image, by descending objectness; see `ntt.models.segmenters.base.Segmenter`.
 
-        Returns:
-            int8 masks, +1 inside and -1 outside, on a grid whose longer side is `mask_side`; and their objectness.
-            An image without any structure yields one mask that covers it all.
+        They are int8, +1 inside and -1 outside, on a grid whose longer side is `mask_side`. An image without any
+        structure yields one mask that covers it all.
         """
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 

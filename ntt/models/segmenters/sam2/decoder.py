@@ -131,12 +131,10 @@ class FastDecoder:
         return self.weights.tokens.hyper[0][0].shape[0]
 
     def decode(self, terms: ImageTerms, prompt_tokens_BPC: torch.Tensor, *, first_mask: int = 0) -> DecodedPrompts:
-        """Run the two-way transformer and the heads that read the prompts' tokens.
+        """Run the two-way transformer and the heads that read the P tokens of each embedded prompt.
 
-        Args:
-            terms: shared terms of the image, of this decoder's dtype.
-            prompt_tokens_BPC: embedded prompts, P tokens each.
-            first_mask: masks before this one are not computed; with 1, only the three multimask outputs are.
+        `terms` are those of the image, of this decoder's dtype. Masks before `first_mask` are not computed; with 1,
+        only the three multimask outputs are.
         """
         learnt = self.weights.tokens.output_tokens_LC.expand(len(prompt_tokens_BPC), -1, -1)
         tokens = torch.cat([learnt, prompt_tokens_BPC.to(self.accurate)], dim=1)

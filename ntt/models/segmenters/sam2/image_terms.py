@@ -69,13 +69,10 @@ def compute_image_terms(
     *,
     dtype: torch.dtype,
 ) -> ImageTerms:
-    """Project one image's features for all its prompts.
+    """Project one image's features for all its prompts; weights are on the device of the features.
 
-    Args:
-        weights: folded projections, on the device of the features.
-        embedding_CYX: float32 [C, Y, X], the image embedding with the no-mask embedding added.
-        fine_maps: float32 maps [C, 4Y, 4X] and [C, 2Y, 2X] of the image encoder.
-        dtype: of decoding. Sums of squares stay float32.
+    The image embedding, float32 [C, Y, X], has the no-mask embedding added; the fine maps are those of the image
+    encoder, float32 [C, 4Y, 4X] and [C, 2Y, 2X]. `dtype` is that of decoding; sums of squares stay float32.
     """
     channels, rows, columns = embedding_CYX.shape
     tokens = embedding_CYX.flatten(1)

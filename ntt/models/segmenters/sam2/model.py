@@ -66,10 +66,7 @@ def build_image_encoder(model: str) -> nn.Module:
     """Build the image encoder of a model in `ARCHITECTURES` with arbitrary weights, on the CPU, in evaluation mode.
 
     It takes [B, 3, 1024, 1024] and returns a dict with the maps `backbone_fpn`, finest first. Neither Hydra's global
-    state nor the random generators change.
-
-    Raises:
-        ConfigError: if the package `sam2` is not installed.
+    state nor the random generators change. A ConfigError if the package `sam2` is not installed.
     """
     size = ARCHITECTURES[model]
     try:
@@ -102,11 +99,7 @@ def build_image_encoder(model: str) -> nn.Module:
 
 
 def read_state(path: Path, model: str, *, expected_sha256: str | None = None) -> dict[str, torch.Tensor]:
-    """Read the state dict of a checkpoint in the official layout, and make sure that it belongs to the model.
-
-    Raises:
-        WeightsError: for a file that is missing, damaged, not a checkpoint, or that of another model.
-    """
+    """Read a checkpoint in the official layout; a WeightsError if it is missing, damaged, or that of another model."""
     state = load_state_dict(path, expected_sha256=expected_sha256)
     require_model(state, path, _identify(state), model, setting="segmenter.model")
     return state
@@ -128,8 +121,7 @@ def _identify(state: Mapping[str, torch.Tensor]) -> str | None:
 def load_image_encoder(state: Mapping[str, torch.Tensor], model: str) -> nn.Module:
     """Build a model's image encoder with the weights of a state dict that `read_state` returned.
 
-    Raises:
-        WeightsError: if there are missing, extra or differently shaped parameters.
+    A WeightsError if there are missing, extra or differently shaped parameters.
     """
     encoder = build_image_encoder(model)
     own = {name.removeprefix(_ENCODER): value for name, value in state.items() if name.startswith(_ENCODER)}
