@@ -32,10 +32,9 @@ for command in (backbone, data, export, references, report, run, store, sweep, w
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, by default that of this process's command line.
+    """Run one command, by default that of this process's command line, and return the exit status.
 
-    Returns:
-        The exit status: 0; 1 for a check that found something; 2 for a user's error; 130 for Ctrl-C.
+    0; 1 for a check that found something; 2 for a user's error; 130 for Ctrl-C.
     """
     lenient_stdout()
     try:

@@ -46,11 +46,7 @@ output_option = click.option(
 
 
 def write_and_check(converted: "Converted", output: Path) -> None:
-    """Write a new annotation file, read it like a run, and print what it contains.
-
-    Raises:
-        DataError: if a run could not use it; the file is then removed.
-    """
+    """Write a new annotation file, read it like a run, and print what it contains; one a run refuses is removed."""
     from ntt.data.coco import read_coco
 
     write_json(output, converted.document, indent=None)

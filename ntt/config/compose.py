@@ -29,12 +29,9 @@ def compose_config(overrides: Sequence[str]) -> ExperimentConfig:
 
 
 def compose_many(points: Sequence[Sequence[str]]) -> list[ExperimentConfig]:
-    """Compose configurations, each from its overrides.
+    """Compose configurations, each from its overrides; a ConfigError explains the first override to be refused.
 
     What the same options give is kept as long as the process lives, so later changes in `conf/` are not seen.
-
-    Raises:
-        ConfigError: that explains the first override to be refused, or as `from_hydra` does.
     """
     with hydra_session():
         return [from_hydra(compose_cached(overrides)) for overrides in points]
@@ -43,10 +40,8 @@ def compose_many(points: Sequence[Sequence[str]]) -> list[ExperimentConfig]:
 def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
     """Return a configuration with the data set and the classes of a run's config.yaml, and defaults for the rest.
 
-    The run's own folders are not restored, so that nobody else's run decides where files are written.
-
-    Raises:
-        ConfigError: if the data set's option or one of its settings no longer exists, or holds an interpolation.
+    The run's own folders are not restored, so that nobody else's run decides where files are written. A ConfigError if
+    the data set's option or one of its settings no longer exists, or holds an interpolation.
     """
     runtime = settings.get("runtime", {})
     roots = {"data_root": runtime["data_root"]} if "data_root" in runtime else {}

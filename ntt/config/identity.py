@@ -32,11 +32,7 @@ def run_id(config: ExperimentConfig) -> str:
 
 
 def run_identity(config: ExperimentConfig) -> dict[str, Any]:
-    """Return what distinguishes a run directory from others.
-
-    Returns:
-        "id"; and "settings": those that decide the result and the names of options, by dotted key; lists as text.
-    """
+    """Return "id" and "settings": what decides the result, and the names of options, by dotted key; lists as text."""
     names = {f"{group}.name": getattr(config, group).name for group in _NAMED_GROUPS}
     settings = flatten_settings(deciding_settings(config)) | names
     plain = {key: str(value) if isinstance(value, list) else value for key, value in settings.items()}

@@ -69,10 +69,8 @@ def _register_options() -> None:
 def option_schemas(package_name: str, base: type[T]) -> dict[str, type[T]]:
     """Collect a config group's schemas, sorted by name: the dataclasses in its package that derive from `base`.
 
-    Its modules are imported; third-party models are not, because adapters import those when a model is built.
-
-    Raises:
-        ConfigError: if two of them have the same name.
+    Its modules are imported; third-party models are not, because adapters import those when a model is built. A
+    ConfigError if two of them have the same name.
     """
     package = importlib.import_module(package_name)
     schemas: dict[str, type[T]] = {}

@@ -23,8 +23,7 @@ _UNQUOTED = re.compile(r"[\w/\-\\+.$%*@?|: \t]*", re.ASCII)
 def keep_text(lines: Sequence[str]) -> list[str]:
     """Quote, in values of settings that are text, what Hydra would refuse, or read as a number, a truth value or null.
 
-    Raises:
-        ConfigError: for a number of hundreds of digits, which Python refuses to read.
+    A ConfigError for a number of hundreds of digits, which Python refuses to read.
     """
     for line in lines:
         if re.search(r"\d{400}", line):

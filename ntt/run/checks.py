@@ -18,11 +18,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def check_run(run: Pipeline) -> None:
-    """Check device, weights, annotations, images and folders of a run.
-
-    Raises:
-        NttError: naming all problems of the first kind found.
-    """
+    """Check device, weights, annotations, images and folders of a run; an NttError names all problems of one kind."""
     _ = run.models, run.key(REFERENCES), run.key(CANDIDATES)
     missing = _missing_candidates(run)
     _check_store(run, missing)

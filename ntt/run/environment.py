@@ -27,10 +27,8 @@ _PACKAGES = (
 def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
     """Set threads and determinism for this process, and decide where models run.
 
-    Each process of a node gets the GPU of its number, `local_rank`, unless the settings name one.
-
-    Raises:
-        ConfigError: for a device, a precision or a compiler that is not available here.
+    Each process of a node gets the GPU of its number, `local_rank`, unless the settings name one. A ConfigError for a
+    device, a precision or a compiler that is not available here.
     """
     device = resolve_device(runtime.device)
     check_precision(runtime.precision, device)

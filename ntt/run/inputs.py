@@ -38,10 +38,8 @@ class Inputs:
 def read_inputs(config: ExperimentConfig, *, read: Callable[..., CocoDataset] = read_coco) -> Inputs:
     """Find the data set, read its annotation files and resolve the split.
 
-    Raises:
-        DataError: if a file cannot be used, references and targets disagree about a class, or the targets lack what the
-            protocol of evaluation needs.
-        ConfigError: if the split names classes the data set does not have.
+    A DataError if a file cannot be used, references and targets disagree about a class, or the targets lack what the
+    protocol of evaluation needs; a ConfigError if the split names classes the data set does not have.
     """
     files = config.dataset.locate(Path(config.runtime.cache_root).expanduser().absolute())
     read = partial(read, crowd=config.dataset.crowd)
@@ -75,9 +73,7 @@ def searched_categories(config: ExperimentConfig, reference_data: CocoDataset) -
 def drawn_references(config: ExperimentConfig, dataset: CocoDataset, categories: tuple[Category, ...]) -> ReferenceSet:
     """Draw the references of classes, ordered by category id, as the settings ask.
 
-    Raises:
-        ConfigError: if there are no classes.
-        DataError: if a class has no usable instance or, if `shots.strict`, too few.
+    A ConfigError if there are no classes; a DataError if one has no usable instance or, if `shots.strict`, too few.
     """
     shots = config.shots
     if not categories:

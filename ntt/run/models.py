@@ -68,10 +68,8 @@ def build_models(
 ) -> Models:
     """Set this process up according to `config.runtime`, and build the models.
 
-    The workspace keeps them for later configurations; the default store is `runtime.store_root`.
-
-    Raises:
-        NttError: naming everything that is missing: the device, the precision, weights of either model.
+    The workspace keeps them for later configurations; the default store is `runtime.store_root`. An NttError names
+    everything that is missing: the device, the precision, weights of either model.
     """
     problems: list[NttError] = []
     workspace = Workspace() if workspace is None else workspace

@@ -35,13 +35,10 @@ class Stage(Generic[T]):
     """One stage of a run.
 
     Attributes:
-        compute: computes the result, in all processes together.
         write: writes the result into the run directory and returns the files; called in the main process.
-        read: reads back what was written.
         describe: puts the result in a few words, for the log.
         inputs: what decides the result besides settings and needed stages: digests of files, models' fingerprints.
-        needs: the stages it builds on.
-        may_need: further stages, which depend on the run.
+        may_need: further stages it builds on, which depend on the run.
         is_shared: whether the result is kept for later runs of the process with the same key.
     """
 
@@ -58,11 +55,7 @@ class Stage(Generic[T]):
 
 @dataclass
 class Pipeline:
-    """One run in one process.
-
-    Attributes:
-        keeps_results: if false, nothing is written; results are prepared in the workspace for the run itself.
-    """
+    """One run in one process; without `keeps_results` nothing is written, and results are prepared in the workspace."""
 
     config: ExperimentConfig
     group: dist.ProcessGroup = field(default_factory=dist.ProcessGroup)

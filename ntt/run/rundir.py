@@ -101,11 +101,7 @@ class RunDirectory:
         write_json(self._record_path(stage), {"key": key, "files": written, "finished_utc": now, **details})
 
     def discard(self, stage: str) -> None:
-        """Remove the record of a stage, and of its files those that are as it wrote them, none of them behind a link.
-
-        Raises:
-            StorageError: if one cannot be removed.
-        """
+        """Remove the record of a stage, and of its files those that are as it wrote them and not behind a link."""
         record, root = self.record(stage), self.root.resolve()
         if record is None:
             return

@@ -55,13 +55,8 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
     """Run the stages that `config.stage` asks for, in one process or several.
 
     A stage that has already finished with the same settings is read back, not repeated. The workspace holds what the
-    runs of this process share.
-
-    Returns:
-        Box AP in percent, which an optimiser may maximise; None if nothing was evaluated.
-
-    Raises:
-        NttError: for anything the user can fix; finished stages stay.
+    runs of this process share. Returns box AP in percent, which an optimiser may maximise, or None if nothing was
+    evaluated; an NttError for anything the user can fix, and finished stages stay.
     """
     with dist.join_process_group(timeout_s=config.runtime.dist_timeout_s) as group, console_logging(group.rank):
         pipeline = Pipeline(config, group, Workspace() if workspace is None else workspace)

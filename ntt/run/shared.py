@@ -31,12 +31,7 @@ class Prepared:
 
 @dataclass
 class Workspace:
-    """What each `ntt.run.runner.run` of a process reuses from earlier ones.
-
-    Attributes:
-        tidied: stores that were searched for abandoned temporary files.
-        prepared: by the stage's key.
-    """
+    """What each `runner.run` of a process reuses from earlier ones; `prepared` is by the stage's key."""
 
     tidied: set[Path] = field(default_factory=set)
     prepared: dict[str, Prepared] = field(default_factory=dict)

@@ -111,12 +111,9 @@ def profile_names() -> list[str]:
 def load_profile(name: str, overrides: Sequence[str] = ()) -> ClusterProfile:
     """Read a profile and check it together with the command line's overrides.
 
-    Args:
-        name: a file of `sweeps/clusters/` without `.yaml`, or the path of a YAML file.
-        overrides: KEY=VALUE or STAGE.KEY=VALUE, values as in YAML; `extra` takes one parameter: extra.NAME=VALUE.
-
-    Raises:
-        ConfigError: naming every unknown key and unusable value at once.
+    `name` is a file of `sweeps/clusters/` without `.yaml`, or the path of a YAML file. Overrides are KEY=VALUE or
+    STAGE.KEY=VALUE, values as in YAML; `extra` takes one parameter: extra.NAME=VALUE. A ConfigError names every unknown
+    key and unusable value.
     """
     is_path = name.endswith((".yaml", ".yml"))
     path = Path(name).expanduser().absolute() if is_path else CLUSTERS_DIR / f"{name}.yaml"

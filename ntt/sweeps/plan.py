@@ -22,11 +22,7 @@ T = TypeVar("T", Point, WorkUnit)
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole plan; `plan.json` in the sweep's folder.
-
-    Attributes:
-        created_s: when the store and the run directories were inspected, seconds since 1970.
-    """
+    """The whole plan; `plan.json` in the sweep's folder. The store and the run directories are as of `created_s`."""
 
     name: str
     source: Path
@@ -56,8 +52,7 @@ def _member(members: Iterable[T], member_id: str) -> T:
 def compose_points(plan: Plan, ids: Collection[str] | None = None) -> list[ComposedPoint]:
     """Compose the configurations of a plan's points, or of some of them, in the plan's order.
 
-    Raises:
-        ConfigError: if the program or its options have changed, so that the points now mean something else.
+    A ConfigError if the program or its options have changed, so that the points now mean something else.
     """
     points = [point for point in plan.points if ids is None or point.id in ids]
     composed = list(zip(points, compose_many([point.overrides for point in points]), strict=True))
@@ -78,12 +73,7 @@ def write_plan(folder: SweepFolder, plan: Plan) -> None:
 
 
 def read_plan(folder: SweepFolder) -> Plan:
-    """Read the plan back.
-
-    Raises:
-        ConfigError: if there is no plan.
-        StorageError: if it is damaged, or of another version of this program.
-    """
+    """Read the plan back; a ConfigError if there is none, a StorageError if it is damaged or of another version."""
     if not folder.plan.is_file():
         raise ConfigError(f"There is no sweep in {folder.root}. Plan one with ntt sweep plan FILE.")
     return read_record(Plan, folder.plan, remedy="Delete it and plan the sweep again: ntt sweep plan FILE.")
@@ -120,11 +110,7 @@ def plan_file(path: Path, overrides: Sequence[str] = (), *, name: str | None = N
 
 
 def open_sweep(name: str, output_root: Path) -> SweepFolder:
-    """Return the folder of a sweep planned earlier, given its name, its folder or its file.
-
-    Raises:
-        ConfigError: if there is none in `sweeps` below `output_root`.
-    """
+    """Return the folder of a sweep planned earlier, by name below `output_root`, folder or file; else a ConfigError."""
     if (Path(name) / "plan.json").is_file():
         return SweepFolder(Path(name).absolute())
     sweep = read_spec(Path(name)).name if is_sweep_file(name) else name
@@ -149,14 +135,10 @@ def refresh(folder: SweepFolder) -> Plan:
 
 
 def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
-    """Write a plan into its sweep's folder, replacing an earlier plan of the same sweep.
+    """Write a plan into its sweep's folder, and return a sentence about how it has changed, if it has.
 
-    Returns:
-        A sentence about how the plan has changed; None if it has not, or is the first.
-
-    Raises:
-        ConfigError: if the folder belongs to another sweep (one that shares no point with this one), or if the new plan
-            drops points that are being worked on.
+    A ConfigError if the folder belongs to another sweep (one that shares no point with this one), or if the new plan
+    drops points that are being worked on.
     """
     before = {point.id for point in read_plan(folder).points} if folder.plan.is_file() else set()
     now = {point.id for point in plan.points}

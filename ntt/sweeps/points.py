@@ -22,7 +22,6 @@ class Point:
     """One run of a sweep.
 
     Attributes:
-        id: see `ntt.config.identity.run_id`.
         settings: what distinguishes this point from the others, in the file's order.
         overrides: the command line that would make `main.py` run this point.
         run_dir: absolute.
@@ -53,10 +52,8 @@ ComposedPoint: TypeAlias = tuple[Point, ExperimentConfig]
 def expand(spec: SweepSpec, overrides: Sequence[str] = ()) -> list[ComposedPoint]:
     """Compose every point of a sweep, in the order of its file, the last axis varying fastest.
 
-    The `overrides` of the command line come after the base; one that sets an axis replaces the whole axis.
-
-    Raises:
-        ConfigError: if a setting is unknown or impossible, two points would share a run directory, or no point is left.
+    The `overrides` of the command line come after the base; one that sets an axis replaces the whole axis. A
+    ConfigError if a setting is unknown or impossible, two points would share a run directory, or no point is left.
     """
     common, combinations = _combinations(spec, overrides)
     if not combinations:

@@ -27,7 +27,6 @@ class ArrayRecord:
         job_id: as sbatch reported it; "" until the submission is complete.
         jobs: the tasks of each job of the array, in order.
         cluster: the profile as it was named; `overrides` of it.
-        code: digest of the copy of the program that it runs.
         cancelled_s: when `cancel` withdrew it, seconds since 1970, or None.
     """
 
@@ -51,11 +50,7 @@ class _Record:
 
 
 def read_jobs(folder: SweepFolder) -> list[ArrayRecord]:
-    """Return everything submitted for a sweep, oldest first.
-
-    Raises:
-        StorageError: if the record is damaged or of another version.
-    """
+    """Return everything submitted for a sweep, oldest first; a StorageError if the record is damaged."""
     if not folder.jobs.is_file():
         return []
     remedy = "Wait for its jobs or end them with scancel, delete the file, and submit again."
@@ -79,9 +74,6 @@ def read_queue(folder: SweepFolder) -> tuple[list[ArrayRecord], dict[str, tuple[
 
     An array whose submission was killed before its id was recorded is found in the queue by its name; one that never
     reached the queue is left out.
-
-    Raises:
-        ConfigError: if there is no queue to ask.
     """
     arrays = read_jobs(folder)
     if not arrays:
@@ -150,11 +142,7 @@ def _last_words(folder: SweepFolder, job: str) -> str:
 
 
 def slurm_command(program: str, *arguments: str) -> str:
-    """Run a program of SLURM and return its output.
-
-    Raises:
-        ConfigError: if it is missing, fails or does not answer.
-    """
+    """Run a program of SLURM and return its output; a ConfigError if it is missing, fails or does not answer."""
     if shutil.which(program) is None:
         raise ConfigError(
             f"{program} is not found: this machine belongs to no SLURM cluster. Log in to one that does, or do the "

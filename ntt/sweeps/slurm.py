@@ -1,9 +1,7 @@
 """A sweep on a SLURM cluster: submits its jobs and returns; called again, submits what is missing.
 
-Shared candidates are one array of jobs and shared reference features another; points wait for the shared work they
-build on (`afterany`), and if it has failed they are recorded as failed at once instead of computing it themselves. Jobs
-run a copy of the program made at submission. Without accounting, SLURM does not know how an ended job fared, so the
-state files of the sweep decide; the queue only shows which jobs are still to run.
+Shared work comes first; points wait for what they build on (`afterany`), and fail at once if that has failed. Without
+accounting SLURM does not know how an ended job fared: the state files decide, the queue shows what is still to run.
 """
 
 import logging
@@ -34,18 +32,11 @@ _CANCEL_WAIT_S = 40.0
 def submit(
     folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overrides: Sequence[str] = ()
 ) -> tuple[list[ArrayRecord], list[str]]:
-    """Submit whatever in a sweep is neither done nor in the queue, and return at once.
+    """Submit whatever in a sweep is neither done nor queued; return the submitted arrays and the tasks queued before.
 
     This serves the first submission, one after an interruption, and the repetition of failed, cancelled and lost tasks.
-
     The plan is written, and ideally refreshed. Profile and overrides (see `load_profile`) are by default those of the
-    previous submission, else the sweep file's.
-
-    Returns:
-        The submitted arrays, and the tasks that were in the queue already.
-
-    Raises:
-        ConfigError: if the profile cannot be used or SLURM refuses a job. What was submitted before stays.
+    previous submission, else the sweep file's. A ConfigError if SLURM refuses a job; what was submitted before stays.
     """
     slurm_command("sbatch", "--version")
     with exclusive(folder.jobs):  # a second submission at the same time waits, so that nothing is submitted twice

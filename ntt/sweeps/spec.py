@@ -138,12 +138,9 @@ class SweepSpec:
 
 
 def read_spec(path: Path, *, name: str | None = None) -> SweepSpec:
-    """Read and check a sweep file; `name` replaces the sweep's name.
+    """Read and check a sweep file; `name` replaces the sweep's name. A ConfigError names everything that is wrong.
 
     A file that comes with the program, such as sweeps/demo_small.yaml, is found from anywhere.
-
-    Raises:
-        ConfigError: naming every unknown key and every unusable value at once.
     """
     if not path.is_file() and (CONFIG_ROOT / path).is_file():
         path = CONFIG_ROOT / path

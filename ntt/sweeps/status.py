@@ -22,13 +22,7 @@ _SHOWN_POINTS = 100
 
 @dataclass(frozen=True)
 class UnitStatus:
-    """A unit of shared work.
-
-    Attributes:
-        unit: with what exists, and what an item costs, as far as shards have reported.
-        shards: observed states of its shards by task.
-        is_needed: whether a point that is not done builds on it.
-    """
+    """A unit of shared work as it is now, its shards' states by task, and whether an unfinished point builds on it."""
 
     unit: WorkUnit
     shards: Mapping[str, TaskState]
@@ -40,7 +34,6 @@ class SweepStatus:
     """Everything `ntt sweep status` shows.
 
     Attributes:
-        points: every point with its state.
         elapsed_s: from the first start to the last heartbeat of anything; None if nothing has begun.
         left_s: estimated time left with as many processes as now, at least one; None without a basis.
     """
@@ -62,11 +55,7 @@ def is_done(folder: SweepFolder, point: Point) -> bool:
 
 
 def sweep_status(folder: SweepFolder, plan: Plan, *, asks_queue: bool = True) -> SweepStatus:
-    """Read the state of a sweep from its files and, if it was submitted to a cluster, from the queue.
-
-    Raises:
-        ConfigError: if the queue does not answer.
-    """
+    """Read the state of a sweep from its files and its cluster's queue, if any; a ConfigError if that is silent."""
     shards_of = {unit.id: folder.shards(unit.id) for unit in plan.units}
     tasks = [*(point.id for point in plan.points), *chain(*shards_of.values())]
     states = observe(folder, tasks) if asks_queue else {task: folder.observed(task) for task in tasks}

@@ -1,9 +1,7 @@
 """The callable that submitit stores, calls in a job and, after an interruption, calls again; and the code it runs.
 
-A sweep may wait in the queue for hours while its author keeps working, so its jobs on a cluster import not the working
-tree but a copy of the program in the sweep's folder, made at submission and named after the digest of its files. A copy
-that has been changed is refused. This module is imported before submitit can handle SLURM's signals, so it imports
-nothing heavy until work begins.
+A sweep's author keeps working while it waits in the queue, so its jobs on a cluster import a copy of the program, made
+at submission. Imported before submitit can handle SLURM's signals, this module imports nothing heavy until work begins.
 """
 
 import hashlib
@@ -39,12 +37,7 @@ class Snapshot:
 
 
 def take_snapshot(folder: Path, *, project: Path = PROJECT_DIR) -> Snapshot:
-    """Copy the program as it is now into `folder/<digest>`; an existing copy is used.
-
-    Raises:
-        StorageError: if the copy cannot be written.
-        ConfigError: if the existing copy was changed.
-    """
+    """Copy the program, as it is now, to `folder/<digest>` or use the copy there; a ConfigError if that was changed."""
     digest = code_digest(project)
     snapshot = Snapshot(folder / digest[:12], digest)
     try:
@@ -62,11 +55,7 @@ def take_snapshot(folder: Path, *, project: Path = PROJECT_DIR) -> Snapshot:
 
 
 def check_snapshot(snapshot: Snapshot) -> None:
-    """Make sure that a copy holds what was submitted.
-
-    Raises:
-        ConfigError: if a file of it was changed, added or removed.
-    """
+    """Make sure that no file of a copy was changed, added or removed; else a ConfigError."""
     digest = code_digest(snapshot.root, parts=(".",))  # anything next to the program could be imported too
     if digest != snapshot.digest:
         raise ConfigError(
@@ -99,9 +88,7 @@ class JobTask:
     """A job ready to run.
 
     Attributes:
-        sweep_dir: folder of the sweep.
         work_dir: folder the sweep was started from, which relative paths in settings refer to.
-        job: the work.
         code: the copy of the program that a job on a cluster must run; None on this machine.
         launcher: id of the process that waits for a job on this machine and ends with it; None on a cluster.
         visible_gpus: the launcher's CUDA_VISIBLE_DEVICES, which submitit's local executor would hide.
@@ -115,11 +102,7 @@ class JobTask:
     visible_gpus: str | None = None
 
     def __call__(self) -> None:
-        """Do the work, except what is stored or finished already.
-
-        Raises:
-            NttError: if part of it failed; the states of shards and points have the reasons.
-        """
+        """Do the work, except what is stored or finished already; an NttError if part of it failed."""
         if self.code is not None:
             _check_code(self.code)
         if self.launcher is not None:

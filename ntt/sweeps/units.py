@@ -35,7 +35,6 @@ class WorkUnit:
     Attributes:
         id: kind and a digest, usable as a file name.
         kind: "candidates" or "references".
-        label: a readable name.
         num_items: images, or reference instances.
         num_cached: how many of them are in the store; None if the planning machine cannot tell.
         item_s: seconds that one item takes; None if unknown.
@@ -69,13 +68,8 @@ def take_inventory(composed: Sequence[ComposedPoint]) -> tuple[tuple[Point, ...]
     """Read the annotation files, name the shared work, and see what the store and the run directories hold.
 
     On a machine without the points' device (a login node) the store cannot be queried, because models are part of its
-    keys; units are then distinguished by their settings.
-
-    Returns:
-        The points as of now, and the work that those without a problem share.
-
-    Raises:
-        NttError: if none of the points can be run.
+    keys; units are then distinguished by their settings. Returns the points as of now, and the work that those without
+    a problem share; an NttError if none of the points can be run.
     """
     workspace = Workspace()
     sharing: dict[str, list[Pipeline]] = {}
@@ -103,9 +97,8 @@ def shared_items(
 ) -> tuple[list[tuple[Any, ...]], Callable[..., bool], Callable[..., object]]:
     """Return every item of a unit that any of its points needs, in an order that all processes agree on.
 
-    Returns:
-        The items: (image,) or (reference instance, its image); a function that tells whether an item is stored; and
-        one that computes it. Models are not touched before these are called.
+    Items are (image,) or (reference instance, its image). They come with a function that tells whether an item is
+    stored, and one that computes it. Models are not touched before these are called.
     """
     first = pipelines[0]
     if kind == "candidates":

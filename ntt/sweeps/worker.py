@@ -42,10 +42,9 @@ MAX_IMAGES = 100_000
 
 
 def work(sweep_dir: Path, job: Job, *, rank: int = 0, num_processes: int = 1, job_id: str | None = None) -> None:
-    """Do this process's part of a job. A task that fails is recorded with its traceback, and the next one follows.
+    """Do this process's part of a job, and raise an NttError at the end if a task of it failed.
 
-    Raises:
-        NttError: if a task failed.
+    A task that fails is recorded with its traceback, and the next one follows.
     """
     folder = SweepFolder(sweep_dir)
     worker = _Worker(folder, read_plan(folder), job, rank, num_processes, job_id)
@@ -218,15 +217,9 @@ def point_config(plan: Plan, point: Point) -> ExperimentConfig:
 def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> int:
     """Put the detections of runs into the workspace, from which each run later takes its own.
 
-    Results, records and failures are those of each run alone: what cannot be prepared is left to the run, which fails
-    with its own message.
-
-    Args:
-        configs: runs in order; those whose candidates are not those of the first are left to themselves.
-        workspace: of the runs; what earlier calls have left there is dropped.
-
-    Returns:
-        How many runs were considered, at least 1, as memory allows; call again for the rest.
+    Runs whose candidates are not those of the first are left to themselves, as is what cannot be prepared: the run then
+    fails with its own message. Returns how many runs were considered, at least 1, as memory allows; the next call, for
+    the rest, drops what this one has left in the workspace.
     """
     workspace.prepared.clear()
     runs: list[Pipeline] = []

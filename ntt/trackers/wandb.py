@@ -1,9 +1,7 @@
-"""Weights & Biases: one W&B run per run.
+"""Weights & Biases: one W&B run per run. A failure costs a warning and at most the time limits below, never a result.
 
 Online, the W&B run has the id of ours, so a requeued job continues it. Without a key or a connection the record is
-written to disk and can be sent later; each such attempt gets an id of its own, because W&B loses data when several
-offline runs share one, and names our run in its configuration. A failure costs a warning and at most the time limits
-below, never a result.
+written to disk and can be sent later: each attempt under its own id, as W&B loses data when offline runs share one.
 """
 
 import logging
