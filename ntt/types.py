@@ -81,13 +81,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """The sampled references: for each category, in the order of `categories`, its k instances.
+    """The sampled references: for each category, sorted by id, its k instances, fewer where fewer exist, never none.
 
-    Attributes:
-        categories: sorted by category id; the position in this tuple is the class index used everywhere below.
-        instances: one tuple per category. Never empty; may hold fewer than k instances where fewer exist.
-        digest: hex digest of everything that decides which instances these are; "" if they were not drawn.
-        sampler: name of the sampler that drew them; "given" if none did.
+    The position in `categories` is the class index used everywhere below. `digest` is that of everything that decides
+    which instances these are, "" if they were not drawn; `sampler` is "given" if none did.
     """
 
     categories: tuple[Category, ...]
@@ -110,12 +107,9 @@ class ReferenceSet:
 
 @dataclass(frozen=True)
 class ReferenceFeature:
-    """Mean features of a reference; float32 [D], not normalised.
+    """Mean features of a reference inside its mask and in the rest of its crop; float32 [D], not normalised.
 
-    Attributes:
-        instance: inside its mask.
-        background: in the rest of its crop; None if there is none.
-        clear_background: in the rest of its crop outside all annotated objects; None also if no matcher reads it.
+    `clear_background` is outside all annotated objects too; None if there is none, or if no matcher reads it.
     """
 
     instance: FloatArray
@@ -128,13 +122,11 @@ class MemoryBank:
     """A feature vector of each reference instance, and one of its surroundings.
 
     Attributes hold float32 [K, D] per class, a row per instance, zeros if the instance has no such vector; or are empty
-    if the vectors were not computed.
+    if no matcher reads them. All but `full` are not normalised.
 
     Attributes:
-        features: not normalised.
-        backgrounds: not normalised; the mean feature of each crop outside the mask.
-        clear_backgrounds: the same outside all annotated objects of the image; computed if a matcher reads it.
-        full: unit features of the instances in their full images (method.md §2); computed if a matcher reads it.
+        backgrounds: the mean feature of each crop outside the mask; `clear_backgrounds`: outside all annotated objects.
+        full: unit features of the instances in their full images (method.md §2).
     """
 
     categories: tuple[Category, ...]
@@ -150,13 +142,10 @@ class ReferenceCheck:
 
     Attributes:
         scoring: name of the matcher that the run uses.
-        better: name of another matcher -> share of the bootstrap draws in which its AP exceeds that of the first one;
-            empty if there is nothing to choose from.
+        better: name of another matcher -> share of the bootstrap draws in which its AP exceeds that of the first one.
         expected: name of a matcher -> class name -> box AP on left-out images, percent; "" for all classes.
-        thresholds: class name -> lowest score at which a detection of `scoring` is worth showing; empty if none can be
-            proposed.
+        thresholds: class name -> lowest score at which a detection of `scoring` is worth showing; those proposed.
         is_complete: whether the reference images count as annotated in full.
-        num_images: reference images.
         obstacle: why the references may not choose a matcher; "" if they may, or if there is nothing to choose from.
     """
 
@@ -201,10 +190,8 @@ class Proposals:
 class RunLengths:
     """N full-size masks of one image, each with foreground, as lengths of runs down the columns, one after the other.
 
-    Attributes:
-        runs_R2: uint16 [R, 2], the rows of all masks: pixels of background, then of foreground. A longer run continues
-            in the next row.
-        rows_N: int64 [N], how many rows each mask has, 1 or more.
+    A row of `runs_R2`, uint16, are pixels of background, then of foreground; a longer run continues in the next row.
+    `rows_N`, int64, are how many rows each mask has, 1 or more.
     """
 
     runs_R2: npt.NDArray[np.uint16]
@@ -267,17 +254,13 @@ class Metrics:
     """The metrics of a run. A metric that cannot be computed (no ground truth, no masks) is absent, never 0.
 
     Kinds "bbox" and "segm": "AP", "AP50", "AP75", "APs", "APm", "APl", percent, and "AR1", "AR10", "AR100" by COCO's
-    protocol; by LVIS' "AR300", "ARs300", "ARm300", "ARl300" and, overall, "APr", "APc", "APf".
-    Kind "semantic": "mIoU" overall, "IoU" of a class, percent.
-    Kind "rejection": "FPPI@R50", false positives per negative image; "score@R50"; "max_recall", percent;
-    "negative_images", their number; overall also "mFPPI@R50", mean over "classes@R50" classes.
+    protocol; by LVIS' "AR300", "ARs300", "ARm300", "ARl300" and, overall, "APr", "APc", "APf". Kind "semantic": "mIoU"
+    overall, "IoU" of a class, percent. Kind "rejection": "FPPI@R50", false positives per negative image; "score@R50";
+    "max_recall", percent; "negative_images", their number; overall also "mFPPI@R50", mean over "classes@R50" classes.
 
-    Attributes:
-        overall: kind -> metric name -> value.
-        per_class: kind -> class name -> metric name -> value.
-        num_objects: objects of the ground truth, of all classes, without crowd regions; None: not recorded.
-        num_masks: how many of them have a mask.
-        difficult: how difficult objects of Pascal VOC were counted, "crowd" or "ordinary"; None if there are none.
+    Kind -> metric name -> value overall, kind -> class name -> metric name -> value per class. Objects and those of
+    them with masks are of all classes, without crowd regions; `difficult` is how such objects of Pascal VOC were
+    counted, "crowd" or "ordinary"; None if there are none.
     """
 
     overall: Mapping[str, Mapping[str, float]]

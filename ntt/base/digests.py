@@ -1,8 +1,8 @@
 """Digests of files and of settings. A file is hashed once per process for as long as it does not change.
 
-Inode, size and times of change identify a file's state. The operating system itself sets the time of an inode's last
-change, so even a replacement with the same size and date is noticed. A file that changed a moment ago is hashed again:
-within the clock's resolution it could change once more without a trace.
+Inode, size and times of change identify its state: the operating system sets the time of an inode's last change, so
+even a replacement with the same size and date is noticed. A file that changed a moment ago, within the clock's
+resolution, is hashed again.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
 """Several processes, one result: the only module that uses torch.distributed.
 
-Ranks come from the environment, as torchrun or SLURM's srun set it; without it there is one process, and every function
-here is trivial. Results never depend on the number of processes: items are dealt out by position, each result carries
-the position of its item, and `gather` puts them back in order.
+Ranks come from the environment, as torchrun or SLURM's srun set it; without it there is one process. Results never
+depend on the number of processes: items are dealt out by position, and `gather` puts their results back in order.
 
 When a process is killed, the next collective operation of the others fails. Stopping them at once is up to the
 launcher, as torchrun and `srun --kill-on-bad-exit=1` do.

@@ -1,8 +1,7 @@
 """Downloads of large files: resumed where they stopped, verified before they are renamed.
 
-A file arrives as `NAME.part` next to its target. It is renamed only if its digest is right, so a file under its final
-name is always complete. A partial file is resumed only if a digest is known to verify it; otherwise the download
-restarts.
+A file arrives as `NAME.part` and is renamed only if its digest is right, so a file under its final name is always
+complete. Without a digest to verify it, a partial file is not resumed but fetched anew.
 """
 
 import base64

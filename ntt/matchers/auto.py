@@ -75,8 +75,7 @@ class AutoMatcher(MatcherConfig):
     def choose(self, expected: Mapping[str, float], better: Mapping[str, float]) -> str:
         """Return the matcher to use: of those that are better than the first one with certainty, the best.
 
-        `expected` is the AP of each, percent; `better` the share of draws in which each other one is better than the
-        first.
+        `expected` is the AP of each, percent; `better` the share of draws in which another is better than the first.
         """
         convincing = [name for name, share in better.items() if share >= self.certainty]
         return max([next(iter(self.choices)), *convincing], key=lambda name: expected.get(name, 0.0))

@@ -44,8 +44,8 @@ class ProbeMatcher(ScoringMatcher):
         """Return the class means, followed by each class's probe and its origin: float32 [P, D], int64 [P].
 
         Label c: the mean of class c, of unit length. Label -2 - c: the direction of its probe; label -2 - C - c: the
-        mean of its counter-examples, where the probe is 0; both of any length. Without any background there are
-        only class means, so this is the published matcher, with a warning.
+        mean of its counter-examples, where the probe is 0. Without any background this is the published matcher, with a
+        warning.
         """
         means_CD, count = class_means(memory), len(memory.features)
         labels_C = torch.arange(count)

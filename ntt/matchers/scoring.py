@@ -1,8 +1,7 @@
 """What matchers have in common: from class scores of candidates to detections (method.md §5 and §6).
 
-A matcher of this family defines how prototypes are made, how well each candidate fits each class, and how overlapping
-candidates are merged; labels, suppression and output are defined here. `ScoringMatcher` has the published ways of
-merging; a matcher with its own derives from `DetectingMatcher`.
+A matcher defines how prototypes are made, how well each candidate fits each class, and how overlapping candidates are
+merged; vectors of the memory, labels, suppression and output are defined here.
 
 Suffixes: N candidates, C classes, D channels, M survivors of suppression.
 """
@@ -26,13 +25,7 @@ from ntt.types import Candidates, Detections, FloatArray, ImageId, IntArray, Mem
 
 @dataclass(frozen=True)
 class Survivors:
-    """The candidates that suppression leaves.
-
-    Attributes:
-        indices: int64 [M], indices of candidates, best predicted IoU first.
-        labels: int64 [M], their classes.
-        scores: float32 [M], their scores, above 0.
-    """
+    """The candidates that suppression leaves, best predicted IoU first: int64, int64, and float32 scores above 0."""
 
     indices: IntArray
     labels: IntArray
@@ -112,10 +105,10 @@ class DetectingMatcher(MatcherConfig, ABC):
         """Return the scores after overlapping candidates of a class are merged: float32 [M]. 0 is no detection."""
 
     def match(self, image_id: ImageId, candidates: Candidates, prototypes: Prototypes) -> Detections:
-        """Turn the candidates of one image into detections, with this matcher's prototypes.
+        """Turn the candidates of one image into detections: at most `max_detections`, by descending score.
 
-        There are at most `max_detections`, by descending score; of equal scores, the better predicted IoU first. A
-        DataError if no candidate is left and `on_empty` is "raise".
+        Of equal scores, the better predicted IoU is first. A DataError if no candidate is left and `on_empty` is
+        "raise".
         """
         terms = ImageTerms(candidates)
         survivors = self.survivors(terms, prototypes)

@@ -72,19 +72,13 @@ def pair_iou(first_xyxy: npt.NDArray[Floats], second_xyxy: npt.NDArray[Floats]) 
 def overlapping_pairs(
     boxes_xyxy: FloatArray, groups_N: IntArray | None = None, *, iou_threshold: float
 ) -> npt.NDArray[np.int32]:
-    """Find the pairs of boxes with which `unsuppressed` decides which are left.
+    """Find the pairs of boxes, float32 [N, 4], best first, with which `unsuppressed` decides which are left.
 
     As in the reference, inclusive corners are taken for continuous coordinates, so a box one pixel wide has no area and
     overlaps nothing. IoU is computed in float64, so that rounding does not lift an IoU of exactly the threshold above.
 
-    Args:
-        boxes_xyxy: float32 [N, 4], best first.
-        groups_N: int64; None: the groups are not known yet.
-        iou_threshold: what the IoU of a box with an earlier one must exceed.
-
-    Returns:
-        int32 [P, 2], the earlier and the later box; with `groups_N` only those in which a box that is left suppresses
-        one of its group.
+    Returns int32 [P, 2], the earlier and the later box, whose IoU exceeds the threshold; with `groups_N`, int64, only
+    those in which a box that is left suppresses one of its group.
     """
     is_final = groups_N is not None
     groups = np.zeros(len(boxes_xyxy), dtype=np.int64) if groups_N is None else groups_N

@@ -18,8 +18,7 @@ def spherical_kmeans(features_ND: FloatArray, count: int, *, generator: np.rando
 
     Starts are drawn as in k-means++ (Arthur and Vassilvitskii, SODA 2007); the best of `RESTARTS` runs is returned:
     int64 [N], the cluster of each vector, numbered from 0 in the order of their first members. There are at most
-    `count`, and never more than distinct directions. Sums are in float64; the same state of the generator gives the
-    same clusters.
+    `count`, and never more than distinct directions. Sums are in float64.
     """
     if count == 1 or len(features_ND) == 1:
         return np.zeros(len(features_ND), dtype=np.int64)

@@ -1,8 +1,8 @@
 """Where full-size masks change between background and foreground, computed without upsampling whole masks.
 
 If an image is at least as large as the grid, a pixel is a weighted mean of four samples of the grid, the corners of its
-cell. A cell whose corners are all foreground, or all background, is so throughout. Only cells with corners of both
-kinds are upsampled, to find where the foreground begins and ends going down a column.
+cell. Only cells with corners of both kinds are upsampled, to find where the foreground begins and ends going down a
+column; all others are foreground or background throughout.
 
 Suffixes: N masks, h and w the grid, H and W the image, M cells, K and L rows and columns of pixels in the largest cell,
 T changes.
@@ -28,13 +28,10 @@ _MOST_CELLS = 1 / 16
 
 @dataclass(frozen=True)
 class Changes:
-    """Where N masks change between background and foreground, going down their columns one after the other.
+    """Where N masks of `length` = H * W pixels change between background and foreground, down their columns.
 
-    Attributes:
-        flat_T: int64, ascending: index of the mask times `length`, plus index of the first pixel after the change,
-            counted down the columns. Before a mask's first pixel there is background.
-        count: N.
-        length: pixels of a mask, H * W.
+    `flat_T`, int64, ascending, is the index of the mask times `length`, plus that of the first pixel after the change.
+    Before a mask's first pixel there is background.
     """
 
     flat_T: npt.NDArray[np.int64]

@@ -30,10 +30,9 @@ def decay(scores: FloatArray, penalties: FloatArray) -> FloatArray:
 
 
 def hard_survivors(overlaps_NN: npt.NDArray[np.float64], *, threshold: float) -> npt.NDArray[np.bool_]:
-    """Drop a mask if an earlier surviving mask of its class covers more than `threshold` of it.
+    """Return which masks, bool [N], stay: those of which no earlier surviving one covers more than `threshold`.
 
-    `overlaps_NN`, float64 [N, N], is the part of mask i that mask j < i covers, else 0. Returns bool [N], which masks
-    stay.
+    `overlaps_NN`, float64 [N, N], is the part of mask i that mask j < i covers, else 0.
     """
     is_left = np.ones(len(overlaps_NN), dtype=np.bool_)
     for index, overlaps_N in enumerate(overlaps_NN.T):

@@ -1,10 +1,9 @@
 """Average features over masks without upsampling the features.
 
-The method averages a bilinearly upsampled feature map over each mask's foreground. Upsampling is linear, so the
-average is a weighted sum of the small map's own cells, with weights `A_h.T @ mask @ A_w`, where A is the upsampling
-matrix. Nothing of size D x H x W is ever computed.
+The method averages a bilinearly upsampled feature map over each mask's foreground. Upsampling is linear, so this is a
+weighted sum of the small map's own cells, with weights `A_h.T @ mask @ A_w`, where A is the upsampling matrix.
 
-Shape suffixes: N masks, n masks of one chunk, D channels, H and W mask grid, h and w feature map, P = h * w.
+Suffixes: N masks, n masks of one chunk, D channels, H and W mask grid, h and w feature map, P = h * w.
 """
 
 import torch

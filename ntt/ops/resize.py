@@ -39,13 +39,7 @@ def resize_matrix(inputs: int, outputs: int, *, antialias: bool, device: torch.d
 
 @dataclass(frozen=True)
 class Band:
-    """Consecutive outputs of a banded matrix and the only inputs they depend on.
-
-    Attributes:
-        outputs: rows of the matrix.
-        inputs: the columns in which these rows have entries.
-        weights_oi: float32, the block of these rows and columns.
-    """
+    """Consecutive outputs (rows) of a banded matrix, the only inputs (columns) they depend on, and their weights."""
 
     outputs: slice
     inputs: slice

@@ -29,10 +29,8 @@ _VERSION = 1
 class CandidateSource:
     """The candidates of an image, from the store, or computed and stored.
 
-    Attributes:
-        feature_dtype: precision to which features are rounded, in memory as in the store.
-        settings: what else decides the result, such as the models' precision; part of the key.
-        placement: where the models run.
+    Features are rounded to `feature_dtype`, in memory as in the store. `settings` are what else decides the result,
+    such as the models' precision; `placement` is where the models run.
     """
 
     segmenter: Segmenter

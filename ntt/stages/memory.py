@@ -63,10 +63,8 @@ def fill_memory(
 class ReferenceEncoder:
     """Turns a reference instance into its vectors, or finds them in the store, which other seeds and shots share.
 
-    Attributes:
-        context_ratio: context around the box, as a fraction of its longer side.
-        settings: what else decides the result; part of the key.
-        objects_of_image: returns all annotated objects of a reference image; None: surroundings may show other objects.
+    `settings` are what else decides the result. `objects_of_image` returns all annotated objects of a reference image;
+    None: surroundings may show other objects.
     """
 
     backbone: Backbone

@@ -23,12 +23,7 @@ _NAME_BYTES = 80
 
 @dataclass(frozen=True)
 class TargetRenderer:
-    """Draws target images: ground truth next to predictions that reach their threshold.
-
-    Attributes:
-        ground_truth: the targets file, or None if it has no annotations at all.
-        image_ids: the images to draw.
-    """
+    """Draws the chosen target images: ground truth, if there is any, next to predictions that reach their threshold."""
 
     categories: tuple[Category, ...]
     ground_truth: CocoDataset | None

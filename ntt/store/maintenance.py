@@ -30,12 +30,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One entry.
-
-    Attributes:
-        kind: what it is, such as "candidates".
-        used_at: time of its last use, to within a day, seconds since 1970.
-    """
+    """One entry of a kind such as "candidates"; `used_at`: its last use, to within a day, seconds since 1970."""
 
     path: Path
     kind: str

@@ -1,8 +1,7 @@
 """Content-addressed store of the most expensive results: candidates of target images and features of references.
 
 An entry's key is the digest of everything that decides its content, and of nothing else: the bytes of the image, the
-fingerprints of the models, the preprocessing. Seeds, shots, classes, matchers, file names and the number of processes
-do not enter, so that all runs that need the same content find the same entry.
+fingerprints of the models, the preprocessing. All runs that need the same content find the same entry.
 
 An entry is the file `<store>/<kind>/<first two digits>/<key>.safetensors`, written under a temporary name and renamed.
 There are no locks: processes that compute the same entry write the same bytes. A damaged entry is reported and treated
@@ -51,9 +50,7 @@ _REFERENCES = 4096
 class Store:
     """A folder of entries; see the module's description.
 
-    Attributes:
-        used: kind and key of every entry that was read or written through this object.
-        written: those of them that were written.
+    `used` are kind and key of every entry that was read or written through this object, `written` those written.
     """
 
     root: Path

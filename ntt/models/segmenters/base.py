@@ -28,8 +28,7 @@ class CanvasModel(Protocol):
 class Segmenter(CanvasModel, Protocol):
     """A class-agnostic mask proposer. Stateless between calls; the same input gives the same proposals.
 
-    Construction is cheap: it checks the settings, and that the weights exist. A model is built at the first call of
-    `propose`.
+    Construction checks the settings, and that the weights exist; a model is built at the first call of `propose`.
     """
 
     def propose(self, canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor) -> Proposals:

@@ -24,17 +24,14 @@ class Leaves:
     """The leaves of one image.
 
     Attributes:
-        labels_hw: leaf index of every pixel of the canvas.
-        area_L: pixels.
         box_L4: left, top, right, bottom, inclusive pixel indices.
-        frame_L: pixel sides on the border of the image.
+        frame_L, length_E: pixel sides on the border of the image, and those that two leaves share.
         moments_L5: sums over the pixels of x, y, x*x, y*y, x*y.
         colour_L3: mean Lab divided by 20; `colour_square_L`: the mean of its squared norm.
         feature_LK: mean of the backbone's features, centred, scaled to mean squared norm 1 over the image, and reduced
             to their K principal directions; `feature_square_L`: the mean of their squared norm.
         texture_L1: mean local standard deviation of lightness, divided by 10.
         edges_E2: indices of adjacent leaves, the smaller index first.
-        length_E: pixel sides the two leaves share.
         gradient_E2: mean colour gradient along the shared border at two scales, divided by 20.
     """
 

@@ -19,11 +19,9 @@ _TINY = 1e-9
 class Linkage:
     """How a tree measures the dissimilarity of two regions: the weights of what is compared.
 
-    Attributes:
-        rule: "ward" merges the pair whose union adds the least variance; "border" merges the pair whose shared border
-            is the weakest on average.
-        gradient: of the colour along the shared border ("border" only).
-        area_power: exponent of the region's area in Ward's criterion; below 1, size counts less.
+    The rule "ward" merges the pair whose union adds the least variance, with areas to the power of `area_power`;
+    "border" merges the pair whose shared border is the weakest on average, in which `gradient` weights that of the
+    colour.
     """
 
     rule: str

@@ -1,8 +1,7 @@
 """Objectness: an estimate of a region's IoU with the object it fits best, from its descriptors alone.
 
-A generalised linear model: descriptors are standardised, clipped, and enter linearly and squared; a logistic function
-maps the weighted sum to (0, 1). The coefficients were fitted to the reference images of the development sets;
-see docs/models.md.
+A generalised linear model: descriptors are standardised, clipped, and enter linearly and squared into a logistic
+function. It was fitted to the reference images of the development sets; see docs/models.md.
 """
 
 from collections.abc import Mapping

@@ -64,9 +64,9 @@ class RegionsConfig(SegmenterConfig):
 class Regions:
     """Mask proposals without weights, from region hierarchies over colour and backbone features.
 
-    The image is divided into about a thousand watershed regions. Several hierarchies, each with its own measure of
-    similarity, merge them pairwise up to the whole image, and every merge is a candidate mask. An objectness model
-    ranks them, and the best distinct masks of every size are proposed.
+    Several hierarchies, each with its own measure of similarity, merge about a thousand watershed regions pairwise up
+    to the whole image, and every merge is a candidate mask. An objectness model ranks them, and the best distinct masks
+    of every size are proposed.
     """
 
     def __init__(self, config: RegionsConfig) -> None:

@@ -1,14 +1,9 @@
 """SAM2's mask decoder for one image and many prompts: the package's results for less than a third of its work.
 
 The package repeats the image's 4096 tokens for every prompt and projects all of them nine times. Here the image tokens
-of a prompt are never written out, but represented by a common base and a few coefficients (the algebra is in
-`folding.py`),
-
-    token[n] = gain * scale[n] * (base[n] + sum_k coefficients[k, n] * rows[k]) + bias
-
-where `rows` come from the prompt's own 8 tokens, so that attention over the image needs products of 64 or 129 columns
-instead of 256. The sum of squares for each LayerNorm is a quadratic form in the coefficients. Results agree with the
-package's decoder up to rounding.
+of a prompt are never written out (the algebra is in `folding.py`), but represented by a common base and rows from the
+prompt's own 8 tokens, so that attention over the image needs products of 64 or 129 columns instead of 256. The sum of
+squares for each LayerNorm is a quadratic form in the coefficients. Results agree with the package's up to rounding.
 
 Shapes: B prompts, T prompt tokens, M mask outputs, H heads, d channels per head, E = H * d, N image tokens, C channels
 per token, R = H * T rows of one update, K = 2R + 1 coefficients after two updates and a constant.
@@ -39,10 +34,8 @@ Rows = dict[str, torch.Tensor]
 class DecodedPrompts:
     """Prompts after the transformer, before masks are upscaled.
 
-    Attributes:
-        predicted_iou_BM: float32 in [0, 1], for each requested mask output.
-        hyper_BMD: float32 weights of each mask's last, linear layer.
-        tokens: the image tokens in folded form.
+    They are the predicted IoU of each requested mask output, float32 [B, M] in [0, 1]; the weights of each mask's last,
+    linear layer, float32 [B, M, D]; and the image tokens in folded form.
     """
 
     predicted_iou_BM: torch.Tensor

@@ -39,10 +39,9 @@ def point_grid(points_per_side: int, *, drop_remainder_of: int | None = None) ->
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """Embeds prompts with a checkpoint's weights.
+    """Embeds prompts with a checkpoint's weights: F = C / 2 random frequencies of the position encoding.
 
     Attributes:
-        frequencies_2F: random frequencies of the position encoding, F = C / 2.
         kinds_4C: what is added for a negative point, a positive point, a top-left and a bottom-right corner.
         padding_C: the token that ends every list of points.
         no_mask_C: what is added to the image embedding if no mask is given as a prompt.
