@@ -60,12 +60,6 @@ class LabelledObject:
     segmentation: list[list[float]] | dict[str, Any] | None = None
     extras: dict[str, Any] = field(default_factory=dict)
 
-    def coordinates(self) -> Iterator[float]:
-        """Return the numbers of the box and of the polygons."""
-        yield from self.bbox_xywh
-        if isinstance(self.segmentation, list):
-            yield from chain.from_iterable(self.segmentation)
-
 
 class CocoBuilder:
     """Collects images and objects, the problems found in them, and notes on what was left out."""
@@ -149,10 +143,11 @@ class CocoBuilder:
         """Add the objects of an image, except those of other classes and those whose boxes have no area."""
         for labelled in objects:
             name, box = labelled.name, labelled.bbox_xywh
+            polygons = labelled.segmentation if isinstance(labelled.segmentation, list) else []
             where = f"{image['file_name']}: an object of class {name!r} with the box {list(box)}"
             if self._given_ids is not None and name not in self._given_ids:
                 self.note(f"object(s) of class {name!r} left out, which is not among the chosen classes")
-            elif not all(abs(value) <= _LARGEST_PX for value in labelled.coordinates()):  # or nan
+            elif not all(abs(value) <= _LARGEST_PX for value in chain(box, *polygons)):  # or nan
                 self.problems.append(f"{where} has points that are not in pixels of an image.")
             elif min(box[2:]) <= 0:
                 self.note(f"object(s) of class {name!r} left out, whose box has no area")

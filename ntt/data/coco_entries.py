@@ -89,9 +89,9 @@ def parse_categories(entries: Sequence[Any], findings: Findings) -> tuple[Catego
             continue
         if number in categories:
             findings.problems.append(f"Category id {number} occurs more than once. Give every category its own id.")
-        if _one_line(name) in names:
+        clean_name = printable(re.sub("[\n\t]", "\ufffd", name))
+        if clean_name in names:
             findings.problems.append(f"Category name {name!r} occurs more than once. Rename or merge the categories.")
-        clean_name = _one_line(name)
         if clean_name != name:
             findings.warnings.append(f"Class name {name!r} holds control characters. It is shown as {clean_name!r}.")
         categories.setdefault(number, Category(number, clean_name))
@@ -99,11 +99,6 @@ def parse_categories(entries: Sequence[Any], findings: Findings) -> tuple[Catego
     if not entries:
         findings.problems.append("`categories` is empty: at least one class is needed. Add the classes.")
     return tuple(categories[number] for number in sorted(categories))
-
-
-def _one_line(name: str) -> str:
-    """Return a name without control characters; line breaks count among them."""
-    return printable(re.sub("[\n\t]", "\ufffd", name))
 
 
 def root_class(entries: Sequence[Any], instances: Sequence[Instance]) -> int | None:

@@ -95,10 +95,9 @@ def cut_reference_tile(
 ) -> Tile:
     """Cut one reference out of its image, outlined, with its surroundings darkened.
 
-    The side of the crop is 1.5 times the longer side of the box; beyond the image the tile is black.
-
-    The image is uint8 [H, W, 3], RGB, the box in its pixels, `rle` the full-size mask as COCO compressed RLE, None for
-    a box-only annotation. The class index `label` decides the colour; the rest is for the caption.
+    The side of the crop is 1.5 times the longer side of the box; beyond the image the tile is black. The image is uint8
+    [H, W, 3], RGB, the box in its pixels, `rle` the full-size mask as COCO compressed RLE, None for a box-only
+    annotation. The class index `label` decides the colour; the rest is for the caption.
     """
     height, width = image_HW3.shape[:2]
     x, y, box_width, box_height = map(float, box_xywh)

@@ -171,12 +171,11 @@ def list_name(class_name: str, shots: int) -> str:
 
 
 def write_kshot_files(root: Path, shots: Sequence[int]) -> list[Path]:
-    """Write `annotations/K_shot.json` from the few-shot lists in `vocsplit/` unless they exist.
+    """Write `annotations/K_shot.json` from the few-shot lists in `vocsplit/` unless they exist; return those written.
 
     A list names images by path, of which only the file name counts. The references of a class are its first k objects
     in these images, in the order of the list and, within an image, of its annotation file; difficult objects are
-    skipped. (The program published with the lists draws k of them at random, without a seed.) Returns the files that
-    were written.
+    skipped. (The program published with the lists draws k of them at random, without a seed.)
     """
     paths = {root / "annotations" / f"{count}_shot.json": count for count in shots}
     missing = {path: count for path, count in paths.items() if not path.is_file()}
