@@ -1,5 +1,6 @@
 """Fonts, measured text and small labels."""
 
+from contextlib import suppress
 from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
@@ -10,16 +11,19 @@ from ntt.errors import one_line
 INK: Rgb = (28, 30, 34)
 FAINT_INK: Rgb = (112, 116, 124)
 PAPER: Rgb = (255, 255, 255)
+# For Chinese, Japanese and Korean, where they are installed.
+_INSTALLED = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "wqy-microhei.ttc", "PingFang.ttc")
 
 
 def text_width_px(text: str, size_px: int, *, bold: bool = False) -> int:
     """Return the width of the text on one line, rounded up."""
-    return int(_dejavu(size_px, bold=bold).getlength(one_line(text)) + 0.999)
+    text = one_line(text)
+    return int(_font(text, size_px, bold=bold).getlength(text) + 0.999)
 
 
 def line_height_px(size_px: int) -> int:
     """Return the height of one line, the same for every text of this size."""
-    return sum(_dejavu(size_px, bold=False).getmetrics())
+    return sum(_font("", size_px, bold=False).getmetrics())
 
 
 def shorten(text: str, max_width_px: int, size_px: int, *, bold: bool = False, middle: bool = False) -> str:
@@ -47,7 +51,8 @@ def write(
     anchor: str = "lm",
 ) -> None:
     """Write one line; `anchor` as in Pillow, by default left-middle."""
-    draw.text(position, one_line(text), fill=fill, font=_dejavu(size_px, bold=bold), anchor=anchor)
+    text = one_line(text)
+    draw.text(position, text, fill=fill, font=_font(text, size_px, bold=bold), anchor=anchor)
 
 
 def label_size(text: str, size_px: int) -> tuple[int, int]:
@@ -78,10 +83,26 @@ def _label_padding(size_px: int) -> int:
     return max(3, round(size_px * 0.32))
 
 
+def _font(text: str, size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
+    """Choose DejaVu Sans, which comes with matplotlib, or for a text that it has no glyphs for an installed font."""
+    names = ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf", *_INSTALLED)
+    fonts = [font for name in names if (font := _load(name, size_px)) is not None]
+    return next((font for font in fonts if not set(map(ord, text)) - _characters(str(font.path))), fonts[0])
+
+
 @lru_cache(maxsize=64)
-def _dejavu(size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
-    """Load DejaVu Sans, which comes with matplotlib; scripts it lacks, such as Chinese, are drawn as empty boxes."""
+def _load(name: str, size_px: int) -> ImageFont.FreeTypeFont | None:
     import matplotlib
 
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/{name}", size_px)
+    with suppress(OSError):
+        return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/{name}", size_px)
+    with suppress(OSError):
+        return ImageFont.truetype(name, size_px)
+    return None
+
+
+@lru_cache(maxsize=8)
+def _characters(path: str) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(path).get_charmap())
