@@ -17,8 +17,11 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import torch
 
-FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+ByteArray = npt.NDArray[np.uint8]
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float32]
+DoubleArray = npt.NDArray[np.float64]
 ImageId = int | str
 Json = dict[str, Any]
 

@@ -20,10 +20,10 @@ from ntt.convert.base import NAMES_ANOTHER, CocoBuilder, Converted, LabelledObje
 from ntt.convert.folders import Folder
 from ntt.data.coco_entries import all_numbers, whole
 from ntt.data.documents import parse_document, read_bytes, whole_number
-from ntt.data.masks import BoolArray, rle_box, segmentation_rle
+from ntt.data.masks import rle_box, segmentation_rle
 from ntt.errors import DataError
 from ntt.ops.masks import decode_masks, encode_masks
-from ntt.types import Category, Json
+from ntt.types import BoolArray, Category, Json
 
 _IGNORED_LABELS = ("__ignore__", "_background_")
 _OUTLINE_ERROR_PX = 0.1

@@ -20,9 +20,8 @@ from ntt.convert.labelme import labelled_image, mask_object
 from ntt.data.coco_entries import Findings, parse_categories
 from ntt.data.documents import read_document
 from ntt.data.images import DECODING_ERRORS, opened_image
-from ntt.data.masks import BoolArray
 from ntt.errors import DataError, raise_all
-from ntt.types import Category, Json
+from ntt.types import BoolArray, Category, Json
 
 _MASK_NAME = re.compile(r"(?P<stem>.+)_mask(?:_?\d+)?", re.IGNORECASE)
 _BOX_ENDING = "_box.txt"

@@ -7,15 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 
 from ntt.data.coco_entries import Findings
 from ntt.errors import listed
 from ntt.ops.boxes import pair_iou, with_corners, with_sizes
-from ntt.types import ImageId, Instance, IntArray
-
-Array = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+from ntt.types import BoolArray, DoubleArray, ImageId, Instance, IntArray
 
 _SLACK_PX = 2.0
 """Edges that differ by no more than this agree: files round."""
@@ -40,7 +36,7 @@ _REMEDY = "COCO's boxes are [left, top, width, height] in pixels. Correct `bbox`
 
 
 # What four numbers may be, in the order of likelihood -> how to turn them into COCO's.
-_LAYOUTS: dict[str, Callable[[Array], Array]] = {
+_LAYOUTS: dict[str, Callable[[DoubleArray], DoubleArray]] = {
     "[left, top, width, height]": lambda written: written,
     "[left, top, right, bottom]": with_sizes,
     "[centre x, centre y, width, height]": lambda written: written - np.pad(written[:, 2:] / 2, ((0, 0), (0, 2))),
@@ -69,11 +65,13 @@ def check_boxes(findings: Findings) -> None:
         _compare_with_images(boxes_N4, sizes_N2, has_mask_N, findings)
 
 
-def _rows(rows: Iterable[Sequence[float]], length: int) -> Array:
+def _rows(rows: Iterable[Sequence[float]], length: int) -> DoubleArray:
     return np.fromiter(chain.from_iterable(rows), np.float64).reshape(-1, length)
 
 
-def _compare_with_masks(indices_N: IntArray, boxes: Array, masks: Array, sizes_N2: Array, findings: Findings) -> None:
+def _compare_with_masks(
+    indices_N: IntArray, boxes: DoubleArray, masks: DoubleArray, sizes_N2: DoubleArray, findings: Findings
+) -> None:
     is_close_N = _agree(boxes, masks, sizes_N2, _CLOSE_IOU)
     # Where most boxes fit closely, one that does not is named; where they are drawn loosely, one that is elsewhere.
     differs_N = ~is_close_N if 2 * is_close_N.sum() > len(boxes) else ~_agree(boxes, masks, sizes_N2, _LEAST_IOU)
@@ -93,7 +91,7 @@ def _compare_with_masks(indices_N: IntArray, boxes: Array, masks: Array, sizes_N
     kind.append(f"{sentence}, or leave it out to use the masks' boxes.")
 
 
-def _explanation(boxes: Array, masks: Array, sizes_N2: Array) -> str:
+def _explanation(boxes: DoubleArray, masks: DoubleArray, sizes_N2: DoubleArray) -> str:
     """Return what boxes may be that are not COCO's, to be added to a sentence; "" where nothing fits most of them."""
     if _agree(boxes, masks, sizes_N2, _CLOSE_IOU).mean() >= _MOST:
         return ""
@@ -105,7 +103,7 @@ def _explanation(boxes: Array, masks: Array, sizes_N2: Array) -> str:
     return next((f": they look like {text}" for text in fits), "")
 
 
-def _agree(boxes: Array, masks: Array, sizes_N2: Array, least_iou: float) -> BoolArray:
+def _agree(boxes: DoubleArray, masks: DoubleArray, sizes_N2: DoubleArray, least_iou: float) -> BoolArray:
     """Return whether boxes, clipped to the images, overlap enough or have the same edges up to rounding: bool [N]."""
     limits = np.tile(sizes_N2, 2)
     edges, others = (np.clip(with_corners(each), 0, limits) for each in (boxes, masks))
@@ -113,7 +111,7 @@ def _agree(boxes: Array, masks: Array, sizes_N2: Array, least_iou: float) -> Boo
     return same | (pair_iou(edges, others) >= least_iou)
 
 
-def _readings(boxes: Array, masks: Array, sizes_N2: Array) -> Iterator[tuple[str, Array]]:
+def _readings(boxes: DoubleArray, masks: DoubleArray, sizes_N2: DoubleArray) -> Iterator[tuple[str, DoubleArray]]:
     """Yield what the boxes may be instead of COCO's, in words and turned into COCO's."""
     limits = np.tile(sizes_N2, 2)
     layouts = {text: read(boxes) for text, read in _LAYOUTS.items()}
@@ -138,7 +136,7 @@ def _readings(boxes: Array, masks: Array, sizes_N2: Array) -> Iterator[tuple[str
         yield f"{text} of images of {side[0]:.0f} x {side[1]:.0f} px", read_boxes * np.tile(sizes_N2 / side, (1, 2))
 
 
-def _warn_of_shift(boxes: Array, masks: Array, findings: Findings) -> None:
+def _warn_of_shift(boxes: DoubleArray, masks: DoubleArray, findings: Findings) -> None:
     """Warn where all boxes differ from their masks by the same few pixels, as those counted from 1 do."""
     difference = boxes - masks
     shift = np.median(difference, axis=0)
@@ -155,7 +153,7 @@ def _warn_of_shift(boxes: Array, masks: Array, findings: Findings) -> None:
     findings.warnings.append(text)
 
 
-def _compare_with_images(boxes: Array, sizes_N2: Array, has_mask_N: BoolArray, findings: Findings) -> None:
+def _compare_with_images(boxes: DoubleArray, sizes_N2: DoubleArray, has_mask_N: BoolArray, findings: Findings) -> None:
     """Look for boxes that leave their images by far: many have another meaning, if they have no masks, or scale."""
     limits = np.tile(sizes_N2, 2)
     excess = np.concatenate([-boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - sizes_N2], axis=1) / limits

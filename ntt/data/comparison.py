@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from ntt.data.coco import CocoDataset
 from ntt.data.images import image_digest, read_image
 from ntt.errors import DataError, listed
-from ntt.types import Category, ImageRecord
+from ntt.types import Category, DoubleArray, ImageRecord
 
 Pair = tuple[ImageRecord, ImageRecord]
 
@@ -79,10 +78,7 @@ def similar_images(references: Sequence[ImageRecord], targets: Sequence[ImageRec
     return alike
 
 
-_Thumbnail = npt.NDArray[np.float64]
-
-
-def _look_alike(reference: ImageRecord, thumbnail: _Thumbnail, target: ImageRecord, other: _Thumbnail) -> bool:
+def _look_alike(reference: ImageRecord, thumbnail: DoubleArray, target: ImageRecord, other: DoubleArray) -> bool:
     is_of_size = (reference.height, reference.width) == (target.height, target.width)
     if not is_of_size or np.abs(thumbnail - other).mean() > _SAME_GREY:
         return False
@@ -94,7 +90,7 @@ def _grey(record: ImageRecord) -> Image.Image:
     return Image.fromarray(read_image(record)).convert("L")
 
 
-def _thumbnails(records: Sequence[ImageRecord]) -> list[tuple[ImageRecord, _Thumbnail]]:
+def _thumbnails(records: Sequence[ImageRecord]) -> list[tuple[ImageRecord, DoubleArray]]:
     """Return images with their small grey copies, without those that cannot be read: the check of all reports them."""
     readable = []
     for record in records:
@@ -104,7 +100,7 @@ def _thumbnails(records: Sequence[ImageRecord]) -> list[tuple[ImageRecord, _Thum
 
 
 @lru_cache(_CACHED)
-def _thumbnail(record: ImageRecord, digest: str) -> _Thumbnail:
+def _thumbnail(record: ImageRecord, digest: str) -> DoubleArray:
     """Return a small grey copy of the image of this digest, float64 [32, 32]."""
     return np.asarray(_grey(record).resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX), dtype=np.float64)
 

@@ -16,14 +16,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ntt.base.digests import sha256_of
 from ntt.base.files import open_regular
 from ntt.data.pixels import common_white_level, decode_rgb, deep_mode, image_white_level, unreadable_kind
 from ntt.errors import DataError, raise_all
-from ntt.types import ImageRecord
+from ntt.types import ByteArray, ImageRecord
 
 MAX_PIXELS = 89_478_485
 """Largest image that is read: a small file can claim to be much larger and fill the memory. Pillow warns from here."""
@@ -53,7 +52,7 @@ _TAKE_OUT = "remove it from the data set."
 _SIZE_REMEDY = f"Images of up to {MAX_PIXELS} pixels are read: scale it down, with its annotations."
 
 
-def read_image(record: ImageRecord) -> npt.NDArray[np.uint8]:
+def read_image(record: ImageRecord) -> ByteArray:
     """Read an image: uint8 [height, width, 3], RGB, of the record's size.
 
     A DataError if the file is missing, damaged, larger than `MAX_PIXELS`, or not of that size.

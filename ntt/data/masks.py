@@ -9,13 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pycocotools import mask as mask_api
 
 from ntt.errors import DataError
-from ntt.types import Instance
-
-BoolArray = npt.NDArray[np.bool_]
+from ntt.types import BoolArray, Instance
 
 
 def instance_mask(instance: Instance, height: int, width: int) -> BoolArray:

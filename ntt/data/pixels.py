@@ -18,6 +18,7 @@ from PIL import Image, ImageFile
 
 from ntt.base.digests import FileIdentity, file_identity
 from ntt.base.files import open_regular
+from ntt.types import ByteArray, DoubleArray
 
 _LOG = logging.getLogger(__name__)
 _INTEGER_RANGES = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
@@ -70,7 +71,7 @@ def unreadable_kind(image: Image.Image) -> str | None:
 
 def decode_rgb(
     image: Image.Image, path: Path, mode: str | None, *, orientation: int = 1, white_level: float | None = None
-) -> npt.NDArray[np.uint8]:
+) -> ByteArray:
     """Decode an image opened from a path: uint8 [height, width, 3].
 
     `mode` is its `deep_mode`, `orientation` that of EXIF, and without the data set's white level its own is used.
@@ -83,7 +84,7 @@ def decode_rgb(
     return rgb if orientation == 1 else np.array(Image.fromarray(rgb).transpose(_TURNS[orientation]))
 
 
-def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+def to_rgb(image: Image.Image) -> ByteArray:
     """Convert a picture into 8-bit RGB, as the module's docstring describes: uint8 [height, width, 3]."""
     if deep_mode(image) == image.mode:
         values = np.asarray(image)
@@ -140,7 +141,7 @@ def _deep_values(image: Image.Image, path: Path, mode: str) -> npt.NDArray[Any]:
     return high + low * 256 if is_little else high * 256 + low
 
 
-def _bytes(path: Path, kind: str | None, read_as: str) -> npt.NDArray[np.uint8]:
+def _bytes(path: Path, kind: str | None, read_as: str) -> ByteArray:
     """Decode an image as if its pixels were stored in another way of as many bits: [H, W, channels]."""
     with Image.open(path, formats=[kind or ""]) as image:
         assert isinstance(image, ImageFile.ImageFile)
@@ -154,7 +155,7 @@ def _bytes(path: Path, kind: str | None, read_as: str) -> npt.NDArray[np.uint8]:
         return np.asarray(image)
 
 
-def _composited(values: npt.NDArray[Any], white_level: float) -> npt.NDArray[np.uint8]:
+def _composited(values: npt.NDArray[Any], white_level: float) -> ByteArray:
     """Scale [H, W] or [H, W, channels] to uint8 [H, W, 3], transparent images over white."""
     finite = _finite(values)
     # Of whole numbers, the upper 8 bits are used, so that 8 bits stored in 12 or 16 come back unchanged.
@@ -186,5 +187,5 @@ def _is_float(values: npt.NDArray[Any]) -> bool:
     return bool(np.issubdtype(values.dtype, np.floating))
 
 
-def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _finite(values: npt.NDArray[Any]) -> DoubleArray:
     return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0.0)

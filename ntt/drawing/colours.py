@@ -2,10 +2,6 @@
 
 from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
-ByteArray: TypeAlias = npt.NDArray[np.uint8]
 Rgb: TypeAlias = tuple[int, int, int]
 
 # A hundred colours in farthest-point order: each is the one farthest from all before it, so that every prefix is well

@@ -4,13 +4,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ntt.drawing.colours import ByteArray
 from ntt.drawing.instances import scaled_picture
 from ntt.drawing.sheets import draw_contact_sheet
 from ntt.drawing.text import PAPER
+from ntt.types import ByteArray, DoubleArray
 
 FloatMap = npt.NDArray[np.floating]
-Array = npt.NDArray[np.float64]
 
 _HEAT_OPACITY = 153
 
@@ -57,7 +56,7 @@ def draw_similarity_map(
     return Image.composite(heat, grey, Image.new("L", picture.size, _HEAT_OPACITY))
 
 
-def _principal_components(features_ND: Array, weights_N: Array) -> Array:
+def _principal_components(features_ND: DoubleArray, weights_N: DoubleArray) -> DoubleArray:
     """Coordinates along the three directions of largest weighted variance; [N, 3], zero where there are fewer."""
     share = weights_N / weights_N.sum()
     centred = features_ND - share @ features_ND
@@ -73,11 +72,11 @@ def _principal_components(features_ND: Array, weights_N: Array) -> Array:
     return components
 
 
-def _unit_range(components_N3: Array, weights_N: Array) -> Array:
+def _unit_range(components_N3: DoubleArray, weights_N: DoubleArray) -> DoubleArray:
     """Each component stretched to [0, 1] between its 1st and 99th percentile over the weighted patches."""
     counted = components_N3[weights_N > 0.5 * weights_N.max()]
     low, high = np.percentile(counted, [1, 99], axis=0)
     flat = high <= low
     unit = (components_N3 - low) / np.where(flat, 1.0, high - low)
-    clipped: Array = np.where(flat, 0.5, np.clip(unit, 0, 1))
+    clipped: DoubleArray = np.where(flat, 0.5, np.clip(unit, 0, 1))
     return clipped

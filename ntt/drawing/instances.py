@@ -5,17 +5,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from ntt.drawing.colours import ByteArray, Rgb, class_colour, text_colour
+from ntt.drawing.colours import Rgb, class_colour, text_colour
 from ntt.drawing.text import draw_label, label_size, shorten
 from ntt.ops.boxes import with_corners
 from ntt.ops.masks import decode_masks
 from ntt.ops.run_lengths import rle_areas
-from ntt.types import FloatArray, IntArray
-
-BoxXyxy = npt.NDArray[np.float64]
+from ntt.types import BoolArray, ByteArray, DoubleArray, FloatArray, IntArray
 
 MIN_DRAWN_WIDTH = 480
 MAX_DRAWN_SIDE = 1600
@@ -37,7 +34,7 @@ class DrawnInstances:
     labels: IntArray
     boxes_xywh: FloatArray
     rles: Sequence[bytes | None]
-    iscrowd: npt.NDArray[np.bool_]
+    iscrowd: BoolArray
     scores: FloatArray | None = None
 
     def caption(self, index: int, class_names: Sequence[str]) -> str:
@@ -93,7 +90,7 @@ def decode_mask(rle: bytes, *, height: int, width: int) -> Image.Image:
     return Image.fromarray(decode_masks([rle], height, width)[0].astype(np.uint8) * np.uint8(255))
 
 
-def box_mask(size: tuple[int, int], box_xyxy: BoxXyxy) -> Image.Image:
+def box_mask(size: tuple[int, int], box_xyxy: DoubleArray) -> Image.Image:
     """Return the inside of a box as a mask of this width and height, mode L, 0 or 255."""
     mask = Image.new("L", size, 0)
     left, top, right, bottom = np.rint(box_xyxy).astype(int).tolist()
@@ -124,7 +121,7 @@ def annotate_mask(picture: Image.Image, mask: Image.Image, *, colour: Rgb, opaci
     picture.paste(colour, (left, top), blurred.point(_rim_table(0.25, 0.60, opacity=1.0)))
 
 
-def annotate_labels(picture: Image.Image, labels: Iterable[tuple[str, Rgb, BoxXyxy]]) -> None:
+def annotate_labels(picture: Image.Image, labels: Iterable[tuple[str, Rgb, DoubleArray]]) -> None:
     """Write a label at the top-left corner of each box: above the box, or inside where there is no room above.
 
     A label that would cover an earlier one moves down, as far as the bottom of its box or by two lines. If it is still

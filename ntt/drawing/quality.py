@@ -1,13 +1,10 @@
 """Which detections of an image are correct, and one number for the quality of them all."""
 
 import numpy as np
-import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from ntt.drawing.instances import DrawnInstances
-from ntt.types import Detections, FloatArray, IntArray
-
-Array = npt.NDArray[np.float64]
+from ntt.types import Detections, DoubleArray, FloatArray, IntArray
 
 WRONG, IN_CROWD = -1, -2
 """In place of an object's index: a detection without an object, and one that lies in a crowd region."""
@@ -16,7 +13,7 @@ _MATCH_IOU = 0.5
 """A pair matches at this IoU or higher."""
 
 
-def match_objects(ground_truth: DrawnInstances, detections: Detections) -> tuple[IntArray, Array]:
+def match_objects(ground_truth: DrawnInstances, detections: Detections) -> tuple[IntArray, DoubleArray]:
     """Match each detection to the object it finds.
 
     By descending score, each detection takes the object of its class that it overlaps most among those still free. IoU
@@ -61,11 +58,11 @@ def image_quality(
     return float(overlaps[counted].sum() / weight) if weight else None
 
 
-def _pairwise_iou(detections: Detections, ground_truth: DrawnInstances) -> Array:
+def _pairwise_iou(detections: Detections, ground_truth: DrawnInstances) -> DoubleArray:
     """Compute the IoU of detections and objects; for a crowd region the detection's share that lies in it; [M, N]."""
     crowd = ground_truth.iscrowd.astype(int).tolist()
     boxes = (each.boxes_xywh.astype(np.float64).reshape(-1, 4) for each in (detections, ground_truth))
-    iou: Array = np.array(coco_mask.iou(*boxes, crowd), dtype=np.float64)
+    iou: DoubleArray = np.array(coco_mask.iou(*boxes, crowd), dtype=np.float64)
     with_mask = [index for index, rle in enumerate(ground_truth.rles) if rle is not None]
     if with_mask:
         size = [detections.height, detections.width]

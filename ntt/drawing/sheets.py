@@ -6,10 +6,10 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ntt.drawing.colours import ByteArray, class_colour
+from ntt.drawing.colours import class_colour
 from ntt.drawing.instances import DrawnInstances, annotate_mask, box_mask, decode_mask, draw_instances, label_size_px
 from ntt.drawing.text import FAINT_INK, INK, PAPER, draw_notice, line_height_px, shorten, text_width_px, write
-from ntt.types import Detections, FloatArray
+from ntt.types import ByteArray, Detections, FloatArray
 
 _MARGIN, _GAP, _MIN_WIDTH = 16, 10, 480
 _CAPTION_PX = 12

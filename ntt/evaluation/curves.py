@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
+
+from ntt.types import DoubleArray
 
 Protocol = Literal["coco", "lvis"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
@@ -19,10 +20,9 @@ PAINTINGS: tuple[str, ...] = get_args(Painting)
 FIXED_THRESHOLD = 0.4
 """Lowest score of detections shown, if the references propose none."""
 
-FloatArray = npt.NDArray[np.float64]
 
-IOU_THRESHOLDS_T: FloatArray = np.linspace(0.5, 0.95, 10)
-RECALL_STEPS_R: FloatArray = np.linspace(0.0, 1.0, 101)
+IOU_THRESHOLDS_T: DoubleArray = np.linspace(0.5, 0.95, 10)
+RECALL_STEPS_R: DoubleArray = np.linspace(0.0, 1.0, 101)
 MAX_DETECTIONS: Mapping[Protocol, tuple[int, ...]] = {"coco": (1, 10, 100), "lvis": (300,)}
 """Detections counted: COCO's protocol counts them per image and class, LVIS' per image over all classes."""
 
@@ -57,9 +57,9 @@ _RECALLS: Mapping[Protocol, Mapping[str, tuple[str, int]]] = {
 class Curves:
     """Precision and recall of boxes or masks, in the order of `COCOeval.accumulate`; -1 for classes without objects."""
 
-    precision: FloatArray
+    precision: DoubleArray
     """float64 [T, R, K, A], the largest precision at this recall or above, with the largest limit of detections."""
-    recall: FloatArray
+    recall: DoubleArray
     """float64 [T, K, A, M], the largest recall."""
     protocol: Protocol = "coco"
 

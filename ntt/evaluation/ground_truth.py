@@ -11,16 +11,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ntt.data.coco import CocoDataset
 from ntt.data.masks import segmentation_rle
-from ntt.evaluation.curves import AREA_RANGES_PX, FloatArray, Protocol
+from ntt.evaluation.curves import AREA_RANGES_PX, Protocol
 from ntt.evaluation.federated import Federation, federation_of
 from ntt.ops.run_lengths import rle_areas
-from ntt.types import Category, ImageId, Instance, IntArray, Json
+from ntt.types import BoolArray, Category, DoubleArray, ImageId, Instance, IntArray, Json
 
-BoolArray = npt.NDArray[np.bool_]
 _CACHE_SIZE = 4
 _CACHE: "OrderedDict[tuple[Any, ...], GroundTruth]" = OrderedDict()
 
@@ -50,7 +48,7 @@ class GroundTruth:
     image_indices: Mapping[ImageId, int]
     sizes: tuple[tuple[int, int], ...]
     instances: tuple[Instance, ...]
-    boxes_xywh: FloatArray
+    boxes_xywh: DoubleArray
     is_crowd: BoolArray
     is_ignored: BoolArray
     has_masks: bool
@@ -89,7 +87,7 @@ class GroundTruth:
         return objects
 
     @cached_property
-    def mask_areas(self) -> FloatArray:
+    def mask_areas(self) -> DoubleArray:
         """Foreground pixels of every object's mask: float64 [G]; only where `has_masks`."""
         return rle_areas([rle["counts"] for rle in self.rles]).astype(np.float64)
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntt.evaluation.curves import AREA_RANGES_PX, IOU_THRESHOLDS_T, MAX_DETECTIONS, FloatArray
-from ntt.evaluation.ground_truth import BoolArray, GroundTruth
+from ntt.evaluation.curves import AREA_RANGES_PX, IOU_THRESHOLDS_T, MAX_DETECTIONS
+from ntt.evaluation.ground_truth import GroundTruth
 from ntt.evaluation.table import DetectionTable, ranks
 from ntt.ops.compiled import compiled
 from ntt.ops.ragged import chunks, ranges
 from ntt.ops.run_lengths import rle_intersections
-from ntt.types import IntArray
+from ntt.types import BoolArray, DoubleArray, IntArray
 
 _PAIRS = 1 << 16
 """Compared at once, to bound the memory."""
@@ -72,7 +72,7 @@ def match(table: DetectionTable, ground_truth: GroundTruth, kind: str) -> Matche
 
 def _reaching(
     table: DetectionTable, rows: IntArray, ground_truth: GroundTruth, kind: str
-) -> tuple[IntArray, IntArray, FloatArray]:
+) -> tuple[IntArray, IntArray, DoubleArray]:
     """Find the pairs of a detection and an object of its image and class that reach the lowest threshold.
 
     Their indices in `rows` and their objects, int64 [P], and IoU, float64 [P]; by detection, then in file order. The
@@ -91,7 +91,7 @@ def _reaching(
     return detections, objects, ious
 
 
-def _box_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTruth, objects_P: IntArray) -> FloatArray:
+def _box_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTruth, objects_P: IntArray) -> DoubleArray:
     """Return the IoU of the boxes of each pair, float64 [P], as pycocotools' `bbIou` computes it."""
     boxes, others = table.boxes_xywh[rows_P].T, ground_truth.boxes_xywh[objects_P].T
     ends, other_ends = boxes[:2] + boxes[2:], others[:2] + others[2:]
@@ -105,7 +105,7 @@ def _box_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTruth
     return ious_P
 
 
-def _mask_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTruth, objects_P: IntArray) -> FloatArray:
+def _mask_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTruth, objects_P: IntArray) -> DoubleArray:
     """Return the IoU of the masks of each pair, float64 [P]; 0 if the areas alone show that it is below 0.5."""
     areas, others = table.mask_areas[rows_P], ground_truth.mask_areas[objects_P]
     is_crowd = ground_truth.is_crowd[objects_P]
@@ -126,8 +126,8 @@ def _mask_ious(table: DetectionTable, rows_P: IntArray, ground_truth: GroundTrut
 def _assign(
     detections_P: IntArray,
     objects_P: IntArray,
-    ious_P: FloatArray,
-    thresholds_T: FloatArray,
+    ious_P: DoubleArray,
+    thresholds_T: DoubleArray,
     is_crowd_G: BoolArray,
     is_object_ignored_AG: BoolArray,
     is_match_ATD: BoolArray,

@@ -8,12 +8,12 @@ from functools import cache
 
 import numpy as np
 
-from ntt.evaluation.curves import AREA_RANGES_PX, IOU_THRESHOLDS_T, MAX_DETECTIONS, RECALL_STEPS_R, Curves, FloatArray
-from ntt.evaluation.ground_truth import BoolArray, GroundTruth
+from ntt.evaluation.curves import AREA_RANGES_PX, IOU_THRESHOLDS_T, MAX_DETECTIONS, RECALL_STEPS_R, Curves
+from ntt.evaluation.ground_truth import GroundTruth
 from ntt.evaluation.matching import Matches
 from ntt.evaluation.table import DetectionTable, narrow
 from ntt.ops.compiled import compiled
-from ntt.types import IntArray
+from ntt.types import BoolArray, DoubleArray, IntArray
 
 _SPACING = np.spacing(1)
 
@@ -53,8 +53,8 @@ def _follow(
     counted_AK: IntArray,
     needed_AKR: IntArray,
     limits_M: IntArray,
-    precision_TRKA: FloatArray,
-    recall_TKAM: FloatArray,
+    precision_TRKA: DoubleArray,
+    recall_TKAM: DoubleArray,
 ) -> None:
     """Follow each class's detections by descending score and set precision and recall of classes with objects.
 

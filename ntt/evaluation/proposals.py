@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from ntt.evaluation.curves import IOU_THRESHOLDS_T, FloatArray
+from ntt.evaluation.curves import IOU_THRESHOLDS_T
 from ntt.evaluation.ground_truth import GroundTruth
 from ntt.ops.run_lengths import take, to_text
-from ntt.types import Candidates, ImageId, IntArray
+from ntt.types import Candidates, DoubleArray, ImageId, IntArray
 
 LIMITS = (100, 300, 1000)
 """Candidates of an image that count."""
@@ -54,7 +54,7 @@ def average_recall(ranks: Sequence[Mapping[str, IntArray]]) -> dict[str, dict[st
     return recall
 
 
-def _assign(iou_NG: FloatArray) -> IntArray:
+def _assign(iou_NG: DoubleArray) -> IntArray:
     ranks_TG = np.full((len(IOU_THRESHOLDS_T), iou_NG.shape[1]), _NEVER)
     for rank in np.flatnonzero((iou_NG >= IOU_THRESHOLDS_T[0]).any(axis=1)).tolist():
         is_open_TG = (iou_NG[rank] >= IOU_THRESHOLDS_T[:, None]) & (ranks_TG == _NEVER)

@@ -6,9 +6,10 @@ a threshold at which half of all objects are still found.
 
 import numpy as np
 
-from ntt.evaluation.ground_truth import BoolArray, GroundTruth
+from ntt.evaluation.ground_truth import GroundTruth
 from ntt.evaluation.matching import Matches
 from ntt.evaluation.table import DetectionTable
+from ntt.types import BoolArray
 
 _ALL_AREAS, _IOU_50 = 0, 0
 

@@ -9,9 +9,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ntt.evaluation.curves import Painting
-from ntt.evaluation.ground_truth import BoolArray, GroundTruth
+from ntt.evaluation.ground_truth import GroundTruth
 from ntt.evaluation.table import DetectionTable
-from ntt.types import IntArray, Json
+from ntt.types import BoolArray, IntArray, Json
 
 _UNPAINTED = -1
 

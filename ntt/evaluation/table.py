@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ntt.evaluation.curves import MAX_DETECTIONS, FloatArray
+from ntt.evaluation.curves import MAX_DETECTIONS
 from ntt.evaluation.ground_truth import GroundTruth
 from ntt.ops.run_lengths import rle_areas
-from ntt.types import Category, Detections, IntArray, Json
+from ntt.types import Category, Detections, DoubleArray, IntArray, Json
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class DetectionTable:
 
     images: IntArray
     labels: IntArray
-    scores: FloatArray
-    boxes_xywh: FloatArray
+    scores: DoubleArray
+    boxes_xywh: DoubleArray
     counts: list[bytes]
     sizes: tuple[tuple[int, int], ...]
 
@@ -58,12 +58,12 @@ class DetectionTable:
         return np.lexsort((-self.scores, narrow(self.images), narrow(self.labels)))
 
     @cached_property
-    def box_areas(self) -> FloatArray:
+    def box_areas(self) -> DoubleArray:
         """Width times height: float64 [D], pixels."""
         return np.asarray(self.boxes_xywh[:, 2] * self.boxes_xywh[:, 3])
 
     @cached_property
-    def mask_areas(self) -> FloatArray:
+    def mask_areas(self) -> DoubleArray:
         """Foreground pixels: float64 [D]."""
         return rle_areas(self.counts).astype(np.float64)
 

@@ -9,11 +9,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ntt.evaluation.curves import FloatArray
-from ntt.evaluation.ground_truth import BoolArray, GroundTruth
+from ntt.evaluation.ground_truth import GroundTruth
 from ntt.evaluation.matching import Matches
 from ntt.evaluation.table import DetectionTable
-from ntt.types import IntArray
+from ntt.types import BoolArray, DoubleArray, IntArray
 
 _ALL_AREAS, _IOU_50 = 0, 0
 _F1_POWER = 4
@@ -42,7 +41,7 @@ class RankedDetections:
         is_true: bool [D], whether the detection finds an object.
     """
 
-    scores: FloatArray
+    scores: DoubleArray
     is_true: BoolArray
     num_objects: int
 
@@ -66,10 +65,10 @@ class RankedDetections:
         weights = self._f1() ** _F1_POWER
         return float(np.average(self.scores, weights=weights)) if weights.any() else None
 
-    def _f1(self) -> FloatArray:
+    def _f1(self) -> DoubleArray:
         """Return F1 of the first 1, 2, ... detections; 0 between equal scores, where no threshold lies."""
         counts = np.arange(1, len(self.scores) + 1)
-        f1: FloatArray = 2.0 * np.cumsum(self.is_true) / (counts + self.num_objects)
+        f1: DoubleArray = 2.0 * np.cumsum(self.is_true) / (counts + self.num_objects)
         f1[:-1][self.scores[1:] == self.scores[:-1]] = 0.0
         return f1
 

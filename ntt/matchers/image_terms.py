@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ntt.ops.boxes import best_first, members_of_classes, overlapping_pairs, unsuppressed
 from ntt.ops.overlaps import Segments, overlaps_with_earlier
 from ntt.ops.run_lengths import take, to_text
-from ntt.types import Candidates, FloatArray, IntArray
+from ntt.types import Candidates, DoubleArray, FloatArray, IntArray
 
 
 class ImageTerms:
@@ -28,7 +28,7 @@ class ImageTerms:
         self._row_N: IntArray = np.full(len(candidates), -1)
         self._rles_M: npt.NDArray[np.object_]
         self._boxes_xywh: FloatArray
-        self._overlaps_MM: npt.NDArray[np.float64]
+        self._overlaps_MM: DoubleArray
 
     def suppress(self, labels_N: IntArray, *, iou_threshold: float) -> IntArray:
         """Return the candidates that no better one of their class suppresses, best predicted IoU first."""
@@ -65,7 +65,7 @@ class ImageTerms:
         """Return the tight boxes of survivors' masks, float32 [n, 4]."""
         return self._boxes_xywh[self._row_N[members]]
 
-    def overlaps(self, members: IntArray) -> npt.NDArray[np.float64]:
+    def overlaps(self, members: IntArray) -> DoubleArray:
         """Return float64 [n, n], the share of survivor i that survivor j < i covers, best first; else 0."""
         rows = self._row_N[members]
         return self._overlaps_MM[rows[:, None], rows]

@@ -15,8 +15,8 @@ from ntt.base.settings import setting
 from ntt.matchers.prototype import class_means
 from ntt.matchers.scoring import ScoringMatcher
 from ntt.ops.pooling import l2_normalise
-from ntt.ops.similarity import Doubles, best_per_class, cosine_similarity, ridge_directions
-from ntt.types import Candidates, FloatArray, MemoryBank, Prototypes
+from ntt.ops.similarity import best_per_class, cosine_similarity, ridge_directions
+from ntt.types import Candidates, DoubleArray, FloatArray, MemoryBank, Prototypes
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ class ProbeMatcher(ScoringMatcher):
         return torch.cat([means_CD, directions, origins]), torch.cat([labels_C, -2 - labels_C, -2 - count - labels_C])
 
     def _probes(
-        self, instances: list[Doubles], negatives_BD: Doubles, labels: range | list[int]
-    ) -> tuple[Doubles, Doubles]:
+        self, instances: list[DoubleArray], negatives_BD: DoubleArray, labels: range | list[int]
+    ) -> tuple[DoubleArray, DoubleArray]:
         """Fit the probes of some classes against the same counter-examples: float64 [labels, D] each.
 
         Returns their directions, scaled so that the mean score of a class's instances is 1; and their origins.
@@ -104,11 +104,11 @@ class ProbeMatcher(ScoringMatcher):
         return weighted_NC
 
 
-def _units(vectors_KD: torch.Tensor) -> Doubles:
+def _units(vectors_KD: torch.Tensor) -> DoubleArray:
     return l2_normalise(vectors_KD.double()).cpu().numpy()
 
 
-def _not_closer(surroundings: list[Doubles], label: int, mean_D: Doubles) -> Doubles:
+def _not_closer(surroundings: list[DoubleArray], label: int, mean_D: DoubleArray) -> DoubleArray:
     """Return the surroundings that are no closer to a class's mean than the closest of its own; all if it has none."""
     closest = (surroundings[label] @ mean_D).max() if len(surroundings[label]) else np.inf
     pooled_BD = np.concatenate(surroundings)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pycocotools import mask as coco_mask
 
@@ -32,7 +31,7 @@ from ntt.ops.resize import encoder_input, resize_to_canvas
 from ntt.ops.run_lengths import take, to_run_lengths, to_text
 from ntt.store.entries import Arrays, Notes, masks_from_arrays, masks_to_arrays
 from ntt.store.store import Store
-from ntt.types import FloatArray, ImageRecord, Instance, Proposals, RunLengths
+from ntt.types import BoolArray, DoubleArray, FloatArray, ImageRecord, Instance, Proposals, RunLengths
 
 Box: TypeAlias = tuple[float, float, float, float]
 MaskFormat: TypeAlias = Literal["rle", "polygon"]
@@ -115,7 +114,7 @@ def best_proposals(proposals: Proposals, boxes_xyxy: FloatArray) -> torch.Tensor
     return masks_Bhw
 
 
-def _doubles(boxes: FloatArray) -> npt.NDArray[np.float64]:
+def _doubles(boxes: FloatArray) -> DoubleArray:
     return np.ascontiguousarray(boxes, dtype=np.float64)
 
 
@@ -211,7 +210,7 @@ class BoxMasks:
         return _per_box(masks, is_found, record)
 
 
-def _per_box(masks: RunLengths, is_found: npt.NDArray[np.bool_], record: ImageRecord) -> Rles:
+def _per_box(masks: RunLengths, is_found: BoolArray, record: ImageRecord) -> Rles:
     """Return the mask of each box as COCO compressed RLE, None if nothing was found."""
     rles = iter(to_text(masks))
     return tuple(next(rles) if has_mask else None for has_mask in is_found.tolist())
@@ -235,12 +234,12 @@ class ReferenceMasks:
             return instance_rle(instance, record.height, record.width)
         return None if self.maker is None else next(self.maker.get([(record, [instance.bbox_xywh])]))[0]
 
-    def mask(self, instance: Instance, record: ImageRecord) -> npt.NDArray[np.bool_]:
+    def mask(self, instance: Instance, record: ImageRecord) -> BoolArray:
         """Return the instance's mask, bool [height, width]."""
         rle = self.rle(instance, record)
         if rle is None:
             return instance_mask(instance, record.height, record.width)
-        mask: npt.NDArray[np.bool_] = decode_masks([rle], record.height, record.width)[0]
+        mask: BoolArray = decode_masks([rle], record.height, record.width)[0]
         return mask
 
 

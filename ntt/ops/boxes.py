@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from ntt.ops.compiled import compiled
-from ntt.types import FloatArray, IntArray
+from ntt.types import BoolArray, DoubleArray, FloatArray, IntArray
 
 Floats = TypeVar("Floats", bound=np.number[Any])
 
@@ -34,7 +34,7 @@ def boxes_from_masks(foreground_Nhw: torch.Tensor) -> FloatArray:
     return np.stack([left_N, top_N, right_N, bottom_N], axis=1).astype(np.float32)
 
 
-def _occupied(foreground_Nhw: torch.Tensor) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def _occupied(foreground_Nhw: torch.Tensor) -> tuple[BoolArray, BoolArray]:
     """Return which rows and which columns of each mask have foreground, bool [N, h] and [N, w]."""
     if foreground_Nhw.device.type != "cpu" or foreground_Nhw.shape[2] % 8:
         return foreground_Nhw.any(dim=2).cpu().numpy(), foreground_Nhw.any(dim=1).cpu().numpy()
@@ -45,7 +45,7 @@ def _occupied(foreground_Nhw: torch.Tensor) -> tuple[npt.NDArray[np.bool_], npt.
     return rows_Nh, columns.view(np.bool_)
 
 
-def _first_and_last(occupied_Nk: npt.NDArray[np.bool_]) -> tuple[IntArray, IntArray]:
+def _first_and_last(occupied_Nk: BoolArray) -> tuple[IntArray, IntArray]:
     """Return the first and the last true index of each row; 0 and -1 for a row without any."""
     length = occupied_Nk.shape[1]
     first_N = occupied_Nk.argmax(axis=1)
@@ -53,7 +53,7 @@ def _first_and_last(occupied_Nk: npt.NDArray[np.bool_]) -> tuple[IntArray, IntAr
     return first_N, np.where(occupied_Nk.any(axis=1), last_N, -1)
 
 
-def pair_iou(first_xyxy: npt.NDArray[Floats], second_xyxy: npt.NDArray[Floats]) -> npt.NDArray[np.float64]:
+def pair_iou(first_xyxy: npt.NDArray[Floats], second_xyxy: npt.NDArray[Floats]) -> DoubleArray:
     """Compute the intersection over union of boxes at the same index: float64 [P], 0 if both have no area.
 
     Coordinates are continuous: (3, 3, 3, 3) has area 0.
@@ -63,8 +63,8 @@ def pair_iou(first_xyxy: npt.NDArray[Floats], second_xyxy: npt.NDArray[Floats]) 
     height = np.minimum(first[3], second[3]) - np.maximum(first[1], second[1])
     intersection = np.maximum(width, 0.0) * np.maximum(height, 0.0)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
-    union: npt.NDArray[np.float64] = areas[0] + areas[1] - intersection
-    iou: npt.NDArray[np.float64] = np.zeros_like(union)
+    union: DoubleArray = areas[0] + areas[1] - intersection
+    iou: DoubleArray = np.zeros_like(union)
     np.divide(intersection, union, out=iou, where=union > 0)
     return iou
 
@@ -89,7 +89,7 @@ def overlapping_pairs(
 
 @compiled
 def _overlapping_pairs(
-    boxes_N4: npt.NDArray[np.float64], groups_N: IntArray, threshold: float, is_final: bool
+    boxes_N4: DoubleArray, groups_N: IntArray, threshold: float, is_final: bool
 ) -> npt.NDArray[np.int32]:
     """Return the same for boxes that are sorted by their groups."""
     is_left = np.ones(len(boxes_N4), np.bool_)
@@ -111,7 +111,7 @@ def _overlapping_pairs(
 
 
 @compiled
-def unsuppressed(pairs_P2: npt.NDArray[np.int32], groups_N: IntArray) -> npt.NDArray[np.bool_]:
+def unsuppressed(pairs_P2: npt.NDArray[np.int32], groups_N: IntArray) -> BoolArray:
     """Return which boxes are left if, from the first on, each that is left suppresses later ones of its group.
 
     `pairs_P2` are those of `overlapping_pairs`; `groups_N`, int64, are those of the boxes.

@@ -1,16 +1,13 @@
 """Clustering of a few feature vectors by direction. Suffixes: N vectors, D channels, K clusters."""
 
 import numpy as np
-import numpy.typing as npt
 
-from ntt.types import FloatArray, IntArray
+from ntt.types import DoubleArray, FloatArray, IntArray
 
 RESTARTS = 8
 MAX_STEPS = 100
 # Squared distance below which two unit vectors count as the same.
 _SAME = 1e-12
-
-_Doubles = npt.NDArray[np.float64]
 
 
 def spherical_kmeans(features_ND: FloatArray, count: int, *, generator: np.random.Generator) -> IntArray:
@@ -32,7 +29,7 @@ def spherical_kmeans(features_ND: FloatArray, count: int, *, generator: np.rando
     return _numbered_by_first_member(best)
 
 
-def _starts(units_ND: _Doubles, count: int, generator: np.random.Generator) -> _Doubles:
+def _starts(units_ND: DoubleArray, count: int, generator: np.random.Generator) -> DoubleArray:
     """Draw up to `count` different vectors, each with a probability that grows with its squared distance."""
     centres = [int(generator.integers(len(units_ND)))]
     while len(centres) < count:
@@ -44,7 +41,7 @@ def _starts(units_ND: _Doubles, count: int, generator: np.random.Generator) -> _
     return units_ND[centres]
 
 
-def _run(units_ND: _Doubles, centres_KD: _Doubles) -> tuple[IntArray, float]:
+def _run(units_ND: DoubleArray, centres_KD: DoubleArray) -> tuple[IntArray, float]:
     """Alternate assignment and averaging; return the assignment and its sum of cosines."""
     assigned = np.full(len(units_ND), -1, dtype=np.int64)
     for _ in range(MAX_STEPS):
@@ -57,10 +54,10 @@ def _run(units_ND: _Doubles, centres_KD: _Doubles) -> tuple[IntArray, float]:
     return assigned, float((units_ND * centres_KD[assigned]).sum())
 
 
-def _normalised(vectors: _Doubles) -> _Doubles:
+def _normalised(vectors: DoubleArray) -> DoubleArray:
     """Scale to unit length along the last axis; a zero vector stays zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    scaled: _Doubles = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    scaled: DoubleArray = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
     return scaled
 
 

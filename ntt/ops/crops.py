@@ -4,11 +4,11 @@ Suffixes: H and W the image, S side of the encoder's input, g side of its featur
 """
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 from ntt.ops.resize import resize_bicubic
+from ntt.types import BoolArray, ByteArray
 
 
 def crop_corners(
@@ -32,8 +32,8 @@ def crop_corners(
 
 
 def crop_reference(
-    image_HW3: npt.NDArray[np.uint8],
-    mask_HW: npt.NDArray[np.bool_],
+    image_HW3: ByteArray,
+    mask_HW: BoolArray,
     bbox_xywh: tuple[float, float, float, float],
     *,
     output_size: int,
@@ -58,14 +58,14 @@ def crop_reference(
     return crop, weights_gg
 
 
-def patch_weights(mask_crop: npt.NDArray[np.bool_], *, output_size: int, grid_size: int) -> torch.Tensor:
+def patch_weights(mask_crop: BoolArray, *, output_size: int, grid_size: int) -> torch.Tensor:
     """Return how much of each patch a mask covers: float32 [g, g] in [0, 1]; arguments as for `crop_reference`."""
     mask = torch.from_numpy(np.ascontiguousarray(mask_crop)).float()[None, None]
     soft_mask = F.interpolate(mask, (output_size, output_size), mode="bilinear", align_corners=False)
     return F.interpolate(soft_mask, size=(grid_size, grid_size), mode="nearest")[0, 0]
 
 
-def _patch_under_centre(mask_crop: npt.NDArray[np.bool_], grid_size: int) -> torch.Tensor:
+def _patch_under_centre(mask_crop: BoolArray, grid_size: int) -> torch.Tensor:
     """Give all weight to the patch under the mask's centre of mass, or the crop's centre if the mask is empty."""
     height, width = mask_crop.shape
     rows, columns = np.nonzero(mask_crop)

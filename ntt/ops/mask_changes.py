@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from ntt.ops.resize import resize_bands, resize_matrix
+from ntt.types import IntArray
 
 # Pixels of cells, and samples of the grid or pixels of whole masks, to process at a time.
 _PIXELS_CPU, _PIXELS_GPU = 1 << 18, 1 << 25
@@ -34,12 +34,12 @@ class Changes:
     Before a mask's first pixel there is background.
     """
 
-    flat_T: npt.NDArray[np.int64]
+    flat_T: IntArray
     count: int
     length: int
 
     @property
-    def per_mask_N(self) -> npt.NDArray[np.int64]:
+    def per_mask_N(self) -> IntArray:
         """Number of changes of each mask; 0 without foreground."""
         ends = np.searchsorted(self.flat_T, np.arange(1, self.count + 1) * self.length)
         return np.diff(ends, prepend=0)

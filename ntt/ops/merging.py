@@ -4,13 +4,12 @@ Suffixes: N masks of one class, best first; D channels.
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from ntt.ops.similarity import cosine_similarity
-from ntt.types import FloatArray
+from ntt.types import BoolArray, DoubleArray, FloatArray
 
 
-def soft_penalties(overlaps_NN: npt.NDArray[np.float64], features_ND: FloatArray | None) -> FloatArray:
+def soft_penalties(overlaps_NN: DoubleArray, features_ND: FloatArray | None) -> FloatArray:
     """Compute how much of each mask an earlier mask of its class already explains: float32 [N] in [0, 1].
 
     It is the maximum over earlier masks of |mask & earlier| / |mask|, float64 [N, N], 0 on and above the diagonal; with
@@ -29,7 +28,7 @@ def decay(scores: FloatArray, penalties: FloatArray) -> FloatArray:
     return decayed
 
 
-def hard_survivors(overlaps_NN: npt.NDArray[np.float64], *, threshold: float) -> npt.NDArray[np.bool_]:
+def hard_survivors(overlaps_NN: DoubleArray, *, threshold: float) -> BoolArray:
     """Return which masks, bool [N], stay: those of which no earlier surviving one covers more than `threshold`.
 
     `overlaps_NN`, float64 [N, N], is the part of mask i that mask j < i covers, else 0.
@@ -44,9 +43,7 @@ def hard_survivors(overlaps_NN: npt.NDArray[np.float64], *, threshold: float) ->
 TRANSITIONS = ("normalised", "plain")
 
 
-def diffused_penalties(
-    overlaps_NN: npt.NDArray[np.float64], *, alpha: float, steps: int, transition: str
-) -> FloatArray:
+def diffused_penalties(overlaps_NN: DoubleArray, *, alpha: float, steps: int, transition: str) -> FloatArray:
     """Compute how much of each mask earlier masks of its class explain, directly or through others.
 
     Masks are nodes; edges lead from a mask to the earlier masks of its class that cover part of it, with that part as
@@ -58,9 +55,7 @@ def diffused_penalties(
     return pagerank(weights_NN, restart_N, alpha=alpha, steps=steps).clip(0.0, 1.0).astype(np.float32)
 
 
-def pagerank(
-    weights_NN: npt.NDArray[np.float64], restart_N: npt.NDArray[np.float64], *, alpha: float, steps: int
-) -> npt.NDArray[np.float64]:
+def pagerank(weights_NN: DoubleArray, restart_N: DoubleArray, *, alpha: float, steps: int) -> DoubleArray:
     """Iterate p <- alpha * W p + (1 - alpha) * v from p = 1 / N (personalised PageRank, a walk with restart).
 
     Row i of W holds the edges that leave node i, not negative; `alpha`, in [0, 1], is the part of a node's value that
@@ -72,8 +67,8 @@ def pagerank(
     return values_N
 
 
-def _row_stochastic(weights_NN: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _row_stochastic(weights_NN: DoubleArray) -> DoubleArray:
     """Scale each row to a sum of 1; a row of zeros stays."""
     sums_N1 = weights_NN.sum(axis=1, keepdims=True)
-    scaled: npt.NDArray[np.float64] = np.divide(weights_NN, sums_N1, out=np.zeros_like(weights_NN), where=sums_N1 > 0)
+    scaled: DoubleArray = np.divide(weights_NN, sums_N1, out=np.zeros_like(weights_NN), where=sums_N1 > 0)
     return scaled

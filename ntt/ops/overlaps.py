@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ntt.ops.boxes import with_sizes
 from ntt.ops.compiled import compiled
-from ntt.types import FloatArray, IntArray, RunLengths
+from ntt.types import DoubleArray, FloatArray, IntArray, RunLengths
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -49,7 +49,7 @@ class Segments:
         return with_sizes(self.boxes_xyxy).astype(np.float32)
 
 
-def overlaps_with_earlier(segments: Segments, groups_N: IntArray) -> npt.NDArray[np.float64]:
+def overlaps_with_earlier(segments: Segments, groups_N: IntArray) -> DoubleArray:
     """Compute the part of each mask that every earlier mask of its group covers.
 
     Returns float64 [N, N], |mask i & mask j| / |mask i| for j < i, exact up to the division; 0 elsewhere.
@@ -118,7 +118,7 @@ def _overlaps(
     bottom: Int32Array,
     further: Int32Array,
     first_F: IntArray,
-) -> npt.NDArray[np.float64]:
+) -> DoubleArray:
     """Return what `overlaps_with_earlier` does."""
 
     def common(above: int, below: int, other_above: int, other_below: int) -> int:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
+
+from ntt.types import ByteArray
 
 
 def resize_bicubic(image_CHW: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
@@ -71,7 +72,7 @@ def _cut_band(matrix_oi: torch.Tensor, outputs: slice, device: torch.device) -> 
     return Band(outputs, inputs, matrix_oi[outputs, inputs].contiguous().to(device))
 
 
-def resize_to_canvas(image_HW3: npt.NDArray[np.uint8], canvas_hw: tuple[int, int]) -> torch.Tensor:
+def resize_to_canvas(image_HW3: ByteArray, canvas_hw: tuple[int, int]) -> torch.Tensor:
     """Resize an image, uint8 RGB, to the segmenter's canvas: float32 [3, h, w], RGB in [0, 1]; bicubic, antialiased."""
     rows, columns = canvas_hw
     canvas = Image.fromarray(image_HW3).resize((columns, rows), Image.Resampling.BICUBIC)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from ntt.ops.compiled import compiled
 from ntt.ops.mask_changes import Changes
 from ntt.ops.ragged import ranges
-from ntt.types import IntArray, RunLengths
+from ntt.types import ByteArray, IntArray, RunLengths
 
 _LONGEST = np.iinfo(np.uint16).max
 _READ_AT_ONCE = 4096
@@ -93,7 +93,7 @@ def to_text(masks: RunLengths) -> tuple[bytes, ...]:
 
 
 @compiled
-def _text(lengths: npt.NDArray[np.uint16], rows_N: IntArray) -> tuple[npt.NDArray[np.uint8], IntArray]:
+def _text(lengths: npt.NDArray[np.uint16], rows_N: IntArray) -> tuple[ByteArray, IntArray]:
     """Return the characters of all masks, uint8, and where those of each end."""
     characters, ends = np.empty(7 * len(lengths), np.uint8), np.empty(len(rows_N), np.int64)
     size = index = 0
@@ -137,14 +137,14 @@ def rle_intersections(
     return _intersections(*_lengths(*_joined(rles)), *_lengths(*_joined(others)), masks_P, others_P)
 
 
-def _joined(rles: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], IntArray]:
+def _joined(rles: Sequence[bytes]) -> tuple[ByteArray, IntArray]:
     """Return the characters of all masks and the bounds of each, int64 [N + 1]."""
     bounds = np.cumsum([0, *map(len, rles)], dtype=np.int64)
     return np.frombuffer(b"".join(rles), dtype=np.uint8), bounds
 
 
 @compiled
-def _lengths(characters: npt.NDArray[np.uint8], bounds: IntArray) -> tuple[npt.NDArray[np.uint32], IntArray]:
+def _lengths(characters: ByteArray, bounds: IntArray) -> tuple[npt.NDArray[np.uint32], IntArray]:
     """Read the text of masks: the lengths of runs of all, from background on, and the bounds of each mask's."""
     lengths, length_bounds = np.empty(len(characters), np.uint32), np.zeros_like(bounds)
     size = index = 0

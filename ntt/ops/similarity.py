@@ -1,11 +1,8 @@
 """Cosines with prototypes, and ridge regression. Suffixes: N candidates, P prototypes, C classes, D channels."""
 
 import numpy as np
-import numpy.typing as npt
 
-from ntt.types import FloatArray, IntArray
-
-Doubles = npt.NDArray[np.float64]
+from ntt.types import DoubleArray, FloatArray, IntArray
 
 
 def cosine_similarity(features_ND: FloatArray, vectors_PD: FloatArray) -> FloatArray:
@@ -55,7 +52,9 @@ def damp(scores_NC: FloatArray, against_NC: FloatArray, *, sigma: float) -> Floa
     return damped
 
 
-def ridge_directions(rows_ND: Doubles, weights_N: Doubles, targets_NC: Doubles, *, ridge: float) -> Doubles:
+def ridge_directions(
+    rows_ND: DoubleArray, weights_N: DoubleArray, targets_NC: DoubleArray, *, ridge: float
+) -> DoubleArray:
     """Solve (H + ridge * trace(H) / D * I) v_c = g_c (docs/method.md, equation 3): float64 [D, C].
 
     H is sum_i w_i a_i a_i^T and g_c is sum_i w_i y_ic a_i over rows a_i with weights w_i, not negative, and targets

@@ -22,11 +22,11 @@ from ntt.data.masks import segmentation_rle
 from ntt.data.pixels import to_rgb
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.ops.masks import decode_masks
-from ntt.types import Category, ImageRecord, Instance, ReferenceSet
+from ntt.types import BoolArray, ByteArray, Category, ImageRecord, Instance, ReferenceSet
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
-ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
+ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | ByteArray
 """A file; a picture; or pixels: uint8 [H, W, 3] RGB, or [H, W] grey. Files are turned according to EXIF; pictures and
 pixels are used as they are."""
 
@@ -200,7 +200,7 @@ def _box(corners: Sequence[float], record: ImageRecord) -> tuple[float, float, f
     )
 
 
-def _mask(mask: MaskLike, size_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
+def _mask(mask: MaskLike, size_hw: tuple[int, int]) -> BoolArray:
     """Return a mask, bool [H, W]."""
     if isinstance(mask, str | os.PathLike):
         return read_mask(Path(mask).expanduser(), size_hw)

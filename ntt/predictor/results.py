@@ -22,9 +22,9 @@ from ntt.ops.masks import decode_masks
 from ntt.predictor.references import ImageLike, PathLike, as_file
 from ntt.run.artefacts import results_text
 from ntt.stages.target_pictures import save_picture
-from ntt.types import Category, Detections, FloatArray, ImageId, Json
+from ntt.types import BoolArray, Category, Detections, FloatArray, ImageId, Json
 
-Selection = slice | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
+Selection = slice | Sequence[int] | BoolArray | npt.NDArray[np.integer[Any]]
 
 
 class DetectedInstance(NamedTuple):
@@ -33,7 +33,7 @@ class DetectedInstance(NamedTuple):
     name: str
     score: float
     box_xyxy: FloatArray
-    mask: npt.NDArray[np.bool_]
+    mask: BoolArray
 
     def __repr__(self) -> str:
         """Return one line, without the mask."""
@@ -80,7 +80,7 @@ class Instances(Detections):
         return with_corners(self.boxes_xywh)
 
     @cached_property
-    def masks(self) -> npt.NDArray[np.bool_]:
+    def masks(self) -> BoolArray:
         """The masks, bool [N, H, W]; decoded when first asked for."""
         return decode_masks(self.rles, self.height, self.width)
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ntt.errors import printable
+from ntt.types import DoubleArray
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -120,7 +120,7 @@ def legend(figure: "Figure", all_axes: "Sequence[Axes]", *, common: str) -> None
     )
 
 
-def heat_map(values: npt.NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], *, title: str) -> "Figure":
+def heat_map(values: DoubleArray, rows: Sequence[str], columns: Sequence[str], *, title: str) -> "Figure":
     """Return a figure with one coloured cell per value in [0, 100], its number in it; NaN is left white."""
     headings = [shorten(name, 40) for name in columns]
     height = 1.3 + 0.24 * len(rows) + 0.05 * max(map(len, headings)) + 0.2 * title.count("\n")

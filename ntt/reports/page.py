@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import jinja2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from pycocotools import mask as mask_api
 
@@ -30,7 +29,7 @@ from ntt.reports.detected import Detected
 from ntt.reports.plots import Plot
 from ntt.reports.tables import Table
 from ntt.stages.target_pictures import drawn_instances
-from ntt.types import Detections, ImageRecord, IntArray, Json
+from ntt.types import ByteArray, Detections, ImageRecord, IntArray, Json
 
 MAX_SIDE_PX = 640
 MAX_DETECTIONS = 50
@@ -157,7 +156,7 @@ def _reduced(rle: bytes, size: tuple[int, int], scale: float) -> str:
     """Return a mask at the size shown, as the text of a compressed RLE."""
     if scale == 1:
         return rle.decode("ascii")
-    mask: npt.NDArray[np.uint8] = mask_api.decode({"size": list(size), "counts": rle})
+    mask: ByteArray = mask_api.decode({"size": list(size), "counts": rle})
     small = np.asarray(Image.fromarray(mask).resize(_reduced_size(size, scale), Image.Resampling.NEAREST))
     return str(mask_api.encode(np.asfortranarray(small))["counts"].decode("ascii"))
 

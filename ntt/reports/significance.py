@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ntt.base.digests import content_key
@@ -19,12 +18,13 @@ from ntt.reports.content import metric_label
 from ntt.reports.records import METHOD_GROUPS
 from ntt.reports.summary import choice, differing_settings, shots_cell, value_text
 from ntt.reports.tables import Table
+from ntt.types import DoubleArray
 
 MIN_PAIRS = 3
 _MAX_EXACT_PAIRS = 12
 
 
-def paired_test(differences: npt.NDArray[np.float64]) -> tuple[float | None, float | None]:
+def paired_test(differences: DoubleArray) -> tuple[float | None, float | None]:
     """Test whether differences are centred on 0: the p-values of the t-test and of the sign flips.
 
     None means no test: with fewer than three pairs, a t-test without any spread, sign flips of more than twelve.
@@ -97,7 +97,7 @@ def comparison_table(runs: pd.DataFrame, first: str, second: str, metric: str) -
     return Table("comparison", f"{metric_label(metric)}: A is {first}, B is {second}", frame, tuple(notes))
 
 
-def _cells(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> dict[str, Any]:
+def _cells(a: DoubleArray, b: DoubleArray) -> dict[str, Any]:
     """Return the cells of a row that come from the values of its pairs of runs."""
     p_t, p_flips = paired_test(b - a)
     return {

@@ -7,11 +7,9 @@ thousand pixels. Shape suffixes: L leaves, E adjacent pairs of leaves, K channel
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-Array = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+from ntt.types import DoubleArray, IntArray
 
 # Lab is divided by this, so that 1 is a clearly visible difference.
 _LAB_SCALE = 20.0
@@ -36,18 +34,18 @@ class Leaves:
     """
 
     labels_hw: IntArray
-    area_L: Array
-    box_L4: Array
-    frame_L: Array
-    moments_L5: Array
-    colour_L3: Array
-    colour_square_L: Array
-    feature_LK: Array
-    feature_square_L: Array
-    texture_L1: Array
+    area_L: DoubleArray
+    box_L4: DoubleArray
+    frame_L: DoubleArray
+    moments_L5: DoubleArray
+    colour_L3: DoubleArray
+    colour_square_L: DoubleArray
+    feature_LK: DoubleArray
+    feature_square_L: DoubleArray
+    texture_L1: DoubleArray
     edges_E2: IntArray
-    length_E: Array
-    gradient_E2: Array
+    length_E: DoubleArray
+    gradient_E2: DoubleArray
 
 
 def find_leaves(canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor, *, count: int, components: int) -> Leaves:
@@ -66,10 +64,10 @@ def find_leaves(canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor, *, coun
     y, x = np.mgrid[:height, :width].astype(np.float64)
     sides = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
 
-    def sums(maps_Khw: Array) -> Array:
+    def sums(maps_Khw: DoubleArray) -> DoubleArray:
         return scatter(labels.ravel(), maps_Khw.reshape(len(maps_Khw), -1).T, len(area))
 
-    def means(maps_Khw: Array) -> Array:
+    def means(maps_Khw: DoubleArray) -> DoubleArray:
         return sums(maps_Khw) / area[:, None]
 
     return Leaves(
@@ -89,15 +87,15 @@ def find_leaves(canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor, *, coun
     )
 
 
-def _lab(canvas_3hw: torch.Tensor) -> Array:
+def _lab(canvas_3hw: torch.Tensor) -> DoubleArray:
     from skimage.color import rgb2lab
 
     rgb = canvas_3hw.detach().cpu().to(torch.float64).clamp(0.0, 1.0).permute(1, 2, 0).numpy()
-    lab: Array = np.ascontiguousarray(rgb2lab(rgb), dtype=np.float64)
+    lab: DoubleArray = np.ascontiguousarray(rgb2lab(rgb), dtype=np.float64)
     return lab
 
 
-def _watershed(lab: Array, count: int) -> IntArray:
+def _watershed(lab: DoubleArray, count: int) -> IntArray:
     """Cut a watershed hierarchy by volume, on colour differences of neighbouring pixels, at `count` regions.
 
     Volume, area times depth, keeps both small objects of high contrast and large ones of low contrast.
@@ -116,7 +114,7 @@ def _watershed(lab: Array, count: int) -> IntArray:
     return np.asarray(labels, dtype=np.int64).reshape(height, width)
 
 
-def _principal_maps(feature_map_Dhw: torch.Tensor, components: int, size: tuple[int, int]) -> Array:
+def _principal_maps(feature_map_Dhw: torch.Tensor, components: int, size: tuple[int, int]) -> DoubleArray:
     """Centre the features, scale them to mean squared norm 1, project them on their principal directions, and resize.
 
     Returns float64 [components, height, width].
@@ -132,11 +130,11 @@ def _principal_maps(feature_map_Dhw: torch.Tensor, components: int, size: tuple[
     projected = directions[:, ::-1][:, :components].T @ flat
     maps_Kgg = np.ascontiguousarray(projected.reshape(-1, height, width))
     maps_1Khw = interpolate(torch.from_numpy(maps_Kgg)[None], size, mode="bilinear", align_corners=False)
-    resized: Array = maps_1Khw[0].numpy()
+    resized: DoubleArray = maps_1Khw[0].numpy()
     return resized
 
 
-def _gradients(lab: Array) -> list[Array]:
+def _gradients(lab: DoubleArray) -> list[DoubleArray]:
     from scipy.ndimage import gaussian_gradient_magnitude
 
     maps = []
@@ -146,28 +144,28 @@ def _gradients(lab: Array) -> list[Array]:
     return maps
 
 
-def _texture(lab: Array) -> Array:
+def _texture(lab: DoubleArray) -> DoubleArray:
     from scipy.ndimage import gaussian_filter
 
     light = lab[..., 0]
     variance = gaussian_filter(light**2, 2.0) - gaussian_filter(light, 2.0) ** 2
-    texture: Array = np.sqrt(np.maximum(variance, 0.0)) / _TEXTURE_SCALE
+    texture: DoubleArray = np.sqrt(np.maximum(variance, 0.0)) / _TEXTURE_SCALE
     return texture
 
 
-def scatter(index: IntArray, values_EK: Array, count: int) -> Array:
+def scatter(index: IntArray, values_EK: DoubleArray, count: int) -> DoubleArray:
     """Sum the rows of values that have the same index: [count, K]."""
     return np.stack([np.bincount(index, column, minlength=count) for column in values_EK.T], axis=1)
 
 
-def _boxes(labels_hw: IntArray) -> Array:
+def _boxes(labels_hw: IntArray) -> DoubleArray:
     from scipy.ndimage import find_objects
 
     slices = find_objects(labels_hw + 1)
     return np.array([[x.start, y.start, x.stop - 1, y.stop - 1] for y, x in slices], dtype=np.float64)
 
 
-def _adjacency(labels_hw: IntArray, maps: list[Array]) -> tuple[IntArray, Array, Array]:
+def _adjacency(labels_hw: IntArray, maps: list[DoubleArray]) -> tuple[IntArray, DoubleArray, DoubleArray]:
     """Find adjacent leaves, how many pixel sides they share, and the mean of each map along these sides."""
     count = int(labels_hw.max()) + 1
     pairs, values = [], []

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ntt.models.segmenters.regions.leaves import Array, Leaves, scatter
+from ntt.models.segmenters.regions.leaves import Leaves, scatter
 from ntt.models.segmenters.regions.objectness import DESCRIPTORS
+from ntt.types import BoolArray, DoubleArray, IntArray
 
 _TINY = 1e-9
 
@@ -41,7 +41,7 @@ LINKAGES: tuple[Linkage, ...] = (
 )
 
 
-def build_tree(leaves: Leaves, linkage: Linkage) -> tuple[Any, Array]:
+def build_tree(leaves: Leaves, linkage: Linkage) -> tuple[Any, DoubleArray]:
     """Merge adjacent leaves two by two until one region is left.
 
     Returns higra's tree, whose first L nodes are the leaves, and the cost of each merge, float64 [nodes].
@@ -61,7 +61,7 @@ def build_tree(leaves: Leaves, linkage: Linkage) -> tuple[Any, Array]:
     return tree, np.asarray(altitudes, dtype=np.float64)
 
 
-def _traits(leaves: Leaves, linkage: Linkage) -> Array:
+def _traits(leaves: Leaves, linkage: Linkage) -> DoubleArray:
     side = max(leaves.labels_hw.shape)
     position = leaves.moments_L5[:, :2] / leaves.area_L[:, None] / side
     traits = ((linkage.colour, leaves.colour_L3), (linkage.feature, leaves.feature_LK), (linkage.position, position))
@@ -73,12 +73,12 @@ def _traits(leaves: Leaves, linkage: Linkage) -> Array:
 class Nodes:
     """Candidate regions: the leaves they consist of, their area in pixels, and their `DESCRIPTORS`."""
 
-    members_NL: npt.NDArray[np.bool_]
-    area_N: Array
-    descriptors_NF: Array
+    members_NL: BoolArray
+    area_N: DoubleArray
+    descriptors_NF: DoubleArray
 
 
-def measure_nodes(leaves: Leaves, tree: Any, altitudes_N: Array) -> Nodes:
+def measure_nodes(leaves: Leaves, tree: Any, altitudes_N: DoubleArray) -> Nodes:
     """Measure all nodes of one tree but the root, leaves first."""
     sums = _sums(leaves, tree)
     parents = np.asarray(tree.parents(), dtype=np.int64)
@@ -88,7 +88,7 @@ def measure_nodes(leaves: Leaves, tree: Any, altitudes_N: Array) -> Nodes:
     return Nodes(_members(parents, len(leaves.area_L))[keep], sums["area"][keep], descriptors[keep])
 
 
-def _members(parents_N: npt.NDArray[np.int64], leaf_count: int) -> npt.NDArray[np.bool_]:
+def _members(parents_N: IntArray, leaf_count: int) -> BoolArray:
     members = np.zeros((len(parents_N), leaf_count), dtype=bool)
     members[:leaf_count] = np.eye(leaf_count, dtype=bool)
     for node, parent in enumerate(parents_N[:-1]):
@@ -96,7 +96,7 @@ def _members(parents_N: npt.NDArray[np.int64], leaf_count: int) -> npt.NDArray[n
     return members
 
 
-def _sums(leaves: Leaves, tree: Any) -> dict[str, Array]:
+def _sums(leaves: Leaves, tree: Any) -> dict[str, DoubleArray]:
     """Sum over each node's pixels, over its outer border, and over the leaf borders inside it; its box, too."""
     import higra as hg
 
@@ -112,7 +112,7 @@ def _sums(leaves: Leaves, tree: Any) -> dict[str, Array]:
         "texture": leaves.texture_L1[:, 0] * area,
     }
 
-    def up(values: Array, accumulator: Any = hg.Accumulators.sum) -> Array:
+    def up(values: DoubleArray, accumulator: Any = hg.Accumulators.sum) -> DoubleArray:
         return np.asarray(hg.accumulate_sequential(tree, np.ascontiguousarray(values), accumulator))
 
     low, high = up(leaves.box_L4[:, :2], hg.Accumulators.min), up(leaves.box_L4[:, 2:], hg.Accumulators.max)
@@ -128,7 +128,7 @@ def _sums(leaves: Leaves, tree: Any) -> dict[str, Array]:
     }
 
 
-def _borders(leaves: Leaves, tree: Any) -> tuple[Array, Array, Array]:
+def _borders(leaves: Leaves, tree: Any) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
     """Split each node's sums over leaf borders: lengths and values of outer and of inner ones, and the ring outside.
 
     A leaf border lies inside a node if both its leaves do: from their lowest common ancestor upwards.
@@ -153,7 +153,7 @@ def _borders(leaves: Leaves, tree: Any) -> tuple[Array, Array, Array]:
     return outer, inner[:, :width], total[:, width:] - inner[:, width:]
 
 
-def _shape(leaves: Leaves, sums: dict[str, Array]) -> dict[str, Array]:
+def _shape(leaves: Leaves, sums: dict[str, DoubleArray]) -> dict[str, DoubleArray]:
     height, width = leaves.labels_hw.shape
     sides = sums["box"][:, 2:] - sums["box"][:, :2] + 1
     x, y, xx, yy, xy = (sums["moments"] / sums["area"][:, None]).T
@@ -170,7 +170,7 @@ def _shape(leaves: Leaves, sums: dict[str, Array]) -> dict[str, Array]:
     }
 
 
-def _border(leaves: Leaves, sums: dict[str, Array]) -> dict[str, Array]:
+def _border(leaves: Leaves, sums: dict[str, DoubleArray]) -> dict[str, DoubleArray]:
     along = sums["border_values"] / (sums["border"] + _TINY)[:, None]
     inside = sums["inner_values"][:, 1] / (sums["inner"] + _TINY)
     typical = np.sum(leaves.gradient_E2[:, 1] * leaves.length_E) / (np.sum(leaves.length_E) + _TINY)
@@ -185,7 +185,7 @@ def _border(leaves: Leaves, sums: dict[str, Array]) -> dict[str, Array]:
     }
 
 
-def _content(leaves: Leaves, sums: dict[str, Array]) -> dict[str, Array]:
+def _content(leaves: Leaves, sums: dict[str, DoubleArray]) -> dict[str, DoubleArray]:
     area, border = sums["area"][:, None], (sums["border"] + _TINY)[:, None]
     colour, feature = sums["colour"] / area, sums["feature"] / area
     frame = leaves.frame_L[:, None] / leaves.frame_L.sum()
@@ -203,7 +203,7 @@ def _content(leaves: Leaves, sums: dict[str, Array]) -> dict[str, Array]:
     }
 
 
-def _scale(sums: dict[str, Array], parents: npt.NDArray[np.int64], altitudes: Array) -> dict[str, Array]:
+def _scale(sums: dict[str, DoubleArray], parents: IntArray, altitudes: DoubleArray) -> dict[str, DoubleArray]:
     floor = max(float(altitudes.max()), _TINY) * 1e-6
     cost = np.log(np.maximum(altitudes, floor))
     return {
@@ -212,6 +212,6 @@ def _scale(sums: dict[str, Array], parents: npt.NDArray[np.int64], altitudes: Ar
     }
 
 
-def _norm(values_NK: Array) -> Array:
-    norm: Array = np.sqrt(np.sum(values_NK**2, axis=1))
+def _norm(values_NK: DoubleArray) -> DoubleArray:
+    norm: DoubleArray = np.sqrt(np.sum(values_NK**2, axis=1))
     return norm

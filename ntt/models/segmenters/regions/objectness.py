@@ -7,9 +7,8 @@ function. It was fitted to the reference images of the development sets; see doc
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
-from ntt.models.segmenters.regions.leaves import Array
+from ntt.types import DoubleArray, FloatArray
 
 # Per descriptor: mean and standard deviation over the fitted regions, coefficient of the value and of its square.
 COEFFICIENTS: Mapping[str, tuple[float, float, float, float]] = {
@@ -43,11 +42,11 @@ INTERCEPT = -4.0874
 CLIP = 3.0
 
 
-def objectness(descriptors_NF: Array) -> npt.NDArray[np.float32]:
+def objectness(descriptors_NF: DoubleArray) -> FloatArray:
     """Estimate each region's IoU with the object it fits best: float32 [N] in (0, 1)."""
     mean, deviation, plain, squared = np.array(list(COEFFICIENTS.values())).T
     standard = np.clip((descriptors_NF - mean) / deviation, -CLIP, CLIP)
     # A plain sum: the last digits of a matrix product may depend on the number of threads.
     logit = np.sum(standard * plain + standard**2 * squared, axis=1) + INTERCEPT
-    guess: npt.NDArray[np.float32] = (1.0 / (1.0 + np.exp(-logit))).astype(np.float32)
+    guess: FloatArray = (1.0 / (1.0 + np.exp(-logit))).astype(np.float32)
     return guess

@@ -12,10 +12,10 @@ import torch
 from ntt.base.settings import deciding_settings, setting
 from ntt.errors import ConfigError
 from ntt.models.segmenters.base import SegmenterConfig
-from ntt.models.segmenters.regions.leaves import Array, IntArray, Leaves, find_leaves
+from ntt.models.segmenters.regions.leaves import Leaves, find_leaves
 from ntt.models.segmenters.regions.nodes import LINKAGES, Nodes, build_tree, measure_nodes
 from ntt.models.segmenters.regions.objectness import objectness
-from ntt.types import Placement, Proposals
+from ntt.types import BoolArray, DoubleArray, FloatArray, IntArray, Placement, Proposals
 
 _LOG = logging.getLogger(__name__)
 # Part of the keys of stored candidates: increase it with every change of the output for the same settings.
@@ -142,9 +142,9 @@ def all_nodes(leaves: Leaves) -> Nodes:
 
 
 def select(
-    members_NL: npt.NDArray[np.bool_],
-    area_L: Array,
-    score_N: npt.NDArray[np.float32],
+    members_NL: BoolArray,
+    area_L: DoubleArray,
+    score_N: FloatArray,
     *,
     canvas_px: int,
     max_masks: int,
@@ -170,7 +170,7 @@ def select(
     return together[np.argsort(-score_N[together], kind="stable")]
 
 
-def distinct(members_NL: npt.NDArray[np.bool_], area_L: Array, *, max_iou: float, limit: int) -> IntArray:
+def distinct(members_NL: BoolArray, area_L: DoubleArray, *, max_iou: float, limit: int) -> IntArray:
     """Select regions in order, skipping those whose IoU with a selected one exceeds `max_iou`."""
     overlap = overlaps(members_NL, area_L)
     alive = np.ones(len(members_NL), dtype=bool)
@@ -184,7 +184,7 @@ def distinct(members_NL: npt.NDArray[np.bool_], area_L: Array, *, max_iou: float
     return np.asarray(indices, dtype=np.int64)
 
 
-def overlaps(members_NL: npt.NDArray[np.bool_], area_L: Array) -> npt.NDArray[np.float32]:
+def overlaps(members_NL: BoolArray, area_L: DoubleArray) -> FloatArray:
     """Return the IoU of all pairs of regions.
 
     The products are sums of whole numbers below 2**24, exact in float32 in any order of summation.
@@ -193,5 +193,5 @@ def overlaps(members_NL: npt.NDArray[np.bool_], area_L: Array) -> npt.NDArray[np
     weighted = members * torch.from_numpy(area_L.astype(np.float32))
     area = weighted.sum(dim=1)
     shared = weighted @ members.T
-    iou: npt.NDArray[np.float32] = (shared / (area[:, None] + area[None, :] - shared)).numpy()
+    iou: FloatArray = (shared / (area[:, None] + area[None, :] - shared)).numpy()
     return iou
