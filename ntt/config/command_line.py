@@ -124,10 +124,7 @@ def _parsed(words: Sequence[str]) -> Namespace:
 
 
 def _arguments(args: Namespace, words: Sequence[str]) -> list[str]:
-    """Return the command line as Hydra takes it: overrides first, their text preserved, and absolute paths.
-
-    A multirun draws no pictures unless an override is about them.
-    """
+    """Return the command line as Hydra takes it, paths absolute; a multirun draws no pictures unless asked to."""
     overrides, flags = keep_text(args.overrides), list(words)
     for override in args.overrides:
         flags.remove(override)
@@ -169,10 +166,7 @@ def read_override(line: str) -> tuple[str, Any]:
 
 
 def completions(words: Sequence[str], incomplete: str) -> list[str]:
-    """Return Hydra's completions of the last word of a command line: groups, options, settings and files.
-
-    There are none, and nothing is printed, if the words before cannot be read.
-    """
+    """Return Hydra's completions of the last word of a command line; none if the words before cannot be read."""
     output = io.StringIO()  # argparse's usage would end up in the prompt
     try:
         with redirect_stdout(output), redirect_stderr(output), hydra_session(_sources(_parsed(words))):

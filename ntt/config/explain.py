@@ -1,7 +1,4 @@
-"""Explains in one sentence why Hydra refuses an override, with a guess at what was meant.
-
-Everything here needs a `hydra_session`.
-"""
+"""Explains in one sentence why Hydra refuses an override, with a guess at what was meant. Needs a `hydra_session`."""
 
 import difflib
 import re

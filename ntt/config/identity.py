@@ -60,10 +60,7 @@ def stage_settings(config: ExperimentConfig, stage: str) -> dict[str, Any]:
 
 
 def stage_key(config: ExperimentConfig, stage: str, inputs: Mapping[str, Any]) -> str:
-    """Return the digest of everything that decides a stage's result.
-
-    `inputs` is what it reads: digests of files, fingerprints of models, keys of other stages.
-    """
+    """Return the digest of all that decides a stage's result; `inputs` are digests, fingerprints, keys of stages."""
     return content_key({"stage": stage, "settings": stage_settings(config, stage), "inputs": inputs})
 
 

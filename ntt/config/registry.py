@@ -97,13 +97,7 @@ def _writable(schema: Any) -> DictConfig:
 
 @dataclass(frozen=True)
 class ConfigSources:
-    """Which configuration is composed, and from what; the defaults are the project's own.
-
-    Attributes:
-        name: of the primary configuration, as `--config-name` gives it.
-        path: its folder, as `--config-path` gives it. Options that it lacks are those of the project.
-        folder: searched for further options, as `--config-dir` gives it; None: none.
-    """
+    """Which configuration is composed, and from what: Hydra's --config-name, --config-path and --config-dir."""
 
     name: str = "config"
     path: Path = CONF_DIR

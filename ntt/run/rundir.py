@@ -78,10 +78,7 @@ class RunDirectory:
         return cast("dict[str, Any] | None", record)
 
     def is_done(self, stage: str, key: str) -> bool:
-        """Return whether a stage has finished with this key, and its files are as they were written.
-
-        Pictures are compared by size only, as nothing reads them back.
-        """
+        """Return whether a stage has finished with this key, and its files (pictures: their sizes) are as written."""
         record = self.record(stage)
         if record is None or record["key"] != key:
             return False

@@ -79,13 +79,7 @@ class JobRequest(JobSize):
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterProfile:
-    """A checked profile.
-
-    Attributes:
-        source: the profile as it was named, or its absolute path.
-        lines: the command line's overrides as they were given.
-        layers: (stage, or "" for all; values by the keys of `JobRequest`), the later one winning.
-    """
+    """A checked profile; the later of its layers wins: (stage, or "" for all; values by the keys of `JobRequest`)."""
 
     source: str
     lines: tuple[str, ...]

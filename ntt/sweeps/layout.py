@@ -27,13 +27,7 @@ def local_jobs(plan: Plan, points: Sequence[Point], *, processes: int) -> tuple[
 
 @dataclass(frozen=True, kw_only=True)
 class JobArray:
-    """An array of jobs to be submitted.
-
-    Attributes:
-        request: what each job gets.
-        after: which earlier arrays it waits for: index of the array -> indices of jobs in it.
-        after_jobs: ids of jobs, submitted earlier, that it waits for.
-    """
+    """An array of jobs, which waits for `after` (earlier array -> indices of jobs in it) and for jobs queued before."""
 
     stage: str
     jobs: tuple[Job, ...]

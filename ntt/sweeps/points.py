@@ -24,7 +24,6 @@ class Point:
     Attributes:
         settings: what distinguishes this point from the others, in the file's order.
         overrides: the command line that would make `main.py` run this point.
-        run_dir: absolute.
         units: ids of the shared work it builds on; this and what follows as of the time of planning.
         finished: whether its run directory holds a valid result.
         seconds: what it takes on top of shared work; None if unknown.

@@ -76,10 +76,7 @@ def submit(
 
 
 def dry_run(folder: SweepFolder, plan: Plan, *, cluster: str | None = None, overrides: Sequence[str] = ()) -> list[str]:
-    """Return the sbatch scripts of a first submission, verbatim except for the ids of jobs that others wait for.
-
-    Nothing is written, and SLURM need not be installed.
-    """
+    """Return a first submission's sbatch scripts, verbatim but for the ids of jobs waited for; needs no SLURM."""
     arrays = cluster_arrays(folder, plan, _profile(plan, cluster, overrides), queued={})
     code = Snapshot(folder.root / "code" / code_digest()[:12], "")
     ids = [f"ARRAY{number}" for number in range(1, len(arrays) + 1)]

@@ -43,13 +43,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Shards of shared work, or points.
-
-    Attributes:
-        shards: distributed over the processes of the job; () for points.
-        points: ids of the points, which all processes run together; () for shards.
-        needs: tasks of shared work that must be done before the points are run.
-    """
+    """Shards, which its processes divide, or points, which they run together once the tasks `needs` are done."""
 
     shards: tuple[Shard, ...] = ()
     points: tuple[str, ...] = ()
@@ -73,7 +67,6 @@ class TaskState:
     Attributes:
         status: one of `STATUSES`; "lost" is never written, only concluded (see `SweepFolder.observed`).
         attempts: how often work on it has begun.
-        job: id of the last job that worked on it, or None.
         computed: how many items a shard has added to the store.
         error: what went wrong, in a sentence; `traceback`: where.
     """
