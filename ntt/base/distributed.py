@@ -86,10 +86,7 @@ def share(items: Sequence[T], group: ProcessGroup) -> list[tuple[int, T]]:
 
 
 def gather(results: Sequence[tuple[int, T]], count: int, group: ProcessGroup) -> list[T]:
-    """Return the results of all `count` items in order, in every process; `results` are (position, result) of its own.
-
-    A DistributedError if a result is missing, or a process was lost.
-    """
+    """Return all results in every process, by position; `results` are its own. A DistributedError if one is missing."""
     parts: list[Any] = [results]
     if group.size > 1:
         parts = [None] * group.size

@@ -48,10 +48,7 @@ def display_url(url: str) -> str:
 
 
 def mirrored_urls(base: str, url: str, relative_path: str) -> list[str]:
-    """Return where a mirror may hold a file: under the path of its official URL, or under its path in our folder.
-
-    A ConfigError if `base` is not an http or https URL.
-    """
+    """Return where a mirror may have a file, by its official path or by ours; a ConfigError unless it is http(s)."""
     if not base.startswith(("http://", "https://")) or not urlsplit(base).netloc:
         raise ConfigError(f"The mirror {display_url(base)!r} is not a URL that starts with http:// or https://.")
     paths = dict.fromkeys((urlsplit(url).path.lstrip("/"), quote(relative_path)))

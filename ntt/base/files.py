@@ -28,10 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; rename it to `path` when the block ends well, remove it otherwise.
-
-    A StorageError if the disk is full or the folder cannot be written.
-    """
+    """Yield a temporary path, renamed to `path` if the block ends well; a StorageError if it cannot be written."""
     token = f"{_HOST}-{os.getpid()}-{secrets.token_hex(8)}"
     temporary = path.parent / f"{_TEMPORARY_PREFIX}{token}{_TEMPORARY_SUFFIX}"
     try:

@@ -67,10 +67,7 @@ class _Console(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def file_logging(root: Path, rank: int = 0) -> Iterator[None]:
-    """Send the log of rank 0, and the error that ends the block, to the run's `run.log`.
-
-    A StorageError if the run directory cannot be written.
-    """
+    """Send the log of rank 0, and the error that ends the block, to `run.log`; a StorageError if it is not writable."""
     if rank:
         yield
         return

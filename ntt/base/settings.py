@@ -27,8 +27,7 @@ def setting(
 ) -> Any:
     """Declare a field of a settings dataclass, with its bounds (>=, >, <=, <) or its choices.
 
-    `decides=False`: the setting cannot change a result, and digests leave it out. `path`: digests take the value as an
-    absolute path.
+    `decides=False`: the setting cannot change a result, and digests leave it out. `path`: they take the absolute path.
     """
     limits = {"ge": ge, "gt": gt, "le": le, "lt": lt, "one_of": tuple(one_of) or None}
     metadata = {name: limit for name, limit in limits.items() if limit is not None}

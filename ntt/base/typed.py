@@ -52,10 +52,7 @@ def read_fields(
     without: tuple[str, ...] = (),
     strict: bool = True,
 ) -> dict[str, Any]:
-    """Return the usable values by field, some of which may be absent; see `read_dataclass`.
-
-    Fields named in `without` may not be set.
-    """
+    """Return the usable values of fields that are not in `without`; some may be absent. See `read_dataclass`."""
     hints = get_type_hints(cls)
     by_name = {declared.name: declared for declared in fields(cls) if declared.name not in without}
     if not isinstance(values, Mapping):

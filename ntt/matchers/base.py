@@ -47,8 +47,5 @@ class MatcherConfig(Option):
         raise NotImplementedError
 
     def match(self, image_id: ImageId, candidates: Candidates, prototypes: Prototypes) -> Detections:
-        """Label, score, suppress and merge the candidates of one image.
-
-        A DataError if nothing is left and the settings ask for an error in this case.
-        """
+        """Label, score, suppress and merge an image's candidates; a DataError if none is left and settings ask so."""
         raise NotImplementedError

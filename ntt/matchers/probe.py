@@ -44,8 +44,7 @@ class ProbeMatcher(ScoringMatcher):
         """Return the class means, followed by each class's probe and its origin: float32 [P, D], int64 [P].
 
         Label c: the mean of class c, of unit length. Label -2 - c: the direction of its probe; label -2 - C - c: the
-        mean of its counter-examples, where the probe is 0. Without any background this is the published matcher, with a
-        warning.
+        mean of its counter-examples, where the probe is 0. Without any background it warns and is the published one.
         """
         means_CD, count = class_means(memory), len(memory.features)
         labels_C = torch.arange(count)
@@ -86,10 +85,7 @@ class ProbeMatcher(ScoringMatcher):
         return scaled, np.repeat(origin_D[None], len(labels), axis=0)
 
     def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:
-        """Mix the probes' scores with the cosines of class means: float32 [N, C], 0 or more and about 1 at most.
-
-        It is below 0 for a candidate that no class scores above 0.
-        """
+        """Mix probes' scores with cosines of class means: float32 [N, C], 0 to about 1; -1 if no class is above 0."""
         vectors_PD, labels_P = prototypes.vectors_PD.numpy(), prototypes.labels_P.numpy()
         count, is_mean = len(prototypes.categories), labels_P >= 0
         similarity_NP = cosine_similarity(candidates.features, vectors_PD[is_mean])

@@ -107,8 +107,8 @@ class DetectingMatcher(MatcherConfig, ABC):
     def match(self, image_id: ImageId, candidates: Candidates, prototypes: Prototypes) -> Detections:
         """Turn the candidates of one image into detections: at most `max_detections`, by descending score.
 
-        Of equal scores, the better predicted IoU is first. A DataError if no candidate is left and `on_empty` is
-        "raise".
+        Of equal scores, the better predicted IoU is first. A DataError if no candidate is left and `on_empty` asks for
+        it.
         """
         terms = ImageTerms(candidates)
         survivors = self.survivors(terms, prototypes)
@@ -188,10 +188,7 @@ class ScoringMatcher(DetectingMatcher, ABC):
 def match_together(
     image_id: ImageId, candidates: Candidates, points: Sequence[tuple[MatcherConfig, Prototypes]]
 ) -> Iterator[Detections | DataError]:
-    """Match one image's candidates with several matchers and their prototypes.
-
-    Yields what `match` returns or raises for each point, to the last bit, in their order.
-    """
+    """Match one image's candidates with several matchers; yield what `match` returns or raises for each of them."""
     terms = ImageTerms(candidates, is_shared=True)
     survivors = [
         matcher.survivors(terms, prototypes) if isinstance(matcher, DetectingMatcher) else None

@@ -79,10 +79,7 @@ class WeightsFile:
 
     @classmethod
     def find(cls, model: str, own_file: str | None, root: Path, *, setting: str) -> "WeightsFile":
-        """Look for `own_file`, the value of `setting`, or if it is None for the official file below `root`.
-
-        A WeightsError if it does not exist.
-        """
+        """Look for `own_file`, the value of `setting`, else the official file below `root`; else a WeightsError."""
         if own_file is None:
             return cls(locate(model, root), checkpoint(model).sha256)
         path = Path(own_file).expanduser()

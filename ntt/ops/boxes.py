@@ -24,10 +24,7 @@ def with_sizes(boxes_xyxy: npt.NDArray[Floats]) -> npt.NDArray[Floats]:
 
 
 def boxes_from_masks(foreground_Nhw: torch.Tensor) -> FloatArray:
-    """Find the tight box of each mask: float32 [N, 4], (left, top, right, bottom), inclusive pixel indices.
-
-    An empty mask gives (0, 0, -1, -1), whose inclusive width and height are 0.
-    """
+    """Find masks' tight boxes: float32 [N, 4], left, top, right, bottom, inclusive indices; (0, 0, -1, -1) if empty."""
     rows_Nh, columns_Nw = _occupied(foreground_Nhw)
     top_N, bottom_N = _first_and_last(rows_Nh)
     left_N, right_N = _first_and_last(columns_Nw)
@@ -54,10 +51,7 @@ def _first_and_last(occupied_Nk: BoolArray) -> tuple[IntArray, IntArray]:
 
 
 def pair_iou(first_xyxy: npt.NDArray[Floats], second_xyxy: npt.NDArray[Floats]) -> DoubleArray:
-    """Compute the intersection over union of boxes at the same index: float64 [P], 0 if both have no area.
-
-    Coordinates are continuous: (3, 3, 3, 3) has area 0.
-    """
+    """Compute the IoU of boxes at the same index: float64 [P]; coordinates are continuous, (3, 3, 3, 3) has area 0."""
     first, second = (np.ascontiguousarray(boxes.T, dtype=np.float64) for boxes in (first_xyxy, second_xyxy))
     width = np.minimum(first[2], second[2]) - np.maximum(first[0], second[0])
     height = np.minimum(first[3], second[3]) - np.maximum(first[1], second[1])

@@ -77,10 +77,7 @@ def _patch_under_centre(mask_crop: BoolArray, grid_size: int) -> torch.Tensor:
 
 
 def instance_feature(feature_map_Dgg: torch.Tensor, weights_gg: torch.Tensor) -> torch.Tensor:
-    """Average a feature map with one weight per cell, not negative: float32 [D], not normalised.
-
-    A ValueError if all weights are zero, which `crop_reference` never returns.
-    """
+    """Average a feature map with weights per cell, not negative, not all 0: float32 [D], not normalised."""
     weights = weights_gg.to(feature_map_Dgg.device)
     total = weights.sum()
     if float(total) <= 0:

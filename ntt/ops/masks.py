@@ -1,7 +1,4 @@
-"""Full-size masks as COCO run-length encodings.
-
-Suffixes: N masks, h and w the segmenter's grid, H and W the image.
-"""
+"""Full-size masks as COCO run-length encodings. Suffixes: N masks, h and w the segmenter's grid, H and W the image."""
 
 from collections.abc import Sequence
 from typing import Any, cast

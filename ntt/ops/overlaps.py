@@ -50,10 +50,7 @@ class Segments:
 
 
 def overlaps_with_earlier(segments: Segments, groups_N: IntArray) -> DoubleArray:
-    """Compute the part of each mask that every earlier mask of its group covers.
-
-    Returns float64 [N, N], |mask i & mask j| / |mask i| for j < i, exact up to the division; 0 elsewhere.
-    """
+    """Compute |mask i & mask j| / |mask i| for j < i of one group, exact up to the division, else 0: float64 [N, N]."""
     return _overlaps(
         groups_N,
         segments.boxes_xyxy,

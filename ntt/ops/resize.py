@@ -16,10 +16,7 @@ from ntt.types import ByteArray
 
 
 def resize_bicubic(image_CHW: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
-    """Resize an image for the encoder (method.md §2 and §4): bicubic, without antialiasing.
-
-    As in the reference, values may overshoot the range of the input.
-    """
+    """Resize an image for the encoder (method.md §2 and §4): bicubic, not antialiased; values may overshoot."""
     return F.interpolate(image_CHW[None], size_hw, mode="bicubic", align_corners=False)[0]
 
 

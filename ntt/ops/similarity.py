@@ -12,10 +12,7 @@ def cosine_similarity(features_ND: FloatArray, vectors_PD: FloatArray) -> FloatA
 
 
 def best_per_class(similarity_NP: FloatArray, labels_P: IntArray, *, num_classes: int) -> FloatArray:
-    """Take each class's highest similarity, not negative, over its prototypes: float32 [N, C].
-
-    Prototypes with negative labels are left out; a class without prototypes has 0.
-    """
+    """Take each class's highest similarity, 0 or more: float32 [N, C]; 0 without prototypes; no labels below 0."""
     if np.array_equal(labels_P, np.arange(num_classes)):
         return similarity_NP
     return mean_of_best(similarity_NP, labels_P, num_classes=num_classes, count=1)

@@ -126,10 +126,7 @@ class CandidateSource:
 
 
 def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, group: ProcessGroup) -> tuple[int, ...]:
-    """Make sure that every image's candidates are in the store (method.md §4), and return the number of each.
-
-    Images are distributed over the processes.
-    """
+    """Find every image's candidates, distributed over the processes (method.md §4), and return the number of each."""
     keys = {position: source.key(record) for position, record in share(images, group)}
     counts = {key: source.store.count_candidates(key) for key in keys.values()}
     missing = {key: images[position] for position, key in keys.items() if counts[key] is None}

@@ -117,8 +117,8 @@ def measure_proposals(
 ) -> ProposalRecall:
     """Compute the average recall of the candidates over the objects of the searched classes (docs/evaluation.md).
 
-    Returns "bbox" and, where all objects have masks, "segm" -> "AR100", "AR300", "AR1000", percent; empty without
-    objects.
+    Returns "bbox" and, where all objects have masks, "segm" -> "AR100", "AR300", "AR1000", percent; nothing without
+    any.
     """
     prepared = prepare_ground_truth(ground_truth, categories)
 

@@ -140,8 +140,8 @@ class ReferenceEncoder:
     def look(self, instance: Instance, record: ImageRecord) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Compute the input and the output of the backbone, whatever the store holds; all on the CPU.
 
-        They are the crop, float32 [3, S, S]; the weight of each patch, float32 [g, g] in [0, 1]; and the feature map,
-        float32 [D, g, g].
+        They are the crop, float32 [3, S, S]; each patch's weight, float32 [g, g] in [0, 1]; and the map, float32 [D, g,
+        g].
         """
         crop_3SS, weights_gg = crop_reference(
             read_image(record),

@@ -63,10 +63,7 @@ def draw_references(
     notes: Mapping[int, str] | None = None,
     title: str | None = None,
 ) -> list[Path]:
-    """Draw the sampled references with the masks in use, on as many pages as it takes.
-
-    `notes` are further lines below them, by annotation id.
-    """
+    """Draw references with the masks in use, and further lines below them, by annotation id, on pages."""
     tiles = []
     for label, (category, instances) in enumerate(zip(references.categories, references.instances, strict=True)):
         for instance in instances:

@@ -42,10 +42,7 @@ def entry_bytes(key: str, arrays: Arrays, notes: Notes) -> bytes:
 
 
 def load_entry(path: Path, key: str) -> tuple[Arrays, dict[str, str]]:
-    """Return the arrays and notes of an entry, compared with its key and checksum.
-
-    A FileNotFoundError if there is none; an error of `DAMAGE` if it is damaged or has another key.
-    """
+    """Return arrays and notes of an entry; a FileNotFoundError if there is none, one of `DAMAGE` if it is damaged."""
     with safetensors.safe_open(path, framework="np") as entry:
         notes = _notes(entry.metadata(), key)
         arrays: Arrays = {name: entry.get_tensor(name) for name in entry.keys()}  # noqa: SIM118
@@ -74,10 +71,7 @@ def candidates_to_arrays(candidates: Candidates, feature_dtype: str) -> tuple[Ar
 
 
 def candidates_from_arrays(arrays: Arrays, notes: Notes, *, size: tuple[int, int] | None = None) -> Candidates:
-    """Return the candidates that an entry holds; `size`: height and width it must have.
-
-    A KeyError or ValueError for impossible values.
-    """
+    """Return the candidates, of an image of this `size`, that an entry holds; KeyError or ValueError if impossible."""
     masks = masks_from_arrays(arrays, notes, size=size)
     boxes, predicted_iou, features = arrays["grid_boxes_xyxy"], arrays["predicted_iou"], arrays["features"]
     _check_type("grid_boxes_xyxy", boxes, np.float32, (len(masks), 4))

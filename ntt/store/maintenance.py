@@ -146,10 +146,7 @@ def remove(paths: Iterable[Path]) -> int:
 
 
 def used_store_keys(root: Path) -> dict[str, dict[str, list[str]]]:
-    """Return stage -> kind -> beginnings of the keys of store entries that the run in a directory has used.
-
-    Without such a list, or with a damaged one, it has used nothing.
-    """
+    """Return stage -> kind -> beginnings of the keys that a run has used; nothing without a list, or a damaged one."""
     if not (root / STORE_KEYS).is_file():
         return {}
     try:

@@ -4,8 +4,7 @@ An entry's key is the digest of everything that decides its content, and of noth
 fingerprints of the models, the preprocessing. All runs that need the same content find the same entry.
 
 An entry is the file `<store>/<kind>/<first two digits>/<key>.safetensors`, written under a temporary name and renamed.
-There are no locks: processes that compute the same entry write the same bytes. A damaged entry is reported and treated
-as absent.
+There are no locks: processes that compute the same entry write the same bytes. A damaged entry counts as absent.
 """
 
 import contextlib
@@ -48,10 +47,7 @@ _REFERENCES = 4096
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of entries; see the module's description.
-
-    `used` are kind and key of every entry that was read or written through this object, `written` those written.
-    """
+    """A folder of entries; `used` and `written`: kind and key of those read or written through this object."""
 
     root: Path
     used: set[tuple[str, str]] = field(default_factory=set, compare=False)
@@ -111,17 +107,11 @@ class Store:
         return self.read("candidates", key, partial(candidates_from_arrays, size=size))
 
     def count_candidates(self, key: str) -> int | None:
-        """Return how many candidates an entry holds, or None if its header or size is damaged.
-
-        Damaged values are only found by `read_candidates`.
-        """
+        """Return how many candidates an entry holds; None if header or size are damaged (values are not looked at)."""
         return self._believed("candidates", key, lambda path: count_rows(path, key, "predicted_iou"))
 
     def write_candidates(self, key: str, candidates: Candidates, *, feature_dtype: str) -> None:
-        """Write the candidates of one image, whose features are already rounded to `feature_dtype`.
-
-        A StorageError for values that no candidate can have, such as NaN.
-        """
+        """Write candidates, their features rounded to `feature_dtype`; a StorageError for values such as NaN."""
         arrays, notes = candidates_to_arrays(candidates, feature_dtype)
         try:
             candidates_from_arrays(arrays, notes)

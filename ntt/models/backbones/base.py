@@ -36,8 +36,7 @@ class Backbone(Protocol):
         """Encode images, float32 RGB in [0, 1] with H = W = `input_size`; normalisation happens inside.
 
         Returns float32 [B, D, h, w] with h = w = input_size // patch_size, on the device of the weights. A ValueError
-        if the input has another shape; at the first call, a WeightsError if the weights are damaged or of another
-        model.
+        for another shape; at the first call, a WeightsError for damaged weights or those of another model.
         """
 
 
@@ -46,8 +45,5 @@ class BackboneConfig(Option):
     """Base schema of the config group `backbone`."""
 
     def build(self, placement: Placement) -> Backbone:
-        """Construct the encoder.
-
-        A ConfigError for settings it cannot run with, a WeightsError for weights that are missing or unfit.
-        """
+        """Construct the encoder; a ConfigError for unfit settings, a WeightsError for missing or unfit weights."""
         raise NotImplementedError

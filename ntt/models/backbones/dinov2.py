@@ -99,10 +99,7 @@ def resize_position_embedding(
 def to_timm_layout(
     state: Mapping[str, torch.Tensor], model: Variant, network: nn.Module, rows: int
 ) -> Mapping[str, torch.Tensor]:
-    """Convert a checkpoint, for timm's network with `rows` x `rows` patches.
-
-    timm's own converter would resample position embeddings in another way.
-    """
+    """Convert a checkpoint for timm's network; its own converter would resample position embeddings in another way."""
     from timm.models.vision_transformer import checkpoint_filter_fn
 
     state = {name: tensor.float() for name, tensor in state.items()}

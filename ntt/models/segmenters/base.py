@@ -68,8 +68,5 @@ class SegmenterConfig(Option):
     """Base schema of the config group `segmenter`."""
 
     def build(self, placement: Placement) -> Segmenter:
-        """Construct the segmenter.
-
-        A ConfigError for settings it cannot run with, a WeightsError for weights that are missing or unfit.
-        """
+        """Construct the segmenter; a ConfigError for unfit settings, a WeightsError for missing or unfit weights."""
         raise NotImplementedError

@@ -115,10 +115,7 @@ def _watershed(lab: DoubleArray, count: int) -> IntArray:
 
 
 def _principal_maps(feature_map_Dhw: torch.Tensor, components: int, size: tuple[int, int]) -> DoubleArray:
-    """Centre the features, scale them to mean squared norm 1, project them on their principal directions, and resize.
-
-    Returns float64 [components, height, width].
-    """
+    """Project centred and scaled features on their principal directions, and resize: float64 [components, h, w]."""
     from torch.nn.functional import interpolate
 
     features = feature_map_Dhw.detach().cpu().to(torch.float64).numpy()

@@ -20,8 +20,7 @@ class Linkage:
     """How a tree measures the dissimilarity of two regions: the weights of what is compared.
 
     The rule "ward" merges the pair whose union adds the least variance, with areas to the power of `area_power`;
-    "border" merges the pair whose shared border is the weakest on average, in which `gradient` weights that of the
-    colour.
+    "border" merges the pair whose shared border is the weakest on average, in which `gradient` is the colour's.
     """
 
     rule: str
@@ -42,10 +41,7 @@ LINKAGES: tuple[Linkage, ...] = (
 
 
 def build_tree(leaves: Leaves, linkage: Linkage) -> tuple[Any, DoubleArray]:
-    """Merge adjacent leaves two by two until one region is left.
-
-    Returns higra's tree, whose first L nodes are the leaves, and the cost of each merge, float64 [nodes].
-    """
+    """Merge adjacent leaves two by two: higra's tree, the L leaves first, and each merge's cost, float64 [nodes]."""
     import higra as hg
 
     graph = hg.UndirectedGraph(len(leaves.area_L))

@@ -185,10 +185,7 @@ def distinct(members_NL: BoolArray, area_L: DoubleArray, *, max_iou: float, limi
 
 
 def overlaps(members_NL: BoolArray, area_L: DoubleArray) -> FloatArray:
-    """Return the IoU of all pairs of regions.
-
-    The products are sums of whole numbers below 2**24, exact in float32 in any order of summation.
-    """
+    """Return the IoU of all pairs of regions, from sums of whole numbers below 2**24, exact in float32 in any order."""
     members = torch.from_numpy(members_NL.astype(np.float32))
     weighted = members * torch.from_numpy(area_L.astype(np.float32))
     area = weighted.sum(dim=1)

@@ -119,10 +119,7 @@ def _identify(state: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def load_image_encoder(state: Mapping[str, torch.Tensor], model: str) -> nn.Module:
-    """Build a model's image encoder with the weights of a state dict that `read_state` returned.
-
-    A WeightsError if there are missing, extra or differently shaped parameters.
-    """
+    """Build a model's image encoder with the weights that `read_state` returned; a WeightsError if they do not fit."""
     encoder = build_image_encoder(model)
     own = {name.removeprefix(_ENCODER): value for name, value in state.items() if name.startswith(_ENCODER)}
     try:
