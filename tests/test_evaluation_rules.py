@@ -55,7 +55,9 @@ def evaluated(tiny: Path, detections: list[Detections], *, semantic: Painting = 
 
 def test_predictions_and_metrics_come_back_as_they_were(tmp_path, tiny):
     odd = replace(MIXED[0], image_id='ü"\\', rles=tuple(b"0\\" + rle for rle in MIXED[0].rles))
-    for detections in ([], [*MIXED, odd], [odd]):
+    thirds = np.random.default_rng(0).integers(-9, 9999, (2, 4)).astype(np.float32) / 3
+    numbers = [replace(MIXED[0], scores=np.float32([1, low, 0]), boxes_xywh=thirds[[0, 1, 0]]) for low in (9e-5, 1e-4)]
+    for detections in ([], [*MIXED, odd], [odd], numbers):
         write_predictions(tmp_path / "predictions.json", detections, (DISC, SQUARE))
         text = (tmp_path / "predictions.json").read_text(encoding="utf-8")
         results = json.loads(text)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import orjson
 import safetensors
 import safetensors.torch
 import torch
@@ -31,6 +32,8 @@ from ntt.types import (
     ReferenceCheck,
 )
 
+# Numbers from the one to below the other are written without an exponent.
+_LEAST_WITHOUT_EXPONENT, _LEAST_LARGE = 1e-4, 1e16
 # Prefixes of the names of a memory's tensors, and the fields they belong to.
 MEMORY_FIELDS = {
     "class": "features",
@@ -56,17 +59,30 @@ def write_predictions(path: Path, detections: Sequence[Detections], categories: 
 
 
 def results_text(image: Detections, categories: Sequence[Category]) -> str:
-    """Return the results of one image just as `json.dumps` would write them, in half the time."""
+    """Return the results of one image just as `json.dumps` would write them, in a fraction of the time."""
+    if not len(image.labels):
+        return ""
     image_id, size = json.dumps(image.image_id, ensure_ascii=False), f"[{image.height}, {image.width}]"
     # The backslash is the only character in run lengths that JSON escapes.
     counts = b" ".join(image.rles).decode().replace("\\", "\\\\").split()
     ids = [categories[label].id for label in image.labels.tolist()]
-    columns = (ids, image.scores.tolist(), image.boxes_xywh.tolist(), counts)
+    scores, boxes = _numbers(image.scores)[1:-1].split(", "), _numbers(image.boxes_xywh)[2:-2].split("], [")
+    head, middle = f'{{"image_id": {image_id}, "category_id": ', f'], "segmentation": {{"size": {size}, "counts": "'
     return ", ".join(
-        f'{{"image_id": {image_id}, "category_id": {category_id}, "score": {score!r}, "bbox": {box!r}, '
-        f'"segmentation": {{"size": {size}, "counts": "{text}"}}}}'
-        for category_id, score, box, text in zip(*columns, strict=True)
+        [
+            f'{head}{category_id}, "score": {score}, "bbox": [{box}{middle}{text}"}}}}'
+            for category_id, score, box, text in zip(ids, scores, boxes, counts, strict=True)
+        ]
     )
+
+
+def _numbers(values: FloatArray) -> str:
+    """Return an array as `json.dumps` would write the list of its values."""
+    doubles = values.astype(np.float64)
+    # The two write only numbers with an exponent differently.
+    if np.all((doubles == 0) | ((doubles >= _LEAST_WITHOUT_EXPONENT) & (doubles < _LEAST_LARGE))):
+        return orjson.dumps(doubles, option=orjson.OPT_SERIALIZE_NUMPY).decode().replace(",", ", ")
+    return json.dumps(doubles.tolist())
 
 
 def write_images(path: Path, images: Sequence[ImageRecord], categories: Sequence[Category]) -> Path:
