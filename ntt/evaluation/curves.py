@@ -76,4 +76,5 @@ def averages(curves: Curves, classes: slice | Sequence[int] = slice(None)) -> di
     }
     for name, (area, limit) in _RECALLS[curves.protocol].items():
         values[name] = curves.recall[..., areas[area], limits.index(limit)][:, classes]
-    return {name: 100.0 * float(np.mean(cells[cells > -1])) for name, cells in values.items() if np.any(cells > -1)}
+    present = {name: cells[cells > -1] for name, cells in values.items()}
+    return {name: 100.0 * float(np.mean(cells)) for name, cells in present.items() if cells.size}

@@ -68,7 +68,7 @@ class ImageTerms:
     def overlaps(self, members: IntArray) -> DoubleArray:
         """Return float64 [n, n], the share of survivor i that survivor j < i covers, best first; else 0."""
         rows = self._row_N[members]
-        return self._overlaps_MM[rows[:, None], rows]
+        return self._overlaps_MM.take(rows, axis=0).take(rows, axis=1)
 
     def per_class(
         self, name: Hashable, survivors_M: IntArray, labels_M: IntArray, compute: Callable[[IntArray], npt.NDArray[Any]]
