@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ntt.base import distributed as dist
 from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.data.images import read_image
 from ntt.drawing.feature_maps import draw_feature_pca, draw_similarity_map
@@ -34,7 +33,7 @@ def draw_pictures(
     prototypes: Prototypes | None,
     sheet_size: int,
     folder: Path,
-    group: dist.ProcessGroup,
+    group: ProcessGroup,
 ) -> list[Path]:
     """Draw references, target images, and the sheets of best and worst images.
 
@@ -42,7 +41,7 @@ def draw_pictures(
     pictures; in processes other than the main one, nothing.
     """
     pairs = [pair for pair in zip(images, detections, strict=True) if pair[0].id in renderer.image_ids]
-    paths = dist.map_dealt(lambda pair: renderer.draw(*pair), pairs, group=group, label="visualisation", unit="picture")
+    paths = map_dealt(lambda pair: renderer.draw(*pair), pairs, group=group, label="visualisation", unit="picture")
     if prototypes is not None:
         selected = [record for record, _ in pairs[:_MAX_FEATURE_IMAGES]]
         features = folder / "features"
