@@ -1,5 +1,6 @@
 """Files appear whole or not at all, digests are never stale; run directories keep their records."""
 
+import gc
 import hashlib
 import io
 import json
@@ -17,6 +18,7 @@ from conftest import cases
 from ntt.base import digests, files
 from ntt.base.digests import sha256_of
 from ntt.base.files import atomic_path, read_json, remove_stale_temporaries, stale_temporaries, write_json, write_text
+from ntt.base.garbage import older_values_spared
 from ntt.base.log import console_logging, file_logging
 from ntt.base.progress import track
 from ntt.config.schema import RuntimeConfig
@@ -247,3 +249,11 @@ def test_the_same_size_and_date_do_not_deceive(tmp_path, hashed, replace):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     assert sha256_of(path) == hashlib.sha256(b"two").hexdigest()
+
+
+def test_older_values_are_spared_until_the_outermost_block_ends():
+    with older_values_spared():
+        with older_values_spared():
+            pass
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0

@@ -15,3 +15,16 @@ def no_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def older_values_spared() -> Iterator[None]:
+    """Leave what exists, such as imported packages, out of the search for reference cycles; a block, or a decorator."""
+    is_outermost = gc.get_freeze_count() == 0
+    if is_outermost:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if is_outermost:
+            gc.unfreeze()

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from functools import cache
 
 from ntt.base import distributed as dist
+from ntt.base.garbage import older_values_spared
 from ntt.base.log import console_logging, file_logging, lenient_stdout
 from ntt.config.command_line import run_hydra
 from ntt.config.identity import run_id
@@ -51,6 +52,7 @@ def _show_multirun(configs: list[ExperimentConfig]) -> None:
             _LOG.info("\n%s", multirun_table(configs))
 
 
+@older_values_spared()
 def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> float | None:
     """Run the stages that `config.stage` asks for, in one process or several.
 

@@ -82,7 +82,7 @@ def candidates_from_arrays(arrays: Arrays, notes: Notes, *, size: tuple[int, int
     features = torch.from_numpy(features).float().numpy()
     _check_range("grid_boxes_xyxy", boxes, 0, _MOST_GRID_PX)
     _check_range("predicted_iou", predicted_iou, 0, 1)
-    lengths = np.sqrt(np.einsum("nd,nd->n", features, features))
+    lengths = np.sqrt(np.vecdot(features, features))
     _check_range("norm of features", np.where(lengths == 0, 1, lengths), 1 - _NORM_ERROR, 1 + _NORM_ERROR)
     if (boxes[:, 2:] < boxes[:, :2]).any():
         raise ValueError("grid_boxes_xyxy end before they begin")
