@@ -83,11 +83,9 @@ class EfficientNetLite0:
         """Encode images; see `ntt.models.backbones.base.Backbone`."""
         check_shape(images_B3HW, self.input_size)
         images = images_B3HW.to(self._device, torch.float32)
-        if self._device.type == "cpu" and torch.get_num_threads() == 1:  # a tenth faster, equal to the last bit
-            images = images.contiguous(memory_format=torch.channels_last)
         with autocast("float32", self._device):
             features: torch.Tensor = self._trunk((images - _MEAN) / _STD)
-        return features.contiguous()
+        return features
 
     @cached_property
     def _trunk(self) -> nn.Module:
