@@ -31,7 +31,7 @@ from ntt.ops.run_lengths import to_run_lengths
 from ntt.run import runner
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Workspace
-from ntt.sweeps.worker import match_ahead
+from ntt.run.together import match_ahead
 from ntt.types import Candidates, FloatArray, ImageRecord, Json, ReferenceFeature, RunLengths
 
 HEIGHT, WIDTH, GRID = 480, 640, 256

@@ -27,7 +27,7 @@ from ntt.config.identity import run_directory
 from ntt.config.schema import ExperimentConfig
 from ntt.run import runner
 from ntt.run.shared import Workspace
-from ntt.sweeps.worker import match_ahead
+from ntt.run.together import match_ahead
 
 PROJECT = Path(__file__).resolve().parent.parent
 

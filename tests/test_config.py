@@ -243,6 +243,7 @@ def test_help_has_examples_and_every_option_but_no_schema(own_conf, monkeypatch,
 def test_a_multirun_draws_nothing_unless_asked_and_ends_with_a_table(monkeypatch, tmp_path, capsys):
     drawn: list[bool] = []
     monkeypatch.setattr(runner, "run", lambda config, **rest: drawn.append(config.visualisation.enabled))
+    monkeypatch.setattr(runner, "match_ahead", lambda configs, workspace: len(configs))
     for words in ([], ["visualisation.max_images=3"]):
         words = ["-m", "seed=0,1", "matcher.merging=soft,hard", f"runtime.output_root={tmp_path}", *words]
         monkeypatch.setattr("sys.argv", ["main.py", *words])

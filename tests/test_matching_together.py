@@ -20,11 +20,10 @@ from ntt.matchers.prototype import PrototypeMatcher
 from ntt.matchers.scoring import match_together
 from ntt.ops.boxes import pair_iou
 from ntt.ops.similarity import cosine_similarity
-from ntt.run import runner
+from ntt.run import runner, together
 from ntt.run.shared import Workspace
+from ntt.run.together import match_ahead
 from ntt.stages.candidates import CandidateSource
-from ntt.sweeps import worker
-from ntt.sweeps.worker import match_ahead
 from ntt.types import Candidates, Category, Detections, FloatArray, ImageRecord, IntArray, MemoryBank, Prototypes
 
 # `auto` is none of them: it takes another option, which the references choose.
@@ -222,9 +221,23 @@ def test_points_together_write_what_points_alone_write(configs, reads):
     assert reads == [], "one point is left, and matches itself"
 
 
+def test_a_multirun_matches_its_points_together_after_the_first(configs, reads, monkeypatch, tmp_path):
+    words = settings(tmp_path / "tiny", tmp_path / "multirun", tmp_path / "store")[3:]
+    axes = ["seed=0,1", "shots=1shot,2shot", "matcher=ntt,nearest"]
+    monkeypatch.setattr("sys.argv", ["main.py", "-m", "dataset=coco_json", *words, *axes])
+    monkeypatch.setattr(together, "MAX_IMAGES", 16)  # four points of four images
+    runner.main()
+    # An image without objects, so that only matching reads its candidates.
+    assert reads.count("targets_2.png") == 3, "for the first point, for the next four, for the last three"
+    for config in configs["alone"][:2]:
+        runner.run(config)
+        name = f"{run_directory(config).relative_to(tmp_path / 'alone')}/predictions.json"
+        assert (tmp_path / "multirun" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
 def test_a_point_that_cannot_be_prepared_fails_by_itself(configs, tmp_path, monkeypatch):
     shared, points = Workspace(), configs["together"][:3]
-    monkeypatch.setattr(worker, "MAX_IMAGES", 8)
+    monkeypatch.setattr(together, "MAX_IMAGES", 8)
     assert match_ahead(points, shared) == 2, "the third does not fit"
     (tmp_path / "tiny" / "images" / "targets_1.png").write_bytes(b"no image any more")
     assert match_ahead(points, shared) == 2

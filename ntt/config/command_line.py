@@ -6,7 +6,7 @@ import sys
 import textwrap
 from argparse import Namespace
 from collections.abc import Callable, Collection, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,22 +69,25 @@ Flags
 def run_hydra(
     run: Callable[[ExperimentConfig], float | None],
     after_multirun: Callable[[list[ExperimentConfig]], None] = lambda configs: None,
+    before_multirun: Callable[[list[ExperimentConfig]], None] = lambda configs: None,
 ) -> None:
     """Let Hydra compose the configuration, or those of a multirun, and call `run` with each.
 
     A user's mistake or Ctrl-C ends the program with one line on standard error. A point of a multirun that fails in
-    this process does not keep the others from running; the program then ends with an error. `after_multirun` is called
-    at the end with the configurations of a multirun, as far as this process knows them.
+    this process does not keep the others from running; the program then ends with an error. `before_multirun` and
+    `after_multirun` are called with the configurations of a multirun, as far as this process knows them.
     """
     try:
-        _run_hydra(run, after_multirun)
+        _run_hydra(run, after_multirun, before_multirun)
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. Run the same command again to resume.\n")
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 def _run_hydra(
-    run: Callable[[ExperimentConfig], float | None], after_multirun: Callable[[list[ExperimentConfig]], None]
+    run: Callable[[ExperimentConfig], float | None],
+    after_multirun: Callable[[list[ExperimentConfig]], None],
+    before_multirun: Callable[[list[ExperimentConfig]], None],
 ) -> None:
     args = _parsed(sys.argv[1:])
     check_overrides(sys.argv[1:])
@@ -110,6 +113,9 @@ def _run_hydra(
             failed.extend(composed[-1:])
             return None
 
+    if args.multirun:
+        with suppress(NttError):  # a value may only be known where a point runs
+            before_multirun(_points(args))
     register()
     experiment()
     if args.multirun:
@@ -130,6 +136,7 @@ def _arguments(args: Namespace, words: Sequence[str]) -> list[str]:
         flags.remove(override)
     if args.multirun and not any(line.lstrip("+").startswith("visualisation.") for line in overrides):
         overrides.append("visualisation.enabled=false")
+        args.overrides.append(overrides[-1])
     if args.config_path is not None:  # Hydra would take it relative to the module that calls it
         flags += ["--config-path", str(Path(args.config_path).expanduser().absolute())]
     return [*overrides, *flags]

@@ -1,9 +1,11 @@
 """Runs an experiment: joins the processes, opens the run directory, and runs the requested stages."""
 
 import logging
+import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import cache
+from itertools import takewhile
 
 from ntt.base import distributed as dist
 from ntt.base.garbage import older_values_spared
@@ -29,6 +31,7 @@ from ntt.run.stages import (
     score_thresholds,
 )
 from ntt.run.table import choice_text, counts_table, metrics_table, multirun_table, thresholds_table
+from ntt.run.together import match_ahead
 from ntt.trackers.base import RunIdentity, Tracker
 from ntt.types import Metrics, ProposalRecall
 
@@ -43,7 +46,35 @@ _WEAK = (
 def main() -> None:
     """Run the experiment of the command line, or with --multirun its experiments."""
     lenient_stdout()
-    run_hydra(lambda config: run(config, workspace=process_workspace()), _show_multirun)
+    points = _Points()
+    run_hydra(points.run, _show_multirun, points.waiting.extend)
+
+
+@dataclass
+class _Points:
+    """The points of a multirun; after the first on some images, which checks these, the others are matched together."""
+
+    waiting: list[ExperimentConfig] = field(default_factory=list)
+    _before: ExperimentConfig | None = None
+    _num_matched: int = 0
+
+    def run(self, config: ExperimentConfig) -> float | None:
+        """Run the first of the waiting points, or a configuration of which nothing was known before."""
+        workspace = process_workspace()
+        if not self._num_matched and os.environ.get("WORLD_SIZE", "1") == "1":
+            alike = list(takewhile(self._is_on_same_images, self.waiting))
+            if len(alike) > 1:
+                with console_logging():
+                    self._num_matched = match_ahead(alike, workspace)
+        self._num_matched = max(self._num_matched - 1, 0)
+        del self.waiting[:1]
+        result = run(config, workspace=workspace)
+        self._before = config
+        return result
+
+    def _is_on_same_images(self, config: ExperimentConfig) -> bool:
+        names = ("dataset", "backbone", "segmenter", "candidates", "runtime")
+        return config.stage == "all" and all(getattr(config, n) == getattr(self._before, n, None) for n in names)
 
 
 def _show_multirun(configs: list[ExperimentConfig]) -> None:

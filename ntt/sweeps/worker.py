@@ -8,37 +8,32 @@ in a finished run directory is not computed again.
 import logging
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from ntt.base.digests import content_key
 from ntt.base.distributed import ProcessGroup, broadcast_from_main, join_process_group
 from ntt.base.log import console_logging
 from ntt.base.progress import track
 from ntt.config.schema import ExperimentConfig
 from ntt.data.images import check_images
-from ntt.errors import ConfigError, DataError, DistributedError, NttError
+from ntt.errors import ConfigError, DistributedError, NttError
 from ntt.run import runner
 from ntt.run.pipeline import Pipeline
 from ntt.run.rundir import RunDirectory
-from ntt.run.shared import Prepared, Workspace, process_workspace
-from ntt.run.stages import CANDIDATES, MATCHING, PROTOTYPES, matcher_of
-from ntt.stages.matching import match_points
+from ntt.run.shared import process_workspace
+from ntt.run.together import match_ahead
 from ntt.sweeps.plan import Plan, compose_points, read_plan
 from ntt.sweeps.points import Point
 from ntt.sweeps.state import Job, Shard, SweepFolder, TaskState
 from ntt.sweeps.status import is_done
 from ntt.sweeps.units import shared_items
-from ntt.types import Detections
 
 _LOG = logging.getLogger(__name__)
 _SETTLE_S = 10.0
 """How long states written on other nodes may take to become visible here: network file systems cache what they read."""
-MAX_IMAGES = 100_000
-"""Detections of this many images, over all runs matched together, fit into about half a gigabyte."""
 
 
 def work(sweep_dir: Path, job: Job, *, rank: int = 0, num_processes: int = 1, job_id: str | None = None) -> None:
@@ -212,59 +207,3 @@ def point_config(plan: Plan, point: Point) -> ExperimentConfig:
     """Compose one point; its tracker groups the points of the sweep."""
     ((_, config),) = compose_points(plan, {point.id})
     return replace(config, tracker=replace(config.tracker, group=config.tracker.group or plan.name))
-
-
-def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> int:
-    """Put the detections of runs into the workspace, from which each run later takes its own.
-
-    Runs whose candidates are not those of the first are left to themselves, as is what cannot be prepared: the run then
-    fails with its own message. Returns how many runs were considered, at least 1, as memory allows; the next call, for
-    the rest, drops what this one has left in the workspace.
-    """
-    workspace.prepared.clear()
-    runs: list[Pipeline] = []
-    considered = 0
-    for config in configs:
-        run = Pipeline(config, ProcessGroup(), workspace, keeps_results=False)
-        try:
-            if considered and (considered + 1) * len(run.targets) > MAX_IMAGES:
-                break
-            if not run.is_done(MATCHING):
-                run.result(CANDIDATES)
-                run.result(PROTOTYPES)
-                runs.append(run)
-        except NttError as error:
-            _LOG.debug("Left to the run itself: %s", error)
-        considered += 1
-    sharing = [run for run in runs if run.key(CANDIDATES) == runs[0].key(CANDIDATES)]
-    if len(sharing) > 1:
-        try:
-            _match(sharing, workspace)
-        except NttError as error:
-            _LOG.debug("Left to the runs themselves: %s", error)
-    return considered
-
-
-def _match(runs: Sequence[Pipeline], workspace: Workspace) -> None:
-    images, source = runs[0].targets, runs[0].models.source
-    # Points that ask for more shots than there are references may have the same prototypes.
-    points = {_matching_key(run): (matcher_of(run), run.result(PROTOTYPES)) for run in runs}
-    results: dict[Hashable, list[Detections]] = {key: [] for key in points}
-    errors: dict[Hashable, DataError] = {}
-    for outcomes in match_points(images=images, source=source, points=list(points.values())):
-        for key, outcome in zip(points, outcomes, strict=True):
-            if isinstance(outcome, DataError):
-                errors.setdefault(key, outcome)
-            else:
-                results[key].append(outcome)
-    used = frozenset(entry for entry in source.store.used if entry[0] == "candidates")
-    for run in runs:
-        key = _matching_key(run)
-        workspace.prepared[run.key(MATCHING)] = Prepared(errors.get(key) or results[key], used)
-
-
-def _matching_key(run: Pipeline) -> Hashable:
-    """Return what decides a run's detections besides the candidates."""
-    prototypes = run.result(PROTOTYPES)
-    tensors = (prototypes.vectors_PD.numpy().tobytes(), prototypes.labels_P.numpy().tobytes())
-    return content_key(matcher_of(run).fingerprint), prototypes.categories, *tensors
