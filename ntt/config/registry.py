@@ -7,12 +7,13 @@ that names it; nothing has to be registered.
 
 import importlib
 import inspect
+import os
 import pkgutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, is_dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -26,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ntt.base.project import CONF_DIR, CONFIG_ROOT
 from ntt.config.schema import ExperimentConfig, RuntimeConfig, ShotsConfig, SplitConfig
-from ntt.datasets.base import DatasetConfig
+from ntt.datasets.base import DATA_VARIABLE, DatasetConfig
 from ntt.errors import ConfigError
 from ntt.matchers.base import MatcherConfig
 from ntt.models.backbones.base import BackboneConfig
@@ -47,19 +48,19 @@ OPTION_GROUPS: dict[str, tuple[str, type]] = {
 
 
 def register(*more: Path) -> None:
-    """Pass schemas, with the defaults of this moment (NTT_DATA may change), and folders of options to Hydra."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=_writable(ExperimentConfig))
-    for group, schema in _PLAIN_GROUPS.items():
-        store.store(group=f"schema/{group}", name="base", node=_writable(schema))
-    _register_options()
+    """Pass schemas, with the defaults of this moment, and folders of options to Hydra."""
+    _register_schemas(os.environ.get(DATA_VARIABLE))
     Plugins.instance().register(SearchPath)
     SearchPath.folders = (CONF_DIR, CONFIG_ROOT / "experiments", *more)
 
 
-@cache
-def _register_options() -> None:
+@lru_cache(maxsize=1)
+def _register_schemas(_: str | None) -> None:
+    """Pass schemas to Hydra; the argument is what their defaults depend on."""
     store = ConfigStore.instance()
+    store.store(name="schema", node=_writable(ExperimentConfig))
+    for group, schema in _PLAIN_GROUPS.items():
+        store.store(group=f"schema/{group}", name="base", node=_writable(schema))
     for group, (package, base) in OPTION_GROUPS.items():
         schemas: dict[str, type] = option_schemas(package, base)
         for name, schema in schemas.items():

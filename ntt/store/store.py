@@ -10,6 +10,7 @@ There are no locks: processes that compute the same entry write the same bytes. 
 import contextlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -84,10 +85,12 @@ class Store:
     def holds(self, kind: str, key: str) -> bool:
         """Return whether there is an entry, without looking into it; this counts as use, as the caller will need it."""
         path = self.path(kind, key)
-        if not path.is_file():
+        try:
+            state = path.stat()
+        except OSError:
             return False
-        _renew_time(path)
-        return True
+        _renew_time(path, state.st_mtime)
+        return stat.S_ISREG(state.st_mode)
 
     def write(self, kind: str, key: str, arrays: Arrays, *, notes: Notes) -> None:
         """Write or replace an entry; a StorageError if the disk is full or the folder cannot be written.
@@ -133,16 +136,17 @@ class Store:
         """Load something from an entry and note its use; None, with a warning, if it is damaged."""
         path = self.path(kind, key)
         try:
-            if path.exists() and not path.is_file():  # reading a named pipe would wait for ever
+            state = path.stat()
+            if not stat.S_ISREG(state.st_mode):  # reading a named pipe would wait for ever
                 raise OSError("it is no file")
             value = load(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except DAMAGE as error:
             _LOG.warning("Stored entry %s is damaged (%s); it will be computed again.", path, error)
             return None
         self.used.add((kind, key))
-        _renew_time(path)
+        _renew_time(path, state.st_mtime)
         return value
 
 
@@ -152,8 +156,8 @@ def _reference(path: Path, key: str, _: int) -> ReferenceFeature:
     return reference_from_arrays(*load_entry(path, key))
 
 
-def _renew_time(path: Path) -> None:
-    """Set the time of an entry's file to now, at most once in `USE_RESOLUTION_S`."""
-    with contextlib.suppress(OSError):  # another user's store may be read too
-        if time.time() - path.stat().st_mtime > USE_RESOLUTION_S:
+def _renew_time(path: Path, last_s: float) -> None:
+    """Set the time of an entry's file to now, if the last time is `USE_RESOLUTION_S` ago."""
+    if time.time() - last_s > USE_RESOLUTION_S:
+        with contextlib.suppress(OSError):  # another user's store may be read too
             os.utime(path)
