@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from ntt.ops.compiled import compiled
 from ntt.ops.mask_changes import Changes
-from ntt.ops.ragged import ranges
 from ntt.types import ByteArray, IntArray, RunLengths
 
 _LONGEST = np.iinfo(np.uint16).max
@@ -51,11 +50,20 @@ def _measure(flat_T: IntArray, per_mask_N: IntArray, length: int) -> tuple[npt.N
 
 def take(masks: RunLengths, indices: IntArray) -> RunLengths:
     """Return the masks at some indices, in that order."""
-    rows_N = masks.rows_N[indices]
-    first_N = (np.cumsum(masks.rows_N) - masks.rows_N)[indices]
-    # Reading both lengths of a row as one number halves the time.
-    rows_R = np.ascontiguousarray(masks.runs_R2).view(np.uint32)[:, 0]
-    return RunLengths(rows_R[ranges(first_N, rows_N)].view(np.uint16).reshape(-1, 2), rows_N)
+    return RunLengths(*_take(masks.runs_R2, masks.rows_N, indices))
+
+
+@compiled
+def _take(
+    runs_R2: npt.NDArray[np.uint16], rows_N: IntArray, indices: IntArray
+) -> tuple[npt.NDArray[np.uint16], IntArray]:
+    """Return the fields of `RunLengths`."""
+    first_N, rows = np.cumsum(rows_N) - rows_N, rows_N[indices]
+    runs, end = np.empty((rows.sum(), 2), np.uint16), 0
+    for number, index in enumerate(indices):
+        start, end = end, end + rows[number]
+        runs[start:end] = runs_R2[first_N[index] : first_N[index] + rows[number]]
+    return runs, rows
 
 
 def run_lengths_problem(masks: RunLengths, num_pixels: int) -> str | None:
