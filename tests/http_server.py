@@ -16,6 +16,7 @@ class Site:
     honours_range: bool = True  # False: always the whole file, with status 200
     cut_after: list[int] = field(default_factory=list)  # bytes of body until the connection is closed, once per entry
     statuses: list[int] = field(default_factory=list)  # answered with instead of the file, once per entry
+    retry_after: str = "0"  # sent with every status that is no success
     sends_length: bool = True  # False: the end of the connection is the end of the file
     before_body: Callable[[], None] = lambda: None
     requests: list[tuple[str, str | None]] = field(default_factory=list)  # path and Range header
@@ -51,6 +52,7 @@ def serve(site: Site) -> Iterator[Site]:
             self.send_response(status)
             if content_range is not None:
                 self.send_header("Content-Range", content_range)
+            self.send_header("Retry-After", site.retry_after)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

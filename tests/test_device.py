@@ -16,6 +16,7 @@ from ntt.models.device import (
     check_precision,
     denormals_are_flushed,
     effective_precision,
+    has_tensor_float,
     resolve_device,
 )
 
@@ -86,7 +87,10 @@ def test_bfloat16_and_tf32_need_compute_capability_8_0(two_gpus, monkeypatch):
     for precision in ("tf32", "bfloat16"):
         with refused(ConfigError, f"runtime.precision={precision} needs ", " 8.0 or more; Card T has 7.5. Use"):
             check_precision(precision, CUDA)
+    assert not has_tensor_float(CUDA)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert has_tensor_float(CUDA)
+    assert not has_tensor_float(CPU)
     for precision in PRECISIONS:
         check_precision(precision, CUDA)
 

@@ -258,8 +258,8 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path, vits14_reg4):
     del state["blocks.3.attn.qkv.bias"]
     torch.save(state, incomplete)
     problems = {
-        vits14_reg4: r"but it holds those of dinov2_vits14_reg4\. .* or set backbone.model=dinov2_vits14_reg4\.",
-        foreign: r"no such model \(its tensors: conv.weight, ...\)\. Fetch .*`ntt weights get dinov2_vits14`\.",
+        vits14_reg4: r"but its tensors are those of dinov2_vits14_reg4\. .* or set backbone.model=dinov2_vits14_reg4\.",
+        foreign: r"\(conv.weight, ...\) are of no model in the official layout\. .*`ntt weights get dinov2_vits14`\.",
         incomplete: r"does not fit the network: (.|\n)*blocks.3.attn.qkv.bias",
     }
     for path, problem in problems.items():

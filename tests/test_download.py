@@ -124,15 +124,16 @@ def test_404_is_told_at_once_and_the_next_url_is_tried(site, tmp_path):
     assert [path for path, _ in site.requests] == ["missing.pt", "gone.pt", "missing.pt", "a.pt"]
 
 
-def test_passing_trouble_is_waited_for(site, tmp_path, monkeypatch):
+@cases("wish", "expected")(("0", [1.0, 2.0, 4.0]), ("7", [7.0] * 3), ("99999", [60.0] * 3), ("Wed", [1.0, 2.0, 4.0]))
+def test_passing_trouble_is_waited_for_as_the_server_wishes_up_to_a_limit(site, tmp_path, monkeypatch, wish, expected):
     pauses: list[float] = []
     monkeypatch.setattr(download_module.time, "sleep", pauses.append)
     monkeypatch.setattr(download_module, "_ATTEMPTS", 4)
     monkeypatch.setattr(download_module, "_FIRST_PAUSE_S", 1.0)
-    site.statuses = [503, 500, 429]
+    site.statuses, site.retry_after = [503, 500, 429], wish
     _get(site, tmp_path / "a.pt")
     _assert_whole_and_alone(tmp_path / "a.pt")
-    assert pauses == [1.0, 2.0, 4.0]
+    assert pauses == expected
 
 
 def test_an_untrusted_certificate_is_told_at_once(tmp_path, monkeypatch):

@@ -169,8 +169,11 @@ def test_altered_files_are_noticed(go, capsys):
             said = capsys.readouterr().out
             assert f"{path} is not as stage {stage} wrote it; the stage is repeated." in said
             assert path.read_bytes() == whole
+    identity = (folder / "identity.json").read_bytes()
+    (folder / "identity.json").unlink()
     go()
     assert "already finished" in capsys.readouterr().out
+    assert (folder / "identity.json").read_bytes() == identity
 
 
 @cases("role")("targets_0", "references_0")

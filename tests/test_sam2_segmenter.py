@@ -177,12 +177,12 @@ def test_missing_weights_name_the_command_and_a_precision_the_device_lacks_is_re
 
 def test_weights_of_another_model_or_of_something_else(checkpoint, canvas, tmp_path):
     model = "sam2.1_hiera_tiny"
-    message = f"given for segmenter.model={model}, but it holds those of sam2_hiera_tiny. Fetch .*{model}`, or"
+    message = f"given for segmenter.model={model}, but its tensors are those of sam2_hiera_tiny. Fetch .*{model}`, or"
     with pytest.raises(WeightsError, match=message):
         segmenter(checkpoint, model=model).propose(canvas)
     path = tmp_path / "other.pt"
     torch.save({"model": {"layer.weight": torch.zeros(2)}}, path)
-    with pytest.raises(WeightsError, match="holds those of no such model"):
+    with pytest.raises(WeightsError, match="are of no model in the official layout"):
         segmenter(path).propose(canvas)
 
 

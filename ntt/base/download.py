@@ -31,6 +31,7 @@ _LOG = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
 _ATTEMPTS = 5  # in a row without progress
 _FIRST_PAUSE_S = 1.0  # doubles after each further failure
+_LONGEST_PAUSE_S = 60.0  # that a server may ask for
 _SILENCE_S = 30.0
 _PROGRESS_BYTES = 1 << 16  # what an attempt must bring not to count as failed
 _TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
@@ -38,7 +39,7 @@ _GONE_STATUS = (404, 410)
 
 
 class _TransientError(Exception):
-    """A transient failure."""
+    """A transient failure: a reason, and perhaps the seconds that the server asks to wait."""
 
 
 def display_url(url: str) -> str:
@@ -141,11 +142,12 @@ class _Transfer:
                 farthest = max(farthest, size)
                 if failures >= _ATTEMPTS:
                     raise DownloadError(
-                        f"The {self.label} cannot be fetched from {self.source}: {error} ({failures} attempts, {size} "
-                        f"bytes are kept). Try again later, or copy the file to {self.target}."
+                        f"The {self.label} cannot be fetched from {self.source}: {error.args[0]} ({failures} attempts, "
+                        f"{size} bytes are kept). Try again later, or copy the file to {self.target}."
                     ) from error
-                pause_s = _FIRST_PAUSE_S * 2.0 ** (failures - 1)
-                _LOG.warning("%s: %s; retrying in %.0f s", self.source, error, pause_s)
+                asked_s = error.args[1] if len(error.args) > 1 else 0
+                pause_s = max(_FIRST_PAUSE_S * 2.0 ** (failures - 1), min(asked_s, _LONGEST_PAUSE_S))
+                _LOG.warning("%s: %s; retrying in %.0f s", self.source, error.args[0], pause_s)
                 time.sleep(pause_s)
 
     def _fetch_once(self, offset: int) -> bool:
@@ -182,7 +184,8 @@ class _Transfer:
             self.part.unlink()
             raise _TransientError("the server has another version of the file now")
         if error.code in _TRANSIENT_STATUS:
-            raise _TransientError(reason)
+            delay = error.headers.get("Retry-After", "")
+            raise _TransientError(reason, int(delay) if delay.isdigit() else 0)
         raise DownloadError(f"The {self.label} cannot be fetched: {self.source} answered {reason}.")
 
     def _receive(self, response: Any, offset: int) -> None:

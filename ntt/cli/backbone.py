@@ -41,11 +41,12 @@ def compare(overrides: tuple[str, ...], repo_dir: Path, images: tuple[Path, ...]
     from ntt.types import Placement
 
     settings = compose_config(overrides)
-    config, placement = settings.backbone, Placement(weights_root=Path(settings.runtime.weights_root).expanduser())
+    config, runtime = settings.backbone, settings.runtime
+    placement = Placement(runtime.device, runtime.precision, runtime.compile, Path(runtime.weights_root).expanduser())
     if not isinstance(config, Dinov2Config):
         raise ConfigError(f"backbone={config.name} is no DINOv2 model. Name one, such as backbone=dinov2_vitl14.")
     official = replace(config, implementation="official", repo_dir=str(repo_dir))
-    encoders = [each.build(placement) for each in (config, official)]
+    encoders = [each.build(placement) for each in (replace(config, implementation="timm", repo_dir=None), official)]
     images_B3HW = _read(images, config.input_size)
     ours, theirs = (encoder.encode(images_B3HW).cpu().double() for encoder in encoders)
     difference = float((ours - theirs).abs().max())

@@ -3,16 +3,12 @@
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ntt.base.project import OUTPUT_ROOT, STORE_ROOT
 from ntt.cli.options import PATH
 from ntt.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    pass
 
 _SHOWN = 10
 _DAY_S = 24 * 3600.0

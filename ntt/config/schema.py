@@ -158,7 +158,7 @@ class RuntimeConfig(Option):
     """float32, tf32, bfloat16 or float16."""
 
     compile: bool = False
-    """Send models through torch.compile."""
+    """Compute faster after a slow first image: recorded on CUDA, with other last digits, else by torch.compile."""
 
     deterministic: bool = True
     """Choose operations that give the same result at every call, where torch has them, and warn of others."""

@@ -12,7 +12,13 @@ INK: Rgb = (28, 30, 34)
 FAINT_INK: Rgb = (112, 116, 124)
 PAPER: Rgb = (255, 255, 255)
 # For Chinese, Japanese and Korean, where they are installed.
-_INSTALLED = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "wqy-microhei.ttc", "PingFang.ttc")
+_INSTALLED = (
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansCJKsc-Regular.otf",
+    "wqy-microhei.ttc",
+    "PingFang.ttc",
+    "DroidSansFallbackFull.ttf",
+)
 
 
 def text_width_px(text: str, size_px: int, *, bold: bool = False) -> int:
@@ -84,10 +90,10 @@ def _label_padding(size_px: int) -> int:
 
 
 def _font(text: str, size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
-    """Choose DejaVu Sans, which comes with matplotlib, or for a text that it has no glyphs for an installed font."""
+    """Choose DejaVu Sans, which comes with matplotlib, or for a text with more glyphs in another, that one."""
     names = ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf", *_INSTALLED)
     fonts = [font for name in names if (font := _load(name, size_px)) is not None]
-    return next((font for font in fonts if not set(map(ord, text)) - _characters(str(font.path))), fonts[0])
+    return min(fonts, key=lambda font: len(set(map(ord, text)) - _characters(str(font.path))))
 
 
 @lru_cache(maxsize=64)

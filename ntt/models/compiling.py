@@ -10,7 +10,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from ntt.models.device import AUTOCAST_TYPES, autocast
+from ntt.models.device import AUTOCAST_TYPES, autocast, has_tensor_float
 
 Result = TypeVar("Result")
 COMPILED_VERSION = 2
@@ -30,7 +30,9 @@ def compiled(function: Callable[..., Result], precision: str, device: torch.devi
     """
     if device.type != "cuda":
         return in_precision(torch.compile(function), precision, device)
-    return _Recorded(in_precision(_FastProducts(precision, device).around(function), precision, device))
+    if has_tensor_float(device):
+        function = _FastProducts(precision, device).around(function)
+    return _Recorded(in_precision(function, precision, device))
 
 
 def round_weights(network: nn.Module, precision: str, device: torch.device) -> None:

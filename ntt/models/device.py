@@ -80,6 +80,11 @@ def check_precision(precision: str, device: torch.device) -> None:
             )
 
 
+def has_tensor_float(device: torch.device) -> bool:
+    """Return whether the device multiplies in TensorFloat-32: CUDA from compute capability 8.0 on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _AMPERE
+
+
 def check_compiler(device: torch.device) -> None:
     """Refuse `torch.compile`, with a ConfigError, if its compiler is missing: C++ on the CPU, `triton` on CUDA."""
     if device.type == "cpu":

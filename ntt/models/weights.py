@@ -175,9 +175,9 @@ def require_model(
     if identified == expected:
         return
     tensors = ", ".join(list(state)[:3])
-    held = f"those of {identified}" if identified else f"those of no such model (its tensors: {tensors}, ...)"
+    held = f"are those of {identified}" if identified else f"({tensors}, ...) are of no model in the official layout"
     raise WeightsError(
-        f"The weights file {path} was given for {setting}={expected}, but it holds {held}. Fetch the official file "
+        f"The weights file {path} was given for {setting}={expected}, but its tensors {held}. Fetch the official file "
         f"with `{fetch_command(expected, DEFAULT_ROOT)}`" + (f", or set {setting}={identified}." if identified else ".")
     )
 

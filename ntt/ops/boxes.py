@@ -88,7 +88,7 @@ def _overlapping_pairs(
     """Return the same for boxes that are sorted by their groups."""
     is_left = np.ones(len(boxes_N4), np.bool_)
     areas = (boxes_N4[:, 2] - boxes_N4[:, 0]) * (boxes_N4[:, 3] - boxes_N4[:, 1])
-    pairs, count = np.empty((len(boxes_N4) * (len(boxes_N4) - 1) // 2, 2), np.int32), 0
+    pairs, count = np.empty((len(boxes_N4), 2), np.int32), 0
     for index in range(len(boxes_N4)):
         later = index + 1
         while is_left[index] and later < len(boxes_N4) and groups_N[later] == groups_N[index]:
@@ -97,6 +97,8 @@ def _overlapping_pairs(
             if width > 0 and height > 0:
                 shared = width * height
                 if shared / (areas[index] + areas[later] - shared) > threshold:
+                    if count == len(pairs):
+                        pairs = np.concatenate((pairs, np.empty_like(pairs)))
                     pairs[count, 0], pairs[count, 1] = index, later
                     count += 1
                     is_left[later] = not is_final

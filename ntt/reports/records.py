@@ -104,7 +104,7 @@ def own_file(path: Path, *, max_bytes: float = 64 << 20) -> Path:
     if not path.resolve().is_relative_to(path.parent.resolve()):
         raise DataError(f"{path} is a link that leads out of the run directory; it is not read.")
     if not path.is_file():
-        raise DataError(f"{path} cannot be read: there is no such file.")
+        raise DataError(f"{path} cannot be read: there is no such file. Repeat the run, which writes it again.")
     if path.stat().st_size > max_bytes:
         raise DataError(f"{path} is not read: it has more than {max_bytes / 2**20:.0f} MiB.")
     return path

@@ -61,8 +61,9 @@ def _keep_freed_memory() -> None:
     """
     with suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        # Older versions refuse more than 32 MiB.
+        if mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25):
+            mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def environment_details(placement: Placement, *, num_processes: int) -> dict[str, Any]:

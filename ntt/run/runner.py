@@ -100,6 +100,8 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
                 return _report(pipeline, _make_stages(pipeline))
             _LOG.info("This run is already finished; nothing to do. To repeat it, delete %s", directory.root)
             metrics = EVALUATION.read(pipeline)
+            if group.is_main and not directory.identity.is_file():  # a copy, or a run of an earlier version
+                directory.write_config(config)
             if group.is_main:
                 _mirror(pipeline, metrics)
             return _report(pipeline, metrics)

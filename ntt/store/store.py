@@ -43,7 +43,7 @@ MARK = "ntt_store.txt"
 USE_RESOLUTION_S = 24 * 3600.0
 """The time of an entry's file is the time of its last use, to within this many seconds."""
 _REFERENCES = 4096
-"""Entries of references that a process remembers, because many points of a sweep use them: at most 50 MB."""
+"""Entries of references that a process remembers, because many points of a sweep use them: 50 MB at 1,024 channels."""
 
 
 @dataclass(frozen=True)

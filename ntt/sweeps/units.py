@@ -45,7 +45,7 @@ class WorkUnit:
     label: str
     num_items: int
     num_cached: int | None
-    item_s: float | None
+    item_s: float | None = None
 
     @property
     def num_missing(self) -> int:

@@ -38,7 +38,7 @@ def unpack(archive: Path, folder: Path, progress: Callable[[int, int], None] | N
             entries = [entry for entry in tar if entry.isreg()]
             members = [_Member(entry.name, entry.size, partial(tar.extractfile, entry)) for entry in entries]
             return _unpack(members, archive, folder, progress)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
+    except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
         raise DataError(f"{archive} is damaged or no archive. Delete it and start again.") from error
 
 
