@@ -33,6 +33,11 @@ def listed(names: Iterable[object], most: int = 10) -> str:
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
+def counted(number: int, what: str, several: str | None = None) -> str:
+    """Return "1 point", "2,000 points"; `several` is a plural that does not end in "s" alone."""
+    return f"{number:,} {what if number == 1 else several or what + 's'}"
+
+
 class NttError(Exception):
     """Base of all errors a user can fix."""
 

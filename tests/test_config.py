@@ -36,7 +36,7 @@ def test_every_option_composes_into_its_schema(options, tmp_path):
 
 
 def test_several_mistakes_are_reported_at_once_and_other_names_of_stages_are_known():
-    wrong = ("seed=-1", "shots.count=0", "stage=walk", "visualisation.score_threshold=2", "shots.sampler=dice")
+    wrong = ("seed=-1", "shots.count=0", "stage=walk", "visualisation.score_threshold=-2", "shots.sampler=dice")
     with refused(ConfigError, *wrong, "one of native, reference, fixed, shot_index"):
         composed(*wrong)
     with pytest.raises(ConfigError, match="~shots: a run needs all settings, so none can be removed"):
@@ -272,7 +272,7 @@ def test_a_point_of_a_multirun_that_fails_leaves_the_others(monkeypatch, tmp_pat
     with pytest.raises(SystemExit) as caught:
         run_hydra(run, lambda configs: seen.extend(config.seed for config in configs))
     assert (caught.value.code, done, seen) == (2, [0, 2], [0, 1, 2])
-    failed = "1 of 3 points failed. Run the same command again to repeat them."
+    failed = "1 of 3 points failed, for the reasons given above. The same command repeats only these."
     assert capsys.readouterr().err == f"\nError: No image.\n\nError: {failed}\n"
 
 

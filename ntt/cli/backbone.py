@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def backbone() -> None:
-    """Check an encoder against its authors' code."""
+    """Check a backbone against its authors' code."""
 
 
 @backbone.command()

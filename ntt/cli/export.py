@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ntt.cli.options import PATH, check_output
-from ntt.errors import DataError, StorageError
+from ntt.errors import DataError, StorageError, counted
 
 if TYPE_CHECKING:
     from ntt.run.rundir import RunDirectory
@@ -21,7 +21,7 @@ _NAMES = {"coco": "coco.json", "cvat": "cvat.xml", "label-studio": "label-studio
 @click.argument("run", type=PATH, metavar="RUN_DIRECTORY")
 @click.option(
     "--above",
-    type=click.FloatRange(0, 1),
+    type=click.FloatRange(min=0),
     help="Lowest score of a detection; default: that proposed by the references of its class, else 0.4.",
 )
 @click.option("--output", type=PATH, metavar="PATH", help="Default: coco.json, cvat.xml, ... or labelme/ in the run.")
@@ -55,7 +55,7 @@ def export(tool: str, run: Path, above: float | None, output: Path | None, prefi
         check_output(path)
     for path, text in files.items():
         write_text(path, text)
-    click.echo(f"{len(files)} file(s) written to {output}")
+    click.echo(f"{counted(len(files), 'file')} written to {output}")
 
 
 def _files(
@@ -71,7 +71,8 @@ def _files(
     default = FIXED_THRESHOLD if above is None else above
     detected = formats.read_detections(directory.images, directory.predictions, above=default, above_of_class=proposed)
     score = f"{min(proposed.values()):.2f} to {max(proposed.values()):.2f}, by class" if proposed else f"{default:g}"
-    click.echo(f"{len(detected['annotations'])} detections in {len(detected['images'])} images; lowest score: {score}")
+    images, objects = counted(len(detected["images"]), "image"), counted(len(detected["annotations"]), "detection")
+    click.echo(f"{objects} in {images}; lowest score: {score}")
     if tool == "labelme":
         labelled = formats.to_labelme(detected, output.resolve(), photos=_photos(directory))
         return {path: _json(document) for path, document in labelled.items()}

@@ -9,7 +9,7 @@ import click
 
 from ntt.base.project import OUTPUT_ROOT
 from ntt.cli.options import FORMAT, PATH, overrides_argument
-from ntt.errors import ConfigError
+from ntt.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from ntt.reports.tables import Format
@@ -174,7 +174,6 @@ def cancel(sweep: str, output_root: Path) -> None:
     """End the jobs of a sweep on a cluster; what is finished stays."""
     from ntt.sweeps import slurm
     from ntt.sweeps.plan import open_sweep
-    from ntt.sweeps.status import counted
 
     folder = open_sweep(sweep, output_root)
     if not folder.jobs.is_file():
@@ -207,7 +206,6 @@ def _open(sweep: str, overrides: Sequence[str], name: str | None, output_root: P
 
 def _submit(folder: "SweepFolder", plan: "Plan", cluster: str | None, overrides: Sequence[str]) -> None:
     from ntt.sweeps import slurm
-    from ntt.sweeps.status import counted
 
     arrays, queued = slurm.submit(folder, plan, cluster=cluster, overrides=overrides)
     for array in arrays:
@@ -221,7 +219,7 @@ def _submit(folder: "SweepFolder", plan: "Plan", cluster: str | None, overrides:
 
 def _run_here(folder: "SweepFolder", plan: "Plan", processes: int) -> int:
     from ntt.sweeps.local import run_local
-    from ntt.sweeps.status import counted, status_text, sweep_status
+    from ntt.sweeps.status import status_text, sweep_status
 
     with _progress_line() as show:
         run_local(folder, plan, processes=processes, on_change=show)

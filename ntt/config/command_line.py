@@ -121,7 +121,8 @@ def _run_hydra(
     if args.multirun:
         after_multirun(composed or _points(args))
     if failed:
-        _refuse(f"{len(failed)} of {len(composed)} points failed. Run the same command again to repeat them.")
+        few = f"{len(failed)} of {len(composed)} points"
+        _refuse(f"{few} failed, for the reasons given above. The same command repeats only these.")
 
 
 def _parsed(words: Sequence[str]) -> Namespace:

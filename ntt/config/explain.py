@@ -164,4 +164,8 @@ def _no_such_setting(line: str, key: str, settings: Mapping[str, object]) -> str
     sections = dict.fromkeys(name.partition(".")[0] for name in settings if "." not in key)
     close = difflib.get_close_matches(key, [*filter(group_options, sections), *settings], n=1)
     guess = f"Did you mean {close[0]}?" if close else "See all settings with: python main.py --cfg job"
+    group, _, name = key.partition(".")
+    own = [setting.removeprefix(f"{group}.") for setting in settings if setting.startswith(f"{group}.")]
+    if name and group_options(group) and not difflib.get_close_matches(name, own, n=1):
+        return f"{line}: this option of {group} has no setting {name!r}. It has {listed(own)}."
     return f"{line}: there is no setting {key!r}. {guess}"

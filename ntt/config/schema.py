@@ -130,8 +130,9 @@ class VisualisationConfig:
     enabled: bool = setting(default=True, decides=False)
     """false: draw nothing."""
 
-    score_threshold: float | None = setting(None, ge=0, le=1)
-    """Predictions below this score are not drawn, in [0, 1]. null: chosen by `evaluation.thresholds`."""
+    score_threshold: float | None = setting(None, ge=0)
+    """Predictions below this score are not drawn; null: chosen by `evaluation.thresholds`. Scores of matcher=probe may
+    exceed 1."""
 
     max_images: int | None = setting(24, ge=0)
     """Target images to draw a comparison of, in file order; null: all of them."""

@@ -232,5 +232,5 @@ def _warn_of_crowds(instances: Sequence[Instance], path: Path) -> None:
 def _warn_of_partial_masks(instances: Sequence[Instance], path: Path) -> None:
     has_mask = [instance.segmentation is not None for instance in instances if not instance.iscrowd]
     if any(has_mask) and not all(has_mask):
-        sentence = f"{has_mask.count(False)} of {len(has_mask)} objects have a box and no mask"
-        _LOG.warning("%s: %s. References are boxes then; of targets, boxes alone are evaluated.", path, sentence)
+        few = f"{has_mask.count(False)} of {len(has_mask)} objects"
+        _LOG.warning("%s: without a mask, only with a box: %s. Masks of targets are not evaluated then.", path, few)

@@ -65,6 +65,7 @@ class _Points:
             alike = list(takewhile(self._is_on_same_images, self.waiting))
             if len(alike) > 1:
                 with console_logging():
+                    _LOG.info("Matching %d points together.", len(alike))
                     self._num_matched = match_ahead(alike, workspace)
         self._num_matched = max(self._num_matched - 1, 0)
         del self.waiting[:1]

@@ -11,6 +11,7 @@ import numpy as np
 from ntt.base import distributed as dist
 from ntt.base.files import read_json, write_json
 from ntt.data.references import are_complete, reference_targets, references_to_json
+from ntt.errors import counted
 from ntt.evaluation.curves import FIXED_THRESHOLD, Painting, Protocol
 from ntt.evaluation.ground_truth import difficult_as
 from ntt.evaluation.thresholds import OperatingPoint, OperatingPoints
@@ -53,7 +54,9 @@ REFERENCES: Stage[ReferenceSet] = Stage(
         write_json(run.directory.references, references_to_json(references, run.inputs.reference_data))
     ],
     read=lambda run: run.references,
-    describe=lambda it: f"{sum(map(len, it.instances))} instances of {len(it.categories)} classes",
+    describe=lambda it: " of ".join(
+        (counted(sum(map(len, it.instances)), "instance"), counted(len(it.categories), "class", "classes"))
+    ),
 )
 
 
@@ -85,7 +88,7 @@ MEMORY: Stage[MemoryBank] = Stage(
     ),
     write=lambda run, memory: [artefacts.write_memory(run.directory.memory, memory)],
     read=lambda run: artefacts.read_memory(run.directory.memory),
-    describe=lambda memory: f"{sum(map(len, memory.features))} feature vectors",
+    describe=lambda memory: counted(sum(map(len, memory.features)), "feature vector"),
 )
 
 
@@ -138,7 +141,9 @@ PROTOTYPES: Stage[Prototypes] = Stage(
     compute=lambda run: build_prototypes(memory=run.result(MEMORY), matcher=matcher_of(run)),
     write=lambda run, prototypes: [artefacts.write_prototypes(run.directory.prototypes, prototypes)],
     read=lambda run: artefacts.read_prototypes(run.directory.prototypes),
-    describe=lambda prototypes: f"{len(prototypes.labels_P)} vectors of {prototypes.vectors_PD.shape[1]} channels",
+    describe=lambda prototypes: (
+        f"{counted(len(prototypes.labels_P), 'vector')} of {prototypes.vectors_PD.shape[1]} channels"
+    ),
 )
 
 # Candidates go into the store; the result is how many each target image has.
@@ -155,7 +160,7 @@ CANDIDATES: Stage[tuple[int, ...]] = Stage(
     )[: len(run.targets)],
     write=lambda run, counts: [write_json(run.directory.candidates, {"candidates_per_image": counts})],
     read=lambda run: tuple(read_json(run.directory.candidates)["candidates_per_image"]),
-    describe=lambda counts: f"{sum(counts)} candidates in {len(counts)} images",
+    describe=lambda counts: f"{counted(sum(counts), 'candidate')} in {counted(len(counts), 'image')}",
 )
 
 
@@ -207,7 +212,7 @@ MATCHING: Stage[list[Detections]] = Stage(
         artefacts.write_images(run.directory.images, run.targets, run.inputs.categories),
     ],
     read=lambda run: artefacts.read_predictions(run.directory.predictions, run.targets, run.inputs.categories),
-    describe=lambda detections: f"{sum(len(image.labels) for image in detections)} detections",
+    describe=lambda detections: counted(sum(len(image.labels) for image in detections), "detection"),
 )
 
 
@@ -264,7 +269,7 @@ VISUALISATION: Stage[list[Path]] = Stage(
     compute=_draw,
     write=lambda _, pictures: pictures,
     read=lambda run: run.directory.drawn_pictures(),
-    describe=lambda pictures: f"{len(pictures)} pictures",
+    describe=lambda pictures: counted(len(pictures), "picture"),
 )
 
 
@@ -325,7 +330,9 @@ EVALUATION: Stage[Metrics] = Stage(
     compute=_evaluate,
     write=lambda run, metrics: [artefacts.write_metrics(run.directory.metrics, metrics)],
     read=lambda run: artefacts.read_metrics(run.directory.metrics),
-    describe=lambda metrics: f"{metrics.num_detections} detections in {metrics.num_images} images",
+    describe=lambda metrics: (
+        f"{counted(metrics.num_detections, 'detection')} in {counted(metrics.num_images, 'image')}"
+    ),
 )
 
 _BEFORE_MATCHING = (REFERENCES, MEMORY, LEAVE_ONE_OUT, PROTOTYPES, CANDIDATES, PROPOSALS)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from itertools import chain
 from statistics import mean
 
+from ntt.errors import counted
 from ntt.run.rundir import RunDirectory
 from ntt.run.table import align
 from ntt.sweeps.plan import Plan
@@ -138,11 +139,6 @@ def status_text(folder: SweepFolder, plan: Plan, status: SweepStatus, *, verbose
     estimate = "unknown" if status.left_s is None else f"about {duration(status.left_s)}"
     left = "" if is_over else f", still to do: {estimate}"
     return "\n".join([*lines, "", f"Time: {elapsed}{left}", f"Folder of the sweep: {folder.root}"])
-
-
-def counted(number: int, what: str) -> str:
-    """Return "1 point", "2 points"."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def duration(seconds: float) -> str:

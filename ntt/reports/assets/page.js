@@ -112,6 +112,9 @@
   function startGallery(sets) {
     const CONTROLS = ["set", "run", "class", "score", "proposed", "sort", "colour", "masks", "boxes", "names"];
     const control = Object.fromEntries(CONTROLS.map((name) => [name, byId(`choose-${name}`)]));
+    // Scores of some matchers exceed 1.
+    const scores = sets.flatMap((set) => set.runs.flatMap((run) => run.found.flat().map((found) => found.score)));
+    control.score.max = Math.ceil(100 * scores.reduce((most, score) => Math.max(most, score), 1)) / 100;
     const dialog = byId("large");
     let first = 0;
     let enlarged = null; // position of the enlarged image among those shown
