@@ -29,7 +29,7 @@ _NAMES = {"coco": "coco.json", "cvat": "cvat.xml", "label-studio": "label-studio
     "--prefix", default="", show_default=False, help="Label Studio: what turns an image's file name into an address."
 )
 def export(tool: str, run: Path, above: float | None, output: Path | None, prefix: str) -> None:
-    """Write a run's detections for an annotation tool, to be corrected.
+    """Write a run's detections for an annotation tool.
 
     \b
     ntt export labelme RUN                 a file per image; correct with: labelme PHOTOS --output RUN/labelme

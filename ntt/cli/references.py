@@ -21,11 +21,11 @@ def references() -> None:
 @click.option("--format", "table_format", type=FORMAT, default="markdown", help="Of the tables.")
 @click.option("--out", type=PATH, metavar="FOLDER", help="Write tables and a sheet of pictures there.")
 def check(overrides: tuple[str, ...], table_format: "Format", out: Path | None) -> None:
-    """Rank the references, and search each reference image with the references on the others.
+    """Tell the AP to expect, and rank the references.
 
-    Prints per class the AP to expect and a score threshold, which matcher the references prefer, and which references
-    agree with the others of their class or stand apart. Settings are those of a run; matcher=auto, which compares
-    matchers, is the default.
+    Each reference image is searched with the references on the others. Prints per class the AP to expect and a
+    score threshold, which matcher the references prefer, and which references agree with the others of their class
+    or stand apart. Settings are those of a run; matcher=auto, which compares matchers, is the default.
 
     \b
     ntt references check dataset=coco_json dataset.root=my_data shots=5shot
