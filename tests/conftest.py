@@ -125,13 +125,14 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 @pytest.fixture(autouse=True)
 def clean_process() -> None:
-    """Compute with one thread, as threads wait for one another on a busy machine; drop log handlers of earlier tests.
+    """Compute with one thread, as threads wait for one another when busy; undo what earlier tests left of logging.
 
-    Programs that ran in this process leave handlers whose stream is closed.
+    Programs that ran in this process leave the root logger at Hydra's level, and handlers whose stream is closed.
     """
     import torch
 
     torch.set_num_threads(1)
+    logging.getLogger().setLevel(logging.WARNING)
     for logger in (logging.getLogger(), logging.getLogger("ntt")):
         for handler in logger.handlers[:]:
             if getattr(getattr(handler, "stream", None), "closed", False):
