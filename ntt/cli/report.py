@@ -79,10 +79,10 @@ def report(
         gallery = make_gallery(detected, notes, images=gallery_images)
         details = [classes_table(runs, metric), runs_table(runs, metric)]
         finished = f"{(runs.state == 'finished').sum()} of {len(runs)} runs finished"
-        made = f"made {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+        date = f"made {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
         page = render_page(
             title,
-            f"{finished}; plots show {metric_label(metric)}; {made}",
+            f"{finished}; plots show {metric_label(metric)}; {date}",
             tables=[*tables, *(table for table in details if len(table.frame))],
             plots=drawn,
             gallery=gallery,

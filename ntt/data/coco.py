@@ -217,7 +217,7 @@ def _warn(findings: Findings, path: Path) -> None:
 
 
 def _warn_of_crowds(instances: Sequence[Instance], path: Path) -> None:
-    """Say how many annotations are crowd regions; ask whether they are where they are many."""
+    """Log how many annotations are crowd regions; ask whether they are where they are many."""
     count = sum(instance.iscrowd and not instance.isdifficult for instance in instances)
     if not count:
         return
