@@ -14,7 +14,7 @@ from ntt.stages.matching import match_points
 from ntt.types import Detections
 
 _LOG = logging.getLogger(__name__)
-MAX_IMAGES = 100_000
+MAX_IMAGES = 60_000
 """Detections of this many images, over all runs matched together, fit into about half a gigabyte."""
 
 
