@@ -1,4 +1,4 @@
-"""Trackers: Weights & Biases with the real package, offline and with servers that fail."""
+"""Trackers: Weights & Biases with the real package, offline and with servers that fail; TensorBoard."""
 
 import http.server
 import json
@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -28,8 +27,9 @@ from ntt.config.compose import compose_config, compose_many
 from ntt.config.identity import run_directory
 from ntt.run import runner
 from ntt.trackers import wandb as ours
-from ntt.trackers.base import RunIdentity, Tracker
-from ntt.trackers.wandb import WandbTracker, WandbTrackerConfig, choose_pictures
+from ntt.trackers.base import RunIdentity, Tracker, choose_pictures
+from ntt.trackers.tensorboard import TensorboardTrackerConfig
+from ntt.trackers.wandb import WandbTrackerConfig
 
 METRICS = {"bbox/AP": 12.5, "bbox/AP50": 30.0, "bbox/AP/cat": 5.0, "bbox/AP/tug/boat": 20.0, "bbox/AP50/cat": 11.0}
 KEY = "f00d" * 10
@@ -145,6 +145,9 @@ def test_a_whole_run_tells_its_tracker_everything(tmp_path, shared_store, monkey
     words += ["visualisation.enabled=true", "visualisation.max_images=1", "visualisation.contact_sheet_size=0"]
     box_ap = runner.run(compose_config(words))
     assert runner.run(compose_config(words)) == box_ap  # finished before: mirrored again
+    elsewhere = [word for word in words if not word.startswith("tracker")]
+    assert runner.run(compose_config([*elsewhere, "tracker=tensorboard"])) == box_ap
+    assert list(tmp_path.glob("tiny/*/*/tensorboard/events*"))
     runs = records(tmp_path)
     first, second = (first_record(run, "run") for run in runs)
     assert first.run_group == second.run_group == "s"
@@ -216,7 +219,7 @@ import logging, sys, time
 from pathlib import Path
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 from ntt.trackers.base import RunIdentity
-from ntt.trackers.wandb import WandbTracker, WandbTrackerConfig, choose_pictures
+from ntt.trackers.wandb import WandbTrackerConfig
 folder = Path(sys.argv[1])
 identity = RunIdentity(run_id="abc", name="n", group="g", run_dir=folder, config={"seed": 0}, tags=("demo",))
 for seed in range(2):
@@ -288,6 +291,7 @@ def test_a_server_that_cannot_be_used_costs_one_warning_and_little_time(tmp_path
 @cases("config", "package", "reason")(
     (WandbTrackerConfig(name="wandb", mode="offline"), "wandb", "ModuleNotFoundError"),
     (WandbTrackerConfig(name="wandb", mode="offline", folder="file/below"), None, "NotADirectoryError"),
+    (TensorboardTrackerConfig(name="tensorboard"), "torch.utils.tensorboard", "pip install tensorboard"),
 )
 def test_a_package_that_is_missing_and_a_bad_folder_cost_a_warning(
     config, package, reason, tmp_path, monkeypatch, caplog
@@ -302,29 +306,24 @@ def test_a_package_that_is_missing_and_a_bad_folder_cost_a_warning(
     assert "The run continues without it" in caplog.text
 
 
-class Run:
-    """Stands in for W&B's run: keeps the summary, and fails at a table."""
+class Recorder(Tracker):
+    """Keeps numbers, and fails at a table."""
 
-    def __init__(self, folder: Path) -> None:
-        self.summary: dict[str, float] = {}
-        self.settings = SimpleNamespace(sync_dir=str(folder))
-        self.exit_code: int | None = None
+    numbers: ClassVar[dict[str, float]] = {}
 
-    def log(self, values: Any) -> None:
+    def _write_numbers(self, values: Any) -> None:
+        self.numbers.update(values)
+
+    def _write_results(self, metrics: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    def finish(self, exit_code: int) -> None:
-        self.exit_code = exit_code
 
-
-def test_a_tracker_that_fails_warns_once_and_thousands_of_classes_are_in_the_table_only(tmp_path, caplog):
-    run = Run(tmp_path)
-    tracker = WandbTracker(run=run, online=True, max_pictures=1)
+def test_a_tracker_that_fails_warns_once_and_thousands_of_classes_are_in_the_table_only(caplog):
+    tracker = Recorder(name="wandb")
     tracker.log_metrics({**METRICS, **{f"bbox/AP/{number}": 1.0 for number in range(2000)}})
     tracker.log_metrics(METRICS)
     tracker.finish(failed=False)
-    assert run.summary == {"bbox/AP": 12.5, "bbox/AP50": 30.0}
-    assert run.exit_code == 0
+    assert tracker.numbers == {"bbox/AP": 12.5, "bbox/AP50": 30.0}
     warning = "tracker=wandb stopped (OSError: [Errno 28] No space left on device). The run continues."
     assert [record.message for record in caplog.records] == [warning]
 
@@ -360,6 +359,25 @@ def test_pictures_are_chosen_evenly(tmp_path):
     assert list(choose_pictures(drawn, 3)) == ["p0", "p3", "p6"]
     assert list(choose_pictures({**drawn, "gone": tmp_path / "gone.png"}, 20)) == list(drawn)
     assert choose_pictures(drawn, 0) == {}
+
+
+def test_tensorboard_events_can_be_read_back(tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for _ in range(2):  # a retry begins its record again
+        tracker = TensorboardTrackerConfig(name="tensorboard", max_pictures=1).build(identity(tmp_path))
+        tracker.log_stage("candidates", {"seconds": 4.0})
+        tracker.log_metrics(METRICS)
+        tracker.log_pictures(pictures(tmp_path / "drawn", 3))
+        tracker.finish(failed=False)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    values = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    seconds = {"stage/candidates/seconds": [4.0]}
+    assert values == {**{name: [value] for name, value in METRICS.items()}, **seconds, "failed": [0.0]}
+    assert events.Tags()["images"] == ["pictures/p0"]
+    text = events.Tensors("results/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| cat | 5.0 | 11.0 |" in text
+    assert "| tug/boat | 20.0 | – |" in text
 
 
 WANDB_SWEEPS = sorted((PROJECT_DIR / "sweeps").glob("wandb/*.yaml"))

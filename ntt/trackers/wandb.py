@@ -8,50 +8,44 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ntt.base.settings import flatten_settings, setting
-from ntt.trackers.base import RunIdentity, Tracker, TrackerConfig
+from ntt.trackers.base import RunIdentity, Tracker, TrackerConfig, class_rows, reason
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_TAG = 64
-_MAX_CLASS_VALUES = 2000
-_MAX_SIDE_PX = 800
 _UNREACHABLE = threading.Event()
 """Set once this process has failed to reach the server, so that later points of a sweep do not wait for it again."""
 
 
 @dataclass(kw_only=True)
 class WandbTracker(Tracker):
-    """Forwards everything to one W&B run; at its first failure it warns, and from then on records nothing."""
+    """Forwards everything to one W&B run."""
 
+    name: str = "wandb"
     run: Any
     online: bool
-    max_pictures: int
-    broken: bool = field(default=False, init=False)
 
-    def log_stage(self, name: str, details: Mapping[str, float]) -> None:
-        """Record a finished stage as "stage/<name>/<detail>"."""
-        self._attempt(lambda: self._summarise({f"stage/{name}/{key}": value for key, value in details.items()}))
+    def _write_numbers(self, values: Mapping[str, float]) -> None:
+        # In the summary the numbers of a repeated stage replace the earlier ones.
+        self.run.summary.update(dict(values))
 
-    def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Record metrics by flat name, and as a table."""
-        overall = {name: value for name, value in metrics.items() if name.count("/") == 1}
-        # Thousands of numbers, as with LVIS, make a project unusable; the table lists all classes anyway.
-        few = len(metrics) - len(overall) <= _MAX_CLASS_VALUES
+    def _write_results(self, metrics: Mapping[str, float]) -> None:
         columns, rows = class_rows(metrics)
-        self._attempt(lambda: self._summarise(metrics if few else overall))
-        self._attempt(lambda: self.run.log({"results": _import_wandb().Table(columns=columns, data=rows), **overall}))
+        overall = {name: value for name, value in metrics.items() if name.count("/") == 1}
+        self.run.log({"results": _import_wandb().Table(columns=columns, data=rows), **overall})
 
-    def log_pictures(self, paths: Mapping[str, Path]) -> None:
-        """Record a bounded number of pictures, as JPEG of at most 800 pixels per side."""
-        selection = choose_pictures(paths, self.max_pictures)
-        if selection:
-            self._attempt(lambda: self.run.log({f"pictures/{name}": _jpeg(path) for name, path in selection.items()}))
+    def _write_pictures(self, pictures: "Mapping[str, Image.Image]") -> None:
+        image = _import_wandb().Image
+        self.run.log({f"pictures/{name}": image(picture, file_type="jpg") for name, picture in pictures.items()})
 
     def finish(self, *, failed: bool) -> None:
         """Close the run, and log how to send it if it was only written to disk."""
@@ -62,19 +56,6 @@ class WandbTracker(Tracker):
         self._attempt(lambda: self.run.finish(exit_code=int(failed)))
         if not complete or self.broken:
             _LOG.info("W&B: kept in %s. Send it with: wandb sync %s", folder, folder)
-
-    def _summarise(self, values: Mapping[str, float]) -> None:
-        """Record numbers in the summary, where those of a repeated stage replace the earlier ones."""
-        self.run.summary.update(dict(values))
-
-    def _attempt(self, action: Callable[[], object]) -> None:
-        if self.broken:
-            return
-        try:
-            action()
-        except Exception as error:
-            self.broken = True
-            _LOG.warning("tracker=wandb stopped (%s). The run continues.", _reason(error))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +98,7 @@ class WandbTrackerConfig(TrackerConfig):
             except Exception as error:
                 _UNREACHABLE.set()
                 then = "The record is kept offline" if attempt else "The run continues without it"
-                _LOG.warning("tracker=wandb cannot be opened (%s). %s.", _reason(error), then)
+                _LOG.warning("tracker=wandb cannot be opened (%s). %s.", reason(error), then)
                 with suppress(Exception):  # its background process would keep retrying and hold the run's id
                     _import_wandb().teardown(exit_code=1)
         return Tracker()
@@ -178,38 +159,3 @@ def _import_wandb() -> Any:
     import wandb
 
     return wandb
-
-
-def class_rows(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str | float | None]]]:
-    """Arrange flat metrics as headings and rows, one row per class, the last for all; None if a class has none."""
-    columns = list(dict.fromkeys("/".join(name.split("/", 2)[:2]) for name in metrics))
-    classes = list(dict.fromkeys(name.split("/", 2)[2] for name in metrics if name.count("/") > 1))
-    rows: list[list[str | float | None]] = [
-        [label, *(metrics.get(f"{column}/{label}") for column in columns)] for label in classes
-    ]
-    rows.append(["all classes", *(metrics.get(column) for column in columns)])
-    return ["class", *columns], rows
-
-
-def choose_pictures(paths: Mapping[str, Path], limit: int) -> dict[str, Path]:
-    """Choose at most `limit` of the pictures that exist, evenly spread and beginning with the first."""
-    present = [(name, path) for name, path in paths.items() if path.is_file()]
-    if len(present) <= limit:
-        return dict(present)
-    return dict(present[index * len(present) // limit] for index in range(limit))
-
-
-def _jpeg(path: Path) -> Any:
-    """Return a picture, reduced, as W&B takes it."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        reduced = picture.convert("RGB")
-    reduced.thumbnail((_MAX_SIDE_PX, _MAX_SIDE_PX))
-    return _import_wandb().Image(reduced, file_type="jpg")
-
-
-def _reason(error: BaseException) -> str:
-    """Return an error's class and first line."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
