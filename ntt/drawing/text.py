@@ -91,8 +91,11 @@ def _label_padding(size_px: int) -> int:
 
 def _font(text: str, size_px: int, *, bold: bool) -> ImageFont.FreeTypeFont:
     """Choose DejaVu Sans, which comes with matplotlib, or for a text with more glyphs in another, that one."""
-    names = ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf", *_INSTALLED)
-    fonts = [font for name in names if (font := _load(name, size_px)) is not None]
+    usual = _load("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf", size_px)
+    assert usual is not None, "part of matplotlib"
+    if _characters(str(usual.path)).issuperset(map(ord, text)):
+        return usual  # without a search for the others, which are large
+    fonts = [usual, *(font for name in _INSTALLED if (font := _load(name, size_px)) is not None)]
     return min(fonts, key=lambda font: len(set(map(ord, text)) - _characters(str(font.path))))
 
 
