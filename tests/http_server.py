@@ -15,6 +15,7 @@ class Site:
     files: dict[str, bytes] = field(default_factory=dict)  # path without the leading slash -> content
     honours_range: bool = True  # False: always the whole file, with status 200
     cut_after: list[int] = field(default_factory=list)  # bytes of body until the connection is closed, once per entry
+    stays_connected: bool = False  # after a cut, until the client leaves
     statuses: list[int] = field(default_factory=list)  # answered with instead of the file, once per entry
     retry_after: str = "0"  # sent with every status that is no success
     sends_length: bool = True  # False: the end of the connection is the end of the file
@@ -74,6 +75,8 @@ def serve(site: Site) -> Iterator[Site]:
             site.before_body()
             body = content[start:]
             self.wfile.write(body[: site.cut_after.pop(0)] if site.cut_after else body)
+            if site.stays_connected:
+                self.rfile.read(1)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

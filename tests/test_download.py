@@ -159,9 +159,11 @@ def test_a_silent_server_is_left_and_asked_again_a_slow_one_is_waited_for(site, 
     assert len(site.requests) == 2
 
 
-def test_a_server_that_sends_drop_by_drop_is_given_up(site, tmp_path):
-    site.cut_after = [10] * 3
-    with pytest.raises(DownloadError, match=r"ended at 30 of 10240.*\(3 attempts"):
+@cases("stays", "message")((False, r"ended at 30 of 10240.*\(3 attempts"), (True, r"only 10 bytes in 0 s \(3 attempts"))
+def test_a_server_that_sends_drop_by_drop_is_given_up(site, tmp_path, monkeypatch, stays, message):
+    monkeypatch.setattr(download_module, "_PROGRESS_S", 0.0 if stays else 60.0)
+    site.cut_after, site.stays_connected = [10] * 3, stays
+    with pytest.raises(DownloadError, match=message):
         _get(site, tmp_path / "a.pt")
 
 

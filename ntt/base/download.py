@@ -34,6 +34,7 @@ _FIRST_PAUSE_S = 1.0  # doubles after each further failure
 _LONGEST_PAUSE_S = 60.0  # that a server may ask for
 _SILENCE_S = 30.0
 _PROGRESS_BYTES = 1 << 16  # what an attempt must bring not to count as failed
+_PROGRESS_S = 60.0  # within which it must bring them; a server that only dribbles would go on for ever
 _TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _GONE_STATUS = (404, 410)
 
@@ -151,7 +152,7 @@ class _Transfer:
                 time.sleep(pause_s)
 
     def _fetch_once(self, offset: int) -> bool:
-        self.is_continuation = offset > 0
+        self.is_continuation, begun_s = offset > 0, time.monotonic()
         try:
             with self._network_errors():
                 response = urllib.request.urlopen(self._request(offset), timeout=_SILENCE_S)
@@ -159,7 +160,7 @@ class _Transfer:
             with error:
                 return self._is_complete(error, offset)
         with response:
-            self._receive(response, offset)
+            self._receive(response, offset, begun_s)
         return True
 
     def _request(self, offset: int) -> urllib.request.Request:
@@ -188,13 +189,16 @@ class _Transfer:
             raise _TransientError(reason, int(delay) if delay.isdigit() else 0)
         raise DownloadError(f"The {self.label} cannot be fetched: {self.source} answered {reason}.")
 
-    def _receive(self, response: Any, offset: int) -> None:
-        """Append what the server sends to `part`, or start it afresh if the server ignores the requested range."""
+    def _receive(self, response: Any, offset: int, since_s: float) -> None:
+        """Append what the server sends to `part`, or start it afresh if the server ignores the requested range.
+
+        `since_s`: when the request was sent. A server that brings too little in `_PROGRESS_S` is left.
+        """
         if not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
             offset, self.is_continuation = 0, False
         length = response.headers.get("Content-Length", "")
         total = offset + int(length) if length.isdigit() else None
-        done = offset
+        done = progressed = offset
         self._require_size(total or 0)
         require_space(self.part.parent, (total or 0) - offset, f"the {self.label}")
         with self.part.open("ab" if offset else "wb") as file:
@@ -211,6 +215,10 @@ class _Transfer:
                 file.write(block)
                 if self.progress is not None:
                     self.progress(done, total)
+                if done >= progressed + _PROGRESS_BYTES:
+                    progressed, since_s = done, time.monotonic()
+                elif time.monotonic() > since_s + _PROGRESS_S and done != total:
+                    raise _TransientError(f"the server sent only {done - progressed} bytes in {_PROGRESS_S:.0f} s")
             file.flush()
             os.fsync(file.fileno())
         if total is not None and done < total:
