@@ -1,6 +1,7 @@
 """The console script `ntt`."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -75,7 +76,7 @@ def test_table():
 
 def help_texts(command: click.Command, parent: click.Context | None = None, name: str = "ntt") -> Iterator[str]:
     """The help of a command and of all commands below it."""
-    context = click.Context(command, parent, name, **{**command.context_settings, "terminal_width": 100})
+    context = click.Context(command, parent, name, **{**command.context_settings, "terminal_width": 80})
     yield f"$ {context.command_path} --help\n{command.get_help(context)}\n\n"
     for below, subcommand in sorted(getattr(command, "commands", {}).items()):
         yield from help_texts(subcommand, context, below)
@@ -88,6 +89,7 @@ def test_help_texts():
         HELP_TEXTS.write_text(text)
     assert text.split() == HELP_TEXTS.read_text().split()
     assert "None" not in text
+    assert re.findall(r"^  [a-z].*\w\.\.\.$", text, re.MULTILINE) == [], "a command's line is cut off"
 
 
 def test_options_say_what_they_do_with_the_librarys_choices_and_defaults():

@@ -25,7 +25,7 @@ def backbone() -> None:
     "--tolerance", type=click.FloatRange(min=0), default=1e-4, help="Largest difference of a feature allowed."
 )
 def compare(overrides: tuple[str, ...], repo_dir: Path, images: tuple[Path, ...], tolerance: float) -> int:
-    """Compare timm's DINOv2 with Meta's own code on the same weights and images.
+    """Compare timm's DINOv2 with Meta's own code.
 
     Encodes the images (default: one of random colours) with timm's network, which backbone.implementation=timm uses,
     and with Meta's own code, backbone.implementation=official, and prints how much the features differ. KEY=VALUE are

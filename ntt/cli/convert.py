@@ -85,7 +85,7 @@ def labelme(output: Path, **options: Any) -> None:
 @click.option("--annotations", type=PATH, required=True, metavar="FILE", help="The COCO file it refers to.")
 @click.option("--images", type=PATH, required=True, metavar="FOLDER", help="Its file names start from here.")
 def references_pickle(output: Path, pickle_file: Path, annotations: Path, images: Path) -> None:
-    """A pickled list of references from the reference implementation."""
+    """A pickled list of the reference implementation."""
     from ntt.convert.references import convert_reference_pickle
     from ntt.data.coco import read_coco
 

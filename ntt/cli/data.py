@@ -44,7 +44,7 @@ def demo(folder: Path) -> None:
 @click.option("--target-images", metavar="FOLDER", help="Of a FOLDER. Default: images.")
 @click.option("--decode", is_flag=True, help="Decode every image completely.")
 def check(dataset: str, root: Path | None, decode: bool, **files: str | None) -> int:
-    """Look for anything that would stop a run or make its result wrong.
+    """Look for what stops a run or makes its result wrong.
 
     NAME is an option of the group `dataset`, such as coco or cdfsod_dior; FOLDER is a set in COCO format or a plain
     folder of images. The exit status is 1 if something is missing or different.
@@ -66,11 +66,11 @@ def check(dataset: str, root: Path | None, decode: bool, **files: str | None) ->
 @click.option("--mirror", envvar="NTT_DATA_MIRROR", show_envvar=True, help="Base URL instead of the official hosts.")
 @click.option("--offline", is_flag=True, help="Download nothing, use existing files; also with NTT_OFFLINE=1.")
 def get(name: str, data_root: Path | None, root: Path | None, **options: Any) -> int:
-    """Download a published data set; an interrupted download resumes.
+    """Download a published data set.
 
-    Downloads, verifies and unpacks coco, lvis or voc. cdfsod-lists fetches the references of the six CD-FSOD sets and
-    writes their K_shot.json. For other data sets, prints where they are published and how they must
-    be stored; the exit status is then 1 unless they exist.
+    Downloads, verifies and unpacks coco, lvis or voc; an interrupted download resumes. cdfsod-lists fetches the
+    references of the six CD-FSOD sets and writes their K_shot.json. For other data sets, prints where they are
+    published and how they must be stored; the exit status is then 1 unless they exist.
     """
     from ntt.cli.data_files import get_data
 
@@ -147,7 +147,7 @@ def subset(file: Path, output: Path, classes: tuple[str, ...], **options: Any) -
 @click.option("--output", type=PATH, required=True, metavar="FOLDER", help="Gets NAME.json of each part.")
 @_seed_option
 def split(file: Path, parts: tuple[str, ...], output: Path, seed: int) -> None:
-    """Distribute the images of a COCO file over several files.
+    """Divide the images of a COCO file among several files.
 
     Such as train=0.8 val=0.2; the shares add up to 1.
     """

@@ -73,7 +73,7 @@ def plan(sweep: str, overrides: tuple[str, ...], name: str | None) -> None:
 @_root_option
 @_processes_option
 def run(sweep: str, overrides: tuple[str, ...], name: str | None, output_root: Path, processes: int) -> int:
-    """Run a sweep on this machine; after an interruption, the same command resumes."""
+    """Run a sweep on this machine. After an interruption, the same command resumes."""
     return _run_here(*_open(sweep, overrides, name, output_root), processes)
 
 
@@ -156,7 +156,7 @@ def collect(sweep: str, output_root: Path, metric: str, table_format: "Format") 
 def retry(
     sweep: str, output_root: Path, cluster: str | None, cluster_overrides: tuple[str, ...], processes: int
 ) -> int:
-    """Repeat what failed, was cancelled or was lost, on the machine or cluster used before."""
+    """Repeat what failed, was cancelled or was lost. On the machine or cluster used before."""
     from ntt.sweeps.plan import open_sweep, refresh
 
     folder = open_sweep(sweep, output_root)

@@ -20,7 +20,7 @@ def weights() -> None:
 @weights.command("list")
 @_root_option
 def list_weights(root: Path) -> None:
-    """Show all known checkpoints: size, licence, whether they are on disk, and the options that need them."""
+    """Show all checkpoints. Their size, licence, whether they are on disk, and the options that need them."""
     from ntt.models.weights import checkpoints
     from ntt.run.table import align
 
