@@ -171,6 +171,16 @@ def test_surroundings_that_look_like_the_class():
     np.testing.assert_array_equal(scores(ProbeMatcher(), memory, half), scores(PrototypeMatcher(), memory, half))
 
 
+@cases("seed")(*range(8))
+def test_surroundings_are_never_closer_than_themselves(seed):
+    generator = torch.Generator().manual_seed(seed)
+    instances, surroundings = torch.randn(2, 2, 40, generator=generator), torch.randn(5, 40, generator=generator)
+    # The other class's surroundings are the same: to the first class, none of them is closer than its own.
+    memory = MemoryBank((CAT, DOG), tuple(instances), (surroundings, surroundings[: seed + 1]))
+    guarded, plain = (scores(ProbeMatcher(guard=guard), memory, instances[0]) for guard in (True, False))
+    np.testing.assert_allclose(guarded[:, 0], plain[:, 0], rtol=1e-5)
+
+
 def test_primal_and_dual_agree():
     generator = np.random.default_rng(0)
     rows, weights = generator.normal(size=(6, 6)), generator.uniform(size=6)

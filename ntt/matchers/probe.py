@@ -16,7 +16,7 @@ from ntt.matchers.prototype import class_means
 from ntt.matchers.scoring import ScoringMatcher
 from ntt.ops.pooling import l2_normalise
 from ntt.ops.similarity import best_per_class, cosine_similarity, ridge_directions
-from ntt.types import Candidates, DoubleArray, FloatArray, MemoryBank, Prototypes
+from ntt.types import BoolArray, Candidates, DoubleArray, FloatArray, MemoryBank, Prototypes
 
 _LOG = logging.getLogger(__name__)
 
@@ -106,6 +106,8 @@ def _units(vectors_KD: torch.Tensor) -> DoubleArray:
 
 def _not_closer(surroundings: list[DoubleArray], label: int, mean_D: DoubleArray) -> DoubleArray:
     """Return the surroundings that are no closer to a class's mean than the closest of its own; all if it has none."""
-    closest = (surroundings[label] @ mean_D).max() if len(surroundings[label]) else np.inf
-    pooled_BD = np.concatenate(surroundings)
-    return pooled_BD[pooled_BD @ mean_D <= closest]
+    # Row by row: a matrix product rounds equal rows differently, and the closest would be closer than itself.
+    closest = np.vecdot(surroundings[label], mean_D).max() if len(surroundings[label]) else np.inf
+    pooled_BD: DoubleArray = np.concatenate(surroundings)
+    is_negative_B: BoolArray = np.vecdot(pooled_BD, mean_D) <= closest
+    return pooled_BD[is_negative_B]
