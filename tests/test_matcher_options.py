@@ -105,9 +105,6 @@ def test_a_background_prototype_competes_with_the_classes():
     np.testing.assert_allclose(found[0], [CAT_MEAN[0], 0], rtol=1e-6)
     assert found[1].tolist() == [-1, -1]
     np.testing.assert_allclose(found[2:], [[0, 1], [0, 0.6], [0, 0.6]], rtol=1e-6)
-    found = scores(BackgroundMatcher(on_background="damp", sigma=0.5), AXES)
-    np.testing.assert_allclose(found[1, 0], CAT_MEAN[1] * np.exp(-(0.8 - CAT_MEAN[1]) / 0.5), rtol=1e-5)
-    np.testing.assert_allclose(found[2], [0, 1], rtol=1e-6)
 
 
 def test_a_dropped_candidate_suppresses_none():
@@ -119,19 +116,10 @@ def test_a_dropped_candidate_suppresses_none():
     assert (found.labels.shape, found.scores.shape, found.boxes_xywh.shape, found.rles) == ((0,), (0,), (0, 4), ())
 
 
-@cases("mode", "cosine")(("mean", 0.5**0.5), ("each", 1.0))
-def test_one_background_prototype_or_one_a_reference(mode, cosine):
-    memory = MemoryBank(CATEGORIES, FEATURES, (torch.tensor([[0, 3.0, 0, 0]]), torch.tensor([[0, 0, 0, 3.0]])))
-    matcher = BackgroundMatcher(background_prototypes=mode, on_background="damp", sigma=1.0)
-    assert prototypes(matcher, memory).labels_P.tolist() == [0, 1, *[-1] * (2 if mode == "each" else 1)]
-    expected = CAT_MEAN[1] * np.exp(-(cosine - CAT_MEAN[1]))
-    np.testing.assert_allclose(scores(matcher, AXES, memory)[1, 0], expected, rtol=1e-5)
-
-
 @cases("backgrounds")((), (torch.zeros(0, 4), torch.zeros(0, 4)))
 @cases("matcher", "warning")(
     (BackgroundMatcher(), "there is no background prototype."),
-    (NegativeMatcher(negatives="background"), "there are no negatives from the surroundings."),
+    (NegativeMatcher(), "there are no negatives from the surroundings."),
     (ProbeMatcher(), "candidates are scored by the published cosine."),
 )
 def test_references_without_background_give_the_published_scores(matcher, warning, backgrounds, caplog):
@@ -151,16 +139,10 @@ def test_negatives_of_a_class_are_its_own_surroundings_and_the_other_classes():
     cat = 0.6 * CAT_MEAN[0]
     damped = cat * np.exp(-(0.8 - cat) / 0.8)
     np.testing.assert_allclose(scores(NegativeMatcher(), [between]), [[damped, 0.8]], rtol=1e-5)
-    np.testing.assert_allclose(scores(NegativeMatcher(negatives="background"), [between]), [[cat, 0.8]], rtol=1e-5)
-    # Cosines: background 0.8 * 0.6 = 0.48 and cats 0.19; dogs 0.8.
-    found = scores(NegativeMatcher(negatives="background"), [[0, 0.6, 0.8, 0]])
+    # Cosines of the cats' surroundings: 0.8 * 0.6 + 0.6 * 0.8 = 0.96, and 0.19 of their mean.
     cat = 0.6 * CAT_MEAN[1]
-    np.testing.assert_allclose(found, [[cat * np.exp(-(0.48 - cat) / 0.8), 0.8]], rtol=1e-5)
-    without = scores(NegativeMatcher(negatives="other_classes"), [[0, 0.6, 0, 0.8]])
-    np.testing.assert_allclose(without, [[cat, 0]], rtol=1e-5)
-    memory = MemoryBank(CATEGORIES[:1], FEATURES[:1], BACKGROUNDS[:1])
-    found = scores(NegativeMatcher(negatives="other_classes"), AXES, memory)
-    np.testing.assert_array_equal(found, scores(PrototypeMatcher(), AXES, memory))
+    found = scores(NegativeMatcher(), [[0, 0.6, 0, 0.8]])
+    np.testing.assert_allclose(found, [[cat * np.exp(-(0.96 - cat) / 0.8), 0]], rtol=1e-5)
 
 
 # A large mask, a smaller one of the same class inside it (box IoU 90 / 209), and one inside both.
@@ -184,11 +166,11 @@ def test_an_image_without_candidates_or_without_anything_similar(matcher):
 
 
 OWN_SETTINGS: dict[type[DetectingMatcher], dict[str, Any]] = {
-    BackgroundMatcher: {"background_prototypes": "mean", "on_background": "drop", "sigma": 0.8},
+    BackgroundMatcher: {},
     GraphDiffusionMatcher: {"alpha": 0.3, "decay_power": 0.5, "steps": 30, "transition": "normalised"},
-    KMeansMatcher: {"prototypes_per_class": 3, "clustering_seed": 0},
+    KMeansMatcher: {"prototypes_per_class": 3},
     NearestMatcher: {"neighbours": 3},
-    NegativeMatcher: {"negatives": "both", "sigma": 0.8},
+    NegativeMatcher: {"sigma": 0.8},
     ProbeMatcher: {"ridge": 1.0, "cosine_share": 0.0, "iou_power": 0.0, "guard": False},
 }
 
@@ -206,11 +188,6 @@ def test_fingerprints_name_every_setting(matcher):
 @cases("matcher", "wrong", "allowed")(
     (NearestMatcher, {"neighbours": 0}, "1 or more"),
     (KMeansMatcher, {"prototypes_per_class": 0}, "1 or more"),
-    (KMeansMatcher, {"clustering_seed": -1}, "0 or more"),
-    (BackgroundMatcher, {"background_prototypes": "all"}, "one of mean, each"),
-    (BackgroundMatcher, {"on_background": "keep"}, "one of drop, damp"),
-    (BackgroundMatcher, {"sigma": 0.0}, "more than 0"),
-    (NegativeMatcher, {"negatives": "none"}, "one of both, background, other_classes"),
     (NegativeMatcher, {"sigma": float("nan")}, "more than 0"),
     (ProbeMatcher, {"ridge": 0.0}, "more than 0"),
     (ProbeMatcher, {"reference_vectors": "best"}, "one of crop, both, full, mean"),

@@ -51,20 +51,20 @@ class AutoMatcher(MatcherConfig):
 
     def problems(self) -> list[str]:
         """Return a sentence if there is nothing to choose from, or something that is no matcher."""
-        unfit = [name for name, choice in self.choices.items() if not isinstance(choice, MatcherConfig)]
-        unfit += [name for name, choice in self.choices.items() if isinstance(choice, AutoMatcher)]
-        lacking = {
-            f"{name} has no setting {common}"
+        unfit = [
+            name
+            for name, choice in self.choices.items()
+            if not isinstance(choice, MatcherConfig) or isinstance(choice, AutoMatcher)
+        ]
+        if unfit or not self.choices:
+            what = f"{', '.join(unfit)} cannot be chosen" if unfit else "there is nothing to choose from"
+            return [f"matcher.choices: {what}. Name other matchers, as conf/matcher/auto.yaml does."]
+        return [
+            f"matcher.choices: {name} has no setting {common}. Leave it null, or choose another matcher."
             for name, choice in self.choices.items()
             for common in self.common
-            if name not in unfit and not hasattr(choice, common)
-        }
-        if lacking:
-            return [f"matcher.choices: {', '.join(sorted(lacking))}. Leave it null, or choose another matcher."]
-        if self.choices and not unfit:
-            return []
-        what = f"{', '.join(unfit)} cannot be chosen" if unfit else "there is nothing to choose from"
-        return [f"matcher.choices: {what}. Name other matchers, as conf/matcher/auto.yaml does."]
+            if not hasattr(choice, common)
+        ]
 
     def obstacle(self, counts: Sequence[int], *, is_complete: bool) -> str:
         """Return why references, `counts` per class, may not choose; "" if they may."""

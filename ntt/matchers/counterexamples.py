@@ -28,39 +28,24 @@ class BackgroundMatcher(ScoringMatcher):
 
     SCHEMA: ClassVar[str] = "background"
 
-    background_prototypes: str = setting("mean", one_of=("mean", "each"))
-    """mean: one prototype, the mean over the surroundings of all references; each: one per reference, the closest of
-    which counts."""
-
-    on_background: str = setting("drop", one_of=("drop", "damp"))
-    """The fate of candidates more similar to background than to their class. drop: they are no detections and suppress
-    none; damp: scores are multiplied by exp(-(lead of background) / sigma)."""
-
-    sigma: float = setting(0.8, gt=0)
-    """Softness of damp, a difference of cosines: a lead of background by sigma leaves 37 % of the score."""
-
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the class means, followed by background vectors with the label -1: float32 [P, D], int64 [P].
+        """Return the class means and, with the label -1, the mean of all surroundings: float32 [P, D], int64 [P].
 
         If all references fill their crops, this is the published matcher, with a warning.
         """
-        means_CD = class_means(memory)
-        backgrounds_BD = torch.cat([*memory.backgrounds, means_CD[:0]]).float().cpu()
-        if len(backgrounds_BD) == 0:
+        means_CD, labels_C = class_means(memory), torch.arange(len(memory.features))
+        if not any(map(len, memory.backgrounds)):
             _LOG.warning("No reference shows any background: there is no background prototype.")
-        elif self.background_prototypes == "mean":
-            backgrounds_BD = backgrounds_BD.mean(dim=0, keepdim=True)
-        labels_P = torch.cat([torch.arange(len(means_CD)), torch.full((len(backgrounds_BD),), _BACKGROUND)])
-        return torch.cat([means_CD, l2_normalise(backgrounds_BD)]), labels_P
+            return means_CD, labels_C
+        background_1D = torch.cat(memory.backgrounds).float().cpu().mean(dim=0, keepdim=True)
+        return torch.cat([means_CD, l2_normalise(background_1D)]), torch.cat([labels_C, torch.tensor([_BACKGROUND])])
 
     def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:
-        """Take max(0, cosine), damped, float32 [N, C]; or -1 throughout for a candidate that background drops."""
+        """Take max(0, cosine): float32 [N, C]; or -1 throughout for a candidate more similar to background."""
         similarity_NP = cosine_similarity(candidates.features, prototypes.vectors_PD.numpy())
         labels_P = prototypes.labels_P.numpy()
         scores_NC = best_per_class(similarity_NP, labels_P, num_classes=len(prototypes.categories))
         background_N1 = similarity_NP[:, labels_P == _BACKGROUND].max(axis=1, keepdims=True, initial=0.0)
-        if self.on_background == "damp":
-            return damp(scores_NC, background_N1, sigma=self.sigma)
         is_background_N1 = background_N1 > scores_NC.max(axis=1, keepdims=True)
         return np.where(is_background_N1, np.float32(-1.0), scores_NC)
 
@@ -76,10 +61,6 @@ class NegativeMatcher(ScoringMatcher):
 
     SCHEMA: ClassVar[str] = "negative"
 
-    negatives: str = setting("both", one_of=("both", "background", "other_classes"))
-    """Counter-examples of a class: background (the surroundings of its reference instances), other_classes (the
-    reference instances of all other classes), or both."""
-
     sigma: float = setting(0.8, gt=0)
     """Softness, a difference of cosines: a negative that leads by sigma leaves 37 % of the score."""
 
@@ -89,19 +70,14 @@ class NegativeMatcher(ScoringMatcher):
         Label -2 - c: surroundings of class c, counter-example of c. Label -2 - C - c: instance of class c,
         counter-example of every other class.
         """
-        vectors, count = [class_means(memory)], len(memory.features)
-        labels = [torch.arange(count)]
-        groups: list[tuple[torch.Tensor, int]] = []
-        if self.negatives != "other_classes":
-            groups += [(features, -2 - label) for label, features in enumerate(memory.backgrounds)]
-            if sum(len(features) for features, _ in groups) == 0:
-                _LOG.warning("No reference shows any background: there are no negatives from the surroundings.")
-        if self.negatives != "background":
-            groups += [(features, -2 - count - label) for label, features in enumerate(memory.features)]
-        for features, label in groups:
-            vectors.append(l2_normalise(features.float()).cpu())
-            labels.append(torch.full((len(features),), label))
-        return torch.cat(vectors), torch.cat(labels)
+        count = len(memory.features)
+        if not any(map(len, memory.backgrounds)):
+            _LOG.warning("No reference shows any background: there are no negatives from the surroundings.")
+        groups = [(features, -2 - label) for label, features in enumerate(memory.backgrounds)]
+        groups += [(features, -2 - count - label) for label, features in enumerate(memory.features)]
+        vectors = [l2_normalise(features.float()).cpu() for features, _ in groups]
+        labels = [torch.full((len(features),), label) for features, label in groups]
+        return torch.cat([class_means(memory), *vectors]), torch.cat([torch.arange(count), *labels])
 
     def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:
         """Take max(0, cosine) with each class, damped by the nearest negative: float32 [N, C]."""

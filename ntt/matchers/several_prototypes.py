@@ -60,9 +60,6 @@ class KMeansMatcher(PrototypeMatcher):
     """Groups that the reference instances of a class are split into; fewer instances are a group each. With 1, scores
     are those of the published matcher."""
 
-    clustering_seed: int = setting(0, ge=0)
-    """Seed of the k-means starts."""
-
     def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
         """Group each class's instances by cosine and average each group: float32 [P, D] and int64 [P]."""
         groups = [
@@ -76,7 +73,7 @@ class KMeansMatcher(PrototypeMatcher):
         """Return the mean of each group, [G, D]; other classes have no influence on it."""
         if len(features_KD) <= self.prototypes_per_class:
             return features_KD
-        generator = np.random.default_rng([self.clustering_seed, category.id % 2**32])
+        generator = np.random.default_rng([0, category.id % 2**32])
         groups_K = spherical_kmeans(features_KD.numpy(), self.prototypes_per_class, generator=generator)
         labels_K = torch.from_numpy(groups_K)
         return torch.stack([features_KD[labels_K == group].mean(dim=0) for group in range(int(groups_K.max()) + 1)])

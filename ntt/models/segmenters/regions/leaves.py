@@ -13,6 +13,8 @@ from ntt.types import DoubleArray, IntArray
 
 # Lab is divided by this, so that 1 is a clearly visible difference.
 _LAB_SCALE = 20.0
+# Principal directions of the backbone's features to compare.
+_COMPONENTS = 32
 _TEXTURE_SCALE = 10.0
 _GRADIENT_SIGMAS_PX = (1.0, 2.0)
 
@@ -48,16 +50,16 @@ class Leaves:
     gradient_E2: DoubleArray
 
 
-def find_leaves(canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor, *, count: int, components: int) -> Leaves:
+def find_leaves(canvas_3hw: torch.Tensor, feature_map_Dhw: torch.Tensor, *, count: int) -> Leaves:
     """Cut an image, float32 RGB in [0, 1], into leaves and measure them.
 
-    The feature map is the backbone's of the same image, on any grid, of which `components` principal directions are
-    kept. There are at most `count` leaves; images of little detail or few pixels give fewer.
+    The feature map is the backbone's of the same image, on any grid. There are at most `count` leaves; images of little
+    detail or few pixels give fewer.
     """
     lab = _lab(canvas_3hw)
     height, width = lab.shape[:2]
     labels = _watershed(lab, count)
-    features = _principal_maps(feature_map_Dhw, components, (height, width))
+    features = _principal_maps(feature_map_Dhw, (height, width))
     area = np.bincount(labels.ravel()).astype(np.float64)
     edges, length, gradient = _adjacency(labels, _gradients(lab))
     scaled = np.moveaxis(lab, 2, 0) / _LAB_SCALE
@@ -114,8 +116,8 @@ def _watershed(lab: DoubleArray, count: int) -> IntArray:
     return np.asarray(labels, dtype=np.int64).reshape(height, width)
 
 
-def _principal_maps(feature_map_Dhw: torch.Tensor, components: int, size: tuple[int, int]) -> DoubleArray:
-    """Project centred and scaled features on their principal directions, and resize: float64 [components, h, w]."""
+def _principal_maps(feature_map_Dhw: torch.Tensor, size: tuple[int, int]) -> DoubleArray:
+    """Project centred and scaled features on their principal directions, and resize: float64 [K, h, w]."""
     from torch.nn.functional import interpolate
 
     features = feature_map_Dhw.detach().cpu().to(torch.float64).numpy()
@@ -124,7 +126,7 @@ def _principal_maps(feature_map_Dhw: torch.Tensor, components: int, size: tuple[
     flat = flat - flat.mean(axis=1, keepdims=True)
     flat = flat / max(float(np.sqrt(np.mean(np.sum(flat**2, axis=0)))), 1e-9)
     _, directions = np.linalg.eigh(flat @ flat.T)
-    projected = directions[:, ::-1][:, :components].T @ flat
+    projected = directions[:, ::-1][:, :_COMPONENTS].T @ flat
     maps_Kgg = np.ascontiguousarray(projected.reshape(-1, height, width))
     maps_1Khw = interpolate(torch.from_numpy(maps_Kgg)[None], size, mode="bilinear", align_corners=False)
     resized: DoubleArray = maps_1Khw[0].numpy()

@@ -47,14 +47,8 @@ class RegionsConfig(SegmenterConfig):
     leaves: int = setting(1200, ge=2, le=1_000_000)
     """Regions of the finest partition; more of them find smaller objects and take longer."""
 
-    components: int = setting(32, ge=1, le=4096)
-    """Principal directions of the backbone's features to compare."""
-
     max_masks: int = setting(1000, ge=1)
     """Maximum number of masks proposed per image."""
-
-    min_objectness: float = setting(0.0, ge=0, lt=1)
-    """Only masks with an objectness above this are proposed; in [0, 1)."""
 
     def build(self, placement: Placement) -> "Regions":
         """Construct the segmenter. It always runs on the CPU."""
@@ -104,7 +98,7 @@ class Regions:
                 return Proposals(torch.ones((1, *leaves.labels_hw.shape), dtype=torch.int8), torch.full((1,), 0.5))
             nodes = all_nodes(leaves)
         score_N = objectness(nodes.descriptors_NF)
-        eligible = np.flatnonzero((nodes.area_N >= _SMALLEST_REGION_PX) & (score_N > self.config.min_objectness))
+        eligible = np.flatnonzero(nodes.area_N >= _SMALLEST_REGION_PX)
         canvas_px, limit = leaves.labels_hw.size, self.config.max_masks
         selected = eligible[
             select(nodes.members_NL[eligible], leaves.area_L, score_N[eligible], canvas_px=canvas_px, max_masks=limit)
@@ -123,7 +117,7 @@ class Regions:
         size = _fit(height, width, self.config.mask_side)
         canvas = canvas_3hw.detach().cpu().to(torch.float32)[None]
         shrunk = interpolate(canvas, size, mode="bicubic", align_corners=False, antialias=True)[0].clamp(0.0, 1.0)
-        return find_leaves(shrunk, feature_map_Dhw, count=self.config.leaves, components=self.config.components)
+        return find_leaves(shrunk, feature_map_Dhw, count=self.config.leaves)
 
 
 def _fit(height: int, width: int, side: int) -> tuple[int, int]:
