@@ -66,8 +66,6 @@ def test_features_of_instances_and_backgrounds_by_hand():
     feature_map = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 0.0], [0.0, 8.0]]])
     weights = torch.tensor([[0.5, 0.0], [0.0, 1.5]])
     torch.testing.assert_close(instance_feature(feature_map, weights), torch.tensor([3.25, 6.0]))
-    with pytest.raises(ValueError, match="weights of an instance are all zero: take them from crop_reference"):
-        instance_feature(torch.ones(2, 2, 2), torch.zeros(2, 2))
     weights = torch.tensor([[0.5, 1.0], [0.0, 1.0]])
     found = background_feature(feature_map, weights)
     assert found is not None
@@ -162,8 +160,6 @@ def test_masks_of_every_layout_and_normalised_features():
     masks = random_masks(6, 20, 24)
     pooled, _ = pool_masks(feature_map, masks.mT.contiguous().mT)
     assert torch.equal(pooled, pool_masks(feature_map, masks)[0])
-    with pytest.raises(TypeError, match=r"masks must be bool, found torch\.uint8: threshold them first"):
-        pool_masks(torch.ones(1, 2, 2), torch.ones(1, 4, 4, dtype=torch.uint8))
     vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
     torch.testing.assert_close(l2_normalise(vectors), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
 
@@ -198,11 +194,13 @@ def test_worked_by_hand():
     assert torch.equal(resized, F.interpolate(step[None], (20, 30), mode="bicubic", align_corners=False)[0])
 
 
-@cases("inputs", "outputs")((37, 256), (37, 100), (16, 16), (1, 5), (64, 48))
-def test_matrix_equals_interpolate(inputs, outputs):
+@cases("antialias")(False, True)
+@cases("inputs", "outputs")((37, 256), (37, 100), (16, 16), (1, 5), (64, 48), (64, 20))
+def test_matrix_equals_interpolate(inputs, outputs, antialias):
     map_hw = torch.randn(inputs, inputs, generator=torch.Generator().manual_seed(0))
-    matrix = resize_matrix(inputs, outputs, antialias=False)
-    expected = F.interpolate(map_hw[None, None], (outputs, outputs), mode="bilinear", align_corners=False)[0, 0]
+    matrix = resize_matrix(inputs, outputs, antialias=antialias)
+    options = {"mode": "bilinear", "align_corners": False, "antialias": antialias}
+    expected = F.interpolate(map_hw[None, None], (outputs, outputs), **options)[0, 0]
     torch.testing.assert_close(matrix @ map_hw @ matrix.T, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(matrix.sum(dim=1), torch.ones(outputs))
 

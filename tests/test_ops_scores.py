@@ -9,7 +9,7 @@ from conftest import cases
 from drawn_candidates import covered_parts
 
 from ntt.ops.clustering import spherical_kmeans
-from ntt.ops.merging import decay, diffused_penalties, hard_survivors, pagerank, soft_penalties
+from ntt.ops.merging import decay, diffused_penalties, hard_survivors, soft_penalties
 from ntt.ops.similarity import best_of_others, best_per_class, cosine_similarity, damp, mean_of_best
 
 
@@ -99,14 +99,6 @@ def test_ends_of_the_count(vectors, count, expected):
     assert clusters(vectors, count) == expected
 
 
-def test_the_same_seed_gives_the_same_clusters():
-    vectors = generator(1).normal(size=(30, 8)).astype(np.float32)
-    runs = [spherical_kmeans(vectors, 4, generator=generator(2)) for _ in range(2)]
-    np.testing.assert_array_equal(*runs)
-    assert runs[0].max() == 3
-    assert runs[0][0] == 0
-
-
 # In units of eight pixels: the whole, its left half, its right three quarters, and its last quarter.
 STRIPS = torch.zeros(4, 4, 8, dtype=torch.bool)
 STRIPS[0] = True
@@ -188,6 +180,9 @@ def penalties(*order: int, **changed: Any) -> list[float]:
     # second, so its edges weigh 1/3 and 2/3: 0.7 * 0.5 + 0.3 * 2/3 * 0.35.
     ((QUARTER, HALF, WHOLE), {}, [0.0, 0.35, 0.42]),
     ((HALF, LAST), {}, [0.0, 0.0]),
+    # From 1/2 each, one step: 0, and 0.3 * 0.5 + 0.7; another one: 0.7.
+    ((WHOLE, HALF), {"steps": 0}, [0.5, 0.5]),
+    ((WHOLE, HALF), {"steps": 1}, [0.0, 0.85]),
     ((WHOLE, HALF, QUARTER), {"alpha": 0.0}, [0.0, 1.0, 1.0]),
     # Without restart nothing is left once the walks have ended in the first mask.
     ((WHOLE, HALF, QUARTER), {"alpha": 1.0}, [0.0, 0.0, 0.0]),
@@ -201,15 +196,3 @@ def test_unscaled_penalties_stop_at_one():
     found = penalties(*several, transition="plain", alpha=0.6)
     assert max(found) == 1.0
     assert max(penalties(*several, alpha=0.6)) < 1.0
-
-
-def test_pagerank_by_hand_and_by_its_equation():
-    weights, restart = np.array([[0.0, 0.0], [1.0, 0.0]]), np.array([0.0, 1.0])
-    assert pagerank(weights, restart, alpha=0.3, steps=0).tolist() == [0.5, 0.5]
-    # One step from 1/2 each: 0, and 0.3 * 0.5 + 0.7.
-    np.testing.assert_allclose(pagerank(weights, restart, alpha=0.3, steps=1), [0.0, 0.85])
-    np.testing.assert_allclose(pagerank(weights, restart, alpha=0.3, steps=2), [0.0, 0.7])
-    weights = np.array([[0.0, 0.6, 0.4], [0.5, 0.0, 0.5], [1.0, 0.0, 0.0]])
-    restart = np.array([0.2, 0.5, 0.9])
-    expected = np.linalg.solve(np.eye(3) - 0.3 * weights, 0.7 * restart)
-    np.testing.assert_allclose(pagerank(weights, restart, alpha=0.3, steps=30), expected, atol=1e-12)

@@ -16,6 +16,7 @@ from ntt.data.coco import CocoDataset
 from ntt.data.masks import segmentation_rle
 from ntt.evaluation.curves import AREA_RANGES_PX, Protocol
 from ntt.evaluation.federated import Federation, federation_of
+from ntt.ops.ragged import by_group
 from ntt.ops.run_lengths import rle_areas
 from ntt.types import BoolArray, Category, DoubleArray, ImageId, Instance, IntArray, Json
 
@@ -33,6 +34,7 @@ class GroundTruth:
         categories: the searched classes, sorted by id.
         image_indices: id of every image -> its index, by ascending id: the order in which COCOeval takes them.
         sizes: (height, width) by image index.
+        pairs: int64 [G], the pair of each object.
         boxes_xywh: float64 [G, 4], COCO boxes as the file has them, before clipping.
         is_crowd: bool [G], crowd regions; none by LVIS' rules.
         is_ignored: bool [A, G], objects that are not required, but not wrong to find: crowd regions (COCO's protocol),
@@ -48,6 +50,7 @@ class GroundTruth:
     image_indices: Mapping[ImageId, int]
     sizes: tuple[tuple[int, int], ...]
     instances: tuple[Instance, ...]
+    pairs: IntArray
     boxes_xywh: DoubleArray
     is_crowd: BoolArray
     is_ignored: BoolArray
@@ -61,9 +64,19 @@ class GroundTruth:
         return {category.id: index for index, category in enumerate(self.categories)}
 
     @cached_property
-    def pairs(self) -> IntArray:
-        """The pair of each object: int64 [G]."""
-        return _pairs(self.instances, self.image_indices, self.class_indices)
+    def labels(self) -> IntArray:
+        """The class index of each object: int64 [G]."""
+        return self.pairs % len(self.categories)
+
+    @cached_property
+    def of_images(self) -> list[IntArray]:
+        """By image index, the indices of its objects, crowd regions included, in file order."""
+        return by_group(self.pairs // len(self.categories), len(self.sizes))
+
+    def to_find(self, image: int) -> IntArray:
+        """Return the indices of an image's objects that are not ignored, in file order."""
+        objects = self.of_images[image]
+        return objects[~self.is_ignored[0, objects]]
 
     @cached_property
     def by_pair(self) -> IntArray:
@@ -77,33 +90,15 @@ class GroundTruth:
         return first, ordered.searchsorted(pairs, side="right") - first
 
     @cached_property
-    def objects_by_image(self) -> dict[int, dict[int, IntArray]]:
-        """Image index -> class index -> objects, crowd regions included, in file order; without empty entries."""
-        present, starts = np.unique(self.pairs[self.by_pair], return_index=True)
-        objects: dict[int, dict[int, IntArray]] = {}
-        for pair, members in zip(present.tolist(), np.split(self.by_pair, starts[1:]), strict=False):
-            image, label = divmod(pair, len(self.categories))
-            objects.setdefault(image, {})[label] = members
-        return objects
-
-    @cached_property
     def mask_areas(self) -> DoubleArray:
         """Foreground pixels of every object's mask: float64 [G]; only where `has_masks`."""
         return rle_areas([rle["counts"] for rle in self.rles]).astype(np.float64)
 
     @cached_property
-    def objects_of_image(self) -> list[IntArray]:
-        """By image index, indices of the objects to find, in file order."""
-        images = np.array([self.image_indices[instance.image_id] for instance in self.instances], dtype=np.int64)
-        counted = np.flatnonzero(~self.is_ignored[0])
-        counted = counted[np.argsort(images[counted], kind="stable")]
-        return np.split(counted, np.searchsorted(images[counted], np.arange(1, len(self.sizes))))
-
-    @cached_property
     def num_counted(self) -> IntArray:
         """Objects of each class that are not ignored: int64 [A, classes]."""
-        labels = np.array([self.class_indices[instance.category_id] for instance in self.instances], dtype=np.int64)
-        return np.stack([np.bincount(labels[~ignored], minlength=len(self.categories)) for ignored in self.is_ignored])
+        count = len(self.categories)
+        return np.stack([np.bincount(self.labels[~ignored], minlength=count) for ignored in self.is_ignored])
 
     @cached_property
     def is_negative(self) -> BoolArray:
@@ -167,13 +162,21 @@ def _prepare(dataset: CocoDataset, categories: tuple[Category, ...], protocol: P
         is_marked = np.array([instance.id in dataset.ignored for instance in instances], dtype=np.bool_)
     areas = np.array([instance.area_px for instance in instances], dtype=np.float64)
     boxes = [dataset.boxes_as_written.get(instance.id, instance.bbox_xywh) for instance in instances]
-    occupied = np.unique(_pairs([*instances, *dropped], image_indices, class_indices))
+    pairs = np.array(
+        [
+            image_indices[instance.image_id] * len(categories) + class_indices[instance.category_id]
+            for instance in (*instances, *dropped)
+        ],
+        dtype=np.int64,
+    )
+    occupied = np.unique(pairs)
     return GroundTruth(
         protocol=protocol,
         categories=categories,
         image_indices=image_indices,
         sizes=tuple((dataset.images[image_id].height, dataset.images[image_id].width) for image_id in image_ids),
         instances=tuple(instances),
+        pairs=pairs[: len(instances)],
         boxes_xywh=np.array(boxes, dtype=np.float64).reshape(-1, 4),
         is_crowd=is_crowd,
         is_ignored=np.stack([is_marked | (areas < low) | (areas > high) for low, high in AREA_RANGES_PX.values()]),
@@ -181,17 +184,6 @@ def _prepare(dataset: CocoDataset, categories: tuple[Category, ...], protocol: P
         occupied=occupied,
         federation=None if protocol == "coco" else federation_of(dataset, categories, image_ids, occupied),
     )
-
-
-def _pairs(
-    instances: Sequence[Instance], image_indices: Mapping[ImageId, int], class_indices: Mapping[int, int]
-) -> IntArray:
-    """Return the pair of image and class of each instance: int64."""
-    pairs = [
-        image_indices[instance.image_id] * len(class_indices) + class_indices[instance.category_id]
-        for instance in instances
-    ]
-    return np.array(pairs, dtype=np.int64)
 
 
 def _box_polygon(instance: Instance) -> list[list[float]]:

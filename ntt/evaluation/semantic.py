@@ -5,15 +5,20 @@ over the whole data set and divided once, at the end. mIoU is the mean over the 
 and Todorovic, ICCV 2019) those of the fold, background not among them.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from ntt.evaluation.curves import Painting
 from ntt.evaluation.ground_truth import GroundTruth
 from ntt.evaluation.table import DetectionTable
+from ntt.ops.ragged import by_group
 from ntt.types import BoolArray, IntArray, Json
 
 _UNPAINTED = -1
+_Region = tuple[int, Json]
+"""Class index and mask."""
 
 
 def semantic_scores(
@@ -27,14 +32,16 @@ def semantic_scores(
     that the first class doubles as background; the ground truth is painted the same way, in file order.
     """
     rows = np.flatnonzero(table.scores >= score_threshold)
-    best_first = _by_image(rows[np.argsort(-table.scores[rows], kind="stable")], table.images)
+    best_first = rows[np.argsort(-table.scores[rows], kind="stable")]
     add_image = _add_reference if painting == "reference" else _add_correct
     # Pixels of each class painted and in the ground truth, painted, and in the ground truth: int64 [3, classes].
     pixels = np.zeros((3, len(ground_truth.categories)), dtype=np.int64)
-    for image in range(len(ground_truth.sizes)):
-        detected = best_first.get(image, np.zeros(0, dtype=np.int64))
-        if painting == "reference" or len(detected) or image in ground_truth.objects_by_image:
-            add_image(pixels, table, ground_truth, image, detected)
+    for image, detected in enumerate(by_group(table.images[best_first], len(ground_truth.sizes))):
+        detections = [(int(table.labels[row]), table.rle(row)) for row in best_first[detected].tolist()]
+        members = ground_truth.of_images[image].tolist()
+        objects = [(int(ground_truth.labels[index]), ground_truth.rles[index]) for index in members]
+        if painting == "reference" or detections or objects:
+            add_image(pixels, detections, objects, ground_truth.sizes[image])
     both, painted, real = pixels
     iou = {
         label: 100.0 * int(both[label]) / int(painted[label] + real[label] - both[label])
@@ -44,50 +51,30 @@ def semantic_scores(
     return mean, {label: {"IoU": value} for label, value in iou.items()}
 
 
-def _by_image(rows: IntArray, images: IntArray) -> dict[int, IntArray]:
-    """Group rows by their image; within an image they keep their order."""
-    ordered = rows[np.argsort(images[rows], kind="stable")]
-    indices, starts = np.unique(images[ordered], return_index=True)
-    return dict(zip(indices.tolist(), np.split(ordered, starts[1:]), strict=False))
-
-
 def _add_correct(
-    pixels: IntArray,
-    table: DetectionTable,
-    ground_truth: GroundTruth,
-    image: int,
-    best_first: IntArray,
+    pixels: IntArray, best_first: Sequence[_Region], objects: Sequence[_Region], size: tuple[int, int]
 ) -> None:
     both, painted, real = pixels
-    labels = _painted(best_first[::-1], table, image, background=_UNPAINTED)
+    labels = _painted(best_first[::-1], size, background=_UNPAINTED)
     painted += _histogram(labels[labels != _UNPAINTED], len(painted))
-    for label, members in ground_truth.objects_by_image.get(image, {}).items():
-        region = _decoded(coco_mask.merge([ground_truth.rles[index] for index in members.tolist()]))
+    for label in {label for label, _ in objects}:
+        region = _decoded(coco_mask.merge([rle for of_class, rle in objects if of_class == label]))
         real[label] += np.count_nonzero(region)
         both[label] += np.count_nonzero(labels[region] == label)
 
 
 def _add_reference(
-    pixels: IntArray,
-    table: DetectionTable,
-    ground_truth: GroundTruth,
-    image: int,
-    best_first: IntArray,
+    pixels: IntArray, best_first: Sequence[_Region], objects: Sequence[_Region], size: tuple[int, int]
 ) -> None:
-    labels = _painted(best_first, table, image, background=0)
-    real = np.zeros_like(labels)
-    objects = ground_truth.objects_by_image.get(image, {})
-    in_file_order = sorted((index, label) for label, members in objects.items() for index in members.tolist())
-    for index, label in in_file_order:
-        np.copyto(real, label, where=_decoded(ground_truth.rles[index]))
+    labels, real = (_painted(regions, size, background=0) for regions in (best_first, objects))
     pixels += np.stack([_histogram(values, pixels.shape[1]) for values in (labels[labels == real], labels, real)])
 
 
-def _painted(rows: IntArray, table: DetectionTable, image: int, *, background: int) -> IntArray:
-    """Paint detections one over the other, the last on top: int64 [height, width] of class indices."""
-    labels = np.full(table.sizes[image], background, dtype=np.int64, order="F")
-    for row in rows.tolist():
-        np.copyto(labels, table.labels[row], where=_decoded(table.rle(row)))
+def _painted(regions: Sequence[_Region], size: tuple[int, int], *, background: int) -> IntArray:
+    """Paint regions one over the other, the last on top: int64 [height, width] of class indices."""
+    labels = np.full(size, background, dtype=np.int64, order="F")
+    for label, rle in regions:
+        np.copyto(labels, label, where=_decoded(rle))
     return labels
 
 

@@ -129,9 +129,6 @@ def operating_points(
             }
     if points:
         kinds = next(iter(points.values()))
-        points[""] = {kind: _mean([of_class[kind] for of_class in points.values()]) for kind in kinds}
+        of_kinds = {kind: [astuple(of_class[kind]) for of_class in points.values()] for kind in kinds}
+        points[""] = {kind: OperatingPoint(*np.mean(values, axis=0).tolist()) for kind, values in of_kinds.items()}
     return points
-
-
-def _mean(points: Sequence[OperatingPoint]) -> OperatingPoint:
-    return OperatingPoint(*np.mean([astuple(point) for point in points], axis=0).tolist())

@@ -79,10 +79,7 @@ def _patch_under_centre(mask_crop: BoolArray, grid_size: int) -> torch.Tensor:
 def instance_feature(feature_map_Dgg: torch.Tensor, weights_gg: torch.Tensor) -> torch.Tensor:
     """Average a feature map with weights per cell, not negative, not all 0: float32 [D], not normalised."""
     weights = weights_gg.to(feature_map_Dgg.device)
-    total = weights.sum()
-    if float(total) <= 0:
-        raise ValueError("the weights of an instance are all zero: take them from crop_reference")
-    return feature_map_Dgg.flatten(1) @ weights.flatten() / total
+    return feature_map_Dgg.flatten(1) @ weights.flatten() / weights.sum()
 
 
 def background_feature(feature_map_Dgg: torch.Tensor, weights_gg: torch.Tensor) -> torch.Tensor | None:

@@ -47,28 +47,16 @@ def diffused_penalties(overlaps_NN: DoubleArray, *, alpha: float, steps: int, tr
     """Compute how much of each mask earlier masks of its class explain, directly or through others.
 
     Masks are nodes; edges lead from a mask to the earlier masks of its class that cover part of it, with that part as
-    weight. The transition "normalised" scales the weights of the edges from a mask to a sum of 1; "plain" does not.
-    Returns float32 [N] in [0, 1]; 0 for a mask that no earlier one touches.
+    weight W. The transition "normalised" scales the weights of the edges from a mask to a sum of 1; "plain" does not.
+    Personalised PageRank iterates p <- alpha * W p + (1 - alpha) * v from p = 1 / N, where v is the largest overlap of
+    each mask. Returns float32 [N] in [0, 1]; 0 for a mask that no earlier one touches.
     """
-    restart_N = overlaps_NN.max(axis=1, initial=0.0)
-    weights_NN = _row_stochastic(overlaps_NN) if transition == "normalised" else overlaps_NN
-    return pagerank(weights_NN, restart_N, alpha=alpha, steps=steps).clip(0.0, 1.0).astype(np.float32)
-
-
-def pagerank(weights_NN: DoubleArray, restart_N: DoubleArray, *, alpha: float, steps: int) -> DoubleArray:
-    """Iterate p <- alpha * W p + (1 - alpha) * v from p = 1 / N (personalised PageRank, a walk with restart).
-
-    Row i of W holds the edges that leave node i, not negative; `alpha`, in [0, 1], is the part of a node's value that
-    comes from its neighbours; the rest comes from v, the restart. Returns p, float64 [N].
-    """
-    values_N = np.full(len(restart_N), 1.0 / max(len(restart_N), 1))
+    largest_N = overlaps_NN.max(axis=1, initial=0.0)
+    weights_NN = overlaps_NN
+    if transition == "normalised":
+        sums_N1 = overlaps_NN.sum(axis=1, keepdims=True)
+        weights_NN = np.divide(overlaps_NN, sums_N1, out=np.zeros_like(overlaps_NN), where=sums_N1 > 0)
+    penalties_N = np.full(len(largest_N), 1.0 / max(len(largest_N), 1))
     for _ in range(steps):
-        values_N = alpha * (weights_NN @ values_N) + (1.0 - alpha) * restart_N
-    return values_N
-
-
-def _row_stochastic(weights_NN: DoubleArray) -> DoubleArray:
-    """Scale each row to a sum of 1; a row of zeros stays."""
-    sums_N1 = weights_NN.sum(axis=1, keepdims=True)
-    scaled: DoubleArray = np.divide(weights_NN, sums_N1, out=np.zeros_like(weights_NN), where=sums_N1 > 0)
-    return scaled
+        penalties_N = alpha * (weights_NN @ penalties_N) + (1.0 - alpha) * largest_N
+    return penalties_N.clip(0.0, 1.0).astype(np.float32)

@@ -45,10 +45,8 @@ def mask_weights(
     """Compute the weight of each cell of a feature map in each mask's sum of upsampled features.
 
     Returns float32 [N, h * w], row-major, on `device`; each row sums to the mask's area in pixels of its grid. For
-    grids whose side is a power of two, such as 256, all values are exact. A TypeError if the masks are not bool.
+    grids whose side is a power of two, such as 256, all values are exact.
     """
-    if foreground_NHW.dtype != torch.bool:
-        raise TypeError(f"masks must be bool, found {foreground_NHW.dtype}: threshold them first")
     count, height, width = foreground_NHW.shape
     rows_h, columns_w = map_hw
     weights_Nhw = torch.empty(count, rows_h, columns_w, device=device)

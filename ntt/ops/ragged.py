@@ -1,4 +1,4 @@
-"""Rows of different lengths in flat arrays."""
+"""Rows of different lengths in flat arrays, and groups of their entries."""
 
 from itertools import pairwise
 
@@ -13,6 +13,12 @@ def ranges(first: IntArray, counts: IntArray) -> IntArray:
     numbers = np.repeat(first - ends + counts, counts)
     numbers += np.arange(len(numbers))
     return numbers
+
+
+def by_group(groups: IntArray, count: int) -> list[IntArray]:
+    """Return the indices of the members of each group 0, 1, ... `count` - 1, in ascending order."""
+    order = np.argsort(groups, kind="stable")
+    return np.split(order, np.searchsorted(groups[order], np.arange(1, count)))
 
 
 def chunks(counts: IntArray, limit: int) -> list[slice]:

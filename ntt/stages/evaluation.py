@@ -125,5 +125,5 @@ def measure_proposals(
     def ranks(record: ImageRecord) -> dict[str, IntArray]:
         return finding_ranks(source.get(record), prepared, record.id)
 
-    annotated = [image for image in images if len(prepared.objects_of_image[prepared.image_indices[image.id]])]
+    annotated = [image for image in images if len(prepared.to_find(prepared.image_indices[image.id]))]
     return average_recall(map_dealt(ranks, annotated, group=group, label="proposals", unit="image"))

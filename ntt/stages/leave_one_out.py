@@ -198,10 +198,7 @@ def bootstrap_ap(table: DetectionTable, ground_truth: GroundTruth, draws: int) -
     generator = np.random.default_rng(0)
     count = len(ground_truth.sizes)
     repeats = [np.bincount(generator.integers(0, count, count), minlength=count) for _ in range(draws)]
-    image_of_row = table.images[matches.rows]
-    image_of_object = np.array(
-        [ground_truth.image_indices[instance.image_id] for instance in ground_truth.instances], dtype=np.int64
-    )
+    image_of_row, image_of_object = table.images[matches.rows], ground_truth.pairs // len(ground_truth.categories)
     values = []
     for repeat in repeats:
         rows = np.repeat(np.arange(len(image_of_row)), repeat[image_of_row])
@@ -210,9 +207,7 @@ def bootstrap_ap(table: DetectionTable, ground_truth: GroundTruth, draws: int) -
             matches.rows[rows], matches.ranks[rows], matches.is_match[..., rows], matches.is_ignored[..., rows]
         )
         drawn_truth = replace(
-            ground_truth,
-            instances=tuple(ground_truth.instances[index] for index in objects.tolist()),
-            is_ignored=ground_truth.is_ignored[:, objects],
+            ground_truth, pairs=ground_truth.pairs[objects], is_ignored=ground_truth.is_ignored[:, objects]
         )
         values.append(averages(precision_recall(drawn, table, drawn_truth)).get("AP", 0.0))
     return np.array(values, dtype=np.float32)
