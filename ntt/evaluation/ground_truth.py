@@ -76,7 +76,8 @@ class GroundTruth:
     def to_find(self, image: int) -> IntArray:
         """Return the indices of an image's objects that are not ignored, in file order."""
         objects = self.of_images[image]
-        return objects[~self.is_ignored[0, objects]]
+        counted: IntArray = objects[~self.is_ignored[0, objects]]
+        return counted
 
     @cached_property
     def by_pair(self) -> IntArray:
