@@ -60,7 +60,7 @@ def test_all_mistakes_of_a_profile_are_named(tmp_path):
     text = """
     partitions: a
     cpus: 0
-    extra: {dependency: x, "no word": 1}
+    extra: {dependency: x, cpus_per_task: 7, "no word": 1}
     setup: module load
     python: "a\\nb"
     stages: {points: {requeue: 1}, matching: {}}
@@ -69,7 +69,8 @@ def test_all_mistakes_of_a_profile_are_named(tmp_path):
         ConfigError,
         "There is no key partitions. Did you mean partition?",
         "cpus=0 is invalid. Allowed: 1 or more.",
-        "extra.dependency is set by the sweep itself, as are array, dependency,",
+        "extra.dependency is set by the sweep itself, or by a key of the profile, as are array, dependency,",
+        "(extra.cpus_per_task)",
         "extra.no word: this is not the long name of a parameter",
         "setup=module load is invalid. Allowed: a list.",
         "python has more than one line.",
@@ -230,10 +231,10 @@ def submitting(folder: Path, answer: str, queue: str = "") -> None:
 
 
 def show_queue(folder: Path, *rows: str) -> None:
-    """Make squeue print rows "ID|STATE|REASON"; each job has the name of its `record`."""
+    """Make squeue print rows "ID|STATE|REASON"; each job has the name of its `record`, and may be a colleague's."""
     cells = [row.split("|") for row in rows]
     lines = [f"{job}|{state}|ntt-{job.partition('_')[0]}|{reason}" for job, state, reason in cells]
-    program(folder, "squeue", "\n".join(f"echo '{line}'" for line in lines))
+    program(folder, "squeue", "\n".join(['case "$*" in *--user*) exit 1; esac', *(f"echo '{line}'" for line in lines)]))
 
 
 def test_the_queue_tells_who_is_still_coming(tmp_path, fake_slurm):
@@ -265,7 +266,7 @@ def test_states_and_queue_are_brought_together(tmp_path, fake_slurm):
     }.items():
         folder.write_state(task, state)
     folder.logs.mkdir()
-    (folder.logs / "5_6_0_log.err").write_text("Traceback\nMemoryError\n\n")
+    (folder.logs / "5_6_0_log.err").write_text("MemoryError\nsrun: error: n1: task 0: Exited with exit code 2\n\n")
     lost = "Its job left the queue without recording an end."
     show_queue(fake_slurm, "5_2|RUNNING|None", "5_3|PENDING|BeginTime", "5_5|RUNNING|None")
     seen = observe(folder, [*"abcdefgh", "not submitted"])
@@ -505,7 +506,7 @@ def test_points_whose_shared_work_is_missing_fail_at_once(planned, monkeypatch):
     states = [planned.state(point) for point in ("p1", "p2")]
     assert {(state.status, state.job, state.attempts) for state in states} == {("failed", "6_0", 1)}
     shared = "The shared work candidates-a.1of2 of this point is failed: DataError: no such image."
-    assert states[0].error == f"{shared} ntt sweep retry two repeats both."
+    assert states[0].error == f"{shared} ntt sweep retry {planned.root} repeats both."
 
 
 DISTRIBUTED = """

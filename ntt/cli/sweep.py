@@ -214,7 +214,7 @@ def _submit(folder: "SweepFolder", plan: "Plan", cluster: str | None, overrides:
         click.echo("Nothing to submit: everything is done or in the queue.")
     elif queued:
         click.echo(f"In the queue already and left alone: {counted(len(queued), 'task')}.")
-    click.echo(f"See how it is with: ntt sweep status {folder.root.name}")
+    click.echo(f"See how it is with: ntt sweep status {folder.argument}")
 
 
 def _run_here(folder: "SweepFolder", plan: "Plan", processes: int) -> int:
@@ -228,9 +228,9 @@ def _run_here(folder: "SweepFolder", plan: "Plan", processes: int) -> int:
     unfinished = len(plan.points) - status.counts["done"]
     if unfinished:
         click.echo(f"{unfinished} of {counted(len(plan.points), 'point')} without a result.")
-        click.echo(f"Again: ntt sweep retry {folder.root.name}")
+        click.echo(f"Again: ntt sweep retry {folder.argument}")
     else:
-        click.echo(f"The tables: ntt sweep collect {folder.root.name}")
+        click.echo(f"The tables: ntt sweep collect {folder.argument}")
     return 1 if unfinished else 0
 
 

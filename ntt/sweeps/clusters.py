@@ -20,7 +20,11 @@ from ntt.sweeps.spec import JobSize, StageResources
 CLUSTERS_DIR = CONFIG_ROOT / "sweeps" / "clusters"
 STAGES = ("candidates", "references", "points")
 
-_OWN_FLAGS = ("array", "dependency", "job-name", "open-mode", "output", "error", "signal", "requeue", "no-requeue")
+_OWN_FLAGS = (
+    *("array", "dependency", "job-name", "open-mode", "output", "error", "signal", "requeue", "no-requeue"),
+    *("account", "constraint", "cpus-per-task", "exclude", "gpus-per-node", "mem", "ntasks", "ntasks-per-node"),
+    *("partition", "qos", "time"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +161,8 @@ def _checked(values: Any, problems: list[str], *, where: str) -> dict[str, Any]:
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", key):
             inner.append(f"extra.{key}: this is not the long name of a parameter of sbatch, such as mail-type.")
         if key.replace("_", "-") in _OWN_FLAGS:
-            inner.append(f"extra.{key} is set by the sweep itself, as are {', '.join(_OWN_FLAGS)}.")
+            others = ", ".join(_OWN_FLAGS)
+            inner.append(f"extra.{key} is set by the sweep itself, or by a key of the profile, as are {others}.")
     inner += [f"{key} has more than one line." for key, value in usable.items() if "\n" in str(value)]
     problems += [f"{where}: {problem}" for problem in inner]
     return usable

@@ -1,6 +1,6 @@
 """Which job of a cluster does what: `jobs.json` in the sweep's folder, and its state in the queue."""
 
-import getpass
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -16,6 +16,8 @@ _QUEUE_TIMEOUT_S = 60
 _ENDED = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
 )
+# What srun adds when a process has ended, below the process's own words.
+_FOLLOWS = re.compile("srun: .*(with exit code|Terminating|Job step aborted|_step_signal)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,8 @@ def read_queue(folder: SweepFolder) -> tuple[list[ArrayRecord], dict[str, tuple[
     arrays = read_jobs(folder)
     if not arrays:
         return [], {}
-    text = slurm_command("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%T|%j|%r")
+    names = ",".join(array.name for array in arrays)  # whoever has submitted them
+    text = slurm_command("squeue", "--noheader", "--array", "--all", f"--name={names}", "--format=%i|%T|%j|%r")
     rows = [[cell.strip() for cell in line.split("|", 3)] for line in text.splitlines() if line.count("|") >= 3]
     ids = {name: job.partition("_")[0] for job, _, name, _ in rows}
     arrays = [replace(array, job_id=array.job_id or ids.get(array.name, "")) for array in arrays]
@@ -135,7 +138,7 @@ def _last_words(folder: SweepFolder, job: str) -> str:
     """Return the last line of a job's error log, and where it is."""
     for log in sorted(folder.logs.glob(f"{job}_*log.err")):
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), None)
+        last = next((line.strip() for line in reversed(lines) if line.strip() and not _FOLLOWS.match(line)), None)
         if last is not None:
             return f'It ended with "{last}" ({log}).'
     return f"What it wrote: {folder.logs}/{job}_*"

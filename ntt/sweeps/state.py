@@ -6,6 +6,7 @@ heartbeat has stopped, or whose process on this machine has ended, counts as los
 
 import logging
 import os
+import shlex
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ntt.base.files import is_alive, write_json
+from ntt.base.project import OUTPUT_ROOT
 from ntt.base.settings import setting
 from ntt.base.typed import read_record
 from ntt.errors import StorageError
@@ -102,6 +104,12 @@ class SweepFolder:
         self.jobs = root / "jobs.json"
         # Folders of the jobs' output and of collected tables.
         self.logs, self.tables = root / "logs", root / "tables"
+
+    @property
+    def argument(self) -> str:
+        """What to call the sweep on the command line: by its name, or by its folder outside the default output root."""
+        is_default = self.root.parent == Path(OUTPUT_ROOT, "sweeps").absolute()
+        return self.root.name if is_default else shlex.quote(str(self.root))
 
     def shard_folder(self, task: str) -> Path:
         """Folder in which a shard lists the store entries that it has computed or found."""

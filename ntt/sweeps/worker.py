@@ -48,7 +48,7 @@ def work(sweep_dir: Path, job: Job, *, rank: int = 0, num_processes: int = 1, jo
     if failed:
         raise NttError(
             f"{len(failed)} of {len(job.tasks)} tasks of this job failed: {', '.join(failed[:3])}. Their reasons: ntt "
-            f"sweep status {worker.plan.name}."
+            f"sweep status {folder.argument}."
         )
 
 
@@ -172,7 +172,7 @@ class _Worker:
                 state = self._undone[task]
                 reason = f": {state.error}" if state.error else "."
                 error = f"The shared work {task} of this point is {state.status}{reason}"
-                blocked += self._record([point], f"{error} ntt sweep retry {self.plan.name} repeats both.")
+                blocked += self._record([point], f"{error} ntt sweep retry {self.folder.argument} repeats both.")
         return blocked
 
     @cached_property

@@ -198,7 +198,7 @@ def test_a_killed_process_is_named_by_what_waited_for_it(cluster, sweep, undistu
     assert states(sweep, [shard, *sweep.points]) == ["lost", "failed"]
     error = sweep.folder.state(sweep.points[0]).error or ""
     assert f"The shared work {shard} of this point is lost" in error
-    assert "ntt sweep retry test repeats both" in error
+    assert f"ntt sweep retry {sweep.folder.root} repeats both" in error
     release()
     slurm.submit(sweep.folder, sweep.replanned())
     assert_ends_undisturbed(sweep, before, undisturbed, cluster)
