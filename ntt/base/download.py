@@ -12,7 +12,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ from urllib.parse import quote, unquote, urlsplit
 
 from ntt.base.digests import digest_of
 from ntt.base.files import exclusive, require_space
+from ntt.base.progress import byte_bar
 from ntt.errors import ConfigError, DownloadError, StorageError
 
-Progress = Callable[[int, int | None], None]
 MAX_BYTES = 64 << 30
 """Most bytes accepted from a server, whether it announces them or sends without end."""
 
@@ -58,19 +58,12 @@ def mirrored_urls(base: str, url: str, relative_path: str) -> list[str]:
 
 
 def download(
-    urls: Sequence[str],
-    target: Path,
-    *,
-    label: str,
-    sha256: str | None = None,
-    md5: str | None = None,
-    progress: Progress | None = None,
+    urls: Sequence[str], target: Path, *, label: str, sha256: str | None = None, md5: str | None = None
 ) -> None:
     """Download a file, or continue a download that was interrupted. A second process waits for the first.
 
     The `urls` are tried in turn until one has the file; `label` is what it is, for messages. It must have the `sha256`
-    or, where none is published, the `md5`, in hex; without either, anything but a web page is accepted. `progress` is
-    called with (bytes on disk, total bytes or None if unknown).
+    or, where none is published, the `md5`, in hex; without either, anything but a web page is accepted.
 
     A DownloadError if the file is not available, or what arrived has another digest; a StorageError if the disk is full
     or not writable. The partial download is kept and resumed next time.
@@ -79,7 +72,7 @@ def download(
     try:
         with exclusive(target):
             if not target.is_file():
-                _Transfer(target, label, algorithm, expected and expected.lower(), progress).fetch_verified(urls)
+                _Transfer(target, label, algorithm, expected and expected.lower()).fetch_verified(urls)
     except OSError as error:
         raise StorageError(
             f"The {label} cannot be written to {target.parent}: {error.strerror or error}. What has arrived is kept "
@@ -95,7 +88,6 @@ class _Transfer:
     label: str
     algorithm: str
     expected: str | None
-    progress: Progress | None
     url: str = ""
     is_continuation: bool = False
 
@@ -201,7 +193,7 @@ class _Transfer:
         done = progressed = offset
         self._require_size(total or 0)
         require_space(self.part.parent, (total or 0) - offset, f"the {self.label}")
-        with self.part.open("ab" if offset else "wb") as file:
+        with self.part.open("ab" if offset else "wb") as file, byte_bar(self.label, total, done=offset) as bar:
             while True:
                 with self._network_errors():
                     # read1 returns what has arrived; read would lose an unfinished block when the connection breaks.
@@ -213,8 +205,7 @@ class _Transfer:
                 if total is None:
                     require_space(self.part.parent, 0, f"the {self.label}, whose size is not known")
                 file.write(block)
-                if self.progress is not None:
-                    self.progress(done, total)
+                bar.update(len(block))
                 if done >= progressed + _PROGRESS_BYTES:
                     progressed, since_s = done, time.monotonic()
                 elif time.monotonic() > since_s + _PROGRESS_S and done != total:

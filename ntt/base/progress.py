@@ -1,11 +1,10 @@
-"""Progress of long work: bars on a terminal; elsewhere a log line now and then, or nothing for downloads."""
+"""Progress of long work: bars on a terminal; elsewhere a log line now and then, or nothing for files."""
 
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sized
+from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
@@ -37,19 +36,6 @@ def track(items: Iterable[T], stage: str, *, unit: str, visible: bool) -> Iterat
         yield item
 
 
-@contextmanager
-def download_bars() -> Iterator[Callable[[str], Callable[[int, int | None], None]]]:
-    """Yield a function that replaces the last download bar by a new one and returns the callback for `download`."""
-    with ExitStack() as bars:
-
-        def begin(name: str) -> Callable[[int, int | None], None]:
-            bars.close()
-            bar = bars.enter_context(tqdm(desc=name, unit="B", unit_scale=True, dynamic_ncols=True, disable=None))
-
-            def show(done: int, total: int | None) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
-            return show
-
-        yield begin
+def byte_bar(label: str, total: int | None, *, done: int) -> "tqdm[NoReturn]":
+    """Return a bar for the bytes of a file, of which `done` exist; on a terminal only. It is updated by hand."""
+    return tqdm(desc=label, initial=done, total=total, unit="B", unit_scale=True, dynamic_ncols=True, disable=None)

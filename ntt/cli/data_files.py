@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import click
 
-from ntt.base.progress import download_bars
 from ntt.config.compose import compose_config, compose_many
 from ntt.config.explain import option_names
 from ntt.data.coco import CocoDataset, Crowd, read_coco
@@ -176,10 +175,8 @@ def get_data(name: str, data_root: Path | None, root: Path | None, *, mirror: st
     data_root = (data_root or configured).absolute()
     source = Source(mirror=mirror or None, offline=offline or is_offline())
     if name == LISTS:
-        with download_bars() as progress:
-            listed = [details for details in datasets.values() if details.lists]
-            sentences = fetch_kshot_lists(listed, data_root, replace(source, progress=progress))
-        click.echo("\n".join(sentences))
+        with_lists = [details for details in datasets.values() if details.lists]
+        click.echo("\n".join(fetch_kshot_lists(with_lists, data_root, source)))
         return 0
     details = datasets[name]
     if details.get is None:
@@ -199,8 +196,7 @@ def _get(details: DatasetDetails, data_root: Path, root: Path | None, source: So
         f"{megabytes} MB of archives at most, and about as much again once unpacked; existing files are not "
         "fetched again."
     )
-    with download_bars() as progress:
-        sentences = fetch_dataset(details.get, folder_of, replace(source, progress=progress))
+    sentences = fetch_dataset(details.get, folder_of, source)
     click.echo("\n".join([*sentences, f"Check it with `ntt data check {details.name}`."]))
     return 0
 

@@ -63,7 +63,6 @@ def get(names: tuple[str, ...], of_run: bool, root: Path, mirror: str | None, of
     ntt weights get --for experiment=coco_novel20
     ntt weights get --for backbone=dinov2_vits14 segmenter=sam2_tiny
     """
-    from ntt.base.progress import download_bars
     from ntt.models.weights import checkpoint, fetch
 
     if not names:
@@ -73,10 +72,9 @@ def get(names: tuple[str, ...], of_run: bool, root: Path, mirror: str | None, of
         checkpoint(name)  # typing errors are reported before the first download
     if not needed:
         click.echo("These settings need no checkpoint.")
-    with download_bars() as progress:
-        for name in needed:
-            path = fetch(name, root, mirror=mirror, offline=offline, progress=progress(name))
-            click.echo(f"{name}: {path} (sha256 verified)")
+    for name in needed:
+        path = fetch(name, root, mirror=mirror, offline=offline)
+        click.echo(f"{name}: {path} (sha256 verified)")
 
 
 def _of_run(overrides: Sequence[str], root: Path) -> tuple[list[str], Path]:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ntt.base.digests import sha256_of
-from ntt.base.download import Progress, download, mirrored_urls
+from ntt.base.download import download, mirrored_urls
 from ntt.base.project import WEIGHTS_ROOT
 from ntt.errors import ConfigError, DownloadError, WeightsError
 
@@ -104,19 +104,12 @@ def is_offline() -> bool:
     return value in ("1", "true", "yes")
 
 
-def fetch(
-    name: str,
-    root: Path,
-    *,
-    mirror: str | None = None,
-    offline: bool = False,
-    progress: Progress | None = None,
-) -> Path:
+def fetch(name: str, root: Path, *, mirror: str | None = None, offline: bool = False) -> Path:
     """Make sure a registered checkpoint is on disk below `root`, created if need be, and intact; else download it.
 
     `mirror` is a base URL that replaces the official host, or of a copy of a weights folder; None: the environment
     variable NTT_WEIGHTS_MIRROR, else the official host. `offline` does not use the network, as with NTT_OFFLINE=1 in
-    the environment. `progress` is called with (bytes on disk, total bytes or None if unknown).
+    the environment.
 
     A ConfigError if the name is not known or the mirror is no http(s) URL, a WeightsError if the file is not available
     or has another sha256 than registered, a StorageError if the disk is full or not writable.
@@ -134,7 +127,7 @@ def fetch(
     mirror = mirror if mirror is not None else os.environ.get(MIRROR_VARIABLE) or None
     urls = [entry.url] if mirror is None else mirrored_urls(mirror, entry.url, entry.path)
     try:
-        download(urls, path, sha256=entry.sha256, label=f"weights {name}", progress=progress)
+        download(urls, path, sha256=entry.sha256, label=f"weights {name}")
     except DownloadError as error:
         raise WeightsError(f"{error} A mirror is named with --mirror URL or {MIRROR_VARIABLE}=URL.") from error
     return path

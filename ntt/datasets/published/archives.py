@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from ntt.base.files import atomic_path, require_space
+from ntt.base.progress import byte_bar
 from ntt.errors import DataError
 
 
@@ -21,30 +22,27 @@ class _Member(NamedTuple):
     open: Callable[[], IO[bytes] | None]
 
 
-def unpack(archive: Path, folder: Path, progress: Callable[[int, int], None] | None = None) -> int:
+def unpack(archive: Path, folder: Path) -> int:
     """Unpack the regular files of a zip or tar archive, as published, into a folder and return their number.
 
-    Files that already exist with the right size are skipped, links are left out. `progress` is called with (bytes done,
-    total bytes). A DataError if the archive is damaged, or if a member's name points outside the folder; then nothing
-    is written.
+    Files that already exist with the right size are skipped, links are left out. A DataError if the archive is damaged,
+    or if a member's name points outside the folder; then nothing is written.
     """
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
                 infos = [info for info in opened.infolist() if not info.is_dir()]
                 members = [_Member(info.filename, info.file_size, partial(opened.open, info)) for info in infos]
-                return _unpack(members, archive, folder, progress)
+                return _unpack(members, archive, folder)
         with tarfile.open(archive) as tar:
             entries = [entry for entry in tar if entry.isreg()]
             members = [_Member(entry.name, entry.size, partial(tar.extractfile, entry)) for entry in entries]
-            return _unpack(members, archive, folder, progress)
+            return _unpack(members, archive, folder)
     except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
         raise DataError(f"{archive} is damaged or no archive. Delete it and start again.") from error
 
 
-def _unpack(
-    members: Sequence[_Member], archive: Path, folder: Path, progress: Callable[[int, int], None] | None
-) -> int:
+def _unpack(members: Sequence[_Member], archive: Path, folder: Path) -> int:
     for member in members:
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts:
@@ -53,16 +51,14 @@ def _unpack(
     missing = [member for member in members if not _has_size(folder / member.name, member.num_bytes)]
     total, needed = (sum(member.num_bytes for member in group) for group in (members, missing))
     require_space(folder, needed, f"the files of {archive.name}")
-    done = total - needed
-    for member in missing:
-        with atomic_path(folder / member.name) as temporary, temporary.open("wb") as stream:
-            source = member.open()
-            assert source is not None, member.name
-            with source:
-                shutil.copyfileobj(source, stream)
-        done += member.num_bytes
-        if progress is not None:
-            progress(done, total)
+    with byte_bar(f"unpacking {archive.name}", total, done=total - needed) as bar:
+        for member in missing:
+            with atomic_path(folder / member.name) as temporary, temporary.open("wb") as stream:
+                source = member.open()
+                assert source is not None, member.name
+                with source:
+                    shutil.copyfileobj(source, stream)
+            bar.update(member.num_bytes)
     return len(members)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ntt.base.digests import digest_of, sha256_of
-from ntt.base.download import Progress, download, mirrored_urls
+from ntt.base.download import download, mirrored_urls
 from ntt.base.files import write_json, write_text
 from ntt.convert.base import find_listed, read_list
 from ntt.convert.coco_files import read_whole
@@ -26,16 +26,10 @@ _VOC_TEST = "annotations/test2007.json"
 
 @dataclass(frozen=True)
 class Source:
-    """Where to download from, and how to report progress.
-
-    Attributes:
-        mirror: base URL that replaces the official hosts; None: the official hosts.
-        progress: called with the name of a step, returns what is called with (bytes done, total bytes).
-    """
+    """Where to download from; `mirror` is a base URL that replaces the official hosts."""
 
     mirror: str | None = None
     offline: bool = False
-    progress: Callable[[str], Progress] = lambda _: lambda done, total: None
 
 
 def fetch_dataset(name: str, folder_of: Callable[[str], Path], source: Source) -> list[str]:
@@ -66,7 +60,7 @@ def _fetch_archive(archive: Archive, folder: Path, source: Source) -> str:
         raise DataError(f"{file} is not the published archive: {what}. Delete it to have it downloaded.")
     _download(archive.url, file, f"{archive.into}/{archive.file_name}", source, md5=archive.md5)
     write_text(unfinished, "This archive is being unpacked; `ntt data get` resumes where it stopped.\n")
-    count = unpack(file, folder, source.progress(f"unpacking {archive.file_name}"))
+    count = unpack(file, folder)
     if not _is_provided(archive, folder):
         listed = ", ".join(archive.provides)
         raise DataError(f"{file} is incomplete: {listed} in {folder} are not all there.")
@@ -92,7 +86,7 @@ def _download(url: str, target: Path, relative_path: str, source: Source, **dige
     if source.offline:
         raise DataError(f"{target} is not there, and downloads are switched off. It is published at {url}.")
     urls = [url] if source.mirror is None else mirrored_urls(source.mirror, url, relative_path)
-    download(urls, target, label=f"file {target.name}", progress=source.progress(target.name), **digest)
+    download(urls, target, label=f"file {target.name}", **digest)
 
 
 def _few_shot_files(root: Path, source: Source) -> list[Path]:
