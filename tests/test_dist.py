@@ -17,7 +17,7 @@ import torch
 from conftest import PROJECT_DIR, cases
 from PIL import Image
 
-from ntt.base.distributed import ProcessGroup, barrier, broadcast_from_main, gather, join_process_group, share
+from ntt.base.distributed import ProcessGroup, barrier, compute_on_main, gather, join_process_group, share
 from ntt.base.overlap import overlap
 from ntt.errors import DataError, DistributedError
 from ntt.stages.candidates import CandidateSource, find_candidates
@@ -34,7 +34,7 @@ def test_without_environment_one_process_deals_everything_to_itself(monkeypatch)
         assert group.is_main
     assert share("abc", ALONE) == [(0, "a"), (1, "b"), (2, "c")]
     assert gather([(1, "b"), (0, "a")], 2, ALONE) == ["a", "b"]
-    assert broadcast_from_main(5, ALONE) == 5
+    assert compute_on_main(lambda: 5, ALONE) == 5
     barrier(ALONE)
     with pytest.raises(DistributedError, match="1 of 3 results are missing, the first at position 1"):
         gather([(0, "a"), (2, "c")], 3, ALONE)
@@ -59,14 +59,14 @@ def free_port() -> str:
 
 PROGRAM = """
 import os, signal
-from ntt.base.distributed import barrier, broadcast_from_main, gather, join_process_group, share
+from ntt.base.distributed import barrier, compute_on_main, gather, join_process_group, share
 from ntt.errors import DistributedError
 with join_process_group(timeout_s=600) as joined, join_process_group(timeout_s=1) as group:
     assert group == joined
     squares = gather([(index, item * item) for index, item in share(list(range(5)), group)], 5, group)
     barrier(group)
     nothing = gather([], 0, group)
-    print(group.rank, squares, nothing, broadcast_from_main(f"said by {group.rank}", group), flush=True)
+    print(group.rank, squares, nothing, compute_on_main(lambda: f"said by {group.rank}", group), flush=True)
     if group.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     try:

@@ -107,19 +107,12 @@ def map_dealt(compute: Callable[[T], R], items: Sequence[T], *, group: ProcessGr
     return gather([(position, compute(item)) for position, item in dealt], len(items), group)
 
 
-def broadcast_from_main(value: T, group: ProcessGroup) -> T:
-    """Return rank 0's `value` in every process."""
-    if group.size == 1:
-        return value
-    slot: list[Any] = [value if group.is_main else None]
-    _guarded(lambda: dist.broadcast_object_list(slot, src=0))
-    result: T = slot[0]
-    return result
-
-
 def compute_on_main(compute: Callable[[], T], group: ProcessGroup) -> T:
     """Return in every process what rank 0 computes."""
-    return broadcast_from_main(cast("T", compute() if group.is_main else None), group)
+    slot = [compute() if group.is_main else None]
+    if group.size > 1:
+        _guarded(lambda: dist.broadcast_object_list(slot, src=0))
+    return cast("T", slot[0])
 
 
 def barrier(group: ProcessGroup) -> None:

@@ -107,11 +107,10 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: Any, *, indent: int | None = 1) -> Path:
     """Write JSON as `write_parts` does. NaN and infinity are refused: other readers cannot read them."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:  # half a surrogate pair, somewhere in an annotation file that nobody reads
-            text = json.dumps(value, indent=indent, allow_nan=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair, somewhere in an annotation file that nobody reads
+        text = json.dumps(value, indent=indent, allow_nan=False)
     return write_text(path, text + "\n")
 
 

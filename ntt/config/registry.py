@@ -11,11 +11,11 @@ import os
 import pkgutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, is_dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
@@ -47,11 +47,33 @@ OPTION_GROUPS: dict[str, tuple[str, type]] = {
 }
 
 
-def register(*more: Path) -> None:
+@dataclass(frozen=True)
+class ConfigSources:
+    """Which configuration is composed, and from what: Hydra's --config-name, --config-path and --config-dir."""
+
+    name: str = "config"
+    path: Path = CONF_DIR
+    folder: Path | None = None
+
+
+_ACTIVE: ContextVar[ConfigSources | None] = ContextVar("sources", default=None)
+
+
+class SearchPath(SearchPathPlugin):
+    """Adds the folders of options to what Hydra searches, if it composes for this program."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the folders."""
+        if sources := _ACTIVE.get():
+            for folder in filter(None, (CONF_DIR, CONFIG_ROOT / "experiments", sources.folder)):
+                search_path.append("ntt", f"file://{folder}")
+
+
+def register(sources: ConfigSources | None = None) -> "Token[ConfigSources | None]":
     """Pass schemas, with the defaults of this moment, and folders of options to Hydra."""
     _register_schemas(os.environ.get(DATA_VARIABLE))
     Plugins.instance().register(SearchPath)
-    SearchPath.folders = (CONF_DIR, CONFIG_ROOT / "experiments", *more)
+    return _ACTIVE.set(sources or ConfigSources())
 
 
 @lru_cache(maxsize=1)
@@ -96,50 +118,24 @@ def _writable(schema: Any) -> DictConfig:
     return config
 
 
-@dataclass(frozen=True)
-class ConfigSources:
-    """Which configuration is composed, and from what: Hydra's --config-name, --config-path and --config-dir."""
-
-    name: str = "config"
-    path: Path = CONF_DIR
-    folder: Path | None = None
-
-
-class SearchPath(SearchPathPlugin):
-    """Adds folders to the search path of every Hydra configuration in this process."""
-
-    folders: ClassVar[tuple[Path, ...]] = ()
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append the folders."""
-        for folder in self.folders:
-            search_path.append("ntt", f"file://{folder}")
-
-
-_ACTIVE: ContextVar[ConfigSources] = ContextVar("sources")
-
-
 @contextmanager
 def hydra_session(sources: ConfigSources | None = None) -> Iterator[None]:
     """Let Hydra read configurations, by default the project's own, from anywhere while the block runs."""
-    sources = sources or ConfigSources()
     # Hydra may already be in use by the application that called us, or by a package such as sam2.
-    state, folders = GlobalHydra.instance(), SearchPath.folders
+    state = GlobalHydra.instance()
     before, state.hydra = state.hydra, None
-    register(*(() if sources.folder is None else (sources.folder,)))
-    active = _ACTIVE.set(sources)
+    outer = register(sources)
     try:
-        with initialize_config_dir(str(sources.path), version_base="1.3"):
+        with initialize_config_dir(str(active_sources().path), version_base="1.3"):
             yield
     finally:
-        _ACTIVE.reset(active)
+        _ACTIVE.reset(outer)
         GlobalHydra.instance().hydra = before
-        SearchPath.folders = folders
 
 
 def active_sources() -> ConfigSources:
     """Return the sources of the session."""
-    return _ACTIVE.get(ConfigSources())
+    return _ACTIVE.get() or ConfigSources()
 
 
 def compose_lines(lines: Sequence[str]) -> DictConfig:

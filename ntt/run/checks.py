@@ -79,14 +79,14 @@ def _missing_candidates(run: Pipeline) -> list[ImageRecord]:
     if images or (stage != "references" and not is_read):
         images += run.reference_images
     source = run.models.source
-    stored = dist.broadcast_from_main([source.is_stored(record) for record in images], run.group)
+    stored = dist.compute_on_main(lambda: [source.is_stored(record) for record in images], run.group)
     return [record for record, is_stored in zip(images, stored, strict=True) if not is_stored]
 
 
 def _check_store(run: Pipeline, missing: Sequence[ImageRecord]) -> None:
     """Refuse a store that cannot be written, unless it already holds all the run needs."""
     store = run.models.store
-    error = dist.broadcast_from_main(store.writing_error, run.group)
+    error = dist.compute_on_main(lambda: store.writing_error, run.group)
     if error is not None and (missing or not store.root.is_dir()):
         raise error
     if error is not None:

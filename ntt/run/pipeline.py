@@ -146,7 +146,7 @@ class Pipeline:
         """Return whether a stage's files exist as they were written; once they do, they are not checked again."""
         if stage.name not in self._finished:
             key = self.key(stage)
-            if dist.broadcast_from_main(self.group.is_main and self.directory.is_done(stage.name, key), self.group):
+            if dist.compute_on_main(lambda: self.directory.is_done(stage.name, key), self.group):
                 self._finished.add(stage.name)
         return stage.name in self._finished
 

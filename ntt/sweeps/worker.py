@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from ntt.base.distributed import ProcessGroup, broadcast_from_main, join_process_group
+from ntt.base.distributed import ProcessGroup, compute_on_main, join_process_group
 from ntt.base.log import console_logging
 from ntt.base.progress import track
 from ntt.config.schema import ExperimentConfig
@@ -110,7 +110,7 @@ class _Worker:
             try:
                 with suppress(_OutOfStep), join_process_group(timeout_s=self._timeout_s(waiting[0])) as group:
                     while waiting:
-                        blocked = broadcast_from_main(self._record_blocked(waiting[0]) if group.is_main else [], group)
+                        blocked = compute_on_main(lambda: self._record_blocked(waiting[0]), group)
                         ready = [point for point in waiting.popleft() if point.id not in blocked]
                         failed_now = self._run_sharing(ready, group)
                         failed += [*blocked, *failed_now]
@@ -144,7 +144,7 @@ class _Worker:
     def _run_point(self, point: Point, group: ProcessGroup, config: ExperimentConfig | None) -> bool:
         """Run one point unless it is done; return whether it is done now."""
         try:
-            if broadcast_from_main(group.is_main and is_done(self.folder, point), group):
+            if compute_on_main(lambda: is_done(self.folder, point), group):
                 _LOG.info("The point (%s) is done.", point.label)
                 return True
             with self.folder.working_on(point.id, job=self.job_id) if group.is_main else nullcontext():
