@@ -9,6 +9,7 @@ import pytest
 from sweep_samples import make_plan, make_point, make_unit
 
 from ntt.config.compose import compose_config
+from ntt.run.rundir import RunDirectory
 from ntt.sweeps.costs import item_seconds, point_seconds
 from ntt.sweeps.plan import Plan
 from ntt.sweeps.spec import Resources, StageResources
@@ -111,13 +112,12 @@ def test_states_are_told_with_what_matters(folder):
     assert "done:\n  seed=a (10 s)" in verbose
 
 
-def make_run(root: Path, dataset: str, digest: str, *, images: int, references: int, seconds: dict[str, float]) -> None:
+def make_run(root: Path, dataset: str, digest: str, **stages: Any) -> None:
+    """Write records of stages, given as seconds, or as (seconds, new entries of the store by kind)."""
     folder = root / dataset / "all_1shot_seed0" / f"efficientnet_lite0_regions_ntt_{digest}"
-    (folder / "stages").mkdir(parents=True)
-    for stage, value in seconds.items():
-        (folder / "stages" / f"{stage}.json").write_text(json.dumps({"key": "k", "files": {}, "seconds": value}))
-    (folder / "candidates.json").write_text(json.dumps({"candidates_per_image": [1] * images}))
-    (folder / "references.json").write_text(json.dumps({"references": {"1": [{}] * references}}))
+    for name, value in stages.items():
+        seconds, computed = value if isinstance(value, tuple) else (value, {})
+        RunDirectory(folder).write_record(name, "key", [], {"seconds": seconds, "computed": computed})
 
 
 def test_costs_come_from_earlier_runs(tmp_path):
@@ -125,18 +125,15 @@ def test_costs_come_from_earlier_runs(tmp_path):
     assert item_seconds("candidates", config) == 1.0
     assert item_seconds("references", config) is None
     rest = {"references": 0.5, "prototypes": 0.5, "matching": 4.0, "evaluation": 3.0}
-    make_run(tmp_path, "other", "a", images=4, references=2, seconds={"candidates": 40.0, "memory": 1.0})
+    make_run(tmp_path, "other", "a", candidates=(40.0, {"candidates": 4}))
     assert item_seconds("candidates", config) == 10.0
     assert point_seconds(config) is None
-    make_run(tmp_path, "demo", "b", images=10, references=5, seconds={"candidates": 20.0, "memory": 10.0, **rest})
-    make_run(tmp_path, "demo", "c", images=10, references=5, seconds={"candidates": 40.0, "memory": 0.1, **rest})
-    # The third run found everything in the store: 0.01 s an image.
-    make_run(tmp_path, "demo", "d", images=10, references=5, seconds={"candidates": 0.1, "memory": 0.1})
-    assert item_seconds("candidates", config) == 4.0
-    # The fourth run has segmented the images of its references.
-    make_run(tmp_path, "demo", "e", images=10, references=5, seconds={"memory": 100.0})
-    (other,) = tmp_path.glob("demo/*/*_e")
-    (other / "store_keys.json").write_text('{"memory": {"candidates": ["0123456789abcdef"]}}')
+    make_run(tmp_path, "demo", "b", candidates=(20.0, {"candidates": 10}), memory=(10.0, {"references": 5}), **rest)
+    make_run(tmp_path, "demo", "c", candidates=(20.0, {"candidates": 5}), **rest)
+    # One has found everything in the store, one has segmented the images of its references.
+    make_run(tmp_path, "demo", "d", candidates=0.1, memory=0.1)
+    make_run(tmp_path, "demo", "e", memory=(100.0, {"references": 5, "candidates": 5}))
+    assert item_seconds("candidates", config) == 3.0
     assert item_seconds("references", config) == 2.0
     assert point_seconds(config) == 8.0
 
@@ -144,7 +141,6 @@ def test_costs_come_from_earlier_runs(tmp_path):
 def test_shards_of_sweeps_are_measurements_too(tmp_path):
     config = compose_config([f"runtime.output_root={tmp_path}"])
     folder = SweepFolder(tmp_path / "sweeps" / "earlier")
-    make_run(tmp_path, "demo", "a", images=10, references=5, seconds={"candidates": 0.01, "memory": 0.01})
     label = "demo, efficientnet_lite0 + regions"
     units = [{"id": "candidates-1", "kind": "candidates", "label": label}]
     units.append({"id": "candidates-2", "kind": "candidates", "label": "demo, dinov2_vitl14 + sam2"})
@@ -152,7 +148,7 @@ def test_shards_of_sweeps_are_measurements_too(tmp_path):
     folder.plan.write_text(json.dumps({"units": units}))
     for unit, seconds in (("candidates-1", 12.0), ("candidates-2", 99.0)):
         folder.write_state(f"{unit}.0of1", ended("done", seconds, 0, computed=3))
-    # 12 s for three computed images; the run found all of its images in the store.
+    # 12 s for three computed images.
     assert item_seconds("candidates", config) == pytest.approx(4.0)
     folder.plan.write_text("{")
     assert item_seconds("candidates", config) == 1.0

@@ -7,6 +7,7 @@ is computed on demand, so any stage can be requested alone. The stages are in `n
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -165,7 +166,7 @@ class Pipeline:
     def _make(self, stage: Stage[T]) -> T:
         for needed in (*stage.needs, *stage.may_need(self)):
             self.result(needed)
-        started = time.monotonic()
+        started, written_before = time.monotonic(), set(self.models.store.written)
         result, entries = self._compute(stage)
         seconds = time.monotonic() - started
         if not self.keeps_results:
@@ -173,7 +174,11 @@ class Pipeline:
         used = dist.gather([(self.group.rank, sorted(entries))], self.group.size, self.group)
         if self.group.is_main:
             self.directory.write_store_keys(stage.name, {entry for entries in used for entry in entries})
-            details = {"seconds": round(seconds, 3), "peak_memory_mb": peak_memory_mb(self.models.placement)}
+            details = {
+                "seconds": round(seconds, 3),
+                "peak_memory_mb": peak_memory_mb(self.models.placement),
+                "computed": Counter(kind for kind, _ in self.models.store.written - written_before),
+            }
             self.directory.write_record(stage.name, self.key(stage), stage.write(self, result), details)
         dist.barrier(self.group)
         _LOG.info("%-14s %s in %.1f s", stage.name, stage.describe(result), seconds)

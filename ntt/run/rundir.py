@@ -57,7 +57,7 @@ class RunDirectory:
         write_json(self.facts, {**details, "stages": self.stage_details()})
 
     def stage_details(self) -> dict[str, dict[str, Any]]:
-        """Return seconds, peak memory and end of every finished stage."""
+        """Return of every finished stage its seconds, peak memory, number of new store entries by kind, and end."""
         records = {stage: record for stage in STAGES if (record := self.record(stage))}
         return {
             stage: {key: value for key, value in record.items() if key not in ("key", "files")}
@@ -130,9 +130,10 @@ class RunDirectory:
 def _is_record(record: Any) -> bool:
     """Return whether a record has the entries that are read, and names no file outside the run directory."""
     try:
-        names, peaks = record["files"].keys(), list(record.get("peak_memory_mb", {}).values())
-        is_inside = not any(Path(name).is_absolute() or ".." in Path(name).parts for name in names)
-        return is_inside and all(isinstance(value, int | float) for value in (record["seconds"], *peaks))
+        numbers = [record["seconds"], *record.get("peak_memory_mb", {}).values(), *record.get("computed", {}).values()]
+        paths = list(map(Path, record["files"].keys()))
+        is_inside = not any(path.is_absolute() or ".." in path.parts for path in paths)
+        return is_inside and all(isinstance(value, int | float) for value in numbers)
     except (AttributeError, KeyError, TypeError):
         return False
 

@@ -67,9 +67,12 @@ def compose_points(plan: Plan, ids: Collection[str] | None = None) -> list[Compo
 
 
 def write_plan(folder: SweepFolder, plan: Plan) -> None:
-    """Write the plan into the sweep's folder."""
+    """Write a plan; points whose results no longer hold, because their data have changed, wait again."""
     points = [{**asdict(point), "run_dir": str(point.run_dir)} for point in plan.points]
     write_json(folder.plan, {**asdict(plan), "source": str(plan.source), "points": points})
+    for point in plan.points:
+        if not point.finished and folder.state(point.id).status == "done":
+            folder.reset(point.id)
 
 
 def read_plan(folder: SweepFolder) -> Plan:
@@ -130,7 +133,7 @@ def refresh(folder: SweepFolder) -> Plan:
     plan = read_plan(folder)
     points, units = take_inventory(compose_points(plan))
     plan = replace(plan, created_s=time.time(), points=points, units=units)
-    _write(folder, plan)
+    write_plan(folder, plan)
     return plan
 
 
@@ -154,15 +157,7 @@ def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
             f"{plan.name}: the new plan drops points that run or are queued ({busy}). Wait, or end them with ntt "
             f"sweep cancel {plan.name}, or give the new plan its own name with --name."
         )
-    _write(folder, plan)
+    write_plan(folder, plan)
     if not before or before == now:
         return None
     return f"The plan has changed: {len(now - before)} of its points are new, {len(before - now)} were removed."
-
-
-def _write(folder: SweepFolder, plan: Plan) -> None:
-    """Write a plan; points whose results no longer hold, because their data have changed, wait again."""
-    write_plan(folder, plan)
-    for point in plan.points:
-        if not point.finished and folder.state(point.id).status == "done":
-            folder.reset(point.id)

@@ -128,12 +128,12 @@ class SweepFolder:
         """Record the state of a task."""
         write_json(self._state_path(task), asdict(state))
 
-    def observed(self, task: str, *, now_s: float | None = None) -> TaskState:
+    def observed(self, task: str) -> TaskState:
         """Return a task's state, "lost" instead of "running" if the process that worked on it is gone."""
         state = self.state(task)
         ended = state.host == socket.gethostname() and state.pid is not None and not is_alive(state.pid)
-        silence_s = (time.time() if now_s is None else now_s) - (state.heartbeat_s or 0.0)
-        is_lost = state.status == "running" and (ended or silence_s > SILENCE_LIMIT_S)
+        is_silent = time.time() - (state.heartbeat_s or 0.0) > SILENCE_LIMIT_S
+        is_lost = state.status == "running" and (ended or is_silent)
         return replace(state, status="lost") if is_lost else state
 
     def reset(self, task: str) -> None:
