@@ -116,11 +116,11 @@ def fill_dinov2(model: str, path: str) -> None:
     """Write a DINOv2 checkpoint filled by the rule of the tests."""
     import torch
 
-    from ntt.models.backbones.dinov2 import variant
+    from ntt.models.backbones.dinov2 import VARIANTS
     from tests.dinov2_layout import meta_shapes
     from tests.filled_weights import filled_tensors
 
-    size = variant(model)
+    size = VARIANTS[model]
     hidden = 4096 if "vitg" in model else None
     shapes = meta_shapes(dim=size.feature_dim, depth=size.depth, registers=size.registers, swiglu_hidden=hidden)
     torch.save(filled_tensors(shapes), path)
@@ -173,12 +173,12 @@ def shown_to(arguments: argparse.Namespace) -> Any:
     from PIL import Image
 
     from benchmarks.parts import Shown
-    from ntt.models.backbones.dinov2 import variant
+    from ntt.models.backbones.dinov2 import VARIANTS
 
     with Image.open(arguments.image) as image:
         pixels = np.array(image.convert("RGB"))
     random = torch.Generator().manual_seed(0)
-    vectors = torch.randn(CLASSES, variant(arguments.dinov2_model).feature_dim, generator=random)
+    vectors = torch.randn(CLASSES, VARIANTS[arguments.dinov2_model].feature_dim, generator=random)
     return Shown(
         image_HW3=pixels,
         prototypes_PD=torch.nn.functional.normalize(vectors, dim=1),

@@ -148,9 +148,10 @@ def _merged_images(
             entry = by_path[record.path]
             if any(entry[key] != value for key, value in size.items()):
                 problems.append(f"{record.path} has different sizes in the files. Correct the wrong one.")
-            for key, ids in zip(CLASS_LISTS, dataset.checked_classes.get(record.id, ()), strict=False):
-                merged_ids = {class_map[number] for number in ids if number in class_map}
-                entry[key] = sorted(merged_ids.union(entry.get(key, ())))
+            if record.id in dataset.checked_classes:
+                for key, ids in zip(CLASS_LISTS, dataset.checked_classes[record.id], strict=True):
+                    merged_ids = {class_map[number] for number in ids if number in class_map}
+                    entry[key] = sorted(merged_ids.union(entry.get(key, ())))
     raise_all(problems, DataError, summary="The files disagree about images")
     is_one_kind = len(set(map(type, path_of_id))) == 1
     if not keeps_ids or len(path_of_id) > len(by_path) or not is_one_kind:
@@ -199,12 +200,10 @@ def _restricted(document: Json, image_ids: Collection[ImageId], category_ids: Co
 
 
 def _class_ids(document: Json, classes: Sequence[str] | None) -> set[int]:
-    by_name = {entry.get("name"): entry["id"] for entry in document["categories"]}
-    missing = [name for name in classes or () if name not in by_name]
-    if missing:
-        listed = ", ".join(map(repr, missing))
-        raise ConfigError(f"The file has no class {listed}. It has {', '.join(map(str, by_name))}.")
-    return set(by_name.values()) if classes is None else {by_name[name] for name in classes}
+    names = [entry.get("name") for entry in document["categories"]]
+    if missing := [repr(name) for name in classes or () if name not in names]:
+        raise ConfigError(f"The file has no class {', '.join(missing)}. It has {', '.join(map(str, names))}.")
+    return {entry["id"] for entry in document["categories"] if classes is None or entry.get("name") in classes}
 
 
 def _drawn(image_ids: Collection[ImageId], seed: int) -> list[ImageId]:

@@ -55,7 +55,7 @@ def references_document(references: ReferenceSet, dataset: CocoDataset) -> Conve
         "annotations": annotations,
     }
     first = next(iter(dataset.images.values()))
-    return Converted(document, Path(str(first.path)[: -len(first.file_name)]))
+    return Converted(document, first.folder)
 
 
 def convert_reference_pickle(*, pickle_file: Path, dataset: CocoDataset) -> Converted:

@@ -27,7 +27,8 @@ from ntt.errors import DataError, listed, printable, raise_all
 from ntt.types import Category, ImageId, ImageRecord, Instance
 
 _LOG = logging.getLogger(__name__)
-_FREQUENCIES = ("r", "c", "f")
+FREQUENCIES = ("r", "c", "f")
+"""LVIS' rare, common and frequent classes."""
 _MANY_CROWDS = 0.1
 """Share of crowd regions from which they are questioned; COCO has one per cent."""
 
@@ -167,9 +168,7 @@ def read_coco(
         dropped=tuple(findings.dropped),
         boxes_as_written=findings.boxes_as_written,
         frequencies={
-            entry["id"]: entry["frequency"]
-            for entry in sections["categories"]
-            if entry.get("frequency") in _FREQUENCIES
+            entry["id"]: entry["frequency"] for entry in sections["categories"] if entry.get("frequency") in FREQUENCIES
         },
         checked_classes=parse_checked_classes(sections["images"]),
         root_class=root_class(sections["categories"], instances),

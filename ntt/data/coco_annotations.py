@@ -37,7 +37,7 @@ _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "iscrowd": (_is_flag, "0 and 1 are allowed"),
     "isimpossible": (_is_flag, "0 and 1 are allowed"),
     "shot_index": (
-        lambda value: (whole(value) or 0) >= 0 and whole(value) is not None,
+        lambda value: (number := whole(value)) is not None and number >= 0,
         "whole numbers from 0 on are allowed",
     ),
     "area": (lambda value: all_numbers([value]) and value >= 0, "a finite number of at least 0 is needed"),
@@ -93,8 +93,10 @@ def parse_annotations(
         if instance.iscrowd and not reads_crowds:
             instance = replace(instance, iscrowd=False)
         defect = _defect(instance, shape, image)
-        is_empty = defect == _EMPTY_MASK and not 0 < max(shape.bbox_xywh or (0,)) <= 1
-        findings.boxes.append((annotation_id, instance.bbox_xywh, None if is_empty else shape.bbox_xywh, image))
+        mask_box = shape.bbox_xywh
+        if defect == _EMPTY_MASK and not (mask_box and 0 < max(mask_box) <= 1):
+            mask_box = None  # masks in fractions of the image are empty, too, and show what is wrong
+        findings.boxes.append((annotation_id, instance.bbox_xywh, mask_box, image))
         if defect:
             findings.note(f"left out: {defect}", annotation_id)
             findings.dropped.append((len(instances), instance))

@@ -7,7 +7,6 @@ from typing import Any
 
 from ntt.base.files import open_regular
 from ntt.errors import DataError
-from ntt.types import ImageId
 
 _MAX_DIGITS = 40
 _KEYS = frozenset(
@@ -101,13 +100,8 @@ def _make_ids_comparable(document: dict[str, Any]) -> None:
             entry["category_id"] = _class_number(category_id)
         image_id = entry.get("image_id")
         if type(image_id) is float or (isinstance(image_id, int | str) and image_id not in image_ids):
-            entry["image_id"] = _counterpart(image_id, image_ids)
-
-
-def _counterpart(image_id: float | str, image_ids: set[ImageId]) -> Any:
-    """Return the id in the form of `images`, unchanged if it is not there."""
-    number = whole_number(image_id)
-    return next((form for form in (number, str(number)) if form in image_ids), image_id)
+            number = whole_number(image_id)
+            entry["image_id"] = next((form for form in (number, str(number)) if form in image_ids), image_id)
 
 
 def whole_number(value: Any) -> Any:

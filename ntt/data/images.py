@@ -307,7 +307,7 @@ def missing_problems(missing: Sequence[ImageRecord], total: int) -> list[str]:
     """Return one sentence for all images whose names differ from a file's in the same way, and one per other image."""
     by_folder: defaultdict[Path, list[ImageRecord]] = defaultdict(list)
     for record in missing:
-        by_folder[Path(str(record.path)[: -len(record.file_name)])].append(record)
+        by_folder[record.folder].append(record)
     alike: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     unexplained: list[ImageRecord] = []
     for folder, records in by_folder.items():

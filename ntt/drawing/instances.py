@@ -110,7 +110,7 @@ def annotate_mask(picture: Image.Image, mask: Image.Image, *, colour: Rgb, opaci
     if box is None:
         return
     # Only the region around the mask is processed, with room for the outline.
-    line_px = _line_px(picture.size)
+    line_px = max(1.5, 0.9 + 0.0013 * float(np.sqrt(picture.width * picture.height)))
     margin = 4 + 2 * round(line_px)
     left, top = max(0, box[0] - margin), max(0, box[1] - margin)
     mask = mask.crop((left, top, min(mask.width, box[2] + margin), min(mask.height, box[3] + margin)))
@@ -144,10 +144,6 @@ def annotate_labels(picture: Image.Image, labels: Iterable[tuple[str, Rgb, Doubl
         if text and min(x, y) >= 0 and y + height <= lowest:
             taken.append((x, y, x + width, y + height))
             draw_label(draw, (x, y), text, size_px, fill=colour, ink=text_colour(colour))
-
-
-def _line_px(size: tuple[int, int]) -> float:
-    return max(1.5, 0.9 + 0.0013 * float(np.sqrt(size[0] * size[1])))
 
 
 @lru_cache(maxsize=4)

@@ -10,12 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntt.data.coco import CocoDataset
+from ntt.data.coco import FREQUENCIES, CocoDataset
 from ntt.errors import DataError, listed
 from ntt.types import Category, ImageId, IntArray
-
-FREQUENCIES = ("r", "c", "f")
-"""Rare, common, frequent: the groups of APr, APc and APf."""
 
 
 @dataclass(frozen=True)

@@ -95,11 +95,12 @@ def ranks(table: DetectionTable, *, by_class: bool = True) -> IntArray:
     """Number the detections of each image, or each image and class, by descending score; ties keep their order."""
     labels = table.labels if by_class else np.zeros_like(table.labels)
     order = table.by_class if by_class else np.lexsort((-table.scores, narrow(table.images)))
-    images, labels = table.images[order], labels[order]
-    starts = np.flatnonzero(np.r_[True, (images[1:] != images[:-1]) | (labels[1:] != labels[:-1])][: len(order)])
-    numbers = np.empty(len(order), dtype=np.int64)
-    numbers[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-    return numbers
+    images, labels, position = table.images[order], labels[order], np.arange(len(order))
+    is_first = np.ones(len(order), dtype=np.bool_)
+    is_first[1:] = (images[1:] != images[:-1]) | (labels[1:] != labels[:-1])
+    ranks_D = np.empty_like(position)
+    ranks_D[order] = position - np.maximum.accumulate(np.where(is_first, position, 0))
+    return ranks_D
 
 
 def counted_detections(table: DetectionTable, ground_truth: GroundTruth) -> DetectionTable:

@@ -83,9 +83,10 @@ class ImageTerms:
         for group in groups:
             members = survivors_M[group]
             parts.append(self._once((name, members.tobytes()), partial(compute, members)))
-        values = np.concatenate(parts)
-        values[np.concatenate(groups)] = values.copy()
-        return values
+        by_class = np.concatenate(parts)
+        values_M = np.empty_like(by_class)
+        values_M[np.concatenate(groups)] = by_class
+        return values_M
 
     def _once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
         if key not in self._remembered:

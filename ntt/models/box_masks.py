@@ -24,14 +24,14 @@ from ntt.data.masks import instance_mask, instance_rle, mask_to_polygons
 from ntt.models.backbones.base import Backbone
 from ntt.models.batching import BatchRunner
 from ntt.models.segmenters.base import BoxSegmenter, Segmenter, takes_boxes
-from ntt.ops.boxes import boxes_from_masks, with_sizes
+from ntt.ops.boxes import boxes_from_masks, with_corners, with_sizes
 from ntt.ops.mask_changes import full_size_changes
 from ntt.ops.masks import decode_masks
 from ntt.ops.resize import encoder_input, resize_to_canvas
 from ntt.ops.run_lengths import take, to_run_lengths, to_text
 from ntt.store.entries import Arrays, Notes, masks_from_arrays, masks_to_arrays
 from ntt.store.store import Store
-from ntt.types import BoolArray, DoubleArray, FloatArray, ImageRecord, Instance, Proposals, RunLengths
+from ntt.types import BoolArray, FloatArray, ImageRecord, Instance, Proposals, RunLengths
 
 Box: TypeAlias = tuple[float, float, float, float]
 MaskFormat: TypeAlias = Literal["rle", "polygon"]
@@ -105,17 +105,14 @@ def best_proposals(proposals: Proposals, boxes_xyxy: FloatArray) -> torch.Tensor
     order = np.argsort(-proposals.predicted_iou_N.float().cpu().numpy(), kind="stable")
     tight_xywh = boxes_from_masks(foreground_Nhw)[order]
     tight_xywh[:, 2:] -= tight_xywh[:, :2] - 1
-    iou_NB = coco_mask.iou(_doubles(tight_xywh), _doubles(with_sizes(boxes_xyxy)), [0] * len(boxes_xyxy))
+    pairs = (tight_xywh.astype(np.float64), with_sizes(boxes_xyxy).astype(np.float64))
+    iou_NB = coco_mask.iou(*pairs, [0] * len(boxes_xyxy))
     best_B = iou_NB.argmax(axis=0)
     for index, (best, box) in enumerate(zip(best_B.tolist(), boxes_xyxy, strict=True)):
         if iou_NB[best, index] >= _MIN_BOX_IOU:
             part = _cells_inside(box, rows, columns)
             masks_Bhw[index][part] = foreground_Nhw[order[best]][part].float() * 2 - 1
     return masks_Bhw
-
-
-def _doubles(boxes: FloatArray) -> DoubleArray:
-    return np.ascontiguousarray(boxes, dtype=np.float64)
 
 
 def _cells_inside(box_xyxy: FloatArray, rows: int, columns: int) -> tuple[slice, slice]:
@@ -192,10 +189,9 @@ class BoxMasks:
     def _prompts(self, record: ImageRecord, boxes_xywh: Sequence[Box]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the canvas, float32 [3, h, w], and the boxes, xyxy in its pixels, float32 [B, 4]."""
         rows, columns = self.segmenter.canvas_hw(record.height, record.width)
-        boxes = torch.tensor(boxes_xywh, dtype=torch.float64).reshape(-1, 4)
-        boxes_xyxy = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
-        boxes_xyxy *= torch.tensor([columns / record.width, rows / record.height] * 2, dtype=torch.float64)
-        return resize_to_canvas(read_image(record), (rows, columns)), boxes_xyxy.float()
+        boxes_xyxy = with_corners(np.array(boxes_xywh, dtype=np.float64).reshape(-1, 4))
+        boxes_xyxy *= [columns / record.width, rows / record.height] * 2
+        return resize_to_canvas(read_image(record), (rows, columns)), torch.from_numpy(boxes_xyxy).float()
 
     def _write(self, record: ImageRecord, boxes_xywh: Sequence[Box], logits_Bhw: torch.Tensor) -> Rles:
         """Turn logits into masks of the image's size, and write them to the store."""
@@ -290,7 +286,11 @@ def convert(
                 boxes_as_masks.append(instance.id)
                 rle = instance_rle(replace(instance, segmentation=None), record.height, record.width)
             rles[instance.id] = rle
-            segmentations[instance.id] = _segmentation(rle, record, mask_format)
+            size = (record.height, record.width)
+            if mask_format == "polygon":
+                segmentations[instance.id] = mask_to_polygons(decode_masks([rle], *size)[0])
+            else:
+                segmentations[instance.id] = {"size": list(size), "counts": rle.decode("ascii")}
         if on_image is not None:
             on_image(record, dataset.instances_of_image(record.id), rles)
     document = read_document(dataset.annotation_file)
@@ -301,9 +301,3 @@ def convert(
     write_json(output, document, indent=None)
     num_unchanged = len(document["annotations"]) - len(segmentations)
     return Conversion(len(segmentations) - len(boxes_as_masks), num_unchanged, tuple(boxes_as_masks))
-
-
-def _segmentation(rle: bytes, record: ImageRecord, mask_format: MaskFormat) -> Any:
-    if mask_format == "rle":
-        return {"size": [record.height, record.width], "counts": rle.decode("ascii")}
-    return mask_to_polygons(decode_masks([rle], record.height, record.width)[0])

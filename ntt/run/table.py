@@ -6,8 +6,8 @@ import numpy as np
 
 from ntt.config.identity import run_directory, run_identity
 from ntt.config.schema import ExperimentConfig
+from ntt.data.coco import FREQUENCIES
 from ntt.errors import StorageError
-from ntt.evaluation.federated import FREQUENCIES
 from ntt.evaluation.thresholds import OperatingPoints
 from ntt.matchers.auto import AutoMatcher
 from ntt.run.artefacts import flat_metrics, read_metrics, read_scoring

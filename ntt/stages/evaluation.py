@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.data.coco import CocoDataset
-from ntt.evaluation.curves import Curves, Painting, Protocol, averages
+from ntt.evaluation.curves import Painting, Protocol, averages
 from ntt.evaluation.ground_truth import GroundTruth, difficult_as, prepare_ground_truth
 from ntt.evaluation.matching import match
 from ntt.evaluation.precision_recall import precision_recall
@@ -49,8 +49,11 @@ def evaluate(
     scores: _Scores = {}
     if prepared.instances:
         scores = _precision(counted_detections(table, prepared), prepared)
-        if semantic != "none":
-            scores |= _semantic(table, prepared, semantic, semantic_threshold)
+        if semantic != "none" and not prepared.has_masks:
+            _LOG.warning("No mIoU: not every object of the ground truth has a mask.")
+        elif semantic != "none":
+            painted = semantic_scores(table, prepared, semantic, score_threshold=semantic_threshold)
+            scores |= {"semantic": painted} if painted[0] else {}
     objects = [instance for instance in ground_truth.instances if not instance.iscrowd]
     return Metrics(
         overall={kind: overall for kind, (overall, _) in scores.items()},
@@ -83,28 +86,16 @@ def _precision(table: DetectionTable, ground_truth: GroundTruth) -> _Scores:
     """Return AP and AR of boxes and masks, and false positives of boxes on negative images."""
     scores: _Scores = {}
     box_matches = match(table, ground_truth, "bbox")
+    groups = {} if ground_truth.federation is None else ground_truth.federation.groups
     for kind in KINDS if ground_truth.has_masks else KINDS[:1]:
         matches = box_matches if kind == "bbox" else match(table, ground_truth, kind)
         curves = precision_recall(matches, table, ground_truth)
-        overall = {**averages(curves), **_group_averages(curves, ground_truth)}
+        overall = averages(curves)
+        of_groups = {f"AP{letter}": averages(curves, members) for letter, members in groups.items()}
+        overall |= {name: values["AP"] for name, values in of_groups.items() if "AP" in values}
         scores[kind] = (overall, {label: averages(curves, [label]) for label in range(len(ground_truth.categories))})
     rejected = rejection(table, ground_truth, box_matches)
     return scores | {"rejection": rejected} if rejected[0] else scores
-
-
-def _group_averages(curves: Curves, ground_truth: GroundTruth) -> dict[str, float]:
-    """Return APr, APc and APf, for groups that have classes with objects."""
-    groups = {} if ground_truth.federation is None else ground_truth.federation.groups
-    of_groups = {f"AP{letter}": averages(curves, members) for letter, members in groups.items()}
-    return {name: values["AP"] for name, values in of_groups.items() if "AP" in values}
-
-
-def _semantic(table: DetectionTable, ground_truth: GroundTruth, painting: Painting, threshold: float) -> _Scores:
-    if not ground_truth.has_masks:
-        _LOG.warning("No mIoU: not every object of the ground truth has a mask.")
-        return {}
-    scores = semantic_scores(table, ground_truth, painting, score_threshold=threshold)
-    return {"semantic": scores} if scores[0] else {}
 
 
 def measure_proposals(

@@ -106,13 +106,13 @@ class ReferenceEncoder:
         if stored is not None:
             return stored
         _, weights_gg, feature_map_Dgg = self.look(instance, record)
-        backgrounds = [background_feature(feature_map_Dgg, weights_gg), None]
+        background, clear_background = background_feature(feature_map_Dgg, weights_gg), None
         if self.objects_of_image is not None:
-            covered_gg = self._covered(instance, record, weights_gg)
-            backgrounds[1] = background_feature(feature_map_Dgg, covered_gg)
+            clear_background = background_feature(feature_map_Dgg, self._covered(instance, record, weights_gg))
         feature = ReferenceFeature(
-            instance_feature(feature_map_Dgg, weights_gg).numpy(),
-            *(None if background is None else background.numpy() for background in backgrounds),
+            instance=instance_feature(feature_map_Dgg, weights_gg).numpy(),
+            background=None if background is None else background.numpy(),
+            clear_background=None if clear_background is None else clear_background.numpy(),
         )
         self.store.write_reference(key, feature)
         return feature

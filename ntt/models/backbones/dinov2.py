@@ -56,13 +56,6 @@ VARIANTS: Mapping[str, Variant] = {
 }
 
 
-def variant(name: str) -> Variant:
-    """Look a model up; the ConfigError for an unknown name lists all."""
-    if name not in VARIANTS:
-        raise ConfigError(f"backbone.model={name!r} is no DINOv2 model. Use one of: {', '.join(VARIANTS)}.")
-    return VARIANTS[name]
-
-
 def identify(state: Mapping[str, torch.Tensor]) -> str | None:
     """Name the model that a checkpoint in Meta's layout belongs to, by its shapes; None if it matches none."""
     token, patches = state.get("cls_token"), state.get("patch_embed.proj.weight")
@@ -130,7 +123,7 @@ class Dinov2Config(VisionTransformerConfig):
     implementation: str = setting("timm", one_of=("timm", "official"))
     """timm, or official: Meta's own code from `repo_dir`."""
 
-    repo_dir: str | None = None
+    repo_dir: str | None = setting(None, decides=False)
     """Folder of a clone of Meta's DINOv2 repository, for implementation=official; null otherwise."""
 
     def build(self, placement: Placement) -> "Dinov2":
@@ -146,7 +139,7 @@ class Dinov2(VisionTransformer):
 
     def __init__(self, config: Dinov2Config, placement: Placement) -> None:
         """Check the settings, and that the weights exist."""
-        self._variant = variant(config.model)
+        self._variant = VARIANTS[config.model]
         super().__init__(
             config, placement, input_size=config.input_size, patch_size=PATCH_SIZE, depth=self._variant.depth
         )
@@ -160,11 +153,6 @@ class Dinov2(VisionTransformer):
     def weights_digest(self) -> str:
         """The sha256 of the file; the official file must have the registered one."""
         return self._weights.digest
-
-    @property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """What decides the output, which the location of Meta's code does not."""
-        return {**super().fingerprint, "repo_dir": None}
 
     def build(self) -> tuple[nn.Module, TokensOf]:
         """Build the network from the checkpoint."""

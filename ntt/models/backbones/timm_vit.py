@@ -136,7 +136,7 @@ def _outline(model: str) -> Any:
     return network
 
 
-def _filled(model: str, path: Path) -> nn.Module:
+def _filled(model: str, path: Path) -> Any:
     """Build the network with a file's tensors, which timm's converter for this kind of model prepares."""
     state: Mapping[str, torch.Tensor] = load_state_dict(path)
     with torch.random.fork_rng(devices=[]):
@@ -155,8 +155,7 @@ def _filled(model: str, path: Path) -> nn.Module:
     if missing or strange:
         problem = f"{missing[0]} is missing" if missing else f"the network has no {strange[0]}"
         raise WeightsError(f"The weights file {path} does not fit {model}: {problem}. Give the file of that model.")
-    filled: nn.Module = network
-    return filled
+    return network
 
 
 def _tensors_digest(network: nn.Module) -> str:
