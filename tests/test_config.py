@@ -7,6 +7,7 @@ import pytest
 from conftest import cases, refused, run_python
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from report_samples import box_metrics, make_runs
 
 from ntt.base.project import CONF_DIR
 from ntt.config import schema as config
@@ -251,8 +252,8 @@ def test_a_multirun_draws_nothing_unless_asked_and_ends_with_a_table(monkeypatch
     assert drawn == [False] * 4 + [True] * 4
     lines = capsys.readouterr().out.splitlines()
     end = len(lines) - 1 - lines[::-1].index(f"Means over seeds, comparisons, plots: ntt report {tmp_path}")
-    rows = [[merging, seed, "-", "-"] for seed in "01" for merging in ("soft", "hard")]
-    assert [line.split()[:4] for line in lines[end - 5 : end - 1]] == rows
+    rows = [[merging, seed, "-"] for seed in "01" for merging in ("soft", "hard")]
+    assert [line.split()[:3] for line in lines[end - 5 : end - 1]] == rows
     words = ["-m", "shots=1shot,5shot", "matcher=ntt,probe", f"runtime.output_root={tmp_path}"]
     monkeypatch.setattr("sys.argv", ["main.py", *words])
     runner.main()
@@ -260,20 +261,24 @@ def test_a_multirun_draws_nothing_unless_asked_and_ends_with_a_table(monkeypatch
 
 
 def test_a_point_of_a_multirun_that_fails_leaves_the_others(monkeypatch, tmp_path, capsys):
-    done: list[int] = []
+    lines = [f"shots.count={count} shots.sampler=fixed" for count in (1, "null")]
+    make_runs(tmp_path, dict.fromkeys(lines, box_metrics(10.0)))
 
-    def run(config: config.ExperimentConfig) -> None:
-        if config.seed == 1:
+    def run(config: config.ExperimentConfig, **rest: object) -> None:
+        if config.shots.count is None:  # and has the metrics of earlier data
             raise DataError("No image.")
-        done.append(config.seed)
 
-    monkeypatch.setattr("sys.argv", ["main.py", "-m", "seed=0,1,2", f"runtime.output_root={tmp_path}"])
-    seen: list[int] = []
-    with pytest.raises(SystemExit) as caught:
-        run_hydra(run, lambda configs: seen.extend(config.seed for config in configs))
-    assert (caught.value.code, done, seen) == (2, [0, 2], [0, 1, 2])
-    failed = "1 of 3 points failed, for the reasons given above. The same command repeats only these."
-    assert capsys.readouterr().err == f"\nError: No image.\n\nError: {failed}\n"
+    words = ["-m", "shots.count=1,null", "shots.sampler=fixed,native", f"runtime.output_root={tmp_path}"]
+    monkeypatch.setattr("sys.argv", ["main.py", *words])  # the last combination is not possible
+    monkeypatch.setattr(runner, "run", run)
+    with pytest.raises(SystemExit, match="2"):
+        runner.main()
+    out, err = capsys.readouterr()
+    failed = "2 of 4 points failed, for the reasons given above. The same command repeats only these."
+    assert err.startswith("\nError: No image.\n\nError: shots.count=null is only possible with ")
+    assert err.endswith(f"\nError: {failed}\n")
+    rows = [line.split()[:3] for line in out.splitlines()[-5:-2]]
+    assert rows == [["1", "fixed", "10.0"], ["1", "native", "-"], ["None", "fixed", "failed"]]
 
 
 def test_axes_of_a_multirun_are_tried_one_at_a_time(monkeypatch):

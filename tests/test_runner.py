@@ -86,6 +86,9 @@ def test_changed_annotations_are_never_met_with_stale_results(run, root):
         (annotation,) = [entry for entry in content["annotations"] if entry["id"] == drawn]
         x, y, width, height = annotation["bbox"]
         annotation["segmentation"] = [[x, y, x + width / 2, y, x + width / 2, y + height / 2, x, y + height / 2]]
+    run("stage=references", root=root)
+    assert {path.stem for path in (folder / "stages").iterdir()} == {"references", "candidates", "proposals"}
+    assert not (folder / "metrics.json").exists(), "a report would show it"
     run(root=root)
     assert (folder / "memory.safetensors").read_bytes() != memory
     assert (folder / "predictions.json").read_bytes() != predictions

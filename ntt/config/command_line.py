@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Collection, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import hydra
 from hydra._internal.core_plugins.bash_completion import BashCompletion
@@ -30,6 +30,7 @@ from ntt.config.schema import ExperimentConfig
 from ntt.config.typed_text import keep_text
 from ntt.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ConfigError, NttError
 
+AfterMultirun: TypeAlias = Callable[[list[ExperimentConfig], list[ExperimentConfig]], None]
 _MAX_VALUES_CHECKED = 1000
 _MAX_POINTS_LISTED = 10_000
 _EXAMPLES = {
@@ -68,14 +69,15 @@ Flags
 
 def run_hydra(
     run: Callable[[ExperimentConfig], float | None],
-    after_multirun: Callable[[list[ExperimentConfig]], None] = lambda configs: None,
+    after_multirun: AfterMultirun = lambda configs, failed: None,
     before_multirun: Callable[[list[ExperimentConfig]], None] = lambda configs: None,
 ) -> None:
     """Let Hydra compose the configuration, or those of a multirun, and call `run` with each.
 
     A user's mistake or Ctrl-C ends the program with one line on standard error. A point of a multirun that fails in
     this process does not keep the others from running; the program then ends with an error. `before_multirun` and
-    `after_multirun` are called with the configurations of a multirun, as far as this process knows them.
+    `after_multirun` are called with the configurations of a multirun, as far as this process knows them; the latter
+    also with those that failed.
     """
     try:
         _run_hydra(run, after_multirun, before_multirun)
@@ -86,7 +88,7 @@ def run_hydra(
 
 def _run_hydra(
     run: Callable[[ExperimentConfig], float | None],
-    after_multirun: Callable[[list[ExperimentConfig]], None],
+    after_multirun: AfterMultirun,
     before_multirun: Callable[[list[ExperimentConfig]], None],
 ) -> None:
     args = _parsed(sys.argv[1:])
@@ -97,20 +99,22 @@ def _run_hydra(
         return
     sys.argv[1:] = _arguments(args, sys.argv[1:])
     composed: list[ExperimentConfig] = []
-    failed: list[ExperimentConfig] = []
+    failed: list[ExperimentConfig | None] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
     def experiment(cfg: DictConfig) -> float | None:
+        config = None
         try:
-            composed.append(from_hydra(cfg))
-            return run(composed[-1])
+            config = from_hydra(cfg)
+            composed.append(config)
+            return run(config)
         except NttError as error:
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 _refuse(str(error))
             if not str(HydraConfig.get().launcher.get("_target_")).endswith("BasicLauncher"):
                 raise  # the process that waits for this one must know
             sys.stderr.write(f"\nError: {error}\n")
-            failed.extend(composed[-1:])
+            failed.append(config)
             return None
 
     if args.multirun:
@@ -119,9 +123,9 @@ def _run_hydra(
     register()
     experiment()
     if args.multirun:
-        after_multirun(composed or _points(args))
+        after_multirun(composed or ([] if failed else _points(args)), [config for config in failed if config])
     if failed:
-        few = f"{len(failed)} of {len(composed)} points"
+        few = f"{len(failed)} of {len(composed) + failed.count(None)} points"
         _refuse(f"{few} failed, for the reasons given above. The same command repeats only these.")
 
 

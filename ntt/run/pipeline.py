@@ -151,6 +151,11 @@ class Pipeline:
                 self._finished.add(stage.name)
         return stage.name in self._finished
 
+    def is_outdated(self, stage: Stage[Any]) -> bool:
+        """Return whether there are results of a stage that were computed from other inputs."""
+        record = dist.compute_on_main(lambda: self.directory.record(stage.name), self.group)
+        return record is not None and record["key"] != self.key(stage)
+
     def result(self, stage: Stage[T]) -> T:
         """Return a stage's result: from memory, from its files, or computed and written now."""
         if stage.name in self._results:

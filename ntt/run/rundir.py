@@ -133,7 +133,7 @@ def _is_record(record: Any) -> bool:
         numbers = [record["seconds"], *record.get("peak_memory_mb", {}).values(), *record.get("computed", {}).values()]
         paths = list(map(Path, record["files"].keys()))
         is_inside = not any(path.is_absolute() or ".." in path.parts for path in paths)
-        return is_inside and all(isinstance(value, int | float) for value in numbers)
+        return isinstance(record["key"], str) and is_inside and all(isinstance(value, int | float) for value in numbers)
     except (AttributeError, KeyError, TypeError):
         return False
 

@@ -26,6 +26,7 @@ from ntt.run.stages import (
     PROPOSALS,
     STAGES,
     THRESHOLDS,
+    VISUALISATION,
     asked_stages,
     is_finished,
     score_thresholds,
@@ -78,10 +79,10 @@ class _Points:
         return config.stage == "all" and all(getattr(config, n) == getattr(self._before, n, None) for n in names)
 
 
-def _show_multirun(configs: list[ExperimentConfig]) -> None:
+def _show_multirun(configs: list[ExperimentConfig], failed: list[ExperimentConfig]) -> None:
     if configs:
         with console_logging():
-            _LOG.info("\n%s", multirun_table(configs))
+            _LOG.info("\n%s", multirun_table(configs, failed))
 
 
 @older_values_spared()
@@ -119,11 +120,10 @@ def _make_stages(pipeline: Pipeline) -> Metrics | None:
     try:
         environment = environment_details(pipeline.models.placement, num_processes=pipeline.group.size)
         _LOG.info("Run directory: %s", directory.root)
-        if config.stage == "all" and not pipeline.is_done(MATCHING):
-            for stage in STAGES:  # of an earlier run, with other inputs
-                is_outdated = stage not in asked and not pipeline.is_done(stage)
-                if is_outdated and pipeline.group.is_main:
-                    directory.discard(stage.name)
+        outdated = [stage for stage in STAGES if pipeline.is_outdated(stage)]
+        if outdated != [VISUALISATION] and pipeline.group.is_main:  # pictures alone: of the same results
+            for stage in outdated:
+                directory.discard(stage.name)
         for stage in asked:
             pipeline.result(stage)
             if pipeline.group.is_main:

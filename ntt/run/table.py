@@ -1,6 +1,8 @@
 """Metrics as plain-text tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +27,7 @@ _DIFFICULT = {
     "crowd": "crowd regions (evaluation.difficult=crowd)",
     "ordinary": "ordinary objects (evaluation.difficult=ordinary)",
 }
-_COMPARED = {"bbox/AP": "box AP", "segm/AP": "mask AP"}
+_COMPARED = {"bbox/AP": "box AP", "segm/AP": "mask AP", "semantic/mIoU": "mIoU"}
 _KINDS = {"bbox": "boxes", "segm": "masks"}
 
 
@@ -164,35 +166,39 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
 
-def multirun_table(configs: Sequence[ExperimentConfig]) -> str:
-    """Return one line per point, with the settings that differ between points, and how to compare them further."""
+def multirun_table(configs: Sequence[ExperimentConfig], failed: Collection[ExperimentConfig] = ()) -> str:
+    """Return one line per point, with the settings that differ between points, and how to compare them further.
+
+    A point that failed has no values, not even those of an earlier run with other data.
+    """
     settings = [run_identity(config)["settings"] for config in configs]
     all_keys = dict.fromkeys(key for own in settings for key in own)
     keys = [key for key in all_keys if any(own.get(key) != settings[0].get(key) for own in settings)]
     keys = [key for key in keys if not _follows_from_name(key, settings)]
-    scorings = [_scoring(config) for config in configs]
-    keys += ["chosen"] if any(scorings) else []
-    rows = [(*keys, *_COMPARED.values(), "directory")]
-    for config, own, scoring in zip(configs, settings, scorings, strict=True):
-        folder = RunDirectory(run_directory(config))
-        metrics = flat_metrics(read_metrics(folder.metrics)) if folder.metrics.is_file() else {}
-        values = [f"{metrics[name]:.1f}" if name in metrics else "-" for name in _COMPARED]
-        named = own | ({"chosen": scoring} if scoring else {})
-        rows.append((*(str(named.get(key, "-")) for key in keys), *values, str(folder.root)))
+    results = [{} if config in failed else _results(config) for config in configs]
+    columns = {name: title for name, title in _COMPARED.items() if any(name in values for values in results)}
+    columns = columns or {"bbox/AP": _COMPARED["bbox/AP"]}
+    keys += ["chosen"] if any("chosen" in values for values in results) else []
+    rows = [(*keys, *columns.values(), "directory")]
+    for config, own, values in zip(configs, settings, results, strict=True):
+        absent = "failed" if config in failed else "-"
+        cells = [f"{values[name]:.1f}" if name in values else absent for name in columns]
+        named = own | values
+        rows.append((*(str(named.get(key, "-")) for key in keys), *cells, str(run_directory(config))))
     roots = dict.fromkeys(config.runtime.output_root for config in configs)
     return "\n".join(
         [*align(rows), "", *(f"Means over seeds, comparisons, plots: ntt report {root}" for root in roots)]
     )
 
 
-def _scoring(config: ExperimentConfig) -> str:
-    """Return the matcher that the references of a run have chosen; "" if they did not, or it is unknown."""
-    if not isinstance(config.matcher, AutoMatcher):
-        return ""
-    try:
-        return read_scoring(RunDirectory(run_directory(config)).leave_one_out, config.matcher.choices)
-    except StorageError:
-        return ""
+def _results(config: ExperimentConfig) -> dict[str, Any]:
+    """Return the metrics of a run as far as they can be read; "chosen": the matcher that its references chose."""
+    directory, results = RunDirectory(run_directory(config)), dict[str, Any]()
+    with suppress(StorageError):
+        results |= flat_metrics(read_metrics(directory.metrics))
+        if isinstance(config.matcher, AutoMatcher):
+            results["chosen"] = read_scoring(directory.leave_one_out, config.matcher.choices)
+    return results
 
 
 def _follows_from_name(key: str, settings: Sequence[dict[str, object]]) -> bool:
