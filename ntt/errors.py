@@ -5,7 +5,7 @@ A message states what is wrong, with the value and what is allowed, and what to 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import zip_longest
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
@@ -36,6 +36,12 @@ def listed(names: Iterable[object], most: int = 10) -> str:
 def counted(number: int, what: str, several: str | None = None) -> str:
     """Return "1 point", "2,000 points"; `several` is a plural that does not end in "s" alone."""
     return f"{number:,} {what if number == 1 else several or what + 's'}"
+
+
+def range_text(values: Collection[float]) -> str:
+    """Return the one value with as many decimals as it needs, at least two; or the range of several."""
+    low, high = min(values), max(values)
+    return f"{low:.2f} to {high:.2f}" if high > low else max(f"{low:.2f}", f"{low:.6g}", key=len)
 
 
 class NttError(Exception):

@@ -288,6 +288,8 @@ def test_sheets_break_into_pages_and_reduce_large_pictures(written):
     # The first picture of each row becomes 640 x 200, the second stays 200 x 400.
     assert sorted(set(dark.sum(axis=1).tolist())) == [0, 200, 840]
     assert dark.any(axis=1).sum() == 2 * 400
+    bare = draw_contact_sheet([(picture, ()) for picture, _ in tiles * 2], columns=2)
+    assert bare.height == 2 * 16 + 2 * 400 + 10, "no room for captions where there are none"
 
 
 # Feature pictures

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -25,7 +24,7 @@ from ntt.datasets.folders import CocoJsonConfig
 from ntt.errors import DataError
 from ntt.ops.masks import decode_masks
 from ntt.run.artefacts import write_counts, write_images
-from ntt.types import Category, Detections, ImageRecord, Json, ReferenceCheck
+from ntt.types import Category, Detections, ImageRecord, Json
 
 BOXES = {f"{stem}.png": (name, [x, y, size, size]) for name, (stem, (_, x, y, size)) in EXAMPLES.items()}
 """Image -> its class and the box of its object."""
@@ -291,20 +290,18 @@ def test_labelme_files_go_next_to_their_images(found, tmp_path, cli):
     assert "0.json exists already" in cli("export", "labelme", run, "--output", photos, status=2)
 
 
-def test_exports_begin_at_the_proposed_thresholds(found, tmp_path, capsys, cli):
+def test_exports_begin_where_the_run_counts(found, tmp_path, cli):
     run = shutil.copytree(found, tmp_path / "run")
-    for thresholds, said in (({"disc": 0.5, "square": 0.65}, "0.50 to 0.65, by class"), ({}, "0.4")):
-        check = ReferenceCheck("ntt", {}, {}, thresholds, is_complete=True, num_images=2)
-        (run / "leave_one_out.json").write_text(json.dumps(asdict(check)))
-        assert main(["export", "coco", str(run), "--output", str(run / f"{len(thresholds)}.json")]) == 0
-        exported = json.loads((run / f"{len(thresholds)}.json").read_text())["annotations"]
-        least = [thresholds.get("disc", 0.4), thresholds.get("square", 0.4)]
-        rows = json.loads((run / "predictions.json").read_text())
-        assert len(exported) == sum(row["score"] >= least[row["category_id"] - 1] for row in rows) > 0
-        assert f"in 2 images; lowest score: {said}" in capsys.readouterr().out
-    for content in ('{"thresholds": [1]}', '{"thresholds": {"disc": NaN}}', "{}", "["):
-        (run / "leave_one_out.json").write_text(content)
-        assert "leave_one_out.json" in cli("export", "coco", run, "--output", run / "no.json", status=2)
+    rows = json.loads((run / "predictions.json").read_text())
+    assert json.loads((run / "lowest_scores.json").read_text()) == pytest.approx({"disc": 0.6, "square": 0.6})
+    for scores, text in (({"disc": 0.6, "square": 0.6}, "0.60"), ({"disc": 0.5, "square": 0.65}, "0.50 to 0.65")):
+        (run / "lowest_scores.json").write_text(json.dumps(scores))
+        assert f"in 2 images; lowest score: {text}\n" in cli("export", "coco", run, "--output", run / f"{text}.json")
+        exported = json.loads((run / f"{text}.json").read_text())["annotations"]
+        assert len(exported) == sum(row["score"] >= list(scores.values())[row["category_id"] - 1] for row in rows) > 0
+    for content in ('{"disc": 0.5, "square": NaN}', '{"disc": [1]}', "[1]", "["):
+        (run / "lowest_scores.json").write_text(content)
+        assert "lowest_scores.json" in cli("export", "coco", run, "--output", run / "no.json", status=2)
 
 
 def test_cvat_and_label_studio_get_the_same_outlines(found, tmp_path):

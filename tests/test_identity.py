@@ -23,7 +23,7 @@ from ntt.run.pipeline import Pipeline
 from ntt.run.rundir import RunDirectory
 from ntt.run.shared import Workspace
 
-AFTER_MATCHING = {"matching", "visualisation", "thresholds", "evaluation"}
+AFTER_MATCHING = {"matching", "counts", "visualisation", "thresholds", "evaluation"}
 AFTER_MEMORY = {"memory", "leave_one_out", "prototypes", *AFTER_MATCHING}
 AFTER_CANDIDATES = {"leave_one_out", "candidates", *AFTER_MATCHING}
 # The stages and the entries of the store whose keys follow from each group's settings.

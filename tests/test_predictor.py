@@ -58,6 +58,7 @@ def test_detections_are_those_of_a_run(tiny, shared_store, predictor, tmp_path):
     words += [f"runtime.output_root={tmp_path}", f"runtime.store_root={shared_store}", "evaluation.thresholds=proposed"]
     run_dir = run_with(words)
     assert predictor.thresholds == read_json(run_dir / "leave_one_out.json")["thresholds"]
+    assert predictor.thresholds == pytest.approx(read_json(run_dir / "lowest_scores.json"))
     data = read_coco(tiny / "annotations/targets.json", tiny / "images")
     records = list(data.images.values())
     run = results.read_predictions(run_dir / "predictions.json", records, data.categories)
@@ -133,7 +134,8 @@ def test_boxes_and_whole_images_serve_as_examples(tiny, shared_store, monkeypatc
     assert len(few(tiny / "images/targets_0.png")) == 3
     boxes = [ntt.Reference(image, "disc", box_xyxy=(20, 20, side, side)) for side in (50, 60)]
     monkeypatch.setattr("ntt.predictor.predictor.check_references", None)
-    assert ntt.Predictor(boxes, overrides=QUICK, store=shared_store).thresholds == {"disc": 0.4}
+    for words, score in (((), 0.4), (("visualisation.score_threshold=0.7",), 0.7)):
+        assert ntt.Predictor(boxes, overrides=[*QUICK, *words], store=shared_store).thresholds == {"disc": score}
 
 
 def test_nothing_is_kept_unless_asked_for(tiny, tmp_path, monkeypatch):

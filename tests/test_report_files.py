@@ -59,6 +59,7 @@ def tiny_runs(folder: Path, *, first_class: str = "disc") -> tuple[pd.DataFrame,
         write_predictions(RunDirectory(directory).predictions, DETECTIONS, categories)
     check = ReferenceCheck("ntt", {}, {"ntt": {}}, {first_class: 0.85, "square": 0.15}, is_complete=True, num_images=2)
     write_json(RunDirectory(next(iter(made.values()))).leave_one_out, asdict(check))
+    write_json(RunDirectory(next(iter(made.values()))).lowest_scores, check.thresholds)
     return read_runs([folder / "outputs"]), made
 
 
@@ -165,7 +166,7 @@ def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path, monkeypat
     assert found[0][0]["rle"] == DETECTIONS[0].rles[0].decode()
     assert [[entry["match"] for entry in row] for row in found] == [[0, 1], [], [0]]
     assert [entry["name"] for entry in shown["classes"]] == ["disc", "square"]
-    assert [run["proposed"] for run in shown["runs"]] == [[0.85, 0.15], [None, None]]
+    assert [run["lowest"] for run in shown["runs"]] == [[0.85, 0.15], [0.4, 0.4]]
 
 
 def test_large_images_are_reduced_with_everything_in_them(tmp_path, monkeypatch):
@@ -331,7 +332,7 @@ def test_the_page_in_a_browser(tmp_path):
             return dict(parse_qsl(urlsplit(browser.current_url).fragment))
 
         browser.get(page.as_uri())
-        # The first run has proposed thresholds, 0.85 and 0.15 by class; the second starts at 0.4.
+        # The first run counted from 0.85 and 0.15, by class; the second has not noted it and starts at 0.4.
         assert cards()[0] == "Ground truth: 2, 0 missed | Predictions: 3, 1 wrong"
         assert cards()[3] == "Ground truth: 2, 2 missed | Predictions: 0, 0 wrong"
         assert (find("#score-shown")[0].text, state()) == ("0.15 to 0.85", {})
@@ -339,7 +340,7 @@ def test_the_page_in_a_browser(tmp_path):
         assert (find("#score-shown")[0].text, find("#choose-score")[0].get_attribute("value")) == ("0.85", "0.85")
         Select(find("#choose-class")[0]).select_by_index(0)
         choose("score", "0.4")
-        assert (find("#choose-proposed")[0].is_selected(), state()) == (False, {"proposed": "false"})
+        assert (find("#choose-own")[0].is_selected(), state()) == (False, {"own": "false"})
         assert cards() == [
             "Ground truth: 2, 0 missed | Predictions: 2, 0 wrong",
             "Ground truth: 1, 0 missed | Predictions: 1, 0 wrong",
@@ -370,15 +371,16 @@ def test_the_page_in_a_browser(tmp_path):
         assert cards() == ["Ground truth: 1, 1 missed | Predictions: 0, 0 wrong"] * 2
         assert find("#position")[0].text == "1 to 2 of 2"
         # The address holds what is shown, and a page opened at it shows the same.
-        expected = {"score": "0.85", "proposed": "false", "sort": "worst", "class": "square", "masks": "false"}
+        expected = {"score": "0.85", "own": "false", "sort": "worst", "class": "square", "masks": "false"}
         assert state() == expected
         browser.refresh()
         assert (len(cards()), names(), state()) == (2, ["targets_0.png", "targets_1.png"], expected)
         Select(find("#choose-class")[0]).select_by_index(0)
         Select(find("#choose-run")[0]).select_by_index(1)
-        assert not find("#proposed")[0].is_displayed()
+        find("#choose-own")[0].click()
+        assert find("#score-shown")[0].text == "0.40"
         Select(find("#choose-run")[0]).select_by_index(0)
-        cards()
+        choose("score", "0.85")
         # The keyboard: Tab reaches the first card, arrows the others; Enter enlarges, arrows go on, Escape closes.
         browser.execute_script(
             "document.getElementById('next').disabled = false; document.getElementById('next').focus()"

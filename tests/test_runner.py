@@ -1,5 +1,6 @@
 """The whole run: what it writes, what it repeats, what it refuses, and that processes do not change the result."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -71,6 +72,17 @@ def test_a_finished_run_does_nothing_and_the_log_has_what_was_said(run, capsys):
     assert "already finished; nothing to do" in text
     assert weak not in text, "once per process is enough"
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_counts_follow_the_score_from_which_detections_are_shown(run, capsys):
+    totals = []
+    for score in (0.1, 0.6):
+        folder = run(f"visualisation.score_threshold={score}")
+        assert "already finished" not in capsys.readouterr().out
+        assert read(folder / "lowest_scores.json") == pytest.approx({"disc": score, "square": score})
+        with (folder / "counts.csv").open(newline="") as stream:
+            totals.append(sum(int(row["number"]) for row in csv.DictReader(stream)))
+    assert totals[0] > totals[1] > 0
 
 
 def test_changed_annotations_are_never_met_with_stale_results(run, root):

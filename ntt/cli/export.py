@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ntt.cli.options import PATH, check_output
-from ntt.errors import DataError, StorageError, counted
+from ntt.errors import DataError, StorageError, counted, range_text
 
 if TYPE_CHECKING:
     from ntt.run.rundir import RunDirectory
@@ -22,7 +22,7 @@ _NAMES = {"coco": "coco.json", "cvat": "cvat.xml", "label-studio": "label-studio
 @click.option(
     "--above",
     type=click.FloatRange(min=0),
-    help="Lowest score of a detection; default: that proposed by the references of its class, else 0.4.",
+    help="Lowest score of a detection; default: that of its class from which the run counted.",
 )
 @click.option("--output", type=PATH, metavar="PATH", help="Default: coco.json, cvat.xml, ... or labelme/ in the run.")
 @click.option(
@@ -44,35 +44,33 @@ def export(tool: str, run: Path, above: float | None, output: Path | None, prefi
     from ntt.run.rundir import RunDirectory
 
     directory = RunDirectory(run)
-    missing = [path for path in (directory.images, directory.predictions) if not path.is_file()]
+    files = (directory.images, directory.predictions, directory.lowest_scores)
+    missing = [path for path in files if not path.is_file()]
     if missing:
         raise DataError(
             f"{run} has no {missing[0].name}: it is no run with detections. Name the folder that a run prints."
         )
     output = output or run / _NAMES[tool]
-    files = _files(tool, directory, output, above=above, prefix=prefix)
-    for path in files:
+    texts = _texts(tool, directory, output, above=above, prefix=prefix)
+    for path in texts:
         check_output(path)
-    for path, text in files.items():
+    for path, text in texts.items():
         write_text(path, text)
-    click.echo(f"{counted(len(files), 'file')} written to {output}")
+    click.echo(f"{counted(len(texts), 'file')} written to {output}")
 
 
-def _files(
+def _texts(
     tool: str, directory: "RunDirectory", output: Path, *, above: float | None, prefix: str
 ) -> Mapping[Path, str]:
-    """Return the files to write."""
+    """Return the content of the files to write."""
     from ntt.convert import detections as formats
-    from ntt.evaluation.curves import FIXED_THRESHOLD
-    from ntt.run.artefacts import read_reference_check
+    from ntt.run.artefacts import read_lowest_scores
 
-    file = directory.leave_one_out
-    proposed = read_reference_check(file).thresholds if above is None and file.is_file() else {}
-    default = FIXED_THRESHOLD if above is None else above
-    detected = formats.read_detections(directory.images, directory.predictions, above=default, above_of_class=proposed)
-    score = f"{min(proposed.values()):.2f} to {max(proposed.values()):.2f}, by class" if proposed else f"{default:g}"
+    scores = read_lowest_scores(directory.lowest_scores) if above is None else above
+    detected = formats.read_detections(directory.images, directory.predictions, above=scores)
     images, objects = counted(len(detected["images"]), "image"), counted(len(detected["annotations"]), "detection")
-    click.echo(f"{objects} in {images}; lowest score: {score}")
+    lowest = range_text([scores] if isinstance(scores, float) else scores.values())
+    click.echo(f"{objects} in {images}; lowest score: {lowest}")
     if tool == "labelme":
         labelled = formats.to_labelme(detected, output.resolve(), photos=_photos(directory))
         return {path: _json(document) for path, document in labelled.items()}

@@ -16,7 +16,7 @@ from ntt.models.segmenters.base import SegmenterConfig
 from ntt.trackers.base import TrackerConfig
 
 STAGES = (
-    *("references", "memory", "leave_one_out", "prototypes", "candidates", "proposals", "matching"),
+    *("references", "memory", "leave_one_out", "prototypes", "candidates", "proposals", "matching", "counts"),
     *("visualisation", "thresholds", "evaluation"),
 )
 STAGE_ALIASES = {"fill_memory": "memory", "postprocess_memory": "prototypes", "test": "evaluation"}

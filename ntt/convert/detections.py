@@ -22,19 +22,18 @@ from ntt.types import Json
 TOLERANCE_PX = 0.7
 
 
-def read_detections(
-    images_file: Path, predictions_file: Path, *, above: float, above_of_class: Mapping[str, float]
-) -> Json:
+def read_detections(images_file: Path, predictions_file: Path, *, above: float | Mapping[str, float]) -> Json:
     """Read a run's detections as a COCO file of the detected classes, whose annotations carry their `score`.
 
-    Those are read that have at least a score: `above_of_class` by class name, `above` for other classes. A StorageError
-    if a file is missing or damaged, a DataError if its content is not what a run writes.
+    Those are read that score at least `above`, which may be a score for each class by its name. A StorageError if a
+    file is missing or damaged, a DataError if its content is not what a run writes.
     """
     document, rows = read_json(images_file), read_json(predictions_file)
     try:
         names = {entry["id"]: str(entry["name"]) for entry in document["categories"]}
         images = {entry["id"]: _image(entry) for entry in document["images"]}
-        rows = [row for row in rows if row["score"] >= above_of_class.get(names[row["category_id"]], above)]
+        lowest = above if isinstance(above, Mapping) else dict.fromkeys(names.values(), above)
+        rows = [row for row in rows if row["score"] >= lowest[names[row["category_id"]]]]
         annotations = [_annotation(number, row, images[row["image_id"]]) for number, row in enumerate(rows, start=1)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from ntt.drawing.colours import class_colour
 from ntt.drawing.instances import DrawnInstances, annotate_mask, box_mask, decode_mask, draw_instances, label_size_px
 from ntt.drawing.text import FAINT_INK, INK, PAPER, draw_notice, line_height_px, shorten, text_width_px, write
+from ntt.errors import range_text
 from ntt.types import ByteArray, Detections, FloatArray
 
 _MARGIN, _GAP, _MIN_WIDTH = 16, 10, 480
@@ -42,17 +43,11 @@ def draw_comparison(
     if ground_truth is not None:
         picture = _picture(image_HW3, ground_truth, class_names, "no object annotated")
         tiles.append((picture, ("Ground truth", _counts(ground_truth))))
-    threshold = _range_text(thresholds_C)
+    threshold = range_text(thresholds_C.tolist())
     picture = _picture(image_HW3, predicted, class_names, f"no detection above {threshold}")
     detail = f"{len(predicted.labels)} of {len(detections.labels)} with score ≥ {threshold}"
     tiles.append((picture, ("Predictions", detail)))
     return draw_contact_sheet(tiles, title=file_name, note=note, columns=len(tiles), most_px=picture.width)
-
-
-def _range_text(thresholds_C: FloatArray) -> str:
-    """Return the threshold of all classes with as many decimals as it needs, at least two; or the range of several."""
-    low, high = float(thresholds_C.min()), float(thresholds_C.max())
-    return f"{low:.2f} to {high:.2f}" if high > low else max(f"{low:.2f}", f"{low:.6g}", key=len)
 
 
 def _confident(detections: Detections, thresholds_C: FloatArray) -> DrawnInstances:
@@ -146,12 +141,12 @@ def draw_contact_sheet(
     text_px = max(map(_caption_size_px, pictures), default=_CAPTION_PX)
     title_px, line = round(_TITLE_SCALE * text_px), line_height_px(text_px)
     title_height = line_height_px(title_px) + 12 if title or note else 0
-    caption_height = line * len(tiles[0][1]) + 12 if tiles else 120
+    caption_height = line * len(tiles[0][1]) + 4 if tiles and tiles[0][1] else 0
     starts = range(0, len(tiles), columns)
     heights = [max(picture.height for picture in pictures[i : i + columns]) + caption_height + _GAP for i in starts]
 
     width = max(_MIN_WIDTH, 2 * _MARGIN + min(columns, len(tiles)) * (tile_width + _GAP) - _GAP)
-    height = 2 * _MARGIN + title_height + (sum(heights) or caption_height)
+    height = 2 * _MARGIN + title_height + (sum(heights) - _GAP if tiles else 120)
     sheet = Image.new("RGB", (width, height), PAPER)
     draw, middle = ImageDraw.Draw(sheet), _MARGIN + line_height_px(title_px) // 2
     if note:

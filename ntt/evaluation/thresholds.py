@@ -9,10 +9,11 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ntt.evaluation.curves import FIXED_THRESHOLD
 from ntt.evaluation.ground_truth import GroundTruth
 from ntt.evaluation.matching import Matches
 from ntt.evaluation.table import DetectionTable
-from ntt.types import BoolArray, DoubleArray, IntArray
+from ntt.types import BoolArray, Category, DoubleArray, IntArray
 
 _ALL_AREAS, _IOU_50 = 0, 0
 _F1_POWER = 4
@@ -113,6 +114,14 @@ def propose_thresholds(
         own = ranked_detections(matches, table, ground_truth, [label]).proposal() if num_images[label] > 1 else None
         proposals.append(pooled if own is None or pooled is None else (own + pooled) / 2)
     return proposals
+
+
+def lowest_scores(
+    categories: Sequence[Category], fixed: float | None, proposed: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the score from which each class's detections are shown, by its name: fixed, else proposed, else 0.4."""
+    names = [category.name for category in categories]
+    return {name: proposed.get(name, FIXED_THRESHOLD) if fixed is None else fixed for name in names}
 
 
 def operating_points(

@@ -19,7 +19,7 @@ from ntt.config.compose import compose_config
 from ntt.convert.folders import Folder
 from ntt.data.references import are_complete, reference_targets
 from ntt.errors import ConfigError, DataError, raise_all
-from ntt.evaluation.curves import FIXED_THRESHOLD
+from ntt.evaluation.thresholds import lowest_scores
 from ntt.matchers.auto import AutoMatcher, scorings
 from ntt.predictor.references import ImageLike, PathLike, Reference, as_file, checked_examples, reference_set
 from ntt.predictor.results import Instances
@@ -92,10 +92,14 @@ class Predictor:
 
         Proposed when first asked for, by searching the image of each example with the others (method.md §9.4), which
         takes as long as searching these images; saved memories include them. 0.4 if no class has examples on two
-        images, or if the memory was saved with another matcher.
+        images, if the memory was saved with another matcher, or with `evaluation.thresholds=fixed`; the same score for
+        all classes with `visualisation.score_threshold`.
         """
-        proposed = self._check.thresholds if self._can_propose else self._saved_thresholds.get(self._scoring, {})
-        return {category.name: proposed.get(category.name, FIXED_THRESHOLD) for category in self._memory.categories}
+        config = self._models.config
+        fixed, proposed = config.visualisation.score_threshold, self._saved_thresholds.get(self._scoring, {})
+        if fixed is not None or config.evaluation.thresholds == "fixed" or not self._can_propose:
+            return lowest_scores(self._memory.categories, fixed, proposed)
+        return lowest_scores(self._memory.categories, None, self._check.thresholds)
 
     @cached_property
     def _check(self) -> ReferenceCheck:

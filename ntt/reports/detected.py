@@ -23,7 +23,7 @@ from ntt.evaluation.thresholds import OperatingPoint, RankedDetections, ranked_d
 from ntt.reports.records import own_file
 from ntt.reports.summary import SETTING, choice, name_series, shots_text
 from ntt.reports.tables import Table
-from ntt.run.artefacts import read_predictions, read_reference_check
+from ntt.run.artefacts import read_lowest_scores, read_predictions, read_reference_check
 from ntt.run.inputs import read_inputs
 from ntt.run.rundir import RunDirectory
 from ntt.stages.target_pictures import drawn_instances
@@ -42,6 +42,7 @@ class Detected:
     Attributes:
         detections: per run, in the order of the images.
         proposed: per run, the score threshold that its references proposed, by class name; empty without any.
+        lowest_scores: per run, the score from which it counted and drew detections, by class name.
         num_settings: number of settings, of which at most `MAX_RUNS` are here.
     """
 
@@ -51,6 +52,7 @@ class Detected:
     labels: list[str]
     detections: list[list[Detections]]
     proposed: list[Mapping[str, float]]
+    lowest_scores: list[Mapping[str, float]]
     num_settings: int
 
     @cached_property
@@ -107,7 +109,8 @@ def _read_set(data: str, group: pd.DataFrame) -> Detected:
         inputs = read_inputs(replace(config, runtime=replace(config.runtime, cache_root=cache)))
     records = list(inputs.target_data.images.values())
     names = name_series(runs.assign(scoring=""))
-    checks = [RunDirectory(Path(path)).leave_one_out for path in runs.path]
+    folders = [RunDirectory(Path(path)) for path in runs.path]
+    checks, scores = ([getattr(folder, name) for folder in folders] for name in ("leave_one_out", "lowest_scores"))
     choices = [choice(runs.iloc[[row]]) for row in range(len(runs))]
     return Detected(
         data=data,
@@ -117,14 +120,15 @@ def _read_set(data: str, group: pd.DataFrame) -> Detected:
             f"{names.short[run.label]}{matcher}, {shots_text(run.shots)}, seed {run.seed}"
             for run, matcher in zip(runs.itertuples(), choices, strict=True)
         ],
-        detections=[_read_predictions(Path(path), records, inputs.categories) for path in runs.path],
+        detections=[_read_predictions(folder.predictions, records, inputs.categories) for folder in folders],
         proposed=[read_reference_check(own_file(file)).thresholds if file.exists() else {} for file in checks],
+        lowest_scores=[read_lowest_scores(own_file(file)) if file.exists() else {} for file in scores],
         num_settings=len(group),
     )
 
 
-def _read_predictions(folder: Path, records: Sequence[ImageRecord], categories: Sequence[Category]) -> list[Detections]:
-    path = own_file(RunDirectory(folder).predictions, max_bytes=_MAX_BYTES)
+def _read_predictions(path: Path, records: Sequence[ImageRecord], categories: Sequence[Category]) -> list[Detections]:
+    path = own_file(path, max_bytes=_MAX_BYTES)
     try:
         detections = read_predictions(path, records, categories)
         is_finite = all(np.isfinite(values).all() for each in detections for values in (each.boxes_xywh, each.scores))

@@ -24,6 +24,7 @@ from ntt.drawing.colours import class_colour
 from ntt.drawing.instances import DrawnInstances
 from ntt.drawing.quality import match_objects
 from ntt.errors import DataError, NttError
+from ntt.evaluation.curves import FIXED_THRESHOLD
 from ntt.reports import figures
 from ntt.reports.detected import Detected
 from ntt.reports.plots import Plot
@@ -99,8 +100,8 @@ def _make_set(detected: Detected, max_images: int, budget: float) -> Json:
         "classes": [{"name": c.name, "colour": class_colour(label)} for label, c in enumerate(detected.categories)],
         "images": images,
         "runs": [
-            {"label": name, "found": rows, "proposed": [proposed.get(c.name) for c in detected.categories]}
-            for name, rows, proposed in zip(detected.labels, rows_of_runs, detected.proposed, strict=True)
+            {"label": name, "found": rows, "lowest": [lowest.get(c.name, FIXED_THRESHOLD) for c in detected.categories]}
+            for name, rows, lowest in zip(detected.labels, rows_of_runs, detected.lowest_scores, strict=True)
         ],
     }
 
@@ -139,7 +140,7 @@ def _detections(detections: Detections, drawn: DrawnInstances, scale: float) -> 
     size = (detections.height, detections.width)
     best = sorted(rows, key=lambda row: -row[1])[:MAX_DETECTIONS]
     return [
-        {**_object(label, box, rle, size, scale), "score": round(score, 4), "match": match}
+        {**_object(label, box, rle, size, scale), "score": round(score, 6), "match": match}
         for label, score, box, match, rle in best
     ]
 

@@ -125,6 +125,17 @@ def write_counts(
     return write_text(path, stream.getvalue())
 
 
+def read_lowest_scores(path: Path) -> dict[str, float]:
+    """Read the score of each class from which detections are shown; a StorageError if the file holds something else."""
+    scores = read_json(path)
+    try:
+        if all(map(math.isfinite, scores.values())):
+            return dict(scores)
+    except (AttributeError, TypeError):
+        pass
+    raise StorageError(f"{path} does not hold a score per class. Run again.")
+
+
 @no_collection()
 def read_predictions(path: Path, images: Sequence[ImageRecord], categories: Sequence[Category]) -> list[Detections]:
     """Read a results file back: one entry per image, in the order of `images`, equal to what was written."""

@@ -36,8 +36,11 @@ class RunDirectory:
         self.candidates = root / "candidates.json"
         self.proposals = root / "proposals.json"
         self.predictions = root / "predictions.json"
-        # Images and classes the predictions refer to, in COCO format; and the number of objects in each image.
-        self.images, self.counts = root / "images.json", root / "counts.csv"
+        # Images and classes the predictions refer to, in COCO format.
+        self.images = root / "images.json"
+        # The number of objects in each image, and the lowest score of each class from which they are counted and drawn.
+        self.counts, self.lowest_scores = root / "counts.csv", root / "lowest_scores.json"
+        # Quality at several thresholds.
         self.thresholds = root / "thresholds.json"
         self.metrics = root / "metrics.json"
         self.pictures = root / "pictures"

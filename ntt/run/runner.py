@@ -13,13 +13,14 @@ from ntt.base.log import console_logging, file_logging, lenient_stdout
 from ntt.config.command_line import run_hydra
 from ntt.config.identity import run_id
 from ntt.config.schema import ExperimentConfig
-from ntt.run.artefacts import flat_metrics, flat_proposals, write_counts
+from ntt.run.artefacts import flat_metrics, flat_proposals
 from ntt.run.checks import check_run
 from ntt.run.environment import environment_details
 from ntt.run.inputs import input_files
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Workspace, process_workspace
 from ntt.run.stages import (
+    COUNTS,
     EVALUATION,
     LEAVE_ONE_OUT,
     MATCHING,
@@ -29,7 +30,6 @@ from ntt.run.stages import (
     VISUALISATION,
     asked_stages,
     is_finished,
-    score_thresholds,
 )
 from ntt.run.table import choice_text, counts_table, metrics_table, multirun_table, thresholds_table
 from ntt.run.together import match_ahead
@@ -129,11 +129,6 @@ def _make_stages(pipeline: Pipeline) -> Metrics | None:
             if pipeline.group.is_main:
                 directory.write_facts({**environment, "data": input_files(pipeline.inputs)})
                 tracker.log_stage(stage.name, _stage_numbers(pipeline, stage.name))
-        if MATCHING in asked:
-            detections, thresholds_C = pipeline.result(MATCHING), score_thresholds(pipeline)
-            categories = pipeline.inputs.categories
-            if pipeline.group.is_main:
-                write_counts(directory.counts, pipeline.targets, detections, categories, thresholds_C=thresholds_C)
         pipeline.tidy()
         _LOG.info("Finished in %.1f s.", time.monotonic() - started)
         metrics = pipeline.result(EVALUATION) if EVALUATION in asked else None
@@ -200,7 +195,7 @@ def _report(pipeline: Pipeline, metrics: Metrics | None) -> float | None:
         return None
     directory, config = pipeline.directory, pipeline.config
     if not metrics.overall:
-        detections, thresholds_C = pipeline.result(MATCHING), score_thresholds(pipeline)
+        detections, thresholds_C = pipeline.result(MATCHING), pipeline.result(COUNTS)
         counts = counts_table(detections, pipeline.inputs.categories, thresholds_C)
         _LOG.info("\n%s\n\n%s\n", metrics_table(metrics), counts)
     else:

@@ -11,10 +11,10 @@ import numpy as np
 from ntt.base import distributed as dist
 from ntt.base.files import read_json, write_json
 from ntt.data.references import are_complete, reference_targets, references_to_json
-from ntt.errors import counted
+from ntt.errors import counted, range_text
 from ntt.evaluation.curves import FIXED_THRESHOLD, Painting, Protocol
 from ntt.evaluation.ground_truth import difficult_as
-from ntt.evaluation.thresholds import OperatingPoint, OperatingPoints
+from ntt.evaluation.thresholds import OperatingPoint, OperatingPoints, lowest_scores
 from ntt.matchers.auto import scorings
 from ntt.matchers.base import MatcherConfig
 from ntt.run import artefacts
@@ -216,6 +216,34 @@ MATCHING: Stage[list[Detections]] = Stage(
 )
 
 
+def _lowest_scores(run: Pipeline, fixed: float | None = None) -> FloatArray:
+    """Return the lowest score of each class, float32 [C]: the fixed one, else that proposed, else 0.4."""
+    proposed = run.result(LEAVE_ONE_OUT).thresholds if run.leaves_one_out else {}
+    return np.array(list(lowest_scores(run.inputs.categories, fixed, proposed).values()), dtype=np.float32)
+
+
+def _write_counts(run: Pipeline, scores_C: FloatArray) -> list[Path]:
+    directory, categories, detections = run.directory, run.inputs.categories, run.result(MATCHING)
+    by_name = {category.name: score for category, score in zip(categories, scores_C.tolist(), strict=True)}
+    return [
+        write_json(directory.lowest_scores, by_name),
+        artefacts.write_counts(directory.counts, run.targets, detections, categories, thresholds_C=scores_C),
+    ]
+
+
+# The lowest score at which detections of each class are counted, drawn and exported, float32 [C].
+COUNTS: Stage[FloatArray] = Stage(
+    name="counts",
+    needs=(MATCHING,),
+    may_need=lambda run: (LEAVE_ONE_OUT,) if run.leaves_one_out else (),
+    inputs=lambda run: {"score_threshold": run.config.visualisation.score_threshold},
+    compute=lambda run: _lowest_scores(run, run.config.visualisation.score_threshold),
+    write=_write_counts,
+    read=lambda run: np.array(list(artefacts.read_lowest_scores(run.directory.lowest_scores).values()), np.float32),
+    describe=lambda scores_C: f"detections from a score of {range_text(scores_C.tolist())} on",
+)
+
+
 def _draw(run: Pipeline) -> list[Path]:
     settings, detections = run.config.visualisation, run.result(MATCHING)
     if run.group.is_main:
@@ -235,18 +263,6 @@ def _draw(run: Pipeline) -> list[Path]:
     )
 
 
-def score_thresholds(run: Pipeline) -> FloatArray:
-    """Return the lowest score at which detections of each class are drawn and counted, float32 [C]."""
-    return _thresholds(run, run.config.visualisation.score_threshold)
-
-
-def _thresholds(run: Pipeline, fixed: float | None = None) -> FloatArray:
-    """Return the fixed score for all classes, else the proposed scores, else 0.4."""
-    proposed = run.result(LEAVE_ONE_OUT).thresholds if fixed is None and run.leaves_one_out else {}
-    default = FIXED_THRESHOLD if fixed is None else fixed
-    return np.array([proposed.get(category.name, default) for category in run.inputs.categories], dtype=np.float32)
-
-
 def _renderer(run: Pipeline) -> TargetRenderer:
     settings, ground_truth = run.config.visualisation, run.inputs.target_data
     ids = settings.image_ids
@@ -256,15 +272,14 @@ def _renderer(run: Pipeline) -> TargetRenderer:
         categories=run.inputs.categories,
         ground_truth=ground_truth if ground_truth.has_annotations else None,
         folder=run.directory.pictures / "targets",
-        thresholds_C=score_thresholds(run),
+        thresholds_C=run.result(COUNTS),
         image_ids=frozenset(ids),
     )
 
 
 VISUALISATION: Stage[list[Path]] = Stage(
     name="visualisation",
-    needs=(REFERENCES, MATCHING),
-    may_need=lambda run: (LEAVE_ONE_OUT,) if run.leaves_one_out else (),
+    needs=(REFERENCES, MATCHING, COUNTS),
     inputs=lambda run: {"ground_truth": run.inputs.target_data.digest},
     compute=_draw,
     write=lambda _, pictures: pictures,
@@ -277,7 +292,7 @@ def _measure_thresholds(run: Pipeline) -> OperatingPoints:
     names, detections = [category.name for category in run.inputs.categories], run.result(MATCHING)
     thresholds = {"fixed": dict.fromkeys(names, FIXED_THRESHOLD)}
     if run.leaves_one_out and run.result(LEAVE_ONE_OUT).thresholds:
-        thresholds["proposed"] = dict(zip(names, _thresholds(run).tolist(), strict=True))
+        thresholds["proposed"] = dict(zip(names, _lowest_scores(run).tolist(), strict=True))
     measure = partial(
         evaluate_thresholds,
         detections=detections,
@@ -336,7 +351,7 @@ EVALUATION: Stage[Metrics] = Stage(
 )
 
 _BEFORE_MATCHING = (REFERENCES, MEMORY, LEAVE_ONE_OUT, PROTOTYPES, CANDIDATES, PROPOSALS)
-STAGES: tuple[Stage[Any], ...] = (*_BEFORE_MATCHING, MATCHING, VISUALISATION, THRESHOLDS, EVALUATION)
+STAGES: tuple[Stage[Any], ...] = (*_BEFORE_MATCHING, MATCHING, COUNTS, VISUALISATION, THRESHOLDS, EVALUATION)
 
 
 def asked_stages(run: Pipeline) -> list[Stage[Any]]:

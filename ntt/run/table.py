@@ -79,18 +79,20 @@ def thresholds_table(points: OperatingPoints) -> str:
 
 
 def counts_table(detections: Sequence[Detections], categories: Sequence[Category], thresholds_C: FloatArray) -> str:
-    """Return a table of each class's threshold, its detections that reach it, and the images with any of them."""
+    """Return a table of each class's threshold and best score, its detections that reach it, and images with any."""
     totals_C, images_C = np.zeros((2, len(categories)), dtype=np.int64)
+    best_C = np.zeros(len(categories), dtype=np.float32)
     for image in detections:
+        np.maximum.at(best_C, image.labels, image.scores)
         counts_C = np.bincount(image.labels[image.reaching(thresholds_C)], minlength=len(categories))
         totals_C += counts_C
         images_C += counts_C > 0
-    columns = (thresholds_C.tolist(), totals_C.tolist(), images_C.tolist())
+    columns = (thresholds_C.tolist(), best_C.tolist(), totals_C.tolist(), images_C.tolist())
     rows = [
-        [category.name, f"{threshold:.2f}", str(total), str(images)]
-        for category, threshold, total, images in zip(categories, *columns, strict=True)
+        [category.name, f"{threshold:.2f}", f"{best:.2f}", str(total), str(images)]
+        for category, threshold, best, total, images in zip(categories, *columns, strict=True)
     ]
-    lines = align([["class", "score from", "detections", "images with any"], *rows])
+    lines = align([["class", "score from", "best score", "detections", "images with any"], *rows])
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 

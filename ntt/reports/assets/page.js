@@ -110,7 +110,7 @@
 
   // Gallery: what is shown follows from the controls, and the address holds what they say.
   function startGallery(sets) {
-    const CONTROLS = ["set", "run", "class", "score", "proposed", "sort", "colour", "masks", "boxes", "names"];
+    const CONTROLS = ["set", "run", "class", "score", "own", "sort", "colour", "masks", "boxes", "names"];
     const control = Object.fromEntries(CONTROLS.map((name) => [name, byId(`choose-${name}`)]));
     // Scores of some matchers exceed 1.
     const scores = sets.flatMap((set) => set.runs.flatMap((run) => run.found.flat().map((found) => found.score)));
@@ -131,17 +131,16 @@
       const only = control.class.selectedIndex - 1;
       const run = set.runs[control.run.selectedIndex];
       const chosen = Number(control.score.value);
-      // The lowest score that is shown, of each class: what the references of the run propose, else the slider's.
-      const least = set.classes.map((_, label) => (control.proposed.checked ? run.proposed[label] : null) ?? chosen);
+      // The lowest score that is shown, of each class: the run's own, or the slider's.
+      const least = set.classes.map((_, label) => (control.own.checked ? run.lowest[label] : chosen));
       return { set, run, only, least };
     }
 
-    // The slider starts at the proposed threshold, the mean of several; moved, it counts for all classes.
+    // The slider starts at the run's own score, the mean of several; moved, it counts for all classes.
     function moveSlider() {
-      const { run, only, least } = current();
-      byId("proposed").hidden = run.proposed.every((score) => score === null);
+      const { only, least } = current();
       const shown = only < 0 ? least : [least[only]];
-      if (control.proposed.checked) control.score.value = shown.reduce((sum, score) => sum + score, 0) / shown.length;
+      if (control.own.checked) control.score.value = shown.reduce((sum, score) => sum + score, 0) / shown.length;
       const texts = [Math.min(...shown), Math.max(...shown)].map((score) => score.toFixed(2));
       byId("score-shown").textContent = [...new Set(texts)].join(" to ");
     }
@@ -305,7 +304,7 @@
       for (const name of CONTROLS) {
         const { type, checked, value } = control[name];
         const text = type === "checkbox" ? String(checked) : value;
-        const follows = name === "score" && control.proposed.checked && !byId("proposed").hidden;
+        const follows = name === "score" && control.own.checked;
         if (text !== defaults[name] && !follows) state.set(name, text);
       }
       if (first) state.set("first", String(first + 1));
@@ -354,9 +353,7 @@
     defaults.run = sets[0].runs[0].label;
     control.set.addEventListener("change", () => { first = 0; chooseSet(); });
     control.run.addEventListener("change", chooseRun);
-    control.score.addEventListener("input", () => {
-      if (!byId("proposed").hidden) control.proposed.checked = false;
-    });
+    control.score.addEventListener("input", () => { control.own.checked = false; });
     for (const name of CONTROLS.slice(2)) {
       control[name].addEventListener(control[name].tagName === "SELECT" ? "change" : "input", draw);
     }
