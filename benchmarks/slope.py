@@ -30,8 +30,8 @@ from benchmarks.shots import show
 from ntt.config.compose import compose_config
 from ntt.data.references import reference_targets
 from ntt.matchers.auto import scorings
-from ntt.matchers.base import MatcherConfig
 from ntt.matchers.probe import ProbeMatcher
+from ntt.matchers.scoring import DetectingMatcher
 from ntt.ops.pooling import l2_normalise
 from ntt.run.pipeline import Pipeline
 from ntt.run.stages import MEMORY
@@ -55,7 +55,7 @@ class Slope:
     """One data set with all its references, and one matcher."""
 
     run: Pipeline
-    matcher: MatcherConfig
+    matcher: DetectingMatcher
 
     def __post_init__(self) -> None:
         """Look up the references, and what there is to find in their images."""

@@ -14,7 +14,6 @@ from ntt.config.compose import compose_config
 from ntt.data.references import are_complete, reference_targets
 from ntt.errors import ConfigError
 from ntt.matchers.auto import AutoMatcher, scorings
-from ntt.matchers.base import MatcherConfig
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.run.pipeline import Pipeline
 from ntt.stages.leave_one_out import reduced_memory, reference_agreement, reference_effects
@@ -120,10 +119,6 @@ def test_what_cannot_be_chosen_is_refused(word, text):
         compose_config(["matcher=auto", word])
     assert AutoMatcher(name="auto").problems() == [
         "matcher.choices: there is nothing to choose from. Name other matchers, as conf/matcher/auto.yaml does."
-    ]
-    bare = AutoMatcher(name="auto", choices={"own": MatcherConfig(name="own")}, max_detections=5)
-    assert bare.problems() == [
-        "matcher.choices: own has no setting max_detections. Leave it null, or choose another matcher."
     ]
 
 

@@ -15,9 +15,8 @@ from ntt.config.compose import compose_many
 from ntt.config.identity import run_directory
 from ntt.config.schema import ExperimentConfig
 from ntt.errors import DataError
-from ntt.matchers.base import MatcherConfig
 from ntt.matchers.prototype import PrototypeMatcher
-from ntt.matchers.scoring import match_together
+from ntt.matchers.scoring import DetectingMatcher, match_together
 from ntt.ops.boxes import pair_iou
 from ntt.ops.similarity import cosine_similarity
 from ntt.run import runner, together
@@ -39,7 +38,7 @@ SIZES = [(0, 3, 16), (1, 1, 16), (2, 3, 16), (150, 5, 384), (400, 20, 96), (300,
 
 
 @pytest.fixture(scope="module")
-def matchers() -> list[MatcherConfig]:
+def matchers() -> list[DetectingMatcher]:
     """Every option with several settings."""
     lines = [[f"matcher={option}", *more] for option in OPTIONS for more in VARIANTS]
     return [config.matcher for config in compose_many(lines)]
@@ -63,7 +62,7 @@ def drawn(number: int) -> tuple[Candidates, MemoryBank]:
     return random_candidates(number, count, directions_CD=directions), memory
 
 
-def prototypes(matcher: MatcherConfig, memory: MemoryBank) -> Prototypes:
+def prototypes(matcher: DetectingMatcher, memory: MemoryBank) -> Prototypes:
     vectors, labels = matcher.build_prototypes(memory)
     return Prototypes(memory.categories, vectors, labels)
 
@@ -87,19 +86,6 @@ def test_points_together_are_equal_to_points_alone(number, matchers):
             alone = error
         assert content(result) == content(alone), matcher
     assert any(isinstance(result, DataError) for result in together) == (number == 0), "ntt_reference: none is left"
-
-
-def test_a_matcher_of_another_kind_is_asked_by_itself():
-    class Whole(MatcherConfig):
-        def match(self, image_id, candidates, prototypes):
-            return f"{image_id} by itself"
-
-    candidates, memory = drawn(3)
-    plain = PrototypeMatcher()
-    vectors = prototypes(plain, memory)
-    first, second, third = match_together(7, candidates, [(plain, vectors), (Whole(), vectors), (plain, vectors)])
-    assert second == "7 by itself"
-    assert content(first) == content(third) == content(plain.match(7, candidates, vectors))
 
 
 @cases("merging")("soft_semantic", "soft", "hard", "none")

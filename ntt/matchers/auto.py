@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ntt.base.settings import setting
 from ntt.matchers.base import MatcherConfig
+from ntt.matchers.scoring import DetectingMatcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +35,6 @@ class AutoMatcher(MatcherConfig):
     """Result for an image with no candidate left, whichever is used; null: as each of them says."""
 
     @property
-    def common(self) -> dict[str, Any]:
-        """The settings that every choice takes over from this one."""
-        settings = {"max_detections": self.max_detections, "on_empty": self.on_empty}
-        return {name: value for name, value in settings.items() if value is not None}
-
-    @property
     def reads_full_images(self) -> bool:
         """Whether one of the choices reads vectors of full images."""
         return any(matcher.reads_full_images for matcher in self.choices.values())
@@ -51,20 +46,11 @@ class AutoMatcher(MatcherConfig):
 
     def problems(self) -> list[str]:
         """Return a sentence if there is nothing to choose from, or something that is no matcher."""
-        unfit = [
-            name
-            for name, choice in self.choices.items()
-            if not isinstance(choice, MatcherConfig) or isinstance(choice, AutoMatcher)
-        ]
-        if unfit or not self.choices:
-            what = f"{', '.join(unfit)} cannot be chosen" if unfit else "there is nothing to choose from"
-            return [f"matcher.choices: {what}. Name other matchers, as conf/matcher/auto.yaml does."]
-        return [
-            f"matcher.choices: {name} has no setting {common}. Leave it null, or choose another matcher."
-            for name, choice in self.choices.items()
-            for common in self.common
-            if not hasattr(choice, common)
-        ]
+        unfit = [name for name, choice in self.choices.items() if not isinstance(choice, DetectingMatcher)]
+        if self.choices and not unfit:
+            return []
+        what = f"{', '.join(unfit)} cannot be chosen" if unfit else "there is nothing to choose from"
+        return [f"matcher.choices: {what}. Name other matchers, as conf/matcher/auto.yaml does."]
 
     def obstacle(self, counts: Sequence[int], *, is_complete: bool) -> str:
         """Return why references, `counts` per class, may not choose; "" if they may."""
@@ -81,8 +67,11 @@ class AutoMatcher(MatcherConfig):
         return max([next(iter(self.choices)), *convincing], key=lambda name: expected.get(name, 0.0))
 
 
-def scorings(matcher: MatcherConfig) -> Mapping[str, MatcherConfig]:
+def scorings(matcher: MatcherConfig) -> Mapping[str, DetectingMatcher]:
     """Return the matchers that a run may use, by name: the choices, or the matcher itself."""
-    if not isinstance(matcher, AutoMatcher):
-        return {matcher.name: matcher}
-    return {name: replace(choice, **matcher.common) for name, choice in matcher.choices.items()}
+    if isinstance(matcher, AutoMatcher):
+        common = {"max_detections": matcher.max_detections, "on_empty": matcher.on_empty}
+        common = {name: value for name, value in common.items() if value is not None}
+        return {name: replace(choice, **common) for name, choice in matcher.choices.items()}
+    assert isinstance(matcher, DetectingMatcher), matcher
+    return {matcher.name: matcher}

@@ -34,7 +34,7 @@ class Survivors:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectingMatcher(MatcherConfig, ABC):
-    """A matcher that gives every candidate one score per class and suppresses duplicates."""
+    """Condenses a memory into prototypes, gives every candidate one score per class, and suppresses duplicates."""
 
     reference_vectors: str = setting("crop", one_of=("crop", "both", "full", "mean"))
     """Vectors of a reference instance. crop: of its crop, as published; full: of the best candidate of its own image;
@@ -76,12 +76,12 @@ class DetectingMatcher(MatcherConfig, ABC):
         return self.surroundings == "clear"
 
     def select(self, memory: MemoryBank) -> MemoryBank:
-        """Return the memory with the `features` and `backgrounds` that the settings choose."""
-        if self.reads_clear_surroundings:
-            memory = replace(memory, backgrounds=memory.clear_backgrounds)
+        """Return the memory with the `features` and `backgrounds` that the settings choose, empty ones left out."""
+        backgrounds = memory.clear_backgrounds if self.reads_clear_surroundings else memory.backgrounds
+        memory = replace(memory, backgrounds=tuple(vectors[vectors.any(dim=1)] for vectors in backgrounds))
         if self.reads_full_images:
             memory = replace(memory, features=tuple(map(self._combine, memory.features, memory.full)))
-        return super().select(memory)
+        return memory
 
     def _combine(self, crop_KD: torch.Tensor, full_KD: torch.Tensor) -> torch.Tensor:
         """Combine a class's vectors, each scaled to length 1 first."""
@@ -91,6 +91,10 @@ class DetectingMatcher(MatcherConfig, ABC):
             return torch.cat([crop_KD, full_KD[is_reached_K]])
         share = 1.0 if self.reference_vectors == "full" else self.full_share
         return torch.where(is_reached_K[:, None], l2_normalise((1 - share) * crop_KD + share * full_KD), crop_KD)
+
+    @abstractmethod
+    def build_prototypes(self, memory: MemoryBank) -> tuple[torch.Tensor, torch.Tensor]:
+        """Condense the memory, from `select`, to `vectors_PD` and `labels_P` of a `Prototypes`, on the CPU."""
 
     @abstractmethod
     def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:
@@ -186,21 +190,15 @@ class ScoringMatcher(DetectingMatcher, ABC):
 
 
 def match_together(
-    image_id: ImageId, candidates: Candidates, points: Sequence[tuple[MatcherConfig, Prototypes]]
+    image_id: ImageId, candidates: Candidates, points: Sequence[tuple[DetectingMatcher, Prototypes]]
 ) -> Iterator[Detections | DataError]:
     """Match one image's candidates with several matchers; yield what `match` returns or raises for each of them."""
     terms = ImageTerms(candidates, is_shared=True)
-    survivors = [
-        matcher.survivors(terms, prototypes) if isinstance(matcher, DetectingMatcher) else None
-        for matcher, prototypes in points
-    ]
-    indices = [left.indices for left in survivors if left is not None]
-    terms.compare([np.unique(np.concatenate(indices))] if indices else [])
-    for (matcher, prototypes), left in zip(points, survivors, strict=True):
+    survivors = [matcher.survivors(terms, prototypes) for matcher, prototypes in points]
+    if points:
+        terms.compare([np.unique(np.concatenate([left.indices for left in survivors]))])
+    for (matcher, _), left in zip(points, survivors, strict=True):
         try:
-            if isinstance(matcher, DetectingMatcher) and left is not None:
-                yield matcher.detections(image_id, terms, left)
-            else:
-                yield matcher.match(image_id, candidates, prototypes)
+            yield matcher.detections(image_id, terms, left)
         except DataError as error:
             yield error

@@ -82,9 +82,9 @@ class Predictor:
                 self._memory, self._can_propose = self._fill(examples, source), examples.can_be_left_out
                 if isinstance(self._matcher, AutoMatcher):
                     self._check = self._check_references(examples, source)
-        if isinstance(self._matcher, AutoMatcher):
-            self._matcher = scorings(self._matcher)[self._check.scoring]
-        self._prototypes = build_prototypes(memory=self._memory, matcher=self._matcher)
+        name = self._check.scoring if isinstance(self._matcher, AutoMatcher) else self._matcher.name
+        self._matcher = self._scorer = scorings(self._matcher)[name]
+        self._prototypes = build_prototypes(memory=self._memory, matcher=self._scorer)
 
     @cached_property
     def thresholds(self) -> Mapping[str, float]:
@@ -172,7 +172,7 @@ class Predictor:
         labels = [all_names.index(name) for name in selected]
         fields = {field: getattr(self._memory, field) for field in ("categories", *MEMORY_FIELDS.values())}
         selection = {field: tuple(values[label] for label in labels) for field, values in fields.items() if values}
-        self._prototypes = build_prototypes(memory=replace(self._memory, **selection), matcher=self._matcher)
+        self._prototypes = build_prototypes(memory=replace(self._memory, **selection), matcher=self._scorer)
 
     def save_memory(self, path: PathLike) -> None:
         """Write the memory of all examples and the `thresholds` as safetensors.
@@ -187,7 +187,7 @@ class Predictor:
         """Search one image; a DataError if it cannot be read."""
         with as_file(image) as record:
             candidates = self._models.source.get(record)
-            detections = self._matcher.match(record.id, candidates, self._prototypes)
+            detections = self._scorer.match(record.id, candidates, self._prototypes)
         categories = self._prototypes.categories
         return Instances(**vars(detections), categories=categories, image=image, thresholds=lambda: self.thresholds)
 

@@ -16,7 +16,7 @@ from ntt.evaluation.curves import FIXED_THRESHOLD, Painting, Protocol
 from ntt.evaluation.ground_truth import difficult_as
 from ntt.evaluation.thresholds import OperatingPoint, OperatingPoints, lowest_scores
 from ntt.matchers.auto import scorings
-from ntt.matchers.base import MatcherConfig
+from ntt.matchers.scoring import DetectingMatcher
 from ntt.run import artefacts
 from ntt.run.pipeline import Pipeline, Stage
 from ntt.run.table import recall_text
@@ -127,7 +127,7 @@ LEAVE_ONE_OUT: Stage[ReferenceCheck] = Stage(
 )
 
 
-def matcher_of(run: Pipeline) -> MatcherConfig:
+def matcher_of(run: Pipeline) -> DetectingMatcher:
     """Return the matcher of a run: that of its settings, or the one its references choose."""
     matcher = run.config.matcher
     return scorings(matcher)[run.result(LEAVE_ONE_OUT).scoring if run.has_choice else matcher.name]

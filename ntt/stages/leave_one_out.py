@@ -26,7 +26,7 @@ from ntt.evaluation.table import DetectionTable, tabulate
 from ntt.evaluation.thresholds import propose_thresholds
 from ntt.matchers.auto import AutoMatcher, scorings
 from ntt.matchers.base import MatcherConfig
-from ntt.matchers.scoring import match_together
+from ntt.matchers.scoring import DetectingMatcher, match_together
 from ntt.ops.pooling import l2_normalise
 from ntt.stages.candidates import CandidateSource, find_candidates
 from ntt.stages.matching import build_prototypes
@@ -74,7 +74,7 @@ def check_references(
 def search_left_out(
     references: ReferenceSet,
     memory: MemoryBank,
-    matchers: Sequence[MatcherConfig],
+    matchers: Sequence[DetectingMatcher],
     source: CandidateSource,
     group: ProcessGroup,
 ) -> list[list[Detections]]:
@@ -92,7 +92,7 @@ def search_left_out(
 
 
 def search_with(
-    record: ImageRecord, source: CandidateSource, points: Sequence[tuple[MatcherConfig, MemoryBank, IntArray]]
+    record: ImageRecord, source: CandidateSource, points: Sequence[tuple[DetectingMatcher, MemoryBank, IntArray]]
 ) -> list[Detections]:
     """Search one image with several memories; each comes with the labels of its classes. It may be empty."""
     nothing = Detections(
@@ -233,7 +233,7 @@ def reference_effects(
     references: ReferenceSet,
     objects: CocoDataset,
     memory: MemoryBank,
-    matcher: MatcherConfig,
+    matcher: DetectingMatcher,
     source: CandidateSource,
     group: ProcessGroup,
 ) -> dict[int, float]:

@@ -5,13 +5,12 @@ from collections.abc import Iterator, Sequence
 from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.base.progress import track
 from ntt.errors import DataError, StorageError
-from ntt.matchers.base import MatcherConfig
-from ntt.matchers.scoring import match_together
+from ntt.matchers.scoring import DetectingMatcher, match_together
 from ntt.stages.candidates import CandidateSource
 from ntt.types import Candidates, Detections, ImageRecord, MemoryBank, Prototypes
 
 
-def build_prototypes(*, memory: MemoryBank, matcher: MatcherConfig) -> Prototypes:
+def build_prototypes(*, memory: MemoryBank, matcher: DetectingMatcher) -> Prototypes:
     """Condense the memory into the vectors that candidates are compared with (method.md §3; paper, section 3.2)."""
     vectors_PD, labels_P = matcher.build_prototypes(matcher.select(memory))
     return Prototypes(categories=memory.categories, vectors_PD=vectors_PD, labels_P=labels_P)
@@ -22,7 +21,7 @@ def match_images(
     images: Sequence[ImageRecord],
     source: CandidateSource,
     prototypes: Prototypes,
-    matcher: MatcherConfig,
+    matcher: DetectingMatcher,
     group: ProcessGroup,
 ) -> list[Detections]:
     """Label, suppress and score every image's candidates (method.md §5 and §6; paper, sections 3.3 and 3.4).
@@ -37,7 +36,7 @@ def match_images(
 
 
 def match_points(
-    *, images: Sequence[ImageRecord], source: CandidateSource, points: Sequence[tuple[MatcherConfig, Prototypes]]
+    *, images: Sequence[ImageRecord], source: CandidateSource, points: Sequence[tuple[DetectingMatcher, Prototypes]]
 ) -> Iterator[list[Detections | DataError]]:
     """Do what `match_images` does for several points in one pass, reading each image's candidates once.
 
