@@ -64,14 +64,6 @@ def test_soft_semantic_merging_of_arrays_that_may_be_read_only():
     assert len(run(NESTED).scores) == 2
 
 
-@cases("merging", "threshold", "scores")(
-    ("soft", 0.5, [0.8]), ("none", 0.5, [0.96, 0.8]), ("hard", 0.5, [0.8]), ("hard", 1.0, [0.96, 0.8])
-)
-def test_other_mergings(merging, threshold, scores):
-    found = run(NESTED, merging=merging, hard_merge_threshold=threshold)
-    np.testing.assert_allclose(found.scores, scores, rtol=1e-6)
-
-
 def test_order_minimum_and_limits():
     same = candidates([(0, 0, 9, 9)] * 2, [0.7, 0.8], [[1.0, 0.0, 0.0], [0.6, 0.0, 0.8]])
     assert run(same).scores.tolist() == pytest.approx([0.6])

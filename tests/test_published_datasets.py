@@ -9,13 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from coco_samples import document, read
 from conftest import cases
 from miniatures import CDFSOD, COCO_LIKE, LVIS_CLASSES, make_miniature, make_miniatures
 from PIL import Image
-from pycocotools import mask as coco_mask
 from tiny_data import SMALL, make_tiny
 
 from ntt.base.project import CONF_DIR
@@ -24,6 +22,8 @@ from ntt.cli.main import main
 from ntt.config import schema as config
 from ntt.config.compose import compose_config, compose_many
 from ntt.config.identity import run_directory
+from ntt.data.coco import read_coco
+from ntt.data.sampling import Validity, sample_native
 from ntt.datasets.base import DatasetFiles
 from ntt.datasets.demo import DEMO_FOLDER, DemoConfig, copy_demo
 from ntt.datasets.folders import PublishedConfig
@@ -284,30 +284,13 @@ def test_images_are_as_the_annotation_file_says(split):
         assert entry["license"] == min(licences[name] for name in entry["photographs"])
 
 
-# pycocotools 2.0.11 decodes with a numpy call that numpy 2.4 warns about.
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@cases("split")("references", "targets")
-def test_masks_agree_with_boxes_and_areas_and_do_not_share_pixels(split):
-    content = demo_file(split)
-    painted = {entry["id"]: np.zeros((360, 480), dtype=int) for entry in content["images"]}
-    for entry in content["annotations"]:
-        mask = coco_mask.decode(entry["segmentation"]).astype(bool)
-        rows, columns = np.nonzero(mask)
-        left, top = columns.min(), rows.min()
-        assert entry["bbox"] == [left, top, columns.max() + 1 - left, rows.max() + 1 - top]
-        assert entry["area"] == mask.sum() > 100
-        painted[entry["image_id"]] += mask
-    assert max(canvas.max() for canvas in painted.values()) == 1
-
-
-def test_references_hold_ten_valid_shots_of_every_class():
-    content = demo_file("references")
-    assert [entry["id"] for entry in content["categories"]] == [1, 2, 3, 4, 5, 6, 7]
-    for category in content["categories"]:
-        shots = [entry for entry in content["annotations"] if entry["category_id"] == category["id"]]
-        assert sorted(entry["shot_index"] for entry in shots) == list(range(10))
-        assert len({entry["image_id"] for entry in shots}) == 10
-        for entry in shots:
-            left, top, width, height = entry["bbox"]
-            assert min(width, height) >= 32
-            assert min(left, top, 480 - left - width, 360 - top - height) >= 10
+def test_the_demo_is_annotated_without_a_doubt_and_has_ten_shots_of_every_class(tmp_path, caplog):
+    files = DemoConfig(name="demo").locate(tmp_path)
+    references = read_coco(files.references_file, files.reference_images)
+    targets = read_coco(files.targets_file, files.target_images)
+    validity = Validity(min_box_side_px=32, border_px=10)
+    sample = sample_native(references, references.categories, shots=10, seed=0, strict=True, validity=validity)
+    assert all(len({instance.image_id for instance in instances}) == 10 for instances in sample)
+    assert sorted(i.shot_index for i in references.instances) == sorted([*range(10)] * 7)
+    assert references.categories == targets.categories
+    assert caplog.text == ""

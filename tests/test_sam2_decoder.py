@@ -21,9 +21,8 @@ from ntt.models.batching import BatchRunner, is_out_of_memory
 from ntt.models.device import autocast
 from ntt.models.segmenters.sam2.decoder import DecodedPrompts, FastDecoder
 from ntt.models.segmenters.sam2.folding import fold
-from ntt.models.segmenters.sam2.image_terms import ImageTerms, compute_image_terms, space_to_depth
+from ntt.models.segmenters.sam2.image_terms import ImageTerms, compute_image_terms
 from ntt.models.segmenters.sam2.model import decoder_state
-from ntt.models.segmenters.sam2.products import mean_square
 from ntt.models.segmenters.sam2.prompts import PromptEncoder, point_grid
 from ntt.models.segmenters.sam2.upscaling import upscale
 
@@ -185,21 +184,6 @@ def test_prompts_do_not_influence_each_other(tiny):
             hyper = together.hyper_BMD[index, 1:2]
             selected = upscale(ours.decoder.weights.rows, ours.terms, together.tokens.part(index), hyper)
             torch.testing.assert_close(selected[:, 0], logits[index, 1], rtol=0, atol=1e-5)
-
-
-def test_space_to_depth_keeps_cells_together():
-    # One channel, 2 x 4 pixels 0..7: two cells of 2 x 2.
-    cells = space_to_depth(torch.arange(8.0).view(1, 2, 4), 2)
-    assert cells.squeeze(-1).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
-
-
-@cases("block")(1, 2, 3, 32)
-def test_mean_square_by_hand(block):
-    # rows (1, 0), (1, 1), (0, 2) with coefficients 1, 2, 3 make (3, 8): 73; the base (1, 1) adds 2 * 11 linearly.
-    rows = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
-    twice_linear = 2 * rows.sum(dim=1)[None, :, None]
-    result = mean_square(torch.tensor([1.0, 2.0, 3.0])[None, :, None], twice_linear, (rows @ rows.T)[None], block=block)
-    assert result.tolist() == [[73.0 + 22.0]]
 
 
 def test_grids_of_points():

@@ -4,7 +4,6 @@ Images and classes are renumbered, so ids of any size, text ids and mixtures mak
 Suffixes: G objects, A area ranges.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from ntt.ops.run_lengths import rle_areas
 from ntt.types import BoolArray, Category, DoubleArray, ImageId, Instance, IntArray, Json
 
 _CACHE_SIZE = 4
-_CACHE: "OrderedDict[tuple[Any, ...], GroundTruth]" = OrderedDict()
+_CACHE: "dict[tuple[Any, ...], GroundTruth]" = {}
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class GroundTruth:
 def prepare_ground_truth(
     dataset: CocoDataset, categories: Sequence[Category], *, protocol: Protocol = "coco"
 ) -> GroundTruth:
-    """Prepare the ground truth of a file and searched classes, in any order; the latest few are cached.
+    """Prepare the ground truth of a file and searched classes, in any order; the last few are cached.
 
     Files are identified by their digest and by the image sizes, which an annotation file may leave to the images. A
     DataError if the file lacks what LVIS' protocol needs.
@@ -137,10 +136,9 @@ def prepare_ground_truth(
     sizes = tuple((image.id, image.height, image.width) for image in dataset.images.values())
     key = (dataset.digest, ordered, sizes, protocol, difficult_as(dataset))
     if key not in _CACHE:
+        if len(_CACHE) == _CACHE_SIZE:
+            del _CACHE[next(iter(_CACHE))]
         _CACHE[key] = _prepare(dataset, ordered, protocol)
-    _CACHE.move_to_end(key)
-    while len(_CACHE) > _CACHE_SIZE:
-        _CACHE.popitem(last=False)
     return _CACHE[key]
 
 

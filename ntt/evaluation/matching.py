@@ -4,7 +4,7 @@ Suffixes: A area ranges, T IoU thresholds, D detections, G objects, P pairs of a
 and g objects of one image.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,7 @@ _PAIRS = 1 << 16
 """Compared at once, to bound the memory."""
 
 
-@dataclass(frozen=True)
-class Matches:
+class Matches(NamedTuple):
     """The outcome for all detections of a table that the protocol counts.
 
     Attributes:

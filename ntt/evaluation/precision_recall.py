@@ -13,7 +13,7 @@ from ntt.evaluation.ground_truth import GroundTruth
 from ntt.evaluation.matching import Matches
 from ntt.evaluation.table import DetectionTable, narrow
 from ntt.ops.compiled import compiled
-from ntt.types import BoolArray, DoubleArray, IntArray
+from ntt.types import DoubleArray, IntArray
 
 _SPACING = np.spacing(1)
 
@@ -30,10 +30,7 @@ def precision_recall(matches: Matches, table: DetectionTable, ground_truth: Grou
     sizes = (num_classes, len(AREA_RANGES_PX))
     precision = -np.ones((len(IOU_THRESHOLDS_T), len(RECALL_STEPS_R), *sizes))
     recall = -np.ones((len(IOU_THRESHOLDS_T), *sizes, len(limits)))
-    ranks, limits_M = matches.ranks, np.array(limits)
-    _follow(
-        order, bounds, ranks, matches.is_match, matches.is_ignored, counted_AK, needed_AKR, limits_M, precision, recall
-    )
+    _follow(order, bounds, matches, counted_AK, needed_AKR, np.array(limits), precision, recall)
     return Curves(precision=precision, recall=recall, protocol=ground_truth.protocol)
 
 
@@ -47,9 +44,7 @@ def _true_detections_needed(num_objects: int) -> IntArray:
 def _follow(
     order: IntArray,
     bounds: IntArray,
-    ranks_D: IntArray,
-    is_match_ATD: BoolArray,
-    is_ignored_ATD: BoolArray,
+    matches: Matches,
     counted_AK: IntArray,
     needed_AKR: IntArray,
     limits_M: IntArray,
@@ -60,14 +55,14 @@ def _follow(
 
     `order[bounds[k] : bounds[k + 1]]` are the detections of class k.
     """
-    num_ranges, num_thresholds, _ = is_match_ATD.shape
+    num_ranges, num_thresholds, _ = matches.is_match.shape
     precision = np.zeros(len(order) + 1)
     for label in range(counted_AK.shape[1]):
         for area in range(num_ranges):
             if counted_AK[area, label] == 0:
                 continue
             for step in range(num_thresholds):
-                is_match_D, is_ignored_D = is_match_ATD[area, step], is_ignored_ATD[area, step]
+                is_match_D, is_ignored_D = matches.is_match[area, step], matches.is_ignored[area, step]
                 recall_M = recall_TKAM[step, label, area]
                 recall_M[:] = 0
                 num_true = num_counted = 0
@@ -77,7 +72,7 @@ def _follow(
                         precision[num_true] = (num_true + 1) / (num_counted + _SPACING)
                         num_true += 1
                         for index, limit in enumerate(limits_M):
-                            recall_M[index] += ranks_D[detection] < limit
+                            recall_M[index] += matches.ranks[detection] < limit
                 recall_M /= counted_AK[area, label]
                 # The largest precision at this number of true detections or more.
                 for number in range(num_true - 2, -1, -1):

@@ -3,8 +3,7 @@
 Suffixes: N masks, C columns of the boxes of all masks, F further segments.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +15,7 @@ from ntt.types import DoubleArray, FloatArray, IntArray, RunLengths
 Int32Array = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True)
-class Segments:
+class Segments(NamedTuple):
     """N masks of one image, column by column; a segment is a run of foreground within one column.
 
     Attributes:
@@ -47,20 +45,6 @@ class Segments:
     def boxes_xywh(self) -> FloatArray:
         """The masks' COCO boxes: float32 [N, 4]."""
         return with_sizes(self.boxes_xyxy).astype(np.float32)
-
-
-def overlaps_with_earlier(segments: Segments, groups_N: IntArray) -> DoubleArray:
-    """Compute |mask i & mask j| / |mask i| for j < i of one group, exact up to the division, else 0: float64 [N, N]."""
-    return _overlaps(
-        groups_N,
-        segments.boxes_xyxy,
-        segments.areas_N,
-        segments.first_C_N,
-        segments.top_C,
-        segments.bottom_C,
-        segments.further_F3,
-        segments.first_F_N,
-    )
 
 
 @compiled
@@ -106,27 +90,20 @@ def _divide(runs_R2: npt.NDArray[np.uint16], rows_N: IntArray, height: int, widt
 
 
 @compiled
-def _overlaps(
-    groups: IntArray,
-    boxes: IntArray,
-    areas: IntArray,
-    first_C: IntArray,
-    top: Int32Array,
-    bottom: Int32Array,
-    further: Int32Array,
-    first_F: IntArray,
-) -> DoubleArray:
-    """Return what `overlaps_with_earlier` does."""
+def overlaps_with_earlier(segments: Segments, groups_N: IntArray) -> DoubleArray:
+    """Compute |mask i & mask j| / |mask i| for j < i of one group, exact up to the division, else 0: float64 [N, N]."""
 
     def common(above: int, below: int, other_above: int, other_below: int) -> int:
         return max(min(below, other_below) - max(above, other_above), 0)
 
-    overlaps = np.zeros((len(groups), len(groups)), np.float64)
-    for mask in range(len(groups)):
+    boxes, first_C, top, bottom = segments.boxes_xyxy, segments.first_C_N, segments.top_C, segments.bottom_C
+    further, first_F = segments.further_F3, segments.first_F_N
+    overlaps = np.zeros((len(groups_N), len(groups_N)), np.float64)
+    for mask in range(len(groups_N)):
         for other in range(mask):
             left, right = max(boxes[mask, 0], boxes[other, 0]), min(boxes[mask, 2], boxes[other, 2])
             highest, lowest = max(boxes[mask, 1], boxes[other, 1]), min(boxes[mask, 3], boxes[other, 3])
-            if groups[mask] != groups[other] or left >= right or highest >= lowest:
+            if groups_N[mask] != groups_N[other] or left >= right or highest >= lowest:
                 continue
             start, other_start = first_C[mask] + left - boxes[mask, 0], first_C[other] + left - boxes[other, 0]
             tops, bottoms = top[start : start + right - left], bottom[start : start + right - left]
@@ -155,5 +132,5 @@ def _overlaps(
                     index += 1
                 else:
                     other_index += 1
-            overlaps[mask, other] = shared / areas[mask]
+            overlaps[mask, other] = shared / segments.areas_N[mask]
     return overlaps

@@ -128,13 +128,18 @@ class CandidateSource:
 def find_candidates(*, images: Sequence[ImageRecord], source: CandidateSource, group: ProcessGroup) -> tuple[int, ...]:
     """Find every image's candidates, distributed over the processes (method.md §4), and return the number of each."""
     keys = {position: source.key(record) for position, record in share(images, group)}
-    counts = {key: source.store.count_candidates(key) for key in keys.values()}
-    missing = {key: images[position] for position, key in keys.items() if counts[key] is None}
+    counts: dict[str, int] = {}
+    missing: dict[str, ImageRecord] = {}
+    for position, key in keys.items():
+        count = source.store.count_candidates(key)
+        if count is None:
+            missing[key] = images[position]
+        else:
+            counts[key] = count
     computed = _compute_all(list(missing.items()), source)
     for key in track(list(missing), "candidates", unit="image", visible=group.is_main):
         counts[key] = next(computed)
-    results = [(position, count) for position, key in keys.items() if (count := counts[key]) is not None]
-    return tuple(gather(results, len(images), group))
+    return tuple(gather([(position, counts[key]) for position, key in keys.items()], len(images), group))
 
 
 def _compute_all(images: Sequence[tuple[str, ImageRecord]], source: CandidateSource) -> Iterator[int]:

@@ -52,11 +52,11 @@ def load_entry(path: Path, key: str) -> tuple[Arrays, dict[str, str]]:
     return arrays, notes
 
 
-def count_rows(path: Path, key: str, name: str) -> int:
-    """Return the number of rows of one array, by an entry's header and size alone; raises as `load_entry`."""
+def count_candidates(path: Path, key: str) -> int:
+    """Return how many candidates an entry holds, by its header and size alone; raises as `load_entry`."""
     with safetensors.safe_open(path, framework="np") as entry:  # compares the header with the file's size
         _notes(entry.metadata(), key)
-        return int(entry.get_slice(name).get_shape()[0])
+        return int(entry.get_slice("predicted_iou").get_shape()[0])
 
 
 def candidates_to_arrays(candidates: Candidates, feature_dtype: str) -> tuple[Arrays, Notes]:

@@ -26,7 +26,7 @@ from ntt.store.entries import (
     Notes,
     candidates_from_arrays,
     candidates_to_arrays,
-    count_rows,
+    count_candidates,
     entry_bytes,
     load_entry,
     reference_from_arrays,
@@ -111,7 +111,7 @@ class Store:
 
     def count_candidates(self, key: str) -> int | None:
         """Return how many candidates an entry holds; None if header or size are damaged (values are not looked at)."""
-        return self._believed("candidates", key, lambda path: count_rows(path, key, "predicted_iou"))
+        return self._believed("candidates", key, lambda path: count_candidates(path, key))
 
     def write_candidates(self, key: str, candidates: Candidates, *, feature_dtype: str) -> None:
         """Write candidates, their features rounded to `feature_dtype`; a StorageError for values such as NaN."""

@@ -48,11 +48,11 @@ class ImageTerms:
     grid_yx: tuple[int, int]
 
 
-def space_to_depth(map_DHW: torch.Tensor, block: int) -> torch.Tensor:
-    """Regroup a feature map [D, Y * block, X * block] by cells: [Y * X, block * block, D], in row-major order."""
+def _skip1(map_DHW: torch.Tensor, bias_SD: torch.Tensor) -> torch.Tensor:
+    """Arrange a stride-8 map as [N, S * D]: token, sub-pixel of the first doubling, channel."""
     depth, height, width = map_DHW.shape
-    cells = map_DHW.reshape(depth, height // block, block, width // block, block)
-    return cells.permute(1, 3, 2, 4, 0).reshape(-1, block * block, depth)
+    cells = map_DHW.reshape(depth, height // 2, 2, width // 2, 2).permute(1, 3, 2, 4, 0)
+    return (cells.reshape(-1, 4, depth) + bias_SD).flatten(1)
 
 
 def _skip0(map_DHW: torch.Tensor, bias_SD: torch.Tensor) -> torch.Tensor:
@@ -111,7 +111,7 @@ def compute_image_terms(
         square1_N=base1.square().mean(dim=0),
         square2_N=base2.square().mean(dim=0),
         up_NF=part["up"].T.to(dtype).contiguous(),
-        skip1_NF=(space_to_depth(fine1, 2) + weights.up1_bias_SD).flatten(1).to(dtype),
+        skip1_NF=_skip1(fine1, weights.up1_bias_SD).to(dtype),
         skip0_NF=_skip0(fine0, weights.up2_bias_SD).to(dtype),
         grid_yx=(rows, columns),
     )

@@ -6,6 +6,7 @@ Shapes: B prompts, H heads, T prompt tokens, d channels per head, N image tokens
 import torch
 
 HEADS = 8
+_BLOCK = 32
 
 
 def split_heads(x_BKE: torch.Tensor) -> torch.Tensor:
@@ -50,18 +51,16 @@ def shared_average(attention_BRN: torch.Tensor, shared_HdN: torch.Tensor) -> tor
     return torch.stack([torch.bmm(attention_HTN, columns_HNd) for attention_HTN in attention_BHTN])
 
 
-def mean_square(
-    coefficients_BKN: torch.Tensor, twice_linear_BKN: torch.Tensor, gram_BKK: torch.Tensor, *, block: int = 32
-) -> torch.Tensor:
+def mean_square(coefficients_BKN: torch.Tensor, twice_linear_BKN: torch.Tensor, gram_BKK: torch.Tensor) -> torch.Tensor:
     """Quadratic and linear part of a mean square: sum_k c_k * (twice_linear_k + sum_l gram_kl * c_l), [B, N].
 
-    The Gram matrix is symmetric, so only its upper blocks of `block` rows are multiplied, those off the diagonal with
+    The Gram matrix is symmetric, so only its upper blocks of 32 rows are multiplied, those off the diagonal with
     weight two. `twice_linear_BKN` is overwritten; the result has the dtype of the Gram matrix.
     """
     dtype = coefficients_BKN.dtype
-    for start in range(0, gram_BKK.shape[1], block):
-        stop = start + block
+    for start in range(0, gram_BKK.shape[1], _BLOCK):
+        stop = start + _BLOCK
         upper = gram_BKK[:, start:stop, start:].clone()
-        upper[:, :, block:] *= 2
+        upper[:, :, _BLOCK:] *= 2
         twice_linear_BKN[:, start:stop].baddbmm_(upper.to(dtype), coefficients_BKN[:, start:])
     return twice_linear_BKN.mul_(coefficients_BKN).sum(dim=1, dtype=gram_BKK.dtype)
