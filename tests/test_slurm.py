@@ -98,14 +98,14 @@ def test_what_is_no_profile_is_refused(tmp_path, text):
 def test_a_request_in_submitits_words():
     request = JobRequest(
         partition="gpu", qos="long", gpus=2, gpu_type="a100", cpus=4, mem_gb=1.5, tasks=2, requeue=False,
-        setup=("module load x",), srun_args=("--cpu-bind=cores",), extra={"reservation": "eccv"}
+        setup=("module load x",), extra={"reservation": "eccv"}
     )  # fmt: skip
     made = sbatch_parameters(request, name="n", code=Path("/a b"))
     assert made["gres"] == "gpu:a100:2"
     assert "gpus_per_node" not in made
     assert (made["mem"], made["ntasks_per_node"], made["cpus_per_task"]) == ("1536M", 2, 4)
     assert made["setup"] == ["module load x", "cd '/a b'"]
-    assert made["srun_args"] == ["--cpus-per-task=4", "--cpu-bind=cores"]
+    assert made["srun_args"] == ["--cpus-per-task=4"]
     assert made["additional_parameters"] == {"no-requeue": True, "reservation": "eccv"}
     assert (made["partition"], made["qos"], "account" in made) == ("gpu", "long", False)
     assert sbatch_parameters(replace(request, gpu_type=None), name="n", code=Path("/"))["gpus_per_node"] == 2

@@ -1,7 +1,7 @@
 """`ntt sweep`: many runs that share expensive work, here or on a cluster."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -218,10 +218,13 @@ def _submit(folder: "SweepFolder", plan: "Plan", cluster: str | None, overrides:
 
 
 def _run_here(folder: "SweepFolder", plan: "Plan", processes: int) -> int:
+    from tqdm import tqdm
+
     from ntt.sweeps.local import run_local
     from ntt.sweeps.status import status_text, sweep_status
 
-    with _progress_line() as show:
+    with tqdm(bar_format="{desc}", disable=None) as line:  # of a terminal; elsewhere each change is a line of its own
+        show = partial(click.echo, err=True) if line.disable else line.set_description_str
         run_local(folder, plan, processes=processes, on_change=show)
     status = sweep_status(folder, plan)
     click.echo(status_text(folder, plan, status))
@@ -232,21 +235,3 @@ def _run_here(folder: "SweepFolder", plan: "Plan", processes: int) -> int:
     else:
         click.echo(f"The tables: ntt sweep collect {folder.argument}")
     return 1 if unfinished else 0
-
-
-@contextmanager
-def _progress_line() -> Iterator[Callable[[str], None]]:
-    """Yield a function that updates a line on a terminal; elsewhere it prints a line when the text has changed."""
-    from tqdm import tqdm
-
-    with tqdm(bar_format="{desc}", disable=None) as line:
-        last = ""
-
-        def show(text: str) -> None:
-            nonlocal last
-            if line.disable and text != last:
-                click.echo(text, err=True)
-            line.set_description_str(text)
-            last = text
-
-        yield show

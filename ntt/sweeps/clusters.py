@@ -46,9 +46,6 @@ class JobRequest(JobSize):
     constraint: str | None = None
     """Features a node must have, such as a100|h100; null: any node."""
 
-    exclude: str | None = None
-    """Nodes to keep away from, such as node[07,12]; null: none."""
-
     gpu_type: str | None = None
     """Type of GPU, such as a100: gpus are then asked for as gres=gpu:TYPE:N; null: any type."""
 
@@ -73,9 +70,6 @@ class JobRequest(JobSize):
 
     setup: tuple[str, ...] = ()
     """Lines of shell that run before Python: module load, conda activate."""
-
-    srun_args: tuple[str, ...] = ()
-    """Further arguments of srun, such as --cpu-bind=cores."""
 
     extra: Mapping[str, bool | str] = field(default_factory=dict)
     """Further parameters of sbatch by their long name: reservation: eccv, exclusive: true."""

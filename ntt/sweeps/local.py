@@ -32,7 +32,7 @@ def run_local(
 
     May be interrupted and called again at any time; points that another process works on are left to it. The plan is
     written, and new or refreshed, so that its counts of what is stored are right. `processes` jobs run at a time, and
-    `on_change` receives a line about the progress whenever that may have changed.
+    `on_change` receives a line about the progress whenever that has changed.
     """
     points = [p for p in plan.points if not p.finished and folder.observed(p.id).status != "running"]
     for point in points:
@@ -40,7 +40,7 @@ def run_local(
     shared, rest = local_jobs(plan, points, processes=processes)
     for task in (task for job in shared for task in job.tasks):
         folder.reset(task)
-    launcher = _Launcher(folder, processes, lambda: on_change(_progress(folder, plan)))
+    launcher = _Launcher(folder, plan, processes, on_change)
     try:
         launcher.run(shared)
         launcher.run(rest)
@@ -51,9 +51,10 @@ def run_local(
 class _Launcher:
     """Starts jobs, several at a time, and starts again what a job that died has left undone."""
 
-    def __init__(self, folder: SweepFolder, processes: int, on_change: Callable[[], None]) -> None:
-        self._folder, self._processes, self._on_change = folder, processes, on_change
+    def __init__(self, folder: SweepFolder, plan: Plan, processes: int, on_change: Callable[[str], None]) -> None:
+        self._folder, self._plan, self._processes, self._on_change = folder, plan, processes, on_change
         self._running: list[tuple[Any, Job]] = []
+        self._shown = ""
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run jobs in order, and return when all have ended, successfully or not."""
@@ -61,12 +62,12 @@ class _Launcher:
         while waiting or self._running:
             while waiting and len(self._running) < self._processes:
                 self._start(waiting.popleft())
-            self._on_change()
+            self._show_progress()
             time.sleep(_LOOK_EVERY_S)
             for process, job in [pair for pair in self._running if pair[0].done()]:
                 self._running.remove((process, job))
                 waiting.extendleft(_left_by(self._folder, job, log=process.paths.stderr))
-        self._on_change()
+        self._show_progress()
 
     def end(self) -> None:
         """End all running jobs; their tasks wait again."""
@@ -88,6 +89,12 @@ class _Launcher:
         for pid in (*working, *(int(process.job_id) for process in processes)):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def _show_progress(self) -> None:
+        text = _progress(self._folder, self._plan)
+        if text != self._shown:
+            self._on_change(text)
+            self._shown = text
 
     @cached_property
     def _executor(self) -> Any:

@@ -138,13 +138,13 @@ def _executor(
             return 2
 
     request = array.request
-    if array.stage == "points" and request.tasks > 1:
-        # All processes run points together: if one ends, the others would only hold the node.
-        request = replace(request, srun_args=("--kill-on-bad-exit=1", *request.srun_args))
     executor = (DryExecutor if dry else SlurmExecutor)(
         folder.logs, max_num_timeout=request.max_timeouts if request.requeue else 0, python=request.python
     )
     executor.update_parameters(**sbatch_parameters(request, name=name, code=code.root), dependency=dependency)
+    if array.stage == "points" and request.tasks > 1:
+        # All processes run points together: if one ends, the others would only hold the node.
+        executor.parameters["srun_args"].append("--kill-on-bad-exit=1")
     _escape_percent(executor, folder.logs, num_jobs=len(array.jobs))
     return executor
 
@@ -154,7 +154,7 @@ def sbatch_parameters(request: JobRequest, *, name: str, code: Path) -> dict[str
     gpus: dict[str, Any] = {} if request.gpus == 0 else {"gpus_per_node": request.gpus}
     if request.gpus and request.gpu_type:
         gpus = {"gres": f"gpu:{request.gpu_type}:{request.gpus}"}
-    words = {key: getattr(request, key) for key in ("partition", "account", "qos", "constraint", "exclude")}
+    words = {key: getattr(request, key) for key in ("partition", "account", "qos", "constraint")}
     memory = {} if request.mem_gb is None else {"mem": f"{round(request.mem_gb * 1024)}M"}
     return {
         "job_name": name,
@@ -166,7 +166,7 @@ def sbatch_parameters(request: JobRequest, *, name: str, code: Path) -> dict[str
         "array_parallelism": request.max_parallel,
         "setup": [*request.setup, f"cd {shlex.quote(str(code))}"],
         # Since SLURM 22.05 srun no longer inherits this from sbatch, and would bind each task to one core.
-        "srun_args": [f"--cpus-per-task={request.cpus}", *request.srun_args],
+        "srun_args": [f"--cpus-per-task={request.cpus}"],
         "additional_parameters": {"requeue" if request.requeue else "no-requeue": True, **request.extra},
         **{key: value for key, value in words.items() if value is not None},
         **gpus,
