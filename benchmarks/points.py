@@ -166,7 +166,7 @@ class Bench:
         """Make up the data set, and put everything that models would compute into the store."""
         write_data(self.work / "data", self.scale)
         run = Pipeline(self.config(5, 0))
-        source, encoder, store = run.models.source, run.models.encoder, run.models.store
+        source, encoder, store = run.models.source, run.encoder, run.models.store
         for record in run.targets:
             store.write_candidates(source.key(record), made_up_candidates(record, self.scale), feature_dtype="float16")
         references, directions = run.inputs.reference_data, class_directions(self.scale)

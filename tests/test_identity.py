@@ -72,7 +72,7 @@ def identities(config: ExperimentConfig, workspace: Workspace, folder: Path) -> 
         "id": run_id(config),
         "report": read_run(folder)["settings"],
         **{stage.name: run.key(stage) for stage in stages.STAGES},
-        "reference entry": run.models.encoder.key(instance, run.references.images[instance.image_id]),
+        "reference entry": run.encoder.key(instance, run.references.images[instance.image_id]),
         "candidate entry": run.models.source.key(run.targets[0]),
     }
 

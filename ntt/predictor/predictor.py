@@ -137,10 +137,8 @@ class Predictor:
         return f"Predictor({len(self.classes)} classes: {', '.join(self.classes)}; {options})"
 
     def _fill(self, references: ReferenceSet, source: CandidateSource) -> MemoryBank:
+        encoder = self._models.encoder(references.instances_of_image)
         read = source if self._matcher.reads_full_images else None
-        encoder = self._models.encoder
-        if self._matcher.reads_clear_surroundings:
-            encoder = replace(encoder, objects_of_image=references.instances_of_image)
         return fill_memory(references=references, encoder=encoder, group=ProcessGroup(), source=read)
 
     @property
@@ -149,7 +147,7 @@ class Predictor:
         matcher = self._matcher
         segmenter = dict(self._models.segmenter.fingerprint) if matcher.reads_full_images else None
         surroundings = matcher.reads_clear_surroundings
-        return content_key({**self._models.encoder.fingerprint, "full": segmenter, "clear": surroundings})
+        return content_key({**self._models.encoder(None).fingerprint, "full": segmenter, "clear": surroundings})
 
     @property
     def _scoring(self) -> str:

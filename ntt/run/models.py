@@ -1,6 +1,6 @@
 """Models and store, built the same way for a run, a sweep's worker and `Predictor`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from ntt.run.shared import Workspace
 from ntt.stages.candidates import CandidateSource
 from ntt.stages.memory import ReferenceEncoder
 from ntt.store.store import Store
-from ntt.types import Placement
+from ntt.types import ImageId, Instance, Placement
 
 T = TypeVar("T")
 
@@ -51,15 +51,18 @@ class Models:
         segmenter = choose_box_segmenter(self.config.memory.box_masks, self.segmenter, self.backbone)
         return ReferenceMasks(None if segmenter is None else BoxMasks(segmenter, self.store))
 
-    @cached_property
-    def encoder(self) -> ReferenceEncoder:
-        """What describes references."""
+    def encoder(self, objects_of_image: Callable[[ImageId], Sequence[Instance]] | None) -> ReferenceEncoder:
+        """Return what describes references; without other objects in their surroundings if the matcher asks for that.
+
+        `objects_of_image` returns all annotated objects of a reference image.
+        """
         return ReferenceEncoder(
             backbone=self.backbone,
             masks=self.reference_masks,
             context_ratio=self.config.memory.context_ratio,
             store=self.store,
             settings=stage_settings(self.config, "memory"),
+            objects_of_image=objects_of_image if self.config.matcher.reads_clear_surroundings else None,
         )
 
 

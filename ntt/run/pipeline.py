@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -93,11 +93,8 @@ class Pipeline:
 
     @cached_property
     def encoder(self) -> ReferenceEncoder:
-        """What describes references; without other objects in their surroundings if the matcher asks for that."""
-        encoder, matcher = self.models.encoder, self.config.matcher
-        if not matcher.reads_clear_surroundings:
-            return encoder
-        return replace(encoder, objects_of_image=self.objects_of_image)
+        """What describes references."""
+        return self.models.encoder(self.objects_of_image)
 
     def objects_of_image(self, image_id: ImageId) -> tuple[Instance, ...]:
         """Return all annotated objects of a reference image."""
