@@ -95,7 +95,7 @@ def missing_table(runs: pd.DataFrame) -> Table | None:
 def _identity(grouped: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Return the columns that name a setting, and the matchers its references chose; one row per group."""
     frame = grouped.index.to_frame(index=False)
-    choices = {setting: choice(own) for setting, own in runs[runs.counted].groupby("setting")}
+    choices = {setting: choice(own) for setting, own in runs[runs.counted].groupby("setting").chosen}
     frame["label"] = [label + choices.get(each, "") for label, each in zip(frame.label, frame.setting, strict=True)]
     frame = frame[list(_IDENTITY)]
     frame["shots"] = pd.Series([shots_cell(shots) for shots in frame.shots], dtype=object)
@@ -114,8 +114,7 @@ def _listed(runs: pd.DataFrame, names: dict[str, str], folder: str) -> pd.DataFr
     order = ["dataset", "split", "shots", "method", "seed", "path"]
     runs = runs.sort_values(order, na_position="first")
     frame = runs.reindex(columns=list(names))
-    choices = [choice(runs.iloc[[row]]) for row in range(len(runs))]
-    frame["method"] = [method + text if text else method for method, text in zip(frame.method, choices, strict=True)]
+    frame["method"] = [f"{run.method}: {run.chosen}" if run.chosen else run.method for run in runs.itertuples()]
     frame["shots"] = [shots if pd.isna(shots) else shots_cell(shots) for shots in frame.shots]
     frame["path"] = [os.path.relpath(path, folder) for path in frame.path]
     return frame.rename(columns=names)

@@ -108,17 +108,17 @@ def _read_set(data: str, group: pd.DataFrame) -> Detected:
     with tempfile.TemporaryDirectory() as cache:  # somebody else's run must not decide where files are written
         inputs = read_inputs(replace(config, runtime=replace(config.runtime, cache_root=cache)))
     records = list(inputs.target_data.images.values())
-    names = name_series(runs.assign(scoring=""))
+    names = name_series(runs.assign(chosen=""))
     folders = [RunDirectory(Path(path)) for path in runs.path]
-    checks, scores = ([getattr(folder, name) for folder in folders] for name in ("leave_one_out", "lowest_scores"))
-    choices = [choice(runs.iloc[[row]]) for row in range(len(runs))]
+    checks = [folder.leave_one_out for folder in folders]
+    scores = [folder.lowest_scores for folder in folders]
     return Detected(
         data=data,
         targets=inputs.target_data,
         categories=inputs.categories,
         labels=[
-            f"{names.short[run.label]}{matcher}, {shots_text(run.shots)}, seed {run.seed}"
-            for run, matcher in zip(runs.itertuples(), choices, strict=True)
+            f"{names.short[run.label]}{choice([run.chosen])}, {shots_text(run.shots)}, seed {run.seed}"
+            for run in runs.itertuples()
         ],
         detections=[_read_predictions(folder.predictions, records, inputs.categories) for folder in folders],
         proposed=[read_reference_check(own_file(file)).thresholds if file.exists() else {} for file in checks],

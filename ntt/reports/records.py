@@ -124,8 +124,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _read_metadata(metadata: Any) -> dict[str, Any]:
     """Return the columns that come from the run's metadata; nothing if its structure differs."""
     try:
-        stages, git = metadata.get("stages", {}), metadata.get("git")
-        revision = git.get("revision") if isinstance(git, dict) else git  # earlier versions wrote more
+        stages = metadata.get("stages", {})
         return {
             "seconds": {
                 name: float(stage["seconds"])
@@ -133,7 +132,7 @@ def _read_metadata(metadata: Any) -> dict[str, Any]:
                 if name in STAGES and math.isfinite(stage.get("seconds", math.nan))
             },
             "finished_utc": str(stages.get("evaluation", {}).get("finished_utc", "")),
-            "version": f"{revision} {metadata.get('packages', {}).get('ntt-seg')}",
+            "version": f"{metadata.get('git')} {metadata.get('packages', {}).get('ntt-seg')}",
         }
     except (AttributeError, TypeError, ValueError, OverflowError):
         return {}

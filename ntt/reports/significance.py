@@ -63,23 +63,20 @@ def comparison_table(runs: pd.DataFrame, first: str, second: str, metric: str) -
                 f"--compare {text}: no finished run with {metric} has it. {_values_of(usable, side_terms)}"
             )
         sides.append(_with_rest(text, side, keys))
-    pairs = sides[0].merge(sides[1], how="outer", on=["rest", "seed"], suffixes=("_a", "_b"), indicator="side")
+    runs = sides[0].merge(sides[1], how="outer", on=["rest", "seed"], suffixes=("_a", "_b"), indicator="side")
+    pairs = runs[runs.side == "both"]
+    unpaired = sorted(set(runs.seed[runs.rest.isin(pairs.rest) & (runs.side != "both")]))
     names = _rest_names(sides[0][sides[0].rest.isin(sides[1].rest)], keys)
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    unpaired: set[int] = set()
-    for rest, group in pairs.groupby("rest"):
-        both = group[group.side == "both"]
-        if not both.empty:
-            data, *shots = both.iloc[0][["data_a", "shots_a", "shots_b"]]
-            order = (data, *shots, rest)
-            rows[order] = {
-                "data set": data,
-                "shots": " / ".join(dict.fromkeys(str(shots_cell(count)) for count in shots)),
-                "common": names[rest],
-                **_cells(*(both[f"{metric}_{side}"].to_numpy(np.float64) for side in "ab")),
-                **{f"chosen in {side.upper()}": _choice(both, side) for side in "ab"},
-            }
-            unpaired.update(map(int, group.seed[group.side != "both"]))
+    rows = [
+        {
+            "data set": data,
+            "shots": " / ".join(dict.fromkeys(str(shots_cell(count)) for count in shots)),
+            "common": names[rest],
+            **_cells(*(group[f"{metric}_{side}"].to_numpy(np.float64) for side in "ab")),
+            **{f"chosen in {side.upper()}": choice(group[f"chosen_{side}"])[2:] or None for side in "ab"},
+        }
+        for (data, *shots, rest), group in pairs.groupby(["data_a", "shots_a", "shots_b", "rest"])
+    ]
     if not rows:
         raise DataError(
             f"--compare {first} {second}: no two runs with the same seed differ in just this. Run both settings with "
@@ -89,12 +86,12 @@ def comparison_table(runs: pd.DataFrame, first: str, second: str, metric: str) -
         "Paired over seeds: each seed draws the same references for both. p-values are two-sided and not corrected for "
         "the number of rows; with n pairs the sign-flip test cannot fall below 2 / 2^n.",
     ]
-    if min(row["pairs n"] for row in rows.values()) < MIN_PAIRS:
+    if min(row["pairs n"] for row in rows) < MIN_PAIRS:
         notes.append(f"With fewer than {MIN_PAIRS} pairs there is no test.")
     if unpaired:
-        notes.append(f"Seeds that only one side has, left out of its row: {', '.join(map(str, sorted(unpaired)))}.")
-    frame = pd.DataFrame([rows[key] for key in sorted(rows)], dtype=object)
-    return Table("comparison", f"{metric_label(metric)}: A is {first}, B is {second}", frame, tuple(notes))
+        notes.append(f"Seeds that only one side has, left out of its row: {', '.join(map(str, unpaired))}.")
+    title = f"{metric_label(metric)}: A is {first}, B is {second}"
+    return Table("comparison", title, pd.DataFrame(rows, dtype=object), tuple(notes))
 
 
 def _cells(a: DoubleArray, b: DoubleArray) -> dict[str, Any]:
@@ -115,11 +112,6 @@ def _p_text(value: float | None) -> str | None:
     if value is None:
         return None
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
-
-
-def _choice(pairs: pd.DataFrame, side: str) -> str | None:
-    runs = pairs[[f"scoring_{side}", f"parts_{side}"]].rename(columns=lambda name: name.removesuffix(f"_{side}"))
-    return choice(runs).removeprefix(": ") or None
 
 
 def _parse(text: str) -> dict[str, str]:

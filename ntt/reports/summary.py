@@ -5,14 +5,14 @@ Runs that agree in everything but the seed are one setting. A setting is named b
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from ntt.base.digests import content_key
-from ntt.reports.records import ALL_SHOTS, METHOD_GROUPS, RunRow
+from ntt.reports.records import ALL_SHOTS, RunRow
 
 SETTING = ["dataset", "split", "shots", "label", "setting", "data"]
 """Columns that are equal for all runs of a setting, in the order by which tables are sorted."""
@@ -20,7 +20,7 @@ SETTING = ["dataset", "split", "shots", "label", "setting", "data"]
 _NAMED = ("split.name", "split.classes", "shots.name", "shots.count")
 _BASE = [
     *("path", "state", "problem", "dataset", "split", "shots", "seed", "method", "scoring", "label", "setting", "data"),
-    *("finished_utc", "version", "images", "parts", "settings", "config"),
+    *("finished_utc", "version", "images", "parts", "chosen", "settings", "config"),
 ]
 
 
@@ -32,10 +32,9 @@ def runs_frame(runs: Sequence[RunRow]) -> pd.DataFrame:
     what distinguishes it from others; `setting`, equal for runs that differ in the seed only; `data`, data set and
     split in one; `counted`, false for a run without metrics or one that was repeated later; `finished_utc`, ISO 8601,
     and `version` of the program, empty if unknown; `images`; metrics by flat name such as "bbox/AP" or "segm/AP50/cat";
-    "seconds/matching" and so on. `parts`, `settings` and `config` are for reports.
+    "seconds/matching" and so on. `parts`, `chosen`, `settings` and `config` are for reports.
     """
-    rows = [_named(run, extras) for run, extras in zip(runs, _distinguishing(runs), strict=True)]
-    base = pd.DataFrame(rows, columns=_BASE, dtype=object)
+    base = pd.DataFrame(_named(runs), columns=_BASE, dtype=object)
     base = base.astype({"shots": "Int64", "seed": "Int64", "images": "Int64"})
     finished = base[base.state == "finished"].sort_values(["finished_utc", "path"])
     base["counted"] = base.index.isin(finished.drop_duplicates(["setting", "seed"], keep="last").index)
@@ -44,26 +43,36 @@ def runs_frame(runs: Sequence[RunRow]) -> pd.DataFrame:
     return pd.concat([base, metrics, seconds], axis=1)
 
 
-def _named(run: RunRow, extras: Sequence[str]) -> RunRow:
-    """Add the names of method, setting and data."""
-    run = {"scoring": "", "finished_utc": "", "version": "", **run}
-    if "config" not in run:
-        return run
-    method = " + ".join(run["parts"])
-    return run | {
-        "method": method,
-        "label": ", ".join([method, *extras]),
-        "setting": content_key({"data set": run["dataset"], **run["settings"], "seed": None}),
-        "data": run["dataset"] if run["split"] == "all" else f"{run['dataset']} {run['split']}",
-        "parts": (*run["parts"], *extras),
-    }
+def _named(runs: Sequence[RunRow]) -> list[RunRow]:
+    """Add the names of method, setting and data, and what tells a run from others of the same method and data set."""
+    rows: list[RunRow] = [{"scoring": "", "chosen": "", "finished_utc": "", "version": "", **run} for run in runs]
+    peers: dict[tuple[str, ...], list[RunRow]] = {}
+    for row in rows:
+        if "config" in row:
+            peers.setdefault((row["dataset"], *row["parts"]), []).append(row)
+    for alike in peers.values():
+        differing = [name for name in differing_settings([row["settings"] for row in alike]) if name not in _NAMED]
+        for row in alike:
+            # A key that others have and this one lacks belongs to another version of the program or another kind of
+            # part; naming what is absent would not help.
+            present = [name for name in differing if name in row["settings"]]
+            extras = [f"{name}={value_text(row['settings'][name])}" for name in present]
+            *_, matcher = row["parts"]
+            method = " + ".join(row["parts"])
+            row.update(
+                method=method,
+                label=", ".join([method, *extras]),
+                setting=content_key({"data set": row["dataset"], **row["settings"], "seed": None}),
+                data=row["dataset"] if row["split"] == "all" else f"{row['dataset']} {row['split']}",
+                parts=(*row["parts"], *extras),
+                chosen="" if row["scoring"] == matcher else row["scoring"],
+            )
+    return rows
 
 
-def choice(runs: pd.DataFrame) -> str:
+def choice(chosen: Iterable[str]) -> str:
     """Return the matchers that the references of some runs chose, ": ntt" or ": ntt 3x, probe_half 2x", or ""."""
-    matcher = METHOD_GROUPS.index("matcher")
-    pairs = zip(runs.scoring, runs.parts, strict=True)
-    counts = Counter(used for used, parts in pairs if used and used != parts[matcher])
+    counts = Counter(filter(None, chosen))
     names = [name if len(counts) == 1 else f"{name} {count}x" for name, count in counts.most_common()]
     return f": {', '.join(names)}" if names else ""
 
@@ -107,7 +116,7 @@ def name_series(runs: pd.DataFrame) -> SeriesNames:
     ordered = runs.dropna(subset=SETTING).sort_values(SETTING)
     parts: dict[str, tuple[str, ...]] = dict(zip(ordered.label, ordered.parts, strict=True))
     index = {label: number for number, label in enumerate(parts)}
-    choices = {label: choice(own) for label, own in ordered.groupby("label")}
+    choices = {label: choice(own) for label, own in ordered.groupby("label").chosen}
     if len(parts) < 2:
         return SeriesNames("", {label: label + choices[label] for label in parts}, index)
     shared = [part for part in next(iter(parts.values())) if all(part in other for other in parts.values())]
@@ -136,20 +145,3 @@ def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def value_text(value: Any) -> str:
     """Return a setting's value as text."""
     return "null" if value is None else str(value)
-
-
-def _distinguishing(runs: Sequence[RunRow]) -> list[list[str]]:
-    """Return the settings in which each run differs from others of the same data set and method."""
-    peers: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for run in runs:
-        if "config" in run:
-            peers.setdefault((run["dataset"], *run["parts"]), []).append(run["settings"])
-    differing = {key: [name for name in differing_settings(own) if name not in _NAMED] for key, own in peers.items()}
-    extras = []
-    for run in runs:
-        peer = (run["dataset"], *run["parts"]) if "config" in run else ()
-        names = differing.get(peer, [])
-        # A key that others have and this one lacks belongs to another version of the program or another kind of
-        # part; naming what is absent would not help.
-        extras.append([f"{n}={value_text(run['settings'][n])}" for n in names if n in run["settings"]])
-    return extras

@@ -55,7 +55,7 @@ def load_runs(*folders: "str | Path") -> pd.DataFrame:
     settings = pd.DataFrame([own if isinstance(own, Mapping) else {} for own in runs.settings]).drop(
         columns="seed", errors="ignore"
     )
-    return runs.drop(columns=["parts", "settings", "config"]).join(settings)
+    return runs.drop(columns=["parts", "chosen", "settings", "config"]).join(settings)
 
 
 def _records(folder: Path) -> Iterable[RunRow]:
