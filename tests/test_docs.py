@@ -1,9 +1,11 @@
 """What the documents show works, what they list agrees with the project, and the installed package works."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import click
 import pytest
 import yaml
-from conftest import PROJECT_DIR, run_python
+from conftest import PROJECT_DIR, cases, run_python
 from tiny_data import SMALL, make_tiny
 
 from ntt.cli.main import ntt
@@ -20,11 +22,6 @@ from ntt.run.runner import run
 
 if sys.version_info >= (3, 11):
     import tomllib
-import os
-import subprocess
-import sys
-
-from conftest import cases
 
 
 def documented_files(document: Path) -> dict[str, str]:

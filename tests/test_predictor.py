@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from conftest import PROJECT_DIR, cases, refused
+from conftest import PROJECT_DIR, cases
 from PIL import Image
 from skimage import data
 from tiny_data import EXAMPLES, HEIGHT, WIDTH, make_folder, run_with, shape_mask
@@ -165,16 +165,6 @@ def test_unusable_examples_are_refused(change, text):
     given = {"image": np.zeros((HEIGHT, WIDTH, 3), np.uint8), "name": "disc", **change}
     with pytest.raises(DataError, match=text):
         ntt.Predictor([ntt.Reference(**given)])
-
-
-def test_wrong_settings_are_refused_in_plain_words():
-    reference = ntt.Reference(np.zeros((HEIGHT, WIDTH), np.uint8), "disc")
-    for wrong, text in (
-        ({"backbone": "dinov5"}, "backbone=dinov5: there is no such option. Allowed: one of dinov2"),
-        ({"overrides": ["matcher.mergin=hard"]}, "there is no setting 'matcher.mergin'. Did you mean matcher.merging"),
-    ):
-        with refused(ConfigError, text):
-            ntt.Predictor([reference], **wrong)
 
 
 @cases("given", "text")(

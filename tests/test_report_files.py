@@ -278,9 +278,7 @@ def test_runs_on_images_without_annotations_are_reported(tmp_path, capsys):
 @cases("more", "message")(
     (["--plots"], "--plots draws into a folder: add --out FOLDER"),
     (["--metric", "bbox/APP"], "bbox/APP: no run has it. Allowed: one of bbox/AP, bbox/AP50."),
-    (["--gallery-images", "-1"], "-1 is not in the range x>=0"),
     (["--html", "."], "--html . is a folder. Name a file, for example report.html"),
-    (["--compare", "a=b", "c=d"], "no finished run with bbox/AP has it. There is no setting a."),
 )
 def test_mistakes_on_the_command_line(tmp_path, more, message, cli):
     make_runs(tmp_path, {"seed=0": box_metrics(10)})

@@ -1,18 +1,12 @@
 """A job that is killed, doubled or starved of disk space goes on and ends with the same result."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import run_python
-from tiny_data import make_split, settings
+from tiny_data import make_split
 
-from ntt.config.compose import compose_config
-from ntt.config.identity import run_directory
-from ntt.errors import StorageError
-from ntt.run import runner
 from ntt.types import Json
 
 
@@ -72,38 +66,3 @@ def test_a_limit_of_file_sizes(report):
 @pytest.mark.timeout(1800)
 def test_a_job_killed_fifty_times(tmp_path):
     check_killed(interrupted(tmp_path, num_images=12, kills=50), kills=50)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path):
-    """A file system of one megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only an administrator can mount a small file system")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def test_a_full_disk(tmp_path, small_disk, capfd):
-    data = make_data(tmp_path / "data", 3)
-    filler = small_disk / "filler"
-    job = compose_config(settings(data, small_disk / "runs", small_disk / "store"))
-    runner.run(job)
-    directory = run_directory(job)
-    expected = {path: path.read_bytes() for path in (small_disk / "store").rglob("*.safetensors")}
-    predictions = (directory / "predictions.json").read_bytes()
-    entries = sorted(path for path in expected if "candidates" in path.parts)
-    subprocess.run(["rm", "-r", str(directory), *map(str, entries[1:])], check=True)
-    free = os.statvfs(small_disk)
-    filler.write_bytes(bytes(max(0, free.f_bavail * free.f_bsize - len(expected[entries[1]]) // 2)))
-    with pytest.raises(StorageError, match=r"the disk is full\. Make space and run the same command again"):
-        runner.run(job)
-    assert "Traceback" not in capfd.readouterr().err
-    assert entries[0].read_bytes() == expected[entries[0]]
-    assert not list(small_disk.rglob("*.tmp"))
-    filler.unlink()
-    runner.run(job)
-    assert {path: path.read_bytes() for path in (small_disk / "store").rglob("*.safetensors")} == expected
-    assert (directory / "predictions.json").read_bytes() == predictions
