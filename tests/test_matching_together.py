@@ -1,6 +1,7 @@
 """Matching without loops over pairs, alone and with others, equals a plain walk; so do files of runs."""
 
 import logging
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from conftest import cases
 from drawn_candidates import random_candidates, rles_of
 from pycocotools import mask as coco_mask
-from tiny_data import make_tiny, settings
+from tiny_data import make_tiny, read, settings
 
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_directory
@@ -164,12 +165,13 @@ def configs(tmp_path: Path) -> dict[str, list[ExperimentConfig]]:
 
 @pytest.fixture
 def reads(monkeypatch) -> list[str]:
-    """Note each image whose candidates are read."""
+    """Note each image whose candidates are read, which takes 0.02 s at least."""
     names: list[str] = []
     get = CandidateSource.get
 
     def noted(source: CandidateSource, record: ImageRecord) -> Candidates:
         names.append(record.file_name)
+        time.sleep(0.02)
         return get(source, record)
 
     monkeypatch.setattr(CandidateSource, "get", noted)
@@ -215,6 +217,8 @@ def test_a_multirun_matches_its_points_together_after_the_first(configs, reads, 
     runner.main()
     # An image without objects, so that only matching reads its candidates.
     assert reads.count("targets_2.png") == 3, "for the first point, for the next four, for the last three"
+    records = [read(path) for path in (tmp_path / "multirun").rglob("stages/matching.json")]
+    assert (len(records), min(record["seconds"] for record in records) >= 0.02) == (8, True), "each has its share"
     for config in configs["alone"][:2]:
         runner.run(config)
         name = f"{run_directory(config).relative_to(tmp_path / 'alone')}/predictions.json"

@@ -169,8 +169,8 @@ class Pipeline:
         for needed in (*stage.needs, *stage.may_need(self)):
             self.result(needed)
         started, written_before = time.monotonic(), set(self.models.store.written)
-        result, entries = self._compute(stage)
-        seconds = time.monotonic() - started
+        result, entries, seconds_ahead = self._compute(stage)
+        seconds = seconds_ahead + time.monotonic() - started
         if not self.keeps_results:
             return result
         used = dist.gather([(self.group.rank, sorted(entries))], self.group.size, self.group)
@@ -186,21 +186,21 @@ class Pipeline:
         _LOG.info("%-14s %s in %.1f s", stage.name, stage.describe(result), seconds)
         return result
 
-    def _compute(self, stage: Stage[T]) -> tuple[T, Collection[tuple[str, str]]]:
-        """Return a stage's result, prepared earlier or computed now, and the store entries that went into it."""
+    def _compute(self, stage: Stage[T]) -> tuple[T, Collection[tuple[str, str]], float]:
+        """Return a stage's result, the store entries that went into it, and the seconds spent on it alone earlier."""
         prepared, store, key = self.workspace.prepared, self.models.store, self.key(stage)
         if key not in prepared:
-            used_before = set(store.used)
+            started, used_before = time.monotonic(), set(store.used)
             result = stage.compute(self)
             used = frozenset(store.used - used_before)
             if not stage.is_shared and self.keeps_results:
-                return result, used
-            prepared[key] = Prepared(result, used)
+                return result, used, 0.0
+            prepared[key] = Prepared(result, used, 0.0 if stage.is_shared else time.monotonic() - started)
         ready = prepared[key] if stage.is_shared or not self.keeps_results else prepared.pop(key)
         if isinstance(ready.result, Exception):
             raise ready.result
         store.used.update(ready.used)
-        return ready.result, ready.used
+        return ready.result, ready.used, ready.seconds
 
     def tidy(self) -> None:
         """Remove temporary files that killed processes left in the run directory and the store."""

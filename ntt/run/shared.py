@@ -23,10 +23,11 @@ _ImageState = tuple[FileIdentity, int, int, bool]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A stage's result or error, computed ahead or for an earlier run, and the store entries that went into it."""
+    """A stage's result or error, computed ahead or for an earlier run, with the store entries and seconds it took."""
 
     result: Any
     used: frozenset[tuple[str, str]]
+    seconds: float = 0.0
 
 
 @dataclass

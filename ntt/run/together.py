@@ -1,6 +1,7 @@
 """Matches runs that share candidates together, image by image, ahead of the runs themselves."""
 
 import logging
+import time
 from collections.abc import Hashable, Sequence
 
 from ntt.base.digests import content_key
@@ -50,7 +51,7 @@ def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> in
 
 
 def _match(runs: Sequence[Pipeline], workspace: Workspace) -> None:
-    images, source = runs[0].targets, runs[0].models.source
+    images, source, started = runs[0].targets, runs[0].models.source, time.monotonic()
     # Points that ask for more shots than there are references may have the same prototypes.
     points = {_matching_key(run): (matcher_of(run), run.result(PROTOTYPES)) for run in runs}
     results: dict[Hashable, list[Detections]] = {key: [] for key in points}
@@ -62,9 +63,10 @@ def _match(runs: Sequence[Pipeline], workspace: Workspace) -> None:
             else:
                 results[key].append(outcome)
     used = frozenset(entry for entry in source.store.used if entry[0] == "candidates")
+    seconds = (time.monotonic() - started) / len(runs)
     for run in runs:
         key = _matching_key(run)
-        workspace.prepared[run.key(MATCHING)] = Prepared(errors.get(key) or results[key], used)
+        workspace.prepared[run.key(MATCHING)] = Prepared(errors.get(key) or results[key], used, seconds)
 
 
 def _matching_key(run: Pipeline) -> Hashable:
