@@ -42,6 +42,11 @@ class DecodedPrompts:
     hyper_BMD: torch.Tensor
     tokens: FoldedTokens
 
+    def best(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the predicted IoU of each prompt's best mask, [B], and the weights of its last layer, [B, 1, D]."""
+        iou_B, mask_B = self.predicted_iou_BM.max(dim=1)
+        return iou_B, self.hyper_BMD[torch.arange(len(mask_B), device=mask_B.device), mask_B][:, None]
+
 
 def _linear(x: torch.Tensor, weights: Linear) -> torch.Tensor:
     return F.linear(x, weights.weight, weights.bias)

@@ -156,15 +156,14 @@ class Sam2:
         terms = self._terms(maps)
 
         def best_masks(parts: Sequence[DecodedPrompts]) -> tuple[torch.Tensor, torch.Tensor]:
-            best = [part.predicted_iou_BM.max(dim=1) for part in parts]
+            best = [part.best() for part in parts]
             keep = torch.cat([iou_B for iou_B, _ in best]) > self.config.min_predicted_iou
             # On a GPU, this is the decoder's only wait for the device.
             keep_of_parts = keep.cpu().split([len(iou_B) for iou_B, _ in best])
             logits, ious = [], []
-            for part, (iou_B, mask_B), keep_B in zip(parts, best, keep_of_parts, strict=True):
+            for part, (iou_B, hyper_B1D), keep_B in zip(parts, best, keep_of_parts, strict=True):
                 index = keep_B.nonzero()[:, 0].to(self.device, non_blocking=True)
-                hyper_B1D = part.hyper_BMD[index, mask_B[index]][:, None]
-                logits.append(self._model.point_decoder.upscale(terms, part.tokens, index, hyper_B1D)[:, 0])
+                logits.append(self._model.point_decoder.upscale(terms, part.tokens, index, hyper_B1D[index])[:, 0])
                 ious.append(iou_B[index])
             return torch.cat(logits), torch.cat(ious)
 
@@ -187,10 +186,9 @@ class Sam2:
             def best_masks(parts: Sequence[DecodedPrompts]) -> tuple[torch.Tensor, torch.Tensor]:
                 logits, ious = [], []
                 for part in parts:
-                    iou_B, mask_B = part.predicted_iou_BM.max(dim=1)
+                    iou_B, hyper_B1D = part.best()
                     prompt_B = torch.arange(len(iou_B), device=self.device)
                     index_B = torch.where(iou_B > self.config.min_predicted_iou, prompt_B, -1)
-                    hyper_B1D = part.hyper_BMD[prompt_B, mask_B][:, None]
                     logits.append(decoder.upscale(terms, part.tokens, index_B, hyper_B1D)[:, 0])
                     ious.append(iou_B)
                 return torch.cat(logits), torch.cat(ious)
