@@ -234,7 +234,7 @@ class Detections:
 
     Attributes:
         labels: int64 [N], class index (not category id).
-        scores: float32 [N] in (0, 1].
+        scores: float32 [N], above 0; at most 1, but for `probe`.
         boxes_xywh: float32 [N, 4], image pixels.
         rles: full-size masks, COCO compressed RLE.
     """

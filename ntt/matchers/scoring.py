@@ -98,7 +98,7 @@ class DetectingMatcher(MatcherConfig, ABC):
 
     @abstractmethod
     def class_scores(self, candidates: Candidates, prototypes: Prototypes) -> FloatArray:
-        """Score every candidate for every class: float32 [N, C] in [0, 1].
+        """Score every candidate for every class: float32 [N, C], mostly in [0, 1].
 
         A candidate whose scores are all below 0 is rejected and does not even take part in suppression; candidates with
         scores of 0 do, as in the published method.

@@ -49,7 +49,7 @@ class Instances(Detections):
 
     Attributes:
         labels: int64 [N], indices into the predictor's `classes`.
-        scores: float32 [N] in (0, 1].
+        scores: float32 [N], above 0; at most 1, but for `probe`.
         rles: N masks as COCO compressed run lengths, small where `masks` may be large.
         image: as it was given.
         thresholds: returns the lowest score worth showing of each class, by name.
