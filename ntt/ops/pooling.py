@@ -27,10 +27,10 @@ def l2_normalise(vectors_ND: torch.Tensor) -> torch.Tensor:
 def pool_masks(feature_map_Dhw: torch.Tensor, foreground_NHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Average the bilinearly upsampled feature map over each mask's foreground (method.md §4), in adjoint form.
 
-    The masks, bool, are on any grid that covers the same image. On grids whose sides are powers of two and with at least
-    12 channels, a mask's result does not depend on which masks are pooled with it: all products are of blocks of a
-    fixed shape, padded with empty masks. Returns float32 [N, D] on the map's device, not normalised, zero for an empty
-    mask; and bool [N], which masks have any foreground.
+    The masks, bool, are on any grid of the same image. With grids whose sides are powers of two and 12 channels
+    or more, a mask's result does not depend on which masks are pooled with it: all products are of blocks of a fixed
+    shape, padded with empty masks. Returns float32 [N, D] on the map's device, not normalised, zero for an empty mask;
+    and bool [N], which masks have any foreground.
     """
     weights_NP = mask_weights(foreground_NHW, feature_map_Dhw.shape[-2:], device=feature_map_Dhw.device)
     totals_N = weights_NP.sum(dim=1)
