@@ -1,5 +1,6 @@
 """The console script `ntt`."""
 
+import errno
 import os
 import re
 import shutil
@@ -160,6 +161,7 @@ sys.exit(f"{status} {heavy} {time.process_time()}" if status or heavy or time.pr
 
 @cases("error", "status", "text")(
     (NttError("It does not fit. Cut it."), 2, "Error: It does not fit. Cut it.\n"),
+    (OSError(errno.EROFS, "No", "/a"), 2, "Error: /a cannot be used: No. Change that, or name another folder.\n"),
     (KeyboardInterrupt(), 130, "\nInterrupted. Run the same command again to resume.\n"),
 )
 def test_what_ends_a_command(error, status, text, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """The console script `ntt`."""
 
+import errno
 from collections.abc import Sequence
 
 import click
@@ -15,7 +16,10 @@ from ntt.cli.run import run
 from ntt.cli.store import store
 from ntt.cli.sweep import sweep
 from ntt.cli.weights import weights
-from ntt.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, NttError
+from ntt.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, NttError, printable
+
+# A disk or its owner refuses; commands may meet this with any file.
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120, "show_default": True})
@@ -47,4 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except NttError as error:
         click.echo(f"Error: {error}", err=True)
+        return EXIT_USER_ERROR
+    except OSError as error:
+        if error.errno not in _REFUSALS or error.filename is None:
+            raise
+        reason = f"{printable(str(error.filename))} cannot be used: {error.strerror}"
+        click.echo(f"Error: {reason}. Change that, or name another folder.", err=True)
         return EXIT_USER_ERROR

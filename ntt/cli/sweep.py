@@ -139,11 +139,11 @@ def collect(sweep: str, output_root: Path, metric: str, table_format: "Format") 
     folder = open_sweep(sweep, output_root)
     runs = read_runs([folder.root])
     tables = report_tables(runs, metric, compare=(), expected=False)
+    click.echo("\n".join(render(table, table_format) for table in tables).rstrip())
     for suffix in ("md", "csv"):
         (folder.tables / f"missing.{suffix}").unlink(missing_ok=True)  # of an earlier call
     write_files(folder.tables, tables, runs, metric, "markdown", plots=())
     write_files(folder.tables, tables, runs, metric, "csv", plots=())
-    click.echo("\n".join(render(table, table_format) for table in tables).rstrip())
     click.echo(f"\nAll tables, also of single points: {folder.tables}")
 
 

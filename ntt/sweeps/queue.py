@@ -16,8 +16,8 @@ _QUEUE_TIMEOUT_S = 60
 _ENDED = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
 )
-# What srun adds when a process has ended, below the process's own words.
-_FOLLOWS = re.compile("srun: .*(with exit code|Terminating|Job step aborted|_step_signal)")
+# What srun and submitit add while a job ends, below the words that tell why.
+_FOLLOWS = re.compile("srun: (?!error)|srun: error: .*(exit code|Timed out)|submitit WARNING .* Bypassing signal")
 
 
 @dataclass(frozen=True, kw_only=True)
