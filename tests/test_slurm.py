@@ -261,7 +261,8 @@ def test_states_and_queue_are_brought_together(tmp_path, fake_slurm):
     }.items():
         folder.write_state(task, state)
     folder.logs.mkdir()
-    (folder.logs / "5_6_0_log.err").write_text("MemoryError\nsrun: Force Terminated StepId=5.0\nsrun: error: n1: task 0: Exited with exit code 2\n\n")
+    aftermath = "srun: Force Terminated StepId=5.0\nsrun: error: n1: task 0: Exited with exit code 2\n\n"
+    (folder.logs / "5_6_0_log.err").write_text(f"MemoryError\n{aftermath}")
     lost = "Its job left the queue without recording an end."
     show_queue(fake_slurm, "5_2|RUNNING|None", "5_3|PENDING|BeginTime", "5_5|RUNNING|None")
     seen = observe(folder, [*"abcdefgh", "not submitted"])

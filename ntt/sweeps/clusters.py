@@ -22,7 +22,7 @@ STAGES = ("candidates", "references", "points")
 
 _OWN_FLAGS = (
     *("array", "dependency", "job-name", "open-mode", "output", "error", "signal", "requeue", "no-requeue"),
-    *("account", "constraint", "cpus-per-task", "exclude", "gpus-per-node", "mem", "ntasks", "ntasks-per-node"),
+    *("account", "constraint", "cpus-per-task", "gpus-per-node", "mem", "ntasks", "ntasks-per-node"),
     *("partition", "qos", "time"),
 )
 
