@@ -42,8 +42,9 @@ def make_runs(root: Path, runs: Mapping[str, Metrics | None], *, data: Path | No
             config = replace(config, dataset=CocoJsonConfig(name="coco_json", root=str(data)))
         directory = RunDirectory(run_directory(config))
         directory.write_config(config)
-        for number, stage in enumerate(("candidates", "evaluation") if metrics is not None else ("candidates",)):
-            directory.write_record(stage, "key", [], {"seconds": 10.0 / (1 + 9 * number)})
+        directory.write_record("candidates", "key", [], {"seconds": 10.0, "computed": {"candidates": 4}})
+        for stage in ("matching", "evaluation") if metrics is not None else ():
+            directory.write_record(stage, "key", [], {"seconds": 1.0})
         if metrics is not None:
             directory.write_facts({"git": "abc", "packages": {"ntt-seg": "0.1.0"}})
             write_metrics(directory.metrics, metrics)

@@ -101,7 +101,7 @@ def test_a_plot_shows_the_numbers_of_its_summaries(tmp_path):
     assert heat.get_xticklabels()[0].get_text() == "matcher.merging=hard, 1 shot"
     assert heat.texts[0].get_text() == "10"  # 7.5 + 2, rounded to even
     (time,) = plots["time"].figure.axes
-    assert {tuple(line.get_xdata()) for line in time.get_lines()} == {(11.0, 11.0)}
+    assert {tuple(line.get_xdata()) for line in time.get_lines()} == {(2.75, 2.75)}
 
 
 def test_plots_of_one_run_and_of_none(tmp_path):
@@ -109,6 +109,17 @@ def test_plots_of_one_run_and_of_none(tmp_path):
     assert plots_of(tmp_path / "none", {"seed=0": None}) == {}
     all_shots = plots_of(tmp_path / "all", {"shots=all": box_metrics(20), "shots=1shot": box_metrics(10)})
     assert "shots" not in all_shots, "all shots are no number of shots"
+
+
+def test_candidates_from_the_store_count_with_the_time_of_whoever_computed_them(tmp_path):
+    made = make_runs(tmp_path, {f"seed={seed}": box_metrics(10.0 + seed) for seed in (0, 1)})
+    for folder, times in zip(made.values(), ([(2.75, 2.75)], None), strict=True):
+        facts = folder / "facts.json"
+        facts.write_text(facts.read_text().replace('"candidates": 4', ""))
+        plots = {plot.name: plot for plot in make_plots(read_runs([tmp_path]), "bbox/AP")}
+        axes = plots["time"].figure.axes if times else []
+        assert [tuple(line.get_xdata()) for panel in axes for line in panel.get_lines()] == (times or [])
+    assert "time" not in plots
 
 
 def test_of_many_classes_the_best_and_the_worst_are_drawn(tmp_path):

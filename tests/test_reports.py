@@ -5,6 +5,7 @@ import io
 import math
 import os
 import re
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from report_samples import box_metrics, make_runs, mean_of
 from sweep_samples import make_plan, make_point
 
 import ntt
-from ntt.base.files import write_json
+from ntt.base.files import read_json, write_json
 from ntt.cli.main import main
 from ntt.config.compose import compose_many
 from ntt.config.identity import run_directory, run_id
@@ -57,7 +58,7 @@ def test_runs_can_be_loaded_as_a_data_frame(tmp_path):
     assert (runs.path[0], runs.finished_utc[0][-6:]) == (str(made["seed=0"]), "+00:00")
     assert runs["bbox/AP"].dropna().to_dict() == {0: 20.0, 1: 10.0}
     assert runs["segm/AP/square"].dropna().to_dict() == {0: 13.0}
-    assert runs["seconds/candidates"].dropna().to_dict() == {0: 10.0, 1: 10.0}
+    assert runs["seconds/candidates"].dropna().to_dict() == {0: 2.5, 1: 2.5}
     assert runs["matcher.merging"].to_dict() == {0: "soft_semantic", 1: "soft", 2: "soft_semantic"}
     assert runs.counted.to_dict() == {0: True, 1: True, 2: False}
     assert not {"config", "parts", "settings", "runtime.output_root"} & set(runs)
@@ -197,6 +198,16 @@ def test_runs_of_different_versions_are_pointed_out(tmp_path):
     assert f"demo, 5 shots, {METHOD}: averaged over runs of 2 versions of the program." in notes
 
 
+def test_annotation_files_that_change_between_runs_are_pointed_out(tmp_path):
+    made = make_runs(tmp_path, {"seed=0": box_metrics(10), "seed=1 matcher.merging=hard": box_metrics(20)})
+    for digest, folder in zip("ab", made.values(), strict=True):
+        facts = read_json(folder / "facts.json")
+        write_json(folder / "facts.json", facts | {"data": {"targets": {"sha256": digest}}})
+        notes = results_table(read_runs([tmp_path]), "bbox/AP").notes
+        changed = any(note.startswith("demo: the annotation files have changed between these runs.") for note in notes)
+        assert changed == (digest == "b")
+
+
 @cases("stages")('["matching"]', '{"matching": 3}', '{"evaluation": {"seconds": "long"}}')
 def test_stages_of_another_shape_cost_their_seconds_only(tmp_path, stages):
     (run,) = make_runs(tmp_path, {"seed=0": box_metrics(10)}).values()
@@ -219,7 +230,7 @@ def test_settings_are_compared_over_the_seeds_both_have_by_a_t_test(tmp_path):
     ([1.0, 2.0], False, None),
     ([1.0, 2.0, 3.0], True, 0.25),  # of the 8 sign patterns only + + + and - - - sum to 6 or more
     ([1.0, -1.0, 2.0], True, 0.75),  # sums 4, 0, 2, -2, 2, -2, 0, -4: six are at least as far from 0 as 2
-    ([2.0, 2.0, 2.0], False, 0.25),  # no spread, no t
+    ([0.1] * 10, False, None),  # the same references for all seeds: nothing was repeated
     ([0.1, 0.2, 0.3, 0.4, 0.5], True, 2 / 32),  # sums that differ by rounding are equal
     ([1.0] * 6 + [2.0] * 6, True, 2 / 2**12),
     ([1.0] * 6 + [2.0] * 7, True, None),
@@ -327,10 +338,12 @@ def test_tables_of_a_report(tmp_path):
     classes = classes_table(runs, "bbox/AP").columns()
     assert [column.texts for column in classes[4:]] == [["disc", "square"], ["14.0 ± 2.8 (2)", "10.0 ± 2.8 (2)"]]
     frame = runs_table(runs, "bbox/AP").frame
-    assert list(frame)[4:] == ["seed", "state", "box AP", "candidates s", "evaluation s", "directory"]
-    assert frame.iloc[:2, 4:9].values.tolist() == [[0, "finished", 10.0, 10.0, 1.0], [1, "finished", 14.0, 10.0, 1.0]]
-    assert frame.iloc[2, 4:6].tolist() == [2, "unfinished"]
-    assert frame.iloc[2, 6:9].isna().all()
+    stages = ["candidates, ms per image", "memory, ms per reference", "matching, ms per image"]
+    assert list(frame)[4:] == ["seed", "state", "box AP", *stages, "directory"]
+    rows = frame.drop(columns="memory, ms per reference").iloc[:, 4:9].values.tolist()
+    assert rows[:2] == [[0, "finished", 10.0, 2500.0, 250.0], [1, "finished", 14.0, 2500.0, 250.0]]
+    assert rows[2][:2] == [2, "unfinished"]
+    assert pd.isna(rows[2][2:]).all()
 
 
 def make_sweep(root: Path, lines: list[str]) -> tuple[SweepFolder, list[str]]:
@@ -362,6 +375,11 @@ def test_every_point_of_a_sweep_has_a_record(tmp_path):
     ]
     assert mean_of(runs, "bbox/AP") == (10.0, None, 1)
     assert results_table(runs, "bbox/AP").frame.runs.tolist() == ["1 of 5"]
+    write_plan(folder, replace(read_plan(folder), created_s=time.time() + 60))  # it found the data changed since
+    row = read_runs([folder.root]).iloc[0]
+    assert (row.state, row.problem) == ("unfinished", "its result is of earlier data")
+    folder.write_state(ids[0], TaskState(status="failed", error="DataError: no image", heartbeat_s=time.time() + 60))
+    assert read_runs([folder.root]).iloc[0].problem == "DataError: no image"
 
 
 def test_a_report_on_a_sweep_that_has_not_begun(tmp_path, cli):

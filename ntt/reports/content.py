@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ntt.base.digests import content_key
 from ntt.evaluation.proposals import LIMITS
 from ntt.reports.summary import SETTING, choice, shots_cell, shots_text, statistics
 from ntt.reports.tables import Table
@@ -15,7 +16,7 @@ _OVER_SEEDS = "Percent; mean ± sample standard deviation over seeds (number of 
 _KINDS = {"bbox": "box", "segm": "mask", "proposals": "candidate"}
 _IDENTITY = {"dataset": "data set", "split": "split", "shots": "shots", "label": "method"}
 _RUN = {"dataset": "data set", "split": "split", "shots": "shots", "method": "method", "seed": "seed", "state": "state"}
-_STAGE_LIMIT_S = 0.05
+_ITEMS = {"candidates": "image", "memory": "reference", "matching": "image"}
 
 
 def metric_label(metric: str) -> str:
@@ -48,6 +49,7 @@ def results_table(runs: pd.DataFrame, metric: str) -> Table:
     has_values = runs.filter(like="/").drop(columns=_seconds_columns(runs)).notna().any(axis=1)
     if (groups.counted.any() & ~has_values.groupby([runs[name] for name in SETTING]).any()).any():
         notes.append("Settings without any number were run on target images without annotations.")
+    notes += _changed_data(runs)
     versions = runs[runs.counted].groupby(SETTING).version.nunique()
     for setting, count in versions[versions > 1].reset_index().set_index("data").iterrows():
         notes.append(
@@ -55,6 +57,20 @@ def results_table(runs: pd.DataFrame, metric: str) -> Table:
             "the program."
         )
     return Table("results", "Results", frame, tuple(notes), groups=("data set", "split", "shots"))
+
+
+def _changed_data(runs: pd.DataFrame) -> list[str]:
+    """Name the data whose annotation files have changed between runs with the same settings of data set and shots."""
+    counted = runs[runs.counted & (runs.inputs != "")]
+    sources = [
+        content_key({key: value for key, value in settings.items() if key.startswith(("dataset.", "shots."))})
+        for settings in counted.settings
+    ]
+    changed = counted[counted.groupby(sources).inputs.transform("nunique") > 1]
+    return [
+        f"{data}: the annotation files have changed between these runs. The command of a run repeats what is outdated."
+        for data in changed.data.unique()
+    ]
 
 
 def classes_table(runs: pd.DataFrame, metric: str) -> Table:
@@ -72,14 +88,14 @@ def classes_table(runs: pd.DataFrame, metric: str) -> Table:
 
 def runs_table(runs: pd.DataFrame, metric: str) -> Table:
     """One row per run: its metric, the seconds of its stages, its folder."""
-    stages = [name for name in _seconds_columns(runs) if (runs[name] > _STAGE_LIMIT_S).any()]
     names = _RUN | {metric: metric_label(metric)}
-    names |= {name: f"{name.removeprefix('seconds/')} s" for name in stages} | {"path": "directory"}
+    names |= {f"seconds/{stage}": f"{stage}, ms per {item}" for stage, item in _ITEMS.items()} | {"path": "directory"}
+    times = runs.reindex(columns=[f"seconds/{stage}" for stage in _ITEMS])
     notes = (
-        "Seconds of each stage, without what was in the store or done before.",
+        "Milliseconds are those of what a run computed itself; none if it found everything in the store.",
         f"Directories are below {_common_folder(runs)}.",
     )
-    return Table("runs", "Runs", _listed(runs, names, _common_folder(runs)), notes)
+    return Table("runs", "Runs", _listed(runs.assign(**1000 * times), names, _common_folder(runs)), notes)
 
 
 def missing_table(runs: pd.DataFrame) -> Table | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ntt.base.digests import content_key
 from ntt.base.files import write_bytes
 from ntt.reports import figures
 from ntt.reports.content import metric_label
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 MAX_CLASSES = 60
 """Rows of a heat map; of more classes, the best and the worst are shown."""
 
+_SECONDS = ("seconds/candidates", "seconds/matching")
+_DECIDE_CANDIDATES = ("dataset.", "backbone.", "segmenter.", "candidates.", "runtime.")
 MAX_CURVES, MAX_CONFUSED = 9, 24
 """Classes with curves, and with rows in a table of confusions: those with the most objects."""
 
@@ -214,26 +217,34 @@ def _file_name(data: str) -> str:
 
 
 def plot_time(runs: pd.DataFrame, metric: str, names: SeriesNames) -> Plot | None:
-    """Draw the seconds of each run against its AP; None if no run has recorded its times."""
-    seconds = runs.filter(regex="^seconds/").sum(axis=1, min_count=1)
-    timed = runs[runs.counted & runs[metric].notna()].assign(seconds=seconds.clip(lower=1e-3)).sort_values(SETTING)
-    if timed.seconds.isna().all():
+    """Draw the seconds that each run's candidates and matching take per image against its AP; None if unknown."""
+    timed = runs[runs.counted & runs[metric].notna()].sort_values(SETTING)
+    timed = timed.reindex(columns=timed.columns.union(_SECONDS, sort=False))
+    # Candidates come from the store in most runs: they took the time of the run that computed them.
+    models = [
+        content_key({key: value for key, value in settings.items() if key.startswith(_DECIDE_CANDIDATES)})
+        for settings in timed.settings
+    ]
+    candidates, matching = (timed[name] for name in _SECONDS)
+    timed["seconds"] = candidates.fillna(candidates.groupby(models).transform("median")) + matching
+    num_runs, timed = len(timed), timed.dropna(subset="seconds")
+    if timed.empty:
         return None
     groups = timed.groupby("data", sort=False)
     figure, panels = figures.panels(groups.ngroups)
     for axes, (data, group) in zip(panels, groups, strict=True):
-        group = group.dropna(subset="seconds")
         for (shots, label), own in group.groupby(["shots", "label"], sort=False):
             style = figures.line_style(names.index[label]) | {"linestyle": "", "alpha": 0.8}
             size = 3.5 + 2.0 * np.log10(shots + 1)
             seconds, values = own.seconds.to_numpy(), own[metric].to_numpy()
             axes.plot(seconds, values, **style, markersize=size, label=names.short[label])
-        figures.log_axis(axes, group.seconds.tolist() or [1.0])
+        figures.log_axis(axes, group.seconds.tolist())
         axes.set_ylim(0, 1.1 * timed[metric].max() or 1.0)
-        figures.finish_axes(axes, title=data, x="Time of the run, all stages (s)", y=f"{metric_label(metric)} (%)")
+        figures.finish_axes(axes, title=data, x="Time per image (s)", y=f"{metric_label(metric)} (%)")
     figures.legend(figure, panels, common=names.common)
     text = (
-        f"Time of each run against {metric_label(metric)}; larger markers: more shots. Runs that found candidates in "
-        "the store stand further left."
+        f"Seconds per image for candidates and matching against {metric_label(metric)}; larger markers: more shots. "
+        "Candidates from the store count with the time of the run or sweep that computed them. Left out, because that "
+        f"is not in this report: {num_runs - len(timed)} of {num_runs} runs."
     )
     return Plot("time", text, figure)

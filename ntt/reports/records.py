@@ -14,10 +14,9 @@ from typing import Any, TypeAlias
 
 from ntt.base.files import read_json
 from ntt.base.yaml_files import read_yaml
-from ntt.config.schema import STAGES
 from ntt.errors import ConfigError, DataError, StorageError
 from ntt.run.artefacts import flat_metrics, flat_proposals, read_metrics, read_scoring
-from ntt.run.rundir import RunDirectory
+from ntt.run.rundir import RunDirectory, seconds_per_item
 
 RunRow: TypeAlias = dict[str, Any]
 """What is known of a run: columns of `ntt.reports.summary.runs_frame`, and under "values" its metrics by flat name."""
@@ -93,7 +92,7 @@ def read_run(path: Path) -> RunRow:
     except (StorageError, DataError) as error:
         return run | {"state": "damaged", "problem": str(error)}
     run |= {"state": "finished", "problem": "", "scoring": scoring, "images": metrics.num_images, "values": values}
-    return run | _read_metadata(metadata)
+    return run | _read_metadata(metadata, metrics.num_images)
 
 
 def own_file(path: Path, *, max_bytes: float = 64 << 20) -> Path:
@@ -121,20 +120,21 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return {key: value if isinstance(value, plain) else str(value) for key, value in settings.items()}
 
 
-def _read_metadata(metadata: Any) -> dict[str, Any]:
+def _read_metadata(metadata: Any, num_images: int) -> dict[str, Any]:
     """Return the columns that come from the run's metadata; nothing if its structure differs."""
     try:
         stages = metadata.get("stages", {})
+        items = {"candidates": "candidates", "memory": "references"}
+        seconds = {stage: seconds_per_item(stages.get(stage, {}), kind) for stage, kind in items.items()}
+        seconds["matching"] = stages.get("matching", {}).get("seconds", math.nan) / max(1, num_images)
+        data = metadata.get("data", {})
         return {
-            "seconds": {
-                name: float(stage["seconds"])
-                for name, stage in stages.items()
-                if name in STAGES and math.isfinite(stage.get("seconds", math.nan))
-            },
+            "seconds": {name: float(value) for name, value in seconds.items() if value and math.isfinite(value)},
+            "inputs": " ".join(str(data[role]["sha256"]) for role in sorted(data)),
             "finished_utc": str(stages.get("evaluation", {}).get("finished_utc", "")),
             "version": f"{metadata.get('git')} {metadata.get('packages', {}).get('ntt-seg')}",
         }
-    except (AttributeError, TypeError, ValueError, OverflowError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError):
         return {}
 
 

@@ -27,17 +27,19 @@ _MAX_EXACT_PAIRS = 12
 def paired_test(differences: DoubleArray) -> tuple[float | None, float | None]:
     """Test whether differences are centred on 0: the p-values of the t-test and of the sign flips.
 
-    None means no test: with fewer than three pairs, a t-test without any spread, sign flips of more than twelve.
+    None means no test: with fewer than three pairs, with equal differences, as of seeds that draw the same references,
+    and sign flips of more than twelve.
     """
     from scipy import stats
 
-    p_t = p_flips = None
-    if len(differences) >= MIN_PAIRS and differences.std() > 0:
-        with warnings.catch_warnings():
-            # SciPy warns of differences that are nearly equal; the p-value is then 0 in all digits shown.
-            warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
-            p_t = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    if MIN_PAIRS <= len(differences) <= _MAX_EXACT_PAIRS:
+    if len(differences) < MIN_PAIRS or np.ptp(differences) == 0:
+        return None, None
+    with warnings.catch_warnings():
+        # SciPy warns of differences that are nearly equal; the p-value is then 0 in all digits shown.
+        warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
+        p_t = float(stats.ttest_1samp(differences, 0.0).pvalue)
+    p_flips = None
+    if len(differences) <= _MAX_EXACT_PAIRS:
         flips = stats.permutation_test(
             (differences,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True
         )
@@ -86,8 +88,8 @@ def comparison_table(runs: pd.DataFrame, first: str, second: str, metric: str) -
         "Paired over seeds: each seed draws the same references for both. p-values are two-sided and not corrected for "
         "the number of rows; with n pairs the sign-flip test cannot fall below 2 / 2^n.",
     ]
-    if min(row["pairs n"] for row in rows) < MIN_PAIRS:
-        notes.append(f"With fewer than {MIN_PAIRS} pairs there is no test.")
+    if any(row["p (t-test)"] is None for row in rows):
+        notes.append(f"There is no test of fewer than {MIN_PAIRS} pairs, nor if all seeds have the same difference.")
     if unpaired:
         notes.append(f"Seeds that only one side has, left out of its row: {', '.join(map(str, unpaired))}.")
     title = f"{metric_label(metric)}: A is {first}, B is {second}"

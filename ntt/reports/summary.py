@@ -20,7 +20,7 @@ SETTING = ["dataset", "split", "shots", "label", "setting", "data"]
 _NAMED = ("split.name", "split.classes", "shots.name", "shots.count")
 _BASE = [
     *("path", "state", "problem", "dataset", "split", "shots", "seed", "method", "scoring", "label", "setting", "data"),
-    *("finished_utc", "version", "images", "parts", "chosen", "settings", "config"),
+    *("finished_utc", "version", "inputs", "images", "parts", "chosen", "settings", "config"),
 ]
 
 
@@ -31,8 +31,9 @@ def runs_frame(runs: Sequence[RunRow]) -> pd.DataFrame:
     `method`; `scoring`, the matcher in use, which with `matcher=auto` the references chose; `label`, the method with
     what distinguishes it from others; `setting`, equal for runs that differ in the seed only; `data`, data set and
     split in one; `counted`, false for a run without metrics or one that was repeated later; `finished_utc`, ISO 8601,
-    and `version` of the program, empty if unknown; `images`; metrics by flat name such as "bbox/AP" or "segm/AP50/cat";
-    "seconds/matching" and so on. `parts`, `chosen`, `settings` and `config` are for reports.
+    `version` of the program and `inputs`, digests of the annotation files, empty if unknown; `images`; metrics by flat
+    name such as "bbox/AP" or "segm/AP50/cat"; "seconds/candidates" and "seconds/matching" per target image and
+    "seconds/memory" per reference, absent where all was in the store. The remaining columns are for reports.
     """
     base = pd.DataFrame(_named(runs), columns=_BASE, dtype=object)
     base = base.astype({"shots": "Int64", "seed": "Int64", "images": "Int64"})
@@ -45,7 +46,9 @@ def runs_frame(runs: Sequence[RunRow]) -> pd.DataFrame:
 
 def _named(runs: Sequence[RunRow]) -> list[RunRow]:
     """Add the names of method, setting and data, and what tells a run from others of the same method and data set."""
-    rows: list[RunRow] = [{"scoring": "", "chosen": "", "finished_utc": "", "version": "", **run} for run in runs]
+    rows: list[RunRow] = [
+        {"scoring": "", "chosen": "", "finished_utc": "", "version": "", "inputs": "", **run} for run in runs
+    ]
     peers: dict[tuple[str, ...], list[RunRow]] = {}
     for row in rows:
         if "config" in row:

@@ -8,8 +8,8 @@ is computed on demand, so any stage can be requested alone. The stages are in `n
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -168,39 +168,39 @@ class Pipeline:
     def _make(self, stage: Stage[T]) -> T:
         for needed in (*stage.needs, *stage.may_need(self)):
             self.result(needed)
-        started, written_before = time.monotonic(), set(self.models.store.written)
-        result, entries, seconds_ahead = self._compute(stage)
-        seconds = seconds_ahead + time.monotonic() - started
+        ready = self._compute(stage)
+        result: T = ready.result
         if not self.keeps_results:
             return result
-        used = dist.gather([(self.group.rank, sorted(entries))], self.group.size, self.group)
+        used = dist.gather([(self.group.rank, sorted(ready.used))], self.group.size, self.group)
         if self.group.is_main:
             self.directory.write_store_keys(stage.name, {entry for entries in used for entry in entries})
             details = {
-                "seconds": round(seconds, 3),
+                "seconds": round(ready.seconds, 4),
                 "peak_memory_mb": peak_memory_mb(self.models.placement),
-                "computed": Counter(kind for kind, _ in self.models.store.written - written_before),
+                "computed": ready.computed,
             }
             self.directory.write_record(stage.name, self.key(stage), stage.write(self, result), details)
         dist.barrier(self.group)
-        _LOG.info("%-14s %s in %.1f s", stage.name, stage.describe(result), seconds)
+        _LOG.info("%-14s %s in %.1f s", stage.name, stage.describe(result), ready.seconds)
         return result
 
-    def _compute(self, stage: Stage[T]) -> tuple[T, Collection[tuple[str, str]], float]:
-        """Return a stage's result, the store entries that went into it, and the seconds spent on it alone earlier."""
+    def _compute(self, stage: Stage[T]) -> Prepared:
+        """Return a stage's result, prepared earlier or computed now; what another run has computed took no time."""
         prepared, store, key = self.workspace.prepared, self.models.store, self.key(stage)
-        if key not in prepared:
-            started, used_before = time.monotonic(), set(store.used)
-            result = stage.compute(self)
-            used = frozenset(store.used - used_before)
-            if not stage.is_shared and self.keeps_results:
-                return result, used, 0.0
-            prepared[key] = Prepared(result, used, 0.0 if stage.is_shared else time.monotonic() - started)
-        ready = prepared[key] if stage.is_shared or not self.keeps_results else prepared.pop(key)
-        if isinstance(ready.result, Exception):
-            raise ready.result
-        store.used.update(ready.used)
-        return ready.result, ready.used, ready.seconds
+        if key in prepared:
+            ready = prepared[key] if stage.is_shared or not self.keeps_results else prepared.pop(key)
+            if isinstance(ready.result, Exception):
+                raise ready.result
+            store.used.update(ready.used)
+            return replace(ready, seconds=0.0, computed={}) if stage.is_shared else ready
+        started, used, written = time.monotonic(), set(store.used), set(store.written)
+        result = stage.compute(self)
+        computed = Counter(kind for kind, _ in store.written - written)
+        ready = Prepared(result, frozenset(store.used - used), time.monotonic() - started, computed)
+        if stage.is_shared or not self.keeps_results:
+            prepared[key] = ready
+        return ready
 
     def tidy(self) -> None:
         """Remove temporary files that killed processes left in the run directory and the store."""

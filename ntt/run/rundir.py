@@ -130,6 +130,12 @@ class RunDirectory:
         return self.root / "stages" / f"{stage}.json"
 
 
+def seconds_per_item(stage: Mapping[str, Any], kind: str) -> float | None:
+    """Return the seconds that a stage took per new store entry of a kind; None if it computed none, or others too."""
+    computed = stage.get("computed", {})
+    return stage["seconds"] / computed[kind] if list(computed) == [kind] else None
+
+
 def _is_record(record: Any) -> bool:
     """Return whether a record has the entries that are read, and names no file outside the run directory."""
     try:

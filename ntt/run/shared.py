@@ -4,7 +4,7 @@ Sharing never changes a result: annotation files are identified by the digest of
 on disk, models by their settings and placement, results by the keys of their stages.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -23,11 +23,15 @@ _ImageState = tuple[FileIdentity, int, int, bool]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A stage's result or error, computed ahead or for an earlier run, with the store entries and seconds it took."""
+    """A stage's result or error, and what it took.
+
+    `used`: kind and key of the store entries that went into it; `computed`: how many of these are new, by kind.
+    """
 
     result: Any
     used: frozenset[tuple[str, str]]
     seconds: float = 0.0
+    computed: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass

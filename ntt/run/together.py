@@ -51,19 +51,20 @@ def match_ahead(configs: Sequence[ExperimentConfig], workspace: Workspace) -> in
 
 
 def _match(runs: Sequence[Pipeline], workspace: Workspace) -> None:
-    images, source, started = runs[0].targets, runs[0].models.source, time.monotonic()
+    images, source = runs[0].targets, runs[0].models.source
     # Points that ask for more shots than there are references may have the same prototypes.
     points = {_matching_key(run): (matcher_of(run), run.result(PROTOTYPES)) for run in runs}
     results: dict[Hashable, list[Detections]] = {key: [] for key in points}
     errors: dict[Hashable, DataError] = {}
+    started = time.monotonic()
     for outcomes in match_points(images=images, source=source, points=list(points.values())):
         for key, outcome in zip(points, outcomes, strict=True):
             if isinstance(outcome, DataError):
                 errors.setdefault(key, outcome)
             else:
                 results[key].append(outcome)
+    seconds = (time.monotonic() - started) / len(points)
     used = frozenset(entry for entry in source.store.used if entry[0] == "candidates")
-    seconds = (time.monotonic() - started) / len(runs)
     for run in runs:
         key = _matching_key(run)
         workspace.prepared[run.key(MATCHING)] = Prepared(errors.get(key) or results[key], used, seconds)

@@ -10,7 +10,7 @@ from typing import Any
 from ntt.base.files import read_json
 from ntt.config.schema import ExperimentConfig
 from ntt.errors import StorageError
-from ntt.run.rundir import RunDirectory
+from ntt.run.rundir import RunDirectory, seconds_per_item
 from ntt.sweeps.state import SweepFolder
 
 _STAGES = {"candidates": "candidates", "references": "memory"}
@@ -47,10 +47,8 @@ def models_label(kind: str, config: ExperimentConfig) -> str:
 def _seconds_in_runs(kind: str, config: ExperimentConfig) -> Iterable[tuple[str, float]]:
     """Yield (data set, seconds per item) of every run that computed items of this kind, and no others with them."""
     for dataset, stages in _earlier_runs(config):
-        stage = stages.get(_STAGES[kind], {})
-        computed = stage.get("computed", {})
-        if len(computed) == 1 and computed.get(kind):
-            yield dataset, stage["seconds"] / computed[kind]
+        if (seconds := seconds_per_item(stages.get(_STAGES[kind], {}), kind)) is not None:
+            yield dataset, seconds
 
 
 def _seconds_in_shards(kind: str, config: ExperimentConfig) -> Iterable[tuple[str, float]]:

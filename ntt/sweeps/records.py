@@ -11,7 +11,7 @@ from ntt.config.identity import run_identity
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.reports.records import PLAN, RunRow, describe_run, find_run_directories, read_run
 from ntt.reports.summary import runs_frame
-from ntt.sweeps.plan import read_plan
+from ntt.sweeps.plan import Plan, read_plan
 from ntt.sweeps.points import Point
 from ntt.sweeps.state import SweepFolder
 
@@ -62,18 +62,32 @@ def _records(folder: Path) -> Iterable[RunRow]:
     if not (folder / PLAN).is_file():
         return (read_run(path) for path in find_run_directories(folder))
     sweep = SweepFolder(folder.absolute())
-    return (_point(sweep, point) for point in read_plan(sweep).points)
+    plan = read_plan(sweep)
+    return (_point(sweep, plan, point) for point in plan.points)
 
 
-def _point(sweep: SweepFolder, point: Point) -> RunRow:
+def _point(sweep: SweepFolder, plan: Plan, point: Point) -> RunRow:
     state = sweep.observed(point.id)
-    begun = (point.run_dir / "config.yaml").is_file() or (point.run_dir / "metrics.json").is_file()
+    metrics = point.run_dir / "metrics.json"
+    begun = (point.run_dir / "config.yaml").is_file() or metrics.is_file()
     run = read_run(point.run_dir) if begun else _not_begun(point)
+    if run["state"] == "finished":
+        run["seconds"] = _seconds_of_shards(sweep, point) | run.get("seconds", {})
+        outdated_s = max(0.0 if point.finished else plan.created_s, state.heartbeat_s or 0.0)
+        if state.status != "done" and metrics.stat().st_mtime < outdated_s:
+            run |= {"state": "unfinished", "problem": "its result is of earlier data", "values": {}, "seconds": {}}
     if run["state"] in ("unfinished", "missing") and state.status == "failed":
         return run | {"state": "failed", "problem": (state.error or "unknown error").splitlines()[0]}
     if run["state"] in ("unfinished", "missing") and state.status != "waiting":
         return run | {"problem": f"{run['problem']}; the sweep reports: {state.status}"}
     return run
+
+
+def _seconds_of_shards(sweep: SweepFolder, point: Point) -> dict[str, float]:
+    """Return the seconds per image of the candidates that the sweep has computed for a point; {} if it found all."""
+    units = [unit for unit in point.units if unit.startswith("candidates-")]
+    states = [state for unit in units for state in map(sweep.state, sweep.shards(unit)) if state.computed]
+    return {"candidates": sum(s.seconds or 0.0 for s in states) / sum(s.computed for s in states)} if states else {}
 
 
 def _not_begun(point: Point) -> RunRow:
