@@ -107,9 +107,8 @@ def _others(first: str, others: Sequence[str]) -> str:
     if not others:
         return ""
     words = first.split(" ")
-    names = (
+    names = [
         next((name for name, word in zip_longest(other.split(" "), words) if name and name != word), "the same")
-        for other in others[:_NAMED]
-    )
-    listed = ", ".join(name.rstrip(",:.") for name in names) + (", ..." if len(others) > _NAMED else "")
-    return f" The same holds for {len(others)} more ({listed})."
+        for other in others
+    ]
+    return f" The same holds for {len(others)} more ({listed((name.rstrip(',:.') for name in names), _NAMED)})."

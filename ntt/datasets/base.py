@@ -56,9 +56,6 @@ class DatasetConfig:
     """How annotations with `iscrowd` = 1 are read. regions: neither references nor objects to find; objects: like any
     other, for tools that mark every painted mask in this way (CVAT)."""
 
-    decode_images: bool = setting(default=False, decides=False)
-    """Decode every image completely before the run starts, not only its header and its end."""
-
     orientation: str | None = setting(None, one_of=("upright", "stored"))
     """How images are read if the annotated size does not tell the EXIF orientation from the stored one (upside down,
     mirrored, or square): turned upright or as stored, depending on how they were annotated. Null: upright, with a

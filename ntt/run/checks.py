@@ -98,7 +98,7 @@ def _unreadable(records: Sequence[ImageRecord], run: Pipeline) -> list[str]:
     problem = None
     try:
         own_records = [record for _, record in dist.share(records, run.group)]
-        run.workspace.check_images(own_records, full=run.config.dataset.decode_images)
+        run.workspace.check_images(own_records)
     except DataError as error:
         problem = str(error)
     problems = dist.gather([(run.group.rank, problem)], run.group.size, run.group)

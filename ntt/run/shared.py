@@ -18,7 +18,7 @@ from ntt.models.segmenters.base import SegmenterConfig
 from ntt.types import ImageRecord, Placement
 
 _MAX_DATASETS = 4
-_ImageState = tuple[FileIdentity, int, int, bool]
+_ImageState = tuple[FileIdentity, int, int]
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Workspace:
             self._models[kind] = (config, placement, config.build(placement))
         return self._models[kind][2]
 
-    def check_images(self, records: Sequence[ImageRecord], *, full: bool) -> None:
+    def check_images(self, records: Sequence[ImageRecord]) -> None:
         """Check images as `ntt.data.images.check_images` does, once while their files do not change."""
-        unchecked = [record for record in records if _state(record, full) not in self._checked]
-        check_images(unchecked, full=full)
-        states = [_state(record, full) for record in unchecked]
+        unchecked = [record for record in records if _state(record) not in self._checked]
+        check_images(unchecked)
+        states = map(_state, unchecked)
         self._checked.update(state for state in states if state is not None and state[0].is_settled)
 
 
@@ -80,9 +80,9 @@ def _read_version(annotation_file: Path, image_dir: Path, sha256: str, **options
     return dataset
 
 
-def _state(record: ImageRecord, full: bool) -> _ImageState | None:
+def _state(record: ImageRecord) -> _ImageState | None:
     try:
         with record.path.open("rb") as stream:
-            return (file_identity(stream.fileno()), record.height, record.width, full)
+            return (file_identity(stream.fileno()), record.height, record.width)
     except OSError:
         return None

@@ -77,7 +77,7 @@ class _Worker:
                 pipelines = [Pipeline(config, workspace=process_workspace()) for _, config in composed]
                 items, is_stored, compute = shared_items(unit.kind, pipelines)
                 items = items[shard.index :: shard.count]
-                check_images([item[-1] for item in items], full=pipelines[0].config.dataset.decode_images)
+                check_images([item[-1] for item in items])
                 for item in track(items, unit.kind, unit=unit.item, visible=True):
                     is_new = not is_stored(*item)
                     compute(*item)
