@@ -86,16 +86,11 @@ def test_voc_boxes_count_from_one_unless_told_otherwise(voc, tmp_path):
     assert converted.notes == ("1 object(s) of class 'dog' left out, whose box has no area",)
 
 
-@cases("difficult", "objects", "notes")(
-    ("crowd", [(0, 0, 1), (1, 1, 0), (0, 0, 0)], ()),
-    ("keep", [(0, 0, 1), (0, 1, 0), (0, 0, 0)], ()),
-    ("drop", [(0, 0, 1), (0, 0, 0)], ("1 difficult object(s) left out",)),
-)
-def test_voc_difficult_objects(voc, difficult, objects, notes):
-    converted = from_voc(voc, difficult=difficult)
+def test_voc_difficult_objects_are_crowd_regions(voc):
+    converted = from_voc(voc)
     entries = converted.document["annotations"]
-    assert [(e["iscrowd"], e["difficult"], e["truncated"]) for e in entries] == objects
-    assert converted.notes == notes
+    assert [(e["iscrowd"], e["difficult"], e["truncated"]) for e in entries] == [(0, 0, 1), (1, 1, 0), (0, 0, 0)]
+    assert converted.notes == ()
 
 
 def test_voc_lists_and_classes_choose(voc):

@@ -187,10 +187,10 @@ def test_commands_convert_and_leave_nothing_that_a_run_could_not_use(tmp_path, c
     assert "has no images/train/ with labels/train/" in refusal
     assert list(tmp_path.iterdir()) == before
     corners = "<xmin>11</xmin><ymin>21</ymin><xmax>40</xmax><ymax>60</ymax>"
-    boat = f"<object><name>boat</name><difficult>1</difficult><bndbox>{corners}</bndbox></object>"
+    boat = f"<object><name>boat</name><bndbox>{corners}</bndbox></object>"
     (tmp_path / "a.xml").write_text(f"<annotation><filename>a.png</filename>{boat}</annotation>")
     words = ["--annotations", str(tmp_path), "--images", str(tmp_path), "--output", str(tmp_path / "voc.json")]
-    out = cli("data", "convert", "voc", *words, "--difficult", "keep", "--zero-based")
+    out = cli("data", "convert", "voc", *words, "--zero-based")
     assert "1 images, 1 objects (0 with a mask, 0 crowd regions)" in out
     assert f"its file names start from {tmp_path}\n" in out
     assert json.loads((tmp_path / "voc.json").read_text())["annotations"][0]["bbox"] == [11, 21, 29, 39]

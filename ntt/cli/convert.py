@@ -34,12 +34,6 @@ def convert() -> None:
 @click.option("--images", type=PATH, required=True, metavar="FOLDER", help="Of the images.")
 @click.option("--list", "list_file", type=PATH, metavar="FILE", help="Names of the images to take, one per line.")
 @_categories_option
-@click.option(
-    "--difficult",
-    type=click.Choice(("crowd", "keep", "drop")),
-    default="crowd",
-    help="Difficult objects become crowd regions, as VOC's evaluation asks for, ordinary objects, or nothing.",
-)
 @click.option("--zero-based", is_flag=True, help="Corners are counted from 0, the far one exclusive, unlike VOC.")
 def voc(output: Path, list_file: Path | None, **options: Any) -> None:
     """Pascal VOC XML files, one per image."""

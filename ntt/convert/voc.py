@@ -8,9 +8,7 @@ keys.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
 
 from ntt.convert.base import CocoBuilder, Converted, LabelledObject, find_listed, polygon_box
@@ -20,9 +18,10 @@ from ntt.data.documents import read_bytes
 from ntt.errors import DataError
 from ntt.types import Category
 
-DifficultMode = Literal["crowd", "keep", "drop"]
-
 _MAX_XML_BYTES = 16 << 20
+_BEFORE_THE_FIRST_PIXEL = (
+    "image(s) with a box before the first pixel: if corners count from 0, convert with --zero-based"
+)
 
 
 def convert_voc(
@@ -31,14 +30,12 @@ def convert_voc(
     images: Path,
     names: Sequence[str] | None = None,
     categories: Sequence[Category] | None = None,
-    difficult: DifficultMode = "crowd",
     zero_based: bool = False,
 ) -> Converted:
     """Read a folder of VOC XML files, and the folder of their images.
 
     `names` are the XML files to read, without suffix, in this order; `categories` the classes to keep, with their ids;
-    None: all, classes numbered in order of name. Difficult objects become crowd regions, are kept as ordinary objects,
-    or are dropped. With `zero_based`, corners are counted from 0, the far one exclusive.
+    None: all, classes numbered in order of name. With `zero_based`, corners are counted from 0, the far one exclusive.
     """
     listing = Folder(annotations)
     files = listing.with_suffix(".xml")
@@ -54,7 +51,9 @@ def convert_voc(
                 for number, element in enumerate(tree.findall("object"), start=1)
             ]
             image = builder.add_image(path, _size(tree), stated_by=file)
-            builder.add_objects(image, _treated(objects, difficult, builder))
+            if any(min(labelled.bbox_xywh[:2]) < 0 for labelled in objects):
+                builder.note(_BEFORE_THE_FIRST_PIXEL)
+            builder.add_objects(image, objects)
     return builder.finish(annotations)
 
 
@@ -79,21 +78,6 @@ def _read(path: Path) -> tuple[Element, str | None]:
     return root, root.findtext("filename")
 
 
-def _treated(objects: Sequence[LabelledObject], difficult: DifficultMode, builder: CocoBuilder) -> list[LabelledObject]:
-    """Mark difficult objects or leave them out, depending on `difficult`."""
-    if any(min(labelled.bbox_xywh[:2]) < 0 for labelled in objects):
-        builder.note("image(s) with a box before the first pixel: if corners count from 0, convert with --zero-based")
-    treated = []
-    for labelled in objects:
-        if not labelled.extras["difficult"] or difficult == "keep":
-            treated.append(labelled)
-        elif difficult == "crowd":
-            treated.append(replace(labelled, extras={**labelled.extras, "iscrowd": 1, "ignore": 1}))
-        else:
-            builder.note("difficult object(s) left out")
-    return treated
-
-
 def _size(tree: Element) -> tuple[int, int] | None:
     """Return height and width; None if the file has none, or 0, as some tools write."""
     height, width = (_whole(tree.findtext(f"size/{key}")) for key in ("height", "width"))
@@ -105,6 +89,7 @@ def _object(element: Element, where: str, zero_based: bool) -> LabelledObject:
     if not name:
         raise DataError(f"{where} has no <name>, the class is needed.")
     extras = {key: int(_is_true(element.findtext(key))) for key in ("difficult", "truncated")}
+    extras |= {"iscrowd": 1, "ignore": 1} if extras["difficult"] else {}
     polygons = [_polygon(polygon, f"{where} ({name})") for polygon in element.findall("polygon")]
     has_box = element.find("bndbox") is not None or not polygons
     box = _box(element, f"{where} ({name})", zero_based) if has_box else polygon_box(polygons)

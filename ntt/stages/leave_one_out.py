@@ -158,25 +158,24 @@ def _conclude(
     matcher: MatcherConfig,
     detections: Mapping[str, Sequence[Detections]],
 ) -> ReferenceCheck:
-    names = list(detections)
     expected = {name: box_ap(of_scoring, references, objects) for name, of_scoring in detections.items()}
     ground_truth = prepare_ground_truth(objects, references.categories)
+    tables = {name: tabulate(each, references.categories, ground_truth) for name, each in detections.items()}
     better: dict[str, float] = {}
-    scoring, obstacle = names[0], ""
+    scoring, obstacle = next(iter(tables)), ""
     if isinstance(matcher, AutoMatcher):
         counts = [len({instance.id for instance in members}) for members in references.instances]
         obstacle = matcher.obstacle(counts, is_complete=is_complete)
         if objects.instances:
-            tables = {name: tabulate(each, references.categories, ground_truth) for name, each in detections.items()}
             draws = {name: bootstrap_ap(table, ground_truth, matcher.draws) for name, table in tables.items()}
-            better = {name: float((draws[name] > draws[scoring]).mean()) for name in names[1:]}
+            better = {name: float((drawn > draws[scoring]).mean()) for name, drawn in draws.items() if name != scoring}
         else:
             obstacle = obstacle or "none can be searched with the others"
         if not obstacle:
             scoring = matcher.choose({name: of_name.get(_ALL, 0.0) for name, of_name in expected.items()}, better)
-    table = tabulate(detections[scoring], references.categories, ground_truth)
     num_images = [len({instance.image_id for instance in members}) for members in references.instances]
-    proposals = propose_thresholds(match(table, ground_truth, "bbox"), table, ground_truth, num_images=num_images)
+    matches = match(tables[scoring], ground_truth, "bbox")
+    proposals = propose_thresholds(matches, tables[scoring], ground_truth, num_images=num_images)
     return ReferenceCheck(
         scoring=scoring,
         better=better,

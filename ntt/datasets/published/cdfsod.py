@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from ntt.base.digests import content_key
@@ -78,12 +78,12 @@ def write_kshot_file(root: Path, shots: int) -> Path | None:
     return target
 
 
-def published_references(path: Path) -> list[Reference]:
+def published_references(path: Path) -> Counter[Reference]:
     """Return the references of a published list in a comparable form."""
     return _comparable((name, image.name, box) for name, image, box in read_list(path))
 
 
-def dataset_references(dataset: CocoDataset) -> list[Reference]:
+def dataset_references(dataset: CocoDataset) -> Counter[Reference]:
     """Return the references of a COCO file in the same form, with boxes as they are written."""
     names = {category.id: category.name for category in dataset.categories}
     return _comparable(
@@ -96,16 +96,10 @@ def dataset_references(dataset: CocoDataset) -> list[Reference]:
     )
 
 
-def references_key(references: Sequence[Reference]) -> str:
+def references_key(references: Counter[Reference]) -> str:
     """Return a digest of references that does not depend on their order."""
-    return content_key(sorted(references))
+    return content_key(sorted(references.elements()))
 
 
-def differing_classes(references: Sequence[Reference], published: Sequence[Reference]) -> list[str]:
-    """Return the names of the classes whose references are not those of the published list."""
-    ours, theirs = Counter(references), Counter(published)
-    return sorted({name for name, _, _ in (ours - theirs) + (theirs - ours)})
-
-
-def _comparable(references: Iterable[tuple[str, str, Iterable[float]]]) -> list[Reference]:
-    return [(name, image, tuple(round(float(number), 2) for number in box)) for name, image, box in references]
+def _comparable(references: Iterable[tuple[str, str, Iterable[float]]]) -> Counter[Reference]:
+    return Counter((name, image, tuple(round(float(number), 2) for number in box)) for name, image, box in references)

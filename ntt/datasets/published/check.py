@@ -130,7 +130,8 @@ def _check_list(report: CheckReport, dataset: CocoDataset, published: KshotList,
         return
     path = cdfsod.list_path(dataset.annotation_file.parent.parent, shots)
     if path.is_file():
-        differing = cdfsod.differing_classes(references, cdfsod.published_references(path))
+        theirs = cdfsod.published_references(path)
+        differing = sorted({name for name, _, _ in (references - theirs) + (theirs - references)})
         remedy = f"Classes that differ from {path.name}: {listed(differing, 8)}."
     else:
         remedy = "Fetch the list with `ntt data get cdfsod-lists` and check again to see which classes differ."
