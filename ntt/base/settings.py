@@ -76,7 +76,9 @@ def allowed_values(declared: "Field[Any]") -> str:
     high = f"{limits['le']:g}" if "le" in limits else f"less than {limits['lt']:g}" if "lt" in limits else ""
     if low and high:
         return f"{low} to {high}"
-    return f"{low} or more" if "ge" in limits else low or (f"at most {high}" if "le" in limits else high)
+    if "ge" in limits:
+        return f"{low} or more"
+    return f"at most {high}" if "le" in limits else low or high
 
 
 def deciding_settings(settings: Any) -> dict[str, Any]:

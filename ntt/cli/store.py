@@ -1,5 +1,6 @@
 """`ntt store`: inspect, check and clean up the store of candidates and reference features."""
 
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -148,15 +149,11 @@ def _used_keys(runs: tuple[Path, ...]) -> set[tuple[str, str]]:
 
 def parse_size(text: str) -> int:
     """Return the bytes that 500M, 1.5G or 2000000 stand for, in powers of 1000; a ConfigError for anything else."""
-    units = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
-    try:
-        value = float(number)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d*)?)([KMGT]?)", text.upper())
+    if match is None:
         raise ConfigError(f"--max-size {text} is not a size. Write a number and K, M, G or T, for example 20G.")
-    return round(value * unit)
+    units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+    return round(float(match[1]) * units[match[2]])
 
 
 def _size(num_bytes: float) -> str:

@@ -80,8 +80,7 @@ def make_gallery(detected: Sequence[Detected], notes: Sequence[str], *, images: 
 
 def _make_set(detected: Detected, max_images: int, budget: float) -> Json:
     records = list(detected.targets.images.values())
-    images: list[Json] = []
-    rows_of_runs: list[list[list[Json]]] = [[] for _ in detected.labels]
+    shown: list[tuple[Json, list[list[Json]]]] = []
     for index in np.linspace(0, len(records) - 1, min(max_images, len(records))).round().astype(int):
         record = records[index]
         instances = detected.targets.instances_of_image(record.id)
@@ -91,17 +90,19 @@ def _make_set(detected: Detected, max_images: int, budget: float) -> Json:
         budget -= _size([image, rows])
         if budget < 0:
             break
-        images.append(image)
-        for of_run, row in zip(rows_of_runs, rows, strict=True):
-            of_run.append(row)
+        shown.append((image, rows))
     return {
         "label": detected.data,
         "annotated": detected.targets.has_annotations,
         "classes": [{"name": c.name, "colour": class_colour(label)} for label, c in enumerate(detected.categories)],
-        "images": images,
+        "images": [image for image, _ in shown],
         "runs": [
-            {"label": name, "found": rows, "lowest": [lowest.get(c.name, FIXED_THRESHOLD) for c in detected.categories]}
-            for name, rows, lowest in zip(detected.labels, rows_of_runs, detected.lowest_scores, strict=True)
+            {
+                "label": label,
+                "found": [rows[run] for _, rows in shown],
+                "lowest": [lowest.get(category.name, FIXED_THRESHOLD) for category in detected.categories],
+            }
+            for run, (label, lowest) in enumerate(zip(detected.labels, detected.lowest_scores, strict=True))
         ],
     }
 

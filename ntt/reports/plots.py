@@ -198,7 +198,8 @@ def plot_confusion(detected: Detected, run: int) -> Plot | None:
     own, others = np.sort(order[:MAX_CONFUSED]), order[MAX_CONFUSED:]
     # Each class's row and column in the table: its own, or that of all others.
     target = np.full(len(names) + 1, len(own))
-    target[own], target[-1] = np.arange(len(own)), len(own) + (len(others) > 0)
+    target[own] = np.arange(len(own))
+    target[-1] = len(own) + 1 if len(others) else len(own)
     grouped = np.zeros((target[-1] + 1,) * 2)
     np.add.at(grouped, (target[:, None], target[None, :]), counts)
     totals = grouped.sum(axis=1, keepdims=True)
