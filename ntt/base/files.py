@@ -13,6 +13,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -105,12 +106,13 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 1) -> Path:
-    """Write JSON as `write_parts` does. NaN and infinity are refused: other readers cannot read them."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    """Write JSON as `write_parts` does, paths as text. NaN and infinity are refused: other readers cannot read them."""
+    dump = partial(json.dumps, value, indent=indent, allow_nan=False, default=os.fspath)
+    text = dump(ensure_ascii=False)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # half a surrogate pair, somewhere in an annotation file that nobody reads
-        text = json.dumps(value, indent=indent, allow_nan=False)
+        text = dump()
     return write_text(path, text + "\n")
 
 

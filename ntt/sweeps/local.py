@@ -1,6 +1,5 @@
 """A sweep on this machine: several jobs at a time, any of which may die."""
 
-import logging
 import os
 import signal
 import tempfile
@@ -19,7 +18,6 @@ from ntt.sweeps.state import Job, SweepFolder
 from ntt.sweeps.status import sweep_status
 from ntt.sweeps.task import JobTask
 
-_LOG = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.5
 _END_WAIT_S = 20.0
 _NO_LIMIT_MIN = 60 * 24 * 365
@@ -129,7 +127,6 @@ def _left_by(folder: SweepFolder, job: Job, *, log: Path) -> list[Job]:
     undone = [task for task, status in states.items() if status == "waiting"]
     for task in died or undone:
         error = f"Its process ended without a word. The kernel does this when memory runs out. Its log: {log}"
-        _LOG.warning("%s: %s", task, error)
         folder.record_failure(task, error)
     return [job.only(undone)] if died and undone else []
 

@@ -68,8 +68,7 @@ def compose_points(plan: Plan, ids: Collection[str] | None = None) -> list[Compo
 
 def write_plan(folder: SweepFolder, plan: Plan) -> None:
     """Write a plan; points whose results no longer hold, because their data have changed, wait again."""
-    points = [{**asdict(point), "run_dir": str(point.run_dir)} for point in plan.points]
-    write_json(folder.plan, {**asdict(plan), "source": str(plan.source), "points": points})
+    write_json(folder.plan, asdict(plan))
     for point in plan.points:
         if not point.finished and folder.state(point.id).status == "done":
             folder.reset(point.id)

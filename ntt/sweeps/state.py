@@ -141,7 +141,8 @@ class SweepFolder:
         self.write_state(task, TaskState(attempts=self.state(task).attempts))
 
     def record_failure(self, task: str, error: str, *, job: str | None = None) -> None:
-        """Record the failure of a task whose own process could not."""
+        """Record, and log, the failure of a task whose own process could not."""
+        _LOG.warning("%s: %s", task, error)
         now, state = time.time(), self.state(task)
         if state.status != "running":
             state = TaskState(started_s=now, attempts=state.attempts + 1)

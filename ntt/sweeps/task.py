@@ -40,16 +40,17 @@ def take_snapshot(folder: Path, *, project: Path = PROJECT_DIR) -> Snapshot:
     """Copy the program, as it is now, to `folder/<digest>` or use the copy there; a ConfigError if that was changed."""
     digest = code_digest(project)
     snapshot = Snapshot(folder / digest[:12], digest)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".copy.", dir=folder) as temporary:
-            for name in _files(project, _PARTS) if not snapshot.root.is_dir() else ():
-                (Path(temporary) / "code" / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(project / name, Path(temporary) / "code" / name)
-            if not snapshot.root.is_dir():
-                (Path(temporary) / "code").rename(snapshot.root)
-    except OSError as error:
-        raise StorageError(f"Cannot copy the program into {snapshot.root}: {error}. Make space there.") from error
+    if not snapshot.root.is_dir():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".copy.", dir=folder) as temporary:
+                copy = Path(temporary, "code")
+                for name in _files(project, _PARTS):
+                    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(project / name, copy / name)
+                copy.rename(snapshot.root)
+        except OSError as error:
+            raise StorageError(f"Cannot copy the program into {snapshot.root}: {error}. Make space there.") from error
     check_snapshot(snapshot)
     return snapshot
 

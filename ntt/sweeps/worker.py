@@ -101,10 +101,7 @@ class _Worker:
             try:
                 points.append(self.plan.point(point_id))
             except ConfigError as error:
-                failed.append(point_id)
-                if self.rank == 0:
-                    self.folder.record_failure(point_id, str(error), job=self.job_id)
-                    _LOG.warning("%s", error)
+                failed += self._record([point_id], str(error))
         waiting = deque(by_candidates(points) if self.num_processes == 1 else [[point] for point in points])
         while waiting:
             try:
@@ -117,7 +114,7 @@ class _Worker:
                         if failed_now and group.size > 1:
                             raise _OutOfStep
             except DistributedError as error:  # the processes could not form a group, or one has ended
-                failed += self._record([point for sharing in waiting for point in sharing], str(error))
+                failed += self._record([point.id for sharing in waiting for point in sharing], str(error))
                 waiting.clear()
         return failed
 
@@ -172,7 +169,7 @@ class _Worker:
                 state = self._undone[task]
                 reason = f": {state.error}" if state.error else "."
                 error = f"The shared work {task} of this point is {state.status}{reason}"
-                blocked += self._record([point], f"{error} ntt sweep retry {self.folder.argument} repeats both.")
+                blocked += self._record([point.id], f"{error} ntt sweep retry {self.folder.argument} repeats both.")
         return blocked
 
     @cached_property
@@ -185,13 +182,11 @@ class _Worker:
                 return undone
             time.sleep(0.5)
 
-    def _record(self, points: Sequence[Point], error: str) -> list[str]:
-        """Record points as failed without trying them."""
-        if self.rank == 0:
-            for point in points:
-                self.folder.record_failure(point.id, error, job=self.job_id)
-                _LOG.warning("The point (%s): %s", point.label, error)
-        return [point.id for point in points]
+    def _record(self, points: list[str], error: str) -> list[str]:
+        """Record points as failed without trying them, and return them."""
+        for point in points if self.rank == 0 else ():
+            self.folder.record_failure(point, error, job=self.job_id)
+        return points
 
 
 def by_candidates(points: Iterable[Point]) -> list[list[Point]]:
