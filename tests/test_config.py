@@ -112,7 +112,7 @@ def test_ctrl_c_ends_with_one_line(phase, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["main.py"])
     monkeypatch.setattr(f"ntt.config.command_line.{phase}", interrupt)
     with pytest.raises(SystemExit, match="130"):
-        run_hydra(lambda _: None)
+        runner.main()
     assert capsys.readouterr().err == "\nInterrupted. Run the same command again to resume.\n"
 
 

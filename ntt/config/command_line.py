@@ -28,7 +28,7 @@ from ntt.config.explain import group_options, quoting_hint, unreadable
 from ntt.config.registry import ConfigSources, hydra_session, register
 from ntt.config.schema import ExperimentConfig
 from ntt.config.typed_text import keep_text
-from ntt.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, ConfigError, NttError
+from ntt.errors import EXIT_USER_ERROR, ConfigError, NttError
 
 AfterMultirun: TypeAlias = Callable[[list[ExperimentConfig], list[ExperimentConfig]], None]
 _MAX_VALUES_CHECKED = 1000
@@ -74,23 +74,11 @@ def run_hydra(
 ) -> None:
     """Let Hydra compose the configuration, or those of a multirun, and call `run` with each.
 
-    A user's mistake or Ctrl-C ends the program with one line on standard error. A point of a multirun that fails in
-    this process does not keep the others from running; the program then ends with an error. `before_multirun` and
-    `after_multirun` are called with the configurations of a multirun, as far as this process knows them; the latter
-    also with those that failed.
+    A user's mistake ends the program with one line on standard error. A point of a multirun that fails in this process
+    does not keep the others from running; the program then ends with an error. `before_multirun` and `after_multirun`
+    are called with the configurations of a multirun, as far as this process knows them; the latter also with those that
+    failed.
     """
-    try:
-        _run_hydra(run, after_multirun, before_multirun)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. Run the same command again to resume.\n")
-        raise SystemExit(EXIT_INTERRUPTED) from None
-
-
-def _run_hydra(
-    run: Callable[[ExperimentConfig], float | None],
-    after_multirun: AfterMultirun,
-    before_multirun: Callable[[list[ExperimentConfig]], None],
-) -> None:
     args = _parsed(sys.argv[1:])
     check_overrides(sys.argv[1:])
     if args.help:

@@ -76,8 +76,6 @@ def removal_problem(overrides: Sequence[Override]) -> str | None:
 
 def first_problem(lines: Sequence[str]) -> str | None:
     """Explain the first override that cannot be composed; None if all can."""
-    if _compose_error(lines) is None:
-        return None
     if error := _compose_error([]):
         return (
             f"--config-name {active_sources().name}: {str(error).splitlines()[0].rstrip('.')}. See --info searchpath."

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -13,24 +14,14 @@ from ntt.base.log import console_logging, file_logging, lenient_stdout
 from ntt.config.command_line import run_hydra
 from ntt.config.identity import run_id
 from ntt.config.schema import ExperimentConfig
+from ntt.errors import EXIT_INTERRUPTED
+from ntt.run import stages
 from ntt.run.artefacts import flat_metrics, flat_proposals
 from ntt.run.checks import check_run
 from ntt.run.environment import environment_details
 from ntt.run.inputs import input_files
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Workspace, process_workspace
-from ntt.run.stages import (
-    COUNTS,
-    EVALUATION,
-    LEAVE_ONE_OUT,
-    MATCHING,
-    PROPOSALS,
-    STAGES,
-    THRESHOLDS,
-    VISUALISATION,
-    asked_stages,
-    is_finished,
-)
 from ntt.run.table import choice_text, counts_table, metrics_table, multirun_table, thresholds_table
 from ntt.run.together import match_ahead
 from ntt.trackers.base import RunIdentity, Tracker
@@ -45,10 +36,14 @@ _WEAK = (
 
 
 def main() -> None:
-    """Run the experiment of the command line, or with --multirun its experiments."""
+    """Run the experiment of the command line, or with --multirun its experiments; Ctrl-C ends it with one line."""
     lenient_stdout()
     points = _Points()
-    run_hydra(points.run, _show_multirun, points.waiting.extend)
+    try:
+        run_hydra(points.run, _show_multirun, points.waiting.extend)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted. Run the same command again to resume.\n")
+        raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 @dataclass
@@ -98,10 +93,10 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
         check_run(pipeline)
         directory = pipeline.directory
         with file_logging(directory.root, group.rank):
-            if config.stage != "all" or not is_finished(pipeline):
+            if config.stage != "all" or not stages.is_finished(pipeline):
                 return _report(pipeline, _make_stages(pipeline))
             _LOG.info("This run is already finished; nothing to do. To repeat it, delete %s", directory.root)
-            metrics = EVALUATION.read(pipeline)
+            metrics = stages.EVALUATION.read(pipeline)
             if group.is_main and not directory.identity.is_file():  # a copy, or a run of an earlier version
                 directory.write_config(config)
             if group.is_main:
@@ -112,7 +107,7 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
 def _make_stages(pipeline: Pipeline) -> Metrics | None:
     """Run the requested stages and report to the tracker, which is closed whatever happens."""
     config, directory, started = pipeline.config, pipeline.directory, time.monotonic()
-    asked = asked_stages(pipeline)
+    asked = stages.asked_stages(pipeline)
     tracker: Tracker = Tracker()
     if pipeline.group.is_main:
         directory.write_config(config)
@@ -120,8 +115,8 @@ def _make_stages(pipeline: Pipeline) -> Metrics | None:
     try:
         environment = environment_details(pipeline.models.placement, num_processes=pipeline.group.size)
         _LOG.info("Run directory: %s", directory.root)
-        outdated = [stage for stage in STAGES if pipeline.is_outdated(stage)]
-        if outdated != [VISUALISATION] and pipeline.group.is_main:  # pictures alone: of the same results
+        outdated = [stage for stage in stages.STAGES if pipeline.is_outdated(stage)]
+        if outdated != [stages.VISUALISATION] and pipeline.group.is_main:  # pictures alone: of the same results
             for stage in outdated:
                 directory.discard(stage.name)
         for stage in asked:
@@ -131,7 +126,7 @@ def _make_stages(pipeline: Pipeline) -> Metrics | None:
                 tracker.log_stage(stage.name, _stage_numbers(pipeline, stage.name))
         pipeline.tidy()
         _LOG.info("Finished in %.1f s.", time.monotonic() - started)
-        metrics = pipeline.result(EVALUATION) if EVALUATION in asked else None
+        metrics = pipeline.result(stages.EVALUATION) if stages.EVALUATION in asked else None
         _log_results(pipeline, tracker, metrics)
     except BaseException:
         tracker.finish(failed=True)
@@ -158,7 +153,7 @@ def _log_results(pipeline: Pipeline, tracker: Tracker, metrics: Metrics | None) 
 
 
 def _recall(pipeline: Pipeline) -> ProposalRecall:
-    return PROPOSALS.read(pipeline) if PROPOSALS in asked_stages(pipeline) else {}
+    return stages.PROPOSALS.read(pipeline) if stages.PROPOSALS in stages.asked_stages(pipeline) else {}
 
 
 def _stage_numbers(pipeline: Pipeline, stage: str) -> dict[str, float]:
@@ -168,8 +163,8 @@ def _stage_numbers(pipeline: Pipeline, stage: str) -> dict[str, float]:
     numbers |= {f"peak_memory_mb/{name}": float(peak) for name, peak in details.get("peak_memory_mb", {}).items()}
     if stage in ("candidates", "proposals", "matching", "evaluation") and numbers["seconds"]:
         numbers["images_per_second"] = len(pipeline.targets) / numbers["seconds"]
-    if stage == LEAVE_ONE_OUT.name and pipeline.has_choice:
-        numbers[f"chose/{pipeline.result(LEAVE_ONE_OUT).scoring}"] = 1.0
+    if stage == stages.LEAVE_ONE_OUT.name and pipeline.has_choice:
+        numbers[f"chose/{pipeline.result(stages.LEAVE_ONE_OUT).scoring}"] = 1.0
     return numbers
 
 
@@ -195,15 +190,15 @@ def _report(pipeline: Pipeline, metrics: Metrics | None) -> float | None:
         return None
     directory, config = pipeline.directory, pipeline.config
     if not metrics.overall:
-        detections, thresholds_C = pipeline.result(MATCHING), pipeline.result(COUNTS)
+        detections, thresholds_C = pipeline.result(stages.MATCHING), pipeline.result(stages.COUNTS)
         counts = counts_table(detections, pipeline.inputs.categories, thresholds_C)
         _LOG.info("\n%s\n\n%s\n", metrics_table(metrics), counts)
     else:
         _LOG.info("\n%s\n", metrics_table(metrics, _recall(pipeline)))
-    if THRESHOLDS in asked_stages(pipeline) and (points := pipeline.result(THRESHOLDS)):
+    if stages.THRESHOLDS in stages.asked_stages(pipeline) and (points := pipeline.result(stages.THRESHOLDS)):
         _LOG.info("%s\n", thresholds_table(points))
     if pipeline.has_choice:
-        _LOG.info("%s\n", choice_text(pipeline.result(LEAVE_ONE_OUT)))
+        _LOG.info("%s\n", choice_text(pipeline.result(stages.LEAVE_ONE_OUT)))
     if metrics.overall:
         _LOG.info("metrics        %s", directory.metrics)
     _LOG.info("predictions    %s", directory.predictions)
