@@ -29,7 +29,8 @@ def make_masks(
     segmenter = choose_box_segmenter("segmenter", models.segmenter, models.backbone)
     assert segmenter is not None
     (dataset,) = read_alike([read_coco(annotations, images)], config.dataset)
-    check_images([dataset.images[image_id] for image_id in dict.fromkeys(i.image_id for i in dataset.instances)])
+    image_ids = dict.fromkeys(instance.image_id for instance in dataset.instances)
+    check_images([dataset.images[image_id] for image_id in image_ids])
     parts = output.with_name(f"{output.name}.parts")
     if parts.is_dir():
         click.echo(f"Going on with what is in {parts}")

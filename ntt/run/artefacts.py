@@ -160,7 +160,9 @@ def read_predictions(path: Path, images: Sequence[ImageRecord], categories: Sequ
 def flat_proposals(recall: ProposalRecall) -> dict[str, float]:
     """Return the recall of the candidates under flat names, such as "proposals/box_AR100"."""
     names = {"bbox": "box", "segm": "mask"}
-    return {f"proposals/{names[k]}_{name}": value for k, values in recall.items() for name, value in values.items()}
+    return {
+        f"proposals/{names[kind]}_{name}": value for kind, values in recall.items() for name, value in values.items()
+    }
 
 
 def write_memory(

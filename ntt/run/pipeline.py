@@ -131,7 +131,9 @@ class Pipeline:
     def image_details(self, records: Sequence[ImageRecord]) -> list[Any]:
         """Return what decides the content of images; a copy elsewhere is the same image."""
         digests = image_digests(records, self.group)
-        return [[r.id, digest, r.height, r.width] for r, digest in zip(records, digests, strict=True)]
+        return [
+            [record.id, digest, record.height, record.width] for record, digest in zip(records, digests, strict=True)
+        ]
 
     def key(self, stage: Stage[Any]) -> str:
         """Return the digest of everything that decides a stage's result; all processes compute it together."""

@@ -70,8 +70,9 @@ class _Points:
         return result
 
     def _is_on_same_images(self, config: ExperimentConfig) -> bool:
-        names = ("dataset", "backbone", "segmenter", "candidates", "runtime")
-        return config.stage == "all" and all(getattr(config, n) == getattr(self._before, n, None) for n in names)
+        groups = ("dataset", "backbone", "segmenter", "candidates", "runtime")
+        is_same = [getattr(config, group) == getattr(self._before, group, None) for group in groups]
+        return config.stage == "all" and all(is_same)
 
 
 def _show_multirun(configs: list[ExperimentConfig], failed: list[ExperimentConfig]) -> None:

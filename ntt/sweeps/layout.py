@@ -78,11 +78,10 @@ def _arrays(
     """Put the jobs of a stage into arrays, each waiting for those of the earlier arrays that its jobs need."""
     request = profile.request(stage, getattr(plan.resources, stage), max_parallel=plan.max_parallel)
     needs = {task for job in jobs for task in job.needs}
-    waits = {
-        number: tuple(index for index, job in enumerate(array.jobs) if needs & set(job.tasks))
-        for number, array in enumerate(earlier)
-    }
-    after: Mapping[int, tuple[int, ...]] = {number: indices for number, indices in waits.items() if indices}
+    after: dict[int, tuple[int, ...]] = {}
+    for number, array in enumerate(earlier):
+        if indices := tuple(index for index, job in enumerate(array.jobs) if needs & set(job.tasks)):
+            after[number] = indices
     arrays: list[JobArray] = []
     for part in _chunks(jobs, request.max_array_size):
         before = [*earlier, *arrays]

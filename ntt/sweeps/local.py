@@ -32,7 +32,8 @@ def run_local(
     written, and new or refreshed, so that its counts of what is stored are right. `processes` jobs run at a time, and
     `on_change` receives a line about the progress whenever that has changed.
     """
-    points = [p for p in plan.points if not p.finished and folder.observed(p.id).status != "running"]
+    unfinished = [point for point in plan.points if not point.finished]
+    points = [point for point in unfinished if folder.observed(point.id).status != "running"]
     for point in points:
         folder.reset(point.id)
     shared, rest = local_jobs(plan, points, processes=processes)
