@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PROJECT_DIR, cases, run_python
+from conftest import PROJECT_DIR, cases
 from miniatures import make_miniatures
 from tiny_data import SMALL
 
@@ -148,14 +148,6 @@ def test_a_row_runs_on_its_miniature(row, data_root, output):
     for metric in values(row):
         kind, name = metric.split("/")
         assert name in overall[kind]
-
-
-@pytest.mark.slow
-def test_the_command_of_the_docs_runs_on_a_miniature(data_root, output):
-    words = ["experiment=cdfsod_neu_det", "shots=5shot", *EMBEDDED, *SMALL, *places(data_root, output / "command")]
-    done = run_python("main.py", *words)
-    assert done.returncode == 0, done.stderr
-    assert "Masks are not evaluated" in done.stdout
 
 
 @pytest.mark.slow

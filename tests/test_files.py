@@ -24,7 +24,7 @@ from ntt.base.progress import track
 from ntt.config.schema import RuntimeConfig
 from ntt.errors import StorageError
 from ntt.run import artefacts as results
-from ntt.run.environment import apply_runtime, environment_details, peak_memory_mb
+from ntt.run.environment import apply_runtime
 from ntt.run.rundir import RunDirectory
 from ntt.store.maintenance import used_store_keys
 from ntt.types import Category, MemoryBank, Prototypes
@@ -183,16 +183,6 @@ def test_progress_is_logged_now_and_then_and_is_a_bar_on_a_terminal(monkeypatch,
     assert "1 of 2 images" in (tmp_path / "run.log").read_text()
     out, err = capsys.readouterr()
     assert (out, "candidates" in err) == ("", True)
-
-
-def test_facts_of_the_machine():
-    placement = apply_runtime(RuntimeConfig(name="local", device="cpu", threads=1), local_rank=0)
-    assert placement.device == "cpu"
-    facts = environment_details(placement, num_processes=3)
-    assert facts["processes"] == 3
-    assert facts["threads"] == 1
-    assert {"ntt-seg", "torch", "numpy", "pycocotools"} <= set(facts["packages"])
-    assert 10 < peak_memory_mb(placement)["process"] < 1e6
 
 
 def test_determinism_is_asked_of_cublas_but_a_users_own_setting_stays(monkeypatch):

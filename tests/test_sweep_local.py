@@ -235,12 +235,6 @@ def test_what_cannot_be_done_is_said_plainly(words, expected, done, cli, monkeyp
     assert expected in cli(*done.command(*words), status=2)
 
 
-def test_settings_may_follow_options(study, cli):
-    words = study.command("plan", str(study.file), "shots=1shot", "--name", "late")
-    assert "Sweep late: 1 point," in cli(*words, "seed=0")
-    assert "unexpected extra argument (seed=0)" in cli(*study.command("status", "four"), "seed=0", status=2)
-
-
 # --- failures, interruptions, changes
 def test_a_failing_point_is_recorded_and_spoils_nothing_else(study, cli):
     study.vary("{shots: [1shot, 5shot], shots.strict: [false, true]}")

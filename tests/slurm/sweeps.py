@@ -9,7 +9,7 @@ import yaml
 from slurm.cluster import Cluster
 from tiny_data import SMALL
 
-from ntt.sweeps.plan import Plan, plan_file, refresh, write_plan
+from ntt.sweeps.plan import Plan, plan_file, write_plan
 from ntt.sweeps.state import SweepFolder
 
 
@@ -30,10 +30,6 @@ class Sweep:
     def points(self) -> list[str]:
         """Ids of the points."""
         return [point.id for point in self.plan.points]
-
-    def replanned(self) -> Plan:
-        """Look again what is there, as the command line does."""
-        return refresh(self.folder)
 
     def stored(self) -> dict[str, tuple[int, int]]:
         """Stored candidates: name -> (inode, time of writing). Whoever computes one again changes both."""

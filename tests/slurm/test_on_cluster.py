@@ -19,6 +19,7 @@ from ntt.config.compose import compose_config
 from ntt.config.identity import run_directory
 from ntt.sweeps import slurm
 from ntt.sweeps.clusters import CLUSTERS_DIR
+from ntt.sweeps.plan import refresh
 from ntt.sweeps.queue import ArrayRecord, observe, read_jobs, read_queue
 from ntt.sweeps.state import TaskState
 from ntt.sweeps.task import take_snapshot
@@ -117,7 +118,7 @@ def test_a_sweep_through_sbatch_equals_the_local_runs(cluster, tiny, tmp_path):
     results = sweep.results()
     assert results == local_results(sweep, tmp_path / "local")
     assert all(b'"score"' in predictions for predictions, _ in results.values())
-    assert slurm.submit(sweep.folder, sweep.replanned())[0] == []
+    assert slurm.submit(sweep.folder, refresh(sweep.folder))[0] == []
 
 
 def held(sweep: Sweep, cluster: Cluster, *, after: int = 0) -> TaskState:
@@ -183,7 +184,7 @@ def test_interruptions_cost_no_finished_image(cluster, sweep, undisturbed):
     assert slurm.cancel(sweep.folder) == [array.job_id for array in submitted]
     assert states(sweep, [shard, *sweep.points]) == ["cancelled"] * 2
     release()
-    again, _ = slurm.submit(sweep.folder, sweep.replanned())
+    again, _ = slurm.submit(sweep.folder, refresh(sweep.folder))
     assert [array.stage for array in again] == ["candidates", "points"]
     assert_ends_undisturbed(sweep, before, undisturbed, cluster)
 
@@ -200,7 +201,7 @@ def test_a_killed_process_is_named_by_what_waited_for_it(cluster, sweep, undistu
     assert f"The shared work {shard} of this point is lost" in error
     assert f"ntt sweep retry {sweep.folder.root} repeats both" in error
     release()
-    slurm.submit(sweep.folder, sweep.replanned())
+    slurm.submit(sweep.folder, refresh(sweep.folder))
     assert_ends_undisturbed(sweep, before, undisturbed, cluster)
 
 
