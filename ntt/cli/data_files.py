@@ -153,7 +153,7 @@ def _check_any(files: DatasetFiles, crowd: Crowd, *, decode: bool) -> int:
 def _class_table(references: CocoDataset, targets: CocoDataset) -> str:
     sets = (references, targets)
     counts = [Counter(instance.category_id for instance in data.instances if not instance.iscrowd) for data in sets]
-    rows = [(c.name, str(counts[0][c.id]), str(counts[1][c.id])) for c in references.categories]
+    rows = [(category.name, *(str(count[category.id]) for count in counts)) for category in references.categories]
     return "\n".join(align([("class", "references", "targets"), *rows]))
 
 

@@ -58,11 +58,13 @@ class Detected:
     @cached_property
     def ranked(self) -> list[dict[str, RankedDetections]]:
         """Per run, the detections of each class that has objects and detections, by its name."""
-        of_runs = [
-            {category.name: self._ranked(run, [label]) for label, category in enumerate(self._ground_truth.categories)}
-            for run in range(len(self.detections))
-        ]
-        return [{name: each for name, each in of.items() if len(each.scores) and each.num_objects} for of in of_runs]
+        of_runs: list[dict[str, RankedDetections]] = [{} for _ in self.detections]
+        for run, of_run in enumerate(of_runs):
+            for label, category in enumerate(self._ground_truth.categories):
+                ranked = self._ranked(run, [label])
+                if len(ranked.scores) and ranked.num_objects:
+                    of_run[category.name] = ranked
+        return of_runs
 
     def overall_threshold(self, run: int) -> float:
         """Return the lowest score counted for the largest F1 over all ranked classes together; 0 without any."""

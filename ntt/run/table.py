@@ -207,4 +207,5 @@ def _follows_from_name(key: str, settings: Sequence[dict[str, object]]) -> bool:
     """Return whether a setting of an option, such as `matcher.ridge`, is the same wherever the option's name is."""
     name = f"{key.partition('.')[0]}.name"
     pairs = {(repr(own.get(name)), repr(own.get(key))) for own in settings}
-    return key != name and len(pairs) == len({option for option, _ in pairs}) > 1
+    options = {option for option, _ in pairs}
+    return key != name and len(options) > 1 and len(pairs) == len(options)
