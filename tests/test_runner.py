@@ -15,6 +15,7 @@ from tiny_data import edited, read, run_with, settings
 from ntt.config import schema as config
 from ntt.config.compose import compose_config
 from ntt.errors import ConfigError, DataError, StorageError, WeightsError
+from ntt.reports.records import read_run
 from ntt.run import runner
 
 Run = Callable[..., Path]
@@ -72,6 +73,11 @@ def test_a_finished_run_does_nothing_and_the_log_has_what_was_said(run, capsys):
     assert "already finished; nothing to do" in text
     assert weak not in text, "once per process is enough"
     assert {path: path.stat().st_mtime_ns for path in before} == before
+    for name in ("config.yaml", "identity.json", "facts.json"):
+        (folder / name).write_text("{")
+        assert read_run(folder)["state"] == "damaged"
+        run()
+        assert read_run(folder)["state"] == "finished"
 
 
 def test_counts_follow_the_score_from_which_detections_are_shown(run, capsys):
@@ -203,6 +209,7 @@ def test_classes_that_differ_between_the_files_are_named_or_refused(run, root, c
 
 RUNS = """
 import json, sys
+from ntt.reports.records import read_run
 from ntt.run import runner
 for words in json.loads(sys.argv[1]):
     sys.argv[1:] = words

@@ -126,7 +126,7 @@ def test_points_of_one_directory_several_mistakes_and_files_that_cannot_be_read_
     ("axes: {hydra.job.num: [0]}", "axes.hydra.job.num: this is not a setting such as seed"),
     ("points: [{seed: 1}]\naxes: {seed: [0]}", "seed is given in axes and in points."),
     ("points: [{seed: 1}, {seed: 1}]", "points has a combination twice."),
-    ("axes: {seed: [0]}\nexclude: [{sed: 0}]", "There is no key exclude.sed. Did you mean exclude.seed?"),
+    ("axes: {seeed: [0], shots: [1shot]}\nexclude: [{seed: 0}]", "do not set seed. They set seeed, shots."),
     ("axes: {seed: [0, 1]}\nexclude: [{seed: 2}]", "exclude.seed=2 never occurs. Allowed: one of 0, 1."),
     ("axes: {seed: [0]}\nresources: {points: {gpu: 1}}", "points.gpu. Did you mean resources.points.gpus?"),
     ("axes: {seed: [0]}\nresources: {points: {cpus: true}}", "cpus=true is invalid. Allowed: a whole number."),

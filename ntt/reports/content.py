@@ -92,7 +92,8 @@ def runs_table(runs: pd.DataFrame, metric: str) -> Table:
     names |= {f"seconds/{stage}": f"{stage}, ms per {item}" for stage, item in _ITEMS.items()} | {"path": "directory"}
     times = runs.reindex(columns=[f"seconds/{stage}" for stage in _ITEMS])
     notes = (
-        "Milliseconds are those of what a run computed itself; none if it found everything in the store.",
+        "Milliseconds are those of what a run computed itself; none if it found everything in the store. Runs "
+        "that were matched together have equal shares.",
         f"Directories are below {_common_folder(runs)}.",
     )
     return Table("runs", "Runs", _listed(runs.assign(**1000 * times), names, _common_folder(runs)), notes)

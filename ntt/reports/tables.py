@@ -130,13 +130,13 @@ def _latex(table: Table) -> str:
 
 
 def _latex_cells(table: Table, column: Column) -> list[str]:
-    """Escape the cells of a column, the best mean of each group of several rows in bold; FPPI is best if lowest."""
+    """Escape the cells of a column, the best mean of each group in bold unless all are equal; of FPPI the lowest."""
     texts = [escape_latex(text) for text in column.texts]
     if not column.is_mean or table.groups is None:
         return texts
     rounded = (-column.values if "FPPI" in column.name else column.values).astype(float).round(1)
     groups = rounded.groupby([table.frame[name] for name in table.groups])
-    is_best = (rounded == groups.transform("max")) & (groups.transform("count") > 1)
+    is_best = (rounded == groups.transform("max")) & (groups.transform("min") < groups.transform("max"))
     return [rf"\textbf{{{text}}}" if best else text for text, best in zip(texts, is_best, strict=True)]
 
 

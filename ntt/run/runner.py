@@ -7,14 +7,16 @@ import time
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import takewhile
+from pathlib import Path
 
 from ntt.base import distributed as dist
 from ntt.base.garbage import older_values_spared
 from ntt.base.log import console_logging, file_logging, lenient_stdout
+from ntt.base.yaml_files import read_yaml
 from ntt.config.command_line import run_hydra
 from ntt.config.identity import run_id
 from ntt.config.schema import ExperimentConfig
-from ntt.errors import EXIT_INTERRUPTED
+from ntt.errors import EXIT_INTERRUPTED, ConfigError
 from ntt.run import stages
 from ntt.run.artefacts import flat_metrics, flat_proposals
 from ntt.run.checks import check_run
@@ -98,11 +100,20 @@ def run(config: ExperimentConfig, *, workspace: Workspace | None = None) -> floa
                 return _report(pipeline, _make_stages(pipeline))
             _LOG.info("This run is already finished; nothing to do. To repeat it, delete %s", directory.root)
             metrics = stages.EVALUATION.read(pipeline)
-            if group.is_main and not directory.identity.is_file():  # a copy, or a run of an earlier version
-                directory.write_config(config)
             if group.is_main:
+                if not (_is_readable(directory.config) and _is_readable(directory.identity)):
+                    directory.write_config(config)
+                if not _is_readable(directory.facts):  # on which machine is no longer known
+                    directory.write_facts({"data": input_files(pipeline.inputs)})
                 _mirror(pipeline, metrics)
             return _report(pipeline, metrics)
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        return isinstance(read_yaml(path.read_bytes(), where=str(path), resolved=True), dict)
+    except (OSError, ConfigError):
+        return False
 
 
 def _make_stages(pipeline: Pipeline) -> Metrics | None:

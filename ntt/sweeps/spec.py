@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ntt.base.project import CONFIG_ROOT
 from ntt.base.settings import setting
-from ntt.base.typed import read_dataclass, shown, unknown_key
+from ntt.base.typed import read_dataclass, shown
 from ntt.base.yaml_files import read_yaml
 from ntt.errors import ConfigError, raise_all
 
@@ -131,7 +131,7 @@ class SweepSpec:
                 values.setdefault(key, []).append(value)
         for key, excluded in ((key, value) for exclusion in self.exclude for key, value in exclusion.items()):
             if key not in values:
-                yield unknown_key(f"exclude.{key}", [f"exclude.{axis}" for axis in sorted(values)])
+                yield f"exclude.{key}: the axes and points do not set {key}. They set {', '.join(sorted(values))}."
             elif not any(matches(value, excluded) for value in values[key]):
                 allowed = ", ".join(dict.fromkeys(map(shown, values[key])))
                 yield f"exclude.{key}={shown(excluded)} never occurs. Allowed: one of {allowed}."

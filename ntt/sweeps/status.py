@@ -118,8 +118,10 @@ def plan_text(folder: SweepFolder, plan: Plan) -> str:
     lines += ["", *align([("jobs", "number", "each", "in all"), *_job_rows(plan, units)])]
     refused = [point for point in plan.points if point.problem]
     lines += ["", f"Will fail as it is: {counted(len(refused), 'point')}"] if refused else []
-    lines += [f"  {point.label}\n    " + point.problem.replace("\n", "\n    ") for point in refused]
-    lines += ["", f"Folder of the sweep: {folder.root}"]
+    for problem in dict.fromkeys(point.problem for point in refused):
+        lines += [f"  {point.label}" for point in refused if point.problem == problem]
+        lines += ["    " + problem.replace("\n", "\n    ")]
+    lines += ["", f"Folder of the sweep, once it runs: {folder.root}"]
     return "\n".join(lines)
 
 
