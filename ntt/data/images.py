@@ -59,10 +59,7 @@ def read_image(record: ImageRecord) -> ByteArray:
     """
     with opened_image(record.path) as image:
         mode = deep_mode(image)
-        turn = _must_turn(image, record.path, (record.height, record.width))
-        if _is_ambiguous(image):
-            turn = record.orientation != "stored"
-        orientation = _orientation(image) if turn else 1
+        orientation = _orientation_to_undo(image, record.path, (record.height, record.width), record.orientation)
         try:
             rgb = decode_rgb(image, record.path, mode, orientation=orientation, white_level=record.white_level)
         except DECODING_ERRORS as error:
@@ -136,7 +133,7 @@ def _level(path: Path, *, look_only: bool = False) -> tuple[float, bool] | None:
 def check_size(path: Path, size_hw: tuple[int, int], *, stated_by: Path) -> None:
     """Raise a DataError if an image has the (height, width) of the file `stated_by` neither upright nor as stored."""
     with opened_image(path) as image:
-        _must_turn(image, path, size_hw, str(stated_by))
+        _orientation_to_undo(image, path, size_hw, stated_by=str(stated_by))
 
 
 def check_images(records: Sequence[ImageRecord], *, full: bool = False) -> None:
@@ -229,40 +226,44 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _is_ambiguous(image: Image.Image) -> bool:
-    """Return whether an image has the same size as stored and turned upright, but other pixels."""
-    return _orientation(image) != 1 and _upright(image) == (image.height, image.width)
-
-
 def _upright(image: Image.Image) -> tuple[int, int]:
     """Return height and width after turning."""
     sideways = _orientation(image) in _SIDEWAYS
     return (image.width, image.height) if sideways else (image.height, image.width)
 
 
-def _must_turn(
-    image: Image.Image, path: Path, size_hw: tuple[int, int], stated_by: str = "the annotation file"
-) -> bool:
-    """Decide whether to turn an open image; raise DataError if its size is not the stated one either way."""
-    if _upright(image) == size_hw:
-        return _orientation(image) != 1
-    if (image.height, image.width) == size_hw:
-        return False
-    height, width = _upright(image)
-    turned = " once turned upright" if _orientation(image) in _SIDEWAYS else ""
-    raise DataError(
-        f"{path} has {width} x {height} pixels{turned}, {stated_by} says {size_hw[1]} x {size_hw[0]}. Use the image "
-        "that the annotations were drawn on, or correct the size."
-    )
+def _orientation_to_undo(
+    image: Image.Image,
+    path: Path,
+    size_hw: tuple[int, int],
+    chosen: str | None = None,
+    *,
+    stated_by: str = "the annotation file",
+) -> int:
+    """Return the EXIF orientation from which to turn an open image upright; 1: it is read as it is stored.
+
+    Its stated size decides, or where that is the same either way, `chosen`, "upright" unless it is "stored". A
+    DataError if its size is not the stated one either way.
+    """
+    stored, upright, orientation = (image.height, image.width), _upright(image), _orientation(image)
+    if size_hw not in (stored, upright):
+        turned = " once turned upright" if orientation in _SIDEWAYS else ""
+        raise DataError(
+            f"{path} has {upright[1]} x {upright[0]} pixels{turned}, {stated_by} says {size_hw[1]} x {size_hw[0]}. Use "
+            "the image that the annotations were drawn on, or correct the size."
+        )
+    is_stored = chosen == "stored" if stored == upright else size_hw == stored
+    return 1 if is_stored else orientation
 
 
 def _check(record: ImageRecord, *, full: bool) -> tuple[str | None, list[str]]:
     """Check header, size and end of a file; decode it if its end is unusual. Return problem and remarks."""
     try:
         with opened_image(record.path) as image:
-            _must_turn(image, record.path, (record.height, record.width))
+            orientation = _orientation_to_undo(image, record.path, (record.height, record.width))
             kind = "JPEG" if image.format == "MPO" else image.format  # several JPEG pictures in one file, from phones
-            remarks = [_AMBIGUOUS] if record.orientation is None and _is_ambiguous(image) else []
+            is_ambiguous = orientation != 1 and _upright(image) == (image.height, image.width)
+            remarks = [_AMBIGUOUS] if is_ambiguous and record.orientation is None else []
     except DataError as error:
         return str(error), []
     if Image.registered_extensions().get(record.path.suffix.lower(), kind) not in (kind, "MPO"):
