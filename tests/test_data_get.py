@@ -24,7 +24,7 @@ from ntt.datasets.published import fetch
 from ntt.datasets.published.archives import unpack
 from ntt.datasets.published.cdfsod import list_path, published_references, references_key
 from ntt.datasets.published.check import check_published
-from ntt.datasets.published.details import Archive, DatasetDetails, archives, known_datasets
+from ntt.datasets.published.details import Archive, DatasetDetails, known_datasets
 from ntt.datasets.published.fetch import convert_devkit, list_name, write_kshot_files, write_minival
 from ntt.errors import DataError, StorageError
 from ntt.run.runner import run
@@ -376,13 +376,3 @@ def test_the_folder_of_one_data_set(world, cli):
     assert {path.split("/")[0] for path in tree(world.root)} == {"L1", "coco"}
     assert "  /my/uodd/annotations/test.json\n" in cli("data", "get", "cdfsod_uodd", "--root", "/my/uodd", status=1)
     assert "cdfsod-lists serves six data sets" in cli("data", "get", "cdfsod-lists", "--root", "/my/uodd", status=2)
-
-
-def test_the_registry_of_archives_is_well_formed():
-    for name in ("coco", "lvis", "voc"):
-        for archive in archives(name):
-            assert archive.url.startswith(("http://", "https://"))
-            assert len(archive.md5) == 32
-            assert set(archive.md5) <= set("0123456789abcdef")
-            assert archive.provides
-    assert {details.get for details in known_datasets().values()} == {"coco", "lvis", "voc", None}

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from ntt.drawing.colours import class_colour
 from ntt.drawing.instances import DrawnInstances, annotate_mask, box_mask, decode_mask, draw_instances, label_size_px
 from ntt.drawing.text import FAINT_INK, INK, PAPER, draw_notice, line_height_px, shorten, text_width_px, write
-from ntt.errors import range_text
+from ntt.errors import counted, range_text
 from ntt.types import ByteArray, Detections, FloatArray
 
 _MARGIN, _GAP, _MIN_WIDTH = 16, 10, 480
@@ -64,9 +64,8 @@ def _confident(detections: Detections, thresholds_C: FloatArray) -> DrawnInstanc
 def _counts(ground_truth: DrawnInstances) -> str:
     """Return what is annotated, such as "2 objects, 1 crowd region"."""
     crowds = int(ground_truth.iscrowd.sum())
-    objects = len(ground_truth.labels) - crowds
-    parts = [f"{objects} object{'' if objects == 1 else 's'}"]
-    parts += [f"{crowds} crowd region{'' if crowds == 1 else 's'}"] if crowds else []
+    parts = [counted(len(ground_truth.labels) - crowds, "object")]
+    parts += [counted(crowds, "crowd region")] if crowds else []
     parts += ["boxes only"] if ground_truth.rles and not any(ground_truth.rles) else []
     return ", ".join(parts)
 

@@ -10,6 +10,7 @@ from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.data.images import read_image
 from ntt.drawing.feature_maps import draw_feature_pca, draw_similarity_map
 from ntt.drawing.sheets import cut_reference_tile, draw_contact_sheet, draw_reference_pages
+from ntt.errors import counted
 from ntt.models.box_masks import ReferenceMasks
 from ntt.ops.pooling import l2_normalise
 from ntt.ops.similarity import best_per_class, cosine_similarity
@@ -77,8 +78,8 @@ def draw_references(
                 annotation_id=instance.id,
             )
             tiles.append((picture, [*caption, *([] if notes is None else [notes.get(instance.id, "")])]))
-    shots = "1 shot" if references.shots == 1 else f"{references.shots} shots"
-    pages = draw_reference_pages(tiles, title=title or f"References: {shots}, seed {references.seed}")
+    heading = f"References: {counted(references.shots, 'shot')}, seed {references.seed}"
+    pages = draw_reference_pages(tiles, title=title or heading)
     names = ["references.png"] if len(pages) == 1 else [f"references_{n + 1}.png" for n in range(len(pages))]
     return [save_picture(page, folder / name) for page, name in zip(pages, names, strict=True)]
 
