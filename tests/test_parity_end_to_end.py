@@ -194,13 +194,13 @@ def recorded_foreground(golden: Path, image_id: int) -> torch.Tensor:
     return torch.from_numpy(bits.reshape(-1, 256, 256).astype(bool))
 
 
-def recorded_detections(golden: Path, image_id: int) -> list[dict[str, Any]]:
-    entries = json.loads((golden / "detections.json").read_text())
+def recorded_detections(file: Path, image_id: int) -> list[dict[str, Any]]:
+    entries = json.loads(file.read_text())
     return sorted((entry for entry in entries if entry["image_id"] == image_id), key=lambda entry: -entry["score"])
 
 
-def category_ids(scene: Scene, found: Detections) -> list[int]:
-    return [scene.prototypes.categories[label].id for label in found.labels.tolist()]
+def category_ids(prototypes: Prototypes, found: Detections) -> list[int]:
+    return [prototypes.categories[label].id for label in found.labels.tolist()]
 
 
 def corners(found: Detections) -> npt.NDArray[np.float32]:
@@ -254,9 +254,9 @@ def test_masks_and_their_iou_are_the_recorded_ones(image_id, scene, ours, device
 
 @EACH_IMAGE
 def test_recorded_masks_give_the_recorded_detections(image_id, scene, ours, device):
-    expected = recorded_detections(scene.golden, image_id)
+    expected = recorded_detections(scene.golden / "detections.json", image_id)
     found = scene.detect(RecordedMasks(scene.golden, image_id, ours), image_id)
-    assert category_ids(scene, found) == [entry["category_id"] for entry in expected]
+    assert category_ids(scene.prototypes, found) == [entry["category_id"] for entry in expected]
     np.testing.assert_allclose(found.scores, [entry["score"] for entry in expected], rtol=0, atol=1e-5)
     np.testing.assert_allclose(corners(found), [entry["bbox_xyxy"] for entry in expected], rtol=0, atol=1)
     rounding = package_rounding(scene.targets.images[image_id].path, device)
@@ -266,9 +266,9 @@ def test_recorded_masks_give_the_recorded_detections(image_id, scene, ours, devi
 @EACH_IMAGE
 @pytest.mark.timeout(900)
 def test_images_give_the_recorded_detections(image_id, scene, ours, device):
-    expected = recorded_detections(scene.golden, image_id)
+    expected = recorded_detections(scene.golden / "detections.json", image_id)
     found = scene.detect(ours, image_id)
-    assert category_ids(scene, found) == [entry["category_id"] for entry in expected]
+    assert category_ids(scene.prototypes, found) == [entry["category_id"] for entry in expected]
     # What rounding does to masks and cosines of the package's own candidates, ours may suffer as well. A detection is
     # the best of its class among 64 candidates and few of them suffer much, so the sample's largest is no bound.
     record = scene.targets.images[image_id]
@@ -287,10 +287,11 @@ IMAGES = (5001, 10764, 20992, 25603)
 
 
 @pytest.fixture(scope="module")
-def memory(recorded_dir: Path) -> MemoryBank:
+def prototypes(recorded_dir: Path) -> Prototypes:
     recorded = np.load(recorded_dir / "matching_memory.npz")
     categories = tuple(Category(category_id, str(category_id)) for category_id in recorded["category_ids"].tolist())
-    return MemoryBank(categories, tuple(torch.from_numpy(recorded["instance_feats"])))
+    memory = MemoryBank(categories, tuple(torch.from_numpy(recorded["instance_feats"])))
+    return build_prototypes(memory=memory, matcher=REFERENCE)
 
 
 @pytest.fixture(scope="module", params=IMAGES)
@@ -308,16 +309,10 @@ def image(request, recorded_dir: Path, device: str) -> tuple[int, Candidates, di
     return request.param, found, recorded
 
 
-def expected_detections(folder: Path, image_id: int) -> list[dict[str, Any]]:
-    entries = json.loads((folder / "matching_detections.json").read_text())
-    return [entry for entry in entries if entry["image_id"] == image_id]
-
-
-def test_similarity_labels_and_penalties(image, memory):
+def test_similarity_labels_and_penalties(image, prototypes):
     _, candidates, recorded = image
-    found = REFERENCE.class_scores(candidates, build_prototypes(memory=memory, matcher=REFERENCE))
-    np.testing.assert_allclose(found, recorded["similarity"], atol=1e-5)
-    scores = REFERENCE.class_scores(candidates, build_prototypes(memory=memory, matcher=REFERENCE))
+    scores = REFERENCE.class_scores(candidates, prototypes)
+    np.testing.assert_allclose(scores, recorded["similarity"], atol=1e-5)
     labels = scores.argmax(axis=1)
     terms = ImageTerms(candidates)
     kept = terms.suppress(labels, iou_threshold=0.5)[:800]
@@ -329,30 +324,17 @@ def test_similarity_labels_and_penalties(image, memory):
     np.testing.assert_allclose(penalties, recorded["ios_after_nms"], atol=1e-5)
 
 
-def mask_iou(found: Detections, expected: list[dict[str, Any]]) -> list[float]:
-    """IoU of each pair of masks."""
-    size = [found.height, found.width]
-    return [
-        coco_mask.iou([{"size": size, "counts": rle}], [entry["segmentation"]], [0])[0, 0]
-        for rle, entry in zip(found.rles, expected, strict=True)
-    ]
-
-
-def test_detections_and_what_default_settings_change(image, memory, recorded_dir):
+def test_detections_and_what_default_settings_change(image, prototypes, recorded_dir):
     image_id, candidates, _ = image
-    found = REFERENCE.match(image_id, candidates, build_prototypes(memory=memory, matcher=REFERENCE))
-    expected = expected_detections(recorded_dir, image_id)
-    assert len(found.scores) == len(expected) == 100
-    np.testing.assert_allclose(found.scores, [entry["score"] for entry in expected], atol=1e-5)
-    ids = [memory.categories[label].id for label in found.labels.tolist()]
-    assert ids == [entry["category_id"] for entry in expected]
-    corners = found.boxes_xywh.copy()
-    corners[:, 2:] += corners[:, :2]
-    np.testing.assert_array_equal(corners, np.array([entry["bbox_xyxy"] for entry in expected], dtype=np.float32))
-    assert min(mask_iou(found, expected)) > 0.999
-    ours = PrototypeMatcher()
-    found = ours.match(image_id, candidates, build_prototypes(memory=memory, matcher=ours))
-    reference = REFERENCE.match(image_id, candidates, build_prototypes(memory=memory, matcher=REFERENCE))
+    reference = REFERENCE.match(image_id, candidates, prototypes)
+    expected = recorded_detections(recorded_dir / "matching_detections.json", image_id)
+    assert len(reference.scores) == len(expected) == 100
+    np.testing.assert_allclose(reference.scores, [entry["score"] for entry in expected], atol=1e-5)
+    assert category_ids(prototypes, reference) == [entry["category_id"] for entry in expected]
+    boxes = np.array([entry["bbox_xyxy"] for entry in expected], dtype=np.float32)
+    np.testing.assert_array_equal(corners(reference), boxes)
+    assert min(mask_ious(reference, expected)) > 0.999
+    found = PrototypeMatcher().match(image_id, candidates, prototypes)
     assert np.array_equal(found.scores, reference.scores)
     assert found.rles == reference.rles
     coco_boxes = [coco_mask.toBbox(entry["segmentation"]) for entry in expected]
