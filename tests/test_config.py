@@ -1,5 +1,6 @@
 """Every option composes; wrong values are refused with a message that helps."""
 
+import os
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -168,6 +169,26 @@ def test_every_value_of_a_multirun_is_tried_before_it_begins(words, expected, ca
     message = capsys.readouterr().err
     assert message.startswith("\nError: ")
     assert expected in message
+
+
+@cases("error", "expected")(
+    (DataError("There is no folder. Make it."), "\nError: There is no folder. Make it.\n"),
+    (
+        RuntimeError("No srun.\n"),
+        "\nError: hydra/launcher=submitit_slurm: No srun.\nThe same command repeats only",
+    ),
+)
+def test_what_a_launcher_meets_is_told_without_a_traceback(error, expected, monkeypatch, capsys, tmp_path):
+    def launch(*_: object, **settings: object) -> None:
+        raise error
+
+    monkeypatch.setattr("submitit.AutoExecutor", launch)
+    words = ["-m", "hydra/launcher=submitit_slurm", "seed=0,1", f"hydra.sweep.dir={tmp_path}"]
+    monkeypatch.setattr("sys.argv", ["main.py", *words])
+    with pytest.raises(SystemExit, match="^2$"):
+        run_hydra(lambda _: None)
+    assert capsys.readouterr().err.startswith(expected)
+    assert "HYDRA_FULL_ERROR" not in os.environ
 
 
 OWN_OPTIONS = {

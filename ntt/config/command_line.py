@@ -2,11 +2,12 @@
 
 import io
 import itertools
+import os
 import sys
 import textwrap
 from argparse import Namespace
-from collections.abc import Callable, Collection, Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -33,6 +34,7 @@ from ntt.errors import EXIT_USER_ERROR, ConfigError, NttError
 AfterMultirun: TypeAlias = Callable[[list[ExperimentConfig], list[ExperimentConfig]], None]
 _MAX_VALUES_CHECKED = 1000
 _MAX_POINTS_LISTED = 10_000
+_FULL_ERROR = "HYDRA_FULL_ERROR"
 _EXAMPLES = {
     "": "the demo, a minute or two on a CPU",
     "dataset=folder dataset.root=FOLDER shots=all": "photographs in folders named after classes",
@@ -109,12 +111,32 @@ def run_hydra(
         with suppress(NttError):  # a value may only be known where a point runs
             before_multirun(_points(args))
     register()
-    experiment()
+    with _launcher_errors(args):
+        experiment()
     if args.multirun:
         after_multirun(composed or ([] if failed else _points(args)), [config for config in failed if config])
     if failed:
         few = f"{len(failed)} of {len(composed) + failed.count(None)} points"
         _refuse(f"{few} failed, for the reasons given above. The same command repeats only these.")
+
+
+@contextmanager
+def _launcher_errors(args: Namespace) -> Iterator[None]:
+    """End the program with the message of an error that a launcher meets or brings from a job, without a traceback."""
+    launchers = {word for word in args.overrides if word.startswith("hydra/launcher=")} - {"hydra/launcher=basic"}
+    if not launchers or _FULL_ERROR in os.environ:
+        yield
+        return
+    os.environ[_FULL_ERROR] = "1"  # or Hydra would print a traceback of its own and exit
+    try:
+        yield
+    except NttError as error:
+        _refuse(str(error))
+    except Exception as error:
+        again = f"The same command repeats only what is missing; with {_FULL_ERROR}=1, it shows a traceback."
+        _refuse(f"{launchers.pop()}: {str(error).strip()}\n{again}")
+    finally:
+        del os.environ[_FULL_ERROR]
 
 
 def _parsed(words: Sequence[str]) -> Namespace:
