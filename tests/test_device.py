@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from ntt.models.device import (
     effective_precision,
     has_tensor_float,
     resolve_device,
+    set_threads,
 )
 
 CPU = torch.device("cpu")
@@ -150,6 +152,19 @@ def test_denormals_are_flushed_inside_and_the_callers_setting_is_restored(before
         torch.set_flush_denormal(False)
     assert BatchRunner(1).run(lambda start, stop: denormals_are_flushed(), 2, workers=2) == [True, True]
     assert not denormals_are_flushed()
+
+
+def test_denormals_are_flushed_in_all_of_torchs_threads():
+    def compute() -> int:
+        set_threads(2)
+        small = torch.full((1 << 17,), 1e-30)
+        with autocast("float32", CPU):
+            return int((small * 1e-10).count_nonzero())
+
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(1) as pool:  # each thread of Python has its own threads of torch
+        assert pool.submit(compute).result() == 0
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.gpu

@@ -19,6 +19,7 @@ PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 _DEVICES = "auto, cpu, cuda, cuda:N, mps"
 AUTOCAST_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _AMPERE = (8, 0)
+_NUMBERS_PER_THREAD = 32768  # torch starts a thread for so many
 _LOCK = threading.Lock()
 _STREAMS: dict[torch.device, list[Any]] = {}
 # TensorFloat-32 settings of the active blocks, and those outside all blocks.
@@ -148,6 +149,13 @@ def flushed_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(before)
+
+
+def set_threads(count: int) -> None:
+    """Set how many threads torch computes with, and start them where denormals are flushed, which they keep to."""
+    torch.set_num_threads(count)
+    with flushed_denormals():
+        torch.zeros(count * _NUMBERS_PER_THREAD).exp_()
 
 
 def denormals_are_flushed() -> bool:

@@ -73,7 +73,7 @@ class Sam2Config(SegmenterConfig):
     implementation does with 256; null: use every point."""
 
     prompt_batch_size: int | None = setting(None, ge=1, le=65536, decides=False)
-    """Prompts decoded at a time; decides memory and speed, not the result. Null: chosen for the device."""
+    """Prompts decoded at a time; decides memory, speed and rounding. Null: chosen for the device."""
 
     def build(self, placement: Placement) -> "Sam2":
         """Construct the segmenter."""
