@@ -36,7 +36,7 @@ def _picture(size: int, *, seed: int = 0, batch: int = 1) -> torch.Tensor:
     return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def test_contract_and_fingerprint(backbone):
+def test_contract(backbone):
     checked: Backbone = backbone
     assert (checked.name, checked.input_size, checked.patch_size) == ("efficientnet_lite0", 64, 16)
     batch = _picture(64, batch=2)
@@ -50,12 +50,7 @@ def test_contract_and_fingerprint(backbone):
         backbone.encode(_picture(32))
     with pytest.raises(ConfigError, match="backbone.input_size=450 is not a positive multiple of the patch size 16"):
         _packaged(450)
-    fingerprint = json.loads(json.dumps(backbone.fingerprint))
-    assert fingerprint["kind"] == "efficientnet_lite0"
-    assert fingerprint["layer"] == "blocks[5]"
-    assert fingerprint["input_size"] == 64
-    assert len(fingerprint["weights"]) == 64
-    assert dict(_packaged(80).fingerprint) != dict(backbone.fingerprint)
+    assert len(backbone.fingerprint["weights"]) == 64
 
 
 def test_weights_and_normalisation(backbone, monkeypatch):

@@ -1,7 +1,5 @@
 """The region proposer: its parts on images worked by hand, its contract, and real images."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -147,13 +145,9 @@ def test_select_orders_by_score_hands_on_free_budget_and_breaks_ties_by_order():
     assert selected.tolist() == list(range(10))
 
 
-def test_contract_and_fingerprint():
+def test_contract_and_canvas():
     regions: Segmenter = _regions()
     assert regions.name == "regions"
-    fingerprint = json.loads(json.dumps(regions.fingerprint))
-    assert fingerprint["kind"] == "regions"
-    assert fingerprint["max_masks"] == 1000
-    assert dict(_regions(leaves=900).fingerprint) != dict(regions.fingerprint)
     # The canvas keeps the aspect ratio.
     sizes = {(480, 640): (384, 512), (8, 8): (512, 512), (5000, 10): (512, 8)}
     assert {size: regions.canvas_hw(*size) for size in sizes} == sizes

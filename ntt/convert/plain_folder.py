@@ -250,5 +250,6 @@ def _check_classes(
         names = {category.name for category in categories}
         builder.problems += [
             f"The class {name!r} of {root} is not among those of the annotated targets: {', '.join(sorted(names))}. "
+            "Rename its folder."
             for name in sorted(set(counts) - names)
         ]

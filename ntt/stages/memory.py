@@ -49,12 +49,11 @@ def fill_memory(
     features = iter(map_dealt(encode, flat, group=group, label="memory", unit="reference"))
     groups = [list(islice(features, len(members))) for members in references.instances]
     is_clear = encoder.objects_of_image is not None
-
     return MemoryBank(
         categories=references.categories,
         features=tuple(_stacked(members, "instance") for members in groups),
         backgrounds=tuple(_stacked(members, "background") for members in groups),
-        clear_backgrounds=tuple(_stacked(members, "clear_background") for members in groups if is_clear),
+        clear_backgrounds=tuple(_stacked(members, "clear_background") for members in groups) if is_clear else (),
         full=() if source is None else full_image_features(references, source, encoder.masks, group),
     )
 
