@@ -174,6 +174,8 @@ def test_rows_are_settings_and_differ_by_what_their_names_say(tmp_path):
     settings = settings_with(runs, "bbox/AP")
     labels = [f"{METHOD}, matcher.merging={name}" for name in ("hard", "soft_semantic", "soft_semantic")]
     assert settings[["shots", "count"]].values.tolist() == [[1, 1], [1, 2], [5, 1]]
+    bold = re.findall(r"\\textbf{(.*?)}", render(results_table(runs, "bbox/AP"), "latex"))
+    assert bold == [r"12.0 $\pm$ 2.8 (2)", r"22.0 $\pm$ 2.8 (2)"], "the best of each metric, where there are several"
     assert settings.label.tolist() == labels
     names = name_series(runs)
     assert names.common == METHOD

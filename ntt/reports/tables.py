@@ -48,11 +48,8 @@ class Table:
             base, _, last = name.rpartition(" ")
             if last == "mean":
                 parts = (self.frame[f"{base} {part}"] for part in ("mean", "std", "n"))
-                columns.append(
-                    Column(
-                        base, [_mean_text(*cell) for cell in zip(*parts, strict=True)], self.frame[name], is_mean=True
-                    )
-                )
+                texts = [_mean_text(*cell) for cell in zip(*parts, strict=True)]
+                columns.append(Column(base, texts, self.frame[name], is_mean=True))
             elif base not in means or last not in ("std", "n"):
                 columns.append(Column(name, [cell_text(cell) for cell in self.frame[name]], self.frame[name]))
         return [column for column in columns if column.values.notna().any() or self.frame.empty]
