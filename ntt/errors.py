@@ -39,9 +39,11 @@ def counted(number: int, what: str, several: str | None = None) -> str:
 
 
 def range_text(values: Collection[float]) -> str:
-    """Return the one value with as many decimals as it needs, at least two; or the range of several."""
+    """Return the range of values with two decimals; one value with as many as it needs, at least two."""
     low, high = min(values), max(values)
-    return f"{low:.2f} to {high:.2f}" if high > low else max(f"{low:.2f}", f"{low:.6g}", key=len)
+    if low == high:
+        return max(f"{low:.2f}", f"{low:.6g}", key=len)
+    return " to ".join(dict.fromkeys((f"{low:.2f}", f"{high:.2f}")))
 
 
 class NttError(Exception):

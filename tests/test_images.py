@@ -334,3 +334,16 @@ def test_content_of_another_format_than_the_ending_is_named(tmp_path, caplog):
     check_images([record(tmp_path / "a.png"), record(tmp_path / "a.png")])
     assert "2 image(s), such as" in caplog.text
     assert "are of another format than their suffix suggests" in caplog.text
+
+
+def test_further_pages_are_named(tmp_path, caplog):
+    page = Image.fromarray(PIXELS)
+    page.save(tmp_path / "preview.jpg", format="MPO", save_all=True, append_images=[page.rotate(180)])  # as phones do
+    check_images([record(tmp_path / "preview.jpg")])
+    assert not caplog.text
+    stacks = [tmp_path / f"stack.{kind}" for kind in ("tif", "gif", "png", "webp")]
+    for path in stacks:
+        page.save(path, save_all=True, append_images=[page.rotate(180)])
+    check_images([record(path) for path in stacks])
+    assert "4 image(s), such as" in caplog.text
+    assert "hold several pictures: only the first is read" in caplog.text

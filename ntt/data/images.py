@@ -47,6 +47,7 @@ _AMBIGUOUS = (
     "%d image(s), such as %s, have an EXIF orientation that their size does not reveal: they are turned upright. Set "
     "dataset.orientation=stored if they were annotated as they are stored, else dataset.orientation=upright."
 )
+_PAGES = "%d image(s), such as %s, hold several pictures: only the first is read. Save each as a file of its own."
 _MISNAMED = "%d image(s), such as %s, are of another format than their suffix suggests. They are read correctly."
 _TAKE_OUT = "remove it from the data set."
 _SIZE_REMEDY = f"Images of up to {MAX_PIXELS} pixels are read: scale it down, with its annotations."
@@ -264,12 +265,20 @@ def _check(record: ImageRecord, *, full: bool) -> tuple[str | None, list[str]]:
             kind = "JPEG" if image.format == "MPO" else image.format  # several JPEG pictures in one file, from phones
             is_ambiguous = orientation != 1 and _upright(image) == (image.height, image.width)
             remarks = [_AMBIGUOUS] if is_ambiguous and record.orientation is None else []
+            remarks += [_PAGES] if image.format != "MPO" and _has_pages(image) else []
     except DataError as error:
         return str(error), []
     if Image.registered_extensions().get(record.path.suffix.lower(), kind) not in (kind, "MPO"):
         remarks.append(_MISNAMED)
     is_whole = not full and _ends_well(record.path, kind)
     return None if is_whole else _decoded_problem(record), remarks
+
+
+def _has_pages(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except DECODING_ERRORS:
+        return False
 
 
 def _decoded_problem(record: ImageRecord) -> str | None:
