@@ -42,7 +42,7 @@ def range_text(values: Collection[float]) -> str:
     """Return the range of values with two decimals; one value with as many as it needs, at least two."""
     low, high = min(values), max(values)
     if low == high:
-        return max(f"{low:.2f}", f"{low:.6g}", key=len)
+        return max(f"{low:.2f}", f"{low:.4g}", key=len)
     return " to ".join(dict.fromkeys((f"{low:.2f}", f"{high:.2f}")))
 
 

@@ -75,6 +75,7 @@ def test_bytes_that_are_no_text_or_no_usable_number(tmp_path, content):
 @cases("content", "parts")(
     ('{"images": [],\n  "categories": [,]}', ["is not valid JSON: Expecting value at line 2, column 18"]),
     ("[]", ["holds a JSON list, not an object"]),
+    ({"shapes": []}, ["is not in COCO format", "`ntt data convert` reads LabelMe"]),
     ({"annotations": {}}, ["(3 problems)", "`images` is missing", "`categories` is", "`annotations` is of type dict"]),
     (document(images=[], categories=[], annotations=[]), ["`images` is empty", "`categories` is empty"]),
     (document(annotations=None), ["`annotations` is missing"]),

@@ -22,7 +22,7 @@ _NAMES = {"coco": "coco.json", "cvat": "cvat.xml", "label-studio": "label-studio
 @click.option(
     "--above",
     type=click.FloatRange(min=0),
-    help="Lowest score of a detection; default: that of its class from which the run counted.",
+    help="Lowest score of a detection; default: as the run counted, for each class.",
 )
 @click.option("--output", type=PATH, metavar="PATH", help="Default: coco.json, cvat.xml, ... or labelme/ in the run.")
 @click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ntt.base.files import write_json
-from ntt.errors import ConfigError, DataError, listed
+from ntt.errors import ConfigError, DataError, counted, listed
 
 if TYPE_CHECKING:
     from ntt.convert.base import Converted
@@ -60,8 +60,9 @@ def write_and_check(converted: "Converted", output: Path) -> None:
     crowds = sum(instance.iscrowd for instance in dataset.instances)
     masks = sum(instance.segmentation is not None for instance in dataset.instances)
     names = [category.name for category in dataset.categories]
-    objects = f"{len(dataset.instances)} objects ({masks} with a mask, {crowds} crowd regions)"
-    click.echo(f"{len(dataset.images)} images, {objects}\n{len(names)} classes: {listed(names)}")
+    objects = f"{counted(len(dataset.instances), 'object')} ({masks} with a mask, {crowds} crowd regions)"
+    click.echo(f"{counted(len(dataset.images), 'image')}, {objects}")
+    click.echo(f"{counted(len(names), 'class', 'classes')}: {listed(names)}")
     click.echo(f"written to {output}\nits file names start from {converted.image_root}")
 
 

@@ -45,7 +45,7 @@ def check_settings(overrides: Sequence[str], table_format: Format, out: Path | N
             write_text(out / f"{table.name}{SUFFIXES[table_format]}", text)
         notes = {key: f"agree {value:.2f}" for key, value in agreement.items()}
         notes |= {key: f"{notes[key]}, effect {effect:+.1f}" for key, effect in effects.items()}
-        title = "References of each class, those that agree most with the others first"
+        title = "References, the most typical of each class first"
         draw_references(references=references, masks=run.encoder.masks, folder=out, notes=notes, title=title)
         click.echo(f"\nwritten to {out}")
 
@@ -65,7 +65,8 @@ def _classes(check: ReferenceCheck, references: ReferenceSet) -> Table:
     notes = [f"{check.num_images} reference images. Target images give about 0.6 of this AP in the median."]
     if not check.is_complete:
         notes.append(
-            "Not all objects of these images seem to be annotated (dataset.references_complete): AP is too low."
+            "Not all objects of these images seem to be annotated (dataset.references_complete): AP is too low, and "
+            "thresholds are too high."
         )
     return Table("classes", "Box AP on left-out reference images", pd.DataFrame(rows), tuple(notes))
 

@@ -21,7 +21,7 @@ from ntt.data.coco_entries import (
     parse_images,
     root_class,
 )
-from ntt.data.documents import parse_document, read_bytes, read_document
+from ntt.data.documents import parse_coco, read_bytes, read_document
 from ntt.data.images import depth_sample
 from ntt.errors import DataError, listed, printable, raise_all
 from ntt.types import Category, ImageId, ImageRecord, Instance
@@ -143,7 +143,7 @@ def read_coco(
     names every problem of the file, among them boxes that contradict the masks as a rule.
     """
     content = read_bytes(annotation_file)
-    document = parse_document(content, annotation_file)
+    document = parse_coco(content, annotation_file)
     findings = Findings()
     sections = _sections(document, annotations_required, findings)
     if not image_dir.is_dir():

@@ -24,9 +24,9 @@ _KEYS = frozenset(
 def read_document(annotation_file: Path) -> dict[str, Any]:
     """Read an annotation file, a JSON object. Its entries are not checked; their ids are made comparable.
 
-    A DataError if it cannot be read, is not a JSON object, or gives a key two values.
+    A DataError if it cannot be read, is not a JSON object, is of another format, or gives a key two values.
     """
-    return parse_document(read_bytes(annotation_file), annotation_file)
+    return parse_coco(read_bytes(annotation_file), annotation_file)
 
 
 def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:
@@ -45,8 +45,19 @@ def read_bytes(path: Path, max_bytes: int | None = None) -> bytes:
         raise DataError(f"There is no annotation file {path}.{hint} Correct the path or put the file there.") from error
 
 
+def parse_coco(content: bytes, path: Path) -> dict[str, Any]:
+    """Parse the bytes of a file in COCO format; see `read_document`."""
+    document = parse_document(content, path)
+    if not {"images", "categories", "annotations"} & set(document):
+        raise DataError(
+            f"{path} is not in COCO format, with `images`, `categories` and `annotations`. Export it as COCO; "
+            "`ntt data convert` reads LabelMe, YOLO and Pascal VOC."
+        )
+    return document
+
+
 def parse_document(content: bytes, path: Path) -> dict[str, Any]:
-    """Parse the bytes of an annotation file; see `read_document`."""
+    """Parse the bytes of an annotation file in any format of JSON; see `read_document`."""
     repeated: set[str] = set()
 
     def parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -50,10 +50,14 @@ class CocoJsonConfig(RootedConfig):
             export = find_annotation_file(self.root_path)
             files = files if export is None else replace(files, references_file=export)
         is_folder = files.targets_file.is_dir()
-        missing = [] if files.references_file.is_file() else [("references", f"file {files.references_file}")]
+        problems = []
+        if not files.references_file.is_file():
+            problems = [
+                f"dataset.references: there is no file {files.references_file}. Name an annotation file in COCO format."
+            ]
         if not files.targets_file.is_file() and not is_folder:
-            missing.append(("targets", f"file or folder {files.targets_file}"))
-        problems = [f"dataset.{key}: there is no {what}. Add it, or correct dataset.{key}." for key, what in missing]
+            what = f"dataset.targets: there is no file or folder {files.targets_file}."
+            problems.append(f"{what} Name an annotation file, or a folder of images to search.")
         raise_all(problems, DataError, summary="The data set is incomplete")
         files = replace(files, reference_images=self._image_folder("reference_images", files.references_file))
         if is_folder:
