@@ -169,7 +169,7 @@ def test_commands_cut_and_merge(tmp_path, cli):
     before = source.read_bytes()
     out = tmp_path / "out"
     said = cli("data", "subset", source, "--class", "disc", "--output", out / "disc.json")
-    assert "4 images, 3 annotations, 1 classes written to" in said
+    assert "4 images, 3 annotations, 1 class written to" in said
     assert main(["data", "split", str(source), "train=0.75", "val=0.25", "--output", str(out)]) == 0
     assert [len(json.loads((out / f"{name}.json").read_text())["images"]) for name in ("train", "val")] == [3, 1]
     pairs = [word for name in ("train", "val") for word in ("--input", str(out / f"{name}.json"), str(root / "images"))]
@@ -191,7 +191,7 @@ def test_commands_convert_and_leave_nothing_that_a_run_could_not_use(tmp_path, c
     (tmp_path / "a.xml").write_text(f"<annotation><filename>a.png</filename>{boat}</annotation>")
     words = ["--annotations", str(tmp_path), "--images", str(tmp_path), "--output", str(tmp_path / "voc.json")]
     out = cli("data", "convert", "voc", *words, "--zero-based")
-    assert "1 images, 1 objects (0 with a mask, 0 crowd regions)" in out
+    assert "1 image, 1 object (0 with a mask, 0 crowd regions)" in out
     assert f"its file names start from {tmp_path}\n" in out
     assert json.loads((tmp_path / "voc.json").read_text())["annotations"][0]["bbox"] == [11, 21, 29, 39]
     (tmp_path / "voc.json").unlink()

@@ -69,5 +69,9 @@ def write_and_check(converted: "Converted", output: Path) -> None:
 def write_document(document: dict[str, Any], output: Path) -> None:
     """Write a part of an annotation file and print how much it contains."""
     write_json(output, document, indent=None)
-    counts = (len(document["images"]), len(document.get("annotations") or []), len(document["categories"]))
-    click.echo(f"{counts[0]} images, {counts[1]} annotations, {counts[2]} classes written to {output}")
+    images, classes = (
+        counted(len(document["images"]), "image"),
+        counted(len(document["categories"]), "class", "classes"),
+    )
+    annotations = counted(len(document.get("annotations") or []), "annotation")
+    click.echo(f"{images}, {annotations}, {classes} written to {output}")

@@ -128,7 +128,9 @@ def _make_stages(pipeline: Pipeline) -> Metrics | None:
         environment = environment_details(pipeline.models.placement, num_processes=pipeline.group.size)
         _LOG.info("Run directory: %s", directory.root)
         outdated = [stage for stage in stages.STAGES if pipeline.is_outdated(stage)]
-        is_other_result = any(stage not in (stages.COUNTS, stages.VISUALISATION) for stage in outdated)
+        # What other score thresholds gave belongs to the same detections and stays.
+        by_threshold = (stages.COUNTS, stages.VISUALISATION, stages.THRESHOLDS)
+        is_other_result = any(stage not in by_threshold for stage in outdated)
         if is_other_result and pipeline.group.is_main:
             for stage in outdated:
                 directory.discard(stage.name)
