@@ -12,7 +12,7 @@ from tiny_data import make_tiny
 from ntt.base.settings import deciding_settings, setting, setting_problems
 from ntt.config import registry
 from ntt.config.compose import compose_config
-from ntt.config.identity import experiment_settings, run_directory, run_id, run_identity
+from ntt.config.identity import experiment_settings, run_directory, run_id, run_settings
 from ntt.config.registry import option_schemas
 from ntt.config.schema import STAGES, ExperimentConfig
 from ntt.errors import ConfigError, raise_all
@@ -92,7 +92,7 @@ def test_options_of_one_name_and_two_kinds_are_two_runs(config, group):
     kind = type("Other", (type(option),), {"SCHEMA": "other"})
     other = replace(config, **{group: kind(**{field.name: getattr(option, field.name) for field in fields(option)})})
     assert run_directory(other) != run_directory(config)
-    assert run_identity(other)["settings"] != run_identity(config)["settings"]
+    assert run_settings(other) != run_settings(config)
     one, another = (AutoMatcher(name="auto", choices={"ntt": each}) for each in (option, getattr(other, group)))
     assert one.fingerprint != another.fingerprint
     assert run_id(replace(config, matcher=one)) != run_id(replace(config, matcher=another))
@@ -122,7 +122,7 @@ def test_an_experiment_is_the_same_with_any_seed_on_any_machine(config):
     assert run_id(replace(config, runtime=elsewhere, stage="memory", experiment="row")) == run_id(config)
 
     def experiment(changed: ExperimentConfig) -> dict[str, Any]:
-        return experiment_settings(run_identity(changed)["settings"])
+        return experiment_settings(run_settings(changed))
 
     moved = replace(config, dataset=replace(config.dataset, root="/elsewhere"))
     assert experiment(replace(moved, seed=3, runtime=replace(config.runtime, threads=2))) == experiment(config)

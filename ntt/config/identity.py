@@ -31,12 +31,11 @@ def run_id(config: ExperimentConfig) -> str:
     return content_key(deciding_settings(config))[:_ID_DIGITS]
 
 
-def run_identity(config: ExperimentConfig) -> dict[str, Any]:
-    """Return "id" and "settings": what decides the result, and the names of options, by dotted key; lists as text."""
+def run_settings(config: ExperimentConfig) -> dict[str, Any]:
+    """Return what decides the result, and the names of options, by dotted key; lists as text."""
     names = {f"{group}.name": getattr(config, group).name for group in _NAMED_GROUPS}
     settings = flatten_settings(deciding_settings(config)) | names
-    plain = {key: str(value) if isinstance(value, list) else value for key, value in settings.items()}
-    return {"id": run_id(config), "settings": plain}
+    return {key: str(value) if isinstance(value, list) else value for key, value in settings.items()}
 
 
 def run_directory(config: ExperimentConfig) -> Path:
@@ -71,6 +70,6 @@ def model_settings(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def experiment_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a `run_identity` that define the experiment, whatever the seed and the machine."""
+    """Return those of the `run_settings` that define the experiment, whatever the seed and the machine."""
     ignored = ("seed", "dataset.root")
     return {key: value for key, value in settings.items() if key not in ignored and not key.startswith("runtime.")}

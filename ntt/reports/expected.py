@@ -17,7 +17,7 @@ import yaml
 
 from ntt.base.project import CONFIG_ROOT
 from ntt.config.compose import compose_many
-from ntt.config.identity import experiment_settings, run_identity
+from ntt.config.identity import experiment_settings, run_settings
 from ntt.config.schema import ExperimentConfig
 from ntt.reports.content import metric_label
 from ntt.reports.tables import Table
@@ -113,7 +113,7 @@ def expected_table(runs: pd.DataFrame) -> Table:
 
 
 def _row(result: ExpectedResult, config: ExperimentConfig | None, runs: pd.DataFrame) -> dict[str, Any]:
-    experiment = None if config is None else experiment_settings(run_identity(config)["settings"])
+    experiment = None if config is None else experiment_settings(run_settings(config))
     fits = np.array([comparable == experiment for comparable in runs.comparable], dtype=bool)
     fitting = runs[fits & runs.seed.isin(result.seeds)]
     # Of runs with the same seed, the last one read counts.

@@ -37,7 +37,7 @@ def describe_run(
     """Return what is known of a run without results.
 
     The configuration is plain values, `dataset` the data set's label, and the settings have the form of
-    `ntt.config.identity.run_identity`. `state`: "unfinished" has no metrics; "damaged" has files that cannot be read;
+    `ntt.config.identity.run_settings`. `state`: "unfinished" has no metrics; "damaged" has files that cannot be read;
     "missing" is a point of a sweep that has not begun; "failed" one that ended in an error; "finished" has metrics.
     `problem` is what is wrong; empty for a finished run.
     """

@@ -11,7 +11,7 @@ import yaml
 
 from ntt.base.digests import sha256_of
 from ntt.base.files import read_json, write_json, write_text
-from ntt.config.identity import run_identity
+from ntt.config.identity import run_id, run_settings
 from ntt.config.schema import STAGES, ExperimentConfig
 from ntt.errors import StorageError
 from ntt.store.maintenance import KEY_DIGITS, STORE_KEYS, used_store_keys
@@ -53,7 +53,7 @@ class RunDirectory:
     def write_config(self, config: ExperimentConfig) -> None:
         """Write the configuration, and separately what decides the result."""
         write_text(self.config, yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True))
-        write_json(self.identity, run_identity(config))
+        write_json(self.identity, {"id": run_id(config), "settings": run_settings(config)})
 
     def write_facts(self, details: Mapping[str, Any]) -> None:
         """Write details of the machine and the software, and those of the finished stages."""

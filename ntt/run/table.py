@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ntt.config.identity import run_directory, run_identity
+from ntt.config.identity import run_directory, run_settings
 from ntt.config.schema import ExperimentConfig
 from ntt.data.coco import FREQUENCIES
 from ntt.errors import StorageError
@@ -173,7 +173,7 @@ def multirun_table(configs: Sequence[ExperimentConfig], failed: Collection[Exper
 
     A point that failed has no values, not even those of an earlier run with other data.
     """
-    settings = [run_identity(config)["settings"] for config in configs]
+    settings = [run_settings(config) for config in configs]
     all_keys = dict.fromkeys(key for own in settings for key in own)
     keys = [key for key in all_keys if any(own.get(key) != settings[0].get(key) for own in settings)]
     keys = [key for key in keys if not _follows_from_name(key, settings)]

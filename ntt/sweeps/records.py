@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ntt.config.compose import compose_many
-from ntt.config.identity import run_identity
+from ntt.config.identity import run_settings
 from ntt.errors import ConfigError, DataError, raise_all
 from ntt.reports.records import PLAN, RunRow, describe_run, find_run_directories, read_run
 from ntt.reports.summary import runs_frame
@@ -97,6 +97,4 @@ def _not_begun(point: Point) -> RunRow:
     except ConfigError as error:
         problem = f"it has not begun, and cannot: {point.label}: {str(error).splitlines()[0]}"
         return {"path": str(point.run_dir), **missing, "problem": problem}
-    return describe_run(
-        point.run_dir, asdict(config), config.dataset.label(), run_identity(config)["settings"], **missing
-    )
+    return describe_run(point.run_dir, asdict(config), config.dataset.label(), run_settings(config), **missing)
