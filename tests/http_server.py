@@ -18,6 +18,7 @@ class Site:
     stays_connected: bool = False  # after a cut, until the client leaves
     statuses: list[int] = field(default_factory=list)  # answered with instead of the file, once per entry
     retry_after: str = "0"  # sent with every status that is no success
+    location: str = ""  # likewise
     sends_length: bool = True  # False: the end of the connection is the end of the file
     before_body: Callable[[], None] = lambda: None
     requests: list[tuple[str, str | None]] = field(default_factory=list)  # path and Range header
@@ -54,6 +55,8 @@ def serve(site: Site) -> Iterator[Site]:
             if content_range is not None:
                 self.send_header("Content-Range", content_range)
             self.send_header("Retry-After", site.retry_after)
+            if site.location:
+                self.send_header("Location", site.location)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

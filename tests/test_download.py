@@ -100,6 +100,8 @@ def test_a_wrong_hash_and_no_network_leave_nothing(site, tmp_path):
     ({"honours_range": False, "cut_after": [1000] * 20}, r"ended at 1000 of 10240 bytes \(3 attempts, 1000", 3),
     ({"statuses": [502] * 3}, r"HTTP 502 Bad Gateway \(3 attempts, 0 bytes are kept\)", 3),
     ({"statuses": [403]}, r"/a.pt answered HTTP 403 Forbidden\.", 1),
+    ({"statuses": [302]}, r"/a.pt answered HTTP 302 and redirects to nowhere\.", 1),
+    ({"statuses": [302], "location": "http://h:x"}, r"/a.pt is no URL, or redirects to none: nonnumeric port", 1),
     ({"files": {"a.pt": b"\n<!DOCTYPE html><title>Sign in</title>"}}, "that of a web page, such as a login", 1),
     *(({"files": LONGER, "sends_length": is_sent}, "is larger than 0 GB", 1) for is_sent in (True, False)),
 )
@@ -223,7 +225,9 @@ def test_mirrors_are_looked_up_in_both_layouts():
     assert mirrored_urls("https://mirror", "https://official.example/x.pth", "x.pth") == ["https://mirror/x.pth"]
 
 
-@cases("base")("/mnt/weights", "ftp://me:secret@host/x", "file:///mnt/x", "mirror", "", "http://")
+@cases("base")(
+    "/mnt/weights", "http://me:secret@[::1", "ftp://me:secret@host/x", "file:///mnt/x", "mirror", "", "http://"
+)
 def test_a_mirror_must_be_a_web_address(base):
     with pytest.raises(ConfigError, match=r"is not a URL that starts with http:// or https://") as caught:
         mirrored_urls(base, "https://official.example/x.pth", "x.pth")

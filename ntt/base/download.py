@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote, urlsplit
 from ntt.base.digests import digest_of
 from ntt.base.files import exclusive, require_space
 from ntt.base.progress import byte_bar
-from ntt.errors import ConfigError, DownloadError, StorageError
+from ntt.errors import ConfigError, DownloadError, StorageError, one_line
 
 MAX_BYTES = 64 << 30
 """Most bytes accepted from a server, whether it announces them or sends without end."""
@@ -51,8 +51,13 @@ def display_url(url: str) -> str:
 
 def mirrored_urls(base: str, url: str, relative_path: str) -> list[str]:
     """Return where a mirror may have a file, by its official path or by ours; a ConfigError unless it is http(s)."""
-    if not base.startswith(("http://", "https://")) or not urlsplit(base).netloc:
-        raise ConfigError(f"The mirror {display_url(base)!r} is not a URL that starts with http:// or https://.")
+    try:
+        is_url = base.startswith(("http://", "https://")) and urlsplit(base).netloc
+    except ValueError:
+        is_url = False
+    if not is_url:
+        shown = base.rpartition("@")[2].partition("?")[0]
+        raise ConfigError(f"The mirror {shown!r} is not a URL that starts with http:// or https://.")
     paths = dict.fromkeys((urlsplit(url).path.lstrip("/"), quote(relative_path)))
     return [f"{base.rstrip('/')}/{path}" for path in paths]
 
@@ -168,7 +173,8 @@ class _Transfer:
 
     def _is_complete(self, error: urllib.error.HTTPError, offset: int) -> bool:
         """Return True if an error status means that `part` is complete, False if the file is missing; else raise."""
-        reason = f"HTTP {error.code} {error.reason}"
+        meaning = error.reason if error.code >= 400 else "and redirects to nowhere"
+        reason = f"HTTP {error.code} {meaning}"
         if error.code in _GONE_STATUS:
             return False
         if error.code == 416 and offset:
@@ -230,7 +236,7 @@ class _Transfer:
             yield
         except urllib.error.HTTPError:
             raise
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise DownloadError(
@@ -239,4 +245,7 @@ class _Transfer:
                 ) from error
             if isinstance(cause, TimeoutError):
                 raise _TransientError("the server stopped responding") from error
-            raise _TransientError(f"the connection failed ({cause or type(cause).__name__})") from error
+            reason = one_line(str(cause)) or type(cause).__name__
+            if isinstance(cause, ValueError | http.client.InvalidURL):
+                raise DownloadError(f"{self.source} is no URL, or redirects to none: {reason}.") from error
+            raise _TransientError(f"the connection failed ({reason})") from error
