@@ -152,12 +152,15 @@ def test_a_whole_run_tells_its_tracker_everything(tmp_path, shared_store, monkey
     first, second = (first_record(run, "run") for run in runs)
     assert first.run_group == second.run_group == "s"
     assert list(first.tags) == ["tiny", "all", "1shot", "efficientnet_lite0", "regions", "ntt"]
-    point = read_json(run_directory(compose_config(words)) / "identity.json")["id"]
+    folder = run_directory(compose_config(words))
+    point = read_json(folder / "identity.json")["id"]
+    is_new = bool(read_json(folder / "facts.json")["stages"]["candidates"]["computed"])
     items = [item for run in (first, second) for item in run.config.update if item.key == "point"]
     assert [item.value_json for item in items] == [f'"{point}"'] * 2
     for numbers in map(summary, runs):
         assert numbers["bbox/AP"] == box_ap
-        assert numbers.keys() >= {"stage/matching/seconds", "segm/AP/disc"}
+        assert numbers.keys() >= {"stage/matching/images_per_second", "segm/AP/disc"}
+        assert ("stage/candidates/images_per_second" in numbers) == is_new
     assert all(KEY.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 

@@ -172,12 +172,15 @@ def _recall(pipeline: Pipeline) -> ProposalRecall:
 
 
 def _stage_numbers(pipeline: Pipeline, stage: str) -> dict[str, float]:
-    """Return seconds and peak memory of a stage, with its throughput if it processes the target images."""
+    """Return seconds and peak memory of a stage, with its throughput if it has processed images itself."""
     details = pipeline.directory.stage_details()[stage]
     numbers = {"seconds": float(details["seconds"])}
     numbers |= {f"peak_memory_mb/{name}": float(peak) for name, peak in details.get("peak_memory_mb", {}).items()}
-    if stage in ("candidates", "proposals", "matching", "evaluation") and numbers["seconds"]:
-        numbers["images_per_second"] = len(pipeline.targets) / numbers["seconds"]
+    num_images = len(pipeline.targets) if stage in ("matching", "evaluation") else 0
+    if stage == "candidates":  # others were in the store
+        num_images = details.get("computed", {}).get("candidates", 0)
+    if num_images and numbers["seconds"]:
+        numbers["images_per_second"] = num_images / numbers["seconds"]
     if stage == stages.LEAVE_ONE_OUT.name and pipeline.has_choice:
         numbers[f"chose/{pipeline.result(stages.LEAVE_ONE_OUT).scoring}"] = 1.0
     return numbers
