@@ -15,6 +15,7 @@ from ntt.config.compose import compose_config
 from ntt.config.identity import experiment_settings, run_directory, run_id, run_settings
 from ntt.config.registry import option_schemas
 from ntt.config.schema import STAGES, ExperimentConfig
+from ntt.datasets.folders import CocoJsonConfig
 from ntt.errors import ConfigError, raise_all
 from ntt.matchers.auto import AutoMatcher
 from ntt.reports.records import read_run
@@ -170,6 +171,8 @@ def test_defaults_pass_and_paths_are_absolute_in_digests():
         root: str | None = setting("data", path=True)
 
     assert deciding_settings(Files()) == {"root": str(Path("data").absolute())}
+    assert deciding_settings(Files(root="x/../data/")) == deciding_settings(Files())
+    assert CocoJsonConfig(name="coco_json", root="data/x/..").label() == "data"
     assert deciding_settings(Files(root=None)) == {"root": None}
 
 

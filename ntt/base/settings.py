@@ -5,6 +5,7 @@ Every option's dataclass is written once with `setting(...)`; checks and digests
 
 import math
 import operator
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str,
 
 def _plain(value: Any, *, is_path: bool = False) -> Any:
     if is_path and value is not None:
-        return str(Path(value).expanduser().absolute())
+        return os.path.normpath(Path(value).expanduser().absolute())
     if is_dataclass(value):  # two kinds of an option may share all settings
         kind = {"kind": value.SCHEMA} if hasattr(value, "SCHEMA") else {}
         return {**kind, **deciding_settings(value)}

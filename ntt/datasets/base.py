@@ -94,8 +94,8 @@ class RootedConfig(DatasetConfig):
 
     @property
     def root_path(self) -> Path:
-        """The root folder as an absolute path."""
-        return Path(self.root).expanduser().absolute()
+        """The root folder as an absolute path without `..`, which would end as the name of the data set."""
+        return Path(os.path.normpath(Path(self.root).expanduser().absolute()))
 
     def below_root(self, relative: str) -> Path:
         """Return a path below the root; `..` is resolved textually, as after a link it would lead elsewhere."""

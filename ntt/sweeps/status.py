@@ -173,6 +173,8 @@ def _unit_lines(unit: UnitStatus) -> list[str]:
     """Describe shared work: how much exists, its shards by state, and what is wrong with them, each reason once."""
     states = list(unit.shards.values())
     counts = Counter(state.status for state in states)
+    if not unit.unit.num_missing:  # others have done it
+        del counts["waiting"]
     parts = ", ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])
     there = f"{unit.unit.num_cached} of {unit.unit.num_items}"
     reasons = Counter(f"{state.status}: {state.error}" for state in states if state.error)
