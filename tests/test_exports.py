@@ -23,6 +23,7 @@ from ntt.data.masks import segmentation_rle
 from ntt.datasets.folders import CocoJsonConfig
 from ntt.errors import DataError
 from ntt.ops.masks import decode_masks
+from ntt.run import artefacts
 from ntt.run.artefacts import write_counts, write_images
 from ntt.types import Category, Detections, ImageRecord, Json
 
@@ -238,12 +239,16 @@ def test_predictions_have_siblings_that_name_images_and_classes_and_count_them(f
         assert row["threshold"] == "0.6"
 
 
-def test_names_that_are_no_text_lose_no_result(tmp_path):
+def test_names_that_are_no_text_lose_no_result(tmp_path, monkeypatch):
     record, category = ImageRecord(1, "\udcff\x1b.png", Path(), 4, 5), Category(1, "a\x1b[31m,b")
     scores = np.array([0.25], np.float32)
     found = Detections(1, 4, 5, np.zeros(1, np.int64), scores, np.zeros((1, 4), np.float32), ("",))
-    write_counts(tmp_path / "counts.csv", [record], [found], [category], thresholds_C=np.array([0.5]))
-    assert (tmp_path / "counts.csv").read_text().splitlines()[1] == '\ufffd\ufffd.png,"a\ufffd[31m,b",0,0.2500,0.5'
+    classes, thresholds = [category, Category(2, "none")], np.array([0.5, 0.5])
+    rows = ['\ufffd\ufffd.png,"a\ufffd[31m,b",0,0.2500,0.5', "\ufffd\ufffd.png,none,0,,0.5"]
+    for most in (2, 1):  # rows; of more, only those with detections
+        monkeypatch.setattr(artefacts, "_MAX_COUNTS", most)
+        write_counts(tmp_path / "counts.csv", [record], [found], classes, thresholds_C=thresholds)
+        assert (tmp_path / "counts.csv").read_text().splitlines()[1:] == rows[:most]
     write_images(tmp_path / "images.json", [record], [category])
     assert json.loads((tmp_path / "images.json").read_text())["images"][0]["file_name"] == record.file_name
 

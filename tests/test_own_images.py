@@ -314,7 +314,7 @@ def test_one_command_from_a_plain_folder_to_pictures(own, go, capsys):
     for name, (_, best, number, images) in table.items():
         counts = [int(row["number"]) for row in rows if row["class"] == name]
         assert (int(number), int(images)) == (sum(counts), sum(count > 0 for count in counts))
-        assert best == f"{max(float(row['best_score']) for row in rows if row['class'] == name):.2f}"
+        assert best == f"{max(float(row['best_score'] or 0) for row in rows if row['class'] == name):.2f}"
     assert set(table) == {"disc", "square"}
     assert "weights get --for backbone=dinov2_vitl14 segmenter=sam2" in out
     assert f"pictures       {run / 'pictures'}" in out

@@ -134,8 +134,8 @@ def test_boxes_and_whole_images_serve_as_examples(tiny, shared_store, monkeypatc
     assert len(few(tiny / "images/targets_0.png")) == 3
     boxes = [ntt.Reference(image, "disc", box_xyxy=(20, 20, side, side)) for side in (50, 60)]
     monkeypatch.setattr("ntt.predictor.predictor.check_references", None)
-    for words, score in (((), 0.4), (("visualisation.score_threshold=0.7",), 0.7)):
-        assert ntt.Predictor(boxes, overrides=[*QUICK, *words], store=shared_store).thresholds == {"disc": score}
+    for overrides, score in ((QUICK, 0.4), ("visualisation.score_threshold=0.7", 0.7)):
+        assert ntt.Predictor(boxes, overrides=overrides, store=shared_store).thresholds == {"disc": score}
 
 
 def test_nothing_is_kept_unless_asked_for(tiny, tmp_path, monkeypatch):

@@ -149,7 +149,7 @@ def test_what_is_wrong_with_both_files_is_reported_at_once(run, root, tmp_path):
     assert not list((tmp_path / "store").rglob("*.safetensors"))
     for name in ("references", "targets"):
         (root / "annotations" / f"{name}.json").write_text("{}" if name == "targets" else "{")
-    with refused(DataError, "references.json is not valid JSON", "targets.json cannot be used"):
+    with refused(DataError, "references.json is not valid JSON", "targets.json is not in COCO format"):
         run(root=root)
     with pytest.raises(DataError) as caught:
         run("dataset.targets=annotations/references.json", root=root)

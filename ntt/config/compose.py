@@ -55,7 +55,7 @@ def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
             return from_hydra(cast("DictConfig", OmegaConf.merge(compose_lines(options), restored)))
     except COMPOSE_ERRORS as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"The data set of this run no longer exists: {reason}. Run it again.") from error
+        raise ConfigError(f"The data set of this run cannot be set up any more ({reason}). Run it again.") from error
 
 
 def from_hydra(cfg: DictConfig) -> ExperimentConfig:

@@ -18,7 +18,7 @@ from ntt.base.progress import track
 from ntt.config.compose import compose_config
 from ntt.convert.folders import Folder
 from ntt.data.references import are_complete, reference_targets
-from ntt.errors import ConfigError, DataError, raise_all
+from ntt.errors import ConfigError, DataError, counted, raise_all
 from ntt.evaluation.thresholds import lowest_scores
 from ntt.matchers.auto import AutoMatcher, scorings
 from ntt.predictor.references import ImageLike, PathLike, Reference, as_file, checked_examples, reference_set
@@ -46,7 +46,7 @@ class Predictor:
         segmenter: str = "regions",
         matcher: str = "ntt",
         device: str | None = None,
-        overrides: Sequence[str] = (),
+        overrides: str | Sequence[str] = (),
         store: PathLike | None = None,
     ) -> None:
         """Encode the examples. Sets PyTorch's number of threads and its determinism to those of `runtime`.
@@ -69,7 +69,7 @@ class Predictor:
         self._examples = () if references is None else checked_examples(references)
         options = [f"backbone={backbone}", f"segmenter={segmenter}", f"matcher={matcher}"]
         options += [] if device is None else [f"runtime.device={device}"]
-        config = compose_config([*options, *overrides])
+        config = compose_config([*options, *([overrides] if isinstance(overrides, str) else overrides)])
         entries = _NoStore(Path()) if store is None else Store(Path(store).expanduser().absolute())
         self._models, self._matcher = build_models(config, store=entries), config.matcher
         if memory is not None:
@@ -134,7 +134,7 @@ class Predictor:
         config = self._models.config
         used = "" if self._matcher == config.matcher else f": {self._matcher.name}"
         options = ", ".join(option.name for option in (config.backbone, config.segmenter, config.matcher)) + used
-        return f"Predictor({len(self.classes)} classes: {', '.join(self.classes)}; {options})"
+        return f"Predictor({counted(len(self.classes), 'class', 'classes')}: {', '.join(self.classes)}; {options})"
 
     def _fill(self, references: ReferenceSet, source: CandidateSource) -> MemoryBank:
         encoder = self._models.encoder(references.instances_of_image)

@@ -34,6 +34,7 @@ from ntt.types import (
 
 # Numbers from the one to below the other are written without an exponent.
 _LEAST_WITHOUT_EXPONENT, _LEAST_LARGE = 1e-4, 1e16
+_MAX_COUNTS = 1_000_000
 # Prefixes of the names of a memory's tensors, and the fields they belong to.
 MEMORY_FIELDS = {
     "class": "features",
@@ -107,21 +108,22 @@ def write_counts(
     *,
     thresholds_C: FloatArray,
 ) -> Path:
-    """Write a table of how many detections of a class reach its threshold, and the best score.
+    """Write a table of how many detections of a class reach its threshold, and the best score, if there is any.
 
-    It has a row per image and class with any detection: with the 1,203 classes of LVIS, rows for all would be gigabytes
-    of zeros.
+    It has a row per image and class; beyond a million, as with the 1,203 classes of LVIS, only those with detections.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", "class", "number", "best_score", "threshold"])
     names, thresholds = [printable(category.name) for category in categories], [f"{value:g}" for value in thresholds_C]
+    has_all = len(images) * len(categories) <= _MAX_COUNTS
     for record, image in zip(images, detections, strict=True):
         file_name, numbers = printable(record.file_name), Counter(image.labels[image.reaching(thresholds_C)].tolist())
         # Detections are sorted by descending score: the first of a class is its best.
         best = dict(zip(image.labels[::-1].tolist(), image.scores[::-1].tolist(), strict=True))
-        for label in sorted(best):
-            writer.writerow([file_name, names[label], numbers[label], f"{best[label]:.4f}", thresholds[label]])
+        for label in range(len(categories)) if has_all else sorted(best):
+            score = f"{best[label]:.4f}" if label in best else ""
+            writer.writerow([file_name, names[label], numbers[label], score, thresholds[label]])
     return write_text(path, stream.getvalue())
 
 
