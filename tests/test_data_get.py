@@ -209,7 +209,7 @@ def test_minival_needs_val(tmp_path):
     with refused(DataError, "There is no annotation file", "lvis_v1_val.json"):
         write_minival(tmp_path)
     elsewhere = '{"images": [{"id": 1, "coco_url": "x/train2017/1.jpg"}], "categories": []}'
-    problems = {'{"images": [': "is not valid JSON", "{}": "`images` must be a list", elsewhere: "no image of val2017"}
+    problems = {'{"images": [': "is not valid JSON", "{}": "is not in COCO format", elsewhere: "no image of val2017"}
     for content, text in problems.items():
         (tmp_path / "lvis_v1_val.json").write_text(content)
         with refused(DataError, "lvis_v1_val.json", text):
