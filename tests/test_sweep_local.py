@@ -307,6 +307,17 @@ def test_shards_fill_the_store_by_themselves(tmp_path):
     assert "targets_1.png" in text
 
 
+def test_nothing_is_computed_for_a_store_that_cannot_be_written(tmp_path, monkeypatch):
+    study = Study(tmp_path)
+    folder, plan = study.plan()
+    (study.store / "candidates").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    shard = Shard(plan.units[0].id, 0, 1)
+    with pytest.raises(NttError, match="1 of 1 tasks"):
+        work(folder.root, Job(shards=(shard,)))
+    assert "which another user has created. To share a store" in (folder.state(shard.task).error or "")
+
+
 def test_each_process_of_a_job_has_shards_of_its_own(tmp_path):
     folder, plan = Study(tmp_path).plan()
     shards = tuple(Shard(plan.units[1].id, index, 2) for index in range(2))

@@ -77,6 +77,9 @@ class _Worker:
                 pipelines = [Pipeline(config, workspace=process_workspace()) for _, config in composed]
                 items, is_stored, compute = shared_items(unit.kind, pipelines)
                 items = items[shard.index :: shard.count]
+                error = pipelines[0].models.store.writing_error if unit.kind == "candidates" else None
+                if error is not None and not all(is_stored(*item) for item in items):
+                    raise error
                 check_images([item[-1] for item in items])
                 for item in track(items, unit.kind, unit=unit.item, visible=True):
                     is_new = not is_stored(*item)
