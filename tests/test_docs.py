@@ -19,6 +19,7 @@ from tiny_data import SMALL, make_tiny
 from ntt.cli.main import ntt
 from ntt.config.compose import compose_config, compose_many
 from ntt.run.runner import run
+from ntt.run.stages import STAGES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -102,6 +103,17 @@ def test_runs_in_the_documents_compose():
     points = [shlex.split(line, comments=True) for line in lines if not re.search(r"(^|\s)--|\.\.\.", line)]
     assert len(points) > 20
     compose_many(points)
+
+
+def test_the_method_lists_all_stages_and_matchers():
+    text = (PROJECT_DIR / "docs" / "method.md").read_text(encoding="utf-8")
+
+    def first_column(header: str) -> list[str]:
+        rows = text.split(f"\n| {header} |")[1].split("\n\n")[0].splitlines()
+        return [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+
+    assert first_column("stage") == [stage.name for stage in STAGES]
+    assert sorted(first_column("option")) == sorted(path.stem for path in (PROJECT_DIR / "conf/matcher").glob("*.yaml"))
 
 
 def test_the_tutorial_makes_its_folder(tmp_path, monkeypatch):
