@@ -104,8 +104,8 @@ def test_the_command_line_fixes_an_axis_and_replaces_a_part_of_the_base(tmp_path
 
 def test_points_of_one_directory_several_mistakes_and_files_that_cannot_be_read_are_refused(tmp_path):
     message = refusal(write(tmp_path, "axes: {visualisation.score_threshold: [0.3, 0.5]}"))
-    assert "(visualisation.score_threshold=0.3) and (visualisation.score_threshold=0.5) are the same run" in message
-    assert "visualisation.score_threshold does not change results. Exclude one of them" in message
+    assert "visualisation.score_threshold does not change results, so there is no point in both " in message
+    assert "both visualisation.score_threshold=0.3 and visualisation.score_threshold=0.5. Exclude one" in message
     with refused(
         ConfigError, "axes.seed=3", "max_parallel=0", "no key nmae. Did you mean name?", "neither an axis nor"
     ):

@@ -74,8 +74,8 @@ def thresholds_table(points: OperatingPoints) -> str:
     for row, of_class in zip(rows, points.values(), strict=True):
         for point in (of_class[kind] for kind in kinds):
             row += [f"{point.threshold:.2f}", *(f"{value:.1f}" for value in (point.precision, point.recall, point.f1))]
-    title = "Boxes from a score on, at IoU 0.5; proposed scores are those of left-out references:"
-    return "\n".join([title, *_ruled([heading, *rows])])
+    proposed = "; proposed scores are those of left-out references" if "proposed" in kinds else ""
+    return "\n".join([f"Boxes from a score on, at IoU 0.5{proposed}:", *_ruled([heading, *rows])])
 
 
 def counts_table(detections: Sequence[Detections], categories: Sequence[Category], thresholds_C: FloatArray) -> str:

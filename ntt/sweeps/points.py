@@ -110,7 +110,7 @@ def _check(spec: SweepSpec, points: Sequence[Point], configs: Sequence[Experimen
         if first is not point:
             differing = [key for key in point.settings if point.settings[key] != first.settings.get(key)]
             problems.append(
-                f"{spec.source}: the points ({first.label}) and ({point.label}) "
-                f"are the same run: {', '.join(differing)} does not change results. Exclude one of them."
+                f"{spec.source}: {', '.join(differing)} does not change results, so there is no point in both "
+                f"{first.label} and {point.label}. Exclude one of them."
             )
     raise_all(problems, ConfigError, summary=f"{spec.source} cannot be expanded")
