@@ -356,9 +356,11 @@ def test_a_job_that_died_costs_the_task_at_hand(tmp_path):
 
 
 def test_a_killed_process_costs_its_point_only(study):
-    """The process is stopped at its first point and killed there; another one does the rest."""
+    """The process waits for a reader of its first point's log and is killed there; another one does the rest."""
     folder, plan = study.plan("shots=1shot")
     first, second = plan.points
+    first.run_dir.mkdir(parents=True)
+    os.mkfifo(first.run_dir / "run.log")
 
     def kill() -> None:
         wait_for(lambda: folder.state(first.id).status == "running")
