@@ -132,10 +132,12 @@ def test_impossible_reference_is_absent(tmp_path, arrays):
     assert damage(entry) is not None
 
 
-def test_candidates_that_are_impossible_or_of_another_size_are_absent(tmp_path):
+def test_what_is_impossible_or_of_another_size_is_absent(tmp_path):
     broken = replace(some_candidates(), predicted_iou=np.array([0, np.nan, 1], dtype=np.float32))
     with pytest.raises(StorageError, match=r"^The models gave impossible candidates: predicted_iou has values"):
         Store(tmp_path).write_candidates(KEY, broken, feature_dtype="float16")
+    with pytest.raises(StorageError, match=r"^The models gave impossible references: feature has values"):
+        Store(tmp_path).write_reference(KEY, ReferenceFeature(np.array([1, np.nan], dtype=np.float32), None))
     assert Store(tmp_path).read_candidates(KEY) is None
     store = Store(tmp_path)
     store.write_candidates(KEY, some_candidates(), feature_dtype="float16")

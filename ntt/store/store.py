@@ -22,6 +22,7 @@ from ntt.base.files import atomic_path, write_bytes, write_text
 from ntt.errors import StorageError
 from ntt.store.entries import (
     DAMAGE,
+    PARSERS,
     Arrays,
     Notes,
     candidates_from_arrays,
@@ -115,22 +116,24 @@ class Store:
 
     def write_candidates(self, key: str, candidates: Candidates, *, feature_dtype: str) -> None:
         """Write candidates, their features rounded to `feature_dtype`; a StorageError for values such as NaN."""
-        arrays, notes = candidates_to_arrays(candidates, feature_dtype)
-        try:
-            candidates_from_arrays(arrays, notes)
-        except ValueError as error:
-            raise StorageError(
-                f"The models gave impossible candidates: {error}. They are not stored; try runtime.precision=float32."
-            ) from error
-        self.write("candidates", key, arrays, notes=notes)
+        self._write_checked("candidates", key, *candidates_to_arrays(candidates, feature_dtype))
 
     def read_reference(self, key: str) -> ReferenceFeature | None:
         """Return the features of one reference instance, or None."""
         return self._believed("references", key, lambda path: _reference(path, key, path.stat().st_mtime_ns))
 
     def write_reference(self, key: str, feature: ReferenceFeature) -> None:
-        """Write the features of one reference instance."""
-        self.write("references", key, reference_to_arrays(feature), notes={})
+        """Write the features of one reference instance; a StorageError for values such as NaN."""
+        self._write_checked("references", key, reference_to_arrays(feature), {})
+
+    def _write_checked(self, kind: str, key: str, arrays: Arrays, notes: Notes) -> None:
+        try:
+            PARSERS[kind](arrays, notes)
+        except ValueError as error:
+            raise StorageError(
+                f"The models gave impossible {kind}: {error}. Check the weights, or try runtime.precision=float32."
+            ) from error
+        self.write(kind, key, arrays, notes=notes)
 
     def _believed(self, kind: str, key: str, load: Callable[[Path], T]) -> T | None:
         """Load something from an entry and note its use; None, with a warning, if it is damaged."""
