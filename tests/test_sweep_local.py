@@ -222,6 +222,8 @@ def test_the_commands_tell_where_a_sweep_stands(done, cli):
     assert [part in tables for part in ("Results", "(2)", "Without a result")] == [True, True, False]
     assert (done.output / "sweeps" / "four" / "tables" / "runs.csv").read_text().count("finished") == 4
     assert "4 points, 4 done" in cli(*done.command("plan", str(done.file)))
+    scripts = cli(*done.command("submit", "four", "--cluster", "cpu", "--dry-run"))
+    assert scripts == "Nothing to submit: everything is done.\n"
 
 
 @cases("words", "expected")(

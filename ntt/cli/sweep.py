@@ -96,13 +96,13 @@ def submit(
 ) -> None:
     """Send a sweep to a SLURM cluster and return."""
     from ntt.sweeps import slurm
-    from ntt.sweeps.plan import plan_file
 
+    planned = _open(sweep, overrides, name, output_root, writes=not dry_run)
     if dry_run:
-        planned = plan_file(Path(sweep), overrides, name=name)
-        click.echo("\n".join(slurm.dry_run(*planned, cluster=cluster, overrides=cluster_overrides)))
-        return
-    _submit(*_open(sweep, overrides, name, output_root), cluster, cluster_overrides)
+        scripts = slurm.dry_run(*planned, cluster=cluster, overrides=cluster_overrides)
+        click.echo("\n".join(scripts) or "Nothing to submit: everything is done.")
+    else:
+        _submit(*planned, cluster, cluster_overrides)
 
 
 @sweep.command()
@@ -185,13 +185,15 @@ def cancel(sweep: str, output_root: Path) -> None:
     click.echo(f"Ended {counted(len(jobs), 'job')}." if jobs else "No job of this sweep waits or runs.")
 
 
-def _open(sweep: str, overrides: Sequence[str], name: str | None, output_root: Path) -> "tuple[SweepFolder, Plan]":
-    """Plan a sweep file and write the plan, or update that of an existing sweep."""
-    from ntt.sweeps.plan import is_sweep_file, keep_plan, open_sweep, plan_file, refresh
+def _open(
+    sweep: str, overrides: Sequence[str], name: str | None, output_root: Path, *, writes: bool = True
+) -> "tuple[SweepFolder, Plan]":
+    """Plan a sweep file and write the plan, or update that of an existing sweep; unless it `writes`, only read it."""
+    from ntt.sweeps.plan import is_sweep_file, keep_plan, open_sweep, plan_file, read_plan, refresh
 
     if is_sweep_file(sweep):
         folder, plan = plan_file(Path(sweep), overrides, name=name)
-        change = keep_plan(folder, plan)
+        change = keep_plan(folder, plan) if writes else None
         if change is not None:
             click.echo(change)
         return folder, plan
@@ -201,7 +203,7 @@ def _open(sweep: str, overrides: Sequence[str], name: str | None, output_root: P
             "other settings."
         )
     folder = open_sweep(sweep, output_root)
-    return folder, refresh(folder)
+    return folder, refresh(folder) if writes else read_plan(folder)
 
 
 def _submit(folder: "SweepFolder", plan: "Plan", cluster: str | None, overrides: Sequence[str]) -> None:
