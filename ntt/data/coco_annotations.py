@@ -40,7 +40,7 @@ _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: (number := whole(value)) is not None and number >= 0,
         "whole numbers from 0 on are allowed",
     ),
-    "area": (lambda value: all_numbers([value]) and value >= 0, "a finite number of at least 0 is needed"),
+    "area": (lambda value: all_numbers([value]) and value >= 0, "a number from 0 to 1e9 is needed"),
 }
 
 
