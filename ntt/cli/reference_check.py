@@ -66,7 +66,7 @@ def _classes(check: ReferenceCheck, references: ReferenceSet) -> Table:
     if not check.is_complete:
         notes.append(
             "Not all objects of these images seem to be annotated (dataset.references_complete): AP is too low, and "
-            "thresholds are too high."
+            "thresholds may be too high."
         )
     return Table("classes", "Box AP on left-out reference images", pd.DataFrame(rows), tuple(notes))
 

@@ -99,7 +99,7 @@ def _is_complete(run: Pipeline) -> bool:
 def _check_text(check: ReferenceCheck) -> str:
     ap = check.expected[check.scoring].get("")
     result = "no reference: none can be searched" if ap is None else f"references at box AP {ap:.1f}"
-    doubt = "" if check.is_complete else " (not all objects seem annotated, so thresholds are too high)"
+    doubt = "" if check.is_complete else " (not all objects seem annotated: thresholds may be too high)"
     return f"{check.scoring} finds {result}{doubt}"
 
 

@@ -78,7 +78,8 @@ def draw_references(
                 annotation_id=instance.id,
             )
             tiles.append((picture, [*caption, *([] if notes is None else [notes.get(instance.id, "")])]))
-    heading = f"References: {counted(references.shots, 'shot')}, seed {references.seed}"
+    classes = counted(len(references.categories), "class", "classes")
+    heading = f"{counted(len(tiles), 'reference')} of {classes}, seed {references.seed}"
     pages = draw_reference_pages(tiles, title=title or heading)
     names = ["references.png"] if len(pages) == 1 else [f"references_{n + 1}.png" for n in range(len(pages))]
     return [save_picture(page, folder / name) for page, name in zip(pages, names, strict=True)]
