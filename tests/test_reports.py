@@ -180,6 +180,11 @@ def test_rows_are_settings_and_differ_by_what_their_names_say(tmp_path):
     names = name_series(runs)
     assert names.common == METHOD
     assert list(names.short.values()) == ["matcher.merging=hard", "matcher.merging=soft_semantic"]
+    words = ("split.classes=[disc]", "split.classes=[square]", "split.classes=[square,disc]", "seed=1")
+    make_runs(tmp_path / "classes", {line: box_metrics(10) for line in words})
+    rows = settings_with(read_runs([tmp_path / "classes"]), "bbox/AP")
+    assert rows.split.tolist() == ["1 class", "1 class", "2 classes", "all"]
+    assert rows.label[:2].tolist() == [f"{METHOD}, split.classes=['{name}']" for name in ("disc", "square")]
 
 
 def test_of_two_runs_with_the_same_settings_the_later_one_counts(tmp_path):

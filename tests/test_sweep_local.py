@@ -263,6 +263,7 @@ def test_a_run_outside_the_sweep_counts(study):
     folder, plan = study.plan("shots=1shot", "seed=0")
     runner.run(compose_points(plan)[0][1])
     assert not is_done(folder, plan.points[0])
+    folder.record_failure(plan.points[0].id, "DataError: no image")
     again = refresh(folder)
     assert again.points[0].finished
     assert is_done(folder, again.points[0])

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from ntt.base.files import read_json
 from ntt.base.yaml_files import read_yaml
-from ntt.errors import ConfigError, DataError, StorageError
+from ntt.errors import ConfigError, DataError, StorageError, counted
 from ntt.run.artefacts import flat_metrics, flat_proposals, read_metrics, read_scoring
 from ntt.run.rundir import RunDirectory, seconds_per_item
 
@@ -50,7 +50,7 @@ def describe_run(
         "config": config,
         "settings": settings,
         "dataset": dataset,
-        "split": f"{len(split['classes'])} classes" if is_own_list else str(split["name"]),
+        "split": counted(len(split["classes"]), "class", "classes") if is_own_list else str(split["name"]),
         "shots": ALL_SHOTS if shots is None else int(shots),
         "seed": config["seed"],
         "parts": tuple(str(config[group]["name"]) for group in METHOD_GROUPS),

@@ -55,6 +55,9 @@ def _named(runs: Sequence[RunRow]) -> list[RunRow]:
             peers.setdefault((row["dataset"], *row["parts"]), []).append(row)
     for alike in peers.values():
         differing = [name for name in differing_settings([row["settings"] for row in alike]) if name not in _NAMED]
+        lists = {(row["split"], str(row["settings"].get("split.classes"))) for row in alike}
+        if len(lists) > len({split for split, _ in lists}):  # "2 classes" are not always the same two
+            differing.append("split.classes")
         for row in alike:
             # A key that others have and this one lacks belongs to another version of the program or another kind of
             # part; naming what is absent would not help.

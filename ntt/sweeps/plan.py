@@ -67,10 +67,14 @@ def compose_points(plan: Plan, ids: Collection[str] | None = None) -> list[Compo
 
 
 def write_plan(folder: SweepFolder, plan: Plan) -> None:
-    """Write a plan; points whose results no longer hold, because their data have changed, wait again."""
+    """Write a plan; states that its results contradict are reset.
+
+    The data of a point may have changed since it was done, and one that failed may have been run by hand.
+    """
     write_json(folder.plan, asdict(plan))
     for point in plan.points:
-        if not point.finished and folder.state(point.id).status == "done":
+        status = folder.observed(point.id).status
+        if status not in ("waiting", "running") and (status == "done") != point.finished:
             folder.reset(point.id)
 
 
