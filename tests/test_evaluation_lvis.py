@@ -126,6 +126,8 @@ def test_crowd_regions_are_objects_and_those_marked_ignore_neither_wanted_nor_wr
     assert average(evaluate(detections=[detections], ground_truth=truth, categories=truth.categories)) == 100
     both = detect(1, (0, HERE, 0.9), (0, THERE, 0.8))
     assert average(measure(truth, both), "AR300") == 100
+    crowd = lvis(tmp_path, [entry(1, 1, THERE, iscrowd=1)], {1: facts()})
+    assert average(measure(crowd, both), "AR300") == 100
     annotations = [entry(1, 1, HERE), entry(1, 1, THERE, ignore=1)]
     truth = lvis(tmp_path, annotations, {1: facts()})
     assert average(measure(truth, detect(1, (0, HERE, 0.9)))) == 100

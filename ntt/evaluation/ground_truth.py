@@ -5,7 +5,7 @@ Suffixes: G objects, A area ranges.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -148,16 +148,20 @@ def difficult_as(dataset: CocoDataset) -> str | None:
 
 
 def _prepare(dataset: CocoDataset, categories: tuple[Category, ...], protocol: Protocol) -> GroundTruth:
+    if protocol == "lvis":  # crowd regions are objects like any other; objects need an area
+        objects = (replace(each, iscrowd=False) if each.iscrowd else each for each in dataset.instances)
+        dataset = replace(dataset, instances=tuple(each for each in objects if each.area_px > 0))
     image_ids = sorted(dataset.images, key=lambda image_id: (isinstance(image_id, str), image_id))
     image_indices = {image_id: index for index, image_id in enumerate(image_ids)}
     class_indices = {category.id: index for index, category in enumerate(categories)}
-    dropped = [instance for _, instance in dataset.dropped if instance.category_id in class_indices]
+    dropped = [
+        instance
+        for _, instance in dataset.dropped
+        if instance.category_id in class_indices and (protocol == "coco" or instance.area_px > 0)
+    ]
     instances = [instance for instance in dataset.instances if instance.category_id in class_indices]
     is_crowd = is_marked = np.array([instance.iscrowd for instance in instances], dtype=np.bool_)
-    if protocol == "lvis":  # crowd regions are objects like any other; objects need an area
-        dropped = [instance for instance in dropped if instance.area_px > 0]
-        instances = [instance for instance in instances if instance.area_px > 0]
-        is_crowd = np.zeros(len(instances), dtype=np.bool_)
+    if protocol == "lvis":
         is_marked = np.array([instance.id in dataset.ignored for instance in instances], dtype=np.bool_)
     areas = np.array([instance.area_px for instance in instances], dtype=np.float64)
     boxes = [dataset.boxes_as_written.get(instance.id, instance.bbox_xywh) for instance in instances]
