@@ -249,7 +249,7 @@ def test_the_queue_tells_who_is_still_coming(tmp_path, fake_slurm):
 
 def test_states_and_queue_are_brought_together(tmp_path, fake_slurm):
     folder = SweepFolder(tmp_path / "sweep")
-    write_jobs(folder, [record("5", *[(task,) for task in "abcdefg"]), record("6", ("h",), cancelled_s=1.0)])
+    write_jobs(folder, [record("5", *[(task,) for task in "abcdefgi"]), record("6", ("h",), cancelled_s=1.0)])
     alive = TaskState(status="running", heartbeat_s=time.time(), host="elsewhere", pid=1, attempts=1)
     for task, state in {
         "a": TaskState(status="done"),
@@ -258,14 +258,15 @@ def test_states_and_queue_are_brought_together(tmp_path, fake_slurm):
         "d": alive,
         "e": alive,
         "f": TaskState(),
+        "i": replace(alive, heartbeat_s=1.0),
     }.items():
         folder.write_state(task, state)
     folder.logs.mkdir()
     aftermath = "srun: Force Terminated StepId=5.0\nsrun: error: n1: task 0: Exited with exit code 2\n\n"
     (folder.logs / "5_6_0_log.err").write_text(f"MemoryError\n{aftermath}")
     lost = "Its job left the queue without recording an end."
-    show_queue(fake_slurm, "5_2|RUNNING|None", "5_3|PENDING|BeginTime", "5_5|RUNNING|None")
-    seen = observe(folder, [*"abcdefgh", "not submitted"])
+    show_queue(fake_slurm, "5_2|RUNNING|None", "5_3|PENDING|BeginTime", "5_5|RUNNING|None", "5_7|RUNNING|None")
+    seen = observe(folder, [*"abcdefghi", "not submitted"])
     assert {task: (state.status, state.error) for task, state in seen.items()} == {
         "a": ("done", None),
         "b": ("failed", "why"),
@@ -275,6 +276,7 @@ def test_states_and_queue_are_brought_together(tmp_path, fake_slurm):
         "f": ("waiting", "its job is RUNNING"),
         "g": ("lost", f'{lost} It ended with "MemoryError" ({folder.logs}/5_6_0_log.err).'),
         "h": ("cancelled", None),
+        "i": ("waiting", "its job is RUNNING, but its process has ended or is silent"),
         "not submitted": ("waiting", None),
     }
 

@@ -119,7 +119,10 @@ def _observed(
     if job_state == "RUNNING" and state.status == "running":
         return state
     # The state file of a requeued job still describes its last start.
-    return replace(state, status="waiting", job=job, error=_why_waiting(job, job_state, reason))
+    why = _why_waiting(job, job_state, reason)
+    if job_state == "RUNNING" and state.status == "lost":
+        why += ", but its process has ended or is silent"
+    return replace(state, status="waiting", job=job, error=why)
 
 
 def _why_waiting(job: str, job_state: str, reason: str) -> str:
@@ -160,8 +163,8 @@ def slurm_command(program: str, *arguments: str) -> str:
             "jobs are not affected; try again later."
         ) from error
     if done.returncode:
-        raise ConfigError(
-            f"{program} failed with status {done.returncode}: {done.stderr.strip()}. If the controller is down, try "
-            "again later; running jobs are not affected."
-        )
+        remedy = "If the controller is down, try again later; running jobs are not affected."
+        if "denied" in done.stderr:
+            remedy = "Only whoever has submitted a job, or an administrator, may do this."
+        raise ConfigError(f"{program} failed with status {done.returncode}: {done.stderr.strip()}. {remedy}")
     return done.stdout
