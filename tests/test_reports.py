@@ -197,12 +197,16 @@ def test_of_two_runs_with_the_same_settings_the_later_one_counts(tmp_path):
     assert any(f"a later run has the same settings: {old}." in note for note in results_table(runs, "bbox/AP").notes)
 
 
-def test_runs_of_different_versions_are_pointed_out(tmp_path):
+def test_runs_of_different_versions_and_seeds_without_effect_are_pointed_out(tmp_path):
     made = make_runs(tmp_path, {"seed=0": box_metrics(10), "seed=1": box_metrics(20)})
     facts = made["seed=1"] / "facts.json"
     facts.write_text(facts.read_text().replace('"abc"', '"def"'))
     notes = results_table(read_runs([tmp_path]), "bbox/AP").notes
     assert f"demo, 5 shots, {METHOD}: averaged over runs of 2 versions of the program." in notes
+    assert not any(note.startswith("Spread 0: ") for note in notes)
+    make_runs(tmp_path / "fixed", dict.fromkeys(("seed=0", "seed=1"), box_metrics(10)))
+    notes = results_table(read_runs([tmp_path / "fixed"]), "bbox/AP").notes
+    assert any(note.startswith("Spread 0: the seeds of a row gave equal results") for note in notes)
 
 
 def test_annotation_files_that_change_between_runs_are_pointed_out(tmp_path):

@@ -12,6 +12,7 @@ from ntt.reports.tables import Table
 
 METRICS = tuple(f"{kind}/{name}" for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75", "APr", "APc", "APf"))
 METRICS += ("semantic/mIoU", *(f"proposals/{kind}_AR{limit}" for kind in ("box", "mask") for limit in LIMITS))
+_ROUNDING = 1e-9
 _OVER_SEEDS = "Percent; mean ± sample standard deviation over seeds (number of runs averaged)."
 _KINDS = {"bbox": "box", "segm": "mask", "proposals": "candidate"}
 _IDENTITY = {"dataset": "data set", "split": "split", "shots": "shots", "label": "method"}
@@ -41,6 +42,8 @@ def results_table(runs: pd.DataFrame, metric: str) -> Table:
         notes.append("Candidate AR: recall of the first 100, 300, 1000 candidates; no matcher can find more.")
     if metric.startswith("rejection/FPPI"):
         notes.append(f"{metric_label(metric)}: false positives per image, not percent.")
+    if metric in metrics and (frame[f"{metric_label(metric)} std"] < _ROUNDING).any():
+        notes.append("Spread 0: the seeds of a row gave equal results, as with fixed references. They repeat nothing.")
     if (counts.counted < counts.seeds).any():
         notes.append('Under "runs": finished of all. Runs without metrics are listed below and not averaged.')
     repeated = runs.path[(runs.state == "finished") & ~runs.counted]
