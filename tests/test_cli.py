@@ -161,7 +161,7 @@ sys.exit(f"{status} {heavy} {time.process_time()}" if status or heavy or time.pr
 
 @cases("error", "status", "text")(
     (NttError("It does not fit. Cut it."), 2, "Error: It does not fit. Cut it.\n"),
-    (OSError(errno.EROFS, "No", "/a"), 2, "Error: /a cannot be used: No. Change that, or name another folder.\n"),
+    (OSError(errno.EROFS, "", "b", None, "a"), 2, "Error: a cannot be used: . Change that, or name another folder.\n"),
     (KeyboardInterrupt(), 130, "\nInterrupted. Run the same command again to resume.\n"),
 )
 def test_what_ends_a_command(error, status, text, monkeypatch, capsys):

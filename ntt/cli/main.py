@@ -53,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"Error: {error}", err=True)
         return EXIT_USER_ERROR
     except OSError as error:
-        if error.errno not in _REFUSALS or error.filename is None:
+        path = error.filename2 or error.filename  # of a copy, the target
+        if error.errno not in _REFUSALS or path is None:
             raise
-        reason = f"{printable(str(error.filename))} cannot be used: {error.strerror}"
+        reason = f"{printable(str(path))} cannot be used: {error.strerror}"
         click.echo(f"Error: {reason}. Change that, or name another folder.", err=True)
         return EXIT_USER_ERROR

@@ -20,7 +20,7 @@ from typing import Any
 
 from ntt.base.files import is_alive
 from ntt.base.project import CONFIG_ROOT, PROJECT_DIR
-from ntt.errors import ConfigError, StorageError
+from ntt.errors import ConfigError
 from ntt.sweeps.state import Job
 
 _LOOK_EVERY_S = 1.0
@@ -41,16 +41,13 @@ def take_snapshot(folder: Path, *, project: Path = PROJECT_DIR) -> Snapshot:
     digest = code_digest(project)
     snapshot = Snapshot(folder / digest[:12], digest)
     if not snapshot.root.is_dir():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".copy.", dir=folder) as temporary:
-                copy = Path(temporary, "code")
-                for name in _files(project, _PARTS):
-                    (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(project / name, copy / name)
-                copy.rename(snapshot.root)
-        except OSError as error:
-            raise StorageError(f"Cannot copy the program into {snapshot.root}: {error}. Make space there.") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".copy.", dir=folder) as temporary:
+            copy = Path(temporary, "code")
+            for name in _files(project, _PARTS):
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(project / name, copy / name)
+            copy.rename(snapshot.root)
     check_snapshot(snapshot)
     return snapshot
 
