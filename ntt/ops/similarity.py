@@ -42,7 +42,7 @@ def best_of_others(scores_NC: FloatArray) -> FloatArray:
 def damp(scores_NC: FloatArray, against_NC: FloatArray, *, sigma: float) -> FloatArray:
     """Lower scores against which there is stronger evidence: score * exp(-max(0, against - score) / sigma).
 
-    All are float32 in [0, 1], [N, C]; the evidence may be [N, 1]. A lead of `sigma` leaves 37 % of the score.
+    All are float32 in [0, 1], [N, C]. A lead of `sigma` leaves 37 % of the score.
     """
     lead_NC = (against_NC - scores_NC).clip(min=0.0)
     damped: FloatArray = (scores_NC * np.exp(-lead_NC / sigma)).astype(np.float32)
