@@ -265,6 +265,12 @@ def test_numbers_in_text_are_drawn_like_numbers(tmp_path):
     assert drawn(renamed(sound(), str, str, str)) == drawn(sound())
 
 
+def test_class_names_that_differ_in_case_only(tmp_path, caplog):
+    content = sound()
+    content["categories"][1]["name"] = content["categories"][0]["name"].upper()
+    assert "differs from another in case only. They are two classes." in log_of(tmp_path, content, caplog)[1]
+
+
 def test_text_that_acts_on_a_terminal_is_replaced_in_class_names(tmp_path, caplog):
     content = sound()
     content["categories"][0]["name"] = "\x1b[31mdog\x07\u202e\ud800"

@@ -79,7 +79,7 @@ def parse_checked_classes(entries: Sequence[Any]) -> dict[ImageId, CheckedClasse
 def parse_categories(entries: Sequence[Any], findings: Findings) -> tuple[Category, ...]:
     """Read the file's `categories`, sorted by id."""
     categories: dict[int, Category] = {}
-    names: set[str] = set()
+    names, folded = set[str](), set[str]()
     for index, entry in enumerate(entries):
         number, name = value_of(entry, "id"), value_of(entry, "name")
         if type(number) is not int or not isinstance(name, str) or not name.strip():
@@ -92,10 +92,13 @@ def parse_categories(entries: Sequence[Any], findings: Findings) -> tuple[Catego
         clean_name = printable(re.sub("[\n\t]", "\ufffd", name))
         if clean_name in names:
             findings.problems.append(f"Category name {name!r} occurs more than once. Rename or merge the categories.")
+        elif clean_name.casefold() in folded:
+            findings.warnings.append(f"Class name {name!r} differs from another in case only. They are two classes.")
         if clean_name != name:
             findings.warnings.append(f"Class name {name!r} holds control characters. It is shown as {clean_name!r}.")
         categories.setdefault(number, Category(number, clean_name))
         names.add(clean_name)
+        folded.add(clean_name.casefold())
     if not entries:
         findings.problems.append("`categories` is empty: at least one class is needed. Add the classes.")
     return tuple(categories[number] for number in sorted(categories))
