@@ -157,7 +157,7 @@ def exclusive(target: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        _LOG.info("Another process works on %s; waiting for it.", target)
+        _LOG.warning("Another process works on %s; waiting for it.", target)
         lock.acquire()
     try:
         yield
