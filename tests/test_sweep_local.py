@@ -157,7 +157,7 @@ def test_work_is_divided_among_processes(tmp_path):
 def test_plans_of_one_name(study):
     folder, _ = study.plan("shots=1shot")
     _, longer = plan_file(study.file)
-    assert keep_plan(folder, longer) == "The plan has changed: 2 of its points are new, 0 were removed."
+    assert keep_plan(folder, longer) == "The plan has changed. New points: 2; removed: 0."
     assert keep_plan(folder, longer) is None
     _, other = plan_file(study.file, ["matcher.merging=hard"])
     with pytest.raises(ConfigError, match=r"another sweep named 'four'.* with --name"):

@@ -58,7 +58,7 @@ def compose_points(plan: Plan, ids: Collection[str] | None = None) -> list[Compo
     composed = list(zip(points, compose_many([point.overrides for point in points]), strict=True))
     problems = [
         f"The point ({point.label}) was planned as {point.id} and is {run_id(config)} now: options or defaults of "
-        "this program have changed since. Plan the sweep again, under another name to keep both."
+        "this program have changed since. Run its file again, with another --name to keep both."
         for point, config in composed
         if run_id(config) != point.id
     ]
@@ -81,8 +81,8 @@ def write_plan(folder: SweepFolder, plan: Plan) -> None:
 def read_plan(folder: SweepFolder) -> Plan:
     """Read the plan back; a ConfigError if there is none, a StorageError if it is damaged or of another version."""
     if not folder.plan.is_file():
-        raise ConfigError(f"There is no sweep in {folder.root}. Plan one with ntt sweep plan FILE.")
-    return read_record(Plan, folder.plan, remedy="Delete it and plan the sweep again: ntt sweep plan FILE.")
+        raise ConfigError(f"There is no sweep in {folder.root}. Begin one with ntt sweep run FILE.")
+    return read_record(Plan, folder.plan, remedy="Delete it, and run the sweep's file again: ntt sweep run FILE.")
 
 
 def is_sweep_file(name: str) -> bool:
@@ -125,7 +125,7 @@ def open_sweep(name: str, output_root: Path) -> SweepFolder:
     if not folder.plan.is_file():
         others = ", ".join(plan.parent.name for plan in sorted(sweeps.glob("*/plan.json"))) or "none so far"
         raise ConfigError(
-            f"There is no sweep {sweep!r} below {output_root}. Sweeps there: {others}. Plan one with ntt sweep plan "
+            f"There is no sweep {sweep!r} below {output_root}. Sweeps there: {others}. Begin one with ntt sweep run "
             "FILE, or name its output root with --output-root."
         )
     return folder
@@ -163,4 +163,4 @@ def keep_plan(folder: SweepFolder, plan: Plan) -> str | None:
     write_plan(folder, plan)
     if not before or before == now:
         return None
-    return f"The plan has changed: {len(now - before)} of its points are new, {len(before - now)} were removed."
+    return f"The plan has changed. New points: {len(now - before)}; removed: {len(before - now)}."
