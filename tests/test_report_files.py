@@ -375,7 +375,7 @@ def test_the_page_in_a_browser(tmp_path):
         assert names() == [f"targets_{number}.png" for number in (1, 3, 0, 2)]
         classes = Select(find("#choose-class")[0])
         options = [option.text for option in classes.options]
-        assert options[1:] == [f"{EVIL} (3 true, 2 found)", "square (2 true, 3 found)"]
+        assert options[1:] == [f"{EVIL} (3 true, 2 at any score)", "square (2 true, 3 at any score)"]
         classes.select_by_index(2)
         assert cards() == ["Ground truth: 1, 1 missed | Predictions: 0, 0 wrong"] * 2
         assert find("#position")[0].text == "1 to 2 of 2"

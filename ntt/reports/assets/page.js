@@ -287,7 +287,7 @@
       const number = (lists, label) => lists.flat().filter((object) => object.class === label).length;
       const texts = set.classes.map(({ name }, label) => {
         const objects = number(set.images.map((image) => image.truth), label);
-        return [name, `${name} (${set.annotated ? `${objects} true, ` : ""}${number(run.found, label)} found)`];
+        return [name, `${name} (${set.annotated ? `${objects} true, ` : ""}${number(run.found, label)} at any score)`];
       });
       fill(control.class, [["", "all classes"], ...texts], control.class.value);
       draw();
