@@ -7,7 +7,7 @@ import pandas as pd
 
 from ntt.base.digests import content_key
 from ntt.evaluation.proposals import LIMITS
-from ntt.reports.summary import SETTING, choice, shots_cell, shots_text, statistics
+from ntt.reports.summary import SETTING, choice, metric_names, shots_cell, shots_text, statistics
 from ntt.reports.tables import Table
 
 METRICS = tuple(f"{kind}/{name}" for kind in ("bbox", "segm") for name in ("AP", "AP50", "AP75", "APr", "APc", "APf"))
@@ -49,7 +49,7 @@ def results_table(runs: pd.DataFrame, metric: str) -> Table:
     repeated = runs.path[(runs.state == "finished") & ~runs.counted]
     if len(repeated):
         notes.append(f"Left out, because a later run has the same settings: {', '.join(repeated)}.")
-    has_values = runs.filter(like="/").drop(columns=_seconds_columns(runs)).notna().any(axis=1)
+    has_values = runs[metric_names(runs)].notna().any(axis=1)
     if (groups.counted.any() & ~has_values.groupby([runs[name] for name in SETTING]).any()).any():
         notes.append("Settings without any number were run on target images without annotations.")
     notes += _changed_data(runs)
@@ -142,7 +142,3 @@ def _listed(runs: pd.DataFrame, names: dict[str, str], folder: str) -> pd.DataFr
 
 def _common_folder(runs: pd.DataFrame) -> str:
     return os.path.commonpath([Path(path).parent for path in runs.path])
-
-
-def _seconds_columns(runs: pd.DataFrame) -> list[str]:
-    return [name for name in runs if name.startswith("seconds/")]
