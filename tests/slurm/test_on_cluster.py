@@ -126,9 +126,9 @@ def held(sweep: Sweep, cluster: Cluster, *, after: int = 0) -> TaskState:
     wait_for(lambda: len(sweep.shards) == 1, "a shard", cluster=cluster)
     (shard,) = sweep.shards
     wait_for(lambda: sweep.folder.state(shard).attempts > after, f"start {after + 1}", cluster=cluster)
-    state = sweep.folder.state(shard)
-    wait_for(lambda: "State:\tT" in process_status(state.pid), "a held process", cluster=cluster)
-    return state
+    # On a loaded machine a minute may end before the first image: then the next start is held.
+    wait_for(lambda: "State:\tT" in process_status(sweep.folder.state(shard).pid), "a held process", cluster=cluster)
+    return sweep.folder.state(shard)
 
 
 def release(state: TaskState | None = None) -> None:
