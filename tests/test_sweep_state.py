@@ -111,12 +111,20 @@ def test_silence_and_a_process_that_is_gone_mean_lost(folder, monkeypatch):
     assert folder.observed("here").status == "running"
 
 
-@cases("content")("", "{", "[]", '{"status": "gone"}', '{"pid": "x"}')
-def test_a_damaged_file_counts_as_none(folder, content, caplog):
+@cases("content", "why")(
+    ("", "Expecting value"),
+    ("{", "Expecting property"),
+    ("[]", "[] is invalid. Allowed: a mapping"),
+    ('{"status": "gone"}', "Allowed: one of waiting"),
+    ('{"pid": "x"}', "pid=x is invalid. Allowed: a whole number or null"),
+    ('{"started_s": 1e999}', "started_s=inf is invalid. Allowed: a finite number."),
+)
+def test_a_damaged_file_counts_as_none(folder, content, why, caplog):
     path = folder.root / "state" / "a.json"
     path.parent.mkdir(parents=True)
     path.write_text(content)
     assert folder.state("a") == TaskState()
     assert "counts as waiting" in caplog.text
+    assert why in caplog.text
     path.write_text('{"status": "done", "items": 3}')
     assert folder.state("a") == TaskState("done"), "what another version wrote is ignored"

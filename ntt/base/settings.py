@@ -64,7 +64,7 @@ def range_problems(declared: "Field[Any]", value: Any, key: str) -> list[str]:
     """Check one value, named `key` in messages, against the metadata of its field; see `setting_problems`."""
     if value is None or _allows(declared, value):
         return []
-    allowed = f"at most {_LARGEST:,}" if _is_absurd(declared, value) else allowed_values(declared)
+    allowed = f"at most {_LARGEST:,}" if _is_absurd(declared, value) else allowed_values(declared) or "a finite number"
     return [f"{key}={value} is invalid. Allowed: {allowed}."]
 
 
