@@ -304,9 +304,12 @@ def test_exports_begin_where_the_run_counts(found, tmp_path, cli):
         assert f"in 2 images; lowest score: {text}\n" in cli("export", "coco", run, "--output", run / f"{text}.json")
         exported = json.loads((run / f"{text}.json").read_text())["annotations"]
         assert len(exported) == sum(row["score"] >= list(scores.values())[row["category_id"] - 1] for row in rows) > 0
-    for content in ('{"disc": 0.5, "square": NaN}', '{"disc": [1]}', "[1]", "["):
+    for content in ('{"disc": 0.5, "square": NaN}', f'{{"disc": 1{"0" * 400}}}', '{"disc": [1]}', "[1]", "["):
         (run / "lowest_scores.json").write_text(content)
         assert "lowest_scores.json" in cli("export", "coco", run, "--output", run / "no.json", status=2)
+    (run / "lowest_scores.json").unlink()  # as of runs of earlier versions
+    assert "or repeat its command" in cli("export", "coco", run, "--output", run / "no.json", status=2)
+    cli("export", "coco", run, "--above", "0.5", "--output", run / "above.json")
 
 
 def test_cvat_and_label_studio_get_the_same_outlines(found, tmp_path):

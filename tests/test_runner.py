@@ -238,7 +238,10 @@ def test_processes_do_not_change_a_bit(tmp_path, run, tiny, root):
         pictures = [path.relative_to(alone) for path in (alone / "pictures").rglob("*.png")]
         for name in (*names, *more[data], *pictures):
             assert (alone / name).read_bytes() == (together / name).read_bytes(), name
-        assert read(together / "facts.json")["processes"] == 2
+        facts = [read(folder / "facts.json") for folder in (alone, together)]
+        assert [each["processes"] for each in facts] == [1, 2]
+        first, second = (each["stages"]["candidates"]["computed"] for each in facts)
+        assert first == second, "the images of all processes count"
 
 
 def test_the_program_ends_with_the_plain_message(tmp_path):

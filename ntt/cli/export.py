@@ -44,11 +44,12 @@ def export(tool: str, run: Path, above: float | None, output: Path | None, prefi
     from ntt.run.rundir import RunDirectory
 
     directory = RunDirectory(run)
-    files = (directory.images, directory.predictions, directory.lowest_scores)
+    files = [directory.images, directory.predictions, *([directory.lowest_scores] if above is None else [])]
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise DataError(
-            f"{run} has no {missing[0].name}: it is no run with detections. Name the folder that a run prints."
+            f"{run} has no {missing[0].name}: it is no complete run of this version. Name the folder that a run "
+            "prints, or repeat its command."
         )
     output = output or run / _NAMES[tool]
     texts = _texts(tool, directory, output, above=above, prefix=prefix)

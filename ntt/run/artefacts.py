@@ -133,7 +133,7 @@ def read_lowest_scores(path: Path) -> dict[str, float]:
     try:
         if all(map(math.isfinite, scores.values())):
             return dict(scores)
-    except (AttributeError, TypeError):
+    except (AttributeError, OverflowError, TypeError):
         pass
     raise StorageError(f"{path} does not hold a score per class. Run again.")
 

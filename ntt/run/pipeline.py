@@ -174,13 +174,13 @@ class Pipeline:
         result: T = ready.result
         if not self.keeps_results:
             return result
-        used = dist.gather([(self.group.rank, sorted(ready.used))], self.group.size, self.group)
+        shares = dist.gather([(self.group.rank, (ready.used, Counter(ready.computed)))], self.group.size, self.group)
         if self.group.is_main:
-            self.directory.write_store_keys(stage.name, {entry for entries in used for entry in entries})
+            self.directory.write_store_keys(stage.name, {entry for used, _ in shares for entry in used})
             details = {
                 "seconds": round(ready.seconds, 4),
                 "peak_memory_mb": peak_memory_mb(self.models.placement),
-                "computed": ready.computed,
+                "computed": sum((computed for _, computed in shares), Counter()),
             }
             self.directory.write_record(stage.name, self.key(stage), stage.write(self, result), details)
         dist.barrier(self.group)
