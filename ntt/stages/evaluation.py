@@ -18,7 +18,7 @@ from ntt.stages.candidates import CandidateSource
 from ntt.types import Category, Detections, ImageRecord, IntArray, Metrics, ProposalRecall
 
 KINDS = ("bbox", "segm")
-VERSION = 2
+VERSION = 3
 """Increased whenever the same detections give different metrics."""
 
 _LOG = logging.getLogger(__name__)
