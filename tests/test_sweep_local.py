@@ -267,6 +267,8 @@ def test_a_run_outside_the_sweep_counts(study):
     again = refresh(folder)
     assert again.points[0].finished
     assert is_done(folder, again.points[0])
+    run_with([*plan.points[0].overrides, "visualisation.score_threshold=0.9"])
+    assert refresh(folder).points[0].finished, "other counts of the same result"
 
 
 def test_changed_annotations_and_a_deleted_result_make_a_point_wait_again(study):

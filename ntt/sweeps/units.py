@@ -18,7 +18,7 @@ from ntt.errors import ConfigError, NttError
 from ntt.models.device import check_precision, resolve_device
 from ntt.run.pipeline import Pipeline
 from ntt.run.shared import Workspace
-from ntt.run.stages import CANDIDATES, is_finished
+from ntt.run.stages import CANDIDATES, COUNTS, asked_stages
 from ntt.sweeps.costs import item_seconds, models_label, point_seconds
 from ntt.sweeps.points import ComposedPoint, Point
 
@@ -138,7 +138,8 @@ def _has_device(runtime: RuntimeConfig) -> bool:
 
 def _is_finished(pipeline: Pipeline) -> bool:
     if _has_device(pipeline.config.runtime):
-        return is_finished(pipeline)
+        # Counts are those of the last command, which may have had other score thresholds; the result is the same.
+        return all(pipeline.is_done(stage) for stage in asked_stages(pipeline) if stage is not COUNTS)
     return pipeline.directory.metrics.is_file()
 
 
