@@ -164,6 +164,8 @@ def test_curves_thresholds_and_confusions_by_hand(tmp_path):
 def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path, monkeypatch):
     monkeypatch.setattr("ntt.reports.page.MAX_DETECTIONS", 2)
     runs, _ = tiny_runs(tmp_path)
+    for config in runs.config:
+        config["dataset"]["decode_images"] = False  # as earlier versions wrote
     gallery = gallery_of(runs, 3)
     (shown,) = gallery.sets
     assert gallery.notes == ("tiny: 3 of 4 target images are shown.",)

@@ -22,6 +22,9 @@ from ntt.config.typed_text import keep_text
 from ntt.datasets.base import DATA_VARIABLE
 from ntt.errors import ConfigError, raise_all
 
+_REMOVED = frozenset(("decode_images",))
+"""Settings of data sets that earlier versions had, and that decided nothing."""
+
 
 def compose_config(overrides: Sequence[str]) -> ExperimentConfig:
     """Compose `conf/config.yaml` with overrides, outside a Hydra program; see `compose_many`."""
@@ -45,7 +48,8 @@ def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
     """
     runtime = settings.get("runtime", {})
     roots = {"data_root": runtime["data_root"]} if "data_root" in runtime else {}
-    restored = {"dataset": dict(settings["dataset"]), "split": dict(settings["split"]), "runtime": roots}
+    dataset = {key: value for key, value in settings["dataset"].items() if key not in _REMOVED}
+    restored = {"dataset": dataset, "split": dict(settings["split"]), "runtime": roots}
     if "${" in json.dumps(restored, default=str):
         # Runs store resolved configurations; resolving here would put this machine's environment into a report.
         raise ConfigError("The configuration of this run holds ${...}, which is not resolved for another user's run.")
