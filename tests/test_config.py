@@ -43,6 +43,10 @@ def test_several_mistakes_are_reported_at_once_and_other_names_of_stages_are_kno
         composed(*wrong)
     with pytest.raises(ConfigError, match="~shots: a run needs all settings, so none can be removed"):
         compose_many([["seed=1", "~shots"]])
+    names = [f"{group}.name=" for group in OPTIONS]
+    for path in ("../../esc", "a/b", "..", "-x", "a b", ""):
+        with refused(ConfigError, f".name={path} is invalid. Allowed: letters, digits", f"for {len(names) - 1} more"):
+            composed(*(f"{name}'{path}'" for name in names))
     names = {alias: composed(f"stage={alias}").stage for alias in ("fill_memory", "postprocess_memory", "test")}
     assert names == {"fill_memory": "memory", "postprocess_memory": "prototypes", "test": "evaluation"}
 

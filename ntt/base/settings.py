@@ -6,12 +6,14 @@ Every option's dataclass is written once with `setting(...)`; checks and digests
 import math
 import operator
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 _LARGEST = 2**63 - 1
+_FILE_NAME = re.compile(r"[^\W_][\w.+-]*")
 
 
 def setting(
@@ -25,14 +27,16 @@ def setting(
     one_of: Sequence[Any] = (),
     decides: bool = True,
     path: bool = False,
+    names: bool = False,
 ) -> Any:
     """Declare a field of a settings dataclass, with its bounds (>=, >, <=, <) or its choices.
 
     `decides=False`: the setting cannot change a result, and digests leave it out. `path`: they take the absolute path.
+    `names`: the text becomes part of file names.
     """
     limits = {"ge": ge, "gt": gt, "le": le, "lt": lt, "one_of": tuple(one_of) or None}
     metadata = {name: limit for name, limit in limits.items() if limit is not None}
-    metadata = {**metadata, "decides": decides, "path": path}
+    metadata = {**metadata, "decides": decides, "path": path, "names": names}
     return field(default=default, default_factory=default_factory, metadata=metadata)
 
 
@@ -40,7 +44,7 @@ def setting(
 class Option:
     """What the options of all config groups have."""
 
-    name: str = setting("???", decides=False)
+    name: str = setting("???", decides=False, names=True)
     """Name of the option; it appears in run directories and tables."""
 
 
@@ -73,6 +77,8 @@ def allowed_values(declared: "Field[Any]") -> str:
     limits = declared.metadata
     if "one_of" in limits:
         return "one of " + ", ".join(map(str, limits["one_of"]))
+    if limits.get("names"):
+        return "letters, digits, '_', '-', '+' and '.', a letter or digit first"
     low = f"{limits['ge']:g}" if "ge" in limits else f"more than {limits['gt']:g}" if "gt" in limits else ""
     high = f"{limits['le']:g}" if "le" in limits else f"less than {limits['lt']:g}" if "lt" in limits else ""
     if low and high:
@@ -124,6 +130,7 @@ def _allows(declared: "Field[Any]", value: Any) -> bool:
     return (
         not (isinstance(value, float) and math.isinf(value))
         and not _is_absurd(declared, value)
+        and (not limits.get("names") or _FILE_NAME.fullmatch(value) is not None)
         and ("one_of" not in limits or value in limits["one_of"])
         and all(getattr(operator, name)(value, limits[name]) for name in ("ge", "gt", "le", "lt") if name in limits)
     )

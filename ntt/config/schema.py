@@ -55,7 +55,7 @@ class ShotsConfig(Option):
 class SplitConfig:
     """Schema of the config group `split`: which classes are searched."""
 
-    name: str = "all"
+    name: str = setting("all", names=True)
     """Name of the option; `all` is every class of the references file."""
 
     classes: list[str] | None = None

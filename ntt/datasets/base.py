@@ -42,7 +42,7 @@ def write_list(converted: Converted, path: Path) -> Path:
 class DatasetConfig:
     """Base schema of the config group `dataset`."""
 
-    name: str = "???"
+    name: str = setting("???", names=True)
     """Name of the data set; it appears in run directories and tables."""
 
     sampler: str = setting("native", decides=False)
