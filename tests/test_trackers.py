@@ -27,7 +27,7 @@ from ntt.config.compose import compose_config, compose_many
 from ntt.config.identity import run_directory
 from ntt.run import runner
 from ntt.trackers import wandb as ours
-from ntt.trackers.base import RunIdentity, Tracker, choose_pictures
+from ntt.trackers.base import RunIdentity, Tracker, TrackerConfig, choose_pictures
 from ntt.trackers.tensorboard import TensorboardTrackerConfig
 from ntt.trackers.wandb import WandbTrackerConfig
 
@@ -291,7 +291,16 @@ def test_a_server_that_cannot_be_used_costs_one_warning_and_little_time(tmp_path
     assert [summary(run)["bbox/AP"] for run in records(tmp_path)] == [12.5, 12.5]
 
 
+@dataclass(frozen=True, kw_only=True)
+class FailingConfig(TrackerConfig):
+    SCHEMA: ClassVar[str] = "failing"
+
+    def build(self, identity: RunIdentity) -> Tracker:
+        raise ValueError(f"no address for {identity.name}")
+
+
 @cases("config", "package", "reason")(
+    (FailingConfig(name="failing"), None, "ValueError: no address"),
     (WandbTrackerConfig(name="wandb", mode="offline"), "wandb", "ModuleNotFoundError"),
     (WandbTrackerConfig(name="wandb", mode="offline", folder="file/below"), None, "NotADirectoryError"),
     (TensorboardTrackerConfig(name="tensorboard"), "torch.utils.tensorboard", "pip install tensorboard"),
@@ -303,7 +312,7 @@ def test_a_package_that_is_missing_and_a_bad_folder_cost_a_warning(
     Path("file").write_text("not a folder")
     if package:
         monkeypatch.setitem(sys.modules, package, None)
-    assert type(config.build(identity(tmp_path))) is Tracker
+    assert type(config.open(identity(tmp_path))) is Tracker
     assert f"tracker={config.name} cannot be opened" in caplog.text
     assert reason in caplog.text
     assert "The run continues without it" in caplog.text

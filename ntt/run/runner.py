@@ -199,7 +199,7 @@ def _open_tracker(pipeline: Pipeline) -> Tracker:
         job_type="run" if config.stage == "all" else config.stage,
         tags=(label, *(group.name for group in groups)),
     )
-    return config.tracker.build(identity)
+    return config.tracker.open(identity)
 
 
 def _report(pipeline: Pipeline, metrics: Metrics | None) -> float | None:

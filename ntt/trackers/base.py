@@ -105,8 +105,18 @@ class TrackerConfig(Option):
     group: str | None = None
     """Name under which runs are shown together; null: the sweep a run belongs to, else its data set."""
 
+    def open(self, identity: RunIdentity) -> Tracker:
+        """Open the record; called on rank 0 only. If that fails, warn, and record nothing."""
+        try:
+            return self.build(identity)
+        except Exception as error:
+            hint = f" Install it with: pip install {self.name}." if isinstance(error, ImportError) else ""
+            message = "tracker=%s cannot be opened (%s).%s The run continues without it."
+            _LOG.warning(message, self.name, reason(error), hint)
+            return Tracker()
+
     def build(self, identity: RunIdentity) -> Tracker:
-        """Open the record; called on rank 0 only."""
+        """Open the record; may raise."""
         return Tracker()
 
 

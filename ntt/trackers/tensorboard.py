@@ -2,19 +2,16 @@
 
 import io
 import json
-import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ntt.base.settings import setting
-from ntt.trackers.base import RunIdentity, Tracker, TrackerConfig, class_rows, reason
+from ntt.trackers.base import RunIdentity, Tracker, TrackerConfig, class_rows
 
 if TYPE_CHECKING:
     from PIL import Image
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -58,20 +55,13 @@ class TensorboardTrackerConfig(TrackerConfig):
 
     def build(self, identity: RunIdentity) -> Tracker:
         """Begin a new event file in place of an earlier one of the same run."""
-        folder = identity.run_dir / "tensorboard"
-        try:
-            from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter
 
-            # A requeued run reports its finished stages again, so its record starts afresh.
-            shutil.rmtree(folder, ignore_errors=True)
-            writer = SummaryWriter(log_dir=str(folder))
-            writer.add_text("config", f"```\n{json.dumps(identity.config, indent=1, default=str)}\n```", 0)
-        except Exception as error:
-            hint = " Install it with: pip install tensorboard." if isinstance(error, ImportError) else ""
-            _LOG.warning(
-                "tracker=tensorboard cannot be opened (%s).%s The run continues without it.", reason(error), hint
-            )
-            return Tracker()
+        folder = identity.run_dir / "tensorboard"
+        # A requeued run reports its finished stages again, so its record starts afresh.
+        shutil.rmtree(folder, ignore_errors=True)
+        writer = SummaryWriter(log_dir=str(folder))
+        writer.add_text("config", f"```\n{json.dumps(identity.config, indent=1, default=str)}\n```", 0)
         return TensorboardTracker(writer=writer, max_pictures=self.max_pictures)
 
 
