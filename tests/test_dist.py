@@ -197,7 +197,7 @@ class Fixed:
     """A backbone and a segmenter whose answers depend on the image alone."""
 
     name = "fixed"
-    input_size = 28
+    input_size, patch_size = 28, 14
     fingerprint = {"kind": "fixed"}  # noqa: RUF012
 
     def canvas_hw(self, height: int, width: int) -> tuple[int, int]:

@@ -139,6 +139,11 @@ class Colours:
         return F.avg_pool2d(images_B3HW, self.patch_size)
 
 
+class Coarse(Colours):
+    def encode(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(images_B3HW, 2 * self.patch_size)
+
+
 def rectangle(left: float, top: float, right: float, bottom: float) -> list[list[float]]:
     return [[left, top, right, top, right, bottom, left, bottom]]
 
@@ -184,6 +189,11 @@ def test_features_of_instances_and_of_what_surrounds_them_are_stored(references,
     again = fill(references, tmp_path / "store", Colours(broken=True))
     for found, known in zip(memory.features + memory.backgrounds, again.features + again.backgrounds, strict=True):
         assert torch.equal(found, known)
+
+
+def test_a_feature_map_of_another_size_than_stated_is_refused(references, tmp_path):
+    with pytest.raises(ConfigError, match=r"Coarse: encode returned \[1, 3, 4, 4\], expected \[1, D, 8, 8\]\."):
+        fill(references, tmp_path / "store", Coarse())
 
 
 def test_other_objects_are_left_out_of_clear_surroundings(references, tmp_path):

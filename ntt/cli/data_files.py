@@ -21,7 +21,7 @@ from ntt.datasets.folders import CocoJsonConfig, FolderConfig, PublishedConfig
 from ntt.datasets.published.check import check_published, describe_masks
 from ntt.datasets.published.details import DatasetDetails, archives, known_datasets
 from ntt.datasets.published.fetch import Source, fetch_dataset, fetch_kshot_lists
-from ntt.errors import ConfigError, printable
+from ntt.errors import ConfigError, counted, printable
 from ntt.evaluation.curves import MAX_DETECTIONS
 from ntt.models.weights import is_offline
 from ntt.run.inputs import check_agreement
@@ -129,7 +129,8 @@ def _check_any(files: DatasetFiles, crowd: Crowd, *, decode: bool) -> int:
     check_images([*references.images.values(), *targets.images.values()], full=decode)
     for role, dataset in (("references", references), ("targets", targets)):
         click.echo(f"{role}: {dataset.annotation_file}")
-        click.echo(f"  {len(dataset.images)} images, {len(dataset.instances)} annotations, {describe_masks(dataset)}")
+        content = f"{counted(len(dataset.images), 'image')}, {counted(len(dataset.instances), 'annotation')}"
+        click.echo(f"  {content}, {describe_masks(dataset)}")
     click.echo(_class_table(references, targets))
     check_agreement(references.categories, targets)
     usable = {instance.category_id for instance in references.instances if not instance.iscrowd}

@@ -9,7 +9,7 @@ import click
 
 from ntt.base.project import OUTPUT_ROOT, STORE_ROOT
 from ntt.cli.options import PATH
-from ntt.errors import ConfigError, DataError
+from ntt.errors import ConfigError, DataError, counted
 
 _SHOWN = 10
 _DAY_S = 24 * 3600.0
@@ -62,7 +62,7 @@ def verify(root: Path, removes: bool) -> int:
         if problem is not None and entry.path.exists():
             damaged.append(entry.path)
             click.echo(f"{entry.path}: {problem}")
-    click.echo(f"{len(entries)} entries read, {len(damaged)} damaged.")
+    click.echo(f"{counted(len(entries), 'entry', 'entries')} read, {len(damaged)} damaged.")
     if damaged and removes:
         click.echo(f"{remove(damaged)} removed; they are computed again when a run needs them.")
         return 0

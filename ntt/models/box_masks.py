@@ -21,7 +21,7 @@ from ntt.data.coco import CocoDataset
 from ntt.data.documents import read_document
 from ntt.data.images import image_digest, read_image
 from ntt.data.masks import instance_mask, instance_rle, mask_to_polygons
-from ntt.models.backbones.base import Backbone
+from ntt.models.backbones.base import Backbone, feature_map
 from ntt.models.batching import BatchRunner
 from ntt.models.segmenters.base import BoxSegmenter, Segmenter, takes_boxes
 from ntt.ops.boxes import boxes_from_masks, with_corners, with_sizes
@@ -78,7 +78,7 @@ class ProposalBoxes:
         """Segment the object in each box; see `ntt.models.segmenters.base.BoxSegmenter`."""
         masks = []
         for canvas_3hw, boxes_xyxy in zip(canvases, boxes, strict=True):
-            feature_map_Dhw = self.backbone.encode(encoder_input(canvas_3hw, self.backbone.input_size))[0].float()
+            feature_map_Dhw = feature_map(self.backbone, encoder_input(canvas_3hw, self.backbone.input_size))
             proposals = self.segmenter.propose(canvas_3hw, feature_map_Dhw)
             rows, columns = proposals.logits_Nhw.shape[1:]
             height, width = canvas_3hw.shape[1:]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ntt.base.digests import content_key
 from ntt.base.files import write_bytes
+from ntt.errors import counted
 from ntt.reports import figures
 from ntt.reports.content import metric_label
 from ntt.reports.detected import Detected, best_point, confusion
@@ -179,7 +180,9 @@ def plot_precision_recall(detected: Detected) -> Plot | None:
                 axes.plot(best.recall, best.precision, color=style["color"], marker=style["marker"])
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 102)
-        figures.finish_axes(axes, title=f"{name} ({objects[name]} objects)", x="Recall (%)", y="Precision (%)")
+        figures.finish_axes(
+            axes, title=f"{name} ({counted(objects[name], 'object')})", x="Recall (%)", y="Precision (%)"
+        )
     figures.legend(figure, panels, common="")
     text = f"{detected.data}: precision and recall of boxes at IoU 0.5; a dot marks the score with the best F1."
     return Plot(f"precision_recall_{_file_name(detected.data)}", text, figure)

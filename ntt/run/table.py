@@ -9,7 +9,7 @@ import numpy as np
 from ntt.config.identity import run_directory, run_settings
 from ntt.config.schema import ExperimentConfig
 from ntt.data.coco import FREQUENCIES
-from ntt.errors import StorageError
+from ntt.errors import StorageError, counted
 from ntt.evaluation.thresholds import OperatingPoints
 from ntt.matchers.auto import AutoMatcher
 from ntt.run.artefacts import flat_metrics, read_metrics, read_scoring
@@ -145,7 +145,7 @@ def _rejection(values: Mapping[str, float], num_classes: int) -> list[str]:
     if "FPPI@R50" in values:
         lines.append(
             f"At 50 % recall, false positives per image without any of the classes: {values['FPPI@R50']:.2f} "
-            f"({values['negative_images']:.0f} images, score {values['score@R50']:.3f})."
+            f"({counted(int(values['negative_images']), 'image')}, score {values['score@R50']:.3f})."
         )
     if "mFPPI@R50" in values:
         lines.append(

@@ -13,7 +13,7 @@ from ntt.base.overlap import overlap
 from ntt.base.progress import track
 from ntt.data.images import image_digest, read_image
 from ntt.errors import DataError
-from ntt.models.backbones.base import Backbone
+from ntt.models.backbones.base import Backbone, feature_map
 from ntt.models.device import own_stream
 from ntt.models.segmenters.base import Segmenter
 from ntt.ops.candidates import FeatureDtype, Finish, measure
@@ -119,7 +119,7 @@ class CandidateSource:
 
     def _see(self, canvas_3hw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         canvas_3hw = canvas_3hw.to(self.device, non_blocking=True)
-        return canvas_3hw, self.backbone.encode(encoder_input(canvas_3hw, self.backbone.input_size))[0].float()
+        return canvas_3hw, feature_map(self.backbone, encoder_input(canvas_3hw, self.backbone.input_size))
 
     def _fill(self, key: str, record: ImageRecord) -> Candidates:
         return self.finish(key, self.compute(record, self.load(record)))

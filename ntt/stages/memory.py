@@ -13,7 +13,7 @@ from ntt.base.digests import content_key
 from ntt.base.distributed import ProcessGroup, map_dealt
 from ntt.data.images import image_digest, read_image
 from ntt.errors import DataError
-from ntt.models.backbones.base import Backbone
+from ntt.models.backbones.base import Backbone, feature_map
 from ntt.models.box_masks import ReferenceMasks
 from ntt.ops.crops import background_feature, crop_corners, crop_reference, instance_feature, patch_weights
 from ntt.stages.candidates import CandidateSource
@@ -150,7 +150,7 @@ class ReferenceEncoder:
             grid_size=self.backbone.input_size // self.backbone.patch_size,
             context_ratio=self.context_ratio,
         )
-        return crop_3SS, weights_gg, self.backbone.encode(crop_3SS[None])[0].float().cpu()
+        return crop_3SS, weights_gg, feature_map(self.backbone, crop_3SS[None]).cpu()
 
 
 def _shape(instance: Instance) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ntt.data.images import check_images
 from ntt.datasets.base import DatasetFiles
 from ntt.datasets.published import cdfsod
 from ntt.datasets.published.details import Counts, DatasetDetails, KshotList
-from ntt.errors import DataError, listed
+from ntt.errors import DataError, counted, listed
 from ntt.types import ImageRecord
 
 
@@ -80,9 +80,8 @@ def _check_file(
         report.problems.append(str(error))
         return None
     instances = [*dataset.instances, *(instance for _, instance in dataset.dropped)]
-    report.lines.append(
-        f"present  {file}: {len(dataset.images)} images, {len(instances)} annotations, {describe_masks(dataset)}"
-    )
+    content = f"{counted(len(dataset.images), 'image')}, {counted(len(instances), 'annotation')}"
+    report.lines.append(f"present  {file}: {content}, {describe_masks(dataset)}")
     crowd = sum(instance.iscrowd for instance in dataset.instances)
     for what, count, published in (
         ("images", len(dataset.images), expected.images),

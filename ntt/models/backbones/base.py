@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from ntt.base.settings import Option
+from ntt.errors import ConfigError
 from ntt.types import Placement
 
 
@@ -47,3 +48,15 @@ class BackboneConfig(Option):
     def build(self, placement: Placement) -> Backbone:
         """Construct the encoder; a ConfigError for unfit settings, a WeightsError for missing or unfit weights."""
         raise NotImplementedError
+
+
+def feature_map(backbone: Backbone, image_13SS: torch.Tensor) -> torch.Tensor:
+    """Encode one image: float32 [D, g, g]. A ConfigError if the map has not the size that the backbone states."""
+    features_1Dgg = backbone.encode(image_13SS)
+    side, shape = backbone.input_size // backbone.patch_size, list(features_1Dgg.shape)
+    if len(shape) != 4 or [shape[0], *shape[2:]] != [1, side, side]:
+        raise ConfigError(
+            f"{type(backbone).__name__}: encode returned {shape}, expected [1, D, {side}, {side}]. Correct its "
+            "input_size, patch_size or encode."
+        )
+    return features_1Dgg[0].float()
