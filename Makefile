@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## run the main job on the demo data set
 	$(BIN)/python main.py
 
-test: $(READY) check  ## style, types, then all quick tests with coverage, one process a core
+test: $(READY) check  ## style, types, then all quick tests with coverage, one process per core
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 check: $(READY)  ## style, types and the layers of the packages

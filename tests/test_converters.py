@@ -629,8 +629,8 @@ NO_LISTS = ([], {}, {1: 3}, {1: [{"img_id": 5}]}, {1.5: listed((5, 1))})
 
 
 @cases("content", "text")(
-    *((wrong, "is no few-shot list") for wrong in NO_LISTS),
-    *(({1: [{"img_id": 5, "ann_ids": numbers}]}, "is no few-shot list") for numbers in (bomb(), [], ["1"])),
+    *((wrong, "is not a few-shot list") for wrong in NO_LISTS),
+    *(({1: [{"img_id": 5, "ann_ids": numbers}]}, "is not a few-shot list") for numbers in (bomb(), [], ["1"])),
     ({99: listed((5, 1))}, "Category 99 of the list is not in"),
     ({7: listed((5, 1))}, "annotation 1 of image 5 and class 'dog' is not in"),
     ({1: listed((6, 1))}, "annotation 1 of image 6 and class 'cat' is not in"),

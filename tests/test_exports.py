@@ -339,7 +339,7 @@ def test_objects_of_several_parts_stay_one_object(tmp_path):
     mask[5:15, 5:20] = mask[20:35, 25:45] = True
     part = mask_object("boat", mask).segmentation
     assert isinstance(part, dict)
-    polygons = detections.mask_polygons(part["counts"].encode(), 40, 50)
+    polygons = detections.simplified_polygons(part["counts"].encode(), 40, 50)
     assert [len(polygon) for polygon in polygons] == [8, 8]
     boat = {"image_id": 7, "category_id": 1, "segmentation": polygons, "bbox": [5, 5, 40, 30], "score": 0.9}
     image = {"id": 7, "file_name": "a.png", "height": 40, "width": 50}

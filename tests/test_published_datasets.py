@@ -204,7 +204,7 @@ def test_check_only_reads_the_folder_it_is_given(tmp_path, cli, monkeypatch):
     (["cocoa"], "cocoa is neither a folder nor a known data set"),
     (["demo", "--root", "x"], "--root x: the demo data set is part of the program"),
     (["demo", "--targets", "t.json"], "--targets cannot be given with the data set demo"),
-    (["tests", "--root", "x"], "--root goes with the name of a data set, tests is a folder or unknown"),
+    (["tests", "--root", "x"], "--root needs the name of a data set; tests is a folder or unknown"),
 )
 def test_check_refuses_what_it_would_not_read(words, message, cli):
     assert message in cli("data", "check", *words, status=2)

@@ -353,7 +353,7 @@ def test_a_job_that_died_costs_the_task_at_hand(tmp_path):
     folder.write_state("b", died(1))
     assert _left_by(folder, job, log=tmp_path / "log") == [Job(points=("c", "d"), needs=("n",))]
     assert folder.state("b").status == "failed"
-    assert "Its process ended without a word. The kernel does this when memory runs out." in folder.state("b").error
+    assert "ended without an error message. The kernel does this when memory runs out." in folder.state("b").error
     # One that died before its first task has nothing that could be left out.
     assert _left_by(folder, Job(points=("c", "d")), log=tmp_path / "log") == []
     states = [folder.state(task) for task in "abcd"]

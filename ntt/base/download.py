@@ -56,8 +56,8 @@ def mirrored_urls(base: str, url: str, relative_path: str) -> list[str]:
     except ValueError:
         is_url = False
     if not is_url:
-        shown = base.rpartition("@")[2].partition("?")[0]
-        raise ConfigError(f"The mirror {shown!r} is not a URL that starts with http:// or https://.")
+        public_part = base.rpartition("@")[2].partition("?")[0]
+        raise ConfigError(f"The mirror {public_part!r} is not a URL that starts with http:// or https://.")
     paths = dict.fromkeys((urlsplit(url).path.lstrip("/"), quote(relative_path)))
     return [f"{base.rstrip('/')}/{path}" for path in paths]
 

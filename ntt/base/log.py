@@ -123,10 +123,10 @@ def each_warning_once() -> Iterator[None]:
 class _NewWarnings(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
-        self._shown: set[tuple[str, str]] = set()
+        self._messages: set[tuple[str, str]] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = (record.name, record.getMessage())
-        is_repeated = message in self._shown
-        self._shown.add(message)
+        is_repeated = message in self._messages
+        self._messages.add(message)
         return record.levelno < logging.WARNING or not is_repeated

@@ -136,13 +136,13 @@ def _convert_to_any(value: Any, members: tuple[Any, ...], key: str, problems: li
         if not tried[-1]:
             return converted
     # A mistake inside a list or mapping is more informative than another type that would have been allowed.
-    inner = [attempt for attempt in tried if not attempt[0].startswith(f"{key}={shown(value)} ")]
+    inner = [attempt for attempt in tried if not attempt[0].startswith(f"{key}={yaml_text(value)} ")]
     problems += inner[0] if inner else [_refusal(key, value, _words(*members))]
     return None
 
 
 def _refusal(key: str, value: Any, allowed: str) -> str:
-    return f"{key}{'=' if key else ''}{shown(value)} is invalid. Allowed: {allowed}."
+    return f"{key}{'=' if key else ''}{yaml_text(value)} is invalid. Allowed: {allowed}."
 
 
 def _words(*hints: Any) -> str:
@@ -152,10 +152,10 @@ def _words(*hints: Any) -> str:
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def shown(value: object) -> str:
+def yaml_text(value: object) -> str:
     """Return a value as written in YAML."""
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(shown, value))}]"
+        return f"[{', '.join(map(yaml_text, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

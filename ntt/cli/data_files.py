@@ -42,7 +42,7 @@ def check_data(name: str, root: Path | None, files: Mapping[str, Any], *, decode
         raise ConfigError(f"{given} cannot be given with the data set {name}. Name a folder instead.")
     if name not in options and root is not None:
         listed = ", ".join(options)
-        raise ConfigError(f"--root goes with the name of a data set, {name} is a folder or unknown. Names: {listed}.")
+        raise ConfigError(f"--root needs the name of a data set; {name} is a folder or unknown. Names: {listed}.")
     if name in known_datasets():
         return _check_known(known_datasets()[name], root, decode=decode)
     dataset = _option(name, root) if name in options else _folder(name, files)
@@ -82,10 +82,10 @@ def files_by_shots(
 
     `root` is its own folder, by default below `data_root`, which by default is as configured.
     """
-    numbers: tuple[int | None, ...] = details.shots or (None,)
-    overrides = [[f"dataset={details.name}", *([] if k is None else [f"shots.count={k}"])] for k in numbers]
+    shot_counts: tuple[int | None, ...] = details.shots or (None,)
+    overrides = [[f"dataset={details.name}", *([] if k is None else [f"shots.count={k}"])] for k in shot_counts]
     locations: dict[int | None, DatasetFiles] = {}
-    for shots, config in zip(numbers, compose_many(overrides), strict=True):
+    for shots, config in zip(shot_counts, compose_many(overrides), strict=True):
         dataset = config.dataset
         assert isinstance(dataset, PublishedConfig), details.name
         usual = Path(dataset.root) if data_root is None else data_root / Path(dataset.root).name
@@ -140,7 +140,7 @@ def _check_any(files: DatasetFiles, crowd: Crowd, *, decode: bool) -> int:
         others = ",".join(category.name for category in searched if category.id in usable)
         click.echo(
             f"No example in the references: {', '.join(lacking)}. A run with split=all refuses these classes: annotate "
-            f"one each, or name the others, split.classes=[{others}]."
+            f"one example of each, or name the others, split.classes=[{others}]."
         )
     leakage = same_images_sentence(list(references.images.values()), list(targets.images.values()))
     with_example = [category for category in searched if category.id in usable]

@@ -25,8 +25,8 @@ TOLERANCE_PX = 0.7
 def read_detections(images_file: Path, predictions_file: Path, *, above: float | Mapping[str, float]) -> Json:
     """Read a run's detections as a COCO file of the detected classes, whose annotations carry their `score`.
 
-    Those are read that score at least `above`, which may be a score for each class by its name. A StorageError if a
-    file is missing or damaged, a DataError if its content is not what a run writes.
+    Only detections scoring at least `above`, one score or one per class name, are read. A StorageError if a file is
+    missing or damaged, a DataError if its content is not what a run writes.
     """
     document, rows = read_json(images_file), read_json(predictions_file)
     try:
@@ -49,7 +49,7 @@ def read_detections(images_file: Path, predictions_file: Path, *, above: float |
 
 
 def _image(entry: Json) -> Json:
-    """Check an image; its file name must not lead out of a folder, as files are written under names made of it."""
+    """Check an image; its file name must not lead out of a folder, as output files are named after it."""
     height, width = int(entry["height"]), int(entry["width"])
     if min(height, width) < 1 or height * width > MAX_PIXELS:
         raise ValueError(f"an image of {height} x {width} pixels")
@@ -70,12 +70,12 @@ def _annotation(number: int, row: Json, image: Json) -> Json:
         "bbox": list(map(float, row["bbox"])),
         "area": rle_area(mask, *size),
         "iscrowd": 0,
-        "segmentation": mask_polygons(mask, *size),
+        "segmentation": simplified_polygons(mask, *size),
         "score": float(row["score"]),
     }
 
 
-def mask_polygons(mask: bytes, height: int, width: int) -> list[list[float]]:
+def simplified_polygons(mask: bytes, height: int, width: int) -> list[list[float]]:
     """Return the simplified outlines of the parts of a mask, COCO compressed RLE, as COCO polygons in pixels."""
     from skimage.measure import approximate_polygon
 
@@ -103,11 +103,12 @@ def class_names(document: Json) -> list[str]:
 
 
 def to_labelme(document: Json, output: Path, *, photos: Path | None) -> Mapping[Path, Json]:
-    """Return a LabelMe file for each image with detections, by its path: the image's in `output`, ending in .json.
+    """Return a LabelMe file for each image with detections.
 
-    Several parts of an object are joined by a group. LabelMe opens a file only together with its image, whose path from
-    the file is in it: `photos` is the folder of the images, or None if they will be next to their files. A DataError if
-    two images would have the same file.
+    They are keyed by path: the image's path below `output`, with suffix .json. Several parts of an object are joined by
+    a group. LabelMe opens a file only together with its image, so it contains the relative path to it: `photos` is the
+    folder of the images, or None if they will be next to their files. A DataError if two images would have the same
+    file.
     """
     files: dict[Path, Json] = {}
     for image, objects in _objects_of_images(document):

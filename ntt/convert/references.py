@@ -78,7 +78,7 @@ def convert_reference_pickle(*, pickle_file: Path, dataset: CocoDataset) -> Conv
             what = f"annotation {annotation_id} of image {image_id!r} and class {category.name!r}"
             instance = dataset.instance(annotation_id)
             if annotation_id in unusable:
-                notes.append(f"{what} left out: a crowd region or an object without area is no reference")
+                notes.append(f"{what} left out: a crowd region or an object without area cannot be a reference")
             elif instance is None or (instance.image_id, instance.category_id) != (image_id, category.id):
                 problems.append(f"The list's {what} is not in {dataset.annotation_file}.")
             else:
@@ -136,6 +136,8 @@ def _read_lists(content: Any, path: Path) -> tuple[dict[int | str, list[Pick]], 
     )
     if not lists or not is_valid:
         layout = '{category id: [{"img_id": ..., "ann_ids": [...]}, ...]}'
-        raise DataError(f"{path} is no few-shot list: a dictionary {layout} is needed.")
-    note = f"{surplus} further annotation(s) of an entry left out: the first alone is used there as well"
+        raise DataError(f"{path} is not a few-shot list: a dictionary {layout} is needed.")
+    note = (
+        f"{surplus} further annotation(s) of an entry left out: the reference implementation also uses only the first"
+    )
     return lists, [note] if surplus else []

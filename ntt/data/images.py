@@ -237,13 +237,13 @@ def _orientation_to_undo(
     image: Image.Image,
     path: Path,
     size_hw: tuple[int, int],
-    chosen: str | None = None,
+    preference: str | None = None,
     *,
     stated_by: str = "the annotation file",
 ) -> int:
     """Return the EXIF orientation from which to turn an open image upright; 1: it is read as it is stored.
 
-    Its stated size decides, or where that is the same either way, `chosen`, "upright" unless it is "stored". A
+    Its stated size decides, or where that is the same either way, `preference`, "upright" unless it is "stored". A
     DataError if its size is not the stated one either way.
     """
     stored, upright, orientation = (image.height, image.width), _upright(image), _orientation(image)
@@ -253,7 +253,7 @@ def _orientation_to_undo(
             f"{path} has {upright[1]} x {upright[0]} pixels{turned}, {stated_by} says {size_hw[1]} x {size_hw[0]}. Use "
             "the image that the annotations were drawn on, or correct the size."
         )
-    is_stored = chosen == "stored" if stored == upright else size_hw == stored
+    is_stored = preference == "stored" if stored == upright else size_hw == stored
     return 1 if is_stored else orientation
 
 

@@ -68,19 +68,19 @@ class GroundTruth:
         return self.pairs % len(self.categories)
 
     @cached_property
-    def of_images(self) -> list[IntArray]:
+    def objects_by_image(self) -> list[IntArray]:
         """By image index, the indices of its objects, crowd regions included, in file order."""
         return by_group(self.pairs // len(self.categories), len(self.sizes))
 
-    def to_find(self, image: int) -> IntArray:
+    def required_objects(self, image: int) -> IntArray:
         """Return the indices of an image's objects that are not ignored, in file order."""
-        objects = self.of_images[image]
+        objects = self.objects_by_image[image]
         counted: IntArray = objects[~self.is_ignored[0, objects]]
         return counted
 
     @cached_property
     def by_pair(self) -> IntArray:
-        """Indices of the objects by their pairs, and of a pair in file order: int64 [G]."""
+        """Object indices sorted by pair, in file order within a pair: int64 [G]."""
         return np.argsort(self.pairs, kind="stable")
 
     def objects_of(self, images: IntArray, labels: IntArray) -> tuple[IntArray, IntArray]:
@@ -190,7 +190,7 @@ def _prepare(dataset: CocoDataset, categories: tuple[Category, ...], protocol: P
 
 
 def _box_polygon(instance: Instance) -> list[list[float]]:
-    """Return the box of a crowd region without a mask, among objects that have one."""
+    """Return the box, as a polygon, of a crowd region that has no mask."""
     left, top, width, height = instance.bbox_xywh
     right, bottom = left + width, top + height
     return [[left, top, right, top, right, bottom, left, bottom]]

@@ -17,7 +17,7 @@ from ntt.ops.run_lengths import rle_intersections
 from ntt.types import BoolArray, DoubleArray, IntArray
 
 _PAIRS = 1 << 16
-"""Compared at once, to bound the memory."""
+"""Pairs compared at a time, to bound memory."""
 
 
 class Matches(NamedTuple):

@@ -29,7 +29,7 @@ def finding_ranks(candidates: Candidates, ground_truth: GroundTruth, image_id: I
     found by the first k candidates are those with a rank below k.
     """
     index = ground_truth.image_indices[image_id]
-    objects = ground_truth.to_find(index)
+    objects = ground_truth.required_objects(index)
     order = np.argsort(-candidates.predicted_iou, kind="stable")[: LIMITS[-1]]
     size = list(ground_truth.sizes[index])
     masks = [{"size": size, "counts": rle} for rle in to_text(take(candidates.masks, order))]

@@ -38,7 +38,7 @@ def semantic_scores(
     pixels = np.zeros((3, len(ground_truth.categories)), dtype=np.int64)
     for image, detected in enumerate(by_group(table.images[best_first], len(ground_truth.sizes))):
         detections = [(int(table.labels[row]), table.rle(row)) for row in best_first[detected].tolist()]
-        members = ground_truth.of_images[image].tolist()
+        members = ground_truth.objects_by_image[image].tolist()
         objects = [(int(ground_truth.labels[index]), ground_truth.rles[index]) for index in members]
         if painting == "reference" or detections or objects:
             add_image(pixels, detections, objects, ground_truth.sizes[image])

@@ -39,7 +39,7 @@ class GraphDiffusionMatcher(ClassMeanMatcher):
 
     transition: str = setting("normalised", one_of=TRANSITIONS)
     """normalised: the weights that leave a mask sum to 1; plain: the overlaps as they are, as in the published code
-    (which divides by a truth value instead of the row's sum)."""
+    (which divides by a boolean instead of the row's sum)."""
 
     def merge(self, terms: ImageTerms, survivors: Survivors) -> FloatArray:
         """Multiply scores by (1 - penalty) ** decay_power."""

@@ -43,15 +43,20 @@ def results_table(runs: pd.DataFrame, metric: str) -> Table:
     if metric.startswith("rejection/FPPI"):
         notes.append(f"{metric_label(metric)}: false positives per image, not percent.")
     if metric in metrics and (frame[f"{metric_label(metric)} std"] < _ROUNDING).any():
-        notes.append("Spread 0: the seeds of a row gave equal results, as with fixed references. They repeat nothing.")
+        notes.append(
+            "Spread 0: the seeds of a row gave equal results, as with fixed references. They are not independent "
+            "repetitions."
+        )
     if (counts.counted < counts.seeds).any():
-        notes.append('Under "runs": finished of all. Runs without metrics are listed below and not averaged.')
+        notes.append(
+            'Column "runs": finished runs of all runs. Runs without metrics are listed below and not averaged.'
+        )
     repeated = runs.path[(runs.state == "finished") & ~runs.counted]
     if len(repeated):
         notes.append(f"Left out, because a later run has the same settings: {', '.join(repeated)}.")
     has_values = runs[metric_names(runs)].notna().any(axis=1)
     if (groups.counted.any() & ~has_values.groupby([runs[name] for name in SETTING]).any()).any():
-        notes.append("Settings without any number were run on target images without annotations.")
+        notes.append("Rows without numbers were run on target images without annotations.")
     notes += _changed_data(runs)
     versions = runs[runs.counted].groupby(SETTING).version.nunique()
     for setting, count in versions[versions > 1].reset_index().set_index("data").iterrows():
@@ -71,7 +76,8 @@ def _changed_data(runs: pd.DataFrame) -> list[str]:
     ]
     changed = counted[counted.groupby(sources).inputs.transform("nunique") > 1]
     return [
-        f"{data}: the annotation files have changed between these runs. The command of a run repeats what is outdated."
+        f"{data}: the annotation files have changed between these runs. Running a run's command again recomputes what "
+        "is outdated."
         for data in changed.data.unique()
     ]
 
@@ -95,8 +101,8 @@ def runs_table(runs: pd.DataFrame, metric: str) -> Table:
     names |= {f"seconds/{stage}": f"{stage}, ms per {item}" for stage, item in _ITEMS.items()} | {"path": "directory"}
     times = runs.reindex(columns=[f"seconds/{stage}" for stage in _ITEMS])
     notes = (
-        "Milliseconds are those of what a run computed itself; none if it found everything in the store. Runs "
-        "that were matched together have equal shares.",
+        "Milliseconds: only work the run did itself is timed; empty if all came from the store. Runs matched "
+        "together share the time equally.",
         f"Directories are below {_common_folder(runs)}.",
     )
     return Table("runs", "Runs", _listed(runs.assign(**1000 * times), names, _common_folder(runs)), notes)

@@ -2,7 +2,7 @@
 
 Published numbers, in percent, are in the files of `experiments/experiment/` with the settings they belong to: under
 `published`, one row per command line. `source` names the entry of the reference numbers that a value was copied from
-(the authors' project page and repository, July 2025). null was not published there. `tolerance` is the difference
+(the authors' project page and repository, July 2025). null: not published there. `tolerance` is the difference
 allowed; for a mean over seeds it is the published standard deviation.
 """
 
@@ -39,7 +39,7 @@ class ExpectedResult:
         table: the table the row belongs to, such as "cdfsod"; `sweeps/table_TABLE.yaml` runs all its rows.
         value: percent; the mean over `seeds` if there are several. None: the row exists, but no number was published.
         tolerance: allowed difference from `value`, percentage points; None if `value` is.
-        seeds: of the runs to average. A single one is set by the experiment itself.
+        seeds: the seeds to average over; a single seed is set by the experiment.
     """
 
     experiment: str

@@ -47,7 +47,10 @@ def _style(index: int, **shapes: Sequence[str]) -> dict[str, Any]:
 
 
 def panels(count: int, *, longest_name: int = 0) -> "tuple[Figure, list[Axes]]":
-    """Return a figure with panels, at most three per row, on one y axis, with room for names of so many characters."""
+    """Return a figure with panels, at most three per row, sharing one y axis.
+
+    There is room for tick labels of `longest_name` characters.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -74,7 +77,7 @@ def finish_axes(axes: "Axes", *, title: str, x: str, y: str) -> None:
 
 
 def name_ticks(axes: "Axes", names: Sequence[str]) -> None:
-    """Name the values 0, 1, ... of the x axis; several long names are turned."""
+    """Name the values 0, 1, ... of the x axis; long names are rotated."""
     texts = [shorten(name, 34) for name in names]
     axes.set_xticks(range(len(texts)), texts)
     if sum(map(len, texts)) > 34:
@@ -82,7 +85,7 @@ def name_ticks(axes: "Axes", names: Sequence[str]) -> None:
 
 
 def log_axis(axes: "Axes", values: Sequence[float]) -> None:
-    """Make the x axis logarithmic, with plain numbers at 1, 2 and 5, around positive values."""
+    """Make the x axis logarithmic, with plain numbers at 1, 2, 5; wide enough for `values`, which must be positive."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_xscale("log")
@@ -161,5 +164,5 @@ def shorten(text: str, length: int) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Keep matplotlib from reading names with dollar signs as formulas, and from failing at names that are not text."""
+    """Keep matplotlib from reading dollar signs as formulas, and from failing on names that are not valid text."""
     return printable(text).replace("$", r"\$")

@@ -80,7 +80,7 @@ def make_gallery(detected: Sequence[Detected], notes: Sequence[str], *, images: 
 
 def _make_set(detected: Detected, max_images: int, budget: float) -> Json:
     records = list(detected.targets.images.values())
-    shown: list[tuple[Json, list[list[Json]]]] = []
+    samples: list[tuple[Json, list[list[Json]]]] = []
     for index in np.linspace(0, len(records) - 1, min(max_images, len(records))).round().astype(int):
         record = records[index]
         instances = detected.targets.instances_of_image(record.id)
@@ -90,16 +90,16 @@ def _make_set(detected: Detected, max_images: int, budget: float) -> Json:
         budget -= _size([image, rows])
         if budget < 0:
             break
-        shown.append((image, rows))
+        samples.append((image, rows))
     return {
         "label": detected.data,
         "annotated": detected.targets.has_annotations,
         "classes": [{"name": c.name, "colour": class_colour(label)} for label, c in enumerate(detected.categories)],
-        "images": [image for image, _ in shown],
+        "images": [image for image, _ in samples],
         "runs": [
             {
                 "label": label,
-                "found": [rows[run] for _, rows in shown],
+                "found": [rows[run] for _, rows in samples],
                 "lowest": [lowest.get(category.name, FIXED_THRESHOLD) for category in detected.categories],
             }
             for run, (label, lowest) in enumerate(zip(detected.labels, detected.lowest_scores, strict=True))
@@ -117,14 +117,14 @@ def _image(record: ImageRecord, drawn: DrawnInstances) -> Json:
     stream = io.BytesIO()
     picture.save(stream, format="JPEG", quality=_JPEG_QUALITY)
     rows = zip(drawn.labels.tolist(), drawn.boxes_xywh.tolist(), drawn.rles, drawn.iscrowd.tolist(), strict=True)
-    truth = [{**_object(label, box, rle, size, scale), "crowd": crowd} for label, box, rle, crowd in rows]
+    objects = [{**_object(label, box, rle, size, scale), "crowd": crowd} for label, box, rle, crowd in rows]
     return {
         "name": record.file_name,
         "width": picture.width,
         "height": picture.height,
         "scale": scale,
         "jpeg": base64.b64encode(stream.getvalue()).decode("ascii"),
-        "truth": truth,
+        "truth": objects,
     }
 
 

@@ -76,9 +76,9 @@ def _named(runs: Sequence[RunRow]) -> list[RunRow]:
     return rows
 
 
-def choice(chosen: Iterable[str]) -> str:
+def choice(matchers: Iterable[str]) -> str:
     """Return the matchers that the references of some runs chose, ": ntt" or ": ntt 3x, probe_half 2x", or ""."""
-    counts = Counter(filter(None, chosen))
+    counts = Counter(filter(None, matchers))
     names = [name if len(counts) == 1 else f"{name} {count}x" for name, count in counts.most_common()]
     return f": {', '.join(names)}" if names else ""
 

@@ -210,6 +210,6 @@ class Pipeline:
             return
         store = self.models.store
         remove_stale_temporaries(self.directory.root)
-        if store.written or store.root not in self.workspace.tidied:
+        if store.written or store.root not in self.workspace.cleaned_folders:
             remove_stale_temporaries(store.root)
-            self.workspace.tidied.add(store.root)
+            self.workspace.cleaned_folders.add(store.root)

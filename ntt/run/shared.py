@@ -36,16 +36,16 @@ class Prepared:
 
 @dataclass
 class Workspace:
-    """What each `runner.run` of a process reuses from earlier ones; `prepared` is by the stage's key."""
+    """What each `runner.run` of a process reuses from earlier ones; `prepared` maps stage keys to results."""
 
-    tidied: set[Path] = field(default_factory=set)
+    cleaned_folders: set[Path] = field(default_factory=set)
     prepared: dict[str, Prepared] = field(default_factory=dict)
     _read: Callable[..., CocoDataset] = field(default_factory=lambda: lru_cache(_MAX_DATASETS)(_read_version))
     _checked: set[_ImageState] = field(default_factory=set)
     _models: dict[str, tuple[Any, Placement, Any]] = field(default_factory=dict)
 
     def read_coco(self, annotation_file: Path, image_dir: Path, **options: Any) -> CocoDataset:
-        """Do what `ntt.data.coco.read_coco` does, once while the file's bytes do not change."""
+        """Do what `ntt.data.coco.read_coco` does, once per version of the file."""
         try:
             return self._read(annotation_file, image_dir, sha256_of(annotation_file), **options)
         except OSError:  # the reader explains it
@@ -59,7 +59,7 @@ class Workspace:
         return self._models[kind][2]
 
     def check_images(self, records: Sequence[ImageRecord]) -> None:
-        """Check images as `ntt.data.images.check_images` does, once while their files do not change."""
+        """Check images as `ntt.data.images.check_images` does, once per version of each file."""
         unchecked = [record for record in records if _state(record) not in self._checked]
         check_images(unchecked)
         states = map(_state, unchecked)
@@ -76,7 +76,7 @@ def _read_version(annotation_file: Path, image_dir: Path, sha256: str, **options
     """Read an annotation file whose bytes have a digest; raise OSError if they have changed by now."""
     dataset = read_coco(annotation_file, image_dir, **options)
     if dataset.file_sha256 != sha256:
-        raise OSError(f"{annotation_file} changes while it is read")
+        raise OSError(f"{annotation_file} changed while it was being read")
     return dataset
 
 

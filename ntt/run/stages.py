@@ -54,8 +54,11 @@ REFERENCES: Stage[ReferenceSet] = Stage(
         write_json(run.directory.references, references_to_json(references, run.inputs.reference_data))
     ],
     read=lambda run: run.references,
-    describe=lambda it: " of ".join(
-        (counted(sum(map(len, it.instances)), "instance"), counted(len(it.categories), "class", "classes"))
+    describe=lambda references: " of ".join(
+        (
+            counted(sum(map(len, references.instances)), "instance"),
+            counted(len(references.categories), "class", "classes"),
+        )
     ),
 )
 

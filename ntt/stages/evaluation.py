@@ -108,13 +108,13 @@ def measure_proposals(
 ) -> ProposalRecall:
     """Compute the average recall of the candidates over the objects of the searched classes (docs/evaluation.md).
 
-    Returns "bbox" and, where all objects have masks, "segm" -> "AR100", "AR300", "AR1000", percent; nothing without
-    any.
+    Returns "bbox" and, where all objects have masks, "segm" -> "AR100", "AR300", "AR1000", percent; empty if
+    there are no objects.
     """
     prepared = prepare_ground_truth(ground_truth, categories)
 
     def ranks(record: ImageRecord) -> dict[str, IntArray]:
         return finding_ranks(source.get(record), prepared, record.id)
 
-    annotated = [image for image in images if len(prepared.to_find(prepared.image_indices[image.id]))]
+    annotated = [image for image in images if len(prepared.required_objects(prepared.image_indices[image.id]))]
     return average_recall(map_dealt(ranks, annotated, group=group, label="proposals", unit="image"))

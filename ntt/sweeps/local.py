@@ -53,7 +53,7 @@ class _Launcher:
     def __init__(self, folder: SweepFolder, plan: Plan, processes: int, on_change: Callable[[str], None]) -> None:
         self._folder, self._plan, self._processes, self._on_change = folder, plan, processes, on_change
         self._running: list[tuple[Any, Job]] = []
-        self._shown = ""
+        self._last_progress = ""
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run jobs in order, and return when all have ended, successfully or not."""
@@ -91,9 +91,9 @@ class _Launcher:
 
     def _show_progress(self) -> None:
         text = _progress(self._folder, self._plan)
-        if text != self._shown:
+        if text != self._last_progress:
             self._on_change(text)
-            self._shown = text
+            self._last_progress = text
 
     @cached_property
     def _executor(self) -> Any:
@@ -127,7 +127,7 @@ def _left_by(folder: SweepFolder, job: Job, *, log: Path) -> list[Job]:
     died = [task for task, status in states.items() if status == "lost"]
     undone = [task for task, status in states.items() if status == "waiting"]
     for task in died or undone:
-        error = f"Its process ended without a word. The kernel does this when memory runs out. Its log: {log}"
+        error = f"Its process ended without an error message. The kernel does this when memory runs out. Its log: {log}"
         folder.record_failure(task, error)
     return [job.only(undone)] if died and undone else []
 

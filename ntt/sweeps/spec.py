@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ntt.base.project import CONFIG_ROOT
 from ntt.base.settings import setting
-from ntt.base.typed import read_dataclass, shown
+from ntt.base.typed import read_dataclass, yaml_text
 from ntt.base.yaml_files import read_yaml
 from ntt.errors import ConfigError, raise_all
 
@@ -104,7 +104,7 @@ class SweepSpec:
             if not _NAME.fullmatch(value):
                 yield f"{key}={value} is invalid. Allowed: letters, digits, '_', '-' and '.'."
         if not all("=" in line for line in self.base):
-            yield f"base={shown(self.base)} is invalid. Allowed: a list of KEY=VALUE."
+            yield f"base={yaml_text(self.base)} is invalid. Allowed: a list of KEY=VALUE."
         for where, mappings in {"axes": [self.axes], "points": self.points}.items():
             for key in (key for mapping in mappings for key in mapping):
                 if not _KEY.fullmatch(str(key)):
@@ -117,7 +117,7 @@ class SweepSpec:
             if not values:
                 yield f"axes.{key} has no value."
             if len(set(map(_value_text, values))) < len(values):
-                yield f"axes.{key}={shown(values)} has a value twice."
+                yield f"axes.{key}={yaml_text(values)} has a value twice."
         for key in sorted({key for point in self.points for key in point} & set(self.axes)):
             yield f"{key} is given in axes and in points. Remove one of them."
         if len({tuple(sorted(map(override_text, point, point.values()))) for point in self.points}) < len(self.points):
@@ -133,8 +133,8 @@ class SweepSpec:
             if key not in values:
                 yield f"exclude.{key}: the axes and points do not set {key}. They set {', '.join(sorted(values))}."
             elif not any(matches(value, excluded) for value in values[key]):
-                allowed = ", ".join(dict.fromkeys(map(shown, values[key])))
-                yield f"exclude.{key}={shown(excluded)} never occurs. Allowed: one of {allowed}."
+                allowed = ", ".join(dict.fromkeys(map(yaml_text, values[key])))
+                yield f"exclude.{key}={yaml_text(excluded)} never occurs. Allowed: one of {allowed}."
 
 
 def read_spec(path: Path, *, name: str | None = None) -> SweepSpec:
@@ -173,7 +173,7 @@ def _value_text(value: Value) -> str:
     if isinstance(value, tuple):
         return f"[{','.join(map(_value_text, value))}]"
     if not isinstance(value, str):
-        return shown(value)
+        return yaml_text(value)
     if re.fullmatch(r"[\w/.+-]+", value, re.ASCII) and value.lower() != "null":
         return value
     # Backslashes count only before a quote or at the end, where Hydra's grammar reads them as escapes.

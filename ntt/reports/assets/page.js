@@ -147,7 +147,7 @@
 
     // What is right, missed and wrong in an image. Detections were matched with objects by descending score, so that
     // the matches of those from a score on are the same whatever comes after.
-    function judge(index) {
+    function withOutcomes(index) {
       const { set, run, only, least } = current();
       const fits = (object) => only < 0 || object.class === only;
       const detections = run.found[index].filter((found) => fits(found) && found.score >= least[found.class]);
@@ -157,8 +157,8 @@
         outcome: object.crowd ? "crowd" : matched.has(number) ? "right" : "missed",
       }));
       const outcome = (match) => (match >= 0 ? "right" : match === IN_CROWD ? "crowd" : "wrong");
-      const judged = detections.map((detection) => ({ ...detection, outcome: outcome(detection.match) }));
-      return { objects: objects.filter(fits), detections: set.annotated ? judged : detections };
+      const marked = detections.map((detection) => ({ ...detection, outcome: outcome(detection.match) }));
+      return { objects: objects.filter(fits), detections: set.annotated ? marked : detections };
     }
 
     function count(objects, outcome) {
@@ -167,7 +167,7 @@
 
     // F1 of one image, 1 for an image rightly left empty.
     function quality(index) {
-      const { objects, detections } = judge(index);
+      const { objects, detections } = withOutcomes(index);
       const right = count(detections, "right");
       const mistakes = count(detections, "wrong") + count(objects, "missed");
       return right + mistakes ? right / (right + mistakes / 2) : 1;
@@ -178,7 +178,7 @@
       let indices = set.images.map((_, index) => index);
       if (only >= 0) {
         indices = indices.filter((index) => {
-          const { objects, detections } = judge(index);
+          const { objects, detections } = withOutcomes(index);
           return objects.length + detections.length > 0;
         });
       }
@@ -224,7 +224,7 @@
 
     function pair(index) {
       const { set } = current();
-      const { objects, detections } = judge(index);
+      const { objects, detections } = withOutcomes(index);
       const row = document.createElement("div");
       row.className = "pair";
       let mistakes = "";

@@ -20,7 +20,8 @@ class Linkage:
     """How a tree measures the dissimilarity of two regions: the weights of what is compared.
 
     The rule "ward" merges the pair whose union adds the least variance, with areas to the power of `area_power`;
-    "border" merges the pair whose shared border is the weakest on average, in which `gradient` is the colour's.
+    "border" merges the pair whose shared border is the weakest on average; `gradient` weights the colour gradient along
+    it.
     """
 
     rule: str
@@ -93,7 +94,7 @@ def _members(parents_N: IntArray, leaf_count: int) -> BoolArray:
 
 
 def _sums(leaves: Leaves, tree: Any) -> dict[str, DoubleArray]:
-    """Sum over each node's pixels, over its outer border, and over the leaf borders inside it; its box, too."""
+    """Sum over each node's pixels, over its outer border, and over the leaf borders inside it, and find its box."""
     import higra as hg
 
     area = leaves.area_L

@@ -21,7 +21,7 @@ def join_heads(x_BHTd: torch.Tensor) -> torch.Tensor:
 
 
 def shared_product(tokens_BHTd: torch.Tensor, shared_HdN: torch.Tensor) -> torch.Tensor:
-    """Multiply every prompt's rows with the image's columns, head by head, without copying these: [B, H * T, N]."""
+    """Multiply every prompt's rows with the image's columns, head by head, without copying them: [B, H * T, N]."""
     if tokens_BHTd.is_cuda:
         return torch.einsum("bhtd,hdn->bhtn", tokens_BHTd, shared_HdN).flatten(1, 2)
     product_BHTN = tokens_BHTd.new_empty(*tokens_BHTd.shape[:3], shared_HdN.shape[-1])
