@@ -10,7 +10,7 @@ import torch
 from conftest import cases
 from drawn_candidates import rectangles, rles_of
 
-from ntt.errors import DataError
+from ntt.errors import ConfigError, DataError
 from ntt.matchers.probe import ProbeMatcher
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.matchers.scoring import DetectingMatcher
@@ -93,6 +93,15 @@ def test_an_image_without_detections_is_a_result(count):
         DataError, match=f"^image 7: none of {count} candidates scores above 0. With matcher.on_empty=e"
     ):
         run(nothing, on_empty="raise")
+
+
+@cases("method")("class_scores", "merge")
+@cases("value")(np.nan, np.inf)
+def test_scores_that_are_no_numbers_end_the_run(method, value, monkeypatch):
+    original = getattr(PrototypeMatcher, method)
+    monkeypatch.setattr(PrototypeMatcher, method, lambda *args: original(*args) + np.float32(value))
+    with pytest.raises(ConfigError, match=r"^matcher=b1: a score is NaN or inf.* what PrototypeMatcher computes"):
+        run(NESTED, name="b1")
 
 
 CAT, DOG = Category(3, "cat"), Category(8, "dog")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ntt.base.settings import setting
-from ntt.errors import DataError
+from ntt.errors import ConfigError, DataError
 from ntt.matchers.base import MatcherConfig
 from ntt.matchers.image_terms import ImageTerms
 from ntt.ops.boxes import members_of_classes
@@ -123,7 +123,7 @@ class DetectingMatcher(MatcherConfig, ABC):
         """Label the candidates and suppress those that a better one of their class overlaps."""
         scores_NC = self.class_scores(terms.candidates, prototypes)
         labels = scores_NC.argmax(axis=1)
-        scores = scores_NC[np.arange(len(labels)), labels]
+        scores = self._numbers(scores_NC[np.arange(len(labels)), labels])
         # Rejected candidates form a separate class: they suppress none of the others.
         indices = terms.suppress(np.where(scores < 0, -1, labels), iou_threshold=self.nms_iou_threshold)
         indices = indices[scores[indices] >= 0][: self.max_candidates_after_nms]
@@ -138,7 +138,7 @@ class DetectingMatcher(MatcherConfig, ABC):
                 f"image {image_id}: none of {len(candidates)} candidates scores above {self.min_score:g}. "
                 "With matcher.on_empty=empty such an image has no detections; with raise it ends the run."
             )
-        scores = self.merge(terms, survivors) if len(survivors.indices) else survivors.scores
+        scores = self._numbers(self.merge(terms, survivors)) if len(survivors.indices) else survivors.scores
         best = np.argsort(-scores, kind="stable")[: self.max_detections]
         best = best[scores[best] > 0]
         members = survivors.indices[best]
@@ -154,6 +154,13 @@ class DetectingMatcher(MatcherConfig, ABC):
             boxes_xywh=boxes,
             rles=terms.rles(members),
         )
+
+    def _numbers(self, scores: FloatArray) -> FloatArray:
+        """Return scores that can be sorted and written; NaN would be no detection, without a word."""
+        if not (scores < np.inf).all():
+            kind = type(self).__name__
+            raise ConfigError(f"matcher={self.name}: a score is NaN or infinite. Correct what {kind} computes.")
+        return scores
 
 
 @dataclass(frozen=True, kw_only=True)
