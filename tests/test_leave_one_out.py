@@ -14,6 +14,7 @@ from ntt.config.compose import compose_config
 from ntt.data.references import are_complete, reference_targets
 from ntt.errors import ConfigError
 from ntt.matchers.auto import AutoMatcher, scorings
+from ntt.matchers.base import MatcherConfig
 from ntt.matchers.prototype import PrototypeMatcher
 from ntt.run.pipeline import Pipeline
 from ntt.stages.leave_one_out import reduced_memory, reference_agreement, reference_effects
@@ -105,6 +106,8 @@ def test_settings_of_an_experiment_reach_every_choice():
     assert {(choice.max_detections, choice.on_empty) for choice in scorings(matcher).values()} == {(300, "empty")}
     assert scorings(matcher)["ntt"].merging == "hard"
     assert scorings(compose_config(["matcher=auto"]).matcher)["ntt"] == PrototypeMatcher(name="ntt")
+    with pytest.raises(ConfigError, match="^matcher=b1: MatcherConfig must derive from DetectingMatcher"):
+        scorings(MatcherConfig(name="b1"))
 
 
 @cases("word", "text")(

@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any, ClassVar
 
 from ntt.base.settings import setting
+from ntt.errors import ConfigError
 from ntt.matchers.base import MatcherConfig
 from ntt.matchers.scoring import DetectingMatcher
 
@@ -68,10 +69,12 @@ class AutoMatcher(MatcherConfig):
 
 
 def scorings(matcher: MatcherConfig) -> Mapping[str, DetectingMatcher]:
-    """Return the matchers that a run may use, by name: the choices, or the matcher itself."""
+    """Return the matchers that a run may use, by name: the choices, or the matcher itself. Raises ConfigError."""
     if isinstance(matcher, AutoMatcher):
         common = {"max_detections": matcher.max_detections, "on_empty": matcher.on_empty}
         common = {name: value for name, value in common.items() if value is not None}
         return {name: replace(choice, **common) for name, choice in matcher.choices.items()}
-    assert isinstance(matcher, DetectingMatcher), matcher
+    if not isinstance(matcher, DetectingMatcher):
+        remedy = f"{type(matcher).__name__} must derive from DetectingMatcher (ntt/matchers/scoring.py)."
+        raise ConfigError(f"matcher={matcher.name}: {remedy}")
     return {matcher.name: matcher}
