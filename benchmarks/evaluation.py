@@ -37,14 +37,14 @@ from ntt.types import Category, Detections, ImageRecord, Metrics
 def make_detections(truth: CocoDataset, image: ImageRecord, categories: tuple[Category, ...], count: int) -> Detections:
     """Make up detections of one image: some that nearly fit its objects, the rest ellipses anywhere."""
     random = np.random.default_rng(sum(map(ord, str(image.id))))
-    places = {category.id: place for place, category in enumerate(categories)}
+    label_of = {category.id: label for label, category in enumerate(categories)}
     labels: list[int] = []
     masks: list[np.ndarray] = []
-    for one in truth.instances_of_image(image.id):
-        if one.category_id in places:
-            mask = instance_mask(one, image.height, image.width)
+    for instance in truth.instances_of_image(image.id):
+        if instance.category_id in label_of:
+            mask = instance_mask(instance, image.height, image.width)
             for _ in range(int(random.integers(1, 4))):
-                labels.append(places[one.category_id])
+                labels.append(label_of[instance.category_id])
                 masks.append(np.roll(mask, random.integers(-6, 7, 2).tolist(), axis=(0, 1)))
     rows, columns = np.mgrid[: image.height, : image.width]
     while len(masks) < count:
@@ -56,8 +56,8 @@ def make_detections(truth: CocoDataset, image: ImageRecord, categories: tuple[Ca
     scores = np.sort(random.random(count).astype(np.float32))[::-1]
     size = [image.height, image.width]
     boxes = coco_mask.toBbox([{"size": size, "counts": rle} for rle in rles]).astype(np.float32)
-    kept = np.array(labels[:count], dtype=np.int64)
-    return Detections(image.id, image.height, image.width, kept, scores, boxes, rles)
+    labels_N = np.array(labels[:count], dtype=np.int64)
+    return Detections(image.id, image.height, image.width, labels_N, scores, boxes, rles)
 
 
 def plain_pycocotools(
@@ -126,7 +126,7 @@ def main() -> None:
     for _ in range(args.repeats):
         for name, way in ways.items():
             times[name].append(seconds(way))
-    num_detections = sum(len(found.labels) for found in detections)
+    num_detections = sum(len(each.labels) for each in detections)
     print(f"{len(images)} images, {len(categories)} classes, {num_detections} detections, boxes and masks")
     print(f"{'':20}  wall s  processor s")
     for name, measured in times.items():

@@ -44,13 +44,13 @@ class Picture:
 def pictures(root: Path) -> list[Picture]:
     """Read the annotated reference images of a data set."""
     dataset = read_coco(root / "annotations" / "references.json", root / "images")
-    found = []
+    annotated = []
     for record in dataset.images.values():
-        objects = [one for one in dataset.instances_of_image(record.id) if not one.iscrowd and one.segmentation]
-        masks = [np.asarray(instance_mask(one, record.height, record.width), np.uint8) for one in objects]
+        objects = [each for each in dataset.instances_of_image(record.id) if not each.iscrowd and each.segmentation]
+        masks = [np.asarray(instance_mask(each, record.height, record.width), np.uint8) for each in objects]
         if masks:
-            found.append(Picture(read_image(record), masks))
-    return found
+            annotated.append(Picture(read_image(record), masks))
+    return annotated
 
 
 def mosaics(tiles: list[Picture], side: int) -> Iterator[Picture]:
@@ -60,8 +60,8 @@ def mosaics(tiles: list[Picture], side: int) -> Iterator[Picture]:
     for start in range(0, len(tiles) - side * side + 1, side * side):
         image = np.zeros((height * side, width * side, 3), np.uint8)
         masks = []
-        for place, index in enumerate(order[start : start + side * side]):
-            top, left = place // side * height, place % side * width
+        for cell, index in enumerate(order[start : start + side * side]):
+            top, left = cell // side * height, cell % side * width
             window = np.s_[top : top + height, left : left + width]
             small = Image.fromarray(tiles[index].image_HW3).resize((width, height), Image.Resampling.BICUBIC)
             image[window] = np.asarray(small)

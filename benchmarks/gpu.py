@@ -115,13 +115,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shown = prepare(arguments, Path(folder))
         print(describe(arguments, shown, device), flush=True)
-        results, found = measure_all(arguments, shown, Path(folder))
+        results, detections = measure_all(arguments, shown, Path(folder))
     print(table(results))
     first = next(iter(results))
     for name in results:
         if name != first:
-            print(agreement(record(found[first]), record(found[name]), name, first))
-    print(json.dumps({name: round(one.stage_ms, 1) for name, one in results.items() if one.stage_ms is not None}))
+            print(agreement(record(detections[first]), record(detections[name]), name, first))
+    print(json.dumps({name: round(each.stage_ms, 1) for name, each in results.items() if each.stage_ms is not None}))
 
 
 def parse() -> argparse.Namespace:
@@ -168,7 +168,7 @@ def measure_all(
     """Measure one way after the other, in every precision, while there is time."""
     started = time.monotonic()
     results: dict[str, Figures] = {}
-    found: dict[str, Detections] = {}
+    detections: dict[str, Detections] = {}
     for way in arguments.ways:
         for precision in arguments.precisions:
             name = f"{way} {precision}"
@@ -176,12 +176,12 @@ def measure_all(
                 print(f"{name}: no time left", flush=True)
                 continue
             chosen = replace(shown, precision=precision, compile=way == "compiled")
-            results[name], found[name] = measure(WAYS[way], chosen, arguments, folder / name.replace(" ", "_"))
+            results[name], detections[name] = measure(WAYS[way], chosen, arguments, folder / name.replace(" ", "_"))
             figures = asdict(results[name])
             print(f"{name}: {time.monotonic() - started:.0f} s, {json.dumps(figures)}", flush=True)
             if arguments.json is not None:
                 arguments.json.write_text(json.dumps({key: asdict(value) for key, value in results.items()}, indent=1))
-    return results, found
+    return results, detections
 
 
 def measure(way: ModuleType, shown: Shown, arguments: argparse.Namespace, folder: Path) -> tuple[Figures, Detections]:
@@ -196,7 +196,7 @@ def measure(way: ModuleType, shown: Shown, arguments: argparse.Namespace, folder
     seconds = []
     for _ in range(arguments.rounds):
         clock = EventClock() if on_cuda else Clock()
-        found = way.detect(shown, models, clock)
+        detections = way.detect(shown, models, clock)
         seconds.append(clock.read() if isinstance(clock, EventClock) else clock.wall)
     stage_ms, idle, by_batch = None, None, {}
     if way is our_way:
@@ -212,7 +212,7 @@ def measure(way: ModuleType, shown: Shown, arguments: argparse.Namespace, folder
         peak = torch.cuda.max_memory_allocated(shown.device)
         del models
         torch.cuda.empty_cache()
-    return Figures(seconds, loaded, peak, stage_ms, idle, by_batch), found
+    return Figures(seconds, loaded, peak, stage_ms, idle, by_batch), detections
 
 
 @dataclass(frozen=True)
@@ -285,13 +285,13 @@ def idle_share(spans: Sequence[tuple[float, float]]) -> float | None:
     return idle / (last - begin)
 
 
-def record(found: Detections) -> dict[str, Any]:
+def record(detections: Detections) -> dict[str, Any]:
     """Dress detections as `agreement` reads them."""
     return {
-        "size": [found.height, found.width],
-        "labels": found.labels.tolist(),
-        "scores": found.scores.tolist(),
-        "rles": [rle.decode("ascii") for rle in found.rles],
+        "size": [detections.height, detections.width],
+        "labels": detections.labels.tolist(),
+        "scores": detections.scores.tolist(),
+        "rles": [rle.decode("ascii") for rle in detections.rles],
     }
 
 

@@ -52,10 +52,10 @@ def detect(shown: Shown, models: OurModels, clock: Clock) -> Detections:
     proposals = Proposals(shown.masks_of(proposals.logits_Nhw), proposals.predicted_iou_N)
     vars(candidates)["pool_masks"] = clock.timed("pooling", pool_masks)
     with clock.part("masks, matching, merging"):
-        found = candidates.measure(proposals, feature_map, height=height, width=width)("float16")
-        detections = PrototypeMatcher().match(0, found, _prototypes(shown))
+        measured = candidates.measure(proposals, feature_map, height=height, width=width)("float16")
+        detections = PrototypeMatcher().match(0, measured, _prototypes(shown))
     vars(candidates)["pool_masks"] = pool_masks
-    clock.notes["candidates"] = len(found)
+    clock.notes["candidates"] = len(measured)
     clock.notes["distinct labels"] = len(np.unique(detections.labels))
     return detections
 

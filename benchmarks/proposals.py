@@ -33,41 +33,41 @@ SHARES = (0.001, 0.005, 0.02)
 
 
 def best_overlaps(
-    found: Candidates, objects: list[Instance], record: ImageRecord, *, boxes: bool
+    candidates: Candidates, objects: list[Instance], record: ImageRecord, *, boxes: bool
 ) -> npt.NDArray[np.float64]:
     """IoU of every candidate with every object, [candidates, objects]."""
     size = (record.height, record.width)
     if boxes:
-        drawn = Segments.of(found.masks, *size).boxes_xywh.astype(np.float64)
-        real = np.array([one.bbox_xywh for one in objects], dtype=np.float64)
-        return np.asarray(coco_mask.iou(drawn, real, [0] * len(objects))).reshape(len(found), len(objects))
-    return mask_ious(to_text(found.masks), [instance_rle(one, *size) for one in objects], *size)
+        drawn = Segments.of(candidates.masks, *size).boxes_xywh.astype(np.float64)
+        real = np.array([each.bbox_xywh for each in objects], dtype=np.float64)
+        return np.asarray(coco_mask.iou(drawn, real, [0] * len(objects))).reshape(len(candidates), len(objects))
+    return mask_ious(to_text(candidates.masks), [instance_rle(each, *size) for each in objects], *size)
 
 
 def row(name: str, pipeline: Pipeline, timed: int) -> str:
     """One line of the table."""
     data = pipeline.inputs.target_data
-    boxes = not any(one.segmentation is not None for one in data.instances)
+    boxes = not any(instance.segmentation is not None for instance in data.instances)
     objects = {
         record.id: [
-            one
-            for one in data.instances_of_image(record.id)
-            if not one.iscrowd and (boxes or one.segmentation is not None)
+            instance
+            for instance in data.instances_of_image(record.id)
+            if not instance.iscrowd and (boxes or instance.segmentation is not None)
         ]
         for record in data.images.values()
     }
     reached, shares, ranks, counts = [], [], [], []
     for record in track(list(data.images.values()), name, unit="image", visible=True):
-        found = pipeline.models.source.get(record)
-        counts.append(len(found))
-        wanted = objects[record.id]
-        shares += [one.area_px / (record.height * record.width) for one in wanted]
-        if not wanted or len(found) < 2:
-            reached += [0.0] * len(wanted)
+        candidates = pipeline.models.source.get(record)
+        counts.append(len(candidates))
+        of_image = objects[record.id]
+        shares += [instance.area_px / (record.height * record.width) for instance in of_image]
+        if not of_image or len(candidates) < 2:
+            reached += [0.0] * len(of_image)
             continue
-        overlap = best_overlaps(found, wanted, record, boxes=boxes)
+        overlap = best_overlaps(candidates, of_image, record, boxes=boxes)
         reached += overlap.max(axis=0).tolist()
-        ranks.append(float(spearmanr(found.predicted_iou, overlap.max(axis=1)).statistic))
+        ranks.append(float(spearmanr(candidates.predicted_iou, overlap.max(axis=1)).statistic))
     seconds = [propose_s(pipeline, record) for record in list(data.images.values())[:timed]]
     best = np.array(reached)
     groups = [best[np.digitize(shares, SHARES) == group] for group in range(len(SHARES) + 1)]

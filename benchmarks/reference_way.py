@@ -66,9 +66,9 @@ def detect(shown: Shown, models: ReferenceModels, clock: Clock) -> Detections:
         features, valid = _pool(feature_map, logits)
         logits, predicted_iou, features = logits[valid], predicted_iou[valid], features[valid]
     with clock.part("masks, matching, merging"):
-        found = _match(logits, predicted_iou, features, shown.prototypes_PD.to(shown.device))
-        clock.notes |= {"candidates": len(logits), "after suppression": len(found.scores)}
-        return _merge(found, height, width)
+        matched = _match(logits, predicted_iou, features, shown.prototypes_PD.to(shown.device))
+        clock.notes |= {"candidates": len(logits), "after suppression": len(matched.scores)}
+        return _merge(matched, height, width)
 
 
 def _propose(
@@ -98,7 +98,7 @@ def _pool(feature_map: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Matched:
     """What non-maximum suppression leaves, in its order."""
 
     logits: torch.Tensor
@@ -109,27 +109,27 @@ class _Found:
 
 def _match(
     logits: torch.Tensor, predicted_iou: torch.Tensor, features: torch.Tensor, prototypes: torch.Tensor
-) -> _Found:
+) -> _Matched:
     """Best class of each mask, and suppression within classes by predicted IoU."""
     scores, labels = (features @ prototypes.T).clamp(min=0).max(dim=1)
     boxes = masks_to_boxes(logits > 0)
     kept = batched_nms(boxes, predicted_iou, labels, NMS_IOU)[:MAX_AFTER_NMS]
     kept = kept[scores[kept] > 0]
-    return _Found(logits[kept], features[kept], labels[kept], scores[kept])
+    return _Matched(logits[kept], features[kept], labels[kept], scores[kept])
 
 
-def _merge(found: _Found, height: int, width: int) -> Detections:
+def _merge(matched: _Matched, height: int, width: int) -> Detections:
     """Full-size masks of all that is left, their overlaps as one dense product, decayed scores, the best 100."""
     full = F.interpolate(
-        found.logits[:, None], size=(height, width), mode="bilinear", align_corners=False, antialias=True
+        matched.logits[:, None], size=(height, width), mode="bilinear", align_corners=False, antialias=True
     )
     foreground = full[:, 0] > 0
     flat = foreground.flatten(1).float()
     overlaps = flat @ flat.T / flat.sum(dim=1, keepdim=True).clamp(min=1)
-    overlaps *= (found.features @ found.features.T).clamp(min=0)
-    overlaps *= (found.labels[:, None] == found.labels).float().tril(diagonal=-1)
+    overlaps *= (matched.features @ matched.features.T).clamp(min=0)
+    overlaps *= (matched.labels[:, None] == matched.labels).float().tril(diagonal=-1)
     penalty = overlaps.max(dim=1).values if len(overlaps) else overlaps.sum(dim=1)
-    scores = found.scores * (1 - penalty).sqrt()
+    scores = matched.scores * (1 - penalty).sqrt()
     best = scores.argsort(descending=True, stable=True)[:MAX_DETECTIONS]
     best = best[foreground[best].any(dim=2).any(dim=1)]
     boxes = masks_to_boxes(foreground[best]).cpu().numpy()
@@ -137,7 +137,7 @@ def _merge(found: _Found, height: int, width: int) -> Detections:
         image_id=0,
         height=height,
         width=width,
-        labels=found.labels[best].cpu().numpy(),
+        labels=matched.labels[best].cpu().numpy(),
         scores=scores[best].cpu().numpy(),
         boxes_xywh=np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2] + 1], axis=1),
         rles=encode_masks(foreground[best]),

@@ -62,8 +62,8 @@ def subset(root: Path, count: int, folder: Path) -> Path:
     (folder / "annotations" / "references.json").write_bytes((root / "annotations" / "references.json").read_bytes())
     targets = json.loads((root / "annotations" / "targets.json").read_bytes())
     targets["images"] = targets["images"][:count]
-    kept = {image["id"] for image in targets["images"]}
-    targets["annotations"] = [one for one in targets["annotations"] if one["image_id"] in kept]
+    image_ids = {image["id"] for image in targets["images"]}
+    targets["annotations"] = [entry for entry in targets["annotations"] if entry["image_id"] in image_ids]
     (folder / "annotations" / "targets.json").write_text(json.dumps(targets))
     return folder
 
@@ -140,18 +140,18 @@ def row(name: str, cost: Cost, unit: Cost) -> str:
 
 def table(cold: Sequence[Cost], points: Sequence[Cost], warm: Sequence[Cost], process: Cost) -> str:
     """Return the Markdown table; ratios are to the median cold point."""
-    unit = Cost(median(one.wall_s for one in cold), median(one.processor_s for one in cold))
+    unit = Cost(median(cost.wall_s for cost in cold), median(cost.processor_s for cost in cold))
     rest = points[1:] or points
-    average = Cost(mean(one.wall_s for one in rest), mean(one.processor_s for one in rest))
-    slowest = Cost(max(one.wall_s for one in rest), max(one.processor_s for one in rest))
+    average = Cost(mean(cost.wall_s for cost in rest), mean(cost.processor_s for cost in rest))
+    slowest = Cost(max(cost.wall_s for cost in rest), max(cost.processor_s for cost in rest))
     whole = sum(points, Cost(0.0, 0.0))
     lines = ["| | wall s | processor s | wall / cold | processor / cold |", "|---|---|---|---|---|"]
-    lines += [row(f"cold point {number + 1}", one, unit) for number, one in enumerate(cold)]
+    lines += [row(f"cold point {number + 1}", cost, unit) for number, cost in enumerate(cold)]
     lines.append(row(f"sweep of {len(points)} points", whole, unit))
     lines.append(row("its first point", points[0], unit))
     lines.append(row("a later point, mean", average, unit))
     lines.append(row("a later point, slowest", slowest, unit))
-    lines += [row("warm point, workspace of its own", one, unit) for one in warm]
+    lines += [row("warm point, workspace of its own", cost, unit) for cost in warm]
     lines.append(row("warm point, process of its own", process, unit))
     return "\n".join(lines)
 

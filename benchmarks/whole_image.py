@@ -146,16 +146,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     shown = shown_to(arguments)
     models = way.load_models(shown)
     loaded = peak_bytes()
-    found = way.detect(shown, models, clock)
+    detections = way.detect(shown, models, clock)
     return {
         "wall": clock.wall,
         "cpu": clock.cpu,
         "loaded": loaded,
         "peak": peak_bytes(),
-        "size": [found.height, found.width],
-        "labels": found.labels.tolist(),
-        "scores": found.scores.tolist(),
-        "rles": [rle.decode("ascii") for rle in found.rles],
+        "size": [detections.height, detections.width],
+        "labels": detections.labels.tolist(),
+        "scores": detections.scores.tolist(),
+        "rles": [rle.decode("ascii") for rle in detections.rles],
         "notes": clock.notes,
     }
 
@@ -227,11 +227,11 @@ def describe_setting(arguments: argparse.Namespace, results: dict[str, list[dict
         for kind in ("sam2", "dinov2")
     )
     height, width = results["ntt"][0]["size"]
-    kept = threshold(arguments)
+    iou = threshold(arguments)
     masks = "the decoder's masks" if arguments.masks == "decoder" else "discs in place of the decoder's masks"
     return (
         f"{arguments.image.name}, {width} x {height}; {weights}; {arguments.points_per_side**2} prompts, "
-        f"{'no threshold of predicted IoU' if kept == 0 else f'predicted IoU > {kept:g}'}; {masks}; {CLASSES} classes; "
+        f"{'no threshold of predicted IoU' if iou == 0 else f'predicted IoU > {iou:g}'}; {masks}; {CLASSES} classes; "
         f"{arguments.threads} thread(s) of {os.cpu_count()}, load {os.getloadavg()[0]:.1f}; {arguments.rounds} round(s)"
     )
 
@@ -254,7 +254,7 @@ def agreement(ours: dict[str, Any], other: dict[str, Any], name: str, ours_name:
 
     overlaps, differences = [], []
     for label, score, rle in zip(ours["labels"], ours["scores"], ours["rles"], strict=True):
-        same = [k for k, found in enumerate(other["labels"]) if found == label]
+        same = [k for k, other_label in enumerate(other["labels"]) if other_label == label]
         if not same:
             overlaps.append(0.0)
             continue

@@ -56,7 +56,7 @@ def dataset(
     """Write an annotation file and read it. `image_facts` and `frequencies` are what LVIS' files have on top."""
     facts, letters = image_facts or {}, frequencies or {}
     size = {"height": HEIGHT, "width": WIDTH}
-    images = [{"id": one, "file_name": f"{one}.png", **size, **facts.get(one, {})} for one in image_ids]
+    images = [{"id": each, "file_name": f"{each}.png", **size, **facts.get(each, {})} for each in image_ids]
     names = [{"id": number, "name": name} for number, name in classes.items()]
     names = [row | ({"frequency": letters[row["id"]]} if row["id"] in letters else {}) for row in names]
     path = folder / "targets.json"
@@ -103,7 +103,7 @@ def cocoeval(
                 annotation(0, numbers[image.image_id], category, box, score=float(score), segmentation=mask, **more)
             )
     with contextlib.redirect_stdout(io.StringIO()):
-        images = [{"id": numbers[one.id], "height": one.height, "width": one.width} for one in dataset.images.values()]
+        images = [{"id": numbers[i.id], "height": i.height, "width": i.width} for i in dataset.images.values()]
         evaluation = COCOeval(_coco(objects, images, categories), _coco(rows, images, categories), kind)
         evaluation.evaluate()
         evaluation.accumulate()

@@ -115,35 +115,35 @@ def killed(data: Path, work: Path, expected: dict[str, str], kills: int, seconds
     chance = random.Random(0)
     done, rounds = 0, []
     while done < kills:
-        place, journal = work / f"killed/{len(rounds)}", work / f"killed/{len(rounds)}.journal"
+        output, journal = work / f"killed/{len(rounds)}", work / f"killed/{len(rounds)}.journal"
         here, entries, lost = 0, 0, 0
-        while done < kills and kill_somewhere(child(data, place, journal), journal, chance, seconds_an_image):
+        while done < kills and kill_somewhere(child(data, output, journal), journal, chance, seconds_an_image):
             done, here = done + 1, here + 1
-            now = len(list((place / "store" / "candidates").rglob("*.safetensors")))
+            now = len(list((output / "store" / "candidates").rglob("*.safetensors")))
             lost += now < entries
             entries = now
-        report = {"kills": here, "vanished": lost, "status": wait(child(data, place, journal))}
-        same = snapshot(place) == expected
-        rounds.append({**report, "begun": begun(journal), "same": same, "temporaries": temporaries(place)})
+        report = {"kills": here, "vanished": lost, "status": wait(child(data, output, journal))}
+        same = snapshot(output) == expected
+        rounds.append({**report, "begun": begun(journal), "same": same, "temporaries": temporaries(output)})
     return {"rounds": rounds}
 
 
 def twins(data: Path, work: Path, expected: dict[str, str]) -> dict[str, Any]:
     """Start the same job twice at the same moment."""
-    place = work / "twins"
-    numbers = [child(data, place, work / f"twin{which}.journal") for which in range(2)]
+    output = work / "twins"
+    numbers = [child(data, output, work / f"twin{which}.journal") for which in range(2)]
     statuses = [wait(number) for number in numbers]
-    return {"statuses": statuses, "same": snapshot(place) == expected, "temporaries": temporaries(place)}
+    return {"statuses": statuses, "same": snapshot(output) == expected, "temporaries": temporaries(output)}
 
 
 def starved(data: Path, work: Path, expected: dict[str, str]) -> dict[str, Any]:
     """Forbid files of any size from the third image on, then allow them again."""
-    place, journal = work / "starved", work / "starved.journal"
-    first = wait(child(data, place, journal, starve_at=3))
-    kept = len(list((place / "store" / "candidates").rglob("*.safetensors")))
-    between, said = temporaries(place), Path(f"{place}.out").read_text()
-    report = {"kept": kept, "said": said, "statuses": [first, wait(child(data, place, journal))]}
-    left, same = between + temporaries(place), snapshot(place) == expected
+    output, journal = work / "starved", work / "starved.journal"
+    first = wait(child(data, output, journal, starve_at=3))
+    num_stored = len(list((output / "store" / "candidates").rglob("*.safetensors")))
+    between, said = temporaries(output), Path(f"{output}.out").read_text()
+    report = {"kept": num_stored, "said": said, "statuses": [first, wait(child(data, output, journal))]}
+    left, same = between + temporaries(output), snapshot(output) == expected
     return {**report, "same": same, "temporaries": left, "begun": begun(journal)}
 
 

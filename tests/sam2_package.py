@@ -30,13 +30,13 @@ def _package_hydra() -> Iterator[None]:
     from hydra import initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
-    place: Any = GlobalHydra.instance()
-    before, place.hydra = place.hydra, None
+    global_hydra: Any = GlobalHydra.instance()
+    before, global_hydra.hydra = global_hydra.hydra, None
     try:
         with initialize_config_module("sam2", version_base="1.2"):
             yield
     finally:
-        place.hydra = before
+        global_hydra.hydra = before
 
 
 def package_model(name: str) -> Any:

@@ -49,8 +49,8 @@ def test_agreement_by_hand():
 def figures(seconds: float, peak: int | None) -> gpu.Figures:
     """Two images, the second twice as slow; the decoder takes half of the time."""
     others = {part: seconds / 10 for part in PARTS if part != "SAM2 decoder"}
-    one = {**others, "SAM2 decoder": seconds / 2}
-    return gpu.Figures([one, {part: 2 * value for part, value in one.items()}], peak, peak, 500 * seconds, 0.25)
+    first = {**others, "SAM2 decoder": seconds / 2}
+    return gpu.Figures([first, {part: 2 * value for part, value in first.items()}], peak, peak, 500 * seconds, 0.25)
 
 
 def test_a_device_and_a_precision_that_are_not_there_are_refused(monkeypatch, capsys):

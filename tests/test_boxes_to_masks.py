@@ -324,7 +324,7 @@ def test_the_command_goes_on_after_an_interruption(root, monkeypatch, capsys):
     assert isinstance(read(root / "masks.json")["annotations"][0]["segmentation"], list)
     assert not (root / "masks.json.parts").exists()
     drawn = sorted(path.name for path in (root / "pictures").iterdir())
-    assert drawn == [f"targets_{place}_{101 + place}.png" for place in range(4)]
+    assert drawn == [f"targets_{number}_{101 + number}.png" for number in range(4)]
 
 
 def test_the_command_takes_any_segmenter(root):

@@ -91,7 +91,7 @@ def test_wrong_overrides_are_explained(override, expected, capsys):
     assert [part for part in expected if part not in message] == []
 
 
-@cases("line", "kept")(
+@cases("line", "expected")(
     ("dataset.root=2024_01_15", "dataset.root='2024_01_15'"),
     ("+dataset.root=1e3,true", "+dataset.root='1e3','true'"),
     ("dataset.root=~/Bücher #1", "dataset.root='~/Bücher #1'"),
@@ -105,8 +105,8 @@ def test_wrong_overrides_are_explained(override, expected, capsys):
     ("tracker.group=range(1,3)", "tracker.group=range(1,3)"),
     *((line, line) for line in ("seed=1_0", "visualisation.image_ids=[1e3]", "shots=1", "split.classes=null")),
 )
-def test_text_keeps_what_was_typed(line, kept):
-    assert keep_text([line]) == [kept]
+def test_text_keeps_what_was_typed(line, expected):
+    assert keep_text([line]) == [expected]
 
 
 @cases("phase")("check_overrides", "from_hydra")
@@ -127,9 +127,9 @@ def test_a_folder_named_like_a_number_is_that_folder(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["main.py", *lines])
     monkeypatch.chdir(tmp_path)
     run_hydra(lambda config: configs.append(config))
-    for made in (*configs, composed(*lines), *compose_many([lines])):
-        assert (made.runtime.output_root, made.runtime.data_root) == ("2024_01_15", "null")
-        assert made.split.classes == ["1e3", "null", "true"]
+    for each in (*configs, composed(*lines), *compose_many([lines])):
+        assert (each.runtime.output_root, each.runtime.data_root) == ("2024_01_15", "null")
+        assert each.split.classes == ["1e3", "null", "true"]
     assert len(configs) == 1
 
 

@@ -236,8 +236,8 @@ def test_links_are_followed_and_what_cannot_be_used_is_told(tmp_path):
     (root / "again").symlink_to(pool)
     (pool / "deep/circle").symlink_to(root)
     folder = Folder(root)
-    found = {path.relative_to(root).as_posix() for path in folder.images}
-    assert found == {"1.png", "again/2.jfif", "again/deep/3.JP2", "again/4.ppm", "again/5.avif"}
+    images = {path.relative_to(root).as_posix() for path in folder.images}
+    assert images == {"1.png", "again/2.jfif", "again/deep/3.JP2", "again/4.ppm", "again/5.avif"}
     assert [note.partition(",")[0] for note in folder.notes] == ["link(s) to a folder that is listed anyway"] * 2
     names = [path.name for path in folder.passed_over((), harmless=[".txt"])]
     assert (names, folder.problems) == (["photo.dng", "scan.HEIC"], [])

@@ -26,8 +26,8 @@ def whole(num_images: int = 10) -> Json:
     return document(images=images, annotations=[*cats, *dogs])
 
 
-def ids(made: Json, key: str = "images") -> list[int]:
-    return [entry["id"] for entry in made[key]]
+def ids(content: Json, key: str = "images") -> list[int]:
+    return [entry["id"] for entry in content[key]]
 
 
 def test_subsets_of_classes_and_of_images():
@@ -58,13 +58,13 @@ def test_impossible_subsets_are_refused(options, text):
 
 def test_parts_are_disjoint_and_complete():
     shares = {"train": 0.6, "val": 0.2, "test": 0.2}
-    made = split(whole(), shares, seed=1)
-    assert [len(part["images"]) for part in made.values()] == [6, 2, 2]
-    assert sorted(number for part in made.values() for number in ids(part)) == list(range(10))
-    assert sum(len(part["annotations"]) for part in made.values()) == 15
-    for part in made.values():
+    parts = split(whole(), shares, seed=1)
+    assert [len(part["images"]) for part in parts.values()] == [6, 2, 2]
+    assert sorted(number for part in parts.values() for number in ids(part)) == list(range(10))
+    assert sum(len(part["annotations"]) for part in parts.values()) == 15
+    for part in parts.values():
         assert {entry["image_id"] for entry in part["annotations"]} == set(ids(part))
-    assert made == split(whole(), shares, seed=1)
+    assert parts == split(whole(), shares, seed=1)
 
 
 @cases("parts", "text")(
@@ -106,14 +106,14 @@ def test_merging_matches_classes_by_name(tmp_path):
     images = [{"id": 9, "file_name": "a.png", "height": 50, "width": 60, "license": 4}]
     entries = [annotation(8, 9, 1, [1, 1, 5, 5]), annotation(9, 9, 2, [1, 1, 5, 5], note="x")]
     other = document(categories=classes, images=images, annotations=entries)
-    made = merge([first, written(tmp_path, "second", other)])
-    assert [(c["id"], c["name"]) for c in made.document["categories"]] == [(1, "cat"), (2, "cow"), (7, "dog")]
-    assert [(i["id"], i["file_name"]) for i in made.document["images"]] == [(5, "first/a.png"), (9, "second/a.png")]
-    assert made.document["images"][1]["license"] == 4
-    assert [(e["id"], e["category_id"]) for e in made.document["annotations"]] == [(1, 1), (8, 7), (9, 2)]
-    assert made.document["annotations"][2]["note"] == "x"
-    assert made.image_root == tmp_path
-    assert made.notes == ("class 'dog' of second.json has id 7 now, had 1",)
+    merged = merge([first, written(tmp_path, "second", other)])
+    assert [(c["id"], c["name"]) for c in merged.document["categories"]] == [(1, "cat"), (2, "cow"), (7, "dog")]
+    assert [(i["id"], i["file_name"]) for i in merged.document["images"]] == [(5, "first/a.png"), (9, "second/a.png")]
+    assert merged.document["images"][1]["license"] == 4
+    assert [(e["id"], e["category_id"]) for e in merged.document["annotations"]] == [(1, 1), (8, 7), (9, 2)]
+    assert merged.document["annotations"][2]["note"] == "x"
+    assert merged.image_root == tmp_path
+    assert merged.notes == ("class 'dog' of second.json has id 7 now, had 1",)
 
 
 def test_merging_renumbers_where_ids_clash_and_joins_the_same_image(tmp_path):
@@ -121,9 +121,9 @@ def test_merging_renumbers_where_ids_clash_and_joins_the_same_image(tmp_path):
     dogs = document(annotations=[annotation(1, 5, 7, [20, 20, 50, 40])])
     first = written(tmp_path, "same", cats)
     (tmp_path / "dogs.json").write_text(json.dumps(dogs))
-    made = merge([first, (tmp_path / "dogs.json", tmp_path / "x" / ".." / "same")]).document
-    assert [(i["id"], i["file_name"]) for i in made["images"]] == [(5, "a.png")]
-    assert [(e["id"], e["image_id"], e["category_id"]) for e in made["annotations"]] == [(1, 5, 1), (2, 5, 7)]
+    merged = merge([first, (tmp_path / "dogs.json", tmp_path / "x" / ".." / "same")]).document
+    assert [(i["id"], i["file_name"]) for i in merged["images"]] == [(5, "a.png")]
+    assert [(e["id"], e["image_id"], e["category_id"]) for e in merged["annotations"]] == [(1, 5, 1), (2, 5, 7)]
     clashing = merge([first, written(tmp_path, "other", dogs)]).document
     assert [(i["id"], i["file_name"]) for i in clashing["images"]] == [(1, "same/a.png"), (2, "other/a.png")]
     assert [(e["id"], e["image_id"]) for e in clashing["annotations"]] == [(1, 1), (2, 2)]
@@ -135,9 +135,9 @@ def test_objects_of_two_files_are_written_once_where_files_can_be_merged(tmp_pat
     first = written(tmp_path, "same", document(annotations=[annotation(1, 5, 1, here), annotation(2, 5, 1, here)]))
     other = document(annotations=[annotation(8, 5, 1, here), annotation(9, 5, 1, there)])
     (tmp_path / "other.json").write_text(json.dumps(other))
-    made = merge([first, (tmp_path / "other.json", tmp_path / "same")])
-    assert [(e["id"], e["bbox"]) for e in made.document["annotations"]] == [(1, here), (2, here), (9, there)]
-    assert made.notes == ("1 annotation(s) left out, which an earlier file has for the same image",)
+    merged = merge([first, (tmp_path / "other.json", tmp_path / "same")])
+    assert [(e["id"], e["bbox"]) for e in merged.document["annotations"]] == [(1, here), (2, here), (9, there)]
+    assert merged.notes == ("1 annotation(s) left out, which an earlier file has for the same image",)
     first = written(tmp_path, "same", document())
     smaller = document(images=[{"id": 5, "file_name": "a.png", "height": 99, "width": 200}])
     for content, text in (
@@ -154,12 +154,12 @@ def test_real_files_split_and_merged_are_whole_again(shared_dir, tmp_path):
     truth = read_coco(source / "annotations/targets.json", source / "images")
     for name, part in split(read_whole(truth.annotation_file), {"a": 0.5, "b": 0.5}).items():
         (tmp_path / f"{name}.json").write_text(json.dumps(part))
-    made = merge([(tmp_path / f"{name}.json", source / "images") for name in "ab"])
-    (tmp_path / "merged.json").write_text(json.dumps(made.document))
-    again = read_coco(tmp_path / "merged.json", made.image_root)
+    merged = merge([(tmp_path / f"{name}.json", source / "images") for name in "ab"])
+    (tmp_path / "merged.json").write_text(json.dumps(merged.document))
+    again = read_coco(tmp_path / "merged.json", merged.image_root)
     assert again.categories == truth.categories
     assert dict(again.images) == dict(truth.images)
-    assert sorted(again.instances, key=lambda one: one.id) == sorted(truth.instances, key=lambda one: one.id)
+    assert sorted(again.instances, key=lambda each: each.id) == sorted(truth.instances, key=lambda each: each.id)
 
 
 # Commands

@@ -93,8 +93,8 @@ def test_a_full_disk_is_noticed_before_unpacking(tmp_path, monkeypatch):
 class World:
     """Archives of a miniature on a server, and an empty data root."""
 
-    def __init__(self, site: Site, made: Path, root: Path) -> None:
-        self.site, self.made, self.root = site, made, root
+    def __init__(self, site: Site, source: Path, root: Path) -> None:
+        self.site, self.source, self.root = site, source, root
         self.archives: list[Archive] = []
 
     def offer(self, name: str, into: str, files: dict[str, bytes], provides: dict[str, int]) -> None:
@@ -104,24 +104,24 @@ class World:
         self.archives.append(Archive(f"{self.site.url}/pub/{name}", digest, 1, into, provides))
 
     def below(self, folder: str, *prefixes: str) -> dict[str, bytes]:
-        return {name: data for name, data in tree(self.made / folder).items() if name.startswith(prefixes)}
+        return {name: data for name, data in tree(self.source / folder).items() if name.startswith(prefixes)}
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch) -> Iterator[World]:
     with serve(Site()) as site:
-        made = World(site, tmp_path / "made", tmp_path / "data")
-        monkeypatch.setattr(fetch, "archives", lambda _: tuple(made.archives))
-        monkeypatch.setattr("ntt.cli.data_files.archives", lambda _: tuple(made.archives))
+        served = World(site, tmp_path / "made", tmp_path / "data")
+        monkeypatch.setattr(fetch, "archives", lambda _: tuple(served.archives))
+        monkeypatch.setattr("ntt.cli.data_files.archives", lambda _: tuple(served.archives))
         monkeypatch.setattr(fetch, "few_shot_lists_url", lambda: f"{site.url}/vocsplit/")
         monkeypatch.delenv("NTT_OFFLINE", raising=False)
         monkeypatch.delenv("NTT_DATA_MIRROR", raising=False)
-        monkeypatch.setenv("NTT_DATA", str(made.root))
-        yield made
+        monkeypatch.setenv("NTT_DATA", str(served.root))
+        yield served
 
 
 def offer_coco(world: World) -> DatasetDetails:
-    details = make_miniature("coco", world.made)
+    details = make_miniature("coco", world.source)
     world.offer("val2017.zip", "coco", world.below("coco", "val2017/"), {"val2017": 2})
     world.offer("train2017.zip", "coco", world.below("coco", "train2017/"), {"train2017": 7})
     names = {f"annotations/instances_{half}2017.json": 1 for half in ("val", "train")}
@@ -132,7 +132,7 @@ def offer_coco(world: World) -> DatasetDetails:
 def test_get_coco(world, capsys, cli):
     details = offer_coco(world)
     assert main(["data", "get", "coco"]) == 0
-    assert tree(world.root / "coco") == tree(world.made / "coco")
+    assert tree(world.root / "coco") == tree(world.source / "coco")
     assert check_published(details, files_by_shots(details, None)).problems == []
     assert "val2017.zip: 2 files unpacked" in capsys.readouterr().out
     asked = len(world.site.requests)
@@ -161,7 +161,7 @@ def test_an_interrupted_unpacking_is_finished(world):
     (world.root / "coco" / ".downloads").mkdir(exist_ok=True)
     (world.root / "coco" / ".downloads" / "train2017.zip.unfinished").touch()
     assert main(["data", "get", "coco"]) == 0
-    assert victim.read_bytes() == (world.made / "coco" / "train2017" / "000000000100.jpg").read_bytes()
+    assert victim.read_bytes() == (world.source / "coco" / "train2017" / "000000000100.jpg").read_bytes()
 
 
 def test_a_wrong_archive_is_refused(world, cli):
@@ -188,7 +188,7 @@ def test_offline_and_mirror(world, cli, monkeypatch):
 
 
 def offer_lvis(world: World) -> DatasetDetails:
-    details = make_miniature("lvis_minival", world.made)
+    details = make_miniature("lvis_minival", world.source)
     world.offer("val2017.zip", "coco", world.below("coco", "val2017/"), {"val2017": 1})
     for name in ("lvis_v1_train.json", "lvis_v1_val.json"):
         world.offer(f"{name}.zip", "lvis", world.below("lvis", name), {name: 1})
@@ -197,7 +197,7 @@ def offer_lvis(world: World) -> DatasetDetails:
 
 def test_get_lvis_makes_minival(world):
     details = offer_lvis(world)
-    expected = json.loads((world.made / "lvis" / "lvis_v1_minival.json").read_text())
+    expected = json.loads((world.source / "lvis" / "lvis_v1_minival.json").read_text())
     world.offer("train2017.zip", "coco", world.below("coco", "train2017/"), {"train2017": 3})
     assert main(["data", "get", "lvis_minival"]) == 0
     assert json.loads((world.root / "lvis" / "lvis_v1_minival.json").read_text()) == expected
@@ -217,8 +217,8 @@ def test_minival_needs_val(tmp_path):
 
 
 def offer_voc(world: World):
-    details = make_miniature("voc", world.made)
-    files = tree(world.made / "voc")
+    details = make_miniature("voc", world.source)
+    files = tree(world.source / "voc")
     for name, year, stems, subset in (
         ("VOCtrainval_2007.tar", "VOC2007", ("000005", "000007"), "trainval"),
         ("VOCtest_2007.tar", "VOC2007", ("000001", "000002"), "test"),
@@ -282,17 +282,17 @@ def test_the_others_are_told_where_to_find_them(tmp_path, cli):
 
 def offer_lists(world: World, monkeypatch: pytest.MonkeyPatch, option: str = "cdfsod_uodd") -> DatasetDetails:
     """Serve the lists of a miniature; its images and test.json are at their place, its K_shot.json are not."""
-    made = make_miniature(option, world.made)
-    assert made.folder is not None
-    shutil.copytree(world.made / made.folder, world.root / made.folder)
+    miniature = make_miniature(option, world.source)
+    assert miniature.folder is not None
+    shutil.copytree(world.source / miniature.folder, world.root / miniature.folder)
     lists = {}
-    for shots, published in made.lists.items():
-        path = list_path(world.root / made.folder, shots)
+    for shots, published in miniature.lists.items():
+        path = list_path(world.root / miniature.folder, shots)
         world.site.files[f"pub/{path.name}"] = path.read_bytes()
         lists[shots] = replace(published, url=f"{world.site.url}/pub/{path.name}")
         path.unlink()
         path.with_name(f"{shots}_shot.json").unlink()
-    details = replace(made, lists=lists)
+    details = replace(miniature, lists=lists)
     monkeypatch.setattr("ntt.cli.data_files.known_datasets", lambda: {option: details})
     return details
 
@@ -303,7 +303,7 @@ def test_get_kshot_lists(world, cli, monkeypatch):
     assert check_published(details, files_by_shots(details, None)).problems == []
     written, original = (
         read_coco(root / "UODD" / "annotations" / "5_shot.json", world.root / "UODD" / "train")
-        for root in (world.root, world.made)
+        for root in (world.root, world.source)
     )
     assert written.categories == original.categories
     sizes = [{i.file_name: (i.height, i.width) for i in data.images.values()} for data in (written, original)]
@@ -324,7 +324,7 @@ def test_other_lists_than_the_published_ones(world, cli, monkeypatch):
     """A K_shot.json of the user's is kept, and compared; a list that was changed is refused."""
     offer_lists(world, monkeypatch)
     annotations = world.root / "UODD" / "annotations"
-    own = json.loads((world.made / "UODD" / "annotations" / "1_shot.json").read_text())
+    own = json.loads((world.source / "UODD" / "annotations" / "1_shot.json").read_text())
     own["annotations"][0]["bbox"][0] += 1
     (annotations / "1_shot.json").write_text(json.dumps(own))
     assert "Fetch the list with `ntt data get cdfsod-lists`" in cli("data", "check", "cdfsod_uodd", status=1)

@@ -198,10 +198,10 @@ def test_with_tf32_attention_is_computed_in_float16():
     exact = F.scaled_dot_product_attention(query, key, value, scale=0.5)
     for precision, halves in (("tf32", True), ("bfloat16", False)):
         attention = _FastProducts(precision, CPU).around(partial(F.scaled_dot_product_attention, scale=0.5))
-        found = attention(query, key, value)
-        assert found.dtype == torch.float32
-        assert torch.equal(found, exact) != halves
-        torch.testing.assert_close(found, exact, rtol=2e-3, atol=2e-3)
+        output = attention(query, key, value)
+        assert output.dtype == torch.float32
+        assert torch.equal(output, exact) != halves
+        torch.testing.assert_close(output, exact, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.gpu

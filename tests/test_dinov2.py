@@ -152,8 +152,8 @@ def test_every_published_layout_fits_timms_network(name):
     state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     assert identify(state) == model.name
     converted = to_timm_layout(state, model, network, SMALL_GRID)
-    expected, found = ({key: value.shape for key, value in x.items()} for x in (network.state_dict(), converted))
-    assert found == expected
+    expected, actual = ({key: value.shape for key, value in x.items()} for x in (network.state_dict(), converted))
+    assert actual == expected
 
 
 def _positions_as_published(embedding: torch.Tensor, rows: int) -> torch.Tensor:
@@ -163,10 +163,10 @@ def _positions_as_published(embedding: torch.Tensor, rows: int) -> torch.Tensor:
         return embedding
     matrix = torch.zeros(rows, before, dtype=torch.float64)
     for row in range(rows):
-        place = (row + 0.5) * before / (rows + 0.1) - 0.5
-        start = int(np.floor(place))
+        position = (row + 0.5) * before / (rows + 0.1) - 0.5
+        start = int(np.floor(position))
         for neighbour in range(start - 1, start + 3):
-            matrix[row, min(max(neighbour, 0), before - 1)] += _cubic(abs(place - neighbour))
+            matrix[row, min(max(neighbour, 0), before - 1)] += _cubic(abs(position - neighbour))
     grid = embedding[0, 1:].double().view(before, before, -1)
     resized = torch.einsum("ai,bj,ijd->abd", matrix, matrix, grid).float()
     return torch.cat((embedding[:, :1], resized.reshape(1, rows * rows, -1)), dim=1)

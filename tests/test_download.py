@@ -193,12 +193,12 @@ def test_ctrl_c_and_a_disk_that_fills_up_keep_the_part(site, tmp_path, monkeypat
         patched.setattr("tqdm.tqdm.update", stop)
         with pytest.raises((KeyboardInterrupt, StorageError), match=r"^$|: No space left on device\. What has"):
             _get(site, tmp_path / "a.pt")
-    kept = (tmp_path / "a.pt.part").stat().st_size
-    assert 0 < kept <= 4000
+    part_size = (tmp_path / "a.pt.part").stat().st_size
+    assert 0 < part_size <= 4000
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt.part"]
     _get(site, tmp_path / "a.pt")
     _assert_whole_and_alone(tmp_path / "a.pt")
-    assert site.ranges == [None, f"bytes={kept}-"]
+    assert site.ranges == [None, f"bytes={part_size}-"]
 
 
 def test_threads_wait_for_the_one_that_fetches(site, tmp_path, monkeypatch, caplog):

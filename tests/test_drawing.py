@@ -43,7 +43,7 @@ def truth(height, width, boxes, labels, *, crowd=None) -> DrawnInstances:
     )
 
 
-def found(height, width, boxes, labels, scores) -> Detections:
+def predicted(height, width, boxes, labels, scores) -> Detections:
     return detect(1, *zip(labels, boxes, scores, strict=True), size=(height, width))
 
 
@@ -175,19 +175,19 @@ def test_names_of_any_script_are_drawn(labels):
     assert sorted(label[-1] for label in labels) == sorted(["Äpfel", "коты", "σκύλος", "猫", "a b", "\ufffd"])
 
 
-def compared(known: DrawnInstances | None, detections: Detections, *, threshold=0.4, **more) -> Image.Image:
+def compared(annotated: DrawnInstances | None, detections: Detections, *, threshold=0.4, **more) -> Image.Image:
     image, thresholds = grey_image(detections.height, detections.width), np.full(9, threshold, dtype=np.float32)
     names = ["apple", "bear", "cat", "dog"]
-    of_image = {"ground_truth": known, "detections": detections, "class_names": names, "thresholds_C": thresholds}
+    of_image = {"ground_truth": annotated, "detections": detections, "class_names": names, "thresholds_C": thresholds}
     return draw_comparison(image, **of_image, **more)
 
 
 def test_a_panel_tells_counts_file_and_note_or_that_it_is_empty(written):
-    compared(truth(300, 500, [], []), found(300, 500, [(10, 10, 80, 80)], [0], [0.39]))
+    compared(truth(300, 500, [], []), predicted(300, 500, [(10, 10, 80, 80)], [0], [0.39]))
     assert {"no detection above 0.40", "no object annotated"} <= set(written)
-    known = boxes_only(300, 500, [(10, 10, 80, 80), (200, 10, 80, 80)], [0, 1], crowd=[False, True])
-    detections = found(300, 500, [(10, 10, 80, 80), (200, 10, 80, 80)], [2, 2], [0.4, 0.39])
-    compared(known, detections, file_name="photo.jpg", note="quality 0.83")
+    annotated = boxes_only(300, 500, [(10, 10, 80, 80), (200, 10, 80, 80)], [0, 1], crowd=[False, True])
+    detections = predicted(300, 500, [(10, 10, 80, 80), (200, 10, 80, 80)], [2, 2], [0.4, 0.39])
+    compared(annotated, detections, file_name="photo.jpg", note="quality 0.83")
     assert {"photo.jpg", "quality 0.83", "Ground truth", "Predictions"} <= set(written)
     assert "1 object, 1 crowd region, boxes only" in written
     assert "1 of 2 with score ≥ 0.40" in written
@@ -200,15 +200,15 @@ HALF = (10, 10, 10, 20)
 # Quality
 def test_matches_hold_above_any_threshold():
     """By score: the box takes its object, its repeat is wrong, and so is another class; one lies in the crowd."""
-    known = truth(90, 90, [BOX, (50, 50, 30, 30)], [0, 1], crowd=[False, True])
+    annotated = truth(90, 90, [BOX, (50, 50, 30, 30)], [0, 1], crowd=[False, True])
     boxes, labels, scores = [BOX, BOX, BOX, (55, 55, 9, 9)], [0, 0, 1, 1], [0.5, 0.9, 0.8, 0.4]
-    objects, overlaps = match_objects(known, found(90, 90, boxes, labels, scores))
+    objects, overlaps = match_objects(annotated, predicted(90, 90, boxes, labels, scores))
     assert (objects.tolist(), overlaps.tolist()) == ([WRONG, 0, WRONG, IN_CROWD], [0, 1, 0, 0])
-    assert match_objects(known, found(90, 90, boxes[:1], [0], [0.5]))[0].tolist() == [0]
+    assert match_objects(annotated, predicted(90, 90, boxes[:1], [0], [0.5]))[0].tolist() == [0]
 
 
-def quality(known, detections, threshold=0.5):
-    return image_quality(known, detections, thresholds_C=np.full(9, threshold, dtype=np.float32))
+def quality(annotated, detections, threshold=0.5):
+    return image_quality(annotated, detections, thresholds_C=np.full(9, threshold, dtype=np.float32))
 
 
 @cases("objects", "boxes", "label", "score", "expected")(
@@ -220,8 +220,8 @@ def quality(known, detections, threshold=0.5):
     ([BOX], [BOX], 1, 0.9, 0.0),  # of another class
 )
 def test_quality_of_nothing_to_rank_is_none_and_of_only_mistakes_zero(objects, boxes, label, score, expected):
-    known = None if objects is None else truth(50, 50, objects, [0] * len(objects))
-    assert quality(known, found(50, 50, boxes, [label] * len(boxes), [score] * len(boxes))) == expected
+    annotated = None if objects is None else truth(50, 50, objects, [0] * len(objects))
+    assert quality(annotated, predicted(50, 50, boxes, [label] * len(boxes), [score] * len(boxes))) == expected
 
 
 @cases("objects", "detections", "expected")(
@@ -233,24 +233,24 @@ def test_quality_of_nothing_to_rank_is_none_and_of_only_mistakes_zero(objects, b
 )
 def test_quality_by_hand(objects, detections, expected):
     boxes = {"full0": BOX, "half_of0": (50, 10, 20, 20), "far1": (10, 60, 5, 5)}
-    known = truth(100, 100, [boxes[name] for name in objects.split()], [int(name[-1]) for name in objects.split()])
-    assert quality(known, found(100, 100, *zip(*detections, strict=True))) == pytest.approx(expected)
+    annotated = truth(100, 100, [boxes[name] for name in objects.split()], [int(name[-1]) for name in objects.split()])
+    assert quality(annotated, predicted(100, 100, *zip(*detections, strict=True))) == pytest.approx(expected)
 
 
 def test_quality_of_equal_scores_masks_and_crowds():
     # A float32 score of 0.7 counts at the threshold 0.7, which float64 would call larger.
-    known, half = truth(50, 50, [BOX], [0]), found(50, 50, [HALF], [0], [0.7])
-    assert [quality(known, half, threshold=threshold) for threshold in (0.7, 0.71)] == [pytest.approx(0.5), 0.0]
+    annotated, half = truth(50, 50, [BOX], [0]), predicted(50, 50, [HALF], [0], [0.7])
+    assert [quality(annotated, half, threshold=threshold) for threshold in (0.7, 0.71)] == [pytest.approx(0.5), 0.0]
     # The mask fills half of the box the file gives; the second object has no mask.
-    known = replace(truth(50, 50, [HALF, HALF], [0, 1]), boxes_xywh=np.array([BOX, BOX], np.float32))
-    known = replace(known, rles=(known.rles[0], None))
-    assert quality(known, found(50, 50, [BOX, BOX], [0, 1], [0.9, 0.8])) == pytest.approx((0.5 + 1.0) / 2)
+    annotated = replace(truth(50, 50, [HALF, HALF], [0, 1]), boxes_xywh=np.array([BOX, BOX], np.float32))
+    annotated = replace(annotated, rles=(annotated.rles[0], None))
+    assert quality(annotated, predicted(50, 50, [BOX, BOX], [0, 1], [0.9, 0.8])) == pytest.approx((0.5 + 1.0) / 2)
     crowd = truth(50, 50, [(0, 0, 40, 40)], [0], crowd=[True])
-    assert quality(crowd, found(50, 50, [BOX], [0], [0.9])) is None
-    assert quality(crowd, found(50, 50, [BOX], [1], [0.9])) == 0.0
+    assert quality(crowd, predicted(50, 50, [BOX], [0], [0.9])) is None
+    assert quality(crowd, predicted(50, 50, [BOX], [1], [0.9])) == 0.0
     # Half of the first one lies in the crowd region, less of the second.
-    assert quality(crowd, found(50, 50, [(30, 0, 20, 10)], [0], [0.9])) is None
-    assert quality(crowd, found(50, 50, [(31, 0, 19, 10)], [0], [0.9])) == 0.0
+    assert quality(crowd, predicted(50, 50, [(30, 0, 20, 10)], [0], [0.9])) is None
+    assert quality(crowd, predicted(50, 50, [(31, 0, 19, 10)], [0], [0.9])) == 0.0
 
 
 # Sheets
@@ -343,10 +343,10 @@ def test_similarity_of_cells_by_hand():
     labels = torch.tensor([0, 0, 1, -1])  # two prototypes of a, one of b, one of background
     prototypes = Prototypes((Category(3, "a"), Category(5, "b")), vectors, labels)
     cells = torch.tensor([[[2.0, 3.0], [0.0, 0.0]], [[0.0, 4.0], [-5.0, 0.0]]])  # D = 2, a grid of 2 x 2
-    found = class_similarity(cells, prototypes)
+    similarity = class_similarity(cells, prototypes)
     # (2, 0) is a's first; (3, 4) / 5 is a's second; (0, -5) is like nothing but background; (0, 0) like nothing.
     expected = [[[1.0, 1.0], [0.0, 0.0]], [[0.0, 0.8], [0.0, 0.0]]]
-    torch.testing.assert_close(torch.from_numpy(found.copy()), torch.tensor(expected))
+    torch.testing.assert_close(torch.from_numpy(similarity.copy()), torch.tensor(expected))
 
 
 def test_pictures_of_features_are_drawn_on_request(tiny, tmp_path, shared_store):

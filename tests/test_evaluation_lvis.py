@@ -97,8 +97,8 @@ def test_three_hundred_detections_an_image_over_all_classes(tmp_path):
     assert average(measure(truth, detect(1, *dogs[:299], (0, HERE, 0.8)), detect(2, *dogs))) == 100
     # Only searched classes are counted.
     cats = truth.categories[:1]
-    found = [detect(1, (0, HERE, 0.8)), detect(2)]
-    assert average(evaluate(detections=found, ground_truth=truth, categories=cats, protocol="lvis")) == 100
+    detections = [detect(1, (0, HERE, 0.8)), detect(2)]
+    assert average(evaluate(detections=detections, ground_truth=truth, categories=cats, protocol="lvis")) == 100
 
 
 def test_groups_of_frequency(tmp_path):
@@ -189,7 +189,7 @@ def random_case(folder: Path, seed: int) -> tuple[CocoDataset, list[Detections]]
     images: dict[ImageId, Json] = {}
     detections = []
     classes = {4: "late", 1: "early", 2: "middle", 9: "last"}
-    labels = {number: place for place, number in enumerate(sorted(classes))}
+    labels = {number: label for label, number in enumerate(sorted(classes))}
 
     def box() -> Box:
         width, height = random.integers(2, 39, 2).tolist()
@@ -200,11 +200,11 @@ def random_case(folder: Path, seed: int) -> tuple[CocoDataset, list[Detections]]
         images[image_id] = facts(absent, partly)
         shapes: list[tuple[int, Box, float]] = []
         for _ in range(int(random.integers(0, 7))):
-            place, number = box(), int(random.choice(list(classes)))
-            area = float(random.choice([place[2] * place[3], 0, 1024, 9217]))
-            annotations.append(entry(image_id, number, place, id=len(annotations) + 1, area=area))
+            bbox, number = box(), int(random.choice(list(classes)))
+            area = float(random.choice([bbox[2] * bbox[3], 0, 1024, 9217]))
+            annotations.append(entry(image_id, number, bbox, id=len(annotations) + 1, area=area))
             for _ in range(int(random.integers(0, 4))):
-                moved = (place[0], place[1], *(max(1, side - int(random.integers(0, 4))) for side in place[2:]))
+                moved = (bbox[0], bbox[1], *(max(1, side - int(random.integers(0, 4))) for side in bbox[2:]))
                 shapes.append((labels[number], moved, float(random.integers(1, 6)) / 5))
         guesses = 320 if image_id == 7 else 8
         shapes += [(int(random.integers(4)), box(), float(random.integers(1, 5)) / 5) for _ in range(guesses)]

@@ -192,8 +192,8 @@ def shaken(truth: CocoDataset, categories: tuple[Category, ...], *, seed: int) -
 def test_real_ground_truth(shared_dir, tmp_path):
     root = shared_dir / "data" / "coco_dev"
     truth = read_coco(root / "annotations" / "targets.json", root / "images")
-    categories = tuple(one for one in truth.categories if one.id % 4 == 1)
-    assert any(one.iscrowd and one.category_id % 4 == 1 for one in truth.instances)
+    categories = tuple(category for category in truth.categories if category.id % 4 == 1)
+    assert any(instance.iscrowd and instance.category_id % 4 == 1 for instance in truth.instances)
     detections = shaken(truth, categories, seed=0)
     assert assert_same(truth, detections, categories) > 50
     # And as people use pycocotools: on the files.

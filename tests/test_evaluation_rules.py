@@ -236,7 +236,7 @@ def test_recall_is_that_of_pycocotools_without_classes(tmp_path, seed):
         left, top = (int(value) for value in random.integers(0, 30, 2))
         return left, top, int(random.integers(3, 20)), int(random.integers(3, 10))
 
-    annotations, found, ranks = [], [], []
+    annotations, proposed, ranks = [], [], []
     for image_id in (1, 2, 3):
         objects = [box() for _ in range(6)]
         annotations += [entry(image_id, 1 + index % 2, each) for index, each in enumerate(objects)]
@@ -245,11 +245,11 @@ def test_recall_is_that_of_pycocotools_without_classes(tmp_path, seed):
         ]
         boxes = [*near, *near[::-1], *(box() for _ in range(300))]
         order = random.permutation(len(boxes))
-        found.append((image_id, [boxes[index] for index in order], random.integers(1, 9, len(boxes)) / 10))
+        proposed.append((image_id, [boxes[index] for index in order], random.integers(1, 9, len(boxes)) / 10))
     data = dataset(tmp_path, annotations, image_ids=[1, 2, 3], classes={1: "cat", 2: "dog"})
     prepared = prepare_ground_truth(data, data.categories)
     detections = []
-    for image_id, boxes, scores in found:
+    for image_id, boxes, scores in proposed:
         given = candidates(boxes, scores)
         ranks.append(finding_ranks(given, prepared, image_id))
         rles = rles_of(given)

@@ -34,32 +34,32 @@ def values(row: str) -> dict[str, float | None]:
     return {result.metric: result.value for result in load_expected() if result.row == row}
 
 
-def check_row(row: str, made: config.ExperimentConfig) -> None:
+def check_row(row: str, composed: config.ExperimentConfig) -> None:
     result = ROWS[row]
-    assert made.experiment == result.experiment
-    assert made.dataset.name == result.dataset
-    assert made.seed == result.seeds[0]
-    assert made.matcher.name == "ntt_reference"
-    assert vars(made.matcher)["on_empty"] == "empty"
-    assert vars(made.matcher)["box_convention"] == "reference"
-    assert made.candidates.feature_dtype == "float32"
+    assert composed.experiment == result.experiment
+    assert composed.dataset.name == result.dataset
+    assert composed.seed == result.seeds[0]
+    assert composed.matcher.name == "ntt_reference"
+    assert vars(composed.matcher)["on_empty"] == "empty"
+    assert vars(composed.matcher)["box_convention"] == "reference"
+    assert composed.candidates.feature_dtype == "float32"
     shots = re.search(r"shots=(\d+)shot$", row)
-    assert made.shots.count == (int(shots[1]) if shots else 10)
-    assert made.shots.sampler == ("reference" if result.dataset in ("coco", "lvis", "lvis_minival") else "fixed")
+    assert composed.shots.count == (int(shots[1]) if shots else 10)
+    assert composed.shots.sampler == ("reference" if result.dataset in ("coco", "lvis", "lvis_minival") else "fixed")
     on_lvis = result.dataset.startswith("lvis")
-    assert (made.evaluation.protocol, vars(made.matcher)["max_detections"]) == (
+    assert (composed.evaluation.protocol, vars(composed.matcher)["max_detections"]) == (
         ("lvis", 300) if on_lvis else ("coco", 100)
     )
-    assert made.evaluation.semantic == ("reference" if result.table == "coco20i" else "none")
-    assert made.published is not None
-    assert [row["overrides"] for row in made.published["rows"]].count(list(result.overrides)) == 1
+    assert composed.evaluation.semantic == ("reference" if result.table == "coco20i" else "none")
+    assert composed.published is not None
+    assert [row["overrides"] for row in composed.published["rows"]].count(list(result.overrides)) == 1
 
 
 def test_experiments_compose_as_their_first_rows_and_what_is_published_does_not_decide():
     first = {result.experiment: result for result in reversed(load_expected())}
     assert {*first, "ntt_reference"} == set(FILES)
-    for result, made in zip(first.values(), compose_many([r.command_line for r in first.values()]), strict=True):
-        check_row(result.row, made)
+    for result, composed in zip(first.values(), compose_many([r.command_line for r in first.values()]), strict=True):
+        check_row(result.row, composed)
     lines = ["experiment=merging", "matcher.merging=soft_semantic"], ["experiment=coco_novel20"]
     merging, main_table = compose_many(lines)
     assert run_directory(merging) == run_directory(main_table)
@@ -68,8 +68,8 @@ def test_experiments_compose_as_their_first_rows_and_what_is_published_does_not_
 
 @pytest.mark.slow
 def test_every_row_composes():
-    for row, made in zip(ROWS, compose_many([result.command_line for result in ROWS.values()]), strict=True):
-        check_row(row, made)
+    for row, composed in zip(ROWS, compose_many([result.command_line for result in ROWS.values()]), strict=True):
+        check_row(row, composed)
 
 
 @cases("table")(*TABLES)
@@ -142,9 +142,9 @@ def places(data_root: Path, output: Path) -> list[str]:
 @pytest.mark.slow
 @cases("row")(*ROWS)
 def test_a_row_runs_on_its_miniature(row, data_root, output):
-    (made,) = compose_many([[*ROWS[row].command_line, *EMBEDDED, *SMALL, *places(data_root, output)]])
-    runner.run(made)
-    overall = json.loads((run_directory(made) / "metrics.json").read_text())["overall"]
+    (composed,) = compose_many([[*ROWS[row].command_line, *EMBEDDED, *SMALL, *places(data_root, output)]])
+    runner.run(composed)
+    overall = json.loads((run_directory(composed) / "metrics.json").read_text())["overall"]
     for metric in values(row):
         kind, name = metric.split("/")
         assert name in overall[kind]

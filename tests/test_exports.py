@@ -205,7 +205,7 @@ def test_an_export_is_checked_under_its_own_names(work, cli):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory, shared_store: Path) -> Path:
+def finished_run(tmp_path_factory, shared_store: Path) -> Path:
     """A finished run on photographs, found with examples as Roboflow exports them."""
     work = with_photos(tmp_path_factory.mktemp("work"))
     roboflow(work / "my_set")
@@ -215,16 +215,16 @@ def found(tmp_path_factory, shared_store: Path) -> Path:
     return run_with(["dataset=coco_json", "shots=all", *words, *places, *settings])
 
 
-def test_predictions_have_siblings_that_name_images_and_classes_and_count_them(found):
-    coco_file = COCO(str(found / "images.json"))
-    results = coco_file.loadRes(str(found / "predictions.json"))
+def test_predictions_have_siblings_that_name_images_and_classes_and_count_them(finished_run):
+    coco_file = COCO(str(finished_run / "images.json"))
+    results = coco_file.loadRes(str(finished_run / "predictions.json"))
     assert [image["file_name"] for image in coco_file.dataset["images"]] == ["0.png", "day1/1.png"]
     assert [entry["name"] for entry in coco_file.dataset["categories"]] == ["disc", "square"]
-    assert len(results.anns) == len(json.loads((found / "predictions.json").read_text()))
-    with (found / "counts.csv").open(newline="") as stream:
+    assert len(results.anns) == len(json.loads((finished_run / "predictions.json").read_text()))
+    with (finished_run / "counts.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    predictions = json.loads((found / "predictions.json").read_text())
-    names = json.loads((found / "images.json").read_text())
+    predictions = json.loads((finished_run / "predictions.json").read_text())
+    names = json.loads((finished_run / "images.json").read_text())
     images = {image["id"]: image["file_name"] for image in names["images"]}
     classes = {entry["id"]: entry["name"] for entry in names["categories"]}
     scores: dict[tuple[str, str], list[float]] = {}
@@ -242,19 +242,19 @@ def test_predictions_have_siblings_that_name_images_and_classes_and_count_them(f
 def test_names_that_are_no_text_lose_no_result(tmp_path, monkeypatch):
     record, category = ImageRecord(1, "\udcff\x1b.png", Path(), 4, 5), Category(1, "a\x1b[31m,b")
     scores = np.array([0.25], np.float32)
-    found = Detections(1, 4, 5, np.zeros(1, np.int64), scores, np.zeros((1, 4), np.float32), ("",))
+    detected = Detections(1, 4, 5, np.zeros(1, np.int64), scores, np.zeros((1, 4), np.float32), ("",))
     classes, thresholds = [category, Category(2, "none")], np.array([0.5, 0.5])
     rows = ['\ufffd\ufffd.png,"a\ufffd[31m,b",0,0.2500,0.5', "\ufffd\ufffd.png,none,0,,0.5"]
     for most in (2, 1):  # rows; of more, only those with detections
         monkeypatch.setattr(artefacts, "_MAX_COUNTS", most)
-        write_counts(tmp_path / "counts.csv", [record], [found], classes, thresholds_C=thresholds)
+        write_counts(tmp_path / "counts.csv", [record], [detected], classes, thresholds_C=thresholds)
         assert (tmp_path / "counts.csv").read_text().splitlines()[1:] == rows[:most]
     write_images(tmp_path / "images.json", [record], [category])
     assert json.loads((tmp_path / "images.json").read_text())["images"][0]["file_name"] == record.file_name
 
 
-def expected(found: Path, above: float) -> list[Json]:
-    return [row for row in json.loads((found / "predictions.json").read_text()) if row["score"] >= above]
+def expected(run_dir: Path, above: float) -> list[Json]:
+    return [row for row in json.loads((run_dir / "predictions.json").read_text()) if row["score"] >= above]
 
 
 def overlap(first: Any, second: Any) -> float:
@@ -263,10 +263,10 @@ def overlap(first: Any, second: Any) -> float:
 
 
 @cases("tool")("coco", "labelme")
-def test_exported_detections_are_read_back_as_references(found, tmp_path, tool):
+def test_exported_detections_are_read_back_as_references(finished_run, tmp_path, tool):
     output, refs = tmp_path / "out", tmp_path / "refs.json"
-    photos = found.parents[3] / "photos"
-    assert main(["export", tool, str(found), "--above", "0.55", "--output", str(output)]) == 0
+    photos = finished_run.parents[3] / "photos"
+    assert main(["export", tool, str(finished_run), "--above", "0.55", "--output", str(output)]) == 0
     if tool == "labelme":
         for name in ("0", "day1/1"):  # LabelMe opens the image that the file names, seen from the file
             file = output / f"{name}.json"
@@ -277,7 +277,7 @@ def test_exported_detections_are_read_back_as_references(found, tmp_path, tool):
     else:
         output.rename(refs)
     dataset = read_coco(refs, photos)
-    rows = expected(found, 0.55)
+    rows = expected(finished_run, 0.55)
     names = {category.id: category.name for category in dataset.categories}
     assert len(dataset.instances) == len(rows) > 0
     for instance, row in zip(dataset.instances, rows, strict=True):
@@ -285,9 +285,9 @@ def test_exported_detections_are_read_back_as_references(found, tmp_path, tool):
         assert overlap(instance.segmentation, row["segmentation"]) > 0.9
 
 
-def test_labelme_files_go_next_to_their_images(found, tmp_path, cli):
-    photos = shutil.copytree(found.parents[3] / "photos", tmp_path / "photos")
-    run = shutil.copytree(found, tmp_path / "run")
+def test_labelme_files_go_next_to_their_images(finished_run, tmp_path, cli):
+    photos = shutil.copytree(finished_run.parents[3] / "photos", tmp_path / "photos")
+    run = shutil.copytree(finished_run, tmp_path / "run")
     (run / "facts.json").unlink()
     (photos / "own.json").touch()
     cli("export", "labelme", run, "--output", photos)
@@ -295,8 +295,8 @@ def test_labelme_files_go_next_to_their_images(found, tmp_path, cli):
     assert "0.json exists already" in cli("export", "labelme", run, "--output", photos, status=2)
 
 
-def test_exports_begin_where_the_run_counts(found, tmp_path, cli):
-    run = shutil.copytree(found, tmp_path / "run")
+def test_exports_begin_where_the_run_counts(finished_run, tmp_path, cli):
+    run = shutil.copytree(finished_run, tmp_path / "run")
     rows = json.loads((run / "predictions.json").read_text())
     assert json.loads((run / "lowest_scores.json").read_text()) == pytest.approx({"disc": 0.6, "square": 0.6})
     for scores, text in (({"disc": 0.6, "square": 0.6}, "0.60"), ({"disc": 0.5, "square": 0.65}, "0.50 to 0.65")):
@@ -312,10 +312,10 @@ def test_exports_begin_where_the_run_counts(found, tmp_path, cli):
     cli("export", "coco", run, "--above", "0.5", "--output", run / "above.json")
 
 
-def test_cvat_and_label_studio_get_the_same_outlines(found, tmp_path):
+def test_cvat_and_label_studio_get_the_same_outlines(finished_run, tmp_path):
     for tool, name in (("cvat", "a.xml"), ("label-studio", "b.json")):
         words = ["--above", "0.55", "--output", str(tmp_path / name), "--prefix", "/data/local-files/?d="]
-        assert main(["export", tool, str(found), *words]) == 0
+        assert main(["export", tool, str(finished_run), *words]) == 0
     images = ElementTree.parse(tmp_path / "a.xml").getroot().findall("image")
     tasks = json.loads((tmp_path / "b.json").read_text())
     assert [image.get("name") for image in images] == ["0.png", "day1/1.png"]
@@ -359,9 +359,9 @@ def test_objects_of_several_parts_stay_one_object(tmp_path):
         detections.to_labelme({**document, "annotations": [boat, {**boat, "image_id": 8}]}, tmp_path, photos=None)
 
 
-def test_what_is_no_run_with_detections_is_refused(found, tmp_path, cli):
+def test_what_is_no_run_with_detections_is_refused(finished_run, tmp_path, cli):
     assert "has no images.json" in cli("export", "coco", tmp_path, status=2)
-    shutil.copytree(found, tmp_path / "run")
+    shutil.copytree(finished_run, tmp_path / "run")
     (tmp_path / "run/coco.json").touch()
     assert "exists already" in cli("export", "coco", tmp_path / "run", status=2)
     for change, text in (
@@ -371,7 +371,7 @@ def test_what_is_no_run_with_detections_is_refused(found, tmp_path, cli):
         (lambda document: document["images"].clear(), "is not what a run writes"),
         (lambda document: document.clear(), "is not what a run writes"),
     ):
-        document = json.loads((found / "images.json").read_text())
+        document = json.loads((finished_run / "images.json").read_text())
         change(document)
         (tmp_path / "run/images.json").write_text(json.dumps(document))
         assert text in cli("export", "labelme", tmp_path / "run", status=2)

@@ -42,7 +42,7 @@ Outcome = tuple[Any, dict[str, Any]]
 
 def detections(dataset: CocoDataset) -> list[Detections]:
     """What a run might find: every object, moved by a few pixels, with a score that falls along the file."""
-    found = []
+    moved = []
     labels = {category.id: index for index, category in enumerate(dataset.categories)}
     for number, record in enumerate(dataset.images.values()):
         objects = dataset.instances_of_image(record.id)
@@ -50,8 +50,8 @@ def detections(dataset: CocoDataset) -> list[Detections]:
         scores = np.linspace(0.9 - number / 20, 0.5, len(objects), dtype=np.float32)
         label = np.array([labels[i.category_id] for i in objects], dtype=np.int64)
         rles = tuple(instance_rle(i, record.height, record.width) for i in objects)
-        found.append(Detections(record.id, record.height, record.width, label, scores, boxes, rles))
-    return found
+        moved.append(Detections(record.id, record.height, record.width, label, scores, boxes, rles))
+    return moved
 
 
 def outcome(root: Path, given: list[Detections] | None = None) -> Outcome:
@@ -70,10 +70,10 @@ def outcome(root: Path, given: list[Detections] | None = None) -> Outcome:
         for c, instances in zip(references.categories, sample, strict=True)
         for i in instances
     )
-    found = detections(targets) if given is None else given
+    predicted = detections(targets) if given is None else given
     # The detections are the same, whatever the images are called.
-    found = [replace(image, image_id=number) for number, image in zip(targets.images, found, strict=False)]
-    metrics = evaluate(detections=found, ground_truth=targets, categories=references.categories)
+    predicted = [replace(image, image_id=number) for number, image in zip(targets.images, predicted, strict=False)]
+    metrics = evaluate(detections=predicted, ground_truth=targets, categories=references.categories)
     return memory, {kind: dict(values) for kind, values in metrics.overall.items()}
 
 

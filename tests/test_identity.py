@@ -94,9 +94,9 @@ def test_options_of_one_name_and_two_kinds_are_two_runs(config, group):
     other = replace(config, **{group: kind(**{field.name: getattr(option, field.name) for field in fields(option)})})
     assert run_directory(other) != run_directory(config)
     assert run_settings(other) != run_settings(config)
-    one, another = (AutoMatcher(name="auto", choices={"ntt": each}) for each in (option, getattr(other, group)))
-    assert one.fingerprint != another.fingerprint
-    assert run_id(replace(config, matcher=one)) != run_id(replace(config, matcher=another))
+    first, second = (AutoMatcher(name="auto", choices={"ntt": each}) for each in (option, getattr(other, group)))
+    assert first.fingerprint != second.fingerprint
+    assert run_id(replace(config, matcher=first)) != run_id(replace(config, matcher=second))
 
 
 def test_two_schemas_of_one_name_are_refused(monkeypatch):

@@ -31,9 +31,9 @@ candidates = partial(rectangles, channels=3)
 NESTED = candidates([(0, 0, 19, 11), (0, 0, 9, 10)], [0.9, 0.8], [[0.8, 0.6, 0.0], [0.96, 0.0, 0.28]])
 
 
-def run(found: Candidates, **settings: Any) -> Detections:
+def run(image_candidates: Candidates, **settings: Any) -> Detections:
     matcher = PrototypeMatcher(**settings)
-    return matcher.match(7, found, build_prototypes(memory=MEMORY, matcher=matcher))
+    return matcher.match(7, image_candidates, build_prototypes(memory=MEMORY, matcher=matcher))
 
 
 def test_prototypes_are_normalised_means_of_which_the_best_counts():
@@ -46,19 +46,19 @@ def test_prototypes_are_normalised_means_of_which_the_best_counts():
     matcher = PrototypeMatcher()
     vectors = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [0.6, 0.8, 0]])
     several = Prototypes(CATEGORIES, vectors, torch.tensor([0, 1, 0, -1]))
-    found = matcher.match(1, candidates([(0, 0, 5, 5)], [0.9], [[0.0, 0.6, 0.8]]), several)
-    assert found.labels.tolist() == [0]
-    assert found.scores.tolist() == pytest.approx([0.8])
+    detections = matcher.match(1, candidates([(0, 0, 5, 5)], [0.9], [[0.0, 0.6, 0.8]]), several)
+    assert detections.labels.tolist() == [0]
+    assert detections.scores.tolist() == pytest.approx([0.8])
 
 
 def test_soft_semantic_merging_of_arrays_that_may_be_read_only():
-    found = run(NESTED)
+    detections = run(NESTED)
     # The smaller mask lies within the larger; the cosine of the two is 0.768.
-    assert found.labels.tolist() == [0, 0]
-    np.testing.assert_allclose(found.scores, [0.8, 0.96 * (1 - 0.768) ** 0.5], rtol=1e-5)
-    assert found.boxes_xywh.tolist() == [[0, 0, 20, 12], [0, 0, 10, 11]]
-    assert found.rles == rles_of(NESTED)
-    assert (found.image_id, found.height, found.width) == (7, 20, 30)
+    assert detections.labels.tolist() == [0, 0]
+    np.testing.assert_allclose(detections.scores, [0.8, 0.96 * (1 - 0.768) ** 0.5], rtol=1e-5)
+    assert detections.boxes_xywh.tolist() == [[0, 0, 20, 12], [0, 0, 10, 11]]
+    assert detections.rles == rles_of(NESTED)
+    assert (detections.image_id, detections.height, detections.width) == (7, 20, 30)
     for array in (NESTED.features, NESTED.predicted_iou, NESTED.grid_boxes_xyxy):
         array.setflags(write=False)
     assert len(run(NESTED).scores) == 2
@@ -70,9 +70,9 @@ def test_order_minimum_and_limits():
     assert run(same, nms_iou_threshold=1.0, merging="none").scores.tolist() == pytest.approx([1.0, 0.6])
     half = 0.5**0.5
     apart = candidates([(0, 0, 1, 1), (10, 10, 11, 11)], [0.5, 0.9], [[half, half, 0.0]] * 2)
-    found = run(apart)
-    assert found.labels.tolist() == [0, 0]
-    assert found.boxes_xywh[:, 0].tolist() == [10, 0]
+    detections = run(apart)
+    assert detections.labels.tolist() == [0, 0]
+    assert detections.boxes_xywh[:, 0].tolist() == [10, 0]
     apart = candidates([(0, 0, 1, 1), (5, 5, 6, 6), (9, 9, 10, 10)], [0.5] * 3, [[0.5, 0, 0], [0.25, 0, 0], [-1, 0, 0]])
     assert run(apart).scores.tolist() == [0.5, 0.25]
     assert run(apart, min_score=0.25).scores.tolist() == [0.5]
@@ -85,10 +85,10 @@ def test_order_minimum_and_limits():
 @cases("count")(0, 2)
 def test_an_image_without_detections_is_a_result(count):
     nothing = candidates([(0, 0, 5, 5)] * count, [0.9] * count, [[0.0, 0.0, 1.0]] * count)
-    found = run(nothing)
-    assert found.labels.dtype == np.int64
-    assert found.scores.dtype == found.boxes_xywh.dtype == np.float32
-    assert (found.labels.shape, found.scores.shape, found.boxes_xywh.shape, found.rles) == ((0,), (0,), (0, 4), ())
+    result = run(nothing)
+    assert result.labels.dtype == np.int64
+    assert result.scores.dtype == result.boxes_xywh.dtype == np.float32
+    assert (result.labels.shape, result.scores.shape, result.boxes_xywh.shape, result.rles) == ((0,), (0,), (0, 4), ())
     with pytest.raises(
         DataError, match=f"^image 7: none of {count} candidates scores above 0. With matcher.on_empty=e"
     ):
@@ -118,11 +118,11 @@ def rows_as_candidates(rows: torch.Tensor) -> Candidates:
 
 
 def scores(matcher: DetectingMatcher, memory: MemoryBank, rows: torch.Tensor) -> np.ndarray:
-    found = matcher.class_scores(
+    result = matcher.class_scores(
         rows_as_candidates(rows), Prototypes(memory.categories, *matcher.build_prototypes(memory))
     )
-    assert found.dtype == np.float32
-    return found
+    assert result.dtype == np.float32
+    return result
 
 
 @cases("channels", ids=["primal", "dual"])(2, 4)
@@ -141,8 +141,8 @@ TWO = MemoryBank((CAT, DOG), (vectors([1]), vectors([0, 5])), (vectors([0, 0, 2]
 
 
 def test_classes_against_pooled_surroundings():
-    found = scores(ProbeMatcher(ridge=3.0), TWO, vectors([1], [0, 1], [0, 0.6, 0.8]))
-    np.testing.assert_allclose(found, [[1, 4 / 11], [4 / 11, 1], [0.4 / 11, 4.6 / 11]], atol=1e-6)
+    actual = scores(ProbeMatcher(ridge=3.0), TWO, vectors([1], [0, 1], [0, 0.6, 0.8]))
+    np.testing.assert_allclose(actual, [[1, 4 / 11], [4 / 11, 1], [0.4 / 11, 4.6 / 11]], atol=1e-6)
     rows = vectors([1], [0, 1])
     plain, weighted = (scores(ProbeMatcher(iou_power=power), TWO, rows) for power in (0.0, 0.5))
     np.testing.assert_allclose(weighted, plain * np.sqrt([[0.9], [0.5]]), rtol=1e-6)
@@ -152,8 +152,8 @@ def test_surroundings_weigh_as_much_as_the_references():
     # m = (0.3, 0.1), a = (0.7, -0.1), (-0.3, 0.9), (0.3, -0.9) with weights 1/2, 1/4, 1/4; trace(H) = 0.7,
     # H = [[29, -17], [-17, 41]] / 100, v is a multiple of (0.515, 0.055), and a.v = 0.355.
     memory = MemoryBank((CAT,), (vectors([1], channels=2),), (vectors([0, 1], [1.2, -1.6], channels=2),))
-    found = scores(ProbeMatcher(), memory, vectors([1], [0.8, 0.6], [0.6, 0.8], [0, 1], channels=2))[:, 0]
-    np.testing.assert_allclose(found, [1, 0.285 / 0.355, 0.193 / 0.355, -1], atol=1e-6)
+    actual = scores(ProbeMatcher(), memory, vectors([1], [0.8, 0.6], [0.6, 0.8], [0, 1], channels=2))[:, 0]
+    np.testing.assert_allclose(actual, [1, 0.285 / 0.355, 0.193 / 0.355, -1], atol=1e-6)
 
 
 def test_surroundings_that_look_like_the_class():

@@ -41,19 +41,19 @@ def prototypes(matcher: DetectingMatcher, memory: MemoryBank = MEMORY) -> Protot
 
 def candidates(features: Sequence[Sequence[float]], boxes: Sequence[tuple[int, int, int, int]] = ()) -> Candidates:
     """Rectangles, best predicted IoU first; without boxes, masks that lie apart."""
-    boxes = boxes or [(3 * place, 0, 3 * place + 1, 1) for place in range(len(features))]
+    boxes = boxes or [(3 * index, 0, 3 * index + 1, 1) for index in range(len(features))]
     return rectangles(boxes, np.linspace(0.9, 0.5, len(features)), features, channels=4)
 
 
 def scores(matcher: DetectingMatcher, features: Sequence[Sequence[float]], memory: MemoryBank = MEMORY) -> np.ndarray:
-    found = matcher.class_scores(candidates(features), prototypes(matcher, memory))
-    assert found.dtype == np.float32
-    assert found.shape == (len(features), len(memory.categories))
-    return found
+    result = matcher.class_scores(candidates(features), prototypes(matcher, memory))
+    assert result.dtype == np.float32
+    assert result.shape == (len(features), len(memory.categories))
+    return result
 
 
-def match(matcher: DetectingMatcher, found: Candidates, memory: MemoryBank = MEMORY) -> Detections:
-    return matcher.match(7, found, prototypes(matcher, memory))
+def match(matcher: DetectingMatcher, image_candidates: Candidates, memory: MemoryBank = MEMORY) -> Detections:
+    return matcher.match(7, image_candidates, prototypes(matcher, memory))
 
 
 AXES = [[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0]]
@@ -73,21 +73,21 @@ FOUR_CATS = MemoryBank(
 
 
 def test_kmeans_groups_instances_class_by_class_and_averages_them():
-    made = prototypes(KMeansMatcher(prototypes_per_class=2), FOUR_CATS)
-    assert made.labels_P.tolist() == [0, 0, 1]
+    built = prototypes(KMeansMatcher(prototypes_per_class=2), FOUR_CATS)
+    assert built.labels_P.tolist() == [0, 0, 1]
     # The first and third cat, cosine 0.8, and the second and fourth, cosine 0.6.
     expected = np.array([[5.0, 3.0, 0, 0], [0, 2.6, 0, 0.8]])
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(made.vectors_PD[:2], expected, rtol=1e-6)
-    found = scores(KMeansMatcher(prototypes_per_class=2), AXES, FOUR_CATS)
-    np.testing.assert_allclose(found[1], [2.6 / np.hypot(2.6, 0.8), 0], rtol=1e-6)
-    made = prototypes(KMeansMatcher(prototypes_per_class=3))
-    assert made.labels_P.tolist() == [0, 0, 1]
-    np.testing.assert_allclose(made.vectors_PD, [[1, 0, 0, 0], [0.8, 0.6, 0, 0], [0, 0, 1, 0]], rtol=1e-6)
+    np.testing.assert_allclose(built.vectors_PD[:2], expected, rtol=1e-6)
+    actual = scores(KMeansMatcher(prototypes_per_class=2), AXES, FOUR_CATS)
+    np.testing.assert_allclose(actual[1], [2.6 / np.hypot(2.6, 0.8), 0], rtol=1e-6)
+    built = prototypes(KMeansMatcher(prototypes_per_class=3))
+    assert built.labels_P.tolist() == [0, 0, 1]
+    np.testing.assert_allclose(built.vectors_PD, [[1, 0, 0, 0], [0.8, 0.6, 0, 0], [0, 0, 1, 0]], rtol=1e-6)
     matchers = (KMeansMatcher(prototypes_per_class=1), PrototypeMatcher())
-    one, published = (prototypes(matcher, FOUR_CATS) for matcher in matchers)
-    assert torch.equal(one.vectors_PD, published.vectors_PD)
-    assert torch.equal(one.labels_P, published.labels_P)
+    single, published = (prototypes(matcher, FOUR_CATS) for matcher in matchers)
+    assert torch.equal(single.vectors_PD, published.vectors_PD)
+    assert torch.equal(single.labels_P, published.labels_P)
     many = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32))
     alone = prototypes(KMeansMatcher(), MemoryBank(CATEGORIES[1:], (many,)))
     among = prototypes(KMeansMatcher(), MemoryBank(CATEGORIES, (many[:10], many)))
@@ -96,14 +96,14 @@ def test_kmeans_groups_instances_class_by_class_and_averages_them():
 
 def test_a_background_prototype_competes_with_the_classes():
     matcher = BackgroundMatcher()
-    made = prototypes(matcher)
-    assert made.labels_P.tolist() == [0, 1, -1]
-    np.testing.assert_allclose(made.vectors_PD[2], [0, 0.8, 0, 0.6], rtol=1e-6)
+    built = prototypes(matcher)
+    assert built.labels_P.tolist() == [0, 1, -1]
+    np.testing.assert_allclose(built.vectors_PD[2], [0, 0.8, 0, 0.6], rtol=1e-6)
     # The second axis: cosine 0.32 with the cats' mean, 0.8 with the background; both ties stay.
-    found = scores(matcher, [*AXES, [0, 0, 0.6, -0.8], [0, 0, 0.6, 1.0]])
-    np.testing.assert_allclose(found[0], [CAT_MEAN[0], 0], rtol=1e-6)
-    assert found[1].tolist() == [-1, -1]
-    np.testing.assert_allclose(found[2:], [[0, 1], [0, 0.6], [0, 0.6]], rtol=1e-6)
+    actual = scores(matcher, [*AXES, [0, 0, 0.6, -0.8], [0, 0, 0.6, 1.0]])
+    np.testing.assert_allclose(actual[0], [CAT_MEAN[0], 0], rtol=1e-6)
+    assert actual[1].tolist() == [-1, -1]
+    np.testing.assert_allclose(actual[2:], [[0, 1], [0, 0.6], [0, 0.6]], rtol=1e-6)
 
 
 def test_a_dropped_candidate_suppresses_none():
@@ -111,8 +111,8 @@ def test_a_dropped_candidate_suppresses_none():
     twice = candidates([AXES[1], AXES[0]], [(0, 0, 9, 9)] * 2)
     assert match(BackgroundMatcher(), twice).scores.tolist() == pytest.approx([CAT_MEAN[0]])
     assert match(PrototypeMatcher(), twice).scores.tolist() == pytest.approx([CAT_MEAN[1]])
-    found = match(BackgroundMatcher(), candidates([AXES[1]]))
-    assert (found.labels.shape, found.scores.shape, found.boxes_xywh.shape, found.rles) == ((0,), (0,), (0, 4), ())
+    result = match(BackgroundMatcher(), candidates([AXES[1]]))
+    assert (result.labels.shape, result.scores.shape, result.boxes_xywh.shape, result.rles) == ((0,), (0,), (0, 4), ())
 
 
 @cases("backgrounds")((), (torch.zeros(0, 4), torch.zeros(0, 4)))
@@ -124,15 +124,15 @@ def test_a_dropped_candidate_suppresses_none():
 def test_references_without_background_give_the_published_scores(matcher, warning, backgrounds, caplog):
     memory = MemoryBank(CATEGORIES, FEATURES, backgrounds)
     with caplog.at_level(logging.WARNING, logger="ntt"):
-        found = scores(matcher, AXES, memory)
+        actual = scores(matcher, AXES, memory)
     assert caplog.messages == [f"No reference shows any background: {warning}"]
-    np.testing.assert_array_equal(found, scores(PrototypeMatcher(), AXES, memory))
+    np.testing.assert_array_equal(actual, scores(PrototypeMatcher(), AXES, memory))
 
 
 def test_negatives_of_a_class_are_its_own_surroundings_and_the_other_classes():
-    made = prototypes(NegativeMatcher())
+    built = prototypes(NegativeMatcher())
     # Two means; the cats' surroundings; two cats, negatives of dogs, and a dog, negative of cats.
-    assert made.labels_P.tolist() == [0, 1, -2, -4, -4, -5]
+    assert built.labels_P.tolist() == [0, 1, -2, -4, -4, -5]
     # Between cat and dog: 0.8 with the mean of the dogs, 0.6 with the nearest cat, so only cats are damped.
     between = [0.6, 0, 0.8, 0]
     cat = 0.6 * CAT_MEAN[0]
@@ -140,8 +140,8 @@ def test_negatives_of_a_class_are_its_own_surroundings_and_the_other_classes():
     np.testing.assert_allclose(scores(NegativeMatcher(), [between]), [[damped, 0.8]], rtol=1e-5)
     # Cosines of the cats' surroundings: 0.8 * 0.6 + 0.6 * 0.8 = 0.96, and 0.19 of their mean.
     cat = 0.6 * CAT_MEAN[1]
-    found = scores(NegativeMatcher(), [[0, 0.6, 0, 0.8]])
-    np.testing.assert_allclose(found, [[cat * np.exp(-(0.96 - cat) / 0.8), 0]], rtol=1e-5)
+    actual = scores(NegativeMatcher(), [[0, 0.6, 0, 0.8]])
+    np.testing.assert_allclose(actual, [[cat * np.exp(-(0.96 - cat) / 0.8), 0]], rtol=1e-5)
 
 
 # A large mask, a smaller one of the same class inside it (box IoU 90 / 209), and one inside both.
@@ -153,8 +153,8 @@ def test_graph_diffusion_weakens_fragments():
     expected = CAT_MEAN[0] * np.array([1.0, 0.8 * 0.3**0.5, 0.6 * 0.195**0.5])
     np.testing.assert_allclose(match(GraphDiffusionMatcher(), NESTED).scores, expected, rtol=1e-5)
     plain = CAT_MEAN[0] * np.array([1.0, 0.8 * 0.3**2, 0.6 * 0.09**2])
-    found = match(GraphDiffusionMatcher(transition="plain", decay_power=2.0), NESTED)
-    np.testing.assert_allclose(found.scores, plain, rtol=1e-4)
+    detections = match(GraphDiffusionMatcher(transition="plain", decay_power=2.0), NESTED)
+    np.testing.assert_allclose(detections.scores, plain, rtol=1e-4)
 
 
 @cases("matcher")(*MATCHERS)

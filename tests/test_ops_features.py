@@ -67,16 +67,16 @@ def test_features_of_instances_and_backgrounds_by_hand():
     weights = torch.tensor([[0.5, 0.0], [0.0, 1.5]])
     torch.testing.assert_close(instance_feature(feature_map, weights), torch.tensor([3.25, 6.0]))
     weights = torch.tensor([[0.5, 1.0], [0.0, 1.0]])
-    found = background_feature(feature_map, weights)
-    assert found is not None
-    torch.testing.assert_close(found, torch.tensor([3.5 / 1.5, 0.0]))
+    background = background_feature(feature_map, weights)
+    assert background is not None
+    torch.testing.assert_close(background, torch.tensor([3.5 / 1.5, 0.0]))
 
 
-@cases("left_over", "known")((0.0, False), (0.96875, False), (1.0, True))
-def test_background_needs_one_cell(left_over, known):
+@cases("left_over", "has_background")((0.0, False), (0.96875, False), (1.0, True))
+def test_background_needs_one_cell(left_over, has_background):
     weights = torch.ones(2, 2)
     weights[0, 1] -= left_over
-    assert (background_feature(torch.ones(3, 2, 2), weights) is not None) == known
+    assert (background_feature(torch.ones(3, 2, 2), weights) is not None) == has_background
 
 
 def read_crop(data_dir: Path, annotation: dict, file_name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -234,16 +234,16 @@ def described(height: int, width: int, dtype: FeatureDtype = "float32") -> Candi
 
 
 def test_order_boxes_and_features_without_masks_that_vanish():
-    found = described(16, 16)
-    assert found.predicted_iou.tolist() == pytest.approx([0.5, 0.7, 0.8])
-    assert found.grid_boxes_xyxy.tolist() == [[0, 0, 0, 7], [7, 2, 7, 3], [0, 0, 0, 0]]
-    np.testing.assert_allclose(found.features, [[0.6, 0.8], [0.0, 1.0], [0.6, 0.8]], atol=1e-6)
+    candidates = described(16, 16)
+    assert candidates.predicted_iou.tolist() == pytest.approx([0.5, 0.7, 0.8])
+    assert candidates.grid_boxes_xyxy.tolist() == [[0, 0, 0, 7], [7, 2, 7, 3], [0, 0, 0, 0]]
+    np.testing.assert_allclose(candidates.features, [[0.6, 0.8], [0.0, 1.0], [0.6, 0.8]], atol=1e-6)
     # Between column 0 (5) and column 1 (-1), pixel 2 of the enlarged mask is at 0.75: 0.5, still foreground.
-    assert decode_masks(to_text(found.masks), 16, 16)[0].sum() == 3 * 16
-    assert (found.height, found.width) == (16, 16)
-    found = described(4, 4)
-    assert found.predicted_iou.tolist() == pytest.approx([0.5])
-    assert len(found) == len(found.masks) == len(found.features) == len(found.grid_boxes_xyxy) == 1
+    assert decode_masks(to_text(candidates.masks), 16, 16)[0].sum() == 3 * 16
+    assert (candidates.height, candidates.width) == (16, 16)
+    candidates = described(4, 4)
+    assert candidates.predicted_iou.tolist() == pytest.approx([0.5])
+    assert len(candidates) == len(candidates.masks) == len(candidates.features) == len(candidates.grid_boxes_xyxy) == 1
     rounded, full = described(16, 16, "float16").features, described(16, 16).features
     assert rounded.dtype == np.float32
     assert np.array_equal(rounded, full.astype(np.float16).astype(np.float32))
@@ -253,11 +253,11 @@ def test_order_boxes_and_features_without_masks_that_vanish():
 @cases("count")(0, 2)
 def test_nothing_left(count):
     nothing = Proposals(torch.full((count, 8, 8), -1.0), torch.full((count,), 0.9))
-    found = measure(nothing, FEATURE_MAP, height=5, width=6)("float16")
-    assert len(found) == len(found.masks) == 0
-    assert found.features.shape == (0, 2)
-    assert found.grid_boxes_xyxy.shape == (0, 4)
-    assert found.predicted_iou.shape == (0,)
+    candidates = measure(nothing, FEATURE_MAP, height=5, width=6)("float16")
+    assert len(candidates) == len(candidates.masks) == 0
+    assert candidates.features.shape == (0, 2)
+    assert candidates.grid_boxes_xyxy.shape == (0, 4)
+    assert candidates.predicted_iou.shape == (0,)
 
 
 def sum_of_squares(values: np.ndarray) -> float:

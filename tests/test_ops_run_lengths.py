@@ -113,11 +113,11 @@ def test_full_size_masks(masks):
     has_foreground = masks.any(dim=2).any(dim=1).numpy()
     assert ((changes.per_mask_N > 0) == has_foreground).all()
     num_pixels = masks[0].numel()
-    some = np.flatnonzero(has_foreground)[::-2]
-    run_lengths = take(to_run_lengths(changes), some)
+    indices = np.flatnonzero(has_foreground)[::-2]
+    run_lengths = take(to_run_lengths(changes), indices)
     assert run_lengths_problem(run_lengths, num_pixels) is None
     assert run_lengths_problem(run_lengths, num_pixels + 1) == "its run lengths do not fit its size"
-    assert to_text(run_lengths) == pycocotools(masks[some.copy()])
+    assert to_text(run_lengths) == pycocotools(masks[indices.copy()])
 
 
 def test_chunks_change_nothing_and_no_masks_are_none(monkeypatch):

@@ -68,9 +68,9 @@ def generator(seed: int = 0) -> np.random.Generator:
 
 
 def clusters(vectors: list[list[float]], count: int, seed: int = 0) -> list[int]:
-    found = spherical_kmeans(np.array(vectors, dtype=np.float32), count, generator=generator(seed))
-    assert found.dtype == np.int64
-    return found.tolist()
+    labels = spherical_kmeans(np.array(vectors, dtype=np.float32), count, generator=generator(seed))
+    assert labels.dtype == np.int64
+    return labels.tolist()
 
 
 # Two near the first axis, three near the second; lengths differ, directions decide.
@@ -190,6 +190,6 @@ def test_penalties_by_hand(rles, settings, expected):
 
 def test_unscaled_penalties_stop_at_one():
     several = [WHOLE, HALF, QUARTER, QUARTER, QUARTER, QUARTER]
-    found = penalties(*several, transition="plain", alpha=0.6)
-    assert max(found) == 1.0
+    unscaled = penalties(*several, transition="plain", alpha=0.6)
+    assert max(unscaled) == 1.0
     assert max(penalties(*several, alpha=0.6)) < 1.0

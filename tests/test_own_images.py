@@ -169,8 +169,8 @@ def test_labelme_files_beside_the_images(tmp_path):
     both = [shape("disc", "rectangle", [[20, 20], [60, 60]]), shape("square", "rectangle", [[0, 0], [9, 9]])]
     labelme(root / "references/disc/references_0.json", *both)
     document = references_of(root)
-    found = [(e["category_id"], e["bbox"]) for e in document["annotations"]]
-    assert found == [(1, [20, 20, 40, 40]), (2, [70, 30, 40, 40])]
+    objects = [(e["category_id"], e["bbox"]) for e in document["annotations"]]
+    assert objects == [(1, [20, 20, 40, 40]), (2, [70, 30, 40, 40])]
     np.testing.assert_array_equal(mask_of(document["annotations"][1]), shape_mask(7, 70, 30, 40))
     # Without class folders the labels are the classes.
     for name in ("disc", "square"):

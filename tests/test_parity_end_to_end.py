@@ -199,19 +199,19 @@ def recorded_detections(file: Path, image_id: int) -> list[dict[str, Any]]:
     return sorted((entry for entry in entries if entry["image_id"] == image_id), key=lambda entry: -entry["score"])
 
 
-def category_ids(prototypes: Prototypes, found: Detections) -> list[int]:
-    return [prototypes.categories[label].id for label in found.labels.tolist()]
+def category_ids(prototypes: Prototypes, detections: Detections) -> list[int]:
+    return [prototypes.categories[label].id for label in detections.labels.tolist()]
 
 
-def corners(found: Detections) -> npt.NDArray[np.float32]:
+def corners(detections: Detections) -> npt.NDArray[np.float32]:
     """Boxes as they were recorded: left, top, right, bottom, inclusive."""
-    left_top, sizes = np.split(found.boxes_xywh, 2, axis=1)
+    left_top, sizes = np.split(detections.boxes_xywh, 2, axis=1)
     return np.concatenate([left_top, left_top + sizes], axis=1)
 
 
-def mask_ious(found: Detections, expected: list[dict[str, Any]]) -> list[float]:
-    size = [found.height, found.width]
-    pairs = zip(found.rles, expected, strict=True)
+def mask_ious(detections: Detections, expected: list[dict[str, Any]]) -> list[float]:
+    size = [detections.height, detections.width]
+    pairs = zip(detections.rles, expected, strict=True)
     return [coco_mask.iou([{"size": size, "counts": r}], [entry["segmentation"]], [0])[0, 0] for r, entry in pairs]
 
 
@@ -255,20 +255,20 @@ def test_masks_and_their_iou_are_the_recorded_ones(image_id, scene, ours, device
 @EACH_IMAGE
 def test_recorded_masks_give_the_recorded_detections(image_id, scene, ours, device):
     expected = recorded_detections(scene.golden / "detections.json", image_id)
-    found = scene.detect(RecordedMasks(scene.golden, image_id, ours), image_id)
-    assert category_ids(scene.prototypes, found) == [entry["category_id"] for entry in expected]
-    np.testing.assert_allclose(found.scores, [entry["score"] for entry in expected], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(corners(found), [entry["bbox_xyxy"] for entry in expected], rtol=0, atol=1)
+    detected = scene.detect(RecordedMasks(scene.golden, image_id, ours), image_id)
+    assert category_ids(scene.prototypes, detected) == [entry["category_id"] for entry in expected]
+    np.testing.assert_allclose(detected.scores, [entry["score"] for entry in expected], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(corners(detected), [entry["bbox_xyxy"] for entry in expected], rtol=0, atol=1)
     rounding = package_rounding(scene.targets.images[image_id].path, device)
-    assert 1 - min(mask_ious(found, expected)) < 1e-3 + 2 * largest_miss(rounding)
+    assert 1 - min(mask_ious(detected, expected)) < 1e-3 + 2 * largest_miss(rounding)
 
 
 @EACH_IMAGE
 @pytest.mark.timeout(900)
 def test_images_give_the_recorded_detections(image_id, scene, ours, device):
     expected = recorded_detections(scene.golden / "detections.json", image_id)
-    found = scene.detect(ours, image_id)
-    assert category_ids(scene.prototypes, found) == [entry["category_id"] for entry in expected]
+    detected = scene.detect(ours, image_id)
+    assert category_ids(scene.prototypes, detected) == [entry["category_id"] for entry in expected]
     # What rounding does to masks and cosines of the package's own candidates, ours may suffer as well. A detection is
     # the best of its class among 64 candidates and few of them suffer much, so the sample's largest is no bound.
     record = scene.targets.images[image_id]
@@ -276,11 +276,11 @@ def test_images_give_the_recorded_detections(image_id, scene, ours, device):
     exact, rounded = (torch.from_numpy(logits > 0) for logits in (rounding.exact_logits_BHW, rounding.logits_BHW))
     feature_map = scene.feature_map(ours, record)
     moved = np.abs(scene.cosines(feature_map, exact) - scene.cosines(feature_map, rounded)).max()
-    np.testing.assert_allclose(found.scores, [entry["score"] for entry in expected], rtol=0, atol=1e-5 + 10 * moved)
-    assert 1 - min(mask_ious(found, expected)) < 1e-3 + 2 * largest_miss(rounding)
+    np.testing.assert_allclose(detected.scores, [entry["score"] for entry in expected], rtol=0, atol=1e-5 + 10 * moved)
+    assert 1 - min(mask_ious(detected, expected)) < 1e-3 + 2 * largest_miss(rounding)
     # A pixel of the masks' grid may turn at the edge of a mask.
-    pixel = np.ceil(max(found.height, found.width) / 256)
-    np.testing.assert_allclose(corners(found), [entry["bbox_xyxy"] for entry in expected], rtol=0, atol=pixel)
+    pixel = np.ceil(max(detected.height, detected.width) / 256)
+    np.testing.assert_allclose(corners(detected), [entry["bbox_xyxy"] for entry in expected], rtol=0, atol=pixel)
 
 
 IMAGES = (5001, 10764, 20992, 25603)
@@ -305,8 +305,8 @@ def image(request, recorded_dir: Path, device: str) -> tuple[int, Candidates, di
     )
     feature_map = torch.from_numpy(recorded["target_feats"]).to(device).float().T.reshape(-1, 37, 37)
     height, width = recorded["image_hw"].tolist()
-    found = measure(proposals, feature_map, height=height, width=width)("float32")
-    return request.param, found, recorded
+    candidates = measure(proposals, feature_map, height=height, width=width)("float32")
+    return request.param, candidates, recorded
 
 
 def test_similarity_labels_and_penalties(image, prototypes):
@@ -334,9 +334,9 @@ def test_detections_and_what_default_settings_change(image, prototypes, recorded
     boxes = np.array([entry["bbox_xyxy"] for entry in expected], dtype=np.float32)
     np.testing.assert_array_equal(corners(reference), boxes)
     assert min(mask_ious(reference, expected)) > 0.999
-    found = PrototypeMatcher().match(image_id, candidates, prototypes)
-    assert np.array_equal(found.scores, reference.scores)
-    assert found.rles == reference.rles
+    default = PrototypeMatcher().match(image_id, candidates, prototypes)
+    assert np.array_equal(default.scores, reference.scores)
+    assert default.rles == reference.rles
     coco_boxes = [coco_mask.toBbox(entry["segmentation"]) for entry in expected]
-    np.testing.assert_array_equal(found.boxes_xywh, np.array(coco_boxes, dtype=np.float32))
-    assert np.array_equal(found.boxes_xywh - reference.boxes_xywh, np.tile(np.float32([0, 0, 1, 1]), (100, 1)))
+    np.testing.assert_array_equal(default.boxes_xywh, np.array(coco_boxes, dtype=np.float32))
+    assert np.array_equal(default.boxes_xywh - reference.boxes_xywh, np.tile(np.float32([0, 0, 1, 1]), (100, 1)))

@@ -38,14 +38,14 @@ def examples(tiny: Path) -> list[ntt.Reference]:
     """The tiny data set's references with their annotated masks and boxes."""
     data = read_coco(tiny / "annotations/references.json", tiny / "images")
     names = {category.id: category.name for category in data.categories}
-    made = []
-    for one in data.instances:
-        record = data.images[one.image_id]
-        left, top, width, height = one.bbox_xywh
-        mask = instance_mask(one, record.height, record.width)
+    references = []
+    for instance in data.instances:
+        record = data.images[instance.image_id]
+        left, top, width, height = instance.bbox_xywh
+        mask = instance_mask(instance, record.height, record.width)
         box = (left, top, left + width, top + height)
-        made.append(ntt.Reference(record.path, names[one.category_id], mask=mask, box_xyxy=box))
-    return made
+        references.append(ntt.Reference(record.path, names[instance.category_id], mask=mask, box_xyxy=box))
+    return references
 
 
 @pytest.fixture(scope="module")
@@ -74,24 +74,24 @@ def test_detections_are_those_of_a_run(tiny, shared_store, predictor, tmp_path):
 
 
 def test_what_is_found(tiny, predictor):
-    found = predictor(tiny / "images/targets_1.png")
-    assert len(found) == len(found.scores) == len(found.boxes_xyxy) > 0
-    assert found.masks.shape == (len(found), HEIGHT, WIDTH)
-    assert found.masks.dtype == np.bool_
-    assert found.names.tolist() == [predictor.classes[label] for label in found.labels]
-    assert (np.diff(found.scores) <= 0).all()
-    for mask, (left, top, right, bottom) in zip(found.masks, found.boxes_xyxy, strict=True):
+    instances = predictor(tiny / "images/targets_1.png")
+    assert len(instances) == len(instances.scores) == len(instances.boxes_xyxy) > 0
+    assert instances.masks.shape == (len(instances), HEIGHT, WIDTH)
+    assert instances.masks.dtype == np.bool_
+    assert instances.names.tolist() == [predictor.classes[label] for label in instances.labels]
+    assert (np.diff(instances.scores) <= 0).all()
+    for mask, (left, top, right, bottom) in zip(instances.masks, instances.boxes_xyxy, strict=True):
         rows, columns = np.nonzero(mask)
         assert (left, top, right, bottom) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     square = shape_mask(7, 40, 20, 50)
-    overlaps = (found.masks & square).sum((1, 2)) / (found.masks | square).sum((1, 2))
-    assert found.names[int(overlaps.argmax())] == "square"
+    overlaps = (instances.masks & square).sum((1, 2)) / (instances.masks | square).sum((1, 2))
+    assert instances.names[int(overlaps.argmax())] == "square"
     assert overlaps.max() > 0.8
-    some = found.above(float(found.scores[3]))
-    assert 4 <= len(some) < len(found)
-    np.testing.assert_array_equal(some.masks, found.masks[: len(some)])
-    assert len(found.above(1.1)) == 0
-    assert found.above(1.1).masks.shape == (0, HEIGHT, WIDTH)
+    best = instances.above(float(instances.scores[3]))
+    assert 4 <= len(best) < len(instances)
+    np.testing.assert_array_equal(best.masks, instances.masks[: len(best)])
+    assert len(instances.above(1.1)) == 0
+    assert instances.above(1.1).masks.shape == (0, HEIGHT, WIDTH)
 
 
 def test_files_pictures_and_arrays_are_the_same(tiny, shared_store, predictor):
@@ -99,9 +99,9 @@ def test_files_pictures_and_arrays_are_the_same(tiny, shared_store, predictor):
     from_file = predictor(path)
     with Image.open(path) as picture:
         forms = [predictor(str(path)), predictor(picture), predictor(pixels(path))]
-    for found in forms:
-        np.testing.assert_array_equal(found.scores, from_file.scores)
-        assert found.rles == from_file.rles
+    for instances in forms:
+        np.testing.assert_array_equal(instances.scores, from_file.scores)
+        assert instances.rles == from_file.rles
     arrays = [
         ntt.Reference(pixels(each.image), each.name, Image.fromarray(np.uint8(each.mask) * 255), each.box_xyxy)
         for each in examples(tiny)
@@ -112,15 +112,15 @@ def test_files_pictures_and_arrays_are_the_same(tiny, shared_store, predictor):
 
 def test_examples_from_a_plain_folder(shared_store, tmp_path):
     root = make_folder(tmp_path / "my_set")
-    read, made = ntt.references_from_folder(root / "references"), []
+    read, by_hand = ntt.references_from_folder(root / "references"), []
     assert read[0].box_xyxy == (20, 20, 60, 60)
     for given, (name, (stem, scene)) in zip(read, EXAMPLES.items(), strict=True):
         folder = root / "references" / name
-        made.append(ntt.Reference(folder / f"{stem}.png", name, mask=folder / f"{stem}_mask.png"))
+        by_hand.append(ntt.Reference(folder / f"{stem}.png", name, mask=folder / f"{stem}_mask.png"))
         assert given.name == name
         np.testing.assert_array_equal(given.mask, shape_mask(*scene))
     target = root / "targets/targets_1.png"
-    scores = [ntt.Predictor(given, overrides=QUICK, store=shared_store)(target).scores for given in (read, made)]
+    scores = [ntt.Predictor(given, overrides=QUICK, store=shared_store)(target).scores for given in (read, by_hand)]
     np.testing.assert_array_equal(scores[0], scores[1])
 
 
@@ -200,9 +200,9 @@ def test_photographs_that_a_package_ships():
     photographs = zip((cat, cup), boxes.items(), strict=True)
     predictor = ntt.Predictor([ntt.Reference(image, name, box_xyxy=box) for image, (name, box) in photographs])
     for picture, name in ((cat, "cat"), (cup, "cup")):
-        found = predictor(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-        assert (found.names[0], found.height, found.width) == (name, 150, 225)
-        assert found.scores[0] > 0.5
+        instances = predictor(picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        assert (instances.names[0], instances.height, instances.width) == (name, 150, 225)
+        assert instances.scores[0] > 0.5
 
 
 def test_the_documented_examples_run(tmp_path, monkeypatch, capsys):
@@ -225,32 +225,32 @@ def test_the_documented_examples_run(tmp_path, monkeypatch, capsys):
 
 def test_instances_are_selected_shown_and_saved(tiny, predictor, tmp_path):
     path = tiny / "images/targets_1.png"
-    found = predictor(path)
-    first = found[0]
-    assert (first.name, first.score) == (found.names[0], found.scores[0])
-    np.testing.assert_array_equal(first.mask, found.masks[0])
-    assert [each.score for each in found[:3]] == found.scores[:3].tolist()
-    for some in (found[found.names == "square"], found[np.flatnonzero(found.labels == 1)]):
-        assert set(some.names) == {"square"}
-        assert len(some) == (found.labels == 1).sum()
-    np.testing.assert_array_equal(found[[2, 0]].boxes_xyxy, found.boxes_xyxy[[2, 0]])
+    instances = predictor(path)
+    first = instances[0]
+    assert (first.name, first.score) == (instances.names[0], instances.scores[0])
+    np.testing.assert_array_equal(first.mask, instances.masks[0])
+    assert [each.score for each in instances[:3]] == instances.scores[:3].tolist()
+    for squares in (instances[instances.names == "square"], instances[np.flatnonzero(instances.labels == 1)]):
+        assert set(squares.names) == {"square"}
+        assert len(squares) == (instances.labels == 1).sum()
+    np.testing.assert_array_equal(instances[[2, 0]].boxes_xyxy, instances.boxes_xyxy[[2, 0]])
     with pytest.raises(IndexError):
-        found[len(found)]
+        instances[len(instances)]
     assert re.fullmatch(r"DetectedInstance\('(disc|square)', [01]\.\d\d, box \[\d+, \d+, \d+, \d+\]\)", repr(first))
-    few = found[:0]
+    few = instances[:0]
     assert repr(few) == f"Instances(0 in {WIDTH} x {HEIGHT} pixels)"
-    assert re.fullmatch(r"Instances\(\d+ in 128 x 96 pixels: \d+ .*; scores 0\.\d\d to 0\.\d\d\)", repr(found))
+    assert re.fullmatch(r"Instances\(\d+ in 128 x 96 pixels: \d+ .*; scores 0\.\d\d to 0\.\d\d\)", repr(instances))
     assert repr(predictor) == "Predictor(2 classes: disc, square; efficientnet_lite0, regions, ntt)"
-    assert repr(ntt.Reference(path, "disc", mask=found.masks[0])) == "Reference('disc', targets_1.png, mask)"
+    assert repr(ntt.Reference(path, "disc", mask=instances.masks[0])) == "Reference('disc', targets_1.png, mask)"
     assert repr(ntt.Reference(pixels(path), "disc")) == "Reference('disc', ndarray, whole image)"
-    picture = found[:1].draw()
-    assert Image.open(io.BytesIO(found[:1]._repr_png_())).size == picture.size
+    picture = instances[:1].draw()
+    assert Image.open(io.BytesIO(instances[:1]._repr_png_())).size == picture.size
     assert np.any(np.asarray(picture) != np.asarray(few.draw()))
     assert predictor(pixels(path))[:1].draw().tobytes() == picture.tobytes()
-    found.save(tmp_path / "a.jpg")
-    assert found.to_coco(image_id="monday")[0]["image_id"] == "monday"
+    instances.save(tmp_path / "a.jpg")
+    assert instances.to_coco(image_id="monday")[0]["image_id"] == "monday"
     with pytest.raises(ConfigError, match=r"a\.txt ends in '\.txt': \.png, \.jpg or \.json is needed"):
-        found.save(tmp_path / "a.txt")
+        instances.save(tmp_path / "a.txt")
 
 
 def test_folders_lists_and_generators_are_searched(tiny, predictor, tmp_path):
@@ -259,9 +259,9 @@ def test_folders_lists_and_generators_are_searched(tiny, predictor, tmp_path):
         shutil.copy(tiny / "images" / name, tmp_path)
     given = [tmp_path, [tmp_path / name for name in names], (str(tmp_path / name) for name in names)]
     results = [list(predictor.search(images, progress=False)) for images in given]
-    for found in results:
-        assert [Path(each.image).name for each in found] == names
-        for ours, expected in zip(found, results[0], strict=True):
+    for result in results:
+        assert [Path(each.image).name for each in result] == names
+        for ours, expected in zip(result, results[0], strict=True):
             np.testing.assert_array_equal(ours.scores, expected.scores)
     for image in (tmp_path / names[0], pixels(tmp_path / names[0])):  # one image, whose rows are no images
         (only,) = predictor.search(image, progress=False)

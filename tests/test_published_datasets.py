@@ -57,8 +57,8 @@ def places_below_root(option: str) -> Mapping[int | None, DatasetFiles]:
 
 def check(option: str, root: Path, details: DatasetDetails) -> CheckReport:
     moved = {
-        shots: DatasetFiles(**{key: root / path.relative_to("/ROOT") for key, path in vars(place).items()})
-        for shots, place in places_below_root(option).items()
+        shots: DatasetFiles(**{key: root / path.relative_to("/ROOT") for key, path in vars(files).items()})
+        for shots, files in places_below_root(option).items()
     }
     return check_published(details, moved)
 
@@ -78,11 +78,11 @@ def test_a_miniature_passes_its_check(option, miniatures):
 @cases("option")("coco", "lvis", "voc")
 def test_the_option_finds_its_files_and_classes(option, miniatures):
     root, details = miniatures
-    made = settings(option, root, "shots=1shot")
-    inputs = read_inputs(made)
+    composed = settings(option, root, "shots=1shot")
+    inputs = read_inputs(composed)
     names = details[option].class_names or sum(LVIS_CLASSES.values(), ())
     assert tuple(category.name for category in inputs.categories) == names
-    assert made.dataset.label() == option
+    assert composed.dataset.label() == option
     assert len(inputs.target_data.images) == details[option].targets.images
 
 
@@ -94,10 +94,10 @@ def test_the_option_finds_its_files_and_classes(option, miniatures):
 )
 def test_references_follow_the_shots(option, shots, file, sampler, tmp_path):
     words = [f"dataset={option}", f"runtime.data_root={tmp_path}", f"shots={shots}"]
-    made, otherwise = compose_many([words, [*words, "shots.sampler=native"]])
-    assert isinstance(made.dataset, PublishedConfig)
-    assert made.dataset.places().references_file == tmp_path / file
-    assert made.shots.sampler == sampler
+    composed, otherwise = compose_many([words, [*words, "shots.sampler=native"]])
+    assert isinstance(composed.dataset, PublishedConfig)
+    assert composed.dataset.places().references_file == tmp_path / file
+    assert composed.shots.sampler == sampler
     assert otherwise.shots.sampler == "native"
 
 
@@ -229,9 +229,9 @@ def small(option: str, root: Path, output: Path, *more: str) -> config.Experimen
 
 
 def test_a_box_only_set_runs_from_end_to_end(miniatures, tmp_path, capsys):
-    made = small("cdfsod_fish", miniatures[0], tmp_path, "split=cdfsod_fish")
-    runner.run(made)
-    folder = run_directory(made)
+    composed = small("cdfsod_fish", miniatures[0], tmp_path, "split=cdfsod_fish")
+    runner.run(composed)
+    folder = run_directory(composed)
     assert json.loads((folder / "references.json").read_text())["sampler"] == "fixed"
     assert set(json.loads((folder / "metrics.json").read_text())["overall"]) == {"bbox"}
     assert "9 of the 9 objects of the ground truth have none." in capsys.readouterr().out
@@ -242,9 +242,9 @@ def test_difficult_objects_of_voc_count_by_one_setting(miniatures, tmp_path, cap
     counts = {}
     for difficult in ("null", "crowd", "ordinary"):
         words = ["shots=1shot", "split=all", f"evaluation.difficult={difficult}", *SMALL]
-        made = small("voc", miniatures[0], tmp_path, *words)
-        runner.run(made)
-        metrics = read_metrics(run_directory(made) / "metrics.json")
+        composed = small("voc", miniatures[0], tmp_path, *words)
+        runner.run(composed)
+        metrics = read_metrics(run_directory(composed) / "metrics.json")
         counts[difficult] = (metrics.num_objects, metrics.difficult)
     assert counts == {"null": (18, "crowd"), "crowd": (18, "crowd"), "ordinary": (20, "ordinary")}
     out = capsys.readouterr().out

@@ -187,8 +187,8 @@ def test_features_of_instances_and_of_what_surrounds_them_are_stored(references,
     assert memory.backgrounds[1].tolist() == [[0, 0, 0]]
     assert [len(vectors) for vectors in PrototypeMatcher().select(memory).backgrounds] == [1, 0]
     again = fill(references, tmp_path / "store", Colours(broken=True))
-    for found, known in zip(memory.features + memory.backgrounds, again.features + again.backgrounds, strict=True):
-        assert torch.equal(found, known)
+    for computed, stored in zip(memory.features + memory.backgrounds, again.features + again.backgrounds, strict=True):
+        assert torch.equal(computed, stored)
 
 
 def test_a_feature_map_of_another_size_than_stated_is_refused(references, tmp_path):

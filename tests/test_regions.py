@@ -71,8 +71,8 @@ def test_leaves_are_at_most_as_many_as_asked_for_and_keep_distances(monkeypatch)
     leaves = find_leaves(torch.zeros(3, 2, 2), features, count=4)
     centred = features.view(2, 4).double() - features.view(2, 4).double().mean(dim=1, keepdim=True)
     scaled = (centred / centred.square().sum(dim=0).mean().sqrt()).T
-    kept = torch.from_numpy(leaves.feature_LK)
-    torch.testing.assert_close(torch.cdist(scaled, scaled), torch.cdist(kept, kept), rtol=0, atol=1e-9)
+    of_leaves = torch.from_numpy(leaves.feature_LK)
+    torch.testing.assert_close(torch.cdist(scaled, scaled), torch.cdist(of_leaves, of_leaves), rtol=0, atol=1e-9)
 
 
 def test_trees_merge_the_likest_first_and_share_their_leaves(quarters):

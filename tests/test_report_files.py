@@ -35,12 +35,12 @@ from ntt.types import Category, Metrics, ReferenceCheck
 EVIL = '</script><img src=x onerror="window.hacked=1">"\'&'
 
 
-found = partial(detect, size=(96, 128))
+detections_of = partial(detect, size=(96, 128))
 DETECTIONS = [
-    found(101, (0, (10, 10, 40, 40), 0.9), (1, (70, 40, 36, 36), 0.5), (1, (0, 0, 20, 20), 0.2)),
-    found(102, (1, (40, 20, 50, 50), 0.8)),
-    found(103),
-    found(104, (0, (70, 30, 44, 44), 0.3)),
+    detections_of(101, (0, (10, 10, 40, 40), 0.9), (1, (70, 40, 36, 36), 0.5), (1, (0, 0, 20, 20), 0.2)),
+    detections_of(102, (1, (40, 20, 50, 50), 0.8)),
+    detections_of(103),
+    detections_of(104, (0, (70, 30, 44, 44), 0.3)),
 ]
 
 
@@ -53,14 +53,14 @@ def tiny_runs(folder: Path, *, first_class: str = "disc") -> tuple[pd.DataFrame,
         file.write_text(json.dumps(content))
     metrics = box_metrics(50.0, classes=(first_class, "square"), segm=40.0)
     lines = {"seed=0 shots=1shot": metrics, "seed=0 shots=2shot": metrics, "seed=1 shots=2shot": None}
-    made = make_runs(folder / "outputs", lines, data=root)
+    folders = make_runs(folder / "outputs", lines, data=root)
     categories = [Category(3, first_class), Category(7, "square")]
-    for directory in made.values():
+    for directory in folders.values():
         write_predictions(RunDirectory(directory).predictions, DETECTIONS, categories)
     check = ReferenceCheck("ntt", {}, {"ntt": {}}, {first_class: 0.85, "square": 0.15}, is_complete=True, num_images=2)
-    write_json(RunDirectory(next(iter(made.values()))).leave_one_out, asdict(check))
-    write_json(RunDirectory(next(iter(made.values()))).lowest_scores, check.thresholds)
-    return read_runs([folder / "outputs"]), made
+    write_json(RunDirectory(next(iter(folders.values()))).leave_one_out, asdict(check))
+    write_json(RunDirectory(next(iter(folders.values()))).lowest_scores, check.thresholds)
+    return read_runs([folder / "outputs"]), folders
 
 
 def gallery_of(runs: pd.DataFrame, images: int) -> Gallery:
@@ -112,8 +112,8 @@ def test_plots_of_one_run_and_of_none(tmp_path):
 
 
 def test_candidates_from_the_store_count_with_the_time_of_whoever_computed_them(tmp_path):
-    made = make_runs(tmp_path, {f"seed={seed}": box_metrics(10.0 + seed) for seed in (0, 1)})
-    for folder, times in zip(made.values(), ([(2.75, 2.75)], None), strict=True):
+    folders = make_runs(tmp_path, {f"seed={seed}": box_metrics(10.0 + seed) for seed in (0, 1)})
+    for folder, times in zip(folders.values(), ([(2.75, 2.75)], None), strict=True):
         facts = folder / "facts.json"
         facts.write_text(facts.read_text().replace('"candidates": 4', ""))
         plots = {plot.name: plot for plot in make_plots(read_runs([tmp_path]), "bbox/AP")}
@@ -174,10 +174,10 @@ def test_gallery_holds_truth_and_predictions_in_shown_pixels(tmp_path, monkeypat
     assert ([entry["class"] for entry in truth], truth[1]["box"]) == ([0, 1], [70, 40, 36, 36])
     method = "efficientnet_lite0 + regions + ntt"
     assert [run["label"] for run in shown["runs"]] == [f"{method}, 1 shot, seed 0", f"{method}, 2 shots, seed 0"]
-    found = shown["runs"][0]["found"]
-    assert [[entry["score"] for entry in row] for row in found] == [[0.9, 0.5], [], [0.3]]
-    assert found[0][0]["rle"] == DETECTIONS[0].rles[0].decode()
-    assert [[entry["match"] for entry in row] for row in found] == [[0, 1], [], [0]]
+    detected = shown["runs"][0]["found"]
+    assert [[entry["score"] for entry in row] for row in detected] == [[0.9, 0.5], [], [0.3]]
+    assert detected[0][0]["rle"] == DETECTIONS[0].rles[0].decode()
+    assert [[entry["match"] for entry in row] for row in detected] == [[0, 1], [], [0]]
     assert [entry["name"] for entry in shown["classes"]] == ["disc", "square"]
     assert [run["lowest"] for run in shown["runs"]] == [[0.85, 0.15], [0.4, 0.4]]
 
@@ -186,9 +186,9 @@ def test_large_images_are_reduced_with_everything_in_them(tmp_path, monkeypatch)
     monkeypatch.setattr("ntt.reports.page.MAX_SIDE_PX", 64)
     runs, _ = tiny_runs(tmp_path)
     (shown,) = gallery_of(runs, 24).sets
-    image, found = shown["images"][0], shown["runs"][0]["found"][0][0]
-    assert (image["width"], image["height"], found["box"]) == (64, 48, [5, 5, 20, 20])
-    mask = mask_api.decode({"size": [48, 64], "counts": found["rle"]})
+    image, detected = shown["images"][0], shown["runs"][0]["found"][0][0]
+    assert (image["width"], image["height"], detected["box"]) == (64, 48, [5, 5, 20, 20])
+    mask = mask_api.decode({"size": [48, 64], "counts": detected["rle"]})
     assert (mask.sum(), mask[5:25, 5:25].all()) == (400, True)
 
 
@@ -214,8 +214,8 @@ def test_a_gallery_is_bounded_and_says_so(tmp_path, monkeypatch):
     *(("[{", text) for text in ("[[], {", "[" * 10**5)),
 )
 def test_predictions_that_do_not_fit_cost_a_note(tmp_path, old, new):
-    runs, made = tiny_runs(tmp_path)
-    path = RunDirectory(next(iter(made.values()))).predictions
+    runs, folders = tiny_runs(tmp_path)
+    path = RunDirectory(next(iter(folders.values()))).predictions
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
     (note,) = gallery_of(runs, 1).notes
@@ -225,8 +225,8 @@ def test_predictions_that_do_not_fit_cost_a_note(tmp_path, old, new):
 @cases("key")("root", "targets")
 def test_nothing_in_the_configuration_of_a_run_is_resolved(tmp_path, key, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "s3cret")
-    _, made = tiny_runs(tmp_path)
-    for directory in made.values():
+    _, folders = tiny_runs(tmp_path)
+    for directory in folders.values():
         config = yaml.safe_load((directory / "config.yaml").read_text())
         config["dataset"][key] = "${oc.env:SECRET_TOKEN}"
         (directory / "config.yaml").write_text(yaml.safe_dump(config))

@@ -49,13 +49,13 @@ def missing(runs: pd.DataFrame) -> pd.DataFrame:
 
 def test_runs_can_be_loaded_as_a_data_frame(tmp_path):
     runs = {"seed=0": box_metrics(20, segm=15), "seed=1 matcher.merging=soft": box_metrics(10), "seed=2": None}
-    made = make_runs(tmp_path, runs)
+    folders = make_runs(tmp_path, runs)
     (tmp_path / "code" / "conf").mkdir(parents=True)
     (tmp_path / "code" / "conf" / "config.yaml").write_text("seed: 0")  # a copy of the program is not a run
     runs = ntt.load_runs(tmp_path).set_index("seed")
     first = {"dataset": "demo", "split": "all", "shots": 5, "method": METHOD, "state": "finished", "problem": ""}
     assert runs.loc[0, list(first)].to_dict() == first
-    assert (runs.path[0], runs.finished_utc[0][-6:]) == (str(made["seed=0"]), "+00:00")
+    assert (runs.path[0], runs.finished_utc[0][-6:]) == (str(folders["seed=0"]), "+00:00")
     assert runs["bbox/AP"].dropna().to_dict() == {0: 20.0, 1: 10.0}
     assert runs["segm/AP/square"].dropna().to_dict() == {0: 13.0}
     assert runs["seconds/candidates"].dropna().to_dict() == {0: 2.5, 1: 2.5}
@@ -81,9 +81,9 @@ def test_runs_without_metrics_are_kept_and_damaged_ones_explained(tmp_path):
         3: ('{"overall": {"bbox": {"AP": "high"}}}', "does not hold the metrics of a run"),
         4: ('{"overall": {"b": {"AP": NaN}}, "per_class": {}, "num_images": 1, "num_detections": 1}', "not a finite"),
     }
-    made = make_runs(tmp_path, {f"seed={seed}": None if seed == 1 else box_metrics(10) for seed in range(5)})
+    folders = make_runs(tmp_path, {f"seed={seed}": None if seed == 1 else box_metrics(10) for seed in range(5)})
     for seed, (text, _) in damage.items():
-        (made[f"seed={seed}"] / "metrics.json").write_text(text)
+        (folders[f"seed={seed}"] / "metrics.json").write_text(text)
     runs = read_runs([tmp_path, tmp_path / "demo"]).set_index("seed")
     assert runs.state.tolist() == ["finished", "unfinished", "damaged", "damaged", "damaged"]
     assert runs.problem[:2].tolist() == ["", "it has no metrics yet"]
@@ -198,8 +198,8 @@ def test_of_two_runs_with_the_same_settings_the_later_one_counts(tmp_path):
 
 
 def test_runs_of_different_versions_and_seeds_without_effect_are_pointed_out(tmp_path):
-    made = make_runs(tmp_path, {"seed=0": box_metrics(10), "seed=1": box_metrics(20)})
-    facts = made["seed=1"] / "facts.json"
+    folders = make_runs(tmp_path, {"seed=0": box_metrics(10), "seed=1": box_metrics(20)})
+    facts = folders["seed=1"] / "facts.json"
     facts.write_text(facts.read_text().replace('"abc"', '"def"'))
     notes = results_table(read_runs([tmp_path]), "bbox/AP").notes
     assert f"demo, 5 shots, {METHOD}: averaged over runs of 2 versions of the program." in notes
@@ -210,8 +210,8 @@ def test_runs_of_different_versions_and_seeds_without_effect_are_pointed_out(tmp
 
 
 def test_annotation_files_that_change_between_runs_are_pointed_out(tmp_path):
-    made = make_runs(tmp_path, {"seed=0": box_metrics(10), "seed=1 matcher.merging=hard": box_metrics(20)})
-    for digest, folder in zip("ab", made.values(), strict=True):
+    folders = make_runs(tmp_path, {"seed=0": box_metrics(10), "seed=1 matcher.merging=hard": box_metrics(20)})
+    for digest, folder in zip("ab", folders.values(), strict=True):
         facts = read_json(folder / "facts.json")
         write_json(folder / "facts.json", facts | {"data": {"targets": {"sha256": digest}}})
         notes = results_table(read_runs([tmp_path]), "bbox/AP").notes
@@ -247,8 +247,8 @@ def test_settings_are_compared_over_the_seeds_both_have_by_a_t_test(tmp_path):
     ([1.0] * 6 + [2.0] * 7, True, None),
 )
 def test_sign_flips_by_hand_and_the_ends_of_both_tests(differences, has_t_test, p_flips):
-    p_t, found = paired_test(np.array(differences))
-    assert (p_t is not None, found) == (has_t_test, p_flips)
+    p_t, p_sign = paired_test(np.array(differences))
+    assert (p_t is not None, p_sign) == (has_t_test, p_flips)
 
 
 def merging_runs(root: Path) -> None:

@@ -14,7 +14,7 @@ def make_data(folder: Path, num_images: int) -> Path:
     (folder / "images").mkdir(parents=True)
     (folder / "annotations").mkdir()
     make_split(folder, "references", [[(3, 20, 20, 40)], [(7, 70, 30, 40)]], first_id=1)
-    scenes = [[(3, 10 + place, 10, 40), (7, 70, 40 - place, 36)] for place in range(num_images)]
+    scenes = [[(3, 10 + number, 10, 40), (7, 70, 40 - number, 36)] for number in range(num_images)]
     make_split(folder, "targets", scenes, first_id=101)
     return folder
 
@@ -37,13 +37,13 @@ def report(tmp_path_factory) -> Json:
 
 def check_killed(report: Json, *, kills: int) -> None:
     rounds = report["killed"]["rounds"]
-    assert sum(one["kills"] for one in rounds) == kills
-    for one in rounds:
-        assert one["status"] == 0
-        assert one["same"], "the result differs from that of an undisturbed run"
-        assert one["vanished"] == 0
-        assert one["begun"] <= report["images"] + one["kills"], "more than one image a kill was lost"
-        assert one["temporaries"] == []
+    assert sum(each["kills"] for each in rounds) == kills
+    for each in rounds:
+        assert each["status"] == 0
+        assert each["same"], "the result differs from that of an undisturbed run"
+        assert each["vanished"] == 0
+        assert each["begun"] <= report["images"] + each["kills"], "more than one image a kill was lost"
+        assert each["temporaries"] == []
 
 
 def test_a_killed_job_and_two_jobs_at_once_give_the_same(report):

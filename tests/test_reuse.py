@@ -92,7 +92,7 @@ def test_references_are_seen_in_their_full_images(go, computed):
     assert computed[4:] == ["references_0.png", "references_2.png", "references_1.png"]
     probe = go("matcher=probe_half", "shots=2shot")
     assert len(computed) == 7
-    assert len({str(found) for found in (plain, read_detections(full), read_detections(probe))}) == 3
+    assert len({str(detections) for detections in (plain, read_detections(full), read_detections(probe))}) == 3
     memory, with_full = (
         {name: value.tolist() for name, value in safetensors.numpy.load_file(folder / "memory.safetensors").items()}
         for folder in (go("shots=2shot"), full)
@@ -102,10 +102,10 @@ def test_references_are_seen_in_their_full_images(go, computed):
 
 
 def read_detections(folder: Path) -> dict[int, list[object]]:
-    found: dict[int, list[object]] = {}
+    by_image: dict[int, list[object]] = {}
     for row in json.loads((folder / "predictions.json").read_text()):
-        found.setdefault(row.pop("image_id"), []).append(row)
-    return found
+        by_image.setdefault(row.pop("image_id"), []).append(row)
+    return by_image
 
 
 def test_a_complete_store_of_another_user_serves_a_run(go, tiny, tmp_path, monkeypatch, capsys):
@@ -214,9 +214,9 @@ def test_a_workspace_changes_no_bit_and_reads_once(go, monkeypatch, caplog):
     monkeypatch.setattr(workspace, "read_coco", lambda *a, **k: annotations.append(a) or coco(*a, **k))
     shared = Workspace()
     together = [go(*point, out="together", space=shared) for point in points]
-    for one, other in zip(alone, together, strict=True):
+    for first, other in zip(alone, together, strict=True):
         for name in ("predictions.json", "metrics.json", "candidates.json", "store_keys.json"):
-            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+            assert (first / name).read_bytes() == (other / name).read_bytes(), name
     images = [name for name in hashed if str(name).endswith(".png")]
     assert len(images) == len(set(images)) == 7
     assert len(annotations) == 2

@@ -164,8 +164,8 @@ def test_bfloat16_is_close_where_the_model_is_tame(tame):
     exact, half = (our_decoding(tame, features, dtype) for dtype in (torch.float32, torch.bfloat16))
     with torch.no_grad():
         tokens = exact.prompts.points(POINTS[:1])
-        decoded = [one.decoder.decode(one.terms, tokens, first_mask=1) for one in (exact, half)]
-        logits = [one.all_masks(result) for one, result in zip((exact, half), decoded, strict=True)]
+        decoded = [each.decoder.decode(each.terms, tokens, first_mask=1) for each in (exact, half)]
+        logits = [each.all_masks(result) for each, result in zip((exact, half), decoded, strict=True)]
     assert half.terms.up_NF.dtype == torch.bfloat16
     assert logits[1].dtype == torch.float32
     assert float((decoded[0].predicted_iou_BM - decoded[1].predicted_iou_BM).abs().max()) < 0.03

@@ -99,14 +99,14 @@ def test_a_request_in_submitits_words():
         partition="gpu", qos="long", gpus=2, gpu_type="a100", cpus=4, mem_gb=1.5, tasks=2, requeue=False,
         setup=("module load x",), extra={"reservation": "eccv"}
     )  # fmt: skip
-    made = sbatch_parameters(request, name="n", code=Path("/a b"))
-    assert made["gres"] == "gpu:a100:2"
-    assert "gpus_per_node" not in made
-    assert (made["mem"], made["ntasks_per_node"], made["cpus_per_task"]) == ("1536M", 2, 4)
-    assert made["setup"] == ["module load x", "cd '/a b'"]
-    assert made["srun_args"] == ["--cpus-per-task=4"]
-    assert made["additional_parameters"] == {"no-requeue": True, "reservation": "eccv"}
-    assert (made["partition"], made["qos"], "account" in made) == ("gpu", "long", False)
+    parameters = sbatch_parameters(request, name="n", code=Path("/a b"))
+    assert parameters["gres"] == "gpu:a100:2"
+    assert "gpus_per_node" not in parameters
+    assert (parameters["mem"], parameters["ntasks_per_node"], parameters["cpus_per_task"]) == ("1536M", 2, 4)
+    assert parameters["setup"] == ["module load x", "cd '/a b'"]
+    assert parameters["srun_args"] == ["--cpus-per-task=4"]
+    assert parameters["additional_parameters"] == {"no-requeue": True, "reservation": "eccv"}
+    assert (parameters["partition"], parameters["qos"], "account" in parameters) == ("gpu", "long", False)
     assert sbatch_parameters(replace(request, gpu_type=None), name="n", code=Path("/"))["gpus_per_node"] == 2
     assert "mem" not in sbatch_parameters(replace(request, mem_gb=None), name="n", code=Path("/"))
 
@@ -171,8 +171,8 @@ def test_a_dry_run_shows_every_script(tmp_path, monkeypatch):
     scripts = slurm.dry_run(SweepFolder(tmp_path), two_data_sets(tmp_path), overrides=overrides)
     assert len(scripts) == 4
     assert "#SBATCH --array=0-3%4" in scripts[0]
-    assert all("#SBATCH --account=vision" in one and "#SBATCH --mail-type=FAIL" in one for one in scripts)
-    assert ["--partition=quick" in one for one in scripts] == [False, False, True, True]
+    assert all("#SBATCH --account=vision" in script and "#SBATCH --mail-type=FAIL" in script for script in scripts)
+    assert ["--partition=quick" in script for script in scripts] == [False, False, True, True]
     assert "#SBATCH --dependency=afterany:ARRAY1_0:ARRAY1_1:ARRAY2" in scripts[2]
     assert "#SBATCH --signal=USR2@180" in scripts[0]
     assert f"\ncd {tmp_path / 'code' / code_digest()[:12]}\n" in scripts[0]
@@ -241,10 +241,10 @@ def test_the_queue_tells_who_is_still_coming(tmp_path, fake_slurm):
     # Two submissions were killed before sbatch's answer was on record; one of them never reached the queue.
     killed = [replace(record("8", ("e",), ("f",)), job_id=""), replace(record("10", ("g",)), job_id="")]
     write_jobs(folder, [*arrays, *killed])
-    found, live = read_queue(folder)
+    jobs, live = read_queue(folder)
     waiting = {f"8_{index}": ("PENDING", "Priority") for index in (0, 1)}
     assert live == {"5_0": ("RUNNING", "None"), "5_1": ("PENDING", "Dependency"), **waiting}
-    assert found == [*arrays, record("8", ("e",), ("f",))]
+    assert jobs == [*arrays, record("8", ("e",), ("f",))]
 
 
 def test_states_and_queue_are_brought_together(tmp_path, fake_slurm):
@@ -359,7 +359,7 @@ def test_a_submission_remembers_its_profile(tmp_path, fake_slurm):
     first, _ = slurm.submit(folder, plan, cluster="local_test", overrides=["cpus=3"])
     second, _ = slurm.submit(folder, plan)
     assert len(first) == len(second) == 4
-    assert {(one.cluster, one.overrides) for one in read_jobs(folder)} == {("local_test", ("cpus=3",))}
+    assert {(job.cluster, job.overrides) for job in read_jobs(folder)} == {("local_test", ("cpus=3",))}
     script = (folder.logs / f"{second[0].job_id}_submission.sh").read_text()
     assert "--cpus-per-task=3" in script
 

@@ -55,9 +55,9 @@ def assert_equal(left: Candidates, right: Candidates) -> None:
 def test_candidates_come_back_bit_for_bit(tmp_path, dtype, count):
     store = Store(tmp_path)
     store.write_candidates(KEY, some_candidates(count), feature_dtype=dtype)
-    found = store.read_candidates(KEY)
-    assert found is not None
-    assert_equal(found, some_candidates(count))
+    stored = store.read_candidates(KEY)
+    assert stored is not None
+    assert_equal(stored, some_candidates(count))
 
 
 @cases("given")((), ("background",), ("background", "clear_background"), ("clear_background",))
@@ -66,10 +66,10 @@ def test_features_come_back(tmp_path, given):
     values = {name: np.arange(4, dtype=np.float32) + number for number, name in enumerate(("instance", *given))}
     feature = ReferenceFeature(**{**dict.fromkeys(field.name for field in fields(ReferenceFeature)), **values})
     store.write_reference(KEY, feature)
-    found = store.read_reference(KEY)
-    assert found is not None
+    stored = store.read_reference(KEY)
+    assert stored is not None
     for field in fields(ReferenceFeature):
-        np.testing.assert_array_equal(getattr(found, field.name), getattr(feature, field.name))
+        np.testing.assert_array_equal(getattr(stored, field.name), getattr(feature, field.name))
     assert store.read_reference("1" * len(KEY)) is None
 
 
@@ -231,7 +231,7 @@ def test_a_folder_that_cannot_be_read_is_not_taken_to_be_empty(store, command, m
 
 
 def test_foreign_files_in_a_store_are_never_removed(store, tmp_path, command):
-    mine = entry(store, 0)
+    own = entry(store, 0)
     elsewhere = tmp_path / "weights" / f"ab{'0' * 62}.safetensors"
     elsewhere.parent.mkdir()
     elsewhere.touch()
@@ -239,12 +239,12 @@ def test_foreign_files_in_a_store_are_never_removed(store, tmp_path, command):
     (store.root / "linked" / "ab").symlink_to(elsewhere.parent)
     (store.root / "values" / "ab").mkdir()
     (store.root / "values" / "ab" / elsewhere.name).symlink_to(elsewhere)
-    foreign = [mine.parent / name for name in ("model.safetensors", f"{'0' * 64}.safetensors", "notes.txt")]
+    foreign = [own.parent / name for name in ("model.safetensors", f"{'0' * 64}.safetensors", "notes.txt")]
     for path in foreign:
         path.touch()
     command(store, "verify", "--remove")
     command(store, "prune", "--max-size", "0", "--keep-hours", "0")
-    assert not mine.exists()
+    assert not own.exists()
     assert all(path.exists() for path in (*foreign, elsewhere, store.root / MARK))
 
 
@@ -287,7 +287,7 @@ def test_prune_what_no_run_uses(store, tmp_path, command):
     assert "2 unused ones are kept for now: --keep-hours 336." in said
     assert unused.exists(), "a run to come may need it"
     command(store, *unused_ones, "--keep-hours", "20")
-    assert [one.exists() for one in (used, of_a_shard, unused, other_kind)] == [True, True, False, False]
+    assert [path.exists() for path in (used, of_a_shard, unused, other_kind)] == [True, True, False, False]
 
 
 def test_entries_without_a_run_are_unused_after_two_weeks(store, tmp_path, command):
@@ -363,11 +363,11 @@ def test_used_keys_are_listed_once(tmp_path):
     directory = RunDirectory(tmp_path)
     directory.write_store_keys("candidates", {("candidates", key(0)), ("candidates", key(1))})
     directory.write_store_keys("matching", {("candidates", key(1)), ("values", key(2))})
-    kept = json.loads((tmp_path / "store_keys.json").read_text())
-    assert kept["matching"] == {"values": [key(2)[:KEY_DIGITS]]}
+    listed = json.loads((tmp_path / "store_keys.json").read_text())
+    assert listed["matching"] == {"values": [key(2)[:KEY_DIGITS]]}
     directory.write_store_keys("candidates", {("candidates", key(3))})
-    kept = json.loads((tmp_path / "store_keys.json").read_text())
-    assert kept["candidates"] == {"candidates": [key(3)[:KEY_DIGITS]]}, "an earlier result's entries stay listed"
+    listed = json.loads((tmp_path / "store_keys.json").read_text())
+    assert listed["candidates"] == {"candidates": [key(3)[:KEY_DIGITS]]}, "an earlier result's entries stay listed"
 
 
 def test_choosing_counts_what_goes_anyway(store):

@@ -52,7 +52,7 @@ def ends(spec: SweepSpec) -> SweepSpec:
 
 
 # The published tables are composed row by row in tests/test_experiments.py.
-@cases("path", ids=lambda one: one.stem)(*[one for one in SWEEPS if not one.stem.startswith("table_")])
+@cases("path", ids=lambda path: path.stem)(*[path for path in SWEEPS if not path.stem.startswith("table_")])
 def test_every_sweep_of_the_project_is_usable(path, tmp_path):
     spec = read_spec(path)
     points = expand(ends(spec), with_root(spec, tmp_path))
@@ -171,7 +171,7 @@ def test_text_survives_hydras_grammar(text):
         key = "dataset.root" if value == text else "split.classes"
         (line,) = keep_text([override_text(key, value)])
         read = OverridesParser.create().parse_override(line).value()
-        assert [getattr(one, "text", one) for one in (read if isinstance(read, list) else [read])] == expected
+        assert [getattr(each, "text", each) for each in (read if isinstance(read, list) else [read])] == expected
 
 
 @cases("value", ids=repr)(0, -1, 0.25, 1e-07, True, False, None, ())

@@ -46,9 +46,9 @@ def make_split(folder: Path, name: str, scenes: list[list[tuple[int, int, int, i
     generator = np.random.default_rng(first_id)
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
     content["categories"] = [{"id": number, "name": label} for number, label in CLASSES.items()]
-    for place, scene in enumerate(scenes):
+    for index, scene in enumerate(scenes):
         pixels = generator.integers(90, 130, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-        file_name, image_id = f"{name}_{place}.png", first_id + place
+        file_name, image_id = f"{name}_{index}.png", first_id + index
         for category_id, x, y, size in scene:
             pixels[shape_mask(category_id, x, y, size)] = COLOURS[category_id]
             number, more = len(content["annotations"]) + 1, {"area": size * size, "iscrowd": 0}
@@ -114,7 +114,7 @@ def make_folder(folder: Path, *, masks: bool = True) -> Path:
             mask = shape_mask(*scene).astype(np.uint8) * 255
             Image.fromarray(mask).save(folder / "references" / name / f"{stem}_mask.png")
     (folder / "targets").mkdir()
-    for place in range(2):
-        shutil.copy(tiny / f"images/targets_{place}.png", folder / "targets")
+    for number in range(2):
+        shutil.copy(tiny / f"images/targets_{number}.png", folder / "targets")
     shutil.rmtree(tiny)
     return folder

@@ -33,11 +33,11 @@ class Sweep:
 
     def stored(self) -> dict[str, tuple[int, int]]:
         """Stored candidates: name -> (inode, time of writing). Whoever computes one again changes both."""
-        found = {}
+        entries = {}
         for path in (self.store / "candidates").rglob("*.safetensors"):
             stat = path.stat()
-            found[path.stem] = (stat.st_ino, stat.st_mtime_ns)
-        return found
+            entries[path.stem] = (stat.st_ino, stat.st_mtime_ns)
+        return entries
 
     def results(self) -> dict[str, tuple[bytes, bytes]]:
         """Detections and metrics of every point, to the byte."""

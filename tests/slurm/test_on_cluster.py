@@ -58,13 +58,13 @@ def undisturbed(tiny: Path, tmp_path_factory) -> tuple[Path, Results]:
     return folder / "local" / "store", results
 
 
-def local_results(sweep: Sweep, place: Path) -> Results:
+def local_results(sweep: Sweep, folder: Path) -> Results:
     """Run a sweep's points here, one after the other, with a store of their own."""
-    found = {}
+    results = {}
     for point in sweep.plan.points:
-        roots = [f"runtime.output_root={place / 'out'}", f"runtime.store_root={place / 'store'}"]
-        found[point.id] = results_of(run_with([*point.overrides, *roots]))
-    return found
+        roots = [f"runtime.output_root={folder / 'out'}", f"runtime.store_root={folder / 'store'}"]
+        results[point.id] = results_of(run_with([*point.overrides, *roots]))
+    return results
 
 
 def results_of(folder: Path) -> tuple[bytes, bytes]:
@@ -97,7 +97,7 @@ def test_a_sweep_through_sbatch_equals_the_local_runs(cluster, tiny, tmp_path):
     # Whoever submitted goes on working; the jobs must not see it.
     (project / "ntt" / "types.py").write_text("raise RuntimeError('the working tree was used')")
     arrays = read_jobs(sweep.folder)
-    assert [(one.stage, len(one.jobs)) for one in arrays] == [("candidates", 2), ("references", 1), ("points", 1)]
+    assert [(job.stage, len(job.jobs)) for job in arrays] == [("candidates", 2), ("references", 1), ("points", 1)]
     assert len(read_queue(sweep.folder)[1]) == 4, "submit has waited for its jobs"
     assert states(sweep, sweep.points) == ["waiting"] * 2
     waits = cluster.run("squeue", "--noheader", f"--jobs={arrays[2].job_id}", "--format=%E")
@@ -105,13 +105,13 @@ def test_a_sweep_through_sbatch_equals_the_local_runs(cluster, tiny, tmp_path):
     assert {line.split("(")[0] for line in waits.replace(",", "\n").split()} == after
     for number, array in enumerate(arrays, start=1):
         dry = dry.replace(f"ARRAY{number}", array.job_id)
-    assert dry == "\n".join((sweep.folder.logs / f"{one.job_id}_submission.sh").read_text() for one in arrays) + "\n"
+    assert dry == "\n".join((sweep.folder.logs / f"{job.job_id}_submission.sh").read_text() for job in arrays) + "\n"
 
     assert slurm.submit(sweep.folder, sweep.plan)[0] == [], "a second submission sends nothing twice"
     wait_for(lambda: is_over(sweep), "the end of all jobs", cluster=cluster)
-    assert states(sweep, sweep.points) == ["done"] * 2, [sweep.folder.state(one).error for one in sweep.points]
-    begun = min(sweep.folder.state(one).started_s or 0.0 for one in sweep.points)
-    assert all((sweep.folder.state(one).finished_s or 1e99) <= begun for one in sweep.shards)
+    assert states(sweep, sweep.points) == ["done"] * 2, [sweep.folder.state(point).error for point in sweep.points]
+    begun = min(sweep.folder.state(point).started_s or 0.0 for point in sweep.points)
+    assert all((sweep.folder.state(shard).finished_s or 1e99) <= begun for shard in sweep.shards)
     assert len(sweep.stored()) == 4
     facts = json.loads((sweep.plan.points[0].run_dir / "facts.json").read_text())
     assert facts["processes"] == 2
