@@ -202,6 +202,7 @@ OWN_OPTIONS = {
     "no_defaults_but_settings": "name: no_defaults_but_settings\nmerging: hard",
     "no_name": "defaults: [/schema/matcher/prototype@_here_, _self_]\nmerging: hard",
     "misspelt": "defaults: [/schema/matcher/prototype@_here_, _self_]\nname: misspelt\nmergign: hard",
+    "wrong": "defaults: [/schema/matcher/prototype@_here_, _self_]\nname: wrong\nmin_score: many",
     "no_yaml": "name: x\nmerging: [",
 }
 
@@ -242,7 +243,8 @@ def test_options_in_a_folder_of_ones_own(own_conf, monkeypatch):
     (["matcher=no_defaults"], "the chosen option's file names no schema. Begin it with `defaults: [/schema/"),
     (["matcher=no_defaults_but_settings"], "matcher: the chosen option's file names no schema."),
     (["matcher=no_name"], "matcher: no option is chosen, or its file has no line `name: NAME`."),
-    (["matcher=misspelt"], "matcher=misspelt: its file cannot be used: Key 'mergign' not in 'PrototypeMatcher'."),
+    (["matcher=misspelt"], "There is no key matcher.mergign. Did you mean matcher.merging?"),
+    (["matcher=wrong"], "its file cannot be used: matcher.min_score: Value 'many' of type 'str' could not"),
     (["matcher=no_yaml"], "matcher=no_yaml: its file cannot be used: line 2: expected the node content"),
     (["matcher=goood"], "Did you mean matcher=good?"),
     (["-cn", "nope"], "--config-name nope: Cannot find primary config 'nope'."),

@@ -4,6 +4,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
 import yaml
@@ -11,9 +12,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from ntt.base.settings import flatten_settings
+from ntt.base.typed import unknown_key
 from ntt.config.registry import OPTION_GROUPS, active_sources, compose_lines, hydra_session, option_schemas
 from ntt.errors import listed
 
@@ -126,8 +128,14 @@ def _unusable_option(group: str, option: str, error: Exception) -> str:
         return f"{group}={option}: its file builds on {schema[1]}, which does not exist. Allowed: one of {names}."
     if group in OPTION_GROUPS and f"not in '{OPTION_GROUPS[group][1].__name__}'" in text:
         return no_schema(group)
+    cause = error.__context__  # Hydra names the file, OmegaConf the key
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and is_dataclass(cause.object_type):
+        section = str(cause.full_key).removesuffix(str(cause.key))
+        allowed = [f"{section}{declared.name}" for declared in fields(cause.object_type)]
+        return f"{group}={option}: its file cannot be used. {unknown_key(str(cause.full_key), allowed)}"
+    key = f"{cause.full_key}: " if isinstance(cause, OmegaConfBaseException) and cause.full_key else ""
     reason = re.search(r"(Key '.*|Value '.*)", text) or re.search(".*", text)
-    return f"{group}={option}: its file cannot be used: {reason[0].rstrip('.') if reason else text}."
+    return f"{group}={option}: its file cannot be used: {key}{reason[0].rstrip('.') if reason else text}."
 
 
 def _no_such_plugin(line: str, name: str, installed: Sequence[str]) -> str:
