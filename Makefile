@@ -24,7 +24,7 @@ slow: $(READY)  ## the tests that take long
 docs: $(READY)  ## the documentation as a web site in outputs/site, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# One thread a process: several test processes run side by side, and threads that wait for each other are slow.
+# One thread per process: several test processes run side by side, and threads that wait for each other are slow.
 test slow: export OMP_NUM_THREADS = 1
 
 # sam2 builds against the installed torch, so it comes after it and without a build environment of its own.

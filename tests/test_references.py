@@ -125,7 +125,6 @@ RED, BLUE = [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]
 class Colours:
     """8 x 8 cells of 4 pixels; the feature of a cell is its mean colour."""
 
-    name: str = "colours"
     input_size: int = 32
     patch_size: int = 4
     broken: bool = False

@@ -1,6 +1,8 @@
 """What everything else builds on; independent of images and models.
 
 settings      fields with ranges, checked and digested by one loop
+typed         dataclasses from the plain values of YAML and JSON
+yaml_files    YAML read without surprises
 digests       of files and of settings
 files         atomic writes, locks, abandoned temporary files
 download      resumed, verified transfers

@@ -8,4 +8,6 @@ precision_recall   curves from matches, equal to those of pycocotools and `lvis`
 curves             the choices; thresholds, area ranges, and the averages of curves
 semantic           one label per pixel, and its mIoU
 rejection          false positives on images without objects
+thresholds         precision, recall and F1 at score thresholds, and the threshold to propose
+proposals          candidate recall: how many objects the proposals cover
 """

@@ -6,6 +6,7 @@ significance  two settings compared, with paired tests
 tables        a table as markdown, CSV and LaTeX
 content       the tables of a report
 expected      ours next to the published values
+detected      detections next to the ground truth: thresholds, confusions
 figures       what plots have in common
 plots         the plots of a report
 page          the HTML page and its pictures; its templates, style and script are in assets/

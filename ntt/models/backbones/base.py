@@ -18,10 +18,6 @@ class Backbone(Protocol):
     """
 
     @property
-    def name(self) -> str:
-        """Name of the config option."""
-
-    @property
     def input_size(self) -> int:
         """Side in pixels of the square images `encode` takes."""
 

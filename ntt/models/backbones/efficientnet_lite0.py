@@ -62,7 +62,6 @@ class EfficientNetLite0:
                 "in float32 only."
             )
         check_input_size(config.input_size, _STRIDE_PX)
-        self.name = config.name
         self.input_size = config.input_size
         self._device = torch.device(placement.device)
         self._path = _weight_file()
