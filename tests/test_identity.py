@@ -15,9 +15,13 @@ from ntt.config.compose import compose_config
 from ntt.config.identity import experiment_settings, run_directory, run_id, run_settings
 from ntt.config.registry import option_schemas
 from ntt.config.schema import STAGES, ExperimentConfig
+from ntt.datasets.base import DatasetConfig
 from ntt.datasets.folders import CocoJsonConfig
 from ntt.errors import ConfigError, raise_all
 from ntt.matchers.auto import AutoMatcher
+from ntt.matchers.scoring import DetectingMatcher
+from ntt.models.backbones.base import BackboneConfig
+from ntt.models.segmenters.base import SegmenterConfig
 from ntt.reports.records import read_run
 from ntt.run import stages
 from ntt.run.pipeline import Pipeline
@@ -105,6 +109,21 @@ def test_two_schemas_of_one_name_are_refused(monkeypatch):
         ConfigError, match=r"graph_diffusion and ntt\.matchers\.several_prototypes both have SCHEMA = 'k"
     ):
         option_schemas(*registry.OPTION_GROUPS["matcher"])
+
+
+@cases("group", "base", "methods")(
+    ("dataset", DatasetConfig, "locate"),
+    ("backbone", BackboneConfig, "build"),
+    ("segmenter", SegmenterConfig, "build"),
+    ("matcher", DetectingMatcher, "build_prototypes, class_scores, merge"),
+)
+def test_incomplete_options_are_refused(group, base, methods, monkeypatch):
+    undecorated, bare = (type("Mine", (base,), {"SCHEMA": "mine", "__module__": "own"}) for _ in range(2))
+    decorated = dataclass(frozen=True, kw_only=True)(bare)
+    for option, message in ((undecorated, "Mine needs the decorator @dataclass"), (decorated, f"Define {methods}, as")):
+        monkeypatch.setattr(f"{base.__module__}.Mine", option, raising=False)
+        with pytest.raises(ConfigError, match=rf"^own\.Mine.*{message}"):
+            option_schemas(*registry.OPTION_GROUPS[group])
 
 
 def test_every_group_and_stage_has_been_thought_of(config):

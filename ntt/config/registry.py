@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from ntt.base.project import CONF_DIR, CONFIG_ROOT
 from ntt.config.schema import ExperimentConfig, RuntimeConfig, ShotsConfig, SplitConfig
 from ntt.datasets.base import DATA_VARIABLE, DatasetConfig
-from ntt.errors import ConfigError
+from ntt.errors import ConfigError, listed
 from ntt.matchers.base import MatcherConfig
 from ntt.models.backbones.base import BackboneConfig
 from ntt.models.segmenters.base import SegmenterConfig
@@ -93,19 +93,31 @@ def option_schemas(package_name: str, base: type[T]) -> dict[str, type[T]]:
     """Collect a config group's schemas, sorted by name: the dataclasses in its package that derive from `base`.
 
     Its modules are imported; third-party models are not, because adapters import those when a model is built. A
-    ConfigError if two of them have the same name.
+    ConfigError if one is incomplete, or if two have the same name.
     """
     package = importlib.import_module(package_name)
     schemas: dict[str, type[T]] = {}
     for info in pkgutil.iter_modules(package.__path__, prefix=f"{package_name}."):
         module = importlib.import_module(info.name)
         for _, member in inspect.getmembers(module, inspect.isclass):
-            if is_dataclass(member) and issubclass(member, base) and "SCHEMA" in vars(member):
+            if issubclass(member, base) and "SCHEMA" in vars(member):
+                _require_complete(member, base)
                 name = str(vars(member)["SCHEMA"])
                 if schemas.setdefault(name, member) is not member:
                     first, second = schemas[name].__module__, member.__module__
                     raise ConfigError(f"{first} and {second} both have SCHEMA = {name!r}. Give one of them another.")
     return dict(sorted(schemas.items()))
+
+
+def _require_complete(schema: type, base: type) -> None:
+    """Refuse what Python accepts: an undecorated class, whose settings would be inherited, and a missing method."""
+    name = f"{schema.__module__}.{schema.__name__}"
+    for parent in schema.__mro__:
+        if issubclass(parent, base) and "__dataclass_fields__" not in vars(parent):
+            raise ConfigError(f"{name}: {parent.__name__} needs the decorator @dataclass(frozen=True, kw_only=True).")
+    members = {key: getattr(schema, key, None) for key in dir(schema)}
+    if missing := [key for key, member in members.items() if getattr(member, "__isabstractmethod__", False)]:
+        raise ConfigError(f"{name} is incomplete. Define {listed(missing)}, as its base class describes.")
 
 
 def _writable(schema: Any) -> DictConfig:

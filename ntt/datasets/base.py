@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,12 +74,12 @@ class DatasetConfig:
         """Return the name of the data set in run directories and tables."""
         return self.name
 
+    @abstractmethod
     def locate(self, cache_root: Path) -> DatasetFiles:
         """Return where the files are, after writing annotation files, where needed, below `cache_root`.
 
         A DataError if the data set is not where the settings say.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

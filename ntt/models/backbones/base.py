@@ -1,5 +1,6 @@
 """The backbone interface: an image encoder that yields a dense feature map."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -41,9 +42,9 @@ class Backbone(Protocol):
 class BackboneConfig(Option):
     """Base schema of the config group `backbone`."""
 
+    @abstractmethod
     def build(self, placement: Placement) -> Backbone:
         """Construct the encoder; a ConfigError for unfit settings, a WeightsError for missing or unfit weights."""
-        raise NotImplementedError
 
 
 def feature_map(backbone: Backbone, image_13SS: torch.Tensor) -> torch.Tensor:

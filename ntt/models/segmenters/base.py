@@ -1,5 +1,6 @@
 """The segmenter interface: a class-agnostic proposer of masks."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
@@ -67,6 +68,6 @@ def takes_boxes(segmenter: object) -> TypeGuard[BoxSegmenter]:
 class SegmenterConfig(Option):
     """Base schema of the config group `segmenter`."""
 
+    @abstractmethod
     def build(self, placement: Placement) -> Segmenter:
         """Construct the segmenter; a ConfigError for unfit settings, a WeightsError for missing or unfit weights."""
-        raise NotImplementedError
