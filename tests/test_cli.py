@@ -202,6 +202,9 @@ def test_ntt_run_takes_what_main_py_takes(monkeypatch, capsys, cli):
     with pytest.raises(SystemExit, match="^2$"):
         main(["run", "sede=1"])
     assert "there is no setting 'sede'. Did you mean seed?" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="^2$"):
+        main(["run", "nix=1"])
+    assert "See all settings with: ntt run --cfg job\n" in capsys.readouterr().err
 
 
 @cases("package")("ntt.errors", "numpy", "torch")

@@ -246,6 +246,7 @@ def test_options_in_a_folder_of_ones_own(own_conf, monkeypatch):
     (["matcher=misspelt"], "There is no key matcher.mergign. Did you mean matcher.merging?"),
     (["matcher=wrong"], "its file cannot be used: matcher.min_score: Value 'many' of type 'str' could not"),
     (["matcher=no_yaml"], "matcher=no_yaml: its file cannot be used: line 2: expected the node content"),
+    (["nix=1"], "nix=1: there is no setting 'nix'. See all settings with: python main.py --cfg job"),
     (["matcher=goood"], "Did you mean matcher=good?"),
     (["-cn", "nope"], "--config-name nope: Cannot find primary config 'nope'."),
     (["-cp", "nope"], "--config-path nope: there is no such folder."),

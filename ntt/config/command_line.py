@@ -25,7 +25,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from ntt.base.project import CONF_DIR
 from ntt.config.compose import compose_cached, from_hydra
-from ntt.config.explain import group_options, quoting_hint, unreadable
+from ntt.config.explain import group_options, program, quoting_hint, unreadable
 from ntt.config.registry import ConfigSources, hydra_session, register
 from ntt.config.schema import ExperimentConfig
 from ntt.config.typed_text import keep_text
@@ -85,7 +85,7 @@ def run_hydra(
     check_overrides(sys.argv[1:])
     if args.help:
         with hydra_session(_sources(args)):
-            sys.stdout.write(help_text("ntt run" if sys.argv[0] == "ntt run" else "python main.py"))
+            sys.stdout.write(help_text())
         return
     sys.argv[1:] = _arguments(args, sys.argv[1:])
     composed: list[ExperimentConfig] = []
@@ -165,14 +165,14 @@ def _points(args: Namespace) -> list[ExperimentConfig]:
         return [from_hydra(compose_cached(list(point))) for point in itertools.islice(lines, _MAX_POINTS_LISTED)]
 
 
-def help_text(program: str) -> str:
-    """Return examples, the options of every group, and the flags, in a Hydra session; `program` begins the command."""
-    examples = [f"  {program} {words}".ljust(74) + meaning for words, meaning in _EXAMPLES.items()]
+def help_text() -> str:
+    """Return examples, the options of every group, and the flags, in a Hydra session."""
+    examples = [f"  {program()} {words}".ljust(74) + meaning for words, meaning in _EXAMPLES.items()]
     groups = []
     for group in _GROUPS:
         lines = textwrap.wrap(", ".join(group_options(group)), 100)
         groups += [f"  {name:<16}{line}" for name, line in zip([group, *[""] * len(lines)], lines, strict=False)]
-    return _TEXT.format(program=program, examples="\n".join(examples), groups="\n".join(groups))
+    return _TEXT.format(program=program(), examples="\n".join(examples), groups="\n".join(groups))
 
 
 def read_override(line: str) -> tuple[str, Any]:

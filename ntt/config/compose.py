@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ntt.base.settings import setting_problems
-from ntt.config.explain import COMPOSE_ERRORS, first_problem, no_schema, removal_problem, unreadable
+from ntt.config.explain import COMPOSE_ERRORS, first_problem, no_schema, program, removal_problem, unreadable
 from ntt.config.registry import OPTION_GROUPS, active_sources, compose_lines, hydra_session
 from ntt.config.schema import STAGE_ALIASES, ExperimentConfig
 from ntt.config.typed_text import keep_text
@@ -64,7 +64,7 @@ def restore_data(settings: Mapping[str, Any]) -> ExperimentConfig:
 
 def from_hydra(cfg: DictConfig) -> ExperimentConfig:
     """Turn what Hydra composed into checked dataclasses; a ConfigError names all missing and unusable values."""
-    added = [f"There is no setting {key}. See all settings with: python main.py --cfg job" for key in _added_keys(cfg)]
+    added = [f"There is no setting {key}. See all settings with: {program()} --cfg job" for key in _added_keys(cfg)]
     raise_all(added, ConfigError, summary="The configuration has unknown settings")
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))

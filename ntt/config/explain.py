@@ -3,8 +3,10 @@
 import difflib
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import yaml
@@ -29,6 +31,11 @@ _PLUGINS = {
     "ax": "hydra-ax-sweeper",
     "nevergrad": "hydra-nevergrad-sweeper",
 }
+
+
+def program() -> str:
+    """Return how a run is started here: `ntt run`, or `python main.py` in a clone that was started so."""
+    return "python main.py" if Path(sys.argv[0]).name == "main.py" else "ntt run"
 
 
 def group_options(group: str) -> list[str]:
@@ -169,7 +176,7 @@ def _no_such_setting(line: str, key: str, settings: Mapping[str, object]) -> str
         return f"{line}: {key} is a section. Set its entries: {listed(entries, 4)}."
     sections = dict.fromkeys(name.partition(".")[0] for name in settings if "." not in key)
     close = difflib.get_close_matches(key, [*filter(group_options, sections), *settings], n=1)
-    guess = f"Did you mean {close[0]}?" if close else "See all settings with: python main.py --cfg job"
+    guess = f"Did you mean {close[0]}?" if close else f"See all settings with: {program()} --cfg job"
     group, _, name = key.partition(".")
     own = [setting.removeprefix(f"{group}.") for setting in settings if setting.startswith(f"{group}.")]
     if name and group_options(group) and not difflib.get_close_matches(name, own, n=1):
