@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 _LARGEST = 2**63 - 1
-_FILE_NAME = re.compile(r"[^\W_][\w.+-]*")
+_FILE_NAME = re.compile(r"[^\W_][\w.+-]*|[?]{3}")  # or not set yet
 
 
 def setting(
