@@ -63,16 +63,19 @@ def _records(folder: Path) -> Iterable[RunRow]:
         return (read_run(path) for path in find_run_directories(folder))
     sweep = SweepFolder(folder.absolute())
     plan = read_plan(sweep)
-    return (_point(sweep, plan, point) for point in plan.points)
+    seconds = {unit.id: _seconds_of_shards(sweep, unit.id) for unit in plan.units if unit.kind == "candidates"}
+    return (_point(sweep, plan, point, seconds) for point in plan.points)
 
 
-def _point(sweep: SweepFolder, plan: Plan, point: Point) -> RunRow:
+def _point(sweep: SweepFolder, plan: Plan, point: Point, seconds: Mapping[str, dict[str, float]]) -> RunRow:
+    """Return what is known of a point; `seconds` is what `_seconds_of_shards` returns for each unit of candidates."""
     state = sweep.observed(point.id)
     metrics = point.run_dir / "metrics.json"
     begun = (point.run_dir / "config.yaml").is_file() or metrics.is_file()
     run = read_run(point.run_dir) if begun else _not_begun(point)
     if run["state"] == "finished":
-        run["seconds"] = _seconds_of_shards(sweep, point) | run.get("seconds", {})
+        for unit in point.units:
+            run["seconds"] = seconds.get(unit, {}) | run.get("seconds", {})
         outdated_s = max(0.0 if point.finished else plan.created_s, state.heartbeat_s or 0.0)
         if state.status != "done" and metrics.stat().st_mtime < outdated_s:
             run |= {"state": "unfinished", "problem": "its result is of earlier data", "values": {}, "seconds": {}}
@@ -83,10 +86,9 @@ def _point(sweep: SweepFolder, plan: Plan, point: Point) -> RunRow:
     return run
 
 
-def _seconds_of_shards(sweep: SweepFolder, point: Point) -> dict[str, float]:
-    """Return the seconds per image of the candidates that the sweep has computed for a point; {} if it found all."""
-    units = [unit for unit in point.units if unit.startswith("candidates-")]
-    states = [state for unit in units for state in map(sweep.state, sweep.shards(unit)) if state.computed]
+def _seconds_of_shards(sweep: SweepFolder, unit: str) -> dict[str, float]:
+    """Return the seconds per image of the candidates that the sweep has computed; {} if it found all."""
+    states = [state for state in map(sweep.state, sweep.shards(unit)) if state.computed]
     return {"candidates": sum(s.seconds or 0.0 for s in states) / sum(s.computed for s in states)} if states else {}
 
 
