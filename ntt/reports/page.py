@@ -24,7 +24,7 @@ from ntt.drawing.colours import class_colour
 from ntt.drawing.instances import DrawnInstances
 from ntt.drawing.quality import match_objects
 from ntt.errors import DataError, NttError
-from ntt.evaluation.curves import FIXED_THRESHOLD
+from ntt.evaluation.thresholds import lowest_scores
 from ntt.reports import figures
 from ntt.reports.detected import Detected
 from ntt.reports.plots import Plot
@@ -100,7 +100,7 @@ def _make_set(detected: Detected, max_images: int, budget: float) -> Json:
             {
                 "label": label,
                 "found": [rows[run] for _, rows in samples],
-                "lowest": [lowest.get(category.name, FIXED_THRESHOLD) for category in detected.categories],
+                "lowest": list(lowest_scores(detected.categories, None, lowest).values()),
             }
             for run, (label, lowest) in enumerate(zip(detected.labels, detected.lowest_scores, strict=True))
         ],

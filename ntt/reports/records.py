@@ -16,7 +16,7 @@ from ntt.base.files import read_json
 from ntt.base.yaml_files import read_yaml
 from ntt.errors import ConfigError, DataError, StorageError, counted
 from ntt.run.artefacts import flat_metrics, flat_proposals, read_metrics, read_scoring
-from ntt.run.rundir import RunDirectory, seconds_per_item
+from ntt.run.rundir import STAGE_OF_KIND, RunDirectory, seconds_per_item
 
 RunRow: TypeAlias = dict[str, Any]
 """What is known of a run: columns of `ntt.reports.summary.runs_frame`, and under "values" its metrics by flat name."""
@@ -124,8 +124,7 @@ def _read_metadata(metadata: Any, num_images: int) -> dict[str, Any]:
     """Return the columns that come from the run's metadata; nothing if its structure differs."""
     try:
         stages = metadata.get("stages", {})
-        items = {"candidates": "candidates", "memory": "references"}
-        seconds = {stage: seconds_per_item(stages.get(stage, {}), kind) for stage, kind in items.items()}
+        seconds = {stage: seconds_per_item(stages, kind) for kind, stage in STAGE_OF_KIND.items()}
         seconds["matching"] = stages.get("matching", {}).get("seconds", math.nan) / max(1, num_images)
         data = metadata.get("data", {})
         return {

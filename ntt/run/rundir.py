@@ -130,8 +130,16 @@ class RunDirectory:
         return self.root / "stages" / f"{stage}.json"
 
 
-def seconds_per_item(stage: Mapping[str, Any], kind: str) -> float | None:
-    """Return the seconds that a stage took per new store entry of a kind; None if it computed none, or others too."""
+STAGE_OF_KIND = {"candidates": "candidates", "references": "memory"}
+"""The stage of a run that computes the store entries of a kind."""
+
+
+def seconds_per_item(stages: Mapping[str, Any], kind: str) -> float | None:
+    """Return the seconds per new store entry of a kind, from the details of a run's stages.
+
+    None if the stage computed none, or other kinds with them.
+    """
+    stage = stages.get(STAGE_OF_KIND[kind], {})
     computed = stage.get("computed", {})
     return stage["seconds"] / computed[kind] if list(computed) == [kind] else None
 

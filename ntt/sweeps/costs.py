@@ -13,7 +13,6 @@ from ntt.errors import StorageError
 from ntt.run.rundir import RunDirectory, seconds_per_item
 from ntt.sweeps.state import SweepFolder
 
-_STAGES = {"candidates": "candidates", "references": "memory"}
 _REST = ("references", "prototypes", "matching", "evaluation")
 _DEFAULTS = {("regions", "candidates"): 1.0}  # docs/models.md, an idle CPU core
 
@@ -47,7 +46,7 @@ def models_label(kind: str, config: ExperimentConfig) -> str:
 def _seconds_in_runs(kind: str, config: ExperimentConfig) -> Iterable[tuple[str, float]]:
     """Yield (data set, seconds per item) of every run that computed items of this kind, and no others with them."""
     for dataset, stages in _earlier_runs(config):
-        if (seconds := seconds_per_item(stages.get(_STAGES[kind], {}), kind)) is not None:
+        if (seconds := seconds_per_item(stages, kind)) is not None:
             yield dataset, seconds
 
 
