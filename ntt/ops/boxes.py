@@ -86,23 +86,29 @@ def _overlapping_pairs(
     boxes_N4: DoubleArray, groups_N: IntArray, threshold: float, is_final: bool
 ) -> npt.NDArray[np.int32]:
     """Return the same for boxes that are sorted by their groups."""
+    left_N, top_N, right_N, bottom_N = boxes_N4.T.copy()
+    areas_N, ious_N = (right_N - left_N) * (bottom_N - top_N), np.empty(len(boxes_N4))
     is_left = np.ones(len(boxes_N4), np.bool_)
-    areas = (boxes_N4[:, 2] - boxes_N4[:, 0]) * (boxes_N4[:, 3] - boxes_N4[:, 1])
-    pairs, count = np.empty((len(boxes_N4), 2), np.int32), 0
+    pairs, count, end = np.empty((len(boxes_N4), 2), np.int32), 0, 0
     for index in range(len(boxes_N4)):
-        later = index + 1
-        while is_left[index] and later < len(boxes_N4) and groups_N[later] == groups_N[index]:
-            width = min(boxes_N4[index, 2], boxes_N4[later, 2]) - max(boxes_N4[index, 0], boxes_N4[later, 0])
-            height = min(boxes_N4[index, 3], boxes_N4[later, 3]) - max(boxes_N4[index, 1], boxes_N4[later, 1])
-            if width > 0 and height > 0:
-                shared = width * height
-                if shared / (areas[index] + areas[later] - shared) > threshold:
-                    if count == len(pairs):
-                        pairs = np.concatenate((pairs, np.empty_like(pairs)))
-                    pairs[count, 0], pairs[count, 1] = index, later
-                    count += 1
-                    is_left[later] = not is_final
-            later += 1
+        while end < len(boxes_N4) and groups_N[end] == groups_N[index]:
+            end += 1
+        if not is_left[index]:
+            continue
+        left, top, right, bottom, area = left_N[index], top_N[index], right_N[index], bottom_N[index], areas_N[index]
+        # Unsigned, without branches and writing apart from the search, so that several boxes are compared at a time.
+        for later in range(np.uint64(index + 1), np.uint64(end)):
+            width = min(right, right_N[later]) - max(left, left_N[later])
+            height = min(bottom, bottom_N[later]) - max(top, top_N[later])
+            shared = max(width, 0.0) * max(height, 0.0)
+            ious_N[later] = shared / (area + areas_N[later] - shared)
+        for later in range(index + 1, end):
+            if ious_N[later] > threshold:
+                if count == len(pairs):
+                    pairs = np.concatenate((pairs, np.empty_like(pairs)))
+                pairs[count, 0], pairs[count, 1] = index, later
+                count += 1
+                is_left[later] = not is_final
     return pairs[:count]
 
 

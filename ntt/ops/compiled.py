@@ -11,8 +11,8 @@ def compiled(function: Function) -> Function:
     """Compile a function of arrays and numbers with Numba when it is first called; it releases the interpreter lock.
 
     The machine code is kept beside the module, else in the user's cache or $NUMBA_CACHE_DIR; where it cannot be kept or
-    is damaged, every process compiles anew. Arithmetic is IEEE's, operation by operation: results are NumPy's. Indices
-    are not checked against the arrays' bounds.
+    is damaged, every process compiles anew. Arithmetic is IEEE's, operation by operation: results are NumPy's, also
+    where a divisor is 0. Indices are not checked against the arrays' bounds.
     """
     is_kept = True
 
@@ -20,7 +20,7 @@ def compiled(function: Function) -> Function:
     def machine_code(*, is_kept: bool) -> Callable[..., Any]:
         import numba
 
-        return cast("Callable[..., Any]", numba.njit(function, cache=is_kept, nogil=True))
+        return cast("Callable[..., Any]", numba.njit(function, cache=is_kept, nogil=True, error_model="numpy"))
 
     @wraps(function)
     def call(*arguments: Any) -> Any:

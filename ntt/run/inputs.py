@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from ntt.types import Category, ImageRecord, ReferenceSet
 
 _READING_THREADS = 8
 _IMAGES_PER_THREAD = 64
+_QUICK_S = 1e-4
+"""What opening a file on a local disk, and looking up its digest, takes at most."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -167,12 +170,20 @@ def check_agreement(categories: tuple[Category, ...], targets: CocoDataset) -> N
 def image_digests(records: Sequence[ImageRecord], group: dist.ProcessGroup) -> list[str | None]:
     """Return the SHA-256 of each image file, in every process; None for one that cannot be read."""
     positions = range(len(records))[group.rank :: group.size]
-    # A share of the images per thread: most digests are cached, and a task for each, or a thread for few, costs more.
-    num_threads = min(_READING_THREADS, 1 + len(positions) // _IMAGES_PER_THREAD)
-    shares = [positions[index::num_threads] for index in range(num_threads)]
+    first, others = positions[:_IMAGES_PER_THREAD], positions[_IMAGES_PER_THREAD:]
+    started = time.monotonic()
+    parts = [_digests(records, first)]
+    # Threads cost more than they save where digests are cached, unless even opening a file takes long.
+    is_quick = time.monotonic() - started < _QUICK_S * len(first)
+    num_threads = 1 if is_quick else min(_READING_THREADS, 1 + len(others) // _IMAGES_PER_THREAD)
+    shares = [others[index::num_threads] for index in range(num_threads)]
     with ThreadPoolExecutor(num_threads) as pool:
-        parts = pool.map(lambda share: [(position, _digest(records[position])) for position in share], shares)
-        return dist.gather(list(itertools.chain.from_iterable(parts)), len(records), group)
+        parts += pool.map(partial(_digests, records), shares)
+    return dist.gather(list(itertools.chain.from_iterable(parts)), len(records), group)
+
+
+def _digests(records: Sequence[ImageRecord], positions: Sequence[int]) -> list[tuple[int, str | None]]:
+    return [(position, _digest(records[position])) for position in positions]
 
 
 def _digest(record: ImageRecord) -> str | None:
