@@ -275,25 +275,27 @@ assert (low.abs() <= high.abs() * 2.0**-11).all()
 """
 
 
-def decoded(decoding: Decoding, decoder: FastDecoder, device: str) -> tuple[DecodedPrompts, torch.Tensor]:
-    """Decode the points, and draw the second mask of the first and the last."""
-    with torch.no_grad():
-        result = decoder.decode(decoding.terms, decoding.prompts.points(POINTS).to(device), first_mask=1)
-        index = torch.tensor([0, 2], device=device)
-        return result, decoder.upscale(decoding.terms, result.tokens, index, result.hyper_BMD[index, 1:2])
+def second_masks(decoding: Decoding, decoder: FastDecoder, decoded: DecodedPrompts) -> torch.Tensor:
+    """Draw the second mask of the first and the last point."""
+    index = torch.tensor([0, 2], device=decoded.hyper_BMD.device)
+    return decoder.upscale(decoding.terms, decoded.tokens, index, decoded.hyper_BMD[index, 1:2])
 
 
+@torch.no_grad()
 def assert_equal(model: object, dtype: torch.dtype, device: str, tolerance: float, *, tf32: bool = False) -> None:
     from ntt.models.segmenters.sam2.fused import FusedDecoder
 
     decoding = our_decoding(model, random_features(), dtype, device)
     with autocast("float32", torch.device(device)):
-        plain, logits = decoded(decoding, decoding.decoder, device)
+        points_BPC = decoding.prompts.points(POINTS).to(device)
+        plain = decoding.decoder.decode(decoding.terms, points_BPC, first_mask=1)
+        logits = second_masks(decoding, decoding.decoder, plain)
         decoder = FusedDecoder(decoding.decoder.weights, dtype=dtype, tf32=tf32)
-        for decoder.last_by_product in (True, False):
-            fused, fused_logits = decoded(decoding, decoder, device)
+        fused = decoder.decode(decoding.terms, points_BPC, first_mask=1)
+        assert float((fused.predicted_iou_BM - plain.predicted_iou_BM).abs().max()) < tolerance
+        for decoder.upscale_form in ("product", "sums", "parts"):
+            fused_logits = second_masks(decoding, decoder, fused)
             assert fused_logits.shape == logits.shape == (2, 1, 256, 256)
-            assert float((fused.predicted_iou_BM - plain.predicted_iou_BM).abs().max()) < tolerance
             assert float((fused_logits - logits).square().mean().sqrt()) < 10 * tolerance
         index, hyper_B1D = torch.tensor([-1, 2], device=device), fused.hyper_BMD[[0, 2], 1:2]
         assert torch.equal(decoder.upscale(decoding.terms, fused.tokens, index, hyper_B1D)[1], fused_logits[1])

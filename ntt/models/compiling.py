@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from ntt.models.device import AUTOCAST_TYPES, autocast, has_tensor_float
 
 Result = TypeVar("Result")
-COMPILED_VERSION = 2
+COMPILED_VERSION = 3
 """Part of what decides a network's output with `runtime.compile`; to be raised when the arithmetic changes."""
 
 

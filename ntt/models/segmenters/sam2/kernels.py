@@ -44,6 +44,12 @@ def _gelu(x, FORM: tl.constexpr):
 
 
 @triton.jit
+def _tile(pointer, rows, columns, STRIDE: tl.constexpr):
+    """Load rows x columns of a matrix."""
+    return tl.load(pointer + rows[:, None] * STRIDE + columns[None, :])
+
+
+@triton.jit
 def upscale_kernel(
     coefficients,
     folded,
@@ -65,33 +71,48 @@ def upscale_kernel(
     K: tl.constexpr,
     FIRST: tl.constexpr,
     SECOND: tl.constexpr,
-    LAST_BY_PRODUCT: tl.constexpr,
+    FORM: tl.constexpr,
     GELU: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Upscaling: from coefficients to the logits of one mask."""
+    """Upscaling: from coefficients to the logits of one mask.
+
+    The FORM of the last layer is a "product" or "sums". "parts" are sums of one corner of a cell at a time, after 32
+    coefficients at a time: the split factors of larger products in "tf32x3" do not fit into registers.
+    """
     out_prompt = tl.program_id(1)
     prompt = tl.load(index + out_prompt)
     if prompt < 0:
         return
     token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     k, first, second = tl.arange(0, K), tl.arange(0, FIRST), tl.arange(0, 4 * SECOND)
-    c_KN = tl.load(coefficients + prompt * (K + 1) * NUM_TOKENS + k[:, None] * NUM_TOKENS + token[None, :])
-    c_NK = tl.trans(c_KN)
+    coefficients += prompt * (K + 1) * NUM_TOKENS
+    if FORM != "parts":
+        c_NK = tl.trans(_tile(coefficients, k, token, NUM_TOKENS))
     factor1 = tl.load(scale1 + prompt * NUM_TOKENS + token).to(tl.float32)
     factor2 = tl.load(scale2 + prompt * NUM_TOKENS + token).to(tl.float32)
     gain_D = tl.load(gain + first).to(tl.float32)
     bias_D = tl.load(bias + first).to(tl.float32)
-    up_DE = tl.load(up2 + first[:, None] * (4 * SECOND) + second[None, :])
-    pixel = tl.arange(0, 16)
-    hyper_E = tl.load(hyper + out_prompt * SECOND + second % SECOND)
-    # As a product: the weights of the last layer once for each of four pixels, padded to 16.
-    hyper_EQ = tl.where((second // SECOND)[:, None] == pixel[None, :], hyper_E[:, None], 0.0).to(up_DE.dtype)
+    if FORM == "parts":
+        hyper_D = tl.load(hyper + out_prompt * SECOND + tl.arange(0, SECOND))
+    else:
+        up_DE = _tile(up2, first, second, 4 * SECOND)
+        pixel = tl.arange(0, 16)
+        hyper_E = tl.load(hyper + out_prompt * SECOND + second % SECOND)
+        # As a product: the weights of the last layer once for each of four pixels, padded to 16.
+        hyper_EQ = tl.where((second // SECOND)[:, None] == pixel[None, :], hyper_E[:, None], 0.0).to(up_DE.dtype)
     folded += prompt * (K + 1) * (4 * FIRST)
     row, column = token // GRID_X, token % GRID_X
     for sub_pixel in tl.static_range(4):
         channel = sub_pixel * FIRST + first
-        x = tl.dot(c_NK, tl.load(folded + k[:, None] * (4 * FIRST) + channel[None, :]), input_precision=PRECISION)
+        if FORM == "parts":
+            x = tl.zeros((BLOCK, FIRST), tl.float32)
+            for start in range(0, K, 32):
+                part = start + tl.arange(0, 32)
+                c_NP = tl.trans(_tile(coefficients, part, token, NUM_TOKENS))
+                x = tl.dot(c_NP, _tile(folded, part, channel, 4 * FIRST), x, input_precision=PRECISION)
+        else:
+            x = tl.dot(c_NK, _tile(folded, k, channel, 4 * FIRST), input_precision=PRECISION)
         # The last coefficient is 1.
         x += tl.load(folded + K * (4 * FIRST) + channel).to(tl.float32)[None, :]
         cells = token[:, None] * (4 * FIRST) + channel[None, :]
@@ -99,20 +120,28 @@ def upscale_kernel(
         x = tl.load(skip1 + cells).to(tl.float32) + factor2[:, None] * x
         x -= (tl.sum(x, 1) / FIRST)[:, None]
         x *= tl.rsqrt(tl.sum(x * x, 1) / FIRST + eps)[:, None]
-        x = _gelu(x * gain_D[None, :] + bias_D[None, :], GELU)
-        y = tl.dot(x.to(up_DE.dtype), up_DE, input_precision=PRECISION)
-        y += tl.load(skip0 + (token * 4 + sub_pixel)[:, None] * (4 * SECOND) + second[None, :]).to(tl.float32)
+        x = _gelu(x * gain_D[None, :] + bias_D[None, :], GELU).to(up2.dtype.element_ty)
+        if FORM != "parts":
+            y = tl.dot(x, up_DE, input_precision=PRECISION)
+            y += _tile(skip0, token * 4 + sub_pixel, second, 4 * SECOND).to(tl.float32)
         first_px = out_prompt.to(tl.int64) * NUM_TOKENS * 16 + (row * 4 + sub_pixel // 2 * 2) * (4 * GRID_X)
         first_px += column * 4 + sub_pixel % 2 * 2
-        if LAST_BY_PRODUCT:
+        if FORM == "product":
             y = tl.dot(_gelu(y, GELU).to(up_DE.dtype), hyper_EQ, input_precision=PRECISION)
             offset = pixel // 2 * (4 * GRID_X) + pixel % 2
             tl.store(logits + first_px[:, None] + offset[None, :], y, mask=pixel[None, :] < 4)
-        else:
+        elif FORM == "sums":
             corner = tl.arange(0, 4)
             y = tl.sum(tl.reshape(_gelu(y, GELU) * hyper_E[None, :], (BLOCK, 4, SECOND)), 2)
             offset = corner // 2 * (4 * GRID_X) + corner % 2
             tl.store(logits + first_px[:, None] + offset[None, :], y)
+        else:
+            for corner in tl.static_range(4):
+                second = corner * SECOND + tl.arange(0, SECOND)
+                y = tl.dot(x, _tile(up2, first, second, 4 * SECOND), input_precision=PRECISION)
+                y += _tile(skip0, token * 4 + sub_pixel, second, 4 * SECOND).to(tl.float32)
+                y = tl.sum(_gelu(y, GELU) * hyper_D[None, :], 1)
+                tl.store(logits + first_px + corner // 2 * (4 * GRID_X) + corner % 2, y)
 
 
 @triton.jit
@@ -121,12 +150,6 @@ def _softmax_of_heads(scores, HEADS: tl.constexpr, COUNT: tl.constexpr, BLOCK: t
     by_head = tl.reshape(scores, (HEADS, COUNT, BLOCK))
     by_head = tl.exp(by_head - tl.max(by_head, 1, keep_dims=True))
     return tl.reshape(by_head / tl.sum(by_head, 1, keep_dims=True), (HEADS * COUNT, BLOCK))
-
-
-@triton.jit
-def _tile(pointer, rows, columns, STRIDE: tl.constexpr):
-    """Load rows x columns of a matrix."""
-    return tl.load(pointer + rows[:, None] * STRIDE + columns[None, :])
 
 
 @triton.jit
