@@ -11,7 +11,7 @@ import torch
 from ntt.base.settings import deciding_settings, setting
 from ntt.models.batching import BatchRunner
 from ntt.models.compiling import COMPILED_VERSION, compiled, in_precision, round_weights
-from ntt.models.device import autocast, effective_precision, has_tensor_float, resolve_device
+from ntt.models.device import autocast, can_fuse, effective_precision, resolve_device
 from ntt.models.segmenters.base import SegmenterConfig
 from ntt.models.segmenters.sam2.decoder import DecodedPrompts, FastDecoder
 from ntt.models.segmenters.sam2.folding import fold
@@ -110,7 +110,7 @@ class Sam2:
         self._weights = WeightsFile.find(
             config.model, config.weights, placement.weights_root, setting="segmenter.weights"
         )
-        self._is_fused = self.compile and has_tensor_float(self.device)
+        self._is_fused = self.compile and can_fuse(self.precision, self.device)
         default = _CPU_PROMPTS if self._on_cpu else _FUSED_PROMPTS if self._is_fused else _GPU_PROMPTS
         self._batches = BatchRunner(config.prompt_batch_size or default)
         # Boxes are decoded without these kernels.
