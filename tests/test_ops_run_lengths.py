@@ -132,6 +132,16 @@ def test_chunks_change_nothing_and_no_masks_are_none(monkeypatch):
     assert [encoded(logits, 90, 70), encoded(logits, 20, 70)] == whole
 
 
+def test_changes_beyond_32_bits():
+    logits = -torch.ones(1000, 4, 4)
+    logits[-1, 1:3, 1:3] = 1
+    for few, kind in ((logits[-500:], np.int32), (logits, np.int64)):
+        changes = full_size_changes(few, few > 0, 30_000, 100)
+        assert changes.flat_T.dtype == kind
+        assert changes.per_mask_N.tolist() == [0] * (len(few) - 1) + [len(changes.flat_T)]
+        assert to_text(to_run_lengths(changes))[-1:] == encoded(logits[-1:], 30_000, 100)
+
+
 @cases("rows", "runs", "expected")(
     ([1], [[3, 2], [0, 0]], "fit its masks"),
     ([2, 0], [[3, 1], [0, 1]], "fit its masks"),

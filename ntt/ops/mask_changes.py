@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ntt.ops.resize import resize_bands, resize_matrix
@@ -30,19 +31,20 @@ _MOST_CELLS = 1 / 16
 class Changes:
     """Where N masks of `length` = H * W pixels change between background and foreground, down their columns.
 
-    `flat_T`, int64, ascending, is the index of the mask times `length`, plus that of the first pixel after the change.
-    Before a mask's first pixel there is background.
+    `flat_T`, int32 if that suffices for N * `length`, else int64, ascending, is the index of the mask times `length`,
+    plus that of the first pixel after the change. Before a mask's first pixel there is background.
     """
 
-    flat_T: IntArray
+    flat_T: npt.NDArray[np.int32] | IntArray
     count: int
     length: int
 
     @property
     def per_mask_N(self) -> IntArray:
         """Number of changes of each mask; 0 without foreground."""
-        ends = np.searchsorted(self.flat_T, np.arange(1, self.count + 1) * self.length)
-        return np.diff(ends, prepend=0)
+        # Numbers of another type would make NumPy convert the whole array.
+        bounds = (np.arange(1, self.count + 1) * self.length).astype(self.flat_T.dtype)
+        return np.diff(np.searchsorted(self.flat_T, bounds), prepend=0)
 
 
 @torch.no_grad()
@@ -85,10 +87,10 @@ def full_size_changes(logits_Nhw: torch.Tensor, foreground_Nhw: torch.Tensor, he
 def _in_chunks(find: Callable[[slice], torch.Tensor], masks: torch.Tensor, length: int, mask_size: int) -> torch.Tensor:
     """Find the changes of masks, as many at a time as memory allows for `mask_size` numbers each."""
     step = max(1, _limit(masks.device, _SAMPLES_CPU, _SAMPLES_GPU) // max(1, mask_size))
-    # Noisy masks have tens of millions of changes: small numbers until all are there.
-    small = torch.int32 if step * length < 2**31 else torch.int64
+    # Noisy masks have tens of millions of changes: numbers as small as possible.
+    small, dtype = (torch.int32 if count * length < 2**31 else torch.int64 for count in (step, len(masks)))
     parts = [find(slice(start, start + step)).to(small) for start in range(0, len(masks), step)]
-    changes = torch.empty(sum(map(len, parts)), dtype=torch.int64, device=masks.device)
+    changes = torch.empty(sum(map(len, parts)), dtype=dtype, device=masks.device)
     for number, (part_T, small_T) in enumerate(zip(changes.split([*map(len, parts)]), parts, strict=True)):
         part_T.copy_(small_T).add_(number * step * length)
     return changes

@@ -21,7 +21,9 @@ def to_run_lengths(changes: Changes) -> RunLengths:
 
 
 @compiled
-def _measure(flat_T: IntArray, per_mask_N: IntArray, length: int) -> tuple[npt.NDArray[np.uint16], IntArray]:
+def _measure(
+    flat_T: npt.NDArray[np.int32] | IntArray, per_mask_N: IntArray, length: int
+) -> tuple[npt.NDArray[np.uint16], IntArray]:
     """Return the fields of `RunLengths`."""
     runs = np.zeros((len(flat_T) // 2 + len(per_mask_N) * (length // _LONGEST + 2), 2), np.uint16)
     rows_N = np.zeros(len(per_mask_N), np.int64)
