@@ -14,7 +14,7 @@ from ntt.models.segmenters.sam2 import Sam2, segmenter
 from ntt.ops import candidates
 from ntt.ops.pooling import pool_masks
 from ntt.ops.resize import encoder_input, resize_to_canvas
-from ntt.types import Category, Detections, Proposals, Prototypes
+from ntt.types import Candidates, Category, Detections, Proposals, Prototypes
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,24 @@ def detect(shown: Shown, models: OurModels, clock: Clock) -> Detections:
     proposals = Proposals(shown.masks_of(proposals.logits_Nhw), proposals.predicted_iou_N)
     vars(candidates)["pool_masks"] = clock.timed("pooling", pool_masks)
     with clock.part("masks, matching, merging"):
-        measured = candidates.measure(proposals, feature_map, height=height, width=width)("float16")
-        detections = PrototypeMatcher().match(0, measured, _prototypes(shown))
+        measured, detections = _match(proposals, feature_map, height, width, shown.prototypes_PD)
     vars(candidates)["pool_masks"] = pool_masks
     clock.notes["candidates"] = len(measured)
     clock.notes["distinct labels"] = len(np.unique(detections.labels))
     return detections
 
 
-def _prototypes(shown: Shown) -> Prototypes:
-    count = len(shown.prototypes_PD)
-    categories = tuple(Category(index, str(index)) for index in range(count))
-    return Prototypes(categories, shown.prototypes_PD, torch.arange(count))
+def compile_loops() -> None:
+    """Compile the loops of our way, on two squares; the machine code is kept for later processes."""
+    logits_2hw = -torch.ones(2, 256, 256)
+    logits_2hw[:, 50:100, 50:100] = 1
+    _match(Proposals(logits_2hw, torch.tensor([0.9, 0.8])), torch.rand(8, 37, 37), 480, 640, torch.eye(8)[:3])
+
+
+def _match(
+    proposals: Proposals, feature_map_Dhw: torch.Tensor, height: int, width: int, prototypes_PD: torch.Tensor
+) -> tuple[Candidates, Detections]:
+    labels_P = torch.arange(len(prototypes_PD))
+    categories = tuple(Category(index, str(index)) for index in labels_P.tolist())
+    measured = candidates.measure(proposals, feature_map_Dhw, height=height, width=width)("float16")
+    return measured, PrototypeMatcher().match(0, measured, Prototypes(categories, prototypes_PD, labels_P))

@@ -5,8 +5,8 @@
 SAM2 and DINOv2 find and describe the masks of a 32 x 32 grid of points, 20 random unit vectors serve as prototypes, so
 that no references are needed. The reference's way is written out in `benchmarks.reference_way`; at a full grid it needs
 about 9 GB. Every way runs in a process of its own, one after another, so that the peak memory (the process's largest
-resident size, libraries and weights included) is its own; loading the weights is not timed. The image encoders are the
-same work in both.
+resident size, libraries and weights included) is its own; loading the weights and compiling loops are not measured. The
+image encoders are the same work in both.
 
 Without --sam2-weights and --dinov2-weights the networks are filled by a fixed rule. Their masks then are noise all over
 the image, and predicted IoUs mean nothing, so no threshold is applied and every prompt gives a candidate; as all boxes
@@ -74,10 +74,11 @@ def parse() -> argparse.Namespace:
 
 
 def prepare(arguments: argparse.Namespace, folder: Path) -> list[str]:
-    """Write the weights that are not given; return the options that decide what every way is shown.
+    """Write the weights that are not given and compile loops; return the options that decide what every way is shown.
 
-    Written by a process of its own, since a child's peak memory starts at its parent's.
+    Done by processes of their own, since a child's peak memory starts at its parent's.
     """
+    subprocess.run([sys.executable, "-c", "import benchmarks.our_way as way; way.compile_loops()"], check=True)
     options: list[str] = []
     for kind in ("sam2", "dinov2"):
         path = getattr(arguments, f"{kind}_weights")
