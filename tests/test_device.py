@@ -20,7 +20,6 @@ from ntt.models.device import (
     effective_precision,
     has_tensor_float,
     resolve_device,
-    set_threads,
 )
 
 CPU = torch.device("cpu")
@@ -163,17 +162,25 @@ def test_denormals_are_flushed_inside_and_the_callers_setting_is_restored(before
     assert not denormals_are_flushed()
 
 
-def test_denormals_are_flushed_in_all_of_torchs_threads():
-    def compute() -> int:
-        set_threads(2)
+def test_denormals_are_flushed_in_all_of_torchs_threads_and_only_inside():
+    def are_flushed() -> list[bool]:
         small = torch.full((1 << 17,), 1e-30)
+        return ((small * 1e-10) == 0).unique().tolist()
+
+    def compute() -> list[list[bool]]:
+        torch.set_num_threads(2)
+        before = are_flushed()  # starts torch's threads
         with autocast("float32", CPU):
-            return int((small * 1e-10).count_nonzero())
+            inside = are_flushed()
+        return [before, inside, are_flushed()]
 
     threads = torch.get_num_threads()
-    with ThreadPoolExecutor(1) as pool:  # each thread of Python has its own threads of torch
-        assert pool.submit(compute).result() == 0
-    torch.set_num_threads(threads)
+    try:
+        with ThreadPoolExecutor(1) as pool:  # each thread of Python has its own threads of torch
+            assert pool.submit(compute).result() == [[False], [True], [False]]
+        assert compute() == [[False], [True], [False]]
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.gpu

@@ -1,12 +1,14 @@
 """Devices, precisions, and their valid combinations."""
 
+import ctypes
 import logging
 import os
 import shutil
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,7 +22,7 @@ _DEVICES = "auto, cpu, cuda, cuda:N, mps"
 AUTOCAST_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _AMPERE = (8, 0)
 _LITTLE_SHARED_MEMORY = {(8, 6), (8, 9), (12, 0), (12, 1)}  # 99 KiB per block; others from Ampere on have 163 or more
-_NUMBERS_PER_THREAD = 32768  # torch starts a thread for so many
+_MOST_BYTES_OF_FENV = 256
 _LOCK = threading.Lock()
 _STREAMS: dict[torch.device, list[Any]] = {}
 # TensorFloat-32 settings of the active blocks, and those outside all blocks.
@@ -148,22 +150,34 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
 def flushed_denormals() -> Iterator[None]:
     """Treat denormal numbers, for which a CPU takes up to a hundred times as long, as 0 inside a `with` block.
 
-    The setting is per thread, and threads started inside the block inherit it.
+    The setting is per thread: it holds in this one and in those that torch computes with when called from it; threads
+    started inside the block inherit it.
     """
     # Torch has no function that reads the setting.
     before = denormals_are_flushed()
-    torch.set_flush_denormal(True)
+    _flush_denormals(flush=True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(before)
+        _flush_denormals(flush=before)
 
 
-def set_threads(count: int) -> None:
-    """Set how many threads torch computes with, and start them where denormals are flushed, which they keep to."""
-    torch.set_num_threads(count)
-    with flushed_denormals():
-        torch.zeros(count * _NUMBERS_PER_THREAD).exp_()
+def _flush_denormals(*, flush: bool) -> None:
+    """Set whether denormals are flushed in this thread and in torch's that compute for it."""
+    torch.set_flush_denormal(flush)
+    if torch.get_num_threads() == 1:
+        return
+    # Each of torch's threads (OpenMP's) takes over this thread's floating-point environment of <fenv.h>.
+    with suppress(AttributeError, OSError):
+        library, environment = _torch_library(), ctypes.create_string_buffer(_MOST_BYTES_OF_FENV)
+        library.fegetenv(environment)
+        library.GOMP_parallel(library.fesetenv, environment, torch.get_num_threads(), 0)
+
+
+@cache
+def _torch_library() -> ctypes.CDLL:
+    """Return torch's library, in which the functions of those it is linked with are found too."""
+    return ctypes.CDLL(torch._C.__file__)
 
 
 def denormals_are_flushed() -> bool:

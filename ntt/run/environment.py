@@ -16,7 +16,7 @@ import torch
 
 from ntt.base.project import PROJECT_DIR
 from ntt.config.schema import RuntimeConfig
-from ntt.models.device import check_compiler, check_precision, resolve_device, set_threads
+from ntt.models.device import check_compiler, check_precision, resolve_device
 from ntt.types import Placement
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
@@ -34,7 +34,7 @@ def apply_runtime(runtime: RuntimeConfig, *, local_rank: int) -> Placement:
     """
     device = resolve_device(runtime.device)
     check_precision(runtime.precision, device)
-    set_threads(runtime.threads)
+    torch.set_num_threads(runtime.threads)
     _keep_freed_memory()
     if runtime.deterministic:
         # cuBLAS reads this when it starts; without it, matrix products may differ from call to call.
