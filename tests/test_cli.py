@@ -218,3 +218,10 @@ def test_ctrl_c_while_packages_are_imported_leaves_no_traceback(package, tmp_pat
     _, err = run.communicate(timeout=120)
     assert run.returncode == -signal.SIGINT
     assert "Traceback" not in err
+
+
+@cases("module")("ntt.cli.main", "ntt.run.runner")
+def test_the_end_of_a_program_is_short_and_undisturbed(module):
+    say = "lambda: print(gc.get_freeze_count() > 0, signal.getsignal(signal.SIGINT).name)"
+    code = f"import atexit, gc, signal; atexit.register({say}); from {module} import main; main()"
+    assert run_python("-c", code, "--version").stdout.endswith("True SIG_IGN\n")

@@ -1,6 +1,8 @@
-"""Garbage collection around work that makes millions of small values."""
+"""Garbage collection around work that makes millions of small values, and at the end of a program."""
 
+import atexit
 import gc
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,3 +30,9 @@ def older_values_spared() -> Iterator[None]:
     finally:
         if is_outermost:
             gc.unfreeze()
+
+
+def leave_quickly() -> None:
+    """Let the interpreter's end, of a second once models are loaded, be short and undisturbed by another Ctrl-C."""
+    atexit.register(gc.freeze)
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)

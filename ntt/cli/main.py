@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import click
 
 from ntt import __version__
+from ntt.base.garbage import leave_quickly
 from ntt.base.log import lenient_stdout
 from ntt.cli.backbone import backbone
 from ntt.cli.data import data
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0; 1 for a check that found something; 2 for a user's error; 130 for Ctrl-C.
     """
+    leave_quickly()
     lenient_stdout()
     try:
         return ntt.main(arguments, prog_name="ntt", standalone_mode=False) or 0

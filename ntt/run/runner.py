@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from ntt.base import distributed as dist
-from ntt.base.garbage import older_values_spared
+from ntt.base.garbage import leave_quickly, older_values_spared
 from ntt.base.log import console_logging, file_logging, lenient_stdout
 from ntt.base.yaml_files import read_yaml
 from ntt.config.command_line import run_hydra
@@ -39,6 +39,7 @@ _WEAK = (
 
 def main() -> None:
     """Run the experiment of the command line, or with --multirun its experiments; Ctrl-C ends it with one line."""
+    leave_quickly()
     lenient_stdout()
     points = _Points()
     try:
