@@ -3,6 +3,7 @@
 import atexit
 import gc
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,5 +35,6 @@ def older_values_spared() -> Iterator[None]:
 
 def leave_quickly() -> None:
     """Let the interpreter's end, of a second once models are loaded, be short and undisturbed by another Ctrl-C."""
-    atexit.register(gc.freeze)
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    # Triton reports, as a leak, what is not freed.
+    atexit.register(lambda: None if "triton" in sys.modules else gc.freeze())
