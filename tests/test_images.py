@@ -160,18 +160,23 @@ def test_whole_images_pass_and_truncated_ones_are_found(tmp_path, suffix, full):
         check_images([record(path, 200, 300)], full=full)
 
 
-def test_bytes_behind_the_end_mark_are_tolerated_and_damage_in_the_middle_is_found_by_decoding(tmp_path):
+def test_bytes_behind_the_end_mark_are_tolerated_and_other_damage_is_found(tmp_path):
     path = save_image(tmp_path / "a.jpg", PIXELS)
     path.write_bytes(path.read_bytes() + b"\0" * 9)
     check_images([record(path)])
     path = truncated(tmp_path / "a.png", 1.0)
     content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 64] = bytes(64)
+    content[-13] ^= 1  # of the checksum before the end
     path.write_bytes(content)
     check_images([record(path, 200, 300)])
     with pytest.raises(DataError, match="is damaged and cannot be decoded"):
         check_images([record(path, 200, 300)], full=True)
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    path.write_bytes(content)
+    for call in (lambda: read_image(record(path, 200, 300)), lambda: check_images([record(path, 200, 300)])):
+        with pytest.raises(DataError, match=r"a\.png is damaged and cannot be decoded"):
+            call()
 
 
 def test_images_beyond_the_limit_are_not_decoded(tmp_path):

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from ntt.base.digests import sha256_of
 from ntt.base.files import open_regular
@@ -141,9 +141,9 @@ def check_images(records: Sequence[ImageRecord], *, full: bool = False) -> None:
     """Check before long work that all images can be read.
 
     The end of every file is checked, so that an interrupted copy is found; files without a known end mark are decoded.
-    Damage in the middle is found with `full` only, which decodes every image. A DataError lists every image that is
-    missing, unreadable, truncated, too large, or not of the size the annotation file says. Oddities that are accepted
-    are logged.
+    Other damage is found in PNG files; elsewhere, and wrong checksums, with `full` only, which decodes every image. A
+    DataError lists every image that is missing, unreadable, truncated, too large, or not of the size the annotation
+    file says. Oddities that are accepted are logged.
     """
     missing = [record for record in records if not record.path.exists()]
     problems = missing_problems(missing, len(records)) if missing else []
@@ -173,7 +173,7 @@ def image_digest(record: ImageRecord) -> str:
     return f"{digest}/stored" if record.orientation == "stored" else digest
 
 
-def opened_image(path: Path) -> Image.Image:
+def opened_image(path: Path) -> ImageFile.ImageFile:
     """Open an image without decoding it; a DataError if it is missing, no image, or larger than `MAX_PIXELS`."""
     try:
         open_regular(path).close()
@@ -213,13 +213,18 @@ def _undecodable(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} is damaged and cannot be decoded ({error}). Copy it again, or {_TAKE_OUT}")
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) if it is missing or cannot be read.
+def _orientation(image: ImageFile.ImageFile) -> int:
+    """Return the EXIF orientation, 1 (upright) if it is missing or cannot be read; a DataError for a damaged PNG file.
 
     TIFF files count as upright: Pillow turns them itself, size included.
     """
     if image.format == "TIFF":
         return 1
+    if image.format == "PNG":  # here Pillow decodes the pixels to find EXIF data, and reports damage only once
+        try:
+            image.load()
+        except DECODING_ERRORS as error:
+            raise _undecodable(Path(os.fsdecode(image.filename)), error) from error
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except DECODING_ERRORS:
@@ -227,14 +232,14 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _upright(image: Image.Image) -> tuple[int, int]:
+def _upright(image: ImageFile.ImageFile) -> tuple[int, int]:
     """Return height and width after turning."""
     sideways = _orientation(image) in _SIDEWAYS
     return (image.width, image.height) if sideways else (image.height, image.width)
 
 
 def _orientation_to_undo(
-    image: Image.Image,
+    image: ImageFile.ImageFile,
     path: Path,
     size_hw: tuple[int, int],
     preference: str | None = None,
