@@ -20,6 +20,7 @@ from benchmarks.development_sets import point_config
 from ntt.config.identity import run_directory
 from ntt.config.schema import ExperimentConfig
 from ntt.data.coco import read_coco
+from ntt.errors import NttError
 from ntt.models.device import PRECISIONS
 from ntt.ops.masks import mask_ious
 from ntt.ops.run_lengths import to_text
@@ -89,13 +90,19 @@ def main() -> None:
     logging.getLogger("ntt").addHandler(logging.NullHandler())
     folder = args.folder
     images = list(read_coco(folder / "annotations" / "targets.json", folder / "images").images.values())
-    exact, exact_metrics = run(point_config(folder, ["runtime.precision=float32", *args.overrides]), images)
+    precisions = ["float32", *args.precisions]
+    configs = {name: point_config(folder, [f"runtime.precision={name}", *args.overrides]) for name in precisions}
+    try:
+        for config in configs.values():
+            build_models(config)
+    except NttError as error:
+        raise SystemExit(f"{error} Here precisions are chosen with --precisions, other settings with --set.") from error
+    exact, exact_metrics = run(configs["float32"], images)
     print("| precision | images with as many candidates | mask IoU: median, 1 %, least | AP difference |")
     print("|---|---|---|---|")
     figures = {}
     for precision in args.precisions:
-        config = point_config(folder, [f"runtime.precision={precision}", *args.overrides])
-        candidates, metrics = run(config, images)
+        candidates, metrics = run(configs[precision], images)
         agreement = compare(candidates, exact, metrics, exact_metrics)
         quantiles = np.quantile(agreement.mask_iou, [0.5, 0.01, 0]) if len(agreement.mask_iou) else np.zeros(3)
         differences = {kind: round(value, 3) for kind, value in agreement.ap_difference.items()}

@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks import gpu, host, precision
 from benchmarks.whole_image import PARTS, fill_sam2
+from ntt.datasets.demo import DEMO_FOLDER
 from ntt.models.segmenters.sam2.model import load_image_encoder, read_state
 from ntt.ops.mask_changes import mask_changes
 from ntt.ops.run_lengths import to_run_lengths
@@ -63,6 +64,9 @@ def test_a_device_and_a_precision_that_are_not_there_are_refused(monkeypatch, ca
     monkeypatch.setattr(sys, "argv", ["gpu", "image.jpg", "--device", "cpu", "--precisions", "float16"])
     with pytest.raises(SystemExit, match="float16 is not available on the CPU.*--precisions"):
         gpu.main()
+    monkeypatch.setattr(sys, "argv", ["precision", str(DEMO_FOLDER), "--precisions", "bfloat16"])
+    with pytest.raises(SystemExit, match="bfloat16 is not supported by backbone=efficientnet_lite0.*--precisions"):
+        precision.main()
 
 
 def test_table_and_idle_share_by_hand():
