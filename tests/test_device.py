@@ -13,7 +13,6 @@ from ntt.models.compiling import _FastProducts, compiled, round_weights
 from ntt.models.device import (
     PRECISIONS,
     autocast,
-    can_fuse,
     check_compiler,
     check_precision,
     denormals_are_flushed,
@@ -95,14 +94,6 @@ def test_bfloat16_and_tf32_need_compute_capability_8_0(two_gpus, monkeypatch):
     assert not has_tensor_float(CPU)
     for precision in PRECISIONS:
         check_precision(precision, CUDA)
-
-
-@cases("capability", "fitting")(
-    ((7, 5), ()), ((8, 0), PRECISIONS), ((8, 9), ("bfloat16", "float16")), ((9, 0), PRECISIONS)
-)
-def test_the_fused_decoder_needs_shared_memory(capability, fitting, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert tuple(precision for precision in PRECISIONS if can_fuse(precision, CUDA)) == fitting
 
 
 @cases("precision", "dtype")(("float32", torch.float32), ("bfloat16", torch.bfloat16))

@@ -11,8 +11,10 @@ from conftest import cases, run_python
 from sam2_package import CONFIGS, TINY, Features, filled_tiny, package_decode, package_model, save_checkpoint
 
 from ntt.errors import ConfigError, WeightsError
+from ntt.models.device import PRECISIONS
 from ntt.models.segmenters.sam2 import Sam2, Sam2Config
 from ntt.models.segmenters.sam2.model import ARCHITECTURES, build_image_encoder
+from ntt.models.segmenters.sam2.segmenter import can_fuse
 from ntt.types import Placement, Proposals
 
 
@@ -161,6 +163,14 @@ def test_fingerprint_and_canvas(checkpoint):
     assert ours.canvas_hw(480, 640) == ours.canvas_hw(9, 5000) == (1024, 1024)
     with pytest.raises(ValueError, match=r"canvas of shape \(3, 480, 640\); expected \(3, 1024, 1024\)"):
         ours.propose(torch.zeros(3, 480, 640))
+
+
+@cases("capability", "fitting")(
+    ((7, 5), ()), ((8, 0), PRECISIONS), ((8, 9), ("bfloat16", "float16")), ((9, 0), PRECISIONS)
+)
+def test_the_fused_decoder_needs_shared_memory(capability, fitting, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert tuple(precision for precision in PRECISIONS if can_fuse(precision, torch.device("cuda"))) == fitting
 
 
 def test_missing_weights_name_the_command_and_a_precision_the_device_lacks_is_refused(checkpoint, tmp_path):

@@ -21,7 +21,6 @@ PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 _DEVICES = "auto, cpu, cuda, cuda:N, mps"
 AUTOCAST_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _AMPERE = (8, 0)
-_LITTLE_SHARED_MEMORY = {(8, 6), (8, 9), (12, 0), (12, 1)}  # 99 KiB per block; others from Ampere on have 163 or more
 _MOST_BYTES_OF_FENV = 256
 _LOCK = threading.Lock()
 _STREAMS: dict[torch.device, list[Any]] = {}
@@ -87,13 +86,6 @@ def check_precision(precision: str, device: torch.device) -> None:
 def has_tensor_float(device: torch.device) -> bool:
     """Return whether the device multiplies in TensorFloat-32: CUDA from compute capability 8.0 on."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _AMPERE
-
-
-def can_fuse(precision: str, device: torch.device) -> bool:
-    """Return whether SAM2's fused decoder fits on the device: in 32 bits it needs up to 160 KiB of shared memory."""
-    if not has_tensor_float(device):
-        return False
-    return precision in AUTOCAST_TYPES or torch.cuda.get_device_capability(device) not in _LITTLE_SHARED_MEMORY
 
 
 def check_compiler(device: torch.device) -> None:

@@ -11,7 +11,7 @@ import torch
 from ntt.base.settings import deciding_settings, setting
 from ntt.models.batching import BatchRunner
 from ntt.models.compiling import COMPILED_VERSION, compiled, in_precision, round_weights
-from ntt.models.device import autocast, can_fuse, effective_precision, resolve_device
+from ntt.models.device import autocast, effective_precision, has_tensor_float, resolve_device
 from ntt.models.segmenters.base import SegmenterConfig
 from ntt.models.segmenters.sam2.decoder import DecodedPrompts, FastDecoder
 from ntt.models.segmenters.sam2.folding import fold
@@ -36,6 +36,8 @@ _DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bf
 # A few prompts fit into the cache of a CPU core; a GPU needs many at once, at about 15 MiB each in float32,
 # or a tenth of that with its own kernels.
 _CPU_PROMPTS, _GPU_PROMPTS, _FUSED_PROMPTS = 4, 256, 1024
+# Compute capabilities with 99 KiB of shared memory per block; others from Ampere on have 163 or more.
+_LITTLE_SHARED_MEMORY = {(8, 6), (8, 9), (12, 0), (12, 1)}
 # One image keeps a CPU busy, but not a GPU with the smaller encoders.
 _CPU_IMAGES, _GPU_IMAGES = 1, 4
 # As in the package, a box's single mask is used if it hardly changes between two thresholds.
@@ -44,6 +46,13 @@ _STABILITY_OFFSET, _STABILITY_THRESHOLD = 0.05, 0.98
 
 _Maps: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """An encoded image, float32: features of stride 4 [C, 256, 256], of stride 8, and the embedding [C, 64, 64]."""
+
+
+def can_fuse(precision: str, device: torch.device) -> bool:
+    """Return whether the fused decoder runs on a device: in 32 bits it needs more than 99 KiB of shared memory."""
+    if not has_tensor_float(device):
+        return False
+    return _DTYPES[precision].itemsize == 2 or torch.cuda.get_device_capability(device) not in _LITTLE_SHARED_MEMORY
 
 
 @dataclass(frozen=True, kw_only=True)
